@@ -1,0 +1,1 @@
+"""Training: three stages on Ray Train and DeepSpeed."""
