@@ -1,0 +1,1 @@
+"""What the paper says: the network, its objectives, its sampler, and the networks around it."""

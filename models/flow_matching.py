@@ -1,0 +1,45 @@
+"""The straight path between data and noise.
+
+One convention everywhere: sigma in [0,1], 0 = data, 1 = noise; velocity = noise - data; timestep = 1000 sigma.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NUM_TRAIN_TIMESTEPS = 1000
+SIGMA_MAX = np.float32(0.999)  # the released grid starts here, rounded to float32 (diffusers' own starts at 1)
+
+
+def noisy(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """x = (1 - sigma) x0 + sigma eps, with x0 = `latents` and eps = `noise` [B,C,T,H,W], `sigma` [B] in [0,1]."""
+    sigma = sigma.view(-1, *[1] * (latents.ndim - 1))
+    return (1 - sigma) * latents + sigma * noise
+
+
+def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
+    """v = eps - x0: the derivative of `noisy` with respect to sigma, the same at every sigma. Shape of `latents`."""
+    return noise - latents
+
+
+def shift_sigma(u: Tensor, shift: float) -> Tensor:
+    """sigma = s u / (1 + (s - 1) u): moves uniform draws u in [0,1] towards noise for s > 1; keeps 0 and 1."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def timestep_of(sigma: Tensor) -> Tensor:
+    """t = 1000 sigma, what the transformer's time embedding takes; not rounded (the sampler's grid truncates)."""
+    return NUM_TRAIN_TIMESTEPS * sigma
+
+
+def unshifted_sigmas(num_inference_steps: int) -> np.ndarray:
+    """Sigmas of the released grid before the shift, float64 [num_inference_steps], from 0.999 towards 0 (excluded)."""
+    return np.linspace(SIGMA_MAX, 0, num_inference_steps + 1)[:-1]
+
+
+def sigma_grid(num_inference_steps: int, shift: float) -> Tensor:
+    """The released sampling grid, float32 [num_inference_steps + 1], falling, the last one 0."""
+    sigmas = shift_sigma(torch.from_numpy(unshifted_sigmas(num_inference_steps)), shift)
+    return torch.cat([sigmas, sigmas.new_zeros(1)]).float()
