@@ -1,0 +1,1 @@
+"""What the data is: clips, artifacts, video files, skeletons, shards and their order. No network is imported here."""

@@ -1,0 +1,203 @@
+"""Artifacts: folders of parts that are finished when their record lies in them, and the packets they are made of.
+
+A job's work is cut into *packets*, fixed lists of ids. A packet is done when its part exists; a part is written aside
+and renamed, so a killed job leaves nothing that looks whole. `run.json` is written last: present means finished, and
+from then on the folder is never changed. Resuming is the plan minus the parts that exist.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+RECORD = "run.json"
+PLAN = "plan.json"
+VERDICTS = ("ok", "rejected", "quarantined")
+
+
+class ArtifactError(RuntimeError):
+    """A folder cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Packet:
+    """The unit of work, retry and resume: `ids` in a fixed order, named by their digest."""
+
+    id: str
+    ids: tuple[str, ...]
+
+
+def json_digest(value: Any) -> str:
+    """sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def content_digest(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file's bytes; of a folder, of the (relative name, digest) pairs of its visible files."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return json_digest([[p.relative_to(path).as_posix(), content_digest(p)] for p in files])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a hidden path beside `path`; rename it to `path` when the block ends well, remove it otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays: some writers choose their format by it.
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON file so that readers see all of it or none."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def plan_packets(ids: Iterable[str], size: int) -> list[Packet]:
+    """Cut ids, sorted, into packets of at most `size`; the same ids always give the same packets."""
+    ordered = sorted(ids)
+    chunks = [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+    return [Packet(json_digest(chunk)[:16], chunk) for chunk in chunks]
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Hold a folder for one run; the kernel lets go when the process dies, however it dies.
+
+    Raises:
+        ArtifactError: another run holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise ArtifactError(
+                f"{folder} is in use by another run (process {holder}): wait for it to end, or choose another --out"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield folder
+
+
+class Artifact:
+    """One artifact's folder: `plan.json` first, parts as packets finish, `run.json` last."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Name the folder; nothing is read or made yet."""
+        self.path = Path(path)
+
+    @property
+    def committed(self) -> bool:
+        """Whether the record lies in the folder: the artifact is finished and will not change."""
+        return (self.path / RECORD).is_file()
+
+    def record(self) -> dict[str, Any]:
+        """The record of a finished artifact.
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        if not self.committed:
+            state = "is not finished: run the command that makes it again" if self.path.is_dir() else "does not exist"
+            raise ArtifactError(f"{self.path} {state} (no {RECORD} in it)")
+        return dict(json.loads((self.path / RECORD).read_text()))
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Open the folder for work on `plan`, or go on with the same plan.
+
+        Raises:
+            ArtifactError: the folder was begun with another plan; the message names what differs.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.glob(".*.tmp*"):
+            leftover.unlink()
+        plan = json.loads(json.dumps(plan))
+        file = self.path / PLAN
+        if not file.is_file():
+            write_json(file, plan)
+            return
+        changes = list(differences(json.loads(file.read_text()), plan))
+        if changes:
+            shown = "\n".join(f"  {change}" for change in changes[:8])
+            raise ArtifactError(
+                f"{self.path} was begun with other settings or inputs:\n{shown}\n"
+                "choose another --out, or delete this folder to make it anew"
+            )
+
+    def part(self, packet: Packet) -> Path:
+        """Where a packet's rows lie once it is done."""
+        return self.path / f"part-{packet.id}.parquet"
+
+    def remaining(self, packets: Sequence[Packet]) -> list[Packet]:
+        """The packets without a part, in order."""
+        return [packet for packet in packets if not self.part(packet).is_file()]
+
+    def write_part(self, packet: Packet, table: pa.Table) -> None:
+        """Commit a packet: every id in it with its verdict."""
+        with written_aside(self.part(packet)) as aside:
+            pq.write_table(table, aside, compression="zstd")
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows of all parts, parts in name order."""
+        parts = sorted(self.path.glob("part-*.parquet"))
+        if not parts:
+            raise ArtifactError(f"{self.path} holds no parts")
+        return pa.concat_tables(pq.read_table(part, columns=columns) for part in parts)
+
+    def commit(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Finish the artifact by writing its record; returns it.
+
+        Raises:
+            ArtifactError: the record's counts do not balance.
+        """
+        counts = record["counts"]
+        if counts["inputs"] != sum(counts[verdict] for verdict in VERDICTS):
+            raise ArtifactError(f"{self.path}: rows were lost or repeated, the counts do not balance: {counts}")
+        write_json(self.path / RECORD, record)
+        return record
+
+
+def count_verdicts(inputs: int, verdicts: Iterable[str]) -> dict[str, int]:
+    """`{inputs, ok, rejected, quarantined}`: `inputs` counted where they came in, the rest where they came out."""
+    out = dict.fromkeys(VERDICTS, 0)
+    for verdict in verdicts:
+        out[verdict] += 1
+    return {"inputs": inputs, **out}
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """`field: old → new` for every leaf in which two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {_short(old)} → {_short(new)}"
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else f"{text[:limit]}…"
