@@ -1,0 +1,209 @@
+"""The parts of a pipeline: tiny ones of the real classes from a seed, and any from a folder or the model hub.
+
+A folder has diffusers' layout: one subfolder a part and `model_index.json`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+from tokenizers import Tokenizer, decoders, models, processors
+from torch import nn
+from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from ..datasets.artifact import write_json
+from . import weights
+from .encoders import encode_video
+from .image_encoder import OpenCLIPImageEncoder
+
+NAMES = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+class ComponentsError(Exception):
+    """A part of the pipeline is missing or unreadable; the message says which one and what to do."""
+
+
+def tiny_components(seed: int = 0, **sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Every part of a Wan 2.1 I2V pipeline, of its real class, small enough for a CPU, with random weights.
+
+    Args:
+        seed: of the weights; the global random state is left as it was.
+        sizes: constructor arguments that replace the small ones, by part: `tiny_components(vae={"base_dim": 32})`.
+
+    Returns:
+        name to part for all `NAMES`; the transformer is the plain image-to-video one (36 → 16 channels).
+    """
+    clip = {"width": 32, "num_layers": 3, "num_heads": 2, "mlp_ratio": 2.0} | dict(sizes.get("image_encoder", {}))
+    text = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4} | dict(
+        sizes.get("text_encoder", {})
+    )
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "transformer": _tiny_transformer(clip["width"], text["d_model"], sizes.get("transformer", {})),
+            "vae": _tiny_vae(sizes.get("vae", {})),
+            "text_encoder": UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), **text)),
+            "image_encoder": OpenCLIPImageEncoder(**clip),
+        }
+    for module in parts.values():
+        module.eval()
+    return parts | {"tokenizer": tokenizer, "scheduler": flow_scheduler()}
+
+
+def flow_scheduler(flow_shift: float = 5.0) -> UniPCMultistepScheduler:
+    """UniPC for rectified flows as the release uses it: order 2, bh2, predicts x0, corrector on."""
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that spells every text in its UTF-8 bytes and ends it with `</s>`, with T5's special ids."""
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"<0x{byte:02X}>", -1.0) for byte in range(256))]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+def save_components(components: Mapping[str, Any], directory: str | Path) -> None:
+    """Write the parts as a diffusers folder: a subfolder each, and `model_index.json` last."""
+    directory = Path(directory)
+    index: dict[str, Any] = {"_diffusers_version": diffusers.__version__}
+    for name, part in components.items():
+        part.save_pretrained(directory / name)
+        cls = type(part)
+        library = cls.__module__.split(".")[0]
+        index[name] = [library if library in ("diffusers", "transformers") else cls.__module__, cls.__name__]
+    is_wan = index.get("transformer", ["", "WanTransformer3DModel"])[1] == "WanTransformer3DModel"
+    index["_class_name"] = "WanImageToVideoPipeline" if is_wan else "SteadyDancerPipeline"
+    write_json(directory / "model_index.json", index)
+
+
+def load_components(
+    source: str | Path,
+    names: Iterable[str] = NAMES,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any]:
+    """Load parts from a diffusers folder or a hub id; safetensors only, modules in eval mode.
+
+    Args:
+        source: folder, or hub id such as those in `weights.CATALOGUE` (found on this machine, else downloaded).
+        names: which parts.
+        dtype: of transformer, text and image encoder; None keeps what is stored. The autoencoder is always float32.
+        device: where the modules go.
+
+    Returns:
+        name to part. A `CLIPVisionModel` comes back as `OpenCLIPImageEncoder`.
+
+    Raises:
+        ComponentsError: the folder or a part is not there, or not readable.
+    """
+    names = tuple(names)
+    folder = resolve_folder(source, names)
+    parts: dict[str, Any] = {}
+    for name in names:
+        if not (folder / name).is_dir():
+            raise ComponentsError(
+                f"{folder} has no {name}/: it is no complete pipeline folder in diffusers' layout. "
+                "`steadydancer weights check` says what is missing and where it is looked for."
+            )
+        try:
+            part = _load_part(name, folder / name, torch.float32 if name == "vae" else dtype)
+        except (OSError, ValueError, KeyError) as error:
+            raise ComponentsError(f"{folder / name} cannot be loaded: {error}") from error
+        parts[name] = part.to(device).eval() if isinstance(part, nn.Module) else part
+    return parts
+
+
+def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
+    """The local folder of a folder or hub id; fetches those parts (safetensors, never pickles) if it must.
+
+    Raises:
+        ComponentsError: there is no such folder, and no such repository within reach.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    for row in weights.CATALOGUE:
+        if row.hub_id == str(source) and (found := weights.find(row)):
+            return found
+    remedy = "Give a folder, or see `steadydancer weights check` for what is missing and where it is looked for."
+    if not _HUB_ID.fullmatch(str(source)):
+        raise ComponentsError(f"There is no folder {source}. {remedy}")
+    from huggingface_hub import snapshot_download
+
+    wanted = [f"{name}/*.{kind}" for name in names for kind in ("safetensors", "json", "model", "txt")]
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["model_index.json", *wanted]))
+    except Exception as error:  # the hub's client raises its own, requests', httpx's and the system's errors
+        raise ComponentsError(
+            f"{source} is no folder, and cannot be had from the model hub ({type(error).__name__}). {remedy}"
+        ) from error
+
+
+def _load_part(name: str, folder: Path, dtype: torch.dtype | None) -> Any:
+    # The class is chosen here, never imported by a name that stands in a file.
+    if name == "tokenizer":
+        return AutoTokenizer.from_pretrained(folder)
+    if name == "scheduler":
+        return UniPCMultistepScheduler.from_pretrained(folder)
+    options = {"use_safetensors": True} | ({} if dtype is None else {"torch_dtype": dtype})
+    if name == "text_encoder":
+        return UMT5EncoderModel.from_pretrained(folder, **options)
+    if name == "vae":
+        return AutoencoderKLWan.from_pretrained(folder, **options)
+    class_name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    if name == "image_encoder":
+        if class_name == OpenCLIPImageEncoder.__name__:
+            return OpenCLIPImageEncoder.from_pretrained(folder, **options)
+        return OpenCLIPImageEncoder.from_clip_vision_model(CLIPVisionModel.from_pretrained(folder, **options))
+    if name == "transformer":
+        if class_name == WanTransformer3DModel.__name__:
+            return WanTransformer3DModel.from_pretrained(folder, **options)
+        from .transformer import SteadyDancerTransformer3DModel
+
+        return SteadyDancerTransformer3DModel.from_pretrained(folder, **options)
+    raise ValueError(f"no part of the pipeline is called {name}; the parts are {', '.join(NAMES)}")
+
+
+def _tiny_transformer(image_dim: int, text_dim: int, sizes: Mapping[str, Any]) -> WanTransformer3DModel:
+    options = {
+        "in_channels": 36,
+        "num_attention_heads": 4,
+        "attention_head_dim": 32,
+        "ffn_dim": 256,
+        "num_layers": 4,
+        "image_dim": image_dim,
+        "text_dim": text_dim,
+    } | dict(sizes)
+    width = options["num_attention_heads"] * options["attention_head_dim"]
+    return WanTransformer3DModel(**({"added_kv_proj_dim": width} | options))
+
+
+def _tiny_vae(sizes: Mapping[str, Any]) -> AutoencoderKLWan:
+    options: dict[str, Any] = {"base_dim": 16, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1} | dict(sizes)
+    unnormalised = {"latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
+    vae = AutoencoderKLWan(**(unnormalised | options)).eval()
+    if not {"latents_mean", "latents_std"} & set(sizes):
+        # Wan's statistics belong to Wan's weights. Measured on these, every channel has unit scale again.
+        latents = encode_video(vae, _measuring_frames()).flatten(1)
+        vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
+    return vae
+
+
+def _measuring_frames(num_frames: int = 9, side: int = 64) -> np.ndarray:
+    """Colour gradients with a bright bar that swings across them: uint8 [num_frames, side, side, 3]."""
+    time, row, column = np.mgrid[0 : 1 : num_frames * 1j, 0 : 1 : side * 1j, 0 : 1 : side * 1j]
+    background = np.stack([row, column, (row + column) / 2], axis=-1) * 0.6 + 0.1
+    bar = (np.abs(column - 0.5 - 0.3 * np.sin(2 * np.pi * time)) < 0.08) & (row > 0.2)
+    frames = np.where(bar[..., None], [0.9, 0.7, 0.3], background)
+    return (frames * 255).astype(np.uint8)

@@ -1,0 +1,136 @@
+"""From pixels and words to what the transformer is told, and from latents back to pixels.
+
+Pixels are uint8 RGB [F, H, W, 3] outside and float32 in [−1, 1] inside. Latents are the autoencoder's posterior mean
+(never a sample), normalised per channel with the means and standard deviations of its configuration.
+"""
+
+import html
+from typing import Any
+
+import ftfy
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+from .image_encoder import OpenCLIPImageEncoder
+
+Frames = NDArray[np.uint8]
+MAX_TOKENS = 512
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def resize_image(image: Frames, height: int, width: int) -> Frames:
+    """[H, W, 3] to [height, width, 3], straight (aspect ignored): bicubic without antialiasing, as in the release."""
+    return _to_frames(_to_pixels(image[None], height, width))[0]
+
+
+def resize_frames(frames: Frames, height: int, width: int) -> Frames:
+    """[F, H, W, 3] to [F, height, width, 3]: PIL's antialiased bicubic, used for drawn pose frames only."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
+    return np.stack([np.asarray(frame) for frame in resized])
+
+
+@torch.no_grad()
+def encode_video(vae: AutoencoderKLWan, frames: Frames, height: int | None = None, width: int | None = None) -> Tensor:
+    """Normalised posterior mean of a clip.
+
+    Args:
+        vae: Wan's autoencoder, in float32.
+        frames: uint8 [F, H, W, 3], F = 4(T−1) + 1.
+        height: resize to this height first (as `resize_image`, but without rounding to bytes); None keeps the size.
+        width: the same for the width.
+
+    Returns:
+        float32 [16, T, h, w] on the autoencoder's device, h and w an eighth of the pixels. Latent frame 0 depends on
+        pixel frame 0 alone, latent frame k on pixel frames 0 to 4k.
+
+    Raises:
+        ValueError: F is not 4k + 1.
+    """
+    return _encode_pixels(vae, _to_pixels(frames, height, width))
+
+
+@torch.no_grad()
+def encode_image_condition(
+    vae: AutoencoderKLWan, image: Frames, num_frames: int, height: int | None = None, width: int | None = None
+) -> Tensor:
+    """Latents [16, T, h, w] of `image` [H, W, 3] followed by num_frames − 1 frames of mid-grey (zeros in [−1, 1])."""
+    first = _to_pixels(image[None], height, width)
+    grey = first.new_zeros(3, num_frames - 1, *first.shape[2:])
+    return _encode_pixels(vae, torch.cat([first, grey], dim=1))
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Frames:
+    """uint8 frames [F, H, W, 3] of normalised latents [16, T, h, w]."""
+    mean, std = _latent_statistics(vae)
+    parameter = next(vae.parameters())
+    raw = latents.to(parameter.device, torch.float32) * std + mean
+    return _to_frames(vae.decode(raw[None].to(parameter.dtype)).sample[0].float())
+
+
+@torch.no_grad()
+def encode_image(image_encoder: OpenCLIPImageEncoder, image: Frames) -> Tensor:
+    """CLIP tokens float32 [257, D] of `image` [H, W, 3] at its own resolution, aspect ignored, no crop."""
+    parameter = next(image_encoder.parameters())
+    side = image_encoder.config.image_size
+    unit = _to_pixels(image[None], side, side).transpose(0, 1) * 0.5 + 0.5
+    mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+    tokens = image_encoder(((unit - mean) / std).to(parameter.device, parameter.dtype))
+    return tokens[0].float()
+
+
+@torch.no_grad()
+def encode_prompt(
+    text_encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]
+) -> list[Tensor]:
+    """Text embeddings, each [L, Dt] in the encoder's dtype, cut to its own L ≤ 512 tokens (end token included)."""
+    cleaned = [clean_text(prompt) for prompt in prompts]
+    tokens = tokenizer(cleaned, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    ids, mask = (tokens[key].to(text_encoder.device) for key in ("input_ids", "attention_mask"))
+    embeds = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    return [row[:length] for row, length in zip(embeds, mask.sum(dim=1).tolist(), strict=True)]
+
+
+def clean_text(text: str) -> str:
+    """Mend broken encodings, undo HTML escapes (also doubled ones) and make every run of white space one blank."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
+def _encode_pixels(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
+    num_frames = pixels.shape[1]
+    if num_frames % 4 != 1:
+        raise ValueError(f"A clip of {num_frames} frames cannot be encoded: the autoencoder takes 4k + 1 frames.")
+    parameter = next(vae.parameters())
+    raw = vae.encode(pixels[None].to(parameter.device, parameter.dtype)).latent_dist.mode()[0].float()
+    mean, std = _latent_statistics(vae)
+    return (raw - mean) / std
+
+
+def _latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [16, 1, 1, 1] per latent channel."""
+    device = next(vae.parameters()).device
+    config: Any = vae.config
+    mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
+    return mean[:, None, None, None], std[:, None, None, None]
+
+
+def _to_pixels(frames: Frames, height: int | None = None, width: int | None = None) -> Tensor:
+    """uint8 [F, H, W, 3] to float32 [3, F, height, width] in [−1, 1] (a little beyond where bicubic overshoots)."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    size = (height or pixels.shape[2], width or pixels.shape[3])
+    if pixels.shape[2:] != size:
+        pixels = nn.functional.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=False)
+    return pixels.transpose(0, 1)
+
+
+def _to_frames(pixels: Tensor) -> Frames:
+    levels = (pixels.clamp(-1, 1) + 1) * 127.5
+    return levels.round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()

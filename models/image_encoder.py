@@ -1,0 +1,112 @@
+"""The image tower of open_clip as a diffusers component: it gives the tokens that cross-attention sees."""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+
+_LAYER_NAMES = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+_TOWER_NAMES = {
+    "embeddings.class_embedding": "class_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.patch_embedding.weight": "conv1.weight",
+    "pre_layrnorm.weight": "ln_pre.weight",
+    "pre_layrnorm.bias": "ln_pre.bias",
+    "post_layernorm.weight": "ln_post.weight",
+    "post_layernorm.bias": "ln_post.bias",
+}
+
+
+class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
+    """open_clip's `VisionTransformer` (exact GELU), read before its last block. The defaults are ViT-H/14.
+
+    Args:
+        image_size: side of the square input in pixels.
+        patch_size: side of a patch in pixels.
+        width: width D of the tokens.
+        num_layers: blocks; the last one is kept for the checkpoint's sake and not evaluated.
+        num_heads: attention heads.
+        mlp_ratio: width of the feed-forward layer / D.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        image_size: int = 224,
+        patch_size: int = 14,
+        width: int = 1280,
+        num_layers: int = 32,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.visual = VisionTransformer(image_size, patch_size, width, num_layers, num_heads, mlp_ratio)
+        self.visual.proj = None  # we need tokens, never the joint embedding with text
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Output of block n−1 of n, without the final norm.
+
+        Args:
+            pixel_values: [B, 3, image_size, image_size], normalised with CLIP's mean and standard deviation.
+
+        Returns:
+            [B, 1 + (image_size / patch_size)², D]: the class token, then the patches row by row.
+        """
+        outputs = self.visual.forward_intermediates(
+            pixel_values,
+            indices=[self.config.num_layers - 2],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        return torch.cat([outputs["image_intermediates_prefix"][0], outputs["image_intermediates"][0]], dim=1)
+
+    @classmethod
+    def from_clip_vision_model(cls, model: CLIPVisionModel) -> "OpenCLIPImageEncoder":
+        """The same tower out of transformers' `CLIPVisionModel`; ours gives its `hidden_states[-2]`.
+
+        Raises:
+            ValueError: the model's activation or epsilon is not open_clip's.
+        """
+        config = model.config
+        if config.hidden_act != "gelu" or config.layer_norm_eps != 1e-5:
+            raise ValueError(
+                f"The image encoder uses {config.hidden_act} and epsilon {config.layer_norm_eps}; "
+                "Wan's tower has gelu and 1e-5."
+            )
+        encoder = cls(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            width=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            mlp_ratio=config.intermediate_size / config.hidden_size,
+        )
+        encoder.visual.load_state_dict(_open_clip_state(model))
+        return encoder.to(next(model.parameters()).dtype).eval()
+
+
+def _open_clip_state(model: nn.Module) -> dict[str, Tensor]:
+    """open_clip's keys; query, key and value of a layer become one packed projection."""
+    source = {key.removeprefix("vision_model."): value for key, value in model.state_dict().items()}
+    source.pop("embeddings.position_ids", None)
+    state = {new: source.pop(old) for old, new in _TOWER_NAMES.items()}
+    for kind in ("weight", "bias"):
+        for index in range(model.config.num_hidden_layers):
+            old, new = f"encoder.layers.{index}", f"transformer.resblocks.{index}"
+            packed = [source.pop(f"{old}.self_attn.{part}_proj.{kind}") for part in "qkv"]
+            state[f"{new}.attn.in_proj_{kind}"] = torch.cat(packed)
+            for theirs, ours in _LAYER_NAMES.items():
+                state[f"{new}.{ours}.{kind}"] = source.pop(f"{old}.{theirs}.{kind}")
+    if source:
+        raise ValueError(f"The image encoder has tensors that Wan's tower has not: {sorted(source)[:3]}")
+    return state

@@ -1,0 +1,114 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steadydancer.models import encoders
+from steadydancer.models.components import tiny_components
+
+
+@pytest.fixture(scope="module")
+def components() -> dict[str, Any]:
+    return tiny_components(seed=0)
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), dtype=np.uint8)
+
+
+def test_first_latent_frame_is_the_first_pixel_frame_alone(components: dict[str, Any], clip: np.ndarray) -> None:
+    vae = components["vae"]
+    whole = encoders.encode_video(vae, clip)
+    assert whole.shape == (16, 3, 4, 6)
+    assert whole.dtype == torch.float32
+    torch.testing.assert_close(whole[:, :1], encoders.encode_video(vae, clip[:1]), atol=1e-5, rtol=0)
+
+
+def test_latents_of_a_prefix_are_a_prefix_and_later_frames_do_move_later_latents(
+    components: dict[str, Any], clip: np.ndarray
+) -> None:
+    vae = components["vae"]
+    whole = encoders.encode_video(vae, clip)
+    torch.testing.assert_close(whole[:, :2], encoders.encode_video(vae, clip[:5]), atol=1e-5, rtol=0)
+    changed = clip.copy()
+    changed[4] = 255 - changed[4]
+    moved = (encoders.encode_video(vae, changed) - whole).abs().amax(dim=(0, 2, 3))
+    assert moved[0] == 0
+    assert (moved[1:] > 1e-3).all()
+
+
+def test_image_condition_is_the_image_and_mid_grey(components: dict[str, Any], clip: np.ndarray) -> None:
+    vae = components["vae"]
+    condition = encoders.encode_image_condition(vae, clip[0], 5)
+    torch.testing.assert_close(condition[:, :1], encoders.encode_video(vae, clip[:1]), atol=1e-5, rtol=0)
+    pixels = torch.zeros(1, 3, 5, 32, 48)
+    pixels[0, :, 0] = torch.from_numpy(clip[0]).permute(2, 0, 1) / 127.5 - 1
+    with torch.no_grad():
+        raw = vae.encode(pixels).latent_dist.mean[0]
+    mean, std = (torch.tensor(getattr(vae.config, f"latents_{kind}"))[:, None, None, None] for kind in ("mean", "std"))
+    torch.testing.assert_close(condition * std + mean, raw, atol=1e-5, rtol=1e-5)
+
+
+def test_decode_undoes_the_normalisation_and_ends_in_bytes(components: dict[str, Any], clip: np.ndarray) -> None:
+    vae = components["vae"]
+    frames = encoders.decode_latents(vae, encoders.encode_video(vae, clip))
+    assert frames.shape == clip.shape
+    assert frames.dtype == np.uint8
+    pixels = torch.from_numpy(clip).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    with torch.no_grad():
+        sample = vae.decode(vae.encode(pixels).latent_dist.mode()).sample[0]
+    expected = ((sample.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 3, 0).numpy()
+    assert np.abs(frames - expected).max() < 0.51
+
+
+@pytest.mark.parametrize("num_frames", [2, 4, 8])
+def test_other_lengths_are_refused(components: dict[str, Any], clip: np.ndarray, num_frames: int) -> None:
+    with pytest.raises(ValueError, match="4k \\+ 1"):
+        encoders.encode_video(components["vae"], clip[:num_frames])
+
+
+def test_resizing_keeps_a_flat_image_and_does_not_antialias() -> None:
+    flat = np.full((10, 14, 3), 77, np.uint8)
+    assert (encoders.resize_image(flat, 16, 8) == 77).all()
+    # Halving without antialiasing looks at a few pixels around each centre: one white column in eight can vanish.
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::8] = 255
+    assert encoders.resize_image(stripes, 8, 8).max() == 0
+    assert encoders.resize_frames(stripes[None], 8, 8).min() > 15
+
+
+def test_image_tokens_see_the_whole_image_whatever_its_aspect(components: dict[str, Any]) -> None:
+    wide = np.random.default_rng(1).integers(0, 256, (56, 224, 3), dtype=np.uint8)
+    tokens = encoders.encode_image(components["image_encoder"], wide)
+    assert tokens.shape == (257, 32)
+    edge = wide.copy()
+    edge[:, -4:] = 0  # a centre crop would never see it
+    moved = (encoders.encode_image(components["image_encoder"], edge) - tokens).abs()
+    assert moved.max() > 1e-3
+
+
+def test_image_preprocessing_is_clip_normalisation(components: dict[str, Any]) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (encoders.CLIP_MEAN, encoders.CLIP_STD))
+    pixels = (torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std
+    with torch.no_grad():
+        expected = components["image_encoder"](pixels[None])[0]
+    torch.testing.assert_close(
+        encoders.encode_image(components["image_encoder"], image), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_prompts_are_trimmed_and_do_not_depend_on_their_neighbours(components: dict[str, Any]) -> None:
+    parts = components["text_encoder"], components["tokenizer"]
+    short, long, empty = encoders.encode_prompt(*parts, ["ab", "a much longer prompt", ""])
+    assert [len(short), len(long), len(empty)] == [3, 21, 1]
+    (alone,) = encoders.encode_prompt(*parts, ["ab"])
+    torch.testing.assert_close(short, alone, atol=1e-5, rtol=1e-5)
+    assert len(encoders.encode_prompt(*parts, ["x" * 2000])[0]) == 512
+
+
+def test_text_is_cleaned() -> None:
+    assert encoders.clean_text("  a\n\tb  &amp;amp;  c ") == "a b & c"
+    assert encoders.clean_text("schÃ¶n") == "schön"
