@@ -1,1 +1,44 @@
-"""What the paper says: the network, its objectives, its sampler, and the networks around it."""
+"""What the paper says: the network, its objectives, its sampler, and the networks around it.
+
+The names that are called from outside are here, each imported when it is first asked for, so that asking for one does
+not load the libraries of the others.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .pipeline import SteadyDancerPipeline
+    from .sampling import denoise
+    from .state_dict import config_from_official, from_official, to_official
+    from .transformer import SteadyDancerTransformer3DModel
+
+__all__ = [
+    "SteadyDancerPipeline",
+    "SteadyDancerTransformer3DModel",
+    "config_from_official",
+    "denoise",
+    "from_official",
+    "to_official",
+]
+
+_MODULE_OF = {
+    "SteadyDancerPipeline": "pipeline",
+    "SteadyDancerTransformer3DModel": "transformer",
+    "config_from_official": "state_dict",
+    "denoise": "sampling",
+    "from_official": "state_dict",
+    "to_official": "state_dict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,6 +1,6 @@
 """The straight path between data and noise.
 
-One convention everywhere: sigma in [0,1], 0 = data, 1 = noise; velocity = noise - data; timestep = 1000 sigma.
+One convention everywhere: σ in [0,1], 0 = data, 1 = noise; velocity = noise − data; timestep = 1000 σ.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ SIGMA_MAX = np.float32(0.999)  # the released grid starts here, rounded to float
 
 
 def noisy(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """x = (1 - sigma) x0 + sigma eps, with x0 = `latents` and eps = `noise` [B,C,T,H,W], `sigma` [B] in [0,1]."""
+    """The path x = (1 − σ) x0 + σ ε, with x0 = `latents` and ε = `noise` [B,C,T,H,W], σ = `sigma` [B] in [0,1]."""
     sigma = sigma.view(-1, *[1] * (latents.ndim - 1))
     return (1 - sigma) * latents + sigma * noise
 
 
 def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
-    """v = eps - x0: the derivative of `noisy` with respect to sigma, the same at every sigma. Shape of `latents`."""
+    """The velocity v = ε − x0: the derivative of `noisy` by σ, the same at every σ. Shape of `latents`."""
     return noise - latents
 
 
 def shift_sigma(u: Tensor, shift: float) -> Tensor:
-    """sigma = s u / (1 + (s - 1) u): moves uniform draws u in [0,1] towards noise for s > 1; keeps 0 and 1."""
+    """The shift σ = s u / (1 + (s − 1) u) moves uniform draws u in [0,1] towards noise for s > 1; keeps 0 and 1."""
     return shift * u / (1 + (shift - 1) * u)
 
 
 def timestep_of(sigma: Tensor) -> Tensor:
-    """t = 1000 sigma, what the transformer's time embedding takes; not rounded (the sampler's grid truncates)."""
+    """The timestep t = 1000 σ, what the time embedding takes; not rounded (the sampler's grid truncates)."""
     return NUM_TRAIN_TIMESTEPS * sigma
 
 

@@ -36,9 +36,10 @@ class TrainingBatch:
 
 
 class Velocity(Protocol):
-    """A network seen as a velocity field: (noisy_latents [B,16,T,H,W], timestep [B], conditions) -> [B,16,T,H,W]."""
+    """A network seen as a velocity field."""
 
-    def __call__(self, noisy_latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor: ...
+    def __call__(self, noisy_latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
+        """Velocity [B,16,T,H,W] at `noisy_latents` [B,16,T,H,W] and `timestep` [B] = 1000 σ."""
 
 
 Objective = Callable[[Velocity, TrainingBatch], dict[str, Tensor]]
@@ -74,7 +75,7 @@ def wan_velocity(base: WanTransformer3DModel) -> Velocity:
 
 
 def action_supervision(weight: LossWeight = torch.ones_like) -> Objective:
-    """L_fidelity = mean |v(x_t, t, c) - (eps - x0)|^2: the network learns to move the image as the pose says.
+    """Fidelity, mean |v(x_t, t, c) − (ε − x0)|²: the network learns to move the image as the pose says.
 
     `weight` maps sigma [B] to the loss weight of each sample [B]. Terms: loss, fidelity.
     """
@@ -92,10 +93,10 @@ def condition_decoupled_distillation(
     weight: LossWeight = torch.ones_like,
     unconditional_text: Literal["same", "empty"] = "same",
 ) -> Objective:
-    """Eq. 6: L = L_fidelity + lambda L_distill, L_distill = mean |v_u,teacher(x_t, t) - v_u,student(x_t, t)|^2.
+    """Eq. 6: L = L_fidelity + λ L_distill, L_distill = mean |v_u,teacher(x_t, t) − v_u,student(x_t, t)|².
 
     The student follows the pose where it is given (v_c against the data) and stays the frozen `teacher` where it is
-    not (v_u: null pose, same x_t, t and image). lambda -> `distillation_weight`; `unconditional_text` says whether
+    not (v_u: null pose, same x_t, t and image). λ -> `distillation_weight`; `unconditional_text` says whether
     v_u keeps the sample's text or takes the empty prompt, in both networks. Terms: loss, fidelity, distillation.
     """
 
@@ -118,7 +119,7 @@ def condition_decoupled_distillation(
 
 
 def gaussian_weight(shift: float = 5.0) -> LossWeight:
-    """w(t) = exp(-2 ((t - 500) / 1000)^2), lowered so that its least value is 0 and scaled to mean 1.
+    """The weight w(t) = exp(−2 ((t − 500) / 1000)²), lowered so that its least value is 0 and scaled to mean 1.
 
     As DiffSynth-Studio trains Wan: least value and mean are taken over 1000 sigmas spaced evenly before the `shift`,
     so middle times weigh most and pure noise nothing. A unit mean keeps the learning rate's meaning.
@@ -130,7 +131,7 @@ def gaussian_weight(shift: float = 5.0) -> LossWeight:
 
 
 def simulate_first_latent_motion(pose_latents: Tensor, target: Tensor) -> Tensor:
-    """Pose simulation in latent frames: z~1 = z0 + (z_T* - z0) / T*; all other frames stay.
+    """Pose simulation in latent frames: z̃1 = z0 + (z_T* − z0) / T*; all other frames stay.
 
     pose_latents [B,16,T,H,W]; `target` T* int64 [B] in 1..T-1, where 1 leaves the sample as it is. The first step then
     has the pace of a larger movement, as when a driving video does not start at the reference image's pose.

@@ -1,0 +1,77 @@
+"""DC-CFG, condition-decoupled classifier-free guidance: text and pose are strengthened apart.
+
+Branches: "conditional" (prompt and pose), "negative_text" (negative prompt, pose), "negative_pose" (prompt,
+perturbed pose).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from .conditions import Conditions
+
+Branch = Literal["conditional", "negative_text", "negative_pose"]
+BranchVelocity = Callable[[Tensor, Tensor, Branch], Tensor]
+
+
+def in_pose_guidance_interval(step: int, num_inference_steps: int, interval: tuple[float, float]) -> bool:
+    """Whether step i of n lies inside: low < i / n < high, strictly, counted in steps and not in σ (as released)."""
+    low, high = interval
+    return low < step / num_inference_steps < high
+
+
+def needed_branches(guidance_scale: float, pose_guidance_scale: float, pose_guided: bool) -> list[Branch]:
+    """The branches whose velocity enters `guide`; one that would be multiplied by zero is left out."""
+    branches: list[Branch] = ["conditional"]
+    if guidance_scale != 1:
+        branches.append("negative_text")
+    if pose_guided and pose_guidance_scale != 0:
+        branches.append("negative_pose")
+    return branches
+
+
+def guide(velocities: Mapping[Branch, Tensor], guidance_scale: float, pose_guidance_scale: float) -> Tensor:
+    """Eq. 7 and 8: v = v_n + w_txt (v_c − v_n), and inside the interval + w_pose (v_c − v_p).
+
+    v_c, v_n, v_p -> `velocities` of "conditional", "negative_text", "negative_pose"; w_txt -> `guidance_scale`,
+    w_pose -> `pose_guidance_scale`. A branch that is absent adds nothing.
+    """
+    v_c = velocities["conditional"]
+    v = v_c
+    if "negative_text" in velocities:
+        v_n = velocities["negative_text"]
+        v = v_n + guidance_scale * (v_c - v_n)
+    if "negative_pose" in velocities:
+        v = v + pose_guidance_scale * (v_c - velocities["negative_pose"])
+    return v
+
+
+def branch_conditions(
+    conditions: Conditions, negative_prompt_embeds: Tensor, negative_pose_latents: Tensor
+) -> dict[Branch, Conditions]:
+    """What each branch is told, from the positive `conditions`; everything not named here stays positive.
+
+    negative_prompt_embeds [B,L,Dt]; negative_pose_latents [B,16,T,H,W]: the perturbed pose clip. Its first frame does
+    not become the pose reference, and the image feature of the first pose stays, as released.
+    """
+    reference = conditions.reference_pose_latents
+    return {
+        "conditional": conditions,
+        "negative_text": conditions.replace(prompt_embeds=negative_prompt_embeds),
+        "negative_pose": conditions.replace(
+            pose_latents=negative_pose_latents,
+            reference_pose_latents=conditions.pose_latents[:, :, :1] if reference is None else reference,
+        ),
+    }
+
+
+def branch_velocity(transformer: nn.Module, branches: Mapping[Branch, Conditions]) -> BranchVelocity:
+    """A `SteadyDancerTransformer3DModel` as `denoise` calls it: (latents, timestep [B], branch) -> velocity."""
+
+    def velocity(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        return transformer(latents, timestep, **branches[branch].model_arguments(), return_dict=False)[0]
+
+    return velocity

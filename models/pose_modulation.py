@@ -1,0 +1,180 @@
+"""Synergistic Pose Modulation Modules: the pose latent made to fit the reference image before it meets the network.
+
+All of them work on 16-channel latents at full latent resolution. B batch, T latent frames, H x W latent grid.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+AlignmentAxis = Literal["temporal", "spatial"]
+
+
+class SpatialStructureAdaptiveExtractor(nn.Module):
+    """SSAE: a dynamic convolution whose kernel is made from the frame it is applied to, frame by frame.
+
+    S(p) = P(N2(Φ·u) + u) + scale ⊙ C(p), u = N1(Q(p)), with Φ [L,L] and scale [channels] read off the frame's mean.
+    P, Q, C are 1x1 convolutions (`conv_p`, `conv_q`, `conv`), N1 and N2 instance norms, L = √channels.
+    """
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        inner = isqrt(channels)
+        squeezed = max(channels // 16, 4)
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.conv_q = nn.Conv2d(channels, inner, 1, bias=False)
+        self.conv_p = nn.Conv2d(inner, channels, 1, bias=False)
+        self.norm_1 = nn.GroupNorm(inner, inner)
+        self.norm_2 = nn.GroupNorm(inner, inner)
+        self.squeeze = nn.Linear(channels, squeezed, bias=False)
+        self.gate = nn.Linear(squeezed, squeezed, bias=False)
+        self.to_kernel = nn.Linear(squeezed, inner * inner, bias=False)
+        self.to_scale = nn.Linear(squeezed, channels, bias=False)
+
+    def forward(self, pose_latents: Tensor) -> Tensor:
+        """[B,16,T,H,W] -> [B,16,T,H,W]."""
+        batch_size = pose_latents.shape[0]
+        frames = pose_latents.transpose(1, 2).flatten(0, 1)
+        s = self.squeeze(frames.mean(dim=(2, 3)))
+        s = s * _hard_gate(self.gate(s))
+        u = self.norm_1(self.conv_q(frames))
+        kernel = self.to_kernel(s).unflatten(1, (u.shape[1], u.shape[1]))
+        w = self.norm_2((kernel @ u.flatten(2)).view_as(u)) + u
+        scale = _hard_gate(self.to_scale(s))[:, :, None, None]
+        out = self.conv_p(w) + scale * self.conv(frames)
+        return out.unflatten(0, (batch_size, -1)).transpose(1, 2)
+
+
+class TemporalMotionCoherenceModule(nn.Sequential):
+    """TMCM: three blocks of a spatial depthwise and a temporal convolution, each followed by SiLU.
+
+    The paper says "pointwise temporal"; the released weights mix all channels over three frames.
+    """
+
+    def __init__(self, channels: int = 16, num_blocks: int = 3) -> None:
+        super().__init__(*[_FactorisedConvolution(channels) for _ in range(num_blocks)])
+
+
+class _FactorisedConvolution(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1), groups=channels, bias=False)
+        self.temporal = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.temporal(F.silu(self.spatial(x))))
+
+
+class FrameWiseAttentionAlignmentUnit(nn.Module):
+    """FAAU: the noisy latent asks, the pose answers; no residual, so the answer holds pose only.
+
+    p† = P_back(N2(a + FFN(a))), a = N1(attention(query = P_r(x), key = value = P_p(p*))).
+
+    `alignment_axis` says over what each latent pixel attends: "temporal" over the same pixel in all frames (what the
+    released weights were trained with), "spatial" over all pixels of the same frame (what the paper describes).
+    """
+
+    def __init__(
+        self,
+        channels: int = 16,
+        inner_dim: int = 128,
+        num_attention_heads: int = 8,
+        alignment_axis: AlignmentAxis = "temporal",
+    ) -> None:
+        super().__init__()
+        if alignment_axis not in ("temporal", "spatial"):
+            raise ValueError(f"alignment_axis is {alignment_axis!r}, it can be 'temporal' or 'spatial'")
+        self.alignment_axis = alignment_axis
+        # Linear over the channels of each pixel, which is what a 1x1 convolution is.
+        self.proj_pose = nn.Linear(channels, inner_dim)
+        self.proj_query = nn.Linear(channels, inner_dim)
+        self.num_attention_heads = num_attention_heads
+        self.to_qkv = _PackedProjection(inner_dim)
+        self.to_out = nn.Linear(inner_dim, inner_dim)
+        nn.init.zeros_(self.to_out.bias)
+        self.norm_1 = nn.LayerNorm(inner_dim)
+        self.norm_2 = nn.LayerNorm(inner_dim)
+        self.ffn = nn.Sequential(nn.Linear(inner_dim, inner_dim), nn.SiLU(), nn.Linear(inner_dim, inner_dim))
+        self.proj_out = nn.Linear(inner_dim, channels)
+
+    def forward(self, hidden_states: Tensor, fused_pose: Tensor) -> Tensor:
+        """Letters: x -> `hidden_states`, p* -> `fused_pose`, both [B,16,T,H,W]; returns p† of the same shape."""
+        batch_size, _, num_frames, height, width = hidden_states.shape
+        query = self.proj_query(self._to_sequences(hidden_states))
+        pose = self.proj_pose(self._to_sequences(fused_pose))
+        q, k, v = (x.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2) for x in self.to_qkv(query, pose))
+        a = self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        a = self.norm_1(a)
+        a = self.norm_2(a + self.ffn(a))
+        out = self.proj_out(a)
+        if self.alignment_axis == "temporal":
+            return out.view(batch_size, height, width, num_frames, -1).permute(0, 4, 3, 1, 2)
+        return out.view(batch_size, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
+
+    def _to_sequences(self, latents: Tensor) -> Tensor:
+        # Samples stay apart: the sequence is T (or H·W) long and never B·T, where a batch would mix them.
+        if self.alignment_axis == "temporal":
+            return latents.permute(0, 3, 4, 2, 1).flatten(0, 2)
+        return latents.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)
+
+
+class _PackedProjection(nn.Module):
+    """Query, key and value weights in one tensor, as `nn.MultiheadAttention` stores and initialises them.
+
+    A module of its own, so that whatever gathers or moves weights around a forward (ZeRO, offload) finds them.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.bias = nn.Parameter(torch.zeros(3 * dim))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, query: Tensor, key_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dim = self.weight.shape[1]
+        q = F.linear(query, self.weight[:dim], self.bias[:dim])
+        k, v = F.linear(key_value, self.weight[dim:], self.bias[dim:]).chunk(2, dim=-1)
+        return q, k, v
+
+
+class PoseModulation(nn.Module):
+    """Eq. 5: p* = p + S(p) + T(p), p† = FAAU(query = x, key = value = p*).
+
+    p -> `pose_latents`, S -> `spatial`, T -> `temporal`, FAAU -> `alignment`, x -> `hidden_states`. In two calls,
+    because p* depends on the pose alone and p† on the noise as well.
+    """
+
+    def __init__(self, channels: int = 16, alignment_axis: AlignmentAxis = "temporal") -> None:
+        super().__init__()
+        self.spatial = SpatialStructureAdaptiveExtractor(channels)
+        self.temporal = TemporalMotionCoherenceModule(channels)
+        self.alignment = FrameWiseAttentionAlignmentUnit(channels, alignment_axis=alignment_axis)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The float type it computes in: float32 under a bfloat16 network, unless cast explicitly."""
+        return self.alignment.proj_query.weight.dtype
+
+    def fuse(self, pose_latents: Tensor) -> Tensor:
+        """Aggregation: p [B,16,T,H,W] -> p* of the same shape, in the modules' own float type."""
+        pose_latents = pose_latents.to(self.dtype)
+        return pose_latents + self.spatial(pose_latents) + self.temporal(pose_latents)
+
+    def align(self, hidden_states: Tensor, fused_pose: Tensor) -> Tensor:
+        """Alignment: x and p* [B,16,T,H,W] -> p† of the same shape, in the modules' own float type."""
+        return self.alignment(hidden_states.to(self.dtype), fused_pose)
+
+    def forward(self, hidden_states: Tensor, pose_latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Both calls: x and p [B,16,T,H,W] -> (p*, p†)."""
+        fused_pose = self.fuse(pose_latents)
+        return fused_pose, self.align(hidden_states, fused_pose)
+
+
+def _hard_gate(a: Tensor) -> Tensor:
+    # Range 0..2, as released: divided by 3 and not by the 6 of a hard sigmoid.
+    return F.relu6(a + 3) / 3
