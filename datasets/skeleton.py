@@ -1,0 +1,199 @@
+"""One person's keypoints over time, and what the paper does with them: align, perturb, simulate, draw.
+
+Joints of the body are OpenPose's 18: 0 nose, 1 neck, 2–4 right shoulder, elbow, wrist, 5–7 left, 8–10 right hip,
+knee, ankle, 11–13 left, 14 right eye, 15 left eye, 16 right ear, 17 left ear. hands[:, 0] is the left hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from .skeleton_drawing import draw_people
+
+
+@dataclass(frozen=True)
+class PoseSequence:
+    """Keypoints of one person over F frames, x and y as shares of the picture's width and height.
+
+    An unseen hand or face point is (−1, −1); an unseen body point keeps its coordinates and is marked in
+    `body_visible`.
+    """
+
+    body: np.ndarray
+    """[F, 18, 2] float"""
+    body_visible: np.ndarray
+    """[F, 18] bool"""
+    hands: np.ndarray
+    """[F, 2, 21, 2] float, left hand first"""
+    faces: np.ndarray | None = None
+    """[F, 68, 2] float, or None"""
+
+    def __post_init__(self) -> None:
+        num_frames = len(self.body)
+        shapes = {"body": (18, 2), "body_visible": (18,), "hands": (2, 21, 2), "faces": (68, 2)}
+        for name, array in self._arrays().items():
+            if array.shape != (num_frames, *shapes[name]):
+                raise ValueError(f"{name} must have shape {[num_frames, *shapes[name]]}, not {list(array.shape)}")
+        if self.body_visible.dtype != bool:
+            raise ValueError(f"body_visible must be bool, not {self.body_visible.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+    def __getitem__(self, frames: slice | np.ndarray) -> Self:
+        """The same person in some frames: a slice or an index array."""
+        return type(self)(**{name: array[frames] for name, array in self._arrays().items()})
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file, float32."""
+        arrays = self._arrays()
+        seen = arrays.pop("body_visible")
+        return save({"body_visible": seen} | {name: array.astype(np.float32) for name, array in arrays.items()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads what `to_bytes` wrote."""
+        return cls(**load(data))
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in named.items() if array is not None}
+
+
+def align_to_reference(
+    driving: PoseSequence, reference: PoseSequence, driving_aspect: float, reference_aspect: float
+) -> PoseSequence:
+    """Give the driving motion the reference person's limb lengths and place, as the release does.
+
+    Scales (reference length / driving length) and the shift of the neck come from frame 0 of both and hold for the
+    whole clip. Aspects are width / height of the two pictures. Returns float64 in the reference picture's coordinates.
+    As released, points that were −1 are shifted too, and a limb of no length in driving frame 0 loses its points (−1).
+    """
+    body, hands, faces = _in_heights(driving, driving_aspect)
+    body_reference, _, _ = _in_heights(reference[:1], reference_aspect)
+    scale = _limb_scales(body_reference[0], body[0])
+    shift = body_reference[0, 1] - body[0, 1]
+
+    new_body, new_hands = _rescale(body, hands, scale)
+    results = []
+    for old, new in ((driving.body, new_body), (driving.hands, new_hands), (driving.faces, faces)):
+        if old is None:
+            results.append(None)
+            continue
+        new = np.where(np.isnan(new) | (old == -1), -1.0, new) + shift
+        new[..., 0] /= reference_aspect
+        results.append(new)
+    return PoseSequence(results[0], driving.body_visible, results[1], results[2])
+
+
+def perturb(pose: PoseSequence, scale: np.ndarray, aspect: np.ndarray) -> PoseSequence:
+    """The negative pose of the pose guidance: per frame, x · aspect · scale and y · scale around the neck, which stays.
+
+    `scale` and `aspect` are [F] (the release draws them from U(0.7, 1.3) and U(0.6, 1.4)). Face points are only
+    shifted, by what brings the neck back: as released.
+    """
+    factor = np.stack([np.asarray(aspect) * np.asarray(scale), np.asarray(scale)], axis=-1)  # [F, 2]
+    shift = pose.body[:, 1] * (1 - factor)
+    return PoseSequence(
+        body=pose.body * factor[:, None] + shift[:, None],
+        body_visible=pose.body_visible,
+        hands=pose.hands * factor[:, None, None] + shift[:, None, None],
+        faces=None if pose.faces is None else pose.faces + shift[:, None],
+    )
+
+
+def simulate_first_motion(pose: PoseSequence, target_frame: int) -> PoseSequence:
+    """Pose simulation in pixel frames: p̃₁ = p₀ + (p_T − p₀) / T with T = `target_frame`.
+
+    Only points seen in both frames 0 and T move; other points of frame 1, and all other frames, stay as they are.
+    Raises `ValueError` unless 1 ≤ T < F.
+    """
+    if not 1 <= target_frame < len(pose):
+        raise ValueError(f"target_frame must be in 1..{len(pose) - 1}, not {target_frame}")
+
+    def simulated(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        both = (seen[0] & seen[target_frame])[..., None]
+        result = points.copy()
+        result[1] = np.where(both, points[0] + (points[target_frame] - points[0]) / target_frame, points[1])
+        return result
+
+    body_visible = pose.body_visible.copy()
+    body_visible[1] |= body_visible[0] & body_visible[target_frame]
+    return PoseSequence(
+        body=simulated(pose.body, pose.body_visible),
+        body_visible=body_visible,
+        hands=simulated(pose.hands, (pose.hands > 0).all(-1)),
+        faces=None if pose.faces is None else simulated(pose.faces, (pose.faces > 0).all(-1)),
+    )
+
+
+def draw(pose: PoseSequence | list[PoseSequence], height: int, width: int) -> np.ndarray:
+    """Skeletons on black, uint8 [F, height, width, 3] RGB, pixel for pixel as the released model sees them.
+
+    Several people are given as a list of equally long sequences, the main one first. No faces, no feet: as released.
+    """
+    people = [pose] if isinstance(pose, PoseSequence) else pose
+    bodies = np.stack([person.body for person in people], axis=1)  # [F, N, 18, 2]
+    visible = np.stack([person.body_visible for person in people], axis=1)
+    hands = np.stack([person.hands for person in people], axis=1)
+    frames = np.zeros((len(bodies), height, width, 3), np.uint8)
+    for canvas, frame_bodies, frame_visible, frame_hands in zip(frames, bodies, visible, hands, strict=True):
+        draw_people(canvas, frame_bodies, frame_visible, frame_hands)
+    return frames
+
+
+def _in_heights(pose: PoseSequence, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Body, hands and faces in float64 with both axes in picture heights, so that lengths can be compared."""
+    unit = np.array([aspect, 1.0])
+    return pose.body * unit, pose.hands * unit, None if pose.faces is None else pose.faces * unit
+
+
+def _limb_scales(reference: np.ndarray, driving: np.ndarray) -> dict[str, float]:
+    """Reference length / driving length of ten body parts, from bodies [18, 2]. NaN: the part cannot be scaled."""
+
+    def ratio(*chain: int) -> float:
+        lengths = [np.linalg.norm(np.diff(body[list(chain)], axis=0), axis=-1).sum() for body in (reference, driving)]
+        return lengths[0] / lengths[1]
+
+    def torso(body: np.ndarray) -> float:
+        return float(np.linalg.norm(body[1] - (body[8] + body[11]) / 2))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = {
+            "neck": ratio(0, 1),
+            "face_left": ratio(16, 14, 0),
+            "face_right": ratio(17, 15, 0),
+            "shoulder": ratio(2, 5),
+            "arm_upper": (ratio(2, 3) + ratio(5, 6)) / 2,
+            "arm_lower": (ratio(3, 4) + ratio(6, 7)) / 2,
+            "body_length": np.float64(torso(reference)) / torso(driving),
+            "leg_upper": (ratio(8, 9) + ratio(11, 12)) / 2,
+            "leg_lower": (ratio(9, 10) + ratio(12, 13)) / 2,
+        }
+    scale["hand"] = (scale["arm_upper"] + scale["arm_lower"]) / 2
+    # 0 / 0: the part has no length in either picture, any scale will do. x / 0: no scale will.
+    return {part: 1.0 if np.isnan(s) else np.nan if np.isinf(s) else float(s) for part, s in scale.items()}
+
+
+def _rescale(body: np.ndarray, hands: np.ndarray, scale: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Walk outwards from the neck: each joint keeps its direction from its parent and takes the new length."""
+    new, new_hands = body.copy(), hands.copy()
+    # child joints, parent joint, part whose scale applies; a parent stands before its children
+    walk = [
+        ([0], 1, "neck"),
+        ([14, 16], 0, "face_left"),
+        ([15, 17], 0, "face_right"),
+        ([2, 5], 1, "shoulder"),
+        *[([3], 2, "arm_upper"), ([4], 3, "arm_lower"), ([6], 5, "arm_upper"), ([7], 6, "arm_lower")],
+        ([8, 11], 1, "body_length"),
+        *[([9], 8, "leg_upper"), ([10], 9, "leg_lower"), ([12], 11, "leg_upper"), ([13], 12, "leg_lower")],
+    ]
+    for joints, parent, part in walk:
+        new[:, joints] = new[:, [parent]] + scale[part] * (body[:, joints] - body[:, [parent]])
+    for hand, wrist in ((0, 7), (1, 4)):
+        new_hands[:, hand] = new[:, [wrist]] + scale["hand"] * (hands[:, hand] - body[:, [wrist]])
+    return new, new_hands
