@@ -40,7 +40,7 @@ _PRIVATE = {
 _ELSEWHERE = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN")
 
 # Linux limits a socket's path to 107 bytes; below its folder Ray adds `/session_<date>_<time>_<pid>/sockets/<name>`.
-_LONGEST_STATE_PATH = 40
+_LONGEST_STATE_PATH = 36
 
 # Ray reads its token once a process, so that every private Ray of this process has to share one.
 _token = secrets.token_hex(32)
@@ -51,8 +51,8 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
     """Have Ray initialised inside the block.
 
     Without `address` a private Ray is started on this machine, whatever the environment says, with its state under
-    `state_dir` (logs: `state_dir/session_latest/logs`) and a token of its own, for Ray listens on every interface;
-    it is gone after the block. With `address` ("auto" inside a submitted job, `HOST:PORT`, or `ray://HOST:PORT`)
+    `state_dir` (logs: `state_dir/logs`) and a token of its own, for Ray listens on every interface; it is gone after
+    the block. With `address` ("auto" inside a submitted job, `HOST:PORT`, or `ray://HOST:PORT`)
     that cluster is joined and left again. A Ray that is already initialised in this process is used as it is.
     """
     with ExitStack() as stack:
@@ -69,12 +69,16 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
             "logging_level": logging.ERROR,
         }
         if address is None:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            state_dir.chmod(0o700)  # Ray opens the folder it is given, and what lies in it, to everybody
             stack.enter_context(_private_token(state_dir))
-            folder = stack.enter_context(_short_path(state_dir))
+            folder = stack.enter_context(short_path(state_dir / "sessions"))
             options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
         else:
             options["address"] = address
         ray.init(**options)
+        if address is None:
+            _link_logs(state_dir, ray.get_runtime_context().get_session_name())
         try:
             yield
         finally:
@@ -113,19 +117,28 @@ def _environment(variables: Mapping[str, str], removed: tuple[str, ...] = ()) ->
         os.environ.update(before)
 
 
+def _link_logs(state_dir: Path, session: str) -> None:
+    """Let `state_dir/logs` be the newest session's logs; Ray's own link may lead through a path that is soon gone."""
+    new = state_dir / f"logs-{os.getpid()}"
+    new.unlink(missing_ok=True)
+    new.symlink_to(Path("sessions") / session / "logs", target_is_directory=True)
+    new.replace(state_dir / "logs")
+
+
 @contextmanager
 def _private_token(state_dir: Path) -> Iterator[None]:
     """Let Ray demand a token from everyone who connects, kept in a file that only this user can read."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    path = state_dir.resolve() / "token"
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(_token)
+    path = state_dir.resolve() / f"token-{os.getpid()}"
+    path.touch(mode=0o600)
+    path.write_text(_token)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-    with _environment(variables, removed=_ELSEWHERE):
+    try:
+        with _environment(variables, removed=_ELSEWHERE):
+            _reread_environment()
+            yield
+    finally:
+        path.unlink()
         _reread_environment()
-        yield
-    _reread_environment()
 
 
 def _reread_environment() -> None:
@@ -137,7 +150,7 @@ def _reread_environment() -> None:
 
 
 @contextmanager
-def _short_path(folder: Path) -> Iterator[Path]:
+def short_path(folder: Path) -> Iterator[Path]:
     """The folder, or where its path is too long for sockets, a link to it in the system's temporary folder."""
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
@@ -155,7 +168,7 @@ def _short_path(folder: Path) -> Iterator[Path]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class JobFailed(RuntimeError):  # noqa: N818  the word that Ray and the user use
+class JobFailed(RuntimeError):
     """A submitted job ended in failure or was stopped; the message holds its id, its state and its last lines."""
 
 
@@ -188,6 +201,7 @@ def submit_job(
     with _environment({}, removed=_ELSEWHERE[:2]):  # they would override the address that was asked for
         from ray.job_submission import JobStatus, JobSubmissionClient
 
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         client = JobSubmissionClient(address)
     submission_id, status = _attach_or_submit(client, arguments, env or {}, run_key)
     if status == JobStatus.SUCCEEDED:
@@ -202,7 +216,9 @@ def submit_job(
         client.stop_job(submission_id)
         raise
     if job.status != JobStatus.SUCCEEDED:
-        raise JobFailed("\n".join([f"{submission_id} {job.status.value}: {job.message}", *last_lines]))
+        # Ray's message goes on to repeat the log.
+        message = (job.message or "").split(", last available logs")[0]
+        raise JobFailed("\n".join([f"{submission_id} {job.status.value}: {message}", *last_lines]))
 
 
 def _attach_or_submit(
