@@ -1,0 +1,34 @@
+# Everything goes through .venv, which `setup` makes and keeps equal to requirements.lock.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+# With the repository's root on the import path, our `datasets` would hide Hugging Face's.
+export PYTHONSAFEPATH = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check acceptance lock
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## make .venv from the lock (once; a second call returns at once)
+	@$(PYTHON) infra/setup.py
+
+demo: setup ## the whole road on procedural dancers, tiny: runs/demo/report/index.html
+	@.venv/bin/steadydancer demo
+
+test: setup ## what must hold before a change goes in; no network, no accelerator, within 10 minutes on 2 cores
+	.venv/bin/pytest -m "not acceptance"
+
+check: setup ## lint, formatting and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+acceptance: setup ## the long runs, one after another, then the benchmarks
+	.venv/bin/pytest -m acceptance
+	@set -e; for benchmark in $(sort $(wildcard benchmarks/*.py)); do echo "$$benchmark"; .venv/bin/python "$$benchmark"; done
+
+lock: setup ## make requirements.lock again from pyproject.toml (needs a package index)
+	.venv/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header -o requirements.lock
