@@ -40,8 +40,10 @@ def tiny_components(seed: int = 0, **sizes: Mapping[str, Any]) -> dict[str, Any]
     Returns:
         name to part for all `NAMES`; the transformer is the plain image-to-video one (36 → 16 channels).
     """
-    clip = {"width": 32, "num_layers": 3, "num_heads": 2, "mlp_ratio": 2.0} | dict(sizes.get("image_encoder", {}))
-    text = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4} | dict(
+    clip: dict[str, Any] = {"width": 32, "num_layers": 3, "num_heads": 2, "mlp_ratio": 2.0} | dict(
+        sizes.get("image_encoder", {})
+    )
+    text: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4} | dict(
         sizes.get("text_encoder", {})
     )
     tokenizer = byte_tokenizer()
@@ -156,7 +158,7 @@ def _load_part(name: str, folder: Path, dtype: torch.dtype | None) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     if name == "scheduler":
         return UniPCMultistepScheduler.from_pretrained(folder)
-    options = {"use_safetensors": True} | ({} if dtype is None else {"torch_dtype": dtype})
+    options: dict[str, Any] = {"use_safetensors": True} | ({} if dtype is None else {"torch_dtype": dtype})
     if name == "text_encoder":
         return UMT5EncoderModel.from_pretrained(folder, **options)
     if name == "vae":
@@ -176,7 +178,7 @@ def _load_part(name: str, folder: Path, dtype: torch.dtype | None) -> Any:
 
 
 def _tiny_transformer(image_dim: int, text_dim: int, sizes: Mapping[str, Any]) -> WanTransformer3DModel:
-    options = {
+    options: dict[str, Any] = {
         "in_channels": 36,
         "num_attention_heads": 4,
         "attention_head_dim": 32,
@@ -192,7 +194,8 @@ def _tiny_transformer(image_dim: int, text_dim: int, sizes: Mapping[str, Any]) -
 def _tiny_vae(sizes: Mapping[str, Any]) -> AutoencoderKLWan:
     options: dict[str, Any] = {"base_dim": 16, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1} | dict(sizes)
     unnormalised = {"latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
-    vae = AutoencoderKLWan(**(unnormalised | options)).eval()
+    vae: Any = AutoencoderKLWan(**(unnormalised | options))
+    vae.eval()
     if not {"latents_mean", "latents_std"} & set(sizes):
         # Wan's statistics belong to Wan's weights. Measured on these, every channel has unit scale again.
         latents = encode_video(vae, _measuring_frames()).flatten(1)
