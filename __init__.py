@@ -5,3 +5,7 @@ machines), `models` (what the paper says), `datasets` (what the data is).
 """
 
 __version__ = "0.1.0"
+
+
+class SteadyDancerError(Exception):
+    """Something a person can mend. The message says what happened and what to do; commands print it and end with 1."""

@@ -18,12 +18,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .. import SteadyDancerError
+
 RECORD = "run.json"
 PLAN = "plan.json"
 VERDICTS = ("ok", "rejected", "quarantined")
 
 
-class ArtifactError(RuntimeError):
+class ArtifactError(SteadyDancerError):
     """A folder cannot be used as asked; the message says why and what to do."""
 
 

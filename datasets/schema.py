@@ -35,6 +35,7 @@ _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
     ("end_s", pa.float64(), "s", "shots", "last frame's time"),
     ("num_frames", pa.int32(), "frames", "shots", "frames when sampled at the clip rate"),
     ("cut_score", pa.float64(), "0..1", "shots", "largest change between neighbouring frames inside the clip"),
+    ("motion_magnitude", pa.float64(), "0..1", "shots", "mean absolute change of luma between frames 1/16 s apart"),
     ("brightness", pa.float64(), "0..1", "score", "mean luma"),
     ("contrast", pa.float64(), "0..1", "score", "standard deviation of luma"),
     ("colourfulness", pa.float64(), ">= 0", "score", "Hasler and Süsstrunk's M3 / 255"),
@@ -52,7 +53,6 @@ _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
         "score",
         "geometric mean of exposure, contrast and sharpness, each in 0..1",
     ),
-    ("motion_magnitude", pa.float64(), "0..1", "score", "mean absolute change of luma between frames 1/16 s apart"),
     ("pose_model", pa.string(), "", "pose", "what gave the keypoints; `supplied` when they came with the clip"),
     ("num_persons", pa.int32(), "", "pose", "people seen; null when the model cannot count"),
     ("pose_confidence", pa.float64(), "0..1", "pose", "mean confidence of the main person's body joints"),
@@ -82,6 +82,11 @@ CLIP_SCHEMA = pa.schema(
         for name, kind, unit, stage, meaning in _FIELDS
     ]
 )
+
+
+def columns_of(stage: str) -> tuple[str, ...]:
+    """Columns that a stage of the curation writes."""
+    return tuple(name for name, _, _, writer, _ in _FIELDS if writer == stage)
 
 
 def to_table(rows: Iterable[Row], schema: pa.Schema = CLIP_SCHEMA) -> pa.Table:

@@ -1,0 +1,1 @@
+"""From a folder of videos to clips with a verdict each: ingest, probe, shots, scores, pose, select."""

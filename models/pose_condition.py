@@ -1,0 +1,46 @@
+"""The pose as the transformer is told it: drawn as the released model saw it, then encoded like any video."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..datasets.skeleton import PoseSequence, draw
+from ..datasets.video import size_for_area
+from .encoders import encode_image, encode_video, resize_frames
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+    from torch import Tensor
+
+    from .image_encoder import OpenCLIPImageEncoder
+
+RELEASED_DRAWING_AREA_PX = 1024 * 576
+
+
+def draw_pose_condition(
+    pose: PoseSequence | list[PoseSequence],
+    image_height: int,
+    image_width: int,
+    drawing_area_px: int = RELEASED_DRAWING_AREA_PX,
+) -> npt.NDArray[np.uint8]:
+    """Drawn pose frames at the reference image's size: uint8 [F, image_height, image_width, 3] RGB.
+
+    The release draws on a canvas of twice the output size for `drawing_area_px`, whatever the output is, and shrinks
+    it with antialiasing; strokes are 4 px on the canvas, so a smaller area gives bolder lines.
+    """
+    height, width = size_for_area(image_height, image_width, drawing_area_px)
+    return resize_frames(draw(pose, 2 * height, 2 * width), image_height, image_width)
+
+
+def encode_pose_condition(
+    vae: AutoencoderKLWan,
+    image_encoder: OpenCLIPImageEncoder,
+    pose_frames: npt.NDArray[np.uint8],
+    height: int,
+    width: int,
+) -> tuple[Tensor, Tensor]:
+    """(pose_latents [16, T, h, w], pose_image_embeds [257, D]) of drawn frames, encoded at height × width."""
+    return encode_video(vae, pose_frames, height, width), encode_image(image_encoder, pose_frames[0])

@@ -1,0 +1,61 @@
+"""Keypoints of a file: those supplied beside it, else an estimator's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..datasets.toydance import load_supplied_pose
+from ..models import weights
+from ..models.pose_estimator import PoseEstimator, PoseTrack, open_pose_estimator
+
+# What each estimator needs, the best one first.
+ESTIMATORS = {"dwpose": ("yolox", "dwpose"), "blazepose": ("blazepose",)}
+
+Frames = npt.NDArray[np.uint8]
+
+
+def load_pose_estimator(pose_model: str) -> PoseEstimator | None:
+    """The estimator of that name; `auto` takes the best one whose weights are there, `supplied` none."""
+    if pose_model == "supplied":
+        return None
+    if pose_model != "auto":
+        return open_pose_estimator(pose_model)
+    for name, needed in ESTIMATORS.items():
+        if all(weights.find(weights.weight(part)) for part in needed):
+            return open_pose_estimator(name)
+    return None
+
+
+def find_poses(
+    path: Path,
+    times_s: npt.NDArray[np.float64],
+    read_frames: Callable[[], Frames],
+    pose_model: str,
+    estimator: PoseEstimator | None,
+) -> tuple[str | None, int | None, list[PoseTrack]]:
+    """Who is seen in a video (or image: one frame) and where.
+
+    Args:
+        path: of the file; a sidecar `<stem>.pose.safetensors` supplies keypoints.
+        times_s: frames' times, from the first frame.
+        read_frames: gives the frames at these times, called only if an estimator must look.
+        pose_model: `auto`, `supplied` or an estimator's name; the last ignores sidecars.
+        estimator: what `load_pose_estimator` gave.
+
+    Returns:
+        (what gave the keypoints, number of people or None if it cannot count, tracks with the main person first);
+        the name is None when nothing could look.
+    """
+    supplied = load_supplied_pose(path) if pose_model in ("auto", "supplied") else None
+    if supplied is not None:
+        persons, fps = supplied
+        index = np.floor(times_s * fps + 1e-6).astype(int)
+        taken = [person[np.clip(index, 0, len(person) - 1)] for person in persons]
+        seen = [person for person in taken if person.body_visible.any()]
+        return "supplied", len(seen), [PoseTrack(person, person.body_visible.astype(np.float32)) for person in seen]
+    if estimator is None:
+        return None, None, []
+    tracks = estimator.estimate(read_frames())
+    return estimator.name, len(tracks) if estimator.counts_people else None, tracks

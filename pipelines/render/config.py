@@ -1,0 +1,44 @@
+"""Configuration of a rendering job."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class RenderConfig(BaseModel):
+    """How pairs are rendered. Defaults are the released settings; where paper and release differ, both are named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    components: str | None = Field(
+        None, description="folder or hub id of VAE and encoders; None takes those that the checkpoint's record names"
+    )
+    num_frames: int = Field(81, ge=5, description="frames to render, 4k + 1 (paper)")
+    max_area_px: int = Field(
+        1024 * 576, ge=32 * 32, description="area of the video; aspect is the image's (paper: 768²)"
+    )
+    drawing_area_px: int = Field(1024 * 576, ge=32 * 32, description="skeletons are drawn at twice its size (release)")
+    num_inference_steps: int = Field(40, ge=1, description="steps (release)")
+    guidance_scale: float = Field(5.0, ge=0, description="w_txt of Eq. 7 (release)")
+    pose_guidance_scale: float = Field(1.0, ge=0, description="w_pose of Eq. 8 (paper and README; command line: 1.5)")
+    pose_guidance_interval: tuple[float, float] = Field((0.1, 0.4), description="share of the steps, open (release)")
+    flow_shift: float = Field(5.0, gt=0, description="shift of the sigma grid (release; 3.0 for 480p areas)")
+    negative_prompt: str | None = Field(None, description="None takes the pipeline's default")
+    seed: int = Field(106060, ge=0, description="of the noise and of the negative pose (release's README)")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of transformer and encoders")
+    driving_fps: float | None = Field(None, gt=0, description="resample the driving video to this rate; None: as it is")
+    fps: int = Field(16, ge=1, description="rate of the written video (release)")
+    pose_model: str = Field(
+        "auto", description="`blazepose`, `dwpose`, `supplied`, or `auto`: supplied, else what is there"
+    )
+    num_gpus: float = Field(0.0, ge=0, description="GPUs one rendering worker takes; 0 renders on the CPU")
+    packet_size: int = Field(1, ge=1, description="pairs a packet: the unit of retry")
+
+    @model_validator(mode="after")
+    def _check(self) -> "RenderConfig":
+        if self.num_frames % 4 != 1:
+            raise ValueError(f"num_frames must be 4k + 1 (the VAE takes 4 frames at a time), got {self.num_frames}")
+        low, high = self.pose_guidance_interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, got {(low, high)}")
+        return self

@@ -1,0 +1,104 @@
+"""The render job: a checkpoint and pairs → one mp4 each → the renders artifact."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from ... import SteadyDancerError, __version__
+from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, json_digest, plan_packets
+from ...datasets.manifest import read_manifest
+from ...datasets.schema import Row, to_table
+from ..runner import Engine, Job, run_packets
+from .config import RenderConfig
+
+
+def pair(image: Path | str, driving: Path | str, prompt: str = "", name: str | None = None) -> Row:
+    """One pair; its id is the given name, or the two files' stems."""
+    name = name or f"{Path(image).stem}-{Path(driving).stem}"
+    return {"id": re.sub(r"[^\w.-]+", "_", name), "image": str(image), "driving": str(driving), "prompt": prompt}
+
+
+def read_pairs(path: Path) -> list[Row]:
+    """Pairs of a csv or jsonl with the columns `image` and `driving` and, if wanted, `prompt` and `id`."""
+    rows = read_manifest(path, ("image", "driving"))
+    return [pair(row["image"], row["driving"], row.get("prompt") or "", row.get("id")) for row in rows]
+
+
+def checkpoint_record(checkpoint: Path) -> dict[str, Any]:
+    """The record of a training stage's checkpoint.
+
+    Raises:
+        ArtifactError: it is not finished.
+    """
+    return Artifact(checkpoint).record()
+
+
+def components_of(config: RenderConfig, record: dict[str, Any]) -> str:
+    """Where the VAE and the encoders are: as configured, else where the checkpoint's base was.
+
+    Raises:
+        SteadyDancerError: the base has moved.
+    """
+    source = str(config.components or record["base"]["path"])
+    if config.components is None and not Path(source).is_dir() and source.count("/") != 1:
+        raise SteadyDancerError(f"the checkpoint's base is no longer at {source}: give --components FOLDER")
+    return source
+
+
+def plan(config: RenderConfig, pairs: list[Row], checkpoint: Path, out: Path) -> dict[str, Any]:
+    """What `run` would do."""
+    record = checkpoint_record(checkpoint)
+    low, high = config.pose_guidance_interval
+    steps = config.num_inference_steps
+    evaluations = 2 * steps + sum(low < i / steps < high for i in range(steps))
+    return {"pairs": len(pairs), "finished": Artifact(out / "renders").committed, "stage": record["stage"],
+            "components": components_of(config, record), "evaluations_a_video": evaluations}  # fmt: skip
+
+
+def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, engine: Engine) -> dict[str, Any]:
+    """Render `pairs` into `out/renders`; returns the artifact's record. A pair that fails does not stop the others.
+
+    Raises:
+        ArtifactError: the checkpoint is not finished, the folder was begun with something else, or is in use.
+        ComponentsError: the VAE or an encoder is not there.
+        JobStopped: the code or the machine failed on the way.
+    """
+    record = checkpoint_record(checkpoint)
+    by_id = {row["id"]: row for row in pairs}
+    if len(by_id) < len(pairs):
+        raise SteadyDancerError("two pairs have one id: give the pairs a column `id`")
+    with exclusive(out):
+        artifact = Artifact(out / "renders")
+        digest = content_digest(checkpoint)
+        settings = config.model_dump(mode="json", exclude={"packet_size", "num_gpus", "components"})
+        begun = {"config": settings, "checkpoint": digest, "pairs": json_digest(pairs)}
+        artifact.begin(begun)
+        if artifact.committed:
+            return artifact.record()
+        from .steps import SCHEMA, RenderTask, stages
+
+        start = time.perf_counter()
+        packets = plan_packets(by_id, config.packet_size)
+        remaining = artifact.remaining(packets)
+        job = Job(
+            name="render",
+            stages=stages(config),
+            config=RenderTask(config, str(checkpoint), digest, components_of(config, record), str(artifact.path)),
+            schema=SCHEMA,
+            open_packet=lambda name: by_id[name],
+            write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
+        )
+        seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
+        rows = artifact.read(["verdict"]).to_pylist()
+        return artifact.commit(
+            {
+                "kind": "renders",
+                "version": __version__,
+                "config": settings,
+                "inputs": {"checkpoint": str(checkpoint), "digest": digest, "pairs": len(pairs)},
+                "components": {"path": components_of(config, record)},
+                "counts": count_verdicts(len(pairs), (row["verdict"] for row in rows)),
+                "seconds": {**seconds, "total": time.perf_counter() - start},
+            }
+        )
