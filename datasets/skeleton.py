@@ -78,16 +78,18 @@ def align_to_reference(
     scale = _limb_scales(body_reference[0], body[0])
     shift = body_reference[0, 1] - body[0, 1]
 
+    def placed(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        points = np.where(np.isnan(new) | (old == -1), -1.0, new) + shift
+        points[..., 0] /= reference_aspect
+        return points
+
     new_body, new_hands = _rescale(body, hands, scale)
-    results = []
-    for old, new in ((driving.body, new_body), (driving.hands, new_hands), (driving.faces, faces)):
-        if old is None:
-            results.append(None)
-            continue
-        new = np.where(np.isnan(new) | (old == -1), -1.0, new) + shift
-        new[..., 0] /= reference_aspect
-        results.append(new)
-    return PoseSequence(results[0], driving.body_visible, results[1], results[2])
+    return PoseSequence(
+        body=placed(driving.body, new_body),
+        body_visible=driving.body_visible,
+        hands=placed(driving.hands, new_hands),
+        faces=None if driving.faces is None or faces is None else placed(driving.faces, faces),
+    )
 
 
 def perturb(pose: PoseSequence, scale: np.ndarray, aspect: np.ndarray) -> PoseSequence:
@@ -126,8 +128,8 @@ def simulate_first_motion(pose: PoseSequence, target_frame: int) -> PoseSequence
     return PoseSequence(
         body=simulated(pose.body, pose.body_visible),
         body_visible=body_visible,
-        hands=simulated(pose.hands, (pose.hands > 0).all(-1)),
-        faces=None if pose.faces is None else simulated(pose.faces, (pose.faces > 0).all(-1)),
+        hands=simulated(pose.hands, _on_canvas(pose.hands)),
+        faces=None if pose.faces is None else simulated(pose.faces, _on_canvas(pose.faces)),
     )
 
 
@@ -144,6 +146,11 @@ def draw(pose: PoseSequence | list[PoseSequence], height: int, width: int) -> np
     for canvas, frame_bodies, frame_visible, frame_hands in zip(frames, bodies, visible, hands, strict=True):
         draw_people(canvas, frame_bodies, frame_visible, frame_hands)
     return frames
+
+
+def _on_canvas(points: np.ndarray) -> np.ndarray:
+    """Which hand or face points [..., 2] are seen; alignment moves unseen ones, but leaves them negative."""
+    return np.asarray((points > 0).all(axis=-1))
 
 
 def _in_heights(pose: PoseSequence, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -53,11 +53,12 @@ def _limb(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     dx, dy = start - end
     angle_deg = int(math.degrees(math.atan2(dy, dx)))
     half_length = int((dx**2 + dy**2) ** 0.5 / 2)
-    return cv2.ellipse2Poly((int(centre[0]), int(centre[1])), (half_length, 4), angle_deg, 0, 360, 1)
+    middle = (int(centre[0]), int(centre[1]))
+    return np.asarray(cv2.ellipse2Poly(middle, (half_length, 4), angle_deg, 0, 360, 1))
 
 
 def _draw_hand(canvas: np.ndarray, hand: np.ndarray) -> None:
-    on_canvas = (hand > 0).all(axis=1)  # an unseen point is negative
+    on_canvas = np.asarray((hand > 0).all(axis=1))  # an unseen point is negative
     points = [(int(x), int(y)) for x, y in hand]
     for (start, end), colour in zip(_HAND_EDGES, _HAND_COLOURS, strict=True):
         if on_canvas[start] and on_canvas[end]:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,12 @@ def encode(
     try:
         # Without use_metadata_tags the mp4 muxer drops every key it does not know; faststart: browsers play at once.
         movflags = {"movflags": "use_metadata_tags+faststart"}
-        with av.open(os.fsencode(aside), "w", format="mp4", container_options=movflags) as container:
-            container.metadata.update(metadata or {})
-            _write_h264(container, frames, Fraction(fps).limit_denominator(100_000))
+        with aside.open("wb") as file:
+            # Named by number: libav takes no name that is not UTF-8.
+            with av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container:
+                container.metadata.update(metadata or {})
+                _write_h264(container, frames, Fraction(fps).limit_denominator(100_000))
+            os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -145,7 +149,11 @@ def _read_with_decord(path: str | os.PathLike[str], index: VideoIndex, size: tup
             reader = decord.VideoReader(name, ctx=decord.cpu(0), width=width, height=height, num_threads=1)
             # Another count means another idea of which frames are shown (edit lists, dropped packets).
             for _ in range(len(reader) if len(reader) == index.info.num_frames else 0):
-                yield reader.next().asnumpy
+                frame = reader.next()
+                # decord takes the padding of narrow rows for more channels: 48 pixels come as [H, 48, 4].
+                if tuple(frame.shape) != (height, width, 3):
+                    return
+                yield frame.asnumpy
         # Its errors carry no type: PyAV finds out which it is. StopIteration: the stream ended early.
         except (decord.DECORDError, RuntimeError, StopIteration):
             return
@@ -162,13 +170,13 @@ def _read_with_pyav(path: str | os.PathLike[str], index: VideoIndex, size: tuple
 
     position = 0
     with opened(path) as name, av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
-        stream = container.streams.best("video")
+        stream: Any = container.streams.best("video")
         stream.codec_context.thread_count = 1
         try:
             for frame in container.decode(stream):
                 if frame.pts is not None and position < len(index.pts) and frame.pts > index.pts[position]:
                     raise VideoError("corrupt_frames", f"frame {position} is missing")
-                yield lambda frame=frame: picture(frame)
+                yield partial(picture, frame)
                 position += 1
         except FFmpegError as error:
             raise VideoError("corrupt_frames", f"frame {position} does not decode: {error_message(error)}") from error

@@ -124,7 +124,7 @@ def _video_stream(container: Any, max_pixels: int | None) -> Any:
 
 
 def _read_packets(container: Any, stream: Any) -> tuple[np.ndarray, int, Any]:
-    """Sorted presentation times of the frames shown, the duration (0: not given) of the last one, and the first frame."""
+    """Sorted times of the frames shown, the duration (0: not given) of the last one, and the first frame."""
     times: list[tuple[int | None, int]] = []
     num_packets = 0
     first_frame = None
