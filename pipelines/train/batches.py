@@ -1,0 +1,112 @@
+"""From a latents folder to training batches: read the samples, apply their draws, stack them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+
+from ...datasets.sampler import StepSampler, rank_slice
+from ...datasets.shards import Bucket, ShardDataset
+from ...models.conditions import Conditions, NullConditions, stack_prompt_embeds, with_frame_mask
+from ...models.objectives import TrainingBatch
+from .config import TrainConfig
+from .draws import SampleDraws, draw_batch, draw_evaluation, noise
+from .pose_simulation import PoseSimulation
+
+
+class TrainingData:
+    """The samples of a stage, by step.
+
+    Args:
+        latents: a finished latents folder.
+        config: the stage.
+        pose_simulation: what changes the pose of the samples drawn for it; needed by stage 3 alone.
+    """
+
+    def __init__(self, latents: Path, config: TrainConfig, pose_simulation: PoseSimulation | None = None) -> None:
+        self.shards = ShardDataset(latents)
+        self._config = config
+        self._sampler = StepSampler(self.shards.bucket, config.global_batch_size, config.seed)
+        self._pose_simulation = pose_simulation
+        self._null = lru_cache(maxsize=16)(self._read_null)
+
+    def draws(self, step: int) -> list[SampleDraws]:
+        """The global batch of a step: which samples, with all their draws."""
+        return draw_batch(self._config, step, self._sampler.batch(step))
+
+    def evaluation_draws(self) -> list[SampleDraws]:
+        """The fixed samples on which the objective is measured before and after the stage."""
+        return draw_evaluation(self._config, self.shards.keys)
+
+    def micro_batches(self, draws: Sequence[SampleDraws], rank: int, world_size: int) -> list[list[SampleDraws]]:
+        """One worker's share of a global batch, cut for gradient accumulation."""
+        mine, size = rank_slice(draws, rank, world_size), self._config.micro_batch_size
+        return [mine[i : i + size] for i in range(0, len(mine), size)]
+
+    def load(self, draws: Sequence[SampleDraws], device: torch.device) -> TrainingBatch:
+        """Samples of one bucket, with their draws applied, float32 on `device`.
+
+        Args:
+            draws: B samples.
+            device: where the tensors go.
+
+        Returns:
+            A batch of latents and noise [B,16,T,H,W], conditions after dropout, null conditions, sigma [B].
+        """
+        samples = [self._read(row) for row in draws]
+
+        def stack(name: str) -> torch.Tensor:
+            return torch.stack([sample[name] for sample in samples])
+
+        null = self._stack_null([self.shards.bucket[row.key] for row in draws])
+        conditions = Conditions(
+            image_latents=with_frame_mask(stack("image_latents")),
+            pose_latents=stack("pose_latents"),
+            image_embeds=stack("image_embeds"),
+            pose_image_embeds=stack("pose_image_embeds"),
+            prompt_embeds=stack_prompt_embeds([sample["prompt_embeds"] for sample in samples]),
+        ).dropped(
+            null,
+            text=torch.tensor([row.text_dropped for row in draws]),
+            pose=torch.tensor([row.pose_dropped for row in draws]),
+        )
+        latents = stack("latents")
+        return TrainingBatch(
+            latents=latents.to(device),
+            conditions=conditions.to(device),
+            null=null.to(device),
+            noise=torch.stack([noise(row, latents.shape[1:]) for row in draws]).to(device),
+            sigma=torch.tensor([row.sigma for row in draws], dtype=torch.float32, device=device),
+        )
+
+    def _read(self, row: SampleDraws) -> dict[str, torch.Tensor]:
+        """Float32 tensors of one sample, its pose simulated where that was drawn."""
+        sample = self.shards.read(row.key)
+        tensors = {name: tensor.float() for name, tensor in load(sample["conditions"]).items()}
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise FloatingPointError(f"{self.shards.path}: {name} of sample {row.key} holds non-finite values")
+        if row.pose_target is not None:
+            if self._pose_simulation is None:
+                raise ValueError(
+                    f"pose simulation was drawn for sample {row.key}, but there is nothing to simulate with"
+                )
+            tensors["pose_latents"] = self._pose_simulation(
+                row.key, row.pose_target, sample, tensors["pose_latents"], self.shards.bucket[row.key]
+            )
+        return tensors
+
+    def _read_null(self, bucket: Bucket) -> dict[str, torch.Tensor]:
+        return {name: tensor.float() for name, tensor in load(self.shards.null(bucket)).items()}
+
+    def _stack_null(self, buckets: Sequence[Bucket]) -> NullConditions:
+        nulls = [self._null(bucket) for bucket in buckets]
+        return NullConditions(
+            pose_latents=torch.stack([null["pose_latents"] for null in nulls]),
+            pose_image_embeds=torch.stack([null["pose_image_embeds"] for null in nulls]),
+            prompt_embeds=stack_prompt_embeds([null["prompt_embeds"] for null in nulls]),
+        )

@@ -1,0 +1,103 @@
+"""What is drawn at random for a sample: pure functions of (seed, step, place in the global batch).
+
+Whoever takes the sample, at whatever world size and after however many interruptions, gets the same noise, σ, dropouts
+and pose simulation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ...datasets.sampler import batch_digest, draw_seed
+from .config import TrainConfig
+
+
+@dataclass(frozen=True)
+class SampleDraws:
+    """Everything random about one sample of one step.
+
+    Attributes:
+        key: of the sample in the latents folder.
+        sigma: flow time in [0, 1); 0 = data, 1 = noise.
+        noise_seed: seed of the sample's noise (`noise`).
+        text_dropped: the empty prompt takes the place of the text.
+        pose_dropped: the null pose (a black clip) takes the place of the pose.
+        pose_target: T* of pose simulation, or None for the pose as it is.
+    """
+
+    key: str
+    sigma: float
+    noise_seed: int
+    text_dropped: bool = False
+    pose_dropped: bool = False
+    pose_target: int | None = None
+
+
+def uniform(seed: int, step: int, position: int, purpose: str) -> float:
+    """A number of 53 random bits in [0, 1) for one purpose."""
+    return (draw_seed(seed, step, position, purpose) >> 10) / 2**53
+
+
+def shifted(u: float, shift: float) -> float:
+    """σ = s·u / (1 + (s − 1)·u), for u in [0, 1] and s = `shift`."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def draw_batch(config: TrainConfig, step: int, keys: Sequence[str]) -> list[SampleDraws]:
+    """The draws of a whole global batch, whose samples are `keys` in this order."""
+    return [_draw_sample(config, step, position, key) for position, key in enumerate(keys)]
+
+
+def _draw_sample(config: TrainConfig, step: int, position: int, key: str) -> SampleDraws:
+    def u(purpose: str) -> float:
+        return uniform(config.seed, step, position, purpose)
+
+    return SampleDraws(
+        key=key,
+        sigma=shifted(u("sigma"), config.flow_shift),
+        noise_seed=draw_seed(config.seed, step, position, "noise"),
+        text_dropped=u("text dropout") < config.text_dropout,
+        pose_dropped=u("pose dropout") < config.pose_dropout,
+        pose_target=_draw_pose_target(config, u("pose simulation"), u("pose simulation target")),
+    )
+
+
+def draw_evaluation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraws]:
+    """Fixed draws on which a stage is measured before and after: nothing dropped, σ evenly over its distribution."""
+    count = config.evaluation_samples
+    return [
+        SampleDraws(
+            key=keys[i % len(keys)],
+            sigma=shifted((i + 0.5) / count, config.flow_shift),
+            noise_seed=draw_seed(config.seed, 0, i, "evaluation noise"),
+            pose_target=_draw_pose_target(
+                config,
+                uniform(config.seed, 0, i, "evaluation pose simulation"),
+                uniform(config.seed, 0, i, "evaluation pose simulation target"),
+            ),
+        )
+        for i in range(count)
+    ]
+
+
+def _draw_pose_target(config: TrainConfig, u_whether: float, u_which: float) -> int | None:
+    """T* uniform over the configured targets, with the configured probability; None outside stage 3."""
+    if config.stage != 3 or u_whether >= config.pose_simulation_probability:
+        return None
+    targets = config.pose_simulation_targets
+    return targets[int(u_which * len(targets))]
+
+
+def noise(draws: SampleDraws, shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal float32 noise of a sample; made on the CPU, so the same on every device."""
+    generator = torch.Generator("cpu").manual_seed(draws.noise_seed)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+
+
+def digest(draws: Sequence[SampleDraws]) -> str:
+    """Hex digits that name a global batch: keys and all draws, in order."""
+    return batch_digest(json.dumps(asdict(row), sort_keys=True) for row in draws)

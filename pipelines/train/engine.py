@@ -1,0 +1,152 @@
+"""DeepSpeed: the process group it runs in, the engine around the network, and the weights out of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from .config import TrainConfig
+
+TAG = "engine"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where one worker stands among all workers of the run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        dist.barrier()
+
+    def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Mean over all workers of scalars that every worker has; not finite if one worker's value is not."""
+        stacked = torch.stack([value.detach().double() for value in values.values()])
+        dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.world_size).tolist(), strict=True))
+
+
+@contextmanager
+def workers(config: TrainConfig) -> Iterator[Workers]:
+    """Join the run's process group: Ray Train's, or one of this process alone in local mode (`num_workers=0`)."""
+    if not config.use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    # Nothing is compiled: DeepSpeed asks this table only for its shared-memory collectives, and gloo does their work.
+    # To fill the table it would run a compiler on every start.
+    deepspeed.ops.__compatible_ops__ = {}
+    if config.num_workers > 0:
+        import ray.train.torch
+
+        yield Workers(dist.get_rank(), dist.get_world_size(), ray.train.torch.get_device())
+        return
+    os.environ.setdefault("LOCAL_RANK", "0")
+    dist.init_process_group("nccl" if config.use_gpu else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield Workers(0, 1, torch.device("cuda", 0) if config.use_gpu else torch.device("cpu"))
+    finally:
+        # DeepSpeed's own function: it also forgets the groups it made, so the next stage can begin in this process.
+        if deepspeed.comm.is_initialized():
+            deepspeed.comm.destroy_process_group()
+        else:
+            dist.destroy_process_group()
+
+
+def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+    """DeepSpeed's own settings for a stage."""
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": config.use_gpu}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_batch_size": config.global_batch_size,
+        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": zero,
+        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's need a compiler
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+
+
+def open_engine(network: nn.Module, config: TrainConfig) -> Any:
+    """A DeepSpeed engine that trains the weights of `network` that require gradients, with AdamW."""
+    import deepspeed
+
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+    engine, *_ = deepspeed.initialize(
+        model=network,
+        model_parameters=trained,
+        optimizer=optimizer,
+        config=deepspeed_config(config),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def set_learning_rate(engine: Any, config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then constant: a function of the step, so there is no scheduler's state to lose."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def trained_names(engine: Any) -> list[str]:
+    """Names of the weights that the engine trains."""
+    return sorted(name for name, weight in engine.module.named_parameters() if weight.requires_grad)
+
+
+def write_engine(engine: Any, folder: Path) -> None:
+    """Write this rank's part of the engine's state: trained weights and optimizer, not the frozen weights."""
+    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+
+
+def read_engine(engine: Any, folder: Path) -> None:
+    """Load what `write_engine` wrote.
+
+    The frozen weights are not in it, so DeepSpeed cannot be strict; the caller compares `trained_names` instead.
+    """
+    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+
+
+def full_weights(engine: Any) -> dict[str, torch.Tensor]:
+    """Every weight of the network, whole, on the CPU; trained ones in float32, frozen ones as they are.
+
+    All ranks call this; the first rank gets the weights, the others an empty mapping.
+    """
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    is_first = dist.get_rank() == 0
+    weights = {}
+    for name, weight in engine.module.named_parameters():
+        if weight.requires_grad:
+            whole = safe_get_full_fp32_param(weight)
+            if is_first:
+                weights[name] = whole.detach().float().cpu().clone()
+        else:
+            with GatheredParameters([weight], enabled=hasattr(weight, "ds_id")):
+                if is_first:
+                    weights[name] = weight.detach().cpu().clone()
+    if is_first:
+        stored = engine.module.state_dict().keys()
+        buffers = {name: buffer for name, buffer in engine.module.named_buffers() if name in stored}
+        weights |= {name: buffer.detach().cpu().clone() for name, buffer in buffers.items()}
+    return weights

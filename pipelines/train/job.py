@@ -1,0 +1,179 @@
+"""Start a stage: check its inputs, hold its folder, and run the loop under Ray Train."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ...datasets.artifact import RECORD, exclusive, json_digest
+from ...datasets.sampler import StepSampler
+from .checkpoint import engine_states
+from .config import TrainConfig
+from .start import Start, check_same_run, check_start
+
+
+def run(
+    config: TrainConfig,
+    *,
+    latents: Path,
+    base: str | None,
+    out: Path,
+    from_checkpoint: Path | None = None,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train one stage to its last step, from wherever it stands.
+
+    Args:
+        config: the stage.
+        latents: a finished latents folder.
+        base: Wan 2.1 I2V folder or hub id; None takes the one that `from_checkpoint` names.
+        out: folder of the run, on a file system that all workers share. A finished run is left as it is.
+        from_checkpoint: the stage before's checkpoint, for stages 2 and 3.
+        address: of a Ray cluster; None: a private Ray on this machine, or none at all with `num_workers=0`.
+
+    Returns:
+        The checkpoint's record, `out/checkpoint/run.json`, with `"already_finished": True` if there was nothing to do.
+
+    Raises:
+        TrainingRefused: inputs or settings do not fit together; the message names the field.
+        ArtifactError: the latents are not finished, or another run holds `out`.
+    """
+    out = out.resolve()
+    start = check_start(config, latents, base, from_checkpoint)
+    with exclusive(out):
+        check_same_run(out, start.record)
+        finished = _finished(out, config.steps)
+        if finished is not None:
+            return {**finished, "already_finished": True}
+        (out / "state").mkdir(exist_ok=True)
+        settings = {
+            "config": config.model_dump(mode="json"),
+            "latents": str(start.latents),
+            "out": str(out),
+            "base": start.base and str(start.base),
+            "from_checkpoint": start.from_checkpoint and str(start.from_checkpoint),
+            "record": start.record,
+        }
+        _fit(config, settings, out, address)
+        record = _finished(out, config.steps)
+        assert record is not None, "the loop commits a checkpoint or raises"
+        return record
+
+
+def _finished(out: Path, steps: int) -> dict[str, Any] | None:
+    file = out / "checkpoint" / RECORD
+    record = json.loads(file.read_text()) if file.exists() else None
+    return record if record is not None and record["steps"] == steps else None
+
+
+def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
+    """Run the loop in every worker and raise a worker's own exception when it fails."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if config.num_workers == 0:
+        _trainer(config, settings, out).fit()
+        return
+    import ray.train
+
+    from ..submit import local_ray
+
+    with local_ray(out / ".ray", address):
+        try:
+            _trainer(config, settings, out).fit()
+        except ray.train.WorkerGroupError as error:
+            failures = [failure for _, failure in sorted(error.worker_failures.items())]
+            raise _original(failures) from error
+    shutil.rmtree(out / ".engine", ignore_errors=True)
+
+
+def _original(failures: list[Exception]) -> Exception:
+    """The exception that a worker raised; of several, the one that is not merely a lost neighbour."""
+    causes = [getattr(failure, "cause", None) or failure for failure in failures]
+    own = [cause for cause in causes if not isinstance(cause, RuntimeError)]
+    return (own or causes)[0]
+
+
+def _trainer(config: TrainConfig, settings: dict[str, Any], out: Path) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from .loop import train_loop
+
+    env = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    if not config.use_gpu:
+        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        run_config=RunConfig(
+            # A name of its own for every attempt: what to resume from is in OUT/state, not in Ray's records.
+            name=f"{out.name}-{os.getpid()}-{time.time_ns()}",
+            storage_path=str(out / ".engine"),
+            failure_config=FailureConfig(max_failures=config.max_restarts),
+            worker_runtime_env={"env_vars": env},
+        ),
+    )
+
+
+def plan(
+    config: TrainConfig,
+    *,
+    latents: Path,
+    base: str | None,
+    out: Path,
+    from_checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """What `run` would do and need, without loading a weight; refuses what `run` would refuse.
+
+    Returns:
+        JSON values: steps to take, samples and batches an epoch, epochs, parameters (all, trained), bytes on disk of
+        the checkpoint and of the engine's states.
+    """
+    start = check_start(config, latents, base, from_checkpoint)
+    sampler = StepSampler(start.shards.bucket, config.global_batch_size, config.seed)
+    total, trained = _count_parameters(config, start)
+    newest = next(engine_states(out.resolve()), None) if out.exists() else None
+    bytes_a_parameter = 2 if config.dtype == "bfloat16" else 4
+    # AdamW keeps two float32 moments beside the float32 weights; the engine stores its compute copy as well.
+    state_bytes = trained * (12 + bytes_a_parameter)
+    return {
+        "stage": config.stage,
+        "out": str(out.resolve()),
+        "steps": config.steps,
+        "steps_done": newest[0] if newest else 0,
+        "samples": len(start.shards),
+        "batches_per_epoch": sampler.steps_per_epoch,
+        "epochs": config.steps / sampler.steps_per_epoch,
+        "workers": config.num_workers,
+        "parameters": total,
+        "trained_parameters": trained,
+        "checkpoint_bytes": total * bytes_a_parameter,
+        "engine_state_bytes": state_bytes,
+        # While a state is written, the ones that stay are still there.
+        "engine_states_bytes_at_most": state_bytes * (config.keep_checkpoints + 1),
+        "config_digest": json_digest(config.model_dump(mode="json")),
+        "base": start.record["base"],
+        "parent": start.record["parent"],
+        "latents": start.record["latents"],
+    }
+
+
+def _count_parameters(config: TrainConfig, start: Start) -> tuple[int, int]:
+    """(all, trained), from the transformer's configuration alone; adapters count as trained only."""
+    import torch
+
+    from ...models.lora import add_lora
+    from ...models.transformer import SteadyDancerTransformer3DModel
+
+    arguments = {name: value for name, value in start.transformer_config.items() if not name.startswith("_")}
+    with torch.device("meta"):
+        network = SteadyDancerTransformer3DModel(**arguments)
+        total = sum(weight.numel() for weight in network.parameters())
+        if config.trains_lora:
+            add_lora(network, config.lora_rank, config.lora_alpha, config.lora_targets)
+    return total, sum(weight.numel() for weight in network.parameters() if weight.requires_grad)

@@ -1,0 +1,91 @@
+"""What a stage trains and what it minimises: the student, the frozen teacher, the objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...models.components import load_components
+from ...models.conditions import Conditions
+from ...models.lora import add_lora
+from ...models.objectives import (
+    LossWeight,
+    Objective,
+    Velocity,
+    action_supervision,
+    condition_decoupled_distillation,
+    gaussian_weight,
+    steadydancer_velocity,
+    wan_velocity,
+)
+from .checkpoint import checkpoint_folder
+from .config import TrainConfig
+from .pose_simulation import PoseSimulation
+
+
+def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | None, device: torch.device) -> Any:
+    """The transformer that the stage trains, on `device`, with the weights to train marked.
+
+    Stage 1 begins from the plain Wan at `base`, whose added inputs get zero weights; stages 2 and 3 from a checkpoint.
+    The seed decides the weights that begin at random.
+    """
+    torch.manual_seed(config.seed)
+    if from_checkpoint is None:
+        from ...models.transformer import SteadyDancerTransformer3DModel
+
+        wan = load_components(str(base), ["transformer"], dtype=torch_dtype(config))["transformer"]
+        student = SteadyDancerTransformer3DModel.from_wan(wan, alignment_axis=config.alignment_axis)
+    else:
+        folder = checkpoint_folder(from_checkpoint)
+        student = load_components(folder, ["transformer"], dtype=torch_dtype(config))["transformer"]
+    if config.trains_lora:
+        add_lora(student, config.lora_rank, config.lora_alpha, config.lora_targets)
+    else:
+        student.requires_grad_(True)
+    if config.gradient_checkpointing:
+        student.enable_gradient_checkpointing()
+    return student.to(device).train()
+
+
+def load_objective(config: TrainConfig, base: str | None, device: torch.device) -> Objective:
+    """The stage's objective; stage 2's has the frozen base model in it."""
+    weight: LossWeight = gaussian_weight(config.flow_shift) if config.loss_weighting == "gaussian" else torch.ones_like
+    if config.stage != 2:
+        return action_supervision(weight)
+    teacher = load_components(str(base), ["transformer"], dtype=torch_dtype(config), device=device)["transformer"]
+    return condition_decoupled_distillation(
+        wan_velocity(teacher.requires_grad_(False)),
+        config.distillation_weight,
+        weight,
+        unconditional_text=config.uncond_text,
+    )
+
+
+def load_pose_simulation(
+    config: TrainConfig, base: str | None, folder: Path, device: torch.device
+) -> PoseSimulation | None:
+    """Stage 3's change of the pose, with the VAE of the base where poses have to be encoded anew."""
+    if config.stage != 3:
+        return None
+    vae = None
+    if config.pose_simulation_unit == "frame":
+        vae = load_components(str(base), ["vae"], device=device)["vae"]
+    return PoseSimulation(config, vae, folder)
+
+
+def engine_velocity(engine: Any, config: TrainConfig) -> Velocity:
+    """The engine's network as a velocity field that computes in the stage's dtype and answers in float32."""
+    dtype = torch_dtype(config)
+    velocity = steadydancer_velocity(engine)
+
+    def in_dtype(noisy_latents: torch.Tensor, timestep: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        return velocity(noisy_latents.to(dtype), timestep, conditions.to(dtype=dtype)).float()
+
+    return in_dtype
+
+
+def torch_dtype(config: TrainConfig) -> torch.dtype:
+    """The stage's compute dtype."""
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32

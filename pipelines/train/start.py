@@ -1,0 +1,192 @@
+"""What has to hold before a stage starts: the right parent, base and cache. Nothing here loads weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ...datasets.artifact import content_digest, differences, json_digest, write_json
+from ...datasets.shards import ShardDataset
+from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
+from .config import TrainConfig
+
+# What may differ between two attempts at one run without changing what is computed up to the steps already done.
+_FREE = {"steps", "checkpoint_every_steps", "keep_checkpoints", "max_restarts"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The inputs of a stage, found and named.
+
+    Attributes:
+        latents, base, from_checkpoint: absolute paths; base a folder in diffusers' layout, or None where not needed.
+        record: what `run.json` says of them, with digests.
+        transformer_config: constructor arguments of the transformer that the stage starts from.
+        shards: the open latents folder.
+    """
+
+    latents: Path
+    base: Path | None
+    from_checkpoint: Path | None
+    record: dict[str, Any]
+    transformer_config: dict[str, Any]
+    shards: ShardDataset
+
+
+def check_start(config: TrainConfig, latents: Path, base: str | None, from_checkpoint: Path | None) -> Start:
+    """Find the inputs of a stage and refuse those that do not fit together.
+
+    Raises:
+        TrainingRefused: the message names the field.
+        ArtifactError: the latents folder is not finished or not there.
+        ComponentsError: the base cannot be found.
+    """
+    parent = _check_parent(config, from_checkpoint)
+    base_record = _check_base(config, base, parent)
+    shards = ShardDataset(latents)
+    folder = checkpoint_folder(from_checkpoint) if from_checkpoint else Path(str(base_record["path"]))
+    transformer_config = json.loads((folder / "transformer" / "config.json").read_text())
+    _check_cache(config, shards, Path(base_record["path"]), transformer_config)
+    record = {
+        "stage": config.stage,
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "latents": {"path": str(latents.resolve()), "digest": _data_digest(shards.record)},
+        "base": base_record,
+        "parent": parent and {"path": str(folder.resolve()), "digest": json_digest(parent), "stage": parent["stage"]},
+        "code_version": version("steadydancer"),
+    }
+    return Start(
+        latents=latents.resolve(),
+        base=Path(base_record["path"]) if base_record["path"] else None,
+        from_checkpoint=folder.resolve() if from_checkpoint else None,
+        record=record,
+        transformer_config=transformer_config,
+        shards=shards,
+    )
+
+
+def _check_parent(config: TrainConfig, from_checkpoint: Path | None) -> dict[str, Any] | None:
+    if config.stage == 1:
+        if from_checkpoint is not None:
+            raise TrainingRefused("from_checkpoint: stage 1 starts from --base alone; stages 2 and 3 take --from")
+        return None
+    if from_checkpoint is None:
+        raise TrainingRefused(
+            f"from_checkpoint: stage {config.stage} needs --from, stage {config.stage - 1}'s checkpoint"
+        )
+    parent = read_checkpoint_record(from_checkpoint)
+    if parent["stage"] != config.stage - 1:
+        raise TrainingRefused(
+            f"stage: {from_checkpoint} is a checkpoint of stage {parent['stage']}, but stage {config.stage} starts "
+            f"from stage {config.stage - 1}"
+        )
+    axis = parent["config"]["alignment_axis"]
+    if axis != config.alignment_axis:
+        raise TrainingRefused(
+            f"alignment_axis: the checkpoint has {axis!r}, the configuration {config.alignment_axis!r}"
+        )
+    return parent
+
+
+def _check_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | None) -> dict[str, Any]:
+    """Path and digest of the base; without `base`, those that the parent names."""
+    from ...models.components import resolve_folder
+
+    if base is None and parent is not None:
+        base = parent["base"]["path"]
+    if base is None:
+        raise TrainingRefused("base: stage 1 needs --base, a Wan 2.1 I2V folder or hub id")
+    names = ["transformer"] + ["vae"] * (config.stage == 3 and config.pose_simulation_unit == "frame")
+    folder = resolve_folder(base, names).resolve()
+    for name in names:
+        if not (folder / name / "config.json").exists():
+            raise TrainingRefused(f"base: {folder} has no {name}/config.json: not a folder in diffusers' layout")
+    digest = content_digest(folder / "transformer")
+    if parent is not None and parent["base"]["digest"] != digest:
+        raise TrainingRefused(
+            f"base: {base} holds another transformer (digest {digest[:12]}…) than the base that the checkpoint was "
+            f"trained from ({parent['base']['digest'][:12]}…, {parent['base']['path']})"
+        )
+    return {"source": str(base), "path": str(folder), "digest": digest}
+
+
+def _check_cache(config: TrainConfig, shards: ShardDataset, base: Path, transformer: dict[str, Any]) -> None:
+    """Sizes and origin of the cached tensors against the configuration, the base and the transformer."""
+    cached_with = shards.record.get("components", {}).get("digests", {}).get("vae")
+    if cached_with and (base / "vae").is_dir() and content_digest(base / "vae") != cached_with:
+        raise TrainingRefused(
+            f"vae: {shards.path} was cached with another VAE (digest {cached_with[:12]}…) than the one in {base}"
+        )
+    for num_frames in sorted({bucket[0] for bucket in shards.bucket.values()}):
+        if num_frames != config.num_frames:
+            raise TrainingRefused(
+                f"num_frames: {shards.path} was cached with {num_frames} frames a clip, the configuration says "
+                f"{config.num_frames}"
+            )
+    key = shards.keys[0]
+    shapes = {name: tuple(tensor.shape) for name, tensor in _conditions(shards, key).items()}
+    clip = (transformer["out_channels"], config.num_latent_frames)
+    wanted = {
+        "latents": clip,
+        "image_latents": clip,
+        "pose_latents": (transformer.get("pose_channels", 16), config.num_latent_frames),
+    }
+    for name, sizes in wanted.items():
+        if shapes[name][:2] != sizes:
+            raise TrainingRefused(
+                f"{name}: {shards.path} holds (channels, latent frames) {shapes[name][:2]}, this run needs {sizes}"
+            )
+    for name, field in (
+        ("image_embeds", "image_dim"),
+        ("pose_image_embeds", "image_dim"),
+        ("prompt_embeds", "text_dim"),
+    ):
+        if shapes[name][-1] != transformer[field]:
+            raise TrainingRefused(
+                f"{name}: {shards.path} holds features of width {shapes[name][-1]}, the transformer's {field} is "
+                f"{transformer[field]}: the cache was made with other components"
+            )
+
+
+def _data_digest(latents: dict[str, Any]) -> str:
+    """Names a cache by what it was made of, not by when and where."""
+    made_of = [latents.get(name) for name in ("config", "num_frames", "fps", "buckets", "counts")]
+    origins = [latents.get("inputs", {}).get("digest"), latents.get("components", {}).get("digests")]
+    return json_digest([*made_of, *origins])
+
+
+def _conditions(shards: ShardDataset, key: str) -> dict[str, Any]:
+    from safetensors.torch import load as load_torch
+
+    return load_torch(shards.read(key)["conditions"])
+
+
+def check_same_run(out: Path, record: dict[str, Any]) -> None:
+    """Let `out` be begun, or gone on with by the same run; more steps are welcome.
+
+    Raises:
+        TrainingRefused: the folder was begun with other settings or inputs; every change is named, old → new.
+    """
+    identity = {
+        "config": {name: value for name, value in record["config"].items() if name not in _FREE},
+        **{name: record[name] and record[name]["digest"] for name in ("latents", "base", "parent")},
+    }
+    file = out / "start.json"
+    if not file.exists():
+        write_json(file, identity)
+        return
+    changes = list(differences(json.loads(file.read_text()), json.loads(json.dumps(identity))))
+    if changes:
+        raise TrainingRefused(
+            f"{out} was begun with other settings or inputs; choose another --out:\n"
+            + "\n".join(f"  {change}" for change in changes)
+        )
+    newest = next(engine_states(out), None)
+    if newest is not None and newest[0] > record["config"]["steps"]:
+        raise TrainingRefused(
+            f"steps: {out} has {newest[0]} steps behind it already, {record['config']['steps']} asked"
+        )
