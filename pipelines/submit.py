@@ -273,13 +273,16 @@ async def _tail(client: "JobSubmissionClient", submission_id: str, num_taken: in
 
     chunks = client.tail_job_logs(submission_id)
     rest, num_read = "", 0
-    while True:
+    ended = False
+    while not ended:
         try:
-            chunk = await anext(chunks)
-        except (StopAsyncIteration, RuntimeError, OSError, aiohttp.ClientError):
-            return max(num_taken, num_read)
-        *lines, rest = (rest + chunk).split("\n")
+            *lines, rest = (rest + await anext(chunks)).split("\n")
+        except StopAsyncIteration:  # a last line need not end in a newline
+            lines, ended = [rest] if rest else [], True
+        except (RuntimeError, OSError, aiohttp.ClientError):
+            break
         for line in lines:
             num_read += 1
             if num_read > num_taken:
-                take(line.rsplit("\r", 1)[-1])
+                take(line)
+    return max(num_taken, num_read)

@@ -1,0 +1,226 @@
+"""The house keeps its order: who may import whom, which library lives where, what is shipped and what is not told."""
+
+import ast
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("datasets", "models", "pipelines", "flows")  # each may import those before it
+SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate"}
+ONLY_IN = {
+    "prefect": ("flows/",),
+    "ray": ("pipelines/",),
+    "deepspeed": ("pipelines/",),
+    "diffusers": ("models/",),
+    "peft": ("models/",),
+    "open_clip": ("models/",),
+    "rtmlib": ("models/",),
+    "transformers": ("models/",),
+    "torch": ("models/", "pipelines/", "flows/"),
+    "decord": ("datasets/video",),
+    "av": ("datasets/video",),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """`module` in full, imported in line `line` of `path` (from the root)."""
+
+    path: str
+    line: int
+    module: str
+    relative: bool
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} imports {self.module}"
+
+
+def sources() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imports_of(path: Path) -> list[Import]:
+    """All imports of a file, those inside functions too; names that are modules of ours count as modules."""
+    name = path.relative_to(ROOT).as_posix()
+    found: list[tuple[int, str, bool]] = []
+    for node in ast.walk(ast.parse(path.read_text(), name)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name, False) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = ["steadydancer", *Path(name).parent.parts]
+            base = start[: len(start) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [(node.lineno, f"{module}.{alias.name}", node.level > 0) for alias in node.names]
+    return [Import(name, *entry) for entry in found]
+
+
+def all_imports() -> list[Import]:
+    return [entry for path in sources() for entry in imports_of(path)]
+
+
+def tracked_files() -> list[Path]:
+    """What would be published: git's files, or without git everything that .gitignore's folders do not hold."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+        return [path for name in listed.decode().split("\0") if name and (path := ROOT / name).is_file()]
+    ignored = {".venv", ".git", "runs", "build", "dist", "__pycache__"}
+    found = (path for path in ROOT.rglob("*") if path.is_file() and not path.name.endswith(".pyc"))
+    return [path for path in found if not ignored.intersection(path.relative_to(ROOT).parts)]
+
+
+def test_imports_are_seen_wherever_they_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests are worth what this reading of imports is worth."""
+    path = tmp_path / "pipelines" / "cache" / "steps.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "import a.b\nfrom ... import flows\nfrom ..train.loop import x\nfrom . import config\n"
+        "def f():\n    from ray import data\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert [(entry.line, entry.module) for entry in imports_of(path)] == [
+        (1, "a.b"),
+        (2, "steadydancer.flows"),
+        (3, "steadydancer.pipelines.train.loop.x"),
+        (4, "steadydancer.pipelines.cache.config"),
+        (6, "ray.data"),
+    ]
+
+
+def test_rooms_import_only_the_rooms_below() -> None:
+    wrong = []
+    for entry in all_imports():
+        head, _, rest = entry.module.partition(".")
+        target = rest.split(".")[0]
+        if head != "steadydancer" or target not in ROOMS:
+            continue
+        if ROOMS.index(target) > ROOMS.index(entry.path.split("/")[0]):
+            wrong.append(str(entry))
+    assert not wrong
+
+
+def test_the_jobs_meet_in_artifacts_only() -> None:
+    wrong = []
+    for entry in all_imports():
+        room, *folders = Path(entry.path).parent.parts
+        target = entry.module.split(".")[:3]
+        if room != "pipelines" or target[:2] != ["steadydancer", "pipelines"] or len(target) < 3:
+            continue
+        if target[2] in SUB_ROOMS and folders[:1] != [target[2]]:
+            wrong.append(str(entry))
+    assert not wrong
+
+
+def test_one_library_lives_in_one_room() -> None:
+    wrong = [
+        str(entry)
+        for entry in all_imports()
+        if (rooms := ONLY_IN.get(entry.module.split(".")[0])) and not entry.path.startswith(rooms)
+    ]
+    wrong += [
+        str(entry) for entry in all_imports() if entry.module == "safetensors.torch" and "datasets/" in entry.path
+    ]
+    assert not wrong
+
+
+def test_between_rooms_imports_are_relative_and_infra_is_imported_by_nobody() -> None:
+    ours = {"steadydancer", "datasets", "models", "pipelines", "flows", "infra", "tests"}
+    wrong = [str(entry) for entry in all_imports() if not entry.relative and entry.module.split(".")[0] in ours]
+    wrong += [
+        str(entry) for entry in all_imports() if re.match(r"steadydancer\.(infra|tests|benchmarks)\b", entry.module)
+    ]
+    assert not wrong
+
+
+def test_the_command_and_the_configurations_open_without_the_engines() -> None:
+    """`--help` and `--print-config` answer at once because nothing heavy is imported on the way to them."""
+    names = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in sources()]
+    light = [f"steadydancer.{name}" for name in names if name.endswith((".config", "flows.cli", "flows.presets"))]
+    assert "steadydancer.flows.cli" in light
+    code = "import json, sys; [__import__(name) for name in sys.argv[1:]]; print(json.dumps([*sys.modules]))"
+    answer = subprocess.run([sys.executable, "-c", code, *light], capture_output=True, text=True, check=True)
+    heavy = {"torch", "ray", "prefect", "deepspeed", "diffusers", "transformers", "pyarrow", "cv2"}
+    assert not heavy.intersection(json.loads(answer.stdout))
+
+
+def test_every_folder_of_code_is_named_in_pyproject() -> None:
+    """A folder that is not named imports in an editable install and is absent from the wheel."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {path.parent.relative_to(ROOT) for path in sources()}
+    expected = {".".join(["steadydancer", *folder.parts]) for folder in folders} | {"steadydancer"}
+    assert set(project["tool"]["setuptools"]["packages"]) == expected
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in folders)
+
+
+def test_the_wheel_holds_all_modules_and_nothing_else(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    for name in ("pyproject.toml", "README.md", "LICENSE", "__init__.py", *ROOMS):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    out.mkdir()
+    build = "import setuptools.build_meta as backend, sys; backend.build_wheel(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", build, out], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = out.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected = {f"steadydancer/{path.relative_to(ROOT).as_posix()}" for path in sources()}
+    assert names == expected | {"steadydancer/__init__.py"}
+
+
+def test_the_lock_names_no_place_and_fulfils_the_project() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock and "file:" not in lock
+    entries = re.findall(r"^(\S+?)==(\S+)((?:.*\\\n)(?:\s+--hash=sha256:[0-9a-f]{64}.*\n)+)", lock, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^[A-Za-z0-9]", lock, re.MULTILINE))  # pinned and hashed, each of them
+    locked = {canonicalize_name(name.split("[")[0]): version for name, version, _ in entries}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    unmet = [
+        text
+        for text in asked
+        if not (need := Requirement(text)).specifier.contains(locked[canonicalize_name(need.name)])
+    ]
+    assert not unmet
+
+
+def test_nothing_published_names_a_registry_or_one_machine() -> None:
+    registry = "|".join(["py" + r"pi\.org", "pythonho" + "sted", r"registry\.npm" + r"js", r"ana" + r"conda\.org"])
+    machine = r"(?:^|[^A-Za-z0-9_.])/(?:" + "|".join(["work", "root", "farm", "Users"]) + r")/[A-Za-z.]"
+    wrong = []
+    for path in tracked_files():
+        try:
+            lines = path.read_text().splitlines()
+        except UnicodeDecodeError:
+            continue  # not text
+        wrong += [
+            f"{path.relative_to(ROOT)}:{number} {line.strip()[:100]}"
+            for number, line in enumerate(lines, 1)
+            if re.search(f"{registry}|{machine}", line)
+        ]
+    assert not wrong
+
+
+def test_the_doors_are_where_people_look_for_them() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert {"help", "setup", "demo", "test", "check", "acceptance", "lock"} <= targets
+    for target in ("demo", "test", "check"):
+        assert re.search(rf"^{target}: setup\b", makefile, re.MULTILINE)
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="steadydancer")
+    assert command.value == "steadydancer.flows.cli:main"
