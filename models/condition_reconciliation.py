@@ -1,7 +1,7 @@
 """Condition-Reconciliation Mechanism: how image and pose enter the network without pulling against each other.
 
-They are put beside the noise by channels (fusion), beside the video by time (augmentation) and into the
-cross-attention (injection), instead of being added onto each other. B batch, T latent frames, H x W latent grid.
+They are put beside the noise by channels (fusion) and beside the video by time and as image features (augmentation),
+instead of being added onto each other. B batch, T latent frames, H x W latent grid.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def append_reference_frames(video: Tensor, image_reference: Tensor, pose_referen
 
 
 def image_tokens(image_embedder: nn.Module, image_embeds: Tensor, pose_image_embeds: Tensor) -> Tensor:
-    """Injection: features of the reference image and of the first pose, embedded apart and added, [B,257,D].
+    """Augmentation: features of the reference image and of the first pose, embedded apart and added, [B,257,D].
 
     The paper prints a concatenation; the released weights were trained with this sum.
     """

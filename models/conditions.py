@@ -125,7 +125,7 @@ class Conditions:
 
 def _moved(
     record: Conditions | NullConditions, device: torch.device | str | None, dtype: torch.dtype | None
-) -> dict[str, Tensor | None]:
+) -> dict[str, Any]:
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     return {name: None if value is None else value.to(device=device, dtype=dtype) for name, value in values.items()}
 

@@ -49,7 +49,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     @register_to_config
     def __init__(
         self,
-        patch_size: tuple[int, ...] = (1, 2, 2),
+        patch_size: tuple[int, int, int] = (1, 2, 2),
         num_attention_heads: int = 40,
         attention_head_dim: int = 128,
         in_channels: int = 36,
@@ -214,6 +214,6 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         return grid.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
 
-def _embed(patch_embedding: nn.Module, channels: Tensor) -> Tensor:
+def _embed(patch_embedding: nn.Conv3d, channels: Tensor) -> Tensor:
     # The new embeddings may be trained in float32 beside frozen bfloat16 ones.
     return patch_embedding(channels.to(patch_embedding.weight.dtype))

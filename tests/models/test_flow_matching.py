@@ -1,0 +1,62 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from steadydancer.models.flow_matching import noisy, shift_sigma, sigma_grid, timestep_of, velocity_target
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 2, 16, 3, 4, 4, generator=generator, dtype=torch.float64)
+
+
+def test_the_path_ends_in_data_and_in_noise(pair):
+    latents, noise = pair
+    assert torch.equal(noisy(latents, noise, torch.zeros(2)), latents)
+    assert torch.equal(noisy(latents, noise, torch.ones(2)), noise)
+
+
+def test_the_velocity_is_the_derivative_of_the_path(pair):
+    latents, noise = pair
+    sigma, h = torch.tensor([0.2, 0.9], dtype=torch.float64), 1e-4
+    slope = (noisy(latents, noise, sigma + h) - noisy(latents, noise, sigma - h)) / (2 * h)
+    torch.testing.assert_close(slope, velocity_target(latents, noise), atol=1e-9, rtol=1e-9)
+
+
+def test_each_sample_has_its_own_sigma(pair):
+    latents, noise = pair
+    mixed = noisy(latents, noise, torch.tensor([0.0, 1.0]))
+    assert torch.equal(mixed[0], latents[0])
+    assert torch.equal(mixed[1], noise[1])
+
+
+def test_following_the_true_velocity_integrates_exactly(pair):
+    latents, noise = pair
+    x, v, sigmas = noise, velocity_target(latents, noise), sigma_grid(7, 3.0).double()
+    x = noisy(latents, noise, sigmas[:1])
+    for sigma, following in pairwise(sigmas):
+        x = x + (following - sigma) * v
+    torch.testing.assert_close(x, latents)
+
+
+def test_the_shift_keeps_the_ends_and_moves_the_middle_towards_noise():
+    u = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(shift_sigma(u, 5.0), torch.tensor([0.0, 5 / 6, 1.0], dtype=torch.float64))
+    assert torch.equal(shift_sigma(u, 1.0), u)
+
+
+def test_the_released_grid():
+    grid = sigma_grid(40, 5.0)
+    assert grid.dtype == torch.float32
+    assert len(grid) == 41
+    assert grid[-1] == 0
+    assert (grid.diff() < 0).all()
+    assert grid[0].item() == pytest.approx(5 * 0.999 / (1 + 4 * 0.999), abs=1e-7)
+    # The pose-guided steps, as published: σ from 0.972 down to 0.893.
+    assert [round(grid[step].item(), 3) for step in (5, 15)] == [0.972, 0.893]
+
+
+def test_timesteps_are_a_thousand_sigmas():
+    assert torch.equal(timestep_of(torch.tensor([0.0, 0.25, 1.0])), torch.tensor([0.0, 250.0, 1000.0]))

@@ -1,0 +1,195 @@
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from steadydancer.models.conditions import Conditions, NullConditions, frame_mask, stack_prompt_embeds, with_frame_mask
+from steadydancer.models.flow_matching import noisy, shift_sigma
+from steadydancer.models.objectives import (
+    TrainingBatch,
+    action_supervision,
+    condition_decoupled_distillation,
+    gaussian_weight,
+    simulate_first_latent_motion,
+    steadydancer_velocity,
+    wan_velocity,
+)
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(2, *shape, generator=generator)
+
+    return TrainingBatch(
+        latents=normal(16, 3, 4, 4),
+        conditions=Conditions(
+            image_latents=with_frame_mask(normal(16, 3, 4, 4)),
+            pose_latents=normal(16, 3, 4, 4),
+            image_embeds=normal(257, 8),
+            pose_image_embeds=normal(257, 8),
+            prompt_embeds=normal(5, 16),
+        ),
+        null=NullConditions(normal(16, 3, 4, 4), normal(257, 8), normal(1, 16)),
+        noise=normal(16, 3, 4, 4),
+        sigma=torch.tensor([0.3, 0.8]),
+    )
+
+
+def perfect(batch):
+    return lambda latents, timestep, conditions: batch.noise - batch.latents
+
+
+def test_a_perfect_velocity_has_no_loss_and_a_constant_error_its_square(batch):
+    assert action_supervision()(perfect(batch), batch) == {"loss": 0.0, "fidelity": 0.0}
+    off = action_supervision()(lambda *given: perfect(batch)(*given) + 0.5, batch)
+    torch.testing.assert_close(off["loss"], torch.tensor(0.25))
+
+
+def test_the_network_sees_the_noisy_latents_at_a_thousand_sigma(batch):
+    def velocity(latents, timestep, conditions):
+        assert torch.equal(latents, noisy(batch.latents, batch.noise, batch.sigma))
+        torch.testing.assert_close(timestep, torch.tensor([300.0, 800.0]))
+        assert conditions is batch.conditions
+        return latents
+
+    action_supervision()(velocity, batch)
+
+
+def test_the_weight_is_per_sample(batch):
+    errors = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1, 1)
+    velocity = lambda *given: perfect(batch)(*given) + errors  # noqa: E731
+    weighted = action_supervision(weight=lambda sigma: sigma)(velocity, batch)["loss"]
+    torch.testing.assert_close(weighted, torch.tensor((0.3 * 1 + 0.8 * 4) / 2))
+
+
+def test_the_gaussian_weight_has_mean_one_and_spares_pure_noise():
+    weight, grid = gaussian_weight(shift=5.0), shift_sigma(torch.arange(1, 1001) / 1000, 5.0)
+    weights = weight(grid.double())
+    assert weights.mean().item() == pytest.approx(1.0, abs=1e-6)
+    assert weights[-1].item() == pytest.approx(0.0, abs=1e-6)
+    assert (weights >= -1e-6).all()
+    assert weight(torch.tensor(0.5)) > weight(torch.tensor(0.9))
+
+
+def test_distillation_is_zero_where_student_and_teacher_agree_and_counts_where_not(batch):
+    def student(latents, timestep, conditions):
+        return perfect(batch)(latents, timestep, conditions) + (conditions.pose_latents is batch.null.pose_latents)
+
+    same = condition_decoupled_distillation(teacher=student)(student, batch)
+    assert same == {"loss": 0.0, "fidelity": 0.0, "distillation": 0.0}
+
+    # Off by 1 without pose only: the fidelity term does not see it, the distillation term does.
+    terms = condition_decoupled_distillation(teacher=perfect(batch), distillation_weight=0.25)(student, batch)
+    assert {name: term.item() for name, term in terms.items()} == {"loss": 0.25, "fidelity": 0.0, "distillation": 1.0}
+
+
+@pytest.mark.parametrize("text", ["same", "empty"])
+def test_without_pose_means_without_it_everywhere_and_with_everything_else(batch, text):
+    asked = []
+
+    def velocity(latents, timestep, conditions):
+        asked.append((latents, timestep, conditions))
+        return latents
+
+    condition_decoupled_distillation(velocity, unconditional_text=text)(velocity, batch)
+    conditional = next(given for given in asked if given[2] is batch.conditions)
+    unconditional = [given for given in asked if given[2] is not batch.conditions]
+    assert len(unconditional) == 2
+    for latents, timestep, told in unconditional:
+        assert torch.equal(latents, conditional[0])
+        assert torch.equal(timestep, conditional[1])
+        assert told.pose_latents is batch.null.pose_latents
+        assert told.pose_image_embeds is batch.null.pose_image_embeds
+        assert told.reference_pose_latents is None
+        assert told.image_latents is batch.conditions.image_latents
+        assert told.image_embeds is batch.conditions.image_embeds
+        source = batch.conditions if text == "same" else batch.null
+        assert told.prompt_embeds is source.prompt_embeds
+
+
+def test_only_the_student_learns(batch):
+    student, teacher = (torch.nn.Parameter(torch.tensor(value)) for value in (0.5, 0.7))
+    objective = condition_decoupled_distillation(lambda x, t, c: teacher * x)
+    objective(lambda x, t, c: student * x, batch)["loss"].backward()
+    assert student.grad.abs() > 0
+    assert teacher.grad is None
+
+
+TINY = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": 16,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "num_layers": 1,
+    "image_dim": 8,
+}
+
+
+def test_three_steps_of_stage_two_lower_its_loss(batch):
+    torch.manual_seed(0)
+    base = WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **TINY).eval()
+    model = SteadyDancerTransformer3DModel.from_wan(base)
+    objective = condition_decoupled_distillation(wan_velocity(base))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(4):
+        terms = objective(steadydancer_velocity(model), batch)
+        terms["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(terms["loss"].item())
+    assert losses == sorted(losses, reverse=True)
+    assert all(parameter.grad is None for parameter in base.parameters())
+
+
+@torch.no_grad()
+def test_the_plain_teacher_never_sees_the_pose(batch):
+    torch.manual_seed(0)
+    base = WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **TINY).eval()
+    velocity, sigma = wan_velocity(base), batch.sigma * 1000
+    out = velocity(batch.latents, sigma, batch.conditions)
+    assert torch.equal(out, velocity(batch.latents, sigma, batch.conditions.without_pose(batch.null)))
+    assert not torch.allclose(out, velocity(batch.latents, sigma, batch.conditions.without_text(batch.null)))
+
+
+def test_latent_pose_simulation_takes_the_first_step_of_a_longer_way():
+    clip = torch.randn(3, 16, 5, 2, 2, generator=torch.Generator().manual_seed(0))
+    out = simulate_first_latent_motion(clip, torch.tensor([1, 2, 4]))
+    assert torch.equal(out[0], clip[0])
+    torch.testing.assert_close(out[1, :, 1], (clip[1, :, 0] + clip[1, :, 2]) / 2)
+    torch.testing.assert_close(out[2, :, 1], clip[2, :, 0] + (clip[2, :, 4] - clip[2, :, 0]) / 4)
+    assert torch.equal(out[:, :, [0, 2, 3, 4]], clip[:, :, [0, 2, 3, 4]])
+
+    steady = torch.arange(5.0).view(1, 1, 5, 1, 1).expand(1, 16, 5, 2, 2)
+    torch.testing.assert_close(simulate_first_latent_motion(steady, torch.tensor([3])), steady)
+
+
+def test_the_mask_knows_the_first_frame_only():
+    assert torch.equal(frame_mask(3, 2, 2)[:, 0], torch.ones(4, 2, 2))
+    assert not frame_mask(3, 2, 2)[:, 1:].any()
+    image = torch.randn(2, 16, 3, 2, 2)
+    assert torch.equal(with_frame_mask(image)[:, 4:], image)
+    assert torch.equal(with_frame_mask(image)[1, :4], frame_mask(3, 2, 2))
+
+
+def test_dropout_takes_pose_or_text_from_the_samples_it_names(batch):
+    told = batch.conditions.replace(reference_pose_latents=batch.conditions.pose_latents[:, :, :1])
+    dropped = told.dropped(batch.null, text=torch.tensor([True, False]), pose=torch.tensor([False, True]))
+    assert torch.equal(dropped.prompt_embeds[0, :1], batch.null.prompt_embeds[0])
+    assert not dropped.prompt_embeds[0, 1:].any()
+    assert torch.equal(dropped.prompt_embeds[1], told.prompt_embeds[1])
+    assert torch.equal(dropped.pose_latents, torch.stack([told.pose_latents[0], batch.null.pose_latents[1]]))
+    assert torch.equal(dropped.pose_image_embeds[1], batch.null.pose_image_embeds[1])
+    assert torch.equal(dropped.reference_pose_latents[1], batch.null.pose_latents[1, :, :1])
+    assert torch.equal(dropped.reference_pose_latents[0], told.reference_pose_latents[0])
+    assert dropped.image_embeds is told.image_embeds
+
+
+def test_prompts_of_different_lengths_are_stacked_with_zeros():
+    stacked = stack_prompt_embeds([torch.ones(2, 3), torch.ones(4, 3)])
+    assert stacked.shape == (2, 4, 3)
+    assert torch.equal(stacked.sum(dim=(1, 2)), torch.tensor([6.0, 12.0]))

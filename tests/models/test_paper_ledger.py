@@ -1,0 +1,111 @@
+"""docs/paper.md and the code say the same. Nothing is imported: names and defaults are read off the source."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LEDGER = (ROOT / "docs" / "paper.md").read_text()
+CITATIONS = sorted(set(re.findall(r"`([\w/]+\.py:[^`]+)`", LEDGER)))
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+
+
+def assigned(node, name):
+    """The value that `name` is given in a module's or class's body, or None."""
+    for statement in node.body:
+        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [])
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return statement.value
+    return None
+
+
+def default(function, name):
+    """The default of a function's argument, or None."""
+    arguments = function.args
+    positional = dict(zip([a.arg for a in arguments.args][::-1], arguments.defaults[::-1], strict=False))
+    keyword = dict(zip([a.arg for a in arguments.kwonlyargs], arguments.kw_defaults, strict=True))
+    return {**positional, **keyword}.get(name)
+
+
+def member(node, name):
+    """What `name` means inside a module, class, function or dict: a definition, or the expression of a value."""
+    if isinstance(node, ast.Dict):
+        return next((v for k, v in zip(node.keys, node.values, strict=True) if str(ast.literal_eval(k)) == name), None)
+    found = next((n for n in node.body if isinstance(n, DEFINITIONS) and n.name == name), None)
+    if found is not None:
+        return found
+    if isinstance(node, ast.FunctionDef):
+        return default(node, name)
+    value = assigned(node, name)
+    if value is None and isinstance(node, ast.ClassDef):
+        initialise = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        value = None if initialise is None else default(initialise, name)
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Field" and value.args:
+        return value.args[0]
+    return value
+
+
+def resolve(citation):
+    path, names = citation.split(":", 1)
+    node = ast.parse((ROOT / path).read_text())
+    for name in names.split("."):
+        node = member(node, name)
+        assert node is not None, f"{citation}: there is no {name!r}"
+    return node
+
+
+@pytest.mark.parametrize("citation", CITATIONS)
+def test_what_the_ledger_names_exists_and_has_the_value_it_states(citation):
+    name, stated, value = citation.partition("=")
+    node = resolve(name)
+    if stated:
+        assert ast.literal_eval(node) == ast.literal_eval(value)
+
+
+def equation_rows():
+    rows = dict.fromkeys(range(1, 9), "")
+    for line in LEDGER.splitlines():
+        if line.startswith("| Eq."):
+            for number in re.findall(r"Eq\. (\d)", line.split("|")[1]):
+                rows[int(number)] += line
+    return rows
+
+
+def test_every_equation_has_a_row():
+    assert all(equation_rows().values())
+
+
+def walk(node, prefix=""):
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, DEFINITIONS):
+            yield prefix + child.name, child
+            yield from walk(child, f"{prefix}{child.name}.")
+
+
+def claims():
+    """(path:name, number) for each docstring whose first sentence begins with equation numbers."""
+    for path in sorted((ROOT / "models").glob("*.py")):
+        for name, node in walk(ast.parse(path.read_text())):
+            opening = re.match(
+                r"Eq\. (\d)((?:, \d| and \d| with the poses of Eq\. \d)*)", ast.get_docstring(node) or ""
+            )
+            if opening:
+                for number in re.findall(r"\d", opening.group()):
+                    yield f"models/{path.name}:{name}", int(number)
+
+
+def test_every_equation_in_the_code_is_in_its_row():
+    rows = equation_rows()
+    found = list(claims())
+    assert {number for _, number in found} >= {3, 4, 5, 6, 7, 8}
+    missing = [(where, number) for where, number in found if f"`{where}`" not in rows[number]]
+    assert not missing
+
+
+def test_a_wrong_ledger_would_be_noticed():
+    with pytest.raises(AssertionError, match="no 'nothing'"):
+        resolve("models/sampling.py:nothing")
+    assert ast.literal_eval(resolve("models/sampling.py:denoise.flow_shift")) == 5.0
+    assert len(CITATIONS) > 50

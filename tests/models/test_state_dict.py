@@ -1,0 +1,117 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+from safetensors import safe_open
+
+from steadydancer.models.state_dict import config_from_official, from_official, to_official
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+RELEASED_KEYS = SHARED / "spec" / "checkpoint_keys_14b.tsv"
+
+TINY = {
+    "num_attention_heads": 3,
+    "attention_head_dim": 128,
+    "text_dim": 16,
+    "freq_dim": 32,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "image_dim": 8,
+}
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    return SteadyDancerTransformer3DModel(**TINY)
+
+
+@pytest.fixture
+def released():
+    if not RELEASED_KEYS.exists():
+        pytest.skip(f"the list of released keys is not on this machine (looked for {RELEASED_KEYS})")
+    with RELEASED_KEYS.open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    meta = {row["official_name"]: tuple(map(int, row["shape"].split("x"))) for row in rows}
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in meta.items()}
+    return tensors, {row["official_name"]: row["diffusers_name"] for row in rows}
+
+
+def test_every_released_key_is_a_parameter_of_ours_and_back(released):
+    official, diffusers_names = released
+    assert len(official) == 1345
+    ours = from_official(official)
+    with torch.device("meta"):
+        model = SteadyDancerTransformer3DModel(**config_from_official(official))
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in ours.items()} == expected
+
+    back = to_official(ours)
+    assert list(back) == list(official)
+    assert all(back[name].shape == official[name].shape for name in official)
+
+    # The published names of the backbone agree with ours, key by key.
+    for (theirs, wanted), got in zip(diffusers_names.items(), ours, strict=True):
+        assert got == wanted or (wanted == "-" and got.startswith(("patch_embedding_", "pose_modulation."))), theirs
+
+
+def test_the_released_sizes_are_read_off_the_shapes(released):
+    official, _ = released
+    with torch.device("meta"):
+        default, read = (
+            SteadyDancerTransformer3DModel(),
+            SteadyDancerTransformer3DModel(**config_from_official(official)),
+        )
+    assert dict(default.config) == dict(read.config)
+    assert sum(parameter.numel() for parameter in read.parameters()) == 16_396_718_736
+
+
+def test_there_and_back_is_the_identity():
+    ours = tiny_model().state_dict()
+    official = to_official(ours)
+    again = from_official(official)
+    assert list(again) == list(ours)
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+    assert official["condition_embedding_align.norm1.weight"].shape == (1, 128, 1, 1)
+    assert official["condition_embedding_align.proj_p_back.weight"].shape == (16, 128, 1, 1)
+
+
+def test_the_configuration_is_read_off_the_shapes():
+    model = tiny_model()
+    read = SteadyDancerTransformer3DModel(**config_from_official(to_official(model.state_dict())))
+    assert dict(read.config) == dict(model.config)
+
+
+def test_backbone_keys_equal_diffusers_own_converter():
+    official = to_official(tiny_model().state_dict())
+    backbone = {n: t for n, t in official.items() if not n.startswith(("condition_embedding", "patch_embedding_"))}
+    theirs = convert_wan_transformer_to_diffusers(dict(backbone))
+    ours = from_official(backbone)
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
+def test_unknown_keys_are_named():
+    state = dict.fromkeys(["blocks.0.norm1.weight", "patch_embedding.weight", "vace.proj", "head"], torch.zeros(1))
+    with pytest.raises(ValueError, match=r"3 keys .*: blocks\.0\.norm1\.weight, head, vace\.proj"):
+        from_official(state)
+    with pytest.raises(ValueError, match=r"1 keys .*: img_emb\.proj\.0\.weight"):
+        to_official({"img_emb.proj.0.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_fixtures_configuration(number):
+    path = SHARED / "golden" / f"model_{number}.safetensors"
+    if not path.exists():
+        pytest.skip(f"the parity fixture is not on this machine (looked for {path})")
+    with safe_open(path, "pt") as file:
+        written = json.loads(file.metadata()["config"])
+        official = {n[3:]: file.get_tensor(n) for n in file.keys() if n.startswith("sd.")}  # noqa: SIM118
+    config = config_from_official(official, written["num_heads"])
+    assert config["num_attention_heads"] * config["attention_head_dim"] == written["dim"]
+    for ours, theirs in [("ffn_dim", "ffn_dim"), ("num_layers", "num_layers"), ("freq_dim", "freq_dim")]:
+        assert config[ours] == written[theirs]
+    assert (config["text_dim"], config["image_dim"], config["in_channels"]) == (written["text_dim"], 1280, 36)
