@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -135,7 +134,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def negative_pose(pose: PoseSequence, seed: int) -> PoseSequence:
-    """The negative pose of DC-CFG (Eq. 8): every frame scaled by U(0.7, 1.3) and stretched by U(0.6, 1.4) at the neck."""
+    """The negative pose of DC-CFG (Eq. 8): each frame scaled by U(0.7, 1.3), stretched by U(0.6, 1.4), neck kept."""
     rng = np.random.default_rng(seed)
     return perturb(pose, rng.uniform(0.7, 1.3, len(pose)), rng.uniform(0.6, 1.4, len(pose)))
 

@@ -1,0 +1,170 @@
+"""The whole road at tiny size, on this machine: `steadydancer demo`. Nothing of the environment's Prefect is joined."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..datasets.artifact import Artifact, json_digest, write_json
+from ..pipelines.curate.job import list_sources
+from . import presets
+from .presets import Run
+
+NUM_PAIRS = 3
+
+
+def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
+    """What `walk` would do, and what of it is finished."""
+    finished = {name: Artifact(out / folder).committed for name, folder in ARTIFACTS.items()}
+    sources = len(list_sources(clips)) if clips else "procedural dancers"
+    steps = {f"stage{n}_steps": run.stage(n).steps for n in (1, 2, 3)}
+    return {
+        "clips": sources,
+        **steps,
+        "pairs": NUM_PAIRS,
+        "finished": finished,
+        "report": str(out / "report/index.html"),
+    }
+
+
+ARTIFACTS = {
+    "clips": "clips",
+    "latents": "latents",
+    "stage1": "stage1/checkpoint",
+    "stage2": "stage2/checkpoint",
+    "stage3": "stage3/checkpoint",
+    "renders": "renders",
+    "metrics": "metrics",
+}
+
+
+def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) -> dict[str, Any]:
+    """Raw clips to a trained, rendered and scored dancer; returns the summary, which lies in `out/summary.json`.
+
+    Args:
+        run: the configuration; its components are made from a seed under `out`.
+        clips: folder, glob or manifest of videos; None makes procedural dancers.
+        out: folder of the run.
+        in_process: curate, cache, render and evaluate without Ray.
+
+    Raises:
+        SteadyDancerError: what a job raises; what was finished stays, and the same call goes on from there.
+    """
+    if clips is not None:
+        list_sources(clips)  # a folder without videos is refused before an engine starts
+    run = presets.change(run, "cache", components=str(out / "components"))
+    summary_file = out / "summary.json"
+    digest = json_digest([run.model_dump(mode="json"), clips])
+    if summary_file.is_file():
+        summary: dict[str, Any] = json.loads(summary_file.read_text())
+        if summary["digest"] == digest:
+            click.echo(f"everything is finished already; open {summary['report']}")
+            return summary
+    out.mkdir(parents=True, exist_ok=True)
+    steps = Steps()
+    with _own_engines(out):
+        with steps("make components"):
+            make_components(out / "components")
+        if clips is None:
+            with steps("make dancers"):
+                clips = make_dancers(out / "dancers")
+        with steps("start Prefect"):
+            from .road import road
+        records = road(run, clips, out, steps, in_process)
+    summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
+    from .report import write_demo_report
+
+    write_demo_report(out / "report" / "index.html", out, summary, records)
+    write_json(summary_file, summary)
+    _tell(summary)
+    return summary
+
+
+class Steps:
+    """Says which step begins, and remembers how long each took."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time one step."""
+        click.echo(f"→ {name}")
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        click.echo(f"  {name}: {self.seconds[name]} s")
+
+
+@contextmanager
+def _own_engines(out: Path) -> Iterator[None]:
+    """Keep Prefect's state under the run's folder, join no server of the environment, and send nothing anywhere."""
+    joined = [name for name in os.environ if name.startswith("PREFECT_")]
+    for name in joined:
+        del os.environ[name]
+    os.environ |= {
+        "PREFECT_HOME": str((out / ".engine" / "prefect").resolve()),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    }
+    yield
+
+
+def make_components(folder: Path) -> None:
+    """Tiny components of the real classes, from a seed; once."""
+    if not (folder / "model_index.json").is_file():
+        from ..models.components import save_components, tiny_components
+
+        save_components(tiny_components(seed=0), folder)
+
+
+def make_dancers(folder: Path) -> str:
+    """Procedural dancers, some of them flawed, and pairs with their truth; once."""
+    from ..datasets.toydance import make_toy_clips, make_toy_pairs
+
+    if not (folder / "pairs.jsonl").is_file():
+        make_toy_clips(folder / "clips", seed=0)
+        make_toy_pairs(folder, seed=1, num_pairs=NUM_PAIRS)
+    return str(folder / "clips")
+
+
+def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The keys that others read: `clips latents stage1 stage2 stage3 renders metrics report`."""
+    stages = {
+        f"stage{n}": {
+            "checkpoint": str(out / f"stage{n}" / "checkpoint"),
+            **{key: records[f"stage{n}"][key] for key in ("steps", "loss_before", "loss_after")},
+        }
+        for n in (1, 2, 3)
+    }
+    return {
+        "clips": records["clips"]["counts"],
+        "latents": {"path": str(out / "latents"), **records["latents"]["counts"], "bytes": records["latents"]["bytes"]},
+        **stages,
+        "renders": {"path": str(out / "renders"), **records["renders"]["counts"]},
+        "metrics": {name: mean["mean"] for name, mean in records["metrics"]["means"].items()},
+        "report": str(out / "report" / "index.html"),
+    }
+
+
+def _tell(summary: dict[str, Any]) -> None:
+    counts = ", ".join(f"{number} {name}" for name, number in summary["clips"].items())
+    click.echo(f"\nclips: {counts}")
+    for n in (1, 2, 3):
+        stage = summary[f"stage{n}"]
+        click.echo(f"stage {n}: {stage['steps']} steps, loss {stage['loss_before']:.4f} → {stage['loss_after']:.4f}")
+    metrics = summary["metrics"]
+    click.echo(
+        f"renders: {summary['renders']['ok']}, first frame {metrics['first_frame_psnr']:.2f} dB "
+        f"(the autoencoder's ceiling is {metrics['autoencoder_ceiling_psnr']:.2f} dB)"
+    )
+    click.echo(f"{sum(summary['seconds'].values()):.0f} s in all; open {summary['report']}")

@@ -1,0 +1,49 @@
+"""The flow `render-evaluation`: a checkpoint and pairs to scored videos."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_link_artifact
+
+from . import presets, tasks
+from .handover import counts_table, publish, require_usable
+
+
+@flow(name="render-evaluation")
+def render_evaluation(
+    checkpoint: str,
+    pairs: str,
+    out: str,
+    truth: str | None = None,
+    preset: str = "paper",
+    components: str | None = None,
+    cluster: str | None = None,
+    in_process: bool = False,
+) -> dict[str, Any]:
+    """Render `pairs` and score them.
+
+    Args:
+        checkpoint: `checkpoint` folder of a training stage.
+        pairs: csv or jsonl with `image`, `driving` and, if wanted, `prompt`, `id`.
+        out: folder for `renders/`, `metrics/` and `report.html`.
+        truth: folder with `ID.mp4` for every pair that has a truth.
+        preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
+        components: Wan 2.1 I2V folder or hub id; None takes those of the checkpoint's record.
+        cluster: job server of a Ray cluster, `http://HOST:8265`; None runs on this machine.
+        in_process: run without Ray.
+
+    Returns:
+        The records of both artifacts.
+    """
+    run = presets.change(presets.load(preset), "render", components=components)
+    folder = Path(out)
+    rendered = tasks.render(run, Path(checkpoint), Path(pairs), folder, cluster, in_process)
+    require_usable(rendered, folder / "renders")
+    scored = tasks.evaluate(run, folder, Path(truth) if truth else None, folder, cluster, in_process)
+    require_usable(scored, folder / "metrics")
+    records = {"renders": rendered, "metrics": scored}
+    publish("rendered-videos", f"Videos of {pairs} in {out}", counts_table(records))
+    publish("scores", f"Metrics of {out}", [{"metric": name, **mean} for name, mean in scored["means"].items()])
+    create_link_artifact(key="report", link=(folder / "report.html").resolve().as_uri(), link_text="report")
+    return records

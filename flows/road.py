@@ -1,0 +1,40 @@
+"""The demo's flow: the three flows in a row, with pairs made of what was accepted where none are supplied."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from ..pipelines.submit import local_ray
+from .curate import curate_dataset
+from .demo import NUM_PAIRS, Steps
+from .pairs import pairs_of_clips
+from .presets import Run
+from .render import render_evaluation
+from .train import train_steadydancer
+
+
+@flow(name="demo", validate_parameters=False)
+def road(run: Run, clips: str, out: Path, steps: Steps, in_process: bool) -> dict[str, Any]:
+    """Curate and cache, train three stages, render and score; returns the records of all artifacts."""
+    config = run.model_dump_json()
+    # One Ray for all jobs: starting it takes longer than most of them.
+    with nullcontext() if in_process else local_ray(out / ".engine" / "ray"):
+        with steps("curate and cache"):
+            records = curate_dataset(clips, str(out), config, in_process=in_process)
+        with steps("train stages 1, 2, 3"):
+            records |= train_steadydancer(str(out / "latents"), str(out), config)
+        with steps("render and evaluate"):
+            pairs = Path(clips).parent / "pairs.jsonl"
+            if not pairs.is_file():
+                pairs = pairs_of_clips(out, NUM_PAIRS)
+            records |= render_evaluation(
+                str(out / "stage3" / "checkpoint"),
+                str(pairs),
+                str(out),
+                str(pairs.parent / "truth"),
+                config,
+                in_process=in_process,
+            )
+    return records

@@ -1,0 +1,98 @@
+"""The evaluate job: renders, and truths where there are some → metric rows and a page."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, plan_packets
+from ...datasets.schema import Row, to_table
+from ..runner import Engine, Job, run_packets
+from .config import EvaluateConfig
+
+
+def rendered(renders: Path, truth: Path | None) -> tuple[dict[str, Any], dict[str, Row]]:
+    """The record of the renders and, by id, what is to be scored.
+
+    Raises:
+        ArtifactError: the renders are not finished.
+    """
+    artifact = Artifact(renders / "renders" if (renders / "renders").is_dir() else renders)
+    record = artifact.record()
+    rows: dict[str, Row] = {}
+    for row in artifact.read().to_pylist():
+        true_video = truth / f"{row['id']}.mp4" if truth else None
+        rows[row["id"]] = {
+            "video": str(artifact.path / row["video"]) if row["video"] else None,
+            "image": row["image"],
+            "truth": str(true_video) if true_video and true_video.is_file() else None,
+            # A video that was not rendered stays in the table: its absence must not improve a mean.
+            "verdict": None if row["verdict"] == "ok" else "quarantined",
+            "reason": None if row["verdict"] == "ok" else "not_rendered",
+            "detail": row["detail"] if row["verdict"] != "ok" else None,
+        }
+    return record, rows
+
+
+def plan(config: EvaluateConfig, renders: Path, truth: Path | None, out: Path) -> dict[str, Any]:
+    """What `run` would do."""
+    _, rows = rendered(renders, truth)
+    return {"videos": len(rows), "with_truth": sum(bool(row["truth"]) for row in rows.values()),
+            "protocol": config.protocol, "finished": Artifact(out / "metrics").committed}  # fmt: skip
+
+
+def run(config: EvaluateConfig, *, renders: Path, truth: Path | None, out: Path, engine: Engine) -> dict[str, Any]:
+    """Score `renders` into `out/metrics` and `out/report.html`; returns the artifact's record.
+
+    Raises:
+        ArtifactError: the renders are not finished, the folder was begun with something else, or is in use.
+        JobStopped: the code or the machine failed on the way.
+    """
+    record, by_id = rendered(renders, truth)
+    with exclusive(out):
+        artifact = Artifact(out / "metrics")
+        settings = config.model_dump(mode="json", exclude={"packet_size", "components"})
+        truths = sorted(row["truth"] for row in by_id.values() if row["truth"])
+        begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]},
+                 "truths": [content_digest(path) for path in truths]}  # fmt: skip
+        artifact.begin(begun)
+        if not artifact.committed:
+            from .steps import SCHEMA, STAGES, EvaluateTask
+
+            start = time.perf_counter()
+            packets = plan_packets(by_id, config.packet_size)
+            remaining = artifact.remaining(packets)
+            job = Job(
+                name="evaluate",
+                stages=STAGES,
+                config=EvaluateTask(config, str(config.components or record["components"]["path"])),
+                schema=SCHEMA,
+                open_packet=lambda name: {**by_id[name], "protocol": config.protocol},
+                write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
+            )
+            seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
+            verdicts = {row["video"]: row["verdict"] for row in artifact.read().to_pylist()}
+            artifact.commit(
+                {
+                    "kind": "metrics",
+                    "version": __version__,
+                    "config": settings,
+                    "inputs": begun["renders"],
+                    "counts": count_verdicts(len(by_id), verdicts.values()),
+                    "means": means(artifact.read().to_pylist()),
+                    "seconds": {**seconds, "total": time.perf_counter() - start},
+                }
+            )
+        from .report import write_report
+
+        write_report(out / "report.html", artifact, by_id)
+        return artifact.record()
+
+
+def means(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """Metric → mean over the videos that have a value (null if none has), and how many those are."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row["metric"]:
+            values.setdefault(row["metric"], []).extend([] if row["value"] is None else [row["value"]])
+    return {name: {"mean": sum(v) / len(v) if v else None, "videos": len(v)} for name, v in values.items()}
