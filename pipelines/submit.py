@@ -19,6 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import SteadyDancerError
+
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
@@ -168,7 +170,7 @@ def short_path(folder: Path) -> Iterator[Path]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class JobFailed(RuntimeError):
+class JobFailed(SteadyDancerError):
     """A submitted job ended in failure or was stopped; the message holds its id, its state and its last lines."""
 
 
@@ -190,12 +192,12 @@ def submit_job(
     connection does not.
 
     Raises:
-        ValueError: the address is not that of a job server.
+        SteadyDancerError: the address is not that of a job server.
         ConnectionError: the job server does not answer.
         JobFailed: the job failed or was stopped.
     """
     if not address.startswith(("http://", "https://")):
-        raise ValueError(
+        raise SteadyDancerError(
             f"{address!r} is not the address of a Ray job server: give http(s)://HOST:PORT (usually :8265)"
         )
     with _environment({}, removed=_ELSEWHERE[:2]):  # they would override the address that was asked for

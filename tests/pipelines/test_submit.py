@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
+from steadydancer import SteadyDancerError
 from steadydancer.pipelines import submit
 from steadydancer.pipelines.submit import JobFailed, local_ray, short_path, submit_job
 
@@ -130,7 +131,7 @@ def test_a_submission_that_came_second_attaches_to_the_first() -> None:
 
 @pytest.mark.parametrize("address", ["auto", "ray://head:10001", "head:8265"])
 def test_only_a_job_servers_address_is_taken(address: str) -> None:
-    with pytest.raises(ValueError, match="job server"):
+    with pytest.raises(SteadyDancerError, match="job server"):
         submit_job(address, ["curate"], on_log=print)
 
 
