@@ -67,13 +67,18 @@ def encode_image_condition(
     return _encode_pixels(vae, torch.cat([first, grey], dim=1))
 
 
-@torch.no_grad()
 def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Frames:
     """uint8 frames [F, H, W, 3] of normalised latents [16, T, h, w]."""
+    return _to_frames(decode_pixels(vae, latents))
+
+
+@torch.no_grad()
+def decode_pixels(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """float32 pixels [3, F, H, W] in [−1, 1] of normalised latents [16, T, h, w], before they are rounded to bytes."""
     mean, std = _latent_statistics(vae)
     parameter = next(vae.parameters())
     raw = latents.to(parameter.device, torch.float32) * std + mean
-    return _to_frames(vae.decode(raw[None].to(parameter.dtype)).sample[0].float())
+    return vae.decode(raw[None].to(parameter.dtype)).sample[0].float().clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -124,7 +129,7 @@ def _latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
 
 def _to_pixels(frames: Frames, height: int | None = None, width: int | None = None) -> Tensor:
     """uint8 [F, H, W, 3] to float32 [3, F, height, width] in [−1, 1] (a little beyond where bicubic overshoots)."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = torch.tensor(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     size = (height or pixels.shape[2], width or pixels.shape[3])
     if pixels.shape[2:] != size:
         pixels = nn.functional.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=False)

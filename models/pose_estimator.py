@@ -133,13 +133,13 @@ class BlazePose:
 
     def _detect(self, frame: Frames) -> Region | None:
         picture, scale, margin = letterbox(frame, DETECTOR_SIDE)
-        outputs = self._detector(picture.astype(np.float32) / np.float32(127.5) - 1)
+        outputs = self._detector((picture / 127.5 - 1).astype(np.float32))
         best = decode_detection(outputs[2254, 12], outputs[2254, 1])
         return None if best is None else Region.around(*((best - margin) / scale))
 
     def _landmarks(self, frame: Frames, region: Region) -> tuple[Floats, Floats] | None:
         """Points in pixels [39, 2] and confidences [39], or None where the region holds no person."""
-        outputs = self._landmarker(region.crop(frame, LANDMARK_SIDE) / np.float32(255))
+        outputs = self._landmarker((region.crop(frame, LANDMARK_SIDE) / 255).astype(np.float32))
         if outputs[1,].item() < MIN_CONFIDENCE:
             return None
         return decode_landmarks(outputs[195,], region)
