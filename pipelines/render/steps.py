@@ -13,6 +13,8 @@ from ...datasets.artifact import content_digest, write_json
 from ...datasets.schema import Row
 from ...datasets.skeleton import PoseSequence, align_to_reference, perturb
 from ...datasets.video import VideoError, decode, encode, frame_times_s, probe
+from ...models.components import load_components
+from ...models.driving import Perturbation
 from ...models.pipeline import SteadyDancerPipeline
 from ...models.pose_condition import draw_pose_condition
 from ...models.pose_estimator import PoseEstimator
@@ -22,6 +24,7 @@ from .config import RenderConfig
 
 POSE_SIDE_PX = 768
 NECK = 1
+FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
 
 SCHEMA = pa.schema(
     [
@@ -54,9 +57,10 @@ class RenderTask:
 
 def load_tools(task: RenderTask) -> RenderTools:
     """Load the pipeline and the pose estimator once per worker."""
-    pipeline = SteadyDancerPipeline.from_checkpoint(
-        task.checkpoint, task.components, getattr(torch, task.config.dtype)
-    ).to("cuda" if task.config.num_gpus else "cpu")
+    dtype, device = getattr(torch, task.config.dtype), "cuda" if task.config.num_gpus else "cpu"
+    trained = load_components(task.checkpoint, ("transformer",), dtype, device)
+    frozen = load_components(task.components, FROZEN, dtype, device)
+    pipeline = SteadyDancerPipeline(**trained, **frozen)
     pipeline.set_progress_bar_config(disable=True)
     return RenderTools(pipeline, load_pose_estimator(task.config.pose_model))
 
@@ -71,12 +75,16 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     pose = driving
     if reference is not None:
         pose = align_to_reference(driving, reference, aspect, image_width / image_height)
-    frames = tools.pipeline(
+    generator = torch.Generator("cpu").manual_seed(config.seed)
+    perturbation = Perturbation.draw(config.num_frames, generator)
+    pose_frames, negative_pose_frames = (
+        draw_pose_condition(drawn, image_height, image_width, config.drawing_area_px)
+        for drawn in (pose, perturb(pose, perturbation.scale, perturbation.aspect))
+    )
+    (frames,) = tools.pipeline(
         image=image,
-        pose_video=draw_pose_condition(pose, image_height, image_width, config.drawing_area_px),
-        negative_pose_video=draw_pose_condition(
-            negative_pose(pose, config.seed), image_height, image_width, config.drawing_area_px
-        ),
+        pose_video=pose_frames,
+        negative_pose_video=negative_pose_frames,
         prompt=row["prompt"] or "",
         negative_prompt=config.negative_prompt,
         max_area_px=config.max_area_px,
@@ -86,9 +94,9 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
         pose_guidance_scale=config.pose_guidance_scale,
         pose_guidance_interval=config.pose_guidance_interval,
         flow_shift=config.flow_shift,
-        generator=torch.Generator("cpu").manual_seed(config.seed),
-        output_type="np",
-    ).frames[0]
+        generator=generator,
+        output_type="uint8",
+    ).frames
     settings = {
         "checkpoint": task.checkpoint_digest,
         "image": content_digest(row["image"]),
@@ -131,12 +139,6 @@ def read_image(path: Path) -> np.ndarray:
     if min(image.shape[:2]) < 32:
         raise BadClip("too_small", f"{path} is {image.shape[1]}×{image.shape[0]}, 32×32 is the least")
     return np.ascontiguousarray(image[..., ::-1])
-
-
-def negative_pose(pose: PoseSequence, seed: int) -> PoseSequence:
-    """The negative pose of DC-CFG (Eq. 8): each frame scaled by U(0.7, 1.3), stretched by U(0.6, 1.4), neck kept."""
-    rng = np.random.default_rng(seed)
-    return perturb(pose, rng.uniform(0.7, 1.3, len(pose)), rng.uniform(0.6, 1.4, len(pose)))
 
 
 def _driving_pose(
