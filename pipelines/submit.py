@@ -241,7 +241,8 @@ def _attach_or_submit(
         client.submit_job(
             entrypoint=shlex.join(["steadydancer", *arguments]),
             submission_id=submission_id,
-            runtime_env={"env_vars": {"PYTHONSAFEPATH": "1", **env}},
+            # A progress bar's every move is a line of the job's log.
+            runtime_env={"env_vars": {"PYTHONSAFEPATH": "1", "TQDM_MININTERVAL": "30", **env}},
         )
     except RuntimeError:
         # Somebody may have submitted the same job a moment ago; anything else is a true refusal.
