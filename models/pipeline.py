@@ -104,7 +104,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         self.register_to_config(negative_prompt=negative_prompt)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, torch_dtype: torch.dtype | None = None, **parts: Any
     ) -> "SteadyDancerPipeline":
         """Load a pipeline's folder or hub id by `load_components`, which also fits Wan's image encoder to ours.
