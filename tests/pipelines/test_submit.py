@@ -180,6 +180,8 @@ with local_ray(Path("unused"), address="auto"):
         time.sleep(3)
         return ray.get_runtime_context().get_node_id(), os.environ["PYTHONSAFEPATH"], os.environ["COLOUR"]
     nodes = ray.get([node.remote() for _ in range(6)])
+from tqdm import tqdm
+for _ in tqdm(range(100), file=sys.stdout): time.sleep(0.02)
 print("all nodes seen")
 print(len(set(nodes)), "nodes", nodes[0][1:], end="")
 """
@@ -190,6 +192,7 @@ print(len(set(nodes)), "nodes", nodes[0][1:], end="")
 def test_a_job_uses_the_whole_cluster_once(cluster: str) -> None:
     lines: list[str] = []
     submit_job(cluster, ["-c", EVERY_NODE], env={"COLOUR": "green"}, on_log=lines.append)
+    assert sum("%|" in line for line in lines) <= 4
     assert lines[-2:] == ["all nodes seen", "3 nodes ('1', 'green')"]
     again: list[str] = []
     submit_job(cluster, ["-c", EVERY_NODE], env={"COLOUR": "green"}, on_log=again.append)
