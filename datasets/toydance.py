@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 
 from .skeleton import PoseSequence
 from .toydance_drawing import draw_dancer, draw_dancers
-from .toydance_figure import dance, dancer_look, toy_pose
+from .toydance_figure import COLOURS, dance, dancer_look, toy_pose
 from .video import encode
 
 __all__ = ["draw_dancer", "load_supplied_pose", "make_toy_clips", "make_toy_pairs", "save_supplied_pose", "toy_pose"]
@@ -30,8 +30,9 @@ _FLAW_SEEDS = 500_000  # apart from those of the good clips
 def make_toy_clips(directory: Path, seed: int = 0, num_good: int = 7) -> list[Path]:
     """Write `num_good` good clips of 3 s and six flawed ones, with keypoints and captions.
 
-    The same seed gives the same bytes. Flawed: `static` (stands still), `cut_short` (two scenes, each below 2.06 s = 33 frames at 16 a second), `cut_long`
-    (the second scene is long enough for a clip), `dark`, `two_people`, `truncated` (half of a file).
+    The same seed gives the same bytes. Flawed: `static` (stands still), `cut_short` (two scenes, each below 2.06 s = 33
+    frames at 16 a second), `cut_long` (the second scene is long enough for a clip), `dark`, `two_people`, `truncated`
+    (half of a file).
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -41,11 +42,11 @@ def make_toy_clips(directory: Path, seed: int = 0, num_good: int = 7) -> list[Pa
 
     flaw = _FLAW_SEEDS + seed * 1000
     paths.append(_write_static(directory / "static.mp4", flaw))
-    paths.append(_write_scenes(directory / "cut_short.mp4", [(flaw + 1, 1.5), (flaw + 2, 1.5)]))
-    paths.append(_write_scenes(directory / "cut_long.mp4", [(flaw + 3, 1.25), (flaw + 4, 2.75)]))
-    paths.append(_write_scenes(directory / "dark.mp4", [(flaw + 5, 3.0)], brightness=0.06))
-    paths.append(_write_two_people(directory / "two_people.mp4", flaw + 6))
-    truncated = _write_scenes(directory / "truncated.mp4", [(flaw + 8, 3.0)])
+    paths.append(_write_scenes(directory / "cut_short.mp4", [(flaw + 1, 1.5), (_elsewhere(flaw + 1), 1.5)]))
+    paths.append(_write_scenes(directory / "cut_long.mp4", [(flaw + 20, 1.25), (_elsewhere(flaw + 20), 2.75)]))
+    paths.append(_write_scenes(directory / "dark.mp4", [(flaw + 40, 3.0)], brightness=0.06))
+    paths.append(_write_two_people(directory / "two_people.mp4", flaw + 60))
+    truncated = _write_scenes(directory / "truncated.mp4", [(flaw + 80, 3.0)])
     whole = truncated.read_bytes()
     _write_aside(truncated, whole[: len(whole) // 2])
     return [*paths, truncated]
@@ -128,6 +129,15 @@ def _caption(seed: int, motion_seed: int | None = None) -> str:
         f"{look.shirt}, {arms} to the beat, stepping from side to side and bending the knees. The wall behind is "
         f"{look.wall}, with plain pictures on it, and the camera stands still."
     )
+
+
+def _elsewhere(seed: int) -> int:
+    """A later dancer before a wall of quite another colour, so that a cut between the two is one to the eye."""
+
+    def wall(dancer: int) -> np.ndarray:
+        return np.array(COLOURS[dancer_look(dancer).wall])
+
+    return next(other for other in range(seed + 1, seed + 1000) if np.linalg.norm(wall(other) - wall(seed)) > 150)
 
 
 def _write_scenes(

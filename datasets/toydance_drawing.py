@@ -32,21 +32,25 @@ def draw_dancers(poses: list[PoseSequence], seeds: list[int], height: int, width
 
 
 def _background(seed: int, height: int, width: int) -> np.ndarray:
-    """A wall with light from above, pictures on it and a little grain, and a floor of planks."""
+    """A panelled wall with light from above and pictures on it, a floor of planks, and a little grain."""
     rng = np.random.default_rng([seed, 3])
-    wall = np.array(COLOURS[dancer_look(seed).wall], np.float64) * 0.55 + 70
+    wall = np.array(COLOURS[dancer_look(seed).wall], np.float64) * 0.6 + 55
     image = np.linspace(1.1, 0.8, height)[:, None, None] * np.broadcast_to(wall, (height, width, 3))
     image = np.ascontiguousarray(image)
+    panel = height * rng.uniform(0.1, 0.16)
+    for x in np.arange(panel / 2, width, panel):
+        cv2.line(image, (round(x), 0), (round(x), height), (wall * 0.7).tolist(), 3)
     for _ in range(4):
         centre = rng.uniform((0, 0.05), (1, 0.7)) * (width, height)
         half = rng.uniform(0.04, 0.12, 2) * height
-        (x0, y0), (x1, y1) = (centre - half).astype(int).tolist(), (centre + half).astype(int).tolist()
-        cv2.rectangle(image, (x0, y0), (x1, y1), (wall * rng.uniform(0.65, 1.3)).tolist(), thickness=-1)
+        corners = (centre - half).astype(int).tolist(), (centre + half).astype(int).tolist()
+        cv2.rectangle(image, *corners, (wall * rng.uniform(0.65, 1.3)).tolist(), thickness=-1)
+        cv2.rectangle(image, *corners, (wall * 0.35).tolist(), thickness=5)
     floor = int(0.82 * height)
     image[floor:] = wall * 0.45 + 25
     for x in np.linspace(-0.5, 1.5, 13):
         ends = (round(x * width), height), (round((0.5 + (x - 0.5) * 0.6) * width), floor)
-        cv2.line(image, *ends, (wall * 0.35 + 20).tolist(), 2)
+        cv2.line(image, *ends, (wall * 0.25).tolist(), 3)
     grain = cv2.GaussianBlur(rng.normal(0, 24, (height, width)), (0, 0), 2)
     return np.clip(image + grain[..., None], 0, 255).astype(np.uint8)
 

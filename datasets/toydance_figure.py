@@ -68,7 +68,10 @@ class Dance:
 def dancer_look(seed: int) -> Look:
     """Clothes, colours and proportions of dancer `seed`."""
     rng = np.random.default_rng([seed, 1])
-    shirt, trousers, wall = rng.choice(list(COLOURS), 3, replace=False)
+    wall = str(rng.choice(list(COLOURS)))
+    # Clothes that differ from the wall in brightness as well: a dancer must be seen.
+    clothes = sorted(COLOURS, key=lambda name: abs(sum(COLOURS[name]) - sum(COLOURS[wall])))[-6:]
+    shirt, trousers = rng.choice(clothes, 2, replace=False)
     stature = rng.uniform(0.63, 0.72)
 
     def length(share: float) -> float:
@@ -77,7 +80,7 @@ def dancer_look(seed: int) -> Look:
     return Look(
         shirt=str(shirt),
         trousers=str(trousers),
-        wall=str(wall),
+        wall=wall,
         skin=_SKINS[rng.integers(len(_SKINS))],
         hair=_HAIRS[rng.integers(len(_HAIRS))],
         long_hair=bool(rng.random() < 0.5),
@@ -93,14 +96,14 @@ def dancer_look(seed: int) -> Look:
 def dance(seed: int, num_frames: int, fps: float) -> Dance:
     """The dance `seed`: every angle is a seeded sum of sinusoids on one beat."""
     rng = np.random.default_rng([seed, 2])
-    beat_hz = rng.uniform(0.45, 0.7)
+    beat_hz = rng.uniform(0.55, 0.8)
     times_s = np.arange(num_frames) / fps
 
     def wave(amplitude: float) -> np.ndarray:
         total = np.zeros(num_frames)
         for harmonic, share in ((0.5, 0.4), (1, 0.7), (2, 0.15)):
             phase = rng.uniform(0, 2 * np.pi)
-            total += share * rng.uniform(0.6, 1) * np.sin(2 * np.pi * harmonic * beat_hz * times_s + phase)
+            total += share * np.sin(2 * np.pi * harmonic * beat_hz * times_s + phase)
         return amplitude * total
 
     def pair(middle: float, amplitude: float) -> np.ndarray:
@@ -111,11 +114,11 @@ def dance(seed: int, num_frames: int, fps: float) -> Dance:
         lean=wave(0.1),
         tilt=wave(0.12),
         head=wave(0.15),
-        arms=pair(1.5 if arms_go_high else 0.8, 0.7),
+        arms=pair(1.5 if arms_go_high else 0.9, 0.8),
         elbows=pair(0.6, 0.7),
         legs=pair(0.16, 0.14),
         knees=pair(0.16, 0.2),
-        sway=wave(0.03),
+        sway=wave(0.035),
         arms_go_high=arms_go_high,
     )
 

@@ -183,8 +183,10 @@ def _read_with_pyav(path: str | os.PathLike[str], index: VideoIndex, size: tuple
 
 
 def _write_h264(container: Any, frames: np.ndarray, fps: Fraction) -> None:
-    # One thread: x264 decides otherwise with several, and the bytes would depend on the machine.
-    stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "threads": "1"})
+    # Without cpu-independent the assembly of x264 gave one input four different files, and several threads decide
+    # otherwise than one.
+    options = {"crf": "18", "threads": "1", "x264-params": "cpu-independent=1"}
+    stream = container.add_stream("libx264", rate=fps, options=options)
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = "yuv420p"
     stream.codec_context.thread_count = 1

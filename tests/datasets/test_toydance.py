@@ -144,5 +144,5 @@ def test_a_dancer_is_drawn_at_any_size():
     small, large = draw_dancer(pose, 2, 64, 64), draw_dancer(pose, 2, 128, 128)
     assert small.shape == (2, 64, 64, 3)
     half = np.stack([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in large])
-    # the grain of the wall differs; the figure does not
-    assert np.abs(small.astype(int) - half).mean() < 12
+    # lines and grain of the wall have another width; the figure has not
+    assert np.median(np.abs(small.astype(int) - half)) < 8
