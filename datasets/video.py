@@ -143,6 +143,7 @@ def _collect(pictures: Iterator[_Picture], wanted: np.ndarray, size: tuple[int, 
 def _read_with_decord(path: str | os.PathLike[str], index: VideoIndex, size: tuple[int, int]) -> Iterator[_Picture]:
     import decord
 
+    decord.logging.set_level(decord.logging.QUIET)  # what it cannot read is told by exceptions
     height, width = size
     with opened(path) as name:
         try:
