@@ -1,0 +1,318 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from steadydancer.datasets.artifact import Artifact, ArtifactError, content_digest, exclusive, plan_packets
+from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
+from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.models.components import load_components, save_components, tiny_components
+from steadydancer.models.encoders import encode_video
+from steadydancer.models.pose_condition import draw_pose_condition
+from steadydancer.pipelines.train import job, loop
+from steadydancer.pipelines.train.checkpoint import TrainingRefused, engine_states, read_metrics
+from steadydancer.pipelines.train.config import TrainConfig
+
+FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 9, 32, 16, 16
+T, LATENT = (FRAMES - 1) // 4 + 1, SIDE // 8
+
+
+def micro(stage: int, **changes) -> TrainConfig:
+    values = {
+        "stage": stage,
+        "num_frames": FRAMES,
+        "steps": 5,
+        "seed": 3,
+        "learning_rate": 1e-2 if stage != 2 else 1e-3,
+        "warmup_steps": 2,
+        "global_batch_size": 2,
+        "num_workers": 0,
+        "use_gpu": False,
+        "dtype": "float32",
+        "lora_rank": 2,
+        "lora_alpha": 2.0,
+        "text_dropout": 0.3,
+        "pose_dropout": 0.3,
+        "pose_simulation_targets": (2,),
+        "checkpoint_every_steps": 2,
+        "evaluation_samples": 4,
+    }
+    return TrainConfig(**{**values, **changes})
+
+
+def write_micro_latents(folder: Path, vae, vae_digest: str, num: int = 5) -> Path:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    keys = [f"clip{i}" for i in range(num)]
+    (packet,) = plan_packets(keys, num)
+    samples = []
+    for i, key in enumerate(keys):
+        points = 0.2 + 0.5 * np.random.default_rng(i).random((FRAMES, 18, 2)).astype(np.float32)
+        pose = PoseSequence(points, np.ones((FRAMES, 18), bool), np.full((FRAMES, 2, 21, 2), -1, np.float32), None)
+        tensors = {
+            "latents": random(16, T, LATENT, LATENT),
+            "image_latents": random(16, T, LATENT, LATENT),
+            "pose_latents": encode_video(vae, draw_pose_condition(pose, SIDE, SIDE), SIDE, SIDE),
+            "image_embeds": random(257, IMAGE_DIM),
+            "pose_image_embeds": random(257, IMAGE_DIM),
+            "prompt_embeds": random(3 + i, TEXT_DIM),
+        }
+        row = {"clip_id": key, "verdict": "ok", "num_frames": FRAMES, "height": SIDE, "width": SIDE}
+        meta = {"clip_id": key, "image_height": SIDE, "image_width": SIDE, "drawing_area_px": 1024 * 576}
+        samples.append(Sample(row, sample_members(meta, save(tensors), pose.to_bytes())))
+    write_shard(folder, packet, samples)
+    null = null_path(folder, (FRAMES, SIDE, SIDE))
+    null.parent.mkdir()
+    null.write_bytes(
+        save(
+            {
+                "pose_latents": random(16, T, LATENT, LATENT),
+                "pose_image_embeds": random(257, IMAGE_DIM),
+                "prompt_embeds": random(1, TEXT_DIM),
+            }
+        )
+    )
+    Artifact(folder).commit(
+        {
+            "counts": {"inputs": num, "ok": num, "rejected": 0, "quarantined": 0},
+            "components": {"digests": {"vae": vae_digest}},
+        }
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> dict[str, Path]:
+    """A micro base model and a cache made for it."""
+    root = tmp_path_factory.mktemp("world")
+    parts = tiny_components(
+        seed=0,
+        transformer={
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "ffn_dim": 32,
+            "num_layers": 2,
+            "freq_dim": 16,
+        },
+        image_encoder={"width": IMAGE_DIM, "num_layers": 1},
+        text_encoder={"d_model": TEXT_DIM, "num_layers": 1},
+    )
+    save_components({name: parts[name] for name in ("transformer", "vae")}, root / "base")
+    write_micro_latents(root / "latents", parts["vae"], content_digest(root / "base" / "vae"))
+    return {"latents": root / "latents", "base": root / "base"}
+
+
+def train(world, config: TrainConfig, out: Path, parent: Path | None = None, **changes) -> dict:
+    arguments = {"latents": world["latents"], "base": str(world["base"]), "out": out, "from_checkpoint": parent}
+    return job.run(config, **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def stages(world, tmp_path_factory) -> dict[int, Path]:
+    """Stages 1, 2 and 3, one after another, undisturbed, in this process."""
+    root = tmp_path_factory.mktemp("stages")
+    for stage in (1, 2, 3):
+        train(world, micro(stage), root / f"stage{stage}", root / f"stage{stage - 1}" if stage > 1 else None)
+    return {stage: root / f"stage{stage}" for stage in (1, 2, 3)}
+
+
+def without_times(out: Path) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in read_metrics(out)]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint/transformer/diffusion_pytorch_model.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_every_stage_ends_with_a_committed_checkpoint(stages):
+    for stage, out in stages.items():
+        record = json.loads((out / "checkpoint/run.json").read_text())
+        assert (record["stage"], record["steps"]) == (stage, 5)
+        assert [row["step"] for row in read_metrics(out)] == list(range(5))
+        assert record["loss_before"] > 0 and record["loss_after"] > 0
+        assert (out / "checkpoint/lora").exists() == (stage != 2)
+        network = load_components(out / "checkpoint", ["transformer"])["transformer"]
+        assert type(network).__name__ == "SteadyDancerTransformer3DModel"
+    parent = json.loads((stages[3] / "checkpoint/run.json").read_text())["parent"]
+    assert parent["path"] == str(stages[2] / "checkpoint")
+
+
+def test_only_the_weights_of_the_stage_change(stages):
+    first, second = weights(stages[1]), weights(stages[2])
+    trained_by_lora = {name for name, value in first.items() if not torch.equal(value, second[name])}
+    assert len(trained_by_lora) > 0.9 * len(first)  # stage 2 moves everything
+    third = weights(stages[3])
+    moved = {name for name in second if not torch.equal(second[name], third[name])}
+    assert moved and all(
+        name.startswith(("patch_embedding_fuse", "patch_embedding_ref_c", "pose_modulation"))
+        or (name.startswith("blocks.") and name.endswith(".weight") and "norm" not in name and "add_" not in name)
+        for name in moved
+    )
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("step", [1, 3])
+def test_an_interrupted_run_gives_the_same_bits(world, stages, tmp_path, monkeypatch, stage, step):
+    parent = stages[stage - 1] if stage > 1 else None
+    original = loop._step
+
+    def interrupted(*arguments):
+        if arguments[-1] == step:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(world, micro(stage), tmp_path / "run", parent)
+    assert not (tmp_path / "run/checkpoint").exists()
+    monkeypatch.undo()
+    train(world, micro(stage), tmp_path / "run", parent)
+    assert without_times(tmp_path / "run") == without_times(stages[stage])
+    assert equal(weights(tmp_path / "run"), weights(stages[stage]))
+
+
+def test_a_torn_state_is_passed_over_and_old_ones_are_removed(world, stages, tmp_path):
+    assert [steps for steps, _ in engine_states(stages[1])] == [5, 4]
+    shutil.copytree(stages[1], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoint")
+    (newest, folder), _ = engine_states(tmp_path / "run")
+    file = next(folder.rglob("*.pt"))
+    file.write_bytes(file.read_bytes()[:-1])
+    assert next(engine_states(tmp_path / "run"))[0] < newest
+    train(world, micro(1), tmp_path / "run")
+    assert equal(weights(tmp_path / "run"), weights(stages[1]))
+
+
+def test_a_finished_run_stops_and_more_steps_go_on(world, stages, tmp_path):
+    shutil.copytree(stages[1], tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert train(world, micro(1), tmp_path / "run")["already_finished"]
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+    longer = train(world, micro(1, steps=7), tmp_path / "run")
+    straight = train(world, micro(1, steps=7), tmp_path / "straight")
+    assert without_times(tmp_path / "run") == without_times(tmp_path / "straight")
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "straight"))
+    assert (longer["loss_before"], longer["loss_after"]) == (straight["loss_before"], straight["loss_after"])
+    assert (tmp_path / "run/checkpoint-000005/run.json").exists()
+
+
+def test_accumulated_micro_batches_train_as_one_batch(world, stages, tmp_path):
+    train(world, micro(1, gradient_accumulation=2), tmp_path)
+    for ours, theirs in zip(read_metrics(tmp_path), read_metrics(stages[1]), strict=True):
+        assert ours["batch_digest"] == theirs["batch_digest"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_checkpointed_activations_do_not_change_the_loss(world, stages, tmp_path):
+    train(world, micro(1, gradient_checkpointing=False), tmp_path)
+    losses = [row["loss"] for row in read_metrics(tmp_path)]
+    assert losses == pytest.approx([row["loss"] for row in read_metrics(stages[1])], rel=1e-5)
+
+
+def test_simulated_poses_are_encoded_as_the_cache_encodes(world, stages):
+    files = sorted((stages[3] / "pose_simulation").glob("*.safetensors"))
+    assert files and all(file.stem.endswith("-2") for file in files)
+    cached = ShardDataset(world["latents"])
+    for file in files:
+        from safetensors.torch import load
+
+        simulated = load_file(file)["pose_latents"]
+        plain = load(cached.read(file.stem.removesuffix("-2"))["conditions"])["pose_latents"]
+        assert torch.equal(simulated[:, 0], plain[:, 0])  # the reference's frame
+        assert not torch.equal(simulated[:, 1], plain[:, 1])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(world, tmp_path, monkeypatch):
+    from steadydancer.models import objectives
+
+    monkeypatch.setattr(objectives, "velocity_target", lambda latents, noise: latents * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"step 0: .* clip"):
+        train(world, micro(1, evaluation_samples=0), tmp_path)
+    assert not read_metrics(tmp_path) and not list(engine_states(tmp_path))
+
+
+def refused(world, config, out, match, **changes):
+    with pytest.raises(TrainingRefused, match=match):
+        train(world, config, out, **changes)
+    assert not (out / "state").exists()
+
+
+def test_what_does_not_fit_together_is_refused(world, stages, tmp_path):
+    refused(world, micro(1), tmp_path, "^base:", base=None)
+    refused(world, micro(2), tmp_path, "^from_checkpoint:")
+    refused(world, micro(1), tmp_path, "^from_checkpoint:", from_checkpoint=stages[1])
+    refused(world, micro(3), tmp_path, "^stage: .* checkpoint of stage 1", from_checkpoint=stages[1])
+    refused(world, micro(2), tmp_path, "^from_checkpoint: .* no finished", from_checkpoint=tmp_path / "nowhere")
+    refused(world, micro(1, num_frames=13), tmp_path, "^num_frames: .* 9 .* 13")
+    refused(world, micro(2, alignment_axis="spatial"), tmp_path, "^alignment_axis:", from_checkpoint=stages[1])
+
+
+def test_another_base_than_the_checkpoints_is_refused(world, stages, tmp_path):
+    other = tiny_components(seed=1, transformer={"num_layers": 1})
+    save_components({"transformer": other["transformer"]}, tmp_path / "other")
+    refused(
+        world, micro(2), tmp_path / "run", "^base: .* another", from_checkpoint=stages[1], base=str(tmp_path / "other")
+    )
+
+
+def test_a_cache_made_with_other_components_is_refused(world, tmp_path):
+    other = tiny_components(seed=1, text_encoder={"d_model": 24, "num_layers": 1})
+    save_components({"transformer": other["transformer"]}, tmp_path / "wide")
+    refused(world, micro(1), tmp_path / "run", "^image_embeds: .* width 16", base=str(tmp_path / "wide"))
+    shutil.copytree(world["base"], tmp_path / "base")
+    save_components({"vae": other["vae"]}, tmp_path / "base")
+    refused(world, micro(1), tmp_path / "run", "^vae: .* another VAE", base=str(tmp_path / "base"))
+
+
+def test_other_settings_on_the_same_folder_are_refused_and_named(world, stages):
+    with pytest.raises(TrainingRefused, match=r"config.seed: 3 → 4"):
+        train(world, micro(1, seed=4), stages[1])
+    with pytest.raises(TrainingRefused, match=r"^steps: .* 5 steps .* 4 asked"):
+        train(world, micro(1, steps=4), stages[1])
+
+
+def test_two_runs_on_one_folder_are_refused(world, tmp_path):
+    with exclusive(tmp_path), pytest.raises(ArtifactError, match="in use by another run"):
+        train(world, micro(1), tmp_path)
+
+
+def test_plan_counts_without_training(world, stages, tmp_path):
+    plan = job.plan(micro(1), latents=world["latents"], base=str(world["base"]), out=tmp_path)
+    network = load_components(stages[1] / "checkpoint", ["transformer"])["transformer"]
+    assert plan["parameters"] == sum(weight.numel() for weight in network.parameters())
+    adapter = load_file(stages[1] / "checkpoint/lora/pytorch_lora_weights.safetensors")
+    full = sum(
+        weight.numel() for name in network.pose_module_names for weight in network.get_submodule(name).parameters()
+    )
+    assert plan["trained_parameters"] == full + sum(tensor.numel() for tensor in adapter.values())
+    assert (plan["samples"], plan["batches_per_epoch"]) == (5, 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path, monkeypatch):
+    """Ray Train, two gloo workers, DeepSpeed ZeRO-2; no compiler within reach."""
+    (tmp_path / "bin").mkdir()
+    for tool in ("bash", "sh"):  # Ray starts its workers through a shell
+        (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    record = train(world, micro(1, num_workers=2, steps=2), tmp_path / "two")
+    alone = read_metrics(stages[1])[:2]
+    assert [row["batch_digest"] for row in read_metrics(tmp_path / "two")] == [row["batch_digest"] for row in alone]
+    assert [row["loss"] for row in read_metrics(tmp_path / "two")] == pytest.approx(
+        [row["loss"] for row in alone], rel=1e-5
+    )
+    before = json.loads((stages[1] / "checkpoint/run.json").read_text())["loss_before"]
+    assert record["loss_before"] == pytest.approx(before, rel=1e-5)
+    assert load_components(tmp_path / "two/checkpoint", ["transformer"])
