@@ -13,6 +13,7 @@ from ...datasets.sampler import StepSampler, rank_slice
 from ...datasets.shards import Bucket, ShardDataset
 from ...models.conditions import Conditions, NullConditions, stack_prompt_embeds, with_frame_mask
 from ...models.objectives import TrainingBatch
+from .checkpoint import NonFiniteError
 from .config import TrainConfig
 from .draws import SampleDraws, draw_batch, draw_evaluation, noise
 from .pose_simulation import PoseSimulation
@@ -89,7 +90,7 @@ class TrainingData:
         tensors = {name: tensor.float() for name, tensor in load(sample["conditions"]).items()}
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
-                raise FloatingPointError(f"{self.shards.path}: {name} of sample {row.key} holds non-finite values")
+                raise NonFiniteError(f"{self.shards.path}: {name} of sample {row.key} holds non-finite values")
         if row.pose_target is not None:
             if self._pose_simulation is None:
                 raise ValueError(

@@ -16,13 +16,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...datasets.artifact import RECORD, write_json, written_aside
+from ... import SteadyDancerError
+from ...datasets.artifact import RECORD, content_digest, write_json, written_aside
 
 COMPLETE = "complete.json"
 
 
-class TrainingRefused(ValueError):
+class TrainingRefused(SteadyDancerError, ValueError):
     """A run cannot go on as asked; the message names the field and says what to do."""
+
+
+class NonFiniteError(SteadyDancerError, FloatingPointError):
+    """A sample or a loss holds NaN or infinity; the message names it. Nothing of it has reached the weights."""
 
 
 def engine_states(out: Path) -> Iterator[tuple[int, Path]]:
@@ -129,7 +134,7 @@ def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str
     for file in aside.rglob("*"):
         if file.is_file():
             _sync(file)
-    write_json(aside / RECORD, record)
+    write_json(aside / RECORD, {**record, "digest": content_digest(aside / "transformer")})
     if place.exists():
         steps = json.loads((place / RECORD).read_text())["steps"]
         place.rename(out / f"checkpoint-{steps:06d}")

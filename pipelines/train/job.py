@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -13,6 +14,7 @@ from ...datasets.artifact import RECORD, exclusive, json_digest
 from ...datasets.sampler import StepSampler
 from .checkpoint import engine_states
 from .config import TrainConfig
+from .progress import progress
 from .start import Start, check_same_run, check_start
 
 
@@ -58,10 +60,15 @@ def run(
             "from_checkpoint": start.from_checkpoint and str(start.from_checkpoint),
             "record": start.record,
         }
-        _fit(config, settings, out, address)
+        with progress(config, out, _steps_done(out)):
+            _fit(config, settings, out, address)
         record = _finished(out, config.steps)
         assert record is not None, "the loop commits a checkpoint or raises"
         return record
+
+
+def _steps_done(out: Path) -> int:
+    return next((steps for steps, _ in engine_states(out)), 0)
 
 
 def _finished(out: Path, steps: int) -> dict[str, Any] | None:
@@ -74,7 +81,9 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
     """Run the loop in every worker and raise a worker's own exception when it fails."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if config.num_workers == 0:
-        _trainer(config, settings, out).fit()
+        trainer = _trainer(config, settings, out)
+        logging.getLogger("ray.train").setLevel(logging.WARNING)  # local mode is meant, not an accident
+        trainer.fit()
         return
     import ray.train
 
@@ -102,9 +111,7 @@ def _trainer(config: TrainConfig, settings: dict[str, Any], out: Path) -> Any:
 
     from .loop import train_loop
 
-    env = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    if not config.use_gpu:
-        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    env = {} if config.use_gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return TorchTrainer(
         train_loop,
         train_loop_config=settings,
@@ -115,7 +122,7 @@ def _trainer(config: TrainConfig, settings: dict[str, Any], out: Path) -> Any:
             name=f"{out.name}-{os.getpid()}-{time.time_ns()}",
             storage_path=str(out / ".engine"),
             failure_config=FailureConfig(max_failures=config.max_restarts),
-            worker_runtime_env={"env_vars": env},
+            worker_runtime_env={"env_vars": env},  # type: ignore[call-arg]  # typed as Ray Train's first version
         ),
     )
 
@@ -134,10 +141,9 @@ def plan(
         JSON values: steps to take, samples and batches an epoch, epochs, parameters (all, trained), bytes on disk of
         the checkpoint and of the engine's states.
     """
-    start = check_start(config, latents, base, from_checkpoint)
+    start = check_start(config, latents, base, from_checkpoint, fetch=False)
     sampler = StepSampler(start.shards.bucket, config.global_batch_size, config.seed)
     total, trained = _count_parameters(config, start)
-    newest = next(engine_states(out.resolve()), None) if out.exists() else None
     bytes_a_parameter = 2 if config.dtype == "bfloat16" else 4
     # AdamW keeps two float32 moments beside the float32 weights; the engine stores its compute copy as well.
     state_bytes = trained * (12 + bytes_a_parameter)
@@ -145,7 +151,7 @@ def plan(
         "stage": config.stage,
         "out": str(out.resolve()),
         "steps": config.steps,
-        "steps_done": newest[0] if newest else 0,
+        "steps_done": _steps_done(out),
         "samples": len(start.shards),
         "batches_per_epoch": sampler.steps_per_epoch,
         "epochs": config.steps / sampler.steps_per_epoch,

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ...datasets.artifact import write_json
 from ...models.lora import save_trained
 from ...models.objectives import Objective, Velocity
 from .batches import TrainingData
 from .checkpoint import (
+    NonFiniteError,
     TrainingRefused,
     append_metrics,
     commit_checkpoint,
@@ -57,15 +57,7 @@ def train_loop(settings: dict[str, Any]) -> None:
 
         done = _resume(engine, team, out)
         loss_before = _loss_before(engine, objective, velocity, data, team, out, done)
-        steps = tqdm(
-            range(done, config.steps),
-            desc=f"stage {config.stage}",
-            initial=done,
-            total=config.steps,
-            unit="step",
-            disable=team.rank > 0,
-        )
-        for step in steps:
+        for step in range(done, config.steps):
             started = time.perf_counter()
             draws = data.draws(step)
             rate = set_learning_rate(engine, config, step)
@@ -73,7 +65,6 @@ def train_loop(settings: dict[str, Any]) -> None:
             if team.rank == 0:
                 row = {"step": step, **terms, "batch_digest": digest(draws)}
                 append_metrics(out, {**row, "seconds": time.perf_counter() - started, "lr": rate})
-                steps.set_postfix(loss=f"{terms['loss']:.4f}")
             if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == config.steps:
                 _save(engine, config, team, out, step + 1)
 
@@ -94,7 +85,7 @@ def _step(
     """One optimizer step on the global batch `draws`; the mean over it of every loss term.
 
     Raises:
-        FloatingPointError: on all ranks alike, before the weights are touched, if any rank's loss is not finite.
+        NonFiniteError: on all ranks alike, before the weights are touched, if any rank's loss is not finite.
     """
     micro_batches = data.micro_batches(draws, team.rank, team.world_size)
     sums: dict[str, float] = {}
@@ -103,7 +94,7 @@ def _step(
         means = team.mean(terms)
         if not all(math.isfinite(value) for value in means.values()):
             keys = ", ".join(row.key for row in draws)
-            raise FloatingPointError(f"step {step}: the loss is not finite ({means}); samples of the batch: {keys}")
+            raise NonFiniteError(f"step {step}: the loss is not finite ({means}); samples of the batch: {keys}")
         engine.backward(terms["loss"])
         engine.step()
         sums = {name: sums.get(name, 0.0) + value for name, value in means.items()}

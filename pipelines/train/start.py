@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors
+
+from ... import __version__
 from ...datasets.artifact import content_digest, differences, json_digest, write_json
 from ...datasets.shards import ShardDataset
 from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
@@ -15,6 +17,9 @@ from .config import TrainConfig
 
 # What may differ between two attempts at one run without changing what is computed up to the steps already done.
 _FREE = {"steps", "checkpoint_every_steps", "keep_checkpoints", "max_restarts"}
+
+
+_WAN_14B = {"out_channels": 16, "pose_channels": 16, "image_dim": 1280, "text_dim": 4096}
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,12 @@ class Start:
     shards: ShardDataset
 
 
-def check_start(config: TrainConfig, latents: Path, base: str | None, from_checkpoint: Path | None) -> Start:
+def check_start(
+    config: TrainConfig, latents: Path, base: str | None, from_checkpoint: Path | None, *, fetch: bool = True
+) -> Start:
     """Find the inputs of a stage and refuse those that do not fit together.
+
+    With `fetch=False` a base that is not on this machine is not downloaded either; it is then taken to be Wan 14B.
 
     Raises:
         TrainingRefused: the message names the field.
@@ -45,24 +54,27 @@ def check_start(config: TrainConfig, latents: Path, base: str | None, from_check
         ComponentsError: the base cannot be found.
     """
     parent = _check_parent(config, from_checkpoint)
-    base_record = _check_base(config, base, parent)
+    base_record = _check_base(config, base, parent, fetch)
     shards = ShardDataset(latents)
-    folder = checkpoint_folder(from_checkpoint) if from_checkpoint else Path(str(base_record["path"]))
-    transformer_config = json.loads((folder / "transformer" / "config.json").read_text())
-    _check_cache(config, shards, Path(base_record["path"]), transformer_config)
+    begins_from = checkpoint_folder(from_checkpoint).resolve() if from_checkpoint else base_record["path"]
+    transformer_config = {}
+    if begins_from is not None:
+        transformer_config = json.loads((Path(begins_from) / "transformer" / "config.json").read_text())
+    _check_cache(config, shards, base_record["path"], {**_WAN_14B, **transformer_config})
     record = {
+        "kind": "checkpoint",
         "stage": config.stage,
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
         "latents": {"path": str(latents.resolve()), "digest": _data_digest(shards.record)},
         "base": base_record,
-        "parent": parent and {"path": str(folder.resolve()), "digest": json_digest(parent), "stage": parent["stage"]},
-        "code_version": version("steadydancer"),
+        "parent": parent and {"path": str(begins_from), "digest": json_digest(parent), "stage": parent["stage"]},
+        "code_version": __version__,
     }
     return Start(
         latents=latents.resolve(),
         base=Path(base_record["path"]) if base_record["path"] else None,
-        from_checkpoint=folder.resolve() if from_checkpoint else None,
+        from_checkpoint=Path(begins_from) if from_checkpoint else None,
         record=record,
         transformer_config=transformer_config,
         shards=shards,
@@ -92,16 +104,16 @@ def _check_parent(config: TrainConfig, from_checkpoint: Path | None) -> dict[str
     return parent
 
 
-def _check_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | None) -> dict[str, Any]:
+def _check_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | None, fetch: bool) -> dict[str, Any]:
     """Path and digest of the base; without `base`, those that the parent names."""
-    from ...models.components import resolve_folder
-
     if base is None and parent is not None:
         base = parent["base"]["path"]
     if base is None:
         raise TrainingRefused("base: stage 1 needs --base, a Wan 2.1 I2V folder or hub id")
     names = ["transformer"] + ["vae"] * (config.stage == 3 and config.pose_simulation_unit == "frame")
-    folder = resolve_folder(base, names).resolve()
+    folder = _base_folder(base, names, fetch)
+    if folder is None:
+        return {"source": str(base), "path": None, "digest": None}
     for name in names:
         if not (folder / name / "config.json").exists():
             raise TrainingRefused(f"base: {folder} has no {name}/config.json: not a folder in diffusers' layout")
@@ -114,10 +126,23 @@ def _check_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | 
     return {"source": str(base), "path": str(folder), "digest": digest}
 
 
-def _check_cache(config: TrainConfig, shards: ShardDataset, base: Path, transformer: dict[str, Any]) -> None:
+def _base_folder(base: str, names: list[str], fetch: bool) -> Path | None:
+    """The local folder of a base; None if it would have to be downloaded and must not be."""
+    if Path(base).is_dir():
+        return Path(base).resolve()
+    from ...models import components, weights
+
+    known = [row for row in weights.CATALOGUE if row.hub_id == base]
+    if known and not fetch and not any(weights.find(row) for row in known):
+        return None
+    return components.resolve_folder(base, names).resolve()
+
+
+def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, transformer: dict[str, Any]) -> None:
     """Sizes and origin of the cached tensors against the configuration, the base and the transformer."""
     cached_with = shards.record.get("components", {}).get("digests", {}).get("vae")
-    if cached_with and (base / "vae").is_dir() and content_digest(base / "vae") != cached_with:
+    vae = Path(base or "") / "vae"
+    if cached_with and base and vae.is_dir() and content_digest(vae) != cached_with:
         raise TrainingRefused(
             f"vae: {shards.path} was cached with another VAE (digest {cached_with[:12]}…) than the one in {base}"
         )
@@ -128,12 +153,12 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: Path, transfor
                 f"{config.num_frames}"
             )
     key = shards.keys[0]
-    shapes = {name: tuple(tensor.shape) for name, tensor in _conditions(shards, key).items()}
+    shapes = {name: tuple(tensor["shape"]) for name, tensor in safetensors.deserialize(shards.read(key)["conditions"])}
     clip = (transformer["out_channels"], config.num_latent_frames)
     wanted = {
         "latents": clip,
         "image_latents": clip,
-        "pose_latents": (transformer.get("pose_channels", 16), config.num_latent_frames),
+        "pose_latents": (transformer["pose_channels"], config.num_latent_frames),
     }
     for name, sizes in wanted.items():
         if shapes[name][:2] != sizes:
@@ -157,12 +182,6 @@ def _data_digest(latents: dict[str, Any]) -> str:
     made_of = [latents.get(name) for name in ("config", "num_frames", "fps", "buckets", "counts")]
     origins = [latents.get("inputs", {}).get("digest"), latents.get("components", {}).get("digests")]
     return json_digest([*made_of, *origins])
-
-
-def _conditions(shards: ShardDataset, key: str) -> dict[str, Any]:
-    from safetensors.torch import load as load_torch
-
-    return load_torch(shards.read(key)["conditions"])
 
 
 def check_same_run(out: Path, record: dict[str, Any]) -> None:
