@@ -67,15 +67,15 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
             return summary
     out.mkdir(parents=True, exist_ok=True)
     steps = Steps()
-    with _own_engines(out):
-        with steps("make components"):
-            make_components(out / "components")
-        if clips is None:
-            with steps("make dancers"):
-                clips = make_dancers(out / "dancers")
-        with steps("start Prefect"):
-            from .road import road
-        records = road(run, clips, out, steps, in_process)
+    with steps("make components"):
+        make_components(out / "components")
+    if clips is None:
+        with steps("make dancers"):
+            clips = make_dancers(out / "dancers")
+    _use_own_prefect(out)
+    with steps("load Prefect and the jobs"):
+        from .road import road
+    records = road(run, clips, out, steps, in_process)
     summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
     from .report import write_demo_report
 
@@ -102,21 +102,20 @@ class Steps:
         click.echo(f"  {name}: {self.seconds[name]} s")
 
 
-@contextmanager
-def _own_engines(out: Path) -> Iterator[None]:
+def _use_own_prefect(out: Path) -> None:
     """Keep Prefect's state under the run's folder, join no server of the environment, and send nothing anywhere."""
-    joined = [name for name in os.environ if name.startswith("PREFECT_")]
-    for name in joined:
+    home = (out / ".engine" / "prefect").resolve()
+    home.mkdir(parents=True, exist_ok=True)  # Prefect's server waits forever for a home whose parent is missing
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ |= {
-        "PREFECT_HOME": str((out / ".engine" / "prefect").resolve()),
+        "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     }
-    yield
 
 
 def make_components(folder: Path) -> None:

@@ -51,7 +51,7 @@ def paper() -> Run:
             stage=2, steps=2_000, learning_rate=1e-6, num_workers=8, global_batch_size=8, offload_optimizer=True
         ),
         stage3=TrainConfig(stage=3, steps=500, learning_rate=1e-4, num_workers=8, global_batch_size=8),
-        render=RenderConfig(components=WAN_480P, max_area_px=1024 * 576, num_gpus=1),
+        render=RenderConfig(max_area_px=1024 * 576, num_gpus=1),
         evaluate=EvaluateConfig(),
     )
 
@@ -91,7 +91,6 @@ def tiny() -> Run:
         stage2=TrainConfig(stage=2, steps=20, learning_rate=1e-4, **small),
         stage3=TrainConfig(stage=3, steps=20, learning_rate=5e-4, **small),
         render=RenderConfig(
-            components=components,
             num_frames=33,
             max_area_px=64 * 64,
             drawing_area_px=64 * 64,

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, processors
 from torch import nn
 from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from .. import SteadyDancerError
 from ..datasets.artifact import write_json
 from . import weights
 from .encoders import encode_video
@@ -26,7 +27,7 @@ NAMES = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "sc
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-class ComponentsError(Exception):
+class ComponentsError(SteadyDancerError):
     """A part of the pipeline is missing or unreadable; the message says which one and what to do."""
 
 

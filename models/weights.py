@@ -13,6 +13,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import SteadyDancerError
+
 APACHE = "Apache-2.0"
 _SAFETENSORS_INDEX = "*.safetensors.index.json"
 _WHEEL = "mediapipe==0.10.21"  # the last release that carries its models inside
@@ -33,7 +35,7 @@ BLAZEPOSE_FILES: dict[str, tuple[str, str]] = {
 }
 
 
-class WeightsError(Exception):
+class WeightsError(SteadyDancerError):
     """Weights are missing, incomplete or not what they should be; the message says what to do."""
 
 
