@@ -66,6 +66,9 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
             click.echo(f"everything is finished already; open {summary['report']}")
             return summary
     out.mkdir(parents=True, exist_ok=True)
+    # Tiny tensors gain nothing from more threads, and on cores that others use too, threads that wait for each other
+    # made a training step 25 times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     steps = Steps()
     with steps("make components"):
         make_components(out / "components")
