@@ -52,6 +52,7 @@ def save_trained(
         copy: Any = type(network).from_config(network.config)
         if lora is not None:
             copy.add_adapter(lora)
+    copy._keep_in_fp32_modules = None  # written, not run: diffusers would warn of a cast that is not made
     copy.load_state_dict(dict(weights), assign=True)
     if lora is not None:
         if lora_dir is not None:
