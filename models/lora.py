@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
@@ -52,15 +56,25 @@ def save_trained(
         copy: Any = type(network).from_config(network.config)
         if lora is not None:
             copy.add_adapter(lora)
-    copy._keep_in_fp32_modules = None  # written, not run: diffusers would warn of a cast that is not made
     copy.load_state_dict(dict(weights), assign=True)
     if lora is not None:
         if lora_dir is not None:
-            copy.save_lora_adapter(lora_dir)
+            _save_adapter(copy, lora, lora_dir)
         copy.fuse_lora()
         copy.unload_lora()
     _cast(copy, dtype)
     copy.save_pretrained(transformer_dir)
+
+
+def _save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
+    """As diffusers' `save_lora_adapter`, which casts (to nothing) on the way and warns of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = json.dumps(config.to_dict(), sort_keys=True, default=sorted)
+    save_file(
+        get_peft_model_state_dict(network, adapter_name="default"),
+        folder / LORA_WEIGHT_NAME_SAFE,
+        metadata={"format": "pt", LORA_ADAPTER_METADATA_KEY: told},
+    )
 
 
 def _cast(network: nn.Module, dtype: torch.dtype) -> None:
