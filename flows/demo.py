@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,8 +77,10 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
         with steps("make dancers"):
             clips = make_dancers(out / "dancers")
     _use_own_prefect(out)
-    with steps("load Prefect and the jobs"):
+    with steps("start Prefect"):
         from .road import road
+
+        start_prefect()
     records = road(run, clips, out, steps, in_process)
     summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
     from .report import write_demo_report
@@ -101,8 +104,12 @@ class Steps:
         click.echo(f"→ {name}")
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 1)
-        click.echo(f"  {name}: {self.seconds[name]} s")
+        self.took(name, time.perf_counter() - start)
+
+    def took(self, name: str, seconds: float) -> None:
+        """Note and say how long a step took."""
+        self.seconds[name] = round(seconds, 1)
+        click.echo(f"  {name}: {seconds:.1f} s")
 
 
 def _use_own_prefect(out: Path) -> None:
@@ -119,6 +126,17 @@ def _use_own_prefect(out: Path) -> None:
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     }
+
+
+def start_prefect() -> None:
+    """Start Prefect's temporary server, which is to end even when this process is killed outright."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    server.start()
+    assert server.server_process is not None
+    watch = f"while kill -0 {os.getpid()} 2>/dev/null; do sleep 1; done; kill {server.server_process.pid} 2>/dev/null"
+    subprocess.Popen(["sh", "-c", watch], start_new_session=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def make_components(folder: Path) -> None:

@@ -28,8 +28,8 @@ def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: d
 
 
 METRICS_TEXT = (
-    "Means over the rendered videos. The first frame cannot be better than the autoencoder's round trip of the "
-    "reference image, so its ceiling stands beside it. What has no value was not measured."
+    "Means over the rendered videos. Beside the first frame stands the autoencoder's own round trip of the reference "
+    "image, which a trained model comes close to. What has no value was not measured."
 )
 VIDEOS_TEXT = (
     "The networks are tiny and were trained for a minute: the pictures show that the road is whole, not how well a "

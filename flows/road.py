@@ -1,6 +1,6 @@
 """The demo's flow: the three flows in a row, with pairs made of what was accepted where none are supplied."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from .train import train_steadydancer
 def road(run: Run, clips: str, out: Path, steps: Steps, in_process: bool) -> dict[str, Any]:
     """Curate and cache, train three stages, render and score; returns the records of all artifacts."""
     config = run.model_dump_json()
-    # One Ray for all jobs: starting it takes longer than most of them.
-    with nullcontext() if in_process else local_ray(out / ".engine" / "ray"):
+    with ExitStack() as stack:
+        if not in_process:
+            with steps("start Ray"):
+                # One Ray for all jobs: starting it takes longer than most of them.
+                stack.enter_context(local_ray(out / ".engine" / "ray"))
         with steps("curate and cache"):
             records = curate_dataset(clips, str(out), config, in_process=in_process)
         with steps("train stages 1, 2, 3"):

@@ -32,7 +32,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "autoencoder_ceiling_psnr": (
         "dB",
         "",
-        "the autoencoder's round trip of the reference image: what frame 0 can reach",
+        "the autoencoder's round trip of the reference image, for comparison",
     ),
     "psnr": ("dB", "higher", "against the true video, mean over frames"),
     "ssim": ("", "higher", "against the true video, mean over frames"),
