@@ -153,12 +153,15 @@ def train(latents: Path, stage: int, base: str | None, from_checkpoint: Path | N
     from . import presets
 
     run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers)
-    base = base or run.cache.components
+    if stage == 1:  # the later stages know their base from the checkpoint they start from
+        base = base or run.cache.components
     inputs = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
     plan = (lambda: job.plan(run.stage(stage), **inputs)) if dry_run else None
     if _prepare(run, print_config=print_config, plan=plan):
         return
     record = job.run(run.stage(stage), **inputs, address=address)
+    if record.get("already_finished"):
+        click.echo("this run is finished already; more --steps would continue it")
     click.echo(f"{out / 'checkpoint'}: stage {stage}, {record['steps']} steps, "
                f"loss {record['loss_before']} before and {record['loss_after']} after")  # fmt: skip
 

@@ -54,10 +54,8 @@ def load_encoders(config: CacheConfig) -> Encoders:
 def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
     """Latents of video, image condition and pose, CLIP of the first frame and the first pose, text of true length."""
     height, width = size_for_area(row["source_height"], row["source_width"], config.max_area_px)
+    image_height, image_width = image_size(row, config)
     times_s = row["start_s"] + np.arange(row["num_frames"]) / row["fps"]
-    # CLIP sees more than the trained size holds; above twice that size nothing is gained for 224 × 224 pixels.
-    scale = min(1.0, 2 * height / row["source_height"])
-    image_height, image_width = (round(row[side] * scale / 2) * 2 for side in ("source_height", "source_width"))
     try:
         frames = decode(Path(row["source_path"]), times_s, image_height, image_width)
     except VideoError as error:
@@ -78,6 +76,16 @@ def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise BadClip("non_finite_latents", "an encoder gave NaN or infinity")
     return {**row, "height": height, "width": width, "conditions": _to_bytes(tensors, config)}
+
+
+def image_size(row: Row, config: CacheConfig) -> tuple[int, int]:
+    """(height, width) at which a clip is read: the source's, at most twice the trained size, even.
+
+    CLIP sees more than the trained size holds; above twice that nothing is gained for its 224 × 224 pixels.
+    """
+    height, _ = size_for_area(row["source_height"], row["source_width"], config.max_area_px)
+    scale = min(1.0, 2 * height / row["source_height"])
+    return round(row["source_height"] * scale / 2) * 2, round(row["source_width"] * scale / 2) * 2
 
 
 def encode_null(bucket: Bucket, config: CacheConfig, encoders: Encoders) -> bytes:
@@ -119,9 +127,10 @@ def to_sample(row: Row, config: CacheConfig) -> Sample:
     }
     if index["verdict"] != "ok":
         return Sample(index)
+    image_height, image_width = image_size(row, config)
     meta = {name: row[name] for name in META} | {
-        "image_height": row["source_height"],
-        "image_width": row["source_width"],
+        "image_height": image_height,
+        "image_width": image_width,
         "drawing_area_px": config.drawing_area_px,
     }
     return Sample(index, sample_members(meta, row["conditions"], row["pose"]))
