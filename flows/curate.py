@@ -1,12 +1,15 @@
 """The flow `curate-dataset`: raw clips to latents."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 
+from ..datasets.artifact import Artifact
 from . import presets, tasks
-from .handover import announce, counts_table, publish, require_usable
+from .handover import absolute, absolute_if_here, announce, counts_table, publish, require_usable
 
 
 @flow(name="curate-dataset")
@@ -18,6 +21,8 @@ def curate_dataset(
     cluster: str | None = None,
     in_process: bool = False,
     trigger_next: bool = False,
+    pairs: str | None = None,
+    truth: str | None = None,
 ) -> dict[str, Any]:
     """Curate `clips` and cache what is accepted.
 
@@ -27,25 +32,43 @@ def curate_dataset(
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
         components: Wan 2.1 I2V folder or hub id; None takes the preset's.
         cluster: job server of a Ray cluster, `http://HOST:8265`; None runs on this machine.
-        in_process: run without Ray.
-        trigger_next: emit the event that starts `train-steadydancer` on these latents.
+        in_process: run without Ray; of no meaning on a cluster.
+        trigger_next: start `train-steadydancer` on these latents, into the same `out`.
+        pairs: with `trigger_next`, what is rendered after the training; None ends the chain there.
+        truth: with `pairs`, folder with `ID.mp4` for every pair that has a truth.
 
     Returns:
         The records of both artifacts.
     """
-    run = presets.change(presets.load(preset), "cache", components=components)
-    folder = Path(out)
+    run = presets.load(preset)
+    components = absolute_if_here(components or run.cache.components)
+    run = presets.change(run, "cache", components=components)
+    clips, folder = absolute(clips), Path(absolute(out))
     curated = tasks.curate(run, clips, folder, cluster, in_process)
     require_usable(curated, folder / "clips")
     cached = tasks.cache(run, folder, folder, cluster, in_process)
     require_usable(cached, folder / "latents")
     records = {"clips": curated, "latents": cached}
-    publish("curated-clips", f"Clips of {clips} and their latents in {out}", counts_table(records))
+    publish("curated-clips", f"Clips of {clips} and their latents in {folder}", counts_table(records))
+    create_markdown_artifact(key="clip-verdicts", markdown=_verdicts(folder), description=f"Why, in {folder}/clips")
     if trigger_next:
-        announce(
-            "latents",
-            folder / "latents",
-            cluster,
-            {"latents": folder / "latents", "out": out, "preset": preset, "base": run.cache.components},
-        )
+        next_parameters = {
+            "latents": folder / "latents",
+            "out": folder,
+            "preset": absolute_if_here(preset),
+            "base": run.cache.components,
+            "cluster": cluster,
+            "trigger_next": pairs is not None,
+            "pairs": pairs and absolute(pairs),
+            "truth": truth and absolute(truth),
+        }
+        announce("latents", folder / "latents", cluster, next_parameters)
     return records
+
+
+def _verdicts(folder: Path) -> str:
+    """How many clips got which verdict, and why."""
+    rows = Artifact(folder / "clips").read(["verdict", "reason"]).to_pylist()
+    counted = Counter((row["verdict"], row["reason"] or "") for row in rows)
+    lines = [f"| {verdict} | {reason} | {number} |" for (verdict, reason), number in sorted(counted.items())]
+    return "\n".join(["| verdict | reason | clips |", "|---|---|---:|", *lines])

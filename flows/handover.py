@@ -1,17 +1,57 @@
-"""What a flow leaves behind for people (artifacts in the UI) and for the next deployment (one event)."""
+"""What a flow leaves behind: artifacts and readable failures for people, one event for the next deployment."""
 
+import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
+from prefect import get_client, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
-from prefect.runtime import flow_run
+from prefect.events.filters import EventFilter, EventIDFilter
 
 from .. import SteadyDancerError
+from ..datasets.artifact import RECORD, content_digest
 
 COMMITTED = "steadydancer.artifact.committed"
+TIMEOUT_S = 120.0
+
+
+class _WithoutTraceback(logging.Filter):
+    """Tell an error that a person can mend by its message alone; Prefect logs a page for it, at each level."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every record; drop the traceback of some."""
+        if record.exc_info and isinstance(record.exc_info[1], SteadyDancerError | ConnectionError):
+            record.exc_info = None
+        return True
+
+
+for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+    logging.getLogger(name).addFilter(_WithoutTraceback())
+
+
+def enter_workers_folder() -> dict[str, str]:
+    """Pull step of the deployments: go where the worker was started, for relative paths mean: seen from there.
+
+    A process worker gives each run an empty folder of its own, and a folder that is named in `prefect.yaml` would be
+    stored with the deployment, as a path of the machine that deployed.
+    """
+    folder = os.environ.get("PWD", "/")
+    os.chdir(folder)
+    return {"directory": folder}
+
+
+def absolute(path: str) -> str:
+    """A local path, seen from the folder that the worker was started in; a URL as it is."""
+    return path if "://" in path else str(Path.cwd() / path)
+
+
+def absolute_if_here(name: str | None) -> str | None:
+    """A path if there is something at it, else the name (a hub id, a preset) as it is."""
+    return absolute(name) if name and len(name) < 4096 and Path(name).exists() else name
 
 
 def require_usable(record: dict[str, Any], folder: Path) -> None:
@@ -34,21 +74,48 @@ def counts_table(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def announce(kind: str, artifact: Path, cluster: str | None, payload: dict[str, Any]) -> None:
-    """Emit the event that starts the next deployment: one for one artifact in one flow run, retried or not.
+    """Start the next deployment on a finished artifact, once: by an event that its trigger waits for.
+
+    The event's id is a function of the artifact's record, and an event that the server already has is not sent again:
+    a flow that is retried, or run again on what is finished, starts nothing twice. An artifact that was deleted and
+    made anew has another record and starts the next deployment again.
 
     Args:
         kind: of the artifact, `latents` or `checkpoint`; the trigger matches it.
         artifact: its folder.
         cluster: where the flow ran; a local flow starts the local deployment.
-        payload: parameters of the next flow.
+        payload: parameters of the next flow: strings, booleans, None; paths become strings.
+
+    Raises:
+        SteadyDancerError: the server did not take the event.
     """
+    where = "local" if cluster is None else "cluster"
+    event_id = uuid5(NAMESPACE_URL, f"{kind}/{where}/{artifact}/{content_digest(artifact / RECORD)}")
+    if _is_known(event_id):
+        get_run_logger().info(f"{artifact} was handed over before (event {event_id}): nothing is started again")
+        return
     emit_event(
         COMMITTED,
         resource={
             "prefect.resource.id": f"steadydancer.{kind}.{artifact}",
             "steadydancer.kind": kind,
-            "steadydancer.where": "local" if cluster is None else "cluster",
+            "steadydancer.where": where,
         },
-        payload={name: None if value is None else str(value) for name, value in payload.items()},
-        id=uuid5(NAMESPACE_URL, f"{flow_run.id}/{os.fspath(artifact)}"),
+        payload={name: str(value) if isinstance(value, Path) else value for name, value in payload.items()},
+        id=event_id,
     )
+    # Sending happens in the background and may fail in silence; the flow is finished when the server has the event.
+    deadline = time.monotonic() + TIMEOUT_S
+    while not _is_known(event_id):
+        if time.monotonic() > deadline:
+            raise SteadyDancerError(
+                f"{artifact} is finished, but within {TIMEOUT_S:.0f} s the Prefect server did not take the event that "
+                "starts the next deployment: retry this flow run, or start that deployment by hand"
+            )
+        time.sleep(1)
+    get_run_logger().info(f"{artifact} was handed over (event {event_id})")
+
+
+def _is_known(event_id: UUID) -> bool:
+    with get_client(sync_client=True) as client:
+        return bool(client.read_events(EventFilter(id=EventIDFilter(id=[event_id])), limit=1).events)

@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact
 
 from . import presets, tasks
-from .handover import counts_table, publish, require_usable
+from .handover import absolute, absolute_if_here, counts_table, publish, require_usable
 
 
 @flow(name="render-evaluation")
@@ -31,19 +31,21 @@ def render_evaluation(
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
         components: Wan 2.1 I2V folder or hub id; None takes those of the checkpoint's record.
         cluster: job server of a Ray cluster, `http://HOST:8265`; None runs on this machine.
-        in_process: run without Ray.
+        in_process: run without Ray; of no meaning on a cluster.
 
     Returns:
         The records of both artifacts.
     """
-    run = presets.change(presets.load(preset), "render", components=components)
-    folder = Path(out)
+    run = presets.change(presets.load(preset), "render", components=absolute_if_here(components))
+    checkpoint, pairs, folder = absolute(checkpoint), absolute(pairs), Path(absolute(out))
+    truth_folder = Path(absolute(truth)) if truth else None
     rendered = tasks.render(run, Path(checkpoint), Path(pairs), folder, cluster, in_process)
     require_usable(rendered, folder / "renders")
-    scored = tasks.evaluate(run, folder, Path(truth) if truth else None, folder, cluster, in_process)
+    scored = tasks.evaluate(run, folder, truth_folder, folder, cluster, in_process)
     require_usable(scored, folder / "metrics")
     records = {"renders": rendered, "metrics": scored}
-    publish("rendered-videos", f"Videos of {pairs} in {out}", counts_table(records))
-    publish("scores", f"Metrics of {out}", [{"metric": name, **mean} for name, mean in scored["means"].items()])
-    create_link_artifact(key="report", link=(folder / "report.html").resolve().as_uri(), link_text="report")
+    publish("rendered-videos", f"Videos of {pairs} in {folder}", counts_table(records))
+    publish("scores", f"Metrics of {folder}", [{"metric": name, **mean} for name, mean in scored["means"].items()])
+    report = folder / "report.html"
+    create_link_artifact(key="report", link=report.as_uri(), link_text=str(report))
     return records

@@ -1,12 +1,15 @@
 """The flow `reproduce`: the whole road, raw clips to scored videos."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from ..pipelines.submit import local_ray
 from . import presets
 from .curate import curate_dataset
+from .handover import absolute, absolute_if_here
 from .render import render_evaluation
 from .train import train_steadydancer
 
@@ -23,10 +26,12 @@ def reproduce(
     in_process: bool = False,
 ) -> dict[str, Any]:
     """Curate, train the three stages, render and score; the arguments are those of the three flows."""
-    run = presets.change(presets.load(preset), "cache", components=components)
-    config, folder = run.model_dump_json(), Path(out)
-    curated = curate_dataset(clips, out, config, cluster=cluster, in_process=in_process)
-    trained = train_steadydancer(str(folder / "latents"), out, config, cluster=cluster)
-    checkpoint = str(folder / "stage3" / "checkpoint")
-    rendered = render_evaluation(checkpoint, pairs, out, truth, config, cluster=cluster, in_process=in_process)
+    run, folder = presets.load(preset), Path(absolute(out))
+    run = presets.change(run, "cache", components=absolute_if_here(components or run.cache.components))
+    config, checkpoint = run.model_dump_json(), str(folder / "stage3" / "checkpoint")
+    # One Ray for all jobs: starting it takes longer than a small one of them.
+    with nullcontext() if cluster or in_process else local_ray(folder / ".engine" / "ray"):
+        curated = curate_dataset(clips, out, config, cluster=cluster, in_process=in_process)
+        trained = train_steadydancer(str(folder / "latents"), out, config, cluster=cluster)
+        rendered = render_evaluation(checkpoint, pairs, out, truth, config, cluster=cluster, in_process=in_process)
     return {**curated, **trained, **rendered}

@@ -3,6 +3,7 @@
 Only paths and records travel between tasks. Jobs take up where they were stopped, so a task may be retried freely.
 """
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
-from ..datasets.artifact import Artifact
+from ..datasets.artifact import Artifact, write_json
 from ..pipelines.cache import job as cache_job
 from ..pipelines.curate import job as curate_job
 from ..pipelines.evaluate import job as evaluate_job
@@ -34,30 +35,34 @@ def _job(
     return Artifact(artifact).record()
 
 
+def _engine(run: Run, out: Path, in_process: bool, arguments: list[str | Path]) -> Engine:
+    """Where packets run here; its command reproduces the job, with the configuration in a file beside its logs."""
+    preset = out / ".engine" / "preset.json"
+    write_json(preset, run.model_dump(mode="json"))
+    command = shlex.join(["steadydancer", *map(str, arguments), "--preset", str(preset)])
+    return Engine(out / ".engine", in_process, command=command)
+
+
 @task(task_run_name="curate {clips}")
 def curate(run: Run, clips: str, out: Path, cluster: str | None = None, in_process: bool = False) -> Record:
     """Ingest, probe, shots, scores, pose, select: `out/clips`."""
-    engine = Engine(out / ".engine", in_process, command=f"steadydancer curate --clips {clips} --out {out}")
-    return _job(
-        cluster,
-        ["curate", "--clips", clips, "--out", out],
-        run,
-        out / "clips",
-        lambda: curate_job.run(run.curate, clips=clips, out=out, engine=engine),
-    )
+    arguments: list[str | Path] = ["curate", "--clips", clips, "--out", out]
+
+    def here() -> Record:
+        return curate_job.run(run.curate, clips=clips, out=out, engine=_engine(run, out, in_process, arguments))
+
+    return _job(cluster, arguments, run, out / "clips", here)
 
 
 @task(task_run_name="cache {clips}")
 def cache(run: Run, clips: Path, out: Path, cluster: str | None = None, in_process: bool = False) -> Record:
     """Latents, image features and text embeddings of the accepted clips: `out/latents`."""
-    engine = Engine(out / ".engine", in_process, command=f"steadydancer cache --clips {clips} --out {out}")
-    return _job(
-        cluster,
-        ["cache", "--clips", clips, "--out", out],
-        run,
-        out / "latents",
-        lambda: cache_job.run(run.cache, clips=clips, out=out, engine=engine),
-    )
+    arguments: list[str | Path] = ["cache", "--clips", clips, "--out", out]
+
+    def here() -> Record:
+        return cache_job.run(run.cache, clips=clips, out=out, engine=_engine(run, out, in_process, arguments))
+
+    return _job(cluster, arguments, run, out / "latents", here)
 
 
 @task(task_run_name="train stage {stage}")
@@ -68,13 +73,12 @@ def train(
     arguments: list[str | Path] = ["train", "--latents", latents, "--stage", str(stage), "--base", base, "--out", out]
     if from_checkpoint is not None:
         arguments += ["--from", from_checkpoint]
-    return _job(
-        cluster,
-        arguments,
-        run,
-        out / "checkpoint",
-        lambda: train_job.run(run.stage(stage), latents=latents, base=base, out=out, from_checkpoint=from_checkpoint),
-    )
+
+    def here() -> Record:
+        config = run.stage(stage)
+        return train_job.run(config, latents=latents, base=base, out=out, from_checkpoint=from_checkpoint)
+
+    return _job(cluster, arguments, run, out / "checkpoint", here)
 
 
 @task(task_run_name="render {pairs}")
@@ -82,20 +86,14 @@ def render(
     run: Run, checkpoint: Path, pairs: Path, out: Path, cluster: str | None = None, in_process: bool = False
 ) -> Record:
     """One video a pair: `out/renders`."""
-    command = f"steadydancer render --checkpoint {checkpoint} --pairs {pairs} --out {out}"
-    return _job(
-        cluster,
-        ["render", "--checkpoint", checkpoint, "--pairs", pairs, "--out", out],
-        run,
-        out / "renders",
-        lambda: render_job.run(
-            run.render,
-            checkpoint=checkpoint,
-            pairs=render_job.read_pairs(pairs),
-            out=out,
-            engine=Engine(out / ".engine", in_process, command=command),
-        ),
-    )
+    arguments: list[str | Path] = ["render", "--checkpoint", checkpoint, "--pairs", pairs, "--out", out]
+
+    def here() -> Record:
+        engine = _engine(run, out, in_process, arguments)
+        wanted = render_job.read_pairs(pairs)
+        return render_job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=engine)
+
+    return _job(cluster, arguments, run, out / "renders", here)
 
 
 @task(task_run_name="evaluate {renders}")
@@ -103,14 +101,12 @@ def evaluate(
     run: Run, renders: Path, truth: Path | None, out: Path, cluster: str | None = None, in_process: bool = False
 ) -> Record:
     """Metric rows and a page: `out/metrics`, `out/report.html`."""
-    engine = Engine(out / ".engine", in_process, command=f"steadydancer evaluate --renders {renders} --out {out}")
     arguments: list[str | Path] = ["evaluate", "--renders", renders, "--out", out]
     if truth is not None:
         arguments += ["--truth", truth]
-    return _job(
-        cluster,
-        arguments,
-        run,
-        out / "metrics",
-        lambda: evaluate_job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine),
-    )
+
+    def here() -> Record:
+        engine = _engine(run, out, in_process, arguments)
+        return evaluate_job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine)
+
+    return _job(cluster, arguments, run, out / "metrics", here)

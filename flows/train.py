@@ -5,8 +5,9 @@ from typing import Any
 
 from prefect import flow
 
+from .. import SteadyDancerError
 from . import presets, tasks
-from .handover import announce, publish
+from .handover import absolute, absolute_if_here, announce, publish
 
 STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}
 
@@ -19,6 +20,8 @@ def train_steadydancer(
     base: str | None = None,
     cluster: str | None = None,
     trigger_next: bool = False,
+    pairs: str | None = None,
+    truth: str | None = None,
 ) -> dict[str, Any]:
     """Train stages 1, 2 and 3 into `out/stage1`, `out/stage2` and `out/stage3`.
 
@@ -28,25 +31,37 @@ def train_steadydancer(
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
         base: Wan 2.1 I2V folder or hub id; None takes the preset's.
         cluster: job server of a Ray cluster, `http://HOST:8265`; None runs on this machine.
-        trigger_next: emit the event that starts `render-evaluation` on the last checkpoint.
+        trigger_next: start `render-evaluation` on the last checkpoint, into the same `out`; needs `pairs`.
+        pairs: with `trigger_next`, what is rendered: csv or jsonl as `render-evaluation` takes it.
+        truth: with `pairs`, folder with `ID.mp4` for every pair that has a truth.
 
     Returns:
         The records of the three checkpoints.
     """
+    if trigger_next and pairs is None:
+        raise SteadyDancerError("trigger_next starts render-evaluation, which needs to know what to render: give pairs")
     run = presets.load(preset)
-    folder = Path(out)
+    base = absolute_if_here(base) or absolute_if_here(run.cache.components) or ""
+    latents, folder = absolute(latents), Path(absolute(out))
     records: dict[str, Any] = {}
     checkpoint = None
     for stage in STAGES:
-        records[f"stage{stage}"] = tasks.train(
-            run, stage, Path(latents), base or run.cache.components, folder / f"stage{stage}", checkpoint, cluster
-        )
-        checkpoint = folder / f"stage{stage}" / "checkpoint"
+        stage_out = folder / f"stage{stage}"
+        records[f"stage{stage}"] = tasks.train(run, stage, Path(latents), base, stage_out, checkpoint, cluster)
+        checkpoint = stage_out / "checkpoint"
     keys = ("steps", "loss_before", "loss_after")
-    publish("trained-stages", f"Three stages in {out}", [
+    publish("trained-stages", f"Three stages in {folder}", [
         {"stage": f"{stage} {name}", **{key: records[f"stage{stage}"][key] for key in keys}}
         for stage, name in STAGES.items()
     ])  # fmt: skip
     if trigger_next and checkpoint is not None:
-        announce("checkpoint", checkpoint, cluster, {"checkpoint": checkpoint, "out": out, "preset": preset})
+        next_parameters = {
+            "checkpoint": checkpoint,
+            "out": folder,
+            "preset": absolute_if_here(preset),
+            "cluster": cluster,
+            "pairs": pairs and absolute(pairs),
+            "truth": truth and absolute(truth),
+        }
+        announce("checkpoint", checkpoint, cluster, next_parameters)
     return records
