@@ -43,7 +43,8 @@ def main() -> None:
     if STAMP.is_file() and STAMP.read_text() == fingerprint():
         return
     print("setup: making .venv from requirements.lock (about 7 GB, the network decides how long it takes)", flush=True)
-    venv.create(VENV, with_pip=True)
+    # Without a pip of its own: the modules that would put it there are missing from some systems' python3.11.
+    venv.create(VENV)
     python = VENV / "bin" / "python"
     # The installer comes from the same lock, by hash, as everything it will install.
     uv_lines = re.search(r"^uv==.*?(?=^\S)", LOCK.read_text() + "\nend\n", re.MULTILINE | re.DOTALL)
@@ -52,7 +53,8 @@ def main() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as bootstrap:
         bootstrap.write(uv_lines.group())
         bootstrap.flush()
-        run(python, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", bootstrap.name)
+        options = ("--quiet", "--require-hashes", "--no-deps", "-r", bootstrap.name)
+        run(sys.executable, "-m", "pip", "--python", python, "install", *options)
     uv = VENV / "bin" / "uv"
     run(uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK)
     run(uv, "pip", "install", "--quiet", "--python", python, "--no-deps", "--no-build-isolation", "-e", ROOT)
