@@ -64,14 +64,23 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        if error.filename is None:  # Arrow and full disks name no file
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a JSON file so that readers see all of it or none."""
+    """Write a JSON file so that readers see all of it or none.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON does not have; what was not measured is None.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def plan_packets(ids: Iterable[str], size: int) -> list[Packet]:
@@ -135,7 +144,7 @@ class Artifact:
             ArtifactError: the folder was begun with another plan; the message names what differs.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in self.path.glob(".*.tmp*"):
+        for leftover in self.path.rglob(".*.tmp*"):
             leftover.unlink()
         plan = json.loads(json.dumps(plan))
         file = self.path / PLAN
@@ -164,11 +173,15 @@ class Artifact:
             pq.write_table(table, aside, compression="zstd")
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """All rows of all parts, parts in name order."""
+        """All rows of all parts, parts in name order.
+
+        Raises:
+            ArtifactError: there is no part, or one is damaged.
+        """
         parts = sorted(self.path.glob("part-*.parquet"))
         if not parts:
             raise ArtifactError(f"{self.path} holds no parts")
-        return pa.concat_tables(pq.read_table(part, columns=columns) for part in parts)
+        return pa.concat_tables(_read_part(part, columns) for part in parts)
 
     def commit(self, record: dict[str, Any]) -> dict[str, Any]:
         """Finish the artifact by writing its record; returns it.
@@ -181,6 +194,15 @@ class Artifact:
             raise ArtifactError(f"{self.path}: rows were lost or repeated, the counts do not balance: {counts}")
         write_json(self.path / RECORD, record)
         return record
+
+
+def _read_part(part: Path, columns: list[str] | None) -> pa.Table:
+    try:
+        return pq.read_table(part, columns=columns, partitioning=None)
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(
+            f"{part} is damaged ({error}): copy it anew, or delete its folder and make it again"
+        ) from None
 
 
 def count_verdicts(inputs: int, verdicts: Iterable[str]) -> dict[str, int]:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..datasets.skeleton import PoseSequence
 from ..datasets.toydance import load_supplied_pose
 from ..models import weights
 from ..models.pose_estimator import PoseEstimator, PoseTrack, open_pose_estimator
+from .stage import BadClip
 
 # What each estimator needs, the best one first.
 ESTIMATORS = {"dwpose": ("yolox", "dwpose"), "blazepose": ("blazepose",)}
@@ -47,15 +49,35 @@ def find_poses(
     Returns:
         (what gave the keypoints, number of people or None if it cannot count, tracks with the main person first);
         the name is None when nothing could look.
+
+    Raises:
+        BadClip: the sidecar is damaged, or ends before the times asked.
     """
-    supplied = load_supplied_pose(path) if pose_model in ("auto", "supplied") else None
+    supplied = _supplied_poses(path, times_s) if pose_model in ("auto", "supplied") else None
     if supplied is not None:
-        persons, fps = supplied
-        index = np.floor(times_s * fps + 1e-6).astype(int)
-        taken = [person[np.clip(index, 0, len(person) - 1)] for person in persons]
-        seen = [person for person in taken if person.body_visible.any()]
+        seen = [person for person in supplied if person.body_visible.any()]
         return "supplied", len(seen), [PoseTrack(person, person.body_visible.astype(np.float32)) for person in seen]
     if estimator is None:
         return None, None, []
     tracks = estimator.estimate(read_frames())
     return estimator.name, len(tracks) if estimator.counts_people else None, tracks
+
+
+def _supplied_poses(path: Path, times_s: npt.NDArray[np.float64]) -> list[PoseSequence] | None:
+    """Poses at these times, one sequence a person, of the keypoints that lie beside a file; None if none do."""
+    try:
+        supplied = load_supplied_pose(path)
+    except ValueError as error:
+        raise BadClip("unreadable_pose", str(error)) from error
+    if supplied is None:
+        return None
+    persons, fps = supplied
+    index = np.floor(times_s * fps + 1e-6).astype(int)
+    for person in persons:
+        # One frame of grace: containers round the last frame's time.
+        if index.max() > len(person):
+            seconds = f"{len(person) / fps:.2f} s of keypoints, frames until {times_s.max():.2f} s"
+            raise BadClip("pose_too_short", f"{path.stem}.pose.safetensors: {seconds}")
+        if not np.isfinite(person.body).all():
+            raise BadClip("unreadable_pose", f"{path.stem}.pose.safetensors holds keypoints that are no numbers")
+    return [person[np.minimum(index, len(person) - 1)] for person in persons]

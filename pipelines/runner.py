@@ -6,7 +6,10 @@ checkpointing forgets rejected rows and loses siblings of a failed fan-out; see 
 
 import contextlib
 import json
+import logging
 import sys
+import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +26,10 @@ from ..datasets.schema import Row, from_ipc, to_ipc
 from .stage import Stage, StageFault, fault, run_stages
 
 T = TypeVar("T")
+Item = dict[str, Any]
 WritePacket = Callable[[Packet, list[Row]], None]
+
+SECONDS_BETWEEN_LINES = 20.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Job:
         stages: in order.
         config: the job's configuration, given to every stage.
         schema: of the rows on their way.
-        open_packet: id → row with which the walk begins.
+        open_row: id → row with which the walk begins.
         write_packet: commits all rows of a packet; the last thing done to it.
     """
 
@@ -43,7 +49,7 @@ class Job:
     stages: list[Stage]
     config: Any
     schema: pa.Schema
-    open_packet: Callable[[str], Row]
+    open_row: Callable[[str], Row]
     write_packet: WritePacket
 
 
@@ -52,9 +58,9 @@ class Engine:
     """Where packets run.
 
     Args:
+        state_dir: where a private Ray keeps its files, and fault logs go.
         in_process: no Ray at all: same rows, same verdicts, `breakpoint()` works.
         address: of a Ray cluster to join; None starts a private one on this machine.
-        state_dir: where a private Ray keeps its files, and fault logs go.
         command: the words that reproduce the job, for messages.
     """
 
@@ -81,12 +87,14 @@ class PacketWorker:
     def __init__(
         self, stages: list[Stage], config: Any, schema: pa.Schema, write_packet: WritePacket | None = None
     ) -> None:
-        """Load what the stages need."""
+        """Nothing is loaded yet: what fails in a constructor, Ray reports as the death of an actor."""
         self.stages, self.config, self.schema, self.write_packet = stages, config, schema, write_packet
-        self.tools = [stage.load(config) if stage.load else None for stage in stages]
+        self.tools: list[Any] | None = None
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, item: Item) -> Item:
         """Run one packet; `rows` comes and goes as an Arrow stream of the schema."""
+        if self.tools is None:
+            self.tools = [stage.load_tools(self.config) for stage in self.stages]
         rows, seconds = run_stages(self.stages, from_ipc(item["rows"]), self.config, self.tools)
         out = {**item, "seconds": json.dumps({**json.loads(item["seconds"]), **seconds})}
         if self.write_packet is None:
@@ -97,8 +105,39 @@ class PacketWorker:
         except OSError:
             raise
         except Exception as error:
-            raise fault("write", {"id": packet.id}, error) from error
+            raise fault("write", f"packet {packet.id}", error) from error
         return {**out, "rows": b""}
+
+
+class RayPacketWorker(PacketWorker):
+    """The same in a Ray actor, where an exception would lose its cause on its way: it travels as a value, in words."""
+
+    def __call__(self, item: Item) -> Item:
+        """Run one packet, or say in `fault` what stopped it."""
+        if item["fault"]:
+            return item
+        try:
+            return super().__call__(item)
+        except (StageFault, OSError, SteadyDancerError) as error:
+            return {**item, "rows": b"", "fault": _to_words(error)}
+
+
+def _to_words(error: Exception) -> str:
+    if isinstance(error, StageFault):
+        return json.dumps(["StageFault", *error.args])
+    if isinstance(error, OSError):
+        return json.dumps(["OSError", error.errno, error.strerror or str(error), error.filename], default=str)
+    return json.dumps(["SteadyDancerError", str(error)])
+
+
+def _from_words(words: str) -> Exception:
+    kind, *arguments = json.loads(words)
+    kinds: dict[str, Callable[..., Exception]] = {
+        "StageFault": StageFault,
+        "OSError": OSError,
+        "SteadyDancerError": SteadyDancerError,
+    }
+    return kinds[kind](*arguments)
 
 
 def run_packets(job: Job, packets: list[Packet], engine: Engine, num_done: int = 0) -> dict[str, float]:
@@ -110,36 +149,87 @@ def run_packets(job: Job, packets: list[Packet], engine: Engine, num_done: int =
     seconds: Counter[str] = Counter()
     if not packets:
         return {}
-    items: list[dict[str, Any]] = [
+    items: list[Item] = [
         {
             "packet": packet.id,
             "ids": list(packet.ids),
-            "rows": to_ipc(map(job.open_packet, packet.ids), job.schema),
+            "rows": to_ipc(map(job.open_row, packet.ids), job.schema),
             "seconds": "{}",
+            "fault": "",
         }
         for packet in packets
     ]
     with _readable_faults(job, engine), _results(job, items, engine) as results:
-        for result in progress(results, job.name, "packet", len(packets) + num_done, num_done):
+        for result in progress(results, job.name, "packets", len(packets) + num_done, num_done):
             seconds.update(json.loads(result["seconds"]))
     return dict(seconds)
 
 
 @contextlib.contextmanager
-def _results(job: Job, items: list[dict[str, Any]], engine: Engine) -> Iterator[Iterable[dict[str, Any]]]:
+def _results(job: Job, items: list[Item], engine: Engine) -> Iterator[Iterable[Item]]:
+    num_gpus = max(stage.num_gpus for stage in job.stages)
     if engine.in_process:
+        if num_gpus:
+            import torch
+
+            _require_gpus(job, num_gpus, torch.cuda.device_count())
         yield map(PacketWorker(job.stages, job.config, job.schema, job.write_packet), items)
         return
     from .submit import local_ray
 
     with local_ray(engine.state_dir / "ray", engine.address):
+        import ray
+
+        if engine.address is None:  # a cluster may be growing towards what is asked of it
+            _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
         yield _ray_results(job, items)
 
 
-def _ray_results(job: Job, items: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    import ray
-    from ray.data import ActorPoolStrategy
+def _require_gpus(job: Job, wanted: float, here: float) -> None:
+    """A GPU that never comes would be waited for without a word."""
+    if wanted > here:
+        raise JobStopped(
+            f"{job.name} asks for {wanted:g} GPU a worker, and this machine has {here:g}: give --address of a cluster "
+            f"that has them, or a preset whose {job.name}.num_gpus is 0 (tiny)"
+        )
 
+
+def _ray_results(job: Job, items: list[Item]) -> Iterator[Item]:
+    """Results as they come. Packets of a worker that died (killed, out of memory, a crash in a library) run again.
+
+    Raises:
+        JobStopped: packets keep killing their workers.
+    """
+    import ray.data
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the console; Ray's own file in its session stays
+            handler.setLevel(logging.CRITICAL)
+    pending = {item["packet"]: item for item in items}
+    attempts_left = 2
+    while pending:
+        num_pending = len(pending)
+        try:
+            for result in _ray_dataset(job, list(pending.values())).iter_rows():
+                if result["fault"]:
+                    raise _from_words(result["fault"])
+                del pending[result["packet"]]
+                yield result
+        except ray.exceptions.RayActorError as error:
+            attempts_left = 2 if len(pending) < num_pending else attempts_left - 1
+            if attempts_left == 0:
+                ids = [name for item in pending.values() for name in item["ids"]]
+                raise JobStopped(
+                    f"{job.name} stopped: workers die (killed, out of memory, or a crash in a library) on one of these "
+                    f"{len(ids)}, first {ids[0]}.\nFinished packets are kept; --in-process shows which one it is."
+                ) from error
+
+
+def _ray_dataset(job: Job, items: list[Item]) -> Any:
+    import ray.data
+    from ray.util.annotations import RayDeprecationWarning
+
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning, message="`ray_remote_args`")
     cluster = ray.cluster_resources()
     # One block a packet: a block is what Ray hands to an actor, and a packet must stay whole.
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
@@ -149,55 +239,55 @@ def _ray_results(job: Job, items: list[dict[str, Any]]) -> Iterable[dict[str, An
         cpus, gpus = group[0].num_cpus, group[0].num_gpus
         fits = cluster.get("GPU", 0) / gpus if gpus else cluster.get("CPU", 1) / max(cpus, 1e-3)
         dataset = dataset.map(
-            PacketWorker,
+            RayPacketWorker,
             fn_constructor_args=(group, job.config, job.schema, job.write_packet if index == len(groups) - 1 else None),
             num_cpus=cpus,
             num_gpus=gpus,
-            compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(len(items), int(fits)))),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(len(items), int(fits)))),
+            # Ray would start a fallen actor again without end, and cannot always (its arguments may be lost with it).
+            # The argument has no other name before Ray 2.64; until then Ray warns.
+            max_restarts=0,
         )
-    return dataset.iter_rows()
+    return dataset
 
 
 @contextlib.contextmanager
 def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
-    """Turn whatever a worker raised into a few lines that name the stage, the clip, the line and the way on."""
+    """Turn what stopped a worker into a few lines that name the stage, the clip, the line and the way on."""
     try:
         yield
-    except Exception as error:
-        cause = _root(error)
-        if isinstance(cause, OSError):
-            raise JobStopped(
-                f"{job.name} stopped: {cause.strerror or cause} ({cause.filename or engine.state_dir})\n"
-                "Finished packets are kept; make room or mend the path, then run the same command again."
-            ) from error
-        if not isinstance(cause, StageFault):
-            raise
-        log = engine.state_dir / "faults" / f"{cause.stage}-{Path(cause.row_id).name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(cause.trace)
+    except ConnectionError as error:
+        raise JobStopped(f"{job.name} stopped: no connection to Ray at {engine.address} ({error})") from error
+    except OSError as error:
         raise JobStopped(
-            f"{job.name} stopped: a fault in stage `{cause.stage}`, clip {cause.row_id}\n"
-            f"  {cause.error}\n"
-            f"  at {cause.place}\n"
+            f"{job.name} stopped: {error.strerror or error} ({error.filename or engine.state_dir})\n"
+            "Finished packets are kept; make room or mend the path, then run the same command again."
+        ) from error
+    except StageFault as error:
+        log = engine.state_dir / "faults" / f"{error.stage}-{error.row_id.split()[0]}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(error.trace)
+        command = engine.command or "the same command"
+        raise JobStopped(
+            f"{job.name} stopped: a fault in stage `{error.stage}`, clip {error.row_id}\n"
+            f"  {error.error}\n"
+            f"  at {error.place}\n"
             f"  whole traceback: {log}\n"
-            f"  reproduce in one process: {engine.command or 'the same command'} --in-process\n"
+            f"  reproduce in one process: {command}{'' if engine.in_process else ' --in-process'}\n"
             "Finished packets are kept; the same command goes on from there."
         ) from error
 
 
-def _root(error: BaseException) -> BaseException:
-    """The first exception of ours, or of the system, in a chain that Ray wrapped."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, StageFault | OSError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error
-
-
 def progress(items: Iterable[T], name: str, unit: str, total: int, initial: int = 0) -> Iterator[T]:
     """A progress bar on a terminal; in a log, a line now and then."""
-    lines = not sys.stderr.isatty()
-    options = {"mininterval": 20.0, "ascii": True, "dynamic_ncols": False} if lines else {"dynamic_ncols": True}
-    bar = tqdm(items, desc=name, unit=unit, total=total, initial=initial, **options)
-    yield from bar
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=name, unit=f" {unit}", total=total, initial=initial, dynamic_ncols=True)
+        return
+    start = said = time.monotonic()
+    print(f"{name}: {initial} of {total} {unit} are done", file=sys.stderr, flush=True)
+    for done, item in enumerate(items, initial + 1):
+        yield item
+        now = time.monotonic()
+        if done == total or now - said > SECONDS_BETWEEN_LINES:
+            said = now
+            print(f"{name}: {done} of {total} {unit}, {now - start:.0f} s", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 A bad clip is marked and kept (`BadClip`); a fault of the code stops the job (`StageFault`).
 """
 
+import textwrap
 import time
 import traceback
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import SteadyDancerError
 from ..datasets.schema import Row
 
 
@@ -72,19 +74,39 @@ class Stage:
             out = self.function(row, config, tools)
         except BadClip as bad:
             return [{**row, "verdict": "quarantined", "reason": bad.reason, "detail": bad.detail}]
-        except OSError:
+        except (OSError, SteadyDancerError):
             raise  # a full disk or a lost mount is neither the clip's nor the code's fault
         except Exception as error:
-            raise fault(self.name, row, error) from error
+            raise fault(self.name, _name(row), error) from error
         return out if isinstance(out, list) else [out]
 
+    def load_tools(self, config: Any) -> Any:
+        """What `load` gives, None without one.
 
-def fault(stage: str, row: Row, error: Exception) -> StageFault:
+        Raises:
+            StageFault: the code failed; what a person can mend passes as it is.
+        """
+        try:
+            return self.load(config) if self.load else None
+        except (OSError, SteadyDancerError):
+            raise
+        except Exception as error:
+            raise fault(self.name, "none yet: loading", error) from error
+
+
+def fault(stage: str, row_id: str, error: Exception) -> StageFault:
     """Put an exception into words: which row, which line of ours or of a library."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    row_id = str(row.get("clip_id") or row.get("id") or row.get("source_path"))
     place = f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    return StageFault(stage, row_id, f"{type(error).__name__}: {error}", place, traceback.format_exc())
+    # Some libraries' messages fill a screen; the whole of it is in the trace.
+    words = textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" …")
+    return StageFault(stage, row_id, words, place, traceback.format_exc())
+
+
+def _name(row: Row) -> str:
+    """What a person finds the row by: its id, and the file it is of."""
+    file = row.get("source_path") or row.get("driving") or row.get("video")
+    return f"{row.get('clip_id') or row.get('id')} ({file})"
 
 
 def run_stages(

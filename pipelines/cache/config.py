@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ENCODERS = ("vae", "text_encoder", "tokenizer", "image_encoder")
+
 
 class CacheConfig(BaseModel):
     """One cache; a training run refuses a cache whose size, frames or encoders are not its own."""

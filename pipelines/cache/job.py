@@ -1,6 +1,7 @@
 """The cache job: accepted clips → packets → shards, null conditions → the latents artifact."""
 
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from ...datasets.artifact import (
 )
 from ...datasets.schema import Row
 from ...datasets.shards import write_shard
+from ..parts import find_parts, parts_are_here
 from ..runner import Engine, Job, run_packets
-from .config import CacheConfig
+from .config import ENCODERS, CacheConfig
 
 COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames", "pose")
 
@@ -56,9 +58,16 @@ def plan(config: CacheConfig, clips: Path, out: Path) -> dict[str, Any]:
         total += 3 * 16 * ((row["num_frames"] - 1) // 4 + 1) * (height // 8) * (width // 8) * bytes_each
     packets = plan_packets([row["clip_id"] for row in rows], config.packet_size)
     remaining = Artifact(out / "latents").remaining(packets)
-    return {"clips": len(rows), "shards": len(packets), "shards_done": len(packets) - len(remaining),
-            "finished": Artifact(out / "latents").committed, "components": config.components,
-            "latents_gb": total / 1e9, "note": "image features and text add 1.3 MB and up to 4.2 MB a clip at 14B"}  # fmt: skip
+    return {
+        "clips": len(rows),
+        "shards": len(packets),
+        "shards_done": len(packets) - len(remaining),
+        "finished": Artifact(out / "latents").committed,
+        "components": config.components,
+        "components_here": parts_are_here(config.components),
+        "latents_gb": total / 1e9,
+        "note": "image features and text add 1.3 MB and up to 4.2 MB a clip at 14B",
+    }
 
 
 def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[str, Any]:
@@ -70,17 +79,16 @@ def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[
         JobStopped: the code or the machine failed on the way.
     """
     clips_record, rows = accepted_clips(clips)
+    folder = find_parts(config.components, ENCODERS)
     with exclusive(out):
         artifact = Artifact(out / "latents")
-        from ...models.components import resolve_folder
-
-        names = ("vae", "text_encoder", "tokenizer", "image_encoder")
-        folder = resolve_folder(config.components, names)
-        digests = {name: content_digest(folder / name) for name in names}
+        digests = {name: content_digest(folder / name) for name in ENCODERS}
         settings = config.model_dump(mode="json", exclude={"components", "packet_size", "num_gpus"})
-        clips_digest = json_digest([clips_record["config"], sorted(row["clip_id"] for row in rows)])
-        begun = {"config": settings, "clips": clips_digest, "components": digests}
-        artifact.begin(begun)
+        told = sorted([row["clip_id"], row["prompt"], sha256(row["pose"]).hexdigest()] for row in rows)
+        clips_digest = json_digest([clips_record["config"], told])
+        # Packets of another size would lie beside those that are there.
+        plan = {"config": settings, "clips": clips_digest, "components": digests, "packet_size": config.packet_size}
+        artifact.begin(plan)
         if artifact.committed:
             return artifact.record()
         from .steps import SCHEMA, stages, to_sample, write_null
@@ -92,9 +100,9 @@ def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[
         job = Job(
             name="cache",
             stages=stages(config),
-            config=config,
+            config=config.model_copy(update={"components": str(folder)}),
             schema=SCHEMA,
-            open_packet=lambda clip_id: by_id[clip_id],
+            open_row=lambda clip_id: by_id[clip_id],
             write_packet=lambda packet, encoded: write_shard(
                 artifact.path, packet, [to_sample(row, config) for row in encoded]
             ),
@@ -102,7 +110,7 @@ def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[
         seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
         index = artifact.read(["clip_id", "verdict", "num_frames", "height", "width", "prompt_given"]).to_pylist()
         buckets = {(row["num_frames"], row["height"], row["width"]) for row in index if row["verdict"] == "ok"}
-        write_null(artifact.path, buckets, config)
+        write_null(artifact.path, buckets, job.config)
         return artifact.commit(
             {
                 "kind": "latents",

@@ -18,7 +18,7 @@ from ...models.components import load_components
 from ...models.encoders import encode_image, encode_image_condition, encode_prompt, encode_video
 from ...models.pose_condition import draw_pose_condition, encode_pose_condition
 from ..stage import BadClip, Stage
-from .config import CacheConfig
+from .config import ENCODERS, CacheConfig
 
 # What of a clip's row goes into its sample: where it comes from, so that every latent can be traced.
 META = ("clip_id", "source_id", "source_path", "start_s", "end_s", "prompt", "pose_model")
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Encoders:
-    """The frozen networks of a cache, and where null conditions are kept."""
+    """The frozen networks of a cache."""
 
     vae: Any
     text_encoder: Any
@@ -46,9 +46,8 @@ class Encoders:
 
 def load_encoders(config: CacheConfig) -> Encoders:
     """Load them once per worker."""
-    names = ("vae", "text_encoder", "tokenizer", "image_encoder")
     device = "cuda" if config.num_gpus else "cpu"
-    return Encoders(**load_components(config.components, names, getattr(torch, config.encoder_dtype), device))
+    return Encoders(**load_components(config.components, ENCODERS, getattr(torch, config.encoder_dtype), device))
 
 
 def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:

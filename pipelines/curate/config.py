@@ -61,7 +61,9 @@ class CurateConfig(BaseModel):
 
     num_frames: int = Field(81, ge=5, description="frames of a clip, 4k + 1 (paper: 81 = five seconds)")
     fps: float = Field(16.0, gt=0, description="rate at which clips are sampled, by time (81 frames in five seconds)")
-    max_clips_per_source: int | None = Field(None, ge=1, description="at most this many windows of one source")
+    max_clips_per_source: int | None = Field(
+        None, ge=1, description="at most this many clips of one source, the first ones"
+    )
     cut_threshold: float = Field(0.3, gt=0, lt=1, description="frame change that ends a shot, 0..1")
     num_score_frames: int = Field(8, ge=2, description="frames of a clip that the scores look at")
     pose_model: str = Field(

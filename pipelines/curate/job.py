@@ -7,7 +7,7 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, ArtifactError, count_verdicts, exclusive, json_digest, plan_packets
-from ...datasets.manifest import SUFFIXES, read_manifest
+from ...datasets.manifest import SUFFIXES, read_manifest, require_local
 from ...datasets.schema import CLIP_SCHEMA, to_table
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
@@ -37,27 +37,36 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def list_sources(clips: str) -> list[str]:
-    """Sources of a folder (searched through), a glob, or a manifest (csv or jsonl with a column `path`), sorted.
+    """Sources of a folder (searched through), a glob, or a manifest (csv or jsonl with a column `path`).
+
+    Absolute paths, sorted: workers and later jobs may run in other folders.
 
     Raises:
-        ArtifactError: nothing is there, or nothing that looks like a video.
+        SteadyDancerError: nothing is there, or nothing that looks like a video.
     """
-    if "://" in clips:
-        raise ArtifactError(f"{clips}: object stores are not read yet; copy the clips to a folder")
+    require_local(clips)
     path = Path(clips)
     if path.is_dir():
         found = [str(p) for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES]
     elif path.suffix in SUFFIXES and path.is_file():
         found = [row["path"] for row in read_manifest(path, ("path",))]
-    elif path.is_file():
+    elif path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         found = [clips]
+    elif path.is_file():
+        raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
     else:
         matches = glob.glob(clips, recursive=True)  # noqa: PTH207 - a pattern may be absolute; Path.glob refuses that
         found = [p for p in matches if Path(p).suffix.lower() in VIDEO_SUFFIXES]
     if not found:
-        state = "does not exist" if not path.exists() and not glob.has_magic(clips) else "holds no video"
-        raise ArtifactError(f"{clips} {state} (looked for {', '.join(sorted(VIDEO_SUFFIXES))})")
-    return sorted(set(found))
+        if not path.exists() and not glob.has_magic(clips):
+            raise ArtifactError(f"{clips} does not exist: give a folder, a glob or a manifest of videos")
+        raise ArtifactError(f"{clips} holds no video (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
+    for name in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ArtifactError(f"{name!a} is no name in UTF-8, and tables hold no others: rename it") from None
+    return sorted({str(Path(name).absolute()) for name in found})
 
 
 def plan(config: CurateConfig, clips: str, out: Path) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def run(config: CurateConfig, *, clips: str, out: Path, engine: Engine) -> dict[
             stages=STAGES,
             config=config,
             schema=CLIP_SCHEMA,
-            open_packet=open_source,
+            open_row=open_source,
             write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
         )
         seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))

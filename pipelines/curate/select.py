@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable
 from ...datasets.schema import Row
 from .config import Gates
 
+NO_MODEL = "no keypoints beside the clip, and no pose model here: `steadydancer weights fetch blazepose`"
+
 
 def failed_gate(row: Row, gates: Gates, among: Collection[str] | None = None) -> tuple[str, str] | None:
     """The first gate that refuses a row, with the value and the bound; None when all that were measured pass."""
@@ -20,26 +22,27 @@ def failed_gate(row: Row, gates: Gates, among: Collection[str] | None = None) ->
 def select(rows: Iterable[Row], gates: Gates) -> list[Row]:
     """Verdicts for all rows; those that already have one (quarantined, too short) keep it.
 
-    Of clips with the same content the first in path order stays.
+    Of clips with the same content the first in path order that passes stays.
     """
     out: list[Row] = []
     first_with: dict[str, str] = {}
     for row in sorted(rows, key=lambda row: (row["source_path"], row["start_s"] or 0.0)):
         if row.get("verdict") is None:
-            holder = first_with.setdefault(row["clip_id"], row["source_path"])
-            row = {**row, **_verdict(row, gates, holder)}
+            row = {**row, **_verdict(row, gates, first_with.get(row["clip_id"]))}
+            if row["verdict"] == "ok":
+                first_with[row["clip_id"]] = row["source_path"]
         # Keypoints are read by the cache alone, and only of accepted clips.
         out.append(row if row["verdict"] == "ok" else {**row, "pose": None})
     return out
 
 
-def _verdict(row: Row, gates: Gates, holder: str) -> Row:
+def _verdict(row: Row, gates: Gates, holder: str | None) -> Row:
     unmeasured = [gate for gate, column, _, _ in gates.bounds() if _value(row, column) is None]
     failure = failed_gate(row, gates)
-    if failure is None and holder != row["source_path"]:
-        failure = "duplicate", f"same content as {holder}"
     if failure is None and row.get("pose") is None:
-        failure = "no_pose", "no keypoints: nothing to train the pose condition with"
+        failure = "no_pose", NO_MODEL if row.get("pose_model") is None else "nobody was found"
+    if failure is None and holder is not None:
+        failure = "duplicate", f"same content as {holder}"
     return {
         "verdict": "ok" if failure is None else "rejected",
         "reason": failure[0] if failure else None,

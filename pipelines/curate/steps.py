@@ -1,9 +1,12 @@
 """The steps of a curation, each a function on one row: probe → shots → score → pose."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ...datasets.artifact import content_digest, json_digest
 from ...datasets.schema import Row, columns_of
@@ -12,9 +15,11 @@ from ...models.pose_estimator import PoseEstimator
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
 from .config import CHEAP_GATES, CurateConfig
-from .frame_scores import find_cuts, histogram_change, luma_change, technical_scores
+from .frame_scores import Frames, find_cuts, histogram_change, luma_change, technical_scores
 from .pose_scores import pose_scores
 from .select import failed_gate
+
+T = TypeVar("T")
 
 LOW_RESOLUTION_PX = 128
 SCORE_SIDE_PX = 256
@@ -30,10 +35,7 @@ def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Identity by content, and what demuxing tells; nothing is decoded."""
     path = Path(row["source_path"])
     caption = path.with_suffix(".txt")
-    try:
-        info = probe(path)
-    except VideoError as error:
-        raise BadClip(error.reason, error.detail) from error
+    info = _read(lambda: probe(path))
     return {
         **row,
         "source_id": content_digest(path),
@@ -54,10 +56,12 @@ def find_shots(row: Row, config: CurateConfig, tools: None = None) -> list[Row]:
 
     A shot that is too short for a window stays in the table as a rejected row; nothing is dropped in silence.
     """
-    times_s, frames = _read(decode_low_resolution, row, every_s=1 / config.fps, max_side=LOW_RESOLUTION_PX)
+    path = Path(row["source_path"])
+    times_s, frames = _read(lambda: decode_low_resolution(path, 1 / config.fps, LOW_RESOLUTION_PX))
     change, motion = histogram_change(frames), luma_change(frames)
     bounds = [0, *find_cuts(change, config.cut_threshold), len(frames)]
     rows: list[Row] = []
+    num_windows = 0
     for shot, (first, stop) in enumerate(pairwise(bounds)):
         windows = range(first, stop - config.num_frames + 1, config.num_frames)
         for start in windows or [first]:
@@ -72,18 +76,22 @@ def find_shots(row: Row, config: CurateConfig, tools: None = None) -> list[Row]:
                 "cut_score": float(change[start : end - 1].max(initial=0.0)),
                 "motion_magnitude": float(motion[start : end - 1].mean()) if end - start > 1 else None,
             }
+            num_windows += bool(windows)
             if not windows:
                 seconds = (config.num_frames - 1) / config.fps
                 detail = f"{span['end_s'] - span['start_s']:.2f} s, {seconds:.2f} s are needed"
                 clip |= {"verdict": "rejected", "reason": "too_short", "detail": detail}
+            elif config.max_clips_per_source and num_windows > config.max_clips_per_source:
+                detail = f"clip {num_windows} of its source, at most {config.max_clips_per_source} are asked"
+                clip |= {"verdict": "rejected", "reason": "max_clips_per_source", "detail": detail}
             rows.append(clip)
-    return rows[: config.max_clips_per_source]
+    return rows
 
 
 def score_frames(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Exposure, contrast, colour and sharpness of a few frames spread over the clip."""
     times_s = np.linspace(row["start_s"], row["end_s"], config.num_score_frames)
-    frames = _read(decode, row, times_s=times_s, **_scaled(row, SCORE_SIDE_PX))
+    frames = _frames(row, times_s, SCORE_SIDE_PX)
     return {**row, **technical_scores(frames)}
 
 
@@ -100,7 +108,7 @@ def estimate_pose(row: Row, config: CurateConfig, estimator: PoseEstimator | Non
     model, num_persons, tracks = find_poses(
         Path(row["source_path"]),
         times_s,
-        lambda: _read(decode, row, times_s=times_s, **_scaled(row, POSE_SIDE_PX)),
+        lambda: _frames(row, times_s, POSE_SIDE_PX),
         config.pose_model,
         estimator,
     )
@@ -112,15 +120,17 @@ def estimate_pose(row: Row, config: CurateConfig, estimator: PoseEstimator | Non
     return {**seen, "pose": main.pose.to_bytes(), **scores}
 
 
-def _scaled(row: Row, short_side: int) -> dict[str, int]:
-    """Height and width with the given short side (never larger than the source), even."""
+def _frames(row: Row, times_s: npt.NDArray[np.float64], short_side: int) -> Frames:
+    """The source's frames at these times, with the given short side (never larger than the source), even."""
     scale = min(1.0, short_side / min(row["height"], row["width"]))
-    return {side: max(2, round(row[side] * scale / 2) * 2) for side in ("height", "width")}
+    height, width = (max(2, round(row[side] * scale / 2) * 2) for side in ("height", "width"))
+    return _read(lambda: decode(row["source_path"], times_s, height, width))
 
 
-def _read(reader, row: Row, **options):  # type: ignore[no-untyped-def]
+def _read(reader: Callable[[], T]) -> T:
+    """What a reader of video gives; its complaints are about the clip."""
     try:
-        return reader(Path(row["source_path"]), **options)
+        return reader()
     except VideoError as error:
         raise BadClip(error.reason, error.detail) from error
 

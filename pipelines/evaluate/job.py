@@ -4,9 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
+from ... import SteadyDancerError, __version__
 from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, plan_packets
 from ...datasets.schema import Row, to_table
+from ..parts import find_parts
 from ..runner import Engine, Job, run_packets
 from .config import EvaluateConfig
 
@@ -20,12 +21,14 @@ def rendered(renders: Path, truth: Path | None) -> tuple[dict[str, Any], dict[st
     artifact = Artifact(renders / "renders" if (renders / "renders").is_dir() else renders)
     record = artifact.record()
     rows: dict[str, Row] = {}
+    if truth is not None and not truth.is_dir():
+        raise SteadyDancerError(f"{truth} does not exist: --truth takes a folder with ID.mp4 for renders with a truth")
     for row in artifact.read().to_pylist():
         true_video = truth / f"{row['id']}.mp4" if truth else None
         rows[row["id"]] = {
-            "video": str(artifact.path / row["video"]) if row["video"] else None,
+            "video": str(artifact.path.absolute() / row["video"]) if row["video"] else None,
             "image": row["image"],
-            "truth": str(true_video) if true_video and true_video.is_file() else None,
+            "truth": str(true_video.absolute()) if true_video and true_video.is_file() else None,
             # A video that was not rendered stays in the table: its absence must not improve a mean.
             "verdict": None if row["verdict"] == "ok" else "quarantined",
             "reason": None if row["verdict"] == "ok" else "not_rendered",
@@ -49,12 +52,14 @@ def run(config: EvaluateConfig, *, renders: Path, truth: Path | None, out: Path,
         JobStopped: the code or the machine failed on the way.
     """
     record, by_id = rendered(renders, truth)
+    components = find_parts(str(config.components or record["components"]["path"]), ("vae",))
     with exclusive(out):
         artifact = Artifact(out / "metrics")
         settings = config.model_dump(mode="json", exclude={"packet_size", "components"})
         truths = sorted(row["truth"] for row in by_id.values() if row["truth"])
         begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]},
-                 "truths": [content_digest(path) for path in truths]}  # fmt: skip
+                 "truths": [content_digest(path) for path in truths],
+                 "packet_size": config.packet_size}  # fmt: skip
         artifact.begin(begun)
         if not artifact.committed:
             from .steps import SCHEMA, STAGES, EvaluateTask
@@ -65,13 +70,14 @@ def run(config: EvaluateConfig, *, renders: Path, truth: Path | None, out: Path,
             job = Job(
                 name="evaluate",
                 stages=STAGES,
-                config=EvaluateTask(config, str(config.components or record["components"]["path"])),
+                config=EvaluateTask(config, str(components)),
                 schema=SCHEMA,
-                open_packet=lambda name: {**by_id[name], "protocol": config.protocol},
+                open_row=lambda name: {"id": name, **by_id[name], "protocol": config.protocol},
                 write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
             )
             seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
-            verdicts = {row["video"]: row["verdict"] for row in artifact.read().to_pylist()}
+            rows = artifact.read().to_pylist()
+            verdicts = {row["id"]: row["verdict"] for row in rows}
             artifact.commit(
                 {
                     "kind": "metrics",
@@ -79,7 +85,7 @@ def run(config: EvaluateConfig, *, renders: Path, truth: Path | None, out: Path,
                     "config": settings,
                     "inputs": begun["renders"],
                     "counts": count_verdicts(len(by_id), verdicts.values()),
-                    "means": means(artifact.read().to_pylist()),
+                    "means": means(rows),
                     "seconds": {**seconds, "total": time.perf_counter() - start},
                 }
             )

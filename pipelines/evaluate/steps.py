@@ -20,11 +20,15 @@ Frames = np.ndarray
 
 SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("video", "metric")),
+        *((name, pa.string()) for name in ("id", "video", "metric")),
         ("value", pa.float64()),
         *((name, pa.string()) for name in ("image", "truth", "protocol", "verdict", "reason", "detail")),
     ]
 )
+
+# A frame that equals its truth has infinite PSNR, which JSON does not hold and which makes every mean infinite. At
+# 100 dB one 8-bit sample in 150,000 is one level off.
+MAX_PSNR_DB = 100.0
 
 # metric → (unit, which way is better, what it says)
 METRICS: dict[str, tuple[str, str, str]] = {
@@ -34,7 +38,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
         "",
         "the autoencoder's round trip of the reference image, for comparison",
     ),
-    "psnr": ("dB", "higher", "against the true video, mean over frames"),
+    "psnr": ("dB", "higher", "against the true video, mean over frames; equal frames count as 100"),
     "ssim": ("", "higher", "against the true video, mean over frames"),
     "temporal_flickering": ("0..1", "higher", "(255 − mean change between frames) / 255, as in VBench"),
     "start_gap_jump": ("ratio", "lower", "largest change among the first frames over the median change after"),
@@ -62,8 +66,8 @@ def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
         raise BadClip("unreadable_image", f"{row['image']} cannot be read")
     reference = resize_image(np.ascontiguousarray(reference[..., ::-1]), *frames.shape[1:3])
     values: dict[str, float | None] = {
-        "first_frame_psnr": first_frame_psnr(frames, reference),
-        "autoencoder_ceiling_psnr": autoencoder_ceiling(vae, reference),
+        "first_frame_psnr": min(first_frame_psnr(frames, reference), MAX_PSNR_DB),
+        "autoencoder_ceiling_psnr": min(autoencoder_ceiling(vae, reference), MAX_PSNR_DB),
         "psnr": None,
         "ssim": None,
         "temporal_flickering": temporal_flickering(frames),
@@ -72,7 +76,7 @@ def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
     if row["truth"]:
         truth = _limited(read_all(Path(row["truth"]), *frames.shape[1:3]), task.config)
         shared = min(len(frames), len(truth))
-        values["psnr"] = psnr(frames[:shared], truth[:shared])
+        values["psnr"] = _mean_psnr(frames[:shared], truth[:shared])
         values["ssim"] = ssim(frames[:shared], truth[:shared])
     return [
         {
@@ -84,6 +88,12 @@ def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
         }
         for name, value in values.items()
     ]
+
+
+def _mean_psnr(frames: Frames, truth: Frames) -> float:
+    """PSNR in dB, mean over frames; equal frames count as `MAX_PSNR_DB`."""
+    each = [psnr(frames[i : i + 1], truth[i : i + 1]) for i in range(len(frames))]
+    return float(np.mean(np.minimum(each, MAX_PSNR_DB)))
 
 
 def read_all(path: Path, height: int | None = None, width: int | None = None) -> Frames:

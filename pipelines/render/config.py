@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
+
 
 class RenderConfig(BaseModel):
     """How pairs are rendered. Defaults are the released settings; where paper and release differ, both are named."""

@@ -9,14 +9,21 @@ from ... import SteadyDancerError, __version__
 from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, json_digest, plan_packets
 from ...datasets.manifest import read_manifest
 from ...datasets.schema import Row, to_table
+from ..parts import find_parts, parts_are_here
 from ..runner import Engine, Job, run_packets
-from .config import RenderConfig
+from .config import FROZEN, RenderConfig
 
 
 def pair(image: Path | str, driving: Path | str, prompt: str = "", name: str | None = None) -> Row:
     """One pair; its id is the given name, or the two files' stems."""
     name = name or f"{Path(image).stem}-{Path(driving).stem}"
-    return {"id": re.sub(r"[^\w.-]+", "_", name), "image": str(image), "driving": str(driving), "prompt": prompt}
+    # Absolute: workers, and the evaluation later, may run in other folders.
+    return {
+        "id": re.sub(r"[^\w.-]+", "_", name),
+        "image": str(Path(image).absolute()),
+        "driving": str(Path(driving).absolute()),
+        "prompt": prompt,
+    }
 
 
 def read_pairs(path: Path) -> list[Row]:
@@ -35,15 +42,8 @@ def checkpoint_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def components_of(config: RenderConfig, record: dict[str, Any]) -> str:
-    """Where the VAE and the encoders are: as configured, else where the checkpoint's base was.
-
-    Raises:
-        SteadyDancerError: the base has moved.
-    """
-    source = str(config.components or record["base"]["path"])
-    if config.components is None and not Path(source).is_dir() and source.count("/") != 1:
-        raise SteadyDancerError(f"the checkpoint's base is no longer at {source}: give --components FOLDER")
-    return source
+    """Where the VAE and the encoders are: as configured, else where the checkpoint's base was."""
+    return str(config.components or record["base"]["path"])
 
 
 def plan(config: RenderConfig, pairs: list[Row], checkpoint: Path, out: Path) -> dict[str, Any]:
@@ -52,8 +52,15 @@ def plan(config: RenderConfig, pairs: list[Row], checkpoint: Path, out: Path) ->
     low, high = config.pose_guidance_interval
     steps = config.num_inference_steps
     evaluations = 2 * steps + sum(low < i / steps < high for i in range(steps))
-    return {"pairs": len(pairs), "finished": Artifact(out / "renders").committed, "stage": record["stage"],
-            "components": components_of(config, record), "evaluations_a_video": evaluations}  # fmt: skip
+    components = components_of(config, record)
+    return {
+        "pairs": len(pairs),
+        "finished": Artifact(out / "renders").committed,
+        "stage": record["stage"],
+        "components": components,
+        "components_here": parts_are_here(components),
+        "evaluations_a_video": evaluations,
+    }
 
 
 def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, engine: Engine) -> dict[str, Any]:
@@ -68,12 +75,14 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
     by_id = {row["id"]: row for row in pairs}
     if len(by_id) < len(pairs):
         raise SteadyDancerError("two pairs have one id: give the pairs a column `id`")
+    components = str(find_parts(components_of(config, record), FROZEN))
     with exclusive(out):
         artifact = Artifact(out / "renders")
         digest = content_digest(checkpoint)
         settings = config.model_dump(mode="json", exclude={"packet_size", "num_gpus", "components"})
-        begun = {"config": settings, "checkpoint": digest, "pairs": json_digest(pairs)}
-        artifact.begin(begun)
+        pairs_digest = json_digest([[row, _digest(row["image"]), _digest(row["driving"])] for row in pairs])
+        artifact.begin({"config": settings, "checkpoint": digest, "pairs": pairs_digest,
+                        "packet_size": config.packet_size})  # fmt: skip
         if artifact.committed:
             return artifact.record()
         from .steps import SCHEMA, RenderTask, stages
@@ -84,9 +93,9 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
         job = Job(
             name="render",
             stages=stages(config),
-            config=RenderTask(config, str(checkpoint), digest, components_of(config, record), str(artifact.path)),
+            config=RenderTask(config, str(checkpoint.resolve()), digest, components, str(artifact.path.resolve())),
             schema=SCHEMA,
-            open_packet=lambda name: by_id[name],
+            open_row=lambda name: by_id[name],
             write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
         )
         seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
@@ -96,9 +105,14 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
                 "kind": "renders",
                 "version": __version__,
                 "config": settings,
-                "inputs": {"checkpoint": str(checkpoint), "digest": digest, "pairs": len(pairs)},
-                "components": {"path": components_of(config, record)},
+                "inputs": {"checkpoint": str(checkpoint), "digest": digest, "pairs": pairs_digest},
+                "components": {"path": components},
                 "counts": count_verdicts(len(pairs), (row["verdict"] for row in rows)),
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
+
+
+def _digest(file: str) -> str | None:
+    """A file that is missing is one pair's fault, and no reason to stop."""
+    return content_digest(file) if Path(file).is_file() else None

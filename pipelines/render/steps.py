@@ -20,11 +20,10 @@ from ...models.pose_condition import draw_pose_condition
 from ...models.pose_estimator import PoseEstimator
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
-from .config import RenderConfig
+from .config import FROZEN, RenderConfig
 
 POSE_SIDE_PX = 768
 NECK = 1
-FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
 
 SCHEMA = pa.schema(
     [
