@@ -221,12 +221,12 @@ def evaluate(renders: Path, truth: Path | None, protocol: str | None, out: Path,
 
 @cli.command()
 @click.option("--clips", help="Your own videos; without it, procedural dancers are made.")
-@click.option("--out", type=FOLDER, default=Path("runs/demo"), show_default=True)
+@click.option("--out", type=FOLDER, help="By default runs/demo.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny, module:function, or FILE.json.")
 @click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @click.option("--in-process", is_flag=True, help="Curate, cache, render and evaluate without Ray.")
-def demo(clips: str | None, out: Path, preset: str, print_config: bool, dry_run: bool, in_process: bool) -> None:
+def demo(clips: str | None, out: Path | None, preset: str, print_config: bool, dry_run: bool, in_process: bool) -> None:
     """Walk the whole road in minutes: raw clips to a trained, rendered and scored dancer."""
     from . import presets
 
@@ -236,6 +236,7 @@ def demo(clips: str | None, out: Path, preset: str, print_config: bool, dry_run:
         return
     from . import demo as road
 
+    out = out or road.free_folder(clips)
     if dry_run:
         click.echo(json.dumps(road.plan(run, clips, out), indent=2))
         return

@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from ..datasets.artifact import Artifact, json_digest, write_json
+from ..datasets.artifact import Artifact, exclusive, json_digest, write_json
 from ..pipelines.curate.job import list_sources
 from . import presets
 from .presets import Run
 
 NUM_PAIRS = 3
+SUMMARY, INPUTS = "summary.json", "inputs.json"
 
 
 def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
@@ -56,21 +57,42 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
     Raises:
         SteadyDancerError: what a job raises; what was finished stays, and the same call goes on from there.
     """
-    if clips is not None:
-        list_sources(clips)  # a folder without videos is refused before an engine starts
+    sources = list_sources(clips) if clips else []  # a folder without videos is refused before an engine starts
     run = presets.change(run, "cache", components=str(out / "components"))
-    summary_file = out / "summary.json"
-    digest = json_digest([run.model_dump(mode="json"), clips])
-    if summary_file.is_file():
-        summary: dict[str, Any] = json.loads(summary_file.read_text())
-        if summary["digest"] == digest:
-            click.echo(f"everything is finished already; open {summary['report']}")
-            return summary
-    out.mkdir(parents=True, exist_ok=True)
+    digest = json_digest([run.model_dump(mode="json"), sources])
+    with exclusive(out / ".engine"):
+        if (out / SUMMARY).is_file():
+            summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
+            if summary["digest"] == digest:
+                click.echo(f"everything is finished already; open {summary['report']}")
+                return summary
+        write_json(out / INPUTS, {"clips": clips})
+        steps = Steps()
+        records = _run(run, clips, out, steps, in_process)
+        summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
+        from .report import write_demo_report
+
+        write_demo_report(out / "report" / "index.html", out, summary, records)
+        write_json(out / SUMMARY, summary)
+    _tell(summary)
+    return summary
+
+
+def free_folder(clips: str | None) -> Path:
+    """`runs/demo`, or if that holds a demo of other videos, a folder named after these."""
+    folder = Path("runs/demo")
+    begun = folder / INPUTS
+    if not begun.is_file() or json.loads(begun.read_text())["clips"] == clips:
+        return folder
+    other = Path(f"runs/demo-{Path(clips).stem if clips else 'dancers'}")
+    click.echo(f"{folder} holds another demo; this one goes to {other}")
+    return other
+
+
+def _run(run: Run, clips: str | None, out: Path, steps: "Steps", in_process: bool) -> dict[str, Any]:
     # Tiny tensors gain nothing from more threads, and on cores that others use too, threads that wait for each other
     # made a training step 25 times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    steps = Steps()
     with steps("make components"):
         make_components(out / "components")
     if clips is None:
@@ -81,14 +103,7 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
         from .road import road
 
         start_prefect()
-    records = road(run, clips, out, steps, in_process)
-    summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
-    from .report import write_demo_report
-
-    write_demo_report(out / "report" / "index.html", out, summary, records)
-    write_json(summary_file, summary)
-    _tell(summary)
-    return summary
+    return road(run, clips, out, steps, in_process)
 
 
 class Steps:
@@ -123,7 +138,7 @@ def _use_own_prefect(out: Path) -> None:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what fails is said once, by the command
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     }
 
