@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # extra → what must open with it, and what it must do without
 PROBES = {
     "": ("import steadydancer.datasets.shards, steadydancer.models.pipeline", ("ray", "prefect", "deepspeed")),
-    "curate": ("import steadydancer.pipelines.curate.steps, ray.data, rtmlib, ai_edge_litert", ("prefect", "deepspeed")),
+    "curate": (
+        "import steadydancer.pipelines.curate.steps, ray.data, rtmlib, ai_edge_litert",
+        ("prefect", "deepspeed"),
+    ),
     "train": ("import steadydancer.pipelines.train.job, ray.train, deepspeed", ("prefect",)),
     "evaluate": ("import steadydancer.pipelines.evaluate.steps, ray.data, torchmetrics", ("prefect", "deepspeed")),
     "flows": ("import prefect, ray.job_submission", ("deepspeed",)),

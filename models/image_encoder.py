@@ -95,7 +95,7 @@ class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
         return encoder.to(next(model.parameters()).dtype).eval()
 
 
-def _open_clip_state(model: nn.Module) -> dict[str, Tensor]:
+def _open_clip_state(model: CLIPVisionModel) -> dict[str, Tensor]:
     """open_clip's keys; query, key and value of a layer become one packed projection."""
     source = {key.removeprefix("vision_model."): value for key, value in model.state_dict().items()}
     source.pop("embeddings.position_ids", None)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
-def add_lora(transformer: Any, rank: int, alpha: float, targets: Sequence[str]) -> None:
+def add_lora(transformer: Any, rank: int, alpha: int, targets: Sequence[str]) -> None:
     """Freeze a transformer, put adapters into its blocks, and leave the adapters and the pose modules trainable.
 
     W x becomes W x + (alpha / rank) B A x with A random and B zero, so that the output is unchanged at first.

@@ -53,7 +53,7 @@ class TrainConfig(BaseModel):
     gradient_checkpointing: bool = Field(True, description="recompute each block's activations in backward (choice)")
 
     lora_rank: int = Field(128, ge=1, description="rank of the LoRA of stages 1 and 3 (choice)")
-    lora_alpha: float = Field(128.0, gt=0, description="LoRA update is scaled by alpha / rank (choice: alpha = rank)")
+    lora_alpha: int = Field(128, ge=1, description="LoRA update is scaled by alpha / rank (choice: alpha = rank)")
     lora_targets: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
         min_length=1,
