@@ -133,8 +133,11 @@ class Artifact:
             ArtifactError: there is none.
         """
         if not self.committed:
-            state = "is not finished: run the command that makes it again" if self.path.is_dir() else "does not exist"
-            raise ArtifactError(f"{self.path} {state} (no {RECORD} in it)")
+            if not self.path.is_dir():
+                raise ArtifactError(f"{self.path} does not exist: give the folder that the command before was given")
+            raise ArtifactError(
+                f"{self.path} is not finished (no {RECORD} in it): run the command that makes it again, to its end"
+            )
         return dict(json.loads((self.path / RECORD).read_text()))
 
     def begin(self, plan: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,41 @@ if TYPE_CHECKING:
     from ..pipelines.runner import Engine
     from .presets import Run
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+class LocalPath(click.Path):
+    """A path of this machine: `s3://…` would silently become a folder of that name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse addresses."""
+        return super().convert(_local(self, value, param, ctx), param, ctx)
+
+
+class LocalName(click.ParamType):
+    """A path of this machine, a glob, or a hub id."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse addresses."""
+        return _local(self, value, param, ctx)
+
+
+def _local(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    if "://" in str(value):
+        kind.fail(f"{value}: object stores are not supported yet; copy it to a folder, or mount the store", param, ctx)
+    return value
+
+
+FOLDER = LocalPath(file_okay=False, path_type=Path)
+FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
+PLACE = LocalName()
+
+REMEDIES = {
+    errno.ENOSPC: "make room there, or choose another --out; the same command goes on from here",
+    errno.EDQUOT: "make room there, or choose another --out; the same command goes on from here",
+    errno.EROFS: "choose a folder that can be written with --out",
+    errno.EACCES: "ask for the right to it, or choose another folder",
+}
 
 
 def main() -> None:
@@ -40,7 +75,9 @@ def main() -> None:
         click.echo(f"steadydancer: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(f"steadydancer: {error.strerror or error}: {error.filename or 'the run folder'}", err=True)
+        what = f"{error.strerror or error}: {error.filename or 'the run folder'}"
+        remedy = REMEDIES.get(error.errno or 0)
+        click.echo(f"steadydancer: {what}{f' ({remedy})' if remedy else ''}", err=True)
         sys.exit(1)
 
 
@@ -51,6 +88,16 @@ def cli() -> None:
 
     Each command takes up where it was stopped, and says so when it has nothing left to do.
     """
+
+
+class JobCommand(click.Command):
+    """A command that asks for its inputs unless only its configuration is asked for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let `--print-config` do without inputs."""
+        for param in self.params:
+            param.required = param.required and ("--print-config" not in args or param.name == "stage")
+        return super().parse_args(ctx, args)
 
 
 def configured(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,20 +132,23 @@ def _engine(out: Path, in_process: bool, address: str | None) -> Engine:
     return Engine(out / ".engine", in_process, address, "steadydancer " + shlex.join(sys.argv[1:]))
 
 
-def _finish(record: dict[str, Any], folder: Path) -> None:
-    """Say what was made; a job that made nothing usable failed."""
-    counts = record["counts"]
-    click.echo(
-        f"{folder}: " + ", ".join(f"{counts[name]} {name}" for name in ("inputs", "ok", "rejected", "quarantined"))
-    )
+def _finish(folder: Path, job: Callable[[], dict[str, Any]]) -> None:
+    """Run a job and say what it made, or that it was made before; a job that made nothing usable failed."""
+    from ..datasets.artifact import Artifact
+
+    artifact = Artifact(folder)
+    was_finished = artifact.committed
+    counts = job()["counts"]
+    numbers = ", ".join(f"{counts[name]} {name}" for name in ("inputs", "ok", "rejected", "quarantined"))
+    click.echo(f"{folder}: {numbers}{' (finished already, nothing was left to do)' if was_finished else ''}")
     if not counts["ok"]:
-        raise SteadyDancerError(
-            f"nothing came out usable: {folder} holds the reason of every one (columns reason, detail)"
-        )
+        reasons = Counter(row["reason"] for row in artifact.read(["reason"]).to_pylist())
+        worst = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
+        raise SteadyDancerError(f"nothing came out usable: {worst}. {folder} says why of each (reason, detail)")
 
 
-@cli.command()
-@click.option("--clips", required=True, help="Folder, glob, or manifest (csv, jsonl with a column `path`).")
+@cli.command(cls=JobCommand)
+@click.option("--clips", type=PLACE, required=True, help="Folder, glob, or manifest (csv, jsonl with a column `path`).")
 @click.option("--out", type=FOLDER, required=True, help="OUT/clips is made.")
 @click.option("--num-frames", type=int, help="Frames of a clip, 4k + 1.")
 @configured
@@ -112,13 +162,14 @@ def curate(clips: str, out: Path, num_frames: int | None, preset: str, print_con
     run = presets.change(presets.load(preset), "curate", num_frames=num_frames)
     if _prepare(run, print_config=print_config, plan=(lambda: job.plan(run.curate, clips, out)) if dry_run else None):
         return
-    _finish(job.run(run.curate, clips=clips, out=out, engine=_engine(out, in_process, address)), out / "clips")
+    engine = _engine(out, in_process, address)
+    _finish(out / "clips", lambda: job.run(run.curate, clips=clips, out=out, engine=engine))
 
 
-@cli.command()
+@cli.command(cls=JobCommand)
 @click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
 @click.option("--out", type=FOLDER, required=True, help="OUT/latents is made.")
-@click.option("--components", help="Wan 2.1 I2V folder or hub id of VAE, text and image encoder.")
+@click.option("--components", type=PLACE, help="Wan 2.1 I2V folder or hub id of VAE, text and image encoder.")
 @configured
 @in_process_option
 def cache(clips: Path, out: Path, components: str | None, preset: str, print_config: bool, dry_run: bool,
@@ -130,15 +181,16 @@ def cache(clips: Path, out: Path, components: str | None, preset: str, print_con
     run = presets.change(presets.load(preset), "cache", components=components)
     if _prepare(run, print_config=print_config, plan=(lambda: job.plan(run.cache, clips, out)) if dry_run else None):
         return
-    _finish(job.run(run.cache, clips=clips, out=out, engine=_engine(out, in_process, address)), out / "latents")
+    engine = _engine(out, in_process, address)
+    _finish(out / "latents", lambda: job.run(run.cache, clips=clips, out=out, engine=engine))
 
 
-@cli.command()
+@cli.command(cls=JobCommand)
 @click.option("--latents", type=FOLDER, required=True, help="OUT/latents of `cache`.")
 @click.option(
     "--stage", type=click.IntRange(1, 3), required=True, help="1 action supervision, 2 distillation, 3 pose simulation."
 )
-@click.option("--base", help="Wan 2.1 I2V folder or hub id: where stage 1 starts and what teaches stage 2.")
+@click.option("--base", type=PLACE, help="Wan 2.1 I2V folder or hub id: where stage 1 starts and what teaches stage 2.")
 @click.option("--from", "from_checkpoint", type=FOLDER, help="OUT/checkpoint of the stage before.")
 @click.option("--out", type=FOLDER, required=True, help="OUT/checkpoint and OUT/metrics.jsonl are made.")
 @click.option("--steps", type=int, help="Optimizer steps of the whole stage; more than before continues a run.")
@@ -166,14 +218,16 @@ def train(latents: Path, stage: int, base: str | None, from_checkpoint: Path | N
                f"loss {record['loss_before']} before and {record['loss_after']} after")  # fmt: skip
 
 
-@cli.command()
+@cli.command(cls=JobCommand)
 @click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`.")
 @click.option("--image", type=FILE, help="Reference image; the video starts at it.")
 @click.option("--driving", type=FILE, help="Driving video.")
 @click.option("--prompt", default="", help="What happens, in words.")
 @click.option("--pairs", type=FILE, help="csv or jsonl with image, driving and, if wanted, prompt, id.")
 @click.option("--out", type=FOLDER, required=True, help="OUT/renders is made.")
-@click.option("--components", help="Wan 2.1 I2V folder or hub id; without it, those of the checkpoint's record.")
+@click.option(
+    "--components", type=PLACE, help="Wan 2.1 I2V folder or hub id; without it, those of the checkpoint's record."
+)
 @click.option("--num-frames", type=int, help="Frames to render, 4k + 1.")
 @click.option("--steps", type=int, help="Sampling steps.")
 @click.option("--seed", type=int, help="Of the noise.")
@@ -186,19 +240,21 @@ def render(checkpoint: Path, image: Path | None, driving: Path | None, prompt: s
     from ..pipelines.render import job
     from . import presets
 
-    if (pairs is None) == (image is None) or (image is None) != (driving is None):
+    if not print_config and ((pairs is None) == (image is None) or (image is None) != (driving is None)):
         raise click.UsageError("give --image and --driving, or --pairs")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
                          num_inference_steps=steps, seed=seed)  # fmt: skip
-    wanted = job.read_pairs(pairs) if pairs else [job.pair(image, driving, prompt)]
-    plan = (lambda: job.plan(run.render, wanted, checkpoint, out)) if dry_run else None
-    if _prepare(run, print_config=print_config, plan=plan):
+    if _prepare(run, print_config=print_config, plan=None):
         return
-    record = job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=_engine(out, in_process, address))
-    _finish(record, out / "renders")
+    wanted = job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]
+    plan = (lambda: job.plan(run.render, wanted, checkpoint, out)) if dry_run else None
+    if _prepare(run, print_config=False, plan=plan):
+        return
+    engine = _engine(out, in_process, address)
+    _finish(out / "renders", lambda: job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=engine))
 
 
-@cli.command()
+@cli.command(cls=JobCommand)
 @click.option("--renders", type=FOLDER, required=True, help="What `render --out` was given.")
 @click.option("--truth", type=FOLDER, help="Folder with ID.mp4 for every render that has a truth.")
 @click.option("--protocol", help="`all` or `first-81`.")
@@ -215,12 +271,12 @@ def evaluate(renders: Path, truth: Path | None, protocol: str | None, out: Path,
     plan = (lambda: job.plan(run.evaluate, renders, truth, out)) if dry_run else None
     if _prepare(run, print_config=print_config, plan=plan):
         return
-    record = job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=_engine(out, in_process, address))
-    _finish(record, out / "metrics")
+    engine = _engine(out, in_process, address)
+    _finish(out / "metrics", lambda: job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine))
 
 
 @cli.command()
-@click.option("--clips", help="Your own videos; without it, procedural dancers are made.")
+@click.option("--clips", type=PLACE, help="Your own videos; without it, procedural dancers are made.")
 @click.option("--out", type=FOLDER, help="By default runs/demo.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny, module:function, or FILE.json.")
 @click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop.")

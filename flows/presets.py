@@ -4,6 +4,7 @@ A preset is also any `module:function` that returns a `Run`, a JSON file that `-
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import SteadyDancerError
+from ..datasets.manifest import require_local
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.curate.config import CurateConfig
 from ..pipelines.evaluate.config import EvaluateConfig
@@ -78,7 +80,7 @@ def tiny() -> Run:
         "checkpoint_every_steps": 25, "evaluation_samples": 8,
     }  # fmt: skip
     return Run(
-        curate=CurateConfig(num_frames=33, packet_size=4, num_score_frames=4),
+        curate=CurateConfig(num_frames=33, packet_size=4, num_score_frames=4, max_clips_per_source=4),
         cache=CacheConfig(
             components=components,
             max_area_px=64 * 64,
@@ -118,27 +120,35 @@ def load(preset: str) -> Run:
             return PRESETS[preset]()
         if preset.lstrip().startswith("{"):
             return Run.model_validate_json(preset)
+        require_local(preset)
         if preset.endswith(".json"):
             return Run.model_validate_json(Path(preset).read_text())
         if ":" in preset:
-            module, _, function = preset.partition(":")
-            run = getattr(importlib.import_module(module), function)()
-            return Run.model_validate(run)
+            return Run.model_validate(_call(*preset.split(":", 1)))
     except ValidationError as error:
         raise SteadyDancerError(explain(error, preset if len(preset) < 80 else "the preset")) from error
-    except (OSError, ImportError, AttributeError) as error:
+    except (OSError, ImportError, AttributeError, ValueError) as error:
         raise SteadyDancerError(f"preset {preset} cannot be read: {error}") from error
     raise SteadyDancerError(
         f"no preset is called {preset}; there are {', '.join(PRESETS)}, module:function, or FILE.json"
     )
 
 
+def _call(module: str, function: str) -> Any:
+    # A module in the current folder may be meant; last in line, it hides no library.
+    sys.path.append(str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), function)()
+    finally:
+        sys.path.pop()
+
+
 def explain(error: ValidationError, source: str) -> str:
     """A validation error as lines of `field: what is wrong (what came)`."""
-    lines = [
-        f"  {'.'.join(map(str, e['loc'])) or e['type']}: {e['msg']} (got {str(e['input'])[:60]})"
-        for e in error.errors()
-    ]
+    lines = []
+    for e in error.errors():
+        given = "" if isinstance(e["input"], dict) else f" (got {str(e['input'])[:60]})"
+        lines.append(f"  {'.'.join(map(str, e['loc'])) or e['type']}: {e['msg'].removeprefix('Value error, ')}{given}")
     return f"{source} is not a valid configuration:\n" + "\n".join(lines[:8])
 
 
