@@ -1,7 +1,6 @@
 """What a flow leaves behind: artifacts and readable failures for people, one event for the next deployment."""
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -31,17 +30,6 @@ class _WithoutTraceback(logging.Filter):
 
 for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
     logging.getLogger(name).addFilter(_WithoutTraceback())
-
-
-def enter_workers_folder() -> dict[str, str]:
-    """Pull step of the deployments: go where the worker was started, for relative paths mean: seen from there.
-
-    A process worker gives each run an empty folder of its own, and a folder that is named in `prefect.yaml` would be
-    stored with the deployment, as a path of the machine that deployed.
-    """
-    folder = os.environ.get("PWD", "/")
-    os.chdir(folder)
-    return {"directory": folder}
 
 
 def absolute(path: str) -> str:

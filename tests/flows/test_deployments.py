@@ -1,0 +1,296 @@
+"""The deployments: what `prefect.yaml` says is true, and the next one is started once, on the right paths."""
+
+import importlib
+import inspect
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from steadydancer.datasets.artifact import Artifact, write_json
+from steadydancer.flows import curate, handover, tasks, train
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+NAMES = ("curate-dataset", "train-steadydancer", "render-evaluation", "reproduce")
+
+
+def flow_of(deployment: dict[str, Any]) -> Any:
+    module, _, function = deployment["entrypoint"].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def full_name(deployment: dict[str, Any]) -> str:
+    return f"{flow_of(deployment).name}/{deployment['name']}"
+
+
+def test_every_flow_is_deployed_here_and_to_a_cluster() -> None:
+    assert {full_name(d) for d in DEPLOYMENTS} == {
+        f"{name}/{where}" for name in NAMES for where in ("local", "cluster")
+    }
+    for deployment in DEPLOYMENTS:
+        parameters = inspect.signature(flow_of(deployment).fn).parameters
+        assert set(deployment.get("parameters", {})) <= set(parameters)
+        assert ("cluster" in deployment.get("parameters", {})) == (deployment["name"] == "cluster")
+        assert parameters["cluster"].default is None
+        for trigger in deployment.get("triggers", []):
+            needed = {name for name, value in parameters.items() if value.default is inspect.Parameter.empty}
+            assert needed <= set(trigger["parameters"]) <= set(parameters)
+
+
+@dataclass
+class Announced:
+    """One event, as `emit_event` was asked to send it."""
+
+    event: str
+    resource: dict[str, str]
+    payload: dict[str, Any]
+    id: Any
+
+    def starts(self) -> dict[str, dict[str, Any]]:
+        """Deployments whose trigger matches, with the parameters that they are given."""
+        return {
+            full_name(deployment): {
+                name: self.payload[re.fullmatch(r"\{\{ event\.payload\.(\w+) \}\}", template)[1]]  # type: ignore[index]
+                for name, template in trigger["parameters"].items()
+            }
+            for deployment in DEPLOYMENTS
+            for trigger in deployment.get("triggers", [])
+            if self.event in trigger["expect"] and trigger["match"].items() <= self.resource.items()
+        }
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> list[Announced]:
+    """A server that remembers events, and flows without a server: jobs finish at once with a record of their own."""
+    events: list[Announced] = []
+
+    def finish(artifact: Path) -> dict[str, Any]:
+        if not (artifact / "run.json").is_file():
+            write_json(artifact / "run.json", {"made": time.time_ns()})
+        return {"counts": {"ok": 1}, "seconds": {"total": 1.0}, "steps": 1, "loss_before": 2.0, "loss_after": 1.0}
+
+    def emit(event: str, **words: Any) -> None:
+        events.append(Announced(event=event, **words))
+
+    monkeypatch.setattr(handover, "emit_event", emit)
+    monkeypatch.setattr(handover, "_is_known", lambda event_id: event_id in [event.id for event in events])
+    monkeypatch.setattr(handover, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(tasks, "curate", lambda run, clips, out, *_: finish(out / "clips"))
+    monkeypatch.setattr(tasks, "cache", lambda run, clips, out, *_: finish(out / "latents"))
+    monkeypatch.setattr(tasks, "train", lambda run, stage, latents, base, out, *_: finish(out / "checkpoint"))
+    for module in (curate, train):
+        monkeypatch.setattr(module, "publish", lambda *_: None)
+    monkeypatch.setattr(curate, "_verdicts", lambda folder: "")
+    monkeypatch.setattr(curate, "create_markdown_artifact", lambda **_: None)
+    return events
+
+
+@pytest.mark.parametrize("where", ["local", "cluster"])
+def test_latents_start_training_and_its_checkpoint_starts_rendering(
+    where: str, announced: list[Announced], tmp_path: Path
+) -> None:
+    cluster = "http://head:8265" if where == "cluster" else None
+    curate.curate_dataset.fn("clips", str(tmp_path), "tiny", components="hub/id", cluster=cluster, trigger_next=True,
+                             pairs="/pairs.csv", truth="s3://bucket/truth")  # fmt: skip
+    (parameters,) = announced[-1].starts().values()
+    assert set(announced[-1].starts()) == {f"train-steadydancer/{where}"}
+    assert parameters == {"latents": str(tmp_path / "latents"), "out": str(tmp_path), "preset": "tiny",
+                          "base": "hub/id", "cluster": cluster, "trigger_next": True, "pairs": "/pairs.csv",
+                          "truth": "s3://bucket/truth"}  # fmt: skip
+    train.train_steadydancer.fn(**parameters)
+    (parameters,) = announced[-1].starts().values()
+    assert set(announced[-1].starts()) == {f"render-evaluation/{where}"}
+    assert parameters == {
+        "checkpoint": str(tmp_path / "stage3" / "checkpoint"),
+        "out": str(tmp_path),
+        "preset": "tiny",
+        "cluster": cluster,
+        "pairs": "/pairs.csv",
+        "truth": "s3://bucket/truth",
+    }
+
+
+def test_an_artifact_is_handed_over_once_and_only_if_asked(announced: list[Announced], tmp_path: Path) -> None:
+    def run(**options: Any) -> int:
+        curate.curate_dataset.fn("clips", str(tmp_path), "tiny", **options)
+        return len(announced)
+
+    assert run() == 0
+    assert run(trigger_next=True) == 1
+    assert announced[0].payload["trigger_next"] is False  # nothing to render: the chain ends with the training
+    assert run(trigger_next=True) == 1
+    (tmp_path / "latents" / "run.json").unlink()  # deleted and made anew, it is another artifact
+    assert run(trigger_next=True) == 2
+    assert announced[0].id != announced[1].id
+
+
+def test_training_that_would_start_rendering_of_nothing_is_refused_before_it_begins(tmp_path: Path) -> None:
+    with pytest.raises(handover.SteadyDancerError, match="give pairs"):
+        train.train_steadydancer.fn("latents", str(tmp_path), "tiny", trigger_next=True)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    """A Prefect server of this test's own, on the loopback, with its state in the test's folder."""
+
+    folder: Path
+    api: str
+    env: dict[str, str]
+
+    def prefect(self, *words: str, cwd: Path = ROOT) -> str:
+        command = [Path(sys.executable).with_name("prefect"), *words]
+        return subprocess.run(command, env=self.env, cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+    def start(self, *words: str, cwd: Path, log: Path) -> subprocess.Popen[bytes]:
+        command = [Path(sys.executable).with_name("prefect"), *words]
+        with log.open("wb") as out:
+            return subprocess.Popen(command, env=self.env, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
+
+    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """POST with a body, else GET."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def flow_runs(self, flow: str) -> list[dict[str, Any]]:
+        return list(
+            self.call("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_ASC"})
+        )
+
+    def ended(self, flow_run_id: str) -> dict[str, Any] | None:
+        flow_run = self.call(f"/flow_runs/{flow_run_id}")
+        return flow_run if flow_run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+
+def wait_for(something: Callable[[], Any], timeout_s: float, log: Path) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := something():
+            return found
+        time.sleep(0.5)
+    raise TimeoutError(log.read_text()[-4000:])
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those it started (a session of its own)."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=20)
+
+
+def own_environment(home: Path, port: int) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAY_"))}
+    return inherited | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the eight deployments and a pool for them; what curation needs lies in its folder."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Server(folder, f"http://127.0.0.1:{port}/api", own_environment(folder / "home", port))
+    (folder / "home").mkdir()
+    log = folder / "server.log"
+    process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), cwd=folder, log=log)
+    try:
+        from steadydancer.datasets.toydance import make_toy_clips
+        from steadydancer.models.components import save_components, tiny_components
+
+        save_components(tiny_components(seed=0), folder / "components")
+        make_toy_clips(folder / "all_clips", num_good=2)
+        (folder / "clips").mkdir()
+        for path in [*(folder / "all_clips").glob("dancer_*"), *(folder / "all_clips").glob("truncated*")]:
+            path.rename(folder / "clips" / path.name)
+
+        def healthy() -> bool:
+            try:
+                return bool(server.call("/health"))
+            except (urllib.error.URLError, OSError):
+                return False
+
+        wait_for(healthy, 180, log)
+        server.call("/work_pools/", {"name": "local", "type": "process"})
+        server.prefect("--no-prompt", "deploy", "--all")
+        yield server
+    finally:
+        stop(process)
+
+
+@pytest.mark.timeout(600)
+def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = {"clips": "clips", "out": "run", "preset": "tiny", "components": "components"}
+    switches = {"in_process": True, "trigger_next": True}
+    words = [f"--param={name}={json.dumps(value)}" for name, value in (parameters | switches).items()]
+    log = server.folder / "worker.log"
+    worker = server.start("worker", "start", "--pool", "local", "--limit", "1", cwd=server.folder, log=log)
+    try:
+        server.prefect("deployment", "run", "curate-dataset/local", *words)
+        (flow_run,) = server.flow_runs("curate-dataset")
+        state = wait_for(lambda: server.ended(flow_run["id"]), 300, log)
+    finally:
+        stop(worker)  # before the training is far
+    assert state["state_name"] == "Completed", log.read_text()[-4000:]
+
+    out = server.folder / "run"
+    counts = Artifact(out / "clips").record()["counts"]
+    assert counts == {"inputs": 3, "ok": 2, "rejected": 0, "quarantined": 1}
+    assert Artifact(out / "latents").record()["counts"] == {"inputs": 2, "ok": 2, "rejected": 0, "quarantined": 0}
+    shown = server.call("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}})
+    assert {artifact["key"]: artifact["type"] for artifact in shown} == {
+        "curated-clips": "table", "clip-verdicts": "markdown"}  # fmt: skip
+
+    (started,) = wait_for(lambda: server.flow_runs("train-steadydancer"), 60, log)
+    local = server.call("/deployments/name/train-steadydancer/local")
+    assert started["deployment_id"] == local["id"]
+    assert started["parameters"] == {
+        "latents": str(out / "latents"), "out": str(out), "preset": "tiny",
+        "base": str(server.folder / "components"), "cluster": None, "trigger_next": False, "pairs": None,
+        "truth": None}  # fmt: skip
+
+    # What every later run of the finished flow does, and a retry of this one: the server knows the event.
+    monkeypatch.setattr(handover, "emit_event", lambda *_, **__: pytest.fail("sent again"))
+    monkeypatch.setattr(handover, "get_run_logger", lambda: logging.getLogger("test"))
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        handover.announce("latents", out / "latents", None, {})
+    assert [flow_run["id"] for flow_run in server.flow_runs("train-steadydancer")] == [started["id"]]
+
+
+def test_no_deployment_remembers_a_folder_of_the_machine_that_deployed(server: Server) -> None:
+    deployments = server.call("/deployments/filter", {})
+    assert len(deployments) == 8
+    assert str(ROOT) not in json.dumps(deployments)
