@@ -9,7 +9,15 @@ from prefect.artifacts import create_markdown_artifact
 
 from ..datasets.artifact import Artifact
 from . import presets, tasks
-from .handover import absolute, absolute_if_here, announce, counts_table, publish, require_usable
+from .handover import (
+    absolute,
+    absolute_if_here,
+    absolute_preset,
+    announce,
+    counts_table,
+    publish,
+    require_usable,
+)
 
 
 @flow(name="curate-dataset")
@@ -55,7 +63,7 @@ def curate_dataset(
         next_parameters = {
             "latents": folder / "latents",
             "out": folder,
-            "preset": absolute_if_here(preset),
+            "preset": absolute_preset(preset),
             "base": run.cache.components,
             "cluster": cluster,
             "trigger_next": pairs is not None,

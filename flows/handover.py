@@ -37,9 +37,14 @@ def absolute(path: str) -> str:
     return path if "://" in path else str(Path.cwd() / path)
 
 
-def absolute_if_here(name: str | None) -> str | None:
-    """A path if there is something at it, else the name (a hub id, a preset) as it is."""
-    return absolute(name) if name and len(name) < 4096 and Path(name).exists() else name
+def absolute_if_here(name: str) -> str:
+    """A path if there is something at it, else the name (a hub id) as it is."""
+    return absolute(name) if Path(name).exists() else name
+
+
+def absolute_preset(preset: str) -> str:
+    """The path of a preset's file; other presets (a name, `module:function`, JSON) as they are."""
+    return absolute(preset) if preset.endswith(".json") else preset
 
 
 def require_usable(record: dict[str, Any], folder: Path) -> None:

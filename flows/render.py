@@ -36,7 +36,7 @@ def render_evaluation(
     Returns:
         The records of both artifacts.
     """
-    run = presets.change(presets.load(preset), "render", components=absolute_if_here(components))
+    run = presets.change(presets.load(preset), "render", components=components and absolute_if_here(components))
     checkpoint, pairs, folder = absolute(checkpoint), absolute(pairs), Path(absolute(out))
     truth_folder = Path(absolute(truth)) if truth else None
     rendered = tasks.render(run, Path(checkpoint), Path(pairs), folder, cluster, in_process)

@@ -7,7 +7,7 @@ from prefect import flow
 
 from .. import SteadyDancerError
 from . import presets, tasks
-from .handover import absolute, absolute_if_here, announce, publish
+from .handover import absolute, absolute_if_here, absolute_preset, announce, publish
 
 STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}
 
@@ -41,7 +41,7 @@ def train_steadydancer(
     if trigger_next and pairs is None:
         raise SteadyDancerError("trigger_next starts render-evaluation, which needs to know what to render: give pairs")
     run = presets.load(preset)
-    base = absolute_if_here(base) or absolute_if_here(run.cache.components) or ""
+    base = absolute_if_here(base or run.cache.components)
     latents, folder = absolute(latents), Path(absolute(out))
     records: dict[str, Any] = {}
     checkpoint = None
@@ -58,7 +58,7 @@ def train_steadydancer(
         next_parameters = {
             "checkpoint": checkpoint,
             "out": folder,
-            "preset": absolute_if_here(preset),
+            "preset": absolute_preset(preset),
             "cluster": cluster,
             "pairs": pairs and absolute(pairs),
             "truth": truth and absolute(truth),

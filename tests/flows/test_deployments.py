@@ -23,7 +23,7 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from steadydancer.datasets.artifact import Artifact, write_json
-from steadydancer.flows import curate, handover, tasks, train
+from steadydancer.flows import curate, handover, presets, tasks, train
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -106,11 +106,12 @@ def test_latents_start_training_and_its_checkpoint_starts_rendering(
     where: str, announced: list[Announced], tmp_path: Path
 ) -> None:
     cluster = "http://head:8265" if where == "cluster" else None
-    curate.curate_dataset.fn("clips", str(tmp_path), "tiny", components="hub/id", cluster=cluster, trigger_next=True,
+    preset = presets.tiny().model_dump_json() if where == "cluster" else "tiny"
+    curate.curate_dataset.fn("clips", str(tmp_path), preset, components="hub/id", cluster=cluster, trigger_next=True,
                              pairs="/pairs.csv", truth="s3://bucket/truth")  # fmt: skip
     (parameters,) = announced[-1].starts().values()
     assert set(announced[-1].starts()) == {f"train-steadydancer/{where}"}
-    assert parameters == {"latents": str(tmp_path / "latents"), "out": str(tmp_path), "preset": "tiny",
+    assert parameters == {"latents": str(tmp_path / "latents"), "out": str(tmp_path), "preset": preset,
                           "base": "hub/id", "cluster": cluster, "trigger_next": True, "pairs": "/pairs.csv",
                           "truth": "s3://bucket/truth"}  # fmt: skip
     train.train_steadydancer.fn(**parameters)
@@ -119,7 +120,7 @@ def test_latents_start_training_and_its_checkpoint_starts_rendering(
     assert parameters == {
         "checkpoint": str(tmp_path / "stage3" / "checkpoint"),
         "out": str(tmp_path),
-        "preset": "tiny",
+        "preset": preset,
         "cluster": cluster,
         "pairs": "/pairs.csv",
         "truth": "s3://bucket/truth",
