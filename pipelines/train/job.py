@@ -89,7 +89,7 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
 
     from ..submit import local_ray
 
-    with local_ray(out / ".ray", address):
+    with local_ray(out / ".engine" / "ray", address):
         try:
             _trainer(config, settings, out).fit()
         except ray.train.WorkerGroupError as error:
