@@ -12,7 +12,7 @@ from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive, json_digest
 from ...datasets.sampler import StepSampler
-from .checkpoint import engine_states
+from .checkpoint import TrainingRefused, engine_states
 from .config import TrainConfig
 from .progress import progress
 from .start import Start, check_same_run, check_start
@@ -60,11 +60,27 @@ def run(
             "from_checkpoint": start.from_checkpoint and str(start.from_checkpoint),
             "record": start.record,
         }
+        if address is None:
+            _require_workers(config)
         with progress(config, out, _steps_done(out)):
             _fit(config, settings, out, address)
         record = _finished(out, config.steps)
         assert record is not None, "the loop commits a checkpoint or raises"
         return record
+
+
+def _require_workers(config: TrainConfig) -> None:
+    """Refuse what a private Ray would wait for without a word: GPUs or cores that this machine does not have."""
+    import torch
+
+    wanted = max(config.num_workers, 1)
+    if config.use_gpu and wanted > (here := torch.cuda.device_count()):
+        raise TrainingRefused(
+            f"num_workers: {wanted} GPU are asked for and this machine has {here}: give --address of a cluster that "
+            "has them, fewer --num-workers, or a preset without GPU (tiny)"
+        )
+    if not config.use_gpu and wanted > (here := os.cpu_count() or 1):
+        raise TrainingRefused(f"num_workers: {wanted} cores are asked for and this machine has {here}")
 
 
 def _steps_done(out: Path) -> int:
