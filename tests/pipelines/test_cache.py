@@ -33,13 +33,6 @@ def cache(config: CacheConfig, clips: Path, out: Path) -> dict[str, Any]:
     return job.run(config, clips=clips, out=out, engine=Engine(out / ".engine", in_process=True))
 
 
-@pytest.fixture(scope="module")
-def cached(config: CacheConfig, curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("cached")
-    cache(config, curated, out)
-    return out / "latents"
-
-
 def files(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -236,7 +236,7 @@ def test_a_killed_run_goes_on_to_the_same_rows(dancers: Path, curated: Path, tmp
             assert pa.parquet.read_table(part).num_rows  # what has its name is whole
     curate(dancers / "clips", out, CONFIG.model_copy(update={"packet_size": 1}))
     assert Artifact(out / "clips").read().equals(Artifact(curated / "clips").read())
-    assert not [path for path in out.rglob(".*.tmp*")]
+    assert not list(out.rglob(".*.tmp*"))
 
 
 # A packet takes its time, so that the moment of the kill is not a matter of luck.

@@ -1,4 +1,4 @@
-"""What several tests of jobs begin with, made once a session and never changed by a test."""
+"""What tests of jobs and commands begin with, made once a session when first asked for, never changed by a test."""
 
 from pathlib import Path
 
@@ -51,3 +51,23 @@ def checkpoint(components: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     SteadyDancerTransformer3DModel.from_wan(base).save_pretrained(folder / "transformer")
     write_json(folder / "run.json", {"kind": "checkpoint", "stage": 3, "base": {"path": str(components)}})
     return folder
+
+
+@pytest.fixture(scope="session")
+def cached(curated: Path, components: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `latents` that `cache` made of the accepted clips."""
+    from steadydancer.pipelines.cache import job
+    from steadydancer.pipelines.cache.config import CacheConfig
+    from steadydancer.pipelines.runner import Engine
+
+    out = tmp_path_factory.mktemp("cached")
+    config = CacheConfig(
+        components=str(components),
+        max_area_px=64 * 64,
+        drawing_area_px=64 * 64,
+        dtype="float32",
+        encoder_dtype="float32",
+        packet_size=2,
+    )
+    job.run(config, clips=curated, out=out, engine=Engine(out / ".engine", in_process=True))
+    return out / "latents"
