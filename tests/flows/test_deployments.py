@@ -44,6 +44,7 @@ def test_every_flow_is_deployed_here_and_to_a_cluster() -> None:
         f"{name}/{where}" for name in NAMES for where in ("local", "cluster")
     }
     for deployment in DEPLOYMENTS:
+        assert deployment["schedules"] == []  # else `prefect deploy` asks for some
         parameters = inspect.signature(flow_of(deployment).fn).parameters
         assert set(deployment.get("parameters", {})) <= set(parameters)
         assert ("cluster" in deployment.get("parameters", {})) == (deployment["name"] == "cluster")
@@ -162,10 +163,12 @@ class Server:
         command = [Path(sys.executable).with_name("prefect"), *words]
         return subprocess.run(command, env=self.env, cwd=cwd, check=True, capture_output=True, text=True).stdout
 
-    def start(self, *words: str, cwd: Path, log: Path) -> subprocess.Popen[bytes]:
+    def start(self, *words: str, cwd: Path, log: Path, **env: str) -> subprocess.Popen[bytes]:
         command = [Path(sys.executable).with_name("prefect"), *words]
         with log.open("wb") as out:
-            return subprocess.Popen(command, env=self.env, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
+            return subprocess.Popen(
+                command, env=self.env | env, cwd=cwd, stdout=out, stderr=out, start_new_session=True
+            )
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """POST with a body, else GET."""
@@ -295,3 +298,68 @@ def test_no_deployment_remembers_a_folder_of_the_machine_that_deployed(server: S
     deployments = server.call("/deployments/filter", {})
     assert len(deployments) == 8
     assert str(ROOT) not in json.dumps(deployments)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Job server's address and token file of three nodes of one core each."""
+    script = ROOT / "infra" / "ray" / "local_cluster.py"
+    process = subprocess.Popen([sys.executable, script, "--nodes", "3", "--state", tmp_path / "ray"],
+                               env=own_environment(tmp_path, 1), stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()
+        address = re.search(r"job server (http://\S+)", process.stdout.readline())
+        assert address
+        yield address[1], tmp_path / "ray" / "token"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(2400)
+def test_a_cluster_is_given_jobs_and_the_chain_goes_on_there(server: Server, cluster: tuple[str, Path]) -> None:
+    """Curation on three nodes starts training on two of them; a retried flow submits nothing again."""
+    address, token = cluster
+    run = presets.tiny()
+    for stage in ("stage1", "stage2", "stage3"):
+        run = presets.change(run, stage, steps=2, warmup_steps=1, num_workers=2 if stage == "stage1" else 0)
+    (server.folder / "short.json").write_text(run.model_dump_json())
+
+    def jobs() -> dict[str, str]:
+        headers = {"Authorization": f"Bearer {token.read_text()}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{address}/api/jobs/", headers=headers), timeout=60
+        ) as answer:
+            return {job["submission_id"]: job["status"] for job in json.load(answer)}
+
+    log, out = server.folder / "cluster_worker.log", server.folder / "on_cluster"
+    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    worker = server.start("worker", "start", "--pool", "local", cwd=server.folder, log=log, **auth)
+    try:
+        before = {flow_run["id"] for flow_run in server.flow_runs("train-steadydancer")}
+        parameters = {"clips": "clips", "out": "on_cluster", "preset": "short.json", "components": "components",
+                      "cluster": address, "trigger_next": True}  # fmt: skip
+        deployment = server.call("/deployments/name/curate-dataset/cluster")
+        curation = server.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"]
+
+        def started() -> list[str]:
+            return [run["id"] for run in server.flow_runs("train-steadydancer") if run["id"] not in before]
+
+        assert wait_for(lambda: server.ended(curation), 600, log)["state_name"] == "Completed", log.read_text()[-4000:]
+        (training,) = wait_for(started, 60, log)
+        assert wait_for(lambda: server.ended(training), 1200, log)["state_name"] == "Completed", log.read_text()[-4000:]
+        assert Artifact(out / "clips").record()["counts"] == {"inputs": 3, "ok": 2, "rejected": 0, "quarantined": 1}
+        assert all((out / f"stage{n}" / "checkpoint" / "run.json").is_file() for n in (1, 2, 3))
+        assert list(jobs().values()) == ["SUCCEEDED"] * 5
+
+        server.prefect("flow-run", "retry", curation)
+        wait_for(lambda: (server.ended(curation) or {}).get("run_count") == 2, 300, log)
+        assert server.ended(curation)["state_name"] == "Completed"  # type: ignore[index]
+        assert len(jobs()) == 5 and started() == [training]
+    finally:
+        stop(worker)
