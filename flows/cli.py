@@ -95,9 +95,14 @@ class JobCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Let `--print-config` do without inputs."""
-        for param in self.params:
-            param.required = param.required and ("--print-config" not in args or param.name == "stage")
-        return super().parse_args(ctx, args)
+        inputs = [param for param in self.params if param.required and param.name != "stage"]
+        for param in inputs:
+            param.required = "--print-config" not in args
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            for param in inputs:
+                param.required = True
 
 
 def configured(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -207,7 +212,7 @@ def train(latents: Path, stage: int, base: str | None, from_checkpoint: Path | N
     run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers)
     if stage == 1:  # the later stages know their base from the checkpoint they start from
         base = base or run.cache.components
-    inputs = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
+    inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
     plan = (lambda: job.plan(run.stage(stage), **inputs)) if dry_run else None
     if _prepare(run, print_config=print_config, plan=plan):
         return

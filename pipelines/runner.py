@@ -7,7 +7,9 @@ checkpointing forgets rejected rows and loses siblings of a failed fan-out; see 
 import contextlib
 import json
 import logging
+import socket
 import sys
+import textwrap
 import time
 import warnings
 from collections import Counter
@@ -175,14 +177,33 @@ def _results(job: Job, items: list[Item], engine: Engine) -> Iterator[Iterable[I
             _require_gpus(job, num_gpus, torch.cuda.device_count())
         yield map(PacketWorker(job.stages, job.config, job.schema, job.write_packet), items)
         return
-    from .submit import local_ray
-
-    with local_ray(engine.state_dir / "ray", engine.address):
+    with contextlib.ExitStack() as stack:
+        _enter_ray(job, engine, stack)
         import ray
 
         if engine.address is None:  # a cluster may be growing towards what is asked of it
             _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
         yield _ray_results(job, items)
+
+
+def _enter_ray(job: Job, engine: Engine, stack: contextlib.ExitStack) -> None:
+    from .submit import local_ray
+
+    try:
+        if engine.address and ":" in engine.address:  # Ray itself tries for ten minutes
+            host, port = engine.address.removeprefix("ray://").rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=10).close()
+        stack.enter_context(local_ray(engine.state_dir / "ray", engine.address))
+    except Exception as error:  # Ray has no class for what goes wrong at its start
+        words = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
+        if engine.address:
+            raise JobStopped(
+                f"{job.name} stopped: no Ray cluster can be joined at {engine.address} ({words})"
+            ) from error
+        raise JobStopped(
+            f"{job.name} stopped: Ray did not start ({words})\n"
+            f"Is there room on the disk? Its logs: {engine.state_dir / 'ray' / 'logs'}; --in-process runs without it."
+        ) from error
 
 
 def _require_gpus(job: Job, wanted: float, here: float) -> None:
@@ -256,8 +277,6 @@ def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
     """Turn what stopped a worker into a few lines that name the stage, the clip, the line and the way on."""
     try:
         yield
-    except ConnectionError as error:
-        raise JobStopped(f"{job.name} stopped: no connection to Ray at {engine.address} ({error})") from error
     except OSError as error:
         raise JobStopped(
             f"{job.name} stopped: {error.strerror or error} ({error.filename or engine.state_dir})\n"

@@ -192,6 +192,12 @@ def test_a_gpu_that_never_comes_is_not_waited_for(own_ray: Path, tmp_path: Path)
         )
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nix:words"])
+def test_a_cluster_that_does_not_answer_is_said_at_once(tmp_path: Path, address: str) -> None:
+    with pytest.raises(JobStopped, match=f"trial stopped: no Ray cluster can be joined at {address}"):
+        run(tmp_path / "out", {}, Engine(tmp_path / "state", address=address))
+
+
 class Stream(io.StringIO):
     def __init__(self, is_terminal: bool) -> None:
         super().__init__()
