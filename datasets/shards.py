@@ -23,26 +23,25 @@ from .artifact import Artifact, ArtifactError, Packet, written_aside
 CONDITIONS = "conditions.safetensors"
 POSE = "pose.safetensors"
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("source_id", pa.string()),
-        ("verdict", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("num_frames", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("prompt_given", pa.bool_()),
-        ("shard", pa.string()),
-        (
-            "members",
-            pa.list_(
-                pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.int64())])
-            ),
+_FIELDS: list[tuple[str, pa.DataType]] = [
+    ("clip_id", pa.string()),
+    ("source_id", pa.string()),
+    ("verdict", pa.string()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+    ("num_frames", pa.int32()),
+    ("height", pa.int32()),
+    ("width", pa.int32()),
+    ("prompt_given", pa.bool_()),
+    ("shard", pa.string()),
+    (
+        "members",
+        pa.list_(
+            pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.int64())])
         ),
-    ]
-)
+    ),
+]
+INDEX_SCHEMA = pa.schema(_FIELDS)
 
 Bucket = tuple[int, int, int]
 

@@ -48,11 +48,17 @@ def paper() -> Run:
     return Run(
         curate=CurateConfig(num_frames=81),
         cache=CacheConfig(components=WAN_480P, max_area_px=640 * 640, num_gpus=1),
-        stage1=TrainConfig(stage=1, steps=12_000, learning_rate=1e-4, num_workers=8, global_batch_size=8),
+        stage1=TrainConfig(stage=1, steps=12_000, learning_rate=1e-4, zero_stage=2, num_workers=8, global_batch_size=8),
         stage2=TrainConfig(
-            stage=2, steps=2_000, learning_rate=1e-6, num_workers=8, global_batch_size=8, offload_optimizer=True
+            stage=2,
+            steps=2_000,
+            learning_rate=1e-6,
+            zero_stage=3,
+            num_workers=8,
+            global_batch_size=8,
+            offload_optimizer=True,
         ),
-        stage3=TrainConfig(stage=3, steps=500, learning_rate=1e-4, num_workers=8, global_batch_size=8),
+        stage3=TrainConfig(stage=3, steps=500, learning_rate=1e-4, zero_stage=2, num_workers=8, global_batch_size=8),
         render=RenderConfig(max_area_px=1024 * 576, num_gpus=1),
         evaluate=EvaluateConfig(),
     )

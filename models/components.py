@@ -4,7 +4,6 @@ A folder has diffusers' layout: one subfolder a part and `model_index.json`.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,10 @@ from tokenizers import Tokenizer, decoders, models, processors
 from torch import nn
 from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from .. import SteadyDancerError
 from ..datasets.artifact import write_json
-from . import weights
 from .encoders import encode_video
+from .folders import NAMES, ComponentsError, resolve_folder
 from .image_encoder import OpenCLIPImageEncoder
-
-NAMES = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-
-class ComponentsError(SteadyDancerError):
-    """A part of the pipeline is missing or unreadable; the message says which one and what to do."""
 
 
 def tiny_components(seed: int = 0, **sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,31 +117,6 @@ def load_components(
             raise ComponentsError(f"{folder / name} cannot be loaded: {error}") from error
         parts[name] = part.to(device).eval() if isinstance(part, nn.Module) else part
     return parts
-
-
-def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
-    """The local folder of a folder or hub id; fetches those parts (safetensors, never pickles) if it must.
-
-    Raises:
-        ComponentsError: there is no such folder, and no such repository within reach.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    for row in weights.CATALOGUE:
-        if row.hub_id == str(source) and (found := weights.find(row)):
-            return found
-    remedy = "Give a folder, or see `steadydancer weights check` for what is missing and where it is looked for."
-    if not _HUB_ID.fullmatch(str(source)):
-        raise ComponentsError(f"There is no folder {source}. {remedy}")
-    from huggingface_hub import snapshot_download
-
-    wanted = [f"{name}/*.{kind}" for name in names for kind in ("safetensors", "json", "model", "txt")]
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["model_index.json", *wanted]))
-    except Exception as error:  # the hub's client raises its own, requests', httpx's and the system's errors
-        raise ComponentsError(
-            f"{source} is no folder, and cannot be had from the model hub ({type(error).__name__}). {remedy}"
-        ) from error
 
 
 def _load_part(name: str, folder: Path, dtype: torch.dtype | None) -> Any:

@@ -4,7 +4,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from open_clip.transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPVisionModel
 
 _LAYER_NAMES = {

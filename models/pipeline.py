@@ -19,10 +19,11 @@ from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderMo
 
 from ..datasets.skeleton import PoseSequence
 from ..datasets.video import size_for_area
-from .components import NAMES, load_components, resolve_folder
+from .components import load_components
 from .conditions import Conditions, with_frame_mask
 from .driving import Clip, Perturbation, as_frame, draw_motion, draw_negative_motion, driven_pose, first_frames
 from .encoders import decode_pixels, encode_image, encode_image_condition, encode_prompt, encode_video
+from .folders import NAMES, resolve_folder
 from .guidance import Branch, branch_conditions, branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
 from .pose_condition import RELEASED_DRAWING_AREA_PX, encode_pose_condition

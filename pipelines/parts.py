@@ -13,7 +13,7 @@ def find_parts(source: str, names: Sequence[str]) -> Path:
         ComponentsError: there is no such folder, or a part is not in it; the message names it.
     """
     require_local(source)
-    from ..models.components import ComponentsError, resolve_folder
+    from ..models.folders import ComponentsError, resolve_folder
 
     folder = resolve_folder(source, names).resolve()
     missing = [name for name in names if not (folder / name).is_dir()]

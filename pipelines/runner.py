@@ -253,7 +253,7 @@ def _ray_dataset(job: Job, items: list[Item]) -> Any:
     warnings.filterwarnings("ignore", category=RayDeprecationWarning, message="`ray_remote_args`")
     cluster = ray.cluster_resources()
     # One block a packet: a block is what Ray hands to an actor, and a packet must stay whole.
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    dataset: Any = ray.data.from_items(items, override_num_blocks=len(items))
     # Stages that need the same share of a machine run fused, in one worker: rows that stay do not travel.
     groups = [list(group) for _, group in groupby(job.stages, key=lambda stage: (stage.num_cpus, stage.num_gpus))]
     for index, group in enumerate(groups):

@@ -201,10 +201,17 @@ def submit_job(
             f"{address!r} is not the address of a Ray job server: give http(s)://HOST:PORT (usually :8265)"
         )
     with _environment({}, removed=_ELSEWHERE[:2]):  # they would override the address that was asked for
+        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobStatus, JobSubmissionClient
 
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-        client = JobSubmissionClient(address)
+        try:
+            client = JobSubmissionClient(address)
+        except AuthenticationError as error:
+            raise SteadyDancerError(
+                f"{address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN where "
+                "this command, or the worker that runs the flow, is started"
+            ) from error
     submission_id, status = _attach_or_submit(client, arguments, env or {}, run_key)
     if status == JobStatus.SUCCEEDED:
         on_log(f"{submission_id} has already succeeded; not run again")

@@ -23,15 +23,14 @@ from .config import ENCODERS, CacheConfig
 # What of a clip's row goes into its sample: where it comes from, so that every latent can be traced.
 META = ("clip_id", "source_id", "source_path", "start_s", "end_s", "prompt", "pose_model")
 
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("clip_id", "source_id", "source_path", "prompt", "pose_model")),
-        *((name, pa.float64()) for name in ("start_s", "end_s", "fps")),
-        *((name, pa.int32()) for name in ("num_frames", "source_height", "source_width", "height", "width")),
-        *((name, pa.large_binary()) for name in ("pose", "conditions")),
-        *((name, pa.string()) for name in ("verdict", "reason", "detail")),
-    ]
-)
+_FIELDS: list[tuple[str, pa.DataType]] = [
+    *((name, pa.string()) for name in ("clip_id", "source_id", "source_path", "prompt", "pose_model")),
+    *((name, pa.float64()) for name in ("start_s", "end_s", "fps")),
+    *((name, pa.int32()) for name in ("num_frames", "source_height", "source_width", "height", "width")),
+    *((name, pa.large_binary()) for name in ("pose", "conditions")),
+    *((name, pa.string()) for name in ("verdict", "reason", "detail")),
+]
+SCHEMA = pa.schema(_FIELDS)
 
 
 @dataclass(frozen=True)

@@ -39,17 +39,18 @@ def find_cuts(change: npt.NDArray[np.float64], threshold: float) -> list[int]:
         threshold: least change that can be a cut, 0..1.
     """
     cuts = []
-    for i in np.flatnonzero(change > threshold):
+    for i in map(int, np.flatnonzero(change > threshold)):
         neighbours = np.delete(change[max(0, i - 4) : i + 5], min(i, 4))
         # Flashing lights and shaken cameras change every frame; a cut stands alone.
         if neighbours.size == 0 or change[i] > 2.5 * np.median(neighbours):
-            cuts.append(int(i) + 1)
+            cuts.append(i + 1)
     return cuts
 
 
 def luma_of(frames: Frames) -> npt.NDArray[np.float32]:
     """Luma (BT.601) of RGB frames: [F, H, W], 0..1."""
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]).astype(np.float32) / 255
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    return grey.astype(np.float32) / np.float32(255)
 
 
 def technical_scores(frames: Frames) -> dict[str, float]:

@@ -39,7 +39,7 @@ def pose_scores(pose: PoseSequence, confidence: Floats, aspect: float, fps: floa
     }
     if not visible.any():
         return out
-    inside = ((pose.body >= 0) & (pose.body <= 1)).all(axis=2)
+    inside = np.all((pose.body >= 0) & (pose.body <= 1), axis=2)
     out["in_frame_ratio"] = float(inside[visible].mean())
     if not usable.any():
         return out

@@ -18,13 +18,12 @@ from .config import EvaluateConfig
 
 Frames = np.ndarray
 
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("id", "video", "metric")),
-        ("value", pa.float64()),
-        *((name, pa.string()) for name in ("image", "truth", "protocol", "verdict", "reason", "detail")),
-    ]
-)
+_FIELDS: list[tuple[str, pa.DataType]] = [
+    *((name, pa.string()) for name in ("id", "video", "metric")),
+    ("value", pa.float64()),
+    *((name, pa.string()) for name in ("image", "truth", "protocol", "verdict", "reason", "detail")),
+]
+SCHEMA = pa.schema(_FIELDS)
 
 # A frame that equals its truth has infinite PSNR, which JSON does not hold and which makes every mean infinite. At
 # 100 dB one 8-bit sample in 150,000 is one level off.

@@ -25,14 +25,13 @@ from .config import FROZEN, RenderConfig
 POSE_SIDE_PX = 768
 NECK = 1
 
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("id", "image", "driving", "prompt", "video", "pose_model")),
-        *((name, pa.int32()) for name in ("height", "width", "num_frames")),
-        ("aligned", pa.bool_()),
-        *((name, pa.string()) for name in ("verdict", "reason", "detail")),
-    ]
-)
+_FIELDS: list[tuple[str, pa.DataType]] = [
+    *((name, pa.string()) for name in ("id", "image", "driving", "prompt", "video", "pose_model")),
+    *((name, pa.int32()) for name in ("height", "width", "num_frames")),
+    ("aligned", pa.bool_()),
+    *((name, pa.string()) for name in ("verdict", "reason", "detail")),
+]
+SCHEMA = pa.schema(_FIELDS)
 
 
 @dataclass(frozen=True)

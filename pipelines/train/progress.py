@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..runner import SECONDS_BETWEEN_LINES
 from .config import TrainConfig
 
 _TAIL_BYTES = 4096  # more than one line of metrics
@@ -25,7 +27,10 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
         while not stop.wait(0.5):
             _show(bar, out)
 
-    with tqdm(total=config.steps, initial=steps_done, desc=f"stage {config.stage}", unit="step") as bar:
+    options: dict[str, Any] = {"desc": f"stage {config.stage}", "unit": "step", "dynamic_ncols": True}
+    if not sys.stderr.isatty():
+        options["mininterval"] = SECONDS_BETWEEN_LINES  # a log keeps every picture of the bar as a line
+    with tqdm(total=config.steps, initial=steps_done, **options) as bar:
         follower = threading.Thread(target=follow, daemon=True)
         follower.start()
         try:
@@ -39,9 +44,8 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
 def _show(bar: tqdm, out: Path) -> None:
     row = _last_row(out / "metrics.jsonl")
     if row is not None:
-        bar.n = row["step"] + 1
         bar.set_postfix_str(f"loss {row['loss']:.4f}", refresh=False)
-    bar.refresh()
+        bar.update(row["step"] + 1 - bar.n)
 
 
 def _last_row(metrics: Path) -> dict[str, Any] | None:

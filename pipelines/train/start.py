@@ -130,12 +130,12 @@ def _base_folder(base: str, names: list[str], fetch: bool) -> Path | None:
     """The local folder of a base; None if it would have to be downloaded and must not be."""
     if Path(base).is_dir():
         return Path(base).resolve()
-    from ...models import components, weights
+    from ...models import folders, weights
 
     known = [row for row in weights.CATALOGUE if row.hub_id == base]
     if known and not fetch and not any(weights.find(row) for row in known):
         return None
-    return components.resolve_folder(base, names).resolve()
+    return folders.resolve_folder(base, names).resolve()
 
 
 def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, transformer: dict[str, Any]) -> None:
