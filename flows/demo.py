@@ -93,6 +93,8 @@ def _run(run: Run, clips: str | None, out: Path, steps: "Steps", in_process: boo
     # Tiny tensors gain nothing from more threads, and on cores that others use too, threads that wait for each other
     # made a training step 25 times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not run.stage1.use_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for another, and warn
     with steps("make components"):
         make_components(out / "components")
     if clips is None:
