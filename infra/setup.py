@@ -25,10 +25,23 @@ def fingerprint() -> str:
     return hashlib.sha256(sys.version.encode() + b"".join(path.read_bytes() for path in inputs)).hexdigest()
 
 
+def pip_index() -> str | None:
+    """The package index that pip is told to use, by its environment or configuration; None is its default."""
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    configured = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return os.environ.get("PIP_INDEX_URL") or configured or None
+
+
 def run(*command: str | Path) -> None:
     """Run a command, or end with its exit status."""
-    # DeepSpeed's build script must neither look for nor compile CUDA operators.
-    environment = {**os.environ, "DS_BUILD_OPS": "0", "VIRTUAL_ENV": str(VENV)}
+    environment = {
+        **os.environ,
+        "VIRTUAL_ENV": str(VENV),
+        "DS_BUILD_OPS": "0",  # DeepSpeed's build script must neither look for nor compile CUDA operators
+        "UV_SYSTEM_CERTS": "1",  # trust whom this machine trusts, a company's proxy too
+    }
+    if index := pip_index():
+        environment.setdefault("UV_DEFAULT_INDEX", index)
     status = subprocess.run([str(part) for part in command], env=environment).returncode
     if status:
         sys.exit(f"setup: `{' '.join(map(str, command))}` ended with status {status}")
