@@ -153,7 +153,8 @@ def start_prefect() -> None:
     server.start()
     assert server.server_process is not None
     watch = f"while kill -0 {os.getpid()} 2>/dev/null; do sleep 1; done; kill {server.server_process.pid} 2>/dev/null"
-    subprocess.Popen(["sh", "-c", watch], start_new_session=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    null = subprocess.DEVNULL  # whoever reads our output to its end must not wait for the watcher
+    subprocess.Popen(["sh", "-c", watch], start_new_session=True, stdin=null, stdout=null, stderr=null)
 
 
 def make_components(folder: Path) -> None:
@@ -198,10 +199,13 @@ def _tell(summary: dict[str, Any]) -> None:
     click.echo(f"\nclips: {counts}")
     for n in (1, 2, 3):
         stage = summary[f"stage{n}"]
-        click.echo(f"stage {n}: {stage['steps']} steps, loss {stage['loss_before']:.4f} → {stage['loss_after']:.4f}")
+        before, after = (_said(stage[name], ".4f") for name in ("loss_before", "loss_after"))
+        click.echo(f"stage {n}: {stage['steps']} steps, loss {before} → {after}")
     metrics = summary["metrics"]
-    click.echo(
-        f"renders: {summary['renders']['ok']}, first frame {metrics['first_frame_psnr']:.2f} dB "
-        f"(the autoencoder's ceiling is {metrics['autoencoder_ceiling_psnr']:.2f} dB)"
-    )
+    first, ceiling = (_said(metrics.get(name), ".2f") for name in ("first_frame_psnr", "autoencoder_ceiling_psnr"))
+    click.echo(f"renders: {summary['renders']['ok']}, first frame {first} dB (the autoencoder's own: {ceiling} dB)")
     click.echo(f"{sum(summary['seconds'].values()):.0f} s in all; open {summary['report']}")
+
+
+def _said(value: float | None, form: str) -> str:
+    return "not measured" if value is None else format(value, form)

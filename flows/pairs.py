@@ -22,6 +22,7 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
     folder, artifact = out / "pairs", Artifact(out / "clips")
     record = artifact.record()
     rows = [row for row in artifact.read().to_pylist() if row["verdict"] == "ok"]
+    num_pairs = min(num_pairs, len(rows))
     chosen = [rows[i * len(rows) // num_pairs] for i in range(num_pairs)]
     pairs = []
     for i, row in enumerate(chosen):
