@@ -23,7 +23,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from .. import SteadyDancerError
-from ..datasets.artifact import Packet
+from ..datasets.artifact import Artifact, Packet
 from ..datasets.schema import Row, from_ipc, to_ipc
 from .stage import Stage, StageFault, fault, run_stages
 
@@ -142,14 +142,15 @@ def _from_words(words: str) -> Exception:
     return kinds[kind](*arguments)
 
 
-def run_packets(job: Job, packets: list[Packet], engine: Engine, num_done: int = 0) -> dict[str, float]:
-    """Run packets to their parts; returns the seconds spent in each stage, summed over workers.
+def run_packets(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine) -> dict[str, float]:
+    """Run the packets that have no part in `artifact` yet; returns the seconds of each stage, summed over workers.
 
     Raises:
         JobStopped: the code failed on a row, or the machine did (a full disk). Finished packets stay finished.
     """
     seconds: Counter[str] = Counter()
-    if not packets:
+    remaining = artifact.remaining(packets)
+    if not remaining:
         return {}
     items: list[Item] = [
         {
@@ -159,10 +160,10 @@ def run_packets(job: Job, packets: list[Packet], engine: Engine, num_done: int =
             "seconds": "{}",
             "fault": "",
         }
-        for packet in packets
+        for packet in remaining
     ]
     with _readable_faults(job, engine), _results(job, items, engine) as results:
-        for result in progress(results, job.name, "packets", len(packets) + num_done, num_done):
+        for result in progress(results, job.name, "packets", len(packets), len(packets) - len(remaining)):
             seconds.update(json.loads(result["seconds"]))
     return dict(seconds)
 

@@ -96,7 +96,6 @@ def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[
         start = time.perf_counter()
         by_id = {row["clip_id"]: row for row in rows}
         packets = plan_packets(by_id, config.packet_size)
-        remaining = artifact.remaining(packets)
         job = Job(
             name="cache",
             stages=stages(config),
@@ -107,7 +106,7 @@ def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[
                 artifact.path, packet, [to_sample(row, config) for row in encoded]
             ),
         )
-        seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
+        seconds = run_packets(job, artifact, packets, engine)
         index = artifact.read(["clip_id", "verdict", "num_frames", "height", "width", "prompt_given"]).to_pylist()
         buckets = {(row["num_frames"], row["height"], row["width"]) for row in index if row["verdict"] == "ok"}
         write_null(artifact.path, buckets, job.config)

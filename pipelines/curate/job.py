@@ -97,7 +97,6 @@ def run(config: CurateConfig, *, clips: str, out: Path, engine: Engine) -> dict[
             return artifact.record()
         start = time.perf_counter()
         packets = plan_packets(sources, config.packet_size)
-        remaining = measured.remaining(packets)
         job = Job(
             name="curate",
             stages=STAGES,
@@ -106,7 +105,7 @@ def run(config: CurateConfig, *, clips: str, out: Path, engine: Engine) -> dict[
             open_row=open_source,
             write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
         )
-        seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
+        seconds = run_packets(job, measured, packets, engine)
         rows = measured.read().to_pylist()
         missing = set(sources) - {row["source_path"] for row in rows}
         if missing:

@@ -66,7 +66,6 @@ def run(config: EvaluateConfig, *, renders: Path, truth: Path | None, out: Path,
 
             start = time.perf_counter()
             packets = plan_packets(by_id, config.packet_size)
-            remaining = artifact.remaining(packets)
             job = Job(
                 name="evaluate",
                 stages=STAGES,
@@ -75,7 +74,7 @@ def run(config: EvaluateConfig, *, renders: Path, truth: Path | None, out: Path,
                 open_row=lambda name: {"id": name, **by_id[name], "protocol": config.protocol},
                 write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
             )
-            seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
+            seconds = run_packets(job, artifact, packets, engine)
             rows = artifact.read().to_pylist()
             verdicts = {row["id"]: row["verdict"] for row in rows}
             artifact.commit(

@@ -89,7 +89,6 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
 
         start = time.perf_counter()
         packets = plan_packets(by_id, config.packet_size)
-        remaining = artifact.remaining(packets)
         job = Job(
             name="render",
             stages=stages(config),
@@ -98,7 +97,7 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
             open_row=lambda name: by_id[name],
             write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
         )
-        seconds = run_packets(job, remaining, engine, num_done=len(packets) - len(remaining))
+        seconds = run_packets(job, artifact, packets, engine)
         rows = artifact.read(["verdict"]).to_pylist()
         return artifact.commit(
             {

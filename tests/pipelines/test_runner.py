@@ -85,9 +85,7 @@ def make_job(out: Path, config: dict[str, Any]) -> Job:
 
 def run(out: Path, config: dict[str, Any], engine: Engine) -> dict[str, int | str]:
     """Run what is left to do; id → value or reason of all that is done."""
-    packets = plan_packets(IDS, 1)
-    remaining = Artifact(out).remaining(packets)
-    run_packets(make_job(out, config), remaining, engine, num_done=len(packets) - len(remaining))
+    run_packets(make_job(out, config), Artifact(out), plan_packets(IDS, 1), engine)
     return done(out)
 
 
@@ -119,7 +117,8 @@ def test_a_fault_is_told_in_few_lines_and_the_same_command_goes_on(
     packets = plan_packets(IDS, 1)
     for name in ("clip0", "clip1"):
         packet = next(packet for packet in packets if packet.ids == (name,))
-        run_packets(make_job(tmp_path / "out", {}), [packet], Engine(tmp_path / "state", in_process=True))
+        in_process = Engine(tmp_path / "state", in_process=True)
+        run_packets(make_job(tmp_path / "out", {}), Artifact(tmp_path / "out"), [packet], in_process)
     capfd.readouterr()
     with pytest.raises(JobStopped) as caught:
         run(tmp_path / "out", {"clip3": "fault"}, engine)
@@ -187,9 +186,8 @@ def test_a_gpu_that_never_comes_is_not_waited_for(own_ray: Path, tmp_path: Path)
     stages = [Stage("measure", measure, ("id",), ("value",), load=load_ten, num_gpus=100.0)]
     here = int(ray.cluster_resources().get("GPU", 0))
     with pytest.raises(JobStopped, match=rf"asks for 100 GPU a worker, and this machine has {here}"):
-        run_packets(
-            Job(job.name, stages, {}, SCHEMA, job.open_row, job.write_packet), plan_packets(IDS, 1), Engine(tmp_path)
-        )
+        greedy = Job(job.name, stages, {}, SCHEMA, job.open_row, job.write_packet)
+        run_packets(greedy, Artifact(tmp_path / "out"), plan_packets(IDS, 1), Engine(tmp_path))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nix:words"])
