@@ -7,20 +7,21 @@ perturbed pose).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .conditions import Conditions
+from .step_memory import share_memory
 
 Branch = Literal["conditional", "negative_text", "negative_pose"]
 BranchVelocity = Callable[[Tensor, Tensor, Branch], Tensor]
 
 
-def in_pose_guidance_interval(step: int, num_inference_steps: int, interval: tuple[float, float]) -> bool:
-    """Whether step i of n lies inside: low < i / n < high, strictly, counted in steps and not in σ (as released)."""
+def in_pose_guidance_interval(share: float, interval: tuple[float, float]) -> bool:
+    """Whether low < share < high, strictly. Released: share = i / n at step i of n, counted in steps and not in σ."""
     low, high = interval
-    return low < step / num_inference_steps < high
+    return low < share < high
 
 
 def needed_branches(guidance_scale: float, pose_guidance_scale: float, pose_guided: bool) -> list[Branch]:
@@ -68,10 +69,22 @@ def branch_conditions(
     }
 
 
-def branch_velocity(transformer: nn.Module, branches: Mapping[Branch, Conditions]) -> BranchVelocity:
-    """A `SteadyDancerTransformer3DModel` as `denoise` calls it: (latents, timestep [B], branch) -> velocity."""
+def branch_velocity(transformer: Any, branches: Mapping[Branch, Conditions], remember: bool = True) -> BranchVelocity:
+    """A `SteadyDancerTransformer3DModel` as `denoise` calls it: (latents, timestep [B], branch) -> velocity.
+
+    For one sampling loop. What does not depend on the step is computed at its first use (`step_memory`), with the same
+    bits as computing it again, which `remember=False` does. Each branch has its own context in diffusers' step caches.
+    """
+    memories = share_memory(branches) if remember else {}
 
     def velocity(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
-        return transformer(latents, timestep, **branches[branch].model_arguments(), return_dict=False)[0]
+        with transformer.cache_context(branch):
+            return transformer(
+                latents,
+                timestep,
+                **branches[branch].model_arguments(),
+                step_memory=memories.get(branch),
+                return_dict=False,
+            )[0]
 
     return velocity

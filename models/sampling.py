@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-from .flow_matching import NUM_TRAIN_TIMESTEPS, unshifted_sigmas
+from .flow_matching import NUM_TRAIN_TIMESTEPS, sigma_grid, unshifted_sigmas
 from .guidance import Branch, BranchVelocity, guide, in_pose_guidance_interval, needed_branches
 
+Solver = Literal["unipc", "dpm++"]
 
-def released_scheduler(num_inference_steps: int, flow_shift: float) -> UniPCMultistepScheduler:
-    """UniPC (order 2, bh2) on the released grid of sigmas; diffusers' own grid differs by up to 4e-3."""
-    scheduler = UniPCMultistepScheduler(
-        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
-        prediction_type="flow_prediction",
-        use_flow_sigmas=True,
-        flow_shift=flow_shift,
-    )
-    scheduler.set_timesteps(sigmas=unshifted_sigmas(num_inference_steps))
+
+def released_scheduler(num_inference_steps: int, flow_shift: float, solver: Solver = "unipc") -> Any:
+    """A solver on the released grid of sigmas; diffusers' own grid differs by up to 4e-3.
+
+    "unipc" is UniPC (order 2, bh2), the released default, "dpm++" is DPM-Solver++ (2M), its option.
+    """
+    options: dict[str, Any] = {
+        "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": flow_shift,
+    }
+    if solver == "unipc":
+        scheduler = UniPCMultistepScheduler(**options)
+        scheduler.set_timesteps(sigmas=unshifted_sigmas(num_inference_steps))
+    elif solver == "dpm++":
+        scheduler = DPMSolverMultistepScheduler(**options)
+        scheduler.set_timesteps(num_inference_steps)
+        # It takes no sigmas of ours, but looks both up by the step's index.
+        scheduler.sigmas = sigma_grid(num_inference_steps, flow_shift)
+        scheduler.timesteps = released_scheduler(num_inference_steps, flow_shift).timesteps
+    else:
+        raise ValueError(f"solver is {solver!r}, it can be 'unipc' or 'dpm++'")
     return scheduler
 
 
@@ -34,19 +50,24 @@ def denoise(
     guidance_scale: float = 5.0,
     pose_guidance_scale: float = 1.0,
     pose_guidance_interval: tuple[float, float] = (0.1, 0.4),
+    pose_guidance_unit: Literal["step", "timestep"] = "step",
+    solver: Solver = "unipc",
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Follow the guided velocity from pure noise `latents` [B,16,T,H,W] to data, float32 of the same shape.
 
     `velocity(latents, timestep [B], branch)` is asked only for the branches that count: 91 times at 40 steps. If it has
     `many(latents, timestep, branches) -> dict`, that is asked instead, once a step. flow_shift 3.0 is released for
-    480p areas. `callback(step, timestep, latents)` is called after every step.
+    480p areas. The pose guides strictly inside `pose_guidance_interval`, a share of the steps as released, or of the
+    timesteps (t / 1000) as the paper words it. `callback(step, timestep, latents)` is called after every step.
+    Raises FloatingPointError, which names the step, when a velocity is not finite.
     """
     latents = latents.float()
-    scheduler = released_scheduler(num_inference_steps, flow_shift)
+    scheduler = released_scheduler(num_inference_steps, flow_shift, solver)
     many = getattr(velocity, "many", None)
     for step, timestep in enumerate(scheduler.timesteps):
-        pose_guided = in_pose_guidance_interval(step, num_inference_steps, pose_guidance_interval)
+        share = step / num_inference_steps if pose_guidance_unit == "step" else timestep.item() / NUM_TRAIN_TIMESTEPS
+        pose_guided = in_pose_guidance_interval(share, pose_guidance_interval)
         branches = needed_branches(guidance_scale, pose_guidance_scale, pose_guided)
         times = timestep.to(latents.device).expand(latents.shape[0])
         velocities: dict[Branch, Tensor]
@@ -55,6 +76,13 @@ def denoise(
         else:
             velocities = {branch: v.float() for branch, v in many(latents, times, branches).items()}
         guided = guide(velocities, guidance_scale, pose_guidance_scale)
+        if not guided.isfinite().all():
+            broken = [branch for branch, v in velocities.items() if not v.isfinite().all()]
+            raise FloatingPointError(
+                f"the velocity at step {step} of {num_inference_steps} (timestep {timestep.item()}) is not finite, in "
+                f"{', '.join(broken) or 'the guided sum'}: look for NaN in latents and conditions; float16 overflows "
+                "where bfloat16 does not"
+            )
         latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
         if callback is not None:
             callback(step, timestep, latents)

@@ -25,6 +25,7 @@ from .condition_reconciliation import (
 )
 from .conditions import MASK_CHANNELS
 from .pose_modulation import AlignmentAxis, PoseModulation
+from .step_memory import BlockContext, CrossAttention, StepMemory, once
 
 
 class SteadyDancerTransformer3DModel(WanTransformer3DModel):
@@ -94,6 +95,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         self.patch_embedding_fuse = nn.Conv3d(fused_channels, inner_dim, kernel_size=patch_size, stride=patch_size)
         self.patch_embedding_ref_c = nn.Conv3d(pose_channels, inner_dim, kernel_size=patch_size, stride=patch_size)
         self.pose_modulation = PoseModulation(pose_channels, alignment_axis)
+        for block in self.blocks:
+            block.attn2.set_processor(CrossAttention())
 
     @classmethod
     def from_wan(cls, base: WanTransformer3DModel, **kwargs: Any) -> SteadyDancerTransformer3DModel:
@@ -140,6 +143,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         reference_pose_latents: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
+        step_memory: StepMemory | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity ε − x0 at the noisy latents.
 
@@ -147,34 +151,46 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         encoder_hidden_states_image and encoder_hidden_states_pose_image [B,257,image_dim]: features of the reference
         image and of the first pose; image_latents [B,20,T,H,W]: 4 mask channels, then 16; pose_latents [B,16,T,H,W];
         reference_latents and reference_pose_latents [B,16,1,H,W], None: first frame of the clips before them.
+        step_memory, in sampling loops: what does not depend on hidden_states and timestep is put there by the first
+        call and taken from there by the next ones, whose conditions must be the same; without gradients only.
         Returns sample [B,16,T,H,W].
         """
+        if step_memory is not None and torch.is_grad_enabled():
+            raise ValueError("step_memory keeps results between calls, through which no gradient flows: use no_grad")
         num_frames, height, width = hidden_states.shape[2:]
         _, patch_height, patch_width = self.config.patch_size
         if height % patch_height or width % patch_width:
             raise ValueError(
                 f"latents of {height}x{width}: height and width must divide by {patch_height}x{patch_width}"
             )
+        memory = StepMemory() if step_memory is None else step_memory
         # One dtype for the tokens, whatever the latents' (float32 in the sampler) and the pose modules' are.
         dtype = self.patch_embedding.weight.dtype
 
         # Only the shape is read: the grid of the video and its two reference frames.
-        rotary_emb = self.rope(hidden_states[:, :, :1].expand(-1, -1, num_frames + NUM_REFERENCE_FRAMES, -1, -1))
+        frames = hidden_states[:, :, :1].expand(-1, -1, num_frames + NUM_REFERENCE_FRAMES, -1, -1)
+        rotary_emb = once(memory.grid, "rotary_emb", lambda: self.rope(frames))
+        fused_pose = once(memory.pose, "fused_pose", lambda: self.pose_modulation.fuse(pose_latents))
         tokens = self._embed_patches(
-            hidden_states, image_latents, pose_latents, reference_latents, reference_pose_latents
+            hidden_states, image_latents, pose_latents, fused_pose, reference_latents, reference_pose_latents
         )
         tokens = tokens.to(dtype).flatten(2).transpose(1, 2).contiguous()
-
-        temb, timestep_proj, text, _ = self.condition_embedder(timestep, pad_text(encoder_hidden_states).to(dtype))
+        # Words that every block has its keys and values of need not be embedded again: none are given.
+        known = "blocks" in memory.context
+        prompt = encoder_hidden_states[:, :0] if known else pad_text(encoder_hidden_states)
+        temb, timestep_proj, text, _ = self.condition_embedder(timestep, prompt.to(dtype))
         timestep_proj = timestep_proj.unflatten(1, (6, -1))
-        images = image_tokens(
-            self.condition_embedder.image_embedder,
-            encoder_hidden_states_image.to(dtype),
-            encoder_hidden_states_pose_image.to(dtype),
-        )
-        context = torch.cat([images, text], dim=1)
 
-        for block in self.blocks:
+        def contexts() -> list[Tensor] | list[BlockContext]:
+            images = image_tokens(
+                self.condition_embedder.image_embedder,
+                encoder_hidden_states_image.to(dtype),
+                encoder_hidden_states_pose_image.to(dtype),
+            )
+            context = torch.cat([images, text], dim=1)
+            return [context if step_memory is None else BlockContext(context) for _ in self.blocks]
+
+        for block, context in zip(self.blocks, once(memory.context, "blocks", contexts), strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, tokens, context, timestep_proj, rotary_emb)
             else:
@@ -190,6 +206,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         hidden_states: Tensor,
         image_latents: Tensor,
         pose_latents: Tensor,
+        fused_pose: Tensor,
         reference_latents: Tensor | None,
         reference_pose_latents: Tensor | None,
     ) -> Tensor:
@@ -198,7 +215,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             reference_latents = image_latents[:, MASK_CHANNELS:, :1]
         if reference_pose_latents is None:
             reference_pose_latents = pose_latents[:, :, :1]
-        fused_pose, aligned_pose = self.pose_modulation(hidden_states, pose_latents)
+        aligned_pose = self.pose_modulation.align(hidden_states, fused_pose)
         return append_reference_frames(
             _embed(self.patch_embedding_fuse, fuse(hidden_states, image_latents, fused_pose, aligned_pose)),
             _embed(self.patch_embedding, reference_image_channels(reference_latents)),

@@ -25,7 +25,7 @@ def test_guidance_is_equations_7_and_8():
 
 @pytest.mark.parametrize(("num_steps", "guided"), [(40, range(5, 16)), (50, range(6, 20)), (4, [1])])
 def test_the_interval_is_strict_and_counted_in_steps(num_steps, guided):
-    inside = [i for i in range(num_steps) if in_pose_guidance_interval(i, num_steps, (0.1, 0.4))]
+    inside = [i for i in range(num_steps) if in_pose_guidance_interval(i / num_steps, (0.1, 0.4))]
     assert inside == list(guided)
 
 
@@ -53,16 +53,49 @@ def test_the_scheduler_runs_on_the_released_grid():
     assert scheduler.timesteps[0] == 999
 
 
+def test_the_paper_counts_the_interval_in_timesteps():
+    asked = []
+
+    def velocity(latents, timestep, branch):
+        asked.append((timestep.item(), branch))
+        return torch.zeros_like(latents)
+
+    denoise(velocity, normal(0), num_inference_steps=40, pose_guidance_unit="timestep")
+    times = {t for t, branch in asked if branch == "negative_pose"}
+    assert times == {t for t, _ in asked if 100 < t < 400}
+    assert len(times) == 4
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+def test_both_solvers_run_on_the_released_grid(solver):
+    scheduler = released_scheduler(7, 5.0, solver)
+    assert torch.equal(scheduler.sigmas, sigma_grid(7, 5.0))
+    assert torch.equal(scheduler.timesteps, (1000 * sigma_grid(7, 5.0)[:-1].double()).long())
+    with pytest.raises(ValueError, match="'euler'"):
+        released_scheduler(7, 5.0, "euler")
+
+
+def test_a_velocity_that_is_not_finite_is_named():
+    def velocity(latents, timestep, branch):
+        broken = branch == "negative_text" and timestep.item() < 900
+        return latents * (float("nan") if broken else 1.0)
+
+    with pytest.raises(FloatingPointError, match=r"step \d+ of 10 .* in negative_text"):
+        denoise(velocity, normal(0), num_inference_steps=10)
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 40])
-def test_a_straight_path_is_followed_exactly(num_steps):
+def test_a_straight_path_is_followed_exactly(num_steps, solver):
     # Where every branch points from the data to this noise, the first step's x is noise and the last one's the data.
     data, noise = normal(1), normal(2)
-    out = denoise(lambda latents, timestep, branch: noise - data, noise, num_inference_steps=num_steps)
+    out = denoise(lambda latents, timestep, branch: noise - data, noise, num_inference_steps=num_steps, solver=solver)
     start = sigma_grid(num_steps, 5.0)[0]
     torch.testing.assert_close(out, noise - start * (noise - data), atol=2e-5, rtol=0)
 
 
-def test_a_gaussian_is_carried_to_its_data_distribution():
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+def test_a_gaussian_is_carried_to_its_data_distribution(solver):
     # Data N(0, s²): v = (σ − (1−σ) s²) x / ((1−σ)² s² + σ²), and the exact flow maps noise to s · noise.
     s = 0.5
 
@@ -72,7 +105,8 @@ def test_a_gaussian_is_carried_to_its_data_distribution():
 
     noise = normal(3)
     errors = [
-        (denoise(velocity, noise, num_inference_steps=n) - s * noise).abs().max().item() / noise.abs().max().item()
+        (denoise(velocity, noise, num_inference_steps=n, solver=solver) - s * noise).abs().max().item()
+        / noise.abs().max().item()
         for n in (10, 40)
     ]
     assert errors[1] < 1e-2  # what is left at 40 steps comes from the truncated timesteps
