@@ -6,23 +6,79 @@ instead of being added onto each other. B batch, T latent frames, H x W latent g
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .conditions import MASK_CHANNELS
 
+PoseFusion = Literal["concatenation", "addition", "adapter"]  # how the pose joins: Eq. 3, Eq. 2, or inside the blocks
+
 TEXT_LENGTH = 512  # diffusers' attention processor takes the last 512 context tokens for text, whatever is given
 NUM_REFERENCE_FRAMES = 2  # the reference image and the first pose, appended after the video's frames
 
 
-def fuse(hidden_states: Tensor, image_latents: Tensor, fused_pose: Tensor, aligned_pose: Tensor) -> Tensor:
+def image_to_video_channels(hidden_states: Tensor, image_latents: Tensor) -> Tensor:
+    """Eq. 1, our reading: ChannelConcat(z, m, z_c), the input of the image-to-video base, where no pose is.
+
+    z -> `hidden_states` [B,16,T,H,W]; m and z_c -> `image_latents` [B,20,T,H,W] (4 mask channels first).
+    Returns [B,36,T,H,W].
+    """
+    return torch.cat([hidden_states, image_latents], dim=1)
+
+
+def add_pose(video: Tensor, pose: Tensor) -> Tensor:
+    """Eq. 2, our reading: Embed(ChannelConcat(z, m, z_c)) + Embed_p(p), the naive baseline of Eq. 3.
+
+    `video` and `pose` [B,D,T,h,w], each embedded apart by a linear map. A sum of two linear maps is a linear map of
+    the concatenation, so Eq. 3 could be the same function; here the base's embedding has to serve both the image
+    reference and the video, and stays frozen under LoRA, while only the pose's own is learned.
+    """
+    return video + pose
+
+
+def fuse(hidden_states: Tensor, image_latents: Tensor, pose: Tensor) -> Tensor:
     """Eq. 3 with the poses of Eq. 5: ChannelConcat(z, m, z_c, p*, p†).
 
     z -> `hidden_states` [B,16,T,H,W]; m and z_c -> `image_latents` [B,20,T,H,W] (4 mask channels first);
-    p* -> `fused_pose`, p† -> `aligned_pose`, both [B,16,T,H,W]. Returns [B,68,T,H,W].
+    p* and p† -> `pose` [B,32,T,H,W], see `concatenate_poses`. Returns [B,68,T,H,W]; 52 channels without p†.
     """
-    return torch.cat([hidden_states, image_latents, fused_pose, aligned_pose], dim=1)
+    return torch.cat([image_to_video_channels(hidden_states, image_latents), pose], dim=1)
+
+
+def concatenate_poses(fused_pose: Tensor, aligned_pose: Tensor | None) -> Tensor:
+    """The pose as it joins the video, p* -> `fused_pose`, p† -> `aligned_pose`: ChannelConcat(p*, p†), or p* alone.
+
+    [B,16,T,H,W] each -> [B,32,T,H,W] or [B,16,T,H,W].
+    """
+    return fused_pose if aligned_pose is None else torch.cat([fused_pose, aligned_pose], dim=1)
+
+
+class PoseAdapter(nn.Module):
+    """Adapter injection, the ablation beside Eq. 2: pose features go into every block instead of into its input.
+
+    The pose is embedded apart to few features a token; after each block they are added to the video's tokens through
+    a linear layer of that block's own, which starts at zero (`SteadyDancerTransformer3DModel.from_wan`).
+    """
+
+    def __init__(
+        self, channels: int, inner_dim: int, num_layers: int, patch_size: tuple[int, int, int], width: int = 256
+    ) -> None:
+        super().__init__()
+        self.patch_embedding = nn.Conv3d(channels, width, kernel_size=patch_size, stride=patch_size)
+        # Without bias: tokens that have no pose get exactly nothing.
+        self.injections = nn.ModuleList([nn.Linear(width, inner_dim, bias=False) for _ in range(num_layers)])
+
+    def forward(self, pose: Tensor, num_reference_frames: int) -> Tensor:
+        """Pose channels [B,C,T,H,W] -> features [B,N,width] of all N tokens, zero for those of the references."""
+        features = F.silu(self.patch_embedding(pose.to(self.patch_embedding.weight.dtype)))
+        return F.pad(features, (0, 0, 0, 0, 0, num_reference_frames)).flatten(2).transpose(1, 2)
+
+    def inject(self, index: int, tokens: Tensor, features: Tensor) -> Tensor:
+        """Tokens [B,N,D] after the block of this index, with the pose added."""
+        return tokens + self.injections[index](features).to(tokens.dtype)
 
 
 def reference_image_channels(reference_latents: Tensor) -> Tensor:
@@ -43,12 +99,13 @@ def append_reference_frames(video: Tensor, image_reference: Tensor, pose_referen
     return torch.cat([video, image_reference, pose_reference], dim=2)
 
 
-def image_tokens(image_embedder: nn.Module, image_embeds: Tensor, pose_image_embeds: Tensor) -> Tensor:
+def image_tokens(image_embedder: nn.Module, image_embeds: Tensor, pose_image_embeds: Tensor | None) -> Tensor:
     """Augmentation: features of the reference image and of the first pose, embedded apart and added, [B,257,D].
 
-    The paper prints a concatenation; the released weights were trained with this sum.
+    The paper prints a concatenation; the released weights were trained with this sum. None: without augmentation.
     """
-    return image_embedder(image_embeds) + image_embedder(pose_image_embeds)
+    tokens = image_embedder(image_embeds)
+    return tokens if pose_image_embeds is None else tokens + image_embedder(pose_image_embeds)
 
 
 def pad_text(prompt_embeds: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ All of them work on 16-channel latents at full latent resolution. B batch, T lat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isqrt
 from typing import Literal
 
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 AlignmentAxis = Literal["temporal", "spatial"]
+PoseModule = Literal["spatial", "temporal", "alignment"]
+POSE_MODULES: tuple[PoseModule, ...] = ("spatial", "temporal", "alignment")  # SSAE, TMCM, FAAU
+
+# CUDA starts at most so many blocks along the grid axes where attention kernels put the batch, or batch times heads.
+MAX_CUDA_BLOCKS = 65_535
 
 
 class SpatialStructureAdaptiveExtractor(nn.Module):
@@ -77,6 +83,10 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
 
     `alignment_axis` says over what each latent pixel attends: "temporal" over the same pixel in all frames (what the
     released weights were trained with), "spatial" over all pixels of the same frame (what the paper describes).
+
+    `dropout` is the chance of an attention weight to be left out in training (released: 0.1). The masks come from a
+    seed a sample, so they are the same however samples are put into batches. The weights are then written out:
+    H·W·heads·T² numbers a sample along time, T·heads·(H·W)² along space, which only small grids have room for.
     """
 
     def __init__(
@@ -85,11 +95,15 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
         inner_dim: int = 128,
         num_attention_heads: int = 8,
         alignment_axis: AlignmentAxis = "temporal",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if alignment_axis not in ("temporal", "spatial"):
             raise ValueError(f"alignment_axis is {alignment_axis!r}, it can be 'temporal' or 'spatial'")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"the alignment unit's dropout is {dropout}, it can be 0 to below 1")
         self.alignment_axis = alignment_axis
+        self.dropout = dropout
         # Linear over the channels of each pixel, which is what a 1x1 convolution is.
         self.proj_pose = nn.Linear(channels, inner_dim)
         self.proj_query = nn.Linear(channels, inner_dim)
@@ -102,19 +116,48 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(inner_dim, inner_dim), nn.SiLU(), nn.Linear(inner_dim, inner_dim))
         self.proj_out = nn.Linear(inner_dim, channels)
 
-    def forward(self, hidden_states: Tensor, fused_pose: Tensor) -> Tensor:
-        """Letters: x -> `hidden_states`, p* -> `fused_pose`, both [B,16,T,H,W]; returns p† of the same shape."""
+    def forward(self, hidden_states: Tensor, fused_pose: Tensor, dropout_seeds: Sequence[int] | None = None) -> Tensor:
+        """Letters: x -> `hidden_states`, p* -> `fused_pose`, both [B,16,T,H,W]; returns p† of the same shape.
+
+        `dropout_seeds`: B numbers, needed where `dropout` is at work, in training mode above 0, and not read elsewhere.
+        Raises ValueError if they are missing.
+        """
         batch_size, _, num_frames, height, width = hidden_states.shape
         query = self.proj_query(self._to_sequences(hidden_states))
         pose = self.proj_pose(self._to_sequences(fused_pose))
         q, k, v = (x.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2) for x in self.to_qkv(query, pose))
-        a = self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        a = self.to_out(self._attention(q, k, v, dropout_seeds).transpose(1, 2).flatten(2))
         a = self.norm_1(a)
         a = self.norm_2(a + self.ffn(a))
         out = self.proj_out(a)
         if self.alignment_axis == "temporal":
             return out.view(batch_size, height, width, num_frames, -1).permute(0, 4, 3, 1, 2)
         return out.view(batch_size, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, dropout_seeds: Sequence[int] | None) -> Tensor:
+        """Attention of many short sequences, each for itself: q, k, v [N,heads,L,d] -> [N,heads,L,d]."""
+        # Cut into pieces, because N is a whole clip's pixels: 9,216 at 1024x576 for every sample of the batch.
+        size = max(1, MAX_CUDA_BLOCKS // self.num_attention_heads)
+        if not (self.training and self.dropout > 0):
+            pieces = zip(q.split(size), k.split(size), v.split(size), strict=True)
+            return torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces])
+        kept = self._kept_weights(q, dropout_seeds)
+        with_kept = zip(q.split(size), k.split(size), v.split(size), kept.split(size), strict=True)
+        return torch.cat([_masked_attention(*piece) for piece in with_kept]) / (1 - self.dropout)
+
+    def _kept_weights(self, q: Tensor, dropout_seeds: Sequence[int] | None) -> Tensor:
+        """Which attention weights stay: bool [N,heads,L,L], sample by sample from its seed."""
+        if dropout_seeds is None or len(q) % len(dropout_seeds):
+            raise ValueError(
+                f"attention dropout {self.dropout} is drawn from one seed a sample: give as many seeds as samples, "
+                f"got {dropout_seeds}; or set it to 0, or call .eval()"
+            )
+        num_sequences, length = len(q) // len(dropout_seeds), q.shape[2]
+        shape = (num_sequences, self.num_attention_heads, length, length)
+        # Made on the CPU, so the same on every device.
+        generators = [torch.Generator().manual_seed(seed) for seed in dropout_seeds]
+        drawn = [torch.rand(shape, generator=generator) >= self.dropout for generator in generators]
+        return torch.cat(drawn).to(q.device)
 
     def _to_sequences(self, latents: Tensor) -> Tensor:
         # Samples stay apart: the sequence is T (or H·W) long and never B·T, where a batch would mix them.
@@ -147,32 +190,65 @@ class PoseModulation(nn.Module):
 
     p -> `pose_latents`, S -> `spatial`, T -> `temporal`, FAAU -> `alignment`, x -> `hidden_states`. In two calls,
     because p* depends on the pose alone and p† on the noise as well.
+
+    `modules` names the parts that are there, all three in the paper's network. Without S or T its term is missing from
+    the sum, without FAAU there is no p† and p* goes on alone; without all three p* is p.
     """
 
-    def __init__(self, channels: int = 16, alignment_axis: AlignmentAxis = "temporal") -> None:
+    def __init__(
+        self,
+        channels: int = 16,
+        alignment_axis: AlignmentAxis = "temporal",
+        modules: Sequence[PoseModule] = POSE_MODULES,
+        alignment_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.spatial = SpatialStructureAdaptiveExtractor(channels)
-        self.temporal = TemporalMotionCoherenceModule(channels)
-        self.alignment = FrameWiseAttentionAlignmentUnit(channels, alignment_axis=alignment_axis)
+        if unknown := set(modules) - set(POSE_MODULES):
+            raise ValueError(f"no pose modules are called {sorted(unknown)}: there are {', '.join(POSE_MODULES)}")
+        self.spatial = SpatialStructureAdaptiveExtractor(channels) if "spatial" in modules else None
+        self.temporal = TemporalMotionCoherenceModule(channels) if "temporal" in modules else None
+        self.alignment = None
+        if "alignment" in modules:
+            self.alignment = FrameWiseAttentionAlignmentUnit(
+                channels, alignment_axis=alignment_axis, dropout=alignment_dropout
+            )
+        self.out_channels = channels * (1 if self.alignment is None else 2)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The float type it computes in: float32 under a bfloat16 network, unless cast explicitly."""
-        return self.alignment.proj_query.weight.dtype
+    def dtype(self) -> torch.dtype | None:
+        """The float type it computes in: float32 under a bfloat16 network, unless cast explicitly; None: any."""
+        return next((parameter.dtype for parameter in self.parameters()), None)
 
     def fuse(self, pose_latents: Tensor) -> Tensor:
         """Aggregation: p [B,16,T,H,W] -> p* of the same shape, in the modules' own float type."""
-        pose_latents = pose_latents.to(self.dtype)
-        return pose_latents + self.spatial(pose_latents) + self.temporal(pose_latents)
+        pose_latents = pose_latents.to(dtype=self.dtype)
+        fused = pose_latents
+        if self.spatial is not None:
+            fused = fused + self.spatial(pose_latents)
+        if self.temporal is not None:
+            fused = fused + self.temporal(pose_latents)
+        return fused
 
-    def align(self, hidden_states: Tensor, fused_pose: Tensor) -> Tensor:
-        """Alignment: x and p* [B,16,T,H,W] -> p† of the same shape, in the modules' own float type."""
-        return self.alignment(hidden_states.to(self.dtype), fused_pose)
+    def align(
+        self, hidden_states: Tensor, fused_pose: Tensor, dropout_seeds: Sequence[int] | None = None
+    ) -> Tensor | None:
+        """Alignment: x and p* [B,16,T,H,W] -> p† of the same shape, in the modules' own float type; None without it.
 
-    def forward(self, hidden_states: Tensor, pose_latents: Tensor) -> tuple[Tensor, Tensor]:
+        `dropout_seeds`: B numbers, one a sample, for the alignment unit's dropout.
+        """
+        if self.alignment is None:
+            return None
+        return self.alignment(hidden_states.to(dtype=self.dtype), fused_pose, dropout_seeds)
+
+    def forward(self, hidden_states: Tensor, pose_latents: Tensor) -> tuple[Tensor, Tensor | None]:
         """Both calls: x and p [B,16,T,H,W] -> (p*, p†)."""
         fused_pose = self.fuse(pose_latents)
         return fused_pose, self.align(hidden_states, fused_pose)
+
+
+def _masked_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> Tensor:
+    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return (weights * kept) @ v
 
 
 def _hard_gate(a: Tensor) -> Tensor:

@@ -5,27 +5,44 @@ The transformer blocks are untouched. Only what is fed in differs, and which out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models._modeling_parallel import ContextParallelInput
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
 from .condition_reconciliation import (
     NUM_REFERENCE_FRAMES,
+    PoseAdapter,
+    PoseFusion,
+    add_pose,
     append_reference_frames,
+    concatenate_poses,
     fuse,
+    image_to_video_channels,
     image_tokens,
     pad_text,
     reference_image_channels,
 )
 from .conditions import MASK_CHANNELS
-from .pose_modulation import AlignmentAxis, PoseModulation
+from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
 from .step_memory import BlockContext, CrossAttention, StepMemory, once
+
+_POSE_MODULE_NAMES = (
+    "patch_embedding_fuse",
+    "pose_patch_embedding",
+    "pose_adapter",
+    "patch_embedding_ref_c",
+    "pose_modulation",
+)
+# Context parallelism: the adapter's features are cut along the tokens as the tokens themselves are.
+_SPLIT_TOKENS = {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
 
 
 class SteadyDancerTransformer3DModel(WanTransformer3DModel):
@@ -35,16 +52,21 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     `image_dim` 1280, `added_kv_proj_dim` None meaning the model's width), and
 
     - `pose_channels`: channels of the pose latents;
-    - `alignment_axis`: "temporal", which the released weights need, or "spatial", as the paper words it.
-    """
+    - `alignment_axis`: "temporal", which the released weights need, or "spatial", as the paper words it;
+    - `alignment_dropout`: chance of an attention weight of the alignment unit to be left out in training.
 
-    # What Wan does not have; trained in full in every stage.
-    pose_module_names = ("patch_embedding_fuse", "patch_embedding_ref_c", "pose_modulation")
+    The paper's ablations (Table 3, Figure 12); what is off has no parameters and no effect:
+
+    - `pose_modulation_modules`: which of "spatial" (SSAE), "temporal" (TMCM) and "alignment" (FAAU) are there;
+    - `condition_augmentation`: the two reference frames and the second image feature (Eq. 4), or none of them;
+    - `pose_fusion`: how the pose joins: "concatenation" (Eq. 3), "addition" (Eq. 2) or "adapter" (inside the blocks).
+    """
 
     _keep_in_fp32_modules = [*WanTransformer3DModel._keep_in_fp32_modules, "pose_modulation"]  # noqa: RUF012
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
         *WanTransformer3DModel._skip_layerwise_casting_patterns,
         "pose_modulation",
+        "pose_adapter",
     ]
 
     @register_to_config
@@ -68,6 +90,10 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         pos_embed_seq_len: int | None = None,
         pose_channels: int = 16,
         alignment_axis: AlignmentAxis = "temporal",
+        alignment_dropout: float = 0.0,
+        pose_modulation_modules: Sequence[PoseModule] = POSE_MODULES,
+        condition_augmentation: bool = True,
+        pose_fusion: PoseFusion = "concatenation",
     ) -> None:
         if pos_embed_seq_len is not None:
             raise ValueError(
@@ -91,20 +117,41 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             added_kv_proj_dim=added_kv_proj_dim or inner_dim,
             rope_max_seq_len=rope_max_seq_len,
         )
-        fused_channels = in_channels + 2 * pose_channels
-        self.patch_embedding_fuse = nn.Conv3d(fused_channels, inner_dim, kernel_size=patch_size, stride=patch_size)
-        self.patch_embedding_ref_c = nn.Conv3d(pose_channels, inner_dim, kernel_size=patch_size, stride=patch_size)
-        self.pose_modulation = PoseModulation(pose_channels, alignment_axis)
+
+        def patch_embedding(channels: int) -> nn.Conv3d:
+            return nn.Conv3d(channels, inner_dim, kernel_size=patch_size, stride=patch_size)
+
+        self.pose_modulation = PoseModulation(pose_channels, alignment_axis, pose_modulation_modules, alignment_dropout)
+        joined_channels = self.pose_modulation.out_channels
+        if pose_fusion == "concatenation":
+            self.patch_embedding_fuse = patch_embedding(in_channels + joined_channels)
+        elif pose_fusion == "addition":
+            self.pose_patch_embedding = patch_embedding(joined_channels)
+        elif pose_fusion == "adapter":
+            self.pose_adapter = PoseAdapter(joined_channels, inner_dim, num_layers, patch_size)
+            self._cp_plan = {**self._cp_plan, "pose_adapter": _SPLIT_TOKENS}
+        else:
+            raise ValueError(f"pose_fusion is {pose_fusion!r}, it can be 'concatenation', 'addition' or 'adapter'")
+        if condition_augmentation:
+            self.patch_embedding_ref_c = patch_embedding(pose_channels)
+        elif pose_fusion == "concatenation":
+            del self.patch_embedding  # nothing is left for it: the image reference is off, the video has its own
         for block in self.blocks:
             block.attn2.set_processor(CrossAttention())
+
+    @property
+    def pose_module_names(self) -> tuple[str, ...]:
+        """The children with parameters that Wan does not have; trained in full in every stage."""
+        holding = {name.split(".")[0] for name, _ in self.named_parameters()}
+        return tuple(name for name in _POSE_MODULE_NAMES if name in holding)
 
     @classmethod
     def from_wan(cls, base: WanTransformer3DModel, **kwargs: Any) -> SteadyDancerTransformer3DModel:
         """Start from a plain Wan image-to-video transformer; its tensors are copied, `kwargs` are our own arguments.
 
-        The fused embedding begins as the pretrained one with zeros for the pose channels, the pose reference's
-        embedding is zero and the pose modules are drawn from torch's global generator. So the video's first tokens are
-        those of `base`, and step 0 differs from it by the two extra frames and the second image feature only.
+        Whatever puts the pose, the pose reference or an adapter's features into the tokens is zero, what comes before
+        it is drawn from torch's global generator. So step 0 differs from `base` by the two extra frames and the second
+        image feature only, and by nothing without condition augmentation.
         Raises ValueError if `base` does not take an image.
         """
         if base.config.in_channels != 36 or base.config.image_dim is None:
@@ -115,17 +162,27 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         config = {name: value for name, value in base.config.items() if not name.startswith("_")}
         with init_empty_weights():
             model = cls(**{**config, **kwargs})
-        patch = base.patch_embedding
-        state = {name: tensor.detach().clone() for name, tensor in base.state_dict().items()}
-        state["patch_embedding_fuse.weight"] = torch.zeros_like(
-            model.patch_embedding_fuse.weight, device=patch.weight.device
-        )
-        state["patch_embedding_fuse.weight"][:, : patch.in_channels] = patch.weight.detach()
-        state["patch_embedding_fuse.bias"] = patch.bias.detach().clone()
-        for name, parameter in model.patch_embedding_ref_c.named_parameters(prefix="patch_embedding_ref_c"):
-            state[name] = torch.zeros_like(parameter, device=patch.weight.device)
-        pose_modulation = PoseModulation(model.config.pose_channels, model.config.alignment_axis)
-        state |= pose_modulation.to(patch.weight.device).state_dict(prefix="pose_modulation.")
+        patch, expected = base.patch_embedding, model.state_dict()
+        state = {name: tensor.detach().clone() for name, tensor in base.state_dict().items() if name in expected}
+        state |= {
+            name: torch.zeros_like(tensor, device=patch.weight.device)
+            for name, tensor in expected.items()
+            if name not in state
+        }
+        if "patch_embedding_fuse" in model.pose_module_names:
+            state["patch_embedding_fuse.weight"][:, : patch.in_channels] = patch.weight.detach()
+            state["patch_embedding_fuse.bias"] = patch.bias.detach().clone()
+        # Two zero layers in a row would never learn.
+        drawn: dict[str, nn.Module] = {
+            "pose_modulation.": PoseModulation(
+                model.config.pose_channels, model.config.alignment_axis, model.config.pose_modulation_modules
+            )
+        }
+        if model.config.pose_fusion == "adapter":
+            drawn["pose_adapter.patch_embedding."] = model.pose_adapter.patch_embedding.to_empty(device="cpu")
+            model.pose_adapter.patch_embedding.reset_parameters()
+        for prefix, module in drawn.items():
+            state |= module.to(patch.weight.device).state_dict(prefix=prefix)
         model.load_state_dict(state, assign=True)
         return model
 
@@ -144,6 +201,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
         step_memory: StepMemory | None = None,
+        alignment_seeds: Sequence[int] | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity ε − x0 at the noisy latents.
 
@@ -153,6 +211,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         reference_latents and reference_pose_latents [B,16,1,H,W], None: first frame of the clips before them.
         step_memory, in sampling loops: what does not depend on hidden_states and timestep is put there by the first
         call and taken from there by the next ones, whose conditions must be the same; without gradients only.
+        alignment_seeds, in training with `alignment_dropout`: B numbers that the samples' masks are drawn from.
         Returns sample [B,16,T,H,W].
         """
         if step_memory is not None and torch.is_grad_enabled():
@@ -165,14 +224,17 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             )
         memory = StepMemory() if step_memory is None else step_memory
         # One dtype for the tokens, whatever the latents' (float32 in the sampler) and the pose modules' are.
-        dtype = self.patch_embedding.weight.dtype
+        dtype = self.blocks[0].attn1.norm_q.weight.dtype
+        num_reference_frames = NUM_REFERENCE_FRAMES if self.config.condition_augmentation else 0
 
-        # Only the shape is read: the grid of the video and its two reference frames.
-        frames = hidden_states[:, :, :1].expand(-1, -1, num_frames + NUM_REFERENCE_FRAMES, -1, -1)
+        # Only the shape is read: the grid of the video and its reference frames.
+        frames = hidden_states[:, :, :1].expand(-1, -1, num_frames + num_reference_frames, -1, -1)
         rotary_emb = once(memory.grid, "rotary_emb", lambda: self.rope(frames))
         fused_pose = once(memory.pose, "fused_pose", lambda: self.pose_modulation.fuse(pose_latents))
+        pose = concatenate_poses(fused_pose, self.pose_modulation.align(hidden_states, fused_pose, alignment_seeds))
+        pose_features = self.pose_adapter(pose, num_reference_frames) if self.config.pose_fusion == "adapter" else None
         tokens = self._embed_patches(
-            hidden_states, image_latents, pose_latents, fused_pose, reference_latents, reference_pose_latents
+            hidden_states, image_latents, pose_latents, pose, reference_latents, reference_pose_latents
         )
         tokens = tokens.to(dtype).flatten(2).transpose(1, 2).contiguous()
         # Words that every block has its keys and values of need not be embedded again: none are given.
@@ -185,16 +247,18 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             images = image_tokens(
                 self.condition_embedder.image_embedder,
                 encoder_hidden_states_image.to(dtype),
-                encoder_hidden_states_pose_image.to(dtype),
+                encoder_hidden_states_pose_image.to(dtype) if self.config.condition_augmentation else None,
             )
             context = torch.cat([images, text], dim=1)
             return [context if step_memory is None else BlockContext(context) for _ in self.blocks]
 
-        for block, context in zip(self.blocks, once(memory.context, "blocks", contexts), strict=True):
+        known_contexts = once(memory.context, "blocks", contexts)
+        for i, (block, context) in enumerate(zip(self.blocks, known_contexts, strict=True)):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, tokens, context, timestep_proj, rotary_emb)
             else:
                 tokens = block(tokens, context, timestep_proj, rotary_emb)
+            tokens = self._inject(i, tokens, pose_features)
 
         shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).to(tokens.device).chunk(2, dim=1)
         tokens = self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
@@ -206,21 +270,35 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         hidden_states: Tensor,
         image_latents: Tensor,
         pose_latents: Tensor,
-        fused_pose: Tensor,
+        pose: Tensor,
         reference_latents: Tensor | None,
         reference_pose_latents: Tensor | None,
     ) -> Tensor:
-        """Eq. 3, 4 and 5: the tokens of the video and of the two reference frames, [B,D,T+2,H/2,W/2]."""
+        """Eq. 2, 3 and 4: the tokens of the video and of the reference frames, [B,D,T+2,H/2,W/2] (T without Eq. 4).
+
+        pose [B,32,T,H,W]: p* and p† of Eq. 5, or p* alone, 16 channels.
+        """
+        if self.config.pose_fusion == "concatenation":
+            video = _embed(self.patch_embedding_fuse, fuse(hidden_states, image_latents, pose))
+        else:
+            video = _embed(self.patch_embedding, image_to_video_channels(hidden_states, image_latents))
+        if self.config.pose_fusion == "addition":
+            video = add_pose(video, _embed(self.pose_patch_embedding, pose))
+        if not self.config.condition_augmentation:
+            return video
         if reference_latents is None:
             reference_latents = image_latents[:, MASK_CHANNELS:, :1]
         if reference_pose_latents is None:
             reference_pose_latents = pose_latents[:, :, :1]
-        aligned_pose = self.pose_modulation.align(hidden_states, fused_pose)
         return append_reference_frames(
-            _embed(self.patch_embedding_fuse, fuse(hidden_states, image_latents, fused_pose, aligned_pose)),
+            video,
             _embed(self.patch_embedding, reference_image_channels(reference_latents)),
             _embed(self.patch_embedding_ref_c, reference_pose_latents),
         )
+
+    def _inject(self, index: int, tokens: Tensor, pose_features: Tensor | None) -> Tensor:
+        """Adapter injection after the block of this index; nothing where the pose joins at the input."""
+        return tokens if pose_features is None else self.pose_adapter.inject(index, tokens, pose_features)
 
     def _unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Tokens [B,N,out] -> latents [B,16,T+2,H,W]; a token's outputs run (height, width, channel)."""
