@@ -1,0 +1,136 @@
+"""One forward at the released model's shapes, random weights: 81 frames of 1024 × 576, beside eager diffusers' Wan.
+
+Both have the same blocks and the same 52,992 tokens (diffusers is given 23 latent frames, ours 21 and two references).
+Prints one JSON line a network: seconds (median of the rounds), TFLOP/s by the count below, and peak memory. Needs an
+accelerator with 45 GB; without one it says so and prints nulls. `--tiny` tries the script itself on a CPU.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from steadydancer.models.step_memory import StepMemory
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+
+CONTEXT_TOKENS = 257 + 512
+FULL = {"added_kv_proj_dim": 5120, "image_dim": 1280, "in_channels": 36}  # the rest are the classes' defaults
+TINY = {"added_kv_proj_dim": 48, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "num_layers": 2,
+        "text_dim": 16, "freq_dim": 16, "image_dim": 8, "in_channels": 36}  # fmt: skip
+
+
+def forward_flops(config: Any, num_tokens: int) -> float:
+    """Multiplications and additions of the blocks' matrix products; 3.6e15 at full size."""
+    width = config.num_attention_heads * config.attention_head_dim
+    projections = 2 * num_tokens * width**2 * (4 + 2) + 2 * CONTEXT_TOKENS * width**2 * 2
+    attention = 4 * num_tokens * width * (num_tokens + CONTEXT_TOKENS)
+    feed_forward = 4 * num_tokens * width * config.ffn_dim
+    return config.num_layers * (projections + attention + feed_forward)
+
+
+def random_network(cls: Any, sizes: dict[str, Any], device: str) -> Any:
+    """A network in bfloat16, float32 where the class wants it, that is never whole anywhere else than on the device."""
+    with torch.device("meta"):
+        model = cls(**sizes)
+    for path, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            full = any(kept in f"{path}.{name}" for kept in cls._keep_in_fp32_modules)
+            data = torch.empty(parameter.shape, dtype=torch.float32 if full else torch.bfloat16, device=device)
+            is_norm_weight = name == "weight" and parameter.ndim == 1
+            setattr(module, name, nn.Parameter(data.fill_(1) if is_norm_weight else data.normal_(std=0.02)))
+    # Tables are made in the constructor, which had no device to make them on.
+    config = model.config
+    model.rope = type(model.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len).to(device)
+    return model.eval()
+
+
+def conditions(config: Any, grid: tuple[int, int, int], device: str) -> dict[str, Tensor]:
+    """Random inputs, bfloat16, of a clip of `grid` latent frames, height and width."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, device=device, dtype=torch.bfloat16)
+
+    return {
+        "encoder_hidden_states": normal(512, config.text_dim),
+        "encoder_hidden_states_image": normal(257, config.image_dim),
+        "encoder_hidden_states_pose_image": normal(257, config.image_dim),
+        "image_latents": normal(20, *grid),
+        "pose_latents": normal(16, *grid),
+    }
+
+
+def measure(call: Any, rounds: int, device: str) -> tuple[float, float | None]:
+    """(median seconds, peak gigabytes) of a call, after one that is not counted."""
+    cuda = device == "cuda"
+    seconds = []
+    with torch.no_grad():
+        call()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(rounds):
+            if cuda:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            if cuda:
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), torch.cuda.max_memory_allocated() / 1e9 if cuda else None
+
+
+def main() -> None:
+    """Measure both networks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--attention", help="diffusers' name of an attention back-end, such as _native_cudnn")
+    options = parser.parse_args()
+    device = "cpu" if options.tiny else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        print(json.dumps({"benchmark": "forward_14b", "seconds": None, "why": "no accelerator here"}))
+        return
+    grid = (3, 4, 6) if options.tiny else (21, 128, 72)
+    sizes = TINY if options.tiny else FULL
+    num_tokens = (grid[0] + 2) * grid[1] * grid[2] // 4
+    noise = torch.randn(1, 16, *grid, device=device)
+    timestep = torch.tensor([500], device=device)
+
+    def report(network: str, model: Any, call: Any) -> None:
+        if options.attention:
+            model.set_attention_backend(options.attention)
+        seconds, peak_gb = measure(call, options.rounds, device)
+        tflops = forward_flops(model.config, num_tokens) / seconds / 1e12
+        print(json.dumps({"benchmark": "forward_14b", "network": network, "tokens": num_tokens,
+                          "attention": options.attention or "native", "seconds": round(seconds, 4),
+                          "tflop_per_s": round(tflops, 3), "peak_gb": peak_gb and round(peak_gb, 2)}))  # fmt: skip
+
+    def eager_diffusers() -> None:
+        model = random_network(WanTransformer3DModel, sizes, device)
+        given = conditions(model.config, (grid[0] + 2, *grid[1:]), device)
+        latents = torch.cat([given["image_latents"], given["pose_latents"]], dim=1)
+        told = [given["encoder_hidden_states"], given["encoder_hidden_states_image"]]
+        report("diffusers Wan 2.1 I2V", model, lambda: model(latents, timestep, *told, return_dict=False))
+
+    def ours() -> None:
+        model = random_network(SteadyDancerTransformer3DModel, sizes, device)
+        told = conditions(model.config, grid, device)
+        report("SteadyDancer", model, lambda: model(noise, timestep, **told, return_dict=False))
+        memory = {"step_memory": StepMemory()}
+        call = partial(model, noise, timestep, **told, **memory, return_dict=False)
+        report("SteadyDancer, remembering", model, call)
+
+    for network in (eager_diffusers, ours):
+        network()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()
