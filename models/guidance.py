@@ -76,6 +76,7 @@ def branch_velocity(transformer: Any, branches: Mapping[Branch, Conditions], rem
     bits as computing it again, which `remember=False` does. Each branch has its own context in diffusers' step caches.
     """
     memories = share_memory(branches) if remember else {}
+    transformer._reset_stateful_cache()  # no branch may be handed what a loop before this one left
 
     def velocity(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         with transformer.cache_context(branch):
