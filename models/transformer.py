@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import ModelMixin as ModelMixin  # diffusers looks for a component's base class in its module
 from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models._modeling_parallel import ContextParallelInput
@@ -32,6 +33,7 @@ from .condition_reconciliation import (
 )
 from .conditions import MASK_CHANNELS
 from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
+from .step_caches import separate_contexts, with_attentions_named
 from .step_memory import BlockContext, CrossAttention, StepMemory, once
 
 _POSE_MODULE_NAMES = (
@@ -185,6 +187,11 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             state |= module.to(patch.weight.device).state_dict(prefix=prefix)
         model.load_state_dict(state, assign=True)
         return model
+
+    def enable_cache(self, config: Any) -> None:
+        """Turn on one of diffusers' step caches; each `cache_context` (a guidance branch) has a state of its own."""
+        super().enable_cache(with_attentions_named(config))
+        separate_contexts(self)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
