@@ -73,23 +73,39 @@ def align_to_reference(
     whole clip. Aspects are width / height of the two pictures. Returns float64 in the reference picture's coordinates.
     As released, points that were −1 are shifted too, and a limb of no length in driving frame 0 loses its points (−1).
     """
-    body, hands, faces = _in_heights(driving, driving_aspect)
+    return align_people_to_reference([driving], reference, driving_aspect, reference_aspect)[0]
+
+
+def align_people_to_reference(
+    driving: list[PoseSequence], reference: PoseSequence, driving_aspect: float, reference_aspect: float
+) -> list[PoseSequence]:
+    """`align_to_reference` for several people: the first is the main one, the others follow its alignment.
+
+    All limbs take the main person's scales, each person's from the own neck, and all necks the main person's shift.
+    """
+    main, _, _ = _in_heights(driving[0][:1], driving_aspect)
     body_reference, _, _ = _in_heights(reference[:1], reference_aspect)
-    scale = _limb_scales(body_reference[0], body[0])
-    shift = body_reference[0, 1] - body[0, 1]
+    scale = _limb_scales(body_reference[0], main[0])
+    shift = body_reference[0, 1] - main[0, 1]
 
     def placed(old: np.ndarray, new: np.ndarray) -> np.ndarray:
         points = np.where(np.isnan(new) | (old == -1), -1.0, new) + shift
         points[..., 0] /= reference_aspect
         return points
 
-    new_body, new_hands = _rescale(body, hands, scale)
-    return PoseSequence(
-        body=placed(driving.body, new_body),
-        body_visible=driving.body_visible,
-        hands=placed(driving.hands, new_hands),
-        faces=None if driving.faces is None or faces is None else placed(driving.faces, faces),
-    )
+    aligned = []
+    for person in driving:
+        body, hands, faces = _in_heights(person, driving_aspect)
+        new_body, new_hands = _rescale(body, hands, scale)
+        aligned.append(
+            PoseSequence(
+                body=placed(person.body, new_body),
+                body_visible=person.body_visible,
+                hands=placed(person.hands, new_hands),
+                faces=None if person.faces is None or faces is None else placed(person.faces, faces),
+            )
+        )
+    return aligned
 
 
 def perturb(pose: PoseSequence, scale: np.ndarray, aspect: np.ndarray) -> PoseSequence:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "encode",
     "frame_times_s",
     "probe",
+    "read_metadata",
     "size_for_area",
 ]
 
@@ -85,21 +87,20 @@ def decode_low_resolution(path: str | os.PathLike[str], every_s: float, max_side
 
 
 def encode(
-    frames: np.ndarray,
+    frames: np.ndarray | Iterable[np.ndarray],
     path: str | os.PathLike[str],
     fps: float | Fraction = 16,
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write uint8 [F, H, W, 3] RGB as an H.264 (yuv420p, crf 18) mp4 with a constant frame rate.
 
-    The same input gives the same bytes. H and W must be even (`ValueError` otherwise). The file appears under its name
-    only when it is whole.
+    `frames` may come in pieces, an iterable of such arrays of one size: only one of them is held at a time, and the
+    file is the same. The same input gives the same bytes. H and W must be even (`ValueError` otherwise). The file
+    appears under its name only when it is whole.
     """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) == 0:
-        raise ValueError(f"frames must be uint8 [F ≥ 1, H, W, 3], not {frames.dtype} {list(frames.shape)}")
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2:
-        raise ValueError(f"yuv420p needs even sides, not height {height}, width {width}: crop or pad the frames")
+    pieces = iter([frames] if isinstance(frames, np.ndarray) else frames)
+    first = next(pieces, np.empty((0, 0, 0, 3), np.uint8))
+    _check_frames(first, first.shape[1:3])
     path = Path(path)
     aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
@@ -109,11 +110,21 @@ def encode(
             # Named by number: libav takes no name that is not UTF-8.
             with av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container:
                 container.metadata.update(metadata or {})
-                _write_h264(container, frames, Fraction(fps).limit_denominator(100_000))
+                _write_h264(container, chain([first], pieces), Fraction(fps).limit_denominator(100_000))
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What `encode` was given as metadata, and what the container adds. Raises `VideoError` (`unreadable`)."""
+    with opened(path) as name:
+        try:
+            with av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
+                return dict(container.metadata)
+        except FFmpegError as error:
+            raise VideoError("unreadable", f"no container that could be read: {error_message(error)}") from error
 
 
 def size_for_area(image_height: int, image_width: int, max_area_px: int) -> tuple[int, int]:
@@ -183,16 +194,31 @@ def _read_with_pyav(path: str | os.PathLike[str], index: VideoIndex, size: tuple
             raise VideoError("corrupt_frames", f"frame {position} does not decode: {error_message(error)}") from error
 
 
-def _write_h264(container: Any, frames: np.ndarray, fps: Fraction) -> None:
+def _check_frames(frames: np.ndarray, size: tuple[int, ...]) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) == 0:
+        raise ValueError(f"frames must be uint8 [F ≥ 1, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+    if frames.shape[1:3] != size:
+        raise ValueError(f"all frames of a video have one size: {list(frames.shape[1:3])} came after {list(size)}")
+    height, width = size
+    if height % 2 or width % 2:
+        raise ValueError(f"yuv420p needs even sides, not height {height}, width {width}: crop or pad the frames")
+
+
+def _write_h264(container: Any, pieces: Iterable[np.ndarray], fps: Fraction) -> None:
     # Without cpu-independent the assembly of x264 gave one input four different files, and several threads decide
     # otherwise than one.
     options = {"crf": "18", "threads": "1", "x264-params": "cpu-independent=1"}
     stream = container.add_stream("libx264", rate=fps, options=options)
-    stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = "yuv420p"
     stream.codec_context.thread_count = 1
-    for position, pixels in enumerate(frames):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame.pts, frame.time_base = position, 1 / fps
-        container.mux(stream.encode(frame))
+    position = 0
+    for frames in pieces:
+        if position == 0:
+            stream.height, stream.width = frames.shape[1:3]
+        _check_frames(frames, (stream.height, stream.width))
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = position, 1 / fps
+            container.mux(stream.encode(frame))
+            position += 1
     container.mux(stream.encode(None))

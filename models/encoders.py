@@ -5,12 +5,14 @@ Pixels are uint8 RGB [F, H, W, 3] outside and float32 in [−1, 1] inside. Laten
 """
 
 import html
+from collections.abc import Iterator
 from typing import Any
 
 import ftfy
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.hooks.group_offloading import _get_group_onload_device
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def resize_image(image: Frames, height: int, width: int) -> Frames:
     """[H, W, 3] to [height, width, 3], straight (aspect ignored): bicubic without antialiasing, as in the release."""
-    return _to_frames(_to_pixels(image[None], height, width))[0]
+    return to_frames(_to_pixels(image[None], height, width))[0]
 
 
 def resize_frames(frames: Frames, height: int, width: int) -> Frames:
@@ -69,26 +71,53 @@ def encode_image_condition(
 
 def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Frames:
     """uint8 frames [F, H, W, 3] of normalised latents [16, T, h, w]."""
-    return _to_frames(decode_pixels(vae, latents))
+    return to_frames(decode_pixels(vae, latents))
+
+
+def decode_pixels(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """float32 pixels [3, F, H, W] in [−1, 1] of normalised latents [16, T, h, w], before they are rounded to bytes."""
+    return _decode_after(vae, latents, None)[0]
 
 
 @torch.no_grad()
-def decode_pixels(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """float32 pixels [3, F, H, W] in [−1, 1] of normalised latents [16, T, h, w], before they are rounded to bytes."""
+def decode_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int = 4) -> Iterator[Tensor]:
+    """`decode_pixels` piece by piece, [3, n, H, W] of `chunk_frames` latent frames each, to the same bits.
+
+    The decoder is causal: what its convolutions remember of a piece is handed on to the next one, so that there is no
+    seam and the memory needed does not grow with the length. A tiled decoder remembers by tile and gives one piece.
+    """
+    memory = None
+    for chunk in latents.split(latents.shape[1] if vae.use_tiling else chunk_frames, dim=1):
+        pixels, memory = _decode_after(vae, chunk, memory)
+        yield pixels
+
+
+@torch.no_grad()
+def _decode_after(vae: AutoencoderKLWan, latents: Tensor, memory: list[Any] | None) -> tuple[Tensor, list[Any]]:
+    """Pixels, and what the decoder remembers at their end; `memory` is that of the frames before, None at the start."""
     mean, std = _latent_statistics(vae)
-    parameter = next(vae.parameters())
-    raw = latents.to(parameter.device, torch.float32) * std + mean
-    return vae.decode(raw[None].to(parameter.dtype)).sample[0].float().clamp(-1, 1)
+    raw = latents.to(execution_device(vae), torch.float32) * std + mean
+    model: Any = vae
+    model.clear_cache()
+    if memory is not None:
+        model._feat_map = memory
+    model.clear_cache = lambda: None  # `decode` would forget before it begins and after it ends
+    try:
+        pixels = model.decode(raw[None].to(model.dtype)).sample[0]
+        memory = model._feat_map
+    finally:
+        del model.clear_cache
+        model.clear_cache()
+    return pixels.float().clamp(-1, 1), memory or []
 
 
 @torch.no_grad()
 def encode_image(image_encoder: OpenCLIPImageEncoder, image: Frames) -> Tensor:
     """CLIP tokens float32 [257, D] of `image` [H, W, 3] at its own resolution, aspect ignored, no crop."""
-    parameter = next(image_encoder.parameters())
     side = image_encoder.config.image_size
     unit = _to_pixels(image[None], side, side).transpose(0, 1) * 0.5 + 0.5
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-    tokens = image_encoder(((unit - mean) / std).to(parameter.device, parameter.dtype))
+    tokens = image_encoder(((unit - mean) / std).to(execution_device(image_encoder), image_encoder.dtype))
     return tokens[0].float()
 
 
@@ -99,7 +128,7 @@ def encode_prompt(
     """Text embeddings, each [L, Dt] in the encoder's dtype, cut to its own L ≤ 512 tokens (end token included)."""
     cleaned = [clean_text(prompt) for prompt in prompts]
     tokens = tokenizer(cleaned, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-    ids, mask = (tokens[key].to(text_encoder.device) for key in ("input_ids", "attention_mask"))
+    ids, mask = (tokens[key].to(execution_device(text_encoder)) for key in ("input_ids", "attention_mask"))
     embeds = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     return [row[:length] for row, length in zip(embeds, mask.sum(dim=1).tolist(), strict=True)]
 
@@ -109,19 +138,31 @@ def clean_text(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module computes. Its parameters may wait elsewhere, if one of diffusers' kinds of offload is enabled."""
+    try:
+        return _get_group_onload_device(module)
+    except ValueError:  # how that function says no
+        pass
+    for part in module.modules():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(module.parameters()).device
+
+
 def _encode_pixels(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     num_frames = pixels.shape[1]
     if num_frames % 4 != 1:
         raise ValueError(f"A clip of {num_frames} frames cannot be encoded: the autoencoder takes 4k + 1 frames.")
-    parameter = next(vae.parameters())
-    raw = vae.encode(pixels[None].to(parameter.device, parameter.dtype)).latent_dist.mode()[0].float()
+    raw = vae.encode(pixels[None].to(execution_device(vae), vae.dtype)).latent_dist.mode()[0].float()
     mean, std = _latent_statistics(vae)
     return (raw - mean) / std
 
 
 def _latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [16, 1, 1, 1] per latent channel."""
-    device = next(vae.parameters()).device
+    device = execution_device(vae)
     config: Any = vae.config
     mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
     return mean[:, None, None, None], std[:, None, None, None]
@@ -136,6 +177,7 @@ def _to_pixels(frames: Frames, height: int | None = None, width: int | None = No
     return pixels.transpose(0, 1)
 
 
-def _to_frames(pixels: Tensor) -> Frames:
+def to_frames(pixels: Tensor) -> Frames:
+    """Pixels [3, F, H, W] in [−1, 1] as bytes [F, H, W, 3]."""
     levels = (pixels.clamp(-1, 1) + 1) * 127.5
     return levels.round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
