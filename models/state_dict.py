@@ -7,11 +7,25 @@ official Wan 2.1 checkpoints, which have no pose modules.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+class Shaped(Protocol):
+    """Anything that has a shape: a tensor, or what a file's header says of one."""
+
+    @property
+    def shape(self) -> Any:
+        """Sizes of the axes."""
+
 
 _BLOCK_MODULES = {
     "self_attn.q": "attn1.to_q",
@@ -90,71 +104,112 @@ _OUTSIDE_BLOCKS_BACK = {ours: theirs for theirs, ours in _OUTSIDE_BLOCKS.items()
 
 def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Released names and shapes -> ours. Tensors share memory. Raises ValueError naming every unknown key."""
-    names = _renamed(state_dict, _BLOCK, _OUTSIDE_BLOCKS)
-    return {names[key]: tensor.reshape(_plain_shape(key, tensor)) for key, tensor in state_dict.items()}
+    names = renamed_from_official(state_dict)
+    return {names[key]: tensor.reshape(plain_shape(key, tensor.shape)) for key, tensor in state_dict.items()}
 
 
 def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names and shapes -> the released ones. Tensors share memory. Raises ValueError naming every unknown key."""
-    names = _renamed(state_dict, _BLOCK_BACK, _OUTSIDE_BLOCKS_BACK)
-    return {names[key]: tensor.reshape(_official_shape(names[key], tensor)) for key, tensor in state_dict.items()}
+    names = renamed_to_official(state_dict)
+    return {names[key]: tensor.reshape(official_shape(names[key], tensor.shape)) for key, tensor in state_dict.items()}
 
 
-def config_from_official(state_dict: Mapping[str, Tensor], num_attention_heads: int | None = None) -> dict[str, Any]:
-    """Constructor arguments of `SteadyDancerTransformer3DModel`, read off the shapes of a released checkpoint.
+def renamed_from_official(keys: Iterable[str]) -> dict[str, str]:
+    """Released name -> ours. Raises ValueError naming every unknown key."""
+    return _renamed(keys, _BLOCK, _OUTSIDE_BLOCKS)
+
+
+def renamed_to_official(keys: Iterable[str]) -> dict[str, str]:
+    """Our name -> the released one. Raises ValueError naming every unknown key."""
+    return _renamed(keys, _BLOCK_BACK, _OUTSIDE_BLOCKS_BACK)
+
+
+def known_official(keys: Iterable[str]) -> list[str]:
+    """Those of the keys that have a row in the table of released names."""
+    return [key for key in keys if _row(key, _BLOCK, _OUTSIDE_BLOCKS)]
+
+
+def known_ours(keys: Iterable[str]) -> list[str]:
+    """Those of the keys that are ours (diffusers', for the backbone)."""
+    return [key for key in keys if _row(key, _BLOCK_BACK, _OUTSIDE_BLOCKS_BACK)]
+
+
+def config_from_official(state_dict: Mapping[str, Shaped], num_attention_heads: int | None = None) -> dict[str, Any]:
+    """Constructor arguments, read off the shapes of a checkpoint with the released names.
+
+    Those of `SteadyDancerTransformer3DModel` where the pose modules are there, else those of diffusers'
+    `WanTransformer3DModel`. Each size is what most of the tensors that show it say, so that a file in which some are
+    missing or wrong still tells what it is; a size that none of them shows is the released model's.
 
     The number of heads leaves no trace in the shapes: None means width / 128, as in every released Wan.
     `alignment_axis` leaves none either; the released weights are temporal.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
-    width, in_channels, *patch_size = shapes["patch_embedding.weight"]
-    heads = num_attention_heads or width // 128
-    patch_t, patch_h, patch_w = patch_size
-    return {
+    width = _vote(shapes, r"blocks\.\d+\.(self|cross)_attn\.[qkvo]\.bias|patch_embedding\.(weight|bias)", 0, 5120)
+    heads = num_attention_heads or max(width // 128, 1)
+    patch_t, patch_h, patch_w = (_vote(shapes, r"patch_embedding\.weight", 2 + i, (1, 2, 2)[i]) for i in range(3))
+    is_dancer = any(key.startswith(("condition_embedding_", "patch_embedding_")) for key in shapes)
+    takes_image = is_dancer or any(key.startswith("img_emb.") or ".k_img." in key for key in shapes)
+    config: dict[str, Any] = {
         "patch_size": (patch_t, patch_h, patch_w),
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
-        "in_channels": in_channels,
-        "out_channels": shapes["head.head.weight"][0] // (patch_t * patch_h * patch_w),
-        "text_dim": shapes["text_embedding.0.weight"][1],
-        "freq_dim": shapes["time_embedding.0.weight"][1],
-        "ffn_dim": shapes["blocks.0.ffn.0.weight"][0],
-        "num_layers": 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("blocks.")),
-        "cross_attn_norm": "blocks.0.norm3.weight" in shapes,
-        "image_dim": shapes["img_emb.proj.0.weight"][0],
-        "added_kv_proj_dim": shapes["blocks.0.cross_attn.k_img.weight"][1],
-        "pose_channels": shapes["patch_embedding_ref_c.weight"][1],
-        "alignment_axis": "temporal",
+        "in_channels": _vote(shapes, r"patch_embedding\.weight", 1, 36 if takes_image else 16),
+        "out_channels": _vote(shapes, r"head\.head\.(weight|bias)", 0, 16 * patch_t * patch_h * patch_w)
+        // (patch_t * patch_h * patch_w),
+        "text_dim": _vote(shapes, r"text_embedding\.0\.weight", 1, 4096),
+        "freq_dim": _vote(shapes, r"time_embedding\.0\.weight", 1, 256),
+        "ffn_dim": _vote(shapes, r"blocks\.\d+\.ffn\.0\.(weight|bias)", 0, 13824),
+        "num_layers": 1 + max((int(key.split(".")[1]) for key in shapes if _BLOCK_KEY.match(key)), default=39),
+        "cross_attn_norm": any(key.endswith(".norm3.weight") for key in shapes),
+        "image_dim": _vote(shapes, r"img_emb\.proj\.(0|1)\.(weight|bias)", 0, 1280) if takes_image else None,
+        "added_kv_proj_dim": _vote(shapes, r"blocks\.\d+\.cross_attn\.k_img\.weight", 1, width)
+        if takes_image
+        else None,
     }
+    if is_dancer:
+        config["pose_channels"] = _vote(shapes, r"patch_embedding_ref_c\.weight", 1, 16)
+        config["alignment_axis"] = "temporal"
+    return config
+
+
+def _vote(shapes: Mapping[str, Shape], pattern: str, axis: int, default: int) -> int:
+    """The size that most of the matching tensors have along an axis."""
+    matches = re.compile(pattern).fullmatch
+    sizes = Counter(shape[axis] for key, shape in shapes.items() if matches(key) and len(shape) > axis)
+    return sizes.most_common(1)[0][0] if sizes else default
+
+
+def _row(key: str, block: Mapping[str, str], outside: Mapping[str, str]) -> str | None:
+    prefix, name = _BLOCK_PREFIX.fullmatch(key).groups(default="")  # type: ignore[union-attr]
+    found = (block if prefix else outside).get(name)
+    return None if found is None else prefix + found
 
 
 def _renamed(keys: Iterable[str], block: Mapping[str, str], outside: Mapping[str, str]) -> dict[str, str]:
-    names, unknown = {}, []
-    for key in keys:
-        prefix, name = _BLOCK_PREFIX.fullmatch(key).groups(default="")  # type: ignore[union-attr]
-        table = block if prefix else outside
-        if name in table:
-            names[key] = prefix + table[name]
-        else:
-            unknown.append(key)
+    rows = {key: _row(key, block, outside) for key in keys}
+    unknown = [key for key, name in rows.items() if name is None]
     if unknown:
         raise ValueError(f"{len(unknown)} keys belong to no known layer: {', '.join(sorted(unknown))}")
-    return names
+    return {key: name for key, name in rows.items() if name is not None}
 
 
-_BLOCK_PREFIX = re.compile(r"(blocks\.\d+\.)?(.*)")
+_BLOCK_KEY = re.compile(r"blocks\.\d+\.")
+_BLOCK_PREFIX = re.compile(r"(blocks\.\d+\.)?(.*)", re.DOTALL)
 # The released alignment unit applies its linear maps as 1x1 convolutions and keeps its norms as [1,C,1,1].
 _POINTWISE = re.compile(r"condition_embedding_align\.(proj_p|proj_r|proj_p_back|ffn_pose\.[02])\.weight")
 _PIXEL_NORM = re.compile(r"condition_embedding_align\.norm[12]\.(weight|bias)")
 
 
-def _plain_shape(official: str, tensor: Tensor) -> tuple[int, ...]:
+def plain_shape(official: str, shape: Shape) -> Shape:
+    """Our shape of a tensor that has the given one under a released name."""
     if _POINTWISE.fullmatch(official):
-        return tuple(tensor.shape[:2])
-    return (tensor.numel(),) if _PIXEL_NORM.fullmatch(official) else tuple(tensor.shape)
+        return tuple(shape[:2])
+    return (math.prod(shape),) if _PIXEL_NORM.fullmatch(official) else tuple(shape)
 
 
-def _official_shape(official: str, tensor: Tensor) -> tuple[int, ...]:
+def official_shape(official: str, shape: Shape) -> Shape:
+    """The released shape of a tensor that has the given one with us."""
     if _POINTWISE.fullmatch(official):
-        return (*tensor.shape, 1, 1)
-    return (1, tensor.numel(), 1, 1) if _PIXEL_NORM.fullmatch(official) else tuple(tensor.shape)
+        return (*shape, 1, 1)
+    return (1, math.prod(shape), 1, 1) if _PIXEL_NORM.fullmatch(official) else tuple(shape)

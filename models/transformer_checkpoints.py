@@ -1,0 +1,253 @@
+"""Transformers out of published files: what a file holds, why some cannot be used, and loading those that can.
+
+All is decided on the tensors' names and shapes, never on the names of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .checkpoints import Checkpoint, CheckpointError, StoredTensor, check_tensors, open_checkpoint
+from .state_dict import (
+    Shape,
+    config_from_official,
+    known_official,
+    known_ours,
+    official_shape,
+    plain_shape,
+    renamed_from_official,
+    renamed_to_official,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["wan", "steadydancer"]
+Layout = Literal["official", "diffusers"]
+_POSE_KEYS = (
+    "condition_embedding_",
+    "patch_embedding_fuse.",
+    "patch_embedding_ref_c.",
+    "pose_modulation.",
+    "pose_adapter.",
+)
+_IMAGE_EMBEDDERS = ("img_emb.", "condition_embedder.image_embedder.")
+_ADVICE = (
+    "The bases that fit are Wan 2.1 I2V 14B (480P or 720P) and the 1.3B models that take 36 channels and an image."
+)
+
+
+@dataclass(frozen=True)
+class TransformerFile:
+    """A transformer's checkpoint, understood.
+
+    Attributes:
+        checkpoint: its files and headers.
+        kind: plain Wan image-to-video, or SteadyDancer.
+        layout: whose names the tensors have.
+        config: constructor arguments of the class that `kind` says.
+    """
+
+    checkpoint: Checkpoint
+    kind: Kind
+    layout: Layout
+    config: Mapping[str, Any]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The file's name to ours."""
+        keys = self.checkpoint.tensors
+        return renamed_from_official(keys) if self.layout == "official" else {key: key for key in keys}
+
+    def stored(self) -> dict[str, tuple[StoredTensor, Shape]]:
+        """Our name to (place, our shape)."""
+        return {
+            ours: (
+                self.checkpoint.tensors[key],
+                plain_shape(key, self.checkpoint.tensors[key].shape)
+                if self.layout == "official"
+                else self.checkpoint.tensors[key].shape,
+            )
+            for key, ours in self.names.items()
+        }
+
+
+def open_transformer(
+    source: str | Path, kind: Kind | None = None, num_attention_heads: int | None = None
+) -> TransformerFile:
+    """Read what a checkpoint is from its headers, and check that it is whole.
+
+    Args:
+        source: a safetensors file, an index of such, or a folder with either; official or diffusers' names.
+        kind: what is expected; None takes either.
+        num_attention_heads: where no `config.json` says it; None means width / 128.
+
+    Raises:
+        CheckpointError: it cannot be read, is another model, or tensors are missing, unexpected or mis-shaped.
+    """
+    checkpoint = open_checkpoint(source)
+    refuse_other_models(checkpoint)
+    layout: Layout = "official"
+    if len(known_ours(checkpoint.tensors)) > len(known_official(checkpoint.tensors)):
+        layout = "diffusers"
+    found: Kind = "steadydancer" if any(name.startswith(_POSE_KEYS) for name in checkpoint.tensors) else "wan"
+    if kind is not None and found != kind:
+        raise CheckpointError(
+            f"{source} is a SteadyDancer checkpoint, where a base is wanted: a plain Wan 2.1 I2V transformer. "
+            "What was trained before is given with --from, or as --checkpoint."
+            if found == "steadydancer"
+            else f"{source} is a plain Wan 2.1 I2V checkpoint, where SteadyDancer weights are wanted (it has no pose "
+            "modules): give it as --base, or begin with it by `SteadyDancerTransformer3DModel.from_wan`."
+        )
+    opened = TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads))
+    wanted = wanted_shapes(opened.kind, opened.config, layout)
+    what = f"a {'SteadyDancer' if found == 'steadydancer' else 'Wan 2.1 I2V'} checkpoint with {layout} names"
+    check_tensors(checkpoint.shapes, wanted, source, what)
+    return opened
+
+
+def load_transformer(
+    source: str | Path,
+    dtype: torch.dtype | None = None,
+    kind: Kind | None = None,
+    num_attention_heads: int | None = None,
+) -> Any:
+    """A transformer in eval mode; its tensors are mapped from the files, and copied only where their type changes.
+
+    Args:
+        source: as for `open_transformer`.
+        dtype: of the weights, but for those that diffusers keeps in float32; None keeps what is stored. The pose
+            modules are float32 in any case.
+        kind: what is expected; None takes either.
+        num_attention_heads: as for `open_transformer`.
+
+    Returns:
+        diffusers' `WanTransformer3DModel`, or `SteadyDancerTransformer3DModel`.
+
+    Raises:
+        CheckpointError: as `open_transformer`.
+    """
+    import torch
+
+    opened = open_transformer(source, kind, num_attention_heads)
+    model = empty_transformer(opened.kind, opened.config)
+    tensors = opened.checkpoint.load()
+    state = {}
+    for key, ours in opened.names.items():
+        tensor = tensors.pop(key)
+        wanted = _dtype(model, ours, tensor.dtype, dtype)
+        state[ours] = tensor.reshape(plain_shape(key, tensor.shape) if opened.layout == "official" else tensor.shape)
+        if tensor.dtype != wanted and tensor.is_floating_point():
+            state[ours] = state[ours].to(wanted)
+    with torch.no_grad():
+        model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def refuse_other_models(checkpoint: Checkpoint) -> None:
+    """Refuse what is not a Wan 2.1 image-to-video transformer, with the reason.
+
+    Raises:
+        CheckpointError: it is text-to-video, a Wan 2.2, a LoRA, quantised, or no Wan transformer at all.
+    """
+    names, shapes = list(checkpoint.tensors), checkpoint.shapes
+    reason = _reason(names, shapes)
+    if reason is not None:
+        raise CheckpointError(f"{checkpoint.source} cannot be used here: {reason}. {_ADVICE}")
+
+
+def _reason(names: list[str], shapes: Mapping[str, Shape]) -> str | None:
+    def has(*parts: str) -> bool:
+        return any(part in name for name in names for part in parts)
+
+    if has(".lora_", "lora_unet_", ".diff_b"):
+        return "it is a LoRA, which `steadydancer.models.lora_formats.load_lora` adds to a transformer"
+    if has("scaled_fp8", ".scale_weight", ".weight_scale", ".scale_input", ".absmax"):
+        return "its weights are quantised with scales beside them, and only plain ones are read"
+    if not (known_official(names) or known_ours(names)):
+        begin = ", ".join(names[:3]) or "no tensors"
+        return f"it holds no Wan transformer ({begin})"
+    if has("vace_blocks", "vace_patch_embedding"):
+        return "it is a VACE model, which is steered by a second stack of blocks"
+    if has("motion_encoder", "face_adapter", "casual_audio_encoder", "audio_injector"):
+        return "it is a Wan 2.2 model that is driven by faces or sound"
+    if has("img_emb.emb_pos", "image_embedder.pos_embed"):
+        return "it is a first-and-last-frame model, which joins two images into one embedding"
+    patch = shapes.get("patch_embedding.weight", ())
+    channels = patch[1] if len(patch) == 5 else 36
+    takes_image = any(name.startswith(_IMAGE_EMBEDDERS) for name in names)
+    if channels == 16:
+        return "it is a text-to-video model: it takes 16 channels, and an image-to-video one takes 36"
+    if channels == 48:
+        return (
+            "it takes 48 channels, as Wan 2.2 TI2V 5B (which has an autoencoder of its own) and control models do, and "
+            "Wan 2.1 I2V takes 36: noise, mask and image latents"
+        )
+    if channels != 36:
+        return f"it takes {channels} channels, and Wan 2.1 I2V takes 36: noise, mask and image latents"
+    is_pose = any(name.startswith(_POSE_KEYS) for name in names)
+    if not takes_image and not is_pose and not has(".k_img.", ".add_k_proj."):
+        return (
+            "it takes 36 channels but no image embedding, as one of the two experts of Wan 2.2 I2V A14B, and the poses "
+            "are told by that embedding too"
+        )
+    return None
+
+
+def wanted_shapes(kind: Kind, config: Mapping[str, Any], layout: Layout) -> dict[str, Shape]:
+    """Name to shape of a whole checkpoint in that layout."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in empty_transformer(kind, config).state_dict().items()}
+    if layout == "diffusers":
+        return shapes
+    names = renamed_to_official(shapes)
+    return {names[name]: official_shape(names[name], shape) for name, shape in shapes.items()}
+
+
+def empty_transformer(kind: Kind, config: Mapping[str, Any]) -> Any:
+    """The transformer without weights: parameters without storage, buffers (the rotary tables) computed.
+
+    Raises:
+        CheckpointError: no such transformer can be.
+    """
+    from accelerate import init_empty_weights
+    from diffusers import WanTransformer3DModel
+    from diffusers.models.modeling_utils import no_init_weights
+
+    from .transformer import SteadyDancerTransformer3DModel
+
+    transformer = SteadyDancerTransformer3DModel if kind == "steadydancer" else WanTransformer3DModel
+    try:
+        with no_init_weights(), init_empty_weights():
+            return transformer(**config)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{transformer.__name__} cannot be made with {dict(config)}: {error}") from error
+
+
+def _constructor(checkpoint: Checkpoint, layout: Layout, num_attention_heads: int | None) -> dict[str, Any]:
+    """Constructor arguments: diffusers' from its `config.json`; else off the shapes, with what those do not tell."""
+    told = checkpoint.config
+    if layout == "diffusers" and "num_attention_heads" in told:
+        return {name: value for name, value in told.items() if not name.startswith("_")}
+    shapes = checkpoint.tensors if layout == "official" else _official_names(checkpoint)
+    config = config_from_official(shapes, num_attention_heads or told.get("num_heads"))
+    extra = ("eps", "alignment_axis", "rope_max_seq_len")
+    return config | {name: told[name] for name in extra if name in told and (name in config or name != extra[1])}
+
+
+def _official_names(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    known = known_ours(checkpoint.tensors)
+    return {official: checkpoint.tensors[name] for name, official in renamed_to_official(known).items()}
+
+
+def _dtype(model: Any, name: str, stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    import torch
+
+    if name.startswith("pose_modulation."):
+        return torch.float32
+    if wanted is None:
+        return torch.bfloat16 if stored.itemsize == 1 else stored  # nothing computes in float8
+    is_kept = any(module in name.split(".") for module in model._keep_in_fp32_modules or ())
+    return torch.float32 if is_kept else wanted
