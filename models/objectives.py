@@ -7,7 +7,7 @@ Stage 1 and stage 3 share `action_supervision` (stage 3 changes the pose, not th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,7 +15,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
-from .condition_reconciliation import pad_text
+from .condition_reconciliation import image_to_video_channels, pad_text
 from .conditions import Conditions, NullConditions
 from .flow_matching import noisy, shift_sigma, timestep_of, velocity_target
 
@@ -46,11 +46,15 @@ Objective = Callable[[Velocity, TrainingBatch], dict[str, Tensor]]
 LossWeight = Callable[[Tensor], Tensor]
 
 
-def steadydancer_velocity(model: nn.Module) -> Velocity:
-    """A `SteadyDancerTransformer3DModel`, or an engine wrapped around one, as a velocity field."""
+def steadydancer_velocity(model: nn.Module, alignment_seeds: Sequence[int] | None = None) -> Velocity:
+    """A `SteadyDancerTransformer3DModel`, or an engine wrapped around one, as a velocity field.
+
+    `alignment_seeds`, one a sample, say what the alignment unit leaves out if it trains with dropout.
+    """
 
     def velocity(noisy_latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
-        return model(noisy_latents, timestep, **conditions.model_arguments(), return_dict=False)[0]
+        told = conditions.model_arguments()
+        return model(noisy_latents, timestep, **told, alignment_seeds=alignment_seeds, return_dict=False)[0]
 
     return velocity
 
@@ -64,7 +68,7 @@ def wan_velocity(base: WanTransformer3DModel) -> Velocity:
     def velocity(noisy_latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
         dtype = base.patch_embedding.weight.dtype
         return base(
-            torch.cat([noisy_latents, conditions.image_latents], dim=1).to(dtype),
+            image_to_video_channels(noisy_latents, conditions.image_latents).to(dtype),
             timestep,
             pad_text(conditions.prompt_embeds).to(dtype),
             conditions.image_embeds.to(dtype),
@@ -81,7 +85,8 @@ def action_supervision(weight: LossWeight = torch.ones_like) -> Objective:
     """
 
     def objective(velocity: Velocity, batch: TrainingBatch) -> dict[str, Tensor]:
-        fidelity = _fidelity(velocity, batch, weight)
+        latents = noisy(batch.latents, batch.noise, batch.sigma)
+        fidelity = _fidelity(velocity(latents, timestep_of(batch.sigma), batch.conditions), batch, weight)
         return {"loss": fidelity, "fidelity": fidelity.detach()}
 
     return objective
@@ -92,23 +97,30 @@ def condition_decoupled_distillation(
     distillation_weight: float = 1.0,
     weight: LossWeight = torch.ones_like,
     unconditional_text: Literal["same", "empty"] = "same",
+    decoupled: bool = True,
 ) -> Objective:
     """Eq. 6: L = L_fidelity + λ L_distill, L_distill = mean |v_u,teacher(x_t, t) − v_u,student(x_t, t)|².
 
     The student follows the pose where it is given (v_c against the data) and stays the frozen `teacher` where it is
     not (v_u: null pose, same x_t, t and image). λ -> `distillation_weight`; `unconditional_text` says whether
     v_u keeps the sample's text or takes the empty prompt, in both networks. Terms: loss, fidelity, distillation.
+
+    `decoupled=False` is the paper's ablation "normal distillation", L_distill = mean |v_teacher(x_t, t) −
+    v_student(x_t, t, c)|²: the student is held to the teacher, who never sees the pose, where it follows the pose
+    itself, so that the two terms pull apart (the paper reports a collapse). `unconditional_text` is then not read.
     """
 
     def objective(velocity: Velocity, batch: TrainingBatch) -> dict[str, Tensor]:
         unconditional = batch.conditions.without_pose(batch.null)
-        if unconditional_text == "empty":
+        if unconditional_text == "empty" and decoupled:
             unconditional = unconditional.without_text(batch.null)
         latents, timestep = noisy(batch.latents, batch.noise, batch.sigma), timestep_of(batch.sigma)
         with torch.no_grad():
             target = teacher(latents, timestep, unconditional)
-        fidelity = _fidelity(velocity, batch, weight)
-        distillation = _weighted_mse(velocity(latents, timestep, unconditional), target, weight(batch.sigma))
+        predicted = velocity(latents, timestep, batch.conditions)
+        held = velocity(latents, timestep, unconditional) if decoupled else predicted
+        fidelity = _fidelity(predicted, batch, weight)
+        distillation = _weighted_mse(held, target, weight(batch.sigma))
         return {
             "loss": fidelity + distillation_weight * distillation,
             "fidelity": fidelity.detach(),
@@ -147,9 +159,7 @@ def _bell(sigma: Tensor) -> Tensor:
     return torch.exp(-2 * (sigma - 0.5) ** 2)
 
 
-def _fidelity(velocity: Velocity, batch: TrainingBatch, weight: LossWeight) -> Tensor:
-    latents = noisy(batch.latents, batch.noise, batch.sigma)
-    predicted = velocity(latents, timestep_of(batch.sigma), batch.conditions)
+def _fidelity(predicted: Tensor, batch: TrainingBatch, weight: LossWeight) -> Tensor:
     return _weighted_mse(predicted, velocity_target(batch.latents, batch.noise), weight(batch.sigma))
 
 

@@ -32,6 +32,7 @@ from .condition_reconciliation import (
     reference_image_channels,
 )
 from .conditions import MASK_CHANNELS
+from .initialisation import state_from_wan
 from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
 from .step_caches import separate_contexts, with_attentions_named
 from .step_memory import BlockContext, CrossAttention, StepMemory, once
@@ -151,9 +152,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     def from_wan(cls, base: WanTransformer3DModel, **kwargs: Any) -> SteadyDancerTransformer3DModel:
         """Start from a plain Wan image-to-video transformer; its tensors are copied, `kwargs` are our own arguments.
 
-        Whatever puts the pose, the pose reference or an adapter's features into the tokens is zero, what comes before
-        it is drawn from torch's global generator. So step 0 differs from `base` by the two extra frames and the second
-        image feature only, and by nothing without condition augmentation.
+        Whatever puts the pose into the tokens is zero (`state_from_wan`). So step 0 differs from `base` by the two
+        extra frames and the second image feature only, and by nothing without condition augmentation.
         Raises ValueError if `base` does not take an image.
         """
         if base.config.in_channels != 36 or base.config.image_dim is None:
@@ -164,28 +164,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         config = {name: value for name, value in base.config.items() if not name.startswith("_")}
         with init_empty_weights():
             model = cls(**{**config, **kwargs})
-        patch, expected = base.patch_embedding, model.state_dict()
-        state = {name: tensor.detach().clone() for name, tensor in base.state_dict().items() if name in expected}
-        state |= {
-            name: torch.zeros_like(tensor, device=patch.weight.device)
-            for name, tensor in expected.items()
-            if name not in state
-        }
-        if "patch_embedding_fuse" in model.pose_module_names:
-            state["patch_embedding_fuse.weight"][:, : patch.in_channels] = patch.weight.detach()
-            state["patch_embedding_fuse.bias"] = patch.bias.detach().clone()
-        # Two zero layers in a row would never learn.
-        drawn: dict[str, nn.Module] = {
-            "pose_modulation.": PoseModulation(
-                model.config.pose_channels, model.config.alignment_axis, model.config.pose_modulation_modules
-            )
-        }
-        if model.config.pose_fusion == "adapter":
-            drawn["pose_adapter.patch_embedding."] = model.pose_adapter.patch_embedding.to_empty(device="cpu")
-            model.pose_adapter.patch_embedding.reset_parameters()
-        for prefix, module in drawn.items():
-            state |= module.to(patch.weight.device).state_dict(prefix=prefix)
-        model.load_state_dict(state, assign=True)
+        model.load_state_dict(state_from_wan(model, base), assign=True)
         return model
 
     def enable_cache(self, config: Any) -> None:

@@ -68,6 +68,11 @@ class TrainConfig(BaseModel):
     pose_dropout: float = Field(0.05, ge=0, le=1, description="probability of the null pose, a black clip (choice)")
 
     distillation_weight: float = Field(1.0, ge=0, description="λ of Eq. 6, stage 2 (choice)")
+    distillation: Literal["condition_decoupled", "normal"] = Field(
+        "condition_decoupled",
+        description="what stage 2 holds to the teacher: the student without pose (Eq. 6, paper), or, as its ablation, "
+        "the student that follows the pose, which collapses",
+    )
     uncond_text: Literal["same", "empty"] = Field(
         "same", description="text of Eq. 6's unconditional branches, teacher's and student's (choice)"
     )
@@ -81,6 +86,10 @@ class TrainConfig(BaseModel):
     )
     alignment_axis: Literal["temporal", "spatial"] = Field(
         "temporal", description="axis of FAAU's attention: as in the released weights, or as the paper's text (choice)"
+    )
+
+    alignment_dropout: float = Field(
+        0.0, ge=0, lt=1, description="attention dropout inside FAAU (choice; the release's modules have 0.1)"
     )
 
     checkpoint_every_steps: int = Field(250, ge=1, description="steps between two saved engine states (choice)")

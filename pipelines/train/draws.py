@@ -27,6 +27,7 @@ class SampleDraws:
         text_dropped: the empty prompt takes the place of the text.
         pose_dropped: the null pose (a black clip) takes the place of the pose.
         pose_target: T* of pose simulation, or None for the pose as it is.
+        alignment_seed: seed of the attention weights that the alignment unit leaves out in training.
     """
 
     key: str
@@ -35,6 +36,7 @@ class SampleDraws:
     text_dropped: bool = False
     pose_dropped: bool = False
     pose_target: int | None = None
+    alignment_seed: int = 0
 
 
 def uniform(seed: int, step: int, position: int, purpose: str) -> float:
@@ -63,6 +65,7 @@ def _draw_sample(config: TrainConfig, step: int, position: int, key: str) -> Sam
         text_dropped=u("text dropout") < config.text_dropout,
         pose_dropped=u("pose dropout") < config.pose_dropout,
         pose_target=_draw_pose_target(config, u("pose simulation"), u("pose simulation target")),
+        alignment_seed=draw_seed(config.seed, step, position, "alignment dropout"),
     )
 
 

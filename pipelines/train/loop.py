@@ -61,7 +61,7 @@ def train_loop(settings: dict[str, Any]) -> None:
             started = time.perf_counter()
             draws = data.draws(step)
             rate = set_learning_rate(engine, config, step)
-            terms = _step(engine, objective, velocity, data, draws, team, step)
+            terms = _step(engine, objective, config, data, draws, team, step)
             if team.rank == 0:
                 row = {"step": step, **terms, "batch_digest": digest(draws)}
                 append_metrics(out, {**row, "seconds": time.perf_counter() - started, "lr": rate})
@@ -76,7 +76,7 @@ def train_loop(settings: dict[str, Any]) -> None:
 def _step(
     engine: Any,
     objective: Objective,
-    velocity: Velocity,
+    config: TrainConfig,
     data: TrainingData,
     draws: list[SampleDraws],
     team: Workers,
@@ -90,6 +90,7 @@ def _step(
     micro_batches = data.micro_batches(draws, team.rank, team.world_size)
     sums: dict[str, float] = {}
     for rows in micro_batches:
+        velocity = engine_velocity(engine, config, [row.alignment_seed for row in rows])
         terms = objective(velocity, data.load(rows, team.device))
         means = team.mean(terms)
         if not all(math.isfinite(value) for value in means.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
     else:
         folder = checkpoint_folder(from_checkpoint)
         student = load_components(folder, ["transformer"], dtype=torch_dtype(config))["transformer"]
+    _set_alignment_dropout(student, config.alignment_dropout)
     if config.trains_lora:
         add_lora(student, config.lora_rank, config.lora_alpha, config.lora_targets)
     else:
@@ -47,6 +49,13 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
     if config.gradient_checkpointing:
         student.enable_gradient_checkpointing()
     return student.to(device).train()
+
+
+def _set_alignment_dropout(student: Any, probability: float) -> None:
+    """Dropout belongs to the stage, not to the weights: a checkpoint brings the one that it was trained with."""
+    student.register_to_config(alignment_dropout=probability)
+    if student.pose_modulation.alignment is not None:
+        student.pose_modulation.alignment.dropout = probability
 
 
 def load_objective(config: TrainConfig, base: str | None, device: torch.device) -> Objective:
@@ -60,6 +69,7 @@ def load_objective(config: TrainConfig, base: str | None, device: torch.device) 
         config.distillation_weight,
         weight,
         unconditional_text=config.uncond_text,
+        decoupled=config.distillation == "condition_decoupled",
     )
 
 
@@ -75,10 +85,13 @@ def load_pose_simulation(
     return PoseSimulation(config, vae, folder)
 
 
-def engine_velocity(engine: Any, config: TrainConfig) -> Velocity:
-    """The engine's network as a velocity field that computes in the stage's dtype and answers in float32."""
+def engine_velocity(engine: Any, config: TrainConfig, alignment_seeds: Sequence[int] | None = None) -> Velocity:
+    """The engine's network as a velocity field that computes in the stage's dtype and answers in float32.
+
+    `alignment_seeds`: of the alignment unit's dropout, one a sample, for a training step.
+    """
     dtype = torch_dtype(config)
-    velocity = steadydancer_velocity(engine)
+    velocity = steadydancer_velocity(engine, alignment_seeds)
 
     def in_dtype(noisy_latents: torch.Tensor, timestep: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         return velocity(noisy_latents.to(dtype), timestep, conditions.to(dtype=dtype)).float()

@@ -110,6 +110,41 @@ def test_without_pose_means_without_it_everywhere_and_with_everything_else(batch
         assert told.prompt_embeds is source.prompt_embeds
 
 
+def test_normal_distillation_holds_the_student_to_the_teacher_where_it_follows_the_pose(batch):
+    asked = []
+
+    def student(latents, timestep, conditions):
+        asked.append(conditions)
+        return perfect(batch)(latents, timestep, conditions) + 2.0 * (
+            conditions.pose_latents is batch.null.pose_latents
+        )
+
+    def teacher(latents, timestep, conditions):
+        assert conditions.pose_latents is batch.null.pose_latents
+        assert conditions.prompt_embeds is batch.conditions.prompt_embeds
+        return perfect(batch)(latents, timestep, conditions) + torch.tensor([1.0, 3.0]).view(2, 1, 1, 1, 1)
+
+    # The student is right about the data, and pays for every step away from the teacher: (1² + 3²) / 2.
+    given = {"distillation_weight": 0.5, "unconditional_text": "empty"}
+    terms = condition_decoupled_distillation(teacher, **given, decoupled=False)(student, batch)
+    assert {name: term.item() for name, term in terms.items()} == {"loss": 2.5, "fidelity": 0.0, "distillation": 5.0}
+    assert asked == [batch.conditions]  # v_student(c) serves both terms
+
+    # The paper's own objective asks the teacher about the student without pose: (1² + 1²) / 2.
+    terms = condition_decoupled_distillation(teacher, distillation_weight=0.5)(student, batch)
+    assert {name: term.item() for name, term in terms.items()} == {"loss": 0.5, "fidelity": 0.0, "distillation": 1.0}
+
+
+def test_normal_distillation_settles_between_the_data_and_the_teacher(batch):
+    """Why it collapses: with a constant student the optimum is (data + λ teacher) / (1 + λ), the pose half lost."""
+    answer = torch.nn.Parameter(torch.zeros_like(batch.noise))
+    teacher = torch.full_like(batch.noise, 2.0)
+    objective = condition_decoupled_distillation(lambda *given: teacher, distillation_weight=3.0, decoupled=False)
+    objective(lambda *given: answer, batch)["loss"].backward()
+    expected = (-2 * (batch.noise - batch.latents) - 6 * teacher) / answer.numel()
+    torch.testing.assert_close(answer.grad, expected)
+
+
 def test_only_the_student_learns(batch):
     student, teacher = (torch.nn.Parameter(torch.tensor(value)) for value in (0.5, 0.7))
     objective = condition_decoupled_distillation(lambda x, t, c: teacher * x)

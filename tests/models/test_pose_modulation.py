@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from torch.utils.checkpoint import checkpoint
 
+from steadydancer.models import pose_modulation
 from steadydancer.models.pose_modulation import (
     FrameWiseAttentionAlignmentUnit,
     PoseModulation,
@@ -131,6 +133,105 @@ def test_aggregation_is_a_plain_sum_of_the_pose_alone():
     torch.testing.assert_close(fused, p + modulation.spatial(p) + modulation.temporal(p))
     assert torch.equal(fused, modulation.fuse(p))
     assert torch.equal(aligned, modulation.align(x, fused))
+
+
+@pytest.mark.parametrize("modules", [(), ("spatial",), ("temporal",), ("alignment",), ("spatial", "temporal")])
+@torch.no_grad()
+def test_a_module_that_is_not_there_is_missing_from_the_sum(modules):
+    torch.manual_seed(0)
+    modulation = PoseModulation(modules=modules)
+    x, p = torch.randn(2, 2, 16, 3, 4, 5)
+    terms = [getattr(modulation, name)(p) for name in ("spatial", "temporal") if name in modules]
+    fused, aligned = modulation(x, p)
+    torch.testing.assert_close(fused, sum(terms, p))
+    assert (aligned is None) == ("alignment" not in modules)
+    assert {name.split(".")[0] for name, _ in modulation.named_parameters()} == set(modules)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("axis", ["temporal", "spatial"])
+def test_attention_in_pieces_has_the_bits_of_attention_at_once(axis, dropout, monkeypatch):
+    torch.manual_seed(0)
+    unit = FrameWiseAttentionAlignmentUnit(alignment_axis=axis, dropout=dropout)
+    x, p = torch.randn(2, 2, 16, 3, 4, 5)
+    results = []
+    for limit in (65_535, 8 * 3, 1):  # blocks: all sequences at once, three of them, one by one
+        monkeypatch.setattr(pose_modulation, "MAX_CUDA_BLOCKS", limit)
+        unit.zero_grad()
+        out = unit(x, p, dropout_seeds=(1, 2))
+        out.square().sum().backward()
+        results.append([out.detach(), *(parameter.grad.clone() for parameter in unit.parameters())])
+    for other in results[1:]:
+        assert all(torch.equal(got, expected) for got, expected in zip(other, results[0], strict=True))
+
+
+def dropping_unit(dropout, axis="temporal", **changes):
+    torch.manual_seed(0)
+    return FrameWiseAttentionAlignmentUnit(alignment_axis=axis, dropout=dropout, **changes)
+
+
+@pytest.mark.parametrize("axis", ["temporal", "spatial"])
+@torch.no_grad()
+def test_dropout_belongs_to_the_sample_and_its_seed_however_the_batch_is_split(axis):
+    unit = dropping_unit(0.3, axis)
+    x, p = torch.randn(2, 4, 16, 3, 4, 5)
+    seeds = (11, 22, 33, 22)
+    together = unit(x, p, seeds)
+    for cut in (slice(0, 1), slice(1, 4), slice(2, 4)):
+        torch.testing.assert_close(together[cut], unit(x[cut], p[cut], seeds[cut]), atol=1e-6, rtol=1e-6)
+    again = unit(x[[1, 1]], p[[1, 1]], (22, 23))
+    torch.testing.assert_close(again[0], together[1], atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(again[1], together[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("axis", ["temporal", "spatial"])
+@torch.no_grad()
+def test_dropout_leaves_out_its_share_and_keeps_the_expectation(axis):
+    unit = dropping_unit(0.3, axis, inner_dim=32, num_attention_heads=2)
+    answers = []
+    unit.to_out.register_forward_pre_hook(lambda module, given: answers.append(given[0]))
+    x, p = torch.randn(2, 1, 16, 4, 2, 2)
+    num = 4000
+    unit(x.expand(num, -1, -1, -1, -1), p.expand(num, -1, -1, -1, -1), range(num))
+    unit.eval()(x, p)
+    drawn, plain = answers[0].unflatten(0, (num, -1)), answers[1]
+    error = drawn.std(dim=0) / num**0.5
+    assert error.min() > 0
+    assert ((drawn.mean(dim=0) - plain).abs() / error).max() < 5
+    kept = unit._kept_weights(torch.empty(len(plain) * num, 2, plain.shape[1], 16), range(num))
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("axis", ["temporal", "spatial"])
+@torch.no_grad()
+def test_dropout_that_leaves_nothing_out_is_plain_attention(axis):
+    unit = dropping_unit(1e-12, axis)
+    x, p = torch.randn(2, 2, 16, 3, 4, 5)
+    trained = unit(x, p, (1, 2))
+    assert unit._kept_weights(torch.empty(40, 8, 3, 16), (1, 2)).all()
+    torch.testing.assert_close(trained, unit.eval()(x, p), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_dropout_is_at_work_in_training_alone_and_wants_a_seed_a_sample():
+    unit, x, p = dropping_unit(0.3), *torch.randn(2, 2, 16, 3, 4, 5)
+    plain = dropping_unit(0.0)
+    assert torch.equal(unit.eval()(x, p), plain.train()(x, p))
+    assert torch.equal(unit.eval()(x, p, (1, 2)), plain(x, p, (1, 2)))
+    unit.train()
+    for seeds in (None, (1, 2, 3)):
+        with pytest.raises(ValueError, match="one seed a sample"):
+            unit(x, p, seeds)
+
+
+def test_a_recomputed_forward_leaves_out_the_same():
+    unit, x, p = dropping_unit(0.3), *torch.randn(2, 1, 16, 3, 4, 5)
+    gradients = []
+    for run in (unit, lambda *given: checkpoint(unit, *given, use_reentrant=False, preserve_rng_state=False)):
+        unit.zero_grad()
+        run(x, p, (7,)).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in unit.parameters()])
+    assert all(torch.equal(got, expected) for got, expected in zip(*gradients, strict=True))
 
 
 def test_an_unknown_axis_is_refused():

@@ -35,6 +35,7 @@ def test_the_global_batch_is_the_same_at_any_world_size(step):
 def test_steps_samples_and_seeds_draw_differently():
     first = draws_of(0)
     assert len({row.noise_seed for row in first}) == len(first)
+    assert len({row.alignment_seed for row in first} | {row.noise_seed for row in first}) == 2 * len(first)
     assert digest(first) != digest(draws_of(1)) != digest(draws_of(1, seed=1))
     # A sample that fills up a batch twice has two noises.
     twice = draw_batch(config(), 0, ["clip00"] * 8)
@@ -44,6 +45,7 @@ def test_steps_samples_and_seeds_draw_differently():
 def test_the_digest_sees_every_draw():
     rows = draws_of(0)
     changes = {"key": "x", "sigma": 0.5, "noise_seed": 1, "text_dropped": None, "pose_dropped": None, "pose_target": 9}
+    changes["alignment_seed"] = 1
     assert changes.keys() == {field.name for field in dataclasses.fields(rows[0])}
     for name, value in changes.items():
         assert digest([dataclasses.replace(rows[0], **{name: value}), *rows[1:]]) != digest(rows)

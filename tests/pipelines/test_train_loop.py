@@ -227,6 +227,26 @@ def test_checkpointed_activations_do_not_change_the_loss(world, stages, tmp_path
     assert losses == pytest.approx([row["loss"] for row in read_metrics(stages[1])], rel=1e-5)
 
 
+def test_attention_dropout_is_the_same_however_a_batch_is_cut(world, stages, tmp_path):
+    def losses(name: str, **changes) -> list[float]:
+        train(world, micro(2, alignment_dropout=0.5, **changes), tmp_path / name, stages[1])
+        return [row["loss"] for row in read_metrics(tmp_path / name)]
+
+    together = losses("together")
+    assert together == pytest.approx(losses("apart", gradient_accumulation=2), rel=1e-5)
+    assert together[0] != pytest.approx(read_metrics(stages[2])[0]["loss"], rel=1e-4)
+    config = json.loads((tmp_path / "together/checkpoint/transformer/config.json").read_text())
+    assert config["alignment_dropout"] == 0.5
+    assert json.loads((stages[1] / "checkpoint/transformer/config.json").read_text())["alignment_dropout"] == 0.0
+
+
+def test_normal_distillation_is_another_objective(world, stages, tmp_path):
+    train(world, micro(2, distillation="normal", steps=1), tmp_path, stages[1])
+    row, decoupled = read_metrics(tmp_path)[0], read_metrics(stages[2])[0]
+    assert row["fidelity"] == pytest.approx(decoupled["fidelity"], rel=1e-5)
+    assert row["distillation"] != pytest.approx(decoupled["distillation"], rel=1e-2)
+
+
 def test_stage_2_steps_alike_sharded_or_not(world, stages, tmp_path):
     train(world, micro(2, zero_stage=2), tmp_path, stages[1])
     losses = [row["loss"] for row in read_metrics(tmp_path)]

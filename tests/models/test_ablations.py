@@ -1,0 +1,354 @@
+"""The ablations of Table 3 and Figure 12: what is off is gone, what is on does what it says."""
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch.nn import functional as F  # noqa: N812
+
+from steadydancer.models.conditions import Conditions, with_frame_mask
+from steadydancer.models.lora import add_lora
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+
+TINY = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": 16,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "image_dim": 8,
+}
+NAIVE = {"pose_modulation_modules": (), "condition_augmentation": False}
+VARIANTS = {
+    "released": {},
+    "without SSAE": {"pose_modulation_modules": ("temporal", "alignment")},
+    "without TMCM": {"pose_modulation_modules": ("spatial", "alignment")},
+    "without FAAU": {"pose_modulation_modules": ("spatial", "temporal")},
+    "without modulation": {"pose_modulation_modules": ()},
+    "without augmentation": {"condition_augmentation": False},
+    "addition": {"pose_fusion": "addition"},
+    "addition without augmentation": {"pose_fusion": "addition", "condition_augmentation": False},
+    "addition, naive": {"pose_fusion": "addition", **NAIVE},
+    "adapter": {"pose_fusion": "adapter"},
+    "adapter without augmentation": {"pose_fusion": "adapter", "condition_augmentation": False},
+    "concatenation, naive": NAIVE,
+}
+every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+FRAMES, HEIGHT, WIDTH = 9, 18, 4
+
+
+def tiny_model(**changes):
+    torch.manual_seed(0)
+    return SteadyDancerTransformer3DModel(**TINY, **changes).eval()
+
+
+def plain_wan():
+    torch.manual_seed(3)
+    return WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **TINY).eval()
+
+
+def tiny_inputs(num_frames=3, height=4, width=4):
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape):
+        return torch.randn(1, *shape, generator=generator)
+
+    conditions = Conditions(
+        image_latents=with_frame_mask(normal(16, num_frames, height, width)),
+        pose_latents=normal(16, num_frames, height, width),
+        image_embeds=normal(257, 8),
+        pose_image_embeds=normal(257, 8),
+        prompt_embeds=normal(5, 16),
+    )
+    return normal(16, num_frames, height, width), torch.tensor([700.0]), conditions
+
+
+def velocity(model, latents, timestep, conditions):
+    return model(latents, timestep, **conditions.model_arguments()).sample
+
+
+def first_tokens(model, latents, timestep, conditions):
+    """What enters the first block, the video's part: [T, H/2, W/2, D]."""
+    seen = []
+    hook = model.blocks[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    velocity(model, latents, timestep, conditions)
+    hook.remove()
+    num_frames, height, width = latents.shape[2:]
+    num_tokens = num_frames * height * width // 4
+    return seen[0][0, :num_tokens].unflatten(0, (num_frames, height // 2, width // 2))
+
+
+@every_variant
+def test_what_is_off_has_no_parameters_and_all_others_are_used(changes):
+    model = tiny_model(**changes)
+    modules = changes.get("pose_modulation_modules", ("spatial", "temporal", "alignment"))
+    fusion, augmented = changes.get("pose_fusion", "concatenation"), changes.get("condition_augmentation", True)
+    expected = {f"pose_modulation.{name}" for name in modules}
+    expected |= {
+        {"concatenation": "patch_embedding_fuse", "addition": "pose_patch_embedding"}.get(fusion, "pose_adapter")
+    }
+    expected |= {"patch_embedding_ref_c"} if augmented else set()
+
+    ours, wans = dict(model.named_parameters()), dict(plain_wan().named_parameters())
+    new = {name.split(".")[0] for name in ours.keys() - wans.keys()}
+    assert new == {name.split(".")[0] for name in expected} == set(model.pose_module_names)
+    parts = {".".join(name.split(".")[:2]) for name in ours if name.startswith("pose_modulation")}
+    assert parts == {name for name in expected if name.startswith("pose_modulation")}
+    # Wan's own embedding has no work left only where nothing but the fused one takes anything in.
+    gone = {name.split(".")[0] for name in wans.keys() - ours.keys()}
+    assert gone == ({"patch_embedding"} if fusion == "concatenation" and not augmented else set())
+
+    velocity(model.train(), *tiny_inputs()).square().mean().backward()
+    assert [name for name, parameter in ours.items() if parameter.grad is None or not parameter.grad.any()] == []
+
+
+@pytest.mark.parametrize(
+    ("fusion", "modules", "channels"),
+    [
+        ("concatenation", ("spatial", "temporal", "alignment"), 68),
+        ("concatenation", ("spatial", "temporal"), 52),
+        ("addition", ("alignment",), 32),
+        ("adapter", (), 16),
+    ],
+)
+def test_the_joining_layer_takes_what_the_modules_give(fusion, modules, channels):
+    model = tiny_model(pose_fusion=fusion, pose_modulation_modules=modules)
+    layer = {
+        "concatenation": lambda: model.patch_embedding_fuse,
+        "addition": lambda: model.pose_patch_embedding,
+        "adapter": lambda: model.pose_adapter.patch_embedding,
+    }[fusion]()
+    assert layer.in_channels == channels
+
+
+def reach(modules, at):
+    """Tokens that one pose value at (t, h, w) may reach, bool [T, H/2, W/2]."""
+    t, h, w = at
+    reached = torch.zeros(FRAMES, HEIGHT // 2, WIDTH // 2, dtype=torch.bool)
+    reached[t, h // 2, w // 2] = True
+    if "spatial" in modules:
+        reached[t] = True
+    if "temporal" in modules:
+        reached[t - 3 : t + 4, (h - 3) // 2 : (h + 3) // 2 + 1] = True  # the width of 4 is within its reach anywhere
+    if "alignment" in modules:
+        reached |= reached.any(dim=0)  # what moves in one frame is answered with in all of them
+    return reached
+
+
+@pytest.mark.parametrize("fusion", ["concatenation", "addition"])
+@pytest.mark.parametrize(
+    "modules",
+    [(), ("spatial",), ("temporal",), ("alignment",), ("spatial", "temporal"), ("temporal", "alignment")],
+    ids=lambda modules: "+".join(modules) or "none",
+)
+@torch.no_grad()
+def test_a_pose_value_reaches_the_tokens_that_its_modules_let_it_reach(fusion, modules):
+    model = tiny_model(pose_fusion=fusion, pose_modulation_modules=modules).double()
+    latents, timestep, conditions = tiny_inputs(FRAMES, HEIGHT, WIDTH)
+    latents, conditions = latents.double(), conditions.to(dtype=torch.float64)
+    at = (4, 9, 1)
+    pose = conditions.pose_latents.clone()
+    pose[0, :, *at] += 1.0
+    before = first_tokens(model, latents, timestep, conditions)
+    after = first_tokens(model, latents, timestep, conditions.replace(pose_latents=pose))
+    assert torch.equal((after != before).any(dim=-1), reach(modules, at))
+
+    # The noise moves its own token, whoever answers it.
+    latents[0, :, *at] += 1.0
+    moved = (first_tokens(model, latents, timestep, conditions) != before).any(dim=-1)
+    assert torch.equal(moved, reach((), at))
+
+
+@torch.no_grad()
+def test_the_adapter_leaves_the_input_alone_and_reaches_every_block_once():
+    model = tiny_model(pose_fusion="adapter", **NAIVE)
+    latents, timestep, conditions = tiny_inputs()
+    told = conditions.replace(pose_latents=-conditions.pose_latents)
+    assert torch.equal(first_tokens(model, latents, timestep, told), first_tokens(model, latents, timestep, conditions))
+    before = velocity(model, latents, timestep, conditions)
+    for i in range(2):
+        assert not torch.allclose(before, velocity(model, latents, timestep, told), atol=1e-4)
+        model.pose_adapter.injections[i].weight.zero_()
+        assert not torch.allclose(before, velocity(model, latents, timestep, conditions), atol=1e-4)
+    assert torch.equal(velocity(model, latents, timestep, told), velocity(model, latents, timestep, conditions))
+
+
+@torch.no_grad()
+def test_the_adapter_gives_nothing_to_the_reference_frames():
+    model = tiny_model(pose_fusion="adapter")
+    features = model.pose_adapter(torch.randn(1, 32, 3, 4, 4), num_reference_frames=2)
+    assert features.shape == (1, 5 * 4, 256)
+    tokens = torch.randn(1, 5 * 4, 24)
+    moved = (model.pose_adapter.inject(1, tokens, features) != tokens).any(dim=-1)[0]
+    assert moved[:12].all() and not moved[12:].any()
+
+
+@pytest.mark.parametrize("fusion", ["concatenation", "addition", "adapter"])
+@pytest.mark.parametrize("augmented", [True, False])
+@torch.no_grad()
+def test_references_and_the_second_image_feature_count_with_augmentation_only(fusion, augmented):
+    model = tiny_model(pose_fusion=fusion, condition_augmentation=augmented)
+    latents, timestep, conditions = tiny_inputs()
+    expected = velocity(model, latents, timestep, conditions)
+    for change in (
+        {"pose_image_embeds": -conditions.pose_image_embeds},
+        {"reference_latents": -conditions.image_latents[:, 4:, :1]},
+        {"reference_pose_latents": -conditions.pose_latents[:, :, :1]},
+    ):
+        got = velocity(model, latents, timestep, conditions.replace(**change))
+        if augmented:
+            assert (got - expected).abs().max() > 1e-4
+        else:
+            assert torch.equal(got, expected)
+
+
+@torch.no_grad()
+def test_equation_2_adds_the_embedded_pose_to_the_embedded_input_of_equation_1():
+    model = tiny_model(pose_fusion="addition", **NAIVE)
+    latents, timestep, conditions = tiny_inputs()
+    image_to_video = torch.cat([latents, conditions.image_latents], dim=1)
+    wan, pose = model.patch_embedding, model.pose_patch_embedding
+    expected = F.conv3d(image_to_video, wan.weight, wan.bias, stride=(1, 2, 2))
+    expected = expected + F.conv3d(conditions.pose_latents, pose.weight, pose.bias, stride=(1, 2, 2))
+    got = first_tokens(model, latents, timestep, conditions)
+    torch.testing.assert_close(got, expected[0].permute(1, 2, 3, 0), atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_addition_equals_a_concatenation_whose_weights_are_the_two_embeddings_side_by_side():
+    added, joined = tiny_model(pose_fusion="addition"), tiny_model()
+    state = added.state_dict()
+    wan, pose = (state[f"{name}.weight"] for name in ("patch_embedding", "pose_patch_embedding"))
+    side_by_side = {name: tensor for name, tensor in state.items() if not name.startswith("pose_patch_embedding")}
+    side_by_side["patch_embedding_fuse.weight"] = torch.cat([wan, pose], dim=1)
+    side_by_side["patch_embedding_fuse.bias"] = state["patch_embedding.bias"] + state["pose_patch_embedding.bias"]
+    joined.load_state_dict(side_by_side)
+    inputs = tiny_inputs()
+    torch.testing.assert_close(velocity(added, *inputs), velocity(joined, *inputs), atol=5e-6, rtol=5e-6)
+
+
+def wan_output(base, latents, timestep, conditions):
+    return base(
+        torch.cat([latents, conditions.image_latents], dim=1),
+        timestep,
+        F.pad(conditions.prompt_embeds, (0, 0, 0, 507)),
+        conditions.image_embeds,
+    ).sample
+
+
+@every_variant
+@torch.no_grad()
+def test_every_variant_starts_as_its_base(changes):
+    base = plain_wan()
+    model = SteadyDancerTransformer3DModel.from_wan(base, **changes).eval()
+    assert {name: model.config[name] for name in changes} == changes
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    inputs = tiny_inputs()
+    if changes.get("condition_augmentation", True):
+        # The two things that differ are taken away: the extra frames reach the video through self-attention only,
+        # and the second image feature is added to the base's own.
+        for network in (base, model):
+            for block in network.blocks:
+                block.attn1.to_out[0].weight.zero_()
+        extra = model.condition_embedder.image_embedder(inputs[2].pose_image_embeds)
+        base.condition_embedder.image_embedder.register_forward_hook(lambda module, given, output: output + extra)
+        torch.testing.assert_close(velocity(model, *inputs), wan_output(base, *inputs), atol=2e-6, rtol=2e-6)
+    elif changes.get("pose_fusion") in ("addition", "adapter"):
+        assert torch.equal(velocity(model, *inputs), wan_output(base, *inputs))
+    else:  # zeros for the pose channels make another order of the sum
+        torch.testing.assert_close(velocity(model, *inputs), wan_output(base, *inputs), atol=2e-6, rtol=2e-6)
+
+
+def test_a_base_whose_weights_have_other_names_is_not_started_from():
+    base = plain_wan()
+    base.blocks[0].attn1.to_q = torch.nn.Sequential(base.blocks[0].attn1.to_q)
+    with pytest.raises(RuntimeError, match=r"attn1\.to_q"):
+        SteadyDancerTransformer3DModel.from_wan(base)
+
+
+@every_variant
+def test_training_moves_the_joining_layers_first_and_the_pose_modules_next(changes):
+    torch.manual_seed(0)
+    model = SteadyDancerTransformer3DModel.from_wan(plain_wan(), **changes).train()
+    add_lora(model, 2, 2, ("to_q", "to_v"))
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[0] for name in trained if "lora_" not in name} == set(model.pose_module_names)
+    # Behind a layer that is zero at first: no gradient comes through to it in the first step.
+    behind = {name for name in trained if name.startswith(("pose_modulation.", "pose_adapter.patch_embedding."))}
+    behind |= {name for name in trained if "lora_A" in name}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.SGD(trained.values(), lr=1.0)
+    moved = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        velocity(model, *tiny_inputs()).square().mean().backward()
+        optimizer.step()
+        moved.append({name for name, p in model.named_parameters() if not torch.equal(p, before[name])})
+    assert moved == [trained.keys() - behind, trained.keys()]
+
+
+@every_variant
+@torch.no_grad()
+def test_saving_keeps_the_arguments(changes, tmp_path):
+    model = tiny_model(**changes, alignment_dropout=0.1)
+    model.save_pretrained(tmp_path)
+    again = SteadyDancerTransformer3DModel.from_pretrained(tmp_path).eval()
+    assert {name: type(value)(again.config[name]) for name, value in changes.items()} == changes
+    assert again.config.alignment_dropout == 0.1
+    assert again.pose_module_names == model.pose_module_names
+    inputs = tiny_inputs()
+    torch.testing.assert_close(velocity(again, *inputs), velocity(model, *inputs), atol=1e-6, rtol=1e-6)
+
+
+def test_the_adapter_stands_beside_gradient_checkpointing():
+    gradients = []
+    for checkpointed in (False, True):
+        model = tiny_model(pose_fusion="adapter").train()
+        if checkpointed:
+            model.enable_gradient_checkpointing()
+        velocity(model, *tiny_inputs()).square().mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert all(torch.equal(gradients[1][name], gradient) for name, gradient in gradients[0].items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pose_fusion": "multiplication"}, "'concatenation', 'addition' or 'adapter'"),
+        ({"pose_modulation_modules": ("ssae",)}, r"\['ssae'\]: there are spatial, temporal, alignment"),
+        ({"alignment_dropout": 1.0}, "dropout is 1.0"),
+    ],
+)
+def test_unknown_variants_are_refused(changes, told):
+    with pytest.raises(ValueError, match=told):
+        tiny_model(**changes)
+
+
+def test_dropout_of_the_alignment_unit_reaches_it_from_the_network_and_in_training_alone():
+    model = tiny_model(alignment_dropout=0.5)
+    latents, timestep, conditions = tiny_inputs()
+    told = conditions.model_arguments()
+    plain = velocity(model, latents, timestep, conditions)
+    assert torch.equal(model(latents, timestep, **told, alignment_seeds=[3]).sample, plain)
+    assert torch.equal(velocity(tiny_model().train(), latents, timestep, conditions), plain)
+
+    model.train()
+    with pytest.raises(ValueError, match="one seed a sample"):
+        velocity(model, latents, timestep, conditions)
+    outputs = [model(latents, timestep, **told, alignment_seeds=[seed]).sample for seed in (3, 3, 4)]
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2], atol=1e-5)
+    assert not torch.allclose(outputs[0], plain, atol=1e-5)
+
+
+def test_gradient_checkpointing_leaves_out_the_same_attention_weights():
+    gradients = []
+    for checkpointed in (False, True):
+        model = tiny_model(alignment_dropout=0.5).train()
+        if checkpointed:
+            model.enable_gradient_checkpointing()
+        latents, timestep, conditions = tiny_inputs()
+        sample = model(latents, timestep, **conditions.model_arguments(), alignment_seeds=[5]).sample
+        sample.square().mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert all(torch.equal(gradients[1][name], gradient) for name, gradient in gradients[0].items())
