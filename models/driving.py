@@ -1,8 +1,10 @@
 """From a driving video to the pose clips of a render: found, aligned, drawn, and perturbed for the guidance."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -10,17 +12,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..datasets.skeleton import PoseSequence, align_to_reference, perturb
+from ..datasets.skeleton import PoseSequence, align_people_to_reference, perturb
+from .call_checks import InputError, as_frame
 from .encoders import resize_frames
-from .pose_condition import draw_pose_condition
+from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition
 from .pose_estimator import PoseEstimator
 
 Frames = NDArray[np.uint8]
-Clip = Frames | Sequence[Image.Image] | PoseSequence
+People = list[PoseSequence]
+Clip = Frames | Sequence[Image.Image] | PoseSequence | People
 SCALE_RANGE, ASPECT_RANGE = (0.7, 1.3), (0.6, 1.4)
+Motion = TypeVar("Motion", People, Frames)
 
 
-class DrivingError(ValueError):
+class DrivingError(InputError):
     """No pose can be taken from what was given; the message says what to do."""
 
 
@@ -31,8 +36,12 @@ class Perturbation:
     scale: NDArray[np.float64]
     aspect: NDArray[np.float64]
 
+    def __getitem__(self, frames: Sequence[int]) -> Perturbation:
+        """The draws of some frames."""
+        return Perturbation(self.scale[frames], self.aspect[frames])
+
     @classmethod
-    def draw(cls, num_frames: int, generator: torch.Generator | None) -> "Perturbation":
+    def draw(cls, num_frames: int, generator: torch.Generator | None) -> Perturbation:
         """Independent draws for every frame, scale from U(0.7, 1.3) and aspect from U(0.6, 1.4), as released."""
         device = generator.device if generator is not None else "cpu"
         uniform = torch.rand(num_frames, 2, generator=generator, device=device, dtype=torch.float64).cpu().numpy()
@@ -41,8 +50,11 @@ class Perturbation:
         return cls(scale, aspect)
 
 
-def driven_pose(driving: Frames, image: Frames, estimator: PoseEstimator) -> PoseSequence:
-    """The main person's motion in `driving` [F, H, W, 3], with the limb lengths and place of the person in `image`.
+def driven_pose(driving: Frames, image: Frames, estimator: PoseEstimator, main_person_only: bool = False) -> People:
+    """The motion in `driving` [F, H, W, 3] with the main person's limb lengths and place taken from `image`.
+
+    Everybody whom the estimator follows through the clip, the main person first. That one is aligned to the main person
+    of `image`, the others follow the same alignment; `main_person_only` leaves them out, as the release does.
 
     Raises:
         DrivingError: nobody is found in the image, or in the first frame, which the alignment starts from.
@@ -53,36 +65,64 @@ def driven_pose(driving: Frames, image: Frames, estimator: PoseEstimator) -> Pos
             raise DrivingError(
                 f"{estimator.name} finds nobody in {where}: choose another one, with one person in full view."
             )
+    people = [track.pose for track in motion][: 1 if main_person_only else None]
     driving_aspect, image_aspect = (frames.shape[-2] / frames.shape[-3] for frames in (driving, image))
-    return align_to_reference(motion[0].pose, reference[0].pose, driving_aspect, image_aspect)
+    return align_people_to_reference(people, reference[0].pose, driving_aspect, image_aspect)
 
 
-def as_frame(image: Frames | Image.Image) -> Frames:
-    """A picture as uint8 RGB [H, W, 3]."""
-    return np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+def as_motion(clip: Clip, num_frames: int | None) -> Any:
+    """The first `num_frames` frames of a clip, None: all that make 4k + 1, as `People` or as uint8 [F, H, W, 3].
+
+    Raises:
+        InputError: it has not so many, or is no clip.
+    """
+    if isinstance(clip, PoseSequence):
+        clip = [clip]
+    if len(clip) == 0:
+        raise InputError("The motion is empty: give frames or keypoints.")
+    people: People = [person for person in clip if isinstance(person, PoseSequence)]
+    lengths = {len(person) for person in people} or {len(clip)}
+    if len(lengths) > 1:
+        raise InputError(f"All people of a clip must have as many frames as the first, not {sorted(lengths)}.")
+    (length,) = lengths
+    if num_frames is None:
+        num_frames = (length - 1) // 4 * 4 + 1
+    if length < num_frames:
+        raise InputError(
+            f"The motion has {length} frames and num_frames asks for {num_frames}: give a longer one, or num_frames="
+            f"{(length - 1) // 4 * 4 + 1} (None takes what there is)."
+        )
+    if people:
+        return [person[:num_frames] for person in people]
+    frames = [as_frame(frame, "each frame of the motion") for frame in clip[:num_frames]]
+    return clip[:num_frames] if isinstance(clip, np.ndarray) else np.stack(frames)
 
 
-def first_frames(clip: Clip, num_frames: int) -> Any:
-    """The first frames of a clip: a PoseSequence, or uint8 [F, H, W, 3]. Raises ValueError if it has not so many."""
-    if len(clip) < num_frames:
-        raise ValueError(f"The motion has {len(clip)} frames and num_frames asks for {num_frames}.")
-    clip = clip[:num_frames]
-    return clip if isinstance(clip, PoseSequence | np.ndarray) else np.stack([as_frame(frame) for frame in clip])
+def num_frames_of(motion: Any) -> int:
+    """Frames of a motion from `as_motion`."""
+    return len(motion) if isinstance(motion, np.ndarray) else len(motion[0])
 
 
-def draw_motion(motion: PoseSequence | Frames, image: Frames) -> Frames:
+def frames_of(motion: Motion, frames: Sequence[int]) -> Motion:
+    """Some frames of a motion."""
+    if isinstance(motion, np.ndarray):
+        return motion[frames]
+    return [person[np.asarray(frames)] for person in motion]
+
+
+def draw_motion(motion: Any, image: Frames, drawing_area_px: int = RELEASED_DRAWING_AREA_PX) -> Frames:
     """Pose frames [F, H, W, 3] at the size of the reference image [H, W, 3], as the release prepares them."""
     height, width = image.shape[:2]
-    if isinstance(motion, PoseSequence):
-        return draw_pose_condition(motion, height, width)
-    return resize_frames(motion, height, width)
+    if isinstance(motion, np.ndarray):
+        return resize_frames(motion, height, width)
+    return draw_pose_condition(motion, height, width, drawing_area_px)
 
 
-def draw_negative_motion(motion: PoseSequence | Frames, perturbation: Perturbation, image: Frames) -> Frames:
-    """The negative pose clip: keypoints perturbed as released, or a drawing stretched alike."""
-    if isinstance(motion, PoseSequence):
-        return draw_motion(perturb(motion, perturbation.scale, perturbation.aspect), image)
-    return draw_motion(stretch_drawing(motion, perturbation), image)
+def negative_motion(motion: Motion, perturbation: Perturbation) -> Motion:
+    """The negative pose: each person's keypoints perturbed about the own neck as released, or a drawing stretched."""
+    if isinstance(motion, np.ndarray):
+        return stretch_drawing(motion, perturbation)
+    return [perturb(person, perturbation.scale, perturbation.aspect) for person in motion]
 
 
 def stretch_drawing(frames: Frames, perturbation: Perturbation) -> Frames:

@@ -151,6 +151,11 @@ def execution_device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
+def offloads_by_layer(module: nn.Module) -> bool:
+    """Whether accelerate brings each layer's parameters for that layer's forward only (sequential offload)."""
+    return any(getattr(getattr(part, "_hf_hook", None), "offload", False) for part in module.modules())
+
+
 def _encode_pixels(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     num_frames = pixels.shape[1]
     if num_frames % 4 != 1:

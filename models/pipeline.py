@@ -1,8 +1,7 @@
 """SteadyDancer as a diffusers pipeline: an image, a motion and a sentence make a video."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,23 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from ..datasets.skeleton import PoseSequence
-from ..datasets.video import size_for_area
-from .components import load_components
-from .conditions import Conditions, with_frame_mask
-from .driving import Clip, Perturbation, as_frame, draw_motion, draw_negative_motion, driven_pose, first_frames
-from .encoders import decode_pixels, encode_image, encode_image_condition, encode_prompt, encode_video
+from . import call_checks
+from .call_conditions import encode_conditions
+from .call_steps import SteadyDancerOutput, decode_as, sample
+from .driving import Clip, Perturbation, as_motion, driven_pose, num_frames_of
+from .encoders import decode_chunks, offloads_by_layer, to_frames
 from .folders import NAMES, resolve_folder
-from .guidance import Branch, branch_conditions, branch_velocity
+from .guidance import branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
-from .pose_condition import RELEASED_DRAWING_AREA_PX, encode_pose_condition
+from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, free_noise, plan_windows
+from .pose_condition import RELEASED_DRAWING_AREA_PX
 from .pose_estimator import PoseEstimator
-from .sampling import denoise
 from .transformer import SteadyDancerTransformer3DModel
 
 Frames = NDArray[np.uint8]
@@ -38,18 +35,6 @@ WAN_NEGATIVE_PROMPT = (
     "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
     "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
-
-
-@dataclass
-class SteadyDancerOutput(BaseOutput):
-    """`frames[0]` is the video.
-
-    Attributes:
-        frames: [1, F, H, W, 3], float32 in [0, 1] for "np" and bytes for "uint8"; a list of one list of F images for
-            "pil"; normalised latents [1, 16, T, h, w] for "latent".
-    """
-
-    frames: Any
 
 
 class SteadyDancerPipeline(DiffusionPipeline):
@@ -106,20 +91,30 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, torch_dtype: torch.dtype | None = None, **parts: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> "SteadyDancerPipeline":
-        """Load a pipeline's folder or hub id by `load_components`, which also fits Wan's image encoder to ours.
+        """`DiffusionPipeline.from_pretrained` of a pipeline's folder or hub id, with the autoencoder in float32.
 
         Args:
             pretrained_model_name_or_path: folder or hub id.
-            torch_dtype: of all but the autoencoder, which stays float32.
-            parts: parts (or a `negative_prompt`) to take instead of those stored.
+            kwargs: diffusers' own, such as `torch_dtype` (one, or one by part), and parts to take instead of those
+                stored. A `CLIPVisionModel` is fitted to our image encoder.
+
+        Raises:
+            ComponentsError: a part is missing, or the transformer is another model; nothing has been loaded then.
         """
-        source = pretrained_model_name_or_path
-        loaded = load_components(source, [name for name in NAMES if name not in parts], torch_dtype)
-        index = json.loads((resolve_folder(source) / "model_index.json").read_text())
-        settings = {name: index[name] for name in ("negative_prompt",) if name in index}
-        return cls(**(loaded | settings | parts))
+        needed = [name for name in NAMES if name not in kwargs]
+        folder = resolve_folder(str(pretrained_model_name_or_path), needed)
+        call_checks.check_folder(folder, needed)
+        dtype = kwargs.pop("torch_dtype", None)
+        by_part = dtype if isinstance(dtype, dict) else {"default": dtype}
+        options = {"use_safetensors": True} | kwargs
+        return super().from_pretrained(folder, torch_dtype=by_part | {"vae": torch.float32}, **options)
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `_interrupt` from a callback to end the sampling; what there is by then is decoded."""
+        return self._interrupt
 
     @torch.no_grad()
     def __call__(
@@ -131,11 +126,15 @@ class SteadyDancerPipeline(DiffusionPipeline):
         *,
         driving_video: Frames | Sequence[Image.Image] | None = None,
         pose_estimator: PoseEstimator | None = None,
+        main_person_only: bool = False,
         negative_pose_video: Clip | None = None,
         height: int | None = None,
         width: int | None = None,
         max_area_px: int = RELEASED_DRAWING_AREA_PX,
-        num_frames: int = 81,
+        drawing_area_px: int = RELEASED_DRAWING_AREA_PX,
+        num_frames: int | None = 81,
+        window_frames: int = WINDOW_FRAMES,
+        window_overlap: int = WINDOW_OVERLAP,
         num_inference_steps: int = 40,
         flow_shift: float | None = None,
         guidance_scale: float = 5.0,
@@ -148,131 +147,94 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """Make a video whose first frame is the image and whose motion is the pose's.
 
         Args:
-            image: the person, uint8 RGB [H, W, 3] or PIL, of any size.
-            pose_video: the motion, already aligned to the image: drawn frames (uint8 [F, h, w, 3] or PIL images) or
-                keypoints. Or give `driving_video`.
+            image: the person, uint8 RGB [H, W, 3] or PIL, at least 32 px a side.
+            pose_video: the motion, already aligned to the image: keypoints of one person or a list of several people's,
+                the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL images). Or give `driving_video`.
             prompt: what happens.
             negative_prompt: what should not; None takes the pipeline's own.
-            driving_video: frames of somebody moving; the pose is found by `pose_estimator` and aligned to the image.
-            pose_estimator: as from `open_pose_estimator`; needed with `driving_video` only.
+            driving_video: frames of somebody moving; poses are found by `pose_estimator` and aligned to the image.
+            pose_estimator: as from `open_pose_estimator`; needed with `driving_video` only, and looks at both.
+            main_person_only: of several people in `driving_video`, take the main one only, as released.
             negative_pose_video: the pose to steer away from. None: keypoints are perturbed as in the release, and
                 drawn frames are stretched alike.
             height: of the video, a multiple of 16; None with `width` None follows the release's size rule.
             width: as `height`.
             max_area_px: area for the size rule.
-            num_frames: F = 4k + 1; the first F frames of the motion are used.
+            drawing_area_px: keypoints are drawn at twice its size, see `draw_pose_condition`.
+            num_frames: F = 4k + 1; the first F frames of the motion are used. None: as many as it has.
+            window_frames: longer videos are made in windows of so many frames, see `long_video`.
+            window_overlap: frames that neighbouring windows share at least, a multiple of 4.
             num_inference_steps: steps from noise to data.
             flow_shift: of the sigmas; None takes the scheduler's. 3.0 is released for 480p areas.
             guidance_scale: text guidance, 1 is none.
             pose_guidance_scale: pose guidance, 0 is none.
             pose_guidance_interval: share of the steps in which the pose guides, strict on both ends.
-            generator: noise and perturbation come from it.
+            generator: noise and perturbation come from it. One on the CPU gives the same on every device.
             output_type: "np", "uint8", "pil" or "latent", see `SteadyDancerOutput`.
             callback: called with (step, timestep, latents) after every step.
 
         Raises:
-            ValueError: sizes, lengths or a combination of arguments that cannot be.
-            DrivingError: (a ValueError) nobody is found in the image or in the driving video.
+            InputError: (a ValueError) sizes, lengths or a combination of arguments that cannot be.
+            DrivingError: (an InputError) nobody is found in the image or in the driving video.
+            FloatingPointError: a velocity is not finite; the message names the step.
         """
-        reference = as_frame(image)
-        height, width = _video_size(reference, height, width, max_area_px)
-        if num_frames % 4 != 1:
-            raise ValueError(f"num_frames must be 4k + 1, such as 81, not {num_frames}.")
-        if output_type not in ("np", "uint8", "pil", "latent"):
-            raise ValueError(f"output_type must be np, uint8, pil or latent, not {output_type!r}.")
-        motion = _motion(pose_video, driving_video, pose_estimator, num_frames, reference)
-        device = self._execution_device
-        latent_shape = (1, 16, (num_frames - 1) // 4 + 1, height // 8, width // 8)
-        noise = randn_tensor(latent_shape, generator=generator, device=device, dtype=torch.float32)
+        reference = call_checks.as_reference(image)
+        size = call_checks.video_size(reference, height, width, max_area_px)
+        call_checks.check_numbers(num_frames, num_inference_steps, pose_guidance_interval, output_type)
+        call_checks.check_motion_source(pose_video, driving_video, pose_estimator)
+        if driving_video is not None:
+            driving = as_motion(driving_video, num_frames)
+            pose_video = driven_pose(driving, reference, pose_estimator, main_person_only)
+        motion = as_motion(pose_video, num_frames)
+        windows = plan_windows(num_frames_of(motion), window_frames, window_overlap)
 
-        if pose_guidance_scale == 0:
-            negative = None
-        elif negative_pose_video is not None:
-            negative = draw_motion(first_frames(negative_pose_video, num_frames), reference)
-        else:
-            negative = draw_negative_motion(motion, Perturbation.draw(num_frames, generator), reference)
+        shape = (1, 16, len(windows[0].weights), size[0] // 8, size[1] // 8)
+        noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        noise = free_noise(noise, windows, generator)
+        negative: Any = None
+        if pose_guidance_scale != 0:
+            if negative_pose_video is None:
+                negative = Perturbation.draw(num_frames_of(motion), generator)
+            else:
+                negative = as_motion(negative_pose_video, num_frames_of(motion))
 
-        branches = self._encode(
-            reference,
-            draw_motion(motion, reference),
-            negative,
-            [prompt, self.config.negative_prompt if negative_prompt is None else negative_prompt],
-            (height, width),
+        prompts = (prompt, self.config.negative_prompt if negative_prompt is None else negative_prompt)
+        branches = encode_conditions(self, reference, motion, negative, prompts, windows, size, drawing_area_px)
+        # Accelerate's layers are on no device between two calls, so that nothing of theirs can be computed ahead.
+        velocity = branch_velocity(self.transformer, branches, remember=not offloads_by_layer(self.transformer))
+        self._interrupt = False
+        latents = sample(
+            self,
+            velocity if len(windows) == 1 else FusedVelocity(velocity, windows),
+            noise,
+            callback,
+            num_inference_steps=num_inference_steps,
+            flow_shift=self.scheduler.config.flow_shift if flow_shift is None else flow_shift,
+            guidance_scale=guidance_scale,
+            pose_guidance_scale=pose_guidance_scale,
+            pose_guidance_interval=pose_guidance_interval,
         )
-        with self.progress_bar(total=num_inference_steps) as progress:
-
-            def after_step(step: int, timestep: Tensor, latents: Tensor) -> None:
-                progress.update()
-                if callback is not None:
-                    callback(step, timestep, latents)
-
-            latents = denoise(
-                branch_velocity(self.transformer, branches),
-                noise,
-                num_inference_steps=num_inference_steps,
-                flow_shift=self.scheduler.config.flow_shift if flow_shift is None else flow_shift,
-                guidance_scale=guidance_scale,
-                pose_guidance_scale=pose_guidance_scale,
-                pose_guidance_interval=pose_guidance_interval,
-                callback=after_step,
-            )
-        frames = self._decode(latents, output_type)
+        frames = decode_as(output_type, self.vae, latents)
         self.maybe_free_model_hooks()
         return SteadyDancerOutput(frames=frames)
 
-    def _encode(
-        self,
-        image: Frames,
-        pose_frames: Frames,
-        negative_pose_frames: Frames | None,
-        prompts: list[str],
-        size: tuple[int, int],
-    ) -> dict[Branch, Conditions]:
-        """What every branch is told. The references' latents are first frames of the clips', so nobody encodes them."""
-        prompt_embeds, negative_prompt_embeds = encode_prompt(self.text_encoder, self.tokenizer, prompts)
-        num_frames = len(pose_frames)
-        pose_latents, pose_image_embeds = encode_pose_condition(self.vae, self.image_encoder, pose_frames, *size)
-        conditions = Conditions(
-            image_latents=with_frame_mask(encode_image_condition(self.vae, image, num_frames, *size)[None]),
-            pose_latents=pose_latents[None],
-            image_embeds=encode_image(self.image_encoder, image)[None],
-            pose_image_embeds=pose_image_embeds[None],
-            prompt_embeds=prompt_embeds[None],
-        )
-        negative = pose_latents if negative_pose_frames is None else encode_video(self.vae, negative_pose_frames, *size)
-        branches = branch_conditions(conditions, negative_prompt_embeds[None], negative[None])
-        return {branch: told.to(self._execution_device) for branch, told in branches.items()}
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[Frames]:
+        """As a call, but the video comes in pieces, uint8 [n, H, W, 3], decoded as they are asked for.
 
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
-        if output_type == "latent":
-            return latents
-        unit = (decode_pixels(self.vae, latents[0]) + 1) / 2
-        pixels = unit.permute(1, 2, 3, 0).cpu().numpy()
-        if output_type == "np":
-            return pixels[None]
-        rounded = (pixels * 255).round().astype(np.uint8)
-        return rounded[None] if output_type == "uint8" else [[Image.fromarray(frame) for frame in rounded]]
+        Sampling is over when this returns; what is held then is the video's latents, 1/100 of its frames.
+        `datasets.video.encode` takes such pieces.
+        """
+        latents = self(*args, **kwargs, output_type="latent").frames
 
+        def pieces() -> Iterator[Frames]:
+            for pixels in decode_chunks(self.vae, latents[0]):
+                yield to_frames(pixels)
+            self.maybe_free_model_hooks()
 
-def _motion(
-    pose_video: Clip | None,
-    driving_video: Frames | Sequence[Image.Image] | None,
-    pose_estimator: PoseEstimator | None,
-    num_frames: int,
-    image: Frames,
-) -> PoseSequence | Frames:
-    if pose_video is not None and driving_video is None:
-        return first_frames(pose_video, num_frames)
-    if driving_video is None or pose_video is not None:
-        raise ValueError("Give either pose_video or driving_video.")
-    if pose_estimator is None:
-        raise ValueError("driving_video needs a pose_estimator, as from open_pose_estimator('blazepose').")
-    return driven_pose(first_frames(driving_video, num_frames), image, pose_estimator)
+        return pieces()
 
+    def render_to(self, path: str | os.PathLike[str], *args: Any, seed: int, **kwargs: Any) -> dict[str, Any]:
+        """As a call, but the video is written to `path`, an mp4 that says what made it; see `provenance.render_to`."""
+        from .provenance import render_to
 
-def _video_size(image: Frames, height: int | None, width: int | None, max_area_px: int) -> tuple[int, int]:
-    if height is None and width is None:
-        return size_for_area(image.shape[0], image.shape[1], max_area_px)
-    if height is None or width is None or height % 16 or width % 16:
-        raise ValueError(f"Height and width must be given together as multiples of 16, not {height} and {width}.")
-    return height, width
+        return render_to(self, Path(path), *args, seed=seed, **kwargs)

@@ -19,7 +19,7 @@ T_POSE = [
     *((0.45, 0.7), (0.45, 0.85), (0.55, 0.55), (0.55, 0.7), (0.55, 0.85), (0.48, 0.18), (0.52, 0.18)),
     *((0.46, 0.2), (0.54, 0.2)),
 ]
-IMAGE = np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 36, 3), dtype=np.uint8)
 SMALL: dict[str, Any] = {"height": 48, "width": 32, "num_frames": 5, "num_inference_steps": 3}
 
 
@@ -120,7 +120,7 @@ def test_the_negative_pose_is_asked_in_its_interval_only_and_differs_only_in_the
         return forward(*args, **arguments)
 
     monkeypatch.setattr(pipeline.transformer, "forward", recorded)
-    run(pipeline, num_inference_steps=5, negative_pose_video=np.zeros((5, 40, 24, 3), np.uint8))
+    run(pipeline, num_inference_steps=5, negative_pose_video=np.zeros((5, 60, 36, 3), np.uint8))
     assert len(calls) == 2 * 5 + 1  # 0.1 < 1/5 < 0.4, and 2/5 is not below 0.4
     positive, negative_text, negative_pose = calls[2:5]
     black = encoders.encode_video(pipeline.vae, np.zeros((5, 48, 32, 3), np.uint8))
@@ -152,16 +152,16 @@ class OneDancer:
 
 
 def test_a_driving_video_is_aligned_to_the_image(pipeline: SteadyDancerPipeline) -> None:
-    frames = np.zeros((7, 40, 24, 3), np.uint8)
+    frames = np.zeros((7, 60, 36, 3), np.uint8)
     aligned = driving.driven_pose(frames[:5], IMAGE, OneDancer())
-    np.testing.assert_allclose(aligned.body, pose().body, atol=1e-6)
+    np.testing.assert_allclose(aligned[0].body, pose().body, atol=1e-6)
     driven = run(pipeline, driving_video=frames, pose_estimator=OneDancer())
     assert torch.equal(driven, run(pipeline, pose_video=aligned))
 
 
 @pytest.mark.parametrize(("nobody_in", "where"), [(1, "the reference image"), (5, "the driving video")])
 def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in: int, where: str) -> None:
-    frames = np.zeros((5, 40, 24, 3), np.uint8)
+    frames = np.zeros((5, 60, 36, 3), np.uint8)
     with pytest.raises(driving.DrivingError, match=f"one-dancer finds nobody in .*{where}"):
         run(pipeline, driving_video=frames, pose_estimator=OneDancer(nobody_in))
 
@@ -173,8 +173,8 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"num_frames": 9}, "has 5 frames .* asks for 9"),
         ({"height": 40}, "multiples of 16"),
         ({"width": None}, "given together"),
-        ({"driving_video": IMAGE[None], "pose_video": pose()}, "either pose_video or driving_video"),
-        ({"pose_video": None}, "either pose_video or driving_video"),
+        ({"driving_video": IMAGE[None], "pose_video": pose()}, "either pose_video or driving_video, not both"),
+        ({"pose_video": None}, "either pose_video or driving_video, not neither"),
         ({"driving_video": IMAGE[None]}, "needs a pose_estimator"),
         ({"output_type": "gif"}, "gif"),
     ],
