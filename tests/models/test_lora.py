@@ -1,5 +1,9 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from peft import LoraConfig
 
 from steadydancer.models.components import tiny_components
 from steadydancer.models.lora import add_lora, save_trained
@@ -19,13 +23,13 @@ def small_network() -> SteadyDancerTransformer3DModel:
     return SteadyDancerTransformer3DModel.from_wan(wan).eval()
 
 
-def answer(network) -> torch.Tensor:
+def answer(network, with_gradient: bool = False, **arguments) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    with torch.no_grad():
+    with torch.set_grad_enabled(with_gradient):
         return network(
             random(1, 16, 2, 4, 4),
             torch.tensor([500.0]),
@@ -35,6 +39,7 @@ def answer(network) -> torch.Tensor:
             random(1, 20, 2, 4, 4),
             random(1, 16, 2, 4, 4),
             return_dict=False,
+            **arguments,
         )[0]
 
 
@@ -75,3 +80,98 @@ def test_merged_weights_and_the_kept_adapter_both_answer_like_the_trained_networ
 def test_a_target_that_no_layer_has_is_refused():
     with pytest.raises(ValueError, match="not found"):
         add_lora(small_network(), rank=2, alpha=2, targets=("to_nothing",))
+
+
+# Layers of the pose modules may have adapters as well: linear ones and convolutions.
+ANYWHERE = (
+    rf"blocks\.\d+\.(?:.+\.)?(?:{'|'.join(map(re.escape, TARGETS))})",
+    r"pose_modulation\.alignment\.(?:proj_query|proj_pose|to_out|ffn\.2|proj_out)",
+    r"pose_modulation\.spatial\.(?:squeeze|to_kernel)",
+    r"pose_modulation\.temporal\.\d\.temporal",
+    r"patch_embedding_(?:fuse|ref_c)",
+)
+FILE = "pytorch_lora_weights.safetensors"
+
+
+def sighted_network() -> SteadyDancerTransformer3DModel:
+    network = small_network()
+    torch.nn.init.normal_(network.patch_embedding_fuse.weight, std=0.05)  # a new one does not see the pose
+    return network
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
+    """An adapter's folder after a step of training, and the trained network's answer."""
+    network = sighted_network().train()
+    before = {name: weight.clone() for name, weight in network.named_parameters()}
+    torch.manual_seed(3)
+    network.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules="|".join(ANYWHERE)), adapter_name="dance")
+    adapters = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[0] for name in adapters} == {
+        *("blocks", "pose_modulation", "patch_embedding_fuse", "patch_embedding_ref_c")
+    }
+    optimizer = torch.optim.SGD(adapters.values(), lr=3.0)
+    answer(network, with_gradient=True).square().mean().backward()
+    assert all(weight.grad is not None for weight in adapters.values())
+    optimizer.step()
+    for name, weight in network.named_parameters():
+        if ".lora_" not in name:
+            assert torch.equal(weight, before[name.replace(".base_layer", "")]), f"{name} was trained"
+    folder = tmp_path_factory.mktemp("adapter")
+    network.save_lora_adapter(folder, adapter_name="dance")
+    return folder, answer(network.eval())
+
+
+def close(network, expected: torch.Tensor, **arguments) -> bool:
+    return torch.allclose(answer(network, **arguments), expected, atol=1e-5)
+
+
+def test_a_loaded_adapter_answers_like_the_trained_one_at_its_scale(trained) -> None:
+    folder, expected = trained
+    network = sighted_network()
+    base = answer(network)
+    network.load_lora_adapter(folder, prefix=None, weight_name=FILE, adapter_name="again")
+    assert (base - expected).abs().max() > 0.05
+    assert close(network, expected)
+    assert close(network, base, attention_kwargs={"scale": 0.0})
+    half = answer(network, attention_kwargs={"scale": 0.5})
+    assert (half - base).abs().max() > 0.01
+    assert (half - expected).abs().max() > 0.01
+    assert close(network, expected)  # the scale of one call is that call's alone
+    network.set_adapters("again", 0.5)
+    assert close(network, half)
+    network.disable_adapters()
+    assert close(network, base)
+    network.enable_adapters()
+    assert close(network, half)
+    network.delete_adapters("again")
+    assert close(network, base)
+
+
+def test_two_adapters_add_up(trained) -> None:
+    folder, expected = trained
+    network = sighted_network()
+    for name in ("left", "right"):
+        network.load_lora_adapter(folder, prefix=None, weight_name=FILE, adapter_name=name)
+    network.set_adapters(["left", "right"], [0.25, 0.75])
+    assert close(network, expected)
+    network.set_adapters(["right"], [1.0])
+    assert close(network, expected)
+
+
+def test_a_fused_adapter_is_in_the_weights_until_it_is_taken_out_again(trained) -> None:
+    folder, expected = trained
+    network = sighted_network()
+    base, plain = answer(network), network.state_dict()
+    network.load_lora_adapter(folder, prefix=None, weight_name=FILE, adapter_name="again")
+    network.fuse_lora()
+    assert close(network, expected)
+    assert close(network, expected, attention_kwargs={"scale": 0.0})  # in the weights, whatever the scale
+    network.unfuse_lora()
+    assert close(network, expected)
+    assert close(network, base, attention_kwargs={"scale": 0.0})
+    network.fuse_lora(lora_scale=1.0)
+    network.unload_lora()
+    assert close(network, expected)
+    assert network.state_dict().keys() == plain.keys()
+    assert not getattr(network, "peft_config", None)
