@@ -1,15 +1,27 @@
-"""Keypoints of the persons in a clip as OpenPose's 18 joints, and BlazePose, which finds them on a CPU.
+"""Keypoints of the people in a clip as OpenPose's 18 joints: what an estimator is, and the ones that are here.
 
-Pixel coordinates have x to the right and y down; what leaves this file is normalised to [0, 1] by width and height.
+| name | finds | files |
+|---|---|---|
+| `dwpose` | several people: body, hands, face (the release's estimator) | `yolox_l.onnx`, `dw-ll_ucoco_384.onnx` |
+| `animal` | animals: four legs as arms and legs | `yolox_l.onnx`, `vitpose-b-apt36k.onnx` |
+| `blazepose` | one person's body, on a CPU | two files out of a Python package |
+
+Another estimator needs no base class and no registration: any object with the two attributes and the method of
+`PoseEstimator` can be given wherever one is taken (`SteadyDancerPipeline(..., pose_estimator=...)`, `driven_pose`):
+
+    class Mine:
+        name, counts_people = "mine", True
+
+        def estimate(self, frames):  # uint8 [F, H, W, 3] RGB
+            pose = PoseSequence(body, body_visible, hands)  # x, y as shares of width and height; see PoseSequence
+            return [PoseTrack(pose, confidence)]  # the main person first; [] where nobody is seen
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,13 +31,7 @@ from . import weights
 Floats = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
-DETECTOR_SIDE, LANDMARK_SIDE = 224, 256
-MIN_CONFIDENCE = 0.5  # of a detection, of a pose in its region, and of a visible joint
-# OpenPose's joints without the neck (index 1), and the same in BlazePose's numbering.
-_JOINTS = (0, *range(2, 18))
-_BLAZEPOSE_JOINTS = (0, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
-_BLAZEPOSE_SHOULDERS = (11, 12)
-_BLAZEPOSE_REGION = (33, 34)  # auxiliary landmarks: hip centre and the point that gives size and rotation
+_JOINTS = (0, *range(2, 18))  # OpenPose's joints without the neck (index 1)
 
 
 @dataclass(frozen=True)
@@ -52,179 +58,67 @@ class PoseEstimator(Protocol):
         ...
 
 
-def open_pose_estimator(name: str) -> PoseEstimator:
-    """The estimator "blazepose" or "dwpose", with weights of this machine.
+def open_pose_estimator(
+    name: str, *, device: str = "cpu", max_people: int | None = None, download: bool = False
+) -> PoseEstimator:
+    """The estimator of that name, with weights of this machine.
+
+    Args:
+        name: "dwpose", "animal" or "blazepose".
+        device: "cpu" or "cuda" (onnxruntime's); BlazePose knows the CPU only.
+        max_people: tracks at most, the main ones; None: all. BlazePose finds one.
+        download: fetch what is missing first, where there is a network.
 
     Raises:
-        WeightsError: its files are not here; the message names them.
+        WeightsError: its files are not here (or cannot be fetched, or are no models); the message names them.
         ValueError: no estimator has that name.
     """
+    if name not in NEEDS:
+        raise ValueError(f"No pose estimator is called {name!r}; there are {', '.join(NEEDS)}.")
+    folders = [_folder_of(part, download) for part in NEEDS[name]]
     if name == "blazepose":
-        return BlazePose(_folder_of("blazepose", "run `steadydancer weights fetch blazepose`"))
+        from .blazepose import BlazePose
+
+        return BlazePose(*folders)
     if name == "dwpose":
         from .dwpose import DWPose
 
-        remedy = "put them there, or download the repository where there is a network"
-        return DWPose(detector=_folder_of("yolox", remedy), whole_body=_folder_of("dwpose", remedy))
-    raise ValueError(f"No pose estimator is called {name!r}; there are blazepose and dwpose.")
+        return DWPose(*folders, device=device, max_people=max_people)
+    from .animal_pose import AnimalPose
+
+    return AnimalPose(*folders, device=device, max_people=max_people)
 
 
-@dataclass(frozen=True)
-class Region:
-    """A turned square in pixels: its centre, half its side, and the unit vector that is up in it."""
-
-    centre: NDArray[np.float64]
-    half_side: float
-    up: NDArray[np.float64]
-
-    @classmethod
-    def around(cls, hip_centre: Floats, toward: Floats) -> "Region":
-        """Centred on the hips, 1.25 × as far to each side as `toward` is from them, turned so that it lies above."""
-        offset = np.asarray(toward, np.float64) - hip_centre
-        length = max(float(np.hypot(*offset)), 1.0)  # a detection that has collapsed still gives a region
-        return cls(np.asarray(hip_centre, np.float64), 1.25 * length, offset / length)
-
-    def to_image(self, side: int) -> NDArray[np.float64]:
-        """The affine map [2, 3] from pixels of a side² crop of this region to pixels of the image."""
-        right = np.array([-self.up[1], self.up[0]])
-        axes = np.stack([right, -self.up], axis=1) * (2 * self.half_side / side)
-        return np.concatenate([axes, (self.centre - axes @ np.full(2, side / 2))[:, None]], axis=1)
-
-    def crop(self, image: Frames, side: int) -> Frames:
-        """The region as an upright side² picture, black beyond the image."""
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return np.asarray(cv2.warpAffine(image, self.to_image(side), (side, side), flags=flags), np.uint8)
-
-
-class BlazePose:
-    """One person's body by BlazePose (full). It cannot count people and gives neither hands nor a face.
-
-    Args:
-        weights_dir: folder with `pose_detection.tflite` and `pose_landmark_full.tflite`.
-    """
-
-    name = "blazepose"
-    counts_people = False
-
-    def __init__(self, weights_dir: Path) -> None:
-        self._detector = _LiteModel(weights_dir / "pose_detection.tflite")
-        self._landmarker = _LiteModel(weights_dir / "pose_landmark_full.tflite")
-
-    def estimate(self, frames: Frames) -> list[PoseTrack]:
-        """One track, or none. The region follows the landmarks; a person who is lost is looked for again."""
-        num_frames, height, width = frames.shape[:3]
-        body, confidence = np.full((num_frames, 18, 2), -1, np.float32), np.zeros((num_frames, 18), np.float32)
-        region: Region | None = None
-        for index, frame in enumerate(frames):
-            found = self._landmarks(frame, region) if region else None
-            if found is None and (region := self._detect(frame)):
-                found = self._landmarks(frame, region)
-            region = None
-            if found is not None:
-                points, scores = found
-                region = Region.around(*points[list(_BLAZEPOSE_REGION)])
-                body[index], confidence[index] = to_openpose(points, scores, _BLAZEPOSE_JOINTS, _BLAZEPOSE_SHOULDERS)
-                body[index] /= (width, height)
-        if not confidence.any():
-            return []
-        inside = ((body >= 0) & (body <= 1)).all(axis=-1)
-        no_hands = np.full((num_frames, 2, 21, 2), -1, np.float32)
-        return [PoseTrack(PoseSequence(body, (confidence > MIN_CONFIDENCE) & inside, no_hands), confidence)]
-
-    def _detect(self, frame: Frames) -> Region | None:
-        picture, scale, margin = letterbox(frame, DETECTOR_SIDE)
-        outputs = self._detector((picture / 127.5 - 1).astype(np.float32))
-        best = decode_detection(outputs[2254, 12], outputs[2254, 1])
-        return None if best is None else Region.around(*((best - margin) / scale))
-
-    def _landmarks(self, frame: Frames, region: Region) -> tuple[Floats, Floats] | None:
-        """Points in pixels [39, 2] and confidences [39], or None where the region holds no person."""
-        outputs = self._landmarker((region.crop(frame, LANDMARK_SIDE) / 255).astype(np.float32))
-        if outputs[1,].item() < MIN_CONFIDENCE:
-            return None
-        return decode_landmarks(outputs[195,], region)
-
-
-def letterbox(frame: Frames, side: int) -> tuple[Frames, float, Floats]:
-    """Fit a frame into a black square: (the square, pixels of it per pixel of the frame, left and top margin [2])."""
-    height, width = frame.shape[:2]
-    scale = side / max(height, width)
-    new_height, new_width = round(height * scale), round(width * scale)
-    left, top = (side - new_width) // 2, (side - new_height) // 2
-    square = np.zeros((side, side, 3), np.uint8)
-    resized = cv2.resize(frame, (new_width, new_height), interpolation=cv2.INTER_AREA)
-    square[top : top + new_height, left : left + new_width] = resized
-    return square, scale, np.array([left, top], np.float32)
-
-
-@cache
-def anchors() -> Floats:
-    """Centres [2254, 2] in pixels of the detector's anchors: cells row by row, all anchors of a cell together."""
-    centres = []
-    for stride, per_cell in ((8, 2), (16, 2), (32, 6)):
-        steps = (np.arange(DETECTOR_SIDE // stride) + 0.5) * stride
-        cells = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-        centres.append(cells.repeat(per_cell, axis=0))
-    return np.concatenate(centres).astype(np.float32)
-
-
-def decode_detection(boxes: Floats, logits: Floats) -> Floats | None:
-    """Hip centre and region point [2, 2] in detector pixels of the likeliest person, or None below even odds.
-
-    Args:
-        boxes: [2254, 12], pixels relative to the anchor; values 4–7 are the two points.
-        logits: [2254, 1].
-    """
-    best = int(logits.argmax())
-    if _sigmoid(logits.reshape(-1)[best]) < MIN_CONFIDENCE:
-        return None
-    return boxes[best, 4:8].reshape(2, 2) + anchors()[best]
-
-
-def decode_landmarks(output: Floats, region: Region) -> tuple[Floats, Floats]:
-    """Image pixels [39, 2] and confidences [39] of the landmark model's [195] = 39 × (x, y, z, visible, present)."""
-    rows = output.reshape(39, 5).astype(np.float64)
-    matrix = region.to_image(LANDMARK_SIDE)
-    points = rows[:, :2] @ matrix[:, :2].T + matrix[:, 2]
-    return points.astype(np.float32), _sigmoid(rows[:, 3:5].min(axis=1)).astype(np.float32)
-
-
-class _LiteModel:
-    """A tflite file as a function from a picture [S, S, 3] to its outputs, by shape without the batch axis."""
-
-    def __init__(self, path: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._interpreter = Interpreter(str(path), num_threads=1)
-        self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._outputs = [
-            (tuple(row["shape"][1:].tolist()), row["index"]) for row in self._interpreter.get_output_details()
-        ]
-
-    def __call__(self, picture: Floats) -> dict[tuple[int, ...], Floats]:
-        self._interpreter.set_tensor(self._input, picture[None])
-        self._interpreter.invoke()
-        return {shape: self._interpreter.get_tensor(index)[0] for shape, index in self._outputs}
+# Which weights each estimator needs.
+NEEDS = {"dwpose": ("yolox", "dwpose"), "animal": ("yolox", "animal"), "blazepose": ("blazepose",)}
 
 
 def to_openpose(
     points: Floats, scores: Floats, joints: Sequence[int], shoulders: Sequence[int]
 ) -> tuple[Floats, Floats]:
-    """[18, 2] and [18]; the neck is the middle of the shoulders and as sure as the less sure of them."""
-    body, confidence = np.empty((18, 2), np.float32), np.empty(18, np.float32)
-    body[list(_JOINTS)], confidence[list(_JOINTS)] = points[list(joints)], scores[list(joints)]
-    body[1], confidence[1] = points[list(shoulders)].mean(axis=0), scores[list(shoulders)].min()
+    """[..., 18, 2] and [..., 18] of [..., K, 2] and [..., K] in another numbering.
+
+    The neck is the middle of the shoulders and as sure as the less sure of them.
+
+    Args:
+        points: keypoints.
+        scores: their confidences.
+        joints: the 17 joints without the neck, in OpenPose's order, in the other numbering.
+        shoulders: the two shoulders in the other numbering.
+    """
+    body = np.empty((*points.shape[:-2], 18, 2), np.float32)
+    confidence = np.empty((*scores.shape[:-1], 18), np.float32)
+    body[..., _JOINTS, :], confidence[..., _JOINTS] = points[..., list(joints), :], scores[..., list(joints)]
+    body[..., 1, :] = points[..., list(shoulders), :].mean(axis=-2)
+    confidence[..., 1] = scores[..., list(shoulders)].min(axis=-1)
     return body, confidence
 
 
-def _sigmoid(logit: Any) -> Any:
-    return 1 / (1 + np.exp(-np.clip(logit, -80, 80)))
-
-
-def _folder_of(name: str, remedy: str) -> Path:
+def _folder_of(name: str, download: bool) -> Path:
     row = weights.weight(name)
     folder = weights.find(row)
+    if folder is None and download:
+        return weights.fetch(name)
     if folder is None:
-        raise weights.WeightsError(f"{' and '.join(row.files)} not found in {row.looked_for}: {remedy}.")
+        raise weights.WeightsError(f"{' and '.join(row.files)} not found in {row.looked_for}: {row.remedy}.")
     return folder

@@ -1,4 +1,4 @@
-"""Which pretrained weights each preset needs, where they are looked for, and the one set that we fetch ourselves.
+"""Which pretrained weights each preset needs, where they are looked for, and how the smaller ones are fetched.
 
 No torch here: `steadydancer weights list|check|fetch` must answer at once.
 """
@@ -71,6 +71,14 @@ class Weight:
         folder = _local_folder(self)
         return str(folder) if self.hub_id is None else f"{folder}, then the model hub's cache ({self.hub_id})"
 
+    @property
+    def remedy(self) -> str:
+        """What to do where it is missing, for people."""
+        if self.hub_id is None:
+            return f"run `steadydancer weights fetch {self.name}`"
+        command = " ".join(["hf download", self.hub_id, *self.files])
+        return f"put it there, or run `{command}` where there is a network"
+
 
 CATALOGUE: tuple[Weight, ...] = (
     Weight(
@@ -104,18 +112,28 @@ CATALOGUE: tuple[Weight, ...] = (
         "whole-body keypoints (DWPose-l 384x288, ONNX)",
         ("one_gpu", "paper"),
         "yzd-v/DWPose",
-        None,
-        "not known",
+        134_399_116,
+        "the file",
         files=("dw-ll_ucoco_384.onnx",),
     ),
     Weight(
         "yolox",
-        "finds the persons for DWPose (YOLOX-l, ONNX)",
+        "finds the persons for DWPose, and the animals (YOLOX-l, ONNX)",
         ("one_gpu", "paper"),
         "yzd-v/DWPose",
+        216_746_733,
+        "the file",
+        files=("yolox_l.onnx",),
+    ),
+    Weight(
+        "animal",
+        "keypoints of animals (ViTPose-b trained on APT-36K, ONNX)",
+        ("one_gpu", "paper"),
+        "JunkyByte/easy_ViTPose",
         None,
         "not known",
-        files=("yolox_l.onnx",),
+        is_optional=True,
+        files=("onnx/apt36k/vitpose-b-apt36k.onnx",),
     ),
     Weight(
         "blazepose",
@@ -163,6 +181,32 @@ def check(preset_name: str) -> list[tuple[Weight, bool, str]]:
         raise WeightsError(f"No weights are listed for the preset {preset_name!r}; known: {', '.join(known)}.")
     found = [(row, find(row)) for row in rows]
     return [(row, folder is not None, str(folder) if folder else row.looked_for) for row, folder in found]
+
+
+def fetch(name: str) -> Path:
+    """The folder of the weights of that name, downloaded first if they are not here.
+
+    Only sets of single files: whole repositories of tens of gigabytes are left to the hub's own tools.
+
+    Raises:
+        WeightsError: no weights have that name, they are a whole repository, or they cannot be fetched.
+    """
+    row = weight(name)
+    folder = find(row)
+    if folder is not None:
+        return folder
+    if row.hub_id is None:
+        return fetch_blazepose()
+    if not row.files:
+        raise WeightsError(f"{name} is a whole repository: {row.remedy}.")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        for file in row.files:
+            path = hf_hub_download(row.hub_id, file)
+    except Exception as error:  # offline, refused, moved, disk full: the remedy is the same
+        raise WeightsError(f"{name} could not be downloaded ({error}): {row.remedy}.") from error
+    return Path(path.removesuffix(row.files[-1]))
 
 
 def fetch_blazepose() -> Path:

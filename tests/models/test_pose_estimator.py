@@ -1,123 +1,38 @@
-import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from steadydancer.models import dwpose, pose_estimator, weights
-from steadydancer.models.dwpose import DWPose
-from steadydancer.models.pose_estimator import BlazePose, Region, open_pose_estimator
-
-CLIP = Path(__file__).resolve().parents[3] / "shared" / "corpus" / "clips" / "dance_full_sky.mp4"
-
-
-def test_anchors_are_cell_centres_at_three_strides() -> None:
-    anchors = pose_estimator.anchors()
-    assert anchors.shape == (2254, 2)
-    assert anchors[0].tolist() == anchors[1].tolist() == [4, 4]
-    assert anchors[2].tolist() == [12, 4]
-    assert anchors[1568].tolist() == [8, 8]
-    assert anchors[1568 + 392 + 5].tolist() == [16, 16]
-    assert anchors[1568 + 392 + 6].tolist() == [48, 16]
-    assert anchors[-1].tolist() == [208, 208]
+from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.models import animal_pose, blazepose, dwpose, pose_estimator, weights
+from steadydancer.models.pose_estimator import Frames, PoseEstimator, PoseTrack, open_pose_estimator, to_openpose
+from steadydancer.pipelines.poses import find_poses
 
 
-def test_the_likeliest_detection_is_decoded_relative_to_its_anchor() -> None:
-    boxes, logits = np.zeros((2254, 12), np.float32), np.full((2254, 1), -5, np.float32)
-    assert pose_estimator.decode_detection(boxes, logits) is None
-    boxes[2], logits[2] = np.arange(12), 3
-    boxes[7], logits[7] = -np.arange(12), 1
-    decoded = pose_estimator.decode_detection(boxes, logits)
-    assert decoded is not None
-    assert decoded.tolist() == [[12 + 4, 4 + 5], [12 + 6, 4 + 7]]
-
-
-@pytest.mark.parametrize("shape", [(100, 60), (60, 100), (448, 448)])
-def test_letterbox_keeps_aspect_and_says_how_to_go_back(shape: tuple[int, int]) -> None:
-    frame = np.zeros((*shape, 3), np.uint8)
-    row, column = shape[0] // 4, 3 * shape[1] // 4
-    frame[row - 4 : row + 5, column - 4 : column + 5] = 255
-    square, scale, margin = pose_estimator.letterbox(frame, 224)
-    assert square.shape == (224, 224, 3)
-    seen = np.argwhere(square[..., 0] > 100).mean(axis=0)[::-1]
-    np.testing.assert_allclose((seen + 0.5 - margin) / scale, [column + 0.5, row + 0.5], atol=0.6)
-
-
-def test_a_region_is_centred_on_the_hips_and_turned_so_that_the_point_is_up() -> None:
-    region = Region.around(np.array([50, 60], np.float32), np.array([90, 60], np.float32))  # lies with its head right
-    matrix = region.to_image(256)
-    corners = {(x, y): (matrix @ [x, y, 1]).round(6).tolist() for x in (0, 256) for y in (0, 256)}
-    assert region.half_side == 50
-    assert (matrix @ [128, 128, 1]).tolist() == [50, 60]
-    assert corners == {(0, 0): [100, 10], (256, 0): [100, 110], (0, 256): [0, 10], (256, 256): [0, 110]}
-
-
-def test_what_lies_up_is_up_in_the_crop() -> None:
-    image = np.zeros((200, 200, 3), np.uint8)
-    image[95:106, 135:146] = 255  # to the right of the hips at (100, 100), where the head of one who lies is
-    crop = Region.around(np.array([100, 100], np.float32), np.array([140, 100], np.float32)).crop(image, 256)
-    assert np.argwhere(crop[..., 0] > 128).mean(axis=0).round().tolist() == pytest.approx([128 - 102, 128], abs=2)
-
-
-def test_landmarks_come_back_to_the_image_and_are_as_sure_as_their_weaker_logit() -> None:
-    region = Region.around(np.array([40, 30], np.float32), np.array([40, 10], np.float32))
-    rows = np.zeros((39, 5), np.float32)
-    rows[:, :2] = 128
-    rows[3] = [0, 256, 9, 4, -2]
-    points, confidence = pose_estimator.decode_landmarks(rows.reshape(-1), region)
-    assert points[0].tolist() == [40, 30]
-    assert points[3].tolist() == [40 - 25, 30 + 25]
-    assert confidence[0] == 0.5
-    assert confidence[3] == pytest.approx(1 / (1 + np.exp(2)))
-
-
-def test_joints_are_named_the_same_in_both_numberings() -> None:
-    blazepose = "nose,le_in,leye,le_out,re_in,reye,re_out,lear,rear,lmouth,rmouth,lsho,rsho,lelb,relb,lwri,rwri"
-    blazepose += ",lpin,rpin,lind,rind,lthu,rthu,lhip,rhip,lkne,rkne,lank,rank"
+def test_joints_are_named_the_same_in_all_numberings() -> None:
+    names = "nose,le_in,leye,le_out,re_in,reye,re_out,lear,rear,lmouth,rmouth,lsho,rsho,lelb,relb,lwri,rwri"
+    names += ",lpin,rpin,lind,rind,lthu,rthu,lhip,rhip,lkne,rkne,lank,rank"
     coco = "nose,leye,reye,lear,rear,lsho,rsho,lelb,relb,lwri,rwri,lhip,rhip,lkne,rkne,lank,rank"
+    animal = "leye,reye,nose,neck,tail,lsho,lelb,lwri,rsho,relb,rwri,lhip,lkne,lank,rhip,rkne,rank"
     openpose = "nose,rsho,relb,rwri,lsho,lelb,lwri,rhip,rkne,rank,lhip,lkne,lank,reye,leye,rear,lear"
-    for numbering, joints in ((blazepose, pose_estimator._BLAZEPOSE_JOINTS), (coco, dwpose.COCO_JOINTS)):
+    for numbering, joints in ((names, blazepose.JOINTS), (coco, dwpose.COCO_JOINTS)):
         assert [numbering.split(",")[joint] for joint in joints] == openpose.split(",")
+    nose, *limbs_and_eyes = openpose.split(",")[:-2]
+    assert [animal.split(",")[joint] for joint in animal_pose.ANIMAL_JOINTS] == [nose, "neck", *limbs_and_eyes]
 
 
 def test_the_neck_is_the_middle_of_the_shoulders() -> None:
-    points, scores = np.zeros((133, 2), np.float32), np.full(133, 0.9, np.float32)
-    points[5], points[6], scores[6] = [10, 4], [20, 8], 0.2
-    body, confidence = pose_estimator.to_openpose(points, scores, dwpose.COCO_JOINTS, (5, 6))
-    assert body[1].tolist() == [15, 6]
-    assert confidence[1] == np.float32(0.2)
-    assert body[2].tolist() == [20, 8]
-    assert body[5].tolist() == [10, 4]
-
-
-def test_dwpose_takes_the_best_person_and_marks_what_it_does_not_see() -> None:
-    estimator = object.__new__(DWPose)
-    height, width = dwpose.whole_body_size(64, 32)
-    assert (height, width) == (2048, 1024)
-    seen: list[tuple[int, ...]] = []
-
-    def detector(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        seen.append(tuple(image[0, 0]))
-        return np.array([[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 6, 6]]), np.array([16, 0, 0])  # a dog first
-
-    def whole_body(image: np.ndarray, boxes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        seen.append(tuple(image[0, 0]))
-        assert [box.tolist() for box in boxes] == [[1, 1, 5, 5]]
-        points = np.tile([width / 2, height / 4], (1, 133, 1))
-        scores = np.full((1, 133), 0.9)
-        scores[0, [0, 91, 130]] = 0.3
-        return points, scores
-
-    estimator._detector, estimator._whole_body = detector, whole_body
-    (track,) = estimator.estimate(np.full((2, 64, 32, 3), [10, 20, 30], np.uint8))
-    assert seen[:2] == [(10, 20, 30), (30, 20, 10)]
-    assert track.pose.body_visible.sum(axis=1).tolist() == [17, 17]
-    assert track.pose.body[0, 0].tolist() == [0.5, 0.25]  # an unseen joint keeps its place
-    assert track.pose.hands[0, 0, 0].tolist() == [-1, -1]
-    assert track.pose.hands[0, 1, 18].tolist() == [-1, -1]
-    assert track.pose.hands[0, 1, 0].tolist() == [0.5, 0.25]
-    assert track.pose.faces is not None
-    assert track.pose.faces.shape == (2, 68, 2)
+    points, scores = np.zeros((2, 133, 2), np.float32), np.full((2, 133), 0.9, np.float32)
+    points[1, 5], points[1, 6], scores[1, 6] = [10, 4], [20, 8], 0.2
+    body, confidence = to_openpose(points, scores, dwpose.COCO_JOINTS, (5, 6))
+    assert body[1, 1].tolist() == [15, 6]
+    assert confidence[1, 1] == np.float32(0.2)
+    assert body[1, 2].tolist() == [20, 8]
+    assert body[1, 5].tolist() == [10, 4]
+    assert not body[0].any()
+    alone = to_openpose(points[1], scores[1], dwpose.COCO_JOINTS, (5, 6))
+    np.testing.assert_array_equal(alone[0], body[1])
 
 
 def test_missing_weights_are_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,49 +40,64 @@ def test_missing_weights_are_named_with_the_remedy(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(weights.WeightsError, match=r"pose_detection\.tflite.*weights fetch blazepose"):
         open_pose_estimator("blazepose")
-    with pytest.raises(weights.WeightsError, match=r"yolox_l\.onnx not found"):
-        open_pose_estimator("dwpose")
-    with pytest.raises(ValueError, match="blazepose and dwpose"):
+    for name in ("dwpose", "animal"):
+        with pytest.raises(
+            weights.WeightsError, match=r"yolox_l\.onnx not found.*hf download yzd-v/DWPose yolox_l\.onnx"
+        ):
+            open_pose_estimator(name)
+    (tmp_path / "DWPose").mkdir()
+    (tmp_path / "DWPose" / "yolox_l.onnx").write_bytes(b"")
+    with pytest.raises(weights.WeightsError, match=r"vitpose-b-apt36k\.onnx not found .*easy_ViTPose"):
+        open_pose_estimator("animal")
+    with pytest.raises(ValueError, match="there are dwpose, animal, blazepose"):
         open_pose_estimator("openpose")
 
 
-def _blazepose() -> BlazePose:
-    if weights.find(weights.weight("blazepose")) is None or importlib.util.find_spec("ai_edge_litert") is None:
-        pytest.skip("BlazePose's files or the package that runs them are not on this machine")
-    estimator = open_pose_estimator("blazepose")
-    assert isinstance(estimator, BlazePose)
-    return estimator
+def test_local_files_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onnx_graph: Any, write_toy_yolox: Any
+) -> None:
+    monkeypatch.setenv("STEADYDANCER_WEIGHTS", str(tmp_path))
+    write_toy_yolox(tmp_path / "DWPose" / "yolox_l.onnx", "batch")
+    for path in ("DWPose/dw-ll_ucoco_384.onnx", "easy_ViTPose/onnx/apt36k/vitpose-b-apt36k.onnx"):
+        graph = onnx_graph()
+        output = graph.add("Relu", "input")
+        graph.save(tmp_path / path, ["batch", 3, 8, 8], {output: ["batch", 3, 8, 8]})
+    for name in ("dwpose", "animal"):
+        for max_people in (None, 1):
+            estimator = open_pose_estimator(name, max_people=max_people)
+            assert estimator.name == name
+            assert estimator.counts_people == (max_people is None)
 
 
-def test_blazepose_finds_nobody_in_noise() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (2, 90, 60, 3), dtype=np.uint8)
-    assert _blazepose().estimate(noise) == []
+def test_what_is_missing_is_fetched_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fetch(name: str) -> Path:
+        asked.append(name)
+        raise weights.WeightsError("no network")
+
+    monkeypatch.setenv("STEADYDANCER_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(pose_estimator.weights, "fetch", fetch)
+    with pytest.raises(weights.WeightsError, match="no network"):
+        open_pose_estimator("dwpose", download=True)
+    assert asked == ["yolox"]
 
 
-def test_blazepose_follows_a_dancer() -> None:
-    if not CLIP.is_file():
-        pytest.skip("the corpus of real clips is not on this machine")
-    from steadydancer.datasets.video import decode
+class Mine:
+    """As the module's docstring tells to write one."""
 
-    frames = decode(CLIP, np.arange(10) * 0.5)
-    frames = np.concatenate([frames, np.zeros_like(frames[:1])])
-    (track,) = _blazepose().estimate(frames)
-    assert track.pose.body_visible[:10].all(axis=1).mean() >= 0.9
-    assert not track.pose.body_visible[10].any()  # the black frame
-    assert (track.pose.body[10] == -1).all()
-    y = track.pose.body[:10, :, 1]
-    nose, hips, ankles = y[:, 0], y[:, [8, 11]].mean(axis=1), y[:, [10, 13]].mean(axis=1)
-    assert ((nose < hips) & (hips < ankles)).all()
-    # She faces the camera: her right shoulder is on the left of the picture.
-    assert (track.pose.body[:10, 2, 0] < track.pose.body[:10, 5, 0]).mean() >= 0.9
+    name, counts_people = "mine", True
+
+    def estimate(self, frames: Frames) -> list[PoseTrack]:
+        rng = np.random.default_rng(len(frames))
+        body, seen = rng.random((len(frames), 18, 2)), np.ones((len(frames), 18), bool)
+        return [PoseTrack(PoseSequence(body, seen, np.full((len(frames), 2, 21, 2), -1.0)), seen.astype(np.float32))]
 
 
-def test_blazepose_sees_the_same_body_wherever_it_stands_and_when_it_lies() -> None:
-    if not CLIP.is_file():
-        pytest.skip("the corpus of real clips is not on this machine")
-    from steadydancer.datasets.video import decode
-
-    estimator, frame = _blazepose(), decode(CLIP, np.array([1.0]))[0]
-    upright = estimator.estimate(frame[None])[0].pose.body[0]
-    lying = estimator.estimate(np.rot90(frame)[None].copy())[0].pose.body[0]  # turned to the left
-    np.testing.assert_allclose(np.stack([1 - lying[:, 1], lying[:, 0]], axis=1), upright, atol=0.03)
+def test_an_estimator_of_ones_own_is_as_good(tmp_path: Path) -> None:
+    mine: PoseEstimator = Mine()
+    frames = np.zeros((5, 8, 6, 3), np.uint8)
+    name, num_people, tracks = find_poses(tmp_path / "clip.mp4", np.arange(5) / 16, lambda: frames, "auto", mine)
+    assert (name, num_people) == ("mine", 1)
+    assert len(tracks[0].pose) == 5

@@ -4,6 +4,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from steadydancer.models import weights
@@ -19,7 +20,7 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_nothing_is_there_on_an_empty_machine() -> None:
     assert [(row.name, present) for row, present, _ in weights.check("tiny")] == [("blazepose", False)]
     names = [row.name for row, _, _ in weights.check("paper")]
-    assert names == ["wan-480p", "wan-720p", "steadydancer", "dwpose", "yolox", "blazepose"]
+    assert names == ["wan-480p", "wan-720p", "steadydancer", "dwpose", "yolox", "animal", "blazepose"]
     assert not any(present for _, present, _ in weights.check("paper"))
 
 
@@ -98,6 +99,47 @@ def test_without_an_index_one_sentence_says_what_to_do(monkeypatch: pytest.Monke
     _fake_pip(monkeypatch, None)
     with pytest.raises(weights.WeightsError, match=r"no index.*put pose_detection\.tflite"):
         weights.fetch_blazepose()
+
+
+def _fake_hub(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[tuple[str, str]]:
+    calls: list[tuple[str, str]] = []
+
+    def download(repository: str, file: str) -> str:
+        calls.append((repository, file))
+        if error is not None:
+            raise error
+        hub = Path(huggingface_hub.constants.HF_HUB_CACHE)
+        path = hub / f"models--{repository.replace('/', '--')}" / "snapshots" / "abc" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return calls
+
+
+def test_single_files_are_fetched_from_the_hub_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _fake_hub(monkeypatch)
+    for name in ("animal", "yolox"):
+        folder = weights.fetch(name)
+        row = weights.weight(name)
+        assert folder == weights.find(row)
+        assert all((folder / file).is_file() for file in row.files)
+        assert weights.fetch(name) == folder
+    assert calls == [
+        ("JunkyByte/easy_ViTPose", "onnx/apt36k/vitpose-b-apt36k.onnx"),
+        ("yzd-v/DWPose", "yolox_l.onnx"),
+    ]
+
+
+def test_without_a_hub_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_hub(monkeypatch, OSError("offline"))
+    with pytest.raises(
+        weights.WeightsError, match=r"dwpose could not be downloaded \(offline\).*hf download yzd-v/DWPose"
+    ):
+        weights.fetch("dwpose")
+    with pytest.raises(weights.WeightsError, match="whole repository: .*hf download Wan-AI/"):
+        weights.fetch("wan-480p")
 
 
 def test_importing_the_catalogue_needs_no_torch() -> None:

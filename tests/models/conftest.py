@@ -1,0 +1,145 @@
+"""Tiny ONNX models for the pose estimators' tests, written byte by byte: a known answer needs no exporter."""
+
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Graph = Callable[..., Path]
+
+
+def _field(number: int, value: int | bytes | str | float) -> bytes:
+    """One field of a protobuf message: a whole number, a string or message, or a 32-bit float."""
+    if isinstance(value, float):
+        return _varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    value %= 1 << 64
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _value_info(name: str, shape: Sequence[int | str]) -> bytes:
+    dims = b"".join(_field(1, _field(2 if isinstance(size, str) else 1, size)) for size in shape)
+    return _field(1, name) + _field(2, _field(1, _field(1, 1) + _field(2, dims)))
+
+
+def _tensor(name: str, array: np.ndarray) -> bytes:
+    kind = {"float32": 1, "int64": 7}[array.dtype.name]
+    return (
+        b"".join(_field(1, size) for size in array.shape)
+        + _field(2, kind)
+        + _field(8, name)
+        + _field(9, array.tobytes())
+    )
+
+
+def _node(operation: str, inputs: Sequence[str], output: str, attributes: dict[str, int | float | list[int]]) -> bytes:
+    out = b"".join(_field(1, name) for name in inputs) + _field(2, output) + _field(4, operation)
+    for name, value in attributes.items():
+        if isinstance(value, list):
+            body = b"".join(_field(8, item) for item in value) + _field(20, 7)
+        else:
+            body = _field(2 if isinstance(value, float) else 3, value) + _field(
+                20, 1 if isinstance(value, float) else 2
+            )
+        out += _field(5, _field(1, name) + body)
+    return out
+
+
+class OnnxGraph:
+    """Nodes by calls: `graph.add("Mul", "a", array, attribute=1)` gives the name of the result."""
+
+    def __init__(self) -> None:
+        self._nodes: list[bytes] = []
+        self._constants: list[bytes] = []
+
+    def add(self, operation: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
+        names = [name if isinstance(name, str) else self._constant(name) for name in inputs]
+        output = f"{operation.lower()}_{len(self._nodes)}"
+        self._nodes.append(_node(operation, names, output, attributes))
+        return output
+
+    def save(self, path: Path, shape: Sequence[int | str], outputs: dict[str, Sequence[int | str]]) -> Path:
+        graph = b"".join(_field(1, node) for node in self._nodes) + _field(2, "toy")
+        graph += b"".join(_field(5, constant) for constant in self._constants) + _field(11, _value_info("input", shape))
+        graph += b"".join(_field(12, _value_info(name, size)) for name, size in outputs.items())
+        model = _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(model)
+        return path
+
+    def _constant(self, array: np.ndarray) -> str:
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(_tensor(name, array if array.dtype == np.int64 else array.astype(np.float32)))
+        return name
+
+
+@pytest.fixture
+def onnx_graph() -> type[OnnxGraph]:
+    """An empty graph of ONNX's operator set 13, input "input"."""
+    return OnnxGraph
+
+
+@pytest.fixture
+def write_toy_yolox() -> Callable[[Path, int | str], Path]:
+    """A detector with YOLOX's output that finds square marks: red 200, second channel 200 a person, 100 a dog.
+
+    Each mark lies within one cell of 32 × 32 pixels, whose centre is the box's; its third channel is half the box's
+    width in pixels of the detector, and the height is 4/3 of the width. The score falls with the square of what red is
+    off 200: 0.75 at 205. Channels are counted in the order that the detector is shown.
+    """
+
+    def write(path: Path, batch: int | str) -> Path:
+        graph = OnnxGraph()
+        to_codes = np.eye(3).reshape(3, 3, 1, 1)
+        red, green, width = (graph.add("Conv", "input", to_codes[i : i + 1]) for i in range(3))
+        rows = []
+        for kind in (200, 100):
+            off_red = graph.add("Sub", red, np.array(200.0))
+            off_green = graph.add("Sub", green, np.array(float(kind)))
+            off = graph.add("Add", graph.add("Mul", off_red, off_red), graph.add("Mul", off_green, off_green))
+            mark = graph.add("Relu", graph.add("Sub", np.array(1.0), graph.add("Mul", off, np.array(0.01))))
+            solid = graph.add("AveragePool", mark, kernel_shape=[5, 5], pads=[2, 2, 2, 2])  # no rim of a dot
+            is_mark = graph.add("And", *(graph.add("Greater", each, np.array(0.1)) for each in (mark, solid)))
+            rows.append((solid, graph.add("Mul", width, graph.add("Cast", is_mark, to=1))))
+
+        def per_cell(picture: str) -> str:
+            """[N, 8400, 1] of [N, 1, 640, 640]: the largest value within each coarse cell, 0 in the finer ones."""
+            grids = []
+            for stride in (8, 16, 32):
+                pooled = graph.add("MaxPool", picture, kernel_shape=[stride, stride], strides=[stride, stride])
+                kept = graph.add("Mul", pooled, np.array(float(stride == 32)))
+                grids.append(graph.add("Reshape", kept, np.array([0, -1, 1])))
+            return graph.add("Concat", *grids, axis=1)
+
+        person, dog = per_cell(rows[0][0]), per_cell(rows[1][0])
+        pixels = graph.add("Max", per_cell(rows[0][1]), per_cell(rows[1][1]))
+        objectness = graph.add("Max", person, dog)
+        middle = graph.add("Add", graph.add("Mul", pixels, np.array(0.0)), np.array(0.5))
+        sides = [
+            graph.add("Log", graph.add("Add", graph.add("Mul", pixels, np.array(share * 2 / 32)), np.array(1e-6)))
+            for share in (1, 4 / 3)
+        ]
+        is_person = graph.add("Greater", person, np.array(0.3))
+        is_dog = graph.add("Greater", dog, np.array(0.3))
+        classes = [
+            graph.add("MatMul", graph.add("Cast", which, to=1), np.eye(80)[[number]])
+            for which, number in ((is_person, 0), (is_dog, 16))
+        ]
+        graph.add("Concat", middle, middle, *sides, objectness, graph.add("Add", *classes), axis=2)
+        name = f"concat_{len(graph._nodes) - 1}"
+        return graph.save(path, [batch, 3, 640, 640], {name: [batch, 8400, 85]})
+
+    return write
