@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import SteadyDancerError
+from .folders import ComponentsError
 from .state_dict import Shape
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _MAX_HEADER_BYTES = 100_000_000
 _NUM_SHOWN = 5
 
 
-class CheckpointError(SteadyDancerError, ValueError):
+class CheckpointError(ComponentsError, ValueError):
     """A file of weights cannot be used; the message says what it is, what is wanted and what to do."""
 
 

@@ -1,6 +1,7 @@
 """The parts of a pipeline: tiny ones of the real classes from a seed, and any from a folder or the model hub.
 
-A folder has diffusers' layout: one subfolder a part and `model_index.json`.
+A folder is written in diffusers' layout: one subfolder a part and `model_index.json`. It is read in that layout and in
+Wan's own, which the releases have (see `folders`).
 """
 
 import json
@@ -17,9 +18,12 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from ..datasets.artifact import write_json
+from . import official_encoders
+from .checkpoints import CheckpointError
 from .encoders import encode_video
-from .folders import NAMES, ComponentsError, resolve_folder
+from .folders import NAMES, ComponentsError, missing_parts, part_path, resolve_folder
 from .image_encoder import OpenCLIPImageEncoder
+from .transformer_checkpoints import Kind, load_transformer
 
 
 def tiny_components(seed: int = 0, **sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,61 +91,76 @@ def load_components(
     names: Iterable[str] = NAMES,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    kind: Kind | None = None,
 ) -> dict[str, Any]:
-    """Load parts from a diffusers folder or a hub id; safetensors only, modules in eval mode.
+    """Load parts from a folder (diffusers' layout or Wan's own) or a hub id; modules in eval mode.
+
+    Weights are safetensors, but for the three encoders of Wan's own layout: those are read from `.pth` as tensors only.
 
     Args:
-        source: folder, or hub id such as those in `weights.CATALOGUE` (found on this machine, else downloaded).
+        source: folder, or hub id such as those in `weights.CATALOGUE` (found on this machine, else downloaded); for a
+            transformer alone also a safetensors file or the index of its shards.
         names: which parts.
         dtype: of transformer, text and image encoder; None keeps what is stored. The autoencoder is always float32.
         device: where the modules go.
+        kind: of transformer that is wanted, "wan" (a base) or "steadydancer"; None takes either.
 
     Returns:
-        name to part. A `CLIPVisionModel` comes back as `OpenCLIPImageEncoder`.
+        name to part. A `CLIPVisionModel` comes back as `OpenCLIPImageEncoder`. Wan's own layout has no scheduler: it
+        is then `flow_scheduler()`.
 
     Raises:
         ComponentsError: the folder or a part is not there, or not readable.
+        CheckpointError: (a ComponentsError) weights are damaged, incomplete, or another model's.
     """
     names = tuple(names)
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise ComponentsError(f"No part of the pipeline is called {unknown[0]}; the parts are {', '.join(NAMES)}")
     folder = resolve_folder(source, names)
+    if missing := missing_parts(folder, names):
+        raise ComponentsError(
+            f"{folder} has no {missing[0]}/: it is no complete pipeline folder, neither in diffusers' layout nor in "
+            "Wan's own. `steadydancer weights check` says what is missing and where it is looked for."
+        )
     parts: dict[str, Any] = {}
     for name in names:
-        if not (folder / name).is_dir():
-            raise ComponentsError(
-                f"{folder} has no {name}/: it is no complete pipeline folder in diffusers' layout. "
-                "`steadydancer weights check` says what is missing and where it is looked for."
-            )
+        path = part_path(folder, name)
         try:
-            part = _load_part(name, folder / name, torch.float32 if name == "vae" else dtype)
+            part = flow_scheduler() if path is None else _load_part(name, path, dtype, kind)
+        except CheckpointError:
+            raise
         except (OSError, ValueError, KeyError) as error:
-            raise ComponentsError(f"{folder / name} cannot be loaded: {error}") from error
+            raise ComponentsError(f"{path} cannot be loaded: {error}") from error
         parts[name] = part.to(device).eval() if isinstance(part, nn.Module) else part
     return parts
 
 
-def _load_part(name: str, folder: Path, dtype: torch.dtype | None) -> Any:
+def _load_part(name: str, path: Path, dtype: torch.dtype | None, kind: Kind | None) -> Any:
     # The class is chosen here, never imported by a name that stands in a file.
+    if name == "transformer":
+        return load_transformer(path, dtype, kind)
     if name == "tokenizer":
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(path)
     if name == "scheduler":
-        return UniPCMultistepScheduler.from_pretrained(folder)
+        return UniPCMultistepScheduler.from_pretrained(path)
+    if path.is_file():
+        if name == "vae":
+            return official_encoders.load_autoencoder(path)
+        load = {
+            "text_encoder": official_encoders.load_text_encoder,
+            "image_encoder": official_encoders.load_image_encoder,
+        }
+        return load[name](path, dtype)
+    if name == "vae":
+        return AutoencoderKLWan.from_pretrained(path, use_safetensors=True, torch_dtype=torch.float32)
     options: dict[str, Any] = {"use_safetensors": True} | ({} if dtype is None else {"torch_dtype": dtype})
     if name == "text_encoder":
-        return UMT5EncoderModel.from_pretrained(folder, **options)
-    if name == "vae":
-        return AutoencoderKLWan.from_pretrained(folder, **options)
-    class_name = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if name == "image_encoder":
-        if class_name == OpenCLIPImageEncoder.__name__:
-            return OpenCLIPImageEncoder.from_pretrained(folder, **options)
-        return OpenCLIPImageEncoder.from_clip_vision_model(CLIPVisionModel.from_pretrained(folder, **options))
-    if name == "transformer":
-        if class_name == WanTransformer3DModel.__name__:
-            return WanTransformer3DModel.from_pretrained(folder, **options)
-        from .transformer import SteadyDancerTransformer3DModel
-
-        return SteadyDancerTransformer3DModel.from_pretrained(folder, **options)
-    raise ValueError(f"no part of the pipeline is called {name}; the parts are {', '.join(NAMES)}")
+        return UMT5EncoderModel.from_pretrained(path, **options)
+    class_name = json.loads((path / "config.json").read_text()).get("_class_name")
+    if class_name == OpenCLIPImageEncoder.__name__:
+        return OpenCLIPImageEncoder.from_pretrained(path, **options)
+    return OpenCLIPImageEncoder.from_clip_vision_model(CLIPVisionModel.from_pretrained(path, **options))
 
 
 def _tiny_transformer(image_dim: int, text_dim: int, sizes: Mapping[str, Any]) -> WanTransformer3DModel:

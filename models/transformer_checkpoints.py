@@ -90,9 +90,7 @@ def open_transformer(
     """
     checkpoint = open_checkpoint(source)
     refuse_other_models(checkpoint)
-    layout: Layout = "official"
-    if len(known_ours(checkpoint.tensors)) > len(known_official(checkpoint.tensors)):
-        layout = "diffusers"
+    layout = _layout(checkpoint)
     found: Kind = "steadydancer" if any(name.startswith(_POSE_KEYS) for name in checkpoint.tensors) else "wan"
     if kind is not None and found != kind:
         raise CheckpointError(
@@ -107,6 +105,17 @@ def open_transformer(
     what = f"a {'SteadyDancer' if found == 'steadydancer' else 'Wan 2.1 I2V'} checkpoint with {layout} names"
     check_tensors(checkpoint.shapes, wanted, source, what)
     return opened
+
+
+def transformer_config(source: str | Path) -> dict[str, Any]:
+    """Constructor arguments of the transformer in a file or folder, from headers alone and without torch.
+
+    Raises:
+        CheckpointError: it cannot be read, or is another model.
+    """
+    checkpoint = open_checkpoint(source)
+    refuse_other_models(checkpoint)
+    return _constructor(checkpoint, _layout(checkpoint), None)
 
 
 def load_transformer(
@@ -224,6 +233,11 @@ def empty_transformer(kind: Kind, config: Mapping[str, Any]) -> Any:
             return transformer(**config)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{transformer.__name__} cannot be made with {dict(config)}: {error}") from error
+
+
+def _layout(checkpoint: Checkpoint) -> Layout:
+    is_ours = len(known_ours(checkpoint.tensors)) > len(known_official(checkpoint.tensors))
+    return "diffusers" if is_ours else "official"
 
 
 def _constructor(checkpoint: Checkpoint, layout: Layout, num_attention_heads: int | None) -> dict[str, Any]:

@@ -1,10 +1,13 @@
+import fnmatch
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from steadydancer.models.components import (
@@ -16,7 +19,9 @@ from steadydancer.models.components import (
     tiny_components,
 )
 from steadydancer.models.encoders import encode_image, encode_prompt, encode_video
+from steadydancer.models.folders import missing_parts, part_digest, resolve_folder
 from steadydancer.models.image_encoder import OpenCLIPImageEncoder
+from steadydancer.models.state_dict import to_official
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +163,88 @@ def test_a_missing_or_damaged_part_is_named(components: dict[str, Any], tmp_path
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ComponentsError, match="vae cannot be loaded"):
         load_components(tmp_path, ["vae"])
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any]) -> Path:
+    """A folder as Wan and SteadyDancer are released: safetensors, encoders in `.pth`, the tokenizer inside."""
+    folder = tmp_path_factory.mktemp("release")
+    state = {name: tensor.contiguous() for name, tensor in to_official(components["transformer"].state_dict()).items()}
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"_class_name": "WanModel", "num_heads": 4}))
+    components["tokenizer"].save_pretrained(folder / "google" / "umt5-xxl")
+    text = {
+        "shared.weight": "token_embedding.weight",
+        "encoder.final_layer_norm.weight": "norm.weight",
+        "layer.0.layer_norm": "norm1",
+        "layer.1.layer_norm": "norm2",
+        "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+        "layer.0.SelfAttention": "attn",
+        "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
+        "layer.1.DenseReluDense.wi_1": "ffn.fc1",
+        "layer.1.DenseReluDense.wo": "ffn.fc2",
+        "encoder.block": "blocks",
+    }
+    named = {}
+    for name, tensor in components["text_encoder"].state_dict().items():
+        if name != "encoder.embed_tokens.weight":
+            for theirs, official in text.items():
+                name = name.replace(theirs, official)
+            named[name] = tensor
+    torch.save(named, folder / "models_t5_umt5-xxl-enc-bf16.pth")
+    return folder
+
+
+def test_a_released_folder_is_read_like_one_of_diffusers(components: dict[str, Any], release: Path) -> None:
+    names = ("transformer", "text_encoder", "tokenizer", "scheduler")
+    loaded = load_components(release, names, kind="wan")
+    for name in names[:2]:
+        saved, state = components[name].state_dict(), loaded[name].state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in saved.items()), name
+    assert loaded["transformer"].config.num_attention_heads == 4
+    assert loaded["tokenizer"]("a é").input_ids == components["tokenizer"]("a é").input_ids
+    assert loaded["scheduler"].config.flow_shift == 5.0
+    with pytest.raises(ComponentsError, match="has no vae/"):
+        load_components(release, ["transformer", "vae"])
+    with pytest.raises(ComponentsError, match="plain Wan 2.1 I2V checkpoint"):
+        load_components(release, ["transformer"], kind="steadydancer")
+    assert missing_parts(release) == ["vae", "image_encoder"]
+
+
+def test_a_transformer_may_be_one_file(components: dict[str, Any], release: Path) -> None:
+    file = release / "diffusion_pytorch_model.safetensors"
+    (loaded,) = load_components(file, ["transformer"]).values()
+    weight = components["transformer"].blocks[0].ffn.net[2].weight
+    assert torch.equal(loaded.blocks[0].ffn.net[2].weight, weight)
+
+
+def test_a_parts_digest_is_of_its_own_files(release: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(release, tmp_path / "copy"))
+    digest = part_digest(release, "transformer")
+    (copy / "models_t5_umt5-xxl-enc-bf16.pth").write_bytes(b"")
+    assert part_digest(copy, "transformer") == digest
+    assert part_digest(copy, "text_encoder") != part_digest(release, "text_encoder")
+    (copy / "config.json").write_text("{}")
+    assert part_digest(copy, "transformer") != digest
+
+
+def test_the_hub_is_asked_for_the_wanted_parts_in_either_layout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def snapshot(repository: str, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setenv("STEADYDANCER_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    resolve_folder("MCG-NJU/SteadyDancer-14B", ["transformer", "vae", "tokenizer"])
+
+    def wanted(file: str) -> bool:
+        return any(fnmatch.fnmatch(file, pattern) for pattern in asked)
+
+    assert wanted("diffusion_pytorch_model-00001-of-00007.safetensors") and wanted("config.json")
+    assert wanted("Wan2.1_VAE.pth") and wanted("google/umt5-xxl/spiece.model") and wanted("vae/config.json")
+    assert not wanted("models_t5_umt5-xxl-enc-bf16.pth") and not wanted("text_encoder/model.safetensors")
+    assert not wanted("transformer/diffusion_pytorch_model.bin")
