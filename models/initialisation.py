@@ -28,7 +28,7 @@ def state_from_wan(model: Any, base: WanTransformer3DModel) -> dict[str, Tensor]
         state |= module.to(device).state_dict(prefix=prefix)
     if model.config.pose_fusion == "concatenation":
         state["patch_embedding_fuse.weight"][:, : base.config.in_channels] = state["patch_embedding.weight"]
-        state["patch_embedding_fuse.bias"] = state["patch_embedding.bias"].clone()
+        state["patch_embedding_fuse.bias"][:] = state["patch_embedding.bias"]
         if not model.config.condition_augmentation:  # the fused embedding is then the only one
             del state["patch_embedding.weight"], state["patch_embedding.bias"]
     return state

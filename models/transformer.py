@@ -65,6 +65,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     - `pose_fusion`: how the pose joins: "concatenation" (Eq. 3), "addition" (Eq. 2) or "adapter" (inside the blocks).
     """
 
+    _cp_plan: dict[str, Any] = WanTransformer3DModel._cp_plan
     _keep_in_fp32_modules = [*WanTransformer3DModel._keep_in_fp32_modules, "pose_modulation"]  # noqa: RUF012
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
         *WanTransformer3DModel._skip_layerwise_casting_patterns,
@@ -229,7 +230,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         temb, timestep_proj, text, _ = self.condition_embedder(timestep, prompt.to(dtype))
         timestep_proj = timestep_proj.unflatten(1, (6, -1))
 
-        def contexts() -> list[Tensor] | list[BlockContext]:
+        def contexts() -> list[Tensor | BlockContext]:
             images = image_tokens(
                 self.condition_embedder.image_embedder,
                 encoder_hidden_states_image.to(dtype),

@@ -259,6 +259,19 @@ def test_every_variant_starts_as_its_base(changes):
         torch.testing.assert_close(velocity(model, *inputs), wan_output(base, *inputs), atol=2e-6, rtol=2e-6)
 
 
+@every_variant
+@torch.no_grad()
+def test_a_bfloat16_base_gets_new_layers_in_float32_and_answers_in_its_own_type(changes):
+    base = plain_wan()
+    expected = velocity(SteadyDancerTransformer3DModel.from_wan(base, **changes).eval(), *tiny_inputs())
+    half = SteadyDancerTransformer3DModel.from_wan(base.bfloat16(), **changes).eval()
+    new = {p.dtype for name in half.pose_module_names for p in half.get_submodule(name).parameters()}
+    assert new == {torch.float32}
+    got = velocity(half, *tiny_inputs())
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 def test_a_base_whose_weights_have_other_names_is_not_started_from():
     base = plain_wan()
     base.blocks[0].attn1.to_q = torch.nn.Sequential(base.blocks[0].attn1.to_q)
