@@ -215,8 +215,15 @@ def _rescale(body: np.ndarray, hands: np.ndarray, scale: dict[str, float]) -> tu
         ([8, 11], 1, "body_length"),
         *[([9], 8, "leg_upper"), ([10], 9, "leg_lower"), ([12], 11, "leg_upper"), ([13], 12, "leg_lower")],
     ]
+
+    def stretched(points: np.ndarray, parent: int, factor: float) -> np.ndarray:
+        # The release stretches with OpenCV's matrix, which takes its centre in float32: where the scale is large, as it
+        # is where a point of the reference is missing, that rounding is seen in the sixth digit.
+        centre = new[:, [parent]].astype(np.float32).astype(np.float64)
+        return factor * (new[:, [parent]] + points - body[:, [parent]]) + (1 - factor) * centre
+
     for joints, parent, part in walk:
-        new[:, joints] = new[:, [parent]] + scale[part] * (body[:, joints] - body[:, [parent]])
+        new[:, joints] = stretched(body[:, joints], parent, scale[part])
     for hand, wrist in ((0, 7), (1, 4)):
-        new_hands[:, hand] = new[:, [wrist]] + scale["hand"] * (hands[:, hand] - body[:, [wrist]])
+        new_hands[:, hand] = stretched(hands[:, hand], wrist, scale["hand"])
     return new, new_hands

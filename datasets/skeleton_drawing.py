@@ -23,6 +23,7 @@ _FINGERS = [(0, 1, 2, 3, 4), (0, 5, 6, 7, 8), (0, 9, 10, 11, 12), (0, 13, 14, 15
 _HAND_EDGES = [edge for finger in _FINGERS for edge in pairwise(finger)]
 _HAND_COLOURS = [tuple(255 * c for c in reversed(colorsys.hsv_to_rgb(i / 20, 1, 1))) for i in range(20)]
 _HAND_JOINT_COLOUR = (255, 0, 0)
+_FAR = 1e9  # px; a limb between two such points is longer still, and must fit into 32 bits
 _DIMMED = (np.arange(256) * 0.6).astype(np.uint8)  # limbs shine less than joints
 
 
@@ -34,8 +35,8 @@ def draw_people(canvas: np.ndarray, bodies: np.ndarray, visible: np.ndarray, han
     """
     size = np.array([canvas.shape[1], canvas.shape[0]], np.float64)
     # Aligning to a limb of nearly no length sends points far away; OpenCV takes 32-bit coordinates only.
-    bodies = np.clip(bodies * size, -1e6, 1e6)
-    hands = np.clip(hands * size, -1e6, 1e6).astype(int)
+    bodies = np.clip(bodies * size, -_FAR, _FAR)
+    hands = np.clip(hands * size, -_FAR, _FAR).astype(int)
     for (start, end), colour in zip(_LIMBS, _WHEEL, strict=False):
         for body in bodies[visible[:, start] & visible[:, end]]:
             cv2.fillConvexPoly(canvas, _limb(body[start], body[end]), colour)

@@ -187,3 +187,182 @@ def test_colours_are_the_exchanged_ones_and_unseen_parts_are_not_drawn():
     assert tuple(frame[50, 30]) == (0, 0, 153)  # neck to right shoulder: blue, 0.6 of full brightness
     assert frame[35, 50, 0] == 153  # nose to neck: red
     assert not frame[80:].any()
+
+
+def upright(x: float, y: float, unit: float, num_frames: int = 1) -> PoseSequence:
+    """Somebody whose limbs have whole lengths in `unit`, neck at (x, y), fingers a unit below the wrists, all seen."""
+    places = [
+        *[(0, -2), (0, 0)],  # nose, neck
+        *[(-1, 0), (-1, 2), (-1, 4), (1, 0), (1, 2), (1, 4)],  # right and left arm
+        *[(-1, 6), (-1, 8), (-1, 10), (1, 6), (1, 8), (1, 10)],  # right and left leg
+        *[(-1, -3), (1, -3), (-2, -3), (2, -3)],  # eyes, ears
+    ]
+    body = np.array([x, y]) + unit * np.array(places, float)
+    hands = np.broadcast_to(body[[7, 4], None] + [0, unit], (2, 21, 2))
+    bodies, all_hands = (np.repeat(part[None], num_frames, axis=0).copy() for part in (body, hands))
+    return PoseSequence(bodies, np.ones((num_frames, 18), bool), all_hands)
+
+
+def test_missing_points_stay_missing_by_coordinate_and_are_shifted_all_the_same():
+    driving, reference = upright(0.4, 0.3, 0.04, 2), upright(0.5, 0.4, 0.04)
+    driving.body[1, 4] = -1
+    driving.body[1, 10, 0] = -1
+    driving.hands[1, 0, 3] = -1
+    aligned = align_to_reference(driving, reference, 1.0, 0.5)
+    # In heights: x from 0.4 to 0.5 · 0.5, y from 0.3 to 0.4; then x is divided by 0.5.
+    shift = np.array([0.25 - 0.4, 0.1])
+    np.testing.assert_allclose(aligned.body[1, 4], (-1 + shift) / [0.5, 1], atol=1e-12)
+    np.testing.assert_allclose(aligned.hands[1, 0, 3], (-1 + shift) / [0.5, 1], atol=1e-12)
+    np.testing.assert_allclose(aligned.body[1, 10, 0], (-1 + shift[0]) / 0.5, atol=1e-12)
+    np.testing.assert_allclose(aligned.body[1, 10, 1], aligned.body[0, 10, 1], atol=1e-12)
+    # The right fingers hang from a wrist at (−1, −1): lower arm (1), hand (1) and the way from that wrist all count.
+    assert (aligned.hands[1, 1] > 0).all()
+
+
+def test_a_missing_point_of_the_reference_makes_its_limb_long():
+    driving, reference = upright(0.4, 0.3, 0.04), upright(0.5, 0.4, 0.04)
+    reference.body[0, 3] = -1  # the right elbow: both right arm ratios grow, and both arms take the mean
+    aligned = align_to_reference(driving, reference, 1.0, 1.0)
+    shoulder, wrist = np.array([0.46, 0.4]), np.array([0.46, 0.56])
+    upper = (np.linalg.norm(shoulder + 1) / 0.08 + 1) / 2
+    lower = (np.linalg.norm(wrist + 1) / 0.08 + 1) / 2
+    np.testing.assert_allclose(aligned.body[0, 5], [0.54, 0.4], atol=1e-12)
+    np.testing.assert_allclose(aligned.body[0, 6], [0.54, 0.4 + 0.08 * upper], atol=1e-5)
+    np.testing.assert_allclose(aligned.body[0, 7], [0.54, 0.4 + 0.08 * (upper + lower)], atol=1e-5)
+    fingers = 0.4 + 0.08 * (upper + lower) + 0.04 * (upper + lower) / 2
+    np.testing.assert_allclose(aligned.hands[0, 0], np.broadcast_to([0.54, fingers], (21, 2)), atol=1e-5)
+    np.testing.assert_allclose(aligned.body[0, [8, 9, 10]], reference.body[0, [8, 9, 10]], atol=1e-12)
+
+
+def test_stretching_rounds_its_centre_as_opencv_does():
+    driving, reference = upright(0.4, 0.3, 0.04), upright(0.5, 0.4, 0.04)
+    reference.body[0, 0, 1] = 0.4 - 0.08 * 50  # a neck of fifty lengths
+    aligned = align_to_reference(driving, reference, 1.0, 1.0)
+    centre = np.array([0.4, 0.3], np.float32).astype(float)
+    expected = 50 * driving.body[0, 0] - 49 * centre + [0.1, 0.1]
+    assert np.abs(expected - [0.5, 0.4 - 4]).max() > 1e-7
+    np.testing.assert_allclose(aligned.body[0, 0], expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("joint", "onto", "lost", "lost_hands"),
+    [
+        (3, 2, {3, 4, 6, 7}, {0, 1}),  # no right upper arm: no arm beyond the shoulders, no hand
+        (4, 3, {4, 7}, {0, 1}),
+        (0, 1, {0, 14, 15, 16, 17}, set()),
+        (5, 2, {2, 3, 4, 5, 6, 7}, {0, 1}),
+        (12, 11, {9, 10, 12, 13}, set()),
+    ],
+)
+def test_a_driving_limb_of_no_length_loses_what_hangs_on_it(joint, onto, lost, lost_hands):
+    driving, reference = upright(0.4, 0.3, 0.04, 2), upright(0.5, 0.4, 0.04)
+    driving.body[0, joint] = driving.body[0, onto]  # in frame 0 only, but the scale holds for all
+    aligned = align_to_reference(driving, reference, 1.0, 1.0)
+    is_lost = np.isclose(aligned.body, -0.9, atol=1e-12).all(axis=(0, 2))
+    assert set(np.flatnonzero(is_lost)) == lost
+    is_lost = np.isclose(aligned.hands, -0.9, atol=1e-12).all(axis=(0, 2, 3))
+    assert set(np.flatnonzero(is_lost)) == lost_hands
+
+
+def test_what_has_no_length_in_both_keeps_its_own_however_long_its_twin():
+    driving, reference = upright(0.4, 0.3, 0.04), upright(0.5, 0.4, 0.04)
+    for pose in (driving, reference):
+        pose.body[:, 3] = pose.body[:, 2]  # right upper arm: 0 / 0
+    reference.body[:, 6:8, 1] += 0.08  # left upper arm: 2
+    aligned = align_to_reference(driving, reference, 1.0, 1.0)
+    np.testing.assert_allclose(aligned.body[0, 6] - aligned.body[0, 5], [0, 0.08], atol=1e-12)
+    # The mean of both arms decides the hands: no number and 1 is no number, so 1.
+    np.testing.assert_allclose(aligned.hands[0, 0] - aligned.body[0, 7], np.tile([0, 0.04], (21, 1)), atol=1e-12)
+
+
+def test_float32_keypoints_align_like_float64_ones():
+    def as_float32(pose):
+        return PoseSequence(pose.body.astype(np.float32), pose.body_visible, pose.hands.astype(np.float32))
+
+    driving, reference = upright(0.4, 0.3, 0.04, 6), upright(0.5, 0.4, 0.05)
+    rng = np.random.default_rng(6)
+    for points in (driving.body, driving.hands, reference.body):
+        points += rng.uniform(-0.02, 0.02, points.shape)
+    scale, aspect = np.linspace(0.7, 1.3, 6), np.linspace(1.4, 0.6, 6)
+    exact = align_to_reference(driving, reference, 1.6, 0.7)
+    rounded = align_to_reference(as_float32(driving), as_float32(reference), 1.6, 0.7)
+    assert rounded.body.dtype == rounded.hands.dtype == np.float64
+    assert_same(rounded, exact, 1e-6)
+    assert_same(perturb(rounded, scale, aspect), perturb(exact, scale, aspect), 1e-6)
+
+
+def test_the_negative_pose_moves_missing_points_too_and_only_shifts_faces():
+    pose = upright(0.5, 0.4, 0.04, 2)
+    pose.hands[:, 0] = -1
+    pose.body_visible[:, 3] = False
+    pose = PoseSequence(pose.body, pose.body_visible, pose.hands, np.full((2, 68, 2), 0.2))
+    negative = perturb(pose, np.array([0.7, 1.0]), np.array([0.6, 1.4]))
+    # x · 0.42 and y · 0.7, then the neck goes back from (0.21, 0.28) to (0.5, 0.4)
+    np.testing.assert_allclose(negative.hands[0, 0], np.tile([-0.42 + 0.29, -0.7 + 0.12], (21, 1)), atol=1e-12)
+    np.testing.assert_allclose(negative.body[0, 3], [0.46 * 0.42 + 0.29, 0.48 * 0.7 + 0.12], atol=1e-12)
+    np.testing.assert_allclose(negative.faces[0], np.tile([0.49, 0.32], (68, 1)), atol=1e-12)
+    np.testing.assert_allclose(negative.faces[1], np.tile([0.2 - 0.2, 0.2], (68, 1)), atol=1e-12)
+    np.testing.assert_array_equal(negative.body_visible, pose.body_visible)
+
+
+def test_what_lies_outside_is_cut_off_and_no_more():
+    """On a large canvas the same whole pixels give the same drawing, of which the small canvas is a part."""
+    rng = np.random.default_rng(8)
+    pixels = rng.integers(-40, 104, (3, 18, 2)) * 2  # even: no middle of a limb lies between pixels
+    visible = rng.random((3, 18)) < 0.8
+    no_hands = np.full((3, 2, 21, 2), -1.0)
+    small = draw(PoseSequence(pixels / 128, visible, no_hands), 128, 128)
+    large = draw(PoseSequence((pixels + 128) / 512, visible, no_hands), 512, 512)
+    # OpenCV rounds where it cuts an edge at the border: a pixel there may differ.
+    assert (small != large[:, 128:256, 128:256]).any(axis=-1).sum() <= 3
+    assert small.any(axis=(1, 2, 3)).all()
+
+
+def test_a_hand_is_drawn_right_of_and_below_the_first_pixels_only():
+    def with_hand(*points):
+        hands = np.full((1, 2, 21, 2), -1.0)
+        hands[0, 0, : len(points)] = np.array(points) / 64
+        return draw(PoseSequence(np.zeros((1, 18, 2)), np.zeros((1, 18), bool), hands), 64, 64)[0]
+
+    for point in ((0.9, 30), (30, 0.9), (0, 0), (-5, 30)):
+        assert not with_hand(point).any()
+    assert tuple(with_hand((1, 30))[30, 1]) == (255, 0, 0)
+    assert with_hand((66, 30))[30, 63, 0] == 255  # beyond the other edges it is cut off only
+    edge = with_hand((10, 30), (40, 30))
+    assert edge[30, 25].any()
+    assert not with_hand((0.5, 30), (40, 30))[30, 25].any()  # an edge needs both its ends
+
+
+def test_a_limb_that_leads_far_away_has_whole_degrees_and_misses_the_canvas():
+    body = np.full((1, 18, 2), 0.5)
+    visible = np.zeros((1, 18), bool)
+    visible[0, 1:3] = True
+    no_hands = np.full((1, 2, 21, 2), -1.0)
+    alone = draw(PoseSequence(body, np.eye(18, dtype=bool)[[1]], no_hands), 64, 64)
+    for far, is_hit in (
+        ((4e5, 4e5), True),
+        ((3e5, 4e5), False),
+        ((3e12, 4e12), True),
+    ):  # 45°, 53.13°, beyond all limits
+        body[0, 2] = far
+        assert (draw(PoseSequence(body, visible, no_hands), 64, 64) != alone).any() == is_hit
+
+
+def test_all_joints_lie_over_all_limbs_and_the_later_person_over_the_earlier():
+    visible = np.zeros((1, 18), bool)
+    visible[0, [1, 2]] = True
+    no_hands = np.full((1, 2, 21, 2), -1.0)
+    first, second = np.zeros((1, 18, 2)), np.zeros((1, 18, 2))
+    first[0, 1], first[0, 2] = (0.5, 0.5), (0.5, 0.9)
+    second[0, 1], second[0, 2] = (0.1, 0.5), (0.9, 0.5)  # its limb crosses the other's neck
+    people = [PoseSequence(body, visible, no_hands) for body in (first, second)]
+    frame = draw(people, 100, 100)[0]
+    assert tuple(frame[50, 50]) == (0, 85, 255)
+    assert tuple(frame[50, 30]) == (0, 0, 153)
+    second[0, 1] = (0.5, 0.5)
+    second[0, 2] = (0.5, 0.5)
+    assert tuple(draw(people, 100, 100)[0][50, 50]) == (0, 170, 255)  # its right shoulder is painted after all necks
+    hand = np.full((1, 2, 21, 2), -1.0)
+    hand[0, 0, 0] = 0.5
+    people[0] = PoseSequence(first, visible, hand)
+    assert tuple(draw(people, 100, 100)[0][50, 50]) == (255, 0, 0)  # hands lie over all bodies
