@@ -1,10 +1,13 @@
 """The image tower of open_clip as a diffusers component: it gives the tokens that cross-attention sees."""
 
+from typing import Any
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from open_clip.transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPVisionModel
 
 _LAYER_NAMES = {
@@ -48,8 +51,7 @@ class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        self.visual = VisionTransformer(image_size, patch_size, width, num_layers, num_heads, mlp_ratio)
-        self.visual.proj = None  # we need tokens, never the joint embedding with text
+        self.visual = _Tower(image_size, patch_size, width, num_layers, num_heads, mlp_ratio)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Output of block n−1 of n, without the final norm.
@@ -60,15 +62,7 @@ class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
         Returns:
             [B, 1 + (image_size / patch_size)², D]: the class token, then the patches row by row.
         """
-        outputs = self.visual.forward_intermediates(
-            pixel_values,
-            indices=[self.config.num_layers - 2],
-            stop_early=True,
-            intermediates_only=True,
-            output_fmt="NLC",
-            output_extra_tokens=True,
-        )
-        return torch.cat([outputs["image_intermediates_prefix"][0], outputs["image_intermediates"][0]], dim=1)
+        return self.visual(pixel_values)
 
     @classmethod
     def from_clip_vision_model(cls, model: CLIPVisionModel) -> "OpenCLIPImageEncoder":
@@ -93,6 +87,41 @@ class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
         )
         encoder.visual.load_state_dict(_open_clip_state(model))
         return encoder.to(next(model.parameters()).dtype).eval()
+
+
+class _Tower(VisionTransformer):
+    # Offload and casts bring weights when a module is called: what holds some must be called, not only read.
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__(*sizes)
+        self.proj = None  # we need tokens, never the joint embedding with text
+        for block in self.transformer.resblocks:
+            block.attn = _SelfAttention(block.attn)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        outputs = self.forward_intermediates(
+            pixel_values,
+            indices=[len(self.transformer.resblocks) - 2],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        return torch.cat([outputs["image_intermediates_prefix"][0], outputs["image_intermediates"][0]], dim=1)
+
+
+class _SelfAttention(nn.Module):
+    # torch's, with its weights under its names; but torch's reads the weights of `out_proj` and never calls it.
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj = attention.out_proj
+
+    def forward(self, query: Tensor, *_: Tensor, **options: Any) -> tuple[Tensor]:
+        # [B, L, 3 x heads x d] -> three of [B, heads, L, d]
+        packed = F.linear(query, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = packed.permute(2, 0, 3, 1, 4)
+        return (self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)),)
 
 
 def _open_clip_state(model: CLIPVisionModel) -> dict[str, Tensor]:
