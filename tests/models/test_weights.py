@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 
 from steadydancer.models import weights
+from steadydancer.models.weights_catalogue import weights_dir
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def test_other_files_than_expected_are_not_installed(monkeypatch: pytest.MonkeyP
     _fake_pip(monkeypatch, dict.fromkeys(weights.BLAZEPOSE_FILES, b"something else"))
     with pytest.raises(weights.WeightsError, match="sha256 differs"):
         weights.fetch_blazepose()
-    assert not list((weights.weights_dir() / "blazepose").iterdir())
+    assert not list((weights_dir() / "blazepose").iterdir())
 
 
 def test_without_an_index_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

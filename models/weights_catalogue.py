@@ -1,0 +1,127 @@
+"""The catalogue of pretrained weights: what each is for, where it comes from, how large it is, under which licence."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+APACHE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One row of the catalogue.
+
+    Attributes:
+        name: what `steadydancer weights` calls it.
+        purpose: what it is for, in a few words.
+        presets: presets that use it.
+        hub_id: repository on the model hub; None where it comes out of a Python package.
+        num_bytes: size, or None where it is not known to us.
+        size_note: what `num_bytes` counts.
+        licence: licence of the weights.
+        is_optional: True where the preset runs without it, doing less.
+        files: files that make it up, relative to its folder; empty for a whole repository.
+    """
+
+    name: str
+    purpose: str
+    presets: tuple[str, ...]
+    hub_id: str | None
+    num_bytes: int | None
+    size_note: str
+    licence: str = APACHE
+    is_optional: bool = False
+    files: tuple[str, ...] = ()
+
+    @property
+    def looked_for(self) -> str:
+        """The places that `find` tries, for people."""
+        folder = local_folder(self)
+        return str(folder) if self.hub_id is None else f"{folder}, then the model hub's cache ({self.hub_id})"
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is missing, for people."""
+        if self.hub_id is None:
+            return f"run `steadydancer weights fetch {self.name}`"
+        command = " ".join(["hf download", self.hub_id, *self.files])
+        return f"put it there, or run `{command}` where there is a network"
+
+
+CATALOGUE: tuple[Weight, ...] = (
+    Weight(
+        "wan-480p",
+        "base model, text and image encoders and autoencoder, trained at 480p",
+        ("one_gpu", "paper"),
+        "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+        32_789_757_568,
+        "the transformer alone in bfloat16",
+    ),
+    Weight(
+        "wan-720p",
+        "the same, trained at 720p",
+        ("one_gpu", "paper"),
+        "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
+        32_789_757_568,
+        "the transformer alone in bfloat16",
+        is_optional=True,
+    ),
+    Weight(
+        "steadydancer",
+        "the released model, for rendering without training",
+        ("one_gpu", "paper"),
+        "MCG-NJU/SteadyDancer-14B",
+        32_793_437_472,
+        "the transformer alone in bfloat16",
+        is_optional=True,
+    ),
+    Weight(
+        "dwpose",
+        "whole-body keypoints (DWPose-l 384x288, ONNX)",
+        ("one_gpu", "paper"),
+        "yzd-v/DWPose",
+        134_399_116,
+        "the file",
+        files=("dw-ll_ucoco_384.onnx",),
+    ),
+    Weight(
+        "yolox",
+        "finds the persons for DWPose, and the animals (YOLOX-l, ONNX)",
+        ("one_gpu", "paper"),
+        "yzd-v/DWPose",
+        216_746_733,
+        "the file",
+        files=("yolox_l.onnx",),
+    ),
+    Weight(
+        "animal",
+        "keypoints of animals (ViTPose-b trained on APT-36K, ONNX)",
+        ("one_gpu", "paper"),
+        "JunkyByte/easy_ViTPose",
+        None,
+        "not known",
+        is_optional=True,
+        files=("onnx/apt36k/vitpose-b-apt36k.onnx",),
+    ),
+    Weight(
+        "blazepose",
+        "body keypoints of one person on a CPU (pose detector and full landmark model)",
+        ("tiny", "one_gpu", "paper"),
+        None,
+        9_399_558,
+        "both files",
+        files=("pose_detection.tflite", "pose_landmark_full.tflite"),
+    ),
+)
+
+
+def weights_dir() -> Path:
+    """Folder of weights kept on this machine: $STEADYDANCER_WEIGHTS, else inside the Python environment."""
+    chosen = os.environ.get("STEADYDANCER_WEIGHTS")
+    return Path(chosen) if chosen else Path(sys.prefix) / "share" / "steadydancer"
+
+
+def local_folder(row: Weight) -> Path:
+    """Where `row` lies if it is kept among this machine's weights."""
+    return weights_dir() / (row.name if row.hub_id is None else row.hub_id.split("/")[-1])

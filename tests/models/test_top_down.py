@@ -1,0 +1,68 @@
+from collections.abc import Sequence
+
+import numpy as np
+
+from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.models.pose_estimator import Frames, PoseTrack
+from steadydancer.models.top_down import Floats, TopDownEstimator
+
+HERE, THERE = (10.0, 10.0, 30.0, 60.0), (60.0, 5.0, 90.0, 80.0)
+# Who is found in each of eight frames; the frame's number is its first pixel.
+FOUND = [[HERE, THERE], [THERE], [], [THERE, HERE], [HERE], [HERE], [HERE, THERE], [THERE]]
+
+
+class Corners(TopDownEstimator):
+    """Two keypoints: the corners of the box. Keeps count of how many frames are in hand at a time."""
+
+    name = "corners"
+
+    def __init__(self, batch_size: int, max_people: int | None = None) -> None:
+        super().__init__(self.find, self.look, batch_size, max_people)
+
+    def prepare(self, frame: Frames) -> Frames:
+        return frame.repeat(2, axis=0).repeat(2, axis=1)  # boxes are in pixels of these
+
+    def find(self, images: Sequence[Frames], batch_size: int) -> list[tuple[Floats, Floats]]:
+        assert len(images) <= self.batch_size
+        found = [2 * np.array(FOUND[image[0, 0, 0]]).reshape(-1, 4) for image in images]
+        return [(boxes, np.full(len(boxes), 0.9)) for boxes in found]
+
+    def look(self, people: list[tuple[Frames, Floats]], batch_size: int) -> tuple[Floats, Floats]:
+        assert 0 < len(people) <= self.batch_size
+        assert all(image.shape == (200, 200, 3) for image, _ in people)
+        numbers = [image[0, 0, 0] / 10 for image, _ in people]
+        return np.stack([box.reshape(2, 2) for _, box in people]), np.stack([numbers, np.ones(len(people))], axis=1)
+
+    def to_track(self, points: Floats, scores: Floats) -> PoseTrack:
+        body = np.repeat(points[:, :1], 18, axis=1)
+        body[:, 1:] = points[:, 1:]
+        no_hands = np.full((len(body), 2, 21, 2), -1.0)
+        return PoseTrack(PoseSequence(body, np.repeat(scores[:, 1:] > 0, 18, axis=1), no_hands), scores)
+
+
+def test_each_box_is_looked_at_once_in_its_own_frame_and_few_frames_are_in_hand() -> None:
+    frames = np.zeros((8, 100, 100, 3), np.uint8)
+    frames[:, 0, 0, 0] = np.arange(8)
+    for batch_size in (1, 3, 8):
+        there, here = Corners(batch_size).estimate(frames)
+        for track, box, seen in ((there, THERE, [0, 1, 2, 3, 6, 7]), (here, HERE, [0, 3, 4, 5, 6])):
+            assert np.flatnonzero(track.pose.body_visible.all(axis=1)).tolist() == seen
+            corners = np.tile(np.array(box).reshape(2, 2) / 100, (8, 1, 1))
+            corners[2] = [[0, 0], [1, 1]]  # nobody found: the whole picture, for the main person
+            np.testing.assert_allclose(track.pose.body[seen, :2], corners[seen], rtol=1e-6)
+            np.testing.assert_allclose(track.confidence[seen, 0], np.array(seen) / 10, rtol=1e-6)
+            unseen = np.setdiff1d(np.arange(8), seen)
+            assert (track.pose.body[unseen] == -1).all()
+            assert (track.confidence[unseen] == 0).all()
+    (main,) = Corners(3, max_people=1).estimate(frames)
+    np.testing.assert_array_equal(main.pose.body, there.pose.body)
+    assert Corners(3).counts_people
+    assert not Corners(3, max_people=1).counts_people
+
+
+def test_one_person_a_frame_is_one_track_of_every_frame() -> None:
+    frames = np.zeros((4, 100, 100, 3), np.uint8)
+    frames[:, 0, 0, 0] = [1, 4, 7, 2]  # THERE, HERE, THERE, nobody
+    (track,) = Corners(2).estimate(frames)
+    expected = np.array([THERE, HERE, THERE, (0, 0, 100, 100)]).reshape(4, 2, 2) / 100
+    np.testing.assert_allclose(track.pose.body[:, :2], expected, rtol=1e-6)
