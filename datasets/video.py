@@ -1,12 +1,15 @@
-"""Read and write video files: probe, decode by time, encode. Nothing outside the video modules touches a codec."""
+"""Read and write video files: probe, decode by time, encode. Nothing outside the video modules touches a codec.
+
+Files are read in a process of their own (`video_process`), which may hang or crash without harm. Memory of frames that
+come back is shared with it and belongs to the caller.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,27 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from .video_index import DEMUX_OPTIONS, MAX_PIXELS, VideoError, VideoIndex, VideoInfo, error_message, opened, read_index
+from . import video_process
+from .video_file import (
+    DEMUX_OPTIONS,
+    MAX_DURATION_S,
+    MAX_PIXELS,
+    VideoError,
+    VideoIndex,
+    VideoInfo,
+    error_message,
+    opened,
+)
 
 __all__ = [
+    "MAX_DURATION_S",
     "MAX_PIXELS",
     "VideoError",
     "VideoInfo",
     "decode",
     "decode_low_resolution",
+    "decode_sparse",
+    "decoding_counts",
     "encode",
     "frame_times_s",
     "probe",
@@ -30,24 +46,23 @@ __all__ = [
     "size_for_area",
 ]
 
-# decord reads this once, when its library loads. Above 0 it may put earlier frames in the place of damaged ones.
-# DECORD_EOF_RETRY_MAX keeps its default: it counts polls, and with 64 a good 4K file failed.
-os.environ.setdefault("DECORD_REWIND_RETRY_MAX", "0")
 
-
-def probe(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> VideoInfo:
+def probe(
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, max_duration_s: float = MAX_DURATION_S
+) -> VideoInfo:
     """Read container and packets, decode one frame (for its display matrix), and describe the video stream.
 
     Raises `VideoError`: `unreadable` (missing, empty, no file, no known container), `no_video` (sound only, still
-    image), `truncated` (packets missing at the end), `corrupt_frames` (no frame decodes), `too_big` (above
-    `max_pixels`).
+    image), `truncated` (packets missing at the end), `corrupt_frames` (no frame decodes), `vfr_bad_ts` (times by which
+    no frame can be picked), `unsupported_hdr` (PQ, HLG, or BT.2020 in more than 8 bits), `too_big` (above
+    `max_pixels` or `max_duration_s`); as all reading does, `timeout` and `decoder_crash`.
     """
-    return read_index(path, max_pixels).info
+    return _index(path, max_pixels, max_duration_s).info
 
 
 def frame_times_s(path: str | os.PathLike[str]) -> np.ndarray:
     """Presentation times [n] of all frames in seconds, float64, increasing, 0 at the first frame."""
-    return read_index(path, None).times_s()
+    return _index(path).times_s()
 
 
 def decode(
@@ -56,34 +71,69 @@ def decode(
     """Frames shown at `times_s` [F] (seconds after the first frame, any order): uint8 [F, H, W, 3] RGB, upright.
 
     The frame shown at t is the last one whose time is ≤ t; after the end the last frame stays. `height` and `width`
-    (both or neither) scale inside the decoder. Reads from the start without seeking, because seeking returns wrong
-    frames on open-GOP files. Raises `VideoError`; what decord cannot read PyAV tries, and PyAV's verdict is reported.
+    (both or neither) scale inside the decoder. A run of frames that has to be read from the start is decord's, in one
+    pass without seeking, because its seeks return wrong frames on open groups; PyAV reads what decord cannot, sparse
+    frames, and what lies behind a picture at which decoding can begin anew. Spans asked for in their order are read
+    on, so that a file's clips cost one pass. Raises `VideoError`; where decord fails, PyAV's verdict is reported.
     """
     if (height is None) != (width is None):
         raise ValueError(f"give both height and width or neither: height={height}, width={width}")
-    index = read_index(path, None)
-    # A microsecond: times computed in floating point must not fall just short of the frame they name.
-    shown = np.searchsorted(index.times_s(), np.asarray(times_s, np.float64) + 1e-6, side="right") - 1
-    if len(shown) == 0 or shown.min() < 0:
+    times = np.asarray(times_s, np.float64)
+    if times.ndim != 1 or len(times) == 0 or not (times >= 0).all():
         raise ValueError(f"times_s must be one or more times ≥ 0: {times_s}")
-    size = (height or index.info.height, width or index.info.width)
-    wanted, where = np.unique(shown, return_inverse=True)
-    for read in (_read_with_decord, _read_with_pyav):
-        frames = _collect(read(path, index, size), wanted, size)
-        if frames is not None:
-            return frames[where]
-    raise VideoError("corrupt_frames", f"the stream ended before frame {wanted[-1]} of {index.info.num_frames}")
+    size = None if height is None else [int(height), int(width or 0)]
+    return _frames(video_process.request("frames", path, times_s=times.tolist(), size=size)[1])
 
 
 def decode_low_resolution(path: str | os.PathLike[str], every_s: float, max_side: int) -> tuple[np.ndarray, np.ndarray]:
     """One pass of small frames: the times asked [n] (0, every_s, … below the duration) and the frames shown then.
 
-    Frames are uint8 [n, h, w, 3]; the longer side is `max_side` pixels, or as stored if that is smaller.
+    Frames are uint8 [n, h, w, 3]; the longer side is `max_side` pixels, or as stored if that is smaller. The frames
+    that `decode_sparse` may ask for are kept on the way, and cost no second pass soon after.
     """
-    info = probe(path)
-    scale = min(1.0, max_side / max(info.height, info.width))
-    times_s = np.arange(0.0, info.duration_s - 1e-6, every_s)
-    return times_s, decode(path, times_s, max(1, round(info.height * scale)), max(1, round(info.width * scale)))
+    times_s, frames = video_process.request("low_resolution", path, every_s=every_s, max_side=max_side)
+    return np.array(times_s), _frames(frames)
+
+
+def decode_sparse(
+    path: str | os.PathLike[str], start_s: float, end_s: float, num_frames: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A few frames of a span, for scores: their times [n] and the frames, uint8 [n, h, w, 3], n ≤ `num_frames`.
+
+    The times are multiples of half a second, spread over the span; `num_frames` times freely spread where the span
+    holds fewer than two of those. The shorter side is 256 pixels, or as stored if that is smaller; both are even.
+    """
+    arguments = {"start_s": start_s, "end_s": end_s, "num_frames": num_frames}
+    times_s, frames = video_process.request("sparse", path, **arguments)
+    return np.array(times_s), _frames(frames)
+
+
+def decoding_counts() -> dict[str, int]:
+    """What happened since this process began: requests by decoder, cross-checks, crashes, timeouts.
+
+    `decord`, `pyav`, `kept` (from an earlier pass), `decord_refused` (it cannot read that file), `cross_checked`,
+    `decord_unfit` (its frames are not PyAV's, which were given), `crashes`, `timeouts`.
+    """
+    return dict(video_process.counts)
+
+
+def _index(
+    path: str | os.PathLike[str], max_pixels: int | None = None, max_duration_s: float | None = None
+) -> VideoIndex:
+    words, _ = video_process.request("index", path, max_pixels=max_pixels, max_duration_s=max_duration_s)
+    return VideoIndex(
+        np.array(words["pts"], np.int64),
+        Fraction(words["time_base"]),
+        VideoInfo(**words["info"]),
+        words["timed"],
+        np.array(words["entries"], np.int64),
+        np.array(words["entry_times"], np.int64),
+    )
+
+
+def _frames(frames: np.ndarray | None) -> np.ndarray:
+    assert frames is not None
+    return frames
 
 
 def encode(
@@ -131,67 +181,6 @@ def size_for_area(image_height: int, image_width: int, max_area_px: int) -> tupl
     """The release's size rule: (height, width), multiples of 16, near the image's aspect, area ≤ `max_area_px`."""
     ratio = image_height / image_width
     return int(math.sqrt(max_area_px * ratio) // 16) * 16, int(math.sqrt(max_area_px / ratio) // 16) * 16
-
-
-# A reader yields, for every frame in order of presentation, a function that makes the picture: most frames are passed
-# over, and their conversion would cost as much as their decoding. It ends early where another reader should be tried.
-_Picture = Callable[[], np.ndarray]
-
-
-def _collect(pictures: Iterator[_Picture], wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
-    """The pictures at the positions `wanted` (increasing), or None if there are not so many."""
-    frames = np.empty((len(wanted), *size, 3), np.uint8)
-    found = 0
-    for position, picture in enumerate(pictures):
-        if position == wanted[found]:
-            frames[found] = picture()
-            found += 1
-            if found == len(wanted):
-                return frames
-    return None
-
-
-def _read_with_decord(path: str | os.PathLike[str], index: VideoIndex, size: tuple[int, int]) -> Iterator[_Picture]:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)  # what it cannot read is told by exceptions
-    height, width = size
-    with opened(path) as name:
-        try:
-            reader = decord.VideoReader(name, ctx=decord.cpu(0), width=width, height=height, num_threads=1)
-            # Another count means another idea of which frames are shown (edit lists, dropped packets).
-            for _ in range(len(reader) if len(reader) == index.info.num_frames else 0):
-                frame = reader.next()
-                # decord takes the padding of narrow rows for more channels: 48 pixels come as [H, 48, 4].
-                if tuple(frame.shape) != (height, width, 3):
-                    return
-                yield frame.asnumpy
-        # Its errors carry no type: PyAV finds out which it is. StopIteration: the stream ended early.
-        except (decord.DECORDError, RuntimeError, StopIteration):
-            return
-
-
-def _read_with_pyav(path: str | os.PathLike[str], index: VideoIndex, size: tuple[int, int]) -> Iterator[_Picture]:
-    height, width = size
-    turns = index.info.rotation_deg // 90
-    stored_height, stored_width = (height, width) if turns % 2 == 0 else (width, height)
-
-    def picture(frame: Any) -> np.ndarray:
-        small = frame.reformat(stored_width, stored_height, "rgb24", interpolation="BILINEAR")
-        return np.rot90(small.to_ndarray(), -turns)
-
-    position = 0
-    with opened(path) as name, av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
-        stream: Any = container.streams.best("video")
-        stream.codec_context.thread_count = 1
-        try:
-            for frame in container.decode(stream):
-                if frame.pts is not None and position < len(index.pts) and frame.pts > index.pts[position]:
-                    raise VideoError("corrupt_frames", f"frame {position} is missing")
-                yield partial(picture, frame)
-                position += 1
-        except FFmpegError as error:
-            raise VideoError("corrupt_frames", f"frame {position} does not decode: {error_message(error)}") from error
 
 
 def _check_frames(frames: np.ndarray, size: tuple[int, ...]) -> None:

@@ -1,111 +1,81 @@
-"""What a video file is: find its stream and the times of its frames by reading packets, or say what is wrong with it.
-
-Files are opened through ``/dev/fd/N``: the decoders then see content and no name, so a name in any encoding works,
-a wrong suffix misleads nobody, and a name that looks like a protocol or a frame pattern is not taken for one.
-"""
+"""Find a file's video stream and the times of its frames by reading packets, or say what is wrong with it."""
 
 from __future__ import annotations
 
+import math
 import os
-import stat
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
-Reason = Literal["unreadable", "no_video", "truncated", "corrupt_frames", "too_big", "timeout", "decoder_crash"]
+from .video_file import (
+    DEMUX_OPTIONS,
+    MAX_DURATION_S,
+    MAX_PIXELS,
+    STILL_FORMATS,
+    VideoError,
+    VideoIndex,
+    VideoInfo,
+    error_message,
+    opened,
+)
 
-MAX_PIXELS = 4096 * 4096
-"""Largest frame that `probe` lets through: one RGB frame of it is 48 MiB."""
-
-# Formats that open further files (playlists, concat scripts, image sequences) stay out: a clip must be one file.
-_VIDEO_FORMATS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,h264,hevc,ivf,rm,mxf,wtv,nut"
-_STILL_FORMATS = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,j2k_pipe"
-_SOUND_FORMATS = "mp3,wav,flac,aac,aiff,ac3"
-DEMUX_OPTIONS = {"format_whitelist": f"{_VIDEO_FORMATS},{_STILL_FORMATS},{_SOUND_FORMATS}"}
 _STILL_BRANDS = ("avif", "heic", "heix", "mif1")
 
+# Transfer functions and primaries as numbered in ISO/IEC 23091-2: PQ, HLG; BT.2020.
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_BT2020 = 9
 
-class VideoError(Exception):
-    """A file that cannot be used as a video: `reason` is a class of faults, `detail` what was seen in this file."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
+_MOST_CRAMPED = 0.05
+"""Share of frames with the time of another: a field-coded or badly written file has half or all of them."""
+_LONGEST_GAP_S = 10.0
+_LONGEST_GAP_STEPS = 100
+_MOST_FPS = 1000.0
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file says about its video stream. Sizes are pixels as shown, after the turn of `rotation_deg`."""
+class _Packet(NamedTuple):
+    """What is kept of a packet. Times are in units of the stream's time base; `pts` falls back on `dts`."""
 
-    codec: str
-    width: int
-    height: int
-    rotation_deg: int
-    """Clockwise turn that makes the stored frames upright: 0, 90, 180 or 270."""
-    fps: float
-    """Mean frame rate over the whole file, frames / seconds."""
-    duration_s: float
-    """From the first frame shown to the end of the last one."""
-    num_frames: int
-    pixel_format: str
+    pts: int | None
+    dts: int | None
+    duration: int
+    has_pts: bool
+    refreshes: bool
+    shown: bool
 
 
-@dataclass(frozen=True)
-class VideoIndex:
-    """Presentation times of all frames, in order, in units of `time_base` seconds."""
-
-    pts: np.ndarray
-    time_base: Fraction
-    info: VideoInfo
-
-    def times_s(self) -> np.ndarray:
-        """Seconds after the first frame, float64 [n]."""
-        return (self.pts - self.pts[0]) * float(self.time_base)
-
-
-@contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A nameless path to an open regular file."""
-    try:
-        # Non-blocking, or opening a pipe without a writer would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise VideoError("unreadable", f"cannot open: {error.strerror}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoError("unreadable", "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
-        if status.st_size == 0:
-            raise VideoError("unreadable", "the file is empty")
-        yield f"/dev/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def read_index(path: str | os.PathLike[str], max_pixels: int | None) -> VideoIndex:
-    """Read all packets and decode one frame; `max_pixels` None lets any size through. Raises `VideoError`."""
+def read_index(
+    path: str | os.PathLike[str], max_pixels: int | None = MAX_PIXELS, max_duration_s: float | None = MAX_DURATION_S
+) -> VideoIndex:
+    """Read all packets and decode one frame; limits that are None let everything through. Raises `VideoError`."""
     with opened(path) as name:
         try:
             with av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
                 stream = _video_stream(container, max_pixels)
-                return _describe(stream, *_read_packets(container, stream))
+                packets, frame = _read_packets(container, stream)
+                index = _describe(stream, packets, frame)
         except (FFmpegError, EOFError) as error:
             raise VideoError("unreadable", f"no container that could be read: {error_message(error)}") from error
+    check_limits(index.info, max_pixels, max_duration_s)
+    return index
+
+
+def check_limits(info: VideoInfo, max_pixels: int | None, max_duration_s: float | None) -> None:
+    """Raise `VideoError` (`too_big`) for frames of more pixels, or more seconds, than are let through."""
+    if max_pixels is not None and info.width * info.height > max_pixels:
+        raise VideoError("too_big", f"{info.width}×{info.height} has more than {max_pixels} pixels")
+    if max_duration_s is not None and info.duration_s > max_duration_s:
+        raise VideoError("too_big", f"{info.duration_s:.0f} s are more than {max_duration_s:.0f} s")
 
 
 def _video_stream(container: Any, max_pixels: int | None) -> Any:
     brand = container.metadata.get("major_brand", "").strip()
-    if container.format.name in _STILL_FORMATS.split(",") or brand in _STILL_BRANDS:
+    if container.format.name in STILL_FORMATS.split(",") or brand in _STILL_BRANDS:
         raise VideoError("no_video", f"a still image ({brand or container.format.name})")
     stream = container.streams.best("video")
     if stream is None:
@@ -116,41 +86,51 @@ def _video_stream(container: Any, max_pixels: int | None) -> Any:
     context = stream.codec_context
     if context is None:
         raise VideoError("unreadable", "no decoder for the video stream")
-    pixels = context.width * context.height
-    if max_pixels is not None and pixels > max_pixels:
+    if max_pixels is not None and context.width * context.height > max_pixels:  # before anything is decoded
         raise VideoError("too_big", f"{context.width}×{context.height} has more than {max_pixels} pixels")
     context.thread_count = 1
     return stream
 
 
-def _read_packets(container: Any, stream: Any) -> tuple[np.ndarray, int, Any]:
-    """Sorted times of the frames shown, the duration (0: not given) of the last one, and the first frame."""
-    times: list[tuple[int | None, int]] = []
-    num_packets = 0
+def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], Any]:
+    """All packets in their order, and the first frame."""
+    packets: list[_Packet] = []
     first_frame = None
+    refreshes = _refresh_test(stream.codec_context)
+    hides_packets = stream.codec_context.codec.canonical_name == "vp8"
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:
-                raise VideoError("truncated", f"packet {num_packets} is cut off")
+                raise VideoError("truncated", f"packet {len(packets)} is cut off")
             if first_frame is None:
                 first_frame = _first_frame(packet)
-            num_packets += packet.size > 0
+            if packet.size == 0:
+                continue
             # Discarded packets lie outside the edit list: they are decoded, for the sake of others, and not shown.
-            if packet.size > 0 and not packet.is_discard:
-                times.append((packet.dts if packet.pts is None else packet.pts, packet.duration or 0))
+            # VP8 sends pictures to predict from as packets of their own; a bit of the first byte shows the rest.
+            shown = not packet.is_discard and not (hides_packets and not bytes(packet)[0] >> 4 & 1)
+            pts, dts = packet.pts, packet.dts
+            packets.append(
+                _Packet(
+                    dts if pts is None else pts,
+                    dts,
+                    packet.duration or 0,
+                    pts is not None,
+                    shown and packet.is_keyframe and refreshes(packet),
+                    shown,
+                )
+            )
     except FFmpegError as error:
-        raise VideoError("truncated", f"reading stopped after {num_packets} packets: {error_message(error)}") from error
+        words = f"reading stopped after {len(packets)} packets: {error_message(error)}"
+        raise VideoError("truncated", words) from error
     # Only mp4's table of samples is exact; other containers announce an estimate.
-    if "mp4" in container.format.name and num_packets < stream.frames:
-        raise VideoError("truncated", f"{num_packets} of {stream.frames} packets are there")
-    if len(times) == 0:
+    if "mp4" in container.format.name and len(packets) < stream.frames:
+        raise VideoError("truncated", f"{len(packets)} of {stream.frames} packets are there")
+    if not any(packet.shown for packet in packets):
         raise VideoError("no_video", "the video stream holds no packet")
     if first_frame is None:
-        raise VideoError("corrupt_frames", f"none of {num_packets} packets gives a frame")
-    if any(time is None for time, _ in times):
-        return np.arange(len(times)), 0, first_frame
-    pts, durations = np.array(sorted(times), np.int64).T
-    return pts, int(durations[-1]), first_frame
+        raise VideoError("corrupt_frames", f"none of {len(packets)} packets gives a frame")
+    return packets, first_frame
 
 
 def _first_frame(packet: Any) -> Any:
@@ -160,28 +140,127 @@ def _first_frame(packet: Any) -> Any:
         raise VideoError("corrupt_frames", f"the first frame does not decode: {error_message(error)}") from error
 
 
-def _describe(stream: Any, pts: np.ndarray, last_duration: int, frame: Any) -> VideoIndex:
+def _refresh_test(context: Any) -> Any:
+    """A test of key packets: does the decoder, beginning with this one, give what it gives from the start?
+
+    H.264 and HEVC call other pictures key frames too, whose followers look back past them (open groups): only the
+    unit types of instantaneous refresh will do. Codecs that are not named here are read from the start.
+    """
+    codec = context.codec.canonical_name
+    if codec in ("vp8", "vp9", "av1"):
+        return lambda packet: True
+    if codec not in ("h264", "hevc"):
+        return lambda packet: False
+    header = context.extradata or b""
+    length_at = 4 if codec == "h264" else 21
+    # Bytes of a unit's length (ISO/IEC 14496-15); 0: units follow start codes.
+    num_length_bytes = (header[length_at] & 3) + 1 if len(header) > length_at and header[0] == 1 else 0
+
+    def refreshes(packet: Any) -> bool:
+        for first_byte in _unit_headers(bytes(packet), num_length_bytes):
+            kind = first_byte & 31 if codec == "h264" else first_byte >> 1 & 63
+            if (1 <= kind <= 5) if codec == "h264" else kind <= 31:  # the first unit with a picture in it
+                return kind == 5 if codec == "h264" else kind in (19, 20)
+        return False
+
+    return refreshes
+
+
+def _unit_headers(data: bytes, num_length_bytes: int) -> Iterator[int]:
+    """The first byte of every unit in a packet of H.264 or HEVC."""
+    if num_length_bytes == 0:
+        yield from (data[match.end()] for match in re.finditer(rb"\0\0\1(?=.)", data, re.DOTALL))
+        return
+    start = 0
+    while start + num_length_bytes < len(data):
+        yield data[start + num_length_bytes]
+        start += num_length_bytes + int.from_bytes(data[start : start + num_length_bytes], "big")
+
+
+def _describe(stream: Any, packets: list[_Packet], frame: Any) -> VideoIndex:
+    context, time_base = stream.codec_context, stream.time_base
+    _refuse_hdr(context, frame)
+    shown = [packet for packet in packets if packet.shown]
+    step = 1 / float((stream.guessed_rate or 25) * time_base)
+    timed = all(packet.has_pts for packet in shown)
+    entries = np.empty((2, 0), np.int64)
+    if any(packet.pts is None for packet in shown):
+        pts = np.rint(np.arange(len(shown)) * step).astype(np.int64)
+    else:
+        pts = np.sort(np.array([packet.pts for packet in shown], np.int64))
+        _check_times(pts, packets, time_base)
+        entries = _entries(packets, pts) if timed else entries
     rotation_deg = round(-frame.rotation / 90) * 90 % 360
-    height, width = (frame.height, frame.width) if rotation_deg % 180 == 0 else (frame.width, frame.height)
-    time_base = stream.time_base
-    step = float(np.median(np.diff(pts))) if len(pts) > 1 else 1 / float((stream.guessed_rate or 25) * time_base)
+    width, height = _square(frame.width, frame.height, stream.sample_aspect_ratio)
+    if rotation_deg % 180:
+        width, height = height, width
+    last_duration = max(shown, key=lambda packet: packet.pts or 0).duration
+    step = float(np.median(np.diff(pts))) if len(pts) > 1 else step
     duration_s = float((int(pts[-1] - pts[0]) + (last_duration or step)) * time_base)
-    return VideoIndex(
-        pts,
-        time_base,
-        VideoInfo(
-            codec=stream.codec_context.codec.canonical_name,
-            width=width,
-            height=height,
-            rotation_deg=rotation_deg,
-            fps=len(pts) / duration_s,
-            duration_s=duration_s,
-            num_frames=len(pts),
-            pixel_format=frame.format.name,
-        ),
+    info = VideoInfo(
+        codec=context.codec.canonical_name,
+        width=width,
+        height=height,
+        rotation_deg=rotation_deg,
+        fps=len(pts) / duration_s,
+        duration_s=duration_s,
+        num_frames=len(pts),
+        pixel_format=frame.format.name,
     )
+    return VideoIndex(pts, time_base, info, timed, *entries)
 
 
-def error_message(error: BaseException) -> str:
-    """The library's own words, without the name the file was opened by."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _refuse_hdr(context: Any, frame: Any) -> None:
+    """Decoders hand such frames out as 8 bits without a word: pale, and unlike all others of the set."""
+    bits = frame.format.components[0].bits
+    transfer = _HDR_TRANSFERS.get(int(context.color_trc or 0))
+    if transfer or (int(context.color_primaries or 0) == _BT2020 and bits > 8):
+        raise VideoError("unsupported_hdr", f"{bits} bits, {transfer or 'BT.2020 primaries'}; convert it to BT.709")
+
+
+def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """Size with square pixels: the longer side of a pixel stays what it is stored as, the other is stretched."""
+    ratio = float(aspect or 1)
+    if not 0.1 <= ratio <= 10:  # no camera made that
+        return width, height
+    return (round(width * ratio), height) if ratio >= 1 else (width, round(height / ratio))
+
+
+def _check_times(pts: np.ndarray, packets: list[_Packet], time_base: Fraction) -> None:
+    """Raise `VideoError` (`vfr_bad_ts`) for times by which no frame can be picked."""
+    if len(pts) < 2:
+        return
+    steps = np.diff(pts)
+    cramped = int((steps == 0).sum())
+    if cramped > _MOST_CRAMPED * len(pts):
+        raise VideoError("vfr_bad_ts", f"{cramped} of {len(pts)} frames have the time of another")
+    fps = len(steps) / float(int(pts[-1] - pts[0]) * time_base)
+    if fps > _MOST_FPS:
+        raise VideoError("vfr_bad_ts", f"{fps:.0f} frames a second")
+    longest, usual = int(steps.max()), float(np.median(steps))
+    if longest * time_base > _LONGEST_GAP_S and longest > _LONGEST_GAP_STEPS * usual:
+        where = int(steps.argmax())
+        raise VideoError("vfr_bad_ts", f"{float(longest * time_base):.1f} s between frames {where} and {where + 1}")
+    decoded = np.array([packet.dts for packet in packets if packet.dts is not None], np.int64)
+    back = -int(np.diff(decoded).min(initial=0))
+    if back * time_base > 1:
+        raise VideoError("vfr_bad_ts", f"time runs {float(back * time_base):.1f} s backwards between two packets")
+
+
+def _entries(packets: list[_Packet], pts: np.ndarray) -> np.ndarray:
+    """Positions and decoding times [2, k] of packets that refresh, with nothing shown across them."""
+    times = [packet.pts if packet.shown and packet.pts is not None else None for packet in packets]
+    latest_before = -math.inf
+    earliest_after = [math.inf] * (len(packets) + 1)
+    for k in range(len(packets) - 1, -1, -1):
+        time = times[k]
+        earliest_after[k] = earliest_after[k + 1] if time is None else min(earliest_after[k + 1], time)
+    found = []
+    for k, packet in enumerate(packets):
+        time = times[k]
+        if time is None:
+            continue
+        if packet.refreshes and latest_before < time <= earliest_after[k] and packet.dts is not None:
+            found.append((int(np.searchsorted(pts, time)), packet.dts))
+        latest_before = max(latest_before, time)
+    return np.array(found, np.int64).reshape(-1, 2).T

@@ -14,6 +14,7 @@ import pytest
 
 from steadydancer.datasets import video
 from steadydancer.datasets.video import VideoError, decode, decode_low_resolution, encode, frame_times_s, probe
+from steadydancer.datasets.video_cursors import DecordCursor, PyavCursor
 from steadydancer.datasets.video_index import read_index
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -100,10 +101,10 @@ def test_sparse_times_on_long_and_open_groups(tmp_path, options):
 
 @pytest.mark.parametrize("size", [(64, 96), (46, 70), (128, 192)])
 def test_decord_and_pyav_agree(clip, size):
-    index = read_index(clip, None)
-    every = np.arange(40)
-    by_decord = video._collect(video._read_with_decord(clip, index, size), every, size)
-    by_pyav = video._collect(video._read_with_pyav(clip, index, size), every, size)
+    index = read_index(clip)
+    decord, pyav = DecordCursor(clip, index, size), PyavCursor(clip, index)
+    by_decord = np.stack([decord.picture(k) for k in range(40)])
+    by_pyav = np.stack([pyav.picture(k, size) for k in range(40)])
     assert numbers(by_decord) == list(range(40))
     # not scaled: the same pixels; scaled: two builds of one scaler
     assert np.abs(by_decord.astype(int) - by_pyav).mean() < (1e-9 if size == (64, 96) else 1)
@@ -118,16 +119,17 @@ def test_narrow_frames_are_right(clip, width):
 
 
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
-@pytest.mark.parametrize("reader", [video._read_with_decord, video._read_with_pyav])
-def test_frames_come_upright(tmp_path, turn, reader):
+def test_frames_come_upright(tmp_path, turn):
     stored = numbered_frames(5)
     path = write(tmp_path / "clip.mp4", stored, rotation=turn)
     shown = np.rot90(stored, turn // 90, axes=(1, 2))  # a display matrix turns counterclockwise
     info = probe(path)
     assert (info.height, info.width) == shown.shape[1:3]
-    size = (info.height, info.width)
-    frames = video._collect(reader(path, read_index(path, None), size), np.arange(5), size)
-    assert np.abs(frames.astype(int) - shown).mean() < 4  # a wrong turn gives more than 30
+    size, index = (info.height, info.width), read_index(path)
+    decord, pyav = DecordCursor(path, index, size), PyavCursor(path, index)
+    for k in range(5):  # a wrong turn gives more than 30
+        assert np.abs(decord.picture(k).astype(int) - shown[k]).mean() < 4
+        assert np.abs(pyav.picture(k, size).astype(int) - shown[k]).mean() < 4
 
 
 def test_low_resolution_pass(clip):

@@ -1,0 +1,148 @@
+"""Open decoders that read forward: PyAV, which can begin at a safe place in the middle, and decord, which cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+
+from .video_file import DEMUX_OPTIONS, VideoError, VideoIndex, error_message, opened
+
+Size = tuple[int, int]
+"""(height, width) of upright frames."""
+
+# decord reads this once, when its library loads. Above 0 it may put earlier frames in the place of damaged ones.
+# DECORD_EOF_RETRY_MAX keeps its default: it counts polls, and with 64 a good 4K file failed.
+os.environ.setdefault("DECORD_REWIND_RETRY_MAX", "0")
+
+# To begin anew empties the decoder, which costs about as much as some frames.
+_WORTH_SEEKING = 8
+
+
+class PyavCursor:
+    """Stands at one frame of a file. Later ones are read on to; for others it begins anew at the nearest safe entry."""
+
+    def __init__(self, path: str | os.PathLike[str], index: VideoIndex) -> None:
+        self._index = index
+        with opened(path) as name:
+            self._container: Any = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
+        self._stream = self._container.streams.best("video")
+        self._stream.codec_context.thread_count = 1
+        self._path = path
+        # One per size: made for another size, a scaler computes its filters again.
+        self._scalers: dict[Size, VideoReformatter] = {}
+        self._entry_of = dict(zip(index.entry_times.tolist(), index.entries.tolist(), strict=True))
+        self._begin(self._container.demux(self._stream), 0)
+
+    def picture(self, position: int, size: Size) -> np.ndarray:
+        """The frame at this position, uint8 [H, W, 3], upright. Raises `VideoError`."""
+        try:
+            self._advance(position)
+        except FFmpegError as error:
+            words = f"frame {self._position + 1} does not decode: {error_message(error)}"
+            raise VideoError("corrupt_frames", words) from error
+        turns = self._index.info.rotation_deg // 90
+        height, width = size if turns % 2 == 0 else size[::-1]
+        scaler = self._scalers.setdefault(size, VideoReformatter())
+        small: Any = scaler.reformat(self._frame, width, height, "rgb24", interpolation="BILINEAR")
+        return np.rot90(small.to_ndarray(), -turns)
+
+    def _begin(self, packets: Iterator[Any], position: int) -> None:
+        self._frames = (frame for packet in packets for frame in packet.decode())
+        self._frame: Any = None
+        self._position = position - 1
+
+    def _advance(self, target: int) -> None:
+        behind = target < self._position or (target == self._position and self._frame is None)
+        if behind or self._index.entry_before(target) > self._position + _WORTH_SEEKING:
+            self._seek(target)
+        while self._position < target:
+            frame = next(self._frames, None)
+            if frame is None:
+                num_frames = self._index.info.num_frames
+                raise VideoError(
+                    "corrupt_frames", f"the stream ended after {self._position + 1} of {num_frames} frames"
+                )
+            self._frame = frame
+            self._position += 1
+            if frame.is_corrupt:
+                raise VideoError("corrupt_frames", f"frame {self._position} is damaged")
+            if self._index.timed and frame.pts is not None:
+                self._compare_times(frame.pts)
+
+    def _compare_times(self, pts: int) -> None:
+        expected = int(self._index.pts[self._position])
+        if pts > expected:
+            raise VideoError("corrupt_frames", f"frame {self._position} is missing")
+        if pts < expected:
+            raise VideoError("vfr_bad_ts", f"frame {self._position} comes after its time")
+
+    def _seek(self, target: int) -> None:
+        """Begin at the last entry before `target` that the container finds, else at the start."""
+        entry = self._index.entry_before(target)
+        if entry > 0:
+            place = int(np.searchsorted(self._index.entries, entry))
+            self._container.seek(int(self._index.entry_times[place]), stream=self._stream)
+            packets = self._container.demux(self._stream)
+            first = next(packets, None)
+            landed = self._entry_of.get(first.dts) if first is not None and first.size else None
+            # The container may know fewer key frames than the packets showed, or other ones.
+            if landed is not None and landed <= target and first.pts == self._index.pts[landed]:
+                self._begin(_after(first, packets), landed)
+                return
+        self._container.close()
+        with opened(self._path) as name:
+            self._container = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
+        self._stream = self._container.streams.best("video")
+        self._stream.codec_context.thread_count = 1
+        self._begin(self._container.demux(self._stream), 0)
+
+
+def _after(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+class DecordRefusal(Exception):
+    """decord cannot read this file, or not at this size. Its errors carry no type: PyAV finds out what it is."""
+
+
+class DecordCursor:
+    """Stands at one frame of a file and reads on; frames of one size. It never seeks: decord's seeks give wrong frames
+    on open groups.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], index: VideoIndex, size: Size) -> None:
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)  # what it cannot read is told by exceptions
+        self._errors = (decord.DECORDError, RuntimeError, StopIteration)  # StopIteration: the stream ended early
+        self.size = size
+        self.position = -1
+        self._frame: Any = None
+        with opened(path) as name:
+            try:
+                self._reader = decord.VideoReader(name, decord.cpu(0), width=size[1], height=size[0], num_threads=1)
+            except self._errors as error:
+                raise DecordRefusal("it does not open the file") from error
+        # Another count means another idea of which frames are shown (edit lists, dropped packets).
+        if len(self._reader) != index.info.num_frames:
+            raise DecordRefusal(f"it counts {len(self._reader)} frames")
+
+    def picture(self, position: int) -> np.ndarray:
+        """The frame at this position, not before the one it stands at. Raises `DecordRefusal`."""
+        try:
+            while self.position < position:
+                self._frame = self._reader.next()
+                self.position += 1
+        except self._errors as error:
+            raise DecordRefusal(f"it stops at frame {self.position + 1}") from error
+        # decord takes the padding of narrow rows for more channels: 48 pixels come as [H, 48, 4].
+        if tuple(self._frame.shape) != (*self.size, 3):
+            raise DecordRefusal(f"its rows of {self.size[1]} pixels are padded")
+        return self._frame.asnumpy()

@@ -1,0 +1,283 @@
+"""The decoding process as its parent sees it: started once, asked, timed, killed, replaced.
+
+Requests of one process are answered one after another by one child (`video_child`). `STEADYDANCER_DECODE=in-process`
+decodes in the asking process instead, for a debugger's sake.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .video_child import LENGTH, perform
+from .video_file import VideoError
+from .video_reader import VideoReader
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may take. A machine under load stretches the clock, not the child's CPU time.
+
+    The child's own CPU seconds may reach `base_s` + `factor` × what it expects (measured generously for a slow core).
+    It may be idle, neither running nor waiting for a processor or a disk, for `idle_s`. By the clock it may take
+    `clock_factor` times its CPU seconds.
+    """
+
+    base_s: float = 20.0
+    factor: float = 5.0
+    idle_s: float = 60.0
+    clock_factor: float = 20.0
+
+
+LIMITS = Limits()
+
+# A child that served so many requests, or kept so much memory, makes room for a new one.
+MOST_REQUESTS = 1000
+MOST_RESIDENT_BYTES = 1 << 30
+
+# What the child runs. It finds modules where this process does, and nowhere else.
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from steadydancer.datasets.video_child import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
+)
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class _Died(Exception):
+    """The child is gone; the message says how."""
+
+
+class _Child:
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
+        self._words = os.memfd_create("stderr")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", START, json.dumps(sys.path), str(theirs.fileno()), str(lifeline)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._words,
+                pass_fds=(theirs.fileno(), lifeline),
+                # One arena: freed frames of one size are taken by those of the next.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+            )
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        self.num_requests = 0
+        self.resident_bytes = 0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def usable(self) -> bool:
+        """Alive, and neither old nor fat."""
+        young = self.num_requests < MOST_REQUESTS and self.resident_bytes < MOST_RESIDENT_BYTES
+        return young and self._process.poll() is None
+
+    def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+        """The answer, and its frames if it has some. Raises `_Died`, and `VideoError` (`timeout`)."""
+        self.num_requests += 1
+        deadline = _Deadline(self.pid)
+        data = json.dumps(request).encode()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it died is told by what it answers
+            self._control.sendall(LENGTH.pack(len(data)) + data)
+        while True:
+            answer, descriptor = self._receive(deadline)
+            if "expects_s" not in answer:
+                self.resident_bytes = answer["resident_bytes"]
+                return answer, None if descriptor is None else _frames(descriptor, answer["shape"])
+            deadline.extend(answer["expects_s"])
+
+    def end(self) -> None:
+        """Kill it and forget it."""
+        self._process.kill()
+        self._process.wait()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close what leads to it: in a forked process it is somebody else's."""
+        self._control.close()
+        for descriptor in (self._lifeline, self._words):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _receive(self, deadline: _Deadline) -> tuple[dict[str, Any], int | None]:
+        self._wait(deadline)
+        try:
+            header, descriptors, *_ = socket.recv_fds(self._control, LENGTH.size, 1)
+            if header:
+                body = bytearray()
+                while len(body) < LENGTH.unpack(header)[0]:
+                    self._wait(deadline)
+                    body += self._control.recv(LENGTH.unpack(header)[0] - len(body)) or self._raise_died()
+                return json.loads(body), descriptors[0] if descriptors else None
+        except ConnectionResetError:
+            pass
+        return self._raise_died()
+
+    def _wait(self, deadline: _Deadline) -> None:
+        while not select.select([self._control], [], [], 0.5)[0]:
+            deadline.check()
+
+    def _raise_died(self) -> Any:
+        code = self._process.wait()
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        words = Path(f"/proc/self/fd/{self._words}").read_text(errors="replace").strip().splitlines()
+        raise _Died(f"{how}: {words[-1][:200]}" if words else how)
+
+
+class _Deadline:
+    """How long the child may still work on one request. See `Limits`."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._budget_s = LIMITS.base_s
+        self._start = self._last_sign = time.monotonic()
+        self._start_cpu_s = self._last_cpu_s = self._read()[1]
+
+    def extend(self, expected_s: float) -> None:
+        self._budget_s += LIMITS.factor * expected_s
+
+    def check(self) -> None:
+        """Raise `VideoError` (`timeout`) when it is over."""
+        now = time.monotonic()
+        state, cpu_s = self._read()
+        if cpu_s > self._last_cpu_s or state in "RD":
+            self._last_sign, self._last_cpu_s = now, cpu_s
+        used_s = cpu_s - self._start_cpu_s
+        if used_s > self._budget_s:
+            raise VideoError("timeout", f"decoding took {used_s:.0f} s of CPU time, {self._budget_s:.0f} s are granted")
+        if now - self._last_sign > LIMITS.idle_s:
+            raise VideoError("timeout", f"the decoder did nothing for {now - self._last_sign:.0f} s")
+        if now - self._start > LIMITS.clock_factor * self._budget_s:
+            raise VideoError("timeout", f"decoding took more than {now - self._start:.0f} s")
+
+    def _read(self) -> tuple[str, float]:
+        """The child's state (a letter, see proc(5)) and its CPU seconds."""
+        try:
+            fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it is gone, which its socket tells
+            return "R", 0.0
+        return fields[0], (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+_lock = threading.Lock()
+_child: _Child | None = None
+_reader: VideoReader | None = None
+counts: Counter[str] = Counter()
+"""What happened in this process: requests by decoder, cross-checks, files that decord is unfit for, lost children."""
+
+
+def request(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
+    """Have the child do one operation of `VideoReader` on a file; returns its result and its frames.
+
+    A child that dies is replaced and asked once more, for it may have been killed by somebody.
+
+    Raises:
+        VideoError: what is wrong with the file; `timeout` or `decoder_crash` if the decoder hung or died twice.
+        RuntimeError: the code failed.
+    """
+    if os.environ.get("STEADYDANCER_DECODE") == "in-process":
+        return _request_here(operation, path, **arguments)
+    words = {"operation": operation, "path": os.path.abspath(os.fsdecode(path)), **arguments}  # noqa: PTH100 - as named
+    with _lock:
+        for attempt in (1, 2):
+            try:
+                answer, frames = _usable_child().ask(words)
+                break
+            except _Died as death:
+                end_child()
+                counts["crashes"] += 1
+                if attempt == 2:
+                    raise VideoError("decoder_crash", f"the decoder died of it twice ({death})") from None
+            except BaseException as error:  # an interrupted request would leave its answer to the next
+                end_child()
+                counts["timeouts"] += isinstance(error, VideoError)
+                raise
+        counts.update(answer["counts"])
+    if "bad" in answer:
+        raise VideoError(*answer["bad"])
+    if "fault" in answer:
+        raise RuntimeError(f"decoding {path} failed in the code:\n{answer['fault']}")
+    return answer["result"], frames
+
+
+def _request_here(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
+    global _reader
+    made: list[np.ndarray] = []
+
+    def allocate(shape: tuple[int, ...]) -> np.ndarray:
+        made.append(np.empty(shape, np.uint8))
+        return made[-1]
+
+    with _lock:
+        _reader = _reader or VideoReader()
+        _reader.allocate = allocate
+        try:
+            result = perform(_reader, operation, os.fsdecode(path), **arguments)
+        finally:
+            counts.update(_reader.counts)
+            _reader.counts.clear()
+    return result, made[0] if made else None
+
+
+def child_pid() -> int | None:
+    """Of the child that would be asked next, None if one would have to be started."""
+    return _child.pid if _child is not None and _child.usable() else None
+
+
+def end_child() -> None:
+    """End the child; the next request starts another."""
+    global _child
+    if _child is not None:
+        _child.end()
+        _child = None
+
+
+def _usable_child() -> _Child:
+    global _child
+    if _child is None or not _child.usable():
+        end_child()
+        _child = _Child()
+    return _child
+
+
+def _frames(descriptor: int, shape: list[int]) -> np.ndarray:
+    """The child's frames, without a copy; the memory goes with the array."""
+    try:
+        memory = mmap.mmap(descriptor, int(np.prod(shape)))
+    finally:
+        os.close(descriptor)
+    return np.frombuffer(memory, np.uint8).reshape(shape)
+
+
+def _forget_child() -> None:
+    """In a forked process: the child belongs to the parent, and the lock may be held by a thread that is not here."""
+    global _child, _lock
+    _lock = threading.Lock()
+    if _child is not None:
+        _child.forget()
+        _child = None
+
+
+os.register_at_fork(after_in_child=_forget_child)
+atexit.register(end_child)

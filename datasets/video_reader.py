@@ -1,0 +1,243 @@
+"""Frames by time, in the process that asks: which decoder, what is remembered, and how one is held against the other.
+
+What comes back depends on the file and on what is asked, not on what was asked before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from .video_cursors import DecordCursor, DecordRefusal, PyavCursor, Size
+from .video_file import Identity, VideoError, VideoIndex, identity
+from .video_index import check_limits, read_index
+
+Allocate = Callable[[tuple[int, ...]], np.ndarray]
+Places = dict[int, np.ndarray]
+
+SPARSE_EVERY_S = 0.5
+SPARSE_SIDE_PX = 256
+"""A low-resolution pass keeps the frames shown at these times, with this shorter side, for `sparse`."""
+_KEPT_BYTES = 256 << 20
+"""At most so much of them: one minute of video takes 42 MB."""
+
+_REMEMBERED_FILES = 64
+
+CROSS_CHECKED_SHARE = 0.01
+_LARGEST_DIFFERENCE = 1.5
+"""Mean over a frame, in levels. Two builds of one scaler differ by 0.7 at most (unscaled by nothing); another frame of
+a film in which somebody moves by more."""
+
+_FEWEST_FOR_DECORD = 8
+_PIXELS_A_SECOND = 50e6
+_BYTES_A_SECOND = 20e6
+"""A slow core's: 1080p H.264 takes a fifth of this here."""
+
+
+class _Source(NamedTuple):
+    path: str | os.PathLike[str]
+    file: Identity
+    index: VideoIndex
+
+
+class VideoReader:
+    """Reads videos. Remembers their indices, the decoders used last, and small frames of low-resolution passes.
+
+    Args:
+        allocate: where frames are put: shape → uint8 array.
+        expect: told, before the work, how many seconds of CPU time a slow machine takes for it.
+    """
+
+    def __init__(
+        self, allocate: Allocate | None = None, expect: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        self.allocate = allocate or (lambda shape: np.empty(shape, np.uint8))
+        self._expect = expect
+        self._indices: OrderedDict[Identity, VideoIndex] = OrderedDict()
+        self._kept: OrderedDict[Identity, dict[int, np.ndarray]] = OrderedDict()
+        self._unfit: set[Identity] = set()
+        self._pyav: tuple[Identity, PyavCursor] | None = None
+        self._decord: tuple[Identity, DecordCursor] | None = None
+        self.counts: Counter[str] = Counter()
+
+    def index(
+        self, path: str | os.PathLike[str], max_pixels: int | None = None, max_duration_s: float | None = None
+    ) -> VideoIndex:
+        """The file's index. Raises `VideoError`."""
+        return self._source(path, max_pixels, max_duration_s).index
+
+    def frames(self, path: str | os.PathLike[str], times_s: np.ndarray, size: Size | None) -> np.ndarray:
+        """Frames shown at `times_s`, uint8 [F, H, W, 3]; see `video.decode`."""
+        source = self._source(path)
+        shown = source.index.shown_at(times_s)
+        size = size or (source.index.info.height, source.index.info.width)
+        self._expect_decoding(source.index, shown)
+        out = self.allocate((len(shown), *size, 3))
+        places = _places(shown)
+        if not self._fill_with_decord(source, size, places, out):
+            for position, where in places.items():
+                out[where] = self._picture(source, position, size)
+            self.counts["pyav"] += 1
+        return out
+
+    def low_resolution(
+        self, path: str | os.PathLike[str], every_s: float, max_side: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One pass of small frames (see `video.decode_low_resolution`); frames for `sparse` are kept on the way."""
+        source = self._source(path)
+        index = source.index
+        times_s = np.arange(0.0, index.info.duration_s - 1e-6, every_s)
+        shown, size, sparse_size = index.shown_at(times_s), low_resolution_size(index, max_side), sparse_size_of(index)
+        sparse = set(index.shown_at(np.arange(0.0, index.info.duration_s - 1e-6, SPARSE_EVERY_S)).tolist())
+        if len(sparse) * 3 * sparse_size[0] * sparse_size[1] > _KEPT_BYTES / 4:
+            sparse = set()
+        self._expect_decoding(index, shown)
+        out = self.allocate((len(shown), *size, 3))
+        places, kept = _places(shown), {}
+        for position in sorted({*places, *sparse}):
+            if position in places:
+                out[places[position]] = self._picture(source, position, size)
+            if position in sparse:
+                kept[position] = self._picture(source, position, sparse_size)
+        self._keep(source.file, kept)
+        self.counts["pyav"] += 1
+        return times_s, out
+
+    def sparse(
+        self, path: str | os.PathLike[str], start_s: float, end_s: float, num_frames: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A few frames of a span; see `video.decode_sparse`."""
+        source = self._source(path)
+        times_s = sparse_times(start_s, end_s, num_frames)
+        shown, size = source.index.shown_at(times_s), sparse_size_of(source.index)
+        kept = self._kept.get(source.file, {})
+        self.counts["kept" if kept.keys() >= set(shown.tolist()) else "pyav"] += 1
+        self._expect_decoding(source.index, shown)
+        out = self.allocate((len(shown), *size, 3))
+        for position, where in _places(shown).items():
+            out[where] = kept[position] if position in kept else self._picture(source, position, size)
+        return times_s, out
+
+    def _source(
+        self, path: str | os.PathLike[str], max_pixels: int | None = None, max_duration_s: float | None = None
+    ) -> _Source:
+        file = identity(path)
+        index = self._indices.get(file)
+        if index is None:
+            self._expect(file.num_bytes / _BYTES_A_SECOND)
+            index = self._indices[file] = read_index(path, max_pixels, max_duration_s)
+            if len(self._indices) > _REMEMBERED_FILES:
+                self._indices.popitem(last=False)
+        self._indices.move_to_end(file)
+        check_limits(index.info, max_pixels, max_duration_s)
+        return _Source(path, file, index)
+
+    def _expect_decoding(self, index: VideoIndex, shown: np.ndarray) -> None:
+        num_decoded = int(shown.max()) + 1 - index.entry_before(int(shown.min()))
+        self._expect(num_decoded * index.info.height * index.info.width / _PIXELS_A_SECOND)
+
+    def _picture(self, source: _Source, position: int, size: Size) -> np.ndarray:
+        """One frame by PyAV, from where it stands."""
+        if self._pyav is None or self._pyav[0] != source.file:
+            self._pyav = None  # its memory goes before more is taken
+            self._pyav = (source.file, PyavCursor(source.path, source.index))
+        try:
+            return self._pyav[1].picture(position, size)
+        except VideoError:
+            self._pyav = None
+            raise
+
+    def _fill_with_decord(self, source: _Source, size: Size, places: Places, out: np.ndarray) -> bool:
+        """Fill `out` by decord where that is the right one to ask; False where PyAV has to."""
+        if source.file in self._unfit or not _suits_decord(source.index, list(places)):
+            return False
+        try:
+            for position, where in places.items():
+                out[where] = self._decord_cursor(source, size, position).picture(position)
+        except DecordRefusal:
+            self._decord = None
+            self._unfit.add(source.file)
+            self.counts["decord_refused"] += 1
+            return False
+        self.counts["decord"] += 1
+        if is_cross_checked(source.index):
+            self.counts["cross_checked"] += 1
+            if not _agrees(source, size, places, out):
+                self._unfit.add(source.file)
+                self.counts["decord_unfit"] += 1
+                return False
+        return True
+
+    def _decord_cursor(self, source: _Source, size: Size, position: int) -> DecordCursor:
+        if self._decord is not None:
+            file, cursor = self._decord
+            if file == source.file and cursor.size == size and cursor.position <= position:
+                return cursor
+        self._decord = None
+        self._decord = (source.file, DecordCursor(source.path, source.index, size))
+        return self._decord[1]
+
+    def _keep(self, file: Identity, frames: dict[int, np.ndarray]) -> None:
+        self._kept[file] = frames
+        self._kept.move_to_end(file)
+        while sum(frame.nbytes for each in self._kept.values() for frame in each.values()) > _KEPT_BYTES:
+            self._kept.popitem(last=False)
+
+
+def _places(shown: np.ndarray) -> Places:
+    """Position of a frame → where it is wanted, in the order of positions."""
+    positions, counts = np.unique(shown, return_counts=True)
+    places = np.split(np.argsort(shown, kind="stable"), np.cumsum(counts)[:-1])
+    return dict(zip(positions.tolist(), places, strict=True))
+
+
+def _suits_decord(index: VideoIndex, positions: list[int]) -> bool:
+    """Whether most of a run of frames is asked for, and one that has to be read from the start.
+
+    decord converts what it passes over and cannot begin in the middle; elsewhere PyAV takes half of its time.
+    """
+    dense = 2 * len(positions) > positions[-1] - positions[0] and len(positions) >= _FEWEST_FOR_DECORD
+    return dense and index.entry_before(positions[0]) == 0
+
+
+def is_cross_checked(index: VideoIndex) -> bool:
+    """Drawn by what the file holds: the same files are checked in every run, in every process."""
+    return crc32(repr(index.info).encode(), crc32(index.pts.tobytes())) < CROSS_CHECKED_SHARE * 2**32
+
+
+def _agrees(source: _Source, size: Size, places: Places, out: np.ndarray) -> bool:
+    """Whether PyAV gives the same pictures."""
+    cursor = PyavCursor(source.path, source.index)
+    for position, where in places.items():
+        difference = np.subtract(cursor.picture(position, size), out[where[0]], dtype=np.int16)
+        if np.abs(difference).mean() > _LARGEST_DIFFERENCE:
+            return False
+    return True
+
+
+def low_resolution_size(index: VideoIndex, max_side: int) -> Size:
+    """(height, width) with this longer side, or as stored if that is smaller."""
+    height, width = index.info.height, index.info.width
+    scale = min(1.0, max_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def sparse_size_of(index: VideoIndex) -> Size:
+    """(height, width), even, with `SPARSE_SIDE_PX` as shorter side, or as stored if that is smaller."""
+    height, width = index.info.height, index.info.width
+    scale = min(1.0, SPARSE_SIDE_PX / min(height, width))
+    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
+
+
+def sparse_times(start_s: float, end_s: float, num_frames: int) -> np.ndarray:
+    """At most `num_frames` multiples of `SPARSE_EVERY_S` in a span, spread over it; for a short span, spread freely."""
+    first, last = np.ceil(start_s / SPARSE_EVERY_S - 1e-6), np.floor(end_s / SPARSE_EVERY_S + 1e-6)
+    count = int(last - first) + 1
+    if count < 2:
+        return np.linspace(start_s, end_s, num_frames)
+    return (first + np.unique(np.rint(np.linspace(0, count - 1, min(count, num_frames))))) * SPARSE_EVERY_S
