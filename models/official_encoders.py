@@ -6,6 +6,7 @@ no second copy is made.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .checkpoints import PICKLES, CheckpointError, StoredTensor, check_tensors, open_checkpoint
+from .official_encoder_names import image_encoder_from_official, text_encoder_from_official, vae_from_official
+from .state_dict import Shaped
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -24,36 +27,8 @@ if TYPE_CHECKING:
 
     from .image_encoder import OpenCLIPImageEncoder
 
-_TEXT_BLOCK = {
-    "norm1": "layer.0.layer_norm",
-    "attn.q": "layer.0.SelfAttention.q",
-    "attn.k": "layer.0.SelfAttention.k",
-    "attn.v": "layer.0.SelfAttention.v",
-    "attn.o": "layer.0.SelfAttention.o",
-    "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
-    "norm2": "layer.1.layer_norm",
-    "ffn.gate.0": "layer.1.DenseReluDense.wi_0",  # the half that passes the GELU
-    "ffn.fc1": "layer.1.DenseReluDense.wi_1",
-    "ffn.fc2": "layer.1.DenseReluDense.wo",
-}
-_IMAGE_BLOCK = {
-    "norm1": "ln_1",
-    "attn.to_qkv": "attn.in_proj",
-    "attn.proj": "attn.out_proj",
-    "norm2": "ln_2",
-    "mlp.0": "mlp.c_fc",
-    "mlp.2": "mlp.c_proj",
-}
-_IMAGE_OUTSIDE = {
-    "cls_embedding": "class_embedding",
-    "pos_embedding": "positional_embedding",
-    "patch_embedding.weight": "conv1.weight",
-    "pre_norm.weight": "ln_pre.weight",
-    "pre_norm.bias": "ln_pre.bias",
-    "post_norm.weight": "ln_post.weight",
-    "post_norm.bias": "ln_post.bias",
-}
 _DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_TIED = ("encoder.embed_tokens.weight",)
 _CLIP_HEAD_DIM = 80  # of ViT-H/14: 1280 / 16
 
 
@@ -63,31 +38,11 @@ def load_text_encoder(file: str | Path, dtype: torch.dtype | None = None) -> UMT
     Raises:
         CheckpointError: the file is another one, damaged or incomplete.
     """
-    from transformers import UMT5Config, UMT5EncoderModel
-
     state = text_encoder_from_official(_read(Path(file)))
-    layer = "encoder.block.0."
-    vocab_size, width = _shape(state, "shared.weight", 2, file, "UMT5 encoder")
-    inner, _ = _shape(state, layer + "layer.0.SelfAttention.q.weight", 2, file, "UMT5 encoder")
-    num_buckets, num_heads = _shape(
-        state, layer + "layer.0.SelfAttention.relative_attention_bias.weight", 2, file, "UMT5 encoder"
-    )
-    with torch.device("meta"):
-        model = UMT5EncoderModel(
-            UMT5Config(
-                vocab_size=vocab_size,
-                d_model=width,
-                d_kv=inner // num_heads,
-                d_ff=_shape(state, layer + "layer.1.DenseReluDense.wo.weight", 2, file, "UMT5 encoder")[1],
-                num_layers=_count(state, r"encoder\.block\.(\d+)\."),
-                num_heads=num_heads,
-                relative_attention_num_buckets=num_buckets,
-            )
-        )
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if name != "encoder.embed_tokens.weight"}
-    _assign(model, state, wanted, dtype, file, "the UMT5 encoder of Wan")
+    model = _fitting(_empty_text_encoder, state, file)
+    _assign(model, state, dtype)
     model.tie_weights()
-    return model.eval()
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def load_autoencoder(file: str | Path) -> AutoencoderKLWan:
@@ -96,14 +51,10 @@ def load_autoencoder(file: str | Path) -> AutoencoderKLWan:
     Raises:
         CheckpointError: the file is another one (such as Wan 2.2's), damaged or incomplete.
     """
-    from diffusers import AutoencoderKLWan
-
     state = vae_from_official(_read(Path(file)))
-    base_dim = _shape(state, "encoder.conv_in.weight", 5, file, "Wan 2.1 autoencoder")[0]
-    with torch.device("meta"):
-        model = AutoencoderKLWan(base_dim=base_dim)
-    _assign(model, state, model.state_dict(), torch.float32, file, "Wan 2.1's autoencoder")
-    return model.eval()
+    model = _fitting(_empty_autoencoder, state, file)
+    _assign(model, state, torch.float32)
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def load_image_encoder(file: str | Path, dtype: torch.dtype | None = None) -> OpenCLIPImageEncoder:
@@ -114,50 +65,82 @@ def load_image_encoder(file: str | Path, dtype: torch.dtype | None = None) -> Op
     Raises:
         CheckpointError: the file is another one, damaged or incomplete.
     """
+    state = image_encoder_from_official(_read(Path(file)))
+    model = _fitting(_empty_image_encoder, state, file)
+    _assign(model, state, dtype)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def describe(name: str, file: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], str]:
+    """What a file of an official folder holds, without reading its tensors.
+
+    Args:
+        name: "text_encoder", "vae" or "image_encoder".
+        file: its `.pth`.
+
+    Returns:
+        where each tensor lies, under diffusers' or transformers' name; the part's `config.json`; the library of its
+        class.
+
+    Raises:
+        CheckpointError: the file is another one, damaged or incomplete.
+    """
+    rename, empty, library = {
+        "text_encoder": (text_encoder_from_official, _empty_text_encoder, "transformers"),
+        "vae": (vae_from_official, _empty_autoencoder, "diffusers"),
+        "image_encoder": (image_encoder_from_official, _empty_image_encoder, "steadydancer.models.image_encoder"),
+    }[name]
+    stored = stored_tensors(file, rename)
+    model = _fitting(empty, stored, file)
+    config = json.loads(model.config.to_json_string() if name == "text_encoder" else model.to_json_string())
+    return stored, config | ({"architectures": [type(model).__name__]} if name == "text_encoder" else {}), library
+
+
+def _empty_text_encoder(state: Mapping[str, Shaped]) -> Any:
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    layer = "encoder.block.0.layer"
+    vocab_size, width = _shape(state, "shared.weight", 2)
+    num_buckets, num_heads = _shape(state, f"{layer}.0.SelfAttention.relative_attention_bias.weight", 2)
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=vocab_size,
+            d_model=width,
+            d_kv=_shape(state, f"{layer}.0.SelfAttention.q.weight", 2)[0] // num_heads,
+            d_ff=_shape(state, f"{layer}.1.DenseReluDense.wo.weight", 2)[1],
+            num_layers=_count(state, r"encoder\.block\.(\d+)\."),
+            num_heads=num_heads,
+            relative_attention_num_buckets=num_buckets,
+        )
+    )
+
+
+def _empty_autoencoder(state: Mapping[str, Shaped]) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(base_dim=_shape(state, "encoder.conv_in.weight", 5)[0])
+
+
+def _empty_image_encoder(state: Mapping[str, Shaped]) -> Any:
     from .image_encoder import OpenCLIPImageEncoder
 
-    state = image_encoder_from_official(_read(Path(file)))
-    what = "image tower of CLIP"
-    width, _, patch_size, _ = _shape(state, "visual.conv1.weight", 4, file, what)
-    num_tokens, _ = _shape(state, "visual.positional_embedding", 2, file, what)
-    hidden, _ = _shape(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2, file, what)
-    with torch.device("meta"):
-        model = OpenCLIPImageEncoder(
-            image_size=round((num_tokens - 1) ** 0.5) * patch_size,
-            patch_size=patch_size,
-            width=width,
-            num_layers=_count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
-            num_heads=max(width // _CLIP_HEAD_DIM, 1),
-            mlp_ratio=hidden / width,
-        )
-    _assign(model, state, model.state_dict(), dtype, file, "CLIP's ViT with open_clip's text tower, as Wan has it")
-    return model.eval()
+    width, _, patch_size, _ = _shape(state, "visual.conv1.weight", 4)
+    num_tokens, _ = _shape(state, "visual.positional_embedding", 2)
+    return OpenCLIPImageEncoder(
+        image_size=round((num_tokens - 1) ** 0.5) * patch_size,
+        patch_size=patch_size,
+        width=width,
+        num_layers=_count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
+        num_heads=max(width // _CLIP_HEAD_DIM, 1),
+        mlp_ratio=_shape(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0] / width,
+    )
 
 
-def text_encoder_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Wan's names of UMT5's encoder to transformers'; a name that it does not know is kept."""
-    return {_text_name(name): tensor for name, tensor in tensors.items()}
-
-
-def vae_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Wan's names of its autoencoder to diffusers', by diffusers' own converter."""
-    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
-
-    return dict(convert_wan_vae_to_diffusers(dict(tensors)))
-
-
-def image_encoder_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Wan's names of CLIP's image tower to ours, the head left out; names outside the tower are dropped."""
-    state = {}
-    for name, tensor in tensors.items():
-        inside = name.removeprefix("visual.")
-        if inside == name or inside == "head":
-            continue
-        ours = _image_name(inside)
-        if ours in ("class_embedding", "positional_embedding"):
-            tensor = tensor.reshape(tensor.shape[-1] if ours == "class_embedding" else tensor.shape[-2:])
-        state[f"visual.{ours}"] = tensor
-    return state
+_WHAT = {
+    _empty_text_encoder: "the UMT5 encoder of Wan",
+    _empty_autoencoder: "Wan 2.1's autoencoder",
+    _empty_image_encoder: "CLIP's ViT with an XLM-R text tower, as Wan has it",
+}
 
 
 def stored_tensors(
@@ -183,27 +166,6 @@ def stored_tensors(
     return stored
 
 
-def _text_name(name: str) -> str:
-    if name == "token_embedding.weight":
-        return "shared.weight"
-    if name == "norm.weight":
-        return "encoder.final_layer_norm.weight"
-    block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.weight", name)
-    if block and block[2] in _TEXT_BLOCK:
-        return f"encoder.block.{block[1]}.{_TEXT_BLOCK[block[2]]}.weight"
-    return name
-
-
-def _image_name(name: str) -> str:
-    if name in _IMAGE_OUTSIDE:
-        return _IMAGE_OUTSIDE[name]
-    block = re.fullmatch(r"transformer\.(\d+)\.(.+)\.(weight|bias)", name)
-    if block and block[2] in _IMAGE_BLOCK:
-        joint = "_" if block[2] == "attn.to_qkv" else "."
-        return f"transformer.resblocks.{block[1]}.{_IMAGE_BLOCK[block[2]]}{joint}{block[3]}"
-    return name
-
-
 def _read(file: Path) -> dict[str, Tensor]:
     """The tensors of a `.pth` (or of a safetensors file with the same names), mapped where the format allows it."""
     if file.suffix not in PICKLES:
@@ -224,29 +186,34 @@ def _unpickle(file: Path, load: Callable[[], Any]) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _assign(
-    model: Any,
-    state: dict[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    dtype: torch.dtype | None,
-    file: str | Path,
-    what: str,
-) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
-    check_tensors({name: tuple(tensor.shape) for name, tensor in state.items()}, shapes, file, what)
+def _fitting(empty: Callable[[Mapping[str, Shaped]], Any], state: Mapping[str, Shaped], file: str | Path) -> Any:
+    """The model without weights that the tensors are all of.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or of another shape.
+    """
+    try:
+        with torch.device("meta"):
+            model = empty(state)
+    except KeyError as error:
+        begin = ", ".join(list(state)[:3]) or "it is empty"
+        raise CheckpointError(f"{file} is not {_WHAT[empty]}: {error.args[0]} ({begin})") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in _TIED}
+    check_tensors({name: tuple(tensor.shape) for name, tensor in state.items()}, wanted, file, _WHAT[empty])
+    return model
+
+
+def _assign(model: Any, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
     if dtype is not None:
         state = {name: tensor.to(dtype) for name, tensor in state.items()}
-    model.load_state_dict(state, assign=True, strict=False)
+    model.load_state_dict(state, assign=True, strict=False)  # strictly checked before; the tied name is not stored
 
 
-def _shape(state: Mapping[str, Tensor], name: str, num_axes: int, file: str | Path, what: str) -> tuple[int, ...]:
-    shape = tuple(state[name].shape) if name in state else ()
-    if len(shape) != num_axes:
-        raise CheckpointError(
-            f"{file} is no {what}: it has no {name} with {num_axes} axes ({', '.join(list(state)[:3])})"
-        )
-    return shape
+def _shape(state: Mapping[str, Shaped], name: str, num_axes: int) -> tuple[int, ...]:
+    if name not in state or len(state[name].shape) != num_axes:
+        raise KeyError(f"it has no {name} with {num_axes} axes")
+    return tuple(state[name].shape)
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+def _count(state: Mapping[str, Shaped], pattern: str) -> int:
     return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=0)

@@ -247,8 +247,8 @@ def _constructor(checkpoint: Checkpoint, layout: Layout, num_attention_heads: in
         return {name: value for name, value in told.items() if not name.startswith("_")}
     shapes = checkpoint.tensors if layout == "official" else _official_names(checkpoint)
     config = config_from_official(shapes, num_attention_heads or told.get("num_heads"))
-    extra = ("eps", "alignment_axis", "rope_max_seq_len")
-    return config | {name: told[name] for name in extra if name in told and (name in config or name != extra[1])}
+    extra = {"eps": told["eps"]} if "eps" in told else {}
+    return config | extra | told.get("steadydancer", {})
 
 
 def _official_names(checkpoint: Checkpoint) -> dict[str, StoredTensor]:

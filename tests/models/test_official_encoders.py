@@ -13,12 +13,12 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from steadydancer.models.checkpoints import CheckpointError
 from steadydancer.models.image_encoder import OpenCLIPImageEncoder
+from steadydancer.models.official_encoder_names import text_encoder_from_official
 from steadydancer.models.official_encoders import (
     load_autoencoder,
     load_image_encoder,
     load_text_encoder,
     stored_tensors,
-    text_encoder_from_official,
 )
 
 NUM_BLOCKS, WIDTH, NUM_HEADS = 2, 24, 3
@@ -169,7 +169,7 @@ def test_the_image_tower_answers_like_its_twin(tmp_path: Path) -> None:
     [
         (lambda state: state.pop("blocks.1.attn.v.weight"), r"1 missing: encoder\.block\.1.*SelfAttention\.v\.weight"),
         (lambda state: state.update(more=torch.zeros(1)), "1 unexpected: more"),
-        (lambda state: state.pop("token_embedding.weight"), "is no UMT5 encoder"),
+        (lambda state: state.pop("token_embedding.weight"), "is not the UMT5 encoder of Wan: it has no shared.weight"),
     ],
 )
 def test_an_incomplete_or_foreign_file_is_told(tmp_path: Path, spoil: Callable[[Any], Any], message: str) -> None:
