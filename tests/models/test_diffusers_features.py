@@ -178,6 +178,26 @@ def test_fused_projections_give_the_same_and_can_be_parted_again() -> None:
     assert torch.equal(answer(model), expected)
 
 
+def test_a_block_is_one_graph_for_all_of_them() -> None:
+    model = tiny_model()
+    expected = answer(model)
+    graphs: list[Any] = []
+
+    def kept(graph: Any, given: Any) -> Any:  # needs no compiler
+        graphs.append(graph)
+        return graph.forward
+
+    try:
+        model.compile_repeated_blocks(fullgraph=True, backend=kept)
+        assert all(torch.equal(answer(model), expected) for _ in range(2))
+        assert len(graphs) == 1
+        memory = StepMemory()
+        assert all(torch.equal(answer(model, step_memory=memory), expected) for _ in range(3))
+        assert len(graphs) == 3  # the first step and the others
+    finally:
+        torch._dynamo.reset()
+
+
 def test_shards_half_floats_and_maps_load_to_the_same_answers(tmp_path: Path) -> None:
     model = tiny_model()
     expected = answer(model)
