@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from .conditions import MASK_CHANNELS
 
 PoseFusion = Literal["concatenation", "addition", "adapter"]  # how the pose joins: Eq. 3, Eq. 2, or inside the blocks
+FeatureFusion = Literal["sum", "concatenation"]  # how the second image feature joins: as released, or as printed
 
 TEXT_LENGTH = 512  # diffusers' attention processor takes the last 512 context tokens for text, whatever is given
 NUM_REFERENCE_FRAMES = 2  # the reference image and the first pose, appended after the video's frames
@@ -99,13 +100,22 @@ def append_reference_frames(video: Tensor, image_reference: Tensor, pose_referen
     return torch.cat([video, image_reference, pose_reference], dim=2)
 
 
-def image_tokens(image_embedder: nn.Module, image_embeds: Tensor, pose_image_embeds: Tensor | None) -> Tensor:
-    """Augmentation: features of the reference image and of the first pose, embedded apart and added, [B,257,D].
+def image_tokens(
+    image_embedder: nn.Module,
+    image_embeds: Tensor,
+    pose_image_embeds: Tensor | None,
+    feature_fusion: FeatureFusion = "sum",
+) -> Tensor:
+    """Augmentation: features of the reference image and of the first pose, embedded apart and joined.
 
-    The paper prints a concatenation; the released weights were trained with this sum. None: without augmentation.
+    The paper prints a concatenation, [B,514,D]; the released weights were trained with a sum, [B,257,D]. Without
+    augmentation there is no second feature (None).
     """
     tokens = image_embedder(image_embeds)
-    return tokens if pose_image_embeds is None else tokens + image_embedder(pose_image_embeds)
+    if pose_image_embeds is None:
+        return tokens
+    pose_tokens = image_embedder(pose_image_embeds)
+    return tokens + pose_tokens if feature_fusion == "sum" else torch.cat([tokens, pose_tokens], dim=1)
 
 
 def pad_text(prompt_embeds: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .condition_reconciliation import (
     NUM_REFERENCE_FRAMES,
+    FeatureFusion,
     PoseAdapter,
     PoseFusion,
     add_pose,
@@ -56,7 +57,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
 
     - `pose_channels`: channels of the pose latents;
     - `alignment_axis`: "temporal", which the released weights need, or "spatial", as the paper words it;
-    - `alignment_dropout`: chance of an attention weight of the alignment unit to be left out in training.
+    - `alignment_dropout`: chance of an attention weight of the alignment unit to be left out in training;
+    - `image_feature_fusion`: the two image features' tokens as their "sum" (released), or in "concatenation" (printed).
 
     The paper's ablations (Table 3, Figure 12); what is off has no parameters and no effect:
 
@@ -98,6 +100,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         pose_modulation_modules: Sequence[PoseModule] = POSE_MODULES,
         condition_augmentation: bool = True,
         pose_fusion: PoseFusion = "concatenation",
+        image_feature_fusion: FeatureFusion = "sum",
     ) -> None:
         if pos_embed_seq_len is not None:
             raise ValueError(
@@ -136,6 +139,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             self._cp_plan = {**self._cp_plan, "pose_adapter": _SPLIT_TOKENS}
         else:
             raise ValueError(f"pose_fusion is {pose_fusion!r}, it can be 'concatenation', 'addition' or 'adapter'")
+        if image_feature_fusion not in ("sum", "concatenation"):
+            raise ValueError(f"image_feature_fusion is {image_feature_fusion!r}, it can be 'sum' or 'concatenation'")
         if condition_augmentation:
             self.patch_embedding_ref_c = patch_embedding(pose_channels)
         elif pose_fusion == "concatenation":
@@ -169,7 +174,12 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         return model
 
     def enable_cache(self, config: Any) -> None:
-        """Turn on one of diffusers' step caches; each `cache_context` (a guidance branch) has a state of its own."""
+        """Turn on one of diffusers' step caches; each `cache_context` (a guidance branch) has a state of its own.
+
+        Raises ValueError for a network with a pose adapter, which adds to every block's output, skipped or not.
+        """
+        if self.config.pose_fusion == "adapter":
+            raise ValueError("a step cache skips blocks, and a pose adapter has something to add after each of them")
         super().enable_cache(with_attentions_named(config))
         separate_contexts(self)
 
@@ -235,6 +245,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
                 self.condition_embedder.image_embedder,
                 encoder_hidden_states_image.to(dtype),
                 encoder_hidden_states_pose_image.to(dtype) if self.config.condition_augmentation else None,
+                self.config.image_feature_fusion,
             )
             context = torch.cat([images, text], dim=1)
             return [context if step_memory is None else BlockContext(context) for _ in self.blocks]

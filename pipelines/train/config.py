@@ -20,6 +20,16 @@ STAGE_DEFAULTS: dict[int, dict[str, Any]] = {
 }
 
 
+# Fields that decide which network it is: stage 1 makes it, stages 2 and 3 must not ask for another.
+NETWORK_FIELDS = (
+    "alignment_axis",
+    "pose_modulation_modules",
+    "condition_augmentation",
+    "pose_fusion",
+    "image_feature_fusion",
+)
+
+
 class TrainConfig(BaseModel):
     """One stage of SteadyDancer's curriculum; `TrainConfig(stage=n)` is the paper's stage n.
 
@@ -86,6 +96,17 @@ class TrainConfig(BaseModel):
     )
     alignment_axis: Literal["temporal", "spatial"] = Field(
         "temporal", description="axis of FAAU's attention: as in the released weights, or as the paper's text (choice)"
+    )
+
+    pose_modulation_modules: tuple[Literal["spatial", "temporal", "alignment"], ...] = Field(
+        ("spatial", "temporal", "alignment"), description="SSAE, TMCM and FAAU; fewer are the paper's ablations"
+    )
+    condition_augmentation: bool = Field(True, description="Eq. 4; False is the paper's ablation")
+    pose_fusion: Literal["concatenation", "addition", "adapter"] = Field(
+        "concatenation", description="Eq. 3, or the paper's ablations: Eq. 2, or injection into the blocks"
+    )
+    image_feature_fusion: Literal["sum", "concatenation"] = Field(
+        "sum", description="tokens of the two image features: as in the released weights, or as the paper's text"
     )
 
     alignment_dropout: float = Field(

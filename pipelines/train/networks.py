@@ -22,7 +22,7 @@ from ...models.objectives import (
     wan_velocity,
 )
 from .checkpoint import checkpoint_folder
-from .config import TrainConfig
+from .config import NETWORK_FIELDS, TrainConfig
 from .pose_simulation import PoseSimulation
 
 
@@ -37,7 +37,7 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
         from ...models.transformer import SteadyDancerTransformer3DModel
 
         wan = load_components(str(base), ["transformer"], dtype=torch_dtype(config))["transformer"]
-        student = SteadyDancerTransformer3DModel.from_wan(wan, alignment_axis=config.alignment_axis)
+        student = SteadyDancerTransformer3DModel.from_wan(wan, **config.model_dump(include=set(NETWORK_FIELDS)))
     else:
         folder = checkpoint_folder(from_checkpoint)
         student = load_components(folder, ["transformer"], dtype=torch_dtype(config))["transformer"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
 from torch.nn import functional as F  # noqa: N812
 
 from steadydancer.models.conditions import Conditions, with_frame_mask
@@ -32,6 +32,7 @@ VARIANTS = {
     "adapter": {"pose_fusion": "adapter"},
     "adapter without augmentation": {"pose_fusion": "adapter", "condition_augmentation": False},
     "concatenation, naive": NAIVE,
+    "image features concatenated": {"image_feature_fusion": "concatenation"},
 }
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 FRAMES, HEIGHT, WIDTH = 9, 18, 4
@@ -246,12 +247,15 @@ def test_every_variant_starts_as_its_base(changes):
     inputs = tiny_inputs()
     if changes.get("condition_augmentation", True):
         # The two things that differ are taken away: the extra frames reach the video through self-attention only,
-        # and the second image feature is added to the base's own.
+        # and the second image feature joins the base's own.
         for network in (base, model):
             for block in network.blocks:
                 block.attn1.to_out[0].weight.zero_()
         extra = model.condition_embedder.image_embedder(inputs[2].pose_image_embeds)
-        base.condition_embedder.image_embedder.register_forward_hook(lambda module, given, output: output + extra)
+        side_by_side = changes.get("image_feature_fusion") == "concatenation"
+        base.condition_embedder.image_embedder.register_forward_hook(
+            lambda module, given, output: torch.cat([output, extra], dim=1) if side_by_side else output + extra
+        )
         torch.testing.assert_close(velocity(model, *inputs), wan_output(base, *inputs), atol=2e-6, rtol=2e-6)
     elif changes.get("pose_fusion") in ("addition", "adapter"):
         assert torch.equal(velocity(model, *inputs), wan_output(base, *inputs))
@@ -365,3 +369,24 @@ def test_gradient_checkpointing_leaves_out_the_same_attention_weights():
         sample.square().mean().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     assert all(torch.equal(gradients[1][name], gradient) for name, gradient in gradients[0].items())
+
+
+@torch.no_grad()
+def test_concatenated_image_features_are_attended_to_side_by_side():
+    model = tiny_model(image_feature_fusion="concatenation")
+    latents, timestep, conditions = tiny_inputs()
+    twice = conditions.replace(pose_image_embeds=conditions.image_embeds)
+    # Every token stands there twice, with the same key and value: the softmax gives what one of each would.
+    once = tiny_model()
+    calls = []
+    once.condition_embedder.image_embedder.register_forward_hook(
+        lambda module, given, tokens: calls.append(0) or (tokens if len(calls) == 1 else torch.zeros_like(tokens))
+    )
+    expected = velocity(once, latents, timestep, twice)
+    torch.testing.assert_close(velocity(model, latents, timestep, twice), expected, atol=2e-6, rtol=2e-6)
+    assert (velocity(model, latents, timestep, conditions) - expected).abs().max() > 1e-4
+
+
+def test_a_network_with_a_pose_adapter_takes_no_step_cache():
+    with pytest.raises(ValueError, match="pose adapter"):
+        tiny_model(pose_fusion="adapter").enable_cache(FirstBlockCacheConfig(threshold=0.1))
