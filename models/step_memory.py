@@ -98,7 +98,7 @@ def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Ten
     """(key, value) of the image tokens and of the text, each [B, L, heads, D / heads]."""
     image, text = context[:, :-TEXT_LENGTH], context[:, -TEXT_LENGTH:]
     parked = next(attn.to_k.parameters()).device
-    if parked.type == "meta":
+    if parked.type == "meta" and not _is_fetched_by_a_hook(attn.to_k):
         raise ValueError(
             "the key and value projections of the context were given up after another sampling loop: "
             "load the transformer again, or park them on 'cpu' instead of 'meta'"
@@ -122,7 +122,7 @@ def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Ten
     )
 
 
-def park_context_projections(transformer: nn.Module, device: torch.device | str) -> None:
+def park_context_projections(transformer: Any, device: torch.device | str) -> None:
     """Take the key and value projections of the cross-attentions off the accelerator, −26 % of the network at 14B.
 
     Meant for sampling loops that remember (`branch_velocity`): keys and values are computed once, so that a block
@@ -136,5 +136,12 @@ def park_context_projections(transformer: nn.Module, device: torch.device | str)
 def _move_projections(attn: WanAttention, device: torch.device) -> None:
     for name in CONTEXT_PROJECTIONS:
         projection = getattr(attn, name, None)
-        if projection is not None and next(projection.parameters()).device != device:
+        if projection is None or _is_fetched_by_a_hook(projection):
+            continue
+        if next(projection.parameters()).device != device:
             projection.to(device)
+
+
+def _is_fetched_by_a_hook(projection: nn.Module) -> bool:
+    """Whether accelerate's offload keeps the weights elsewhere (on meta) and brings them when the layer is called."""
+    return any(getattr(getattr(layer, "_hf_hook", None), "offload", False) for layer in projection.modules())

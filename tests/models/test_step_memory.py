@@ -1,5 +1,6 @@
 import pytest
 import torch
+from accelerate import cpu_offload
 from peft import LoraConfig
 
 from steadydancer.models.conditions import Conditions, with_frame_mask
@@ -128,3 +129,11 @@ def test_nothing_is_remembered_while_gradients_flow():
         tiny_model()(
             normal(1, 16, 3, 4, 6, seed=8), torch.tensor([500.0]), **told.model_arguments(), step_memory=StepMemory()
         )
+
+
+def test_weights_that_are_brought_by_a_hook_are_brought_for_the_first_step_too():
+    told, model = branches(), tiny_model()
+    plain = video(model, told, remember=False)
+    cpu_offload(model, execution_device="cpu")
+    assert model.blocks[0].attn2.to_k.weight.is_meta
+    assert torch.equal(video(model, told, remember=True), plain)
