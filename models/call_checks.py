@@ -115,22 +115,22 @@ def check_motion_source(pose_video: Any, driving_video: Any, pose_estimator: Any
 
 
 def check_folder(folder: Path, names: Collection[str]) -> None:
-    """Whether a pipeline's folder holds the parts `names`, and a SteadyDancer among them; nothing is loaded.
+    """Whether a folder in diffusers' layout holds the parts `names`, and a SteadyDancer among them; loads nothing.
 
     Raises:
         ComponentsError: a part is missing, or the transformer is another model.
     """
-    missing = [name for name in ("model_index.json", *names) if not (folder / name).exists()]
+    missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise ComponentsError(
-            f"{folder} has no {', no '.join(missing)}: it is no complete pipeline folder in diffusers' layout. "
-            "`steadydancer weights check` says what is missing and where it is looked for; "
-            "`steadydancer convert` makes such a folder of official files."
+            f"{folder} has no {'/, no '.join(missing)}/: it is no complete pipeline folder in diffusers' layout. "
+            "`steadydancer weights check` says what is missing and where it is looked for."
         )
     config = folder / "transformer" / "config.json"
     kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
     if "transformer" in names and kind != "SteadyDancerTransformer3DModel":
         raise ComponentsError(
-            f"{folder / 'transformer'} holds a {kind}, not a SteadyDancerTransformer3DModel: give the folder of a "
-            "trained or converted SteadyDancer, or begin one by `SteadyDancerTransformer3DModel.from_wan`."
+            f"{folder / 'transformer'} holds {f'a {kind}' if kind else 'no config.json'}, not a "
+            "SteadyDancerTransformer3DModel: give the folder of a trained or converted SteadyDancer, or begin one by "
+            "`SteadyDancerTransformer3DModel.from_wan`."
         )

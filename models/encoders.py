@@ -101,12 +101,13 @@ def _decode_after(vae: AutoencoderKLWan, latents: Tensor, memory: list[Any] | No
     model.clear_cache()
     if memory is not None:
         model._feat_map = memory
-    model.clear_cache = lambda: None  # `decode` would forget before it begins and after it ends
+    if not model.use_tiling:
+        model.clear_cache = lambda: None  # `decode` would forget before it begins and after it ends
     try:
         pixels = model.decode(raw[None].to(model.dtype)).sample[0]
         memory = model._feat_map
     finally:
-        del model.clear_cache
+        vars(model).pop("clear_cache", None)
         model.clear_cache()
     return pixels.float().clamp(-1, 1), memory or []
 
@@ -144,16 +145,21 @@ def execution_device(module: nn.Module) -> torch.device:
         return _get_group_onload_device(module)
     except ValueError:  # how that function says no
         pass
-    for part in module.modules():
-        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
-        if device is not None:
-            return torch.device(device)
-    return next(module.parameters()).device
+    devices = (getattr(hook, "execution_device", None) for hook in accelerate_hooks(module))
+    device = next((device for device in devices if device is not None), None)
+    return next(module.parameters()).device if device is None else torch.device(device)
 
 
 def offloads_by_layer(module: nn.Module) -> bool:
     """Whether accelerate brings each layer's parameters for that layer's forward only (sequential offload)."""
-    return any(getattr(getattr(part, "_hf_hook", None), "offload", False) for part in module.modules())
+    return any(getattr(hook, "offload", False) for hook in accelerate_hooks(module))
+
+
+def accelerate_hooks(module: nn.Module) -> Iterator[Any]:
+    """The hooks by which accelerate moves a module or its layers, outermost first."""
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)
+        yield from getattr(hook, "hooks", [hook])  # one layer's hooks may be chained
 
 
 def _encode_pixels(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:

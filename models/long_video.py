@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .call_checks import InputError
 from .guidance import Branch, BranchVelocity
 
 WINDOW_FRAMES = 81
@@ -69,12 +70,12 @@ def plan_windows(
         Latent frame 0 belongs to the first window alone: in the others it is seen and not moved.
 
     Raises:
-        ValueError: the sizes are not as they must be.
+        InputError: (a ValueError) the sizes are not as they must be.
     """
     if window_frames % 4 != 1 or window_frames < 5:
-        raise ValueError(f"window_frames must be 4k + 1 and at least 5, such as 81, not {window_frames}.")
+        raise InputError(f"window_frames must be 4k + 1 and at least 5, such as 81, not {window_frames}.")
     if window_overlap % 4 or not 0 <= window_overlap < window_frames - 1:
-        raise ValueError(
+        raise InputError(
             f"window_overlap must be a multiple of 4 from 0 to below {window_frames - 1}, not {window_overlap}."
         )
     num_motion, length, overlap = num_frames // 4, min(window_frames, num_frames) // 4, window_overlap // 4

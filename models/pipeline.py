@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import torch
+from accelerate.hooks import remove_hook_from_module
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
@@ -15,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from . import call_checks
+from . import call_checks, provenance
 from .call_conditions import encode_conditions
 from .call_steps import SteadyDancerOutput, decode_as, sample
+from .components import load_components
 from .driving import Clip, Perturbation, as_motion, driven_pose, num_frames_of
 from .encoders import decode_chunks, offloads_by_layer, to_frames
 from .folders import NAMES, resolve_folder
@@ -62,6 +65,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
     scheduler: Any
     config: Any
 
+    _interrupt: Any = False
     model_cpu_offload_seq: Any = "text_encoder->image_encoder->transformer->vae"
 
     def __init__(
@@ -96,24 +100,32 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """`DiffusionPipeline.from_pretrained` of a pipeline's folder or hub id, with the autoencoder in float32.
 
         Args:
-            pretrained_model_name_or_path: folder or hub id.
-            kwargs: diffusers' own, such as `torch_dtype` (one, or one by part), and parts to take instead of those
-                stored. A `CLIPVisionModel` is fitted to our image encoder.
+            pretrained_model_name_or_path: folder or hub id, in diffusers' layout or the release's own.
+            kwargs: diffusers' own, such as `dtype` or `torch_dtype` (one, or one by part), and parts to take instead
+                of those stored. A `CLIPVisionModel` is fitted to our image encoder.
 
         Raises:
             ComponentsError: a part is missing, or the transformer is another model; nothing has been loaded then.
         """
         needed = [name for name in NAMES if name not in kwargs]
         folder = resolve_folder(str(pretrained_model_name_or_path), needed)
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None)
+        if not (folder / "model_index.json").is_file():
+            return cls(**load_components(folder, needed, dtype, kind="steadydancer"), **kwargs)
         call_checks.check_folder(folder, needed)
-        dtype = kwargs.pop("torch_dtype", None)
-        by_part = dtype if isinstance(dtype, dict) else {"default": dtype}
-        options = {"use_safetensors": True} | kwargs
-        return super().from_pretrained(folder, torch_dtype=by_part | {"vae": torch.float32}, **options)
+        by_part = (dtype if isinstance(dtype, dict) else {"default": dtype}) | {"vae": torch.float32}
+        return super().from_pretrained(folder, **{"dtype": by_part, "use_safetensors": True} | kwargs)
+
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """As diffusers', but the image encoder comes and goes whole: its layers read each other's weights."""
+        super().enable_sequential_cpu_offload(gpu_id, device)
+        remove_hook_from_module(self.image_encoder, recurse=True)
+        whole = [type(self.image_encoder).__name__]
+        accelerate.cpu_offload(self.image_encoder, self._offload_device, preload_module_classes=whole)
 
     @property
     def interrupt(self) -> bool:
-        """Set `_interrupt` from a callback to end the sampling; what there is by then is decoded."""
+        """Whether sampling shall end; set `_interrupt` in a callback, and what there is by then is decoded."""
         return self._interrupt
 
     @torch.no_grad()
@@ -149,7 +161,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         Args:
             image: the person, uint8 RGB [H, W, 3] or PIL, at least 32 px a side.
             pose_video: the motion, already aligned to the image: keypoints of one person or a list of several people's,
-                the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL images). Or give `driving_video`.
+                the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL). Or give `driving_video`.
             prompt: what happens.
             negative_prompt: what should not; None takes the pipeline's own.
             driving_video: frames of somebody moving; poses are found by `pose_estimator` and aligned to the image.
@@ -221,7 +233,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[Frames]:
         """As a call, but the video comes in pieces, uint8 [n, H, W, 3], decoded as they are asked for.
 
-        Sampling is over when this returns; what is held then is the video's latents, 1/100 of its frames.
+        Sampling is over when this returns; what is held then is the video's latents, a twelfth of its frames' bytes.
         `datasets.video.encode` takes such pieces.
         """
         latents = self(*args, **kwargs, output_type="latent").frames
@@ -235,6 +247,4 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
     def render_to(self, path: str | os.PathLike[str], *args: Any, seed: int, **kwargs: Any) -> dict[str, Any]:
         """As a call, but the video is written to `path`, an mp4 that says what made it; see `provenance.render_to`."""
-        from .provenance import render_to
-
-        return render_to(self, Path(path), *args, seed=seed, **kwargs)
+        return provenance.render_to(self, Path(path), *args, seed=seed, **kwargs)

@@ -15,7 +15,11 @@ class RenderConfig(BaseModel):
     components: str | None = Field(
         None, description="folder or hub id of VAE and encoders; None takes those that the checkpoint's record names"
     )
-    num_frames: int = Field(81, ge=5, description="frames to render, 4k + 1 (paper)")
+    num_frames: int | None = Field(
+        81, ge=5, description="frames to render, 4k + 1 (paper); null: as many as the driving video has"
+    )
+    window_frames: int = Field(81, ge=5, description="longer videos are made in windows of so many, 4k + 1 (paper)")
+    window_overlap: int = Field(20, ge=0, description="frames that neighbouring windows share, a multiple of 4 (ours)")
     max_area_px: int = Field(
         1024 * 576, ge=32 * 32, description="area of the video; aspect is the image's (paper: 768²)"
     )
@@ -30,6 +34,7 @@ class RenderConfig(BaseModel):
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of transformer and encoders")
     driving_fps: float | None = Field(None, gt=0, description="resample the driving video to this rate; None: as it is")
     fps: int = Field(16, ge=1, description="rate of the written video (release)")
+    main_person_only: bool = Field(False, description="drive the main person only (release); else all who are found")
     pose_model: str = Field(
         "auto", description="`blazepose`, `dwpose`, `supplied`, or `auto`: supplied, else what is there"
     )
@@ -38,8 +43,14 @@ class RenderConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "RenderConfig":
-        if self.num_frames % 4 != 1:
-            raise ValueError(f"num_frames must be 4k + 1 (the VAE takes 4 frames at a time), got {self.num_frames}")
+        for name, frames in (("num_frames", self.num_frames), ("window_frames", self.window_frames)):
+            if frames is not None and frames % 4 != 1:
+                raise ValueError(f"{name} must be 4k + 1 (the VAE takes 4 frames at a time), got {frames}")
+        if self.window_overlap % 4 or self.window_overlap >= self.window_frames - 1:
+            raise ValueError(
+                f"window_overlap must be a multiple of 4 below window_frames - 1 ({self.window_frames - 1}), "
+                f"got {self.window_overlap}"
+            )
         low, high = self.pose_guidance_interval
         if not 0 <= low < high <= 1:
             raise ValueError(f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, got {(low, high)}")

@@ -47,10 +47,10 @@ def components_of(config: RenderConfig, record: dict[str, Any]) -> str:
 
 
 def plan(config: RenderConfig, pairs: list[Row], checkpoint: Path, out: Path) -> dict[str, Any]:
-    """What `run` would do."""
+    """What `run` would do. How long videos are that go on as long as their driving ones is not known yet: None."""
     record = checkpoint_record(checkpoint)
     low, high = config.pose_guidance_interval
-    steps = config.num_inference_steps
+    steps, windows = config.num_inference_steps, num_windows(config)
     evaluations = 2 * steps + sum(low < i / steps < high for i in range(steps))
     components = components_of(config, record)
     return {
@@ -59,8 +59,18 @@ def plan(config: RenderConfig, pairs: list[Row], checkpoint: Path, out: Path) ->
         "stage": record["stage"],
         "components": components,
         "components_here": parts_are_here(components),
-        "evaluations_a_video": evaluations,
+        "windows_a_video": windows,
+        "evaluations_a_video": windows and windows * evaluations,
     }
+
+
+def num_windows(config: RenderConfig) -> int | None:
+    """Windows that a video is made in; None where its length is not known before its driving video is."""
+    if config.num_frames is None or config.num_frames <= config.window_frames:
+        return config.num_frames and 1
+    from ...models.long_video import plan_windows
+
+    return len(plan_windows(config.num_frames, config.window_frames, config.window_overlap))
 
 
 def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, engine: Engine) -> dict[str, Any]:
@@ -79,9 +89,10 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
     with exclusive(out):
         artifact = Artifact(out / "renders")
         digest = content_digest(checkpoint)
+        frozen = part_digests(components)
         settings = config.model_dump(mode="json", exclude={"packet_size", "num_gpus", "components"})
         pairs_digest = json_digest([[row, _digest(row["image"]), _digest(row["driving"])] for row in pairs])
-        artifact.begin({"config": settings, "checkpoint": digest, "pairs": pairs_digest,
+        artifact.begin({"config": settings, "checkpoint": digest, "pairs": pairs_digest, "components": frozen,
                         "packet_size": config.packet_size})  # fmt: skip
         if artifact.committed:
             return artifact.record()
@@ -92,7 +103,13 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
         job = Job(
             name="render",
             stages=stages(config),
-            config=RenderTask(config, str(checkpoint.resolve()), digest, components, str(artifact.path.resolve())),
+            config=RenderTask(
+                config,
+                str(checkpoint.resolve()),
+                components,
+                {"checkpoint": digest, **frozen},
+                str(artifact.path.resolve()),
+            ),
             schema=SCHEMA,
             open_row=lambda name: by_id[name],
             write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
@@ -105,11 +122,18 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
                 "version": __version__,
                 "config": settings,
                 "inputs": {"checkpoint": str(checkpoint), "digest": digest, "pairs": pairs_digest},
-                "components": {"path": components},
+                "components": {"path": components, "digests": frozen},
                 "counts": count_verdicts(len(pairs), (row["verdict"] for row in rows)),
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
+
+
+def part_digests(components: str) -> dict[str, str]:
+    """sha256 of the autoencoder and the encoders, by part."""
+    from ...models.folders import part_digest, part_path
+
+    return {name: part_digest(components, name) for name in FROZEN if part_path(components, name)}
 
 
 def _digest(file: str) -> str | None:

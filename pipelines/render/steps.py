@@ -8,15 +8,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ... import __version__
-from ...datasets.artifact import content_digest, write_json
+from ...datasets.artifact import content_digest
 from ...datasets.schema import Row
-from ...datasets.skeleton import PoseSequence, align_to_reference, perturb
-from ...datasets.video import VideoError, decode, encode, frame_times_s, probe
+from ...datasets.skeleton import PoseSequence, align_people_to_reference
+from ...datasets.video import VideoError, decode, frame_times_s, probe
+from ...models.call_checks import InputError
 from ...models.components import load_components
-from ...models.driving import Perturbation
 from ...models.pipeline import SteadyDancerPipeline
-from ...models.pose_condition import draw_pose_condition
 from ...models.pose_estimator import PoseEstimator
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
@@ -24,6 +22,11 @@ from .config import FROZEN, RenderConfig
 
 POSE_SIDE_PX = 768
 NECK = 1
+# What the pipeline is told of the configuration, under the same names.
+CALL = (
+    *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
+    *("guidance_scale", "pose_guidance_scale", "pose_guidance_interval", "flow_shift", "negative_prompt"),
+)
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("id", "image", "driving", "prompt", "video", "pose_model")),
@@ -44,12 +47,12 @@ class RenderTools:
 
 @dataclass(frozen=True)
 class RenderTask:
-    """What a worker is told: the configuration, the model's place and digest, and the folder to write to."""
+    """What a worker is told: the configuration, the model's places and digests, and the folder to write to."""
 
     config: RenderConfig
     checkpoint: str
-    checkpoint_digest: str
     components: str
+    digests: dict[str, str]
     out: str
 
 
@@ -64,58 +67,40 @@ def load_tools(task: RenderTask) -> RenderTools:
 
 
 def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
-    """Align the driving pose to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
+    """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
     config = task.config
     image = read_image(Path(row["image"]))
-    model, driving, aspect = _driving_pose(row, config, tools.estimator)
+    model, people, aspect = _driving_poses(row, config, tools.estimator)
     reference = _reference_pose(Path(row["image"]), image, config, tools.estimator)
-    image_height, image_width = image.shape[:2]
-    pose = driving
     if reference is not None:
-        pose = align_to_reference(driving, reference, aspect, image_width / image_height)
-    generator = torch.Generator("cpu").manual_seed(config.seed)
-    perturbation = Perturbation.draw(config.num_frames, generator)
-    pose_frames, negative_pose_frames = (
-        draw_pose_condition(drawn, image_height, image_width, config.drawing_area_px)
-        for drawn in (pose, perturb(pose, perturbation.scale, perturbation.aspect))
-    )
-    (frames,) = tools.pipeline(
-        image=image,
-        pose_video=pose_frames,
-        negative_pose_video=negative_pose_frames,
-        prompt=row["prompt"] or "",
-        negative_prompt=config.negative_prompt,
-        max_area_px=config.max_area_px,
-        num_frames=config.num_frames,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        pose_guidance_scale=config.pose_guidance_scale,
-        pose_guidance_interval=config.pose_guidance_interval,
-        flow_shift=config.flow_shift,
-        generator=generator,
-        output_type="uint8",
-    ).frames
-    settings = {
-        "checkpoint": task.checkpoint_digest,
-        "image": content_digest(row["image"]),
-        "driving": content_digest(row["driving"]),
-        "prompt": row["prompt"] or "",
-        "pose_model": model,
-        "aligned": reference is not None,
-        "config": config.model_dump(mode="json"),
-        "version": __version__,
-    }
+        people = align_people_to_reference(people, reference, aspect, image.shape[1] / image.shape[0])
     video = Path(task.out) / f"{row['id']}.mp4"
-    encode(frames, video, config.fps, {"comment": f"SteadyDancer {task.checkpoint_digest[:16]} seed {config.seed}"})
-    write_json(video.with_suffix(".json"), settings)
+    try:
+        record = tools.pipeline.render_to(
+            video,
+            image,
+            people,
+            row["prompt"] or "",
+            **{name: getattr(config, name) for name in CALL},
+            seed=config.seed,
+            fps=config.fps,
+            model=task.digests,
+            inputs={name: content_digest(row[name]) for name in ("image", "driving")},
+            more_settings={
+                "pose_model": model,
+                "num_people": len(people),
+                "aligned": reference is not None,
+                "config": config.model_dump(mode="json"),
+            },
+        )
+    except InputError as error:
+        raise BadClip("bad_input", str(error)) from error
     return {
         **row,
         "video": video.name,
         "pose_model": model,
         "aligned": reference is not None,
-        "height": frames.shape[1],
-        "width": frames.shape[2],
-        "num_frames": len(frames),
+        **{name: record["video"][name] for name in ("height", "width", "num_frames")},
         "verdict": "ok",
         "detail": None if reference is not None else "no pose found in the image: the driving pose is used as it is",
     }
@@ -139,18 +124,19 @@ def read_image(path: Path) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def _driving_pose(
+def _driving_poses(
     row: Row, config: RenderConfig, estimator: PoseEstimator | None
-) -> tuple[str | None, PoseSequence, float]:
-    """(model, pose of `num_frames` frames, width / height) of the driving video."""
+) -> tuple[str | None, list[PoseSequence], float]:
+    """(model, everybody's pose in `num_frames` frames with the main person first, width / height) of the driving."""
     path = Path(row["driving"])
     try:
         info = probe(path)
         native = frame_times_s(path)
         times_s = native if config.driving_fps is None else np.arange(0, native[-1] + 1e-6, 1 / config.driving_fps)
-        if len(times_s) < config.num_frames:
-            raise BadClip("too_short", f"{path} has {len(times_s)} frames, {config.num_frames} are asked")
-        times_s = times_s[: config.num_frames]
+        num_frames = config.num_frames or max(5, (len(times_s) - 1) // 4 * 4 + 1)
+        if len(times_s) < num_frames:
+            raise BadClip("too_short", f"{path} has {len(times_s)} frames, {num_frames} are asked")
+        times_s = times_s[:num_frames]
         scale = min(1.0, POSE_SIDE_PX / max(info.height, info.width))
         height, width = (round(side * scale / 2) * 2 for side in (info.height, info.width))
         model, _, tracks = find_poses(
@@ -161,7 +147,8 @@ def _driving_pose(
     if not tracks or not tracks[0].pose.body_visible.any():
         what = "no pose model is here (`steadydancer weights check`)" if model is None else "nobody was found"
         raise BadClip("no_pose", f"{path}: {what}")
-    return model, tracks[0].pose, info.width / info.height
+    people = [track.pose for track in tracks][: 1 if config.main_person_only else None]
+    return model, people, info.width / info.height
 
 
 def _reference_pose(

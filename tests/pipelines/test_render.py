@@ -11,8 +11,14 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, ArtifactError, content_digest
+from steadydancer.datasets.provenance import read_provenance
 from steadydancer.datasets.schema import Row
+from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.datasets.toydance import load_supplied_pose, save_supplied_pose
 from steadydancer.datasets.video import decode, probe
+from steadydancer.models import driving
+from steadydancer.models.folders import part_digest
+from steadydancer.models.pose_condition import draw_pose_condition
 from steadydancer.pipelines.render import job
 from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.runner import Engine
@@ -66,20 +72,58 @@ def test_bad_pairs_are_kept_with_their_reason_and_the_others_render(rendered: Pa
     assert [path.name for path in (rendered / "renders").glob("*.mp4")] == ["good.mp4"]
 
 
-def test_a_render_is_a_video_that_says_what_made_it(rendered: Path, checkpoint: Path, pairs: list[Row]) -> None:
+def test_a_render_is_a_video_that_says_what_made_it(
+    rendered: Path, checkpoint: Path, components: Path, pairs: list[Row], tmp_path: Path
+) -> None:
     video = rendered / "renders" / "good.mp4"
     info = probe(video)
     assert (info.num_frames, info.height, info.width, info.fps) == (9, 64, 48, 16.0)  # 256 × 192 at 64²
     frames = decode(video, np.arange(9) / 16)
     assert frames.std() > 1  # a picture, not a colour
+    record = read_provenance(shutil.copy(video, tmp_path / "renamed.mp4"))
     with av.open(str(video)) as container:
         assert content_digest(checkpoint)[:16] in container.metadata["comment"]
     sidecar = json.loads(video.with_suffix(".json").read_text())
-    assert sidecar["checkpoint"] == content_digest(checkpoint)
-    assert sidecar["image"] == content_digest(pairs[0]["image"])
-    assert sidecar["driving"] == content_digest(pairs[0]["driving"])
-    assert (sidecar["prompt"], sidecar["pose_model"], sidecar["aligned"]) == ("A dancer.", "supplied", True)
-    assert RenderConfig(**sidecar["config"]) == CONFIG
+    assert sidecar.pop("video")["sha256"] == content_digest(video)
+    assert sidecar == record
+    assert record["model"]["checkpoint"] == content_digest(checkpoint)
+    assert record["model"]["vae"] == part_digest(components, "vae")
+    assert record["inputs"]["image"] == content_digest(pairs[0]["image"])
+    assert record["inputs"]["driving"] == content_digest(pairs[0]["driving"])
+    assert record["seed"] == CONFIG.seed
+    settings = record["settings"]
+    assert (settings["prompt"], settings["pose_model"], settings["aligned"]) == ("A dancer.", "supplied", True)
+    assert RenderConfig(**settings["config"]) == CONFIG
+
+
+def test_two_people_as_long_as_the_driving_video_in_two_windows(
+    checkpoint: Path, pairs: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[PoseSequence]] = []
+
+    def drawn(people: list[PoseSequence], *args: int) -> np.ndarray:
+        seen.append(people)
+        return draw_pose_condition(people, *args)
+
+    monkeypatch.setattr(driving, "draw_pose_condition", drawn)
+    video = Path(shutil.copy(pairs[0]["driving"], tmp_path / "two.mp4"))
+    (one,), fps = load_supplied_pose(Path(pairs[0]["driving"])) or ([], 0)
+    other = PoseSequence(one.body + np.array([0.2, 0]), one.body_visible, one.hands)
+    save_supplied_pose(video, [one, other], fps)
+    config = CONFIG.model_copy(update={"num_frames": None, "window_overlap": 4, "window_frames": 9})
+    pair = job.pair(pairs[0]["image"], video, "", "two")
+    render(checkpoint, [pair], tmp_path / "both", config)
+    (row,) = Artifact(tmp_path / "both" / "renders").read().to_pylist()
+    assert (row["verdict"], row["num_frames"]) == ("ok", 13)
+    assert read_provenance(tmp_path / "both" / "renders" / "two.mp4")["settings"]["num_people"] == 2
+    assert [[len(person) for person in people] for people in seen] == [[9, 9]] * 4  # two windows, each with a negative
+    main, second = seen[0]
+    # Both pictures are alike in aspect, so that the second neck is as far from the first as it was.
+    np.testing.assert_allclose((second.body - main.body)[0, 1], [0.2, 0], atol=1e-6)
+
+    seen.clear()
+    render(checkpoint, [pair], tmp_path / "main", config.model_copy(update={"main_person_only": True}))
+    assert {len(people) for people in seen} == {1}
 
 
 def test_the_same_pair_gives_the_same_bytes_and_another_seed_others(
@@ -140,5 +184,24 @@ def test_what_is_missing_is_said_before_anything_is_made(checkpoint: Path, pairs
 def test_the_plan_counts_evaluations(checkpoint: Path, pairs: list[Row], tmp_path: Path) -> None:
     plan = job.plan(RenderConfig(), pairs, checkpoint, tmp_path / "out")
     assert plan["evaluations_a_video"] == 91  # 40 steps, two branches, and 11 steps inside (0.1, 0.4) a third
+    long = job.plan(RenderConfig(num_frames=161), pairs, checkpoint, tmp_path / "out")
+    assert (long["windows_a_video"], long["evaluations_a_video"]) == (3, 273)  # 20 + 20 latent frames, 5 shared
+    unknown = job.plan(RenderConfig(num_frames=None), pairs, checkpoint, tmp_path / "out")
+    assert unknown["windows_a_video"] is unknown["evaluations_a_video"] is None
     assert (plan["pairs"], plan["finished"], plan["components_here"]) == (5, False, True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_frames": 80}, "num_frames must be 4k"),
+        ({"window_frames": 80}, "window_frames must be 4k"),
+        ({"window_overlap": 6}, "multiple of 4 below window_frames"),
+        ({"window_overlap": 80}, "multiple of 4 below window_frames"),
+        ({"pose_guidance_interval": (0.4, 0.1)}, "0 <= low < high <= 1"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RenderConfig(**fields)

@@ -1,0 +1,104 @@
+"""What made a video: a record beside it and inside it, so that a copy of the file alone still says where it is from.
+
+The record is JSON: `ID.json` beside `ID.mp4`, and under the key `steadydancer` of the container's metadata. It names
+digests of contents, never paths.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import SteadyDancerError, __version__
+from .artifact import content_digest, write_json
+from .video import VideoError, encode, probe, read_metadata
+
+METADATA_KEY = "steadydancer"
+SOFTWARE = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "av")
+DETERMINISM = (
+    "The same model, inputs, settings, seed, software and kind of processor give the same bytes. On another processor "
+    "or with other versions the noise is the same, being drawn on the CPU, and the rest equal to rounding."
+)
+
+
+class ProvenanceError(SteadyDancerError):
+    """A file does not say what made it; the message says what was looked for."""
+
+
+def make_record(
+    *, model: Mapping[str, str], inputs: Mapping[str, str], settings: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    """What is written of a video.
+
+    Args:
+        model: sha256 by part, that of the network first.
+        inputs: sha256 of what it was made from, by name.
+        settings: all that was chosen, JSON values.
+        seed: of the noise, the negative pose and the shuffled windows.
+    """
+    return {
+        "made_by": f"SteadyDancer {__version__}",
+        "model": dict(model),
+        "seed": seed,
+        "inputs": dict(inputs),
+        "settings": dict(settings),
+        "software": {"python": platform.python_version()} | {name: _version(name) for name in SOFTWARE},
+        "determinism": DETERMINISM,
+    }
+
+
+def write_video(
+    frames: np.ndarray | Iterable[np.ndarray], path: str | os.PathLike[str], record: Mapping[str, Any], fps: float = 16
+) -> dict[str, Any]:
+    """Write an mp4 as `encode` does, `record` inside it, and beside it the record with the file's own digest.
+
+    Returns what lies beside it: `record` and `video` (sha256, height, width, num_frames, fps). The video appears first,
+    and whole.
+
+    Raises:
+        ValueError: the path's suffix is not `.mp4`, the frames cannot be encoded, or the record is no JSON.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"A video is written as .mp4, not {path.suffix or 'without a suffix'}: {path.name}")
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    name, digest = next(iter(record["model"].items()))
+    line = f"{record['made_by']}, {name} {digest[:16]}, seed {record['seed']}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode(frames, path, fps, {"comment": line, METADATA_KEY: text})
+    info = probe(path)
+    video = {"sha256": content_digest(path), "height": info.height, "width": info.width,
+             "num_frames": info.num_frames, "fps": info.fps}  # fmt: skip
+    whole = {**record, "video": video}
+    write_json(path.with_suffix(".json"), whole)
+    return whole
+
+
+def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The record inside a video that `write_video` wrote, whatever the file is called now.
+
+    Raises:
+        ProvenanceError: it is no video, or holds no such record.
+    """
+    try:
+        text = read_metadata(path).get(METADATA_KEY)
+    except VideoError as error:
+        raise ProvenanceError(f"{path} cannot be read as a video: {error.detail}") from error
+    if text is None:
+        raise ProvenanceError(
+            f"{path} does not say what made it: its container has no entry {METADATA_KEY!r}. It was not written by "
+            "SteadyDancer, or something that drops metadata has written it since; a record may lie beside the original."
+        )
+    return dict(json.loads(text))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
