@@ -126,6 +126,7 @@ def _index(
         Fraction(words["time_base"]),
         VideoInfo(**words["info"]),
         words["timed"],
+        words["suits_decord"],
         np.array(words["entries"], np.int64),
         np.array(words["entry_times"], np.int64),
     )

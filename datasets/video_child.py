@@ -105,6 +105,7 @@ def _to_words(index: VideoIndex) -> dict[str, Any]:
         "time_base": str(index.time_base),
         "info": asdict(index.info),
         "timed": index.timed,
+        "suits_decord": index.suits_decord,
         "entries": index.entries.tolist(),
         "entry_times": index.entry_times.tolist(),
     }

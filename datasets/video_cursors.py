@@ -23,6 +23,9 @@ os.environ.setdefault("DECORD_REWIND_RETRY_MAX", "0")
 # To begin anew empties the decoder, which costs about as much as some frames.
 _WORTH_SEEKING = 8
 
+# decord gives times in single precision.
+_LARGEST_TIME_DIFFERENCE_S = 2e-3
+
 
 class PyavCursor:
     """Stands at one frame of a file. Later ones are read on to; for others it begins anew at the nearest safe entry."""
@@ -130,9 +133,12 @@ class DecordCursor:
                 self._reader = decord.VideoReader(name, decord.cpu(0), width=size[1], height=size[0], num_threads=1)
             except self._errors as error:
                 raise DecordRefusal("it does not open the file") from error
-        # Another count means another idea of which frames are shown (edit lists, dropped packets).
+        # Another count, or other times, mean another idea of which frames are shown (edit lists, dropped packets).
         if len(self._reader) != index.info.num_frames:
             raise DecordRefusal(f"it counts {len(self._reader)} frames")
+        times_s = np.sort(self._reader.get_frame_timestamp(np.arange(len(self._reader)))[:, 0]).astype(np.float64)
+        if np.abs(times_s - times_s[0] - index.times_s()).max() > _LARGEST_TIME_DIFFERENCE_S:
+            raise DecordRefusal("its times are not those of the packets")
 
     def picture(self, position: int) -> np.ndarray:
         """The frame at this position, not before the one it stands at. Raises `DecordRefusal`."""

@@ -74,7 +74,8 @@ class VideoInfo:
 class VideoIndex:
     """Presentation times of all frames, in order, in units of `time_base` seconds.
 
-    `timed` says whether the packets carry presentation times, so that decoded frames can be held against them.
+    `timed` says whether the packets carry presentation times, so that decoded frames can be held against them, and
+    `suits_decord` whether decord reads such files right.
     `entries` are positions [k] of frames at which decoding may begin and gives, from there on, what decoding from the
     start gives; `entry_times` [k] are the decoding times by which a container seeks them.
     """
@@ -83,6 +84,7 @@ class VideoIndex:
     time_base: Fraction
     info: VideoInfo
     timed: bool
+    suits_decord: bool
     entries: np.ndarray
     entry_times: np.ndarray
 

@@ -58,7 +58,10 @@ def read_index(
             with av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
                 stream = _video_stream(container, max_pixels)
                 packets, frame = _read_packets(container, stream)
-                index = _describe(stream, packets, frame)
+                # Only mp4's table of samples is exact; other containers announce an estimate.
+                if "mp4" in container.format.name and len(packets) < stream.frames:
+                    _refuse_truncated(name, len(packets), stream.frames)
+                index = _describe(container.format.name, stream, packets, frame)
         except (FFmpegError, EOFError) as error:
             raise VideoError("unreadable", f"no container that could be read: {error_message(error)}") from error
     check_limits(index.info, max_pixels, max_duration_s)
@@ -123,14 +126,21 @@ def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], Any]:
     except FFmpegError as error:
         words = f"reading stopped after {len(packets)} packets: {error_message(error)}"
         raise VideoError("truncated", words) from error
-    # Only mp4's table of samples is exact; other containers announce an estimate.
-    if "mp4" in container.format.name and len(packets) < stream.frames:
-        raise VideoError("truncated", f"{len(packets)} of {stream.frames} packets are there")
     if not any(packet.shown for packet in packets):
         raise VideoError("no_video", "the video stream holds no packet")
     if first_frame is None:
         raise VideoError("corrupt_frames", f"none of {len(packets)} packets gives a frame")
     return packets, first_frame
+
+
+def _refuse_truncated(name: str, num_read: int, num_announced: int) -> None:
+    """Raise `VideoError` unless it is an edit list that hides the packets that were not read."""
+    options = {**DEMUX_OPTIONS, "ignore_editlist": "1"}
+    with av.open(name, options=options, metadata_errors="replace") as container:
+        stream = container.streams.best("video")
+        num_packets = sum(packet.size > 0 for packet in container.demux(stream))
+    if num_packets < num_announced:
+        raise VideoError("truncated", f"{max(num_read, num_packets)} of {num_announced} packets are there")
 
 
 def _first_frame(packet: Any) -> Any:
@@ -169,7 +179,7 @@ def _refresh_test(context: Any) -> Any:
 def _unit_headers(data: bytes, num_length_bytes: int) -> Iterator[int]:
     """The first byte of every unit in a packet of H.264 or HEVC."""
     if num_length_bytes == 0:
-        yield from (data[match.end()] for match in re.finditer(rb"\0\0\1(?=.)", data, re.DOTALL))
+        yield from (data[match.end()] for match in re.finditer(b"\x00\x00\x01(?=.)", data, re.DOTALL))
         return
     start = 0
     while start + num_length_bytes < len(data):
@@ -177,7 +187,7 @@ def _unit_headers(data: bytes, num_length_bytes: int) -> Iterator[int]:
         start += num_length_bytes + int.from_bytes(data[start : start + num_length_bytes], "big")
 
 
-def _describe(stream: Any, packets: list[_Packet], frame: Any) -> VideoIndex:
+def _describe(format_name: str, stream: Any, packets: list[_Packet], frame: Any) -> VideoIndex:
     context, time_base = stream.codec_context, stream.time_base
     _refuse_hdr(context, frame)
     shown = [packet for packet in packets if packet.shown]
@@ -207,7 +217,9 @@ def _describe(stream: Any, packets: list[_Packet], frame: Any) -> VideoIndex:
         num_frames=len(pts),
         pixel_format=frame.format.name,
     )
-    return VideoIndex(pts, time_base, info, timed, *entries)
+    # From other containers decord returns wrong frames (MPEG-TS: all of them), of more bits it makes other colours.
+    suits_decord = format_name.startswith(("mov,", "matroska,")) and frame.format.components[0].bits == 8
+    return VideoIndex(pts, time_base, info, timed, suits_decord, *entries)
 
 
 def _refuse_hdr(context: Any, frame: Any) -> None:

@@ -164,13 +164,13 @@ class VideoReader:
             self._unfit.add(source.file)
             self.counts["decord_refused"] += 1
             return False
-        self.counts["decord"] += 1
         if is_cross_checked(source.index):
             self.counts["cross_checked"] += 1
             if not _agrees(source, size, places, out):
                 self._unfit.add(source.file)
                 self.counts["decord_unfit"] += 1
                 return False
+        self.counts["decord"] += 1
         return True
 
     def _decord_cursor(self, source: _Source, size: Size, position: int) -> DecordCursor:
@@ -202,7 +202,7 @@ def _suits_decord(index: VideoIndex, positions: list[int]) -> bool:
     decord converts what it passes over and cannot begin in the middle; elsewhere PyAV takes half of its time.
     """
     dense = 2 * len(positions) > positions[-1] - positions[0] and len(positions) >= _FEWEST_FOR_DECORD
-    return dense and index.entry_before(positions[0]) == 0
+    return index.suits_decord and dense and index.entry_before(positions[0]) == 0
 
 
 def is_cross_checked(index: VideoIndex) -> bool:
