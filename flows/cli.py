@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import SteadyDancerError, __version__
+from .convert import convert
 
 if TYPE_CHECKING:
     from ..pipelines.runner import Engine
@@ -302,6 +303,9 @@ def demo(clips: str | None, out: Path | None, preset: str, print_config: bool, d
         click.echo(json.dumps(road.plan(run, clips, out), indent=2))
         return
     road.walk(run, clips=clips, out=out, in_process=in_process)
+
+
+cli.add_command(convert)
 
 
 @cli.group()

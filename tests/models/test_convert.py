@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from steadydancer.datasets.artifact import content_digest
 from steadydancer.models.checkpoints import CheckpointError, open_checkpoint
-from steadydancer.models.components import load_components
+from steadydancer.models.components import byte_tokenizer, load_components
 from steadydancer.models.convert import convert, describe
 from steadydancer.models.state_dict import to_official
 from steadydancer.models.streaming import parse_size
@@ -168,6 +168,34 @@ def test_sizes_that_are_none(text: str) -> None:
         parse_size(text)
 
 
+def test_a_released_folder_becomes_a_pipelines_folder(tmp_path: Path) -> None:
+    """The encoders too: their tensors are taken out of the `.pth` where they lie."""
+    release = tmp_path / "release"
+    save_dancer(tmp_path / "ours")
+    convert(tmp_path / "ours", release, "official")
+    byte_tokenizer().save_pretrained(release / "google" / "umt5-xxl")
+    text = {"token_embedding.weight": torch.randn(259, 16), "norm.weight": torch.ones(16)}
+    text |= {f"blocks.0.attn.{name}.weight": torch.randn(16, 16) for name in "qkvo"}
+    text |= {f"blocks.0.norm{n}.weight": torch.ones(16) for n in (1, 2)}
+    text |= {f"blocks.0.ffn.{name}.weight": torch.randn(32, 16) for name in ("gate.0", "fc1")}
+    text |= {"blocks.0.ffn.fc2.weight": torch.randn(16, 32)}
+    text |= {"blocks.0.pos_embedding.embedding.weight": torch.randn(32, 2)}
+    torch.save(text, release / "models_t5_umt5-xxl-enc-bf16.pth")
+
+    record = convert(release, tmp_path / "out", shard_size="20KB")
+    assert record["base"] == {"path": str(tmp_path / "out")}
+    names = ("transformer", "text_encoder", "tokenizer", "scheduler")
+    theirs, ours = load_components(release, names), load_components(tmp_path / "out", names)
+    ids = torch.tensor([ours["tokenizer"]("she dances").input_ids])
+    with torch.no_grad():
+        expected = theirs["text_encoder"](ids).last_hidden_state
+        assert torch.equal(ours["text_encoder"](ids).last_hidden_state, expected)
+    assert ours["scheduler"].config.flow_shift == 5.0
+    index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    assert index["_class_name"] == "SteadyDancerPipeline" and set(names) < set(index)
+    assert not list((tmp_path / "out").rglob("*.pth"))
+
+
 PEAK = """
 import json, sys
 from pathlib import Path
@@ -213,3 +241,32 @@ def test_components_load_from_a_converted_folder(tmp_path: Path) -> None:
         convert(tmp_path / "ours", tmp_path / target, target)
         (loaded,) = load_components(tmp_path / target, ["transformer"]).values()
         assert torch.equal(loaded.proj_out.weight, model.proj_out.weight)
+
+
+def test_the_command_converts_says_so_twice_and_refuses_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steadydancer.flows import cli
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["steadydancer", "convert", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out + err
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    save_dancer(tmp_path / "ours")
+    words = ("--from", str(tmp_path / "ours"), "--to", str(tmp_path / "out"), "--as", "official")
+    code, said = call(*words, "--dry-run")
+    assert code == 0 and json.loads(said)["num_tensors"] == 129 and not (tmp_path / "out").exists()
+    assert call(*words)[0] == 0
+    code, said = call(*words)
+    assert code == 0 and "129 tensors" in said and "finished already" in said
+    code, said = call("--from", str(tmp_path / "out" / "config.json"), "--to", str(tmp_path / "more"))
+    assert code == 1 and "neither a safetensors file, nor an index" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not (tmp_path / "more").exists()

@@ -15,10 +15,10 @@ from steadydancer.models.checkpoints import CheckpointError
 from steadydancer.models.image_encoder import OpenCLIPImageEncoder
 from steadydancer.models.official_encoder_names import text_encoder_from_official
 from steadydancer.models.official_encoders import (
+    describe,
     load_autoencoder,
     load_image_encoder,
     load_text_encoder,
-    stored_tensors,
 )
 
 NUM_BLOCKS, WIDTH, NUM_HEADS = 2, 24, 3
@@ -197,12 +197,29 @@ def test_a_pickle_that_holds_more_than_tensors_is_not_run(tmp_path: Path, capsys
         load_text_encoder(whole)
 
 
-def test_tensors_are_found_in_the_file_without_reading_them(tmp_path: Path) -> None:
-    state = official_text_state()
-    torch.save(state, tmp_path / "t5.pth")
-    places = stored_tensors(tmp_path / "t5.pth", text_encoder_from_official)
-    content = (tmp_path / "t5.pth").read_bytes()
-    for name, tensor in text_encoder_from_official(state).items():
-        place = places[name]
-        raw = content[place.offset : place.offset + place.num_bytes]
-        assert np.array_equal(np.frombuffer(raw, np.float32).reshape(place.shape), tensor.numpy())
+def test_what_a_file_holds_is_described_without_reading_its_tensors(tmp_path: Path) -> None:
+    """Places in the file, shapes and configuration: all that a conversion needs."""
+    from diffusers import AutoencoderKLWan
+
+    vae: Any = AutoencoderKLWan(base_dim=8)
+    tower = OpenCLIPImageEncoder(image_size=28, width=160, num_layers=3, num_heads=2).half()
+    states = {
+        "text_encoder": official_text_state(),
+        "vae": official_vae_state(vae),
+        "image_encoder": official_clip_state(tower),
+    }
+    loads = {"text_encoder": load_text_encoder, "vae": load_autoencoder, "image_encoder": load_image_encoder}
+    for name, state in states.items():
+        file = tmp_path / f"{name}.pth"
+        torch.save(state, file)
+        places, config, library = describe(name, file)
+        content = file.read_bytes()
+        loaded: Any = loads[name](file)
+        weights = {key: tensor for key, tensor in loaded.state_dict().items() if "embed_tokens" not in key}
+        assert places.keys() == weights.keys()
+        for key, tensor in weights.items():
+            raw = content[places[key].offset : places[key].offset + places[key].num_bytes]
+            kind = {"F32": np.float32, "F16": np.float16}[places[key].dtype]
+            assert np.array_equal(np.frombuffer(raw, kind).reshape(places[key].shape), tensor.numpy())
+        assert type(loaded).__name__ == config.get("_class_name", config.get("architectures", [""])[0])
+        assert library in ("transformers", "diffusers", "steadydancer.models.image_encoder")
