@@ -6,6 +6,7 @@ The transformer blocks are untouched. Only what is fed in differs, and which out
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -172,6 +173,28 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             model = cls(**{**config, **kwargs})
         model.load_state_dict(state_from_wan(model, base), assign=True)
         return model
+
+    @classmethod
+    def from_single_file(  # type: ignore[override]
+        cls,
+        file: str | Path,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        num_attention_heads: int | None = None,
+        **unknown: Any,
+    ) -> SteadyDancerTransformer3DModel:
+        """Load a local SteadyDancer file, or the index of its shards, under the released names or diffusers'.
+
+        By the key maps of `state_dict`: diffusers' converter would rename inside the pose modules. Raises ValueError
+        for another of diffusers' arguments, and CheckpointError for a file that does not fit.
+        """
+        if unknown:
+            raise ValueError(
+                f"from_single_file reads a local file with torch_dtype and num_attention_heads, not {sorted(unknown)}"
+            )
+        from .transformer_checkpoints import load_transformer
+
+        return load_transformer(file, torch_dtype, "steadydancer", num_attention_heads)  # type: ignore[no-any-return]
 
     def enable_cache(self, config: Any) -> None:
         """Turn on one of diffusers' step caches; each `cache_context` (a guidance branch) has a state of its own.

@@ -117,6 +117,16 @@ def test_bases_of_both_widths_load_in_both_layouts(tmp_path: Path, save: Callabl
     assert torch.equal(dancer.patch_embedding.weight, base.patch_embedding.weight)
 
 
+def test_diffusers_door_for_single_files_leads_to_our_maps(dancer: Any, tmp_path: Path) -> None:
+    loaded = SteadyDancerTransformer3DModel.from_single_file(one_file(dancer, tmp_path))
+    weights = dancer.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
+    with pytest.raises(ValueError, match=r"not \['quantization_config'\]"):
+        SteadyDancerTransformer3DModel.from_single_file(tmp_path / "model.safetensors", quantization_config=1)
+    with pytest.raises(CheckpointError, match="plain Wan 2.1 I2V"):
+        SteadyDancerTransformer3DModel.from_single_file(one_file(wan(), tmp_path))
+
+
 def test_weights_stay_in_the_file_until_they_are_used(dancer: Any, tmp_path: Path) -> None:
     """A change of the mapped file is seen through the parameter: it is the same memory, not a copy."""
     file = one_file(dancer, tmp_path)
