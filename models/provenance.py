@@ -42,7 +42,7 @@ def render_to(
         args: as in a call.
         seed: of all that is drawn, on the CPU.
         fps: frames a second of the file; 16 is released.
-        model: sha256 by part, the transformer's first, where they are known. None: taken of the weights as they are in memory.
+        model: sha256 by part, the transformer's first, where they are known. None: of the weights as they are in memory.
         inputs: sha256 of the files behind the inputs, by name; others are taken of the pixels or keypoints given.
         more_settings: put down beside the call's own.
         kwargs: as in a call, but for `generator` and `output_type`.
@@ -93,13 +93,10 @@ def module_digest(module: nn.Module) -> str:
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
     """The state dict; of layers that are offloaded, from where accelerate keeps their weights."""
-    state = dict(module.state_dict())
-    for prefix, part in module.named_modules():
-        kept = [hook.weights_map for hook in accelerate_hooks(part) if getattr(hook, "weights_map", None)]
-        start = f"{prefix}." if prefix else ""
-        away = [name for name in state if state[name].is_meta and name.startswith(start)] if kept else []
-        state |= {name: kept[0][name.removeprefix(start)] for name in away}
-    return state
+    maps = (getattr(hook, "weights_map", None) for hook in accelerate_hooks(module))
+    kept = next((kept for kept in maps if kept is not None), {})
+    by_name = getattr(kept, "dataset", kept)  # each layer's map is a view of the whole module's
+    return {name: by_name[name] if tensor.is_meta else tensor for name, tensor in module.state_dict().items()}
 
 
 def input_digest(value: Any) -> str:

@@ -1,17 +1,32 @@
+import copy
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from PIL import Image
+from safetensors.torch import load_file
 
+from steadydancer.datasets.provenance import read_provenance
 from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.datasets.video import decode, encode
 from steadydancer.models import driving, encoders
-from steadydancer.models.components import load_components, save_components, tiny_components
-from steadydancer.models.pipeline import SteadyDancerPipeline
+from steadydancer.models.call_checks import InputError
+from steadydancer.models.components import flow_scheduler, load_components, save_components, tiny_components
+from steadydancer.models.folders import ComponentsError
+from steadydancer.models.pipeline import WAN_NEGATIVE_PROMPT, SteadyDancerPipeline
 from steadydancer.models.pose_condition import draw_pose_condition
 from steadydancer.models.pose_estimator import PoseTrack
+from steadydancer.models.provenance import input_digest, model_digests, module_digest
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 T_POSE = [
@@ -20,7 +35,10 @@ T_POSE = [
     *((0.46, 0.2), (0.54, 0.2)),
 ]
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 36, 3), dtype=np.uint8)
-SMALL: dict[str, Any] = {"height": 48, "width": 32, "num_frames": 5, "num_inference_steps": 3}
+AREA_PX = 64 * 64
+SMALL: dict[str, Any] = {
+    "height": 48, "width": 32, "num_frames": 5, "num_inference_steps": 3, "drawing_area_px": AREA_PX,
+}  # fmt: skip
 
 
 def pose(num_frames: int = 5) -> PoseSequence:
@@ -49,19 +67,102 @@ def run(pipeline: SteadyDancerPipeline, seed: int = 0, **arguments: Any) -> Any:
     return pipeline(**(defaults | motion | arguments), generator=generator).frames
 
 
-def test_saved_and_loaded_it_makes_the_same_video(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
+RENDER_ELSEWHERE = """
+import sys, numpy as np, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.models import SteadyDancerPipeline
+
+folder = Path(sys.argv[1])
+pipeline = SteadyDancerPipeline.from_pretrained(folder / "pipeline")
+pipeline.set_progress_bar_config(disable=True)
+inputs = np.load(folder / "inputs.npz")
+latents = pipeline(
+    inputs["image"], PoseSequence.from_bytes((folder / "pose").read_bytes()), "a dance", height=48, width=32,
+    num_frames=5, num_inference_steps=3, drawing_area_px=64 * 64, output_type="latent",
+    generator=torch.Generator().manual_seed(0),
+).frames
+save_file({"latents": latents}, folder / "latents.safetensors")
+"""
+
+
+def test_a_fresh_process_loads_it_and_makes_the_same_bits(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
+    parts = pipeline.components | {"scheduler": flow_scheduler(3.0)}
+    saved = SteadyDancerPipeline(**parts, negative_prompt="stills")
+    saved.set_progress_bar_config(disable=True)
+    saved.save_pretrained(tmp_path / "pipeline")
+    np.savez(tmp_path / "inputs.npz", image=IMAGE)
+    (tmp_path / "pose").write_bytes(pose().to_bytes())
+    subprocess.run([sys.executable, "-c", RENDER_ELSEWHERE, str(tmp_path)], check=True, cwd=tmp_path)
+    there = load_file(tmp_path / "latents.safetensors")["latents"]
+
+    loaded = SteadyDancerPipeline.from_pretrained(tmp_path / "pipeline")
+    loaded.set_progress_bar_config(disable=True)
+    assert (loaded.config.negative_prompt, loaded.scheduler.config.flow_shift) == ("stills", 3.0)
+    motion = PoseSequence.from_bytes(pose().to_bytes())  # stored as float32
+    assert torch.equal(run(loaded, pose_video=motion), there)
+    # Mapped from a file the same weights may lie at other addresses, for which other kernels are taken.
+    torch.testing.assert_close(run(saved, pose_video=motion), there, atol=1e-4, rtol=1e-4)
+    for name, part in saved.components.items():
+        if isinstance(part, torch.nn.Module):
+            assert module_digest(part) == module_digest(loaded.components[name]), name
+
+
+def test_parts_saved_apart_are_a_pipeline_too(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
+    save_components(pipeline.components, tmp_path)
     expected = run(pipeline)
-    pipeline.save_pretrained(tmp_path / "whole")
-    loaded = SteadyDancerPipeline.from_pretrained(tmp_path / "whole")
+    loaded = SteadyDancerPipeline(**load_components(tmp_path))
     loaded.set_progress_bar_config(disable=True)
     torch.testing.assert_close(run(loaded), expected, atol=1e-4, rtol=1e-4)
-    assert loaded.config.negative_prompt == pipeline.config.negative_prompt
-    save_components(pipeline.components, tmp_path / "parts")
-    loaded = SteadyDancerPipeline(**load_components(tmp_path / "parts"))
-    torch.testing.assert_close(run(loaded), expected, atol=1e-4, rtol=1e-4)
-    parts = SteadyDancerPipeline.from_pretrained(tmp_path / "parts", torch_dtype=torch.bfloat16, vae=pipeline.vae)
+    parts = SteadyDancerPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16, vae=pipeline.vae)
     assert parts.vae is pipeline.vae
     assert [parts.transformer.patch_embedding.weight.dtype, parts.text_encoder.dtype] == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize(("dtype", "most", "mean"), [(torch.bfloat16, 0.02, 2e-3), (torch.float16, 0.005, 5e-4)])
+def test_half_precision_is_close_and_keeps_in_float32_what_must_be(
+    pipeline: SteadyDancerPipeline, tmp_path: Path, dtype: torch.dtype, most: float, mean: float
+) -> None:
+    pipeline.save_pretrained(tmp_path)
+    half = SteadyDancerPipeline.from_pretrained(tmp_path, torch_dtype=dtype)
+    half.set_progress_bar_config(disable=True)
+    parts = (half.transformer, half.text_encoder, half.image_encoder)
+    assert [part.dtype for part in parts] == [dtype] * 3
+    whole = (half.vae, half.transformer.pose_modulation)
+    assert {parameter.dtype for part in whole for parameter in part.parameters()} == {torch.float32}
+    seen: list[torch.dtype] = []
+    latents = run(half, callback=lambda step, timestep, latents: seen.append(latents.dtype))
+    assert {*seen, latents.dtype} == {torch.float32}
+    off = np.abs(run(half, output_type="np") - run(pipeline, output_type="np"))  # of 1.0; NaN would fail both
+    assert off.max() < most and off.mean() < mean
+
+
+OFFLOADS: dict[str, Callable[[SteadyDancerPipeline], None]] = {
+    "by model": lambda pipeline: pipeline.enable_model_cpu_offload(device="cpu"),
+    "by layer": lambda pipeline: pipeline.enable_sequential_cpu_offload(device="cpu"),
+    "by block": lambda pipeline: pipeline.enable_group_offload(
+        torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1
+    ),
+    "by leaf": lambda pipeline: pipeline.enable_group_offload(torch.device("cpu"), offload_type="leaf_level"),
+}
+
+
+@pytest.mark.parametrize("kind", OFFLOADS)
+def test_offloaded_it_makes_the_same_bits_and_knows_its_weights(
+    pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    by_layer = accelerate.cpu_offload
+    # diffusers asks for "cpu:0", which accelerate takes for another device than "cpu" and then loses the type.
+    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, _, **options: by_layer(model, "cpu", **options))
+    offloaded = SteadyDancerPipeline(**copy.deepcopy(pipeline.components))
+    offloaded.set_progress_bar_config(disable=True)
+    OFFLOADS[kind](offloaded)
+    for output_type in ("latent", "uint8"):  # and a second call finds everything in its place
+        assert np.array_equal(run(offloaded, output_type=output_type), run(pipeline, output_type=output_type))
+    assert model_digests(offloaded) == model_digests(pipeline)
+    if kind == "by layer":
+        assert offloaded.transformer.proj_out.weight.is_meta and not pipeline.transformer.proj_out.weight.is_meta
 
 
 def test_a_pipeline_may_be_saved_with_its_own_negative_prompt(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
@@ -69,9 +170,17 @@ def test_a_pipeline_may_be_saved_with_its_own_negative_prompt(pipeline: SteadyDa
     assert SteadyDancerPipeline.from_pretrained(tmp_path).config.negative_prompt == "stills"
 
 
-def test_the_plain_wan_model_is_refused(tmp_path: Path) -> None:
+def test_another_model_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = tiny_components(transformer={"num_layers": 1})
     with pytest.raises(ValueError, match="not a SteadyDancer"):
-        SteadyDancerPipeline(**tiny_components(transformer={"num_layers": 1}))
+        SteadyDancerPipeline(**parts)
+    save_components(parts, tmp_path)
+    monkeypatch.setattr(AutoencoderKLWan, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ComponentsError, match="holds a WanTransformer3DModel, not a SteadyDancer.*from_wan"):
+        SteadyDancerPipeline.from_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "vae")
+    with pytest.raises(ComponentsError, match="has no vae/"):
+        SteadyDancerPipeline.from_pretrained(tmp_path)
 
 
 def test_every_kind_of_output_shows_the_same_video(pipeline: SteadyDancerPipeline) -> None:
@@ -101,7 +210,7 @@ def test_every_input_counts_and_the_generator_decides_the_rest(pipeline: SteadyD
 
 
 def test_keypoints_and_their_drawing_are_the_same_motion(pipeline: SteadyDancerPipeline) -> None:
-    drawn = draw_pose_condition(pose(), *IMAGE.shape[:2])
+    drawn = draw_pose_condition(pose(), *IMAGE.shape[:2], AREA_PX)
     expected = run(pipeline, pose_guidance_scale=0.0)
     assert torch.equal(run(pipeline, pose_guidance_scale=0.0, pose_video=drawn), expected)
     images = [Image.fromarray(frame) for frame in drawn]
@@ -157,6 +266,49 @@ def test_a_driving_video_is_aligned_to_the_image(pipeline: SteadyDancerPipeline)
     np.testing.assert_allclose(aligned[0].body, pose().body, atol=1e-6)
     driven = run(pipeline, driving_video=frames, pose_estimator=OneDancer())
     assert torch.equal(driven, run(pipeline, pose_video=aligned))
+    all_of_it = run(pipeline, driving_video=frames, pose_estimator=OneDancer(), num_frames=None, num_inference_steps=1)
+    assert all_of_it.shape[2] == 2  # seven frames: five are 4k + 1
+
+
+class TwoDancers(OneDancer):
+    """And a second one beside the first in every picture."""
+
+    name = "two-dancers"
+
+    def estimate(self, frames: np.ndarray) -> list[PoseTrack]:
+        (main,) = super().estimate(frames)
+        beside = PoseSequence(main.pose.body + np.array([0.1, 0.05]), main.pose.body_visible, main.pose.hands)
+        return [main, PoseTrack(beside, main.confidence)]
+
+
+def test_the_others_follow_the_main_persons_alignment(pipeline: SteadyDancerPipeline) -> None:
+    frames = np.zeros((5, 60, 36, 3), np.uint8)
+    people = driving.driven_pose(frames, IMAGE, TwoDancers())
+    (main,) = driving.driven_pose(frames, IMAGE, TwoDancers(), main_person_only=True)
+    (alone,) = driving.driven_pose(frames, IMAGE, OneDancer())
+    assert (main.body == people[0].body).all() and (main.body == alone.body).all()
+    # Twice the size about the own neck, which keeps its distance from the main person's.
+    expected = main.body + np.array([0.1, 0.05])
+    np.testing.assert_allclose(people[1].body, expected, atol=1e-6)
+
+    both = draw_pose_condition(people, *IMAGE.shape[:2], AREA_PX)
+    drawn = {"negative_pose_video": np.zeros_like(frames)}
+    as_driven = run(pipeline, driving_video=frames, pose_estimator=TwoDancers(), **drawn)
+    assert torch.equal(as_driven, run(pipeline, pose_video=both, **drawn))
+    only_main = run(pipeline, driving_video=frames, pose_estimator=TwoDancers(), main_person_only=True, **drawn)
+    assert torch.equal(only_main, run(pipeline, pose_video=alone, **drawn))
+    assert not torch.equal(only_main, as_driven)
+
+
+def test_the_negative_pose_perturbs_each_person_about_the_own_neck() -> None:
+    one = pose()
+    other = PoseSequence(one.body + 0.2, one.body_visible, one.hands)
+    draws = driving.Perturbation.draw(5, torch.Generator().manual_seed(0))
+    for person, perturbed in zip([one, other], driving.negative_motion([one, other], draws), strict=True):
+        np.testing.assert_allclose(perturbed.body[:, 1], person.body[:, 1])
+        offsets = [each.body[:, 8] - each.body[:, 1] for each in (perturbed, person)]
+        np.testing.assert_allclose(offsets[0][:, 1], offsets[1][:, 1] * draws.scale)
+        np.testing.assert_allclose(offsets[0][:, 0], offsets[1][:, 0] * draws.scale * draws.aspect)
 
 
 @pytest.mark.parametrize(("nobody_in", "where"), [(1, "the reference image"), (5, "the driving video")])
@@ -177,11 +329,130 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"pose_video": None}, "either pose_video or driving_video, not neither"),
         ({"driving_video": IMAGE[None]}, "needs a pose_estimator"),
         ({"output_type": "gif"}, "gif"),
+        ({"num_frames": 0}, r"4k \+ 1, .*not 0"),
+        ({"num_frames": -3}, r"4k \+ 1, .*not -3"),
+        ({"image": IMAGE[:1, :1]}, "1×1 px, 32×32 is the least"),
+        ({"image": IMAGE[:, :31]}, "31×60 px, 32×32 is the least"),
+        ({"image": IMAGE / 255}, r"uint8 RGB \[H, W, 3\], not float64"),
+        ({"image": "me.png"}, "PIL image or uint8 .*not str"),
+        ({"pose_video": IMAGE[None][..., :1].repeat(5, 0)}, "each frame of the motion must be .*60, 36, 1"),
+        ({"pose_video": [pose(5), pose(4)]}, r"as many frames as the first, not \[4, 5\]"),
+        ({"pose_video": []}, "motion is empty"),
+        ({"negative_pose_video": pose(4)}, "has 4 frames .*asks for 5"),
+        ({"height": None, "width": None, "max_area_px": -1}, "max_area_px -1 leaves no video"),
+        ({"height": None, "width": None, "max_area_px": 100}, "max_area_px 100 leaves no video"),
+        ({"height": -16}, "multiples of 16, not -16"),
+        ({"num_inference_steps": 0}, "at least 1, not 0"),
+        ({"pose_guidance_interval": (0.4, 0.1)}, r"low < high <= 1, not \(0.4, 0.1\)"),
+        ({"window_frames": 80}, "window_frames must be 4k"),
+        ({"window_overlap": 80}, "window_overlap must be a multiple of 4"),
     ],
 )
 def test_what_cannot_be_is_refused(pipeline: SteadyDancerPipeline, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         run(pipeline, **arguments)
+
+
+def test_a_velocity_that_is_no_number_stops_at_its_step_and_leaves_no_file(
+    pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forward, times = pipeline.transformer.forward, []
+
+    def broken(latents: torch.Tensor, timestep: torch.Tensor, *args: Any, **arguments: Any) -> Any:
+        times.append(timestep.item())
+        (velocity,) = forward(latents, timestep, *args, **arguments)
+        return (velocity * (float("nan") if len(set(times)) == 2 else 1),)
+
+    monkeypatch.setattr(pipeline.transformer, "forward", broken)
+    with pytest.raises(FloatingPointError, match="step 1 of 3"):
+        pipeline.render_to(tmp_path / "video.mp4", IMAGE, pose(), seed=0, **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_callback_may_end_the_sampling(pipeline: SteadyDancerPipeline) -> None:
+    seen: list[torch.Tensor] = []
+
+    def watch(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> None:
+        seen.append(latents)
+        pipeline._interrupt = step == 1
+
+    assert torch.equal(run(pipeline, callback=watch), seen[1]) and len(seen) == 2
+    assert run(pipeline).shape == seen[1].shape and not pipeline.interrupt
+
+
+def test_an_empty_prompt_is_a_prompt(pipeline: SteadyDancerPipeline) -> None:
+    assert not torch.equal(run(pipeline, prompt=""), run(pipeline))
+
+
+LONG: dict[str, Any] = {"pose_video": pose(13), "num_frames": 13, "window_frames": 9, "window_overlap": 4}
+
+
+def test_one_window_is_the_plain_path(pipeline: SteadyDancerPipeline) -> None:
+    for window_frames, window_overlap in ((5, 0), (9, 4)):
+        one = run(pipeline, window_frames=window_frames, window_overlap=window_overlap)
+        assert torch.equal(one, run(pipeline))
+
+
+def test_every_window_is_a_clip_that_opens_with_the_image(
+    pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+    forward = pipeline.transformer.forward
+
+    def recorded(latents: torch.Tensor, *args: Any, **arguments: Any) -> Any:
+        calls.append({"latents": latents} | arguments)
+        return forward(latents, *args, **arguments)
+
+    monkeypatch.setattr(pipeline.transformer, "forward", recorded)
+    out = run(pipeline, **LONG, num_inference_steps=1, guidance_scale=1.0, pose_guidance_scale=0.0)
+    assert out.shape[2] == 4
+    first, second = calls
+    for name, told in first.items():
+        if isinstance(told, torch.Tensor) and name not in ("latents", "pose_latents"):
+            assert second[name] is told, name
+    assert first["image_latents"][0, :4, 0].eq(1).all() and first["image_latents"][0, :4, 1:].eq(0).all()
+    frames = draw_pose_condition(pose(13), *IMAGE.shape[:2], AREA_PX)
+    for call, pixels in ((first, range(9)), (second, [0, *range(5, 13)])):
+        alone = encoders.encode_video(pipeline.vae, frames[list(pixels)], 48, 32)
+        assert torch.equal(call["pose_latents"][0], alone)
+    noise = torch.randn(1, 16, 3, 6, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(first["latents"], noise)
+    assert torch.equal(second["latents"], noise[:, :, [0, 2, 1]])  # the frame it left behind comes last
+
+
+def test_in_pieces_and_in_a_file_it_is_the_same_video(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
+    whole = run(pipeline, **LONG, output_type="uint8")[0]
+    small = SMALL | LONG
+    pieces = pipeline.stream(IMAGE, prompt="a dance", **small, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(np.concatenate(list(pieces)), whole)
+    record = pipeline.render_to(tmp_path / "long.mp4", IMAGE, prompt="a dance", seed=0, **small)
+    encode(whole, tmp_path / "whole.mp4")
+    times_s = np.arange(13) / 16
+    assert np.array_equal(decode(tmp_path / "long.mp4", times_s), decode(tmp_path / "whole.mp4", times_s))
+    assert record["video"]["num_frames"] == 13
+
+    told = read_provenance(shutil.move(tmp_path / "long.mp4", tmp_path / "elsewhere"))
+    assert {**told, "video": record["video"]} == record == json.loads((tmp_path / "long.json").read_text())
+    assert told["model"] == model_digests(pipeline)
+    assert told["inputs"] == {"image": input_digest(IMAGE), "pose_video": input_digest(pose(13))}
+    settings = told["settings"]
+    assert (settings["negative_prompt"], settings["flow_shift"]) == (WAN_NEGATIVE_PROMPT, 5.0)
+    assert (told["seed"], settings["window_overlap"], settings["dtype"]) == (0, 4, "float32")
+
+
+def test_a_file_is_there_whole_or_not_at_all(
+    pipeline: SteadyDancerPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some(vae: Any, latents: torch.Tensor) -> Any:
+        yield from itertools.islice(encoders.decode_chunks(vae, latents, 1), 1)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("steadydancer.models.pipeline.decode_chunks", some)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pipeline.render_to(tmp_path / "video.mp4", IMAGE, pose(), seed=0, **SMALL)
+    with pytest.raises(InputError, match=r"written as \.mp4, not \.gif"):
+        pipeline.render_to(tmp_path / "video.gif", IMAGE, pose(), seed=0, **SMALL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_sizes_the_release_rule_decides(pipeline: SteadyDancerPipeline) -> None:
