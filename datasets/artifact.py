@@ -2,23 +2,32 @@
 
 A job's work is cut into *packets*, fixed lists of ids. A packet is done when its part exists; a part is written aside
 and renamed, so a killed job leaves nothing that looks whole. `run.json` is written last: present means finished, and
-from then on the folder is never changed. Resuming is the plan minus the parts that exist.
+from then on the folder is never changed. Resuming is the plan minus the parts that exist. On an object store the
+finished part is one PUT, and parts are looked for one by one, not in a listing.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import SteadyDancerError
+from .node_cache import scratch
+from .object_store import ObjectPath, describe, listing, put
+from .storage import Location, location
+from .store_lease import HeldByAnotherError, claimed
+from .store_requests import told
 
 RECORD = "run.json"
 PLAN = "plan.json"
@@ -42,9 +51,15 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def content_digest(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file's bytes; of a folder, of the (relative name, digest) pairs of its visible files."""
-    path = Path(path)
+def content_digest(path: str | os.PathLike[str] | ObjectPath) -> str:
+    """sha256 of a file's bytes; of a folder, of the (relative name, digest) pairs of its visible files.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+    """
+    path = location(path)
+    if isinstance(path, ObjectPath):
+        return _content_digest_on_store(path)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         return json_digest([[p.relative_to(path).as_posix(), content_digest(p)] for p in files])
@@ -52,10 +67,30 @@ def content_digest(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _content_digest_on_store(path: ObjectPath) -> str:
+    if path.is_file():
+        with path.open() as file, told(path):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    visible = [found.path for found in listing(path) if not found.path.name.startswith(".")]
+    if not visible:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    names = {PurePosixPath(found.key.removeprefix(f"{path.key}/")): found for found in visible}
+    return json_digest([[str(name), _content_digest_on_store(names[name])] for name in sorted(names)])
+
+
 @contextlib.contextmanager
-def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a hidden path beside `path`; rename it to `path` when the block ends well, remove it otherwise."""
-    path = Path(path)
+def written_aside(path: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
+    """Yield a hidden path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+
+    For an object the hidden path is a file of this machine, and the renaming its upload.
+    """
+    path = location(path)
+    if isinstance(path, ObjectPath):
+        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+            aside = Path(folder) / path.name
+            yield aside
+            put(aside, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: some writers choose their format by it.
     aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -72,7 +107,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: str | os.PathLike[str] | ObjectPath, value: Any) -> None:
     """Write a JSON file so that readers see all of it or none.
 
     Raises:
@@ -91,13 +126,19 @@ def plan_packets(ids: Iterable[str], size: int) -> list[Packet]:
 
 
 @contextlib.contextmanager
-def exclusive(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def exclusive(folder: str | os.PathLike[str] | ObjectPath) -> Iterator[Location]:
     """Hold a folder for one run; the kernel lets go when the process dies, however it dies.
+
+    On an object store, where there is no such kernel, see `store_lease`.
 
     Raises:
         ArtifactError: another run holds it.
     """
-    folder = Path(folder)
+    folder = location(folder)
+    if isinstance(folder, ObjectPath):
+        with _claimed(folder):
+            yield folder
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as lock:
         try:
@@ -114,12 +155,21 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[Path]:
         yield folder
 
 
+@contextlib.contextmanager
+def _claimed(folder: ObjectPath) -> Iterator[None]:
+    try:
+        with claimed(folder):
+            yield
+    except HeldByAnotherError as error:
+        raise ArtifactError(str(error)) from None
+
+
 class Artifact:
     """One artifact's folder: `plan.json` first, parts as packets finish, `run.json` last."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str] | ObjectPath) -> None:
         """Name the folder; nothing is read or made yet."""
-        self.path = Path(path)
+        self.path: Location = location(path)
 
     @property
     def committed(self) -> bool:
@@ -146,9 +196,10 @@ class Artifact:
         Raises:
             ArtifactError: the folder was begun with another plan; the message names what differs.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in self.path.rglob(".*.tmp*"):
-            leftover.unlink()
+        if isinstance(self.path, Path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for leftover in self.path.rglob(".*.tmp*"):
+                leftover.unlink()
         plan = json.loads(json.dumps(plan))
         file = self.path / PLAN
         if not file.is_file():
@@ -162,13 +213,16 @@ class Artifact:
                 "choose another --out, or delete this folder to make it anew"
             )
 
-    def part(self, packet: Packet) -> Path:
+    def part(self, packet: Packet) -> Location:
         """Where a packet's rows lie once it is done."""
         return self.path / f"part-{packet.id}.parquet"
 
     def remaining(self, packets: Sequence[Packet]) -> list[Packet]:
         """The packets without a part, in order."""
-        return [packet for packet in packets if not self.part(packet).is_file()]
+        parts = [self.part(packet) for packet in packets]
+        objects = [part for part in parts if isinstance(part, ObjectPath)]
+        done = [info.is_file for info in describe(objects)] if objects else [part.is_file() for part in parts]
+        return [packet for packet, is_done in zip(packets, done, strict=True) if not is_done]
 
     def write_part(self, packet: Packet, table: pa.Table) -> None:
         """Commit a packet: every id in it with its verdict."""
@@ -181,10 +235,17 @@ class Artifact:
         Raises:
             ArtifactError: there is no part, or one is damaged.
         """
-        parts = sorted(self.path.glob("part-*.parquet"))
+        if isinstance(self.path, ObjectPath):
+            parts: list[Any] = [one.path for one in listing(self.path) if one.path.parent == self.path
+                                and one.path.name.startswith("part-")]  # fmt: skip
+        else:
+            parts = sorted(self.path.glob("part-*.parquet"))
         if not parts:
             raise ArtifactError(f"{self.path} holds no parts")
-        return pa.concat_tables(_read_part(part, columns) for part in parts)
+        if isinstance(self.path, Path):
+            return pa.concat_tables(_read_part(part, columns) for part in parts)
+        with ThreadPoolExecutor(8) as pool:  # each waits for its own answers
+            return pa.concat_tables(pool.map(lambda part: _read_object_part(part, columns), parts))
 
     def commit(self, record: dict[str, Any]) -> dict[str, Any]:
         """Finish the artifact by writing its record; returns it.
@@ -199,10 +260,19 @@ class Artifact:
         return record
 
 
-def _read_part(part: Path, columns: list[str] | None) -> pa.Table:
+def _read_object_part(part: ObjectPath, columns: list[str] | None) -> pa.Table:
+    with told(part):
+        return _read_part(part, columns)
+
+
+def _read_part(part: Location, columns: list[str] | None) -> pa.Table:
+    source = part.open() if isinstance(part, ObjectPath) else part
     try:
-        return pq.read_table(part, columns=columns, partitioning=None)
-    except pa.ArrowInvalid as error:
+        return pq.read_table(source, columns=columns, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        # Arrow says of damage what it says of files: an error of the system, but without its number.
+        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+            raise
         raise ArtifactError(
             f"{part} is damaged ({error}): copy it anew, or delete its folder and make it again"
         ) from None

@@ -1,37 +1,34 @@
-"""Tables that people write by hand: csv or jsonl, one row an item, paths relative to the file."""
+"""Tables of items, one a row, with paths relative to the table: csv, jsonl or parquet, here or on a store."""
 
 import csv
+import io
 import json
-from pathlib import Path
 from typing import Any
 
 from .. import SteadyDancerError
+from .storage import Location, is_address, join, local_copy
 
-SUFFIXES = frozenset({".csv", ".jsonl"})
+SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 
 
 def require_local(path: str) -> None:
-    """Refuse what is no path of this machine's file system.
+    """Refuse what is no path of this machine's file system, where nothing else can be used.
 
     Raises:
         SteadyDancerError: it is an address, `s3://…`.
     """
-    if "://" in path:
-        raise SteadyDancerError(f"{path}: object stores are not supported yet; copy it to a folder, or mount the store")
+    if is_address(path):
+        raise SteadyDancerError(f"{path.split('?')[0]}: this must lie on this machine; copy it to a folder")
 
 
-def read_manifest(path: Path, paths: tuple[str, ...]) -> list[dict[str, Any]]:
+def read_manifest(path: Location, paths: tuple[str, ...]) -> list[dict[str, Any]]:
     """Rows of a manifest, with the columns `paths` resolved against its folder.
 
     Raises:
         SteadyDancerError: the file is empty, is not what its suffix says, or lacks a column in some row.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-            if path.suffix == ".csv":
-                rows: list[Any] = list(csv.DictReader(file))
-            else:
-                rows = [json.loads(line) for line in file if line.strip()]
+        rows = _read_table(path)
     except (ValueError, csv.Error) as error:
         raise SteadyDancerError(f"{path} cannot be read as {path.suffix[1:] or 'jsonl'}: {error}") from error
     if not rows:
@@ -39,12 +36,22 @@ def read_manifest(path: Path, paths: tuple[str, ...]) -> list[dict[str, Any]]:
     return [_resolved(row, f"{path}, row {number}", path.parent, paths) for number, row in enumerate(rows, 1)]
 
 
-def _resolved(row: Any, where: str, folder: Path, paths: tuple[str, ...]) -> dict[str, Any]:
+def _read_table(path: Location) -> list[Any]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with local_copy(path) as file:
+            return list(pq.read_table(file, partitioning=None).to_pylist())
+    text = path.read_bytes().decode("utf-8-sig")  # spreadsheets write a byte order mark
+    if path.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    return [json.loads(line) for line in io.StringIO(text) if line.strip()]
+
+
+def _resolved(row: Any, where: str, folder: Location, paths: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise SteadyDancerError(f"{where}: {json.dumps(row)[:60]} is no object with names and values")
     missing = [name for name in paths if not isinstance(row.get(name), str) or not row[name]]
     if missing:
         raise SteadyDancerError(f"{where}: no {' and no '.join(missing)} (columns: {', '.join(map(str, row))})")
-    for name in paths:
-        require_local(row[name])
-    return {**row, **{name: str(folder / row[name]) for name in paths}}
+    return {**row, **{name: str(join(folder, row[name])) for name in paths}}

@@ -3,7 +3,7 @@
 A sample is three members of an uncompressed tar: `KEY.json` (where it comes from), `KEY.conditions.safetensors`
 (tensors `latents image_latents pose_latents image_embeds pose_image_embeds prompt_embeds`) and
 `KEY.pose.safetensors` (keypoints). Plain `webdataset` reads them; the training loop reads by offset, so that any
-sample can be had at any step. The same samples always give the same bytes.
+sample can be had at any step, from a store as well. The same samples always give the same bytes.
 """
 
 import json
@@ -18,7 +18,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import webdataset as wds
 
-from .artifact import Artifact, ArtifactError, Packet, written_aside
+from .artifact import Artifact, ArtifactError, Packet, json_digest, written_aside
+from .object_store import ObjectPath
+from .storage import Location, location, read_range
 
 CONDITIONS = "conditions.safetensors"
 POSE = "pose.safetensors"
@@ -54,12 +56,12 @@ class Sample:
     members: dict[str, bytes] = field(default_factory=dict)
 
 
-def shard_path(latents: Path, packet: Packet) -> Path:
+def shard_path(latents: Location, packet: Packet) -> Location:
     """Where a packet's samples lie."""
     return latents / "shards" / f"{packet.id}.tar"
 
 
-def write_shard(latents: Path, packet: Packet, samples: Iterable[Sample]) -> None:
+def write_shard(latents: Location, packet: Packet, samples: Iterable[Sample]) -> None:
     """Commit a packet: its shard first, then the part of the index that makes it count.
 
     Samples without members (quarantined clips) get an index row and no place in the tar.
@@ -114,9 +116,9 @@ class ShardDataset:
         ArtifactError: the artifact is not finished, or has no sample.
     """
 
-    def __init__(self, latents: str | os.PathLike[str]) -> None:
+    def __init__(self, latents: str | os.PathLike[str] | ObjectPath) -> None:
         """Read the index; shards are opened when first used."""
-        self.path = Path(latents)
+        self.path = location(latents)
         self.record = Artifact(self.path).record()
         rows = [row for row in Artifact(self.path).read().to_pylist() if row["verdict"] == "ok"]
         if not rows:
@@ -148,21 +150,28 @@ class ShardDataset:
     def _members(self, key: str) -> Iterator[tuple[str, bytes]]:
         row = self._rows[key]
         path = self.path / "shards" / row["shard"]
-        if row["shard"] not in self._files:
-            try:
-                self._files[row["shard"]] = path.open("rb")
-            except FileNotFoundError:
-                raise ArtifactError(
-                    f"shard {path} is missing: run the cache command again with another --out"
-                ) from None
-        for member in row["members"]:
-            data = os.pread(self._files[row["shard"]].fileno(), member["size"], member["offset"])
+        try:
+            pieces = self._pieces(path, row["members"])
+        except FileNotFoundError:
+            raise ArtifactError(f"shard {path} is missing: run the cache command again with another --out") from None
+        for member, data in zip(row["members"], pieces, strict=True):
             if len(data) != member["size"] or zlib.crc32(data) != member["crc32"]:
                 raise ArtifactError(f"shard {path} is cut short or damaged at {key}.{member['name']}: cache it again")
             yield member["name"], data
 
+    def _pieces(self, shard: Location, members: list[dict[str, Any]]) -> list[bytes]:
+        """The members' bytes; of an object in one request, because each costs its way to the store and back."""
+        if isinstance(shard, ObjectPath):
+            start, stop = members[0]["offset"], members[-1]["offset"] + members[-1]["size"]
+            span = read_range(shard, start, stop - start, json_digest(members))
+            return [span[m["offset"] - start : m["offset"] - start + m["size"]] for m in members]
+        if shard.name not in self._files:
+            self._files[shard.name] = shard.open("rb")
+        file = self._files[shard.name].fileno()
+        return [os.pread(file, member["size"], member["offset"]) for member in members]
 
-def null_path(latents: Path, bucket: Bucket) -> Path:
+
+def null_path(latents: Location, bucket: Bucket) -> Location:
     """Where the null conditions of a bucket lie."""
     return latents / "null" / f"{bucket[0]}x{bucket[1]}x{bucket[2]}.safetensors"
 

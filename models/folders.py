@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import SteadyDancerError
 from ..datasets.artifact import content_digest, json_digest
+from ..datasets.storage import ObjectPath, local_folder, location
 from . import weights
 
 NAMES = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
@@ -61,7 +62,7 @@ def part_digest(folder: str | Path, name: str) -> str:
 
 
 def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
-    """The local folder (or file) of a folder, file or hub id; fetches those parts from the hub if it must.
+    """The local folder (or file) of a folder, file or hub id; fetches those parts from the hub or a store if it must.
 
     Of Wan's own layout the encoders are fetched as they are published, in `.pth`, and read as tensors only.
 
@@ -69,8 +70,11 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
         ComponentsError: there is no such folder, and no such repository within reach.
     """
     names = tuple(names)
-    if Path(source).exists():
-        return Path(source)
+    place = location(source)
+    if isinstance(place, ObjectPath):
+        return local_folder(place, _hub_patterns(names))
+    if place.exists():
+        return place
     for row in weights.CATALOGUE:
         if row.hub_id == str(source) and (found := weights.find(row)) and not missing_parts(found, names):
             return found

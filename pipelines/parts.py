@@ -3,26 +3,35 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..datasets.manifest import require_local
+from ..datasets.storage import Location, is_address, location
 
 
-def find_parts(source: str, names: Sequence[str]) -> Path:
+def find_parts(source: str, names: Sequence[str]) -> Location:
     """The absolute folder of a folder or hub id that holds all parts `names`; fetches them from the hub if it must.
+
+    One on a store stays where it is: each machine that loads a part fetches it.
 
     Raises:
         ComponentsError: there is no such folder, or a part is not in it; the message names it.
     """
-    require_local(source)
-    from ..models.folders import ComponentsError, resolve_folder
+    from ..models.folders import ComponentsError, missing_parts, resolve_folder
 
     folder = resolve_folder(source, names).resolve()
-    missing = [name for name in names if not (folder / name).is_dir()]
+    missing = missing_parts(folder, names)
     if missing:
         raise ComponentsError(
-            f"{folder} has no {', no '.join(missing)}: give --components a folder in diffusers' layout "
+            f"{source} has no {', no '.join(missing)}: give --components a folder in diffusers' layout or in Wan's own "
             "(`steadydancer weights check` says what is needed)"
         )
-    return folder
+    return location(source) if is_address(source) else folder
+
+
+def part_digests(folder: Location, names: Sequence[str]) -> dict[str, str]:
+    """sha256 of each of the parts that `find_parts` has found."""
+    from ..models.folders import part_digest, resolve_folder
+
+    here = resolve_folder(str(folder), names)
+    return {name: part_digest(here, name) for name in names}
 
 
 def parts_are_here(source: str) -> bool:

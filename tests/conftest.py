@@ -1,5 +1,14 @@
 """What tests of jobs and commands begin with, made once a session when first asked for, never changed by a test."""
 
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,3 +80,41 @@ def cached(curated: Path, components: Path, tmp_path_factory: pytest.TempPathFac
     )
     job.run(config, clips=curated, out=out, engine=Engine(out / ".engine", in_process=True))
     return out / "latents"
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The endpoint of an S3 server of this machine, in memory, ended after the session."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(600):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                assert server.poll() is None, "the S3 server did not start"
+                time.sleep(0.1)
+            yield endpoint
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def bucket(object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://NAME` of an empty bucket; the environment leads to it, and copies of what is in it go to a folder here."""
+    from steadydancer.datasets.store_requests import filesystem, upload_filesystem
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", object_store)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("STEADYDANCER_SCRATCH", str(tmp_path / "scratch"))
+    filesystem.cache_clear()
+    upload_filesystem.cache_clear()
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    urllib.request.urlopen(urllib.request.Request(f"{object_store}/{name}", method="PUT")).close()
+    return f"s3://{name}"

@@ -2,14 +2,12 @@
 
 import time
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import (
     Artifact,
     ArtifactError,
-    content_digest,
     count_verdicts,
     exclusive,
     json_digest,
@@ -17,14 +15,15 @@ from ...datasets.artifact import (
 )
 from ...datasets.schema import Row
 from ...datasets.shards import write_shard
-from ..parts import find_parts, parts_are_here
+from ...datasets.storage import Location, total_bytes
+from ..parts import find_parts, part_digests, parts_are_here
 from ..runner import Engine, Job, run_packets
 from .config import ENCODERS, CacheConfig
 
 COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames", "pose")
 
 
-def accepted_clips(clips: Path) -> tuple[dict[str, Any], list[Row]]:
+def accepted_clips(clips: Location) -> tuple[dict[str, Any], list[Row]]:
     """The record of a clips artifact and the rows of its accepted clips.
 
     `clips` is the folder given to `curate --out`, or the artifact in it.
@@ -46,7 +45,7 @@ def accepted_clips(clips: Path) -> tuple[dict[str, Any], list[Row]]:
     return record, chosen
 
 
-def plan(config: CacheConfig, clips: Path, out: Path) -> dict[str, Any]:
+def plan(config: CacheConfig, clips: Location, out: Location) -> dict[str, Any]:
     """What `run` would do, and what the cache will weigh: arithmetic on shapes, nothing is loaded."""
     from ...datasets.video import size_for_area
 
@@ -70,7 +69,7 @@ def plan(config: CacheConfig, clips: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[str, Any]:
+def run(config: CacheConfig, *, clips: Location, out: Location, engine: Engine) -> dict[str, Any]:
     """Cache the accepted clips of `clips` into `out/latents`; returns the artifact's record. Resumes after a kill.
 
     Raises:
@@ -82,7 +81,7 @@ def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[
     folder = find_parts(config.components, ENCODERS)
     with exclusive(out):
         artifact = Artifact(out / "latents")
-        digests = {name: content_digest(folder / name) for name in ENCODERS}
+        digests = part_digests(folder, ENCODERS)
         settings = config.model_dump(mode="json", exclude={"components", "packet_size", "num_gpus"})
         told = sorted([row["clip_id"], row["prompt"], sha256(row["pose"]).hexdigest()] for row in rows)
         clips_digest = json_digest([clips_record["config"], told])
@@ -122,7 +121,7 @@ def run(config: CacheConfig, *, clips: Path, out: Path, engine: Engine) -> dict[
                 "buckets": sorted(map(list, buckets)),
                 "prompts_given": sum(row["prompt_given"] for row in index),
                 "counts": count_verdicts(len(by_id), (row["verdict"] for row in index)),
-                "bytes": sum(path.stat().st_size for path in (artifact.path / "shards").glob("*.tar")),
+                "bytes": total_bytes(artifact.path / "shards"),
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )

@@ -13,10 +13,12 @@ from ...datasets.artifact import written_aside
 from ...datasets.schema import Row
 from ...datasets.shards import Bucket, Sample, null_path, sample_members
 from ...datasets.skeleton import PoseSequence
+from ...datasets.storage import Location
 from ...datasets.video import VideoError, decode, size_for_area
 from ...models.components import load_components
 from ...models.encoders import encode_image, encode_image_condition, encode_prompt, encode_video
 from ...models.pose_condition import draw_pose_condition, encode_pose_condition
+from ..fetched import fetched
 from ..stage import BadClip, Stage
 from .config import ENCODERS, CacheConfig
 
@@ -49,6 +51,7 @@ def load_encoders(config: CacheConfig) -> Encoders:
     return Encoders(**load_components(config.components, ENCODERS, getattr(torch, config.encoder_dtype), device))
 
 
+@fetched("source_path")
 def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
     """Latents of video, image condition and pose, CLIP of the first frame and the first pose, text of true length."""
     height, width = size_for_area(row["source_height"], row["source_width"], config.max_area_px)
@@ -100,7 +103,7 @@ def encode_null(bucket: Bucket, config: CacheConfig, encoders: Encoders) -> byte
     return _to_bytes(tensors, config)
 
 
-def write_null(latents: Path, buckets: set[Bucket], config: CacheConfig) -> None:
+def write_null(latents: Location, buckets: set[Bucket], config: CacheConfig) -> None:
     """Encode the null conditions that are not there yet."""
     missing = [bucket for bucket in sorted(buckets) if not null_path(latents, bucket).is_file()]
     if missing:

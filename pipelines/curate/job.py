@@ -2,13 +2,14 @@
 
 import glob
 import time
-from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, ArtifactError, count_verdicts, exclusive, json_digest, plan_packets
-from ...datasets.manifest import SUFFIXES, read_manifest, require_local
+from ...datasets.manifest import SUFFIXES, read_manifest
+from ...datasets.object_store import ObjectPath, listing, matching
 from ...datasets.schema import CLIP_SCHEMA, to_table
+from ...datasets.storage import Location, location
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .select import select
@@ -37,17 +38,18 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def list_sources(clips: str) -> list[str]:
-    """Sources of a folder (searched through), a glob, or a manifest (csv or jsonl with a column `path`).
+    """Sources of a folder (searched through), a glob, or a manifest (csv, jsonl, parquet with a column `path`).
 
-    Absolute paths, sorted: workers and later jobs may run in other folders.
+    All three may lie on a store, and a manifest may name what lies elsewhere. Absolute paths, sorted: workers and later
+    jobs may run in other folders.
 
     Raises:
         SteadyDancerError: nothing is there, or nothing that looks like a video.
     """
-    require_local(clips)
-    path = Path(clips)
+    path = location(clips)
     if path.is_dir():
-        found = [str(p) for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES]
+        below = (one.path for one in listing(path)) if isinstance(path, ObjectPath) else path.rglob("*")
+        found = [str(p) for p in below if p.suffix.lower() in VIDEO_SUFFIXES]
     elif path.suffix in SUFFIXES and path.is_file():
         found = [row["path"] for row in read_manifest(path, ("path",))]
     elif path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
@@ -55,8 +57,7 @@ def list_sources(clips: str) -> list[str]:
     elif path.is_file():
         raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
     else:
-        matches = glob.glob(clips, recursive=True)  # noqa: PTH207 - a pattern may be absolute; Path.glob refuses that
-        found = [p for p in matches if Path(p).suffix.lower() in VIDEO_SUFFIXES]
+        found = [name for name in _matches(path) if location(name).suffix.lower() in VIDEO_SUFFIXES]
     if not found:
         if not path.exists() and not glob.has_magic(clips):
             raise ArtifactError(f"{clips} does not exist: give a folder, a glob or a manifest of videos")
@@ -66,10 +67,16 @@ def list_sources(clips: str) -> list[str]:
             name.encode()
         except UnicodeEncodeError:
             raise ArtifactError(f"{name!a} is no name in UTF-8, and tables hold no others: rename it") from None
-    return sorted({str(Path(name).absolute()) for name in found})
+    return sorted({str(location(name).absolute()) for name in found})
 
 
-def plan(config: CurateConfig, clips: str, out: Path) -> dict[str, Any]:
+def _matches(pattern: Location) -> list[str]:
+    if isinstance(pattern, ObjectPath):
+        return list(map(str, matching(pattern)))
+    return glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - a pattern may be absolute; Path.glob refuses that
+
+
+def plan(config: CurateConfig, clips: str, out: Location) -> dict[str, Any]:
     """What `run` would do: number of sources, packets, and how many of them are done."""
     sources = list_sources(clips)
     packets = plan_packets(sources, config.packet_size)
@@ -78,7 +85,7 @@ def plan(config: CurateConfig, clips: str, out: Path) -> dict[str, Any]:
             "finished": Artifact(out / "clips").committed, "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip
 
 
-def run(config: CurateConfig, *, clips: str, out: Path, engine: Engine) -> dict[str, Any]:
+def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> dict[str, Any]:
     """Curate `clips` into `out/clips`; returns the artifact's record.
 
     `out/measured` holds the scores of every row, so that another selection needs no video. A finished run returns its

@@ -12,6 +12,7 @@ from ...datasets.artifact import content_digest, json_digest
 from ...datasets.schema import Row, columns_of
 from ...datasets.video import VideoError, decode, decode_low_resolution, probe
 from ...models.pose_estimator import PoseEstimator
+from ..fetched import fetched
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
 from .config import CHEAP_GATES, CurateConfig
@@ -31,6 +32,7 @@ def open_source(path: str) -> Row:
     return {"source_path": path, "clip_id": json_digest(path)[:16]}
 
 
+@fetched("source_path")
 def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Identity by content, and what demuxing tells; nothing is decoded."""
     path = Path(row["source_path"])
@@ -51,6 +53,7 @@ def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     }
 
 
+@fetched("source_path")
 def find_shots(row: Row, config: CurateConfig, tools: None = None) -> list[Row]:
     """One low-resolution pass over the source: its shots, cut into windows of `num_frames`, and their motion.
 
@@ -88,6 +91,7 @@ def find_shots(row: Row, config: CurateConfig, tools: None = None) -> list[Row]:
     return rows
 
 
+@fetched("source_path")
 def score_frames(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Exposure, contrast, colour and sharpness of a few frames spread over the clip."""
     times_s = np.linspace(row["start_s"], row["end_s"], config.num_score_frames)
@@ -100,6 +104,7 @@ def load_estimator(config: CurateConfig) -> PoseEstimator | None:
     return load_pose_estimator(config.pose_model)
 
 
+@fetched("source_path")
 def estimate_pose(row: Row, config: CurateConfig, estimator: PoseEstimator | None) -> Row:
     """Keypoints of every frame, and what they say; a clip that a cheap gate refuses is not decoded for it."""
     if failed_gate(row, config.gates, CHEAP_GATES) is not None:

@@ -1,18 +1,18 @@
 """The evaluate job: renders, and truths where there are some → metric rows and a page."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from ... import SteadyDancerError, __version__
 from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, plan_packets
 from ...datasets.schema import Row, to_table
+from ...datasets.storage import Location
 from ..parts import find_parts
 from ..runner import Engine, Job, run_packets
 from .config import EvaluateConfig
 
 
-def rendered(renders: Path, truth: Path | None) -> tuple[dict[str, Any], dict[str, Row]]:
+def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row]]:
     """The record of the renders and, by id, what is to be scored.
 
     Raises:
@@ -37,14 +37,16 @@ def rendered(renders: Path, truth: Path | None) -> tuple[dict[str, Any], dict[st
     return record, rows
 
 
-def plan(config: EvaluateConfig, renders: Path, truth: Path | None, out: Path) -> dict[str, Any]:
+def plan(config: EvaluateConfig, renders: Location, truth: Location | None, out: Location) -> dict[str, Any]:
     """What `run` would do."""
     _, rows = rendered(renders, truth)
     return {"videos": len(rows), "with_truth": sum(bool(row["truth"]) for row in rows.values()),
             "protocol": config.protocol, "finished": Artifact(out / "metrics").committed}  # fmt: skip
 
 
-def run(config: EvaluateConfig, *, renders: Path, truth: Path | None, out: Path, engine: Engine) -> dict[str, Any]:
+def run(
+    config: EvaluateConfig, *, renders: Location, truth: Location | None, out: Location, engine: Engine
+) -> dict[str, Any]:
     """Score `renders` into `out/metrics` and `out/report.html`; returns the artifact's record.
 
     Raises:

@@ -1,13 +1,13 @@
 """One static page: what was rendered beside what was asked, and the numbers. It needs no server and no network."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from ...datasets.artifact import Artifact, written_aside
 from ...datasets.schema import Row
+from ...datasets.storage import Location, is_address
 from .steps import METRICS
 
 STYLE = """
@@ -40,7 +40,7 @@ PAGE = """<!doctype html>
 """
 
 
-def write_page(path: Path, title: str, sections: list[dict[str, Any]]) -> None:
+def write_page(path: Location, title: str, sections: list[dict[str, Any]]) -> None:
     """Write a page of sections.
 
     Args:
@@ -65,7 +65,7 @@ def metric_section(means: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"title": "Metrics", "head": ["metric", "mean", "unit", "videos", "", "what it says"], "rows": rows}
 
 
-def write_report(path: Path, metrics: Artifact, videos: dict[str, Row]) -> None:
+def write_report(path: Location, metrics: Artifact, videos: dict[str, Row]) -> None:
     """The page of one evaluation."""
     record = metrics.record()
     groups = [
@@ -80,8 +80,11 @@ def write_report(path: Path, metrics: Artifact, videos: dict[str, Row]) -> None:
     )
 
 
-def _relative(file: str | None, page: Path) -> str | None:
-    return None if file is None else os.path.relpath(file, page.parent)
+def _relative(file: str | None, page: Location) -> str | None:
+    """A file as the page links to it: its way from the page, or its address if one of them is on a store."""
+    if file is None or (is_address(file) != is_address(page)):
+        return file
+    return os.path.relpath(file, str(page.parent))
 
 
 def _show(value: Any) -> str:

@@ -13,6 +13,7 @@ from ...datasets.video import VideoError, decode, frame_times_s, probe
 from ...models.components import load_components
 from ...models.encoders import resize_image
 from ...models.judges import autoencoder_ceiling, first_frame_psnr, psnr, ssim, start_gap_jump, temporal_flickering
+from ..fetched import fetched
 from ..stage import BadClip, Stage
 from .config import EvaluateConfig
 
@@ -57,6 +58,7 @@ def load_vae(task: EvaluateTask) -> Any:
     return load_components(task.components, ("vae",))["vae"]
 
 
+@fetched("video", "image", "truth")
 def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
     """One row a metric; a metric that needs a truth which is not there has no value and says so."""
     frames = _limited(read_all(Path(row["video"])), task.config)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from safetensors.torch import load
 
 from ...datasets.sampler import StepSampler, rank_slice
 from ...datasets.shards import Bucket, ShardDataset
+from ...datasets.storage import Location
 from ...models.conditions import Conditions, NullConditions, stack_prompt_embeds, with_frame_mask
 from ...models.objectives import TrainingBatch
 from .checkpoint import NonFiniteError
@@ -28,7 +28,7 @@ class TrainingData:
         pose_simulation: what changes the pose of the samples drawn for it; needed by stage 3 alone.
     """
 
-    def __init__(self, latents: Path, config: TrainConfig, pose_simulation: PoseSimulation | None = None) -> None:
+    def __init__(self, latents: Location, config: TrainConfig, pose_simulation: PoseSimulation | None = None) -> None:
         self.shards = ShardDataset(latents)
         self._config = config
         self._sampler = StepSampler(self.shards.bucket, config.global_batch_size, config.seed)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ... import SteadyDancerError
 from ...datasets.artifact import RECORD, content_digest, write_json, written_aside
+from ...datasets.storage import Location
 
 COMPLETE = "complete.json"
 
@@ -141,7 +142,7 @@ def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str
     aside.rename(place)
 
 
-def read_checkpoint_record(checkpoint: Path) -> dict[str, Any]:
+def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     """run.json of a committed checkpoint folder; the run's folder that holds `checkpoint/` is taken too.
 
     Raises:
@@ -153,7 +154,7 @@ def read_checkpoint_record(checkpoint: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
-def checkpoint_folder(path: Path) -> Path:
+def checkpoint_folder(path: Location) -> Location:
     """`path` itself, or `path`/checkpoint when `path` is a run's folder."""
     inner = path / "checkpoint"
     return inner if not (path / RECORD).exists() and inner.exists() else path

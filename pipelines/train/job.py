@@ -12,28 +12,34 @@ from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive, json_digest
 from ...datasets.sampler import StepSampler
+from ...datasets.storage import Location, ObjectPath
 from .checkpoint import TrainingRefused, engine_states
 from .config import TrainConfig
 from .progress import progress
+from .publish import begin_on_store, publish, run_folder
 from .start import Start, check_same_run, check_start
 
 
 def run(
     config: TrainConfig,
     *,
-    latents: Path,
+    latents: Location,
     base: str | None,
-    out: Path,
-    from_checkpoint: Path | None = None,
+    out: Location,
+    from_checkpoint: Location | None = None,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Train one stage to its last step, from wherever it stands.
+
+    With `out` on a store the run's own files (engine states above all) stay on this machine's scratch, and the
+    checkpoint and the metrics are uploaded when they are finished.
 
     Args:
         config: the stage.
         latents: a finished latents folder.
         base: Wan 2.1 I2V folder or hub id; None takes the one that `from_checkpoint` names.
-        out: folder of the run, on a file system that all workers share. A finished run is left as it is.
+        out: folder of the run, on a file system that all workers share, or on a store. A finished run is left as it
+            is.
         from_checkpoint: the stage before's checkpoint, for stages 2 and 3.
         address: of a Ray cluster; None: a private Ray on this machine, or none at all with `num_workers=0`.
 
@@ -44,6 +50,12 @@ def run(
         TrainingRefused: inputs or settings do not fit together; the message names the field.
         ArtifactError: the latents are not finished, or another run holds `out`.
     """
+    if isinstance(out, ObjectPath):
+        with exclusive(out):
+            here = begin_on_store(config, out, address)
+            record = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint)
+            publish(here, out)
+            return record
     out = out.resolve()
     start = check_start(config, latents, base, from_checkpoint)
     with exclusive(out):
@@ -146,10 +158,10 @@ def _trainer(config: TrainConfig, settings: dict[str, Any], out: Path) -> Any:
 def plan(
     config: TrainConfig,
     *,
-    latents: Path,
+    latents: Location,
     base: str | None,
-    out: Path,
-    from_checkpoint: Path | None = None,
+    out: Location,
+    from_checkpoint: Location | None = None,
 ) -> dict[str, Any]:
     """What `run` would do and need, without loading a weight; refuses what `run` would refuse.
 
@@ -167,7 +179,7 @@ def plan(
         "stage": config.stage,
         "out": str(out.resolve()),
         "steps": config.steps,
-        "steps_done": _steps_done(out),
+        "steps_done": _steps_done(run_folder(out)),
         "samples": len(start.shards),
         "batches_per_epoch": sampler.steps_per_epoch,
         "epochs": config.steps / sampler.steps_per_epoch,

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from ...datasets.artifact import write_json
+from ...datasets.storage import location
+from ...models.folders import resolve_folder
 from ...models.lora import save_trained
 from ...models.objectives import Objective, Velocity
 from .batches import TrainingData
@@ -48,10 +50,12 @@ def train_loop(settings: dict[str, Any]) -> None:
     """
     config = TrainConfig.model_validate(settings["config"])
     out, base = Path(settings["out"]), settings["base"]
-    parent = Path(settings["from_checkpoint"]) if settings["from_checkpoint"] else None
+    parent = None
+    if settings["from_checkpoint"]:
+        parent = resolve_folder(settings["from_checkpoint"], ("transformer",))
     with workers(config) as team:
         simulation = load_pose_simulation(config, base, out / "pose_simulation", team.device)
-        data = TrainingData(Path(settings["latents"]), config, simulation)
+        data = TrainingData(location(settings["latents"]), config, simulation)
         engine = open_engine(load_student(config, base, parent, team.device), config)
         objective, velocity = load_objective(config, base, team.device), engine_velocity(engine, config)
 

@@ -12,8 +12,9 @@ import safetensors
 from ... import __version__
 from ...datasets.artifact import content_digest, differences, json_digest, write_json
 from ...datasets.shards import ShardDataset
+from ...datasets.storage import Location, is_address, location
 from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
-from .config import TrainConfig
+from .config import NETWORK_FIELDS, TrainConfig
 
 # What may differ between two attempts at one run without changing what is computed up to the steps already done.
 _FREE = {"steps", "checkpoint_every_steps", "keep_checkpoints", "max_restarts"}
@@ -27,22 +28,22 @@ class Start:
     """The inputs of a stage, found and named.
 
     Attributes:
-        latents, base, from_checkpoint: absolute paths; base a folder in diffusers' layout, or None where not needed.
+        latents, base, from_checkpoint: absolute places; base a folder in diffusers' layout, or None where not needed.
         record: what `run.json` says of them, with digests.
         transformer_config: constructor arguments of the transformer that the stage starts from.
         shards: the open latents folder.
     """
 
-    latents: Path
-    base: Path | None
-    from_checkpoint: Path | None
+    latents: Location
+    base: Location | None
+    from_checkpoint: Location | None
     record: dict[str, Any]
     transformer_config: dict[str, Any]
     shards: ShardDataset
 
 
 def check_start(
-    config: TrainConfig, latents: Path, base: str | None, from_checkpoint: Path | None, *, fetch: bool = True
+    config: TrainConfig, latents: Location, base: str | None, from_checkpoint: Location | None, *, fetch: bool = True
 ) -> Start:
     """Find the inputs of a stage and refuse those that do not fit together.
 
@@ -59,7 +60,7 @@ def check_start(
     begins_from = checkpoint_folder(from_checkpoint).resolve() if from_checkpoint else base_record["path"]
     transformer_config = {}
     if begins_from is not None:
-        transformer_config = json.loads((Path(begins_from) / "transformer" / "config.json").read_text())
+        transformer_config = json.loads((location(begins_from) / "transformer" / "config.json").read_text())
     _check_cache(config, shards, base_record["path"], {**_WAN_14B, **transformer_config})
     record = {
         "kind": "checkpoint",
@@ -73,15 +74,15 @@ def check_start(
     }
     return Start(
         latents=latents.resolve(),
-        base=Path(base_record["path"]) if base_record["path"] else None,
-        from_checkpoint=Path(begins_from) if from_checkpoint else None,
+        base=location(base_record["path"]) if base_record["path"] else None,
+        from_checkpoint=location(begins_from) if from_checkpoint else None,
         record=record,
         transformer_config=transformer_config,
         shards=shards,
     )
 
 
-def _check_parent(config: TrainConfig, from_checkpoint: Path | None) -> dict[str, Any] | None:
+def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict[str, Any] | None:
     if config.stage == 1:
         if from_checkpoint is not None:
             raise TrainingRefused("from_checkpoint: stage 1 starts from --base alone; stages 2 and 3 take --from")
@@ -96,11 +97,10 @@ def _check_parent(config: TrainConfig, from_checkpoint: Path | None) -> dict[str
             f"stage: {from_checkpoint} is a checkpoint of stage {parent['stage']}, but stage {config.stage} starts "
             f"from stage {config.stage - 1}"
         )
-    axis = parent["config"]["alignment_axis"]
-    if axis != config.alignment_axis:
-        raise TrainingRefused(
-            f"alignment_axis: the checkpoint has {axis!r}, the configuration {config.alignment_axis!r}"
-        )
+    wanted = config.model_dump(mode="json", include=set(NETWORK_FIELDS))
+    for name, value in wanted.items():
+        if parent["config"][name] != value:
+            raise TrainingRefused(f"{name}: the checkpoint has {parent['config'][name]!r}, the configuration {value!r}")
     return parent
 
 
@@ -123,7 +123,8 @@ def _check_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | 
             f"base: {base} holds another transformer (digest {digest[:12]}…) than the base that the checkpoint was "
             f"trained from ({parent['base']['digest'][:12]}…, {parent['base']['path']})"
         )
-    return {"source": str(base), "path": str(folder), "digest": digest}
+    # One on a store is named as such: each machine that loads it fetches it.
+    return {"source": str(base), "path": str(base) if is_address(base) else str(folder), "digest": digest}
 
 
 def _base_folder(base: str, names: list[str], fetch: bool) -> Path | None:
@@ -133,16 +134,18 @@ def _base_folder(base: str, names: list[str], fetch: bool) -> Path | None:
     from ...models import folders, weights
 
     known = [row for row in weights.CATALOGUE if row.hub_id == base]
-    if known and not fetch and not any(weights.find(row) for row in known):
+    if not fetch and (is_address(base) or (known and not any(weights.find(row) for row in known))):
         return None
     return folders.resolve_folder(base, names).resolve()
 
 
 def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, transformer: dict[str, Any]) -> None:
     """Sizes and origin of the cached tensors against the configuration, the base and the transformer."""
+    from ...models import folders
+
     cached_with = shards.record.get("components", {}).get("digests", {}).get("vae")
-    vae = Path(base or "") / "vae"
-    if cached_with and base and vae.is_dir() and content_digest(vae) != cached_with:
+    vae = folders.resolve_folder(base, ("vae",)) / "vae" if cached_with and base else None
+    if vae is not None and vae.is_dir() and content_digest(vae) != cached_with:
         raise TrainingRefused(
             f"vae: {shards.path} was cached with another VAE (digest {cached_with[:12]}…) than the one in {base}"
         )

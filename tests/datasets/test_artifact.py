@@ -1,5 +1,6 @@
 import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from steadydancer.datasets.artifact import (
     plan_packets,
     written_aside,
 )
+from steadydancer.datasets.storage import location
 
 IDS = [f"id{i:02}" for i in range(10)]
 
@@ -88,3 +90,36 @@ def test_folder_digest_sees_content_and_names_only(tmp_path):
     assert content_digest(tmp_path) == before
     (tmp_path / "a/x").rename(tmp_path / "a/y")
     assert content_digest(tmp_path) != before
+
+
+@pytest.fixture(params=["folder", "store"])
+def place(request, tmp_path):
+    """Where an artifact may lie."""
+    return tmp_path / "a" if request.param == "folder" else location(request.getfixturevalue("bucket")) / "out/a"
+
+
+def test_an_artifact_is_the_same_in_a_folder_and_on_a_store(place):
+    artifact, packets = Artifact(place), plan_packets(IDS, 4)
+    with pytest.raises(ArtifactError, match=r"does not exist|is not finished"):
+        artifact.record()
+    artifact.begin({"ids": IDS})
+    assert artifact.remaining(packets) == packets and not artifact.committed
+    for packet in reversed(packets):
+        artifact.write_part(packet, pa.table({"id": packet.ids, "other": [1] * len(packet.ids)}))
+    artifact.begin({"ids": IDS})
+    assert artifact.remaining(packets) == []
+    table = Artifact(str(place)).read(["id"])
+    assert table.column_names == ["id"] and sorted(table["id"].to_pylist()) == IDS
+    assert table["id"].to_pylist()[:2] == list(min(packets, key=lambda packet: packet.id).ids[:2])
+    artifact.commit({"counts": count_verdicts(2, ["ok", "rejected"])})
+    assert pickle.loads(pickle.dumps(artifact)).record()["counts"]["inputs"] == 2
+    with pytest.raises(ArtifactError, match="was begun with other settings"):
+        artifact.begin({"ids": []})
+
+
+def test_a_damaged_part_on_a_store_is_named(bucket):
+    artifact, (packet,) = Artifact(f"{bucket}/a"), plan_packets(IDS, 10)
+    with written_aside(artifact.part(packet)) as aside:
+        aside.write_bytes(b"PAR1 and no more of it PAR1")
+    with pytest.raises(ArtifactError, match=f"{artifact.part(packet)} is damaged"):
+        artifact.read()

@@ -1,11 +1,15 @@
 """Tables that people write: what they mean, and what is said when they are wrong."""
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.manifest import read_manifest, require_local
+from steadydancer.datasets.object_store import ObjectPath, put
 
 
 def manifest(tmp_path: Path, name: str, text: str) -> Path:
@@ -37,7 +41,8 @@ def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "a.mp4"}\n{"path": 3}\n', "row 2: no path"),
         ("a.jsonl", '"a.mp4"\n', 'row 1: "a.mp4" is no object'),
         ("a.jsonl", "path\na.mp4\n", "cannot be read as jsonl: Expecting value"),
-        ("a.jsonl", '{"path": "s3://bucket/a.mp4"}\n', "s3://bucket/a.mp4: object stores are not supported yet"),
+        ("a.jsonl", '{"path": "gs://bucket/a.mp4"}\n', "the stores that can be read are s3://"),
+        ("a.jsonl", '{"path": "s3://key:secret@bucket/a.mp4"}\n', "carries no credentials"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_row(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -54,5 +59,17 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_addresses_are_told_from_paths() -> None:
     require_local("C:/clips")
     require_local("odd:name/a.mp4")
-    with pytest.raises(SteadyDancerError, match="not supported yet"):
-        require_local("gs://bucket/clips")
+    with pytest.raises(SteadyDancerError, match="s3://bucket/clips: this must lie on this machine"):
+        require_local("s3://bucket/clips?key=secret")
+
+
+def test_csv_jsonl_and_parquet_say_the_same_wherever_they_lie(bucket: str, tmp_path: Path) -> None:
+    rows = [{"path": "sub/a b.mp4", "licence": "CC-BY\u2028 4.0"}, {"path": "s3://other/b.mp4", "licence": ""}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    manifest(tmp_path, "a.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    manifest(tmp_path, "a.csv", "path,licence\n" + "".join(f"{row['path']},{row['licence']}\n" for row in rows))
+    for name in ("a.parquet", "a.jsonl", "a.csv"):
+        there = ObjectPath.parse(f"{bucket}/lists/{name}")
+        put(tmp_path / name, there)
+        for file, first in ((tmp_path / name, f"{tmp_path}/sub/a b.mp4"), (there, f"{bucket}/lists/sub/a b.mp4")):
+            assert read_manifest(file, ("path",)) == [{**rows[0], "path": first}, rows[1]]

@@ -1,0 +1,151 @@
+"""Places by name, on this machine or on an object store: the one opener of all paths that a person gives.
+
+A local place is a `Path` and is used as such; nothing stands between it and the file system. `s3://…` is an
+`ObjectPath`, which answers to the same names. What needs a real file takes `local_copy` or `local_folder`.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from .node_cache import held, scratch
+from .object_store import Entry, ObjectPath, describe, entry, get, listing
+from .store_requests import StorageError, attempt
+
+__all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
+           "read_range", "state_folder", "total_bytes"]  # fmt: skip
+
+Location = Path | ObjectPath
+
+# What lies beside a video and belongs to it: its caption and its keypoints.
+SIDECARS = (".txt", ".pose.safetensors")
+
+_kept = contextlib.ExitStack()
+_kept_folders: dict[str, Path] = {}
+
+
+def is_address(place: object) -> bool:
+    """Whether a place as a person writes it is no path of this machine."""
+    return "://" in str(place)
+
+
+def location(place: str | os.PathLike[str] | ObjectPath) -> Location:
+    """A place as a person writes it: a path, or `s3://BUCKET/KEY`.
+
+    Raises:
+        SteadyDancerError: an address of another kind, or one that carries credentials or settings.
+    """
+    if isinstance(place, ObjectPath):
+        return place
+    return ObjectPath.parse(str(place)) if is_address(place) else Path(place)
+
+
+def join(folder: Location, name: str) -> Location:
+    """A place as a file in `folder` names it: relative to the folder, absolute, or an address."""
+    if is_address(name) or Path(name).is_absolute():
+        return location(name)
+    return folder / name
+
+
+def state_folder(out: Location) -> Path:
+    """Where a run keeps what is of use on this machine alone (logs, a private Ray): beside its results if it can."""
+    if isinstance(out, Path):
+        return out / ".engine"
+    return scratch() / "state" / sha256(str(out).encode()).hexdigest()[:16]
+
+
+def total_bytes(folder: Location) -> int:
+    """What the finished files below a folder weigh together."""
+    if isinstance(folder, ObjectPath):
+        return sum(one.size for one in listing(folder))
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+@contextlib.contextmanager
+def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
+    """A file of this machine, with its caption and keypoints beside it; a local one is yielded as it is.
+
+    Copies are kept (see `node_cache`) and fetched again when the object has changed. Where there is no object the path
+    yielded has no file: readers then say of it what they say of any missing file.
+
+    Raises:
+        StorageError: the store denies it or cannot be reached.
+    """
+    where = location(place)
+    if isinstance(where, Path):
+        yield where
+        return
+    beside = [where.with_name(where.stem + suffix) for suffix in SIDECARS]
+    found = [entry(info) for info in describe([where, *beside]) if info.is_file]
+    if where not in (one.path for one in found):
+        yield scratch() / "missing" / where.name
+        return
+    with held(_key(found), partial(_fetch, found, where.parent)) as folder:
+        yield folder / where.name
+
+
+def local_folder(folder: Location, patterns: Iterable[str]) -> Path:
+    """A folder of this machine with what lies below another under names that match (`*` for slashes, too).
+
+    A local one is returned as it is. Copies are kept at least as long as this process lives, one for each name at the
+    top, and fetched again when their content has changed.
+
+    Raises:
+        StorageError: the store denies it or cannot be reached.
+    """
+    if isinstance(folder, Path):
+        return folder
+    patterns, parts = list(patterns), dict[str, list[Entry]]()
+    for one in listing(folder):
+        name = one.path.key.removeprefix(f"{folder.key}/")
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            parts.setdefault(name.split("/")[0], []).append(one)
+    view = scratch() / "views" / _key([one for found in parts.values() for one in found])
+    view.mkdir(parents=True, exist_ok=True)
+    for name, found in parts.items():
+        key = _key(found)
+        if key not in _kept_folders:
+            _kept_folders[key] = _kept.enter_context(held(key, partial(_fetch, found, folder)))
+        with contextlib.suppress(FileExistsError):
+            (view / name).symlink_to(_kept_folders[key] / name)
+    return view
+
+
+def read_range(path: ObjectPath, offset: int, size: int, digest: str) -> bytes:
+    """`size` bytes of an object that does not change, from the copy on this machine if there is one.
+
+    Args:
+        path: of the object.
+        offset: where the bytes begin.
+        size: how many they are.
+        digest: of what they should be: a cache that was made anew under the old name has another.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+
+    def fetch(folder: Path) -> None:
+        with path.open() as file:
+            (folder / "bytes").write_bytes(attempt(path, lambda: file.read_at(size, offset)))
+
+    with held(sha256(f"{path} {offset} {size} {digest}".encode()).hexdigest(), fetch) as folder:
+        return (folder / "bytes").read_bytes()
+
+
+def _key(found: list[Entry]) -> str:
+    """Names what a listing says of some objects."""
+    return sha256(repr([(str(one.path), one.size, one.modified_ns) for one in found]).encode()).hexdigest()
+
+
+def _fetch(found: list[Entry], base: ObjectPath, folder: Path) -> None:
+    for one in found:
+        target = folder / one.path.key.removeprefix(f"{base.key}/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        get(one.path, target)
+        if target.stat().st_size != one.size:
+            raise StorageError(errno.EIO, "it was changed while it was read: run the same command again", str(one.path))

@@ -1,0 +1,81 @@
+"""A training run whose results go to a store: it works in a folder of this machine, and uploads what is finished.
+
+Engine states are rewritten every few minutes and read by this machine alone, so they stay here. On the store lie
+`checkpoint/` (its `run.json` last), `metrics.jsonl`, `start.json`, and the checkpoints of fewer steps.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...datasets.artifact import RECORD
+from ...datasets.object_store import ObjectPath, get, listing, put
+from ...datasets.storage import Location, state_folder
+from .checkpoint import TrainingRefused, engine_states
+from .config import TrainConfig
+
+
+def run_folder(out: Location) -> Path:
+    """Where a run works: its own folder, or for one on a store this machine's folder for it."""
+    return state_folder(out) if isinstance(out, ObjectPath) else out
+
+
+def begin_on_store(config: TrainConfig, out: ObjectPath, address: str | None) -> Path:
+    """The folder of this machine in which the run works.
+
+    Raises:
+        TrainingRefused: workers of other machines would not see that folder, or `out` holds a run of which this
+            machine knows nothing.
+    """
+    here = run_folder(out)
+    if address is not None:
+        raise TrainingRefused(
+            f"out: {out} is on a store, and the machines of a cluster need a folder that all of them see: give --out "
+            "a folder on a shared file system"
+        )
+    there = _record(out / "checkpoint")
+    if there is None or any(engine_states(here)):
+        return here
+    if there["steps"] != config.steps:
+        raise TrainingRefused(
+            f"steps: {out} holds a checkpoint of {there['steps']} steps, and what it could be continued from "
+            f"is not on this machine (in {here}): choose another --out"
+        )
+    (here / "checkpoint").mkdir(parents=True, exist_ok=True)  # enough to say that it is finished, and of what
+    get(out / "start.json", here / "start.json")
+    get(out / "checkpoint" / RECORD, here / "checkpoint" / RECORD)
+    return here
+
+
+def publish(here: Path, out: ObjectPath) -> None:
+    """Upload a run's checkpoints that are not there yet, and its metrics; what is there and finished stays."""
+    for name in ("start.json", "metrics.jsonl"):
+        if (here / name).exists():
+            put(here / name, out / name)
+    for folder in sorted(here.glob("checkpoint-[0-9]*")):
+        _publish_folder(folder, out / folder.name)
+    _publish_folder(here / "checkpoint", out / "checkpoint")
+
+
+def _publish_folder(folder: Path, target: ObjectPath) -> None:
+    record = json.loads((folder / RECORD).read_text())
+    if _record(target) == record:
+        return
+    (target / RECORD).unlink(missing_ok=True)  # from here until the new one lies there, the checkpoint is unfinished
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / RECORD]
+    for file in files:
+        put(file, target / file.relative_to(folder).as_posix())
+    names = {file.relative_to(folder).as_posix() for file in files}
+    for found in listing(target):
+        if found.path.key.removeprefix(f"{target.key}/") not in names:
+            found.path.unlink()
+    put(folder / RECORD, target / RECORD)
+
+
+def _record(checkpoint: ObjectPath) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((checkpoint / RECORD).read_bytes()))
+    except FileNotFoundError:
+        return None
