@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from ..datasets.artifact import write_json
+from ..datasets.storage import Location
 from . import official_encoders
 from .checkpoints import CheckpointError
 from .encoders import encode_video
@@ -87,7 +88,7 @@ def save_components(components: Mapping[str, Any], directory: str | Path) -> Non
 
 
 def load_components(
-    source: str | Path,
+    source: str | Location,
     names: Iterable[str] = NAMES,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
@@ -98,8 +99,8 @@ def load_components(
     Weights are safetensors, but for the three encoders of Wan's own layout: those are read from `.pth` as tensors only.
 
     Args:
-        source: folder, or hub id such as those in `weights.CATALOGUE` (found on this machine, else downloaded); for a
-            transformer alone also a safetensors file or the index of its shards.
+        source: folder (here or on a store), or hub id such as those in `weights.CATALOGUE` (found on this machine, else
+            downloaded); for a transformer alone also a safetensors file or the index of its shards.
         names: which parts.
         dtype: of transformer, text and image encoder; None keeps what is stored. The autoencoder is always float32.
         device: where the modules go.
@@ -117,7 +118,7 @@ def load_components(
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise ComponentsError(f"No part of the pipeline is called {unknown[0]}; the parts are {', '.join(NAMES)}")
-    folder = resolve_folder(source, names)
+    folder = resolve_folder(str(source), names)
     if missing := missing_parts(folder, names):
         raise ComponentsError(
             f"{folder} has no {missing[0]}/: it is no complete pipeline folder, neither in diffusers' layout nor in "

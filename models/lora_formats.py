@@ -224,7 +224,8 @@ def _has(transformer: Any, name: str) -> bool:
 
 def _weight(transformer: Any, name: str) -> Tensor:
     module, _, leaf = name.rpartition(".")
-    return getattr(_without_adapter(transformer.get_submodule(module)), leaf)  # type: ignore[no-any-return]
+    weight: Tensor = getattr(_without_adapter(transformer.get_submodule(module)), leaf)
+    return weight
 
 
 def _peft_config(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def load_text_encoder(file: str | Path, dtype: torch.dtype | None = None) -> UMT
     model = _fitting(_empty_text_encoder, state, file)
     _assign(model, state, dtype)
     model.tie_weights()
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def load_autoencoder(file: str | Path) -> AutoencoderKLWan:
@@ -54,7 +54,7 @@ def load_autoencoder(file: str | Path) -> AutoencoderKLWan:
     state = vae_from_official(_read(Path(file)))
     model = _fitting(_empty_autoencoder, state, file)
     _assign(model, state, torch.float32)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def load_image_encoder(file: str | Path, dtype: torch.dtype | None = None) -> OpenCLIPImageEncoder:
@@ -68,7 +68,7 @@ def load_image_encoder(file: str | Path, dtype: torch.dtype | None = None) -> Op
     state = image_encoder_from_official(_read(Path(file)))
     model = _fitting(_empty_image_encoder, state, file)
     _assign(model, state, dtype)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def describe(name: str, file: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], str]:
@@ -136,7 +136,7 @@ def _empty_image_encoder(state: Mapping[str, Shaped]) -> Any:
     )
 
 
-_WHAT = {
+_WHAT: dict[Callable[[Mapping[str, Shaped]], Any], str] = {
     _empty_text_encoder: "the UMT5 encoder of Wan",
     _empty_autoencoder: "Wan 2.1's autoencoder",
     _empty_image_encoder: "CLIP's ViT with an XLM-R text tower, as Wan has it",
@@ -161,7 +161,7 @@ def stored_tensors(
         begin = tensor.untyped_storage()._checkpoint_offset
         if begin is None or not tensor.is_contiguous():
             raise CheckpointError(f"{file}: {name} does not lie in the file in one piece, so it cannot be streamed")
-        offset = begin + tensor.storage_offset() * tensor.itemsize
+        offset = int(begin + tensor.storage_offset() * tensor.itemsize)
         stored[name] = StoredTensor(file, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), offset)
     return stored
 

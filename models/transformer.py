@@ -175,7 +175,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         return model
 
     @classmethod
-    def from_single_file(  # type: ignore[override]
+    def from_single_file(
         cls,
         file: str | Path,
         *,
@@ -194,7 +194,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             )
         from .transformer_checkpoints import load_transformer
 
-        return load_transformer(file, torch_dtype, "steadydancer", num_attention_heads)  # type: ignore[no-any-return]
+        return load_transformer(file, torch_dtype, "steadydancer", num_attention_heads)
 
     def enable_cache(self, config: Any) -> None:
         """Turn on one of diffusers' step caches; each `cache_context` (a guidance branch) has a state of its own.
