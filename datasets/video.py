@@ -1,7 +1,6 @@
 """Read and write video files: probe, decode by time, encode. Nothing outside the video modules touches a codec.
 
-Files are read in a process of their own (`video_process`), which may hang or crash without harm. Memory of frames that
-come back is shared with it and belongs to the caller.
+Files are read in a process of their own (`video_process`), which may hang or crash without harm.
 """
 
 from __future__ import annotations
@@ -109,10 +108,11 @@ def decode_sparse(
 
 
 def decoding_counts() -> dict[str, int]:
-    """What happened since this process began: requests by decoder, cross-checks, crashes, timeouts.
+    """What happened since this process began; what did not happen has no entry.
 
-    `decord`, `pyav`, `kept` (from an earlier pass), `decord_refused` (it cannot read that file), `cross_checked`,
-    `decord_unfit` (its frames are not PyAV's, which were given), `crashes`, `timeouts`.
+    Requests by reader: `decord`, `pyav`, `kept` (from an earlier pass). Files that decord cannot read:
+    `decord_refused`, among them `decord_unfit`, whose frames were not PyAV's (which were given). Frames held against
+    PyAV's: `cross_checked`. Children lost: `crashes`, `timeouts`.
     """
     return dict(video_process.counts)
 

@@ -3,8 +3,8 @@
 Codecs meet hostile files here. A hang or a crash costs this process, and its parent (`video_process`) tells which file
 it was. Nothing heavy is imported: it must start fast.
 
-A message is four bytes of length and a JSON object; with the parent's answer comes the descriptor of an anonymous file
-in memory that holds the frames, so that they are neither copied nor serialised.
+A message is four bytes of length and a JSON object. Frames go through a small piece of shared memory, again and again:
+new memory for each clip would cost a tenth of its decoding, and stay shared with whoever the parent forks.
 """
 
 from __future__ import annotations
@@ -26,30 +26,66 @@ from typing import Any
 import numpy as np
 
 from .video_file import VideoError, VideoIndex
-from .video_reader import VideoReader
+from .video_reader import Pictures, VideoReader
 
 LENGTH = struct.Struct("!I")
+EMPTIED = b"+"
+
+_STAGING_BYTES = 32 << 20
 
 
-class Frames:
-    """Memory for one answer's frames: an anonymous file that the parent maps as well."""
+class Staging:
+    """Shared memory in two halves: one is filled while the parent empties the other."""
 
-    def __init__(self) -> None:
-        self.descriptor: int | None = None
-        self.shape: tuple[int, ...] = ()
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._memory: mmap.mmap | None = None
+        self._half_bytes = 0
+        self._half = 0
+        self._unacknowledged = 0
 
-    def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A uint8 array in a new file."""
-        self.descriptor, self.shape = os.memfd_create("frames"), shape
-        size = int(np.prod(shape))
-        os.ftruncate(self.descriptor, size)
-        return np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8).reshape(shape)
+    def send(self, pictures: Pictures) -> None:
+        """Send all pictures, each once, with the indices at which it is wanted; returns when the parent has them."""
+        height, width, channels = pictures.shape[1:]
+        picture_bytes = height * width * channels
+        self._reserve(picture_bytes)
+        _send(self._control, {"shape": pictures.shape})
+        wanted: list[list[int]] = []
+        try:
+            for where, picture in pictures.stream:
+                start = self._half * self._half_bytes + len(wanted) * picture_bytes
+                slot = np.frombuffer(self._memory or b"", np.uint8, picture_bytes, start)
+                slot.reshape(picture.shape)[:] = picture
+                wanted.append(where.tolist())
+                if (len(wanted) + 1) * picture_bytes > self._half_bytes:
+                    self._hand_over(wanted)
+                    wanted = []
+            if wanted:
+                self._hand_over(wanted)
+        finally:
+            self._wait_until_emptied(0)
 
-    def release(self) -> None:
-        """Leave the memory to the parent."""
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-        self.descriptor, self.shape = None, ()
+    def _hand_over(self, wanted: list[list[int]]) -> None:
+        """Offer the half that is full, and wait until the other one is empty."""
+        _send(self._control, {"wanted": wanted, "start": self._half * self._half_bytes})
+        self._unacknowledged += 1
+        self._half = 1 - self._half
+        self._wait_until_emptied(1)
+
+    def _wait_until_emptied(self, num_left: int) -> None:
+        while self._unacknowledged > num_left:
+            self._control.recv(1)
+            self._unacknowledged -= 1
+
+    def _reserve(self, picture_bytes: int) -> None:
+        if self._memory is not None and picture_bytes <= self._half_bytes:
+            return
+        self._half_bytes = max(_STAGING_BYTES // 2, picture_bytes)
+        descriptor = os.memfd_create("frames")
+        os.ftruncate(descriptor, 2 * self._half_bytes)
+        self._memory = mmap.mmap(descriptor, 2 * self._half_bytes)
+        _send(self._control, {"staging_bytes": 2 * self._half_bytes}, descriptor)
+        os.close(descriptor)
 
 
 def serve(control_descriptor: int, lifeline: int) -> None:
@@ -62,23 +98,24 @@ def serve(control_descriptor: int, lifeline: int) -> None:
     _end_with_the_parent(lifeline)
     _expect_the_worst()
     control = socket.socket(fileno=control_descriptor)
-    memory = Frames()
-    reader = VideoReader(memory.allocate, lambda seconds: _send(control, {"expects_s": seconds}))
+    reader = VideoReader(lambda seconds: _send(control, {"expects_s": seconds}))
+    staging = Staging(control)
     while True:
         header = control.recv(LENGTH.size, socket.MSG_WAITALL)
         if len(header) < LENGTH.size:
             return
         request = json.loads(control.recv(LENGTH.unpack(header)[0], socket.MSG_WAITALL))
+        answer = _answer(reader, staging, request)
+        _send(control, answer | {"counts": dict(reader.counts), "resident_bytes": _resident_bytes()})
         reader.counts.clear()
-        answer = _answer(reader, request)
-        state = {"shape": memory.shape, "counts": dict(reader.counts), "resident_bytes": _resident_bytes()}
-        _send(control, answer | state, memory.descriptor)
-        memory.release()
 
 
-def _answer(reader: VideoReader, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(reader: VideoReader, staging: Staging, request: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"result": perform(reader, **request)}
+        result, pictures = perform(reader, **request)
+        if pictures is not None:
+            staging.send(pictures)
+        return {"result": result}
     except VideoError as error:
         return {"bad": [error.reason, error.detail]}
     except MemoryError as error:
@@ -87,16 +124,15 @@ def _answer(reader: VideoReader, request: dict[str, Any]) -> dict[str, Any]:
         return {"fault": traceback.format_exc()}
 
 
-def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) -> Any:
-    """One operation of `VideoReader`: what it gives besides frames, in words that JSON knows."""
+def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) -> tuple[Any, Pictures | None]:
+    """One operation of `VideoReader`: what it gives besides pictures, in words that JSON knows, and the pictures."""
     if operation == "index":
-        return _to_words(reader.index(path, **arguments))
+        return _to_words(reader.index(path, **arguments)), None
     if operation == "frames":
         size = arguments["size"]
-        reader.frames(path, np.array(arguments["times_s"]), (size[0], size[1]) if size else None)
-        return None
-    times_s, _ = getattr(reader, operation)(path, **arguments)
-    return times_s.tolist()
+        return None, reader.frames(path, np.array(arguments["times_s"]), (size[0], size[1]) if size else None)
+    times_s, pictures = getattr(reader, operation)(path, **arguments)
+    return times_s.tolist(), pictures
 
 
 def _to_words(index: VideoIndex) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from .video_child import LENGTH, perform
+from .video_child import EMPTIED, LENGTH, perform
 from .video_file import VideoError
 from .video_reader import VideoReader
 
@@ -81,6 +81,7 @@ class _Child:
         finally:
             theirs.close()
             os.close(lifeline)
+        self._staging: mmap.mmap | None = None
         self.num_requests = 0
         self.resident_bytes = 0
 
@@ -98,14 +99,34 @@ class _Child:
         self.num_requests += 1
         deadline = _Deadline(self.pid)
         data = json.dumps(request).encode()
+        frames: np.ndarray | None = None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it died is told by what it answers
             self._control.sendall(LENGTH.pack(len(data)) + data)
         while True:
-            answer, descriptor = self._receive(deadline)
-            if "expects_s" not in answer:
-                self.resident_bytes = answer["resident_bytes"]
-                return answer, None if descriptor is None else _frames(descriptor, answer["shape"])
-            deadline.extend(answer["expects_s"])
+            message, descriptor = self._receive(deadline)
+            match message:
+                case {"expects_s": seconds}:
+                    deadline.extend(seconds)
+                case {"staging_bytes": size}:
+                    self._staging = _mapped(descriptor, size)
+                case {"shape": shape}:
+                    frames = np.empty(shape, np.uint8)
+                case {"wanted": wanted, "start": start}:
+                    self._empty(wanted, start, frames)
+                case _:
+                    self.resident_bytes = message["resident_bytes"]
+                    return message, frames
+
+    def _empty(self, wanted: list[list[int]], start: int, frames: np.ndarray | None) -> None:
+        """Take pictures out of the shared memory."""
+        assert self._staging is not None and frames is not None
+        picture_bytes = int(np.prod(frames.shape[1:]))
+        pictures = np.frombuffer(self._staging, np.uint8, len(wanted) * picture_bytes, start)
+        for where, picture in zip(wanted, pictures.reshape(-1, *frames.shape[1:]), strict=True):
+            for place in where:
+                frames[place] = picture
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._control.sendall(EMPTIED)
 
     def end(self) -> None:
         """Kill it and forget it."""
@@ -223,21 +244,14 @@ def request(operation: str, path: str | os.PathLike[str], **arguments: Any) -> t
 
 def _request_here(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
     global _reader
-    made: list[np.ndarray] = []
-
-    def allocate(shape: tuple[int, ...]) -> np.ndarray:
-        made.append(np.empty(shape, np.uint8))
-        return made[-1]
-
     with _lock:
         _reader = _reader or VideoReader()
-        _reader.allocate = allocate
         try:
-            result = perform(_reader, operation, os.fsdecode(path), **arguments)
+            result, pictures = perform(_reader, operation, os.fsdecode(path), **arguments)
+            return result, None if pictures is None else pictures.array()
         finally:
             counts.update(_reader.counts)
             _reader.counts.clear()
-    return result, made[0] if made else None
 
 
 def child_pid() -> int | None:
@@ -261,13 +275,12 @@ def _usable_child() -> _Child:
     return _child
 
 
-def _frames(descriptor: int, shape: list[int]) -> np.ndarray:
-    """The child's frames, without a copy; the memory goes with the array."""
+def _mapped(descriptor: int | None, size: int) -> mmap.mmap:
+    assert descriptor is not None
     try:
-        memory = mmap.mmap(descriptor, int(np.prod(shape)))
+        return mmap.mmap(descriptor, size)
     finally:
         os.close(descriptor)
-    return np.frombuffer(memory, np.uint8).reshape(shape)
 
 
 def _forget_child() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -17,8 +17,8 @@ from .video_cursors import DecordCursor, DecordRefusal, PyavCursor, Size
 from .video_file import Identity, VideoError, VideoIndex, identity
 from .video_index import check_limits, read_index
 
-Allocate = Callable[[tuple[int, ...]], np.ndarray]
 Places = dict[int, np.ndarray]
+"""Position of a frame in its file → where it is wanted among the frames asked for."""
 
 SPARSE_EVERY_S = 0.5
 SPARSE_SIDE_PX = 256
@@ -39,6 +39,23 @@ _BYTES_A_SECOND = 20e6
 """A slow core's: 1080p H.264 takes a fifth of this here."""
 
 
+class Pictures(NamedTuple):
+    """Frames on their way: uint8 [F, H, W, 3] by `shape`, then (indices into F, picture [H, W, 3]) one after another.
+
+    An index may come again: the later picture counts. Taking one may raise `VideoError`.
+    """
+
+    shape: tuple[int, ...]
+    stream: Iterator[tuple[np.ndarray, np.ndarray]]
+
+    def array(self) -> np.ndarray:
+        """All of them."""
+        frames = np.empty(self.shape, np.uint8)
+        for where, picture in self.stream:
+            frames[where] = picture
+        return frames
+
+
 class _Source(NamedTuple):
     path: str | os.PathLike[str]
     file: Identity
@@ -49,14 +66,10 @@ class VideoReader:
     """Reads videos. Remembers their indices, the decoders used last, and small frames of low-resolution passes.
 
     Args:
-        allocate: where frames are put: shape → uint8 array.
         expect: told, before the work, how many seconds of CPU time a slow machine takes for it.
     """
 
-    def __init__(
-        self, allocate: Allocate | None = None, expect: Callable[[float], None] = lambda seconds: None
-    ) -> None:
-        self.allocate = allocate or (lambda shape: np.empty(shape, np.uint8))
+    def __init__(self, expect: Callable[[float], None] = lambda seconds: None) -> None:
         self._expect = expect
         self._indices: OrderedDict[Identity, VideoIndex] = OrderedDict()
         self._kept: OrderedDict[Identity, dict[int, np.ndarray]] = OrderedDict()
@@ -71,57 +84,68 @@ class VideoReader:
         """The file's index. Raises `VideoError`."""
         return self._source(path, max_pixels, max_duration_s).index
 
-    def frames(self, path: str | os.PathLike[str], times_s: np.ndarray, size: Size | None) -> np.ndarray:
-        """Frames shown at `times_s`, uint8 [F, H, W, 3]; see `video.decode`."""
+    def frames(self, path: str | os.PathLike[str], times_s: np.ndarray, size: Size | None) -> Pictures:
+        """Frames shown at `times_s`; see `video.decode`."""
         source = self._source(path)
         shown = source.index.shown_at(times_s)
         size = size or (source.index.info.height, source.index.info.width)
         self._expect_decoding(source.index, shown)
-        out = self.allocate((len(shown), *size, 3))
-        places = _places(shown)
-        if not self._fill_with_decord(source, size, places, out):
-            for position, where in places.items():
-                out[where] = self._picture(source, position, size)
-            self.counts["pyav"] += 1
-        return out
+        return Pictures((len(shown), *size, 3), self._pictures(source, size, _places(shown)))
 
     def low_resolution(
         self, path: str | os.PathLike[str], every_s: float, max_side: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, Pictures]:
         """One pass of small frames (see `video.decode_low_resolution`); frames for `sparse` are kept on the way."""
         source = self._source(path)
-        index = source.index
-        times_s = np.arange(0.0, index.info.duration_s - 1e-6, every_s)
-        shown, size, sparse_size = index.shown_at(times_s), low_resolution_size(index, max_side), sparse_size_of(index)
-        sparse = set(index.shown_at(np.arange(0.0, index.info.duration_s - 1e-6, SPARSE_EVERY_S)).tolist())
-        if len(sparse) * 3 * sparse_size[0] * sparse_size[1] > _KEPT_BYTES / 4:
-            sparse = set()
-        self._expect_decoding(index, shown)
-        out = self.allocate((len(shown), *size, 3))
-        places, kept = _places(shown), {}
-        for position in sorted({*places, *sparse}):
-            if position in places:
-                out[places[position]] = self._picture(source, position, size)
-            if position in sparse:
-                kept[position] = self._picture(source, position, sparse_size)
-        self._keep(source.file, kept)
-        self.counts["pyav"] += 1
-        return times_s, out
+        times_s = np.arange(0.0, source.index.info.duration_s - 1e-6, every_s)
+        size, shown = low_resolution_size(source.index, max_side), source.index.shown_at(times_s)
+        self._expect_decoding(source.index, shown)
+        return times_s, Pictures((len(shown), *size, 3), self._small_pictures(source, size, _places(shown)))
 
     def sparse(
         self, path: str | os.PathLike[str], start_s: float, end_s: float, num_frames: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, Pictures]:
         """A few frames of a span; see `video.decode_sparse`."""
         source = self._source(path)
         times_s = sparse_times(start_s, end_s, num_frames)
         shown, size = source.index.shown_at(times_s), sparse_size_of(source.index)
-        kept = self._kept.get(source.file, {})
-        self.counts["kept" if kept.keys() >= set(shown.tolist()) else "pyav"] += 1
         self._expect_decoding(source.index, shown)
-        out = self.allocate((len(shown), *size, 3))
-        for position, where in _places(shown).items():
-            out[where] = kept[position] if position in kept else self._picture(source, position, size)
-        return times_s, out
+        return times_s, Pictures((len(shown), *size, 3), self._sparse_pictures(source, size, _places(shown)))
+
+    def _pictures(self, source: _Source, size: Size, places: Places) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if source.file not in self._unfit and _suits_decord(source.index, list(places)):
+            try:
+                for position, where in places.items():
+                    yield where, self._picture_by_decord(source, position, size)
+                self.counts["decord"] += 1
+                return
+            except DecordRefusal:
+                self._decord = None
+                self._unfit.add(source.file)
+                self.counts["decord_refused"] += 1
+        self.counts["pyav"] += 1
+        for position, where in places.items():
+            yield where, self._picture(source, position, size)
+
+    def _small_pictures(self, source: _Source, size: Size, places: Places) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        index, sparse_size = source.index, sparse_size_of(source.index)
+        sparse = set(index.shown_at(np.arange(0.0, index.info.duration_s - 1e-6, SPARSE_EVERY_S)).tolist())
+        if len(sparse) * 3 * sparse_size[0] * sparse_size[1] > _KEPT_BYTES / 4:
+            sparse = set()
+        kept: dict[int, np.ndarray] = {}
+        self.counts["pyav"] += 1
+        for position in sorted({*places, *sparse}):
+            if position in places:
+                yield places[position], self._picture(source, position, size)
+            if position in sparse:
+                kept[position] = self._picture(source, position, sparse_size)
+        self._keep(source.file, kept)
+
+    def _sparse_pictures(self, source: _Source, size: Size, places: Places) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        kept = self._kept.get(source.file, {})
+        self.counts["kept" if kept.keys() >= places.keys() else "pyav"] += 1
+        for position, where in places.items():
+            yield where, kept[position] if position in kept else self._picture(source, position, size)
 
     def _source(
         self, path: str | os.PathLike[str], max_pixels: int | None = None, max_duration_s: float | None = None
@@ -152,26 +176,16 @@ class VideoReader:
             self._pyav = None
             raise
 
-    def _fill_with_decord(self, source: _Source, size: Size, places: Places, out: np.ndarray) -> bool:
-        """Fill `out` by decord where that is the right one to ask; False where PyAV has to."""
-        if source.file in self._unfit or not _suits_decord(source.index, list(places)):
-            return False
-        try:
-            for position, where in places.items():
-                out[where] = self._decord_cursor(source, size, position).picture(position)
-        except DecordRefusal:
-            self._decord = None
-            self._unfit.add(source.file)
-            self.counts["decord_refused"] += 1
-            return False
+    def _picture_by_decord(self, source: _Source, position: int, size: Size) -> np.ndarray:
+        """One frame by decord, in a share of all files held against PyAV's. Raises `DecordRefusal`."""
+        picture = self._decord_cursor(source, size, position).picture(position)
         if is_cross_checked(source.index):
             self.counts["cross_checked"] += 1
-            if not _agrees(source, size, places, out):
-                self._unfit.add(source.file)
+            difference = np.subtract(picture, self._picture(source, position, size), dtype=np.int16)
+            if np.abs(difference).mean() > _LARGEST_DIFFERENCE:
                 self.counts["decord_unfit"] += 1
-                return False
-        self.counts["decord"] += 1
-        return True
+                raise DecordRefusal(f"frame {position} is another one")
+        return picture
 
     def _decord_cursor(self, source: _Source, size: Size, position: int) -> DecordCursor:
         if self._decord is not None:
@@ -190,7 +204,7 @@ class VideoReader:
 
 
 def _places(shown: np.ndarray) -> Places:
-    """Position of a frame → where it is wanted, in the order of positions."""
+    """In the order of positions."""
     positions, counts = np.unique(shown, return_counts=True)
     places = np.split(np.argsort(shown, kind="stable"), np.cumsum(counts)[:-1])
     return dict(zip(positions.tolist(), places, strict=True))
@@ -208,16 +222,6 @@ def _suits_decord(index: VideoIndex, positions: list[int]) -> bool:
 def is_cross_checked(index: VideoIndex) -> bool:
     """Drawn by what the file holds: the same files are checked in every run, in every process."""
     return crc32(repr(index.info).encode(), crc32(index.pts.tobytes())) < CROSS_CHECKED_SHARE * 2**32
-
-
-def _agrees(source: _Source, size: Size, places: Places, out: np.ndarray) -> bool:
-    """Whether PyAV gives the same pictures."""
-    cursor = PyavCursor(source.path, source.index)
-    for position, where in places.items():
-        difference = np.subtract(cursor.picture(position, size), out[where[0]], dtype=np.int16)
-        if np.abs(difference).mean() > _LARGEST_DIFFERENCE:
-            return False
-    return True
 
 
 def low_resolution_size(index: VideoIndex, max_side: int) -> Size:

@@ -1,0 +1,145 @@
+"""What reading videos costs: in a process of its own against in this one, and late in a source against from its start.
+
+CPU seconds, both sides in turn in one run, one JSON line a comparison. A 60-second film is made for it unless `--clip`
+names one. `ratio` is the first over the second, of the medians; `ratio_fastest` of the fastest rounds, which met the
+least company on the machine.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from steadydancer.datasets import video_process
+from steadydancer.datasets.video import decode, decode_low_resolution, probe
+from steadydancer.datasets.video_cursors import DecordCursor
+from steadydancer.datasets.video_index import read_index
+from steadydancer.datasets.video_reader import VideoReader
+
+CLIP_S = np.arange(81) / 16
+
+
+def film(path: Path, seconds: int, height: int, width: int, group: int) -> Path:
+    """A moving texture at 24 frames a second, with groups of so many frames."""
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"preset": "veryfast", "g": str(group)})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for k in range(24 * seconds):
+            shade = (np.sin(columns / 31 + k / 5) + np.sin(rows / 23 - k / 7) + 2) * 60
+            pixels = np.stack([shade, 255 - shade, np.roll(shade, 40, axis=1)], axis=-1).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Of this process and of its decoding child."""
+    start = time.process_time() + _child_seconds()
+    call()
+    return time.process_time() + _child_seconds() - start
+
+
+def _child_seconds() -> float:
+    pid = video_process.child_pid()
+    return time.clock_gettime((~pid << 3) | 2) if pid else 0.0  # the kernel's number for another process's CPU clock
+
+
+def compare(what: str, first: Callable[[], object], second: Callable[[], object], rounds: int, **notes: object) -> None:
+    """Print one line; the two take turns, and who begins changes."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds + 1):
+        for side in (0, 1) if turn % 2 else (1, 0):
+            measured = cpu_seconds((first, second)[side])
+            if turn:  # the first round starts processes and loads libraries
+                seconds[side].append(measured)
+    medians = [statistics.median(side) for side in seconds]
+    print(
+        json.dumps(
+            {
+                "compared": what,
+                "cpu_s": [round(median, 4) for median in medians],
+                "ratio": round(medians[0] / medians[1], 3),
+                "ratio_fastest": round(min(seconds[0]) / min(seconds[1]), 3),
+                "rounds": rounds,
+                **notes,
+            }
+        ),
+        flush=True,
+    )
+
+
+def by_decord_from_the_start(path: Path, times_s: np.ndarray, size: tuple[int, int]) -> None:
+    """A plain sequential read: the cost of a clip grows with its place."""
+    index = read_index(path)
+    cursor = DecordCursor(path, index, size)
+    for position in np.unique(index.shown_at(times_s)):
+        cursor.picture(int(position))
+
+
+def main() -> None:
+    """Run all comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", type=Path, help="a video of at least 20 s")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.clip or film(Path(folder) / "film.mp4", 60, 480, 848, 48)
+        info, rounds = probe(path), arguments.rounds
+        size = (info.height, info.width)
+        last_s = info.duration_s - CLIP_S[-1] - 0.1
+        note = {"film": f"{info.width}×{info.height}, {info.duration_s:.0f} s", "codec": info.codec}
+
+        reader = VideoReader()
+        compare("child / in process, both warm: 81 frames, full size",
+                lambda: decode(path, CLIP_S),
+                lambda: reader.frames(path, CLIP_S, size).array(), rounds, **note)  # fmt: skip
+        compare("child / in process, both warm: low-resolution pass",
+                lambda: decode_low_resolution(path, 1 / 16, 128),
+                lambda: reader.low_resolution(path, 1 / 16, 128)[1].array(), rounds, **note)  # fmt: skip
+        compare("child / in process, both warm: probe",
+                lambda: [probe(path) for _ in range(50)],
+                lambda: [reader.index(path) for _ in range(50)], rounds, **note)  # fmt: skip
+        compare("last clip / first clip, as read now",
+                lambda: VideoReader().frames(path, last_s + CLIP_S, size).array(),
+                lambda: VideoReader().frames(path, CLIP_S, size).array(), rounds, **note)  # fmt: skip
+        compare("last clip / first clip, plain sequential decord",
+                lambda: by_decord_from_the_start(path, last_s + CLIP_S, size),
+                lambda: by_decord_from_the_start(path, CLIP_S, size), max(2, rounds // 2), **note)  # fmt: skip
+
+        windows = [start + CLIP_S for start in np.arange(0, last_s, CLIP_S[-1] + 1 / 16)]
+
+        def windows_read_on() -> None:
+            reader = VideoReader()
+            for times_s in windows:
+                reader.frames(path, times_s, size).array()
+
+        compare("all clips of the source / one plain pass over it", windows_read_on,
+                lambda: by_decord_from_the_start(path, np.concatenate(windows), size), max(2, rounds // 2),
+                clips=len(windows), **note)  # fmt: skip
+
+        def passes(sparse: bool) -> None:
+            reader = VideoReader()
+            reader.low_resolution(path, 1 / 16, 128)[1].array()
+            for times_s in windows:
+                spread = np.linspace(times_s[0], times_s[-1], 8)
+                if sparse:
+                    reader.sparse(path, times_s[0], times_s[-1], 8)[1].array()
+                else:
+                    reader.frames(path, spread, (256, round(256 * info.width / info.height / 2) * 2)).array()
+
+        compare("shots and scores: kept frames / a second pass", lambda: passes(True), lambda: passes(False),
+                max(2, rounds // 2), **note)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
