@@ -60,7 +60,8 @@ def save_trained(
     if lora is not None:
         if lora_dir is not None:
             _save_adapter(copy, lora, lora_dir)
-        copy.fuse_lora()
+        # Safely: each merged weight is a new tensor, and those that were given, perhaps the network's own, stay.
+        copy.fuse_lora(safe_fusing=True)
         copy.unload_lora()
     _cast(copy, dtype)
     copy.save_pretrained(transformer_dir)

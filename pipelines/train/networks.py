@@ -36,11 +36,12 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
     if from_checkpoint is None:
         from ...models.transformer import SteadyDancerTransformer3DModel
 
-        wan = load_components(str(base), ["transformer"], dtype=torch_dtype(config))["transformer"]
+        wan = load_components(str(base), ["transformer"], dtype=torch_dtype(config), kind="wan")["transformer"]
         student = SteadyDancerTransformer3DModel.from_wan(wan, **config.model_dump(include=set(NETWORK_FIELDS)))
     else:
         folder = checkpoint_folder(from_checkpoint)
-        student = load_components(folder, ["transformer"], dtype=torch_dtype(config))["transformer"]
+        loaded = load_components(folder, ["transformer"], dtype=torch_dtype(config), kind="steadydancer")
+        student = loaded["transformer"]
     _set_alignment_dropout(student, config.alignment_dropout)
     if config.trains_lora:
         add_lora(student, config.lora_rank, config.lora_alpha, config.lora_targets)
@@ -63,7 +64,8 @@ def load_objective(config: TrainConfig, base: str | None, device: torch.device) 
     weight: LossWeight = gaussian_weight(config.flow_shift) if config.loss_weighting == "gaussian" else torch.ones_like
     if config.stage != 2:
         return action_supervision(weight)
-    teacher = load_components(str(base), ["transformer"], dtype=torch_dtype(config), device=device)["transformer"]
+    loaded = load_components(str(base), ["transformer"], dtype=torch_dtype(config), device=device, kind="wan")
+    teacher = loaded["transformer"]
     return condition_decoupled_distillation(
         wan_velocity(teacher.requires_grad_(False)),
         config.distillation_weight,

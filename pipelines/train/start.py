@@ -10,7 +10,7 @@ from typing import Any
 import safetensors
 
 from ... import __version__
-from ...datasets.artifact import content_digest, differences, json_digest, write_json
+from ...datasets.artifact import differences, json_digest, write_json
 from ...datasets.shards import ShardDataset
 from ...datasets.storage import Location, is_address, location
 from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
@@ -58,9 +58,7 @@ def check_start(
     base_record = _check_base(config, base, parent, fetch)
     shards = ShardDataset(latents)
     begins_from = checkpoint_folder(from_checkpoint).resolve() if from_checkpoint else base_record["path"]
-    transformer_config = {}
-    if begins_from is not None:
-        transformer_config = json.loads((location(begins_from) / "transformer" / "config.json").read_text())
+    transformer_config = _transformer_config(begins_from) if begins_from is not None else {}
     _check_cache(config, shards, base_record["path"], {**_WAN_14B, **transformer_config})
     record = {
         "kind": "checkpoint",
@@ -110,14 +108,19 @@ def _check_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | 
         base = parent["base"]["path"]
     if base is None:
         raise TrainingRefused("base: stage 1 needs --base, a Wan 2.1 I2V folder or hub id")
+    from ...models import folders
+
     names = ["transformer"] + ["vae"] * (config.stage == 3 and config.pose_simulation_unit == "frame")
     folder = _base_folder(base, names, fetch)
     if folder is None:
         return {"source": str(base), "path": None, "digest": None}
-    for name in names:
-        if not (folder / name / "config.json").exists():
-            raise TrainingRefused(f"base: {folder} has no {name}/config.json: not a folder in diffusers' layout")
-    digest = content_digest(folder / "transformer")
+    missing = folders.missing_parts(folder, names)
+    if missing:
+        raise TrainingRefused(
+            f"base: {folder} has no {' and no '.join(missing)}: it is a pipeline's folder neither in diffusers' layout "
+            "nor in Wan's own"
+        )
+    digest = folders.part_digest(folder, "transformer")
     if parent is not None and parent["base"]["digest"] != digest:
         raise TrainingRefused(
             f"base: {base} holds another transformer (digest {digest[:12]}…) than the base that the checkpoint was "
@@ -125,6 +128,15 @@ def _check_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | 
         )
     # One on a store is named as such: each machine that loads it fetches it.
     return {"source": str(base), "path": str(base) if is_address(base) else str(folder), "digest": digest}
+
+
+def _transformer_config(folder: Location | str) -> dict[str, Any]:
+    """Constructor arguments, from headers alone; a hub id or a store's folder is on this machine by now."""
+    from ...models import folders
+    from ...models.transformer_checkpoints import transformer_config
+
+    here = folders.resolve_folder(str(folder), ("transformer",))
+    return transformer_config(folders.part_path(here, "transformer") or here)
 
 
 def _base_folder(base: str, names: list[str], fetch: bool) -> Path | None:
@@ -144,8 +156,8 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
     from ...models import folders
 
     cached_with = shards.record.get("components", {}).get("digests", {}).get("vae")
-    vae = folders.resolve_folder(base, ("vae",)) / "vae" if cached_with and base else None
-    if vae is not None and vae.is_dir() and content_digest(vae) != cached_with:
+    folder = folders.resolve_folder(base, ("vae",)) if cached_with and base else None
+    if folder and not folders.missing_parts(folder, ("vae",)) and folders.part_digest(folder, "vae") != cached_with:
         raise TrainingRefused(
             f"vae: {shards.path} was cached with another VAE (digest {cached_with[:12]}…) than the one in {base}"
         )
