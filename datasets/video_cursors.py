@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -31,16 +31,11 @@ class PyavCursor:
     """Stands at one frame of a file. Later ones are read on to; for others it begins anew at the nearest safe entry."""
 
     def __init__(self, path: str | os.PathLike[str], index: VideoIndex) -> None:
-        self._index = index
-        with opened(path) as name:
-            self._container: Any = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
-        self._stream = self._container.streams.best("video")
-        self._stream.codec_context.thread_count = 1
-        self._path = path
+        self._path, self._index = path, index
         # One per size: made for another size, a scaler computes its filters again.
         self._scalers: dict[Size, VideoReformatter] = {}
         self._entry_of = dict(zip(index.entry_times.tolist(), index.entries.tolist(), strict=True))
-        self._begin(self._container.demux(self._stream), 0)
+        self._open()
 
     def picture(self, position: int, size: Size) -> np.ndarray:
         """The frame at this position, uint8 [H, W, 3], upright. Raises `VideoError`."""
@@ -55,6 +50,13 @@ class PyavCursor:
         small: Any = scaler.reformat(self._frame, width, height, "rgb24", interpolation="BILINEAR")
         return np.rot90(small.to_ndarray(), -turns)
 
+    def _open(self) -> None:
+        with opened(self._path) as name:
+            self._container: Any = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
+        self._stream = cast(Any, self._container.streams.best("video"))
+        self._stream.codec_context.thread_count = 1
+        self._begin(self._container.demux(self._stream), 0)
+
     def _begin(self, packets: Iterator[Any], position: int) -> None:
         self._frames = (frame for packet in packets for frame in packet.decode())
         self._frame: Any = None
@@ -65,7 +67,7 @@ class PyavCursor:
         if behind or self._index.entry_before(target) > self._position + _WORTH_SEEKING:
             self._seek(target)
         while self._position < target:
-            frame = next(self._frames, None)
+            frame: Any = next(self._frames, None)
             if frame is None:
                 num_frames = self._index.info.num_frames
                 raise VideoError(
@@ -92,18 +94,14 @@ class PyavCursor:
             place = int(np.searchsorted(self._index.entries, entry))
             self._container.seek(int(self._index.entry_times[place]), stream=self._stream)
             packets = self._container.demux(self._stream)
-            first = next(packets, None)
+            first: Any = next(packets, None)
             landed = self._entry_of.get(first.dts) if first is not None and first.size else None
             # The container may know fewer key frames than the packets showed, or other ones.
             if landed is not None and landed <= target and first.pts == self._index.pts[landed]:
                 self._begin(_after(first, packets), landed)
                 return
         self._container.close()
-        with opened(self._path) as name:
-            self._container = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
-        self._stream = self._container.streams.best("video")
-        self._stream.codec_context.thread_count = 1
-        self._begin(self._container.demux(self._stream), 0)
+        self._open()
 
 
 def _after(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

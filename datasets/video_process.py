@@ -81,6 +81,8 @@ class _Child:
         finally:
             theirs.close()
             os.close(lifeline)
+        self._answers = select.poll()  # select() knows no descriptors above 1023
+        self._answers.register(self._control, select.POLLIN)
         self._staging: mmap.mmap | None = None
         self.num_requests = 0
         self.resident_bytes = 0
@@ -156,7 +158,7 @@ class _Child:
         return self._raise_died()
 
     def _wait(self, deadline: _Deadline) -> None:
-        while not select.select([self._control], [], [], 0.5)[0]:
+        while not self._answers.poll(500):
             deadline.check()
 
     def _raise_died(self) -> Any:

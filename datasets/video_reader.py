@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
@@ -56,7 +57,8 @@ class Pictures(NamedTuple):
         return frames
 
 
-class _Source(NamedTuple):
+@dataclass(frozen=True)
+class _Source:
     path: str | os.PathLike[str]
     file: Identity
     index: VideoIndex
