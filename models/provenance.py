@@ -42,7 +42,7 @@ def render_to(
         args: as in a call.
         seed: of all that is drawn, on the CPU.
         fps: frames a second of the file; 16 is released.
-        model: sha256 by part, the transformer's first, where they are known. None: of the weights as they are in memory.
+        model: sha256 by part, the transformer's first, if known. None: of the weights as they are in memory.
         inputs: sha256 of the files behind the inputs, by name; others are taken of the pixels or keypoints given.
         more_settings: put down beside the call's own.
         kwargs: as in a call, but for `generator` and `output_type`.
