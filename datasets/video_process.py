@@ -17,33 +17,16 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .video_child import EMPTIED, LENGTH, perform
+from .video_deadline import Deadline, Limits
 from .video_file import VideoError
 from .video_reader import VideoReader
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may take. A machine under load stretches the clock, not the child's CPU time.
-
-    The child's own CPU seconds may reach `base_s` + `factor` × what it expects (measured generously for a slow core).
-    It may be idle, neither running nor waiting for a processor or a disk, for `idle_s`. By the clock it may take
-    `clock_factor` times its CPU seconds.
-    """
-
-    base_s: float = 20.0
-    factor: float = 5.0
-    idle_s: float = 60.0
-    clock_factor: float = 20.0
-
 
 LIMITS = Limits()
 
@@ -56,7 +39,6 @@ START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from steadydancer.datasets.video_child import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class _Died(Exception):
@@ -99,7 +81,7 @@ class _Child:
     def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
         """The answer, and its frames if it has some. Raises `_Died`, and `VideoError` (`timeout`)."""
         self.num_requests += 1
-        deadline = _Deadline(self.pid)
+        deadline = Deadline(self.pid, LIMITS)
         data = json.dumps(request).encode()
         frames: np.ndarray | None = None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it died is told by what it answers
@@ -143,7 +125,7 @@ class _Child:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
-    def _receive(self, deadline: _Deadline) -> tuple[dict[str, Any], int | None]:
+    def _receive(self, deadline: Deadline) -> tuple[dict[str, Any], int | None]:
         self._wait(deadline)
         try:
             header, descriptors, *_ = socket.recv_fds(self._control, LENGTH.size, 1)
@@ -157,7 +139,7 @@ class _Child:
             pass
         return self._raise_died()
 
-    def _wait(self, deadline: _Deadline) -> None:
+    def _wait(self, deadline: Deadline) -> None:
         while not self._answers.poll(500):
             deadline.check()
 
@@ -166,41 +148,6 @@ class _Child:
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         words = Path(f"/proc/self/fd/{self._words}").read_text(errors="replace").strip().splitlines()
         raise _Died(f"{how}: {words[-1][:200]}" if words else how)
-
-
-class _Deadline:
-    """How long the child may still work on one request. See `Limits`."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._budget_s = LIMITS.base_s
-        self._start = self._last_sign = time.monotonic()
-        self._start_cpu_s = self._last_cpu_s = self._read()[1]
-
-    def extend(self, expected_s: float) -> None:
-        self._budget_s += LIMITS.factor * expected_s
-
-    def check(self) -> None:
-        """Raise `VideoError` (`timeout`) when it is over."""
-        now = time.monotonic()
-        state, cpu_s = self._read()
-        if cpu_s > self._last_cpu_s or state in "RD":
-            self._last_sign, self._last_cpu_s = now, cpu_s
-        used_s = cpu_s - self._start_cpu_s
-        if used_s > self._budget_s:
-            raise VideoError("timeout", f"decoding took {used_s:.0f} s of CPU time, {self._budget_s:.0f} s are granted")
-        if now - self._last_sign > LIMITS.idle_s:
-            raise VideoError("timeout", f"the decoder did nothing for {now - self._last_sign:.0f} s")
-        if now - self._start > LIMITS.clock_factor * self._budget_s:
-            raise VideoError("timeout", f"decoding took more than {now - self._start:.0f} s")
-
-    def _read(self) -> tuple[str, float]:
-        """The child's state (a letter, see proc(5)) and its CPU seconds."""
-        try:
-            fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it is gone, which its socket tells
-            return "R", 0.0
-        return fields[0], (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
 _lock = threading.Lock()
