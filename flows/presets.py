@@ -86,7 +86,14 @@ def tiny() -> Run:
         "checkpoint_every_steps": 25, "evaluation_samples": 8,
     }  # fmt: skip
     return Run(
-        curate=CurateConfig(num_frames=33, packet_size=4, num_score_frames=4, max_clips_per_source=4),
+        curate=CurateConfig(
+            num_frames=33,
+            packet_size=4,
+            num_score_frames=4,
+            max_clips_per_source=4,
+            shot_detector="threshold",
+            text_detector="off",
+        ),
         cache=CacheConfig(
             components=components,
             max_area_px=64 * 64,

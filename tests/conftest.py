@@ -33,7 +33,14 @@ def curated(dancers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from steadydancer.pipelines.runner import Engine
 
     out = tmp_path_factory.mktemp("curated")
-    config = CurateConfig(num_frames=33, num_score_frames=4, packet_size=3, pose_model="supplied")
+    config = CurateConfig(
+        num_frames=33,
+        num_score_frames=4,
+        packet_size=3,
+        pose_model="supplied",
+        shot_detector="threshold",
+        text_detector="off",
+    )
     job.run(config, clips=str(dancers / "clips"), out=out, engine=Engine(out / ".engine", in_process=True))
     return out
 

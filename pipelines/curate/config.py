@@ -1,8 +1,11 @@
 """Configuration of a curation: how clips are cut, and the gates they must pass.
 
 The paper filters on aesthetics, motion smoothness, subject prominence and action type, and gives no thresholds, models
-or funnel. Every bound here is our starting value; the scores are stored, so another bound costs seconds.
+or funnel. Every bound here is our starting value; the scores are stored, so another bound costs seconds. Beside a
+bound stands what was measured on 40 labelled clips: the worst value of a good one | the best of those it is to refuse.
 """
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,22 +15,71 @@ class Gates(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_side_px: int | None = Field(160, description="shorter side of the source, pixels")
-    max_cut_score: float | None = Field(0.35, description="largest change between neighbouring frames, 0..1")
-    min_brightness: float | None = Field(0.12, description="mean luma, 0..1")
+    min_side_px: int | None = Field(160, description="shorter side of the picture inside its borders, pixels")
+    max_border_ratio: float | None = Field(
+        0.6, description="share of the frame that is border and cropped away; 0.02 refuses instead of cropping"
+    )
+    max_leak_score: float | None = Field(0.65, description="likeness to a video of the excluded sets, 0..1")
+    max_cut_score: float | None = Field(
+        0.25, description="largest change of colours between neighbouring frames, 0..1 (0.06 | 0.28)"
+    )
+    max_transition_score: float | None = Field(
+        0.4, description="likeliest transition inside the clip by the shot detector, 0..1: missed cuts (0.18 | 0.41)"
+    )
+    min_brightness: float | None = Field(0.12, description="mean luma, 0..1 (0.27 | 0.087)")
     min_contrast: float | None = Field(0.05, description="standard deviation of luma, 0..1")
-    min_sharpness: float | None = Field(0.0006, description="variance of the Laplacian of luma / 255²")
-    min_motion_magnitude: float | None = Field(0.002, description="mean change of luma between frames 1/16 s apart")
+    min_sharpness: float | None = Field(
+        0.0006, description="variance of the Laplacian of luma / 255² (0.0016 | 0.0005)"
+    )
+    max_blur: float | None = Field(0.5, description="how little another blur changes, 0..1 (0.38 | 0.53)")
+    min_motion_magnitude: float | None = Field(
+        0.001, description="mean change of luma between frames 1/16 s apart (0.0029 | 0.0007)"
+    )
     max_motion_magnitude: float | None = Field(0.12, description="above it is noise, flicker or a shaken camera")
-    max_persons: int | None = Field(1, description="people in the clip")
+    max_frozen_ratio: float | None = Field(0.8, description="frames that repeat the one before (0.23 | 0.93)")
+    max_flicker: float | None = Field(0.004, description="second difference of mean luma, 0..1 (0.0012 | 0.0042)")
+    max_camera_shake: float | None = Field(
+        0.006, description="second difference of the camera's path, diagonals a frame² (0.0032 | 0.0081)"
+    )
+    max_static_edge_ratio: float | None = Field(
+        None, description="area whose edges stay while the camera moves: logos. Off: not calibrated"
+    )
+    max_text_ratio: float | None = Field(
+        0.025, description="area that holds text which stays in its place (0.012 | 0.069): a small sign passes"
+    )
+    max_persons: int | None = Field(1, description="people in the clip, from a third of the main one's size")
+    min_aesthetic_score: float | None = Field(5.0, description="LAION's aesthetic score; null without its weights")
+    max_extreme_action: float | None = Field(0.5, description="CLIP's probability of acrobatics; null without weights")
     max_missing_pose_ratio: float | None = Field(0.1, description="share of frames without a usable body")
-    min_pose_confidence: float | None = Field(0.6, description="mean confidence of the body's joints, 0..1")
-    min_visible_joint_ratio: float | None = Field(0.65, description="visible body joints of 18: half a body and a head")
-    min_subject_height: float | None = Field(0.3, description="height of the visible body over the image height")
-    min_in_frame_ratio: float | None = Field(0.9, description="visible body joints that lie inside the image")
+    max_pose_gap: int | None = Field(4, description="longest run of frames without a usable body")
+    min_pose_confidence: float | None = Field(
+        0.55, description="mean confidence of the body's joints, 0..1 (0.76 | 0.37)"
+    )
+    min_visible_joint_ratio: float | None = Field(
+        0.58, description="visible body joints of 18: head, trunk and an arm (0.68 | 0.52)"
+    )
+    min_subject_height: float | None = Field(0.3, description="height of the visible body over the picture's height")
+    min_subject_area: float | None = Field(0.03, description="box of the visible body over the picture (0.10 | 0.02)")
+    max_subject_offset: float | None = Field(
+        0.35, description="body's middle from the picture's middle, share of the width (0.17 | 0.41)"
+    )
+    min_in_frame_ratio: float | None = Field(0.9, description="visible body joints that lie inside the picture")
+    min_track_continuity: float | None = Field(
+        0.95, description="neighbouring frames whose bodies overlap by 0.3 or more (1 | 0.86)"
+    )
+    max_appearance_change: float | None = Field(
+        0.35, description="largest change of the torso's mean colour between neighbouring frames, 0..1 (0.15 | none)"
+    )
     min_head_above_hips_ratio: float | None = Field(0.9, description="upright frames; inversions count as extreme")
-    min_pose_motion: float | None = Field(0.1, description="mean joint speed, torsos a second")
-    max_pose_jerk: float | None = Field(0.25, description="p95 of joints' second difference, torsos a frame²")
+    max_torso_tilt_deg: float | None = Field(80.0, description="p95 of the torso's angle to upright (25 | 92)")
+    max_rotation_rate: float | None = Field(4.0, description="p95 of the torso's turning, rad/s (1.9 | 9.6)")
+    max_airborne_height: float | None = Field(
+        0.8, description="p95 of the lower foot's height over where it stands, torsos (0.33 | 1.8)"
+    )
+    min_pose_motion: float | None = Field(0.1, description="mean joint speed, torsos a second (0.23 | none)")
+    max_pose_jerk: float | None = Field(
+        0.34, description="p95 of joints' second difference, torsos a frame² (0.24 | 0.38)"
+    )
 
     def bounds(self) -> list[tuple[str, str, str, float]]:
         """(gate, column, "min" or "max", bound) of the gates that are on, in the order in which they are applied."""
@@ -40,18 +92,41 @@ class Gates(BaseModel):
         return out
 
 
-# Gates whose scores are measured before the pose: a clip that fails one is not worth the dear full decode.
-CHEAP_GATES = frozenset(
+# Gates whose scores are measured before the pose, in the order of what they cost: a clip that fails one is not worth
+# what comes after it. (First those of one small picture, then a network on a few, then two.)
+PICTURE_GATES = frozenset(
     {
         "min_side_px",
+        "max_border_ratio",
+        "max_leak_score",
         "max_cut_score",
+        "max_transition_score",
+        "min_motion_magnitude",
+        "max_motion_magnitude",
+        "max_frozen_ratio",
+        "max_flicker",
+        "max_camera_shake",
         "min_brightness",
         "min_contrast",
         "min_sharpness",
-        "min_motion_magnitude",
-        "max_motion_magnitude",
+        "max_blur",
+        "max_static_edge_ratio",
     }
 )
+TEXT_GATES = PICTURE_GATES | {"max_text_ratio"}
+PERSON_GATES = TEXT_GATES | {"max_persons"}
+CHEAP_GATES = PERSON_GATES | {"min_aesthetic_score", "max_extreme_action"}
+
+
+class Duplicates(BaseModel):
+    """Which copies are told apart: clips of the same bytes always are, these by what they show."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Literal["source", "clip", "off"] = Field(
+        "source", description="compare whole files (a part of a video is no copy of it), or each clip with each"
+    )
+    min_common_ratio: float = Field(0.8, gt=0, le=1, description="share of the longer one that copies have in common")
 
 
 class CurateConfig(BaseModel):
@@ -64,8 +139,28 @@ class CurateConfig(BaseModel):
     max_clips_per_source: int | None = Field(
         None, ge=1, description="at most this many clips of one source, the first ones"
     )
-    cut_threshold: float = Field(0.3, gt=0, lt=1, description="frame change that ends a shot, 0..1")
+    shot_detector: Literal["auto", "transnetv2", "threshold"] = Field(
+        "auto", description="`threshold` compares colours of neighbouring frames; `auto`: TransNetV2 if installed"
+    )
+    cut_threshold: float = Field(0.3, gt=0, lt=1, description="change of colours that ends a shot, 0..1 (`threshold`)")
+    transition_threshold: float = Field(
+        0.5, gt=0, lt=1, description="probability from which a frame belongs to a transition (`transnetv2`)"
+    )
     num_score_frames: int = Field(8, ge=2, description="frames of a clip that the scores look at")
+    num_network_frames: int = Field(4, ge=1, description="of these, the frames that networks look at")
+    text_detector: Literal["auto", "ppocr", "off"] = Field(
+        "auto", description="PP-OCRv4 out of `rapidocr-onnxruntime`; `auto`: if installed"
+    )
+    person_counter: Literal["auto", "blazepose", "off"] = Field(
+        "auto", description="counts people where no keypoints are supplied; `auto`: if its weights are here"
+    )
+    aesthetic_model: Literal["auto", "laion", "off"] = Field(
+        "auto", description="CLIP ViT-L/14 and LAION's head; `auto`: if both weights are here"
+    )
+    exclude: str | None = Field(
+        None, description="a folder of videos, or an .npz of their fingerprints, that no clip may come from"
+    )
+    duplicates: Duplicates = Duplicates()
     pose_model: str = Field(
         "auto", description="`blazepose`, `dwpose`, `supplied`, or `auto`: supplied, else what is there"
     )

@@ -1,4 +1,4 @@
-"""What frames say about a clip: cuts, motion, exposure, sharpness. Numpy and OpenCV, no network.
+"""What frames say about a clip: cuts, exposure, sharpness, blur. Numpy and OpenCV, no network.
 
 Frames are uint8 [F, H, W, 3] RGB.
 """
@@ -80,3 +80,22 @@ def technical_scores(frames: Frames) -> dict[str, float]:
     parts = (exposure, min(out["contrast"] / 0.2, 1), min(out["sharpness"] / 0.01, 1))
     out["technical_quality"] = float(np.prod(parts) ** (1 / 3))
     return out
+
+
+def blur(frames: Frames) -> float:
+    """How blurred frames are, mean over them: 0 (sharp) to 1; a short side above 256 pixels is scaled down.
+
+    Crété-Roffet and others, "The blur effect" (2007): a blurred picture hardly changes when it is blurred once more.
+    Unlike the Laplacian's variance it does not depend on how much of the picture is plain.
+    """
+    values = []
+    for image in luma_of(frames):
+        scale = min(1.0, 256 / min(image.shape))
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        for axis, kernel in ((0, (1, 9)), (1, (9, 1))):
+            steps = np.abs(np.diff(small, axis=axis))
+            left = np.abs(np.diff(cv2.blur(small, kernel), axis=axis))
+            lost = np.maximum(0, steps - left).sum()
+            values.append(1 - float(lost / max(steps.sum(), 1e-6)))
+    # The blurrier direction counts: a moved camera blurs one of them.
+    return float(np.mean(np.max(np.reshape(values, (-1, 2)), axis=1)))

@@ -117,7 +117,7 @@ def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> d
         missing = set(sources) - {row["source_path"] for row in rows}
         if missing:
             raise ArtifactError(f"{len(missing)} sources have no row, first {min(missing)}: delete {measured.path}")
-        selected = select(rows, config.gates)
+        selected = select(rows, config.gates, config.duplicates)
         (packet,) = plan_packets([row["clip_id"] + row["source_path"] for row in selected], len(selected))
         artifact.begin(begun)
         artifact.write_part(packet, to_table(selected))

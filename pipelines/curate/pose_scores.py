@@ -12,7 +12,10 @@ from ...datasets.skeleton import PoseSequence
 Floats = npt.NDArray[np.floating]
 
 NECK, RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 1, 2, 5, 8, 11
+ANKLES = [10, 13]
 MIN_USABLE_JOINTS = 6
+MIN_PERSON_RATIO = 1 / 3  # who is smaller beside the main person stands far behind
+MIN_OVERLAP = 0.3  # of a body's boxes in neighbouring frames, intersection over union: below it, somebody else
 
 
 def pose_scores(pose: PoseSequence, confidence: Floats, aspect: float, fps: float) -> dict[str, float | None]:
@@ -36,6 +39,13 @@ def pose_scores(pose: PoseSequence, confidence: Floats, aspect: float, fps: floa
         "head_above_hips_ratio": None,
         "pose_jerk": None,
         "pose_motion": None,
+        "pose_gap": _longest_run(~usable),
+        "subject_area": None,
+        "subject_offset": None,
+        "track_continuity": None,
+        "torso_tilt_deg": None,
+        "rotation_rate": None,
+        "airborne_height": None,
     }
     if not visible.any():
         return out
@@ -45,13 +55,14 @@ def pose_scores(pose: PoseSequence, confidence: Floats, aspect: float, fps: floa
         return out
     heights = [np.ptp(np.clip(pose.body[f, visible[f], 1], 0, 1)) for f in np.flatnonzero(usable)]
     out["subject_height"] = float(np.median(heights))
+    out |= _place(pose.body, visible, usable)
     hips = visible[:, RIGHT_HIP] & visible[:, LEFT_HIP] & visible[:, NECK]
     if hips.any():
         middle = (pose.body[:, RIGHT_HIP, 1] + pose.body[:, LEFT_HIP, 1]) / 2
         out["head_above_hips_ratio"] = float((pose.body[hips, NECK, 1] < middle[hips]).mean())
     torso = torso_length(body, visible)
     if torso is not None:
-        out |= _dynamics(body / torso, visible, fps)
+        out |= _dynamics(body / torso, visible, fps) | _acrobatics(body / torso, visible, fps)
     return out
 
 
@@ -69,6 +80,93 @@ def torso_length(body: Floats, visible: npt.NDArray[np.bool_]) -> float | None:
             np.linalg.norm(body[shoulders, RIGHT_SHOULDER] - body[shoulders, LEFT_SHOULDER], axis=1)
         )
     return float(length) if length > 1e-3 else None
+
+
+def _place(body: Floats, visible: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]) -> dict[str, float | None]:
+    """Size and place of the body's box, and the share of neighbouring usable frames whose boxes overlap."""
+    frames = np.flatnonzero(usable)
+    points = [np.clip(body[f, visible[f]], 0, 1) for f in frames]
+    low, high = np.array([p.min(axis=0) for p in points]), np.array([p.max(axis=0) for p in points])
+    areas = np.prod(high - low, axis=1)
+    common = np.clip(np.minimum(high[1:], high[:-1]) - np.maximum(low[1:], low[:-1]), 0, None).prod(axis=1)
+    overlap = common / np.maximum(areas[1:] + areas[:-1] - common, 1e-9)
+    neighbours = np.diff(frames) == 1
+    return {
+        "subject_area": float(np.median(areas)),
+        "subject_offset": float(np.median(np.abs((low[:, 0] + high[:, 0]) / 2 - 0.5))),
+        "track_continuity": float((overlap[neighbours] >= MIN_OVERLAP).mean()) if neighbours.any() else None,
+    }
+
+
+def _acrobatics(body: Floats, visible: npt.NDArray[np.bool_], fps: float) -> dict[str, float | None]:
+    """How far the torso leans (0 upright, 180 on the head), how fast it turns, how high the feet leave the ground.
+
+    The ground is where the lower foot is in nine frames of ten or above it: who kicks or jumps now and then is not
+    airborne, who flies is.
+    """
+    out: dict[str, float | None] = {}
+    seen = visible[:, NECK] & visible[:, RIGHT_HIP] & visible[:, LEFT_HIP]
+    upward = body[:, NECK] - (body[:, RIGHT_HIP] + body[:, LEFT_HIP]) / 2
+    angle = np.arctan2(upward[:, 0], -upward[:, 1])
+    if seen.any():
+        out["torso_tilt_deg"] = float(np.degrees(np.percentile(np.abs(angle[seen]), 95)))
+    pairs = seen[1:] & seen[:-1]
+    if pairs.any():
+        turn = (np.diff(angle) + np.pi) % (2 * np.pi) - np.pi
+        out["rotation_rate"] = float(np.percentile(np.abs(turn[pairs]), 95) * fps)
+    feet = visible[:, ANKLES].all(axis=1)
+    if feet.any():
+        lower = body[feet][:, ANKLES, 1].max(axis=1)
+        out["airborne_height"] = float(np.percentile(np.percentile(lower, 90) - lower, 95))
+    return out
+
+
+def _longest_run(flags: npt.NDArray[np.bool_]) -> int:
+    longest = run = 0
+    for flag in flags:
+        run = run + 1 if flag else 0
+        longest = max(longest, run)
+    return longest
+
+
+def count_tracks(poses: list[PoseSequence]) -> tuple[int, float]:
+    """People who are a third of the main one's height or more, and the largest other one's height over the main's."""
+    heights = [_median_height(pose) for pose in poses]
+    if heights[0] == 0:
+        return len(poses), 0.0
+    ratios = [height / heights[0] for height in heights[1:]]
+    return 1 + sum(ratio >= MIN_PERSON_RATIO for ratio in ratios), min(1.0, max(ratios, default=0.0))
+
+
+def _median_height(pose: PoseSequence) -> float:
+    seen = np.flatnonzero(pose.body_visible.sum(axis=1) >= 2)
+    return float(np.median([np.ptp(pose.body[f, pose.body_visible[f], 1]) for f in seen])) if len(seen) else 0.0
+
+
+def appearance_change(frames: npt.NDArray[np.uint8], pose: PoseSequence) -> float | None:
+    """Largest change of the torso's mean colour between neighbouring frames, 0..1; None where it is seen in no two.
+
+    A person who turns changes it little by little; another person who takes the track's place changes it at once.
+
+    Args:
+        frames: [F, H, W, 3] RGB, those of the pose.
+        pose: F frames, normalised to [0, 1].
+    """
+    corners = pose.body[:, [RIGHT_SHOULDER, LEFT_SHOULDER, LEFT_HIP, RIGHT_HIP]]
+    seen = pose.body_visible[:, [RIGHT_SHOULDER, LEFT_SHOULDER]].all(axis=1)
+    colours = np.full((len(frames), 3), np.nan)
+    size = np.array(frames.shape[2:0:-1])
+    for index in np.flatnonzero(seen):
+        known = corners[index][pose.body_visible[index][[RIGHT_SHOULDER, LEFT_SHOULDER, LEFT_HIP, RIGHT_HIP]]]
+        # Where the hips are not seen, a piece of the chest as high as half the shoulders' width.
+        low, high = known.min(axis=0), known.max(axis=0)
+        high[1] = max(high[1], low[1] + 0.5 * (high[0] - low[0]) * size[0] / size[1])
+        (left, top), (right, bottom) = (np.clip(point, 0, 1) * size for point in (low, high))
+        patch = frames[index, int(top) : int(bottom) + 1, int(left) : int(right) + 1]
+        if patch.size:
+            colours[index] = patch.reshape(-1, 3).mean(axis=0) / 255
+    change = np.abs(np.diff(colours, axis=0)).mean(axis=1)
+    return float(np.nanmax(change)) if np.isfinite(change).any() else None
 
 
 def _dynamics(body: Floats, visible: npt.NDArray[np.bool_], fps: float) -> dict[str, float | None]:

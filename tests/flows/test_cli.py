@@ -56,7 +56,14 @@ def preset(tmp_path_factory: pytest.TempPathFactory, components: Path) -> Path:
     run = load("tiny")
     changed: Run = run.model_copy(
         update={
-            "curate": CurateConfig(num_frames=33, num_score_frames=4, packet_size=1, pose_model="supplied"),
+            "curate": CurateConfig(
+                num_frames=33,
+                num_score_frames=4,
+                packet_size=1,
+                pose_model="supplied",
+                shot_detector="threshold",
+                text_detector="off",
+            ),
             "cache": run.cache.model_copy(update={"components": str(components)}),
         }
     )

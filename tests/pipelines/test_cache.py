@@ -150,7 +150,9 @@ def test_a_clip_that_broke_since_is_quarantined(config: CacheConfig, dancers: Pa
     for file in (dancers / "clips").glob("dancer_*"):
         shutil.copy(file, clips)
     engine = Engine(tmp_path / ".engine", in_process=True)
-    small = CurateConfig(num_frames=13, max_clips_per_source=1, pose_model="supplied")
+    small = CurateConfig(
+        num_frames=13, max_clips_per_source=1, pose_model="supplied", shot_detector="threshold", text_detector="off"
+    )
     curate_job.run(small, clips=str(clips), out=tmp_path, engine=engine)
     (clips / "dancer_0.mp4").write_bytes(b"no longer a video")
     record = cache(config, tmp_path, tmp_path)

@@ -171,7 +171,14 @@ def test_curation_on_ray_data_gives_the_rows_that_one_process_gives(
     from steadydancer.pipelines.curate import job
     from steadydancer.pipelines.curate.config import CurateConfig
 
-    config = CurateConfig(num_frames=33, num_score_frames=4, packet_size=2, pose_model="supplied")
+    config = CurateConfig(
+        num_frames=33,
+        num_score_frames=4,
+        packet_size=2,
+        pose_model="supplied",
+        shot_detector="threshold",
+        text_detector="off",
+    )
     record = job.run(config, clips=str(dancers / "clips"), out=tmp_path, engine=Engine(tmp_path / ".engine"))
     assert record["counts"] == Artifact(curated / "clips").record()["counts"]
     here, there = Artifact(curated / "clips").read(), Artifact(tmp_path / "clips").read()

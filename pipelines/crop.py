@@ -1,0 +1,64 @@
+"""The picture inside a source's borders: what of a row's frames and keypoints is looked at and trained on.
+
+Rows and keypoints stay in the source's own frame; `crop_left_px, crop_top_px, crop_width_px, crop_height_px` say what
+is the picture, null for all of it.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..datasets.schema import Row
+from ..datasets.skeleton import PoseSequence
+
+Shares = tuple[float, float, float, float]
+
+
+def content_shares(row: Row) -> Shares:
+    """Left, top, width and height of the picture as shares of the frame."""
+    if row.get("crop_width_px") is None:
+        return 0.0, 0.0, 1.0, 1.0
+    width, height = row["width"], row["height"]
+    return (
+        row["crop_left_px"] / width,
+        row["crop_top_px"] / height,
+        row["crop_width_px"] / width,
+        row["crop_height_px"] / height,
+    )
+
+
+def content_size(row: Row) -> tuple[int, int]:
+    """Height and width of the picture in pixels of the source."""
+    return row.get("crop_height_px") or row["height"], row.get("crop_width_px") or row["width"]
+
+
+def crop_frames(frames: npt.NDArray[np.uint8], shares: Shares) -> npt.NDArray[np.uint8]:
+    """The picture of frames [F, H, W, 3] at any scale: a view, its sides even."""
+    left, top, width, height = shares
+    if shares == (0.0, 0.0, 1.0, 1.0):
+        return frames
+    x, y = round(left * frames.shape[2]), round(top * frames.shape[1])
+    columns, rows = (max(2, int(round(n, 6)) // 2 * 2) for n in (width * frames.shape[2], height * frames.shape[1]))
+    return frames[:, y : y + rows, x : x + columns]
+
+
+def to_content(pose: PoseSequence, shares: Shares) -> PoseSequence:
+    """Keypoints of the whole frame as shares of the picture; a point that was not found stays (−1, −1)."""
+    left, top, width, height = shares
+    return _mapped(pose, np.array([-left / width, -top / height]), np.array([1 / width, 1 / height]))
+
+
+def to_frame(pose: PoseSequence, shares: Shares) -> PoseSequence:
+    """Keypoints of the picture as shares of the whole frame."""
+    left, top, width, height = shares
+    return _mapped(pose, np.array([left, top]), np.array([width, height]))
+
+
+def _mapped(pose: PoseSequence, shift: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> PoseSequence:
+    def moved(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        missing = (points == -1).all(axis=-1, keepdims=True)
+        return np.where(missing, points, points * scale + shift).astype(np.float32)
+
+    faces = None if pose.faces is None else moved(pose.faces)
+    return replace(pose, body=moved(pose.body), hands=moved(pose.hands), faces=faces)

@@ -1,0 +1,184 @@
+"""The same video twice: recompressed, rescaled, cropped a little, mirrored, begun a little later.
+
+A clip's fingerprint is 8 × 8 pictures of its luma, four a second. Two sequences are compared at every shift in time
+by two correlations: of the pictures (do they show the same place?), and of what changes in them (does the same thing
+happen there, at the same moment?). The second tells two dances in one studio apart, which the first cannot.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ...datasets.schema import Row
+from .frame_scores import Frames
+
+Floats = npt.NDArray[np.float32]
+
+SIDE, RATE = 8, 4  # cells a side, pictures a second
+# Correlations, measured on web clips: 0.86 and 0.71 or more on copies, up to 0.99 and 0.58 on other dances there.
+MIN_PLACE, MIN_EVENTS = 0.8, 0.65
+LONG, MIN_EVENTS_SHORT = 16, 0.8  # pictures, four seconds: dances to one beat are alike for a while
+MIN_CHANGE = 0.5  # grey levels: where less changes, nothing happens that could be compared
+BLOCK = 2048  # sources that are compared with all at once
+
+
+def fingerprint(frames: Frames, fps: float) -> bytes:
+    """uint8 [n, 8, 8] of a clip's frames [F, H, W, 3] at `fps`, four a second, as bytes.
+
+    Each is the mean of a quarter of a second: a copy that begins a little later is then still alike.
+    """
+    step = max(1, round(fps / RATE))
+    small = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in frames])
+    luma = small.astype(np.float32) @ np.float32((0.299, 0.587, 0.114))
+    means = [luma[start : start + step].mean(axis=0) for start in range(0, len(luma), step)]
+    return np.round(np.stack(means)).astype(np.uint8).tobytes()
+
+
+def pictures(data: bytes) -> Floats:
+    """[n, 64] of a fingerprint."""
+    return np.frombuffer(data, np.uint8).reshape(-1, SIDE * SIDE).astype(np.float32)
+
+
+def mirrored(sequence: Floats) -> Floats:
+    """Left and right exchanged."""
+    return np.ascontiguousarray(sequence.reshape(-1, SIDE, SIDE)[:, :, ::-1]).reshape(-1, SIDE * SIDE)
+
+
+@dataclass(frozen=True)
+class Match:
+    """How two sequences agree where they agree best.
+
+    Attributes:
+        overlap: pictures that the two have in common at that shift; 0 where they do not agree at any.
+        similarity: the smaller of the two correlations there.
+    """
+
+    overlap: int = 0
+    similarity: float = 0.0
+
+
+def align(first: Floats, second: Floats, min_overlap: int) -> Match:
+    """The best shift at which `min_overlap` pictures [n, 64] and [m, 64] or more lie over each other; mirrored too."""
+    return max(
+        (_align(first, other, min_overlap) for other in (second, mirrored(second))),
+        key=lambda match: (match.similarity, match.overlap),
+    )
+
+
+def _align(first: Floats, second: Floats, min_overlap: int) -> Match:
+    place = _unit(first) @ _unit(second).T
+    one, other = first - first.mean(axis=0), second - second.mean(axis=0)
+    events = one @ other.T
+    power, other_power = (one**2).sum(axis=1), (other**2).sum(axis=1)
+    best = Match()
+    for shift in range(min_overlap - len(first), len(second) - min_overlap + 1):
+        start, stop = max(0, -shift), min(len(first), len(second) - shift)
+        overlap = stop - start
+        if overlap < min_overlap or overlap < 2:
+            continue
+        energy = power[start:stop].sum() * other_power[start + shift : stop + shift].sum()
+        if energy < (overlap * SIDE**2 * MIN_CHANGE**2) ** 2:
+            continue
+        same_events = np.trace(events, shift) / np.sqrt(energy)
+        same_place = np.trace(place, shift) / overlap
+        if same_place >= MIN_PLACE and same_events >= (MIN_EVENTS if overlap >= LONG else MIN_EVENTS_SHORT):
+            best = max(best, Match(overlap, float(min(same_place, same_events))), key=lambda match: match.similarity)
+    return best
+
+
+def _unit(sequence: Floats) -> Floats:
+    centred = sequence - sequence.mean(axis=1, keepdims=True)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+
+
+def find_groups(sequences: Sequence[Floats], min_ratio: float) -> list[int]:
+    """For every sequence the index of the first one that it is a copy of (itself, if of none).
+
+    Two are copies when they agree over `min_ratio` of the longer one: a part of a video is no copy of it. The mean
+    pictures of all pairs are compared first, N² × 64 products; only likely pairs are aligned.
+    """
+    parent = list(range(len(sequences)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            index = parent[index]
+        return index
+
+    if not sequences:
+        return []
+    means = _unit(np.stack([sequence.mean(axis=0) for sequence in sequences]))
+    both = np.stack([means, mirrored(means)])
+    lengths = np.array([len(sequence) for sequence in sequences])
+    for begin in range(0, len(sequences), BLOCK):
+        likeness = np.maximum(*(means[begin : begin + BLOCK] @ side.T for side in both))
+        for row, column in zip(*np.nonzero(likeness >= MIN_PLACE), strict=True):
+            index = begin + int(row)
+            shorter, longer = sorted((int(lengths[index]), int(lengths[column])))
+            if column <= index or shorter < min_ratio * longer or root(index) == root(int(column)):
+                continue
+            if align(sequences[index], sequences[column], max(2, int(np.ceil(min_ratio * longer)))).overlap:
+                older, newer = sorted((root(index), root(int(column))))
+                parent[newer] = older
+    return [root(index) for index in range(len(sequences))]
+
+
+def group_rows(rows: Iterable[Row], scope: str, min_ratio: float) -> dict[int, str]:
+    """The copies among rows: position in `rows` → name of the group, the same for all that show the same.
+
+    Args:
+        rows: of a curation, with `fingerprint`; those without one belong to no group.
+        scope: "source" compares whole files (all clips of a file share its group), "clip" each clip with each, so
+            that of two overlapping parts of one video one clip stays.
+        min_ratio: share of the longer one that two copies have in common.
+    """
+    members: dict[str, list[tuple[float, int, bytes]]] = defaultdict(list)
+    for position, row in enumerate(rows):
+        if row.get("fingerprint") and row.get("source_id"):
+            key = row["source_id"] if scope == "source" else row["clip_id"]
+            members[key].append((row["start_s"], position, row["fingerprint"]))
+    keys = sorted(members)
+    # A file that lies there twice has every clip twice; the pictures of a moment count once.
+    unique = [{start: data for start, _, data in sorted(members[key])} for key in keys]
+    groups = find_groups([np.concatenate([pictures(data) for data in one.values()]) for one in unique], min_ratio)
+    return {position: keys[group] for key, group in zip(keys, groups, strict=True) for _, position, _ in members[key]}
+
+
+class Excluded:
+    """Videos that no clip may share a second with: the evaluation sets.
+
+    Args:
+        names: of the videos.
+        sequences: their pictures, [n, 64] each.
+    """
+
+    def __init__(self, names: Sequence[str], sequences: Sequence[Floats]) -> None:
+        self.names, self.sequences = list(names), list(sequences)
+
+    def closest(self, data: bytes, min_ratio: float = 0.5) -> tuple[float, str | None]:
+        """How much a clip's fingerprint is like one of them over half of the clip or more (0..1), and which."""
+        clip = pictures(data)
+        best, name = 0.0, None
+        for other, sequence in zip(self.names, self.sequences, strict=True):
+            overlap = max(2, int(np.ceil(min_ratio * min(len(clip), len(sequence)))))
+            match = align(clip, sequence, overlap)
+            if match.similarity > best:
+                best, name = match.similarity, other
+        return best, name
+
+    def save(self, path: Path) -> None:
+        """Write them as an npz that `load` reads, so that the videos need not be decoded again, nor be there."""
+        arrays: dict[str, Any] = {f"{k}": value.astype(np.uint8) for k, value in enumerate(self.sequences)}
+        np.savez_compressed(path, names=np.array(self.names), **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Excluded":
+        """What `save` wrote."""
+        with np.load(path, allow_pickle=False) as data:
+            names = [str(name) for name in data["names"]]
+            return cls(names, [data[f"{k}"].astype(np.float32) for k in range(len(names))])

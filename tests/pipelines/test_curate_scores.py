@@ -1,0 +1,203 @@
+"""Each score against pictures whose answer was drawn into them."""
+
+import cv2
+import numpy as np
+import pytest
+
+from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.datasets.toydance import draw_dancer, toy_pose
+from steadydancer.pipelines.curate.borders import Box, find_content
+from steadydancer.pipelines.curate.config import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES, Gates
+from steadydancer.pipelines.curate.frame_scores import blur
+from steadydancer.pipelines.curate.motion_scores import motion_scores
+from steadydancer.pipelines.curate.overlays import static_edge_ratio, text_ratios
+from steadydancer.pipelines.curate.pose_scores import appearance_change, count_tracks, pose_scores
+
+FPS = 16.0
+
+
+def dancer(seed: int = 2, num_frames: int = 8, height: int = 192, width: int = 144) -> np.ndarray:
+    return draw_dancer(toy_pose(seed, num_frames, FPS, aspect=width / height), seed, height, width)
+
+
+def landscape(side: int = 400) -> np.ndarray:
+    """Blobs and specks: something to see at every scale."""
+    rng = np.random.default_rng(0)
+    layers = [cv2.GaussianBlur(rng.normal(0, 40 * s, (side, side, 3)), (0, 0), s) for s in (1.5, 4, 12)]
+    return np.clip(128 + sum(layers), 0, 255).astype(np.uint8)
+
+
+def filmed(path: np.ndarray, side: int = 128) -> np.ndarray:
+    """A landscape seen by a camera whose upper left corner goes along `path` [F, 2] (x, y) in pixels."""
+    scene = landscape()
+    matrices = [np.array([[1, 0, -x], [0, 1, -y]], np.float64) for x, y in path]
+    return np.stack([cv2.warpAffine(scene, matrix, (side, side)) for matrix in matrices])
+
+
+def test_blur_grows_with_what_was_blurred_and_not_with_what_is_plain() -> None:
+    frames = dancer()
+    blurred = [np.stack([cv2.GaussianBlur(frame, (0, 0), s) for frame in frames]) for s in (1, 2, 4)]
+    values = [blur(one) for one in (frames, *blurred)]
+    assert values == sorted(values) and values[0] < 0.4 and values[3] > 0.6
+    plain = np.pad(frames, ((0, 0), (60, 60), (0, 0), (0, 0)), constant_values=255)
+    assert abs(blur(plain) - values[0]) < 0.12
+
+
+def test_a_pan_is_motion_without_shake_and_a_shaken_camera_is_both() -> None:
+    index = np.arange(17.0)
+    pan = np.stack([20 + 2 * index, 30 + 0 * index], axis=1)
+    shaken = pan + np.where(index % 2, 1.5, -1.5)[:, None]
+    diagonal = 128 * np.sqrt(2)
+    smooth, rough = (motion_scores(filmed(path), FPS) for path in (pan, shaken))
+    assert smooth["camera_motion"] == pytest.approx(2 * FPS / diagonal, rel=0.05)
+    assert smooth["camera_shake"] is not None and smooth["camera_shake"] < 0.001
+    # The path turns by (±6, ±6) pixels at every frame.
+    assert rough["camera_shake"] == pytest.approx(6 * np.sqrt(2) / diagonal, rel=0.1)
+    assert smooth["flow_residual"] is not None and smooth["flow_residual"] < 0.02
+
+
+def test_a_dancer_before_a_still_camera_moves_and_the_camera_does_not() -> None:
+    scores = motion_scores(dancer(num_frames=17, height=128, width=96), FPS)
+    assert scores["camera_motion"] is not None and scores["camera_motion"] < 0.03
+    assert scores["flow_residual"] is not None and scores["flow_residual"] > 0.002
+    assert scores["frozen_ratio"] == 0
+
+
+def test_a_camera_that_sees_nothing_is_not_measured() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 255, (9, 96, 96, 3), dtype=np.uint8)
+    for frames in (np.full((9, 96, 96, 3), 90, np.uint8), noise):
+        scores = motion_scores(frames, FPS)
+        assert scores["camera_motion"] is None and scores["camera_shake"] is None
+
+
+def test_flicker_and_frozen_frames() -> None:
+    frames = dancer(num_frames=16, height=96, width=72)
+    flickering = (frames * np.where(np.arange(16) % 2, 0.8, 1.0)[:, None, None, None]).astype(np.uint8)
+    calm, unsteady = motion_scores(frames, FPS)["flicker"], motion_scores(flickering, FPS)["flicker"]
+    assert calm is not None and unsteady is not None and calm < 0.002
+    assert unsteady == pytest.approx(2 * 0.2 * frames.mean() / 255, rel=0.1)
+    repeated = frames[np.arange(16) // 4]
+    assert motion_scores(repeated, FPS)["frozen_ratio"] == pytest.approx(12 / 15)
+
+
+@pytest.mark.parametrize("colour", [0, 255, 40])
+@pytest.mark.parametrize("bars", [(20, 20, 0, 0), (0, 0, 30, 30), (16, 24, 36, 12), (0, 30, 0, 0)])
+def test_bars_are_found_to_a_pixel_or_two(bars: tuple[int, int, int, int], colour: int) -> None:
+    top, bottom, left, right = bars
+    padding = ((0, 0), (top, bottom), (left, right), (0, 0))
+    frames = np.pad(filmed(np.zeros((4, 2)) + 50), padding, constant_values=colour)
+    height, width = frames.shape[1:3]
+    box = find_content(frames)
+    edges = (box.top * height, (1 - box.bottom) * height, box.left * width, (1 - box.right) * width)
+    np.testing.assert_allclose(edges, bars, atol=2)
+
+
+def test_a_studio_a_wall_and_a_dark_sky_are_no_bars() -> None:
+    studio = np.pad(dancer()[:, 40:], ((0, 0), (50, 0), (60, 60), (0, 0)), mode="edge")
+    sky = filmed(np.zeros((4, 2)) + 20)
+    sky[:, :40] = (sky[:, :40] * (np.linspace(0, 1, 40) ** 2)[:, None, None]).astype(np.uint8)  # night fades in
+    for frames in (dancer(), studio, sky, filmed(np.zeros((4, 2)))):
+        assert find_content(frames) == Box()
+
+
+def test_the_blurred_copy_beside_an_upright_video_is_border() -> None:
+    upright = filmed(np.zeros((4, 2)) + 60, 160)[:, :, 35:125]
+    wide = np.stack([cv2.GaussianBlur(cv2.resize(frame, (284, 160)), (0, 0), 9) for frame in upright])
+    wide[:, :, 97:187] = upright
+    box = find_content(wide)
+    assert (box.left * 284, box.right * 284) == pytest.approx((97, 187), abs=2)
+    assert (box.top, box.bottom) == (0, 1)
+
+
+def test_text_counts_where_it_stays() -> None:
+    masks = np.zeros((8, 40, 100), bool)
+    masks[:, 30:36, 10:60] = True  # a caption: 300 of 4000
+    for frame in range(8):
+        masks[frame, 5:9, 10 * frame : 10 * frame + 8] = True  # letters on a shirt that passes
+    stable, any_text = text_ratios(masks)
+    assert stable == 300 / 4000 and any_text == pytest.approx((300 + 32) / 4000)
+
+
+def test_a_faint_logo_stays_while_the_camera_passes() -> None:
+    frames = filmed(np.stack([np.linspace(0, 200, 8), np.full(8, 60.0)], axis=1))
+    logo = np.zeros((128, 128, 1), np.float32)
+    for x in range(12, 48, 6):
+        cv2.line(logo, (x, 12), (x, 30), 1, 2)
+    marked = (frames * (1 - 0.5 * logo) + 255 * 0.5 * logo).astype(np.uint8)
+    plain, with_logo = (static_edge_ratio(one, 0.1, 5.0) for one in (frames, marked))
+    assert plain is not None and with_logo is not None
+    assert plain < 0.003 and with_logo > 0.02
+    assert static_edge_ratio(marked, 0.001, 5.0) is None and static_edge_ratio(marked, None, 5.0) is None
+
+
+def turned(pose: PoseSequence, angles: np.ndarray) -> PoseSequence:
+    """Every frame turned in the picture about its own hips, clockwise, by an angle in radians."""
+    hips = (pose.body[:, [8]] + pose.body[:, [11]]) / 2
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    x, y = np.moveaxis(pose.body - hips, -1, 0)
+    body = hips + np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1)
+    return PoseSequence(body.astype(np.float32), pose.body_visible, pose.hands)
+
+
+def scored(pose: PoseSequence) -> dict[str, float | None]:
+    return pose_scores(pose, pose.body_visible.astype(np.float32), 1.0, FPS)
+
+
+def test_a_dance_is_upright_and_a_cartwheel_is_not() -> None:
+    still = toy_pose(5, 1, FPS)[np.zeros(33, int)]
+    upright, wheel = scored(toy_pose(5, 33, FPS)), scored(turned(still, np.arange(33) * 2 * np.pi / 32))
+    gates = Gates()
+    assert upright["torso_tilt_deg"] < gates.max_torso_tilt_deg  # type: ignore[operator]
+    assert wheel["torso_tilt_deg"] > 150  # type: ignore[operator]
+    assert wheel["rotation_rate"] == pytest.approx(2 * np.pi / 32 * FPS, rel=0.02)
+    assert upright["airborne_height"] < 0.5  # type: ignore[operator]
+
+
+def test_a_flight_is_told_in_torsos() -> None:
+    pose = toy_pose(5, 1, FPS)[np.zeros(40, int)]
+    torso = np.linalg.norm(pose.body[0, 1] - (pose.body[0, 8] + pose.body[0, 11]) / 2)
+    body = pose.body.copy()
+    body[10:14, :, 1] -= 1.5 * torso
+    flight = scored(PoseSequence(body, pose.body_visible, pose.hands))
+    assert flight["airborne_height"] == pytest.approx(1.5, rel=0.01)
+    assert scored(pose)["airborne_height"] == 0
+
+
+def test_place_gaps_and_a_track_that_jumps() -> None:
+    pose = toy_pose(5, 30, FPS)
+    body, visible = pose.body * np.float32(0.4), pose.body_visible.copy()
+    body[15:] += (0.5, 0)  # somebody else, quite another place
+    visible[3:8] = False
+    scores = scored(PoseSequence(body, visible, pose.hands))
+    assert scores["pose_gap"] == 5 and scores["missing_pose_ratio"] == pytest.approx(5 / 30)
+    assert scores["track_continuity"] == pytest.approx(22 / 23)  # 25 seen frames, one gap, one jump
+    centred = scored(pose)
+    assert centred["track_continuity"] == 1 and centred["subject_offset"] < 0.1  # type: ignore[operator]
+    box = np.ptp(pose.body[0], axis=0)
+    assert centred["subject_area"] == pytest.approx(box.prod(), rel=0.5)
+
+
+def test_another_dancer_in_the_same_place_changes_at_once() -> None:
+    pose = toy_pose(5, 12, FPS, aspect=0.75)
+    one, other = draw_dancer(pose, 5, 128, 96), draw_dancer(pose, 8, 128, 96)
+    same = appearance_change(one, pose)
+    swapped = appearance_change(np.concatenate([one[:6], other[6:]]), pose)
+    assert same is not None and swapped is not None and same < 0.05 < 0.2 < swapped
+
+
+def test_people_count_from_a_third_of_the_main_ones_height() -> None:
+    def small(scale: float) -> PoseSequence:
+        pose = toy_pose(1, 3, FPS)
+        return PoseSequence(pose.body * np.float32(scale), pose.body_visible, pose.hands)
+
+    assert count_tracks([small(1)]) == (1, 0.0)
+    assert count_tracks([small(1), small(0.5), small(0.2)]) == (2, pytest.approx(0.5))
+    assert count_tracks([small(1), small(0.2)]) == (1, pytest.approx(0.2))
+
+
+def test_gates_stand_in_the_order_of_what_their_scores_cost() -> None:
+    assert PICTURE_GATES < TEXT_GATES < PERSON_GATES < CHEAP_GATES
+    order = list(Gates.model_fields)
+    assert set(order[: len(CHEAP_GATES)]) == CHEAP_GATES
+    assert set(order[: len(PICTURE_GATES)]) == PICTURE_GATES

@@ -1,0 +1,149 @@
+"""Copies are found whatever was done to them; another dance in the same place is none."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from steadydancer import SteadyDancerError
+from steadydancer.datasets.schema import CLIP_SCHEMA, Row
+from steadydancer.datasets.toydance import draw_dancer, toy_pose
+from steadydancer.datasets.video import encode
+from steadydancer.pipelines.curate.config import Duplicates, Gates
+from steadydancer.pipelines.curate.duplicates import (
+    Excluded,
+    align,
+    find_groups,
+    fingerprint,
+    mirrored,
+    pictures,
+)
+from steadydancer.pipelines.curate.networks import load_excluded
+from steadydancer.pipelines.curate.select import select
+
+FPS = 16.0
+
+
+def dance(motion: int, num_frames: int = 96, look: int = 0) -> np.ndarray:
+    """A dancer's look before the same wall, and a dance of its own."""
+    return draw_dancer(toy_pose(look, num_frames, FPS, motion_seed=motion), look, 96, 96)
+
+
+def marks(frames: np.ndarray) -> np.ndarray:
+    return pictures(fingerprint(frames, FPS))
+
+
+def recompressed(frames: np.ndarray, quality: int) -> np.ndarray:
+    coded = [cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])[1] for frame in frames]
+    return np.stack([cv2.imdecode(one, cv2.IMREAD_COLOR) for one in coded])
+
+
+@pytest.fixture(scope="module")
+def original() -> np.ndarray:
+    return dance(1)
+
+
+COPIES = {
+    "recompressed": lambda frames: recompressed(frames, 20),
+    "half the size": lambda frames: np.stack([cv2.resize(frame, (48, 48)) for frame in frames]),
+    "cropped by 4 % a side": lambda frames: frames[:, 4:-4, 4:-4],
+    "brighter": lambda frames: np.clip(frames * 1.15 + 8.0, 0, 255).astype(np.uint8),
+    "mirrored": lambda frames: frames[:, :, ::-1],
+    "begun a second later": lambda frames: frames[16:],
+    "begun an eighth of a second later, mirrored": lambda frames: frames[2:, :, ::-1],
+}
+
+
+@pytest.mark.parametrize("change", COPIES)
+def test_copies_agree(original: np.ndarray, change: str) -> None:
+    copy = marks(np.ascontiguousarray(COPIES[change](original)))
+    match = align(marks(original), copy, round(0.8 * len(marks(original))))
+    assert match.similarity > 0.75 and match.overlap >= len(copy) - 1
+    assert find_groups([marks(original), copy], 0.8) == [0, 0]
+
+
+def test_another_dance_in_the_same_place_and_another_dancer_are_no_copies(original: np.ndarray) -> None:
+    others = [dance(motion) for motion in (2, 3, 4)] + [dance(1, look=7)]
+    assert find_groups([marks(original), *map(marks, others[:3])], 0.8) == [0, 1, 2, 3]
+    assert align(marks(original), marks(others[3]), 19).similarity < 0.65
+
+
+def test_a_part_is_no_copy_of_the_whole_unless_asked_for(original: np.ndarray) -> None:
+    half = marks(original[40:])
+    assert find_groups([marks(original), half], 0.8) == [0, 1]
+    assert find_groups([marks(original), half], 0.5) == [0, 0]
+
+
+def test_fingerprints_are_small_and_mirroring_twice_changes_nothing(original: np.ndarray) -> None:
+    data = fingerprint(original, FPS)
+    assert len(data) == 24 * 64  # four a second
+    np.testing.assert_array_equal(mirrored(mirrored(pictures(data))), pictures(data))
+    still = np.repeat(original[:1], 40, axis=0)
+    assert align(marks(still), marks(still), 5).overlap == 0  # nothing happens that could be compared
+
+
+def rows(*sources: dict[str, Any]) -> list[Row]:
+    """One accepted clip a source."""
+    common = dict.fromkeys(CLIP_SCHEMA.names) | {"start_s": 0.0, "duration_s": 6.0, "pose": b"x", "pose_model": "m"}
+    return [{**common, "source_id": one["source_path"], "clip_id": one["source_path"], **one} for one in sources]
+
+
+def test_the_copy_with_the_most_pixels_and_bits_stays_and_the_others_name_it(original: np.ndarray) -> None:
+    small, whole, other = (fingerprint(f, FPS) for f in (COPIES["half the size"](original), original, dance(2)))
+    found = select(
+        rows(
+            {"source_path": "a", "width": 240, "height": 240, "source_bytes": 90, "fingerprint": small},
+            {"source_path": "b", "width": 480, "height": 480, "source_bytes": 80, "fingerprint": whole},
+            {
+                "source_path": "c",
+                "width": 960,
+                "height": 960,
+                "source_bytes": 90,
+                "fingerprint": whole,
+                "contrast": 0,
+            },
+            {"source_path": "d", "width": 240, "height": 240, "source_bytes": 90, "fingerprint": other},
+        ),
+        Gates(),
+    )
+    assert [row["reason"] for row in found] == ["near_duplicate", None, "min_contrast", None]
+    assert "copy of b" in found[0]["detail"]
+    assert len({row["duplicate_group"] for row in found[:3]}) == 1 and found[3]["duplicate_group"] == "d"
+    assert all(row["fingerprint"] is None for row in found)
+    # Another selection needs no fingerprints: who belongs together is known.
+    again = select([{**row, "verdict": None, "pose": b"x"} for row in found], Gates(min_contrast=None))
+    assert [row["reason"] for row in again] == ["near_duplicate", "near_duplicate", None, None]
+    kept = select([{**row, "verdict": None, "pose": b"x"} for row in found], Gates(), Duplicates(scope="off"))
+    assert [row["reason"] for row in kept] == [None, None, "min_contrast", None]
+
+
+def test_clips_are_compared_with_each_other_where_asked_for(original: np.ndarray) -> None:
+    common, other = {"width": 240, "height": 240, "source_bytes": 90, "source_path": "whole"}, dance(2, 48)
+    sources = rows(
+        {**common, "clip_id": "1", "fingerprint": fingerprint(original[:48], FPS)},
+        {**common, "clip_id": "2", "fingerprint": fingerprint(other, FPS), "start_s": 3.0},
+        {**common, "clip_id": "3", "fingerprint": fingerprint(other[2:], FPS), "source_path": "part"},
+    )
+    reasons = [row["reason"] for row in select(sources, Gates(), Duplicates(scope="clip"))]
+    assert sorted(map(str, reasons)) == ["None", "None", "near_duplicate"]
+    assert [row["reason"] for row in select(sources, Gates())] == [None, None, None]
+
+
+def test_a_clip_that_shares_its_half_with_an_excluded_video_leaks(original: np.ndarray, tmp_path: Path) -> None:
+    encode(original, tmp_path / "test_clip.mp4", FPS)
+    (tmp_path / "labels.csv").write_text("test_clip.mp4,1\n")
+    excluded = load_excluded(tmp_path, FPS)
+    assert [Path(name).name for name in excluded.names] == ["test_clip.mp4"]
+    leaked, name = excluded.closest(fingerprint(np.concatenate([original[60:], dance(2, 24)]), FPS))
+    assert leaked > 0.7 and Path(name or "").name == "test_clip.mp4"
+    assert excluded.closest(fingerprint(dance(3), FPS)) == (0.0, None)
+    excluded.save(tmp_path / "excluded.npz")
+    assert load_excluded(tmp_path / "excluded.npz", FPS).closest(fingerprint(original, FPS))[0] > 0.9
+
+
+def test_nothing_to_exclude_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SteadyDancerError, match="a folder of videos or an .npz"):
+        load_excluded(tmp_path, FPS)
+    assert Excluded([], []).closest(bytes(64 * 4)) == (0.0, None)
