@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from .. import SteadyDancerError
 from .node_cache import scratch
-from .object_store import ObjectPath, describe, listing, put
+from .object_store import CHUNK_BYTES, ObjectPath, describe, listing, put
 from .storage import Location, location
 from .store_lease import HeldByAnotherError, claimed
 from .store_requests import told
@@ -69,8 +69,11 @@ def content_digest(path: str | os.PathLike[str] | ObjectPath) -> str:
 
 def _content_digest_on_store(path: ObjectPath) -> str:
     if path.is_file():
+        digest = hashlib.sha256()
         with path.open() as file, told(path):
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
     visible = [found.path for found in listing(path) if not found.path.name.startswith(".")]
     if not visible:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

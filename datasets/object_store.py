@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SCHEME = "s3://"
 
 _BUCKET = re.compile(r"[A-Za-z0-9][\w.-]{1,62}")
-_CHUNK_BYTES = 8 << 20
+# What one request asks for or brings, where the whole is larger.
+CHUNK_BYTES = 8 << 20
 _SETTING = re.compile(r"\?[\w.-]+=")
 
 
@@ -131,8 +132,8 @@ class ObjectPath:
         """
 
         def read() -> bytes:
-            with filesystem(self.bucket).open_input_stream(self.place) as stream:
-                return bytes(stream.read())
+            with filesystem(self.bucket).open_input_file(self.place) as file:  # a stream would ask piece by piece
+                return bytes(file.read_at(file.size(), 0))
 
         return attempt(self, read)
 
@@ -176,7 +177,7 @@ def describe(paths: list[ObjectPath]) -> list["FileInfo"]:
 def entry(info: "FileInfo") -> Entry:
     """The description of an object."""
     bucket, _, key = info.path.partition("/")
-    return Entry(ObjectPath(bucket, key), info.size, info.mtime_ns)
+    return Entry(ObjectPath(bucket, key), info.size or 0, info.mtime_ns or 0)
 
 
 def listing(folder: ObjectPath) -> list[Entry]:
@@ -226,7 +227,7 @@ def _upload(source: Path, target: ObjectPath) -> None:
     stream = upload_filesystem(target.bucket).open_output_stream(target.place)
     try:
         with source.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
+            while chunk := file.read(CHUNK_BYTES):
                 stream.write(chunk)
         stream.close()
     except BaseException:
@@ -245,4 +246,8 @@ def get(source: ObjectPath, target: Path) -> None:
     """
     from pyarrow.fs import LocalFileSystem, copy_files
 
-    attempt(source, lambda: copy_files(source.place, str(target), filesystem(source.bucket), LocalFileSystem()))
+    def copy() -> None:
+        here, there = LocalFileSystem(), filesystem(source.bucket)
+        copy_files(source.place, str(target), there, here, chunk_size=CHUNK_BYTES)
+
+    attempt(source, copy)

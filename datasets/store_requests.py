@@ -10,13 +10,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from .. import SteadyDancerError
 
 if TYPE_CHECKING:
-    from pyarrow.fs import S3FileSystem
+    from pyarrow.fs import FileSystem
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ def _endpoint() -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def filesystem(bucket: str) -> "S3FileSystem":
+def filesystem(bucket: str) -> "FileSystem":
     """Arrow's file system of a bucket, as the environment describes its store; one a process."""
     from pyarrow.fs import FileSystem
 
@@ -127,11 +127,12 @@ def filesystem(bucket: str) -> "S3FileSystem":
 
 
 @functools.lru_cache(maxsize=16)
-def upload_filesystem(bucket: str) -> "S3FileSystem":
+def upload_filesystem(bucket: str) -> "FileSystem":
     """The same for writing: a small object is one PUT, and of a large one no more than a part is held in memory.
 
     Otherwise a small one takes three requests, and a large one is held whole where the disk is faster than the store.
     """
     # The environment's endpoint is honoured by `from_uri` alone, and the settings of writing by the class alone.
-    make, (options,) = filesystem(bucket).__reduce__()
+    pickled: Any = filesystem(bucket).__reduce__()
+    make, (options,) = pickled
     return make({**options, "background_writes": False, "allow_delayed_open": True})

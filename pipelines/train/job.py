@@ -53,9 +53,9 @@ def run(
     if isinstance(out, ObjectPath):
         with exclusive(out):
             here = begin_on_store(config, out, address)
-            record = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint)
+            done = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint)
             publish(here, out)
-            return record
+            return done
     out = out.resolve()
     start = check_start(config, latents, base, from_checkpoint)
     with exclusive(out):
