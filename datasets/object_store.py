@@ -132,6 +132,7 @@ class ObjectPath:
         """
 
         def read() -> bytes:
+            file: Any
             with filesystem(self.bucket).open_input_file(self.place) as file:  # a stream would ask piece by piece
                 return bytes(file.read_at(file.size(), 0))
 
