@@ -24,7 +24,7 @@ MIN_PROBABILITY, MIN_REGION = 0.3, 0.6  # of a pixel, and of a region's pixels o
 UNCLIP_RATIO = 1.6  # it is trained on shrunken regions; area × ratio / perimeter is given back on every side
 # Of the letters on average. Measured: 0.77 and more on text; 0.56 and less elsewhere, single letters up to 0.95.
 MIN_CERTAINTY, MIN_CERTAINTY_OF_ONE = 0.7, 0.97
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = np.array([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)], np.float32)
 _LINE_HEIGHT, _MAX_LINE_WIDTH = 48, 640
 
 
@@ -64,7 +64,7 @@ class TextDetector:
         height, width = (max(32, round(side * scale / 32) * 32) for side in frame.shape[:2])
         picture = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         # The network was trained on BGR with the statistics of RGB.
-        inputs = (picture[..., ::-1].astype(np.float32) / 255 - np.float32(_MEAN)) / np.float32(_STD)
+        inputs = (picture[..., ::-1].astype(np.float32) / 255 - _MEAN) / _STD
         return np.asarray(_run(self._detector, inputs)[0])
 
     def read(self, line: Frames) -> tuple[str, float]:
@@ -90,7 +90,7 @@ def text_regions(probability: Floats) -> Iterator[Floats]:
         inside = cv2.drawContours(np.zeros_like(likely), [contour], -1, 1, -1)
         if probability[inside > 0].mean() >= MIN_REGION:
             margin = UNCLIP_RATIO * width * height / (width + height)  # 2 × area × ratio / perimeter: both sides
-            yield cv2.boxPoints((centre, (width + margin, height + margin), angle))
+            yield np.asarray(cv2.boxPoints((centre, (width + margin, height + margin), angle)), np.float32)
 
 
 def cut_out(frame: Frames, corners: Floats) -> Frames:

@@ -35,7 +35,7 @@ def fingerprint(frames: Frames, fps: float) -> bytes:
     """
     step = max(1, round(fps / RATE))
     small = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in frames])
-    luma = small.astype(np.float32) @ np.float32((0.299, 0.587, 0.114))
+    luma = small.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     means = [luma[start : start + step].mean(axis=0) for start in range(0, len(luma), step)]
     return np.round(np.stack(means)).astype(np.uint8).tobytes()
 

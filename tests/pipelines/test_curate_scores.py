@@ -1,17 +1,32 @@
 """Each score against pictures whose answer was drawn into them."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
+from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.datasets.toydance import draw_dancer, toy_pose
+from steadydancer.datasets.toydance import draw_dancer, save_supplied_pose, toy_pose
+from steadydancer.datasets.video import encode
+from steadydancer.models.text_detector import is_installed as text_is_installed
+from steadydancer.pipelines.crop import to_frame
+from steadydancer.pipelines.curate import job
 from steadydancer.pipelines.curate.borders import Box, find_content
-from steadydancer.pipelines.curate.config import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES, Gates
+from steadydancer.pipelines.curate.config import (
+    CHEAP_GATES,
+    PERSON_GATES,
+    PICTURE_GATES,
+    TEXT_GATES,
+    CurateConfig,
+    Gates,
+)
 from steadydancer.pipelines.curate.frame_scores import blur
 from steadydancer.pipelines.curate.motion_scores import motion_scores
 from steadydancer.pipelines.curate.overlays import static_edge_ratio, text_ratios
 from steadydancer.pipelines.curate.pose_scores import appearance_change, count_tracks, pose_scores
+from steadydancer.pipelines.runner import Engine
 
 FPS = 16.0
 
@@ -201,3 +216,49 @@ def test_gates_stand_in_the_order_of_what_their_scores_cost() -> None:
     order = list(Gates.model_fields)
     assert set(order[: len(CHEAP_GATES)]) == CHEAP_GATES
     assert set(order[: len(PICTURE_GATES)]) == PICTURE_GATES
+
+
+def test_a_row_of_flaws_ends_in_a_row_of_reasons(tmp_path: Path) -> None:
+    """One dance: as it is, with a caption, in bars, as a small mirrored copy, and one that the test set has too."""
+    clips, held_out = tmp_path / "clips", tmp_path / "held_out"
+    clips.mkdir()
+    held_out.mkdir()
+    pose = toy_pose(0, 48, 16, aspect=0.75)
+    good = draw_dancer(pose, 0, 256, 192)
+    captioned = np.ascontiguousarray(draw_dancer(pose, 6, 256, 192))
+    for frame in captioned:
+        cv2.putText(frame, "BUY TWO NOW", (6, 40), cv2.FONT_HERSHEY_DUPLEX, 0.8, (255, 255, 255), 2, cv2.LINE_AA)
+    # The second has its own dance: two that dance the same in one place are hard to tell apart.
+    barred_pose, leaked_pose = (toy_pose(seed, 48, 16, aspect=0.75) for seed in (4, 3))
+    barred = np.pad(draw_dancer(barred_pose, 4, 256, 192), ((0, 0), (0, 0), (40, 40), (0, 0)))
+    frames = {"good": good, "captioned": captioned, "barred": barred}
+    frames |= {"a_copy": np.stack([cv2.resize(one[:, ::-1], (168, 224)) for one in good])}
+    frames |= {"leaked": draw_dancer(leaked_pose, 3, 256, 192)}
+    for name, pixels in frames.items():
+        encode(pixels, clips / f"{name}.mp4", 16)
+    encode(frames["leaked"], held_out / "known.mp4", 16)
+    wide = to_frame(barred_pose, (40 / 272, 0.0, 192 / 272, 1.0))
+    for name, one in {"good": pose, "captioned": pose, "barred": wide, "a_copy": pose, "leaked": leaked_pose}.items():
+        save_supplied_pose(clips / f"{name}.mp4", [one], 16)
+
+    config = CurateConfig(num_frames=45, pose_model="supplied", shot_detector="threshold", exclude=str(held_out))
+    engine = Engine(tmp_path / ".engine", in_process=True)
+    job.run(config, clips=str(clips), out=tmp_path / "out", engine=engine)
+    rows = {Path(row["source_path"]).stem: row for row in Artifact(tmp_path / "out" / "clips").read().to_pylist()}
+    reasons = {name: row["reason"] for name, row in rows.items()}
+    assert reasons == {
+        "good": None,
+        "captioned": "max_text_ratio" if text_is_installed() else None,
+        "barred": None,
+        "a_copy": "near_duplicate",
+        "leaked": "max_leak_score",
+    }
+    assert rows["good"]["source_path"] in rows["a_copy"]["detail"]
+    assert rows["leaked"]["leak_of"].endswith("known.mp4")
+    content = [rows["barred"][f"crop_{side}_px"] for side in ("left", "top", "width", "height")]
+    np.testing.assert_allclose(content, (40, 0, 192, 256), atol=4)
+    # The kept keypoints are of the whole frame; what was judged of them was the picture.
+    kept = PoseSequence.from_bytes(rows["barred"]["pose"])
+    np.testing.assert_allclose(kept.body, wide.body[:45], atol=1e-5)
+    inside = (barred_pose.body[:45, :, 0].min(axis=1) + barred_pose.body[:45, :, 0].max(axis=1)) / 2
+    assert rows["barred"]["subject_offset"] == pytest.approx(np.median(np.abs(inside - 0.5)), abs=0.03)
