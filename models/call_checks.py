@@ -61,7 +61,7 @@ def video_size(image: NDArray[np.uint8], height: int | None, width: int | None, 
     """
     if height is None and width is None:
         if max_area_px > 0:
-            height, width = size_for_area(*image.shape[:2], max_area_px)
+            height, width = size_for_area(image.shape[0], image.shape[1], max_area_px)
         if not height or not width:
             raise InputError(
                 f"max_area_px {max_area_px} leaves no video of 16×16 px at the aspect of an image of {image.shape[1]}×"
@@ -99,19 +99,6 @@ def check_numbers(
         )
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}.")
-
-
-def check_motion_source(pose_video: Any, driving_video: Any, pose_estimator: Any) -> None:
-    """Whether the motion is given in one way.
-
-    Raises:
-        InputError: in none or in two, or as a video that nobody can look at.
-    """
-    if (pose_video is None) == (driving_video is None):
-        came = "both" if pose_video is not None else "neither"
-        raise InputError(f"give either pose_video or driving_video, not {came}.")
-    if driving_video is not None and pose_estimator is None:
-        raise InputError("driving_video needs a pose_estimator, as from open_pose_estimator('dwpose').")
 
 
 def check_folder(folder: Path, names: Collection[str]) -> None:

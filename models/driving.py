@@ -15,7 +15,7 @@ from PIL import Image
 from ..datasets.skeleton import PoseSequence, align_people_to_reference, perturb
 from .call_checks import InputError, as_frame
 from .encoders import resize_frames
-from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition
+from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition, released_aspect
 from .pose_estimator import PoseEstimator
 
 Frames = NDArray[np.uint8]
@@ -60,17 +60,43 @@ def driven_pose(driving: Frames, image: Frames, estimator: PoseEstimator, main_p
         DrivingError: nobody is found in the image, or in the first frame, which the alignment starts from.
     """
     reference, motion = estimator.estimate(image[None]), estimator.estimate(driving)
+    # Who leads must be there when it begins; others may come later.
+    motion.sort(key=lambda track: not track.pose.body_visible[0].any())
     for tracks, where in ((reference, "the reference image"), (motion, "the first frame of the driving video")):
         if not tracks or not tracks[0].pose.body_visible[0].any():
             raise DrivingError(
                 f"{estimator.name} finds nobody in {where}: choose another one, with one person in full view."
             )
     people = [track.pose for track in motion][: 1 if main_person_only else None]
-    driving_aspect, image_aspect = (frames.shape[-2] / frames.shape[-3] for frames in (driving, image))
-    return align_people_to_reference(people, reference[0].pose, driving_aspect, image_aspect)
+    driving_aspect = driving.shape[2] / driving.shape[1]
+    return align_people_to_reference(people, reference[0].pose, driving_aspect, released_aspect(*image.shape[:2]))
 
 
-def as_motion(clip: Clip, num_frames: int | None) -> Any:
+def given_motion(
+    pose_video: Clip | None,
+    driving_video: Frames | Sequence[Image.Image] | None,
+    pose_estimator: PoseEstimator | None,
+    main_person_only: bool,
+    num_frames: int | None,
+    image: Frames,
+) -> Any:
+    """The motion of a call: `pose_video` as it is, or `driven_pose` of `driving_video`; `num_frames` as `as_motion`.
+
+    Raises:
+        InputError: none or both are given, or a video that nobody can look at.
+    """
+    if driving_video is None and pose_video is not None:
+        return as_motion(pose_video, num_frames)
+    if driving_video is None or pose_video is not None:
+        raise InputError(
+            f"Give either pose_video or driving_video, not {'neither' if driving_video is None else 'both'}."
+        )
+    if pose_estimator is None:
+        raise InputError("driving_video needs a pose_estimator, as from open_pose_estimator('dwpose').")
+    return driven_pose(as_motion(driving_video, num_frames), image, pose_estimator, main_person_only)
+
+
+def as_motion(clip: Any, num_frames: int | None) -> Any:
     """The first `num_frames` frames of a clip, None: all that make 4k + 1, as `People` or as uint8 [F, H, W, 3].
 
     Raises:

@@ -150,11 +150,6 @@ def execution_device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device if device is None else torch.device(device)
 
 
-def offloads_by_layer(module: nn.Module) -> bool:
-    """Whether accelerate brings each layer's parameters for that layer's forward only (sequential offload)."""
-    return any(getattr(hook, "offload", False) for hook in accelerate_hooks(module))
-
-
 def accelerate_hooks(module: nn.Module) -> Iterator[Any]:
     """The hooks by which accelerate moves a module or its layers, outermost first."""
     for part in module.modules():

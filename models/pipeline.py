@@ -21,14 +21,15 @@ from . import call_checks, provenance
 from .call_conditions import encode_conditions
 from .call_steps import SteadyDancerOutput, decode_as, sample
 from .components import load_components
-from .driving import Clip, Perturbation, as_motion, driven_pose, num_frames_of
-from .encoders import decode_chunks, offloads_by_layer, to_frames
+from .driving import Clip, Perturbation, as_motion, given_motion, num_frames_of
+from .encoders import decode_chunks, to_frames
 from .folders import NAMES, resolve_folder
 from .guidance import branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
 from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, free_noise, plan_windows
 from .pose_condition import RELEASED_DRAWING_AREA_PX
 from .pose_estimator import PoseEstimator
+from .sampling import PoseGuidanceUnit, Solver
 from .transformer import SteadyDancerTransformer3DModel
 
 Frames = NDArray[np.uint8]
@@ -152,6 +153,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
         guidance_scale: float = 5.0,
         pose_guidance_scale: float = 1.0,
         pose_guidance_interval: tuple[float, float] = (0.1, 0.4),
+        pose_guidance_unit: PoseGuidanceUnit = "step",
+        solver: Solver = "unipc",
         generator: torch.Generator | None = None,
         output_type: str = "np",
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
@@ -181,6 +184,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             guidance_scale: text guidance, 1 is none.
             pose_guidance_scale: pose guidance, 0 is none.
             pose_guidance_interval: share of the steps in which the pose guides, strict on both ends.
+            pose_guidance_unit: "step" (released), or "timestep": the interval is one of t / 1000 (the paper's words).
+            solver: "unipc" (released) or "dpm++".
             generator: noise and perturbation come from it. One on the CPU gives the same on every device.
             output_type: "np", "uint8", "pil" or "latent", see `SteadyDancerOutput`.
             callback: called with (step, timestep, latents) after every step.
@@ -193,27 +198,20 @@ class SteadyDancerPipeline(DiffusionPipeline):
         reference = call_checks.as_reference(image)
         size = call_checks.video_size(reference, height, width, max_area_px)
         call_checks.check_numbers(num_frames, num_inference_steps, pose_guidance_interval, output_type)
-        call_checks.check_motion_source(pose_video, driving_video, pose_estimator)
-        if driving_video is not None:
-            driving = as_motion(driving_video, num_frames)
-            pose_video = driven_pose(driving, reference, pose_estimator, main_person_only)
-        motion = as_motion(pose_video, num_frames)
+        motion = given_motion(pose_video, driving_video, pose_estimator, main_person_only, num_frames, reference)
         windows = plan_windows(num_frames_of(motion), window_frames, window_overlap)
 
         shape = (1, 16, len(windows[0].weights), size[0] // 8, size[1] // 8)
         noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
         noise = free_noise(noise, windows, generator)
         negative: Any = None
-        if pose_guidance_scale != 0:
-            if negative_pose_video is None:
-                negative = Perturbation.draw(num_frames_of(motion), generator)
-            else:
-                negative = as_motion(negative_pose_video, num_frames_of(motion))
-
+        if pose_guidance_scale != 0 and negative_pose_video is None:
+            negative = Perturbation.draw(num_frames_of(motion), generator)
+        elif pose_guidance_scale != 0:
+            negative = as_motion(negative_pose_video, num_frames_of(motion))
         prompts = (prompt, self.config.negative_prompt if negative_prompt is None else negative_prompt)
         branches = encode_conditions(self, reference, motion, negative, prompts, windows, size, drawing_area_px)
-        # Accelerate's layers are on no device between two calls, so that nothing of theirs can be computed ahead.
-        velocity = branch_velocity(self.transformer, branches, remember=not offloads_by_layer(self.transformer))
+        velocity = branch_velocity(self.transformer, branches)
         self._interrupt = False
         latents = sample(
             self,
@@ -225,6 +223,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             pose_guidance_scale=pose_guidance_scale,
             pose_guidance_interval=pose_guidance_interval,
+            pose_guidance_unit=pose_guidance_unit,
+            solver=solver,
         )
         frames = decode_as(output_type, self.vae, latents)
         self.maybe_free_model_hooks()

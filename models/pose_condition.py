@@ -21,6 +21,15 @@ RELEASED_DRAWING_AREA_PX = 1024 * 576
 FRAMES_AT_A_TIME = 8  # a canvas has four times the pixels of the video: 7 MB a frame at the released size
 
 
+def released_aspect(image_height: int, image_width: int) -> float:
+    """Width / height of the reference image where its pose is measured: the release resizes it to its area first.
+
+    Sides are multiples of 16 there, which changes the aspect by up to 3 %.
+    """
+    height, width = size_for_area(image_height, image_width, RELEASED_DRAWING_AREA_PX)
+    return width / height
+
+
 def draw_pose_condition(
     pose: PoseSequence | list[PoseSequence],
     image_height: int,

@@ -70,7 +70,7 @@ def render_to(
     record = make_record(
         model=model_digests(pipeline) if model is None else model,
         inputs=digests | dict(inputs or {}),
-        settings=settings | {"dtype": str(pipeline.transformer.dtype).removeprefix("torch.")} | (more_settings or {}),
+        settings=settings | {"dtype": str(pipeline.transformer.dtype).removeprefix("torch."), **(more_settings or {})},
         seed=seed,
     )
     return write_video(frames, path, record, fps)
@@ -94,7 +94,7 @@ def module_digest(module: nn.Module) -> str:
 def _state(module: nn.Module) -> dict[str, Tensor]:
     """The state dict; of layers that are offloaded, from where accelerate keeps their weights."""
     maps = (getattr(hook, "weights_map", None) for hook in accelerate_hooks(module))
-    kept = next((kept for kept in maps if kept is not None), {})
+    kept: Any = next((kept for kept in maps if kept is not None), {})
     by_name = getattr(kept, "dataset", kept)  # each layer's map is a view of the whole module's
     return {name: by_name[name] if tensor.is_meta else tensor for name, tensor in module.state_dict().items()}
 

@@ -13,6 +13,7 @@ from .flow_matching import NUM_TRAIN_TIMESTEPS, sigma_grid, unshifted_sigmas
 from .guidance import Branch, BranchVelocity, guide, in_pose_guidance_interval, needed_branches
 
 Solver = Literal["unipc", "dpm++"]
+PoseGuidanceUnit = Literal["step", "timestep"]
 
 
 def released_scheduler(num_inference_steps: int, flow_shift: float, solver: Solver = "unipc") -> Any:
@@ -50,7 +51,7 @@ def denoise(
     guidance_scale: float = 5.0,
     pose_guidance_scale: float = 1.0,
     pose_guidance_interval: tuple[float, float] = (0.1, 0.4),
-    pose_guidance_unit: Literal["step", "timestep"] = "step",
+    pose_guidance_unit: PoseGuidanceUnit = "step",
     solver: Solver = "unipc",
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:

@@ -28,15 +28,22 @@ class RenderConfig(BaseModel):
     guidance_scale: float = Field(5.0, ge=0, description="w_txt of Eq. 7 (release)")
     pose_guidance_scale: float = Field(1.0, ge=0, description="w_pose of Eq. 8 (paper and README; command line: 1.5)")
     pose_guidance_interval: tuple[float, float] = Field((0.1, 0.4), description="share of the steps, open (release)")
+    pose_guidance_unit: Literal["step", "timestep"] = Field(
+        "step", description="what the interval is a share of: the steps (release), or t / 1000 (the paper's words)"
+    )
+    solver: Literal["unipc", "dpm++"] = Field("unipc", description="UniPC (release) or DPM-Solver++ (its option)")
     flow_shift: float = Field(5.0, gt=0, description="shift of the sigma grid (release; 3.0 for 480p areas)")
     negative_prompt: str | None = Field(None, description="None takes the pipeline's default")
     seed: int = Field(106060, ge=0, description="of the noise and of the negative pose (release's README)")
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of transformer and encoders")
+    park_context_projections: bool = Field(
+        False, description="key and value projections of the context wait on the CPU: 26 % less of the network on a GPU"
+    )
     driving_fps: float | None = Field(None, gt=0, description="resample the driving video to this rate; None: as it is")
     fps: int = Field(16, ge=1, description="rate of the written video (release)")
     main_person_only: bool = Field(False, description="drive the main person only (release); else all who are found")
     pose_model: str = Field(
-        "auto", description="`blazepose`, `dwpose`, `supplied`, or `auto`: supplied, else what is there"
+        "auto", description="`blazepose`, `dwpose`, `animal`, `supplied`, or `auto`: supplied, else what is there"
     )
     num_gpus: float = Field(0.0, ge=0, description="GPUs one rendering worker takes; 0 renders on the CPU")
     packet_size: int = Field(1, ge=1, description="pairs a packet: the unit of retry")

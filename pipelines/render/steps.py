@@ -15,7 +15,9 @@ from ...datasets.video import VideoError, decode, frame_times_s, probe
 from ...models.call_checks import InputError
 from ...models.components import load_components
 from ...models.pipeline import SteadyDancerPipeline
+from ...models.pose_condition import released_aspect
 from ...models.pose_estimator import PoseEstimator
+from ...models.step_memory import park_context_projections
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
@@ -25,7 +27,8 @@ NECK = 1
 # What the pipeline is told of the configuration, under the same names.
 CALL = (
     *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
-    *("guidance_scale", "pose_guidance_scale", "pose_guidance_interval", "flow_shift", "negative_prompt"),
+    *("guidance_scale", "pose_guidance_scale", "pose_guidance_interval", "pose_guidance_unit"),
+    *("solver", "flow_shift", "negative_prompt"),
 )
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
@@ -62,6 +65,8 @@ def load_tools(task: RenderTask) -> RenderTools:
     trained = load_components(task.checkpoint, ("transformer",), dtype, device)
     frozen = load_components(task.components, FROZEN, dtype, device)
     pipeline = SteadyDancerPipeline(**trained, **frozen)
+    if task.config.park_context_projections:
+        park_context_projections(pipeline.transformer, "cpu")
     pipeline.set_progress_bar_config(disable=True)
     return RenderTools(pipeline, load_pose_estimator(task.config.pose_model))
 
@@ -73,7 +78,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     model, people, aspect = _driving_poses(row, config, tools.estimator)
     reference = _reference_pose(Path(row["image"]), image, config, tools.estimator)
     if reference is not None:
-        people = align_people_to_reference(people, reference, aspect, image.shape[1] / image.shape[0])
+        people = align_people_to_reference(people, reference, aspect, released_aspect(*image.shape[:2]))
     video = Path(task.out) / f"{row['id']}.mp4"
     try:
         record = tools.pipeline.render_to(

@@ -34,7 +34,7 @@ T_POSE = [
     *((0.45, 0.7), (0.45, 0.85), (0.55, 0.55), (0.55, 0.7), (0.55, 0.85), (0.48, 0.18), (0.52, 0.18)),
     *((0.46, 0.2), (0.54, 0.2)),
 ]
-IMAGE = np.random.default_rng(0).integers(0, 256, (60, 36, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 36, 3), dtype=np.uint8)
 AREA_PX = 64 * 64
 SMALL: dict[str, Any] = {
     "height": 48, "width": 32, "num_frames": 5, "num_inference_steps": 3, "drawing_area_px": AREA_PX,
@@ -229,7 +229,7 @@ def test_the_negative_pose_is_asked_in_its_interval_only_and_differs_only_in_the
         return forward(*args, **arguments)
 
     monkeypatch.setattr(pipeline.transformer, "forward", recorded)
-    run(pipeline, num_inference_steps=5, negative_pose_video=np.zeros((5, 60, 36, 3), np.uint8))
+    run(pipeline, num_inference_steps=5, negative_pose_video=np.zeros((5, 64, 36, 3), np.uint8))
     assert len(calls) == 2 * 5 + 1  # 0.1 < 1/5 < 0.4, and 2/5 is not below 0.4
     positive, negative_text, negative_pose = calls[2:5]
     black = encoders.encode_video(pipeline.vae, np.zeros((5, 48, 32, 3), np.uint8))
@@ -261,7 +261,7 @@ class OneDancer:
 
 
 def test_a_driving_video_is_aligned_to_the_image(pipeline: SteadyDancerPipeline) -> None:
-    frames = np.zeros((7, 60, 36, 3), np.uint8)
+    frames = np.zeros((7, 64, 36, 3), np.uint8)
     aligned = driving.driven_pose(frames[:5], IMAGE, OneDancer())
     np.testing.assert_allclose(aligned[0].body, pose().body, atol=1e-6)
     driven = run(pipeline, driving_video=frames, pose_estimator=OneDancer())
@@ -282,7 +282,7 @@ class TwoDancers(OneDancer):
 
 
 def test_the_others_follow_the_main_persons_alignment(pipeline: SteadyDancerPipeline) -> None:
-    frames = np.zeros((5, 60, 36, 3), np.uint8)
+    frames = np.zeros((5, 64, 36, 3), np.uint8)
     people = driving.driven_pose(frames, IMAGE, TwoDancers())
     (main,) = driving.driven_pose(frames, IMAGE, TwoDancers(), main_person_only=True)
     (alone,) = driving.driven_pose(frames, IMAGE, OneDancer())
@@ -313,7 +313,7 @@ def test_the_negative_pose_perturbs_each_person_about_the_own_neck() -> None:
 
 @pytest.mark.parametrize(("nobody_in", "where"), [(1, "the reference image"), (5, "the driving video")])
 def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in: int, where: str) -> None:
-    frames = np.zeros((5, 60, 36, 3), np.uint8)
+    frames = np.zeros((5, 64, 36, 3), np.uint8)
     with pytest.raises(driving.DrivingError, match=f"one-dancer finds nobody in .*{where}"):
         run(pipeline, driving_video=frames, pose_estimator=OneDancer(nobody_in))
 
@@ -325,17 +325,17 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"num_frames": 9}, "has 5 frames .* asks for 9"),
         ({"height": 40}, "multiples of 16"),
         ({"width": None}, "given together"),
-        ({"driving_video": IMAGE[None], "pose_video": pose()}, "either pose_video or driving_video, not both"),
-        ({"pose_video": None}, "either pose_video or driving_video, not neither"),
+        ({"driving_video": IMAGE[None], "pose_video": pose()}, "Give either pose_video or driving_video, not both"),
+        ({"pose_video": None}, "Give either pose_video or driving_video, not neither"),
         ({"driving_video": IMAGE[None]}, "needs a pose_estimator"),
         ({"output_type": "gif"}, "gif"),
         ({"num_frames": 0}, r"4k \+ 1, .*not 0"),
         ({"num_frames": -3}, r"4k \+ 1, .*not -3"),
         ({"image": IMAGE[:1, :1]}, "1×1 px, 32×32 is the least"),
-        ({"image": IMAGE[:, :31]}, "31×60 px, 32×32 is the least"),
+        ({"image": IMAGE[:, :31]}, "31×64 px, 32×32 is the least"),
         ({"image": IMAGE / 255}, r"uint8 RGB \[H, W, 3\], not float64"),
         ({"image": "me.png"}, "PIL image or uint8 .*not str"),
-        ({"pose_video": IMAGE[None][..., :1].repeat(5, 0)}, "each frame of the motion must be .*60, 36, 1"),
+        ({"pose_video": IMAGE[None][..., :1].repeat(5, 0)}, "each frame of the motion must be .*64, 36, 1"),
         ({"pose_video": [pose(5), pose(4)]}, r"as many frames as the first, not \[4, 5\]"),
         ({"pose_video": []}, "motion is empty"),
         ({"negative_pose_video": pose(4)}, "has 4 frames .*asks for 5"),
@@ -457,7 +457,7 @@ def test_a_file_is_there_whole_or_not_at_all(
 
 def test_without_sizes_the_release_rule_decides(pipeline: SteadyDancerPipeline) -> None:
     frames = run(pipeline, height=None, width=None, max_area_px=32 * 48, num_inference_steps=1)
-    assert frames.shape == (1, 16, 2, 6, 2)  # √(1536 · 5/3) = 50.6 and √(1536 · 3/5) = 30.4, down to multiples of 16
+    assert frames.shape == (1, 16, 2, 6, 2)  # √(1536 · 16/9) = 52.3 and √(1536 · 9/16) = 29.4, down to multiples of 16
 
 
 def test_perturbation_draws_its_ranges_and_stretches_drawings_about_their_middle() -> None:

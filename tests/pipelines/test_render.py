@@ -18,7 +18,7 @@ from steadydancer.datasets.toydance import load_supplied_pose, save_supplied_pos
 from steadydancer.datasets.video import decode, probe
 from steadydancer.models import driving
 from steadydancer.models.folders import part_digest
-from steadydancer.models.pose_condition import draw_pose_condition
+from steadydancer.models.pose_condition import draw_pose_condition, released_aspect
 from steadydancer.pipelines.render import job
 from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.runner import Engine
@@ -118,8 +118,9 @@ def test_two_people_as_long_as_the_driving_video_in_two_windows(
     assert read_provenance(tmp_path / "both" / "renders" / "two.mp4")["settings"]["num_people"] == 2
     assert [[len(person) for person in people] for people in seen] == [[9, 9]] * 4  # two windows, each with a negative
     main, second = seen[0]
-    # Both pictures are alike in aspect, so that the second neck is as far from the first as it was.
-    np.testing.assert_allclose((second.body - main.body)[0, 1], [0.2, 0], atol=1e-6)
+    # As far beside the main person as before, in picture heights; the image's aspect is that of the release's size.
+    apart = 0.2 * (192 / 256) / released_aspect(256, 192)
+    np.testing.assert_allclose((second.body - main.body)[0, 1], [apart, 0], atol=1e-6)
 
     seen.clear()
     render(checkpoint, [pair], tmp_path / "main", config.model_copy(update={"main_person_only": True}))
