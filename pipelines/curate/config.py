@@ -31,7 +31,7 @@ class Gates(BaseModel):
     min_sharpness: float | None = Field(
         0.0006, description="variance of the Laplacian of luma / 255² (0.0016 | 0.0005)"
     )
-    max_blur: float | None = Field(0.5, description="how little another blur changes, 0..1 (0.38 | 0.53)")
+    max_blur: float | None = Field(0.54, description="how little another blur changes, 0..1 (0.42 | 0.58)")
     min_motion_magnitude: float | None = Field(
         0.001, description="mean change of luma between frames 1/16 s apart (0.0029 | 0.0007)"
     )
