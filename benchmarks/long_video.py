@@ -34,8 +34,8 @@ def main() -> None:
     peaks = [measured_apart(options.side, num_windows) for num_windows in options.windows]
     for row in peaks:
         print(json.dumps(row), flush=True)
-    growth = peaks[-1]["above_loaded_mb"] / peaks[0]["above_loaded_mb"]
-    print(json.dumps({"memory": "last over first, above what was loaded", "ratio": round(growth, 4)}), flush=True)
+    growth = {name: round(peaks[-1][name] / peaks[0][name], 4) for name in ("peak_mb", "above_loaded_mb")}
+    print(json.dumps({"memory": "last over first", **growth}), flush=True)
     for overlap in (20, 0):
         print(json.dumps(seam(options.side, overlap, options.seeds)), flush=True)
     print(json.dumps(decoding(options.side)))
