@@ -16,11 +16,10 @@ from ..crop import content_shares, content_size, crop_frames, to_content, to_fra
 from ..fetched import fetched
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
-from . import frame_scores
 from .borders import Box, find_content
 from .config import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES, CurateConfig
 from .duplicates import fingerprint
-from .frame_scores import Frames, blur, find_cuts, histogram_change, luma_change
+from .frame_scores import Frames, blur, find_cuts, histogram_change, luma_change, technical_scores
 from .motion_scores import motion_scores
 from .networks import LOW_RESOLUTION_PX, ScoreTools, ShotTools, load_score_tools, load_shot_tools
 from .overlays import static_edge_ratio, text_ratios
@@ -134,7 +133,7 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
     row = {**row, **dict.fromkeys(columns_of("score")), **_content(row, find_content(frames))}
     frames = crop_frames(frames, content_shares(row))
     seconds = row["end_s"] - row["start_s"]
-    row |= frame_scores.technical_scores(frames)
+    row |= technical_scores(frames)
     row["blur"] = blur(frames)
     row["static_edge_ratio"] = static_edge_ratio(frames, row.get("camera_motion"), seconds)
     few = frames[np.linspace(0, len(frames) - 1, min(config.num_network_frames, len(frames))).round().astype(int)]
