@@ -345,12 +345,12 @@ def weights_check(preset: str) -> None:
 
 
 @weights.command("fetch")
-@click.argument("name", type=click.Choice(["blazepose"]))
+@click.argument("name", type=click.Choice(["blazepose", "yolox", "dwpose", "animal"]))
 def weights_fetch(name: str) -> None:
-    """Fetch weights that come inside a Python package (BlazePose, 9.4 MB), checked by digest."""
+    """Fetch a pose model: BlazePose out of a Python package (9.4 MB, checked by digest), the others from the hub."""
     from ..models import weights as catalogue
 
-    click.echo(catalogue.fetch_blazepose())
+    click.echo(catalogue.fetch(name))
 
 
 if __name__ == "__main__":
