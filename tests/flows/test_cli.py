@@ -182,7 +182,6 @@ def test_bad_input_is_a_sentence_and_makes_nothing(
     [
         ["curate", "--clips", "s3://bucket/clips", "--out", "o"],
         ["curate", "--clips", ".", "--out", "s3://bucket/out"],
-        ["curate", "--clips", ".", "--out", "o", "--preset", "s3://bucket/run.json"],
         ["cache", "--clips", "s3://bucket/out", "--out", "o"],
         ["cache", "--clips", ".", "--out", "o", "--components", "s3://bucket/wan"],
         ["train", "--latents", "s3://bucket/latents", "--stage", "1", "--out", "o"],
