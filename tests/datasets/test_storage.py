@@ -319,7 +319,11 @@ def recorder(request: pytest.FixtureRequest, bucket: str, monkeypatch: pytest.Mo
     ("recorder", "words"),
     [
         ((403, "InvalidAccessKeyId"), "denies access .*check AWS_ACCESS_KEY_ID"),
-        ((503, "SlowDown"), "overloaded or failing .*the same command later goes on"),
+        pytest.param(
+            (503, "SlowDown"),
+            "overloaded or failing .*the same command later goes on",
+            marks=pytest.mark.acceptance,  # pyarrow asks for six seconds before it gives up
+        ),
         ((404, "NoSuchBucket"), "there is no bucket bucket at http://127.0.0.1:"),
     ],
     indirect=["recorder"],
@@ -353,6 +357,7 @@ def test_a_busy_store_is_asked_again(recorder: Recorder, monkeypatch: pytest.Mon
     assert store_requests.attempt(ObjectPath.parse("s3://bucket/x"), ask) == "done"
 
 
+@pytest.mark.acceptance
 def test_an_endpoint_where_nobody_listens(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:test-secret@127.0.0.1:9")
     store_requests.filesystem.cache_clear()

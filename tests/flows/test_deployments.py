@@ -255,6 +255,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         stop(process)
 
 
+@pytest.mark.acceptance
 @pytest.mark.timeout(600)
 def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = {"clips": "clips", "out": "run", "preset": "tiny", "components": "components"}
@@ -294,6 +295,7 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, mon
     assert [flow_run["id"] for flow_run in server.flow_runs("train-steadydancer")] == [started["id"]]
 
 
+@pytest.mark.acceptance
 def test_no_deployment_remembers_a_folder_of_the_machine_that_deployed(server: Server) -> None:
     deployments = server.call("/deployments/filter", {})
     assert len(deployments) == 8

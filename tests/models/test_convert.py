@@ -214,6 +214,7 @@ for target, dtype in (("official", None), ("diffusers", "bfloat16")):
 """
 
 
+@pytest.mark.acceptance
 def test_the_peak_of_memory_is_less_than_a_shard(tmp_path: Path) -> None:
     """In a process of its own, all pages counted, over what the imports hold: at most 1.2 × the largest shard."""
     sizes = {"num_attention_heads": 4, "ffn_dim": 2048, "num_layers": 8, "text_dim": 512}

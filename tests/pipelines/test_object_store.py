@@ -172,6 +172,7 @@ def train(latents: Location, base: str | None, out: Location, **changes: Any) ->
     return train_job.run(config, latents=latents, base=base, out=out, from_checkpoint=origin)
 
 
+@pytest.mark.acceptance
 def test_training_from_a_store_to_a_store(latents: ObjectPath, cached: Path, components: Path, tmp_path: Path) -> None:
     root = latents.parent.parent
     out = root / "stage1"
