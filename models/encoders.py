@@ -12,13 +12,13 @@ import ftfy
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.hooks.group_offloading import _get_group_onload_device
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from .image_encoder import OpenCLIPImageEncoder
+from .offload import execution_device
 
 Frames = NDArray[np.uint8]
 MAX_TOKENS = 512
@@ -137,24 +137,6 @@ def encode_prompt(
 def clean_text(text: str) -> str:
     """Mend broken encodings, undo HTML escapes (also doubled ones) and make every run of white space one blank."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
-
-
-def execution_device(module: nn.Module) -> torch.device:
-    """Where a module computes. Its parameters may wait elsewhere, if one of diffusers' kinds of offload is enabled."""
-    try:
-        return _get_group_onload_device(module)
-    except ValueError:  # how that function says no
-        pass
-    devices = (getattr(hook, "execution_device", None) for hook in accelerate_hooks(module))
-    device = next((device for device in devices if device is not None), None)
-    return next(module.parameters()).device if device is None else torch.device(device)
-
-
-def accelerate_hooks(module: nn.Module) -> Iterator[Any]:
-    """The hooks by which accelerate moves a module or its layers, outermost first."""
-    for part in module.modules():
-        hook = getattr(part, "_hf_hook", None)
-        yield from getattr(hook, "hooks", [hook])  # one layer's hooks may be chained
 
 
 def _encode_pixels(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import numpy as np
 import torch
-from accelerate.hooks import remove_hook_from_module
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
@@ -116,13 +114,6 @@ class SteadyDancerPipeline(DiffusionPipeline):
         call_checks.check_folder(folder, needed)
         by_part = (dtype if isinstance(dtype, dict) else {"default": dtype}) | {"vae": torch.float32}
         return super().from_pretrained(folder, **{"dtype": by_part, "use_safetensors": True} | kwargs)
-
-    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        """As diffusers', but the image encoder comes and goes whole: its layers read each other's weights."""
-        super().enable_sequential_cpu_offload(gpu_id, device)
-        remove_hook_from_module(self.image_encoder, recurse=True)
-        whole = [type(self.image_encoder).__name__]
-        accelerate.cpu_offload(self.image_encoder, self._offload_device, preload_module_classes=whole)
 
     @property
     def interrupt(self) -> bool:

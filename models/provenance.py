@@ -17,7 +17,7 @@ from ..datasets.artifact import json_digest
 from ..datasets.provenance import make_record, write_video
 from ..datasets.skeleton import PoseSequence
 from .call_checks import InputError
-from .encoders import accelerate_hooks
+from .offload import accelerate_hooks
 
 INPUTS = ("image", "pose_video", "driving_video", "negative_pose_video")
 _NO_SETTINGS = (*INPUTS, "generator", "output_type", "callback")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .condition_reconciliation import TEXT_LENGTH
 from .conditions import Conditions
+from .offload import accelerate_hooks
 
 Result = TypeVar("Result")
 # A quarter of the network at 14B, and idle once every context has its keys and values.
@@ -144,4 +145,4 @@ def _move_projections(attn: WanAttention, device: torch.device) -> None:
 
 def _is_fetched_by_a_hook(projection: nn.Module) -> bool:
     """Whether accelerate's offload keeps the weights elsewhere (on meta) and brings them when the layer is called."""
-    return any(getattr(getattr(layer, "_hf_hook", None), "offload", False) for layer in projection.modules())
+    return any(getattr(hook, "offload", False) for hook in accelerate_hooks(projection))

@@ -27,11 +27,11 @@ def find_parts(source: str, names: Sequence[str]) -> Location:
 
 
 def part_digests(folder: Location, names: Sequence[str]) -> dict[str, str]:
-    """sha256 of each of the parts that `find_parts` has found."""
-    from ..models.folders import part_digest, resolve_folder
+    """sha256 of each of the parts that `find_parts` has found; Wan's own layout has no scheduler to digest."""
+    from ..models.folders import part_digest, part_path, resolve_folder
 
     here = resolve_folder(str(folder), names)
-    return {name: part_digest(here, name) for name in names}
+    return {name: part_digest(here, name) for name in names if part_path(here, name)}
 
 
 def parts_are_here(source: str) -> bool:

@@ -9,11 +9,11 @@ import numpy.typing as npt
 from ..datasets.skeleton import PoseSequence
 from ..datasets.toydance import load_supplied_pose
 from ..models import weights
-from ..models.pose_estimator import PoseEstimator, PoseTrack, open_pose_estimator
+from ..models.pose_estimator import NEEDS, PoseEstimator, PoseTrack, open_pose_estimator
 from .stage import BadClip
 
-# What each estimator needs, the best one first.
-ESTIMATORS = {"dwpose": ("yolox", "dwpose"), "blazepose": ("blazepose",)}
+# Estimators of people, the best one first.
+ESTIMATORS = ("dwpose", "blazepose")
 
 Frames = npt.NDArray[np.uint8]
 
@@ -24,8 +24,8 @@ def load_pose_estimator(pose_model: str) -> PoseEstimator | None:
         return None
     if pose_model != "auto":
         return open_pose_estimator(pose_model)
-    for name, needed in ESTIMATORS.items():
-        if all(weights.find(weights.weight(part)) for part in needed):
+    for name in ESTIMATORS:
+        if all(weights.find(weights.weight(part)) for part in NEEDS[name]):
             return open_pose_estimator(name)
     return None
 

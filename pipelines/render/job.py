@@ -9,7 +9,7 @@ from ... import SteadyDancerError, __version__
 from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, json_digest, plan_packets
 from ...datasets.manifest import read_manifest
 from ...datasets.schema import Row, to_table
-from ..parts import find_parts, parts_are_here
+from ..parts import find_parts, part_digests, parts_are_here
 from ..runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
 
@@ -85,11 +85,11 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
     by_id = {row["id"]: row for row in pairs}
     if len(by_id) < len(pairs):
         raise SteadyDancerError("two pairs have one id: give the pairs a column `id`")
-    components = str(find_parts(components_of(config, record), FROZEN))
+    parts = find_parts(components_of(config, record), FROZEN)
     with exclusive(out):
         artifact = Artifact(out / "renders")
         digest = content_digest(checkpoint)
-        frozen = part_digests(components)
+        components, frozen = str(parts), part_digests(parts, FROZEN)
         settings = config.model_dump(mode="json", exclude={"packet_size", "num_gpus", "components"})
         pairs_digest = json_digest([[row, _digest(row["image"]), _digest(row["driving"])] for row in pairs])
         artifact.begin({"config": settings, "checkpoint": digest, "pairs": pairs_digest, "components": frozen,
@@ -127,13 +127,6 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
-
-
-def part_digests(components: str) -> dict[str, str]:
-    """sha256 of the autoencoder and the encoders, by part."""
-    from ...models.folders import part_digest, part_path
-
-    return {name: part_digest(components, name) for name in FROZEN if part_path(components, name)}
 
 
 def _digest(file: str) -> str | None:
