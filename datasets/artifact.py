@@ -232,23 +232,44 @@ class Artifact:
         with written_aside(self.part(packet)) as aside:
             pq.write_table(table, aside, compression="zstd")
 
+    def parts(self) -> list[str]:
+        """Names of the parts that are there, in order.
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        if isinstance(self.path, ObjectPath):
+            names = [one.path.name for one in listing(self.path) if one.path.parent == self.path]
+        else:
+            names = [path.name for path in self.path.glob("part-*.parquet")]
+        parts = sorted(name for name in names if name.startswith("part-"))
+        if not parts:
+            raise ArtifactError(f"{self.path} holds no parts")
+        return parts
+
+    def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of one part.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        part = self.path / name
+        if isinstance(part, ObjectPath):
+            with told(part):
+                return _read_part(part, columns)
+        return _read_part(part, columns)
+
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """All rows of all parts, parts in name order.
 
         Raises:
             ArtifactError: there is no part, or one is damaged.
         """
-        if isinstance(self.path, ObjectPath):
-            parts: list[Any] = [one.path for one in listing(self.path) if one.path.parent == self.path
-                                and one.path.name.startswith("part-")]  # fmt: skip
-        else:
-            parts = sorted(self.path.glob("part-*.parquet"))
-        if not parts:
-            raise ArtifactError(f"{self.path} holds no parts")
+        parts = self.parts()
         if isinstance(self.path, Path):
-            return pa.concat_tables(_read_part(part, columns) for part in parts)
+            return pa.concat_tables(self.read_part(part, columns) for part in parts)
         with ThreadPoolExecutor(8) as pool:  # each waits for its own answers
-            return pa.concat_tables(pool.map(lambda part: _read_object_part(part, columns), parts))
+            return pa.concat_tables(pool.map(lambda part: self.read_part(part, columns), parts))
 
     def commit(self, record: dict[str, Any]) -> dict[str, Any]:
         """Finish the artifact by writing its record; returns it.
@@ -263,15 +284,12 @@ class Artifact:
         return record
 
 
-def _read_object_part(part: ObjectPath, columns: list[str] | None) -> pa.Table:
-    with told(part):
-        return _read_part(part, columns)
-
-
 def _read_part(part: Location, columns: list[str] | None) -> pa.Table:
     source = part.open() if isinstance(part, ObjectPath) else part
     try:
         return pq.read_table(source, columns=columns, partitioning=None)
+    except FileNotFoundError:
+        raise ArtifactError(f"{part} is missing: delete its folder and make it again") from None
     except (pa.ArrowInvalid, OSError) as error:
         # Arrow says of damage what it says of files: an error of the system, but without its number.
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):

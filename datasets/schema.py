@@ -13,9 +13,11 @@ Row = dict[str, Any]
 # name, type, unit or range, who writes it, meaning
 _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
     ("source_path", pa.string(), "", "ingest", "where the file lay when it was read"),
+    ("origin", pa.string(), "", "ingest", "where it came from, as the manifest's column `source` says"),
+    ("licence", pa.string(), "", "ingest", "what may be done with it, as the manifest says"),
     ("source_id", pa.string(), "sha256", "probe", "digest of the file's content; null when it cannot be read"),
     ("source_bytes", pa.int64(), "bytes", "probe", "size of the file"),
-    ("prompt", pa.string(), "", "probe", "caption from the sidecar .txt; null when there is none"),
+    ("prompt", pa.string(), "", "probe", "caption from the manifest or the sidecar .txt; null when there is none"),
     ("codec", pa.string(), "", "probe", "video codec"),
     ("width", pa.int32(), "px", "probe", "upright width"),
     ("height", pa.int32(), "px", "probe", "upright height"),
@@ -125,7 +127,15 @@ _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
     ("torso_tilt_deg", pa.float64(), "degrees", "pose", "95th percentile of the torso's angle to upright"),
     ("rotation_rate", pa.float64(), "rad/s", "pose", "95th percentile of the torso's turning in the picture"),
     ("airborne_height", pa.float64(), "torsos", "pose", "95th percentile of the lower foot's height over the ground"),
-    ("pose", pa.large_binary(), "", "pose", "PoseSequence of the main person, safetensors"),
+    (
+        "motion_smoothness",
+        pa.float64(),
+        "0..1",
+        "pose",
+        "how well every second frame is told from its neighbours (VBench's, by AMT-S); null without its weights",
+    ),
+    ("pose_digest", pa.string(), "sha256[:16]", "pose", "digest of `pose`"),
+    ("pose", pa.large_binary(), "", "pose", "PoseSequence of the main person, safetensors; in `measured` alone"),
     (
         "duplicate_group",
         pa.string(),
@@ -136,6 +146,7 @@ _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
     ("verdict", pa.string(), "", "select", "ok, rejected or quarantined"),
     ("reason", pa.string(), "", "select", "the first gate that refused the clip, or the class of error"),
     ("detail", pa.string(), "", "select", "the value and the bound, or the error's words"),
+    ("measured_part", pa.string(), "", "select", "part of `measured` that holds the row's `pose`"),
     ("unmeasured", pa.string(), "", "select", "gates that could not be applied because their score is null"),
 ]
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ..datasets.artifact import Artifact, exclusive, json_digest, write_json
-from ..pipelines.curate.job import list_sources
+from ..pipelines.curate.ingest import list_sources
 from . import presets
 from .presets import Run
 

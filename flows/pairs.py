@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..datasets.artifact import Artifact
+from ..datasets.clips import Clips
 from ..datasets.skeleton import PoseSequence
 from ..datasets.toydance import save_supplied_pose
 from ..datasets.video import decode, encode, size_for_area
@@ -19,11 +19,13 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
 
     Pairs take turns: clip i driven by itself, then by the clip after it. The truth of the first kind is the clip.
     """
-    folder, artifact = out / "pairs", Artifact(out / "clips")
-    record = artifact.record()
-    rows = [row for row in artifact.read().to_pylist() if row["verdict"] == "ok"]
+    folder, clips = out / "pairs", Clips(out)
+    record = clips.record
+    rows = [row for row in clips.read().to_pylist() if row["verdict"] == "ok"]
     num_pairs = min(num_pairs, len(rows))
     chosen = [rows[i * len(rows) // num_pairs] for i in range(num_pairs)]
+    poses = clips.poses(chosen)
+    chosen = [{**row, "pose": poses[row["clip_id"]]} for row in chosen]
     pairs = []
     for i, row in enumerate(chosen):
         driver = row if i % 2 == 0 else chosen[(i + 1) % len(chosen)]

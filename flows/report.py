@@ -12,7 +12,7 @@ from ..pipelines.evaluate.report import metric_section, write_page
 
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
     """Write `page` and copy what it shows beside it."""
-    clips = Artifact(out / "clips").read().drop(["pose"]).to_pylist()
+    clips = Artifact(out / "clips").read().to_pylist()
     write_page(
         page,
         "SteadyDancer: the road, at tiny size",

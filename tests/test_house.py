@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datasets", "models", "pipelines", "flows")  # each may import those before it
-SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate"}
+SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export"}
 ONLY_IN = {
     "prefect": ("flows/",),
     "ray": ("pipelines/",),

@@ -13,6 +13,7 @@ from ...datasets.artifact import (
     json_digest,
     plan_packets,
 )
+from ...datasets.clips import Clips
 from ...datasets.schema import Row
 from ...datasets.shards import write_shard
 from ...datasets.storage import Location, total_bytes
@@ -20,7 +21,7 @@ from ..parts import find_parts, part_digests, parts_are_here
 from ..runner import Engine, Job, run_packets
 from .config import ENCODERS, CacheConfig
 
-COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames", "pose")
+COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames")
 
 
 def accepted_clips(clips: Location) -> tuple[dict[str, Any], list[Row]]:
@@ -31,15 +32,17 @@ def accepted_clips(clips: Location) -> tuple[dict[str, Any], list[Row]]:
     Raises:
         ArtifactError: it is not finished, or no clip was accepted.
     """
-    artifact = Artifact(clips / "clips" if (clips / "clips").is_dir() else clips)
-    record = artifact.record()
-    rows = [row for row in artifact.read().to_pylist() if row["verdict"] == "ok"]
+    curated = Clips(clips)
+    record = curated.record
+    rows = [row for row in curated.read().to_pylist() if row["verdict"] == "ok"]
     if not rows:
-        raise ArtifactError(f"{artifact.path} holds no accepted clip ({record['counts']}): loosen the gates of curate")
-    fps = record["config"]["fps"]
+        raise ArtifactError(
+            f"{curated.artifact.path} holds no accepted clip ({record['counts']}): loosen the gates of curate"
+        )
+    fps, poses = record["config"]["fps"], curated.poses(rows)
     chosen = [
         {name: row[name] for name in COLUMNS}
-        | {"fps": fps, "source_height": row["height"], "source_width": row["width"]}
+        | {"fps": fps, "source_height": row["height"], "source_width": row["width"], "pose": poses[row["clip_id"]]}
         for row in rows
     ]
     return record, chosen

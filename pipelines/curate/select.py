@@ -41,11 +41,7 @@ def select(rows: Iterable[Row], gates: Gates, duplicates: Duplicates | None = No
                 first_with[row["clip_id"]] = row["source_path"]
     if duplicates.scope != "off":
         ordered = _keep_best_copies(ordered, duplicates.scope)
-    # Keypoints are read by the cache alone, and only of accepted clips; fingerprints by nobody once groups are found.
-    return [
-        {**row, "fingerprint": None} if row["verdict"] == "ok" else {**row, "pose": None, "fingerprint": None}
-        for row in ordered
-    ]
+    return ordered
 
 
 def _keep_best_copies(rows: list[Row], scope: str) -> list[Row]:

@@ -1,6 +1,7 @@
 """The steps of a curation, each a function on one row: probe → shots → score → pose."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -204,7 +205,9 @@ def estimate_pose(row: Row, config: CurateConfig, estimator: PoseEstimator | Non
     height, width = content_size(row)
     scores = pose_scores(poses[0], tracks[0].confidence, width / height, config.fps)
     scores["appearance_change"] = appearance_change(looked_at[0], poses[0]) if looked_at else None
-    return {**seen, "pose": to_frame(poses[0], shares).to_bytes(), **scores}
+    pose = to_frame(poses[0], shares).to_bytes()
+    digest = sha256(pose).hexdigest()[:16]
+    return {**seen, "pose": pose, "pose_digest": digest, "motion_smoothness": None, **scores}
 
 
 def _frames(row: Row, times_s: npt.NDArray[np.float64], short_side: int) -> Frames:

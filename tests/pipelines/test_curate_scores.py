@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from steadydancer.datasets.artifact import Artifact
+from steadydancer.datasets.clips import Clips
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import draw_dancer, save_supplied_pose, toy_pose
 from steadydancer.datasets.video import encode
@@ -258,7 +259,7 @@ def test_a_row_of_flaws_ends_in_a_row_of_reasons(tmp_path: Path) -> None:
     content = [rows["barred"][f"crop_{side}_px"] for side in ("left", "top", "width", "height")]
     np.testing.assert_allclose(content, (40, 0, 192, 256), atol=4)
     # The kept keypoints are of the whole frame; what was judged of them was the picture.
-    kept = PoseSequence.from_bytes(rows["barred"]["pose"])
+    kept = PoseSequence.from_bytes(Clips(tmp_path / "out").poses([rows["barred"]])[rows["barred"]["clip_id"]])
     np.testing.assert_allclose(kept.body, wide.body[:45], atol=1e-5)
     inside = (barred_pose.body[:45, :, 0].min(axis=1) + barred_pose.body[:45, :, 0].max(axis=1)) / 2
     assert rows["barred"]["subject_offset"] == pytest.approx(np.median(np.abs(inside - 0.5)), abs=0.03)

@@ -18,6 +18,7 @@ from steadydancer.datasets.shards import ShardDataset
 from steadydancer.datasets.storage import Location, location, state_folder
 from steadydancer.pipelines.cache import job as cache_job
 from steadydancer.pipelines.cache.config import CacheConfig
+from steadydancer.pipelines.curate import ingest
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.evaluate import job as evaluate_job
@@ -88,12 +89,12 @@ def test_curating_from_a_store_to_a_store_gives_the_rows_of_the_folder(store: Ob
 
 def test_a_prefix_a_glob_a_table_and_one_object_name_sources(store: ObjectPath, dancers: Path, tmp_path: Path) -> None:
     all_of_them = sorted(f"{store}/clips/{file.name}" for file in (dancers / "clips").glob("*.mp4"))
-    assert curate_job.list_sources(f"{store}/clips") == all_of_them
-    assert curate_job.list_sources(f"{store}/cli*/d*.mp4") == [name for name in all_of_them if "/d" in name]
-    assert curate_job.list_sources(f"{store}/clips/dark.mp4") == [f"{store}/clips/dark.mp4"]
+    assert ingest.list_sources(f"{store}/clips") == all_of_them
+    assert ingest.list_sources(f"{store}/cli*/d*.mp4") == [name for name in all_of_them if "/d" in name]
+    assert ingest.list_sources(f"{store}/clips/dark.mp4") == [f"{store}/clips/dark.mp4"]
     (tmp_path / "a.csv").write_text("path,licence\n../clips/dark.mp4,CC0\n/local/x.mp4,\n")
     put(tmp_path / "a.csv", store / "lists" / "a.csv")
-    assert curate_job.list_sources(f"{store}/lists/a.csv") == ["/local/x.mp4", f"{store}/clips/dark.mp4"]
+    assert ingest.list_sources(f"{store}/lists/a.csv") == ["/local/x.mp4", f"{store}/clips/dark.mp4"]
     for clips, words in (
         (f"{store}/none", "does not exist"),
         (f"{store}/lists", "holds no video"),
@@ -101,7 +102,7 @@ def test_a_prefix_a_glob_a_table_and_one_object_name_sources(store: ObjectPath, 
         ("s3://no-such-bucket/clips", "there is no bucket no-such-bucket"),
     ):
         with pytest.raises(SteadyDancerError, match=words):
-            curate_job.list_sources(clips)
+            ingest.list_sources(clips)
 
 
 def test_a_run_killed_between_two_parts_goes_on_to_the_same_rows(store: ObjectPath, curated: Path) -> None:

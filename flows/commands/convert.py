@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ..models.conversion import LoraLayout, Target
+    from ...models.conversion import LoraLayout, Target
 
 _TARGET = (
     "diffusers: a pipeline's folder, a release's encoders too. official: the release's names. lora: the adapter of a "
@@ -34,8 +34,8 @@ def convert(
     """
     if "://" in to:
         raise click.BadParameter(f"{to}: give a folder of this machine", param_hint="--to")
-    from ..models import convert
-    from ..models.folders import resolve_folder
+    from ...models import convert
+    from ...models.folders import resolve_folder
 
     place = resolve_folder(source)
     if dry_run:

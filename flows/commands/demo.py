@@ -1,0 +1,34 @@
+"""The command `demo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .options import LOCAL_FOLDER, NAME
+
+
+@click.command()
+@click.option("--clips", type=NAME, help="Your own videos; without it, procedural dancers are made.")
+@click.option("--out", type=LOCAL_FOLDER, help="By default runs/demo.")
+@click.option("--preset", default="tiny", show_default=True, help="tiny, module:function, or FILE.json.")
+@click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--in-process", is_flag=True, help="Curate, cache, render and evaluate without Ray.")
+def demo(clips: str | None, out: Path | None, preset: str, print_config: bool, dry_run: bool, in_process: bool) -> None:
+    """Walk the whole road in minutes: raw clips to a trained, rendered and scored dancer."""
+    from .. import presets
+
+    run = presets.load(preset)
+    if print_config:
+        click.echo(run.model_dump_json(indent=2))
+        return
+    from .. import demo as road
+
+    out = out or road.free_folder(clips)
+    if dry_run:
+        click.echo(json.dumps(road.plan(run, clips, out), indent=2))
+        return
+    road.walk(run, clips=clips, out=out, in_process=in_process)

@@ -1,0 +1,140 @@
+"""The jobs of the walk, one command each: curate, cache, train, render, evaluate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import FILE, FOLDER, NAME, JobCommand, configured, engine_at, finish, in_process_option, prepare
+
+if TYPE_CHECKING:
+    from ...datasets.storage import Location
+
+
+@click.command(cls=JobCommand)
+@click.option("--clips", type=NAME, required=True, help="Folder, glob, or manifest (csv, jsonl with a column `path`).")
+@click.option("--out", type=FOLDER, required=True, help="OUT/clips is made.")
+@click.option("--num-frames", type=int, help="Frames of a clip, 4k + 1.")
+@configured
+@in_process_option
+def curate(clips: str, out: Location, num_frames: int | None, preset: str, print_config: bool, dry_run: bool,
+           address: str | None, in_process: bool) -> None:  # fmt: skip
+    """Cut videos into clips, measure them, and give each a verdict."""
+    from ...pipelines.curate import job
+    from .. import presets
+
+    run = presets.change(presets.load(preset), "curate", num_frames=num_frames)
+    if prepare(run, print_config=print_config, plan=(lambda: job.plan(run.curate, clips, out)) if dry_run else None):
+        return
+    engine = engine_at(out, in_process, address)
+    finish(out / "clips", lambda: job.run(run.curate, clips=clips, out=out, engine=engine))
+
+
+@click.command(cls=JobCommand)
+@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
+@click.option("--out", type=FOLDER, required=True, help="OUT/latents is made.")
+@click.option("--components", type=NAME, help="Wan 2.1 I2V folder or hub id of VAE, text and image encoder.")
+@configured
+@in_process_option
+def cache(clips: Location, out: Location, components: str | None, preset: str, print_config: bool, dry_run: bool,
+          address: str | None, in_process: bool) -> None:  # fmt: skip
+    """Encode accepted clips into WebDataset shards that training reads."""
+    from ...pipelines.cache import job
+    from .. import presets
+
+    run = presets.change(presets.load(preset), "cache", components=components)
+    if prepare(run, print_config=print_config, plan=(lambda: job.plan(run.cache, clips, out)) if dry_run else None):
+        return
+    engine = engine_at(out, in_process, address)
+    finish(out / "latents", lambda: job.run(run.cache, clips=clips, out=out, engine=engine))
+
+
+@click.command(cls=JobCommand)
+@click.option("--latents", type=FOLDER, required=True, help="OUT/latents of `cache`.")
+@click.option(
+    "--stage", type=click.IntRange(1, 3), required=True, help="1 action supervision, 2 distillation, 3 pose simulation."
+)
+@click.option("--base", type=NAME, help="Wan 2.1 I2V folder or hub id: where stage 1 starts and what teaches stage 2.")
+@click.option("--from", "from_checkpoint", type=FOLDER, help="OUT/checkpoint of the stage before.")
+@click.option("--out", type=FOLDER, required=True, help="OUT/checkpoint and OUT/metrics.jsonl are made.")
+@click.option("--steps", type=int, help="Optimizer steps of the whole stage; more than before continues a run.")
+@click.option("--seed", type=int, help="Of initial weights, order and all draws.")
+@click.option("--num-workers", type=int, help="Ray Train workers; 0 trains in this process.")
+@configured
+def train(latents: Location, stage: int, base: str | None, from_checkpoint: Location | None, out: Location,
+          steps: int | None, seed: int | None, num_workers: int | None, preset: str, print_config: bool, dry_run: bool,
+          address: str | None) -> None:  # fmt: skip
+    """Train one of the three stages; the same command again resumes."""
+    from ...pipelines.train import job
+    from .. import presets
+
+    run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers)
+    if stage == 1:  # the later stages know their base from the checkpoint they start from
+        base = base or run.cache.components
+    inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
+    plan = (lambda: job.plan(run.stage(stage), **inputs)) if dry_run else None
+    if prepare(run, print_config=print_config, plan=plan):
+        return
+    record = job.run(run.stage(stage), **inputs, address=address)
+    if record.get("already_finished"):
+        click.echo("this run is finished already; more --steps would continue it")
+    click.echo(f"{out / 'checkpoint'}: stage {stage}, {record['steps']} steps, "
+               f"loss {record['loss_before']} before and {record['loss_after']} after")  # fmt: skip
+
+
+@click.command(cls=JobCommand)
+@click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`.")
+@click.option("--image", type=FILE, help="Reference image; the video starts at it.")
+@click.option("--driving", type=FILE, help="Driving video.")
+@click.option("--prompt", default="", help="What happens, in words.")
+@click.option("--pairs", type=FILE, help="csv or jsonl with image, driving and, if wanted, prompt, id.")
+@click.option("--out", type=FOLDER, required=True, help="OUT/renders is made.")
+@click.option(
+    "--components", type=NAME, help="Wan 2.1 I2V folder or hub id; without it, those of the checkpoint's record."
+)
+@click.option("--num-frames", type=int, help="Frames to render, 4k + 1.")
+@click.option("--steps", type=int, help="Sampling steps.")
+@click.option("--seed", type=int, help="Of the noise.")
+@configured
+@in_process_option
+def render(checkpoint: Location, image: Location | None, driving: Location | None, prompt: str, pairs: Location | None,
+           out: Location, components: str | None, num_frames: int | None, steps: int | None, seed: int | None,
+           preset: str, print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
+    """Render (image, driving video) pairs."""
+    from ...pipelines.render import job
+    from .. import presets
+
+    if not print_config and ((pairs is None) == (image is None) or (image is None) != (driving is None)):
+        raise click.UsageError("give --image and --driving, or --pairs")
+    run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
+                         num_inference_steps=steps, seed=seed)  # fmt: skip
+    if prepare(run, print_config=print_config, plan=None):
+        return
+    wanted = job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]
+    plan = (lambda: job.plan(run.render, wanted, checkpoint, out)) if dry_run else None
+    if prepare(run, print_config=False, plan=plan):
+        return
+    engine = engine_at(out, in_process, address)
+    finish(out / "renders", lambda: job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=engine))
+
+
+@click.command(cls=JobCommand)
+@click.option("--renders", type=FOLDER, required=True, help="What `render --out` was given.")
+@click.option("--truth", type=FOLDER, help="Folder with ID.mp4 for every render that has a truth.")
+@click.option("--protocol", help="`all` or `first-81`.")
+@click.option("--out", type=FOLDER, required=True, help="OUT/metrics and OUT/report.html are made.")
+@configured
+@in_process_option
+def evaluate(renders: Location, truth: Location | None, protocol: str | None, out: Location, preset: str,
+             print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
+    """Score renders; what could not be measured is null."""
+    from ...pipelines.evaluate import job
+    from .. import presets
+
+    run = presets.change(presets.load(preset), "evaluate", protocol=protocol)
+    plan = (lambda: job.plan(run.evaluate, renders, truth, out)) if dry_run else None
+    if prepare(run, print_config=print_config, plan=plan):
+        return
+    engine = engine_at(out, in_process, address)
+    finish(out / "metrics", lambda: job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine))

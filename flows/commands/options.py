@@ -1,0 +1,130 @@
+"""Options that commands share: paths, presets, and how a job is begun and told of."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ... import SteadyDancerError
+
+if TYPE_CHECKING:
+    from ...datasets.storage import Location
+    from ...pipelines.runner import Engine
+    from ..presets import Run
+
+
+class Place(click.ParamType):
+    """A folder or a file, on this machine or on a store: a `Path`, or for `s3://…` an `ObjectPath`.
+
+    Args:
+        is_file: refuse what is no file that is there.
+    """
+
+    name = "path"
+
+    def __init__(self, is_file: bool = False) -> None:
+        self.is_file = is_file
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse addresses of other kinds, and those that carry credentials."""
+        place = _location(self, value, param, ctx)
+        if self.is_file and not place.is_file():
+            self.fail(f"'{place}' is a folder" if place.is_dir() else f"'{place}' does not exist", param, ctx)
+        return place
+
+
+class Name(click.ParamType):
+    """What may be more than one place (a glob) or none (a hub id): text, of which addresses are looked at."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse addresses of other kinds, and those that carry credentials."""
+        if "://" in str(value):
+            _location(self, value, param, ctx)
+        return value
+
+
+def _location(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    from ...datasets.storage import location
+
+    try:
+        return location(value)
+    except SteadyDancerError as error:
+        kind.fail(str(error), param, ctx)
+
+
+FOLDER, FILE, NAME = Place(), Place(is_file=True), Name()
+# Where only this machine will do: what is shown in a browser, what programs are started in.
+LOCAL_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class JobCommand(click.Command):
+    """A command that asks for its inputs unless only its configuration is asked for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let `--print-config` do without inputs."""
+        inputs = [param for param in self.params if param.required and param.name != "stage"]
+        for param in inputs:
+            param.required = "--print-config" not in args
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            for param in inputs:
+                param.required = True
+
+
+def configured(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that runs a job."""
+    options = [
+        click.option("--preset", default="paper", show_default=True,
+                     help="tiny, one_gpu, paper, module:function, or FILE.json."),
+        click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, needed and made, and stop."),
+        click.option("--address", help="Ray cluster to join; without it a private Ray starts on this machine."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+in_process_option = click.option("--in-process", is_flag=True, help="Run here, without Ray: breakpoint() works.")
+
+
+def prepare(run: Run, *, print_config: bool, plan: Callable[[], dict[str, Any]] | None) -> bool:
+    """Print the configuration or the plan if asked; whether the command is then done."""
+    if print_config:
+        click.echo(run.model_dump_json(indent=2))
+    elif plan is not None:
+        click.echo(json.dumps(plan(), indent=2))
+    return print_config or plan is not None
+
+
+def engine_at(out: Location, in_process: bool, address: str | None) -> Engine:
+    """Where a command's packets run: here without Ray, on a private Ray, or on a cluster's."""
+    from ...datasets.storage import state_folder
+    from ...pipelines.runner import Engine
+
+    return Engine(state_folder(out), in_process, address, "steadydancer " + shlex.join(sys.argv[1:]))
+
+
+def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
+    """Run a job and say what it made, or that it was made before; a job that made nothing usable failed."""
+    from ...datasets.artifact import Artifact
+
+    artifact = Artifact(folder)
+    was_finished = artifact.committed
+    counts = job()["counts"]
+    numbers = ", ".join(f"{counts[name]} {name}" for name in ("inputs", "ok", "rejected", "quarantined"))
+    click.echo(f"{folder}: {numbers}{' (finished already, nothing was left to do)' if was_finished else ''}")
+    if not counts["ok"]:
+        reasons = Counter(row["reason"] for row in artifact.read(["reason"]).to_pylist())
+        worst = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
+        raise SteadyDancerError(f"nothing came out usable: {worst}. {folder} says why of each (reason, detail)")

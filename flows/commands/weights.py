@@ -1,0 +1,50 @@
+"""The command `weights`: what a preset needs, what is here, and what can be fetched."""
+
+import click
+
+from ... import SteadyDancerError
+
+
+@click.group()
+def weights() -> None:
+    """Pretrained weights: what each preset needs, how large, under which licence, and what is missing."""
+
+
+@weights.command("list")
+@click.option("--preset", help="Only what this preset needs.")
+def weights_list(preset: str | None) -> None:
+    """Every set of weights, with its size and licence."""
+    from ...models import weights as catalogue
+
+    for row in catalogue.CATALOGUE:
+        if preset is None or preset in row.presets:
+            size = "size unknown" if row.num_bytes is None else f"{row.num_bytes / 1e9:.2f} GB"
+            click.echo(f"{row.name:22} {size:>12}  {row.licence:12} {row.hub_id or '(inside a Python package)'}")
+            click.echo(f"{'':22} {row.purpose}; presets: {', '.join(row.presets)}")
+
+
+@weights.command("check")
+@click.option("--preset", default="paper", show_default=True)
+def weights_check(preset: str) -> None:
+    """What is here and what is missing; exit status 1 if something needed is missing."""
+    from ...models import weights as catalogue
+
+    missing = []
+    for row, present, where in catalogue.check(preset):
+        needed = "optional" if row.is_optional else "needed"
+        click.echo(f"{'here   ' if present else 'missing'} {needed:8} {row.name:22} {where}")
+        if not present and not row.is_optional:
+            missing.append(row.name)
+    if missing:
+        raise SteadyDancerError(
+            f"preset {preset} needs {', '.join(missing)}: download, or give --base/--components FOLDER"
+        )
+
+
+@weights.command("fetch")
+@click.argument("name", type=click.Choice(["blazepose", "yolox", "dwpose", "animal"]))
+def weights_fetch(name: str) -> None:
+    """Fetch a pose model: BlazePose out of a Python package (9.4 MB, checked by digest), the others from the hub."""
+    from ...models import weights as catalogue
+
+    click.echo(catalogue.fetch(name))
