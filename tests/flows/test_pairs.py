@@ -21,6 +21,7 @@ def test_each_pair_has_an_id_of_its_own_whatever_was_accepted(curated: Path, tmp
     assert len(accepted) == num_accepted
     Artifact(tmp_path / "clips").write_part(Packet("some", ()), accepted)
     shutil.copy(curated / "clips" / "run.json", tmp_path / "clips")
+    (tmp_path / "measured").symlink_to(curated / "measured")
 
     rows = read_manifest(pairs_of_clips(tmp_path, 3), ("image", "driving"))
     assert len({row["id"] for row in rows}) == len(rows) == num_accepted
