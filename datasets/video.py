@@ -142,8 +142,11 @@ def encode(
     path: str | os.PathLike[str],
     fps: float | Fraction = 16,
     metadata: dict[str, str] | None = None,
+    lossless: bool = False,
 ) -> None:
     """Write uint8 [F, H, W, 3] RGB as an H.264 (yuv420p, crf 18) mp4 with a constant frame rate.
+
+    `lossless` keeps every bit of the RGB (qp 0, gbrp): FFmpeg and what is built on it read such files, browsers do not.
 
     `frames` may come in pieces, an iterable of such arrays of one size: only one of them is held at a time, and the
     file is the same. The same input gives the same bytes. H and W must be even (`ValueError` otherwise). The file
@@ -161,7 +164,7 @@ def encode(
             # Named by number: libav takes no name that is not UTF-8.
             with av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container:
                 container.metadata.update(metadata or {})
-                _write_h264(container, chain([first], pieces), Fraction(fps).limit_denominator(100_000))
+                _write_h264(container, chain([first], pieces), Fraction(fps).limit_denominator(100_000), lossless)
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
@@ -194,12 +197,13 @@ def _check_frames(frames: np.ndarray, size: tuple[int, ...]) -> None:
         raise ValueError(f"yuv420p needs even sides, not height {height}, width {width}: crop or pad the frames")
 
 
-def _write_h264(container: Any, pieces: Iterable[np.ndarray], fps: Fraction) -> None:
+def _write_h264(container: Any, pieces: Iterable[np.ndarray], fps: Fraction, lossless: bool) -> None:
     # Without cpu-independent the assembly of x264 gave one input four different files, and several threads decide
     # otherwise than one.
-    options = {"crf": "18", "threads": "1", "x264-params": "cpu-independent=1"}
-    stream = container.add_stream("libx264", rate=fps, options=options)
-    stream.pix_fmt = "yuv420p"
+    options = {"qp": "0"} if lossless else {"crf": "18"}
+    options |= {"threads": "1", "x264-params": "cpu-independent=1"}
+    stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=fps, options=options)
+    stream.pix_fmt = "rgb24" if lossless else "yuv420p"
     stream.codec_context.thread_count = 1
     position = 0
     for frames in pieces:
