@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..datasets.artifact import Artifact
-from ..pipelines.evaluate.report import metric_section, write_page
+from ..pipelines.evaluate.report import metric_section
+from ..pipelines.page import Section, write_page
 
 
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
@@ -21,8 +23,8 @@ def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: d
             _funnel_section(clips, records["clips"]),
             _clips_section(clips),
             _training_section(out, summary),
-            {**metric_section(records["metrics"]["means"]), "text": METRICS_TEXT},
-            {"title": "Videos", "text": VIDEOS_TEXT, "media": list(_media(page.parent, out))},
+            replace(metric_section(records["metrics"]["means"]), text=METRICS_TEXT),
+            Section("Videos", VIDEOS_TEXT, media=list(_media(page.parent, out))),
         ],
     )
 
@@ -37,12 +39,12 @@ VIDEOS_TEXT = (
 )
 
 
-def _walk_section(summary: dict[str, Any]) -> dict[str, Any]:
+def _walk_section(summary: dict[str, Any]) -> Section:
     rows = [[name, seconds] for name, seconds in summary["seconds"].items()]
-    return {"title": "The walk", "head": ["step", "seconds"], "rows": rows}
+    return Section("The walk", head=["step", "seconds"], rows=rows)
 
 
-def _funnel_section(clips: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, Any]:
+def _funnel_section(clips: list[dict[str, Any]], record: dict[str, Any]) -> Section:
     reasons = Counter((row["verdict"], row["reason"] or "") for row in clips)
     rows = [[verdict, reason, number] for (verdict, reason), number in sorted(reasons.items())]
     counts = record["counts"]
@@ -51,33 +53,33 @@ def _funnel_section(clips: list[dict[str, Any]], record: dict[str, Any]) -> dict
         f"{counts['rejected']} rejected + {counts['quarantined']} quarantined. "
         f"Keypoints: {', '.join(record['pose_models']) or 'none'}."
     )
-    return {"title": "Curation", "text": text, "head": ["verdict", "reason", "clips"], "rows": rows}
+    return Section("Curation", text, head=["verdict", "reason", "clips"], rows=rows)
 
 
-def _clips_section(clips: list[dict[str, Any]]) -> dict[str, Any]:
+def _clips_section(clips: list[dict[str, Any]]) -> Section:
     rows = [
         [Path(row["source_path"]).name, _span(row), row["verdict"], row["reason"] or "", row["detail"] or ""]
         for row in clips
     ]
-    return {"title": "Every clip", "head": ["source", "span", "verdict", "reason", "detail"], "rows": rows}
+    return Section("Every clip", head=["source", "span", "verdict", "reason", "detail"], rows=rows)
 
 
 def _span(row: dict[str, Any]) -> str:
     return "" if row["start_s"] is None else f"{row['start_s']:.2f}–{row['end_s']:.2f} s"
 
 
-def _training_section(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
+def _training_section(out: Path, summary: dict[str, Any]) -> Section:
     rows = []
     for n, name in enumerate(("action supervision", "condition-decoupled distillation", "pose simulation"), 1):
         stage = summary[f"stage{n}"]
         seconds = [json.loads(line)["seconds"] for line in (out / f"stage{n}/metrics.jsonl").read_text().splitlines()]
         rows.append([f"{n} {name}", stage["steps"], stage["loss_before"], stage["loss_after"], sum(seconds)])
-    return {
-        "title": "Training",
-        "text": "The stage's objective on fixed clips, noise and timesteps, before its first step and after its last.",
-        "head": ["stage", "steps", "loss before", "loss after", "seconds"],
-        "rows": rows,
-    }
+    return Section(
+        "Training",
+        "The stage's objective on fixed clips, noise and timesteps, before its first step and after its last.",
+        head=["stage", "steps", "loss before", "loss after", "seconds"],
+        rows=rows,
+    )
 
 
 def _media(folder: Path, out: Path) -> Any:

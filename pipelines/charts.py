@@ -1,0 +1,113 @@
+"""Drawings for static pages: bars in tables, histograms with a bound. Markup of ours alone; no names come in here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+Values = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+NUM_BINS = 40
+WIDTH, HEIGHT, BASE = 320, 118, 92  # of a histogram; its axis lies at BASE
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often which values come, in two groups.
+
+    Args:
+        edges: [n + 1], increasing, linear or (`is_log`) geometric; values beyond lie in the first or the last bin.
+        accepted, rejected: [n] counts of each group.
+        is_log: whether the axis is logarithmic.
+    """
+
+    edges: Values
+    accepted: Counts
+    rejected: Counts
+    is_log: bool
+
+
+def histogram(accepted: Values, rejected: Values, bound: float | None = None, whole: bool = False) -> Histogram:
+    """Count values in bins that hold 99 % of them and the bound; the few beyond count at the ends, so none is lost.
+
+    Args:
+        accepted: values without NaN.
+        rejected: the same of the other group.
+        bound: lies inside the axis.
+        whole: the values are integers.
+    """
+    both = np.concatenate([accepted, rejected])
+    finite = both[np.isfinite(both)]
+    marks = [*np.quantile(finite, (0.005, 0.995)), *([] if bound is None else [bound])] if len(finite) else [0.0, 1.0]
+    low, high = float(min(marks)), float(max(marks))
+    is_log = not whole and low > 0 and high > 100 * low
+    if whole:
+        low, high = np.floor(low), np.ceil(high)
+        step = max(1.0, np.ceil((high - low + 1) / NUM_BINS))
+        edges = np.arange(low - 0.5, high + step, step)
+    elif is_log:
+        edges = np.geomspace(low, high, NUM_BINS + 1)
+    else:
+        room = 0.02 * (high - low) or max(abs(low), 1.0) / 10
+        edges = np.linspace(low - room if low else low, high + room, NUM_BINS + 1)
+    return Histogram(edges, _counted(accepted, edges), _counted(rejected, edges), is_log)
+
+
+def _counted(values: Values, edges: Values) -> Counts:
+    inside = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    return np.bincount(inside, minlength=len(edges) - 1).astype(np.int64)
+
+
+def draw_histogram(bins: Histogram, bound: float | None = None, side: str = "min") -> Markup:
+    """A histogram as inline SVG: accepted below, rejected on top, the refused side of the bound shaded."""
+    tallest = max(1, int((bins.accepted + bins.rejected).max(initial=0)))
+    scale = (BASE - 14) / tallest
+    pieces = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
+    at = None if bound is None else _position(bins, bound)
+    if at is not None:
+        left, width = (0.0, at) if side == "min" else (at, WIDTH - at)
+        pieces.append(f'<rect x="{left:.1f}" y="8" width="{width:.1f}" height="{BASE - 8}" fill="var(--shade)"/>')
+    pieces.append(_bars(bins.accepted, np.zeros_like(bins.accepted), scale, "accepted"))
+    pieces.append(_bars(bins.rejected, bins.accepted, scale, "rejected"))
+    pieces.append(f'<path d="M0 {BASE}H{WIDTH}" stroke="var(--line)"/>')
+    if at is not None:
+        pieces.append(f'<path d="M{at:.1f} 8V{BASE}" stroke="var(--bound)" stroke-width="1.5"/>')
+        pieces.append(_label(min(max(at, 14), WIDTH - 14), BASE + 24, f"{bound:.4g}", "middle", "var(--bound)"))
+    low, high = bins.edges[0], bins.edges[-1]
+    pieces.append(_label(0, BASE + 12, f"{low:.3g}", "start"))
+    pieces.append(_label(WIDTH, BASE + 12, f"{high:.3g}{' (log)' if bins.is_log else ''}", "end"))
+    pieces.append(_label(0, 8, f"{tallest:,}".replace(",", "\u202f"), "start"))
+    return Markup("".join([*pieces, "</svg>"]))
+
+
+def _position(bins: Histogram, value: float) -> float:
+    low, high = bins.edges[0], bins.edges[-1]
+    if bins.is_log:
+        low, high, value = np.log(low), np.log(high), np.log(value)
+    return float(np.clip((value - low) / (high - low), 0, 1) * WIDTH)
+
+
+def _bars(counts: Counts, below: Counts, scale: float, tone: str) -> str:
+    step = WIDTH / len(counts)
+    pieces = []
+    for index in np.flatnonzero(counts):
+        height = max(1.0, float(counts[index]) * scale)  # one clip among a million is still to be seen
+        bottom = BASE - float(below[index]) * scale
+        pieces.append(f"M{index * step + 0.4:.1f} {bottom:.1f}v-{height:.1f}h{step - 0.8:.1f}v{height:.1f}z")
+    return f'<path class="{tone}" d="{"".join(pieces)}"/>'
+
+
+def _label(x: float, y: float, text: str, anchor: str, colour: str = "") -> str:
+    style = f' style="fill:{colour}"' if colour else ""
+    return f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}"{style}>{text}</text>'
+
+
+def bar(shares: Sequence[tuple[float, str]]) -> Markup:
+    """A bar for a table's cell: (share of the full width, tone), one after the other."""
+    parts = "".join(
+        f'<div class="bar {tone}" style="width:{100 * share:.2f}%"></div>' for share, tone in shares if share
+    )
+    return Markup(f'<div class="track" style="display:flex">{parts}</div>')
