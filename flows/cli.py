@@ -12,6 +12,7 @@ import click
 from .. import SteadyDancerError, __version__
 from .commands.convert import convert
 from .commands.demo import demo
+from .commands.export import export
 from .commands.jobs import cache, curate, evaluate, render, train
 from .commands.weights import weights
 
@@ -56,7 +57,7 @@ def cli() -> None:
     """
 
 
-for command in (curate, cache, train, render, evaluate, demo, convert, weights):
+for command in (curate, cache, train, render, evaluate, demo, convert, weights, export):
     cli.add_command(command)
 
 

@@ -1,1 +1,1 @@
-"""From accepted clips to files that other trainers read: videos, pose videos, captions."""
+"""From accepted clips to files that any other project reads: clips, pose videos, keypoints, captions, manifests."""

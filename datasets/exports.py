@@ -1,0 +1,133 @@
+"""Exported clips: where their files lie, and the manifests by which this project and others read them.
+
+A clip is `videos/ID.mp4`, `pose_videos/ID.mp4`, and beside the first `ID.txt` (caption) and `ID.pose.safetensors`
+(keypoints). `clips.jsonl` names all of them, whatever the layout; `curate` takes it, or the folder `videos`, again.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from .artifact import written_aside
+from .schema import Row
+from .storage import Location
+
+LAYOUTS = ("mp4+jsonl", "diffsynth", "musubi")
+MANIFESTS = ("clips.jsonl", "metadata.csv", "dataset.jsonl", "dataset.toml")
+
+_TOLD = ("prompt", "source_id", "licence", "start_s", "end_s", "fps", "num_frames", "height", "width", "pose_model")
+
+_FIELDS: list[tuple[str, pa.DataType]] = [
+    *((name, pa.string()) for name in ("clip_id", "source_id", "source_path", "origin", "licence", "prompt")),
+    *((name, pa.string()) for name in ("pose_model", "measured_part", "scores")),
+    *((name, pa.float64()) for name in ("start_s", "end_s", "fps")),
+    *((name, pa.int64()) for name in ("source_bytes",)),
+    *((name, pa.int32()) for name in ("num_frames", "source_height", "source_width", "height", "width")),
+    *((name, pa.int32()) for name in ("crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")),
+    *((name, pa.string()) for name in ("verdict", "reason", "detail")),
+]
+SCHEMA = pa.schema(_FIELDS)
+"""A row of an export: a clip as it was accepted, `scores` as JSON, and the size at which it was written."""
+
+
+def files_of(clip_id: str) -> dict[str, str]:
+    """Where a clip's files lie in the export's folder."""
+    return {
+        "video": f"videos/{clip_id}.mp4",
+        "pose_video": f"pose_videos/{clip_id}.mp4",
+        "keypoints": f"videos/{clip_id}.pose.safetensors",
+        "caption": f"videos/{clip_id}.txt",
+    }
+
+
+def write_manifests(folder: Location, layout: str, rows: Iterable[Row]) -> None:
+    """Write the manifests of a layout into an export's folder; the same rows give the same bytes.
+
+    Args:
+        folder: of the export.
+        layout: one of `LAYOUTS`.
+        rows: of the schema; those that are not ok are left out.
+    """
+    clips = sorted((row for row in rows if row["verdict"] == "ok"), key=lambda row: str(row["clip_id"]))
+    texts = {"clips.jsonl": _lines(map(_told, clips))}
+    if layout == "diffsynth":
+        texts["metadata.csv"] = _diffsynth(clips)
+    elif layout == "musubi" and clips:
+        texts["dataset.jsonl"] = _lines(map(_musubi, clips))
+        texts["dataset.toml"] = _musubi_settings(clips)
+    for name, text in texts.items():
+        with written_aside(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+
+def _told(row: Row) -> dict[str, Any]:
+    """A line of `clips.jsonl`; `path` and `source` are the columns by which `curate` reads it."""
+    files = files_of(row["clip_id"])
+    return {
+        "id": row["clip_id"],
+        "path": files["video"],
+        **files,
+        **{name: row[name] for name in _TOLD},
+        "origin": row["origin"],
+        "source": row["origin"],
+        "scores": json.loads(row["scores"] or "{}"),
+    }
+
+
+def _diffsynth(clips: list[Row]) -> str:
+    """A table for DiffSynth-Studio's `UnifiedDataset` (diffsynth/core/data/unified_dataset.py).
+
+    It takes paths relative to `--dataset_base_path`, reads as videos the columns that `--data_file_keys` names, and
+    hands those that `--extra_inputs` names to the pipeline: `control_video` to Wan-Fun-Control,
+    `animate_pose_video` to Wan-Animate (examples/wanvideo/model_training). It reads the first 4k + 1 frames, at any
+    rate, and cuts sides to multiples of 16.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["video", "prompt", "control_video", "animate_pose_video"])
+    for row in clips:
+        files = files_of(row["clip_id"])
+        # It reads the table with pandas, to which an empty cell is no text but a number (NaN).
+        table.writerow([files["video"], row["prompt"] or " ", files["pose_video"], files["pose_video"]])
+    return text.getvalue()
+
+
+def _musubi(row: Row) -> dict[str, str]:
+    """A line for musubi-tuner (docs/dataset_config.md): every clip needs a control video, or none has one."""
+    files = files_of(row["clip_id"])
+    return {"video_path": files["video"], "control_path": files["pose_video"], "caption": row["prompt"] or ""}
+
+
+def _musubi_settings(clips: list[Row]) -> str:
+    """musubi-tuner's settings (docs/dataset_config.md, src/musubi_tuner/dataset/bucket.py).
+
+    With `bucket_no_upscale` a clip of at most the area of `resolution` keeps its size, cut to multiples of 16; without
+    `source_fps` no frame is left out; `target_frames` are 4k + 1, and `head` takes the first so many. Relative paths
+    are looked for from the folder in which the tuner is started.
+    """
+    width, height = max(((row["width"], row["height"]) for row in clips), key=lambda size: size[0] * size[1])
+    text = (
+        "# Start the tuner in this folder: the paths are relative to it.\n"
+        "[general]\n"
+        f"resolution = [{width}, {height}]  # width, height: the largest clip's\n"
+        "batch_size = 1\n"
+        "enable_bucket = true\n"
+        "bucket_no_upscale = true\n"
+    )
+    for num_frames in sorted({row["num_frames"] for row in clips}):
+        text += (
+            "\n[[datasets]]\n"
+            'video_jsonl_file = "dataset.jsonl"\n'
+            'cache_directory = "musubi_cache"\n'
+            f"target_frames = [{num_frames}]\n"
+            'frame_extraction = "head"\n'
+        )
+    return text
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

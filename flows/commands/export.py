@@ -1,0 +1,46 @@
+"""The command `export`: accepted clips as files that other projects read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import FOLDER, JobCommand, configured, engine_at, finish, in_process_option, prepare
+
+if TYPE_CHECKING:
+    from ...datasets.storage import Location
+
+
+@click.command(cls=JobCommand)
+@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
+@click.option("--out", type=FOLDER, required=True, help="OUT/export is made.")
+@click.option(
+    "--as",
+    "layout",
+    type=click.Choice(["mp4+jsonl", "diffsynth", "musubi"]),
+    default="mp4+jsonl",
+    show_default=True,
+    help="mp4+jsonl: clips.jsonl. diffsynth: metadata.csv too. musubi: dataset.toml and dataset.jsonl too.",
+)
+@click.option("--area", type=click.IntRange(min=32 * 32), help="Area in pixels; without it, the preset's trained one.")
+@click.option("--size", type=click.Choice(["source"]), help="`source`: the picture's own size, nothing is scaled.")
+@click.option("--lossless", is_flag=True, help="Keep every bit: H.264 RGB, which FFmpeg reads and browsers do not.")
+@configured
+@in_process_option
+def export(clips: Location, out: Location, layout: str, area: int | None, size: str | None, lossless: bool, preset: str,
+           print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
+    """Write accepted clips, frame for frame, with pose videos, keypoints and captions."""
+    from ...pipelines.export import job
+    from ...pipelines.export.config import ExportConfig
+    from .. import presets
+
+    if area and size:
+        raise click.UsageError("give --area or --size, not both")
+    run = presets.load(preset)
+    trained = area or run.cache.max_area_px
+    config = ExportConfig(layout=layout, max_area_px=None if size else trained, lossless=lossless)  # type: ignore[arg-type]
+    if prepare(run, print_config=print_config, plan=(lambda: job.plan(config, clips, out)) if dry_run else None):
+        return
+    engine = engine_at(out, in_process, address)
+    finish(out / "export", lambda: job.run(config, clips=clips, out=out, engine=engine))

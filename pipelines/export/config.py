@@ -1,0 +1,20 @@
+"""Configuration of an export."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ExportConfig(BaseModel):
+    """One export."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Literal["mp4+jsonl", "diffsynth", "musubi"] = Field(
+        "mp4+jsonl", description="manifests beside `clips.jsonl`: none, DiffSynth-Studio's, or musubi-tuner's"
+    )
+    max_area_px: int | None = Field(
+        640 * 640, ge=32 * 32, description="area of the trained size; aspect is kept. None: the source's own size"
+    )
+    lossless: bool = Field(False, description="every bit of the frames (H.264 RGB, about ten times the bytes)")
+    packet_size: int = Field(16, ge=1, description="clips a packet: the unit of retry")

@@ -1,0 +1,116 @@
+"""The step of an export: one accepted clip → its video, pose video, keypoints and caption, frame for frame."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ...datasets.artifact import written_aside
+from ...datasets.clips import Clips
+from ...datasets.exports import files_of
+from ...datasets.schema import Row
+from ...datasets.skeleton import PoseSequence, draw
+from ...datasets.storage import local_copy, location
+from ...datasets.toydance import save_supplied_pose
+from ...datasets.video import VideoError, decode, encode, size_for_area
+from ..crop import content_shares, content_size, crop_frames, to_content
+from ..stage import BadClip, Stage
+from .config import ExportConfig
+
+# A clip goes from file to file in pieces: 81 frames of a large source are half a gigabyte.
+FRAMES_AT_A_TIME = 27
+
+
+@dataclass(frozen=True)
+class ExportTask:
+    """What a worker is told: the configuration, the clips with their keypoints, and the folder to write to."""
+
+    config: ExportConfig
+    clips: str
+    out: str
+
+
+def load_clips(task: ExportTask) -> Clips:
+    """The clips, out of which a worker reads keypoints as it needs them."""
+    return Clips(task.clips)
+
+
+def export_clip(row: Row, task: ExportTask, clips: Clips) -> Row:
+    """Write one clip's four files; its video last, so that what belongs to a video is there when the video is."""
+    pose = PoseSequence.from_bytes(clips.poses([row])[row["clip_id"]])
+    pose = to_content(pose, content_shares(frame_of(row)))
+    height, width = export_size(row, task.config)
+    files = files_of(row["clip_id"])
+    with tempfile.TemporaryDirectory() as name, local_copy(row["source_path"]) as source:
+        _require_unchanged(source, row)
+        here = {kind: Path(name) / kind / Path(file).name for kind, file in files.items()}
+        for file in here.values():
+            file.parent.mkdir()
+        here["keypoints"] = here["video"].with_name(here["keypoints"].name)  # where save_supplied_pose lays them
+        try:
+            encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
+        except VideoError as error:
+            raise BadClip(error.reason, error.detail) from error
+        drawn = (draw(pose[some], height, width) for some in _slices(row["num_frames"]))
+        encode(drawn, here["pose_video"], row["fps"], lossless=task.config.lossless)
+        save_supplied_pose(here["video"], [pose], row["fps"])
+        here["caption"].write_text(f"{row['prompt'] or ''}\n", encoding="utf-8")
+        for kind in ("caption", "keypoints", "pose_video", "video"):
+            with written_aside(location(task.out) / files[kind]) as aside:
+                shutil.copyfile(here[kind], aside)
+    return {**row, "height": height, "width": width, "verdict": "ok"}
+
+
+def frame_of(row: Row) -> Row:
+    """The row with the source's size under the names that `crop` knows, where `height` is what was written."""
+    return {**row, "height": row["source_height"], "width": row["source_width"]}
+
+
+def export_size(row: Row, config: ExportConfig) -> tuple[int, int]:
+    """(height, width) of an exported clip: as trained on, or of the source's picture inside its borders; even."""
+    height, width = content_size(frame_of(row))
+    if config.max_area_px is None:
+        return height // 2 * 2, width // 2 * 2
+    return size_for_area(height, width, config.max_area_px)
+
+
+def _require_unchanged(source: Path, row: Row) -> None:
+    if source.is_file() and row["source_bytes"] not in (None, source.stat().st_size):
+        size = source.stat().st_size
+        raise BadClip(
+            "changed_source", f"{row['source_path']} had {row['source_bytes']} bytes when curated, now {size}"
+        )
+
+
+def _frames(source: Path, row: Row, config: ExportConfig) -> Iterator[npt.NDArray[np.uint8]]:
+    """The frames that a cache encodes: at the clip's own times, cropped to the picture, at the trained size.
+
+    The decoder shrinks to twice the trained size at most, what remains is bicubic without antialiasing, as the cache
+    reads and resizes.
+    """
+    height, width = export_size(row, config)
+    frame, size = frame_of(row), None
+    if config.max_area_px is not None:
+        scale = min(1.0, 2 * height / content_size(frame)[0])
+        size = [round(frame[side] * scale / 2) * 2 for side in ("height", "width")]
+    times_s = row["start_s"] + np.arange(row["num_frames"]) / row["fps"]
+    for some in _slices(row["num_frames"]):
+        frames = crop_frames(decode(source, times_s[some], *(size or ())), content_shares(frame))
+        if config.max_area_px is None:
+            yield frames[:, :height, :width]
+        else:
+            yield np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in frames])
+
+
+def _slices(num_frames: int) -> Iterator[slice]:
+    return (slice(start, start + FRAMES_AT_A_TIME) for start in range(0, num_frames, FRAMES_AT_A_TIME))
+
+
+READS = ("clip_id", "source_path", "source_bytes", "measured_part", "prompt", "start_s", "fps", "num_frames",
+         "source_height", "source_width", "crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")  # fmt: skip
+STAGES = [Stage("export", export_clip, READS, ("height", "width", "verdict"), load=load_clips)]
