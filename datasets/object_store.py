@@ -198,18 +198,19 @@ def matching(pattern: ObjectPath) -> list[ObjectPath]:
     wanted = pattern.key.split("/")
     fixed = next((i for i, part in enumerate(wanted) if glob.has_magic(part)), len(wanted) - 1)
     folder = ObjectPath(pattern.bucket, "/".join(wanted[:fixed]))
-    return [found.path for found in listing(folder) if _matches(found.path.key.split("/"), wanted)]
+    return [found.path for found in listing(folder) if fits(found.path.key.split("/"), wanted)]
 
 
-def _matches(parts: list[str], wanted: list[str]) -> bool:
+def fits(parts: list[str], wanted: list[str]) -> bool:
+    """Whether the parts of a name fit those of a glob."""
     if not wanted:
         return not parts
     shown = bool(parts) and not parts[0].startswith(".")  # a star does not stand for a dot at the beginning
     if wanted[0] == "**":
-        return _matches(parts, wanted[1:]) or (shown and _matches(parts[1:], wanted))
+        return fits(parts, wanted[1:]) or (shown and fits(parts[1:], wanted))
     if not parts or not (shown or wanted[0].startswith(".")):
         return False
-    return fnmatch.fnmatchcase(parts[0], wanted[0]) and _matches(parts[1:], wanted[1:])
+    return fnmatch.fnmatchcase(parts[0], wanted[0]) and fits(parts[1:], wanted[1:])
 
 
 def put(source: Path, target: ObjectPath) -> None:

@@ -7,23 +7,26 @@ A local place is a `Path` and is used as such; nothing stands between it and the
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from .node_cache import held, scratch
-from .object_store import Entry, ObjectPath, describe, entry, get, listing
+from .object_store import Entry, ObjectPath, describe, entry, get, listing, put
 from .store_requests import StorageError, attempt
 
 __all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
-           "read_range", "state_folder", "total_bytes"]  # fmt: skip
+           "named", "publish", "read_range", "state_folder", "total_bytes"]  # fmt: skip
 
 Location = Path | ObjectPath
 
 # What lies beside a video and belongs to it: its caption and its keypoints.
 SIDECARS = (".txt", ".pose.safetensors")
+FILE_SCHEME = "file://"
 
 _kept = contextlib.ExitStack()
 _kept_folders: dict[str, Path] = {}
@@ -35,14 +38,30 @@ def is_address(place: object) -> bool:
 
 
 def location(place: str | os.PathLike[str] | ObjectPath) -> Location:
-    """A place as a person writes it: a path, or `s3://BUCKET/KEY`.
+    """A place as a person writes it: a path, `s3://BUCKET/KEY`, or `file:///PATH` with what is odd in it as `%XX`.
 
     Raises:
         SteadyDancerError: an address of another kind, or one that carries credentials or settings.
     """
     if isinstance(place, ObjectPath):
         return place
+    if str(place).startswith(f"{FILE_SCHEME}/"):
+        return Path(os.fsdecode(unquote_to_bytes(str(place).removeprefix(FILE_SCHEME))))
     return ObjectPath.parse(str(place)) if is_address(place) else Path(place)
+
+
+def named(place: Location) -> str:
+    """A place as tables hold it: its own name, or for a file whose name is not in UTF-8 the address `file:///…%XX…`."""
+    name = str(place)
+    return name if _is_utf8(name) else Path(name).absolute().as_uri()
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 are stray surrogates in a str
+        return False
+    return True
 
 
 def join(folder: Location, name: str) -> Location:
@@ -70,15 +89,17 @@ def total_bytes(folder: Location) -> int:
 def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
     """A file of this machine, with its caption and keypoints beside it; a local one is yielded as it is.
 
-    Copies are kept (see `node_cache`) and fetched again when the object has changed. Where there is no object the path
-    yielded has no file: readers then say of it what they say of any missing file.
+    One whose name is not in UTF-8 is yielded under another name, because video libraries fail or crash on such. Copies
+    are kept (see `node_cache`) and fetched again when the object has changed. Where there is no object the path yielded
+    has no file: readers then say of it what they say of any missing file.
 
     Raises:
         StorageError: the store denies it or cannot be reached.
     """
     where = location(place)
     if isinstance(where, Path):
-        yield where
+        with contextlib.nullcontext(where) if _is_utf8(str(where)) else _linked(where) as here:
+            yield here
         return
     beside = [where.with_name(where.stem + suffix) for suffix in SIDECARS]
     found = [entry(info) for info in describe([where, *beside]) if info.is_file]
@@ -87,6 +108,18 @@ def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
         return
     with held(_key(found), partial(_fetch, found, where.parent)) as folder:
         yield folder / where.name
+
+
+@contextlib.contextmanager
+def _linked(path: Path) -> Iterator[Path]:
+    """A link to a file, under a name that everybody can read; links to its caption and keypoints beside it."""
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        link = Path(folder) / f"video{path.suffix if _is_utf8(path.suffix) else ''}"
+        link.symlink_to(path)
+        for suffix in SIDECARS:
+            if (beside := path.with_name(path.stem + suffix)).is_file():
+                link.with_name(link.stem + suffix).symlink_to(beside)
+        yield link
 
 
 def local_folder(folder: Location, patterns: Iterable[str]) -> Path:
@@ -114,6 +147,13 @@ def local_folder(folder: Location, patterns: Iterable[str]) -> Path:
         with contextlib.suppress(FileExistsError):
             (view / name).symlink_to(_kept_folders[key] / name)
     return view
+
+
+def publish(folder: Path, target: ObjectPath, last: str) -> None:
+    """Upload a finished folder, the file `last` at the end: who looks for that sees all of it, or nothing."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    for file in sorted(files, key=lambda file: file == folder / last):
+        put(file, target / file.relative_to(folder).as_posix())
 
 
 def read_range(path: ObjectPath, offset: int, size: int, digest: str) -> bytes:

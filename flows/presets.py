@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import SteadyDancerError
-from ..datasets.manifest import require_local
+from ..datasets.storage import is_address, location
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.curate.config import CurateConfig
 from ..pipelines.evaluate.config import EvaluateConfig
@@ -133,13 +133,14 @@ def load(preset: str) -> Run:
             return PRESETS[preset]()
         if preset.lstrip().startswith("{"):
             return Run.model_validate_json(preset)
-        require_local(preset)
-        if preset.endswith(".json"):
-            return Run.model_validate_json(Path(preset).read_text())
+        if preset.endswith(".json") or is_address(preset):
+            return Run.model_validate_json(location(preset).read_text())
         if ":" in preset:
             return Run.model_validate(_call(*preset.split(":", 1)))
     except ValidationError as error:
         raise SteadyDancerError(explain(error, preset if len(preset) < 80 else "the preset")) from error
+    except SteadyDancerError:
+        raise
     except (OSError, ImportError, AttributeError, ValueError) as error:
         raise SteadyDancerError(f"preset {preset} cannot be read: {error}") from error
     raise SteadyDancerError(

@@ -2,37 +2,38 @@
 
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 from ... import SteadyDancerError, __version__
 from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, json_digest, plan_packets
 from ...datasets.manifest import read_manifest
 from ...datasets.schema import Row, to_table
+from ...datasets.storage import Location, location
 from ..parts import find_parts, part_digests, parts_are_here
 from ..runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
 
 
-def pair(image: Path | str, driving: Path | str, prompt: str = "", name: str | None = None) -> Row:
+def pair(image: Location | str, driving: Location | str, prompt: str = "", name: str | None = None) -> Row:
     """One pair; its id is the given name, or the two files' stems."""
-    name = name or f"{Path(image).stem}-{Path(driving).stem}"
+    image, driving = location(image), location(driving)
+    name = name or f"{image.stem}-{driving.stem}"
     # Absolute: workers, and the evaluation later, may run in other folders.
     return {
         "id": re.sub(r"[^\w.-]+", "_", name),
-        "image": str(Path(image).absolute()),
-        "driving": str(Path(driving).absolute()),
+        "image": str(image.absolute()),
+        "driving": str(driving.absolute()),
         "prompt": prompt,
     }
 
 
-def read_pairs(path: Path) -> list[Row]:
+def read_pairs(path: Location) -> list[Row]:
     """Pairs of a csv or jsonl with the columns `image` and `driving` and, if wanted, `prompt` and `id`."""
     rows = read_manifest(path, ("image", "driving"))
     return [pair(row["image"], row["driving"], row.get("prompt") or "", row.get("id")) for row in rows]
 
 
-def checkpoint_record(checkpoint: Path) -> dict[str, Any]:
+def checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     """The record of a training stage's checkpoint.
 
     Raises:
@@ -46,7 +47,7 @@ def components_of(config: RenderConfig, record: dict[str, Any]) -> str:
     return str(config.components or record["base"]["path"])
 
 
-def plan(config: RenderConfig, pairs: list[Row], checkpoint: Path, out: Path) -> dict[str, Any]:
+def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Location) -> dict[str, Any]:
     """What `run` would do. How long videos are that go on as long as their driving ones is not known yet: None."""
     record = checkpoint_record(checkpoint)
     low, high = config.pose_guidance_interval
@@ -73,7 +74,9 @@ def num_windows(config: RenderConfig) -> int | None:
     return len(plan_windows(config.num_frames, config.window_frames, config.window_overlap))
 
 
-def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, engine: Engine) -> dict[str, Any]:
+def run(
+    config: RenderConfig, *, checkpoint: Location, pairs: list[Row], out: Location, engine: Engine
+) -> dict[str, Any]:
     """Render `pairs` into `out/renders`; returns the artifact's record. A pair that fails does not stop the others.
 
     Raises:
@@ -131,4 +134,4 @@ def run(config: RenderConfig, *, checkpoint: Path, pairs: list[Row], out: Path, 
 
 def _digest(file: str) -> str | None:
     """A file that is missing is one pair's fault, and no reason to stop."""
-    return content_digest(file) if Path(file).is_file() else None
+    return content_digest(file) if location(file).is_file() else None

@@ -1,7 +1,10 @@
 """The step of a rendering job: one (image, driving video) pair → one mp4 and its record."""
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,8 +12,11 @@ import pyarrow as pa
 import torch
 
 from ...datasets.artifact import content_digest
+from ...datasets.node_cache import scratch
+from ...datasets.object_store import put
 from ...datasets.schema import Row
 from ...datasets.skeleton import PoseSequence, align_people_to_reference
+from ...datasets.storage import ObjectPath, location
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 from ...models.call_checks import InputError
 from ...models.components import load_components
@@ -18,6 +24,7 @@ from ...models.pipeline import SteadyDancerPipeline
 from ...models.pose_condition import released_aspect
 from ...models.pose_estimator import PoseEstimator
 from ...models.step_memory import park_context_projections
+from ..fetched import fetched
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
@@ -50,7 +57,10 @@ class RenderTools:
 
 @dataclass(frozen=True)
 class RenderTask:
-    """What a worker is told: the configuration, the model's places and digests, and the folder to write to."""
+    """What a worker is told: the configuration, the model's places and digests, and the folder to write to.
+
+    The places are of this machine or on a store.
+    """
 
     config: RenderConfig
     checkpoint: str
@@ -71,6 +81,7 @@ def load_tools(task: RenderTask) -> RenderTools:
     return RenderTools(pipeline, load_pose_estimator(task.config.pose_model))
 
 
+@fetched("image", "driving")
 def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
     config = task.config
@@ -79,9 +90,10 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     reference = _reference_pose(Path(row["image"]), image, config, tools.estimator)
     if reference is not None:
         people = align_people_to_reference(people, reference, aspect, released_aspect(*image.shape[:2]))
-    video = Path(task.out) / f"{row['id']}.mp4"
-    try:
-        record = tools.pipeline.render_to(
+    name = f"{row['id']}.mp4"
+
+    def write(video: Path) -> dict[str, Any]:
+        return tools.pipeline.render_to(
             video,
             image,
             people,
@@ -98,17 +110,33 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
                 "config": config.model_dump(mode="json"),
             },
         )
+
+    try:
+        record = _written(task.out, name, write)
     except InputError as error:
         raise BadClip("bad_input", str(error)) from error
     return {
         **row,
-        "video": video.name,
+        "video": name,
         "pose_model": model,
         "aligned": reference is not None,
         **{name: record["video"][name] for name in ("height", "width", "num_frames")},
         "verdict": "ok",
         "detail": None if reference is not None else "no pose found in the image: the driving pose is used as it is",
     }
+
+
+def _written(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `write` gives; the video and the record beside it lie in `out`, each whole, the record last."""
+    folder = location(out)
+    if not isinstance(folder, ObjectPath):
+        return write(folder / name)
+    with tempfile.TemporaryDirectory(dir=scratch()) as here:
+        video = Path(here) / name
+        record = write(video)
+        for file in (video, video.with_suffix(".json")):
+            put(file, folder / file.name)
+    return record
 
 
 def read_image(path: Path) -> np.ndarray:

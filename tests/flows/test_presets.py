@@ -85,7 +85,7 @@ def wrong(**changes: Any) -> str:
         ("no_such_module:run", "cannot be read: No module named 'no_such_module'"),
         ("json:nix", "module 'json' has no attribute 'nix'"),
         ("json:JSONDecoder", "json:JSONDecoder is not a valid configuration"),
-        ("s3://bucket/run.json", "this must lie on this machine"),
+        ("gs://bucket/run.json", "the stores that can be read are s3://"),
         ("{", "the preset|Invalid JSON"),
         (wrong(curate__nix=1), r"curate\.nix: Extra inputs are not permitted"),
         (wrong(stage2__steps="many"), r"stage2\.steps: Input should be a valid integer.*got many"),

@@ -1,0 +1,161 @@
+"""Sources are listed once each, whatever lies among them, with what a manifest says of them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from steadydancer import SteadyDancerError
+from steadydancer.datasets.storage import local_copy, location
+from steadydancer.datasets.toydance import load_supplied_pose
+from steadydancer.datasets.video import VideoError, probe
+from steadydancer.pipelines.curate.ingest import SCHEMA, list_sources, read_sources, sources_digest
+
+
+def names(clips: object, below: Path) -> list[str]:
+    return [os.path.relpath(name, below) for name in list_sources(str(clips))]
+
+
+def test_a_folder_is_searched_through_and_what_is_no_file_is_listed_once(tmp_path: Path) -> None:
+    """And each of these ends in a verdict when it is opened, at once."""
+    top = tmp_path / "clips"
+    (top / "sub").mkdir(parents=True)
+    (top / "folder.mp4").mkdir()
+    (top / "folder.mp4" / "inside.MP4").write_bytes(b"x")
+    os.mkfifo(top / "pipe.mp4")
+    (top / "dangling.mp4").symlink_to("nowhere")
+    (top / "itself.mp4").symlink_to("itself.mp4")
+    for name in ("sub/b.mov", "notes.txt"):
+        (top / name).write_bytes(b"x")
+    found = names(top, top)
+    assert found == ["dangling.mp4", "folder.mp4", "folder.mp4/inside.MP4", "itself.mp4", "pipe.mp4", "sub/b.mov"]
+    for name in found:
+        with pytest.raises(VideoError) as told:
+            probe(top / name)
+        assert told.value.reason == "unreadable"
+
+
+def test_links_to_folders_are_followed_and_none_is_looked_into_twice(tmp_path: Path) -> None:
+    elsewhere, top = tmp_path / "elsewhere", tmp_path / "clips"
+    for folder in (elsewhere, top / "z"):
+        folder.mkdir(parents=True)
+        (folder / "a.mp4").write_bytes(b"x")
+    (top / "a_loop").symlink_to(top)
+    (top / "z" / "up").symlink_to("..")
+    (top / "b").symlink_to(elsewhere)
+    (top / "c").symlink_to(elsewhere)
+    (top / "a_link_to_z").symlink_to("z")  # comes first by name; the folder's own name is the one
+    assert names(top, top) == ["b/a.mp4", "z/a.mp4"]
+    assert names(top / "**" / "*.mp4", top) == names(top, top)
+    assert names(top / "z*" / "*.mp4", top) == ["z/a.mp4"]
+    assert names(top / "**" / "z" / "a.m?4", top) == ["z/a.mp4"]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    scandir = os.scandir
+
+    def closed(folder: Any) -> Any:  # tests may run as root, who may look everywhere
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert names(tmp_path, tmp_path) == ["a.mp4", "closed"]
+    with pytest.raises(PermissionError):
+        list_sources(str(tmp_path / "closed"))
+    with pytest.raises(VideoError, match="unreadable"):
+        probe(tmp_path / "closed")
+
+
+def test_a_name_that_is_not_in_utf8_is_an_address_and_opens(dancers: Path, tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/caf\xe9 %"
+    for suffix in (".mp4", ".txt", ".pose.safetensors"):
+        Path(os.fsdecode(odd + suffix.encode())).symlink_to(dancers / "clips" / f"dark{suffix}")
+    (address,) = list_sources(str(tmp_path))
+    assert address == f"file://{tmp_path}/caf%E9%20%25.mp4"
+    assert os.fsencode(location(address)) == odd + b".mp4"
+    with local_copy(address) as here:
+        str(here).encode()
+        assert probe(here) == probe(dancers / "clips" / "dark.mp4")
+        assert here.with_suffix(".txt").read_text() == (dancers / "clips" / "dark.txt").read_text()
+        assert load_supplied_pose(here) is not None
+    # The same in a manifest, which holds text; a good name written so is the good name.
+    (tmp_path / "m.csv").write_text(f"path\n{address}\nfile://{tmp_path}/b%20c.mp4\n")
+    assert list_sources(str(tmp_path / "m.csv")) == [f"{tmp_path}/b c.mp4", address]
+
+
+ROWS = [
+    {"path": "b.mp4", "source": "https://host/b", "licence": "CC0", "prompt": "  One dances. "},
+    {"path": "a.mp4", "source": "", "licence": None, "prompt": "x,\ny"},
+    {"path": "./b.mp4", "source": None, "licence": "CC0", "prompt": ""},
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_manifest_says_where_from_under_which_licence_and_what(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"m.{kind}"
+    if kind == "csv":
+        lines = (
+            ",".join(ROWS[0]) + ',note\nb.mp4,https://host/b,CC0,  One dances. ,1\na.mp4,,,"x,\ny",2\n./b.mp4,,CC0,,'
+        )
+        file.write_text(lines + "\n")
+    elif kind == "jsonl":
+        file.write_text("".join(json.dumps({**row, "note": 1}) + "\n" for row in ROWS))
+    else:
+        pq.write_table(pa.Table.from_pylist(ROWS), file)
+    sources = read_sources(str(file))
+    assert sources.schema == SCHEMA
+    assert sources.to_pylist() == [
+        {"source_path": f"{tmp_path}/a.mp4", "origin": None, "licence": None, "prompt": "x,\ny"},
+        {"source_path": f"{tmp_path}/b.mp4", "origin": "https://host/b", "licence": "CC0", "prompt": "One dances."},
+    ]
+    assert list_sources(str(file)) == [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mp4"]
+
+
+def test_a_licence_is_found_in_both_spellings(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,license\na.mp4,CC-BY\n")
+    assert read_sources(str(tmp_path / "m.csv"))["licence"].to_pylist() == ["CC-BY"]
+
+
+def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,licence\na.mp4,CC0\nb.mp4,CC0\nsub/../b.mp4,\n./a.mp4,all rights reserved\n")
+    with pytest.raises(SteadyDancerError, match=r"m\.csv names /.*/a\.mp4 twice, with licence 'CC0' and 'all rights r"):
+        read_sources(str(tmp_path / "m.csv"))
+
+
+def test_the_digest_changes_with_every_column(tmp_path: Path) -> None:
+    digests = set()
+    for line in ("a.mp4,,,", "b.mp4,,,", "a.mp4,x,,", "a.mp4,,x,", "a.mp4,,,x"):
+        (tmp_path / "m.csv").write_text(f"path,source,licence,prompt\n{line}\n")
+        digests.add(sources_digest(read_sources(str(tmp_path / "m.csv"))))
+    assert len(digests) == 5
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    assert sources_digest(read_sources(str(tmp_path))) in digests  # the folder says what the bare manifest says
+
+
+@pytest.mark.acceptance
+def test_a_million_rows_are_read_in_seconds_and_little_memory(tmp_path: Path) -> None:
+    """In a process of its own, whose largest size is told."""
+    import subprocess
+    import sys
+
+    with (tmp_path / "m.csv").open("w") as file:
+        file.write("path,licence,source,prompt\n")
+        for i in range(1_000_000):
+            file.write(f'folder_{i % 1000}/clip {i}.mp4,CC-BY,https://host/{i},"A dancer, number {i}, swings."\n')
+    code = (
+        "import resource, sys, time\n"
+        "from steadydancer.pipelines.curate.ingest import read_sources\n"
+        "start = time.process_time()\n"
+        "assert len(read_sources(sys.argv[1])) == 1_000_000\n"
+        "print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "m.csv"], capture_output=True, text=True, check=True)
+    seconds, gigabytes = map(float, done.stdout.split())
+    assert seconds < 30 and gigabytes < 1.5
