@@ -1,0 +1,173 @@
+"""The layers of AMT-S (`frame_interpolation`), and what it reads at places: pictures and correlations.
+
+Flows and places are in pixels, channels (x, y).
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+WIDTHS = (20, 32, 44, 56)  # channels of the pictures' features at a half, a quarter, 1/8 and 1/16
+SKIP_WIDTH = 20
+LEVELS, RADIUS = 4, 3  # of the correlations: halvings, and how far around a place they are read
+
+
+def warp(picture: Tensor, flow: Tensor) -> Tensor:
+    """`picture` [B, C, H, W] read where `flow` [B, 2, H, W] leads from each place; beyond its edge, the edge."""
+    return read_at(picture, places_of(flow) + flow.permute(0, 2, 3, 1), "border")
+
+
+def places_of(like: Tensor) -> Tensor:
+    """[H, W, 2], (x, y) of each place of a [B, C, H, W]."""
+    rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in like.shape[2:])
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+def read_at(values: Tensor, places: Tensor, beyond: str) -> Tensor:
+    """Bilinear values [N, C, h, w] of [N, C, H, W] at places [N, h, w, 2], (x, y) in pixels."""
+    last = torch.tensor(values.shape[:1:-1], device=values.device, dtype=values.dtype) - 1
+    return F.grid_sample(values, 2 * places / last - 1, padding_mode=beyond, align_corners=True)
+
+
+def scaled(values: Tensor, factor: float) -> Tensor:
+    """Another size, [B, C, factor · H, factor · W], bilinear."""
+    return values if factor == 1 else F.interpolate(values, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def correlations_of(one: Tensor, other: Tensor) -> list[Tensor]:
+    """Of all places of one picture with all of the other, [B · h · w, 1, h', w'], and three halvings of the other."""
+    batch, width, rows, columns = one.shape
+    volume = one.flatten(2).transpose(1, 2) @ other.flatten(2) / width**0.5
+    levels = [volume.reshape(batch * rows * columns, 1, rows, columns)]
+    for _ in range(LEVELS - 1):
+        levels.append(F.avg_pool2d(levels[-1], 2))
+    return levels
+
+
+def look_up(levels: list[Tensor], flow: Tensor) -> Tensor:
+    """Correlations [B, 4 · 49, h, w] of each place with the 7 × 7 around where `flow` leads, on every level."""
+    batch, _, rows, columns = flow.shape
+    centre = (places_of(flow) + flow.permute(0, 2, 3, 1)).reshape(-1, 1, 1, 2)
+    around = torch.arange(-RADIUS, RADIUS + 1, device=flow.device, dtype=flow.dtype)
+    # The published parameters expect x to change slowest.
+    offsets = torch.stack(torch.meshgrid(around, around, indexing="ij"), dim=-1)
+    read = [read_at(level, centre / 2**index + offsets, "zeros") for index, level in enumerate(levels)]
+    return torch.cat([values.reshape(batch, rows, columns, -1) for values in read], dim=-1).permute(0, 3, 1, 2)
+
+
+def _conv_prelu(width: int, out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width, out, 3, stride, 1), nn.PReLU(out))
+
+
+class MatchingFeatures(nn.Module):
+    """Features [B, 84, H / 8, W / 8] by which places of two pictures are compared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 7, 2, 3)
+        self.layer1 = nn.Sequential(_Bottleneck(32, 32, 1), _Bottleneck(32, 32, 1))
+        self.layer2 = nn.Sequential(_Bottleneck(32, 64, 2), _Bottleneck(64, 64, 1))
+        self.layer3 = nn.Sequential(_Bottleneck(64, 96, 2), _Bottleneck(96, 96, 1))
+        self.conv2 = nn.Conv2d(96, 84, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[B, 3, H, W] → [B, 84, H / 8, W / 8]."""
+        hidden = F.relu(F.instance_norm(self.conv1(pictures)))
+        out: Tensor = self.conv2(self.layer3(self.layer2(self.layer1(hidden))))
+        return out
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, width: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, out // 4, 1)
+        self.conv2 = nn.Conv2d(out // 4, out // 4, 3, stride, 1)
+        self.conv3 = nn.Conv2d(out // 4, out, 1)
+        self.downsample = nn.Sequential(nn.Conv2d(width, out, 1, stride)) if stride > 1 else None
+
+    def forward(self, values: Tensor) -> Tensor:
+        hidden = values
+        for layer in (self.conv1, self.conv2, self.conv3):
+            hidden = F.relu(F.instance_norm(layer(hidden)))
+        if self.downsample is not None:
+            values = F.instance_norm(self.downsample(values))
+        return F.relu(values + hidden)
+
+
+class Pyramid(nn.Module):
+    """Features of a picture at a half, a quarter, 1/8 and 1/16 of its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for index, (width, out) in enumerate(pairwise((3, *WIDTHS)), start=1):
+            setattr(self, f"pyramid{index}", nn.Sequential(_conv_prelu(width, out, 2), _conv_prelu(out, out)))
+
+    def forward(self, values: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] → four levels, the finest first."""
+        out = []
+        for index in range(1, len(WIDTHS) + 1):
+            values = getattr(self, f"pyramid{index}")(values)
+            out.append(values)
+        return out
+
+
+class Decoder(nn.Module):
+    """From what is known at one size to twice that size."""
+
+    def __init__(self, width: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.convblock = nn.Sequential(
+            _conv_prelu(width, hidden), _SideResidual(hidden), nn.ConvTranspose2d(hidden, out, 4, 2, 1)
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, C', 2 · h, 2 · w]."""
+        out: Tensor = self.convblock(values)
+        return out
+
+
+class _SideResidual(nn.Module):
+    """A residual block that goes over its last channels twice as often."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.conv3 = _conv_prelu(width, width), _conv_prelu(width, width)
+        self.conv2, self.conv4 = _conv_prelu(SKIP_WIDTH, SKIP_WIDTH), _conv_prelu(SKIP_WIDTH, SKIP_WIDTH)
+        self.conv5 = nn.Conv2d(width, width, 3, padding=1)
+        self.prelu = nn.PReLU(width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        hidden = values
+        for whole, side in ((self.conv1, self.conv2), (self.conv3, self.conv4)):
+            hidden = whole(hidden)
+            hidden = torch.cat([hidden[:, :-SKIP_WIDTH], side(hidden[:, -SKIP_WIDTH:])], dim=1)
+        out: Tensor = self.prelu(values + self.conv5(hidden))
+        return out
+
+
+class Update(nn.Module):
+    """What to add to features and flows, seen at 1/8 of the picture's size; they are `scale` times larger."""
+
+    def __init__(self, width: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.convc1 = nn.Conv2d(2 * LEVELS * (2 * RADIUS + 1) ** 2, 64, 1)
+        self.convf1, self.convf2 = nn.Conv2d(4, 40, 7, padding=3), nn.Conv2d(40, 20, 3, padding=1)
+        self.conv = nn.Conv2d(64 + 20, 68, 3, padding=1)
+        self.gru = self._two_layers(68 + 4 + width, 76)
+        self.feat_head, self.flow_head = self._two_layers(76, width), self._two_layers(76, 4)
+
+    @staticmethod
+    def _two_layers(width: int, out: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(width, 76, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(76, out, 3, padding=1))
+
+    def forward(self, hidden: Tensor, flows: Tensor, correlations: Tensor) -> tuple[Tensor, Tensor]:
+        """Of features at `scale` × 1/8 of the picture and flows and correlations at 1/8: steps at `scale` × 1/8."""
+        agreement = F.leaky_relu(self.convc1(correlations), 0.1)
+        motion = F.leaky_relu(self.convf2(F.leaky_relu(self.convf1(flows), 0.1)), 0.1)
+        seen = F.leaky_relu(self.conv(torch.cat([agreement, motion], dim=1)), 0.1)
+        state = self.gru(torch.cat([seen, flows, scaled(hidden, 1 / self.scale)], dim=1))
+        return scaled(self.feat_head(state), self.scale), self.scale * scaled(self.flow_head(state), self.scale)
