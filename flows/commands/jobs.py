@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ... import SteadyDancerError
 from .options import FILE, FOLDER, NAME, JobCommand, configured, engine_at, finish, in_process_option, prepare
 
 if TYPE_CHECKING:
@@ -61,9 +62,12 @@ def cache(clips: Location, out: Location, components: str | None, preset: str, p
 @click.option("--steps", type=int, help="Optimizer steps of the whole stage; more than before continues a run.")
 @click.option("--seed", type=int, help="Of initial weights, order and all draws.")
 @click.option("--num-workers", type=int, help="Ray Train workers; 0 trains in this process.")
+@click.option("--tflops", type=float, help="For --dry-run: rate of a GPU, 10^12 operations a second. Else as measured.")
+@click.option("--gpu-memory-gb", type=float, help="For --dry-run: memory of a GPU, 10^9 bytes. Else this machine's.")
 @configured
 def train(latents: Location, stage: int, base: str | None, from_checkpoint: Location | None, out: Location,
-          steps: int | None, seed: int | None, num_workers: int | None, preset: str, print_config: bool, dry_run: bool,
+          steps: int | None, seed: int | None, num_workers: int | None, tflops: float | None,
+          gpu_memory_gb: float | None, preset: str, print_config: bool, dry_run: bool,
           address: str | None) -> None:  # fmt: skip
     """Train one of the three stages; the same command again resumes."""
     from ...pipelines.train import job
@@ -73,8 +77,14 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     if stage == 1:  # the later stages know their base from the checkpoint they start from
         base = base or run.cache.components
     inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
-    plan = (lambda: job.plan(run.stage(stage), **inputs)) if dry_run else None
-    if prepare(run, print_config=print_config, plan=plan):
+    if dry_run and not print_config:
+        given = {"address": address, "tflops": tflops, "gpu_memory_gb": gpu_memory_gb}
+        plan = job.plan(run.stage(stage), **inputs, **given)
+        prepare(run, print_config=False, plan=lambda: plan)
+        if plan["refusals"]:  # after the figures that tell why
+            raise SteadyDancerError("\n".join(plan["refusals"]))
+        return
+    if prepare(run, print_config=print_config, plan=None):
         return
     record = job.run(run.stage(stage), **inputs, address=address)
     if record.get("already_finished"):

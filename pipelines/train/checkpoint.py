@@ -38,6 +38,11 @@ def engine_states(out: Path) -> Iterator[tuple[int, Path]]:
             yield int(folder.name.removeprefix("step-")), folder
 
 
+def steps_done(out: Path) -> int:
+    """Steps behind the newest complete engine state of a run; 0 if there is none."""
+    return next((steps for steps, _ in engine_states(out)), 0)
+
+
 def _is_complete(folder: Path) -> bool:
     try:
         files = json.loads((folder / COMPLETE).read_text())["files"]

@@ -61,6 +61,10 @@ class TrainConfig(BaseModel):
         "bfloat16", description="compute; trained weights keep a float32 copy (choice)"
     )
     gradient_checkpointing: bool = Field(True, description="recompute each block's activations in backward (choice)")
+    keep_attention_outputs: bool = Field(
+        False,
+        description="recompute a block without its self-attention: 14 % fewer operations, 2 × the kept memory (choice)",
+    )
 
     lora_rank: int = Field(128, ge=1, description="rank of the LoRA of stages 1 and 3 (choice)")
     lora_alpha: int = Field(128, ge=1, description="LoRA update is scaled by alpha / rank (choice: alpha = rank)")
@@ -115,6 +119,9 @@ class TrainConfig(BaseModel):
 
     checkpoint_every_steps: int = Field(250, ge=1, description="steps between two saved engine states (choice)")
     keep_checkpoints: int = Field(2, ge=1, description="engine states kept; older ones are removed (choice)")
+    asynchronous_checkpoints: bool = Field(
+        True, description="copy an engine state to host memory and write it while training goes on (choice)"
+    )
     evaluation_samples: int = Field(
         16, ge=0, description="fixed (clip, noise, σ) on which the objective is measured before and after; 0: none"
     )

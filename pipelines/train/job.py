@@ -10,14 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ...datasets.artifact import RECORD, exclusive, json_digest
-from ...datasets.sampler import StepSampler
+from ...datasets.artifact import RECORD, exclusive
 from ...datasets.storage import Location, ObjectPath
-from .checkpoint import TrainingRefused, engine_states
+from .checkpoint import steps_done
 from .config import TrainConfig
+from .preflight import plan as plan  # the job's, as of every job
+from .preflight import refuse_what_cannot_work
 from .progress import progress
-from .publish import begin_on_store, publish, run_folder
-from .start import Start, check_same_run, check_start
+from .publish import begin_on_store, publish
+from .start import check_same_run, check_start
 
 
 def run(
@@ -59,8 +60,10 @@ def run(
     out = out.resolve()
     start = check_start(config, latents, base, from_checkpoint)
     with exclusive(out):
-        check_same_run(out, start.record)
         finished = _finished(out, config.steps)
+        if finished is None:  # before anything is written that would bind the folder to these settings
+            refuse_what_cannot_work(config, start, out, address)
+        check_same_run(out, start.record)
         if finished is not None:
             return {**finished, "already_finished": True}
         (out / "state").mkdir(exist_ok=True)
@@ -72,31 +75,11 @@ def run(
             "from_checkpoint": start.from_checkpoint and str(start.from_checkpoint),
             "record": start.record,
         }
-        if address is None:
-            _require_workers(config)
-        with progress(config, out, _steps_done(out)):
+        with progress(config, out, steps_done(out)):
             _fit(config, settings, out, address)
         record = _finished(out, config.steps)
         assert record is not None, "the loop commits a checkpoint or raises"
         return record
-
-
-def _require_workers(config: TrainConfig) -> None:
-    """Refuse what a private Ray would wait for without a word: GPUs or cores that this machine does not have."""
-    import torch
-
-    wanted = max(config.num_workers, 1)
-    if config.use_gpu and wanted > (here := torch.cuda.device_count()):
-        raise TrainingRefused(
-            f"num_workers: {wanted} GPU are asked for and this machine has {here}: give --address of a cluster that "
-            "has them, fewer --num-workers, or a preset without GPU (tiny)"
-        )
-    if not config.use_gpu and wanted > (here := os.cpu_count() or 1):
-        raise TrainingRefused(f"num_workers: {wanted} cores are asked for and this machine has {here}")
-
-
-def _steps_done(out: Path) -> int:
-    return next((steps for steps, _ in engine_states(out)), 0)
 
 
 def _finished(out: Path, steps: int) -> dict[str, Any] | None:
@@ -153,61 +136,3 @@ def _trainer(config: TrainConfig, settings: dict[str, Any], out: Path) -> Any:
             worker_runtime_env={"env_vars": env},  # type: ignore[call-arg]  # typed as Ray Train's first version
         ),
     )
-
-
-def plan(
-    config: TrainConfig,
-    *,
-    latents: Location,
-    base: str | None,
-    out: Location,
-    from_checkpoint: Location | None = None,
-) -> dict[str, Any]:
-    """What `run` would do and need, without loading a weight; refuses what `run` would refuse.
-
-    Returns:
-        JSON values: steps to take, samples and batches an epoch, epochs, parameters (all, trained), bytes on disk of
-        the checkpoint and of the engine's states.
-    """
-    start = check_start(config, latents, base, from_checkpoint, fetch=False)
-    sampler = StepSampler(start.shards.bucket, config.global_batch_size, config.seed)
-    total, trained = _count_parameters(config, start)
-    bytes_a_parameter = 2 if config.dtype == "bfloat16" else 4
-    # AdamW keeps two float32 moments beside the float32 weights; the engine stores its compute copy as well.
-    state_bytes = trained * (12 + bytes_a_parameter)
-    return {
-        "stage": config.stage,
-        "out": str(out.resolve()),
-        "steps": config.steps,
-        "steps_done": _steps_done(run_folder(out)),
-        "samples": len(start.shards),
-        "batches_per_epoch": sampler.steps_per_epoch,
-        "epochs": config.steps / sampler.steps_per_epoch,
-        "workers": config.num_workers,
-        "parameters": total,
-        "trained_parameters": trained,
-        "checkpoint_bytes": total * bytes_a_parameter,
-        "engine_state_bytes": state_bytes,
-        # While a state is written, the ones that stay are still there.
-        "engine_states_bytes_at_most": state_bytes * (config.keep_checkpoints + 1),
-        "config_digest": json_digest(config.model_dump(mode="json")),
-        "base": start.record["base"],
-        "parent": start.record["parent"],
-        "latents": start.record["latents"],
-    }
-
-
-def _count_parameters(config: TrainConfig, start: Start) -> tuple[int, int]:
-    """(all, trained), from the transformer's configuration alone; adapters count as trained only."""
-    import torch
-
-    from ...models.lora import add_lora
-    from ...models.transformer import SteadyDancerTransformer3DModel
-
-    arguments = {name: value for name, value in start.transformer_config.items() if not name.startswith("_")}
-    with torch.device("meta"):
-        network = SteadyDancerTransformer3DModel(**arguments)
-        total = sum(weight.numel() for weight in network.parameters())
-        if config.trains_lora:
-            add_lora(network, config.lora_rank, config.lora_alpha, config.lora_targets)
-    return total, sum(weight.numel() for weight in network.parameters() if weight.requires_grad)

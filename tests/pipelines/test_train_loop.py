@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, load_file, save
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from steadydancer.datasets import shards
 from steadydancer.datasets.artifact import Artifact, ArtifactError, content_digest, exclusive, plan_packets
 from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
 from steadydancer.datasets.skeleton import PoseSequence
@@ -17,7 +19,7 @@ from steadydancer.models.components import load_components, save_components, tin
 from steadydancer.models.encoders import encode_video
 from steadydancer.models.objectives import action_supervision, steadydancer_velocity
 from steadydancer.models.pose_condition import draw_pose_condition
-from steadydancer.pipelines.train import job, loop
+from steadydancer.pipelines.train import job, loop, networks, preflight
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import NonFiniteError, TrainingRefused, engine_states, read_metrics
 from steadydancer.pipelines.train.config import TrainConfig
@@ -89,6 +91,7 @@ def write_micro_latents(folder: Path, vae, vae_digest: str, num: int = 5) -> Pat
         {
             "counts": {"inputs": num, "ok": num, "rejected": 0, "quarantined": 0},
             "components": {"digests": {"vae": vae_digest}},
+            "encodings": getattr(shards, "ENCODINGS", None),
         }
     )
     return folder
@@ -227,6 +230,28 @@ def test_checkpointed_activations_do_not_change_the_loss(world, stages, tmp_path
     assert losses == pytest.approx([row["loss"] for row in read_metrics(stages[1])], rel=1e-5)
 
 
+def test_attention_outputs_can_be_kept_where_the_rest_is_computed_again(world, stages, tmp_path):
+    counted: list[bool] = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in networks._ATTENTIONS:
+                counted.append(args[0].shape == args[1].shape)
+            return function(*args, **(kwargs or {}))
+
+    def attentions(name: str, **changes) -> tuple[int, int]:
+        counted.clear()
+        with Count():
+            train(world, micro(1, steps=1, evaluation_samples=0, **changes), tmp_path / name)
+        assert read_metrics(tmp_path / name)[0]["loss"] == read_metrics(stages[1])[0]["loss"]
+        return sum(counted), len(counted) - sum(counted)
+
+    own, crossed = attentions("again")
+    own_kept, crossed_kept = attentions("kept", keep_attention_outputs=True)
+    num_blocks = 2
+    assert (own - own_kept, crossed_kept) == (num_blocks, crossed)
+
+
 def test_attention_dropout_is_the_same_however_a_batch_is_cut(world, stages, tmp_path):
     def losses(name: str, **changes) -> list[float]:
         train(world, micro(2, alignment_dropout=0.5, **changes), tmp_path / name, stages[1])
@@ -339,7 +364,8 @@ def test_two_runs_on_one_folder_are_refused(world, tmp_path):
 
 
 def test_plan_counts_without_training(world, stages, tmp_path):
-    plan = job.plan(micro(1), latents=world["latents"], base=str(world["base"]), out=tmp_path)
+    inputs = {"latents": world["latents"], "base": str(world["base"])}
+    plan = job.plan(micro(1), **inputs, out=tmp_path)
     network = load_components(stages[1] / "checkpoint", ["transformer"])["transformer"]
     assert plan["parameters"] == sum(weight.numel() for weight in network.parameters())
     adapter = load_file(stages[1] / "checkpoint/lora/pytorch_lora_weights.safetensors")
@@ -347,8 +373,45 @@ def test_plan_counts_without_training(world, stages, tmp_path):
         weight.numel() for name in network.pose_module_names for weight in network.get_submodule(name).parameters()
     )
     assert plan["trained_parameters"] == full + sum(tensor.numel() for tensor in adapter.values())
-    assert (plan["samples"], plan["batches_per_epoch"]) == (5, 3)
+    assert (plan["samples"], plan["refusals"]) == (5, [])
+    assert (plan["gpu_memory_bytes"], plan["hours_left"], plan["rate_from"]) == (None, None, None)
     assert not list(tmp_path.iterdir())
+
+    given = job.plan(micro(1, steps=7), **inputs, out=stages[1], tflops=1e-3)
+    assert (given["steps_done"], given["rate_from"]) == (5, "given")
+    assert given["hours_left"] == pytest.approx(2 * given["hardware_flops_a_step"] / 1e9 / 3600)
+    measured = job.plan(micro(1, steps=7), **inputs, out=stages[1])
+    seconds = sorted(row["seconds"] for row in read_metrics(stages[1]))
+    assert (measured["rate_from"], measured["seconds_a_step"]) == ("measured", seconds[2])
+
+
+def test_the_disk_that_is_planned_for_is_the_disk_that_is_used(world, stages):
+    for stage, out in stages.items():
+        parent = stages[stage - 1] if stage > 1 else None
+        plan = job.plan(
+            micro(stage), latents=world["latents"], base=str(world["base"]), out=out, from_checkpoint=parent
+        )
+
+        def on_disk(folder: Path, pattern: str) -> int:
+            return sum(file.stat().st_size for file in folder.rglob(pattern))
+
+        # A tiny network's tensors are not much larger than what is told of them.
+        assert on_disk(out / "checkpoint", "*.safetensors") == pytest.approx(plan["checkpoint_bytes"], rel=0.2)
+        assert on_disk(out / "state/step-000005", "*.pt") == pytest.approx(plan["engine_state_bytes"], rel=0.5)
+
+
+def test_what_would_fail_later_is_refused_before_anything_is_written(world, tmp_path, monkeypatch):
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
+    plan = job.plan(micro(1), latents=world["latents"], base=str(world["base"]), out=tmp_path / "run")
+    (refusal,) = plan["refusals"]
+    assert refusal.startswith("disk: ") and "keep_checkpoints" in refusal
+    refused(world, micro(1), tmp_path / "run", "^disk: .* GB are free")
+    monkeypatch.undo()
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    refused(world, micro(1, use_gpu=True, num_workers=2), tmp_path / "run", "^num_workers: 2 GPU .* has 1")
+    assert not list((tmp_path / "run").glob("*.json"))  # the folder is not bound to what was refused
 
 
 def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path, monkeypatch):
