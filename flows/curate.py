@@ -1,13 +1,13 @@
 """The flow `curate-dataset`: raw clips to latents."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from ..datasets.artifact import Artifact
+from ..datasets.storage import Location, location
 from . import presets, tasks
 from .handover import (
     absolute,
@@ -35,7 +35,7 @@ def curate_dataset(
     """Curate `clips` and cache what is accepted.
 
     Args:
-        clips: folder, glob or manifest of videos.
+        clips: folder, glob or manifest of videos, here or on a store (`s3://BUCKET/KEY`), as all paths may be.
         out: folder for `clips/` and `latents/`; on a cluster, one that every node sees.
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
         components: Wan 2.1 I2V folder or hub id; None takes the preset's.
@@ -51,7 +51,7 @@ def curate_dataset(
     run = presets.load(preset)
     components = absolute_if_here(components or run.cache.components)
     run = presets.change(run, "cache", components=components)
-    clips, folder = absolute(clips), Path(absolute(out))
+    clips, folder = absolute(clips), location(absolute(out))
     curated = tasks.curate(run, clips, folder, cluster, in_process)
     require_usable(curated, folder / "clips")
     cached = tasks.cache(run, folder, folder, cluster, in_process)
@@ -74,7 +74,7 @@ def curate_dataset(
     return records
 
 
-def _verdicts(folder: Path) -> str:
+def _verdicts(folder: Location) -> str:
     """How many clips got which verdict, and why."""
     rows = Artifact(folder / "clips").read(["verdict", "reason"]).to_pylist()
     counted = Counter((row["verdict"], row["reason"] or "") for row in rows)

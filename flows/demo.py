@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ..datasets.artifact import Artifact, exclusive, json_digest, write_json
+from ..datasets.storage import location
 from ..pipelines.curate.ingest import list_sources
 from . import presets
 from .presets import Run
@@ -50,7 +51,7 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
 
     Args:
         run: the configuration; its components are made from a seed under `out`.
-        clips: folder, glob or manifest of videos; None makes procedural dancers.
+        clips: folder, glob or manifest of videos, here or on a store; None makes procedural dancers.
         out: folder of the run.
         in_process: curate, cache, render and evaluate without Ray.
 
@@ -84,7 +85,7 @@ def free_folder(clips: str | None) -> Path:
     begun = folder / INPUTS
     if not begun.is_file() or json.loads(begun.read_text())["clips"] == clips:
         return folder
-    other = Path(f"runs/demo-{Path(clips).stem if clips else 'dancers'}")
+    other = Path(f"runs/demo-{location(clips).stem if clips else 'dancers'}")
     click.echo(f"{folder} holds another demo; this one goes to {other}")
     return other
 

@@ -13,6 +13,7 @@ from prefect.events.filters import EventFilter, EventIDFilter
 
 from .. import SteadyDancerError
 from ..datasets.artifact import RECORD, content_digest
+from ..datasets.storage import Location
 
 COMMITTED = "steadydancer.artifact.committed"
 TIMEOUT_S = 120.0
@@ -33,7 +34,7 @@ for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
 
 
 def absolute(path: str) -> str:
-    """A local path, seen from the folder that the worker was started in; a URL as it is."""
+    """A local path, seen from the folder that the worker was started in; an address as it is."""
     return path if "://" in path else str(Path.cwd() / path)
 
 
@@ -47,7 +48,7 @@ def absolute_preset(preset: str) -> str:
     return absolute(preset) if preset.endswith(".json") else preset
 
 
-def require_usable(record: dict[str, Any], folder: Path) -> None:
+def require_usable(record: dict[str, Any], folder: Location) -> None:
     """End the flow where a job finished with nothing that the next one can use."""
     if not record["counts"]["ok"]:
         raise SteadyDancerError(f"nothing came out usable: {folder} holds the reason of every one ({record['counts']})")
@@ -66,7 +67,7 @@ def counts_table(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def announce(kind: str, artifact: Path, cluster: str | None, payload: dict[str, Any]) -> None:
+def announce(kind: str, artifact: Location, cluster: str | None, payload: dict[str, Any]) -> None:
     """Start the next deployment on a finished artifact, once: by an event that its trigger waits for.
 
     The event's id is a function of the artifact's record, and an event that the server already has is not sent again:
@@ -94,7 +95,9 @@ def announce(kind: str, artifact: Path, cluster: str | None, payload: dict[str, 
             "steadydancer.kind": kind,
             "steadydancer.where": where,
         },
-        payload={name: str(value) if isinstance(value, Path) else value for name, value in payload.items()},
+        payload={
+            name: value if isinstance(value, str | bool | None) else str(value) for name, value in payload.items()
+        },
         id=event_id,
     )
     # Sending happens in the background and may fail in silence; the flow is finished when the server has the event.

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..datasets.clips import Clips
 from ..datasets.skeleton import PoseSequence
+from ..datasets.storage import local_copy
 from ..datasets.toydance import save_supplied_pose
 from ..datasets.video import decode, encode, size_for_area
 
@@ -50,7 +51,8 @@ def _write_clip(row: dict, folder: Path, fps: float) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         height, width = size_for_area(row["height"], row["width"], MAX_AREA_PX)
         times_s = row["start_s"] + np.arange(row["num_frames"]) / fps
-        frames = decode(Path(row["source_path"]), times_s, height, width)
+        with local_copy(row["source_path"]) as source:
+            frames = decode(source, times_s, height, width)
         pose = PoseSequence.from_bytes(row["pose"])
         cv2.imwrite(str(video.with_suffix(".png")), frames[0, ..., ::-1])
         save_supplied_pose(video, [pose], fps)

@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact
 
+from ..datasets.storage import location
 from . import presets, tasks
 from .handover import absolute, absolute_if_here, counts_table, publish, require_usable
 
@@ -37,15 +38,16 @@ def render_evaluation(
         The records of both artifacts.
     """
     run = presets.change(presets.load(preset), "render", components=components and absolute_if_here(components))
-    checkpoint, pairs, folder = absolute(checkpoint), absolute(pairs), Path(absolute(out))
-    truth_folder = Path(absolute(truth)) if truth else None
-    rendered = tasks.render(run, Path(checkpoint), Path(pairs), folder, cluster, in_process)
+    trained, table, folder = (location(absolute(place)) for place in (checkpoint, pairs, out))
+    truth_folder = location(absolute(truth)) if truth else None
+    rendered = tasks.render(run, trained, table, folder, cluster, in_process)
     require_usable(rendered, folder / "renders")
     scored = tasks.evaluate(run, folder, truth_folder, folder, cluster, in_process)
     require_usable(scored, folder / "metrics")
     records = {"renders": rendered, "metrics": scored}
-    publish("rendered-videos", f"Videos of {pairs} in {folder}", counts_table(records))
+    publish("rendered-videos", f"Videos of {table} in {folder}", counts_table(records))
     publish("scores", f"Metrics of {folder}", [{"metric": name, **mean} for name, mean in scored["means"].items()])
     report = folder / "report.html"
-    create_link_artifact(key="report", link=report.as_uri(), link_text=str(report))
+    if isinstance(report, Path):  # a browser follows no link to a store
+        create_link_artifact(key="report", link=report.as_uri(), link_text=str(report))
     return records

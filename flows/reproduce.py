@@ -1,11 +1,11 @@
 """The flow `reproduce`: the whole road, raw clips to scored videos."""
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from ..datasets.storage import location, state_folder
 from ..pipelines.submit import local_ray
 from . import presets
 from .curate import curate_dataset
@@ -26,11 +26,11 @@ def reproduce(
     in_process: bool = False,
 ) -> dict[str, Any]:
     """Curate, train the three stages, render and score; the arguments are those of the three flows."""
-    run, folder = presets.load(preset), Path(absolute(out))
+    run, folder = presets.load(preset), location(absolute(out))
     run = presets.change(run, "cache", components=absolute_if_here(components or run.cache.components))
     config, checkpoint = run.model_dump_json(), str(folder / "stage3" / "checkpoint")
     # One Ray for all jobs: starting it takes longer than a small one of them.
-    with nullcontext() if cluster or in_process else local_ray(folder / ".engine" / "ray"):
+    with nullcontext() if cluster or in_process else local_ray(state_folder(folder) / "ray"):
         curated = curate_dataset(clips, out, config, cluster=cluster, in_process=in_process)
         trained = train_steadydancer(str(folder / "latents"), out, config, cluster=cluster)
         rendered = render_evaluation(checkpoint, pairs, out, truth, config, cluster=cluster, in_process=in_process)

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from ..datasets.storage import ObjectPath, location
 from ..pipelines.submit import local_ray
 from .curate import curate_dataset
 from .demo import NUM_PAIRS, Steps
@@ -29,9 +30,10 @@ def road(run: Run, clips: str, out: Path, steps: Steps, in_process: bool) -> dic
         with steps("train stages 1, 2, 3"):
             records |= train_steadydancer(str(out / "latents"), str(out), config)
         with steps("render and evaluate"):
-            pairs = Path(clips).parent / "pairs.jsonl"
-            if not pairs.is_file():
-                pairs = pairs_of_clips(out, NUM_PAIRS)
+            beside = location(clips).parent / "pairs.jsonl"
+            # The page copies what it shows, from this machine.
+            supplied = not isinstance(beside, ObjectPath) and beside.is_file()
+            pairs = beside if supplied else pairs_of_clips(out, NUM_PAIRS)
             records |= render_evaluation(
                 str(out / "stage3" / "checkpoint"),
                 str(pairs),

@@ -5,13 +5,13 @@ Only paths and records travel between tasks. Jobs take up where they were stoppe
 
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
 from ..datasets.artifact import Artifact, write_json
+from ..datasets.storage import Location, state_folder
 from ..pipelines.cache import job as cache_job
 from ..pipelines.curate import job as curate_job
 from ..pipelines.evaluate import job as evaluate_job
@@ -22,11 +22,10 @@ from ..pipelines.train import job as train_job
 from .presets import Run
 
 Record = dict[str, Any]
+Words = list[str | Location]
 
 
-def _job(
-    cluster: str | None, arguments: list[str | Path], run: Run, artifact: Path, here: Callable[[], Record]
-) -> Record:
+def _job(cluster: str | None, arguments: Words, run: Run, artifact: Location, here: Callable[[], Record]) -> Record:
     """Run a job here, or the same as a command submitted to a cluster, which must see the same paths."""
     if cluster is None:
         return here()
@@ -35,18 +34,19 @@ def _job(
     return Artifact(artifact).record()
 
 
-def _engine(run: Run, out: Path, in_process: bool, arguments: list[str | Path]) -> Engine:
+def _engine(run: Run, out: Location, in_process: bool, arguments: Words) -> Engine:
     """Where packets run here; its command reproduces the job, with the configuration in a file beside its logs."""
-    preset = out / ".engine" / "preset.json"
+    state = state_folder(out)
+    preset = state / "preset.json"
     write_json(preset, run.model_dump(mode="json"))
     command = shlex.join(["steadydancer", *map(str, arguments), "--preset", str(preset)])
-    return Engine(out / ".engine", in_process, command=command)
+    return Engine(state, in_process, command=command)
 
 
 @task(task_run_name="curate {clips}")
-def curate(run: Run, clips: str, out: Path, cluster: str | None = None, in_process: bool = False) -> Record:
+def curate(run: Run, clips: str, out: Location, cluster: str | None = None, in_process: bool = False) -> Record:
     """Ingest, probe, shots, scores, pose, select: `out/clips`."""
-    arguments: list[str | Path] = ["curate", "--clips", clips, "--out", out]
+    arguments: Words = ["curate", "--clips", clips, "--out", out]
 
     def here() -> Record:
         return curate_job.run(run.curate, clips=clips, out=out, engine=_engine(run, out, in_process, arguments))
@@ -55,9 +55,9 @@ def curate(run: Run, clips: str, out: Path, cluster: str | None = None, in_proce
 
 
 @task(task_run_name="cache {clips}")
-def cache(run: Run, clips: Path, out: Path, cluster: str | None = None, in_process: bool = False) -> Record:
+def cache(run: Run, clips: Location, out: Location, cluster: str | None = None, in_process: bool = False) -> Record:
     """Latents, image features and text embeddings of the accepted clips: `out/latents`."""
-    arguments: list[str | Path] = ["cache", "--clips", clips, "--out", out]
+    arguments: Words = ["cache", "--clips", clips, "--out", out]
 
     def here() -> Record:
         return cache_job.run(run.cache, clips=clips, out=out, engine=_engine(run, out, in_process, arguments))
@@ -67,10 +67,16 @@ def cache(run: Run, clips: Path, out: Path, cluster: str | None = None, in_proce
 
 @task(task_run_name="train stage {stage}")
 def train(
-    run: Run, stage: int, latents: Path, base: str, out: Path, from_checkpoint: Path | None, cluster: str | None = None
+    run: Run,
+    stage: int,
+    latents: Location,
+    base: str,
+    out: Location,
+    from_checkpoint: Location | None,
+    cluster: str | None = None,
 ) -> Record:
     """One training stage: `out/checkpoint`."""
-    arguments: list[str | Path] = ["train", "--latents", latents, "--stage", str(stage), "--base", base, "--out", out]
+    arguments: Words = ["train", "--latents", latents, "--stage", str(stage), "--base", base, "--out", out]
     if from_checkpoint is not None:
         arguments += ["--from", from_checkpoint]
 
@@ -83,10 +89,10 @@ def train(
 
 @task(task_run_name="render {pairs}")
 def render(
-    run: Run, checkpoint: Path, pairs: Path, out: Path, cluster: str | None = None, in_process: bool = False
+    run: Run, checkpoint: Location, pairs: Location, out: Location, cluster: str | None = None, in_process: bool = False
 ) -> Record:
     """One video a pair: `out/renders`."""
-    arguments: list[str | Path] = ["render", "--checkpoint", checkpoint, "--pairs", pairs, "--out", out]
+    arguments: Words = ["render", "--checkpoint", checkpoint, "--pairs", pairs, "--out", out]
 
     def here() -> Record:
         engine = _engine(run, out, in_process, arguments)
@@ -98,10 +104,15 @@ def render(
 
 @task(task_run_name="evaluate {renders}")
 def evaluate(
-    run: Run, renders: Path, truth: Path | None, out: Path, cluster: str | None = None, in_process: bool = False
+    run: Run,
+    renders: Location,
+    truth: Location | None,
+    out: Location,
+    cluster: str | None = None,
+    in_process: bool = False,
 ) -> Record:
     """Metric rows and a page: `out/metrics`, `out/report.html`."""
-    arguments: list[str | Path] = ["evaluate", "--renders", renders, "--out", out]
+    arguments: Words = ["evaluate", "--renders", renders, "--out", out]
     if truth is not None:
         arguments += ["--truth", truth]
 

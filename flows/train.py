@@ -1,11 +1,11 @@
 """The flow `train-steadydancer`: the three stages in order, each from the one before."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from .. import SteadyDancerError
+from ..datasets.storage import Location, location
 from . import presets, tasks
 from .handover import absolute, absolute_if_here, absolute_preset, announce, publish
 
@@ -42,12 +42,12 @@ def train_steadydancer(
         raise SteadyDancerError("trigger_next starts render-evaluation, which needs to know what to render: give pairs")
     run = presets.load(preset)
     base = absolute_if_here(base or run.cache.components)
-    latents, folder = absolute(latents), Path(absolute(out))
+    cached, folder = location(absolute(latents)), location(absolute(out))
     records: dict[str, Any] = {}
-    checkpoint = None
+    checkpoint: Location | None = None
     for stage in STAGES:
         stage_out = folder / f"stage{stage}"
-        records[f"stage{stage}"] = tasks.train(run, stage, Path(latents), base, stage_out, checkpoint, cluster)
+        records[f"stage{stage}"] = tasks.train(run, stage, cached, base, stage_out, checkpoint, cluster)
         checkpoint = stage_out / "checkpoint"
     keys = ("steps", "loss_before", "loss_after")
     publish("trained-stages", f"Three stages in {folder}", [

@@ -1,46 +1,73 @@
 """`steadydancer convert`: a checkpoint written anew in another layout, at the memory of one chunk.
 
 The folder is made beside its place and renamed when it is whole: a killed run leaves nothing that looks finished, and
-the same command again makes it.
+the same command again makes it. One for a store is made on this machine, uploaded, its record last, and removed here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..datasets.artifact import RECORD, content_digest, exclusive, json_digest, write_json
+from ..datasets.object_store import ObjectPath, get, listing
+from ..datasets.storage import Location, local_copy, local_folder, location, publish, state_folder
 from .checkpoints import CheckpointError
 from .conversion import Conversion, LoraLayout, Target, plan_conversion
+from .folders import ComponentsError, resolve_folder
 from .streaming import parse_size, write_safetensors
 
 _MARGIN_BYTES = 64 << 20
 
 
+@contextlib.contextmanager
+def source_at_hand(source: str) -> Iterator[Path]:
+    """The folder or file of this machine that a source names: a path, a hub id, or what lies on a store, fetched.
+
+    Raises:
+        ComponentsError: there is none.
+    """
+    place = location(source)
+    if not isinstance(place, ObjectPath):
+        yield resolve_folder(source)
+    elif place.is_file() and place.suffix != ".json":
+        with local_copy(place) as file:
+            yield file
+    elif place.is_file():  # an index, which names files beside it
+        yield local_folder(place.parent, [place.name, "*.safetensors", "config.json"]) / place.name
+    elif place.is_dir():
+        yield local_folder(place, ["*"])
+    else:
+        raise ComponentsError(f"There is nothing at {place}.")
+
+
 def convert(
     source: Path,
-    to: Path,
+    to: Location,
     target: Target = "diffusers",
     *,
     dtype: str | None = None,
     shard_size: str = "5GB",
     lora_layout: LoraLayout = "diffusers",
+    called: str | None = None,
     advance: Callable[[int, int], object] = lambda num_bytes, total: None,
 ) -> dict[str, Any]:
     """Write `source` into the new folder `to`; returns the record that lies in it as `run.json`.
 
     Args:
         source: as for `plan_conversion`.
-        to: the folder to make.
+        to: the folder to make, here or on a store.
         target: as for `plan_conversion`.
         dtype: as for `plan_conversion`.
         shard_size: the most that one file holds, such as "5GB".
         lora_layout: as for `plan_conversion`.
+        called: how the record names the source, if it was fetched from elsewhere.
         advance: told the bytes read or written since it was told last, and how many there are in all.
 
     Raises:
@@ -48,6 +75,40 @@ def convert(
         ArtifactError: another process is writing `to`.
         OSError: the disk cannot be written.
     """
+    names = (called or str(source.absolute()), str(to.absolute()))
+    settings = (target, dtype, shard_size, lora_layout, advance)
+    if isinstance(to, ObjectPath):
+        return _convert_to_store(source, to, names, *settings)
+    return _convert_here(source, to, names, *settings)
+
+
+def _convert_to_store(source: Path, to: ObjectPath, names: tuple[str, str], *settings: Any) -> dict[str, Any]:
+    here = state_folder(to) / "conversion"
+    with exclusive(to):
+        is_there = (to / RECORD).is_file()
+        if is_there or not (here / RECORD).is_file():  # else its upload was broken off
+            _refuse_foreign(to)
+        if is_there:
+            here.mkdir(parents=True, exist_ok=True)
+            get(to / RECORD, here / RECORD)  # enough to say that it is finished, and of what
+        record = _convert_here(source, here, names, *settings)
+        if not is_there:
+            publish(here, to, RECORD)
+            record.pop("already_finished", None)
+        shutil.rmtree(here)
+    return record
+
+
+def _convert_here(
+    source: Path,
+    to: Path,
+    names: tuple[str, str],
+    target: Target,
+    dtype: str | None,
+    shard_size: str,
+    lora_layout: LoraLayout,
+    advance: Callable[[int, int], object],
+) -> dict[str, Any]:
     start = time.perf_counter()
     plan = plan_conversion(source, target, dtype, parse_size(shard_size), lora_layout)
     _refuse_foreign(to)
@@ -70,13 +131,13 @@ def convert(
             "kind": "conversion",
             **asked,
             "source": {
-                "path": str(source.absolute()),
+                "path": names[0],
                 "digest": digest,
                 "files": [file.name for file in plan.sources],
             },
             # What rendering looks for in a checkpoint's record: no stage made this; its own encoders, if it has any.
             "stage": None,
-            "base": {"path": str(to.absolute()) if "scheduler/scheduler_config.json" in plan.texts else None},
+            "base": {"path": names[1] if "scheduler/scheduler_config.json" in plan.texts else None},
             "digest": _folder_digest(digests, "transformer/" if target == "diffusers" else ""),
             "num_tensors": plan.num_tensors,
             "num_bytes": plan.num_bytes,
@@ -90,7 +151,7 @@ def convert(
 
 
 def describe(
-    source: Path, to: Path, target: Target, dtype: str | None, shard_size: str, lora_layout: LoraLayout
+    source: Path, to: Location, target: Target, dtype: str | None, shard_size: str, lora_layout: LoraLayout
 ) -> dict[str, Any]:
     """What `convert` would write, from headers alone.
 
@@ -107,7 +168,7 @@ def describe(
         "finished": (to / RECORD).is_file(),
         "num_tensors": plan.num_tensors,
         "num_bytes": plan.num_bytes,
-        "free_bytes": shutil.disk_usage(_existing(to.absolute())).free,
+        "free_bytes": shutil.disk_usage(_existing(_made_in(to))).free,
         "files": {**sizes, **dict.fromkeys([*plan.texts, *plan.copies])},
     }
 
@@ -152,11 +213,20 @@ def _finished(to: Path, asked: dict[str, Any]) -> dict[str, Any]:
     return {**record, "already_finished": True}
 
 
-def _refuse_foreign(to: Path) -> None:
+def _made_in(to: Location) -> Path:
+    """Where of this machine the folder is made."""
+    return state_folder(to) if isinstance(to, ObjectPath) else to.absolute()
+
+
+def _refuse_foreign(to: Location) -> None:
     kind = None
     if (to / RECORD).is_file():
         kind = json.loads((to / RECORD).read_text()).get("kind")
-    if kind != "conversion" and to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if isinstance(to, ObjectPath):
+        holds_something = to.is_file() or any(not one.path.name.startswith(".") for one in listing(to))
+    else:
+        holds_something = to.exists() and (not to.is_dir() or any(to.iterdir()))
+    if kind != "conversion" and holds_something:
         raise CheckpointError(f"{to} is there and was not made by a conversion: choose another --to")
 
 

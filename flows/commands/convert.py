@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .options import FOLDER, NAME
+
 if TYPE_CHECKING:
+    from ...datasets.storage import Location
     from ...models.conversion import LoraLayout, Target
 
 _TARGET = (
@@ -18,38 +20,39 @@ _TARGET = (
 
 
 @click.command()
-@click.option("--from", "source", required=True, help="A safetensors file, an index, a folder in any layout, a hub id.")
-@click.option("--to", required=True, help="The folder to make.")
+@click.option(
+    "--from", "source", type=NAME, required=True, help="A safetensors file, an index, a folder in any layout, a hub id."
+)
+@click.option("--to", type=FOLDER, required=True, help="The folder to make.")
 @click.option("--as", "target", type=click.Choice(["diffusers", "official", "lora"]), default="diffusers", help=_TARGET)
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Of the weights; else as stored.")
 @click.option("--shard-size", default="5GB", show_default=True, help="The most that one file holds.")
 @click.option("--layout", type=click.Choice(["diffusers", "comfyui"]), default="diffusers", help="Names, for lora.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, from headers alone, and stop.")
 def convert(
-    source: str, to: str, target: Target, dtype: str | None, shard_size: str, layout: LoraLayout, dry_run: bool
+    source: str, to: Location, target: Target, dtype: str | None, shard_size: str, layout: LoraLayout, dry_run: bool
 ) -> None:
     """Write a checkpoint in another layout, a megabyte at a time.
 
     The folder appears when it is whole. The same command again finds it finished.
     """
-    if "://" in to:
-        raise click.BadParameter(f"{to}: give a folder of this machine", param_hint="--to")
+    from ...datasets.storage import location
     from ...models import convert
-    from ...models.folders import resolve_folder
 
-    place = resolve_folder(source)
-    if dry_run:
-        plan = convert.describe(place, Path(to), target, dtype, shard_size, layout)
-        click.echo(json.dumps(plan, indent=2))
-        return
-    with click.progressbar(length=0, label=f"{target} from {place.name}") as bar:
+    with convert.source_at_hand(source) as place:
+        if dry_run:
+            plan = convert.describe(place, to, target, dtype, shard_size, layout)
+            click.echo(json.dumps({**plan, "from": source}, indent=2))
+            return
+        with click.progressbar(length=0, label=f"{target} from {location(source).name}") as bar:
 
-        def advance(num_bytes: int, total: int) -> None:
-            bar.length = total
-            bar.update(num_bytes)
+            def advance(num_bytes: int, total: int) -> None:
+                bar.length = total
+                bar.update(num_bytes)
 
-        record = convert.convert(
-            place, Path(to), target, dtype=dtype, shard_size=shard_size, lora_layout=layout, advance=advance
-        )
+            record = convert.convert(
+                place, to, target, dtype=dtype, shard_size=shard_size, lora_layout=layout, advance=advance,
+                called=source if "://" in source else None,
+            )  # fmt: skip
     done = " (finished already, nothing was left to do)" if record.get("already_finished") else ""
     click.echo(f"{to}: {record['num_tensors']} tensors, {record['num_bytes'] / 1e9:.2f} GB{done}")

@@ -11,8 +11,8 @@ from .options import LOCAL_FOLDER, NAME
 
 
 @click.command()
-@click.option("--clips", type=NAME, help="Your own videos; without it, procedural dancers are made.")
-@click.option("--out", type=LOCAL_FOLDER, help="By default runs/demo.")
+@click.option("--clips", type=NAME, help="Your own videos, here or on a store; else procedural dancers are made.")
+@click.option("--out", type=LOCAL_FOLDER, help="On this machine; by default runs/demo.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny, module:function, or FILE.json.")
 @click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")

@@ -61,9 +61,21 @@ def _location(kind: click.ParamType, value: Any, param: click.Parameter | None, 
         kind.fail(str(error), param, ctx)
 
 
-FOLDER, FILE, NAME = Place(), Place(is_file=True), Name()
-# Where only this machine will do: what is shown in a browser, what programs are started in.
-LOCAL_FOLDER = click.Path(file_okay=False, path_type=Path)
+class LocalFolder(click.Path):
+    """A folder where only this machine will do: what is shown in a browser, what programs are started in."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse addresses."""
+        if "://" in str(value):
+            place = _location(self, value, param, ctx)
+            self.fail(f"{place}: this must lie on this machine; give a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER, FILE, NAME, LOCAL_FOLDER = Place(), Place(is_file=True), Name(), LocalFolder()
 
 
 class JobCommand(click.Command):
