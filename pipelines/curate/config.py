@@ -77,6 +77,9 @@ class Gates(BaseModel):
         0.8, description="p95 of the lower foot's height over where it stands, torsos (0.33 | 1.8)"
     )
     min_pose_motion: float | None = Field(0.1, description="mean joint speed, torsos a second (0.23 | none)")
+    min_motion_smoothness: float | None = Field(
+        None, description="likeness of frames to what AMT-S guesses from their neighbours, 0..1. Off: not calibrated"
+    )
     max_pose_jerk: float | None = Field(
         0.34, description="p95 of joints' second difference, torsos a frame² (0.24 | 0.38)"
     )
@@ -156,6 +159,9 @@ class CurateConfig(BaseModel):
     )
     aesthetic_model: Literal["auto", "laion", "off"] = Field(
         "auto", description="CLIP ViT-L/14 and LAION's head; `auto`: if both weights are here"
+    )
+    smoothness_model: Literal["auto", "amt", "off"] = Field(
+        "auto", description="AMT-S, which guesses every other frame; `auto`: if its weights are here"
     )
     exclude: str | None = Field(
         None, description="a folder of videos, or an .npz of their fingerprints, that no clip may come from"

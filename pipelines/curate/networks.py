@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 from ... import SteadyDancerError
 from ...datasets.video import VideoError, decode_low_resolution
-from ...models.weights_catalogue import weights_dir
+from ...models.weights_catalogue import local_folder
+from ..poses import load_pose_estimator
 from .config import CurateConfig
 from .duplicates import Excluded, fingerprint, pictures
 
 if TYPE_CHECKING:
     from ...models.aesthetics import Aesthetics
+    from ...models.frame_interpolation import MotionSmoothness
     from ...models.person_counter import PersonCounter
+    from ...models.pose_estimator import PoseEstimator
     from ...models.shot_detector import ShotDetector
     from ...models.text_detector import TextDetector
 
 LOW_RESOLUTION_PX = 128
-CLIP_FILE, HEAD_FILE = "open_clip_model.safetensors", "sac+logos+ava1-l14-linearMSE"
+AESTHETIC_WEIGHTS = ("aesthetic-clip", "aesthetic-head")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class ScoreTools:
     text: "TextDetector | None" = None
     persons: "PersonCounter | None" = None
     aesthetics: "Aesthetics | None" = None
+
+
+@dataclass(frozen=True)
+class PoseTools:
+    """For `estimate_pose`: who looks for people in clips that bring no keypoints, and how smoothly they move."""
+
+    estimator: "PoseEstimator | None" = None
+    smoothness: "MotionSmoothness | None" = None
 
 
 def load_shot_tools(config: CurateConfig) -> ShotTools:
@@ -81,19 +92,49 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
 
             aesthetics = Aesthetics(*files)
         elif config.aesthetic_model == "laion":
-            raise SteadyDancerError(
-                f"aesthetic_model laion: put {CLIP_FILE} (CLIP ViT-L/14 by open_clip) and {HEAD_FILE}.pth into the "
-                "folder `aesthetics` of the weights, or choose auto"
-            )
+            from ...models import weights
+
+            missing = [row for row in map(weights.weight, AESTHETIC_WEIGHTS) if weights.find(row) is None]
+            said = "; ".join(f"{row.looked_for} lacks it: {row.remedy}" for row in missing)
+            raise SteadyDancerError(f"aesthetic_model laion: {said}; or choose auto")
     return ScoreTools(text, persons, aesthetics)
 
 
 def find_aesthetic_files() -> tuple[Path, Path] | None:
-    """CLIP's and the head's file in the folder of weights, if both are here."""
-    folder = weights_dir() / "aesthetics"
-    heads = [folder / f"{HEAD_FILE}{suffix}" for suffix in (".safetensors", ".pth")]
-    head = next((path for path in heads if path.is_file()), None)
-    return (folder / CLIP_FILE, head) if head and (folder / CLIP_FILE).is_file() else None
+    """CLIP's and the head's file, if both are here; the head may lie in its folder as `.safetensors` too."""
+    from ...models import weights
+
+    clip, head = (weights.weight(name) for name in AESTHETIC_WEIGHTS)
+    clip_folder, head_folder = weights.find(clip), weights.find(head)
+    converted = (local_folder(head) / head.files[0]).with_suffix(".safetensors")
+    if clip_folder is None or (head_folder is None and not converted.is_file()):
+        return None
+    return clip_folder / clip.files[0], head_folder / head.files[0] if head_folder else converted
+
+
+def load_pose_tools(config: CurateConfig) -> PoseTools:
+    """The pose model, and AMT-S where its weights are here.
+
+    Raises:
+        SteadyDancerError: one that the configuration asks for is not here.
+    """
+    return PoseTools(load_pose_estimator(config.pose_model), _load_smoothness(config))
+
+
+def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
+    if config.smoothness_model == "off":
+        return None
+    from ...models import weights
+
+    row = weights.weight("amt")
+    folder = weights.find(row)
+    if folder is None:
+        if config.smoothness_model == "amt":
+            raise SteadyDancerError(f"smoothness_model amt: {row.looked_for} lacks it; {row.remedy}")
+        return None
+    from ...models.frame_interpolation import MotionSmoothness
+
+    return MotionSmoothness(folder / row.files[0])
 
 
 def load_excluded(path: Path, fps: float) -> Excluded:

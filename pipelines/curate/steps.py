@@ -12,17 +12,24 @@ import numpy.typing as npt
 from ...datasets.artifact import content_digest, json_digest
 from ...datasets.schema import Row, columns_of
 from ...datasets.video import VideoError, decode, decode_low_resolution, decode_sparse, probe
-from ...models.pose_estimator import PoseEstimator
 from ..crop import content_shares, content_size, crop_frames, to_content, to_frame
 from ..fetched import fetched
-from ..poses import find_poses, load_pose_estimator
+from ..poses import find_poses
 from ..stage import BadClip, Stage
 from .borders import Box, find_content
 from .config import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES, CurateConfig
 from .duplicates import fingerprint
 from .frame_scores import Frames, blur, find_cuts, histogram_change, luma_change, technical_scores
 from .motion_scores import motion_scores
-from .networks import LOW_RESOLUTION_PX, ScoreTools, ShotTools, load_score_tools, load_shot_tools
+from .networks import (
+    LOW_RESOLUTION_PX,
+    PoseTools,
+    ScoreTools,
+    ShotTools,
+    load_pose_tools,
+    load_score_tools,
+    load_shot_tools,
+)
 from .overlays import static_edge_ratio, text_ratios
 from .pose_scores import appearance_change, count_tracks, pose_scores
 from .select import failed_gate
@@ -168,19 +175,15 @@ def _has_keypoints(path: Path) -> bool:
     return path.with_name(f"{path.stem}.pose.safetensors").is_file()
 
 
-def load_estimator(config: CurateConfig) -> PoseEstimator | None:
-    """What looks for people in clips that bring no keypoints."""
-    return load_pose_estimator(config.pose_model)
-
-
 @fetched("source_path")
-def estimate_pose(row: Row, config: CurateConfig, estimator: PoseEstimator | None) -> Row:
+def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None) -> Row:
     """Keypoints of every frame, and what they say; a clip that a cheap gate refuses is not decoded for it.
 
     The pose is looked for and judged inside the borders, and kept in the source's own frame.
     """
     if failed_gate(row, config.gates, CHEAP_GATES) is not None:
         return row
+    tools = tools or PoseTools()
     times_s = row["start_s"] + np.arange(row["num_frames"]) / config.fps
     shares = content_shares(row)
     looked_at: list[Frames] = []
@@ -189,7 +192,9 @@ def estimate_pose(row: Row, config: CurateConfig, estimator: PoseEstimator | Non
         looked_at.append(crop_frames(_frames(row, times_s, POSE_SIDE_PX), shares))
         return looked_at[0]
 
-    model, counted, tracks = find_poses(Path(row["source_path"]), times_s, read_frames, config.pose_model, estimator)
+    model, counted, tracks = find_poses(
+        Path(row["source_path"]), times_s, read_frames, config.pose_model, tools.estimator
+    )
     seen: Row = {
         **row,
         "pose_model": model,
@@ -205,9 +210,13 @@ def estimate_pose(row: Row, config: CurateConfig, estimator: PoseEstimator | Non
     height, width = content_size(row)
     scores = pose_scores(poses[0], tracks[0].confidence, width / height, config.fps)
     scores["appearance_change"] = appearance_change(looked_at[0], poses[0]) if looked_at else None
+    # Supplied keypoints need no frames, smoothness does.
+    scores["motion_smoothness"] = (
+        tools.smoothness(looked_at[0] if looked_at else read_frames()) if tools.smoothness else None
+    )
     pose = to_frame(poses[0], shares).to_bytes()
     digest = sha256(pose).hexdigest()[:16]
-    return {**seen, "pose": pose, "pose_digest": digest, "motion_smoothness": None, **scores}
+    return {**seen, "pose": pose, "pose_digest": digest, **scores}
 
 
 def _frames(row: Row, times_s: npt.NDArray[np.float64], short_side: int) -> Frames:
@@ -240,6 +249,6 @@ STAGES = [
         estimate_pose,
         ("source_path", "start_s", "num_frames", "height", "width"),
         columns_of("pose"),
-        load=load_estimator,
+        load=load_pose_tools,
     ),
 ]

