@@ -56,7 +56,10 @@ def _bars(luma: Luma) -> tuple[int, int]:
 def _bar(luma: Luma) -> int:
     num_rows = luma.shape[1]
     colour = np.median(luma[:, :2])
-    flat = (np.abs(luma - colour) <= BAR_TOLERANCE).mean(axis=(0, 2)) >= MIN_FLAT
+    # Most pictures have no bar, which their first rows tell.
+    if not _flat(luma[:, : int(MIN_BORDER * num_rows)], colour).all():
+        return 0
+    flat = _flat(luma, colour)
     length = int(np.argmin(flat)) if not flat.all() else 0
     if not MIN_BORDER * num_rows <= length < 0.45 * num_rows:
         return 0
@@ -66,25 +69,34 @@ def _bar(luma: Luma) -> int:
     return min(length + 1, num_rows) if begun.mean() >= MIN_EDGE else 0
 
 
+def _flat(luma: Luma, colour: np.floating) -> npt.NDArray[np.bool_]:
+    """Which rows have the bar's colour almost everywhere and always."""
+    return (np.abs(luma - colour) <= BAR_TOLERANCE).mean(axis=(0, 2)) >= MIN_FLAT
+
+
 def _blurred_sides(luma: Luma) -> tuple[int, int]:
     """Columns at the left and at the right, equally many, that hold a blurred copy; (0, 0) without one."""
     width = luma.shape[2]
-    # Rounding to 8 bits alone makes Laplacians of 2 grey levels.
-    detail = np.stack([np.abs(cv2.Laplacian(image, cv2.CV_32F)) > 3 / 255 for image in luma]).mean(axis=(0, 1))
-    seams = np.abs(np.diff(luma, axis=2)).mean(axis=0)
+    seams = np.mean([cv2.absdiff(image[:, 1:], image[:, :-1]) for image in luma], axis=0)
     for side in _seam_candidates(seams, width):
-        outer = np.concatenate([detail[2 : side - 2], detail[width - side + 2 : -2]])
-        inner = detail[side + 2 : width - side - 2]
-        if outer.mean() > FILL_SHARPNESS * inner.mean():
-            continue
         # A seam is one straight line from edge to edge, much stronger than what lies on its blurred side.
         strong = [
             (seams[:, seam] > 3 * np.maximum(seams[:, beside], 1 / 255)).mean()
             for seam, beside in ((side - 1, side - 4), (width - side - 1, width - side + 2))
         ]
-        if min(strong) >= FILL_EDGE:
+        if min(strong) >= FILL_EDGE and _plain_sides(luma, side):
             return side, side
     return 0, 0
+
+
+def _plain_sides(luma: Luma, side: int) -> bool:
+    """Whether so many columns at the left and at the right hold much less detail than what is between them."""
+    width = luma.shape[2]
+    # Rounding to 8 bits alone makes Laplacians of 2 grey levels.
+    detail = np.stack([np.abs(cv2.Laplacian(image, cv2.CV_32F)) > 3 / 255 for image in luma]).mean(axis=(0, 1))
+    outer = np.concatenate([detail[2 : side - 2], detail[width - side + 2 : -2]])
+    inner = detail[side + 2 : width - side - 2]
+    return bool(outer.mean() <= FILL_SHARPNESS * inner.mean())
 
 
 def _seam_candidates(seams: npt.NDArray[np.floating], width: int) -> list[int]:

@@ -3,6 +3,8 @@
 Frames are uint8 [F, H, W, 3] RGB.
 """
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +18,7 @@ def histogram_change(frames: Frames) -> npt.NDArray[np.float64]:
     A dancer who moves keeps the picture's colours, a cut does not.
     """
     histograms = []
-    for frame in frames:
-        hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)
+    for hsv in _converted(frames, cv2.COLOR_RGB2HSV):
         histogram = cv2.calcHist([hsv], [0, 1, 2], None, [12, 4, 8], [0, 180, 0, 256, 0, 256])
         # A bin's border must not turn a small drift of brightness into a cut.
         histogram = cv2.GaussianBlur(histogram.reshape(12, 32), (3, 3), 0).ravel()
@@ -27,8 +28,13 @@ def histogram_change(frames: Frames) -> npt.NDArray[np.float64]:
 
 def luma_change(frames: Frames) -> npt.NDArray[np.float64]:
     """Mean absolute change of luma between neighbouring frames: [F − 1], 0..1."""
-    luma = luma_of(frames)
-    return np.abs(np.diff(luma, axis=0)).mean(axis=(1, 2))
+    return grey_change(grey_of(frames))
+
+
+def grey_change(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The same of luma in levels [F, H, W]."""
+    size = 255 * max(1, grey[0].size)
+    return np.array([cv2.norm(one, other, cv2.NORM_L1) / size for one, other in pairwise(grey)])
 
 
 def find_cuts(change: npt.NDArray[np.float64], threshold: float) -> list[int]:
@@ -47,10 +53,21 @@ def find_cuts(change: npt.NDArray[np.float64], threshold: float) -> list[int]:
     return cuts
 
 
+def grey_of(frames: Frames) -> npt.NDArray[np.uint8]:
+    """Luma (BT.601) of RGB frames in levels: [F, H, W]."""
+    return _converted(frames, cv2.COLOR_RGB2GRAY)
+
+
 def luma_of(frames: Frames) -> npt.NDArray[np.float32]:
     """Luma (BT.601) of RGB frames: [F, H, W], 0..1."""
-    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
-    return grey.astype(np.float32) / np.float32(255)
+    return np.divide(grey_of(frames), np.float32(255), dtype=np.float32)
+
+
+def _converted(frames: Frames, code: int) -> npt.NDArray[np.uint8]:
+    """All frames in another colour space, by one call: they lie below each other like one tall picture."""
+    height, width = frames.shape[1:3]
+    tall = cv2.cvtColor(np.ascontiguousarray(frames).reshape(-1, width, 3), code)
+    return np.asarray(tall.reshape(-1, height, width, *tall.shape[2:]), np.uint8)
 
 
 def technical_scores(frames: Frames) -> dict[str, float]:
@@ -62,17 +79,17 @@ def technical_scores(frames: Frames) -> dict[str, float]:
     luma = luma_of(frames)
     scale = 256 / min(luma.shape[1:])
     sharpness = [
-        cv2.Laplacian(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), cv2.CV_32F).var()
+        cv2.meanStdDev(
+            cv2.Laplacian(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), cv2.CV_32F)
+        )[1].item()
+        ** 2
         for image in luma
     ]
-    rgb = frames.astype(np.float32)
-    red_green = rgb[..., 0] - rgb[..., 1]
-    yellow_blue = (rgb[..., 0] + rgb[..., 1]) / 2 - rgb[..., 2]
-    spread = np.hypot(red_green.std(axis=(1, 2)), yellow_blue.std(axis=(1, 2)))
-    centre = np.hypot(red_green.mean(axis=(1, 2)), yellow_blue.mean(axis=(1, 2)))
+    opponents = np.stack([_opponents(frame) for frame in frames])
+    spread, centre = np.hypot(opponents[:, 0], opponents[:, 1]).T
     out = {
         "brightness": float(luma.mean()),
-        "contrast": float(luma.std(axis=(1, 2)).mean()),
+        "contrast": float(np.mean([cv2.meanStdDev(image)[1].item() for image in luma])),
         "colourfulness": float((spread + 0.3 * centre).mean() / 255),
         "sharpness": float(np.mean(sharpness)),
     }
@@ -80,6 +97,15 @@ def technical_scores(frames: Frames) -> dict[str, float]:
     parts = (exposure, min(out["contrast"] / 0.2, 1), min(out["sharpness"] / 0.01, 1))
     out["technical_quality"] = float(np.prod(parts) ** (1 / 3))
     return out
+
+
+def _opponents(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Of red against green, and yellow against blue: standard deviation and mean, [2, 2], in levels."""
+    red, green, blue = cv2.split(frame)
+    first = cv2.subtract(red, green, dtype=cv2.CV_16S)
+    twice_second = cv2.subtract(cv2.add(red, green, dtype=cv2.CV_16S), cv2.add(blue, blue, dtype=cv2.CV_16S))
+    out = np.array([[value.item() for value in cv2.meanStdDev(one)[::-1]] for one in (first, twice_second)])
+    return out / [[1], [2]]
 
 
 def blur(frames: Frames) -> float:
@@ -92,10 +118,15 @@ def blur(frames: Frames) -> float:
     for image in luma_of(frames):
         scale = min(1.0, 256 / min(image.shape))
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        for axis, kernel in ((0, (1, 9)), (1, (9, 1))):
-            steps = np.abs(np.diff(small, axis=axis))
-            left = np.abs(np.diff(cv2.blur(small, kernel), axis=axis))
-            lost = np.maximum(0, steps - left).sum()
-            values.append(1 - float(lost / max(steps.sum(), 1e-6)))
+        for kernel in ((1, 9), (9, 1)):
+            steps, left = (_steps(one, kernel) for one in (small, cv2.blur(small, kernel)))
+            lost = cv2.subtract(steps, cv2.min(steps, left))
+            values.append(1 - cv2.sumElems(lost)[0] / max(cv2.sumElems(steps)[0], 1e-6))
     # The blurrier direction counts: a moved camera blurs one of them.
     return float(np.mean(np.max(np.reshape(values, (-1, 2)), axis=1)))
+
+
+def _steps(image: npt.NDArray[np.float32], kernel: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Change from pixel to pixel along the kernel."""
+    before, after = (image[:-1], image[1:]) if kernel[1] > 1 else (image[:, :-1], image[:, 1:])
+    return np.asarray(cv2.absdiff(before, after), np.float32)

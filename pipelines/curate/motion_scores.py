@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .frame_scores import Frames, luma_of
+from .frame_scores import Frames, grey_change, grey_of
 
 Floats = npt.NDArray[np.floating]
 
@@ -27,9 +27,9 @@ def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
         flicker: mean second difference of the whole picture's luma, 0..1.
         frozen_ratio: share of frames that repeat the one before.
     """
-    luma = luma_of(frames)
-    means = luma.mean(axis=(1, 2))
-    change = np.abs(np.diff(luma, axis=0)).mean(axis=(1, 2))
+    luma = grey_of(frames)
+    means = luma.mean(axis=(1, 2)) / 255
+    change = grey_change(luma)
     out: dict[str, float | None] = {
         "camera_motion": None,
         "camera_shake": None,
@@ -37,7 +37,7 @@ def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
         "flicker": float(np.abs(np.diff(means, n=2)).mean()) if len(means) > 2 else None,
         "frozen_ratio": float((change < FROZEN_CHANGE).mean()) if len(change) else None,
     }
-    steps, agreed, residual = camera_path((luma * 255).astype(np.uint8))
+    steps, agreed, residual = camera_path(luma)
     known = agreed >= MIN_STILL_SHARE
     pairs = known[1:] & known[:-1]
     if pairs.sum() < len(pairs) / 2 or not len(pairs):

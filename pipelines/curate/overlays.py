@@ -36,12 +36,13 @@ def static_edge_ratio(frames: Frames, camera_motion: float | None, seconds: floa
     """
     if camera_motion is None or camera_motion * seconds < MIN_CAMERA_TRAVEL:
         return None
-    luma = luma_of(frames)
-    across, down = (
-        np.stack([cv2.Sobel(image, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for image in luma]) for dx in (1, 0)
-    )
-    length = np.hypot(across, down).mean(axis=0)
-    steady = np.hypot(across.mean(axis=0), down.mean(axis=0))
+    across, down, length = np.zeros((3, *frames.shape[1:3]), np.float32)
+    for image in luma_of(frames):
+        x, y = (cv2.Sobel(image, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (1, 0))
+        for total, one in ((across, x), (down, y), (length, cv2.magnitude(x, y))):
+            cv2.accumulate(one, total)
+    length /= len(frames)
+    steady = cv2.magnitude(across, down) / len(frames)
     # 0.02: an edge of 4 grey levels a pixel, the faintest logo that is still seen.
     overlaid = (length > 0.02) & (steady > 0.8 * length)
     closed = cv2.morphologyEx(overlaid.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
