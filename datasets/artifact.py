@@ -3,7 +3,7 @@
 A job's work is cut into *packets*, fixed lists of ids. A packet is done when its part exists; a part is written aside
 and renamed, so a killed job leaves nothing that looks whole. `run.json` is written last: present means finished, and
 from then on the folder is never changed. Resuming is the plan minus the parts that exist. On an object store the
-finished part is one PUT, and parts are looked for one by one, not in a listing.
+finished part is one PUT.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from .store_requests import told
 
 RECORD = "run.json"
 PLAN = "plan.json"
+MOST_ASKED = 1000  # objects that are looked for one by one
 VERDICTS = ("ok", "rejected", "quarantined")
 
 
@@ -222,15 +223,26 @@ class Artifact:
 
     def remaining(self, packets: Sequence[Packet]) -> list[Packet]:
         """The packets without a part, in order."""
-        parts = [self.part(packet) for packet in packets]
-        objects = [part for part in parts if isinstance(part, ObjectPath)]
-        done = [info.is_file for info in describe(objects)] if objects else [part.is_file() for part in parts]
-        return [packet for packet, is_done in zip(packets, done, strict=True) if not is_done]
+        there = self._names()
+        missing = [packet for packet in packets if self.part(packet).name not in there]
+        if there and len(missing) <= MOST_ASKED and isinstance(self.path, ObjectPath):
+            # A listing may lag behind what was just written.
+            places = [self.path / self.part(packet).name for packet in missing]
+            missing = [one for one, info in zip(missing, describe(places), strict=True) if not info.is_file]
+        return missing
+
+    def _names(self) -> set[str]:
+        """Names in the folder, listed once: a million packets cannot be looked for one by one."""
+        if isinstance(self.path, ObjectPath):
+            return {one.path.name for one in listing(self.path) if one.path.parent == self.path}
+        return {one.name for one in os.scandir(self.path)} if self.path.is_dir() else set()
 
     def write_part(self, packet: Packet, table: pa.Table) -> None:
         """Commit a packet: every id in it with its verdict."""
         with written_aside(self.part(packet)) as aside:
-            pq.write_table(table, aside, compression="zstd")
+            # Scores hardly repeat: looking for repeated values takes longer than all else.
+            words = [field.name for field in table.schema if pa.types.is_string(field.type)]
+            pq.write_table(table, aside, compression="zstd", use_dictionary=words)
 
     def parts(self) -> list[str]:
         """Names of the parts that are there, in order.
@@ -238,11 +250,7 @@ class Artifact:
         Raises:
             ArtifactError: there is none.
         """
-        if isinstance(self.path, ObjectPath):
-            names = [one.path.name for one in listing(self.path) if one.path.parent == self.path]
-        else:
-            names = [path.name for path in self.path.glob("part-*.parquet")]
-        parts = sorted(name for name in names if name.startswith("part-"))
+        parts = sorted(name for name in self._names() if name.startswith("part-") and name.endswith(".parquet"))
         if not parts:
             raise ArtifactError(f"{self.path} holds no parts")
         return parts

@@ -6,17 +6,21 @@ selection of a million clips copies none of them.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from .artifact import Artifact, ArtifactError
+from .artifact import VERDICTS, Artifact, ArtifactError, Packet, json_digest
 from .schema import CLIP_SCHEMA, Row
 from .storage import Location, join, location
 
 BIG_COLUMNS = ("fingerprint", "pose")  # in `measured` alone
+PART_ROWS = 100_000  # rows of a part of `clips`, or those of one packet if these are more
+_PARTS_AT_ONCE = 256  # parts of `measured`, of a few rows each, that are read into one table
 COLUMNS = [name for name in CLIP_SCHEMA.names if name not in BIG_COLUMNS]
 
 
@@ -42,6 +46,11 @@ class Clips:
         """All rows, or some of their columns; `pose` and `fingerprint` are not among them."""
         return self.artifact.read(columns)
 
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The rows a part at a time, in path order."""
+        for part in self.artifact.parts():
+            yield self.artifact.read_part(part, columns)
+
     def poses(self, rows: Iterable[Row]) -> dict[str, bytes]:
         """Keypoints (safetensors) of rows with `clip_id`, `source_path` and `measured_part`: clip_id → bytes.
 
@@ -61,6 +70,62 @@ class Clips:
             if keys:
                 raise ArtifactError(f"{self.measured.path / part} holds no keypoints of {min(keys)[0]}: curate it anew")
         return poses
+
+
+class MeasuredRows:
+    """Rows as they were measured, in path order, without their keypoints unless these are asked for.
+
+    Args:
+        measured: the artifact.
+        parts: names of its parts, those of earlier paths first; all rows of a source lie in one.
+    """
+
+    def __init__(self, measured: Artifact, parts: Sequence[str]) -> None:
+        self.measured, self.parts = measured, list(parts)
+
+    def tables(self, columns: list[str]) -> Iterator[tuple[list[str], pa.Table]]:
+        """The rows of some parts at a time, and which parts these are."""
+        for start in range(0, len(self.parts), _PARTS_AT_ONCE):
+            parts = self.parts[start : start + _PARTS_AT_ONCE]
+            yield parts, self.read(parts, columns)
+
+    def read(self, parts: Sequence[str], columns: list[str]) -> pa.Table:
+        """The rows of these parts; `measured_part` says which."""
+        asked = [name for name in columns if name != "measured_part"]
+
+        def read(part: str) -> pa.Table:
+            table = self.measured.read_part(part, asked)
+            return table.append_column("measured_part", pa.repeat(part, len(table)))
+
+        with ThreadPoolExecutor(8) as pool:  # on a store, each waits for its own answers
+            table = pa.concat_tables(pool.map(read, parts))
+        return in_path_order(table).select(columns)
+
+
+def in_path_order(table: pa.Table) -> pa.Table:
+    """Rows sorted by `source_path`, then by `start_s`."""
+    keys = pa.table({"path": table["source_path"], "start_s": pc.fill_null(table["start_s"], 0.0)})
+    return table.take(pc.sort_indices(keys, sort_keys=[("path", "ascending"), ("start_s", "ascending")]))
+
+
+def clips_packet(index: int, content: Any) -> Packet:
+    """The part of `clips` that holds the rows of `content` (a JSON value); parts lie in the order of `index`."""
+    return Packet(f"{index:05d}-{json_digest(content)[:10]}", ())
+
+
+def count_written(artifact: Artifact, num_inputs: int) -> dict[str, int]:
+    """Verdicts in the parts as they lie there, for the record.
+
+    Raises:
+        ArtifactError: a part is damaged, or rows were lost or repeated.
+    """
+    counts = {"inputs": num_inputs} | dict.fromkeys(VERDICTS, 0)
+    for part in artifact.parts():
+        for one in artifact.read_part(part, ["verdict"]).column("verdict").value_counts().to_pylist():
+            counts[one["values"]] += one["counts"]
+    if num_inputs != sum(counts[verdict] for verdict in VERDICTS):
+        raise ArtifactError(f"{artifact.path}: rows were lost or repeated, the counts do not balance: {counts}")
+    return counts
 
 
 def place_of(measured: Location, clips_folder: Location) -> str:

@@ -32,6 +32,9 @@ Item = dict[str, Any]
 WritePacket = Callable[[Packet, list[Row]], None]
 
 SECONDS_BETWEEN_LINES = 20.0
+# Rows that are on their way through Ray at once: 10,000 packets of sources. Workers start anew for the next wave, which
+# costs them a minute in hours.
+WAVE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -152,31 +155,28 @@ def run_packets(job: Job, artifact: Artifact, packets: list[Packet], engine: Eng
     remaining = artifact.remaining(packets)
     if not remaining:
         return {}
-    items: list[Item] = [
-        {
-            "packet": packet.id,
-            "ids": list(packet.ids),
-            "rows": to_ipc(map(job.open_row, packet.ids), job.schema),
-            "seconds": "{}",
-            "fault": "",
-        }
-        for packet in remaining
-    ]
-    with _readable_faults(job, engine), _results(job, items, engine) as results:
+    with _readable_faults(job, engine), _results(job, remaining, engine) as results:
         for result in progress(results, job.name, "packets", len(packets), len(packets) - len(remaining)):
             seconds.update(json.loads(result["seconds"]))
     return dict(seconds)
 
 
+def _item(job: Job, packet: Packet) -> Item:
+    rows = to_ipc(map(job.open_row, packet.ids), job.schema)
+    return {"packet": packet.id, "ids": list(packet.ids), "rows": rows, "seconds": "{}", "fault": ""}
+
+
 @contextlib.contextmanager
-def _results(job: Job, items: list[Item], engine: Engine) -> Iterator[Iterable[Item]]:
+def _results(job: Job, packets: list[Packet], engine: Engine) -> Iterator[Iterable[Item]]:
     num_gpus = max(stage.num_gpus for stage in job.stages)
     if engine.in_process:
         if num_gpus:
             import torch
 
             _require_gpus(job, num_gpus, torch.cuda.device_count())
-        yield map(PacketWorker(job.stages, job.config, job.schema, job.write_packet), items)
+        yield map(
+            PacketWorker(job.stages, job.config, job.schema, job.write_packet), (_item(job, one) for one in packets)
+        )
         return
     with contextlib.ExitStack() as stack:
         _enter_ray(job, engine, stack)
@@ -184,7 +184,7 @@ def _results(job: Job, items: list[Item], engine: Engine) -> Iterator[Iterable[I
 
         if engine.address is None:  # a cluster may be growing towards what is asked of it
             _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
-        yield _ray_results(job, items)
+        yield _ray_results(job, packets)
 
 
 def _enter_ray(job: Job, engine: Engine, stack: contextlib.ExitStack) -> None:
@@ -216,8 +216,10 @@ def _require_gpus(job: Job, wanted: float, here: float) -> None:
         )
 
 
-def _ray_results(job: Job, items: list[Item]) -> Iterator[Item]:
+def _ray_results(job: Job, packets: list[Packet]) -> Iterator[Item]:
     """Results as they come. Packets of a worker that died (killed, out of memory, a crash in a library) run again.
+
+    Rows are opened a wave at a time: those of a million packets would not fit into the driver.
 
     Raises:
         JobStopped: packets keep killing their workers.
@@ -227,12 +229,12 @@ def _ray_results(job: Job, items: list[Item]) -> Iterator[Item]:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the console; Ray's own file in its session stays
             handler.setLevel(logging.CRITICAL)
-    pending = {item["packet"]: item for item in items}
+    pending = {packet.id: packet for packet in packets}
     attempts_left = 2
     while pending:
         num_pending = len(pending)
         try:
-            for result in _ray_dataset(job, list(pending.values())).iter_rows():
+            for result in _ray_dataset(job, _wave(job, pending.values())).iter_rows():
                 if result["fault"]:
                     raise _from_words(result["fault"])
                 del pending[result["packet"]]
@@ -240,11 +242,23 @@ def _ray_results(job: Job, items: list[Item]) -> Iterator[Item]:
         except ray.exceptions.RayActorError as error:
             attempts_left = 2 if len(pending) < num_pending else attempts_left - 1
             if attempts_left == 0:
-                ids = [name for item in pending.values() for name in item["ids"]]
+                ids = [name for packet in pending.values() for name in packet.ids]
                 raise JobStopped(
                     f"{job.name} stopped: workers die (killed, out of memory, or a crash in a library) on one of these "
                     f"{len(ids)}, first {ids[0]}.\nFinished packets are kept; --in-process shows which one it is."
                 ) from error
+
+
+def _wave(job: Job, packets: Iterable[Packet]) -> list[Item]:
+    """The first packets, with as many rows as the driver may hold; one packet at least."""
+    items: list[Item] = []
+    num_bytes = 0
+    for packet in packets:
+        items.append(_item(job, packet))
+        num_bytes += len(items[-1]["rows"])
+        if num_bytes >= WAVE_BYTES:
+            break
+    return items
 
 
 def _ray_dataset(job: Job, items: list[Item]) -> Any:

@@ -5,9 +5,13 @@ or funnel. Every bound here is our starting value; the scores are stored, so ano
 bound stands what was measured on 40 labelled clips: the worst value of a good one | the best of those it is to refuse.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Shape = Literal["vertical", "horizontal", "square"]
+SHAPES: tuple[Shape, ...] = ("vertical", "horizontal", "square")
+SQUARE_RATIO = 1.05  # sides that differ by less are those of a square
 
 
 class Gates(BaseModel):
@@ -132,6 +136,71 @@ class Duplicates(BaseModel):
     min_common_ratio: float = Field(0.8, gt=0, le=1, description="share of the longer one that copies have in common")
 
 
+# What the paper filters on: how a clip pleases, how smoothly it moves, how well its subject is seen, what it does.
+TASTE_GATES = (
+    "min_aesthetic_score",
+    "max_flicker",
+    "max_pose_jerk",
+    "min_pose_confidence",
+    "min_visible_joint_ratio",
+    "min_subject_height",
+    "max_subject_offset",
+    "min_in_frame_ratio",
+    "max_extreme_action",
+    "max_torso_tilt_deg",
+    "max_rotation_rate",
+    "max_airborne_height",
+)
+
+
+class Quotas(BaseModel):
+    """At most so many accepted clips of a kind; those with the largest margin stay (see `targets.margins`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_accepted_per_source: int | None = Field(None, ge=1, description="accepted clips of one source")
+    max_accepted_by_shape: dict[Shape, int] = Field({}, description="accepted clips of one shape of picture")
+    along: tuple[str, ...] = Field(
+        TASTE_GATES, description="gates whose scores make the margin, and that a target moves"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Quotas":
+        unknown = sorted(set(self.along) - set(Gates.model_fields))
+        if unknown or not self.along:
+            raise ValueError(f"along names gates; {', '.join(unknown) or 'nothing'} is none")
+        return self
+
+    @property
+    def need_margins(self) -> bool:
+        """Whether clips must be ranked."""
+        return self.max_accepted_per_source is not None or bool(self.max_accepted_by_shape)
+
+    def limits(self) -> list[int]:
+        """Accepted clips of each of `SHAPES`; where there is no limit, more than there can be."""
+        return [self.max_accepted_by_shape.get(shape, 2**62) for shape in SHAPES]
+
+
+class Target(BaseModel):
+    """So many accepted clips, found by moving the gates of `Quotas.along` together, for each part of the mix alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_clips: int = Field(ge=1, description="accepted clips (paper: 7,338)")
+    mix: dict[Shape, float] = Field(
+        {}, description="shares of shapes of the picture inside its borders; shapes that are not named share the rest"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Target":
+        total = sum(self.mix.values())
+        if any(share < 0 for share in self.mix.values()) or total > 1 + 1e-9:
+            raise ValueError(f"shares of the mix lie in 0..1 and sum to 1 at most, got {self.mix}")
+        if len(self.mix) == len(SHAPES) and total < 1 - 1e-9:
+            raise ValueError(f"the mix names all shapes, so its shares must sum to 1, got {self.mix}")
+        return self
+
+
 class CurateConfig(BaseModel):
     """One curation."""
 
@@ -174,10 +243,26 @@ class CurateConfig(BaseModel):
         0.3, ge=0, le=1, description="below it a joint counts as not seen (DWPose's cut)"
     )
     gates: Gates = Gates()
+    gates_by_shape: dict[Shape, dict[str, float | None]] = Field(
+        {}, description="bounds that are other for pictures of one shape: shape → gate → bound"
+    )
+    quotas: Quotas = Quotas()
+    target: Target | None = Field(None, description="find bounds that accept so many clips")
     packet_size: int = Field(8, ge=1, description="sources a packet: the unit of retry")
 
     @model_validator(mode="after")
     def _check(self) -> "CurateConfig":
         if self.num_frames % 4 != 1:
             raise ValueError(f"num_frames must be 4k + 1 (the VAE takes 4 frames at a time), got {self.num_frames}")
+        for shape in self.gates_by_shape:
+            self.gates_for(shape)
         return self
+
+    def gates_for(self, shape: Shape) -> Gates:
+        """The gates of pictures of one shape."""
+        changed: dict[str, Any] = {**self.gates.model_dump(), **self.gates_by_shape.get(shape, {})}
+        return Gates(**changed)
+
+
+# What a selection may change without looking at a video again; all else decides what is measured, and how.
+SELECTION_FIELDS = ("gates", "gates_by_shape", "duplicates", "quotas", "target")

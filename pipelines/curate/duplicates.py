@@ -5,8 +5,7 @@ by two correlations: of the pictures (do they show the same place?), and of what
 happen there, at the same moment?). The second tells two dances in one studio apart, which the first cannot.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ...datasets.schema import Row
 from .frame_scores import Frames
 
 Floats = npt.NDArray[np.float32]
@@ -25,7 +23,6 @@ SIDE, RATE = 8, 4  # cells a side, pictures a second
 MIN_PLACE, MIN_EVENTS = 0.8, 0.65
 LONG, MIN_EVENTS_SHORT = 16, 0.8  # pictures, four seconds: dances to one beat are alike for a while
 MIN_CHANGE = 0.5  # grey levels: where less changes, nothing happens that could be compared
-BLOCK = 2048  # sources that are compared with all at once
 
 
 def fingerprint(frames: Frames, fps: float) -> bytes:
@@ -72,7 +69,7 @@ def align(first: Floats, second: Floats, min_overlap: int) -> Match:
 
 
 def _align(first: Floats, second: Floats, min_overlap: int) -> Match:
-    place = _unit(first) @ _unit(second).T
+    place = unit(first) @ unit(second).T
     one, other = first - first.mean(axis=0), second - second.mean(axis=0)
     events = one @ other.T
     power, other_power = (one**2).sum(axis=1), (other**2).sum(axis=1)
@@ -92,61 +89,10 @@ def _align(first: Floats, second: Floats, min_overlap: int) -> Match:
     return best
 
 
-def _unit(sequence: Floats) -> Floats:
+def unit(sequence: Floats) -> Floats:
+    """Each row less its mean, of length 1."""
     centred = sequence - sequence.mean(axis=1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
-
-
-def find_groups(sequences: Sequence[Floats], min_ratio: float) -> list[int]:
-    """For every sequence the index of the first one that it is a copy of (itself, if of none).
-
-    Two are copies when they agree over `min_ratio` of the longer one: a part of a video is no copy of it. The mean
-    pictures of all pairs are compared first, N² × 64 products; only likely pairs are aligned.
-    """
-    parent = list(range(len(sequences)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            index = parent[index]
-        return index
-
-    if not sequences:
-        return []
-    means = _unit(np.stack([sequence.mean(axis=0) for sequence in sequences]))
-    both = np.stack([means, mirrored(means)])
-    lengths = np.array([len(sequence) for sequence in sequences])
-    for begin in range(0, len(sequences), BLOCK):
-        likeness = np.maximum(*(means[begin : begin + BLOCK] @ side.T for side in both))
-        for row, column in zip(*np.nonzero(likeness >= MIN_PLACE), strict=True):
-            index = begin + int(row)
-            shorter, longer = sorted((int(lengths[index]), int(lengths[column])))
-            if column <= index or shorter < min_ratio * longer or root(index) == root(int(column)):
-                continue
-            if align(sequences[index], sequences[column], max(2, int(np.ceil(min_ratio * longer)))).overlap:
-                older, newer = sorted((root(index), root(int(column))))
-                parent[newer] = older
-    return [root(index) for index in range(len(sequences))]
-
-
-def group_rows(rows: Iterable[Row], scope: str, min_ratio: float) -> dict[int, str]:
-    """The copies among rows: position in `rows` → name of the group, the same for all that show the same.
-
-    Args:
-        rows: of a curation, with `fingerprint`; those without one belong to no group.
-        scope: "source" compares whole files (all clips of a file share its group), "clip" each clip with each, so
-            that of two overlapping parts of one video one clip stays.
-        min_ratio: share of the longer one that two copies have in common.
-    """
-    members: dict[str, list[tuple[float, int, bytes]]] = defaultdict(list)
-    for position, row in enumerate(rows):
-        if row.get("fingerprint") and row.get("source_id"):
-            key = row["source_id"] if scope == "source" else row["clip_id"]
-            members[key].append((row["start_s"], position, row["fingerprint"]))
-    keys = sorted(members)
-    # A file that lies there twice has every clip twice; the pictures of a moment count once.
-    unique = [{start: data for start, _, data in sorted(members[key])} for key in keys]
-    groups = find_groups([np.concatenate([pictures(data) for data in one.values()]) for one in unique], min_ratio)
-    return {position: keys[group] for key, group in zip(keys, groups, strict=True) for _, position, _ in members[key]}
 
 
 class Excluded:

@@ -1,26 +1,34 @@
 """The curate job: sources → packets → measured rows → verdicts → the clips artifact."""
 
 import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ... import __version__
-from ...datasets.artifact import Artifact, ArtifactError, count_verdicts, exclusive, json_digest, plan_packets
-from ...datasets.clips import COLUMNS, place_of
-from ...datasets.schema import CLIP_SCHEMA, to_table
+from ...datasets.artifact import Artifact, ArtifactError, Packet, exclusive, plan_packets
+from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, clips_packet, count_written, place_of
+from ...datasets.node_cache import scratch
+from ...datasets.schema import CLIP_SCHEMA, Row, to_table
 from ...datasets.storage import Location
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
-from .ingest import list_sources
-from .select import select
+from .groups import Fingerprints
+from .ingest import read_sources, sources_digest
+from .select import columns_read, select
+from .selection import Selection
 from .steps import STAGES, open_source
 
 
 def plan(config: CurateConfig, clips: str, out: Location) -> dict[str, Any]:
     """What `run` would do: number of sources, packets, and how many of them are done."""
-    sources = list_sources(clips)
-    packets = plan_packets(sources, config.packet_size)
+    packets = plan_packets(paths_of(read_sources(clips)), config.packet_size)
     remaining = Artifact(out / "measured").remaining(packets)
-    return {"sources": len(sources), "packets": len(packets), "packets_done": len(packets) - len(remaining),
+    return {"sources": sum(len(packet.ids) for packet in packets), "packets": len(packets),
+            "packets_done": len(packets) - len(remaining),
             "finished": Artifact(out / "clips").committed, "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip
 
 
@@ -34,43 +42,100 @@ def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> d
         ArtifactError: no sources, other settings than the folder was begun with, or another run holds it.
         JobStopped: the code or the machine failed on the way.
     """
-    sources = list_sources(clips)
+    sources = read_sources(clips)
+    paths = paths_of(sources)
     with exclusive(out):
         measured, artifact = Artifact(out / "measured"), Artifact(out / "clips")
-        begun = {"config": config.model_dump(mode="json"), "sources": json_digest(sources), "num_sources": len(sources)}
+        begun = {
+            "config": config.model_dump(mode="json"),
+            "sources": sources_digest(sources),
+            "num_sources": len(paths),
+        }
         measured.begin(begun)
         if artifact.committed:
             return artifact.record()
         start = time.perf_counter()
-        packets = plan_packets(sources, config.packet_size)
+        packets = plan_packets(paths, config.packet_size)
         job = Job(
             name="curate",
             stages=STAGES,
             config=config,
             schema=CLIP_SCHEMA,
-            open_row=open_source,
+            open_row=opener(sources, paths),
             write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
         )
         seconds = run_packets(job, measured, packets, engine)
-        rows = [
-            {**row, "measured_part": part} for part in measured.parts() for row in measured.read_part(part).to_pylist()
-        ]
-        missing = set(sources) - {row["source_path"] for row in rows}
-        if missing:
-            raise ArtifactError(f"{len(missing)} sources have no row, first {min(missing)}: delete {measured.path}")
-        selected = select(rows, config.gates, config.duplicates)
-        (packet,) = plan_packets([row["clip_id"] + row["source_path"] for row in selected], len(selected))
+        rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
+        selection, parts, models = _select(rows, config, paths)
         artifact.begin(begun)
-        artifact.write_part(packet, to_table(selected).select(COLUMNS))
+        _write(artifact, selection, rows, parts)
         return artifact.commit(
             {
                 "kind": "clips",
                 "version": __version__,
                 "config": begun["config"],
+                "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
                 "measured": place_of(measured.path, out),
-                "inputs": {"clips": clips, "sources": len(sources), "digest": begun["sources"]},
-                "counts": count_verdicts(len(rows), (row["verdict"] for row in selected)),
-                "pose_models": sorted({row["pose_model"] for row in rows if row["pose_model"]}),
+                "inputs": {"clips": clips, "sources": len(paths), "digest": begun["sources"]},
+                "counts": count_written(artifact, len(selection)),
+                "pose_models": models,
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
+
+
+def paths_of(sources: pa.Table) -> list[str]:
+    """The column `source_path`."""
+    paths: list[str] = sources["source_path"].to_pylist()
+    return paths
+
+
+def opener(sources: pa.Table, paths: Sequence[str]) -> Callable[[str], Row]:
+    """Path → the row with which a source begins its walk, with what a manifest says of it; `paths` are sorted."""
+
+    def open_row(path: str) -> Row:
+        (said,) = sources.slice(bisect_left(paths, path), 1).to_pylist()
+        return {**said, **open_source(path)}
+
+    return open_row
+
+
+def _select(
+    rows: MeasuredRows, config: CurateConfig, sources: Sequence[str]
+) -> tuple[Selection, list[tuple[list[str], int]], list[str]]:
+    """Verdicts of all rows, how many there are in which parts, and the pose models.
+
+    What decides is read once and held; keypoints and fingerprints are not.
+    """
+    columns = columns_read(config)
+    scope = config.duplicates.scope
+    fingerprints = Fingerprints(scope, scratch()) if scope != "off" else None
+    tables, parts = [], []
+    for names, table in rows.tables(sorted({*columns, *(Fingerprints.COLUMNS if fingerprints else ())})):
+        if fingerprints:
+            fingerprints.add(table)
+        tables.append(table.select(columns))
+        parts.append((names, len(table)))
+    seen = pa.concat_tables(table.select(["source_path", "pose_model"]) for table in tables)
+    missing = pc.invert(pc.is_in(pa.array(sources, pa.string()), value_set=pc.unique(seen["source_path"])))
+    if pc.any(missing).as_py():
+        lost = pa.array(sources, pa.string()).filter(missing)
+        raise ArtifactError(f"{len(lost)} sources have no row, first {lost[0]}: delete {rows.measured.path}")
+    groups = fingerprints.groups(config.duplicates.min_common_ratio) if fingerprints else None
+    selection = select(lambda: tables, config, groups=groups)
+    return selection, parts, sorted(pc.unique(seen["pose_model"]).drop_null().to_pylist())
+
+
+def _write(artifact: Artifact, selection: Selection, rows: MeasuredRows, parts: list[tuple[list[str], int]]) -> None:
+    """Write what is not there yet of the rows with their verdicts, in parts of like size."""
+    start = index = 0
+    names: list[str] = []
+    size = 0
+    for k, (more, num_rows) in enumerate(parts):
+        names, size = names + more, size + num_rows
+        if size < PART_ROWS and k + 1 < len(parts):
+            continue
+        packet: Packet = clips_packet(index, names)
+        if not artifact.part(packet).is_file():
+            artifact.write_part(packet, selection.apply(rows.read(names, COLUMNS), start))
+        start, index, names, size = start + size, index + 1, [], 0

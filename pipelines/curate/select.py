@@ -1,13 +1,25 @@
-"""Select: every row gets exactly one verdict, from its scores alone. No video is touched."""
+"""Select: every row gets exactly one verdict, from its scores alone. No video is touched.
 
-from collections.abc import Collection, Iterable
+A selection reads tables of rows twice, a part at a time: once for what decides (`select`), and once, if its verdicts
+are to be written, for all the rest (`Selection.apply`). Between the two it holds some 300 bytes a row.
+"""
 
+from collections.abc import Callable, Collection, Iterable
+
+import numpy as np
+import pyarrow as pa
+
+from ...datasets.clips import in_path_order
 from ...datasets.schema import Row
 from ..crop import content_size
-from .config import Duplicates, Gates
-from .duplicates import group_rows
+from .config import CurateConfig, Gates
+from .copies import Copies, over_quota
+from .decisions import ACCEPT, REJECT, Decisions
+from .judgement import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
+from .selection import REASONS, RowKeys, Selection
+from .targets import Dial, find_strictness, margins, moved, parts_of, scales, told
 
-NO_MODEL = "no keypoints beside the clip, and no pose model here: `steadydancer weights fetch blazepose`"
+Batches = Callable[[], Iterable[pa.Table]]
 
 
 def failed_gate(row: Row, gates: Gates, among: Collection[str] | None = None) -> tuple[str, str] | None:
@@ -21,70 +33,131 @@ def failed_gate(row: Row, gates: Gates, among: Collection[str] | None = None) ->
     return None
 
 
-def select(rows: Iterable[Row], gates: Gates, duplicates: Duplicates | None = None) -> list[Row]:
-    """Verdicts for all rows; those that already have one (quarantined, too short) keep it.
-
-    Of clips with the same content the first in path order that passes stays; of files that show the same
-    (`duplicate_group`, found here where no row has it yet), among those with a clip that passes, the best copy: the
-    largest product of the picture's area and bits a second.
-    """
-    ordered = sorted(rows, key=lambda row: (row["source_path"], row["start_s"] or 0.0))
-    duplicates = duplicates or Duplicates()
-    if duplicates.scope != "off" and not any(row.get("duplicate_group") for row in ordered):
-        groups = group_rows(ordered, duplicates.scope, duplicates.min_common_ratio)
-        ordered = [{**row, "duplicate_group": groups.get(index)} for index, row in enumerate(ordered)]
-    first_with: dict[str, str] = {}
-    for index, row in enumerate(ordered):
-        if row.get("verdict") is None:
-            ordered[index] = row = {**row, **_verdict(row, gates, first_with.get(row["clip_id"]))}
-            if row["verdict"] == "ok":
-                first_with[row["clip_id"]] = row["source_path"]
-    if duplicates.scope != "off":
-        ordered = _keep_best_copies(ordered, duplicates.scope)
-    return ordered
-
-
-def _keep_best_copies(rows: list[Row], scope: str) -> list[Row]:
-    """Accepted rows of a group stay where they are of its best copy; the others name it."""
-    best: dict[str, Row] = {}
-    for row in rows:
-        group = row.get("duplicate_group")
-        if row["verdict"] == "ok" and group and (group not in best or _quality(row) > _quality(best[group])):
-            best[group] = row
-    out = []
-    key = "source_id" if scope == "source" else "clip_id"
-    for row in rows:
-        kept = best.get(row.get("duplicate_group") or "")
-        if row["verdict"] == "ok" and kept is not None and row[key] != kept[key]:
-            detail = f"a copy of {kept['source_path']} from {kept['start_s']:.2f} s, which has more pixels and bits"
-            row = {**row, "verdict": "rejected", "reason": "near_duplicate", "detail": detail}
-        out.append(row)
-    return out
-
-
-def _quality(row: Row) -> float:
-    height, width = content_size(row)
-    return float(height * width * row["source_bytes"] / row["duration_s"])
-
-
-def _verdict(row: Row, gates: Gates, holder: str | None) -> Row:
-    unmeasured = [gate for gate, column, _, _ in gates.bounds() if _value(row, column) is None]
-    failure = failed_gate(row, gates)
-    if failure is None and row.get("pose") is None:
-        failure = "no_pose", NO_MODEL if row.get("pose_model") is None else "nobody was found"
-    if failure is None and holder is not None:
-        failure = "duplicate", f"same content as {holder}"
-    return {
-        "verdict": "ok" if failure is None else "rejected",
-        "reason": failure[0] if failure else None,
-        "detail": failure[1] if failure else None,
-        "unmeasured": ",".join(unmeasured) or None,
-    }
-
-
 def _value(row: Row, column: str) -> float | None:
     if column == "side_px":
         return None if row.get("width") is None else float(min(content_size(row)))
     if column == "num_persons" and row.get(column) is None:
         return row.get("num_detected_persons")
     return row.get(column)
+
+
+def columns_read(config: CurateConfig, measured_gates: Gates | None = None) -> list[str]:
+    """Columns that `select` needs of its tables."""
+    gates = {*Bounds.of(config).gates, *config.quotas.along}
+    gates |= {gate for gate, *_ in measured_gates.bounds()} if measured_gates else set()
+    return sorted(columns_for(gates) | set(RowKeys.COLUMNS))
+
+
+def select(
+    batches: Batches,
+    config: CurateConfig,
+    *,
+    groups: pa.Array | None = None,
+    measured_gates: Gates | None = None,
+    decisions: Decisions | None = None,
+) -> Selection:
+    """A verdict for every row. Those that were given one while they were measured (quarantined, too short) keep it.
+
+    What passes the gates and has keypoints is accepted, with three exceptions. Of clips with the same content the first
+    in path order stays; of files that show the same (`duplicate_group`) the best copy: the largest product of the
+    picture's area and bits a second. Where there are quotas, those with the largest margins stay (see `targets`).
+    A person's decision overrules gates, copies and quotas, not the lack of keypoints.
+
+    Args:
+        batches: gives all rows, in the same order whenever it is called, with `columns_read`.
+        config: gates, what copies are, quotas, and the target if bounds are to be found.
+        groups: the `duplicate_group` of all rows, where the tables do not say it.
+        measured_gates: with which the rows were measured, if these were others: what a cheap gate refused then has no
+            pose, and is refused as `not_measured` if these gates would let it through.
+        decisions: of a person.
+
+    Raises:
+        ArtifactError: decisions that cannot be followed.
+    """
+    dial, target = Dial.of(config), config.target
+    bounds = Bounds.of(config, without=dial.gates if target else ())
+    taste = dial.columns if target or config.quotas.need_margins else ()
+    keys, judgements = [], []
+    for table in batches():
+        keys.append(RowKeys.of(table))
+        judgements.append(judge(table, bounds, measured_gates, taste))
+    rows = RowKeys.joined(keys, groups)
+    judgement = Judgement.joined(judgements)
+    code, notes = _decided(rows, decisions)
+    accepted, refused = code == ACCEPT, code == REJECT
+    copies = rows.copies(config.duplicates.scope, accepted)
+    each = scales(judgement.taste, dial) if taste else []
+    margin = margins(judgement.taste, dial, each) if taste else np.zeros(len(rows))
+    margin[accepted] = np.inf
+    result = None
+    if target:
+        passing = rows.posed & ~rows.fixed & ((judgement.first < 0) | accepted) & ~refused
+        parts = parts_of(target)
+        shape = judgement.shape.astype(np.int64)
+
+        def keep(candidates: Mask) -> Mask:
+            kept = copies.left(candidates).kept
+            for over in _over_quotas(kept, config, rows, shape, margin, accepted).values():
+                kept &= ~over
+            return kept
+
+        find_strictness(parts, passing, margin, shape, rows.position, keep)
+        config = moved(config, parts, dial, each)
+        bounds, result = Bounds.of(config), told(target, parts, config)
+        judgement = Judgement.joined([judge(table, bounds, measured_gates) for table in batches()])
+    selection = Selection(config, bounds, judgement, rows, code, notes, groups, result)
+    _assign(selection, copies, margin, accepted, refused)
+    return selection
+
+
+def _decided(rows: RowKeys, decisions: Decisions | None) -> tuple[np.ndarray, dict[int, str]]:
+    """What a person said of each row: here, or else for the selection that these rows come from."""
+    code, notes = rows.decided.copy(), dict(rows.notes)
+    if decisions is not None:
+        new, said = decisions.resolve(rows.clip_id, rows.source_path, rows.start_s)
+        code[new != 0] = new[new != 0]
+        notes |= said
+    return code, notes
+
+
+def _over_quotas(
+    kept: Mask, config: CurateConfig, rows: RowKeys, shape: Integers, margin: Floats, accepted: Mask
+) -> dict[str, Mask]:
+    """Reason → rows that are beyond a quota; those of the second are counted when the first are gone."""
+    out = {}
+    quotas = config.quotas
+    if quotas.max_accepted_per_source is not None:
+        limit = quotas.max_accepted_per_source
+        out["quota_of_source"] = over_quota(kept, rows.source, limit, margin, rows.position, accepted)
+        kept = kept & ~out["quota_of_source"]
+    if quotas.max_accepted_by_shape:
+        limits = quotas.limits()
+        out["quota_of_shape"] = over_quota(kept, shape, np.array(limits), margin, rows.position, accepted)
+    return out
+
+
+def _assign(selection: Selection, copies: Copies, margin: Floats, accepted: Mask, refused: Mask) -> None:
+    """One reason a row; none is accepted."""
+    rows, judgement = selection.rows, selection.judgement
+    reason = judgement.first.astype(np.int16)
+    number = {name: len(selection.bounds.gates) + k for k, name in enumerate(REASONS)}
+    reason[accepted] = -1
+    not_looked_at = (judgement.early >= 0) | ((judgement.first >= 0) & accepted)
+    poseless = (reason < 0) & ~rows.posed
+    reason[poseless] = number["no_pose"]
+    reason[poseless & ~rows.has_model & not_looked_at] = number["not_measured"]
+    reason[refused] = number["decision"]
+    left = copies.left((reason < 0) & ~rows.fixed)
+    reason[left.same_as >= 0] = number["duplicate"]
+    reason[left.copy_of >= 0] = number["near_duplicate"]
+    selection.other = np.maximum(left.same_as, left.copy_of)
+    shape = judgement.shape.astype(np.int64)
+    for name, over in _over_quotas(left.kept, selection.config, rows, shape, margin, accepted).items():
+        reason[over] = number[name]
+    selection.settle(reason)
+
+
+def select_table(table: pa.Table, config: CurateConfig) -> pa.Table:
+    """All rows of one table with their verdicts, in path order."""
+    table = in_path_order(table)
+    return select(lambda: [table], config).apply(table, 0)

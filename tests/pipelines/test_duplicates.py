@@ -8,20 +8,14 @@ import numpy as np
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.schema import CLIP_SCHEMA, Row
+from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.datasets.toydance import draw_dancer, toy_pose
 from steadydancer.datasets.video import encode
-from steadydancer.pipelines.curate.config import Duplicates, Gates
-from steadydancer.pipelines.curate.duplicates import (
-    Excluded,
-    align,
-    find_groups,
-    fingerprint,
-    mirrored,
-    pictures,
-)
+from steadydancer.pipelines.curate.config import CurateConfig, Duplicates, Gates
+from steadydancer.pipelines.curate.duplicates import Excluded, align, fingerprint, mirrored, pictures
+from steadydancer.pipelines.curate.groups import Fingerprints, find_groups
 from steadydancer.pipelines.curate.networks import load_excluded
-from steadydancer.pipelines.curate.select import select
+from steadydancer.pipelines.curate.select import select_table
 
 FPS = 16.0
 
@@ -86,8 +80,21 @@ def test_fingerprints_are_small_and_mirroring_twice_changes_nothing(original: np
 
 def rows(*sources: dict[str, Any]) -> list[Row]:
     """One accepted clip a source."""
-    common = dict.fromkeys(CLIP_SCHEMA.names) | {"start_s": 0.0, "duration_s": 6.0, "pose": b"x", "pose_model": "m"}
+    common = dict.fromkeys(CLIP_SCHEMA.names) | {"start_s": 0.0, "duration_s": 6.0, "pose_digest": "x",
+        "pose_model": "m"}  # fmt: skip
     return [{**common, "source_id": one["source_path"], "clip_id": one["source_path"], **one} for one in sources]
+
+
+def select(found: list[Row], gates: Gates, duplicates: Duplicates | None = None) -> list[Row]:
+    """Rows with verdicts; copies are grouped by their fingerprints if they have some."""
+    duplicates = duplicates or Duplicates()
+    table = to_table(found)
+    if table["fingerprint"].null_count < len(table):
+        fingerprints = Fingerprints(duplicates.scope)
+        fingerprints.add(table)
+        place = table.schema.get_field_index("duplicate_group")
+        table = table.set_column(place, table.field(place), fingerprints.groups(duplicates.min_common_ratio))
+    return list(select_table(table, CurateConfig(gates=gates, duplicates=duplicates)).to_pylist())
 
 
 def test_the_copy_with_the_most_pixels_and_bits_stays_and_the_others_name_it(original: np.ndarray) -> None:
@@ -112,9 +119,10 @@ def test_the_copy_with_the_most_pixels_and_bits_stays_and_the_others_name_it(ori
     assert "copy of b" in found[0]["detail"]
     assert len({row["duplicate_group"] for row in found[:3]}) == 1 and found[3]["duplicate_group"] == "d"
     # Another selection needs no fingerprints: who belongs together is known.
-    again = select([{**row, "verdict": None, "pose": b"x"} for row in found], Gates(min_contrast=None))
+    found = [{**row, "fingerprint": None} for row in found]
+    again = select(found, Gates(min_contrast=None))
     assert [row["reason"] for row in again] == ["near_duplicate", "near_duplicate", None, None]
-    kept = select([{**row, "verdict": None, "pose": b"x"} for row in found], Gates(), Duplicates(scope="off"))
+    kept = select(found, Gates(), Duplicates(scope="off"))
     assert [row["reason"] for row in kept] == [None, None, "min_contrast", None]
 
 

@@ -1,0 +1,168 @@
+"""What the gates say of many rows at once: columns in, a few numbers a row out.
+
+A judgement weighs 40 bytes a row, whatever the table weighs, so a selection can keep those of a million clips while it
+reads their scores a part at a time.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .config import CHEAP_GATES, SHAPES, SQUARE_RATIO, CurateConfig, Gates
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+SIZE_COLUMNS = ("width", "height", "crop_width_px", "crop_height_px")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The gates that are on for any shape of picture, in the order in which they are applied.
+
+    Attributes:
+        gates: their names.
+        columns: what each looks at.
+        sides: "min" or "max".
+        values: [gates, shapes], NaN where a gate is off for a shape.
+    """
+
+    gates: tuple[str, ...]
+    columns: tuple[str, ...]
+    sides: tuple[str, ...]
+    values: Floats
+
+    @classmethod
+    def of(cls, config: CurateConfig, without: Iterable[str] = ()) -> "Bounds":
+        """The gates of a configuration, or of what is `without` some of them."""
+        by_shape = [{gate: rest for gate, *rest in config.gates_for(shape).bounds()} for shape in SHAPES]
+        on = [g for g in Gates.model_fields if any(g in one for one in by_shape) and g not in set(without)]
+        known = {gate: one[gate] for one in by_shape for gate in one}
+        values = [[one[gate][2] if gate in one else np.nan for one in by_shape] for gate in on]
+        return cls(
+            tuple(on),
+            tuple(known[gate][0] for gate in on),
+            tuple(known[gate][1] for gate in on),
+            np.array(values, np.float64).reshape(len(on), len(SHAPES)),
+        )
+
+    def refused(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> Mask:
+        """Rows whose value is on the wrong side of gate `index`; what was not measured is on no side."""
+        bounds = self.values[index]
+        bound = bounds[0] if np.ptp(bounds) == 0 else bounds[shapes]
+        out: Mask = values < bound if self.sides[index] == "min" else values > bound
+        return out
+
+    def words(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> list[str]:
+        """What gate `index` says to rows that it refuses."""
+        side = "at least" if self.sides[index] == "min" else "at most"
+        ends = [f", {side} {bound:.4g} is asked" for bound in self.values[index]]
+        column = self.columns[index]
+        return [f"{column} {value:.4g}{ends[k]}" for value, k in zip(values.tolist(), shapes.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gates say of rows [n].
+
+    Attributes:
+        first: the first gate that refuses a row, as an index into the bounds; −1 if none does.
+        value: what that gate looked at.
+        num_refused: gates that refuse it.
+        unmeasured: bit k: gate k is on, and its score is null.
+        shape: of the picture inside its borders, index into `SHAPES`.
+        early: the gate that refused it when it was measured, so that its pose was never looked for: an index into the
+            fields of `Gates`; −1 if none did.
+        taste: [n, a] what the gates `along` look at, NaN where it is null; a = 0 where it is not asked for.
+    """
+
+    first: npt.NDArray[np.int8]
+    value: Floats
+    num_refused: npt.NDArray[np.int8]
+    unmeasured: npt.NDArray[np.uint64]
+    shape: npt.NDArray[np.int8]
+    early: npt.NDArray[np.int8]
+    taste: Floats
+
+    @classmethod
+    def joined(cls, parts: Sequence["Judgement"]) -> "Judgement":
+        """Those of all parts, in order."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def columns_for(gates: Iterable[str]) -> set[str]:
+    """Columns of a table that gates look at."""
+    names = {"num_persons" if gate == "max_persons" else gate.split("_", 1)[1] for gate in gates}
+    if "num_persons" in names:
+        names.add("num_detected_persons")
+    return (names - {"side_px"}) | set(SIZE_COLUMNS)
+
+
+def values_of(table: pa.Table, column: str) -> Floats:
+    """What a gate looks at, of all rows [n]; NaN where it was not measured."""
+    if column == "side_px":
+        height, width = content_sizes(table)
+        return np.minimum(height, width)
+    if column == "num_persons":
+        return numbers(pc.coalesce(table["num_persons"], table["num_detected_persons"]))
+    return numbers(table[column])
+
+
+def numbers(column: pa.ChunkedArray) -> Floats:
+    """A column as float64 [n]; NaN for null."""
+    out: Floats = pc.cast(column, pa.float64()).to_numpy()
+    return out
+
+
+def content_sizes(table: pa.Table) -> tuple[Floats, Floats]:
+    """Height and width [n] of the picture inside its borders in pixels, NaN where the source could not be read."""
+    height, width = (numbers(pc.coalesce(table[f"crop_{side}_px"], table[side])) for side in ("height", "width"))
+    return height, width
+
+
+def judge(table: pa.Table, bounds: Bounds, measured_gates: Gates | None = None, taste: Sequence[str] = ()) -> Judgement:
+    """Hold rows against gates.
+
+    Args:
+        table: with `columns_for` the gates.
+        bounds: of the gates.
+        measured_gates: with which the rows were measured, if these were others: what their cheap gates refuse was not
+            looked at any further.
+        taste: columns whose values are wanted.
+    """
+    height, width = content_sizes(table)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = width / height
+    shape = np.where(ratio < 1 / SQUARE_RATIO, 0, np.where(ratio > SQUARE_RATIO, 1, 2)).astype(np.int8)
+    n = len(table)
+    first, value = np.full(n, -1, np.int8), np.full(n, np.nan)
+    num_refused, unmeasured = np.zeros(n, np.int8), np.zeros(n, np.uint64)
+    for index, column in enumerate(bounds.columns):
+        values = values_of(table, column)
+        refused = bounds.refused(index, values, shape)
+        new = refused & (first < 0)
+        first[new], value[new] = index, values[new]
+        num_refused += refused
+        is_on = ~np.isnan(bounds.values[index])[shape]
+        unmeasured |= (np.isnan(values) & is_on).astype(np.uint64) << np.uint64(index)
+    wanted = [values_of(table, column) for column in taste]
+    columns = np.stack(wanted, axis=1) if wanted else np.zeros((n, 0))
+    return Judgement(first, value, num_refused, unmeasured, shape, _early(table, measured_gates), columns)
+
+
+def _early(table: pa.Table, gates: Gates | None) -> npt.NDArray[np.int8]:
+    """The cheap gate that refused each row when it was measured, as an index into the fields of `Gates`; else −1."""
+    out = np.full(len(table), -1, np.int8)
+    names: list[Any] = list(Gates.model_fields)
+    for gate, column, side, bound in gates.bounds() if gates else []:
+        if gate in CHEAP_GATES:
+            values = values_of(table, column)
+            refused = values < bound if side == "min" else values > bound
+            out[refused & (out < 0)] = names.index(gate)
+    return out

@@ -1,0 +1,312 @@
+"""What a selection knows of every row, and what it says of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...datasets.artifact import VERDICTS
+from .config import SHAPES, CurateConfig, Gates
+from .copies import Copies
+from .decisions import ACCEPT, REJECT
+from .judgement import SIZE_COLUMNS, Bounds, Floats, Integers, Judgement, Mask, content_sizes, numbers
+
+# What a selection says besides the names of gates; all other reasons are given where rows are measured, and stay.
+REASONS = (
+    "no_pose",
+    "not_measured",
+    "duplicate",
+    "near_duplicate",
+    "quota_of_source",
+    "quota_of_shape",
+    "decision",
+)
+OK, REJECTED, QUARANTINED = range(3)
+NO_MODEL = "no keypoints beside the clip, and no pose model here: `steadydancer weights fetch blazepose`"
+
+
+@dataclass
+class RowKeys:
+    """Identity and state of rows [n].
+
+    Attributes:
+        clip_id, source_path, source_id, duplicate_group: as in the table.
+        start_s: 0 where it is null.
+        quality: area of the picture × bits a second, by which copies are told apart.
+        posed: it has keypoints.
+        has_model: something looked for them.
+        fixed: its verdict was given while it was measured.
+        verdict: that verdict, an index into `VERDICTS`.
+        decided, notes: what a person had decided when these rows were selected before.
+    """
+
+    COLUMNS = (
+        "clip_id", "source_path", "source_id", "duplicate_group", "start_s", "duration_s", "source_bytes",
+        "pose_digest", "pose_model", "verdict", "reason", "detail", *SIZE_COLUMNS,
+    )  # fmt: skip
+
+    clip_id: pa.ChunkedArray
+    source_path: pa.ChunkedArray
+    source_id: pa.ChunkedArray
+    duplicate_group: pa.ChunkedArray
+    start_s: Floats
+    quality: Floats
+    posed: Mask
+    has_model: Mask
+    fixed: Mask
+    verdict: npt.NDArray[np.int8]
+    decided: npt.NDArray[np.int8]
+    notes: dict[int, str]
+
+    def __post_init__(self) -> None:
+        self.position = _positions(self.source_path, self.start_s)
+        self.source = _codes(self.source_id)
+
+    def __len__(self) -> int:
+        return len(self.start_s)
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "RowKeys":
+        """Those of a table with `COLUMNS`."""
+        height, width = content_sizes(table)
+        reason = table["reason"]
+        ours = _mask(pc.is_in(reason, value_set=pa.array([*Gates.model_fields, *REASONS])))
+        by_hand = _mask(pc.equal(reason, "decision"))
+        verdict = pc.index_in(table["verdict"], value_set=pa.array(VERDICTS))
+        code = pc.fill_null(verdict, -1).to_numpy().astype(np.int8)
+        rows = np.flatnonzero(by_hand)
+        details = table["detail"].take(pa.array(rows)).to_pylist()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            quality = height * width * numbers(table["source_bytes"]) / numbers(table["duration_s"])
+        return cls(
+            *(table[name] for name in ("clip_id", "source_path", "source_id", "duplicate_group")),
+            start_s=np.nan_to_num(numbers(table["start_s"])),
+            quality=quality,
+            posed=_mask(pc.is_valid(table["pose_digest"])),
+            has_model=_mask(pc.is_valid(table["pose_model"])),
+            fixed=(code > OK) & ~ours,
+            verdict=code,
+            decided=np.where(by_hand, np.where(code == OK, ACCEPT, REJECT), 0).astype(np.int8),
+            notes=dict(zip(rows.tolist(), (detail or "" for detail in details), strict=True)),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["RowKeys"], groups: pa.Array | None) -> "RowKeys":
+        """Those of all parts, in order, with other groups if there are."""
+
+        def strings(name: str) -> pa.ChunkedArray:
+            return pa.chunked_array([chunk for part in parts for chunk in getattr(part, name).chunks], pa.string())
+
+        def arrays(name: str) -> Any:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+        return cls(
+            *(strings(name) for name in ("clip_id", "source_path", "source_id")),
+            duplicate_group=strings("duplicate_group") if groups is None else pa.chunked_array([groups], pa.string()),
+            **{
+                name: arrays(name)
+                for name in ("start_s", "quality", "posed", "has_model", "fixed", "verdict", "decided")
+            },
+            notes={
+                start + row: note
+                for start, part in zip(starts, parts, strict=False)
+                for row, note in part.notes.items()
+            },
+        )
+
+    def copies(self, scope: str, accepted: Mask) -> Copies:
+        """Rows that cannot all be accepted; `accepted` are those that a person wants."""
+        clip = _codes(self.clip_id)
+        group = _codes(self.duplicate_group) if scope != "off" else np.full(len(self), -1)
+        unit = self.source if scope == "source" else clip
+        return Copies(clip, group, unit, self.quality, self.position, accepted)
+
+
+class Selection:
+    """Verdicts of rows [n].
+
+    Attributes:
+        config: with the bounds that were found, where there was a target.
+        target: what was asked for and reached; None without a target.
+        verdict: indices into `VERDICTS`.
+    """
+
+    def __init__(
+        self, config: CurateConfig, bounds: Bounds, judgement: Judgement, rows: RowKeys,
+        decided: npt.NDArray[np.int8], notes: dict[int, str], groups: pa.Array | None, target: dict[str, Any] | None,
+    ) -> None:  # fmt: skip
+        self.config, self.bounds, self.judgement, self.rows = config, bounds, judgement, rows
+        self.decided, self.notes, self.groups, self.target = decided, notes, groups, target
+        self.other = np.full(len(rows), -1)
+        self.names = (*bounds.gates, *REASONS)
+
+    def settle(self, reason: npt.NDArray[np.int16]) -> None:
+        """Take the reasons of all rows: an index into `names`, −1 for what is accepted."""
+        self.reason = reason
+        fixed = self.rows.fixed
+        self.verdict = np.where(fixed, self.rows.verdict, np.where(reason < 0, OK, REJECTED)).astype(np.int8)
+        if self.target is not None:
+            self.target |= {"accepted": int((self.verdict == OK).sum())}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of each verdict."""
+        numbers = np.bincount(self.verdict, minlength=len(VERDICTS))
+        return {name: int(number) for name, number in zip(VERDICTS, numbers, strict=True)}
+
+    def told(self) -> dict[str, Any]:
+        """For the record: the gates that were used, and what each did."""
+        fields = {"gates", "gates_by_shape", "quotas", "duplicates"}
+        return {
+            **self.config.model_dump(mode="json", include=fields),
+            "target": self.target,
+            "accepted_by_shape": self.accepted_by_shape(),
+            "funnel": self.funnel(),
+        }
+
+    def accepted_by_shape(self) -> dict[str, int]:
+        """Accepted rows of each shape of picture."""
+        numbers = np.bincount(self.judgement.shape[self.verdict == OK], minlength=len(SHAPES))
+        return {name: int(number) for name, number in zip(SHAPES, numbers, strict=True)}
+
+    def funnel(self) -> dict[str, Any]:
+        """What each gate does: rows that it is the `first` to refuse, that it `alone` refuses, and has no score of."""
+        judged, open_ = self.judgement, ~self.rows.fixed & (self.decided == 0)
+        alone = open_ & (judged.num_refused == 1) & self.rows.posed
+        gates = {
+            gate: {
+                "first": int((open_ & (judged.first == k)).sum()),
+                "alone": int((alone & (judged.first == k)).sum()),
+                "unmeasured": int((open_ & (judged.unmeasured >> np.uint64(k) & np.uint64(1)).astype(bool)).sum()),
+            }
+            for k, gate in enumerate(self.bounds.gates)
+        }
+        given = self.reason[~self.rows.fixed]
+        others = {name: int(number) for k, name in enumerate(REASONS, len(gates)) if (number := (given == k).sum())}
+        return {"measuring": int(self.rows.fixed.sum()), "gates": gates, **others}
+
+    def apply(self, table: pa.Table, start: int) -> pa.Table:
+        """Rows `start` and on, with what this selection says of them."""
+        rows = slice(start, start + len(table))
+        fixed = pa.array(self.rows.fixed[rows])
+        said = {
+            "verdict": pa.array(VERDICTS).take(pa.array(self.verdict[rows])),
+            "reason": self._reasons(rows),
+            "detail": self._details(rows),
+            "unmeasured": self._unmeasured(rows),
+        }
+        for name, column in said.items():
+            place = table.schema.get_field_index(name)
+            kept = table[name].combine_chunks() if name in table.column_names else column
+            table = table.set_column(place, table.schema.field(name), pc.if_else(fixed, kept, column))
+        if self.groups is not None:
+            place = table.schema.get_field_index("duplicate_group")
+            group = self.groups.slice(start, len(table))
+            table = table.set_column(place, table.schema.field("duplicate_group"), group)
+        return table
+
+    def _reasons(self, rows: slice) -> pa.Array:
+        names = pa.array([*self.names, None], pa.string())
+        by_hand = (self.reason[rows] < 0) & (self.decided[rows] == ACCEPT)
+        index = np.where(by_hand, self.names.index("decision"), self.reason[rows])
+        return names.take(pa.array(np.where(index < 0, len(self.names), index)))
+
+    def _unmeasured(self, rows: slice) -> pa.Array:
+        patterns, which = np.unique(self.judgement.unmeasured[rows], return_inverse=True)
+        gates = self.bounds.gates
+        words = [",".join(g for k, g in enumerate(gates) if bits >> k & 1) or None for bits in patterns.tolist()]
+        return pa.array(words, pa.string()).take(pa.array(which))
+
+    def _details(self, rows: slice) -> pa.Array:
+        reason = self.reason[rows]
+        out = np.full(len(reason), None, object)
+        for code in np.unique(reason).tolist():
+            here = np.flatnonzero(reason == code)
+            if code < 0:
+                here = here[self.decided[rows][here] == ACCEPT]
+            out[here] = self._words(code, here + rows.start)
+        return pa.array(out, pa.string())
+
+    def _words(self, code: int, rows: Integers) -> list[str]:
+        """Details of rows that have one reason."""
+        if 0 <= code < len(self.bounds.gates):
+            return self.bounds.words(code, self.judgement.value[rows], self.judgement.shape[rows])
+        name = self.names[code] if code >= 0 else "decision"
+        if name == "decision":
+            return [self.notes.get(row) or "decided by hand" for row in rows.tolist()]
+        if name == "no_pose":
+            words = ["nobody was found" if has else NO_MODEL for has in self.rows.has_model[rows]]
+            return self._in_vain(rows, words)
+        if name == "not_measured":
+            return self._in_vain(rows, self._not_measured(rows))
+        if name.startswith("quota"):
+            return self._beyond(name, rows)
+        paths = self.rows.source_path.take(pa.array(self.other[rows])).to_pylist()
+        if name == "duplicate":
+            return [f"same content as {path}" for path in paths]
+        starts = self.rows.start_s[self.other[rows]].tolist()
+        return [
+            f"a copy of {path} from {start:.2f} s, which has more pixels and bits"
+            for path, start in zip(paths, starts, strict=True)
+        ]
+
+    def _not_measured(self, rows: Integers) -> list[str]:
+        fields = list(Gates.model_fields)
+        early = [fields[k] if k >= 0 else None for k in self.judgement.early[rows].tolist()]
+        first = [self.bounds.gates[k] for k in self.judgement.first[rows].tolist()]
+        return [
+            f"{gate or now} had refused it, so its pose was not measured: `steadydancer curate --parent` with gates "
+            "that let it through measures what is missing"
+            for gate, now in zip(early, first, strict=True)
+        ]
+
+    def _in_vain(self, rows: Integers, words: list[str]) -> list[str]:
+        """A person wanted some of them."""
+        wanted = (self.decided[rows] == ACCEPT).tolist()
+        return [f"accepted by hand, but {word}" if yes else word for word, yes in zip(words, wanted, strict=True)]
+
+    def _beyond(self, name: str, rows: Integers) -> list[str]:
+        quotas = self.config.quotas
+        if name == "quota_of_source":
+            limit = quotas.max_accepted_per_source
+            return [f"its source has {limit} better clips; at most {limit} are asked"] * len(rows)
+        limits = [
+            f"{quotas.max_accepted_by_shape.get(shape)} {shape} clips are better, and no more asked" for shape in SHAPES
+        ]
+        return [limits[k] for k in self.judgement.shape[rows].tolist()]
+
+
+def _positions(path: pa.ChunkedArray, start_s: Floats) -> Integers:
+    """The place of each row in path order."""
+    paths = path.combine_chunks()
+    if len(paths) < 2:
+        return np.arange(len(paths))
+    before, after = paths.slice(0, len(paths) - 1), paths.slice(1)
+    ordered = _mask(pc.less(before, after)) | (_mask(pc.equal(before, after)) & (start_s[:-1] <= start_s[1:]))
+    if ordered.all():
+        return np.arange(len(paths))
+    keys = pa.table({"path": paths, "start_s": start_s})
+    order = pc.sort_indices(keys, sort_keys=[("path", "ascending"), ("start_s", "ascending")]).to_numpy()
+    out = np.empty(len(order), np.int64)
+    out[order] = np.arange(len(order))
+    return out
+
+
+def _codes(column: pa.ChunkedArray) -> Integers:
+    """A number for each value [n]; −1 for null."""
+    indices = column.combine_chunks().dictionary_encode().indices
+    out: Integers = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return out
+
+
+def _mask(column: Any) -> Mask:
+    mask: Mask = pc.fill_null(column, False).to_numpy(zero_copy_only=False)
+    return mask

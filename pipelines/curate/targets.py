@@ -1,0 +1,203 @@
+"""Bounds that accept so many clips: the gates of taste move together along one number, the strictness.
+
+A gate that alone refuses the share q of the clips that have its score refuses q (1 + s) of them at strictness s ≤ 0,
+and q + s (1 − q) at s ≥ 0: at −1 nobody, at 0 as many as it does where it was set, at 1 everybody. Each bound is thus a
+quantile of its column. A clip's **margin** is the largest strictness at which all of these gates let it through, so the
+N clips with the largest margins are those that the bounds at the N-th one's margin accept.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .config import SHAPES, CurateConfig, Shape, Target
+from .copies import over_quota
+from .judgement import Floats, Integers, Mask
+
+
+@dataclass(frozen=True)
+class Dial:
+    """The gates that move: their names, columns, sides and bounds where they were set."""
+
+    gates: tuple[str, ...]
+    columns: tuple[str, ...]
+    sides: tuple[str, ...]
+    bounds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: CurateConfig) -> "Dial":
+        """Those of `quotas.along` that are on."""
+        moved = [one for one in config.gates.bounds() if one[0] in config.quotas.along]
+        gates, columns, sides, bounds = zip(*moved, strict=True) if moved else ((), (), (), ())
+        return cls(gates, columns, sides, bounds)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How one gate's bound follows the strictness: the column's values, each once, and the margin of each."""
+
+    values: Floats
+    margins: Floats
+
+    @classmethod
+    def of(cls, values: Floats, side: str, bound: float) -> "Scale":
+        """Of the values [n] of a column (NaN: not measured); the better the later."""
+        sign = 1.0 if side == "min" else -1.0
+        known = np.sort(sign * values[~np.isnan(values)])
+        each = np.unique(known)
+        worse = np.searchsorted(known, each) / max(1, len(known))
+        refused = np.searchsorted(known, sign * bound) / max(1, len(known))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            below, above = (worse - refused) / refused, (worse - refused) / (1 - refused)
+        return cls(each, np.where(worse < refused, below, above))
+
+    def margin(self, values: Floats, side: str) -> Floats:
+        """The largest strictness at which each value passes; 1 for what was not measured."""
+        if not len(self.values):
+            return np.ones(len(values))
+        sign = 1.0 if side == "min" else -1.0
+        place = np.clip(np.searchsorted(self.values, sign * np.nan_to_num(values)), 0, len(self.values) - 1)
+        return np.where(np.isnan(values), 1.0, self.margins[place])
+
+    def bound(self, strictness: float, side: str) -> float | None:
+        """The worst value that passes; None if nothing was measured that could say."""
+        if not len(self.values):
+            return None
+        place = int(np.searchsorted(self.margins, strictness))
+        value = self.values[place] if place < len(self.values) else np.nextafter(self.values[-1], np.inf)
+        return float(value if side == "min" else -value)
+
+
+def scales(taste: Floats, dial: Dial) -> list[Scale]:
+    """One a gate, from the values [n, gates] of all rows."""
+    return [Scale.of(taste[:, k], dial.sides[k], dial.bounds[k]) for k in range(len(dial.gates))]
+
+
+def margins(taste: Floats, dial: Dial, each: Sequence[Scale]) -> Floats:
+    """The margin [n] of every row, in −1..1: 0 or more where the gates as they were set let it through."""
+    out = np.ones(len(taste))
+    for k, scale in enumerate(each):
+        out = np.minimum(out, scale.margin(taste[:, k], dial.sides[k]))
+    return out
+
+
+@dataclass
+class Part:
+    """A part of the mix: its shapes, how many clips of it are wanted, and what was found.
+
+    Attributes:
+        strictness: at which the gates accept as many; None where nothing is to be moved.
+        accepted: by it, of each shape; what ties brought in beyond `wanted` is not counted.
+        available: what passes when the moving gates refuse nobody.
+    """
+
+    shapes: tuple[Shape, ...]
+    wanted: int
+    strictness: float | None = None
+    available: int = 0
+    accepted: dict[Shape, int] = field(default_factory=dict)
+
+
+def parts_of(target: Target) -> list[Part]:
+    """The mix in whole clips that sum to the target, largest remainders first; shapes it does not name are one part."""
+    rest = tuple(shape for shape in SHAPES if shape not in target.mix)
+    shares: list[tuple[tuple[Shape, ...], float]] = [((shape,), share) for shape, share in target.mix.items()]
+    if rest:
+        shares.append((rest, max(0.0, 1 - sum(target.mix.values()))))
+    exact = [share * target.num_clips for _, share in shares]
+    counts = [int(number + 1e-9) for number in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda k: (counts[k] - exact[k], k))
+    for k in by_remainder[: target.num_clips - sum(counts)]:
+        counts[k] += 1
+    return [Part(shapes, count) for (shapes, _), count in zip(shares, counts, strict=True)]
+
+
+def find_strictness(
+    parts: Sequence[Part],
+    candidates: Mask,
+    margin: Floats,
+    shape: Integers,
+    position: Integers,
+    keep: Callable[[Mask], Mask],
+) -> None:
+    """Set every part's `strictness` to the largest at which it has the clips that are wanted, by bisection.
+
+    Args:
+        parts: of the mix.
+        candidates: rows [n] that pass all gates which do not move.
+        margin: of the rows [n]; what a person has accepted has an infinite one.
+        shape: of the rows [n].
+        position: of the rows [n] in path order, which decides between equal margins.
+        keep: what is left of rows when copies and quotas are seen to.
+    """
+    part_of = np.full(len(SHAPES), -1)
+    for k, part in enumerate(parts):
+        part_of[[SHAPES.index(one) for one in part.shapes]] = k
+    owner = part_of[shape]
+    ranked = candidates & np.isfinite(margin)
+    levels = [np.unique(margin[ranked & (owner == k)]) for k in range(len(parts))]
+
+    def kept(at: Sequence[int]) -> Mask:
+        cuts = np.array([one[k] if len(one) else np.inf for one, k in zip(levels, at, strict=True)])
+        return keep(candidates & (margin >= cuts[owner]))
+
+    def counts(at: Sequence[int]) -> Integers:
+        return np.bincount(owner[kept(at)], minlength=len(parts))
+
+    low, high = [0] * len(parts), [max(0, len(one) - 1) for one in levels]
+    for part, number in zip(parts, counts(low), strict=True):
+        part.available = int(number)
+    while any(a < b for a, b in zip(low, high, strict=True)):
+        middle = [(a + b + 1) // 2 for a, b in zip(low, high, strict=True)]
+        for k, number in enumerate(counts(middle)):
+            if number >= parts[k].wanted:
+                low[k] = middle[k]
+            else:
+                high[k] = max(low[k], middle[k] - 1)
+    # Copies of another shape gave way while their part was at another strictness: go back where one is now short.
+    for _ in range(64):
+        short = {k: parts[k].wanted - number for k, number in enumerate(counts(low)) if number < parts[k].wanted}
+        if not any(low[k] for k in short):
+            break
+        low = [max(0, at - int(short.get(k, 0))) for k, at in enumerate(low)]
+    left = kept(low)
+    left &= ~over_quota(left, owner, np.array([part.wanted for part in parts]), margin, position, np.isinf(margin))
+    for k, part in enumerate(parts):
+        part.strictness = float(levels[k][low[k]]) if len(levels[k]) else None
+        part.accepted = {one: int((left & (shape == SHAPES.index(one))).sum()) for one in part.shapes}
+
+
+def moved(config: CurateConfig, parts: Sequence[Part], dial: Dial, each: Sequence[Scale]) -> CurateConfig:
+    """The configuration with the bounds that were found, and without a target: it gives the same clips again."""
+    by_shape: dict[Shape, dict[str, float | None]] = {shape: dict(v) for shape, v in config.gates_by_shape.items()}
+    for part in parts:
+        for shape in part.shapes if part.strictness is not None else ():
+            found = {
+                gate: scale.bound(part.strictness or 0.0, side)
+                for gate, side, scale in zip(dial.gates, dial.sides, each, strict=True)
+            }
+            by_shape[shape] = by_shape.get(shape, {}) | {g: b for g, b in found.items() if b is not None}
+    limits = {shape: part.accepted.get(shape, 0) for part in parts for shape in part.shapes}
+    given = config.quotas.max_accepted_by_shape
+    limits = {shape: min(number, given.get(shape, number)) for shape, number in limits.items()}
+    quotas = config.quotas.model_copy(update={"max_accepted_by_shape": limits})
+    return config.model_copy(update={"gates_by_shape": by_shape, "quotas": quotas, "target": None})
+
+
+def told(target: Target, parts: Sequence[Part], config: CurateConfig) -> dict[str, Any]:
+    """The result for the record: what was asked for and reached, and the part of a preset that repeats it."""
+    got = sum(sum(part.accepted.values()) for part in parts)
+    fields = {"gates_by_shape", "quotas", "target"}
+    return {
+        "asked": target.num_clips,
+        "reached": all(sum(part.accepted.values()) >= part.wanted for part in parts),
+        "accepted": got,
+        "parts": [
+            {"shapes": list(part.shapes), "asked": part.wanted, "accepted": sum(part.accepted.values()),
+             "available": part.available, "strictness": part.strictness}
+            for part in parts
+        ],
+        "preset": {"curate": config.model_dump(mode="json", include=fields)},
+    }  # fmt: skip
