@@ -30,20 +30,21 @@ class Histogram:
     is_log: bool
 
 
-def histogram(accepted: Values, rejected: Values, bound: float | None = None, whole: bool = False) -> Histogram:
-    """Count values in bins that hold 99 % of them and the bound; the few beyond count at the ends, so none is lost.
+def histogram(accepted: Values, rejected: Values, bounds: Sequence[float] = (), whole: bool = False) -> Histogram:
+    """Count values in bins that hold 99 % of them and the bounds; the few beyond count at the ends, so none is lost.
 
     Args:
         accepted: values without NaN.
         rejected: the same of the other group.
-        bound: lies inside the axis.
+        bounds: lie inside the axis.
         whole: the values are integers.
     """
     both = np.concatenate([accepted, rejected])
     finite = both[np.isfinite(both)]
-    marks = [*np.quantile(finite, (0.005, 0.995)), *([] if bound is None else [bound])] if len(finite) else [0.0, 1.0]
+    marks = [*np.quantile(finite, (0.005, 0.995)), *bounds] if len(finite) else [0.0, 1.0, *bounds]
     low, high = float(min(marks)), float(max(marks))
-    is_log = not whole and low > 0 and high > 100 * low
+    # Where most lie in the first tenth of the axis, and none at 0, a linear one would show a single column.
+    is_log = not whole and low > 0 and high > 100 * low and float(np.median(finite)) < high / 10
     if whole:
         low, high = np.floor(low), np.ceil(high)
         step = max(1.0, np.ceil((high - low + 1) / NUM_BINS))
@@ -52,7 +53,7 @@ def histogram(accepted: Values, rejected: Values, bound: float | None = None, wh
         edges = np.geomspace(low, high, NUM_BINS + 1)
     else:
         room = 0.02 * (high - low) or max(abs(low), 1.0) / 10
-        edges = np.linspace(low - room if low else low, high + room, NUM_BINS + 1)
+        edges = np.linspace(max(0.0, low - room) if low >= 0 else low - room, high + room, NUM_BINS + 1)
     return Histogram(edges, _counted(accepted, edges), _counted(rejected, edges), is_log)
 
 
@@ -61,21 +62,29 @@ def _counted(values: Values, edges: Values) -> Counts:
     return np.bincount(inside, minlength=len(edges) - 1).astype(np.int64)
 
 
-def draw_histogram(bins: Histogram, bound: float | None = None, side: str = "min") -> Markup:
-    """A histogram as inline SVG: accepted below, rejected on top, the refused side of the bound shaded."""
+def draw_histogram(bins: Histogram, bounds: Sequence[tuple[str, float]] = ()) -> Markup:
+    """A histogram as inline SVG: accepted below, rejected on top; what the bounds refuse is shaded.
+
+    Args:
+        bins: the counts.
+        bounds: ("min" or "max", bound); of several on one side, what all of them refuse.
+    """
     tallest = max(1, int((bins.accepted + bins.rejected).max(initial=0)))
     scale = (BASE - 14) / tallest
+    at = [(side, _position(bins, bound), bound) for side, bound in bounds]
+    left = min((x for side, x, _ in at if side == "min"), default=0.0)
+    right = max((x for side, x, _ in at if side == "max"), default=WIDTH)
     pieces = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
-    at = None if bound is None else _position(bins, bound)
-    if at is not None:
-        left, width = (0.0, at) if side == "min" else (at, WIDTH - at)
-        pieces.append(f'<rect x="{left:.1f}" y="8" width="{width:.1f}" height="{BASE - 8}" fill="var(--shade)"/>')
+    for start, stop in ((0.0, left), (right, WIDTH)):
+        if stop > start:
+            shape = f'x="{start:.1f}" y="8" width="{stop - start:.1f}" height="{BASE - 8}"'
+            pieces.append(f'<rect {shape} fill="var(--shade)"/>')
     pieces.append(_bars(bins.accepted, np.zeros_like(bins.accepted), scale, "accepted"))
     pieces.append(_bars(bins.rejected, bins.accepted, scale, "rejected"))
     pieces.append(f'<path d="M0 {BASE}H{WIDTH}" stroke="var(--line)"/>')
-    if at is not None:
-        pieces.append(f'<path d="M{at:.1f} 8V{BASE}" stroke="var(--bound)" stroke-width="1.5"/>')
-        pieces.append(_label(min(max(at, 14), WIDTH - 14), BASE + 24, f"{bound:.4g}", "middle", "var(--bound)"))
+    for _, x, bound in at:
+        pieces.append(f'<path d="M{x:.1f} 8V{BASE}" stroke="var(--bound)" stroke-width="1.5"/>')
+        pieces.append(_label(min(max(x, 14), WIDTH - 14), BASE + 24, f"{bound:.4g}", "middle", "var(--bound)"))
     low, high = bins.edges[0], bins.edges[-1]
     pieces.append(_label(0, BASE + 12, f"{low:.3g}", "start"))
     pieces.append(_label(WIDTH, BASE + 12, f"{high:.3g}{' (log)' if bins.is_log else ''}", "end"))

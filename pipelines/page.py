@@ -17,13 +17,14 @@ STYLE = """
 --panel: #1d232b; --accepted: #6aa5f2; --rejected: #e8a653; --quarantined: #b391e6; --shade: #f0636e2b;
 --bound: #ff7a84 } }
 * { box-sizing: border-box } body { font: 15px/1.5 system-ui, sans-serif; margin: 2.2rem auto 5rem; max-width: 76rem;
-padding: 0 1.2rem; color: var(--text); background: var(--back); overflow-wrap: anywhere }
+padding: 0 1.2rem; color: var(--text); background: var(--back); overflow-wrap: break-word }
 h1 { font-size: 1.7rem; margin: 0 0 .4rem } h2 { font-size: 1.2rem; margin: 2.8rem 0 .5rem; padding-top: .3rem }
 p { max-width: 52rem; margin: .4rem 0; white-space: pre-line } nav { font-size: .9rem } a { color: var(--accepted) }
 nav a { margin-right: 1rem; white-space: nowrap; text-decoration: none }
 .wide { overflow-x: auto } table { border-collapse: collapse; margin: .7rem 0; font-size: .93rem }
 td, th { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th { font-weight: 600; color: var(--dim) } td.n { text-align: right; font-variant-numeric: tabular-nums }
+th { font-weight: 600; color: var(--dim); vertical-align: bottom }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 } .tile { background: var(--panel);
 border-radius: 8px; padding: .6rem 1.1rem; min-width: 7.5rem } .tile b { display: block; font-size: 1.5rem }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1.3rem; margin: 1rem 0 }

@@ -1,0 +1,72 @@
+"""What a finished curation says of itself: its page, one clip's story, what differs from another version."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import FOLDER
+
+if TYPE_CHECKING:
+    from ...datasets.storage import Location
+
+as_json = click.option("--json", "json_wanted", is_flag=True, help="For machines.")
+
+
+@click.command()
+@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
+@click.option("--out", type=FOLDER, help="FILE.html, or a folder for report.html; by default beside the clips.")
+def report(clips: Location, out: Location | None) -> None:
+    """Write a curation's page (funnel, reasons, scores, borderline clips) and card.md beside it."""
+    from ...pipelines.curate import report as pages
+
+    page = out if out is None or out.suffix == ".html" else out / pages.PAGE
+    page = pages.write_report(clips, page)
+    click.echo(f"{page}\n{page.parent / pages.CARD}")
+
+
+@click.command()
+@click.argument("clip")
+@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
+@click.option("--latents", type=FOLDER, help="What `cache --out` was given: say where the clip's sample lies.")
+@as_json
+def explain(clip: str, clips: Location, latents: Location | None, json_wanted: bool) -> None:
+    """Tell a clip's whole story: source, scores against bounds, verdict.
+
+    CLIP is a clip_id or its beginning, a source's path, file name or source_id.
+    """
+    from ...datasets.clips import Clips
+    from ...pipelines.curate import story
+
+    finished = Clips(clips)
+    rows = story.find_rows(finished, clip)
+    if len(rows) > 1:
+        _tell_choice(clip, story.brief(finished, rows), json_wanted)
+        return
+    told = story.tell(finished, rows[0], latents)
+    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_wanted else story.to_text(told))
+
+
+def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> None:
+    if json_wanted:
+        click.echo(json.dumps({"matches": rows}, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{clip} is {len(rows)} clips; ask for one by its id:")
+    for row in rows:
+        span = "" if row["start_s"] is None else f"{row['start_s']:.2f} to {row['end_s']:.2f} s  "
+        click.echo(f"  {row['clip_id']}  {span}{row['verdict']} {row['reason'] or ''}  {row['source_path']}")
+
+
+@click.command()
+@click.option("--clips", type=FOLDER, required=True, help="The version before.")
+@click.option("--with", "other", type=FOLDER, required=True, help="The version after.")
+@as_json
+def compare(clips: Location, other: Location, json_wanted: bool) -> None:
+    """Say what differs between two versions of a selection: settings, counts, clips, sources, scores."""
+    from ...datasets.clips import Clips
+    from ...pipelines.curate import compare as versions
+
+    found = versions.compare(Clips(clips), Clips(other))
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if json_wanted else versions.to_text(found))

@@ -1,0 +1,118 @@
+"""The clips nearest to a bound, on both sides of it, with a picture each: what one looks at to judge the bounds."""
+
+import base64
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from ...datasets.schema import Row
+from ...datasets.storage import StorageError, local_copy
+from ...datasets.video import VideoError, decode_sparse
+from ..crop import content_shares, crop_frames
+from .composition import shortened
+from .funnel import bound_words, came_to_gates, refused_by, shapes_of, verdict_is
+from .judgement import Bounds, Floats, values_of
+
+NUM_EACH = 12
+PER_GATE = 3  # one bound does not fill the page
+HEIGHT_PX, MAX_WIDTH_PX, QUALITY = 192, 352, 78
+CANDIDATES = 4096  # rows among which these are chosen, the nearest of all
+
+
+@dataclass(frozen=True)
+class Near:
+    """A clip near a bound: its row in the table, the gate, its value and how far it is (1: as far as usual)."""
+
+    index: int
+    gate: int
+    value: float
+    bound: float
+    margin: float
+
+
+def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[Near]:
+    """Clips with this verdict that are nearest to the bound that decides on them, the nearest first.
+
+    For an accepted clip that is the nearest of all its bounds, for a rejected one that of the gate that refused it.
+    The margin is |value − bound| over the accepted clips' median of it, so that bounds of all units compare.
+
+    Args:
+        table: rows with the gates' columns, `verdict`, `reason` and `source_path`.
+        bounds: of the gates.
+        verdict: "ok" or "rejected".
+    """
+    wanted, accepted = verdict_is(table, verdict) & came_to_gates(table), verdict_is(table, "ok")
+    shapes = shapes_of(table)
+    best, which = np.full(len(table), np.inf), np.full(len(table), -1)
+    for index, gate in enumerate(bounds.gates):
+        distance = np.abs(values_of(table, bounds.columns[index]) - bounds.values[index][shapes])
+        asked = wanted & ~np.isnan(distance)
+        if verdict == "rejected":
+            asked &= refused_by(table, gate)
+        usual = _usual(distance[accepted]) or _usual(distance[asked])
+        if usual is None:
+            continue
+        margin = np.where(asked, distance / usual, np.inf)
+        which[margin < best] = index
+        best = np.minimum(best, margin)
+    order = np.argsort(best, kind="stable")[:CANDIDATES]
+    found = [(int(row), int(which[row]), float(best[row])) for row in order if which[row] >= 0]
+    return [
+        Near(row, gate, float(values_of(table.slice(row, 1), bounds.columns[gate])[0]),
+             float(bounds.values[gate][shapes[row]]), margin)
+        for row, gate, margin in _spread(table, found)
+    ]  # fmt: skip
+
+
+def _usual(distances: Floats) -> float | None:
+    """The median distance; None where it is 0 (one person, at most one): then nothing is near the bound."""
+    known = distances[~np.isnan(distances)]
+    return float(np.median(known)) or None if len(known) else None
+
+
+def _spread(table: pa.Table, found: list[tuple[int, int, float]]) -> Iterator[tuple[int, int, float]]:
+    """At most `NUM_EACH`; of each gate and of each source only a few."""
+    sources: set[str] = set()
+    per_gate: Counter[int] = Counter()
+    for row, gate, margin in found:
+        source = table["source_path"][row].as_py()
+        if per_gate[gate] < PER_GATE and source not in sources and len(sources) < NUM_EACH:
+            sources.add(source)
+            per_gate[gate] += 1
+            yield row, gate, margin
+
+
+def thumbnail(row: Row) -> str | None:
+    """The middle frame of a clip as a JPEG data URI; None if the source is gone or cannot be read any more.
+
+    Args:
+        row: with `source_path start_s end_s` and the columns of the crop.
+    """
+    middle = (row["start_s"] + row["end_s"]) / 2
+    try:
+        with local_copy(row["source_path"]) as path:
+            _, frames = decode_sparse(path, middle, middle, 1)
+    except (VideoError, StorageError, OSError):
+        return None
+    frame = crop_frames(frames, content_shares(row))[0]
+    scale = min(HEIGHT_PX / frame.shape[0], MAX_WIDTH_PX / frame.shape[1])
+    height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
+    small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    done, jpeg = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}" if done else None
+
+
+def pictures(rows: list[Row], near: list[Near], bounds: Bounds) -> list[tuple[str, str | None]]:
+    """(caption, picture or None) of each; `rows` are theirs, in the same order."""
+    return [(_caption(row, one, bounds), thumbnail(row)) for row, one in zip(rows, near, strict=True)]
+
+
+def _caption(row: Row, near: Near, bounds: Bounds) -> str:
+    asked = bound_words(bounds.sides[near.gate], [near.bound])
+    name = PurePath(row["source_path"]).name
+    return f"{bounds.columns[near.gate]} {near.value:.4g}, {asked}\n{row['clip_id']} {shortened(name)}"

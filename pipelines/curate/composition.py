@@ -1,0 +1,133 @@
+"""What a curation's clips are: shapes, rates, licences, origins, copies, leaks, and what measured them. Columnar."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .config import SQUARE_RATIO
+from .funnel import verdict_is
+from .judgement import SIZE_COLUMNS, Floats, Mask, content_sizes, numbers
+
+# Scores that only a network gives, and which one; where all are null, it was not here.
+NETWORKS = {
+    "transition_score": "TransNetV2: transitions inside clips",
+    "text_ratio": "PP-OCRv4: text",
+    "num_detected_persons": "BlazePose's detector: people",
+    "aesthetic_score": "CLIP ViT-L/14 and LAION's head: aesthetics",
+    "extreme_action": "CLIP ViT-L/14: kind of action",
+    "motion_smoothness": "AMT-S: smoothness",
+}
+COMPOSITION_COLUMNS = ["source_path", "source_id", "origin", "licence", "prompt", "codec", *SIZE_COLUMNS, "fps",
+                       "duration_s", "start_s", "end_s", "pose_model", "duplicate_group", "leak_score", "leak_of",
+                       *NETWORKS]  # fmt: skip
+MAX_KINDS, MAX_CHARACTERS = 12, 80  # of a table and of a label: manifests hold what people wrote
+
+Kinds = list[tuple[str, int, int]]  # label, accepted clips, all clips
+
+
+def hours_of(table: pa.Table, mask: Mask) -> float:
+    """How long the clips of `mask` are together."""
+    spans = numbers(pc.subtract(table["end_s"], table["start_s"]))
+    return float(np.nansum(spans[mask])) / 3600
+
+
+def span_words(hours: float) -> str:
+    """A span of time in a unit that suits it."""
+    unit, name = next((one for one in ((1.0, "hours"), (1 / 60, "minutes")) if hours >= one[0]), (1 / 3600, "seconds"))
+    return f"{hours / unit:.3g} {name}"
+
+
+def num_sources(table: pa.Table, mask: Mask) -> int:
+    """Files of different content among the rows of `mask`; those that could not be read count by their name."""
+    names = pc.coalesce(table["source_id"], table["source_path"]).filter(pa.array(mask))
+    return int(pc.count_distinct(names).as_py())
+
+
+def composition(table: pa.Table) -> dict[str, Kinds]:
+    """What is counted → (label, accepted clips, all clips); a licence or origin that nobody gave is "unknown"."""
+    accepted = verdict_is(table, "ok")
+    height, width = content_sizes(table)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        aspect, side = width / height, np.fmin(width, height)
+    tables = {
+        "shape": _ranges(aspect, (1 / SQUARE_RATIO, SQUARE_RATIO), ("vertical", "square", "horizontal"), accepted),
+        "shorter side": _ranges(side, (360, 480, 720, 1080), ("below 360 px", "360 to 479 px", "480 to 719 px",
+                                                              "720 to 1079 px", "1080 px and more"), accepted),
+        "frame rate": _ranges(numbers(table["fps"]), (20, 27, 33, 55), ("below 20 a second", "20 to 27 a second",
+                              "27 to 33 a second", "33 to 55 a second", "55 a second and more"), accepted),
+        "duration of the source": _ranges(numbers(table["duration_s"]), (10, 30, 60, 600), ("below 10 s",
+                              "10 to 30 s", "30 to 60 s", "1 to 10 minutes", "10 minutes and more"), accepted),
+    }  # fmt: skip
+    return tables | {
+        name: _kinds(table[column], accepted)
+        for name, column in (("codec", "codec"), ("licence", "licence"), ("origin", "origin"))
+    }
+
+
+def _ranges(values: Floats, bounds: Sequence[float], labels: Sequence[str], accepted: Mask) -> Kinds:
+    places = np.where(np.isnan(values), len(labels), np.searchsorted(bounds, values, side="right"))
+    counted = np.bincount(places, minlength=len(labels) + 1)
+    good = np.bincount(places[accepted], minlength=len(labels) + 1)
+    return [(label, int(good[k]), int(counted[k])) for k, label in enumerate([*labels, "unknown"]) if counted[k]]
+
+
+def _kinds(column: pa.ChunkedArray, accepted: Mask) -> Kinds:
+    """The commonest values of a column of text, the rest in one line."""
+    known = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column).fill_null("unknown")
+    good = {row["values"]: row["counts"] for row in known.filter(pa.array(accepted)).value_counts().to_pylist()}
+    counted = [(row["values"], good.get(row["values"], 0), row["counts"]) for row in known.value_counts().to_pylist()]
+    counted.sort(key=lambda kind: (-kind[1], -kind[2], kind[0]))
+    shown = [(shortened(label), kept, number) for label, kept, number in counted[:MAX_KINDS]]
+    if rest := counted[MAX_KINDS:]:
+        shown.append((f"{len(rest)} others", sum(kind[1] for kind in rest), sum(kind[2] for kind in rest)))
+    return shown
+
+
+def shortened(text: str) -> str:
+    """Text of a manifest or a file name, on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_CHARACTERS else f"{line[: MAX_CHARACTERS - 1]}…"
+
+
+def measured_by(table: pa.Table) -> list[tuple[str, int]]:
+    """(what measured, clips), first what gave keypoints, then the networks that are known by their scores."""
+    poses = table["pose_model"].drop_null().value_counts().to_pylist()
+    found = [(f"{row['values']}: keypoints", row["counts"]) for row in sorted(poses, key=lambda row: -row["counts"])]
+    return found + [(name, len(table) - table[column].null_count) for column, name in NETWORKS.items()]
+
+
+def copies(table: pa.Table) -> dict[str, int]:
+    """Groups of files, or clips, that show the same; how many rows lie in them, and how many the largest holds."""
+    grouped = table.group_by("duplicate_group").aggregate([("source_path", "count_distinct"), ([], "count_all")])
+    several = pc.and_(pc.greater(grouped["source_path_count_distinct"], 1), pc.is_valid(grouped["duplicate_group"]))
+    grouped = grouped.filter(several)
+    return {
+        "groups": len(grouped),
+        "rows": pc.sum(grouped["count_all"]).as_py() or 0,
+        "largest": pc.max(grouped["source_path_count_distinct"]).as_py() or 0,
+    }
+
+
+def leaks(table: pa.Table) -> list[tuple[str, int]] | None:
+    """Excluded videos and how many clips were refused for likeness to them, most first; None: nobody looked."""
+    if table["leak_score"].null_count == len(table):
+        return None
+    refused = table.filter(pc.equal(table["reason"], "max_leak_score"))
+    counted = refused["leak_of"].fill_null("unknown").value_counts().to_pylist()
+    counted.sort(key=lambda row: -row["counts"])
+    return [(shortened(row["values"]), row["counts"]) for row in counted[:MAX_KINDS]]
+
+
+def stage_seconds(record: dict[str, Any]) -> dict[str, float]:
+    """Seconds of each stage, summed over workers; empty if all packets were done by an earlier run."""
+    return {name: seconds for name, seconds in record["seconds"].items() if name in ("probe", "shots", "score", "pose")}
+
+
+def decode_share(record: dict[str, Any]) -> float | None:
+    """Share of the workers' seconds that they waited for decoding: the part that no faster scores can take away."""
+    spent = sum(stage_seconds(record).values())
+    decode = record["seconds"].get("decode")
+    return float(decode) / spent if decode is not None and spent else None

@@ -1,0 +1,270 @@
+"""The page of a curation: where every input went and why, how the bounds lie, and what the accepted clips are."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...datasets.clips import Clips
+from ...datasets.schema import CLIP_SCHEMA
+from ...datasets.storage import Location
+from ..charts import bar, draw_histogram, histogram
+from ..page import Figure, Section, show, write_page
+from .borderline import nearest, pictures
+from .card import write_card
+from .compare import compare, parent_of
+from .compare import sections as difference_sections
+from .composition import (
+    COMPOSITION_COLUMNS,
+    composition,
+    copies,
+    decode_share,
+    hours_of,
+    leaks,
+    measured_by,
+    num_sources,
+    span_words,
+    stage_seconds,
+)
+from .funnel import (
+    FUNNEL_COLUMNS,
+    GateCount,
+    Step,
+    came_to_gates,
+    config_of,
+    count_gates,
+    funnel,
+    meaning_of,
+    reasons,
+    verdict_is,
+)
+from .judgement import Bounds, Floats, columns_for, values_of
+
+PAGE, CARD = "report.html", "card.md"
+
+
+def write_report(folder: Location, page: Location | None = None) -> Location:
+    """Write the page of a finished curation and, beside it, its card; returns the page's place.
+
+    Args:
+        folder: what `curate --out` was given, or the artifact in it.
+        page: of the HTML file; None: beside the artifact.
+
+    Raises:
+        ArtifactError: it is not finished, or its counts do not balance.
+    """
+    clips = Clips(folder)
+    page = page or clips.artifact.path.parent / PAGE
+    table = read_table(clips)
+    bounds = Bounds.of(config_of(clips.record))
+    steps, counts = funnel(table, clips.record), count_gates(table, bounds)
+    sections = [
+        _summary(table, clips.record),
+        *_difference(clips),
+        _funnel_section(steps, clips.record["counts"]["inputs"]),
+        *_reason_sections(table),
+        _unmeasured_section(counts, table),
+        _histogram_section(table, counts),
+        _borderline_section(table, bounds, "ok", "Accepted, but barely"),
+        _borderline_section(table, bounds, "rejected", "Rejected, but barely"),
+        *_composition_sections(table),
+        _copies_section(table),
+        _time_section(clips.record, table),
+        _models_section(table, clips.record),
+    ]
+    write_page(page, f"Curation of {clips.record['inputs']['clips']}", sections)
+    write_card(page.parent / CARD, clips.record, table, counts)
+    return page
+
+
+def read_table(clips: Clips) -> pa.Table:
+    """All rows with the columns that page and card look at."""
+    wanted = {"clip_id", *FUNNEL_COLUMNS, *COMPOSITION_COLUMNS, *columns_for(Bounds.of(config_of(clips.record)).gates)}
+    return clips.read([name for name in CLIP_SCHEMA.names if name in wanted])
+
+
+def funnel_rows(steps: list[Step]) -> list[dict[str, Any]]:
+    """The funnel as rows for people: steps at which something was lost, each with what was left."""
+    return [{"step": step.name, "lost": step.lost, "left": step.left, "as": step.verdict, "meaning": step.meaning}
+            for step in steps if step.lost]  # fmt: skip
+
+
+def _summary(table: pa.Table, record: dict[str, Any]) -> Section:
+    accepted, counts = verdict_is(table, "ok"), record["counts"]
+    tiles: list[tuple[Any, str]] = [
+        (counts["ok"], "clips accepted"),
+        (counts["rejected"], "rejected: did not please"),
+        (counts["quarantined"], "quarantined: broken"),
+        (record["inputs"]["sources"], "sources"),
+        (span_words(hours_of(table, accepted)), "accepted"),
+    ]
+    text = (
+        f"{show(counts['inputs'])} rows, a clip or a source that gave none each = {show(counts['ok'])} ok + "
+        f"{show(counts['rejected'])} rejected + {show(counts['quarantined'])} quarantined. Accepted clips come from "
+        f"{show(num_sources(table, accepted))} sources. SteadyDancer {record['version']}."
+    )
+    return Section("In short", text, tiles)
+
+
+def _difference(clips: Clips) -> list[Section]:
+    parent = parent_of(clips)
+    return [] if parent is None else difference_sections(compare(parent, clips))
+
+
+def _funnel_section(steps: list[Step], inputs: int) -> Section:
+    rows: list[list[Any]] = [["inputs", None, inputs, bar([(1.0, "accepted")]), "every row of the table"]]
+    rows += [
+        [step.name, step.lost, step.left, _step_bar(step, inputs), step.meaning]
+        for step in steps
+        if step.lost or step.verdict == "quarantined"
+    ]
+    idle = sum(not step.lost and step.verdict != "quarantined" for step in steps)
+    rows = [["" if cell is None else cell for cell in row] for row in rows]
+    text = (
+        "In the order of the walk: what broke while it was read, then what was refused. A clip counts at the first "
+        f"gate that refuses it. {idle} further gates and rules refused nothing."
+    )
+    return Section("Funnel", text, head=["step", "lost", "left", "", "what it asks"], rows=rows)
+
+
+def _step_bar(step: Step, inputs: int) -> Any:
+    return bar([(step.left / inputs, "accepted"), (step.lost / inputs, step.verdict)])
+
+
+def _reason_sections(table: pa.Table) -> list[Section]:
+    counted = reasons(table)
+    sections = []
+    for verdict, title, text in (
+        ("rejected", "Rejected: what did not please", "Whole videos that a gate or a rule refused."),
+        ("quarantined", "Quarantined: what is broken", "No judgement of taste: these could not be read or decoded."),
+    ):
+        rows = [
+            [reason, number, number / len(table) * 100, bar([(number / len(table), verdict)]), meaning_of(reason)]
+            for (found, reason), number in counted.items()
+            if found == verdict
+        ]
+        head = ["reason", "rows", "% of all", "", "what it says"]
+        sections.append(Section(title, text if rows else f"{text} None.", head=head, rows=rows))
+    return sections
+
+
+def _unmeasured_section(counts: list[GateCount], table: pa.Table) -> Section:
+    silent = [one.gate for one in counts if not one.measured]
+    num_asked = int(came_to_gates(table).sum())
+    text = (
+        "A score that was not measured passes its gate. Dear scores are taken only where the gates before let a clip "
+        "through, so that most of what is missing belongs to clips that were refused already; what counts is how many "
+        f"were accepted without being asked. Of {show(num_asked)} clips that came to the gates:\n"
+    )
+    text += f"These gates could say nothing at all, no model having measured for them: {', '.join(silent)}." * bool(
+        silent
+    )
+    rows = [
+        [one.gate, one.asks, one.measured, num_asked - one.measured, one.accepted_unmeasured,
+         one.beyond, one.first, one.alone]
+        for one in counts
+    ]  # fmt: skip
+    head = ["gate", "bound", "measured", "not measured", "accepted unmeasured", "beyond the bound",
+            "first to refuse", "alone to refuse"]  # fmt: skip
+    return Section("Gates, and what was not measured", text, head=head, rows=rows)
+
+
+def _histogram_section(table: pa.Table, counts: list[GateCount]) -> Section:
+    asked = came_to_gates(table)
+    accepted, rejected = verdict_is(table, "ok"), verdict_is(table, "rejected") & asked
+    figures = []
+    for column in dict.fromkeys(one.column for one in counts if one.measured):
+        values = values_of(table, column)
+        figures.append(_figure([one for one in counts if one.column == column], values[accepted], values[rejected]))
+    text = (
+        "Clips that came to the gates: accepted below (blue), rejected for whatever reason on top (orange). The red "
+        "line is the bound, its refused side shaded; what lies beyond the ends of the axis counts in the last bins."
+    )
+    return Section("Scores and their bounds", text, figures=figures)
+
+
+def _figure(gates: list[GateCount], accepted: Floats, rejected: Floats) -> Figure:
+    """One score, with the bounds of all gates that look at it."""
+    column = gates[0].column
+    known = column in CLIP_SCHEMA.names
+    bounds = sorted({(one.side, bound) for one in gates for bound in one.bounds if not np.isnan(bound)})
+    bins = histogram(
+        *(group[~np.isnan(group)] for group in (accepted, rejected)),
+        [bound for _, bound in bounds],
+        whole=known and pa.types.is_integer(CLIP_SCHEMA.field(column).type),
+    )
+    caption = f"{show(gates[0].measured)} measured. " + ". ".join(
+        f"{one.gate}: {one.asks}, {show(one.beyond)} beyond" for one in gates
+    )
+    if known:
+        metadata = CLIP_SCHEMA.field(column).metadata
+        caption += f"\n{metadata[b'meaning'].decode()} ({metadata[b'unit'].decode() or 'count'})"
+    return Figure(column, draw_histogram(bins, bounds), caption)
+
+
+def _borderline_section(table: pa.Table, bounds: Bounds, verdict: str, title: str) -> Section:
+    near = nearest(table, bounds, verdict)
+    rows = table.take(pa.array([one.index for one in near], pa.int64())).to_pylist()
+    text = (
+        "Nearest to a bound, measured by how far accepted clips usually are from it; of each gate and source a few."
+        if near
+        else "None lies near a bound."
+    )
+    return Section(title, text, media=[pictures(rows, near, bounds)] if near else [])
+
+
+def _composition_sections(table: pa.Table) -> list[Section]:
+    rows = [
+        [name if place == 0 else "", label, kept, number]
+        for name, kinds in composition(table).items()
+        for place, (label, kept, number) in enumerate(kinds)
+    ]
+    text = "Of the picture inside its borders. “unknown”: nobody said, or the source could not be read."
+    return [Section("What the clips are", text, head=["", "", "accepted clips", "all rows"], rows=rows)]
+
+
+def _copies_section(table: pa.Table) -> Section:
+    found, counted, leaked = copies(table), reasons(table), leaks(table)
+    text = (
+        f"{show(found['groups'])} groups show the same more than once ({show(found['rows'])} rows, the largest group "
+        f"holds {show(found['largest'])} files); {show(counted.get(('rejected', 'duplicate'), 0))} rows were refused "
+        f"as the same bytes, {show(counted.get(('rejected', 'near_duplicate'), 0))} as copies of a better one.\n"
+    )
+    if leaked is None:
+        return Section("Copies and leaks", text + "Likeness to evaluation sets was not looked for (`exclude`).")
+    text += f"Refused for likeness to excluded videos: {show(counted.get(('rejected', 'max_leak_score'), 0))}."
+    return Section("Copies and leaks", text, head=["excluded video", "clips"], rows=leaked)
+
+
+def _time_section(record: dict[str, Any], table: pa.Table) -> Section:
+    seconds, share = stage_seconds(record), decode_share(record)
+    spent = sum(seconds.values())
+    if not spent:
+        return Section("Time", "Not measured: all packets were finished by earlier runs or another version.")
+    rows: list[list[Any]] = [
+        [name, took, 100 * took / spent, bar([(took / spent, "accepted")]), 1000 * took / max(1, len(table))]
+        for name, took in seconds.items()
+    ]
+    rows.append(["all stages", spent, 100.0, "", 1000 * spent / max(1, len(table))])
+    rows.append(["of it, waiting for decoding", record["seconds"].get("decode"),
+                 None if share is None else 100 * share,
+                 bar([] if share is None else [(share, "quarantined")]),
+                 None if share is None else 1000 * share * spent / max(1, len(table))])  # fmt: skip
+    limit = (
+        "What decoding takes was not measured."
+        if share is None
+        else f"Decoding alone is {100 * share:.0f} % of it: no faster score could make this curation more than "
+        f"{1 / max(share, 1e-9):.2f} times as fast with this decoder."
+    )
+    text = (
+        "Seconds of all workers together, of the run that finished it. From its start to its end: "
+        f"{record['seconds']['total']:.1f} s. {limit}"
+    )
+    return Section("Time, against the decode limit", text, head=["stage", "seconds", "%", "", "ms a row"], rows=rows)
+
+
+def _models_section(table: pa.Table, record: dict[str, Any]) -> Section:
+    rows = [[name, number or None] for name, number in measured_by(table)]
+    settings = {name: value for name, value in record["config"].items() if not isinstance(value, dict)}
+    text = "Settings: " + ", ".join(f"{name} {value}" for name, value in settings.items())
+    return Section("What measured", text, head=["model", "rows"], rows=rows)
