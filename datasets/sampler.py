@@ -68,6 +68,15 @@ def rank_slice(items: Sequence[Item], rank: int, world_size: int) -> list[Item]:
     return list(items[rank * share : (rank + 1) * share])
 
 
+def held_out(sources: Iterable[str], share: float, seed: int) -> set[str]:
+    """The sources that are kept for validation: those whose hash falls below `share`.
+
+    A source's side depends on its name and the seed alone, so it stays where it is when others come or go. Of few
+    sources the share is kept on average only, and there may be none.
+    """
+    return {source for source in sources if draw_seed(seed, 0, 0, f"held out/{source}") < share * 2**63}
+
+
 def draw_seed(seed: int, step: int, position: int, purpose: str) -> int:
     """A 63-bit seed for one random draw: of what, for which place of which step's batch.
 

@@ -34,6 +34,16 @@ class TrainingBatch:
     noise: Tensor
     sigma: Tensor
 
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """The same batch on another device."""
+        return TrainingBatch(
+            self.latents.to(device),
+            self.conditions.to(device),
+            self.null.to(device),
+            self.noise.to(device),
+            self.sigma.to(device),
+        )
+
 
 class Velocity(Protocol):
     """A network seen as a velocity field."""

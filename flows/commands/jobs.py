@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,18 +15,26 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=JobCommand)
-@click.option("--clips", type=NAME, required=True, help="Folder, glob, or manifest (csv, jsonl with a column `path`).")
+@click.option(
+    "--clips", type=NAME, required=True, help="Folder, glob, or manifest: csv, jsonl or parquet with a column `path`."
+)
 @click.option("--out", type=FOLDER, required=True, help="OUT/clips is made.")
 @click.option("--num-frames", type=int, help="Frames of a clip, 4k + 1.")
+@click.option(
+    "--exclude", type=FOLDER, help="Evaluation videos, or an .npz of their fingerprints: no clip may be theirs."
+)
+@click.option("--trust", is_flag=True, help="Chosen before: no scores; probing, shots and pose stay.")
 @configured
 @in_process_option
-def curate(clips: str, out: Location, num_frames: int | None, preset: str, print_config: bool, dry_run: bool,
-           address: str | None, in_process: bool) -> None:  # fmt: skip
+def curate(clips: str, out: Location, num_frames: int | None, exclude: Location | None, trust: bool, preset: str,
+           print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
     """Cut videos into clips, measure them, and give each a verdict."""
     from ...pipelines.curate import job
     from .. import presets
 
-    run = presets.change(presets.load(preset), "curate", num_frames=num_frames)
+    # Absolute: workers may run in other folders.
+    excluded = str(exclude.absolute()) if exclude else None
+    run = presets.change(presets.load(preset), "curate", num_frames=num_frames, exclude=excluded, trust=trust or None)
     if prepare(run, print_config=print_config, plan=(lambda: job.plan(run.curate, clips, out)) if dry_run else None):
         return
     engine = engine_at(out, in_process, address)
@@ -69,8 +78,9 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
           steps: int | None, seed: int | None, num_workers: int | None, tflops: float | None,
           gpu_memory_gb: float | None, preset: str, print_config: bool, dry_run: bool,
           address: str | None) -> None:  # fmt: skip
-    """Train one of the three stages; the same command again resumes."""
+    """Train one of the three stages; the same command again resumes. SIGTERM: stop after the step, exit status 75."""
     from ...pipelines.train import job
+    from ...pipelines.train.stop import EXIT_CODE, TrainingStopped
     from .. import presets
 
     run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers)
@@ -86,7 +96,11 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
         return
     if prepare(run, print_config=print_config, plan=None):
         return
-    record = job.run(run.stage(stage), **inputs, address=address)
+    try:
+        record = job.run(run.stage(stage), **inputs, address=address)
+    except TrainingStopped as stopped:
+        click.echo(f"steadydancer: {stopped}", err=True)
+        sys.exit(EXIT_CODE)
     if record.get("already_finished"):
         click.echo("this run is finished already; more --steps would continue it")
     click.echo(f"{out / 'checkpoint'}: stage {stage}, {record['steps']} steps, "

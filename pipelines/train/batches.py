@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -15,8 +16,17 @@ from ...models.conditions import Conditions, NullConditions, stack_prompt_embeds
 from ...models.objectives import TrainingBatch
 from .checkpoint import NonFiniteError
 from .config import TrainConfig
-from .draws import SampleDraws, draw_batch, draw_evaluation, noise
+from .draws import SampleDraws, draw_batch, draw_evaluation, draw_validation, noise
 from .pose_simulation import PoseSimulation
+from .split import split
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One worker's share of a step: the draws of the whole global batch, and its own micro-batches on the CPU."""
+
+    draws: list[SampleDraws]
+    micro_batches: list[tuple[list[SampleDraws], TrainingBatch]]
 
 
 class TrainingData:
@@ -31,7 +41,9 @@ class TrainingData:
     def __init__(self, latents: Location, config: TrainConfig, pose_simulation: PoseSimulation | None = None) -> None:
         self.shards = ShardDataset(latents)
         self._config = config
-        self._sampler = StepSampler(self.shards.bucket, config.global_batch_size, config.seed)
+        self.split = split(self.shards, config)
+        buckets = {key: self.shards.bucket[key] for key in self.split.training}
+        self._sampler = StepSampler(buckets, config.global_batch_size, config.seed)
         self._pose_simulation = pose_simulation
         self._null = lru_cache(maxsize=16)(self._read_null)
 
@@ -41,12 +53,18 @@ class TrainingData:
 
     def evaluation_draws(self) -> list[SampleDraws]:
         """The fixed samples on which the objective is measured before and after the stage."""
-        return draw_evaluation(self._config, self.shards.keys)
+        return draw_evaluation(self._config, self.split.training)
 
-    def micro_batches(self, draws: Sequence[SampleDraws], rank: int, world_size: int) -> list[list[SampleDraws]]:
-        """One worker's share of a global batch, cut for gradient accumulation."""
+    def validation_draws(self) -> list[SampleDraws]:
+        """The fixed samples of the validation loss; none where no source is held out."""
+        return draw_validation(self._config, self.split.validation)
+
+    def share(self, step: int, rank: int, world_size: int) -> StepBatch:
+        """One worker's share of a step's global batch, cut for gradient accumulation, read and drawn."""
+        draws = self.draws(step)
         mine, size = rank_slice(draws, rank, world_size), self._config.micro_batch_size
-        return [mine[i : i + size] for i in range(0, len(mine), size)]
+        pieces = [mine[i : i + size] for i in range(0, len(mine), size)]
+        return StepBatch(draws, [(rows, self.load(rows, torch.device("cpu"))) for rows in pieces])
 
     def load(self, draws: Sequence[SampleDraws], device: torch.device) -> TrainingBatch:
         """Samples of one bucket, with their draws applied, float32 on `device`.

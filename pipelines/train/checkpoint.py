@@ -3,7 +3,8 @@
 OUT/start.json              configuration and digests of the inputs, written before the first step
 OUT/metrics.jsonl           one line a step
 OUT/state/before.json       the objective on the fixed samples before the first step
-OUT/state/step-NNNNNN/      engine state after that many steps; complete.json inside is written last, then the rename
+OUT/state/step-NNNNNN/      engine state after that many steps, see `states`
+OUT/state/stop              somebody asked the run to stop after its step
 OUT/checkpoint/             transformer/, lora/ (stages 1 and 3), run.json written last, then the rename
 """
 
@@ -49,50 +50,6 @@ def _is_complete(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError):
         return False
-
-
-def save_engine_state(
-    out: Path,
-    steps_done: int,
-    write: Callable[[Path], None],
-    facts: dict[str, Any],
-    *,
-    keep: int,
-    is_first_rank: bool,
-    barrier: Callable[[], None],
-) -> None:
-    """Write the engine state beside its place, mark it complete, rename it, and remove all but the newest `keep`.
-
-    Every rank calls this at the same step and writes its own files into the same folder (a shared file system).
-
-    Args:
-        out: folder of the run.
-        steps_done: optimizer steps behind the state.
-        write: writes this rank's files into the given folder.
-        facts: what a resuming run must match (world size, ZeRO stage, names of the trained weights).
-        keep: complete states to leave.
-        is_first_rank: whether this rank commits.
-        barrier: waits for all ranks.
-    """
-    aside, place = out / "state" / f".step-{steps_done:06d}.tmp", out / "state" / f"step-{steps_done:06d}"
-    if is_first_rank:
-        for leftover in (out / "state").glob(".step-*.tmp"):
-            shutil.rmtree(leftover)
-        aside.mkdir(parents=True)
-    barrier()
-    write(aside)
-    barrier()
-    if is_first_rank:
-        files = {str(f.relative_to(aside)): f.stat().st_size for f in sorted(aside.rglob("*")) if f.is_file()}
-        for name in files:
-            _sync(aside / name)
-        write_json(aside / COMPLETE, {**facts, "steps_done": steps_done, "files": files})
-        if place.exists():  # a torn one of the same step
-            shutil.rmtree(place)
-        aside.rename(place)
-        for _, old in list(engine_states(out))[keep:]:
-            shutil.rmtree(old)
-    barrier()
 
 
 def _sync(file: Path) -> None:

@@ -125,6 +125,19 @@ class TrainConfig(BaseModel):
     evaluation_samples: int = Field(
         16, ge=0, description="fixed (clip, noise, σ) on which the objective is measured before and after; 0: none"
     )
+    validation_share: float = Field(
+        0.02, ge=0, lt=1, description="share of the sources that is never trained on, by hash (choice)"
+    )
+    validation_clips: int = Field(8, ge=1, description="clips of those sources that are measured, at most (choice)")
+    validation_sigmas: tuple[float, ...] = Field(
+        (0.1, 0.3, 0.5, 0.7, 0.9), min_length=1, description="σ at which each of them is measured (choice)"
+    )
+    validation_every_steps: int = Field(
+        500, ge=1, description="steps between two measurements, in the metrics (choice)"
+    )
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        ("tensorboard",), description="who is told of the metrics beside metrics.jsonl (choice)"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -143,6 +156,10 @@ class TrainConfig(BaseModel):
                 f"global_batch_size {self.global_batch_size} must be a multiple of num_workers × gradient_accumulation "
                 f"= {ranks} × {self.gradient_accumulation}"
             )
+        if not all(0 < sigma <= 1 for sigma in self.validation_sigmas):
+            raise ValueError(f"validation_sigmas must lie in (0, 1], got {self.validation_sigmas}")
+        if self.keep_attention_outputs and not self.gradient_checkpointing:
+            raise ValueError("keep_attention_outputs says what gradient_checkpointing spares: it needs it on")
         counted = self.num_latent_frames if self.pose_simulation_unit == "latent" else self.num_frames
         if min(self.pose_simulation_targets) < 2 or max(self.pose_simulation_targets) >= counted:
             raise ValueError(

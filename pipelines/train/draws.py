@@ -87,6 +87,19 @@ def draw_evaluation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraw
     ]
 
 
+def draw_validation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraws]:
+    """Fixed draws for the validation loss: some of `keys`, each with one noise at every validation σ.
+
+    Nothing is dropped and no pose simulated, so that the stages can be compared.
+    """
+    chosen = sorted(keys, key=lambda key: draw_seed(config.seed, 0, 0, f"validation/{key}"))[: config.validation_clips]
+    return [
+        SampleDraws(key, sigma, noise_seed=draw_seed(config.seed, 0, i, "validation noise"))
+        for i, key in enumerate(chosen)
+        for sigma in config.validation_sigmas
+    ]
+
+
 def _draw_pose_target(config: TrainConfig, u_whether: float, u_which: float) -> int | None:
     """T* uniform over the configured targets, with the configured probability; None outside stage 3."""
     if config.stage != 3 or u_whether >= config.pose_simulation_probability:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,17 @@ class Workers:
     def barrier(self) -> None:
         """Wait for all workers."""
         dist.barrier()
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over all workers of a tensor of one shape, in place."""
+        dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether one worker says so."""
+        told = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        return bool(told.item())
 
     def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
         """Mean over all workers of scalars that every worker has; not finite if one worker's value is not."""
@@ -113,13 +124,40 @@ def trained_names(engine: Any) -> list[str]:
     return sorted(name for name, weight in engine.module.named_parameters() if weight.requires_grad)
 
 
-def write_engine(engine: Any, folder: Path) -> None:
-    """Write this rank's part of the engine's state: trained weights and optimizer, not the frozen weights."""
-    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+def engine_files(engine: Any, folder: Path, taken: Callable[[Any], Any]) -> dict[Path, Any]:
+    """What this rank would write of the engine's state below `folder` by DeepSpeed: file → `taken` of its content.
+
+    Trained weights and optimizer, not the frozen weights. All ranks call this; `folder` is there.
+    """
+    writer = engine.checkpoint_engine
+    collector = _Collector(writer, taken)
+    engine.checkpoint_engine = collector
+    try:
+        engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+    finally:
+        engine.checkpoint_engine = writer
+    return collector.files
+
+
+class _Collector:
+    """Stands for DeepSpeed's writer, and keeps what it is given to write."""
+
+    def __init__(self, writer: Any, taken: Callable[[Any], Any]) -> None:
+        self._writer, self._taken = writer, taken
+        self.files: dict[Path, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.files[Path(path)] = self._taken(state_dict)
+
+    def preserves_storage_sharing(self) -> bool:
+        return False  # or DeepSpeed would copy what is copied here
 
 
 def read_engine(engine: Any, folder: Path) -> None:
-    """Load what `write_engine` wrote.
+    """Load what `engine_files` gave, from where it was written.
 
     The frozen weights are not in it, so DeepSpeed cannot be strict; the caller compares `trained_names` instead.
     """

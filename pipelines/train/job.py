@@ -19,6 +19,7 @@ from .preflight import refuse_what_cannot_work
 from .progress import progress
 from .publish import begin_on_store, publish
 from .start import check_same_run, check_start
+from .stop import TrainingStopped, stops_on_sigterm
 
 
 def run(
@@ -50,6 +51,7 @@ def run(
     Raises:
         TrainingRefused: inputs or settings do not fit together; the message names the field.
         ArtifactError: the latents are not finished, or another run holds `out`.
+        TrainingStopped: SIGTERM came; what was done is kept.
     """
     if isinstance(out, ObjectPath):
         with exclusive(out):
@@ -78,7 +80,11 @@ def run(
         with progress(config, out, steps_done(out)):
             _fit(config, settings, out, address)
         record = _finished(out, config.steps)
-        assert record is not None, "the loop commits a checkpoint or raises"
+        if record is None:  # the loop commits a checkpoint, or raises, or was asked to stop
+            raise TrainingStopped(
+                f"stopped after {steps_done(out)} of {config.steps} steps, their state is in {out / 'state'}: the same "
+                "command goes on from there"
+            )
         return record
 
 
@@ -94,7 +100,8 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
     if config.num_workers == 0:
         trainer = _trainer(config, settings, out)
         logging.getLogger("ray.train").setLevel(logging.WARNING)  # local mode is meant, not an accident
-        trainer.fit()
+        with stops_on_sigterm(out):
+            trainer.fit()
         return
     import ray.train
 
@@ -102,7 +109,8 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
 
     with local_ray(out / ".engine" / "ray", address):
         try:
-            _trainer(config, settings, out).fit()
+            with stops_on_sigterm(out):  # in here: Ray's beginning takes the signal for itself
+                _trainer(config, settings, out).fit()
         except ray.train.WorkerGroupError as error:
             failures = [failure for _, failure in sorted(error.worker_failures.items())]
             raise _original(failures) from error

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ...datasets.artifact import write_json
 from ...datasets.storage import location
 from ...models.folders import resolve_folder
 from ...models.lora import save_trained
-from ...models.objectives import Objective, Velocity
-from .batches import TrainingData
+from ...models.objectives import Objective
+from .batches import StepBatch, TrainingData
 from .checkpoint import (
     NonFiniteError,
     TrainingRefused,
@@ -24,25 +19,22 @@ from .checkpoint import (
     cut_metrics,
     engine_states,
     read_metrics,
-    save_engine_state,
 )
 from .config import TrainConfig
-from .draws import SampleDraws, digest
-from .engine import (
-    Workers,
-    full_weights,
-    open_engine,
-    read_engine,
-    set_learning_rate,
-    trained_names,
-    workers,
-    write_engine,
-)
+from .draws import digest
+from .engine import Workers, full_weights, open_engine, read_engine, set_learning_rate, trained_names, workers
+from .evaluation import Evaluator
+from .meter import Meter
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student, torch_dtype
+from .prefetch import Prefetch
+from .states import StateWriter, read_facts
+from .stop import node_watch, stop_is_asked
 
 
 def train_loop(settings: dict[str, Any]) -> None:
     """Train one stage from wherever it stands to its last step, and commit its checkpoint.
+
+    When the run is asked to stop it ends after the step at hand, with an engine state and without a checkpoint.
 
     Args:
         settings: JSON values: `config`, the paths `latents`, `out`, `base` and `from_checkpoint` (or None), and
@@ -57,23 +49,41 @@ def train_loop(settings: dict[str, Any]) -> None:
         simulation = load_pose_simulation(config, base, out / "pose_simulation", team.device)
         data = TrainingData(location(settings["latents"]), config, simulation)
         engine = open_engine(load_student(config, base, parent, team.device), config)
-        objective, velocity = load_objective(config, base, team.device), engine_velocity(engine, config)
+        objective = load_objective(config, base, team.device)
+        evaluator = Evaluator(engine, objective, engine_velocity(engine, config), data, team)
+        meter = Meter(config, team.device, engine.module.config)
 
         done = _resume(engine, team, out)
-        loss_before = _loss_before(engine, objective, velocity, data, team, out, done)
-        for step in range(done, config.steps):
-            started = time.perf_counter()
-            draws = data.draws(step)
-            rate = set_learning_rate(engine, config, step)
-            terms = _step(engine, objective, config, data, draws, team, step)
-            if team.rank == 0:
-                row = {"step": step, **terms, "batch_digest": digest(draws)}
-                append_metrics(out, {**row, "seconds": time.perf_counter() - started, "lr": rate})
-            if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == config.steps:
-                _save(engine, config, team, out, step + 1)
+        loss_before = evaluator.loss_before(out, done)
+        steps, node_is_leaving = range(done, config.steps), node_watch(config)
+        with (
+            Prefetch(lambda step: data.share(step, team.rank, team.world_size), steps) as batches,
+            StateWriter(out, config, team) as states,
+        ):
+            for step in steps:
+                meter.begin()
+                with meter("data"):
+                    batch = batches(step)
+                rate = set_learning_rate(engine, config, step)
+                terms = _step(engine, objective, config, batch, team, meter, step)
+                measured = meter.end(data.shards.bucket[batch.draws[0].key])
+                is_last = step + 1 == config.steps
+                if (step + 1) % config.validation_every_steps == 0:
+                    terms |= evaluator.validation(config)
+                if team.rank == 0:
+                    drawn = {"batch_digest": digest(batch.draws), "lr": rate}
+                    append_metrics(out, {"step": step, **terms, **drawn, **measured})
+                states.check()
+                is_asked, is_leaving = team.any(stop_is_asked(out, team)), node_is_leaving()
+                if is_last or is_asked or is_leaving or (step + 1) % config.checkpoint_every_steps == 0:
+                    states.save(engine, step + 1, wait=is_last or is_asked or is_leaving)
+                if is_asked and not is_last:
+                    engine.destroy()
+                    return
 
-        loss_after = _evaluate(engine, objective, velocity, data, team)
-        _commit(engine, config, team, out, {**settings["record"], "loss_before": loss_before, "loss_after": loss_after})
+        # Not in the last step's metrics, which are to be the same when the run is continued later.
+        losses = {"loss_before": loss_before, "loss_after": evaluator.loss(), **evaluator.validation(config)}
+        _commit(engine, config, team, out, {**settings["record"], **losses})
         engine.destroy()
 
 
@@ -81,65 +91,33 @@ def _step(
     engine: Any,
     objective: Objective,
     config: TrainConfig,
-    data: TrainingData,
-    draws: list[SampleDraws],
+    batch: StepBatch,
     team: Workers,
+    meter: Meter,
     step: int,
 ) -> dict[str, float]:
-    """One optimizer step on the global batch `draws`; the mean over it of every loss term.
+    """One optimizer step on a global batch; the mean over it of every loss term.
 
     Raises:
         NonFiniteError: on all ranks alike, before the weights are touched, if any rank's loss is not finite.
     """
-    micro_batches = data.micro_batches(draws, team.rank, team.world_size)
     sums: dict[str, float] = {}
-    for rows in micro_batches:
-        velocity = engine_velocity(engine, config, [row.alignment_seed for row in rows])
-        terms = objective(velocity, data.load(rows, team.device))
-        means = team.mean(terms)
+    for rows, samples in batch.micro_batches:
+        with meter("data"):
+            samples = samples.to(team.device)
+        with meter("forward"):
+            velocity = engine_velocity(engine, config, [row.alignment_seed for row in rows])
+            terms = objective(velocity, samples)
+            means = team.mean(terms)
         if not all(math.isfinite(value) for value in means.values()):
-            keys = ", ".join(row.key for row in draws)
+            keys = ", ".join(row.key for row in batch.draws)
             raise NonFiniteError(f"step {step}: the loss is not finite ({means}); samples of the batch: {keys}")
-        engine.backward(terms["loss"])
-        engine.step()
+        with meter("backward"):
+            engine.backward(terms["loss"])
+        with meter("optimizer"):
+            engine.step()
         sums = {name: sums.get(name, 0.0) + value for name, value in means.items()}
-    return {name: value / len(micro_batches) for name, value in sums.items()}
-
-
-@torch.no_grad()
-def _evaluate(engine: Any, objective: Objective, velocity: Velocity, data: TrainingData, team: Workers) -> float | None:
-    """The objective's mean over the fixed samples, which the ranks share out; None if there are none."""
-    rows = data.evaluation_draws()
-    if not rows:
-        return None
-    engine.eval()
-    total = torch.zeros((), dtype=torch.float64, device=team.device)
-    for start in range(0, len(rows), team.world_size):
-        # Every rank takes part in every round (a sharded forward is a joint one); past the end it counts for nothing.
-        index = start + team.rank
-        terms = objective(velocity, data.load([rows[min(index, len(rows) - 1)]], team.device))
-        total += terms["loss"].double() * (index < len(rows))
-    engine.train()
-    return team.mean({"loss": total})["loss"] * team.world_size / len(rows)
-
-
-def _loss_before(
-    engine: Any,
-    objective: Objective,
-    velocity: Velocity,
-    data: TrainingData,
-    team: Workers,
-    out: Path,
-    done: int,
-) -> float | None:
-    """The objective on the fixed samples before the first step, measured once in the life of a run."""
-    file = out / "state" / "before.json"
-    if done > 0:
-        return json.loads(file.read_text())["loss"]
-    loss = _evaluate(engine, objective, velocity, data, team)
-    if team.rank == 0:
-        write_json(file, {"loss": loss})
-    return loss
+    return {name: value / len(batch.micro_batches) for name, value in sums.items()}
 
 
 def _resume(engine: Any, team: Workers, out: Path) -> int:
@@ -149,25 +127,12 @@ def _resume(engine: Any, team: Workers, out: Path) -> int:
     done = 0
     if newest is not None:
         done, folder = newest
-        saved = json.loads((folder / "complete.json").read_text())
-        if saved["trained"] != trained_names(engine):
+        if read_facts(folder)["trained"] != trained_names(engine):
             raise TrainingRefused(f"{folder} holds other trained weights than this run trains: choose another --out")
         read_engine(engine, folder)
     if team.rank == 0:
         cut_metrics(out, done)
     return done
-
-
-def _save(engine: Any, config: TrainConfig, team: Workers, out: Path, steps_done: int) -> None:
-    save_engine_state(
-        out,
-        steps_done,
-        lambda folder: write_engine(engine, folder),
-        {"world_size": team.world_size, "zero_stage": config.zero_stage, "trained": trained_names(engine)},
-        keep=config.keep_checkpoints,
-        is_first_rank=team.rank == 0,
-        barrier=team.barrier,
-    )
 
 
 def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: dict[str, Any]) -> None:

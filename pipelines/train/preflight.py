@@ -17,7 +17,9 @@ from ...datasets.storage import Location
 from .checkpoint import TrainingRefused, read_metrics, steps_done
 from .config import TrainConfig
 from .publish import run_folder
+from .split import split
 from .start import Start, check_start
+from .trackers import refuse_missing
 
 _MEASURED_STEPS = 50  # a rate is the median of so many steps, the last ones
 _GB = 1e9
@@ -57,7 +59,8 @@ def plan(
 
     start = check_start(config, latents, base, from_checkpoint, fetch=False)
     here = run_folder(out)
-    sampler = StepSampler(start.shards.bucket, config.global_batch_size, config.seed)
+    keys = split(start.shards, config).training
+    sampler = StepSampler({key: start.shards.bucket[key] for key in keys}, config.global_batch_size, config.seed)
     network = cost.count(config, start.transformer_config)
     state_bytes = cost.engine_state_bytes(config, network)
     flops = _mean_step_flops(config, network, start)
@@ -68,7 +71,8 @@ def plan(
         "out": str(out.resolve()),
         "steps": config.steps,
         "steps_done": done,
-        "samples": len(start.shards),
+        "samples": len(keys),
+        "validation": start.record["validation"],
         "batches_per_epoch": sampler.steps_per_epoch,
         "epochs": config.steps / sampler.steps_per_epoch,
         "workers": config.num_workers,
@@ -135,6 +139,9 @@ def _refusals(
     """What cannot work, as sentences that begin with the field."""
     from . import cost
 
+    missing = refuse_missing(config)
+    if missing:
+        yield missing
     if address is None:
         yield from _missing_workers(config)
     if config.use_gpu:

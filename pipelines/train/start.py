@@ -15,9 +15,17 @@ from ...datasets.shards import ShardDataset
 from ...datasets.storage import Location, is_address, location
 from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
 from .config import NETWORK_FIELDS, TrainConfig
+from .split import split
 
 # What may differ between two attempts at one run without changing what is computed up to the steps already done.
-_FREE = {"steps", "checkpoint_every_steps", "keep_checkpoints", "max_restarts"}
+_FREE = {
+    "steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "asynchronous_checkpoints",
+    "max_restarts",
+    "trackers",
+}
 
 
 _WAN_14B = {"out_channels": 16, "pose_channels": 16, "image_dim": 1280, "text_dim": 4096}
@@ -68,6 +76,7 @@ def check_start(
         "latents": {"path": str(latents.resolve()), "digest": _data_digest(shards.record)},
         "base": base_record,
         "parent": parent and {"path": str(begins_from), "digest": json_digest(parent), "stage": parent["stage"]},
+        "validation": split(shards, config).record(),
         "code_version": __version__,
     }
     return Start(

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from steadydancer.datasets.sampler import StepSampler, draw_seed, rank_slice
+from steadydancer.datasets.sampler import StepSampler, draw_seed, held_out, rank_slice
 
 BUCKETS = {f"wide{i}": (9, 48, 80) for i in range(7)} | {f"tall{i}": (9, 80, 48) for i in range(4)}
 
@@ -32,6 +32,16 @@ def test_the_global_batch_is_the_same_at_any_world_size(world_size):
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="does not divide"):
         rank_slice(list("abcd"), 0, 3)
+
+
+def test_sources_held_out_follow_their_share_and_stay_where_they_are():
+    sources = [f"source{i}" for i in range(5000)]
+    chosen = held_out(sources, 0.1, seed=0)
+    assert len(chosen) / len(sources) == pytest.approx(0.1, abs=0.015)
+    assert held_out(sources[::-1][:3000], 0.1, seed=0) == chosen & set(sources[2000:])
+    assert held_out(sources, 0.05, seed=0) < chosen
+    assert held_out(sources, 0.1, seed=1) != chosen
+    assert held_out(sources, 0.0, seed=0) == set()
 
 
 def test_draws_differ_by_everything_that_names_them():

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +25,10 @@ from steadydancer.pipelines.train import job, loop, networks, preflight
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import NonFiniteError, TrainingRefused, engine_states, read_metrics
 from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.evaluation import Evaluator
+from steadydancer.pipelines.train.meter import PARTS
 from steadydancer.pipelines.train.networks import load_student
+from steadydancer.pipelines.train.stop import TrainingStopped
 
 FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 9, 32, 16, 16
 T, LATENT = (FRAMES - 1) // 4 + 1, SIDE // 8
@@ -48,6 +53,11 @@ def micro(stage: int, **changes) -> TrainConfig:
         "pose_simulation_targets": (2,),
         "checkpoint_every_steps": 2,
         "evaluation_samples": 4,
+        "validation_share": 0.3,
+        "validation_clips": 2,
+        "validation_sigmas": (0.3, 0.8),
+        "validation_every_steps": 3,
+        "trackers": (),
     }
     return TrainConfig(**{**values, **changes})
 
@@ -133,7 +143,9 @@ def stages(world, tmp_path_factory) -> dict[int, Path]:
 
 
 def without_times(out: Path) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in read_metrics(out)]
+    """What must not depend on the machine."""
+    measured = {"seconds", "samples_per_second", "memory_bytes", "mfu", *(f"{part}_share" for part in PARTS)}
+    return [{name: value for name, value in row.items() if name not in measured} for row in read_metrics(out)]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -201,6 +213,70 @@ def test_a_torn_state_is_passed_over_and_old_ones_are_removed(world, stages, tmp
     assert next(engine_states(tmp_path / "run"))[0] < newest
     train(world, micro(1), tmp_path / "run")
     assert equal(weights(tmp_path / "run"), weights(stages[1]))
+
+
+def test_sigterm_ends_the_run_after_its_step_and_the_same_command_goes_on(world, stages, tmp_path, monkeypatch):
+    original = loop._step
+
+    def terminated(*arguments):
+        if arguments[-1] == 2:  # not a step after which a state would be saved anyway
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "_step", terminated)
+    with pytest.raises(TrainingStopped, match="stopped after 3 of 5 steps"):
+        train(world, micro(1), tmp_path / "run")
+    monkeypatch.undo()
+    assert [steps for steps, _ in engine_states(tmp_path / "run")] == [3, 2]
+    assert not (tmp_path / "run/checkpoint").exists()
+    train(world, micro(1), tmp_path / "run")
+    assert without_times(tmp_path / "run") == without_times(stages[1])
+    assert equal(weights(tmp_path / "run"), weights(stages[1]))
+
+
+def test_validation_clips_are_never_trained_on_and_their_loss_is_recorded(world, stages):
+    record = json.loads((stages[1] / "checkpoint/run.json").read_text())
+    data = TrainingData(world["latents"], micro(1))
+    held = data.split.validation
+    assert 0 < len(held) < 5 and record["validation"] == data.split.record()
+    assert not {row.key for step in range(20) for row in data.draws(step)} & set(held)
+    assert not {row.key for row in data.evaluation_draws()} & set(held)
+    rows = data.validation_draws()
+    assert {row.key for row in rows} <= set(held) and [row.sigma for row in rows[:2]] == [0.3, 0.8]
+    assert rows[0].noise_seed == rows[1].noise_seed
+
+    measured = [row for row in read_metrics(stages[1]) if "validation_loss" in row]
+    assert [row["step"] for row in measured] == [2]  # after three steps
+    for told in (measured[0], record):
+        assert told["validation_loss"] == pytest.approx((told["validation_loss_0.3"] + told["validation_loss_0.8"]) / 2)
+    assert record["validation_loss"] != measured[0]["validation_loss"]
+    assert "validation_loss" not in json.loads((stages[1] / "state/before.json").read_text())
+
+    with pytest.raises(TrainingRefused, match="^validation_share: at 0.99 all 5 sources"):
+        TrainingData(world["latents"], micro(1, validation_share=0.99))
+
+
+def test_fixed_losses_are_the_same_to_the_bit_however_many_share_them_out(world):
+    config, device = micro(1), torch.device("cpu")
+    network, data = load_student(config, str(world["base"]), None, device), TrainingData(world["latents"], config)
+    rows, shares = data.evaluation_draws()[:3], []
+
+    class Team:
+        def __init__(self, rank: int, world_size: int) -> None:
+            self.rank, self.world_size, self.device = rank, world_size, device
+
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            shares.append(values.clone())
+            return values
+
+    def evaluator(rank: int, world_size: int) -> Evaluator:
+        return Evaluator(network, action_supervision(), steadydancer_velocity(network), data, Team(rank, world_size))
+
+    alone = evaluator(0, 1).losses(rows)
+    shares.clear()
+    for rank in (0, 1):
+        evaluator(rank, 2).losses(rows)
+    assert sum(shares).tolist() == alone and len(set(alone)) == 3
 
 
 def test_a_finished_run_stops_and_more_steps_go_on(world, stages, tmp_path):
@@ -373,7 +449,7 @@ def test_plan_counts_without_training(world, stages, tmp_path):
         weight.numel() for name in network.pose_module_names for weight in network.get_submodule(name).parameters()
     )
     assert plan["trained_parameters"] == full + sum(tensor.numel() for tensor in adapter.values())
-    assert (plan["samples"], plan["refusals"]) == (5, [])
+    assert (plan["samples"], plan["validation"]["clips"], plan["refusals"]) == (3, 2, [])
     assert (plan["gpu_memory_bytes"], plan["hours_left"], plan["rate_from"]) == (None, None, None)
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,180 @@
+"""Engine states: written beside the training, found again after a kill.
+
+OUT/state/step-NNNNNN/ is whole when `complete.json` lies in it and every file has the size that it tells. A state is
+copied to host memory at a step's end, written by a thread while the next steps are taken, and renamed when every
+rank's files are on the disk; ranks tell each other through the folder, which they share.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from ... import SteadyDancerError
+from ...datasets.artifact import write_json
+from .checkpoint import COMPLETE, engine_states
+from .config import TrainConfig
+from .engine import Workers, engine_files, trained_names
+
+HostFiles = dict[Path, Any]
+
+
+class StateNotWritten(SteadyDancerError, OSError):
+    """An engine state could not be written; the ones before it are untouched."""
+
+
+class StateWriter:
+    """Writes a run's engine states; at most one is under way.
+
+    Every rank calls `save` at the same steps and `check` at every step.
+
+    Args:
+        out: folder of the run, shared by all ranks.
+        config: the stage; `asynchronous_checkpoints` off waits for every state.
+        team: the ranks.
+    """
+
+    def __init__(self, out: Path, config: TrainConfig, team: Workers) -> None:
+        self._out, self._config, self._team = out, config, team
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._writing: Future[None] | None = None
+        self._abandoned = threading.Event()
+
+    def __enter__(self) -> StateWriter:
+        """Nothing is under way yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what is under way, but wait for no other rank when this one has failed."""
+        if error is not None and self._team.world_size > 1:
+            self._abandoned.set()
+        self._thread.shutdown(wait=True)
+
+    def save(self, engine: Any, steps_done: int, *, wait: bool = False) -> None:
+        """Take the engine's state after `steps_done` steps, and write it: `wait` returns when it can be resumed from.
+
+        Raises:
+            StateNotWritten: this one cannot be written, or the one before could not.
+        """
+        self.wait()
+        team = self._team
+        aside = self._out / "state" / f".step-{steps_done:06d}.tmp"
+        if team.rank == 0:
+            for leftover in (self._out / "state").glob(".step-*.tmp"):
+                shutil.rmtree(leftover)
+            aside.mkdir(parents=True)
+        team.barrier()
+        files = engine_files(engine, aside, on_host)
+        self._refuse_without_room(files, steps_done)
+        facts = {
+            "world_size": team.world_size,
+            "zero_stage": self._config.zero_stage,
+            "trained": trained_names(engine),
+            "steps_done": steps_done,
+        }
+        self._writing = self._thread.submit(self._write, aside, files, facts)
+        if wait or not self._config.asynchronous_checkpoints:
+            self.wait()
+            team.barrier()
+
+    def check(self) -> None:
+        """Raise what has gone wrong in writing by now."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until this rank's part of the state is written; on the first rank, until all of it is there to be found."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, aside: Path, files: HostFiles, facts: dict[str, Any]) -> None:
+        try:
+            for path, state in files.items():
+                with path.open("wb") as file:
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            files.clear()  # the copies: their memory is wanted back
+            write_json(aside / f".rank-{self._team.rank}.json", {"done": True})
+            if self._team.rank == 0 and self._all_ranks_are_done(aside):
+                self._commit(aside, facts)
+        except (OSError, RuntimeError) as error:  # torch hides a full disk in a RuntimeError
+            shutil.rmtree(aside, ignore_errors=True)
+            raise self._not_written(facts["steps_done"], error) from error
+
+    def _all_ranks_are_done(self, aside: Path) -> bool:
+        told = [aside / f".rank-{rank}.json" for rank in range(self._team.world_size)]
+        while not all(file.exists() for file in told):
+            if self._abandoned.wait(0.1):
+                return False
+        return True
+
+    def _commit(self, aside: Path, facts: dict[str, Any]) -> None:
+        place = aside.with_name(aside.name.removeprefix(".").removesuffix(".tmp"))
+        for told in aside.glob(".rank-*.json"):
+            told.unlink()
+        sizes = {str(f.relative_to(aside)): f.stat().st_size for f in sorted(aside.rglob("*")) if f.is_file()}
+        write_json(aside / COMPLETE, {**facts, "files": sizes})
+        if place.exists():  # a torn one of the same step
+            shutil.rmtree(place)
+        aside.rename(place)
+        for _, old in list(engine_states(self._out))[self._config.keep_checkpoints :]:
+            shutil.rmtree(old)
+
+    def _refuse_without_room(self, files: HostFiles, steps_done: int) -> None:
+        needed, free = _num_bytes(list(files.values())), shutil.disk_usage(self._out).free
+        if needed > free:
+            raise self._not_written(steps_done, f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free")
+
+    def _not_written(self, steps_done: int, why: object) -> StateNotWritten:
+        newest = next(engine_states(self._out), None)
+        left = f"that of {newest[0]} steps is whole" if newest else "there is none before it"
+        return StateNotWritten(
+            f"disk: the state after {steps_done} steps could not be written to {self._out / 'state'} ({why}); {left}: "
+            "make room, and the same command goes on from there"
+        )
+
+
+def on_host(state: Any) -> Any:
+    """A copy in host memory that training does not change; tensors as they are, the rest copied deeply."""
+    copied = _on_host(state)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return copied
+
+
+def _on_host(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        if state.device.type == "cuda":
+            return torch.empty_like(state, device="cpu", pin_memory=True).copy_(state.detach(), non_blocking=True)
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return type(state)((name, _on_host(value)) for name, value in state.items())
+    if isinstance(state, list | tuple) and type(state) in (list, tuple):
+        return type(state)(_on_host(value) for value in state)
+    return copy.deepcopy(state)
+
+
+def _num_bytes(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, dict):
+        return sum(_num_bytes(value) for value in state.values())
+    return sum(map(_num_bytes, state)) if isinstance(state, list | tuple) else 0
+
+
+def read_facts(state: Path) -> dict[str, Any]:
+    """What a complete state tells of itself: world size, ZeRO stage, names of the trained weights, steps done."""
+    return dict(json.loads((state / COMPLETE).read_text()))

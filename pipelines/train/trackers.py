@@ -1,0 +1,155 @@
+"""TensorBoard, MLflow and Weights & Biases: told of the metrics by whoever started the run.
+
+A tracker is given the rows of metrics.jsonl as they come, and all of them again when a resumed run has cut the file
+back. Each is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...datasets.artifact import write_json
+from .checkpoint import TrainingRefused
+from .config import TrainConfig
+
+_DISTRIBUTIONS = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # imported under these names
+
+
+class Tracker(Protocol):
+    """Who is told of the metrics."""
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Take rows of metrics.jsonl, in order; steps that were given before may come again."""
+
+    def close(self) -> None:
+        """No more rows will come."""
+
+
+def refuse_missing(config: TrainConfig) -> str | None:
+    """What is wrong with `trackers`: a package that is not installed; None if nothing is."""
+    for name in config.trackers:
+        if importlib.util.find_spec(_DISTRIBUTIONS[name]) is None:
+            return f"trackers: {name} needs the package {_DISTRIBUTIONS[name]}: pip install it, or leave {name} out"
+    return None
+
+
+def open_trackers(config: TrainConfig, out: Path) -> list[Tracker]:
+    """The trackers of a run.
+
+    Raises:
+        TrainingRefused: one is not installed.
+    """
+    missing = refuse_missing(config)
+    if missing:
+        raise TrainingRefused(missing)
+    kinds: dict[str, Any] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WeightsAndBiases}
+    return [kinds[name](out, config) for name in config.trackers]
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
+
+
+class TensorBoard:
+    """OUT/tensorboard, an image of metrics.jsonl: made anew at every start, so that no step is in it twice."""
+
+    def __init__(self, out: Path, config: TrainConfig) -> None:
+        self._folder = out / "tensorboard"
+        self._writer: Any = None
+        self._last = -1
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """As scalars by name."""
+        for row in rows:
+            if row["step"] <= self._last:
+                self.close()
+                shutil.rmtree(self._folder)
+            if self._writer is None:
+                from tensorboardX import SummaryWriter
+
+                self._writer = SummaryWriter(str(self._folder))
+            for name, value in _numbers(row).items():
+                self._writer.add_scalar(name, value, row["step"])
+            self._last = row["step"]
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class _Remembered:
+    """A run on somebody's server, which a resumed training goes on with.
+
+    The server keeps what it was told. Steps that are taken again give the same numbers, so they are not told again.
+    """
+
+    name = ""
+
+    def __init__(self, out: Path, config: TrainConfig) -> None:
+        self._file = out / "state" / f"{self.name}.json"
+        known = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._last = known.get("step", -1)
+        self._id = self._begin(out, config, known.get("run"))
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """What is new since the last step that was told."""
+        new = [row for row in rows if row["step"] > self._last]
+        for row in new:
+            self._tell(_numbers(row), row["step"])
+        if new:
+            self._last = new[-1]["step"]
+            write_json(self._file, {"run": self._id, "step": self._last})
+
+    def _begin(self, out: Path, config: TrainConfig, run: str | None) -> str:
+        raise NotImplementedError
+
+    def _tell(self, numbers: dict[str, float], step: int) -> None:
+        raise NotImplementedError
+
+
+class MLflow(_Remembered):
+    """Where `MLFLOW_TRACKING_URI` says."""
+
+    name = "mlflow"
+
+    def _begin(self, out: Path, config: TrainConfig, run: str | None) -> str:
+        import mlflow
+
+        self._mlflow = mlflow
+        active = mlflow.start_run(run_id=run, run_name=None if run else out.name)
+        if run is None:
+            mlflow.log_params(config.model_dump(mode="json"))
+        return str(active.info.run_id)
+
+    def _tell(self, numbers: dict[str, float], step: int) -> None:
+        self._mlflow.log_metrics(numbers, step=step)
+
+    def close(self) -> None:
+        """End the run there."""
+        self._mlflow.end_run()
+
+
+class WeightsAndBiases(_Remembered):
+    """Where `WANDB_…` variables say."""
+
+    name = "wandb"
+
+    def _begin(self, out: Path, config: TrainConfig, run: str | None) -> str:
+        import wandb
+
+        self._run = wandb.init(id=run, name=out.name, config=config.model_dump(mode="json"), resume="allow", dir=out)
+        return str(self._run.id)
+
+    def _tell(self, numbers: dict[str, float], step: int) -> None:
+        self._run.log(numbers, step=step)
+
+    def close(self) -> None:
+        """End the run there."""
+        self._run.finish()

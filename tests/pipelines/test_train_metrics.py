@@ -1,0 +1,138 @@
+import json
+import struct
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from steadydancer.pipelines.train import meter
+from steadydancer.pipelines.train.checkpoint import TrainingRefused, append_metrics, cut_metrics
+from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.meter import Meter
+from steadydancer.pipelines.train.progress import NewRows, progress, told
+from steadydancer.pipelines.train.trackers import open_trackers
+
+
+def config(**changes) -> TrainConfig:
+    return TrainConfig(**{"stage": 1, "steps": 6, "num_workers": 0, "use_gpu": False, **changes})
+
+
+def row(step: int, loss: float = 1.0) -> dict:
+    shares = {f"{part}_share": 0.25 for part in meter.PARTS}
+    terms = {"loss": loss, "fidelity": loss, "validation_loss": 0.5, "validation_loss_0.1": 0.4}
+    return {"step": step, **terms, "batch_digest": "ab", "lr": 0.1, "seconds": 2.0, **shares,
+            "samples_per_second": 4.0, "memory_bytes": 3 * 10**9, "mfu": None}  # fmt: skip
+
+
+def scalars(folder: Path) -> list[tuple[int, str, float]]:
+    """What TensorBoard would show: length, checksum, event, checksum, and so on."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for file in sorted(folder.iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            at += 12 + size + 4
+    return found
+
+
+def test_rows_are_given_once_and_again_when_the_file_was_cut_back(tmp_path):
+    rows = NewRows(tmp_path / "metrics.jsonl")
+    assert rows() == []
+    append_metrics(tmp_path, row(0))
+    append_metrics(tmp_path, row(1))
+    assert [r["step"] for r in rows()] == [0, 1] and rows() == []
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, ')
+        file.flush()
+        assert rows() == []
+        file.write('"loss": 1}\n')
+    assert rows() == [{"step": 2, "loss": 1}]
+    cut_metrics(tmp_path, 1)
+    append_metrics(tmp_path, row(1, loss=3.0))
+    assert [(r["step"], r["loss"]) for r in rows()] == [(0, 1.0), (1, 3.0)]
+
+
+def test_tensorboard_shows_what_the_metrics_hold_after_a_cut_too(tmp_path):
+    for step in range(4):
+        append_metrics(tmp_path, row(step))
+    with progress(config(), tmp_path, 0):
+        pass
+    assert [step for step, name, _ in scalars(tmp_path / "tensorboard") if name == "loss"] == [0, 1, 2, 3]
+
+    (tracker,) = open_trackers(config(), tmp_path)
+    tracker.add([row(step) for step in range(4)])
+    tracker.add([row(0), row(1), row(2, loss=5.0)])  # cut back to 2 while it was watched
+    tracker.close()
+    shown = scalars(tmp_path / "tensorboard")
+    assert [(step, value) for step, name, value in shown if name == "loss"] == [(0, 1.0), (1, 1.0), (2, 5.0)]
+    assert {name for _, name, _ in shown} == {*row(0)} - {"step", "batch_digest", "mfu"}
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(TrainingRefused, match="^trackers: wandb needs the package wandb: pip install it"):
+        open_trackers(config(trackers=("wandb",)), tmp_path)
+
+
+def test_servers_are_told_of_every_step_once_over_all_starts(tmp_path, monkeypatch):
+    said: list = []
+    mlflow = types.SimpleNamespace(
+        start_run=lambda run_id, run_name: types.SimpleNamespace(info=types.SimpleNamespace(run_id=run_id or "r1")),
+        log_params=lambda params: said.append(("params", params["stage"])),
+        log_metrics=lambda numbers, step: said.append((step, numbers["loss"])),
+        end_run=lambda: said.append("end"),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: mlflow)
+    for steps in ((0, 1, 2), (0, 1, 2, 3)):  # the second start has taken step 2 again
+        (tracker,) = open_trackers(config(trackers=("mlflow",)), tmp_path)
+        tracker.add([row(step) for step in steps])
+        tracker.close()
+    assert said == [("params", 1), (0, 1.0), (1, 1.0), (2, 1.0), "end", (3, 1.0), "end"]
+    assert json.loads((tmp_path / "state/mlflow.json").read_text()) == {"run": "r1", "step": 3}
+
+
+def test_the_bar_tells_terms_rate_shares_and_memory():
+    assert told(row(0)) == (
+        "loss 1.0000, fidelity 1.0000, validation_loss 0.5000, 4 samples/s, "
+        "data 25% forward 25% backward 25% optimizer 25%, 3.0 GB"
+    )
+    assert told({**row(0), "mfu": 0.51}).endswith(", MFU 51%")
+
+
+def test_a_step_is_measured_part_by_part(monkeypatch):
+    clock = iter([0.0, 0.0, 1.0, 1.0, 4.0, 4.0, 5.0, 10.0])
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: next(clock))
+    watch = Meter(config(global_batch_size=5), torch.device("cpu"), {})
+    watch.begin()
+    for part in ("data", "forward", "data"):
+        with watch(part):
+            pass
+    measured = watch.end((9, 64, 64))
+    assert measured.pop("memory_bytes") > 10**6
+    assert measured == {
+        "seconds": 10.0, "data_share": 0.2, "forward_share": 0.3, "backward_share": 0.0, "optimizer_share": 0.0,
+        "samples_per_second": 0.5, "mfu": None,
+    }  # fmt: skip
+
+
+def test_mfu_is_the_share_of_the_gpus_rate_that_the_network_needs(monkeypatch):
+    """5.16 PFLOP a clip in 10.4 s, on a GPU of 989 TFLOP/s: 50 %."""
+    monkeypatch.setattr(meter, "_peak_flops", lambda device: 989e12)
+    clock = iter([0.0, 10.44])
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: next(clock))
+    watch = Meter(config(num_workers=8, use_gpu=True), torch.device("cpu"), {})
+    watch.begin()
+    assert watch.end((81, 640, 640))["mfu"] == pytest.approx(0.5, abs=1e-3)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
+    assert meter._peak_flops(torch.device("cuda")) == 756e12
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Somebody's GPU")
+    assert meter._peak_flops(torch.device("cuda")) is None
+    assert meter._peak_flops(torch.device("cpu")) is None

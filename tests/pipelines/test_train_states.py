@@ -1,0 +1,213 @@
+import os
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from steadydancer import SteadyDancerError
+from steadydancer.pipelines.train import states
+from steadydancer.pipelines.train.checkpoint import engine_states
+from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.prefetch import Prefetch
+from steadydancer.pipelines.train.states import StateNotWritten, StateWriter, on_host
+from steadydancer.pipelines.train.stop import stops_on_sigterm
+
+
+class Team:
+    """Ranks that are threads of this process."""
+
+    def __init__(self, rank: int = 0, world_size: int = 1, barrier: threading.Barrier | None = None) -> None:
+        self.rank, self.world_size, self._barrier = rank, world_size, barrier
+
+    def barrier(self) -> None:
+        if self._barrier:
+            self._barrier.wait(20)
+
+
+class Engine:
+    """What training changes, and where DeepSpeed would put it."""
+
+    def __init__(self, value: float = 0.0, size: int = 1000) -> None:
+        self.weights = torch.full((size,), value)
+
+
+@pytest.fixture(autouse=True)
+def engine_without_deepspeed(monkeypatch):
+    def files(engine, folder, taken):
+        (folder / "engine").mkdir(exist_ok=True)
+        rank = (
+            threading.current_thread().name.removeprefix("rank-") if "rank-" in threading.current_thread().name else 0
+        )
+        return {folder / "engine" / f"rank-{rank}.pt": taken({"weights": engine.weights, "step": 3})}
+
+    monkeypatch.setattr(states, "engine_files", files)
+    monkeypatch.setattr(states, "trained_names", lambda engine: ["weights"])
+
+
+def config(**changes) -> TrainConfig:
+    return TrainConfig(stage=1, num_workers=0, use_gpu=False, **changes)
+
+
+def saved(folder: Path, rank: int = 0) -> torch.Tensor:
+    return torch.load(folder / f"engine/rank-{rank}.pt", weights_only=True)["weights"]
+
+
+def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_path, monkeypatch):
+    may_write, original = threading.Event(), torch.save
+
+    def slow(*arguments):
+        assert may_write.wait(20)
+        original(*arguments)
+
+    monkeypatch.setattr(torch, "save", slow)
+    engine = Engine(1.0)
+    with StateWriter(tmp_path, config(), Team()) as writer:
+        writer.save(engine, 5)
+        engine.weights += 1  # the next step, before a byte is written
+        writer.check()
+        assert not list(engine_states(tmp_path))
+        may_write.set()
+        writer.save(engine, 6, wait=True)  # waits for the one before
+        assert [steps for steps, _ in engine_states(tmp_path)] == [6, 5]
+    five, six = tmp_path / "state/step-000005", tmp_path / "state/step-000006"
+    assert (saved(five)[0], saved(six)[0]) == (1.0, 2.0)
+    assert states.read_facts(five) == {
+        "world_size": 1, "zero_stage": 2, "trained": ["weights"], "steps_done": 5,
+        "files": {"engine/rank-0.pt": (five / "engine/rank-0.pt").stat().st_size},
+    }  # fmt: skip
+
+
+def test_old_states_are_removed_and_torn_ones_neither_counted_nor_kept_in_the_way(tmp_path):
+    with StateWriter(tmp_path, config(keep_checkpoints=2), Team()) as writer:
+        for steps in (1, 2, 3):
+            writer.save(Engine(), steps)
+    assert [steps for steps, _ in engine_states(tmp_path)] == [3, 2]
+    newest = tmp_path / "state/step-000003"
+    (newest / "engine/rank-0.pt").write_bytes(b"cut")
+    assert [steps for steps, _ in engine_states(tmp_path)] == [2]
+    with StateWriter(tmp_path, config(), Team()) as writer:
+        writer.save(Engine(7.0), 3)
+    assert saved(newest)[0] == 7.0
+
+
+def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypatch):
+    second_may_write, original = threading.Event(), torch.save
+
+    def save(state, file):
+        assert "rank-1" not in file.name or second_may_write.wait(20)
+        original(state, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    barrier, errors = threading.Barrier(2), []
+
+    def run(rank: int) -> None:
+        try:
+            with StateWriter(tmp_path, config(), Team(rank, 2, barrier)) as writer:
+                writer.save(Engine(rank), 4)
+                if rank == 0:
+                    time.sleep(0.3)
+                    assert not list(engine_states(tmp_path))  # its own part has been on the disk for long
+                    second_may_write.set()
+                writer.wait()
+        except BaseException as error:
+            errors.append(error)
+
+    ranks = [threading.Thread(target=run, args=(rank,), name=f"rank-{rank}") for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(30)
+    assert not errors
+    ((steps, folder),) = engine_states(tmp_path)
+    assert (steps, saved(folder, 0)[0], saved(folder, 1)[0]) == (4, 0.0, 1.0)
+
+
+def test_a_rank_that_fails_waits_for_no_other(tmp_path):
+    with pytest.raises(KeyboardInterrupt), StateWriter(tmp_path, config(), Team(0, 2)) as writer:
+        writer.save(Engine(), 4)
+        raise KeyboardInterrupt
+    assert not list(engine_states(tmp_path))
+
+
+def test_a_full_disk_is_one_clear_error_and_touches_nothing(tmp_path, monkeypatch):
+    engine = Engine(size=100_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with StateWriter(tmp_path, config(), Team()) as writer:
+        writer.save(engine, 1, wait=True)
+        # A file may not grow past 100 kB: what writing to a full disk looks like from inside.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            writer.save(engine, 2)
+            with pytest.raises(
+                StateNotWritten, match=r"^disk: the state after 2 steps .* that of 1 steps is whole"
+            ) as told:
+                writer.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert isinstance(told.value, SteadyDancerError)
+        assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000001"]
+
+        usage = states.shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(states.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+        with pytest.raises(StateNotWritten, match="0.00 GB free"):
+            writer.save(engine, 2)
+        monkeypatch.undo()
+    assert [steps for steps, _ in engine_states(tmp_path)] == [1]
+
+
+def test_what_went_wrong_in_writing_is_raised_at_a_later_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "save", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with StateWriter(tmp_path, config(), Team()) as writer:
+        writer.save(Engine(), 1)
+        with pytest.raises(StateNotWritten, match="No space left on device.*there is none before it"):
+            for _ in range(200):
+                time.sleep(0.01)
+                writer.check()
+
+
+def test_a_copy_on_the_host_is_the_same_and_its_own():
+    state = {"a": torch.arange(6.0).view(2, 3), "b": [torch.ones(2, dtype=torch.bfloat16), {"lr": 0.1}], "c": (1, "x")}
+    copied = on_host(state)
+    state["a"] += 1
+    state["b"][1]["lr"] = 0.2
+    assert torch.equal(copied["a"], torch.arange(6.0).view(2, 3))
+    assert copied["b"][0].dtype == torch.bfloat16 and copied["b"][1] == {"lr": 0.1} and copied["c"] == (1, "x")
+
+
+def test_batches_come_in_order_one_ahead_and_errors_at_their_step():
+    begun: list[int] = []
+
+    def load(step: int) -> int:
+        begun.append(step)
+        if step == 5:
+            raise ValueError("sample of step 5")
+        return 10 * step
+
+    with Prefetch(load, range(3, 7)) as batches:
+        assert batches(3) == 30
+        assert batches(4) == 40  # step 5 is being read, and fails, meanwhile
+        with pytest.raises(ValueError, match="sample of step 5"):
+            batches(5)
+        assert batches(6) == 60
+    assert begun == [3, 4, 5, 6]
+    with Prefetch(load, range(0)):
+        pass
+
+
+def test_sigterm_asks_once_and_ends_the_second_time(tmp_path):
+    (tmp_path / "state").mkdir()
+    ended: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    try:
+        with stops_on_sigterm(tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (tmp_path / "state/stop").exists() and not ended
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert ended == [signal.SIGTERM]
+        assert not (tmp_path / "state/stop").exists()
+    finally:
+        signal.signal(signal.SIGTERM, before)
