@@ -233,7 +233,10 @@ class CurateConfig(BaseModel):
         "auto", description="AMT-S, which guesses every other frame; `auto`: if its weights are here"
     )
     exclude: str | None = Field(
-        None, description="a folder of videos, or an .npz of their fingerprints, that no clip may come from"
+        None, description="a folder of videos, or an .npz of their fingerprints, that no clip may come from; may be s3"
+    )
+    trust: bool = Field(
+        False, description="sources that were chosen before: no scores and none of their networks; they stay null"
     )
     duplicates: Duplicates = Duplicates()
     pose_model: str = Field(

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
-from ...datasets.artifact import Artifact, ArtifactError, Packet, exclusive, plan_packets
+from ...datasets.artifact import Artifact, ArtifactError, Packet, content_digest, exclusive, plan_packets
 from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, clips_packet, count_written, place_of
 from ...datasets.node_cache import scratch
 from ...datasets.schema import CLIP_SCHEMA, Row, to_table
-from ...datasets.storage import Location
+from ...datasets.storage import Location, location
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .groups import Fingerprints
@@ -51,6 +51,8 @@ def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> d
             "sources": sources_digest(sources),
             "num_sources": len(paths),
         }
+        if config.exclude:
+            begun["excluded"] = content_digest(location(config.exclude))
         measured.begin(begun)
         if artifact.committed:
             return artifact.record()

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import SteadyDancerError
+from ...datasets.object_store import ObjectPath, listing
+from ...datasets.storage import Location, local_copy, location
 from ...datasets.video import VideoError, decode_low_resolution
 from ...models.weights_catalogue import local_folder
 from ..poses import load_pose_estimator
@@ -60,7 +62,7 @@ def load_shot_tools(config: CurateConfig) -> ShotTools:
         from ...models.shot_detector import ShotDetector
 
         detector = ShotDetector()
-    return ShotTools(detector, load_excluded(Path(config.exclude), config.fps) if config.exclude else None)
+    return ShotTools(detector, load_excluded(config.exclude, config.fps) if config.exclude else None)
 
 
 def load_score_tools(config: CurateConfig) -> ScoreTools:
@@ -70,6 +72,8 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
         SteadyDancerError: one that the configuration asks for is not here.
     """
     text = persons = aesthetics = None
+    if config.trust:
+        return ScoreTools()
     if _wanted(config.text_detector, "ppocr", "rapidocr_onnxruntime", "rapidocr-onnxruntime"):
         from ...models.text_detector import TextDetector
 
@@ -122,7 +126,7 @@ def load_pose_tools(config: CurateConfig) -> PoseTools:
 
 
 def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
-    if config.smoothness_model == "off":
+    if config.smoothness_model == "off" or config.trust:
         return None
     from ...models import weights
 
@@ -137,29 +141,36 @@ def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
     return MotionSmoothness(folder / row.files[0])
 
 
-def load_excluded(path: Path, fps: float) -> Excluded:
-    """Fingerprints of all videos below a folder, or of an npz that `Excluded.save` wrote.
+def load_excluded(exclude: str | Location, fps: float) -> Excluded:
+    """Fingerprints of all videos below a folder, or of an npz that `Excluded.save` wrote; here or on a store.
 
     Raises:
         SteadyDancerError: nothing is there, or no video that can be read.
     """
-    if path.suffix == ".npz" and path.is_file():
-        return Excluded.load(path)
+    place = location(exclude)
+    if place.suffix == ".npz" and place.is_file():
+        with local_copy(place) as npz:
+            return Excluded.load(npz)
     names, sequences = [], []
-    for file in sorted(path.rglob("*")) if path.is_dir() else []:
-        if not file.is_file():
-            continue
+    for file in _files(place):
         try:
-            _, frames = decode_low_resolution(file, 1 / fps, LOW_RESOLUTION_PX)
+            with local_copy(file) as here:
+                _, frames = decode_low_resolution(here, 1 / fps, LOW_RESOLUTION_PX)
         except VideoError:
             continue  # labels and pictures lie beside the videos of an evaluation set
         names.append(str(file))
         sequences.append(pictures(fingerprint(frames, fps)))
     if not names:
         raise SteadyDancerError(
-            f"exclude {path}: a folder of videos or an .npz of fingerprints is wanted, none is here"
+            f"exclude {place}: a folder of videos or an .npz of fingerprints is wanted, none is here"
         )
     return Excluded(names, sequences)
+
+
+def _files(folder: Location) -> list[Location]:
+    if isinstance(folder, ObjectPath):
+        return [one.path for one in listing(folder)]
+    return sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
 
 
 def _wanted(choice: str, name: str, module: str, package: str) -> bool:

@@ -48,13 +48,12 @@ def open_source(path: str) -> Row:
 def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Identity by content, and what demuxing tells; nothing is decoded."""
     path = Path(row["source_path"])
-    caption = path.with_suffix(".txt")
     info = _read(lambda: probe(path))
     return {
         **row,
         "source_id": content_digest(path),
         "source_bytes": path.stat().st_size,
-        "prompt": caption.read_text(errors="replace").strip() or None if caption.is_file() else None,
+        "prompt": row.get("prompt") or _caption(path),  # a manifest's goes before the file's beside the video
         "codec": info.codec,
         "width": info.width,
         "height": info.height,
@@ -63,6 +62,11 @@ def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
         "duration_s": info.duration_s,
         "num_source_frames": info.num_frames,
     }
+
+
+def _caption(path: Path) -> str | None:
+    beside = path.with_suffix(".txt")
+    return beside.read_text(errors="replace").strip() or None if beside.is_file() else None
 
 
 @fetched("source_path")
@@ -96,6 +100,8 @@ def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -
                 "leak_score": None,
                 "leak_of": None,
             }
+            if config.trust:
+                clip["motion_magnitude"] = None
             num_windows += bool(windows)
             if not windows:
                 seconds = (config.num_frames - 1) / config.fps
@@ -105,7 +111,7 @@ def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -
                 detail = f"clip {num_windows} of its source, at most {config.max_clips_per_source} are asked"
                 clip |= {"verdict": "rejected", "reason": "max_clips_per_source", "detail": detail}
             else:
-                clip |= motion_scores(frames[start:end], config.fps)
+                clip |= {} if config.trust else motion_scores(frames[start:end], config.fps)
                 if tools.excluded is not None:
                     clip["leak_score"], clip["leak_of"] = tools.excluded.closest(clip["fingerprint"])
             rows.append(clip)
@@ -135,7 +141,10 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
     """Borders, exposure, contrast, colour, sharpness, text and people of a few frames spread over the clip.
 
     Networks look at what the cheaper scores let through: first for text, then for people, then at how it pleases.
+    Clips of trusted sources are not looked at.
     """
+    if config.trust:
+        return {**row, **dict.fromkeys(columns_of("score"))}
     tools = tools or ScoreTools()
     _, frames = _read(lambda: decode_sparse(row["source_path"], row["start_s"], row["end_s"], config.num_score_frames))
     row = {**row, **dict.fromkeys(columns_of("score")), **_content(row, find_content(frames))}

@@ -8,46 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steadydancer.datasets.artifact import Artifact, exclusive
-from steadydancer.flows import cli
 from steadydancer.flows.presets import Run, load
 from steadydancer.pipelines.curate.config import CurateConfig
 
 COMMANDS = ("curate", "cache", "train", "render", "evaluate", "demo")
 HEAVY = {"torch", "ray", "prefect", "deepspeed", "pydantic", "pyarrow", "cv2", "numpy"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """Call the command as the shell would, in an empty folder; in this process, which is faster."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: Any) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["steadydancer", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capfd.readouterr()
-        return Answer(code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -174,31 +145,6 @@ def test_bad_input_is_a_sentence_and_makes_nothing(
     answer = call(*[folder if word == FOLDER else word for word in words])
     assert answer.code == code and said in answer.err, answer
     assert len(answer.err.splitlines()) <= 4 and "Traceback" not in answer.err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["curate", "--clips", "s3://bucket/clips", "--out", "o"],
-        ["curate", "--clips", ".", "--out", "s3://bucket/out"],
-        ["cache", "--clips", "s3://bucket/out", "--out", "o"],
-        ["cache", "--clips", ".", "--out", "o", "--components", "s3://bucket/wan"],
-        ["train", "--latents", "s3://bucket/latents", "--stage", "1", "--out", "o"],
-        ["train", "--latents", ".", "--stage", "1", "--base", "s3://bucket/wan", "--out", "o"],
-        ["train", "--latents", ".", "--stage", "2", "--from", "s3://bucket/stage1", "--out", "o"],
-        ["render", "--checkpoint", "s3://bucket/stage3", "--pairs", "p", "--out", "o"],
-        ["render", "--checkpoint", ".", "--pairs", "gs://bucket/pairs.csv", "--out", "o"],
-        ["render", "--checkpoint", ".", "--image", "https://host/a.png", "--driving", "b", "--out", "o"],
-        ["evaluate", "--renders", "s3://bucket/out", "--out", "o"],
-        ["evaluate", "--renders", ".", "--truth", "s3://bucket/truth", "--out", "o"],
-        ["demo", "--clips", "s3://bucket/clips", "--out", "o"],
-        ["demo", "--out", "s3://bucket/out"],
-    ],
-)
-def test_addresses_are_refused_for_every_path(call: Any, tmp_path: Path, words: list[str]) -> None:
-    answer = call(*words)
-    assert answer.code != 0 and "object stores are not supported yet" in answer.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,10 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from steadydancer import SteadyDancerError
+from steadydancer.datasets.artifact import Artifact, ArtifactError
+from steadydancer.datasets.object_store import ObjectPath, put
+from steadydancer.datasets.schema import Row, columns_of
 from steadydancer.datasets.storage import local_copy, location
 from steadydancer.datasets.toydance import load_supplied_pose
 from steadydancer.datasets.video import VideoError, probe
+from steadydancer.pipelines.curate import job
+from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.ingest import SCHEMA, list_sources, read_sources, sources_digest
+from steadydancer.pipelines.curate.networks import load_excluded
+from steadydancer.pipelines.runner import Engine
 
 
 def names(clips: object, below: Path) -> list[str]:
@@ -159,3 +166,76 @@ def test_a_million_rows_are_read_in_seconds_and_little_memory(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "m.csv"], capture_output=True, text=True, check=True)
     seconds, gigabytes = map(float, done.stdout.split())
     assert seconds < 30 and gigabytes < 1.5
+
+
+CONFIG = CurateConfig(
+    num_frames=33, num_score_frames=4, pose_model="supplied", shot_detector="threshold", text_detector="off"
+)
+
+
+def curate(clips: object, out: Path, **changes: Any) -> dict[str, Row]:
+    """Rows of a curation, by the file's stem; the first one of a file."""
+    config = CONFIG.model_copy(update=changes)
+    job.run(config, clips=str(clips), out=out, engine=Engine(out / ".engine", in_process=True))
+    rows = Artifact(out / "clips").read().to_pylist()
+    return {Path(row["source_path"]).stem: row for row in sorted(rows, key=lambda row: -(row["start_s"] or 0))}
+
+
+def test_what_a_manifest_says_comes_out_with_the_clip_and_wins_over_the_file_beside_it(
+    dancers: Path, tmp_path: Path
+) -> None:
+    clips = dancers / "clips"
+    (tmp_path / "m.csv").write_text(
+        "path,source,licence,prompt\n"
+        f"{clips}/dancer_0.mp4,https://host/0,CC0,She dances.\n{clips}/dark.mp4,,,\n{clips}/truncated.mp4,t,,T.\n"
+    )
+    rows = curate(tmp_path / "m.csv", tmp_path / "out")
+    said = {name: tuple(row[key] for key in ("origin", "licence", "prompt")) for name, row in rows.items()}
+    assert said == {
+        "dancer_0": ("https://host/0", "CC0", "She dances."),
+        "dark": (None, None, (clips / "dark.txt").read_text().strip()),
+        "truncated": ("t", None, "T."),  # a source that cannot be read still says where it came from
+    }
+    (tmp_path / "m.csv").write_text((tmp_path / "m.csv").read_text().replace("CC0", "all rights reserved"))
+    with pytest.raises(ArtifactError, match="sources: "):
+        curate(tmp_path / "m.csv", tmp_path / "out")
+
+
+def test_trusted_sources_are_probed_cut_and_posed_but_not_scored(dancers: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name in ("dancer_0", "dark", "truncated", "cut_short"):
+        for file in (dancers / "clips").glob(f"{name}.*"):
+            (clips / file.name).symlink_to(file)
+    rows = curate(clips, tmp_path / "out", trust=True)
+    verdicts = {name: (row["verdict"], row["reason"]) for name, row in rows.items()}
+    assert verdicts == {
+        "dancer_0": ("ok", None),
+        "dark": ("ok", None),
+        "truncated": ("quarantined", "truncated"),
+        "cut_short": ("rejected", "too_short"),
+    }
+    assert all(rows["dark"][name] is None for name in columns_of("score"))
+    assert rows["dark"]["pose_model"] == "supplied" and rows["dark"]["num_source_frames"] == 72
+    assert {"min_brightness", "max_blur"} <= set(rows["dark"]["unmeasured"].split(","))
+
+
+def test_clips_of_an_evaluation_set_on_a_store_are_refused(bucket: str, dancers: Path, tmp_path: Path) -> None:
+    root = ObjectPath.parse(bucket)
+    put(dancers / "clips" / "dancer_0.mp4", root / "set" / "deep" / "down.mp4")
+    put(dancers / "clips" / "dancer_0.txt", root / "set" / "label.txt")
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name in ("dancer_0", "dancer_1"):
+        for file in (dancers / "clips").glob(f"{name}.*"):
+            (clips / file.name).symlink_to(file)
+    rows = curate(clips, tmp_path / "out", exclude=f"{bucket}/set")
+    assert (rows["dancer_0"]["reason"], rows["dancer_1"]["verdict"]) == ("max_leak_score", "ok")
+    assert rows["dancer_0"]["leak_of"] == f"{bucket}/set/deep/down.mp4"
+    load_excluded(f"{bucket}/set", 16.0).save(tmp_path / "set.npz")
+    put(tmp_path / "set.npz", root / "set.npz")
+    assert load_excluded(f"{bucket}/set.npz", 16.0).names == [f"{bucket}/set/deep/down.mp4"]
+    # Another set is another curation.
+    put(dancers / "clips" / "dark.mp4", root / "set" / "another.mp4")
+    with pytest.raises(ArtifactError, match="excluded: "):
+        curate(clips, tmp_path / "out", exclude=f"{bucket}/set")

@@ -1,0 +1,211 @@
+"""Every path of every command may lie on a store: from clips to scores, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadydancer.datasets.artifact import Artifact, write_json
+from steadydancer.datasets.object_store import ObjectPath, listing, put
+from steadydancer.flows.presets import change, load
+
+SECRETS = ("AKIATESTKEY", "test-secret")
+# All options that name a place, `@` for it.
+PATHS = [
+    ["curate", "--clips", "@", "--out", "o"],
+    ["curate", "--clips", ".", "--out", "@"],
+    ["curate", "--clips", ".", "--out", "o", "--exclude", "@"],
+    ["curate", "--clips", ".", "--out", "o", "--preset", "@"],
+    ["cache", "--clips", "@", "--out", "o"],
+    ["cache", "--clips", ".", "--out", "o", "--components", "@"],
+    ["train", "--latents", "@", "--stage", "1", "--out", "o"],
+    ["train", "--latents", ".", "--stage", "1", "--base", "@", "--out", "o"],
+    ["train", "--latents", ".", "--stage", "2", "--from", "@", "--out", "o"],
+    ["render", "--checkpoint", "@", "--pairs", "p", "--out", "o"],
+    ["render", "--checkpoint", ".", "--pairs", "@", "--out", "o"],
+    ["render", "--checkpoint", ".", "--image", "@", "--driving", "b", "--out", "o"],
+    ["evaluate", "--renders", "@", "--out", "o"],
+    ["evaluate", "--renders", ".", "--truth", "@", "--out", "o"],
+    ["convert", "--from", "@", "--to", "o"],
+    ["convert", "--from", ".", "--to", "@"],
+    ["demo", "--clips", "@", "--out", "o"],
+    ["demo", "--out", "@"],
+]
+
+
+@pytest.mark.parametrize("words", PATHS, ids=" ".join)
+def test_other_schemes_and_credentials_are_refused_for_every_path(call: Any, tmp_path: Path, words: list[str]) -> None:
+    for place, said in (
+        ("gs://bucket/x", "the stores that can be read are s3://"),
+        ("https://host/x?key=test-secret", "the stores that can be read are s3://"),
+        ("s3://AKIATESTKEY:test-secret@bucket/x", "a path carries no credentials"),
+        ("s3://bucket/x?secret_key=test-secret", "a path carries no credentials"),
+    ):
+        answer = call(*[place if word == "@" else word for word in words])
+        assert answer.code in (1, 2) and said in " ".join(answer.err.split()), answer
+        assert not any(secret in answer.err + answer.out for secret in SECRETS), answer
+        assert "Traceback" not in answer.err and list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_is_made_on_this_machine(call: Any, tmp_path: Path) -> None:
+    answer = call("demo", "--out", "s3://bucket/demo")
+    assert answer.code == 2 and "s3://bucket/demo: this must lie on this machine; give a folder" in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+class Store:
+    """A bucket with clips, pairs and components, and a preset that names them."""
+
+    def __init__(self, bucket: str, dancers: Path, components: Path, clips: tuple[str, ...]) -> None:
+        self.root = ObjectPath.parse(bucket)
+        files = [file for name in clips for file in (dancers / "clips").glob(f"{name}.*")]
+        files += [file for name in ("images", "driving", "truth") for file in (dancers / name).iterdir()]
+        for file in (*files, dancers / "pairs.jsonl"):
+            put(file, self.root / file.relative_to(dancers).as_posix())
+        for file in components.rglob("*"):
+            if file.is_file():
+                put(file, self.root / "wan" / file.relative_to(components).as_posix())
+        run = change(load("tiny"), "curate", pose_model="supplied")
+        run = change(run, "cache", components=f"{self.root}/wan")
+        run = change(run, "stage1", steps=2, warmup_steps=0, evaluation_samples=1, global_batch_size=1)
+        run = change(run, "render", num_inference_steps=1, num_frames=13, window_frames=13, window_overlap=4,
+                     pose_model="supplied")  # fmt: skip
+        write_json(self.root / "preset.json", run.model_dump(mode="json"))
+
+    def all_text(self) -> str:
+        """What records and pages say."""
+        kinds = (".json", ".jsonl", ".html", ".parquet")
+        paths = [one.path for one in listing(self.root) if one.path.suffix in kinds]
+        return "".join(path.read_bytes().decode(errors="replace") for path in paths)
+
+
+def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
+    call: Any, bucket: str, dancers: Path, components: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    store = Store(bucket, dancers, components, ("dancer_0", "truncated"))
+    for file in (checkpoint / "transformer").iterdir():
+        put(file, store.root / "stage3" / "checkpoint" / "transformer" / file.name)
+    record = {"kind": "checkpoint", "stage": 3, "base": {"path": f"{bucket}/wan"}}
+    write_json(store.root / "stage3" / "checkpoint" / "run.json", record)
+    commands = {
+        "clips: 2 inputs, 1 ok, 0 rejected, 1 quarantined": ("curate", "--clips", f"{bucket}/clips/"),
+        "latents: 1 inputs, 1 ok, 0 rejected, 0 quarantined": ("cache", "--clips", f"{bucket}/out"),
+        "renders: 1 inputs, 1 ok, 0 rejected, 0 quarantined": (
+            *("render", "--checkpoint", f"{bucket}/stage3/checkpoint"),
+            *("--pairs", f"{bucket}/pairs.jsonl"),
+        ),
+        "metrics: 1 inputs, 1 ok, 0 rejected, 0 quarantined": (
+            *("evaluate", "--renders", f"{bucket}/out"),
+            *("--truth", f"{bucket}/truth"),
+        ),
+    }
+    told = ""
+    for said, words in commands.items():
+        options = ("--out", f"{bucket}/out", "--preset", f"{bucket}/preset.json")
+        plan = call(*words, *options, "--dry-run")
+        assert plan.code == 0 and json.loads(plan.out)["finished"] is False, plan
+        answer = call(*words, *options, "--in-process")
+        assert (answer.code, answer.out) == (0, f"{bucket}/out/{said}\n"), answer
+        assert json.loads(call(*words, *options, "--dry-run").out)["finished"] is True
+        again = call(*words, *options, "--in-process")
+        assert again.code == 0 and "finished already" in again.out
+        told += plan.out + answer.out + answer.err + again.err
+    (row,) = Artifact(store.root / "out" / "renders").read().to_pylist()
+    assert row["image"] == f"{bucket}/images/pair_0.png" and row["video"] == "pair_0.mp4"
+    made = json.loads((store.root / "out" / "renders" / "pair_0.json").read_text())
+    assert made["video"]["num_frames"] == 13
+    page = (store.root / "out" / "report.html").read_text()
+    assert "renders/pair_0.mp4" in page and str(tmp_path) not in page
+    # Nothing was made on this machine but copies, and nowhere stands who we are.
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+    assert not any(secret in told + store.all_text() for secret in SECRETS)
+
+
+def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(
+    call: Any, bucket: str, dancers: Path, components: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    root = ObjectPath.parse(bucket)
+    (tmp_path / "words.png").write_text("this is no picture")
+    put(tmp_path / "words.png", root / "words.png")
+    driving = dancers / "driving" / "pair_0.mp4"
+    pairs = "image,driving,id\n" + "".join(
+        f"{image},{video},{name}\n"
+        for image, video, name in (("words.png", driving, "a"), ("gone.png", driving, "b"), ("words.png", "x.mp4", "c"))
+    )
+    (tmp_path / "pairs.csv").write_text(pairs)
+    put(tmp_path / "pairs.csv", root / "pairs.csv")
+    answer = call("render", "--checkpoint", checkpoint, "--pairs", root / "pairs.csv", "--out", root / "out",
+                  "--preset", "tiny", "--in-process")  # fmt: skip
+    assert answer.code == 1 and "nothing came out usable: 3 unreadable_image" in answer.err
+    details = {row["id"]: row["detail"] for row in Artifact(root / "out" / "renders").read().to_pylist()}
+    assert details["a"].startswith(f"{bucket}/words.png is no image")
+    assert details["b"].startswith(f"{bucket}/gone.png: No such file")
+
+
+def test_a_conversion_from_a_store_to_a_store(
+    call: Any, bucket: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steadydancer.models import convert
+
+    root = ObjectPath.parse(bucket)
+    for file in (checkpoint / "transformer").iterdir():
+        put(file, root / "dancer" / "transformer" / file.name)
+    words = ("convert", "--from", root / "dancer", "--to", root / "official", "--as", "official")
+    plan = json.loads(call(*words, "--dry-run").out)
+    assert (plan["from"], plan["to"], plan["finished"]) == (f"{bucket}/dancer", f"{bucket}/official", False)
+
+    def broken_off(folder: Path, target: ObjectPath, last: str) -> None:
+        put(folder / "config.json", target / "config.json")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(convert, "publish", broken_off)
+        assert call(*words).code == 130
+    assert not (root / "official" / "run.json").is_file()
+    done = call(*words)
+    assert done.code == 0 and "finished already" not in done.out, done
+    record = json.loads((root / "official" / "run.json").read_text())
+    assert record["source"]["path"] == f"{bucket}/dancer"
+    call("convert", "--from", checkpoint, "--to", "here", "--as", "official")
+    for file in (tmp_path / "here").glob("*.safetensors"):
+        assert (root / "official" / file.name).read_bytes() == file.read_bytes()
+    again = call(*words)
+    assert again.code == 0 and "finished already" in again.out
+    other = call("convert", "--from", root / "official", "--to", root / "dancer", "--as", "diffusers")
+    assert other.code == 1 and f"{bucket}/dancer is there and was not made by a conversion" in other.err
+    back = call("convert", "--from", root / "official", "--to", "back", "--as", "diffusers")
+    assert back.code == 0 and (tmp_path / "back" / "transformer" / "config.json").is_file()
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(600)
+def test_the_whole_walk_on_a_store_gives_the_videos_of_the_walk_in_folders(
+    call: Any, bucket: str, dancers: Path, components: Path, tmp_path: Path
+) -> None:
+    store = Store(bucket, dancers, components, ("dancer_0", "dancer_1", "dark"))
+    config = json.loads((store.root / "preset.json").read_text())
+    config["cache"]["components"] = str(components)
+    write_json(tmp_path / "preset.json", config)
+    for file in [file for name in ("dancer_0", "dancer_1", "dark") for file in (dancers / "clips").glob(f"{name}.*")]:
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        (tmp_path / "clips" / file.name).write_bytes(file.read_bytes())
+    sides = ((bucket, bucket), (str(tmp_path), str(dancers)))
+    for place, supplied in sides:
+        out = ("--out", f"{place}/out", "--preset", f"{place}/preset.json")
+        for words in (
+            ("curate", "--clips", f"{place}/clips", *out, "--in-process"),
+            ("cache", "--clips", f"{place}/out", *out, "--in-process"),
+            ("train", "--latents", f"{place}/out/latents", "--stage", 1, "--out", f"{place}/stage1", *out[2:]),
+            *(("render", "--checkpoint", f"{place}/stage1/checkpoint", "--pairs", f"{supplied}/pairs.jsonl", *out),),
+            ("evaluate", "--renders", f"{place}/out", "--truth", f"{supplied}/truth", *out, "--in-process"),
+        ):
+            in_process = ("--in-process",) if words[0] == "render" else ()
+            answer = call(*words, *in_process)
+            assert answer.code == 0, (words, answer)
+    video = "out/renders/pair_0.mp4"
+    there, here = (store.root / video).read_bytes(), (tmp_path / video).read_bytes()
+    assert there == here
+    means = [json.loads((root / "out/metrics/run.json").read_text())["means"] for root in (store.root, tmp_path)]
+    assert means[0] == means[1]
+    assert not any(secret in store.all_text() for secret in SECRETS)
