@@ -13,12 +13,13 @@ from ..datasets.schema import Row
 from ..datasets.skeleton import PoseSequence
 
 Shares = tuple[float, float, float, float]
+WHOLE: Shares = (0.0, 0.0, 1.0, 1.0)
 
 
 def content_shares(row: Row) -> Shares:
     """Left, top, width and height of the picture as shares of the frame."""
     if row.get("crop_width_px") is None:
-        return 0.0, 0.0, 1.0, 1.0
+        return WHOLE
     width, height = row["width"], row["height"]
     return (
         row["crop_left_px"] / width,
@@ -33,14 +34,30 @@ def content_size(row: Row) -> tuple[int, int]:
     return row.get("crop_height_px") or row["height"], row.get("crop_width_px") or row["width"]
 
 
+def crop_box(shares: Shares, height: int, width: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height in pixels of the picture in a frame of this size; its sides are even.
+
+    All of the frame stays all of it, also where its sides are odd.
+    """
+    if shares == WHOLE:
+        return 0, 0, width, height
+    left, top, wide, high = shares
+    columns, rows = (max(2, int(round(n, 6)) // 2 * 2) for n in (wide * width, high * height))
+    return round(left * width), round(top * height), columns, rows
+
+
 def crop_frames(frames: npt.NDArray[np.uint8], shares: Shares) -> npt.NDArray[np.uint8]:
-    """The picture of frames [F, H, W, 3] at any scale: a view, its sides even."""
-    left, top, width, height = shares
-    if shares == (0.0, 0.0, 1.0, 1.0):
+    """The picture of frames [F, H, W, 3] at any scale: a view."""
+    if shares == WHOLE:
         return frames
-    x, y = round(left * frames.shape[2]), round(top * frames.shape[1])
-    columns, rows = (max(2, int(round(n, 6)) // 2 * 2) for n in (width * frames.shape[2], height * frames.shape[1]))
+    x, y, columns, rows = crop_box(shares, *frames.shape[1:3])
     return frames[:, y : y + rows, x : x + columns]
+
+
+def cropped_shares(shares: Shares, height: int, width: int) -> Shares:
+    """What `crop_frames` takes of frames of this size, to the pixel: shares for keypoints that are drawn over them."""
+    x, y, columns, rows = crop_box(shares, height, width)
+    return x / width, y / height, columns / width, rows / height
 
 
 def to_content(pose: PoseSequence, shares: Shares) -> PoseSequence:

@@ -1,9 +1,24 @@
 """Where the networks of a job lie, found before anything starts or is made."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..datasets.storage import Location, is_address, location
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Sizes that the encoders give their features; those of Wan 2.1 14B unless they were read."""
+
+    latent_channels: int = 16
+    image_tokens: int = 257
+    image_dim: int = 1280
+    text_dim: int = 4096
+    is_wan: bool = True
+    """whether the autoencoder is of Wan's size, whose operations are known"""
 
 
 def find_parts(source: str, names: Sequence[str]) -> Location:
@@ -39,3 +54,43 @@ def parts_are_here(source: str) -> bool:
     from ..models import weights
 
     return Path(source).is_dir() or any(row.hub_id == source and weights.find(row) for row in weights.CATALOGUE)
+
+
+def captioner_digests(source: str | None) -> dict[str, str]:
+    """sha256 of a captioner by its name among a cache's networks; none without one.
+
+    Raises:
+        ComponentsError: there is no captioner.
+    """
+    if source is None:
+        return {}
+    from ..models.captioner import captioner_digest
+
+    return {"captioner": captioner_digest(source)}
+
+
+def read_widths(source: str) -> Widths:
+    """Sizes of the features that a folder's encoders give, from their configurations; Wan 2.1's where none can be read.
+
+    Wan's own layout has no such configurations, and a hub id that is not on this machine is not asked for them.
+    """
+    from ..models import weights
+    from ..models.folders import part_path
+
+    here = next((found for row in weights.CATALOGUE if row.hub_id == source and (found := weights.find(row))), None)
+    folder = here or location(source)
+
+    def read(name: str) -> dict[str, Any]:
+        part = part_path(folder, name) if isinstance(folder, Path) else folder / name
+        file = part / "config.json" if part is not None else None
+        return dict(json.loads(file.read_text())) if file is not None and file.is_file() else {}
+
+    vae, text, image = (read(name) for name in ("vae", "text_encoder", "image_encoder"))
+    wan = Widths()
+    return Widths(
+        latent_channels=vae.get("z_dim", wan.latent_channels),
+        image_tokens=(image.get("image_size", 224) // image.get("patch_size", 14)) ** 2 + 1,
+        image_dim=image.get("width") or image.get("hidden_size") or wan.image_dim,
+        text_dim=text.get("d_model", wan.text_dim),
+        is_wan=vae.get("base_dim", 96) == 96 and vae.get("z_dim", 16) == 16,
+    )

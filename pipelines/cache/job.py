@@ -1,130 +1,171 @@
 """The cache job: accepted clips → packets → shards, null conditions → the latents artifact."""
 
+import sys
 import time
-from hashlib import sha256
+from collections import Counter
 from typing import Any
 
+import pyarrow.compute as pc
+
 from ... import __version__
-from ...datasets.artifact import (
-    Artifact,
-    ArtifactError,
-    count_verdicts,
-    exclusive,
-    json_digest,
-    plan_packets,
-)
-from ...datasets.clips import Clips
+from ...datasets.artifact import Artifact, Packet, content_digest, count_verdicts, exclusive
+from ...datasets.encodings import ENCODINGS, fingerprint
 from ...datasets.schema import Row
+from ...datasets.shard_plan import plan_shards, shard_limit
 from ...datasets.shards import write_shard
 from ...datasets.storage import Location, total_bytes
-from ..parts import find_parts, part_digests, parts_are_here
+from ..parts import captioner_digests, find_parts, part_digests, parts_are_here, read_widths
 from ..runner import Engine, Job, run_packets
+from .accepted import AcceptedClips
 from .config import ENCODERS, CacheConfig
+from .cost import Weights, clip_bytes, cost, sentence
+from .takeover import Parent, take_over
 
-COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames")
 
+def plan(config: CacheConfig, clips: Location, out: Location, samples_drawn: int | None = None) -> dict[str, Any]:
+    """What `run` would do, and what it costs: arithmetic on shapes, nothing is loaded.
 
-def accepted_clips(clips: Location) -> tuple[dict[str, Any], list[Row]]:
-    """The record of a clips artifact and the rows of its accepted clips.
-
-    `clips` is the folder given to `curate --out`, or the artifact in it.
-
-    Raises:
-        ArtifactError: it is not finished, or no clip was accepted.
+    `samples_drawn` is how many samples training will draw; None: not known.
     """
-    curated = Clips(clips)
-    record = curated.record
-    rows = [row for row in curated.read().to_pylist() if row["verdict"] == "ok"]
-    if not rows:
-        raise ArtifactError(
-            f"{curated.artifact.path} holds no accepted clip ({record['counts']}): loosen the gates of curate"
-        )
-    fps, poses = record["config"]["fps"], curated.poses(rows)
-    chosen = [
-        {name: row[name] for name in COLUMNS}
-        | {"fps": fps, "source_height": row["height"], "source_width": row["width"], "pose": poses[row["clip_id"]]}
-        for row in rows
-    ]
-    return record, chosen
-
-
-def plan(config: CacheConfig, clips: Location, out: Location) -> dict[str, Any]:
-    """What `run` would do, and what the cache will weigh: arithmetic on shapes, nothing is loaded."""
-    from ...datasets.video import size_for_area
-
-    _, rows = accepted_clips(clips)
-    bytes_each = 2 if config.dtype == "bfloat16" else 4
-    total = 0
-    for row in rows:
-        height, width = size_for_area(row["source_height"], row["source_width"], config.max_area_px)
-        total += 3 * 16 * ((row["num_frames"] - 1) // 4 + 1) * (height // 8) * (width // 8) * bytes_each
-    packets = plan_packets([row["clip_id"] for row in rows], config.packet_size)
-    remaining = Artifact(out / "latents").remaining(packets)
+    accepted = AcceptedClips(clips)
+    widths = read_widths(config.components)
+    weights = clip_bytes(config, widths, accepted.shapes())
+    packets = cut(accepted, weights, config)
+    artifact = Artifact(out / "latents")
+    price = cost(weights, widths, samples_drawn)
     return {
-        "clips": len(rows),
+        "clips": len(accepted),
+        "prompts": {"supplied": accepted.num_prompts, "from_captioner_or_none": len(accepted) - accepted.num_prompts},
         "shards": len(packets),
-        "shards_done": len(packets) - len(remaining),
-        "finished": Artifact(out / "latents").committed,
+        "shards_done": len(packets) - len(artifact.remaining(packets)),
+        "finished": artifact.committed,
         "components": config.components,
         "components_here": parts_are_here(config.components),
-        "latents_gb": total / 1e9,
-        "note": "image features and text add 1.3 MB and up to 4.2 MB a clip at 14B",
+        "captioner": config.captioner,
+        "cost": {"in_a_line": sentence(price), **price},
     }
 
 
-def run(config: CacheConfig, *, clips: Location, out: Location, engine: Engine) -> dict[str, Any]:
+def cut(accepted: AcceptedClips, weights: Weights, config: CacheConfig) -> list[Packet]:
+    """The shards of a cache; the same clips and configuration always give the same."""
+    limit = shard_limit(sum(weights.each), config.shard_bytes)
+    return plan_shards(dict(zip(accepted.ids, weights.each, strict=True)), limit, config.packet_size)
+
+
+def run(
+    config: CacheConfig,
+    *,
+    clips: Location,
+    out: Location,
+    engine: Engine,
+    samples_drawn: int | None = None,
+    parent: Parent | None = None,
+) -> dict[str, Any]:
     """Cache the accepted clips of `clips` into `out/latents`; returns the artifact's record. Resumes after a kill.
+
+    Args:
+        config: of the cache.
+        clips: what `curate --out` was given.
+        out: where `latents` is made.
+        engine: where packets run.
+        samples_drawn: how many samples training will draw, for the price that is printed; None: not known.
+        parent: a damaged cache of the same plan, whose sound shards are taken over.
 
     Raises:
         ArtifactError: the clips are not finished, the folder was begun with something else, or another run holds it.
-        ComponentsError: the VAE or an encoder is not there.
+        ComponentsError: the VAE, an encoder or the captioner is not there.
         JobStopped: the code or the machine failed on the way.
     """
-    clips_record, rows = accepted_clips(clips)
+    accepted = AcceptedClips(clips)
     folder = find_parts(config.components, ENCODERS)
+    digests = part_digests(folder, ENCODERS) | captioner_digests(config.captioner)
     with exclusive(out):
         artifact = Artifact(out / "latents")
-        digests = part_digests(folder, ENCODERS)
-        settings = config.model_dump(mode="json", exclude={"components", "packet_size", "num_gpus"})
-        told = sorted([row["clip_id"], row["prompt"], sha256(row["pose"]).hexdigest()] for row in rows)
-        clips_digest = json_digest([clips_record["config"], told])
-        # Packets of another size would lie beside those that are there.
-        plan = {"config": settings, "clips": clips_digest, "components": digests, "packet_size": config.packet_size}
-        artifact.begin(plan)
+        # Shards that were cut otherwise would lie beside those that are there.
+        cutting = config.model_dump(include={"packet_size", "shard_bytes"})
+        begun = {"config": config.settings, "clips": accepted.digest(), "components": digests, "encodings": ENCODINGS}
+        if parent is not None:
+            parent.require_plan(begun | cutting)
+        artifact.begin(begun | cutting)
         if artifact.committed:
             return artifact.record()
-        from .steps import SCHEMA, stages, to_sample, write_null
-
         start = time.perf_counter()
-        by_id = {row["clip_id"]: row for row in rows}
-        packets = plan_packets(by_id, config.packet_size)
-        job = Job(
-            name="cache",
-            stages=stages(config),
-            config=config.model_copy(update={"components": str(folder)}),
-            schema=SCHEMA,
-            open_row=lambda clip_id: by_id[clip_id],
-            write_packet=lambda packet, encoded: write_shard(
-                artifact.path, packet, [to_sample(row, config) for row in encoded]
-            ),
-        )
-        seconds = run_packets(job, artifact, packets, engine)
-        index = artifact.read(["clip_id", "verdict", "num_frames", "height", "width", "prompt_given"]).to_pylist()
-        buckets = {(row["num_frames"], row["height"], row["width"]) for row in index if row["verdict"] == "ok"}
-        write_null(artifact.path, buckets, job.config)
+        config = config.model_copy(update={"components": str(folder)})
+        mark = fingerprint(config.settings, digests)
+        packets = _price_and_cut(accepted, config, samples_drawn)
+        if parent is not None:
+            take_over(parent, artifact, packets, accepted)
+        seconds = _encode(accepted, config, clips, artifact, packets, engine, mark)
+        made = _summary(accepted, config, artifact)
         return artifact.commit(
             {
                 "kind": "latents",
                 "version": __version__,
-                "config": settings,
-                "inputs": {"clips": str(clips), "digest": clips_digest},
-                "components": {"path": str(folder), "digests": digests},
-                "num_frames": clips_record["config"]["num_frames"],
-                "fps": clips_record["config"]["fps"],
-                "buckets": sorted(map(list, buckets)),
-                "prompts_given": sum(row["prompt_given"] for row in index),
-                "counts": count_verdicts(len(by_id), (row["verdict"] for row in index)),
-                "bytes": total_bytes(artifact.path / "shards"),
+                "config": begun["config"],
+                "cut": cutting,
+                "num_gpus": config.num_gpus,
+                "inputs": {"clips": str(clips.absolute()), "digest": begun["clips"]},
+                "components": {"path": str(folder), "captioner": config.captioner, "digests": digests},
+                "encodings": ENCODINGS,
+                "fingerprint": mark,
+                "parent": parent and parent.named(),
+                **made,
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
+
+
+def _price_and_cut(accepted: AcceptedClips, config: CacheConfig, samples_drawn: int | None) -> list[Packet]:
+    """The packets; what they cost is said in one line."""
+    widths = read_widths(config.components)
+    weights = clip_bytes(config, widths, accepted.shapes())
+    print(sentence(cost(weights, widths, samples_drawn)), file=sys.stderr, flush=True)
+    return cut(accepted, weights, config)
+
+
+def _encode(
+    accepted: AcceptedClips,
+    config: CacheConfig,
+    clips: Location,
+    artifact: Artifact,
+    packets: list[Packet],
+    engine: Engine,
+    mark: str,
+) -> dict[str, float]:
+    """Make the shards that are not there; seconds by stage."""
+    if not artifact.remaining(packets):
+        return {}
+    from .steps import SCHEMA, stages, to_sample
+
+    def write_packet(packet: Packet, rows: list[Row]) -> None:
+        write_shard(artifact.path, packet, [to_sample(row, config, mark) for row in rows])
+
+    job = Job(
+        name="cache",
+        stages=stages(config, clips),
+        config=config,
+        schema=SCHEMA,
+        open_row=accepted.__getitem__,
+        write_packet=write_packet,
+    )
+    return run_packets(job, artifact, packets, engine)
+
+
+def _summary(accepted: AcceptedClips, config: CacheConfig, artifact: Artifact) -> dict[str, Any]:
+    """What came of it, as the record says it; null conditions are made here, once the buckets are known."""
+    from .steps import write_null
+
+    index = artifact.read(["verdict", "num_frames", "height", "width", "prompt_from"])
+    usable = index.filter(pc.equal(index["verdict"], "ok"))
+    buckets = set(zip(*(usable[name].to_pylist() for name in ("num_frames", "height", "width")), strict=True))
+    said = Counter(usable["prompt_from"].to_pylist())
+    return {
+        "num_frames": accepted.record["config"]["num_frames"],
+        "fps": accepted.fps,
+        "buckets": sorted(map(list, buckets)),
+        "null": write_null(artifact.path, buckets, config),
+        "prompts": {name: said[name] for name in ("supplied", "captioner", "none")},
+        "counts": count_verdicts(len(accepted), index["verdict"].to_pylist()),
+        "parts": {part: content_digest(artifact.path / part) for part in artifact.parts()},
+        "bytes": total_bytes(artifact.path / "shards"),
+    }

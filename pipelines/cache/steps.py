@@ -1,6 +1,8 @@
-"""The step of a cache: one clip's frames and keypoints → what the transformer will be told of it."""
+"""The steps of a cache: one clip's keypoints, then its frames → what the transformer will be told of it."""
 
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +11,33 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save
 
-from ...datasets.artifact import written_aside
+from ...datasets.artifact import ArtifactError, written_aside
+from ...datasets.clips import Clips
 from ...datasets.schema import Row
 from ...datasets.shards import Bucket, Sample, null_path, sample_members
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import Location
 from ...datasets.video import VideoError, decode, size_for_area
+from ...models.captioner import Captioner
 from ...models.components import load_components
 from ...models.encoders import encode_image, encode_image_condition, encode_prompt, encode_video
 from ...models.pose_condition import draw_pose_condition, encode_pose_condition
+from ..crop import WHOLE, content_shares, content_size, crop_frames, cropped_shares, to_content
 from ..fetched import fetched
 from ..stage import BadClip, Stage
+from .accepted import CROP
 from .config import ENCODERS, CacheConfig
 
 # What of a clip's row goes into its sample: where it comes from, so that every latent can be traced.
-META = ("clip_id", "source_id", "source_path", "start_s", "end_s", "prompt", "pose_model")
+META = ("clip_id", "source_id", "source_path", "start_s", "end_s", "prompt", "prompt_from", "pose_model",
+        "image_height", "image_width", *CROP)  # fmt: skip
 
+_WORDS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "measured_part", "pose_digest", "prompt_from")
+_SIZES = ("num_frames", "source_height", "source_width", *CROP, "image_height", "image_width", "height", "width")
 _FIELDS: list[tuple[str, pa.DataType]] = [
-    *((name, pa.string()) for name in ("clip_id", "source_id", "source_path", "prompt", "pose_model")),
+    *((name, pa.string()) for name in _WORDS),
     *((name, pa.float64()) for name in ("start_s", "end_s", "fps")),
-    *((name, pa.int32()) for name in ("num_frames", "source_height", "source_width", "height", "width")),
+    *((name, pa.int32()) for name in _SIZES),
     *((name, pa.large_binary()) for name in ("pose", "conditions")),
     *((name, pa.string()) for name in ("verdict", "reason", "detail")),
 ]
@@ -43,50 +52,100 @@ class Encoders:
     text_encoder: Any
     tokenizer: Any
     image_encoder: Any
+    captioner: Captioner | None = None
 
 
 def load_encoders(config: CacheConfig) -> Encoders:
     """Load them once per worker."""
-    device = "cuda" if config.num_gpus else "cpu"
-    return Encoders(**load_components(config.components, ENCODERS, getattr(torch, config.encoder_dtype), device))
+    device, dtype = "cuda" if config.num_gpus else "cpu", getattr(torch, config.encoder_dtype)
+    captioner = Captioner(config.captioner, dtype, device) if config.captioner else None
+    return Encoders(**load_components(config.components, ENCODERS, dtype, device), captioner=captioner)
+
+
+def find_pose(row: Row, config: CacheConfig, clips: Clips) -> Row:
+    """The keypoints that were measured of a clip: they are too large (85 kB) for all of them to lie in the driver."""
+    pose = clips.poses([row])[row["clip_id"]]
+    if sha256(pose).hexdigest()[:16] != row["pose_digest"]:
+        raise ArtifactError(
+            f"{clips.measured.path / row['measured_part']} holds other keypoints of {row['clip_id']} than were "
+            "selected: curate the clips anew"
+        )
+    return {**row, "pose": pose}
 
 
 @fetched("source_path")
 def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
-    """Latents of video, image condition and pose, CLIP of the first frame and the first pose, text of true length."""
-    height, width = size_for_area(row["source_height"], row["source_width"], config.max_area_px)
-    image_height, image_width = image_size(row, config)
-    times_s = row["start_s"] + np.arange(row["num_frames"]) / row["fps"]
-    try:
-        frames = decode(Path(row["source_path"]), times_s, image_height, image_width)
-    except VideoError as error:
-        raise BadClip(error.reason, error.detail) from error
-    pose = PoseSequence.from_bytes(row["pose"])
+    """Latents of video, image condition and pose, CLIP of the first frame and the first pose, text of true length.
+
+    Frames and keypoints are those of the picture inside the source's borders.
+    """
+    frames, pose = read_picture(row, config)
+    height, width = trained_size(row, config)
+    image_height, image_width = frames.shape[1:3]
     pose_frames = draw_pose_condition(pose, image_height, image_width, config.drawing_area_px)
     pose_latents, pose_image_embeds = encode_pose_condition(
         encoders.vae, encoders.image_encoder, pose_frames, height, width
     )
+    told = prompt_of(row, frames, encoders.captioner)
     tensors = {
         "latents": encode_video(encoders.vae, frames, height, width),
         "image_latents": encode_image_condition(encoders.vae, frames[0], row["num_frames"], height, width),
         "pose_latents": pose_latents,
         "image_embeds": encode_image(encoders.image_encoder, frames[0]),
         "pose_image_embeds": pose_image_embeds,
-        "prompt_embeds": encode_prompt(encoders.text_encoder, encoders.tokenizer, [row["prompt"] or ""])[0],
+        "prompt_embeds": encode_prompt(encoders.text_encoder, encoders.tokenizer, [told["prompt"] or ""])[0],
     }
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise BadClip("non_finite_latents", "an encoder gave NaN or infinity")
-    return {**row, "height": height, "width": width, "conditions": _to_bytes(tensors, config)}
+    sizes = {"height": height, "width": width, "image_height": image_height, "image_width": image_width}
+    return {**row, **told, **sizes, "pose": pose.to_bytes(), "conditions": _to_bytes(tensors, config)}
 
 
-def image_size(row: Row, config: CacheConfig) -> tuple[int, int]:
-    """(height, width) at which a clip is read: the source's, at most twice the trained size, even.
+def read_picture(row: Row, config: CacheConfig) -> tuple[np.ndarray, PoseSequence]:
+    """Frames [F, H, W, 3] of a clip inside its borders, and keypoints as shares of them.
+
+    Raises:
+        BadClip: the source cannot be read.
+    """
+    whole_height, whole_width = decoded_size(row, config)
+    times_s = row["start_s"] + np.arange(row["num_frames"]) / row["fps"]
+    try:
+        frames = decode(Path(row["source_path"]), times_s, whole_height, whole_width)
+    except VideoError as error:
+        raise BadClip(error.reason, error.detail) from error
+    pose, shares = PoseSequence.from_bytes(row["pose"]), content_shares(_framed(row))
+    if shares == WHOLE:
+        return frames, pose
+    exact = cropped_shares(shares, whole_height, whole_width)
+    return np.ascontiguousarray(crop_frames(frames, shares)), to_content(pose, exact)
+
+
+def trained_size(row: Row, config: CacheConfig) -> tuple[int, int]:
+    """(height, width) of the bucket: the picture's aspect at the trained area."""
+    return size_for_area(*content_size(_framed(row)), config.max_area_px)
+
+
+def decoded_size(row: Row, config: CacheConfig) -> tuple[int, int]:
+    """(height, width) at which a clip's whole frame is read: the picture in it at most twice the trained size, even.
 
     CLIP sees more than the trained size holds; above twice that nothing is gained for its 224 × 224 pixels.
     """
-    height, _ = size_for_area(row["source_height"], row["source_width"], config.max_area_px)
-    scale = min(1.0, 2 * height / row["source_height"])
+    height, _ = trained_size(row, config)
+    scale = min(1.0, 2 * height / content_size(_framed(row))[0])
     return round(row["source_height"] * scale / 2) * 2, round(row["source_width"] * scale / 2) * 2
+
+
+def _framed(row: Row) -> Row:
+    """The row with the source's size where a curation's rows have it."""
+    return {**row, "height": row["source_height"], "width": row["source_width"]}
+
+
+def prompt_of(row: Row, frames: np.ndarray, captioner: Captioner | None) -> dict[str, str | None]:
+    """`prompt`, and in `prompt_from` who gave it: it was supplied, the captioner said it, or there is none."""
+    if row["prompt"]:
+        return {"prompt": row["prompt"], "prompt_from": "supplied"}
+    caption = captioner(frames) if captioner else None
+    return {"prompt": caption or None, "prompt_from": "captioner" if caption else "none"}
 
 
 def encode_null(bucket: Bucket, config: CacheConfig, encoders: Encoders) -> bytes:
@@ -103,37 +162,31 @@ def encode_null(bucket: Bucket, config: CacheConfig, encoders: Encoders) -> byte
     return _to_bytes(tensors, config)
 
 
-def write_null(latents: Location, buckets: set[Bucket], config: CacheConfig) -> None:
-    """Encode the null conditions that are not there yet."""
+def write_null(latents: Location, buckets: set[Bucket], config: CacheConfig) -> dict[str, str]:
+    """Encode the null conditions that are not there yet; sha256 of each file by name."""
     missing = [bucket for bucket in sorted(buckets) if not null_path(latents, bucket).is_file()]
     if missing:
-        encoders = load_encoders(config)
+        encoders = load_encoders(config.model_copy(update={"captioner": None}))
         for bucket in missing:
             with written_aside(null_path(latents, bucket)) as aside:
                 aside.write_bytes(encode_null(bucket, config, encoders))
+    files = [null_path(latents, bucket) for bucket in sorted(buckets)]
+    return {file.name: sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def to_sample(row: Row, config: CacheConfig) -> Sample:
-    """A row as it goes into a shard; without members when it was quarantined."""
-    index = {
-        "clip_id": row["clip_id"],
-        "source_id": row["source_id"],
-        "verdict": row["verdict"] or "ok",
-        "reason": row["reason"],
-        "detail": row["detail"],
-        "num_frames": row["num_frames"],
-        "height": row["height"],
-        "width": row["width"],
-        "prompt_given": bool(row["prompt"]),
-    }
+def to_sample(row: Row, config: CacheConfig, mark: str) -> Sample:
+    """A row as it goes into a shard; without members when it was quarantined.
+
+    Args:
+        row: as the steps left it.
+        config: of the cache.
+        mark: the cache's fingerprint.
+    """
+    names = ("clip_id", "source_id", "reason", "detail", "num_frames", "height", "width", "prompt_from")
+    index = {name: row[name] for name in names} | {"verdict": row["verdict"] or "ok", "fingerprint": mark}
     if index["verdict"] != "ok":
         return Sample(index)
-    image_height, image_width = image_size(row, config)
-    meta = {name: row[name] for name in META} | {
-        "image_height": image_height,
-        "image_width": image_width,
-        "drawing_area_px": config.drawing_area_px,
-    }
+    meta = {name: row[name] for name in META} | {"drawing_area_px": config.drawing_area_px}
     return Sample(index, sample_members(meta, row["conditions"], row["pose"]))
 
 
@@ -142,8 +195,19 @@ def _to_bytes(tensors: dict[str, torch.Tensor], config: CacheConfig) -> bytes:
     return save({name: tensor.to("cpu", dtype).contiguous() for name, tensor in tensors.items()})
 
 
-def stages(config: CacheConfig) -> list[Stage]:
-    """One stage: a clip's networks share its frames."""
-    reads = ("source_path", "start_s", "fps", "num_frames", "source_height", "source_width", "prompt", "pose")
-    adds = ("height", "width", "conditions")
-    return [Stage("encode", encode_clip, reads, adds, load=load_encoders, num_gpus=config.num_gpus)]
+def open_clips(clips: Location, config: CacheConfig) -> Clips:
+    """Each worker opens the curation for itself."""
+    return Clips(clips)
+
+
+def stages(config: CacheConfig, clips: Location) -> list[Stage]:
+    """Two, which run in one worker: a clip's networks share its frames."""
+    place = clips.absolute()
+    lies = ("clip_id", "source_path", "measured_part", "pose_digest")
+    reads = ("source_path", "start_s", "fps", "num_frames", "source_height", "source_width", *CROP, "prompt", "pose")
+    adds = ("height", "width", "image_height", "image_width", "prompt", "prompt_from", "conditions")
+    gpus = config.num_gpus
+    return [
+        Stage("pose", find_pose, lies, ("pose",), load=partial(open_clips, place), num_gpus=gpus),
+        Stage("encode", encode_clip, reads, adds, load=load_encoders, num_gpus=gpus),
+    ]

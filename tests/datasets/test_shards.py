@@ -1,13 +1,24 @@
 import json
 import os
+from pathlib import Path
 
 import boto3
 import pytest
 import webdataset as wds
 
 from steadydancer.datasets.artifact import Artifact, ArtifactError, plan_packets, written_aside
+from steadydancer.datasets.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.object_store import ObjectPath
-from steadydancer.datasets.shards import Sample, ShardDataset, sample_members, shard_path, write_shard
+from steadydancer.datasets.shard_check import IndexedShard, check_shard
+from steadydancer.datasets.shard_plan import plan_shards, shard_limit
+from steadydancer.datasets.shards import (
+    Sample,
+    ShardDataset,
+    require_settings,
+    sample_members,
+    shard_path,
+    write_shard,
+)
 from steadydancer.datasets.storage import location
 
 
@@ -23,7 +34,8 @@ def make(latents, num=5):
     ]
     samples.append(Sample({"clip_id": "bad", "verdict": "quarantined", "reason": "truncated"}))
     write_shard(latents, packet, samples)
-    Artifact(latents).commit({"counts": {"inputs": num + 1, "ok": num, "rejected": 0, "quarantined": 1}})
+    counts = {"inputs": num + 1, "ok": num, "rejected": 0, "quarantined": 1}
+    Artifact(latents).commit({"counts": counts, "encodings": ENCODINGS, "config": {"dtype": "bfloat16"}})
     return shard_path(latents, packet)
 
 
@@ -106,3 +118,149 @@ def test_a_shard_that_is_missing_or_damaged_on_a_store_is_named(bucket):
     shard.unlink()
     with pytest.raises(ArtifactError, match=f"{shard} is missing"):
         data.read("clip3")
+
+
+def test_shards_are_cut_by_bytes_and_always_the_same_way():
+    sizes = {f"{i:02d}": 10 for i in range(10)} | {"05": 25}
+    packets = plan_shards(sizes, 30, 256)
+    assert [packet.ids for packet in packets] == [
+        ("00", "01", "02"),
+        ("03", "04"),
+        ("05",),
+        ("06", "07", "08"),
+        ("09",),
+    ]
+    assert packets == plan_shards(dict(reversed(sizes.items())), 30, 256)
+    assert [len(packet.ids) for packet in plan_shards(sizes, 30, 2)] == [2, 2, 1, 1, 2, 2]
+    # What is larger than a shard may be has one of its own; nothing is lost.
+    assert [packet.ids for packet in plan_shards({"a": 99, "b": 1}, 30, 9)] == [("a",), ("b",)]
+    # A packet is named as one that was cut by number.
+    assert packets[0] == plan_packets(["02", "00", "01"], 3)[0]
+
+
+@pytest.mark.parametrize(
+    ("total", "limit"),
+    [(114e9, 1e9), (20e9, 1e9), (19e9, 250e6), (2e9, 250e6), (1e9, 125e6), (80, 10), (7, 1)],
+    ids=["paper", "large", "below 20 GB", "still quarters", "eight", "tiny", "fewer clips than shards"],
+)
+def test_small_caches_get_smaller_shards(total, limit):
+    assert shard_limit(int(total), 1_000_000_000) == limit
+
+
+def damaged(shard, change):
+    content = bytearray(shard.read_bytes())
+    change(content)
+    shard.write_bytes(content)
+
+
+def indexed(latents, shard):
+    rows = [row for row in Artifact(latents).read().to_pylist() if row["shard"]]
+    members = [
+        (member["offset"], member["size"], member["crc32"], f"{row['clip_id']}.{member['name']}")
+        for row in rows
+        for member in row["members"]
+    ]
+    return IndexedShard(shard, rows[0]["shard_bytes"], rows[0]["shard_sha256"], sorted(members))
+
+
+def flip(place):
+    def change(content):
+        content[place(content) if callable(place) else place] ^= 1
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda content: None, None),
+        (lambda content: content.__delitem__(slice(3000, None)), ("cut short", "3000 bytes of 20480")),
+        (lambda content: content.extend(b"more"), ("too long", "20484 bytes of 20480")),
+        (flip(lambda content: content.index(b"clip2clip2")), ("damaged", "clip2.conditions.safetensors")),
+        (flip(0), ("damaged", "between the members, in the tar's headers")),
+        (flip(-1), ("damaged", "between the members, in the tar's headers")),
+    ],
+    ids=["whole", "cut", "longer", "a member", "a header", "the end"],
+)
+def test_a_shard_is_read_back_against_its_index(tmp_path, change, found):
+    shard = make(tmp_path)
+    damaged(shard, change)
+    assert check_shard(indexed(tmp_path, shard)) == found
+    shard.unlink()
+    assert check_shard(indexed(tmp_path, shard)) == ("missing", "20480 bytes")
+
+
+def test_a_checksum_is_compared_when_a_sample_is_first_read(tmp_path):
+    shard = make(tmp_path)
+    old, new = ShardDataset(tmp_path), ShardDataset(tmp_path)
+    old.read("clip2")
+    damaged(shard, flip(lambda content: content.index(b"clip2clip2")))
+    assert old.read("clip2")["conditions"] != b"clip2" * 50
+    for _ in range(2):  # a sample that failed is not taken for checked
+        with pytest.raises(
+            ArtifactError, match=r"damaged at clip2\.conditions.*steadydancer verify.*steadydancer repair"
+        ):
+            new.read("clip2")
+
+
+def test_a_policy_leaves_out_what_is_missing_or_short(tmp_path):
+    for number in range(3):
+        keys = [f"clip{number}{i}" for i in range(2)]
+        (packet,) = plan_packets(keys, 2)
+        row = {"verdict": "ok", "num_frames": 9, "height": 16, "width": 16}
+        write_shard(tmp_path, packet, [Sample({"clip_id": key, **row}, sample_members({}, b"c", b"p")) for key in keys])
+    counts = {"inputs": 6, "ok": 6, "rejected": 0, "quarantined": 0}
+    Artifact(tmp_path).commit({"counts": counts, "encodings": ENCODINGS})
+    first, second, _ = (shard_path(tmp_path, plan_packets([f"clip{n}0", f"clip{n}1"], 2)[0]) for n in range(3))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-1])
+    assert len(ShardDataset(tmp_path)) == 6
+    some = ShardDataset(tmp_path, on_damage="leave_out")
+    assert some.keys == ["clip20", "clip21"] and some.left_out == ["clip00", "clip01", "clip10", "clip11"]
+    assert some.bucket == {"clip20": (9, 16, 16), "clip21": (9, 16, 16)}
+
+
+def test_a_cache_of_other_code_or_settings_is_refused_by_name(tmp_path, monkeypatch):
+    make(tmp_path)
+    require_settings(tmp_path, {"dtype": "bfloat16"})
+    with pytest.raises(ArtifactError, match='dtype: "bfloat16" → "float32"'):
+        require_settings(tmp_path, {"dtype": "float32"})
+    monkeypatch.setitem(ENCODINGS, "pose_latents", 9)
+    with pytest.raises(ArtifactError, match=r"encodings\.pose_latents: 1 → 9"):
+        ShardDataset(tmp_path)
+
+
+def test_parts_of_another_cache_are_refused(tmp_path):
+    make(tmp_path)
+    (packet,) = plan_packets(["other"], 1)
+    write_shard(tmp_path, packet, [Sample({"clip_id": "other", "verdict": "ok", "fingerprint": "f00d"})])
+    with pytest.raises(ArtifactError, match="parts of another cache .fingerprint f00d"):
+        ShardDataset(tmp_path)
+
+
+def test_a_fingerprint_changes_with_settings_weights_and_code_alone(monkeypatch):
+    mark = fingerprint({"dtype": "bfloat16", "max_area_px": 4096}, {"vae": "a"})
+    assert mark == fingerprint({"max_area_px": 4096, "dtype": "bfloat16"}, {"vae": "a"}) and len(mark) == 16
+    others = [fingerprint({"dtype": "float32", "max_area_px": 4096}, {"vae": "a"}),
+              fingerprint({"dtype": "bfloat16", "max_area_px": 4096}, {"vae": "b"})]  # fmt: skip
+    monkeypatch.setitem(ENCODINGS, "latents", 2)
+    others.append(fingerprint({"dtype": "bfloat16", "max_area_px": 4096}, {"vae": "a"}))
+    assert len({mark, *others}) == 4
+
+
+def num_open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("steadydancer.datasets.shards.OPEN_FILES", 2)
+    keys = [f"clip{i}" for i in range(6)]
+    for packet in plan_packets(keys, 1):
+        row = {"clip_id": packet.ids[0], "verdict": "ok", "num_frames": 9, "height": 16, "width": 16}
+        write_shard(tmp_path, packet, [Sample(row, sample_members({"k": packet.ids[0]}, b"c", b"p"))])
+    counts = {"inputs": 6, "ok": 6, "rejected": 0, "quarantined": 0}
+    Artifact(tmp_path).commit({"counts": counts, "encodings": ENCODINGS})
+    data, before = ShardDataset(tmp_path), num_open_files()
+    for _ in range(2):
+        assert [data.read(key)["meta"]["k"] for key in keys] == keys
+    assert num_open_files() - before <= 2

@@ -1,0 +1,87 @@
+"""The accepted clips of a curation as a cache needs them: in Arrow, where a million of them stay below a gigabyte."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...datasets.artifact import ArtifactError
+from ...datasets.clips import Clips
+from ...datasets.schema import Row
+from ...datasets.storage import Location
+from ..crop import content_size
+
+CROP = ("crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")
+COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames",
+           "width", "height", *CROP, "measured_part", "pose_digest")  # fmt: skip
+# What decides the numbers of a sample besides the video itself, which `clip_id` names.
+TOLD = ("clip_id", "prompt", "pose_digest", *CROP)
+
+
+class AcceptedClips:
+    """Accepted clips by id; one that was accepted twice, from two files of the same content, is here once.
+
+    Args:
+        clips: the folder given to `curate --out`, or the artifact in it.
+
+    Raises:
+        ArtifactError: it is not finished, or no clip was accepted.
+    """
+
+    def __init__(self, clips: Location) -> None:
+        curated = Clips(clips)
+        self.record = curated.record
+        accepted = []
+        for part in curated.artifact.parts():
+            table = curated.artifact.read_part(part, [*COLUMNS, "verdict"])
+            accepted.append(table.filter(pc.equal(table["verdict"], "ok")).drop_columns(["verdict"]))
+        table = pa.concat_tables(accepted)
+        if not len(table):
+            raise ArtifactError(
+                f"{curated.artifact.path} holds no accepted clip ({self.record['counts']}): loosen the gates of curate"
+            )
+        table = table.take(pc.sort_indices(table, [("clip_id", "ascending"), ("source_path", "ascending")]))
+        table = table.combine_chunks()
+        self._row: dict[str, int] = {}
+        for index, clip_id in enumerate(table["clip_id"].to_pylist()):
+            self._row.setdefault(clip_id, index)
+        self.table = table.take(pa.array(self._row.values())) if len(self._row) < len(table) else table
+        self._row = {clip_id: index for index, clip_id in enumerate(self._row)}
+        self.fps: float = self.record["config"]["fps"]
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitem__(self, clip_id: str) -> Row:
+        """The row with which a clip's walk begins."""
+        (row,) = self.table.slice(self._row[clip_id], 1).to_pylist()
+        size = {"source_height": row.pop("height"), "source_width": row.pop("width")}
+        return row | size | {"fps": self.fps}
+
+    @property
+    def ids(self) -> list[str]:
+        """In order."""
+        return list(self._row)
+
+    @property
+    def num_prompts(self) -> int:
+        """Clips that came with a prompt."""
+        return int(pc.sum(pc.greater(pc.binary_length(self.table["prompt"]), 0)).as_py() or 0)
+
+    def shapes(self) -> Iterator[tuple[int, int, int, int | None]]:
+        """(frames, height and width of the picture, bytes of the prompt) of each clip, in the order of `ids`."""
+        prompt_bytes = pc.binary_length(self.table["prompt"])
+        table = self.table.select(["num_frames", "width", "height", *CROP]).append_column("prompt_bytes", prompt_bytes)
+        for batch in table.to_batches(max_chunksize=4096):
+            for row in batch.to_pylist():
+                yield row["num_frames"], *content_size(row), row["prompt_bytes"]
+
+    def digest(self) -> str:
+        """sha256 of what decides the samples' numbers, whatever the curation's other columns say."""
+        total = hashlib.sha256(f"{self.fps}\n".encode())
+        for batch in self.table.select(TOLD).to_batches(max_chunksize=4096):
+            for row in batch.to_pylist():
+                total.update(f"{json.dumps(row, sort_keys=True)}\n".encode())
+        return total.hexdigest()

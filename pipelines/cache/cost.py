@@ -1,0 +1,157 @@
+"""What a cache weighs and what making it takes, beside encoding in every training step: arithmetic on shapes.
+
+Operations are counted for Wan 2.1's autoencoder, whose encoder needs 167 TFLOP for 81 frames of 640² (counted from its
+layers; activations' memory traffic is not in it). What the text and image encoders need is not known here and not
+counted: they run once a clip, on a few hundred tokens.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ...datasets.video import size_for_area
+from ..parts import Widths
+from .config import CacheConfig
+
+ENCODE_TFLOP = 167.0
+_ENCODE_PIXELS = 81 * 640 * 640
+ENCODES_PER_CLIP = 3  # the video, the image condition, the pose
+# Not measured: what convolutions in float32 may reach on one GPU of a data centre.
+ASSUMED_TFLOP_PER_S = 100.0
+# Not looked up: a GPU-hour at 2.5 dollars, a GB kept for a month at 0.025.
+GB_MONTHS_PER_GPU_HOUR = 100.0
+ASSUMED_MONTHS = 1.0
+
+CAPTION_TOKENS = 150
+MAX_TOKENS = 512
+# Body 18, hands 2 × 21, face 68 points in float32, and 18 flags.
+POSE_BYTES_PER_FRAME = 18 * 8 + 18 + 42 * 8 + 68 * 8
+# Headers of a tar's and of safetensors' members, padding, and the JSON.
+CONTAINER_BYTES = 6_000
+
+FIELDS = ("latents", "image_latents", "pose_latents", "image_embeds", "pose_image_embeds", "prompt_embeds", "pose",
+          "container")  # fmt: skip
+
+
+def sample_bytes(
+    num_frames: int, height: int, width: int, num_tokens: int, bytes_each: int, widths: Widths
+) -> tuple[int, ...]:
+    """Bytes of one sample by `FIELDS`.
+
+    Args:
+        num_frames: pixel frames, 4(T − 1) + 1.
+        height: of the trained size in pixels.
+        width: of the trained size in pixels.
+        num_tokens: of the prompt.
+        bytes_each: of a cached number.
+        widths: of the features.
+    """
+    clip = widths.latent_channels * ((num_frames - 1) // 4 + 1) * (height // 8) * (width // 8) * bytes_each
+    image = widths.image_tokens * widths.image_dim * bytes_each
+    text = num_tokens * widths.text_dim * bytes_each
+    return clip, clip, clip, image, image, text, num_frames * POSE_BYTES_PER_FRAME, CONTAINER_BYTES
+
+
+def num_tokens(prompt_bytes: int | None, has_captioner: bool) -> int:
+    """Estimated tokens of a prompt of so many UTF-8 bytes, its end included: four bytes each."""
+    if not prompt_bytes:
+        return CAPTION_TOKENS if has_captioner else 1
+    return min(MAX_TOKENS, 1 + -(-prompt_bytes // 4))
+
+
+_size_for_area = lru_cache(maxsize=4096)(size_for_area)
+
+
+def clip_bytes(config: CacheConfig, widths: Widths, shapes: Iterable[tuple[int, int, int, int | None]]) -> "Weights":
+    """What each clip will weigh.
+
+    Args:
+        config: of the cache.
+        widths: of the features.
+        shapes: (frames, height and width of the picture in the source, bytes of the prompt) of each clip.
+    """
+    each: list[int] = []
+    fields = dict.fromkeys(FIELDS, 0)
+    pixels = 0
+    bytes_each = 2 if config.dtype == "bfloat16" else 4
+    one = lru_cache(maxsize=65536)(sample_bytes)
+    for num_frames, source_height, source_width, prompt_bytes in shapes:
+        height, width = _size_for_area(source_height, source_width, config.max_area_px)
+        tokens = num_tokens(prompt_bytes, config.captioner is not None)
+        of_clip = one(num_frames, height, width, tokens, bytes_each, widths)
+        each.append(sum(of_clip))
+        for name, weight in zip(FIELDS, of_clip, strict=True):
+            fields[name] += weight
+        pixels += num_frames * height * width
+    return Weights(each, fields, pixels)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Estimated bytes of each clip and of each field, and pixels of the trained size of all frames together."""
+
+    each: list[int]
+    fields: dict[str, int]
+    pixels: int
+
+
+def cost(
+    weights: Weights,
+    widths: Widths,
+    samples_drawn: int | None = None,
+    tflop_per_s: float = ASSUMED_TFLOP_PER_S,
+    months: float = ASSUMED_MONTHS,
+) -> dict[str, Any]:
+    """The price of a cache, and of training without one.
+
+    Args:
+        weights: of its clips.
+        widths: of the features.
+        samples_drawn: how many samples training will draw, over all its stages; None: not known.
+        tflop_per_s: what a GPU does of the autoencoder.
+        months: for which the cache is kept.
+
+    Returns:
+        `bytes` (by field, total, a clip), `gpu_hours` (caching, encoding online), `passes`, `cheaper` ("cache" or
+        "online") and `assumed`. What cannot be known is None.
+    """
+    num_clips, total = len(weights.each), sum(weights.each)
+    passes = samples_drawn / num_clips if samples_drawn is not None else None
+    caching = None
+    if widths.is_wan:
+        tflop = ENCODES_PER_CLIP * ENCODE_TFLOP * weights.pixels / _ENCODE_PIXELS
+        caching = tflop / tflop_per_s / 3600
+    online = caching * passes if caching is not None and passes is not None else None
+    keeping = total / 1e9 * months / GB_MONTHS_PER_GPU_HOUR
+    cheaper = None
+    if caching is not None and online is not None:
+        cheaper = "cache" if caching + keeping < online else "online"
+    return {
+        "bytes": {**weights.fields, "total": total, "per_clip": total // num_clips},
+        "gpu_hours": {"cache": caching, "online": online, "keeping_the_cache_is_worth": keeping},
+        "passes": passes,
+        "cheaper": cheaper,
+        "assumed": {
+            "tflop_per_s": tflop_per_s,
+            "tflop_per_encode_81x640x640": ENCODE_TFLOP,
+            "encodes_per_clip": ENCODES_PER_CLIP,
+            "months_kept": months,
+            "gb_months_per_gpu_hour": GB_MONTHS_PER_GPU_HOUR,
+            "rule": "cache if gpu_hours.cache + gpu_hours.keeping_the_cache_is_worth < gpu_hours.online",
+            "not_counted": "text and image encoders, the captioner, reading",
+        },
+    }
+
+
+def sentence(price: dict[str, Any]) -> str:
+    """The price in one line."""
+    hours, num_bytes = price["gpu_hours"], price["bytes"]
+    words = f"cache: about {num_bytes['total'] / 1e9:.3g} GB ({num_bytes['per_clip'] / 1e6:.3g} MB a clip)"
+    if hours["cache"] is None:
+        return f"{words}; GPU-hours are not known for these encoders"
+    speed = f"at {price['assumed']['tflop_per_s']:g} TFLOP/s"
+    words += f", {hours['cache']:.3g} GPU-hours of encoding {speed}"
+    if hours["online"] is None:
+        return f"{words}; encoding online costs that once a pass"
+    return f"{words}; online {hours['online']:.3g} in {price['passes']:.3g} passes: {price['cheaper']} is cheaper"

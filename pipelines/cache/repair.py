@@ -1,0 +1,80 @@
+"""A new version of a damaged cache: what is sound is taken over, what is not is encoded again from its clips."""
+
+from typing import Any
+
+from ...datasets.artifact import Artifact, ArtifactError
+from ...datasets.storage import Location, location
+from ..runner import Engine
+from . import job
+from .config import CacheConfig
+from .takeover import Parent
+from .verify import verify
+
+
+def look(latents: Location, clips: Location | None = None, components: str | None = None) -> dict[str, Any]:
+    """What `repair` would do: what is damaged, and from what it would be made anew. Reads all of the cache."""
+    record, verified = Artifact(latents).record(), verify(latents)
+    damaged = len(verified.packets - verified.sound)
+    return {
+        "packets": len(verified.packets),
+        "packets_to_encode": damaged,
+        "null_to_encode": len(record["null"]) - len(verified.sound_null),
+        "clips": str(clips or record["inputs"]["clips"]),
+        "components": components or record["components"]["path"],
+        "findings": [vars(finding) for finding in verified.findings],
+    }
+
+
+def repair(
+    latents: Location,
+    out: Location,
+    engine: Engine,
+    *,
+    clips: Location | None = None,
+    components: str | None = None,
+    captioner: str | None = None,
+    num_gpus: float | None = None,
+) -> dict[str, Any] | None:
+    """Write `out/latents`, with the bytes that `latents` had before it was damaged; returns its record.
+
+    The record names `latents` as its parent, which stays as it is. Resumes after a kill.
+
+    Args:
+        latents: the damaged cache.
+        out: where the new version is made.
+        engine: where packets run.
+        clips: the curation, if it no longer lies where the record says; its content must be the same.
+        components: the encoders, likewise.
+        captioner: the captioner, likewise.
+        num_gpus: of an encoding worker, if other than before.
+
+    Returns:
+        The record; None if nothing is damaged, and nothing was made.
+
+    Raises:
+        ArtifactError: `latents` is no finished cache, or clips, sources or networks are not those it was made of.
+        ComponentsError: a network is not there.
+        JobStopped: the code or the machine failed on the way.
+    """
+    if Artifact(out / "latents").committed:
+        return Artifact(out / "latents").record()
+    record, verified = Artifact(latents).record(), verify(latents)
+    if not verified.findings:
+        return None
+    if (out / "latents").absolute() == latents.absolute():
+        raise ArtifactError(f"{out}: a finished cache is never changed; give another --out")
+    gpus = record["num_gpus"] if num_gpus is None else num_gpus
+    config = CacheConfig(
+        **record["config"],
+        **record["cut"],
+        components=components or record["components"]["path"],
+        captioner=captioner or record["components"]["captioner"],
+        num_gpus=gpus,
+    )
+    return job.run(
+        config,
+        clips=clips or location(record["inputs"]["clips"]),
+        out=out,
+        engine=engine,
+        parent=Parent(latents, record, verified),
+    )

@@ -1,0 +1,143 @@
+"""What a repaired cache takes over from its parent: shards that are as they were written, which cost no encoding."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...datasets.artifact import (
+    Artifact,
+    ArtifactError,
+    Packet,
+    content_digest,
+    differences,
+    json_digest,
+    written_aside,
+)
+from ...datasets.object_store import ObjectPath, get, put
+from ...datasets.shards import shard_path
+from ...datasets.storage import Location, location
+from ...datasets.store_requests import attempt, filesystem
+from ..runner import progress
+from .accepted import AcceptedClips
+from .verify import Verified, planned
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A damaged cache.
+
+    Attributes:
+        latents: its folder.
+        record: what its `run.json` says.
+        verified: what was found when it was read back.
+    """
+
+    latents: Location
+    record: dict[str, Any]
+    verified: Verified
+
+    def require_plan(self, begun: dict[str, Any]) -> None:
+        """Refuse to mix what was made of these clips by these networks with what would be made now.
+
+        Raises:
+            ArtifactError: something has changed; the message names it.
+        """
+        changes = list(differences(planned(self.record), begun))
+        if changes:
+            shown = "\n".join(f"  {change}" for change in changes[:8])
+            raise ArtifactError(
+                f"{self.latents} cannot be repaired from what is here now (left: when it was made):\n{shown}\n"
+                "give the same curation and networks (--clips, --components), or cache the clips anew"
+            )
+
+    def named(self) -> dict[str, Any]:
+        """How the record of a repaired cache names it."""
+        return {
+            "path": str(self.latents.absolute()),
+            "digest": json_digest(self.record),
+            "packets_made_anew": len(self.verified.packets - self.verified.sound),
+        }
+
+
+def take_over(parent: Parent, artifact: Artifact, packets: list[Packet], accepted: AcceptedClips) -> None:
+    """Copy what is sound (a link, where the file system has them), after a look at the sources of what is not.
+
+    Raises:
+        ArtifactError: a source of a damaged packet is gone or has changed.
+    """
+    sound = parent.verified.sound
+    remaining = artifact.remaining(packets)
+    _require_sources(parent, [packet for packet in remaining if packet.id not in sound], accepted)
+    kept = [packet for packet in remaining if packet.id in sound]
+    done = len(packets) - len(remaining)
+    for packet in progress(kept, "repair: sound", "packets", done + len(kept), done):
+        shard = shard_path(parent.latents, packet)
+        if shard.is_file():  # a packet of nothing but quarantined clips has none
+            copy_whole(shard, shard_path(artifact.path, packet))
+        copy_whole(Artifact(parent.latents).part(packet), artifact.part(packet))
+    for name in sorted(parent.verified.sound_null):
+        copy_whole(parent.latents / "null" / name, artifact.path / "null" / name)
+
+
+def copy_whole(source: Location, target: Location) -> None:
+    """Make `target` of `source`, so that it appears whole: a hard link, a copy, or within one store a copy by it."""
+    if isinstance(target, ObjectPath) and isinstance(source, ObjectPath):
+        there, here = target.place, source.place
+        attempt(target, lambda: filesystem(target.bucket).copy_file(here, there))
+    elif isinstance(target, ObjectPath):
+        assert isinstance(source, Path)
+        put(source, target)
+    else:
+        with written_aside(target) as aside:
+            if isinstance(source, ObjectPath):
+                get(source, aside)
+            else:
+                _link_or_copy(source, aside)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _require_sources(parent: Parent, packets: list[Packet], accepted: AcceptedClips) -> None:
+    wrong = list(_changed_sources(parent, packets, accepted))
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ArtifactError(
+            f"{parent.latents} cannot be repaired: of its clips' sources are not what they were: "
+            f"{', '.join(wrong[:4])}{more}. Bring them back to their places"
+        )
+
+
+def _changed_sources(parent: Parent, packets: list[Packet], accepted: AcceptedClips) -> Iterator[str]:
+    unreadable = _quarantined(parent, packets)
+    sources = {
+        (row["source_path"], row["source_id"])
+        for packet in packets
+        for row in map(accepted.__getitem__, packet.ids)
+        if row["clip_id"] not in unreadable
+    }
+    for path, digest in progress(sorted(sources), "repair: looking at", "sources", len(sources)):
+        try:
+            if content_digest(location(path)) != digest:
+                yield f"{path} (changed)"
+        except FileNotFoundError:
+            yield f"{path} (gone)"
+
+
+def _quarantined(parent: Parent, packets: list[Packet]) -> set[str]:
+    """Clips of damaged packets that had no latents before either, as far as their index can be read."""
+    out: set[str] = set()
+    for packet in packets:
+        try:
+            rows = Artifact(parent.latents).read_part(Artifact.part(Artifact(parent.latents), packet).name).to_pylist()
+        except ArtifactError:
+            continue
+        out |= {row["clip_id"] for row in rows if row["verdict"] == "quarantined"}
+    return out

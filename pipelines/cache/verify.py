@@ -1,0 +1,190 @@
+"""Reading a latent cache back: every shard against the index, the index and all else against the record."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ...datasets.artifact import PLAN, Artifact, ArtifactError, content_digest, count_verdicts, differences
+from ...datasets.object_store import ObjectPath, listing
+from ...datasets.shard_check import Damage, IndexedShard, check_shard
+from ...datasets.shard_plan import packet_id
+from ...datasets.storage import Location
+from ..runner import progress
+
+Kind = Damage | Literal["orphan", "contradicts the record"]
+
+READERS = 4  # checksums leave the interpreter, so a few shards are read at once
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was written.
+
+    Attributes:
+        kind: of the damage.
+        place: file, from the cache's folder.
+        detail: in words.
+        packet: id of the packet that has to be made anew, if one has.
+    """
+
+    kind: Kind
+    place: str
+    detail: str
+    packet: str | None = None
+
+
+@dataclass
+class Verified:
+    """What a cache looks like.
+
+    Attributes:
+        findings: what is wrong.
+        packets: ids of all packets of which the record tells.
+        sound_null: names of null conditions that are as they were written.
+        shards, samples, bytes: read back and sound.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    packets: frozenset[str] = frozenset()
+    sound_null: frozenset[str] = frozenset()
+    shards: int = 0
+    samples: int = 0
+    bytes: int = 0
+
+    @property
+    def sound(self) -> frozenset[str]:
+        """Packets whose part and shard are as they were written."""
+        return self.packets - {finding.packet for finding in self.findings if finding.packet}
+
+
+def verify(latents: Location) -> Verified:
+    """Read a finished cache back, all of it, and say what is not as it was written.
+
+    Raises:
+        ArtifactError: it is no finished cache.
+    """
+    artifact = Artifact(latents)
+    record = artifact.record()
+    if record.get("kind") != "latents" or "parts" not in record:
+        raise ArtifactError(
+            f"{latents} holds {record.get('kind')}, no latents with digests: give OUT/latents of `cache`"
+        )
+    out = Verified(packets=frozenset(map(_packet_of, record["parts"])))
+    out.findings += _check_plan(artifact, record)
+    shards: dict[str, IndexedShard] = {}
+    verdicts: list[str] = []
+    for part in record["parts"]:
+        rows = _check_part(artifact, part, record, out.findings)
+        verdicts += [row["verdict"] for row in rows]
+        shards |= {_packet_of(part): shard for shard in _shard_of(latents, rows)}
+    if out.sound == out.packets and (counts := count_verdicts(len(verdicts), verdicts)) != record["counts"]:
+        words = f"counts {record['counts']}, the index has {counts}"
+        out.findings.append(Finding("contradicts the record", "run.json", words))
+    _check_shards(shards, out)
+    null = list(_check_null(latents, record))
+    out.sound_null = frozenset(record["null"]) - {finding.place.removeprefix("null/") for finding in null}
+    out.findings += [*null, *_orphans(artifact, record)]
+    return out
+
+
+def planned(record: dict[str, Any]) -> dict[str, Any]:
+    """What a finished cache was begun with, from its record."""
+    return {
+        "config": record["config"],
+        "clips": record["inputs"]["digest"],
+        "components": record["components"]["digests"],
+        "encodings": record["encodings"],
+        **record["cut"],
+    }
+
+
+def _check_plan(artifact: Artifact, record: dict[str, Any]) -> Iterator[Finding]:
+    file = artifact.path / PLAN
+    if not file.is_file():
+        yield Finding("missing", PLAN, "what the cache was begun with")
+        return
+    try:
+        begun = json.loads(file.read_text())
+    except ValueError as error:
+        yield Finding("damaged", PLAN, str(error))
+        return
+    for change in differences(planned(record), begun):
+        yield Finding("contradicts the record", PLAN, change)
+
+
+def _check_part(artifact: Artifact, part: str, record: dict[str, Any], findings: list[Finding]) -> list[dict[str, Any]]:
+    """The rows of a part of the index; none if it is not as it was written."""
+
+    def wrong(kind: Kind, detail: str) -> list[dict[str, Any]]:
+        findings.append(Finding(kind, part, detail, _packet_of(part)))
+        return []
+
+    if not (artifact.path / part).is_file():
+        return wrong("missing", "a part of the index")
+    if content_digest(artifact.path / part) != record["parts"][part]:
+        return wrong("damaged", "a part of the index has other bytes than were recorded")
+    rows = list(artifact.read_part(part).to_pylist())
+    if packet_id(row["clip_id"] for row in rows) != _packet_of(part):
+        return wrong("contradicts the record", "holds other clips than its name says")
+    strange = {row["fingerprint"] for row in rows} - {record["fingerprint"]}
+    if strange:
+        words = f"fingerprint {min(map(str, strange))}, the record says {record['fingerprint']}"
+        return wrong("contradicts the record", words)
+    return rows
+
+
+def _shard_of(latents: Location, rows: list[dict[str, Any]]) -> Iterator[IndexedShard]:
+    """The shard of a part's rows; none if all of them were quarantined."""
+    held = [row for row in rows if row["shard"]]
+    if held:
+        members = [
+            (member["offset"], member["size"], member["crc32"], f"{row['clip_id']}.{member['name']}")
+            for row in held
+            for member in row["members"]
+        ]
+        first = held[0]
+        path = latents / "shards" / first["shard"]
+        yield IndexedShard(path, first["shard_bytes"], first["shard_sha256"], sorted(members))
+
+
+def _check_shards(shards: dict[str, IndexedShard], out: Verified) -> None:
+    with ThreadPoolExecutor(READERS) as pool:
+        checked = zip(shards.items(), pool.map(check_shard, shards.values()), strict=True)
+        for (packet, shard), damage in progress(checked, "verify", "shards", len(shards)):
+            if damage is None:
+                out.shards += 1
+                out.samples += len({name.partition(".")[0] for *_, name in shard.members})
+                out.bytes += shard.size
+            else:
+                out.findings.append(Finding(damage[0], f"shards/{shard.path.name}", damage[1], packet))
+
+
+def _check_null(latents: Location, record: dict[str, Any]) -> Iterator[Finding]:
+    for name, digest in record["null"].items():
+        file = latents / "null" / name
+        if not file.is_file():
+            yield Finding("missing", f"null/{name}", "null conditions of a bucket")
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            yield Finding("damaged", f"null/{name}", "null conditions of a bucket")
+
+
+def _orphans(artifact: Artifact, record: dict[str, Any]) -> Iterator[Finding]:
+    """Files that the record knows nothing of; nobody reads them."""
+    known = {*record["parts"], *(f"shards/{_packet_of(part)}.tar" for part in record["parts"])}
+    known |= {f"null/{name}" for name in record["null"]}
+    folder = artifact.path
+    if isinstance(folder, ObjectPath):
+        files = [one.path.key.removeprefix(f"{folder.key}/") for one in listing(folder)]
+    else:
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for file in sorted(files):
+        ours = file.startswith(("part-", "shards/", "null/")) and not file.rpartition("/")[2].startswith(".")
+        if ours and file not in known:
+            yield Finding("orphan", file, "the record knows nothing of it")
+
+
+def _packet_of(part: str) -> str:
+    return part.removeprefix("part-").removesuffix(".parquet")
