@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -35,11 +35,14 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "decode",
+    "decode_key_frames",
     "decode_low_resolution",
     "decode_sparse",
     "decoding_counts",
+    "decoding_seconds",
     "encode",
     "frame_times_s",
+    "low_resolution_pieces",
     "probe",
     "read_metadata",
     "size_for_area",
@@ -94,6 +97,38 @@ def decode_low_resolution(path: str | os.PathLike[str], every_s: float, max_side
     return np.array(times_s), _frames(frames)
 
 
+def low_resolution_pieces(
+    path: str | os.PathLike[str], every_s: float, max_side: int, piece_frames: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same pass in pieces of so many frames: (times, frames) of each, for sources whose pass is too large to hold.
+
+    Other files may be asked for in between, but then what was read of this one is read again.
+    """
+    first = 0
+    while True:
+        piece = {"first": first, "count": piece_frames}
+        times_s, frames = video_process.request("low_resolution", path, every_s=every_s, max_side=max_side, **piece)
+        if times_s:
+            yield np.array(times_s), _frames(frames)
+        if len(times_s) < piece_frames:
+            return
+        first += piece_frames
+
+
+def decode_key_frames(
+    path: str | os.PathLike[str], largest_gap_s: float, least_pixels: int, count: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A few frames at which decoding can begin anew, at a tenth of a pass's cost: times [n] and uint8 [n, h, w, 3].
+
+    As few as leave no longer gap than `largest_gap_s` between them and to the end; of these only the first
+    `count`, if that is given. None (n = 0) where the file has not enough of them, or holds fewer pixels in all its
+    frames than `least_pixels`. Their size is that of `decode_sparse`.
+    """
+    arguments = {"largest_gap_s": largest_gap_s, "least_pixels": least_pixels, "count": count}
+    times_s, frames = video_process.request("key_frames", path, **arguments)
+    return np.array(times_s), _frames(frames)
+
+
 def decode_sparse(
     path: str | os.PathLike[str], start_s: float, end_s: float, num_frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -107,12 +142,17 @@ def decode_sparse(
     return np.array(times_s), _frames(frames)
 
 
+def decoding_seconds() -> float:
+    """How long this process has waited for frames and indices since it began."""
+    return video_process.waited_s
+
+
 def decoding_counts() -> dict[str, int]:
     """What happened since this process began; what did not happen has no entry.
 
-    Requests by reader: `decord`, `pyav`, `kept` (from an earlier pass). Files that decord cannot read:
-    `decord_refused`, among them `decord_unfit`, whose frames were not PyAV's (which were given). Frames held against
-    PyAV's: `cross_checked`. Children lost: `crashes`, `timeouts`.
+    Requests by reader: `decord`, `pyav`, `kept` (from an earlier pass), `key_frames` alone. Files that decord cannot
+    read: `decord_refused`, among them `decord_unfit`, whose frames were not PyAV's (which were given). Frames held
+    against PyAV's: `cross_checked`. Children lost: `crashes`, `timeouts`.
     """
     return dict(video_process.counts)
 

@@ -44,11 +44,7 @@ class PyavCursor:
         except FFmpegError as error:
             words = f"frame {self._position + 1} does not decode: {error_message(error)}"
             raise VideoError("corrupt_frames", words) from error
-        turns = self._index.info.rotation_deg // 90
-        height, width = size if turns % 2 == 0 else size[::-1]
-        scaler = self._scalers.setdefault(size, VideoReformatter())
-        small: Any = scaler.reformat(self._frame, width, height, "rgb24", interpolation="BILINEAR")
-        return np.rot90(small.to_ndarray(), -turns)
+        return _upright(self._frame, size, self._index, self._scalers.setdefault(size, VideoReformatter()))
 
     def _open(self) -> None:
         with opened(self._path) as name:
@@ -102,6 +98,51 @@ class PyavCursor:
                 return
         self._container.close()
         self._open()
+
+
+def key_pictures(
+    path: str | os.PathLike[str], index: VideoIndex, positions: list[int], size: Size
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(position, frame) at some of the index's entries, in order: each of their packets is decoded alone.
+
+    Nothing is sought and nothing else decoded; an entry gives the same frame alone as on the way. Raises `VideoError`.
+    """
+    wanted = {
+        int(time): int(position)
+        for position, time in zip(index.entries, index.entry_times, strict=True)
+        if position in positions
+    }
+    scaler = VideoReformatter()
+    with opened(path) as name:
+        container: Any = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
+    with container:
+        stream = cast(Any, container.streams.best("video"))
+        context = stream.codec_context
+        context.thread_count = 1
+        try:
+            for packet in container.demux(stream) if wanted else ():
+                position = wanted.get(packet.dts) if packet.size and packet.is_keyframe else None
+                if position is None:
+                    continue
+                frames = [*context.decode(packet), *context.decode(None)]
+                context.flush_buffers()
+                if len(frames) != 1 or frames[0].is_corrupt or frames[0].pts != index.pts[position]:
+                    raise VideoError("corrupt_frames", f"key frame {position} is damaged")
+                yield position, _upright(frames[0], size, index, scaler)
+                del wanted[packet.dts]
+                if not wanted:
+                    return
+        except FFmpegError as error:
+            raise VideoError("corrupt_frames", f"a key frame does not decode: {error_message(error)}") from error
+    if wanted:
+        raise VideoError("corrupt_frames", f"key frame {min(wanted.values())} is missing")
+
+
+def _upright(frame: Any, size: Size, index: VideoIndex, scaler: VideoReformatter) -> np.ndarray:
+    turns = index.info.rotation_deg // 90
+    height, width = size if turns % 2 == 0 else size[::-1]
+    small: Any = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
+    return np.rot90(small.to_ndarray(), -turns)
 
 
 def _after(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

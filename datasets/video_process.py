@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,8 @@ _child: _Child | None = None
 _reader: VideoReader | None = None
 counts: Counter[str] = Counter()
 """What happened in this process: requests by decoder, cross-checks, files that decord is unfit for, lost children."""
+waited_s = 0.0
+"""Seconds spent in requests."""
 
 
 def request(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
@@ -166,8 +169,17 @@ def request(operation: str, path: str | os.PathLike[str], **arguments: Any) -> t
         VideoError: what is wrong with the file; `timeout` or `decoder_crash` if the decoder hung or died twice.
         RuntimeError: the code failed.
     """
-    if os.environ.get("STEADYDANCER_DECODE") == "in-process":
-        return _request_here(operation, path, **arguments)
+    global waited_s
+    start = time.perf_counter()
+    try:
+        if os.environ.get("STEADYDANCER_DECODE") == "in-process":
+            return _request_here(operation, path, **arguments)
+        return _request_child(operation, path, **arguments)
+    finally:
+        waited_s += time.perf_counter() - start
+
+
+def _request_child(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
     words = {"operation": operation, "path": os.path.abspath(os.fsdecode(path)), **arguments}  # noqa: PTH100 - as named
     with _lock:
         for attempt in (1, 2):

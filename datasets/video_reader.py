@@ -14,7 +14,7 @@ from zlib import crc32
 
 import numpy as np
 
-from .video_cursors import DecordCursor, DecordRefusal, PyavCursor, Size
+from .video_cursors import DecordCursor, DecordRefusal, PyavCursor, Size, key_pictures
 from .video_file import Identity, VideoError, VideoIndex, identity
 from .video_index import check_limits, read_index
 
@@ -25,7 +25,7 @@ SPARSE_EVERY_S = 0.5
 SPARSE_SIDE_PX = 256
 """A low-resolution pass keeps the frames shown at these times, with this shorter side, for `sparse`."""
 _KEPT_BYTES = 256 << 20
-"""At most so much of them: one minute of video takes 42 MB."""
+"""At most so much of them: one minute of video takes 42 MB. A longer source keeps none: its frames are read again."""
 
 _REMEMBERED_FILES = 64
 
@@ -95,14 +95,43 @@ class VideoReader:
         return Pictures((len(shown), *size, 3), self._pictures(source, size, _places(shown)))
 
     def low_resolution(
-        self, path: str | os.PathLike[str], every_s: float, max_side: int
+        self, path: str | os.PathLike[str], every_s: float, max_side: int, first: int = 0, count: int | None = None
     ) -> tuple[np.ndarray, Pictures]:
-        """One pass of small frames (see `video.decode_low_resolution`); frames for `sparse` are kept on the way."""
+        """One pass of small frames, or so many of them from the `first` on (see `video.low_resolution_pieces`).
+
+        Frames for `sparse` are kept on the way. Pieces asked for in their order cost one pass together.
+        """
         source = self._source(path)
         times_s = np.arange(0.0, source.index.info.duration_s - 1e-6, every_s)
         size, shown = low_resolution_size(source.index, max_side), source.index.shown_at(times_s)
-        self._expect_decoding(source.index, shown)
-        return times_s, Pictures((len(shown), *size, 3), self._small_pictures(source, size, _places(shown)))
+        piece = slice(first, None if count is None else first + count)
+        if len(shown[piece]) == 0:
+            return times_s[piece], Pictures((0, *size, 3), iter(()))
+        self._expect_decoding(source.index, shown[piece])
+        # Each frame that is kept belongs to one piece: the one that passes it.
+        after = int(shown[first - 1]) if first else -1
+        until = (
+            source.index.info.num_frames if piece.stop is None or piece.stop >= len(shown) else int(shown[piece][-1])
+        )
+        pictures = self._small_pictures(source, size, _places(shown[piece]), range(after + 1, until + 1))
+        return times_s[piece], Pictures((len(shown[piece]), *size, 3), pictures)
+
+    def key_frames(
+        self, path: str | os.PathLike[str], largest_gap_s: float, least_pixels: int, count: int | None = None
+    ) -> tuple[np.ndarray, Pictures]:
+        """Frames by which a source can be told at a glance; see `video.decode_key_frames`."""
+        source = self._source(path)
+        index, size = source.index, sparse_size_of(source.index)
+        entries = _glance(index, largest_gap_s)
+        if index.info.num_frames * index.info.width * index.info.height < least_pixels:
+            entries = entries[:0]
+        entries = entries[:count]
+        if len(entries):
+            self._expect_decoding(index, entries)
+        self.counts["key_frames"] += 1
+        places = {int(position): np.array([k]) for k, position in enumerate(entries)}
+        pictures = ((places[position], one) for position, one in key_pictures(source.path, index, list(places), size))
+        return index.times_s()[entries], Pictures((len(entries), *size, 3), pictures)
 
     def sparse(
         self, path: str | os.PathLike[str], start_s: float, end_s: float, num_frames: int
@@ -129,19 +158,21 @@ class VideoReader:
         for position, where in places.items():
             yield where, self._picture(source, position, size)
 
-    def _small_pictures(self, source: _Source, size: Size, places: Places) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _small_pictures(
+        self, source: _Source, size: Size, places: Places, passed: range
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         index, sparse_size = source.index, sparse_size_of(source.index)
         sparse = set(index.shown_at(np.arange(0.0, index.info.duration_s - 1e-6, SPARSE_EVERY_S)).tolist())
-        if len(sparse) * 3 * sparse_size[0] * sparse_size[1] > _KEPT_BYTES / 4:
+        if len(sparse) * 3 * sparse_size[0] * sparse_size[1] > _KEPT_BYTES:
             sparse = set()
         kept: dict[int, np.ndarray] = {}
         self.counts["pyav"] += 1
-        for position in sorted({*places, *sparse}):
+        for position in sorted({*places, *(one for one in sparse if one in passed)}):
             if position in places:
                 yield places[position], self._picture(source, position, size)
             if position in sparse:
                 kept[position] = self._picture(source, position, sparse_size)
-        self._keep(source.file, kept)
+        self._keep(source.file, {**(self._kept.get(source.file, {}) if passed.start else {}), **kept})
 
     def _sparse_pictures(self, source: _Source, size: Size, places: Places) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         kept = self._kept.get(source.file, {})
@@ -224,6 +255,20 @@ def _suits_decord(index: VideoIndex, positions: list[int]) -> bool:
 def is_cross_checked(index: VideoIndex) -> bool:
     """Drawn by what the file holds: the same files are checked in every run, in every process."""
     return crc32(repr(index.info).encode(), crc32(index.pts.tobytes())) < CROSS_CHECKED_SHARE * 2**32
+
+
+def _glance(index: VideoIndex, largest_gap_s: float) -> np.ndarray:
+    """Positions of as few entries as leave no longer gap between two of them, the start and the end; or none."""
+    times_s = index.times_s()[index.entries]
+    chosen: list[int] = []
+    reached_s = 0.0
+    while not chosen or index.info.duration_s - reached_s > largest_gap_s:
+        farthest = int(np.searchsorted(times_s, reached_s + largest_gap_s, side="right")) - 1
+        if farthest < 0 or (chosen and index.entries[farthest] <= chosen[-1]):
+            return np.empty(0, np.int64)
+        chosen.append(int(index.entries[farthest]))
+        reached_s = float(times_s[farthest])
+    return np.array(chosen, np.int64)
 
 
 def low_resolution_size(index: VideoIndex, max_side: int) -> Size:

@@ -6,6 +6,7 @@ A bad clip is marked and kept (`BadClip`); a fault of the code stops the job (`S
 import textwrap
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ class Stage:
         adds: columns it writes.
         load: `(config) -> tools`, called once per worker: models and other dear things.
         num_cpus, num_gpus: what one worker takes while it runs; fractions are allowed.
+        meter: running totals of this process (`{name: number}`); by how much they grew in this stage is told beside
+            its seconds.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Stage:
     load: Callable[[Any], Any] | None = None
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    meter: Callable[[], dict[str, float]] | None = None
 
     def apply(self, row: Row, config: Any, tools: Any = None) -> list[Row]:
         """Rows that come of one row. Rows that already have a verdict pass untouched.
@@ -112,10 +116,21 @@ def _name(row: Row) -> str:
 def run_stages(
     stages: list[Stage], rows: list[Row], config: Any, tools: list[Any]
 ) -> tuple[list[Row], dict[str, float]]:
-    """All rows of a packet through stages in order; returns them and the seconds that each stage took."""
-    seconds = {}
-    for stage, tool in zip(stages, tools, strict=True):
-        start = time.perf_counter()
-        rows = [out for row in rows for out in stage.apply(row, config, tool)]
-        seconds[stage.name] = time.perf_counter() - start
-    return rows, seconds
+    """All rows of a packet through stages in order; returns them, and the seconds that each stage took.
+
+    One row goes all the way before the next begins: what a decoder keeps of a file is for that row's later stages.
+    Beside the seconds stand the sums of the stages' meters.
+    """
+    numbers: Counter[str] = Counter(dict.fromkeys((stage.name for stage in stages), 0.0))
+    out: list[Row] = []
+    for row in rows:
+        on_its_way = [row]
+        for stage, tool in zip(stages, tools, strict=True):
+            before = stage.meter() if stage.meter else {}
+            start = time.perf_counter()
+            on_its_way = [one for each in on_its_way for one in stage.apply(each, config, tool)]
+            numbers[stage.name] += time.perf_counter() - start
+            for name, total in (stage.meter() if stage.meter else {}).items():
+                numbers[name] += total - before.get(name, 0)
+        out += on_its_way
+    return out, dict(numbers)

@@ -1,8 +1,7 @@
 """The steps of a curation, each a function on one row: probe → shots → score → pose."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from ...datasets.artifact import content_digest, json_digest
 from ...datasets.schema import Row, columns_of
-from ...datasets.video import VideoError, decode, decode_low_resolution, decode_sparse, probe
+from ...datasets.video import VideoError, decode, decode_sparse, low_resolution_pieces, probe
 from ..crop import content_shares, content_size, crop_frames, to_content, to_frame
 from ..fetched import fetched
 from ..poses import find_poses
@@ -19,7 +18,8 @@ from ..stage import BadClip, Stage
 from .borders import Box, find_content
 from .config import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES, CurateConfig
 from .duplicates import fingerprint
-from .frame_scores import Frames, blur, find_cuts, histogram_change, luma_change, technical_scores
+from .frame_scores import Frames, blur, technical_scores
+from .glance import is_refused_at_a_glance, refused_at_a_glance
 from .motion_scores import motion_scores
 from .networks import (
     LOW_RESOLUTION_PX,
@@ -33,6 +33,7 @@ from .networks import (
 from .overlays import static_edge_ratio, text_ratios
 from .pose_scores import appearance_change, count_tracks, pose_scores
 from .select import failed_gate
+from .shots import PIECE_FRAMES, ShotPass
 
 T = TypeVar("T")
 
@@ -73,67 +74,65 @@ def _caption(path: Path) -> str | None:
 def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -> list[Row]:
     """One low-resolution pass over the source: its shots, cut into windows of `num_frames`, and what moves in them.
 
-    A shot that is too short for a window stays in the table as a rejected row; nothing is dropped in silence.
+    A shot that is too short for a window stays in the table as a rejected row; nothing is dropped in silence. A source
+    that its key frames refuse is not looked at further.
     """
     tools = tools or ShotTools()
-    path = Path(row["source_path"])
-    times_s, frames = _read(lambda: decode_low_resolution(path, 1 / config.fps, LOW_RESOLUTION_PX))
-    change, motion = histogram_change(frames), luma_change(frames)
-    transition = tools.detector(frames) if tools.detector is not None else None
+    refused = None if config.trust else refused_at_a_glance(row, config)
+    if refused is not None:
+        return [refused]
+    seen = ShotPass(config, tools.detector)
     rows: list[Row] = []
     num_windows = 0
-    for shot, (first, stop) in enumerate(_shots(change, transition, config)):
-        windows = range(first, stop - config.num_frames + 1, config.num_frames)
-        for start in windows or [first]:
-            # The frame that ends a clip is its last one; the change into it belongs to the clip, the next does not.
-            end = start + config.num_frames if windows else stop
-            span = {"start_s": float(times_s[start]), "end_s": float(times_s[end - 1]), "num_frames": end - start}
-            clip = {
-                **row,
-                **span,
-                "clip_id": json_digest([row["source_id"], *span.values(), config.fps])[:16],
-                "shot_index": shot,
-                "cut_score": float(change[start : end - 1].max(initial=0.0)),
-                "motion_magnitude": float(motion[start : end - 1].mean()) if end - start > 1 else None,
-                "transition_score": None if transition is None else float(transition[start : end - 1].max(initial=0.0)),
-                "fingerprint": fingerprint(frames[start:end], config.fps),
-                "leak_score": None,
-                "leak_of": None,
-            }
-            if config.trust:
-                clip["motion_magnitude"] = None
-            num_windows += bool(windows)
-            if not windows:
-                seconds = (config.num_frames - 1) / config.fps
-                detail = f"{span['end_s'] - span['start_s']:.2f} s, {seconds:.2f} s are needed"
-                clip |= {"verdict": "rejected", "reason": "too_short", "detail": detail}
-            elif config.max_clips_per_source and num_windows > config.max_clips_per_source:
+    for frames, ended in _read_pieces(row["source_path"], config.fps):
+        for shot, start, stop in seen.spans(frames, ended):
+            rows.append(_clip(row, seen, shot, start, stop, config))
+            if rows[-1].get("verdict") is not None:
+                continue
+            num_windows += 1
+            if config.max_clips_per_source and num_windows > config.max_clips_per_source:
                 detail = f"clip {num_windows} of its source, at most {config.max_clips_per_source} are asked"
-                clip |= {"verdict": "rejected", "reason": "max_clips_per_source", "detail": detail}
-            else:
-                clip |= {} if config.trust else motion_scores(frames[start:end], config.fps)
-                if tools.excluded is not None:
-                    clip["leak_score"], clip["leak_of"] = tools.excluded.closest(clip["fingerprint"])
-            rows.append(clip)
+                rows[-1] |= {"verdict": "rejected", "reason": "max_clips_per_source", "detail": detail}
+                continue
+            if not config.trust:
+                rows[-1] |= motion_scores(seen.frames(start, stop), config.fps)
+            if tools.excluded is not None:
+                rows[-1]["leak_score"], rows[-1]["leak_of"] = tools.excluded.closest(rows[-1]["fingerprint"])
     return rows
 
 
-def _shots(
-    change: npt.NDArray[np.float64], transition: npt.NDArray[np.float32] | None, config: CurateConfig
-) -> list[tuple[int, int]]:
-    """First frame of each shot and the one after its last; frames of a dissolve belong to no shot."""
-    num_frames = len(change) + 1
-    if transition is None:
-        return list(pairwise([0, *find_cuts(change, config.cut_threshold), num_frames]))
-    inside = transition < config.transition_threshold
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(int)))
-    shots = [(int(first), int(stop)) for first, stop in edges.reshape(-1, 2)]
-    # A hard cut is told by the last frame before it, which is whole: it belongs to its shot.
-    closed = [
-        (first, stop + 1 if stop < num_frames and (stop + 1 == num_frames or inside[stop + 1]) else stop)
-        for first, stop in shots
-    ]
-    return closed or [(0, num_frames)]
+def _read_pieces(path: str, fps: float) -> Iterator[tuple[Frames, bool]]:
+    """Small frames, and whether they are the last ones."""
+    pieces = low_resolution_pieces(path, 1 / fps, LOW_RESOLUTION_PX, PIECE_FRAMES)
+    ended = False
+    while not ended:
+        _, frames = _read(lambda: next(pieces, (None, np.empty((0, 1, 1, 3), np.uint8))))
+        ended = len(frames) < PIECE_FRAMES
+        yield frames, ended
+
+
+def _clip(row: Row, seen: ShotPass, shot: int, start: int, stop: int, config: CurateConfig) -> Row:
+    """The row of a span, rejected if it is too short."""
+    # The frame that ends a clip is its last one; the change into it belongs to the clip, the next does not.
+    inside, every_s = slice(start, stop - 1), 1 / config.fps
+    span = {"start_s": start * every_s, "end_s": (stop - 1) * every_s, "num_frames": stop - start}
+    clip = {
+        **row,
+        **span,
+        "clip_id": json_digest([row["source_id"], *span.values(), config.fps])[:16],
+        "shot_index": shot,
+        "cut_score": float(seen.change[inside].max(initial=0.0)),
+        "motion_magnitude": float(seen.motion[inside].mean()) if stop - start > 1 and not config.trust else None,
+        "transition_score": None if seen.transition is None else float(seen.transition[inside].max(initial=0.0)),
+        "fingerprint": fingerprint(seen.frames(start, stop), config.fps),
+        "leak_score": None,
+        "leak_of": None,
+    }
+    if stop - start < config.num_frames:
+        seconds = (config.num_frames - 1) / config.fps
+        detail = f"{span['end_s'] - span['start_s']:.2f} s, {seconds:.2f} s are needed"
+        clip |= {"verdict": "rejected", "reason": "too_short", "detail": detail}
+    return clip
 
 
 @fetched("source_path")
@@ -145,6 +144,8 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
     """
     if config.trust:
         return {**row, **dict.fromkeys(columns_of("score"))}
+    if is_refused_at_a_glance(row):
+        return row
     tools = tools or ScoreTools()
     _, frames = _read(lambda: decode_sparse(row["source_path"], row["start_s"], row["end_s"], config.num_score_frames))
     row = {**row, **dict.fromkeys(columns_of("score")), **_content(row, find_content(frames))}
