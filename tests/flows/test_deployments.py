@@ -23,7 +23,8 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from steadydancer.datasets.artifact import Artifact, write_json
-from steadydancer.flows import curate, handover, presets, tasks, train
+from steadydancer.datasets.storage import location
+from steadydancer.flows import curate, handover, presets, render, tasks, train
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -140,6 +141,36 @@ def test_an_artifact_is_handed_over_once_and_only_if_asked(announced: list[Annou
     (tmp_path / "latents" / "run.json").unlink()  # deleted and made anew, it is another artifact
     assert run(trigger_next=True) == 2
     assert announced[0].id != announced[1].id
+
+
+def test_a_chain_on_a_store_hands_addresses_over(
+    announced: list[Announced], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three flows with every path on a store: jobs are given places, the next flow is given words."""
+    write_json(location(f"{bucket}/preset.json"), presets.tiny().model_dump(mode="json"))
+    places = {"clips": f"{bucket}/clips", "out": f"{bucket}/run", "preset": f"{bucket}/preset.json"}
+    curate.curate_dataset.fn(**places, components=f"{bucket}/wan", trigger_next=True, pairs=f"{bucket}/pairs.csv")
+    (parameters,) = announced[-1].starts().values()
+    assert parameters == {
+        "latents": f"{bucket}/run/latents", "out": f"{bucket}/run", "preset": places["preset"], "base": f"{bucket}/wan",
+        "cluster": None, "trigger_next": True, "pairs": f"{bucket}/pairs.csv", "truth": None,
+    }  # fmt: skip
+    train.train_steadydancer.fn(**parameters)
+    (parameters,) = announced[-1].starts().values()
+    assert (parameters["checkpoint"], parameters["out"]) == (f"{bucket}/run/stage3/checkpoint", f"{bucket}/run")
+
+    seen: dict[str, Any] = {}
+
+    def rendered(run: Any, checkpoint: Any, pairs: Any, out: Any, *_: Any) -> dict[str, Any]:
+        seen.update(checkpoint=checkpoint, pairs=pairs, out=out)
+        return {"counts": {"ok": 1}, "seconds": {"total": 1.0}, "means": {}}
+
+    monkeypatch.setattr(tasks, "render", rendered)
+    monkeypatch.setattr(tasks, "evaluate", lambda run, renders, truth, out, *_: rendered(run, renders, truth, out))
+    monkeypatch.setattr(render, "publish", lambda *_: None)
+    monkeypatch.setattr(render, "create_link_artifact", lambda **_: pytest.fail("no browser follows it"))
+    render.render_evaluation.fn(**parameters)
+    assert seen == {"checkpoint": location(f"{bucket}/run"), "pairs": None, "out": location(f"{bucket}/run")}
 
 
 def test_training_that_would_start_rendering_of_nothing_is_refused_before_it_begins(tmp_path: Path) -> None:
