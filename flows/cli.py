@@ -13,7 +13,9 @@ from .. import SteadyDancerError, __version__
 from .commands.convert import convert
 from .commands.demo import demo
 from .commands.export import export
+from .commands.forget import forget
 from .commands.jobs import cache, curate, evaluate, render, train
+from .commands.selection import refilter
 from .commands.weights import weights
 
 REMEDIES = {
@@ -57,7 +59,7 @@ def cli() -> None:
     """
 
 
-for command in (curate, cache, train, render, evaluate, demo, convert, weights, export):
+for command in (curate, cache, train, render, evaluate, demo, convert, weights, export, forget, refilter):
     cli.add_command(command)
 
 
