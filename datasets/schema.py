@@ -84,6 +84,13 @@ _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
         "area whose edges stay while the camera moves; null: it rests",
     ),
     ("text_ratio", pa.float64(), "0..1", "score", "area with readable text in half of the frames or more"),
+    (
+        "text_length",
+        pa.float64(),
+        "0..1",
+        "score",
+        "longest line of it over the picture's width, or height if it runs down",
+    ),
     ("any_text_ratio", pa.float64(), "0..1", "score", "area with readable text, mean over frames"),
     (
         "num_detected_persons",

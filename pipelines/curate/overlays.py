@@ -10,17 +10,29 @@ MIN_PERSISTENCE = 0.5  # share of frames in which a place must hold text
 MIN_CAMERA_TRAVEL = 0.03  # picture diagonals: below it everything stands still, not a logo alone
 
 
-def text_ratios(masks: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Shares of the picture's area that hold text: in half of the frames or more, and on average over frames.
+def text_scores(masks: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """How much of the picture holds text that stays, how long its lines are, and how much holds any.
 
     Captions and watermarks stay in their place, as a shop's sign does before a camera that stands still; letters on
-    a dancer's shirt move about, and count only where they overlap themselves.
+    a dancer's shirt move about, and count only where they overlap themselves. A caption in small letters covers no
+    more than a sign; it runs further.
 
     Args:
         masks: [F, h, w], where text was read.
+
+    Returns:
+        text_ratio: share of the area that holds text in half of the frames or more.
+        text_length: longest of its pieces, over the picture's width, or over its height if it runs down.
+        any_text_ratio: share of the area that holds text, mean over frames.
     """
     stable = masks.mean(axis=0) >= MIN_PERSISTENCE
-    return float(stable.mean()), float(masks.mean())
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(stable.astype(np.uint8))
+    sides = pieces[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]] / stable.shape[::-1]
+    return {
+        "text_ratio": float(stable.mean()),
+        "text_length": float(sides.max(initial=0.0)),
+        "any_text_ratio": float(masks.mean()),
+    }
 
 
 def static_edge_ratio(frames: Frames, camera_motion: float | None, seconds: float) -> float | None:

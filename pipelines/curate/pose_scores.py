@@ -13,6 +13,8 @@ Floats = npt.NDArray[np.floating]
 
 NECK, RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 1, 2, 5, 8, 11
 ANKLES = [10, 13]
+# Each joint's counterpart on the other side of the body.
+MIRRORED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
 MIN_USABLE_JOINTS = 6
 MIN_PERSON_RATIO = 1 / 3  # who is smaller beside the main person stands far behind
 MIN_OVERLAP = 0.3  # of a body's boxes in neighbouring frames, intersection over union: below it, somebody else
@@ -62,7 +64,7 @@ def pose_scores(pose: PoseSequence, confidence: Floats, aspect: float, fps: floa
         out["head_above_hips_ratio"] = float((pose.body[hips, NECK, 1] < middle[hips]).mean())
     torso = torso_length(body, visible)
     if torso is not None:
-        out |= _dynamics(body / torso, visible, fps) | _acrobatics(body / torso, visible, fps)
+        out |= _dynamics(*without_flips(body / torso, visible), fps) | _acrobatics(body / torso, visible, fps)
     return out
 
 
@@ -167,6 +169,24 @@ def appearance_change(frames: npt.NDArray[np.uint8], pose: PoseSequence) -> floa
             colours[index] = patch.reshape(-1, 3).mean(axis=0) / 255
     change = np.abs(np.diff(colours, axis=0)).mean(axis=1)
     return float(np.nanmax(change)) if np.isfinite(change).any() else None
+
+
+def without_flips(body: Floats, visible: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Joints [F, 18, 2] and whether they are seen, with left and right as in the frame before.
+
+    An estimator takes a back for a front now and then, while somebody turns: all joints change sides at once, which is
+    no motion. A frame is mirrored where that brings the joints nearer to where they were.
+    """
+    body, visible = body.copy(), visible.copy()
+    for frame in range(1, len(body)):
+        known = visible[frame] & visible[frame][MIRRORED] & visible[frame - 1]
+        kept, flipped = (
+            np.linalg.norm(body[frame][order] - body[frame - 1], axis=1)[known].sum()
+            for order in (slice(None), MIRRORED)
+        )
+        if flipped < kept:
+            body[frame], visible[frame] = body[frame][MIRRORED], visible[frame][MIRRORED]
+    return body, visible
 
 
 def _dynamics(body: Floats, visible: npt.NDArray[np.bool_], fps: float) -> dict[str, float | None]:

@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from ...datasets.artifact import content_digest, json_digest
 from ...datasets.schema import Row, columns_of
-from ...datasets.video import VideoError, decode, decode_sparse, low_resolution_pieces, probe
+from ...datasets.video import (
+    VideoError,
+    decode,
+    decode_sparse,
+    decoding_counts,
+    decoding_seconds,
+    low_resolution_pieces,
+    probe,
+)
 from ..crop import content_shares, content_size, crop_frames, to_content, to_frame
 from ..fetched import fetched
 from ..poses import find_poses
@@ -30,7 +38,7 @@ from .networks import (
     load_score_tools,
     load_shot_tools,
 )
-from .overlays import static_edge_ratio, text_ratios
+from .overlays import static_edge_ratio, text_scores
 from .pose_scores import appearance_change, count_tracks, pose_scores
 from .select import failed_gate
 from .shots import PIECE_FRAMES, ShotPass
@@ -156,7 +164,7 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
     row["static_edge_ratio"] = static_edge_ratio(frames, row.get("camera_motion"), seconds)
     few = frames[np.linspace(0, len(frames) - 1, min(config.num_network_frames, len(frames))).round().astype(int)]
     if tools.text is not None and failed_gate(row, config.gates, PICTURE_GATES) is None:
-        row["text_ratio"], row["any_text_ratio"] = text_ratios(tools.text(few))
+        row |= text_scores(tools.text(few))
     supplied = config.pose_model == "auto" and _has_keypoints(Path(row["source_path"]))
     if tools.persons is not None and not supplied and failed_gate(row, config.gates, TEXT_GATES) is None:
         row["num_detected_persons"], row["detected_person_ratio"] = tools.persons.count(few)
@@ -244,21 +252,48 @@ def _read(reader: Callable[[], T]) -> T:
         raise BadClip(error.reason, error.detail) from error
 
 
-STAGES = [
-    Stage("probe", probe_source, ("source_path",), columns_of("probe")),
-    Stage("shots", find_shots, ("source_path", "source_id"), columns_of("shots"), load=load_shot_tools),
-    Stage(
-        "score",
-        score_frames,
-        ("source_path", "start_s", "end_s", "height", "width", "camera_motion"),
-        columns_of("score"),
-        load=load_score_tools,
-    ),
-    Stage(
-        "pose",
-        estimate_pose,
-        ("source_path", "start_s", "num_frames", "height", "width"),
-        columns_of("pose"),
-        load=load_pose_tools,
-    ),
-]
+DECODING = "decoding_"
+
+
+def stages(config: CurateConfig) -> list[Stage]:
+    """The walk. Where networks have a GPU, `score` and `pose` run in workers that hold a share of one."""
+    return [
+        Stage("probe", probe_source, ("source_path",), columns_of("probe"), meter=decoding_meter),
+        Stage(
+            "shots",
+            find_shots,
+            ("source_path", "source_id"),
+            columns_of("shots"),
+            load=load_shot_tools,
+            meter=decoding_meter,
+        ),
+        Stage(
+            "score",
+            score_frames,
+            ("source_path", "start_s", "end_s", "height", "width", "camera_motion"),
+            columns_of("score"),
+            load=load_score_tools,
+            num_gpus=config.num_gpus,
+            meter=decoding_meter,
+        ),
+        Stage(
+            "pose",
+            estimate_pose,
+            ("source_path", "start_s", "num_frames", "height", "width"),
+            columns_of("pose"),
+            load=load_pose_tools,
+            num_gpus=config.num_gpus,
+            meter=decoding_meter,
+        ),
+    ]
+
+
+def decoding_meter() -> dict[str, float]:
+    """Seconds that this process has waited for decoders (a part of the stages'), and what happened meanwhile."""
+    return {"decode": decoding_seconds(), **{f"{DECODING}{name}": count for name, count in decoding_counts().items()}}
+
+
+def told_apart(numbers: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds by stage, `decode` among them, and the counts of decoding, out of what stages and their meters told."""
+    counts = {name.removeprefix(DECODING): int(n) for name, n in numbers.items() if name.startswith(DECODING)}
+    return {name: n for name, n in numbers.items() if not name.startswith(DECODING)}, counts

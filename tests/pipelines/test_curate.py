@@ -26,7 +26,7 @@ from steadydancer.pipelines.curate import ingest, job
 from steadydancer.pipelines.curate.config import CHEAP_GATES, CurateConfig, Gates
 from steadydancer.pipelines.curate.frame_scores import find_cuts
 from steadydancer.pipelines.curate.select import select_table
-from steadydancer.pipelines.curate.steps import STAGES, open_source
+from steadydancer.pipelines.curate.steps import open_source, stages
 from steadydancer.pipelines.runner import Engine
 
 BAD = Path(__file__).resolve().parents[3] / "shared" / "bad"
@@ -86,8 +86,8 @@ def test_an_accepted_clip_is_measured_in_full_and_a_refused_one_says_by_how_much
     rows = {(Path(row["source_path"]).stem, row["shot_index"]): row for row in rows_of(curated)}
     good = rows["dancer_0", 0]
     empty = {name for name in COLUMNS if good[name] is None}
-    without_networks = {"transition_score", "text_ratio", "any_text_ratio", "aesthetic_score", "action_type",
-                        "extreme_action", "num_detected_persons", "detected_person_ratio"}  # fmt: skip
+    without_networks = {"transition_score", "text_ratio", "text_length", "any_text_ratio", "aesthetic_score",
+                        "action_type", "extreme_action", "num_detected_persons", "detected_person_ratio"}  # fmt: skip
     not_asked_for = {
         "origin",
         "licence",
@@ -132,7 +132,7 @@ def test_the_supplied_pose_is_taken_at_the_clips_own_times(dancers: Path, curate
 def test_stages_write_exactly_the_columns_they_declare(dancers: Path) -> None:
     row = open_source(str(dancers / "clips" / "dancer_0.mp4"))
     walked = set(row)
-    for stage in STAGES:
+    for stage in stages(CurateConfig()):
         assert set(stage.reads) <= walked
         tools = stage.load(CONFIG) if stage.load else None
         (after,) = stage.apply(row, CONFIG, tools)

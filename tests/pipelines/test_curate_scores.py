@@ -28,8 +28,14 @@ from steadydancer.pipelines.curate.config import (
 from steadydancer.pipelines.curate.frame_scores import blur
 from steadydancer.pipelines.curate.motion_scores import motion_scores
 from steadydancer.pipelines.curate.networks import PoseTools, load_pose_tools
-from steadydancer.pipelines.curate.overlays import static_edge_ratio, text_ratios
-from steadydancer.pipelines.curate.pose_scores import appearance_change, count_tracks, pose_scores
+from steadydancer.pipelines.curate.overlays import static_edge_ratio, text_scores
+from steadydancer.pipelines.curate.pose_scores import (
+    MIRRORED,
+    appearance_change,
+    count_tracks,
+    pose_scores,
+    without_flips,
+)
 from steadydancer.pipelines.curate.select import failed_gate
 from steadydancer.pipelines.curate.steps import estimate_pose
 from steadydancer.pipelines.runner import Engine
@@ -139,8 +145,12 @@ def test_text_counts_where_it_stays() -> None:
     masks[:, 30:36, 10:60] = True  # a caption: 300 of 4000
     for frame in range(8):
         masks[frame, 5:9, 10 * frame : 10 * frame + 8] = True  # letters on a shirt that passes
-    stable, any_text = text_ratios(masks)
-    assert stable == 300 / 4000 and any_text == pytest.approx((300 + 32) / 4000)
+    scores = text_scores(masks)
+    assert scores["text_ratio"] == 300 / 4000 and scores["any_text_ratio"] == pytest.approx((300 + 32) / 4000)
+    assert scores["text_length"] == 0.5
+    upright = np.zeros((2, 40, 100), bool)
+    upright[:, 4:36, 90:96] = upright[:, 4:8, 2:30] = True  # a line that runs down is longer than one across
+    assert text_scores(upright)["text_length"] == 0.8 and text_scores(np.zeros((2, 4, 4), bool))["text_length"] == 0
 
 
 def test_a_faint_logo_stays_while_the_camera_passes() -> None:
@@ -200,6 +210,25 @@ def test_place_gaps_and_a_track_that_jumps() -> None:
     assert centred["track_continuity"] == 1 and centred["subject_offset"] < 0.1  # type: ignore[operator]
     box = np.ptp(pose.body[0], axis=0)
     assert centred["subject_area"] == pytest.approx(box.prod(), rel=0.5)
+
+
+def test_a_back_taken_for_a_front_is_no_motion() -> None:
+    pose = toy_pose(4, 32, FPS)
+    mirrored = pose.body.copy()
+    mirrored[9:20] = mirrored[9:20][:, MIRRORED]
+    mirrored[25] = mirrored[25][MIRRORED]
+    flipped = PoseSequence(mirrored, pose.body_visible, pose.hands)
+    sure = np.ones(pose.body_visible.shape, np.float32)
+    true, seen = (pose_scores(one, sure, 1.0, FPS) for one in (pose, flipped))
+    assert seen["pose_jerk"] == pytest.approx(true["pose_jerk"]) and seen["pose_motion"] == true["pose_motion"]
+    restored, _ = without_flips(flipped.body, pose.body_visible)
+    np.testing.assert_array_equal(restored, pose.body)
+    # One foot that jumps is motion: the others did not change sides with it.
+    mirrored = pose.body.copy()
+    mirrored[9:20:2, [10, 13]] = mirrored[9:20:2, [13, 10]]
+    one_foot = pose_scores(PoseSequence(mirrored, pose.body_visible, pose.hands), sure, 1.0, FPS)
+    assert one_foot["pose_jerk"] is not None and true["pose_jerk"] is not None
+    assert one_foot["pose_jerk"] > 1.5 * true["pose_jerk"]
 
 
 def test_another_dancer_in_the_same_place_changes_at_once() -> None:
