@@ -91,7 +91,7 @@ class MeasuredRows:
 
     def read(self, parts: Sequence[str], columns: list[str]) -> pa.Table:
         """The rows of these parts; `measured_part` says which."""
-        asked = [name for name in columns if name != "measured_part"]
+        asked = [*dict.fromkeys([*(name for name in columns if name != "measured_part"), "source_path", "start_s"])]
 
         def read(part: str) -> pa.Table:
             table = self.measured.read_part(part, asked)

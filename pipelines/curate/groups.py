@@ -161,16 +161,17 @@ class Fingerprints:
             self.places[name] = (self.size, self.size + len(data))
             self.size += len(data)
 
-    def groups(self, min_ratio: float) -> pa.Array:
+    def groups(self, min_ratio: float, rows: pa.ChunkedArray | None = None) -> pa.Array:
         """For every row, in the order in which they came, the name of its group; null without a fingerprint.
 
         Args:
             min_ratio: share of the longer one that two copies have in common.
+            rows: ids of other rows (of sources, or of clips, by the scope) that are asked about instead.
         """
         names = sorted(self.places)
-        rows: pa.ChunkedArray = pa.chunked_array(self.keys_of_rows, pa.string())
+        rows = pa.chunked_array(self.keys_of_rows, pa.string()) if rows is None else rows
         if not names:
-            return rows.combine_chunks()
+            return pa.nulls(len(rows), pa.string())
         self.file.flush()
         data = np.memmap(self.file, np.uint8, mode="r")
         groups = find_groups(_Stored(data, [self.places[name] for name in names]), min_ratio)

@@ -71,7 +71,7 @@ class RowKeys:
 
     @classmethod
     def of(cls, table: pa.Table) -> "RowKeys":
-        """Those of a table with `COLUMNS`."""
+        """Those of a table with `COLUMNS`; `detail` is asked for where a person has decided."""
         height, width = content_sizes(table)
         reason = table["reason"]
         ours = _mask(pc.is_in(reason, value_set=pa.array([*Gates.model_fields, *REASONS])))
@@ -79,7 +79,7 @@ class RowKeys:
         verdict = pc.index_in(table["verdict"], value_set=pa.array(VERDICTS))
         code = pc.fill_null(verdict, -1).to_numpy().astype(np.int8)
         rows = np.flatnonzero(by_hand)
-        details = table["detail"].take(pa.array(rows)).to_pylist()
+        details = table["detail"].take(pa.array(rows)).to_pylist() if len(rows) else []
         with np.errstate(divide="ignore", invalid="ignore"):
             quality = height * width * numbers(table["source_bytes"]) / numbers(table["duration_s"])
         return cls(
@@ -170,6 +170,15 @@ class Selection:
             "target": self.target,
             "accepted_by_shape": self.accepted_by_shape(),
             "funnel": self.funnel(),
+        }
+
+    def decided_counts(self) -> dict[str, int]:
+        """Rows that a person accepted, rejected, and accepted in vain: unreadable, without keypoints, twice."""
+        accepted, ok = self.decided == ACCEPT, self.verdict == OK
+        return {
+            "accepted": int((accepted & ok).sum()),
+            "rejected": int(((self.decided == REJECT) & ~self.rows.fixed).sum()),
+            "accepted_in_vain": int((accepted & ~ok).sum()),
         }
 
     def accepted_by_shape(self) -> dict[str, int]:

@@ -1,0 +1,171 @@
+"""A million measured clips: planning a manifest of as many sources, and selecting anew, each in a process of its own.
+
+One JSON line a run: seconds, CPU seconds, and the peak of the process's memory (`ru_maxrss`). The rows are made here,
+and look like those of web clips: scores around the gates' bounds, null from the stage on that a row did not come to.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steadydancer.datasets.artifact import Artifact
+from steadydancer.datasets.clips import COLUMNS, PART_ROWS, clips_packet
+from steadydancer.datasets.schema import CLIP_SCHEMA, columns_of
+from steadydancer.pipelines.curate.config import CHEAP_GATES, CurateConfig, Gates
+from steadydancer.pipelines.curate.judgement import Bounds, judge
+from steadydancer.pipelines.curate.select import columns_read, select
+
+SCHEMA = pa.schema([CLIP_SCHEMA.field(name) for name in COLUMNS])
+
+
+def main() -> None:
+    """Make the rows, then run each command in a child."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where rows are made, and kept for another run")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as own:
+        folder = arguments.folder or Path(own)
+        folder.mkdir(parents=True, exist_ok=True)
+        make_clips(folder / "clips", arguments.rows)
+        manifest = make_manifest(folder / "sources.parquet", arguments.rows)
+        target = arguments.rows // 20
+        commands = {
+            "plan a manifest": ["curate", "--clips", manifest, "--out", folder / "planned", "--dry-run"],
+            "refilter": ["refilter", "--set", "min_sharpness=0.0007", "--set", "max_pose_jerk=0.3"],
+            "refilter, what if": ["refilter", "--set", "max_pose_jerk=0.3", "--dry-run"],
+            "refilter to a target": ["refilter", "--target", target, "--mix", "vertical=0.72"],
+        }
+        for number, (name, words) in enumerate(commands.items()):
+            if words[0] == "refilter":
+                words = [*words, "--clips", folder, "--out", Path(own) / str(number)]
+            measure(name, [str(word) for word in words], arguments.rows)
+
+
+def measure(name: str, words: list[str], rows: int) -> None:
+    """Run the command line in a child and print one line."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "steadydancer.flows.cli", *words], stdout=said, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        words_said = said.read().decode()
+    line = {
+        "benchmark": "refilter",
+        "what": name,
+        "rows": rows,
+        "exit": child.returncode,
+        "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_gb": round(usage.ru_maxrss * 1024 / 1e9, 2),
+        "load": round(os.getloadavg()[0], 1),
+    }
+    if child.returncode:
+        line["said"] = words_said[-400:]
+    print(json.dumps(line), flush=True)
+
+
+def make_manifest(path: Path, rows: int) -> Path:
+    """A table of paths, licences and captions."""
+    table = pa.table(
+        {
+            "path": [f"videos/{k // 1000:04d}/a clip with a name {k:07d}.mp4" for k in range(rows)],
+            "licence": ["CC-BY-4.0", "CC0-1.0"] * (rows // 2) + ["CC0-1.0"] * (rows % 2),
+            "prompt": [f"somebody dances in front of wall {k}" for k in range(rows)],
+        }
+    )
+    pq.write_table(table, path)
+    return path
+
+
+def make_clips(folder: Path, rows: int) -> None:
+    """A finished curation of `rows` clips of sources with three each."""
+    artifact = Artifact(folder)
+    if artifact.committed:
+        return
+    config = CurateConfig()
+    artifact.begin({"rows": rows})
+    tables = list(made_tables(rows))
+    columns = columns_read(config)
+    selection = select(lambda: (table.select(columns) for table in tables), config)
+    start = 0
+    for index, table in enumerate(tables):
+        artifact.write_part(clips_packet(index, index), selection.apply(table, start))
+        start += len(table)
+    artifact.commit(
+        {
+            "kind": "clips",
+            "config": config.model_dump(mode="json"),
+            "measured": "measured",
+            "inputs": {"clips": "made", "sources": rows // 3, "digest": "none"},
+            "counts": {"inputs": rows, **selection.counts},
+            "pose_models": ["made"],
+        }
+    )
+
+
+def made_tables(rows: int) -> Iterator[pa.Table]:
+    """Rows as they come from measuring, a part at a time."""
+    chance = np.random.default_rng(0)
+    for start in range(0, rows, PART_ROWS):
+        yield made_rows(np.arange(start, min(rows, start + PART_ROWS)), chance)
+
+
+def made_rows(numbers: np.ndarray, chance: np.random.Generator) -> pa.Table:
+    """Rows with scores; from the stage on that a row did not come to, null."""
+    n = len(numbers)
+    source = numbers // 3
+    shape = chance.choice(3, n, p=[0.6, 0.35, 0.05])
+    known = {
+        "source_path": pa.array([f"/videos/{k // 1000:04d}/a clip with a name {k:07d}.mp4" for k in source]),
+        "source_id": pa.array([f"{k * 2654435761 % 2**64:064x}" for k in source.tolist()]),
+        "clip_id": pa.array([f"{k * 11400714819323198485 % 2**64:016x}" for k in numbers.tolist()]),
+        "start_s": pa.array(5.0 * (numbers % 3)),
+        "duration_s": pa.array(np.full(n, 15.0)),
+        "source_bytes": pa.array(chance.integers(10**5, 10**7, n)),
+        "width": pa.array(np.array([720, 1280, 720])[shape], pa.int32()),
+        "height": pa.array(np.array([1280, 720, 720])[shape], pa.int32()),
+        "codec": pa.array(np.full(n, "h264")),
+        "pose_model": pa.array(np.full(n, "made")),
+        "pose_digest": pa.array([f"{k:016x}" for k in chance.integers(0, 2**63, n).tolist()]),
+        "duplicate_group": pa.array([f"{k - k % 50 // 48:064x}" for k in source.tolist()]),
+        "measured_part": pa.array([f"part-{k // 8:016x}.parquet" for k in source.tolist()]),
+    }
+    for _, column, side, bound in Gates(max_static_edge_ratio=0.4).bounds():
+        if column != "side_px":
+            off = chance.random(n) < 0.03
+            values = bound * (1 + np.where(off == (side == "max"), 0.5, -0.5) * chance.random(n))
+            kind = CLIP_SCHEMA.field(column).type
+            known[column] = pa.array(values.round() if pa.types.is_integer(kind) else values).cast(kind)
+    columns = [known[f.name] if f.name in known else pa.nulls(n, f.type) for f in SCHEMA]
+    table = pa.table(columns, schema=SCHEMA)
+    cheap = Bounds.of(CurateConfig(), without=set(Gates.model_fields) - CHEAP_GATES)
+    refused = judge(table, cheap).first >= 0
+    for place, name in enumerate(SCHEMA.names):
+        if name in columns_of("pose"):
+            values = pa.array(table[name].to_numpy(zero_copy_only=False), SCHEMA.field(name).type, mask=refused)
+            table = table.set_column(place, SCHEMA.field(name), values)
+    broken = pa.array(np.where(chance.random(n) < 0.01, "quarantined", None), pa.string())
+    for name, value in (
+        ("verdict", broken),
+        ("reason", pa.array(np.where(broken.is_valid(), "truncated", None), pa.string())),
+    ):
+        table = table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), value)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Another selection of clips that are measured: `refilter`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ... import SteadyDancerError
+from .options import FILE, FOLDER, finish
+
+if TYPE_CHECKING:
+    from ...datasets.storage import Location
+
+
+@click.command()
+@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
+@click.option("--out", type=FOLDER, required=True, help="OUT/clips is made: another version, which names its parent.")
+@click.option("--preset", help="Whose gates, duplicates, quotas and target: tiny, one_gpu, paper, module:function or "
+              "FILE.json, which may hold only some of them; without it the parent's.")  # fmt: skip
+@click.option("--set", "settings", multiple=True, metavar="GATE=VALUE",
+              help="A bound, or `off`; SHAPE.GATE=VALUE for vertical, horizontal or square pictures.")  # fmt: skip
+@click.option("--decisions", type=FILE, help="CSV of a person's own verdicts: clip_id or source_path [and start_s], "
+              "verdict (accept, reject), note.")  # fmt: skip
+@click.option("--target", type=click.IntRange(min=0), help="Find bounds that accept so many clips; 0: none.")
+@click.option("--mix", multiple=True, metavar="SHAPE=SHARE", help="Share of the target, as vertical=0.72.")
+@click.option("--max-per-source", type=click.IntRange(min=1), help="Accepted clips of one source, the best ones.")
+@click.option("--dry-run", is_flag=True, help="Say how many clips each gate refuses, first and alone, and stop.")
+def refilter(clips: Location, out: Location, preset: str | None, settings: tuple[str, ...], decisions: Location | None,
+             target: int | None, mix: tuple[str, ...], max_per_source: int | None, dry_run: bool) -> None:  # fmt: skip
+    """Select anew from scores that are there; no video is touched."""
+    from ...datasets.clips import Clips
+    from ...pipelines.curate import refilter as job
+
+    record = Clips(clips).record
+    changes = _of_preset(preset) if preset else {}
+    _set_gates(changes, settings, record["config"])
+    if max_per_source is not None:
+        changes["quotas"] = changes.get("quotas", {}) | {"max_accepted_per_source": max_per_source}
+    _set_target(changes, target, mix, record["config"])
+    config = job.changed(record, changes)
+    if dry_run:
+        click.echo(json.dumps(job.plan(config, clips=clips, out=out, decisions=decisions), indent=2))
+        return
+    found: dict[str, Any] = {}
+
+    def run() -> dict[str, Any]:
+        found.update(job.run(config, clips=clips, out=out, decisions=decisions))
+        return found
+
+    finish(out / "clips", run)
+    if reached := found["selection"]["target"]:
+        _tell_target(reached)
+
+
+def _of_preset(preset: str) -> dict[str, Any]:
+    """The fields of a selection that a preset gives; JSON may give only some."""
+    from ...datasets.storage import location
+    from ...pipelines.curate.config import SELECTION_FIELDS
+    from .. import presets
+
+    if preset.lstrip().startswith("{") or preset.endswith(".json"):
+        text = preset if preset.lstrip().startswith("{") else location(preset).read_text()
+        try:
+            curate = json.loads(text)["curate"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SteadyDancerError(f'preset {preset[:80]} cannot be read: {{"curate": {{…}}}} is wanted') from error
+    else:
+        curate = presets.load(preset).curate.model_dump(mode="json")
+    return {name: curate[name] for name in SELECTION_FIELDS if name in curate}
+
+
+def _set_gates(changes: dict[str, Any], settings: tuple[str, ...], config: dict[str, Any]) -> None:
+    from ...pipelines.curate.config import SHAPES, Gates
+
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        shape, dot, gate = name.rpartition(".")
+        if gate not in Gates.model_fields or not equals or (dot and shape not in SHAPES):
+            raise click.BadParameter(
+                f"{setting}: GATE=VALUE or SHAPE.GATE=VALUE, gates are {', '.join(Gates.model_fields)}"
+            )
+        try:
+            bound = None if value in ("off", "none", "null") else float(value)
+        except ValueError:
+            raise click.BadParameter(f"{setting}: a number or `off` is wanted") from None
+        if not dot:
+            changes["gates"] = changes.get("gates", {}) | {gate: bound}
+            continue
+        before = changes.get("gates_by_shape", config.get("gates_by_shape", {}))
+        changes["gates_by_shape"] = before | {shape: before.get(shape, {}) | {gate: bound}}
+
+
+def _set_target(changes: dict[str, Any], target: int | None, mix: tuple[str, ...], config: dict[str, Any]) -> None:
+    if target == 0:
+        changes["target"] = None
+    elif target is not None:
+        changes["target"] = {"num_clips": target, "mix": {}}
+    if not mix:
+        return
+    wanted = changes.get("target", config.get("target"))
+    if wanted is None:
+        raise click.BadParameter("--mix shares out a --target; give both")
+    shares = {}
+    for share in ",".join(mix).split(","):
+        shape, _, value = share.partition("=")
+        try:
+            shares[shape.strip()] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{share}: SHAPE=SHARE is wanted, as vertical=0.72") from None
+    changes["target"] = wanted | {"mix": shares}
+
+
+def _tell_target(target: dict[str, Any]) -> None:
+    for part in target["parts"]:
+        shapes, asked, got = "/".join(part["shapes"]), part["asked"], part["accepted"]
+        missing = (
+            ""
+            if got >= asked
+            else f": no more is there, even if the gates that move refuse nobody ({part['available']})"
+        )
+        strictness = "" if part["strictness"] is None else f" at strictness {part['strictness']:+.3f}"
+        click.echo(f"{shapes}: {got} of {asked}{strictness}{missing}")
+    click.echo(f"the bounds, for --preset: {json.dumps(target['preset'])}")
