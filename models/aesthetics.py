@@ -45,28 +45,31 @@ def aesthetic_head() -> nn.Sequential:
 class Aesthetics:
     """Scores pictures; `model` may be another of open_clip's with embeddings of 768, for tests."""
 
-    def __init__(self, clip_file: Path | None, head_file: Path | None, model: str = "ViT-L-14") -> None:
+    def __init__(
+        self, clip_file: Path | None, head_file: Path | None, model: str = "ViT-L-14", device: str = "cpu"
+    ) -> None:
         import open_clip
 
         self._clip, _, self._prepare = open_clip.create_model_and_transforms(
             model, pretrained=str(clip_file) if clip_file else None, force_quick_gelu=True
         )
-        self._clip.eval()
-        self._head = aesthetic_head().eval()
+        self._device = device
+        self._clip.to(device).eval()
+        self._head = aesthetic_head().to(device).eval()
         if head_file is not None:
             self._head.load_state_dict(_read_head(head_file))
         with torch.inference_mode():
-            words = self._clip.encode_text(open_clip.get_tokenizer(model)(list(ACTIONS.values())))
+            words = self._clip.encode_text(open_clip.get_tokenizer(model)(list(ACTIONS.values())).to(device))
             self._actions = nn.functional.normalize(words.float(), dim=-1)
 
     def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores [F] and probabilities [F, 5] of `ACTIONS` for pictures uint8 [F, H, W, 3] RGB."""
         pictures = torch.stack([self._prepare(Image.fromarray(frame)) for frame in frames])
         with torch.inference_mode():
-            embedding = nn.functional.normalize(self._clip.encode_image(pictures).float(), dim=-1)
+            embedding = nn.functional.normalize(self._clip.encode_image(pictures.to(self._device)).float(), dim=-1)
             scores = self._head(embedding)[:, 0]
             probabilities = (100 * embedding @ self._actions.T).softmax(dim=-1)
-        return scores.numpy(), probabilities.numpy()
+        return scores.cpu().numpy(), probabilities.cpu().numpy()
 
     def summary(self, frames: NDArray[np.uint8]) -> dict[str, float | str]:
         """`aesthetic_score` (mean), `action_type` (the likeliest) and `extreme_action` (its mean probability)."""

@@ -34,14 +34,18 @@ def is_installed() -> bool:
 
 
 class TextDetector:
-    """Regions of text that can be read: Chinese, Latin letters, digits."""
+    """Regions of text that can be read: Chinese, Latin letters, digits.
 
-    def __init__(self) -> None:
+    Args:
+        device: "cpu", or "cuda" where the installed onnxruntime knows one (it runs on the CPU otherwise).
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
         spec = importlib.util.find_spec(_PACKAGE)
         if spec is None or spec.origin is None:
             raise ImportError(f"{_PACKAGE} is not installed: pip install rapidocr-onnxruntime")
         folder = Path(spec.origin).parent / "models"
-        self._detector, self._reader = _session(folder / _DETECTOR), _session(folder / _READER)
+        self._detector, self._reader = (_session(folder / name, device) for name in (_DETECTOR, _READER))
         letters = self._reader.get_modelmeta().custom_metadata_map["character"].splitlines()
         self._letters = ["", *letters, " "]  # the first is nothing
 
@@ -107,12 +111,15 @@ def cut_out(frame: Frames, corners: Floats) -> Frames:
     return np.ascontiguousarray(np.rot90(line)) if height > 1.5 * width else np.asarray(line, np.uint8)
 
 
-def _session(path: Path) -> Any:
+def _session(path: Path, device: str) -> Any:
     import onnxruntime
+
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
 def _run(session: Any, picture: Floats) -> Floats:

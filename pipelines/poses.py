@@ -18,15 +18,18 @@ ESTIMATORS = ("dwpose", "blazepose")
 Frames = npt.NDArray[np.uint8]
 
 
-def load_pose_estimator(pose_model: str) -> PoseEstimator | None:
-    """The estimator of that name; `auto` takes the best one whose weights are there, `supplied` none."""
+def load_pose_estimator(pose_model: str, device: str = "cpu") -> PoseEstimator | None:
+    """The estimator of that name; `auto` takes the best one whose weights are there, `supplied` none.
+
+    BlazePose knows the CPU only, whatever the device ("cpu" or "cuda").
+    """
     if pose_model == "supplied":
         return None
     if pose_model != "auto":
-        return open_pose_estimator(pose_model)
+        return open_pose_estimator(pose_model, device=device)
     for name in ESTIMATORS:
         if all(weights.find(weights.weight(part)) for part in NEEDS[name]):
-            return open_pose_estimator(name)
+            return open_pose_estimator(name, device=device)
     return None
 
 

@@ -20,7 +20,7 @@ from .groups import Fingerprints
 from .ingest import read_sources, sources_digest
 from .select import columns_read, select
 from .selection import Selection
-from .steps import STAGES, open_source
+from .steps import open_source, stages, told_apart
 
 
 def plan(config: CurateConfig, clips: str, out: Location) -> dict[str, Any]:
@@ -60,13 +60,13 @@ def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> d
         packets = plan_packets(paths, config.packet_size)
         job = Job(
             name="curate",
-            stages=STAGES,
+            stages=stages(config),
             config=config,
             schema=CLIP_SCHEMA,
             open_row=opener(sources, paths),
             write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
         )
-        seconds = run_packets(job, measured, packets, engine)
+        seconds, decoding = told_apart(run_packets(job, measured, packets, engine))
         rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
         selection, parts, models = _select(rows, config, paths)
         artifact.begin(begun)
@@ -81,6 +81,7 @@ def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> d
                 "inputs": {"clips": clips, "sources": len(paths), "digest": begun["sources"]},
                 "counts": count_written(artifact, len(selection)),
                 "pose_models": models,
+                "decoding": decoding,
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )

@@ -77,7 +77,7 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
     if _wanted(config.text_detector, "ppocr", "rapidocr_onnxruntime", "rapidocr-onnxruntime"):
         from ...models.text_detector import TextDetector
 
-        text = TextDetector()
+        text = TextDetector(_device(config))
     if config.person_counter != "off" and config.pose_model != "supplied":
         from ...models import weights
 
@@ -94,7 +94,7 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
         if files is not None:
             from ...models.aesthetics import Aesthetics
 
-            aesthetics = Aesthetics(*files)
+            aesthetics = Aesthetics(*files, device=_device(config))
         elif config.aesthetic_model == "laion":
             from ...models import weights
 
@@ -122,7 +122,7 @@ def load_pose_tools(config: CurateConfig) -> PoseTools:
     Raises:
         SteadyDancerError: one that the configuration asks for is not here.
     """
-    return PoseTools(load_pose_estimator(config.pose_model), _load_smoothness(config))
+    return PoseTools(load_pose_estimator(config.pose_model, _device(config)), _load_smoothness(config))
 
 
 def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
@@ -138,7 +138,7 @@ def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
         return None
     from ...models.frame_interpolation import MotionSmoothness
 
-    return MotionSmoothness(folder / row.files[0])
+    return MotionSmoothness(folder / row.files[0], _device(config))
 
 
 def load_excluded(exclude: str | Location, fps: float) -> Excluded:
@@ -180,3 +180,8 @@ def _wanted(choice: str, name: str, module: str, package: str) -> bool:
     if not installed and choice == name:
         raise SteadyDancerError(f"{name} is asked for, and {package} is not installed: pip install {package}")
     return installed
+
+
+def _device(config: CurateConfig) -> str:
+    """Workers that asked for no share of a GPU take none. (The person counter and BlazePose know the CPU only.)"""
+    return "cuda" if config.num_gpus else "cpu"
