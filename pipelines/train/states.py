@@ -48,6 +48,7 @@ class StateWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._writing: Future[None] | None = None
         self._abandoned = threading.Event()
+        self._copy = HostCopy()
 
     def __enter__(self) -> StateWriter:
         """Nothing is under way yet."""
@@ -75,7 +76,8 @@ class StateWriter:
                 shutil.rmtree(leftover)
             aside.mkdir(parents=True)
         team.barrier()
-        files = engine_files(engine, aside, on_host)
+        self._copy.begin()
+        files = engine_files(engine, aside, self._copy)
         self._refuse_without_room(files, steps_done)
         facts = {
             "world_size": team.world_size,
@@ -106,7 +108,6 @@ class StateWriter:
                     torch.save(state, file)
                     file.flush()
                     os.fsync(file.fileno())
-            files.clear()  # the copies: their memory is wanted back
             write_json(aside / f".rank-{self._team.rank}.json", {"done": True})
             if self._team.rank == 0 and self._all_ranks_are_done(aside):
                 self._commit(aside, facts)
@@ -147,24 +148,44 @@ class StateWriter:
         )
 
 
-def on_host(state: Any) -> Any:
-    """A copy in host memory that training does not change; tensors as they are, the rest copied deeply."""
-    copied = _on_host(state)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return copied
+class HostCopy:
+    """Copies of states in host memory, which is taken once: getting memory from the system takes longer than copying.
 
+    A copy is overwritten by the next `begin`.
+    """
 
-def _on_host(state: Any) -> Any:
-    if isinstance(state, torch.Tensor):
-        if state.device.type == "cuda":
-            return torch.empty_like(state, device="cpu", pin_memory=True).copy_(state.detach(), non_blocking=True)
-        return state.detach().clone()
-    if isinstance(state, dict):
-        return type(state)((name, _on_host(value)) for name, value in state.items())
-    if isinstance(state, list | tuple) and type(state) in (list, tuple):
-        return type(state)(_on_host(value) for value in state)
-    return copy.deepcopy(state)
+    def __init__(self) -> None:
+        self._memory: list[torch.Tensor] = []
+        self._used = 0
+
+    def begin(self) -> None:
+        """The memory is free for another state."""
+        self._used = 0
+
+    def __call__(self, state: Any) -> Any:
+        """A copy that training does not change: tensors in host memory, the rest copied deeply."""
+        copied = self._copy(state)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return copied
+
+    def _copy(self, state: Any) -> Any:
+        if isinstance(state, torch.Tensor):
+            return self._place_like(state).copy_(state.detach(), non_blocking=True)
+        if isinstance(state, dict):
+            return type(state)((name, self._copy(value)) for name, value in state.items())
+        if type(state) in (list, tuple):
+            return type(state)(self._copy(value) for value in state)
+        return copy.deepcopy(state)
+
+    def _place_like(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same piece of memory for the same tensor of every state."""
+        at, self._used = self._used, self._used + 1
+        if at < len(self._memory) and (self._memory[at].shape, self._memory[at].dtype) == (tensor.shape, tensor.dtype):
+            return self._memory[at]
+        place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+        self._memory[at:] = [place]
+        return place
 
 
 def _num_bytes(state: Any) -> int:

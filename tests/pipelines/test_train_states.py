@@ -13,7 +13,7 @@ from steadydancer.pipelines.train import states
 from steadydancer.pipelines.train.checkpoint import engine_states
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.prefetch import Prefetch
-from steadydancer.pipelines.train.states import StateNotWritten, StateWriter, on_host
+from steadydancer.pipelines.train.states import HostCopy, StateNotWritten, StateWriter
 from steadydancer.pipelines.train.stop import stops_on_sigterm
 
 
@@ -171,11 +171,18 @@ def test_what_went_wrong_in_writing_is_raised_at_a_later_step(tmp_path, monkeypa
 
 def test_a_copy_on_the_host_is_the_same_and_its_own():
     state = {"a": torch.arange(6.0).view(2, 3), "b": [torch.ones(2, dtype=torch.bfloat16), {"lr": 0.1}], "c": (1, "x")}
-    copied = on_host(state)
+    copies = HostCopy()
+    copied = copies(state)
     state["a"] += 1
     state["b"][1]["lr"] = 0.2
     assert torch.equal(copied["a"], torch.arange(6.0).view(2, 3))
     assert copied["b"][0].dtype == torch.bfloat16 and copied["b"][1] == {"lr": 0.1} and copied["c"] == (1, "x")
+    copies.begin()
+    again = copies(state)
+    assert again["a"] is copied["a"] and torch.equal(again["a"], state["a"])
+    copies.begin()
+    wider = copies({"a": torch.ones(9)})
+    assert torch.equal(wider["a"], torch.ones(9)) and again["a"].shape == (2, 3)
 
 
 def test_batches_come_in_order_one_ahead_and_errors_at_their_step():
