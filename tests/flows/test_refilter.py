@@ -71,7 +71,8 @@ def test_the_same_settings_give_the_same_rows_and_touch_nothing_else(curated: Pa
 
 
 def test_gates_are_tightened_and_loosened_and_what_was_not_measured_says_so(curated: Path, tmp_path: Path) -> None:
-    off = ("min_brightness=off", "min_contrast=0", "min_sharpness=0", "max_blur=off", "max_persons=2")
+    off = ("min_brightness=off", "min_contrast=0", "min_sharpness=0", "max_blur=off", "max_persons=2",
+           "min_motion_magnitude=0")  # fmt: skip
     call(curated, tmp_path / "loose", *(word for gate in off for word in ("--set", gate)))
     found = verdicts(tmp_path / "loose")
     assert found["two_people", 0] == ("ok", None)  # their keypoints came with the clip
