@@ -10,11 +10,13 @@ from pathlib import Path
 import click
 
 from .. import SteadyDancerError, __version__
+from .commands.clips import compare, explain, report
 from .commands.convert import convert
 from .commands.demo import demo
 from .commands.export import export
 from .commands.forget import forget
 from .commands.jobs import cache, curate, evaluate, render, train
+from .commands.latents import repair, verify
 from .commands.selection import refilter
 from .commands.weights import weights
 
@@ -59,7 +61,24 @@ def cli() -> None:
     """
 
 
-for command in (curate, cache, train, render, evaluate, demo, convert, weights, export, forget, refilter):
+for command in (
+    curate,
+    cache,
+    train,
+    render,
+    evaluate,
+    demo,
+    convert,
+    weights,
+    export,
+    forget,
+    refilter,
+    verify,
+    repair,
+    report,
+    explain,
+    compare,
+):
     cli.add_command(command)
 
 

@@ -56,13 +56,13 @@ def repair(
         ComponentsError: a network is not there.
         JobStopped: the code or the machine failed on the way.
     """
+    if (out / "latents").absolute() == latents.absolute():
+        raise ArtifactError(f"{out}: a finished cache is never changed; give another --out")
     if Artifact(out / "latents").committed:
         return Artifact(out / "latents").record()
     record, verified = Artifact(latents).record(), verify(latents)
     if not verified.findings:
         return None
-    if (out / "latents").absolute() == latents.absolute():
-        raise ArtifactError(f"{out}: a finished cache is never changed; give another --out")
     gpus = record["num_gpus"] if num_gpus is None else num_gpus
     config = CacheConfig(
         **record["config"],

@@ -140,7 +140,8 @@ def test_a_run_killed_between_two_parts_goes_on_to_the_same_rows(store: ObjectPa
 def latents(bucket: str, curated: Path, components: Path) -> ObjectPath:
     """`cache` from a store to it, with the components there as well; the clips' own videos lie in their folder."""
     root = ObjectPath.parse(bucket)
-    upload(curated / "clips", root / "curated" / "clips")
+    for name in ("clips", "measured"):
+        upload(curated / name, root / "curated" / name)
     upload(components, root / "wan")
     config = CacheConfig(
         components=f"{root}/wan", max_area_px=64 * 64, drawing_area_px=64 * 64, dtype="float32",
