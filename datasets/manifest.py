@@ -79,7 +79,7 @@ def _text(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _is_empty(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.fill_null(pc.equal(pc.binary_length(column), 0), True)
+    return pc.or_(pc.is_null(column), pc.fill_null(pc.equal(column, pa.scalar("", pa.string())), pa.scalar(False)))
 
 
 def _read_parquet(file: Any, wanted: tuple[str, ...]) -> pa.Table:
@@ -123,10 +123,10 @@ def _absolute(names: pa.Array, folder: Location) -> pa.Array:
     is_whole = pc.or_(
         pc.and_(is_ordinary, pc.match_substring_regex(names, _ABSOLUTE)), pc.match_substring_regex(names, _ADDRESS)
     )
-    base = str(folder.absolute()).rstrip("/")
-    out = pc.if_else(is_relative, pc.binary_join_element_wise(base, names, "/"), names)
+    base, slash = pa.scalar(str(folder.absolute()).rstrip("/"), pa.string()), pa.scalar("/", pa.string())
+    out = pc.if_else(is_relative, pc.binary_join_element_wise(base, names, slash), names)
     others = pc.invert(pc.or_(is_relative, is_whole))
-    mended = [named(join(folder, name).absolute()) for name in pc.filter(names, others).to_pylist()]
+    mended = [named(join(folder, str(name)).absolute()) for name in pc.filter(names, others).to_pylist()]
     return pc.replace_with_mask(out, others, pa.array(mended, pa.string())) if mended else out
 
 

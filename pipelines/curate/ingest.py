@@ -57,7 +57,8 @@ def read_sources(clips: str) -> pa.Table:
 
 def list_sources(clips: str) -> list[str]:
     """The column `source_path` of `read_sources`."""
-    return list(read_sources(clips).column("source_path").to_pylist())
+    paths: list[str] = read_sources(clips)["source_path"].to_pylist()
+    return paths
 
 
 def sources_digest(sources: pa.Table) -> str:
@@ -142,7 +143,7 @@ def _of_manifest(path: Location) -> pa.Table:
 
 
 def _or_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+    return pc.if_else(pc.equal(column, pa.scalar("", pa.string())), pa.scalar(None, pa.string()), column)
 
 
 def _unique(table: pa.Table, manifest: Location) -> pa.Table:
