@@ -16,7 +16,16 @@ from typing import Any
 import pyarrow.compute as pc
 
 from .. import __version__
-from ..datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, count_verdicts, exclusive, json_digest
+from ..datasets.artifact import (
+    PLAN,
+    RECORD,
+    Artifact,
+    ArtifactError,
+    content_digest,
+    count_verdicts,
+    exclusive,
+    json_digest,
+)
 from ..datasets.clips import Clips, place_of
 from ..datasets.removal import delete, rows_without
 from ..datasets.storage import Location, location
@@ -236,11 +245,13 @@ def _clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found
     rows = new.read(["verdict", "source_path"])
     sources = sorted(set(rows["source_path"].to_pylist()))
     told = _told(clips.record, found, stones)
-    told["parent"]["path"] = str(clips.artifact.path.absolute())
+    out = new.path.parent
+    parent = {"clips": place_of(clips.artifact.path, out), "digest": content_digest(clips.artifact.path / RECORD)}
     new.commit(
         {
             **told,
-            "measured": place_of(measured.path, new.path.parent),
+            "parent": parent,
+            "measured": place_of(measured.path, out),
             "inputs": {**told["inputs"], "sources": len(sources), "digest": json_digest(sources)},
             "counts": count_verdicts(len(rows), rows["verdict"].to_pylist()),
             "seconds": {**told["seconds"], "total": time.perf_counter() - start},

@@ -14,7 +14,7 @@ from ..datasets.clips import Clips
 from ..datasets.exports import files_of
 from ..datasets.object_store import ObjectPath
 from ..datasets.removal import Forgotten, carry_null, files_without, samples_without
-from ..datasets.storage import Location, location, total_bytes
+from ..datasets.storage import Location, join, location, total_bytes
 from ..datasets.store_requests import attempt, filesystem
 from .runner import progress
 
@@ -25,9 +25,9 @@ def clips_beside(curations: list[Clips], measured: Location | None = None) -> li
     folders = [measured.parent, *_folders(measured.parent), *_folders(measured.parent.parent)]
     candidates = {str(folder / "clips"): folder / "clips" for folder in folders}
     for clips in curations:
-        parent = (clips.record.get("parent") or {}).get("path")
-        if parent:
-            candidates[parent] = location(parent)
+        if parent := clips.record.get("parent"):
+            place = join(clips.artifact.path.parent, parent["clips"])
+            candidates[str(place)] = place
     wanted = str(measured.absolute().resolve())
     found = []
     for place in candidates.values():

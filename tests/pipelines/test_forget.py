@@ -164,7 +164,11 @@ def test_nothing_of_the_source_is_left_but_its_tombstone(made: Path, copy: Path)
         told = Artifact(copy / "new" / name).record()
         assert told["forgotten"] == [gone["source_id"]]
         assert [{**one, "time": None} for one in told["tombstones"]] == [{**stone, "time": None}]
-        assert told["parent"]["digest"] == json_digest(Artifact(Path(told["parent"]["path"])).record())
+        if name != "clips":
+            assert told["parent"]["digest"] == json_digest(Artifact(Path(told["parent"]["path"])).record())
+    parent = Clips(copy / "new").record["parent"]
+    assert (copy / "new" / parent["clips"]).resolve() == copy / "run" / "clips"
+    assert parent["digest"] == sha256((copy / "run" / "clips" / "run.json").read_bytes()).hexdigest()
     # Its id stands on tombstones alone, its name, caption's file, keypoints and clips nowhere.
     assert all(name.endswith(("run.json", "plan.json")) for name in traces(copy / "new", [gone["source_id"]]))
     assert traces(copy / "new", [gone["source_path"], *theirs]) == []
