@@ -370,3 +370,35 @@ def test_too_long_is_too_big(tmp_path):
             probe(path, **limits)
         assert refused.value.reason == "too_big"
     assert probe(path).num_frames == 32  # a refusal is not remembered
+
+
+@pytest.mark.parametrize(("name", "seekable"), [(name, seekable) for name, _, _, seekable in CODED])
+def test_a_key_frame_alone_is_the_frame_on_the_way(coded, name, seekable):
+    path = coded(name)
+    index, size = read_index(path), (HEIGHT, WIDTH) if name != "turned.mov" else (WIDTH, HEIGHT)
+    times_s, pictures = VideoReader().key_frames(path, 1.3 if seekable else 60, 0)
+    frames = pictures.array()
+    assert len(frames) == (0 if len(index.entries) == 0 else 1 if not seekable else len(times_s))
+    if seekable:
+        assert len(times_s) >= 2 and np.diff([0, *times_s, index.info.duration_s]).max() <= 1.3
+        assert VideoReader().key_frames(path, 0.01, 0)[1].shape[0] == 0
+        assert VideoReader().key_frames(path, 1.3, 10**9)[1].shape[0] == 0
+    if len(times_s):
+        expected = VideoReader().frames(path, times_s, size).array()
+        assert_same(frames, expected)
+
+
+def test_pieces_of_a_pass_are_the_pass_and_keep_the_same_frames(tmp_path):
+    path = tmp_path / "clip.mp4"
+    encode(moving_noise(80, 64, 96), path)
+    once, pieces = VideoReader(), VideoReader()
+    times_s, pictures = once.low_resolution(path, 1 / 16, 60)
+    small = pictures.array()
+    for count in (7, 40, 80, 200):
+        read = [pieces.low_resolution(path, 1 / 16, 60, first, count) for first in range(0, 81, count)]
+        np.testing.assert_array_equal(np.concatenate([piece.array() for _, piece in read]), small)
+        np.testing.assert_array_equal(np.concatenate([times for times, _ in read]), times_s)
+        np.testing.assert_array_equal(
+            pieces.sparse(path, 0, 4.9, 8)[1].array(), once.sparse(path, 0, 4.9, 8)[1].array()
+        )
+    assert pieces.counts["kept"] == once.counts["kept"] == 4

@@ -75,3 +75,23 @@ def test_a_fault_in_loading_names_the_stage() -> None:
 
     with pytest.raises(StageFault, match="stage `work`, clip none yet: loading: ValueError: no such weights"):
         stage(load, load=load).load_tools(None)
+
+
+def test_a_row_goes_all_the_way_before_the_next_begins_and_meters_are_summed() -> None:
+    steps: list[str] = []
+
+    def walk(name: str) -> Any:
+        def function(row: Row, config: Any, tools: Any) -> list[Row]:
+            steps.append(f"{row['id']}{name}")
+            return [row] * (2 if name == "1" else 1)
+
+        return function
+
+    def meter() -> dict[str, float]:
+        return {"steps": len(steps), "never": 0}
+
+    stages = [stage(walk("1"), meter=meter), Stage("more", walk("2"), ("id",), ("value",), meter=meter)]
+    rows, numbers = run_stages(stages, [{"id": "a"}, {"id": "b"}], None, [None, None])
+    assert steps == ["a1", "a2", "a2", "b1", "b2", "b2"]
+    assert [row["id"] for row in rows] == ["a", "a", "b", "b"]
+    assert numbers["steps"] == 6 and numbers["never"] == 0 and numbers.keys() == {"work", "more", "steps", "never"}
