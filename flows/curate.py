@@ -1,12 +1,12 @@
 """The flow `curate-dataset`: raw clips to latents."""
 
-from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from ..datasets.artifact import Artifact
+from ..datasets.clips import Clips
 from ..datasets.storage import Location, location
 from . import presets, tasks
 from .handover import (
@@ -53,12 +53,12 @@ def curate_dataset(
     run = presets.change(run, "cache", components=components)
     clips, folder = absolute(clips), location(absolute(out))
     curated = tasks.curate(run, clips, folder, cluster, in_process)
+    publish_curation(folder)
     require_usable(curated, folder / "clips")
     cached = tasks.cache(run, folder, folder, cluster, in_process)
     require_usable(cached, folder / "latents")
     records = {"clips": curated, "latents": cached}
     publish("curated-clips", f"Clips of {clips} and their latents in {folder}", counts_table(records))
-    create_markdown_artifact(key="clip-verdicts", markdown=_verdicts(folder), description=f"Why, in {folder}/clips")
     if trigger_next:
         next_parameters = {
             "latents": folder / "latents",
@@ -74,9 +74,18 @@ def curate_dataset(
     return records
 
 
-def _verdicts(folder: Location) -> str:
-    """How many clips got which verdict, and why."""
-    rows = Artifact(folder / "clips").read(["verdict", "reason"]).to_pylist()
-    counted = Counter((row["verdict"], row["reason"] or "") for row in rows)
-    lines = [f"| {verdict} | {reason} | {number} |" for (verdict, reason), number in sorted(counted.items())]
-    return "\n".join(["| verdict | reason | clips |", "|---|---|---:|", *lines])
+def publish_curation(folder: Location) -> None:
+    """Write the curation's page and card, and show funnel, reasons and card in the UI, with a link to the page."""
+    from ..pipelines.curate.funnel import FUNNEL_COLUMNS, funnel, reasons
+    from ..pipelines.curate.report import CARD, funnel_rows, reason_rows, write_report
+
+    page, clips = write_report(folder), Clips(folder)
+    table = clips.read(FUNNEL_COLUMNS)
+    publish("clip-funnel", f"Where the rows of {folder}/clips went", funnel_rows(funnel(table, clips.record)))
+    publish("clip-verdicts", f"Why, in {folder}/clips", reason_rows(reasons(table)))
+    card = (page.parent / CARD).read_text()
+    create_markdown_artifact(
+        key="clip-card", markdown=card.split("---\n", 2)[-1], description=f"Card of {folder}/clips"
+    )
+    if isinstance(page, Path):  # a browser follows no link to a store
+        create_link_artifact(key="clip-report", link=page.as_uri(), link_text=str(page))

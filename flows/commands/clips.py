@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,11 +16,24 @@ if TYPE_CHECKING:
 as_json = click.option("--json", "json_wanted", is_flag=True, help="For machines.")
 
 
+def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """A job that makes `out/clips`, which then leaves its page and card beside it."""
+
+    def run() -> dict[str, Any]:
+        from ...pipelines.curate.report import write_report
+
+        record = job()
+        write_report(out)
+        return record
+
+    return run
+
+
 @click.command()
 @click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
 @click.option("--out", type=FOLDER, help="FILE.html, or a folder for report.html; by default beside the clips.")
 def report(clips: Location, out: Location | None) -> None:
-    """Write a curation's page (funnel, reasons, scores, borderline clips) and card.md beside it."""
+    """Write a page of a curation, and its card."""
     from ...pipelines.curate import report as pages
 
     page = out if out is None or out.suffix == ".html" else out / pages.PAGE
@@ -33,7 +47,7 @@ def report(clips: Location, out: Location | None) -> None:
 @click.option("--latents", type=FOLDER, help="What `cache --out` was given: say where the clip's sample lies.")
 @as_json
 def explain(clip: str, clips: Location, latents: Location | None, json_wanted: bool) -> None:
-    """Tell a clip's whole story: source, scores against bounds, verdict.
+    """Tell the whole story of one clip.
 
     CLIP is a clip_id or its beginning, a source's path, file name or source_id.
     """
@@ -64,7 +78,7 @@ def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> No
 @click.option("--with", "other", type=FOLDER, required=True, help="The version after.")
 @as_json
 def compare(clips: Location, other: Location, json_wanted: bool) -> None:
-    """Say what differs between two versions of a selection: settings, counts, clips, sources, scores."""
+    """Say what differs between two versions."""
     from ...datasets.clips import Clips
     from ...pipelines.curate import compare as versions
 

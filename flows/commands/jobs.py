@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import SteadyDancerError
+from .clips import with_page
 from .options import FILE, FOLDER, NAME, JobCommand, configured, engine_at, finish, in_process_option, prepare
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 @click.option(
     "--clips", type=NAME, required=True, help="Folder, glob, or manifest: csv, jsonl or parquet with a column `path`."
 )
-@click.option("--out", type=FOLDER, required=True, help="OUT/clips is made.")
+@click.option(
+    "--out", type=FOLDER, required=True, help="OUT/clips is made, and OUT/report.html and OUT/card.md tell of it."
+)
 @click.option("--num-frames", type=int, help="Frames of a clip, 4k + 1.")
 @click.option(
     "--exclude", type=FOLDER, help="Evaluation videos, or an .npz of their fingerprints: no clip may be theirs."
@@ -38,22 +41,23 @@ def curate(clips: str, out: Location, num_frames: int | None, exclude: Location 
     if prepare(run, print_config=print_config, plan=(lambda: job.plan(run.curate, clips, out)) if dry_run else None):
         return
     engine = engine_at(out, in_process, address)
-    finish(out / "clips", lambda: job.run(run.curate, clips=clips, out=out, engine=engine))
+    finish(out / "clips", with_page(out, lambda: job.run(run.curate, clips=clips, out=out, engine=engine)))
 
 
 @click.command(cls=JobCommand)
 @click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
 @click.option("--out", type=FOLDER, required=True, help="OUT/latents is made.")
 @click.option("--components", type=NAME, help="Wan 2.1 I2V folder or hub id of VAE, text and image encoder.")
+@click.option("--captioner", type=NAME, help="Folder of an image-and-text model, for clips without a prompt.")
 @configured
 @in_process_option
-def cache(clips: Location, out: Location, components: str | None, preset: str, print_config: bool, dry_run: bool,
-          address: str | None, in_process: bool) -> None:  # fmt: skip
+def cache(clips: Location, out: Location, components: str | None, captioner: str | None, preset: str,
+          print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
     """Encode accepted clips into WebDataset shards that training reads."""
     from ...pipelines.cache import job
     from .. import presets
 
-    run = presets.change(presets.load(preset), "cache", components=components)
+    run = presets.change(presets.load(preset), "cache", components=components, captioner=captioner)
     if prepare(run, print_config=print_config, plan=(lambda: job.plan(run.cache, clips, out)) if dry_run else None):
         return
     engine = engine_at(out, in_process, address)
@@ -71,11 +75,12 @@ def cache(clips: Location, out: Location, components: str | None, preset: str, p
 @click.option("--steps", type=int, help="Optimizer steps of the whole stage; more than before continues a run.")
 @click.option("--seed", type=int, help="Of initial weights, order and all draws.")
 @click.option("--num-workers", type=int, help="Ray Train workers; 0 trains in this process.")
+@click.option("--fork", type=FOLDER, help="Another run's --out: begin from its newest state, with other settings.")
 @click.option("--tflops", type=float, help="For --dry-run: rate of a GPU, 10^12 operations a second. Else as measured.")
 @click.option("--gpu-memory-gb", type=float, help="For --dry-run: memory of a GPU, 10^9 bytes. Else this machine's.")
 @configured
 def train(latents: Location, stage: int, base: str | None, from_checkpoint: Location | None, out: Location,
-          steps: int | None, seed: int | None, num_workers: int | None, tflops: float | None,
+          steps: int | None, seed: int | None, num_workers: int | None, fork: Location | None, tflops: float | None,
           gpu_memory_gb: float | None, preset: str, print_config: bool, dry_run: bool,
           address: str | None) -> None:  # fmt: skip
     """Train one of the three stages; the same command again resumes. SIGTERM: stop after the step, exit status 75."""
@@ -88,7 +93,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
         base = base or run.cache.components
     inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
     if dry_run and not print_config:
-        given = {"address": address, "tflops": tflops, "gpu_memory_gb": gpu_memory_gb}
+        given: dict[str, Any] = {"address": address, "tflops": tflops, "gpu_memory_gb": gpu_memory_gb}
         plan = job.plan(run.stage(stage), **inputs, **given)
         prepare(run, print_config=False, plan=lambda: plan)
         if plan["refusals"]:  # after the figures that tell why
@@ -97,7 +102,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     if prepare(run, print_config=print_config, plan=None):
         return
     try:
-        record = job.run(run.stage(stage), **inputs, address=address)
+        record = job.run(run.stage(stage), **inputs, address=address, fork=fork)
     except TrainingStopped as stopped:
         click.echo(f"steadydancer: {stopped}", err=True)
         sys.exit(EXIT_CODE)

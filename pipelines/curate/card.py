@@ -1,6 +1,5 @@
 """The card of a data set: Markdown with the head that hubs read. It says what is known, and that the rest is not."""
 
-import json
 import re
 from pathlib import PurePath
 from typing import Any
@@ -95,7 +94,7 @@ def _gates(counts: list[GateCount]) -> str:
     rows = [[one.gate, one.asks, one.accepted_unmeasured, meaning_of(one.gate)] for one in counts]
     return (
         "## How it was filtered\n\nThe paper names what it filters on, but no bound; these are this project's. In "
-        "brackets: the worst value of a good clip and the best of those to be refused, among 40 labelled clips.\n\n"
+        "brackets, where there are labelled clips: the worst value of a good one | the best of those to be refused.\n\n"
         + _table(["gate", "asks", "accepted without being measured", "of"], rows)
     )
 
@@ -141,8 +140,3 @@ def markdown(value: Any) -> str:
     """Text of unknown origin as Markdown that shows it, on one line, and does nothing else."""
     line = " ".join(str(value).split())
     return re.sub(r"([\\`*_{}\[\]<>|#!~])", r"\\\1", line)
-
-
-def table_text(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table under their keys."""
-    return _table(list(rows[0]), [list(row.values()) for row in rows]) if rows else json.dumps([])

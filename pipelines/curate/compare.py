@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import ArtifactError, differences
+from ...datasets.artifact import RECORD, ArtifactError, content_digest, differences, json_digest
 from ...datasets.clips import Clips
 from ...datasets.schema import CLIP_SCHEMA
 from ...datasets.storage import join
 from ..page import Section, show
-from .funnel import config_of, verdict_is
+from .funnel import config_of, read_columns, verdict_is
 from .judgement import Integers, numbers
 
 KEYS = ["clip_id", "source_path", "source_id", "verdict", "reason"]
@@ -29,14 +29,17 @@ SCORES = [
 
 def parent_of(clips: Clips) -> Clips | None:
     """The version that a selection was made from; None if it has none, or that is not there any more."""
-    parent = clips.record.get("parent")
-    place = parent.get("clips") if isinstance(parent, dict) else parent
+    parent = clips.record.get("parent") or {}
+    place = parent.get("clips") or parent.get("path")
     if place is None:
         return None
     try:
-        return Clips(join(clips.artifact.path.parent, place))
+        before = Clips(join(clips.artifact.path.parent, place))
     except ArtifactError:
         return None
+    # What was deleted and made anew in its place is another version.
+    digests = content_digest(before.artifact.path / RECORD), json_digest(before.record)
+    return before if parent.get("digest") in digests else None
 
 
 def compare(old: Clips, new: Clips) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def _medians(clips: Clips) -> dict[str, tuple[float | None, int]]:
     accepted = verdict_is(clips.read(["verdict"]), "ok")
     out: dict[str, tuple[float | None, int]] = {}
     for start in range(0, len(SCORES), 8):
-        table = clips.read(SCORES[start : start + 8])
+        table = read_columns(clips, SCORES[start : start + 8])
         for name in table.column_names:
             values = numbers(table[name])[accepted]
             known = values[~np.isnan(values)]

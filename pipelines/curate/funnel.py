@@ -6,14 +6,18 @@ gate). All of it is columnar: a million rows take seconds.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ...datasets.artifact import ArtifactError
+from ...datasets.clips import Clips
+from ...datasets.schema import CLIP_SCHEMA
 from .config import SHAPES, CurateConfig, Gates
 from .judgement import Bounds, Mask, judge, values_of
 from .selection import REASONS
@@ -100,6 +104,17 @@ def config_of(record: dict[str, Any]) -> CurateConfig:
     return CurateConfig(**{**known, "gates": gates})
 
 
+def read_columns(clips: Clips, columns: Sequence[str]) -> pa.Table:
+    """Columns of all rows; one that the version that wrote them did not know is null."""
+    part = clips.artifact.path / clips.artifact.parts()[0]
+    there = pq.read_schema(part if isinstance(part, Path) else part.open()).names
+    table = clips.read([name for name in columns if name in there])
+    for name in columns:
+        if name not in there:
+            table = table.append_column(CLIP_SCHEMA.field(name), pa.nulls(len(table), CLIP_SCHEMA.field(name).type))
+    return table
+
+
 def bound_words(side: str, bounds: Sequence[float]) -> str:
     """What a gate asks, "at least 0.12"; one bound a shape where they differ."""
     words = "at least" if side == "min" else "at most"
@@ -160,7 +175,7 @@ def funnel(table: pa.Table, record: dict[str, Any]) -> list[Step]:
         ArtifactError: the steps do not lead from the record's inputs to its accepted clips: rows were lost.
     """
     left, steps = record["counts"]["inputs"], []
-    for name, lost, verdict, meaning in _losses(table, Bounds.of(config_of(record))):
+    for name, lost, verdict, meaning in _losses(table, config_of(record)):
         left -= lost
         steps.append(Step(name, lost, left, verdict, meaning))
     if left != record["counts"]["ok"] or len(table) != record["counts"]["inputs"]:
@@ -171,15 +186,17 @@ def funnel(table: pa.Table, record: dict[str, Any]) -> list[Step]:
     return steps
 
 
-def _losses(table: pa.Table, bounds: Bounds) -> Iterator[tuple[str, int, str, str]]:
+def _losses(table: pa.Table, config: CurateConfig) -> Iterator[tuple[str, int, str, str]]:
     """(step, rows lost, their verdict, meaning) for stages, then for what is refused, gates in their order."""
     broken = verdict_is(table, "quarantined")
     for stage, column in WRITTEN_BY:
+        if config.trust and stage == "score":
+            continue  # it wrote nothing, and read nothing
         here = broken if column is None else broken & _mask(pc.is_null(table[column]))
         broken = broken & ~here
         yield stage, int(here.sum()), "quarantined", "broken: could not be read or decoded there"
     counted = {reason: number for (verdict, reason), number in reasons(table).items() if verdict == "rejected"}
-    order = [*bounds.gates, *REASONS]
+    order = [*Bounds.of(config).gates, *REASONS]
     before = [*BEFORE_GATES, *sorted(counted.keys() - {*BEFORE_GATES, *order})]
     for reason in [*before, *order]:
         yield reason, counted.get(reason, 0), "rejected", meaning_of(reason)

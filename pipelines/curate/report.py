@@ -35,6 +35,7 @@ from .funnel import (
     count_gates,
     funnel,
     meaning_of,
+    read_columns,
     reasons,
     verdict_is,
 )
@@ -80,13 +81,19 @@ def write_report(folder: Location, page: Location | None = None) -> Location:
 def read_table(clips: Clips) -> pa.Table:
     """All rows with the columns that page and card look at."""
     wanted = {"clip_id", *FUNNEL_COLUMNS, *COMPOSITION_COLUMNS, *columns_for(Bounds.of(config_of(clips.record)).gates)}
-    return clips.read([name for name in CLIP_SCHEMA.names if name in wanted])
+    return read_columns(clips, [name for name in CLIP_SCHEMA.names if name in wanted])
 
 
 def funnel_rows(steps: list[Step]) -> list[dict[str, Any]]:
     """The funnel as rows for people: steps at which something was lost, each with what was left."""
     return [{"step": step.name, "lost": step.lost, "left": step.left, "as": step.verdict, "meaning": step.meaning}
             for step in steps if step.lost]  # fmt: skip
+
+
+def reason_rows(counted: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """Verdicts and reasons as rows for people."""
+    return [{"verdict": verdict, "reason": reason, "rows": number, "meaning": meaning_of(reason)}
+            for (verdict, reason), number in counted.items()]  # fmt: skip
 
 
 def _summary(table: pa.Table, record: dict[str, Any]) -> Section:
@@ -239,8 +246,9 @@ def _copies_section(table: pa.Table) -> Section:
 def _time_section(record: dict[str, Any], table: pa.Table) -> Section:
     seconds, share = stage_seconds(record), decode_share(record)
     spent = sum(seconds.values())
+    title = "Time, against the decode limit"
     if not spent:
-        return Section("Time", "Not measured: all packets were finished by earlier runs or another version.")
+        return Section(title, "Not measured here: no video was touched, or earlier runs had finished all packets.")
     rows: list[list[Any]] = [
         [name, took, 100 * took / spent, bar([(took / spent, "accepted")]), 1000 * took / max(1, len(table))]
         for name, took in seconds.items()
@@ -260,7 +268,9 @@ def _time_section(record: dict[str, Any], table: pa.Table) -> Section:
         "Seconds of all workers together, of the run that finished it. From its start to its end: "
         f"{record['seconds']['total']:.1f} s. {limit}"
     )
-    return Section("Time, against the decode limit", text, head=["stage", "seconds", "%", "", "ms a row"], rows=rows)
+    if counts := record.get("decoding"):
+        text += f"\nDecoding: {', '.join(f'{name} {show(number)}' for name, number in counts.items())}."
+    return Section(title, text, head=["stage", "seconds", "%", "", "ms a row"], rows=rows)
 
 
 def _models_section(table: pa.Table, record: dict[str, Any]) -> Section:

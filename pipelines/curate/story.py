@@ -16,7 +16,7 @@ from ...datasets.schema import CLIP_SCHEMA, Row, columns_of
 from ...datasets.storage import Location, is_address
 from .compare import parent_of
 from .config import CHEAP_GATES, SHAPES
-from .funnel import bound_words, config_of, meaning_of, shapes_of
+from .funnel import bound_words, config_of, meaning_of, read_columns, shapes_of
 from .judgement import Bounds, values_of
 
 NAMES = ["clip_id", "source_path", "source_id"]
@@ -121,7 +121,7 @@ def _row(clips: Clips, index: int) -> pa.Table:
     """One row with all its columns, which are read a few at a time: of a million rows all would be a gigabyte."""
     columns: dict[str, pa.Array] = {}
     for start in range(0, len(COLUMNS), 12):
-        part = clips.read(COLUMNS[start : start + 12]).slice(index, 1)
+        part = read_columns(clips, COLUMNS[start : start + 12]).slice(index, 1)
         columns |= {name: part[name].combine_chunks() for name in part.column_names}
     return pa.table(columns)
 

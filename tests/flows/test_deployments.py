@@ -98,8 +98,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[Announced]:
     monkeypatch.setattr(tasks, "train", lambda run, stage, latents, base, out, *_: finish(out / "checkpoint"))
     for module in (curate, train):
         monkeypatch.setattr(module, "publish", lambda *_: None)
-    monkeypatch.setattr(curate, "_verdicts", lambda folder: "")
-    monkeypatch.setattr(curate, "create_markdown_artifact", lambda **_: None)
+    monkeypatch.setattr(curate, "publish_curation", lambda folder: None)
     return events
 
 
@@ -308,7 +307,8 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, mon
     assert Artifact(out / "latents").record()["counts"] == {"inputs": 2, "ok": 2, "rejected": 0, "quarantined": 0}
     shown = server.call("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}})
     assert {artifact["key"]: artifact["type"] for artifact in shown} == {
-        "curated-clips": "table", "clip-verdicts": "markdown"}  # fmt: skip
+        "curated-clips": "table", "clip-funnel": "table", "clip-verdicts": "table", "clip-card": "markdown",
+        "clip-report": "markdown"}  # fmt: skip
 
     (started,) = wait_for(lambda: server.flow_runs("train-steadydancer"), 60, log)
     local = server.call("/deployments/name/train-steadydancer/local")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, write_json
+from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, content_digest, write_json
 from steadydancer.datasets.clips import COLUMNS, Clips
 from steadydancer.datasets.schema import Row, to_table
 from steadydancer.pipelines.charts import draw_histogram, histogram
@@ -337,13 +338,32 @@ def test_copies_of_the_same_bytes_are_held_against_each_other_in_order(tmp_path:
 def test_a_version_shows_what_differs_from_its_parent(tmp_path: Path) -> None:
     finish(tmp_path / "old", ROWS)
     rows = [{**row, "verdict": "ok", "reason": None} if row is ROWS[2] else row for row in ROWS]
-    new = finish(tmp_path / "new", rows, parent={"clips": "../old/clips"})
+    digest = content_digest(tmp_path / "old" / "clips" / "run.json")
+    new = finish(tmp_path / "new", rows, parent={"clips": "../old/clips", "digest": digest})
     words = Page(write_report(tmp_path / "new")).section("Against the version before")
     assert "1 clips became ok, 0 ceased" in words and "rejected: min_brightness ok 1" in words
     versions = story.tell(new, 2)["versions"]
     assert [(one["verdict"], one["reason"]) for one in versions] == [("ok", None), ("rejected", "min_brightness")]
     (tmp_path / "old" / "clips" / "run.json").unlink()  # deleted since
     assert len(story.tell(new, 2)["versions"]) == 1 and write_report(tmp_path / "new").is_file()
+    finish(tmp_path / "old", ROWS[:3])  # and another made in its place
+    assert len(story.tell(new, 2)["versions"]) == 1
+
+
+def test_rows_of_an_older_version_lack_what_it_did_not_know(tmp_path: Path) -> None:
+    clips = finish(tmp_path, ROWS)
+    (part,) = (tmp_path / "clips").glob("part-*")
+    pq.write_table(pq.read_table(part).drop_columns(["text_ratio", "licence"]), part)
+    assert composition(read_table(clips))["licence"] == [("unknown", 3, 11)]
+    (text,) = [one for one in story.tell(clips, 0)["scores"] if one["score"] == "text_ratio"]
+    assert text["value"] is None and write_report(tmp_path).is_file() and compare(clips, clips)["moves"] == []
+
+
+def test_trusted_clips_without_scores_are_not_taken_for_broken_ones(tmp_path: Path) -> None:
+    rows = [clip(0, brightness=None), broken(1, "corrupt_frames", codec="h264", start_s=0.0, end_s=5.0)]
+    for trust, stage in ((True, "pose"), (False, "score")):
+        clips = finish(tmp_path, rows, CONFIG.model_copy(update={"trust": trust}))
+        assert [step.name for step in funnel(read_table(clips), clips.record) if step.lost] == [stage]
 
 
 def test_a_story_holds_every_score_against_its_gates(clips: Clips) -> None:
