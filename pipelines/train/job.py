@@ -14,10 +14,11 @@ from ...datasets.artifact import RECORD, exclusive
 from ...datasets.storage import Location, ObjectPath
 from .checkpoint import steps_done
 from .config import TrainConfig
+from .fork import begin_fork, forked_from
 from .preflight import plan as plan  # the job's, as of every job
 from .preflight import refuse_what_cannot_work
 from .progress import progress
-from .publish import begin_on_store, publish
+from .publish import begin_on_store, publish, run_folder
 from .start import check_same_run, check_start
 from .stop import TrainingStopped, stops_on_sigterm
 
@@ -30,6 +31,7 @@ def run(
     out: Location,
     from_checkpoint: Location | None = None,
     address: str | None = None,
+    fork: Location | None = None,
 ) -> dict[str, Any]:
     """Train one stage to its last step, from wherever it stands.
 
@@ -44,6 +46,7 @@ def run(
             is.
         from_checkpoint: the stage before's checkpoint, for stages 2 and 3.
         address: of a Ray cluster; None: a private Ray on this machine, or none at all with `num_workers=0`.
+        fork: another run's folder, from whose newest engine state this run begins, with other settings.
 
     Returns:
         The checkpoint's record, `out/checkpoint/run.json`, with `"already_finished": True` if there was nothing to do.
@@ -56,7 +59,7 @@ def run(
     if isinstance(out, ObjectPath):
         with exclusive(out):
             here = begin_on_store(config, out, address)
-            done = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint)
+            done = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint, fork=fork)
             publish(here, out)
             return done
     out = out.resolve()
@@ -65,6 +68,8 @@ def run(
         finished = _finished(out, config.steps)
         if finished is None:  # before anything is written that would bind the folder to these settings
             refuse_what_cannot_work(config, start, out, address)
+        if fork is not None:
+            begin_fork(run_folder(fork).resolve(), out, start.record)
         check_same_run(out, start.record)
         if finished is not None:
             return {**finished, "already_finished": True}
@@ -75,7 +80,7 @@ def run(
             "out": str(out),
             "base": start.base and str(start.base),
             "from_checkpoint": start.from_checkpoint and str(start.from_checkpoint),
-            "record": start.record,
+            "record": {**start.record, "forked_from": forked_from(out)},
         }
         with progress(config, out, steps_done(out)):
             _fit(config, settings, out, address)

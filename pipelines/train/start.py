@@ -208,25 +208,30 @@ def _data_digest(latents: dict[str, Any]) -> str:
     return json_digest([*made_of, *origins])
 
 
+def identity(record: dict[str, Any]) -> dict[str, Any]:
+    """What two attempts at one run have in common: settings that matter, and the digests of what goes in."""
+    same: dict[str, Any] = {
+        "config": {name: value for name, value in record["config"].items() if name not in _FREE},
+        **{name: record[name] and record[name]["digest"] for name in ("latents", "base", "parent")},
+    }
+    return dict(json.loads(json.dumps(same)))
+
+
 def check_same_run(out: Path, record: dict[str, Any]) -> None:
     """Let `out` be begun, or gone on with by the same run; more steps are welcome.
 
     Raises:
         TrainingRefused: the folder was begun with other settings or inputs; every change is named, old → new.
     """
-    identity = {
-        "config": {name: value for name, value in record["config"].items() if name not in _FREE},
-        **{name: record[name] and record[name]["digest"] for name in ("latents", "base", "parent")},
-    }
     file = out / "start.json"
     if not file.exists():
-        write_json(file, identity)
+        write_json(file, identity(record))
         return
-    changes = list(differences(json.loads(file.read_text()), json.loads(json.dumps(identity))))
+    changes = list(differences(json.loads(file.read_text()), identity(record)))
     if changes:
         raise TrainingRefused(
-            f"{out} was begun with other settings or inputs; choose another --out:\n"
-            + "\n".join(f"  {change}" for change in changes)
+            f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to go on from its "
+            "newest state:\n" + "\n".join(f"  {change}" for change in changes)
         )
     newest = next(engine_states(out), None)
     if newest is not None and newest[0] > record["config"]["steps"]:

@@ -434,6 +434,34 @@ def test_other_settings_on_the_same_folder_are_refused_and_named(world, stages):
         train(world, micro(1, steps=4), stages[1])
 
 
+def test_a_fork_goes_on_from_the_newest_state_with_other_settings(world, stages, tmp_path):
+    before = content_digest(stages[1] / "state")
+    forked = train(world, micro(1, steps=7, learning_rate=3e-3), tmp_path / "fork", fork=stages[1])
+    assert forked["forked_from"] == {
+        "path": str(stages[1]), "steps": 5, "changes": ["config.learning_rate: 0.01 → 0.003"]
+    }  # fmt: skip
+    rows, straight = read_metrics(tmp_path / "fork"), train(world, micro(1, steps=7), tmp_path / "straight")
+    assert without_times(tmp_path / "fork")[:5] == without_times(stages[1])
+    longer = read_metrics(tmp_path / "straight")
+    assert [row["batch_digest"] for row in rows] == [row["batch_digest"] for row in longer]
+    assert (rows[5]["loss"], rows[5]["lr"]) == (longer[5]["loss"], 3e-3)  # same weights, then another step
+    assert rows[6]["loss"] != longer[6]["loss"] and straight["forked_from"] is None
+    assert content_digest(stages[1] / "state") == before  # the states that were linked are the other run's still
+
+    same = micro(1, steps=7, learning_rate=3e-3)
+    assert train(world, same, tmp_path / "fork", fork=stages[1])["already_finished"]
+    assert train(world, same, tmp_path / "fork")["already_finished"]
+    with pytest.raises(TrainingRefused, match="^fork: .* was begun from"):
+        train(world, same, tmp_path / "fork", fork=tmp_path / "straight")
+
+
+def test_a_fork_that_could_not_be_loaded_is_refused(world, stages, tmp_path):
+    refused(world, micro(1), tmp_path / "a", "^fork: .* no complete engine state", fork=tmp_path)
+    refused(world, micro(1, lora_rank=3), tmp_path / "b", r"^fork: .*\n  config.lora_rank: 2 → 3$", fork=stages[1])
+    refused(world, micro(1, steps=4), tmp_path / "c", "^steps: .* 5 steps .* 4 asked", fork=stages[1])
+    assert not list((tmp_path / "c").glob("*.json"))
+
+
 def test_two_runs_on_one_folder_are_refused(world, tmp_path):
     with exclusive(tmp_path), pytest.raises(ArtifactError, match="in use by another run"):
         train(world, micro(1), tmp_path)

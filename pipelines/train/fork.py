@@ -1,0 +1,71 @@
+"""A new run that begins where another one stands, with other settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ...datasets.artifact import differences, write_json, written_aside
+from .checkpoint import TrainingRefused, engine_states, read_metrics
+from .config import NETWORK_FIELDS
+from .start import identity
+
+# An engine state holds the trained weights and the optimizer as they are cut up among the workers: a run that cuts
+# them otherwise, trains others, or has other frozen ones beside them cannot read it.
+_FIXED_FIELDS = ("stage", "zero_stage", "num_workers", "offload_optimizer", "dtype", "lora_rank", "lora_targets")
+_FIXED = (*(f"config.{name}" for name in (*_FIXED_FIELDS, *NETWORK_FIELDS)), "base", "parent")
+
+
+def begin_fork(fork: Path, out: Path, record: dict[str, Any]) -> None:
+    """Put the newest complete engine state of the run in `fork`, and its metrics so far, into `out`, once.
+
+    The states' files are shared by hard links where the file system has them: nobody ever changes one.
+
+    Raises:
+        TrainingRefused: there is no such state, this run could not read it, or `out` was begun otherwise.
+    """
+    known = forked_from(out)
+    if known is not None or (out / "start.json").exists():
+        if known is None or known["path"] != str(fork):
+            begun = f"from {known['path']}" if known else "without --fork"
+            raise TrainingRefused(f"fork: {out} was begun {begun}; choose another --out")
+        return
+    newest = next(engine_states(fork), None)
+    if newest is None:
+        raise TrainingRefused(f"fork: {fork} holds no complete engine state: give the --out of a run that has one")
+    steps, state = newest
+    changes = list(differences(json.loads((fork / "start.json").read_text()), identity(record)))
+    fixed = [change for change in changes if change.partition(":")[0].startswith(_FIXED)]
+    if fixed:
+        raise TrainingRefused(
+            f"fork: the state of {fork} cannot be read by a run with\n" + "\n".join(f"  {change}" for change in fixed)
+        )
+    if steps > record["config"]["steps"]:
+        raise TrainingRefused(f"steps: {fork} has {steps} steps behind it already, {record['config']['steps']} asked")
+    _take(fork, state, out, steps)
+    write_json(out / "forked.json", {"path": str(fork), "steps": steps, "changes": changes})
+
+
+def forked_from(out: Path) -> dict[str, Any] | None:
+    """The other run's folder, its steps, and what was changed; None for a run that began at step 0."""
+    file = out / "forked.json"
+    return dict(json.loads(file.read_text())) if file.exists() else None
+
+
+def _take(fork: Path, state: Path, out: Path, steps: int) -> None:
+    shutil.rmtree(out / "state", ignore_errors=True)  # of an attempt that was killed in here
+    (out / "state").mkdir(parents=True)
+    shutil.copytree(state, out / "state" / state.name, copy_function=_link)
+    shutil.copy(fork / "state" / "before.json", out / "state")
+    with written_aside(out / "metrics.jsonl") as aside:
+        aside.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(fork) if row["step"] < steps))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
