@@ -90,11 +90,12 @@ class MeasuredRows:
             yield parts, self.read(parts, columns)
 
     def read(self, parts: Sequence[str], columns: list[str]) -> pa.Table:
-        """The rows of these parts; `measured_part` says which."""
-        asked = [*dict.fromkeys([*(name for name in columns if name != "measured_part"), "source_path", "start_s"])]
+        """The rows of these parts; `measured_part` says which, `taken_from` whence rows of a parent came."""
+        asked = sorted({*columns, "source_path", "start_s", "measured_part"} - {"taken_from"})
 
         def read(part: str) -> pa.Table:
             table = self.measured.read_part(part, asked)
+            table = table.rename_columns(["taken_from" if name == "measured_part" else name for name in asked])
             return table.append_column("measured_part", pa.repeat(part, len(table)))
 
         with ThreadPoolExecutor(8) as pool:  # on a store, each waits for its own answers

@@ -21,29 +21,41 @@ from .ingest import read_sources, sources_digest
 from .select import columns_read, select
 from .selection import Selection
 from .steps import open_source, stages, told_apart
+from .takeover import Parent
 
 
-def plan(config: CurateConfig, clips: str, out: Location) -> dict[str, Any]:
+def plan(config: CurateConfig, clips: str, out: Location, parent: Location | None = None) -> dict[str, Any]:
     """What `run` would do: number of sources, packets, and how many of them are done."""
-    packets = plan_packets(paths_of(read_sources(clips)), config.packet_size)
+    sources = read_sources(clips)
+    packets = plan_packets(paths_of(sources), config.packet_size)
     remaining = Artifact(out / "measured").remaining(packets)
-    return {"sources": sum(len(packet.ids) for packet in packets), "packets": len(packets),
-            "packets_done": len(packets) - len(remaining),
+    excluded = content_digest(location(config.exclude)) if config.exclude and parent else None
+    old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
+    taken = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
+    return {"sources": len(sources), **taken, "packets": len(packets), "packets_done": len(packets) - len(remaining),
             "finished": Artifact(out / "clips").committed, "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip
 
 
-def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> dict[str, Any]:
+def run(
+    config: CurateConfig, *, clips: str, out: Location, engine: Engine, parent: Location | None = None
+) -> dict[str, Any]:
     """Curate `clips` into `out/clips`; returns the artifact's record.
 
     `out/measured` holds the scores of every row, so that another selection needs no video. A finished run returns its
     record; one that was killed goes on with the packets that have no part.
 
+    With a `parent` (what `curate --out` was given before), sources whose files are the same and whose rows have all
+    that these gates look at are taken over from it; the others are measured.
+
     Raises:
-        ArtifactError: no sources, other settings than the folder was begun with, or another run holds it.
+        ArtifactError: no sources, a parent that was measured in another way, other settings than the folder was begun
+            with, or another run holds it.
         JobStopped: the code or the machine failed on the way.
     """
     sources = read_sources(clips)
     paths = paths_of(sources)
+    excluded = content_digest(location(config.exclude)) if config.exclude else None
+    old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
     with exclusive(out):
         measured, artifact = Artifact(out / "measured"), Artifact(out / "clips")
         begun = {
@@ -51,24 +63,27 @@ def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> d
             "sources": sources_digest(sources),
             "num_sources": len(paths),
         }
-        if config.exclude:
-            begun["excluded"] = content_digest(location(config.exclude))
+        if excluded:
+            begun["excluded"] = excluded
+        if old:
+            begun["parent"] = old.digest
         measured.begin(begun)
         if artifact.committed:
             return artifact.record()
         start = time.perf_counter()
         packets = plan_packets(paths, config.packet_size)
+        open_row = opener(sources, paths)
         job = Job(
             name="curate",
-            stages=stages(config),
+            stages=old.stages(stages(config)) if old else stages(config),
             config=config,
             schema=CLIP_SCHEMA,
-            open_row=opener(sources, paths),
+            open_row=(lambda path: old.open_row(open_row(path))) if old else open_row,
             write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
         )
         seconds, decoding = told_apart(run_packets(job, measured, packets, engine))
         rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
-        selection, parts, models = _select(rows, config, paths)
+        selection, parts, seen = _select(rows, config, paths)
         artifact.begin(begun)
         _write(artifact, selection, rows, parts)
         return artifact.commit(
@@ -77,10 +92,11 @@ def run(config: CurateConfig, *, clips: str, out: Location, engine: Engine) -> d
                 "version": __version__,
                 "config": begun["config"],
                 "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
+                **({"parent": old.told(out, _num_taken(seen))} if old else {}),
                 "measured": place_of(measured.path, out),
-                "inputs": {"clips": clips, "sources": len(paths), "digest": begun["sources"]},
+                "inputs": {"clips": clips, "sources": len(paths), "digest": begun["sources"], "excluded": excluded},
                 "counts": count_written(artifact, len(selection)),
-                "pose_models": models,
+                "pose_models": sorted(pc.unique(seen["pose_model"]).drop_null().to_pylist()),
                 "decoding": decoding,
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
@@ -105,28 +121,35 @@ def opener(sources: pa.Table, paths: Sequence[str]) -> Callable[[str], Row]:
 
 def _select(
     rows: MeasuredRows, config: CurateConfig, sources: Sequence[str]
-) -> tuple[Selection, list[tuple[list[str], int]], list[str]]:
-    """Verdicts of all rows, how many there are in which parts, and the pose models.
+) -> tuple[Selection, list[tuple[list[str], int]], pa.Table]:
+    """Verdicts of all rows, how many there are in which parts, and of each its source, pose model and `taken_from`.
 
     What decides is read once and held; keypoints and fingerprints are not.
     """
     columns = columns_read(config)
     scope = config.duplicates.scope
     fingerprints = Fingerprints(scope, scratch()) if scope != "off" else None
-    tables, parts = [], []
-    for names, table in rows.tables(sorted({*columns, *(Fingerprints.COLUMNS if fingerprints else ())})):
+    told = ["source_path", "pose_model", "taken_from"]
+    tables, parts, few = [], [], []
+    for names, table in rows.tables(sorted({*columns, *told, *(Fingerprints.COLUMNS if fingerprints else ())})):
         if fingerprints:
             fingerprints.add(table)
         tables.append(table.select(columns))
+        few.append(table.select(told))
         parts.append((names, len(table)))
-    seen = pa.concat_tables(table.select(["source_path", "pose_model"]) for table in tables)
+    seen = pa.concat_tables(few)
     missing = pc.invert(pc.is_in(pa.array(sources, pa.string()), value_set=pc.unique(seen["source_path"])))
     if pc.any(missing).as_py():
         lost = pa.array(sources, pa.string()).filter(missing)
         raise ArtifactError(f"{len(lost)} sources have no row, first {lost[0]}: delete {rows.measured.path}")
     groups = fingerprints.groups(config.duplicates.min_common_ratio) if fingerprints else None
     selection = select(lambda: tables, config, groups=groups)
-    return selection, parts, sorted(pc.unique(seen["pose_model"]).drop_null().to_pylist())
+    return selection, parts, seen
+
+
+def _num_taken(seen: pa.Table) -> int:
+    """Sources that were taken over from a parent."""
+    return len(pc.unique(seen["source_path"].filter(seen["taken_from"].is_valid())))
 
 
 def _write(artifact: Artifact, selection: Selection, rows: MeasuredRows, parts: list[tuple[list[str], int]]) -> None:

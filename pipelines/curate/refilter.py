@@ -11,11 +11,12 @@ from ...datasets.artifact import RECORD, Artifact, ArtifactError, content_digest
 from ...datasets.clips import COLUMNS, PART_ROWS, Clips, MeasuredRows, clips_packet, count_written, place_of
 from ...datasets.node_cache import scratch
 from ...datasets.storage import Location
-from .config import SELECTION_FIELDS, CurateConfig, Gates
+from .config import SELECTION_FIELDS, CurateConfig
 from .decisions import Decisions, read_decisions
 from .groups import Fingerprints
 from .select import columns_read, select
 from .selection import Selection
+from .takeover import measured_gates
 
 
 def changed(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:
@@ -90,7 +91,10 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
                 "version": __version__,
                 "config": config.model_dump(mode="json"),
                 "selection": selection.told()
-                | {"measured_gates": _measured_gates(old).model_dump(mode="json"), "decisions": _told(said, selection)},
+                | {
+                    "measured_gates": measured_gates(old.record).model_dump(mode="json"),
+                    "decisions": _told(said, selection),
+                },
                 "parent": {"clips": place_of(old.artifact.path, out), "digest": digest},
                 "measured": place_of(old.measured.path, out),
                 "inputs": old.record["inputs"],
@@ -101,22 +105,16 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
         )
 
 
-def _measured_gates(old: Clips) -> Gates:
-    """The gates with which the rows were measured; one that an older version did not know was off."""
-    gates = old.record.get("selection", {}).get("measured_gates") or old.record["config"]["gates"]
-    return Gates(**{name: gates.get(name) for name in Gates.model_fields})
-
-
 def _select(old: Clips, config: CurateConfig, decisions: Decisions | None) -> Selection:
-    measured_gates = _measured_gates(old)
-    columns = columns_read(config, measured_gates)
+    gates = measured_gates(old.record)
+    columns = columns_read(config, gates)
     if not old.record.get("selection", {}).get("decisions"):
         columns.remove("detail")  # it is read for what a person noted
     selection = select(
         lambda: old.tables(columns),
         config,
         groups=_groups(old, config),
-        measured_gates=measured_gates,
+        measured_gates=gates,
         decisions=decisions,
     )
     expected = old.record["counts"]["inputs"]

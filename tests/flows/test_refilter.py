@@ -83,11 +83,10 @@ def test_gates_are_tightened_and_loosened_and_what_was_not_measured_says_so(cura
     # From there back again, and on from a version of a version.
     call(tmp_path / "loose", tmp_path / "back", "--preset", json.dumps({"curate": Clips(curated).record["config"]}))
     assert verdicts(tmp_path / "back") == verdicts(curated)
-    # A bound of one shape of picture is none of the others'; all dancers stand upright.
-    call(
-        tmp_path / "back", tmp_path / "wide", "--set", "horizontal.min_side_px=1000", "--set", "square.min_side_px=1000"
-    )
-    assert verdicts(tmp_path / "wide") == verdicts(curated)
+    # A bound of one shape of picture is none of the others'; two people fill a wider picture than one.
+    call(tmp_path / "back", tmp_path / "wide", "--set", "horizontal.min_side_px=1000")
+    expected = verdicts(curated) | {("two_people", 0): ("rejected", "min_side_px")}
+    assert verdicts(tmp_path / "wide") == expected
     told = json.loads(call(tmp_path / "wide", tmp_path / "x", "--dry-run", "--set", "vertical.min_side_px=1000"))
     assert told["counts"]["ok"] == 0 and told["funnel"]["gates"]["min_side_px"]["first"] == 6
 

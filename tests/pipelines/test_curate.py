@@ -1,5 +1,6 @@
 """Every flaw gets its verdict, every source its row, and a run that is killed ends in the same rows."""
 
+import os
 import random
 import shutil
 import signal
@@ -22,7 +23,8 @@ from steadydancer.datasets.clips import COLUMNS, Clips
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, columns_of, to_table
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import load_supplied_pose, save_supplied_pose
-from steadydancer.pipelines.curate import ingest, job
+from steadydancer.datasets.video import probe
+from steadydancer.pipelines.curate import ingest, job, steps
 from steadydancer.pipelines.curate.config import CHEAP_GATES, CurateConfig, Gates
 from steadydancer.pipelines.curate.frame_scores import find_cuts
 from steadydancer.pipelines.curate.select import select_table
@@ -346,3 +348,46 @@ def test_whatever_lies_in_a_folder_gets_a_typed_verdict(tmp_path: Path) -> None:
     assert {Path(row["source_path"]).name for row in rows} == {path.name for path in clips.iterdir()} - {"manifest.tsv"}
     upright = {Path(row["source_path"]).stem: (row["width"], row["height"]) for row in rows}
     assert upright["rot_90"] == (320, 568) and upright["rot_180"] == (568, 320)
+
+
+def test_a_parent_gives_what_is_the_same_and_the_rest_is_measured(
+    dancers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = some(dancers, tmp_path / "clips", "dancer_0", "dancer_1", "dark", "truncated", "cut_long", "static")
+    curate(clips, tmp_path / "old")
+    # One goes, one comes, one is another file under its old name, one gets another caption later.
+    for file in clips.glob("static.*"):
+        file.unlink()
+    some(dancers, clips, "two_people")
+    for suffix in (".mp4", ".pose.safetensors"):
+        shutil.copy(clips / f"dancer_0{suffix}", clips / f"dancer_1{suffix}")
+    caption = clips / "cut_long.txt"
+    caption.write_text("a new caption")
+    os.utime(caption, (time.time() + 60,) * 2)
+    gates = Gates(min_brightness=0, min_contrast=0, min_sharpness=0, max_blur=None, min_motion_magnitude=0)
+    config = CONFIG.model_copy(update={"gates": gates, "packet_size": 2})
+
+    def curated_with(out: Path, parent: Path | None) -> tuple[dict[str, Any], list[str]]:
+        looked_at: list[str] = []
+        monkeypatch.setattr(steps, "probe", lambda path: looked_at.append(Path(path).stem) or probe(path))
+        record = job.run(
+            config, clips=str(clips), out=out, parent=parent, engine=Engine(out / ".engine", in_process=True)
+        )
+        return record, sorted(looked_at)
+
+    told = job.plan(config, str(clips), tmp_path / "new", tmp_path / "old")
+    assert told["sources_measured_before"] == 3 and told["sources_gone"] == 1
+    twin, everything = curated_with(tmp_path / "twin", None)
+    record, looked_at = curated_with(tmp_path / "new", tmp_path / "old")
+    # `dark` had been refused before its pose; what was quarantined is tried again.
+    assert looked_at == ["cut_long", "dancer_1", "dark", "truncated", "two_people"]
+    assert everything == sorted([*looked_at, "dancer_0"])
+    ours, theirs = (Artifact(folder / "clips").read() for folder in (tmp_path / "new", tmp_path / "twin"))
+    assert ours.equals(theirs) and record["counts"] == twin["counts"]
+    assert record["parent"]["sources_taken_over"] == 1
+    assert [Path(name).stem for name in record["parent"]["gone"]] == ["static"]
+    accepted = [row for row in rows_of(tmp_path / "new") if row["verdict"] == "ok"]
+    assert Clips(tmp_path / "new").poses(accepted) == Clips(tmp_path / "twin").poses(accepted)
+    with pytest.raises(ArtifactError, match="measured in another way:\n  num_score_frames: 4 → 5"):
+        job.run(config.model_copy(update={"num_score_frames": 5}), clips=str(clips), out=tmp_path / "x",
+                parent=tmp_path / "old", engine=Engine(tmp_path / "e", in_process=True))  # fmt: skip

@@ -1,0 +1,173 @@
+"""Curate with a parent: what was measured before, of files that are still the same, is not measured again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...datasets.artifact import RECORD, Artifact, ArtifactError, content_digest, differences
+from ...datasets.clips import Clips, place_of
+from ...datasets.object_store import ObjectPath, describe
+from ...datasets.schema import Row
+from ...datasets.storage import SIDECARS, Location, location
+from ..stage import Stage
+from .config import CHEAP_GATES, SELECTION_FIELDS, CurateConfig, Gates
+from .judgement import Bounds, Mask, columns_for, judge
+
+# Besides the selection: what decides only how the work is cut.
+WITHOUT_INFLUENCE = (*SELECTION_FIELDS, "packet_size", "num_gpus")
+FIXED = pa.array(["too_short", "max_clips_per_source"])  # what refuses a row before there is anything to measure
+MOST_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished curation whose measurements are taken over.
+
+    Attributes:
+        clips: the artifact.
+        parts: source → part of its `measured`, where every row is as the new gates need it.
+        gone: its sources that are no longer asked for.
+        digest: of its record.
+    """
+
+    clips: Clips
+    parts: dict[str, str]
+    gone: list[str]
+    digest: str
+
+    @classmethod
+    def of(
+        cls, folder: Location, config: CurateConfig, sources: pa.ChunkedArray, excluded: str | None = None
+    ) -> "Parent":
+        """Find out what of `folder` can be taken over under `config`.
+
+        Args:
+            folder: what `curate --out` was given.
+            config: of the new curation.
+            sources: their paths.
+            excluded: digest of the excluded set.
+
+        Raises:
+            ArtifactError: it is not finished, or was measured in another way.
+        """
+        clips = Clips(folder)
+        kept = set(CurateConfig.model_fields) - set(WITHOUT_INFLUENCE)
+        new: dict[str, Any] = config.model_dump(mode="json", include=kept)
+        old = CurateConfig.model_validate(clips.record["config"]).model_dump(mode="json", include=kept)
+        new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
+        if changes := list(differences(old, new)):
+            shown = "\n".join(f"  {change}" for change in changes[:8])
+            raise ArtifactError(
+                f"{clips.artifact.path} was measured in another way:\n{shown}\n"
+                "curate without --parent, or with the settings of the parent"
+            )
+        complete, gone = _sources(clips, config, sources)
+        digest = content_digest(clips.artifact.path / RECORD)
+        return cls(clips, complete, gone, digest)
+
+    def told(self, out: Location, taken: int) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "clips": place_of(self.clips.artifact.path, out),
+            "digest": self.digest,
+            "sources_taken_over": taken,
+            "sources_gone": len(self.gone),
+            "gone": self.gone[:MOST_NAMED],
+        }
+
+    def stages(self, stages: list[Stage]) -> list[Stage]:
+        """The same stages for rows that may be there already."""
+        first = Stage(
+            "parent", partial(take_over, self.clips.measured), ("source_path", "measured_part"), ("measured_part",)
+        )
+        return [first, *(replace(stage, function=unless_taken(stage.function)) for stage in stages)]
+
+    def open_row(self, row: Row) -> Row:
+        """A source's first row, with the part that holds its measurements."""
+        return {**row, "measured_part": self.parts.get(row["source_path"])}
+
+
+def measured_gates(record: dict[str, Any]) -> Gates:
+    """The gates with which clips were measured; one that an older version did not know was off."""
+    gates = record.get("selection", {}).get("measured_gates") or record["config"]["gates"]
+    return Gates(**{name: gates.get(name) for name in Gates.model_fields})
+
+
+def _sources(clips: Clips, config: CurateConfig, sources: pa.ChunkedArray) -> tuple[dict[str, str], list[str]]:
+    """Sources that need not be measured again, with their parts; and those that are no longer asked for.
+
+    A row is complete if the new cheap gates refuse it, or if the old ones let it through to the pose. What was
+    quarantined is tried again: a disk or a network may have been at fault.
+    """
+    expensive = set(Gates.model_fields) - CHEAP_GATES
+    bounds, old = Bounds.of(config, without=expensive), measured_gates(clips.record)
+    keys = ["source_path", "measured_part", "verdict", "reason", "pose_model"]
+    columns = sorted(columns_for({*bounds.gates, *(gate for gate, *_ in old.bounds())}) | set(keys))
+    complete, gone = dict[str, str](), list[str]()
+    for table in clips.tables(columns):
+        judged = judge(table, bounds, old)
+        missing = (judged.first < 0) & (judged.early >= 0) & table["pose_model"].is_null().to_numpy()
+        missing &= ~_mask(pc.is_in(table["reason"], value_set=FIXED))
+        # There may be a pose model now.
+        missing |= _mask(pc.equal(table["reason"], "no_pose")) & table["pose_model"].is_null().to_numpy()
+        missing |= _mask(pc.equal(table["verdict"], "quarantined"))
+        wanted = _mask(pc.is_in(table["source_path"], value_set=sources))
+        paths, parts = (table[name].to_pylist() for name in ("source_path", "measured_part"))
+        for k in np.flatnonzero(wanted & ~missing).tolist():
+            complete.setdefault(paths[k], parts[k])
+        for k in np.flatnonzero(wanted & missing).tolist():
+            complete[paths[k]] = ""
+        gone += [paths[k] for k in np.flatnonzero(~wanted).tolist()]
+    return {path: part for path, part in complete.items() if part}, sorted(set(gone))
+
+
+def _mask(column: pa.ChunkedArray) -> Mask:
+    out: Mask = pc.fill_null(column, False).to_numpy()
+    return out
+
+
+def take_over(measured: Artifact, row: Row, config: CurateConfig, tools: None = None) -> Row | list[Row]:
+    """The rows of a source as they were measured, if its file is the same to the byte; else its row, to be measured.
+
+    What lies beside a video (keypoints, a caption) has no digest in the rows: it must be older than they are.
+    """
+    part = row.get("measured_part")
+    if not part:
+        return {**row, "measured_part": None}
+    rows = [one for one in measured.read_part(part).to_pylist() if one["source_path"] == row["source_path"]]
+    place = location(row["source_path"])
+    try:
+        same = bool(rows) and rows[0]["source_id"] == content_digest(place)
+    except OSError:
+        same = False
+    measured_ns = _changed_ns(measured.path / part) or 0
+    newer = any((_changed_ns(place.with_name(place.stem + suffix)) or 0) > measured_ns for suffix in SIDECARS)
+    if not same or newer:
+        return {**row, "measured_part": None}
+    said = {name: row.get(name) for name in ("origin", "licence")} | {"prompt": row.get("prompt") or rows[0]["prompt"]}
+    return [{**one, **said, "measured_part": part} for one in rows]
+
+
+def _changed_ns(place: Location) -> int | None:
+    """When a file was last written; None if there is none."""
+    if isinstance(place, ObjectPath):
+        info = describe([place])[0]
+        return info.mtime_ns if info.is_file else None
+    try:
+        return place.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def unless_taken(function: Callable[[Row, Any, Any], Row | list[Row]]) -> Callable[[Row, Any, Any], Row | list[Row]]:
+    """A step that leaves rows alone that were taken over."""
+
+    def on_new_rows(row: Row, config: Any, tools: Any = None) -> Row | list[Row]:
+        return row if row.get("measured_part") else function(row, config, tools)
+
+    return on_new_rows
