@@ -214,7 +214,7 @@ def _write_rows(old: Artifact, new: Artifact, found: Found, name: str) -> None:
         ArtifactError: rows were lost, or one of them is still there.
     """
     new.begin({"parent": str(old.path.absolute()), "forgotten": found.ids})
-    columns = ["source_id", "source_path", "reason", "detail", "duplicate_group"]
+    columns = ["source_id", "source_path", "reason", "detail", "leak_of", "duplicate_group"]
     parts = rows_without(old, new, found.forgotten, tuple(columns), found.groups)
     for _ in progress(parts, f"forget: {name}", "parts", len(old.parts())):
         pass

@@ -28,15 +28,18 @@ def clips_beside(curations: list[Clips], measured: Location | None = None) -> li
         if parent := clips.record.get("parent"):
             place = join(clips.artifact.path.parent, parent["clips"])
             candidates[str(place)] = place
+    selections = filter(None, map(_selection, candidates.values()))
     wanted = str(measured.absolute().resolve())
-    found = []
-    for place in candidates.values():
-        artifact = Artifact(place)
-        if artifact.committed and "measured" in artifact.record():
-            clips = Clips(place)
-            if str(clips.measured.path.absolute().resolve()) == wanted:
-                found.append(clips.artifact.path)
+    found = [clips.artifact.path for clips in selections if str(clips.measured.path.absolute().resolve()) == wanted]
     return list({str(place.absolute().resolve()): place for place in found}.values())
+
+
+def _selection(place: Location) -> Clips | None:
+    """The finished clips at a place; None if there are none, or none that we may read."""
+    try:
+        return Clips(place)
+    except (ArtifactError, PermissionError, ValueError):
+        return None
 
 
 def _folders(folder: Location) -> list[Location]:

@@ -16,5 +16,5 @@ class ExportConfig(BaseModel):
     max_area_px: int | None = Field(
         640 * 640, ge=32 * 32, description="area of the trained size; aspect is kept. None: the source's own size"
     )
-    lossless: bool = Field(False, description="every bit of the frames (H.264 RGB, about ten times the bytes)")
+    lossless: bool = Field(False, description="every bit of the frames (H.264 RGB, 8 to 28 times the bytes)")
     packet_size: int = Field(16, ge=1, description="clips a packet: the unit of retry")

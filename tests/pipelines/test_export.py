@@ -276,3 +276,12 @@ def test_exporting_from_a_store_to_a_store(bucket: str, bordered: Path) -> None:
     here, there = bordered / "out" / "export", root / "out" / "export"
     for name in ("videos/c.mp4", "pose_videos/c.mp4", "videos/c.txt", "videos/c.pose.safetensors", "clips.jsonl"):
         assert (there / name).read_bytes() == (here / name).read_bytes()
+
+
+@pytest.mark.acceptance
+def test_workers_of_ray_write_the_same_bytes(curated: Path, exported: Path, tmp_path: Path) -> None:
+    record = job.run(SOURCE_SIZE, clips=curated, out=tmp_path, engine=Engine(tmp_path / ".engine"))
+    assert record["counts"] == Artifact(exported).record()["counts"]
+    for file in exported.rglob("*.*"):
+        if file.name != "run.json":
+            assert (tmp_path / "export" / file.relative_to(exported)).read_bytes() == file.read_bytes()

@@ -344,6 +344,21 @@ def test_folders_that_are_in_use_are_not_written_into(copy: Path) -> None:
         forget.run(request(copy, gone, exports=[copy / "cached" / "latents"]))
 
 
+@pytest.mark.acceptance
+def test_training_goes_on_with_what_is_left(curated: Path, cached: Path, components: Path, tmp_path: Path) -> None:
+    from steadydancer.pipelines.train import job as train_job
+    from steadydancer.pipelines.train.config import TrainConfig
+
+    forget.run(forget.Request(source_of(curated, "dancer_0.mp4")["source_id"], [curated], tmp_path / "new", [cached]))
+    config = TrainConfig(
+        stage=1, num_frames=33, steps=2, global_batch_size=2, num_workers=0, use_gpu=False, dtype="float32",
+        lora_rank=2, lora_alpha=2.0, evaluation_samples=0, warmup_steps=0,
+    )  # fmt: skip
+    latents = tmp_path / "new" / "latents"
+    record = train_job.run(config, latents=latents, base=str(components), out=tmp_path / "stage1", from_checkpoint=None)
+    assert record["steps"] == 2 and record["loss_after"] is not None
+
+
 class KilledError(BaseException):
     """Ends a run where it stands."""
 
