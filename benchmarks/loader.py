@@ -1,9 +1,9 @@
 """What reading samples of a cache costs: by our index, by plain webdataset over the same shards, and by bare reads.
 
-Samples of 15.5 MB (81 frames of 640², 150 tokens, bfloat16) of random numbers: bytes from the page cache, tensors at the
-end. The sides take turns; CPU seconds and wall clock; `ratio` is webdataset's CPU seconds over ours, of the medians. The
-first reading of a sample compares its checksums, all later ones do not; both are told. Then `--reads` reads in a row:
-what the process grows by.
+Samples of 15.5 MB (81 frames of 640², 150 tokens, bfloat16) of random numbers: bytes from the page cache, tensors at
+the end. The sides take turns; CPU and wall seconds; `ratio` is webdataset's CPU seconds over ours, of the medians.
+The first reading of a sample compares its checksums, all later ones do not; both are told. Then `--reads` reads in a
+row: what the process grows by.
 """
 
 import argparse

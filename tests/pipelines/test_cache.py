@@ -483,8 +483,7 @@ def test_a_million_clips_are_planned_in_less_than_2_gb(tmp_path: Path) -> None:
         write_json(out / "clips" / "run.json", {{"measured": "measured", "config": {{"fps": 16.0}}, "counts": {{}}}})
         if sys.argv[1] == "plan":
             plan = job.plan(CacheConfig(components="/nowhere"), out, out / "cached")
-            accepted = job.AcceptedClips(out)
-            digest = accepted.digest()
+            job.AcceptedClips(out).digest()
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             print(json.dumps([plan["clips"], plan["shards"], plan["cost"]["bytes"]["total"], peak]))
     """
