@@ -1,13 +1,17 @@
 """Every path of every command may lie on a store: from clips to scores, and what is refused."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from steadydancer.datasets.artifact import Artifact, write_json
 from steadydancer.datasets.object_store import ObjectPath, listing, put
+from steadydancer.flows import cli
+from steadydancer.flows.commands.options import LOCAL_FOLDER, Name, Place
 from steadydancer.flows.presets import change, load
 
 SECRETS = ("AKIATESTKEY", "test-secret")
@@ -19,6 +23,7 @@ PATHS = [
     ["curate", "--clips", ".", "--out", "o", "--preset", "@"],
     ["cache", "--clips", "@", "--out", "o"],
     ["cache", "--clips", ".", "--out", "o", "--components", "@"],
+    ["cache", "--clips", ".", "--out", "o", "--captioner", "@"],
     ["train", "--latents", "@", "--stage", "1", "--out", "o"],
     ["train", "--latents", ".", "--stage", "1", "--base", "@", "--out", "o"],
     ["train", "--latents", ".", "--stage", "2", "--from", "@", "--out", "o"],
@@ -46,6 +51,44 @@ def test_other_schemes_and_credentials_are_refused_for_every_path(call: Any, tmp
         assert answer.code in (1, 2) and said in " ".join(answer.err.split()), answer
         assert not any(secret in answer.err + answer.out for secret in SECRETS), answer
         assert "Traceback" not in answer.err and list(tmp_path.iterdir()) == []
+
+
+# Options and arguments of free text that name no place. What is new is put here, or given a type that knows places.
+WORDS = {
+    "--preset",
+    "--address",
+    "--prompt",
+    "--protocol",
+    "--shard-size",
+    "--reason",
+    "--set",
+    "--mix",
+    "clip",
+    "source",
+}
+
+
+def commands(command: click.Command, name: str = "steadydancer") -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for word, one in command.commands.items():
+            yield from commands(one, f"{name} {word}")
+    else:
+        yield name, command
+
+
+def test_every_option_of_every_command_that_names_a_place_takes_a_store() -> None:
+    places = 0
+    for name, command in commands(cli.cli):
+        for option in command.params:
+            if isinstance(option.type, click.types.StringParamType | click.Path) and option.type is not LOCAL_FOLDER:
+                assert option.opts[0] in WORDS, f"{name} {option.opts[0]}: is it a path? then FOLDER, FILE or NAME"
+            if isinstance(option.type, Place | Name):
+                places += 1
+                with pytest.raises(click.BadParameter, match="the stores that can be read are s3://"):
+                    option.type.convert("gs://bucket/x", option, None)
+                if not getattr(option.type, "is_file", False):
+                    assert str(option.type.convert("s3://bucket/x", option, None)) == "s3://bucket/x"
+    assert places > 20
 
 
 def test_a_demo_is_made_on_this_machine(call: Any, tmp_path: Path) -> None:
