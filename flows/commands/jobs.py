@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     "--exclude", type=FOLDER, help="Evaluation videos, or an .npz of their fingerprints: no clip may be theirs."
 )
 @click.option("--trust", is_flag=True, help="Chosen before: no scores; probing, shots and pose stay.")
+@click.option("--parent", type=FOLDER, help="OUT of an earlier run: what is the same file is not measured again.")
 @configured
 @in_process_option
-def curate(clips: str, out: Location, num_frames: int | None, exclude: Location | None, trust: bool, preset: str,
-           print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
+def curate(clips: str, out: Location, num_frames: int | None, exclude: Location | None, trust: bool,
+           parent: Location | None, preset: str, print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
     """Cut videos into clips, measure them, and give each a verdict."""
     from ...pipelines.curate import job
     from .. import presets
@@ -38,10 +39,12 @@ def curate(clips: str, out: Location, num_frames: int | None, exclude: Location 
     # Absolute: workers may run in other folders.
     excluded = str(exclude.absolute()) if exclude else None
     run = presets.change(presets.load(preset), "curate", num_frames=num_frames, exclude=excluded, trust=trust or None)
-    if prepare(run, print_config=print_config, plan=(lambda: job.plan(run.curate, clips, out)) if dry_run else None):
+    plan = (lambda: job.plan(run.curate, clips, out, parent)) if dry_run else None
+    if prepare(run, print_config=print_config, plan=plan):
         return
     engine = engine_at(out, in_process, address)
-    finish(out / "clips", with_page(out, lambda: job.run(run.curate, clips=clips, out=out, engine=engine)))
+    work = with_page(out, lambda: job.run(run.curate, clips=clips, out=out, engine=engine, parent=parent))
+    finish(out / "clips", work)
 
 
 @click.command(cls=JobCommand)

@@ -286,7 +286,7 @@ class Selection:
         quotas = self.config.quotas
         if name == "quota_of_source":
             limit = quotas.max_accepted_per_source
-            return [f"its source has {limit} better clips; at most {limit} are asked"] * len(rows)
+            return [f"not among the best {limit} of its source; no more are asked"] * len(rows)
         limits = [
             f"{quotas.max_accepted_by_shape.get(shape)} {shape} clips are better, and no more asked" for shape in SHAPES
         ]

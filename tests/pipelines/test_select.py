@@ -1,16 +1,20 @@
 """A selection of columns says what the rules say of single rows; targets, quotas and decisions do what they promise."""
 
 import random
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.pipelines.crop import content_size
-from steadydancer.pipelines.curate.config import CurateConfig, Duplicates, Gates
+from steadydancer.pipelines.curate.config import SHAPES, CurateConfig, Duplicates, Gates, Quotas, Target
+from steadydancer.pipelines.curate.decisions import read_decisions
 from steadydancer.pipelines.curate.select import failed_gate, select, select_table
-from steadydancer.pipelines.curate.selection import NO_MODEL
+from steadydancer.pipelines.curate.selection import NO_MODEL, Selection
+from steadydancer.pipelines.curate.targets import Scale, parts_of
 
 GATES = Gates(max_static_edge_ratio=0.4)
 
@@ -113,3 +117,159 @@ def test_rows_in_parts_are_judged_as_rows_in_one() -> None:
     # What a selection said before is no obstacle: what was given by measuring stays, all else is judged anew.
     assert again.equals(table)
     assert selection.counts == {v: sum(row == v for row in table["verdict"].to_pylist()) for v in selection.counts}
+
+
+def clips_of(number: int, seed: int = 0, **changes: Any) -> pa.Table:
+    """Rows that pass every gate or fail only those of taste; a third lies on its side, a tenth is square."""
+    chance = random.Random(seed)
+    rows = []
+    for k in range(number):
+        width, height = chance.choices([(720, 1280), (1280, 720), (700, 700)], [6, 3, 1])[0]
+        row: Row = dict.fromkeys(CLIP_SCHEMA.names) | {
+            "source_path": f"/videos/{k // 4:05d}.mp4", "source_id": f"source{k // 4}", "clip_id": f"clip{k}",
+            "start_s": 5.0 * (k % 4), "duration_s": 20.0, "source_bytes": 1000, "width": width, "height": height,
+            "pose_digest": "x", "pose_model": "m", "pose_confidence": chance.random(),
+            "subject_height": chance.random(), "pose_jerk": chance.choice([None, 0.5 * chance.random()]),
+        }  # fmt: skip
+        rows.append(row | changes)
+    return to_table(rows)
+
+
+def run(table: pa.Table, **fields: Any) -> Selection:
+    return select(lambda: [table.slice(0, 100), table.slice(100)], CurateConfig(**fields))
+
+
+def accepted(selection: Selection, table: pa.Table) -> list[Row]:
+    return [row for row in selection.apply(table, 0).to_pylist() if row["verdict"] == "ok"]
+
+
+@pytest.mark.parametrize("number", [10, 150, 400], ids=["tighter", "tighter for some", "looser"])
+def test_a_target_is_met_in_its_mix_by_bounds_that_anyone_can_apply(number: int) -> None:
+    table = clips_of(1500)
+    chosen = run(table)
+    selection = run(table, target=Target(num_clips=number, mix={"vertical": 0.72}))
+    vertical = round(0.72 * number)
+    shapes = selection.accepted_by_shape()
+    assert (shapes["vertical"], shapes["horizontal"] + shapes["square"]) == (vertical, number - vertical)
+    found = selection.target
+    assert found is not None and found["reached"] and found["accepted"] == number
+    # The bounds alone, held against each row as the rules have it.
+    config = CurateConfig.model_validate(found["preset"]["curate"])
+    ids = {row["clip_id"] for row in accepted(selection, table)}
+    by_bounds = {
+        row["clip_id"]
+        for row in table.to_pylist()
+        if failed_gate(row, config.gates_for("vertical" if row["height"] > row["width"] else "horizontal")) is None
+    }
+    assert by_bounds == ids
+    strictness = [part["strictness"] for part in found["parts"]]
+    before = {row["clip_id"] for row in accepted(chosen, table)}
+    assert (ids <= before) == all(one >= 0 for one in strictness) and (ids >= before) == all(
+        one < 0 for one in strictness
+    )
+
+
+def test_bounds_follow_the_strictness_as_it_is_defined() -> None:
+    values, n = np.random.default_rng(0).random(1000), 1000
+    for side, bound in (("min", 0.3), ("max", 0.7)):
+        scale = Scale.of(np.r_[values, np.nan], side, bound)
+        refused = lambda limit: int((values < limit if side == "min" else values > limit).sum())  # noqa: B023, E731
+        at_zero = refused(bound) / n
+        for strictness in (-1.0, -0.5, 0.0, 0.25, 0.9):
+            share = at_zero * (1 + strictness) if strictness <= 0 else at_zero + strictness * (1 - at_zero)
+            limit = scale.bound(strictness, side)
+            assert limit is not None and refused(limit) == pytest.approx(share * n, abs=1)
+        margin = scale.margin(values, side)
+        np.testing.assert_array_equal(margin >= 0, values >= bound if side == "min" else values <= bound)
+        assert scale.margin(np.array([np.nan]), side) == 1
+    assert Scale.of(np.array([np.nan]), "min", 0.3).bound(0.5, "min") is None
+
+
+def test_a_target_that_cannot_be_reached_says_so_and_equal_clips_are_cut_in_path_order() -> None:
+    table = clips_of(200, width=1280, height=720)
+    found = run(table, target=Target(num_clips=100, mix={"vertical": 0.5})).target
+    assert found is not None and not found["reached"] and found["accepted"] == 50
+    assert [(part["asked"], part["accepted"], part["available"]) for part in found["parts"]] == [
+        (50, 0, 0),
+        (50, 50, 200),
+    ]
+    equal = clips_of(40, pose_confidence=0.9, subject_height=0.5, pose_jerk=0.1)
+    selection = run(equal, target=Target(num_clips=7))
+    assert [row["clip_id"] for row in accepted(selection, equal)] == [f"clip{k}" for k in range(7)]
+    reasons = selection.apply(equal, 0)["reason"].to_pylist()
+    assert set(reasons[7:]) == {"quota_of_shape"}
+
+
+def test_a_target_counts_what_is_left_of_copies() -> None:
+    rows = clips_of(400).to_pylist()
+    for k in range(0, 400, 2):
+        rows[k + 1]["duplicate_group"] = rows[k]["duplicate_group"] = f"group{k}"
+        rows[k]["source_id"] = f"other{k}"
+    selection = run(to_table(rows), target=Target(num_clips=40, mix={"vertical": 0.5, "horizontal": 0.5}))
+    assert selection.accepted_by_shape() == {"vertical": 20, "horizontal": 20, "square": 0}
+    groups = [row["duplicate_group"] for row in accepted(selection, to_table(rows))]
+    assert len(set(groups)) == 40
+
+
+def test_the_mix_is_shared_out_in_whole_clips() -> None:
+    wanted = lambda number, **mix: [part.wanted for part in parts_of(Target(num_clips=number, mix=mix))]  # noqa: E731
+    assert wanted(7338, vertical=0.72) == [5283, 2055]
+    assert wanted(10, vertical=1 / 3, horizontal=1 / 3, square=1 / 3) == [4, 3, 3]
+    assert wanted(5) == [5] and wanted(5, vertical=1.0) == [5, 0]
+    for mix in (
+        {"vertical": 0.7, "horizontal": 0.7},
+        {"vertical": -0.1},
+        dict.fromkeys(SHAPES, 0.2),
+    ):
+        with pytest.raises(ValueError, match="sum to 1"):
+            Target(num_clips=5, mix=mix)
+
+
+def test_of_each_source_the_best_clips_stay() -> None:
+    table = clips_of(200)
+    free = accepted(run(table), table)
+    selection = run(table, quotas=Quotas(max_accepted_per_source=1, along=("min_subject_height",)))
+    kept = accepted(selection, table)
+    best = sorted(free, key=lambda row: (row["source_id"], -row["subject_height"]))
+    expected = {row["clip_id"] for k, row in enumerate(best) if not k or best[k - 1]["source_id"] != row["source_id"]}
+    assert {row["clip_id"] for row in kept} == expected and len(expected) < len(free)
+    over = [row for row in selection.apply(table, 0).to_pylist() if row["reason"] == "quota_of_source"]
+    assert len(over) == len(free) - len(kept) and "not among the best 1 of its source" in over[0]["detail"]
+    with pytest.raises(ValueError, match="min_beauty is none"):
+        Quotas(along=("min_beauty",))
+
+
+def test_what_a_person_wants_stays_before_copies_and_quotas(tmp_path: Path) -> None:
+    rows = clips_of(8, pose_confidence=0.9, subject_height=0.5, pose_jerk=0.1, width=720, height=1280).to_pylist()
+    for k, row in enumerate(rows):
+        row |= {"source_id": f"source{k}", "duplicate_group": "one" if k < 4 else None, "source_bytes": 1000 - k}
+    rows[5]["clip_id"] = rows[4]["clip_id"]
+    table = to_table(rows)
+    (tmp_path / "a.csv").write_text(
+        f"source_path,start_s,verdict\n{rows[2]['source_path']},10.0,accept\n{rows[5]['source_path']},5,accept\n"
+    )
+    config = CurateConfig(quotas=Quotas(max_accepted_by_shape={"vertical": 3}))
+    selection = select(lambda: [table], config, decisions=read_decisions(tmp_path / "a.csv"))
+    found = selection.apply(table, 0).to_pylist()
+    assert [row["reason"] for row in found] == [
+        "near_duplicate", "near_duplicate", "decision", "near_duplicate", "duplicate", "decision", None,
+        "quota_of_shape",
+    ]  # fmt: skip
+    assert "copy of /videos/00000.mp4 from 10.00 s" in found[0]["detail"]
+    assert found[4]["detail"] == "same content as /videos/00001.mp4"
+
+
+def test_the_funnel_adds_up() -> None:
+    table = to_table(random_rows(600, seed=9))
+    selection = run(table, gates=GATES)
+    funnel = selection.funnel()
+    first = sum(gate["first"] for gate in funnel["gates"].values())
+    others = sum(number for name, number in funnel.items() if name not in ("gates", "measuring"))
+    assert funnel["measuring"] + first + others + selection.counts["ok"] == len(table)
+    # A gate refuses alone what passes without it.
+    off = Duplicates(scope="off")
+    for gate in ("min_brightness", "max_pose_jerk"):
+        with_it = run(table, gates=GATES, duplicates=off)
+        without = run(table, gates=GATES.model_copy(update={gate: None}), duplicates=off)
+        ways = [one.counts["ok"] + one.funnel().get("duplicate", 0) for one in (with_it, without)]
+        assert funnel["gates"][gate]["alone"] == ways[1] - ways[0] > 0
