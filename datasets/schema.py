@@ -115,6 +115,7 @@ _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
     ("pose_confidence", pa.float64(), "0..1", "pose", "mean confidence of the main person's body joints"),
     ("missing_pose_ratio", pa.float64(), "0..1", "pose", "share of frames without a usable body"),
     ("visible_joint_ratio", pa.float64(), "0..1", "pose", "visible body joints of 18, mean over frames"),
+    ("head_ratio", pa.float64(), "0..1", "pose", "share of frames in which an eye or an ear is seen"),
     ("subject_height", pa.float64(), "0..1", "pose", "median height of the visible body over the image height"),
     ("in_frame_ratio", pa.float64(), "0..1", "pose", "visible body joints that lie inside the image"),
     ("head_above_hips_ratio", pa.float64(), "0..1", "pose", "share of frames in which the neck is above the hips"),

@@ -67,6 +67,9 @@ class Gates(BaseModel):
     min_visible_joint_ratio: float | None = Field(
         0.58, description="visible body joints of 18: head, trunk and an arm (0.67 | 0.47)"
     )
+    min_head_ratio: float | None = Field(
+        0.85, description="frames in which an eye or an ear is seen, of a back too (1 | 0.71): no headless bodies"
+    )
     min_subject_height: float | None = Field(0.3, description="height of the visible body over the picture's height")
     min_subject_area: float | None = Field(0.03, description="box of the visible body over the picture (0.10 | 0.02)")
     max_subject_offset: float | None = Field(

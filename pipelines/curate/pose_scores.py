@@ -13,6 +13,7 @@ Floats = npt.NDArray[np.floating]
 
 NECK, RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 1, 2, 5, 8, 11
 ANKLES = [10, 13]
+EYES_AND_EARS = [14, 15, 16, 17]
 # Each joint's counterpart on the other side of the body.
 MIRRORED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
 MIN_USABLE_JOINTS = 6
@@ -36,6 +37,7 @@ def pose_scores(pose: PoseSequence, confidence: Floats, aspect: float, fps: floa
         "pose_confidence": float(confidence.mean()),
         "missing_pose_ratio": float(1 - usable.mean()),
         "visible_joint_ratio": float(visible.mean()),
+        "head_ratio": float(visible[:, EYES_AND_EARS].any(axis=1).mean()),
         "subject_height": None,
         "in_frame_ratio": None,
         "head_above_hips_ratio": None,

@@ -212,6 +212,19 @@ def test_place_gaps_and_a_track_that_jumps() -> None:
     assert centred["subject_area"] == pytest.approx(box.prod(), rel=0.5)
 
 
+def test_a_body_cut_at_the_mouth_has_no_head_and_a_back_has() -> None:
+    pose = toy_pose(4, 10, FPS)
+    sure = np.ones(pose.body_visible.shape, np.float32)
+
+    def head_ratio(hidden: list[int], frames: int) -> float | None:
+        visible = pose.body_visible.copy()
+        visible[:frames, hidden] = False
+        return pose_scores(PoseSequence(pose.body, visible, pose.hands), sure, 1.0, FPS)["head_ratio"]
+
+    assert head_ratio([0, 14, 15], 10) == 1.0  # from behind, ears alone
+    assert head_ratio([14, 15, 16, 17], 4) == 0.6
+
+
 def test_a_back_taken_for_a_front_is_no_motion() -> None:
     pose = toy_pose(4, 32, FPS)
     mirrored = pose.body.copy()
