@@ -55,7 +55,7 @@ class Parent:
         Raises:
             ArtifactError: it is not finished, or was measured in another way.
         """
-        clips = Clips(folder)
+        clips = Clips(folder.absolute())  # workers may run in other folders
         kept = set(CurateConfig.model_fields) - set(WITHOUT_INFLUENCE)
         new: dict[str, Any] = config.model_dump(mode="json", include=kept)
         old = CurateConfig.model_validate(clips.record["config"]).model_dump(mode="json", include=kept)

@@ -5,14 +5,16 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.datasets.toydance import draw_dancer, toy_pose
 from steadydancer.datasets.video import encode
+from steadydancer.pipelines.curate import groups
 from steadydancer.pipelines.curate.config import CurateConfig, Duplicates, Gates
-from steadydancer.pipelines.curate.duplicates import Excluded, align, fingerprint, mirrored, pictures
+from steadydancer.pipelines.curate.duplicates import MIN_PLACE, Excluded, align, fingerprint, mirrored, pictures, unit
 from steadydancer.pipelines.curate.groups import Fingerprints, find_groups
 from steadydancer.pipelines.curate.networks import load_excluded
 from steadydancer.pipelines.curate.select import select_table
@@ -76,6 +78,90 @@ def test_fingerprints_are_small_and_mirroring_twice_changes_nothing(original: np
     np.testing.assert_array_equal(mirrored(mirrored(pictures(data))), pictures(data))
     still = np.repeat(original[:1], 40, axis=0)
     assert align(marks(still), marks(still), 5).overlap == 0  # nothing happens that could be compared
+
+
+def all_pairs(sequences: list[np.ndarray], min_ratio: float) -> list[int]:
+    """The rule without a search: every pair of like length whose mean pictures are alike is aligned."""
+    root = list(range(len(sequences)))
+    for second in range(len(sequences)):
+        for first in range(second):
+            one, other = sequences[first], sequences[second]
+            shorter, longer = sorted((len(one), len(other)))
+            means = [unit(sequence.mean(axis=0)[None])[0] for sequence in (one, other)]
+            alike = max(float(means[0] @ means[1]), float(means[0] @ mirrored(means[1])[0]))
+            if shorter < min_ratio * longer or alike < MIN_PLACE or root[first] == root[second]:
+                continue
+            if align(one, other, max(2, int(np.ceil(min_ratio * longer)))).overlap:
+                older, newer = sorted((root[first], root[second]))
+                root = [older if index == newer else index for index in root]
+    return root
+
+
+def scenes(number: int, seed: int) -> list[np.ndarray]:
+    """Sequences in a few places, some of them copies: noisy, begun later, mirrored, cut."""
+    chance = np.random.default_rng(seed)
+    places = chance.random((4, 64)) * 200
+    out: list[np.ndarray] = []
+    for _ in range(number):
+        if out and chance.random() < 0.4:
+            copy = out[chance.integers(len(out))][chance.integers(0, 3) :]
+            copy = copy[: len(copy) - int(chance.integers(0, 3))] + chance.normal(0, 2, (1, 64))
+            out.append(mirrored(copy) if chance.random() < 0.3 else copy)
+        else:
+            events = np.cumsum(chance.normal(0, 12, (int(chance.integers(16, 40)), 64)), axis=0)
+            out.append(places[chance.integers(4)] + events - events.mean(axis=0))
+    return [sequence.clip(0, 255).astype(np.float32) for sequence in out]
+
+
+@pytest.mark.parametrize("block", [7, 2048])
+def test_the_search_finds_what_looking_at_all_pairs_finds(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(groups, "BLOCK", block)
+    sequences = scenes(60, seed=3)
+    expected = all_pairs(sequences, 0.8)
+    assert find_groups(sequences, 0.8) == expected
+    assert 10 < len(set(expected)) < 55
+    assert find_groups(sequences, 0.5) == all_pairs(sequences, 0.5)
+
+
+def test_a_thousand_dances_in_one_studio_are_not_all_compared(
+    original: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is aligned grows with the number of sequences, not with that of pairs; the copies are among it."""
+    chance = np.random.default_rng(0)
+    place = chance.random(64) * 200
+    studio = []
+    for _ in range(150):
+        where = chance.random(64) * 20  # each dances in another corner of it
+        studio.append((place + chance.normal(0, 1, (24, 64)) * where).clip(0, 255).astype(np.float32))
+    studio += [sequence + chance.normal(0, 1, sequence.shape).astype(np.float32) for sequence in studio[:3]]
+    monkeypatch.setattr(groups, "MOST_CANDIDATES", 3)
+    pairs: list[int] = []
+    monkeypatch.setattr(groups, "align", lambda *words: pairs.append(1) or align(*words))
+    found = find_groups(studio, 0.8)
+    assert found == [*range(150), 0, 1, 2]
+    assert len(pairs) <= 3 * len(studio) < 153 * 152 / 2
+
+
+def test_fingerprints_lie_in_a_file_and_are_grouped_by_source(original: np.ndarray) -> None:
+    whole, other = fingerprint(original, FPS), fingerprint(dance(2), FPS)
+    table = to_table(
+        rows(
+            {"source_path": "a", "source_id": "2", "clip_id": "21", "fingerprint": whole[: 12 * 64]},
+            {"source_path": "a", "source_id": "2", "clip_id": "22", "fingerprint": whole[12 * 64 :], "start_s": 3.0},
+            {"source_path": "b", "source_id": None, "clip_id": "b"},
+            {"source_path": "c", "source_id": "1", "clip_id": "11", "fingerprint": whole},
+            {"source_path": "d", "source_id": "3", "clip_id": "31", "fingerprint": other},
+            {"source_path": "e", "source_id": "1", "clip_id": "11", "fingerprint": whole},
+        )
+    )
+    found = Fingerprints("source")
+    found.add(table.slice(0, 3))
+    found.add(table.slice(3))
+    assert found.groups(0.8).to_pylist() == ["1", "1", None, "1", "3", "1"]
+    assert found.groups(0.8, pa.chunked_array([["3", "x", None, "2"]])).to_pylist() == ["3", None, None, "1"]
+    nothing = Fingerprints("clip")
+    nothing.add(table.slice(2, 1))
+    assert nothing.groups(0.8).to_pylist() == [None]
 
 
 def rows(*sources: dict[str, Any]) -> list[Row]:
