@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -228,3 +230,73 @@ def test_prompts_of_different_lengths_are_stacked_with_zeros():
     stacked = stack_prompt_embeds([torch.ones(2, 3), torch.ones(4, 3)])
     assert stacked.shape == (2, 4, 3)
     assert torch.equal(stacked.sum(dim=(1, 2)), torch.tensor([6.0, 12.0]))
+
+
+def base_and_student(**fusion):
+    torch.manual_seed(0)
+    base = WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **TINY)
+    return base, SteadyDancerTransformer3DModel.from_wan(base, **fusion)
+
+
+@torch.no_grad()
+def test_stage_one_without_pose_and_extra_frames_is_wans_own_flow_matching(batch):
+    base, student = base_and_student(condition_augmentation=False)
+    told = batch.conditions.replace(pose_latents=torch.zeros_like(batch.conditions.pose_latents))
+    given = TrainingBatch(batch.latents, told, batch.null, batch.noise, batch.sigma)
+    ours = action_supervision()(steadydancer_velocity(student), given)["loss"]
+
+    x = (1 - batch.sigma.view(2, 1, 1, 1, 1)) * batch.latents + batch.sigma.view(2, 1, 1, 1, 1) * batch.noise
+    predicted = base(
+        torch.cat([x, told.image_latents], dim=1),
+        1000 * batch.sigma,
+        torch.nn.functional.pad(told.prompt_embeds, (0, 0, 0, 512 - told.prompt_embeds.shape[1])),
+        told.image_embeds,
+    ).sample
+    torch.testing.assert_close(ours, torch.nn.functional.mse_loss(predicted, batch.noise - batch.latents))
+
+
+@torch.no_grad()
+def test_the_unconditional_term_vanishes_when_the_student_is_the_teacher(batch):
+    """Before the first step the new weights are zero, and without the two reference frames nothing else is new."""
+    base, student = base_and_student(condition_augmentation=False)
+    terms = condition_decoupled_distillation(wan_velocity(base))(steadydancer_velocity(student), batch)
+    assert terms["distillation"] < 1e-12 < terms["fidelity"]
+    with_frames = base_and_student()[1]
+    terms = condition_decoupled_distillation(wan_velocity(base))(steadydancer_velocity(with_frames), batch)
+    assert terms["distillation"] > 1e-6
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_one_batch_is_overfitted_by_each_objective(batch, stage):
+    base, student = base_and_student()
+    small = TrainingBatch(batch.latents[:1], _first(batch.conditions), batch.null, batch.noise[:1], batch.sigma[1:])
+    if stage == 3:
+        moved = simulate_first_latent_motion(small.conditions.pose_latents, torch.tensor([2]))
+        small = TrainingBatch(
+            small.latents, small.conditions.replace(pose_latents=moved), small.null, small.noise, small.sigma
+        )
+    objective = action_supervision()
+    if stage == 2:
+        small = TrainingBatch(small.latents, small.conditions, _first(small.null), small.noise, small.sigma)
+        objective = condition_decoupled_distillation(wan_velocity(base.eval().requires_grad_(False)))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(300):
+        terms = objective(steadydancer_velocity(student), small)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        losses.append(terms["loss"].item())
+    assert losses[-1] < 0.1 * losses[0], (losses[0], losses[-1])
+
+
+def _first(told):
+    """The first sample of a batch of conditions."""
+    return type(told)(
+        **{
+            field.name: value if value is None else value[:1]
+            for field in dataclasses.fields(told)
+            for value in [getattr(told, field.name)]
+        }
+    )
