@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def plain_sharpness(image: np.ndarray) -> float:
     """Variance of the Laplacian at a short side of 256 pixels."""
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32) / 255
     scale = 256 / min(grey.shape)
-    return float(cv2.Laplacian(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), cv2.CV_32F).var())  # fmt: skip
+    small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(small, cv2.CV_32F).var())
 
 
 def plain_blur(image: np.ndarray) -> float:
@@ -162,7 +164,7 @@ def plain_script(paths: list[Path], config: CurateConfig, scores: tuple[str, ...
         edges = [0, *find_cuts(cuts, config.cut_threshold), len(cuts) + 1]
         windows = [
             np.arange(start, start + config.num_frames)
-            for first, stop in zip(edges, edges[1:], strict=False)
+            for first, stop in pairwise(edges)
             for start in range(first, stop - config.num_frames + 1, config.num_frames)
         ]
         looked_at = [window[np.linspace(0, len(window) - 1, config.num_score_frames).round().astype(int)]

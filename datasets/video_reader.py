@@ -74,7 +74,7 @@ class VideoReader:
     def __init__(self, expect: Callable[[float], None] = lambda seconds: None) -> None:
         self._expect = expect
         self._indices: OrderedDict[Identity, VideoIndex] = OrderedDict()
-        self._kept: OrderedDict[Identity, dict[int, np.ndarray]] = OrderedDict()
+        self._kept: dict[Identity, dict[int, np.ndarray]] = {}
         self._unfit: set[Identity] = set()
         self._pyav: tuple[Identity, PyavCursor] | None = None
         self._decord: tuple[Identity, DecordCursor] | None = None
@@ -230,10 +230,7 @@ class VideoReader:
         return self._decord[1]
 
     def _keep(self, file: Identity, frames: dict[int, np.ndarray]) -> None:
-        self._kept[file] = frames
-        self._kept.move_to_end(file)
-        while sum(frame.nbytes for each in self._kept.values() for frame in each.values()) > _KEPT_BYTES:
-            self._kept.popitem(last=False)
+        self._kept = {file: frames}  # of one file: its spans are asked for before the next one's pass
 
 
 def _places(shown: np.ndarray) -> Places:

@@ -1,0 +1,94 @@
+"""Whether memory stays flat: a curation of 2,000 clips in one process, its resident memory and its decoder's.
+
+Small procedural clips. Memory is read after every packet; the slope of a straight line through the second half, MB a
+hundred clips, is printed for both processes. (The decoder is replaced after 1,000 requests, so its own goes up and
+down.) One JSON line.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from steadydancer.datasets import video_process
+from steadydancer.datasets.artifact import plan_packets
+from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_ipc
+from steadydancer.datasets.toydance import make_toy_clips
+from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.steps import open_source, stages
+from steadydancer.pipelines.runner import PacketWorker
+
+CONFIG = CurateConfig(
+    num_frames=33, shot_detector="threshold", text_detector="off", person_counter="off", aesthetic_model="off",
+    pose_model="supplied", smoothness_model="off",
+)  # fmt: skip
+
+
+def make_clips(folder: Path, count: int) -> list[str]:
+    """So many files: a few dancers, again and again, with their keypoints."""
+    made = make_toy_clips(folder / "made", num_good=6)[:6]
+    (folder / "clips").mkdir()
+    paths = []
+    for k in range(count):
+        source, path = made[k % len(made)], folder / "clips" / f"{k:05d}.mp4"
+        shutil.copyfile(source, path)
+        pose = source.with_name(f"{source.stem}.pose.safetensors")
+        shutil.copyfile(pose, path.with_name(f"{path.stem}.pose.safetensors"))
+        paths.append(str(path))
+    return paths
+
+
+def resident_mb(pid: int) -> float:
+    """Of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE / 1e6
+
+
+def slope(values: list[float]) -> float:
+    """Growth from one packet to the next over the second half."""
+    half = np.array(values[len(values) // 2 :])
+    return float(np.polyfit(np.arange(len(half)), half, 1)[0])
+
+
+def main() -> None:
+    """Curate and watch."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=2000)
+    arguments = parser.parse_args()
+
+    def discard(packet: object, rows: list[Row]) -> None:
+        assert all(row.get("source_id") for row in rows)
+
+    worker = PacketWorker(stages(CONFIG), CONFIG, CLIP_SCHEMA, discard)
+    ours, decoders = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for packet in plan_packets(make_clips(Path(scratch), arguments.clips), CONFIG.packet_size):
+            rows = to_ipc(map(open_source, packet.ids), CLIP_SCHEMA)
+            worker({"packet": packet.id, "ids": list(packet.ids), "rows": rows, "seconds": "{}", "fault": ""})
+            ours.append(resident_mb(os.getpid()))
+            pid = video_process.child_pid()
+            if pid:
+                decoders.append(resident_mb(pid))
+    hundred = 100 / CONFIG.packet_size
+    print(
+        json.dumps(
+            {
+                "measured": "resident memory of a curation",
+                "clips": arguments.clips,
+                "mb_a_hundred_clips": round(slope(ours) * hundred, 3),
+                "decoder_mb_a_hundred_clips": round(slope(decoders) * hundred, 3),
+                "mb": [round(ours[len(ours) // 2]), round(ours[-1])],
+                "most_mb": round(max(ours)),
+                "decoder_most_mb": round(max(decoders)),
+            }
+        ),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
