@@ -39,6 +39,11 @@ class Run(BaseModel):
         """The configuration of training stage 1, 2 or 3."""
         return {1: self.stage1, 2: self.stage2, 3: self.stage3}[number]
 
+    @property
+    def samples_drawn(self) -> int:
+        """How many cached samples the three stages read: what a cache's price is weighed against."""
+        return sum(stage.steps * stage.global_batch_size for stage in (self.stage1, self.stage2, self.stage3))
+
 
 def paper() -> Run:
     """The paper's numbers: 81 frames, 640² to train and 768² to render, 12,000 / 2,000 / 500 steps, 8 GPUs.

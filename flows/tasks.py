@@ -11,6 +11,7 @@ from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
 from ..datasets.artifact import Artifact, write_json
+from ..datasets.shards import require_settings
 from ..datasets.storage import Location, state_folder
 from ..pipelines.cache import job as cache_job
 from ..pipelines.curate import job as curate_job
@@ -60,7 +61,8 @@ def cache(run: Run, clips: Location, out: Location, cluster: str | None = None, 
     arguments: Words = ["cache", "--clips", clips, "--out", out]
 
     def here() -> Record:
-        return cache_job.run(run.cache, clips=clips, out=out, engine=_engine(run, out, in_process, arguments))
+        engine = _engine(run, out, in_process, arguments)
+        return cache_job.run(run.cache, clips=clips, out=out, engine=engine, samples_drawn=run.samples_drawn)
 
     return _job(cluster, arguments, run, out / "latents", here)
 
@@ -82,6 +84,7 @@ def train(
 
     def here() -> Record:
         config = run.stage(stage)
+        require_settings(latents, run.cache.settings)
         return train_job.run(config, latents=latents, base=base, out=out, from_checkpoint=from_checkpoint)
 
     return _job(cluster, arguments, run, out / "checkpoint", here)

@@ -9,7 +9,18 @@ import click
 
 from ... import SteadyDancerError
 from .clips import with_page
-from .options import FILE, FOLDER, NAME, JobCommand, configured, engine_at, finish, in_process_option, prepare
+from .options import (
+    FILE,
+    FOLDER,
+    NAME,
+    JobCommand,
+    configured,
+    engine_at,
+    finish,
+    in_process_option,
+    prepare,
+    require_cache,
+)
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -31,7 +42,8 @@ if TYPE_CHECKING:
 @configured
 @in_process_option
 def curate(clips: str, out: Location, num_frames: int | None, exclude: Location | None, trust: bool,
-           parent: Location | None, preset: str, print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
+           parent: Location | None, preset: str, print_config: bool, dry_run: bool, address: str | None,
+           in_process: bool) -> None:  # fmt: skip
     """Cut videos into clips, measure them, and give each a verdict."""
     from ...pipelines.curate import job
     from .. import presets
@@ -61,10 +73,12 @@ def cache(clips: Location, out: Location, components: str | None, captioner: str
     from .. import presets
 
     run = presets.change(presets.load(preset), "cache", components=components, captioner=captioner)
-    if prepare(run, print_config=print_config, plan=(lambda: job.plan(run.cache, clips, out)) if dry_run else None):
+    drawn = run.samples_drawn
+    plan = (lambda: job.plan(run.cache, clips, out, drawn)) if dry_run else None
+    if prepare(run, print_config=print_config, plan=plan):
         return
     engine = engine_at(out, in_process, address)
-    finish(out / "latents", lambda: job.run(run.cache, clips=clips, out=out, engine=engine))
+    finish(out / "latents", lambda: job.run(run.cache, clips=clips, out=out, engine=engine, samples_drawn=drawn))
 
 
 @click.command(cls=JobCommand)
@@ -95,6 +109,8 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     if stage == 1:  # the later stages know their base from the checkpoint they start from
         base = base or run.cache.components
     inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
+    if not print_config:
+        require_cache(run, latents)
     if dry_run and not print_config:
         given: dict[str, Any] = {"address": address, "tflops": tflops, "gpu_memory_gb": gpu_memory_gb}
         plan = job.plan(run.stage(stage), **inputs, **given)

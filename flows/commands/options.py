@@ -119,6 +119,15 @@ def prepare(run: Run, *, print_config: bool, plan: Callable[[], dict[str, Any]] 
     return print_config or plan is not None
 
 
+def require_cache(run: Run, latents: Location) -> None:
+    """Refuse a cache of other sizes or types than the preset's `cache` says; whether it is finished is asked later."""
+    from ...datasets.artifact import Artifact
+    from ...datasets.shards import require_settings
+
+    if Artifact(latents).committed:
+        require_settings(latents, run.cache.settings)
+
+
 def engine_at(out: Location, in_process: bool, address: str | None) -> Engine:
     """Where a command's packets run: here without Ray, on a private Ray, or on a cluster's."""
     from ...datasets.storage import state_folder

@@ -164,12 +164,16 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
     """Sizes and origin of the cached tensors against the configuration, the base and the transformer."""
     from ...models import folders
 
-    cached_with = shards.record.get("components", {}).get("digests", {}).get("vae")
+    cached_with = shards.record.get("components", {}).get("digests", {})
     folder = folders.resolve_folder(base, ("vae",)) if cached_with and base else None
-    if folder and not folders.missing_parts(folder, ("vae",)) and folders.part_digest(folder, "vae") != cached_with:
-        raise TrainingRefused(
-            f"vae: {shards.path} was cached with another VAE (digest {cached_with[:12]}…) than the one in {base}"
-        )
+    for name, digest in cached_with.items():
+        # What the base does not have (a captioner, encoders that were not fetched) cannot be compared.
+        is_here = folder and name in folders.NAMES and not folders.missing_parts(folder, (name,))
+        if folder and is_here and folders.part_digest(folder, name) != digest:
+            raise TrainingRefused(
+                f"{name}: {shards.path} was cached with another {'VAE' if name == 'vae' else name} (digest "
+                f"{digest[:12]}…) than the one in {base}"
+            )
     for num_frames in sorted({bucket[0] for bucket in shards.bucket.values()}):
         if num_frames != config.num_frames:
             raise TrainingRefused(

@@ -227,3 +227,27 @@ def test_a_cache_on_a_store_is_read_back_and_repaired_there(
         if file.is_file() and file.name != "run.json":
             assert (new / file.relative_to(cached).as_posix()).read_bytes() == file.read_bytes()
     assert sound.is_file() and len(ShardDataset(new)) == 3
+
+
+def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
+    cached: Path, components: Path, tmp_path: Path
+) -> None:
+    from steadydancer.flows import presets
+    from steadydancer.flows.commands.options import require_cache
+    from steadydancer.pipelines.train.checkpoint import TrainingRefused
+    from steadydancer.pipelines.train.start import check_start
+
+    run = presets.load("tiny")
+    require_cache(run, cached)
+    for field, value in (("dtype", "bfloat16"), ("max_area_px", 9216), ("drawing_area_px", 9216)):
+        with pytest.raises(ArtifactError, match=rf"otherwise than this run's `cache` says .*\n  {field}: "):
+            require_cache(presets.change(run, "cache", **{field: value}), cached)
+    assert run.samples_drawn == (40 + 20 + 20) * 4
+
+    check_start(run.stage1, cached, str(components), None)
+    for part in ("text_encoder", "image_encoder", "tokenizer"):
+        other = Path(shutil.copytree(components, tmp_path / part))
+        file = next((other / part).glob("*.json"))
+        file.write_text(file.read_text() + " ")
+        with pytest.raises(TrainingRefused, match=f"^{part}: .* was cached with another {part} "):
+            check_start(run.stage1, cached, str(other), None)
