@@ -76,14 +76,16 @@ class Captioner:
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             self.processor: Any = AutoProcessor.from_pretrained(folder, **options)
-            model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype=dtype, **options)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, use_safetensors=True, dtype=dtype, **options
+            )
         except (OSError, ValueError, KeyError) as error:
             raise ComponentsError(f"{source} cannot be loaded as a captioner: {error}") from error
         if not getattr(self.processor, "chat_template", None):
             raise ComponentsError(
                 f"{source} has no chat template, so it cannot be asked: take a model tuned to be asked"
             )
-        self.model: Any = model.to(device).eval()
+        self.model = model.to(device).eval()
 
     def __call__(self, frames: NDArray[np.uint8]) -> str:
         """Words about frames [n, H, W, 3], of which at most `NUM_FRAMES` are looked at, evenly spread.

@@ -41,7 +41,7 @@ class AcceptedClips:
         order = pc.sort_indices(table, [("clip_id", "ascending"), ("source_path", "ascending")])
         first: dict[str, int] = {}
         for index, clip_id in zip(order.to_numpy(), table["clip_id"].take(order).to_pylist(), strict=True):
-            first.setdefault(clip_id, index)
+            first.setdefault(str(clip_id), index)
         self.table = table.take(pa.array(first.values(), pa.uint64())).combine_chunks()
         del table, order  # of a million clips, half a gigabyte
         pa.default_memory_pool().release_unused()
@@ -65,7 +65,7 @@ class AcceptedClips:
     @property
     def num_prompts(self) -> int:
         """Clips that came with a prompt."""
-        return int(pc.sum(pc.greater(pc.binary_length(self.table["prompt"]), 0)).as_py() or 0)
+        return int(pc.sum(pc.greater(pc.binary_length(self.table["prompt"]), pa.scalar(0))).as_py() or 0)
 
     def shapes(self) -> Iterator[tuple[int, int, int, int | None]]:
         """(frames, height and width of the picture, bytes of the prompt) of each clip, in the order of `ids`."""
@@ -86,4 +86,4 @@ class AcceptedClips:
 
 def _accepted(curated: Clips, part: str) -> pa.Table:
     table = curated.artifact.read_part(part, [*COLUMNS, "verdict"])
-    return table.filter(pc.equal(table["verdict"], "ok")).drop_columns(["verdict"])
+    return table.filter(pc.equal(table["verdict"], pa.scalar("ok"))).drop_columns(["verdict"])

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
@@ -156,7 +157,7 @@ def _summary(accepted: AcceptedClips, config: CacheConfig, artifact: Artifact) -
     from .steps import write_null
 
     index = artifact.read(["verdict", "num_frames", "height", "width", "prompt_from"])
-    usable = index.filter(pc.equal(index["verdict"], "ok"))
+    usable = index.filter(pc.equal(index["verdict"], pa.scalar("ok")))
     buckets = set(zip(*(usable[name].to_pylist() for name in ("num_frames", "height", "width")), strict=True))
     said = Counter(usable["prompt_from"].to_pylist())
     return {
@@ -165,7 +166,7 @@ def _summary(accepted: AcceptedClips, config: CacheConfig, artifact: Artifact) -
         "buckets": sorted(map(list, buckets)),
         "null": write_null(artifact.path, buckets, config),
         "prompts": {name: said[name] for name in ("supplied", "captioner", "none")},
-        "counts": count_verdicts(len(accepted), index["verdict"].to_pylist()),
+        "counts": count_verdicts(len(accepted), map(str, index["verdict"].to_pylist())),
         "parts": {part: content_digest(artifact.path / part) for part in artifact.parts()},
         "bytes": total_bytes(artifact.path / "shards"),
     }
