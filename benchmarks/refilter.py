@@ -1,4 +1,4 @@
-"""A million measured clips: planning a manifest of as many sources, and selecting anew, each in a process of its own.
+"""A million measured clips: planning a manifest, selecting anew, telling of it, each in a process of its own.
 
 One JSON line a run: seconds, CPU seconds, and the peak of the process's memory (`ru_maxrss`). The rows are made here,
 and look like those of web clips: scores around the gates' bounds, null from the stage on that a row did not come to.
@@ -22,6 +22,7 @@ from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.clips import COLUMNS, PART_ROWS, clips_packet
 from steadydancer.datasets.schema import CLIP_SCHEMA, columns_of
 from steadydancer.pipelines.curate.config import CHEAP_GATES, CurateConfig, Gates
+from steadydancer.pipelines.curate.groups import Fingerprints
 from steadydancer.pipelines.curate.judgement import Bounds, judge
 from steadydancer.pipelines.curate.select import columns_read, select
 
@@ -33,7 +34,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="where rows are made, and kept for another run")
+    parser.add_argument("--copies", type=int, default=20_000, help="sources among which copies are looked for; 0: none")
+    parser.add_argument("--search", action="store_true", help="look for them in this process, and do nothing else")
     arguments = parser.parse_args()
+    if arguments.search:
+        print(json.dumps(search(arguments.copies)))
+        return
+    cli = ["-m", "steadydancer.flows.cli"]
     with tempfile.TemporaryDirectory() as own:
         folder = arguments.folder or Path(own)
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,23 +49,27 @@ def main() -> None:
         target = arguments.rows // 20
         commands = {
             "plan a manifest": ["curate", "--clips", manifest, "--out", folder / "planned", "--dry-run"],
-            "refilter": ["refilter", "--set", "min_sharpness=0.0007", "--set", "max_pose_jerk=0.3"],
-            "refilter, what if": ["refilter", "--set", "max_pose_jerk=0.3", "--dry-run"],
+            "refilter": ["refilter", "--set", "min_sharpness=0.00032", "--set", "max_pose_jerk=0.28"],
+            "refilter, what if": ["refilter", "--set", "max_pose_jerk=0.28", "--dry-run"],
             "refilter to a target": ["refilter", "--target", target, "--mix", "vertical=0.72"],
+            "report": ["report", "--clips", folder, "--out", Path(own) / "page"],
+            "compare": ["compare", "--clips", folder, "--with", Path(own) / "1"],
+            "report of a new version": ["report", "--clips", Path(own) / "1"],
+            "explain": ["explain", f"a clip with a name {arguments.rows // 6:07d}.mp4", "--clips", folder],
         }
         for number, (name, words) in enumerate(commands.items()):
             if words[0] == "refilter":
                 words = [*words, "--clips", folder, "--out", Path(own) / str(number)]
-            measure(name, [str(word) for word in words], arguments.rows)
+            measure(name, [*cli, *map(str, words)], arguments.rows)
+    if arguments.copies:
+        measure("find copies", [__file__, "--search", "--copies", str(arguments.copies)], arguments.copies)
 
 
 def measure(name: str, words: list[str], rows: int) -> None:
     """Run the command line in a child and print one line."""
     start = time.perf_counter()
     with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "steadydancer.flows.cli", *words], stdout=said, stderr=subprocess.STDOUT
-        )
+        child = subprocess.Popen([sys.executable, *words], stdout=said, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
@@ -73,9 +84,43 @@ def measure(name: str, words: list[str], rows: int) -> None:
         "peak_gb": round(usage.ru_maxrss * 1024 / 1e9, 2),
         "load": round(os.getloadavg()[0], 1),
     }
+    if "--search" in words and not child.returncode:
+        line |= json.loads(words_said)
     if child.returncode:
         line["said"] = words_said[-400:]
     print(json.dumps(line), flush=True)
+
+
+def search(sources: int) -> dict[str, int]:
+    """Copies among clips of five seconds; one in ten is one, and fifty at a time are of one place."""
+    chance = np.random.default_rng(0)
+    places = chance.random((max(1, sources // 50), 64)) * 200
+    fingerprints = Fingerprints("source")
+    names = [f"{k:08d}" for k in range(sources)]
+    earlier = np.zeros((0, 20, 64), np.uint8)
+    num_copies = 0
+    for start in range(0, sources, 1000):
+        n = min(1000, sources - start)
+        where = places[chance.integers(len(places), size=n)]
+        corner = chance.random((n, 1, 64)) * 30
+        data = (where[:, None] + chance.normal(0, 1, (n, 20, 64)) * corner).clip(0, 255).astype(np.uint8)
+        copies = np.flatnonzero(chance.random(n) < 0.1) if len(earlier) else np.array([], int)
+        data[copies] = np.clip(earlier[chance.integers(len(earlier), size=len(copies))] + 3.0, 0, 255)
+        num_copies += len(copies)
+        earlier = np.concatenate([earlier, data[copies[:0]] if len(earlier) > 5000 else data])
+        ids = names[start : start + n]
+        fingerprints.add(
+            pa.table(
+                {
+                    "source_id": ids,
+                    "clip_id": ids,
+                    "start_s": [0.0] * n,
+                    "fingerprint": pa.array([one.tobytes() for one in data], pa.large_binary()),
+                }
+            )
+        )
+    found = fingerprints.groups(0.8).to_pylist()
+    return {"copies": num_copies, "found": sum(a != b for a, b in zip(names, found, strict=True))}
 
 
 def make_manifest(path: Path, rows: int) -> Path:
@@ -113,6 +158,8 @@ def make_clips(folder: Path, rows: int) -> None:
             "inputs": {"clips": "made", "sources": rows // 3, "digest": "none"},
             "counts": {"inputs": rows, **selection.counts},
             "pose_models": ["made"],
+            "version": "made",
+            "seconds": {"probe": 1.0, "shots": 1.0, "score": 1.0, "pose": 1.0, "total": 4.0},
         }
     )
 
@@ -134,6 +181,8 @@ def made_rows(numbers: np.ndarray, chance: np.random.Generator) -> pa.Table:
         "source_id": pa.array([f"{k * 2654435761 % 2**64:064x}" for k in source.tolist()]),
         "clip_id": pa.array([f"{k * 11400714819323198485 % 2**64:016x}" for k in numbers.tolist()]),
         "start_s": pa.array(5.0 * (numbers % 3)),
+        "end_s": pa.array(5.0 * (numbers % 3) + 5.0),
+        "fps": pa.array(np.full(n, 30.0)),
         "duration_s": pa.array(np.full(n, 15.0)),
         "source_bytes": pa.array(chance.integers(10**5, 10**7, n)),
         "width": pa.array(np.array([720, 1280, 720])[shape], pa.int32()),

@@ -1,0 +1,96 @@
+"""`report`, `explain` and `compare` on a real curation: what they print, where they write, how they refuse."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadydancer.datasets.clips import Clips
+from steadydancer.datasets.object_store import ObjectPath, put
+from steadydancer.flows import curate as curate_flow
+
+
+def test_a_report_and_its_card_go_where_they_are_asked(call: Any, curated: Path, tmp_path: Path) -> None:
+    """A folder gets both under their names; a file its own, and the card beside it."""
+    for out, page in ((tmp_path / "told", tmp_path / "told" / "report.html"), (tmp_path / "my.html",) * 2):
+        answer = call("report", "--clips", str(curated), "--out", str(out))
+        assert answer.code == 0 and answer.out.split() == [str(page), str(page.parent / "card.md")]
+        assert page.read_text().startswith("<!doctype html>") and (page.parent / "card.md").is_file()
+    nothing = call("report", "--clips", str(tmp_path / "nix"))
+    assert nothing.code == 1 and "does not exist" in nothing.err
+
+
+def test_a_clip_explains_itself_to_people_and_machines(call: Any, curated: Path) -> None:
+    told = json.loads(call("explain", "dark.mp4", "--clips", str(curated), "--json").out)
+    assert told["verdict"]["reason"] == "min_brightness" and told["pose_was_not_looked_for"]
+    (gate,) = [gate for one in told["scores"] if one["score"] == "brightness" for gate in one["gates"]]
+    assert gate["passes"] is False and gate["by"] < 0
+    text = call("explain", told["clip"]["clip_id"][:8], "--clips", str(curated)).out
+    assert f"clip {told['clip']['clip_id']}: rejected" in text
+    assert re.search(r"brightness +0\.0\d+ 0\.\.1 +REFUSED: at least 0\.12, by", text)
+
+
+def test_a_name_of_several_clips_lists_them_and_an_unknown_one_what_is_near(call: Any, curated: Path) -> None:
+    answer = call("explain", "cut_long.mp4", "--clips", str(curated))
+    listed = re.findall(r"^  ([0-9a-f]{16})  ", answer.out, re.MULTILINE)
+    rows = Clips(curated).read(["clip_id", "source_path"]).to_pylist()
+    assert answer.code == 0 and listed == [r["clip_id"] for r in rows if r["source_path"].endswith("/cut_long.mp4")]
+    assert len(listed) == 2
+    unknown = call("explain", "darc.mp4", "--clips", str(curated))
+    assert unknown.code == 1 and "near it: dark.mp4" in unknown.err and not unknown.out
+
+
+def test_a_clip_says_where_its_latents_lie(call: Any, curated: Path, cached: Path) -> None:
+    rows = Clips(curated).read(["clip_id", "verdict"]).to_pylist()
+    accepted = next(row["clip_id"] for row in rows if row["verdict"] == "ok")
+    rejected = next(row["clip_id"] for row in rows if row["verdict"] == "rejected")
+    words = ("--clips", str(curated), "--latents", str(cached), "--json")
+    place = json.loads(call("explain", accepted, *words).out)["latents"]
+    shard = (cached / "shards" / place["shard"]).read_bytes()
+    (member,) = [one for one in place["members"] if one["name"] == "json"]
+    meta = json.loads(shard[member["offset"] : member["offset"] + member["size"]])
+    assert meta["clip_id"] == accepted
+    assert json.loads(call("explain", rejected, *words).out)["latents"]["shard"] is None
+
+
+def test_two_selections_are_compared(call: Any, curated: Path, tmp_path: Path) -> None:
+    assert call("refilter", "--clips", str(curated), "--out", str(tmp_path), "--set", "min_brightness=0.01").code == 0
+    found = json.loads(call("compare", "--clips", str(curated), "--with", str(tmp_path), "--json").out)
+    assert found["config"] == ["gates.min_brightness: 0.12 → 0.01"]
+    assert found["old"]["counts"]["inputs"] == found["new"]["counts"]["inputs"]
+    assert [move["from"] for move in found["moves"]] == ["rejected: min_brightness"]
+    text = call("compare", "--clips", str(curated), "--with", str(tmp_path)).out
+    assert "gates.min_brightness: 0.12 → 0.01" in text and "0 became ok, 0 ceased to be" in text
+    assert call("report", "--clips", str(tmp_path)).code == 0
+    assert "Against the version before" in (tmp_path / "report.html").read_text()
+
+
+def test_a_curation_on_a_store_has_its_page_there(call: Any, curated: Path, bucket: str, tmp_path: Path) -> None:
+    root = ObjectPath.parse(bucket)
+    for file in sorted((curated / "clips").iterdir()):
+        put(file, root / "out" / "clips" / file.name)
+    assert call("report", "--clips", f"{bucket}/out").code == 0
+    assert "data:image/jpeg" in (root / "out" / "report.html").read_text()
+    told = json.loads(call("explain", "dark.mp4", "--clips", f"{bucket}/out", "--json").out)
+    assert told["versions"][0]["path"] == f"{bucket}/out/clips"
+
+
+def test_a_flow_shows_funnel_reasons_card_and_page(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, Any] = {}
+    shutil.copytree(curated / "clips", tmp_path / "clips")
+    monkeypatch.setattr(curate_flow, "publish", lambda key, title, rows: shown.update({key: rows}))
+    monkeypatch.setattr(curate_flow, "create_markdown_artifact",
+                        lambda key, markdown, description: shown.update({key: markdown}))  # fmt: skip
+    monkeypatch.setattr(curate_flow, "create_link_artifact", lambda key, link, link_text: shown.update({key: link}))
+    curate_flow.publish_curation(tmp_path)
+    counts = Clips(tmp_path).record["counts"]
+    assert shown["clip-funnel"][-1]["left"] == counts["ok"]
+    assert sum(row["lost"] for row in shown["clip-funnel"]) == counts["inputs"] - counts["ok"]
+    assert sum(row["rows"] for row in shown["clip-verdicts"]) == counts["inputs"]
+    assert shown["clip-card"].lstrip().startswith("# Clips of clips") and "license:" not in shown["clip-card"]
+    assert shown["clip-report"] == (tmp_path / "report.html").as_uri()
