@@ -11,13 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .duplicates import MIN_PLACE, SIDE, Floats, align, mirrored, unit
-from .judgement import Integers
+from .duplicates import LONG, MIN_CHANGE, MIN_EVENTS, MIN_EVENTS_SHORT, MIN_PLACE, SIDE, Floats, align, mirrored, unit
+from .judgement import Integers, Mask
 
 BLOCK = 2048  # sequences that are compared with as many at once
 # Partners of one sequence that are aligned with it. A copy is among the likeliest; a thousand dances in one studio
 # need not all be compared with each other.
 MOST_CANDIDATES = 64
+CHUNK_PRODUCTS = 1 << 21  # products of pictures that are held at once
+SLACK = 0.001  # of a correlation: rounding, while many pairs are looked at together
 
 
 def find_groups(sequences: Sequence[Floats], min_ratio: float) -> list[int]:
@@ -38,15 +40,82 @@ def find_groups(sequences: Sequence[Floats], min_ratio: float) -> list[int]:
             index = parent[index]
         return index
 
-    for first, second in candidate_pairs(looks, lengths, min_ratio):
-        one, other = root(first), root(second)
-        min_overlap = max(2, int(np.ceil(min_ratio * max(lengths[first], lengths[second]))))
-        if one != other and align(sequences[first], sequences[second], min_overlap).overlap:
-            parent[max(one, other)] = min(one, other)
+    for pairs in candidate_pairs(looks, lengths, min_ratio):
+        longer = np.maximum(*lengths[pairs])
+        min_overlap = np.maximum(2, np.ceil(min_ratio * longer).astype(int))
+        for begin, stop in _chunks(longer):
+            part = slice(begin, stop)
+            likely = np.flatnonzero(_may_agree(sequences, pairs[:, part], min_overlap[part])) + begin
+            for first, second, overlap in zip(*pairs[:, likely].tolist(), min_overlap[likely].tolist(), strict=True):
+                one, other = root(first), root(second)
+                if one != other and align(sequences[first], sequences[second], overlap).overlap:
+                    parent[max(one, other)] = min(one, other)
     return [root(index) for index in range(len(sequences))]
 
 
-def _looks(sequences: Sequence[Floats]) -> tuple[Floats, npt.NDArray[np.int64]]:
+def _chunks(longer: Integers) -> Iterator[tuple[int, int]]:
+    """Runs of pairs whose tables of products fit into memory; sequences of a run are of like length."""
+    begin = 0
+    while begin < len(longer):
+        stop = begin + max(1, int(CHUNK_PRODUCTS // (2 * float(longer[begin]) ** 2)))
+        yield begin, min(stop, len(longer))
+        begin = stop
+
+
+def _may_agree(sequences: Sequence[Floats], pairs: Integers, min_overlap: Integers) -> Mask:
+    """Pairs [2, n] that `align` need be asked about: all shifts of all pairs at once, and a little less is asked."""
+    used, where = np.unique(pairs, return_inverse=True)
+    place, events, length = _padded([sequences[index] for index in used.tolist()])
+    first, second = where.reshape(2, -1)
+    size = place.shape[1]
+    shifts = np.r_[np.arange(size + 1), np.arange(-size, 0)]  # in the order in which `_diagonals` has them
+    start = np.maximum(0, -shifts)
+    stop = np.minimum(length[first, None], length[second, None] - shifts)
+    overlap = stop - start
+    power = np.concatenate([np.zeros((len(used), 1)), np.cumsum((events**2).sum(axis=2), axis=1)], axis=1)
+    stop = np.maximum(stop, start)
+    ends = [
+        np.clip(end, 0, power.shape[1] - 1)
+        for end in (start + 0 * stop, stop, start + shifts + 0 * stop, stop + shifts)
+    ]
+    rows = (first[:, None], first[:, None], second[:, None], second[:, None])
+    sums = [power[row, end] for row, end in zip(rows, ends, strict=True)]
+    energy = (sums[1] - sums[0]) * (sums[3] - sums[2])
+    fits = (overlap >= min_overlap[:, None]) & (energy >= 0.99 * (overlap * SIDE**2 * MIN_CHANGE**2) ** 2)
+    least = np.where(overlap >= LONG, MIN_EVENTS, MIN_EVENTS_SHORT) - SLACK
+    out = np.zeros(pairs.shape[1], bool)
+    for flip in (False, True):
+        others = [mirrored(one.reshape(-1, SIDE**2)).reshape(one.shape) if flip else one for one in (place, events)]
+        same_place = _diagonals(place[first], others[0][second])
+        same_events = _diagonals(events[first], others[1][second])
+        agree = (same_place >= (MIN_PLACE - SLACK) * overlap) & (same_events >= least * np.sqrt(np.maximum(energy, 0)))
+        out |= (fits & agree).any(axis=1)
+    return out
+
+
+def _padded(sequences: list[Floats]) -> tuple[Floats, Floats, Integers]:
+    """What `align` multiplies, [n, longest, 64] each, zero behind a sequence's end; and the lengths."""
+    length = np.array([len(one) for one in sequences])
+    place = np.zeros((len(sequences), int(length.max()), SIDE**2), np.float32)
+    events = np.zeros_like(place)
+    for index, one in enumerate(sequences):
+        place[index, : len(one)], events[index, : len(one)] = unit(one), one - one.mean(axis=0)
+    return place, events, length
+
+
+def _diagonals(first: Floats, second: Floats) -> Floats:
+    """Sums of the products [n, L, 64] · [n, L, 64] along the diagonals: shifts 0 … L, then −L … −1."""
+    table = np.matmul(first, second.transpose(0, 2, 1))
+    n, size = table.shape[:2]
+    # Rows of twice the width and one more: what stood in a diagonal stands in a column.
+    wide = np.zeros((n, size * (2 * size + 1)), np.float32)
+    wide[:, : 2 * size * size].reshape(n, size, 2 * size)[:, :, :size] = table
+    sheared = wide.reshape(n, size, 2 * size + 1)
+    out: Floats = sheared.sum(axis=1)
+    return out
+
+
+def _looks(sequences: Sequence[Floats]) -> tuple[Floats, Integers]:
     """[n, 2, 64]: the mean picture and where it changes, both of mean 0 and length 1; and the number of pictures."""
     looks = np.empty((len(sequences), 2, SIDE**2), np.float32)
     lengths = np.empty(len(sequences), np.int64)
@@ -59,8 +128,8 @@ def _looks(sequences: Sequence[Floats]) -> tuple[Floats, npt.NDArray[np.int64]]:
     return looks, lengths
 
 
-def candidate_pairs(looks: Floats, lengths: npt.NDArray[np.int64], min_ratio: float) -> Iterator[tuple[int, int]]:
-    """Pairs (first < second) that may be copies, each once.
+def candidate_pairs(looks: Floats, lengths: Integers, min_ratio: float) -> Iterator[Integers]:
+    """Pairs [2, n] (first < second) that may be copies, each once; those of like length together.
 
     All pairs of like length are compared by their mean pictures, mirrored too, in tiles of `BLOCK`²: N² × 128 products
     at most, and memory that does not grow with N. Of what is alike in place, the likeliest have changes in like places.
@@ -83,9 +152,8 @@ def candidate_pairs(looks: Floats, lengths: npt.NDArray[np.int64], min_ratio: fl
                 best.add(
                     row, column + start, likeness[row, column] + _likeness(changes, row + begin, column + start, flip)
                 )
-        for row, column in zip(*best.pairs(), strict=True):
-            first, second = int(order[begin + row]), int(order[column])
-            yield min(first, second), max(first, second)
+        row, column = best.pairs()
+        yield np.sort(np.stack([order[begin + row], order[column]]), axis=0)
 
 
 def _likeness(looks: Floats, first: Integers, second: Integers, flip: bool) -> Floats:
