@@ -6,7 +6,6 @@ A bad clip is marked and kept (`BadClip`); a fault of the code stops the job (`S
 import textwrap
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +120,7 @@ def run_stages(
     One row goes all the way before the next begins: what a decoder keeps of a file is for that row's later stages.
     Beside the seconds stand the sums of the stages' meters.
     """
-    numbers: Counter[str] = Counter(dict.fromkeys((stage.name for stage in stages), 0.0))
+    numbers = {stage.name: 0.0 for stage in stages}
     out: list[Row] = []
     for row in rows:
         on_its_way = [row]
@@ -131,6 +130,6 @@ def run_stages(
             on_its_way = [one for each in on_its_way for one in stage.apply(each, config, tool)]
             numbers[stage.name] += time.perf_counter() - start
             for name, total in (stage.meter() if stage.meter else {}).items():
-                numbers[name] += total - before.get(name, 0)
+                numbers[name] = numbers.get(name, 0.0) + total - before.get(name, 0)
         out += on_its_way
-    return out, dict(numbers)
+    return out, numbers
