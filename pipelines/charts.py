@@ -22,12 +22,14 @@ class Histogram:
         edges: [n + 1], increasing, linear or (`is_log`) geometric; values beyond lie in the first or the last bin.
         accepted, rejected: [n] counts of each group.
         is_log: whether the axis is logarithmic.
+        is_whole: the values are integers, each in the middle of a bin.
     """
 
     edges: Values
     accepted: Counts
     rejected: Counts
     is_log: bool
+    is_whole: bool = False
 
 
 def histogram(accepted: Values, rejected: Values, bounds: Sequence[float] = (), whole: bool = False) -> Histogram:
@@ -54,7 +56,7 @@ def histogram(accepted: Values, rejected: Values, bounds: Sequence[float] = (), 
     else:
         room = 0.02 * (high - low) or max(abs(low), 1.0) / 10
         edges = np.linspace(max(0.0, low - room) if low >= 0 else low - room, high + room, NUM_BINS + 1)
-    return Histogram(edges, _counted(accepted, edges), _counted(rejected, edges), is_log)
+    return Histogram(edges, _counted(accepted, edges), _counted(rejected, edges), is_log, whole)
 
 
 def _counted(values: Values, edges: Values) -> Counts:
@@ -71,7 +73,8 @@ def draw_histogram(bins: Histogram, bounds: Sequence[tuple[str, float]] = ()) ->
     """
     tallest = max(1, int((bins.accepted + bins.rejected).max(initial=0)))
     scale = (BASE - 14) / tallest
-    at = [(side, _position(bins, bound), bound) for side, bound in bounds]
+    beside = 0.5 if bins.is_whole else 0.0  # at most 1: the line stands behind the bin of 1
+    at = [(side, _position(bins, bound + (beside if side == "max" else -beside)), bound) for side, bound in bounds]
     left = min((x for side, x, _ in at if side == "min"), default=0.0)
     right = max((x for side, x, _ in at if side == "max"), default=WIDTH)
     pieces = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']

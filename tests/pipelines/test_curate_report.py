@@ -187,6 +187,7 @@ def test_values_lie_in_their_bins() -> None:
     bins = histogram(np.array([0.0, 1.0, 1.0, 3.0]), np.array([2.0]), [1.0], whole=True)
     assert bins.edges.tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5]
     assert bins.accepted.tolist() == [1, 2, 0, 1] and bins.rejected.tolist() == [0, 0, 1, 0]
+    assert 'x="160.0" y="8" width="160.0"' in draw_histogram(bins, [("max", 1.0)])  # 2 and 3 of 0, 1, 2, 3
     spread = np.geomspace(1e-4, 1, 400)
     bins = histogram(spread, spread[:0])
     assert bins.is_log and bins.accepted[1:-1].min() >= 9  # evenly, as the values are
