@@ -78,8 +78,9 @@ def _text(table: pa.Table, name: str) -> pa.ChunkedArray:
     return column.cast(pa.string()) if is_text else column
 
 
-def _is_empty(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.or_(pc.is_null(column), pc.fill_null(pc.equal(column, pa.scalar("", pa.string())), pa.scalar(False)))
+def _is_empty(column: Any) -> Any:
+    empty: Any = pc.equal(column, pa.scalar("", pa.string()))
+    return pc.fill_null(empty, True)
 
 
 def _read_parquet(file: Any, wanted: tuple[str, ...]) -> pa.Table:
@@ -116,15 +117,15 @@ def _read_jsonl(file: Any, wanted: tuple[str, ...]) -> pa.Table:
 _READERS = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
 
 
-def _absolute(names: pa.Array, folder: Location) -> pa.Array:
+def _absolute(names: Any, folder: Location) -> pa.Array:
     """Names as `join` reads them in `folder`, absolute. Ordinary ones are put together without looking at each."""
     is_ordinary = pc.invert(pc.match_substring_regex(names, _ODD))
     is_relative = pc.and_(is_ordinary, pc.match_substring_regex(names, _RELATIVE))
     is_whole = pc.or_(
         pc.and_(is_ordinary, pc.match_substring_regex(names, _ABSOLUTE)), pc.match_substring_regex(names, _ADDRESS)
     )
-    base, slash = pa.scalar(str(folder.absolute()).rstrip("/"), pa.string()), pa.scalar("/", pa.string())
-    out = pc.if_else(is_relative, pc.binary_join_element_wise(base, names, slash), names)
+    base: Any = str(folder.absolute()).rstrip("/")
+    out = pc.if_else(is_relative, pc.binary_join_element_wise(base, names, "/"), names)
     others = pc.invert(pc.or_(is_relative, is_whole))
     mended = [named(join(folder, str(name)).absolute()) for name in pc.filter(names, others).to_pylist()]
     return pc.replace_with_mask(out, others, pa.array(mended, pa.string())) if mended else out

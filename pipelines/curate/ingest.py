@@ -57,8 +57,7 @@ def read_sources(clips: str) -> pa.Table:
 
 def list_sources(clips: str) -> list[str]:
     """The column `source_path` of `read_sources`."""
-    paths: list[str] = read_sources(clips)["source_path"].to_pylist()
-    return paths
+    return [str(path) for path in read_sources(clips)["source_path"].to_pylist()]
 
 
 def sources_digest(sources: pa.Table) -> str:
