@@ -96,10 +96,11 @@ def _may_agree(sequences: Sequence[Floats], pairs: Integers, min_overlap: Intege
 def _padded(sequences: list[Floats]) -> tuple[Floats, Floats, Integers]:
     """What `align` multiplies, [n, longest, 64] each, zero behind a sequence's end; and the lengths."""
     length = np.array([len(one) for one in sequences])
-    place = np.zeros((len(sequences), int(length.max()), SIDE**2), np.float32)
-    events = np.zeros_like(place)
-    for index, one in enumerate(sequences):
-        place[index, : len(one)], events[index, : len(one)] = unit(one), one - one.mean(axis=0)
+    is_there = (np.arange(int(length.max())) < length[:, None])[:, :, None]
+    events = np.zeros((len(sequences), int(length.max()), SIDE**2), np.float32)
+    events[is_there[:, :, 0]] = np.concatenate(sequences)
+    place = unit(events.reshape(-1, SIDE**2)).reshape(events.shape) * is_there
+    events = (events - events.sum(axis=1, keepdims=True) / length[:, None, None].astype(np.float32)) * is_there
     return place, events, length
 
 
@@ -241,7 +242,7 @@ class Fingerprints:
         if not names:
             return pa.nulls(len(rows), pa.string())
         self.file.flush()
-        data = np.memmap(self.file, np.uint8, mode="r")
+        data = np.asarray(np.memmap(self.file, np.uint8, mode="r"))
         groups = find_groups(_Stored(data, [self.places[name] for name in names]), min_ratio)
         first = pa.array(names).take(pa.array(groups))
         return first.take(pc.index_in(rows, value_set=pa.array(names)).combine_chunks())
