@@ -28,6 +28,8 @@ from .store_requests import attempt, filesystem
 A_FORGOTTEN_SOURCE = "a forgotten source"
 # A row's own file and words; all other text is looked through for names of forgotten files.
 OWN_TEXT = frozenset({"source_path", "source_id", "clip_id", "prompt", "origin", "licence", "scores"})
+# One boolean a row. (The stubs of Arrow tell apart what its functions do not.)
+Mask = Any
 PLACE = ("shard", "shard_bytes", "shard_sha256", "members")
 
 
@@ -43,13 +45,18 @@ class Forgotten:
     source_ids: frozenset[str]
     paths: frozenset[str]
 
-    def rows(self, table: pa.Table) -> pa.ChunkedArray:
+    def rows(self, table: pa.Table) -> Mask:
         """Which rows are theirs; `source_path` is looked at where the table has it."""
-        theirs = pc.is_in(table["source_id"], pa.array(sorted(self.source_ids), pa.string()))
+        theirs: Mask = pc.is_in(table["source_id"], pa.array(sorted(self.source_ids), pa.string()))
         if "source_path" in table.column_names:
             here = pc.is_in(table["source_path"], pa.array(sorted(self.paths), pa.string()))
             theirs = pc.or_(theirs, pc.and_(pc.is_null(table["source_id"]), here))
-        return pc.fill_null(theirs, False)
+        return pc.fill_null(theirs, pa.scalar(False))
+
+    def others(self, table: pa.Table) -> pa.Table:
+        """The table without their rows."""
+        rest: Mask = pc.invert(self.rows(table))
+        return table.filter(rest)
 
     def scrubbed(self, value: Any) -> Any:
         """A JSON value in which none of their files is named."""
@@ -117,7 +124,7 @@ def rows_without(
         told = old.read_part(part, list(columns))
         if _any(forgotten.rows(told)) or forgotten.without_names(told) != told or _named_after(told, groups):
             table = old.read_part(part)
-            table = forgotten.without_names(table.filter(pc.invert(forgotten.rows(table))))
+            table = forgotten.without_names(forgotten.others(table))
             with written_aside(new.path / part) as aside:
                 pq.write_table(_regrouped(table, groups), aside, compression="zstd")
         else:
@@ -133,7 +140,7 @@ def _regrouped(table: pa.Table, groups: dict[str, str] | None) -> pa.Table:
     if not _named_after(table, groups):
         return table
     index = table.schema.get_field_index("duplicate_group")
-    names = [(groups or {}).get(name, name) for name in table.column(index).to_pylist()]
+    names = [(groups or {}).get(name or "", name) for name in table.column(index).to_pylist()]
     return table.set_column(index, table.schema.field(index), pa.array(names, pa.string()))
 
 
@@ -151,10 +158,9 @@ def samples_without(old: Artifact, new: Artifact, forgotten: Forgotten) -> Itera
     nothing_left = True
     for part in old.parts():
         table = old.read_part(part)
-        gone = forgotten.rows(table)
-        rows = table.filter(pc.invert(gone)).to_pylist()
+        rows = forgotten.others(table).to_pylist()
         nothing_left = nothing_left and not rows
-        if not _any(gone):
+        if len(rows) == len(table):
             if not (new.path / part).is_file():
                 for shard in sorted({row["shard"] for row in rows} - {None}):
                     carry(old.path / "shards" / shard, new.path / "shards" / shard)
@@ -166,7 +172,7 @@ def samples_without(old: Artifact, new: Artifact, forgotten: Forgotten) -> Itera
         write_shard(new.path, Packet(json_digest([])[:16], ()), [])
 
 
-def _any(mask: pa.ChunkedArray) -> bool:
+def _any(mask: Mask) -> bool:
     return bool(pc.any(mask).as_py())
 
 
@@ -231,7 +237,7 @@ def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: st
     kept: list[dict[str, Any]] = []
     for part in old.parts():
         table = old.read_part(part)
-        table = forgotten.without_names(table.filter(pc.invert(forgotten.rows(table))))
+        table = forgotten.without_names(forgotten.others(table))
         rows = table.to_pylist()
         kept += rows
         if not (new.path / part).is_file():

@@ -242,8 +242,8 @@ def _clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found
         return
     start = time.perf_counter()
     _write_rows(clips.artifact, new, found, "clips")
-    rows = new.read(["verdict", "source_path"])
-    sources = sorted(set(rows["source_path"].to_pylist()))
+    rows = new.read(["verdict", "source_path"]).to_pylist()
+    sources = sorted({row["source_path"] for row in rows})
     told = _told(clips.record, found, stones)
     out = new.path.parent
     parent = {"clips": place_of(clips.artifact.path, out), "digest": content_digest(clips.artifact.path / RECORD)}
@@ -253,7 +253,7 @@ def _clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found
             "parent": parent,
             "measured": place_of(measured.path, out),
             "inputs": {**told["inputs"], "sources": len(sources), "digest": json_digest(sources)},
-            "counts": count_verdicts(len(rows), rows["verdict"].to_pylist()),
+            "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
             "seconds": {**told["seconds"], "total": time.perf_counter() - start},
         }
     )

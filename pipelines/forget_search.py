@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from .. import SteadyDancerError
 from ..datasets.artifact import count_verdicts
 from ..datasets.clips import Clips
-from ..datasets.removal import Forgotten
+from ..datasets.removal import Forgotten, Mask
 from ..datasets.storage import is_address
 
 SHORTEST_PREFIX = 6
@@ -50,56 +50,60 @@ def find(source: str, curations: list[Clips], with_copies: bool = False) -> Foun
     tables = [clips.read(KEYS) for clips in curations]
     table = pa.concat_tables(tables)
     hit = _matching(table, source)
-    ids = set(table.filter(hit)["source_id"].drop_null().to_pylist())
+    ids = set(_texts(table.filter(hit), "source_id"))
     unread = table.filter(pc.and_(hit, pc.is_null(table["source_id"])))
-    theirs = Forgotten(frozenset(ids), frozenset(unread["source_path"].to_pylist()))
-    groups = table.filter(theirs.rows(table))["duplicate_group"].drop_null().unique()
-    members = table.filter(pc.fill_null(pc.is_in(table["duplicate_group"], groups.cast(pa.string())), False))
-    copies = sorted(set(members["source_id"].drop_null().to_pylist()) - ids)
+    theirs = Forgotten(frozenset(ids), frozenset(_texts(unread, "source_path")))
+    groups = sorted(set(_texts(table.filter(theirs.rows(table)), "duplicate_group")))
+    members: Mask = pc.is_in(table["duplicate_group"], pa.array(groups, pa.string()))
+    copies = sorted(set(_texts(table.filter(members), "source_id")) - ids)
     if with_copies:
         ids |= set(copies)
     theirs = Forgotten(frozenset(ids), theirs.paths)
     mask = theirs.rows(table)
-    paths = frozenset(table.filter(mask)["source_path"].to_pylist())
+    paths = frozenset(_texts(table.filter(mask), "source_path"))
     removed = tables[0].filter(theirs.rows(tables[0]))
     return Found(
         Forgotten(frozenset(ids), paths),
-        sorted(ids | set(unread["clip_id"].to_pylist())),
+        sorted(ids | set(_texts(unread, "clip_id"))),
         copies,
-        _renamed(table, mask),
-        count_verdicts(len(removed), removed["verdict"].to_pylist()),
+        _renamed(table.filter(mask), Forgotten(frozenset(ids), paths).others(table)),
+        count_verdicts(len(removed), _texts(removed, "verdict")),
     )
 
 
-def _matching(table: pa.Table, source: str) -> pa.ChunkedArray:
+def _texts(table: pa.Table, column: str) -> list[str]:
+    """The values of a column that are there."""
+    return [value for value in table[column].to_pylist() if value is not None]
+
+
+def _matching(table: pa.Table, source: str) -> Mask:
     path = source if is_address(source) else str(Path(source).absolute())
-    masks = [
+    masks: list[Mask] = [
         pc.is_in(table["source_path"], pa.array([source, path])),
-        pc.equal(table["origin"], source),
+        pc.is_in(table["origin"], pa.array([source])),
     ]
     if re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}", source):
-        masks.append(pc.starts_with(table["source_id"], source))
-        ids = table.filter(pc.fill_null(masks[-1], False))["source_id"].unique().to_pylist()
+        masks.append(pc.fill_null(pc.starts_with(table["source_id"], source), pa.scalar(False)))
+        ids = set(_texts(table.filter(masks[-1]), "source_id"))
         if len(ids) > 1:
             raise SteadyDancerError(
                 f"{source} is the beginning of {len(ids)} source ids, {min(ids)} and others: give more"
             )
     for mask in masks:
         if pc.any(mask).as_py():
-            return pc.fill_null(mask, False)
+            return mask
     raise SteadyDancerError(
         f"no source here is {source}: give a source_id or {SHORTEST_PREFIX} or more of its first digits, the path of "
         "its file as it was curated, or its origin"
     )
 
 
-def _renamed(table: pa.Table, gone: pa.ChunkedArray) -> dict[str, str]:
+def _renamed(theirs: pa.Table, rest: pa.Table) -> dict[str, str]:
     """A group of copies is named after one of its sources or clips; it gets another's name if that one is forgotten."""
-    theirs, rest = table.filter(gone), table.filter(pc.invert(gone))
-    names = {}
+    names: dict[str, str] = {}
     for column in ("source_id", "clip_id"):
-        named = set(theirs["duplicate_group"].to_pylist()) & set(theirs[column].to_pylist()) - {None}
+        named = set(_texts(theirs, "duplicate_group")) & set(_texts(theirs, column))
         for group, member in zip(rest["duplicate_group"].to_pylist(), rest[column].to_pylist(), strict=True):
-            if group in named:
+            if group in named and member is not None:
                 names[group] = min(member, names.get(group, member))
     return names

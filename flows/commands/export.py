@@ -39,7 +39,7 @@ def export(clips: Location, out: Location, layout: str, area: int | None, size: 
         raise click.UsageError("give --area or --size, not both")
     run = presets.load(preset)
     trained = area or run.cache.max_area_px
-    config = ExportConfig(layout=layout, max_area_px=None if size else trained, lossless=lossless)  # type: ignore[arg-type]
+    config = ExportConfig(layout=layout, max_area_px=None if size else trained, lossless=lossless)
     if prepare(run, print_config=print_config, plan=(lambda: job.plan(config, clips, out)) if dry_run else None):
         return
     engine = engine_at(out, in_process, address)

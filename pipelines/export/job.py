@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
@@ -34,7 +35,7 @@ def accepted_clips(curated: Clips) -> list[Row]:
         ArtifactError: no clip was accepted.
     """
     table = curated.read()
-    rows = table.filter(pc.equal(table["verdict"], "ok")).to_pylist()
+    rows = table.filter(pc.is_in(table["verdict"], pa.array(["ok"]))).to_pylist()
     if not rows:
         counts = curated.record["counts"]
         raise ArtifactError(f"{curated.artifact.path} holds no accepted clip ({counts}): loosen the gates of curate")
