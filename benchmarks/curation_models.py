@@ -1,0 +1,149 @@
+"""With the networks on: what of a curation's time is spent in decoding and in networks, and how much is ours.
+
+One packet of procedural dancers without keypoints is curated with whatever networks are here (TransNetV2, PP-OCR, the
+person counter, CLIP, a pose model, AMT). What the networks were shown and the decoder was asked for is noted, and done
+again alone: the sum of both over the curation's CPU seconds is the share that cannot be saved. One JSON line.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from steadydancer.datasets import video_process
+from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_ipc
+from steadydancer.datasets.toydance import make_toy_clips
+from steadydancer.datasets.video_child import perform
+from steadydancer.datasets.video_reader import VideoReader
+from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.steps import open_source, stages
+from steadydancer.pipelines.runner import PacketWorker
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class Watched:
+    """A network whose calls are noted."""
+
+    def __init__(self, network: Any, calls: list[Call]) -> None:
+        self._network, self._calls = network, calls
+
+    def __call__(self, *arguments: Any) -> Any:
+        """As the network does."""
+        self._calls.append((self._network, arguments))
+        return self._network(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._network, name)
+        if not callable(value):
+            return value
+
+        def noted(*arguments: Any) -> Any:
+            self._calls.append((value, arguments))
+            return value(*arguments)
+
+        return noted
+
+
+def watched_stages(config: CurateConfig, calls: list[Call], names: set[str]) -> list[Any]:
+    """The walk, with every network watched; their names are collected."""
+
+    def loading(load: Callable[[CurateConfig], Any]) -> Callable[[CurateConfig], Any]:
+        def loaded(config: CurateConfig) -> Any:
+            tools = load(config)
+            here = {field.name: getattr(tools, field.name) for field in fields(tools)}
+            here = {name: tool for name, tool in here.items() if tool is not None and name != "excluded"}
+            names.update(here)
+            return replace(tools, **{name: Watched(tool, calls) for name, tool in here.items()})
+
+        return loaded
+
+    return [replace(one, load=loading(one.load)) if one.load else one for one in stages(config)]
+
+
+def cpu_seconds() -> float:
+    """Of this process, of its decoding child, and of children that ended."""
+    pid = video_process.child_pid()
+    child = time.clock_gettime((~pid << 3) | 2) if pid else 0.0
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + child + ended.ru_utime + ended.ru_stime
+
+
+def timed(work: Callable[[], object]) -> float:
+    """CPU seconds of a call."""
+    start = cpu_seconds()
+    work()
+    return cpu_seconds() - start
+
+
+def main() -> None:
+    """Curate, then do again what cannot be saved."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    config = CurateConfig(num_frames=33)
+    calls: list[Call] = []
+    names: set[str] = set()
+    requests: list[tuple[str, str, dict[str, Any]]] = []
+    ask = video_process.request
+
+    def noted(operation: str, path: str | os.PathLike[str], **words: Any) -> Any:
+        requests.append((operation, str(path), words))
+        return ask(operation, path, **words)
+
+    def keep_none(packet: object, rows: list[Row]) -> None:
+        pass
+
+    def decode_alone() -> None:
+        reader = VideoReader()
+        for operation, path, words in requests:
+            pictures = perform(reader, operation, path, **words)[1]
+            for _ in pictures.stream if pictures else ():
+                pass
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = make_toy_clips(Path(folder), num_good=arguments.clips)[: arguments.clips]
+        for path in paths:
+            path.with_name(f"{path.stem}.pose.safetensors").unlink()
+        worker = PacketWorker(watched_stages(config, calls, names), config, CLIP_SCHEMA, keep_none)
+        rows = to_ipc((open_source(str(path)) for path in paths), CLIP_SCHEMA)
+        item = {"packet": "one", "ids": [str(path) for path in paths], "rows": rows, "seconds": "{}", "fault": ""}
+        worker(item)  # loads the networks
+        seconds: dict[str, list[float]] = {"curate": [], "networks": [], "decode": []}
+        for _ in range(arguments.rounds):
+            calls.clear()
+            requests.clear()
+            video_process.end_child()  # what it has kept would be no work
+            video_process.request("index", paths[-1])
+            video_process.request = noted
+            seconds["curate"].append(timed(lambda: worker(item)))
+            video_process.request = ask
+            seconds["networks"].append(timed(lambda: [call(*given) for call, given in calls]))
+            seconds["decode"].append(timed(decode_alone))
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    print(
+        json.dumps(
+            {
+                "compared": "networks and decoding alone / the curation",
+                "networks": sorted(names),
+                "clips": arguments.clips,
+                "ratio": round((middle["networks"] + middle["decode"]) / middle["curate"], 3),
+                "cpu_s": {name: round(value, 2) for name, value in middle.items()},
+                "rounds": arguments.rounds,
+                "load": round(os.getloadavg()[0], 1),
+            }
+        ),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
