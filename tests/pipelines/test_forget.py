@@ -357,7 +357,7 @@ def test_training_goes_on_with_what_is_left(curated: Path, cached: Path, compone
     latents = tmp_path / "new" / "latents"
     record = train_job.run(config, latents=latents, base=str(components), out=tmp_path / "stage1", from_checkpoint=None)
     metrics = [json.loads(line) for line in (tmp_path / "stage1" / "metrics.jsonl").read_text().splitlines()]
-    assert record["steps"] == 2 and [line["step"] for line in metrics] == [1, 2]
+    assert record["steps"] == 2 and [line["step"] for line in metrics] == [0, 1]
 
 
 class KilledError(BaseException):
