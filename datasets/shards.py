@@ -76,10 +76,12 @@ def write_shard(latents: Location, packet: Packet, samples: Iterable[Sample]) ->
                 writer = wds.TarWriter(
                     file, user="steadydancer", group="steadydancer", mode=0o644, mtime=0, encoder=False
                 )
-                for sample in samples:
-                    if sample.members:
-                        writer.write({"__key__": sample.row["clip_id"], **sample.members})
-                writer.close()
+                try:
+                    for sample in samples:
+                        if sample.members:
+                            writer.write({"__key__": sample.row["clip_id"], **sample.members})
+                finally:
+                    writer.close()  # also where it fails again: left open, it would complain when it is collected
             places = index_shard(aside)
             with aside.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
