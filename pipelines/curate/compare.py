@@ -63,7 +63,7 @@ def compare(old: Clips, new: Clips) -> dict[str, Any]:
     return {
         "old": _named(old),
         "new": _named(new),
-        "config": list(differences(*(config_of(clips.record).model_dump(mode="json") for clips in (old, new)))),
+        "config": list(differences(_settings(old), _settings(new))),
         "became_ok": int((is_ok & ~was_ok).sum()),
         "ceased_to_be_ok": int((was_ok & ~is_ok).sum()),
         "moves": [{"from": names[pairs[0, k]], "to": names[pairs[1, k]], "clips": int(number[k])} for k in order],
@@ -74,6 +74,10 @@ def compare(old: Clips, new: Clips) -> dict[str, Any]:
         "sources": _sources(tables),
         "scores": _scores(old, new),
     }
+
+
+def _settings(clips: Clips) -> dict[str, Any]:
+    return config_of(clips.record).model_dump(mode="json")
 
 
 def _named(clips: Clips) -> dict[str, Any]:

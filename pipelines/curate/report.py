@@ -196,7 +196,8 @@ def _figure(gates: list[GateCount], accepted: Floats, rejected: Floats) -> Figur
     known = column in CLIP_SCHEMA.names
     bounds = sorted({(one.side, bound) for one in gates for bound in one.bounds if not np.isnan(bound)})
     bins = histogram(
-        *(group[~np.isnan(group)] for group in (accepted, rejected)),
+        accepted[~np.isnan(accepted)],
+        rejected[~np.isnan(rejected)],
         [bound for _, bound in bounds],
         whole=known and pa.types.is_integer(CLIP_SCHEMA.field(column).type),
     )
