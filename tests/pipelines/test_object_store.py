@@ -65,7 +65,8 @@ def curate(clips: str, out: Location) -> dict[str, Any]:
 def rows_of(out: Location) -> list[Row]:
     """Rows, by the file's name, without what names the place (an unreadable source has no other id than its path)."""
     rows = [
-        {**row, "source_path": location(row["source_path"]).name} | ({} if row["source_id"] else {"clip_id": None})
+        {**row, "source_path": location(row["source_path"]).name, "measured_part": None}
+        | ({} if row["source_id"] else {"clip_id": None})
         for row in Artifact(out / "clips").read().to_pylist()
     ]
     return sorted(rows, key=lambda row: (row["source_path"], row["start_s"] or 0.0))
