@@ -4,6 +4,9 @@
 selection of a million clips copies none of them.
 """
 
+# The stubs of pyarrow do not know what its functions take and give.
+# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
+
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,9 +50,12 @@ class Clips:
         return self.artifact.read(columns)
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The rows a part at a time, in path order."""
-        for part in self.artifact.parts():
-            yield self.artifact.read_part(part, columns)
+        """The rows a part at a time, in path order; null in columns that their version did not know yet."""
+        parts = self.artifact.parts()
+        known = self.artifact.read_part(parts[0]).column_names
+        asked = known if columns is None else columns
+        for part in parts:
+            yield with_columns(self.artifact.read_part(part, [name for name in asked if name in known]), asked)
 
     def poses(self, rows: Iterable[Row]) -> dict[str, bytes]:
         """Keypoints (safetensors) of rows with `clip_id`, `source_path` and `measured_part`: clip_id → bytes.
@@ -107,6 +113,13 @@ def in_path_order(table: pa.Table) -> pa.Table:
     """Rows sorted by `source_path`, then by `start_s`."""
     keys = pa.table({"path": table["source_path"], "start_s": pc.fill_null(table["start_s"], 0.0)})
     return table.take(pc.sort_indices(keys, sort_keys=[("path", "ascending"), ("start_s", "ascending")]))
+
+
+def with_columns(table: pa.Table, columns: list[str]) -> pa.Table:
+    """These columns of a table, in this order; null where it has none."""
+    for name in set(columns) - set(table.column_names):
+        table = table.append_column(name, pa.nulls(len(table), CLIP_SCHEMA.field(name).type))
+    return table.select(columns)
 
 
 def clips_packet(index: int, content: Any) -> Packet:

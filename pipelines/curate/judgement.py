@@ -4,6 +4,9 @@ A judgement weighs 40 bytes a row, whatever the table weighs, so a selection can
 reads their scores a part at a time.
 """
 
+# The stubs of pyarrow do not know what its functions take and give.
+# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any

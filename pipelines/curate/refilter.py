@@ -8,7 +8,16 @@ from pydantic import ValidationError
 
 from ... import __version__
 from ...datasets.artifact import RECORD, Artifact, ArtifactError, content_digest, exclusive
-from ...datasets.clips import COLUMNS, PART_ROWS, Clips, MeasuredRows, clips_packet, count_written, place_of
+from ...datasets.clips import (
+    COLUMNS,
+    PART_ROWS,
+    Clips,
+    MeasuredRows,
+    clips_packet,
+    count_written,
+    place_of,
+    with_columns,
+)
 from ...datasets.node_cache import scratch
 from ...datasets.storage import Location
 from .config import SELECTION_FIELDS, CurateConfig
@@ -140,11 +149,9 @@ def _write(artifact: Artifact, old: Clips, selection: Selection, digest: str) ->
     """Write the parts that are not there yet, of at most `PART_ROWS` rows each."""
     start = index = 0
     for part in old.artifact.parts():
-        table = old.artifact.read_part(part)
-        for name in set(COLUMNS) - set(table.column_names):  # an older version did not have it
-            table = table.append_column(name, pa.nulls(len(table), pa.string()))
+        table = with_columns(old.artifact.read_part(part), COLUMNS)
         for first in range(0, len(table), PART_ROWS):
-            rows = table.select(COLUMNS).slice(first, PART_ROWS)
+            rows = table.slice(first, PART_ROWS)
             packet = clips_packet(index, [digest, part, first])
             if not artifact.part(packet).is_file():
                 artifact.write_part(packet, selection.apply(rows, start))

@@ -1,5 +1,8 @@
 """What a selection knows of every row, and what it says of it."""
 
+# The stubs of pyarrow do not know what its functions take and give.
+# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
