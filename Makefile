@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 # With the repository's root on the import path, our `datasets` would hide Hugging Face's.
 export PYTHONSAFEPATH = 1
+# Where it is set, each of the many processes would compile its imports anew: half of their start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check types acceptance lock

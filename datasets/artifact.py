@@ -242,7 +242,7 @@ class Artifact:
         with written_aside(self.part(packet)) as aside:
             # Scores hardly repeat: looking for repeated values takes longer than all else.
             words = [field.name for field in table.schema if pa.types.is_string(field.type)]
-            pq.write_table(table, aside, compression="zstd", use_dictionary=words)  # type: ignore[arg-type]
+            pq.write_table(table, aside, compression="zstd", use_dictionary=words)
 
     def parts(self) -> list[str]:
         """Names of the parts that are there, in order.

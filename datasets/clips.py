@@ -4,9 +4,6 @@
 selection of a million clips copies none of them.
 """
 
-# The stubs of pyarrow do not know what its functions take and give.
-# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
-
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

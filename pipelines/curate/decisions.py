@@ -1,8 +1,5 @@
 """A person's own accepts and rejects: a table of single clips or whole sources, which overrules the gates."""
 
-# The stubs of pyarrow do not know what its functions take and give.
-# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
-
 import csv
 import io
 from collections.abc import Iterable

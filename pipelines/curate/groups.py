@@ -1,8 +1,5 @@
 """Which of many videos show the same: likely pairs by their looks, in bounded memory, then aligned."""
 
-# The stubs of pyarrow do not know what its functions take and give.
-# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
-
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

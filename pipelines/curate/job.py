@@ -1,8 +1,5 @@
 """The curate job: sources → packets → measured rows → verdicts → the clips artifact."""
 
-# The stubs of pyarrow do not know what its functions take and give.
-# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
-
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -24,7 +21,7 @@ from .ingest import read_sources, sources_digest
 from .select import columns_read, select
 from .selection import Selection
 from .steps import open_source, stages, told_apart
-from .takeover import Parent
+from .takeover import Parent, forgotten_in
 
 
 def plan(config: CurateConfig, clips: str, out: Location, parent: Location | None = None) -> dict[str, Any]:
@@ -61,7 +58,7 @@ def run(
     old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
     with exclusive(out):
         measured, artifact = Artifact(out / "measured"), Artifact(out / "clips")
-        begun = {
+        begun: dict[str, Any] = {
             "config": config.model_dump(mode="json"),
             "sources": sources_digest(sources),
             "num_sources": len(paths),
@@ -95,7 +92,7 @@ def run(
                 "version": __version__,
                 "config": begun["config"],
                 "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
-                **({"parent": old.told(out, _num_taken(seen))} if old else {}),
+                **({"parent": old.told(out, _num_taken(seen)), **forgotten_in(old.clips.record)} if old else {}),
                 "measured": place_of(measured.path, out),
                 "inputs": {"clips": clips, "sources": len(paths), "digest": begun["sources"], "excluded": excluded},
                 "counts": count_written(artifact, len(selection)),

@@ -4,9 +4,6 @@ A judgement weighs 40 bytes a row, whatever the table weighs, so a selection can
 reads their scores a part at a time.
 """
 
-# The stubs of pyarrow do not know what its functions take and give.
-# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -44,7 +41,9 @@ class Bounds:
     @classmethod
     def of(cls, config: CurateConfig, without: Iterable[str] = ()) -> "Bounds":
         """The gates of a configuration, or of what is `without` some of them."""
-        by_shape = [{gate: rest for gate, *rest in config.gates_for(shape).bounds()} for shape in SHAPES]
+        by_shape: list[dict[str, Any]] = [
+            {gate: rest for gate, *rest in config.gates_for(shape).bounds()} for shape in SHAPES
+        ]
         on = [g for g in Gates.model_fields if any(g in one for one in by_shape) and g not in set(without)]
         known = {gate: one[gate] for one in by_shape for gate in one}
         values = [[one[gate][2] if gate in one else np.nan for one in by_shape] for gate in on]

@@ -25,7 +25,7 @@ from .decisions import Decisions, read_decisions
 from .groups import Fingerprints
 from .select import columns_read, select
 from .selection import Selection
-from .takeover import measured_gates
+from .takeover import forgotten_in, measured_gates
 
 
 def changed(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:
@@ -109,6 +109,7 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
                 "inputs": old.record["inputs"],
                 "counts": count_written(artifact, old.record["counts"]["inputs"]),
                 "pose_models": old.record["pose_models"],
+                **forgotten_in(old.record),
                 "seconds": {"total": time.perf_counter() - start},
             }
         )

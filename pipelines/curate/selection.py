@@ -1,8 +1,5 @@
 """What a selection knows of every row, and what it says of it."""
 
-# The stubs of pyarrow do not know what its functions take and give.
-# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +83,10 @@ class RowKeys:
         with np.errstate(divide="ignore", invalid="ignore"):
             quality = height * width * numbers(table["source_bytes"]) / numbers(table["duration_s"])
         return cls(
-            *(table[name] for name in ("clip_id", "source_path", "source_id", "duplicate_group")),
+            clip_id=table["clip_id"],
+            source_path=table["source_path"],
+            source_id=table["source_id"],
+            duplicate_group=table["duplicate_group"],
             start_s=np.nan_to_num(numbers(table["start_s"])),
             quality=quality,
             posed=_mask(pc.is_valid(table["pose_digest"])),
@@ -109,7 +109,9 @@ class RowKeys:
 
         starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
         return cls(
-            *(strings(name) for name in ("clip_id", "source_path", "source_id")),
+            clip_id=strings("clip_id"),
+            source_path=strings("source_path"),
+            source_id=strings("source_id"),
             duplicate_group=strings("duplicate_group") if groups is None else pa.chunked_array([groups], pa.string()),
             **{
                 name: arrays(name)

@@ -1,8 +1,5 @@
 """Curate with a parent: what was measured before, of files that are still the same, is not measured again."""
 
-# The stubs of pyarrow do not know what its functions take and give.
-# mypy: disable-error-code="arg-type,attr-defined,call-overload,dict-item,index,misc,type-var,union-attr"
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,7 +85,15 @@ class Parent:
         first = Stage(
             "parent", partial(take_over, self.clips.measured), ("source_path", "measured_part"), ("measured_part",)
         )
-        return [first, *(replace(stage, function=unless_taken(stage.function)) for stage in stages)]
+        probe, *others = (replace(stage, function=unless_taken(stage.function)) for stage in stages)
+        gone = frozenset(self.clips.record.get("forgotten", ()))
+        reads = ("source_id",)
+        return [
+            first,
+            probe,
+            Stage("forgotten", partial(refuse_forgotten, gone), reads, ("verdict", "reason")),
+            *others,
+        ]
 
     def open_row(self, row: Row) -> Row:
         """A source's first row, with the part that holds its measurements."""
@@ -165,6 +170,18 @@ def _changed_ns(place: Location) -> int | None:
         return place.stat().st_mtime_ns
     except OSError:
         return None
+
+
+def forgotten_in(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of sources that were forgotten, for the record of a version that comes after it."""
+    return {name: record[name] for name in ("forgotten", "tombstones") if name in record}
+
+
+def refuse_forgotten(forgotten: frozenset[str], row: Row, config: CurateConfig, tools: None = None) -> Row:
+    """A source that was forgotten does not come back because its file lies there again."""
+    if row.get("source_id") not in forgotten:
+        return row
+    return {**row, "verdict": "rejected", "reason": "forgotten", "detail": "its removal was asked for; see `forget`"}
 
 
 def unless_taken(function: Callable[[Row, Any, Any], Row | list[Row]]) -> Callable[[Row, Any, Any], Row | list[Row]]:

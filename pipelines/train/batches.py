@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from safetensors.torch import load
 
 from ...datasets.sampler import StepSampler, rank_slice
 from ...datasets.shards import Bucket, ShardDataset
 from ...datasets.storage import Location
+from ...models.cached import tensors_of
 from ...models.conditions import Conditions, NullConditions, stack_prompt_embeds, with_frame_mask
 from ...models.objectives import TrainingBatch
 from .checkpoint import NonFiniteError
@@ -105,7 +105,7 @@ class TrainingData:
     def _read(self, row: SampleDraws) -> dict[str, torch.Tensor]:
         """Float32 tensors of one sample, its pose simulated where that was drawn."""
         sample = self.shards.read(row.key)
-        tensors = {name: tensor.float() for name, tensor in load(sample["conditions"]).items()}
+        tensors = {name: tensor.float() for name, tensor in tensors_of(sample["conditions"]).items()}
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise NonFiniteError(f"{self.shards.path}: {name} of sample {row.key} holds non-finite values")
@@ -120,7 +120,7 @@ class TrainingData:
         return tensors
 
     def _read_null(self, bucket: Bucket) -> dict[str, torch.Tensor]:
-        return {name: tensor.float() for name, tensor in load(self.shards.null(bucket)).items()}
+        return {name: tensor.float() for name, tensor in tensors_of(self.shards.null(bucket)).items()}
 
     def _stack_null(self, buckets: Sequence[Bucket]) -> NullConditions:
         nulls = [self._null(bucket) for bucket in buckets]

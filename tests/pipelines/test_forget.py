@@ -32,6 +32,7 @@ from steadydancer.datasets.shards import Sample, ShardDataset, sample_members, w
 from steadydancer.datasets.storage import total_bytes
 from steadydancer.pipelines import forget
 from steadydancer.pipelines.curate import job as curate_job
+from steadydancer.pipelines.curate import refilter
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.export import job as export_job
 from steadydancer.pipelines.export.config import ExportConfig
@@ -188,6 +189,20 @@ def test_nothing_of_the_source_is_left_but_its_tombstone(made: Path, copy: Path)
     assert record["counts"]["inputs"] == len(theirs) and record["counts"]["ok"] > 0
     # What was there is as it was.
     assert contents(copy / "run") | contents(copy / "cached") == before
+
+
+def test_what_was_forgotten_does_not_come_back(copy: Path) -> None:
+    gone = source_of(copy / "run")
+    forget.run(request(copy, gone["source_id"]))
+    config = CurateConfig.model_validate(Clips(copy / "new").record["config"])
+    again = refilter.run(config, clips=copy / "new", out=copy / "again")
+    assert again["forgotten"] == [gone["source_id"]] and len(again["tombstones"]) == 1
+    engine = Engine(copy / "engine", in_process=True)
+    folder = str(Path(gone["source_path"]).parent)
+    third = curate_job.run(config, clips=folder, out=copy / "third", parent=copy / "again", engine=engine)
+    assert third["forgotten"] == [gone["source_id"]]
+    refused = [row for row in rows_of(copy / "third") if row["source_id"] == gone["source_id"]]
+    assert [(row["verdict"], row["reason"], row["pose_digest"]) for row in refused] == [("rejected", "forgotten", None)]
 
 
 def test_samples_that_stay_keep_their_bytes_and_shards_without_it_are_the_same_files(made: Path, copy: Path) -> None:
