@@ -227,11 +227,12 @@ class _CountedAttention(TorchFunctionMode):
 def _kept_by_a_block(config: TrainConfig, network: Network, tokens: int) -> int:
     """Bytes that one block's forward pass saves for its backward pass, counted on the meta device."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, or another would come to lie at the same address
 
     def count_storage(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage
         return tensor
 
     with torch.device("meta"):
@@ -243,6 +244,6 @@ def _kept_by_a_block(config: TrainConfig, network: Network, tokens: int) -> int:
         time = torch.empty(1, 6, width, dtype=dtype)
         rotary = tuple(torch.empty(1, tokens, 1, head) for _ in range(2))
         with _CountedAttention(), torch.autograd.graph.saved_tensors_hooks(count_storage, lambda tensor: tensor):
-            out = block(tokens_in, context, time, rotary)  # while `out` lives, so does all that is counted
+            out = block(tokens_in, context, time, rotary)
         assert out.shape == tokens_in.shape
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())

@@ -234,8 +234,10 @@ def test_samples_that_stay_keep_their_bytes_and_shards_without_it_are_the_same_f
 def test_a_real_cache_passes_its_verification_afterwards(curated: Path, cached: Path, tmp_path: Path) -> None:
     from steadydancer.pipelines.cache.verify import verify
 
-    gone = source_of(curated, "dancer_0.mp4")
-    wanted = forget.Request(gone["source_id"], [curated], tmp_path / "new", [cached])
+    for name in ("clips", "measured"):  # alone: beside the shared one lie selections of other tests
+        shutil.copytree(curated / name, tmp_path / "run" / name)
+    gone = source_of(tmp_path / "run", "dancer_0.mp4")
+    wanted = forget.Request(gone["source_id"], [tmp_path / "run"], tmp_path / "new", [cached])
     forget.run(wanted)
     assert len(ShardDataset(tmp_path / "new" / "latents")) == len(ShardDataset(cached)) - 1
     assert verify(tmp_path / "new" / "latents").findings == []
