@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from isal import isal_zlib
 
 from .object_store import ObjectPath, describe
 from .storage import Location
@@ -49,7 +50,7 @@ def check_shard(shard: IndexedShard) -> tuple[Damage, str] | None:
             seen = 0
             for piece in _pieces(read, offset, offset + length):
                 digest.update(piece)
-                seen = zlib.crc32(piece, seen)
+                seen = isal_zlib.crc32(piece, seen)
             if seen != crc32:
                 wrong.append(name)
             at = offset + length

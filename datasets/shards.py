@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import webdataset as wds
+from isal import isal_zlib  # the same sums as zlib, nine times as fast
 
 from .artifact import Artifact, ArtifactError, Packet, differences, json_digest, written_aside
 from .encodings import ENCODINGS
@@ -101,7 +101,7 @@ def index_shard(shard: Path) -> dict[str, list[dict[str, Any]]]:
             key, _, name = member.name.partition(".")
             data = os.pread(file.fileno(), member.size, member.offset_data)
             places.setdefault(key, []).append(
-                {"name": name, "offset": member.offset_data, "size": member.size, "crc32": zlib.crc32(data)}
+                {"name": name, "offset": member.offset_data, "size": member.size, "crc32": isal_zlib.crc32(data)}
             )
     return places
 
@@ -185,7 +185,7 @@ class ShardDataset:
             raise ArtifactError(f"shard {path} is missing: {self._remedy()}") from None
         is_new = key not in self._checked
         for member, data in zip(row["members"], pieces, strict=True):
-            if len(data) != member["size"] or (is_new and zlib.crc32(data) != member["crc32"]):
+            if len(data) != member["size"] or (is_new and isal_zlib.crc32(data) != member["crc32"]):
                 raise ArtifactError(f"shard {path} is cut short or damaged at {key}.{member['name']}: {self._remedy()}")
             yield member["name"], data
         self._checked.add(key)
