@@ -31,8 +31,8 @@ from steadydancer.datasets.video import probe
 from steadydancer.datasets.video_reader import VideoReader
 from steadydancer.pipelines.curate import job
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.curate.frame_scores import find_cuts
-from steadydancer.pipelines.curate.pose_scores import pose_scores
+from steadydancer.pipelines.curate.scores.frame_scores import find_cuts
+from steadydancer.pipelines.curate.scores.pose_scores import pose_scores
 from steadydancer.pipelines.runner import Engine
 
 CONFIG = CurateConfig(

@@ -22,9 +22,9 @@ from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.clips import COLUMNS, PART_ROWS, clips_packet
 from steadydancer.datasets.schema import CLIP_SCHEMA, columns_of
 from steadydancer.pipelines.curate.config import CHEAP_GATES, CurateConfig, Gates
-from steadydancer.pipelines.curate.groups import Fingerprints
-from steadydancer.pipelines.curate.judgement import Bounds, judge
-from steadydancer.pipelines.curate.select import columns_read, select
+from steadydancer.pipelines.curate.selection.groups import Fingerprints
+from steadydancer.pipelines.curate.selection.judgement import Bounds, judge
+from steadydancer.pipelines.curate.selection.select import columns_read, select
 
 SCHEMA = pa.schema([CLIP_SCHEMA.field(name) for name in COLUMNS])
 

@@ -76,8 +76,8 @@ def curate_dataset(
 
 def publish_curation(folder: Location) -> None:
     """Write the curation's page and card, and show funnel, reasons and card in the UI, with a link to the page."""
-    from ..pipelines.curate.funnel import FUNNEL_COLUMNS, funnel, reasons
-    from ..pipelines.curate.report import CARD, funnel_rows, reason_rows, write_report
+    from ..pipelines.curate.report.funnel import FUNNEL_COLUMNS, funnel, reasons
+    from ..pipelines.curate.report.page import CARD, funnel_rows, reason_rows, write_report
 
     page, clips = write_report(folder), Clips(folder)
     table = clips.read(FUNNEL_COLUMNS)

@@ -20,7 +20,7 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
     """A job that makes `out/clips`, which then leaves its page and card beside it."""
 
     def run() -> dict[str, Any]:
-        from ...pipelines.curate.report import write_report
+        from ...pipelines.curate.report.page import write_report
 
         record = job()
         write_report(out)
@@ -34,7 +34,7 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
 @click.option("--out", type=FOLDER, help="FILE.html, or a folder for report.html; by default beside the clips.")
 def report(clips: Location, out: Location | None) -> None:
     """Write a page of a curation, and its card."""
-    from ...pipelines.curate import report as pages
+    from ...pipelines.curate.report import page as pages
 
     page = out if out is None or out.suffix == ".html" else out / pages.PAGE
     page = pages.write_report(clips, page)
@@ -52,7 +52,7 @@ def explain(clip: str, clips: Location, latents: Location | None, json_wanted: b
     CLIP is a clip_id or its beginning, a source's path, file name or source_id.
     """
     from ...datasets.clips import Clips
-    from ...pipelines.curate import story
+    from ...pipelines.curate.report import story
 
     finished = Clips(clips)
     rows = story.find_rows(finished, clip)
@@ -80,7 +80,7 @@ def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> No
 def compare(clips: Location, other: Location, json_wanted: bool) -> None:
     """Say what differs between two versions."""
     from ...datasets.clips import Clips
-    from ...pipelines.curate import compare as versions
+    from ...pipelines.curate.report import compare as versions
 
     found = versions.compare(Clips(clips), Clips(other))
     click.echo(json.dumps(found, indent=2, ensure_ascii=False) if json_wanted else versions.to_text(found))

@@ -31,7 +31,7 @@ def refilter(clips: Location, out: Location, preset: str | None, settings: tuple
              target: int | None, mix: tuple[str, ...], max_per_source: int | None, dry_run: bool) -> None:  # fmt: skip
     """Select anew from scores that are there; no video is touched."""
     from ...datasets.clips import Clips
-    from ...pipelines.curate import refilter as job
+    from ...pipelines.curate.selection import refilter as job
 
     record = Clips(clips).record
     changes = _of_preset(preset) if preset else {}

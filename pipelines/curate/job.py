@@ -16,10 +16,10 @@ from ...datasets.schema import CLIP_SCHEMA, Row, to_table
 from ...datasets.storage import Location, location
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
-from .groups import Fingerprints
 from .ingest import read_sources, sources_digest
-from .select import columns_read, select
-from .selection import Selection
+from .selection.groups import Fingerprints
+from .selection.select import columns_read, select
+from .selection.verdicts import Selection
 from .steps import open_source, stages, told_apart
 from .takeover import Parent, forgotten_in
 

@@ -12,7 +12,7 @@ from ...datasets.video import VideoError, decode_low_resolution
 from ...models.weights_catalogue import local_folder
 from ..poses import load_pose_estimator
 from .config import CurateConfig
-from .duplicates import Excluded, fingerprint, pictures
+from .scores.duplicates import Excluded, fingerprint, pictures
 
 if TYPE_CHECKING:
     from ...models.aesthetics import Aesthetics

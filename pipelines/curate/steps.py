@@ -23,12 +23,7 @@ from ..crop import content_shares, content_size, crop_frames, to_content, to_fra
 from ..fetched import fetched
 from ..poses import find_poses
 from ..stage import BadClip, Stage
-from .borders import Box, find_content
 from .config import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES, CurateConfig
-from .duplicates import fingerprint
-from .frame_scores import Frames, blur, technical_scores
-from .glance import is_refused_at_a_glance, refused_at_a_glance
-from .motion_scores import motion_scores
 from .networks import (
     LOW_RESOLUTION_PX,
     PoseTools,
@@ -38,10 +33,15 @@ from .networks import (
     load_score_tools,
     load_shot_tools,
 )
-from .overlays import static_edge_ratio, text_scores
-from .pose_scores import appearance_change, count_tracks, pose_scores
-from .select import failed_gate
-from .shots import PIECE_FRAMES, ShotPass
+from .scores.borders import Box, find_content
+from .scores.duplicates import fingerprint
+from .scores.frame_scores import Frames, blur, technical_scores
+from .scores.glance import is_refused_at_a_glance, refused_at_a_glance
+from .scores.motion_scores import motion_scores
+from .scores.overlays import static_edge_ratio, text_scores
+from .scores.pose_scores import appearance_change, count_tracks, pose_scores
+from .scores.shots import PIECE_FRAMES, ShotPass
+from .selection.select import failed_gate
 
 T = TypeVar("T")
 

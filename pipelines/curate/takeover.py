@@ -16,7 +16,7 @@ from ...datasets.schema import Row
 from ...datasets.storage import SIDECARS, Location, location
 from ..stage import Stage
 from .config import CHEAP_GATES, SELECTION_FIELDS, CurateConfig, Gates
-from .judgement import Bounds, Mask, columns_for, judge
+from .selection.judgement import Bounds, Mask, columns_for, judge
 
 # Besides the selection: what decides only how the work is cut.
 WITHOUT_INFLUENCE = (*SELECTION_FIELDS, "packet_size", "num_gpus")

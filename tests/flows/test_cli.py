@@ -280,7 +280,7 @@ def test_a_fault_in_a_ray_worker_fits_on_a_screen_and_the_same_command_goes_on(
     """The whole of stderr, as a user sees it, with a cluster named in the environment that must not be joined."""
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text(
-        "import steadydancer.pipelines.curate.frame_scores as scores\n"
+        "import steadydancer.pipelines.curate.scores.frame_scores as scores\n"
         "whole = scores.technical_scores\n"
         "def broken(frames):\n"
         "    scores = whole(frames)\n"

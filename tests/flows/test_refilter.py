@@ -19,8 +19,8 @@ from steadydancer.datasets.clips import COLUMNS, Clips
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.schema import Row
 from steadydancer.flows.commands.selection import refilter
-from steadydancer.pipelines.curate import refilter as job
 from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.selection import refilter as job
 
 
 def call(clips: Any, out: Any, *words: Any) -> str:
@@ -211,7 +211,7 @@ def test_a_killed_refilter_goes_on_to_the_same_rows(curated: Path, tmp_path: Pat
         from pathlib import Path
         from steadydancer.datasets.artifact import Artifact
         from steadydancer.datasets.clips import Clips
-        from steadydancer.pipelines.curate import refilter as job
+        from steadydancer.pipelines.curate.selection import refilter as job
         job.PART_ROWS = 4
         write, written = Artifact.write_part, []
         def kill_at_the_second(self, packet, table):

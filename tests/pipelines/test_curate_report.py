@@ -17,15 +17,15 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, cont
 from steadydancer.datasets.clips import COLUMNS, Clips
 from steadydancer.datasets.schema import Row, to_table
 from steadydancer.pipelines.charts import draw_histogram, histogram
-from steadydancer.pipelines.curate import story
-from steadydancer.pipelines.curate.borderline import nearest, thumbnail
-from steadydancer.pipelines.curate.card import card_text, licence_name
-from steadydancer.pipelines.curate.compare import ABSENT, compare
-from steadydancer.pipelines.curate.composition import composition, copies, decode_share, leaks
 from steadydancer.pipelines.curate.config import CurateConfig, Gates
-from steadydancer.pipelines.curate.funnel import bound_words, count_gates, funnel, reasons
-from steadydancer.pipelines.curate.judgement import Bounds
-from steadydancer.pipelines.curate.report import read_table, write_report
+from steadydancer.pipelines.curate.report import story
+from steadydancer.pipelines.curate.report.borderline import nearest, thumbnail
+from steadydancer.pipelines.curate.report.card import card_text, licence_name
+from steadydancer.pipelines.curate.report.compare import ABSENT, compare
+from steadydancer.pipelines.curate.report.composition import composition, copies, decode_share, leaks
+from steadydancer.pipelines.curate.report.funnel import bound_words, count_gates, funnel, reasons
+from steadydancer.pipelines.curate.report.page import read_table, write_report
+from steadydancer.pipelines.curate.selection.judgement import Bounds
 
 GATES = {"min_brightness": 0.1, "max_blur": 0.5, "max_persons": 1, "min_aesthetic_score": 5.0}
 CONFIG = CurateConfig(gates=Gates(**{name: GATES.get(name) for name in Gates.model_fields}))
@@ -163,7 +163,7 @@ def test_gates_may_differ_by_shape_and_be_moved_by_the_selection(tmp_path: Path)
     rows = [clip(0, blur=0.4), clip(1, "rejected", "max_blur", blur=0.4, width=1280, height=720)]
     selection = {"gates": CONFIG.gates.model_dump(), "gates_by_shape": {"horizontal": {"max_blur": 0.3}}}
     clips = finish(tmp_path, rows, selection=selection)
-    from steadydancer.pipelines.curate.funnel import config_of
+    from steadydancer.pipelines.curate.report.funnel import config_of
 
     (one,) = [c for c in count_gates(read_table(clips), Bounds.of(config_of(clips.record))) if c.gate == "max_blur"]
     assert (one.beyond, one.first) == (1, 1)

@@ -16,7 +16,6 @@ from steadydancer.datasets.video import encode
 from steadydancer.models.text_detector import is_installed as text_is_installed
 from steadydancer.pipelines.crop import to_frame
 from steadydancer.pipelines.curate import job
-from steadydancer.pipelines.curate.borders import Box, find_content
 from steadydancer.pipelines.curate.config import (
     CHEAP_GATES,
     PERSON_GATES,
@@ -25,18 +24,19 @@ from steadydancer.pipelines.curate.config import (
     CurateConfig,
     Gates,
 )
-from steadydancer.pipelines.curate.frame_scores import blur
-from steadydancer.pipelines.curate.motion_scores import motion_scores
 from steadydancer.pipelines.curate.networks import PoseTools, load_pose_tools
-from steadydancer.pipelines.curate.overlays import static_edge_ratio, text_scores
-from steadydancer.pipelines.curate.pose_scores import (
+from steadydancer.pipelines.curate.scores.borders import Box, find_content
+from steadydancer.pipelines.curate.scores.frame_scores import blur
+from steadydancer.pipelines.curate.scores.motion_scores import motion_scores
+from steadydancer.pipelines.curate.scores.overlays import static_edge_ratio, text_scores
+from steadydancer.pipelines.curate.scores.pose_scores import (
     MIRRORED,
     appearance_change,
     count_tracks,
     pose_scores,
     without_flips,
 )
-from steadydancer.pipelines.curate.select import failed_gate
+from steadydancer.pipelines.curate.selection.select import failed_gate
 from steadydancer.pipelines.curate.steps import estimate_pose
 from steadydancer.pipelines.runner import Engine
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.curate.frame_scores import Frames
-from steadydancer.pipelines.curate.shots import DETECTOR_CONTEXT, DETECTOR_STEP, ShotPass
+from steadydancer.pipelines.curate.scores.frame_scores import Frames
+from steadydancer.pipelines.curate.scores.shots import DETECTOR_CONTEXT, DETECTOR_STEP, ShotPass
 
 CONFIG = CurateConfig(num_frames=21)
 Span = tuple[int, int, int]

@@ -12,12 +12,20 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.datasets.toydance import draw_dancer, toy_pose
 from steadydancer.datasets.video import encode
-from steadydancer.pipelines.curate import groups
 from steadydancer.pipelines.curate.config import CurateConfig, Duplicates, Gates
-from steadydancer.pipelines.curate.duplicates import MIN_PLACE, Excluded, align, fingerprint, mirrored, pictures, unit
-from steadydancer.pipelines.curate.groups import Fingerprints, find_groups
 from steadydancer.pipelines.curate.networks import load_excluded
-from steadydancer.pipelines.curate.select import select_table
+from steadydancer.pipelines.curate.scores.duplicates import (
+    MIN_PLACE,
+    Excluded,
+    align,
+    fingerprint,
+    mirrored,
+    pictures,
+    unit,
+)
+from steadydancer.pipelines.curate.selection import groups
+from steadydancer.pipelines.curate.selection.groups import Fingerprints, find_groups
+from steadydancer.pipelines.curate.selection.select import select_table
 
 FPS = 16.0
 

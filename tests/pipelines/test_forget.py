@@ -32,8 +32,8 @@ from steadydancer.datasets.shards import Sample, ShardDataset, sample_members, w
 from steadydancer.datasets.storage import total_bytes
 from steadydancer.pipelines import forget
 from steadydancer.pipelines.curate import job as curate_job
-from steadydancer.pipelines.curate import refilter
 from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.selection import refilter
 from steadydancer.pipelines.export import job as export_job
 from steadydancer.pipelines.export.config import ExportConfig
 from steadydancer.pipelines.runner import Engine

@@ -11,10 +11,10 @@ import pytest
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.pipelines.crop import content_size
 from steadydancer.pipelines.curate.config import SHAPES, CurateConfig, Duplicates, Gates, Quotas, Target
-from steadydancer.pipelines.curate.decisions import read_decisions
-from steadydancer.pipelines.curate.select import failed_gate, select, select_table
-from steadydancer.pipelines.curate.selection import NO_MODEL, Selection
-from steadydancer.pipelines.curate.targets import Scale, parts_of
+from steadydancer.pipelines.curate.selection.decisions import read_decisions
+from steadydancer.pipelines.curate.selection.select import failed_gate, select, select_table
+from steadydancer.pipelines.curate.selection.targets import Scale, parts_of
+from steadydancer.pipelines.curate.selection.verdicts import NO_MODEL, Selection
 
 GATES = Gates(max_static_edge_ratio=0.4)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .config import CHEAP_GATES, SHAPES, SQUARE_RATIO, CurateConfig, Gates
+from ..config import CHEAP_GATES, SHAPES, SQUARE_RATIO, CurateConfig, Gates
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ... import SteadyDancerError
-from ...datasets.artifact import Artifact
-from ...datasets.clips import COLUMNS, Clips
-from ...datasets.schema import CLIP_SCHEMA, Row, columns_of
-from ...datasets.storage import Location, is_address
+from .... import SteadyDancerError
+from ....datasets.artifact import Artifact
+from ....datasets.clips import COLUMNS, Clips
+from ....datasets.schema import CLIP_SCHEMA, Row, columns_of
+from ....datasets.storage import Location, is_address
+from ..config import CHEAP_GATES, SHAPES
+from ..selection.judgement import Bounds, values_of
 from .compare import parent_of
-from .config import CHEAP_GATES, SHAPES
 from .funnel import bound_words, config_of, meaning_of, read_columns, shapes_of
-from .judgement import Bounds, values_of
 
 NAMES = ["clip_id", "source_path", "source_id"]
 BRIEF = ["clip_id", "source_path", "start_s", "end_s", "verdict", "reason"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import SHAPES, CurateConfig, Shape, Target
+from ..config import SHAPES, CurateConfig, Shape, Target
 from .copies import over_quota
 from .judgement import Floats, Integers, Mask
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import ArtifactError
-from ...datasets.storage import Location, is_address, join, named
+from ....datasets.artifact import ArtifactError
+from ....datasets.storage import Location, is_address, join, named
 from .judgement import Floats
 
 COLUMNS = ("clip_id", "source_path", "start_s", "verdict", "note")

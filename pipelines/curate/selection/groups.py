@@ -11,7 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .duplicates import LONG, MIN_CHANGE, MIN_EVENTS, MIN_EVENTS_SHORT, MIN_PLACE, SIDE, Floats, align, mirrored, unit
+from ..scores.duplicates import (
+    LONG,
+    MIN_CHANGE,
+    MIN_EVENTS,
+    MIN_EVENTS_SHORT,
+    MIN_PLACE,
+    SIDE,
+    Floats,
+    align,
+    mirrored,
+    unit,
+)
 from .judgement import Integers, Mask
 
 BLOCK = 2048  # sequences that are compared with as many at once

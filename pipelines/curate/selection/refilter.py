@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from ... import __version__
-from ...datasets.artifact import RECORD, Artifact, ArtifactError, content_digest, exclusive
-from ...datasets.clips import (
+from .... import __version__
+from ....datasets.artifact import RECORD, Artifact, ArtifactError, content_digest, exclusive
+from ....datasets.clips import (
     COLUMNS,
     PART_ROWS,
     Clips,
@@ -18,14 +18,14 @@ from ...datasets.clips import (
     place_of,
     with_columns,
 )
-from ...datasets.node_cache import scratch
-from ...datasets.storage import Location
-from .config import SELECTION_FIELDS, CurateConfig
+from ....datasets.node_cache import scratch
+from ....datasets.storage import Location
+from ..config import SELECTION_FIELDS, CurateConfig
+from ..takeover import forgotten_in, measured_gates
 from .decisions import Decisions, read_decisions
 from .groups import Fingerprints
 from .select import columns_read, select
-from .selection import Selection
-from .takeover import forgotten_in, measured_gates
+from .verdicts import Selection
 
 
 def changed(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:

@@ -7,7 +7,7 @@ dancer score alike. A score whose joints are never seen is None.
 import numpy as np
 import numpy.typing as npt
 
-from ...datasets.skeleton import PoseSequence
+from ....datasets.skeleton import PoseSequence
 
 Floats = npt.NDArray[np.floating]
 

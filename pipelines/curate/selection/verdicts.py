@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import VERDICTS
-from .config import SHAPES, CurateConfig, Gates
+from ....datasets.artifact import VERDICTS
+from ..config import SHAPES, CurateConfig, Gates
 from .copies import Copies
 from .decisions import ACCEPT, REJECT
 from .judgement import SIZE_COLUMNS, Bounds, Floats, Integers, Judgement, Mask, content_sizes, numbers

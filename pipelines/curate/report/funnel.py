@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ...datasets.artifact import ArtifactError
-from ...datasets.clips import Clips
-from ...datasets.schema import CLIP_SCHEMA
-from .config import SHAPES, CurateConfig, Gates
-from .judgement import Bounds, Mask, judge, values_of
-from .selection import REASONS
+from ....datasets.artifact import ArtifactError
+from ....datasets.clips import Clips
+from ....datasets.schema import CLIP_SCHEMA
+from ..config import SHAPES, CurateConfig, Gates
+from ..selection.judgement import Bounds, Mask, judge, values_of
+from ..selection.verdicts import REASONS
 
 # A column that a stage always writes: where it is null, the stage did not come to its end.
 WRITTEN_BY = (("probe", "codec"), ("shots", "start_s"), ("score", "brightness"), ("pose", None))

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...datasets.clips import Clips
-from ...datasets.schema import CLIP_SCHEMA
-from ...datasets.storage import Location
-from ..charts import bar, draw_histogram, histogram
-from ..page import Figure, Section, show, write_page
+from ....datasets.clips import Clips
+from ....datasets.schema import CLIP_SCHEMA
+from ....datasets.storage import Location
+from ...charts import bar, draw_histogram, histogram
+from ...page import Figure, Section, show, write_page
+from ..selection.judgement import Bounds, Floats, columns_for, values_of
 from .borderline import nearest, pictures
 from .card import write_card
 from .compare import compare, parent_of
@@ -39,7 +40,6 @@ from .funnel import (
     reasons,
     verdict_is,
 )
-from .judgement import Bounds, Floats, columns_for, values_of
 
 PAGE, CARD = "report.html", "card.md"
 

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from ...datasets.schema import Row
-from ...datasets.storage import StorageError, local_copy
-from ...datasets.video import VideoError, decode_sparse
-from ..crop import content_shares, crop_frames
+from ....datasets.schema import Row
+from ....datasets.storage import StorageError, local_copy
+from ....datasets.video import VideoError, decode_sparse
+from ...crop import content_shares, crop_frames
+from ..selection.judgement import Bounds, Floats, values_of
 from .composition import shortened
 from .funnel import bound_words, came_to_gates, refused_by, shapes_of, verdict_is
-from .judgement import Bounds, Floats, values_of
 
 NUM_EACH = 12
 PER_GATE = 3  # one bound does not fill the page

@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import RECORD, ArtifactError, content_digest, differences, json_digest
-from ...datasets.clips import Clips
-from ...datasets.schema import CLIP_SCHEMA
-from ...datasets.storage import join
-from ..page import Section, show
+from ....datasets.artifact import RECORD, ArtifactError, content_digest, differences, json_digest
+from ....datasets.clips import Clips
+from ....datasets.schema import CLIP_SCHEMA
+from ....datasets.storage import join
+from ...page import Section, show
+from ..selection.judgement import Integers, numbers
 from .funnel import config_of, read_columns, verdict_is
-from .judgement import Integers, numbers
 
 KEYS = ["clip_id", "source_path", "source_id", "verdict", "reason"]
 MAX_EXAMPLES = 20

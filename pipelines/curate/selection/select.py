@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Iterable
 import numpy as np
 import pyarrow as pa
 
-from ...datasets.clips import in_path_order
-from ...datasets.schema import Row
-from ..crop import content_size
-from .config import CurateConfig, Gates
+from ....datasets.clips import in_path_order
+from ....datasets.schema import Row
+from ...crop import content_size
+from ..config import CurateConfig, Gates
 from .copies import Copies, over_quota
 from .decisions import ACCEPT, REJECT, Decisions
 from .judgement import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
-from .selection import REASONS, RowKeys, Selection
 from .targets import Dial, find_strictness, margins, moved, parts_of, scales, told
+from .verdicts import REASONS, RowKeys, Selection
 
 Batches = Callable[[], Iterable[pa.Table]]
 

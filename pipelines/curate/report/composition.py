@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .config import SQUARE_RATIO
+from ..config import SQUARE_RATIO
+from ..selection.judgement import SIZE_COLUMNS, Floats, Mask, content_sizes, numbers
 from .funnel import verdict_is
-from .judgement import SIZE_COLUMNS, Floats, Mask, content_sizes, numbers
 
 # Scores that only a network gives, and which one; where all are null, it was not here.
 NETWORKS = {

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from .config import CurateConfig
+from ..config import CurateConfig
 from .frame_scores import Frames, find_cuts, histogram_change, luma_change
 
 PIECE_FRAMES = 2048  # two minutes at 16 a second: 57 MB
