@@ -1,6 +1,7 @@
 """Refilter: another selection of what was measured. No video is touched, and no keypoints are copied."""
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -147,16 +148,23 @@ def _groups(old: Clips, config: CurateConfig) -> pa.Array | None:
 
 
 def _write(artifact: Artifact, old: Clips, selection: Selection, digest: str) -> None:
-    """Write the parts that are not there yet, of at most `PART_ROWS` rows each."""
+    """Write the parts that are not there yet, of at most `PART_ROWS` rows each, one while the next is made."""
     start = index = 0
-    for part in old.artifact.parts():
-        table = with_columns(old.artifact.read_part(part), COLUMNS)
-        for first in range(0, len(table), PART_ROWS):
-            rows = table.slice(first, PART_ROWS)
-            packet = clips_packet(index, [digest, part, first])
-            if not artifact.part(packet).is_file():
-                artifact.write_part(packet, selection.apply(rows, start))
-            start, index = start + len(rows), index + 1
+    with ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        for part in old.artifact.parts():
+            table = with_columns(old.artifact.read_part(part), COLUMNS)
+            for first in range(0, len(table), PART_ROWS):
+                rows = table.slice(first, PART_ROWS)
+                packet = clips_packet(index, [digest, part, first])
+                if not artifact.part(packet).is_file():
+                    verdicts = selection.apply(rows, start)
+                    if writing:
+                        writing.result()  # a full disk is told here
+                    writing = writer.submit(artifact.write_part, packet, verdicts)
+                start, index = start + len(rows), index + 1
+        if writing:
+            writing.result()
 
 
 def _told(decisions: Decisions | None, selection: Selection) -> dict[str, Any] | None:
