@@ -17,7 +17,6 @@ from .schema import Row
 from .storage import Location
 
 LAYOUTS = ("mp4+jsonl", "diffsynth", "musubi")
-MANIFESTS = ("clips.jsonl", "metadata.csv", "dataset.jsonl", "dataset.toml")
 
 _TOLD = ("prompt", "source_id", "licence", "start_s", "end_s", "fps", "num_frames", "height", "width", "pose_model")
 

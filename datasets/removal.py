@@ -6,7 +6,6 @@ holds something is written anew, and what is written is a function of the old ve
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from isal import isal_zlib
 
 from .artifact import Artifact, ArtifactError, Packet, json_digest, plan_packets, written_aside
 from .exports import files_of, write_manifests
-from .object_store import ObjectPath, get, listing, put
+from .file_copies import copy_whole
+from .object_store import ObjectPath, get, listing
 from .shards import Sample, null_path, write_shard
 from .storage import Location
-from .store_requests import attempt, filesystem
 
 A_FORGOTTEN_SOURCE = "a forgotten source"
 # A row's own file and words; all other text is looked through for names of forgotten files.
@@ -84,24 +83,6 @@ class Forgotten:
         return table
 
 
-def carry(source: Location, target: Location) -> None:
-    """Make `target` of the finished file `source`: a hard link where there can be one, or a copy made by the store."""
-    if isinstance(source, ObjectPath) and isinstance(target, ObjectPath):
-        attempt(target, lambda: filesystem(target.bucket).copy_file(source.place, target.place))
-    elif isinstance(target, ObjectPath):
-        put(Path(str(source)), target)
-    else:
-        with written_aside(target) as aside:
-            if isinstance(source, ObjectPath):
-                get(source, aside)
-                return
-            aside.unlink(missing_ok=True)
-            try:
-                os.link(source, aside)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(source, aside)
-
-
 def rows_without(
     old: Artifact, new: Artifact, forgotten: Forgotten, columns: tuple[str, ...], groups: dict[str, str] | None = None
 ) -> Iterator[str]:
@@ -128,7 +109,7 @@ def rows_without(
             with written_aside(new.path / part) as aside:
                 pq.write_table(_regrouped(table, groups), aside, compression="zstd")
         else:
-            carry(old.path / part, new.path / part)
+            copy_whole(old.path / part, new.path / part)
         yield part
 
 
@@ -163,8 +144,8 @@ def samples_without(old: Artifact, new: Artifact, forgotten: Forgotten) -> Itera
         if len(rows) == len(table):
             if not (new.path / part).is_file():
                 for shard in sorted({row["shard"] for row in rows} - {None}):
-                    carry(old.path / "shards" / shard, new.path / "shards" / shard)
-                carry(old.path / part, new.path / part)
+                    copy_whole(old.path / "shards" / shard, new.path / "shards" / shard)
+                copy_whole(old.path / part, new.path / part)
         elif rows and not new.part(packet := _packet_of(rows)).is_file():
             write_shard(new.path, packet, _samples(old.path, rows))
         yield part
@@ -223,7 +204,7 @@ def carry_null(old: Artifact, new: Artifact, buckets: Iterable[tuple[int, int, i
     for bucket in sorted(buckets):
         target = null_path(new.path, bucket)
         if not target.is_file():
-            carry(null_path(old.path, bucket), target)
+            copy_whole(null_path(old.path, bucket), target)
         names.append(target.name)
     return names
 
@@ -244,7 +225,7 @@ def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: st
             for row in rows:
                 for file in files_of(row["clip_id"]).values() if row["verdict"] == "ok" else ():
                     if not (new.path / file).is_file():
-                        carry(old.path / file, new.path / file)
+                        copy_whole(old.path / file, new.path / file)
             with written_aside(new.path / part) as aside:
                 pq.write_table(table, aside, compression="zstd")
         yield part

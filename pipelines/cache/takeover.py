@@ -1,10 +1,7 @@
 """What a repaired cache takes over from its parent: shards that are as they were written, which cost no encoding."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import (
@@ -14,12 +11,10 @@ from ...datasets.artifact import (
     content_digest,
     differences,
     json_digest,
-    written_aside,
 )
-from ...datasets.object_store import ObjectPath, get, put
+from ...datasets.file_copies import copy_whole
 from ...datasets.shards import shard_path
 from ...datasets.storage import Location, location
-from ...datasets.store_requests import attempt, filesystem
 from ..runner import progress
 from .accepted import AcceptedClips
 from .verify import Verified, planned
@@ -80,29 +75,6 @@ def take_over(parent: Parent, artifact: Artifact, packets: list[Packet], accepte
         copy_whole(Artifact(parent.latents).part(packet), artifact.part(packet))
     for name in sorted(parent.verified.sound_null):
         copy_whole(parent.latents / "null" / name, artifact.path / "null" / name)
-
-
-def copy_whole(source: Location, target: Location) -> None:
-    """Make `target` of `source`, so that it appears whole: a hard link, a copy, or within one store a copy by it."""
-    if isinstance(target, ObjectPath) and isinstance(source, ObjectPath):
-        there, here = target.place, source.place
-        attempt(target, lambda: filesystem(target.bucket).copy_file(here, there))
-    elif isinstance(target, ObjectPath):
-        assert isinstance(source, Path)
-        put(source, target)
-    else:
-        with written_aside(target) as aside:
-            if isinstance(source, ObjectPath):
-                get(source, aside)
-            else:
-                _link_or_copy(source, aside)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
 
 
 def _require_sources(parent: Parent, packets: list[Packet], accepted: AcceptedClips) -> None:

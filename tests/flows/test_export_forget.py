@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +9,6 @@ import pytest
 
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.clips import Clips
-from steadydancer.flows import cli
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """Call the command as the shell would, in an empty folder and in this process."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: Any) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["steadydancer", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capfd.readouterr()
-        return Answer(code, out, err)
-
-    return run
 
 
 def test_export_says_what_it_would_do_does_it_and_has_nothing_left_to_do(

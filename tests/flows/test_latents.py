@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from steadydancer import SteadyDancerError
+from steadydancer.datasets import file_copies
 from steadydancer.datasets.artifact import Artifact, ArtifactError, write_json
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.shards import ShardDataset
@@ -219,7 +220,7 @@ def test_a_cache_on_a_store_is_read_back_and_repaired_there(
     found = {finding.place: finding.kind for finding in verify_now(root / "old").findings}
     assert found == {f"shards/{gone.name}": "missing", f"shards/{flipped.name}": "damaged"}
     uploaded: list[str] = []
-    monkeypatch.setattr(takeover, "put", lambda source, target: uploaded.append(str(target)))
+    monkeypatch.setattr(file_copies, "put", lambda source, target: uploaded.append(str(target)))
     repair_now(root / "old", root / "new", Engine(tmp_path / ".engine", in_process=True))
     new = root / "new" / "latents"
     assert not uploaded and not verify_now(new).findings

@@ -1,0 +1,34 @@
+"""Finished files in a second place, without reading them where that can be helped."""
+
+import os
+import shutil
+from pathlib import Path
+
+from .artifact import written_aside
+from .object_store import ObjectPath, get, put
+from .storage import Location
+from .store_requests import attempt, filesystem
+
+
+def copy_whole(source: Location, target: Location) -> None:
+    """Make `target` of `source`, so that it appears whole: a hard link, a copy, or the store's own copy."""
+    if isinstance(target, ObjectPath) and isinstance(source, ObjectPath):
+        there, here = target.place, source.place
+        attempt(target, lambda: filesystem(target.bucket).copy_file(here, there))
+    elif isinstance(target, ObjectPath):
+        assert isinstance(source, Path)
+        put(source, target)
+    else:
+        with written_aside(target) as aside:
+            if isinstance(source, ObjectPath):
+                get(source, aside)
+            else:
+                _link_or_copy(source, aside)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)  # of a process of the same number that was killed: it may be a link
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
