@@ -7,27 +7,25 @@ finished part is one PUT.
 """
 
 import contextlib
-import errno
 import fcntl
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import SteadyDancerError
-from .node_cache import scratch
-from .object_store import CHUNK_BYTES, ObjectPath, describe, listing, put
+from .digests import content_digest, differences, json_digest  # noqa: F401 - some take `content_digest` from here
+from .object_store import ObjectPath, describe, listing
 from .storage import Location, location
 from .store_lease import HeldByAnotherError, claimed
 from .store_requests import told
+from .whole_files import write_json, written_aside
 
 RECORD = "run.json"
 PLAN = "plan.json"
@@ -45,81 +43,6 @@ class Packet:
 
     id: str
     ids: tuple[str, ...]
-
-
-def json_digest(value: Any) -> str:
-    """sha256 of a JSON value in canonical form."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def content_digest(path: str | os.PathLike[str] | ObjectPath) -> str:
-    """sha256 of a file's bytes; of a folder, of the (relative name, digest) pairs of its visible files.
-
-    Raises:
-        FileNotFoundError: there is nothing.
-    """
-    path = location(path)
-    if isinstance(path, ObjectPath):
-        return _content_digest_on_store(path)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return json_digest([[p.relative_to(path).as_posix(), content_digest(p)] for p in files])
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _content_digest_on_store(path: ObjectPath) -> str:
-    if path.is_file():
-        digest = hashlib.sha256()
-        with path.open() as file, told(path):
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
-    visible = [found.path for found in listing(path) if not found.path.name.startswith(".")]
-    if not visible:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    names = {PurePosixPath(found.key.removeprefix(f"{path.key}/")): found for found in visible}
-    return json_digest([[str(name), _content_digest_on_store(names[name])] for name in sorted(names)])
-
-
-@contextlib.contextmanager
-def written_aside(path: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
-    """Yield a hidden path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
-
-    For an object the hidden path is a file of this machine, and the renaming its upload.
-    """
-    path = location(path)
-    if isinstance(path, ObjectPath):
-        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
-            aside = Path(folder) / path.name
-            yield aside
-            put(aside, path)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays: some writers choose their format by it.
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        if error.filename is None:  # Arrow and full disks name no file
-            error.filename = str(path)
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_json(path: str | os.PathLike[str] | ObjectPath, value: Any) -> None:
-    """Write a JSON file so that readers see all of it or none.
-
-    Raises:
-        ValueError: NaN or infinity, which JSON does not have; what was not measured is None.
-    """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    with written_aside(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def plan_packets(ids: Iterable[str], size: int) -> list[Packet]:
@@ -313,17 +236,3 @@ def count_verdicts(inputs: int, verdicts: Iterable[str]) -> dict[str, int]:
     for verdict in verdicts:
         out[verdict] += 1
     return {"inputs": inputs, **out}
-
-
-def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """`field: old → new` for every leaf in which two JSON values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {_short(old)} → {_short(new)}"
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .artifact import VERDICTS, Artifact, ArtifactError, Packet, json_digest
+from .artifact import VERDICTS, Artifact, ArtifactError, Packet
+from .digests import json_digest
 from .schema import CLIP_SCHEMA, Row
 from .storage import Location, join, location
 

@@ -8,7 +8,7 @@ and whoever changes what an encoder gives is told there to raise its version.
 from collections.abc import Mapping
 from typing import Any
 
-from .artifact import json_digest
+from .digests import json_digest
 
 ENCODINGS: dict[str, int] = {
     "latents": 1,

@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from .artifact import written_aside
 from .schema import Row
 from .storage import Location
+from .whole_files import written_aside
 
 LAYOUTS = ("mp4+jsonl", "diffsynth", "musubi")
 

@@ -4,10 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
-from .artifact import written_aside
 from .object_store import ObjectPath, get, put
 from .storage import Location
 from .store_requests import attempt, filesystem
+from .whole_files import written_aside
 
 
 def copy_whole(source: Location, target: Location) -> None:

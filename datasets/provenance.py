@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from .. import SteadyDancerError, __version__
-from .artifact import content_digest, write_json
+from .digests import content_digest
 from .video import VideoError, encode, probe, read_metadata
+from .whole_files import write_json
 
 METADATA_KEY = "steadydancer"
 SOFTWARE = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "av")

@@ -17,12 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from isal import isal_zlib
 
-from .artifact import Artifact, ArtifactError, Packet, json_digest, plan_packets, written_aside
+from .artifact import Artifact, ArtifactError, Packet, plan_packets
+from .digests import json_digest
 from .exports import files_of, write_manifests
 from .file_copies import copy_whole
 from .object_store import ObjectPath, get, listing
 from .shards import Sample, null_path, write_shard
 from .storage import Location
+from .whole_files import written_aside
 
 A_FORGOTTEN_SOURCE = "a forgotten source"
 # A row's own file and words; all other text is looked through for names of forgotten files.

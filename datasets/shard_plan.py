@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from .artifact import Packet, json_digest
+from .artifact import Packet
+from .digests import json_digest
 
 # With fewer shards, workers of a loader and GPUs that make a cache would stand idle.
 FEWEST_SHARDS = 8

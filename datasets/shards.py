@@ -20,10 +20,12 @@ import pyarrow as pa
 import webdataset as wds
 from isal import isal_zlib  # the same sums as zlib, nine times as fast
 
-from .artifact import Artifact, ArtifactError, Packet, differences, json_digest, written_aside
+from .artifact import Artifact, ArtifactError, Packet
+from .digests import differences, json_digest
 from .encodings import ENCODINGS
 from .object_store import ObjectPath, describe
 from .storage import Location, location, read_range
+from .whole_files import written_aside
 
 CONDITIONS = "conditions.safetensors"
 POSE = "pose.safetensors"

@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
-from ..datasets.artifact import Artifact, exclusive, json_digest, write_json
+from ..datasets.artifact import Artifact, exclusive
+from ..datasets.digests import json_digest
 from ..datasets.storage import location
+from ..datasets.whole_files import write_json
 from ..pipelines.curate.ingest import list_sources
 from . import presets
 from .presets import Run

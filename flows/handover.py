@@ -12,7 +12,8 @@ from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventIDFilter
 
 from .. import SteadyDancerError
-from ..datasets.artifact import RECORD, content_digest
+from ..datasets.artifact import RECORD
+from ..datasets.digests import content_digest
 from ..datasets.storage import Location
 
 COMMITTED = "steadydancer.artifact.committed"

@@ -10,9 +10,10 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
-from ..datasets.artifact import Artifact, write_json
+from ..datasets.artifact import Artifact
 from ..datasets.shards import require_settings
 from ..datasets.storage import Location, state_folder
+from ..datasets.whole_files import write_json
 from ..pipelines.cache import job as cache_job
 from ..pipelines.curate import job as curate_job
 from ..pipelines.evaluate import job as evaluate_job

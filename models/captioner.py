@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.artifact import content_digest, json_digest
+from ..datasets.digests import content_digest, json_digest
 from ..datasets.storage import local_folder, location
 from .folders import ComponentsError
 

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, decoders, models, processors
 from torch import nn
 from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from ..datasets.artifact import write_json
 from ..datasets.storage import Location
+from ..datasets.whole_files import write_json
 from . import official_encoders
 from .checkpoints import CheckpointError
 from .encoders import encode_video

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..datasets.artifact import RECORD, content_digest, exclusive, json_digest, write_json
+from ..datasets.artifact import RECORD, exclusive
+from ..datasets.digests import content_digest, json_digest
 from ..datasets.object_store import ObjectPath, get, listing
 from ..datasets.storage import Location, local_copy, local_folder, location, publish, state_folder
+from ..datasets.whole_files import write_json
 from .checkpoints import CheckpointError
 from .conversion import Conversion, LoraLayout, Target, plan_conversion
 from .folders import ComponentsError, resolve_folder

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .. import SteadyDancerError
-from ..datasets.artifact import content_digest, json_digest
+from ..datasets.digests import content_digest, json_digest
 from ..datasets.storage import ObjectPath, local_folder, location
 from . import weights
 

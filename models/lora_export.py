@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..datasets.artifact import written_aside
+from ..datasets.whole_files import written_aside
 from .checkpoints import CheckpointError, StoredTensor, open_checkpoint
 from .conversion import Conversion, LoraLayout, output
 from .state_dict import official_shape, renamed_to_official

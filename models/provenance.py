@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..datasets.artifact import json_digest
+from ..datasets.digests import json_digest
 from ..datasets.provenance import make_record, write_video
 from ..datasets.skeleton import PoseSequence
 from .call_checks import InputError

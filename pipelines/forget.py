@@ -16,17 +16,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from .. import __version__
-from ..datasets.artifact import (
-    PLAN,
-    RECORD,
-    Artifact,
-    ArtifactError,
-    content_digest,
-    count_verdicts,
-    exclusive,
-    json_digest,
-)
+from ..datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, count_verdicts, exclusive
 from ..datasets.clips import Clips, place_of
+from ..datasets.digests import content_digest, json_digest
 from ..datasets.removal import delete, rows_without
 from ..datasets.storage import Location, location
 from .forget_search import Found, find

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow.compute as pc
 from pyarrow.fs import FileSelector
 
-from ..datasets.artifact import PLAN, Artifact, ArtifactError, content_digest, count_verdicts
+from ..datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ..datasets.clips import Clips
+from ..datasets.digests import content_digest
 from ..datasets.exports import files_of
 from ..datasets.object_store import ObjectPath
 from ..datasets.removal import Forgotten, carry_null, files_without, samples_without

@@ -7,8 +7,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ..datasets.artifact import written_aside
 from ..datasets.storage import Location
+from ..datasets.whole_files import written_aside
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c2430; --dim: #667282; --line: #dbe1e8; --back: #fff; --panel: #f4f6f9;

@@ -58,7 +58,7 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(components: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained checkpoint as a training stage leaves it."""
-    from steadydancer.datasets.artifact import write_json
+    from steadydancer.datasets.whole_files import write_json
     from steadydancer.models.components import load_components
     from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 

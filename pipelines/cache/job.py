@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
-from ...datasets.artifact import Artifact, Packet, content_digest, count_verdicts, exclusive
+from ...datasets.artifact import Artifact, Packet, count_verdicts, exclusive
+from ...datasets.digests import content_digest
 from ...datasets.encodings import ENCODINGS, fingerprint
 from ...datasets.schema import Row
 from ...datasets.shard_plan import plan_shards, shard_limit

@@ -11,13 +11,14 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save
 
-from ...datasets.artifact import ArtifactError, written_aside
+from ...datasets.artifact import ArtifactError
 from ...datasets.clips import Clips
 from ...datasets.schema import Row
 from ...datasets.shards import Bucket, Sample, null_path, sample_members
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import Location
 from ...datasets.video import VideoError, decode, size_for_area
+from ...datasets.whole_files import written_aside
 from ...models.captioner import Captioner
 from ...models.components import load_components
 from ...models.encoders import encode_image, encode_image_condition, encode_prompt, encode_video

@@ -4,14 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...datasets.artifact import (
-    Artifact,
-    ArtifactError,
-    Packet,
-    content_digest,
-    differences,
-    json_digest,
-)
+from ...datasets.artifact import Artifact, ArtifactError, Packet
+from ...datasets.digests import content_digest, differences, json_digest
 from ...datasets.file_copies import copy_whole
 from ...datasets.shards import shard_path
 from ...datasets.storage import Location, location

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ...datasets.artifact import PLAN, Artifact, ArtifactError, content_digest, count_verdicts, differences
+from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
+from ...datasets.digests import content_digest, differences
 from ...datasets.object_store import ObjectPath, listing
 from ...datasets.shard_check import Damage, IndexedShard, check_shard
 from ...datasets.shard_plan import packet_id

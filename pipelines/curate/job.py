@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
-from ...datasets.artifact import Artifact, ArtifactError, Packet, content_digest, exclusive, plan_packets
+from ...datasets.artifact import Artifact, ArtifactError, Packet, exclusive, plan_packets
 from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, clips_packet, count_written, place_of
+from ...datasets.digests import content_digest
 from ...datasets.node_cache import scratch
 from ...datasets.schema import CLIP_SCHEMA, Row, to_table
 from ...datasets.storage import Location, location

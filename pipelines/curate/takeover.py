@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import RECORD, Artifact, ArtifactError, content_digest, differences
+from ...datasets.artifact import RECORD, Artifact, ArtifactError
 from ...datasets.clips import Clips, place_of
+from ...datasets.digests import content_digest, differences
 from ...datasets.object_store import ObjectPath, describe
 from ...datasets.schema import Row
 from ...datasets.storage import SIDECARS, Location, location

@@ -4,7 +4,8 @@ import time
 from typing import Any
 
 from ... import SteadyDancerError, __version__
-from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, plan_packets
+from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
+from ...datasets.digests import content_digest
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
 from ..parts import find_parts

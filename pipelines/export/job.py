@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
-from ...datasets.artifact import Artifact, ArtifactError, count_verdicts, exclusive, json_digest, plan_packets
+from ...datasets.artifact import Artifact, ArtifactError, count_verdicts, exclusive, plan_packets
 from ...datasets.clips import Clips
+from ...datasets.digests import json_digest
 from ...datasets.exports import SCHEMA, write_manifests
 from ...datasets.schema import Row, columns_of, to_table
 from ...datasets.storage import Location, total_bytes

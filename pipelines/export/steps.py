@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ...datasets.artifact import written_aside
 from ...datasets.clips import Clips
 from ...datasets.exports import files_of
 from ...datasets.schema import Row
@@ -18,6 +17,7 @@ from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage import local_copy, location
 from ...datasets.toydance import save_supplied_pose
 from ...datasets.video import VideoError, decode, encode, size_for_area
+from ...datasets.whole_files import written_aside
 from ..crop import content_shares, content_size, crop_frames, to_content
 from ..stage import BadClip, Stage
 from .config import ExportConfig

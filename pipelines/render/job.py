@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 from ... import SteadyDancerError, __version__
-from ...datasets.artifact import Artifact, content_digest, count_verdicts, exclusive, json_digest, plan_packets
+from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
+from ...datasets.digests import content_digest, json_digest
 from ...datasets.manifest import read_manifest
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ...datasets.artifact import content_digest
+from ...datasets.digests import content_digest
 from ...datasets.node_cache import scratch
 from ...datasets.object_store import put
 from ...datasets.schema import Row

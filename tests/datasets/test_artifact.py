@@ -9,16 +9,10 @@ import textwrap
 import pyarrow as pa
 import pytest
 
-from steadydancer.datasets.artifact import (
-    Artifact,
-    ArtifactError,
-    content_digest,
-    count_verdicts,
-    exclusive,
-    plan_packets,
-    written_aside,
-)
+from steadydancer.datasets.artifact import Artifact, ArtifactError, count_verdicts, exclusive, plan_packets
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.storage import location
+from steadydancer.datasets.whole_files import written_aside
 
 IDS = [f"id{i:02}" for i in range(10)]
 
@@ -62,7 +56,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_a_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
     code = f"""
         import time
-        from steadydancer.datasets.artifact import written_aside
+        from steadydancer.datasets.whole_files import written_aside
         with written_aside({str(tmp_path / "part-1.parquet")!r}) as aside:
             aside.write_text("half"); print("ready", flush=True); time.sleep(60)
     """

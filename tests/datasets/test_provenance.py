@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from steadydancer import __version__
-from steadydancer.datasets.artifact import content_digest
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.provenance import ProvenanceError, make_record, read_provenance, write_video
 from steadydancer.datasets.video import decode, encode, read_metadata
 

@@ -6,7 +6,7 @@ import boto3
 import pytest
 import webdataset as wds
 
-from steadydancer.datasets.artifact import Artifact, ArtifactError, plan_packets, written_aside
+from steadydancer.datasets.artifact import Artifact, ArtifactError, plan_packets
 from steadydancer.datasets.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.object_store import ObjectPath
 from steadydancer.datasets.shard_check import IndexedShard, check_shard
@@ -20,6 +20,7 @@ from steadydancer.datasets.shards import (
     write_shard,
 )
 from steadydancer.datasets.storage import location
+from steadydancer.datasets.whole_files import written_aside
 
 
 def make(latents, num=5):

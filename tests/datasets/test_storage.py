@@ -20,9 +20,11 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets import node_cache, store_lease, store_requests
-from steadydancer.datasets.artifact import ArtifactError, content_digest, exclusive, write_json, written_aside
+from steadydancer.datasets.artifact import ArtifactError, exclusive
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.object_store import ObjectPath, listing, matching, put
 from steadydancer.datasets.storage import StorageError, join, local_copy, local_folder, location, total_bytes
+from steadydancer.datasets.whole_files import write_json, written_aside
 
 SECRETS = ("AKIATESTKEY", "test-secret")
 

@@ -8,10 +8,11 @@ from typing import Any
 import click
 import pytest
 
-from steadydancer.datasets.artifact import Artifact, write_json
+from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.object_store import ObjectPath, listing, put
 from steadydancer.datasets.storage import local_copy
 from steadydancer.datasets.video import decode, frame_times_s
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.flows import cli
 from steadydancer.flows.commands.options import LOCAL_FOLDER, Name, Place
 from steadydancer.flows.presets import change, load

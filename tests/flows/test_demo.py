@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import Artifact, write_json
+from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.video import probe
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.flows import demo
 from steadydancer.flows.presets import tiny
 

@@ -22,8 +22,9 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from steadydancer.datasets.artifact import Artifact, write_json
+from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.storage import location
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.flows import curate, handover, presets, render, tasks, train
 
 ROOT = Path(__file__).resolve().parents[2]

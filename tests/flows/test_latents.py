@@ -11,9 +11,10 @@ from click.testing import CliRunner, Result
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets import file_copies
-from steadydancer.datasets.artifact import Artifact, ArtifactError, write_json
+from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.shards import ShardDataset
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.flows.commands.latents import repair, verify
 from steadydancer.pipelines.cache import takeover
 from steadydancer.pipelines.cache.repair import repair as repair_now

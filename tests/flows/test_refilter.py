@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import Artifact, ArtifactError, content_digest, exclusive
+from steadydancer.datasets.artifact import Artifact, ArtifactError, exclusive
 from steadydancer.datasets.clips import COLUMNS, Clips
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.schema import Row
 from steadydancer.flows.commands.selection import refilter

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steadydancer.datasets.artifact import content_digest
+from steadydancer.datasets.digests import content_digest
 from steadydancer.models.checkpoints import CheckpointError, open_checkpoint
 from steadydancer.models.components import byte_tokenizer, load_components
 from steadydancer.models.convert import convert, describe

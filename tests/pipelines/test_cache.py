@@ -460,7 +460,8 @@ def test_a_million_clips_are_planned_in_less_than_2_gb(tmp_path: Path) -> None:
         import json, resource, sys
         from pathlib import Path
         import numpy as np, pyarrow as pa
-        from steadydancer.datasets.artifact import Artifact, plan_packets, write_json
+        from steadydancer.datasets.artifact import Artifact, plan_packets
+        from steadydancer.datasets.whole_files import write_json
         from steadydancer.datasets.clips import COLUMNS, PART_ROWS
         from steadydancer.datasets.schema import CLIP_SCHEMA
         from steadydancer.pipelines.cache import job

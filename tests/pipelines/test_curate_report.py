@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, content_digest, write_json
+from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet
 from steadydancer.datasets.clips import COLUMNS, Clips
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.schema import Row, to_table
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.pipelines.charts import draw_histogram, histogram
 from steadydancer.pipelines.curate.config import CurateConfig, Gates
 from steadydancer.pipelines.curate.report import story

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import Artifact, ArtifactError, plan_packets, write_json
+from steadydancer.datasets.artifact import Artifact, ArtifactError, plan_packets
 from steadydancer.datasets.schema import Row, to_table
 from steadydancer.datasets.video import decode, encode
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.models.judges import psnr
 from steadydancer.pipelines.evaluate import job
 from steadydancer.pipelines.evaluate.config import EvaluateConfig

@@ -14,7 +14,7 @@ import pandas
 import pyarrow.parquet as pq
 import pytest
 
-from steadydancer.datasets.artifact import Artifact, ArtifactError, write_json
+from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.clips import COLUMNS, Clips
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
@@ -22,6 +22,7 @@ from steadydancer.datasets.skeleton import PoseSequence, draw
 from steadydancer.datasets.storage import Location, state_folder
 from steadydancer.datasets.toydance import load_supplied_pose, toy_pose
 from steadydancer.datasets.video import decode, encode, probe, size_for_area
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.pipelines.crop import to_content
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate.config import CurateConfig

@@ -15,21 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import (
-    Artifact,
-    ArtifactError,
-    content_digest,
-    count_verdicts,
-    json_digest,
-    plan_packets,
-    write_json,
-)
+from steadydancer.datasets.artifact import Artifact, ArtifactError, count_verdicts, plan_packets
 from steadydancer.datasets.clips import Clips
+from steadydancer.datasets.digests import content_digest, json_digest
 from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.object_store import ObjectPath, listing, put
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.shards import Sample, ShardDataset, sample_members, write_shard
 from steadydancer.datasets.storage import total_bytes
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.pipelines import forget
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate.config import CurateConfig

@@ -11,11 +11,12 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets import store_requests
-from steadydancer.datasets.artifact import Artifact, plan_packets, write_json
+from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.object_store import ObjectPath, listing, put
 from steadydancer.datasets.schema import Row, to_table
 from steadydancer.datasets.shards import ShardDataset
 from steadydancer.datasets.storage import Location, location, state_folder
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.pipelines.cache import job as cache_job
 from steadydancer.pipelines.cache.config import CacheConfig
 from steadydancer.pipelines.curate import ingest

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import Artifact, ArtifactError, content_digest
+from steadydancer.datasets.artifact import Artifact, ArtifactError
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.provenance import read_provenance
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.skeleton import PoseSequence

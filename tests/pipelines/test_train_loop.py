@@ -14,7 +14,8 @@ from safetensors.torch import load, load_file, save
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steadydancer.datasets import shards
-from steadydancer.datasets.artifact import Artifact, ArtifactError, content_digest, exclusive, plan_packets
+from steadydancer.datasets.artifact import Artifact, ArtifactError, exclusive, plan_packets
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.models.components import load_components, save_components, tiny_components

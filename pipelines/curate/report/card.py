@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ....datasets.artifact import written_aside
 from ....datasets.storage import Location
+from ....datasets.whole_files import written_aside
 from ...page import show
 from .composition import Kinds, composition, copies, hours_of, leaks, measured_by, num_sources, span_words
 from .funnel import GateCount, meaning_of, reasons, verdict_is

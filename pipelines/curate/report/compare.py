@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ....datasets.artifact import RECORD, ArtifactError, content_digest, differences, json_digest
+from ....datasets.artifact import RECORD, ArtifactError
 from ....datasets.clips import Clips
+from ....datasets.digests import content_digest, differences, json_digest
 from ....datasets.schema import CLIP_SCHEMA
 from ....datasets.storage import join
 from ...page import Section, show

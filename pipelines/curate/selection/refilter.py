@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from .... import __version__
-from ....datasets.artifact import RECORD, Artifact, ArtifactError, content_digest, exclusive
+from ....datasets.artifact import RECORD, Artifact, ArtifactError, exclusive
 from ....datasets.clips import (
     COLUMNS,
     PART_ROWS,
@@ -19,6 +19,7 @@ from ....datasets.clips import (
     place_of,
     with_columns,
 )
+from ....datasets.digests import content_digest
 from ....datasets.node_cache import scratch
 from ....datasets.storage import Location
 from ..config import SELECTION_FIELDS, CurateConfig
