@@ -37,14 +37,15 @@ class PyavCursor:
         self._entry_of = dict(zip(index.entry_times.tolist(), index.entries.tolist(), strict=True))
         self._open()
 
-    def picture(self, position: int, size: Size) -> np.ndarray:
-        """The frame at this position, uint8 [H, W, 3], upright. Raises `VideoError`."""
+    def picture(self, position: int, size: Size, filter_name: str = "BILINEAR") -> np.ndarray:
+        """The frame at this position, uint8 [H, W, 3], upright, scaled by a filter of swscale. Raises `VideoError`."""
         try:
             self._advance(position)
         except FFmpegError as error:
             words = f"frame {self._position + 1} does not decode: {error_message(error)}"
             raise VideoError("corrupt_frames", words) from error
-        return _upright(self._frame, size, self._index, self._scalers.setdefault(size, VideoReformatter()))
+        scaler = self._scalers.setdefault(size, VideoReformatter())
+        return _upright(self._frame, size, self._index, scaler, filter_name)
 
     def _open(self) -> None:
         with opened(self._path) as name:
@@ -138,10 +139,12 @@ def key_pictures(
         raise VideoError("corrupt_frames", f"key frame {min(wanted.values())} is missing")
 
 
-def _upright(frame: Any, size: Size, index: VideoIndex, scaler: VideoReformatter) -> np.ndarray:
+def _upright(
+    frame: Any, size: Size, index: VideoIndex, scaler: VideoReformatter, filter_name: str = "BILINEAR"
+) -> np.ndarray:
     turns = index.info.rotation_deg // 90
     height, width = size if turns % 2 == 0 else size[::-1]
-    small: Any = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
+    small: Any = scaler.reformat(frame, width, height, "rgb24", interpolation=filter_name)
     return np.rot90(small.to_ndarray(), -turns)
 
 
