@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ... import SteadyDancerError
 from ...datasets.artifact import RECORD, content_digest, write_json, written_aside
 from ...datasets.storage import Location
-
-COMPLETE = "complete.json"
+from .faults import fault, tell_of_fault
 
 
 class TrainingRefused(SteadyDancerError, ValueError):
@@ -32,28 +33,38 @@ class NonFiniteError(SteadyDancerError, FloatingPointError):
     """A sample or a loss holds NaN or infinity; the message names it. Nothing of it has reached the weights."""
 
 
+class NotWritten(SteadyDancerError, OSError):
+    """Something of a run could not be written, usually for want of room; what was there before is untouched."""
+
+
 def engine_states(out: Path) -> Iterator[tuple[int, Path]]:
-    """(steps done, folder) of the complete engine states of a run, newest first. Torn ones are passed over."""
-    for folder in sorted((out / "state").glob("step-*"), reverse=True):
-        if _is_complete(folder):
-            yield int(folder.name.removeprefix("step-")), folder
+    """(steps done, folder) of the sound engine states of a run, newest first.
+
+    Every byte of a state is read and compared with what was written, once in the life of this process. Torn and damaged
+    states are passed over, with a warning.
+    """
+    for steps, folder in state_folders(out):
+        wrong = fault(folder)
+        if wrong is None:
+            yield steps, folder
+        else:
+            tell_of_fault(folder, wrong)
+
+
+def state_folders(out: Path) -> list[tuple[int, Path]]:
+    """(steps done, folder) of everything that is named like an engine state, newest first."""
+    folders = (out / "state").glob("step-[0-9]*")
+    return sorted(((int(folder.name.removeprefix("step-")), folder) for folder in folders), reverse=True)
 
 
 def steps_done(out: Path) -> int:
-    """Steps behind the newest complete engine state of a run; 0 if there is none."""
+    """Steps behind the newest sound engine state of a run; 0 if there is none."""
     return next((steps for steps, _ in engine_states(out)), 0)
 
 
-def _is_complete(folder: Path) -> bool:
-    try:
-        files = json.loads((folder / COMPLETE).read_text())["files"]
-        return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -61,9 +72,19 @@ def _sync(file: Path) -> None:
 
 
 def append_metrics(out: Path, row: dict[str, Any]) -> None:
-    """Add one line to the run's metrics."""
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add one line to the run's metrics.
+
+    Raises:
+        NotWritten: the disk is full; the next attempt removes what there is of the line.
+    """
+    file = out / "metrics.jsonl"
+    try:
+        with file.open("a") as opened:
+            opened.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise NotWritten(
+            f"disk: {file} could not be added to ({error}): make room, and the same command goes on"
+        ) from error
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
@@ -89,15 +110,25 @@ def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str
     """Make OUT/checkpoint: the parts beside it, then run.json, then the rename.
 
     A checkpoint of fewer steps of the same run is kept as OUT/checkpoint-NNNNNN: a committed folder never changes.
+
+    Raises:
+        NotWritten: the disk is full.
     """
     aside, place = out / ".checkpoint.tmp", out / "checkpoint"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    write(aside)
-    for file in aside.rglob("*"):
-        if file.is_file():
-            _sync(file)
-    write_json(aside / RECORD, {**record, "digest": content_digest(aside / "transformer")})
+    try:
+        write(aside)
+        for file in aside.rglob("*"):
+            if file.is_file():
+                sync(file)
+        write_json(aside / RECORD, {**record, "digest": content_digest(aside / "transformer")})
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside)
+        raise NotWritten(
+            f"disk: the checkpoint of {record['steps']} steps could not be written to {place} ({error}); the state "
+            "behind it is whole: make room, and the same command writes it again"
+        ) from error
     if place.exists():
         steps = json.loads((place / RECORD).read_text())["steps"]
         place.rename(out / f"checkpoint-{steps:06d}")

@@ -1,8 +1,8 @@
 """Engine states: written beside the training, found again after a kill.
 
-OUT/state/step-NNNNNN/ is whole when `complete.json` lies in it and every file has the size that it tells. A state is
-copied to host memory at a step's end, written by a thread while the next steps are taken, and renamed when every
-rank's files are on the disk; ranks tell each other through the folder, which they share.
+OUT/state/step-NNNNNN/ is sound when `complete.json` lies in it and every file has the size and the checksum that it
+tells. A state is copied to host memory at a step's end, written by a thread while the next steps are taken, and renamed
+when every rank's files are on the disk; ranks tell each other through the folder, which they share.
 """
 
 from __future__ import annotations
@@ -15,21 +15,37 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from isal import isal_zlib
 
-from ... import SteadyDancerError
-from ...datasets.artifact import write_json
-from .checkpoint import COMPLETE, engine_states
+from ...datasets.artifact import json_digest, write_json
+from .checkpoint import NotWritten, state_folders, sync
 from .config import TrainConfig
 from .engine import Workers, engine_files, trained_names
+from .faults import COMPLETE, fault, tell_of_fault
 
 HostFiles = dict[Path, Any]
 
 
-class StateNotWritten(SteadyDancerError, OSError):
+class StateNotWritten(NotWritten):
     """An engine state could not be written; the ones before it are untouched."""
+
+
+def newest_state(out: Path, team: Workers) -> tuple[int, Path] | None:
+    """(steps done, folder) of the newest sound engine state of a run; None if there is none.
+
+    All ranks call this and get the same answer; each reads its share of the files. Torn and damaged states are passed
+    over, with a warning from the rank that saw it.
+    """
+    for steps, folder in state_folders(out):
+        wrong = fault(folder, slice(team.rank, None, team.world_size))
+        if wrong is not None:
+            tell_of_fault(folder, wrong)
+        if not team.any(wrong is not None):
+            return steps, folder
+    return None
 
 
 class StateWriter:
@@ -103,12 +119,8 @@ class StateWriter:
 
     def _write(self, aside: Path, files: HostFiles, facts: dict[str, Any]) -> None:
         try:
-            for path, state in files.items():
-                with path.open("wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-            write_json(aside / f".rank-{self._team.rank}.json", {"done": True})
+            written = {str(path.relative_to(aside)): _write_file(path, state) for path, state in files.items()}
+            write_json(aside / f".rank-{self._team.rank}.json", written)
             if self._team.rank == 0 and self._all_ranks_are_done(aside):
                 self._commit(aside, facts)
         except (OSError, RuntimeError) as error:  # torch hides a full disk in a RuntimeError
@@ -124,15 +136,30 @@ class StateWriter:
 
     def _commit(self, aside: Path, facts: dict[str, Any]) -> None:
         place = aside.with_name(aside.name.removeprefix(".").removesuffix(".tmp"))
-        for told in aside.glob(".rank-*.json"):
+        files: dict[str, Any] = {}
+        for told in sorted(aside.glob(".rank-*.json")):
+            files |= json.loads(told.read_text())
             told.unlink()
-        sizes = {str(f.relative_to(aside)): f.stat().st_size for f in sorted(aside.rglob("*")) if f.is_file()}
-        write_json(aside / COMPLETE, {**facts, "files": sizes})
+        sizes, sums = ({name: told[what] for name, told in files.items()} for what in ("size", "crc32"))
+        facts = {**facts, "files": sizes, "crc32": sums}
+        write_json(aside / COMPLETE, {**facts, "digest": json_digest(facts)})
         if place.exists():  # a torn one of the same step
             shutil.rmtree(place)
+        for folder in {aside, *(file.parent for file in aside.rglob("*"))}:
+            sync(folder)
+        if (self._out / "metrics.jsonl").exists():
+            sync(self._out / "metrics.jsonl")  # a state goes on from lines that are there
         aside.rename(place)
-        for _, old in list(engine_states(self._out))[self._config.keep_checkpoints :]:
-            shutil.rmtree(old)
+        sync(place.parent)
+        self._remove_old(facts["steps_done"])
+
+    def _remove_old(self, newest: int) -> None:
+        """Remove all states but the newest ones; those that claim more steps than were taken were refused before."""
+        folders = state_folders(self._out)
+        whole = [folder for steps, folder in folders if steps <= newest and fault(folder, None) is None]
+        for _, folder in folders:
+            if folder not in whole[: self._config.keep_checkpoints]:
+                shutil.rmtree(folder)
 
     def _refuse_without_room(self, files: HostFiles, steps_done: int) -> None:
         needed, free = _num_bytes(list(files.values())), shutil.disk_usage(self._out).free
@@ -140,12 +167,39 @@ class StateWriter:
             raise self._not_written(steps_done, f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free")
 
     def _not_written(self, steps_done: int, why: object) -> StateNotWritten:
-        newest = next(engine_states(self._out), None)
-        left = f"that of {newest[0]} steps is whole" if newest else "there is none before it"
+        whole = (steps for steps, folder in state_folders(self._out) if fault(folder, None) is None)
+        newest = next(whole, None)
+        left = "there is none before it" if newest is None else f"that of {newest} steps is whole"
         return StateNotWritten(
             f"disk: the state after {steps_done} steps could not be written to {self._out / 'state'} ({why}); {left}: "
             "make room, and the same command goes on from there"
         )
+
+
+def _write_file(path: Path, state: Any) -> dict[str, int]:
+    """Write a state to a file and the disk; size and checksum of what was written."""
+    with path.open("wb") as file:
+        summed = _Summed(file)
+        torch.save(state, summed)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": summed.size, "crc32": summed.crc32}
+
+
+class _Summed:
+    """A file that keeps size and checksum of what goes to it, front to back."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size, self.crc32 = 0, 0
+
+    def write(self, data: Any) -> int:
+        self.size += len(data)
+        self.crc32 = isal_zlib.crc32(data, self.crc32)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 class HostCopy:

@@ -3,17 +3,20 @@ import resource
 import signal
 import threading
 import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from steadydancer import SteadyDancerError
-from steadydancer.pipelines.train import states
+from steadydancer.datasets.artifact import json_digest
+from steadydancer.pipelines.train import faults, states
 from steadydancer.pipelines.train.checkpoint import engine_states
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.prefetch import Prefetch
-from steadydancer.pipelines.train.states import HostCopy, StateNotWritten, StateWriter
+from steadydancer.pipelines.train.states import HostCopy, StateNotWritten, StateWriter, newest_state
 from steadydancer.pipelines.train.stop import stops_on_sigterm
 
 
@@ -26,6 +29,9 @@ class Team:
     def barrier(self) -> None:
         if self._barrier:
             self._barrier.wait(20)
+
+    def any(self, flag: bool) -> bool:
+        return flag
 
 
 class Engine:
@@ -75,9 +81,11 @@ def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_pa
         assert [steps for steps, _ in engine_states(tmp_path)] == [6, 5]
     five, six = tmp_path / "state/step-000005", tmp_path / "state/step-000006"
     assert (saved(five)[0], saved(six)[0]) == (1.0, 2.0)
-    assert states.read_facts(five) == {
+    facts, file = states.read_facts(five), (five / "engine/rank-0.pt").read_bytes()
+    assert facts.pop("digest") == json_digest(facts)
+    assert facts == {
         "world_size": 1, "zero_stage": 2, "trained": ["weights"], "steps_done": 5,
-        "files": {"engine/rank-0.pt": (five / "engine/rank-0.pt").stat().st_size},
+        "files": {"engine/rank-0.pt": len(file)}, "crc32": {"engine/rank-0.pt": zlib.crc32(file)},
     }  # fmt: skip
 
 
@@ -94,11 +102,89 @@ def test_old_states_are_removed_and_torn_ones_neither_counted_nor_kept_in_the_wa
     assert saved(newest)[0] == 7.0
 
 
+def flip(file: Path, at: float = 0.5) -> None:
+    """One bit of a file, its size and name the same."""
+    data = bytearray(file.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "harm", ["cut", "flipped", "record_flipped", "record_missing", "record_no_json", "file_missing"]
+)
+def test_a_state_that_is_not_what_was_written_is_refused_with_a_word_and_the_one_before_used(tmp_path, harm, caplog):
+    with StateWriter(tmp_path, config(), Team()) as writer:
+        for steps in (2, 4):
+            writer.save(Engine(size=100_000), steps)
+    file, record = tmp_path / "state/step-000004/engine/rank-0.pt", tmp_path / "state/step-000004/complete.json"
+    if harm == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif harm == "flipped":
+        flip(file)
+    elif harm == "record_flipped":  # an e becomes a d: a weight's name, in a JSON that is one still
+        record.write_text(record.read_text().replace("weights", "wdights"))
+    elif harm == "record_no_json":
+        flip(record, 0)
+    else:
+        (file if harm == "file_missing" else record).unlink()
+    assert next(engine_states(tmp_path)) == (2, tmp_path / "state/step-000002")
+    assert newest_state(tmp_path, Team()) == (2, tmp_path / "state/step-000002")
+    (said,) = caplog.messages  # once, however often it is looked for
+    named = "complete.json" if "record" in harm else "engine/rank-0.pt"
+    assert said.startswith(f"{tmp_path}/state/step-000004 is not used, the state before it is: {named} is ")
+
+
+def test_a_refused_state_does_not_push_out_the_sound_one_that_follows(tmp_path):
+    kept = config(keep_checkpoints=1)
+    with StateWriter(tmp_path, kept, Team()) as writer:
+        writer.save(Engine(), 6)
+    flip(tmp_path / "state/step-000006/engine/rank-0.pt")
+    with StateWriter(tmp_path, kept, Team()) as writer:
+        writer.save(Engine(), 5)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000005"]
+
+
+def test_ranks_share_out_the_reading_and_agree(tmp_path, monkeypatch):
+    barrier, told = threading.Barrier(2), [False, False]
+
+    class Ranks(Team):
+        def any(self, flag: bool) -> bool:
+            told[self.rank] = flag
+            self.barrier()
+            answer = any(told)
+            self.barrier()
+            return answer
+
+    def together(work) -> list:
+        with ThreadPoolExecutor(2, thread_name_prefix="rank") as pool:
+            return list(pool.map(work, (Ranks(0, 2, barrier), Ranks(1, 2, barrier))))
+
+    names = iter((0, 1, 0, 1))
+
+    def files(engine, folder, taken):
+        return {folder / f"rank-{next(names)}.pt": taken({"weights": engine.weights})}
+
+    def save(team: Ranks) -> None:
+        with StateWriter(tmp_path, config(), team) as writer:
+            for steps in (1, 2):
+                writer.save(Engine(team.rank), steps, wait=True)
+
+    monkeypatch.setattr(states, "engine_files", files)
+    together(save)
+    read: list[str] = []
+    original = faults._checksum
+    monkeypatch.setattr(faults, "_checksum", lambda file, changed: read.append(file.name) or original(file, changed))
+    assert together(lambda team: newest_state(tmp_path, team)) == 2 * [(2, tmp_path / "state/step-000002")]
+    assert sorted(read) == ["rank-0.pt", "rank-1.pt"]  # each file by one of them
+    flip(tmp_path / "state/step-000002/rank-1.pt")
+    assert together(lambda team: newest_state(tmp_path, team)) == 2 * [(1, tmp_path / "state/step-000001")]
+
+
 def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypatch):
     second_may_write, original = threading.Event(), torch.save
 
     def save(state, file):
-        assert "rank-1" not in file.name or second_may_write.wait(20)
+        assert state["weights"][0] == 0 or second_may_write.wait(20)
         original(state, file)
 
     monkeypatch.setattr(torch, "save", save)
