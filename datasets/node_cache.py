@@ -69,6 +69,11 @@ def held(key: str, fetch: Callable[[Path], None]) -> Iterator[Path]:
         os.close(lock)
 
 
+def drop(key: str) -> None:
+    """Forget an entry that turned out to be wrong; one that somebody holds stays."""
+    _remove_if_free(_entries() / key)
+
+
 def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
     global _added_bytes
     # One process fetches, the others wait for it: components weigh gigabytes. 256 locks serve all keys.
@@ -87,6 +92,10 @@ def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
                 _sync(file)  # a machine that loses power must not leave an entry of zeros
             size = _size(aside)
             aside.rename(folder)
+        except OSError as error:
+            if error.filename is None:  # a full disk names no file
+                error.filename = str(scratch())
+            raise
         finally:
             os.close(mark)
             shutil.rmtree(aside, ignore_errors=True)

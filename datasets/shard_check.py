@@ -1,9 +1,9 @@
-"""Reading one shard back against its index: length, checksum of each member, digest of the whole, in one pass."""
+"""Shards against their index: lengths at a glance; checksums of members and of the whole, in one pass over a shard."""
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,13 +35,35 @@ class IndexedShard:
     members: list[tuple[int, int, int, str]]
 
 
+def wrong_sizes(shards: Mapping[Location, int]) -> dict[Location, tuple[Damage, str]]:
+    """Which shards are missing or not as long as they were written, without reading them.
+
+    Args:
+        shards: place → bytes that the index tells of it; all on this machine or all in one bucket.
+    """
+    objects = [place for place in shards if isinstance(place, ObjectPath)]
+    sizes: dict[Location, int | None] = {
+        place: int(info.size or 0) if info.is_file else None
+        for place, info in zip(objects, describe(objects), strict=True)
+    }
+    sizes |= {place: _size(place) for place in shards if not isinstance(place, ObjectPath)}
+    told = {place: _compare(sizes[place], wanted) for place, wanted in shards.items()}
+    return {place: damage for place, damage in told.items() if damage}
+
+
+def _compare(size: int | None, wanted: int) -> tuple[Damage, str] | None:
+    if size is None:
+        return "missing", f"{wanted} bytes"
+    if size != wanted:
+        return "cut short" if size < wanted else "too long", f"{size} bytes of {wanted}"
+    return None
+
+
 def check_shard(shard: IndexedShard) -> tuple[Damage, str] | None:
     """What is wrong with a shard, in a class and in words; None: it is as it was written. Memory: one chunk."""
     size = _size(shard.path)
-    if size is None:
-        return "missing", f"{shard.size} bytes"
-    if size != shard.size:
-        return "cut short" if size < shard.size else "too long", f"{size} bytes of {shard.size}"
+    if size is None or size != shard.size:
+        return _compare(size, shard.size)
     digest, wrong, at = hashlib.sha256(), [], 0
     with _reader(shard.path) as read:
         for offset, length, crc32, name in shard.members:

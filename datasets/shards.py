@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,14 +21,18 @@ import webdataset as wds
 from isal import isal_zlib  # the same sums as zlib, nine times as fast
 
 from .artifact import Artifact, ArtifactError, Packet
-from .digests import differences, json_digest
-from .encodings import ENCODINGS
-from .object_store import ObjectPath, describe
-from .storage import Location, location, read_range
+from .digests import json_digest
+from .object_store import ObjectPath
+from .shard_check import wrong_sizes
+from .shard_index import check_index, misplaced, remedy
+from .shard_index import require_settings as require_settings  # named with the cache that it refuses
+from .shard_ranges import read_range
+from .storage import Location, location
 from .whole_files import written_aside
 
 CONDITIONS = "conditions.safetensors"
 POSE = "pose.safetensors"
+MEMBERS = ("json", CONDITIONS, POSE)
 
 OPEN_FILES = 128
 
@@ -118,7 +122,7 @@ class ShardDataset:
             is found when its sample is read, and stops, because a run that has begun must not change its order.
 
     Raises:
-        ArtifactError: the artifact is not finished, was made by other code, or has no usable sample.
+        ArtifactError: the artifact is not finished, was made by other code, has lost rows, or has no usable sample.
     """
 
     def __init__(self, latents: str | os.PathLike[str] | ObjectPath, on_damage: OnDamage = "stop") -> None:
@@ -126,16 +130,16 @@ class ShardDataset:
         self.path = location(latents)
         self.record = Artifact(self.path).record()
         index = Artifact(self.path).read().combine_chunks()
-        self._check_origin(index)
+        check_index(self.path, self.record, index)
         self._index = index
         told = zip(_column(index, "clip_id"), _column(index, "verdict"), strict=True)
         rows = {key: i for i, (key, verdict) in enumerate(told) if verdict == "ok"}
         self.left_out: list[str] = []
         if on_damage == "leave_out":
-            whole = self._whole_shards(index)
+            wrong = {None, *(place.name for place in wrong_sizes(self._shards()))}
             shards = _column(index, "shard")
-            self.left_out = sorted(key for key, i in rows.items() if shards[i] not in whole)
-            rows = {key: i for key, i in rows.items() if shards[i] in whole}
+            self.left_out = sorted(key for key, i in rows.items() if shards[i] in wrong)
+            rows = {key: i for key, i in rows.items() if shards[i] not in wrong}
         if not rows:
             raise ArtifactError(f"{self.path} holds no usable sample: every clip was rejected, quarantined or lost")
         self._rows = rows
@@ -151,6 +155,31 @@ class ShardDataset:
         """Number of usable samples."""
         return len(self.keys)
 
+    def require_whole(self) -> None:
+        """Find out before work begins what can be found out without reading the shards.
+
+        Raises:
+            ArtifactError: a shard is missing, cut short or too long, the index names a sample that its shard cannot
+                hold, or the null conditions of a bucket are missing; the message names each kind's first.
+        """
+        wrong = sorted((str(place), damage) for place, damage in wrong_sizes(self._shards()).items())
+        lost = misplaced(self._index, MEMBERS)
+        nulls = [
+            path for size in sorted(set(self.bucket.values())) if not (path := null_path(self.path, size)).is_file()
+        ]
+        faults = [f"shard {place} is {kind} ({detail})" for place, (kind, detail) in wrong[:1]]
+        faults += [f"its index names sample {key}, for which shard {self.shard(key)} has no place" for key in lost[:1]]
+        faults += [f"{path} is missing" for path in nulls[:1]]
+        if faults:
+            more = len(wrong) + len(lost) + len(nulls) - len(faults)
+            told = "; ".join(faults) + (f"; and {more} more" if more else "")
+            raise ArtifactError(f"{self.path} is not whole: {told}: {remedy(self.path)}")
+
+    def shard(self, key: str) -> Location | None:
+        """Where a sample lies; None: its row does not say."""
+        name = self._index["shard"][self._rows[key]].as_py()
+        return self.path / "shards" / name if name else None
+
     def read(self, key: str) -> dict[str, Any]:
         """One sample: `meta` (dict), `conditions` and `pose` (safetensors bytes).
 
@@ -159,8 +188,22 @@ class ShardDataset:
         Raises:
             ArtifactError: the shard is missing, cut short or damaged; the message names it.
         """
-        members = dict(self._members(key))
-        return {"meta": json.loads(members["json"]), "conditions": members[CONDITIONS], "pose": members[POSE]}
+        path = self.shard(key)
+        members = self._index["members"][self._rows[key]].as_py() or []
+        if path is None or not {member["name"] for member in members} >= set(MEMBERS):
+            raise ArtifactError(
+                f"{self.path}: its index names sample {key}, for which shard {path} has no place: {remedy(self.path)}"
+            )
+        try:
+            pieces = self._pieces(path, key, members)
+        except FileNotFoundError:
+            raise ArtifactError(f"shard {path} is missing: {remedy(self.path)}") from None
+        damaged = self._damaged(key, members, pieces)
+        if damaged:
+            raise ArtifactError(f"shard {path} is cut short or damaged at {key}.{damaged}: {remedy(self.path)}")
+        self._checked.add(key)
+        named = {member["name"]: data for member, data in zip(members, pieces, strict=True)}
+        return {"meta": json.loads(named["json"]), "conditions": named[CONDITIONS], "pose": named[POSE]}
 
     def null(self, bucket: Bucket) -> bytes:
         """Null conditions of a bucket, safetensors: `pose_latents pose_image_embeds prompt_embeds`.
@@ -172,85 +215,42 @@ class ShardDataset:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise ArtifactError(f"{path} is missing: {self._remedy()}") from None
+            raise ArtifactError(f"{path} is missing: {remedy(self.path)}") from None
         wanted = self.record.get("null", {}).get(path.name)
         if wanted and hashlib.sha256(data).hexdigest() != wanted:
-            raise ArtifactError(f"{path} is damaged: {self._remedy()}")
+            raise ArtifactError(f"{path} is damaged: {remedy(self.path)}")
         return data
 
-    def _members(self, key: str) -> Iterator[tuple[str, bytes]]:
-        row = self._index.slice(self._rows[key], 1).select(["shard", "members"]).to_pylist()[0]
-        path = self.path / "shards" / row["shard"]
-        try:
-            pieces = self._pieces(path, row["members"])
-        except FileNotFoundError:
-            raise ArtifactError(f"shard {path} is missing: {self._remedy()}") from None
+    def _damaged(self, key: str, members: list[dict[str, Any]], pieces: list[bytes]) -> str | None:
+        """Name of the first member that is not as it was written; checksums count until all were right once."""
         is_new = key not in self._checked
-        for member, data in zip(row["members"], pieces, strict=True):
+        for member, data in zip(members, pieces, strict=True):
             if len(data) != member["size"] or (is_new and isal_zlib.crc32(data) != member["crc32"]):
-                raise ArtifactError(f"shard {path} is cut short or damaged at {key}.{member['name']}: {self._remedy()}")
-            yield member["name"], data
-        self._checked.add(key)
+                return str(member["name"])
+        return None
 
-    def _pieces(self, shard: Location, members: list[dict[str, Any]]) -> list[bytes]:
+    def _pieces(self, shard: Location, key: str, members: list[dict[str, Any]]) -> list[bytes]:
         """The members' bytes; of an object in one request, because each costs its way to the store and back."""
         if isinstance(shard, ObjectPath):
             start, stop = members[0]["offset"], members[-1]["offset"] + members[-1]["size"]
-            span = read_range(shard, start, stop - start, json_digest(members))
-            return [span[m["offset"] - start : m["offset"] - start + m["size"]] for m in members]
+
+            def cut(span: bytes) -> list[bytes]:
+                return [span[m["offset"] - start : m["offset"] - start + m["size"]] for m in members]
+
+            def is_sound(span: bytes) -> bool:
+                if self._damaged(key, members, cut(span)):
+                    return False
+                self._checked.add(key)
+                return True
+
+            return cut(read_range(shard, start, stop - start, json_digest(members), is_sound))
         file = self._file(shard)
         return [os.pread(file.fileno(), member["size"], member["offset"]) for member in members]
 
-    def _check_origin(self, index: pa.Table) -> None:
-        """Refuse numbers that this code would have computed otherwise, and parts of another cache."""
-        changes = list(differences(self.record.get("encodings"), ENCODINGS, "encodings"))
-        if changes:
-            raise ArtifactError(
-                f"{self.path} was made by code that encodes otherwise ({', '.join(changes)}; left: the cache, right: "
-                "this version): cache the clips anew into another --out"
-            )
-        strange = set(index["fingerprint"].unique().to_pylist()) - {self.record.get("fingerprint")}
-        if strange:
-            raise ArtifactError(
-                f"{self.path} holds parts of another cache (fingerprint {min(map(str, strange))}, its record says "
-                f"{self.record.get('fingerprint')}): {self._remedy()}"
-            )
-
-    def _whole_shards(self, index: pa.Table) -> set[str]:
-        """Names of shards that are as long as the index says."""
-        told = set(zip(_column(index, "shard"), _column(index, "shard_bytes"), strict=True)) - {(None, None)}
-        places = {name: self.path / "shards" / name for name, _ in told}
-        objects = [place for place in places.values() if isinstance(place, ObjectPath)]
-        sizes = {f"{info.path.rpartition('/')[2]}": info.size for info in describe(objects)}
-        sizes |= {
-            name: place.stat().st_size for name, place in places.items() if isinstance(place, Path) and place.is_file()
-        }
-        return {name for name, size in told if sizes.get(name) == size}
-
-    def _remedy(self) -> str:
-        return (
-            f"`steadydancer verify --latents {self.path}` says what else is, and `steadydancer repair --latents "
-            f"{self.path} --out NEW` makes it anew"
-        )
-
-
-def require_settings(latents: Location, settings: Mapping[str, Any]) -> None:
-    """Refuse a cache whose sizes or types are not those that a run is made for.
-
-    Args:
-        latents: a finished cache.
-        settings: `CacheConfig.settings` of the run's own configuration.
-
-    Raises:
-        ArtifactError: it is not finished, or a field differs; the message names each.
-    """
-    changes = list(differences(Artifact(latents).record().get("config"), dict(settings)))
-    if changes:
-        raise ArtifactError(
-            f"{latents} was cached otherwise than this run's `cache` says (left: the cache):\n  "
-            + "\n  ".join(changes)
-            + "\ntrain with the preset that it was cached with, or cache the clips anew into another --out"
-        )
+    def _shards(self) -> dict[Location, int]:
+        """Place of each shard → bytes that the index tells of it."""
+        told = set(zip(_column(self._index, "shard"), _column(self._index, "shard_bytes"), strict=True))
+        return {self.path / "shards" / name: size for name, size in told if name is not None}
 
 
 def _column(table: pa.Table, name: str) -> list[Any]:

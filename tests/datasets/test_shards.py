@@ -6,14 +6,18 @@ import boto3
 import pytest
 import webdataset as wds
 
+from steadydancer.datasets import node_cache
 from steadydancer.datasets.artifact import Artifact, ArtifactError, plan_packets
 from steadydancer.datasets.encodings import ENCODINGS, fingerprint
+from steadydancer.datasets.node_cache import scratch
 from steadydancer.datasets.object_store import ObjectPath
 from steadydancer.datasets.shard_check import IndexedShard, check_shard
 from steadydancer.datasets.shard_plan import plan_shards, shard_limit
 from steadydancer.datasets.shards import (
+    INDEX_SCHEMA,
     Sample,
     ShardDataset,
+    null_path,
     require_settings,
     sample_members,
     shard_path,
@@ -265,3 +269,108 @@ def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
     for _ in range(2):
         assert [data.read(key)["meta"]["k"] for key in keys] == keys
     assert num_open_files() - before <= 2
+
+
+def index_rows(latents):
+    (part,) = latents.glob("part-*.parquet")
+    return part, Artifact(latents).read().to_pylist()
+
+
+def rewrite(part, rows):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), part)
+
+
+def test_what_needs_no_reading_is_found_before_work_begins(tmp_path):
+    shard = make(tmp_path)
+    null = null_path(tmp_path, (9, 16, 16))
+    with pytest.raises(ArtifactError, match=rf"{tmp_path} is not whole: {null} is missing: .*steadydancer repair"):
+        ShardDataset(tmp_path).require_whole()
+    null.parent.mkdir()
+    null.write_bytes(b"null")
+    ShardDataset(tmp_path).require_whole()
+    content = shard.read_bytes()
+    for kept, words in (
+        (b"", "cut short .0 bytes of 20480"),
+        (content[:-1], "cut short"),
+        (content + b"x", "too long"),
+    ):
+        shard.write_bytes(kept)
+        with pytest.raises(ArtifactError, match=rf"shard {shard} is {words}"):
+            ShardDataset(tmp_path).require_whole()
+    shard.unlink()
+    with pytest.raises(ArtifactError, match=rf"shard {shard} is missing \(20480 bytes\)"):
+        ShardDataset(tmp_path).require_whole()
+
+
+@pytest.mark.parametrize("change", ["no shard", "no members", "no pose", "beyond the end"])
+def test_an_index_that_names_what_no_shard_holds(tmp_path, change):
+    shard = make(tmp_path)
+    null_path(tmp_path, (9, 16, 16)).parent.mkdir()
+    null_path(tmp_path, (9, 16, 16)).write_bytes(b"null")
+    part, rows = index_rows(tmp_path)
+    row = next(row for row in rows if row["clip_id"] == "clip3")
+    row["shard"] = None if change == "no shard" else row["shard"]
+    row["members"] = {"no members": None, "no pose": row["members"][:2]}.get(change, row["members"])
+    if change == "beyond the end":
+        row["members"][2]["offset"] = row["shard_bytes"] - 1
+    rewrite(part, rows)
+    data = ShardDataset(tmp_path)
+    with pytest.raises(ArtifactError, match="its index names sample clip3, for which shard .* has no place: "):
+        data.require_whole()
+    data.read("clip1")
+    with pytest.raises(ArtifactError, match="clip3") as told:
+        data.read("clip3")
+    assert str(tmp_path) in str(told.value) and shard.exists()
+
+
+def test_an_index_that_lost_or_repeats_rows_is_refused(tmp_path):
+    make(tmp_path)
+    part, rows = index_rows(tmp_path)
+    rewrite(part, rows[:1] + rows[2:])
+    with pytest.raises(ArtifactError, match=r"names 4 usable samples, 4 different ones, and .* counts\.ok = 5: parts"):
+        ShardDataset(tmp_path)
+    rewrite(part, rows + rows[-1:])
+    with pytest.raises(ArtifactError, match=r"names 6 usable samples, 5 different"):
+        ShardDataset(tmp_path)
+
+
+def test_a_store_is_looked_over_before_work_begins(bucket, tmp_path):
+    latents = location(bucket) / "latents"
+    shard = make(latents)
+    with written_aside(null_path(latents, (9, 16, 16))) as aside:
+        aside.write_bytes(b"null")
+    ShardDataset(latents).require_whole()
+    content = shard.read_bytes()
+    with written_aside(shard) as aside:
+        aside.write_bytes(content[:-512])
+    with pytest.raises(ArtifactError, match=rf"shard {shard} is cut short \(19968 bytes of 20480\)"):
+        ShardDataset(latents).require_whole()
+    shard.unlink()
+    with pytest.raises(ArtifactError, match=rf"shard {shard} is missing"):
+        ShardDataset(latents).require_whole()
+
+
+def test_a_copy_of_a_damaged_object_does_not_outlive_its_mending(bucket):
+    """Nor does a copy that the machine's own disk has spoilt."""
+    latents = location(bucket) / "latents"
+    shard = make(latents)
+    content = shard.read_bytes()
+    for kept in (content[:4000], content.replace(b"clip2clip2", b"clip2clap2", 1)):
+        with written_aside(shard) as aside:
+            aside.write_bytes(kept)
+        with pytest.raises(ArtifactError, match=f"{shard} is cut short or damaged at clip2"):
+            ShardDataset(latents).read("clip2")
+        with written_aside(shard) as aside:
+            aside.write_bytes(content)
+        assert ShardDataset(latents).read("clip2")["conditions"] == b"clip2" * 50
+        (copy,) = (scratch() / "entries").glob("*/bytes")
+        copy.write_bytes(copy.read_bytes()[:-1] + b"?")
+        assert ShardDataset(latents).read("clip2")["pose"] == b"poseclip2"
+        for left in (scratch() / "entries").glob("*/bytes"):
+            left.write_bytes(b"")  # a machine that lost its power after the rename
+        assert ShardDataset(latents).read("clip2")["pose"] == b"poseclip2"
+        ShardDataset(latents).read("clip2")
+        node_cache.drop(next((scratch() / "entries").glob("*/bytes")).parent.name)
