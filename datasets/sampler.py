@@ -37,6 +37,9 @@ class StepSampler:
         self._groups = [grouped[name] for name in sorted(grouped)]
         self._batch_size = global_batch_size
         self._seed = seed
+        # Places of an epoch that are filled with samples which have one already; more than all samples together means
+        # that small buckets are seen several times as often as large ones.
+        self.num_repeated = sum(-len(group) % global_batch_size for group in self._groups)
         self.steps_per_epoch = sum(-(-len(group) // global_batch_size) for group in self._groups)
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
 

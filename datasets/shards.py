@@ -22,6 +22,7 @@ from isal import isal_zlib  # the same sums as zlib, nine times as fast
 
 from .artifact import Artifact, ArtifactError, Packet
 from .digests import json_digest
+from .encodings import ENCODINGS as ENCODINGS  # what a cache is made with stands with the cache
 from .object_store import ObjectPath
 from .shard_check import wrong_sizes
 from .shard_index import check_index, misplaced, remedy

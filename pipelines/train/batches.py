@@ -8,8 +8,9 @@ from functools import lru_cache
 
 import torch
 
+from ...datasets.artifact import ArtifactError
 from ...datasets.sampler import StepSampler, rank_slice
-from ...datasets.shards import Bucket, ShardDataset
+from ...datasets.shards import Bucket, ShardDataset, null_path
 from ...datasets.storage import Location
 from ...models.cached import tensors_of
 from ...models.conditions import Conditions, NullConditions, stack_prompt_embeds, with_frame_mask
@@ -17,7 +18,7 @@ from ...models.objectives import TrainingBatch
 from .checkpoint import NonFiniteError
 from .config import TrainConfig
 from .draws import SampleDraws, draw_batch, draw_evaluation, draw_validation, noise
-from .pose_simulation import PoseSimulation
+from .pose_simulation import PoseSimulation, latent_shape
 from .split import split
 
 
@@ -45,6 +46,7 @@ class TrainingData:
         buckets = {key: self.shards.bucket[key] for key in self.split.training}
         self._sampler = StepSampler(buckets, config.global_batch_size, config.seed)
         self._pose_simulation = pose_simulation
+        self._looked_at: set[str] = set()
         self._null = lru_cache(maxsize=16)(self._read_null)
 
     def draws(self, step: int) -> list[SampleDraws]:
@@ -103,24 +105,63 @@ class TrainingData:
         )
 
     def _read(self, row: SampleDraws) -> dict[str, torch.Tensor]:
-        """Float32 tensors of one sample, its pose simulated where that was drawn."""
-        sample = self.shards.read(row.key)
-        tensors = {name: tensor.float() for name, tensor in tensors_of(sample["conditions"]).items()}
-        for name, tensor in tensors.items():
-            if not tensor.isfinite().all():
-                raise NonFiniteError(f"{self.shards.path}: {name} of sample {row.key} holds non-finite values")
+        """Float32 tensors of one sample, its pose simulated where that was drawn.
+
+        Raises:
+            ArtifactError: the sample is missing, damaged, or not what the index says.
+            NonFiniteError: it holds such values.
+        """
+        sample, bucket = self.shards.read(row.key), self.shards.bucket[row.key]
+        tensors = self._tensors(row.key, bucket, sample["conditions"])
         if row.pose_target is not None:
             if self._pose_simulation is None:
                 raise ValueError(
                     f"pose simulation was drawn for sample {row.key}, but there is nothing to simulate with"
                 )
             tensors["pose_latents"] = self._pose_simulation(
-                row.key, row.pose_target, sample, tensors["pose_latents"], self.shards.bucket[row.key]
+                row.key, row.pose_target, sample, tensors["pose_latents"], bucket
             )
+        return {name: tensor.float() for name, tensor in tensors.items()}
+
+    def _tensors(self, key: str, bucket: Bucket, conditions: bytes) -> dict[str, torch.Tensor]:
+        """A sample's tensors as they were cached; what they hold is looked at when they are first read."""
+        where = f"{self.shards.shard(key)}: sample {key}"
+        try:
+            tensors = tensors_of(conditions)
+        except ValueError as error:
+            raise ArtifactError(f"{where}: {error}") from None
+        if key not in self._looked_at:
+            for name, wanted in self._shapes(bucket).items():
+                shape = tuple(tensors[name].shape) if name in tensors else None
+                if shape is None or not _fits(shape, wanted):
+                    raise ArtifactError(f"{where}: {name} is {shape}, its index and null conditions want {wanted}")
+            for name, tensor in tensors.items():
+                if not tensor.isfinite().all():
+                    raise NonFiniteError(f"{where}: {name} holds values that are not finite")
+            self._looked_at.add(key)
         return tensors
 
+    def _shapes(self, bucket: Bucket) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of a sample's tensors; None: any length. The null conditions were made by the same encoders."""
+        null, clip = self._null(bucket), latent_shape(bucket)
+        image, text = tuple(null["pose_image_embeds"].shape), (None, null["prompt_embeds"].shape[-1])
+        return {
+            **dict.fromkeys(("latents", "image_latents", "pose_latents"), clip),
+            **dict.fromkeys(("image_embeds", "pose_image_embeds"), image),
+            "prompt_embeds": text,
+        }
+
     def _read_null(self, bucket: Bucket) -> dict[str, torch.Tensor]:
-        return {name: tensor.float() for name, tensor in tensors_of(self.shards.null(bucket)).items()}
+        null = {name: tensor.float() for name, tensor in tensors_of(self.shards.null(bucket)).items()}
+        where = null_path(self.shards.path, bucket)
+        for name in ("pose_latents", "pose_image_embeds", "prompt_embeds"):
+            if name not in null or not null[name].isfinite().all():
+                raise ArtifactError(f"{where}: {name} is missing or not finite: cache the clips anew")
+        if tuple(null["pose_latents"].shape) != latent_shape(bucket):
+            raise ArtifactError(
+                f"{where}: pose_latents is {tuple(null['pose_latents'].shape)}, wanted {latent_shape(bucket)}"
+            )
+        return null
 
     def _stack_null(self, buckets: Sequence[Bucket]) -> NullConditions:
         nulls = [self._null(bucket) for bucket in buckets]
@@ -129,3 +170,7 @@ class TrainingData:
             pose_image_embeds=torch.stack([null["pose_image_embeds"] for null in nulls]),
             prompt_embeds=stack_prompt_embeds([null["prompt_embeds"] for null in nulls]),
         )
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(b in (None, a) for a, b in zip(shape, wanted, strict=True))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ...datasets.sampler import batch_digest, draw_seed
+from ...datasets.sampler import StepSampler, batch_digest, draw_seed
 from .config import TrainConfig
 
 
@@ -64,7 +64,7 @@ def _draw_sample(config: TrainConfig, step: int, position: int, key: str) -> Sam
         noise_seed=draw_seed(config.seed, step, position, "noise"),
         text_dropped=u("text dropout") < config.text_dropout,
         pose_dropped=u("pose dropout") < config.pose_dropout,
-        pose_target=_draw_pose_target(config, u("pose simulation"), u("pose simulation target")),
+        pose_target=_draw_pose_target(config, step, position),
         alignment_seed=draw_seed(config.seed, step, position, "alignment dropout"),
     )
 
@@ -77,11 +77,7 @@ def draw_evaluation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraw
             key=keys[i % len(keys)],
             sigma=shifted((i + 0.5) / count, config.flow_shift),
             noise_seed=draw_seed(config.seed, 0, i, "evaluation noise"),
-            pose_target=_draw_pose_target(
-                config,
-                uniform(config.seed, 0, i, "evaluation pose simulation"),
-                uniform(config.seed, 0, i, "evaluation pose simulation target"),
-            ),
+            pose_target=_draw_pose_target(config, 0, i, "evaluation "),
         )
         for i in range(count)
     ]
@@ -100,12 +96,32 @@ def draw_validation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraw
     ]
 
 
-def _draw_pose_target(config: TrainConfig, u_whether: float, u_which: float) -> int | None:
+def simulated_poses(config: TrainConfig, sampler: StepSampler, keys: Sequence[str]) -> set[tuple[str, int]]:
+    """(key, T*) of every pose that a stage will simulate: what has to be encoded, and where the unit is "frame", kept.
+
+    Args:
+        config: the stage.
+        sampler: its order.
+        keys: of its training samples, of which it is measured on some.
+    """
+    drawn = (
+        (key, _draw_pose_target(config, step, position))
+        for step in range(config.steps if config.stage == 3 else 0)
+        for position, key in enumerate(sampler.batch(step))
+    )
+    fixed = ((row.key, row.pose_target) for row in draw_evaluation(config, keys))
+    return {(key, target) for key, target in (*drawn, *fixed) if target is not None}
+
+
+def _draw_pose_target(config: TrainConfig, step: int, position: int, purpose: str = "") -> int | None:
     """T* uniform over the configured targets, with the configured probability; None outside stage 3."""
-    if config.stage != 3 or u_whether >= config.pose_simulation_probability:
+    if config.stage != 3:
+        return None
+    if uniform(config.seed, step, position, f"{purpose}pose simulation") >= config.pose_simulation_probability:
         return None
     targets = config.pose_simulation_targets
-    return targets[int(u_which * len(targets))]
+    u = uniform(config.seed, step, position, f"{purpose}pose simulation target")
+    return targets[int(u * len(targets))]
 
 
 def noise(draws: SampleDraws, shape: Sequence[int]) -> torch.Tensor:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ...datasets.artifact import written_aside
-from ...datasets.shards import Bucket
+from ...datasets.artifact import ArtifactError, written_aside
+from ...datasets.shards import Bucket, ShardDataset
 from ...datasets.skeleton import PoseSequence, simulate_first_motion
-from ...models.encoders import encode_video
 from ...models.objectives import simulate_first_latent_motion
-from ...models.pose_condition import draw_pose_condition
+from .checkpoint import NonFiniteError
 from .config import TrainConfig
+
+_NUM_LOCKS = 64  # workers that encode side by side; each lock serves many poses
 
 
 class PoseSimulation:
@@ -23,10 +30,13 @@ class PoseSimulation:
     unit "frame": p̃1 = p0 + (p_T* − p0) / T* on the keypoints of pixel frames, drawn and encoded by the VAE on first
     use, then read from `folder`. unit "latent": z̃1 = z0 + (z_T* − z0) / T* on the latents themselves.
 
+    A pose is encoded by one worker while the others that want it wait, and what lies in `folder` does not change: every
+    later reading, in this run or after an interruption, gives the same bits.
+
     Args:
         config: the stage.
         vae: the VAE that made the latents; None with unit "latent".
-        folder: where encoded poses are kept, `KEY-T.safetensors`.
+        folder: where encoded poses are kept, `KEY-T.safetensors`, seen by all workers.
     """
 
     def __init__(self, config: TrainConfig, vae: Any, folder: Path) -> None:
@@ -43,24 +53,78 @@ class PoseSimulation:
             key: of the sample.
             target: T*, in frames of the configured unit.
             sample: its `meta` and `pose` (keypoints), as the shard holds them.
-            pose_latents: latents of the unchanged pose, float32 [16,T,H,W].
+            pose_latents: latents of the unchanged pose [16,T,H,W], as the shard holds them.
             bucket: (pixel frames, height, width) of the sample.
 
         Returns:
-            float32 [16,T,H,W] on the CPU.
+            float32 [16,T,H,W] on the CPU; what was encoded here is rounded as the shard's tensors are.
+
+        Raises:
+            NonFiniteError: the VAE gave such values; nothing of it is kept.
+            ArtifactError: a kept pose is damaged.
         """
         if self._unit == "latent":
-            return simulate_first_latent_motion(pose_latents[None], torch.tensor([target]))[0]
+            return simulate_first_latent_motion(pose_latents.float()[None], torch.tensor([target]))[0]
         file = self._folder / f"{key}-{target}.safetensors"
         if not file.exists():
-            pose = simulate_first_motion(PoseSequence.from_bytes(sample["pose"]), target)
-            encoded = self._encode(pose, sample["meta"], bucket)
-            with written_aside(file) as aside:
-                save_file({"pose_latents": encoded.contiguous()}, aside)
-        return load_file(file)["pose_latents"].float()
+            with self._claimed(file) as is_missing:
+                if is_missing:
+                    pose = simulate_first_motion(PoseSequence.from_bytes(sample["pose"]), target)
+                    encoded = self._encode(pose, sample["meta"], bucket)
+                    if not encoded.isfinite().all():
+                        raise NonFiniteError(f"pose_latents of sample {key}, simulated with T* = {target}: not finite")
+                    with written_aside(file) as aside:
+                        save_file({"pose_latents": encoded.to(pose_latents.dtype).contiguous()}, aside)
+        return _read(file, pose_latents.shape)
+
+    @contextmanager
+    def _claimed(self, file: Path) -> Iterator[bool]:
+        """Whether a pose is still to be encoded; nobody else encodes it meanwhile."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        slot = int(sha256(file.name.encode()).hexdigest(), 16) % _NUM_LOCKS
+        with (self._folder / f".lock-{slot:02d}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in self._folder.glob(f".{file.stem}.*"):
+                left.unlink()  # by a worker that was killed: whoever writes this pose has the lock
+            yield not file.exists()
 
     def _encode(self, pose: PoseSequence, meta: dict[str, Any], bucket: Bucket) -> torch.Tensor:
         """Drawn and encoded exactly as the pose that is not simulated was for the cache."""
+        from ...models.encoders import encode_video
+        from ...models.pose_condition import draw_pose_condition
+
         _, height, width = bucket
         frames = draw_pose_condition(pose, meta["image_height"], meta["image_width"], meta["drawing_area_px"])
         return encode_video(self._vae, frames, height, width).cpu()
+
+
+def kept_bytes(config: TrainConfig, poses: Iterable[tuple[str, int]], shards: ShardDataset) -> int:
+    """What the poses that a stage encodes will weigh in the end, in its run's folder.
+
+    Args:
+        config: the stage.
+        poses: (key, T*), see `draws.simulated_poses`.
+        shards: the cache they come from.
+    """
+    if config.pose_simulation_unit == "latent":
+        return 0
+    values = sum(math.prod(latent_shape(shards.bucket[key])) for key, _ in poses)
+    return values * {"bfloat16": 2}.get(shards.record.get("config", {}).get("dtype"), 4)
+
+
+def latent_shape(bucket: Bucket) -> tuple[int, int, int, int]:
+    """[16,T,H,W] of a clip of (pixel frames, height, width): Wan's VAE takes 4 frames and 8 x 8 pixels at a time."""
+    num_frames, height, width = bucket
+    return 16, (num_frames - 1) // 4 + 1, height // 8, width // 8
+
+
+def _read(file: Path, shape: torch.Size) -> torch.Tensor:
+    try:
+        tensor = load_file(file)["pose_latents"]
+        if tensor.shape != shape:
+            raise ValueError(f"it holds {tuple(tensor.shape)}, wanted are {tuple(shape)}")
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{file} holds no simulated pose ({error}): delete it, the same command encodes it anew"
+        ) from None
+    return tensor.float()
