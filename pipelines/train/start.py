@@ -65,6 +65,7 @@ def check_start(
     parent = _check_parent(config, from_checkpoint)
     base_record = _check_base(config, base, parent, fetch)
     shards = ShardDataset(latents)
+    shards.require_whole()
     begins_from = checkpoint_folder(from_checkpoint).resolve() if from_checkpoint else base_record["path"]
     transformer_config = _transformer_config(begins_from) if begins_from is not None else {}
     _check_cache(config, shards, base_record["path"], {**_WAN_14B, **transformer_config})
