@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from .. import SteadyDancerError
 from .digests import content_digest, differences, json_digest  # noqa: F401 - some take `content_digest` from here
 from .object_store import ObjectPath, describe, listing
-from .storage import Location, location
+from .storage import Location, location, relative
 from .store_lease import HeldByAnotherError, claimed
 from .store_requests import told
 from .whole_files import write_json, written_aside
@@ -116,6 +116,15 @@ class Artifact:
                 f"{self.path} is not finished (no {RECORD} in it): run the command that makes it again, to its end"
             )
         return dict(json.loads((self.path / RECORD).read_text()))
+
+    def named(self, folder: Location) -> dict[str, str]:
+        """How the record of an artifact in `folder` names this one as its parent: `path`, to be read by `join`, and
+        `digest`, by which one that was made anew in its place is told apart.
+
+        Raises:
+            ArtifactError: it is not finished.
+        """
+        return {"path": relative(self.path, folder), "digest": json_digest(self.record())}
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Open the folder for work on `plan`, or go on with the same plan.

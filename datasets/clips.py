@@ -8,7 +8,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -42,6 +41,12 @@ class Clips:
         if "measured" not in self.record:
             raise ArtifactError(f"{self.artifact.path} holds {self.record.get('kind')}, no clips: give `curate --out`")
         self.measured = Artifact(join(self.artifact.path.parent, self.record["measured"]))
+
+    @property
+    def parent(self) -> Location | None:
+        """Where the version that this one was made from lies, or lay; None without one."""
+        parent = self.record.get("parent")
+        return join(self.artifact.path.parent, parent["path"]) if parent else None
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """All rows, or some of their columns; `pose` and `fingerprint` are not among them."""
@@ -138,10 +143,3 @@ def count_written(artifact: Artifact, num_inputs: int) -> dict[str, int]:
     if num_inputs != sum(counts[verdict] for verdict in VERDICTS):
         raise ArtifactError(f"{artifact.path}: rows were lost or repeated, the counts do not balance: {counts}")
     return counts
-
-
-def place_of(measured: Location, clips_folder: Location) -> str:
-    """How the record of `clips_folder / "clips"` names the measured parts: relative, so that folders can be moved."""
-    if isinstance(measured, Path) and isinstance(clips_folder, Path):
-        return os.path.relpath(measured.absolute(), clips_folder.absolute())
-    return measured.name if measured.parent == clips_folder else str(measured)

@@ -20,7 +20,7 @@ from .object_store import Entry, ObjectPath, describe, entry, get, listing, put
 from .store_requests import StorageError, attempt
 
 __all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
-           "named", "publish", "read_range", "state_folder", "total_bytes"]  # fmt: skip
+           "named", "publish", "read_range", "relative", "state_folder", "total_bytes"]  # fmt: skip
 
 Location = Path | ObjectPath
 
@@ -69,6 +69,16 @@ def join(folder: Location, name: str) -> Location:
     if is_address(name) or Path(name).is_absolute():
         return location(name)
     return folder / name
+
+
+def relative(place: Location, folder: Location) -> str:
+    """How a file in `folder` names a place, so that `join` finds it and both can be moved together.
+
+    Places of this machine go by the way from one to the other; of a store only what lies in `folder` has such a name.
+    """
+    if isinstance(place, Path) and isinstance(folder, Path):
+        return os.path.relpath(place.absolute(), folder.absolute())
+    return place.name if place.parent == folder else str(place)
 
 
 def state_folder(out: Location) -> Path:

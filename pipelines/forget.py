@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from .. import __version__
 from ..datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, count_verdicts, exclusive
-from ..datasets.clips import Clips, place_of
-from ..datasets.digests import content_digest, json_digest
+from ..datasets.clips import Clips
+from ..datasets.digests import json_digest
 from ..datasets.removal import delete, rows_without
-from ..datasets.storage import Location, location
+from ..datasets.storage import Location, location, relative
 from .forget_search import Found, find
 from .forget_versions import clips_beside, export_version, latents_version
 from .runner import progress
@@ -219,11 +219,10 @@ def _write_rows(old: Artifact, new: Artifact, found: Found, name: str) -> None:
 
 
 def _told(record: dict[str, Any], found: Found, stones: list[dict[str, Any]]) -> dict[str, Any]:
-    """The old record as far as it still holds, with its parent and the tombstones."""
+    """The old record as far as it still holds, with the tombstones."""
     return {
         **found.forgotten.scrubbed(record),
         "version": __version__,
-        "parent": {"digest": json_digest(record)},
         "forgotten": sorted({*record.get("forgotten", []), *found.ids}),
         "tombstones": [*record.get("tombstones", []), *stones],
     }
@@ -238,12 +237,11 @@ def _clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found
     sources = sorted({row["source_path"] for row in rows})
     told = _told(clips.record, found, stones)
     out = new.path.parent
-    parent = {"clips": place_of(clips.artifact.path, out), "digest": content_digest(clips.artifact.path / RECORD)}
     new.commit(
         {
             **told,
-            "parent": parent,
-            "measured": place_of(measured.path, out),
+            "parent": clips.artifact.named(out),
+            "measured": relative(measured.path, out),
             "inputs": {**told["inputs"], "sources": len(sources), "digest": json_digest(sources)},
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
             "seconds": {**told["seconds"], "total": time.perf_counter() - start},

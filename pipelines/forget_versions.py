@@ -15,7 +15,7 @@ from ..datasets.digests import content_digest
 from ..datasets.exports import files_of
 from ..datasets.object_store import ObjectPath
 from ..datasets.removal import Forgotten, carry_null, files_without, samples_without
-from ..datasets.storage import Location, join, location, total_bytes
+from ..datasets.storage import Location, location, total_bytes
 from ..datasets.store_requests import attempt, filesystem
 from .runner import progress
 
@@ -26,9 +26,8 @@ def clips_beside(curations: list[Clips], measured: Location | None = None) -> li
     folders = [measured.parent, *_folders(measured.parent), *_folders(measured.parent.parent)]
     candidates = {str(folder / "clips"): folder / "clips" for folder in folders}
     for clips in curations:
-        if parent := clips.record.get("parent"):
-            place = join(clips.artifact.path.parent, parent["clips"])
-            candidates[str(place)] = place
+        if clips.parent is not None:
+            candidates[str(clips.parent)] = clips.parent
     selections = filter(None, map(_selection, candidates.values()))
     wanted = str(measured.absolute().resolve())
     found = [clips.artifact.path for clips in selections if str(clips.measured.path.absolute().resolve()) == wanted]
@@ -90,7 +89,7 @@ def latents_version(
     new.commit(
         {
             **told,
-            "parent": {**told["parent"], "path": str(old.path.absolute())},
+            "parent": old.named(new.path.parent),
             "inputs": _moved(told["inputs"], clips),
             "buckets": sorted(map(list, buckets)),
             "null": {name: digest for name, digest in told["null"].items() if name in names},
@@ -124,7 +123,7 @@ def export_version(
     new.commit(
         {
             **told,
-            "parent": {**told["parent"], "path": str(old.path.absolute())},
+            "parent": old.named(new.path.parent),
             "inputs": _moved(told["inputs"], clips),
             "prompts_given": sum(bool(row["prompt"]) for row in ok),
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),

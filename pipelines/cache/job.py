@@ -110,7 +110,7 @@ def run(
                 "components": {"path": str(folder), "captioner": config.captioner, "digests": digests},
                 "encodings": ENCODINGS,
                 "fingerprint": mark,
-                "parent": parent and parent.named(),
+                "parent": parent and parent.told(out),
                 **made,
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...datasets.artifact import Artifact, ArtifactError, Packet
-from ...datasets.digests import content_digest, differences, json_digest
+from ...datasets.digests import content_digest, differences
 from ...datasets.file_copies import copy_whole
 from ...datasets.shards import shard_path
 from ...datasets.storage import Location, location
@@ -42,13 +42,10 @@ class Parent:
                 "give the same curation and networks (--clips, --components), or cache the clips anew"
             )
 
-    def named(self) -> dict[str, Any]:
-        """How the record of a repaired cache names it."""
-        return {
-            "path": str(self.latents.absolute()),
-            "digest": json_digest(self.record),
-            "packets_made_anew": len(self.verified.packets - self.verified.sound),
-        }
+    def told(self, out: Location) -> dict[str, Any]:
+        """For the record of the repaired cache in `out`."""
+        made_anew = len(self.verified.packets - self.verified.sound)
+        return {**Artifact(self.latents).named(out), "packets_made_anew": made_anew}
 
 
 def take_over(parent: Parent, artifact: Artifact, packets: list[Packet], accepted: AcceptedClips) -> None:
@@ -100,9 +97,10 @@ def _changed_sources(parent: Parent, packets: list[Packet], accepted: AcceptedCl
 def _quarantined(parent: Parent, packets: list[Packet]) -> set[str]:
     """Clips of damaged packets that had no latents before either, as far as their index can be read."""
     out: set[str] = set()
+    old = Artifact(parent.latents)
     for packet in packets:
         try:
-            rows = Artifact(parent.latents).read_part(Artifact.part(Artifact(parent.latents), packet).name).to_pylist()
+            rows = old.read_part(old.part(packet).name).to_pylist()
         except ArtifactError:
             continue
         out |= {row["clip_id"] for row in rows if row["verdict"] == "quarantined"}

@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 
 from ... import __version__
 from ...datasets.artifact import Artifact, ArtifactError, Packet, exclusive, plan_packets
-from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, clips_packet, count_written, place_of
-from ...datasets.digests import content_digest
+from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, clips_packet, count_written
+from ...datasets.digests import content_digest, json_digest
 from ...datasets.node_cache import scratch
 from ...datasets.schema import CLIP_SCHEMA, Row, to_table
-from ...datasets.storage import Location, location
+from ...datasets.storage import Location, location, relative
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .ingest import read_sources, sources_digest
@@ -67,7 +67,7 @@ def run(
         if excluded:
             begun["excluded"] = excluded
         if old:
-            begun["parent"] = old.digest
+            begun["parent"] = json_digest(old.clips.record)
         measured.begin(begun)
         if artifact.committed:
             return artifact.record()
@@ -94,7 +94,7 @@ def run(
                 "config": begun["config"],
                 "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
                 **({"parent": old.told(out, _num_taken(seen)), **forgotten_in(old.clips.record)} if old else {}),
-                "measured": place_of(measured.path, out),
+                "measured": relative(measured.path, out),
                 "inputs": {"clips": clips, "sources": len(paths), "digest": begun["sources"], "excluded": excluded},
                 "counts": count_written(artifact, len(selection)),
                 "pose_models": sorted(pc.unique(seen["pose_model"]).drop_null().to_pylist()),

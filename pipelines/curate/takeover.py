@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import RECORD, Artifact, ArtifactError
-from ...datasets.clips import Clips, place_of
+from ...datasets.artifact import Artifact, ArtifactError
+from ...datasets.clips import Clips
 from ...datasets.digests import content_digest, differences
 from ...datasets.object_store import ObjectPath, describe
 from ...datasets.schema import Row
@@ -33,13 +33,11 @@ class Parent:
         clips: the artifact.
         parts: source → part of its `measured`, where every row is as the new gates need it.
         gone: its sources that are no longer asked for.
-        digest: of its record.
     """
 
     clips: Clips
     parts: dict[str, str]
     gone: list[str]
-    digest: str
 
     @classmethod
     def of(
@@ -68,14 +66,12 @@ class Parent:
                 "curate without --parent, or with the settings of the parent"
             )
         complete, gone = _sources(clips, config, sources)
-        digest = content_digest(clips.artifact.path / RECORD)
-        return cls(clips, complete, gone, digest)
+        return cls(clips, complete, gone)
 
     def told(self, out: Location, taken: int) -> dict[str, Any]:
         """For the record."""
         return {
-            "clips": place_of(self.clips.artifact.path, out),
-            "digest": self.digest,
+            **self.clips.artifact.named(out),
             "sources_taken_over": taken,
             "sources_gone": len(self.gone),
             "gone": self.gone[:MOST_NAMED],

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, ArtifactError, exclusive
 from steadydancer.datasets.clips import COLUMNS, Clips
-from steadydancer.datasets.digests import content_digest
+from steadydancer.datasets.digests import content_digest, json_digest
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.schema import Row
 from steadydancer.flows.commands.selection import refilter
@@ -62,8 +62,8 @@ def test_the_same_settings_give_the_same_rows_and_touch_nothing_else(curated: Pa
     assert new.read().equals(old.read()) and new.read().schema.names == COLUMNS
     assert content_digest(curated) == before
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"clips", ".lock"}
-    assert new.record["parent"]["digest"] == content_digest(curated / "clips" / "run.json")
-    assert (tmp_path / "new" / new.record["parent"]["clips"]).resolve() == curated / "clips"
+    assert new.record["parent"]["digest"] == json_digest(old.record)
+    assert (tmp_path / "new" / new.record["parent"]["path"]).resolve() == curated / "clips"
     assert new.measured.path.resolve() == old.measured.path.resolve()
     accepted = [row for row in rows_of(tmp_path / "new") if row["verdict"] == "ok"]
     assert new.poses(accepted) == old.poses(accepted)
@@ -278,4 +278,4 @@ def test_clips_on_a_store_are_selected_there(bucket: str, curated: Path, tmp_pat
     call(root / "old", root / "new", "--set", "min_brightness=0.2")
     call(curated, tmp_path / "new", "--set", "min_brightness=0.2")
     assert Clips(root / "new").read().equals(Clips(tmp_path / "new").read())
-    assert Clips(root / "new").record["parent"]["clips"] == f"{bucket}/old/clips"
+    assert Clips(root / "new").record["parent"]["path"] == f"{bucket}/old/clips"

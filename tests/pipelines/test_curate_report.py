@@ -15,7 +15,6 @@ import yaml
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet
 from steadydancer.datasets.clips import COLUMNS, Clips
-from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.schema import Row, to_table
 from steadydancer.datasets.whole_files import write_json
 from steadydancer.pipelines.charts import draw_histogram, histogram
@@ -339,10 +338,9 @@ def test_copies_of_the_same_bytes_are_held_against_each_other_in_order(tmp_path:
 
 
 def test_a_version_shows_what_differs_from_its_parent(tmp_path: Path) -> None:
-    finish(tmp_path / "old", ROWS)
+    old = finish(tmp_path / "old", ROWS)
     rows = [{**row, "verdict": "ok", "reason": None} if row is ROWS[2] else row for row in ROWS]
-    digest = content_digest(tmp_path / "old" / "clips" / "run.json")
-    new = finish(tmp_path / "new", rows, parent={"clips": "../old/clips", "digest": digest})
+    new = finish(tmp_path / "new", rows, parent=old.artifact.named(tmp_path / "new"))
     words = Page(write_report(tmp_path / "new")).section("Against the version before")
     assert "1 clips became ok, 0 ceased" in words and "rejected: min_brightness ok 1" in words
     versions = story.tell(new, 2)["versions"]

@@ -6,11 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ....datasets.artifact import RECORD, ArtifactError
+from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
-from ....datasets.digests import content_digest, differences, json_digest
+from ....datasets.digests import differences, json_digest
 from ....datasets.schema import CLIP_SCHEMA
-from ....datasets.storage import join
 from ...page import Section, show
 from ..selection.judgement import Integers, numbers
 from .funnel import config_of, read_columns, verdict_is
@@ -30,17 +29,14 @@ SCORES = [
 
 def parent_of(clips: Clips) -> Clips | None:
     """The version that a selection was made from; None if it has none, or that is not there any more."""
-    parent = clips.record.get("parent") or {}
-    place = parent.get("clips") or parent.get("path")
-    if place is None:
+    if clips.parent is None:
         return None
     try:
-        before = Clips(join(clips.artifact.path.parent, place))
+        before = Clips(clips.parent)
     except ArtifactError:
         return None
     # What was deleted and made anew in its place is another version.
-    digests = content_digest(before.artifact.path / RECORD), json_digest(before.record)
-    return before if parent.get("digest") in digests else None
+    return before if clips.record["parent"]["digest"] == json_digest(before.record) else None
 
 
 def compare(old: Clips, new: Clips) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from .... import __version__
-from ....datasets.artifact import RECORD, Artifact, ArtifactError, exclusive
+from ....datasets.artifact import Artifact, ArtifactError, exclusive
 from ....datasets.clips import (
     COLUMNS,
     PART_ROWS,
@@ -16,12 +16,11 @@ from ....datasets.clips import (
     MeasuredRows,
     clips_packet,
     count_written,
-    place_of,
     with_columns,
 )
-from ....datasets.digests import content_digest
+from ....datasets.digests import json_digest
 from ....datasets.node_cache import scratch
-from ....datasets.storage import Location
+from ....datasets.storage import Location, relative
 from ..config import SELECTION_FIELDS, CurateConfig
 from ..takeover import forgotten_in, measured_gates
 from .decisions import Decisions, read_decisions
@@ -88,7 +87,7 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
     if artifact.path == old.artifact.path:
         raise ArtifactError(f"{artifact.path} is finished and never changed: choose another --out")
     said = read_decisions(decisions) if decisions else None
-    digest = content_digest(old.artifact.path / RECORD)
+    digest = json_digest(old.record)
     fields = config.model_dump(mode="json", include=set(SELECTION_FIELDS))
     with exclusive(out):
         artifact.begin({"selection": fields, "parent": digest, "decisions": said.digest if said else None})
@@ -106,8 +105,8 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
                     "measured_gates": measured_gates(old.record).model_dump(mode="json"),
                     "decisions": _told(said, selection),
                 },
-                "parent": {"clips": place_of(old.artifact.path, out), "digest": digest},
-                "measured": place_of(old.measured.path, out),
+                "parent": old.artifact.named(out),
+                "measured": relative(old.measured.path, out),
                 "inputs": old.record["inputs"],
                 "counts": count_written(artifact, old.record["counts"]["inputs"]),
                 "pose_models": old.record["pose_models"],
