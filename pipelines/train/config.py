@@ -30,6 +30,33 @@ NETWORK_FIELDS = (
 )
 
 
+class GalleryConfig(BaseModel):
+    """Videos of validation clips, made beside the training from the weights of some steps, for people to compare.
+
+    A clip is rendered from its cached conditions: at the size, and for as many frames, as it is trained at. The
+    negative prompt is the empty one, which is cached; the negative pose is perturbed as in the release.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_clips: int = Field(0, ge=0, description="validation clips in a gallery; 0: no galleries (choice: they cost)")
+    every_steps: int = Field(
+        500, ge=1, description="steps between two galleries, whose trained weights are kept; the last step has one too"
+    )
+    num_inference_steps: int = Field(40, ge=1, description="sampling steps of a clip (release)")
+    guidance_scale: float = Field(5.0, ge=0, description="w_txt of Eq. 7 (release)")
+    pose_guidance_scale: float = Field(1.0, ge=0, description="w_pose of Eq. 8 (paper)")
+    seed: int = Field(
+        106060, ge=0, description="of noise and negative poses, the same in every gallery (release's README)"
+    )
+    num_gpus: float = Field(
+        1.0, gt=0, description="GPUs of the worker that renders, beside the training's; without use_gpu it takes a core"
+    )
+    max_seconds: float = Field(
+        7200.0, gt=0, description="seconds that rendering one gallery may take, waiting for a GPU not counted (choice)"
+    )
+
+
 class TrainConfig(BaseModel):
     """One stage of SteadyDancer's curriculum; `TrainConfig(stage=n)` is the paper's stage n.
 
@@ -135,6 +162,7 @@ class TrainConfig(BaseModel):
     validation_every_steps: int = Field(
         500, ge=1, description="steps between two measurements, in the metrics (choice)"
     )
+    gallery: GalleryConfig = Field(GalleryConfig(), description="what is rendered while the stage trains")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         ("tensorboard",), description="who is told of the metrics beside metrics.jsonl (choice)"
     )
@@ -158,6 +186,11 @@ class TrainConfig(BaseModel):
             )
         if not all(0 < sigma <= 1 for sigma in self.validation_sigmas):
             raise ValueError(f"validation_sigmas must lie in (0, 1], got {self.validation_sigmas}")
+        if self.gallery.num_clips > self.validation_clips:
+            raise ValueError(
+                f"gallery.num_clips {self.gallery.num_clips} are more than validation_clips {self.validation_clips}, "
+                "of which they are the first"
+            )
         if self.keep_attention_outputs and not self.gradient_checkpointing:
             raise ValueError("keep_attention_outputs says what gradient_checkpointing spares: it needs it on")
         counted = self.num_latent_frames if self.pose_simulation_unit == "latent" else self.num_frames

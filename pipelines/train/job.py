@@ -19,6 +19,8 @@ from .preflight import plan as plan  # the job's, as of every job
 from .preflight import refuse_what_cannot_work
 from .progress import progress
 from .publish import begin_on_store, publish, run_folder
+from .renders import make_the_rest, validation
+from .report import write_run_report
 from .start import check_same_run, check_start
 from .stop import TrainingStopped, stops_on_sigterm
 
@@ -71,9 +73,6 @@ def run(
         if fork is not None:
             begin_fork(run_folder(fork).resolve(), out, start.record)
         check_same_run(out, start.record)
-        if finished is not None:
-            return {**finished, "already_finished": True}
-        (out / "state").mkdir(exist_ok=True)
         settings = {
             "config": config.model_dump(mode="json"),
             "latents": str(start.latents),
@@ -81,7 +80,12 @@ def run(
             "base": start.base and str(start.base),
             "from_checkpoint": start.from_checkpoint and str(start.from_checkpoint),
             "record": {**start.record, "forked_from": forked_from(out)},
+            "attempt": str(time.time_ns()),
         }
+        if finished is not None:
+            _show(config, settings, out, address)
+            return {**finished, "already_finished": True}
+        (out / "state").mkdir(exist_ok=True)
         with progress(config, out, steps_done(out)):
             _fit(config, settings, out, address)
         record = _finished(out, config.steps)
@@ -90,7 +94,17 @@ def run(
                 f"stopped after {steps_done(out)} of {config.steps} steps, their state is in {out / 'state'}: the same "
                 "command goes on from there"
             )
+        _show(config, settings, out, address)
         return record
+
+
+def _show(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
+    """Galleries that are not there yet, and the page; nothing that goes wrong with them is a fault of the training."""
+    try:
+        make_the_rest(config, settings, out, address)
+    except (OSError, RuntimeError) as error:
+        logging.getLogger(__name__).warning("the galleries of %s are not complete: %s", out, error)
+    write_run_report(out)
 
 
 def _finished(out: Path, steps: int) -> dict[str, Any] | None:
@@ -148,4 +162,5 @@ def _trainer(config: TrainConfig, settings: dict[str, Any], out: Path) -> Any:
             failure_config=FailureConfig(max_failures=config.max_restarts),
             worker_runtime_env={"env_vars": env},  # type: ignore[call-arg]  # typed as Ray Train's first version
         ),
+        validation_config=validation(config, settings),
     )

@@ -27,8 +27,10 @@ from .evaluation import Evaluator
 from .meter import Meter
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student, torch_dtype
 from .prefetch import Prefetch
+from .renders import offer
 from .states import StateWriter, read_facts
 from .stop import node_watch, stop_is_asked
+from .trained import TrainedWriter
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -59,7 +61,9 @@ def train_loop(settings: dict[str, Any]) -> None:
         with (
             Prefetch(lambda step: data.share(step, team.rank, team.world_size), steps) as batches,
             StateWriter(out, config, team) as states,
+            TrainedWriter(out, team, settings) as trained,
         ):
+            trained.keep(engine, done)  # a kill may have come between the state and this
             for step in steps:
                 meter.begin()
                 with meter("data"):
@@ -80,10 +84,12 @@ def train_loop(settings: dict[str, Any]) -> None:
                 if is_asked and not is_last:
                     engine.destroy()
                     return
+                trained.keep(engine, step + 1)
 
         # Not in the last step's metrics, which are to be the same when the run is continued later.
         losses = {"loss_before": loss_before, "loss_after": evaluator.loss(), **evaluator.validation(config)}
         _commit(engine, config, team, out, {**settings["record"], **losses})
+        offer(config, team, config.steps)
         engine.destroy()
 
 

@@ -1,7 +1,8 @@
 """A training run whose results go to a store: it works in a folder of this machine, and uploads what is finished.
 
 Engine states are rewritten every few minutes and read by this machine alone, so they stay here. On the store lie
-`checkpoint/` (its `run.json` last), `metrics.jsonl`, `start.json`, and the checkpoints of fewer steps.
+`checkpoint/` (its `run.json` last), `metrics.jsonl`, `start.json`, the checkpoints of fewer steps, the galleries and
+the page that shows them. Weights that are kept for picking stay here, too: a picked checkpoint is uploaded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ...datasets.object_store import ObjectPath, get, listing, put
 from ...datasets.storage import Location, state_folder
 from .checkpoint import TrainingRefused, engine_states
 from .config import TrainConfig
+from .report import PAGE
 
 
 def run_folder(out: Location) -> Path:
@@ -51,12 +53,26 @@ def begin_on_store(config: TrainConfig, out: ObjectPath, address: str | None) ->
 
 def publish(here: Path, out: ObjectPath) -> None:
     """Upload a run's checkpoints that are not there yet, and its metrics; what is there and finished stays."""
-    for name in ("start.json", "metrics.jsonl"):
+    for name in ("start.json", "metrics.jsonl", PAGE):
         if (here / name).exists():
             put(here / name, out / name)
+    _publish_galleries(here / "gallery", out / "gallery")
     for folder in sorted(here.glob("checkpoint-[0-9]*")):
         _publish_folder(folder, out / folder.name)
     _publish_folder(here / "checkpoint", out / "checkpoint")
+
+
+def _publish_galleries(folder: Path, target: ObjectPath) -> None:
+    """What is not there yet; a gallery that was made anew has another record, and its videos go before it."""
+    there = {found.path for found in listing(target)}
+    for gallery in sorted(folder.glob("*/")):
+        record = gallery / RECORD
+        is_same = record.exists() and _record(target / gallery.name) == json.loads(record.read_text())
+        files = sorted((file for file in gallery.iterdir() if not is_same), key=lambda file: file == record)
+        for file in files:
+            place = target / gallery.name / file.name
+            if record.exists() or place not in there:
+                put(file, place)
 
 
 def _publish_folder(folder: Path, target: ObjectPath) -> None:

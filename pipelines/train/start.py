@@ -24,6 +24,7 @@ _FREE = {
     "keep_checkpoints",
     "asynchronous_checkpoints",
     "max_restarts",
+    "gallery",
     "trackers",
 }
 

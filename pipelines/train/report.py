@@ -1,0 +1,216 @@
+"""The page of a training run: losses, where the time went, and the galleries of all checkpoints side by side.
+
+Everything is read from the run's folder, on this machine or on a store, so it can be written at any time. Torch is not
+loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from ...datasets.artifact import RECORD
+from ...datasets.object_store import ObjectPath, listing
+from ...datasets.storage import Location
+from ..charts import bar
+from ..curves import draw_curves, key
+from ..page import Figure, Section, write_page
+from .gallery import OF_EACH_CLIP, clip_file, galleries, gallery_folder
+
+PAGE = "report.html"
+STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}
+Row = dict[str, Any]
+_PARTS = ("data", "forward", "backward", "optimizer")
+_TONES = ("accepted", "rejected", "quarantined", "rejected")
+
+
+def write_run_report(out: Location) -> None:
+    """Write OUT/report.html anew; a run that has no metrics yet has none, and a full disk takes none."""
+    rows = read_rows(out)
+    if rows:
+        with contextlib.suppress(OSError):
+            write_page(out / PAGE, f"Training: {out.name}", list(run_sections(out, rows)))
+
+
+def write_stages_report(out: Location, stages: Sequence[int] = tuple(STAGES)) -> Location:
+    """Write OUT/training.html of the stages in OUT/stage1, OUT/stage2 and OUT/stage3; the page's place."""
+    folders = {stage: out / f"stage{stage}" for stage in stages}
+    rows_of = {stage: read_rows(folder) for stage, folder in folders.items()}
+    sections = [_overview(folders, rows_of)]
+    for stage, folder in folders.items():
+        if rows_of[stage]:
+            sections += run_sections(folder, rows_of[stage], f"Stage {stage}: ", f"stage{stage}/")
+    write_page(out / "training.html", f"Training in {len(stages)} stages: {out.name}", sections)
+    return out / "training.html"
+
+
+def run_sections(out: Location, rows: list[Row], title: str = "", beside: str = "") -> Iterator[Section]:
+    """The parts of a run's page.
+
+    Args:
+        out: folder of the run.
+        rows: its metrics.
+        title: goes before the sections' titles.
+        beside: way from the page to `out`, empty or ending in a slash.
+    """
+    record = _json(out / "checkpoint" / RECORD)
+    yield _numbers(rows, record, title, beside)
+    yield _losses(rows, title)
+    if any("validation_loss" in row for row in rows):
+        yield _validation(rows, title)
+    if "seconds" in rows[-1]:
+        yield _time(rows, title)
+    yield from _galleries(out, rows, record, title, beside)
+
+
+def read_rows(out: Location) -> list[Row]:
+    """The run's metrics, one row a step; none if there are none. A line that a kill cut off is left out."""
+    file = out / "metrics.jsonl"
+    rows = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _overview(folders: dict[int, Location], rows_of: dict[int, list[Row]]) -> Section:
+    table = []
+    for stage, folder in folders.items():
+        record, rows = _json(folder / "checkpoint" / RECORD), rows_of[stage]
+        seconds = sum(row.get("seconds", 0.0) for row in rows)
+        losses = [record.get(name) for name in ("loss_before", "loss_after", "validation_loss")]
+        page = Markup('<a href="stage{}/{}">{} {}</a>').format(stage, PAGE, stage, STAGES[stage])
+        table.append([page if rows else f"{stage} {STAGES[stage]}", len(rows), *losses, seconds / 3600,
+                      "finished" if record else "not finished"])  # fmt: skip
+    head = ["stage", "steps", "loss before", "loss after", "validation loss", "hours of steps", ""]
+    return Section("Stages", "The loss is the stage's own, on fixed samples; stages have different ones.",
+                   head=head, rows=table)  # fmt: skip
+
+
+def _numbers(rows: list[Row], record: Row, title: str, beside: str) -> Section:
+    config = record.get("config", {})
+    measured = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    tiles: list[tuple[Any, str]] = [(rows[-1]["step"] + 1, "steps"), (rows[-1]["loss"], "loss of the last one")]
+    if measured:
+        tiles.append((measured[-1], "validation loss"))
+    if "seconds" in rows[-1]:
+        tiles += [(sum(row["seconds"] for row in rows) / 3600, "hours of steps"),
+                  (statistics.median(row["samples_per_second"] for row in rows), "samples a second")]  # fmt: skip
+    if rows[-1].get("mfu") is not None:
+        tiles.append((f"{statistics.median(row['mfu'] for row in rows if row.get('mfu')):.0%}", "MFU"))
+    facts: list[list[Any]] = [["metrics of every step", _link(f"{beside}metrics.jsonl")]]
+    if record:
+        facts += [
+            ["checkpoint", _link(f"{beside}checkpoint/{RECORD}")],
+            ["seed", str(config["seed"])],
+            ["learning rate", config["learning_rate"]],
+        ]
+        inputs = {name: record[name] for name in ("latents", "base", "parent") if record.get(name)}
+        facts += [[name, f"{given['path']} (digest {given['digest'][:12]})"] for name, given in inputs.items()]
+    return Section(f"{title}Run", tiles=tiles, head=["", ""], rows=facts)
+
+
+def _losses(rows: list[Row], title: str) -> Section:
+    """Terms stand in a row of metrics between the step and the digest of the batch."""
+    names = [name for name in list(rows[0])[1 : list(rows[0]).index("batch_digest")] if "validation" not in name]
+    figures = [Figure(name, draw_curves([_curve(rows, name)]), "mean and range of neighbouring steps")
+               for name in names]  # fmt: skip
+    figures.append(Figure("learning rate", draw_curves([_curve(rows, "lr")], floor=0.0)))
+    return Section(f"{title}Loss", "Of every step's own batch, noise and σ, so it scatters.", figures=figures)
+
+
+def _validation(rows: list[Row], title: str) -> Section:
+    names = sorted({name for row in rows for name in row if name.startswith("validation_loss_")})
+    sigmas = [f"σ = {name.removeprefix('validation_loss_')}" for name in names]
+    figures = [
+        Figure("mean over σ", draw_curves([_curve(rows, "validation_loss")])),
+        Figure("by σ", draw_curves([_curve(rows, name) for name in names]), key(sigmas)),
+    ]
+    text = "Of clips whose sources are never trained on, always with the same noise."
+    return Section(f"{title}Validation", text, figures=figures)
+
+
+def _time(rows: list[Row], title: str) -> Section:
+    shares = {part: statistics.fmean(row[f"{part}_share"] for row in rows) for part in _PARTS}
+    shares["the rest"] = max(0.0, 1 - sum(shares.values()))
+    table = [[part, f"{share:.1%}", bar([(share, tone)])]
+             for (part, share), tone in zip(shares.items(), (*_TONES, "accepted"), strict=True)]  # fmt: skip
+    figures = [
+        Figure("seconds a step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
+        Figure("shares of a step", draw_curves([_curve(rows, f"{part}_share") for part in _PARTS], 0.0), key(_PARTS)),
+        Figure("samples a second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
+        Figure("memory, GB", draw_curves([_curve(rows, "memory_bytes", 1e-9)], floor=0.0)),
+    ]
+    return Section(f"{title}Time", head=["part", "share", ""], rows=table, figures=figures)
+
+
+def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: str) -> Iterator[Section]:
+    steps = steps_shown(out)
+    there, failed = galleries(out, steps), _failures(out)
+    if not there and not failed:
+        return
+    losses = {row["step"] + 1: row["validation_loss"] for row in rows if "validation_loss" in row}
+    if record.get("validation_loss") is not None:
+        losses[record["steps"]] = record["validation_loss"]
+    clips = list(dict.fromkeys(clip for gallery in there.values() for clip in gallery["clips"]))
+    media = []
+    for clip in clips:
+        names = zip(("reference", "pose", "the clip itself"), OF_EACH_CLIP, strict=True)
+        group = [(f"{name}\n{clip[:16]}", f"{beside}{_within(clip_file(out, clip, file), out)}")
+                 for name, file in names]  # fmt: skip
+        for step, gallery in there.items():
+            if clip in gallery["clips"]:
+                video = f"{beside}{_within(gallery_folder(out, step), out)}/{clip}.mp4"
+                told = f"\nvalidation loss {losses[step]:.4g}" if step in losses else ""
+                group.append((f"{step} steps{told}", video))
+        media.append(group)
+    text = (
+        "Clips whose sources are never trained on, each rendered from the same noise with the weights of every "
+        f"checkpoint that is kept.\n`steadydancer pick --run {out} --steps N` makes a checkpoint of those that please, "
+        "which the next stage, `render` and the pipeline take."
+    )
+    yield Section(f"{title}Galleries", text, media=media)
+    if failed:
+        table = [[step, failure["reason"]] for step, failure in failed.items()]
+        yield Section(f"{title}Galleries that could not be made", "The training went on. The same command, given "
+                      "again, tries them again.", head=["steps", "reason"], rows=table)  # fmt: skip
+
+
+def steps_shown(out: Location) -> list[int]:
+    """Steps that have a folder of a gallery, in order."""
+    if isinstance(out, ObjectPath):
+        names = {found.path.parent.name for found in listing(out / "gallery")}
+    else:
+        names = {folder.name for folder in (out / "gallery").glob("step-*")}
+    return sorted(int(name.removeprefix("step-")) for name in names if name.startswith("step-"))
+
+
+def _failures(out: Location) -> dict[int, Row]:
+    from .gallery import failures
+
+    return failures(out) if isinstance(out, Path) else {}
+
+
+def _curve(rows: list[Row], name: str, scale: float = 1.0) -> tuple[Any, Any]:
+    there = [(row["step"], row[name] * scale) for row in rows if row.get(name) is not None]
+    x, y = np.array(there, np.float64).reshape(-1, 2).T
+    return x, y
+
+
+def _within(place: Location, out: Location) -> str:
+    return str(place)[len(str(out)) + 1 :]
+
+
+def _link(href: str) -> Markup:
+    return Markup('<a href="{}">{}</a>').format(href, href)
+
+
+def _json(file: Location) -> Row:
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
