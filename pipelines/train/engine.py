@@ -156,12 +156,18 @@ class _Collector:
         return False  # or DeepSpeed would copy what is copied here
 
 
-def read_engine(engine: Any, folder: Path) -> None:
-    """Load what `engine_files` gave, from where it was written.
+def read_engine(engine: Any, folder: Path, *, universal: bool = False) -> None:
+    """Load what `engine_files` gave, from where it was written, or what was made of it for any number of workers.
 
     The frozen weights are not in it, so DeepSpeed cannot be strict; the caller compares `trained_names` instead.
     """
+    # DeepSpeed asks this of its settings, and they were given before it was known which state there is.
+    engine.load_universal_checkpoint = lambda: universal
     engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+    if universal:
+        # ZeRO-3 would give all groups of weights the one step count that it read, and AdamW adds to it for each group.
+        for state in engine.optimizer.optimizer.state.values():
+            state["step"] = state["step"].clone()
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from .checkpoint import (
 )
 from .config import TrainConfig
 from .draws import digest
-from .engine import Workers, full_weights, open_engine, read_engine, set_learning_rate, trained_names, workers
+from .engine import Workers, full_weights, open_engine, set_learning_rate, trained_names, workers
 from .evaluation import Evaluator
 from .meter import Meter
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student, torch_dtype
@@ -31,6 +31,7 @@ from .renders import offer
 from .states import StateWriter, read_facts
 from .stop import node_watch, stop_is_asked
 from .trained import TrainedWriter
+from .universal import read_state
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -135,7 +136,7 @@ def _resume(engine: Any, team: Workers, out: Path) -> int:
         done, folder = newest
         if read_facts(folder)["trained"] != trained_names(engine):
             raise TrainingRefused(f"{folder} holds other trained weights than this run trains: choose another --out")
-        read_engine(engine, folder)
+        read_state(engine, folder, team)
     if team.rank == 0:
         cut_metrics(out, done)
     return done
