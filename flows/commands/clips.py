@@ -30,7 +30,7 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
+@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
 @click.option("--out", type=FOLDER, help="FILE.html, or a folder for report.html; by default beside the clips.")
 def report(clips: Location, out: Location | None) -> None:
     """Write a page of a curation, and its card."""
@@ -43,7 +43,7 @@ def report(clips: Location, out: Location | None) -> None:
 
 @click.command()
 @click.argument("clip")
-@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
+@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
 @click.option("--latents", type=FOLDER, help="What `cache --out` was given: say where the clip's sample lies.")
 @as_json
 def explain(clip: str, clips: Location, latents: Location | None, json_wanted: bool) -> None:
@@ -74,7 +74,7 @@ def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> No
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, required=True, help="The version before.")
+@click.option("--clips", type=FOLDER, required=True, help="The version before: what its `--out` was.")
 @click.option("--with", "other", type=FOLDER, required=True, help="The version after.")
 @as_json
 def compare(clips: Location, other: Location, json_wanted: bool) -> None:

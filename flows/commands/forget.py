@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source")
 @click.option("--clips", type=FOLDER, required=True, multiple=True,
-              help="What `curate --out` was given, and each `refilter --out` of it.")  # fmt: skip
-@click.option("--latents", type=FOLDER, multiple=True, help="OUT/latents of `cache`; each one made of these clips.")
-@click.option("--exports", type=FOLDER, multiple=True, help="OUT/export of `export`; each one made of these clips.")
+              help="What `curate --out` was given; once more for each `refilter --out` of it.")  # fmt: skip
+@click.option(
+    "--latents", type=FOLDER, multiple=True, help="OUT/latents of `cache`; once for each one made of these clips."
+)
+@click.option(
+    "--exports", type=FOLDER, multiple=True, help="OUT/export of `export`; once for each one made of these clips."
+)
 @click.option(
     "--out", type=FOLDER, required=True, help="OUT/clips, OUT/measured, OUT/latents, … are made: new versions."
 )

@@ -60,7 +60,7 @@ def curate(clips: str, out: Location, num_frames: int | None, exclude: Location 
 
 
 @click.command(cls=JobCommand)
-@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` was given.")
+@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
 @click.option("--out", type=FOLDER, required=True, help="OUT/latents is made.")
 @click.option("--components", type=NAME, help="Wan 2.1 I2V folder or hub id of VAE, text and image encoder.")
 @click.option("--captioner", type=NAME, help="Folder of an image-and-text model, for clips without a prompt.")
@@ -132,7 +132,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 
 
 @click.command(cls=JobCommand)
-@click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`.")
+@click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`, or what `convert` made.")
 @click.option("--image", type=FILE, help="Reference image; the video starts at it.")
 @click.option("--driving", type=FILE, help="Driving video.")
 @click.option("--prompt", default="", help="What happens, in words.")
