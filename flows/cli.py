@@ -17,6 +17,7 @@ from .commands.export import export
 from .commands.forget import forget
 from .commands.jobs import cache, curate, evaluate, render, train
 from .commands.latents import repair, verify
+from .commands.pick import pick
 from .commands.selection import refilter
 from .commands.weights import weights
 
@@ -65,6 +66,7 @@ for command in (
     curate,
     cache,
     train,
+    pick,
     render,
     evaluate,
     demo,

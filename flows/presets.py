@@ -17,7 +17,7 @@ from ..pipelines.cache.config import CacheConfig
 from ..pipelines.curate.config import CurateConfig
 from ..pipelines.evaluate.config import EvaluateConfig
 from ..pipelines.render.config import RenderConfig
-from ..pipelines.train.config import TrainConfig
+from ..pipelines.train.config import GalleryConfig, TrainConfig
 
 WAN_480P = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 
@@ -62,6 +62,7 @@ def paper() -> Run:
             num_workers=8,
             global_batch_size=8,
             offload_optimizer=True,
+            gallery=GalleryConfig(num_clips=4),  # this stage's checkpoint is chosen by eye (paper)
         ),
         stage3=TrainConfig(stage=3, steps=500, learning_rate=1e-4, zero_stage=2, num_workers=8, global_batch_size=8),
         render=RenderConfig(max_area_px=1024 * 576, num_gpus=1),

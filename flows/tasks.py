@@ -91,6 +91,16 @@ def train(
     return _job(cluster, arguments, run, out / "checkpoint", here)
 
 
+@task(task_run_name="pick {steps} steps")
+def pick(run_out: Location, steps: int, cluster: str | None = None) -> Location:
+    """The checkpoint of a training run after `steps`, made if it is not there."""
+    if cluster is None:
+        return train_job.pick(run_out, steps)
+    words = ["pick", "--run", str(run_out), "--steps", str(steps)]
+    submit_job(cluster, words, run_key=str(flow_run.root_flow_run_id), on_log=get_run_logger().info)
+    return train_job.picked(run_out, steps)
+
+
 @task(task_run_name="render {pairs}")
 def render(
     run: Run, checkpoint: Location, pairs: Location, out: Location, cluster: str | None = None, in_process: bool = False

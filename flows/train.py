@@ -1,15 +1,16 @@
 """The flow `train-steadydancer`: the three stages in order, each from the one before."""
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from .. import SteadyDancerError
-from ..datasets.storage import Location, location
+from ..datasets.storage import Location, location, named
+from ..pipelines.train.report import STAGES, stages_in_words, write_stages_report
 from . import presets, tasks
 from .handover import absolute, absolute_if_here, absolute_preset, announce, publish
-
-STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}
 
 
 @flow(name="train-steadydancer")
@@ -22,8 +23,11 @@ def train_steadydancer(
     trigger_next: bool = False,
     pairs: str | None = None,
     truth: str | None = None,
+    pick: int | None = None,
 ) -> dict[str, Any]:
-    """Train stages 1, 2 and 3 into `out/stage1`, `out/stage2` and `out/stage3`.
+    """Train stages 1, 2 and 3 into `out/stage1`, `out/stage2` and `out/stage3`; what is finished is not done again.
+
+    `out/training.html` is written after each stage: losses, times, and the galleries of all checkpoints side by side.
 
     Args:
         latents: artifact of `curate-dataset`.
@@ -34,9 +38,15 @@ def train_steadydancer(
         trigger_next: start `render-evaluation` on the last checkpoint, into the same `out`; needs `pairs`.
         pairs: with `trigger_next`, what is rendered: csv or jsonl as `render-evaluation` takes it.
         truth: with `pairs`, folder with `ID.mp4` for every pair that has a truth.
+        pick: stage 3 starts from stage 2's weights after so many steps, chosen by eye; None: after all of them. A
+            stage 3 that was begun from others stays as it is and refuses: choose another `out` for it.
 
     Returns:
         The records of the three checkpoints.
+
+    Raises:
+        SteadyDancerError: a parameter is missing, or a stage cannot begin; the message says why.
+        TrainingStopped: a stage was asked to stop; the same flow run, or another with the same `out`, goes on.
     """
     if trigger_next and pairs is None:
         raise SteadyDancerError("trigger_next starts render-evaluation, which needs to know what to render: give pairs")
@@ -48,7 +58,10 @@ def train_steadydancer(
     for stage in STAGES:
         stage_out = folder / f"stage{stage}"
         records[f"stage{stage}"] = tasks.train(run, stage, cached, base, stage_out, checkpoint, cluster)
+        publish_training(folder)
         checkpoint = stage_out / "checkpoint"
+        if stage == 2 and pick is not None:
+            checkpoint = tasks.pick(stage_out, pick, cluster)
     keys = ("steps", "loss_before", "loss_after")
     publish("trained-stages", f"Three stages in {folder}", [
         {"stage": f"{stage} {name}", **{key: records[f"stage{stage}"][key] for key in keys}}
@@ -65,3 +78,15 @@ def train_steadydancer(
         }
         announce("checkpoint", checkpoint, cluster, next_parameters)
     return records
+
+
+def publish_training(folder: Location) -> None:
+    """Write the page of the stages so far, and show what it says in the UI, with a link to it."""
+    page = write_stages_report(folder)
+    if page is None:
+        return
+    create_markdown_artifact(
+        key="training-report", markdown=stages_in_words(folder), description=f"Training in {folder}: {named(page)}"
+    )
+    if isinstance(page, Path):  # a browser follows no link to a store
+        create_link_artifact(key="training-page", link=page.as_uri(), link_text=str(page))

@@ -12,13 +12,13 @@ from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive
 from ...datasets.storage import Location, ObjectPath
-from .checkpoint import steps_done
+from .checkpoint import TrainingRefused, read_checkpoint_record, steps_done
 from .config import TrainConfig
 from .fork import begin_fork, forked_from
 from .preflight import plan as plan  # the job's, as of every job
 from .preflight import refuse_what_cannot_work
 from .progress import progress
-from .publish import begin_on_store, publish, run_folder
+from .publish import begin_on_store, publish, publish_folder, run_folder
 from .renders import make_the_rest, validation
 from .report import write_run_report
 from .start import check_same_run, check_start
@@ -96,6 +96,31 @@ def run(
             )
         _show(config, settings, out, address)
         return record
+
+
+def pick(out: Location, steps: int) -> Location:
+    """The checkpoint of the run in `out` after `steps`, made of the weights that were kept for its gallery.
+
+    It lies beside the last one, as `out`/checkpoint-NNNNNN, on a store as well; the run may still be going on.
+
+    Raises:
+        TrainingRefused: the weights of that step are not kept on this machine; the message names those that are.
+    """
+    from . import trained
+
+    here = run_folder(out)
+    name = trained.pick(here, steps).name
+    if isinstance(out, ObjectPath):
+        publish_folder(here / name, out / name)
+    return out / name
+
+
+def picked(out: Location, steps: int) -> Location:
+    """The checkpoint of the run in `out` after `steps`, which is there."""
+    for name in (f"checkpoint-{steps:06d}", "checkpoint"):
+        if (out / name / RECORD).is_file() and read_checkpoint_record(out / name)["steps"] == steps:
+            return out / name
+    raise TrainingRefused(f"steps: {out} holds no checkpoint of {steps} steps")
 
 
 def _show(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:

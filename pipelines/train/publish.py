@@ -58,8 +58,8 @@ def publish(here: Path, out: ObjectPath) -> None:
             put(here / name, out / name)
     _publish_galleries(here / "gallery", out / "gallery")
     for folder in sorted(here.glob("checkpoint-[0-9]*")):
-        _publish_folder(folder, out / folder.name)
-    _publish_folder(here / "checkpoint", out / "checkpoint")
+        publish_folder(folder, out / folder.name)
+    publish_folder(here / "checkpoint", out / "checkpoint")
 
 
 def _publish_galleries(folder: Path, target: ObjectPath) -> None:
@@ -75,7 +75,8 @@ def _publish_galleries(folder: Path, target: ObjectPath) -> None:
                 put(file, place)
 
 
-def _publish_folder(folder: Path, target: ObjectPath) -> None:
+def publish_folder(folder: Path, target: ObjectPath) -> None:
+    """Upload a checkpoint, its record last, unless the same one is there."""
     record = json.loads((folder / RECORD).read_text())
     if _record(target) == record:
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from ...datasets.object_store import ObjectPath, listing
 from ...datasets.storage import Location
 from ..charts import bar
 from ..curves import draw_curves, key
-from ..page import Figure, Section, write_page
+from ..page import Figure, Section, show, write_page
 from .gallery import OF_EACH_CLIP, clip_file, galleries, gallery_folder
 
 PAGE = "report.html"
@@ -39,10 +40,12 @@ def write_run_report(out: Location) -> None:
             write_page(out / PAGE, f"Training: {out.name}", list(run_sections(out, rows)))
 
 
-def write_stages_report(out: Location, stages: Sequence[int] = tuple(STAGES)) -> Location:
-    """Write OUT/training.html of the stages in OUT/stage1, OUT/stage2 and OUT/stage3; the page's place."""
+def write_stages_report(out: Location, stages: Sequence[int] = tuple(STAGES)) -> Location | None:
+    """Write OUT/training.html of the stages in OUT/stage1, OUT/stage2 and OUT/stage3; its place, None: no steps yet."""
     folders = {stage: out / f"stage{stage}" for stage in stages}
     rows_of = {stage: read_rows(folder) for stage, folder in folders.items()}
+    if not any(rows_of.values()):
+        return None
     sections = [_overview(folders, rows_of)]
     for stage, folder in folders.items():
         if rows_of[stage]:
@@ -80,10 +83,25 @@ def read_rows(out: Location) -> list[Row]:
     return rows
 
 
-def _overview(folders: dict[int, Location], rows_of: dict[int, list[Row]]) -> Section:
+def stages_in_words(out: Location) -> str:
+    """The same in Markdown, without pictures: losses of the stages, and which steps have a gallery to pick by."""
+    section = _overview({stage: out / f"stage{stage}" for stage in STAGES}, None)
+    rows = [section.head, ["---"] * len(section.head), *section.rows]
+    lines = ["| " + " | ".join(re.sub("<[^>]*>", "", str(show(cell))) for cell in row) + " |" for row in rows]
+    for stage in STAGES:
+        folder = out / f"stage{stage}"
+        if steps := steps_shown(folder):
+            lines += ["", f"Stage {stage} has galleries of {', '.join(map(str, steps))} steps: "
+                      f"`steadydancer pick --run {folder} --steps N`"]  # fmt: skip
+        lines += ["", *(f"* stage {stage}: the gallery of {step} steps could not be made: {failure['reason']}"
+                        for step, failure in _failures(folder).items())]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _overview(folders: dict[int, Location], rows_of: dict[int, list[Row]] | None) -> Section:
     table = []
     for stage, folder in folders.items():
-        record, rows = _json(folder / "checkpoint" / RECORD), rows_of[stage]
+        record, rows = _json(folder / "checkpoint" / RECORD), rows_of[stage] if rows_of else read_rows(folder)
         seconds = sum(row.get("seconds", 0.0) for row in rows)
         losses = [record.get(name) for name in ("loss_before", "loss_after", "validation_loss")]
         page = Markup('<a href="stage{}/{}">{} {}</a>').format(stage, PAGE, stage, STAGES[stage])
