@@ -6,6 +6,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PYTHONSAFEPATH = 1
 # Where it is set, each of the many processes would compile its imports anew: half of their start.
 unexport PYTHONDONTWRITEBYTECODE
+# A crash in a library says where.
+export PYTHONFAULTHANDLER = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check types acceptance lock

@@ -1,0 +1,321 @@
+"""Training data as a function of (seed, step): by real processes, from a store that fails now and then, and refused."""
+
+import http.client
+import http.server
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, load_file, save, save_file
+
+from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, write_json
+from steadydancer.datasets.encodings import ENCODINGS
+from steadydancer.datasets.object_store import ObjectPath, put
+from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
+from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.pipelines.train import pose_simulation
+from steadydancer.pipelines.train.batches import TrainingData
+from steadydancer.pipelines.train.checkpoint import NonFiniteError
+from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.draws import simulated_poses
+from steadydancer.pipelines.train.pose_simulation import PoseSimulation, kept_bytes
+
+FRAMES, WIDE, TALL = 9, (9, 32, 48), (9, 48, 32)
+BUCKETS = {f"clip{i}": WIDE for i in range(5)} | {"clip5": TALL}  # the second is smaller than a batch
+STEPS = 7  # three an epoch
+
+
+def settings(stage: int, **changes: Any) -> dict[str, Any]:
+    values = {
+        "stage": stage, "num_frames": FRAMES, "steps": STEPS, "seed": 3, "global_batch_size": 4,
+        "use_gpu": False, "dtype": "float32", "text_dropout": 0.3, "pose_dropout": 0.3, "validation_share": 0.0,
+        "pose_simulation_targets": (2, 3), "evaluation_samples": 3, "trackers": (),
+    }  # fmt: skip
+    return {**values, **changes}
+
+
+def config(stage: int, **changes: Any) -> TrainConfig:
+    return TrainConfig(**{"num_workers": 1, **settings(stage, **changes)})
+
+
+def tensors_like(bucket: tuple[int, int, int], seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    clip = (16, (bucket[0] - 1) // 4 + 1, bucket[1] // 8, bucket[2] // 8)
+    shapes = {
+        "latents": clip, "image_latents": clip, "pose_latents": clip, "image_embeds": (257, 8),
+        "pose_image_embeds": (257, 8), "prompt_embeds": (3 + seed % 4, 8),
+    }  # fmt: skip
+    return {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes.items()}
+
+
+def write_latents(
+    folder: Path,
+    change: Callable[[str, dict[str, torch.Tensor]], Any] = lambda key, tensors: None,
+    change_null: Callable[[str, dict[str, torch.Tensor]], Any] = lambda key, tensors: None,
+) -> Path:
+    """A cache of random numbers in two shards; `change` spoils a sample before it is written."""
+    for keys in (sorted(BUCKETS)[:3], sorted(BUCKETS)[3:]):
+        samples = []
+        for key in keys:
+            tensors = tensors_like(BUCKETS[key], int(key[-1]))
+            change(key, tensors)
+            points = 0.2 + 0.5 * np.random.default_rng(int(key[-1])).random((FRAMES, 18, 2)).astype(np.float32)
+            hands = np.full((FRAMES, 2, 21, 2), -1, np.float32)
+            pose = PoseSequence(points, np.ones((FRAMES, 18), bool), hands, None)
+            size = dict(zip(("num_frames", "height", "width"), BUCKETS[key], strict=True))
+            meta = {"image_height": size["height"], "image_width": size["width"], "drawing_area_px": 64 * 64}
+            row = {"clip_id": key, "source_id": f"source-{key}", "verdict": "ok", **size}
+            samples.append(Sample(row, sample_members(meta, save(tensors), pose.to_bytes())))
+        write_shard(folder, Packet(f"shard-{keys[0]}", tuple(keys)), samples)
+    (folder / "null").mkdir()
+    for bucket in (WIDE, TALL):
+        null = tensors_like(bucket, 99)
+        change_null("null", null)
+        null_path(folder, bucket).write_bytes(save(null))  # type: ignore[union-attr]
+    counts = {"inputs": 6, "ok": 6, "rejected": 0, "quarantined": 0}
+    Artifact(folder).commit({"counts": counts, "encodings": ENCODINGS, "config": {"dtype": "bfloat16"}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_latents(tmp_path_factory.mktemp("data") / "latents")
+
+
+def uploaded(latents: Path, bucket: str) -> ObjectPath:
+    place = ObjectPath.parse(bucket) / "latents"
+    for file in latents.rglob("*"):
+        if file.is_file():
+            put(file, place / file.relative_to(latents).as_posix())
+    return place
+
+
+# What a training's workers do with their data, in processes of their own, and what came of it: one line a task.
+WORKERS = r'''
+import hashlib, json, os, signal, sys, tempfile
+import torch, torch.distributed as dist
+from steadydancer.datasets import shard_ranges
+from steadydancer.datasets.storage import location
+from steadydancer.models.components import tiny_components
+from steadydancer.pipelines.train import pose_simulation
+from steadydancer.pipelines.train.batches import TrainingData
+from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.draws import digest
+from steadydancer.pipelines.train.pose_simulation import PoseSimulation
+from steadydancer.pipelines.train.prefetch import Prefetch
+
+torch.set_num_threads(1)
+vae = tiny_components(seed=0)["vae"]
+encode = PoseSimulation._encode
+
+
+def name(batch, i):
+    """Digest of all that the network is told of a sample; the text as it fills it up."""
+    told = hashlib.sha256()
+    c, n = batch.conditions, batch.null
+    for text in (c.prompt_embeds, n.prompt_embeds):
+        told.update(torch.nn.functional.pad(text[i], (0, 0, 0, 512 - text.shape[1])).numpy().tobytes())
+    for tensor in (batch.latents, batch.noise, batch.sigma, c.image_latents, c.pose_latents, c.image_embeds,
+                   c.pose_image_embeds, n.pose_latents, n.pose_image_embeds):
+        told.update(tensor[i].contiguous().numpy().tobytes())
+    return told.hexdigest()
+
+
+def worker(task, rank, store):
+    world = task["world"]
+    dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
+    steps = {}
+    for variant, settings in task["variants"].items():
+        config = TrainConfig(**settings, num_workers=world)
+        data = TrainingData(location(task["latents"]), config, PoseSimulation(config, vae, location(task["poses"])))
+        steps[variant] = []
+        with Prefetch(lambda step: data.share(step, rank, world), range(config.steps)) as batches:
+            for step in range(config.steps):
+                share = batches(step)
+                mine = [name(batch, i) for rows, batch in share.micro_batches for i in range(len(rows))]
+                gathered = [None] * world
+                dist.all_gather_object(gathered, (digest(share.draws), mine))
+                assert len({drawn for drawn, _ in gathered}) == 1
+                steps[variant].append([gathered[0][0], [one for _, names in gathered for one in names]])
+    if rank == 0:
+        print(json.dumps([task["name"], steps]), flush=True)
+    dist.barrier()
+
+
+def victim(*arguments):
+    """A worker that is killed while it writes."""
+    def torn(write):
+        def half(*given):
+            write(*given)
+            file = given[-1] / "bytes" if given[-1].is_dir() else given[-1]
+            os.truncate(file, file.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return half
+    shard_ranges._fetch, pose_simulation.save_file = torn(shard_ranges._fetch), torn(pose_simulation.save_file)
+    worker(*arguments)
+
+
+def run(task, work):
+    def counted(self, *arguments):
+        os.write(log, b"x")
+        return encode(self, *arguments)
+    log = os.open(task["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    PoseSimulation._encode = counted
+    children = []
+    with tempfile.TemporaryDirectory() as folder:
+        for rank in range(task["world"]):
+            if (child := os.fork()) == 0:
+                code = 1
+                try:
+                    work(task, rank, folder + "/store")
+                    code = 0
+                except BaseException as error:
+                    print(repr(error), file=sys.stderr, flush=True)
+                finally:
+                    os._exit(code)
+            children.append(child)
+        return [os.waitpid(child, 0)[1] for child in children]
+
+
+for task in json.loads(sys.argv[1]):
+    os.environ.update(task["environment"])
+    if task["kill"]:
+        assert run({**task, "world": 1, "log": os.devnull}, victim) == [signal.SIGKILL]
+    assert run(task, worker) == [0] * task["world"], task["name"]
+'''
+
+
+def work(tasks: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Digests of the draws and of every sample's tensors, by task, variant and step."""
+    command = [sys.executable, "-c", WORKERS, json.dumps(tasks)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(map(json.loads, done.stdout.splitlines()))
+
+
+def task(folder: Path, name: str, latents: Any, world: int, **changes: Any) -> dict[str, Any]:
+    places = {"latents": str(latents), "poses": str(folder / f"{name}-poses"), "log": str(folder / f"{name}.log")}
+    values = {"variants": {"1": settings(1)}, "environment": {}, "kill": False}
+    return {"name": name, "world": world, **places, **values, **changes}
+
+
+class FlakyStore:
+    """Stands before a store; of the requests for a shard's bytes it answers every other one badly."""
+
+    def __init__(self, endpoint: str) -> None:
+        host = endpoint.removeprefix("http://")
+        answers = itertools.cycle(["503", "sound", "500", "sound", "cut", "sound"])
+        told, lock = self.told, _ = [], threading.Lock()  # type: ignore[var-annotated]
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                how = "sound"
+                if self.command == "GET" and ".tar" in self.path:
+                    with lock:
+                        how = next(answers)
+                        told.append((how, self.path))
+                upstream = http.client.HTTPConnection(host)
+                upstream.request(self.command, self.path, body, dict(self.headers))
+                reply = upstream.getresponse()
+                status, content = (reply.status, reply.read()) if how in ("sound", "cut") else (int(how), b"")
+                self.send_response(status)
+                kept = {name: text for name, text in reply.getheaders() if name.lower() not in ("connection", "date")}
+                for name, text in {**kept, **({} if status < 500 else {"Content-Length": "0"})}.items():
+                    self.send_header(name, text)
+                self.end_headers()
+                self.wfile.write(content[: len(content) // 2] if how == "cut" else content)
+                self.close_connection = how == "cut"
+
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+
+@pytest.fixture
+def flaky(object_store: str) -> Iterator[FlakyStore]:
+    store = FlakyStore(object_store)
+    yield store
+    store.server.shutdown()
+    store.server.server_close()
+
+
+def test_workers_are_told_the_same_to_the_bit(latents: Path, bucket: str, flaky: FlakyStore, tmp_path: Path) -> None:
+    """At every world size, from a folder and from a store that fails, with room for few samples, after kills."""
+    place = uploaded(latents, bucket)
+    sample = sum(len(part) for part in ShardDataset(latents).read("clip0").values() if isinstance(part, bytes))
+    variants = {"3": settings(3), "1": settings(1), "2": settings(2)}
+    variants["latent"] = settings(3, pose_simulation_unit="latent", pose_simulation_targets=(2,))
+    cut = {**variants, "cut": settings(1, gradient_accumulation=2)}
+
+    def there(name: str, limit_bytes: float) -> dict[str, Any]:
+        environment = {"AWS_ENDPOINT_URL": flaky.endpoint, "STEADYDANCER_SCRATCH": str(tmp_path / name)}
+        environment["STEADYDANCER_SCRATCH_GB"] = str(limit_bytes / 1e9)
+        return task(tmp_path, name, place, 4, kill=True, environment=environment)
+
+    steps = work(
+        [
+            task(tmp_path, "1", latents, 1, variants=cut),
+            task(tmp_path, "2", latents, 2, variants=cut, kill=True),
+            task(tmp_path, "4", latents, 4, variants=variants, kill=True),
+            task(tmp_path, "again", latents, 1, variants={"3": variants["3"]}, poses=str(tmp_path / "1-poses")),
+            there("roomy", 1e9),
+            there("narrow", 2.5 * sample),
+        ]
+    )
+    for variant, alone in steps["1"].items():
+        assert len(alone) == STEPS and len({drawn for drawn, _ in alone}) == STEPS
+        assert len({name for _, names in alone for name in names}) == STEPS * 4  # noise is never the same
+        assert steps["2"][variant] == alone and steps["4"].get(variant, alone) == alone, variant
+    assert steps["1"]["cut"] == steps["1"]["1"] == steps["1"]["2"] == steps["roomy"]["1"] == steps["narrow"]["1"]
+    assert steps["again"]["3"] == steps["1"]["3"] and len({repr(told) for told in steps["1"].values()}) == 3
+    each_pose_was_encoded_once(latents, tmp_path)
+
+    # One copy of each sample for the machine's four workers, whatever the store answered, and nothing of the killed.
+    entries = {name: list((tmp_path / name / "entries").iterdir()) for name in ("roomy", "narrow")}
+    assert len(entries["roomy"]) == len(BUCKETS)
+    held = sum(file.stat().st_size for entry in entries["narrow"] for file in entry.iterdir())
+    assert 0 < held <= (2.5 + 4) * sample  # and what four workers have just fetched
+    assert {"503", "500", "cut"} < {how for how, _ in flaky.told}
+
+
+def each_pose_was_encoded_once(latents: Path, folder: Path) -> None:
+    """Though workers want the same at once, and one was killed while it wrote."""
+    data = TrainingData(latents, config(3))
+    rows = [row for step in range(STEPS) for row in data.draws(step) if row.pose_target]
+    wanted = {f"{row.key}-{row.pose_target}" for row in rows}
+    assert len(rows) > len(wanted)
+    for world in (1, 2, 4):
+        poses = folder / f"{world}-poses"
+        assert {file.stem for file in poses.glob("*.safetensors")} == wanted and not list(poses.glob(".clip*"))
+        assert (folder / f"{world}.log").stat().st_size == len(wanted)
+    assert (folder / "again.log").stat().st_size == 0
+
+
+def test_a_store_gives_each_sample_once(bucket: str, latents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = uploaded(latents, bucket)
+    opened: list[str] = []
+    original = ObjectPath.open
+    monkeypatch.setattr(ObjectPath, "open", lambda path: (opened.append(path.name), original(path))[1])
+    workers = [TrainingData(place, config(1, num_workers=2)) for _ in range(2)]
+    opened.clear()
+    for step, (rank, data) in itertools.product(range(STEPS), enumerate(workers)):
+        data.share(step, rank, 2)
+    assert sum(name.endswith(".tar") for name in opened) == len(BUCKETS)
