@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 
 from ..datasets.storage import location, state_folder
-from ..pipelines.submit import local_ray
+from ..pipelines.local_ray import local_ray
 from . import presets
 from .curate import curate_dataset
 from .handover import absolute, absolute_if_here

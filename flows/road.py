@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from ..datasets.storage import ObjectPath, location
-from ..pipelines.submit import local_ray
+from ..pipelines.local_ray import local_ray
 from .curate import curate_dataset
 from .demo import NUM_PAIRS, Steps
 from .pairs import pairs_of_clips

@@ -19,7 +19,8 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.pipelines import submit
-from steadydancer.pipelines.submit import JobFailed, local_ray, short_path, submit_job
+from steadydancer.pipelines.local_ray import _reread_environment, local_ray, short_path
+from steadydancer.pipelines.submit import JobFailed, submit_job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -158,12 +159,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         address = re.search(r"job server (http://\S+)", process.stdout.readline())
         assert token_path and address
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=token_path[1])
-        submit._reread_environment()
+        _reread_environment()
         yield address[1]
     finally:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
             os.environ.pop(name, None)
-        submit._reread_environment()
+        _reread_environment()
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
 
@@ -171,7 +172,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 EVERY_NODE = """
 import sys, time
 from pathlib import Path
-from steadydancer.pipelines.submit import local_ray
+from steadydancer.pipelines.local_ray import local_ray
 with local_ray(Path("unused"), address="auto"):
     import ray
     @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
