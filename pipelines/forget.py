@@ -16,14 +16,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from .. import __version__
-from ..datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, count_verdicts, exclusive
+from ..datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, exclusive
 from ..datasets.clips import Clips
 from ..datasets.digests import json_digest
-from ..datasets.removal import delete, rows_without
-from ..datasets.storage import Location, location, relative
-from .forget_search import Found, find
-from .forget_versions import clips_beside, export_version, latents_version
-from .runner import progress
+from ..datasets.removal import delete
+from ..datasets.storage import Location, location
+from .forget_search import Found, clips_beside, find
+from .forget_versions import clips_version, export_version, latents_version, rows_version
 
 # What `report` lays beside `clips`: pictures of clips, among them perhaps of the one to forget.
 PAGES = ("report.html", "card.md")
@@ -99,15 +98,14 @@ def run(request: Request) -> dict[str, Any]:
         done.begin({"request": request.digest(), "forgotten": found.ids})
         stones = [{"source_id": one, "reason": request.reason, "time": _now()} for one in found.ids]
         measured = Artifact(request.out / "measured")
-        _write_rows(curations[0].measured, measured, found, "measured")
+        rows_version(curations[0].measured, measured, found, "measured")
         for clips, (_, new) in zip(curations, targets, strict=False):
-            _clips_version(clips, Artifact(new), measured, found, stones)
+            clips_version(clips, Artifact(new), measured, found, _told(clips.record, found, stones))
         new_clips = {str(old): new for old, new in targets[: len(curations)]}
         for place, (old, new) in zip(holding, targets[len(curations) :], strict=True):
             version = latents_version if place in request.latents else export_version
-            version(
-                Artifact(old), Artifact(new), found.forgotten, _told(Artifact(old).record(), found, stones), new_clips
-            )
+            told = _told(Artifact(old).record(), found, stones)
+            version(Artifact(old), Artifact(new), found.forgotten, told, new_clips)
         superseded = [
             {"path": str(old.absolute()), "digest": json_digest(Artifact(old).record())} for old, _ in targets
         ]
@@ -199,25 +197,6 @@ def _targets(request: Request, holding: list[Location]) -> list[tuple[Location, 
     return out
 
 
-def _write_rows(old: Artifact, new: Artifact, found: Found, name: str) -> None:
-    """The parts of a table of rows, read back.
-
-    Raises:
-        ArtifactError: rows were lost, or one of them is still there.
-    """
-    new.begin({"parent": str(old.path.absolute()), "forgotten": found.ids})
-    columns = ["source_id", "source_path", "reason", "detail", "leak_of", "duplicate_group"]
-    parts = rows_without(old, new, found.forgotten, tuple(columns), found.groups)
-    for _ in progress(parts, f"forget: {name}", "parts", len(old.parts())):
-        pass
-    before, after = (one.read(columns[:2]) for one in (old, new))
-    lost = int(pc.sum(found.forgotten.rows(before)).as_py() or 0)
-    if len(before) - lost != len(after) or pc.any(found.forgotten.rows(after)).as_py():
-        raise ArtifactError(
-            f"{new.path} has {len(after)} rows, {len(before)} less {lost} are wanted: delete it, and again"
-        )
-
-
 def _told(record: dict[str, Any], found: Found, stones: list[dict[str, Any]]) -> dict[str, Any]:
     """The old record as far as it still holds, with the tombstones."""
     return {
@@ -226,27 +205,6 @@ def _told(record: dict[str, Any], found: Found, stones: list[dict[str, Any]]) ->
         "forgotten": sorted({*record.get("forgotten", []), *found.ids}),
         "tombstones": [*record.get("tombstones", []), *stones],
     }
-
-
-def _clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found, stones: list[dict[str, Any]]) -> None:
-    if new.committed:
-        return
-    start = time.perf_counter()
-    _write_rows(clips.artifact, new, found, "clips")
-    rows = new.read(["verdict", "source_path"]).to_pylist()
-    sources = sorted({row["source_path"] for row in rows})
-    told = _told(clips.record, found, stones)
-    out = new.path.parent
-    new.commit(
-        {
-            **told,
-            "parent": clips.artifact.named(out),
-            "measured": relative(measured.path, out),
-            "inputs": {**told["inputs"], "sources": len(sources), "digest": json_digest(sources)},
-            "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
-            "seconds": {**told["seconds"], "total": time.perf_counter() - start},
-        }
-    )
 
 
 def delete_superseded(record: dict[str, Any]) -> list[str]:

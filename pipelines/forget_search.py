@@ -1,4 +1,4 @@
-"""Whom a request to forget means: sources, their files, and the copies of them under other ids."""
+"""Whom a request to forget means (sources, their files, copies under other ids), and which selections hold them."""
 
 import re
 from dataclasses import dataclass
@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.fs import FileSelector
 
 from .. import SteadyDancerError
-from ..datasets.artifact import count_verdicts
+from ..datasets.artifact import ArtifactError, count_verdicts
 from ..datasets.clips import Clips
+from ..datasets.object_store import ObjectPath
 from ..datasets.removal import Forgotten, Mask
-from ..datasets.storage import is_address
+from ..datasets.storage import Location, is_address
+from ..datasets.store_requests import attempt, filesystem
 
 SHORTEST_PREFIX = 6
 KEYS = ["source_id", "source_path", "origin", "clip_id", "duplicate_group", "verdict"]
@@ -107,3 +110,34 @@ def _renamed(theirs: pa.Table, rest: pa.Table) -> dict[str, str]:
             if group in named and member is not None:
                 names[group] = min(member, names.get(group, member))
     return names
+
+
+def clips_beside(curations: list[Clips], measured: Location | None = None) -> list[Location]:
+    """Finished selections of the same measured rows: in the folders beside it, and in the lines of parents."""
+    measured = measured or curations[0].measured.path
+    folders = [measured.parent, *_folders(measured.parent), *_folders(measured.parent.parent)]
+    candidates = {str(folder / "clips"): folder / "clips" for folder in folders}
+    for clips in curations:
+        if clips.parent is not None:
+            candidates[str(clips.parent)] = clips.parent
+    selections = filter(None, map(_selection, candidates.values()))
+    wanted = str(measured.absolute().resolve())
+    found = [clips.artifact.path for clips in selections if str(clips.measured.path.absolute().resolve()) == wanted]
+    return list({str(place.absolute().resolve()): place for place in found}.values())
+
+
+def _selection(place: Location) -> Clips | None:
+    """The finished clips at a place; None if there are none, or none that we may read."""
+    try:
+        return Clips(place)
+    except (ArtifactError, PermissionError, ValueError):
+        return None
+
+
+def _folders(folder: Location) -> list[Location]:
+    """The folders in a folder."""
+    if isinstance(folder, Path):
+        return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    selector = FileSelector(folder.place, recursive=False, allow_not_found=True)
+    infos = attempt(folder, lambda: filesystem(folder.bucket).get_file_info(selector))
+    return [ObjectPath(folder.bucket, info.path.partition("/")[2]) for info in infos if not info.is_file]

@@ -1,54 +1,60 @@
-"""The versions of one curation, and new versions of what was made of it, without what is forgotten."""
+"""New versions of a curation and of what was made of it, without what is forgotten."""
 
 import json
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from pyarrow.fs import FileSelector
 
 from ..datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ..datasets.clips import Clips
-from ..datasets.digests import content_digest
+from ..datasets.digests import content_digest, json_digest
 from ..datasets.exports import files_of
-from ..datasets.object_store import ObjectPath
-from ..datasets.removal import Forgotten, carry_null, files_without, samples_without
-from ..datasets.storage import Location, location, total_bytes
-from ..datasets.store_requests import attempt, filesystem
+from ..datasets.removal import Forgotten, carry_null, files_without, rows_without, samples_without
+from ..datasets.storage import Location, location, relative, total_bytes
+from .forget_search import Found
 from .runner import progress
 
 
-def clips_beside(curations: list[Clips], measured: Location | None = None) -> list[Location]:
-    """Finished selections of the same measured rows: in the folders beside it, and in the lines of parents."""
-    measured = measured or curations[0].measured.path
-    folders = [measured.parent, *_folders(measured.parent), *_folders(measured.parent.parent)]
-    candidates = {str(folder / "clips"): folder / "clips" for folder in folders}
-    for clips in curations:
-        if clips.parent is not None:
-            candidates[str(clips.parent)] = clips.parent
-    selections = filter(None, map(_selection, candidates.values()))
-    wanted = str(measured.absolute().resolve())
-    found = [clips.artifact.path for clips in selections if str(clips.measured.path.absolute().resolve()) == wanted]
-    return list({str(place.absolute().resolve()): place for place in found}.values())
+def rows_version(old: Artifact, new: Artifact, found: Found, name: str) -> None:
+    """The parts of a table of rows without those of whom is forgotten; `name` is for the progress.
+
+    Raises:
+        ArtifactError: rows were lost, or one of them is still there.
+    """
+    new.begin({"parent": str(old.path.absolute()), "forgotten": found.ids})
+    columns = ["source_id", "source_path", "reason", "detail", "leak_of", "duplicate_group"]
+    parts = rows_without(old, new, found.forgotten, tuple(columns), found.groups)
+    for _ in progress(parts, f"forget: {name}", "parts", len(old.parts())):
+        pass
+    before, after = (one.read(columns[:2]) for one in (old, new))
+    _require_gone(new, before, after, found.forgotten)
 
 
-def _selection(place: Location) -> Clips | None:
-    """The finished clips at a place; None if there are none, or none that we may read."""
-    try:
-        return Clips(place)
-    except (ArtifactError, PermissionError, ValueError):
-        return None
+def clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found, told: dict[str, Any]) -> None:
+    """A selection without the rows of whom is forgotten; `measured` is what is left of what was measured.
 
-
-def _folders(folder: Location) -> list[Location]:
-    """The folders in a folder."""
-    if isinstance(folder, Path):
-        return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-    selector = FileSelector(folder.place, recursive=False, allow_not_found=True)
-    infos = attempt(folder, lambda: filesystem(folder.bucket).get_file_info(selector))
-    return [ObjectPath(folder.bucket, info.path.partition("/")[2]) for info in infos if not info.is_file]
+    Raises:
+        ArtifactError: rows were lost, or one of them is still there.
+    """
+    if new.committed:
+        return
+    start = time.perf_counter()
+    rows_version(clips.artifact, new, found, "clips")
+    rows = new.read(["verdict", "source_path"]).to_pylist()
+    sources = sorted({row["source_path"] for row in rows})
+    out = new.path.parent
+    new.commit(
+        {
+            **told,
+            "parent": clips.artifact.named(out),
+            "measured": relative(measured.path, out),
+            "inputs": {**told["inputs"], "sources": len(sources), "digest": json_digest(sources)},
+            "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
+            "seconds": {**told["seconds"], "total": time.perf_counter() - start},
+        }
+    )
 
 
 def latents_version(
