@@ -53,6 +53,7 @@ def explain(clip: str, clips: Location, latents: Location | None, json_wanted: b
     """
     from ...datasets.clips import Clips
     from ...pipelines.curate.report import story
+    from ...pipelines.curate.report.story_text import to_text
 
     finished = Clips(clips)
     rows = story.find_rows(finished, clip)
@@ -60,7 +61,7 @@ def explain(clip: str, clips: Location, latents: Location | None, json_wanted: b
         _tell_choice(clip, story.brief(finished, rows), json_wanted)
         return
     told = story.tell(finished, rows[0], latents)
-    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_wanted else story.to_text(told))
+    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_wanted else to_text(told))
 
 
 def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> None:

@@ -18,7 +18,7 @@ from ...datasets.storage import Location, location, relative
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .ingest import read_sources, sources_digest
-from .selection.groups import Fingerprints
+from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
 from .steps import open_source, stages, told_apart

@@ -26,6 +26,7 @@ from steadydancer.pipelines.curate.report.compare import ABSENT, compare
 from steadydancer.pipelines.curate.report.composition import composition, copies, decode_share, leaks
 from steadydancer.pipelines.curate.report.funnel import bound_words, count_gates, funnel, reasons
 from steadydancer.pipelines.curate.report.page import read_table, write_report
+from steadydancer.pipelines.curate.report.story_text import to_text
 from steadydancer.pipelines.curate.selection.judgement import Bounds
 
 GATES = {"min_brightness": 0.1, "max_blur": 0.5, "max_persons": 1, "min_aesthetic_score": 5.0}
@@ -375,12 +376,12 @@ def test_a_story_holds_every_score_against_its_gates(clips: Clips) -> None:
     assert scores["brightness"]["unit"] == "0..1" and scores["blur"]["gates"][0]["by"] == pytest.approx(0.3)
     assert scores["aesthetic_score"]["gates"][0] | {"asks": ""} == {
         "gate": "min_aesthetic_score", "asks": "", "passes": None, "by": None}  # fmt: skip
-    text = story.to_text(told)
+    text = to_text(told)
     assert "REFUSED: at least 0.1, by 0.01" in text and "licence    unknown" in text
     assert "min_aesthetic_score could not be asked" in text
     copy = story.tell(clips, 5)["copies"]
     assert copy["others"] == 1 and copy["kept"] == ["/clips/6.mp4"]
-    assert "it could not be read" in story.to_text(story.tell(clips, 8))
+    assert "it could not be read" in to_text(story.tell(clips, 8))
 
 
 def test_clips_are_found_by_what_people_have_in_hand(clips: Clips, tmp_path: Path) -> None:

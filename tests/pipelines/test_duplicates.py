@@ -24,7 +24,8 @@ from steadydancer.pipelines.curate.scores.duplicates import (
     unit,
 )
 from steadydancer.pipelines.curate.selection import groups
-from steadydancer.pipelines.curate.selection.groups import Fingerprints, find_groups
+from steadydancer.pipelines.curate.selection.fingerprints import Fingerprints
+from steadydancer.pipelines.curate.selection.groups import find_groups
 from steadydancer.pipelines.curate.selection.select import select_table
 
 FPS = 16.0

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ....datasets.storage import Location
-from ...charts import bar, draw_histogram, histogram
-from ...page import Figure, Section, show, write_page
-from ..selection.judgement import Bounds, Floats, columns_for, values_of
-from .borderline import nearest, pictures
+from ...charts import bar
+from ...page import Section, show, write_page
+from ..selection.judgement import Bounds, columns_for
 from .card import write_card
 from .compare import compare, parent_of
 from .compare import sections as difference_sections
@@ -29,9 +27,7 @@ from .composition import (
 )
 from .funnel import (
     FUNNEL_COLUMNS,
-    GateCount,
     Step,
-    came_to_gates,
     config_of,
     count_gates,
     funnel,
@@ -40,6 +36,7 @@ from .funnel import (
     reasons,
     verdict_is,
 )
+from .score_sections import borderline_section, histogram_section, unmeasured_section
 
 PAGE, CARD = "report.html", "card.md"
 
@@ -64,10 +61,10 @@ def write_report(folder: Location, page: Location | None = None) -> Location:
         *_difference(clips),
         _funnel_section(steps, clips.record["counts"]["inputs"]),
         *_reason_sections(table),
-        _unmeasured_section(counts, table),
-        _histogram_section(table, counts),
-        _borderline_section(table, bounds, "ok", "Accepted, but barely"),
-        _borderline_section(table, bounds, "rejected", "Rejected, but barely"),
+        unmeasured_section(counts, table),
+        histogram_section(table, counts),
+        borderline_section(table, bounds, "ok", "Accepted, but barely"),
+        borderline_section(table, bounds, "rejected", "Rejected, but barely"),
         *_composition_sections(table),
         _copies_section(table),
         _time_section(clips.record, table),
@@ -153,72 +150,6 @@ def _reason_sections(table: pa.Table) -> list[Section]:
         head = ["reason", "rows", "% of all", "", "what it says"]
         sections.append(Section(title, text if rows else f"{text} None.", head=head, rows=rows))
     return sections
-
-
-def _unmeasured_section(counts: list[GateCount], table: pa.Table) -> Section:
-    silent = [one.gate for one in counts if not one.measured]
-    num_asked = int(came_to_gates(table).sum())
-    text = (
-        "A score that was not measured passes its gate. Dear scores are taken only where the gates before let a clip "
-        "through, so that most of what is missing belongs to clips that were refused already; what counts is how many "
-        f"were accepted without being asked. Of {show(num_asked)} clips that came to the gates:\n"
-    )
-    text += f"These gates could say nothing at all, no model having measured for them: {', '.join(silent)}." * bool(
-        silent
-    )
-    rows = [
-        [one.gate, one.asks, one.measured, num_asked - one.measured, one.accepted_unmeasured,
-         one.beyond, one.first, one.alone]
-        for one in counts
-    ]  # fmt: skip
-    head = ["gate", "bound", "measured", "not measured", "accepted unmeasured", "beyond the bound",
-            "first to refuse", "alone to refuse"]  # fmt: skip
-    return Section("Gates, and what was not measured", text, head=head, rows=rows)
-
-
-def _histogram_section(table: pa.Table, counts: list[GateCount]) -> Section:
-    asked = came_to_gates(table)
-    accepted, rejected = verdict_is(table, "ok"), verdict_is(table, "rejected") & asked
-    figures = []
-    for column in dict.fromkeys(one.column for one in counts if one.measured):
-        values = values_of(table, column)
-        figures.append(_figure([one for one in counts if one.column == column], values[accepted], values[rejected]))
-    text = (
-        "Clips that came to the gates: accepted below (blue), rejected for whatever reason on top (orange). The red "
-        "line is the bound, its refused side shaded; what lies beyond the ends of the axis counts in the last bins."
-    )
-    return Section("Scores and their bounds", text, figures=figures)
-
-
-def _figure(gates: list[GateCount], accepted: Floats, rejected: Floats) -> Figure:
-    """One score, with the bounds of all gates that look at it."""
-    column = gates[0].column
-    known = column in CLIP_SCHEMA.names
-    bounds = sorted({(one.side, bound) for one in gates for bound in one.bounds if not np.isnan(bound)})
-    bins = histogram(
-        accepted[~np.isnan(accepted)],
-        rejected[~np.isnan(rejected)],
-        [bound for _, bound in bounds],
-        whole=known and pa.types.is_integer(CLIP_SCHEMA.field(column).type),
-    )
-    caption = f"{show(gates[0].measured)} measured. " + ". ".join(
-        f"{one.gate}: {one.asks}, {show(one.beyond)} beyond" for one in gates
-    )
-    if known:
-        metadata = CLIP_SCHEMA.field(column).metadata
-        caption += f"\n{metadata[b'meaning'].decode()} ({metadata[b'unit'].decode() or 'count'})"
-    return Figure(column, draw_histogram(bins, bounds), caption)
-
-
-def _borderline_section(table: pa.Table, bounds: Bounds, verdict: str, title: str) -> Section:
-    near = nearest(table, bounds, verdict)
-    rows = table.take(pa.array([one.index for one in near], pa.int64())).to_pylist()
-    text = (
-        "Nearest to a bound, measured by how far accepted clips usually are from it; of each gate and source a few."
-        if near
-        else "None lies near a bound."
-    )
-    return Section(title, text, media=[pictures(rows, near, bounds)] if near else [])
 
 
 def _composition_sections(table: pa.Table) -> list[Section]:

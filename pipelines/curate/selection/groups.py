@@ -1,15 +1,8 @@
 """Which of many videos show the same: likely pairs by their looks, in bounded memory, then aligned."""
 
-import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..scores.duplicates import (
     LONG,
@@ -205,69 +198,3 @@ class _Best:
         self.found = [(row[kept], column[kept], score[kept])]
         self.num_found = int(kept.sum())
         return row[kept], column[kept]
-
-
-class Fingerprints:
-    """Fingerprints of many rows, gathered a table at a time in a file, and the groups of those that show the same.
-
-    Args:
-        scope: "source" compares whole files (all clips of a file share its group), "clip" each clip with each, so
-            that of two overlapping parts of one video one clip stays.
-        folder: where the file is made; it is gone when the process ends, however it ends.
-    """
-
-    COLUMNS = ("source_id", "clip_id", "start_s", "fingerprint")
-
-    def __init__(self, scope: str, folder: Path | None = None) -> None:
-        self.key = "source_id" if scope == "source" else "clip_id"
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this object
-        self.places: dict[str, tuple[int, int]] = {}
-        self.keys_of_rows: list[pa.Array] = []
-        self.size = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Take the rows of a table with `COLUMNS`, in path order; all clips of a source are in one table."""
-        has = pc.and_(pc.is_valid(table["fingerprint"]), pc.is_valid(table["source_id"]))
-        key = pc.if_else(has, table[self.key], pa.scalar(None, pa.string()))
-        self.keys_of_rows.append(key.combine_chunks() if isinstance(key, pa.ChunkedArray) else key)
-        members: dict[str, dict[float, bytes]] = defaultdict(dict)
-        for row in table.select(self.COLUMNS).filter(has).to_pylist():
-            # A file that lies there twice has every clip twice; the pictures of a moment count once.
-            if row[self.key] not in self.places:
-                members[row[self.key]][row["start_s"]] = row["fingerprint"]
-        for name, clips in members.items():
-            data = b"".join(clips[start] for start in sorted(clips))
-            self.file.write(data)
-            self.places[name] = (self.size, self.size + len(data))
-            self.size += len(data)
-
-    def groups(self, min_ratio: float, rows: pa.ChunkedArray | None = None) -> pa.Array:
-        """For every row, in the order in which they came, the name of its group; null without a fingerprint.
-
-        Args:
-            min_ratio: share of the longer one that two copies have in common.
-            rows: ids of other rows (of sources, or of clips, by the scope) that are asked about instead.
-        """
-        names = sorted(self.places)
-        rows = pa.chunked_array(self.keys_of_rows, pa.string()) if rows is None else rows
-        if not names:
-            return pa.nulls(len(rows), pa.string())
-        self.file.flush()
-        data = np.asarray(np.memmap(self.file, np.uint8, mode="r"))
-        groups = find_groups(_Stored(data, [self.places[name] for name in names]), min_ratio)
-        first = pa.array(names).take(pa.array(groups))
-        return first.take(pc.index_in(rows, value_set=pa.array(names)).combine_chunks())
-
-
-class _Stored(Sequence[Floats]):
-    """Sequences [n, 64] that lie one after the other in a file."""
-
-    def __init__(self, data: npt.NDArray[np.uint8], places: list[tuple[int, int]]) -> None:
-        self.data, self.places = data, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Any) -> Any:
-        start, stop = self.places[index]
-        return self.data[start:stop].reshape(-1, SIDE * SIDE).astype(np.float32)

@@ -24,7 +24,7 @@ from ....datasets.storage import Location, relative
 from ..config import SELECTION_FIELDS, CurateConfig
 from ..takeover import forgotten_in, measured_gates
 from .decisions import Decisions, read_decisions
-from .groups import Fingerprints
+from .fingerprints import Fingerprints
 from .select import columns_read, select
 from .verdicts import Selection
 
