@@ -128,7 +128,7 @@ def load_components(
     for name in names:
         path = part_path(folder, name)
         try:
-            part = flow_scheduler() if path is None else _load_part(name, path, dtype, kind)
+            part = flow_scheduler() if path is None else _load_part(name, path, dtype, kind, device)
         except CheckpointError:
             raise
         except (OSError, ValueError, KeyError) as error:
@@ -137,10 +137,10 @@ def load_components(
     return parts
 
 
-def _load_part(name: str, path: Path, dtype: torch.dtype | None, kind: Kind | None) -> Any:
+def _load_part(name: str, path: Path, dtype: torch.dtype | None, kind: Kind | None, device: str | torch.device) -> Any:
     # The class is chosen here, never imported by a name that stands in a file.
     if name == "transformer":
-        return load_transformer(path, dtype, kind)
+        return load_transformer(path, dtype, kind, device=device)
     if name == "tokenizer":
         return AutoTokenizer.from_pretrained(path)
     if name == "scheduler":

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from .pose_modulation import PoseModulation
 
 
-def state_from_wan(model: Any, base: WanTransformer3DModel) -> dict[str, Tensor]:
-    """All weights of `model`, a `SteadyDancerTransformer3DModel` of any variant, as copies of a Wan's and new ones.
+def state_from_wan(model: Any, base: WanTransformer3DModel, copy: bool = True) -> dict[str, Tensor]:
+    """All weights of `model`, a `SteadyDancerTransformer3DModel` of any variant: a Wan's (or copies), and new ones.
 
     The layers through which pose, pose reference and adapter reach the tokens are zero, the fused embedding's channels
     of noise, mask and image are the base's. What comes before a zero layer is drawn from torch's global generator: two
@@ -20,7 +20,7 @@ def state_from_wan(model: Any, base: WanTransformer3DModel) -> dict[str, Tensor]
     device.
     """
     device = base.patch_embedding.weight.device
-    state = {name: tensor.detach().clone() for name, tensor in base.state_dict().items()}
+    state = {name: tensor.detach().clone() if copy else tensor for name, tensor in base.state_dict().items()}
     for name in model.pose_module_names:
         tensors = model.get_submodule(name).state_dict(prefix=f"{name}.")
         state |= {key: torch.zeros_like(tensor, device=device) for key, tensor in tensors.items()}

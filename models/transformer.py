@@ -156,9 +156,13 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         return tuple(name for name in _POSE_MODULE_NAMES if name in holding)
 
     @classmethod
-    def from_wan(cls, base: WanTransformer3DModel, **kwargs: Any) -> SteadyDancerTransformer3DModel:
-        """Start from a plain Wan image-to-video transformer; its tensors are copied, `kwargs` are our own arguments.
+    def from_wan(
+        cls, base: WanTransformer3DModel, *, copy: bool = True, **kwargs: Any
+    ) -> SteadyDancerTransformer3DModel:
+        """Start from a plain Wan image-to-video transformer; `kwargs` are our own arguments.
 
+        Its tensors are copied, or with `copy=False` taken as they are: one network's memory for both, and no more use
+        for `base`.
         Whatever puts the pose into the tokens is zero (`state_from_wan`). So step 0 differs from `base` by the two
         extra frames and the second image feature only, and by nothing without condition augmentation.
         Raises ValueError if `base` does not take an image.
@@ -171,7 +175,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         config = {name: value for name, value in base.config.items() if not name.startswith("_")}
         with init_empty_weights():
             model = cls(**{**config, **kwargs})
-        model.load_state_dict(state_from_wan(model, base), assign=True)
+        model.load_state_dict(state_from_wan(model, base, copy), assign=True)
         return model
 
     @classmethod

@@ -123,8 +123,11 @@ def load_transformer(
     dtype: torch.dtype | None = None,
     kind: Kind | None = None,
     num_attention_heads: int | None = None,
+    device: str | torch.device = "cpu",
 ) -> Any:
-    """A transformer in eval mode; its tensors are mapped from the files, and copied only where their type changes.
+    """A transformer in eval mode; its tensors are mapped from the files, and copied only where type or place change.
+
+    One tensor after another goes to a GPU, so that no process has the network in host memory.
 
     Args:
         source: as for `open_transformer`.
@@ -132,6 +135,7 @@ def load_transformer(
             modules are float32 in any case.
         kind: what is expected; None takes either.
         num_attention_heads: as for `open_transformer`.
+        device: where the weights go.
 
     Returns:
         diffusers' `WanTransformer3DModel`, or `SteadyDancerTransformer3DModel`.
@@ -149,11 +153,10 @@ def load_transformer(
         tensor = tensors.pop(key)
         wanted = _dtype(model, ours, tensor.dtype, dtype)
         state[ours] = tensor.reshape(plain_shape(key, tensor.shape) if opened.layout == "official" else tensor.shape)
-        if tensor.dtype != wanted and tensor.is_floating_point():
-            state[ours] = state[ours].to(wanted)
+        state[ours] = state[ours].to(device, wanted if tensor.is_floating_point() else tensor.dtype)
     with torch.no_grad():
         model.load_state_dict(state, assign=True)
-    return model.eval()
+    return model.to(device).eval()
 
 
 def refuse_other_models(checkpoint: Checkpoint) -> None:

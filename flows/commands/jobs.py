@@ -51,8 +51,8 @@ def curate(clips: str, out: Location, num_frames: int | None, exclude: Location 
     # Absolute: workers may run in other folders.
     excluded = str(exclude.absolute()) if exclude else None
     run = presets.change(presets.load(preset), "curate", num_frames=num_frames, exclude=excluded, trust=trust or None)
-    plan = (lambda: job.plan(run.curate, clips, out, parent)) if dry_run else None
-    if prepare(run, print_config=print_config, plan=plan):
+    plan = lambda: job.plan(run.curate, clips, out, parent)  # noqa: E731
+    if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: job.plan(run.curate, clips, out, parent)):
         return
     engine = engine_at(out, in_process, address)
     work = with_page(out, lambda: job.run(run.curate, clips=clips, out=out, engine=engine, parent=parent))
@@ -102,6 +102,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
           address: str | None) -> None:  # fmt: skip
     """Train one of the three stages; the same command again resumes. SIGTERM: stop after the step, exit status 75."""
     from ...pipelines.train import job
+    from ...pipelines.train.shown import table
     from ...pipelines.train.stop import EXIT_CODE, TrainingStopped
     from .. import presets
 
@@ -112,9 +113,10 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     if not print_config:
         require_cache(run, latents)
     if dry_run and not print_config:
-        given: dict[str, Any] = {"address": address, "tflops": tflops, "gpu_memory_gb": gpu_memory_gb}
+        given: dict[str, Any] = {"address": address, "fork": fork, "tflops": tflops, "gpu_memory_gb": gpu_memory_gb}
         plan = job.plan(run.stage(stage), **inputs, **given)
         prepare(run, print_config=False, plan=lambda: plan)
+        click.echo(f"\n{table(plan)}\n", err=True)  # for a person; the JSON before it is for machines
         if plan["refusals"]:  # after the figures that tell why
             raise SteadyDancerError("\n".join(plan["refusals"]))
         return

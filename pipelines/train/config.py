@@ -92,6 +92,14 @@ class TrainConfig(BaseModel):
         False,
         description="recompute a block without its self-attention: 14 % fewer operations, 2 × the kept memory (choice)",
     )
+    offload_activations: bool = Field(
+        False, description="what gradient_checkpointing keeps waits in host memory; the same bits (choice)"
+    )
+    shard_teacher: bool = Field(
+        True,
+        description="stage 2's frozen teacher is cut up among the workers as ZeRO-3 cuts the student, and each layer "
+        "brought together for its turn; off: whole on every GPU; the same bits (choice)",
+    )
 
     lora_rank: int = Field(128, ge=1, description="rank of the LoRA of stages 1 and 3 (choice)")
     lora_alpha: int = Field(128, ge=1, description="LoRA update is scaled by alpha / rank (choice: alpha = rank)")
@@ -193,6 +201,8 @@ class TrainConfig(BaseModel):
             )
         if self.keep_attention_outputs and not self.gradient_checkpointing:
             raise ValueError("keep_attention_outputs says what gradient_checkpointing spares: it needs it on")
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise ValueError("offload_activations moves what gradient_checkpointing keeps: it needs it on")
         counted = self.num_latent_frames if self.pose_simulation_unit == "latent" else self.num_frames
         if min(self.pose_simulation_targets) < 2 or max(self.pose_simulation_targets) >= counted:
             raise ValueError(

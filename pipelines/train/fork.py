@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import differences, write_json, written_aside
 from .checkpoint import TrainingRefused, engine_states, read_metrics
 from .config import NETWORK_FIELDS
-from .start import identity
+from .start import compared_with
 
 # An engine state holds the trained weights and the optimizer as they are cut up among the workers: a run that cuts
 # them otherwise, trains others, or has other frozen ones beside them cannot read it.
@@ -25,6 +26,28 @@ def begin_fork(fork: Path, out: Path, record: dict[str, Any]) -> None:
     The states' files are shared by hard links where the file system has them: nobody ever changes one.
 
     Raises:
+        TrainingRefused: as `check_fork`.
+    """
+    state = check_fork(fork, out, record)
+    if state is None:
+        return
+    _take(fork, state.folder, out, state.steps)
+    write_json(out / "forked.json", {"path": str(fork), "steps": state.steps, "changes": state.changes})
+
+
+@dataclass(frozen=True)
+class ForkedState:
+    """Where a fork would begin: steps behind it, the engine state's folder, and what is set otherwise from there."""
+
+    steps: int
+    folder: Path
+    changes: list[str]
+
+
+def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | None:
+    """What a run in `out` would begin from; None if it has begun from there. Nothing is written.
+
+    Raises:
         TrainingRefused: there is no such state, this run could not read it, or `out` was begun otherwise.
     """
     known = forked_from(out)
@@ -32,12 +55,13 @@ def begin_fork(fork: Path, out: Path, record: dict[str, Any]) -> None:
         if known is None or known["path"] != str(fork):
             begun = f"from {known['path']}" if known else "without --fork"
             raise TrainingRefused(f"fork: {out} was begun {begun}; choose another --out")
-        return
+        return None
     newest = next(engine_states(fork), None)
     if newest is None:
         raise TrainingRefused(f"fork: {fork} holds no complete engine state: give the --out of a run that has one")
     steps, state = newest
-    changes = list(differences(json.loads((fork / "start.json").read_text()), identity(record)))
+    begun = json.loads((fork / "start.json").read_text())
+    changes = list(differences(begun, compared_with(begun, record)))
     fixed = [change for change in changes if change.partition(":")[0].startswith(_FIXED)]
     if fixed:
         raise TrainingRefused(
@@ -45,8 +69,7 @@ def begin_fork(fork: Path, out: Path, record: dict[str, Any]) -> None:
         )
     if steps > record["config"]["steps"]:
         raise TrainingRefused(f"steps: {fork} has {steps} steps behind it already, {record['config']['steps']} asked")
-    _take(fork, state, out, steps)
-    write_json(out / "forked.json", {"path": str(fork), "steps": steps, "changes": changes})
+    return ForkedState(steps, state, changes)
 
 
 def forked_from(out: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+import torch.distributed as dist
 
 from ...models.components import load_components
 from ...models.conditions import Conditions
@@ -22,16 +22,11 @@ from ...models.objectives import (
     steadydancer_velocity,
     wan_velocity,
 )
+from ...models.transformer_checkpoints import Kind
 from .checkpoint import checkpoint_folder
 from .config import NETWORK_FIELDS, TrainConfig
+from .memory import checkpoint_blocks, shard_frozen
 from .pose_simulation import PoseSimulation
-
-_ATTENTIONS = {
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-}
 
 
 def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | None, device: torch.device) -> Any:
@@ -44,34 +39,24 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
     if from_checkpoint is None:
         from ...models.transformer import SteadyDancerTransformer3DModel
 
-        wan = load_components(str(base), ["transformer"], dtype=torch_dtype(config), kind="wan")["transformer"]
-        student = SteadyDancerTransformer3DModel.from_wan(wan, **config.model_dump(include=set(NETWORK_FIELDS)))
+        wan = _load(str(base), "wan", config, device)
+        variant = config.model_dump(include=set(NETWORK_FIELDS))
+        student = SteadyDancerTransformer3DModel.from_wan(wan, copy=False, **variant)
     else:
-        folder = checkpoint_folder(from_checkpoint)
-        loaded = load_components(folder, ["transformer"], dtype=torch_dtype(config), kind="steadydancer")
-        student = loaded["transformer"]
+        student = _load(checkpoint_folder(from_checkpoint), "steadydancer", config, device)
     _set_alignment_dropout(student, config.alignment_dropout)
     if config.trains_lora:
         add_lora(student, config.lora_rank, config.lora_alpha, config.lora_targets)
     else:
         student.requires_grad_(True)
     if config.gradient_checkpointing:
-        student.enable_gradient_checkpointing(_keeping_attention if config.keep_attention_outputs else None)
+        student.enable_gradient_checkpointing(checkpoint_blocks(config))
     return student.to(device).train()
 
 
-def _keeping_attention(block: Any, *arguments: Any) -> Any:
-    """A block whose activations are computed again in backward, all but what its self-attention gave."""
-    return checkpoint(
-        block, *arguments, use_reentrant=False, context_fn=lambda: create_selective_checkpoint_contexts(_what_to_keep)
-    )
-
-
-def _what_to_keep(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
-    # As many queries as keys: self-attention, nearly half of a step at 36,800 tokens. Text and image cost nothing.
-    if operation in _ATTENTIONS and arguments[0].shape == arguments[1].shape:
-        return CheckpointPolicy.MUST_SAVE
-    return CheckpointPolicy.PREFER_RECOMPUTE
+def _load(source: str | Path, kind: Kind, config: TrainConfig, device: torch.device) -> Any:
+    """A transformer in the stage's dtype. It goes from the file to the device; no worker has it in host memory."""
+    return load_components(source, ["transformer"], dtype=torch_dtype(config), device=device, kind=kind)["transformer"]
 
 
 def _set_alignment_dropout(student: Any, probability: float) -> None:
@@ -82,14 +67,18 @@ def _set_alignment_dropout(student: Any, probability: float) -> None:
 
 
 def load_objective(config: TrainConfig, base: str | None, device: torch.device) -> Objective:
-    """The stage's objective; stage 2's has the frozen base model in it."""
+    """The stage's objective; stage 2's has the frozen base model in it, cut up among the workers if there are several.
+
+    All workers call this, and the objective, together.
+    """
     weight: LossWeight = gaussian_weight(config.flow_shift) if config.loss_weighting == "gaussian" else torch.ones_like
     if config.stage != 2:
         return action_supervision(weight)
-    loaded = load_components(str(base), ["transformer"], dtype=torch_dtype(config), device=device, kind="wan")
-    teacher = loaded["transformer"]
+    teacher = _load(str(base), "wan", config, device).requires_grad_(False)
+    if config.shard_teacher and dist.get_world_size() > 1:
+        teacher = shard_frozen(teacher)
     return condition_decoupled_distillation(
-        wan_velocity(teacher.requires_grad_(False)),
+        wan_velocity(teacher),
         config.distillation_weight,
         weight,
         unconditional_text=config.uncond_text,

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...datasets.artifact import json_digest
 from ...datasets.sampler import StepSampler
 from ...datasets.shards import Bucket
 from ...datasets.storage import Location
-from .checkpoint import TrainingRefused, read_metrics, steps_done
+from .checkpoint import TrainingRefused, steps_done
 from .config import TrainConfig
+from .fork import check_fork
 from .publish import run_folder
 from .split import split
-from .start import Start, check_start
+from .start import Start, check_start, refuse_other_run
 from .trackers import refuse_missing
 
-_MEASURED_STEPS = 50  # a rate is the median of so many steps, the last ones
+if TYPE_CHECKING:
+    from .cost import Network
+
 _GB = 1e9
 
 
@@ -33,6 +35,7 @@ def plan(
     out: Location,
     from_checkpoint: Location | None = None,
     address: str | None = None,
+    fork: Location | None = None,
     tflops: float | None = None,
     gpu_memory_gb: float | None = None,
 ) -> dict[str, Any]:
@@ -40,37 +43,45 @@ def plan(
 
     Args:
         config: the stage.
-        latents: of `run`, as all up to `address`.
-        base: see `run`.
+        latents: see `run`.
+        base: see `run`; of one that is not on this machine nothing is fetched but `config.json`.
         out: see `run`.
         from_checkpoint: see `run`.
         address: see `run`.
-        tflops: 10¹² operations that one GPU does in a second; None: the rate of the steps already taken in `out`.
+        fork: see `run`.
+        tflops: 10¹² operations that one GPU does in a second; None: the rate of the steps already taken in `out`, or
+            of those in `fork`.
         gpu_memory_gb: memory of one GPU, 10⁹ bytes; None: of this machine's, unless `address` names another.
 
     Returns:
-        JSON values: steps, samples, parameters, bytes of GPU, host and disk by what they hold, operations a step,
-        hours left (null without a rate), and `refusals`, sentences of which `run` would raise the first.
+        JSON values: steps, samples, parameters, bytes of GPU, host and disk by what they hold, memory with other
+        settings and by size of clip, operations a step, hours left (null without a rate), and `refusals`, sentences of
+        which `run` would raise the first. `shown.table` puts them down for a person.
 
     Raises:
         TrainingRefused: the inputs do not fit together, so that there is nothing to plan.
     """
-    from . import cost
+    from . import cost, footprint, forecast
 
     start = check_start(config, latents, base, from_checkpoint, fetch=False)
-    here = run_folder(out)
+    here, other = run_folder(out), run_folder(fork).resolve() if fork is not None else None
     keys = split(start.shards, config).training
-    sampler = StepSampler({key: start.shards.bucket[key] for key in keys}, config.global_batch_size, config.seed)
-    network = cost.count(config, start.transformer_config)
-    state_bytes = cost.engine_state_bytes(config, network)
-    flops = _mean_step_flops(config, network, start)
-    done = steps_done(here)
-    seconds, rate_from = _seconds_a_step(config, flops.hardware, here, tflops)
+    buckets = [start.shards.bucket[key] for key in keys]
+    sampler = StepSampler(dict(zip(keys, buckets, strict=True)), config.global_batch_size, config.seed)
+    network, largest = cost.count(config, start.transformer_config), _largest(start)
+    flops = forecast.mean_step_flops(config, network, buckets)
+    state_bytes = footprint.engine_state_bytes(config, network)
+    refusals = list(_other_runs(start, here, other))
+    forked = check_fork(other, here, start.record) if other is not None and not refusals else None
+    done = forked.steps if forked else steps_done(here)
+    seconds, rate_from = forecast.seconds_a_step(config, network, buckets, out=here, fork=other, tflops=tflops)
+    gpu_bytes = _gpu_bytes(address, gpu_memory_gb)
     return {
         "stage": config.stage,
         "out": str(out.resolve()),
         "steps": config.steps,
         "steps_done": done,
+        "forked_from": forked and {"path": str(other), "steps": forked.steps, "changes": forked.changes},
         "samples": len(keys),
         "validation": start.record["validation"],
         "batches_per_epoch": sampler.steps_per_epoch,
@@ -78,18 +89,23 @@ def plan(
         "workers": config.num_workers,
         "parameters": network.parameters,
         "trained_parameters": network.trained,
-        "gpu_memory_bytes": cost.gpu_memory(config, network, _largest(start)) if config.use_gpu else None,
-        "host_memory_bytes": cost.host_memory(config, network),
-        "checkpoint_bytes": cost.checkpoint_bytes(config, network),
+        "gpu_bytes": gpu_bytes,
+        "gpu_memory_bytes": footprint.gpu_memory(config, network, largest) if config.use_gpu else None,
+        "host_memory_bytes": footprint.host_memory(config, network, largest),
+        "memory_by_setting": forecast.memory_by_setting(config, network, largest) if config.use_gpu else None,
+        "memory_by_size": forecast.memory_by_size(config, network, buckets) if config.use_gpu else None,
+        "checkpoint_bytes": footprint.checkpoint_bytes(config, network),
         "engine_state_bytes": state_bytes,
         # While a state is written, the ones that stay are still there.
         "engine_states_bytes_at_most": state_bytes * (config.keep_checkpoints + 1),
+        "gallery_weights_bytes": footprint.gallery_bytes(config, network),
+        "disk_free_bytes": shutil.disk_usage(_existing(here)).free,
         "model_flops_a_step": flops.model,
         "hardware_flops_a_step": flops.hardware,
         "seconds_a_step": seconds,
         "rate_from": rate_from,
         "hours_left": None if seconds is None else max(config.steps - done, 0) * seconds / 3600,
-        "refusals": list(_refusals(config, start, network, here, address, gpu_memory_gb)),
+        "refusals": refusals + list(_refusals(config, start, network, here, address, gpu_bytes)),
         "config_digest": json_digest(config.model_dump(mode="json")),
         "base": start.record["base"],
         "parent": start.record["parent"],
@@ -101,27 +117,16 @@ def _largest(start: Start) -> Bucket:
     return max(start.shards.bucket.values(), key=lambda bucket: bucket[0] * bucket[1] * bucket[2])
 
 
-def _mean_step_flops(config: TrainConfig, network: Any, start: Start) -> Any:
-    """Operations of one optimizer step of all workers, the mean over the clips there are."""
-    from . import cost
-
-    buckets = list(start.shards.bucket.values())
-    each = {bucket: cost.step_flops(config, network, bucket) for bucket in set(buckets)}
-    clips = config.global_batch_size
-    return cost.Flops(
-        model=clips * statistics.fmean(each[bucket].model for bucket in buckets),
-        hardware=clips * statistics.fmean(each[bucket].hardware for bucket in buckets),
-    )
-
-
-def _seconds_a_step(
-    config: TrainConfig, flops: float, out: Path, tflops: float | None
-) -> tuple[float | None, str | None]:
-    """(seconds, where the rate is from): a given rate, or the newest steps of the run in `out`, or neither."""
-    if tflops is not None:
-        return flops / (max(config.num_workers, 1) * tflops * 1e12), "given"
-    seconds = [row["seconds"] for row in read_metrics(out)[-_MEASURED_STEPS:]]
-    return (statistics.median(seconds), "measured") if seconds else (None, None)
+def _other_runs(start: Start, out: Path, fork: Path | None) -> Iterator[str]:
+    """What speaks against beginning, or going on, in that folder."""
+    for check in (
+        lambda: check_fork(fork, out, start.record) if fork is not None else None,
+        lambda: refuse_other_run(out, start.record),
+    ):
+        try:
+            check()
+        except TrainingRefused as refused:
+            yield str(refused)
 
 
 def refuse_what_cannot_work(config: TrainConfig, start: Start, out: Path, address: str | None) -> None:
@@ -129,15 +134,15 @@ def refuse_what_cannot_work(config: TrainConfig, start: Start, out: Path, addres
     from . import cost
 
     network = cost.count(config, start.transformer_config)
-    for refusal in _refusals(config, start, network, out, address, None):
+    for refusal in _refusals(config, start, network, out, address, _gpu_bytes(address, None)):
         raise TrainingRefused(refusal)
 
 
 def _refusals(
-    config: TrainConfig, start: Start, network: Any, out: Path, address: str | None, gpu_memory_gb: float | None
+    config: TrainConfig, start: Start, network: Network, out: Path, address: str | None, gpu_bytes: int | None
 ) -> Iterator[str]:
     """What cannot work, as sentences that begin with the field."""
-    from . import cost
+    from . import footprint
 
     missing = refuse_missing(config)
     if missing:
@@ -145,13 +150,11 @@ def _refusals(
     if address is None:
         yield from _missing_workers(config)
     if config.use_gpu:
-        yield from _too_little_gpu_memory(
-            config, cost.gpu_memory(config, network, _largest(start)), _gpu_bytes(address, gpu_memory_gb)
-        )
+        yield from _too_little_gpu_memory(config, network, _largest(start), gpu_bytes)
         if address is None:  # on a CPU everything is host memory, and machines that swap are nobody's plan
-            yield from _too_little_host_memory(cost.host_memory(config, network), _host_bytes())
-    needed = cost.engine_state_bytes(config, network) * (config.keep_checkpoints + 1)
-    yield from _too_little_disk(needed + cost.checkpoint_bytes(config, network), out)
+            yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(start)), _host_bytes())
+    needed = footprint.engine_state_bytes(config, network) * (config.keep_checkpoints + 1)
+    yield from _too_little_disk(needed + footprint.checkpoint_bytes(config, network), out)
 
 
 def _missing_workers(config: TrainConfig) -> Iterator[str]:
@@ -168,46 +171,55 @@ def _missing_workers(config: TrainConfig) -> Iterator[str]:
         yield f"num_workers: {wanted} cores are asked for and this machine has {here}"
 
 
-def _too_little_gpu_memory(config: TrainConfig, parts: dict[str, int], there: int | None) -> Iterator[str]:
+def _too_little_gpu_memory(config: TrainConfig, network: Network, bucket: Bucket, there: int | None) -> Iterator[str]:
+    from . import footprint, forecast
+
+    parts = footprint.gpu_memory(config, network, bucket)
     if there is None or parts["total"] <= there:
         return
-    ways = [
-        way
-        for way, is_left in (
-            ("gradient_checkpointing", not config.gradient_checkpointing),
-            ("keep_attention_outputs off", config.keep_attention_outputs),
-            ("more gradient_accumulation", config.micro_batch_size > 1),
-            ("zero_stage 3", config.zero_stage == 2 and config.num_workers > 1),
-            ("offload_optimizer", not config.offload_optimizer),
-            ("more workers", True),
-        )
-        if is_left
-    ]
-    held = ", ".join(f"{name} {size / _GB:.1f}" for name, size in parts.items() if name != "total" and size)
+    ways = sorted(forecast.ways_to_need_less(config, network, bucket), key=lambda way: way[1])
+    helps = ", ".join(f"{way} ({needed / _GB:.0f} GB)" for way, needed in ways)
     yield (
-        f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB a GPU ({held}) and the GPU has {there / _GB:.0f} GB: "
-        f"try {', '.join(ways)}"
+        f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB a GPU ({_held(parts)}) and the GPU has "
+        f"{there / _GB:.0f} GB: try {helps or 'a smaller area or fewer frames'}"
+    )
+
+
+def _held(parts: dict[str, int]) -> str:
+    return ", ".join(
+        f"{name} {size / _GB:.1f}" for name, size in parts.items() if name not in ("total", "loading") and size
     )
 
 
 def _too_little_host_memory(parts: dict[str, int], there: int) -> Iterator[str]:
     if parts["total"] > there:
-        held = ", ".join(f"{name} {size / _GB:.0f}" for name, size in parts.items() if name != "total" and size)
+        ways = [
+            way
+            for way, part in (
+                ("asynchronous_checkpoints off", "checkpoint_copy"),
+                ("no offload_activations", "offloaded_activations"),
+                ("no offload_optimizer", "offloaded_optimizer"),
+            )
+            if parts[part]
+        ]
         yield (
-            f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({held}) and this machine has {there / _GB:.0f} "
-            "GB: try asynchronous_checkpoints off, no offload_optimizer, or a cluster (--address)"
+            f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_held(parts)}) and this machine has "
+            f"{there / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
         )
 
 
 def _too_little_disk(needed: int, out: Path) -> Iterator[str]:
-    folder = next(parent for parent in (out, *out.parents) if parent.exists())
     used = sum(file.stat().st_size for file in (out / "state").rglob("*") if file.is_file())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(_existing(out)).free
     if needed - used > free:
         yield (
             f"disk: {out} needs {(needed - used) / _GB:.1f} GB more for engine states and the checkpoint, and "
             f"{free / _GB:.1f} GB are free: make room, choose another --out, or lower keep_checkpoints"
         )
+
+
+def _existing(out: Path) -> Path:
+    return next(parent for parent in (out, *out.parents) if parent.exists())
 
 
 def _gpu_bytes(address: str | None, gpu_memory_gb: float | None) -> int | None:

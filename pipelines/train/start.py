@@ -12,7 +12,8 @@ import safetensors
 from ... import __version__
 from ...datasets.artifact import differences, json_digest, write_json
 from ...datasets.shards import ShardDataset
-from ...datasets.storage import Location, is_address, location
+from ...datasets.storage import Location, location
+from .base import constructor_arguments, find_base
 from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
 from .config import NETWORK_FIELDS, TrainConfig
 from .split import split
@@ -22,6 +23,8 @@ _FREE = {
     "steps",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "offload_activations",
+    "shard_teacher",
     "asynchronous_checkpoints",
     "max_restarts",
     "gallery",
@@ -56,7 +59,7 @@ def check_start(
 ) -> Start:
     """Find the inputs of a stage and refuse those that do not fit together.
 
-    With `fetch=False` a base that is not on this machine is not downloaded either; it is then taken to be Wan 14B.
+    With `fetch=False` nothing is downloaded but `config.json`; see `base.constructor_arguments`.
 
     Raises:
         TrainingRefused: the message names the field.
@@ -64,11 +67,11 @@ def check_start(
         ComponentsError: the base cannot be found.
     """
     parent = _check_parent(config, from_checkpoint)
-    base_record = _check_base(config, base, parent, fetch)
+    base_record = find_base(config, base, parent, fetch)
     shards = ShardDataset(latents)
     shards.require_whole()
     begins_from = checkpoint_folder(from_checkpoint).resolve() if from_checkpoint else base_record["path"]
-    transformer_config = _transformer_config(begins_from) if begins_from is not None else {}
+    transformer_config = constructor_arguments(begins_from or base_record["source"], fetch)
     _check_cache(config, shards, base_record["path"], {**_WAN_14B, **transformer_config})
     record = {
         "kind": "checkpoint",
@@ -111,55 +114,6 @@ def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict
         if parent["config"][name] != value:
             raise TrainingRefused(f"{name}: the checkpoint has {parent['config'][name]!r}, the configuration {value!r}")
     return parent
-
-
-def _check_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | None, fetch: bool) -> dict[str, Any]:
-    """Path and digest of the base; without `base`, those that the parent names."""
-    if base is None and parent is not None:
-        base = parent["base"]["path"]
-    if base is None:
-        raise TrainingRefused("base: stage 1 needs --base, a Wan 2.1 I2V folder or hub id")
-    from ...models import folders
-
-    names = ["transformer"] + ["vae"] * (config.stage == 3 and config.pose_simulation_unit == "frame")
-    folder = _base_folder(base, names, fetch)
-    if folder is None:
-        return {"source": str(base), "path": None, "digest": None}
-    missing = folders.missing_parts(folder, names)
-    if missing:
-        raise TrainingRefused(
-            f"base: {folder} has no {' and no '.join(missing)}: it is a pipeline's folder neither in diffusers' layout "
-            "nor in Wan's own"
-        )
-    digest = folders.part_digest(folder, "transformer")
-    if parent is not None and parent["base"]["digest"] != digest:
-        raise TrainingRefused(
-            f"base: {base} holds another transformer (digest {digest[:12]}…) than the base that the checkpoint was "
-            f"trained from ({parent['base']['digest'][:12]}…, {parent['base']['path']})"
-        )
-    # One on a store is named as such: each machine that loads it fetches it.
-    return {"source": str(base), "path": str(base) if is_address(base) else str(folder), "digest": digest}
-
-
-def _transformer_config(folder: Location | str) -> dict[str, Any]:
-    """Constructor arguments, from headers alone; a hub id or a store's folder is on this machine by now."""
-    from ...models import folders
-    from ...models.transformer_checkpoints import transformer_config
-
-    here = folders.resolve_folder(str(folder), ("transformer",))
-    return transformer_config(folders.part_path(here, "transformer") or here)
-
-
-def _base_folder(base: str, names: list[str], fetch: bool) -> Path | None:
-    """The local folder of a base; None if it would have to be downloaded and must not be."""
-    if Path(base).is_dir():
-        return Path(base).resolve()
-    from ...models import folders, weights
-
-    known = [row for row in weights.CATALOGUE if row.hub_id == base]
-    if not fetch and (is_address(base) or (known and not any(weights.find(row) for row in known))):
-        return None
-    return folders.resolve_folder(base, names).resolve()
 
 
 def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, transformer: dict[str, Any]) -> None:
@@ -223,24 +177,61 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(same)))
 
 
+def compared_with(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """`identity` beside that of a run that was begun; a base that was not looked at, for a plan, counts as the same."""
+    now = identity(record)
+    return now if now["base"] is not None else {**now, "base": begun["base"]}
+
+
 def check_same_run(out: Path, record: dict[str, Any]) -> None:
-    """Let `out` be begun, or gone on with by the same run; more steps are welcome.
+    """Let `out` be begun, or gone on with by the same run.
 
     Raises:
-        TrainingRefused: the folder was begun with other settings or inputs; every change is named, old → new.
+        TrainingRefused: as `refuse_other_run`.
+    """
+    refuse_other_run(out, record)
+    if not (out / "start.json").exists():
+        write_json(out / "start.json", identity(record))
+
+
+def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
+    """Nothing, if `out` is new or was begun by the same run; more steps are welcome, and other workers for its batches.
+
+    Raises:
+        TrainingRefused: the folder was begun with other settings or inputs; every change is named, old → new. Or the
+            newest state has more steps than are asked, or no room to be converted for so many workers.
     """
     file = out / "start.json"
     if not file.exists():
-        write_json(file, identity(record))
         return
-    changes = list(differences(json.loads(file.read_text()), identity(record)))
+    begun = json.loads(file.read_text())
+    changes = list(differences(begun, _with_workers_of(begun, compared_with(begun, record))))
     if changes:
+        hint = ""
+        if any(change.startswith("config.num_workers:") for change in changes):
+            hint = "\nAnother num_workers is taken where the global batch stays: global_batch_size = num_workers × "
+            hint += "gradient_accumulation × clips in one forward pass"
         raise TrainingRefused(
             f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to go on from its "
-            "newest state:\n" + "\n".join(f"  {change}" for change in changes)
+            "newest state:\n" + "\n".join(f"  {change}" for change in changes) + hint
         )
     newest = next(engine_states(out), None)
-    if newest is not None and newest[0] > record["config"]["steps"]:
-        raise TrainingRefused(
-            f"steps: {out} has {newest[0]} steps behind it already, {record['config']['steps']} asked"
-        )
+    if newest is None:
+        return
+    steps, state = newest
+    if steps > record["config"]["steps"]:
+        raise TrainingRefused(f"steps: {out} has {steps} steps behind it already, {record['config']['steps']} asked")
+    from .universal import refuse_without_room
+
+    refuse_without_room(state, max(record["config"]["num_workers"], 1))
+
+
+def _with_workers_of(begun: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """`wanted` with the number of workers of `begun`, and their micro-batches, where its global batch is the same.
+
+    Micro-batches alone are no other workers: then a run would go on otherwise without a reason.
+    """
+    ours, theirs = wanted["config"], begun["config"]
+    if ours["num_workers"] == theirs["num_workers"] or ours["global_batch_size"] != theirs["global_batch_size"]:
+        return wanted
+    return {**wanted, "config": {**ours, **{name: theirs[name] for name in ("num_workers", "gradient_accumulation")}}}

@@ -22,7 +22,7 @@ from steadydancer.models.components import load_components, save_components, tin
 from steadydancer.models.encoders import encode_video
 from steadydancer.models.objectives import action_supervision, steadydancer_velocity
 from steadydancer.models.pose_condition import draw_pose_condition
-from steadydancer.pipelines.train import job, loop, networks, preflight
+from steadydancer.pipelines.train import job, loop, memory, preflight
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import NonFiniteError, TrainingRefused, engine_states, read_metrics
 from steadydancer.pipelines.train.config import TrainConfig
@@ -312,7 +312,7 @@ def test_attention_outputs_can_be_kept_where_the_rest_is_computed_again(world, s
 
     class Count(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function in networks._ATTENTIONS:
+            if function in memory._ATTENTIONS:
                 counted.append(args[0].shape == args[1].shape)
             return function(*args, **(kwargs or {}))
 

@@ -1,8 +1,11 @@
+import json
+
 import pytest
 import torch
 
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.pipelines.train import cost, preflight
+from steadydancer.pipelines.train import cost, footprint, forecast, preflight, shown
+from steadydancer.pipelines.train.checkpoint import append_metrics
 from steadydancer.pipelines.train.config import TrainConfig
 
 CLIP = (81, 640, 640)
@@ -40,30 +43,31 @@ def test_the_released_shapes_cost_what_is_known_of_them(networks):
 
 def test_the_memory_of_the_released_shapes_is_what_is_known_of_it(networks):
     """LoRA 55 to 60 GB (weights 32.8, block inputs 15, one block); all parameters 16 bytes each, 262 GB."""
-    lora = cost.gpu_memory(TrainConfig(stage=1), networks[1], CLIP)
+    lora = footprint.gpu_memory(TrainConfig(stage=1), networks[1], CLIP)
     assert lora["kept_activations"] == pytest.approx(15.0e9, rel=0.01)
     adapters = 2 * networks[1].adapters
     assert lora["weights"] - adapters == pytest.approx(32.8e9, rel=0.01)
     assert 55e9 < lora["weights"] - adapters + lora["kept_activations"] + lora["one_block"] < 60e9
 
-    alone = cost.gpu_memory(TrainConfig(stage=2, num_workers=1, global_batch_size=1), networks[2], CLIP)
+    alone = footprint.gpu_memory(TrainConfig(stage=2, num_workers=1, global_batch_size=1), networks[2], CLIP)
     assert alone["weights"] + alone["gradients_and_optimizer"] == pytest.approx(262e9, rel=0.01)
     assert alone["teacher"] == pytest.approx(32.8e9, rel=0.01)
-    shared = cost.gpu_memory(TrainConfig(stage=2), networks[2], CLIP)
+    shared = footprint.gpu_memory(TrainConfig(stage=2), networks[2], CLIP)
     for name in ("weights", "gradients_and_optimizer"):
         assert shared[name] == pytest.approx(alone[name] / 8, rel=1e-6)
 
     # One GPU and 128 GB of host memory are too little even with the optimizer offloaded: 12 bytes a weight are 197 GB.
     offloaded = TrainConfig(stage=2, num_workers=1, offload_optimizer=True, asynchronous_checkpoints=False)
-    host = cost.host_memory(offloaded, networks[2])
-    assert host["total"] * 12 / 16 == pytest.approx(197e9, rel=0.01)
+    host = footprint.host_memory(offloaded, networks[2], CLIP)
+    assert host["offloaded_optimizer"] * 12 / 16 == pytest.approx(197e9, rel=0.01)
     (refusal,) = preflight._too_little_host_memory(host, int(128e9))
-    assert refusal.startswith("host_memory: 262 GB are needed") and "128 GB" in refusal
+    assert refusal.startswith("host_memory: 328 GB are needed (offloaded_optimizer 262.3, export 65.6)")
+    assert "has 128 GB: try no offload_optimizer, machines with more" in refusal
 
 
 def test_zero_stages_and_offload_move_what_they_are_said_to_move(networks):
     def parts(**changes):
-        return cost.gpu_memory(TrainConfig(stage=2, **changes), networks[2], CLIP)
+        return footprint.gpu_memory(TrainConfig(stage=2, **changes), networks[2], CLIP)
 
     assert parts(zero_stage=2)["weights"] == pytest.approx(8 * parts(zero_stage=3)["weights"], rel=1e-6)
     assert parts(zero_stage=2)["gradients_and_optimizer"] == parts(zero_stage=3)["gradients_and_optimizer"]
@@ -74,14 +78,108 @@ def test_zero_stages_and_offload_move_what_they_are_said_to_move(networks):
     assert parts(global_batch_size=16)["kept_activations"] == 2 * kept
 
 
+def test_stage_two_fits_on_eight_gpus_of_80_gb(networks):
+    """With the teacher whole on each it would not: it has 32.8 beside 4.1 of weights and 46 of activations."""
+    config = TrainConfig(stage=2, offload_optimizer=True)
+    parts = footprint.gpu_memory(config, networks[2], CLIP)
+    assert parts["teacher"] == networks[2].teacher * 2 // 8
+    assert parts["total"] == pytest.approx(58.7e9, rel=0.01)
+    assert not list(preflight._too_little_gpu_memory(config, networks[2], CLIP, int(80e9)))
+    (refusal,) = preflight._too_little_gpu_memory(
+        TrainConfig(stage=2, offload_optimizer=True, shard_teacher=False), networks[2], CLIP, int(80e9)
+    )
+    assert "needs 87 GB a GPU" in refusal and "shard_teacher (59 GB)" in refusal
+
+    # Block inputs on the hosts: 2 branches × 40 blocks × 377 MB leave, but for two of them.
+    less = TrainConfig(stage=2, offload_optimizer=True, offload_activations=True)
+    left = footprint.gpu_memory(less, networks[2], CLIP)
+    assert left["kept_activations"] == pytest.approx(parts["kept_activations"] / 40, rel=1e-6)
+    gone = footprint.host_memory(less, networks[2], CLIP)["offloaded_activations"]
+    assert gone == 8 * parts["kept_activations"]
+    # It fits where the networks do before they are cut up: an eighth of the student and all of the teacher.
+    assert left["total"] == left["loading"] == pytest.approx((4.1 + 32.79) * 1e9, rel=0.01)
+
+
 def test_a_step_that_does_not_fit_names_what_would_help(networks):
     config = TrainConfig(stage=1, gradient_checkpointing=False)
-    parts = cost.gpu_memory(config, networks[1], CLIP)
-    (refusal,) = preflight._too_little_gpu_memory(config, parts, int(80e9))
-    assert refusal.startswith("gpu_memory: a step needs 497 GB a GPU") and "try gradient_checkpointing" in refusal
-    fits = cost.gpu_memory(TrainConfig(stage=1), networks[1], CLIP)
-    assert not list(preflight._too_little_gpu_memory(TrainConfig(stage=1), fits, int(80e9)))
-    assert not list(preflight._too_little_gpu_memory(config, parts, None))
+    (refusal,) = preflight._too_little_gpu_memory(config, networks[1], CLIP, int(80e9))
+    assert refusal.startswith("gpu_memory: a step needs 497 GB a GPU")
+    assert "try gradient_checkpointing (64 GB), zero_stage 3 (" in refusal
+    assert not list(preflight._too_little_gpu_memory(TrainConfig(stage=1), networks[1], CLIP, int(80e9)))
+    assert not list(preflight._too_little_gpu_memory(config, networks[1], CLIP, None))
+    for way, needed in forecast.ways_to_need_less(config, networks[1], CLIP):
+        assert needed < 497e9, way
+
+
+def test_every_way_to_spread_a_step_is_laid_out(networks):
+    config = TrainConfig(stage=2, offload_optimizer=True)
+    rows = forecast.memory_by_setting(config, networks[2], CLIP)
+    assert len(rows) == 16 and [row["is_set"] for row in rows].count(True) == 1
+    (own,) = [row for row in rows if row["is_set"]]
+    assert own["gpu_memory_bytes"] == footprint.gpu_memory(config, networks[2], CLIP)["total"]
+    assert (own["zero_stage"], own["offload_optimizer"], own["kept_for_backward"]) == (3, True, "block inputs")
+    smaller = forecast.memory_by_size(config, networks[2], [(81, 320, 320), CLIP, CLIP])
+    assert [(row["tokens"], row["clips"]) for row in smaller] == [(36_800, 2), (9_200, 1)]
+    assert smaller[0]["gpu_memory_bytes"] > smaller[1]["gpu_memory_bytes"]
+
+
+def test_hours_follow_a_rate_that_was_given_or_measured(networks, tmp_path):
+    config = TrainConfig(stage=1)
+
+    def rate(**changes):
+        return forecast.seconds_a_step(config, networks[1], [CLIP], **{"out": tmp_path / "out", **changes})
+
+    assert rate() == (None, None)
+    seconds, where = rate(tflops=395.0)
+    assert (seconds, where) == (pytest.approx(19.6, abs=0.05), "given")  # 7.74 PFLOP a clip, one a GPU
+
+    # Another run kept everything, and so computed nothing again: 5.16 PFLOP and flash attention's backward.
+    fork = tmp_path / "fork"
+    fork.mkdir()
+    other = TrainConfig(stage=1, gradient_checkpointing=False)
+    (fork / "start.json").write_text(json.dumps({"config": other.model_dump(mode="json")}))
+    append_metrics(fork, {"step": 0, "seconds": 10.0})
+    ratio = cost.step_flops(config, networks[1], CLIP).hardware / cost.step_flops(other, networks[1], CLIP).hardware
+    assert rate(fork=fork) == (pytest.approx(10.0 * ratio), "measured in the fork")
+    for step, taken in enumerate((100.0, 3.0, 4.0)):
+        append_metrics(_made(tmp_path / "out"), {"step": step, "seconds": taken})
+    assert rate(fork=fork) == (4.0, "measured")
+
+
+def _made(folder):
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_a_plan_is_put_down_for_a_person(networks):
+    config = TrainConfig(stage=2, offload_optimizer=True)
+    flops = forecast.mean_step_flops(config, networks[2], [CLIP])
+    told = shown.table({
+        "stage": 2, "steps": 2000, "steps_done": 500, "workers": 8, "epochs": 2.18, "samples": 7338,
+        "trained_parameters": networks[2].trained, "parameters": networks[2].parameters,
+        "hardware_flops_a_step": flops.hardware, "model_flops_a_step": flops.model,
+        "seconds_a_step": 48.0, "rate_from": "given", "hours_left": 20.0,
+        "base": {"source": "s3://b/wan", "path": None},
+        "forked_from": {"path": "/old", "steps": 500, "changes": ["config.distillation_weight: 1.0 → 0.5"]},
+        "gpu_bytes": int(80e9), "gpu_memory_bytes": footprint.gpu_memory(config, networks[2], CLIP),
+        "host_memory_bytes": footprint.host_memory(config, networks[2], CLIP), "gallery_weights_bytes": 0,
+        "engine_states_bytes_at_most": int(688.7e9), "checkpoint_bytes": int(32.8e9), "disk_free_bytes": int(2e12),
+        "memory_by_size": forecast.memory_by_size(config, networks[2], [CLIP]),
+        "memory_by_setting": forecast.memory_by_setting(config, networks[2], CLIP),
+        "refusals": ["disk: too little"],
+    })  # fmt: skip
+    for line in (
+        "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips",
+        "a step  152.0",
+        "time    20.0 h at 48.00 s a step (given)",
+        "base    s3://b/wan (not on this machine)",
+        "fork    of /old after 500 steps; config.distillation_weight: 1.0 → 0.5",
+        "refused: disk: too little",
+    ):
+        assert line in told, line
+    assert "58.7 of 80.0" in next(line for line in told.splitlines() if line.startswith("in all"))
+    own = next(line for line in told.splitlines() if "set, fits" in line)
+    assert own.startswith("3, on the hosts, block inputs ") and "58.7" in own
 
 
 def test_what_a_block_keeps_is_what_torch_keeps():
@@ -103,7 +201,7 @@ def test_what_a_block_keeps_is_what_torch_keeps():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = block(tokens, *given)
     assert out.shape == tokens.shape
-    assert cost._kept_by_a_block(config, network, 100) == pytest.approx(sum(map(len, kept.values())), rel=0.02)
+    assert footprint._kept_by_a_block(config, network, 100) == pytest.approx(sum(map(len, kept.values())), rel=0.02)
 
 
 @pytest.mark.parametrize("use_gpu", [True, False])

@@ -1,0 +1,98 @@
+"""A plan of `preflight`, put down for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+_GB = 1e9
+
+
+def table(plan: dict[str, Any]) -> str:
+    """Lines for a terminal: what will be done, what it holds and takes, and what other settings would need.
+
+    Args:
+        plan: of `preflight.plan`.
+    """
+    parts = [_summary(plan), _held("a GPU holds", plan["gpu_memory_bytes"], plan["gpu_bytes"])]
+    parts += [_held("the hosts hold", plan["host_memory_bytes"], None), _disk(plan)]
+    if plan["memory_by_size"]:
+        parts += [_sizes(plan["memory_by_size"]), _settings(plan["memory_by_setting"], plan["gpu_bytes"])]
+    parts += [f"refused: {refusal}" for refusal in plan["refusals"]]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _summary(plan: dict[str, Any]) -> str:
+    hours = "no rate: give --tflops"
+    if plan["hours_left"] is not None:
+        hours = f"{plan['hours_left']:.1f} h at {plan['seconds_a_step']:.2f} s a step ({plan['rate_from']})"
+    begun = f", {plan['steps_done']} done" if plan["steps_done"] else ""
+    fork = plan["forked_from"]
+    rows = [
+        ("stage", f"{plan['stage']}: {plan['steps']} steps{begun}, {plan['workers']} workers, "
+                  f"{plan['epochs']:.1f} epochs of {plan['samples']} clips"),
+        ("trains", f"{plan['trained_parameters'] / 1e6:,.1f} of {plan['parameters'] / 1e6:,.1f} million parameters"),
+        ("a step", f"{plan['hardware_flops_a_step'] / 1e15:,.2f} PFLOP, "
+                   f"{plan['model_flops_a_step'] / 1e15:,.2f} of them needed"),
+        ("time", hours),
+        ("base", f"{plan['base']['source']}{'' if plan['base']['path'] else ' (not on this machine)'}"),
+    ]  # fmt: skip
+    if fork:
+        rows.append(
+            ("fork", f"of {fork['path']} after {fork['steps']} steps; {'; '.join(fork['changes']) or 'as it was'}")
+        )
+    return "\n".join(f"{name:8}{told}" for name, told in rows)
+
+
+def _held(title: str, parts: dict[str, int] | None, there: int | None) -> str:
+    if parts is None:
+        return ""
+    rows = [(name.replace("_", " "), f"{size / _GB:.1f}") for name, size in parts.items() if size and name != "total"]
+    total = f"{parts['total'] / _GB:.1f}" + ("" if there is None else f" of {there / _GB:.1f}")
+    return _columns([(title, "GB"), *rows, ("in all", total)])
+
+
+def _disk(plan: dict[str, Any]) -> str:
+    rows = [
+        ("engine states, at most", plan["engine_states_bytes_at_most"]),
+        ("checkpoint", plan["checkpoint_bytes"]),
+        ("weights for galleries", plan["gallery_weights_bytes"]),
+        ("free", plan["disk_free_bytes"]),
+    ]
+    return _columns([("on the disk", "GB"), *((name, f"{size / _GB:.1f}") for name, size in rows if size)])
+
+
+def _sizes(rows: Iterable[dict[str, Any]]) -> str:
+    head = ("size of clips", "clips", "tokens", "GB a GPU", "PFLOP a clip")
+    return _columns([head, *(
+        (f"{row['num_frames']} × {row['height']} × {row['width']}", f"{row['clips']}", f"{row['tokens']}",
+         f"{row['gpu_memory_bytes'] / _GB:.1f}", f"{row['hardware_flops_a_clip'] / 1e15:.2f}")
+        for row in rows
+    )])  # fmt: skip
+
+
+def _settings(rows: Iterable[dict[str, Any]], there: int | None) -> str:
+    head = ("ZeRO, optimizer, kept for backward", "GB a GPU", "GB of hosts", "PFLOP a clip", "")
+    told = []
+    for row in rows:
+        place = "on the hosts" if row["offload_optimizer"] else "on the GPUs"
+        marks = ["set"] * row["is_set"]
+        if there is not None:
+            marks.append("fits" if row["gpu_memory_bytes"] <= there else "too much")
+        told.append((
+            f"{row['zero_stage']}, {place}, {row['kept_for_backward']}", f"{row['gpu_memory_bytes'] / _GB:.1f}",
+            f"{row['host_memory_bytes'] / _GB:.0f}", f"{row['hardware_flops_a_clip'] / 1e15:.2f}", ", ".join(marks),
+        ))  # fmt: skip
+    return _columns([head, *told])
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    """The first column to the left, the others to the right, under a ruled head."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+
+    def line(row: tuple[str, ...]) -> str:
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "  ".join([row[0].ljust(widths[0]), *numbers]).rstrip()
+
+    head, *others = map(line, rows)
+    return "\n".join([head, "-" * max(map(len, [head, *others])), *others])
