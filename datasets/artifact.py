@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import SteadyDancerError
-from .digests import content_digest, differences, json_digest  # noqa: F401 - some take `content_digest` from here
+from .digests import content_digest, differences, json_digest, shown_differences  # noqa: F401 - some ask here
 from .object_store import ObjectPath, describe, listing
 from .storage import Location, location, relative
 from .store_lease import HeldByAnotherError, claimed
@@ -141,11 +141,9 @@ class Artifact:
         if not file.is_file():
             write_json(file, plan)
             return
-        changes = list(differences(json.loads(file.read_text()), plan))
-        if changes:
-            shown = "\n".join(f"  {change}" for change in changes[:8])
+        if changes := shown_differences(json.loads(file.read_text()), plan):
             raise ArtifactError(
-                f"{self.path} was begun with other settings or inputs:\n{shown}\n"
+                f"{self.path} was begun with other settings or inputs:\n{changes}\n"
                 "choose another --out, or delete this folder to make it anew"
             )
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -55,6 +56,11 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
             yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
         yield f"{path}: {_short(old)} → {_short(new)}"
+
+
+def shown_differences(old: Any, new: Any, most: int = 8) -> str:
+    """The first `most` differences of two JSON values as lines of a message; empty where there are none."""
+    return "\n".join(f"  {change}" for change in islice(differences(old, new), most))
 
 
 def _short(value: Any, limit: int = 60) -> str:

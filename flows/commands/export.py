@@ -40,7 +40,7 @@ def export(clips: Location, out: Location, layout: str, area: int | None, size: 
     run = presets.load(preset)
     trained = area or run.cache.max_area_px
     config = ExportConfig(layout=layout, max_area_px=None if size else trained, lossless=lossless)
-    if prepare(run, print_config=print_config, plan=(lambda: job.plan(config, clips, out)) if dry_run else None):
+    if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: job.plan(config, clips, out)):
         return
     engine = engine_at(out, in_process, address)
     finish(out / "export", lambda: job.run(config, clips=clips, out=out, engine=engine))

@@ -23,6 +23,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ...datasets.schema import Row
     from ...datasets.storage import Location
 
 
@@ -51,7 +52,6 @@ def curate(clips: str, out: Location, num_frames: int | None, exclude: Location 
     # Absolute: workers may run in other folders.
     excluded = str(exclude.absolute()) if exclude else None
     run = presets.change(presets.load(preset), "curate", num_frames=num_frames, exclude=excluded, trust=trust or None)
-    plan = lambda: job.plan(run.curate, clips, out, parent)  # noqa: E731
     if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: job.plan(run.curate, clips, out, parent)):
         return
     engine = engine_at(out, in_process, address)
@@ -74,8 +74,7 @@ def cache(clips: Location, out: Location, components: str | None, captioner: str
 
     run = presets.change(presets.load(preset), "cache", components=components, captioner=captioner)
     drawn = run.samples_drawn
-    plan = (lambda: job.plan(run.cache, clips, out, drawn)) if dry_run else None
-    if prepare(run, print_config=print_config, plan=plan):
+    if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: job.plan(run.cache, clips, out, drawn)):
         return
     engine = engine_at(out, in_process, address)
     finish(out / "latents", lambda: job.run(run.cache, clips=clips, out=out, engine=engine, samples_drawn=drawn))
@@ -112,15 +111,15 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
     if not print_config:
         require_cache(run, latents)
+    plan: dict[str, Any] = {}
     if dry_run and not print_config:
         given: dict[str, Any] = {"address": address, "fork": fork, "tflops": tflops, "gpu_memory_gb": gpu_memory_gb}
         plan = job.plan(run.stage(stage), **inputs, **given)
-        prepare(run, print_config=False, plan=lambda: plan)
-        click.echo(f"\n{table(plan)}\n", err=True)  # for a person; the JSON before it is for machines
-        if plan["refusals"]:  # after the figures that tell why
-            raise SteadyDancerError("\n".join(plan["refusals"]))
-        return
-    if prepare(run, print_config=print_config, plan=None):
+    if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: plan):
+        if plan:
+            click.echo(f"\n{table(plan)}\n", err=True)  # for a person; the JSON before it is for machines
+        if refusals := plan.get("refusals"):  # after the figures that tell why
+            raise SteadyDancerError("\n".join(refusals))
         return
     try:
         record = job.run(run.stage(stage), **inputs, address=address, fork=fork)
@@ -159,14 +158,15 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
         raise click.UsageError("give --image and --driving, or --pairs")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
                          num_inference_steps=steps, seed=seed)  # fmt: skip
-    if prepare(run, print_config=print_config, plan=None):
-        return
-    wanted = job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]
-    plan = (lambda: job.plan(run.render, wanted, checkpoint, out)) if dry_run else None
-    if prepare(run, print_config=False, plan=plan):
+
+    def wanted() -> list[Row]:
+        return job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]
+
+    if prepare(run, print_config=print_config, dry_run=dry_run,
+               plan=lambda: job.plan(run.render, wanted(), checkpoint, out)):  # fmt: skip
         return
     engine = engine_at(out, in_process, address)
-    finish(out / "renders", lambda: job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=engine))
+    finish(out / "renders", lambda: job.run(run.render, checkpoint=checkpoint, pairs=wanted(), out=out, engine=engine))
 
 
 @click.command(cls=JobCommand)
@@ -183,8 +183,8 @@ def evaluate(renders: Location, truth: Location | None, protocol: str | None, ou
     from .. import presets
 
     run = presets.change(presets.load(preset), "evaluate", protocol=protocol)
-    plan = (lambda: job.plan(run.evaluate, renders, truth, out)) if dry_run else None
-    if prepare(run, print_config=print_config, plan=plan):
+    if prepare(run, print_config=print_config, dry_run=dry_run,
+               plan=lambda: job.plan(run.evaluate, renders, truth, out)):  # fmt: skip
         return
     engine = engine_at(out, in_process, address)
     finish(out / "metrics", lambda: job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine))

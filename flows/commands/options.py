@@ -110,13 +110,13 @@ def configured(command: Callable[..., Any]) -> Callable[..., Any]:
 in_process_option = click.option("--in-process", is_flag=True, help="Run here, without Ray: breakpoint() works.")
 
 
-def prepare(run: Run, *, print_config: bool, plan: Callable[[], dict[str, Any]] | None) -> bool:
+def prepare(run: Run, *, print_config: bool, dry_run: bool, plan: Callable[[], dict[str, Any]]) -> bool:
     """Print the configuration or the plan if asked; whether the command is then done."""
     if print_config:
         click.echo(run.model_dump_json(indent=2))
-    elif plan is not None:
+    elif dry_run:
         click.echo(json.dumps(plan(), indent=2))
-    return print_config or plan is not None
+    return print_config or dry_run
 
 
 def require_cache(run: Run, latents: Location) -> None:

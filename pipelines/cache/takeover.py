@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...datasets.artifact import Artifact, ArtifactError, Packet
-from ...datasets.digests import content_digest, differences
+from ...datasets.digests import content_digest, shown_differences
 from ...datasets.file_copies import copy_whole
 from ...datasets.shards import shard_path
 from ...datasets.storage import Location, location
@@ -34,11 +34,9 @@ class Parent:
         Raises:
             ArtifactError: something has changed; the message names it.
         """
-        changes = list(differences(planned(self.record), begun))
-        if changes:
-            shown = "\n".join(f"  {change}" for change in changes[:8])
+        if changes := shown_differences(planned(self.record), begun):
             raise ArtifactError(
-                f"{self.latents} cannot be repaired from what is here now (left: when it was made):\n{shown}\n"
+                f"{self.latents} cannot be repaired from what is here now (left: when it was made):\n{changes}\n"
                 "give the same curation and networks (--clips, --components), or cache the clips anew"
             )
 

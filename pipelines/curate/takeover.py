@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import Artifact, ArtifactError
 from ...datasets.clips import Clips
-from ...datasets.digests import content_digest, differences
+from ...datasets.digests import content_digest, shown_differences
 from ...datasets.object_store import ObjectPath, describe
 from ...datasets.schema import Row
 from ...datasets.storage import SIDECARS, Location, location
@@ -59,10 +59,9 @@ class Parent:
         new: dict[str, Any] = config.model_dump(mode="json", include=kept)
         old = CurateConfig.model_validate(clips.record["config"]).model_dump(mode="json", include=kept)
         new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
-        if changes := list(differences(old, new)):
-            shown = "\n".join(f"  {change}" for change in changes[:8])
+        if changes := shown_differences(old, new):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured in another way:\n{shown}\n"
+                f"{clips.artifact.path} was measured in another way:\n{changes}\n"
                 "curate without --parent, or with the settings of the parent"
             )
         complete, gone = _sources(clips, config, sources)
