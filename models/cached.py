@@ -23,6 +23,9 @@ def tensors_of(data: bytes) -> dict[str, Tensor]:
         (length,) = struct.unpack_from("<Q", data)
         header = json.loads(data[8 : 8 + length])
         header.pop("__metadata__", None)
+        strange = [f"{name} is {entry['dtype']}" for name, entry in header.items() if entry["dtype"] not in _DTYPES]
+        if strange:
+            raise ValueError(f"{', '.join(strange)}, known are {', '.join(_DTYPES)}")
         return {name: _tensor(data, 8 + length, **entry) for name, entry in header.items()}
     except (struct.error, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{len(data)} bytes are no safetensors of cached conditions: {error}") from error

@@ -44,14 +44,14 @@ class TrainingData:
         self._config = config
         self.split = split(self.shards, config)
         buckets = {key: self.shards.bucket[key] for key in self.split.training}
-        self._sampler = StepSampler(buckets, config.global_batch_size, config.seed)
+        self.sampler = StepSampler(buckets, config.global_batch_size, config.seed)
         self._pose_simulation = pose_simulation
         self._looked_at: set[str] = set()
         self._null = lru_cache(maxsize=16)(self._read_null)
 
     def draws(self, step: int) -> list[SampleDraws]:
         """The global batch of a step: which samples, with all their draws."""
-        return draw_batch(self._config, step, self._sampler.batch(step))
+        return draw_batch(self._config, step, self.sampler.batch(step))
 
     def evaluation_draws(self) -> list[SampleDraws]:
         """The fixed samples on which the objective is measured before and after the stage."""

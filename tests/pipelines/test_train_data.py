@@ -4,7 +4,6 @@ import http.client
 import http.server
 import itertools
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,19 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load_file, save
 
-from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, write_json
+from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet
 from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.pipelines.train import pose_simulation
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import NonFiniteError
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.draws import simulated_poses
-from steadydancer.pipelines.train.pose_simulation import PoseSimulation, kept_bytes
+from steadydancer.pipelines.train.pose_simulation import PoseSimulation, kept_bytes, latent_shape
 
 FRAMES, WIDE, TALL = 9, (9, 32, 48), (9, 48, 32)
 BUCKETS = {f"clip{i}": WIDE for i in range(5)} | {"clip5": TALL}  # the second is smaller than a batch
@@ -106,7 +104,6 @@ import torch, torch.distributed as dist
 from steadydancer.datasets import shard_ranges
 from steadydancer.datasets.storage import location
 from steadydancer.models.components import tiny_components
-from steadydancer.pipelines.train import pose_simulation
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.draws import digest
@@ -319,3 +316,113 @@ def test_a_store_gives_each_sample_once(bucket: str, latents: Path, monkeypatch:
     for step, (rank, data) in itertools.product(range(STEPS), enumerate(workers)):
         data.share(step, rank, 2)
     assert sum(name.endswith(".tar") for name in opened) == len(BUCKETS)
+
+
+def spoilt(name: str, change: Callable[[torch.Tensor], torch.Tensor | None], key: str = "clip3") -> Any:
+    """A change of one tensor of one sample; None: it is left out."""
+
+    def apply(of: str, tensors: dict[str, torch.Tensor]) -> None:
+        if of == key:
+            changed = change(tensors.pop(name))
+            tensors.update({} if changed is None else {name: changed.contiguous()})
+
+    return apply
+
+
+def infinite(tensor: torch.Tensor) -> torch.Tensor:
+    tensor[0, 0] = float("inf")
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("latents", lambda t: t * float("nan"), "latents holds values that are not finite"),
+        ("prompt_embeds", infinite, "prompt_embeds holds values that are not finite"),
+        ("pose_latents", lambda t: t[:, :-1], r"pose_latents is \(16, 2, 4, 6\), .* want \(16, 3, 4, 6\)"),
+        ("image_latents", lambda t: t.transpose(2, 3), r"image_latents is \(16, 3, 6, 4\), .* want \(16, 3, 4, 6\)"),
+        ("image_embeds", lambda t: t[:, :4], r"image_embeds is \(257, 4\), .* want \(257, 8\)"),
+        ("prompt_embeds", lambda t: t[:, :4], r"prompt_embeds is \(6, 4\), .* want \(None, 8\)"),
+        ("latents", lambda t: None, "latents is None"),
+        ("latents", lambda t: t.double(), ".* conditions: latents is F64, known are BF16, F16, F32"),
+    ],
+    ids=["nan", "infinite", "frames", "turned", "width", "words", "left out", "type"],
+)
+def test_a_sample_that_is_not_what_it_should_be_is_named(
+    tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor | None], words: str
+) -> None:
+    """When it is first read, and again whenever it is read; the others are trained on until then."""
+    folder = write_latents(tmp_path / "latents", spoilt(name, change))
+    data = TrainingData(folder, config(1))
+    for step in range(STEPS):
+        where = rf"{folder}/shards/shard-clip3\.tar: sample clip3: {words}"
+        if any(row.key == "clip3" for row in data.draws(step)):
+            with pytest.raises((ArtifactError, NonFiniteError), match=where):
+                data.share(step, 0, 1)
+        else:
+            data.share(step, 0, 1)
+
+
+@pytest.mark.parametrize("change", [lambda t: t * float("nan"), lambda t: t[:, :-1], lambda t: None])
+def test_null_conditions_that_are_not_what_they_should_be_are_named(tmp_path: Path, change: Any) -> None:
+    folder = write_latents(tmp_path / "latents", change_null=spoilt("pose_latents", change, "null"))
+    with pytest.raises(ArtifactError, match=rf"{folder}/null/9x\d+x\d+\.safetensors: pose_latents is "):
+        TrainingData(folder, config(1)).share(0, 0, 1)
+
+
+def test_small_buckets_are_filled_and_counted(latents: Path) -> None:
+    """A bucket with fewer samples than a batch is seen more often; it is neither left out nor mixed with others."""
+    data = TrainingData(latents, config(1))
+    counted = [row.key for step in range(3) for row in data.draws(step)]
+    assert {key: counted.count(key) for key in BUCKETS} == {"clip5": 4} | {
+        key: counted.count(key) for key in list(BUCKETS)[:5]
+    }
+    assert len(counted) - len(BUCKETS) == data.sampler.num_repeated == 6
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poses are encoded by a stand-in: each latent frame says of which T* it is, by the keypoints that were given."""
+
+    def encode(self: PoseSimulation, pose: PoseSequence, meta: Any, bucket: tuple[int, int, int]) -> torch.Tensor:
+        return torch.full(latent_shape(bucket), float(pose.body[1, 0, 0]), dtype=torch.float32)
+
+    monkeypatch.setattr(PoseSimulation, "_encode", encode)
+
+
+def test_what_simulated_poses_will_weigh_is_known_beforehand(quick: None, latents: Path, tmp_path: Path) -> None:
+    stage = config(3)
+    data = TrainingData(latents, stage, PoseSimulation(stage, None, tmp_path / "poses"))
+    poses = simulated_poses(stage, data.sampler, data.split.training)
+    for step in range(STEPS):
+        data.share(step, 0, 1)
+    data.load(data.evaluation_draws()[:1], torch.device("cpu"))
+    for row in data.evaluation_draws():
+        data.load([row], torch.device("cpu"))
+    files = {file.stem: load_file(file)["pose_latents"] for file in (tmp_path / "poses").glob("*.safetensors")}
+    assert files.keys() == {f"{key}-{target}" for key, target in poses} and len(files) > 4
+    assert kept_bytes(stage, poses, data.shards) == sum(tensor.nbytes for tensor in files.values())
+    # Rounded as the cache is: a pose that is simulated is not told by its precision.
+    assert {tensor.dtype for tensor in files.values()} == {torch.bfloat16}
+    assert kept_bytes(config(3, pose_simulation_unit="latent", pose_simulation_targets=(2,)), poses, data.shards) == 0
+    assert simulated_poses(config(1), data.sampler, data.split.training) == set()
+
+
+def test_a_simulated_pose_that_is_no_good_is_not_kept_and_a_kept_one_is_named(
+    quick: None, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation, shards = PoseSimulation(config(3), None, tmp_path), ShardDataset(latents)
+    plain = tensors_like(WIDE, 0)["pose_latents"]
+    with monkeypatch.context() as patched, pytest.raises(NonFiniteError, match=r"sample clip0, .* T\* = 2: not finite"):
+        patched.setattr(PoseSimulation, "_encode", lambda *_: plain.float() * float("nan"))
+        simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
+    assert not list(tmp_path.glob("*.safetensors"))
+    first = simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
+    assert torch.equal(simulation("clip0", 2, {}, plain, WIDE), first) and first.dtype == torch.float32
+    file = tmp_path / "clip0-2.safetensors"
+    for content in (file.read_bytes()[:-1], save({"pose_latents": plain[:, :1].contiguous()}), save({"other": plain})):
+        file.write_bytes(content)
+        with pytest.raises(ArtifactError, match=f"{file} holds no simulated pose .*delete it"):
+            simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
+    file.unlink()
+    assert torch.equal(simulation("clip0", 2, shards.read("clip0"), plain, WIDE), first)
