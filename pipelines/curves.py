@@ -28,7 +28,8 @@ def draw_curves(lines: Sequence[tuple[Values, Values]], floor: float | None = No
     if not points:
         return Markup('<svg viewBox="0 0 320 24"><text x="0" y="14">not measured</text></svg>')
     every = np.concatenate(points)
-    left, right = float(every[:, 0].min()), float(every[:, 0].max())
+    ends = [x[np.isfinite(y)][[0, -1]] for x, y in lines if np.isfinite(y).any()]
+    left, right = float(np.min(ends)), float(np.max(ends))
     low, high = float(every[:, 2].min()) if floor is None else floor, float(every[:, 3].max())
     across, up = WIDTH / max(right - left, 1e-12), (BASE - TOP) / max(high - low, 1e-12)
     pieces = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><path d="M0 {BASE}H{WIDTH}" stroke="var(--line)"/>']

@@ -128,7 +128,7 @@ def _numbers(rows: list[Row], record: Row, title: str, beside: str) -> Section:
         facts += [
             ["checkpoint", _link(f"{beside}checkpoint/{RECORD}")],
             ["seed", str(config["seed"])],
-            ["learning rate", config["learning_rate"]],
+            ["learning rate", f"{config['learning_rate']:g}"],
         ]
         inputs = {name: record[name] for name in ("latents", "base", "parent") if record.get(name)}
         facts += [[name, f"{given['path']} (digest {given['digest'][:12]})"] for name, given in inputs.items()]
