@@ -75,7 +75,6 @@ def plan(
     forked = check_fork(other, here, start.record) if other is not None and not refusals else None
     done = forked.steps if forked else steps_done(here)
     seconds, rate_from = forecast.seconds_a_step(config, network, buckets, out=here, fork=other, tflops=tflops)
-    gpu_bytes = _gpu_bytes(address, gpu_memory_gb)
     return {
         "stage": config.stage,
         "out": str(out.resolve()),
@@ -89,7 +88,7 @@ def plan(
         "workers": config.num_workers,
         "parameters": network.parameters,
         "trained_parameters": network.trained,
-        "gpu_bytes": gpu_bytes,
+        "gpu_bytes": _gpu_bytes(address, gpu_memory_gb) if config.use_gpu else None,
         "gpu_memory_bytes": footprint.gpu_memory(config, network, largest) if config.use_gpu else None,
         "host_memory_bytes": footprint.host_memory(config, network, largest),
         "memory_by_setting": forecast.memory_by_setting(config, network, largest) if config.use_gpu else None,
@@ -105,7 +104,7 @@ def plan(
         "seconds_a_step": seconds,
         "rate_from": rate_from,
         "hours_left": None if seconds is None else max(config.steps - done, 0) * seconds / 3600,
-        "refusals": refusals + list(_refusals(config, start, network, here, address, gpu_bytes)),
+        "refusals": refusals + list(_refusals(config, start, network, here, address, gpu_memory_gb)),
         "config_digest": json_digest(config.model_dump(mode="json")),
         "base": start.record["base"],
         "parent": start.record["parent"],
@@ -134,12 +133,12 @@ def refuse_what_cannot_work(config: TrainConfig, start: Start, out: Path, addres
     from . import cost
 
     network = cost.count(config, start.transformer_config)
-    for refusal in _refusals(config, start, network, out, address, _gpu_bytes(address, None)):
+    for refusal in _refusals(config, start, network, out, address, None):
         raise TrainingRefused(refusal)
 
 
 def _refusals(
-    config: TrainConfig, start: Start, network: Network, out: Path, address: str | None, gpu_bytes: int | None
+    config: TrainConfig, start: Start, network: Network, out: Path, address: str | None, gpu_memory_gb: float | None
 ) -> Iterator[str]:
     """What cannot work, as sentences that begin with the field."""
     from . import footprint
@@ -150,6 +149,7 @@ def _refusals(
     if address is None:
         yield from _missing_workers(config)
     if config.use_gpu:
+        gpu_bytes = _gpu_bytes(address, gpu_memory_gb)
         yield from _too_little_gpu_memory(config, network, _largest(start), gpu_bytes)
         if address is None:  # on a CPU everything is host memory, and machines that swap are nobody's plan
             yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(start)), _host_bytes())

@@ -42,6 +42,9 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
     def follow() -> None:
         while not stop.wait(0.5):
             show()
+        show()
+        for tracker in trackers:  # here: MLflow knows a run in the thread that began it
+            tracker.close()
 
     with tqdm(total=config.steps, initial=steps_done, **options) as bar:
         follower = threading.Thread(target=follow, daemon=True)
@@ -51,9 +54,6 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
         finally:
             stop.set()
             follower.join()
-            show()
-            for tracker in trackers:
-                tracker.close()
 
 
 def told(row: dict[str, Any]) -> str:

@@ -1,14 +1,19 @@
 """TensorBoard, MLflow and Weights & Biases: told of the metrics by whoever started the run.
 
 A tracker is given the rows of metrics.jsonl as they come, and all of them again when a resumed run has cut the file
-back. Each is imported when it is asked for.
+back. Each is imported when it is asked for. Where a server is and who may use it stands in its own environment
+variables: none of them is read here, written down or repeated in a message.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +52,62 @@ def open_trackers(config: TrainConfig, out: Path) -> list[Tracker]:
     if missing:
         raise TrainingRefused(missing)
     kinds: dict[str, Any] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WeightsAndBiases}
-    return [kinds[name](out, config) for name in config.trackers]
+    return [Patient(name, lambda kind=kinds[name]: kind(out, config)) for name in config.trackers]
+
+
+class Patient:
+    """A tracker that may fail without failing the training: what it did not take is given to it again later.
+
+    The first failure in a row is told, without what it quotes of addresses and environment.
+
+    Args:
+        name: for the message.
+        begin: opens the tracker; tried again as long as it fails.
+    """
+
+    def __init__(self, name: str, begin: Callable[[], Tracker]) -> None:
+        self._name, self._begin = name, begin
+        self._tracker: Tracker | None = None
+        self._waiting: list[dict[str, Any]] = []
+        self._has_failed = False
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Give it these rows and those that wait."""
+        self._waiting += rows
+        if not self._waiting and self._tracker is not None:
+            return
+        try:
+            if self._tracker is None:
+                self._tracker = self._begin()
+            if self._waiting:
+                self._tracker.add(self._waiting)
+        except Exception as error:  # each library has its own for what a server or a network does
+            if not self._has_failed:
+                logging.getLogger(__name__).warning(
+                    "%s takes no metrics (%s); training goes on", self._name, _told(error)
+                )
+            self._has_failed = True
+        else:
+            self._waiting, self._has_failed = [], False
+
+    def close(self) -> None:
+        """A last attempt at what waits; a later start of the run tells what is missing then."""
+        self.add([])
+        try:
+            if self._tracker is not None:
+                self._tracker.close()
+        except Exception as error:
+            logging.getLogger(__name__).warning("%s could not be closed (%s)", self._name, _told(error))
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, in a line, without credentials: users in addresses, and values of variables that are secret."""
+    line = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    line = re.sub(r"://[^/@\s]+@", "://…@", line)
+    for name, value in os.environ.items():
+        if re.search(r"KEY|TOKEN|SECRET|PASSWORD", name) and len(value) > 3:
+            line = line.replace(value, "…")
+    return line
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
@@ -115,7 +175,7 @@ class _Remembered:
 
 
 class MLflow(_Remembered):
-    """Where `MLFLOW_TRACKING_URI` says."""
+    """Where `MLFLOW_TRACKING_URI` says; without it in OUT/mlflow.db, for `mlflow ui --backend-store-uri sqlite:///…`."""
 
     name = "mlflow"
 
@@ -123,6 +183,8 @@ class MLflow(_Remembered):
         import mlflow
 
         self._mlflow = mlflow
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            mlflow.set_tracking_uri(f"sqlite:///{out.absolute() / 'mlflow.db'}")
         active = mlflow.start_run(run_id=run, run_name=None if run else out.name)
         if run is None:
             mlflow.log_params(config.model_dump(mode="json"))
@@ -137,14 +199,19 @@ class MLflow(_Remembered):
 
 
 class WeightsAndBiases(_Remembered):
-    """Where `WANDB_…` variables say."""
+    """Where `WANDB_…` variables say; with `WANDB_MODE=offline` into OUT/wandb, for `wandb sync`.
+
+    Metrics and configuration are all that it is told: not the terminal, the code, or what else it finds on the machine.
+    """
 
     name = "wandb"
 
     def _begin(self, out: Path, config: TrainConfig, run: str | None) -> str:
         import wandb
 
-        self._run = wandb.init(id=run, name=out.name, config=config.model_dump(mode="json"), resume="allow", dir=out)
+        quiet = wandb.Settings(console="off", disable_git=True, save_code=False, x_disable_meta=True, silent=True)
+        named = {"name": out.name, "config": config.model_dump(mode="json"), "dir": out}
+        self._run = wandb.init(id=run, resume="allow", settings=quiet, **named)
         return str(self._run.id)
 
     def _tell(self, numbers: dict[str, float], step: int) -> None:

@@ -1,6 +1,7 @@
 import json
 import struct
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -80,22 +81,105 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
         open_trackers(config(trackers=("wandb",)), tmp_path)
 
 
-def test_servers_are_told_of_every_step_once_over_all_starts(tmp_path, monkeypatch):
-    said: list = []
-    mlflow = types.SimpleNamespace(
-        start_run=lambda run_id, run_name: types.SimpleNamespace(info=types.SimpleNamespace(run_id=run_id or "r1")),
-        log_params=lambda params: said.append(("params", params["stage"])),
-        log_metrics=lambda numbers, step: said.append((step, numbers["loss"])),
-        end_run=lambda: said.append("end"),
-    )
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: mlflow)
+class FakeMLflow(types.ModuleType):
+    """What the trackers call of mlflow 3.17, with its signatures; a run is known in the thread that began it."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.said: list = []
+        self._thread = None
+
+    def set_tracking_uri(self, uri: str) -> None:
+        self.uri = uri
+
+    def start_run(self, run_id: str | None = None, experiment_id: str | None = None, run_name: str | None = None):
+        self._thread = threading.get_ident()
+        return types.SimpleNamespace(info=types.SimpleNamespace(run_id=run_id or "r1"))
+
+    def log_params(self, params: dict, synchronous: bool | None = None) -> None:
+        self.said.append(("params", params["stage"]))
+
+    def log_metrics(self, metrics: dict, step: int | None = None, synchronous: bool | None = None) -> None:
+        assert self._thread == threading.get_ident()
+        self.said.append((step, metrics["loss"]))
+
+    def end_run(self, status: str = "FINISHED") -> None:
+        assert self._thread == threading.get_ident()
+        self.said.append("end")
+
+
+class FakeWandb(types.ModuleType):
+    """What the trackers call of wandb 0.31, with its signatures."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.said: list = []
+
+    def Settings(self, **settings):
+        return settings
+
+    def init(self, *, id=None, resume=None, settings=None, name=None, config=None, dir=None):
+        assert settings["console"] == "off" and settings["x_disable_meta"]
+        self.said.append((resume, name, config["stage"]))
+        return types.SimpleNamespace(id=id or "r1", log=self.log, finish=lambda exit_code=None: self.said.append("end"))
+
+    def log(self, data: dict, step: int | None = None, commit: bool | None = None) -> None:
+        self.said.append((step, data["loss"]))
+
+
+@pytest.fixture(params=[FakeMLflow, FakeWandb])
+def server(request, monkeypatch):
+    module = request.param()
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: module)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return module
+
+
+def test_servers_are_told_of_every_step_once_over_all_starts(tmp_path, server):
+    settings = config(trackers=(server.__name__,))
     for steps in ((0, 1, 2), (0, 1, 2, 3)):  # the second start has taken step 2 again
-        (tracker,) = open_trackers(config(trackers=("mlflow",)), tmp_path)
-        tracker.add([row(step) for step in steps])
-        tracker.close()
-    assert said == [("params", 1), (0, 1.0), (1, 1.0), (2, 1.0), "end", (3, 1.0), "end"]
-    assert json.loads((tmp_path / "state/mlflow.json").read_text()) == {"run": "r1", "step": 3}
+        cut_metrics(tmp_path, 0)
+        for step in steps:
+            append_metrics(tmp_path, row(step))
+        with progress(settings, tmp_path, 0):
+            pass
+    told = [said for said in server.said if isinstance(said, tuple) and isinstance(said[0], int)]
+    assert told == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0)]
+    assert server.said.count("end") == 2
+    assert json.loads((tmp_path / f"state/{server.__name__}.json").read_text()) == {"run": "r1", "step": 3}
+    if isinstance(server, FakeMLflow):
+        assert server.uri == f"sqlite:///{tmp_path}/mlflow.db" and server.said.count(("params", 1)) == 1
+    else:
+        assert server.said.count(("allow", tmp_path.name, 1)) == 2
+
+
+def test_a_server_that_fails_stops_nothing_says_no_secret_and_is_told_later(tmp_path, server, monkeypatch, caplog):
+    monkeypatch.setenv("SOMEBODYS_API_KEY", "hunter2hunter2")
+    name = "log_metrics" if isinstance(server, FakeMLflow) else "log"
+    works, attempts = getattr(server, name), []
+
+    def fails(*given, **named):
+        attempts.append(1)
+        raise ConnectionError("no answer from http://me:pass@host:5000/?key=hunter2hunter2")
+
+    monkeypatch.setattr(server, name, fails)
+    for step in range(2):
+        append_metrics(tmp_path, row(step))
+    (tracker,) = open_trackers(config(trackers=(server.__name__,)), tmp_path)
+    rows = NewRows(tmp_path / "metrics.jsonl")
+    tracker.add(rows())
+    append_metrics(tmp_path, row(2))
+    tracker.add(rows())
+    assert len(attempts) == 2 and len(caplog.messages) == 1
+    assert "http://…@host:5000/?key=…);" in caplog.text and "hunter2" not in caplog.text and "pass@" not in caplog.text
+
+    monkeypatch.setattr(server, name, works)
+    if isinstance(server, FakeWandb):
+        tracker._tracker._run.log = works
+    tracker.close()
+    told = [said for said in server.said if isinstance(said, tuple) and isinstance(said[0], int)]
+    assert told == [(0, 1.0), (1, 1.0), (2, 1.0)]
 
 
 def test_the_bar_tells_terms_rate_shares_and_memory():
