@@ -4,6 +4,7 @@ import http.client
 import http.server
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
 from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.models.cached import tensors_of
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import NonFiniteError
 from steadydancer.pipelines.train.config import TrainConfig
@@ -426,3 +428,115 @@ def test_a_simulated_pose_that_is_no_good_is_not_kept_and_a_kept_one_is_named(
             simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
     file.unlink()
     assert torch.equal(simulation("clip0", 2, shards.read("clip0"), plain, WIDE), first)
+
+
+@pytest.fixture
+def train(
+    cached: Path, components: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """`steadydancer train --stage 1` as a shell would call it; its status and what it says. Nothing is ever trained."""
+    from steadydancer.flows import cli, presets
+
+    def run(latents: Path, base: Path = components, stage1: Any = (), cache: Any = ()) -> tuple[int, str]:
+        preset = presets.load("tiny")
+        preset = presets.change(presets.change(preset, "stage1", **dict(stage1)), "cache", **dict(cache))
+        (tmp_path / "preset.json").write_text(preset.model_dump_json())
+        words = ["--preset", tmp_path / "preset.json", "--stage", 1, "--latents", latents, "--base", base]
+        monkeypatch.setattr(sys, "argv", ["steadydancer", "train", *map(str, [*words, "--out", tmp_path / "out"])])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not list((tmp_path / "out").rglob("*.safetensors"))  # no checkpoint, no state
+        return int(end.value.code or 0), capfd.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def no_gpu_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested is known before a network is loaded or a worker asked for."""
+    monkeypatch.setattr("steadydancer.pipelines.train.job._fit", lambda *_: pytest.fail("workers were started"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def refused(answer: tuple[int, str], *words: Any) -> None:
+    """One sentence, status 1, no traceback."""
+    code, told = answer
+    assert code == 1 and told.count("steadydancer: ") == 1 and "Traceback" not in told, told
+    assert all(str(word) in told for word in words), told
+
+
+def test_bad_shards_end_the_command_before_any_work(
+    no_gpu_work: None, train: Any, cached: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(cached, tmp_path / "latents"))
+    shard = sorted((copy / "shards").iterdir())[0]
+    content, before = shard.read_bytes(), contents(copy)
+    for kept, words in ((b"", f"cut short (0 bytes of {len(content)})"), (content[:-1], "cut short")):
+        shard.write_bytes(kept)
+        refused(train(copy), f"shard {shard} is {words}", "steadydancer repair")
+    shard.unlink()
+    refused(train(copy), f"shard {shard} is missing", "steadydancer repair")
+    shard.write_bytes(content)
+    (null,) = (copy / "null").iterdir()
+    null.rename(tmp_path / "null")
+    refused(train(copy), f"{null} is missing")
+    (tmp_path / "null").rename(null)
+    part = sorted(copy.glob("part-*"))[0]
+    part.rename(tmp_path / "part")
+    refused(train(copy), f"{copy}: its index names 2 usable samples", "counts.ok = 3")
+    (tmp_path / "part").rename(part)
+    assert contents(copy) == before and not (tmp_path / "out" / "start.json").exists()
+
+
+def test_a_cache_of_other_weights_sizes_types_or_code_ends_the_command(
+    no_gpu_work: None, train: Any, cached: Path, components: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(components, tmp_path / "other"))
+    settings_file = other / "vae" / "config.json"
+    settings_file.write_text(settings_file.read_text() + " ")
+    refused(train(cached, other), f"vae: {cached} was cached with another VAE")
+    refused(train(cached, cache={"max_area_px": 96 * 96}), f"{cached} was cached otherwise", "max_area_px: 4096 → 9216")
+    refused(train(cached, cache={"dtype": "bfloat16"}), 'dtype: "float32" → "bfloat16"')
+    refused(train(cached, stage1={"num_frames": 29}), "num_frames: ", "33 frames a clip, the configuration says 29")
+    refused(train(cached, stage1={"validation_share": 0.999}), "validation_share: at 0.999 all 3 sources")
+    with monkeypatch.context() as patched:
+        patched.setitem(ENCODINGS, "pose_latents", 9)
+        refused(train(cached), "encodings.pose_latents: 1 → 9")
+    assert not (tmp_path / "out" / "start.json").exists()
+
+
+def test_what_only_reading_tells_ends_the_command_before_the_step(train: Any, cached: Path, tmp_path: Path) -> None:
+    """A changed byte, and numbers that are not finite in an intact shard."""
+    flipped = Path(shutil.copytree(cached, tmp_path / "flipped"))
+    last = ShardDataset(flipped).keys[-1]  # the first is looked at before work begins
+    row = next(row for row in Artifact(flipped).read().to_pylist() if row["clip_id"] == last)
+    member = next(member for member in row["members"] if member["name"] == "conditions.safetensors")
+    shard = flipped / "shards" / row["shard"]
+    content = bytearray(shard.read_bytes())
+    content[member["offset"] + 5000] ^= 1
+    shard.write_bytes(content)
+    where = f"shard {shard} is cut short or damaged at {row['clip_id']}.conditions.safetensors"
+    refused(train(flipped, stage1={"evaluation_samples": 0}), where, "steadydancer verify")
+    assert not (tmp_path / "out" / "metrics.jsonl").read_text() and contents(flipped)[f"shards/{shard.name}"] == content
+
+    samples = ShardDataset(cached)
+    rows = [row for row in Artifact(cached).read().to_pylist() if row["verdict"] == "ok"]
+    nan = tmp_path / "nan"
+    for row in rows:
+        sample = samples.read(row["clip_id"])
+        tensors = {name: torch.clone(tensor) for name, tensor in tensors_of(sample["conditions"]).items()}
+        tensors["image_embeds"][1, 1] = float("nan")
+        members = sample_members(sample["meta"], save(tensors), sample["pose"])
+        kept = {name: row[name] for name in ("clip_id", "source_id", "verdict", "num_frames", "height", "width")}
+        write_shard(nan, Packet(row["clip_id"], (row["clip_id"],)), [Sample(kept, members)])
+    shutil.copytree(cached / "null", nan / "null")
+    counts = {"inputs": len(rows), "ok": len(rows), "rejected": 0, "quarantined": 0}
+    Artifact(nan).commit({**{k: v for k, v in samples.record.items() if k != "fingerprint"}, "counts": counts})
+    answer = train(nan, stage1={"evaluation_samples": 0})
+    refused(answer, f"{nan}/shards/", ": sample ", ": image_embeds holds values that are not finite")
+    assert not (tmp_path / "out" / "metrics.jsonl").read_text()
