@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,11 +164,21 @@ def read_engine(engine: Any, folder: Path, *, universal: bool = False) -> None:
     """
     # DeepSpeed asks this of its settings, and they were given before it was known which state there is.
     engine.load_universal_checkpoint = lambda: universal
-    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+    with plainly_named(folder) as plain:
+        engine.load_checkpoint(str(plain), tag=TAG, load_module_strict=False)
     if universal:
-        # ZeRO-3 would give all groups of weights the one step count that it read, and AdamW adds to it for each group.
+        # ZeRO-3 gives all groups of weights the one step count that it read, and AdamW would add to it for each group.
         for state in engine.optimizer.optimizer.state.values():
             state["step"] = state["step"].clone()
+
+
+@contextmanager
+def plainly_named(folder: Path) -> Iterator[Path]:
+    """The folder under a name without brackets and the like, which DeepSpeed would take for patterns."""
+    with tempfile.TemporaryDirectory() as plain:
+        link = Path(plain) / "state"
+        link.symlink_to(folder.resolve())
+        yield link
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:

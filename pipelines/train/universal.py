@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from .checkpoint import TrainingRefused
-from .engine import TAG, Workers, read_engine
+from .engine import TAG, Workers, plainly_named, read_engine
 from .states import StateNotWritten, read_facts
 
 _POLL_S = 0.2
@@ -45,8 +44,7 @@ def read_state(engine: Any, state: Path, team: Workers) -> None:
         _convert(state, facts, place)
     while not place.exists():  # no barrier: those run out of patience before a large state is converted
         time.sleep(_POLL_S)
-    with _plainly_named(place) as folder:
-        read_engine(engine, folder, universal=True)
+    read_engine(engine, place, universal=True)
     team.barrier()
     if team.rank == 0:
         shutil.rmtree(place)
@@ -90,7 +88,7 @@ def _convert(state: Path, facts: dict[str, Any], place: Path) -> None:
     aside = _aside(place)
     try:
         aside.mkdir()
-        with _plainly_named(state) as source, _plainly_named(aside) as target, _silence():
+        with plainly_named(state) as source, plainly_named(aside) as target, _silence():
             ds_to_universal.main(
                 Namespace(
                     input_folder=str(source / TAG),
@@ -128,15 +126,6 @@ def _leave_out_one_workers_part(file: Path) -> None:
     aside = file.with_suffix(".tmp")
     torch.save(common, aside)
     aside.replace(file)
-
-
-@contextmanager
-def _plainly_named(folder: Path) -> Iterator[Path]:
-    """The folder under a name without brackets and the like, which DeepSpeed would take for patterns."""
-    with tempfile.TemporaryDirectory() as plain:
-        link = Path(plain) / "state"
-        link.symlink_to(folder.resolve())
-        yield link
 
 
 @contextmanager
