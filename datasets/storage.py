@@ -17,10 +17,10 @@ from urllib.parse import unquote_to_bytes
 
 from .node_cache import held, scratch
 from .object_store import Entry, ObjectPath, describe, entry, get, listing, put
-from .store_requests import StorageError, attempt
+from .store_requests import StorageError
 
 __all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
-           "named", "publish", "read_range", "relative", "state_folder", "total_bytes"]  # fmt: skip
+           "named", "publish", "relative", "state_folder", "total_bytes"]  # fmt: skip
 
 Location = Path | ObjectPath
 
@@ -164,27 +164,6 @@ def publish(folder: Path, target: ObjectPath, last: str) -> None:
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     for file in sorted(files, key=lambda file: file == folder / last):
         put(file, target / file.relative_to(folder).as_posix())
-
-
-def read_range(path: ObjectPath, offset: int, size: int, digest: str) -> bytes:
-    """`size` bytes of an object that does not change, from the copy on this machine if there is one.
-
-    Args:
-        path: of the object.
-        offset: where the bytes begin.
-        size: how many they are.
-        digest: of what they should be: a cache that was made anew under the old name has another.
-
-    Raises:
-        FileNotFoundError: there is no such object.
-    """
-
-    def fetch(folder: Path) -> None:
-        with path.open() as file:
-            (folder / "bytes").write_bytes(attempt(path, lambda: file.read_at(size, offset)))
-
-    with held(sha256(f"{path} {offset} {size} {digest}".encode()).hexdigest(), fetch) as folder:
-        return (folder / "bytes").read_bytes()
 
 
 def _key(found: list[Entry]) -> str:
