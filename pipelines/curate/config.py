@@ -23,7 +23,9 @@ class Gates(BaseModel):
 
     min_side_px: int | None = Field(160, description="shorter side of the picture inside its borders, pixels")
     max_border_ratio: float | None = Field(
-        0.6, description="share of the frame that is border and cropped away; 0.02 refuses instead of cropping"
+        0.7,
+        description="share of the frame that is border and cropped away (an upright video in a wide one: 0.68); 0.02 "
+        "refuses instead of cropping",
     )
     max_leak_score: float | None = Field(0.65, description="likeness to a video of the excluded sets, 0..1")
     max_cut_score: float | None = Field(
@@ -37,15 +39,24 @@ class Gates(BaseModel):
     min_sharpness: float | None = Field(
         0.0003, description="variance of the Laplacian of luma / 255² (0.0005 | 0.0002)"
     )
-    max_blur: float | None = Field(0.49, description="how little another blur changes, 0..1 (0.45 | 0.53)")
+    max_blur: float | None = Field(0.51, description="how little another blur changes, 0..1 (0.50 | 0.53)")
     min_motion_magnitude: float | None = Field(
-        0.001, description="mean change of luma between frames 1/16 s apart (0.0029 | 0.0007)"
+        0.0006, description="mean change of luma between frames 1/16 s apart (0.0029 | 0.0003)"
     )
     max_motion_magnitude: float | None = Field(0.12, description="above it is noise, flicker or a shaken camera")
     max_frozen_ratio: float | None = Field(0.6, description="frames that repeat the one before (0.23 | 0.85)")
+    min_own_motion_ratio: float | None = Field(
+        0.006, description="area that moves by itself; a photo that is zoomed has next to none (0.042 | 0.0009)"
+    )
+    max_noise: float | None = Field(
+        0.008, description="noise in the calmest tenth of the picture, 0..1 (0.006 | 0.011)"
+    )
     max_flicker: float | None = Field(0.004, description="second difference of mean luma, 0..1 (0.0021 | 0.0044)")
     max_camera_shake: float | None = Field(
         0.006, description="second difference of the camera's path, diagonals a frame² (0.0032 | 0.0081)"
+    )
+    max_blockiness: float | None = Field(
+        0.3, description="how much a square grid stands out: codec's blocks, stretched pixels (0.15 | 0.40)"
     )
     max_static_edge_ratio: float | None = Field(
         None, description="area whose edges stay while the camera moves: logos. Off: not calibrated"
@@ -62,18 +73,19 @@ class Gates(BaseModel):
     max_missing_pose_ratio: float | None = Field(0.1, description="share of frames without a usable body")
     max_pose_gap: int | None = Field(4, description="longest run of frames without a usable body")
     min_pose_confidence: float | None = Field(
-        0.55, description="mean confidence of the body's joints, 0..1 (0.74 | 0.46)"
+        0.5, description="mean confidence of the body's joints, 0..1 (0.74 | 0.46)"
     )
     min_visible_joint_ratio: float | None = Field(
-        0.58, description="visible body joints of 18: head, trunk and an arm (0.67 | 0.47)"
+        0.52,
+        description="visible body joints of 18, mean (0.67 | 0.48): head and shoulders are 8 (0.44), with elbows 10",
     )
     min_head_ratio: float | None = Field(
-        0.85, description="frames in which an eye or an ear is seen, of a back too (1 | 0.71): no headless bodies"
+        0.8, description="frames in which an eye or an ear is seen, of a back too (1 | 0.32): no headless bodies"
     )
     min_subject_height: float | None = Field(0.3, description="height of the visible body over the picture's height")
     min_subject_area: float | None = Field(0.03, description="box of the visible body over the picture (0.10 | 0.02)")
     max_subject_offset: float | None = Field(
-        0.35, description="body's middle from the picture's middle, share of the width (0.29 | 0.41)"
+        0.4, description="body's middle from the picture's middle, share of the width (0.29 | 0.41)"
     )
     min_in_frame_ratio: float | None = Field(0.9, description="visible body joints that lie inside the picture")
     min_track_continuity: float | None = Field(
@@ -82,18 +94,21 @@ class Gates(BaseModel):
     max_appearance_change: float | None = Field(
         0.3, description="largest change of the torso's mean colour between neighbouring frames, 0..1 (0.15 | 0.53)"
     )
+    max_subject_clipped_ratio: float | None = Field(
+        0.25, description="points along the limbs that are as bright as can be: overexposed (0.05 | 0.36)"
+    )
     min_head_above_hips_ratio: float | None = Field(0.9, description="upright frames; inversions count as extreme")
     max_torso_tilt_deg: float | None = Field(80.0, description="p95 of the torso's angle to upright (25 | 92)")
     max_rotation_rate: float | None = Field(4.0, description="p95 of the torso's turning, rad/s (2.1 | 9.6)")
     max_airborne_height: float | None = Field(
-        0.8, description="p95 of the lower foot's height over where it stands, torsos (0.33 | 1.8)"
+        1.0, description="p95 of the lower foot's height over where it stands, torsos (0.33 | 1.8)"
     )
     min_pose_motion: float | None = Field(0.1, description="mean joint speed, torsos a second (0.23 | none)")
     min_motion_smoothness: float | None = Field(
         None, description="likeness of frames to what AMT-S guesses from their neighbours, 0..1. Off: not calibrated"
     )
     max_pose_jerk: float | None = Field(
-        0.3, description="p95 of joints' second difference, torsos a frame² (0.27 | 0.33)"
+        0.4, description="p95 of joints' second difference, torsos a frame² (0.27 | 0.54 of a pose that is seen whole)"
     )
 
     def bounds(self) -> list[tuple[str, str, str, float]]:
@@ -119,12 +134,15 @@ PICTURE_GATES = frozenset(
         "min_motion_magnitude",
         "max_motion_magnitude",
         "max_frozen_ratio",
+        "min_own_motion_ratio",
+        "max_noise",
         "max_flicker",
         "max_camera_shake",
         "min_brightness",
         "min_contrast",
         "min_sharpness",
         "max_blur",
+        "max_blockiness",
         "max_static_edge_ratio",
     }
 )

@@ -37,7 +37,9 @@ from .scores.borders import Box, find_content
 from .scores.duplicates import fingerprint
 from .scores.frame_scores import Frames, blur, technical_scores
 from .scores.glance import is_refused_at_a_glance, refused_at_a_glance
+from .scores.highlights import subject_clipped_ratio
 from .scores.motion_scores import motion_scores
+from .scores.noise import blockiness
 from .scores.overlays import static_edge_ratio, text_scores
 from .scores.pose_scores import appearance_change, count_tracks, pose_scores
 from .scores.shots import PIECE_FRAMES, ShotPass
@@ -161,6 +163,7 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
     seconds = row["end_s"] - row["start_s"]
     row |= technical_scores(frames)
     row["blur"] = blur(frames)
+    row["blockiness"] = blockiness(frames)
     row["static_edge_ratio"] = static_edge_ratio(frames, row.get("camera_motion"), seconds)
     few = frames[np.linspace(0, len(frames) - 1, min(config.num_network_frames, len(frames))).round().astype(int)]
     if tools.text is not None and failed_gate(row, config.gates, PICTURE_GATES) is None:
@@ -228,6 +231,7 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     height, width = content_size(row)
     scores = pose_scores(poses[0], tracks[0].confidence, width / height, config.fps)
     scores["appearance_change"] = appearance_change(looked_at[0], poses[0]) if looked_at else None
+    scores["subject_clipped_ratio"] = subject_clipped_ratio(looked_at[0], poses[0]) if looked_at else None
     # Supplied keypoints need no frames, smoothness does.
     scores["motion_smoothness"] = (
         tools.smoothness(looked_at[0] if looked_at else read_frames()) if tools.smoothness else None

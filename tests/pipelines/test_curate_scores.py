@@ -27,7 +27,9 @@ from steadydancer.pipelines.curate.config import (
 from steadydancer.pipelines.curate.networks import PoseTools, load_pose_tools
 from steadydancer.pipelines.curate.scores.borders import Box, find_content
 from steadydancer.pipelines.curate.scores.frame_scores import blur
-from steadydancer.pipelines.curate.scores.motion_scores import motion_scores
+from steadydancer.pipelines.curate.scores.highlights import LIMBS, subject_clipped_ratio
+from steadydancer.pipelines.curate.scores.motion_scores import motion_scores, own_motion_ratio
+from steadydancer.pipelines.curate.scores.noise import blockiness, noise
 from steadydancer.pipelines.curate.scores.overlays import static_edge_ratio, text_scores
 from steadydancer.pipelines.curate.scores.pose_scores import (
     MIRRORED,
@@ -99,6 +101,103 @@ def test_a_camera_that_sees_nothing_is_not_measured() -> None:
     for frames in (np.full((9, 96, 96, 3), 90, np.uint8), noise):
         scores = motion_scores(frames, FPS)
         assert scores["camera_motion"] is None and scores["camera_shake"] is None
+
+
+def own_motion(frames: np.ndarray) -> float:
+    value = motion_scores(frames, FPS)["own_motion_ratio"]
+    assert value is not None
+    return value
+
+
+def through_a_camera(frames: np.ndarray, zoom: float, pan: float) -> np.ndarray:
+    """Frames seen by a camera that zooms in and goes across, both to the share that is given at the last one."""
+    height, width = frames.shape[1:3]
+    along = np.linspace(0, 1, len(frames))
+    matrices = [
+        np.array(
+            [[1 + zoom * t, 0, -zoom * t * width / 2 - pan * t * width], [0, 1 + zoom * t, -zoom * t * height / 2]]
+        )
+        for t in along
+    ]
+    return np.stack([
+        cv2.warpAffine(one, m, (width, height), borderMode=cv2.BORDER_REFLECT)
+        for one, m in zip(frames, matrices, strict=True)
+    ])  # fmt: skip
+
+
+def test_a_photo_that_is_zoomed_or_panned_has_no_motion_of_its_own_and_a_dancer_has() -> None:
+    scene, dance = landscape(), dancer(num_frames=33, height=128, width=96)
+    lit = np.any(np.abs(dance.astype(int) - dance[0, 0, 0]) > 40, axis=3)[..., None]
+    before_trees = np.where(lit, dance, scene[100:228, 100:196])
+    bound = Gates().min_own_motion_ratio
+    assert bound is not None
+    for zoom, pan in ((0.2, 0.0), (0.0, 0.15), (0.1, -0.1)):
+        photo = through_a_camera(before_trees[np.full(33, 12)], zoom, pan)
+        assert motion_scores(photo, FPS)["flow_residual"] > 0  # type: ignore[operator]
+        assert own_motion(photo) < bound / 3
+        assert own_motion(through_a_camera(before_trees, zoom, pan)) > 3 * bound
+
+
+def test_what_moves_by_itself_is_told_by_its_area() -> None:
+    frames = filmed(np.zeros((17, 2)) + 60)[..., 0] // 2  # nothing in it is as bright as what passes
+    for index, frame in enumerate(frames):
+        frame[40:72, 10 + 4 * index : 30 + 4 * index] = 255
+    rests, sure = np.tile(np.eye(2, 3), (16, 1, 1)), np.ones(16, bool)
+    # In half a second it leaves its 20 × 32 pixels and fills as many elsewhere; the blur adds up to three round them.
+    ratio = own_motion_ratio(frames, rests, sure, FPS)
+    assert ratio is not None and 2 * 20 * 32 / 122**2 < ratio < 2 * 26 * 38 / 122**2
+    assert own_motion_ratio(frames // 30, rests, sure, FPS) is None
+    assert own_motion_ratio(frames, rests, np.arange(16) % 8 > 0, FPS) is None
+    assert motion_scores(np.full((17, 96, 96, 3), 90, np.uint8), FPS)["own_motion_ratio"] is None
+
+
+def test_noise_is_told_in_grey_levels_and_neither_texture_nor_motion_is_noise() -> None:
+    def level(frames: np.ndarray) -> float:
+        value = motion_scores(frames, FPS)["noise"]
+        assert value is not None
+        return value * 255
+
+    rng, index = np.random.default_rng(3), np.arange(17.0)
+    still = filmed(np.zeros((17, 2)) + 60)
+    panned = filmed(np.stack([20 + 2.3 * index, 30 + 0.4 * index], axis=1))
+    for frames in (still, panned):
+        assert level(frames) < 1.5
+    for sigma in (4, 8):
+        noisy = np.clip(128 + 0.3 * (still - 128.0) + rng.normal(0, sigma, (*still.shape[:3], 1)), 0, 255)
+        assert level(noisy.astype(np.uint8)) == pytest.approx(sigma, rel=0.15)
+    two = np.zeros((2, 32, 32), np.uint8)
+    assert noise(two, np.zeros((1, 2, 3)), np.zeros(1, bool)) is None
+
+
+def test_blocks_are_told_from_texture_and_from_a_fence() -> None:
+    bound = Gates().max_blockiness
+    assert bound is not None
+    fine = np.stack([landscape(256), landscape(256)[::-1]])
+    shrunk = [cv2.resize(frame, (48, 48), interpolation=cv2.INTER_AREA) for frame in fine]
+    blocks = np.stack([cv2.resize(frame, (256, 256), interpolation=cv2.INTER_NEAREST) for frame in shrunk])
+    soft = np.stack([cv2.resize(frame, (256, 256), interpolation=cv2.INTER_CUBIC) for frame in shrunk])
+    fence = fine.copy()
+    fence[:, :, ::8] = 0
+    assert blockiness(blocks) > 2 * bound
+    for frames in (fine, soft, fence, np.full_like(fine, 255)):
+        assert blockiness(frames) < bound / 2
+
+
+def test_a_white_studio_is_not_overexposed_and_a_white_body_is() -> None:
+    pose = toy_pose(5, 12, FPS, aspect=0.75)
+    studio = np.full((12, 128, 96, 3), 255, np.uint8)
+    for frame, body in zip(studio, pose.body * (96, 128), strict=True):
+        for limb in LIMBS:
+            first, last = (tuple(map(int, point)) for point in body[limb])
+            cv2.line(frame, first, last, (90, 60, 50), 9)
+    assert subject_clipped_ratio(studio, pose) == 0
+    blown = cv2.add(studio, np.full_like(studio, 200))
+    assert subject_clipped_ratio(blown, pose) == 1
+    half = studio.copy()
+    half[:6] = blown[:6]
+    assert subject_clipped_ratio(half, pose) == pytest.approx(0.5, abs=0.05)
+    nobody = PoseSequence(pose.body, np.zeros_like(pose.body_visible), pose.hands)
+    assert subject_clipped_ratio(studio, nobody) is None
 
 
 def test_flicker_and_frozen_frames() -> None:

@@ -9,12 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from .frame_scores import Frames, grey_change, grey_of
+from .noise import noise
 
 Floats = npt.NDArray[np.floating]
 
 NUM_CORNERS, MIN_CORNERS = 120, 8
 MIN_STILL_SHARE = 0.4  # of the corners that must agree on one motion: below it nobody can say what the camera does
 FROZEN_CHANGE = 0.1 / 255  # a repeated frame, recompressed; film grain and sensor noise change more
+
+APART_S, EVERY_S = 0.5, 0.25  # frames that are compared: so far apart that who stands has swayed; how often
+SOFT_PX, OWN_CHANGE = 1.6, 5  # what scaling does to fine texture goes by a blur; grey levels that are no noise then
+LEAST_CONTRAST = 10  # grey levels, standard deviation: a picture that is darker or paler shows no motion
+OWN_MOTION_PERCENTILE = 90  # over the clip: somebody who begins late moves, too
 
 
 def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
@@ -24,8 +30,10 @@ def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
         camera_motion: mean speed of the background, picture diagonals a second; None where it cannot be told.
         camera_shake: mean second difference of the camera's path, diagonals a frame².
         flow_residual: mean change of luma that is left when the camera's motion is undone, 0..1: the subject's.
+        own_motion_ratio: see `own_motion_ratio`.
         flicker: mean second difference of the whole picture's luma, 0..1.
         frozen_ratio: share of frames that repeat the one before.
+        noise: see `noise.noise`.
     """
     luma = grey_of(frames)
     means = luma.mean(axis=(1, 2)) / 255
@@ -34,16 +42,21 @@ def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
         "camera_motion": None,
         "camera_shake": None,
         "flow_residual": None,
+        "own_motion_ratio": None,
+        "noise": None,
         "flicker": float(np.abs(np.diff(means, n=2)).mean()) if len(means) > 2 else None,
         "frozen_ratio": float((change < FROZEN_CHANGE).mean()) if len(change) else None,
     }
-    steps, agreed, residual = camera_path(luma)
+    matrices, agreed, residual = camera_path(luma)
     known = agreed >= MIN_STILL_SHARE
+    out["own_motion_ratio"] = own_motion_ratio(luma, matrices, known, fps)
+    out["noise"] = noise(luma, matrices, known)
     pairs = known[1:] & known[:-1]
     if pairs.sum() < len(pairs) / 2 or not len(pairs):
         return out
-    diagonal = float(np.hypot(*luma.shape[1:]))
-    steps = steps / diagonal
+    height, width = luma.shape[1:]
+    centre = np.array([width / 2, height / 2])
+    steps = (matrices[:, :, :2] @ centre + matrices[:, :, 2] - centre) / np.hypot(height, width)
     shake = np.linalg.norm(np.diff(steps, axis=0), axis=1)[pairs]
     return out | {
         "camera_motion": float(np.linalg.norm(steps[known], axis=1).mean() * fps),
@@ -53,24 +66,67 @@ def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
 
 
 def camera_path(luma: npt.NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
-    """Motion of the picture's centre in pixels [F − 1, 2], share of corners that agree, and residual change 0..1.
+    """From each frame to the next: the camera's motion as matrices, how sure it is, and what change it leaves.
 
     Corners are followed from frame to frame, and the shift, turn and scaling that most of them agree on is the
     camera's. Where there are too few corners, nothing agrees.
+
+    Returns:
+        matrices: [F − 1, 2, 3], pixels of one frame to those of the next.
+        agreed: [F − 1], share of corners that agree.
+        residual: [F − 1], mean change of luma when the motion is undone, 0..1.
     """
     num_steps, (height, width) = len(luma) - 1, luma.shape[1:]
-    steps, agreed, residual = np.zeros((num_steps, 2)), np.zeros(num_steps), np.zeros(num_steps)
-    centre = np.array([width / 2, height / 2])
+    matrices, agreed, residual = np.tile(np.eye(2, 3), (num_steps, 1, 1)), np.zeros(num_steps), np.zeros(num_steps)
     cv2.setRNGSeed(0)  # of the random samples among which the best agreement is found
     for index in range(num_steps):
         found = _camera_step(luma[index], luma[index + 1])
         if found is None:
             continue
-        matrix, agreed[index] = found
-        steps[index] = matrix[:, :2] @ centre + matrix[:, 2] - centre
-        moved = cv2.warpAffine(luma[index], matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        matrices[index], agreed[index] = found
+        moved = cv2.warpAffine(luma[index], matrices[index], (width, height), borderMode=cv2.BORDER_REPLICATE)
         residual[index] = cv2.absdiff(moved, luma[index + 1]).mean() / 255
-    return steps, agreed, residual
+    return matrices, agreed, residual
+
+
+def own_motion_ratio(
+    luma: npt.NDArray[np.uint8], matrices: Floats, known: npt.NDArray[np.bool_], fps: float
+) -> float | None:
+    """Share of the picture that changes within half a second by what no motion of the camera explains, 0..1.
+
+    A photo that is zoomed, panned or held in a hand has next to none; somebody who stands and breathes has some. A
+    frame is carried along the camera's path; a pixel has moved by itself if it then differs from all pixels next to
+    it by more than noise. The 90th percentile over the clip; None where the camera is not known for half a second,
+    or the picture has hardly any contrast.
+
+    Args:
+        luma: [F, H, W] in levels.
+        matrices: [F − 1, 2, 3] of `camera_path`.
+        known: [F − 1], where they can be trusted.
+        fps: frames a second.
+    """
+    if luma[len(luma) // 2].std() < LEAST_CONTRAST:
+        return None
+    gap, step = max(1, round(APART_S * fps)), max(1, round(EVERY_S * fps))
+    starts = [k for k in range(0, len(luma) - gap, step) if known[k : k + gap].all()]
+    soft = {k: cv2.GaussianBlur(luma[k], (0, 0), SOFT_PX) for k in {*starts, *(k + gap for k in starts)}}
+    shares = []
+    for k in starts:
+        path = np.eye(3)
+        for matrix in matrices[k : k + gap]:
+            path = np.vstack([matrix, (0, 0, 1)]) @ path
+        shares.append(_changed_share(soft[k], soft[k + gap], path[:2]))
+    return float(np.percentile(shares, OWN_MOTION_PERCENTILE)) if shares else None
+
+
+def _changed_share(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], matrix: Floats) -> float:
+    size, near = before.shape[::-1], np.ones((3, 3), np.uint8)
+    moved = cv2.warpAffine(before, matrix, size)
+    seen = cv2.erode(cv2.warpAffine(np.full_like(before, 255), matrix, size), np.ones((7, 7), np.uint8), borderValue=0)
+    brighter, darker = cv2.subtract(after, cv2.dilate(moved, near)), cv2.subtract(cv2.erode(moved, near), after)
+    changed = cv2.threshold(cv2.max(brighter, darker), OWN_CHANGE, 255, cv2.THRESH_BINARY)[1]
+    seen = cv2.threshold(seen, 254, 255, cv2.THRESH_BINARY)[1]
+    return cv2.countNonZero(cv2.bitwise_and(changed, seen)) / max(1, cv2.countNonZero(seen))
 
 
 def _camera_step(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> tuple[Floats, float] | None:
