@@ -3,10 +3,13 @@ import json
 import pytest
 import torch
 
+from steadydancer.datasets.object_store import ObjectPath, put
+from steadydancer.flows import presets
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.pipelines.train import cost, footprint, forecast, preflight, shown
-from steadydancer.pipelines.train.checkpoint import append_metrics
+from steadydancer.pipelines.train import cost, footprint, forecast, fork, preflight, shown
+from steadydancer.pipelines.train.checkpoint import TrainingRefused, append_metrics
 from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.start import check_start, identity
 
 CLIP = (81, 640, 640)
 
@@ -211,3 +214,54 @@ def test_workers_that_would_be_waited_for_without_end_are_refused(use_gpu, monke
     assert not list(preflight._missing_workers(TrainConfig(stage=1, num_workers=1, use_gpu=use_gpu)))
     (refusal,) = preflight._missing_workers(TrainConfig(stage=1, num_workers=2, use_gpu=use_gpu))
     assert refusal.startswith("num_workers: 2 ") and "has 1" in refusal
+
+
+def upload(folder, target):
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            put(file, target / file.relative_to(folder).as_posix())
+
+
+def test_a_base_on_a_store_is_planned_with_by_its_sizes_alone(cached, components, bucket, tmp_path, monkeypatch):
+    config = presets.tiny().stage1
+    given = {"latents": cached, "out": tmp_path / "out", "tflops": 1.0}
+    here = preflight.plan(config, base=str(components), **given)
+    upload(components / "transformer", ObjectPath.parse(bucket) / "wan/transformer")
+    asked = []
+    monkeypatch.setattr("steadydancer.models.folders.local_folder", lambda *told: asked.append(told))
+    there = preflight.plan(config, base=f"{bucket}/wan", **given)
+    assert not asked
+    assert there["base"] == {"source": f"{bucket}/wan", "path": None, "digest": None}
+    same = set(here) - {"base", "disk_free_bytes"}
+    assert {name: there[name] for name in same} == {name: here[name] for name in same}
+    assert here["rate_from"] == "given" and here["parameters"] < 1e7
+
+    # A base whose sizes are not stated is taken for Wan 14B, and then this cache is another's.
+    with pytest.raises(TrainingRefused, match="image_dim is 1280"):
+        preflight.plan(config, base=f"{bucket}/nothing", **given)
+
+
+def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_path, monkeypatch):
+    config, old = presets.tiny().stage1, _made(tmp_path / "old")
+    given = {"latents": cached, "base": str(components), "out": tmp_path / "new", "fork": old}
+    assert "holds no complete engine state" in preflight.plan(config, **given)["refusals"][0]
+
+    record = check_start(config, cached, str(components), None).record
+    (old / "start.json").write_text(json.dumps(identity(record)))
+    for step in range(7):
+        append_metrics(old, {"step": step, "seconds": 2.0})
+    monkeypatch.setattr(fork, "engine_states", lambda folder: iter([(7, folder / "state")] if folder == old else []))
+    changed = config.model_copy(update={"learning_rate": 1e-5})
+    plan = preflight.plan(changed, **given)
+    assert plan["refusals"] == []
+    assert plan["forked_from"] == {"path": str(old), "steps": 7, "changes": ["config.learning_rate: 0.002 → 1e-05"]}
+    assert (plan["steps_done"], plan["seconds_a_step"], plan["rate_from"]) == (7, 2.0, "measured in the fork")
+    assert plan["hours_left"] == pytest.approx((config.steps - 7) * 2.0 / 3600)
+    assert f"fork    of {old} after 7 steps" in shown.table(plan)
+    refused = preflight.plan(config.model_copy(update={"lora_rank": 2}), **given)["refusals"]
+    assert "config.lora_rank: 16 → 2" in refused[0]
+    assert not (tmp_path / "new").exists()  # a plan makes nothing
+
+    # The old run itself, with another rate: not its own any more.
+    (refusal,) = preflight.plan(changed, **{**given, "out": old, "fork": None})["refusals"]
+    assert "was begun with other settings" in refusal and "config.learning_rate: 0.002 → 1e-05" in refusal

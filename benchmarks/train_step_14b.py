@@ -1,0 +1,165 @@
+"""One optimizer step at the released model's shapes, random weights, one clip of 81 frames of 640 × 640.
+
+Stage 1 (LoRA) with all 40 blocks; stage 2 (all parameters, ZeRO-3, Eq. 6 with its teacher) on a slice of 8 of them,
+whose rate carries over: all 40 with their optimizer do not fit one GPU. The steps are the training's: its engine, its
+objectives, activations computed again in backward. Prints one JSON line a way: seconds (median of the rounds),
+TFLOP/s done and needed by the count of `cost`, peak memory beside what `footprint` says of it, and the losses, which
+are the same for all ways of a stage. Needs an accelerator with 80 GB; without one it says so and prints nulls. `--tiny`
+tries the script itself on a CPU.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from steadydancer.models.conditions import Conditions, NullConditions, with_frame_mask
+from steadydancer.models.lora import add_lora
+from steadydancer.models.objectives import (
+    Objective,
+    TrainingBatch,
+    action_supervision,
+    condition_decoupled_distillation,
+    wan_velocity,
+)
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+from steadydancer.pipelines.train import cost, footprint
+from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.engine import Workers, open_engine, workers
+from steadydancer.pipelines.train.memory import checkpoint_blocks
+from steadydancer.pipelines.train.networks import engine_velocity
+
+WAN = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}  # the rest are the classes' defaults
+TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "text_dim": 16, "freq_dim": 16,
+        "image_dim": 8, "added_kv_proj_dim": 48, "in_channels": 36}  # fmt: skip
+# Way to take the step → (blocks at full size, settings).
+WAYS: dict[str, tuple[int, dict[str, Any]]] = {
+    "stage 1, LoRA": (40, {"stage": 1}),
+    "stage 1, LoRA, attention kept": (40, {"stage": 1, "keep_attention_outputs": True}),
+    "stage 1, LoRA, activations on the host": (40, {"stage": 1, "offload_activations": True}),
+    "stage 2, all parameters, 8 of 40 blocks": (8, {"stage": 2}),
+    "stage 2, 8 of 40 blocks, activations on the host": (8, {"stage": 2, "offload_activations": True}),
+}
+
+
+def random_network(cls: Any, sizes: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """A network of small random weights that is never whole anywhere else than on the device."""
+    with torch.device("meta"):
+        model = cls(**sizes)
+    for _, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            data = torch.empty(parameter.shape, dtype=dtype, device=device)
+            is_norm_weight = name == "weight" and parameter.ndim == 1
+            setattr(module, name, nn.Parameter(data.fill_(1) if is_norm_weight else data.normal_(std=0.02)))
+    # Tables are made in the constructor, which had no device to make them on.
+    config = model.config
+    model.rope = type(model.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len).to(device)
+    return model
+
+
+def random_batch(config: Any, bucket: tuple[int, int, int], device: torch.device) -> TrainingBatch:
+    """One clip of (pixel frames, height, width), all of it noise."""
+    grid = ((bucket[0] - 1) // 4 + 1, bucket[1] // 8, bucket[2] // 8)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, device=device)
+
+    told = Conditions(
+        image_latents=with_frame_mask(normal(16, *grid)),
+        pose_latents=normal(16, *grid),
+        image_embeds=normal(257, config.image_dim),
+        pose_image_embeds=normal(257, config.image_dim),
+        prompt_embeds=normal(512, config.text_dim),
+    )
+    null = NullConditions(normal(16, *grid), normal(257, config.image_dim), normal(1, config.text_dim))
+    return TrainingBatch(normal(16, *grid), told, null, normal(16, *grid), torch.tensor([0.5], device=device))
+
+
+def student_and_objective(
+    config: TrainConfig, sizes: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Objective]:
+    """As a stage would load them."""
+    student = random_network(SteadyDancerTransformer3DModel, sizes, dtype, device)
+    student.enable_gradient_checkpointing(checkpoint_blocks(config))
+    if config.stage == 1:
+        add_lora(student, config.lora_rank, config.lora_alpha, config.lora_targets)
+        return student.train(), action_supervision()
+    teacher = random_network(WanTransformer3DModel, sizes, dtype, device).requires_grad_(False)
+    return student.train(), condition_decoupled_distillation(wan_velocity(teacher))
+
+
+def measure(config: TrainConfig, sizes: dict[str, Any], bucket: Any, rounds: int, team: Workers) -> dict[str, Any]:
+    """Seconds of a step (median after one that is not counted), its loss, and peak gigabytes on a GPU."""
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    student, objective = student_and_objective(config, sizes, dtype, team.device)
+    batch = random_batch(student.config, bucket, team.device)
+    engine = open_engine(student, config)
+    seconds, losses = [], []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        terms = objective(engine_velocity(engine, config), batch)
+        engine.backward(terms["loss"])
+        engine.step()
+        losses.append(terms["loss"].item())  # waits for the GPU
+        if config.use_gpu:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    engine.destroy()
+    peak = torch.cuda.max_memory_allocated() / 1e9 if config.use_gpu else None
+    return {"seconds": round(statistics.median(seconds[1:]), 4), "losses": losses, "peak_gb": peak and round(peak, 2)}
+
+
+def report(way: str, rounds: int, tiny: bool) -> dict[str, Any]:
+    """The line of one way, measured."""
+    num_layers, settings = WAYS[way]
+    sizes = {**(TINY if tiny else WAN), "num_layers": 2 if tiny else num_layers}
+    bucket = (9, 64, 64) if tiny else (81, 640, 640)
+    changes = {"use_gpu": False, "dtype": "float32", "lora_rank": 2, "lora_alpha": 2} if tiny else {}
+    config = TrainConfig(num_workers=0, global_batch_size=1, warmup_steps=0, **settings, **changes)
+    network = cost.count(config, {name: size for name, size in sizes.items() if name != "in_channels"})
+    flops = cost.step_flops(config, network, bucket)
+    torch.manual_seed(0)
+    with workers(config) as team:
+        measured = measure(config, sizes, bucket, rounds, team)
+    counted = footprint.gpu_memory(config, network, bucket)["total"] / 1e9
+    return {
+        **measured,
+        "tokens": cost.num_tokens(network, bucket),
+        "tflop": round(flops.hardware / 1e12, 6),
+        "tflop_per_s": round(flops.hardware / measured["seconds"] / 1e12, 4),
+        "needed_tflop_per_s": round(flops.model / measured["seconds"] / 1e12, 4),
+        "counted_gb": round(counted, 2),
+    }
+
+
+def main() -> None:
+    """Measure all ways, or the one that is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--way", choices=WAYS, help="only this one")
+    options = parser.parse_args()
+    for way in [options.way] if options.way else WAYS:
+        line = {"benchmark": "train_step_14b", "way": way}
+        if not options.tiny and not torch.cuda.is_available():
+            nothing = dict.fromkeys(("seconds", "tflop_per_s", "peak_gb"))
+            print(json.dumps({**line, **nothing, "why": "no accelerator here"}))
+            continue
+        try:
+            print(json.dumps({**line, **report(way, options.rounds, options.tiny)}), flush=True)
+        except torch.cuda.OutOfMemoryError as error:
+            print(json.dumps({**line, "seconds": None, "why": f"out of memory: {str(error).splitlines()[0]}"}))
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+
+if __name__ == "__main__":
+    main()
