@@ -1,5 +1,8 @@
 import json
 import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,13 @@ from steadydancer.datasets.video import decode, frame_times_s
 from steadydancer.models.components import load_components, save_components, tiny_components
 from steadydancer.models.encoders import decode_latents
 from steadydancer.pipelines.curves import BASE, TOP, WIDTH, draw_curves
+from steadydancer.pipelines.submit import local_ray
 from steadydancer.pipelines.train import gallery, gallery_render, job, publish, renders, report, trained
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import TrainingRefused, read_metrics
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.meter import PARTS
+from steadydancer.pipelines.train.stop import TrainingStopped
 
 FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 5, 32, 16, 16
 T, LATENT = (FRAMES - 1) // 4 + 1, SIDE // 8
@@ -323,11 +328,38 @@ def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, buc
 
 
 @pytest.mark.acceptance
-@pytest.mark.timeout(600)
-def test_galleries_are_made_beside_the_training_and_a_stopped_one_later(world, run, tmp_path, monkeypatch):
-    """Ray Train's asynchronous validation: one worker trains, another renders; the same bytes as without Ray."""
-    train(world, micro(num_workers=1, global_batch_size=2), tmp_path / "ray")
-    assert videos(tmp_path / "ray") == videos(run)
-    assert not gallery.failures(tmp_path / "ray") and (tmp_path / "ray/report.html").is_file()
-    made = [gallery.galleries(tmp_path / "ray", [steps])[steps]["steps"] for steps in (2, 4, 5)]
-    assert made == [2, 4, 5]
+@pytest.mark.timeout(1200)
+def test_galleries_are_made_beside_the_training_which_waits_for_none(world, tmp_path):
+    """Ray Train's asynchronous validation: one worker trains, another renders, and whatever becomes of it is told."""
+    out, slow = tmp_path / "run", {"num_workers": 1, "global_batch_size": 32, "gradient_accumulation": 16}
+    shown = {**SHOWN, "every_steps": 100}
+    first = gallery.gallery_folder(out, 100) / "run.json"
+    with local_ray(tmp_path / "ray"), ThreadPoolExecutor(1) as thread:
+        training = thread.submit(train, world, micro(steps=100_000, shown=shown, **slow), out)
+        seen = len(read_metrics(out)) if _comes(first.exists, training) else 0
+        assert _comes(lambda: len(read_metrics(out)) > seen + 3, training)  # it goes on all the while
+        (out / "state/stop").touch()
+        with pytest.raises(TrainingStopped):
+            training.result(timeout=120)
+
+        steps = gallery.trained_steps(out)[-1] + 101
+        hasty = micro(steps=steps, shown={**shown, "max_seconds": 1e-3}, **slow)
+        assert train(world, hasty, out)["steps"] == steps
+        told, there = gallery.failures(out), report.steps_shown(out)
+        assert steps in told and 100 in there and not set(there) & set(told)
+        assert all("max_seconds" in failure["reason"] for failure in told.values())
+
+        assert train(world, micro(steps=steps, shown=shown, **slow), out)["already_finished"]
+        assert report.steps_shown(out) == [*gallery.trained_steps(out), steps] and not gallery.failures(out)
+    made = videos(out)[100]
+    shutil.rmtree(gallery.gallery_folder(out, 100))
+    gallery_render.render_gallery(settings_of(world, out, micro(shown=shown)), 100)
+    assert videos(out)[100] == made
+
+
+def _comes(true: Callable[[], bool], training: Future) -> bool:
+    deadline = time.monotonic() + 400
+    while not true():
+        assert not training.done() and time.monotonic() < deadline, training.done() and training.result()
+        time.sleep(0.2)
+    return True

@@ -1,0 +1,63 @@
+"""How long the loop stands still for the weights of a gallery: written beside the training, against waited for.
+
+Prints one JSON line: seconds of both and their ratio. The engine is a real one (DeepSpeed, ZeRO-2, one process on the
+CPU) around one layer of a given number of weights. The rendering itself is another worker's; what a gallery takes of
+the loop is the gathering of the trained weights.
+"""
+
+import json
+import logging
+import tempfile
+import time
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
+from steadydancer.pipelines.train.engine import open_engine, workers
+from steadydancer.pipelines.train.trained import TrainedWriter
+
+GALLERY = GalleryConfig(num_clips=1, every_steps=1)
+
+
+@click.command()
+@click.option("--million", type=int, default=40, help="10^6 trained weights; four bytes of each are kept.")
+@click.option("--rounds", type=int, default=5)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Disk to write to; else a temporary one.")
+def main(million: int, rounds: int, out: Path | None) -> None:
+    logging.disable(logging.WARNING)
+    config = TrainConfig(stage=2, num_workers=0, use_gpu=False, zero_stage=2, dtype="float32", global_batch_size=1,
+                         gallery=GALLERY)  # fmt: skip
+    settings = {"config": config.model_dump(mode="json"), "attempt": "0"}
+    with workers(config) as team, tempfile.TemporaryDirectory(dir=out) as folder:
+        engine = open_engine(nn.Linear(*[int((million * 1e6) ** 0.5)] * 2), config)
+        with TrainedWriter(Path(folder), team, settings) as trained:
+            print(json.dumps(measured(engine, trained, rounds)), flush=True)
+        engine.destroy()
+
+
+def measured(engine: Any, trained: TrainedWriter, rounds: int) -> dict[str, Any]:
+    """Seconds of the loop that keeping the weights costs, both ways; the least of all rounds."""
+    beside, waited, steps = [], [], []
+    for count in range(rounds):
+        began = time.perf_counter()
+        engine.backward(engine(torch.ones(64, engine.module.in_features)).square().mean())
+        engine.step()
+        steps.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        trained.keep(engine, count + 1)
+        beside.append(time.perf_counter() - began)
+        wait([trained._writing])  # type: ignore[list-item]
+        waited.append(time.perf_counter() - began)
+    size = sum(weight.nbytes for weight in engine.module.parameters())
+    told = {"weights_gb": size / 1e9, "stall_beside_s": min(beside), "stall_waiting_s": min(waited),
+            "ratio": min(beside) / min(waited), "step_s": min(steps)}  # fmt: skip
+    return {"benchmark": "train_gallery", **{name: round(value, 3) for name, value in told.items()}}
+
+
+if __name__ == "__main__":
+    main()
