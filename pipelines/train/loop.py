@@ -17,7 +17,6 @@ from .checkpoint import (
     append_metrics,
     commit_checkpoint,
     cut_metrics,
-    engine_states,
     read_metrics,
 )
 from .config import TrainConfig
@@ -28,7 +27,7 @@ from .meter import Meter
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student, torch_dtype
 from .prefetch import Prefetch
 from .renders import offer
-from .states import StateWriter, read_facts
+from .states import StateWriter, newest_state, read_facts
 from .stop import node_watch, stop_is_asked
 from .trained import TrainedWriter
 from .universal import read_state
@@ -128,8 +127,8 @@ def _step(
 
 
 def _resume(engine: Any, team: Workers, out: Path) -> int:
-    """Load the newest complete engine state, cut the metrics back to it; the number of steps done."""
-    newest = next(engine_states(out), None)
+    """Load the newest sound engine state, cut the metrics back to it; the number of steps done."""
+    newest = newest_state(out, team)
     team.barrier()
     done = 0
     if newest is not None:

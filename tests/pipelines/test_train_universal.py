@@ -1,24 +1,29 @@
 """Runs that go on with another number of workers: real processes, gloo, DeepSpeed; no Ray but where it is named."""
 
-import json
+import glob
+import multiprocessing
+import os
+import re
 import shutil
-import subprocess
-import sys
+import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from steadydancer.datasets.artifact import Artifact, plan_packets
+from steadydancer.datasets.artifact import Artifact, content_digest, plan_packets, write_json
 from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.shards import Sample, null_path, sample_members, write_shard
 from steadydancer.models.components import save_components, tiny_components
-from steadydancer.pipelines.train import engine, universal
-from steadydancer.pipelines.train.checkpoint import engine_states, read_metrics
+from steadydancer.pipelines.train import engine, job, universal
+from steadydancer.pipelines.train.checkpoint import TrainingRefused, engine_states, read_metrics
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.loop import train_loop
-from steadydancer.pipelines.train.states import read_facts
+from steadydancer.pipelines.train.start import check_same_run
+from steadydancer.pipelines.train.states import StateNotWritten, read_facts
+from steadydancer.pipelines.train.universal import bytes_to_convert, read_state, refuse_without_room
 
 FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 9, 32, 16, 16
 T, LATENT = (FRAMES - 1) // 4 + 1, SIDE // 8
@@ -88,13 +93,10 @@ def world(tmp_path_factory) -> dict[str, str]:
 
 
 WORKER = """
-import json, os, sys
 from contextlib import nullcontext
-os.environ["DS_ACCELERATOR"] = "cpu"
 import deepspeed, torch, torch.distributed as dist
 from steadydancer.pipelines.train import engine, loop
 
-rank, world_size, store, calls = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
 deepspeed.ops.__compatible_ops__ = {}  # as in engine.workers: no compiler is looked for
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
 loop.workers = lambda config: nullcontext(engine.Workers(rank, world_size, torch.device("cpu")))
@@ -112,19 +114,22 @@ def settings(world, config: TrainConfig, out: Path, parent: Path | None = None) 
     return {"config": config.model_dump(mode="json"), **world, **paths, "record": {"kind": "checkpoint"}}
 
 
-def together(num_workers: int, tmp_path: Path, calls: list[dict]) -> None:
+def together(world_size: int, tmp_path: Path, calls: list[dict]) -> None:
     """Run the loop in so many processes, one call after another, without Ray."""
-    store = tmp_path / f"store-{len(list(tmp_path.glob('store-*')))}"
-    words = [sys.executable, "-c", WORKER]
-    processes = [
-        subprocess.Popen([*words, str(rank), str(num_workers), str(store), json.dumps(calls)])
-        for rank in range(num_workers)
-    ]
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    processes = multiprocessing.get_context("forkserver")  # one import for all of them
+    processes.set_forkserver_preload(["steadydancer.pipelines.train.loop", "deepspeed"])
+    given = {"world_size": world_size, "store": str(tmp_path / f"store-{time.time_ns()}"), "calls": calls}
+    ranks = [processes.Process(target=exec, args=(WORKER, {**given, "rank": rank})) for rank in range(world_size)]
     try:
-        assert [process.wait(250) for process in processes] == [0] * num_workers
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(600)
+        assert [rank.exitcode for rank in ranks] == [0] * world_size
     finally:
-        for process in processes:
-            process.kill()
+        for rank in ranks:
+            rank.kill()
 
 
 def alone(config: TrainConfig, world, out: Path, parent: Path | None = None) -> Path:
@@ -205,3 +210,147 @@ def test_a_conversion_changes_no_bit(world, straight, tmp_path, monkeypatch, sta
 def test_nor_does_it_of_other_settings(world, straight, tmp_path, monkeypatch, stage, changes):
     parent = straight / "checkpoint" if stage == 2 else None
     check_conversion(world, parent, tmp_path, monkeypatch, micro(stage, **changes))
+
+
+def recorded(config: TrainConfig) -> dict:
+    """What `run.json` would say, as far as two runs are compared by it."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "latents": {"digest": "l"},
+        "base": {"digest": "b"},
+        "parent": None,
+    }
+
+
+def test_other_workers_are_taken_where_the_global_batch_stays(tmp_path):
+    check_same_run(tmp_path, recorded(micro(1, num_workers=2)))
+    begun = (tmp_path / "start.json").read_text()
+    for workers, accumulation in ((1, 1), (1, 2), (0, 4), (4, 1), (2, 1)):
+        check_same_run(tmp_path, recorded(micro(1, num_workers=workers, gradient_accumulation=accumulation)))
+    assert (tmp_path / "start.json").read_text() == begun
+
+    def refused(match: str, **changes) -> None:
+        with pytest.raises(TrainingRefused, match=match):
+            check_same_run(tmp_path, recorded(micro(1, **changes)))
+
+    refused(r"config.gradient_accumulation: 1 → 2$", num_workers=2, gradient_accumulation=2)
+    refused(r"config.num_workers: 2 → 3\nAnother num_workers is taken where", num_workers=3, global_batch_size=3)
+    refused(r"\n  config.seed: 3 → 4$", num_workers=1, seed=4)
+    with pytest.raises(
+        ValueError, match="global_batch_size 4 must be a multiple of num_workers × gradient_accumulation"
+    ):
+        micro(1, num_workers=3)
+
+
+def a_state(folder: Path, num_workers: int, zero_stage: int) -> Path:
+    """An engine state as far as it is looked at before it is read."""
+    (folder / "engine").mkdir(parents=True)
+    for rank in range(num_workers):
+        (folder / f"engine/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(bytes(1000))
+    (folder / "engine/mp_rank_00_model_states.pt").write_bytes(bytes(50))
+    write_json(folder / "complete.json", {"world_size": num_workers, "zero_stage": zero_stage, "steps_done": 2})
+    return folder
+
+
+def test_room_for_a_conversion_is_asked_for_before_it_begins(tmp_path, monkeypatch):
+    two, three = a_state(tmp_path / "two", 4, 2), a_state(tmp_path / "three", 4, 3)
+    assert bytes_to_convert(two, 4) == 0
+    assert bytes_to_convert(two, 8) == 2 * 4000 + 50
+    assert bytes_to_convert(three, 8) == 2 * 4000 + 1000 + 50
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(universal.shutil, "disk_usage", lambda folder: disk._replace(free=8050))
+    refuse_without_room(two, 8)
+    refuse_without_room(three, 4)
+    with pytest.raises(TrainingRefused, match=r"^disk: 8 workers go on from what 4 wrote.*--num-workers 4"):
+        refuse_without_room(three, 8)
+
+
+def test_a_conversion_that_fails_or_is_killed_leaves_the_state_and_nothing_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.checkpoint import ds_to_universal
+
+    state, read = a_state(tmp_path / "state/step-000002", 2, 2), []
+    before = content_digest(state)
+    team = Namespace(rank=0, world_size=1, barrier=lambda: None)
+    monkeypatch.setattr(universal, "read_engine", lambda *arguments, **how: read.append((*arguments, how)))
+
+    def fills_the_disk(options: Namespace) -> None:
+        Path(options.output_folder).mkdir()
+        raise RuntimeError("unexpected pos 64 vs 0")  # torch's words for it
+
+    monkeypatch.setattr(ds_to_universal, "main", fills_the_disk)
+    with pytest.raises(StateNotWritten, match=r"^disk: the state after 2 steps, which 2 .*--num-workers 2"):
+        read_state(None, state, team)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000002"]
+
+    def killed(options: Namespace) -> None:
+        Path(options.output_folder).mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ds_to_universal, "main", killed)
+    with pytest.raises(KeyboardInterrupt):
+        read_state(None, state, team)
+    (tmp_path / "state/universal").mkdir()  # of a kill while it was being read
+    assert (tmp_path / "state/.universal.tmp").exists() and not read
+    read_state(None, state, Namespace(rank=0, world_size=2, barrier=lambda: None))
+    assert read == [(None, state, {})]  # no conversion for those who wrote it
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000002"]
+    assert content_digest(state) == before
+
+
+def test_deepspeed_gets_no_name_that_it_takes_for_a_pattern(tmp_path):
+    folder, seen = tmp_path / "a [1] (of 2+)", []
+    (folder / "engine").mkdir(parents=True)
+
+    class Engine:
+        def load_checkpoint(self, place: str, **options) -> None:
+            re.compile(place)
+            seen.extend(glob.glob(f"{place}/*"))  # noqa: PTH207 - as DeepSpeed does
+
+    engine.read_engine(Engine(), folder)
+    assert [Path(name).name for name in seen] == ["engine"] and not Path(seen[0]).exists()
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_runs_go_from_any_number_of_workers_to_any(world, tmp_path, stage):
+    """4 → 2 → 1 and 1 → 4; a worker takes one clip in a forward pass throughout."""
+    parent = None
+    if stage == 2:
+        parent = alone(micro(1, steps=1), world, tmp_path / "parent") / "checkpoint"
+    straight = alone(micro(stage, gradient_accumulation=4, steps=6), world, tmp_path / "straight", parent)
+    down, up = tmp_path / "down", as_of(straight, 2, tmp_path / "up")
+    four = [(micro(stage, num_workers=4, steps=2), down), (micro(stage, num_workers=4, steps=6), up)]
+    together(4, tmp_path, [settings(world, config, out, parent) for config, out in four])
+    two = micro(stage, num_workers=2, gradient_accumulation=2, steps=4)
+    together(2, tmp_path, [settings(world, two, down, parent)])
+    alone(micro(stage, gradient_accumulation=4, steps=6), world, down, parent)
+    for out in (up, down):
+        agree(out, straight, rel=1e-6)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("stage", [1, 2])
+def test_losses_agree_where_workers_take_more_clips_at_once(world, straight, tmp_path, stage):
+    """Sums are then taken in another order, which AdamW makes much of where a gradient is nearly zero."""
+    parent = straight / "checkpoint" if stage == 2 else None
+    one = alone(micro(stage), world, tmp_path / "one", parent)
+    down = tmp_path / "down"
+    together(2, tmp_path, [settings(world, micro(stage, num_workers=2, steps=2), down, parent)])
+    alone(micro(stage), world, down, parent)
+    rows, expected = read_metrics(down), read_metrics(one)
+    assert [row["batch_digest"] for row in rows] == [row["batch_digest"] for row in expected]
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-6)
+    ours, theirs = weights(down), weights(one)
+    apart = sum((ours[name] - theirs[name]).pow(2).sum() for name in ours).sqrt()
+    assert apart <= 1e-5 * sum(weight.pow(2).sum() for weight in theirs.values()).sqrt()
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(900)
+def test_one_worker_goes_on_after_two_under_ray_train(world, straight, tmp_path):
+    arguments = {"latents": Path(world["latents"]), "base": world["base"], "out": tmp_path / "run"}
+    job.run(micro(1, num_workers=2, steps=2), **arguments)
+    job.run(micro(1, num_workers=1, gradient_accumulation=2), **arguments)
+    agree(tmp_path / "run", straight, rel=1e-6)
