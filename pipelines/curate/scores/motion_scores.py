@@ -4,6 +4,8 @@ Frames are uint8 [F, H, W, 3] RGB at the clip's rate, small: motion of a 128-pix
 pixel, a thousandth of its diagonal.
 """
 
+from functools import reduce
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +20,9 @@ MIN_STILL_SHARE = 0.4  # of the corners that must agree on one motion: below it 
 FROZEN_CHANGE = 0.1 / 255  # a repeated frame, recompressed; film grain and sensor noise change more
 
 APART_S, EVERY_S = 0.5, 0.25  # frames that are compared: so far apart that who stands has swayed; how often
-SOFT_PX, OWN_CHANGE = 1.6, 5  # what scaling does to fine texture goes by a blur; grey levels that are no noise then
+SOFT, OWN_CHANGE = (5, 5), 5  # pixels of a blur, which takes what scaling does to fine texture; grey levels then
 LEAST_CONTRAST = 10  # grey levels, standard deviation: a picture that is darker or paler shows no motion
+NEXT_TO, AROUND = np.ones((3, 3), np.uint8), np.ones((7, 7), np.uint8)  # pixels; beyond the picture nothing is known
 OWN_MOTION_PERCENTILE = 90  # over the clip: somebody who begins late moves, too
 
 
@@ -36,7 +39,7 @@ def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
         noise: see `noise.noise`.
     """
     luma = grey_of(frames)
-    means = luma.mean(axis=(1, 2)) / 255
+    means = np.array([cv2.mean(one)[0] for one in luma]) / 255
     change = grey_change(luma)
     out: dict[str, float | None] = {
         "camera_motion": None,
@@ -85,7 +88,7 @@ def camera_path(luma: npt.NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
             continue
         matrices[index], agreed[index] = found
         moved = cv2.warpAffine(luma[index], matrices[index], (width, height), borderMode=cv2.BORDER_REPLICATE)
-        residual[index] = cv2.absdiff(moved, luma[index + 1]).mean() / 255
+        residual[index] = cv2.norm(moved, luma[index + 1], cv2.NORM_L1) / (255 * moved.size)
     return matrices, agreed, residual
 
 
@@ -109,23 +112,23 @@ def own_motion_ratio(
         return None
     gap, step = max(1, round(APART_S * fps)), max(1, round(EVERY_S * fps))
     starts = [k for k in range(0, len(luma) - gap, step) if known[k : k + gap].all()]
-    soft = {k: cv2.GaussianBlur(luma[k], (0, 0), SOFT_PX) for k in {*starts, *(k + gap for k in starts)}}
+    soft = {k: cv2.blur(luma[k], SOFT) for k in {*starts, *(k + gap for k in starts)}}
+    square = np.tile(np.eye(3), (len(matrices), 1, 1))
+    square[:, :2] = matrices
     shares = []
     for k in starts:
-        path = np.eye(3)
-        for matrix in matrices[k : k + gap]:
-            path = np.vstack([matrix, (0, 0, 1)]) @ path
+        path = reduce(lambda before, after: after @ before, square[k : k + gap])
         shares.append(_changed_share(soft[k], soft[k + gap], path[:2]))
     return float(np.percentile(shares, OWN_MOTION_PERCENTILE)) if shares else None
 
 
 def _changed_share(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], matrix: Floats) -> float:
-    size, near = before.shape[::-1], np.ones((3, 3), np.uint8)
+    size = before.shape[::-1]
     moved = cv2.warpAffine(before, matrix, size)
-    seen = cv2.erode(cv2.warpAffine(np.full_like(before, 255), matrix, size), np.ones((7, 7), np.uint8), borderValue=0)
-    brighter, darker = cv2.subtract(after, cv2.dilate(moved, near)), cv2.subtract(cv2.erode(moved, near), after)
-    changed = cv2.threshold(cv2.max(brighter, darker), OWN_CHANGE, 255, cv2.THRESH_BINARY)[1]
-    seen = cv2.threshold(seen, 254, 255, cv2.THRESH_BINARY)[1]
+    whole = cv2.warpAffine(np.full_like(before, 255), matrix, size)
+    seen = cv2.erode(cv2.compare(whole, 255, cv2.CMP_EQ), AROUND, borderValue=0)
+    brighter, darker = cv2.subtract(after, cv2.dilate(moved, NEXT_TO)), cv2.subtract(cv2.erode(moved, NEXT_TO), after)
+    changed = cv2.compare(cv2.max(brighter, darker), OWN_CHANGE, cv2.CMP_GT)
     return cv2.countNonZero(cv2.bitwise_and(changed, seen)) / max(1, cv2.countNonZero(seen))
 
 

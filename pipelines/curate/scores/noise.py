@@ -18,6 +18,7 @@ MEAN_TO_SIGMA = np.sqrt(np.pi / 2)  # of a normal distribution's absolute values
 
 MAX_PERIOD = 16  # pixels: what is larger than that are windows and tiles, no blocks
 SMOOTHED_PX = 15  # along a profile: its own course, out of which a grid stands
+NUM_BINS = 2048  # of the transform: more than a frame has rows or columns
 PROFILE_FLOOR = 0.5  # grey levels: where less changes from pixel to pixel there is no grid to be seen
 
 
@@ -64,15 +65,14 @@ def blockiness(frames: Frames) -> float:
         frames: a few frames [F, H, W, 3].
     """
     luma = grey_of(frames)
-    return float(np.minimum(_periods(luma), _periods(luma.transpose(0, 2, 1))).max())
+    across = [cv2.reduce(cv2.absdiff(one[:, 1:], one[:, :-1]), 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F) for one in luma]
+    down = [cv2.reduce(cv2.absdiff(one[1:], one[:-1]), 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F) for one in luma]
+    return float(np.minimum(*(_amplitudes(np.mean(profiles, axis=0).ravel()) for profiles in (across, down))).max())
 
 
-def _periods(luma: Luma) -> npt.NDArray[np.floating]:
-    """Amplitude of each frequency along the last axis, the same frequencies whatever the length."""
-    profile = np.mean([cv2.reduce(cv2.absdiff(one[:, 1:], one[:, :-1]), 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[0]
-                       for one in luma], axis=0)  # fmt: skip
+def _amplitudes(profile: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Of the waves in a profile, over its own course; the same frequencies whatever its length."""
     course = cv2.blur(profile[None], (SMOOTHED_PX, 1), borderType=cv2.BORDER_REFLECT)[0]
     wave = (profile - course) / (course + PROFILE_FLOOR) * np.hanning(len(profile))
-    num_bins = 2048
-    amplitudes = np.abs(np.fft.rfft(wave, num_bins)) / (len(profile) / 4)
-    return np.asarray(amplitudes[num_bins // MAX_PERIOD :])
+    amplitudes = np.abs(np.fft.rfft(wave, NUM_BINS)) / (len(profile) / 4)
+    return np.asarray(amplitudes[NUM_BINS // MAX_PERIOD :])
