@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
+import os
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from ...datasets.artifact import ArtifactError, written_aside
+from ...datasets.artifact import ArtifactError
 from ...datasets.shards import Bucket, ShardDataset
 from ...datasets.skeleton import PoseSequence, simulate_first_motion
 from ...models.objectives import simulate_first_latent_motion
 from .checkpoint import NonFiniteError
 from .config import TrainConfig
 
-_NUM_LOCKS = 64  # workers that encode side by side; each lock serves many poses
+_ASIDE, _LEFT_AFTER_S = ".tmp", 3600.0  # nobody writes one pose for an hour
 
 
 class PoseSimulation:
@@ -30,8 +31,9 @@ class PoseSimulation:
     unit "frame": p̃1 = p0 + (p_T* − p0) / T* on the keypoints of pixel frames, drawn and encoded by the VAE on first
     use, then read from `folder`. unit "latent": z̃1 = z0 + (z_T* − z0) / T* on the latents themselves.
 
-    A pose is encoded by one worker while the others that want it wait, and what lies in `folder` does not change: every
-    later reading, in this run or after an interruption, gives the same bits.
+    What lies in `folder` does not change: every later reading, in this run or after an interruption, gives the same
+    bits. Workers that want a pose at once all encode it, and all take what was first in its place. None waits for
+    another: its VAE's work may stand in the GPU's queue behind a collective that waits for the one who waits.
 
     Args:
         config: the stage.
@@ -43,6 +45,10 @@ class PoseSimulation:
         self._unit = config.pose_simulation_unit
         self._vae = vae
         self._folder = folder
+        for left in folder.glob(f".*{_ASIDE}"):  # by a worker that was killed while it wrote
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _LEFT_AFTER_S:
+                    left.unlink()
 
     def __call__(
         self, key: str, target: int, sample: dict[str, Any], pose_latents: torch.Tensor, bucket: Bucket
@@ -67,26 +73,12 @@ class PoseSimulation:
             return simulate_first_latent_motion(pose_latents.float()[None], torch.tensor([target]))[0]
         file = self._folder / f"{key}-{target}.safetensors"
         if not file.exists():
-            with self._claimed(file) as is_missing:
-                if is_missing:
-                    pose = simulate_first_motion(PoseSequence.from_bytes(sample["pose"]), target)
-                    encoded = self._encode(pose, sample["meta"], bucket)
-                    if not encoded.isfinite().all():
-                        raise NonFiniteError(f"pose_latents of sample {key}, simulated with T* = {target}: not finite")
-                    with written_aside(file) as aside:
-                        save_file({"pose_latents": encoded.to(pose_latents.dtype).contiguous()}, aside)
+            pose = simulate_first_motion(PoseSequence.from_bytes(sample["pose"]), target)
+            encoded = self._encode(pose, sample["meta"], bucket)
+            if not encoded.isfinite().all():
+                raise NonFiniteError(f"pose_latents of sample {key}, simulated with T* = {target}: not finite")
+            _write_first(file, save({"pose_latents": encoded.to(pose_latents.dtype).contiguous()}))
         return _read(file, pose_latents.shape)
-
-    @contextmanager
-    def _claimed(self, file: Path) -> Iterator[bool]:
-        """Whether a pose is still to be encoded; nobody else encodes it meanwhile."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        slot = int(sha256(file.name.encode()).hexdigest(), 16) % _NUM_LOCKS
-        with (self._folder / f".lock-{slot:02d}").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in self._folder.glob(f".{file.stem}.*"):
-                left.unlink()  # by a worker that was killed: whoever writes this pose has the lock
-            yield not file.exists()
 
     def _encode(self, pose: PoseSequence, meta: dict[str, Any], bucket: Bucket) -> torch.Tensor:
         """Drawn and encoded exactly as the pose that is not simulated was for the cache."""
@@ -116,6 +108,25 @@ def latent_shape(bucket: Bucket) -> tuple[int, int, int, int]:
     """[16,T,H,W] of a clip of (pixel frames, height, width): Wan's VAE takes 4 frames and 8 x 8 pixels at a time."""
     num_frames, height, width = bucket
     return 16, (num_frames - 1) // 4 + 1, height // 8, width // 8
+
+
+def _write_first(file: Path, content: bytes) -> None:
+    """Make a file, whole or not at all, unless there is one already."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.stem}.{uuid4().hex}{_ASIDE}")
+    try:
+        with aside.open("xb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, file)
+    except OSError as error:
+        if error.filename is None:  # a full disk names no file
+            error.filename = str(file)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _read(file: Path, shape: torch.Size) -> torch.Tensor:

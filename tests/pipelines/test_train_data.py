@@ -1,9 +1,11 @@
 """Training data as a function of (seed, step): by real processes, from a store that fails now and then, and refused."""
 
+import errno
 import http.client
 import http.server
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -155,11 +157,11 @@ def victim(*arguments):
     def torn(write):
         def half(*given):
             write(*given)
-            file = given[-1] / "bytes" if given[-1].is_dir() else given[-1]
+            file = given[-1] / "bytes" if given[-1].is_dir() else given[0]
             os.truncate(file, file.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         return half
-    shard_ranges._fetch, pose_simulation.save_file = torn(shard_ranges._fetch), torn(pose_simulation.save_file)
+    shard_ranges._fetch, os.link = torn(shard_ranges._fetch), torn(lambda aside, file: None)
     worker(*arguments)
 
 
@@ -285,7 +287,7 @@ def test_workers_are_told_the_same_to_the_bit(latents: Path, bucket: str, flaky:
         assert steps["2"][variant] == alone and steps["4"].get(variant, alone) == alone, variant
     assert steps["1"]["cut"] == steps["1"]["1"] == steps["1"]["2"] == steps["roomy"]["1"] == steps["narrow"]["1"]
     assert steps["again"]["3"] == steps["1"]["3"] and len({repr(told) for told in steps["1"].values()}) == 3
-    each_pose_was_encoded_once(latents, tmp_path)
+    poses_are_whole(latents, tmp_path)
 
     # One copy of each sample for the machine's four workers, whatever the store answered, and nothing of the killed.
     entries = {name: list((tmp_path / name / "entries").iterdir()) for name in ("roomy", "narrow")}
@@ -295,16 +297,17 @@ def test_workers_are_told_the_same_to_the_bit(latents: Path, bucket: str, flaky:
     assert {"503", "500", "cut"} < {how for how, _ in flaky.told}
 
 
-def each_pose_was_encoded_once(latents: Path, folder: Path) -> None:
+def poses_are_whole(latents: Path, folder: Path) -> None:
     """Though workers want the same at once, and one was killed while it wrote."""
     data = TrainingData(latents, config(3))
     rows = [row for step in range(STEPS) for row in data.draws(step) if row.pose_target]
     wanted = {f"{row.key}-{row.pose_target}" for row in rows}
-    assert len(rows) > len(wanted)
-    for world in (1, 2, 4):
+    encoded = {world: (folder / f"{world}.log").stat().st_size for world in (1, 2, 4)}
+    assert len(rows) > len(wanted) == encoded[1] and max(encoded.values()) < len(rows)
+    for world in encoded:
         poses = folder / f"{world}-poses"
-        assert {file.stem for file in poses.glob("*.safetensors")} == wanted and not list(poses.glob(".clip*"))
-        assert (folder / f"{world}.log").stat().st_size == len(wanted)
+        assert {file.stem for file in poses.glob("*.safetensors")} == wanted
+        assert len(list(poses.glob(".*"))) == (world > 1)  # what the killed one has left
     assert (folder / "again.log").stat().st_size == 0
 
 
@@ -428,6 +431,34 @@ def test_a_simulated_pose_that_is_no_good_is_not_kept_and_a_kept_one_is_named(
             simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
     file.unlink()
     assert torch.equal(simulation("clip0", 2, shards.read("clip0"), plain, WIDE), first)
+
+
+def test_who_is_first_with_a_simulated_pose_decides_on_its_bits(
+    quick: None, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody waits; what was left by the killed is swept up when it is old."""
+    shards, plain = ShardDataset(latents), tensors_like(WIDE, 0)["pose_latents"]
+    young, old = tmp_path / ".clip1-2.0.tmp", tmp_path / ".clip2-2.0.tmp"
+    for left in (young, old):
+        left.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    ours, theirs = (PoseSimulation(config(3), None, tmp_path) for _ in range(2))
+    assert young.exists() and not old.exists()
+    encode = PoseSimulation._encode
+    taken: list[torch.Tensor] = []
+
+    def interrupted(self: PoseSimulation, *given: Any) -> torch.Tensor:
+        if self is ours:
+            taken.append(theirs("clip0", 2, shards.read("clip0"), plain, WIDE))
+        return encode(self, *given) + (self is ours)
+
+    monkeypatch.setattr(PoseSimulation, "_encode", interrupted)
+    assert torch.equal(ours("clip0", 2, shards.read("clip0"), plain, WIDE), taken[0])
+    assert {file.name for file in tmp_path.iterdir()} == {"clip0-2.safetensors", young.name}
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left") as full:
+        patched.setattr("os.fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        ours("clip1", 3, shards.read("clip1"), plain, WIDE)
+    assert full.value.filename == str(tmp_path / "clip1-3.safetensors") and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.fixture
