@@ -14,9 +14,9 @@ from .checkpoint import TrainingRefused, engine_states, read_metrics
 from .config import NETWORK_FIELDS
 from .start import compared_with
 
-# An engine state holds the trained weights and the optimizer as they are cut up among the workers: a run that cuts
-# them otherwise, trains others, or has other frozen ones beside them cannot read it.
-_FIXED_FIELDS = ("stage", "zero_stage", "num_workers", "offload_optimizer", "dtype", "lora_rank", "lora_targets")
+# An engine state holds the trained weights and the optimizer as ZeRO's stage cuts them up: a run that cuts them
+# otherwise, trains others, or has other frozen ones beside them cannot read it. For other workers it is converted.
+_FIXED_FIELDS = ("stage", "zero_stage", "offload_optimizer", "dtype", "lora_rank", "lora_targets")
 _FIXED = (*(f"config.{name}" for name in (*_FIXED_FIELDS, *NETWORK_FIELDS)), "base", "parent")
 
 

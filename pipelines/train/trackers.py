@@ -201,7 +201,7 @@ class MLflow(_Remembered):
 class WeightsAndBiases(_Remembered):
     """Where `WANDB_…` variables say; with `WANDB_MODE=offline` into OUT/wandb, for `wandb sync`.
 
-    Metrics and configuration are all that it is told: not the terminal, the code, or what else it finds on the machine.
+    It is told metrics and configuration, and sees how busy the machine is: not its name, the terminal, or the code.
     """
 
     name = "wandb"
