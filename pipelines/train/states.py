@@ -1,8 +1,8 @@
 """Engine states: written beside the training, found again after a kill.
 
 OUT/state/step-NNNNNN/ is sound when `complete.json` lies in it and every file has the size and the checksum that it
-tells. A state is copied to host memory at a step's end, written by a thread while the next steps are taken, and renamed
-when every rank's files are on the disk; ranks tell each other through the folder, which they share.
+tells. A state is copied to host memory between two steps of the optimizer, written by a thread while the next ones are
+taken, and renamed when every rank's files are on the disk; ranks tell each other through the folder, which they share.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class StateWriter:
         self._writing: Future[None] | None = None
         self._abandoned = threading.Event()
         self._copy = HostCopy()
+        self._hook: Any = None
 
     def __enter__(self) -> StateWriter:
         """Nothing is under way yet."""
@@ -77,6 +78,8 @@ class StateWriter:
         if error is not None and self._team.world_size > 1:
             self._abandoned.set()
         self._thread.shutdown(wait=True)
+        if self._hook is not None:
+            self._hook.remove()
 
     def save(self, engine: Any, steps_done: int, *, wait: bool = False) -> None:
         """Take the engine's state after `steps_done` steps, and write it: `wait` returns when it can be resumed from.
@@ -95,6 +98,8 @@ class StateWriter:
         self._copy.begin()
         files = engine_files(engine, aside, self._copy)
         self._refuse_without_room(files, steps_done)
+        if self._hook is None:
+            self._hook = engine.optimizer.optimizer.register_step_pre_hook(self._before_step)
         facts = {
             "world_size": team.world_size,
             "zero_stage": self._config.zero_stage,
@@ -105,6 +110,9 @@ class StateWriter:
         if wait or not self._config.asynchronous_checkpoints:
             self.wait()
             team.barrier()
+
+    def _before_step(self, *of_the_optimizer: Any) -> None:
+        self._copy.wait()
 
     def check(self) -> None:
         """Raise what has gone wrong in writing by now."""
@@ -118,6 +126,7 @@ class StateWriter:
             writing.result()
 
     def _write(self, aside: Path, files: HostFiles, facts: dict[str, Any]) -> None:
+        self._copy.finish()
         try:
             written = {str(path.relative_to(aside)): _write_file(path, state) for path, state in files.items()}
             write_json(aside / f".rank-{self._team.rank}.json", written)
@@ -205,27 +214,46 @@ class _Summed:
 class HostCopy:
     """Copies of states in host memory, which is taken once: getting memory from the system takes longer than copying.
 
-    A copy is overwritten by the next `begin`.
+    What lies in host memory already (offloaded optimizers, all of a CPU's) is copied by `finish`, in another thread: it
+    is the same until the optimizer's step, before which `wait` is to be called. A copy is overwritten by the next
+    `begin`.
     """
 
     def __init__(self) -> None:
         self._memory: list[torch.Tensor] = []
         self._used = 0
+        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._is_finished = threading.Event()
+        self.wait = self._is_finished.wait
 
     def begin(self) -> None:
         """The memory is free for another state."""
         self._used = 0
+        self._is_finished.clear()
 
     def __call__(self, state: Any) -> Any:
-        """A copy that training does not change: tensors in host memory, the rest copied deeply."""
+        """What will be a copy: of what another device holds and of what is no tensor it is one at once."""
         copied = self._copy(state)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return copied
 
+    def finish(self) -> None:
+        """Copy the rest; `wait` returns."""
+        try:
+            for place, tensor in self._pending:
+                place.copy_(tensor)
+        finally:
+            self._pending.clear()
+            self._is_finished.set()
+
     def _copy(self, state: Any) -> Any:
         if isinstance(state, torch.Tensor):
-            return self._place_like(state).copy_(state.detach(), non_blocking=True)
+            place = self._place_like(state)
+            if state.device.type == "cpu":
+                self._pending.append((place, state.detach()))
+                return place
+            return place.copy_(state.detach(), non_blocking=True)
         if isinstance(state, dict):
             return type(state)((name, self._copy(value)) for name, value in state.items())
         if type(state) in (list, tuple):

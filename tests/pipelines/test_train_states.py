@@ -6,6 +6,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,11 +35,30 @@ class Team:
         return flag
 
 
+class PlusOne:
+    """An optimizer that adds one; torch's own would import its compiler first."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        self._weights, self._hooks = weights, []
+
+    def register_step_pre_hook(self, hook):
+        self._hooks.append(hook)
+        return SimpleNamespace(remove=lambda: self._hooks.remove(hook))
+
+    def step(self) -> None:
+        assert [hook(self, (), {}) for hook in self._hooks] in ([], [None])
+        self._weights += 1
+
+
 class Engine:
     """What training changes, and where DeepSpeed would put it."""
 
     def __init__(self, value: float = 0.0, size: int = 1000) -> None:
         self.weights = torch.full((size,), value)
+        self.optimizer = SimpleNamespace(optimizer=PlusOne(self.weights))  # as DeepSpeed's, which wraps another
+
+    def step(self) -> None:
+        self.optimizer.optimizer.step()
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +93,7 @@ def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_pa
     engine = Engine(1.0)
     with StateWriter(tmp_path, config(), Team()) as writer:
         writer.save(engine, 5)
-        engine.weights += 1  # the next step, before a byte is written
+        engine.step()  # before a byte is written
         writer.check()
         assert not list(engine_states(tmp_path))
         may_write.set()
@@ -255,19 +275,47 @@ def test_what_went_wrong_in_writing_is_raised_at_a_later_step(tmp_path, monkeypa
                 writer.check()
 
 
+def test_the_optimizer_waits_until_what_it_would_change_is_copied(tmp_path, monkeypatch):
+    may_copy, original = threading.Event(), HostCopy.finish
+
+    def late(copies: HostCopy) -> None:
+        assert may_copy.wait(20)
+        original(copies)
+
+    monkeypatch.setattr(HostCopy, "finish", late)
+    engine = Engine(1.0)
+    with StateWriter(tmp_path, config(), Team()) as writer:
+        writer.save(engine, 5)
+        stepping = threading.Thread(target=engine.step)
+        stepping.start()
+        stepping.join(0.3)
+        assert stepping.is_alive() and engine.weights[0] == 1.0
+        may_copy.set()
+        stepping.join(20)
+        assert engine.weights[0] == 2.0
+    assert saved(tmp_path / "state/step-000005")[0] == 1.0
+
+
 def test_a_copy_on_the_host_is_the_same_and_its_own():
     state = {"a": torch.arange(6.0).view(2, 3), "b": [torch.ones(2, dtype=torch.bfloat16), {"lr": 0.1}], "c": (1, "x")}
     copies = HostCopy()
-    copied = copies(state)
+
+    def copied_of(state):
+        copies.begin()
+        copied = copies(state)
+        assert not copies.wait(0)
+        copies.finish()
+        assert copies.wait(0)
+        return copied
+
+    copied = copied_of(state)
     state["a"] += 1
     state["b"][1]["lr"] = 0.2
     assert torch.equal(copied["a"], torch.arange(6.0).view(2, 3))
     assert copied["b"][0].dtype == torch.bfloat16 and copied["b"][1] == {"lr": 0.1} and copied["c"] == (1, "x")
-    copies.begin()
-    again = copies(state)
+    again = copied_of(state)
     assert again["a"] is copied["a"] and torch.equal(again["a"], state["a"])
-    copies.begin()
-    wider = copies({"a": torch.ones(9)})
+    wider = copied_of({"a": torch.ones(9)})
     assert torch.equal(wider["a"], torch.ones(9)) and again["a"].shape == (2, 3)
 
 
