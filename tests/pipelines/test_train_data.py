@@ -198,7 +198,7 @@ for task in json.loads(sys.argv[1]):
 def work(tasks: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
     """Digests of the draws and of every sample's tensors, by task, variant and step."""
     command = [sys.executable, "-c", WORKERS, json.dumps(tasks)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(map(json.loads, done.stdout.splitlines()))
 
@@ -258,6 +258,7 @@ def flaky(object_store: str) -> Iterator[FlakyStore]:
     store.server.server_close()
 
 
+@pytest.mark.timeout(600)
 def test_workers_are_told_the_same_to_the_bit(latents: Path, bucket: str, flaky: FlakyStore, tmp_path: Path) -> None:
     """At every world size, from a folder and from a store that fails, with room for few samples, after kills."""
     place = uploaded(latents, bucket)
