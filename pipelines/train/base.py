@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from ...datasets.storage import Location, ObjectPath, is_address, location
+from ...models import folders, weights
 from .checkpoint import TrainingRefused
 from .config import TrainConfig
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | None, fetch: bool) -> dict[str, Any]:
@@ -24,8 +28,6 @@ def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | No
         base = parent["base"]["path"] or parent["base"]["source"]
     if base is None:
         raise TrainingRefused("base: stage 1 needs --base, a Wan 2.1 I2V folder or hub id")
-    from ...models import folders
-
     names = ["transformer"] + ["vae"] * (config.stage == 3 and config.pose_simulation_unit == "frame")
     folder = _local_folder(base, names, fetch)
     if folder is None:
@@ -52,7 +54,6 @@ def constructor_arguments(source: Location | str, fetch: bool) -> dict[str, Any]
     With `fetch` off, of one that is not on this machine only `config.json` is read. One that has none in diffusers'
     words is taken to be Wan 14B, which the bases of the catalogue are: nothing is returned.
     """
-    from ...models import folders
     from ...models.transformer_checkpoints import transformer_config
 
     if not fetch and _is_elsewhere(str(source)):
@@ -63,31 +64,47 @@ def constructor_arguments(source: Location | str, fetch: bool) -> dict[str, Any]
 
 def _local_folder(base: str, names: list[str], fetch: bool) -> Path | None:
     """The local folder of a base; None if it would have to be downloaded and must not be."""
-    from ...models import folders
-
     if not fetch and _is_elsewhere(base):
         return None
     return folders.resolve_folder(base, names).resolve()
 
 
 def _is_elsewhere(place: str) -> bool:
-    """Whether a place is a store's, or a hub id of the catalogue whose files are not on this machine."""
-    from ...models import weights
-
-    if is_address(place) and isinstance(location(place), ObjectPath):
-        return True
-    known = [row for row in weights.CATALOGUE if row.hub_id == place]
-    return not location(place).exists() and bool(known) and not any(weights.find(row) for row in known)
+    """Whether a place is a store's, or a hub id whose files are not on this machine."""
+    if is_address(place):
+        return isinstance(location(place), ObjectPath)
+    is_found = any(weights.find(row) for row in weights.CATALOGUE if row.hub_id == place)
+    return _HUB_ID.fullmatch(place) is not None and not Path(place).exists() and not is_found
 
 
 def _stated(place: str) -> dict[str, Any]:
-    """What `config.json` on a store says in diffusers' words."""
-    folder = location(place) if is_address(place) else None
-    for name in ("transformer/config.json", "config.json") if folder else ():
-        try:
-            told = json.loads((folder / name).read_bytes())
-        except FileNotFoundError:
-            continue
+    """What `config.json` on a store or a hub says in diffusers' words; the catalogue's bases need not be asked."""
+    if any(row.hub_id == place for row in weights.CATALOGUE):
+        return {}
+    for name in ("transformer/config.json", "config.json"):
+        text = _text_of(place, name)
+        told = json.loads(text) if text is not None else {}
         if "num_attention_heads" in told:
             return {name: value for name, value in told.items() if not name.startswith("_")}
     return {}
+
+
+def _text_of(place: str, name: str) -> bytes | None:
+    if is_address(place):
+        try:
+            return (location(place) / name).read_bytes()
+        except FileNotFoundError:
+            return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(place, name)).read_bytes()
+    except LocalEntryNotFoundError as error:  # no copy here, and no network
+        raise TrainingRefused(f"base: {place} is no folder, and the model hub cannot be reached: {error}") from error
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # the hub's client raises its own, requests', httpx's and the system's errors
+        raise TrainingRefused(
+            f"base: {place} is no folder, and cannot be had from the model hub ({type(error).__name__})"
+        ) from error

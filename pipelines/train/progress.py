@@ -33,11 +33,11 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
 
     def show() -> None:
         rows = new_rows()
-        for tracker in trackers:
-            tracker.add(rows)
         if rows:
             bar.set_postfix_str(told(rows[-1]), refresh=False)
             bar.update(rows[-1]["step"] + 1 - bar.n)
+        for tracker in trackers:
+            tracker.add(rows)
 
     def follow() -> None:
         while not stop.wait(0.5):

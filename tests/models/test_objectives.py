@@ -147,6 +147,24 @@ def test_normal_distillation_settles_between_the_data_and_the_teacher(batch):
     torch.testing.assert_close(answer.grad, expected)
 
 
+def test_the_teacher_has_answered_before_the_students_graph_is_there(batch):
+    """Its layers are brought together where the student's activations are not yet kept."""
+    asked = []
+
+    def teacher(latents, timestep, conditions):
+        asked.append(("teacher", torch.is_grad_enabled()))
+        return latents
+
+    def student(latents, timestep, conditions):
+        asked.append(("student", torch.is_grad_enabled()))
+        return latents
+
+    for decoupled in (True, False):
+        asked.clear()
+        condition_decoupled_distillation(teacher, decoupled=decoupled)(student, batch)
+        assert asked == [("teacher", False), ("student", True), ("student", True)][: 3 if decoupled else 2]
+
+
 def test_only_the_student_learns(batch):
     student, teacher = (torch.nn.Parameter(torch.tensor(value)) for value in (0.5, 0.7))
     objective = condition_decoupled_distillation(lambda x, t, c: teacher * x)

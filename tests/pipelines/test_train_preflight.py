@@ -2,11 +2,13 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.flows import presets
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import cost, footprint, forecast, fork, preflight, shown
+from steadydancer.pipelines.train.base import constructor_arguments, find_base
 from steadydancer.pipelines.train.checkpoint import TrainingRefused, append_metrics
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.start import check_start, identity
@@ -239,6 +241,24 @@ def test_a_base_on_a_store_is_planned_with_by_its_sizes_alone(cached, components
     # A base whose sizes are not stated is taken for Wan 14B, and then this cache is another's.
     with pytest.raises(TrainingRefused, match="image_dim is 1280"):
         preflight.plan(config, base=f"{bucket}/nothing", **given)
+
+
+def test_a_base_on_a_hub_is_not_fetched_for_a_plan(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *given, **named: pytest.fail("fetched"))
+    monkeypatch.setattr("steadydancer.models.weights.find", lambda row: None)
+    config = TrainConfig(stage=1)
+    assert find_base(config, presets.WAN_480P, None, fetch=False)["path"] is None
+    assert constructor_arguments(presets.WAN_480P, fetch=False) == {}  # Wan 14B
+    asked = []
+
+    def hub(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    with pytest.raises(TrainingRefused, match="base: some/body is no folder, and the model hub cannot be reached"):
+        constructor_arguments("some/body", fetch=False)
+    assert asked == [("some/body", "transformer/config.json")]
 
 
 def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_path, monkeypatch):
