@@ -2,9 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -534,33 +531,3 @@ def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path
     before = json.loads((stages[1] / "checkpoint/run.json").read_text())["loss_before"]
     assert record["loss_before"] == pytest.approx(before, rel=1e-5)
     assert load_components(tmp_path / "two/checkpoint", ["transformer"])
-
-
-@pytest.mark.acceptance
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("stage", [1, 2])
-def test_a_killed_process_leaves_a_run_that_ends_in_the_same_bits(world, stages, tmp_path, stage):
-    parent = stages[stage - 1] if stage > 1 else None
-    config = micro(stage, steps=60, checkpoint_every_steps=5)
-    train(world, config, tmp_path / "straight", parent)
-    arguments = {
-        "latents": Path(world["latents"]),
-        "base": str(world["base"]),
-        "out": tmp_path / "killed",
-        "from_checkpoint": parent,
-    }
-    call = (
-        "from pathlib import Path, PosixPath; from steadydancer.pipelines.train import job; "
-        "from steadydancer.pipelines.train.config import TrainConfig; "
-        f"job.run(TrainConfig.model_validate_json({config.model_dump_json()!r}), **{arguments!r})"
-    )
-    for kill_at in (17, 38):
-        process = subprocess.Popen([sys.executable, "-c", call])
-        while len(read_metrics(tmp_path / "killed")) < kill_at and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-        assert not (tmp_path / "killed/checkpoint").exists()
-    train(world, config, tmp_path / "killed", parent)
-    assert without_times(tmp_path / "killed") == without_times(tmp_path / "straight")
-    assert equal(weights(tmp_path / "killed"), weights(tmp_path / "straight"))
