@@ -13,7 +13,7 @@ from PIL import Image
 
 from .. import SteadyDancerError
 from ..datasets.video import size_for_area
-from .folders import ComponentsError
+from .folders import ComponentsError, require_parts
 
 LEAST_SIDE_PX = 32
 OUTPUT_TYPES = ("np", "uint8", "pil", "latent")
@@ -107,12 +107,7 @@ def check_folder(folder: Path, names: Collection[str]) -> None:
     Raises:
         ComponentsError: a part is missing, or the transformer is another model.
     """
-    missing = [name for name in names if not (folder / name).is_dir()]
-    if missing:
-        raise ComponentsError(
-            f"{folder} has no {'/, no '.join(missing)}/: it is no complete pipeline folder in diffusers' layout. "
-            "`steadydancer weights check` says what is missing and where it is looked for."
-        )
+    require_parts(folder, names)
     config = folder / "transformer" / "config.json"
     kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
     if "transformer" in names and kind != "SteadyDancerTransformer3DModel":

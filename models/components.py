@@ -22,7 +22,7 @@ from ..datasets.whole_files import write_json
 from . import official_encoders
 from .checkpoints import CheckpointError
 from .encoders import encode_video
-from .folders import NAMES, ComponentsError, missing_parts, part_path, resolve_folder
+from .folders import NAMES, ComponentsError, part_path, require_parts, resolve_folder
 from .image_encoder import OpenCLIPImageEncoder
 from .transformer_checkpoints import Kind, load_transformer
 
@@ -119,11 +119,7 @@ def load_components(
     if unknown:
         raise ComponentsError(f"No part of the pipeline is called {unknown[0]}; the parts are {', '.join(NAMES)}")
     folder = resolve_folder(str(source), names)
-    if missing := missing_parts(folder, names):
-        raise ComponentsError(
-            f"{folder} has no {missing[0]}/: it is no complete pipeline folder, neither in diffusers' layout nor in "
-            "Wan's own. `steadydancer weights check` says what is missing and where it is looked for."
-        )
+    require_parts(folder, names)
     parts: dict[str, Any] = {}
     for name in names:
         path = part_path(folder, name)

@@ -46,6 +46,20 @@ def missing_parts(folder: str | Path, names: Iterable[str] = NAMES) -> list[str]
     return [name for name in names if part_path(folder, name) is None and (name != "scheduler" or is_pipeline)]
 
 
+def require_parts(folder: str | Path, names: Iterable[str] = NAMES) -> None:
+    """Refuse a folder that lacks one of the parts.
+
+    Raises:
+        ComponentsError: it does; the message names what is missing.
+    """
+    missing = missing_parts(folder, names)
+    if missing:
+        raise ComponentsError(
+            f"{folder} has no {'/, no '.join(missing)}/: it is no pipeline's folder, neither in diffusers' layout nor "
+            "in Wan's own. `steadydancer weights check` says what is missing and where it is looked for."
+        )
+
+
 def part_digest(folder: str | Path, name: str) -> str:
     """sha256 of a part: of its subfolder as `content_digest` takes it; in Wan's own layout, of the files it is made of.
 

@@ -29,15 +29,10 @@ def find_parts(source: str, names: Sequence[str]) -> Location:
     Raises:
         ComponentsError: there is no such folder, or a part is not in it; the message names it.
     """
-    from ..models.folders import ComponentsError, missing_parts, resolve_folder
+    from ..models.folders import require_parts, resolve_folder
 
     folder = resolve_folder(source, names).resolve()
-    missing = missing_parts(folder, names)
-    if missing:
-        raise ComponentsError(
-            f"{source} has no {', no '.join(missing)}: give --components a folder in diffusers' layout or in Wan's own "
-            "(`steadydancer weights check` says what is needed)"
-        )
+    require_parts(folder, names)
     return location(source) if is_address(source) else folder
 
 

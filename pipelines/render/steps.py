@@ -18,7 +18,7 @@ from ...datasets.schema import Row
 from ...datasets.skeleton import PoseSequence, align_people_to_reference
 from ...datasets.storage import ObjectPath, location
 from ...datasets.video import VideoError, decode, frame_times_s, probe
-from ...models.call_checks import InputError
+from ...models.call_checks import LEAST_SIDE_PX, InputError
 from ...models.components import load_components
 from ...models.pipeline import SteadyDancerPipeline
 from ...models.pose_condition import released_aspect
@@ -143,7 +143,7 @@ def read_image(path: Path) -> np.ndarray:
     """RGB uint8 [H, W, 3] of an image file.
 
     Raises:
-        BadClip: it cannot be read, or is smaller than 32 px on a side.
+        BadClip: it cannot be read, or is smaller than `LEAST_SIDE_PX` on a side.
     """
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
@@ -152,8 +152,9 @@ def read_image(path: Path) -> np.ndarray:
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
         raise BadClip("unreadable_image", f"{path} is no image that OpenCV reads")
-    if min(image.shape[:2]) < 32:
-        raise BadClip("too_small", f"{path} is {image.shape[1]}×{image.shape[0]}, 32×32 is the least")
+    if min(image.shape[:2]) < LEAST_SIDE_PX:
+        size = f"{image.shape[1]}×{image.shape[0]}"
+        raise BadClip("too_small", f"{path} is {size}, {LEAST_SIDE_PX}×{LEAST_SIDE_PX} is the least")
     return np.ascontiguousarray(image[..., ::-1])
 
 

@@ -24,6 +24,7 @@ from steadydancer.datasets.shards import ShardDataset
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import draw_dancer, toy_pose
 from steadydancer.datasets.video import encode
+from steadydancer.flows.presets import tiny
 from steadydancer.models.cached import tensors_of
 from steadydancer.pipelines.cache import cost, job, steps
 from steadydancer.pipelines.cache.accepted import AcceptedClips
@@ -37,10 +38,7 @@ MEMBERS = {"latents", "image_latents", "pose_latents", "image_embeds", "pose_ima
 
 @pytest.fixture(scope="module")
 def config(components: Path) -> CacheConfig:
-    return CacheConfig(
-        components=str(components), max_area_px=64 * 64, drawing_area_px=64 * 64, dtype="float32",
-        encoder_dtype="float32", packet_size=2,
-    )  # fmt: skip
+    return tiny().cache.model_copy(update={"components": str(components), "packet_size": 2})
 
 
 def cache(config: CacheConfig, clips: Path, out: Path) -> dict[str, Any]:
@@ -197,7 +195,7 @@ def test_what_is_missing_is_said_before_anything_is_made(config: CacheConfig, cu
 
     with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
         cache(config.model_copy(update={"components": "/nowhere"}), curated, out)
-    with pytest.raises(SteadyDancerError, match="has no vae, no text_encoder"):
+    with pytest.raises(SteadyDancerError, match="has no vae/, no text_encoder/"):
         cache(config.model_copy(update={"components": str(unfinished)}), curated, out)
     assert not out.exists()
 
