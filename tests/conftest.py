@@ -6,10 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,19 +51,13 @@ def dancers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def curated(dancers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `curate --out` was given, finished."""
+    from steadydancer.flows.presets import tiny
     from steadydancer.pipelines.curate import job
-    from steadydancer.pipelines.curate.config import CurateConfig
     from steadydancer.pipelines.runner import Engine
 
-    out = tmp_path_factory.mktemp("curated")
-    config = CurateConfig(
-        num_frames=33,
-        num_score_frames=4,
-        packet_size=3,
-        pose_model="supplied",
-        shot_detector="threshold",
-        text_detector="off",
-    )
+    # A folder of its own: a removal looks at selections in the folders beside it.
+    out = tmp_path_factory.mktemp("curated") / "run"
+    config = tiny().curate.model_copy(update={"pose_model": "supplied", "packet_size": 3})
     job.run(config, clips=str(dancers / "clips"), out=out, engine=Engine(out / ".engine", in_process=True))
     return out
 
@@ -94,21 +89,39 @@ def checkpoint(components: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def cached(curated: Path, components: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder `latents` that `cache` made of the accepted clips."""
+    from steadydancer.flows.presets import tiny
     from steadydancer.pipelines.cache import job
-    from steadydancer.pipelines.cache.config import CacheConfig
     from steadydancer.pipelines.runner import Engine
 
     out = tmp_path_factory.mktemp("cached")
-    config = CacheConfig(
-        components=str(components),
-        max_area_px=64 * 64,
-        drawing_area_px=64 * 64,
-        dtype="float32",
-        encoder_dtype="float32",
-        packet_size=2,
-    )
+    config = tiny().cache.model_copy(update={"components": str(components), "packet_size": 2})
     job.run(config, clips=curated, out=out, engine=Engine(out / ".engine", in_process=True))
     return out / "latents"
+
+
+KILLING = """
+import os
+from steadydancer.datasets.artifact import Artifact
+write, written = Artifact.write_part, []
+def kill_at_the_second(self, packet, table):
+    if written:
+        os.kill(os.getpid(), 9)
+    write(self, packet, table)
+    written.append(packet)
+Artifact.write_part = kill_at_the_second
+"""
+
+
+@pytest.fixture
+def killed_at_second_part() -> Callable[[str], None]:
+    """Run code in a process of its own, which is killed (-9) where it would write its second part."""
+
+    def run(code: str) -> None:
+        words = [sys.executable, "-c", KILLING + textwrap.dedent(code)]
+        killed = subprocess.run(words, capture_output=True, text=True)
+        assert killed.returncode == -9, killed.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

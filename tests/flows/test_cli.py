@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from steadydancer.datasets.artifact import Artifact, exclusive
-from steadydancer.flows.presets import Run, load
-from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.flows.presets import Run, change, load, tiny
 
 COMMANDS = ("curate", "cache", "train", "render", "evaluate", "demo")
 HEAVY = {"torch", "ray", "prefect", "deepspeed", "pydantic", "pyarrow", "cv2", "numpy"}
@@ -24,20 +23,8 @@ HEAVY = {"torch", "ray", "prefect", "deepspeed", "pydantic", "pyarrow", "cv2", "
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory: pytest.TempPathFactory, components: Path) -> Path:
     """`tiny` with supplied keypoints, so that no pose model is loaded."""
-    run = load("tiny")
-    changed: Run = run.model_copy(
-        update={
-            "curate": CurateConfig(
-                num_frames=33,
-                num_score_frames=4,
-                packet_size=1,
-                pose_model="supplied",
-                shot_detector="threshold",
-                text_detector="off",
-            ),
-            "cache": run.cache.model_copy(update={"components": str(components)}),
-        }
-    )
+    run = change(tiny(), "curate", pose_model="supplied", packet_size=1)
+    changed = change(run, "cache", components=str(components))
     file = tmp_path_factory.mktemp("preset") / "preset.json"
     file.write_text(changed.model_dump_json())
     return file

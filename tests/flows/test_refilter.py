@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,32 +206,24 @@ def test_a_parent_that_is_damaged_cut_or_changed_is_refused(curated: Path, tmp_p
     assert "is not finished" in refused(old, tmp_path / "new2")
 
 
-def test_a_killed_refilter_goes_on_to_the_same_rows(curated: Path, tmp_path: Path) -> None:
+def test_a_killed_refilter_goes_on_to_the_same_rows(
+    curated: Path, tmp_path: Path, killed_at_second_part: Callable[[str], None]
+) -> None:
     """Three parts of few rows, killed when the second is to be written; what lies there after is not written again."""
     code = f"""
-        import os, sys
         from pathlib import Path
-        from steadydancer.datasets.artifact import Artifact
         from steadydancer.datasets.clips import Clips
         from steadydancer.pipelines.curate.selection import refilter as job
         job.PART_ROWS = 4
-        write, written = Artifact.write_part, []
-        def kill_at_the_second(self, packet, table):
-            if written and len(sys.argv) > 1:
-                os.kill(os.getpid(), 9)
-            write(self, packet, table)
-            written.append(packet)
-        Artifact.write_part = kill_at_the_second
         config = job.changed(Clips({str(curated)!r}).record, {{"gates": {{"min_brightness": 0.2}}}})
         job.run(config, clips=Path({str(curated)!r}), out=Path({str(tmp_path / "new")!r}))
     """
-    run = [sys.executable, "-c", textwrap.dedent(code)]
-    assert subprocess.run([*run, "kill"], capture_output=True).returncode == -9
+    killed_at_second_part(code)
     (first,) = (tmp_path / "new" / "clips").glob("part-*.parquet")
     before = first.stat().st_mtime_ns
     with pytest.raises(ArtifactError, match="is not finished"):
         Clips(tmp_path / "new")
-    subprocess.run(run, check=True)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     assert len(list((tmp_path / "new" / "clips").glob("part-*.parquet"))) == 3 and first.stat().st_mtime_ns == before
     call(curated, tmp_path / "undisturbed", "--set", "min_brightness=0.2")
     assert Clips(tmp_path / "new").read().equals(Clips(tmp_path / "undisturbed").read())

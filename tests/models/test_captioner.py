@@ -142,8 +142,8 @@ def test_clips_without_a_prompt_are_captioned_and_counted(
 
     from steadydancer.datasets.artifact import Artifact, ArtifactError
     from steadydancer.datasets.shards import ShardDataset
+    from steadydancer.flows.presets import tiny
     from steadydancer.pipelines.cache import job
-    from steadydancer.pipelines.cache.config import CacheConfig
     from steadydancer.pipelines.curate import job as curate_job
     from steadydancer.pipelines.curate.config import CurateConfig
     from steadydancer.pipelines.runner import Engine
@@ -158,10 +158,7 @@ def test_clips_without_a_prompt_are_captioned_and_counted(
         num_frames=13, max_clips_per_source=1, pose_model="supplied", shot_detector="threshold", text_detector="off"
     )
     curate_job.run(small, clips=str(clips), out=tmp_path, engine=engine)
-    config = CacheConfig(
-        components=str(components), captioner=str(folder), max_area_px=64 * 64, drawing_area_px=64 * 64,
-        dtype="float32", encoder_dtype="float32",
-    )  # fmt: skip
+    config = tiny().cache.model_copy(update={"components": str(components), "captioner": str(folder)})
     record = job.run(config, clips=tmp_path, out=tmp_path / "with", engine=engine)
     assert record["prompts"] == {"supplied": 1, "captioner": 1, "none": 0}
     assert record["components"]["digests"]["captioner"] == captioner_digest(str(folder))

@@ -24,6 +24,7 @@ from steadydancer.datasets.schema import CLIP_SCHEMA, Row, columns_of, to_table
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import load_supplied_pose, save_supplied_pose
 from steadydancer.datasets.video import probe
+from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.curate import ingest, job, steps
 from steadydancer.pipelines.curate.config import CHEAP_GATES, CurateConfig, Gates
 from steadydancer.pipelines.curate.scores.frame_scores import find_cuts
@@ -32,14 +33,7 @@ from steadydancer.pipelines.curate.steps import open_source, stages
 from steadydancer.pipelines.runner import Engine
 
 BAD = Path(__file__).resolve().parents[3] / "shared" / "bad"
-CONFIG = CurateConfig(
-    num_frames=33,
-    num_score_frames=4,
-    packet_size=3,
-    pose_model="supplied",
-    shot_detector="threshold",
-    text_detector="off",
-)
+CONFIG = tiny().curate.model_copy(update={"pose_model": "supplied", "packet_size": 3})
 
 # Each flaw was drawn on purpose: name, window → verdict, reason.
 EXPECTED = {
@@ -97,6 +91,7 @@ def test_an_accepted_clip_is_measured_in_full_and_a_refused_one_says_by_how_much
         "leak_score",
         "leak_of",
         "appearance_change",
+        "subject_clipped_ratio",
     }  # no set to exclude; supplied keypoints
     no_borders = {"crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px"}
     assert empty - without_networks - not_asked_for - no_borders <= {

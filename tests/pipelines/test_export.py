@@ -2,10 +2,8 @@
 
 import csv
 import json
-import subprocess
-import sys
-import textwrap
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -225,27 +223,19 @@ def test_a_source_that_went_or_changed_is_quarantined_and_counts_balance(dancers
     assert names == {told["id"]}
 
 
-def test_a_killed_export_goes_on_to_the_same_bytes(curated: Path, exported: Path, tmp_path: Path) -> None:
+def test_a_killed_export_goes_on_to_the_same_bytes(
+    curated: Path, exported: Path, tmp_path: Path, killed_at_second_part: Callable[[str], None]
+) -> None:
     code = f"""
-        import os
         from pathlib import Path
-        from steadydancer.datasets.artifact import Artifact
         from steadydancer.pipelines.export import job
         from steadydancer.pipelines.export.config import ExportConfig
         from steadydancer.pipelines.runner import Engine
-        write, written = Artifact.write_part, []
-        def kill_at_the_second(self, packet, table):
-            if written:
-                os.kill(os.getpid(), 9)
-            write(self, packet, table)
-            written.append(packet)
-        Artifact.write_part = kill_at_the_second
         out = Path({str(tmp_path)!r})
         config = ExportConfig(max_area_px=None, packet_size=2)
         job.run(config, clips=Path({str(curated)!r}), out=out, engine=Engine(out / ".engine", in_process=True))
     """
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr
+    killed_at_second_part(code)
     assert not (tmp_path / "export" / "run.json").exists() and not (tmp_path / "export" / "clips.jsonl").exists()
     (part,) = (tmp_path / "export").glob("part-*")
     before = part.stat().st_mtime_ns

@@ -16,8 +16,8 @@ from steadydancer.datasets.schema import Row, columns_of
 from steadydancer.datasets.storage import local_copy, location
 from steadydancer.datasets.toydance import load_supplied_pose
 from steadydancer.datasets.video import VideoError, probe
+from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.curate import job
-from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.ingest import SCHEMA, list_sources, read_sources, sources_digest
 from steadydancer.pipelines.curate.networks import load_excluded
 from steadydancer.pipelines.runner import Engine
@@ -168,9 +168,7 @@ def test_a_million_rows_are_read_in_seconds_and_little_memory(tmp_path: Path) ->
     assert seconds < 30 and gigabytes < 1.5
 
 
-CONFIG = CurateConfig(
-    num_frames=33, num_score_frames=4, pose_model="supplied", shot_detector="threshold", text_detector="off"
-)
+CONFIG = tiny().curate.model_copy(update={"pose_model": "supplied"})
 
 
 def curate(clips: object, out: Path, **changes: Any) -> dict[str, Row]:

@@ -1,9 +1,7 @@
 """The walk with everything on an object store: the rows, latents and weights that the same walk gives in folders."""
 
 import shutil
-import subprocess
-import sys
-import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,10 @@ from steadydancer.datasets.schema import Row, to_table
 from steadydancer.datasets.shards import ShardDataset
 from steadydancer.datasets.storage import Location, location, state_folder
 from steadydancer.datasets.whole_files import write_json
+from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.cache import job as cache_job
-from steadydancer.pipelines.cache.config import CacheConfig
 from steadydancer.pipelines.curate import ingest
 from steadydancer.pipelines.curate import job as curate_job
-from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.evaluate import job as evaluate_job
 from steadydancer.pipelines.evaluate.config import EvaluateConfig
 from steadydancer.pipelines.render.steps import SCHEMA as RENDERS_SCHEMA
@@ -30,14 +27,7 @@ from steadydancer.pipelines.train import job as train_job
 from steadydancer.pipelines.train.checkpoint import TrainingRefused
 from steadydancer.pipelines.train.config import TrainConfig
 
-CURATE = CurateConfig(
-    num_frames=33,
-    num_score_frames=4,
-    packet_size=3,
-    pose_model="supplied",
-    shot_detector="threshold",
-    text_detector="off",
-)
+CURATE = tiny().curate.model_copy(update={"pose_model": "supplied", "packet_size": 3})
 SECRETS = ("AKIATESTKEY", "test-secret")
 
 
@@ -107,27 +97,19 @@ def test_a_prefix_a_glob_a_table_and_one_object_name_sources(store: ObjectPath, 
             ingest.list_sources(clips)
 
 
-def test_a_run_killed_between_two_parts_goes_on_to_the_same_rows(store: ObjectPath, curated: Path) -> None:
+def test_a_run_killed_between_two_parts_goes_on_to_the_same_rows(
+    store: ObjectPath, curated: Path, killed_at_second_part: Callable[[str], None]
+) -> None:
     code = f"""
-        import os
-        from steadydancer.datasets.artifact import Artifact
         from steadydancer.datasets.storage import location, state_folder
         from steadydancer.pipelines.curate import job
         from steadydancer.pipelines.curate.config import CurateConfig
         from steadydancer.pipelines.runner import Engine
-        write, written = Artifact.write_part, []
-        def kill_at_the_second(self, packet, table):
-            if written:
-                os.kill(os.getpid(), 9)
-            write(self, packet, table)
-            written.append(packet)
-        Artifact.write_part = kill_at_the_second
         out = location("{store}/out")
         config = CurateConfig.model_validate_json({CURATE.model_dump_json()!r})
         job.run(config, clips="{store}/clips", out=out, engine=Engine(state_folder(out), in_process=True))
     """
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr
+    killed_at_second_part(code)
     names = [one.path.key for one in listing(store / "out")]
     parts = [name for name in names if "part-" in name]
     assert len(parts) == 1 and len(names) == 3  # the plan and the claim of the dead beside it
@@ -145,10 +127,7 @@ def latents(bucket: str, curated: Path, components: Path) -> ObjectPath:
     for name in ("clips", "measured"):
         upload(curated / name, root / "curated" / name)
     upload(components, root / "wan")
-    config = CacheConfig(
-        components=f"{root}/wan", max_area_px=64 * 64, drawing_area_px=64 * 64, dtype="float32",
-        encoder_dtype="float32", packet_size=2,
-    )  # fmt: skip
+    config = tiny().cache.model_copy(update={"components": f"{root}/wan", "packet_size": 2})
     cache_job.run(config, clips=root / "curated", out=root / "cached", engine=engine(root / "cached"))
     return root / "cached" / "latents"
 

@@ -31,7 +31,7 @@ def own_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One private Ray for all tests here, in an environment that names another cluster."""
     from ray import cloudpickle
 
-    from steadydancer.pipelines.submit import local_ray
+    from steadydancer.pipelines.local_ray import local_ray
 
     # The workers cannot import this file.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -46,6 +46,9 @@ def own_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def measure(row: Row, config: dict[str, Any], tools: int) -> Row:
     """Ten times the clip's number; `config` says which clip does what else."""
     action = config.get(row["id"])
+    if "begun" in config:
+        with open(config["begun"], "a") as file:  # noqa: PTH123
+            file.write(row["id"] + "\n")
     if action == "bad":
         raise BadClip("truncated", "half of it")
     if action == "fault":
@@ -177,6 +180,16 @@ def test_a_killed_worker_costs_no_row(own_ray: Path, tmp_path: Path) -> None:
     assert (tmp_path / "died").exists()
 
 
+def test_what_a_killed_worker_had_finished_of_its_block_is_not_begun_again(
+    own_ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "BLOCKS_A_WORKER", 1)  # two of three packets
+    config = {"clip1": "die once", "marker": str(tmp_path / "died"), "begun": str(tmp_path / "begun")}
+    assert run(tmp_path / "out", config, Engine(tmp_path / "state")) == EXPECTED
+    begun = (tmp_path / "begun").read_text().split()
+    assert begun.count("clip0") == 1 and begun.count("clip1") == 2
+
+
 @pytest.mark.acceptance
 def test_a_clip_that_kills_every_worker_does_not_hold_the_job_for_ever(own_ray: Path, tmp_path: Path) -> None:
     config = {"clip3": "die", "marker": str(tmp_path / "died")}
@@ -190,17 +203,10 @@ def test_curation_on_ray_data_gives_the_rows_that_one_process_gives(
     own_ray: Path, dancers: Path, curated: Path, tmp_path: Path
 ) -> None:
     """Whole rows, verdicts, scores and keypoints' bytes."""
+    from steadydancer.flows.presets import tiny
     from steadydancer.pipelines.curate import job
-    from steadydancer.pipelines.curate.config import CurateConfig
 
-    config = CurateConfig(
-        num_frames=33,
-        num_score_frames=4,
-        packet_size=2,
-        pose_model="supplied",
-        shot_detector="threshold",
-        text_detector="off",
-    )
+    config = tiny().curate.model_copy(update={"pose_model": "supplied", "packet_size": 2})
     record = job.run(config, clips=str(dancers / "clips"), out=tmp_path, engine=Engine(tmp_path / ".engine"))
     assert record["counts"] == Artifact(curated / "clips").record()["counts"]
     here, there = Artifact(curated / "clips").read(), Artifact(tmp_path / "clips").read()
