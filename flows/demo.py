@@ -108,7 +108,7 @@ def _run(run: Run, clips: str | None, out: Path, steps: "Steps", in_process: boo
         from .road import road
 
         start_prefect()
-    return road(run, clips, out, steps, in_process)
+    return road(run, clips, out, NUM_PAIRS, steps, in_process)
 
 
 class Steps:

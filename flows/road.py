@@ -1,6 +1,7 @@
 """The demo's flow: the three flows in a row, with pairs made of what was accepted where none are supplied."""
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from prefect import flow
 from ..datasets.storage import ObjectPath, location
 from ..pipelines.local_ray import local_ray
 from .curate import curate_dataset
-from .demo import NUM_PAIRS, Steps
 from .pairs import pairs_of_clips
 from .presets import Run
 from .render import render_evaluation
@@ -17,8 +17,19 @@ from .train import train_steadydancer
 
 
 @flow(name="demo", validate_parameters=False)
-def road(run: Run, clips: str, out: Path, steps: Steps, in_process: bool) -> dict[str, Any]:
-    """Curate and cache, train three stages, render and score; returns the records of all artifacts."""
+def road(
+    run: Run,
+    clips: str,
+    out: Path,
+    num_pairs: int,
+    steps: Callable[[str], AbstractContextManager[None]],
+    in_process: bool,
+) -> dict[str, Any]:
+    """Curate and cache, train three stages, render and score; returns the records of all artifacts.
+
+    Unlike `reproduce` it needs no pairs: where none lie beside the clips, `num_pairs` are made of accepted ones.
+    `steps` is told of each step that begins.
+    """
     config = run.model_dump_json()
     with ExitStack() as stack:
         if not in_process:
@@ -33,7 +44,7 @@ def road(run: Run, clips: str, out: Path, steps: Steps, in_process: bool) -> dic
             beside = location(clips).parent / "pairs.jsonl"
             # The page copies what it shows, from this machine.
             supplied = not isinstance(beside, ObjectPath) and beside.is_file()
-            pairs = beside if supplied else pairs_of_clips(out, NUM_PAIRS)
+            pairs = beside if supplied else pairs_of_clips(out, num_pairs)
             records |= render_evaluation(
                 str(out / "stage3" / "checkpoint"),
                 str(pairs),
