@@ -35,6 +35,9 @@ SECONDS_BETWEEN_LINES = 20.0
 # Rows that are on their way through Ray at once: 10,000 packets of sources. Workers start anew for the next wave, which
 # costs them a minute in hours.
 WAVE_BYTES = 256 << 20
+# Ray Data's own work is done once a block, whatever is in it: blocks of several packets, as long as enough are left for
+# no worker to stand idle at the end.
+BLOCKS_A_WORKER = 16
 
 
 @dataclass(frozen=True)
@@ -117,14 +120,18 @@ class PacketWorker:
 class RayPacketWorker(PacketWorker):
     """The same in a Ray actor, where an exception would lose its cause on its way: it travels as a value, in words."""
 
+    fault = ""
+
     def __call__(self, item: Item) -> Item:
-        """Run one packet, or say in `fault` what stopped it."""
-        if item["fault"]:
-            return item
+        """Run one packet, or say in `fault` what stopped it; after that nothing more is begun."""
+        self.fault = self.fault or item["fault"]
+        if self.fault:
+            return {**item, "rows": b"", "fault": self.fault}
         try:
             return super().__call__(item)
         except (StageFault, OSError, SteadyDancerError) as error:
-            return {**item, "rows": b"", "fault": _to_words(error)}
+            self.fault = _to_words(error)
+            return {**item, "rows": b"", "fault": self.fault}
 
 
 def _to_words(error: Exception) -> str:
@@ -155,7 +162,7 @@ def run_packets(job: Job, artifact: Artifact, packets: list[Packet], engine: Eng
     remaining = artifact.remaining(packets)
     if not remaining:
         return {}
-    with _readable_faults(job, engine), _results(job, remaining, engine) as results:
+    with _readable_faults(job, engine), _results(job, artifact, remaining, engine) as results:
         for result in progress(results, job.name, "packets", len(packets), len(packets) - len(remaining)):
             seconds.update(json.loads(result["seconds"]))
     return dict(seconds)
@@ -167,7 +174,7 @@ def _item(job: Job, packet: Packet) -> Item:
 
 
 @contextlib.contextmanager
-def _results(job: Job, packets: list[Packet], engine: Engine) -> Iterator[Iterable[Item]]:
+def _results(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine) -> Iterator[Iterable[Item]]:
     num_gpus = max(stage.num_gpus for stage in job.stages)
     if engine.in_process:
         if num_gpus:
@@ -184,7 +191,7 @@ def _results(job: Job, packets: list[Packet], engine: Engine) -> Iterator[Iterab
 
         if engine.address is None:  # a cluster may be growing towards what is asked of it
             _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
-        yield _ray_results(job, packets)
+        yield _ray_results(job, artifact, packets)
 
 
 def _enter_ray(job: Job, engine: Engine, stack: contextlib.ExitStack) -> None:
@@ -216,8 +223,10 @@ def _require_gpus(job: Job, wanted: float, here: float) -> None:
         )
 
 
-def _ray_results(job: Job, packets: list[Packet]) -> Iterator[Item]:
+def _ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator[Item]:
     """Results as they come. Packets of a worker that died (killed, out of memory, a crash in a library) run again.
+
+    Those that it had finished before, of the block it died in, do not: their seconds are lost with it.
 
     Rows are opened a wave at a time: those of a million packets would not fit into the driver.
 
@@ -240,6 +249,9 @@ def _ray_results(job: Job, packets: list[Packet]) -> Iterator[Item]:
                 del pending[result["packet"]]
                 yield result
         except ray.exceptions.RayActorError as error:
+            left = {packet.id: packet for packet in artifact.remaining(list(pending.values()))}
+            yield from ({"packet": name, "seconds": "{}"} for name in pending if name not in left)
+            pending = left
             attempts_left = 2 if len(pending) < num_pending else attempts_left - 1
             if attempts_left == 0:
                 ids = [name for packet in pending.values() for name in packet.ids]
@@ -266,25 +278,32 @@ def _ray_dataset(job: Job, items: list[Item]) -> Any:
     from ray.util.annotations import RayDeprecationWarning
 
     warnings.filterwarnings("ignore", category=RayDeprecationWarning, message="`ray_remote_args`")
-    cluster = ray.cluster_resources()
-    # One block a packet: a block is what Ray hands to an actor, and a packet must stay whole.
-    dataset: Any = ray.data.from_items(items, override_num_blocks=len(items))
     # Stages that need the same share of a machine run fused, in one worker: rows that stay do not travel.
     groups = [list(group) for _, group in groupby(job.stages, key=lambda stage: (stage.num_cpus, stage.num_gpus))]
+    most_workers = [_most_workers(group[0], len(items)) for group in groups]
+    num_blocks = min(len(items), BLOCKS_A_WORKER * max(most_workers))
+    dataset: Any = ray.data.from_items(items, override_num_blocks=num_blocks)
     for index, group in enumerate(groups):
-        cpus, gpus = group[0].num_cpus, group[0].num_gpus
-        fits = cluster.get("GPU", 0) / gpus if gpus else cluster.get("CPU", 1) / max(cpus, 1e-3)
         dataset = dataset.map(
             RayPacketWorker,
             fn_constructor_args=(group, job.config, job.schema, job.write_packet if index == len(groups) - 1 else None),
-            num_cpus=cpus,
-            num_gpus=gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(len(items), int(fits)))),
+            num_cpus=group[0].num_cpus,
+            num_gpus=group[0].num_gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most_workers[index]),
             # Ray would start a fallen actor again without end, and cannot always (its arguments may be lost with it).
             # The argument has no other name before Ray 2.64; until then Ray warns.
             max_restarts=0,
         )
     return dataset
+
+
+def _most_workers(stage: Stage, num_packets: int) -> int:
+    """So many workers of a stage as the cluster has room for, and no more than packets."""
+    import ray
+
+    kind, share = ("GPU", stage.num_gpus) if stage.num_gpus else ("CPU", max(stage.num_cpus, 1e-3))
+    fits = ray.cluster_resources().get(kind, 0) / share
+    return max(1, min(num_packets, int(fits)))
 
 
 @contextlib.contextmanager
