@@ -4,6 +4,7 @@ Everything is real: the engine, the loop, the files, and SIGKILL. Runs of one pr
 imports behind it; runs under Ray are commands.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 
 from steadydancer.flows import presets
 from steadydancer.models.components import save_components, tiny_components
-from steadydancer.pipelines.train.checkpoint import engine_states, read_metrics
+from steadydancer.pipelines.train.checkpoint import engine_states, read_metrics, state_folders
 from steadydancer.pipelines.train.meter import PARTS
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
@@ -80,7 +81,9 @@ class World:
         process.join()
         assert process.exitcode == 0
 
-    def command(self, stage: int, out: Path, *options: str, **changes) -> subprocess.Popen:
+    def command(
+        self, stage: int, out: Path, *options: str, env: dict[str, str] | None = None, **changes
+    ) -> subprocess.Popen:
         """The command line, in a session of its own."""
         preset = out.with_suffix(".json")
         preset.write_text(settings(stage, **changes).model_dump_json())
@@ -92,6 +95,7 @@ class World:
                 [sys.executable, "-c", call, "train", *map(str, words)],
                 stdout=told,
                 stderr=told,
+                env=env,
                 start_new_session=True,
             )
 
@@ -116,13 +120,17 @@ def world(tmp_path_factory: pytest.TempPathFactory, cached: Path, components: Pa
     return World(root, cached, root / "base")
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def family(pid: int) -> dict[int, str]:
     """Command lines of all processes that descend from a process, and its own, by their ids."""
     parents, lines = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents[int(entry.name)] = parent_of(int(entry.name))
                 lines[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
@@ -454,4 +462,53 @@ def test_a_lost_worker_without_restarts_is_one_error_and_the_same_command_goes_o
     assert not [line for pid, line in everybody.items() if is_alive(pid) and "Agent" not in line]
     print(run.with_suffix(".log").read_text()[-3000:])
     assert world.command(1, run, **changes).wait(600) == 0
+    assert_same(run, undisturbed(world, 1, **changes))
+
+
+# Where the loop runs, asked of a cluster by a process of its own: [node id, process id, whether the node is the head].
+NODES = """
+import json, sys
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+heads = {node["NodeID"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]}
+actors = ray._private.state.actors().values()
+workers = [one for one in actors if "RayTrainWorker" in one["ActorClassName"] and one["State"] == "ALIVE"]
+print(json.dumps([[one["Address"]["NodeID"], one["Pid"], one["Address"]["NodeID"] in heads] for one in workers]))
+"""
+
+
+def test_a_machine_that_is_taken_away(world, tmp_path):
+    """A node is drained as for a preemption, then killed: a state just in time, and Ray goes on without the node."""
+    run, state, changes = tmp_path / "run", tmp_path / "cluster", {"num_workers": 2, "steps": 40}
+    script = Path(__file__).parents[2] / "infra/ray/local_cluster.py"
+    call = [sys.executable, script, "--nodes", "4", "--state", state]
+    with (tmp_path / "cluster.log").open("wb") as told, subprocess.Popen(call, stdout=told, stderr=told) as cluster:
+        try:
+            wait_until(lambda: b"job server" in (tmp_path / "cluster.log").read_bytes(), cluster)
+            env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state / "token")}
+            address = (state / "ray/ray_current_cluster").read_text().strip()
+            driver = world.command(1, run, "--address", address, env=env, **changes)
+            wait_until(lambda: len(read_metrics(run)) >= 6, driver, 600)
+            asked = subprocess.run([sys.executable, "-c", NODES, address], env=env, capture_output=True, check=True)
+            node, pid = next(told[:2] for told in json.loads(asked.stdout.splitlines()[-1]) if not told[2])
+            words = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+            ray = Path(sys.executable).with_name("ray")
+            subprocess.run(
+                [ray, "drain-node", "--address", address, *words, "--deadline-remaining-seconds", "20"],
+                env=env,
+                check=True,
+            )
+            noticed = time.monotonic()
+
+            def in_time() -> bool:
+                return any(steps % EVERY for steps, _ in state_folders(run))
+
+            wait_until(in_time, driver)  # a state that was not due
+            time.sleep(max(0.0, noticed + 20 - time.monotonic()))
+            for victim in (parent_of(pid), pid):  # as the machine would go
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+            assert driver.wait(900) == 0, run.with_suffix(".log").read_text()
+        finally:
+            cluster.terminate()
     assert_same(run, undisturbed(world, 1, **changes))
