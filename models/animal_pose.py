@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.skeleton import PoseSequence
-from .pose_estimator import Frames, PoseTrack
+from .pose_track import Frames, PoseTrack
 from .top_down import BoxDetector, Floats, TopDownEstimator, open_network, run
 
 MIN_VISIBLE = 0.43  # rtmlib's cut for this network

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.skeleton import PoseSequence
-from .pose_estimator import Floats, Frames, PoseTrack, to_openpose
+from .pose_track import Floats, Frames, PoseTrack, to_openpose
 
 DETECTOR_SIDE, LANDMARK_SIDE = 224, 256
 MIN_CONFIDENCE = 0.5  # of a detection, of a pose in its region, and of a visible joint

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ..datasets.skeleton import PoseSequence
-from .pose_estimator import Frames, PoseTrack, to_openpose
+from .pose_track import Frames, PoseTrack, to_openpose
 from .top_down import BoxDetector, Floats, TopDownEstimator, open_network, run
 
 SHORT_SIDE = 1024

@@ -21,7 +21,7 @@ from .blazepose import (
     decode_landmarks,
     letterbox,
 )
-from .pose_estimator import Floats, Frames
+from .pose_track import Floats, Frames
 
 TILE_SHARES = (1.0, 0.6)  # sides of the squares over the picture's shorter side
 MIN_DETECTION, MIN_SEEN = 0.6, 0.6  # of a second person: the detector's score; mean visibility of the landmarks

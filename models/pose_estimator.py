@@ -17,34 +17,11 @@ Another estimator needs no base class and no registration: any object with the t
             return [PoseTrack(pose, confidence)]  # the main person first; [] where nobody is seen
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..datasets.skeleton import PoseSequence
 from . import weights
-
-Floats = NDArray[np.float32]
-Frames = NDArray[np.uint8]
-
-_JOINTS = (0, *range(2, 18))  # OpenPose's joints without the neck (index 1)
-
-
-@dataclass(frozen=True)
-class PoseTrack:
-    """One person through a clip.
-
-    Attributes:
-        pose: keypoints; frames without the person have −1 everywhere and nothing visible.
-        confidence: [F, 18] in [0, 1], one per body joint, 0 where the person was not found.
-    """
-
-    pose: PoseSequence
-    confidence: Floats
+from .pose_track import Frames, PoseTrack
 
 
 class PoseEstimator(Protocol):
@@ -91,27 +68,6 @@ def open_pose_estimator(
 
 # Which weights each estimator needs.
 NEEDS = {"dwpose": ("yolox", "dwpose"), "animal": ("yolox", "animal"), "blazepose": ("blazepose",)}
-
-
-def to_openpose(
-    points: Floats, scores: Floats, joints: Sequence[int], shoulders: Sequence[int]
-) -> tuple[Floats, Floats]:
-    """[..., 18, 2] and [..., 18] of [..., K, 2] and [..., K] in another numbering.
-
-    The neck is the middle of the shoulders and as sure as the less sure of them.
-
-    Args:
-        points: keypoints.
-        scores: their confidences.
-        joints: the 17 joints without the neck, in OpenPose's order, in the other numbering.
-        shoulders: the two shoulders in the other numbering.
-    """
-    body = np.empty((*points.shape[:-2], 18, 2), np.float32)
-    confidence = np.empty((*scores.shape[:-1], 18), np.float32)
-    body[..., _JOINTS, :], confidence[..., _JOINTS] = points[..., list(joints), :], scores[..., list(joints)]
-    body[..., 1, :] = points[..., list(shoulders), :].mean(axis=-2)
-    confidence[..., 1] = scores[..., list(shoulders)].min(axis=-1)
-    return body, confidence
 
 
 def _folder_of(name: str, download: bool) -> Path:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .pose_estimator import Frames, PoseTrack
+from .pose_track import Frames, PoseTrack
 from .tracking import Detections, link
 from .weights import WeightsError
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from ..datasets.skeleton import PoseSequence
 from ..datasets.toydance import load_supplied_pose
 from ..models import weights
-from ..models.pose_estimator import NEEDS, PoseEstimator, PoseTrack, open_pose_estimator
+from ..models.pose_estimator import NEEDS, PoseEstimator, open_pose_estimator
+from ..models.pose_track import PoseTrack
 from .stage import BadClip
 
 # Estimators of people, the best one first.

@@ -25,7 +25,7 @@ from steadydancer.models.components import flow_scheduler, load_components, save
 from steadydancer.models.folders import ComponentsError
 from steadydancer.models.pipeline import WAN_NEGATIVE_PROMPT, SteadyDancerPipeline
 from steadydancer.models.pose_condition import draw_pose_condition
-from steadydancer.models.pose_estimator import PoseTrack
+from steadydancer.models.pose_track import PoseTrack
 from steadydancer.models.provenance import input_digest, model_digests, module_digest
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 

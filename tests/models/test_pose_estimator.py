@@ -6,7 +6,8 @@ import pytest
 
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.models import animal_pose, blazepose, dwpose, pose_estimator, weights
-from steadydancer.models.pose_estimator import Frames, PoseEstimator, PoseTrack, open_pose_estimator, to_openpose
+from steadydancer.models.pose_estimator import PoseEstimator, open_pose_estimator
+from steadydancer.models.pose_track import Frames, PoseTrack, to_openpose
 from steadydancer.pipelines.poses import find_poses
 
 

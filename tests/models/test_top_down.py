@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.models.pose_estimator import Frames, PoseTrack
+from steadydancer.models.pose_track import Frames, PoseTrack
 from steadydancer.models.top_down import Floats, TopDownEstimator
 
 HERE, THERE = (10.0, 10.0, 30.0, 60.0), (60.0, 5.0, 90.0, 80.0)
