@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ...datasets.storage import Location
 from ...models.components import load_components
 from ...models.conditions import Conditions
 from ...models.lora import add_lora
@@ -54,7 +55,7 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
     return student.to(device).train()
 
 
-def _load(source: str | Path, kind: Kind, config: TrainConfig, device: torch.device) -> Any:
+def _load(source: str | Location, kind: Kind, config: TrainConfig, device: torch.device) -> Any:
     """A transformer in the stage's dtype. It goes from the file to the device; no worker has it in host memory."""
     return load_components(source, ["transformer"], dtype=torch_dtype(config), device=device, kind=kind)["transformer"]
 

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,7 +53,7 @@ def open_trackers(config: TrainConfig, out: Path) -> list[Tracker]:
     if missing:
         raise TrainingRefused(missing)
     kinds: dict[str, Any] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WeightsAndBiases}
-    return [Patient(name, lambda kind=kinds[name]: kind(out, config)) for name in config.trackers]
+    return [Patient(name, partial(kinds[name], out, config)) for name in config.trackers]
 
 
 class Patient:
