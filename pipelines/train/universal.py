@@ -51,7 +51,7 @@ def read_state(engine: Any, state: Path, team: Workers) -> None:
 
 
 def bytes_to_convert(state: Path, num_workers: int) -> int:
-    """Disk that a state's conversion for `num_workers` takes at most while it lasts; 0 if they are those who wrote it.
+    """Disk that converting a state for `num_workers` takes while it lasts, but for files' headers; 0 if there is no need.
 
     Every worker's part is cut into pieces and these are joined: weights and moments twice. With ZeRO-3 the tool copies
     one worker's part besides.
