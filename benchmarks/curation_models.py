@@ -24,7 +24,7 @@ from steadydancer.datasets.video_child import perform
 from steadydancer.datasets.video_reader import VideoReader
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.steps import open_source, stages
-from steadydancer.pipelines.runner import PacketWorker
+from steadydancer.pipelines.packets import PacketWorker
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 

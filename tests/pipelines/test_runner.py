@@ -16,7 +16,7 @@ import pytest
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.schema import Row, to_table
-from steadydancer.pipelines import runner
+from steadydancer.pipelines import ray_packets, runner
 from steadydancer.pipelines.runner import SECONDS_BETWEEN_LINES, Engine, Job, JobStopped, progress, run_packets
 from steadydancer.pipelines.stage import BadClip, Stage
 
@@ -160,7 +160,7 @@ def test_rows_are_opened_when_their_turn_comes(engine: Engine, tmp_path: Path, m
     opened: list[str] = []
     job = make_job(tmp_path / "out", {})
     lazily = replace(job, open_row=lambda name: opened.append(name) or {"id": name})  # type: ignore[func-returns-value]
-    monkeypatch.setattr(runner, "WAVE_BYTES", 1)
+    monkeypatch.setattr(ray_packets, "WAVE_BYTES", 1)
     waiting: list[int] = []
 
     def watched(items: Iterable[Any], *words: Any) -> Iterator[Any]:
@@ -183,7 +183,7 @@ def test_a_killed_worker_costs_no_row(own_ray: Path, tmp_path: Path) -> None:
 def test_what_a_killed_worker_had_finished_of_its_block_is_not_begun_again(
     own_ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "BLOCKS_A_WORKER", 1)  # two of three packets
+    monkeypatch.setattr(ray_packets, "BLOCKS_A_WORKER", 1)  # two of three packets
     config = {"clip1": "die once", "marker": str(tmp_path / "died"), "begun": str(tmp_path / "begun")}
     assert run(tmp_path / "out", config, Engine(tmp_path / "state")) == EXPECTED
     begun = (tmp_path / "begun").read_text().split()
