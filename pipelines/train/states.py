@@ -15,7 +15,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from isal import isal_zlib
@@ -189,7 +189,7 @@ def _write_file(path: Path, state: Any) -> dict[str, int]:
     """Write a state to a file and the disk; size and checksum of what was written."""
     with path.open("wb") as file:
         summed = _Summed(file)
-        torch.save(state, summed)
+        torch.save(state, cast(BinaryIO, summed))
         file.flush()
         os.fsync(file.fileno())
     return {"size": summed.size, "crc32": summed.crc32}

@@ -49,6 +49,7 @@ class World:
 
     def __init__(self, root: Path, latents: Path, components: Path) -> None:
         self.root, self.latents, self.components = root, latents, components
+        self._log = root / "told.log"
         os.environ["DS_ACCELERATOR"] = "cpu"
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["steadydancer.pipelines.train.loop", "deepspeed", "ray.train"])
@@ -70,16 +71,21 @@ class World:
             "latents": self.latents, "base": str(self.components), "out": out, "from_checkpoint": self.parent(stage)
         }  # fmt: skip
         code = f"{PRELUDE}\n{before}\njob.run(config, **arguments)"
-        names = {"config": settings(stage, **changes).stage(stage), "arguments": arguments, "__name__": "run"}
+        self._log.unlink(missing_ok=True)
+        names = {"config": settings(stage, **changes).stage(stage), "arguments": arguments, "log": self._log}
         process = self._processes.Process(target=exec, args=(code, names))
         process.start()
         return process
+
+    def told(self) -> str:
+        """What the process that was begun last has said."""
+        return self._log.read_text()
 
     def finish(self, stage: int, out: Path, **changes) -> None:
         """The same run again, to its end."""
         process = self.begin(stage, out, **changes)
         process.join()
-        assert process.exitcode == 0
+        assert process.exitcode == 0, self.told()
 
     def command(
         self, stage: int, out: Path, *options: str, env: dict[str, str] | None = None, **changes
@@ -102,6 +108,8 @@ class World:
 
 PRELUDE = """
 import multiprocessing, os, signal
+told = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(told, 1), os.dup2(told, 2)
 multiprocessing.set_start_method("fork", force=True)  # as in a command; or the bar's lock outlives the process
 from pathlib import Path
 from steadydancer.pipelines.train import checkpoint, job, loop, states
@@ -287,7 +295,7 @@ def test_killed_between_putting_one_checkpoint_aside_and_the_next_in_its_place(w
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped"])
-def test_a_damaged_state_is_not_resumed_from(world, tmp_path, harm, capfd):
+def test_a_damaged_state_is_not_resumed_from(world, tmp_path, harm):
     straight, run = world.straight(1), tmp_path / "run"
     process = world.begin(1, run)
     wait_until(lambda: (run / "state/step-000012/complete.json").exists(), process)
@@ -298,24 +306,23 @@ def test_a_damaged_state_is_not_resumed_from(world, tmp_path, harm, capfd):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data[:-1] if harm == "cut" else data)
-    capfd.readouterr()
     taken = run.with_suffix(".steps")
     world.begin(1, run, before=f"loop.set_learning_rate = lambda *given, original=loop.set_learning_rate: "
                 f"open({str(taken)!r}, 'a').write(f'{{given[-1]}}\\n') and original(*given)").join()  # fmt: skip
     assert [int(step) for step in taken.read_text().split()] == list(range(before, STEPS))
-    assert f"{folder} is not used, the state before it is: {file.relative_to(folder)} is " in capfd.readouterr().err
+    assert f"{folder} is not used, the state before it is: {file.relative_to(folder)} is " in world.told()
     assert before < newest
     assert_same(run, straight)
 
 
-def test_a_second_run_is_refused_until_the_first_is_killed(world, tmp_path, capfd):
+def test_a_second_run_is_refused_until_the_first_is_killed(world, tmp_path):
     straight, run = world.straight(1), tmp_path / "run"
     first = world.begin(1, run)
     wait_until(lambda: len(read_metrics(run)) >= 3, first)
     second = world.begin(1, run)
     second.join()
     assert second.exitcode == 1 and first.exitcode is None
-    assert f"{run} is in use by another run (process {first.pid})" in capfd.readouterr().err
+    assert f"{run} is in use by another run (process {first.pid})" in world.told()
     first.kill()
     world.finish(1, run)  # at once: nobody has to remove a lock
     first.join()
@@ -327,7 +334,7 @@ def sizes(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.parametrize("what", ["state", "checkpoint"])
-def test_a_file_that_cannot_be_written_to_its_end(world, tmp_path, what, capfd):
+def test_a_file_that_cannot_be_written_to_its_end(world, tmp_path, what):
     """A file may not grow past a size: what writing to a full disk looks like from inside, at a known place."""
     straight, run = world.straight(1), tmp_path / "run"
     state, checkpoint = (max(sizes(straight / name).values()) for name in ("state", "checkpoint"))
@@ -337,12 +344,11 @@ def test_a_file_that_cannot_be_written_to_its_end(world, tmp_path, what, capfd):
     process.kill()
     process.join()
     before = sizes(run / "state/step-000008")
-    capfd.readouterr()
     process = world.begin(
         1, run, before=f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
     )
     process.join()
-    told = capfd.readouterr().err
+    told = world.told()
     assert process.exitcode == 1
     if what == "state":
         assert f"disk: the state after 12 steps could not be written to {run}/state (" in told
@@ -357,7 +363,7 @@ def test_a_file_that_cannot_be_written_to_its_end(world, tmp_path, what, capfd):
 
 
 @pytest.mark.parametrize("room", [0, 16_384])
-def test_a_disk_that_fills_up_while_it_trains(world, tmp_path, room, capfd):
+def test_a_disk_that_fills_up_while_it_trains(world, tmp_path, room):
     """A file system that is really full: not a byte free, or enough for lines but not for a state."""
     straight, disk = world.straight(1), tmp_path / "disk"
     disk.mkdir()
@@ -369,14 +375,14 @@ def test_a_disk_that_fills_up_while_it_trains(world, tmp_path, room, capfd):
         wait_until(lambda: (run / "state/step-000008").exists(), process)
         filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - room)))
         process.join()
-        told = capfd.readouterr().err
+        told = world.told()
         assert process.exitcode == 1 and "disk: " in told and "make room" in told and str(run) in told
         newest, _ = next(engine_states(run))
         assert newest >= 8 and not (run / "checkpoint").exists()
         again = world.begin(1, run)  # nothing has changed: refused again, and nothing is lost
         again.join()
         assert again.exitcode == 1 and next(engine_states(run))[0] == newest
-        assert "No space left on device" in (told := capfd.readouterr().err) or "disk: " in told
+        assert "No space left on device" in (told := world.told()) or "disk: " in told
         filler.unlink()
         world.finish(1, run)
         assert_same(run, straight)
@@ -414,7 +420,7 @@ def undisturbed(world: World, stage: int, **changes) -> Path:
 
 
 def test_ray_workers_and_drivers_killed(world, tmp_path):
-    """Two workers, ZeRO-2: a worker, all workers, the driver by SIGKILL; the driver by SIGTERM; then to the end."""
+    """Two workers, ZeRO-2: one worker, all workers, the driver; then to the end."""
     changes = {"num_workers": 2, "steps": 40, "max_restarts": 2}
     run = tmp_path / "run"
 
@@ -430,13 +436,19 @@ def test_ray_workers_and_drivers_killed(world, tmp_path):
     wait_until(lambda: len(read_metrics(run)) >= 22, driver)
     assert end(driver, signal.SIGKILL) == -signal.SIGKILL
 
+    assert world.command(1, run, **changes).wait(600) == 0
+    assert_same(run, undisturbed(world, 1, **changes))
+
+
+def test_a_ray_driver_that_is_asked_to_stop(world, tmp_path):
+    """SIGTERM: a whole step and its state, and the same command goes on."""
+    run, changes = tmp_path / "run", {"num_workers": 2, "steps": 120}
     driver = world.command(1, run, **changes)
-    wait_until(lambda: len(read_metrics(run)) >= 31, driver)
+    wait_until(lambda: len(read_metrics(run)) >= 6, driver)
     assert end(driver, signal.SIGTERM) == 75
     steps = len(read_metrics(run))
-    assert 31 <= steps < 40 and next(engine_states(run))[0] == steps
-    assert f"stopped after {steps} of 40 steps" in run.with_suffix(".log").read_text()
-
+    assert 6 <= steps < 120 and next(engine_states(run))[0] == steps
+    assert f"stopped after {steps} of 120 steps" in run.with_suffix(".log").read_text()
     assert world.command(1, run, **changes).wait(600) == 0
     assert_same(run, undisturbed(world, 1, **changes))
 
