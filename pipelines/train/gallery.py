@@ -24,14 +24,14 @@ OF_EACH_CLIP = ("reference.png", "pose.mp4", "truth.mp4")
 _NOT_SEEN = {"every_steps", "num_gpus", "max_seconds"}  # settings that no video depends on
 
 
-def gallery_folder(out: Location, steps: int) -> Location:
-    """Where the gallery of the weights after so many steps lies."""
-    return out / "gallery" / f"step-{steps:06d}"
+def gallery_name(steps: int) -> str:
+    """Where in the run's folder the gallery of the weights after so many steps lies."""
+    return f"gallery/step-{steps:06d}"
 
 
-def clip_file(out: Location, key: str, name: str) -> Location:
-    """Where one of `OF_EACH_CLIP` lies."""
-    return out / "gallery" / "clips" / f"{key}-{name}"
+def clip_name(key: str, name: str) -> str:
+    """Where in the run's folder one of `OF_EACH_CLIP` lies."""
+    return f"gallery/clips/{key}-{name}"
 
 
 def trained_folder(out: Path, steps: int) -> Path:
@@ -57,7 +57,7 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 
 def galleries(out: Location, steps: list[int]) -> dict[int, dict[str, Any]]:
     """Records of those galleries of these steps that are there."""
-    records = {step: gallery_folder(out, step) / RECORD for step in steps}
+    records = {step: out / gallery_name(step) / RECORD for step in steps}
     return {step: json.loads(file.read_text()) for step, file in records.items() if file.is_file()}
 
 

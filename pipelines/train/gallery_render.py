@@ -29,7 +29,7 @@ from .batches import TrainingData
 from .checkpoint import TrainingRefused
 from .config import TrainConfig
 from .draws import SampleDraws
-from .gallery import OF_EACH_CLIP, clip_file, forget_failure, gallery_folder, settings_of
+from .gallery import OF_EACH_CLIP, clip_name, forget_failure, gallery_name, settings_of
 from .trained import network_at
 
 Frames = NDArray[np.uint8]
@@ -57,7 +57,7 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     for key in keys:
         write_what_is_compared(out, key, data, vae, fps)
     transformer = network_at(out, steps, device)
-    place = gallery_folder(out, steps)
+    place = out / gallery_name(steps)
     for leftover in place.parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}.tmp")
@@ -93,7 +93,7 @@ def write_what_is_compared(out: Path, key: str, data: TrainingData, vae: Any, fp
 
     They are the same in all galleries, and made once.
     """
-    reference, pose, truth = (clip_file(out, key, name) for name in OF_EACH_CLIP)
+    reference, pose, truth = (out / clip_name(key, name) for name in OF_EACH_CLIP)
     if reference.exists() and pose.exists() and truth.exists():
         return
     (batch, motion) = _clip(key, data, vae.device, 0)

@@ -54,7 +54,8 @@ def validation(config: TrainConfig, settings: dict[str, Any]) -> Any:
 
     task = ValidationTaskConfig(fn_kwargs={"settings": settings, "awaited": 0})
     # It waits and does nothing else. A lost process would be the end of the training, so it is to be a small one.
-    return ValidationConfig(fn=validate, task_config=task, ray_remote_kwargs={"num_cpus": 0, "max_retries": 0})
+    run: Any = validate  # its named arguments are those of the tasks
+    return ValidationConfig(fn=run, task_config=task, ray_remote_kwargs={"num_cpus": 0, "max_retries": 0})
 
 
 def validate(checkpoint: Any, settings: dict[str, Any], awaited: int) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def in_a_worker(settings: dict[str, Any], steps: int) -> None:
 
     config, out = TrainConfig.model_validate(settings["config"]), Path(settings["out"])
     needs = {"num_gpus": config.gallery.num_gpus} if config.use_gpu else {"num_cpus": 1}
-    renderer = ray.remote(Renderer).options(**needs).remote()
+    renderer: Any = ray.remote(Renderer).options(**needs).remote()
     try:
         _result(renderer.is_ready.remote(), out, None)
         _result(renderer.render.remote(settings, steps), out, config.gallery.max_seconds)

@@ -23,7 +23,7 @@ from ...datasets.storage import Location
 from ..charts import bar
 from ..curves import draw_curves, key
 from ..page import Figure, Section, show, write_page
-from .gallery import OF_EACH_CLIP, clip_file, galleries, gallery_folder
+from .gallery import OF_EACH_CLIP, clip_name, galleries, gallery_name
 
 PAGE = "report.html"
 STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}
@@ -181,11 +181,11 @@ def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: 
     media = []
     for clip in clips:
         names = zip(("reference", "pose", "the clip itself"), OF_EACH_CLIP, strict=True)
-        group = [(f"{name}\n{clip[:16]}", f"{beside}{_within(clip_file(out, clip, file), out)}")
+        group = [(f"{name}\n{clip[:16]}", beside + clip_name(clip, file))
                  for name, file in names]  # fmt: skip
         for step, gallery in there.items():
             if clip in gallery["clips"]:
-                video = f"{beside}{_within(gallery_folder(out, step), out)}/{clip}.mp4"
+                video = f"{beside}{gallery_name(step)}/{clip}.mp4"
                 told = f"\nvalidation loss {losses[step]:.4g}" if step in losses else ""
                 group.append((f"{step} steps{told}", video))
         media.append(group)
@@ -220,10 +220,6 @@ def _curve(rows: list[Row], name: str, scale: float = 1.0) -> tuple[Any, Any]:
     there = [(row["step"], row[name] * scale) for row in rows if row.get(name) is not None]
     x, y = np.array(there, np.float64).reshape(-1, 2).T
     return x, y
-
-
-def _within(place: Location, out: Location) -> str:
-    return str(place)[len(str(out)) + 1 :]
 
 
 def _link(href: str) -> Markup:

@@ -137,7 +137,7 @@ def network_at(out: Path, steps: int, device: torch.device) -> Any:
     config, student, weights, _ = _read(out, steps)
     student.load_state_dict(weights, assign=True)
     if config.trains_lora:
-        student.fuse_lora()
+        student.fuse_lora(safe_fusing=True)  # as a checkpoint is merged: the other way rounds otherwise
         student.unload_lora()
     kept = {*student._keep_in_fp32_modules}
     for name, weight in student.named_parameters():  # rounded as a checkpoint is, and then as one is loaded

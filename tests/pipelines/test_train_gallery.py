@@ -333,7 +333,7 @@ def test_galleries_are_made_beside_the_training_which_waits_for_none(world, tmp_
     """Ray Train's asynchronous validation: one worker trains, another renders, and whatever becomes of it is told."""
     out, slow = tmp_path / "run", {"num_workers": 1, "global_batch_size": 32, "gradient_accumulation": 16}
     shown = {**SHOWN, "every_steps": 100}
-    first = gallery.gallery_folder(out, 100) / "run.json"
+    first = out / gallery.gallery_name(100) / "run.json"
     with local_ray(tmp_path / "ray"), ThreadPoolExecutor(1) as thread:
         training = thread.submit(train, world, micro(steps=100_000, shown=shown, **slow), out)
         seen = len(read_metrics(out)) if _comes(first.exists, training) else 0
@@ -352,7 +352,7 @@ def test_galleries_are_made_beside_the_training_which_waits_for_none(world, tmp_
         assert train(world, micro(steps=steps, shown=shown, **slow), out)["already_finished"]
         assert report.steps_shown(out) == [*gallery.trained_steps(out), steps] and not gallery.failures(out)
     made = videos(out)[100]
-    shutil.rmtree(gallery.gallery_folder(out, 100))
+    shutil.rmtree(out / gallery.gallery_name(100))
     gallery_render.render_gallery(settings_of(world, out, micro(shown=shown)), 100)
     assert videos(out)[100] == made
 
