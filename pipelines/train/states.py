@@ -21,6 +21,7 @@ import torch
 from isal import isal_zlib
 
 from ...datasets.artifact import json_digest, write_json
+from . import checkpoint
 from .checkpoint import NotWritten, state_folders, sync
 from .config import TrainConfig
 from .engine import Workers, engine_files, trained_names
@@ -176,9 +177,8 @@ class StateWriter:
             raise self._not_written(steps_done, f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free")
 
     def _not_written(self, steps_done: int, why: object) -> StateNotWritten:
-        whole = (steps for steps, folder in state_folders(self._out) if fault(folder, None) is None)
-        newest = next(whole, None)
-        left = "there is none before it" if newest is None else f"that of {newest} steps is whole"
+        newest = checkpoint.steps_done(self._out)
+        left = f"that of {newest} steps is whole" if newest else "there is none before it"
         return StateNotWritten(
             f"disk: the state after {steps_done} steps could not be written to {self._out / 'state'} ({why}); {left}: "
             "make room, and the same command goes on from there"
