@@ -30,6 +30,7 @@ from steadydancer.pipelines.train.checkpoint import NonFiniteError
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.draws import simulated_poses
 from steadydancer.pipelines.train.pose_simulation import PoseSimulation, kept_bytes, latent_shape
+from steadydancer.pipelines.train.prefetch import Prefetch
 
 FRAMES, WIDE, TALL = 9, (9, 32, 48), (9, 48, 32)
 BUCKETS = {f"clip{i}": WIDE for i in range(5)} | {"clip5": TALL}  # the second is smaller than a batch
@@ -384,6 +385,31 @@ def test_small_buckets_are_filled_and_counted(latents: Path) -> None:
         key: counted.count(key) for key in list(BUCKETS)[:5]
     }
     assert len(counted) - len(BUCKETS) == data.sampler.num_repeated == 6
+
+
+def test_a_batch_is_read_one_step_ahead_and_its_fault_is_told_where_it_is_asked_for() -> None:
+    """What nobody asks for any more is not waited for longer than it takes, and not told of."""
+    begun: list[int] = []
+    go_on = threading.Semaphore(0)
+
+    def load(step: int) -> int:
+        begun.append(step)
+        assert go_on.acquire(timeout=30)
+        if step == 5:
+            raise ArtifactError("shard x is missing")
+        return step * step
+
+    with Prefetch(load, range(3, 9)) as batches:
+        for step in (3, 4):
+            go_on.release()
+            assert batches(step) == step * step
+        go_on.release()
+        with pytest.raises(ArtifactError, match="shard x is missing"):
+            batches(5)
+        go_on.release()
+    assert begun in ([3, 4, 5], [3, 4, 5, 6])  # never further than one ahead
+    with Prefetch(load, range(9, 9)):
+        pass
 
 
 @pytest.fixture
