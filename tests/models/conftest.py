@@ -1,4 +1,7 @@
-"""Tiny ONNX models for the pose estimators' tests, written byte by byte: a known answer needs no exporter."""
+"""Tiny networks: transformers with random weights, and ONNX models for the pose estimators' tests.
+
+The latter are written byte by byte: a known answer needs no exporter.
+"""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -7,6 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 Graph = Callable[..., Path]
 
@@ -84,6 +91,40 @@ class OnnxGraph:
         name = f"constant_{len(self._constants)}"
         self._constants.append(_tensor(name, array if array.dtype == np.int64 else array.astype(np.float32)))
         return name
+
+
+TINY_TRANSFORMER = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": 16,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "image_dim": 8,
+}
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., SteadyDancerTransformer3DModel]:
+    """`tiny_model(seed=0, **changes)`: our network with random weights."""
+
+    def make(seed: int = 0, **changes: Any) -> SteadyDancerTransformer3DModel:
+        torch.manual_seed(seed)
+        return SteadyDancerTransformer3DModel(**{**TINY_TRANSFORMER, **changes}).eval()
+
+    return make
+
+
+@pytest.fixture
+def plain_wan() -> Callable[..., WanTransformer3DModel]:
+    """`plain_wan(seed=3, **changes)`: diffusers' image-to-video network of the same sizes, with random weights."""
+
+    def make(seed: int = 3, **changes: Any) -> WanTransformer3DModel:
+        torch.manual_seed(seed)
+        sizes = {"in_channels": 36, "out_channels": 16, "added_kv_proj_dim": 24, **TINY_TRANSFORMER, **changes}
+        return WanTransformer3DModel(**sizes).eval()
+
+    return make
 
 
 @pytest.fixture

@@ -2,22 +2,13 @@
 
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
+from diffusers import FirstBlockCacheConfig
 from torch.nn import functional as F  # noqa: N812
 
 from steadydancer.models.conditions import Conditions, with_frame_mask
 from steadydancer.models.lora import add_lora
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
-TINY = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "text_dim": 16,
-    "freq_dim": 16,
-    "ffn_dim": 32,
-    "num_layers": 2,
-    "image_dim": 8,
-}
 NAIVE = {"pose_modulation_modules": (), "condition_augmentation": False}
 VARIANTS = {
     "released": {},
@@ -36,16 +27,6 @@ VARIANTS = {
 }
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 FRAMES, HEIGHT, WIDTH = 9, 18, 4
-
-
-def tiny_model(**changes):
-    torch.manual_seed(0)
-    return SteadyDancerTransformer3DModel(**TINY, **changes).eval()
-
-
-def plain_wan():
-    torch.manual_seed(3)
-    return WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **TINY).eval()
 
 
 def tiny_inputs(num_frames=3, height=4, width=4):
@@ -80,7 +61,7 @@ def first_tokens(model, latents, timestep, conditions):
 
 
 @every_variant
-def test_what_is_off_has_no_parameters_and_all_others_are_used(changes):
+def test_what_is_off_has_no_parameters_and_all_others_are_used(changes, plain_wan, tiny_model):
     model = tiny_model(**changes)
     modules = changes.get("pose_modulation_modules", ("spatial", "temporal", "alignment"))
     fusion, augmented = changes.get("pose_fusion", "concatenation"), changes.get("condition_augmentation", True)
@@ -112,7 +93,7 @@ def test_what_is_off_has_no_parameters_and_all_others_are_used(changes):
         ("adapter", (), 16),
     ],
 )
-def test_the_joining_layer_takes_what_the_modules_give(fusion, modules, channels):
+def test_the_joining_layer_takes_what_the_modules_give(fusion, modules, channels, tiny_model):
     model = tiny_model(pose_fusion=fusion, pose_modulation_modules=modules)
     layer = {
         "concatenation": lambda: model.patch_embedding_fuse,
@@ -143,7 +124,7 @@ def reach(modules, at):
     ids=lambda modules: "+".join(modules) or "none",
 )
 @torch.no_grad()
-def test_a_pose_value_reaches_the_tokens_that_its_modules_let_it_reach(fusion, modules):
+def test_a_pose_value_reaches_the_tokens_that_its_modules_let_it_reach(fusion, modules, tiny_model):
     model = tiny_model(pose_fusion=fusion, pose_modulation_modules=modules).double()
     latents, timestep, conditions = tiny_inputs(FRAMES, HEIGHT, WIDTH)
     latents, conditions = latents.double(), conditions.to(dtype=torch.float64)
@@ -161,7 +142,7 @@ def test_a_pose_value_reaches_the_tokens_that_its_modules_let_it_reach(fusion, m
 
 
 @torch.no_grad()
-def test_the_adapter_leaves_the_input_alone_and_reaches_every_block_once():
+def test_the_adapter_leaves_the_input_alone_and_reaches_every_block_once(tiny_model):
     model = tiny_model(pose_fusion="adapter", **NAIVE)
     latents, timestep, conditions = tiny_inputs()
     told = conditions.replace(pose_latents=-conditions.pose_latents)
@@ -175,7 +156,7 @@ def test_the_adapter_leaves_the_input_alone_and_reaches_every_block_once():
 
 
 @torch.no_grad()
-def test_the_adapter_gives_nothing_to_the_reference_frames():
+def test_the_adapter_gives_nothing_to_the_reference_frames(tiny_model):
     model = tiny_model(pose_fusion="adapter")
     features = model.pose_adapter(torch.randn(1, 32, 3, 4, 4), num_reference_frames=2)
     assert features.shape == (1, 5 * 4, 256)
@@ -187,7 +168,7 @@ def test_the_adapter_gives_nothing_to_the_reference_frames():
 @pytest.mark.parametrize("fusion", ["concatenation", "addition", "adapter"])
 @pytest.mark.parametrize("augmented", [True, False])
 @torch.no_grad()
-def test_references_and_the_second_image_feature_count_with_augmentation_only(fusion, augmented):
+def test_references_and_the_second_image_feature_count_with_augmentation_only(fusion, augmented, tiny_model):
     model = tiny_model(pose_fusion=fusion, condition_augmentation=augmented)
     latents, timestep, conditions = tiny_inputs()
     expected = velocity(model, latents, timestep, conditions)
@@ -204,7 +185,7 @@ def test_references_and_the_second_image_feature_count_with_augmentation_only(fu
 
 
 @torch.no_grad()
-def test_equation_2_adds_the_embedded_pose_to_the_embedded_input_of_equation_1():
+def test_equation_2_adds_the_embedded_pose_to_the_embedded_input_of_equation_1(tiny_model):
     model = tiny_model(pose_fusion="addition", **NAIVE)
     latents, timestep, conditions = tiny_inputs()
     image_to_video = torch.cat([latents, conditions.image_latents], dim=1)
@@ -216,7 +197,7 @@ def test_equation_2_adds_the_embedded_pose_to_the_embedded_input_of_equation_1()
 
 
 @torch.no_grad()
-def test_addition_equals_a_concatenation_whose_weights_are_the_two_embeddings_side_by_side():
+def test_addition_equals_a_concatenation_whose_weights_are_the_two_embeddings_side_by_side(tiny_model):
     added, joined = tiny_model(pose_fusion="addition"), tiny_model()
     state = added.state_dict()
     wan, pose = (state[f"{name}.weight"] for name in ("patch_embedding", "pose_patch_embedding"))
@@ -239,7 +220,7 @@ def wan_output(base, latents, timestep, conditions):
 
 @every_variant
 @torch.no_grad()
-def test_every_variant_starts_as_its_base(changes):
+def test_every_variant_starts_as_its_base(changes, plain_wan):
     base = plain_wan()
     model = SteadyDancerTransformer3DModel.from_wan(base, **changes).eval()
     assert {name: model.config[name] for name in changes} == changes
@@ -265,7 +246,7 @@ def test_every_variant_starts_as_its_base(changes):
 
 @every_variant
 @torch.no_grad()
-def test_a_bfloat16_base_gets_new_layers_in_float32_and_answers_in_its_own_type(changes):
+def test_a_bfloat16_base_gets_new_layers_in_float32_and_answers_in_its_own_type(changes, plain_wan):
     base = plain_wan()
     expected = velocity(SteadyDancerTransformer3DModel.from_wan(base, **changes).eval(), *tiny_inputs())
     half = SteadyDancerTransformer3DModel.from_wan(base.bfloat16(), **changes).eval()
@@ -276,7 +257,7 @@ def test_a_bfloat16_base_gets_new_layers_in_float32_and_answers_in_its_own_type(
     assert (got.float() - expected).abs().max() < 0.05 * expected.abs().max()
 
 
-def test_a_base_whose_weights_have_other_names_is_not_started_from():
+def test_a_base_whose_weights_have_other_names_is_not_started_from(plain_wan):
     base = plain_wan()
     base.blocks[0].attn1.to_q = torch.nn.Sequential(base.blocks[0].attn1.to_q)
     with pytest.raises(RuntimeError, match=r"attn1\.to_q"):
@@ -284,7 +265,7 @@ def test_a_base_whose_weights_have_other_names_is_not_started_from():
 
 
 @every_variant
-def test_training_moves_the_joining_layers_first_and_the_pose_modules_next(changes):
+def test_training_moves_the_joining_layers_first_and_the_pose_modules_next(changes, plain_wan):
     torch.manual_seed(0)
     model = SteadyDancerTransformer3DModel.from_wan(plain_wan(), **changes).train()
     add_lora(model, 2, 2, ("to_q", "to_v"))
@@ -306,7 +287,7 @@ def test_training_moves_the_joining_layers_first_and_the_pose_modules_next(chang
 
 @every_variant
 @torch.no_grad()
-def test_saving_keeps_the_arguments(changes, tmp_path):
+def test_saving_keeps_the_arguments(changes, tmp_path, tiny_model):
     model = tiny_model(**changes, alignment_dropout=0.1)
     model.save_pretrained(tmp_path)
     again = SteadyDancerTransformer3DModel.from_pretrained(tmp_path).eval()
@@ -317,7 +298,7 @@ def test_saving_keeps_the_arguments(changes, tmp_path):
     torch.testing.assert_close(velocity(again, *inputs), velocity(model, *inputs), atol=1e-6, rtol=1e-6)
 
 
-def test_the_adapter_stands_beside_gradient_checkpointing():
+def test_the_adapter_stands_beside_gradient_checkpointing(tiny_model):
     gradients = []
     for checkpointed in (False, True):
         model = tiny_model(pose_fusion="adapter").train()
@@ -336,12 +317,12 @@ def test_the_adapter_stands_beside_gradient_checkpointing():
         ({"alignment_dropout": 1.0}, "dropout is 1.0"),
     ],
 )
-def test_unknown_variants_are_refused(changes, told):
+def test_unknown_variants_are_refused(changes, told, tiny_model):
     with pytest.raises(ValueError, match=told):
         tiny_model(**changes)
 
 
-def test_dropout_of_the_alignment_unit_reaches_it_from_the_network_and_in_training_alone():
+def test_dropout_of_the_alignment_unit_reaches_it_from_the_network_and_in_training_alone(tiny_model):
     model = tiny_model(alignment_dropout=0.5)
     latents, timestep, conditions = tiny_inputs()
     told = conditions.model_arguments()
@@ -358,7 +339,7 @@ def test_dropout_of_the_alignment_unit_reaches_it_from_the_network_and_in_traini
     assert not torch.allclose(outputs[0], plain, atol=1e-5)
 
 
-def test_gradient_checkpointing_leaves_out_the_same_attention_weights():
+def test_gradient_checkpointing_leaves_out_the_same_attention_weights(tiny_model):
     gradients = []
     for checkpointed in (False, True):
         model = tiny_model(alignment_dropout=0.5).train()
@@ -372,7 +353,7 @@ def test_gradient_checkpointing_leaves_out_the_same_attention_weights():
 
 
 @torch.no_grad()
-def test_concatenated_image_features_are_attended_to_side_by_side():
+def test_concatenated_image_features_are_attended_to_side_by_side(tiny_model):
     model = tiny_model(image_feature_fusion="concatenation")
     latents, timestep, conditions = tiny_inputs()
     twice = conditions.replace(pose_image_embeds=conditions.image_embeds)
@@ -387,6 +368,6 @@ def test_concatenated_image_features_are_attended_to_side_by_side():
     assert (velocity(model, latents, timestep, conditions) - expected).abs().max() > 1e-4
 
 
-def test_a_network_with_a_pose_adapter_takes_no_step_cache():
+def test_a_network_with_a_pose_adapter_takes_no_step_cache(tiny_model):
     with pytest.raises(ValueError, match="pose adapter"):
         tiny_model(pose_fusion="adapter").enable_cache(FirstBlockCacheConfig(threshold=0.1))

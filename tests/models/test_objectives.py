@@ -2,7 +2,6 @@ import dataclasses
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 
 from steadydancer.models.conditions import Conditions, NullConditions, frame_mask, stack_prompt_embeds, with_frame_mask
 from steadydancer.models.flow_matching import noisy, shift_sigma
@@ -173,20 +172,8 @@ def test_only_the_student_learns(batch):
     assert teacher.grad is None
 
 
-TINY = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "text_dim": 16,
-    "freq_dim": 16,
-    "ffn_dim": 32,
-    "num_layers": 1,
-    "image_dim": 8,
-}
-
-
-def test_three_steps_of_stage_two_lower_its_loss(batch):
-    torch.manual_seed(0)
-    base = WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **TINY).eval()
+def test_three_steps_of_stage_two_lower_its_loss(batch, plain_wan):
+    base = plain_wan(seed=0, num_layers=1)
     model = SteadyDancerTransformer3DModel.from_wan(base)
     objective = condition_decoupled_distillation(wan_velocity(base))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -202,9 +189,8 @@ def test_three_steps_of_stage_two_lower_its_loss(batch):
 
 
 @torch.no_grad()
-def test_the_plain_teacher_never_sees_the_pose(batch):
-    torch.manual_seed(0)
-    base = WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **TINY).eval()
+def test_the_plain_teacher_never_sees_the_pose(batch, plain_wan):
+    base = plain_wan(seed=0, num_layers=1)
     velocity, sigma = wan_velocity(base), batch.sigma * 1000
     out = velocity(batch.latents, sigma, batch.conditions)
     assert torch.equal(out, velocity(batch.latents, sigma, batch.conditions.without_pose(batch.null)))
@@ -250,15 +236,14 @@ def test_prompts_of_different_lengths_are_stacked_with_zeros():
     assert torch.equal(stacked.sum(dim=(1, 2)), torch.tensor([6.0, 12.0]))
 
 
-def base_and_student(**fusion):
-    torch.manual_seed(0)
-    base = WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **TINY)
+def base_and_student(plain_wan, **fusion):
+    base = plain_wan(seed=0, num_layers=1)
     return base, SteadyDancerTransformer3DModel.from_wan(base, **fusion)
 
 
 @torch.no_grad()
-def test_stage_one_without_pose_and_extra_frames_is_wans_own_flow_matching(batch):
-    base, student = base_and_student(condition_augmentation=False)
+def test_stage_one_without_pose_and_extra_frames_is_wans_own_flow_matching(batch, plain_wan):
+    base, student = base_and_student(plain_wan, condition_augmentation=False)
     told = batch.conditions.replace(pose_latents=torch.zeros_like(batch.conditions.pose_latents))
     given = TrainingBatch(batch.latents, told, batch.null, batch.noise, batch.sigma)
     ours = action_supervision()(steadydancer_velocity(student), given)["loss"]
@@ -274,20 +259,20 @@ def test_stage_one_without_pose_and_extra_frames_is_wans_own_flow_matching(batch
 
 
 @torch.no_grad()
-def test_the_unconditional_term_vanishes_when_the_student_is_the_teacher(batch):
+def test_the_unconditional_term_vanishes_when_the_student_is_the_teacher(batch, plain_wan):
     """Before the first step the new weights are zero, and without the two reference frames nothing else is new."""
-    base, student = base_and_student(condition_augmentation=False)
+    base, student = base_and_student(plain_wan, condition_augmentation=False)
     terms = condition_decoupled_distillation(wan_velocity(base))(steadydancer_velocity(student), batch)
     assert terms["distillation"] < 1e-12 < terms["fidelity"]
-    with_frames = base_and_student()[1]
+    with_frames = base_and_student(plain_wan)[1]
     terms = condition_decoupled_distillation(wan_velocity(base))(steadydancer_velocity(with_frames), batch)
     assert terms["distillation"] > 1e-6
 
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_one_batch_is_overfitted_by_each_objective(batch, stage):
-    base, student = base_and_student()
+def test_one_batch_is_overfitted_by_each_objective(batch, stage, plain_wan):
+    base, student = base_and_student(plain_wan)
     small = TrainingBatch(batch.latents[:1], _first(batch.conditions), batch.null, batch.noise[:1], batch.sigma[1:])
     if stage == 3:
         moved = simulate_first_latent_motion(small.conditions.pose_latents, torch.tensor([2]))

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from peft import LoraConfig
 from safetensors import safe_open
 
@@ -12,15 +11,6 @@ from steadydancer.models.state_dict import config_from_official, from_official
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
-TINY = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "text_dim": 16,
-    "freq_dim": 16,
-    "ffn_dim": 32,
-    "num_layers": 2,
-    "image_dim": 8,
-}
 
 
 @pytest.fixture(params=[1, 2])
@@ -51,11 +41,6 @@ def load_golden(golden):
         "reference_pose_latents": given["ref_c"][None, :16],
     }
     return model.eval(), arguments
-
-
-def tiny_model(seed=0, **changes):
-    torch.manual_seed(seed)
-    return SteadyDancerTransformer3DModel(**{**TINY, **changes}).eval()
 
 
 def tiny_inputs(batch_size=1, num_frames=3, height=4, width=6, seed=1):
@@ -108,7 +93,7 @@ def test_the_other_attention_axis_is_another_network(golden):
 
 @pytest.mark.parametrize("axis", ["temporal", "spatial"])
 @torch.no_grad()
-def test_batch_of_two_equals_two_batches_of_one(axis):
+def test_batch_of_two_equals_two_batches_of_one(axis, tiny_model):
     model = tiny_model(alignment_axis=axis)
     latents, timestep, conditions = tiny_inputs(batch_size=2)
     together = velocity(model, latents, timestep, conditions)
@@ -121,7 +106,7 @@ def test_batch_of_two_equals_two_batches_of_one(axis):
 
 
 @torch.no_grad()
-def test_references_default_to_the_first_latent_frames():
+def test_references_default_to_the_first_latent_frames(tiny_model):
     model = tiny_model()
     latents, timestep, conditions = tiny_inputs()
     named = conditions.replace(
@@ -134,7 +119,7 @@ def test_references_default_to_the_first_latent_frames():
 
 
 @torch.no_grad()
-def test_text_cut_to_its_length_equals_text_filled_with_zeros():
+def test_text_cut_to_its_length_equals_text_filled_with_zeros(tiny_model):
     model = tiny_model()
     latents, timestep, conditions = tiny_inputs()
     filled = torch.nn.functional.pad(conditions.prompt_embeds, (0, 0, 0, 507))
@@ -145,19 +130,14 @@ def test_text_cut_to_its_length_equals_text_filled_with_zeros():
         velocity(model, latents, timestep, too_long)
 
 
-def test_odd_latents_are_refused():
+def test_odd_latents_are_refused(tiny_model):
     latents, timestep, conditions = tiny_inputs(height=3)
     with pytest.raises(ValueError, match="latents of 3x6"):
         velocity(tiny_model(), latents, timestep, conditions)
 
 
-def plain_wan(**changes):
-    torch.manual_seed(3)
-    return WanTransformer3DModel(in_channels=36, out_channels=16, added_kv_proj_dim=24, **{**TINY, **changes}).eval()
-
-
 @torch.no_grad()
-def test_from_wan_starts_as_its_base():
+def test_from_wan_starts_as_its_base(plain_wan):
     base = plain_wan()
     model = SteadyDancerTransformer3DModel.from_wan(base, alignment_axis="spatial").eval()
     assert model.config.alignment_axis == "spatial"
@@ -180,7 +160,7 @@ def test_from_wan_starts_as_its_base():
     torch.testing.assert_close(velocity(model, latents, timestep, conditions), expected, atol=2e-6, rtol=2e-6)
 
 
-def test_from_wan_copies_and_leaves_the_base_alone():
+def test_from_wan_copies_and_leaves_the_base_alone(plain_wan):
     base = plain_wan()
     model = SteadyDancerTransformer3DModel.from_wan(base)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -190,10 +170,10 @@ def test_from_wan_copies_and_leaves_the_base_alone():
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
     with pytest.raises(ValueError, match="in_channels 16"):
-        SteadyDancerTransformer3DModel.from_wan(WanTransformer3DModel(**{**TINY, "image_dim": None}))
+        SteadyDancerTransformer3DModel.from_wan(plain_wan(in_channels=16, image_dim=None, added_kv_proj_dim=None))
 
 
-def test_pose_module_names_are_exactly_what_wan_does_not_have():
+def test_pose_module_names_are_exactly_what_wan_does_not_have(plain_wan, tiny_model):
     new = set(tiny_model().state_dict()) - set(plain_wan().state_dict())
     assert {name.split(".")[0] for name in new} == set(tiny_model().pose_module_names)
 
@@ -204,7 +184,7 @@ def gradients(model):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def test_gradient_checkpointing_changes_no_gradient():
+def test_gradient_checkpointing_changes_no_gradient(tiny_model):
     plain, checkpointed = tiny_model().train(), tiny_model().train()
     checkpointed.enable_gradient_checkpointing()
     runs = []
@@ -215,7 +195,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
-def test_lora_adapter_trains_and_survives_saving(tmp_path):
+def test_lora_adapter_trains_and_survives_saving(tmp_path, tiny_model):
     model = tiny_model()
     latents, timestep, conditions = tiny_inputs()
     base_output = velocity(model, latents, timestep, conditions).detach()
@@ -233,7 +213,7 @@ def test_lora_adapter_trains_and_survives_saving(tmp_path):
     torch.testing.assert_close(velocity(fresh, latents, timestep, conditions).detach(), adapted)
 
 
-def test_saved_and_loaded_in_bfloat16_it_keeps_the_pose_modules_in_float32(tmp_path):
+def test_saved_and_loaded_in_bfloat16_it_keeps_the_pose_modules_in_float32(tmp_path, tiny_model):
     model = tiny_model(alignment_axis="spatial")
     model.save_pretrained(tmp_path)
     latents, timestep, conditions = tiny_inputs()
