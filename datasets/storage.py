@@ -78,7 +78,7 @@ def relative(place: Location, folder: Location) -> str:
     """
     if isinstance(place, Path) and isinstance(folder, Path):
         return os.path.relpath(place.absolute(), folder.absolute())
-    return place.name if place.parent == folder else str(place)
+    return place.name if place.parent == folder else str(place.absolute())
 
 
 def state_folder(out: Location) -> Path:

@@ -21,6 +21,15 @@ from .presets import Run
 
 NUM_PAIRS = 3
 SUMMARY, INPUTS = "summary.json", "inputs.json"
+ARTIFACTS = {
+    "clips": "clips",
+    "latents": "latents",
+    "stage1": "stage1/checkpoint",
+    "stage2": "stage2/checkpoint",
+    "stage3": "stage3/checkpoint",
+    "renders": "renders",
+    "metrics": "metrics",
+}
 
 
 def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
@@ -35,17 +44,6 @@ def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
         "finished": finished,
         "report": str(out / "report/index.html"),
     }
-
-
-ARTIFACTS = {
-    "clips": "clips",
-    "latents": "latents",
-    "stage1": "stage1/checkpoint",
-    "stage2": "stage2/checkpoint",
-    "stage3": "stage3/checkpoint",
-    "renders": "renders",
-    "metrics": "metrics",
-}
 
 
 def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from steadydancer.datasets import node_cache, store_lease, store_requests
 from steadydancer.datasets.artifact import ArtifactError, exclusive
 from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.object_store import ObjectPath, listing, matching, put
-from steadydancer.datasets.storage import StorageError, join, local_copy, local_folder, location, total_bytes
+from steadydancer.datasets.storage import StorageError, join, local_copy, local_folder, location, relative, total_bytes
 from steadydancer.datasets.whole_files import write_json, written_aside
 
 SECRETS = ("AKIATESTKEY", "test-secret")
@@ -62,6 +62,22 @@ def test_a_table_names_files_relative_to_itself_absolute_or_by_address() -> None
     assert join(Path("lists"), "a.mp4") == Path("lists/a.mp4")
     with pytest.raises(SteadyDancerError, match="leaves the bucket"):
         join(folder, "../../other/a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("place", "folder", "name"),
+    [
+        ("/runs/a/clips", "/runs/b", "../a/clips"),
+        ("/runs/a/clips", "/runs/a", "clips"),
+        ("s3://bucket/a/clips", "s3://bucket/a", "clips"),
+        ("s3://bucket/a/clips", "s3://bucket/b", "s3://bucket/a/clips"),
+        ("/runs/a/clips", "s3://bucket/b", "/runs/a/clips"),
+    ],
+)
+def test_a_relative_name_is_found_again_by_join(place: str, folder: str, name: str) -> None:
+    assert relative(location(place), location(folder)) == name
+    found = join(location(folder), name)
+    assert str(found) == place or os.path.normpath(found) == place
 
 
 @pytest.mark.parametrize(
