@@ -11,6 +11,8 @@ _GB = 1e9
 def table(plan: dict[str, Any]) -> str:
     """Lines for a terminal: what will be done, what it holds and takes, and what other settings would need.
 
+    Refusals are not among them: the command ends with these.
+
     Args:
         plan: of `preflight.plan`.
     """
@@ -18,7 +20,6 @@ def table(plan: dict[str, Any]) -> str:
     parts += [_held("the hosts hold", plan["host_memory_bytes"], None), _disk(plan)]
     if plan["memory_by_size"]:
         parts += [_sizes(plan["memory_by_size"]), _settings(plan["memory_by_setting"], plan["gpu_bytes"])]
-    parts += [f"refused: {refusal}" for refusal in plan["refusals"]]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -47,9 +48,12 @@ def _summary(plan: dict[str, Any]) -> str:
 def _held(title: str, parts: dict[str, int] | None, there: int | None) -> str:
     if parts is None:
         return ""
-    rows = [(name.replace("_", " "), f"{size / _GB:.1f}") for name, size in parts.items() if size and name != "total"]
-    total = f"{parts['total'] / _GB:.1f}" + ("" if there is None else f" of {there / _GB:.1f}")
-    return _columns([(title, "GB"), *rows, ("in all", total)])
+    apart = {"loading": "while it loads", "total": "in all"}
+    rows = [(name.replace("_", " "), f"{size / _GB:.1f}") for name, size in parts.items() if size and name not in apart]
+    rows += [(told, f"{parts[name] / _GB:.1f}") for name, told in apart.items() if name in parts]
+    if there is not None:
+        rows[-1] = (rows[-1][0], f"{rows[-1][1]} of {there / _GB:.1f}")
+    return _columns([(title, "GB"), *rows])
 
 
 def _disk(plan: dict[str, Any]) -> str:

@@ -171,7 +171,7 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "engine_states_bytes_at_most": int(688.7e9), "checkpoint_bytes": int(32.8e9), "disk_free_bytes": int(2e12),
         "memory_by_size": forecast.memory_by_size(config, networks[2], [CLIP]),
         "memory_by_setting": forecast.memory_by_setting(config, networks[2], CLIP),
-        "refusals": ["disk: too little"],
+        "refusals": [],
     })  # fmt: skip
     for line in (
         "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips",
@@ -179,7 +179,7 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "time    20.0 h at 48.00 s a step (given)",
         "base    s3://b/wan (not on this machine)",
         "fork    of /old after 500 steps; config.distillation_weight: 1.0 → 0.5",
-        "refused: disk: too little",
+        "while it loads ",
     ):
         assert line in told, line
     assert "58.7 of 80.0" in next(line for line in told.splitlines() if line.startswith("in all"))
