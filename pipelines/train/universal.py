@@ -51,7 +51,7 @@ def read_state(engine: Any, state: Path, team: Workers) -> None:
 
 
 def bytes_to_convert(state: Path, num_workers: int) -> int:
-    """Disk that converting a state for `num_workers` takes while it lasts, but for files' headers; 0 if there is no need.
+    """Disk that converting a state for `num_workers` takes while it lasts, apart from headers; 0: no need to convert.
 
     Every worker's part is cut into pieces and these are joined: weights and moments twice. With ZeRO-3 the tool copies
     one worker's part besides.
