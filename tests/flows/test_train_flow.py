@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from steadydancer.flows import presets, tasks, train
+from steadydancer.flows.cli import cli
 from steadydancer.flows.presets import Run
 from steadydancer.pipelines.train import job, loop
 from steadydancer.pipelines.train.checkpoint import read_checkpoint_record, read_metrics
@@ -87,6 +89,8 @@ def _check_picking(settings: dict[str, Any], out: Path, shown: dict[str, Any], m
     train.train_steadydancer.fn(**settings, pick=1)
     parent = read_checkpoint_record(out / "stage3")["parent"]
     assert Path(parent["path"]) == out / "stage2" / "checkpoint-000001"
+    told = CliRunner().invoke(cli, ["pick", "--run", str(out / "stage2"), "--steps", "1"])
+    assert (told.exit_code, told.output) == (0, f"{parent['path']}: the weights after 1 steps\n")
 
 
 def _fitting(cached: Path) -> str:

@@ -326,6 +326,14 @@ def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, buc
     page = report.write_stages_report(out.parent, [1])
     assert 'src="stage1/gallery/step-000004/' in page.read_text()
 
+    monkeypatch.setattr(job, "run_folder", lambda place: here)
+    picked = job.pick(out, 2)
+    assert picked == out / "checkpoint-000002" == job.picked(out, 2)
+    assert json.loads((picked / "run.json").read_text())["steps"] == 2
+    assert job.pick(out, 5) == out / "checkpoint" == job.picked(out, 5)  # the last one is there
+    with pytest.raises(TrainingRefused, match="holds no checkpoint of 4 steps"):
+        job.picked(out, 4)
+
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(1200)
