@@ -93,6 +93,7 @@ class OnnxGraph:
         return name
 
 
+GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 TINY_TRANSFORMER = {
     "num_attention_heads": 2,
     "attention_head_dim": 12,
@@ -102,6 +103,15 @@ TINY_TRANSFORMER = {
     "num_layers": 2,
     "image_dim": 8,
 }
+
+
+@pytest.fixture(params=[1, 2])
+def golden_model(request: pytest.FixtureRequest) -> Path:
+    """A tiny network's weights (`sd.`), inputs (`in.`) and what the released code makes of them (`mid.`, `out`)."""
+    path = GOLDEN / f"model_{request.param}.safetensors"
+    if not path.exists():
+        pytest.skip(f"the parity fixture {path.name} is not on this machine (looked in {GOLDEN})")
+    return path
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,16 +14,12 @@ from steadydancer.models.pose_modulation import (
 )
 from steadydancer.models.state_dict import from_official
 
-GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 PREFIX = "pose_modulation."
 
 
-@pytest.fixture(params=[1, 2])
-def golden(request):
-    path = GOLDEN / f"model_{request.param}.safetensors"
-    if not path.exists():
-        pytest.skip(f"the parity fixture {path.name} is not on this machine (looked in {GOLDEN})")
-    with safe_open(path, "pt") as file:
+@pytest.fixture
+def golden(golden_model):
+    with safe_open(golden_model, "pt") as file:
         assert json.loads(file.metadata()["config"])["in_dim_c"] == 16
         official = {n[3:]: file.get_tensor(n).float() for n in file.keys() if n.startswith("sd.condition_embedding")}  # noqa: SIM118
         values = {n: file.get_tensor(n).float()[None] for n in file.keys() if n[:4] in ("mid.", "in.x", "in.c")}  # noqa: SIM118

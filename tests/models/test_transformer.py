@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +9,10 @@ from steadydancer.models.conditions import Conditions, with_frame_mask
 from steadydancer.models.state_dict import config_from_official, from_official
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
-GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 
-
-@pytest.fixture(params=[1, 2])
-def golden(request):
-    path = GOLDEN / f"model_{request.param}.safetensors"
-    if not path.exists():
-        pytest.skip(f"the parity fixture {path.name} is not on this machine (looked in {GOLDEN})")
-    with safe_open(path, "pt") as file:
+@pytest.fixture
+def golden(golden_model):
+    with safe_open(golden_model, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return json.loads(file.metadata()["config"]), tensors
 
