@@ -133,7 +133,7 @@ class StateWriter:
             write_json(aside / f".rank-{self._team.rank}.json", written)
             if self._team.rank == 0 and self._all_ranks_are_done(aside):
                 self._commit(aside, facts)
-        except (OSError, RuntimeError) as error:  # torch hides a full disk in a RuntimeError
+        except (OSError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._not_written(facts["steps_done"], error) from error
 
@@ -189,7 +189,10 @@ def _write_file(path: Path, state: Any) -> dict[str, int]:
     """Write a state to a file and the disk; size and checksum of what was written."""
     with path.open("wb") as file:
         summed = _Summed(file)
-        torch.save(state, cast(BinaryIO, summed))
+        try:
+            torch.save(state, cast(BinaryIO, summed))
+        except RuntimeError as error:
+            raise summed.error or error from None  # torch says that a disk is full in words of its own
         file.flush()
         os.fsync(file.fileno())
     return {"size": summed.size, "crc32": summed.crc32}
@@ -201,11 +204,16 @@ class _Summed:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size, self.crc32 = 0, 0
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.size += len(data)
         self.crc32 = isal_zlib.crc32(data, self.crc32)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

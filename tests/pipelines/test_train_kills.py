@@ -333,23 +333,32 @@ def sizes(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("what", ["state", "checkpoint"])
+LIMITED = {
+    "state": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))",
+    "checkpoint": """
+def commit(*arguments, original=loop.commit_checkpoint):
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+    original(*arguments)
+loop.commit_checkpoint = commit
+""",
+}
+
+
+@pytest.mark.parametrize("what", LIMITED)
 def test_a_file_that_cannot_be_written_to_its_end(world, tmp_path, what):
     """A file may not grow past a size: what writing to a full disk looks like from inside, at a known place."""
     straight, run = world.straight(1), tmp_path / "run"
-    state, checkpoint = (max(sizes(straight / name).values()) for name in ("state", "checkpoint"))
-    limit = state // 2 if what == "state" else (state + checkpoint) // 2
+    limit = max(sizes(straight / what).values()) // 2
     process = world.begin(1, run)
     wait_until(lambda: (run / "state/step-000008").exists(), process)
     process.kill()
     process.join()
     before = sizes(run / "state/step-000008")
-    process = world.begin(
-        1, run, before=f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
-    )
+    process = world.begin(1, run, before=LIMITED[what].format(limit=limit))
     process.join()
     told = world.told()
-    assert process.exitcode == 1
+    assert process.exitcode == 1 and "File too large" in told
     if what == "state":
         assert f"disk: the state after 12 steps could not be written to {run}/state (" in told
         assert "that of 8 steps is whole" in told and sizes(run / "state/step-000008") == before

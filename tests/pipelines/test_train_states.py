@@ -249,7 +249,7 @@ def test_a_full_disk_is_one_clear_error_and_touches_nothing(tmp_path, monkeypatc
         try:
             writer.save(engine, 2)
             with pytest.raises(
-                StateNotWritten, match=r"^disk: the state after 2 steps .* that of 1 steps is whole"
+                StateNotWritten, match=r"^disk: the state after 2 steps .*File too large.* that of 1 steps is whole"
             ) as told:
                 writer.wait()
         finally:
