@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .artifact import Artifact, ArtifactError, differences
+from .artifact import Artifact, ArtifactError
+from .digests import differences
 from .encodings import ENCODINGS
 from .storage import Location
 
