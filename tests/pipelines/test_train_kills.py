@@ -50,7 +50,7 @@ class World:
     def __init__(self, root: Path, latents: Path, components: Path) -> None:
         self.root, self.latents, self.components = root, latents, components
         self._log = root / "told.log"
-        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # sums are the same for as many threads
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["steadydancer.pipelines.train.loop", "deepspeed", "ray.train"])
 
