@@ -5,7 +5,7 @@ or funnel. Every bound here is our starting value; the scores are stored, so ano
 bound stands what was measured on 41 labelled clips and on variants of them (140 of good ones: mirrored, recompressed,
 at other sizes, rates, light and framing; 200 that were spoilt; 20 zoomed photos): the worst value of a good one | the
 best of those it is to refuse. A bound lies between them, nearer to the bad ones where good ones may well be livelier
-than these; no bound on a pose is held in its place by one clip alone.
+than these; of the bounds on a pose only that on `pose_jerk` is held in its place by one clip alone.
 """
 
 from typing import Any, Literal
@@ -109,7 +109,7 @@ class Gates(BaseModel):
         None, description="likeness of frames to what AMT-S guesses from their neighbours, 0..1. Off: not calibrated"
     )
     max_pose_jerk: float | None = Field(
-        0.4, description="p95 of joints' second difference, torsos a frame² (0.27 | 0.54 of a pose that is seen whole)"
+        0.32, description="p95 of joints' second difference, torsos a frame² (0.27 | 0.33)"
     )
 
     def bounds(self) -> list[tuple[str, str, str, float]]:
