@@ -25,7 +25,7 @@ from .forget_search import Found, clips_beside, find
 from .forget_versions import clips_version, export_version, latents_version, rows_version
 
 # What `report` lays beside `clips`: pictures of clips, among them perhaps of the one to forget.
-PAGES = ("report.html", "card.md")
+PAGES = ("curation.html", "card.md")
 
 
 @dataclass(frozen=True)

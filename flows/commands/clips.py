@@ -31,7 +31,7 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
 
 @click.command()
 @click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--out", type=FOLDER, help="FILE.html, or a folder for report.html; by default beside the clips.")
+@click.option("--out", type=FOLDER, help="FILE.html, or a folder for curation.html; by default beside the clips.")
 def report(clips: Location, out: Location | None) -> None:
     """Write a page of a curation, and its card."""
     from ...pipelines.curate.report import page as pages

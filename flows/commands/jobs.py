@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--clips", type=NAME, required=True, help="Folder, glob, or manifest: csv, jsonl or parquet with a column `path`."
 )
 @click.option(
-    "--out", type=FOLDER, required=True, help="OUT/clips is made, and OUT/report.html and OUT/card.md tell of it."
+    "--out", type=FOLDER, required=True, help="OUT/clips is made, and OUT/curation.html and OUT/card.md tell of it."
 )
 @click.option("--num-frames", type=int, help="Frames of a clip, 4k + 1.")
 @click.option(

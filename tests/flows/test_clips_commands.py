@@ -15,7 +15,7 @@ from steadydancer.flows import curate as curate_flow
 
 def test_a_report_and_its_card_go_where_they_are_asked(call: Any, curated: Path, tmp_path: Path) -> None:
     """A folder gets both under their names; a file its own, and the card beside it."""
-    for out, page in ((tmp_path / "told", tmp_path / "told" / "report.html"), (tmp_path / "my.html",) * 2):
+    for out, page in ((tmp_path / "told", tmp_path / "told" / "curation.html"), (tmp_path / "my.html",) * 2):
         answer = call("report", "--clips", str(curated), "--out", str(out))
         assert answer.code == 0 and answer.out.split() == [str(page), str(page.parent / "card.md")]
         assert page.read_text().startswith("<!doctype html>") and (page.parent / "card.md").is_file()
@@ -65,7 +65,7 @@ def test_two_selections_are_compared(call: Any, curated: Path, tmp_path: Path) -
     text = call("compare", "--clips", str(curated), "--with", str(tmp_path)).out
     assert "gates.min_brightness: 0.12 → 0.01" in text and "0 became ok, 0 ceased to be" in text
     assert call("report", "--clips", str(tmp_path)).code == 0
-    assert "Against the version before" in (tmp_path / "report.html").read_text()
+    assert "Against the version before" in (tmp_path / "curation.html").read_text()
 
 
 def test_a_curation_on_a_store_has_its_page_there(call: Any, curated: Path, bucket: str, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_curation_on_a_store_has_its_page_there(call: Any, curated: Path, buck
     for file in sorted((curated / "clips").iterdir()):
         put(file, root / "out" / "clips" / file.name)
     assert call("report", "--clips", f"{bucket}/out").code == 0
-    assert "data:image/jpeg" in (root / "out" / "report.html").read_text()
+    assert "data:image/jpeg" in (root / "out" / "curation.html").read_text()
     told = json.loads(call("explain", "dark.mp4", "--clips", f"{bucket}/out", "--json").out)
     assert told["versions"][0]["path"] == f"{bucket}/out/clips"
 
@@ -93,4 +93,4 @@ def test_a_flow_shows_funnel_reasons_card_and_page(
     assert sum(row["lost"] for row in shown["clip-funnel"]) == counts["inputs"] - counts["ok"]
     assert sum(row["rows"] for row in shown["clip-verdicts"]) == counts["inputs"]
     assert shown["clip-card"].lstrip().startswith("# Clips of clips") and "license:" not in shown["clip-card"]
-    assert shown["clip-report"] == (tmp_path / "report.html").as_uri()
+    assert shown["clip-report"] == (tmp_path / "curation.html").as_uri()

@@ -314,13 +314,13 @@ def test_another_selection_of_the_same_measuring_must_be_given(copy: Path) -> No
 
 def test_deletion_ends_the_old_versions_and_no_others(copy: Path) -> None:
     gone = source_of(copy / "run")
-    (copy / "run" / "report.html").write_text("a page with pictures")
+    (copy / "run" / "curation.html").write_text("a page with pictures")
     (copy / "run" / "notes.txt").write_text("mine")
     record = forget.run(request(copy, gone["source_id"]))
     left = forget.delete_superseded(record)
     assert left == [str(copy / "run" / "notes.txt")]
     assert not any(
-        (copy / name).exists() for name in ("run/clips", "run/measured", "run/report.html", "cached/latents")
+        (copy / name).exists() for name in ("run/clips", "run/measured", "run/curation.html", "cached/latents")
     )
     check_new(copy, gone)
     # A rerun has nothing to do, and another request is not taken for this one.

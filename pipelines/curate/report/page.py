@@ -38,7 +38,8 @@ from .funnel import (
 )
 from .score_sections import borderline_section, histogram_section, unmeasured_section
 
-PAGE, CARD = "report.html", "card.md"
+# Not report.html, which a scoring of the same folder writes.
+PAGE, CARD = "curation.html", "card.md"
 
 
 def write_report(folder: Location, page: Location | None = None) -> Location:
