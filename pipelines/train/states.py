@@ -97,7 +97,11 @@ class StateWriter:
             aside.mkdir(parents=True)
         team.barrier()
         self._copy.begin()
-        files = engine_files(engine, aside, self._copy)
+        try:
+            files = engine_files(engine, aside, self._copy)
+        except OSError as error:  # DeepSpeed puts a script beside the state
+            shutil.rmtree(aside, ignore_errors=True)
+            raise self._not_written(steps_done, error) from error
         self._refuse_without_room(files, steps_done)
         if self._hook is None:
             self._hook = engine.optimizer.optimizer.register_step_pre_hook(self._before_step)

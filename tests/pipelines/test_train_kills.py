@@ -500,7 +500,7 @@ print(json.dumps([[one["Address"]["NodeID"], one["Pid"], one["Address"]["NodeID"
 
 def test_a_machine_that_is_taken_away(world, tmp_path):
     """A node is drained as for a preemption, then killed: a state just in time, and Ray goes on without the node."""
-    run, state, changes = tmp_path / "run", tmp_path / "cluster", {"num_workers": 2, "steps": 40}
+    run, state, changes = tmp_path / "run", tmp_path / "cluster", {"num_workers": 2, "steps": 120}
     script = Path(__file__).parents[2] / "infra/ray/local_cluster.py"
     call = [sys.executable, script, "--nodes", "4", "--state", state]
     with (tmp_path / "cluster.log").open("wb") as told, subprocess.Popen(call, stdout=told, stderr=told) as cluster:
@@ -519,13 +519,11 @@ def test_a_machine_that_is_taken_away(world, tmp_path):
                 env=env,
                 check=True,
             )
-            noticed = time.monotonic()
 
             def in_time() -> bool:
                 return any(steps % EVERY for steps, _ in state_folders(run))
 
             wait_until(in_time, driver)  # a state that was not due
-            time.sleep(max(0.0, noticed + 20 - time.monotonic()))
             for victim in (parent_of(pid), pid):  # as the machine would go
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
