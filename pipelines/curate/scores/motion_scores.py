@@ -126,9 +126,9 @@ def _changed_share(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], 
     size = before.shape[::-1]
     moved = cv2.warpAffine(before, matrix, size)
     whole = cv2.warpAffine(np.full_like(before, 255), matrix, size)
-    seen = cv2.erode(cv2.compare(whole, 255, cv2.CMP_EQ), AROUND, borderValue=0)
+    seen = cv2.erode(cv2.threshold(whole, 254, 255, cv2.THRESH_BINARY)[1], AROUND, borderValue=0)
     brighter, darker = cv2.subtract(after, cv2.dilate(moved, NEXT_TO)), cv2.subtract(cv2.erode(moved, NEXT_TO), after)
-    changed = cv2.compare(cv2.max(brighter, darker), OWN_CHANGE, cv2.CMP_GT)
+    changed = cv2.threshold(cv2.max(brighter, darker), OWN_CHANGE, 255, cv2.THRESH_BINARY)[1]
     return cv2.countNonZero(cv2.bitwise_and(changed, seen)) / max(1, cv2.countNonZero(seen))
 
 
