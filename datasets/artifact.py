@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import SteadyDancerError
-from .digests import content_digest, differences, json_digest, shown_differences  # noqa: F401 - some ask here
+from .digests import json_digest, shown_differences
 from .object_store import ObjectPath, describe, listing
 from .storage import Location, location, relative
 from .store_lease import HeldByAnotherError, claimed

@@ -87,7 +87,7 @@ def _results(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine
 
 
 def _enter_ray(job: Job, engine: Engine, stack: contextlib.ExitStack) -> None:
-    from .submit import local_ray
+    from .local_ray import local_ray
 
     try:
         if engine.address and ":" in engine.address:  # Ray itself tries for ten minutes

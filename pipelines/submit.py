@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import SteadyDancerError
 from .local_ray import ADDRESSES, environment
-from .local_ray import local_ray as local_ray
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

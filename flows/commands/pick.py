@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--run", "out", type=FOLDER, required=True, help="What `train --out` was given.")
-@click.option(
-    "--steps", type=click.IntRange(min=1), required=True, help="A step shown in RUN/report.html."
-)
+@click.option("--steps", type=click.IntRange(min=1), required=True, help="A step shown in RUN/report.html.")
 def pick(out: Location, steps: int) -> None:
     """Make RUN/checkpoint-NNNNNN of a step that has a gallery; training, rendering and the pipeline take it."""
     from ...pipelines.train import job

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ...datasets.artifact import content_digest, json_digest
+from ...datasets.digests import content_digest, json_digest
 from ...datasets.schema import Row, columns_of
 from ...datasets.video import (
     VideoError,

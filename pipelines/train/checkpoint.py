@@ -20,8 +20,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ... import SteadyDancerError
-from ...datasets.artifact import RECORD, content_digest, write_json, written_aside
+from ...datasets.artifact import RECORD
+from ...datasets.digests import content_digest
 from ...datasets.storage import Location
+from ...datasets.whole_files import write_json, written_aside
 from .faults import fault, tell_of_fault
 
 

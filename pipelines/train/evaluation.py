@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...datasets.artifact import write_json
+from ...datasets.whole_files import write_json
 from ...models.objectives import Objective, Velocity
 from .batches import TrainingData
 from .config import TrainConfig

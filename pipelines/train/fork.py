@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...datasets.artifact import differences, write_json, written_aside
+from ...datasets.digests import differences
+from ...datasets.whole_files import write_json, written_aside
 from .checkpoint import TrainingRefused, engine_states, read_metrics
 from .config import NETWORK_FIELDS
 from .start import compared_with

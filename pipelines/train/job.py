@@ -149,7 +149,7 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
         return
     import ray.train
 
-    from ..submit import local_ray
+    from ..local_ray import local_ray
 
     with local_ray(out / ".engine" / "ray", address):
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...datasets.artifact import json_digest
+from ...datasets.digests import json_digest
 from ...datasets.sampler import StepSampler
 from ...datasets.shards import Bucket
 from ...datasets.storage import Location

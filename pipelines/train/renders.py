@@ -79,7 +79,7 @@ def make_the_rest(config: TrainConfig, settings: dict[str, Any], out: Path, addr
     if config.num_workers == 0:
         render_missing(config, settings, in_this_process)
         return
-    from ..submit import local_ray
+    from ..local_ray import local_ray
 
     with local_ray(out / ".engine" / "ray", address):
         render_missing(config, settings, in_a_worker)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...datasets.artifact import Artifact, json_digest
+from ...datasets.artifact import Artifact
+from ...datasets.digests import json_digest
 from ...datasets.sampler import held_out
 from ...datasets.shards import ShardDataset
 from .checkpoint import TrainingRefused

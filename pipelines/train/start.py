@@ -10,9 +10,10 @@ from typing import Any
 import safetensors
 
 from ... import __version__
-from ...datasets.artifact import differences, json_digest, write_json
+from ...datasets.digests import differences, json_digest
 from ...datasets.shards import ShardDataset
 from ...datasets.storage import Location, location
+from ...datasets.whole_files import write_json
 from .base import constructor_arguments, find_base
 from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
 from .config import NETWORK_FIELDS, TrainConfig

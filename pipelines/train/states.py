@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, cast
 import torch
 from isal import isal_zlib
 
-from ...datasets.artifact import json_digest, write_json
+from ...datasets.digests import json_digest
+from ...datasets.whole_files import write_json
 from . import checkpoint
 from .checkpoint import NotWritten, state_folders, sync
 from .config import TrainConfig

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...datasets.artifact import write_json
+from ...datasets.whole_files import write_json
 from .checkpoint import TrainingRefused
 from .config import TrainConfig
 

@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ...datasets.artifact import RECORD, content_digest
+from ...datasets.artifact import RECORD
+from ...datasets.digests import content_digest
 from ...datasets.whole_files import write_json
 from ...models.components import load_components
 from ...models.folders import resolve_folder

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from steadydancer.datasets.artifact import Artifact, content_digest, plan_packets
+from steadydancer.datasets.artifact import Artifact, plan_packets
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.shards import Sample, null_path, sample_members, write_shard
 from steadydancer.datasets.skeleton import PoseSequence
@@ -19,7 +20,7 @@ from steadydancer.datasets.video import decode, frame_times_s
 from steadydancer.models.components import load_components, save_components, tiny_components
 from steadydancer.models.encoders import decode_latents
 from steadydancer.pipelines.curves import BASE, TOP, WIDTH, draw_curves
-from steadydancer.pipelines.submit import local_ray
+from steadydancer.pipelines.local_ray import local_ray
 from steadydancer.pipelines.train import gallery, gallery_render, job, publish, renders, report, trained
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import TrainingRefused, read_metrics

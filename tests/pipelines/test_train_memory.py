@@ -125,7 +125,8 @@ def run(zero_stage, dtype, shard_teacher):
         losses.append([terms[name].item() for name in ("loss", "distillation")])
     weights = full_weights(engine)
     held_by = lambda function: [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    (base,) = [found for teacher in held_by(objective) for found in held_by(teacher) if isinstance(found, torch.nn.Module)]
+    behind = [found for teacher in held_by(objective) for found in held_by(teacher)]
+    (base,) = [found for found in behind if isinstance(found, torch.nn.Module)]
     held = sum(w.ds_tensor.numel() if hasattr(w, "ds_tensor") else w.numel() for w in base.parameters())
     engine.destroy()
     return losses, weights, held

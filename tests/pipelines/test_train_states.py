@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import json_digest
+from steadydancer.datasets.digests import json_digest
 from steadydancer.pipelines.train import faults, states
 from steadydancer.pipelines.train.checkpoint import engine_states
 from steadydancer.pipelines.train.config import TrainConfig

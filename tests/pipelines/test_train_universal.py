@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from steadydancer.datasets.artifact import Artifact, content_digest, plan_packets, write_json
+from steadydancer.datasets.artifact import Artifact, plan_packets
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.shards import Sample, null_path, sample_members, write_shard
+from steadydancer.datasets.whole_files import write_json
 from steadydancer.models.components import save_components, tiny_components
 from steadydancer.pipelines.train import engine, job, universal
 from steadydancer.pipelines.train.checkpoint import TrainingRefused, engine_states, read_metrics

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ....datasets.artifact import json_digest
+from ....datasets.digests import json_digest
 from ....datasets.schema import Row
 from ....datasets.video import VideoError, decode_key_frames
 from ..config import CurateConfig
