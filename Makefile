@@ -6,8 +6,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PYTHONSAFEPATH = 1
 # Where it is set, each of the many processes would compile its imports anew: half of their start.
 unexport PYTHONDONTWRITEBYTECODE
-# A crash in a library says where.
-export PYTHONFAULTHANDLER = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check types acceptance lock
@@ -21,8 +19,9 @@ setup: ## make .venv from the lock (once; a second call returns at once)
 demo: setup ## the whole road on procedural dancers, tiny: runs/demo/report/index.html
 	@.venv/bin/steadydancer demo
 
+# With -X, a crash in a library says where, even after the last test.
 test: setup ## what must hold before a change goes in; no network, no accelerator, within 10 minutes on 2 cores
-	.venv/bin/pytest -m "not acceptance"
+	.venv/bin/python -X faulthandler -m pytest -m "not acceptance"
 
 check: setup types ## lint, formatting and types
 	.venv/bin/ruff check
@@ -35,7 +34,7 @@ types: setup
 	MYPYPATH=build/types .venv/bin/mypy
 
 acceptance: setup ## the long runs, one after another, then the benchmarks
-	.venv/bin/pytest -m acceptance
+	.venv/bin/python -X faulthandler -m pytest -m acceptance
 	@set -e; for benchmark in $(sort $(wildcard benchmarks/*.py)); do echo "$$benchmark"; .venv/bin/python "$$benchmark"; done
 
 lock: setup ## make requirements.lock again from pyproject.toml (needs a package index)

@@ -7,6 +7,7 @@ Nothing of the environment's Ray is joined unless an address asks for it, and a 
 import logging
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -145,6 +146,9 @@ def short_path(folder: Path) -> Iterator[Path]:
     if len(os.fsencode(folder)) <= _LONGEST_STATE_PATH:
         yield folder
         return
+    for left in Path(tempfile.gettempdir()).glob("sd-*/ray"):  # of a process that was killed, and whose folder is gone
+        if left.is_symlink() and not left.exists():
+            shutil.rmtree(left.parent, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="sd-") as private:
         link = Path(private) / "ray"
         link.symlink_to(folder, target_is_directory=True)

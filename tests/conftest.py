@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -35,6 +36,13 @@ def pytest_unconfigure() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_exit_status[-1])
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """As ever; but once a flow has run in this process, Prefect keeps the package's lines from all others."""
+    monkeypatch.setattr(logging.getLogger("steadydancer"), "propagate", True)
+    return caplog
 
 
 @pytest.fixture(scope="session")

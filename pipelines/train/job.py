@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from .publish import begin_on_store, publish, publish_folder, run_folder
 from .renders import make_the_rest, validation
 from .report import write_run_report
 from .start import check_same_run, check_start
-from .stop import TrainingStopped, stops_on_sigterm
+from .stop import TrainingStopped, WorkerLost, stops_on_sigterm
 
 
 def run(
@@ -57,6 +58,7 @@ def run(
         TrainingRefused: inputs or settings do not fit together; the message names the field.
         ArtifactError: the latents are not finished, or another run holds `out`.
         TrainingStopped: SIGTERM came; what was done is kept.
+        WorkerLost: more workers died than `max_restarts` lets Ray replace; what was done is kept.
     """
     if isinstance(out, ObjectPath):
         with exclusive(out):
@@ -157,15 +159,22 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
                 _trainer(config, settings, out).fit()
         except ray.train.WorkerGroupError as error:
             failures = [failure for _, failure in sorted(error.worker_failures.items())]
-            raise _original(failures) from error
+            raise _original(failures, out) from error
     shutil.rmtree(out / ".engine", ignore_errors=True)
 
 
-def _original(failures: list[Exception]) -> Exception:
+def _original(failures: list[Exception], out: Path) -> Exception:
     """The exception that a worker raised; of several, the one that is not merely a lost neighbour."""
     causes = [getattr(failure, "cause", None) or failure for failure in failures]
-    own = [cause for cause in causes if not isinstance(cause, RuntimeError)]
-    return (own or causes)[0]
+    lost = [cause for cause in causes if type(cause).__module__.startswith("ray.")]  # Ray has no one class for it
+    own = [cause for cause in causes if not isinstance(cause, RuntimeError) and cause not in lost]
+    if own or not lost:
+        return (own or causes)[0]
+    words = textwrap.shorten(str(lost[0]), 300, placeholder=" …")
+    return WorkerLost(
+        f"a worker was lost ({words})\n{steps_done(out)} steps are kept in {out / 'state'}: the same command goes on "
+        "from there; with max_restarts Ray does that by itself"
+    )
 
 
 def _trainer(config: TrainConfig, settings: dict[str, Any], out: Path) -> Any:

@@ -23,6 +23,10 @@ class TrainingStopped(SteadyDancerError):
     """A run was asked to stop and did, after a whole step and with its state on the disk."""
 
 
+class WorkerLost(SteadyDancerError):
+    """A worker died (killed, out of memory, its machine gone) and was not to be replaced."""
+
+
 def _file(out: Path) -> Path:
     return out / "state" / "stop"
 
