@@ -121,7 +121,12 @@ def _ray_dataset(job: Job, items: list[Item]) -> Any:
             fn_constructor_args=(group, job.config, job.schema, job.write_packet if index == len(groups) - 1 else None),
             num_cpus=group[0].num_cpus,
             num_gpus=group[0].num_gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most_workers[index]),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=most_workers[index],
+                # All at once, not one after another as work piles up; but of two groups, one would take all room.
+                initial_size=most_workers[index] if len(groups) == 1 else 1,
+            ),
             # Ray would start a fallen actor again without end, and cannot always (its arguments may be lost with it).
             # The argument has no other name before Ray 2.64; until then Ray warns.
             max_restarts=0,
