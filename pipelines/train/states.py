@@ -7,7 +7,6 @@ taken, and renamed when every rank's files are on the disk; ranks tell each othe
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from .checkpoint import NotWritten, state_folders, sync
 from .config import TrainConfig
 from .engine import Workers, engine_files, trained_names
 from .faults import COMPLETE, fault, tell_of_fault
+from .host_copy import HostCopy, num_bytes
 
 HostFiles = dict[Path, Any]
 
@@ -177,7 +177,7 @@ class StateWriter:
                 shutil.rmtree(folder)
 
     def _refuse_without_room(self, files: HostFiles, steps_done: int) -> None:
-        needed, free = _num_bytes(list(files.values())), shutil.disk_usage(self._out).free
+        needed, free = num_bytes(list(files.values())), shutil.disk_usage(self._out).free
         if needed > free:
             raise self._not_written(steps_done, f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free")
 
@@ -222,73 +222,6 @@ class _Summed:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-class HostCopy:
-    """Copies of states in host memory, which is taken once: getting memory from the system takes longer than copying.
-
-    What lies in host memory already (offloaded optimizers, all of a CPU's) is copied by `finish`, in another thread: it
-    is the same until the optimizer's step, before which `wait` is to be called. A copy is overwritten by the next
-    `begin`.
-    """
-
-    def __init__(self) -> None:
-        self._memory: list[torch.Tensor] = []
-        self._used = 0
-        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._is_finished = threading.Event()
-        self.wait = self._is_finished.wait
-
-    def begin(self) -> None:
-        """The memory is free for another state."""
-        self._used = 0
-        self._is_finished.clear()
-
-    def __call__(self, state: Any) -> Any:
-        """What will be a copy: of what another device holds and of what is no tensor it is one at once."""
-        copied = self._copy(state)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return copied
-
-    def finish(self) -> None:
-        """Copy the rest; `wait` returns."""
-        try:
-            for place, tensor in self._pending:
-                place.copy_(tensor)
-        finally:
-            self._pending.clear()
-            self._is_finished.set()
-
-    def _copy(self, state: Any) -> Any:
-        if isinstance(state, torch.Tensor):
-            place = self._place_like(state)
-            if state.device.type == "cpu":
-                self._pending.append((place, state.detach()))
-                return place
-            return place.copy_(state.detach(), non_blocking=True)
-        if isinstance(state, dict):
-            return type(state)((name, self._copy(value)) for name, value in state.items())
-        if type(state) in (list, tuple):
-            return type(state)(self._copy(value) for value in state)
-        return copy.deepcopy(state)
-
-    def _place_like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The same piece of memory for the same tensor of every state."""
-        at, self._used = self._used, self._used + 1
-        if at < len(self._memory) and (self._memory[at].shape, self._memory[at].dtype) == (tensor.shape, tensor.dtype):
-            return self._memory[at]
-        place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-        self._memory[at:] = [place]
-        return place
-
-
-def _num_bytes(state: Any) -> int:
-    if isinstance(state, torch.Tensor):
-        return state.nbytes
-    if isinstance(state, dict):
-        return sum(_num_bytes(value) for value in state.values())
-    return sum(map(_num_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
 def read_facts(state: Path) -> dict[str, Any]:

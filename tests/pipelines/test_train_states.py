@@ -16,8 +16,9 @@ from steadydancer.datasets.digests import json_digest
 from steadydancer.pipelines.train import faults, states
 from steadydancer.pipelines.train.checkpoint import engine_states
 from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.host_copy import HostCopy
 from steadydancer.pipelines.train.prefetch import Prefetch
-from steadydancer.pipelines.train.states import HostCopy, StateNotWritten, StateWriter, newest_state
+from steadydancer.pipelines.train.states import StateNotWritten, StateWriter, newest_state
 from steadydancer.pipelines.train.stop import stops_on_sigterm
 
 

@@ -20,7 +20,7 @@ from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ..config import SHAPES, CurateConfig, Gates
 from ..selection.judgement import Bounds, Mask, judge, values_of
-from ..selection.verdicts import REASONS
+from ..selection.row_keys import REASONS
 
 # A column that a stage always writes: where it is null, the stage did not come to its end.
 WRITTEN_BY = (("probe", "codec"), ("shots", "start_s"), ("score", "brightness"), ("pose", None))

@@ -16,8 +16,9 @@ from ..config import CurateConfig, Gates
 from .copies import Copies, over_quota
 from .decisions import ACCEPT, REJECT, Decisions
 from .judgement import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
+from .row_keys import REASONS, RowKeys
 from .targets import Dial, find_strictness, margins, moved, parts_of, scales, told
-from .verdicts import REASONS, RowKeys, Selection
+from .verdicts import Selection
 
 Batches = Callable[[], Iterable[pa.Table]]
 
