@@ -68,7 +68,7 @@ def ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator
     import ray.data
 
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # the console; Ray's own file in its session stays
+        if handler.name == "console":  # Ray's own; its file in its session stays, and whatever others have put there
             handler.setLevel(logging.CRITICAL)
     pending = {packet.id: packet for packet in packets}
     attempts_left = 2
