@@ -22,7 +22,7 @@ from ..datasets.whole_files import write_json
 from . import official_encoders
 from .checkpoints import CheckpointError
 from .encoders import encode_video
-from .folders import NAMES, ComponentsError, part_path, require_parts, resolve_folder
+from .folders import NAMES, ComponentsError, part_folders, part_path, resolve_folder
 from .image_encoder import OpenCLIPImageEncoder
 from .transformer_checkpoints import Kind, load_transformer
 
@@ -75,16 +75,20 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_components(components: Mapping[str, Any], directory: str | Path) -> None:
     """Write the parts as a diffusers folder: a subfolder each, and `model_index.json` last."""
-    directory = Path(directory)
-    index: dict[str, Any] = {"_diffusers_version": diffusers.__version__}
     for name, part in components.items():
-        part.save_pretrained(directory / name)
-        cls = type(part)
+        part.save_pretrained(Path(directory) / name)
+    write_model_index(directory, {name: type(part) for name, part in components.items()})
+
+
+def write_model_index(directory: str | Path, classes: Mapping[str, type]) -> None:
+    """Write `model_index.json`, which makes a folder of saved parts a diffusers pipeline's, from their classes."""
+    index: dict[str, Any] = {"_diffusers_version": diffusers.__version__}
+    for name, cls in classes.items():
         library = cls.__module__.split(".")[0]
         index[name] = [library if library in ("diffusers", "transformers") else cls.__module__, cls.__name__]
     is_wan = index.get("transformer", ["", "WanTransformer3DModel"])[1] == "WanTransformer3DModel"
     index["_class_name"] = "WanImageToVideoPipeline" if is_wan else "SteadyDancerPipeline"
-    write_json(directory / "model_index.json", index)
+    write_json(Path(directory) / "model_index.json", index)
 
 
 def load_components(
@@ -94,7 +98,7 @@ def load_components(
     device: str | torch.device = "cpu",
     kind: Kind | None = None,
 ) -> dict[str, Any]:
-    """Load parts from a folder (diffusers' layout or Wan's own) or a hub id; modules in eval mode.
+    """Load parts from a folder (diffusers' layout, Wan's own, a checkpoint's) or a hub id; modules in eval mode.
 
     Weights are safetensors, but for the three encoders of Wan's own layout: those are read from `.pth` as tensors only.
 
@@ -118,10 +122,8 @@ def load_components(
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise ComponentsError(f"No part of the pipeline is called {unknown[0]}; the parts are {', '.join(NAMES)}")
-    folder = resolve_folder(str(source), names)
-    require_parts(folder, names)
     parts: dict[str, Any] = {}
-    for name in names:
+    for name, folder in part_folders(resolve_folder(str(source), names), names).items():
         path = part_path(folder, name)
         try:
             part = flow_scheduler() if path is None else _load_part(name, path, dtype, kind, device)

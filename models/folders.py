@@ -1,14 +1,18 @@
 """Where a pipeline's parts lie: a folder in diffusers' layout or in Wan's own, or a hub repository. No torch here.
 
 diffusers' layout has a subfolder a part. Wan's own (the layout of the release) has the transformer's safetensors at the
-top, the three encoders as `.pth` files beside them, and the tokenizer in `google/umt5-xxl`.
+top, the three encoders as `.pth` files beside them, and the tokenizer in `google/umt5-xxl`. A checkpoint of a training
+stage has the transformer alone: its `run.json` names the folder of the other parts, which no stage trains, and their
+digests.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from .. import SteadyDancerError
+from ..datasets.artifact import RECORD
 from ..datasets.digests import content_digest, json_digest
 from ..datasets.storage import ObjectPath, local_folder, location
 from . import weights
@@ -60,6 +64,37 @@ def require_parts(folder: str | Path, names: Iterable[str] = NAMES) -> None:
         )
 
 
+def part_folders(folder: str | Path, names: Iterable[str] = NAMES) -> dict[str, Path]:
+    """The folder that each part is in: `folder`, or the one that a checkpoint's record names for parts it lacks.
+
+    Raises:
+        ComponentsError: a part is in neither, or is another than the checkpoint was trained with.
+    """
+    folder, names = Path(folder), tuple(names)
+    missing = [name for name in missing_parts(folder, names) if name != "transformer"]
+    record = json.loads((folder / RECORD).read_text()) if missing and (folder / RECORD).is_file() else {}
+    named = record.get("components") or record.get("base") or {}
+    if not named.get("path"):
+        require_parts(folder, names)
+        return dict.fromkeys(names, folder)
+    require_parts(folder, [name for name in names if name not in missing])
+    try:
+        there = resolve_folder(named["path"], missing)
+        require_parts(there, missing)
+    except ComponentsError as error:
+        raise ComponentsError(
+            f"{folder} takes its {', '.join(missing)} from {named['path']}, as its {RECORD} says. {error}"
+        ) from error
+    for name in missing:
+        wanted = named.get("digests", {}).get(name)
+        if wanted and part_digest(there, name) != wanted:
+            raise ComponentsError(
+                f"{part_path(there, name)} is another {name} than {folder} was trained with ({RECORD} says "
+                f"{wanted[:12]}…, it is {part_digest(there, name)[:12]}…)"
+            )
+    return {name: there if name in missing else folder for name in names}
+
+
 def part_digest(folder: str | Path, name: str) -> str:
     """sha256 of a part: of its subfolder as `content_digest` takes it; in Wan's own layout, of the files it is made of.
 
@@ -106,7 +141,7 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
 
 
 def _hub_patterns(names: Iterable[str]) -> list[str]:
-    patterns = ["model_index.json"]
+    patterns = ["model_index.json", RECORD]
     for name in names:
         patterns += [f"{name}/*.{kind}" for kind in ("safetensors", "json", "model", "txt")]
         if name == "transformer":  # `*` also stands for folders there, so the names are spelled out

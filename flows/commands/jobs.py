@@ -92,12 +92,13 @@ def cache(clips: Location, out: Location, components: str | None, captioner: str
 @click.option("--seed", type=int, help="Of initial weights, order and all draws.")
 @click.option("--num-workers", type=int, help="Ray Train workers; 0 trains in this process.")
 @click.option("--fork", type=FOLDER, help="Another run's --out: begin from its newest state, with other settings.")
+@click.option("--bundle", is_flag=True, help="Copy VAE, encoders and tokenizer into the checkpoint: a whole pipeline.")
 @click.option("--tflops", type=float, help="For --dry-run: rate of a GPU, 10^12 operations a second. Else as measured.")
 @click.option("--gpu-memory-gb", type=float, help="For --dry-run: memory of a GPU, 10^9 bytes. Else this machine's.")
 @configured
 def train(latents: Location, stage: int, base: str | None, from_checkpoint: Location | None, out: Location,
-          steps: int | None, seed: int | None, num_workers: int | None, fork: Location | None, tflops: float | None,
-          gpu_memory_gb: float | None, preset: str, print_config: bool, dry_run: bool,
+          steps: int | None, seed: int | None, num_workers: int | None, fork: Location | None, bundle: bool,
+          tflops: float | None, gpu_memory_gb: float | None, preset: str, print_config: bool, dry_run: bool,
           address: str | None) -> None:  # fmt: skip
     """Train one of the three stages; the same command again resumes. SIGTERM: stop after the step, exit status 75."""
     from ...pipelines.train import job
@@ -105,7 +106,8 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     from ...pipelines.train.stop import EXIT_CODE, TrainingStopped
     from .. import presets
 
-    run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers)
+    run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers,
+                         bundle=bundle or None)  # fmt: skip
     if stage == 1:  # the later stages know their base from the checkpoint they start from
         base = base or run.cache.components
     inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}

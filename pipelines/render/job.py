@@ -43,9 +43,12 @@ def checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     return Artifact(checkpoint).record()
 
 
-def components_of(config: RenderConfig, record: dict[str, Any]) -> str:
-    """Where the VAE and the encoders are: as configured, else where the checkpoint's base was."""
-    return str(config.components or record["base"]["path"])
+def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, Any]) -> str:
+    """Where the VAE and the encoders are: as configured, else in the checkpoint, else where its record says."""
+    if config.components:
+        return config.components
+    is_bundle = (checkpoint / "model_index.json").is_file()
+    return str(checkpoint if is_bundle else (record.get("components") or record["base"])["path"])
 
 
 def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Location) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Loca
     low, high = config.pose_guidance_interval
     steps, windows = config.num_inference_steps, num_windows(config)
     evaluations = 2 * steps + sum(low < i / steps < high for i in range(steps))
-    components = components_of(config, record)
+    components = components_of(config, checkpoint, record)
     return {
         "pairs": len(pairs),
         "finished": Artifact(out / "renders").committed,
@@ -89,7 +92,7 @@ def run(
     by_id = {row["id"]: row for row in pairs}
     if len(by_id) < len(pairs):
         raise SteadyDancerError("two pairs have one id: give the pairs a column `id`")
-    parts = find_parts(components_of(config, record), FROZEN)
+    parts = find_parts(components_of(config, checkpoint, record), FROZEN)
     with exclusive(out):
         artifact = Artifact(out / "renders")
         digest = content_digest(checkpoint)

@@ -82,6 +82,9 @@ class TrainConfig(BaseModel):
     num_workers: int = Field(8, ge=0, description="Ray Train workers (paper: 8 GPUs); 0 trains in this process")
     use_gpu: bool = Field(True, description="one GPU a worker (NCCL); otherwise CPU (gloo)")
     max_restarts: int = Field(0, ge=0, description="times Ray starts a fallen worker group again from the newest state")
+    bundle: bool = Field(
+        False, description="copy the frozen parts into the checkpoint; off: its record names their folder and digests"
+    )
     zero_stage: Literal[2, 3] = Field(description="DeepSpeed ZeRO stage (choice: 2 with LoRA, 3 for all parameters)")
     offload_optimizer: bool = Field(False, description="optimizer state in host memory (choice; 8 × 80 GB: stage 2)")
     dtype: Literal["bfloat16", "float32"] = Field(

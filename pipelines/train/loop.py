@@ -23,6 +23,7 @@ from .config import TrainConfig
 from .draws import digest
 from .engine import Workers, full_weights, open_engine, set_learning_rate, trained_names, workers
 from .evaluation import Evaluator
+from .frozen import bundle
 from .meter import Meter
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student, torch_dtype
 from .prefetch import Prefetch
@@ -149,6 +150,8 @@ def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: 
         def write(folder: Path) -> None:
             lora = folder / "lora" if config.trains_lora else None
             save_trained(engine.module, weights, folder / "transformer", lora, torch_dtype(config))
+            if config.bundle:
+                bundle(folder, record["components"]["path"])
 
         seconds = sum(row["seconds"] for row in read_metrics(out))
         commit_checkpoint(out, write, {**record, "steps": config.steps, "seconds": seconds})

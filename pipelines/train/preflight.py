@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,16 +60,15 @@ def plan(
     Raises:
         TrainingRefused: the inputs do not fit together, so that there is nothing to plan.
     """
-    from . import cost, footprint, forecast
+    from . import cost, disk, footprint, forecast
 
     start = check_start(config, latents, base, from_checkpoint, fetch=False)
     here, other = run_folder(out), run_folder(fork).resolve() if fork is not None else None
-    keys = split(start.shards, config).training
+    keys, sampler = _order(config, start)
     buckets = [start.shards.bucket[key] for key in keys]
-    sampler = StepSampler(dict(zip(keys, buckets, strict=True)), config.global_batch_size, config.seed)
     network, largest = cost.count(config, start.transformer_config), _largest(start)
     flops = forecast.mean_step_flops(config, network, buckets)
-    state_bytes = footprint.engine_state_bytes(config, network)
+    on_disk = disk.needed_bytes(config, start, network, sampler, keys)
     refusals = list(_other_runs(start, here, other))
     forked = check_fork(other, here, start.record) if other is not None and not refusals else None
     done = forked.steps if forked else steps_done(here)
@@ -85,6 +83,7 @@ def plan(
         "validation": start.record["validation"],
         "batches_per_epoch": sampler.steps_per_epoch,
         "epochs": config.steps / sampler.steps_per_epoch,
+        "repeated_per_epoch": sampler.num_repeated,
         "workers": config.num_workers,
         "parameters": network.parameters,
         "trained_parameters": network.trained,
@@ -93,23 +92,27 @@ def plan(
         "host_memory_bytes": footprint.host_memory(config, network, largest),
         "memory_by_setting": forecast.memory_by_setting(config, network, largest) if config.use_gpu else None,
         "memory_by_size": forecast.memory_by_size(config, network, buckets) if config.use_gpu else None,
-        "checkpoint_bytes": footprint.checkpoint_bytes(config, network),
-        "engine_state_bytes": state_bytes,
-        # While a state is written, the ones that stay are still there.
-        "engine_states_bytes_at_most": state_bytes * (config.keep_checkpoints + 1),
-        "gallery_weights_bytes": footprint.gallery_bytes(config, network),
-        "disk_free_bytes": shutil.disk_usage(_existing(here)).free,
+        "engine_state_bytes": footprint.engine_state_bytes(config, network),
+        "disk_bytes": on_disk,
+        "disk_free_bytes": disk.free_bytes(here),
         "model_flops_a_step": flops.model,
         "hardware_flops_a_step": flops.hardware,
         "seconds_a_step": seconds,
         "rate_from": rate_from,
         "hours_left": None if seconds is None else max(config.steps - done, 0) * seconds / 3600,
-        "refusals": refusals + list(_refusals(config, start, network, here, address, gpu_memory_gb)),
+        "refusals": refusals + list(_refusals(config, start, network, on_disk, here, address, gpu_memory_gb)),
         "config_digest": json_digest(config.model_dump(mode="json")),
         "base": start.record["base"],
         "parent": start.record["parent"],
         "latents": start.record["latents"],
     }
+
+
+def _order(config: TrainConfig, start: Start) -> tuple[tuple[str, ...], StepSampler]:
+    """Keys of the training samples, and the order in which they are taken."""
+    keys = split(start.shards, config).training
+    buckets = {key: start.shards.bucket[key] for key in keys}
+    return keys, StepSampler(buckets, config.global_batch_size, config.seed)
 
 
 def _largest(start: Start) -> Bucket:
@@ -130,18 +133,26 @@ def _other_runs(start: Start, out: Path, fork: Path | None) -> Iterator[str]:
 
 def refuse_what_cannot_work(config: TrainConfig, start: Start, out: Path, address: str | None) -> None:
     """Raise `TrainingRefused` for the first thing that would fail after hours, or wait without a word."""
-    from . import cost
+    from . import cost, disk
 
     network = cost.count(config, start.transformer_config)
-    for refusal in _refusals(config, start, network, out, address, None):
+    keys, sampler = _order(config, start)
+    on_disk = disk.needed_bytes(config, start, network, sampler, keys)
+    for refusal in _refusals(config, start, network, on_disk, out, address, None):
         raise TrainingRefused(refusal)
 
 
 def _refusals(
-    config: TrainConfig, start: Start, network: Network, out: Path, address: str | None, gpu_memory_gb: float | None
+    config: TrainConfig,
+    start: Start,
+    network: Network,
+    on_disk: dict[str, int],
+    out: Path,
+    address: str | None,
+    gpu_memory_gb: float | None,
 ) -> Iterator[str]:
     """What cannot work, as sentences that begin with the field."""
-    from . import footprint
+    from . import disk, footprint
 
     missing = refuse_missing(config)
     if missing:
@@ -153,8 +164,7 @@ def _refusals(
         yield from _too_little_gpu_memory(config, network, _largest(start), gpu_bytes)
         if address is None:  # on a CPU everything is host memory, and machines that swap are nobody's plan
             yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(start)), _host_bytes())
-    needed = footprint.engine_state_bytes(config, network) * (config.keep_checkpoints + 1)
-    yield from _too_little_disk(needed + footprint.checkpoint_bytes(config, network), out)
+    yield from disk.refuse_too_little(on_disk, out)
 
 
 def _missing_workers(config: TrainConfig) -> Iterator[str]:
@@ -206,20 +216,6 @@ def _too_little_host_memory(parts: dict[str, int], there: int) -> Iterator[str]:
             f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_held(parts)}) and this machine has "
             f"{there / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
         )
-
-
-def _too_little_disk(needed: int, out: Path) -> Iterator[str]:
-    used = sum(file.stat().st_size for file in (out / "state").rglob("*") if file.is_file())
-    free = shutil.disk_usage(_existing(out)).free
-    if needed - used > free:
-        yield (
-            f"disk: {out} needs {(needed - used) / _GB:.1f} GB more for engine states and the checkpoint, and "
-            f"{free / _GB:.1f} GB are free: make room, choose another --out, or lower keep_checkpoints"
-        )
-
-
-def _existing(out: Path) -> Path:
-    return next(parent for parent in (out, *out.parents) if parent.exists())
 
 
 def _gpu_bytes(address: str | None, gpu_memory_gb: float | None) -> int | None:

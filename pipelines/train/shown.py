@@ -31,7 +31,8 @@ def _summary(plan: dict[str, Any]) -> str:
     fork = plan["forked_from"]
     rows = [
         ("stage", f"{plan['stage']}: {plan['steps']} steps{begun}, {plan['workers']} workers, "
-                  f"{plan['epochs']:.1f} epochs of {plan['samples']} clips"),
+                  f"{plan['epochs']:.1f} epochs of {plan['samples']} clips"
+                  + (f", {plan['repeated_per_epoch']} more to fill batches" if plan["repeated_per_epoch"] else "")),
         ("trains", f"{plan['trained_parameters'] / 1e6:,.1f} of {plan['parameters'] / 1e6:,.1f} million parameters"),
         ("a step", f"{plan['hardware_flops_a_step'] / 1e15:,.2f} PFLOP, "
                    f"{plan['model_flops_a_step'] / 1e15:,.2f} of them needed"),
@@ -57,13 +58,11 @@ def _held(title: str, parts: dict[str, int] | None, there: int | None) -> str:
 
 
 def _disk(plan: dict[str, Any]) -> str:
-    rows = [
-        ("engine states, at most", plan["engine_states_bytes_at_most"]),
-        ("checkpoint", plan["checkpoint_bytes"]),
-        ("weights for galleries", plan["gallery_weights_bytes"]),
-        ("free", plan["disk_free_bytes"]),
-    ]
-    return _columns([("on the disk", "GB"), *((name, f"{size / _GB:.1f}") for name, size in rows if size)])
+    needed = {name.replace("_", " "): size for name, size in plan["disk_bytes"].items()}
+    rows = {**needed, "free": plan["disk_free_bytes"]}
+    return _columns(
+        [("on the disk, at most", "GB"), *((name, f"{size / _GB:.1f}") for name, size in rows.items() if size)]
+    )
 
 
 def _sizes(rows: Iterable[dict[str, Any]]) -> str:

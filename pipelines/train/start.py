@@ -17,6 +17,7 @@ from ...datasets.whole_files import write_json
 from .base import constructor_arguments, find_base
 from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
 from .config import NETWORK_FIELDS, TrainConfig
+from .frozen import frozen_parts
 from .split import split
 
 # What may differ between two attempts at one run without changing what is computed up to the steps already done.
@@ -30,6 +31,7 @@ _FREE = {
     "max_restarts",
     "gallery",
     "trackers",
+    "bundle",
 }
 
 
@@ -81,6 +83,7 @@ def check_start(
         "config": config.model_dump(mode="json"),
         "latents": {"path": str(latents.resolve()), "digest": _data_digest(shards.record)},
         "base": base_record,
+        "components": frozen_parts(config, base_record["path"], shards.record.get("components", {})),
         "parent": parent and {"path": str(begins_from), "digest": json_digest(parent), "stage": parent["stage"]},
         "validation": split(shards, config).record(),
         "code_version": __version__,

@@ -28,6 +28,7 @@ from ...models.lora import save_trained
 from .checkpoint import TrainingRefused
 from .config import TrainConfig
 from .engine import Workers
+from .frozen import bundle
 from .gallery import checkpoint_folders, tell_failure, trained_folder, trained_steps
 from .networks import load_student, torch_dtype
 from .renders import offer
@@ -167,6 +168,8 @@ def pick(out: Path, steps: int) -> Path:
     aside.mkdir()
     lora = aside / "lora" if config.trains_lora else None
     save_trained(student, weights, aside / "transformer", lora, torch_dtype(config))
+    if config.bundle:
+        bundle(aside, record["components"]["path"])
     told = {"steps": steps, "loss_before": None, "loss_after": None, "picked": True}
     write_json(aside / RECORD, {**record, **told, "digest": content_digest(aside / "transformer")})
     aside.rename(place)

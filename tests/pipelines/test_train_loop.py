@@ -19,7 +19,7 @@ from steadydancer.models.components import load_components, save_components, tin
 from steadydancer.models.encoders import encode_video
 from steadydancer.models.objectives import action_supervision, steadydancer_velocity
 from steadydancer.models.pose_condition import draw_pose_condition
-from steadydancer.pipelines.train import job, loop, memory, preflight
+from steadydancer.pipelines.train import disk, job, loop, memory
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import NonFiniteError, TrainingRefused, engine_states, read_metrics
 from steadydancer.pipelines.train.config import TrainConfig
@@ -498,13 +498,13 @@ def test_the_disk_that_is_planned_for_is_the_disk_that_is_used(world, stages):
             return sum(file.stat().st_size for file in folder.rglob(pattern))
 
         # A tiny network's tensors are not much larger than what is told of them.
-        assert on_disk(out / "checkpoint", "*.safetensors") == pytest.approx(plan["checkpoint_bytes"], rel=0.2)
+        assert on_disk(out / "checkpoint", "*.safetensors") == pytest.approx(plan["disk_bytes"]["checkpoint"], rel=0.2)
         assert on_disk(out / "state/step-000005", "*.pt") == pytest.approx(plan["engine_state_bytes"], rel=0.5)
 
 
 def test_what_would_fail_later_is_refused_before_anything_is_written(world, tmp_path, monkeypatch):
-    disk = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     plan = job.plan(micro(1), latents=world["latents"], base=str(world["base"]), out=tmp_path / "run")
     (refusal,) = plan["refusals"]
     assert refusal.startswith("disk: ") and "keep_checkpoints" in refusal

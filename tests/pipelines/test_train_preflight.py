@@ -167,14 +167,15 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "base": {"source": "s3://b/wan", "path": None},
         "forked_from": {"path": "/old", "steps": 500, "changes": ["config.distillation_weight: 1.0 → 0.5"]},
         "gpu_bytes": int(80e9), "gpu_memory_bytes": footprint.gpu_memory(config, networks[2], CLIP),
-        "host_memory_bytes": footprint.host_memory(config, networks[2], CLIP), "gallery_weights_bytes": 0,
-        "engine_states_bytes_at_most": int(688.7e9), "checkpoint_bytes": int(32.8e9), "disk_free_bytes": int(2e12),
+        "host_memory_bytes": footprint.host_memory(config, networks[2], CLIP), "repeated_per_epoch": 6,
+        "disk_bytes": {"engine_states": int(688.7e9), "checkpoint": int(32.8e9), "gallery_weights": 0},
+        "disk_free_bytes": int(2e12),
         "memory_by_size": forecast.memory_by_size(config, networks[2], [CLIP]),
         "memory_by_setting": forecast.memory_by_setting(config, networks[2], CLIP),
         "refusals": [],
     })  # fmt: skip
     for line in (
-        "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips",
+        "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips, 6 more to fill batches",
         "a step  152.0",
         "time    20.0 h at 48.00 s a step (given)",
         "base    s3://b/wan (not on this machine)",
