@@ -23,7 +23,8 @@ from steadydancer.datasets.toydance import make_toy_clips
 from steadydancer.datasets.video_child import perform
 from steadydancer.datasets.video_reader import VideoReader
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.curate.steps import open_source, stages
+from steadydancer.pipelines.curate.steps import open_source
+from steadydancer.pipelines.curate.walk import stages
 from steadydancer.pipelines.packets import PacketWorker
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]

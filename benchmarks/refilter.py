@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.clips import COLUMNS, PART_ROWS, clips_packet
 from steadydancer.datasets.schema import CLIP_SCHEMA, columns_of
-from steadydancer.pipelines.curate.config import CHEAP_GATES, CurateConfig, Gates
+from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.gates import CHEAP_GATES, Gates
 from steadydancer.pipelines.curate.selection.fingerprints import Fingerprints
 from steadydancer.pipelines.curate.selection.judgement import Bounds, judge
 from steadydancer.pipelines.curate.selection.select import columns_read, select

@@ -17,13 +17,11 @@ import numpy as np
 from .video_cursors import DecordCursor, DecordRefusal, PyavCursor, Size, key_pictures
 from .video_file import Identity, VideoError, VideoIndex, identity
 from .video_index import check_limits, read_index
+from .video_sampling import SPARSE_EVERY_S, glance_entries, low_resolution_size, sparse_size_of, sparse_times
 
 Places = dict[int, np.ndarray]
 """Position of a frame in its file → where it is wanted among the frames asked for."""
 
-SPARSE_EVERY_S = 0.5
-SPARSE_SIDE_PX = 256
-"""A low-resolution pass keeps the frames shown at these times, with this shorter side, for `sparse`."""
 _KEPT_BYTES = 256 << 20
 """At most so much of them: one minute of video takes 42 MB. A longer source keeps none: its frames are read again."""
 
@@ -125,7 +123,7 @@ class VideoReader:
         """Frames by which a source can be told at a glance; see `video.decode_key_frames`."""
         source = self._source(path)
         index, size = source.index, sparse_size_of(source.index)
-        entries = _glance(index, largest_gap_s)
+        entries = glance_entries(index, largest_gap_s)
         if index.info.num_frames * index.info.width * index.info.height < least_pixels:
             entries = entries[:0]
         entries = entries[:count]
@@ -255,40 +253,3 @@ def _suits_decord(index: VideoIndex, positions: list[int]) -> bool:
 def is_cross_checked(index: VideoIndex) -> bool:
     """Drawn by what the file holds: the same files are checked in every run, in every process."""
     return crc32(repr(index.info).encode(), crc32(index.pts.tobytes())) < CROSS_CHECKED_SHARE * 2**32
-
-
-def _glance(index: VideoIndex, largest_gap_s: float) -> np.ndarray:
-    """Positions of as few entries as leave no longer gap between two of them, the start and the end; or none."""
-    times_s = index.times_s()[index.entries]
-    chosen: list[int] = []
-    reached_s = 0.0
-    while not chosen or index.info.duration_s - reached_s > largest_gap_s:
-        farthest = int(np.searchsorted(times_s, reached_s + largest_gap_s, side="right")) - 1
-        if farthest < 0 or (chosen and index.entries[farthest] <= chosen[-1]):
-            return np.empty(0, np.int64)
-        chosen.append(int(index.entries[farthest]))
-        reached_s = float(times_s[farthest])
-    return np.array(chosen, np.int64)
-
-
-def low_resolution_size(index: VideoIndex, max_side: int) -> Size:
-    """(height, width) with this longer side, or as stored if that is smaller."""
-    height, width = index.info.height, index.info.width
-    scale = min(1.0, max_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def sparse_size_of(index: VideoIndex) -> Size:
-    """(height, width), even, with `SPARSE_SIDE_PX` as shorter side, or as stored if that is smaller."""
-    height, width = index.info.height, index.info.width
-    scale = min(1.0, SPARSE_SIDE_PX / min(height, width))
-    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
-
-
-def sparse_times(start_s: float, end_s: float, num_frames: int) -> np.ndarray:
-    """At most `num_frames` multiples of `SPARSE_EVERY_S` in a span, spread over it; for a short span, spread freely."""
-    first, last = np.ceil(start_s / SPARSE_EVERY_S - 1e-6), np.floor(end_s / SPARSE_EVERY_S + 1e-6)
-    count = int(last - first) + 1
-    if count < 2:
-        return np.linspace(start_s, end_s, num_frames)
-    return (first + np.unique(np.rint(np.linspace(0, count - 1, min(count, num_frames))))) * SPARSE_EVERY_S

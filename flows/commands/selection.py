@@ -72,7 +72,8 @@ def _of_preset(preset: str) -> dict[str, Any]:
 
 
 def _set_gates(changes: dict[str, Any], settings: tuple[str, ...], config: dict[str, Any]) -> None:
-    from ...pipelines.curate.config import SHAPES, Gates
+    from ...pipelines.curate.config import SHAPES
+    from ...pipelines.curate.gates import Gates
 
     for setting in settings:
         name, equals, value = setting.partition("=")

@@ -21,8 +21,9 @@ from .ingest import read_sources, sources_digest
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
-from .steps import open_source, stages, told_apart
+from .steps import open_source
 from .takeover import Parent, forgotten_in
+from .walk import stages, told_apart
 
 
 def plan(config: CurateConfig, clips: str, out: Location, parent: Location | None = None) -> dict[str, Any]:

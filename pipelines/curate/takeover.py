@@ -16,7 +16,8 @@ from ...datasets.object_store import ObjectPath, describe
 from ...datasets.schema import Row
 from ...datasets.storage import SIDECARS, Location, location
 from ..stage import Stage
-from .config import CHEAP_GATES, SELECTION_FIELDS, CurateConfig, Gates
+from .config import SELECTION_FIELDS, CurateConfig
+from .gates import CHEAP_GATES, Gates
 from .selection.judgement import Bounds, Mask, columns_for, judge
 
 # Besides the selection: what decides only how the work is cut.

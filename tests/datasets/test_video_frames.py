@@ -11,7 +11,8 @@ from steadydancer.datasets import video_reader
 from steadydancer.datasets.video import VideoError, encode, probe
 from steadydancer.datasets.video_cursors import DecordCursor, PyavCursor
 from steadydancer.datasets.video_index import read_index
-from steadydancer.datasets.video_reader import VideoReader, is_cross_checked, sparse_times
+from steadydancer.datasets.video_reader import VideoReader, is_cross_checked
+from steadydancer.datasets.video_sampling import sparse_times
 
 NUM_FRAMES = 90
 HEIGHT, WIDTH = 64, 96

@@ -26,10 +26,12 @@ from steadydancer.datasets.toydance import load_supplied_pose, save_supplied_pos
 from steadydancer.datasets.video import probe
 from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.curate import ingest, job, steps
-from steadydancer.pipelines.curate.config import CHEAP_GATES, CurateConfig, Gates
+from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.gates import CHEAP_GATES, Gates
 from steadydancer.pipelines.curate.scores.frame_scores import find_cuts
 from steadydancer.pipelines.curate.selection.select import select_table
-from steadydancer.pipelines.curate.steps import open_source, stages
+from steadydancer.pipelines.curate.steps import open_source
+from steadydancer.pipelines.curate.walk import stages
 from steadydancer.pipelines.runner import Engine
 
 BAD = Path(__file__).resolve().parents[3] / "shared" / "bad"

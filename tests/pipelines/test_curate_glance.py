@@ -12,7 +12,8 @@ import pytest
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.toydance import draw_dancer, toy_pose
 from steadydancer.datasets.video import encode
-from steadydancer.pipelines.curate.config import CurateConfig, Gates
+from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.scores import glance
 from steadydancer.pipelines.curate.selection.select import failed_gate
 from steadydancer.pipelines.curate.steps import find_shots, open_source, probe_source, score_frames

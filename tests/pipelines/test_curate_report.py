@@ -18,7 +18,8 @@ from steadydancer.datasets.clips import COLUMNS, Clips
 from steadydancer.datasets.schema import Row, to_table
 from steadydancer.datasets.whole_files import write_json
 from steadydancer.pipelines.charts import draw_histogram, histogram
-from steadydancer.pipelines.curate.config import CurateConfig, Gates
+from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.report import story
 from steadydancer.pipelines.curate.report.borderline import nearest, thumbnail
 from steadydancer.pipelines.curate.report.card import card_text, licence_name

@@ -16,14 +16,8 @@ from steadydancer.datasets.video import encode
 from steadydancer.models.text_detector import is_installed as text_is_installed
 from steadydancer.pipelines.crop import to_frame
 from steadydancer.pipelines.curate import job
-from steadydancer.pipelines.curate.config import (
-    CHEAP_GATES,
-    PERSON_GATES,
-    PICTURE_GATES,
-    TEXT_GATES,
-    CurateConfig,
-    Gates,
-)
+from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.gates import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES, Gates
 from steadydancer.pipelines.curate.networks import PoseTools, load_pose_tools
 from steadydancer.pipelines.curate.scores.borders import Box, find_content
 from steadydancer.pipelines.curate.scores.frame_scores import blur

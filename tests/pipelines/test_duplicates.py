@@ -12,7 +12,8 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.datasets.toydance import draw_dancer, toy_pose
 from steadydancer.datasets.video import encode
-from steadydancer.pipelines.curate.config import CurateConfig, Duplicates, Gates
+from steadydancer.pipelines.curate.config import CurateConfig, Duplicates
+from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.networks import load_excluded
 from steadydancer.pipelines.curate.scores.duplicates import (
     MIN_PLACE,

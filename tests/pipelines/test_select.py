@@ -10,7 +10,8 @@ import pytest
 
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.pipelines.crop import content_size
-from steadydancer.pipelines.curate.config import SHAPES, CurateConfig, Duplicates, Gates, Quotas, Target
+from steadydancer.pipelines.curate.config import SHAPES, CurateConfig, Duplicates, Quotas, Target
+from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.selection.decisions import read_decisions
 from steadydancer.pipelines.curate.selection.select import failed_gate, select, select_table
 from steadydancer.pipelines.curate.selection.targets import Scale, parts_of

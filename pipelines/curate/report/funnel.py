@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
-from ..config import SHAPES, CurateConfig, Gates
+from ..config import SHAPES, CurateConfig
+from ..gates import Gates
 from ..selection.judgement import Bounds, Mask, judge, values_of
 from ..selection.row_keys import REASONS
 

@@ -14,7 +14,8 @@ from ....datasets.artifact import Artifact
 from ....datasets.clips import COLUMNS, Clips
 from ....datasets.schema import CLIP_SCHEMA, Row, columns_of
 from ....datasets.storage import Location, is_address
-from ..config import CHEAP_GATES, SHAPES
+from ..config import SHAPES
+from ..gates import CHEAP_GATES
 from ..selection.judgement import Bounds, values_of
 from .compare import parent_of
 from .funnel import bound_words, config_of, meaning_of, read_columns, shapes_of

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..config import CHEAP_GATES, SHAPES, SQUARE_RATIO, CurateConfig, Gates
+from ..config import SHAPES, SQUARE_RATIO, CurateConfig
+from ..gates import CHEAP_GATES, Gates
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....datasets.artifact import VERDICTS
-from ..config import Gates
+from ..gates import Gates
 from .copies import Copies
 from .decisions import ACCEPT, REJECT
 from .judgement import SIZE_COLUMNS, Floats, Integers, Mask, content_sizes, numbers

@@ -12,7 +12,8 @@ import pyarrow as pa
 from ....datasets.clips import in_path_order
 from ....datasets.schema import Row
 from ...crop import content_size
-from ..config import CurateConfig, Gates
+from ..config import CurateConfig
+from ..gates import Gates
 from .copies import Copies, over_quota
 from .decisions import ACCEPT, REJECT, Decisions
 from .judgement import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....datasets.artifact import VERDICTS
-from ..config import SHAPES, CurateConfig, Gates
+from ..config import SHAPES, CurateConfig
+from ..gates import Gates
 from .decisions import ACCEPT, REJECT
 from .judgement import Bounds, Integers, Judgement
 from .row_keys import OK, REASONS, REJECTED, RowKeys
