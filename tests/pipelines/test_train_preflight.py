@@ -70,6 +70,19 @@ def test_the_memory_of_the_released_shapes_is_what_is_known_of_it(networks):
     assert "has 128 GB: try no offload_optimizer, machines with more" in refusal
 
 
+def test_simulated_poses_take_a_vae_beside_the_step_where_they_are_encoded(networks):
+    per_unit = {
+        unit: footprint.gpu_memory(TrainConfig(stage=3, pose_simulation_unit=unit), networks[1], CLIP)
+        for unit in ("frame", "latent")
+    }
+    assert per_unit["latent"]["pose_encoder"] == 0
+    assert per_unit["frame"]["total"] - per_unit["latent"]["total"] == per_unit["frame"]["pose_encoder"]
+    # 126,892,531 weights in float32; five tensors of four frames of 96 channels at full size are the least for a block.
+    least = 126_892_531 * 4 + 5 * 4 * 96 * CLIP[1] * CLIP[2] * 4
+    assert least < per_unit["frame"]["pose_encoder"] < 2 * least
+    assert footprint.gpu_memory(TrainConfig(stage=1), networks[1], CLIP)["pose_encoder"] == 0
+
+
 def test_zero_stages_and_offload_move_what_they_are_said_to_move(networks):
     def parts(**changes):
         return footprint.gpu_memory(TrainConfig(stage=2, **changes), networks[2], CLIP)
