@@ -10,6 +10,7 @@ import torch
 
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.digests import content_digest
+from steadydancer.datasets.storage import location
 from steadydancer.flows import presets
 from steadydancer.models.components import load_components, save_components, tiny_components
 from steadydancer.models.folders import ComponentsError
@@ -21,6 +22,7 @@ from steadydancer.pipelines.train import job
 from steadydancer.pipelines.train.checkpoint import TrainingRefused
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.frozen import FROZEN, bundle_bytes
+from steadydancer.pipelines.train.publish import publish_folder
 
 
 def one_step(cached: Path, **changes: Any) -> TrainConfig:
@@ -156,3 +158,11 @@ def test_a_base_without_encoders_is_helped_out_by_the_cache(cached: Path, base: 
     assert bundle_bytes(config, where) == copied > 0
     without = job.plan(one_step(cached), latents=cached, base=str(tmp_path / "base"), out=tmp_path / "run")
     assert plan["disk_bytes"]["checkpoint"] == without["disk_bytes"]["checkpoint"] + copied
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_it_opens_from_a_store_too(trained: Path, bundled: Path, bucket: str, whole: bool) -> None:
+    here = bundled if whole else trained
+    publish_folder(here, location(f"{bucket}/run/checkpoint"))
+    pipeline = SteadyDancerPipeline.from_pretrained(f"{bucket}/run/checkpoint")
+    assert model_digests(pipeline) == model_digests(SteadyDancerPipeline.from_pretrained(here))
