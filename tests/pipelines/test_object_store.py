@@ -167,7 +167,7 @@ def test_training_from_a_store_to_a_store(latents: ObjectPath, cached: Path, com
     assert record["digest"] == twin["digest"] and record["base"]["digest"] == twin["base"]["digest"]
     assert record["base"]["path"] == f"{root}/wan"
     names = {one.path.key.removeprefix(f"{out.key}/").split("/")[0] for one in listing(out)}
-    assert names == {"checkpoint", "checkpoint-000001", "metrics.jsonl", "start.json"}
+    assert names == {"checkpoint", "checkpoint-000001", "metrics.jsonl", "report.html", "start.json"}
     weights = "checkpoint/transformer/diffusion_pytorch_model.safetensors"
     assert (out / weights).read_bytes() == (tmp_path / "stage1" / weights).read_bytes()
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
