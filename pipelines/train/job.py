@@ -86,6 +86,7 @@ def run(
         }
         if finished is not None:
             _show(config, settings, out, address)
+            shutil.rmtree(out / ".engine", ignore_errors=True)  # of a driver that was killed while its workers finished
             return {**finished, "already_finished": True}
         (out / "state").mkdir(exist_ok=True)
         with progress(config, out, steps_done(out)):

@@ -280,7 +280,9 @@ def test_fixed_losses_are_the_same_to_the_bit_however_many_share_them_out(world)
 def test_a_finished_run_stops_and_more_steps_go_on(world, stages, tmp_path):
     shutil.copytree(stages[1], tmp_path / "run")
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    (tmp_path / "run/.engine/ray").mkdir(parents=True)  # the driver was killed, and its workers finished meanwhile
     assert train(world, micro(1), tmp_path / "run")["already_finished"]
+    assert not (tmp_path / "run/.engine").exists()
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
     longer = train(world, micro(1, steps=7), tmp_path / "run")
