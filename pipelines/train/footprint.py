@@ -6,19 +6,16 @@ Activations are counted on the network itself, built on the meta device: no weig
 from __future__ import annotations
 
 import json
-import weakref
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ...datasets.shards import Bucket
+from ...models.encoder_memory import encoding_bytes
 from .config import TrainConfig
 from .cost import CONTEXT_TOKENS, Network, empty_network, num_branches, num_tokens
 
@@ -57,7 +54,7 @@ def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[st
         "kept_activations": kept,
         "one_block": config.micro_batch_size * block,
         # While the next batch is read, so beside the step.
-        "pose_encoder": pose_encoder(bucket) if config.stage == 3 and config.pose_simulation_unit == "frame" else 0,
+        "pose_encoder": encoding_bytes(*bucket) if config.stage == 3 and config.pose_simulation_unit == "frame" else 0,
     }
     loading = max(whole, weights + state + item * network.teacher)
     return {**parts, "loading": loading, "total": max(sum(parts.values()), loading)}
@@ -176,37 +173,3 @@ def _counted(config: TrainConfig, arguments_json: str, width: int, tokens: int) 
             out = block(tokens_in, context, time, rotary)
         assert out.shape == tokens_in.shape
     return sum(storage.nbytes() for storage in kept.values())
-
-
-@lru_cache(maxsize=64)
-def pose_encoder(bucket: Bucket) -> int:
-    """Bytes of Wan 2.1's VAE in float32 and of the tensors that are alive at the peak of encoding one clip.
-
-    Both are counted on the meta device; a CPU's are the same to the byte. What a GPU's kernels take for themselves
-    comes on top, and is not known.
-    """
-    with torch.device("meta"), torch.no_grad(), _LiveBytes() as live:
-        vae = AutoencoderKLWan()
-        vae.encode(torch.empty(1, 3, *bucket))
-    return live.peak
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations inside have made and nobody has let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        results = operation(*args, **(kwargs or {}))
-        for result in tree_leaves(results):
-            storage = result.untyped_storage() if isinstance(result, Tensor) else None
-            if storage is not None and storage._cdata not in self._sizes:
-                self._sizes[storage._cdata] = storage.nbytes()
-                weakref.finalize(storage, self._sizes.pop, storage._cdata)
-                self.peak = max(self.peak, sum(self._sizes.values()))
-        return results

@@ -259,6 +259,7 @@ def flaky(object_store: str) -> Iterator[FlakyStore]:
     store.server.server_close()
 
 
+@pytest.mark.acceptance
 @pytest.mark.timeout(600)
 def test_workers_are_told_the_same_to_the_bit(latents: Path, bucket: str, flaky: FlakyStore, tmp_path: Path) -> None:
     """At every world size, from a folder and from a store that fails, with room for few samples, after kills."""

@@ -168,6 +168,7 @@ def as_of(run: Path, steps: int, out: Path) -> Path:
     return out
 
 
+@pytest.mark.acceptance
 def test_two_workers_go_on_where_one_stopped_and_one_where_two_did(world, straight, tmp_path):
     up, down = as_of(straight, 2, tmp_path / "up"), tmp_path / "down"
     calls = [(micro(1, num_workers=2), up), (micro(1, num_workers=2, steps=2), down)]
