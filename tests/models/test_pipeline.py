@@ -87,6 +87,7 @@ save_file({"latents": latents}, folder / "latents.safetensors")
 """
 
 
+@pytest.mark.acceptance
 def test_a_fresh_process_loads_it_and_makes_the_same_bits(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
     parts = pipeline.components | {"scheduler": flow_scheduler(3.0)}
     saved = SteadyDancerPipeline(**parts, negative_prompt="stills")

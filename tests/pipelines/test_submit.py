@@ -25,6 +25,7 @@ from steadydancer.pipelines.submit import JobFailed, submit_job
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.acceptance
 def test_a_private_ray_joins_nothing_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One start of Ray shows all: they cost ten seconds each."""
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # of a network that exists nowhere

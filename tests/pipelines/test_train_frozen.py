@@ -120,6 +120,7 @@ def test_rendering_takes_the_parts_from_the_bundle(trained: Path, bundled: Path,
     assert places(components="mine") == ["mine", "mine"]
 
 
+@pytest.mark.acceptance
 def test_a_picked_checkpoint_is_a_bundle_too(cached: Path, base: Path, tmp_path: Path) -> None:
     gallery = {"num_clips": 1, "every_steps": 1, "num_inference_steps": 1, "guidance_scale": 1.0,
                "pose_guidance_scale": 0.0}  # fmt: skip

@@ -231,7 +231,7 @@ def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_
     assert "the next engine state, 0.00 GB free" in gallery.failures(tmp_path)[4]["reason"]
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.acceptance)])
 def test_a_picked_step_is_the_checkpoint_of_a_run_that_ended_there(world, run, tmp_path, stage):
     """With LoRA under ZeRO-2, and with all parameters under ZeRO-3."""
     config = micro(stage, zero_stage=stage + 1)
