@@ -87,10 +87,10 @@ def part_folders(folder: str | Path, names: Iterable[str] = NAMES) -> dict[str, 
         ) from error
     for name in missing:
         wanted = named.get("digests", {}).get(name)
-        if wanted and part_digest(there, name) != wanted:
+        if wanted and (digest := part_digest(there, name)) != wanted:
             raise ComponentsError(
                 f"{part_path(there, name)} is another {name} than {folder} was trained with ({RECORD} says "
-                f"{wanted[:12]}…, it is {part_digest(there, name)[:12]}…)"
+                f"{wanted[:12]}…, it is {digest[:12]}…)"
             )
     return {name: there if name in missing else folder for name in names}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-# As in Ray's workers: two processes of two threads each wait for one another on two cores, a hundred times as long.
+# As in Ray's workers: two processes of two threads each wait for one another on two cores, forty times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _exit_status: list[int] = []

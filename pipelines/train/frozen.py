@@ -13,15 +13,17 @@ from .config import TrainConfig
 FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder")
 
 
-def frozen_parts(config: TrainConfig, base: str | None, cached: dict[str, Any]) -> dict[str, Any]:
+def frozen_parts(config: TrainConfig, base: str | None, cached: dict[str, Any], fetch: bool) -> dict[str, Any]:
     """`components` of a checkpoint's record: folder of the frozen parts, and the digests of those that made the cache.
 
-    The folder is the base's if that holds all of them, else the one that the clips were cached with.
+    The folder is the base's if that holds all of them, else the one that the clips were cached with. Parts of
+    a base in a folder have been held against the cache's digests before (`start.check_start`), and are not read again.
 
     Args:
         config: the stage.
         base: folder of the base, or address of one on a store; None where it is not on this machine.
         cached: `components` of the cache's record.
+        fetch: whether parts on a store may be fetched to be looked at.
 
     Raises:
         TrainingRefused: they are to be copied, and one is missing or is not the one that made the cache.
@@ -30,11 +32,11 @@ def frozen_parts(config: TrainConfig, base: str | None, cached: dict[str, Any]) 
     whole = [place for place in named if is_address(place) or not folders.missing_parts(place, FROZEN)]
     path = next(iter([*whole, *named]), None)
     digests = {name: digest for name, digest in cached.get("digests", {}).items() if name in FROZEN}
-    if config.bundle and path is not None:
+    if config.bundle and path is not None and (fetch or not is_address(path)):
         here = folders.resolve_folder(path, FROZEN)
         if missing := folders.missing_parts(here, FROZEN):
             raise TrainingRefused(f"bundle: {path} has no {' and no '.join(missing)} to copy into the checkpoint")
-        for name, digest in digests.items():
+        for name, digest in digests.items() if path != base or is_address(path) else ():
             if folders.part_digest(here, name) != digest:
                 raise TrainingRefused(f"bundle: the {name} in {path} is not the one that the clips were cached with")
     return {"path": path, "digests": digests}

@@ -8,7 +8,6 @@ from typing import Any
 
 from ...datasets.storage import location
 from ...models.folders import resolve_folder
-from ...models.lora import save_trained
 from ...models.objectives import Objective
 from .batches import StepBatch, TrainingData
 from .checkpoint import (
@@ -23,14 +22,13 @@ from .config import TrainConfig
 from .draws import digest
 from .engine import Workers, full_weights, open_engine, set_learning_rate, trained_names, workers
 from .evaluation import Evaluator
-from .frozen import bundle
 from .meter import Meter
-from .networks import engine_velocity, load_objective, load_pose_simulation, load_student, torch_dtype
+from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
 from .prefetch import Prefetch
 from .renders import offer
 from .states import StateWriter, newest_state, read_facts
 from .stop import node_watch, stop_is_asked
-from .trained import TrainedWriter
+from .trained import TrainedWriter, write_parts
 from .universal import read_state
 
 
@@ -148,10 +146,7 @@ def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: 
     if team.rank == 0:
 
         def write(folder: Path) -> None:
-            lora = folder / "lora" if config.trains_lora else None
-            save_trained(engine.module, weights, folder / "transformer", lora, torch_dtype(config))
-            if config.bundle:
-                bundle(folder, record["components"]["path"])
+            write_parts(folder, config, engine.module, weights, record)
 
         seconds = sum(row["seconds"] for row in read_metrics(out))
         commit_checkpoint(out, write, {**record, "steps": config.steps, "seconds": seconds})

@@ -83,7 +83,7 @@ def check_start(
         "config": config.model_dump(mode="json"),
         "latents": {"path": str(latents.resolve()), "digest": _data_digest(shards.record)},
         "base": base_record,
-        "components": frozen_parts(config, base_record["path"], shards.record.get("components", {})),
+        "components": frozen_parts(config, base_record["path"], shards.record.get("components", {}), fetch),
         "parent": parent and {"path": str(begins_from), "digest": json_digest(parent), "stage": parent["stage"]},
         "validation": split(shards, config).record(),
         "code_version": __version__,

@@ -166,14 +166,21 @@ def pick(out: Path, steps: int) -> Path:
     aside = out / f".{place.name}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    lora = aside / "lora" if config.trains_lora else None
-    save_trained(student, weights, aside / "transformer", lora, torch_dtype(config))
-    if config.bundle:
-        bundle(aside, record["components"]["path"])
+    write_parts(aside, config, student, weights, record)
     told = {"steps": steps, "loss_before": None, "loss_after": None, "picked": True}
     write_json(aside / RECORD, {**record, **told, "digest": content_digest(aside / "transformer")})
     aside.rename(place)
     return place
+
+
+def write_parts(
+    folder: Path, config: TrainConfig, network: Any, weights: dict[str, torch.Tensor], record: dict[str, Any]
+) -> None:
+    """What a checkpoint holds beside its record: transformer, the stage's adapter, and copies if they are asked for."""
+    lora = folder / "lora" if config.trains_lora else None
+    save_trained(network, weights, folder / "transformer", lora, torch_dtype(config))
+    if config.bundle:
+        bundle(folder, record["components"]["path"])
 
 
 def _read(out: Path, steps: int) -> tuple[TrainConfig, Any, dict[str, torch.Tensor], dict[str, Any]]:

@@ -21,7 +21,7 @@ from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.train import job
 from steadydancer.pipelines.train.checkpoint import TrainingRefused
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.frozen import FROZEN, bundle_bytes
+from steadydancer.pipelines.train.frozen import FROZEN, bundle_bytes, frozen_parts
 from steadydancer.pipelines.train.publish import publish_folder
 
 
@@ -167,3 +167,8 @@ def test_it_opens_from_a_store_too(trained: Path, bundled: Path, bucket: str, wh
     publish_folder(here, location(f"{bucket}/run/checkpoint"))
     pipeline = SteadyDancerPipeline.from_pretrained(f"{bucket}/run/checkpoint")
     assert model_digests(pipeline) == model_digests(SteadyDancerPipeline.from_pretrained(here))
+
+
+def test_a_plan_fetches_nothing_to_look_at_what_will_be_copied(cached: Path) -> None:
+    there = {"path": "s3://nowhere/wan", "digests": {"vae": "d"}}
+    assert frozen_parts(one_step(cached, bundle=True), None, there, fetch=False) == there
