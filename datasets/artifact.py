@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import SteadyDancerError
-from .digests import json_digest, shown_differences
+from .digests import json_digest
 from .object_store import ObjectPath, describe, listing
+from .rules import other_rules, other_settings
 from .storage import Location, location, relative
 from .store_lease import HeldByAnotherError, claimed
 from .store_requests import told
@@ -126,11 +127,18 @@ class Artifact:
         """
         return {"path": relative(self.path, folder), "digest": json_digest(self.record())}
 
-    def begin(self, plan: dict[str, Any]) -> None:
+    def begin(self, plan: dict[str, Any], absent: dict[str, Any] | None = None, finished: bool | None = None) -> None:
         """Open the folder for work on `plan`, or go on with the same plan.
 
+        Args:
+            plan: settings and digests of inputs; `rules` are the versions of the rules that decide what is made.
+            absent: what fields count as that an older plan does not have (see `rules.with_absent`).
+            finished: whether nothing more is written under this plan, so that its rules may be older; None: whether
+                the record lies in the folder.
+
         Raises:
-            ArtifactError: the folder was begun with another plan; the message names what differs.
+            ArtifactError: the folder was begun with another plan, or is half made by other rules; the message names
+                what differs.
         """
         if isinstance(self.path, Path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -141,10 +149,17 @@ class Artifact:
         if not file.is_file():
             write_json(file, plan)
             return
-        if changes := shown_differences(json.loads(file.read_text()), plan):
+        begun = json.loads(file.read_text())
+        if changes := other_settings(begun, plan, absent):
             raise ArtifactError(
                 f"{self.path} was begun with other settings or inputs:\n{changes}\n"
                 "choose another --out, or delete this folder to make it anew"
+            )
+        finished = self.committed if finished is None else finished
+        if not finished and (changes := other_rules(begun, plan)):
+            raise ArtifactError(
+                f"{self.path} is half made by another version of this program, whose rules were others:\n{changes}\n"
+                "choose another --out, delete this folder to make it anew, or finish it with the version that began it"
             )
 
     def part(self, packet: Packet) -> Location:

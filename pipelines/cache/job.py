@@ -12,10 +12,12 @@ from ... import __version__
 from ...datasets.artifact import Artifact, Packet, count_verdicts, exclusive
 from ...datasets.digests import content_digest
 from ...datasets.encodings import ENCODINGS, fingerprint
+from ...datasets.rules import versions
 from ...datasets.schema import Row
 from ...datasets.shard_plan import plan_shards, shard_limit
 from ...datasets.shards import write_shard
 from ...datasets.storage import Location, total_bytes
+from ..earlier import absent_fields
 from ..parts import captioner_digests, find_parts, part_digests, parts_are_here, read_widths
 from ..runner import Engine, Job, run_packets
 from .accepted import AcceptedClips
@@ -86,9 +88,10 @@ def run(
         # Shards that were cut otherwise would lie beside those that are there.
         cutting = config.model_dump(include={"packet_size", "shard_bytes"})
         begun = {"config": config.settings, "clips": accepted.digest(), "components": digests, "encodings": ENCODINGS}
+        begun["rules"] = versions("pictures")
         if parent is not None:
             parent.require_plan(begun | cutting)
-        artifact.begin(begun | cutting)
+        artifact.begin(begun | cutting, {"config": absent_fields(CacheConfig)})
         if artifact.committed:
             return artifact.record()
         start = time.perf_counter()
@@ -109,6 +112,7 @@ def run(
                 "inputs": {"clips": str(clips.absolute()), "digest": begun["clips"]},
                 "components": {"path": str(folder), "captioner": config.captioner, "digests": digests},
                 "encodings": ENCODINGS,
+                "rules": begun["rules"],
                 "fingerprint": mark,
                 "parent": parent and parent.told(out),
                 **made,

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...datasets.artifact import Artifact, ArtifactError, Packet
-from ...datasets.digests import content_digest, shown_differences
+from ...datasets.digests import content_digest
 from ...datasets.file_copies import copy_whole
+from ...datasets.rules import other_rules, other_settings
 from ...datasets.shards import shard_path
 from ...datasets.storage import Location, location
+from ..earlier import absent_fields
 from ..runner import progress
 from .accepted import AcceptedClips
+from .config import CacheConfig
 from .verify import Verified, planned
 
 
@@ -34,7 +37,9 @@ class Parent:
         Raises:
             ArtifactError: something has changed; the message names it.
         """
-        if changes := shown_differences(planned(self.record), begun):
+        was, absent = planned(self.record), {"config": absent_fields(CacheConfig)}
+        # Sound shards are taken over: rules of two versions would lie side by side.
+        if changes := other_settings(was, begun, absent) or other_rules(was, begun):
             raise ArtifactError(
                 f"{self.latents} cannot be repaired from what is here now (left: when it was made):\n{changes}\n"
                 "give the same curation and networks (--clips, --components), or cache the clips anew"

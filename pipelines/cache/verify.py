@@ -98,6 +98,7 @@ def planned(record: dict[str, Any]) -> dict[str, Any]:
         "clips": record["inputs"]["digest"],
         "components": record["components"]["digests"],
         "encodings": record["encodings"],
+        **({"rules": record["rules"]} if "rules" in record else {}),
         **record["cut"],
     }
 

@@ -13,16 +13,19 @@ from ...datasets.artifact import Artifact, ArtifactError, Packet, exclusive, pla
 from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, clips_packet, count_written
 from ...datasets.digests import content_digest, json_digest
 from ...datasets.node_cache import scratch
+from ...datasets.rules import versions
 from ...datasets.schema import CLIP_SCHEMA, Row, to_table
 from ...datasets.storage import Location, location, relative
+from ..earlier import absent_fields
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
+from .gates import Gates
 from .ingest import read_sources, sources_digest
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
 from .steps import open_source
-from .takeover import Parent, forgotten_in
+from .takeover import RULES_READ, Parent, forgotten_in
 from .walk import stages, told_apart
 
 
@@ -64,12 +67,15 @@ def run(
             "config": config.model_dump(mode="json"),
             "sources": sources_digest(sources),
             "num_sources": len(paths),
+            "rules": versions(*RULES_READ),
         }
         if excluded:
             begun["excluded"] = excluded
         if old:
             begun["parent"] = json_digest(old.clips.record)
-        measured.begin(begun)
+        # One that an older version did not know was off.
+        absent = {"config": absent_fields(CurateConfig) | {"gates": dict.fromkeys(Gates.model_fields)}}
+        measured.begin(begun, absent, finished=artifact.committed)
         if artifact.committed:
             return artifact.record()
         start = time.perf_counter()
@@ -86,13 +92,14 @@ def run(
         seconds, decoding = told_apart(run_packets(job, measured, packets, engine))
         rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
         selection, parts, seen = _select(rows, config, paths)
-        artifact.begin(begun)
+        artifact.begin(begun, absent)
         _write(artifact, selection, rows, parts)
         return artifact.commit(
             {
                 "kind": "clips",
                 "version": __version__,
                 "config": begun["config"],
+                "rules": begun["rules"],
                 "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
                 **({"parent": old.told(out, _num_taken(seen)), **forgotten_in(old.clips.record)} if old else {}),
                 "measured": relative(measured.path, out),

@@ -13,6 +13,7 @@ from ...datasets.artifact import Artifact, ArtifactError
 from ...datasets.clips import Clips
 from ...datasets.digests import content_digest, shown_differences
 from ...datasets.object_store import ObjectPath, describe
+from ...datasets.rules import other_rules, versions
 from ...datasets.schema import Row
 from ...datasets.storage import SIDECARS, Location, location
 from ..stage import Stage
@@ -24,6 +25,7 @@ from .selection.judgement import Bounds, Mask, columns_for, judge
 WITHOUT_INFLUENCE = (*SELECTION_FIELDS, "packet_size", "num_gpus")
 FIXED = pa.array(["too_short", "max_clips_per_source"])  # what refuses a row before there is anything to measure
 MOST_NAMED = 20
+RULES_READ = ("pictures", "sidecars", "texts")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Parent:
             raise ArtifactError(
                 f"{clips.artifact.path} was measured in another way:\n{changes}\n"
                 "curate without --parent, or with the settings of the parent"
+            )
+        if by := other_rules(clips.record, {"rules": versions(*RULES_READ)}):
+            raise ArtifactError(
+                f"{clips.artifact.path} was measured by another version of this program, whose rules were others:\n"
+                f"{by}\ncurate without --parent"
             )
         complete, gone = _sources(clips, config, sources)
         return cls(clips, complete, gone)

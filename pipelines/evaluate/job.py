@@ -6,8 +6,10 @@ from typing import Any
 from ... import SteadyDancerError, __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.digests import content_digest
+from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
+from ..earlier import absent_fields
 from ..parts import find_parts
 from ..runner import Engine, Job, run_packets
 from .config import EvaluateConfig
@@ -62,8 +64,8 @@ def run(
         truths = sorted(row["truth"] for row in by_id.values() if row["truth"])
         begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]},
                  "truths": [content_digest(path) for path in truths],
-                 "packet_size": config.packet_size}  # fmt: skip
-        artifact.begin(begun)
+                 "packet_size": config.packet_size, "rules": versions("pictures")}  # fmt: skip
+        artifact.begin(begun, {"config": absent_fields(EvaluateConfig)})
         if not artifact.committed:
             from .steps import SCHEMA, STAGES, EvaluateTask
 
@@ -85,6 +87,7 @@ def run(
                     "kind": "metrics",
                     "version": __version__,
                     "config": settings,
+                    "rules": begun["rules"],
                     "inputs": begun["renders"],
                     "counts": count_verdicts(len(by_id), verdicts.values()),
                     "means": means(rows),

@@ -13,8 +13,10 @@ from ...datasets.artifact import Artifact, ArtifactError, count_verdicts, exclus
 from ...datasets.clips import Clips
 from ...datasets.digests import json_digest
 from ...datasets.exports import SCHEMA, write_manifests
+from ...datasets.rules import versions
 from ...datasets.schema import Row, columns_of, to_table
 from ...datasets.storage import Location, total_bytes
+from ..earlier import absent_fields
 from ..runner import Engine, Job, run_packets
 from .config import ExportConfig
 
@@ -91,7 +93,8 @@ def run(config: ExportConfig, *, clips: Location, out: Location, engine: Engine)
         settings = config.model_dump(mode="json", exclude={"packet_size"})
         told = sorted([row["clip_id"], row["prompt"], row["source_path"]] for row in by_id.values())
         digest = json_digest([curated.record["config"], told])
-        artifact.begin({"config": settings, "clips": digest, "packet_size": config.packet_size})
+        begun = {"config": settings, "clips": digest, "packet_size": config.packet_size, "rules": versions("pictures")}
+        artifact.begin(begun, {"config": absent_fields(ExportConfig)})
         if artifact.committed:
             return artifact.record()
         from .steps import STAGES, ExportTask
@@ -114,6 +117,7 @@ def run(config: ExportConfig, *, clips: Location, out: Location, engine: Engine)
                 "kind": "export",
                 "version": __version__,
                 "config": settings,
+                "rules": begun["rules"],
                 "encoding": encoding(config),
                 "inputs": {"clips": str(clips), "digest": digest},
                 "num_frames": curated.record["config"]["num_frames"],

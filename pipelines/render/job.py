@@ -8,8 +8,10 @@ from ... import SteadyDancerError, __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.digests import content_digest, json_digest
 from ...datasets.manifest import read_manifest
+from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
+from ..earlier import absent_fields
 from ..parts import find_parts, part_digests, parts_are_here
 from ..runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
@@ -99,8 +101,10 @@ def run(
         components, frozen = str(parts), part_digests(parts, FROZEN)
         settings = config.model_dump(mode="json", exclude={"packet_size", "num_gpus", "components"})
         pairs_digest = json_digest([[row, _digest(row["image"]), _digest(row["driving"])] for row in pairs])
+        by = versions("pictures", "driving_poses", "sidecars")
         artifact.begin({"config": settings, "checkpoint": digest, "pairs": pairs_digest, "components": frozen,
-                        "packet_size": config.packet_size})  # fmt: skip
+                        "packet_size": config.packet_size, "rules": by},
+                       {"config": absent_fields(RenderConfig)})  # fmt: skip
         if artifact.committed:
             return artifact.record()
         from .steps import SCHEMA, RenderTask, stages
@@ -128,6 +132,7 @@ def run(
                 "kind": "renders",
                 "version": __version__,
                 "config": settings,
+                "rules": by,
                 "inputs": {"checkpoint": str(checkpoint), "digest": digest, "pairs": pairs_digest},
                 "components": {"path": components, "digests": frozen},
                 "counts": count_verdicts(len(pairs), (row["verdict"] for row in rows)),

@@ -169,7 +169,8 @@ def _data_digest(latents: dict[str, Any]) -> str:
     """Names a cache by what it was made of, not by when and where."""
     made_of = [latents.get(name) for name in ("config", "num_frames", "fps", "buckets", "counts")]
     origins = [latents.get("inputs", {}).get("digest"), latents.get("components", {}).get("digests")]
-    return json_digest([*made_of, *origins])
+    by = [latents["rules"]] if "rules" in latents else []  # a cache of an earlier version has the digest that it had
+    return json_digest([*made_of, *origins, *by])
 
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""Rules by which the same inputs become pixels, poses and texts: each has a version, which plans and records keep.
+
+A rule that changes gets another version. What was finished under the old one stays as it is; what was half made under
+it is refused by name, for two rules in one artifact would be told apart by nobody.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .digests import shown_differences
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule: `version`, from 1, and what of it was `changed` last."""
+
+    version: int = 1
+    changed: str = ""
+
+
+RULES: Mapping[str, Rule] = {
+    "pictures": Rule(),  # files → frames, in `datasets/video` and `datasets/images`; and how frames are written
+    "driving_poses": Rule(),  # a driving video and a reference image → aligned poses
+    "texts": Rule(),  # bytes → captions and tables
+    "sidecars": Rule(),  # which file beside a video is its caption, and which its keypoints
+}
+
+
+def versions(*names: str) -> dict[str, int]:
+    """The versions of these rules, for a plan or a record, which keep them as `rules`."""
+    return {name: RULES[name].version for name in names}
+
+
+def other_rules(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """Lines of a message: the rules whose version is another one in `begun` than in `plan`; empty where there are none.
+
+    A rule that one of them does not name was at version 1 when it was written.
+    """
+    old, new = begun.get("rules", {}), plan.get("rules", {})
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        before, now = old.get(name, 1), new.get(name, 1)
+        if before != now:
+            changed = RULES[name].changed if name in RULES else ""
+            lines.append(f"  {name}: version {before} → {now}" + (f" ({changed})" if changed else ""))
+    return "\n".join(lines)
+
+
+def other_settings(begun: Mapping[str, Any], plan: Mapping[str, Any], absent: Mapping[str, Any] | None = None) -> str:
+    """Lines of a message: in what two plans differ beside their rules; empty where they do not.
+
+    Args:
+        begun: an older plan.
+        plan: today's.
+        absent: what fields count as that `begun` does not have, because the version that wrote it did not know them.
+    """
+    old = {name: value for name, value in begun.items() if name != "rules"}
+    new = {name: value for name, value in plan.items() if name != "rules"}
+    return shown_differences(with_absent(old, new, absent or {}), new)
+
+
+def with_absent(begun: Mapping[str, Any], plan: Mapping[str, Any], absent: Mapping[str, Any]) -> dict[str, Any]:
+    """`begun` with the fields of `plan` that it does not have, as `absent` says that they count; at every depth."""
+    out = dict(begun)
+    for name in plan.keys() & absent.keys():
+        if name not in out:
+            out[name] = absent[name]
+        elif all(isinstance(one, Mapping) for one in (out[name], plan[name], absent[name])):
+            out[name] = with_absent(out[name], plan[name], absent[name])
+    return out
