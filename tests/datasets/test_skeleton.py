@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from steadydancer.datasets.skeleton import PoseSequence, align_to_reference, draw, perturb, simulate_first_motion
+from steadydancer.datasets.skeleton import (
+    PoseSequence,
+    align_people_to_reference,
+    align_to_reference,
+    draw,
+    perturb,
+    simulate_first_motion,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -366,3 +373,108 @@ def test_all_joints_lie_over_all_limbs_and_the_later_person_over_the_earlier():
     hand[0, 0, 0] = 0.5
     people[0] = PoseSequence(first, visible, hand)
     assert tuple(draw(people, 100, 100)[0][50, 50]) == (255, 0, 0)  # hands lie over all bodies
+
+
+def test_frame_zero_alone_says_how_the_whole_clip_is_scaled_and_placed():
+    """Later frames of both, whatever they show, change nothing of it."""
+    driving, reference = upright(0.4, 0.3, 0.04, 3), upright(0.5, 0.4, 0.04, 2)
+    driving.body[1:] = driving.body[1:] * 1.5 + 0.1  # comes nearer, and goes
+    reference.body[1] *= 0.3
+    aligned = align_to_reference(driving, reference, 1.0, 1.0)
+    assert_same(aligned[:1], reference[:1], 1e-9)
+    # Scales of 1 and a shift of (0.1, 0.1), for every frame.
+    np.testing.assert_allclose(aligned.body[1:], driving.body[1:] + 0.1, atol=1e-9)
+
+
+def test_faces_are_placed_and_not_scaled():
+    driving, reference = upright(0.4, 0.3, 0.04, 2), upright(0.5, 0.4, 0.08)
+    points = np.random.default_rng(0).uniform(0.2, 0.6, (2, 68, 2))
+    points[1, 5] = -1
+    with_face = PoseSequence(driving.body, driving.body_visible, driving.hands, points)
+    aligned = align_to_reference(with_face, reference, 1.5, 0.5)
+    assert aligned.faces is not None
+    shift = np.array([0.5 * 0.5 - 0.4 * 1.5, 0.1])  # of the neck, in heights
+    expected = (points * [1.5, 1] + shift) / [0.5, 1]
+    expected[1, 5] = (-1 + shift) / [0.5, 1]
+    np.testing.assert_allclose(aligned.faces, expected, atol=1e-12)
+    assert align_to_reference(driving, reference, 1.5, 0.5).faces is None
+
+
+def test_people_who_follow_take_the_first_ones_scales_and_shift():
+    main, other, reference = upright(0.4, 0.3, 0.04, 2), upright(0.7, 0.2, 0.03, 2), upright(0.5, 0.4, 0.08)
+    other.body_visible[1, 4] = False
+    first, second = align_people_to_reference([main, other], reference, 1.0, 1.0)
+    assert_same(first, align_to_reference(main, reference, 1.0, 1.0), 0)
+    np.testing.assert_allclose(first.body[0], reference.body[0], atol=1e-6)
+    # Twice as long, from the own neck, which is shifted by (0.1, 0.1).
+    np.testing.assert_allclose(second.body[0], upright(0.8, 0.3, 0.06).body[0], atol=1e-6)
+    np.testing.assert_array_equal(second.body_visible, other.body_visible)
+
+
+def test_faces_follow_the_neck_of_a_negative_pose():
+    pose = upright(0.4, 0.3, 0.04, 2)
+    points = np.random.default_rng(0).uniform(0.2, 0.6, (2, 68, 2))
+    pose = PoseSequence(pose.body, pose.body_visible, pose.hands, points)
+    negative = perturb(pose, np.array([0.5, 2.0]), np.array([3.0, 0.25]))
+    # The neck (0.4, 0.3) would come to (0.4 · 1.5, 0.3 · 0.5) and (0.4 · 0.5, 0.3 · 2): what brings it back.
+    shift = np.array([[-0.2, 0.15], [0.2, -0.3]])
+    assert negative.faces is not None
+    np.testing.assert_allclose(negative.faces, points + shift[:, None], atol=1e-12)
+    np.testing.assert_allclose(negative.hands[1], pose.hands[1] * [0.5, 2] + shift[1], atol=1e-12)
+
+
+def test_pose_simulation_moves_faces_that_are_seen_at_both_ends():
+    pose = random_pose()
+    points = np.random.default_rng(1).uniform(0.2, 0.6, (6, 68, 2))
+    points[0, 3] = points[4, 8] = -1
+    simulated = simulate_first_motion(PoseSequence(pose.body, pose.body_visible, pose.hands, points), 4)
+    expected = points.copy()
+    expected[1] = points[0] + (points[4] - points[0]) / 4
+    expected[1, [3, 8]] = points[1, [3, 8]]
+    np.testing.assert_allclose(simulated.faces, expected, atol=1e-12)
+    assert simulated.body_visible is not pose.body_visible and not np.shares_memory(simulated.hands, pose.hands)
+
+
+def painted(pose: PoseSequence, height: int = 100, width: int = 100) -> np.ndarray:
+    return draw(pose, height, width)[0]
+
+
+def test_a_finger_is_drawn_between_points_that_are_both_seen():
+    hidden = np.zeros((1, 18), bool)
+    hands = np.full((1, 2, 21, 2), -1.0)
+    hands[0, 1, [0, 1]] = (0.2, 0.5), (0.8, 0.5)  # wrist and the thumb's first joint, of the right hand
+    both = painted(PoseSequence(np.full((1, 18, 2), 0.5), hidden, hands))
+    assert both[50, 50].tolist() == [0, 0, 255]
+    for lost in ((-1.0, -1.0), (-0.05, 0.5), (0.8, -0.05)):  # as alignment leaves what is not seen
+        one = hands.copy()
+        one[0, 1, 1] = lost
+        frame = painted(PoseSequence(np.full((1, 18, 2), 0.5), hidden, one))
+        columns = np.flatnonzero(frame.any(axis=(0, 2)))
+        assert columns.min() == 16 and columns.max() == 24  # the wrist's dot, and no line from it
+        other = hands.copy()
+        other[0, 1, 0] = lost
+        columns = np.flatnonzero(painted(PoseSequence(np.full((1, 18, 2), 0.5), hidden, other)).any(axis=(0, 2)))
+        assert columns.min() == 76 and columns.max() == 84
+
+
+def test_a_picture_of_one_persons_limbs_has_their_colours_joint_by_joint():
+    """Each joint alone is a dot in its own colour, each pair a limb in its own, at six tenths of full brightness."""
+    wheel = [
+        *[(0, 0, 255), (0, 85, 255), (0, 170, 255), (0, 255, 255), (0, 255, 170), (0, 255, 85)],
+        *[(0, 255, 0), (85, 255, 0), (170, 255, 0), (255, 255, 0), (255, 170, 0), (255, 85, 0)],
+        *[(255, 0, 0), (255, 0, 85), (255, 0, 170), (255, 0, 255), (170, 0, 255), (85, 0, 255)],
+    ]
+    limbs = ["1-2", "1-5", "2-3", "3-4", "5-6", "6-7", "1-8", "8-9", "9-10", "1-11", "11-12", "12-13", "0-1", "0-14",
+             "14-16", "0-15", "15-17"]  # fmt: skip
+    unseen = np.full((1, 2, 21, 2), -1.0)
+    for joint in range(18):
+        visible = np.arange(18)[None] == joint
+        assert painted(PoseSequence(np.full((1, 18, 2), 0.5), visible, unseen))[50, 50].tolist() == list(wheel[joint])
+    for first in range(18):
+        for second in range(first + 1, 18):
+            body = np.full((1, 18, 2), 0.5)
+            body[0, first], body[0, second] = (0.1, 0.5), (0.9, 0.5)
+            visible = np.isin(np.arange(18), [first, second])[None]
+            name = f"{first}-{second}"
+            colour = [int(0.6 * level) for level in wheel[limbs.index(name)]] if name in limbs else [0, 0, 0]
+            assert painted(PoseSequence(body, visible, unseen))[50, 50].tolist() == colour, name
