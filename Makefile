@@ -8,7 +8,7 @@ export PYTHONSAFEPATH = 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check types acceptance lock
+.PHONY: help setup demo test check types acceptance mutation lock
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -36,6 +36,9 @@ types: setup
 acceptance: setup ## the long runs, one after another, then the benchmarks
 	.venv/bin/python -X faulthandler -m pytest -m acceptance
 	@set -e; for benchmark in $(sort $(wildcard benchmarks/*.py)); do echo "$$benchmark"; .venv/bin/python "$$benchmark"; done
+
+mutation: setup ## plant faults in the modules that decide results; goes on where it was stopped
+	PYTHONPATH=benchmarks .venv/bin/python -m mutation --report benchmarks/mutation/report.md
 
 lock: setup ## make requirements.lock again from pyproject.toml (needs a package index)
 	.venv/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
