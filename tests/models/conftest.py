@@ -1,8 +1,10 @@
-"""Tiny networks: transformers with random weights, and ONNX models for the pose estimators' tests.
+"""Tiny networks: the released code's numbers, transformers with random weights, and ONNX models for pose estimators.
 
 The latter are written byte by byte: a known answer needs no exporter.
 """
 
+import json
+import lzma
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
 
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 Graph = Callable[..., Path]
+Golden = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _field(number: int, value: int | bytes | str | float) -> bytes:
@@ -93,7 +98,7 @@ class OnnxGraph:
         return name
 
 
-GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TINY_TRANSFORMER = {
     "num_attention_heads": 2,
     "attention_head_dim": 12,
@@ -105,13 +110,23 @@ TINY_TRANSFORMER = {
 }
 
 
-@pytest.fixture(params=[1, 2])
-def golden_model(request: pytest.FixtureRequest) -> Path:
-    """A tiny network's weights (`sd.`), inputs (`in.`) and what the released code makes of them (`mid.`, `out`)."""
-    path = GOLDEN / f"model_{request.param}.safetensors"
-    if not path.exists():
-        pytest.skip(f"the parity fixture {path.name} is not on this machine (looked in {GOLDEN})")
-    return path
+def read_golden(name: str) -> Golden:
+    """(configuration in the released names, tensors) of a fixture; golden/README.md says what they are."""
+    data = lzma.decompress((GOLDEN / f"{name}.safetensors.xz").read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"]["config"]), load_safetensors(data)
+
+
+@pytest.fixture(scope="session")
+def golden_network() -> Golden:
+    """A whole network: weights (`sd.`), inputs (`in.`) and what the released code makes of them (`mid.`, `out`)."""
+    return read_golden("model_1")
+
+
+@pytest.fixture(scope="session", params=["model_1", "model_2_pose"])
+def golden_modules(request: pytest.FixtureRequest, golden_network: Golden) -> Golden:
+    """Pose modules and patch embeddings of two networks, of other sizes, with what the released code makes of them."""
+    return golden_network if request.param == "model_1" else read_golden(request.param)
 
 
 @pytest.fixture

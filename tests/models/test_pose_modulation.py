@@ -1,8 +1,5 @@
-import json
-
 import pytest
 import torch
-from safetensors import safe_open
 from torch.utils.checkpoint import checkpoint
 
 from steadydancer.models import pose_modulation
@@ -17,29 +14,23 @@ from steadydancer.models.state_dict import from_official
 PREFIX = "pose_modulation."
 
 
-@pytest.fixture
-def golden(golden_model):
-    with safe_open(golden_model, "pt") as file:
-        assert json.loads(file.metadata()["config"])["in_dim_c"] == 16
-        official = {n[3:]: file.get_tensor(n).float() for n in file.keys() if n.startswith("sd.condition_embedding")}  # noqa: SIM118
-        values = {n: file.get_tensor(n).float()[None] for n in file.keys() if n[:4] in ("mid.", "in.x", "in.c")}  # noqa: SIM118
-    modulation = PoseModulation()
-    modulation.load_state_dict({name.removeprefix(PREFIX): t for name, t in from_official(official).items()})
-    return modulation, values
+# Three times what was measured, or how far the released code's own float32 run is from its float64 run: whichever is
+# more. The outputs' standard deviations are 1.5 to 3.3.
+RELEASED_TOLERANCE = {"spatial": 3e-6, "temporal": 1e-5, "fused": 1e-5, "aligned": 2e-5}
 
 
 @torch.no_grad()
-def test_every_module_equals_the_released_code(golden):
-    modulation, values = golden
-    x, p = values["in.x"], values["in.condition"]
+def test_every_module_equals_the_released_code(golden_modules):
+    config, golden = golden_modules
+    assert config["in_dim_c"] == 16
+    official = {name[3:]: t.float() for name, t in golden.items() if name.startswith("sd.condition_embedding")}
+    modulation = PoseModulation()
+    modulation.load_state_dict({name.removeprefix(PREFIX): t for name, t in from_official(official).items()})
+    x, p = (golden[name].float()[None] for name in ("in.x", "in.condition"))
     fused, aligned = modulation(x, p)
-    for got, name in [
-        (modulation.spatial(p), "condition_spatial"),
-        (modulation.temporal(p), "condition_temporal"),
-        (fused, "condition_fused"),
-        (aligned, "condition_aligned"),
-    ]:
-        torch.testing.assert_close(got, values[f"mid.{name}"], atol=2e-5, rtol=0)
+    got = {"spatial": modulation.spatial(p), "temporal": modulation.temporal(p), "fused": fused, "aligned": aligned}
+    for name, tolerance in RELEASED_TOLERANCE.items():
+        torch.testing.assert_close(got[name][0], golden[f"mid.condition_{name}"], atol=tolerance, rtol=0)
 
 
 def changed(module, inputs, which, where):

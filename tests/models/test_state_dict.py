@@ -1,17 +1,15 @@
 import csv
-import json
+import lzma
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
-from safetensors import safe_open
 
 from steadydancer.models.state_dict import config_from_official, from_official, to_official
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
-SHARED = Path(__file__).parents[2].parent / "shared"
-RELEASED_KEYS = SHARED / "spec" / "checkpoint_keys_14b.tsv"
+RELEASED_KEYS = Path(__file__).parents[1] / "golden" / "checkpoint_keys_14b.tsv.xz"
 
 TINY = {
     "num_attention_heads": 3,
@@ -31,9 +29,7 @@ def tiny_model():
 
 @pytest.fixture
 def released():
-    if not RELEASED_KEYS.exists():
-        pytest.skip(f"the list of released keys is not on this machine (looked for {RELEASED_KEYS})")
-    with RELEASED_KEYS.open() as file:
+    with lzma.open(RELEASED_KEYS, "rt") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     meta = {row["official_name"]: tuple(map(int, row["shape"].split("x"))) for row in rows}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in meta.items()}
@@ -102,15 +98,9 @@ def test_unknown_keys_are_named():
         to_official({"img_emb.proj.0.weight": torch.zeros(1)})
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_the_fixtures_configuration(number):
-    path = SHARED / "golden" / f"model_{number}.safetensors"
-    if not path.exists():
-        pytest.skip(f"the parity fixture is not on this machine (looked for {path})")
-    with safe_open(path, "pt") as file:
-        written = json.loads(file.metadata()["config"])
-        official = {n[3:]: file.get_tensor(n) for n in file.keys() if n.startswith("sd.")}  # noqa: SIM118
-    config = config_from_official(official, written["num_heads"])
+def test_the_fixtures_configuration(golden_network):
+    written, tensors = golden_network
+    config = config_from_official({n[3:]: t for n, t in tensors.items() if n.startswith("sd.")}, written["num_heads"])
     assert config["num_attention_heads"] * config["attention_head_dim"] == written["dim"]
     for ours, theirs in [("ffn_dim", "ffn_dim"), ("num_layers", "num_layers"), ("freq_dim", "freq_dim")]:
         assert config[ours] == written[theirs]
