@@ -1,4 +1,6 @@
 import errno
+import hashlib
+import json
 import os
 import pickle
 import signal
@@ -7,9 +9,10 @@ import sys
 import textwrap
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from steadydancer.datasets.artifact import Artifact, ArtifactError, count_verdicts, exclusive, plan_packets
+from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, count_verdicts, exclusive, plan_packets
 from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.storage import location
 from steadydancer.datasets.whole_files import written_aside
@@ -22,6 +25,89 @@ def test_packets_do_not_depend_on_the_order_of_ids():
     assert packets == plan_packets(reversed(IDS), 4)
     assert [len(p.ids) for p in packets] == [4, 4, 2]
     assert sorted(i for p in packets for i in p.ids) == IDS
+
+
+def test_names_on_disk_are_those_that_earlier_versions_wrote(tmp_path):
+    """And those that other programs look for: a finished folder is one with `run.json`."""
+    (packet, last) = plan_packets(["b", "c", "a"], 2)
+    assert packet == Packet("0473ef2dc0d324ab", ("a", "b")) and last.ids == ("c",)
+    assert packet.id == hashlib.sha256(b'["a","b"]').hexdigest()[:16]
+    artifact = Artifact(tmp_path / "deep" / "clips")
+    artifact.begin({"config": {"b": 1, "a": (1, 2)}})
+    artifact.write_part(packet, pa.table({"id": ["a", "b"]}))
+    artifact.commit({"counts": {"inputs": 6, "ok": 1, "rejected": 2, "quarantined": 3}, "more": 1})
+    assert {file.name for file in artifact.path.iterdir()} == {"plan.json", "part-0473ef2dc0d324ab.parquet", "run.json"}
+    assert json.loads((artifact.path / "plan.json").read_text()) == {"config": {"a": [1, 2], "b": 1}}
+    assert json.loads((artifact.path / "run.json").read_text()) == artifact.record()
+    assert artifact.record()["more"] == 1 and artifact.committed
+
+
+def test_a_parent_is_named_by_its_place_and_its_record(tmp_path):
+    artifact = Artifact(tmp_path / "a" / "clips")
+    record = {"counts": count_verdicts(0, []), "b": [1]}
+    artifact.commit(record)
+    text = '{"b":[1],"counts":{"inputs":0,"ok":0,"quarantined":0,"rejected":0}}'
+    named = artifact.named(tmp_path / "b" / "latents")
+    assert named == {"path": "../../a/clips", "digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def test_what_is_not_finished_and_what_is_not_there_are_told_apart(tmp_path):
+    with pytest.raises(ArtifactError, match="none does not exist: give the folder"):
+        Artifact(tmp_path / "none").record()
+    Artifact(tmp_path / "half").begin({})
+    with pytest.raises(ArtifactError, match=r"half is not finished \(no run.json in it\)"):
+        Artifact(tmp_path / "half").record()
+
+
+def test_parts_are_told_from_other_files_and_damage_from_loss(tmp_path):
+    artifact = Artifact(tmp_path)
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "other.parquet").write_bytes(b"")
+    (tmp_path / "part-x.txt").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="holds no parts"):
+        artifact.read()
+    for name in ("part-b", "part-a"):
+        pq.write_table(pa.table({"id": [name], "n": [1]}), tmp_path / f"{name}.parquet")
+    assert artifact.parts() == ["part-a.parquet", "part-b.parquet"]
+    assert artifact.read().to_pylist() == [{"id": "part-a", "n": 1}, {"id": "part-b", "n": 1}]
+    assert artifact.read_part("part-b.parquet", ["n"]).to_pylist() == [{"n": 1}]
+    whole = (tmp_path / "part-a.parquet").read_bytes()
+    for torn in (b"", whole[:-9], whole[: len(whole) // 2]):
+        (tmp_path / "part-a.parquet").write_bytes(torn)
+        with pytest.raises(ArtifactError, match=r"part-a\.parquet is damaged \(.*copy it anew"):
+            artifact.read()
+    with pytest.raises(ArtifactError, match=r"part-c\.parquet is missing"):
+        artifact.read_part("part-c.parquet")
+
+
+def test_each_verdict_counts(tmp_path):
+    assert count_verdicts(4, ["ok", "quarantined", "ok", "rejected"]) == {
+        "inputs": 4,
+        "ok": 2,
+        "rejected": 1,
+        "quarantined": 1,
+    }
+    for verdict in ("ok", "rejected", "quarantined"):
+        Artifact(tmp_path / verdict).commit({"counts": count_verdicts(2, [verdict] * 2)})
+        for inputs in (1, 3):
+            with pytest.raises(ArtifactError, match="do not balance"):
+                Artifact(tmp_path / "none").commit({"counts": count_verdicts(inputs, [verdict] * 2)})
+    with pytest.raises(KeyError):
+        count_verdicts(1, ["fine"])
+
+
+def test_leftovers_of_killed_writers_go_wherever_they_lie_and_nothing_else_does(tmp_path):
+    for name in (".part-1.77.tmp.parquet", "shards/.x.9.tmp.tar", ".lock", "shards/x.tar", "a.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    Artifact(tmp_path).begin({})
+    left = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {".lock", "shards/x.tar", "a.tmp", "plan.json"}
+
+
+def test_nothing_is_done_where_nothing_is(tmp_path):
+    packets = plan_packets(IDS, 4)
+    assert Artifact(tmp_path / "none").remaining(packets) == packets
 
 
 def test_resume_is_the_plan_minus_the_parts(tmp_path):
@@ -69,11 +155,17 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
 
 
 def test_two_runs_on_one_folder(tmp_path):
-    with exclusive(tmp_path):
-        with pytest.raises(ArtifactError, match=f"process {os.getpid()}"), exclusive(tmp_path):
+    folder = tmp_path / "not" / "there"
+    with exclusive(str(folder)) as held:
+        assert held == folder and folder.is_dir()
+        with pytest.raises(ArtifactError, match=f"process {os.getpid()}"), exclusive(folder):
             pass
-    with exclusive(tmp_path):
-        pass
+    with exclusive(folder):
+        assert (folder / ".lock").read_text() == str(os.getpid())
+    # One that was killed said who it was; what it said is not left in part behind a shorter number.
+    (folder / ".lock").write_text("123456789")
+    with exclusive(folder):
+        assert (folder / ".lock").read_text() == str(os.getpid())
 
 
 def test_folder_digest_sees_content_and_names_only(tmp_path):
