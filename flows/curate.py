@@ -8,6 +8,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from ..datasets.clips import Clips
 from ..datasets.storage import Location, location
+from ..pipelines.after_commit import after_commit
 from . import presets, tasks
 from .handover import (
     absolute,
@@ -17,6 +18,7 @@ from .handover import (
     counts_table,
     publish,
     require_usable,
+    shown,
 )
 
 
@@ -77,15 +79,21 @@ def curate_dataset(
 def publish_curation(folder: Location) -> None:
     """Write the curation's page and card, and show funnel, reasons and card in the UI, with a link to the page."""
     from ..pipelines.curate.report.funnel import FUNNEL_COLUMNS, funnel, reasons
-    from ..pipelines.curate.report.page import CARD, funnel_rows, reason_rows, write_report
+    from ..pipelines.curate.report.page import CARD, PAGE, funnel_rows, reason_rows, write_report
 
-    page, clips = write_report(folder), Clips(folder)
-    table = clips.read(FUNNEL_COLUMNS)
-    publish("clip-funnel", f"Where the rows of {folder}/clips went", funnel_rows(funnel(table, clips.record)))
-    publish("clip-verdicts", f"Why, in {folder}/clips", reason_rows(reasons(table)))
-    card = (page.parent / CARD).read_text()
-    create_markdown_artifact(
-        key="clip-card", markdown=card.split("---\n", 2)[-1], description=f"Card of {folder}/clips"
-    )
-    if isinstance(page, Path):  # a browser follows no link to a store
-        create_link_artifact(key="clip-report", link=page.as_uri(), link_text=str(page))
+    page = folder / PAGE
+    with after_commit(f"{page} and {CARD}", f"`steadydancer report --clips {folder}` makes them again"):
+        write_report(folder)
+        card = (page.parent / CARD).read_text()
+        with shown("clip-card"):
+            create_markdown_artifact(
+                key="clip-card", markdown=card.split("---\n", 2)[-1], description=f"Card of {folder}/clips"
+            )
+        if isinstance(page, Path):  # a browser follows no link to a store
+            with shown("clip-report"):
+                create_link_artifact(key="clip-report", link=page.absolute().as_uri(), link_text=str(page))
+    with shown("clip-funnel"):
+        clips = Clips(folder)
+        table = clips.read(FUNNEL_COLUMNS)
+        publish("clip-verdicts", f"Why, in {folder}/clips", reason_rows(reasons(table)))
+        publish("clip-funnel", f"Where the rows of {folder}/clips went", funnel_rows(funnel(table, clips.record)))

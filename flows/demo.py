@@ -15,6 +15,7 @@ from ..datasets.artifact import Artifact, exclusive
 from ..datasets.digests import json_digest
 from ..datasets.storage import location
 from ..datasets.whole_files import write_json
+from ..pipelines.after_commit import after_commit
 from ..pipelines.curate.ingest import list_sources
 from . import presets
 from .presets import Run
@@ -65,18 +66,28 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
         if (out / SUMMARY).is_file():
             summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
             if summary["digest"] == digest:
+                if not Path(summary["report"]).is_file():
+                    _write_page(
+                        out, summary, {name: Artifact(out / folder).record() for name, folder in ARTIFACTS.items()}
+                    )
                 click.echo(f"everything is finished already; open {summary['report']}")
                 return summary
         write_json(out / INPUTS, {"clips": clips})
         steps = Steps()
         records = _run(run, clips, out, steps, in_process)
         summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
-        from .report import write_demo_report
-
-        write_demo_report(out / "report" / "index.html", out, summary, records)
+        _write_page(out, summary, records)
         write_json(out / SUMMARY, summary)
     _tell(summary)
     return summary
+
+
+def _write_page(out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
+    page = out / "report" / "index.html"
+    with after_commit(f"{page}", "the same command, given again, makes it again"):
+        from .report import write_demo_report
+
+        write_demo_report(page, out, summary, records)
 
 
 def free_folder(clips: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -15,6 +16,7 @@ from .. import SteadyDancerError
 from ..datasets.artifact import RECORD
 from ..datasets.digests import content_digest
 from ..datasets.storage import Location
+from ..pipelines.after_commit import after_commit
 
 COMMITTED = "steadydancer.artifact.committed"
 TIMEOUT_S = 120.0
@@ -55,9 +57,15 @@ def require_usable(record: dict[str, Any], folder: Location) -> None:
         raise SteadyDancerError(f"nothing came out usable: {folder} holds the reason of every one ({record['counts']})")
 
 
+def shown(key: str) -> AbstractContextManager[None]:
+    """For what shows an artifact of a finished job in the UI: its failure is a warning, and no failure of the flow."""
+    return after_commit(f"the table or page `{key}` of the UI", "another run of the flow shows it again")
+
+
 def publish(key: str, title: str, rows: list[dict[str, Any]]) -> None:
     """Show a table in the UI, under a key that later runs add versions to."""
-    create_table_artifact(key=key, table=rows, description=title)
+    with shown(key):
+        create_table_artifact(key=key, table=rows, description=title)
 
 
 def counts_table(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

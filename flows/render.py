@@ -8,7 +8,7 @@ from prefect.artifacts import create_link_artifact
 
 from ..datasets.storage import location
 from . import presets, tasks
-from .handover import absolute, absolute_if_here, counts_table, publish, require_usable
+from .handover import absolute, absolute_if_here, counts_table, publish, require_usable, shown
 
 
 @flow(name="render-evaluation")
@@ -49,5 +49,6 @@ def render_evaluation(
     publish("scores", f"Metrics of {folder}", [{"metric": name, **mean} for name, mean in scored["means"].items()])
     report = folder / "report.html"
     if isinstance(report, Path):  # a browser follows no link to a store
-        create_link_artifact(key="report", link=report.as_uri(), link_text=str(report))
+        with shown("report"):
+            create_link_artifact(key="report", link=report.as_uri(), link_text=str(report))
     return records

@@ -8,9 +8,10 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from .. import SteadyDancerError
 from ..datasets.storage import Location, location, named
-from ..pipelines.train.report import STAGES, stages_in_words, write_stages_report
+from ..pipelines.after_commit import after_commit
+from ..pipelines.train.report import STAGES, STAGES_PAGE, stages_in_words, write_stages_report
 from . import presets, tasks
-from .handover import absolute, absolute_if_here, absolute_preset, announce, publish
+from .handover import absolute, absolute_if_here, absolute_preset, announce, publish, shown
 
 
 @flow(name="train-steadydancer")
@@ -64,7 +65,7 @@ def train_steadydancer(
             checkpoint = tasks.pick(stage_out, pick, cluster)
     keys = ("steps", "loss_before", "loss_after")
     publish("trained-stages", f"Three stages in {folder}", [
-        {"stage": f"{stage} {name}", **{key: records[f"stage{stage}"][key] for key in keys}}
+        {"stage": f"{stage} {name}", **{key: records[f"stage{stage}"].get(key) for key in keys}}
         for stage, name in STAGES.items()
     ])  # fmt: skip
     if trigger_next and checkpoint is not None:
@@ -82,11 +83,15 @@ def train_steadydancer(
 
 def publish_training(folder: Location) -> None:
     """Write the page of the stages so far, and show what it says in the UI, with a link to it."""
-    page = write_stages_report(folder)
+    page = None
+    with after_commit(f"{folder / STAGES_PAGE}", f"`steadydancer report --run {folder}` makes it again"):
+        page = write_stages_report(folder)
     if page is None:
         return
-    create_markdown_artifact(
-        key="training-report", markdown=stages_in_words(folder), description=f"Training in {folder}: {named(page)}"
-    )
+    with shown("training-report"):
+        create_markdown_artifact(
+            key="training-report", markdown=stages_in_words(folder), description=f"Training in {folder}: {named(page)}"
+        )
     if isinstance(page, Path):  # a browser follows no link to a store
-        create_link_artifact(key="training-page", link=page.as_uri(), link_text=str(page))
+        with shown("training-page"):
+            create_link_artifact(key="training-page", link=page.as_uri(), link_text=str(page))

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from ..datasets.schema import Row
 from ..datasets.skeleton import PoseSequence
 
+CROP_COLUMNS = ("crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")
+
 Shares = tuple[float, float, float, float]
 WHOLE: Shares = (0.0, 0.0, 1.0, 1.0)
 

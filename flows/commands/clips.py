@@ -20,25 +20,43 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
     """A job that makes `out/clips`, which then leaves its page and card beside it."""
 
     def run() -> dict[str, Any]:
-        from ...pipelines.curate.report.page import write_report
+        from ...pipelines.after_commit import after_commit
+        from ...pipelines.curate.report.page import CARD, PAGE, write_report
 
         record = job()
-        write_report(out)
+        with after_commit(f"{out / PAGE} and {CARD}", f"`steadydancer report --clips {out}` makes them again"):
+            write_report(out)
         return record
 
     return run
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--out", type=FOLDER, help="FILE.html, or a folder for curation.html; by default beside the clips.")
-def report(clips: Location, out: Location | None) -> None:
-    """Write a page of a curation, and its card."""
-    from ...pipelines.curate.report import page as pages
+@click.option("--clips", type=FOLDER, help="What `curate --out` or `refilter --out` was given: its page and card.")
+@click.option("--metrics", type=FOLDER, help="What `evaluate --out` was given: its page.")
+@click.option("--run", "run_out", type=FOLDER, help="What `train --out` was given, or the folder of its three stages.")
+@click.option("--out", type=FOLDER, help="With --clips: FILE.html, or a folder for curation.html; else beside them.")
+def report(clips: Location | None, metrics: Location | None, run_out: Location | None, out: Location | None) -> None:
+    """Write the page of a curation (with its card), of an evaluation or of a training run anew."""
+    if sum(place is not None for place in (clips, metrics, run_out)) != 1:
+        raise click.UsageError("give one of --clips, --metrics and --run")
+    if out is not None and clips is None:
+        raise click.UsageError("--out goes with --clips; other pages lie in the folder that they tell of")
+    if clips is not None:
+        from ...pipelines.curate.report import page as pages
 
-    page = out if out is None or out.suffix == ".html" else out / pages.PAGE
-    page = pages.write_report(clips, page)
-    click.echo(f"{page}\n{page.parent / pages.CARD}")
+        page = out if out is None or out.suffix == ".html" else out / pages.PAGE
+        page = pages.write_report(clips, page)
+        click.echo(f"{page}\n{page.parent / pages.CARD}")
+    elif metrics is not None:
+        from ...pipelines.evaluate.report import write_report_again
+
+        click.echo(str(write_report_again(metrics)))
+    elif run_out is not None:
+        from ...pipelines.train.report import write_pages
+
+        for written in write_pages(run_out):
+            click.echo(str(written))
 
 
 @click.command()

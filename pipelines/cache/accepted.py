@@ -11,9 +11,9 @@ from ...datasets.artifact import ArtifactError
 from ...datasets.clips import Clips
 from ...datasets.schema import Row
 from ...datasets.storage import Location
+from ..crop import CROP_COLUMNS as CROP
 from ..crop import content_size
 
-CROP = ("crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")
 COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames",
            "width", "height", *CROP, "measured_part", "pose_digest")  # fmt: skip
 # What decides the numbers of a sample besides the video itself, which `clip_id` names.

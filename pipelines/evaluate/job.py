@@ -9,6 +9,7 @@ from ...datasets.digests import content_digest
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
+from ..after_commit import after_commit
 from ..earlier import absent_fields
 from ..parts import find_parts
 from ..runner import Engine, Job, run_packets
@@ -94,9 +95,10 @@ def run(
                     "seconds": {**seconds, "total": time.perf_counter() - start},
                 }
             )
-        from .report import write_report
+        from .report import PAGE, write_report
 
-        write_report(out / "report.html", artifact, by_id)
+        with after_commit(f"{out / PAGE}", f"`steadydancer report --metrics {out}` makes it again"):
+            write_report(out / PAGE, artifact, by_id)
         return artifact.record()
 
 

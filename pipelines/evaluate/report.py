@@ -10,6 +10,8 @@ from ...datasets.storage import Location, is_address
 from ..page import Section, write_page
 from .steps import METRICS
 
+PAGE = "report.html"
+
 
 def metric_section(means: dict[str, dict[str, Any]]) -> Section:
     """The table of metrics, with unit, direction and meaning."""
@@ -32,6 +34,24 @@ def write_report(path: Location, metrics: Artifact, videos: dict[str, Row]) -> N
     text = f"Protocol {record['config']['protocol']}; {counts}. A metric without a value was not measured."
     metrics_table = replace(metric_section(record["means"]), text=text)
     write_page(path, "Evaluation", [metrics_table, Section("Videos", media=groups)])
+
+
+def write_report_again(out: Location) -> Location:
+    """The page of a finished evaluation, by its rows alone; its place.
+
+    Args:
+        out: what `evaluate --out` was given, or the artifact in it.
+
+    Raises:
+        ArtifactError: it is not finished.
+    """
+    metrics = Artifact(out / "metrics" if (out / "metrics").is_dir() else out)
+    metrics.record()
+    names = ("id", "image", "video", "truth")
+    videos = {row["id"]: {name: row[name] for name in names} for row in metrics.read(list(names)).to_pylist()}
+    page = metrics.path.parent / PAGE
+    write_report(page, metrics, videos)
+    return page
 
 
 def _relative(file: str | None, page: Location) -> str | None:

@@ -16,13 +16,13 @@ from ...datasets.exports import SCHEMA, write_manifests
 from ...datasets.rules import versions
 from ...datasets.schema import Row, columns_of, to_table
 from ...datasets.storage import Location, total_bytes
+from ..crop import CROP_COLUMNS
 from ..earlier import absent_fields
 from ..runner import Engine, Job, run_packets
 from .config import ExportConfig
 
-CROP = ("crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")
 PASSED_ON = ("clip_id", "source_id", "source_path", "source_bytes", "origin", "licence", "prompt", "pose_model",
-             "measured_part", "start_s", "end_s", "num_frames", *CROP)  # fmt: skip
+             "measured_part", "start_s", "end_s", "num_frames", *CROP_COLUMNS)  # fmt: skip
 SCORES = [
     name
     for stage in ("shots", "score", "pose")

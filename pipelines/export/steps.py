@@ -18,7 +18,7 @@ from ...datasets.storage import local_copy, location
 from ...datasets.toydance import save_supplied_pose
 from ...datasets.video import VideoError, decode, encode, size_for_area
 from ...datasets.whole_files import written_aside
-from ..crop import content_shares, content_size, crop_frames, to_content
+from ..crop import CROP_COLUMNS, content_shares, content_size, crop_frames, to_content
 from ..stage import BadClip, Stage
 from .config import ExportConfig
 
@@ -112,5 +112,5 @@ def _slices(num_frames: int) -> Iterator[slice]:
 
 
 READS = ("clip_id", "source_path", "source_bytes", "measured_part", "prompt", "start_s", "fps", "num_frames",
-         "source_height", "source_width", "crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")  # fmt: skip
+         "source_height", "source_width", *CROP_COLUMNS)  # fmt: skip
 STAGES = [Stage("export", export_clip, READS, ("height", "width", "verdict"), load=load_clips)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive
 from ...datasets.storage import Location, ObjectPath
+from ..after_commit import after_commit
 from .checkpoint import TrainingRefused, read_checkpoint_record, steps_done
 from .config import TrainConfig
 from .fork import begin_fork, forked_from
@@ -128,10 +129,8 @@ def picked(out: Location, steps: int) -> Location:
 
 def _show(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
     """Galleries that are not there yet, and the page; nothing that goes wrong with them is a fault of the training."""
-    try:
+    with after_commit(f"galleries of {out}", "the same command, given again, tries them again"):
         make_the_rest(config, settings, out, address)
-    except (OSError, RuntimeError) as error:
-        logging.getLogger(__name__).warning("the galleries of %s are not complete: %s", out, error)
     write_run_report(out)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from ...datasets.artifact import RECORD
 from ...datasets.object_store import ObjectPath, get, listing, put
 from ...datasets.storage import Location, state_folder
+from ..after_commit import after_commit
 from .checkpoint import TrainingRefused, engine_states
 from .config import TrainConfig
 from .report import PAGE
@@ -53,10 +54,13 @@ def begin_on_store(config: TrainConfig, out: ObjectPath, address: str | None) ->
 
 def publish(here: Path, out: ObjectPath) -> None:
     """Upload a run's checkpoints that are not there yet, and its metrics; what is there and finished stays."""
-    for name in ("start.json", "metrics.jsonl", PAGE):
+    for name in ("start.json", "metrics.jsonl"):
         if (here / name).exists():
             put(here / name, out / name)
-    _publish_galleries(here / "gallery", out / "gallery")
+    with after_commit(f"{PAGE} and galleries of {out}", "the same command, given again, uploads what is missing"):
+        if (here / PAGE).exists():
+            put(here / PAGE, out / PAGE)
+        _publish_galleries(here / "gallery", out / "gallery")
     for folder in sorted(here.glob("checkpoint-[0-9]*")):
         publish_folder(folder, out / folder.name)
     publish_folder(here / "checkpoint", out / "checkpoint")

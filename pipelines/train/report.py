@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
 from ...datasets.object_store import ObjectPath, listing
 from ...datasets.storage import Location
+from ..after_commit import after_commit
 from ..charts import bar
 from ..curves import draw_curves, key
 from ..page import Figure, Section, show, write_page
 from .gallery import OF_EACH_CLIP, clip_name, galleries, gallery_name
 
-PAGE = "report.html"
+PAGE, STAGES_PAGE = "report.html", "training.html"
 STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}
 Row = dict[str, Any]
 _PARTS = ("data", "forward", "backward", "optimizer")
@@ -33,11 +35,18 @@ _TONES = ("accepted", "rejected", "quarantined", "rejected")
 
 
 def write_run_report(out: Location) -> None:
-    """Write OUT/report.html anew; a run that has no metrics yet has none, and a full disk takes none."""
+    """Write OUT/report.html anew, if there are metrics; what goes wrong with it is a warning, and stops no training."""
+    with after_commit(f"{out / PAGE}", f"`steadydancer report --run {out}` makes it again"):
+        write_run_page(out)
+
+
+def write_run_page(out: Location) -> Location | None:
+    """Write OUT/report.html anew; its place, None: no steps yet."""
     rows = read_rows(out)
-    if rows:
-        with contextlib.suppress(OSError):
-            write_page(out / PAGE, f"Training: {out.name}", list(run_sections(out, rows)))
+    if not rows:
+        return None
+    write_page(out / PAGE, f"Training: {out.name}", list(run_sections(out, rows)))
+    return out / PAGE
 
 
 def write_stages_report(out: Location, stages: Sequence[int] = tuple(STAGES)) -> Location | None:
@@ -50,8 +59,22 @@ def write_stages_report(out: Location, stages: Sequence[int] = tuple(STAGES)) ->
     for stage, folder in folders.items():
         if rows_of[stage]:
             sections += run_sections(folder, rows_of[stage], f"Stage {stage}: ", f"stage{stage}/")
-    write_page(out / "training.html", f"Training in {len(stages)} stages: {out.name}", sections)
-    return out / "training.html"
+    write_page(out / STAGES_PAGE, f"Training in {len(stages)} stages: {out.name}", sections)
+    return out / STAGES_PAGE
+
+
+def write_pages(out: Location) -> list[Location]:
+    """Write the page of a run, or of the stages in its folder and of each of them; their places.
+
+    Raises:
+        SteadyDancerError: no training has been at work there.
+    """
+    stages = [out / f"stage{stage}" for stage in STAGES]
+    pages = [write_run_page(out), *map(write_run_page, stages), write_stages_report(out)]
+    written = [page for page in pages if page is not None]
+    if not written:
+        raise SteadyDancerError(f"{out} holds no metrics.jsonl with steps, nor does stage1 in it: give `train --out`")
+    return written
 
 
 def run_sections(out: Location, rows: list[Row], title: str = "", beside: str = "") -> Iterator[Section]:

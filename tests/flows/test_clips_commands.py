@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
+from steadydancer import SteadyDancerError
 from steadydancer.datasets.clips import Clips
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.flows import curate as curate_flow
+from steadydancer.flows import handover
+from steadydancer.flows.commands.clips import with_page
+from steadydancer.pipelines.after_commit import after_commit
+from steadydancer.pipelines.curate.report import page as pages
 
 
 def test_a_report_and_its_card_go_where_they_are_asked(call: Any, curated: Path, tmp_path: Path) -> None:
@@ -94,3 +99,49 @@ def test_a_flow_shows_funnel_reasons_card_and_page(
     assert sum(row["rows"] for row in shown["clip-verdicts"]) == counts["inputs"]
     assert shown["clip-card"].lstrip().startswith("# Clips of clips") and "license:" not in shown["clip-card"]
     assert shown["clip-report"] == (tmp_path / "curation.html").as_uri()
+
+
+def test_a_page_that_fails_is_a_warning_and_report_makes_it_again(
+    call: Any, curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The outcome was decided when the artifact was committed: a fault of the page's code does not change it."""
+    shutil.copytree(curated / "clips", tmp_path / "clips")
+    record = Clips(tmp_path).record
+
+    def fail(*arguments: Any, **more: Any) -> None:
+        raise KeyError("crop_left_px")
+
+    monkeypatch.setattr(pages, "write_report", fail)
+    monkeypatch.setattr(handover, "create_table_artifact", fail)
+    assert with_page(tmp_path, lambda: record)() == record
+    (line,) = caplog.messages
+    assert "curation.html" in line and "KeyError: 'crop_left_px'" in line
+    assert f"`steadydancer report --clips {tmp_path}`" in line
+    curate_flow.publish_curation(tmp_path)
+    assert [line.partition(" could")[0].split()[-1] for line in caplog.messages[1:]] == ["card.md", "UI", "UI"]
+    assert not (tmp_path / "curation.html").exists()
+    monkeypatch.undo()
+    assert call("report", "--clips", str(tmp_path)).code == 0 and (tmp_path / "curation.html").is_file()
+
+
+def test_what_is_made_after_a_commit_may_fail_in_any_way_but_an_interrupt(caplog: pytest.LogCaptureFixture) -> None:
+    for error in (KeyError("x"), OSError(28, "No space left on device", "page"), MemoryError(), SteadyDancerError("x")):
+        with after_commit("OUT/page", "make it again"):
+            raise error
+    assert [line.partition(" (")[0] for line in caplog.messages] == ["OUT/page could not be made"] * 4
+    assert all(line.endswith("The job is not affected; make it again") for line in caplog.messages)
+    assert "No space left on device: page" in caplog.messages[1]
+    with pytest.raises(KeyboardInterrupt), after_commit("OUT/page", "make it again"):
+        raise KeyboardInterrupt
+
+
+def test_report_takes_one_finished_folder_of_the_kind_it_is_asked_for(call: Any, curated: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text(
+        json.dumps({"step": 0, "loss": 2.0, "batch_digest": "0", "lr": 0.1}) + "\n"
+    )
+    answer = call("report", "--run", tmp_path / "run")
+    assert answer.code == 0 and answer.out.split() == [str(tmp_path / "run" / "report.html")]
+    assert "loss of the last one" in (tmp_path / "run" / "report.html").read_text()
+    assert call("report", "--run", tmp_path).code == 1
+    assert call("report").code == call("report", "--run", tmp_path / "run", "--clips", curated).code == 2

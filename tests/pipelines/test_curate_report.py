@@ -1,5 +1,6 @@
 """What a curation says of itself, on small tables whose numbers are known: counts add up, names do no harm."""
 
+import base64
 import math
 import re
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +17,9 @@ import yaml
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet
 from steadydancer.datasets.clips import COLUMNS, Clips
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.schema import Row, to_table
+from steadydancer.datasets.video import encode
 from steadydancer.datasets.whole_files import write_json
 from steadydancer.pipelines.charts import draw_histogram, histogram
 from steadydancer.pipelines.curate.config import CurateConfig
@@ -410,6 +414,24 @@ def test_a_real_curation_shows_its_borderline_clips(curated: Path, tmp_path: Pat
     told = story.tell(clips, rows.index("ok"))
     assert all(gate["passes"] is not False for one in told["scores"] for gate in one["gates"])
     assert Path(told["keypoints"]["part"]).is_file()
+
+
+def test_the_page_of_a_bordered_clip_near_a_bound_shows_the_picture_inside_its_borders(tmp_path: Path) -> None:
+    """Every picture is drawn from the rows that the page reads: they have the crop's columns, too."""
+    frames = np.zeros((9, 64, 96, 3), np.uint8)
+    frames[:, 16:48, 24:72] = (250, 20, 20)
+    encode(frames, tmp_path / "bordered.mp4", 16)
+    inside = {"crop_left_px": 24, "crop_top_px": 16, "crop_width_px": 48, "crop_height_px": 32}
+    of_file = {"source_path": str(tmp_path / "bordered.mp4"), "source_id": content_digest(tmp_path / "bordered.mp4"),
+               "width": 96, "height": 64, "end_s": 0.5, "num_frames": 9}  # fmt: skip
+    finish(tmp_path, [clip(0), clip(1, brightness=0.11, **of_file, **inside)])
+    page = Page(write_report(tmp_path))
+    shown = [str(attributes["src"]) for tag, attributes in page.found if tag == "img"]
+    assert len(shown) == 1
+    jpeg = np.frombuffer(base64.b64decode(shown[0].partition(",")[2]), np.uint8)
+    picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+    assert picture.shape[1] / picture.shape[0] == pytest.approx(48 / 32, abs=0.02)
+    assert picture[..., 0].min() > 200 and picture[..., 1:].max() < 90
 
 
 def test_a_picture_is_upright_small_and_never_a_crash(curated: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ....datasets.schema import Row
 from ....datasets.storage import StorageError, local_copy
 from ....datasets.video import VideoError, decode_sparse
-from ...crop import content_shares, crop_frames
+from ...crop import CROP_COLUMNS, content_shares, crop_frames
 from ..selection.judgement import Bounds, Floats, values_of
 from .composition import shortened
 from .funnel import bound_words, came_to_gates, refused_by, shapes_of, verdict_is
@@ -22,6 +22,8 @@ NUM_EACH = 12
 PER_GATE = 3  # one bound does not fill the page
 HEIGHT_PX, MAX_WIDTH_PX, QUALITY = 192, 352, 78
 CANDIDATES = 4096  # rows among which these are chosen, the nearest of all
+# What a row's picture and its caption are made of.
+PICTURE_COLUMNS = ("clip_id", "source_path", "source_id", "start_s", "end_s", "width", "height", *CROP_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def thumbnail(row: Row) -> str | None:
     """The middle frame of a clip as a JPEG data URI; None if the source is gone or cannot be read any more.
 
     Args:
-        row: with `source_path start_s end_s` and the columns of the crop.
+        row: with `PICTURE_COLUMNS`.
     """
     middle = (row["start_s"] + row["end_s"]) / 2
     try:

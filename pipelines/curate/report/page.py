@@ -10,6 +10,7 @@ from ....datasets.storage import Location
 from ...charts import bar
 from ...page import Section, show, write_page
 from ..selection.judgement import Bounds, columns_for
+from .borderline import PICTURE_COLUMNS
 from .card import write_card
 from .compare import compare, parent_of
 from .compare import sections as difference_sections
@@ -78,7 +79,8 @@ def write_report(folder: Location, page: Location | None = None) -> Location:
 
 def read_table(clips: Clips) -> pa.Table:
     """All rows with the columns that page and card look at."""
-    wanted = {"clip_id", *FUNNEL_COLUMNS, *COMPOSITION_COLUMNS, *columns_for(Bounds.of(config_of(clips.record)).gates)}
+    gates = Bounds.of(config_of(clips.record)).gates
+    wanted = {*FUNNEL_COLUMNS, *COMPOSITION_COLUMNS, *PICTURE_COLUMNS, *columns_for(gates)}
     return read_columns(clips, [name for name in CLIP_SCHEMA.names if name in wanted])
 
 
