@@ -42,6 +42,10 @@ def test_rows_are_theirs_by_content_or_by_path_where_there_is_no_content():
     # Tables that have no paths, and one that has no digest in a row.
     bare = rows.select(["source_id", "clip_id"])
     assert GONE.rows(bare).to_pylist() == [True, True, False, False, False, False, False]
+    # Whose files could all be read, and whose could none.
+    assert Forgotten(frozenset({"id0"}), frozenset()).rows(rows).to_pylist() == [True, True, *[False] * 5]
+    unread = Forgotten(frozenset(), frozenset({"/v/unread.mp4"}))
+    assert unread.rows(rows).to_pylist() == [False, False, True, *[False] * 4]
 
 
 def test_names_are_hidden_in_words_about_them_and_nowhere_else():
