@@ -112,3 +112,48 @@ def test_prompts_are_trimmed_and_do_not_depend_on_their_neighbours(components: d
 def test_text_is_cleaned() -> None:
     assert encoders.clean_text("  a\n\tb  &amp;amp;  c ") == "a b & c"
     assert encoders.clean_text("schÃ¶n") == "schön"
+
+
+@pytest.fixture(scope="module")
+def decoded(components: dict[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """The autoencoder, latents of 9 frames, and their pixels, decoded at once."""
+    latents = torch.randn(16, 9, 2, 2, generator=torch.Generator().manual_seed(0))
+    return components["vae"], latents, encoders.decode_pixels(components["vae"], latents)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 3, 9])
+def test_decoded_in_pieces_a_video_has_the_same_bits(decoded: Any, chunk_frames: int) -> None:
+    vae, latents, whole = decoded
+    pieces = list(encoders.decode_chunks(vae, latents, chunk_frames))
+    assert pieces[0].shape[1] == 4 * chunk_frames - 3
+    assert len(pieces) == 9 // chunk_frames
+    assert torch.equal(torch.cat(pieces, dim=1), whole)
+
+
+def test_pieces_are_seamless_because_the_decoder_remembers(decoded: Any) -> None:
+    vae, latents, whole = decoded
+    alone = encoders.decode_pixels(vae, latents[:, 4:])
+    assert (alone[:, 1:] - whole[:, 17:]).abs().max() > 0.01  # what forgetting would cost
+    # Something else may be encoded and decoded between two pieces, and nothing is left behind.
+    pieces = encoders.decode_chunks(vae, latents)
+    first = next(pieces)
+    assert first.shape[1] == 13
+    encoders.encode_video(vae, np.zeros((5, 32, 32, 3), np.uint8))
+    encoders.decode_pixels(vae, latents[:, :1])
+    assert torch.equal(torch.cat([first, *pieces], dim=1), whole)
+    assert "clear_cache" not in vars(vae)
+
+
+def test_a_tiled_decoder_gives_one_piece(decoded: Any) -> None:
+    vae, latents, _ = decoded
+    latents = latents[:, :2].repeat(1, 1, 4, 1)
+    tiles = {"min_height": 32, "min_width": 32, "stride_height": 24, "stride_width": 24}
+    kept = {name: getattr(vae, f"tile_sample_{name}") for name in tiles}
+    vae.enable_tiling(**{f"tile_sample_{name}": pixels for name, pixels in tiles.items()})
+    try:
+        (piece,) = encoders.decode_chunks(vae, latents, chunk_frames=1)
+        assert torch.equal(piece, encoders.decode_pixels(vae, latents))
+    finally:
+        vae.use_tiling = False
+        vars(vae).update({f"tile_sample_{name}": pixels for name, pixels in kept.items()})
+    assert not torch.equal(piece, encoders.decode_pixels(vae, latents)), "it was not tiled"

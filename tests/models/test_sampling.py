@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -80,8 +81,97 @@ def test_a_velocity_that_is_not_finite_is_named():
         broken = branch == "negative_text" and timestep.item() < 900
         return latents * (float("nan") if broken else 1.0)
 
-    with pytest.raises(FloatingPointError, match=r"step \d+ of 10 .* in negative_text"):
+    (step,) = (sigma_grid(10, 5.0) < 0.9).nonzero()[0].tolist()
+    with pytest.raises(FloatingPointError, match=rf"step {step} of 10 .* in negative_text:"):
         denoise(velocity, normal(0), num_inference_steps=10)
+
+
+def curved(latents, timestep, branch):
+    """A velocity that every setting changes."""
+    return torch.tanh(latents * {"conditional": 1.0, "negative_text": 0.8, "negative_pose": 0.6}[branch])
+
+
+def test_the_defaults_are_the_released_settings():
+    released = {
+        "flow_shift": 5.0,
+        "guidance_scale": 5.0,
+        "pose_guidance_scale": 1.0,
+        "pose_guidance_interval": (0.1, 0.4),
+        "pose_guidance_unit": "step",
+        "solver": "unipc",
+    }
+    default = denoise(curved, normal(0), num_inference_steps=5)
+    assert torch.equal(denoise(curved, normal(0), num_inference_steps=5, **released), default)
+    others = {
+        "flow_shift": 3.0,
+        "guidance_scale": 4.0,
+        "pose_guidance_scale": 2.0,
+        "pose_guidance_interval": (0.3, 0.7),  # steps 2 and 3 and not step 1
+        "pose_guidance_unit": "timestep",
+        "solver": "dpm++",
+    }
+    for name, value in others.items():
+        assert not torch.equal(denoise(curved, normal(0), num_inference_steps=5, **{name: value}), default), name
+
+
+def test_two_steps_of_dpm_solver_are_its_published_formula():
+    """DPM-Solver++ (2M) on σ, with α = 1 − σ and λ = log(α / σ): the first step is of order 1, the last one too."""
+    noise = normal(4).double()
+    sigma_0, sigma_1, sigma_2 = sigma_grid(3, 5.0).double()[:3]
+
+    def prediction(x, sigma):  # of the data: x − σ v, with Eq. 7's v where the pose does not guide
+        timestep = (1000 * sigma).floor()
+        v_c, v_n = curved_in_time(x, timestep, "conditional"), curved_in_time(x, timestep, "negative_text")
+        return x - sigma * (v_n + 5.0 * (v_c - v_n))
+
+    def logs(sigma):
+        return torch.log((1 - sigma) / sigma)
+
+    first = prediction(noise, sigma_0)
+    h_1 = logs(sigma_1) - logs(sigma_0)
+    x_1 = sigma_1 / sigma_0 * noise - (1 - sigma_1) * torch.expm1(-h_1) * first
+    second = prediction(x_1, sigma_1)
+    h_2 = logs(sigma_2) - logs(sigma_1)
+    mixed = second + 0.5 * h_2 / h_1 * (second - first)
+    x_2 = sigma_2 / sigma_1 * x_1 - (1 - sigma_2) * torch.expm1(-h_2) * mixed
+
+    seen = []
+    denoise(curved_in_time, normal(4), num_inference_steps=3, pose_guidance_scale=0.0, solver="dpm++",
+            callback=lambda step, timestep, latents: seen.append(latents))  # fmt: skip
+    torch.testing.assert_close(seen[0].double(), x_1, atol=2e-5, rtol=0)
+    torch.testing.assert_close(seen[1].double(), x_2, atol=2e-5, rtol=0)
+
+
+def curved_in_time(latents, timestep, branch):
+    times = timestep.to(latents.dtype).view(-1, *[1] * (latents.ndim - 1) if timestep.ndim else [])
+    return curved(latents, timestep, branch) + 0.2 * times / 1000
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_network_is_given_float32_latents_and_a_time_a_sample_and_may_answer_in_bfloat16(together):
+    def velocity(latents, timestep, branch):
+        assert latents.dtype == torch.float32
+        assert timestep.shape == (2,) and timestep[0] == timestep[1]
+        return curved(latents, timestep, branch).bfloat16()
+
+    class Together:
+        def many(self, latents, timestep, branches):
+            return {branch: velocity(latents, timestep, branch) for branch in branches}
+
+    noise = normal(0, (2, 16, 2, 4, 4)).bfloat16()
+    out = denoise(Together() if together else velocity, noise, num_inference_steps=4)
+    assert out.dtype == torch.float32
+    # Guided in float32: 5 (v_c − v_n) of rounded velocities, itself not rounded.
+    expected = denoise(lambda *given: velocity(*given).float(), noise.float(), num_inference_steps=4)
+    assert torch.equal(out, expected)
+
+
+def test_a_guided_sum_that_overflows_is_told_from_a_branch_that_does():
+    def velocity(latents, timestep, branch):
+        return torch.full_like(latents, 3e38 if branch == "conditional" else -3e38)
+
+    with pytest.raises(FloatingPointError, match=r"step 0 of 4 \(timestep 999\) is not finite, in the guided sum"):
+        denoise(velocity, normal(0), num_inference_steps=4)
 
 
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])
@@ -122,10 +212,12 @@ def test_branches_asked_together_give_the_same_and_the_callback_sees_every_step(
             return {branch: velocity(latents, timestep, branch) for branch in branches}
 
     steps = []
-    apart = denoise(velocity, normal(0), num_inference_steps=10, callback=lambda step, t, x: steps.append((step, x)))
+    apart = denoise(velocity, normal(0), num_inference_steps=10, callback=lambda *told: steps.append(told))
     assert torch.equal(denoise(Together(), normal(0), num_inference_steps=10), apart)
-    assert [step for step, _ in steps] == list(range(10))
-    assert torch.equal(steps[-1][1], apart)
+    assert [step for step, _, _ in steps] == list(range(10))
+    assert [timestep.item() for _, timestep, _ in steps] == released_scheduler(10, 5.0).timesteps.tolist()
+    assert torch.equal(steps[-1][2], apart)
+    assert all(not torch.equal(before[2], after[2]) for before, after in pairwise(steps))
 
 
 def test_each_negative_branch_changes_one_thing():
