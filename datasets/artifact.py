@@ -150,16 +150,16 @@ class Artifact:
             write_json(file, plan)
             return
         begun = json.loads(file.read_text())
-        if changes := other_settings(begun, plan, absent):
-            raise ArtifactError(
-                f"{self.path} was begun with other settings or inputs:\n{changes}\n"
-                "choose another --out, or delete this folder to make it anew"
-            )
         finished = self.committed if finished is None else finished
         if not finished and (changes := other_rules(begun, plan)):
             raise ArtifactError(
                 f"{self.path} is half made by another version of this program, whose rules were others:\n{changes}\n"
                 "choose another --out, delete this folder to make it anew, or finish it with the version that began it"
+            )
+        if changes := other_settings(begun, plan, absent):
+            raise ArtifactError(
+                f"{self.path} was begun with other settings or inputs:\n{changes}\n"
+                "choose another --out, or delete this folder to make it anew"
             )
 
     def part(self, packet: Packet) -> Location:

@@ -1,0 +1,111 @@
+"""What an earlier version wrote: its finished folders go on to be read, what it left half made is refused by name.
+
+`tests/golden/earlier.tar.xz` was made by the version before rules had versions: three sources, their curation (one ok,
+one rejected, one quarantined), its cache and export, one pair rendered and scored, and what `--print-config` printed.
+"""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from steadydancer.datasets import rules
+from steadydancer.datasets.artifact import PLAN, RECORD, Artifact
+from steadydancer.datasets.rules import Rule, other_settings
+from steadydancer.flows.presets import Run
+from steadydancer.pipelines.earlier import absent_fields
+
+MADE_IN = "/tmp/earlier"
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory, components):
+    folder = tmp_path_factory.mktemp("earlier")
+    with tarfile.open(Path(__file__).parents[1] / "golden" / "earlier.tar.xz") as file:
+        file.extractall(folder, filter="data")
+    root = folder / "earlier"
+    # The cache's own index has a digest, and names no place that is read again.
+    for part in {*root.rglob("part-*.parquet")} - {*root.glob("run/latents/*")}:
+        pq.write_table(_moved(pq.read_table(part), str(root)), part)
+    for record in root.rglob("*.json"):
+        record.write_text(record.read_text().replace(MADE_IN, str(root)))
+    (root / "components").symlink_to(components)
+    return root
+
+
+@pytest.fixture
+def earlier(unpacked, tmp_path):
+    shutil.copytree(unpacked, tmp_path / "earlier", symlinks=True)
+    return tmp_path / "earlier"
+
+
+def _moved(table, folder):
+    """The same rows with their files in another folder."""
+    for k, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            values = [value and value.replace(MADE_IN, folder) for value in table.column(k).to_pylist()]
+            table = table.set_column(k, field, pa.array(values, field.type))
+    return table
+
+
+def verdicts(folder, *columns):
+    rows = Artifact(folder).read(["verdict", "reason", *columns]).to_pylist()
+    return sorted(tuple(row.values()) for row in rows)
+
+
+def test_its_configuration_loads_and_means_what_it_meant(earlier):
+    said = json.loads((earlier / "preset.json").read_text())
+    preset = Run.model_validate(said)
+    for job, old in said.items():
+        config = getattr(preset, job)
+        for was, now in zip(*((one if isinstance(one, list | tuple) else [one]) for one in (old, config)), strict=True):
+            absent = {"config": absent_fields(type(now))}
+            assert not other_settings({"config": was}, {"config": now.model_dump(mode="json")}, absent)
+
+
+def test_its_curation_is_selected_anew_to_the_same_verdicts(earlier, call):
+    before = verdicts(earlier / "run" / "clips", "clip_id")
+    assert [verdict for verdict, *_ in before] == ["ok", "quarantined", "rejected"]
+    assert call("refilter", "--clips", earlier / "run", "--out", "again").code == 0
+    assert verdicts(Path("again") / "clips", "clip_id") == before
+    told = call("explain", "dark.mp4", "--clips", earlier / "run")
+    assert told.code == 0 and "rejected" in told.out
+
+
+def test_its_latents_are_whole_and_its_renders_are_scored(earlier, call):
+    told = call("verify", "--latents", earlier / "run" / "latents")
+    assert told.code == 0, told.err
+    words = ("--preset", "tiny", "--renders", earlier / "run", "--truth", earlier / "truth", "--out", "scores")
+    told = call("evaluate", *words, "--in-process")
+    assert told.code == 0, told.err
+    new, old = ({(row["id"], row["metric"]): row["value"] for row in Artifact(folder).read().to_pylist()}
+                for folder in (Path("scores/metrics"), earlier / "run" / "metrics"))  # fmt: skip
+    shared = sorted(key for key in new.keys() & old.keys() if key[1] in ("psnr", "ssim", "temporal_flickering"))
+    assert len(shared) == 3
+    assert [new[key] for key in shared] == pytest.approx([old[key] for key in shared], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("clips", "curate --clips {0}/clips --out {0}/run"),
+        ("latents", "cache --clips {0}/run --out {0}/run --components {1}"),
+        ("export", "export --clips {0}/run --out {0}/run"),
+        ("renders", "render --checkpoint {2} --components {1} --pairs {0}/pairs.jsonl --out {0}/run"),
+        ("metrics", "evaluate --renders {0}/run --truth {0}/truth --out {0}/run"),
+    ],
+)
+def test_what_it_left_half_made_is_refused_by_the_rules_name(
+    earlier, call, components, checkpoint, folder, words, monkeypatch
+):
+    (earlier / "run" / folder / RECORD).unlink()
+    plan = (earlier / "run" / folder / PLAN).read_bytes()
+    monkeypatch.setattr(rules, "RULES", dict(rules.RULES) | {"pictures": Rule(2, "mirrors count")})
+    told = call(*words.format(earlier, components, checkpoint).split(), "--preset", "tiny", "--in-process")
+    assert told.code != 0
+    assert "half made by another version" in told.err and "pictures: version 1 → 2 (mirrors count)" in told.err
+    assert (earlier / "run" / folder / PLAN).read_bytes() == plan
