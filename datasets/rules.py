@@ -24,6 +24,9 @@ RULES: Mapping[str, Rule] = {
     "driving_poses": Rule(),  # a driving video and a reference image → aligned poses
     "texts": Rule(),  # bytes → captions and tables
     "sidecars": Rule(),  # which file beside a video is its caption, and which its keypoints
+    "truth": Rule(  # renders and truths → which frames are compared, and why there is no number
+        2, "truths are found by other spellings of an id, too, and compared by time; every null has its reason"
+    ),
 }
 
 

@@ -34,6 +34,12 @@ MAX_PIXELS = 4096 * 4096
 MAX_DURATION_S = 1800.0
 """Longest source that `probe` lets through: its 28,800 small frames at 16 a second are 0.8 GB."""
 
+# What is taken for a video by its name, in any case; what is in a file is looked at when it is opened.
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in "mp4 m4v mov mkv webm avi gif mpg mpeg ts mts wmv flv 3gp ogv".split()  # noqa: SIM905
+)
+
 # Formats that open further files (playlists, concat scripts, image sequences) stay out: a clip must be one file.
 _VIDEO_FORMATS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,h264,hevc,ivf,rm,mxf,wtv,nut"
 STILL_FORMATS = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,j2k_pipe"

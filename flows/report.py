@@ -3,12 +3,11 @@
 import json
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..datasets.artifact import Artifact
-from ..pipelines.evaluate.report import metric_section
+from ..pipelines.evaluate.report import metric_section, unscored_section
 from ..pipelines.page import Section, write_page
 
 
@@ -23,7 +22,8 @@ def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: d
             _funnel_section(clips, records["clips"]),
             _clips_section(clips),
             _training_section(out, summary),
-            replace(metric_section(records["metrics"]["means"]), text=METRICS_TEXT),
+            metric_section(records["metrics"], METRICS_TEXT),
+            unscored_section(Artifact(out / "metrics").read().to_pylist()),
             Section("Videos", VIDEOS_TEXT, media=list(_media(page.parent, out))),
         ],
     )
@@ -31,7 +31,7 @@ def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: d
 
 METRICS_TEXT = (
     "Means over the rendered videos. Beside the first frame stands the autoencoder's own round trip of the reference "
-    "image, which a trained model comes close to. What has no value was not measured."
+    "image, which a trained model comes close to. What has no value is listed below, with the reason."
 )
 VIDEOS_TEXT = (
     "The networks are tiny and were trained for a minute: the pictures show that the road is whole, not how well a "

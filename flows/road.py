@@ -49,7 +49,7 @@ def road(
                 str(out / "stage3" / "checkpoint"),
                 str(pairs),
                 str(out),
-                str(pairs.parent / "truth"),
+                str(truth) if (truth := pairs.parent / "truth").is_dir() else None,
                 config,
                 in_process=in_process,
             )

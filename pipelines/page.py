@@ -1,13 +1,17 @@
 """Static pages: one design for all of them, in light and in dark. A page needs no server, no script and no network."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
 
-from ..datasets.storage import Location
+from ..datasets.storage import Location, ObjectPath, is_address, location
+from ..datasets.video_file import VIDEO_SUFFIXES
 from ..datasets.whole_files import written_aside
 
 STYLE = """
@@ -43,6 +47,8 @@ fill: var(--rejected) } .quarantined { background: var(--quarantined); fill: var
 # What is shown lies in the page or beside it; a name that tried to fetch something would be refused by the browser.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; media-src 'self' file:"
 
+DATA = "data:image/jpeg;base64,"
+
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="{{ policy }}"><title>{{ title }}</title>
@@ -62,9 +68,9 @@ PAGE = """<!doctype html>
 <b>{{ figure.title }}</b>{{ figure.drawing }}<figcaption>{{ figure.caption }}</figcaption></figure>{% endfor %}</div>
 {% endif %}{% for group in section.media %}<div class="pair">
 {% for name, path in group %}<figure>{% if path is none %}<div class="gone">not there</div>
-{% elif path.endswith('.mp4') %}<video src="{{ path }}" controls loop muted autoplay playsinline></video>
-{% else %}<img src="{{ path }}" alt="{{ name }}">{% endif %}<figcaption>{{ name }}</figcaption></figure>{% endfor %}
-</div>{% endfor %}</section>
+{% elif path | is_video %}<video src="{{ path | url }}" controls loop muted autoplay playsinline></video>
+{% else %}<img src="{{ path | url }}" alt="{{ name }}">{% endif %}
+<figcaption>{{ name }}</figcaption></figure>{% endfor %}</div>{% endfor %}</section>
 {% endfor %}
 </body></html>
 """
@@ -90,7 +96,7 @@ class Section:
         head: of the table.
         rows: of the table; a number stands to the right, None is "not measured", markup stays as it is.
         figures: drawings side by side.
-        media: groups of (caption, place of a picture or video as the page sees it, or None).
+        media: groups of (caption, place of a picture or video as the page sees it (`beside`), or None).
     """
 
     title: str
@@ -105,11 +111,41 @@ class Section:
 def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
     """Write a page of sections as one HTML file; whatever is no markup of ours is escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["show"] = show
+    environment.filters |= {"show": show, "url": url, "is_video": is_video}
     page = environment.from_string(PAGE)
     html = page.render(title=title, sections=sections, style=Markup(STYLE), policy=Markup(POLICY))
     with written_aside(path) as aside:
         aside.write_text(html, encoding="utf-8", errors="replace")
+
+
+def beside(file: str | None, page: Location) -> str | None:
+    """A file as its page names it: its way from the page, or the whole of it if only one of them is on a store."""
+    if file is None:
+        return None
+    place = location(file)
+    if isinstance(place, ObjectPath) and isinstance(page, ObjectPath) and place.bucket == page.bucket:
+        return os.path.relpath(place.place, page.parent.place)
+    if isinstance(place, Path) and isinstance(page, Path):
+        return os.path.relpath(place.absolute(), page.parent.absolute())
+    return str(place.absolute())
+
+
+def url(place: str) -> str:
+    """A place as `beside` names it, or a picture in itself (`data:`), as an address that browsers follow to it.
+
+    Names may hold all that means something in an address (`#`, `?`, `%`, `:`), and bytes that are no UTF-8.
+    """
+    if place.startswith(DATA):
+        return place
+    scheme, mark, rest = place.partition("://") if is_address(place) else ("", "", place)
+    if place.startswith("/"):
+        scheme, mark = "file", "://"
+    return f"{scheme}{mark}{quote(os.fsencode(rest))}"
+
+
+def is_video(place: str) -> bool:
+    """Whether a browser shows what is called so as a video; GIF is a picture to it."""
+    return PurePath(place).suffix.lower() in VIDEO_SUFFIXES - {".gif"}
 
 
 def show(value: Any) -> Any:

@@ -173,7 +173,7 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
 
 @click.command(cls=JobCommand)
 @click.option("--renders", type=FOLDER, required=True, help="What `render --out` was given.")
-@click.option("--truth", type=FOLDER, help="Folder with ID.mp4 for every render that has a truth.")
+@click.option("--truth", type=FOLDER, help="Folder with ID.mp4 for every render that has a truth; compared by time.")
 @click.option("--protocol", help="`all` or `first-81`.")
 @click.option("--out", type=FOLDER, required=True, help="OUT/metrics and OUT/report.html are made.")
 @configured

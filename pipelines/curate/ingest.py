@@ -14,12 +14,7 @@ from ...datasets.artifact import ArtifactError
 from ...datasets.manifest import SUFFIXES, read_columns
 from ...datasets.object_store import ObjectPath, fits, listing, matching
 from ...datasets.storage import Location, location, named
-
-# By suffix; what is in a file is looked at when it is opened.
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in "mp4 m4v mov mkv webm avi gif mpg mpeg ts mts wmv flv 3gp ogv".split()  # noqa: SIM905
-)
+from ...datasets.video_file import VIDEO_SUFFIXES
 
 # Column of a row → columns of a manifest that say it.
 MANIFEST_COLUMNS = {"origin": ("source",), "licence": ("licence", "license"), "prompt": ("prompt",)}

@@ -1,9 +1,11 @@
 """The evaluate job: renders, and truths where there are some → metric rows and a page."""
 
 import time
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
-from ... import SteadyDancerError, __version__
+from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.digests import content_digest
 from ...datasets.rules import versions
@@ -14,37 +16,41 @@ from ..earlier import absent_fields
 from ..parts import find_parts
 from ..runner import Engine, Job, run_packets
 from .config import EvaluateConfig
+from .truths import Truths, find_truths
 
 
-def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row]]:
-    """The record of the renders and, by id, what is to be scored.
+def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], Truths]:
+    """The record of the renders, by id what is to be scored, and what was found of their truths.
 
     Raises:
         ArtifactError: the renders are not finished.
+        SteadyDancerError: `truth` is no folder, or holds no truth of any render.
     """
     artifact = Artifact(renders / "renders" if (renders / "renders").is_dir() else renders)
-    record = artifact.record()
+    record, pairs = artifact.record(), artifact.read().to_pylist()
+    truths = find_truths([row["id"] for row in pairs], truth)
     rows: dict[str, Row] = {}
-    if truth is not None and not truth.is_dir():
-        raise SteadyDancerError(f"{truth} does not exist: --truth takes a folder with ID.mp4 for renders with a truth")
-    for row in artifact.read().to_pylist():
-        true_video = truth / f"{row['id']}.mp4" if truth else None
+    for row in pairs:
+        made = row["verdict"] == "ok"
+        # Of a render that waits, `reason` and `detail` say why it has no truth.
+        reason, detail = truths.missing.get(row["id"], (None, None))
         rows[row["id"]] = {
             "video": str(artifact.path.absolute() / row["video"]) if row["video"] else None,
             "image": row["image"],
-            "truth": str(true_video.absolute()) if true_video and true_video.is_file() else None,
+            "driving": row["driving"],
+            "truth": truths.found.get(row["id"]),
             # A video that was not rendered stays in the table: its absence must not improve a mean.
-            "verdict": None if row["verdict"] == "ok" else "quarantined",
-            "reason": None if row["verdict"] == "ok" else "not_rendered",
-            "detail": row["detail"] if row["verdict"] != "ok" else None,
+            "verdict": None if made else "quarantined",
+            "reason": reason if made else "not_rendered",
+            "detail": detail if made else ": ".join(filter(None, (row["reason"], row["detail"]))),
         }
-    return record, rows
+    return record, rows, truths
 
 
 def plan(config: EvaluateConfig, renders: Location, truth: Location | None, out: Location) -> dict[str, Any]:
     """What `run` would do."""
-    _, rows = rendered(renders, truth)
-    return {"videos": len(rows), "with_truth": sum(bool(row["truth"]) for row in rows.values()),
+    _, rows, truths = rendered(renders, truth)
+    return {"videos": len(rows), "with_truth": len(truths.found), "truths": truths.told(),
             "protocol": config.protocol, "finished": Artifact(out / "metrics").committed}  # fmt: skip
 
 
@@ -55,27 +61,29 @@ def run(
 
     Raises:
         ArtifactError: the renders are not finished, the folder was begun with something else, or is in use.
+        SteadyDancerError: a folder of truths was given, and none of them is the truth of a render.
         JobStopped: the code or the machine failed on the way.
     """
-    record, by_id = rendered(renders, truth)
+    record, by_id, found = rendered(renders, truth)
     components = find_parts(str(config.components or record["components"]["path"]), ("vae",))
     with exclusive(out):
         artifact = Artifact(out / "metrics")
         settings = config.model_dump(mode="json", exclude={"packet_size", "components"})
-        truths = sorted(row["truth"] for row in by_id.values() if row["truth"])
+        truths = sorted((place, name) for name, place in found.found.items())
+        ids = [name for _, name in truths]
         begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]},
-                 "truths": [content_digest(path) for path in truths],
-                 "packet_size": config.packet_size, "rules": versions("pictures")}  # fmt: skip
-        artifact.begin(begun, {"config": absent_fields(EvaluateConfig)})
+                 "truths": [content_digest(place) for place, _ in truths], "truth_ids": ids,
+                 "packet_size": config.packet_size, "rules": versions("pictures", "truth")}  # fmt: skip
+        artifact.begin(begun, {"config": absent_fields(EvaluateConfig), "truth_ids": ids})
         if not artifact.committed:
-            from .steps import SCHEMA, STAGES, EvaluateTask
+            from .steps import METRICS, SCHEMA, STAGES, EvaluateTask
 
             start = time.perf_counter()
             packets = plan_packets(by_id, config.packet_size)
             job = Job(
                 name="evaluate",
                 stages=STAGES,
-                config=EvaluateTask(config, str(components)),
+                config=EvaluateTask(config, str(components), record["config"].get("driving_fps")),
                 schema=SCHEMA,
                 open_row=lambda name: {"id": name, **by_id[name], "protocol": config.protocol},
                 write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
@@ -92,13 +100,15 @@ def run(
                     "inputs": begun["renders"],
                     "counts": count_verdicts(len(by_id), verdicts.values()),
                     "means": means(rows),
+                    "missing": missing(rows, METRICS),
+                    "truths": found.told() | compared(rows),
                     "seconds": {**seconds, "total": time.perf_counter() - start},
                 }
             )
         from .report import PAGE, write_report
 
         with after_commit(f"{out / PAGE}", f"`steadydancer report --metrics {out}` makes it again"):
-            write_report(out / PAGE, artifact, by_id)
+            write_report(out / PAGE, artifact)
         return artifact.record()
 
 
@@ -109,3 +119,22 @@ def means(rows: list[Row]) -> dict[str, dict[str, Any]]:
         if row["metric"]:
             values.setdefault(row["metric"], []).extend([] if row["value"] is None else [row["value"]])
     return {name: {"mean": sum(v) / len(v) if v else None, "videos": len(v)} for name, v in values.items()}
+
+
+def missing(rows: list[Row], metrics: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Metric → reason → videos that have no value for it; a video that was not scored at all counts for every metric.
+
+    Together with the videos of `means` these are all videos.
+    """
+    out: dict[str, Counter[str]] = {name: Counter() for name in metrics}
+    for row in rows:
+        if row["value"] is None:
+            for name in [row["metric"]] if row["metric"] else list(out):
+                out[name][row["reason"] or "unknown"] += 1
+    return {name: dict(counts.most_common()) for name, counts in out.items()}
+
+
+def compared(rows: list[Row]) -> dict[str, int]:
+    """How many videos, and how many of their frames, were held against a truth."""
+    frames = [row["frames_compared"] for row in rows if row["metric"] == "psnr" and row["value"] is not None]
+    return {"compared": len(frames), "frames_compared": sum(frames)}

@@ -1,39 +1,76 @@
 """One static page: what was rendered beside what was asked, and the numbers. It needs no server and no network."""
 
-import os
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from ...datasets.artifact import Artifact
 from ...datasets.schema import Row
-from ...datasets.storage import Location, is_address
-from ..page import Section, write_page
+from ...datasets.storage import Location
+from ..page import Section, beside, write_page
 from .steps import METRICS
 
 PAGE = "report.html"
+MOST_LISTED = 200
 
 
-def metric_section(means: dict[str, dict[str, Any]]) -> Section:
-    """The table of metrics, with unit, direction and meaning."""
+def metric_section(record: dict[str, Any], text: str = "") -> Section:
+    """The table of metrics of an evaluation, with unit, direction, meaning, and what has no value for which reason."""
     rows = []
     for name, (unit, better, meaning) in METRICS.items():
-        mean = means.get(name, {"mean": None, "videos": 0})
-        rows.append([name, mean["mean"], unit, mean["videos"], f"{better} is better" if better else "", meaning])
-    return Section("Metrics", head=["metric", "mean", "unit", "videos", "", "what it says"], rows=rows)
+        mean = record["means"].get(name, {"mean": None, "videos": 0})
+        missing = record.get("missing", {}).get(name, {})
+        without = ", ".join(f"{number} {reason}" for reason, number in missing.items())
+        rows.append(
+            [name, mean["mean"], unit, mean["videos"], without, f"{better} is better" if better else "", meaning]
+        )
+    head = ["metric", "mean", "unit", "videos", "without a value", "", "what it says"]
+    return Section("Metrics", text, head=head, rows=rows)
 
 
-def write_report(path: Location, metrics: Artifact, videos: dict[str, Row]) -> None:
-    """The page of one evaluation."""
-    record = metrics.record()
+def truths_in_words(told: dict[str, Any] | None) -> str:
+    """How many truths were found and compared, as the record has it; empty for a record that does not say."""
+    if told is None:
+        return ""
+    if told["folder"] is None:
+        return "No truth was given."
+    words = f"{told['found']} of {told['asked']} renders have a truth in {told['folder']}"
+    if "compared" in told:
+        words += f"; {told['compared']} were compared, {told['frames_compared']} frames"
+    for reason, names in told["not_found"].items():
+        number = told["asked"] - told["found"] if len(told["not_found"]) == 1 else len(names)
+        words += f". {reason}: {number} ({', '.join(names[:3])}{', …' if number > 3 else ''})"
+    if told["num_unused"]:
+        shown = ", ".join(told["unused"][:3]) + (", …" if told["num_unused"] > 3 else "")
+        words += f". {told['num_unused']} videos there fit no render ({shown})"
+    return f"{words}."
+
+
+def unscored_section(rows: Sequence[Row]) -> Section:
+    """What has no value, video by video, and why."""
+    listed = [
+        [row["id"], row["metric"] or "every metric", row["reason"] or "not told", row["detail"] or ""]
+        for row in rows
+        if row["value"] is None
+    ]
+    text = "" if listed else "Every metric of every video has a value."
+    if len(listed) > MOST_LISTED:
+        text = f"The first {MOST_LISTED} of {len(listed)}; the table has all of them."
+    return Section("Without a value", text, head=["video", "metric", "reason", "detail"], rows=listed[:MOST_LISTED])
+
+
+def write_report(path: Location, metrics: Artifact) -> None:
+    """The page of one finished evaluation."""
+    record, rows = metrics.record(), metrics.read().to_pylist()
+    videos = {row["id"]: row for row in rows}
     groups = [
-        [("reference", _relative(row["image"], path)), (f"render {name}", _relative(row["video"], path)),
-         ("truth", _relative(row["truth"], path))]
+        [("reference", beside(row["image"], path)), (f"render {name}", beside(row["video"], path)),
+         ("truth", beside(row["truth"], path))]
         for name, row in sorted(videos.items())
     ]  # fmt: skip
     counts = ", ".join(f"{number} {name}" for name, number in record["counts"].items())
-    text = f"Protocol {record['config']['protocol']}; {counts}. A metric without a value was not measured."
-    metrics_table = replace(metric_section(record["means"]), text=text)
-    write_page(path, "Evaluation", [metrics_table, Section("Videos", media=groups)])
+    text = f"Protocol {record['config']['protocol']}; {counts}. {truths_in_words(record.get('truths'))}"
+    sections = [metric_section(record, text), unscored_section(rows), Section("Videos", media=groups)]
+    write_page(path, "Evaluation", sections)
 
 
 def write_report_again(out: Location) -> Location:
@@ -46,16 +83,6 @@ def write_report_again(out: Location) -> Location:
         ArtifactError: it is not finished.
     """
     metrics = Artifact(out / "metrics" if (out / "metrics").is_dir() else out)
-    metrics.record()
-    names = ("id", "image", "video", "truth")
-    videos = {row["id"]: {name: row[name] for name in names} for row in metrics.read(list(names)).to_pylist()}
     page = metrics.path.parent / PAGE
-    write_report(page, metrics, videos)
+    write_report(page, metrics)
     return page
-
-
-def _relative(file: str | None, page: Location) -> str | None:
-    """A file as the page links to it: its way from the page, or its address if one of them is on a store."""
-    if file is None or (is_address(file) != is_address(page)):
-        return file
-    return os.path.relpath(file, str(page.parent))

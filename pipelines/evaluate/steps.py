@@ -1,8 +1,9 @@
-"""The step of an evaluation: one rendered video → rows of (video, metric, value)."""
+"""The step of an evaluation: one rendered video → rows of (video, metric, value), each null with its own reason."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,9 +13,18 @@ from ...datasets.schema import Row
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 from ...models.components import load_components
 from ...models.encoders import resize_image
-from ...models.judges import autoencoder_ceiling, first_frame_psnr, psnr, ssim, start_gap_jump, temporal_flickering
+from ...models.judges import (
+    START_STEPS,
+    autoencoder_ceiling,
+    first_frame_psnr,
+    psnr,
+    ssim,
+    start_gap_jump,
+    temporal_flickering,
+)
 from ..fetched import fetched
 from ..stage import BadClip, Stage
+from .comparison import Clock, NotComparable, truth_frames
 from .config import EvaluateConfig
 
 Frames = np.ndarray
@@ -22,7 +32,8 @@ Frames = np.ndarray
 _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("id", "video", "metric")),
     ("value", pa.float64()),
-    *((name, pa.string()) for name in ("image", "truth", "protocol", "verdict", "reason", "detail")),
+    ("frames_compared", pa.int32()),  # with the truth; null where none is looked at
+    *((name, pa.string()) for name in ("image", "driving", "truth", "protocol", "verdict", "reason", "detail")),
 ]
 SCHEMA = pa.schema(_FIELDS)
 
@@ -38,8 +49,8 @@ METRICS: dict[str, tuple[str, str, str]] = {
         "",
         "the autoencoder's round trip of the reference image, for comparison",
     ),
-    "psnr": ("dB", "higher", "against the true video, mean over frames; equal frames count as 100"),
-    "ssim": ("", "higher", "against the true video, mean over frames"),
+    "psnr": ("dB", "higher", "against the true video, mean over the frames compared; equal frames count as 100"),
+    "ssim": ("", "higher", "against the true video, mean over the frames compared"),
     "temporal_flickering": ("0..1", "higher", "(255 − mean change between frames) / 255, as in VBench"),
     "start_gap_jump": ("ratio", "lower", "largest change among the first frames over the median change after"),
 }
@@ -47,10 +58,20 @@ METRICS: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class EvaluateTask:
-    """What a worker is told."""
+    """What a worker is told: the configuration, where the autoencoder is, and at which rate drivings were read."""
 
     config: EvaluateConfig
     components: str
+    driving_fps: float | None = None
+
+
+class Score(NamedTuple):
+    """A metric of one video, or why it has none; `detail` of a value says what is out of the ordinary about it."""
+
+    value: float | None
+    reason: str | None = None
+    detail: str | None = None
+    frames_compared: int | None = None
 
 
 def load_vae(task: EvaluateTask) -> Any:
@@ -60,54 +81,94 @@ def load_vae(task: EvaluateTask) -> Any:
 
 @fetched("video", "image", "truth")
 def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
-    """One row a metric; a metric that needs a truth which is not there has no value and says so."""
-    frames = _limited(read_all(Path(row["video"])), task.config)
-    reference = cv2.imread(row["image"], cv2.IMREAD_COLOR)
-    if reference is None:
-        raise BadClip("unreadable_image", f"{row['image']} cannot be read")
-    reference = resize_image(np.ascontiguousarray(reference[..., ::-1]), *frames.shape[1:3])
-    values: dict[str, float | None] = {
-        "first_frame_psnr": min(first_frame_psnr(frames, reference), MAX_PSNR_DB),
-        "autoencoder_ceiling_psnr": min(autoencoder_ceiling(vae, reference), MAX_PSNR_DB),
-        "psnr": None,
-        "ssim": None,
-        "temporal_flickering": temporal_flickering(frames),
-        "start_gap_jump": start_gap_jump(frames),
+    """One row a metric. `reason` and `detail` of the row that comes in say why it has no truth, if it has none."""
+    frames, times_s = read_render(Path(row["video"]), task.config)
+    reference, image_size, unread = read_reference(row["image"], *frames.shape[1:3])
+    scores = {
+        **_against_reference(frames, reference, unread, vae),
+        **_against_truth(row, frames, Clock(times_s, row["driving"], task.driving_fps), image_size),
+        "temporal_flickering": _flickering(frames),
+        "start_gap_jump": _start_gap(frames),
     }
-    if row["truth"]:
-        truth = _limited(read_all(Path(row["truth"]), *frames.shape[1:3]), task.config)
-        shared = min(len(frames), len(truth))
-        values["psnr"] = _mean_psnr(frames[:shared], truth[:shared])
-        values["ssim"] = ssim(frames[:shared], truth[:shared])
-    return [
-        {
-            **row,
-            "metric": name,
-            "value": value,
-            "verdict": "ok",
-            "detail": "no truth was given" if value is None and not row["truth"] else None,
-        }
-        for name, value in values.items()
-    ]
+    return [{**row, "metric": name, "verdict": "ok", **scores[name]._asdict()} for name in METRICS]
 
 
-def _mean_psnr(frames: Frames, truth: Frames) -> float:
-    """PSNR in dB, mean over frames; equal frames count as `MAX_PSNR_DB`."""
-    each = [psnr(frames[i : i + 1], truth[i : i + 1]) for i in range(len(frames))]
-    return float(np.mean(np.minimum(each, MAX_PSNR_DB)))
+def read_render(path: Path, config: EvaluateConfig) -> tuple[Frames, np.ndarray]:
+    """The frames that the protocol looks at, uint8 [F, H, W, 3], and when they are shown, in seconds.
 
-
-def read_all(path: Path, height: int | None = None, width: int | None = None) -> Frames:
-    """Every frame of a video: uint8 [F, H, W, 3]."""
+    Raises:
+        BadClip: the video cannot be read.
+    """
     try:
         probe(path)
-        return decode(path, frame_times_s(path), height, width)
+        times_s = frame_times_s(path)
+        times_s = times_s[:81] if config.protocol == "first-81" else times_s
+        return decode(path, times_s), times_s
     except VideoError as error:
         raise BadClip(error.reason, f"{path}: {error.detail}") from error
 
 
-def _limited(frames: Frames, config: EvaluateConfig) -> Frames:
-    return frames[:81] if config.protocol == "first-81" else frames
+def read_reference(file: str | None, height: int, width: int) -> tuple[Frames | None, tuple[int, int] | None, str]:
+    """The reference image at the render's size, its own (height, width), and else why it cannot be read."""
+    image = cv2.imread(file, cv2.IMREAD_COLOR) if file else None
+    if image is None:
+        return None, None, "the reference image cannot be read"
+    rgb = np.ascontiguousarray(image[..., ::-1])
+    return resize_image(rgb, height, width), rgb.shape[:2], ""
+
+
+def _against_reference(frames: Frames, reference: Frames | None, unread: str, vae: Any) -> dict[str, Score]:
+    if reference is None:
+        missing = Score(None, "unreadable_image", unread)
+        return {"first_frame_psnr": missing, "autoencoder_ceiling_psnr": missing}
+    return {
+        "first_frame_psnr": _held(first_frame_psnr(frames, reference), "frame 0 equals the reference"),
+        "autoencoder_ceiling_psnr": _held(autoencoder_ceiling(vae, reference), "the round trip changes nothing"),
+    }
+
+
+def _held(value: float, equal: str) -> Score:
+    """A PSNR of one frame, held at `MAX_PSNR_DB`."""
+    detail = f"{equal}: counted as {MAX_PSNR_DB:g} dB" if math.isinf(value) else None
+    return Score(min(value, MAX_PSNR_DB), detail=detail)
+
+
+def _against_truth(row: Row, frames: Frames, clock: Clock, image_size: tuple[int, int] | None) -> dict[str, Score]:
+    if not row["truth"]:
+        missing = Score(None, row["reason"], row["detail"])
+        return {"psnr": missing, "ssim": missing}
+    try:
+        truth, detail = truth_frames(Path(row["truth"]), clock, frames.shape[1:3], image_size)
+    except NotComparable as error:
+        missing = Score(None, error.reason, error.detail)
+        return {"psnr": missing, "ssim": missing}
+    count = len(truth)
+    value, equal = _mean_psnr(frames[:count], truth)
+    notes = [f"{equal} of {count} frames equal the truth and count as {MAX_PSNR_DB:g} dB"] if equal else []
+    return {
+        "psnr": Score(value, None, "; ".join([*([detail] if detail else []), *notes]) or None, count),
+        "ssim": Score(ssim(frames[:count], truth), None, detail, count),
+    }
+
+
+def _mean_psnr(frames: Frames, truth: Frames) -> tuple[float, int]:
+    """PSNR in dB, mean over frames, and how many equal the truth, of which each counts as `MAX_PSNR_DB`."""
+    each = np.array([psnr(frames[i : i + 1], truth[i : i + 1]) for i in range(len(frames))])
+    return float(np.mean(np.minimum(each, MAX_PSNR_DB))), int(np.isinf(each).sum())
+
+
+def _flickering(frames: Frames) -> Score:
+    value = temporal_flickering(frames)
+    return Score(value) if value is not None else Score(None, "one_frame", "a single frame has no change")
+
+
+def _start_gap(frames: Frames) -> Score:
+    value = start_gap_jump(frames)
+    if value is not None:
+        return Score(value)
+    if len(frames) <= START_STEPS + 1:
+        return Score(None, "too_short", f"{len(frames)} frames, {START_STEPS + 2} are the least")
+    return Score(None, "no_motion", f"nothing moves after frame {START_STEPS}")
 
 
 STAGES = [Stage("score", score_video, ("video", "image", "truth"), ("metric", "value"), load=load_vae)]

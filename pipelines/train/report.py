@@ -24,7 +24,7 @@ from ...datasets.storage import Location
 from ..after_commit import after_commit
 from ..charts import bar
 from ..curves import draw_curves, key
-from ..page import Figure, Section, show, write_page
+from ..page import Figure, Section, show, url, write_page
 from .gallery import OF_EACH_CLIP, clip_name, galleries, gallery_name
 
 PAGE, STAGES_PAGE = "report.html", "training.html"
@@ -246,7 +246,7 @@ def _curve(rows: list[Row], name: str, scale: float = 1.0) -> tuple[Any, Any]:
 
 
 def _link(href: str) -> Markup:
-    return Markup('<a href="{}">{}</a>').format(href, href)
+    return Markup('<a href="{}">{}</a>').format(url(href), href)
 
 
 def _json(file: Location) -> Row:

@@ -1,0 +1,159 @@
+"""A render against its truth: which frames are held against each other, and where the two cannot be compared.
+
+Both begin at 0 s. Frames that both show at the same times are compared one to one. Otherwise each rendered frame is
+compared with the picture that the truth shows at that frame's time, up to the truth's end. The size is the render's;
+the truth is scaled to it, but never out of its shape.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.storage import StorageError, local_copy
+from ...datasets.video import VideoError, decode, frame_times_s, probe
+
+Frames = NDArray[np.uint8]
+Times = NDArray[np.float64]
+Size = tuple[int, int]  # height, width
+
+# Containers round times: Matroska to milliseconds, GIF to hundredths of a second.
+SAME_TIME_S = 0.006
+SLACK_S = 0.001
+# The size rule of `render` and those of other tools move a side by a few per cent.
+SAME_ASPECT = 0.03
+
+
+class Compared(NamedTuple):
+    """The truth's frames beside the first ones of the render, and what is out of the ordinary about this truth."""
+
+    frames: Frames
+    detail: str | None
+
+
+class NotComparable(Exception):
+    """Says that a truth gives no number for a render.
+
+    Args:
+        reason: `unreadable_truth` or `other_aspect`.
+        detail: what was seen.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When a render's frames are shown.
+
+    Args:
+        shown_s: [n], of the rendered frames.
+        driving: the driving video, which decides where the truth has its frame times; None: it is not known.
+        driving_fps: at which it was read; None: frame by frame.
+    """
+
+    shown_s: Times
+    driving: str | None = None
+    driving_fps: float | None = None
+
+
+def truth_frames(truth: Path, clock: Clock, size: Size, image_size: Size | None) -> Compared:
+    """The truth's frames for the first rendered ones: uint8 [n, H, W, 3], n ≥ 1.
+
+    Args:
+        truth: its file.
+        clock: of the render.
+        size: of the render.
+        image_size: of the reference image, whose shape a render has but for the rounding of its sides.
+
+    Raises:
+        NotComparable: it cannot be read, or has another shape.
+    """
+    try:
+        info = probe(truth)
+        true_size = (info.height, info.width)
+        if not any(same_aspect(true_size, other) for other in (size, image_size) if other is not None):
+            raise NotComparable(
+                "other_aspect",
+                f"the truth is {_size(true_size)}, the render {_size(size)}: it would have to be stretched or cut",
+            )
+        own_s = frame_times_s(truth)
+        times_s, notes = times_in_truth(clock, own_s)
+        frames = decode(truth, times_s, *size)
+    except VideoError as error:
+        raise NotComparable("unreadable_truth", f"the truth cannot be read: {error}") from error
+    if len(times_s) < len(clock.shown_s):
+        notes.append(f"{len(times_s)} of {len(clock.shown_s)} rendered frames were compared: the truth ends there")
+    elif len(own_s) > len(clock.shown_s) and not notes:
+        notes.append(f"the first {len(times_s)} of the truth's {len(own_s)} frames were compared")
+    if true_size != size:
+        notes.append(f"the truth was scaled from {_size(true_size)} to {_size(size)}")
+    return Compared(frames, "; ".join(notes) or None)
+
+
+def times_in_truth(clock: Clock, truth_s: Times) -> tuple[Times, list[str]]:
+    """When the truth shows what the first n rendered frames show, and words where it is not frame by frame.
+
+    Args:
+        clock: of the render.
+        truth_s: times of all frames of the truth.
+    """
+    if same_times(clock.shown_s, truth_s):
+        return truth_s[: len(clock.shown_s)], []
+    driven_s, unread = _driven_at(clock, truth_s)
+    if driven_s is not None:
+        at, note = driven_s, "the truth has the driving video's frame times: each frame is compared with what drove it"
+    else:
+        at = clock.shown_s
+        note = f"the truth ({_rate(truth_s)}) was compared as it is shown at the render's times ({_rate(at)})"
+    step = _step(truth_s) or _step(clock.shown_s)
+    at = at[at < truth_s[-1] + step - SLACK_S] if step else at[:1]
+    return at + SLACK_S, [note, *unread]
+
+
+def same_times(one: Times, other: Times) -> bool:
+    """Whether two videos show their frames at the same times, as far as the shorter one goes."""
+    count = min(len(one), len(other))
+    steps = [step for step in (_step(one), _step(other)) if step]
+    allowed = min([SAME_TIME_S, *(step / 2 for step in steps)])
+    return bool(np.abs(one[:count] - other[:count]).max() <= allowed)
+
+
+def same_aspect(one: Size, other: Size) -> bool:
+    """Whether two pictures have one shape, but for the rounding of sides to whole numbers."""
+    (height, width), (other_height, other_width) = one, other
+    rounding = sum(1 / side for side in (*one, *other)) / 2
+    return abs(np.log(width * other_height / (height * other_width))) <= SAME_ASPECT + rounding
+
+
+def _driven_at(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str]]:
+    """When the driving video showed what drove each frame, if the truth has its frame times; else words, if any."""
+    if clock.driving is None:
+        return None, []
+    try:
+        with local_copy(clock.driving) as here:
+            native_s = frame_times_s(here)
+    except (VideoError, StorageError, OSError):
+        return None, ["the driving video cannot be read any more, its times were not looked at"]
+    if not same_times(native_s, truth_s):
+        return None, []
+    count = len(clock.shown_s)
+    return (truth_s[:count] if clock.driving_fps is None else np.arange(count) / clock.driving_fps), []
+
+
+def _step(times_s: Times) -> float:
+    """Mean time from frame to frame; 0 of a single one."""
+    return float(times_s[-1]) / (len(times_s) - 1) if len(times_s) > 1 else 0.0
+
+
+def _rate(times_s: Times) -> str:
+    step = _step(times_s)
+    return f"{len(times_s)} frames, {1 / step:.4g} per second" if step else "one frame"
+
+
+def _size(size: Size) -> str:
+    return f"{size[1]}×{size[0]}"
