@@ -1,5 +1,6 @@
 """What a new version takes over, what it leaves out, and what it refuses to carry on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 from steadydancer.datasets import removal
 from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, plan_packets
 from steadydancer.datasets.encodings import ENCODINGS
+from steadydancer.datasets.exports import SCHEMA as EXPORT_SCHEMA
+from steadydancer.datasets.exports import files_of
 from steadydancer.datasets.removal import (
     Forgotten,
     carry_null,
     delete,
+    files_without,
     rows_without,
     samples_without,
 )
@@ -251,6 +255,39 @@ def test_null_conditions_go_over_by_bucket(tmp_path: Path):
     carry_null(old, new, buckets)
     assert null_path(new.path, buckets[0]).read_bytes() == b"there already"
     assert null_path(new.path, buckets[2]).read_bytes() == b"(13, 16, 16)"
+
+
+def test_an_export_keeps_the_files_of_what_stays_and_its_manifests_name_no_others(tmp_path: Path):
+    old, new = Artifact(tmp_path / "old"), Artifact(tmp_path / "new")
+    verdicts = {"c0": ("id0", "ok"), "c1": ("id1", "ok"), "c2": ("id2", "quarantined"), "c3": ("id3", "ok")}
+    for part, keys in {"a": ["c0", "c1"], "b": ["c2", "c3"]}.items():
+        rows = [
+            dict.fromkeys(EXPORT_SCHEMA.names)
+            | {"clip_id": key, "source_id": verdicts[key][0], "verdict": verdicts[key][1], "prompt": f"a {key}"}
+            | {"height": 16, "width": 24, "num_frames": 9, "detail": "beside /v/a.mp4", "source_path": f"/v/{key}.mp4"}
+            for key in keys
+        ]
+        old.write_part(Packet(part, tuple(keys)), pa.Table.from_pylist(rows, schema=EXPORT_SCHEMA))
+    for key in verdicts:
+        for file in files_of(key).values():
+            (old.path / file).parent.mkdir(exist_ok=True)
+            (old.path / file).write_text(f"{file} of {key}")  # type: ignore[union-attr]
+    assert list(files_without(old, new, GONE, "diffsynth")) == ["part-a.parquet", "part-b.parquet"]
+    kept = {file for key in ("c1", "c3") for file in files_of(key).values()}  # a quarantined clip has none
+    made = {file.relative_to(new.path).as_posix() for file in new.path.rglob("*") if file.is_file()}
+    assert made == kept | {"part-a.parquet", "part-b.parquet", "clips.jsonl", "metadata.csv"}
+    assert all((new.path / file).samefile(old.path / file) for file in kept)
+    rows = new.read().to_pylist()
+    assert [(row["clip_id"], row["verdict"]) for row in rows] == [("c1", "ok"), ("c2", "quarantined"), ("c3", "ok")]
+    assert {row["detail"] for row in rows} == {"beside a forgotten source"}
+    told = [json.loads(line)["id"] for line in (new.path / "clips.jsonl").read_text().splitlines()]
+    assert told == ["c1", "c3"] and (new.path / "metadata.csv").read_text().count("videos/") == 6
+    # Again, after it was stopped between parts: what is there is left as it is.
+    (new.path / "part-b.parquet").unlink()
+    (new.path / "videos" / "c3.txt").unlink()
+    (new.path / "videos" / "c1.txt").unlink()
+    assert len(list(files_without(old, new, GONE, "diffsynth"))) == 2
+    assert (new.path / "videos" / "c3.txt").exists() and not (new.path / "videos" / "c1.txt").exists()
 
 
 def test_a_folder_is_deleted_its_record_first_and_what_links_point_to_stays(tmp_path: Path, monkeypatch):

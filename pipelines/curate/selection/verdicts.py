@@ -160,7 +160,8 @@ class Selection:
     def _not_measured(self, rows: Integers) -> list[str]:
         fields = list(Gates.model_fields)
         early = [fields[k] if k >= 0 else None for k in self.judgement.early[rows].tolist()]
-        first = [self.bounds.gates[k] for k in self.judgement.first[rows].tolist()]
+        # With all gates off there is no name at all, and an accepted row need not have one.
+        first = [self.bounds.gates[k] if k >= 0 else None for k in self.judgement.first[rows].tolist()]
         return [
             f"{gate or now} had refused it, so its pose was not measured: `steadydancer curate --parent` with gates "
             "that let it through measures what is missing"
