@@ -7,6 +7,9 @@ export PYTHONSAFEPATH = 1
 # Where it is set, each of the many processes would compile its imports anew: half of their start.
 unexport PYTHONDONTWRITEBYTECODE
 
+# How many processes run the tests: one a core of the smallest machine that they are meant for.
+WORKERS ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check types acceptance mutation lock
 
@@ -21,7 +24,7 @@ demo: setup ## the whole road on procedural dancers, tiny: runs/demo/report/inde
 
 # With -X, a crash in a library says where, even after the last test.
 test: setup ## what must hold before a change goes in; no network, no accelerator, within 10 minutes on 2 cores
-	.venv/bin/python -X faulthandler -m pytest -m "not acceptance"
+	.venv/bin/python -X faulthandler -m pytest -m "not acceptance" -n $(WORKERS) --dist loadgroup
 
 check: setup types ## lint, formatting and types
 	.venv/bin/ruff check

@@ -264,5 +264,5 @@ def null_path(latents: Location, bucket: Bucket) -> Location:
 
 
 def sample_members(meta: dict[str, Any], conditions: bytes, pose: bytes) -> dict[str, bytes]:
-    """The members of one sample, in the order in which they are written."""
+    """The members of one sample; in a shard they lie in the order of their names."""
     return {"json": json.dumps(meta, sort_keys=True).encode(), CONDITIONS: conditions, POSE: pose}

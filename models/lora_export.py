@@ -17,13 +17,13 @@ from typing import Any
 from ..datasets.whole_files import written_aside
 from .checkpoints import CheckpointError, StoredTensor, open_checkpoint
 from .conversion import Conversion, LoraLayout, output
+from .lora_scale import HEADER_KEY, AdapterScale, adapter_config, read_scale
 from .state_dict import official_shape, renamed_to_official
 from .streaming import OutputTensor, unchanged, write_safetensors
 from .transformer_checkpoints import open_transformer
 
 LORA_FILES = {"diffusers": "pytorch_lora_weights.safetensors", "comfyui": "steadydancer_lora_comfyui.safetensors"}
 POSE_MODULES_FILE = "pose_modules.safetensors"
-_METADATA = "lora_adapter_metadata"  # diffusers' key in the header
 
 
 def export_lora(source: Any, path: str | Path, layout: LoraLayout = "diffusers") -> list[Path]:
@@ -66,7 +66,7 @@ def _save(transformer: Any, folder: Path) -> None:
     told = json.dumps(config.to_dict(), sort_keys=True, default=sorted)
     pairs = get_peft_model_state_dict(transformer, adapter_name="default")
     (folder / "lora").mkdir()
-    save_file(_contiguous(pairs), folder / "lora" / LORA_FILES["diffusers"], {"format": "pt", _METADATA: told})
+    save_file(_contiguous(pairs), folder / "lora" / LORA_FILES["diffusers"], {"format": "pt", HEADER_KEY: told})
     pose = {
         name: tensor
         for name, tensor in transformer.state_dict().items()
@@ -107,10 +107,7 @@ def plan_lora(source: Path, dtype: str | None, layout: LoraLayout) -> Conversion
     foreign = [name for name in pairs if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
     if foreign or not pairs:
         raise CheckpointError(f"{file} is no adapter of a training stage ({', '.join(foreign[:3]) or 'it is empty'})")
-    told = {
-        key.removeprefix("transformer."): value
-        for key, value in json.loads(adapter.metadata.get(_METADATA, "{}")).items()
-    }
+    scale, told = read_scale(adapter), adapter_config(adapter)
     outputs = {name: output(tensor, tensor.shape, dtype) for name, tensor in pairs.items()}
     pose = _pose_modules(folder)
     plan = Conversion(sources=sorted({file, *(tensor.file for tensor in pose.values())}))
@@ -118,16 +115,19 @@ def plan_lora(source: Path, dtype: str | None, layout: LoraLayout) -> Conversion
     if layout == "diffusers":
         plan.shards[name] = {f"transformer.{key}": tensor for key, tensor in outputs.items()}
         if told:
-            plan.metadata[name] = {_METADATA: json.dumps({f"transformer.{k}": v for k, v in told.items()})}
+            plan.metadata[name] = {HEADER_KEY: json.dumps({f"transformer.{k}": v for k, v in told.items()})}
         if pose:
             plan.shards[POSE_MODULES_FILE] = unchanged(pose)
         return plan
-    plan.shards[name] = _comfyui_names(outputs, told) | _whole_tensors(unchanged(pose))
+    plan.shards[name] = _comfyui_names(outputs, scale) | _whole_tensors(unchanged(pose))
     return plan
 
 
-def _comfyui_names(pairs: Mapping[str, OutputTensor], config: Mapping[str, Any]) -> dict[str, OutputTensor]:
-    """`diffusion_model.` + the official layer + `.lora_down.weight`, `.lora_up.weight`, `.alpha`."""
+def _comfyui_names(pairs: Mapping[str, OutputTensor], scale: AdapterScale) -> dict[str, OutputTensor]:
+    """`diffusion_model.` + the official layer + `.lora_down.weight`, `.lora_up.weight`, `.alpha`.
+
+    Who reads `.alpha` divides it by the rank: of a rank-stabilised adapter it is written as what comes to the same.
+    """
     out = {}
     for key, tensor in pairs.items():
         layer, _, side = key.removesuffix(".weight").rpartition(".lora_")
@@ -135,8 +135,10 @@ def _comfyui_names(pairs: Mapping[str, OutputTensor], config: Mapping[str, Any])
         official = f"diffusion_model.{official.removesuffix('.weight')}"
         out[f"{official}.lora_{'down' if side == 'A' else 'up'}.weight"] = tensor
         if side == "A":
-            alpha = struct.pack("<f", config.get("lora_alpha", tensor.shape[0]))
-            out[f"{official}.alpha"] = OutputTensor(alpha, (), "F32")
+            rank = tensor.shape[0]
+            strength = scale.strength([layer], rank)
+            alpha = rank if strength is None else strength * rank
+            out[f"{official}.alpha"] = OutputTensor(struct.pack("<f", alpha), (), "F32")
     return out
 
 

@@ -36,7 +36,7 @@ def _reason(names: list[str], shapes: Mapping[str, Shape]) -> str | None:
     def has(*parts: str) -> bool:
         return any(part in name for name in names for part in parts)
 
-    if has(".lora_", "lora_unet_", ".diff_b"):
+    if has(".lora_", ".lora.", "_lora.", "lora_unet_", "lycoris_", ".lokr_", ".hada_", ".diff_b"):
         return "it is a LoRA, which `steadydancer.models.lora_formats.load_lora` adds to a transformer"
     if has("scaled_fp8", ".scale_weight", ".weight_scale", ".scale_input", ".absmax"):
         return "its weights are quantised with scales beside them, and only plain ones are read"

@@ -19,7 +19,20 @@ import pytest
 # As in Ray's workers: two processes of two threads each wait for one another on two cores, forty times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files whose tests start Ray or Prefect's server: one worker of pytest runs them all, for two of them starve two cores.
+ENGINES = {
+    *("test_runner.py", "test_submit.py", "test_object_store.py", "test_deployments.py", "test_demo.py"),
+    *("test_train_loop.py", "test_train_kills.py", "test_train_gallery.py", "test_train_flow.py"),
+}
+
 _exit_status: list[int] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one of several workers of pytest have all tests of a file, which share fixtures."""
+    for item in items:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        item.add_marker(pytest.mark.xdist_group("engines" if item.path.name in ENGINES else name))
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -64,6 +65,111 @@ def test_the_weight_is_per_sample(batch):
     velocity = lambda *given: perfect(batch)(*given) + errors  # noqa: E731
     weighted = action_supervision(weight=lambda sigma: sigma)(velocity, batch)["loss"]
     torch.testing.assert_close(weighted, torch.tensor((0.3 * 1 + 0.8 * 4) / 2))
+
+
+def test_each_sample_weighs_in_both_terms_of_the_distillation(batch):
+    errors = {"fidelity": torch.tensor([1.0, 2.0]), "distillation": torch.tensor([3.0, 1.0])}
+
+    def student(latents, timestep, conditions):
+        posed = conditions.pose_latents is batch.conditions.pose_latents
+        return perfect(batch)(latents, timestep, conditions) + errors["fidelity" if posed else "distillation"].view(
+            2, 1, 1, 1, 1
+        )
+
+    terms = condition_decoupled_distillation(perfect(batch), distillation_weight=10.0, weight=lambda sigma: sigma)(
+        student, batch
+    )
+    fidelity, distillation = (0.3 * 1 + 0.8 * 4) / 2, (0.3 * 9 + 0.8 * 1) / 2
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {"loss": fidelity + 10 * distillation, "fidelity": fidelity, "distillation": distillation}, rel=1e-5
+    )
+    # What is logged holds no graph, what is minimised does.
+    factor = torch.nn.Parameter(torch.tensor(1.0))
+    for objective in (action_supervision(), condition_decoupled_distillation(perfect(batch))):
+        terms = objective(lambda *given: factor * perfect(batch)(*given), batch)
+        assert [name for name, term in terms.items() if term.requires_grad] == ["loss"]
+
+
+def test_by_default_the_terms_weigh_alike_and_v_u_keeps_the_text(batch):
+    asked = []
+
+    def student(latents, timestep, conditions):
+        asked.append(conditions)
+        return (
+            perfect(batch)(latents, timestep, conditions) + 1.0 + (conditions.pose_latents is batch.null.pose_latents)
+        )
+
+    terms = condition_decoupled_distillation(perfect(batch))(student, batch)
+    assert {name: term.item() for name, term in terms.items()} == {"loss": 5.0, "fidelity": 1.0, "distillation": 4.0}
+    assert [told.prompt_embeds is batch.conditions.prompt_embeds for told in asked] == [True, True]
+
+
+def test_errors_are_measured_in_float32(batch):
+    small = TrainingBatch(
+        torch.zeros(2, 1, 1, 1, 1), batch.conditions, batch.null, torch.full((2, 1, 1, 1, 1), 1.0), batch.sigma
+    )
+    # In bfloat16 1.0078125 − 1 squared would be right, and 300 of its squares would not add up.
+    answer = torch.full((2, 1, 300, 1, 1), 1.0078125, dtype=torch.bfloat16)
+    loss = action_supervision()(lambda *given: answer, small)["loss"]
+    assert (loss.dtype, loss.item()) == (torch.float32, pytest.approx(2.0**-14, rel=1e-6))
+
+
+def test_a_batch_goes_elsewhere_member_by_member(batch):
+    moved, here = batch.to("meta"), batch.to("cpu")
+    for field in dataclasses.fields(batch):
+        there = getattr(moved, field.name)
+        if isinstance(there, torch.Tensor):
+            assert there.is_meta and torch.equal(getattr(here, field.name), getattr(batch, field.name)), field.name
+        else:
+            assert {t.device.type for t in vars(there).values() if t is not None} == {"meta"}
+            assert all(t is getattr(getattr(batch, field.name), n) for n, t in vars(getattr(here, field.name)).items())
+
+
+def test_networks_are_called_as_velocity_fields(batch):
+    calls = []
+
+    def network(*given, **named):
+        calls.append((given, named))
+        return torch.tensor(7.0), "what else it returns"
+
+    x, t = batch.latents, torch.tensor([3.0, 4.0])
+    assert steadydancer_velocity(network, alignment_seeds=(5, 6))(x, t, batch.conditions) == 7
+    assert steadydancer_velocity(network)(x, t, batch.conditions) == 7
+    told = batch.conditions.model_arguments()
+    for (given, named), seeds in zip(calls, [(5, 6), None], strict=True):
+        assert given[0] is x and given[1] is t and len(given) == 2
+        assert (named.pop("alignment_seeds"), named.pop("return_dict")) == (seeds, False)
+        assert named.keys() == told.keys() and all(named[name] is value for name, value in told.items())
+
+
+def test_the_teacher_is_given_its_own_float_type_and_512_words(batch):
+    calls = []
+
+    class Base:
+        patch_embedding = torch.nn.Linear(1, 1, dtype=torch.bfloat16)
+
+        def __call__(self, *given, **named):
+            calls.append((given, named))
+            return torch.tensor(7.0), "what else it returns"
+
+    t = torch.tensor([3.0, 4.0])
+    assert wan_velocity(Base())(batch.latents, t, batch.conditions) == 7
+    ((latents, timestep, words, image), named) = calls[0]
+    assert named == {"return_dict": False} and timestep is t
+    assert {each.dtype for each in (latents, words, image)} == {torch.bfloat16}
+    assert torch.equal(latents, torch.cat([batch.latents, batch.conditions.image_latents], dim=1).bfloat16())
+    assert words.shape == (2, 512, 16) and torch.equal(words[:, :5], batch.conditions.prompt_embeds.bfloat16())
+    assert torch.equal(image, batch.conditions.image_embeds.bfloat16())
+
+
+def test_the_gaussian_weight_is_its_formula_in_timesteps():
+    for options, shift in (({}, 5.0), ({"shift": 3.0}, 3.0)):
+        u = [1 - k / 1000 for k in range(1000)]
+        bells = [math.exp(-2 * ((1000 * shift * v / (1 + (shift - 1) * v) - 500) / 1000) ** 2) for v in u]
+        mean = sum(bells) / 1000 - min(bells)
+        sigma = torch.tensor([0.0, 0.3, 0.5, 0.97, 1.0], dtype=torch.float64)
+        expected = [(math.exp(-2 * (s - 0.5) ** 2) - min(bells)) / mean for s in sigma.tolist()]
+        assert gaussian_weight(**options)(sigma).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_the_gaussian_weight_has_mean_one_and_spares_pure_noise():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -31,6 +32,108 @@ def test_every_module_equals_the_released_code(golden_modules):
     got = {"spatial": modulation.spatial(p), "temporal": modulation.temporal(p), "fused": fused, "aligned": aligned}
     for name, tolerance in RELEASED_TOLERANCE.items():
         torch.testing.assert_close(got[name][0], golden[f"mid.condition_{name}"], atol=tolerance, rtol=0)
+
+
+def double(module):
+    """Random weights and biases, norms included, as float64 arrays by name; the module is float64 too."""
+    torch.manual_seed(0)
+    module.double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
+
+
+def sigmoid_linear(a):
+    return a / (1 + np.exp(-a))
+
+
+@pytest.mark.parametrize(("channels", "inner", "squeezed"), [(16, 4, 4), (9, 3, 4), (81, 9, 5)])
+@torch.no_grad()
+def test_the_spatial_extractor_is_its_formula(channels, inner, squeezed):
+    module = SpatialStructureAdaptiveExtractor(channels)
+    w = double(module)
+    p = np.random.default_rng(0).normal(0.3, 1.0, (2, channels, 3, 4, 5))
+
+    def gate(a):  # 0 to 2
+        return np.minimum(np.maximum(a + 3, 0), 6) / 3
+
+    def instance_norm(u, name):
+        centred = u - u.mean(axis=(1, 2), keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(axis=(1, 2), keepdims=True) + 1e-5)
+        return scaled * w[f"{name}.weight"][:, None, None] + w[f"{name}.bias"][:, None, None]
+
+    def pointwise(name, x):
+        return np.einsum("oc,chw->ohw", w[f"{name}.weight"][:, :, 0, 0], x)
+
+    expected = np.empty_like(p)
+    for sample in range(2):
+        for t in range(3):
+            frame = p[sample, :, t]
+            s = w["squeeze.weight"] @ frame.mean(axis=(1, 2))
+            assert s.shape == (squeezed,)
+            s = s * gate(w["gate.weight"] @ s)
+            u = instance_norm(pointwise("conv_q", frame), "norm_1")
+            kernel = (w["to_kernel.weight"] @ s).reshape(inner, inner)
+            answer = instance_norm(np.einsum("ij,jhw->ihw", kernel, u), "norm_2") + u
+            scale = gate(w["to_scale.weight"] @ s)[:, None, None]
+            expected[sample, :, t] = pointwise("conv_p", answer) + scale * pointwise("conv", frame)
+    np.testing.assert_allclose(module(torch.from_numpy(p)).numpy(), expected, atol=1e-10)
+
+
+@torch.no_grad()
+def test_the_temporal_module_is_its_formula():
+    channels, blocks = 3, 2
+    module = TemporalMotionCoherenceModule(channels, blocks)
+    w = double(module)
+    x = np.random.default_rng(1).normal(size=(2, channels, 4, 3, 5))
+    got = module(torch.from_numpy(x)).numpy()
+    for block in range(blocks):
+        padded = np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)))
+        kernel = w[f"{block}.spatial.weight"][:, 0, 0]  # [C, 3, 3]: every channel its own
+        x = sigmoid_linear(
+            sum(
+                padded[..., i : i + 3, j : j + 5] * kernel[:, i, j][:, None, None, None]
+                for i in range(3)
+                for j in range(3)
+            )
+        )
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
+        mixing = w[f"{block}.temporal.weight"][..., 0, 0]  # [C, C, 3]: all channels of three frames
+        x = sum(np.einsum("oc,bcthw->bothw", mixing[:, :, k], padded[:, :, k : k + 4]) for k in range(3))
+        x = sigmoid_linear(x + w[f"{block}.temporal.bias"][:, None, None, None])
+    np.testing.assert_allclose(got, x, atol=1e-10)
+
+
+def test_by_default_there_are_three_blocks_sixteen_channels_and_all_modules():
+    modulation = PoseModulation()
+    assert len(modulation.temporal) == 3
+    assert modulation.spatial.conv.weight.shape == (16, 16, 1, 1)
+    assert modulation.alignment.to_out.weight.shape == (128, 128)
+    assert modulation.alignment.num_attention_heads == 8
+    assert (modulation.alignment.alignment_axis, modulation.alignment.dropout) == ("temporal", 0.0)
+    assert modulation.out_channels == 32
+    assert PoseModulation(modules=("spatial",)).out_channels == 16
+    spatial = PoseModulation(8, "spatial", ("alignment",), 0.25)
+    assert (spatial.alignment.alignment_axis, spatial.alignment.dropout, spatial.out_channels) == ("spatial", 0.25, 16)
+    assert spatial.alignment.proj_pose.in_features == spatial.alignment.proj_out.out_features == 8
+    # As `nn.MultiheadAttention` begins: no biases, and weights of one packed matrix.
+    assert not modulation.alignment.to_qkv.bias.any() and not modulation.alignment.to_out.bias.any()
+    bound = (6 / (384 + 128)) ** 0.5
+    assert 0.98 * bound < modulation.alignment.to_qkv.weight.abs().max() <= bound
+
+
+@torch.no_grad()
+def test_latents_of_another_float_type_meet_the_modules_in_theirs():
+    torch.manual_seed(0)
+    modulation = PoseModulation().double()
+    assert modulation.dtype == torch.float64
+    x, p = torch.randn(2, 1, 16, 3, 4, 5).bfloat16()
+    fused, aligned = modulation(x, p)
+    assert (fused.dtype, aligned.dtype) == (torch.float64, torch.float64)
+    expected = modulation(x.double(), p.double())
+    assert torch.equal(fused, expected[0]) and torch.equal(aligned, expected[1])
+    nothing = PoseModulation(modules=())
+    assert nothing.dtype is None and nothing.fuse(p).dtype == torch.bfloat16
 
 
 def changed(module, inputs, which, where):
@@ -220,6 +323,13 @@ def test_a_recomputed_forward_leaves_out_the_same():
     assert all(torch.equal(got, expected) for got, expected in zip(*gradients, strict=True))
 
 
-def test_an_unknown_axis_is_refused():
-    with pytest.raises(ValueError, match="'temporal' or 'spatial'"):
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="alignment_axis is 'frames', it can be 'temporal' or 'spatial'"):
         FrameWiseAttentionAlignmentUnit(alignment_axis="frames")
+    for dropout in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"dropout is {dropout}, it can be 0 to below 1"):
+            FrameWiseAttentionAlignmentUnit(dropout=dropout)
+    with pytest.raises(
+        ValueError, match=r"no pose modules are called \['pose', 'time'\]: there are spatial, temporal, a"
+    ):
+        PoseModulation(modules=("time", "spatial", "pose"))
