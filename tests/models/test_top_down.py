@@ -4,7 +4,7 @@ import numpy as np
 
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.models.pose_track import Frames, PoseTrack
-from steadydancer.models.top_down import Floats, TopDownEstimator
+from steadydancer.models.top_down import Floats, TopDownEstimator, _cells, _colours
 
 HERE, THERE = (10.0, 10.0, 30.0, 60.0), (60.0, 5.0, 90.0, 80.0)
 # Who is found in each of eight frames; the frame's number is its first pixel.
@@ -66,3 +66,24 @@ def test_one_person_a_frame_is_one_track_of_every_frame() -> None:
     (track,) = Corners(2).estimate(frames)
     expected = np.array([THERE, HERE, THERE, (0, 0, 100, 100)]).reshape(4, 2, 2) / 100
     np.testing.assert_allclose(track.pose.body[:, :2], expected, rtol=1e-6)
+
+
+def test_colours_of_a_box_are_those_of_its_middle_half_in_four_stripes() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    for stripe, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (51, 102, 153)]):
+        image[4 + 8 * stripe : 12 + 8 * stripe, 15:25] = colour  # of a box from 10 to 30 and from 4 to 36
+    of_box, beyond, empty = _colours(image, np.array([[10.0, 4, 30, 36], [-60, -10, 20, 70], [70, 0, 90, 30]]))
+    np.testing.assert_allclose(of_box, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.4, 0.6]])
+    assert not beyond.any()  # its middle half ends where the picture begins
+    assert not empty.any()
+    clipped = _colours(image, np.array([[10.0, -28, 30, 12]]))[0]  # what lies above the picture is left out
+    np.testing.assert_allclose(clipped, [[0, 0, 0], [2 / 3, 0, 0], [1, 0, 0], [1, 0, 0]], atol=2 / 255)
+
+
+def test_cells_of_the_detector_are_counted_row_by_row_fine_grids_first() -> None:
+    cells = _cells(64, 96)
+    assert len(cells) == 8 * 12 + 4 * 6 + 2 * 3
+    assert cells[[0, 1, 12, 95, 96, 97, 102, 120, 123, -1]].tolist() == [
+        [0, 0, 8], [1, 0, 8], [0, 1, 8], [11, 7, 8], [0, 0, 16], [1, 0, 16], [0, 1, 16], [0, 0, 32], [0, 1, 32],
+        [2, 1, 32],
+    ]  # fmt: skip
