@@ -189,6 +189,12 @@ class Artifact:
             words = [field.name for field in table.schema if pa.types.is_string(field.type)]
             pq.write_table(table, aside, compression="zstd", use_dictionary=words)
 
+    def take_back_parts(self) -> None:
+        """Remove the parts of an artifact that is not finished, to be written again."""
+        for name in sorted(self._names()):
+            if name.startswith("part-") and name.endswith(".parquet"):
+                (self.path / name).unlink()
+
     def parts(self) -> list[str]:
         """Names of the parts that are there, in order.
 

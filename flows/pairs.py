@@ -1,18 +1,25 @@
 """Pairs to render out of curated clips: a person's first frame, driven by the same person (truth known) or another."""
 
 import json
+import logging
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from .. import SteadyDancerError
 from ..datasets.clips import Clips
+from ..datasets.schema import Row
 from ..datasets.skeleton import PoseSequence
 from ..datasets.storage import local_copy
 from ..datasets.toydance import save_supplied_pose
-from ..datasets.video import decode, encode, size_for_area
+from ..datasets.video import VideoError, decode, encode, size_for_area
+from ..pipelines.fetched import same_source
+from ..pipelines.stage import BadClip
 
 MAX_AREA_PX = 384 * 384
+
+_log = logging.getLogger(__name__)
 
 
 def pairs_of_clips(out: Path, num_pairs: int) -> Path:
@@ -24,14 +31,24 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
     record = clips.record
     rows = [row for row in clips.read().to_pylist() if row["verdict"] == "ok"]
     num_pairs = min(num_pairs, len(rows))
-    chosen = [rows[i * len(rows) // num_pairs] for i in range(num_pairs)]
-    poses = clips.poses(chosen)
-    chosen = [{**row, "pose": poses[row["clip_id"]]} for row in chosen]
+    wanted = [rows[i * len(rows) // num_pairs] for i in range(num_pairs)]
+    poses = clips.poses(wanted)
+    written: dict[str, Path] = {}
+    for row in wanted:
+        try:
+            written[row["clip_id"]] = _write_clip({**row, "pose": poses[row["clip_id"]]}, folder / "clips", record)
+        except BadClip as bad:
+            _log.warning("no pair of clip %s of %s: %s", row["clip_id"], row["source_path"], bad)
+    chosen = [row for row in wanted if row["clip_id"] in written]
+    if not chosen:
+        raise SteadyDancerError(
+            f"no pairs: of {len(wanted)} accepted clips of {clips.artifact.path} no source is what it was when it was "
+            "curated; bring the files back, or curate anew"
+        )
     pairs = []
     for i, row in enumerate(chosen):
         driver = row if i % 2 == 0 else chosen[(i + 1) % len(chosen)]
-        image = _write_clip(row, folder / "clips", record["config"]["fps"])
-        driving = _write_clip(driver, folder / "clips", record["config"]["fps"])
+        image, driving = written[row["clip_id"]], written[driver["clip_id"]]
         name = f"{row['clip_id']}-{driver['clip_id']}"
         if driver is row:
             truth = folder / "truth" / f"{name}.mp4"
@@ -44,17 +61,29 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
     return manifest
 
 
-def _write_clip(row: dict, folder: Path, fps: float) -> Path:
-    """The clip as an mp4 of its own, its first frame as a png, and its keypoints beside both."""
+def _write_clip(row: Row, folder: Path, record: Row) -> Path:
+    """The clip as an mp4 of its own, its first frame as a png, and its keypoints beside both.
+
+    Raises:
+        BadClip: its source cannot be read, or is another file than was curated.
+    """
+    fps = record["config"]["fps"]
     video = folder / f"{row['clip_id']}.mp4"
     if not video.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         height, width = size_for_area(row["height"], row["width"], MAX_AREA_PX)
         times_s = row["start_s"] + np.arange(row["num_frames"]) / fps
-        with local_copy(row["source_path"]) as source:
-            frames = decode(source, times_s, height, width)
+        with local_copy(row["source_path"]) as source, same_source(source, row["source_id"]):
+            frames = _frames(source, times_s, height, width)
         pose = PoseSequence.from_bytes(row["pose"])
         cv2.imwrite(str(video.with_suffix(".png")), frames[0, ..., ::-1])
         save_supplied_pose(video, [pose], fps)
         encode(frames, video, fps)
     return video
+
+
+def _frames(source: Path, times_s: np.ndarray, height: int, width: int) -> np.ndarray:
+    try:
+        return decode(source, times_s, height, width)
+    except VideoError as error:
+        raise BadClip(error.reason, error.detail) from error

@@ -1,40 +1,79 @@
-"""Files of a row that lie on a store, on this machine while a step looks at them."""
+"""Files of a row, on this machine while a step looks at them, and the same ones that were curated."""
 
 import contextlib
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..datasets.schema import Row
+from ..datasets.source_content import what_changed
 from ..datasets.storage import is_address, local_copy
+from ..datasets.video import VideoError
 from .stage import BadClip
 
 Function = Callable[[Row, Any, Any], "Row | list[Row]"]
 
 
-def fetched(*columns: str) -> Callable[[Function], Function]:
+def fetched(*columns: str, unchanged_since: str | None = None) -> Callable[[Function], Function]:
     """A step that finds files of this machine in these columns, whatever the row says, and leaves what the row says.
 
-    A row whose files are here passes as it is. What is wrong with a file is said of its address.
+    What is wrong with a file is said of its address.
+
+    Args:
+        columns: with places of files.
+        unchanged_since: the column with the digest that the content of the first of them had when it was curated. The
+            file is held against it before the step and after it: a row of one that was replaced meanwhile is
+            quarantined as `source_changed`.
     """
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def on_local_files(row: Row, config: Any, tools: Any = None) -> Row | list[Row]:
             away = {name: row[name] for name in columns if row.get(name) and is_address(row[name])}
-            if not away:
-                return function(row, config, tools)
             with contextlib.ExitStack() as copies:
                 here = {name: str(copies.enter_context(local_copy(place))) for name, place in away.items()}
+                local = {**row, **here}
                 try:
-                    out = function({**row, **here}, config, tools)
+                    with same_source(local[columns[0]], row.get(unchanged_since) if unchanged_since else None):
+                        out = function(local, config, tools)
                 except BadClip as bad:
                     detail = bad.detail
                     for name, copy in here.items():
                         detail = detail.replace(copy, away[name])
                     raise BadClip(bad.reason, detail) from bad
+            if not away:
+                return out
             return [{**one, **away} for one in out] if isinstance(out, list) else {**out, **away}
 
         return on_local_files
 
     return decorate
+
+
+@contextlib.contextmanager
+def same_source(path: str | os.PathLike[str], source_id: str | None) -> Iterator[None]:
+    """Hold a file against its digest before the block and after it, also where the block fails; None: do not look.
+
+    Raises:
+        BadClip: it cannot be opened (`unreadable`), or is another file now (`source_changed`).
+    """
+    if source_id is None:
+        yield
+        return
+    _require_same(path, source_id)
+    try:
+        yield
+    except Exception:
+        _require_same(path, source_id)  # what was read of two files can fail in any way
+        raise
+    _require_same(path, source_id)
+
+
+def _require_same(path: str | os.PathLike[str], source_id: str) -> None:
+    try:
+        changed = what_changed(path, source_id)
+    except VideoError as error:
+        raise BadClip(error.reason, error.detail) from error
+    if changed:
+        raise BadClip("source_changed", changed)

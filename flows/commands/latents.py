@@ -28,6 +28,9 @@ def verify(latents: Location) -> None:
 
     found = verify(latents)
     read = f"{found.samples} samples in {found.shards} shards, {found.bytes / 1e9:.3g} GB"
+    if found.without:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in found.without.most_common())
+        click.echo(f"{latents}: {sum(found.without.values())} clips have no latents: {reasons}")
     if not found.findings:
         click.echo(f"{latents}: {read}, all as they were written")
         return

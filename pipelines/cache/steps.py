@@ -74,7 +74,7 @@ def find_pose(row: Row, config: CacheConfig, clips: Clips) -> Row:
     return {**row, "pose": pose}
 
 
-@fetched("source_path")
+@fetched("source_path", unchanged_since="source_id")
 def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
     """Latents of video, image condition and pose, CLIP of the first frame and the first pose, text of true length.
 
@@ -205,7 +205,18 @@ def stages(config: CacheConfig, clips: Location) -> list[Stage]:
     """Two, which run in one worker: a clip's networks share its frames."""
     place = clips.absolute()
     lies = ("clip_id", "source_path", "measured_part", "pose_digest")
-    reads = ("source_path", "start_s", "fps", "num_frames", "source_height", "source_width", *CROP, "prompt", "pose")
+    reads = (
+        "source_path",
+        "source_id",
+        "start_s",
+        "fps",
+        "num_frames",
+        "source_height",
+        "source_width",
+        *CROP,
+        "prompt",
+        "pose",
+    )
     adds = ("height", "width", "image_height", "image_width", "prompt", "prompt_from", "conditions")
     gpus = config.num_gpus
     return [

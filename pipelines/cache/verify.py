@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Verified:
         packets: ids of all packets of which the record tells.
         sound_null: names of null conditions that are as they were written.
         shards, samples, bytes: read back and sound.
+        without: clips that have no latents, by the reason that the index gives.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Verified:
     shards: int = 0
     samples: int = 0
     bytes: int = 0
+    without: Counter[str] = field(default_factory=Counter)
 
     @property
     def sound(self) -> frozenset[str]:
@@ -80,6 +83,7 @@ def verify(latents: Location) -> Verified:
     for part in record["parts"]:
         rows = _check_part(artifact, part, record, out.findings)
         verdicts += [row["verdict"] for row in rows]
+        out.without.update(str(row["reason"]) for row in rows if row["verdict"] != "ok")
         shards |= {_packet_of(part): shard for shard in _shard_of(latents, rows)}
     if out.sound == out.packets and (counts := count_verdicts(len(verdicts), verdicts)) != record["counts"]:
         words = f"counts {record['counts']}, the index has {counts}"

@@ -1,5 +1,6 @@
 """The curate job: sources → packets → measured rows → verdicts → the clips artifact."""
 
+import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
 from .steps import open_source
-from .takeover import RULES_READ, Parent, forgotten_in
+from .takeover import RULES_READ, Parent, forgotten_in, reopen_changed
 from .walk import stages, told_apart
 
 
@@ -80,6 +81,10 @@ def run(
             return artifact.record()
         start = time.perf_counter()
         packets = plan_packets(paths, config.packet_size)
+        if replaced := reopen_changed(measured, packets):
+            artifact.take_back_parts()  # verdicts that an attempt gave to what was measured of the old files
+            words = f"{len(replaced)} sources were replaced since they were measured and are measured again"
+            print(f"curate: {words}, first {replaced[0]}", file=sys.stderr, flush=True)
         open_row = opener(sources, paths)
         job = Job(
             name="curate",

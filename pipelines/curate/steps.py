@@ -8,15 +8,18 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ...datasets.digests import content_digest, json_digest
+from ...datasets.digests import json_digest
 from ...datasets.schema import Row, columns_of
+from ...datasets.source_content import content_id
 from ...datasets.video import (
     VideoError,
+    VideoInfo,
     decode,
     decode_sparse,
     low_resolution_pieces,
     probe,
 )
+from ...datasets.video_file import identity
 from ..crop import content_shares, content_size, crop_frames, to_content, to_frame
 from ..fetched import fetched
 from ..poses import find_poses
@@ -39,6 +42,7 @@ from .selection.select import failed_gate
 T = TypeVar("T")
 
 POSE_SIDE_PX = 512
+ATTEMPTS = 3  # at reading a file that was replaced while it was read
 
 
 def open_source(path: str) -> Row:
@@ -50,10 +54,10 @@ def open_source(path: str) -> Row:
 def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Identity by content, and what demuxing tells; nothing is decoded."""
     path = Path(row["source_path"])
-    info = _read(lambda: probe(path))
+    source_id, info = _read(lambda: _identified(path))
     return {
         **row,
-        "source_id": content_digest(path),
+        "source_id": source_id,
         "source_bytes": path.stat().st_size,
         "prompt": row.get("prompt") or _caption(path),  # a manifest's goes before the file's beside the video
         "codec": info.codec,
@@ -66,12 +70,26 @@ def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     }
 
 
+def _identified(path: Path) -> tuple[str, VideoInfo]:
+    """A file's digest, and what demuxing tells of the same file.
+
+    Raises:
+        BadClip: it is being written to.
+    """
+    for _ in range(ATTEMPTS):
+        before, info = identity(path), probe(path)
+        source_id = content_id(path)
+        if identity(path) == before:
+            return source_id, info
+    raise BadClip("source_changed", f"{path} is being written to: curate it when it is whole")
+
+
 def _caption(path: Path) -> str | None:
     beside = path.with_suffix(".txt")
     return beside.read_text(errors="replace").strip() or None if beside.is_file() else None
 
 
-@fetched("source_path")
+@fetched("source_path", unchanged_since="source_id")
 def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -> list[Row]:
     """One low-resolution pass over the source: its shots, cut into windows of `num_frames`, and what moves in them.
 
@@ -136,7 +154,7 @@ def _clip(row: Row, seen: ShotPass, shot: int, start: int, stop: int, config: Cu
     return clip
 
 
-@fetched("source_path")
+@fetched("source_path", unchanged_since="source_id")
 def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None) -> Row:
     """Borders, exposure, contrast, colour, sharpness, text and people of a few frames spread over the clip.
 
@@ -187,7 +205,7 @@ def _has_keypoints(path: Path) -> bool:
     return path.with_name(f"{path.stem}.pose.safetensors").is_file()
 
 
-@fetched("source_path")
+@fetched("source_path", unchanged_since="source_id")
 def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None) -> Row:
     """Keypoints of every frame, and what they say; a clip that a cheap gate refuses is not decoded for it.
 

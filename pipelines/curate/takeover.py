@@ -1,6 +1,6 @@
 """Curate with a parent: what was measured before, of files that are still the same, is not measured again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import Artifact, ArtifactError
+from ...datasets.artifact import MOST_ASKED, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
 from ...datasets.digests import content_digest, shown_differences
 from ...datasets.object_store import ObjectPath, describe
 from ...datasets.rules import other_rules, versions
 from ...datasets.schema import Row
-from ...datasets.storage import SIDECARS, Location, location
+from ...datasets.source_content import content_id
+from ...datasets.storage import SIDECARS, Location, is_address, location
+from ...datasets.video import VideoError
 from ..stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
 from .gates import CHEAP_GATES, Gates
@@ -153,10 +155,7 @@ def take_over(measured: Artifact, row: Row, config: CurateConfig, tools: None = 
         return {**row, "measured_part": None}
     rows = [one for one in measured.read_part(part).to_pylist() if one["source_path"] == row["source_path"]]
     place = location(row["source_path"])
-    try:
-        same = bool(rows) and rows[0]["source_id"] == content_digest(place)
-    except OSError:
-        same = False
+    same = bool(rows) and rows[0]["source_id"] is not None and rows[0]["source_id"] == _digest(place)
     measured_ns = _changed_ns(measured.path / part) or 0
     newer = any((_changed_ns(place.with_name(place.stem + suffix)) or 0) > measured_ns for suffix in SIDECARS)
     if not same or newer:
@@ -165,15 +164,51 @@ def take_over(measured: Artifact, row: Row, config: CurateConfig, tools: None = 
     return [{**one, **said, "measured_part": part} for one in rows]
 
 
-def _changed_ns(place: Location) -> int | None:
-    """When a file was last written; None if there is none."""
+def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
+    """Take back the parts of packets of which a source was replaced since they were measured; those sources.
+
+    Only files that were touched after their part was written are read; what could not be read then and is another file
+    now is measured again, too. Many objects of a store are not asked about, one by one: what was replaced there is
+    found when it is read again, by `cache` or `export`.
+    """
+    missing = {packet.id for packet in measured.remaining(packets)}
+    done = [packet for packet in packets if packet.id not in missing]
+    if sum(is_address(path) for packet in done for path in packet.ids) > MOST_ASKED:
+        done = [packet for packet in done if not any(map(is_address, packet.ids))]
+    changed = []
+    for packet in done:
+        part = measured.part(packet)
+        written_ns = _changed_ns(part, and_status=True) or 0
+        newer = [path for path in packet.ids if (_changed_ns(location(path), and_status=True) or 0) > written_ns]
+        if not newer:
+            continue
+        table = measured.read_part(part.name, ["source_path", "source_id"])
+        known = dict(zip(table["source_path"].to_pylist(), table["source_id"].to_pylist(), strict=True))
+        replaced = [path for path in newer if _digest(location(path)) not in (None, known.get(path))]
+        if replaced:
+            part.unlink()
+            changed += replaced
+    return changed
+
+
+def _digest(place: Location) -> str | None:
+    """Of a file's content; None where there is none that could be read."""
+    try:
+        return content_digest(place) if isinstance(place, ObjectPath) else content_id(place)
+    except (VideoError, OSError):
+        return None
+
+
+def _changed_ns(place: Location, and_status: bool = False) -> int | None:
+    """When a file was last written, or with `and_status` put in its place; None if there is none."""
     if isinstance(place, ObjectPath):
         info = describe([place])[0]
         return info.mtime_ns if info.is_file else None
     try:
-        return place.stat().st_mtime_ns
+        status = place.stat()
     except OSError:
         return None
+    return max(status.st_mtime_ns, status.st_ctime_ns if and_status else 0)
 
 
 def forgotten_in(record: dict[str, Any]) -> dict[str, Any]:

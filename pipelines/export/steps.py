@@ -14,11 +14,12 @@ from ...datasets.clips import Clips
 from ...datasets.exports import files_of
 from ...datasets.schema import Row
 from ...datasets.skeleton import PoseSequence, draw
-from ...datasets.storage import local_copy, location
+from ...datasets.storage import location
 from ...datasets.toydance import save_supplied_pose
 from ...datasets.video import VideoError, decode, encode, size_for_area
 from ...datasets.whole_files import written_aside
 from ..crop import CROP_COLUMNS, content_shares, content_size, crop_frames, to_content
+from ..fetched import fetched, same_source
 from ..stage import BadClip, Stage
 from .config import ExportConfig
 
@@ -40,20 +41,22 @@ def load_clips(task: ExportTask) -> Clips:
     return Clips(task.clips)
 
 
+@fetched("source_path")
 def export_clip(row: Row, task: ExportTask, clips: Clips) -> Row:
     """Write one clip's four files; its video last, so that what belongs to a video is there when the video is."""
     pose = PoseSequence.from_bytes(clips.poses([row])[row["clip_id"]])
     pose = to_content(pose, content_shares(frame_of(row)))
     height, width = export_size(row, task.config)
     files = files_of(row["clip_id"])
-    with tempfile.TemporaryDirectory() as name, local_copy(row["source_path"]) as source:
-        _require_unchanged(source, row)
+    source = Path(row["source_path"])
+    with tempfile.TemporaryDirectory() as name:
         here = {kind: Path(name) / kind / Path(file).name for kind, file in files.items()}
         for file in here.values():
             file.parent.mkdir()
         here["keypoints"] = here["video"].with_name(here["keypoints"].name)  # where save_supplied_pose lays them
         try:
-            encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
+            with same_source(source, row["source_id"]):
+                encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
         except VideoError as error:
             raise BadClip(error.reason, error.detail) from error
         drawn = (draw(pose[some], height, width) for some in _slices(row["num_frames"]))
@@ -77,14 +80,6 @@ def export_size(row: Row, config: ExportConfig) -> tuple[int, int]:
     if config.max_area_px is None:
         return height // 2 * 2, width // 2 * 2
     return size_for_area(height, width, config.max_area_px)
-
-
-def _require_unchanged(source: Path, row: Row) -> None:
-    if source.is_file() and row["source_bytes"] not in (None, source.stat().st_size):
-        size = source.stat().st_size
-        raise BadClip(
-            "changed_source", f"{row['source_path']} had {row['source_bytes']} bytes when curated, now {size}"
-        )
 
 
 def _frames(source: Path, row: Row, config: ExportConfig) -> Iterator[npt.NDArray[np.uint8]]:
@@ -111,6 +106,6 @@ def _slices(num_frames: int) -> Iterator[slice]:
     return (slice(start, start + FRAMES_AT_A_TIME) for start in range(0, num_frames, FRAMES_AT_A_TIME))
 
 
-READS = ("clip_id", "source_path", "source_bytes", "measured_part", "prompt", "start_s", "fps", "num_frames",
+READS = ("clip_id", "source_path", "source_id", "measured_part", "prompt", "start_s", "fps", "num_frames",
          "source_height", "source_width", *CROP_COLUMNS)  # fmt: skip
 STAGES = [Stage("export", export_clip, READS, ("height", "width", "verdict"), load=load_clips)]

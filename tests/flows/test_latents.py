@@ -198,6 +198,38 @@ def test_other_networks_sources_or_clips_are_refused_by_name(
         verify_now(copy)
 
 
+def test_a_source_that_was_replaced_is_not_encoded_in_the_place_of_the_old_one(
+    copy: Path, cached: Path, curated: Path, tmp_path: Path
+) -> None:
+    """The shard that is lost comes back with its bytes, or the repair is refused by the name of the file."""
+    import pyarrow.parquet as pq
+
+    lost = shards(copy)[0]
+    lost.unlink()
+    clips = Path(shutil.copytree(curated, tmp_path / "moved"))
+    (tmp_path / "videos").mkdir()
+    for table in clips.glob("*/part-*"):
+        rows = pq.read_table(table)
+        for path in set(rows["source_path"].to_pylist()):
+            shutil.copyfile(path, tmp_path / "videos" / Path(path).name)
+        moved = [str(tmp_path / "videos" / Path(path).name) for path in rows["source_path"].to_pylist()]
+        index = rows.schema.get_field_index("source_path")
+        pq.write_table(rows.set_column(index, rows.schema.field(index), [moved]), table)
+    rows = Artifact(clips / "clips").read()
+    (of_lost,) = Artifact(copy).read_part(f"part-{lost.stem}.parquet", ["clip_id"])["clip_id"].to_pylist()
+    (name,) = {Path(r["source_path"]).name for r in rows.to_pylist() if r["clip_id"] == of_lost}
+    source = tmp_path / "videos" / name
+    old = source.read_bytes()
+    other = "dancer_1.mp4" if name == "dancer_0.mp4" else "dancer_0.mp4"
+    source.write_bytes((tmp_path / "videos" / other).read_bytes())
+    refused(copy, tmp_path / "a", f"{source} (changed). Bring them back", "--clips", clips)
+    source.write_bytes(old)
+    answer = call(repair, "--latents", copy, "--out", tmp_path / "b", "--in-process", "--clips", clips)
+    assert answer.exit_code == 0, answer.exception
+    made, was = (ShardDataset(folder).read(of_lost) for folder in (tmp_path / "b/latents", cached))
+    assert bytes(made["conditions"]) == bytes(was["conditions"]) and bytes(made["pose"]) == bytes(was["pose"])
+
+
 def test_what_is_no_cache_is_said(curated: Path) -> None:
     answer = call(verify, "--latents", curated / "clips")
     assert answer.exit_code == 1 and "holds clips, no latents" in str(answer.exception)

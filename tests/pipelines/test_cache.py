@@ -4,6 +4,7 @@ import hashlib
 import json
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from safetensors.torch import load
 
 from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.clips import Clips
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.shards import ShardDataset
@@ -29,6 +31,7 @@ from steadydancer.models.cached import tensors_of
 from steadydancer.pipelines.cache import cost, job, steps
 from steadydancer.pipelines.cache.accepted import AcceptedClips
 from steadydancer.pipelines.cache.config import CacheConfig
+from steadydancer.pipelines.cache.verify import verify
 from steadydancer.pipelines.crop import to_frame
 from steadydancer.pipelines.parts import Widths
 from steadydancer.pipelines.runner import Engine, JobStopped
@@ -164,25 +167,46 @@ def test_other_encoders_on_the_same_folder_are_refused(
         cache(config.model_copy(update={"components": str(other)}), curated, cached.parent)
 
 
-def test_a_clip_that_broke_since_is_quarantined(config: CacheConfig, dancers: Path, tmp_path: Path) -> None:
+def test_a_source_that_went_or_was_replaced_since_is_quarantined(
+    config: CacheConfig, dancers: Path, tmp_path: Path
+) -> None:
+    """By another video of the same size, which would be encoded under the old id, caption and keypoints."""
     from steadydancer.pipelines.curate import job as curate_job
-    from steadydancer.pipelines.curate.config import CurateConfig
+    from steadydancer.pipelines.curate.config import CurateConfig, Duplicates
 
     clips = tmp_path / "clips"
     clips.mkdir()
     for file in (dancers / "clips").glob("dancer_*"):
         shutil.copy(file, clips)
+        shutil.copy(file, clips / file.name.replace("dancer_1", "another"))
+    with (clips / "another.mp4").open("ab") as added:
+        added.write(b"\0\0\0\x08free")  # other bytes that show the same
     engine = Engine(tmp_path / ".engine", in_process=True)
     small = CurateConfig(
-        num_frames=13, max_clips_per_source=1, pose_model="supplied", shot_detector="threshold", text_detector="off"
+        num_frames=13,
+        max_clips_per_source=1,
+        pose_model="supplied",
+        shot_detector="threshold",
+        text_detector="off",
+        duplicates=Duplicates(scope="off"),
     )
     curate_job.run(small, clips=str(clips), out=tmp_path, engine=engine)
-    (clips / "dancer_0.mp4").write_bytes(b"no longer a video")
+    size = (clips / "dancer_1.mp4").stat().st_size
+    fill = size - (clips / "dancer_0.mp4").stat().st_size
+    other = (clips / "dancer_0.mp4").read_bytes() + struct.pack(">I4s", fill, b"free") + bytes(max(0, fill - 8))
+    assert len(other) == size or fill < 8  # where it does not fit, another size must do
+    (clips / "dancer_1.mp4").write_bytes(other)
+    (clips / "dancer_0.mp4").unlink()
     record = cache(config, tmp_path, tmp_path)
-    assert record["counts"] == {"inputs": 2, "ok": 1, "rejected": 0, "quarantined": 1}
-    index = {row["verdict"]: row for row in Artifact(tmp_path / "latents").read().to_pylist()}
-    assert index["quarantined"]["reason"] == "unreadable" and index["quarantined"]["shard"] is None
-    assert ShardDataset(tmp_path / "latents").keys == [index["ok"]["clip_id"]]
+    assert record["counts"] == {"inputs": 3, "ok": 1, "rejected": 0, "quarantined": 2}
+    names = {row["clip_id"]: Path(row["source_path"]).stem for row in Clips(tmp_path).read().to_pylist()}
+    index = {names[row["clip_id"]]: row for row in Artifact(tmp_path / "latents").read().to_pylist()}
+    reasons = {name: row["reason"] for name, row in index.items()}
+    assert reasons == {"dancer_0": "unreadable", "dancer_1": "source_changed", "another": None}
+    assert index["dancer_0"]["shard"] is None and index["dancer_1"]["shard"] is None
+    assert ShardDataset(tmp_path / "latents").keys == [index["another"]["clip_id"]]
+    verified = verify(tmp_path / "latents")
+    assert not verified.findings and verified.without == {"unreadable": 1, "source_changed": 1}
 
 
 def test_what_is_missing_is_said_before_anything_is_made(config: CacheConfig, curated: Path, tmp_path: Path) -> None:
@@ -304,7 +328,8 @@ def dancer(tmp_path_factory: pytest.TempPathFactory) -> Row:
     encode(framed, folder / "bars.mp4", lossless=True)
     shares = (10 / 90, 20 / 136, 64 / 90, 96 / 136)
     return {
-        "clip_id": "c", "source_id": "s", "source_path": str(folder / "plain.mp4"), "prompt": "a dancer",
+        "clip_id": "c", "source_id": content_digest(folder / "plain.mp4"), "source_path": str(folder / "plain.mp4"),
+        "bars_id": content_digest(folder / "bars.mp4"), "prompt": "a dancer",
         "pose_model": "supplied", "start_s": 0.0, "end_s": 0.5, "fps": 16.0, "num_frames": 9, "source_height": 96,
         "source_width": 64, "pose": pose.to_bytes(), "bars_path": str(folder / "bars.mp4"),
         "bars_pose": to_frame(pose, shares).to_bytes(), **dict.fromkeys(BOX),
@@ -312,8 +337,8 @@ def dancer(tmp_path_factory: pytest.TempPathFactory) -> Row:
 
 
 def with_bars(row: Row) -> Row:
-    return {**row, "source_path": row["bars_path"], "pose": row["bars_pose"], "source_height": 136,
-            "source_width": 90, **BOX}  # fmt: skip
+    return {**row, "source_path": row["bars_path"], "source_id": row["bars_id"], "pose": row["bars_pose"],
+            "source_height": 136, "source_width": 90, **BOX}  # fmt: skip
 
 
 def test_a_letterboxed_clip_has_the_latents_of_the_clip_without_its_bars(

@@ -33,6 +33,7 @@ from steadydancer.pipelines.curate.selection.select import select_table
 from steadydancer.pipelines.curate.steps import open_source
 from steadydancer.pipelines.curate.walk import stages
 from steadydancer.pipelines.runner import Engine
+from steadydancer.pipelines.stage import BadClip
 
 BAD = Path(__file__).resolve().parents[3] / "shared" / "bad"
 CONFIG = tiny().curate.model_copy(update={"pose_model": "supplied", "packet_size": 3})
@@ -267,6 +268,36 @@ def test_a_killed_run_goes_on_to_the_same_rows(dancers: Path, curated: Path, tmp
     after, undisturbed = (Artifact(folder / "clips").read().drop(["measured_part"]) for folder in (out, curated))
     assert after.equals(undisturbed)
     assert not list(out.rglob(".*.tmp*"))
+
+
+def test_a_source_that_was_replaced_between_two_attempts_is_measured_again(dancers: Path, tmp_path: Path) -> None:
+    """Also where all was measured and verdicts were being written; what was only touched is left as it is."""
+    clips = some(dancers, tmp_path / "clips", "dancer_0", "dancer_1")
+    config = CONFIG.model_copy(update={"packet_size": 1})
+    curate(clips, tmp_path / "out", config)
+    before = {Path(row["source_path"]).name: row["source_id"] for row in rows_of(tmp_path / "out")}
+    (tmp_path / "out" / "clips" / "run.json").unlink()  # as it was before its end
+    parts = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "measured").glob("part-*")}
+    time.sleep(0.02)
+    shutil.copyfile(clips / "dancer_0.mp4", clips / "dancer_1.mp4")
+    shutil.copyfile(dancers / "clips" / "dancer_0.pose.safetensors", clips / "dancer_1.pose.safetensors")
+    (clips / "dancer_0.mp4").touch()
+    curate(clips, tmp_path / "out", config)
+    rows = {Path(row["source_path"]).name: row for row in rows_of(tmp_path / "out")}
+    assert rows["dancer_0.mp4"]["source_id"] == rows["dancer_1.mp4"]["source_id"] == before["dancer_0.mp4"]
+    assert (rows["dancer_0.mp4"]["verdict"], rows["dancer_1.mp4"]["reason"]) == ("ok", "duplicate")
+    assert sum(file.stat().st_mtime_ns == written for file, written in parts.items()) == 1
+
+
+def test_a_source_that_is_replaced_on_its_walk_is_quarantined(dancers: Path, tmp_path: Path) -> None:
+    clips = some(dancers, tmp_path, "dancer_0")
+    row = steps.probe_source(steps.open_source(str(clips / "dancer_0.mp4")), CONFIG)
+    (first, *_) = steps.find_shots(row, CONFIG)
+    shutil.copyfile(dancers / "clips" / "dancer_1.mp4", clips / "dancer_0.mp4")
+    for stage in (lambda: steps.find_shots(row, CONFIG), lambda: steps.score_frames(first, CONFIG),
+                  lambda: steps.estimate_pose(first, CONFIG)):  # fmt: skip
+        with pytest.raises(BadClip, match="source_changed"):
+            stage()
 
 
 # A packet takes its time, so that the moment of the kill is not a matter of luck.

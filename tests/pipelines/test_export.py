@@ -217,7 +217,7 @@ def test_a_source_that_went_or_changed_is_quarantined_and_counts_balance(dancers
     reasons = {
         Path(row["source_path"]).stem: row["reason"] for row in Artifact(tmp_path / "out/export").read().to_pylist()
     }
-    assert reasons == {"dancer_0": "unreadable", "dancer_1": "changed_source", "dancer_2": None}
+    assert reasons == {"dancer_0": "unreadable", "dancer_1": "source_changed", "dancer_2": None}
     (told,) = lines(tmp_path / "out" / "export")
     names = {file.name.split(".")[0] for file in (tmp_path / "out" / "export" / "videos").iterdir()}
     assert names == {told["id"]}

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....datasets.schema import Row
+from ....datasets.source_content import is_unchanged
 from ....datasets.storage import StorageError, local_copy
 from ....datasets.video import VideoError, decode_sparse
 from ...crop import CROP_COLUMNS, content_shares, crop_frames
@@ -90,7 +91,7 @@ def _spread(table: pa.Table, found: list[tuple[int, int, float]]) -> Iterator[tu
 
 
 def thumbnail(row: Row) -> str | None:
-    """The middle frame of a clip as a JPEG data URI; None if the source is gone or cannot be read any more.
+    """The middle frame of a clip as a JPEG data URI; None if the source is gone, unreadable, or another file by now.
 
     Args:
         row: with `PICTURE_COLUMNS`.
@@ -98,6 +99,8 @@ def thumbnail(row: Row) -> str | None:
     middle = (row["start_s"] + row["end_s"]) / 2
     try:
         with local_copy(row["source_path"]) as path:
+            if not is_unchanged(path, row["source_id"]):
+                return None
             _, frames = decode_sparse(path, middle, middle, 1)
     except (VideoError, StorageError, OSError):
         return None

@@ -46,6 +46,7 @@ MEANINGS = {
     "vfr_bad_ts": "times by which no frame can be picked",
     "unsupported_hdr": "high dynamic range, which eight bits would falsify",
     "too_big": "more pixels or a longer duration than is allowed",
+    "source_changed": "the file was replaced after it was curated, or while it was read",
     "timeout": "the decoder hung and was ended",
     "decoder_crash": "the decoder crashed in its process",
 }
