@@ -21,7 +21,8 @@ class Rule:
 
 RULES: Mapping[str, Rule] = {
     "pictures": Rule(),  # files → frames, in `datasets/video` and `datasets/images`; and how frames are written
-    "driving_poses": Rule(),  # a driving video and a reference image → aligned poses
+    # a driving video and a reference image → aligned poses
+    "driving_poses": Rule(2, "poses are aligned from the first frame that shows the person whole, held before it"),
     "texts": Rule(),  # bytes → captions and tables
     "sidecars": Rule(),  # which file beside a video is its caption, and which its keypoints
     "truth": Rule(  # renders and truths → which frames are compared, and why there is no number

@@ -14,6 +14,19 @@ from safetensors.numpy import load, save
 
 from .skeleton_drawing import draw_people
 
+# What the alignment measures: body part → the joints along each side of it. `body_length` is neck to mid-hip.
+PARTS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "neck": ((0, 1),),
+    "face_left": ((16, 14, 0),),
+    "face_right": ((17, 15, 0),),
+    "shoulder": ((2, 5),),
+    "arm_upper": ((2, 3), (5, 6)),
+    "arm_lower": ((3, 4), (6, 7)),
+    "body_length": ((1, 8, 11),),
+    "leg_upper": ((8, 9), (11, 12)),
+    "leg_lower": ((9, 10), (12, 13)),
+}
+
 
 @dataclass(frozen=True)
 class PoseSequence:
@@ -82,11 +95,22 @@ def align_people_to_reference(
     """`align_to_reference` for several people: the first is the main one, the others follow its alignment.
 
     All limbs take the main person's scales, each person's from the own neck, and all necks the main person's shift.
+    Frame 0 is measured whether or not its points are seen: `driving_poses` looks for the frame to begin at.
     """
-    main, _, _ = _in_heights(driving[0][:1], driving_aspect)
-    body_reference, _, _ = _in_heights(reference[:1], reference_aspect)
+    main, _, _ = in_heights(driving[0][:1], driving_aspect)
+    body_reference, _, _ = in_heights(reference[:1], reference_aspect)
     scale = _limb_scales(body_reference[0], main[0])
-    shift = body_reference[0, 1] - main[0, 1]
+    return place_people(driving, scale, body_reference[0, 1] - main[0, 1], driving_aspect, reference_aspect)
+
+
+def place_people(
+    driving: list[PoseSequence],
+    scale: dict[str, float],
+    shift: np.ndarray,
+    driving_aspect: float,
+    reference_aspect: float,
+) -> list[PoseSequence]:
+    """Give everybody's limbs these scales, each from the own neck, and all points this shift (picture heights, [2])."""
 
     def placed(old: np.ndarray, new: np.ndarray) -> np.ndarray:
         points = np.where(np.isnan(new) | (old == -1), -1.0, new) + shift
@@ -95,7 +119,7 @@ def align_people_to_reference(
 
     aligned = []
     for person in driving:
-        body, hands, faces = _in_heights(person, driving_aspect)
+        body, hands, faces = in_heights(person, driving_aspect)
         new_body, new_hands = _rescale(body, hands, scale)
         aligned.append(
             PoseSequence(
@@ -169,35 +193,29 @@ def _on_canvas(points: np.ndarray) -> np.ndarray:
     return np.asarray((points > 0).all(axis=-1))
 
 
-def _in_heights(pose: PoseSequence, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def in_heights(pose: PoseSequence, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Body, hands and faces in float64 with both axes in picture heights, so that lengths can be compared."""
     unit = np.array([aspect, 1.0])
     return pose.body * unit, pose.hands * unit, None if pose.faces is None else pose.faces * unit
 
 
+def lengths(body: np.ndarray, part: str) -> np.ndarray:
+    """[..., n] lengths of a body part, one for each side that it has, of bodies [..., 18, 2] in picture heights."""
+    if part == "body_length":
+        return np.linalg.norm(body[..., 1, :] - (body[..., 8, :] + body[..., 11, :]) / 2, axis=-1)[..., None]
+    sides = [np.linalg.norm(np.diff(body[..., list(side), :], axis=-2), axis=-1).sum(axis=-1) for side in PARTS[part]]
+    return np.stack(sides, axis=-1)
+
+
+def with_hands(scale: dict[str, float]) -> dict[str, float]:
+    """The scales of all parts that are measured, and that of the hands, which are not."""
+    return {**scale, "hand": (scale["arm_upper"] + scale["arm_lower"]) / 2}
+
+
 def _limb_scales(reference: np.ndarray, driving: np.ndarray) -> dict[str, float]:
     """Reference length / driving length of ten body parts, from bodies [18, 2]. NaN: the part cannot be scaled."""
-
-    def ratio(*chain: int) -> float:
-        lengths = [np.linalg.norm(np.diff(body[list(chain)], axis=0), axis=-1).sum() for body in (reference, driving)]
-        return lengths[0] / lengths[1]
-
-    def torso(body: np.ndarray) -> float:
-        return float(np.linalg.norm(body[1] - (body[8] + body[11]) / 2))
-
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = {
-            "neck": ratio(0, 1),
-            "face_left": ratio(16, 14, 0),
-            "face_right": ratio(17, 15, 0),
-            "shoulder": ratio(2, 5),
-            "arm_upper": (ratio(2, 3) + ratio(5, 6)) / 2,
-            "arm_lower": (ratio(3, 4) + ratio(6, 7)) / 2,
-            "body_length": np.float64(torso(reference)) / torso(driving),
-            "leg_upper": (ratio(8, 9) + ratio(11, 12)) / 2,
-            "leg_lower": (ratio(9, 10) + ratio(12, 13)) / 2,
-        }
-    scale["hand"] = (scale["arm_upper"] + scale["arm_lower"]) / 2
+        scale = with_hands({part: float((lengths(reference, part) / lengths(driving, part)).mean()) for part in PARTS})
     # 0 / 0: the part has no length in either picture, any scale will do. x / 0: no scale will.
     return {part: 1.0 if np.isnan(s) else np.nan if np.isinf(s) else float(s) for part, s in scale.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..datasets.skeleton import PoseSequence, align_people_to_reference, perturb
+from ..datasets.driving_poses import DrivingPoses, NoStartError, driving_poses
+from ..datasets.skeleton import PoseSequence, perturb
 from .call_checks import InputError, as_frame
 from .encoders import resize_frames
 from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition, released_aspect
 from .pose_estimator import PoseEstimator
+
+_log = logging.getLogger(__name__)
 
 Frames = NDArray[np.uint8]
 People = list[PoseSequence]
@@ -51,25 +55,41 @@ class Perturbation:
 
 
 def driven_pose(driving: Frames, image: Frames, estimator: PoseEstimator, main_person_only: bool = False) -> People:
+    """The people of `driven_poses`, the main one first."""
+    return driven_poses(driving, image, estimator, main_person_only).people
+
+
+def driven_poses(
+    driving: Frames, image: Frames, estimator: PoseEstimator, main_person_only: bool = False
+) -> DrivingPoses:
     """The motion in `driving` [F, H, W, 3] with the main person's limb lengths and place taken from `image`.
 
-    Everybody whom the estimator follows through the clip, the main person first. That one is aligned to the main person
-    of `image`, the others follow the same alignment; `main_person_only` leaves them out, as the release does.
+    Everybody whom the estimator follows through the clip, see `datasets.driving_poses`: who leads, and from which frame
+    on. `main_person_only` leaves the others out, as the release does. What is not as one would suppose is logged.
 
     Raises:
-        DrivingError: nobody is found in the image, or in the first frame, which the alignment starts from.
+        DrivingError: nobody is found in the image or in the driving video, or nobody of whom the alignment could
+            measure enough.
     """
     reference, motion = estimator.estimate(image[None]), estimator.estimate(driving)
-    # Who leads must be there when it begins; others may come later.
-    motion.sort(key=lambda track: not track.pose.body_visible[0].any())
-    for tracks, where in ((reference, "the reference image"), (motion, "the first frame of the driving video")):
-        if not tracks or not tracks[0].pose.body_visible[0].any():
+    for tracks, where in ((reference, "the reference image"), (motion, "the driving video")):
+        if not any(track.pose.body_visible.any() for track in tracks):
             raise DrivingError(
                 f"{estimator.name} finds nobody in {where}: choose another one, with one person in full view."
             )
-    people = [track.pose for track in motion][: 1 if main_person_only else None]
-    driving_aspect = driving.shape[2] / driving.shape[1]
-    return align_people_to_reference(people, reference[0].pose, driving_aspect, released_aspect(*image.shape[:2]))
+    try:
+        driven = driving_poses(
+            [track.pose for track in motion],
+            reference[0].pose,
+            driving.shape[2] / driving.shape[1],
+            released_aspect(*image.shape[:2]),
+            main_person_only,
+        )
+    except NoStartError as error:
+        raise DrivingError(f"The driving video cannot be followed with {estimator.name}: {error}.") from error
+    for note in driven.notes():
+        _log.warning("%s", note)
+    return driven
 
 
 def given_motion(
@@ -79,21 +99,23 @@ def given_motion(
     main_person_only: bool,
     num_frames: int | None,
     image: Frames,
-) -> Any:
-    """The motion of a call: `pose_video` as it is, or `driven_pose` of `driving_video`; `num_frames` as `as_motion`.
+) -> tuple[Any, DrivingPoses | None]:
+    """The motion of a call: `pose_video` as it is, or what `driven_poses` makes of `driving_video`, which stands beside
+    it then; `num_frames` as `as_motion`.
 
     Raises:
         InputError: none or both are given, or a video that nobody can look at.
     """
     if driving_video is None and pose_video is not None:
-        return as_motion(pose_video, num_frames)
+        return as_motion(pose_video, num_frames), None
     if driving_video is None or pose_video is not None:
         raise InputError(
             f"Give either pose_video or driving_video, not {'neither' if driving_video is None else 'both'}."
         )
     if pose_estimator is None:
         raise InputError("driving_video needs a pose_estimator, as from open_pose_estimator('dwpose').")
-    return driven_pose(as_motion(driving_video, num_frames), image, pose_estimator, main_person_only)
+    driven = driven_poses(as_motion(driving_video, num_frames), image, pose_estimator, main_person_only)
+    return driven.people, driven
 
 
 def as_motion(clip: Any, num_frames: int | None) -> Any:

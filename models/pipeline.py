@@ -65,6 +65,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
     config: Any
 
     _interrupt: Any = False
+    _driven: Any = None  # how the driving video of the last call was followed, for its record
     model_cpu_offload_seq: Any = "text_encoder->image_encoder->transformer->vae"
 
     def __init__(
@@ -158,7 +159,9 @@ class SteadyDancerPipeline(DiffusionPipeline):
                 the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL). Or give `driving_video`.
             prompt: what happens.
             negative_prompt: what should not; None takes the pipeline's own.
-            driving_video: frames of somebody moving; poses are found by `pose_estimator` and aligned to the image.
+            driving_video: frames of somebody moving; poses are found by `pose_estimator` and aligned to the image from
+                the first frame that shows the person whole, whose pose stands in the frames before it. What else is
+                not as supposed (nobody to align to in the image) is logged.
             pose_estimator: as from `open_pose_estimator`; needed with `driving_video` only, and looks at both.
             main_person_only: of several people in `driving_video`, take the main one only, as released.
             negative_pose_video: the pose to steer away from. None: keypoints are perturbed as in the release, and
@@ -183,13 +186,15 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
         Raises:
             InputError: (a ValueError) sizes, lengths or a combination of arguments that cannot be.
-            DrivingError: (an InputError) nobody is found in the image or in the driving video.
+            DrivingError: (an InputError) nobody is found in the image or in the driving video, or never enough of one.
             FloatingPointError: a velocity is not finite; the message names the step.
         """
         reference = call_checks.as_reference(image)
         size = call_checks.video_size(reference, height, width, max_area_px)
         call_checks.check_numbers(num_frames, num_inference_steps, pose_guidance_interval, output_type)
-        motion = given_motion(pose_video, driving_video, pose_estimator, main_person_only, num_frames, reference)
+        motion, self._driven = given_motion(
+            pose_video, driving_video, pose_estimator, main_person_only, num_frames, reference
+        )
         windows = plan_windows(num_frames_of(motion), window_frames, window_overlap)
 
         shape = (1, 16, len(windows[0].weights), size[0] // 8, size[1] // 8)

@@ -66,6 +66,8 @@ def render_to(
     if settings["flow_shift"] is None:
         settings["flow_shift"] = pipeline.scheduler.config.flow_shift
     frames = pipeline.stream(*args, **kwargs, generator=torch.Generator("cpu").manual_seed(seed))
+    if pipeline._driven is not None:
+        settings |= pipeline._driven.told()
     digests = {name: input_digest(value) for name, value in given.items() if name not in (inputs or {})}
     record = make_record(
         model=model_digests(pipeline) if model is None else model,

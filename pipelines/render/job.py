@@ -1,5 +1,6 @@
 """The render job: a checkpoint and pairs → one mp4 each → the renders artifact."""
 
+import logging
 import re
 import time
 from typing import Any
@@ -15,6 +16,9 @@ from ..earlier import absent_fields
 from ..parts import find_parts, part_digests, parts_are_here
 from ..runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
+
+_log = logging.getLogger(__name__)
+MOST_WARNINGS = 20
 
 
 def pair(image: Location | str, driving: Location | str, prompt: str = "", name: str | None = None) -> Row:
@@ -126,7 +130,8 @@ def run(
             write_packet=lambda packet, rows: artifact.write_part(packet, to_table(rows, SCHEMA)),
         )
         seconds = run_packets(job, artifact, packets, engine)
-        rows = artifact.read(["verdict"]).to_pylist()
+        rows = artifact.read(["id", "image", "driving", "verdict", "detail"]).to_pylist()
+        _warn(rows)
         return artifact.commit(
             {
                 "kind": "renders",
@@ -139,6 +144,16 @@ def run(
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
+
+
+def _warn(rows: list[Row]) -> None:
+    """Say what of the videos is not as one would suppose, by the names of what they were made from."""
+    told = [row for row in rows if row["verdict"] == "ok" and row["detail"]]
+    for row in told[:MOST_WARNINGS]:
+        image, driving = (row[name].rsplit("/", 1)[-1] for name in ("image", "driving"))
+        _log.warning("%s (image %s, driving %s): %s", row["id"], image, driving, row["detail"])
+    if len(told) > MOST_WARNINGS:
+        _log.warning("and of %d more; each row's `detail` tells it", len(told) - MOST_WARNINGS)
 
 
 def _digest(file: str) -> str | None:

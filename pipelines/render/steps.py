@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 
 from ...datasets.digests import content_digest
+from ...datasets.driving_poses import DrivingPoses, NoStartError, driving_poses
 from ...datasets.node_cache import scratch
 from ...datasets.object_store import put
 from ...datasets.schema import Row
-from ...datasets.skeleton import PoseSequence, align_people_to_reference
 from ...datasets.storage import ObjectPath, location
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 from ...models.call_checks import LEAST_SIDE_PX, InputError
@@ -30,7 +30,7 @@ from ..stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
 
 POSE_SIDE_PX = 768
-NECK = 1
+LEAST_FRAMES = 5  # where the driving video says how many
 # What the pipeline is told of the configuration, under the same names.
 CALL = (
     *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
@@ -42,6 +42,7 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("id", "image", "driving", "prompt", "video", "pose_model")),
     *((name, pa.int32()) for name in ("height", "width", "num_frames")),
     ("aligned", pa.bool_()),
+    ("pose_start_frame", pa.int32()),  # the alignment is measured there, and that pose stands before it; null: nowhere
     *((name, pa.string()) for name in ("verdict", "reason", "detail")),
 ]
 SCHEMA = pa.schema(_FIELDS)
@@ -86,17 +87,14 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
     config = task.config
     image = read_image(Path(row["image"]))
-    model, people, aspect = _driving_poses(row, config, tools.estimator)
-    reference = _reference_pose(Path(row["image"]), image, config, tools.estimator)
-    if reference is not None:
-        people = align_people_to_reference(people, reference, aspect, released_aspect(*image.shape[:2]))
+    model, driven = driven_poses(row, image, config, tools.estimator)
     name = f"{row['id']}.mp4"
 
     def write(video: Path) -> dict[str, Any]:
         return tools.pipeline.render_to(
             video,
             image,
-            people,
+            driven.people,
             row["prompt"] or "",
             **{name: getattr(config, name) for name in CALL},
             seed=config.seed,
@@ -105,8 +103,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
             inputs={name: content_digest(row[name]) for name in ("image", "driving")},
             more_settings={
                 "pose_model": model,
-                "num_people": len(people),
-                "aligned": reference is not None,
+                **driven.told(),
                 "config": config.model_dump(mode="json"),
             },
         )
@@ -119,10 +116,11 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
         **row,
         "video": name,
         "pose_model": model,
-        "aligned": reference is not None,
+        "aligned": driven.aligned,
+        "pose_start_frame": driven.start_frame,
         **{name: record["video"][name] for name in ("height", "width", "num_frames")},
         "verdict": "ok",
-        "detail": None if reference is not None else "no pose found in the image: the driving pose is used as it is",
+        "detail": "; ".join(driven.notes()) or None,
     }
 
 
@@ -158,19 +156,20 @@ def read_image(path: Path) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def _driving_poses(
-    row: Row, config: RenderConfig, estimator: PoseEstimator | None
-) -> tuple[str | None, list[PoseSequence], float]:
-    """(model, everybody's pose in `num_frames` frames with the main person first, width / height) of the driving."""
-    path = Path(row["driving"])
+def driven_poses(
+    row: Row, image: np.ndarray, config: RenderConfig, estimator: PoseEstimator | None
+) -> tuple[str, DrivingPoses]:
+    """(what gave the keypoints, the motion of a pair's driving video in the image's place).
+
+    Raises:
+        BadClip: the video cannot be read, is too short, or shows nobody whole enough to align by.
+    """
+    path, place = Path(row["driving"]), Path(row["image"])
     try:
         info = probe(path)
-        native = frame_times_s(path)
-        times_s = native if config.driving_fps is None else np.arange(0, native[-1] + 1e-6, 1 / config.driving_fps)
-        num_frames = config.num_frames or max(5, (len(times_s) - 1) // 4 * 4 + 1)
-        if len(times_s) < num_frames:
-            raise BadClip("too_short", f"{path} has {len(times_s)} frames, {num_frames} are asked")
-        times_s = times_s[:num_frames]
+        times_s = frame_times(frame_times_s(path), config)
+        if len(times_s) < (asked := config.num_frames or LEAST_FRAMES):
+            raise BadClip("too_short", f"{path} has {len(times_s)} frames, {asked} are asked")
         scale = min(1.0, POSE_SIDE_PX / max(info.height, info.width))
         height, width = (round(side * scale / 2) * 2 for side in (info.height, info.width))
         model, _, tracks = find_poses(
@@ -178,23 +177,34 @@ def _driving_poses(
         )
     except VideoError as error:
         raise BadClip(error.reason, f"{path}: {error.detail}") from error
-    if not tracks or not tracks[0].pose.body_visible.any():
+    if model is None or not any(track.pose.body_visible.any() for track in tracks):
         what = "no pose model is here (`steadydancer weights check`)" if model is None else "nobody was found"
         raise BadClip("no_pose", f"{path}: {what}")
-    people = [track.pose for track in tracks][: 1 if config.main_person_only else None]
-    return model, people, info.width / info.height
+    _, _, seen = find_poses(place, np.zeros(1), lambda: image[None], config.pose_model, estimator)
+    try:
+        return model, driving_poses(
+            [track.pose for track in tracks],
+            seen[0].pose if seen else None,
+            info.width / info.height,
+            released_aspect(*image.shape[:2]),
+            config.main_person_only,
+        )
+    except NoStartError as error:
+        raise BadClip("no_pose", f"{path}: {error}") from error
 
 
-def _reference_pose(
-    path: Path, image: np.ndarray, config: RenderConfig, estimator: PoseEstimator | None
-) -> PoseSequence | None:
-    """The pose in the reference image, if a neck is seen in it: alignment measures from there."""
-    _, _, tracks = find_poses(path, np.zeros(1), lambda: image[None], config.pose_model, estimator)
-    return tracks[0].pose if tracks and tracks[0].pose.body_visible[0, NECK] else None
+def frame_times(native_s: np.ndarray, config: RenderConfig) -> np.ndarray:
+    """When the frames that are rendered are shown in a driving video, of the times [n] of its frames.
+
+    Each of its frames, or at `driving_fps` those shown then; at most `num_frames`, or as many as make 4k + 1.
+    """
+    step = config.driving_fps
+    times_s = native_s if step is None else np.arange(0, native_s[-1] + 1e-6, 1 / step)
+    return times_s[: config.num_frames or max(LEAST_FRAMES, (len(times_s) - 1) // 4 * 4 + 1)]
 
 
 def stages(config: RenderConfig) -> list[Stage]:
     """One stage: a pair's networks share its pose."""
-    adds = ("video", "pose_model", "aligned", "height", "width", "num_frames", "verdict", "detail")
+    adds = ("video", "pose_model", "aligned", "pose_start_frame", "height", "width", "num_frames", "verdict", "detail")
     reads = ("id", "image", "driving", "prompt")
     return [Stage("render", render_pair, reads, adds, load=load_tools, num_gpus=config.num_gpus)]

@@ -301,6 +301,28 @@ def test_the_others_follow_the_main_persons_alignment(pipeline: SteadyDancerPipe
     assert not torch.equal(only_main, as_driven)
 
 
+class LateDancer(OneDancer):
+    """Who is not seen in the first two frames of a video."""
+
+    def estimate(self, frames: np.ndarray) -> list[PoseTrack]:
+        (found,) = super().estimate(frames)
+        if len(frames) > 1:
+            found.pose.body_visible[:2] = False
+        return [found]
+
+
+def test_a_record_says_from_which_frame_the_driving_video_was_followed(
+    pipeline: SteadyDancerPipeline, tmp_path: Path
+) -> None:
+    frames, settings = np.zeros((5, 64, 36, 3), np.uint8), SMALL | {"num_inference_steps": 1}
+    given = {"driving_video": frames, "pose_estimator": LateDancer()}
+    record = pipeline.render_to(tmp_path / "late.mp4", IMAGE, **given, **settings, seed=0)
+    told = {name: record["settings"][name] for name in ("num_people", "aligned", "pose_start_frame")}
+    assert told == {"num_people": 1, "aligned": True, "pose_start_frame": 2}
+    drawn = pipeline.render_to(tmp_path / "drawn.mp4", IMAGE, np.zeros_like(frames), **settings, seed=0)
+    assert "pose_start_frame" not in drawn["settings"]
+
+
 def test_the_negative_pose_perturbs_each_person_about_the_own_neck() -> None:
     one = pose()
     other = PoseSequence(one.body + 0.2, one.body_visible, one.hands)
