@@ -8,7 +8,6 @@ environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `
 import ctypes
 import errno
 import fnmatch
-import glob
 import posixpath
 import re
 from dataclasses import dataclass
@@ -193,16 +192,8 @@ def listing(folder: ObjectPath) -> list[Entry]:
     return sorted((entry(info) for info in infos if info.is_file), key=lambda found: found.path)
 
 
-def matching(pattern: ObjectPath) -> list[ObjectPath]:
-    """The objects that a glob (`*`, `?`, `[…]` within a name, `**` for any folders) names, by name."""
-    wanted = pattern.key.split("/")
-    fixed = next((i for i, part in enumerate(wanted) if glob.has_magic(part)), len(wanted) - 1)
-    folder = ObjectPath(pattern.bucket, "/".join(wanted[:fixed]))
-    return [found.path for found in listing(folder) if fits(found.path.key.split("/"), wanted)]
-
-
 def fits(parts: list[str], wanted: list[str]) -> bool:
-    """Whether the parts of a name fit those of a glob."""
+    """Whether the parts of a name fit those of a glob (`*`, `?`, `[…]` within a name, `**` for any folders)."""
     if not wanted:
         return not parts
     shown = bool(parts) and not parts[0].startswith(".")  # a star does not stand for a dot at the beginning

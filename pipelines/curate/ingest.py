@@ -4,15 +4,18 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...datasets.artifact import ArtifactError
 from ...datasets.manifest import SUFFIXES, read_columns
-from ...datasets.object_store import ObjectPath, fits, listing, matching
+from ...datasets.object_store import ObjectPath, fits, listing
+from ...datasets.own_products import OwnProducts, files_among
 from ...datasets.storage import Location, location, named
 from ...datasets.video_file import VIDEO_SUFFIXES
 
@@ -20,10 +23,53 @@ from ...datasets.video_file import VIDEO_SUFFIXES
 MANIFEST_COLUMNS = {"origin": ("source",), "licence": ("licence", "license"), "prompt": ("prompt",)}
 SCHEMA = pa.schema([(name, pa.string()) for name in ("source_path", *MANIFEST_COLUMNS)])
 _DIGEST_ROWS = 10_000
+MOST_SHOWN, MOST_NAMED = 4, 100  # folders of what was left out: on the terminal, in a record
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Videos below the given folder that are no sources: this program has made them.
+
+    Attributes:
+        folders: of each artifact (renders, an export, a gallery, …) how many.
+    """
+
+    folders: dict[str, int]
+
+    def __len__(self) -> int:
+        return sum(self.folders.values())
+
+    def record(self) -> dict[str, Any]:
+        """For a record and a plan."""
+        return {"files": len(self), "folders": dict(list(self.folders.items())[:MOST_NAMED])}
+
+    def __str__(self) -> str:
+        named = [f"{number} in {folder}" for folder, number in self.folders.items()]
+        more = f" and {len(named) - MOST_SHOWN} more folders" if len(named) > MOST_SHOWN else ""
+        return (
+            f"{len(self)} videos are left out, this program made them: {', '.join(named[:MOST_SHOWN])}{more} (to "
+            "curate them all the same, give such a folder itself, or a manifest)"
+        )
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a curation begins with: `table` as `read_sources` gives it, and what was `left_out` beside it."""
+
+    table: pa.Table
+    left_out: LeftOut
 
 
 def read_sources(clips: str) -> pa.Table:
+    """The table of `find_sources`."""
+    return find_sources(clips).table
+
+
+def find_sources(clips: str) -> Sources:
     """Sources and what is known of them before they are opened, a row each: `SCHEMA`, sorted by `source_path`, unique.
+
+    What this program has made below a given folder (renders, exports, galleries; see `own_products`) is left out. What
+    is given itself, or named by a manifest or by a glob's own words, is a source whoever made it.
 
     Args:
         clips: a folder (searched through, links to folders too), a glob, a manifest (csv, jsonl or parquet with a
@@ -39,15 +85,17 @@ def read_sources(clips: str) -> pa.Table:
     """
     place = location(clips)
     if place.suffix in SUFFIXES and place.is_file():
-        return _of_manifest(place)
-    found = _places(place, clips)
+        return Sources(_of_manifest(place), LeftOut({}))
+    found, left_out = _places(place, clips)
     if not found:
+        if left_out:
+            raise ArtifactError(f"{clips} holds no video but those of this program's own: {left_out}")
         if not place.exists() and not glob.has_magic(clips):
             raise ArtifactError(f"{clips} does not exist: give a folder, a glob or a manifest of videos")
         raise ArtifactError(f"{clips} holds no video (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
     paths = pa.array(sorted(found), pa.string())
     nothing = pa.nulls(len(paths), pa.string())
-    return pa.table([paths, *[nothing] * len(MANIFEST_COLUMNS)], schema=SCHEMA)
+    return Sources(pa.table([paths, *[nothing] * len(MANIFEST_COLUMNS)], schema=SCHEMA), left_out)
 
 
 def list_sources(clips: str) -> list[str]:
@@ -63,29 +111,61 @@ def sources_digest(sources: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _places(place: Location, clips: str) -> set[str]:
-    if isinstance(place, ObjectPath):
-        if place.is_dir():
-            return {str(one.path) for one in listing(place) if _looks_like_video(one.path)}
-        matches: list[Location] = [place] if place.is_file() else list(matching(place))
-    elif place.is_dir():
-        return {named(found) for found in _walk(place.absolute())}
+def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
+    place = place.absolute()
+    if place.is_file() if isinstance(place, ObjectPath) else place.exists() and not place.is_dir():
+        if not _looks_like_video(place):
+            raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
+        return {named(place)}, LeftOut({})
+    fixed, wanted = (place, []) if place.is_dir() else _split(place)
+    found: Iterable[Location]
+    if isinstance(fixed, ObjectPath):
+        listed = [one.path for one in listing(fixed)]
+        fit = (one for one in listed if not wanted or fits(_below(one, fixed), wanted))
+        found, is_file = (one for one in fit if _looks_like_video(one)), files_among(listed)
     else:
-        matches = [place] if place.exists() else list(_glob(place.absolute()))
-    if matches == [place] and not _looks_like_video(place):
-        raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
-    return {named(found.absolute()) for found in matches if _looks_like_video(found)}
+        found, is_file = _found(fixed, wanted), Path.is_file
+    products = OwnProducts(fixed, is_file, lambda folder: _is_named(_below(folder, fixed), wanted))
+    kept, left_out = products.without(found)
+    return set(map(named, kept)), LeftOut(left_out)
 
 
-def _glob(pattern: Path) -> Iterator[Path]:
-    if "**" not in pattern.parts:
+def _split(pattern: Location) -> tuple[Location, list[str]]:
+    """A glob's folder and the parts that follow it; a name without a star is the last of them."""
+    parts = pattern.key.split("/") if isinstance(pattern, ObjectPath) else list(pattern.parts)
+    fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    if isinstance(pattern, ObjectPath):
+        return ObjectPath(pattern.bucket, "/".join(parts[:fixed])), parts[fixed:]
+    return Path(*parts[:fixed]), parts[fixed:]
+
+
+def _below(place: Location, folder: Location) -> list[str]:
+    """The parts of a name after those of a folder."""
+    if isinstance(place, ObjectPath) and isinstance(folder, ObjectPath):
+        return place.key.removeprefix(folder.key).lstrip("/").split("/")
+    assert isinstance(place, Path) and isinstance(folder, Path)
+    return list(place.relative_to(folder).parts)
+
+
+def _is_named(parts: list[str], wanted: list[str]) -> bool:
+    """Whether a glob's own words name a folder, and no star of it."""
+    if "**" in wanted:
+        # What follows the last one stands at the end of a name, whose length is not known here: of several, any.
+        return parts[-1] in wanted[len(wanted) - wanted[::-1].index("**") :]
+    return len(parts) <= len(wanted) and parts[-1] == wanted[len(parts) - 1]
+
+
+def _found(folder: Path, wanted: list[str]) -> Iterator[Path]:
+    """What looks like a video below a folder, and fits if there is a glob."""
+    if wanted and "**" not in wanted:
         # A pattern may be absolute, which Path.glob refuses.
-        return map(Path, glob.iglob(str(pattern)))  # noqa: PTH207
+        matches = map(Path, glob.iglob(str(Path(glob.escape(str(folder)), *wanted))))  # noqa: PTH207
+        return filter(_looks_like_video, matches)
     # Here `glob` would follow a link to a folder above it again and again.
-    fixed = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
-    folder, wanted = Path(*pattern.parts[:fixed]), list(pattern.parts[fixed:])
     below = _walk(folder) if folder.is_dir() else iter(())
-    return (found for found in below if fits(list(found.relative_to(folder).parts), wanted))
+    if not wanted:
+        return below
+    return (one for one in below if _looks_like_video(one) and fits(_below(one, folder), wanted))
 
 
 def _looks_like_video(place: Location) -> bool:

@@ -21,7 +21,7 @@ from ..earlier import absent_fields
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .gates import Gates
-from .ingest import read_sources, sources_digest
+from .ingest import find_sources, sources_digest
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
@@ -32,12 +32,14 @@ from .walk import stages, told_apart
 
 def plan(config: CurateConfig, clips: str, out: Location, parent: Location | None = None) -> dict[str, Any]:
     """What `run` would do: number of sources, packets, and how many of them are done."""
-    sources = read_sources(clips)
+    found = find_sources(clips)
+    sources = found.table
     packets = plan_packets(paths_of(sources), config.packet_size)
     remaining = Artifact(out / "measured").remaining(packets)
     excluded = content_digest(location(config.exclude)) if config.exclude and parent else None
     old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
     taken = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
+    taken |= {"left_out": found.left_out.record()} if found.left_out else {}
     return {"sources": len(sources), **taken, "packets": len(packets), "packets_done": len(packets) - len(remaining),
             "finished": Artifact(out / "clips").committed, "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip
 
@@ -58,8 +60,10 @@ def run(
             with, or another run holds it.
         JobStopped: the code or the machine failed on the way.
     """
-    sources = read_sources(clips)
-    paths = paths_of(sources)
+    found = find_sources(clips)
+    sources, paths = found.table, paths_of(found.table)
+    if found.left_out:
+        print(f"curate: {found.left_out}", file=sys.stderr, flush=True)
     excluded = content_digest(location(config.exclude)) if config.exclude else None
     old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
     with exclusive(out):
@@ -108,7 +112,13 @@ def run(
                 "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
                 **({"parent": old.told(out, _num_taken(seen)), **forgotten_in(old.clips.record)} if old else {}),
                 "measured": relative(measured.path, out),
-                "inputs": {"clips": clips, "sources": len(paths), "digest": begun["sources"], "excluded": excluded},
+                "inputs": {
+                    "clips": clips,
+                    "sources": len(paths),
+                    "digest": begun["sources"],
+                    "excluded": excluded,
+                    "left_out": found.left_out.record(),
+                },
                 "counts": count_written(artifact, len(selection)),
                 "pose_models": sorted(pc.unique(seen["pose_model"]).drop_null().to_pylist()),
                 "decoding": decoding,

@@ -22,7 +22,7 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets import node_cache, store_lease, store_requests
 from steadydancer.datasets.artifact import ArtifactError, exclusive
 from steadydancer.datasets.digests import content_digest
-from steadydancer.datasets.object_store import ObjectPath, listing, matching, put
+from steadydancer.datasets.object_store import ObjectPath, fits, listing, put
 from steadydancer.datasets.storage import StorageError, join, local_copy, local_folder, location, relative, total_bytes
 from steadydancer.datasets.whole_files import write_json, written_aside
 
@@ -122,7 +122,8 @@ def test_globs_mean_what_they_mean_in_a_folder(bucket: str, tmp_path: Path) -> N
     for pattern in ("*.mp4", "**/*.mp4", "sub/*", "s?b/[cd].mp4", "sub/**", "*/deep/*.mp4", "none/*"):
         local = glob.glob(str(tmp_path / "in" / pattern), recursive=True)  # noqa: PTH207 - the twin
         wanted = sorted(Path(name).relative_to(tmp_path / "in").as_posix() for name in local if Path(name).is_file())
-        assert [path.key for path in matching(ObjectPath.parse(f"{bucket}/{pattern}"))] == wanted, pattern
+        listed = [one.path.key for one in listing(ObjectPath.parse(bucket))]
+        assert [key for key in listed if fits(key.split("/"), pattern.split("/"))] == wanted, pattern
 
 
 def test_a_digest_is_of_the_content_wherever_it_lies(bucket: str, tmp_path: Path) -> None:

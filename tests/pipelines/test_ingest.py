@@ -18,7 +18,7 @@ from steadydancer.datasets.toydance import load_supplied_pose
 from steadydancer.datasets.video import VideoError, probe
 from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.curate import job
-from steadydancer.pipelines.curate.ingest import SCHEMA, list_sources, read_sources, sources_digest
+from steadydancer.pipelines.curate.ingest import SCHEMA, find_sources, list_sources, read_sources, sources_digest
 from steadydancer.pipelines.curate.networks import load_excluded
 from steadydancer.pipelines.runner import Engine
 
@@ -60,6 +60,105 @@ def test_links_to_folders_are_followed_and_none_is_looked_into_twice(tmp_path: P
     assert names(top / "**" / "*.mp4", top) == names(top, top)
     assert names(top / "z*" / "*.mp4", top) == ["z/a.mp4"]
     assert names(top / "**" / "z" / "a.m?4", top) == ["z/a.mp4"]
+
+
+RENDERS = {"kind": "renders", "version": "0.1.0", "counts": {}}
+EXPORT = {"kind": "export", "version": "0.1.0", "counts": {}}
+START = {"config": {}, "latents": "0", "base": "1", "parent": None}
+HALF = {"config": {}, "checkpoint": "0", "pairs": "1", "components": {}, "packet_size": 1}
+
+
+def products(top: Path) -> dict[str, int]:
+    """What commands leave below a folder of clips; how many videos lie in each."""
+    files: dict[str, Any] = {
+        "run/renders/run.json": RENDERS, "run/renders/a.mp4": None, "run/renders/b.mp4": None,
+        "run/half/plan.json": HALF, "run/half/a.mp4": None,
+        "run/export/run.json": EXPORT, "run/export/videos/a.mp4": None, "run/export/pose_videos/a.mp4": None,
+        "run/stage1/start.json": START, "run/stage1/gallery/clips/x-pose.mp4": None,
+        "run/stage1/gallery/step-000001/x.mp4": None,
+        "run/.engine/cache/a.mp4": None,
+        "run/pairs/pairs.jsonl": {"id": "x", "image": "clips/x.png", "driving": f"clips/{0:016d}.mp4"},
+        "run/pairs/clips/x.mp4": None,
+        "demo/inputs.json": {"clips": None}, "demo/report/media/x.mp4": None, "demo/dancers/clips/x.mp4": None,
+    }  # fmt: skip
+    for name, content in files.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text("x" if content is None else json.dumps(content))
+    return {"run/renders": 2, "run/half": 1, "run/export": 2, "run/stage1/gallery": 2, "run/.engine": 1,
+            "run/pairs": 1, "demo/report": 1, "demo/dancers": 1}  # fmt: skip
+
+
+def own(top: Path) -> list[str]:
+    """A person's own files, in folders whose names are ours, beside records that are not."""
+    files = {
+        "a.mp4": "x", "renders/mine.mp4": "x", "renders/run.json": json.dumps({"kind": "renders", "of": "a person"}),
+        "export/b.mp4": "x", "export/plan.json": json.dumps({"config": {"a": 1}}), "gallery/c.mp4": "x",
+        "pairs/pairs.jsonl": json.dumps({"driving": "clips/dance.mp4"}), "pairs/clips/dance.mp4": "x",
+        "report/d.mp4": "x", "run/raw/e.mp4": "x", "broken/run.json": "{", "broken/f.mp4": "x",
+        "pose_videos/g.mp4": "x",
+    }  # fmt: skip
+    for name, content in files.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(content)
+    return sorted(name for name in files if name.endswith(".mp4"))
+
+
+def test_what_this_program_made_below_a_folder_is_no_source_and_is_counted(tmp_path: Path) -> None:
+    top = tmp_path / "clips"
+    mine, made = own(top), products(top)
+    found = find_sources(str(top))
+    assert names(top, top) == mine
+    folders = {str(top / name): made[name] for name in sorted(made)}
+    assert found.left_out.record() == {"files": 11, "folders": folders}
+    assert str(found.left_out).startswith("11 videos are left out, this program made them: 1 in ")
+    # The same by a glob, and below a link.
+    assert names(top / "**" / "*.mp4", top) == mine
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "all").symlink_to(top)
+    assert names(linked, linked) == [f"all/{name}" for name in mine]
+    assert len(find_sources(str(linked)).left_out) == 11
+
+
+def test_what_is_given_itself_is_a_source_whoever_made_it(tmp_path: Path) -> None:
+    top = tmp_path / "clips"
+    products(top)
+    run = top / "run"
+    assert names(run / "renders", run) == ["renders/a.mp4", "renders/b.mp4"]
+    assert names(run / "export", run) == ["export/videos/a.mp4"]  # its pose videos are pictures of keypoints
+    assert find_sources(str(run / "export")).left_out.folders == {str(run / "export/pose_videos"): 1}
+    assert names(run / "export" / "videos", run) == ["export/videos/a.mp4"]
+    assert names(run / "renders" / "a.mp4", run) == ["renders/a.mp4"]
+    assert names(top / "demo", top) == ["demo/dancers/clips/x.mp4"]
+    # A glob names a folder, or a star stands for it.
+    assert names(top / "*" / "renders" / "*.mp4", run) == ["renders/a.mp4", "renders/b.mp4"]
+    assert names(top / "**" / "renders" / "*.mp4", run) == ["renders/a.mp4", "renders/b.mp4"]
+    with pytest.raises(ArtifactError, match="no video but those of this program's own"):
+        names(run / "exp*" / "videos" / "*.mp4", run)
+
+
+def test_a_folder_of_nothing_but_products_is_refused_by_saying_so(tmp_path: Path) -> None:
+    products(tmp_path)
+    with pytest.raises(
+        ArtifactError, match=r"no video but those of this program's own: 9 videos .* 2 in .*/run/export"
+    ):
+        list_sources(str(tmp_path / "run"))
+    (tmp_path / "m.csv").write_text("path\nrun/renders/a.mp4\n")
+    assert names(tmp_path / "m.csv", tmp_path) == ["run/renders/a.mp4"]
+
+
+def test_products_below_a_prefix_of_a_store_are_no_sources(bucket: str, tmp_path: Path) -> None:
+    mine, made = own(tmp_path / "clips"), products(tmp_path / "clips")
+    root = ObjectPath.parse(bucket)
+    for file in (tmp_path / "clips").rglob("*"):
+        if file.is_file():
+            put(file, root / file.relative_to(tmp_path).as_posix())
+    found = find_sources(f"{bucket}/clips")
+    assert found.table["source_path"].to_pylist() == [f"{bucket}/clips/{name}" for name in mine]
+    assert found.left_out.folders == {f"{bucket}/clips/{name}": made[name] for name in sorted(made)}
+    assert list_sources(f"{bucket}/clips/**/*.mp4") == [f"{bucket}/clips/{name}" for name in mine]
+    assert list_sources(f"{bucket}/clips/*/renders/*.mp4") == [f"{bucket}/clips/run/renders/{x}.mp4" for x in "ab"]
+    assert list_sources(f"{bucket}/clips/run/export") == [f"{bucket}/clips/run/export/videos/a.mp4"]
 
 
 def test_a_folder_that_may_not_be_looked_into_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

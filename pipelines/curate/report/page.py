@@ -110,6 +110,11 @@ def _summary(table: pa.Table, record: dict[str, Any]) -> Section:
         f"{show(counts['rejected'])} rejected + {show(counts['quarantined'])} quarantined. Accepted clips come from "
         f"{show(num_sources(table, accepted))} sources. SteadyDancer {record['version']}."
     )
+    left_out = record["inputs"].get("left_out", {"files": 0})
+    if left_out["files"]:
+        folders = "\n".join(f"{number} in {folder}" for folder, number in left_out["folders"].items())
+        text += f"\n{show(left_out['files'])} videos below the given folder were made by this program, and are no "
+        text += f"sources:\n{folders}"
     return Section("In short", text, tiles)
 
 
