@@ -1,6 +1,5 @@
 """The demo's page: the walk from raw clips to scores, with the videos. Self-contained in its folder."""
 
-import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from ..datasets.artifact import Artifact
 from ..pipelines.evaluate.report import metric_section, unscored_section
 from ..pipelines.page import Section, write_page
+from ..pipelines.train.metrics_file import read_rows
 
 
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ def _training_section(out: Path, summary: dict[str, Any]) -> Section:
     rows = []
     for n, name in enumerate(("action supervision", "condition-decoupled distillation", "pose simulation"), 1):
         stage = summary[f"stage{n}"]
-        seconds = [json.loads(line)["seconds"] for line in (out / f"stage{n}/metrics.jsonl").read_text().splitlines()]
+        seconds = [row["seconds"] for row in read_rows(out / f"stage{n}")]
         rows.append([f"{n} {name}", stage["steps"], stage["loss_before"], stage["loss_after"], sum(seconds)])
     return Section(
         "Training",

@@ -25,6 +25,7 @@ from ...datasets.digests import content_digest
 from ...datasets.storage import Location
 from ...datasets.whole_files import write_json, written_aside
 from .faults import fault, tell_of_fault
+from .metrics_file import METRICS, read_lines, read_rows
 
 
 class TrainingRefused(SteadyDancerError, ValueError):
@@ -53,6 +54,26 @@ def engine_states(out: Path) -> Iterator[tuple[int, Path]]:
             tell_of_fault(folder, wrong)
 
 
+def refuse_only_damaged(out: Path) -> None:
+    """Refuse a run that has engine states none of which is whole: it would begin again at step 0.
+
+    Raises:
+        TrainingRefused: there are such; the newest one's damage is named.
+    """
+    if state_folders(out) and next(engine_states(out), None) is None:
+        raise none_is_whole(out)
+
+
+def none_is_whole(out: Path) -> TrainingRefused:
+    """What is said of a run all of whose engine states are damaged."""
+    (_, newest), *others = state_folders(out)
+    return TrainingRefused(
+        f"state: none of the {1 + len(others)} engine states in {out / 'state'} is whole ({newest.name}: "
+        f"{fault(newest)}), and without one the run would begin again at step 0: bring one back from a copy, or remove "
+        "them all to begin again"
+    )
+
+
 def state_folders(out: Path) -> list[tuple[int, Path]]:
     """(steps done, folder) of everything that is named like an engine state, newest first."""
     folders = (out / "state").glob("step-[0-9]*")
@@ -79,7 +100,7 @@ def append_metrics(out: Path, row: dict[str, Any]) -> None:
     Raises:
         NotWritten: the disk is full; the next attempt removes what there is of the line.
     """
-    file = out / "metrics.jsonl"
+    file = out / METRICS
     try:
         with file.open("a") as opened:
             opened.write(json.dumps(row) + "\n")
@@ -90,22 +111,22 @@ def append_metrics(out: Path, row: dict[str, Any]) -> None:
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """The run's metrics, one row a step; a line that a kill cut off is left out."""
-    rows = []
-    file = out / "metrics.jsonl"
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """The run's metrics, one row a step; see `metrics_file` for lines that are none."""
+    return read_rows(out)
 
 
 def cut_metrics(out: Path, steps_done: int) -> None:
-    """Remove the lines of steps that will be taken again."""
-    kept = [row for row in read_metrics(out) if row["step"] < steps_done]
-    with written_aside(out / "metrics.jsonl") as aside:
-        aside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    """Remove the lines of steps that will be taken again; damaged ones between those that stay, stay as they are."""
+    copy_metrics(out, out, steps_done)
+
+
+def copy_metrics(source: Path, target: Path, steps_done: int) -> None:
+    """Put the lines of the first steps of one run's metrics into another's folder."""
+    lines = read_lines(source)
+    last = max((i for i, line in enumerate(lines) if line.row and line.row["step"] < steps_done), default=-1)
+    kept = [line.text for line in lines[: last + 1] if line.row is None or line.row["step"] < steps_done]
+    with written_aside(target / METRICS) as aside:
+        aside.write_bytes(b"".join(text + b"\n" for text in kept))
 
 
 def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str, Any]) -> None:
@@ -132,7 +153,7 @@ def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str
             "behind it is whole: make room, and the same command writes it again"
         ) from error
     if place.exists():
-        steps = json.loads((place / RECORD).read_text())["steps"]
+        steps = read_json(place / RECORD)["steps"]
         place.rename(out / f"checkpoint-{steps:06d}")
     aside.rename(place)
 
@@ -146,7 +167,22 @@ def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     file = checkpoint_folder(checkpoint) / RECORD
     if not file.exists():
         raise TrainingRefused(f"from_checkpoint: {checkpoint} holds no finished checkpoint (no {RECORD} in it)")
-    return dict(json.loads(file.read_text()))
+    return read_json(file)
+
+
+def read_json(file: Location) -> dict[str, Any]:
+    """What a run, or a checkpoint, says of itself in a file that is there.
+
+    Raises:
+        TrainingRefused: the file is damaged.
+    """
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise TrainingRefused(
+            f"{file} is damaged ({error}), and nothing else says what lies beside it: bring it back from a copy, or "
+            "choose another --out"
+        ) from error
 
 
 def checkpoint_folder(path: Location) -> Location:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from ...datasets.whole_files import write_json
 from ...models.objectives import Objective, Velocity
 from .batches import TrainingData
+from .checkpoint import read_json
 from .config import TrainConfig
 from .draws import SampleDraws
 from .engine import Workers
@@ -55,7 +55,7 @@ class Evaluator:
         """The same before the first step, measured once in the life of a run."""
         file = out / "state" / "before.json"
         if done > 0:
-            return json.loads(file.read_text())["loss"]
+            return read_json(file)["loss"] if file.exists() else None  # not measured: it would be another number now
         loss = self.loss()
         if self._team.rank == 0:
             write_json(file, {"loss": loss})

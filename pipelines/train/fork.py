@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.digests import differences
-from ...datasets.whole_files import write_json, written_aside
-from .checkpoint import TrainingRefused, engine_states, read_metrics
+from ...datasets.whole_files import write_json
+from .checkpoint import TrainingRefused, copy_metrics, engine_states, read_json, refuse_only_damaged
 from .config import NETWORK_FIELDS
-from .start import compared_with
+from .start import compared_with, read_begun
 
 # An engine state holds the trained weights and the optimizer as ZeRO's stage cuts them up: a run that cuts them
 # otherwise, trains others, or has other frozen ones beside them cannot read it. For other workers it is converted.
@@ -57,11 +56,12 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
             begun = f"from {known['path']}" if known else "without --fork"
             raise TrainingRefused(f"fork: {out} was begun {begun}; choose another --out")
         return None
+    refuse_only_damaged(fork)
     newest = next(engine_states(fork), None)
     if newest is None:
         raise TrainingRefused(f"fork: {fork} holds no complete engine state: give the --out of a run that has one")
     steps, state = newest
-    begun = json.loads((fork / "start.json").read_text())
+    begun = read_begun(fork, record)
     changes = list(differences(begun, compared_with(begun, record)))
     fixed = [change for change in changes if change.partition(":")[0].startswith(_FIXED)]
     if fixed:
@@ -76,16 +76,16 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
 def forked_from(out: Path) -> dict[str, Any] | None:
     """The other run's folder, its steps, and what was changed; None for a run that began at step 0."""
     file = out / "forked.json"
-    return dict(json.loads(file.read_text())) if file.exists() else None
+    return read_json(file) if file.exists() else None
 
 
 def _take(fork: Path, state: Path, out: Path, steps: int) -> None:
     shutil.rmtree(out / "state", ignore_errors=True)  # of an attempt that was killed in here
     (out / "state").mkdir(parents=True)
     shutil.copytree(state, out / "state" / state.name, copy_function=_link)
-    shutil.copy(fork / "state" / "before.json", out / "state")
-    with written_aside(out / "metrics.jsonl") as aside:
-        aside.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(fork) if row["step"] < steps))
+    if (before := fork / "state" / "before.json").exists():
+        shutil.copy(before, out / "state")
+    copy_metrics(fork, out, steps)
 
 
 def _link(source: str, target: str) -> None:

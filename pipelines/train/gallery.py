@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import RECORD
+from ...datasets.rules import with_absent
 from ...datasets.storage import Location
 from ...datasets.whole_files import write_json
-from .config import TrainConfig
+from ..earlier import absent_fields
+from .checkpoint import read_json
+from .config import GalleryConfig, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ def trained_folder(out: Path, steps: int) -> Path:
 def checkpoint_folders(out: Path) -> dict[int, Path]:
     """The run's checkpoints by their steps: its last one, and those that were picked or continued."""
     folders = [*out.glob("checkpoint-[0-9]*"), out / "checkpoint"]
-    return {json.loads((place / RECORD).read_text())["steps"]: place for place in folders if (place / RECORD).exists()}
+    return {read_json(place / RECORD)["steps"]: place for place in folders if (place / RECORD).exists()}
 
 
 def trained_steps(out: Path) -> list[int]:
@@ -69,7 +72,12 @@ def missing(out: Path, config: TrainConfig, attempt: str = "") -> list[int]:
     if config.gallery.num_clips == 0:
         return []
     steps = sorted({*trained_steps(out), *checkpoint_folders(out)})
-    there = {step for step, record in galleries(out, steps).items() if record["settings"] == settings_of(config)}
+    earlier = absent_fields(GalleryConfig)
+    there = {
+        step
+        for step, record in galleries(out, steps).items()
+        if with_absent(record["settings"], settings_of(config), earlier) == settings_of(config)
+    }
     given_up = {step for step, failure in failures(out).items() if failure["attempt"] == attempt}
     return [step for step in steps if step not in there | given_up]
 

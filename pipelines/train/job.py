@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 from ...datasets.artifact import RECORD, exclusive
 from ...datasets.storage import Location, ObjectPath
 from ..after_commit import after_commit
-from .checkpoint import TrainingRefused, read_checkpoint_record, steps_done
+from .checkpoint import TrainingRefused, read_checkpoint_record, read_json, steps_done
 from .config import TrainConfig
 from .fork import begin_fork, forked_from
 from .preflight import plan as plan  # the job's, as of every job
@@ -136,7 +135,7 @@ def _show(config: TrainConfig, settings: dict[str, Any], out: Path, address: str
 
 def _finished(out: Path, steps: int) -> dict[str, Any] | None:
     file = out / "checkpoint" / RECORD
-    record = json.loads(file.read_text()) if file.exists() else None
+    record = read_json(file) if file.exists() else None
     return record if record is not None and record["steps"] == steps else None
 
 

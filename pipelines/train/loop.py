@@ -148,6 +148,7 @@ def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: 
         def write(folder: Path) -> None:
             write_parts(folder, config, engine.module, weights, record)
 
-        seconds = sum(row["seconds"] for row in read_metrics(out))
-        commit_checkpoint(out, write, {**record, "steps": config.steps, "seconds": seconds})
+        rows = read_metrics(out)
+        measured = {"seconds": sum(row["seconds"] for row in rows), "steps_measured": len(rows)}
+        commit_checkpoint(out, write, {**record, "steps": config.steps, **measured})
     team.barrier()

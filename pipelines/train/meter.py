@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections.abc import Iterator
@@ -15,16 +16,26 @@ from .config import TrainConfig
 
 PARTS = ("data", "forward", "backward", "optimizer")
 
-# What the maker says of dense bfloat16 matrix products, operations a second; by the beginning of torch's device name.
+# What the maker says of dense bfloat16 matrix products, operations a second; by torch's whole name of the device. The
+# beginning of a name is not enough: an H100 NVL, or a slice of an H100, does less than what it is called after.
 _PEAK_FLOPS = {
     "NVIDIA B200": 2250e12,
-    "NVIDIA GH200": 989e12,
+    "NVIDIA GH200 120GB": 989e12,
+    "NVIDIA GH200 480GB": 989e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100": 989e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA H800": 989e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA A800": 312e12,
+    "NVIDIA H800 PCIe": 756e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA A800-SXM4-40GB": 312e12,
+    "NVIDIA A800-SXM4-80GB": 312e12,
+    "NVIDIA A800 80GB PCIe": 312e12,
     "NVIDIA L40S": 362e12,
 }
 
@@ -92,4 +103,6 @@ def _peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for beginning, peak in _PEAK_FLOPS.items() if name.startswith(beginning)), None)
+    if name not in _PEAK_FLOPS:
+        logging.getLogger(__name__).warning("the peak rate of %s is not known here: mfu is null in the metrics", name)
+    return _PEAK_FLOPS.get(name)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from ...datasets.artifact import ArtifactError
 from ...datasets.shards import Bucket, ShardDataset
 from ...datasets.skeleton import PoseSequence, simulate_first_motion
+from ...models.cached import tensors_of
 from ...models.objectives import simulate_first_latent_motion
 from .checkpoint import NonFiniteError
 from .config import TrainConfig
@@ -101,7 +102,10 @@ def kept_bytes(config: TrainConfig, poses: Iterable[tuple[str, int]], shards: Sh
     if config.pose_simulation_unit == "latent":
         return 0
     values = sum(math.prod(latent_shape(shards.bucket[key])) for key, _ in poses)
-    return values * {"bfloat16": 2}.get(shards.record.get("config", {}).get("dtype"), 4)
+    if not values:
+        return 0
+    stored = tensors_of(shards.read(shards.keys[0])["conditions"])["pose_latents"]  # they are rounded as this is
+    return values * stored.element_size()
 
 
 def latent_shape(bucket: Bucket) -> tuple[int, int, int, int]:

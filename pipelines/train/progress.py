@@ -5,7 +5,6 @@ All of them follow OUT/metrics.jsonl, so that training waits for none of them.
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from ..runner import SECONDS_BETWEEN_LINES
 from .config import TrainConfig
+from .metrics_file import METRICS, parse
 from .trackers import open_trackers
 
 _PARTS = ("data", "forward", "backward", "optimizer")  # as `meter` measures them; it would bring torch along
@@ -29,7 +29,7 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
     options: dict[str, Any] = {"desc": f"stage {config.stage}", "unit": "step", "dynamic_ncols": True}
     if not sys.stderr.isatty():
         options["mininterval"] = SECONDS_BETWEEN_LINES  # a log keeps every picture of the bar as a line
-    new_rows, trackers = NewRows(out / "metrics.jsonl"), open_trackers(config, out)
+    new_rows, trackers = NewRows(out / METRICS), open_trackers(config, out)
 
     def show() -> None:
         rows = new_rows()
@@ -82,7 +82,7 @@ class NewRows:
         self._inode, self._offset = 0, 0
 
     def __call__(self) -> list[dict[str, Any]]:
-        """Whole lines only: the last one may still be written."""
+        """Whole lines only: the last one may still be written. Damaged ones are named by who reads them all."""
         try:
             with self._file.open("rb") as file:
                 inode = self._file.stat().st_ino
@@ -93,4 +93,4 @@ class NewRows:
         except FileNotFoundError:
             return []
         self._offset += len(whole) + bool(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [line.row for line in parse(whole + b"\n") if line.row is not None] if whole else []

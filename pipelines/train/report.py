@@ -6,7 +6,6 @@ loaded.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import statistics
@@ -26,6 +25,7 @@ from ..charts import bar
 from ..curves import draw_curves, key
 from ..page import Figure, Section, show, url, write_page
 from .gallery import OF_EACH_CLIP, clip_name, galleries, gallery_name
+from .metrics_file import METRICS, damaged_lines, read_rows
 
 PAGE, STAGES_PAGE = "report.html", "training.html"
 STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}
@@ -87,23 +87,13 @@ def run_sections(out: Location, rows: list[Row], title: str = "", beside: str = 
         beside: way from the page to `out`, empty or ending in a slash.
     """
     record = _json(out / "checkpoint" / RECORD)
-    yield _numbers(rows, record, title, beside)
+    yield _numbers(rows, record, title, beside, damaged_lines(out))
     yield _losses(rows, title)
     if any("validation_loss" in row for row in rows):
         yield _validation(rows, title)
     if "seconds" in rows[-1]:
         yield _time(rows, title)
     yield from _galleries(out, rows, record, title, beside)
-
-
-def read_rows(out: Location) -> list[Row]:
-    """The run's metrics, one row a step; none if there are none. A line that a kill cut off is left out."""
-    file = out / "metrics.jsonl"
-    rows = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
 
 
 def stages_in_words(out: Location) -> str:
@@ -135,7 +125,7 @@ def _overview(folders: dict[int, Location], rows_of: dict[int, list[Row]] | None
                    head=head, rows=table)  # fmt: skip
 
 
-def _numbers(rows: list[Row], record: Row, title: str, beside: str) -> Section:
+def _numbers(rows: list[Row], record: Row, title: str, beside: str, damaged: list[int]) -> Section:
     config = record.get("config", {})
     measured = [row["validation_loss"] for row in rows if "validation_loss" in row]
     tiles: list[tuple[Any, str]] = [(rows[-1]["step"] + 1, "steps"), (rows[-1]["loss"], "loss of the last one")]
@@ -146,7 +136,9 @@ def _numbers(rows: list[Row], record: Row, title: str, beside: str) -> Section:
                   (statistics.median(row["samples_per_second"] for row in rows), "samples a second")]  # fmt: skip
     if rows[-1].get("mfu") is not None:
         tiles.append((f"{statistics.median(row['mfu'] for row in rows if row.get('mfu')):.0%}", "MFU"))
-    facts: list[list[Any]] = [["metrics of every step", _link(f"{beside}metrics.jsonl")]]
+    facts: list[list[Any]] = [["metrics of every step", _link(beside + METRICS)]]
+    if damaged:
+        facts.append([f"damaged lines of {METRICS}, left out here", ", ".join(map(str, damaged))])
     if record:
         facts += [
             ["checkpoint", _link(f"{beside}checkpoint/{RECORD}")],

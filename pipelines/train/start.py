@@ -11,11 +11,20 @@ import safetensors
 
 from ... import __version__
 from ...datasets.digests import differences, json_digest
+from ...datasets.rules import with_absent
 from ...datasets.shards import ShardDataset
 from ...datasets.storage import Location, location
 from ...datasets.whole_files import write_json
+from ..earlier import absent_fields
 from .base import constructor_arguments, find_base
-from .checkpoint import TrainingRefused, checkpoint_folder, engine_states, read_checkpoint_record
+from .checkpoint import (
+    TrainingRefused,
+    checkpoint_folder,
+    engine_states,
+    read_checkpoint_record,
+    read_json,
+    refuse_only_damaged,
+)
 from .config import NETWORK_FIELDS, TrainConfig
 from .frozen import frozen_parts
 from .split import split
@@ -114,9 +123,10 @@ def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict
             f"from stage {config.stage - 1}"
         )
     wanted = config.model_dump(mode="json", include=set(NETWORK_FIELDS))
+    theirs = {**absent_fields(TrainConfig), **parent["config"]}
     for name, value in wanted.items():
-        if parent["config"][name] != value:
-            raise TrainingRefused(f"{name}: the checkpoint has {parent['config'][name]!r}, the configuration {value!r}")
+        if theirs[name] != value:
+            raise TrainingRefused(f"{name}: the checkpoint has {theirs[name]!r}, the configuration {value!r}")
     return parent
 
 
@@ -182,6 +192,17 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(same)))
 
 
+def read_begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """`identity` of the run in a folder; fields of `record` that its version did not know count as what it did.
+
+    Raises:
+        TrainingRefused: the file is damaged.
+    """
+    told = read_json(folder / "start.json")
+    config = {name: value for name, value in told.get("config", {}).items() if name not in _FREE}
+    return with_absent({**told, "config": config}, identity(record), {"config": absent_fields(TrainConfig)})
+
+
 def compared_with(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """`identity` beside that of a run that was begun; a base that was not looked at, for a plan, counts as the same."""
     now = identity(record)
@@ -209,7 +230,7 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
     file = out / "start.json"
     if not file.exists():
         return
-    begun = json.loads(file.read_text())
+    begun = read_begun(out, record)
     changes = list(differences(begun, _with_workers_of(begun, compared_with(begun, record))))
     if changes:
         hint = ""
@@ -220,6 +241,7 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
             f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to go on from its "
             "newest state:\n" + "\n".join(f"  {change}" for change in changes) + hint
         )
+    refuse_only_damaged(out)
     newest = next(engine_states(out), None)
     if newest is None:
         return

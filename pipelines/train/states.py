@@ -40,6 +40,9 @@ def newest_state(out: Path, team: Workers) -> tuple[int, Path] | None:
 
     All ranks call this and get the same answer; each reads its share of the files. Torn and damaged states are passed
     over, with a warning from the rank that saw it.
+
+    Raises:
+        TrainingRefused: there are states, and none of them is sound.
     """
     for steps, folder in state_folders(out):
         wrong = fault(folder, slice(team.rank, None, team.world_size))
@@ -47,6 +50,8 @@ def newest_state(out: Path, team: Workers) -> tuple[int, Path] | None:
             tell_of_fault(folder, wrong)
         if not team.any(wrong is not None):
             return steps, folder
+    if state_folders(out):
+        raise checkpoint.none_is_whole(out)
     return None
 
 

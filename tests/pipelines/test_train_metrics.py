@@ -215,8 +215,28 @@ def test_mfu_is_the_share_of_the_gpus_rate_that_the_network_needs(monkeypatch):
     watch.begin()
     assert watch.end((81, 640, 640))["mfu"] == pytest.approx(0.5, abs=1e-3)
     monkeypatch.undo()
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
-    assert meter._peak_flops(torch.device("cuda")) == 756e12
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Somebody's GPU")
-    assert meter._peak_flops(torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),  # a seventh of it
+        ("NVIDIA H20", None),
+        ("NVIDIA B200X", None),
+        ("Somebody's GPU", None),
+    ],
+)
+def test_the_peak_is_that_of_the_card_by_its_whole_name_or_is_not_known_and_said_so(monkeypatch, caplog, name, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert meter._peak_flops(torch.device("cuda")) == peak
+    assert [name in message and "mfu is null" in message for message in caplog.messages] == [True] * (peak is None)
     assert meter._peak_flops(torch.device("cpu")) is None
