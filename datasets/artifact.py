@@ -218,6 +218,18 @@ class Artifact:
                 return _read_part(part, columns)
         return _read_part(part, columns)
 
+    def part_columns(self, name: str) -> list[str]:
+        """Names of the columns of one part.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        part = self.path / name
+        if isinstance(part, ObjectPath):
+            with told(part):
+                return _part_columns(part)
+        return _part_columns(part)
+
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """All rows of all parts, parts in name order.
 
@@ -244,9 +256,20 @@ class Artifact:
 
 
 def _read_part(part: Location, columns: list[str] | None) -> pa.Table:
-    source = part.open() if isinstance(part, ObjectPath) else part
-    try:
+    with _damage_told(part):
+        source = part.open() if isinstance(part, ObjectPath) else part
         return pq.read_table(source, columns=columns, partitioning=None)
+
+
+def _part_columns(part: Location) -> list[str]:
+    with _damage_told(part):
+        return list(pq.read_schema(part.open() if isinstance(part, ObjectPath) else part).names)
+
+
+@contextlib.contextmanager
+def _damage_told(part: Location) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise ArtifactError(f"{part} is missing: delete its folder and make it again") from None
     except (pa.ArrowInvalid, OSError) as error:

@@ -91,6 +91,13 @@ class MeasuredRows:
 
     def __init__(self, measured: Artifact, parts: Sequence[str]) -> None:
         self.measured, self.parts = measured, list(parts)
+        self._known: set[str] | None = None
+
+    def known_columns(self) -> set[str]:
+        """What the version that measured them knew: one version made all parts."""
+        if self._known is None:
+            self._known = set(self.measured.part_columns(self.parts[0]))
+        return self._known
 
     def tables(self, columns: list[str]) -> Iterator[tuple[list[str], pa.Table]]:
         """The rows of some parts at a time, and which parts these are."""
@@ -101,9 +108,11 @@ class MeasuredRows:
     def read(self, parts: Sequence[str], columns: list[str]) -> pa.Table:
         """The rows of these parts; `measured_part` says which, `taken_from` whence rows of a parent came."""
         asked = sorted({*columns, "source_path", "start_s", "measured_part"} - {"taken_from"})
+        known = self.known_columns() if self.parts else set()
 
         def read(part: str) -> pa.Table:
-            table = self.measured.read_part(part, asked)
+            stored = self.measured.read_part(part, [name for name in asked if name in known])
+            table = with_columns(stored, asked)
             table = table.rename_columns(["taken_from" if name == "measured_part" else name for name in asked])
             return table.append_column("measured_part", pa.repeat(part, len(table)))
 

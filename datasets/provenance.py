@@ -17,9 +17,11 @@ import numpy as np
 from .. import SteadyDancerError, __version__
 from .digests import content_digest
 from .video import VideoError, encode, probe, read_metadata
+from .video_file import METADATA_KEY
 from .whole_files import write_json
 
-METADATA_KEY = "steadydancer"
+__all__ = ["METADATA_KEY", "ProvenanceError", "make_record", "read_provenance", "write_video"]
+
 SOFTWARE = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "av")
 DETERMINISM = (
     "The same model, inputs, settings, seed, software and kind of processor give the same bytes. On another processor "

@@ -20,7 +20,11 @@ class Rule:
 
 
 RULES: Mapping[str, Rule] = {
-    "pictures": Rule(),  # files → frames, in `datasets/video` and `datasets/images`; and how frames are written
+    "pictures": Rule(
+        2,
+        "mirrored and interlaced videos, transparency, orientation, profiles and 16 bits of images are read as players "
+        "and viewers show them; HD without colour tags is BT.709, and what is written is tagged",
+    ),  # files → frames, in `datasets/video` and `datasets/images`; and how frames are written
     # a driving video and a reference image → aligned poses
     "driving_poses": Rule(2, "poses are aligned from the first frame that shows the person whole, held before it"),
     "texts": Rule(),  # bytes → captions and tables

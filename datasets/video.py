@@ -16,8 +16,10 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from . import video_process
+from .video_display import is_hd
 from .video_file import (
     DEMUX_OPTIONS,
     MAX_DURATION_S,
@@ -169,6 +171,8 @@ def _index(
         words["suits_decord"],
         np.array(words["entries"], np.int64),
         np.array(words["entry_times"], np.int64),
+        tuple(words["stored"]),
+        words["parity"],
     )
 
 
@@ -186,6 +190,9 @@ def encode(
 ) -> None:
     """Write uint8 [F, H, W, 3] RGB as an H.264 (yuv420p, crf 18) mp4 with a constant frame rate.
 
+    Its colours are stored by the matrix that players take for a video of this size (BT.709 for HD, else BT.601), and
+    stream and container name it: players that read tags and players that do not show the same.
+
     `lossless` keeps every bit of the RGB (qp 0, gbrp): FFmpeg and what is built on it read such files, browsers do not.
 
     `frames` may come in pieces, an iterable of such arrays of one size: only one of them is held at a time, and the
@@ -199,7 +206,7 @@ def encode(
     aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
         # Without use_metadata_tags the mp4 muxer drops every key it does not know; faststart: browsers play at once.
-        movflags = {"movflags": "use_metadata_tags+faststart"}
+        movflags = {"movflags": "use_metadata_tags+faststart+write_colr"}
         with aside.open("wb") as file:
             # Named by number: libav takes no name that is not UTF-8.
             with av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container:
@@ -245,14 +252,31 @@ def _write_h264(container: Any, pieces: Iterable[np.ndarray], fps: Fraction, los
     stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=fps, options=options)
     stream.pix_fmt = "rgb24" if lossless else "yuv420p"
     stream.codec_context.thread_count = 1
-    position = 0
+    scaler, matrix, position = VideoReformatter(), Colorspace.ITU601, 0
     for frames in pieces:
         if position == 0:
             stream.height, stream.width = frames.shape[1:3]
+            if not lossless:
+                matrix = _tag_colours(stream)
         _check_frames(frames, (stream.height, stream.width))
         for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            if not lossless:
+                to = {"dst_colorspace": matrix, "dst_color_range": ColorRange.MPEG}
+                frame = scaler.reformat(frame, format="yuv420p", **to)
             frame.pts, frame.time_base = position, 1 / fps
             container.mux(stream.encode(frame))
             position += 1
     container.mux(stream.encode(None))
+
+
+def _tag_colours(stream: Any) -> Colorspace:
+    """Name the colours of a stream that is written; returns the matrix by which they are to be stored.
+
+    sRGB has the primaries of BT.709, and players show its curve and BT.709's alike.
+    """
+    context, hd = stream.codec_context, is_hd(stream.width, stream.height)
+    context.colorspace = 1 if hd else 6  # as numbered in ISO/IEC 23091-2
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    context.color_range = ColorRange.MPEG
+    return Colorspace.ITU709 if hd else Colorspace.ITU601

@@ -144,6 +144,8 @@ def _to_words(index: VideoIndex) -> dict[str, Any]:
         "suits_decord": index.suits_decord,
         "entries": index.entries.tolist(),
         "entry_times": index.entry_times.tolist(),
+        "stored": index.stored,
+        "parity": index.parity,
     }
 
 

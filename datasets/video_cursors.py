@@ -9,12 +9,10 @@ from typing import Any, cast
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import VideoReformatter
 
+from .video_display import Display, Size, decoder_of
+from .video_fields import deinterlaced
 from .video_file import DEMUX_OPTIONS, VideoError, VideoIndex, error_message, opened
-
-Size = tuple[int, int]
-"""(height, width) of upright frames."""
 
 # decord reads this once, when its library loads. Above 0 it may put earlier frames in the place of damaged ones.
 # DECORD_EOF_RETRY_MAX keeps its default: it counts polls, and with 64 a good 4K file failed.
@@ -32,8 +30,6 @@ class PyavCursor:
 
     def __init__(self, path: str | os.PathLike[str], index: VideoIndex) -> None:
         self._path, self._index = path, index
-        # One per size: made for another size, a scaler computes its filters again.
-        self._scalers: dict[Size, VideoReformatter] = {}
         self._entry_of = dict(zip(index.entry_times.tolist(), index.entries.tolist(), strict=True))
         self._open()
 
@@ -44,24 +40,34 @@ class PyavCursor:
         except FFmpegError as error:
             words = f"frame {self._position + 1} does not decode: {error_message(error)}"
             raise VideoError("corrupt_frames", words) from error
-        scaler = self._scalers.setdefault(size, VideoReformatter())
-        return _upright(self._frame, size, self._index, scaler, filter_name)
+        return self._display.picture(self._frame, size, filter_name)
 
     def _open(self) -> None:
         with opened(self._path) as name:
             self._container: Any = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
         self._stream = cast(Any, self._container.streams.best("video"))
-        self._stream.codec_context.thread_count = 1
+        self._context = decoder_of(self._stream)
+        self._display = Display(self._index, self._context)
         self._begin(self._container.demux(self._stream), 0)
 
     def _begin(self, packets: Iterator[Any], position: int) -> None:
-        self._frames = (frame for packet in packets for frame in packet.decode())
+        checked = self._checked((frame for packet in packets for frame in self._context.decode(packet)), position)
+        self._frames = deinterlaced(checked, self._index.parity) if self._index.parity else checked
         self._frame: Any = None
         self._position = position - 1
 
+    def _checked(self, frames: Iterator[Any], position: int) -> Iterator[Any]:
+        """Frames from this position on, as they are decoded. Raises `VideoError` at one that is not what was told."""
+        for place, frame in enumerate(frames, position):
+            if frame.is_corrupt:
+                raise VideoError("corrupt_frames", f"frame {place} is damaged")
+            if self._index.timed and frame.pts is not None and place < len(self._index.pts):
+                _compare_times(frame.pts, int(self._index.pts[place]), place)
+            yield frame
+
     def _advance(self, target: int) -> None:
         behind = target < self._position or (target == self._position and self._frame is None)
-        if behind or self._index.entry_before(target) > self._position + _WORTH_SEEKING:
+        if behind or self._entry_before(target) > self._position + _WORTH_SEEKING:
             self._seek(target)
         while self._position < target:
             frame: Any = next(self._frames, None)
@@ -72,21 +78,15 @@ class PyavCursor:
                 )
             self._frame = frame
             self._position += 1
-            if frame.is_corrupt:
-                raise VideoError("corrupt_frames", f"frame {self._position} is damaged")
-            if self._index.timed and frame.pts is not None:
-                self._compare_times(frame.pts)
+            self._display.check(frame)
 
-    def _compare_times(self, pts: int) -> None:
-        expected = int(self._index.pts[self._position])
-        if pts > expected:
-            raise VideoError("corrupt_frames", f"frame {self._position} is missing")
-        if pts < expected:
-            raise VideoError("vfr_bad_ts", f"frame {self._position} comes after its time")
+    def _entry_before(self, target: int) -> int:
+        # What the deinterlacer makes of a frame needs the one before.
+        return self._index.entry_before(max(0, target - 1) if self._index.parity else target)
 
     def _seek(self, target: int) -> None:
         """Begin at the last entry before `target` that the container finds, else at the start."""
-        entry = self._index.entry_before(target)
+        entry = self._entry_before(target)
         if entry > 0:
             place = int(np.searchsorted(self._index.entries, entry))
             self._container.seek(int(self._index.entry_times[place]), stream=self._stream)
@@ -113,13 +113,12 @@ def key_pictures(
         for position, time in zip(index.entries, index.entry_times, strict=True)
         if position in positions
     }
-    scaler = VideoReformatter()
     with opened(path) as name:
         container: Any = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
     with container:
         stream = cast(Any, container.streams.best("video"))
-        context = stream.codec_context
-        context.thread_count = 1
+        context = decoder_of(stream)
+        display = Display(index, context)
         try:
             for packet in container.demux(stream) if wanted else ():
                 position = wanted.get(packet.dts) if packet.size and packet.is_keyframe else None
@@ -129,7 +128,8 @@ def key_pictures(
                 context.flush_buffers()
                 if len(frames) != 1 or frames[0].is_corrupt or frames[0].pts != index.pts[position]:
                     raise VideoError("corrupt_frames", f"key frame {position} is damaged")
-                yield position, _upright(frames[0], size, index, scaler)
+                display.check(frames[0])
+                yield position, display.picture(frames[0], size)
                 del wanted[packet.dts]
                 if not wanted:
                     return
@@ -139,13 +139,11 @@ def key_pictures(
         raise VideoError("corrupt_frames", f"key frame {min(wanted.values())} is missing")
 
 
-def _upright(
-    frame: Any, size: Size, index: VideoIndex, scaler: VideoReformatter, filter_name: str = "BILINEAR"
-) -> np.ndarray:
-    turns = index.info.rotation_deg // 90
-    height, width = size if turns % 2 == 0 else size[::-1]
-    small: Any = scaler.reformat(frame, width, height, "rgb24", interpolation=filter_name)
-    return np.rot90(small.to_ndarray(), -turns)
+def _compare_times(pts: int, expected: int, position: int) -> None:
+    if pts > expected:
+        raise VideoError("corrupt_frames", f"frame {position} is missing")
+    if pts < expected:
+        raise VideoError("vfr_bad_ts", f"frame {position} comes after its time")
 
 
 def _after(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -24,6 +24,10 @@ Reason = Literal[
     "vfr_bad_ts",
     "too_big",
     "unsupported_hdr",
+    "unsupported_colours",
+    "unsupported_orientation",
+    "interlaced",
+    "changing_aspect",
     "timeout",
     "decoder_crash",
 ]
@@ -33,6 +37,9 @@ MAX_PIXELS = 4096 * 4096
 
 MAX_DURATION_S = 1800.0
 """Longest source that `probe` lets through: its 28,800 small frames at 16 a second are 0.8 GB."""
+
+METADATA_KEY = "steadydancer"
+"""Under it a container keeps the record of what made it (`provenance`)."""
 
 # What is taken for a video by its name, in any case; what is in a file is looked at when it is opened.
 VIDEO_SUFFIXES = frozenset(
@@ -61,19 +68,42 @@ class VideoError(Exception):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about its video stream. Sizes are square pixels as shown, after the turn of `rotation_deg`."""
+    """What a file says about its video stream, and how its frames become the pictures that players show.
+
+    Sizes are square pixels as shown, after the turn of `rotation_deg`. The fields from `mirrored` on have defaults, so
+    that descriptions load that were written before they were known.
+    """
 
     codec: str
     width: int
     height: int
     rotation_deg: int
-    """Clockwise turn that makes the stored frames upright: 0, 90, 180 or 270."""
+    """Clockwise turn that makes the stored frames upright, after `mirrored`: 0, 90, 180 or 270."""
     fps: float
     """Mean frame rate over the whole file, frames / seconds."""
     duration_s: float
     """From the first frame shown to the end of the last one."""
     num_frames: int
     pixel_format: str
+    mirrored: bool = False
+    """Left and right of the stored frames are exchanged first, then they are turned by `rotation_deg`."""
+    deinterlaced: bool = False
+    """Each frame holds two fields of two moments; the second one is replaced by what fits the first."""
+    transparent: bool = False
+    """Its frames have an alpha channel; they are laid on `images.BACKGROUND`."""
+    assumed_bt709: bool = False
+    """Its frames do not name their matrix, and are read as BT.709, as players read HD."""
+
+    @property
+    def changed_by_pictures_2(self) -> tuple[str, ...]:
+        """Names of the fields for which version 1 of the rule `pictures` gave other frames; empty: the same ones."""
+        names = ("mirrored", "deinterlaced", "transparent", "assumed_bt709")
+        return tuple(name for name in names if getattr(self, name))
+
+    @property
+    def geometry_changed_by_pictures_2(self) -> bool:
+        """Whether what version 1 measured (poses, crops, motion) lies elsewhere in the frames of version 2."""
+        return self.mirrored or self.deinterlaced
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,9 @@ class VideoIndex:
     """Presentation times of all frames, in order, in units of `time_base` seconds.
 
     `timed` says whether the packets carry presentation times, so that decoded frames can be held against them, and
-    `suits_decord` whether decord reads such files right.
+    `suits_decord` whether decord reads such files right. `stored` is the first frame's width, height and the aspect
+    of its pixels as the codec tells it: by these a later frame of another aspect is known. `parity` says how frames
+    are deinterlaced (`video_fields`), empty: not at all.
     `entries` are positions [k] of frames at which decoding may begin and gives, from there on, what decoding from the
     start gives; `entry_times` [k] are the decoding times by which a container seeks them.
     """
@@ -93,6 +125,8 @@ class VideoIndex:
     suits_decord: bool
     entries: np.ndarray
     entry_times: np.ndarray
+    stored: tuple[int, int, float]
+    parity: str = ""
 
     def times_s(self) -> np.ndarray:
         """Seconds after the first frame, float64 [n]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -11,10 +12,13 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from .video_display import Orientation, assumes_bt709, decoder_of, has_alpha, orientation_of, pixel_aspect
+from .video_fields import parity
 from .video_file import (
     DEMUX_OPTIONS,
     MAX_DURATION_S,
     MAX_PIXELS,
+    METADATA_KEY,
     STILL_FORMATS,
     VideoError,
     VideoIndex,
@@ -22,7 +26,7 @@ from .video_file import (
     error_message,
     opened,
 )
-from .video_refresh import refresh_test
+from .video_refresh import KeyPackets
 
 _STILL_BRANDS = ("avif", "heic", "heix", "mif1")
 
@@ -56,11 +60,16 @@ def read_index(
         try:
             with av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
                 stream = _video_stream(container, max_pixels)
-                packets, frame = _read_packets(container, stream)
+                context = decoder_of(stream)
+                packets, frame, parameters_change = _read_packets(container, stream, context)
                 # Only mp4's table of samples is exact; other containers announce an estimate.
                 if "mp4" in container.format.name and len(packets) < stream.frames:
                     _refuse_truncated(name, len(packets), stream.frames)
-                index = _describe(container.format.name, stream, packets, frame)
+                index = _describe(container, stream, context, packets, frame)
+                # Last of all: it reads on in the container.
+                index = _with_parity(index, parity(container, stream, context, frame, parameters_change))
+                if parameters_change:
+                    index = replace(index, suits_decord=False)
         except (FFmpegError, EOFError) as error:
             raise VideoError("unreadable", f"no container that could be read: {error_message(error)}") from error
     check_limits(index.info, max_pixels, max_duration_s)
@@ -90,22 +99,21 @@ def _video_stream(container: Any, max_pixels: int | None) -> Any:
         raise VideoError("unreadable", "no decoder for the video stream")
     if max_pixels is not None and context.width * context.height > max_pixels:  # before anything is decoded
         raise VideoError("too_big", f"{context.width}×{context.height} has more than {max_pixels} pixels")
-    context.thread_count = 1
     return stream
 
 
-def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], Any]:
-    """All packets in their order, and the first frame."""
+def _read_packets(container: Any, stream: Any, context: Any) -> tuple[list[_Packet], Any, bool]:
+    """All packets in their order, the first frame, and whether packets bring other parameters than the header's."""
     packets: list[_Packet] = []
     first_frame = None
-    refreshes = refresh_test(stream.codec_context)
-    hides_packets = stream.codec_context.codec.canonical_name == "vp8"
+    key_packets = KeyPackets(context)
+    hides_packets = context.codec.canonical_name == "vp8"
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise VideoError("truncated", f"packet {len(packets)} is cut off")
             if first_frame is None:
-                first_frame = _first_frame(packet)
+                first_frame = _first_frame(packet, context)
             if packet.size == 0:
                 continue
             # Discarded packets lie outside the edit list: they are decoded, for the sake of others, and not shown.
@@ -118,7 +126,7 @@ def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], Any]:
                     dts,
                     packet.duration or 0,
                     pts is not None,
-                    shown and packet.is_keyframe and refreshes(packet),
+                    packet.is_keyframe and key_packets.refreshes(packet) and shown,
                     shown,
                 )
             )
@@ -129,7 +137,7 @@ def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], Any]:
         raise VideoError("no_video", "the video stream holds no packet")
     if first_frame is None:
         raise VideoError("corrupt_frames", f"none of {len(packets)} packets gives a frame")
-    return packets, first_frame
+    return packets, first_frame, key_packets.change_parameters
 
 
 def _refuse_truncated(name: str, num_read: int, num_announced: int) -> None:
@@ -142,16 +150,16 @@ def _refuse_truncated(name: str, num_read: int, num_announced: int) -> None:
         raise VideoError("truncated", f"{max(num_read, num_packets)} of {num_announced} packets are there")
 
 
-def _first_frame(packet: Any) -> Any:
+def _first_frame(packet: Any, context: Any) -> Any:
     try:
-        return next(iter(packet.decode()), None)
+        return next(iter(context.decode(packet)), None)
     except FFmpegError as error:
         raise VideoError("corrupt_frames", f"the first frame does not decode: {error_message(error)}") from error
 
 
-def _describe(format_name: str, stream: Any, packets: list[_Packet], frame: Any) -> VideoIndex:
-    context, time_base = stream.codec_context, stream.time_base
-    _refuse_hdr(context, frame)
+def _describe(container: Any, stream: Any, context: Any, packets: list[_Packet], frame: Any) -> VideoIndex:
+    _refuse_hdr(stream.codec_context, frame)
+    time_base = stream.time_base
     shown = [packet for packet in packets if packet.shown]
     step = 1 / float((stream.guessed_rate or 25) * time_base)
     timed = all(packet.has_pts for packet in shown)
@@ -162,26 +170,45 @@ def _describe(format_name: str, stream: Any, packets: list[_Packet], frame: Any)
         pts = np.sort(np.array([packet.pts for packet in shown], np.int64))
         _check_times(pts, packets, time_base)
         entries = _entries(packets, pts) if timed else entries
-    rotation_deg = round(-frame.rotation / 90) * 90 % 360
-    width, height = _square(frame.width, frame.height, stream.sample_aspect_ratio)
-    if rotation_deg % 180:
-        width, height = height, width
     last_duration = max(shown, key=lambda packet: packet.pts or 0).duration
     step = float(np.median(np.diff(pts))) if len(pts) > 1 else step
     duration_s = float((int(pts[-1] - pts[0]) + (last_duration or step)) * time_base)
+    orientation = orientation_of(frame) or Orientation()
+    width, height = _square(frame.width, frame.height, stream.sample_aspect_ratio)
+    if orientation.rotation_deg % 180:
+        width, height = height, width
     info = VideoInfo(
-        codec=context.codec.canonical_name,
+        codec=stream.codec_context.codec.canonical_name,
         width=width,
         height=height,
-        rotation_deg=rotation_deg,
+        rotation_deg=orientation.rotation_deg,
         fps=len(pts) / duration_s,
         duration_s=duration_s,
         num_frames=len(pts),
         pixel_format=frame.format.name,
+        mirrored=orientation.mirrored,
+        transparent=has_alpha(frame),
+        assumed_bt709=assumes_bt709(frame, written_before_tags=METADATA_KEY in container.metadata),
     )
-    # From other containers decord returns wrong frames (MPEG-TS: all of them), of more bits it makes other colours.
-    suits_decord = format_name.startswith(("mov,", "matroska,")) and frame.format.components[0].bits == 8
-    return VideoIndex(pts, time_base, info, timed, suits_decord, *entries)
+    suits_decord = not info.changed_by_pictures_2 and _suits_decord(container.format.name, info, frame)
+    stored = (frame.width, frame.height, pixel_aspect(context))
+    return VideoIndex(pts, time_base, info, timed, suits_decord, entries[0], entries[1], stored)
+
+
+def _with_parity(index: VideoIndex, parity: str) -> VideoIndex:
+    if not parity:
+        return index
+    return replace(index, parity=parity, suits_decord=False, info=replace(index.info, deinterlaced=True))
+
+
+def _suits_decord(format_name: str, info: VideoInfo, frame: Any) -> bool:
+    """Whether decord gives such a file's frames as players show them.
+
+    From other containers it returns wrong frames (MPEG-TS: all of them), of more bits it makes other colours, and it
+    knows a turn from the container's head alone.
+    """
+    known = format_name.startswith(("mov,", "matroska,")) and info.codec in ("h264", "hevc")
+    return known and frame.format.components[0].bits == 8 and info.rotation_deg == 0
 
 
 def _refuse_hdr(context: Any, frame: Any) -> None:

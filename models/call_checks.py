@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import SteadyDancerError
+from ..datasets.images import ImageError, show_image
 from ..datasets.video import size_for_area
 from .folders import ComponentsError, require_parts
 
@@ -24,13 +25,16 @@ class InputError(SteadyDancerError, ValueError):
 
 
 def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
-    """A picture, PIL or array, as uint8 RGB [H, W, 3].
+    """A picture, PIL or array, as uint8 RGB [H, W, 3]; one of PIL as viewers show it (`datasets.images`).
 
     Raises:
         InputError: it is something else.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        try:
+            return show_image(image, name).pixels
+        except (ImageError, OSError, ValueError) as error:
+            raise InputError(str(error)) from error
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
     what = f"{image.dtype} {list(image.shape)}" if hasattr(image, "dtype") else type(image).__name__

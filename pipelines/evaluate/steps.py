@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
+from ...datasets.images import ImageError, read_image
 from ...datasets.schema import Row
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 from ...models.components import load_components
@@ -110,10 +110,12 @@ def read_render(path: Path, config: EvaluateConfig) -> tuple[Frames, np.ndarray]
 
 def read_reference(file: str | None, height: int, width: int) -> tuple[Frames | None, tuple[int, int] | None, str]:
     """The reference image at the render's size, its own (height, width), and else why it cannot be read."""
-    image = cv2.imread(file, cv2.IMREAD_COLOR) if file else None
-    if image is None:
+    if not file:
         return None, None, "the reference image cannot be read"
-    rgb = np.ascontiguousarray(image[..., ::-1])
+    try:
+        rgb = read_image(Path(file)).pixels
+    except ImageError as error:
+        return None, None, f"the reference image cannot be read: {error}"
     return resize_image(rgb, height, width), rgb.shape[:2], ""
 
 

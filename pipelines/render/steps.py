@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import torch
 
+from ...datasets import images
 from ...datasets.digests import content_digest
 from ...datasets.driving_poses import DrivingPoses, NoStartError, driving_poses
+from ...datasets.images import Picture
 from ...datasets.node_cache import scratch
 from ...datasets.object_store import put
 from ...datasets.schema import Row
@@ -86,7 +87,7 @@ def load_tools(task: RenderTask) -> RenderTools:
 def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
     config = task.config
-    image = read_image(Path(row["image"]))
+    image, changes = read_image(Path(row["image"]))
     model, driven = driven_poses(row, image, config, tools.estimator)
     name = f"{row['id']}.mp4"
 
@@ -104,6 +105,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
             more_settings={
                 "pose_model": model,
                 **driven.told(),
+                "image_changes": list(changes),
                 "config": config.model_dump(mode="json"),
             },
         )
@@ -137,23 +139,20 @@ def _written(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> di
     return record
 
 
-def read_image(path: Path) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of an image file.
+def read_image(path: Path) -> Picture:
+    """An image file as viewers show it.
 
     Raises:
         BadClip: it cannot be read, or is smaller than `LEAST_SIDE_PX` on a side.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise BadClip("unreadable_image", f"{path}: {error.strerror}") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise BadClip("unreadable_image", f"{path} is no image that OpenCV reads")
-    if min(image.shape[:2]) < LEAST_SIDE_PX:
-        size = f"{image.shape[1]}×{image.shape[0]}"
-        raise BadClip("too_small", f"{path} is {size}, {LEAST_SIDE_PX}×{LEAST_SIDE_PX} is the least")
-    return np.ascontiguousarray(image[..., ::-1])
+        picture = images.read_image(path)
+    except images.ImageError as error:
+        raise BadClip("unreadable_image", str(error)) from error
+    height, width = picture.pixels.shape[:2]
+    if min(height, width) < LEAST_SIDE_PX:
+        raise BadClip("too_small", f"{path} is {width}×{height}, {LEAST_SIDE_PX}×{LEAST_SIDE_PX} is the least")
+    return picture
 
 
 def driven_poses(

@@ -22,7 +22,10 @@ def _told_source(story: dict[str, Any]) -> Iterator[str]:
         yield (
             f"  video      {source['codec']}, {source['width']} × {source['height']} px, {source['fps']:.4g} a second, "
             f"{source['duration_s']:.4g} s, {source['num_source_frames']} frames, {source['source_bytes']} bytes"
+            + (", mirrored" if source["mirrored"] else "")
             + (f", turned by {source['rotation_deg']}°" if source["rotation_deg"] else "")
+            + (", deinterlaced" if source["deinterlaced"] else "")
+            + (", transparency laid on white" if source["transparent"] else "")
         )
     if source["prompt"]:
         yield f"  caption    {source['prompt']}"
