@@ -198,7 +198,7 @@ def plain_pose_scores(path: Path, window: np.ndarray, config: CurateConfig) -> d
     (pose, *_), fps = supplied
     chosen = pose[np.minimum(np.floor(window / config.fps * fps + 1e-6).astype(int), len(pose) - 1)]
     info = probe(path)
-    return pose_scores(chosen, chosen.body_visible.astype(np.float32), info.width / info.height, config.fps)
+    return pose_scores(chosen, None, info.width / info.height, config.fps)
 
 
 def curate(clips: Path, config: CurateConfig) -> tuple[dict[str, bool], dict[str, float]]:

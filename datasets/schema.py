@@ -124,7 +124,7 @@ _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
         "people from a third of the main one's size, by the keypoints' source; by the detector if that cannot count",
     ),
     ("other_person_ratio", pa.float64(), "0..1", "pose", "size of the second person over the main one; 0: nobody"),
-    ("pose_confidence", pa.float64(), "0..1", "pose", "mean confidence of the main person's body joints"),
+    ("pose_confidence", pa.float64(), "0..1", "pose", "mean confidence of the body's joints; null: supplied"),
     ("missing_pose_ratio", pa.float64(), "0..1", "pose", "share of frames without a usable body"),
     ("visible_joint_ratio", pa.float64(), "0..1", "pose", "visible body joints of 18, mean over frames"),
     ("head_ratio", pa.float64(), "0..1", "pose", "share of frames in which an eye or an ear is seen"),

@@ -20,11 +20,12 @@ class PoseTrack:
 
     Attributes:
         pose: keypoints; frames without the person have −1 everywhere and nothing visible.
-        confidence: [F, 18] in [0, 1], one per body joint, 0 where the person was not found.
+        confidence: [F, 18] in [0, 1], one per body joint, 0 where the person was not found; None where nobody measured
+            it, as of keypoints that were supplied.
     """
 
     pose: PoseSequence
-    confidence: Floats
+    confidence: Floats | None
 
 
 def to_openpose(

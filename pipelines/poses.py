@@ -60,7 +60,7 @@ def find_poses(
     supplied = _supplied_poses(path, times_s) if pose_model in ("auto", "supplied") else None
     if supplied is not None:
         seen = [person for person in supplied if person.body_visible.any()]
-        return "supplied", len(seen), [PoseTrack(person, person.body_visible.astype(np.float32)) for person in seen]
+        return "supplied", len(seen), [PoseTrack(person, confidence=None) for person in seen]
     if estimator is None:
         return None, None, []
     tracks = estimator.estimate(read_frames())

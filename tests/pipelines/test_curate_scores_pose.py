@@ -86,6 +86,8 @@ def test_shares_count_joints_and_frames_that_are_seen() -> None:
     confidence = np.linspace(0, 1, 180).reshape(10, 18) ** 2
     scores = pose_scores(posed(figure(10), visible), confidence, ASPECT, FPS)
     assert scores["pose_confidence"] == pytest.approx(confidence.mean())
+    unmeasured = pose_scores(posed(figure(10), visible), None, ASPECT, FPS)
+    assert unmeasured == scores | {"pose_confidence": None}
     assert scores["missing_pose_ratio"] == pytest.approx(4 / 10) and scores["pose_gap"] == 4
     assert scores["visible_joint_ratio"] == pytest.approx((180 - 1 - 3 * 13 - 12 - 4 - 2 * 3) / 180)
     assert scores["head_ratio"] == pytest.approx(9 / 10)

@@ -291,6 +291,7 @@ def test_supplied_keypoints_are_of_the_whole_frame_and_need_no_decoding(decoded:
     row = row_of(source_path=str(tmp_path / "a.mp4"), **BARRED)
     out = cast("Row", estimate_pose(row, config()))
     assert decoded == [] and out["pose_model"] == "supplied" and out["num_persons"] == 1
+    assert out["pose_confidence"] is None and out["visible_joint_ratio"] == 1  # nobody measured how sure they are
     span = person[15:24]  # from 1.5 s on
     np.testing.assert_allclose(PoseSequence.from_bytes(out["pose"]).body, span.body, atol=1e-6)
     inside = to_content(span, content_shares(row))

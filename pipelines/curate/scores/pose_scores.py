@@ -21,12 +21,12 @@ MIN_PERSON_RATIO = 1 / 3  # who is smaller beside the main person stands far beh
 MIN_OVERLAP = 0.3  # of a body's boxes in neighbouring frames, intersection over union: below it, somebody else
 
 
-def pose_scores(pose: PoseSequence, confidence: Floats, aspect: float, fps: float) -> dict[str, float | None]:
+def pose_scores(pose: PoseSequence, confidence: Floats | None, aspect: float, fps: float) -> dict[str, float | None]:
     """Scores of the main person's pose.
 
     Args:
         pose: F frames, normalised to [0, 1].
-        confidence: [F, 18] of the body's joints, 0..1.
+        confidence: [F, 18] of the body's joints, 0..1; None: not measured.
         aspect: width / height of the image.
         fps: frames a second.
     """
@@ -34,7 +34,7 @@ def pose_scores(pose: PoseSequence, confidence: Floats, aspect: float, fps: floa
     body = pose.body.astype(np.float64) * (aspect, 1.0)
     usable = visible[:, NECK] & (visible.sum(axis=1) >= MIN_USABLE_JOINTS)
     out: dict[str, float | None] = {
-        "pose_confidence": float(confidence.mean()),
+        "pose_confidence": None if confidence is None else float(confidence.mean()),
         "missing_pose_ratio": float(1 - usable.mean()),
         "visible_joint_ratio": float(visible.mean()),
         "head_ratio": float(visible[:, EYES_AND_EARS].any(axis=1).mean()),
