@@ -122,5 +122,6 @@ def _tell_target(target: dict[str, Any]) -> None:
             else f": no more is there, even if the gates that move refuse nobody ({part['available']})"
         )
         strictness = "" if part["strictness"] is None else f" at strictness {part['strictness']:+.3f}"
-        click.echo(f"{shapes}: {got} of {asked}{strictness}{missing}")
+        unscored = f"; {part['unmeasured']} of them lack a score by which others were ranked" * bool(part["unmeasured"])
+        click.echo(f"{shapes}: {got} of {asked}{strictness}{missing}{unscored}")
     click.echo(f"the bounds, for --preset: {json.dumps(target['preset'])}")

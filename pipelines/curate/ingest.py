@@ -114,7 +114,7 @@ def sources_digest(sources: pa.Table) -> str:
 def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
     place = place.absolute()
     if place.is_file() if isinstance(place, ObjectPath) else place.exists() and not place.is_dir():
-        if not _looks_like_video(place):
+        if not looks_like_video(place):
             raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
         return {named(place)}, LeftOut({})
     fixed, wanted = (place, []) if place.is_dir() else _split(place)
@@ -122,7 +122,7 @@ def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
     if isinstance(fixed, ObjectPath):
         listed = [one.path for one in listing(fixed)]
         fit = (one for one in listed if not wanted or fits(_below(one, fixed), wanted))
-        found, is_file = (one for one in fit if _looks_like_video(one)), files_among(listed)
+        found, is_file = (one for one in fit if looks_like_video(one)), files_among(listed)
     else:
         found, is_file = _found(fixed, wanted), Path.is_file
     products = OwnProducts(fixed, is_file, lambda folder: _is_named(_below(folder, fixed), wanted))
@@ -160,19 +160,20 @@ def _found(folder: Path, wanted: list[str]) -> Iterator[Path]:
     if wanted and "**" not in wanted:
         # A pattern may be absolute, which Path.glob refuses.
         matches = map(Path, glob.iglob(str(Path(glob.escape(str(folder)), *wanted))))  # noqa: PTH207
-        return filter(_looks_like_video, matches)
+        return filter(looks_like_video, matches)
     # Here `glob` would follow a link to a folder above it again and again.
-    below = _walk(folder) if folder.is_dir() else iter(())
+    below = walk(folder) if folder.is_dir() else iter(())
     if not wanted:
         return below
-    return (one for one in below if _looks_like_video(one) and fits(_below(one, folder), wanted))
+    return (one for one in below if looks_like_video(one) and fits(_below(one, folder), wanted))
 
 
-def _looks_like_video(place: Location) -> bool:
+def looks_like_video(place: Location) -> bool:
+    """By its suffix; whether it is one is seen when it is opened."""
     return place.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _walk(top: Path) -> Iterator[Path]:
+def walk(top: Path) -> Iterator[Path]:
     """Whatever is named like a video, and folders that cannot be read; each folder once, by its own name if it can be.
 
     What is named like a video and is none (a folder, a pipe, a link into nowhere) is left to who opens it.
@@ -198,7 +199,7 @@ def _walk(top: Path) -> Iterator[Path]:
             yield folder
             continue
         for one in inside:
-            if _looks_like_video(Path(one.name)):
+            if looks_like_video(Path(one.name)):
                 yield folder / one.name
             if one.is_dir(follow_symlinks=False):
                 folders.append(folder / one.name)

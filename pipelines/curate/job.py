@@ -22,6 +22,7 @@ from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .gates import Gates
 from .ingest import find_sources, sources_digest
+from .networks import MOST_SHOWN, gather_excluded
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
@@ -84,6 +85,7 @@ def run(
         if artifact.committed:
             return artifact.record()
         start = time.perf_counter()
+        working, told = _exclude(config, measured.path)
         packets = plan_packets(paths, config.packet_size)
         if replaced := reopen_changed(measured, packets):
             artifact.take_back_parts()  # verdicts that an attempt gave to what was measured of the old files
@@ -93,7 +95,7 @@ def run(
         job = Job(
             name="curate",
             stages=old.stages(stages(config)) if old else stages(config),
-            config=config,
+            config=working,
             schema=CLIP_SCHEMA,
             open_row=(lambda path: old.open_row(open_row(path))) if old else open_row,
             write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
@@ -118,6 +120,7 @@ def run(
                     "digest": begun["sources"],
                     "excluded": excluded,
                     "left_out": found.left_out.record(),
+                    **told,
                 },
                 "counts": count_written(artifact, len(selection)),
                 "pose_models": sorted(pc.unique(seen["pose_model"]).drop_null().to_pylist()),
@@ -125,6 +128,19 @@ def run(
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
+
+
+def _exclude(config: CurateConfig, measured: Location) -> tuple[CurateConfig, dict[str, Any]]:
+    """The configuration for workers, with the excluded videos at hand, and what the record says of these."""
+    if not config.exclude:
+        return config, {}
+    working, excluded = gather_excluded(config, measured)
+    if excluded.unreadable:
+        some = [f"  {name}: {why}" for name, why in list(excluded.unreadable.items())[:MOST_SHOWN]]
+        more = [f"  and {len(excluded.unreadable) - MOST_SHOWN} more"] if len(excluded.unreadable) > MOST_SHOWN else []
+        words = f"curate: {len(excluded.unreadable)} videos of {config.exclude} cannot be looked for, and clips of them"
+        print("\n".join([f"{words} may be accepted:", *some, *more]), file=sys.stderr, flush=True)
+    return working, {"excluded_videos": len(excluded.names), "excluded_unreadable": excluded.unreadable}
 
 
 def paths_of(sources: pa.Table) -> list[str]:

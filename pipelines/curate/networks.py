@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from ... import SteadyDancerError
 from ...datasets.object_store import ObjectPath, listing
-from ...datasets.storage import Location, local_copy, location
+from ...datasets.storage import Location, local_copy, location, named
 from ...datasets.video import VideoError, decode_low_resolution
+from ...datasets.whole_files import written_aside
 from ...models.weights_catalogue import local_folder
 from ..poses import load_pose_estimator
 from .config import CurateConfig
+from .ingest import looks_like_video, walk
 from .scores.duplicates import Excluded, fingerprint, pictures
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from ...models.text_detector import TextDetector
 
 LOW_RESOLUTION_PX = 128
+MOST_SHOWN = 4  # videos of an excluded set that a message names
 AESTHETIC_WEIGHTS = ("aesthetic-clip", "aesthetic-head")
 
 
@@ -144,6 +147,8 @@ def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
 def load_excluded(exclude: str | Location, fps: float) -> Excluded:
     """Fingerprints of all videos below a folder, or of an npz that `Excluded.save` wrote; here or on a store.
 
+    What is named like a video and cannot be looked for (unreadable, too short) is told in `Excluded.unreadable`.
+
     Raises:
         SteadyDancerError: nothing is there, or no video that can be read.
     """
@@ -151,26 +156,54 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
     if place.suffix == ".npz" and place.is_file():
         with local_copy(place) as npz:
             return Excluded.load(npz)
-    names, sequences = [], []
-    for file in _files(place):
+    names, sequences, unreadable = [], [], {}
+    for file, is_video in _files(place):
         try:
             with local_copy(file) as here:
                 _, frames = decode_low_resolution(here, 1 / fps, LOW_RESOLUTION_PX)
-        except VideoError:
-            continue  # labels and pictures lie beside the videos of an evaluation set
-        names.append(str(file))
-        sequences.append(pictures(fingerprint(frames, fps)))
+        except VideoError as error:
+            if is_video:  # labels and pictures lie beside the videos of an evaluation set
+                unreadable[named(file)] = str(error)
+            continue
+        sequence = pictures(fingerprint(frames, fps))
+        if len(sequence) < 2:
+            unreadable[named(file)] = f"too short: {len(frames)} frames at {fps:g} a second, nothing moves in so few"
+            continue
+        names.append(named(file))
+        sequences.append(sequence)
     if not names:
+        some = "".join(f"\n  {name}: {why}" for name, why in list(unreadable.items())[:MOST_SHOWN])
         raise SteadyDancerError(
-            f"exclude {place}: a folder of videos or an .npz of fingerprints is wanted, none is here"
+            f"exclude {place}: a folder of videos or an .npz of fingerprints is wanted, none that can be read is here"
+            + some
         )
-    return Excluded(names, sequences)
+    return Excluded(names, sequences, unreadable)
 
 
-def _files(folder: Location) -> list[Location]:
-    if isinstance(folder, ObjectPath):
-        return [one.path for one in listing(folder)]
-    return sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
+def _files(place: Location) -> list[tuple[Location, bool]]:
+    """Files below a place, or the one at it, and whether each is named like a video (or is a folder that is closed)."""
+    if isinstance(place, ObjectPath):
+        listed = [one.path for one in listing(place)] or ([place] if place.is_file() else [])
+        return [(file, looks_like_video(file)) for file in listed]
+    if not place.is_dir():
+        return [(place, True)] if place.is_file() else []
+    videos = set(walk(place))
+    others = {file for file in place.rglob("*") if file.is_file()}
+    return [(file, file in videos) for file in sorted(videos | others)]
+
+
+def gather_excluded(config: CurateConfig, measured: Location) -> tuple[CurateConfig, Excluded]:
+    """The excluded videos, decoded once into `measured`, and the configuration by which workers find them there."""
+    assert config.exclude is not None
+    place = location(config.exclude)
+    if not (place.suffix == ".npz" and place.is_file()):
+        place = measured / "excluded.npz"
+        if not place.is_file():
+            excluded = load_excluded(config.exclude, config.fps)
+            with written_aside(place) as aside:
+                excluded.save(aside)
+    # Absolute: workers may run in other folders.
+    return config.model_copy(update={"exclude": str(place.absolute())}), load_excluded(place, config.fps)
 
 
 def _wanted(choice: str, name: str, module: str, package: str) -> bool:

@@ -25,7 +25,7 @@ from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import load_supplied_pose, save_supplied_pose
 from steadydancer.datasets.video import probe
 from steadydancer.flows.presets import tiny
-from steadydancer.pipelines.curate import ingest, job, steps
+from steadydancer.pipelines.curate import ingest, job, networks, steps
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import CHEAP_GATES, Gates
 from steadydancer.pipelines.curate.scores.frame_scores import find_cuts
@@ -287,6 +287,28 @@ def test_a_source_that_was_replaced_between_two_attempts_is_measured_again(dance
     assert rows["dancer_0.mp4"]["source_id"] == rows["dancer_1.mp4"]["source_id"] == before["dancer_0.mp4"]
     assert (rows["dancer_0.mp4"]["verdict"], rows["dancer_1.mp4"]["reason"]) == ("ok", "duplicate")
     assert sum(file.stat().st_mtime_ns == written for file, written in parts.items()) == 1
+
+
+def test_an_excluded_set_is_read_once_and_what_of_it_cannot_be_read_is_told_and_recorded(
+    dancers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = some(dancers, tmp_path / "clips", "dancer_0", "dancer_1")
+    evaluation = some(dancers, tmp_path / "set", "dancer_1")
+    (evaluation / "broken.mp4").write_bytes(b"once a video")
+    config = CONFIG.model_copy(update={"exclude": str(evaluation), "packet_size": 1})
+    record = curate(clips, tmp_path / "out", config)
+    rows = {Path(row["source_path"]).name: row for row in rows_of(tmp_path / "out")}
+    assert rows["dancer_1.mp4"]["reason"] == "max_leak_score"
+    assert rows["dancer_1.mp4"]["leak_of"] == str(evaluation / "dancer_1.mp4")
+    assert rows["dancer_0.mp4"]["verdict"] == "ok"
+    assert record["inputs"]["excluded_videos"] == 1
+    assert list(record["inputs"]["excluded_unreadable"]) == [str(evaluation / "broken.mp4")]
+    said = capsys.readouterr().err
+    assert "1 videos of" in said and f"{evaluation / 'broken.mp4'}: unreadable" in said
+    # Workers, and an attempt that goes on, find it read.
+    (tmp_path / "out" / "clips" / "run.json").unlink()
+    monkeypatch.setattr(networks, "decode_low_resolution", None)
+    assert curate(clips, tmp_path / "out", config)["inputs"] == record["inputs"]
 
 
 def test_a_source_that_is_replaced_on_its_walk_is_quarantined(dancers: Path, tmp_path: Path) -> None:

@@ -246,6 +246,27 @@ def test_a_clip_that_shares_its_half_with_an_excluded_video_leaks(original: np.n
     assert load_excluded(tmp_path / "excluded.npz", FPS).closest(fingerprint(original, FPS))[0] > 0.9
 
 
+def test_an_excluded_video_that_cannot_be_read_is_named_and_not_dropped(original: np.ndarray, tmp_path: Path) -> None:
+    """Labels and pictures beside the videos are no videos; a file named like one is."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    encode(original, folder / "good.mp4", FPS)
+    encode(original[:3], folder / "short.mp4", FPS)
+    (folder / "cut.mp4").write_bytes((folder / "good.mp4").read_bytes()[:3000])
+    (folder / "gone.mp4").symlink_to("nowhere")
+    (folder / "labels.csv").write_text("good.mp4,1\n")
+    excluded = load_excluded(folder, FPS)
+    assert [Path(name).name for name in excluded.names] == ["good.mp4"]
+    assert sorted(Path(name).name for name in excluded.unreadable) == ["cut.mp4", "gone.mp4", "short.mp4"]
+    assert "too short: 3 frames" in excluded.unreadable[str(folder / "short.mp4")]
+    excluded.save(tmp_path / "set.npz")
+    assert load_excluded(tmp_path / "set.npz", FPS).unreadable == excluded.unreadable
+    assert load_excluded(folder / "good.mp4", FPS).names == [str(folder / "good.mp4")]
+    (folder / "good.mp4").unlink()
+    with pytest.raises(SteadyDancerError, match=r"none that can be read is here\n  .*cut\.mp4: "):
+        load_excluded(folder, FPS)
+
+
 def test_nothing_to_exclude_is_said(tmp_path: Path) -> None:
     with pytest.raises(SteadyDancerError, match="a folder of videos or an .npz"):
         load_excluded(tmp_path, FPS)

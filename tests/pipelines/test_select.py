@@ -14,7 +14,7 @@ from steadydancer.pipelines.curate.config import SHAPES, CurateConfig, Duplicate
 from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.selection.decisions import read_decisions
 from steadydancer.pipelines.curate.selection.select import failed_gate, select, select_table
-from steadydancer.pipelines.curate.selection.targets import Scale, parts_of
+from steadydancer.pipelines.curate.selection.targets import UNMEASURED, Scale, parts_of
 from steadydancer.pipelines.curate.selection.verdicts import NO_MODEL, Selection
 
 GATES = Gates(max_static_edge_ratio=0.4)
@@ -162,7 +162,12 @@ def test_a_target_is_met_in_its_mix_by_bounds_that_anyone_can_apply(number: int)
         for row in table.to_pylist()
         if failed_gate(row, config.gates_for("vertical" if row["height"] > row["width"] else "horizontal")) is None
     }
-    assert by_bounds == ids
+    # A row without a score passes its gate: it is among them only where there are not enough that have one.
+    lacking = {row["clip_id"] for row in table.to_pylist() if row["pose_jerk"] is None}
+    assert ids <= by_bounds and by_bounds - ids <= lacking
+    assert sum(part["unmeasured"] for part in found["parts"]) == len(ids & lacking)
+    fields = {name: getattr(config, name) for name in ("gates_by_shape", "quotas", "target")}
+    assert {row["clip_id"] for row in accepted(run(table, **fields), table)} == ids
     strictness = [part["strictness"] for part in found["parts"]]
     before = {row["clip_id"] for row in accepted(chosen, table)}
     assert (ids <= before) == all(one >= 0 for one in strictness) and (ids >= before) == all(
@@ -182,7 +187,7 @@ def test_bounds_follow_the_strictness_as_it_is_defined() -> None:
             assert limit is not None and refused(limit) == pytest.approx(share * n, abs=1)
         margin = scale.margin(values, side)
         np.testing.assert_array_equal(margin >= 0, values >= bound if side == "min" else values <= bound)
-        assert scale.margin(np.array([np.nan]), side) == 1
+        assert scale.margin(np.array([np.nan]), side) == UNMEASURED
     assert Scale.of(np.array([np.nan]), "min", 0.3).bound(0.5, "min") is None
 
 

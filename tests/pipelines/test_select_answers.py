@@ -15,7 +15,7 @@ from steadydancer.pipelines.curate.selection.copies import Copies, over_quota
 from steadydancer.pipelines.curate.selection.decisions import read_decisions
 from steadydancer.pipelines.curate.selection.row_keys import RowKeys
 from steadydancer.pipelines.curate.selection.select import columns_read, select
-from steadydancer.pipelines.curate.selection.targets import Dial, Scale, margins, parts_of
+from steadydancer.pipelines.curate.selection.targets import UNMEASURED, Dial, Scale, margins, parts_of
 from steadydancer.pipelines.curate.selection.verdicts import NO_MODEL, Selection
 
 OFF: dict[str, Any] = dict.fromkeys(Gates.model_fields)
@@ -237,7 +237,7 @@ def test_a_bound_is_a_quantile_of_its_column_and_a_margin_the_strictness_at_whic
     scale = Scale.of(values, "min", 0.3)
     # Three of five are refused at strictness 0: 0.1 passes at −1 (nobody is refused), 0.2 where one fifth is.
     np.testing.assert_allclose(scale.margins, [-1, (0.2 - 0.6) / 0.6, 0, (0.8 - 0.6) / 0.4])
-    np.testing.assert_allclose(scale.margin(values, "min"), [-1, -2 / 3, -2 / 3, 0, 0.5, 1])
+    np.testing.assert_allclose(scale.margin(values, "min"), [-1, -2 / 3, -2 / 3, 0, 0.5, UNMEASURED])
     assert [scale.bound(s, "min") for s in (-1, -0.8, -2 / 3, -0.5, 0, 0.5)] == [0.1, 0.2, 0.2, 0.5, 0.5, 0.9]
     beyond = scale.bound(0.6, "min")
     assert beyond is not None and beyond > 0.9
@@ -260,7 +260,8 @@ def test_a_bound_is_a_quantile_of_its_column_and_a_margin_the_strictness_at_whic
         margins(taste, dial, each),
         [min(each[k].margin(taste[i : i + 1, k], dial.sides[k])[0] for k in (0, 1)) for i in range(4)],
     )
-    assert margins(taste, dial, each).tolist()[0] == -1 and margins(taste, dial, each)[2] == 1
+    # What was not measured is behind what keeps the bound, if only just, and before what does not.
+    assert margins(taste, dial, each).tolist()[0] == -1 and -1e-9 < margins(taste, dial, each)[2] < 0
 
 
 def test_a_target_takes_the_largest_margins_of_each_part() -> None:
@@ -281,6 +282,36 @@ def test_a_target_takes_the_largest_margins_of_each_part() -> None:
     # Gates that do not move stay where they are: what they refuse is not to be had.
     still = run(table, gates=gates(min_brightness=0.5, max_blur=0.5), target=target, quotas=quotas)
     assert still.target is not None and still.target["reached"]
+
+
+def test_what_was_not_measured_is_not_taken_for_the_best_there_is() -> None:
+    """A clip without a score comes after those that keep the bound, and before those that do not."""
+    table = rows(*({"brightness": b, "source_id": "one"} for b in (None, 0.9, 0.6, 0.5, 0.2)))
+    along = Quotas(along=("min_brightness",))
+    takes = {1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [0, 1, 2, 3], 5: [0, 1, 2, 3, 4]}
+    for number, taken in takes.items():
+        selection = run(table, gates=gates(min_brightness=0.5), target=Target(num_clips=number), quotas=along)
+        verdicts = told(selection, table, "verdict")
+        assert [k for k, verdict in enumerate(verdicts) if verdict == "ok"] == taken
+        assert selection.target is not None
+        (part,) = selection.target["parts"]
+        assert part["unmeasured"] == (0 in taken) and part["accepted"] == number
+        again = run(table, **{name: getattr(selection.config, name) for name in ("gates", "gates_by_shape", "quotas")})
+        assert told(again, table, "verdict") == verdicts  # the bounds that were found give the same clips again
+    quota = Quotas(max_accepted_per_source=2, along=("min_brightness",))
+    selection = run(table, gates=gates(min_brightness=0.5), quotas=quota)
+    assert told(selection, table, "verdict") == ["rejected", "ok", "ok", "rejected", "rejected"]
+    # A score that nobody has ranks nobody: all are alike, and the first in path order stay.
+    blind = rows(*[{"brightness": None}] * 3)
+    selection = run(blind, gates=gates(min_brightness=0.5), target=Target(num_clips=2), quotas=along)
+    assert told(selection, blind, "verdict") == ["ok", "ok", "rejected"]
+
+
+def test_a_copy_of_unknown_rate_is_not_the_best_one() -> None:
+    for duration_s in (0.0, None):
+        table = rows({"duplicate_group": "g", "duration_s": duration_s, "source_bytes": 100},
+                     {"duplicate_group": "g", "duration_s": 4.0, "source_bytes": 1})  # fmt: skip
+        assert told(run(table), table, "reason") == ["near_duplicate", None]
 
 
 def test_a_quota_of_shape_says_how_many_are_better() -> None:

@@ -34,7 +34,7 @@ def card_text(record: dict[str, Any], table: pa.Table, counts: list[GateCount]) 
         counts: what each gate did.
     """
     parts = [_head(table), _what(record, table), _balance(record, table), _kinds_text(table), _gates(counts),
-             _models(table, record), _limits(table, counts), _removal()]  # fmt: skip
+             _models(table, record), _limits(record, table, counts), _removal()]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,7 +107,7 @@ def _models(table: pa.Table, record: dict[str, Any]) -> str:
     return f"## What measured\n\nAsked for: {', '.join(choices)}.\n\n" + _table(["model", "rows"], rows)
 
 
-def _limits(table: pa.Table, counts: list[GateCount]) -> str:
+def _limits(record: dict[str, Any], table: pa.Table, counts: list[GateCount]) -> str:
     accepted = int(verdict_is(table, "ok").sum())
     lines = [
         f"- `{one.gate}`: {'no' if one.accepted_unmeasured == accepted else show(accepted - one.accepted_unmeasured)} "
@@ -119,6 +119,8 @@ def _limits(table: pa.Table, counts: list[GateCount]) -> str:
     lines.append(f"- {show(found['groups'])} groups of copies were found; one of each stays.")
     if leaks(table) is None:
         lines.append("- Likeness to evaluation sets was not looked for: clips of theirs may be among these.")
+    if unread := record["inputs"].get("excluded_unreadable"):
+        lines.append(f"- {show(len(unread))} videos of the evaluation sets could not be read and were not looked for.")
     if licence_name(table) == "unknown":
         lines.append("- The licence of some clips is unknown. Nobody's consent was recorded beyond what is told above.")
     return "## Known limits\n\n" + "\n".join(lines)

@@ -68,7 +68,7 @@ def write_report(folder: Location, page: Location | None = None) -> Location:
         borderline_section(table, bounds, "ok", "Accepted, but barely"),
         borderline_section(table, bounds, "rejected", "Rejected, but barely"),
         *_composition_sections(table),
-        _copies_section(table),
+        _copies_section(table, clips.record),
         _time_section(clips.record, table),
         _models_section(table, clips.record),
     ]
@@ -170,7 +170,7 @@ def _composition_sections(table: pa.Table) -> list[Section]:
     return [Section("What the clips are", text, head=["", "", "accepted clips", "all rows"], rows=rows)]
 
 
-def _copies_section(table: pa.Table) -> Section:
+def _copies_section(table: pa.Table, record: dict[str, Any]) -> Section:
     found, counted, leaked = copies(table), reasons(table), leaks(table)
     text = (
         f"{show(found['groups'])} groups show the same more than once ({show(found['rows'])} rows, the largest group "
@@ -179,6 +179,13 @@ def _copies_section(table: pa.Table) -> Section:
     )
     if leaked is None:
         return Section("Copies and leaks", text + "Likeness to evaluation sets was not looked for (`exclude`).")
+    inputs = record["inputs"]
+    if "excluded_videos" in inputs:
+        unread = inputs["excluded_unreadable"]
+        text += f"{show(inputs['excluded_videos'])} excluded videos were looked for.\n"
+        if unread:
+            text += f"{show(len(unread))} others could not be read, and clips of them may be among the accepted ones:\n"
+            text += "".join(f"{name}: {why}\n" for name, why in unread.items())
     text += f"Refused for likeness to excluded videos: {show(counted.get(('rejected', 'max_leak_score'), 0))}."
     return Section("Copies and leaks", text, head=["excluded video", "clips"], rows=leaked)
 

@@ -5,7 +5,7 @@ by two correlations: of the pictures (do they show the same place?), and of what
 happen there, at the same moment?). The second tells two dances in one studio apart, which the first cannot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,10 +101,14 @@ class Excluded:
     Args:
         names: of the videos.
         sequences: their pictures, [n, 64] each.
+        unreadable: name → why a video of the set cannot be looked for.
     """
 
-    def __init__(self, names: Sequence[str], sequences: Sequence[Floats]) -> None:
+    def __init__(
+        self, names: Sequence[str], sequences: Sequence[Floats], unreadable: Mapping[str, str] | None = None
+    ) -> None:
         self.names, self.sequences = list(names), list(sequences)
+        self.unreadable = dict(unreadable or {})
 
     def closest(self, data: bytes, min_ratio: float = 0.5) -> tuple[float, str | None]:
         """How much a clip's fingerprint is like one of them over half of the clip or more (0..1), and which."""
@@ -120,11 +124,13 @@ class Excluded:
     def save(self, path: Path) -> None:
         """Write them as an npz that `load` reads, so that the videos need not be decoded again, nor be there."""
         arrays: dict[str, Any] = {f"{k}": value.astype(np.uint8) for k, value in enumerate(self.sequences)}
-        np.savez_compressed(path, names=np.array(self.names), **arrays)
+        told = {"unreadable": np.array(list(self.unreadable.items()), str).reshape(-1, 2)} if self.unreadable else {}
+        np.savez_compressed(path, names=np.array(self.names), **told, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Excluded":
         """What `save` wrote."""
         with np.load(path, allow_pickle=False) as data:
             names = [str(name) for name in data["names"]]
-            return cls(names, [data[f"{k}"].astype(np.float32) for k in range(len(names))])
+            unreadable = {str(name): str(why) for name, why in data["unreadable"]} if "unreadable" in data else {}
+            return cls(names, [data[f"{k}"].astype(np.float32) for k in range(len(names))], unreadable)

@@ -84,9 +84,10 @@ class RowKeys:
         code = pc.fill_null(verdict, -1).to_numpy().astype(np.int8)
         rows = np.flatnonzero(by_hand)
         details = table["detail"].take(pa.array(rows)).to_pylist() if len(rows) else []
-        with np.errstate(divide="ignore", invalid="ignore"):
-            quality = height * width * numbers(table["source_bytes"]) / numbers(table["duration_s"])
-            quality = np.where(_mask(table["deinterlaced"]), quality * DEINTERLACED_QUALITY, quality)
+        seconds = numbers(table["duration_s"])
+        # NaN where it is not known, or no rate could be: such a copy comes after all others.
+        quality = height * width * numbers(table["source_bytes"]) / np.where(seconds > 0, seconds, np.nan)
+        quality = np.where(_mask(table["deinterlaced"]), quality * DEINTERLACED_QUALITY, quality)
         return cls(
             clip_id=table["clip_id"],
             source_path=table["source_path"],

@@ -18,7 +18,7 @@ from .copies import Copies, over_quota
 from .decisions import ACCEPT, REJECT, Decisions
 from .judgement import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
 from .row_keys import REASONS, RowKeys
-from .targets import Dial, find_strictness, margins, moved, parts_of, scales, told
+from .targets import Dial, find_strictness, lacking, margins, moved, parts_of, scales, told
 from .verdicts import Selection
 
 Batches = Callable[[], Iterable[pa.Table]]
@@ -103,7 +103,7 @@ def select(
                 kept &= ~over
             return kept
 
-        find_strictness(parts, passing, margin, shape, rows.position, keep)
+        find_strictness(parts, passing, margin, shape, rows.position, keep, lacking(judgement.taste, each))
         config = moved(config, parts, dial, each)
         bounds, result = Bounds.of(config), told(target, parts, config)
         judgement = Judgement.joined([judge(table, bounds, measured_gates) for table in batches()])

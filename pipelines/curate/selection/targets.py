@@ -16,6 +16,10 @@ from ..config import SHAPES, CurateConfig, Shape, Target
 from .copies import over_quota
 from .judgement import Floats, Integers, Mask
 
+# The margin of a score that was measured of other clips and not of this one. A gate lets such a clip through, and
+# nobody knows how good it is: it comes after all that keep the bound as it was set (0 and more), before all others.
+UNMEASURED = float(np.nextafter(0, -1))
+
 
 @dataclass(frozen=True)
 class Dial:
@@ -54,12 +58,12 @@ class Scale:
         return cls(each, np.where(worse < refused, below, above))
 
     def margin(self, values: Floats, side: str) -> Floats:
-        """The largest strictness at which each value passes; 1 for what was not measured."""
+        """The largest strictness at which each value passes; `UNMEASURED` for what was not measured."""
         if not len(self.values):
             return np.ones(len(values))
         sign = 1.0 if side == "min" else -1.0
         place = np.clip(np.searchsorted(self.values, sign * np.nan_to_num(values)), 0, len(self.values) - 1)
-        return np.where(np.isnan(values), 1.0, self.margins[place])
+        return np.where(np.isnan(values), UNMEASURED, self.margins[place])
 
     def bound(self, strictness: float, side: str) -> float | None:
         """The worst value that passes; None if nothing was measured that could say."""
@@ -73,6 +77,13 @@ class Scale:
 def scales(taste: Floats, dial: Dial) -> list[Scale]:
     """One a gate, from the values [n, gates] of all rows."""
     return [Scale.of(taste[:, k], dial.sides[k], dial.bounds[k]) for k in range(len(dial.gates))]
+
+
+def lacking(taste: Floats, each: Sequence[Scale]) -> Mask:
+    """Rows [n] that lack a score by which others are ranked; one that nobody has ranks nobody."""
+    ranks = np.array([len(scale.values) > 0 for scale in each], bool)
+    lacks: Mask = np.isnan(taste[:, ranks]).any(axis=1)
+    return lacks
 
 
 def margins(taste: Floats, dial: Dial, each: Sequence[Scale]) -> Floats:
@@ -91,12 +102,14 @@ class Part:
         strictness: at which the gates accept as many; None where nothing is to be moved.
         accepted: by it, of each shape; what ties brought in beyond `wanted` is not counted.
         available: what passes when the moving gates refuse nobody.
+        unmeasured: accepted clips that lack a score by which others were ranked.
     """
 
     shapes: tuple[Shape, ...]
     wanted: int
     strictness: float | None = None
     available: int = 0
+    unmeasured: int = 0
     accepted: dict[Shape, int] = field(default_factory=dict)
 
 
@@ -121,6 +134,7 @@ def find_strictness(
     shape: Integers,
     position: Integers,
     keep: Callable[[Mask], Mask],
+    lacking: Mask,
 ) -> None:
     """Set every part's `strictness` to the largest at which it has the clips that are wanted, by bisection.
 
@@ -131,6 +145,7 @@ def find_strictness(
         shape: of the rows [n].
         position: of the rows [n] in path order, which decides between equal margins.
         keep: what is left of rows when copies and quotas are seen to.
+        lacking: rows [n] without a score by which others are ranked.
     """
     part_of = np.full(len(SHAPES), -1)
     for k, part in enumerate(parts):
@@ -165,7 +180,9 @@ def find_strictness(
     left = kept(low)
     left &= ~over_quota(left, owner, np.array([part.wanted for part in parts]), margin, position, np.isinf(margin))
     for k, part in enumerate(parts):
-        part.strictness = float(levels[k][low[k]]) if len(levels[k]) else None
+        level = float(levels[k][low[k]]) if len(levels[k]) else None
+        part.strictness = 0.0 if level == UNMEASURED else level  # the bounds as they were set
+        part.unmeasured = int((left & lacking & (owner == k)).sum())
         part.accepted = {one: int((left & (shape == SHAPES.index(one))).sum()) for one in part.shapes}
 
 
@@ -196,7 +213,7 @@ def told(target: Target, parts: Sequence[Part], config: CurateConfig) -> dict[st
         "accepted": got,
         "parts": [
             {"shapes": list(part.shapes), "asked": part.wanted, "accepted": sum(part.accepted.values()),
-             "available": part.available, "strictness": part.strictness}
+             "unmeasured": part.unmeasured, "available": part.available, "strictness": part.strictness}
             for part in parts
         ],
         "preset": {"curate": config.model_dump(mode="json", include=fields)},
