@@ -1,11 +1,22 @@
 import dataclasses
+import hashlib
+import json
 
 import pytest
 import torch
 
 from steadydancer.datasets.sampler import StepSampler, rank_slice
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.draws import digest, draw_batch, draw_evaluation, noise, shifted
+from steadydancer.pipelines.train.draws import (
+    SampleDraws,
+    digest,
+    draw_batch,
+    draw_evaluation,
+    draw_validation,
+    noise,
+    shifted,
+    simulated_poses,
+)
 
 KEYS = {f"clip{i:02d}": (81, 640, 640) if i % 3 else (81, 512, 800) for i in range(29)}
 
@@ -17,6 +28,112 @@ def config(**changes) -> TrainConfig:
 def draws_of(step: int, **changes):
     chosen = config(**changes)
     return draw_batch(chosen, step, StepSampler(KEYS, chosen.global_batch_size, chosen.seed).batch(step))
+
+
+def bits(seed: int, step: int, place: int, purpose: str) -> int:
+    """63 bits of sha256, as runs have drawn them from the first."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{place}/{purpose}".encode()).digest()[:8], "little") // 2
+
+
+def share_of_one(*place: int | str) -> float:
+    return (bits(*place) // 1024) / 2**53
+
+
+def by_hand(seed: int, step: int, place: int, key: str) -> SampleDraws:
+    """A stage-3 sample at shift 3, text dropout 0.4, pose dropout 0.6, simulation 0.7 of (2, 5, 9)."""
+    u = share_of_one(seed, step, place, "sigma")
+    target = (2, 5, 9)[int(3 * share_of_one(seed, step, place, "pose simulation target"))]
+    return SampleDraws(
+        key=key,
+        sigma=3 * u / (1 + 2 * u),
+        noise_seed=bits(seed, step, place, "noise"),
+        text_dropped=share_of_one(seed, step, place, "text dropout") < 0.4,
+        pose_dropped=share_of_one(seed, step, place, "pose dropout") < 0.6,
+        pose_target=target if share_of_one(seed, step, place, "pose simulation") < 0.7 else None,
+        alignment_seed=bits(seed, step, place, "alignment dropout"),
+    )
+
+
+DRAWN = {
+    "seed": 7, "flow_shift": 3.0, "text_dropout": 0.4, "pose_dropout": 0.6, "pose_simulation_probability": 0.7,
+    "pose_simulation_targets": (2, 5, 9),
+}  # fmt: skip
+
+
+def test_every_draw_has_a_purpose_of_its_own_and_its_own_probability():
+    """Draw for draw as computed here: no two share a number, so that text and pose are dropped independently."""
+    drawn = config(**DRAWN)
+    for step in (0, 3, 12_345):
+        keys = [f"clip{place}" for place in range(40)]
+        assert draw_batch(drawn, step, keys) == [by_hand(7, step, place, key) for place, key in enumerate(keys)]
+    rows = draw_batch(drawn, 1, ["a"] * 400)
+    both = {(row.text_dropped, row.pose_dropped) for row in rows}
+    assert both == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def test_noise_is_torchs_of_the_samples_seed():
+    row = draw_batch(config(**DRAWN), 2, ["a", "b"])[1]
+    made = noise(row, (4, 3, 2))
+    expected = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(bits(7, 2, 1, "noise")))
+    assert made.dtype == torch.float32 and torch.equal(made, expected)
+
+
+def test_a_digest_names_keys_and_draws_in_order():
+    """As the metrics of earlier runs have it: a resumed run is held against these lines."""
+    rows = [SampleDraws("a", 0.25, 3, True, False, None, 5), SampleDraws("b", 0.5, 4, False, True, 2, 6)]
+    whole = hashlib.sha256()
+    for row in rows:
+        text = json.dumps(dataclasses.asdict(row), sort_keys=True).encode()
+        whole.update(len(text).to_bytes(8, "little") + text)
+    assert digest(rows) == whole.hexdigest()[:16] != digest(rows[::-1])
+
+
+def test_validation_is_a_fixed_choice_of_clips_each_with_one_noise_at_every_sigma():
+    keys = [f"clip{i}" for i in range(9)]
+    told = config(seed=7, validation_clips=3, validation_sigmas=(0.2, 0.7))
+    chosen = sorted(keys, key=lambda key: bits(7, 0, 0, f"validation/{key}"))[:3]
+    assert (
+        draw_validation(told, keys)
+        == draw_validation(told, keys[::-1])
+        == [
+            SampleDraws(key, sigma, bits(7, 0, i, "validation noise"))
+            for i, key in enumerate(chosen)
+            for sigma in (0.2, 0.7)
+        ]
+    )
+    assert chosen != sorted(chosen)  # by hash, not by name
+    assert len(draw_validation(told, keys[:2])) == 4 and draw_validation(told, []) == []
+
+
+def test_evaluation_simulates_poses_of_its_own():
+    rows = draw_evaluation(config(**DRAWN, evaluation_samples=30), ["a", "b", "c"])
+    assert rows == [
+        SampleDraws(
+            key="abc"[i % 3],
+            sigma=3 * u / (1 + 2 * u),
+            noise_seed=bits(7, 0, i, "evaluation noise"),
+            pose_target=(2, 5, 9)[int(3 * share_of_one(7, 0, i, "evaluation pose simulation target"))]
+            if share_of_one(7, 0, i, "evaluation pose simulation") < 0.7
+            else None,
+        )
+        for i in range(30)
+        for u in [(i + 0.5) / 30]
+    ]
+    assert len({row.pose_target for row in rows}) == 4
+
+
+def test_poses_that_will_be_simulated_are_those_of_all_steps_and_of_the_fixed_samples():
+    told = config(**DRAWN, steps=3, evaluation_samples=5, global_batch_size=8)
+    sampler = StepSampler(KEYS, 8, 7)
+    expected = {
+        (row.key, row.pose_target)
+        for step in range(3)
+        for place, key in enumerate(sampler.batch(step))
+        if (row := by_hand(7, step, place, key)).pose_target
+    }
+    fixed = {(row.key, row.pose_target) for row in draw_evaluation(told, ["x", "y"]) if row.pose_target}
+    assert fixed and expected and simulated_poses(told, sampler, ["x", "y"]) == expected | fixed
+    assert simulated_poses(config(stage=1), sampler, ["x", "y"]) == set()
 
 
 @pytest.mark.parametrize("step", [0, 7, 11_999])

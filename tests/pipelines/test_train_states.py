@@ -19,7 +19,7 @@ from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.host_copy import HostCopy
 from steadydancer.pipelines.train.prefetch import Prefetch
 from steadydancer.pipelines.train.states import StateNotWritten, StateWriter, newest_state
-from steadydancer.pipelines.train.stop import stops_on_sigterm
+from steadydancer.pipelines.train.stop import node_watch, stop_is_asked, stops_on_sigterm
 
 
 class Team:
@@ -30,7 +30,7 @@ class Team:
 
     def barrier(self) -> None:
         if self._barrier:
-            self._barrier.wait(20)
+            self._barrier.wait(LONGEST_S)
 
     def any(self, flag: bool) -> bool:
         return flag
@@ -60,6 +60,27 @@ class Engine:
 
     def step(self) -> None:
         self.optimizer.optimizer.step()
+
+
+LONGEST_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits_for_ever(monkeypatch):
+    """A wait without a limit of its own ends with the test's: a rank, a thread or a copy that never comes is an error.
+
+    Otherwise the thread would hold up the end of the test, and then that of the whole session.
+    """
+    end, original = time.monotonic() + LONGEST_S, threading.Event.wait
+
+    def wait(event: threading.Event, timeout: float | None = None) -> bool:
+        left = max(end - time.monotonic(), 0.0)
+        came = original(event, left if timeout is None else min(timeout, left))
+        if not came and time.monotonic() >= end:
+            raise TimeoutError(f"nothing came within {LONGEST_S:g} s")
+        return came
+
+    monkeypatch.setattr(threading.Event, "wait", wait)
 
 
 @pytest.fixture(autouse=True)
@@ -353,3 +374,46 @@ def test_sigterm_asks_once_and_ends_the_second_time(tmp_path):
         assert not (tmp_path / "state/stop").exists()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_stop_file_of_an_earlier_attempt_does_not_stop_this_one(tmp_path):
+    """Nor does one stay behind: the next attempt would end after one step, and the next again."""
+    file = tmp_path / "state/stop"
+    file.parent.mkdir()
+    file.touch()
+    first, second = Team(0, 2), Team(1, 2)
+    with stops_on_sigterm(tmp_path):
+        assert not file.exists() and not stop_is_asked(tmp_path, first)
+        file.touch()
+        assert stop_is_asked(tmp_path, first) and not stop_is_asked(tmp_path, second)  # one rank looks, and tells all
+    assert not file.exists()
+    with pytest.raises(KeyError), stops_on_sigterm(tmp_path):
+        file.touch()
+        raise KeyError
+    assert not file.exists()
+
+
+def test_outside_the_main_thread_the_file_alone_stops_a_run(tmp_path):
+    (tmp_path / "state").mkdir()
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def run() -> None:
+        with stops_on_sigterm(tmp_path):
+            (tmp_path / "state/stop").touch()
+            seen.append(stop_is_asked(tmp_path, Team()))
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run).result(LONGEST_S)
+    assert seen == [True] and signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "state/stop").exists()
+
+
+def test_a_machine_that_leaves_is_told_of_once(monkeypatch):
+    """Ray says so at every step; one more state is written and no more."""
+    import ray.train
+
+    news = iter([None, "leaving in 30 s", "leaving in 20 s", None])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(news))
+    is_leaving = node_watch(config().model_copy(update={"num_workers": 2}))
+    assert [is_leaving() for _ in range(4)] == [False, True, False, False]
+    assert node_watch(config())() is False  # without Ray nobody is asked
