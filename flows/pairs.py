@@ -15,6 +15,7 @@ from ..datasets.storage import local_copy
 from ..datasets.toydance import save_supplied_pose
 from ..datasets.video import VideoError, decode, encode, size_for_area
 from ..pipelines.fetched import same_source
+from ..pipelines.older_rules import of_older_pictures, require_same_pictures
 from ..pipelines.stage import BadClip
 
 MAX_AREA_PX = 384 * 384
@@ -36,6 +37,8 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
     written: dict[str, Path] = {}
     for row in wanted:
         try:
+            if of_older_pictures(record):
+                require_same_pictures(row, record["config"])
             written[row["clip_id"]] = _write_clip({**row, "pose": poses[row["clip_id"]]}, folder / "clips", record)
         except BadClip as bad:
             _log.warning("no pair of clip %s of %s: %s", row["clip_id"], row["source_path"], bad)

@@ -148,7 +148,7 @@ def _encode(
 
     job = Job(
         name="cache",
-        stages=stages(config, clips),
+        stages=stages(config, clips, accepted.record),
         config=config,
         schema=SCHEMA,
         open_row=accepted.__getitem__,

@@ -1,5 +1,6 @@
 """The steps of a cache: one clip's keypoints, then its frames → what the transformer will be told of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -25,6 +26,7 @@ from ...models.encoders import encode_image, encode_image_condition, encode_prom
 from ...models.pose_condition import draw_pose_condition, encode_pose_condition
 from ..crop import WHOLE, content_shares, content_size, crop_frames, cropped_shares, to_content
 from ..fetched import fetched
+from ..older_rules import stages_for
 from ..stage import BadClip, Stage
 from .accepted import CROP
 from .config import ENCODERS, CacheConfig
@@ -201,8 +203,8 @@ def open_clips(clips: Location, config: CacheConfig) -> Clips:
     return Clips(clips)
 
 
-def stages(config: CacheConfig, clips: Location) -> list[Stage]:
-    """Two, which run in one worker: a clip's networks share its frames."""
+def stages(config: CacheConfig, clips: Location, curated: Mapping[str, Any]) -> list[Stage]:
+    """They run in one worker: a clip's networks share its frames. `curated` is the record of the clips."""
     place = clips.absolute()
     lies = ("clip_id", "source_path", "measured_part", "pose_digest")
     reads = (
@@ -220,6 +222,7 @@ def stages(config: CacheConfig, clips: Location) -> list[Stage]:
     adds = ("height", "width", "image_height", "image_width", "prompt", "prompt_from", "conditions")
     gpus = config.num_gpus
     return [
+        *stages_for(curated, gpus),
         Stage("pose", find_pose, lies, ("pose",), load=partial(open_clips, place), num_gpus=gpus),
         Stage("encode", encode_clip, reads, adds, load=load_encoders, num_gpus=gpus),
     ]

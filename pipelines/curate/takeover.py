@@ -16,8 +16,9 @@ from ...datasets.object_store import ObjectPath, describe
 from ...datasets.rules import other_rules, versions
 from ...datasets.schema import Row
 from ...datasets.source_content import content_id
-from ...datasets.storage import SIDECARS, Location, is_address, location
-from ...datasets.video import VideoError
+from ...datasets.storage import SIDECARS, Location, is_address, local_copy, location
+from ...datasets.video import VideoError, probe
+from ..older_rules import of_older_pictures
 from ..stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
 from .gates import CHEAP_GATES, Gates
@@ -69,7 +70,9 @@ class Parent:
                 f"{clips.artifact.path} was measured in another way:\n{changes}\n"
                 "curate without --parent, or with the settings of the parent"
             )
-        if by := other_rules(clips.record, {"rules": versions(*RULES_READ)}):
+        # Of pictures each file tells by itself whether they are other ones now: `take_over` asks.
+        then = {name: by for name, by in clips.record.get("rules", {}).items() if name != "pictures"}
+        if by := other_rules({"rules": then}, {"rules": versions(*(set(RULES_READ) - {"pictures"}))}):
             raise ArtifactError(
                 f"{clips.artifact.path} was measured by another version of this program, whose rules were others:\n"
                 f"{by}\ncurate without --parent"
@@ -88,9 +91,8 @@ class Parent:
 
     def stages(self, stages: list[Stage]) -> list[Stage]:
         """The same stages for rows that may be there already."""
-        first = Stage(
-            "parent", partial(take_over, self.clips.measured), ("source_path", "measured_part"), ("measured_part",)
-        )
+        take = partial(take_over, self.clips.measured, older_pictures=of_older_pictures(self.clips.record))
+        first = Stage("parent", take, ("source_path", "measured_part"), ("measured_part",))
         probe, *others = (replace(stage, function=unless_taken(stage.function)) for stage in stages)
         gone = frozenset(self.clips.record.get("forgotten", ()))
         reads = ("source_id",)
@@ -145,10 +147,13 @@ def _mask(column: pa.ChunkedArray) -> Mask:
     return out
 
 
-def take_over(measured: Artifact, row: Row, config: CurateConfig, tools: None = None) -> Row | list[Row]:
+def take_over(
+    measured: Artifact, row: Row, config: CurateConfig, tools: None = None, *, older_pictures: bool = False
+) -> Row | list[Row]:
     """The rows of a source as they were measured, if its file is the same to the byte; else its row, to be measured.
 
-    What lies beside a video (keypoints, a caption) has no digest in the rows: it must be older than they are.
+    What lies beside a video (keypoints, a caption) has no digest in the rows: it must be older than they are. Where
+    they were measured by an older rule of pictures, the file must be one whose pictures are the same by today's.
     """
     part = row.get("measured_part")
     if not part:
@@ -158,7 +163,7 @@ def take_over(measured: Artifact, row: Row, config: CurateConfig, tools: None = 
     same = bool(rows) and rows[0]["source_id"] is not None and rows[0]["source_id"] == _digest(place)
     measured_ns = _changed_ns(measured.path / part) or 0
     newer = any((_changed_ns(place.with_name(place.stem + suffix)) or 0) > measured_ns for suffix in SIDECARS)
-    if not same or newer:
+    if not same or newer or (older_pictures and not _has_the_same_pictures(row["source_path"])):
         return {**row, "measured_part": None}
     said = {name: row.get(name) for name in ("origin", "licence")} | {"prompt": row.get("prompt") or rows[0]["prompt"]}
     return [{**one, **said, "measured_part": part} for one in rows]
@@ -189,6 +194,14 @@ def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
             part.unlink()
             changed += replaced
     return changed
+
+
+def _has_the_same_pictures(path: str) -> bool:
+    try:
+        with local_copy(path) as here:
+            return not probe(here).changed_by_pictures_2
+    except VideoError:
+        return False
 
 
 def _digest(place: Location) -> str | None:

@@ -18,6 +18,7 @@ from ...datasets.schema import Row, columns_of, to_table
 from ...datasets.storage import Location, total_bytes
 from ..crop import CROP_COLUMNS
 from ..earlier import absent_fields
+from ..older_rules import stages_for
 from ..runner import Engine, Job, run_packets
 from .config import ExportConfig
 
@@ -103,7 +104,7 @@ def run(config: ExportConfig, *, clips: Location, out: Location, engine: Engine)
         packets = plan_packets(by_id, config.packet_size)
         job = Job(
             name="export",
-            stages=STAGES,
+            stages=[*stages_for(curated.record), *STAGES],
             config=ExportTask(config, str(curated.artifact.path.absolute()), str(artifact.path.absolute())),
             schema=SCHEMA,
             open_row=lambda clip_id: by_id[clip_id],

@@ -417,7 +417,7 @@ def test_latents_that_are_not_finite_are_quarantined(
 ) -> None:
     encode_video = steps.encode_video
     monkeypatch.setattr(steps, "encode_video", lambda *arguments: encode_video(*arguments) * float("nan"))
-    (row,) = steps.stages(config, curated)[1].apply(dancer, config, encoders)
+    (row,) = steps.stages(config, curated, Clips(curated).record)[1].apply(dancer, config, encoders)
     assert (row["verdict"], row["reason"]) == ("quarantined", "non_finite_latents")
     sample = steps.to_sample({**dict.fromkeys(steps.SCHEMA.names), **row}, config, "mark")
     assert not sample.members and sample.row["prompt_from"] is None and sample.row["fingerprint"] == "mark"

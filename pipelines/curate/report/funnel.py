@@ -50,6 +50,7 @@ MEANINGS = {
     "interlaced": "a single field in each picture",
     "changing_aspect": "the picture's width / height changes inside the file",
     "too_big": "more pixels or a longer duration than is allowed",
+    "other_rules": "measured by an older version, which read the file otherwise",
     "source_changed": "the file was replaced after it was curated, or while it was read",
     "timeout": "the decoder hung and was ended",
     "decoder_crash": "the decoder crashed in its process",

@@ -100,6 +100,8 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
                 "kind": "clips",
                 "version": __version__,
                 "config": config.model_dump(mode="json"),
+                # By which the rows were measured; an older version kept none.
+                **({"rules": old.record["rules"]} if "rules" in old.record else {}),
                 "selection": selection.told()
                 | {
                     "measured_gates": measured_gates(old.record).model_dump(mode="json"),
