@@ -35,7 +35,7 @@ def timestep_of(sigma: Tensor) -> Tensor:
 
 
 def unshifted_sigmas(num_inference_steps: int) -> np.ndarray:
-    """Sigmas of the released grid before the shift, float64 [num_inference_steps], from 0.999 towards 0 (excluded)."""
+    """Sigmas of the released grid before the shift, float32 [num_inference_steps], from 0.999 towards 0 (excluded)."""
     return np.linspace(SIGMA_MAX, 0, num_inference_steps + 1)[:-1]
 
 

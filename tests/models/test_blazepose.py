@@ -71,6 +71,98 @@ def test_landmarks_come_back_to_the_image_and_are_as_sure_as_their_weaker_logit(
     assert confidence[3] == pytest.approx(1 / (1 + np.exp(2)))
 
 
+HIPS, HEAD, NOSE = (np.array(colour) for colour in ([0, 1, 0], [1, 0, 0], [0, 0, 1]))
+
+
+def middle(picture: np.ndarray, colour: np.ndarray) -> np.ndarray | None:
+    """x and y of the middle of what has that colour, in pixels; the picture is in [0, 1]."""
+    marked = np.argwhere((np.abs(picture - colour) < 0.5).all(axis=-1))
+    return marked.mean(axis=0)[::-1] + 0.5 if len(marked) else None
+
+
+class Painted:
+    """Stands for both networks, by the file's name: they see green hips, a red head and a blue nose."""
+
+    calls: list[str] = []  # noqa: RUF012
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+
+    def __call__(self, picture: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
+        assert picture.dtype == np.float32
+        if self.name == "pose_detection.tflite":
+            assert picture.shape == (224, 224, 3) and picture.min() == -1
+            self.calls.append("detect")
+            picture = (picture + 1) / 2
+            hips, head = middle(picture, HIPS), middle(picture, HEAD)
+            boxes, logits = np.zeros((2254, 12), np.float32), np.full((2254, 1), -9, np.float32)
+            if hips is not None and head is not None:
+                boxes[700, 4:8], logits[700] = np.concatenate([hips, head]) - np.tile(blazepose.anchors()[700], 2), 9
+            return {(2254, 12): boxes, (2254, 1): logits}
+        assert self.name == "pose_landmark_full.tflite"
+        assert picture.shape == (256, 256, 3) and 0 <= picture.min() <= picture.max() <= 1
+        self.calls.append("landmarks")
+        found = [middle(picture, colour) for colour in (HIPS, HEAD, NOSE)]
+        rows = np.full((39, 5), 9, np.float32)
+        if any(point is None for point in found):
+            return {(1,): np.array([0.49], np.float32), (195,): rows.reshape(-1)}
+        hips, head, nose = found
+        rows[:, :2] = hips
+        rows[34, :2], rows[0, :2] = head, nose
+        rows[16, 4], rows[15, 3] = -1, -1  # one wrist is out of the picture, the other one hidden
+        rows[26, :2] = hips + 9 * (hips - head)  # a knee far below
+        return {(1,): np.array([0.5], np.float32), (195,): rows.reshape(-1)}
+
+
+def painted(hips: tuple[int, int] | None, *, head_right: bool = False) -> np.ndarray:
+    """A picture of 120 × 80 with the head 20 above the hips, or to the right of them, the nose half way; or black."""
+    frame = np.zeros((120, 80, 3), np.uint8)
+    if hips is not None:
+        for step, colour in ((0, HIPS), (10, NOSE), (20, HEAD)):
+            x, y = (hips[0] + step, hips[1]) if head_right else (hips[0], hips[1] - step)
+            frame[y - 3 : y + 4, x - 3 : x + 4] = 255 * colour
+    return frame
+
+
+def test_the_region_follows_the_landmarks_and_who_is_lost_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blazepose, "_LiteModel", Painted)
+    monkeypatch.setattr(Painted, "calls", [])
+    places = [(20, 40), (26, 42), (60, 100), None, (40, 60)]
+    frames = np.stack([*(painted(hips) for hips in places), painted((40, 60), head_right=True)])
+    (track,) = BlazePose(Path("weights")).estimate(frames)
+    first, followed, lost = ["detect", "landmarks"], ["landmarks"], ["landmarks", "detect", "landmarks"]
+    nobody = ["landmarks", "detect"]
+    assert Painted.calls == [*first, *followed, *lost, *nobody, *first, *followed]
+
+    assert track.confidence.shape == (6, 18) and track.confidence.dtype == np.float32
+    seen = np.array([hips for hips in (*places, (40, 60)) if hips is not None]) + 0.5
+    body = track.pose.body[[0, 1, 2, 4, 5]] * (80, 120)
+    np.testing.assert_allclose(body[:, 1], seen, atol=0.5)  # the neck, amid the shoulders, which are at the hips
+    np.testing.assert_allclose(body[:4, 0], seen[:4] - (0, 10), atol=0.5)
+    np.testing.assert_allclose(body[4, 0], seen[4] + (10, 0), atol=0.5)
+    assert (track.pose.body[3] == -1).all() and not track.confidence[3].any() and not track.pose.body_visible[3].any()
+    assert (track.pose.hands == -1).all() and track.pose.hands.shape == (6, 2, 21, 2)
+    # Wrists that are not sure, and a knee below the picture, keep their places and are not visible.
+    unseen = [np.flatnonzero(~visible).tolist() for visible in track.pose.body_visible[[0, 1, 2, 4, 5]]]
+    assert unseen == [[4, 7, 9]] * 5
+    np.testing.assert_allclose(body[0, 9], (20.5, 40.5 + 180), atol=2)
+    np.testing.assert_allclose(track.confidence[0, [4, 7]], 1 / (1 + np.e), rtol=1e-4)
+    np.testing.assert_allclose(track.confidence[0, [0, 1, 9]], 1 / (1 + np.exp(-9)), rtol=1e-4)
+
+
+def test_where_nobody_is_found_there_is_no_track(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blazepose, "_LiteModel", Painted)
+    assert BlazePose(Path("weights")).estimate(np.stack([painted(None)] * 2)) == []
+
+
+def test_half_sure_is_sure_enough_for_a_detection_and_a_region_never_collapses() -> None:
+    boxes, logits = np.zeros((2254, 12), np.float32), np.zeros((2254, 1), np.float32)
+    assert blazepose.decode_detection(boxes, logits) is not None
+    assert blazepose.decode_detection(boxes, logits - 1e-3) is None
+    region = Region.around(np.array([5, 5], np.float32), np.array([5, 5.5], np.float32))
+    assert region.half_side == 1.25
+
+
 def _blazepose() -> BlazePose:
     if weights.find(weights.weight("blazepose")) is None or importlib.util.find_spec("ai_edge_litert") is None:
         pytest.skip("BlazePose's files or the package that runs them are not on this machine")

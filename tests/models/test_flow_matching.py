@@ -1,9 +1,17 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
-from steadydancer.models.flow_matching import noisy, shift_sigma, sigma_grid, timestep_of, velocity_target
+from steadydancer.models.flow_matching import (
+    noisy,
+    shift_sigma,
+    sigma_grid,
+    timestep_of,
+    unshifted_sigmas,
+    velocity_target,
+)
 
 
 @pytest.fixture
@@ -58,5 +66,18 @@ def test_the_released_grid():
     assert [round(grid[step].item(), 3) for step in (5, 15)] == [0.972, 0.893]
 
 
-def test_timesteps_are_a_thousand_sigmas():
-    assert torch.equal(timestep_of(torch.tensor([0.0, 0.25, 1.0])), torch.tensor([0.0, 250.0, 1000.0]))
+@pytest.mark.parametrize(("num_steps", "shift"), [(40, 5.0), (5, 3.0), (1, 1.0)])
+def test_the_grid_is_its_formula(num_steps, shift):
+    even = [float(np.float32(0.999)) * (1 - step / num_steps) for step in range(num_steps)]
+    expected = [shift * u / (1 + (shift - 1) * u) for u in even] + [0.0]
+    # To float32's last digit, which timesteps do not see: they are cut to whole numbers.
+    assert sigma_grid(num_steps, shift).tolist() == pytest.approx(expected, abs=1.2e-7)
+    unshifted = unshifted_sigmas(num_steps)
+    assert unshifted.tolist() == pytest.approx(even, abs=1.2e-7)
+    assert unshifted[0] == np.float32(0.999)
+    assert [int(1000 * sigma) for sigma in sigma_grid(num_steps, shift).tolist()] == [int(1000 * s) for s in expected]
+
+
+def test_timesteps_are_a_thousand_sigmas_and_not_rounded():
+    sigmas = torch.tensor([0.0, 0.25, 0.50050, 1.0])
+    assert timestep_of(sigmas).tolist() == pytest.approx([0.0, 250.0, 500.5, 1000.0], abs=1e-4)

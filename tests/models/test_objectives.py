@@ -112,6 +112,10 @@ def test_errors_are_measured_in_float32(batch):
     answer = torch.full((2, 1, 300, 1, 1), 1.0078125, dtype=torch.bfloat16)
     loss = action_supervision()(lambda *given: answer, small)["loss"]
     assert (loss.dtype, loss.item()) == (torch.float32, pytest.approx(2.0**-14, rel=1e-6))
+    # In bfloat16 1.0078125 − −3 would be 4.
+    teacher = torch.full_like(answer, -3.0)
+    terms = condition_decoupled_distillation(lambda *given: teacher)(lambda *given: answer, small)
+    assert terms["distillation"].item() == pytest.approx(4.0078125**2, rel=1e-6)
 
 
 def test_a_batch_goes_elsewhere_member_by_member(batch):

@@ -67,11 +67,12 @@ def test_the_paper_counts_the_interval_in_timesteps():
     assert len(times) == 4
 
 
+@pytest.mark.parametrize(("num_steps", "shift"), [(7, 5.0), (7, 3.0), (3, 1.0)])
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])
-def test_both_solvers_run_on_the_released_grid(solver):
-    scheduler = released_scheduler(7, 5.0, solver)
-    assert torch.equal(scheduler.sigmas, sigma_grid(7, 5.0))
-    assert torch.equal(scheduler.timesteps, (1000 * sigma_grid(7, 5.0)[:-1].double()).long())
+def test_both_solvers_run_on_the_released_grid(solver, num_steps, shift):
+    scheduler, grid = released_scheduler(num_steps, shift, solver), sigma_grid(num_steps, shift)
+    assert torch.equal(scheduler.sigmas, grid)
+    assert torch.equal(scheduler.timesteps, (1000 * grid[:-1].double()).long())
     with pytest.raises(ValueError, match="'euler'"):
         released_scheduler(7, 5.0, "euler")
 
