@@ -232,6 +232,12 @@ def test_a_cache_of_which_nothing_is_left_is_an_empty_one(latents: Artifact, tmp
     new = Artifact(tmp_path / "new")
     list(samples_without(latents, new, Forgotten(frozenset(SOURCES.values()), frozenset())))
     assert len(new.read()) == 0 and len(new.parts()) == 1 and not (new.path / "shards").exists()
+    # Whichever part goes, the last one too, nothing empty takes its place.
+    for number, part in enumerate(latents.parts()):
+        theirs = frozenset(latents.read_part(part)["source_id"].to_pylist())
+        some = Artifact(tmp_path / f"some{number}")
+        list(samples_without(latents, some, Forgotten(theirs, frozenset())))
+        assert all(len(some.read_part(one)) for one in some.parts())
     # A rejected row that stays is something left.
     other = Artifact(tmp_path / "other")
     list(samples_without(latents, other, Forgotten(frozenset(SOURCES.values()) - {"id3"}, frozenset())))
@@ -294,14 +300,14 @@ def test_a_folder_is_deleted_its_record_first_and_what_links_point_to_stays(tmp_
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     (folder / "a" / "b").mkdir(parents=True)
     elsewhere.mkdir()
-    for file in (folder / "run.json", folder / "a" / "x", folder / "a" / "b" / "y", elsewhere / "mine"):
+    for file in (folder / "Run.json", folder / "a" / "x", folder / "a" / "b" / "y", elsewhere / "mine"):
         file.write_text("1")
     (folder / "link").symlink_to(elsewhere)
     gone: list[str] = []
     unlink = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda self, **named: gone.append(self.name) or unlink(self, **named))
-    delete(folder, "run.json")
-    assert gone[0] == "run.json" and set(gone) == {"run.json", "link", "y", "x"}
+    delete(folder, "Run.json")  # by name it would be the last
+    assert gone[0] == "Run.json" and set(gone) == {"Run.json", "link", "y", "x"}
     assert not folder.exists() and (elsewhere / "mine").read_text() == "1"
-    delete(folder, "run.json")  # gone already
+    delete(folder, "Run.json")  # gone already
     assert removal.A_FORGOTTEN_SOURCE == "a forgotten source"

@@ -75,6 +75,9 @@ def test_a_gate_is_closed_beyond_its_bound_and_open_at_it(gate: str) -> None:
     rows = [row_with(gate, value) for value in (refused, bound, passed, None)]
     assert verdicts(rows, gates) == [(gate, words), (None, None), (None, None), (None, None)]
     assert verdict(row_with(gate, refused), Gates(**{gate: None})) == (None, None)
+    # A bound of zero is a bound.
+    wrong = -1 if is_min else 1
+    assert verdict(row_with(gate, wrong), Gates(**{gate: 0}))[0] == gate
 
 
 def test_a_score_that_is_null_passes_and_is_named_and_zero_is_measured() -> None:

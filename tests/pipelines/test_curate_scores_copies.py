@@ -63,6 +63,7 @@ def scene(num_pictures: int, seed: int, events: float = 12.0) -> np.ndarray:
         (lambda one, rng: one + rng.normal(0, 16, one.shape), (0, 0.0)),  # and less
         (lambda one, rng: one[:15] + rng.normal(0, 6, (15, 64)), (15, None)),  # fewer than sixteen: more is asked
         (lambda one, rng: one[:15] + rng.normal(0, 11, (15, 64)), (0, 0.0)),
+        (lambda one, rng: one[:16] + rng.normal(0, 11, (16, 64)), (16, None)),
         (lambda one, rng: one[:9], (0, 0.0)),  # too short for the overlap
         (lambda one, rng: one * 0.1 + 100, (20, None)),  # paler, but the same
         (lambda one, rng: 128 + one - scene(1, 0, 0.0), (0, 0.0)),  # the same events in another place

@@ -236,6 +236,12 @@ def test_edges_that_stay_are_counted_while_the_camera_moves_far_enough() -> None
     assert static_edge_ratio(marked, 0.015, 2.0) == ratio and static_edge_ratio(marked, 0.0149, 2.0) is None
     assert static_edge_ratio(marked, 0.003, 10.0) == ratio and static_edge_ratio(marked, None, 99.0) is None
     assert static_edge_ratio(marked, 0.0, 99.0) is None
+    # An edge that turns round now and then is none that was laid over: it stays in seven frames of eight, less one.
+    for turned, seen in ((0, True), (1, False), (2, False)):
+        square = np.full((8, 90, 120, 3), 90, np.uint8)
+        square[:, 20:50, 30:60] = np.where(np.arange(8) < turned, 30, 150)[:, None, None, None]
+        value = static_edge_ratio(square, 0.05, 2.0)
+        assert value is not None and (value > 0.005) == seen
     # A faint edge of 4 levels a pixel counts, one of 1 level does not.
     for step, seen in ((16, True), (2, False)):
         faint = np.full((8, 90, 120, 3), 90, np.uint8)

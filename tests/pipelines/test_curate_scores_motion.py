@@ -173,12 +173,13 @@ def test_a_path_is_walked_in_its_order() -> None:
 
 
 def test_noise_in_time_follows_the_camera_where_it_is_known() -> None:
-    """A fine texture, which is no noise: it moves by whole pixels for five frames and then rests."""
+    """A fine texture, which is no noise: it moves by whole pixels, ever other ones, for five frames and then rests."""
     rng = np.random.default_rng(2)
     scene = np.clip(rng.normal(128, 25, (200, 200)), 0, 255).astype(np.uint8)
-    steps = [min(k, 4) for k in range(9)]
-    frames = np.stack([scene[20 + 3 * k : 120 + 3 * k, 30 + 2 * k : 150 + 2 * k] for k in steps])
-    path, known = np.tile(shift(-2, -3), (8, 1, 1)), np.arange(8) < 4
+    steps = [(2, 3), (-1, 4), (5, 0), (0, -2), *[(0, 0)] * 4]
+    corners = np.cumsum([(30, 20), *steps], axis=0)
+    frames = np.stack([scene[y : y + 100, x : x + 120] for x, y in corners])
+    path, known = np.stack([shift(-x, -y) for x, y in [*steps[:4], *[(2, 3)] * 4]]), np.arange(8) < 4
     # Where it rests, the path says nonsense, and that it is not known.
     assert noise(frames, path, known) == 0
     # Wherever one side of a frame is taken wrongly, the texture is fine and seems to change, which is noise.

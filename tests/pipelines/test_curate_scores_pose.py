@@ -91,6 +91,9 @@ def test_shares_count_joints_and_frames_that_are_seen() -> None:
     assert scores["missing_pose_ratio"] == pytest.approx(4 / 10) and scores["pose_gap"] == 4
     assert scores["visible_joint_ratio"] == pytest.approx((180 - 1 - 3 * 13 - 12 - 4 - 2 * 3) / 180)
     assert scores["head_ratio"] == pytest.approx(9 / 10)
+    for joint in (14, 15, 16, 17):  # each of them alone is a head, and the nose is none
+        hidden = [one for one in (14, 15, 16, 17) if one != joint]
+        assert scored(figure(2), seen_but(2, (0, hidden), (1, [14, 15, 16, 17])))["head_ratio"] == 0.5
     # Two gaps: the longest one counts.
     gaps = seen_but(12, (slice(1, 3), NECK), (slice(4, 7), NECK), (slice(9, 11), NECK))
     assert scored(figure(12), gaps)["pose_gap"] == 3
@@ -305,6 +308,12 @@ def test_left_and_right_are_exchanged_back_with_what_is_seen_of_them() -> None:
     np.testing.assert_array_equal(seen, visible)
     np.testing.assert_array_equal(flipped[2], body[2][MIRRORED])  # what was given is not changed
     assert flipped_visible[2, 7] == False  # noqa: E712
+    # A joint whose counterpart is not seen says nothing of the sides, wherever that one is said to be.
+    alone = figure(2)
+    alone[1, 4, 0] += 0.2
+    alone[1, 7] = alone[0, 4]
+    lonely = np.isin(np.arange(18), [NECK, 4])[None].repeat(2, axis=0)
+    np.testing.assert_array_equal(without_flips(alone, lonely)[0], alone)
     assert [MIRRORED[k] for k in MIRRORED] == list(range(18))
     # Each joint's counterpart lies at the other side of the figure.
     np.testing.assert_array_equal(PLACES[MIRRORED], PLACES * [-1, 1])
