@@ -314,6 +314,25 @@ def test_a_copy_of_unknown_rate_is_not_the_best_one() -> None:
         assert told(run(table), table, "reason") == ["near_duplicate", None]
 
 
+def test_what_a_person_accepts_is_one_of_a_targets_clips(tmp_path: Path) -> None:
+    table = rows(*({"brightness": 0.1 * k, "width": 500, "blur": 0.9 if k == 1 else 0.1} for k in range(1, 10)))
+    accept = decided(tmp_path, "c0,,,accept,", "c8,,,reject,")
+    fields: dict[str, Any] = {"gates": gates(min_brightness=0.5, max_blur=0.5), "decisions": accept}
+    fields |= {"target": Target(num_clips=3), "quotas": Quotas(along=("min_brightness",))}
+    selection = run(table, **fields)
+    # The first, which a gate that does not move refuses, and the two best that are not rejected.
+    assert np.flatnonzero([word == "ok" for word in told(selection, table, "verdict")]).tolist() == [0, 6, 7]
+    assert selection.config.gates_by_shape["horizontal"]["min_brightness"] == pytest.approx(0.7)
+
+
+def test_a_gate_that_is_off_for_a_shape_is_not_missed_there() -> None:
+    table = rows({"width": 300}, {"width": 500}, {"width": 500, "contrast": 0.5})
+    shapes: dict[Any, Any] = {"square": {"min_contrast": None}}
+    selection = run(table, gates=gates(min_contrast=0.1, max_blur=0.5), gates_by_shape=shapes)
+    assert told(selection, table, "unmeasured") == ["max_blur", "min_contrast,max_blur", "max_blur"]
+    assert [gate["unmeasured"] for gate in selection.funnel()["gates"].values()] == [1, 3]
+
+
 def test_a_quota_of_shape_says_how_many_are_better() -> None:
     table = rows(*({"brightness": b, "width": 500, "source_id": "one"} for b in (0.6, 0.9, 0.7, 0.8)))
     quotas = Quotas(max_accepted_by_shape={"horizontal": 2}, along=("min_brightness",))
