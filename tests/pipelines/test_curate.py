@@ -95,6 +95,7 @@ def test_an_accepted_clip_is_measured_in_full_and_a_refused_one_says_by_how_much
         "leak_of",
         "appearance_change",
         "subject_clipped_ratio",
+        "pose_confidence",
     }  # no set to exclude; supplied keypoints
     no_borders = {"crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px"}
     assert empty - without_networks - not_asked_for - no_borders <= {

@@ -1,6 +1,8 @@
 """The steps of a curation on rows and frames whose answers are known: spans, times, who looks at what and where."""
 
+import functools
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -55,12 +57,26 @@ def filmed(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
     return show
 
 
-SOURCE: Row = {"source_path": "/v/a.mp4", "source_id": "a" * 64, "width": 320, "height": 240, "duration_s": 9.9}
+SIZE: Row = {"width": 320, "height": 240, "duration_s": 9.9}
 
 
-def test_a_source_is_cut_into_spans_at_its_own_times(filmed: Callable[[np.ndarray], None]) -> None:
+def written(file: Path, content: bytes = b"a") -> Row:
+    """The row of a source whose file is there, and is what it was when it was probed."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
+    return {**SIZE, "source_path": str(file), "source_id": sha256(content).hexdigest()}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Row:
+    return written(tmp_path / "a.mp4")
+
+
+def test_a_source_is_cut_into_spans_at_its_own_times(
+    filmed: Callable[[np.ndarray], None], source: Row, tmp_path: Path
+) -> None:
     filmed(coloured(20, 6, 30))
-    rows = cast("list[Row]", find_shots(SOURCE, config()))
+    rows = cast("list[Row]", find_shots(source, config()))
     told = [(row["shot_index"], row["start_s"], row["end_s"], row["num_frames"], row.get("reason")) for row in rows]
     # Shots of 20, 6 and 30 frames: two windows of nine, none, three; what is left over at a shot's end is nobody's.
     assert told == [
@@ -78,9 +94,9 @@ def test_a_source_is_cut_into_spans_at_its_own_times(filmed: Callable[[np.ndarra
     assert all(row["transition_score"] is None and row["leak_score"] is None for row in rows)
     assert ["frozen_ratio" in row for row in rows] == [True, True, False, True, True, True]
     # An id is made of content, span and rate.
-    again = cast("list[Row]", find_shots({**SOURCE, "source_path": "/elsewhere/b.mp4"}, config()))
+    again = cast("list[Row]", find_shots(written(tmp_path / "elsewhere" / "b.mp4"), config()))
     assert [row["clip_id"] for row in again] == [row["clip_id"] for row in rows]
-    other = cast("list[Row]", find_shots({**SOURCE, "source_id": "b" * 64}, config()))
+    other = cast("list[Row]", find_shots(written(tmp_path / "a.mp4", b"another"), config()))
     assert not {row["clip_id"] for row in other} & {row["clip_id"] for row in rows}
 
 
@@ -92,23 +108,25 @@ def test_numbers_of_a_span_are_those_of_the_changes_inside_it() -> None:
         frames=lambda start, stop: np.full((stop - start, 8, 8, 3), 50, np.uint8),
     )
     # Frames 1 to 4 of seven: three changes lie between them; the one into frame 1 and the one out of 4 do not.
-    row = steps._clip(SOURCE, cast("ShotPass", seen), 3, 1, 5, config(num_frames=5))
+    row = steps._clip({**SIZE, "source_id": "a" * 64}, cast("ShotPass", seen), 3, 1, 5, config(num_frames=5))
     assert (row["cut_score"], row["motion_magnitude"], row["shot_index"]) == (0.3, 3.0, 3)
     assert row["transition_score"] == pytest.approx(0.4)
     assert (row["start_s"], row["end_s"], row["num_frames"]) == (0.1, pytest.approx(0.4), 4)
     assert (row["verdict"], row["reason"], row["detail"]) == ("rejected", "too_short", "0.30 s, 0.40 s are needed")
     assert len(row["fingerprint"]) == 2 * 64  # ten frames a second, four pictures a second: two frames each
-    one = steps._clip(SOURCE, cast("ShotPass", seen), 0, 2, 3, config(num_frames=5))
+    one = steps._clip({**SIZE, "source_id": "a" * 64}, cast("ShotPass", seen), 0, 2, 3, config(num_frames=5))
     assert (one["cut_score"], one["motion_magnitude"], one["transition_score"]) == (0, None, 0)
-    trusted = steps._clip(SOURCE, cast("ShotPass", seen), 0, 1, 5, config(num_frames=5, trust=True))
+    trusted = steps._clip(
+        {**SIZE, "source_id": "a" * 64}, cast("ShotPass", seen), 0, 1, 5, config(num_frames=5, trust=True)
+    )
     assert trusted["motion_magnitude"] is None and trusted["cut_score"] == 0.3
 
 
-def test_windows_beyond_the_limit_are_named_and_not_measured(filmed: Callable[[np.ndarray], None]) -> None:
+def test_windows_beyond_the_limit_are_named_and_not_measured(filmed: Callable[[np.ndarray], None], source: Row) -> None:
     filmed(coloured(20, 6, 30))
     asked: list[bytes] = []
     excluded = SimpleNamespace(closest=lambda data: asked.append(data) or (0.25, "known.mp4"))
-    rows = cast("list[Row]", find_shots(SOURCE, config(max_clips_per_source=3), ShotTools(None, cast("Any", excluded))))
+    rows = cast("list[Row]", find_shots(source, config(max_clips_per_source=3), ShotTools(None, cast("Any", excluded))))
     assert [row.get("reason") for row in rows] == [None, None, "too_short", None, *["max_clips_per_source"] * 2]
     assert rows[4]["detail"] == "clip 4 of its source, at most 3 are asked" and rows[4]["verdict"] == "rejected"
     # What is left out is not measured, and nothing stands in for what was not.
@@ -116,20 +134,20 @@ def test_windows_beyond_the_limit_are_named_and_not_measured(filmed: Callable[[n
     assert [row["leak_score"] for row in rows] == [0.25, 0.25, None, 0.25, None, None]
     assert asked == [row["fingerprint"] for row in rows if row["leak_score"] is not None]
     assert ["frozen_ratio" in row for row in rows] == [True, True, False, True, False, False]
-    trusted = cast("list[Row]", find_shots(SOURCE, config(trust=True), ShotTools(None, cast("Any", excluded))))
+    trusted = cast("list[Row]", find_shots(source, config(trust=True), ShotTools(None, cast("Any", excluded))))
     assert all("frozen_ratio" not in row for row in trusted) and trusted[0]["leak_score"] == 0.25
 
 
 def test_a_source_of_many_pieces_is_one_source(
-    filmed: Callable[[np.ndarray], None], monkeypatch: pytest.MonkeyPatch
+    filmed: Callable[[np.ndarray], None], monkeypatch: pytest.MonkeyPatch, source: Row
 ) -> None:
     filmed(coloured(20, 6, 30))
-    whole = find_shots(SOURCE, config())
+    whole = find_shots(source, config())
     for piece in (7, 56, 28):  # 56 frames: the last piece is empty where they divide
         monkeypatch.setattr(steps, "PIECE_FRAMES", piece)
-        assert find_shots(SOURCE, config()) == whole
+        assert find_shots(source, config()) == whole
     filmed(coloured(5))
-    (short,) = cast("list[Row]", find_shots(SOURCE, config()))
+    (short,) = cast("list[Row]", find_shots(source, config()))
     assert (short["reason"], short["num_frames"]) == ("too_short", 5)
 
 
@@ -144,8 +162,14 @@ def test_frames_of_a_transition_belong_to_no_shot_and_a_hard_cut_to_the_shot_bef
     assert shots("xxx") == [(0, 3)] and shots("...") == [(0, 3)]
 
 
-def row_of(**changes: Any) -> Row:
-    return {**SOURCE, "clip_id": "c", "start_s": 1.5, "end_s": 3.5, "num_frames": 9, "camera_motion": None, **changes}
+@pytest.fixture
+def row_of(source: Row) -> Callable[..., Row]:
+    """A clip of that source, with changes."""
+    return functools.partial(clip_row, source)
+
+
+def clip_row(source: Row, **changes: Any) -> Row:
+    return {**source, "clip_id": "c", "start_s": 1.5, "end_s": 3.5, "num_frames": 9, "camera_motion": None, **changes}
 
 
 @pytest.fixture
@@ -196,10 +220,10 @@ class Looks:
         return ScoreTools(cast("Any", self.text), cast("Any", self), cast("Any", self))
 
 
-def test_networks_see_four_of_eight_frames_inside_the_borders(shown: list[Any]) -> None:
+def test_networks_see_four_of_eight_frames_inside_the_borders(shown: list[Any], row_of: Callable[..., Row]) -> None:
     looks = Looks()
     row = cast("Row", score_frames(row_of(), config(), looks.tools))
-    assert shown == [("/v/a.mp4", 1.5, 3.5, 8)]
+    assert shown == [(row["source_path"], 1.5, 3.5, 8)]
     assert looks.seen == {name: [0, 2, 5, 7] for name in ("text", "persons", "aesthetics")}
     # Of 160 columns 11 and 21 are bars: 22 and 42 of 320, and that is where the picture lies in the source.
     assert [row[f"crop_{side}_px"] for side in ("left", "top", "width", "height")] == [22, 0, 256, 240]
@@ -209,7 +233,7 @@ def test_networks_see_four_of_eight_frames_inside_the_borders(shown: list[Any]) 
     assert row["text_ratio"] == 0 and row["static_edge_ratio"] is None
 
 
-def test_what_a_cheaper_score_refuses_is_not_looked_at_further(shown: list[Any]) -> None:
+def test_what_a_cheaper_score_refuses_is_not_looked_at_further(shown: list[Any], row_of: Callable[..., Row]) -> None:
     def looked(looks: Looks, **gates: Any) -> tuple[set[str], Row]:
         row = cast("Row", score_frames(row_of(), config(gates=gates), looks.tools))
         return set(looks.seen), row
@@ -264,7 +288,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def test_a_pose_is_looked_for_inside_the_borders_and_kept_in_the_sources_frame(decoded: list[Any]) -> None:
+def test_a_pose_is_looked_for_inside_the_borders_and_kept_in_the_sources_frame(
+    decoded: list[Any], row_of: Callable[..., Row]
+) -> None:
     one, other = toy_pose(3, 9, FPS, aspect=240 / 180), toy_pose(4, 9, FPS, aspect=240 / 180)
     estimator = Estimator(one, PoseSequence(other.body * np.float32(0.5), other.body_visible, other.hands))
     row = row_of(**BARRED, width=1280, height=960)
@@ -285,10 +311,12 @@ def test_a_pose_is_looked_for_inside_the_borders_and_kept_in_the_sources_frame(d
     assert decoded[1][1:] == (512, 682)
 
 
-def test_supplied_keypoints_are_of_the_whole_frame_and_need_no_decoding(decoded: list[Any], tmp_path: Path) -> None:
+def test_supplied_keypoints_are_of_the_whole_frame_and_need_no_decoding(
+    decoded: list[Any], row_of: Callable[..., Row]
+) -> None:
     person = toy_pose(3, 40, FPS, aspect=320 / 240)
-    save_supplied_pose(tmp_path / "a.mp4", [person], FPS)
-    row = row_of(source_path=str(tmp_path / "a.mp4"), **BARRED)
+    row = row_of(**BARRED)
+    save_supplied_pose(Path(row["source_path"]), [person], FPS)
     out = cast("Row", estimate_pose(row, config()))
     assert decoded == [] and out["pose_model"] == "supplied" and out["num_persons"] == 1
     assert out["pose_confidence"] is None and out["visible_joint_ratio"] == 1  # nobody measured how sure they are
@@ -302,7 +330,9 @@ def test_supplied_keypoints_are_of_the_whole_frame_and_need_no_decoding(decoded:
     assert out["motion_smoothness"] is None
 
 
-def test_a_clip_that_a_cheap_gate_refuses_or_that_shows_nobody_has_no_pose(decoded: list[Any]) -> None:
+def test_a_clip_that_a_cheap_gate_refuses_or_that_shows_nobody_has_no_pose(
+    decoded: list[Any], row_of: Callable[..., Row]
+) -> None:
     dark = row_of(brightness=0.05)
     assert estimate_pose(dark, config(gates={"min_brightness": 0.1})) == dark
     nobody = cast("Row", estimate_pose(row_of(num_detected_persons=3), config(), PoseTools(cast("Any", Estimator()))))
@@ -322,5 +352,5 @@ def test_frames_are_never_larger_than_their_source_and_have_even_sides(decoded: 
     for width, height, expected in (
         (320, 240, (240, 320)), (2000, 1000, (512, 1024)), (1001, 2003, (1024, 512)), (101, 77, (76, 100)),
     ):  # fmt: skip
-        steps._frames({**SOURCE, "width": width, "height": height}, np.zeros(1), 512)
+        steps._frames({**SIZE, "source_path": "a", "width": width, "height": height}, np.zeros(1), 512)
         assert decoded[-1][1:] == expected
