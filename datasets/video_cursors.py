@@ -52,7 +52,7 @@ class PyavCursor:
 
     def _begin(self, packets: Iterator[Any], position: int) -> None:
         checked = self._checked((frame for packet in packets for frame in self._context.decode(packet)), position)
-        self._frames = deinterlaced(checked, self._index.parity) if self._index.parity else checked
+        self._frames = deinterlaced(checked, self._index.deinterlacing) if self._index.deinterlacing else checked
         self._frame: Any = None
         self._position = position - 1
 
@@ -82,7 +82,7 @@ class PyavCursor:
 
     def _entry_before(self, target: int) -> int:
         # What the deinterlacer makes of a frame needs the one before.
-        return self._index.entry_before(max(0, target - 1) if self._index.parity else target)
+        return self._index.entry_before(max(0, target - 1) if self._index.deinterlacing else target)
 
     def _seek(self, target: int) -> None:
         """Begin at the last entry before `target` that the container finds, else at the start."""

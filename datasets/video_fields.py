@@ -6,6 +6,7 @@ asked, by the measure of FFmpeg's `idet`. Only files that could be interlaced pa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -14,7 +15,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from .video_file import VideoError
+from .video_file import DEMUX_OPTIONS, VideoError
 from .video_headers import h264_fields_possible
 
 # Every file of these may hold fields, wherever it begins with whole frames; H.264 says so in its parameters.
@@ -31,14 +32,23 @@ _COLUMNS = 240
 _WOVEN = 1.04
 _WHOLE = 1.5
 _FEWEST_WOVEN = 2
+_ONE_ORDER = 0.8
 _WOVEN_SHARE = 0.2
 """Of the frames that can be told: film that was spread over fields has two woven frames in five."""
 
 
-def parity(container: Any, stream: Any, context: Any, first_frame: Any, parameters_change: bool) -> str:
-    """How a file's frames are to be deinterlaced: "auto" (as they say themselves), "tff", "bff", or "" (not at all).
+def deinterlacing(name: str, stream: Any, context: Any, first_frame: Any, parameters_change: bool) -> str:
+    """The options of bwdif by which a file's frames are to be deinterlaced; empty: not at all.
 
-    Reads on in the container. Raises `VideoError` (`interlaced`) if every picture is a single field.
+    Args:
+        name: by which the file is opened, to decode some of it.
+        stream: as it was opened.
+        context: its decoder.
+        first_frame: what came first.
+        parameters_change: not all of the stream has the parameters of its header.
+
+    Raises:
+        VideoError: `interlaced`, if every picture is a single field.
     """
     codec = context.codec.canonical_name
     if codec == "hevc" and first_frame.interlaced_frame:
@@ -49,17 +59,19 @@ def parity(container: Any, stream: Any, context: Any, first_frame: Any, paramete
     )
     if not (first_frame.interlaced_frame or declared or fields_possible):
         return ""
-    flagged, woven, whole = 0, 0, 0
-    for frames in _samples(container, stream, context):
+    flagged, votes = int(first_frame.interlaced_frame), Counter[str | None]()
+    for frames in _samples(name):
         flagged += sum(frame.interlaced_frame for frame in frames)
-        votes = [_woven(*three) for three in _threes([_grey(frame) for frame in frames])]
-        woven, whole = woven + votes.count(True), whole + votes.count(False)
+        votes.update(_order(*three) for three in _threes([_grey(frame) for frame in frames]))
     if not (flagged or declared):
         return ""
-    if woven + whole and (woven < _FEWEST_WOVEN or woven < _WOVEN_SHARE * (woven + whole)):
-        return ""
+    woven, told = votes["tff"] + votes["bff"], votes["tff"] + votes["bff"] + votes["whole"]
     # Where nothing moves nothing can be told; there a deinterlacer changes nothing either.
-    return "auto" if flagged or declared is None else declared
+    if told and (woven < _FEWEST_WOVEN or woven < _WOVEN_SHARE * told):
+        return ""
+    # What moves says better than flags which field came first: encoders write flags that nobody set.
+    parity = next((one for one in ("tff", "bff") if votes[one] > _ONE_ORDER * woven), "auto" if flagged else declared)
+    return f"parity={parity}:deint={'interlaced' if flagged else 'all'}"
 
 
 class Deinterlacer:
@@ -67,18 +79,17 @@ class Deinterlacer:
 
     Args:
         frame: of the size and format of all that will come.
-        parity: see above; "auto" leaves frames as they are that are not flagged.
+        options: of bwdif.
     """
 
-    def __init__(self, frame: Any, parity: str) -> None:
+    def __init__(self, frame: Any, options: str) -> None:
         self.kind = (frame.width, frame.height, frame.format.name)
         self._graph = av.filter.Graph()
         self._graph.threads = 1
         source = self._graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
         )
-        deint = "interlaced" if parity == "auto" else "all"
-        bwdif = self._graph.add("bwdif", f"mode=send_frame:parity={parity}:deint={deint}")
+        bwdif = self._graph.add("bwdif", f"mode=send_frame:{options}")
         self._graph.link_nodes(source, bwdif, self._graph.add("buffersink")).configure()
 
     def push(self, frame: Any) -> Iterator[Any]:
@@ -91,33 +102,38 @@ class Deinterlacer:
                 return
 
 
-def deinterlaced(frames: Iterator[Any], parity: str) -> Iterator[Any]:
+def deinterlaced(frames: Iterator[Any], options: str) -> Iterator[Any]:
     """As many frames as come, each of one moment."""
     graph: Deinterlacer | None = None
     for frame in frames:
         if graph is not None and graph.kind != (frame.width, frame.height, frame.format.name):
             yield from graph.push(None)
             graph = None
-        graph = graph or Deinterlacer(frame, parity)
+        graph = graph or Deinterlacer(frame, options)
         yield from graph.push(frame)
     if graph is not None:
         yield from graph.push(None)
 
 
-def _samples(container: Any, stream: Any, context: Any) -> Iterator[list[Any]]:
+def _samples(name: str) -> Iterator[list[Any]]:
     """Some neighbouring frames at a few places of a file."""
-    start, duration = stream.start_time or 0, stream.duration or 0
-    if not duration and container.duration:
-        duration = int(container.duration / av.time_base / stream.time_base)
-    for place in _PLACES if duration else _PLACES[:1]:
-        try:
-            container.seek(start + int(place * duration), stream=stream)
-            context.flush_buffers()
-            packets = (packet for packet in container.demux(stream) if packet.size)
-            decoded = (frame for packet in packets for frame in context.decode(packet))
-            yield [frame for frame in islice(decoded, _FRAMES_A_PLACE) if not frame.is_corrupt]
-        except FFmpegError:
-            continue  # what does not decode is told by whoever reads it
+    with av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
+        stream: Any = container.streams.best("video")
+        context = stream.codec_context
+        context.thread_count = 1
+        start, duration = stream.start_time or 0, stream.duration or 0
+        if not duration and container.duration:
+            duration = int(container.duration / av.time_base / stream.time_base)
+        for place in _PLACES if duration else _PLACES[:1]:
+            try:
+                if place:
+                    container.seek(start + int(place * duration), stream=stream)
+                    context.flush_buffers()
+                packets = (packet for packet in container.demux(stream) if packet.size)
+                decoded = (frame for packet in packets for frame in context.decode(packet))
+                yield [frame for frame in islice(decoded, _FRAMES_A_PLACE) if not frame.is_corrupt]
+            except FFmpegError:
+                continue  # what does not decode is told by whoever reads it
 
 
 def _grey(frame: Any) -> np.ndarray:
@@ -132,14 +148,20 @@ def _threes(pictures: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray
             yield three
 
 
-def _woven(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> bool | None:
-    """Whether a frame's two fields are of two moments (idet); None: it cannot be told, nothing moves."""
+def _order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None:
+    """Whether a frame is "whole", of one moment, or which of its fields came first (idet); None: nothing moves.
+
+    Put the lines of one field between those of the other, of the frame before or after: they are one moment apart, or
+    three, and which is which tells the order.
+    """
     beside = now[:-2] + now[2:]
     with_before = np.abs(beside - 2 * before[1:-1]).sum(axis=1, dtype=np.int64)
     with_after = np.abs(beside - 2 * after[1:-1]).sum(axis=1, dtype=np.int64)
     with_now = int(np.abs(beside - 2 * now[1:-1]).sum(dtype=np.int64))
-    first = int(with_before[0::2].sum() + with_after[1::2].sum())
-    second = int(with_before[1::2].sum() + with_after[0::2].sum())
-    if max(first, second) > _WOVEN * min(first, second):
-        return True
-    return False if second > _WHOLE * with_now else None
+    far_if_bff = int(with_before[0::2].sum() + with_after[1::2].sum())
+    far_if_tff = int(with_before[1::2].sum() + with_after[0::2].sum())
+    if far_if_bff > _WOVEN * far_if_tff:
+        return "bff"
+    if far_if_tff > _WOVEN * far_if_bff:
+        return "tff"
+    return "whole" if far_if_tff > _WHOLE * with_now else None

@@ -112,8 +112,8 @@ class VideoIndex:
 
     `timed` says whether the packets carry presentation times, so that decoded frames can be held against them, and
     `suits_decord` whether decord reads such files right. `stored` is the first frame's width, height and the aspect
-    of its pixels as the codec tells it: by these a later frame of another aspect is known. `parity` says how frames
-    are deinterlaced (`video_fields`), empty: not at all.
+    of its pixels as the codec tells it: by these a later frame of another aspect is known. `deinterlacing` holds
+    the options of bwdif (`video_fields`), empty: frames stay as they are.
     `entries` are positions [k] of frames at which decoding may begin and gives, from there on, what decoding from the
     start gives; `entry_times` [k] are the decoding times by which a container seeks them.
     """
@@ -126,7 +126,7 @@ class VideoIndex:
     entries: np.ndarray
     entry_times: np.ndarray
     stored: tuple[int, int, float]
-    parity: str = ""
+    deinterlacing: str = ""
 
     def times_s(self) -> np.ndarray:
         """Seconds after the first frame, float64 [n]."""

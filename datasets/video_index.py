@@ -13,7 +13,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from .video_display import Orientation, assumes_bt709, decoder_of, has_alpha, orientation_of, pixel_aspect
-from .video_fields import parity
+from .video_fields import deinterlacing
 from .video_file import (
     DEMUX_OPTIONS,
     MAX_DURATION_S,
@@ -66,8 +66,7 @@ def read_index(
                 if "mp4" in container.format.name and len(packets) < stream.frames:
                     _refuse_truncated(name, len(packets), stream.frames)
                 index = _describe(container, stream, context, packets, frame)
-                # Last of all: it reads on in the container.
-                index = _with_parity(index, parity(container, stream, context, frame, parameters_change))
+                index = _deinterlaced(index, deinterlacing(name, stream, context, frame, parameters_change))
                 if parameters_change:
                     index = replace(index, suits_decord=False)
         except (FFmpegError, EOFError) as error:
@@ -195,10 +194,10 @@ def _describe(container: Any, stream: Any, context: Any, packets: list[_Packet],
     return VideoIndex(pts, time_base, info, timed, suits_decord, entries[0], entries[1], stored)
 
 
-def _with_parity(index: VideoIndex, parity: str) -> VideoIndex:
-    if not parity:
+def _deinterlaced(index: VideoIndex, options: str) -> VideoIndex:
+    if not options:
         return index
-    return replace(index, parity=parity, suits_decord=False, info=replace(index.info, deinterlaced=True))
+    return replace(index, deinterlacing=options, suits_decord=False, info=replace(index.info, deinterlaced=True))
 
 
 def _suits_decord(format_name: str, info: VideoInfo, frame: Any) -> bool:

@@ -124,6 +124,8 @@ class VideoReader:
         source = self._source(path)
         index, size = source.index, sparse_size_of(source.index)
         entries = glance_entries(index, largest_gap_s)
+        if index.deinterlacing:  # a deinterlacer needs the frames beside
+            entries = entries[:0]
         if index.info.num_frames * index.info.width * index.info.height < least_pixels:
             entries = entries[:0]
         entries = entries[:count]

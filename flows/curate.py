@@ -6,11 +6,9 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from ..datasets.artifact import Artifact
 from ..datasets.clips import Clips
 from ..datasets.storage import Location, location
 from ..pipelines.after_commit import after_commit
-from ..pipelines.verdicts import require_usable
 from . import presets, tasks
 from .handover import (
     absolute,
@@ -19,6 +17,7 @@ from .handover import (
     announce,
     counts_table,
     publish,
+    require_usable,
     shown,
 )
 
@@ -57,12 +56,11 @@ def curate_dataset(
     clips, folder = absolute(clips), location(absolute(out))
     curated = tasks.curate(run, clips, folder, cluster, in_process)
     publish_curation(folder)
-    require_usable(Artifact(folder / "clips"), curated["counts"])
+    require_usable(curated, folder / "clips")
     cached = tasks.cache(run, folder, folder, cluster, in_process)
-    require_usable(Artifact(folder / "latents"), cached["counts"])
+    require_usable(cached, folder / "latents")
     records = {"clips": curated, "latents": cached}
-    with shown("curated-clips"):
-        publish("curated-clips", f"Clips of {clips} and their latents in {folder}", counts_table(folder, records))
+    publish("curated-clips", f"Clips of {clips} and their latents in {folder}", counts_table(records))
     if trigger_next:
         next_parameters = {
             "latents": folder / "latents",

@@ -222,7 +222,6 @@ def test_the_mix_is_shared_out_in_whole_clips() -> None:
     assert wanted(7338, vertical=0.72) == [5283, 2055]
     assert wanted(10, vertical=1 / 3, horizontal=1 / 3, square=1 / 3) == [4, 3, 3]
     assert wanted(5) == [5] and wanted(5, vertical=1.0) == [5, 0]
-    assert wanted(6, vertical=0.75) == [5, 1]  # 4.5 and 1.5: of equal remainders the first
     for mix in (
         {"vertical": 0.7, "horizontal": 0.7},
         {"vertical": -0.1},
@@ -264,6 +263,24 @@ def test_what_a_person_wants_stays_before_copies_and_quotas(tmp_path: Path) -> N
     ]  # fmt: skip
     assert "copy of /videos/00000.mp4 from 10.00 s" in found[0]["detail"]
     assert found[4]["detail"] == "same content as /videos/00001.mp4"
+
+
+def test_a_progressive_copy_goes_before_the_interlaced_one_with_more_bytes() -> None:
+    (row,) = clips_of(1).to_pylist()
+    woven = row | {"source_path": "/videos/a.mp4", "source_id": "a", "clip_id": "a", "duplicate_group": "one",
+                   "source_bytes": 9000, "deinterlaced": True}  # fmt: skip
+    clean = row | {"source_path": "/videos/b.mp4", "source_id": "b", "clip_id": "b", "duplicate_group": "one",
+                   "source_bytes": 1000, "deinterlaced": False}  # fmt: skip
+    found = run(to_table([woven, clean])).apply(to_table([woven, clean]), 0).to_pylist()
+    assert [one["reason"] for one in found] == ["near_duplicate", None]
+    assert found[0]["detail"] == "a copy of /videos/b.mp4 from 0.00 s, which is not interlaced"
+    # a copy of a ninth of the area and the bits is no better for that
+    small = clean | {"width": row["width"] // 3, "height": row["height"] // 3}
+    found = run(to_table([woven, small])).apply(to_table([woven, small]), 0).to_pylist()
+    assert [one["reason"] for one in found] == [None, "near_duplicate"]
+    # rows that were measured before this was known count as progressive
+    rows = to_table([woven | {"deinterlaced": None}, clean])
+    assert [one["reason"] for one in run(rows).apply(rows, 0).to_pylist()] == [None, "near_duplicate"]
 
 
 def test_the_funnel_adds_up() -> None:

@@ -41,6 +41,7 @@ class RowKeys:
         clip_id, source_path, source_id, duplicate_group: as in the table.
         start_s: 0 where it is null.
         quality: area of the picture × bits a second, by which copies are told apart; of deinterlaced ones a part of it.
+        deinterlaced: half of its lines are made up.
         posed: it has keypoints.
         has_model: something looked for them.
         fixed: its verdict was given while it was measured.
@@ -59,6 +60,7 @@ class RowKeys:
     duplicate_group: pa.ChunkedArray
     start_s: Floats
     quality: Floats
+    deinterlaced: Mask
     posed: Mask
     has_model: Mask
     fixed: Mask
@@ -87,14 +89,15 @@ class RowKeys:
         seconds = numbers(table["duration_s"])
         # NaN where it is not known, or no rate could be: such a copy comes after all others.
         quality = height * width * numbers(table["source_bytes"]) / np.where(seconds > 0, seconds, np.nan)
-        quality = np.where(_mask(table["deinterlaced"]), quality * DEINTERLACED_QUALITY, quality)
+        deinterlaced = _mask(table["deinterlaced"])
         return cls(
             clip_id=table["clip_id"],
             source_path=table["source_path"],
             source_id=table["source_id"],
             duplicate_group=table["duplicate_group"],
             start_s=np.nan_to_num(numbers(table["start_s"])),
-            quality=quality,
+            quality=np.where(deinterlaced, quality * DEINTERLACED_QUALITY, quality),
+            deinterlaced=deinterlaced,
             posed=_mask(pc.is_valid(table["pose_digest"])),
             has_model=_mask(pc.is_valid(table["pose_model"])),
             fixed=(code > OK) & ~ours,
@@ -121,7 +124,7 @@ class RowKeys:
             duplicate_group=strings("duplicate_group") if groups is None else pa.chunked_array([groups], pa.string()),
             **{
                 name: arrays(name)
-                for name in ("start_s", "quality", "posed", "has_model", "fixed", "verdict", "decided")
+                for name in ("start_s", "quality", "deinterlaced", "posed", "has_model", "fixed", "verdict", "decided")
             },
             notes={
                 start + row: note

@@ -152,9 +152,10 @@ class Selection:
         if name == "duplicate":
             return [f"same content as {path}" for path in paths]
         starts = self.rows.start_s[self.other[rows]].tolist()
+        woven = self.rows.deinterlaced[rows] & ~self.rows.deinterlaced[self.other[rows]]
         return [
-            f"a copy of {path} from {start:.2f} s, which has more pixels and bits"
-            for path, start in zip(paths, starts, strict=True)
+            f"a copy of {path} from {start:.2f} s, which {'is not interlaced' if only else 'has more pixels and bits'}"
+            for path, start, only in zip(paths, starts, woven.tolist(), strict=True)
         ]
 
     def _not_measured(self, rows: Integers) -> list[str]:
