@@ -18,6 +18,7 @@ from .. import SteadyDancerError, __version__
 from .digests import content_digest
 from .video import VideoError, encode, probe, read_metadata
 from .video_file import METADATA_KEY
+from .video_sound import Sound
 from .whole_files import write_json
 
 __all__ = ["METADATA_KEY", "ProvenanceError", "make_record", "read_provenance", "write_video"]
@@ -56,7 +57,11 @@ def make_record(
 
 
 def write_video(
-    frames: np.ndarray | Iterable[np.ndarray], path: str | os.PathLike[str], record: Mapping[str, Any], fps: float = 16
+    frames: np.ndarray | Iterable[np.ndarray],
+    path: str | os.PathLike[str],
+    record: Mapping[str, Any],
+    fps: float = 16,
+    sound: Sound | None = None,
 ) -> dict[str, Any]:
     """Write an mp4 as `encode` does, `record` inside it, and beside it the record with the file's own digest.
 
@@ -73,7 +78,7 @@ def write_video(
     name, digest = next(iter(record["model"].items()))
     line = f"{record['made_by']}, {name} {digest[:16]}, seed {record['seed']}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    encode(frames, path, fps, {"comment": line, METADATA_KEY: text})
+    encode(frames, path, fps, {"comment": line, METADATA_KEY: text}, sound=sound)
     info = probe(path)
     video = {"sha256": content_digest(path), "height": info.height, "width": info.width,
              "num_frames": info.num_frames, "fps": info.fps}  # fmt: skip

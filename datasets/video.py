@@ -18,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-from . import video_process
+from . import video_process, video_sound
 from .video_display import is_hd
 from .video_file import (
     DEMUX_OPTIONS,
@@ -187,6 +187,7 @@ def encode(
     fps: float | Fraction = 16,
     metadata: dict[str, str] | None = None,
     lossless: bool = False,
+    sound: video_sound.Sound | None = None,
 ) -> None:
     """Write uint8 [F, H, W, 3] RGB as an H.264 (yuv420p, crf 18) mp4 with a constant frame rate.
 
@@ -194,6 +195,7 @@ def encode(
     stream and container name it: players that read tags and players that do not show the same.
 
     `lossless` keeps every bit of the RGB (qp 0, gbrp): FFmpeg and what is built on it read such files, browsers do not.
+    `sound` is written beside the pictures as AAC.
 
     `frames` may come in pieces, an iterable of such arrays of one size: only one of them is held at a time, and the
     file is the same. The same input gives the same bytes. H and W must be even (`ValueError` otherwise). The file
@@ -211,7 +213,9 @@ def encode(
             # Named by number: libav takes no name that is not UTF-8.
             with av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container:
                 container.metadata.update(metadata or {})
-                _write_h264(container, chain([first], pieces), Fraction(fps).limit_denominator(100_000), lossless)
+                _write_h264(
+                    container, chain([first], pieces), Fraction(fps).limit_denominator(100_000), lossless, sound
+                )
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
@@ -244,7 +248,9 @@ def _check_frames(frames: np.ndarray, size: tuple[int, ...]) -> None:
         raise ValueError(f"yuv420p needs even sides, not height {height}, width {width}: crop or pad the frames")
 
 
-def _write_h264(container: Any, pieces: Iterable[np.ndarray], fps: Fraction, lossless: bool) -> None:
+def _write_h264(
+    container: Any, pieces: Iterable[np.ndarray], fps: Fraction, lossless: bool, sound: video_sound.Sound | None
+) -> None:
     # Without cpu-independent the assembly of x264 gave one input four different files, and several threads decide
     # otherwise than one.
     options = {"qp": "0"} if lossless else {"crf": "18"}
@@ -252,6 +258,7 @@ def _write_h264(container: Any, pieces: Iterable[np.ndarray], fps: Fraction, los
     stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=fps, options=options)
     stream.pix_fmt = "rgb24" if lossless else "yuv420p"
     stream.codec_context.thread_count = 1
+    audio = None if sound is None else video_sound.add_stream(container, sound)
     scaler, matrix, position = VideoReformatter(), Colorspace.ITU601, 0
     for frames in pieces:
         if position == 0:
@@ -268,6 +275,8 @@ def _write_h264(container: Any, pieces: Iterable[np.ndarray], fps: Fraction, los
             container.mux(stream.encode(frame))
             position += 1
     container.mux(stream.encode(None))
+    if sound is not None:
+        video_sound.write(container, audio, sound)
 
 
 def _tag_colours(stream: Any) -> Colorspace:

@@ -27,6 +27,7 @@ import numpy as np
 
 from .video_file import VideoError, VideoIndex
 from .video_reader import Pictures, VideoReader
+from .video_samples import decode_sound
 
 LENGTH = struct.Struct("!I")
 EMPTIED = b"+"
@@ -131,6 +132,9 @@ def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) ->
     if operation == "frames":
         size = arguments["size"]
         return None, reader.frames(path, np.array(arguments["times_s"]), (size[0], size[1]) if size else None)
+    if operation == "sound":
+        index = reader.index(path)
+        return decode_sound(path, float(index.pts[0] * index.time_base), **arguments)
     times_s, pictures = getattr(reader, operation)(path, **arguments)
     return times_s.tolist(), pictures
 

@@ -6,9 +6,11 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from ..datasets.artifact import Artifact
 from ..datasets.clips import Clips
 from ..datasets.storage import Location, location
 from ..pipelines.after_commit import after_commit
+from ..pipelines.verdicts import require_usable
 from . import presets, tasks
 from .handover import (
     absolute,
@@ -17,7 +19,6 @@ from .handover import (
     announce,
     counts_table,
     publish,
-    require_usable,
     shown,
 )
 
@@ -56,11 +57,12 @@ def curate_dataset(
     clips, folder = absolute(clips), location(absolute(out))
     curated = tasks.curate(run, clips, folder, cluster, in_process)
     publish_curation(folder)
-    require_usable(curated, folder / "clips")
+    require_usable(Artifact(folder / "clips"), curated["counts"])
     cached = tasks.cache(run, folder, folder, cluster, in_process)
-    require_usable(cached, folder / "latents")
+    require_usable(Artifact(folder / "latents"), cached["counts"])
     records = {"clips": curated, "latents": cached}
-    publish("curated-clips", f"Clips of {clips} and their latents in {folder}", counts_table(records))
+    with shown("curated-clips"):
+        publish("curated-clips", f"Clips of {clips} and their latents in {folder}", counts_table(folder, records))
     if trigger_next:
         next_parameters = {
             "latents": folder / "latents",

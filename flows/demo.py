@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from ..datasets.artifact import Artifact, exclusive
+from ..datasets.artifact import VERDICTS, Artifact, exclusive
 from ..datasets.digests import json_digest
 from ..datasets.storage import location
 from ..datasets.whole_files import write_json
 from ..pipelines.after_commit import after_commit
 from ..pipelines.curate.ingest import list_sources
+from ..pipelines.verdicts import closing_lines
 from . import presets
 from .presets import Run
 
@@ -78,7 +79,7 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
         summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
         _write_page(out, summary, records)
         write_json(out / SUMMARY, summary)
-    _tell(summary)
+    _tell(summary, out)
     return summary
 
 
@@ -206,17 +207,28 @@ def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-def _tell(summary: dict[str, Any]) -> None:
-    counts = ", ".join(f"{number} {name}" for name, number in summary["clips"].items())
-    click.echo(f"\nclips: {counts}")
+def _tell(summary: dict[str, Any], out: Path) -> None:
+    click.echo()
+    _tell_counts("clips", summary["clips"], out / ARTIFACTS["clips"])
+    _tell_counts("latents", summary["latents"], out / ARTIFACTS["latents"])
     for n in (1, 2, 3):
         stage = summary[f"stage{n}"]
         before, after = (_said(stage[name], ".4f") for name in ("loss_before", "loss_after"))
         click.echo(f"stage {n}: {stage['steps']} steps, loss {before} → {after}")
+    _tell_counts("renders", summary["renders"], out / ARTIFACTS["renders"])
     metrics = summary["metrics"]
     first, ceiling = (_said(metrics.get(name), ".2f") for name in ("first_frame_psnr", "autoencoder_ceiling_psnr"))
-    click.echo(f"renders: {summary['renders']['ok']}, first frame {first} dB (the autoencoder's own: {ceiling} dB)")
+    click.echo(f"metrics: first frame {first} dB (the autoencoder's own: {ceiling} dB)")
+    for line in closing_lines(Artifact(out / ARTIFACTS["metrics"])):
+        click.echo(line)
     click.echo(f"{sum(summary['seconds'].values()):.0f} s in all; open {summary['report']}")
+
+
+def _tell_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
+    """How many rows an artifact has of each verdict, and every reason."""
+    click.echo(f"{name}: {', '.join(f'{counts[one]} {one}' for one in ('inputs', *VERDICTS))}")
+    for line in closing_lines(Artifact(folder)):
+        click.echo(line)
 
 
 def _said(value: float | None, form: str) -> str:

@@ -13,10 +13,11 @@ from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventIDFilter
 
 from .. import SteadyDancerError
-from ..datasets.artifact import RECORD
+from ..datasets.artifact import RECORD, Artifact
 from ..datasets.digests import content_digest
 from ..datasets.storage import Location
 from ..pipelines.after_commit import after_commit
+from ..pipelines.verdicts import count_reasons, in_words
 
 COMMITTED = "steadydancer.artifact.committed"
 TIMEOUT_S = 120.0
@@ -51,12 +52,6 @@ def absolute_preset(preset: str) -> str:
     return absolute(preset) if preset.endswith(".json") else preset
 
 
-def require_usable(record: dict[str, Any], folder: Location) -> None:
-    """End the flow where a job finished with nothing that the next one can use."""
-    if not record["counts"]["ok"]:
-        raise SteadyDancerError(f"nothing came out usable: {folder} holds the reason of every one ({record['counts']})")
-
-
 def shown(key: str) -> AbstractContextManager[None]:
     """For what shows an artifact of a finished job in the UI: its failure is a warning, and no failure of the flow."""
     return after_commit(f"the table or page `{key}` of the UI", "another run of the flow shows it again")
@@ -68,10 +63,19 @@ def publish(key: str, title: str, rows: list[dict[str, Any]]) -> None:
         create_table_artifact(key=key, table=rows, description=title)
 
 
-def counts_table(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row an artifact: its verdicts and the seconds it took."""
+def counts_table(folder: Location, records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row an artifact of `folder`: its verdicts, all reasons of what is not ok, and the seconds it took."""
     return [
-        {"artifact": name, **record["counts"], "seconds": round(record["seconds"]["total"], 1)}
+        {
+            "artifact": name,
+            **record["counts"],
+            "reasons": "; ".join(
+                f"{verdict}: {in_words(found)}"
+                for verdict, found in count_reasons(Artifact(folder / name)).items()
+                if found
+            ),
+            "seconds": round(record["seconds"]["total"], 1),
+        }
         for name, record in records.items()
     ]
 

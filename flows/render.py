@@ -1,14 +1,17 @@
 """The flow `render-evaluation`: a checkpoint and pairs to scored videos."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact
 
+from ..datasets.artifact import Artifact
 from ..datasets.storage import location
+from ..pipelines.verdicts import in_words, require_usable, truths_in_words
 from . import presets, tasks
-from .handover import absolute, absolute_if_here, counts_table, publish, require_usable, shown
+from .handover import absolute, absolute_if_here, counts_table, publish, shown
 
 
 @flow(name="render-evaluation")
@@ -41,14 +44,24 @@ def render_evaluation(
     trained, table, folder = (location(absolute(place)) for place in (checkpoint, pairs, out))
     truth_folder = location(absolute(truth)) if truth else None
     rendered = tasks.render(run, trained, table, folder, cluster, in_process)
-    require_usable(rendered, folder / "renders")
+    require_usable(Artifact(folder / "renders"), rendered["counts"])
     scored = tasks.evaluate(run, folder, truth_folder, folder, cluster, in_process)
-    require_usable(scored, folder / "metrics")
+    require_usable(Artifact(folder / "metrics"), scored["counts"])
     records = {"renders": rendered, "metrics": scored}
-    publish("rendered-videos", f"Videos of {table} in {folder}", counts_table(records))
-    publish("scores", f"Metrics of {folder}", [{"metric": name, **mean} for name, mean in scored["means"].items()])
+    with shown("rendered-videos"):
+        publish("rendered-videos", f"Videos of {table} in {folder}", counts_table(folder, records))
+    publish("scores", f"Metrics of {folder}. {truths_in_words(scored.get('truths'))}", scores_table(scored))
     report = folder / "report.html"
     if isinstance(report, Path):  # a browser follows no link to a store
         with shown("report"):
             create_link_artifact(key="report", link=report.as_uri(), link_text=str(report))
     return records
+
+
+def scores_table(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a metric: its mean, of how many videos, and why the others have no value."""
+    missing = record.get("missing", {})
+    return [
+        {"metric": name, **mean, "without a value": in_words(Counter(missing.get(name, {})))}
+        for name, mean in record["means"].items()
+    ]

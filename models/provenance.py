@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..datasets.digests import json_digest
 from ..datasets.provenance import make_record, write_video
 from ..datasets.skeleton import PoseSequence
+from ..datasets.video_sound import Sound
 from .call_checks import InputError
 from .offload import accelerate_hooks
 
@@ -29,6 +30,7 @@ def render_to(
     *args: Any,
     seed: int,
     fps: float = 16,
+    sound: Sound | None = None,
     model: Mapping[str, str] | None = None,
     inputs: Mapping[str, str] | None = None,
     more_settings: Mapping[str, Any] | None = None,
@@ -42,6 +44,7 @@ def render_to(
         args: as in a call.
         seed: of all that is drawn, on the CPU.
         fps: frames a second of the file; 16 is released.
+        sound: of the video, as from `datasets.video_sound.read_sound`; None: it has none.
         model: sha256 by part, the transformer's first, if known. None: of the weights as they are in memory.
         inputs: sha256 of the files behind the inputs, by name; others are taken of the pixels or keypoints given.
         more_settings: put down beside the call's own.
@@ -66,6 +69,8 @@ def render_to(
     if settings["flow_shift"] is None:
         settings["flow_shift"] = pipeline.scheduler.config.flow_shift
     frames = pipeline.stream(*args, **kwargs, generator=torch.Generator("cpu").manual_seed(seed))
+    if sound is not None:
+        settings["sound"] = "kept"
     if pipeline._driven is not None:
         settings |= pipeline._driven.told()
     digests = {name: input_digest(value) for name, value in given.items() if name not in (inputs or {})}
@@ -75,7 +80,7 @@ def render_to(
         settings=settings | {"dtype": str(pipeline.transformer.dtype).removeprefix("torch."), **(more_settings or {})},
         seed=seed,
     )
-    return write_video(frames, path, record, fps)
+    return write_video(frames, path, record, fps, sound)
 
 
 def model_digests(pipeline: Any) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ... import SteadyDancerError
 from .options import FOLDER
 
 if TYPE_CHECKING:
@@ -60,15 +61,25 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
 
 
 @click.command()
-@click.argument("clip")
-@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
+@click.argument("clip", metavar="ID")
+@click.option("--clips", type=FOLDER, help="What `curate --out` or `refilter --out` was given.")
 @click.option("--latents", type=FOLDER, help="What `cache --out` was given: say where the clip's sample lies.")
+@click.option("--artifact", "--renders", "--metrics", "--export", "artifact", type=FOLDER,
+              help="What --out of any other command was given, or the artifact in it.")  # fmt: skip
 @as_json
-def explain(clip: str, clips: Location, latents: Location | None, json_wanted: bool) -> None:
-    """Tell the whole story of one clip.
+def explain(
+    clip: str, clips: Location | None, latents: Location | None, artifact: Location | None, json_wanted: bool
+) -> None:
+    """Tell what became of one clip, render or sample, and why.
 
-    CLIP is a clip_id or its beginning, a source's path, file name or source_id.
+    With --clips, ID is a clip_id or its beginning, a source's path, file name or source_id, and its whole story is
+    told. Of other artifacts, ID is an id or its beginning, or a file's path or name.
     """
+    if (clips is None) == (artifact is None) and (clips is not None or latents is None):
+        raise click.UsageError("give --clips, --latents or both for a clip, or --artifact for a row of anything else")
+    if clips is None:
+        _tell_rows(clip, [place for place in (artifact, latents) if place is not None], json_wanted)
+        return
     from ...datasets.clips import Clips
     from ...pipelines.curate.report import story
     from ...pipelines.curate.report.story_text import to_text
@@ -80,6 +91,37 @@ def explain(clip: str, clips: Location, latents: Location | None, json_wanted: b
         return
     told = story.tell(finished, rows[0], latents)
     click.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_wanted else to_text(told))
+
+
+def _tell_rows(wanted: str, folders: list[Location], json_wanted: bool) -> None:
+    """Rows of any artifacts; of several that fit, what there is to choose from."""
+    from ...pipelines import verdicts
+
+    artifacts = [one for folder in folders for one in verdicts.artifacts_in(folder)]
+    found = [(one, rows) for one in artifacts if (rows := verdicts.find_rows(one, wanted))]
+    if not found:
+        near = [name for one in artifacts for name in verdicts.names_near(one, wanted)]
+        places = " and ".join(str(one.path) for one in artifacts)
+        raise SteadyDancerError(
+            f"{places} hold{'s' * (len(artifacts) == 1)} no row {wanted!r}"
+            + (f"; near it: {', '.join(dict.fromkeys(near))}" if near else "")
+            + ". An id, its beginning, or the path or name of a file is wanted"
+        )
+    if json_wanted:
+        told = [{"artifact": str(one.path), "rows": rows} for one, rows in found]
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False, default=str))
+        return
+    for one, rows in found:
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_name.setdefault(verdicts.name_of(row), []).append(row)
+        if len(by_name) == 1:
+            click.echo(verdicts.told_rows(one, rows))
+            continue
+        click.echo(f"{wanted} is {len(by_name)} rows of {one.path}; ask for one by its id:")
+        for several in by_name.values():
+            click.echo(verdicts.told_row(several[0]) if several[0]["verdict"] != "ok"
+                       else f"    {verdicts.name_of(several[0])}: ok")  # fmt: skip
 
 
 def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> None:

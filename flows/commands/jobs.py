@@ -147,11 +147,19 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @click.option("--num-frames", type=int, help="Frames to render, 4k + 1.")
 @click.option("--steps", type=int, help="Sampling steps.")
 @click.option("--seed", type=int, help="Of the noise.")
+@click.option(
+    "--sound",
+    type=click.Choice(["none", "keep"]),
+    help="Of the video. Without it as the preset says; every shipped one: none. keep: the driving video's, cut to what "
+    "is rendered and as fast or slow as the picture, at the same pitch; where it has none, or none that can be "
+    "decoded, the video is silent and the row says so.",
+)
 @configured
 @in_process_option
 def render(checkpoint: Location, image: Location | None, driving: Location | None, prompt: str, pairs: Location | None,
            out: Location, components: str | None, num_frames: int | None, steps: int | None, seed: int | None,
-           preset: str, print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
+           sound: str | None, preset: str, print_config: bool, dry_run: bool, address: str | None,
+           in_process: bool) -> None:  # fmt: skip
     """Render (image, driving video) pairs."""
     from ...pipelines.render import job
     from .. import presets
@@ -159,7 +167,7 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
     if not print_config and ((pairs is None) == (image is None) or (image is None) != (driving is None)):
         raise click.UsageError("give --image and --driving, or --pairs")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
-                         num_inference_steps=steps, seed=seed)  # fmt: skip
+                         num_inference_steps=steps, seed=seed, sound=sound)  # fmt: skip
 
     def wanted() -> list[Row]:
         return job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]

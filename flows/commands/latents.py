@@ -60,6 +60,7 @@ def repair(latents: Location, out: Location, clips: Location | None, components:
     """
     from ...datasets.artifact import Artifact
     from ...pipelines.cache import repair
+    from ...pipelines.verdicts import closing_lines
 
     if dry_run:
         click.echo(json.dumps(repair.look(latents, clips, components), indent=2))
@@ -83,6 +84,8 @@ def repair(latents: Location, out: Location, clips: Location | None, components:
         f"{out / 'latents'}: {record['counts']['ok']} samples, {parent.get('packets_made_anew', 0)} of "
         f"{len(record['parts'])} shards were made anew{done}"
     )
+    for line in closing_lines(Artifact(out / "latents")):
+        click.echo(line)
 
 
 def _table(findings: list[Finding]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,15 +136,21 @@ def engine_at(out: Location, in_process: bool, address: str | None) -> Engine:
 
 
 def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
-    """Run a job and say what it made, or that it was made before; a job that made nothing usable failed."""
+    """Run a job and say what it made and why of the rest, or that it was made before.
+
+    Raises:
+        SteadyDancerError: nothing that is usable was made; the message has all reasons.
+    """
     from ...datasets.artifact import Artifact
+    from ...pipelines.after_commit import after_commit
+    from ...pipelines.verdicts import closing_lines, require_usable
 
     artifact = Artifact(folder)
     was_finished = artifact.committed
     counts = job()["counts"]
     numbers = ", ".join(f"{counts[name]} {name}" for name in ("inputs", "ok", "rejected", "quarantined"))
     click.echo(f"{folder}: {numbers}{' (finished already, nothing was left to do)' if was_finished else ''}")
-    if not counts["ok"]:
-        reasons = Counter(row["reason"] for row in artifact.read(["reason"]).to_pylist())
-        worst = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
-        raise SteadyDancerError(f"nothing came out usable: {worst}. {folder} says why of each (reason, detail)")
+    require_usable(artifact, counts)
+    with after_commit(f"The list of reasons of {folder}", "`steadydancer explain ID --artifact` tells each"):
+        for line in closing_lines(artifact):
+            click.echo(line)

@@ -7,6 +7,7 @@ from ...datasets.artifact import Artifact
 from ...datasets.schema import Row
 from ...datasets.storage import Location
 from ..page import Section, beside, write_page
+from ..verdicts import truths_in_words
 from .steps import METRICS
 
 PAGE = "report.html"
@@ -25,24 +26,6 @@ def metric_section(record: dict[str, Any], text: str = "") -> Section:
         )
     head = ["metric", "mean", "unit", "videos", "without a value", "", "what it says"]
     return Section("Metrics", text, head=head, rows=rows)
-
-
-def truths_in_words(told: dict[str, Any] | None) -> str:
-    """How many truths were found and compared, as the record has it; empty for a record that does not say."""
-    if told is None:
-        return ""
-    if told["folder"] is None:
-        return "No truth was given."
-    words = f"{told['found']} of {told['asked']} renders have a truth in {told['folder']}"
-    if "compared" in told:
-        words += f"; {told['compared']} were compared, {told['frames_compared']} frames"
-    for reason, names in told["not_found"].items():
-        number = told["asked"] - told["found"] if len(told["not_found"]) == 1 else len(names)
-        words += f". {reason}: {number} ({', '.join(names[:3])}{', …' if number > 3 else ''})"
-    if told["num_unused"]:
-        shown = ", ".join(told["unused"][:3]) + (", …" if told["num_unused"] > 3 else "")
-        words += f". {told['num_unused']} videos there fit no render ({shown})"
-    return f"{words}."
 
 
 def unscored_section(rows: Sequence[Row]) -> Section:

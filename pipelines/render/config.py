@@ -41,6 +41,9 @@ class RenderConfig(BaseModel):
     )
     driving_fps: float | None = Field(None, gt=0, description="resample the driving video to this rate; None: as it is")
     fps: int = Field(16, ge=1, description="rate of the written video (release)")
+    sound: Literal["none", "keep"] = Field(
+        "none", description="`keep`: the driving video's, of the rendered span, as fast or slow as the picture"
+    )
     main_person_only: bool = Field(False, description="drive the main person only (release); else all who are found")
     pose_model: str = Field(
         "auto", description="`blazepose`, `dwpose`, `animal`, `supplied`, or `auto`: supplied, else what is there"

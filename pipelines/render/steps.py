@@ -29,9 +29,9 @@ from ..fetched import fetched
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
+from .span import LEAST_FRAMES, driving_sound, frame_times
 
 POSE_SIDE_PX = 768
-LEAST_FRAMES = 5  # where the driving video says how many
 # What the pipeline is told of the configuration, under the same names.
 CALL = (
     *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
@@ -43,6 +43,7 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("id", "image", "driving", "prompt", "video", "pose_model")),
     *((name, pa.int32()) for name in ("height", "width", "num_frames")),
     ("aligned", pa.bool_()),
+    ("sound", pa.string()),  # what became of the driving video's; null: not asked for
     ("pose_start_frame", pa.int32()),  # the alignment is measured there, and that pose stands before it; null: nowhere
     *((name, pa.string()) for name in ("verdict", "reason", "detail")),
 ]
@@ -89,6 +90,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     config = task.config
     image, changes = read_image(Path(row["image"]))
     model, driven = driven_poses(row, image, config, tools.estimator)
+    sounds, sound = driving_sound(Path(row["driving"]), config)
     name = f"{row['id']}.mp4"
 
     def write(video: Path) -> dict[str, Any]:
@@ -100,11 +102,13 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
             **{name: getattr(config, name) for name in CALL},
             seed=config.seed,
             fps=config.fps,
+            sound=sound,
             model=task.digests,
             inputs={name: content_digest(row[name]) for name in ("image", "driving")},
             more_settings={
                 "pose_model": model,
                 **driven.told(),
+                "sound": sounds,
                 "image_changes": list(changes),
                 "config": config.model_dump(mode="json"),
             },
@@ -122,7 +126,8 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
         "pose_start_frame": driven.start_frame,
         **{name: record["video"][name] for name in ("height", "width", "num_frames")},
         "verdict": "ok",
-        "detail": "; ".join(driven.notes()) or None,
+        "sound": sounds,
+        "detail": "; ".join([*driven.notes(), *([f"sound {sounds}"] if sounds and sound is None else [])]) or None,
     }
 
 
@@ -192,18 +197,9 @@ def driven_poses(
         raise BadClip("no_pose", f"{path}: {error}") from error
 
 
-def frame_times(native_s: np.ndarray, config: RenderConfig) -> np.ndarray:
-    """When the frames that are rendered are shown in a driving video, of the times [n] of its frames.
-
-    Each of its frames, or at `driving_fps` those shown then; at most `num_frames`, or as many as make 4k + 1.
-    """
-    step = config.driving_fps
-    times_s = native_s if step is None else np.arange(0, native_s[-1] + 1e-6, 1 / step)
-    return times_s[: config.num_frames or max(LEAST_FRAMES, (len(times_s) - 1) // 4 * 4 + 1)]
-
-
 def stages(config: RenderConfig) -> list[Stage]:
     """One stage: a pair's networks share its pose."""
-    adds = ("video", "pose_model", "aligned", "pose_start_frame", "height", "width", "num_frames", "verdict", "detail")
+    adds = ("video", "pose_model", "aligned", "pose_start_frame", "sound", "height", "width", "num_frames",
+            "verdict", "detail")  # fmt: skip
     reads = ("id", "image", "driving", "prompt")
     return [Stage("render", render_pair, reads, adds, load=load_tools, num_gpus=config.num_gpus)]

@@ -211,7 +211,7 @@ def test_a_fault_fits_on_a_screen_and_the_same_command_goes_on(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     mended = call(*words)
-    assert mended.code == 0 and mended.out == "o/clips: 10 inputs, 3 ok, 6 rejected, 1 quarantined\n"
+    assert mended.code == 0 and mended.out.splitlines()[:1] == ["o/clips: 10 inputs, 3 ok, 6 rejected, 1 quarantined"]
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
     again = call(*words)
     assert again.code == 0 and "finished already" in again.out
@@ -285,7 +285,7 @@ def test_a_fault_in_a_ray_worker_fits_on_a_screen_and_the_same_command_goes_on(
     assert "ZeroDivisionError: division by zero\n  at broken/sitecustomize.py:5 in broken" in answer.stderr
     assert "--in-process\n" in answer.stderr and not (tmp_path / "out" / "clips").exists()
     done = subprocess.run(command, capture_output=True, text=True, env=mended, timeout=400)
-    assert done.returncode == 0 and done.stdout.endswith("10 inputs, 3 ok, 6 rejected, 1 quarantined\n")
+    assert done.returncode == 0 and "10 inputs, 3 ok, 6 rejected, 1 quarantined\n" in done.stdout
     assert len(done.stderr.splitlines()) <= 5, done.stderr
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from steadydancer import SteadyDancerError
+from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.clips import Clips
 from steadydancer.datasets.object_store import ObjectPath, put
+from steadydancer.datasets.schema import to_table
 from steadydancer.flows import curate as curate_flow
 from steadydancer.flows import handover
 from steadydancer.flows.commands.clips import with_page
 from steadydancer.pipelines.after_commit import after_commit
 from steadydancer.pipelines.curate.report import page as pages
+from steadydancer.pipelines.render.steps import SCHEMA as RENDERS_SCHEMA
 
 
 def test_a_report_and_its_card_go_where_they_are_asked(call: Any, curated: Path, tmp_path: Path) -> None:
@@ -145,3 +148,28 @@ def test_report_takes_one_finished_folder_of_the_kind_it_is_asked_for(call: Any,
     assert "loss of the last one" in (tmp_path / "run" / "report.html").read_text()
     assert call("report", "--run", tmp_path).code == 1
     assert call("report").code == call("report", "--run", tmp_path / "run", "--clips", curated).code == 2
+
+
+def test_a_row_of_any_artifact_explains_itself(call: Any, cached: Path, tmp_path: Path) -> None:
+    """A sample of a cache by its clip; a render that failed, of which the message alone told; what is unknown."""
+    samples = Artifact(cached).read(["clip_id"])["clip_id"].to_pylist()
+    assert f"{samples[0]} in {cached}: ok" in call("explain", samples[0][:10], "--latents", str(cached)).out
+    rows = [{"id": "wall", "image": "/p/wall.png", "driving": "/p/d.mp4", "verdict": "quarantined", "reason": "no_pose",
+             "detail": "nobody was found"}, {"id": "good", "image": "/p/wall.png", "verdict": "ok", "video": "good.mp4",
+             "aligned": False}]  # fmt: skip
+    renders = Artifact(tmp_path / "renders")
+    renders.path.mkdir()
+    renders.write_part(plan_packets(["good", "wall"], 2)[0], to_table(rows, RENDERS_SCHEMA))
+    for option in ("--artifact", "--renders"):
+        told = call("explain", "wall", option, str(tmp_path))
+        assert told.code == 0 and "(not finished): quarantined, no_pose\n  nobody was found" in told.out
+        assert "/p/wall.png" in told.out and "good" not in told.out
+    (one,) = json.loads(call("explain", "d.mp4", "--artifact", str(tmp_path / "renders"), "--json").out)
+    assert one["artifact"] == str(tmp_path / "renders") and one["rows"][0]["detail"] == "nobody was found"
+    several = call("explain", "wall.png", "--artifact", str(tmp_path)).out
+    assert "wall.png is 2 rows" in several and "good: ok" in several and "wall: no_pose: nobody was found" in several
+    unknown = call("explain", "wal1", "--artifact", str(tmp_path))
+    assert unknown.code == 1 and "renders holds no row 'wal1'; near it: wall" in unknown.err
+    for words in ((), ("--clips", "x", "--artifact", "y")):
+        refused = call("explain", "a", *words)
+        assert refused.code == 2 and "--artifact" in refused.err

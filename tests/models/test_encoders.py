@@ -1,8 +1,10 @@
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from steadydancer.models import encoders
 from steadydancer.models.components import tiny_components
@@ -61,6 +63,77 @@ def test_decode_undoes_the_normalisation_and_ends_in_bytes(components: dict[str,
         sample = vae.decode(vae.encode(pixels).latent_dist.mode()).sample[0]
     expected = ((sample.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 3, 0).numpy()
     assert np.abs(frames - expected).max() < 0.51
+
+
+class Plain:
+    """Stands for the autoencoder: its latents are the pixels that it is given, its pixels the latents."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+    use_tiling, _feat_map = False, None
+
+    class config:  # noqa: N801
+        latents_mean, latents_std = [0.5, 0.0, -0.5], [2.0, 1.0, 0.5]
+
+    def encode(self, pixels: torch.Tensor) -> Any:
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: pixels))
+
+    def decode(self, latents: torch.Tensor) -> Any:
+        return SimpleNamespace(sample=latents)
+
+    def clear_cache(self) -> None:
+        pass
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(encoders, "execution_device", lambda module: torch.device("cpu"))
+    return Plain()
+
+
+def test_colours_frames_and_sides_arrive_where_they_belong(plain: Any) -> None:
+    frames = np.zeros((5, 2, 4, 3), np.uint8)
+    frames[1, 0, 3] = (255, 0, 51)  # of the second frame, its upper right corner: red, and a little blue
+    latents = encoders.encode_video(plain, frames)
+    assert latents.shape == (3, 5, 2, 4)
+    mean, std = np.array(plain.config.latents_mean), np.array(plain.config.latents_std)
+    np.testing.assert_allclose(latents[:, 1, 0, 3], (np.array([1, -1, -0.6]) - mean) / std, rtol=1e-6)
+    black = torch.tensor((-1 - mean) / std)[:, None, None, None].float()
+    assert (latents == black).sum() == 3 * (5 * 2 * 4 - 1) + 1  # and the corner's green
+    np.testing.assert_array_equal(encoders.decode_latents(plain, latents), frames)
+
+
+def test_a_clip_is_resized_without_antialiasing_and_not_to_bytes(plain: Any) -> None:
+    frames = np.random.default_rng(3).integers(0, 256, (5, 12, 20, 3), dtype=np.uint8)
+    mean, std = (torch.tensor(values)[:, None, None, None] for values in ([0.5, 0.0, -0.5], [2.0, 1.0, 0.5]))
+    pixels = torch.nn.functional.interpolate(
+        torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1, (8, 16), mode="bicubic"
+    ).transpose(0, 1)
+    assert pixels.abs().max() > 1  # bicubic overshoots, and nothing is cut off
+    torch.testing.assert_close(encoders.encode_video(plain, frames, 8, 16) * std + mean, pixels)
+    condition = encoders.encode_image_condition(plain, frames[0], 5, 8, 16) * std + mean
+    torch.testing.assert_close(condition[:, 0], pixels[:, 0])
+    assert condition.shape == (3, 5, 8, 16) and condition[:, 1:].abs().max() < 1e-6
+    only_width = encoders.encode_video(plain, frames, None, 16)
+    assert only_width.shape == (3, 5, 12, 16) and encoders.encode_video(plain, frames, 8).shape == (3, 5, 8, 20)
+    shown = encoders.resize_image(frames[0], 8, 16)
+    np.testing.assert_array_equal(shown, np.clip(np.round((pixels[:, 0].permute(1, 2, 0) + 1) * 127.5), 0, 255))
+
+
+def test_pixels_are_rounded_to_the_nearest_byte_and_cut_at_both_ends() -> None:
+    values = (
+        torch.tensor([-2.0, -1.0, -1 + 1.4 / 127.5, -1 + 1.6 / 127.5, 0.0, 1.0, 2.0])
+        .view(1, 7, 1, 1)
+        .repeat(3, 1, 1, 1)
+    )
+    assert encoders.to_frames(values)[:, 0, 0, 2].tolist() == [0, 0, 1, 2, 128, 255, 255]
+
+
+def test_drawn_frames_are_shrunk_as_pil_does_it() -> None:
+    frames = np.random.default_rng(4).integers(0, 256, (2, 12, 20, 3), dtype=np.uint8)
+    assert encoders.resize_frames(frames, 12, 20) is frames
+    shrunk = encoders.resize_frames(frames, 6, 8)
+    for frame, small in zip(frames, shrunk, strict=True):
+        np.testing.assert_array_equal(small, Image.fromarray(frame).resize((8, 6), Image.Resampling.BICUBIC))
 
 
 @pytest.mark.parametrize("num_frames", [2, 4, 8])

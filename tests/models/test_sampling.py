@@ -167,6 +167,11 @@ def test_the_network_is_given_float32_latents_and_a_time_a_sample_and_may_answer
     assert torch.equal(out, expected)
 
 
+def test_no_graph_of_the_network_is_kept():
+    weight = torch.nn.Parameter(torch.tensor(0.5))
+    assert not denoise(lambda latents, *told: weight * latents, normal(0), num_inference_steps=2).requires_grad
+
+
 def test_a_guided_sum_that_overflows_is_told_from_a_branch_that_does():
     def velocity(latents, timestep, branch):
         return torch.full_like(latents, 3e38 if branch == "conditional" else -3e38)

@@ -16,8 +16,8 @@ from steadydancer.pipelines.evaluate.comparison import (
     times_in_truth,
     truth_frames,
 )
-from steadydancer.pipelines.evaluate.report import truths_in_words
 from steadydancer.pipelines.evaluate.truths import find_truths
+from steadydancer.pipelines.verdicts import truths_in_words
 
 CAFE_COMPOSED, CAFE_TWO_SIGNS = "caf\u00e9", "cafe\u0301"
 

@@ -12,11 +12,12 @@ from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.skeleton import PoseSequence, align_people_to_reference
 from steadydancer.datasets.toydance import save_supplied_pose, toy_pose
-from steadydancer.datasets.video import encode
+from steadydancer.datasets.video import VideoError, encode
+from steadydancer.datasets.video_sound import Sound
 from steadydancer.models import driving
 from steadydancer.models.pose_condition import released_aspect
 from steadydancer.models.pose_track import PoseTrack
-from steadydancer.pipelines.render import job, steps
+from steadydancer.pipelines.render import job, span, steps
 from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.stage import BadClip
 
@@ -121,16 +122,16 @@ def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Ro
         "num_frames": 9, "window_frames": 17, "window_overlap": 8, "max_area_px": 64 * 48, "drawing_area_px": 96 * 64,
         "num_inference_steps": 3, "guidance_scale": 4.5, "pose_guidance_scale": 0.5,
         "pose_guidance_interval": (0.2, 0.7), "pose_guidance_unit": "timestep", "solver": "dpm++", "flow_shift": 3.0,
-        "negative_prompt": "stills", "seed": 11, "fps": 12, "model": {"checkpoint": "c0", "vae": "f1"},
+        "negative_prompt": "stills", "seed": 11, "fps": 12, "sound": None, "model": {"checkpoint": "c0", "vae": "f1"},
         "inputs": {"image": content_digest(pair["image"]), "driving": content_digest(pair["driving"])},
         "more_settings": {
             "pose_model": "supplied", "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],
-            "config": CONFIG.model_dump(mode="json"),
+            "sound": None, "image_changes": [], "config": CONFIG.model_dump(mode="json"),
         },
     }  # fmt: skip
     assert row == pair | {
-        "video": "one.mp4", "pose_model": "supplied", "aligned": True, "pose_start_frame": 0, "height": 48, "width": 64,
-        "num_frames": 9, "verdict": "ok", "detail": None,
+        "video": "one.mp4", "pose_model": "supplied", "aligned": True, "pose_start_frame": 0, "sound": None,
+        "height": 48, "width": 64, "num_frames": 9, "verdict": "ok", "detail": None,
     }  # fmt: skip
 
 
@@ -240,6 +241,63 @@ def test_the_python_pipeline_chooses_what_the_command_chooses(
     )
     with pytest.raises(driving.DrivingError, match="slow-dancer finds nobody in the driving video"):
         driving.driven_poses(frames, told.image, SlowDancer(9))
+
+
+def loud(seconds: float) -> Sound:
+    """440 Hz in both channels after half of the time."""
+    times = np.arange(round(seconds * 48000)) / 48000
+    wave = np.where(times >= seconds / 2, np.sin(2 * np.pi * 440 * times) * 12000, 0).astype(np.int16)
+    return Sound(np.stack([wave, wave], axis=1))
+
+
+@pytest.mark.parametrize(
+    ("driving_fps", "fps", "words", "begins_s"),
+    [
+        (None, 24, "kept", 0.3),
+        (12.0, 12, "kept", 0.3),
+        (None, 12, "kept, 0.5 times as fast, as the picture is", 0.6),
+        (12.0, 24, "kept, 2 times as fast, as the picture is", 0.15),
+    ],
+)
+def test_the_sound_of_the_rendered_span_goes_with_the_picture(
+    pair: Row, driving_fps: float | None, fps: int, words: str, begins_s: float
+) -> None:
+    frames = np.zeros((NUM_FRAMES + 2, HEIGHT, WIDTH, 3), np.uint8)
+    encode(frames, pair["driving"], FPS, sound=loud(0.6))
+    config = CONFIG.model_copy(update={"sound": "keep", "driving_fps": driving_fps, "fps": fps, "num_frames": 5})
+    for num_frames in (5, 9) if driving_fps is None else (5,):
+        row, told = render(pair, config.model_copy(update={"num_frames": num_frames}))
+        samples = told.settings["sound"].samples
+        assert len(samples) == round(num_frames / fps * 48000)  # as long as the picture
+        heard = np.flatnonzero(np.abs(samples[:, 0].astype(int)) > 3000)
+        if begins_s < num_frames / fps:
+            assert heard[0] / 48000 == pytest.approx(begins_s, abs=0.06)  # a window of the stretching
+        else:
+            assert len(heard) == 0 or heard[0] / 48000 > begins_s - 0.06
+        assert row["sound"] == told.settings["more_settings"]["sound"] == words
+        assert row["detail"] is None
+
+
+def test_sound_is_left_out_unless_asked_for_and_a_video_without_any_says_so(
+    pair: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(np.zeros((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8), pair["driving"], FPS, sound=loud(0.6))
+    _, told = render(pair)
+    assert RenderConfig().sound == "none" and told.settings["sound"] is None
+    keep = CONFIG.model_copy(update={"sound": "keep"})
+    encode(np.zeros((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8), pair["driving"], FPS)
+    row, told = render(pair, keep)
+    assert (row["verdict"], told.settings["sound"]) == ("ok", None)
+    assert row["sound"] == "not kept: the driving video has none in the rendered span"
+    assert row["detail"] == f"sound {row['sound']}"
+
+    def broken(path: Path, duration_s: float) -> None:
+        raise VideoError("timeout", "its sound cannot be decoded: no end")
+
+    monkeypatch.setattr(span, "read_sound", broken)
+    row, told = render(pair, keep)
+    assert (row["verdict"], told.settings["sound"]) == ("ok", None)
+    assert row["detail"] == "sound not kept: its sound cannot be decoded: no end"
 
 
 def test_an_estimator_is_shown_the_driving_video_no_larger_than_it_needs_and_the_image_as_it_is(

@@ -222,6 +222,7 @@ def test_the_mix_is_shared_out_in_whole_clips() -> None:
     assert wanted(7338, vertical=0.72) == [5283, 2055]
     assert wanted(10, vertical=1 / 3, horizontal=1 / 3, square=1 / 3) == [4, 3, 3]
     assert wanted(5) == [5] and wanted(5, vertical=1.0) == [5, 0]
+    assert wanted(6, vertical=0.75) == [5, 1]  # 4.5 and 1.5: of equal remainders the first
     for mix in (
         {"vertical": 0.7, "horizontal": 0.7},
         {"vertical": -0.1},

@@ -179,6 +179,7 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
         {"verdict": "quarantined", "reason": "unreadable"},
         {"brightness": 0.1},
         {"source_path": "/v/0.mp4", "start_s": 5.0, "brightness": 0.1},
+        {"verdict": "quarantined", "reason": "unreadable"},
     )
     said = decided(
         tmp_path,
@@ -187,8 +188,9 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
         "c2,,,accept,",
         "c3,,,accept,",
         ",/v/0.mp4,5.01,accept,here too",
+        "c6,,,reject,it could not be read anyhow",
     )
-    assert said.digest and [one.line for one in said.lines] == [2, 3, 4, 5, 6]
+    assert said.digest and [one.line for one in said.lines] == [2, 3, 4, 5, 6, 7]
     selection = run(table, gates=gates(min_brightness=0.5), decisions=said)
     assert told(selection, table, "verdict", "reason", "detail") == [
         ("ok", "decision", "the light is meant so"),
@@ -197,6 +199,7 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
         ("quarantined", "unreadable", None),
         ("rejected", "min_brightness", "brightness 0.1, at least 0.5 is asked"),
         ("ok", "decision", "here too"),
+        ("quarantined", "unreadable", None),
     ]
     assert selection.decided_counts() == {"accepted": 2, "rejected": 1, "accepted_in_vain": 2}
     # Decided rows are in no gate's count.
@@ -205,8 +208,12 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
     # Once more, without the table: what was decided is read from the rows, its notes too.
     after = selection.apply(table, 0)
     again = select(lambda: [after.slice(0, 1), after.slice(1)], CurateConfig(gates=gates(min_brightness=0.95)))
-    assert told(again, after, "reason", "detail")[0] == ("decision", "the light is meant so")
-    assert told(again, after, "reason")[1:] == ["decision", "no_pose", "unreadable", "min_brightness", "decision"]
+    assert told(again, after, "verdict", "reason", "detail")[0] == ("ok", "decision", "the light is meant so")
+    assert told(again, after, "verdict")[1:6] == ["rejected", "rejected", "quarantined", "rejected", "ok"]
+    # Gates of an earlier selection do not bind: what they refused is judged anew.
+    loose = select(lambda: [after], CurateConfig(gates=gates()))
+    assert told(loose, after, "verdict", "reason")[4] == ("ok", None)
+    assert told(again, after, "reason")[1:6] == ["decision", "no_pose", "unreadable", "min_brightness", "decision"]
 
 
 def test_a_decision_is_about_rows_that_all_its_words_name(tmp_path: Path) -> None:
@@ -357,6 +364,13 @@ def test_copies_are_told_with_the_best_ones_place() -> None:
         ("near_duplicate", words), (None, None), ("near_duplicate", words), (None, None),
     ]  # fmt: skip
     assert told(run(table, duplicates=Duplicates(scope="off")), table, "reason") == [None] * 4
+    # Other clips of the file that is the best copy stay, unless clips are compared with each other.
+    ours = rows({"duplicate_group": "g", "source_bytes": 9, "source_id": "a"},
+                {"duplicate_group": "g", "source_bytes": 9, "source_id": "a"},
+                {"duplicate_group": "g", "source_bytes": 5})  # fmt: skip
+    assert told(run(ours), ours, "reason") == [None, None, "near_duplicate"]
+    one = run(ours, duplicates=Duplicates(scope="clip"))
+    assert told(one, ours, "reason") == [None, "near_duplicate", "near_duplicate"]
     other = pa.array([None, "h", "h", None], pa.string())
     grouped = select(lambda: [table], CurateConfig(gates=gates()), groups=other)
     assert told(grouped, table, "duplicate_group", "reason") == [

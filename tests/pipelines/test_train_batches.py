@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 from steadydancer.datasets.artifact import Artifact, Packet
 from steadydancer.datasets.encodings import ENCODINGS
+from steadydancer.datasets.sampler import StepSampler
 from steadydancer.datasets.shards import Sample, null_path, sample_members, write_shard
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.pipelines.train import batches
@@ -69,7 +70,7 @@ def config(**changes: Any) -> TrainConfig:
     values = {
         "stage": 1, "num_frames": 9, "steps": 20, "seed": 3, "global_batch_size": 4, "num_workers": 1, "use_gpu": False,
         "text_dropout": 0.5, "pose_dropout": 0.5, "validation_share": 0.3, "pose_simulation_targets": (2, 3),
-        "evaluation_samples": 5, "validation_clips": 3, "validation_sigmas": (0.25, 0.75), "trackers": (),
+        "evaluation_samples": 16, "validation_clips": 3, "validation_sigmas": (0.25, 0.75), "trackers": (),
     }  # fmt: skip
     return TrainConfig(**{**values, **changes})
 
@@ -124,6 +125,8 @@ def test_order_draws_and_fixed_samples_are_those_of_the_split(latents: Path) -> 
     assert data.split == sides and len(sides.validation) == 2 * len(sides.sources) > 2
     taken = {row.key for step in range(data.sampler.steps_per_epoch) for row in data.draws(step)}
     assert taken == set(sides.training)
+    order = StepSampler({key: BUCKETS[key] for key in sides.training}, 4, seed=3)
+    assert [data.sampler.batch(step) for step in range(8)] == [order.batch(step) for step in range(8)]
     for step in (0, 5):
         assert data.draws(step) == draw_batch(stage, step, data.sampler.batch(step))
         assert len({BUCKETS[row.key] for row in data.draws(step)}) == 1

@@ -14,7 +14,8 @@ from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.split import Split, split
 
 SOURCES = [f"source{i}" for i in range(12)]
-CLIPS = {f"clip{i:02d}": SOURCES[i % 12] for i in range(40)} | {"loose": None}  # three or four clips of each source
+# Three or four clips of each source, one clip without a source, and a source whose one clip could not be encoded.
+CLIPS = {f"clip{i:02d}": SOURCES[i % 12] for i in range(40)} | {"loose": None, "lost": "source of nothing"}
 
 
 class Shards:
@@ -26,11 +27,11 @@ class Shards:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two clips of the cache could not be encoded: they are rows of its index and no samples."""
+    """Three clips of the cache could not be encoded: they are rows of its index and no samples."""
     folder = tmp_path_factory.mktemp("latents")
     rows = [{"clip_id": key, "source_id": source} for key, source in CLIPS.items()]
     Artifact(folder).write_part(Packet("part-0", tuple(CLIPS)), pa.Table.from_pylist(rows))
-    return Shards(folder, [key for key in CLIPS if key not in ("clip03", "clip11")])
+    return Shards(folder, [key for key in CLIPS if key not in ("clip03", "clip11", "lost")])
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -66,6 +67,11 @@ def test_a_clip_without_a_source_is_one_by_itself(shards: Any) -> None:
     seed = next(seed for seed in range(100) if held("loose", 0.3, seed))
     found = split(shards, config(seed=seed))
     assert "loose" in found.validation and "loose" in found.sources
+
+
+def test_a_source_without_a_usable_clip_is_on_no_side(shards: Any) -> None:
+    seed = next(seed for seed in range(100) if held("source of nothing", 0.3, seed))
+    assert "source of nothing" not in split(shards, config(seed=seed)).sources
 
 
 def test_no_share_holds_nothing_out_and_all_of_it_is_refused(shards: Any) -> None:

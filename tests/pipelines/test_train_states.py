@@ -186,6 +186,14 @@ def test_a_refused_state_does_not_push_out_the_sound_one_that_follows(tmp_path):
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000005"]
 
 
+def test_a_checksum_is_of_the_whole_file(tmp_path):
+    """Larger than what is read at once."""
+    data = bytes(range(256)) * 70_000
+    (tmp_path / "large").write_bytes(data)
+    assert len(data) > 1 << 24 and faults._checksum(tmp_path / "large", 0) == zlib.crc32(data)
+    assert faults._checksum(tmp_path / "none", 0) is None
+
+
 def test_ranks_share_out_the_reading_and_agree(tmp_path, monkeypatch):
     barrier, told = threading.Barrier(2), [False, False]
 
@@ -257,7 +265,9 @@ def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypat
 def test_a_rank_that_fails_waits_for_no_other(tmp_path):
     with pytest.raises(KeyboardInterrupt), StateWriter(tmp_path, config(), Team(0, 2)) as writer:
         writer.save(Engine(), 4)
+        writing = writer._writing
         raise KeyboardInterrupt
+    assert writing.result() is None  # it was told to wait no longer, and has not run out of patience
     assert not list(engine_states(tmp_path))
 
 
@@ -307,15 +317,18 @@ def test_the_optimizer_waits_until_what_it_would_change_is_copied(tmp_path, monk
     monkeypatch.setattr(HostCopy, "finish", late)
     engine = Engine(1.0)
     with StateWriter(tmp_path, config(), Team()) as writer:
-        writer.save(engine, 5)
-        stepping = threading.Thread(target=engine.step)
-        stepping.start()
-        stepping.join(0.3)
-        assert stepping.is_alive() and engine.weights[0] == 1.0
-        may_copy.set()
-        stepping.join(20)
-        assert engine.weights[0] == 2.0
+        for steps, before in ((5, 1.0), (6, 2.0)):  # for each state anew
+            may_copy.clear()
+            writer.save(engine, steps)
+            stepping = threading.Thread(target=engine.step, daemon=True)
+            stepping.start()
+            stepping.join(0.2)
+            assert stepping.is_alive() and engine.weights[0] == before
+            may_copy.set()
+            stepping.join(LONGEST_S)
+            assert engine.weights[0] == before + 1
     assert saved(tmp_path / "state/step-000005")[0] == 1.0
+    assert saved(tmp_path / "state/step-000006")[0] == 2.0
 
 
 def test_a_copy_on_the_host_is_the_same_and_its_own():

@@ -278,7 +278,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_with_a_state_and_no_che
     world = World(monkeypatch, tmp_path)
     monkeypatch.setattr(loop, "stop_is_asked", lambda out, team: ("step", 3, 0.1) in world.did)
     world.run(config())
-    assert world.did[-2:] == [("step", 3, 0.1), "validation", ("state", 4, True)][-2:]
+    assert world.did[-3:] == [("step", 3, 0.1), "validation", ("state", 4, True)]
     assert world.committed is None and world.engine.called == ["destroy"]
     assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
 
@@ -507,7 +507,7 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
     assert json.loads((kept[1] / "run.json").read_text()) == {"steps": 6, "settings": settings}
     with trained.TrainedWriter(
         tmp_path / "none", Team(), {**settings, "config": config().model_dump(mode="json")}
-    ) as none:  # type: ignore[arg-type]
-        none.keep(Engine(), 3)
+    ) as writer:  # type: ignore[arg-type]
+        writer.keep(Engine(), 3)
     assert not (tmp_path / "none").exists()
     assert checkpoint.steps_done(tmp_path) == 0
