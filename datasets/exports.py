@@ -20,6 +20,9 @@ LAYOUTS = ("mp4+jsonl", "diffsynth", "musubi")
 
 _TOLD = ("prompt", "source_id", "licence", "start_s", "end_s", "fps", "num_frames", "height", "width", "pose_model")
 
+# Of a line of `clips.jsonl`, beside those that `curate` reads.
+LINE_FIELDS = frozenset({"id", "pose_video", "keypoints", "caption", "scores", *_TOLD})
+
 _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("clip_id", "source_id", "source_path", "origin", "licence", "prompt")),
     *((name, pa.string()) for name in ("pose_model", "measured_part", "scores")),

@@ -1,12 +1,21 @@
 """Tables of items, one a row, with paths relative to the table: csv, jsonl or parquet, here or on a store.
 
 `read_manifest` gives small ones as dicts. `read_columns` gives a few columns of one with millions of rows as Arrow
-columns, which take a tenth of the memory; what is wrong with a table is said by the first, which looks at single rows.
+columns, which take a tenth of the memory. Both read the same rows, one after the other. A column is found under other
+names that are in use, in any case and with blanks around it; two of one meaning must not contradict each other, and
+columns that nobody reads are named once.
 """
 
 import csv
-import io
 import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, time
+from decimal import Decimal
+from itertools import islice
+from math import isfinite, isnan
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,107 +23,284 @@ import pyarrow.compute as pc
 
 from .. import SteadyDancerError
 from .storage import Location, join, local_copy, named
+from .text import TextError, decode_text, open_text
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 
-# What one piece of a jsonl holds at most, and so what one row may take.
-_BLOCK_BYTES = 16 << 20
+_log = logging.getLogger(__name__)
+_CHUNK_ROWS = 10_000
+_MOST_NAMED = 12
 # Names of which `join` and `absolute` change nothing, or only put the folder before them.
 _RELATIVE, _ABSOLUTE = r"^[^/]+(/[^/]+)*$", r"^(/[^/]+)+$"
 _ADDRESS = r"^s3://[A-Za-z0-9][A-Za-z0-9_.-]{1,62}/[^/?][^?]*[^/?]$"
 _ODD = r"(^|/)\.{1,2}(/|$)|://"
 
+Names = Mapping[str, tuple[str, ...]]
 
-def read_manifest(path: Location, paths: tuple[str, ...]) -> list[dict[str, Any]]:
+
+def read_manifest(
+    path: Location, paths: tuple[str, ...], texts: tuple[str, ...] = (), aliases: Names | None = None
+) -> list[dict[str, Any]]:
     """Rows of a manifest, with the columns `paths` resolved against its folder.
 
+    Args:
+        path: of the manifest.
+        paths: columns that have a value in every row.
+        texts: columns that hold text, or None; numbers become text.
+        aliases: column → other names under which it is taken. Columns of other names come as they are; with
+            `aliases` the log names them.
+
     Raises:
-        SteadyDancerError: the file is empty, is not what its suffix says, or lacks a column in some row.
+        SteadyDancerError: the file is empty, is not what its suffix says, lacks a column in some row, has a value that
+            is no text, or two columns of one meaning that contradict each other; the message names the row.
     """
-    try:
-        rows = _read_table(path)
-    except (ValueError, csv.Error) as error:
-        raise SteadyDancerError(f"{path} cannot be read as {path.suffix[1:] or 'jsonl'}: {error}") from error
-    if not rows:
-        raise SteadyDancerError(f"{path} holds no rows")
-    return [_resolved(row, f"{path}, row {number}", path.parent, paths) for number, row in enumerate(rows, 1)]
+    out = []
+    reader = _Reader(path, paths, texts, aliases)
+    for _, row in reader.rows():
+        resolved = {name: str(join(path.parent, row[name])) for name in paths}
+        out.append({**row, **resolved})
+    reader.tell_unread()
+    return out
 
 
-def read_columns(path: Location, path_column: str, others: tuple[str, ...]) -> pa.Table:
+def read_columns(
+    path: Location, path_column: str, others: tuple[str, ...], aliases: Names | None = None, known: Iterable[str] = ()
+) -> pa.Table:
     """A manifest's paths, absolute, and some columns that it may have: strings, null where a row has no value.
+
+    A row of a csv that ends before its columns do is refused: in a table that nobody looks through, it is the rest of
+    a text with a line break. (`read_manifest` takes it, with None for what is missing.)
 
     Args:
         path: of the manifest.
         path_column: has a value in every row; resolved against the manifest's folder.
-        others: columns that come as they are; the table has no others.
+        others: columns of text; the table has no others.
+        aliases: as in `read_manifest`.
+        known: columns that, where they come together, the log need not name although they are not read.
 
     Raises:
         SteadyDancerError: as `read_manifest`.
     """
     wanted = (path_column, *others)
+    reader = _Reader(path, (path_column,), others, aliases, whole_rows=True)
+    rows = reader.rows()
+    chunks: list[list[pa.Array]] = []
+    while some := [row for _, row in islice(rows, _CHUNK_ROWS)]:
+        places, *texts = (pa.array([row.get(name) for row in some], pa.string()) for name in wanted)
+        chunks.append([_absolute(places, path.parent), *texts])
+    reader.tell_unread(known)
+    columns = [pa.chunked_array(column, pa.string()) for column in zip(*chunks, strict=True)]
+    return pa.table(columns, names=list(wanted))
+
+
+class _Reader:
+    """The rows of a table under the names by which they were asked for, and what there was beside them."""
+
+    def __init__(
+        self, path: Location, paths: tuple[str, ...], texts: tuple[str, ...], aliases: Names | None,
+        whole_rows: bool = False,
+    ) -> None:  # fmt: skip
+        self.path, self.paths, self.texts, self.whole_rows = path, paths, texts, whole_rows
+        self.aliases = aliases
+        self.names = {_plain(name): name for name in (*paths, *texts)}
+        for name, others in (aliases or {}).items():
+            self.names |= {_plain(other): name for other in others}
+        self.unread: dict[str, None] = {}
+        self.meanings: dict[str, str | None] = {}
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(where it stands, row): paths as they are written, texts as text or None.
+
+        Raises:
+            SteadyDancerError: see `read_manifest`.
+        """
+        number = 0
+        try:
+            for number, row in enumerate(self._raw(), 1):
+                where = f"{self.path}, row {number}"
+                if not isinstance(row, dict):
+                    raise SteadyDancerError(f"{where}: {json.dumps(row)[:60]} is no object with names and values")
+                yield where, self._named(row, where)
+        except TextError as error:
+            raise SteadyDancerError(f"{self.path} cannot be read as {self._kind}: {error.detail}") from error
+        except (ValueError, csv.Error, RecursionError) as error:
+            raise SteadyDancerError(f"{self.path} cannot be read as {self._kind}: {error}") from error
+        if not number:
+            raise SteadyDancerError(f"{self.path} holds no rows")
+
+    def tell_unread(self, known: Iterable[str] = ()) -> None:
+        """Name the columns that nobody reads, once."""
+        told = {name for name in known if name in self.unread or self._meaning(name) is None}
+        # A column of that name in another table may be meant to do something.
+        unread = [name for name in self.unread if not (told <= self.unread.keys() and name in told)]
+        if unread and self.aliases is not None:
+            more = f" and {len(unread) - _MOST_NAMED} more" if len(unread) > _MOST_NAMED else ""
+            names = [(name, *self.aliases.get(name, ())) for name in (*self.paths, *self.texts)]
+            read = "; ".join(" or ".join(several) for several in names)
+            shown = ", ".join(repr(name) for name in unread[:_MOST_NAMED])
+            _log.warning("%s: columns that are not read: %s%s. Read are %s", self.path, shown, more, read)
+
+    @property
+    def _kind(self) -> str:
+        return self.path.suffix.lower()[1:] or "jsonl"
+
+    def _raw(self) -> Iterator[Any]:
+        """The rows as they stand in the file."""
+        if self._kind == "parquet":
+            with local_copy(self.path) as file:
+                # Of a wide table that nobody looks through, only what is read is fetched.
+                yield from _parquet_rows(file, self._unread_of if self.whole_rows else lambda name: False)
+        elif self._kind == "csv":
+            with open_text(self.path) as text:
+                yield from self._csv_rows(csv.reader(text, skipinitialspace=True))
+        else:
+            with open_text(self.path) as text:
+                for line in text:
+                    if line.strip():
+                        yield json.loads(line)
+
+    def _unread_of(self, column: str) -> bool:
+        if self._meaning(column) is None:
+            self.unread[column] = None
+        return self._meaning(column) is None
+
+    def _csv_rows(self, lines: Iterator[list[str]]) -> Iterator[dict[str, str | None]]:
+        head = next((line for line in lines if line), [])
+        for line in lines:
+            if not line:
+                continue
+            if len(line) > len(head) or (self.whole_rows and len(line) < len(head)):
+                shown = ",".join(line)[:80]
+                raise ValueError(
+                    f"Expected {len(head)} columns, got {len(line)}: {shown} (a text with a comma or a line break "
+                    'stands in quotes: "a dancer, in red")'
+                )
+            line += [None] * (len(head) - len(line))  # type: ignore[list-item]
+            yield _merged(head, line)
+
+    def _named(self, row: dict[str, Any], where: str) -> dict[str, Any]:
+        """A row under the names that were asked for."""
+        out: dict[str, Any] = {}
+        said_by: dict[str, str] = {}
+        for column, value in row.items():
+            name = self._meaning(column)
+            if name is None:
+                self.unread[column] = None
+                out[column] = value
+                continue
+            value = self._value(name, column, value, where)
+            if value is None or not value.strip():
+                out[name] = value if out.get(name) is None else out[name]
+            elif name not in said_by:
+                out[name], said_by[name] = value, column
+            elif out[name].strip() == value.strip():
+                continue
+            elif name in self.paths and _is_own(name, column) != _is_own(name, said_by[name]):
+                # A `file_name` beside a `path` need not be the same place: the column's own name decides.
+                self.unread[said_by[name] if _is_own(name, column) else column] = None
+                if _is_own(name, column):
+                    out[name], said_by[name] = value, column
+            else:
+                raise SteadyDancerError(
+                    f"{where}: columns {said_by[name]!r} and {column!r} both say the {name}, and differ: "
+                    f"{out[name][:40]!r} and {value[:40]!r}; keep one of them"
+                )
+        missing = [name for name in self.paths if not out.get(name)]
+        if missing:
+            raise SteadyDancerError(f"{where}: no {' and no '.join(missing)} (columns: {', '.join(map(str, row))})")
+        return out
+
+    def _meaning(self, column: str) -> str | None:
+        """The name by which a column was asked for; looked up once, tables have millions of rows."""
+        if column not in self.meanings:
+            self.meanings[column] = self.names.get(_plain(column))
+        return self.meanings[column]
+
+    def _value(self, name: str, column: str, value: Any, where: str) -> str | None:
+        try:
+            if name in self.paths:
+                return self._place(value)
+            text = as_text(value)
+        except ValueError as error:
+            raise SteadyDancerError(f"{where}: {column} {error}") from None
+        if text is not None and column != name and _names_a_file(text) and _plain(column) == "caption":
+            self.unread[column] = None  # as exports of clips have it: where the caption lies
+            return None
+        return text
+
+    def _place(self, value: Any) -> str | None:
+        """A path; blanks around it do not count, unless a file is really called so."""
+        if isinstance(value, bytes):
+            value = decode_text(value, self.path)
+        if isinstance(value, str) and not value.isascii():
+            _require_whole(value)
+        if not isinstance(value, str) or value == (bare := value.strip()):
+            return value if isinstance(value, str) and value else None
+        where = Path(value) if Path(value).is_absolute() else self.path.parent / value if bare else None
+        return value if isinstance(where, Path) and where.exists() else bare or None
+
+
+def as_text(value: Any) -> str | None:
+    """A value of a table as text: numbers and dates as they are written, None for what is missing (null, NaN).
+
+    Raises:
+        ValueError: it is a list, a boolean, an object or infinite.
+    """
+    if value is None or isinstance(value, str):
+        if value and not value.isascii():
+            _require_whole(value)
+        return value
+    if isinstance(value, bytes):
+        return decode_text(value, "value")
+    if isinstance(value, float) and not isinstance(value, bool):
+        if isnan(value):
+            return None
+        if isfinite(value):
+            return f"{value:.0f}" if value.is_integer() else repr(value)
+    if isinstance(value, int | Decimal | date | time) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"is no text: {str(value)[:60]} ({type(value).__name__})")
+
+
+def _require_whole(text: str) -> None:
     try:
-        with local_copy(path) as file:
-            table = _READERS[path.suffix](file, wanted)
-        if path_column not in table.column_names or not len(table):
-            raise pa.ArrowInvalid(f"no {path_column}")
-        columns = [_text(table, name) for name in wanted]
-        if not pa.types.is_string(columns[0].type) or pc.any(_is_empty(columns[0])).as_py():
-            raise pa.ArrowInvalid(f"a row has no {path_column}")
-        columns = [columns[0], *(pc.cast(column, pa.string()) for column in columns[1:])]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        read_manifest(path, (path_column,))  # says which row it is, and what of it
-        raise SteadyDancerError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from None
-    places = pa.chunked_array([_absolute(chunk, path.parent) for chunk in columns[0].chunks], pa.string())
-    return pa.table([places, *columns[1:]], names=list(wanted))
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has half of a character at {error.start}: {text[:60]!a}") from None
 
 
-def _text(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column; nulls if there is none. The several kinds of text that Arrow has become one."""
-    if name not in table.column_names:
-        return pa.chunked_array([pa.nulls(len(table), pa.string())])
-    column = table[name]
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return column.cast(pa.string()) if is_text else column
+def _plain(name: object) -> str:
+    """A column's name without what is of no meaning in it: case, blanks around it, hyphens and blanks for `_`."""
+    return re.sub(r"[\s-]+", "_", str(name).strip().strip("\ufeff").strip()).casefold()
 
 
-def _is_empty(column: Any) -> Any:
-    empty: Any = pc.equal(column, pa.scalar("", pa.string()))
-    return pc.fill_null(empty, True)
+def _is_own(name: str, column: str) -> bool:
+    return _plain(column) == _plain(name)
 
 
-def _read_parquet(file: Any, wanted: tuple[str, ...]) -> pa.Table:
+def _names_a_file(text: str) -> bool:
+    return re.fullmatch(r"\S+\.txt", text.strip(), re.IGNORECASE) is not None
+
+
+def _merged(head: list[str], line: list[Any]) -> dict[str, Any]:
+    """A row of a csv; columns of one name keep theirs apart by blanks, which count for nothing."""
+    row: dict[str, Any] = {}
+    for name, value in zip(head, line, strict=True):
+        while name in row:
+            name += " "
+        row[name] = value
+    return row
+
+
+def _parquet_rows(file: Path, is_unread: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    there = [name for name in pq.read_schema(file).names if name in wanted]
-    return pq.read_table(file, columns=there, partitioning=None)
-
-
-def _read_csv(file: Any, wanted: tuple[str, ...]) -> pa.Table:
-    from pyarrow import csv as arrow_csv
-
-    return arrow_csv.read_csv(
-        file,
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
-            include_columns=list(wanted), include_missing_columns=True, column_types=dict.fromkeys(wanted, pa.string())
-        ),
-    )
-
-
-def _read_jsonl(file: Any, wanted: tuple[str, ...]) -> pa.Table:
-    from pyarrow import json as arrow_json
-
-    return arrow_json.read_json(
-        file,
-        read_options=arrow_json.ReadOptions(block_size=_BLOCK_BYTES),
-        parse_options=arrow_json.ParseOptions(
-            explicit_schema=pa.schema([(name, pa.string()) for name in wanted]), unexpected_field_behavior="ignore"
-        ),
-    )
-
-
-_READERS = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
+    with pq.ParquetFile(file) as opened:
+        names = [name for name in opened.schema_arrow.names if not is_unread(name)]
+        for batch in opened.iter_batches(_CHUNK_ROWS, columns=names):
+            columns = [column.to_pylist() for column in batch.columns] or [[None] * len(batch)]
+            for values in zip(*columns, strict=True):
+                yield _merged(batch.schema.names, list(values[: len(names)]))
 
 
 def _absolute(names: Any, folder: Location) -> pa.Array:
@@ -129,24 +315,3 @@ def _absolute(names: Any, folder: Location) -> pa.Array:
     others = pc.invert(pc.or_(is_relative, is_whole))
     mended = [named(join(folder, str(name)).absolute()) for name in pc.filter(names, others).to_pylist()]
     return pc.replace_with_mask(out, others, pa.array(mended, pa.string())) if mended else out
-
-
-def _read_table(path: Location) -> list[Any]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        with local_copy(path) as file:
-            return list(pq.read_table(file, partitioning=None).to_pylist())
-    text = path.read_bytes().decode("utf-8-sig")  # spreadsheets write a byte order mark
-    if path.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    return [json.loads(line) for line in io.StringIO(text) if line.strip()]
-
-
-def _resolved(row: Any, where: str, folder: Location, paths: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise SteadyDancerError(f"{where}: {json.dumps(row)[:60]} is no object with names and values")
-    missing = [name for name in paths if not isinstance(row.get(name), str) or not row[name]]
-    if missing:
-        raise SteadyDancerError(f"{where}: no {' and no '.join(missing)} (columns: {', '.join(map(str, row))})")
-    return {**row, **{name: str(join(folder, row[name])) for name in paths}}

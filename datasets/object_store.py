@@ -192,6 +192,18 @@ def listing(folder: ObjectPath) -> list[Entry]:
     return sorted((entry(info) for info in infos if info.is_file), key=lambda found: found.path)
 
 
+def children(folder: ObjectPath) -> list[str]:
+    """Names of the objects that lie in a folder itself."""
+    from pyarrow.fs import FileSelector
+
+    selector = FileSelector(folder.place, recursive=False)
+    try:
+        infos = attempt(folder, lambda: filesystem(folder.bucket).get_file_info(selector))
+    except FileNotFoundError:
+        return []
+    return sorted(info.base_name for info in infos if info.is_file)
+
+
 def fits(parts: list[str], wanted: list[str]) -> bool:
     """Whether the parts of a name fit those of a glob (`*`, `?`, `[…]` within a name, `**` for any folders)."""
     if not wanted:

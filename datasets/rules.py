@@ -27,8 +27,10 @@ RULES: Mapping[str, Rule] = {
     ),  # files → frames, in `datasets/video` and `datasets/images`; and how frames are written
     # a driving video and a reference image → aligned poses
     "driving_poses": Rule(2, "poses are aligned from the first frame that shows the person whole, held before it"),
-    "texts": Rule(),  # bytes → captions and tables
-    "sidecars": Rule(),  # which file beside a video is its caption, and which its keypoints
+    # bytes → captions and tables
+    "texts": Rule(2, "UTF-16 and UTF-32 are read, what is no Unicode is refused, columns have other names, too"),
+    # which file beside a video is its caption, and which its keypoints
+    "sidecars": Rule(2, "by the full name first; by the stem only where no other file may claim it"),
     "truth": Rule(  # renders and truths → which frames are compared, and why there is no number
         2, "truths are found by other spellings of an id, too, and compared by time; every null has its reason"
     ),

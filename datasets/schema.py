@@ -18,6 +18,7 @@ _FIELDS: list[tuple[str, pa.DataType, str, str, str]] = [
     ("source_id", pa.string(), "sha256", "probe", "digest of the file's content; null when it cannot be read"),
     ("source_bytes", pa.int64(), "bytes", "probe", "size of the file"),
     ("prompt", pa.string(), "", "probe", "caption from the manifest or the sidecar .txt; null when there is none"),
+    ("sidecar_note", pa.string(), "", "probe", "files beside it that were not taken: they may be another's; else null"),
     ("codec", pa.string(), "", "probe", "video codec"),
     ("width", pa.int32(), "px", "probe", "upright width"),
     ("height", pa.int32(), "px", "probe", "upright height"),

@@ -8,24 +8,25 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from .node_cache import held, scratch
 from .object_store import Entry, ObjectPath, describe, entry, get, listing, put
+from .sidecars import SIDECARS, candidates, find
 from .store_requests import StorageError
 
 __all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
            "named", "publish", "relative", "state_folder", "total_bytes"]  # fmt: skip
 
 Location = Path | ObjectPath
+AnyPlace = TypeVar("AnyPlace", Path, ObjectPath)
 
-# What lies beside a video and belongs to it: its caption and its keypoints.
-SIDECARS = (".txt", ".pose.safetensors")
 FILE_SCHEME = "file://"
 
 _kept = contextlib.ExitStack()
@@ -111,13 +112,39 @@ def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
         with contextlib.nullcontext(where) if _is_utf8(str(where)) else _linked(where) as here:
             yield here
         return
-    beside = [where.with_name(where.stem + suffix) for suffix in SIDECARS]
-    found = [entry(info) for info in describe([where, *beside]) if info.is_file]
-    if where not in (one.path for one in found):
+    there = {info.path: entry(info) for info in describe([where, *candidates(where)]) if info.is_file}
+    if where.place not in there:
         yield scratch() / "missing" / where.name
         return
-    with held(_key(found), partial(_fetch, found, where.parent)) as folder:
+    beside, stand_ins = _beside(where, lambda one: one.place in there)
+    found = [there[where.place], *(there[one.place] for one in beside.values())]
+    names = [where.name, *beside]
+    key = _key(found) if names == [one.path.name for one in found] and not stand_ins else _key(found, names, stand_ins)
+
+    def fetch(folder: Path) -> None:
+        _fetch(found, where.parent, folder)
+        for one, name in zip(found, names, strict=True):
+            (folder / one.path.name).rename(folder / name)
+        for name in stand_ins:
+            (folder / name).touch()
+
+    with held(key, fetch) as folder:
         yield folder / where.name
+
+
+def _beside(place: AnyPlace, is_file: Callable[[Any], bool]) -> tuple[dict[str, AnyPlace], list[str]]:
+    """Sidecars of a file by the names under which they lie beside a copy of it, and what else must lie there.
+
+    The rule of `sidecars` then says beside the copy what it says here: files that may claim a sidecar by its stem are
+    stood for by empty ones of their names, and a sidecar that is the file's in spite of such has its full name.
+    """
+    found = {kind: find(place, kind, is_file) for kind in SIDECARS}
+    stand_ins = sorted({name for _, rivals in found.values() for name in rivals})
+    beside = {}
+    for kind, (one, rivals) in found.items():
+        if one is not None:
+            beside[place.name + kind if stand_ins and not rivals else one.name] = one
+    return beside, stand_ins
 
 
 @contextlib.contextmanager
@@ -126,10 +153,19 @@ def _linked(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         link = Path(folder) / f"video{path.suffix if _is_utf8(path.suffix) else ''}"
         link.symlink_to(path)
-        for suffix in SIDECARS:
-            if (beside := path.with_name(path.stem + suffix)).is_file():
-                link.with_name(link.stem + suffix).symlink_to(beside)
+        beside, stand_ins = _beside(path, Path.is_file)
+        for name, one in beside.items():
+            link.with_name(_renamed(name, path, link)).symlink_to(one)
+        for name in stand_ins:
+            link.with_name(_renamed(name, path, link)).touch()
         yield link
+
+
+def _renamed(name: str, path: Path, link: Path) -> str:
+    """The name of a file beside `path`, beside `link`."""
+    if name.startswith(path.name):
+        return link.name + name.removeprefix(path.name)
+    return link.stem + name.removeprefix(path.stem)
 
 
 def local_folder(folder: Location, patterns: Iterable[str]) -> Path:
@@ -166,9 +202,10 @@ def publish(folder: Path, target: ObjectPath, last: str) -> None:
         put(file, target / file.relative_to(folder).as_posix())
 
 
-def _key(found: list[Entry]) -> str:
+def _key(found: list[Entry], *more: list[str]) -> str:
     """Names what a listing says of some objects."""
-    return sha256(repr([(str(one.path), one.size, one.modified_ns) for one in found]).encode()).hexdigest()
+    told: list[object] = [(str(one.path), one.size, one.modified_ns) for one in found]
+    return sha256(repr([*told, *more]).encode()).hexdigest()
 
 
 def _fetch(found: list[Entry], base: ObjectPath, folder: Path) -> None:

@@ -1,19 +1,20 @@
 """Sets of procedural dancers: ordinary mp4s with keypoints and captions beside them, some flawed on purpose.
 
 Beside `NAME.mp4` (or .png) lie `NAME.txt`, a caption, and `NAME.pose.safetensors`, the keypoints they were drawn from.
-Such supplied keypoints can be laid beside any clip.
+Such supplied keypoints can be laid beside any clip; whose they are is said in `sidecars`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from .file_names import aside_of
+from .sidecars import KEYPOINTS, media_called, sidecar
 from .skeleton import PoseSequence
 from .toydance_drawing import draw_dancer, draw_dancers
 from .toydance_figure import COLOURS, dance, dancer_look, toy_pose
@@ -85,8 +86,12 @@ def make_toy_pairs(directory: Path, seed: int = 0, num_pairs: int = 3, num_frame
     return pairs
 
 
-def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float) -> None:
-    """Lay keypoints beside the video or image `path`: one sequence a person, the main one first, all from frame 0."""
+def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_full_name: bool = False) -> None:
+    """Lay keypoints beside the video or image `path`: one sequence a person, the main one first, all from frame 0.
+
+    They are called `STEM.pose.safetensors`; after the full name if asked, where another file of that stem lies there
+    already, or where keypoints by the full name do.
+    """
     tensors: dict[str, np.ndarray] = {"fps": np.array([fps], np.float64)}
     for k, person in enumerate(persons):
         tensors[f"{k}.body"] = person.body.astype(np.float32)
@@ -94,16 +99,18 @@ def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float) -> N
         tensors[f"{k}.hands"] = person.hands.astype(np.float32)
         if person.faces is not None:
             tensors[f"{k}.faces"] = person.faces.astype(np.float32)
-    _write_aside(_pose_path(path), save(tensors))
+    full = path.with_name(path.name + KEYPOINTS)
+    by_full_name = by_full_name or full.is_file() or (path.parent.is_dir() and bool(media_called(path)))
+    _write_aside(full if by_full_name else path.with_name(path.stem + KEYPOINTS), save(tensors))
 
 
 def load_supplied_pose(video_path: Path) -> tuple[list[PoseSequence], float] | None:
-    """Keypoints that lie beside a video or image, and their rate; None if there are none.
+    """Keypoints that lie beside a video or image and are its own (see `sidecars`), and their rate; None without.
 
     Raises `ValueError` if the file is not what `save_supplied_pose` writes.
     """
-    path = _pose_path(Path(video_path))
-    if not path.is_file():
+    path = sidecar(Path(video_path), KEYPOINTS)
+    if path is None:
         return None
     try:
         tensors = load_file(path)
@@ -115,10 +122,6 @@ def load_supplied_pose(video_path: Path) -> tuple[list[PoseSequence], float] | N
         return [PoseSequence(**fields[person]) for person in sorted(fields)], fps
     except Exception as error:  # the library's own error class is a bare Exception
         raise ValueError(f"{path.name} holds no keypoints as save_supplied_pose writes them: {error}") from error
-
-
-def _pose_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.pose.safetensors")
 
 
 def _caption(seed: int, motion_seed: int | None = None) -> str:
@@ -187,6 +190,6 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _write_aside(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = aside_of(path)
     aside.write_bytes(data)
     aside.replace(path)

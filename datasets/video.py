@@ -19,6 +19,7 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from . import video_process, video_sound
+from .file_names import aside_of
 from .video_display import is_hd
 from .video_file import (
     DEMUX_OPTIONS,
@@ -205,7 +206,7 @@ def encode(
     first = next(pieces, np.empty((0, 0, 0, 3), np.uint8))
     _check_frames(first, first.shape[1:3])
     path = Path(path)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    aside = aside_of(path, keeps_suffix=False)
     try:
         # Without use_metadata_tags the mp4 muxer drops every key it does not know; faststart: browsers play at once.
         movflags = {"movflags": "use_metadata_tags+faststart+write_colr"}

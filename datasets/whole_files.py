@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .file_names import aside_of
 from .node_cache import scratch
 from .object_store import ObjectPath, put
 from .storage import location
@@ -27,8 +28,7 @@ def written_aside(path: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
             put(aside, path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays: some writers choose their format by it.
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    aside = aside_of(path)
     try:
         yield aside
         with aside.open("rb") as file:

@@ -49,7 +49,7 @@ def absolute_if_here(name: str) -> str:
 
 def absolute_preset(preset: str) -> str:
     """The path of a preset's file; other presets (a name, `module:function`, JSON) as they are."""
-    return absolute(preset) if preset.endswith(".json") else preset
+    return absolute(preset) if preset.lower().endswith(".json") else preset
 
 
 def shown(key: str) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ import numpy as np
 from .. import SteadyDancerError
 from ..datasets.clips import Clips
 from ..datasets.schema import Row
+from ..datasets.sidecars import KEYPOINTS, sidecar
 from ..datasets.skeleton import PoseSequence
 from ..datasets.storage import local_copy
 from ..datasets.toydance import save_supplied_pose
@@ -65,22 +66,24 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
 
 
 def _write_clip(row: Row, folder: Path, record: Row) -> Path:
-    """The clip as an mp4 of its own, its first frame as a png, and its keypoints beside both.
+    """The clip as an mp4 of its own, its first frame as a png, and beside both their keypoints by the full name.
 
     Raises:
         BadClip: its source cannot be read, or is another file than was curated.
     """
     fps = record["config"]["fps"]
     video = folder / f"{row['clip_id']}.mp4"
-    if not video.is_file():
+    image = video.with_suffix(".png")
+    if not all(sidecar(file, KEYPOINTS) and file.is_file() for file in (video, image)):
         folder.mkdir(parents=True, exist_ok=True)
         height, width = size_for_area(row["height"], row["width"], MAX_AREA_PX)
         times_s = row["start_s"] + np.arange(row["num_frames"]) / fps
         with local_copy(row["source_path"]) as source, same_source(source, row["source_id"]):
             frames = _frames(source, times_s, height, width)
         pose = PoseSequence.from_bytes(row["pose"])
-        cv2.imwrite(str(video.with_suffix(".png")), frames[0, ..., ::-1])
-        save_supplied_pose(video, [pose], fps)
+        cv2.imwrite(str(image), frames[0, ..., ::-1])
+        save_supplied_pose(image, [pose[:1]], fps, by_full_name=True)
+        save_supplied_pose(video, [pose], fps, by_full_name=True)
         encode(frames, video, fps)
     return video
 

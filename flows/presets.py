@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import SteadyDancerError
-from ..datasets.storage import is_address, location
+from ..datasets.storage import is_address
+from ..datasets.text import read_text
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.curate.config import CurateConfig
 from ..pipelines.evaluate.config import EvaluateConfig
@@ -25,7 +26,7 @@ WAN_480P = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 class Run(BaseModel):
     """The configuration of the whole road, one model a job."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     curate: CurateConfig
     cache: CacheConfig
@@ -139,10 +140,12 @@ def load(preset: str) -> Run:
             return PRESETS[preset]()
         if preset.lstrip().startswith("{"):
             return Run.model_validate_json(preset)
-        if preset.endswith(".json") or is_address(preset):
-            return Run.model_validate_json(location(preset).read_text())
+        if preset.lower().endswith(".json") or is_address(preset):
+            return Run.model_validate_json(read_text(preset))
         if ":" in preset:
-            return Run.model_validate(_call(*preset.split(":", 1)))
+            run = _call(*preset.split(":", 1))
+            # Anew: `model_copy` checks nothing.
+            return Run.model_validate(run.model_dump() if isinstance(run, Run) else run)
     except ValidationError as error:
         raise SteadyDancerError(explain(error, preset if len(preset) < 80 else "the preset")) from error
     except SteadyDancerError:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..datasets.sidecars import KEYPOINTS, sidecar
 from ..datasets.skeleton import PoseSequence
 from ..datasets.toydance import load_supplied_pose
 from ..models import weights
@@ -44,7 +45,7 @@ def find_poses(
     """Who is seen in a video (or image: one frame) and where.
 
     Args:
-        path: of the file; a sidecar `<stem>.pose.safetensors` supplies keypoints.
+        path: of the file; keypoints beside it (see `datasets/sidecars`) are supplied ones.
         times_s: frames' times, from the first frame.
         read_frames: gives the frames at these times, called only if an estimator must look.
         pose_model: `auto`, `supplied` or an estimator's name; the last ignores sidecars.
@@ -81,7 +82,12 @@ def _supplied_poses(path: Path, times_s: npt.NDArray[np.float64]) -> list[PoseSe
         # One frame of grace: containers round the last frame's time.
         if index.max() > len(person):
             seconds = f"{len(person) / fps:.2f} s of keypoints, frames until {times_s.max():.2f} s"
-            raise BadClip("pose_too_short", f"{path.stem}.pose.safetensors: {seconds}")
+            raise BadClip("pose_too_short", f"{_name(path)}: {seconds}")
         if not np.isfinite(person.body).all():
-            raise BadClip("unreadable_pose", f"{path.stem}.pose.safetensors holds keypoints that are no numbers")
+            raise BadClip("unreadable_pose", f"{_name(path)} holds keypoints that are no numbers")
     return [person[np.minimum(index, len(person) - 1)] for person in persons]
+
+
+def _name(path: Path) -> str:
+    found = sidecar(path, KEYPOINTS)
+    return found.name if found else path.name

@@ -46,7 +46,7 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
     if clips is not None:
         from ...pipelines.curate.report import page as pages
 
-        page = out if out is None or out.suffix == ".html" else out / pages.PAGE
+        page = out if out is None or out.suffix.lower() == ".html" else out / pages.PAGE
         page = pages.write_report(clips, page)
         click.echo(f"{page}\n{page.parent / pages.CARD}")
     elif metrics is not None:

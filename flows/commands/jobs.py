@@ -13,6 +13,7 @@ from .options import (
     FILE,
     FOLDER,
     NAME,
+    POSITIVE,
     JobCommand,
     configured,
     engine_at,
@@ -93,8 +94,10 @@ def cache(clips: Location, out: Location, components: str | None, captioner: str
 @click.option("--num-workers", type=int, help="Ray Train workers; 0 trains in this process.")
 @click.option("--fork", type=FOLDER, help="Another run's --out: begin from its newest state, with other settings.")
 @click.option("--bundle", is_flag=True, help="Copy VAE, encoders and tokenizer into the checkpoint: a whole pipeline.")
-@click.option("--tflops", type=float, help="For --dry-run: rate of a GPU, 10^12 operations a second. Else as measured.")
-@click.option("--gpu-memory-gb", type=float, help="For --dry-run: memory of a GPU, 10^9 bytes. Else this machine's.")
+@click.option(
+    "--tflops", type=POSITIVE, help="For --dry-run: rate of a GPU, 10^12 operations a second. Else as measured."
+)
+@click.option("--gpu-memory-gb", type=POSITIVE, help="For --dry-run: memory of a GPU, 10^9 bytes. Else this machine's.")
 @configured
 def train(latents: Location, stage: int, base: str | None, from_checkpoint: Location | None, out: Location,
           steps: int | None, seed: int | None, num_workers: int | None, fork: Location | None, bundle: bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -74,6 +75,34 @@ class LocalFolder(click.Path):
         return super().convert(value, param, ctx)
 
 
+def number(text: str) -> float:
+    """A finite number. Raises `ValueError` for NaN and infinity, too, which compare with nothing as people mean it."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
+class Number(click.ParamType):
+    """A finite number, above zero if it must be."""
+
+    name = "float"
+
+    def __init__(self, above_zero: bool = False) -> None:
+        self.above_zero = above_zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what `number` does."""
+        try:
+            converted = number(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        if self.above_zero and converted <= 0:
+            self.fail(f"{value!r} is not above zero", param, ctx)
+        return converted
+
+
+NUMBER, POSITIVE = Number(), Number(above_zero=True)
 FOLDER, FILE, NAME, LOCAL_FOLDER = Place(), Place(is_file=True), Name(), LocalFolder()
 
 

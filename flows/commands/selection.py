@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import SteadyDancerError
-from .options import FILE, FOLDER, finish
+from .options import FILE, FOLDER, finish, number
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -56,12 +56,12 @@ def refilter(clips: Location, out: Location, preset: str | None, settings: tuple
 
 def _of_preset(preset: str) -> dict[str, Any]:
     """The fields of a selection that a preset gives; JSON may give only some."""
-    from ...datasets.storage import location
+    from ...datasets.text import read_text
     from ...pipelines.curate.config import SELECTION_FIELDS
     from .. import presets
 
-    if preset.lstrip().startswith("{") or preset.endswith(".json"):
-        text = preset if preset.lstrip().startswith("{") else location(preset).read_text()
+    if preset.lstrip().startswith("{") or preset.lower().endswith(".json"):
+        text = preset if preset.lstrip().startswith("{") else read_text(preset)
         try:
             curate = json.loads(text)["curate"]
         except (ValueError, KeyError, TypeError) as error:
@@ -83,7 +83,7 @@ def _set_gates(changes: dict[str, Any], settings: tuple[str, ...], config: dict[
                 f"{setting}: GATE=VALUE or SHAPE.GATE=VALUE, gates are {', '.join(Gates.model_fields)}"
             )
         try:
-            bound = None if value in ("off", "none", "null") else float(value)
+            bound = None if value in ("off", "none", "null") else number(value)
         except ValueError:
             raise click.BadParameter(f"{setting}: a number or `off` is wanted") from None
         if not dot:
@@ -107,7 +107,7 @@ def _set_target(changes: dict[str, Any], target: int | None, mix: tuple[str, ...
     for share in ",".join(mix).split(","):
         shape, _, value = share.partition("=")
         try:
-            shares[shape.strip()] = float(value)
+            shares[shape.strip()] = number(value)
         except ValueError:
             raise click.BadParameter(f"{share}: SHAPE=SHARE is wanted, as vertical=0.72") from None
     changes["target"] = wanted | {"mix": shares}

@@ -12,7 +12,7 @@ _FREE = {"components", "captioner", "packet_size", "shard_bytes", "num_gpus"}
 class CacheConfig(BaseModel):
     """One cache; a training run refuses a cache whose size, type, frames or encoders are not its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     components: str = Field(
         "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", description="folder or hub id of VAE, text and image encoder"

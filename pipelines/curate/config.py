@@ -14,7 +14,7 @@ SQUARE_RATIO = 1.05  # sides that differ by less are those of a square
 class Duplicates(BaseModel):
     """Which copies are told apart: clips of the same bytes always are, these by what they show."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scope: Literal["source", "clip", "off"] = Field(
         "source", description="compare whole files (a part of a video is no copy of it), or each clip with each"
@@ -25,7 +25,7 @@ class Duplicates(BaseModel):
 class Quotas(BaseModel):
     """At most so many accepted clips of a kind; those with the largest margin stay (see `targets.margins`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_accepted_per_source: int | None = Field(None, ge=1, description="accepted clips of one source")
     max_accepted_by_shape: dict[Shape, int] = Field({}, description="accepted clips of one shape of picture")
@@ -53,7 +53,7 @@ class Quotas(BaseModel):
 class Target(BaseModel):
     """So many accepted clips, found by moving the gates of `Quotas.along` together, for each part of the mix alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_clips: int = Field(ge=1, description="accepted clips (paper: 7,338)")
     mix: dict[Shape, float] = Field(
@@ -73,7 +73,7 @@ class Target(BaseModel):
 class CurateConfig(BaseModel):
     """One curation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_frames: int = Field(81, ge=5, description="frames of a clip, 4k + 1 (paper: 81 = five seconds)")
     fps: float = Field(16.0, gt=0, description="rate at which clips are sampled, by time (81 frames in five seconds)")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Gates(BaseModel):
     """Bounds that a clip's scores must keep; None switches a gate off. A score that is null passes and is named."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_side_px: int | None = Field(160, description="shorter side of the picture inside its borders, pixels")
     max_border_ratio: float | None = Field(

@@ -13,14 +13,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...datasets.artifact import ArtifactError
+from ...datasets.exports import LINE_FIELDS
 from ...datasets.manifest import SUFFIXES, read_columns
 from ...datasets.object_store import ObjectPath, fits, listing
 from ...datasets.own_products import OwnProducts, files_among
 from ...datasets.storage import Location, location, named
+from ...datasets.text import spoken_column
 from ...datasets.video_file import VIDEO_SUFFIXES
 
-# Column of a row → columns of a manifest that say it.
-MANIFEST_COLUMNS = {"origin": ("source",), "licence": ("licence", "license"), "prompt": ("prompt",)}
+# Column of a row → other names that it has in a manifest: what musubi-tuner, DiffSynth-Studio, VideoX-Fun, finetrainers
+# and Hugging Face's datasets call it.
+MANIFEST_COLUMNS = {
+    "origin": ("source",),
+    "licence": ("license",),
+    "prompt": ("caption", "captions", "text", "video_caption"),
+}
+PATH_COLUMNS = ("video", "video_path", "video_file", "file", "file_path", "filepath", "file_name", "filename",
+                "media_path", "clip", "clip_path", "source_path")  # fmt: skip
 SCHEMA = pa.schema([(name, pa.string()) for name in ("source_path", *MANIFEST_COLUMNS)])
 _DIGEST_ROWS = 10_000
 MOST_SHOWN, MOST_NAMED = 4, 100  # folders of what was left out: on the terminal, in a record
@@ -73,8 +82,8 @@ def find_sources(clips: str) -> Sources:
 
     Args:
         clips: a folder (searched through, links to folders too), a glob, a manifest (csv, jsonl or parquet with a
-            column `path` and, if wanted, `source`, `licence`, `prompt`), or one video; here or on a store. A manifest
-            may name what lies elsewhere.
+            column `path` and, if wanted, `source`, `licence`, `prompt`, or what others call them), or one video; here
+            or on a store. A manifest may name what lies elsewhere.
 
     Returns:
         Absolute places, because workers and later jobs may run in other folders; null where a manifest says nothing.
@@ -84,7 +93,7 @@ def find_sources(clips: str) -> Sources:
         SteadyDancerError: nothing is there, nothing looks like a video, or a manifest contradicts itself.
     """
     place = location(clips)
-    if place.suffix in SUFFIXES and place.is_file():
+    if place.suffix.lower() in SUFFIXES and place.is_file():
         return Sources(_of_manifest(place), LeftOut({}))
     found, left_out = _places(place, clips)
     if not found:
@@ -208,12 +217,9 @@ def walk(top: Path) -> Iterator[Path]:
 
 
 def _of_manifest(path: Location) -> pa.Table:
-    names = [name for several in MANIFEST_COLUMNS.values() for name in several]
-    table = read_columns(path, "path", tuple(names))
-    columns = [table["path"]]
-    for several in MANIFEST_COLUMNS.values():
-        said = [_or_null(pc.utf8_trim_whitespace(table[name])) for name in several]
-        columns.append(pc.coalesce(*said))
+    names = {"path": PATH_COLUMNS, **MANIFEST_COLUMNS}
+    table = read_columns(path, "path", tuple(MANIFEST_COLUMNS), names, known=LINE_FIELDS)
+    columns = [table["path"], *(_or_null(spoken_column(table[name])) for name in MANIFEST_COLUMNS)]
     return _unique(pa.table(columns, schema=SCHEMA).sort_by("source_path"), path)
 
 

@@ -1,5 +1,6 @@
 """The curate job: sources → packets → measured rows → verdicts → the clips artifact."""
 
+import logging
 import sys
 import time
 from bisect import bisect_left
@@ -29,6 +30,9 @@ from .selection.verdicts import Selection
 from .steps import open_source
 from .takeover import RULES_READ, Parent, forgotten_in, reopen_changed
 from .walk import stages, told_apart
+
+_log = logging.getLogger(__name__)
+MOST_WARNINGS = 20
 
 
 def plan(config: CurateConfig, clips: str, out: Location, parent: Location | None = None) -> dict[str, Any]:
@@ -103,6 +107,7 @@ def run(
         seconds, decoding = told_apart(run_packets(job, measured, packets, engine))
         rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
         selection, parts, seen = _select(rows, config, paths)
+        _warn(seen)
         artifact.begin(begun, absent)
         _write(artifact, selection, rows, parts)
         return artifact.commit(
@@ -168,7 +173,7 @@ def _select(
     columns = columns_read(config)
     scope = config.duplicates.scope
     fingerprints = Fingerprints(scope, scratch()) if scope != "off" else None
-    told = ["source_path", "pose_model", "taken_from"]
+    told = ["source_path", "pose_model", "taken_from", "sidecar_note"]
     tables, parts, few = [], [], []
     for names, table in rows.tables(sorted({*columns, *told, *(Fingerprints.COLUMNS if fingerprints else ())})):
         if fingerprints:
@@ -184,6 +189,16 @@ def _select(
     groups = fingerprints.groups(config.duplicates.min_common_ratio) if fingerprints else None
     selection = select(lambda: tables, config, groups=groups)
     return selection, parts, seen
+
+
+def _warn(seen: pa.Table) -> None:
+    """Name the sidecars that were not taken because another file may be meant."""
+    rows = seen.select(["source_path", "sidecar_note"]).filter(seen["sidecar_note"].is_valid())
+    notes = {row["source_path"]: row["sidecar_note"] for row in rows.to_pylist()}
+    for path, note in list(notes.items())[:MOST_WARNINGS]:
+        _log.warning("%s: %s", path, note)
+    if len(notes) > MOST_WARNINGS:
+        _log.warning("and beside %d more sources; each row's `sidecar_note` tells it", len(notes) - MOST_WARNINGS)
 
 
 def _num_taken(seen: pa.Table) -> int:

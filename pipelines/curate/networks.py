@@ -153,7 +153,7 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
         SteadyDancerError: nothing is there, or no video that can be read.
     """
     place = location(exclude)
-    if place.suffix == ".npz" and place.is_file():
+    if place.suffix.lower() == ".npz" and place.is_file():
         with local_copy(place) as npz:
             return Excluded.load(npz)
     names, sequences, unreadable = [], [], {}

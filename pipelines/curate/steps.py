@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from ...datasets.digests import json_digest
 from ...datasets.schema import Row, columns_of
+from ...datasets.sidecars import CAPTION, KEYPOINTS, sidecar, sidecar_note
 from ...datasets.source_content import content_id
+from ...datasets.text import TextError, read_text, spoken
 from ...datasets.video import (
     VideoError,
     VideoInfo,
@@ -55,11 +57,14 @@ def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Identity by content, and what demuxing tells; nothing is decoded."""
     path = Path(row["source_path"])
     source_id, info = _read(lambda: _identified(path))
+    prompt, unreadable = _caption(path, row)
     return {
         **row,
+        **unreadable,
         "source_id": source_id,
         "source_bytes": path.stat().st_size,
-        "prompt": row.get("prompt") or _caption(path),  # a manifest's goes before the file's beside the video
+        "prompt": prompt,
+        "sidecar_note": sidecar_note(path),
         "codec": info.codec,
         "width": info.width,
         "height": info.height,
@@ -87,9 +92,16 @@ def _identified(path: Path) -> tuple[str, VideoInfo]:
     raise BadClip("source_changed", f"{path} is being written to: curate it when it is whole")
 
 
-def _caption(path: Path) -> str | None:
-    beside = path.with_suffix(".txt")
-    return beside.read_text(errors="replace").strip() or None if beside.is_file() else None
+def _caption(path: Path, row: Row) -> tuple[str | None, Row]:
+    """The prompt, a manifest's before that of the file beside the video, and a verdict if that cannot be read."""
+    if row.get("prompt"):
+        return row["prompt"], {}
+    beside = sidecar(path, CAPTION)
+    try:
+        return spoken(read_text(beside)) if beside else None, {}
+    except TextError as error:
+        detail = f"{beside and beside.name}: {error.detail}"
+        return None, {"verdict": "quarantined", "reason": "unreadable_caption", "detail": detail}
 
 
 @fetched("source_path", unchanged_since="source_id")
@@ -180,7 +192,7 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
     few = frames[np.linspace(0, len(frames) - 1, min(config.num_network_frames, len(frames))).round().astype(int)]
     if tools.text is not None and failed_gate(row, config.gates, PICTURE_GATES) is None:
         row |= text_scores(tools.text(few))
-    supplied = config.pose_model == "auto" and _has_keypoints(Path(row["source_path"]))
+    supplied = config.pose_model == "auto" and sidecar(Path(row["source_path"]), KEYPOINTS) is not None
     if tools.persons is not None and not supplied and failed_gate(row, config.gates, TEXT_GATES) is None:
         row["num_detected_persons"], row["detected_person_ratio"] = tools.persons.count(few)
     if tools.aesthetics is not None and failed_gate(row, config.gates, PERSON_GATES) is None:
@@ -202,10 +214,6 @@ def _content(row: Row, box: Box) -> Row:
         "crop_height_px": bottom - top,
         "border_ratio": 1 - box.area,
     }
-
-
-def _has_keypoints(path: Path) -> bool:
-    return path.with_name(f"{path.stem}.pose.safetensors").is_file()
 
 
 @fetched("source_path", unchanged_since="source_id")

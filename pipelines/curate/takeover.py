@@ -13,10 +13,12 @@ from ...datasets.artifact import MOST_ASKED, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
 from ...datasets.digests import content_digest, shown_differences
 from ...datasets.object_store import ObjectPath, describe
-from ...datasets.rules import other_rules, versions
+from ...datasets.rules import RULES, other_rules, versions
 from ...datasets.schema import Row
+from ...datasets.sidecars import CAPTION, KEYPOINTS, candidates, sidecar, sidecar_note
 from ...datasets.source_content import content_id
-from ...datasets.storage import SIDECARS, Location, is_address, local_copy, location
+from ...datasets.storage import Location, is_address, local_copy, location
+from ...datasets.text import TextError, read_text, spoken
 from ...datasets.video import VideoError, probe
 from ..older_rules import of_older_pictures
 from ..stage import Stage
@@ -28,7 +30,8 @@ from .selection.judgement import Bounds, Mask, columns_for, judge
 WITHOUT_INFLUENCE = (*SELECTION_FIELDS, "packet_size", "num_gpus")
 FIXED = pa.array(["too_short", "max_clips_per_source"])  # what refuses a row before there is anything to measure
 MOST_NAMED = 20
-RULES_READ = ("pictures", "sidecars", "texts")
+SIDECAR_RULES = ("sidecars", "texts")
+RULES_READ = ("pictures", *SIDECAR_RULES)
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,10 @@ class Parent:
                 f"{clips.artifact.path} was measured in another way:\n{changes}\n"
                 "curate without --parent, or with the settings of the parent"
             )
-        # Of pictures each file tells by itself whether they are other ones now: `take_over` asks.
-        then = {name: by for name, by in clips.record.get("rules", {}).items() if name != "pictures"}
-        if by := other_rules({"rules": then}, {"rules": versions(*(set(RULES_READ) - {"pictures"}))}):
+        # What older rules gave, each file tells by itself whether it is other now: `take_over` asks.
+        now = versions(*RULES_READ)
+        then = {name: max(by, now.get(name, by)) for name, by in clips.record.get("rules", {}).items()}
+        if by := other_rules({"rules": now | then}, {"rules": now}):
             raise ArtifactError(
                 f"{clips.artifact.path} was measured by another version of this program, whose rules were others:\n"
                 f"{by}\ncurate without --parent"
@@ -91,7 +95,13 @@ class Parent:
 
     def stages(self, stages: list[Stage]) -> list[Stage]:
         """The same stages for rows that may be there already."""
-        take = partial(take_over, self.clips.measured, older_pictures=of_older_pictures(self.clips.record))
+        record = self.clips.record
+        take = partial(
+            take_over,
+            self.clips.measured,
+            older_pictures=of_older_pictures(record),
+            older_sidecars=any(record.get("rules", {}).get(name, 1) < RULES[name].version for name in SIDECAR_RULES),
+        )
         first = Stage("parent", take, ("source_path", "measured_part"), ("measured_part",))
         probe, *others = (replace(stage, function=unless_taken(stage.function)) for stage in stages)
         gone = frozenset(self.clips.record.get("forgotten", ()))
@@ -148,12 +158,19 @@ def _mask(column: pa.ChunkedArray) -> Mask:
 
 
 def take_over(
-    measured: Artifact, row: Row, config: CurateConfig, tools: None = None, *, older_pictures: bool = False
+    measured: Artifact,
+    row: Row,
+    config: CurateConfig,
+    tools: None = None,
+    *,
+    older_pictures: bool = False,
+    older_sidecars: bool = False,
 ) -> Row | list[Row]:
     """The rows of a source as they were measured, if its file is the same to the byte; else its row, to be measured.
 
     What lies beside a video (keypoints, a caption) has no digest in the rows: it must be older than they are. Where
-    they were measured by an older rule of pictures, the file must be one whose pictures are the same by today's.
+    they were measured by an older rule of pictures, the file must be one whose pictures are the same by today's; and
+    so with the rules of sidecars and texts.
     """
     part = row.get("measured_part")
     if not part:
@@ -162,8 +179,12 @@ def take_over(
     place = location(row["source_path"])
     same = bool(rows) and rows[0]["source_id"] is not None and rows[0]["source_id"] == _digest(place)
     measured_ns = _changed_ns(measured.path / part) or 0
-    newer = any((_changed_ns(place.with_name(place.stem + suffix)) or 0) > measured_ns for suffix in SIDECARS)
+    newer = any((_changed_ns(one) or 0) > measured_ns for one in candidates(place))
+    # Whose a sidecar is may have changed without it: another file of the name came or went.
+    newer = newer or (same and bool(rows[0].get("sidecar_note") or sidecar_note(place)))
     if not same or newer or (older_pictures and not _has_the_same_pictures(row["source_path"])):
+        return {**row, "measured_part": None}
+    if older_sidecars and not _has_the_same_sidecars(row, rows[0]):
         return {**row, "measured_part": None}
     said = {name: row.get(name) for name in ("origin", "licence")} | {"prompt": row.get("prompt") or rows[0]["prompt"]}
     return [{**one, **said, "measured_part": part} for one in rows]
@@ -202,6 +223,22 @@ def _has_the_same_pictures(path: str) -> bool:
             return not probe(here).changed_by_pictures_2
     except VideoError:
         return False
+
+
+def _has_the_same_sidecars(row: Row, measured: Row) -> bool:
+    """Whether a file has the caption and the keypoints that it had when they went by the stem, as UTF-8."""
+    with local_copy(row["source_path"]) as here:
+        if not row.get("prompt"):
+            caption = sidecar(here, CAPTION)
+            try:
+                said = spoken(read_text(caption)) if caption else None
+            except TextError:
+                return False
+            then = measured["prompt"]
+            if (said and said != then) or (then and not spoken(then)):
+                return False
+        keypoints = sidecar(here, KEYPOINTS)
+        return keypoints is None or keypoints.name.lower() != f"{here.name}{KEYPOINTS}".lower()
 
 
 def _digest(place: Location) -> str | None:

@@ -10,7 +10,7 @@ Protocol = Literal["first-81", "all"]
 class EvaluateConfig(BaseModel):
     """Which frames are scored and how the autoencoder's ceiling is had. Results of two protocols are not comparable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     protocol: Protocol = Field("all", description="`all` frames both videos have, or the `first-81`")
     components: str | None = Field(None, description="folder or hub id of the VAE; None takes the renders' own")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class ExportConfig(BaseModel):
     """One export."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     layout: Literal["mp4+jsonl", "diffsynth", "musubi"] = Field(
         "mp4+jsonl", description="manifests beside `clips.jsonl`: none, DiffSynth-Studio's, or musubi-tuner's"

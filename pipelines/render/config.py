@@ -10,7 +10,7 @@ FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
 class RenderConfig(BaseModel):
     """How pairs are rendered. Defaults are the released settings; where paper and release differ, both are named."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     components: str | None = Field(
         None, description="folder or hub id of VAE and encoders; None takes those that the checkpoint's record names"

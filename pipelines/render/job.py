@@ -1,14 +1,12 @@
 """The render job: a checkpoint and pairs → one mp4 each → the renders artifact."""
 
 import logging
-import re
 import time
 from typing import Any
 
-from ... import SteadyDancerError, __version__
+from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.digests import content_digest, json_digest
-from ...datasets.manifest import read_manifest
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
@@ -16,28 +14,12 @@ from ..earlier import absent_fields
 from ..parts import find_parts, part_digests, parts_are_here
 from ..runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
+from .pairs import pair, read_pairs, require_unique
+
+__all__ = ["checkpoint_record", "components_of", "num_windows", "pair", "plan", "read_pairs", "run"]
 
 _log = logging.getLogger(__name__)
 MOST_WARNINGS = 20
-
-
-def pair(image: Location | str, driving: Location | str, prompt: str = "", name: str | None = None) -> Row:
-    """One pair; its id is the given name, or the two files' stems."""
-    image, driving = location(image), location(driving)
-    name = name or f"{image.stem}-{driving.stem}"
-    # Absolute: workers, and the evaluation later, may run in other folders.
-    return {
-        "id": re.sub(r"[^\w.-]+", "_", name),
-        "image": str(image.absolute()),
-        "driving": str(driving.absolute()),
-        "prompt": prompt,
-    }
-
-
-def read_pairs(path: Location) -> list[Row]:
-    """Pairs of a csv or jsonl with the columns `image` and `driving` and, if wanted, `prompt` and `id`."""
-    rows = read_manifest(path, ("image", "driving"))
-    return [pair(row["image"], row["driving"], row.get("prompt") or "", row.get("id")) for row in rows]
 
 
 def checkpoint_record(checkpoint: Location) -> dict[str, Any]:
@@ -59,6 +41,7 @@ def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, 
 
 def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Location) -> dict[str, Any]:
     """What `run` would do. How long videos are that go on as long as their driving ones is not known yet: None."""
+    require_unique(pairs)
     record = checkpoint_record(checkpoint)
     low, high = config.pose_guidance_interval
     steps, windows = config.num_inference_steps, num_windows(config)
@@ -94,10 +77,9 @@ def run(
         ComponentsError: the VAE or an encoder is not there.
         JobStopped: the code or the machine failed on the way.
     """
+    require_unique(pairs)
     record = checkpoint_record(checkpoint)
     by_id = {row["id"]: row for row in pairs}
-    if len(by_id) < len(pairs):
-        raise SteadyDancerError("two pairs have one id: give the pairs a column `id`")
     parts = find_parts(components_of(config, checkpoint, record), FROZEN)
     with exclusive(out):
         artifact = Artifact(out / "renders")

@@ -17,6 +17,7 @@ from ...datasets.images import Picture
 from ...datasets.node_cache import scratch
 from ...datasets.object_store import put
 from ...datasets.schema import Row
+from ...datasets.sidecars import KEYPOINTS, sidecar_note
 from ...datasets.storage import ObjectPath, location
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 from ...models.call_checks import LEAST_SIDE_PX, InputError
@@ -127,7 +128,10 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
         **{name: record["video"][name] for name in ("height", "width", "num_frames")},
         "verdict": "ok",
         "sound": sounds,
-        "detail": "; ".join([*driven.notes(), *([f"sound {sounds}"] if sounds and sound is None else [])]) or None,
+        "detail": "; ".join(
+            [*driven.notes(), *([f"sound {sounds}"] if sounds and sound is None else []), *_sidecar_notes(row, config)]
+        )
+        or None,
     }
 
 
@@ -195,6 +199,14 @@ def driven_poses(
         )
     except NoStartError as error:
         raise BadClip("no_pose", f"{path}: {error}") from error
+
+
+def _sidecar_notes(row: Row, config: RenderConfig) -> list[str]:
+    """What to say of keypoints that lie beside the files and were not taken, as they may be another's."""
+    if config.pose_model not in ("auto", "supplied"):
+        return []
+    notes = [sidecar_note(Path(row[name]), (KEYPOINTS,)) for name in ("image", "driving")]
+    return [note for note in notes if note]
 
 
 def stages(config: RenderConfig) -> list[Stage]:

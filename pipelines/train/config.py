@@ -37,7 +37,7 @@ class GalleryConfig(BaseModel):
     negative prompt is the empty one, which is cached; the negative pose is perturbed as in the release.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_clips: int = Field(0, ge=0, description="validation clips in a gallery; 0: no galleries (choice: they cost)")
     every_steps: int = Field(
@@ -64,7 +64,7 @@ class TrainConfig(BaseModel):
     discontinuity mitigation by pose simulation (LoRA).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     stage: Stage = Field(description="stage of the curriculum")
     num_frames: int = Field(81, ge=5, description="pixel frames of a clip, 4k + 1 (paper)")

@@ -99,3 +99,133 @@ def test_a_row_that_has_too_few_or_too_many_values_is_refused_and_shown(tmp_path
             SteadyDancerError, match=r"a\.csv cannot be read as csv: .*Expected 2 columns, got [13]: b.mp4"
         ):
             read_columns(file, "path", ("prompt",))
+
+
+ALIASES = {"path": ("video", "file_name"), "prompt": ("caption", "text"), "licence": ("license",)}
+TABLES: dict[str, tuple[str, str | bytes, list[dict[str, str | None]] | str]] = {
+    "aliases": ("a.csv", "video,caption,License\na.mp4,She dances.,CC0\n",
+                [{"path": "a.mp4", "prompt": "She dances.", "licence": "CC0"}]),
+    "capitals and blanks": ("A.CSV", " Path , PROMPT\n a.mp4 , She \n", [{"path": "a.mp4", "prompt": "She "}]),
+    "hyphens": ("a.jsonl", '{"file-name": "a.mp4", "Text": "x"}\n', [{"path": "a.mp4", "prompt": "x"}]),
+    "jsonl in capitals": ("a.JSONL", '{"path": "a.mp4"}\n', [{"path": "a.mp4"}]),
+    "quotes after a blank": ("a.csv", 'path, prompt\na.mp4, "one, two"\n', [{"path": "a.mp4", "prompt": "one, two"}]),
+    "a line break in quotes": ("a.csv", 'path,prompt\na.mp4,"one\ntwo"\n', [{"path": "a.mp4", "prompt": "one\ntwo"}]),
+    "rows of other columns": ("a.jsonl", '{"path": "a.mp4", "text": "x"}\n{"video": "b.mp4", "prompt": "y"}\n',
+                              [{"path": "a.mp4", "prompt": "x"}, {"path": "b.mp4", "prompt": "y"}]),
+    "one of two is empty": ("a.csv", "path,prompt,caption\na.mp4,,x\nb.mp4,y,\n",
+                            [{"path": "a.mp4", "prompt": "x"}, {"path": "b.mp4", "prompt": "y"}]),
+    "two agree": ("a.csv", "path,prompt,text\na.mp4,x, x\n", [{"path": "a.mp4", "prompt": "x"}]),
+    "two contradict each other": ("a.csv", "path,prompt,caption\na.mp4,x,x\nb.mp4,x,y\n",
+                                  "row 2: columns 'prompt' and 'caption' both say the prompt, and differ: 'x' and 'y'"),
+    "one name twice": ("a.csv", "path,prompt,prompt\na.mp4,x,y\n", "both say the prompt, and differ"),
+    "two spellings": ("a.csv", "path,licence,License\na.mp4,CC0,MIT\n", "both say the licence, and differ"),
+    "a path has its own name": ("a.csv", "video,path,file_name\nx.mp4,sub/a.mp4,a.mp4\n", [{"path": "sub/a.mp4"}]),
+    "a path twice": ("a.csv", "path,Path\na.mp4,b.mp4\n", "both say the path, and differ"),
+    "two paths": ("a.csv", "video,file_name\nx.mp4,y.mp4\n", "both say the path, and differ"),
+    "a caption's file": ("a.csv", "path,caption,prompt\na.mp4,videos/a.TXT,x\nb.mp4,b.txt,\n",
+                         [{"path": "a.mp4", "prompt": "x"}, {"path": "b.mp4", "prompt": ""}]),
+    "numbers": ("a.jsonl", '{"path": "a.mp4", "prompt": 7, "licence": 4.0}\n{"path": "b.mp4", "prompt": 0.5}\n',
+                [{"path": "a.mp4", "prompt": "7", "licence": "4"}, {"path": "b.mp4", "prompt": "0.5"}]),
+    "nothing": ("a.jsonl", '{"path": "a.mp4", "prompt": null, "licence": NaN}\n', [{"path": "a.mp4"}]),
+    "a list": ("a.jsonl", '{"path": "a.mp4"}\n{"path": "a.mp4", "text": ["x"]}\n', r"row 2: text is no text: \['x'\]"),
+    "a boolean": ("a.jsonl", '{"path": "a.mp4", "prompt": true}\n', r"row 1: prompt is no text: True \(bool\)"),
+    "no end": ("a.jsonl", '{"path": "a.mp4", "prompt": 1e999}\n', "row 1: prompt is no text: inf"),
+    "an object": ("a.jsonl", '{"path": "a.mp4", "prompt": {"en": "x"}}\n', "row 1: prompt is no text"),
+    "half a letter": ("a.jsonl", '{"path": "a.mp4", "prompt": "abc\\ud83d"}\n', "row 1: prompt has half of a.* at 3"),
+    "half a letter in a path": ("a.jsonl", '{"path": "\\ud83d.mp4"}\n', "row 1: path has half of a character at 0"),
+    "UTF-16": ("a.csv", "path,prompt\na.mp4,à l’été\n".encode("utf-16"), [{"path": "a.mp4", "prompt": "à l’été"}]),
+    "UTF-16 jsonl": ("a.jsonl", '{"path": "舞.mp4"}\n'.encode("utf-16"), [{"path": "舞.mp4"}]),
+    "cp1252": ("a.csv", "path,note\na.mp4,caf\xe9\n".encode("cp1252"), r"read as csv: byte 19 \(0xe9\) is no UTF-8"),
+    "cp1252 jsonl": ("a.jsonl", '{"path": "caf\xe9.mp4"}\n'.encode("cp1252"), r"as jsonl: byte 13 \(0xe9\)"),
+    "too many values": ("a.csv", "path,prompt\na.mp4,a dancer, in red\n", r"Expected 2 columns, got 3: a\.mp4,a danc"),
+    "blank lines": ("a.csv", "\n\npath\n\na.mp4\n\n", [{"path": "a.mp4"}]),
+    "no path": ("a.csv", "path,prompt\n  ,x\n", "row 1: no path"),
+    "a path that is a number": ("a.jsonl", '{"path": 3}\n', r"row 1: no path \(columns: path\)"),
+    "a list of rows": ("a.jsonl", '[{"path": "a.mp4"}]\n', r'row 1: \[\{"path": "a.mp4"\}\] is no object'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_both_readers_say_the_same_of_every_table(tmp_path: Path, case: str) -> None:
+    name, text, wanted = TABLES[case]
+    file = tmp_path / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    others = ("prompt", "licence")
+    if isinstance(wanted, str):
+        said = []
+        for read in (lambda: read_manifest(file, ("path",), others, ALIASES),
+                     lambda: read_columns(file, "path", others, ALIASES)):  # fmt: skip
+            with pytest.raises(SteadyDancerError, match=wanted) as told:
+                read()
+            said.append(str(told.value))
+        assert said[0] == said[1]
+        return
+    rows = [{"licence": None, "prompt": None, **row, "path": f"{tmp_path}/{row['path']}"} for row in wanted]
+    assert read_columns(file, "path", others, ALIASES).to_pylist() == rows
+    small = read_manifest(file, ("path",), others, ALIASES)
+    assert [{name: row.get(name) for name in ("path", *others)} for row in small] == rows
+
+
+def test_values_of_a_parquet_table_are_text_by_the_same_rule(tmp_path: Path) -> None:
+    import datetime
+    import decimal
+
+    columns = {
+        "path": ["a.mp4", " b.mp4 "],
+        "whole": [1, None],
+        "broken": [0.5, float("nan")],
+        "large": [3.0, 1e22],
+        "day": [datetime.date(2026, 1, 2), None],
+        "money": [decimal.Decimal("1.50"), None],
+        "bytes": ["é".encode(), None],
+        "not read": [["x"], None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    names = ("whole", "broken", "large", "day", "money", "bytes")
+    rows = [
+        {"path": f"{tmp_path}/a.mp4", "whole": "1", "broken": "0.5", "large": "3", "day": "2026-01-02", "money": "1.50",
+         "bytes": "é"},
+        {"path": f"{tmp_path}/b.mp4", **dict.fromkeys(names), "large": "1" + 22 * "0"},
+    ]  # fmt: skip
+    assert read_columns(tmp_path / "a.parquet", "path", names).to_pylist() == rows
+    small = read_manifest(tmp_path / "a.parquet", ("path",), names)
+    assert small == [{**row, "not read": more} for row, more in zip(rows, (["x"], None), strict=True)]
+    with pytest.raises(SteadyDancerError, match=r"row 1: not read is no text: \['x'\] \(list\)"):
+        read_columns(tmp_path / "a.parquet", "path", ("not read",))
+
+
+def test_a_file_that_is_really_called_so_keeps_its_blanks(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4 ").write_text("")
+    file = manifest(tmp_path, "a.jsonl", '{"path": "a.mp4 "}\n{"path": "b.mp4 "}\n')
+    paths = [f"{tmp_path}/a.mp4 ", f"{tmp_path}/b.mp4"]
+    assert [row["path"] for row in read_manifest(file, ("path",))] == paths
+    assert read_columns(file, "path", ())["path"].to_pylist() == paths
+
+
+def test_columns_that_nobody_reads_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = (
+        "".join(f'{{"path": "{k}.mp4", "Captoin": "x", "fps": 1}}\n' for k in range(3)) + '{"path": "c", "seed": 1}\n'
+    )
+    file = manifest(tmp_path, "a.jsonl", rows)
+    said = (
+        f"{file}: columns that are not read: 'Captoin', 'fps', 'seed'. Read are path or video or file_name; "
+        "prompt or caption or text; licence or license"
+    )
+    for read in (lambda: read_manifest(file, ("path",), ("prompt", "licence"), ALIASES),
+                 lambda: read_columns(file, "path", ("prompt", "licence"), ALIASES)):  # fmt: skip
+        caplog.clear()
+        read()
+        assert [record.getMessage() for record in caplog.records] == [said]
+    caplog.clear()
+    read_columns(file, "path", (), ALIASES, known=("Captoin", "fps", "seed", "path"))
+    read_columns(manifest(tmp_path, "b.csv", "path,prompt\na.mp4,x\n"), "path", ("prompt",), ALIASES)
+    assert not caplog.records
+    read_columns(file, "path", (), ALIASES, known=("Captoin", "fps", "seed", "another"))  # not all of them are there
+    assert len(caplog.records) == 1
+
+
+def test_a_long_table_is_read_in_pieces_and_each_row_once(tmp_path: Path) -> None:
+    file = manifest(tmp_path, "a.csv", "path,prompt\n" + "".join(f"{k}.mp4,number {k}\n" for k in range(25_001)))
+    table = read_columns(file, "path", ("prompt",))
+    assert table["prompt"].to_pylist() == [f"number {k}" for k in range(25_001)]
+    assert table["path"].to_pylist() == [f"{tmp_path}/{k}.mp4" for k in range(25_001)]

@@ -38,6 +38,32 @@ def test_each_pair_has_an_id_of_its_own_whatever_was_accepted(curated: Path, tmp
         (pose,), fps = load_supplied_pose(Path(row["driving"])) or ([], 0)
         assert (len(pose), fps) == (33, 16.0)
         assert np.isfinite(pose.body).all()
+        # Each file's keypoints have its full name: nobody need know whose they are.
+        for file, frames in ((Path(row["image"]), 1), (Path(row["driving"]), 33)):
+            assert file.with_name(f"{file.name}.pose.safetensors").is_file()
+            ((own,), _) = load_supplied_pose(file) or ([], 0)
+            assert (
+                len(own) == frames and (own.body[0] == load_supplied_pose(file.with_suffix(".mp4"))[0][0].body[0]).all()
+            )
+    assert not list((tmp_path / "pairs" / "clips").glob("????????????????.pose.safetensors"))
+
+
+def test_pairs_as_they_were_laid_before_are_left_and_keep_their_keypoints(curated: Path, tmp_path: Path) -> None:
+    """One file of keypoints, by the stem, for a clip and its first frame."""
+    (tmp_path / "clips").symlink_to(curated / "clips")
+    (tmp_path / "measured").symlink_to(curated / "measured")
+    rows = read_manifest(pairs_of_clips(tmp_path, 2), ("image", "driving"))
+    folder = tmp_path / "pairs" / "clips"
+    for keypoints in folder.glob("*.png.pose.safetensors"):
+        keypoints.unlink()
+    for keypoints in folder.glob("*.mp4.pose.safetensors"):
+        keypoints.rename(str(keypoints).replace(".mp4.", "."))
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert read_manifest(pairs_of_clips(tmp_path, 2), ("image", "driving")) == rows
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+    for row in rows:
+        ((of_image,), _), ((of_video,), _) = (load_supplied_pose(Path(row[name])) for name in ("image", "driving"))
+        assert len(of_video) == len(of_image) == 33
 
 
 LEVELS, STEP = {"tall": 30, "wide": 50}, 4  # of the first frame, and by how much each next one is lighter

@@ -99,6 +99,76 @@ def test_a_wrong_preset_is_a_sentence_that_names_the_field(preset: str, words: s
     assert len(str(caught.value).splitlines()) <= 9 and len(str(caught.value)) < 700
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize(
+    ("field", "place"),
+    [
+        ('"max_pose_jerk": 0.32', "curate.gates.max_pose_jerk"),
+        ('"max_persons": 1', "curate.gates.max_persons"),
+        ('"cut_threshold": 0.3', "curate.cut_threshold"),
+        ('"learning_rate": 0.002', "stage1.learning_rate"),
+        ('"guidance_scale": 5.0', "gallery.guidance_scale"),
+    ],
+)
+def test_numbers_without_an_end_are_refused_by_their_field(field: str, place: str, value: str) -> None:
+    text = load("tiny").model_dump_json(indent=1)
+    assert field in text
+    with pytest.raises(SteadyDancerError, match=rf"{place}: Input should be a (finite number|valid integer)"):
+        load(text.replace(field, f"{field.split(':')[0]}: {value}"))
+
+
+def floats_of(data: Any, place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if isinstance(data, dict):
+        return [found for name, value in data.items() for found in floats_of(value, (*place, name))]
+    if isinstance(data, list):
+        return [found for k, value in enumerate(data) for found in floats_of(value, (*place, str(k)))]
+    return [place] if isinstance(data, float) else []
+
+
+def test_every_number_of_every_job_must_be_finite() -> None:
+    run = load("paper").model_dump(mode="json")
+    places = floats_of(run)
+    assert len(places) > 80
+    for place in places:
+        data: Any = json.loads(json.dumps(run))
+        inside = data
+        for name in place[:-1]:
+            inside = inside[int(name) if isinstance(inside, list) else name]
+        inside[int(place[-1]) if isinstance(inside, list) else place[-1]] = math.nan
+        with pytest.raises(SteadyDancerError, match="finite number"):
+            load(json.dumps(data))
+    data = run | {"curate": run["curate"] | {"gates_by_shape": {"square": {"max_pose_jerk": math.inf}}}}
+    with pytest.raises(SteadyDancerError, match="square.max_pose_jerk: Input should be a finite number"):
+        load(json.dumps(data))
+    data = run | {"curate": run["curate"] | {"target": {"num_clips": 2, "mix": {"square": math.nan}}}}
+    with pytest.raises(SteadyDancerError, match="mix.square: Input should be a finite number"):
+        load(json.dumps(data))
+
+
+def test_a_preset_function_is_looked_at_although_it_changed_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unchecked.py").write_text(
+        "from steadydancer.flows.presets import tiny\n"
+        "def run():\n    r = tiny()\n"
+        "    return r.model_copy(update={'render': r.render.model_copy(update={'guidance_scale': float('nan')})})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SteadyDancerError, match=r"render\.guidance_scale: Input should be a finite number"):
+        load("unchecked:run")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("name", ["mine.json", "MINE.JSON"])
+def test_a_preset_is_read_as_editors_save_it(tmp_path: Path, name: str, encoding: str) -> None:
+    run = change(load("tiny"), "render", negative_prompt="déformé, 模糊")
+    (tmp_path / name).write_bytes(run.model_dump_json(indent=2).encode(encoding))
+    assert load(str(tmp_path / name)) == run
+    (tmp_path / name).write_bytes(run.model_dump_json(indent=2).encode("gb18030"))
+    with pytest.raises(SteadyDancerError, match="cannot be read: byte .* is no UTF-8"):
+        load(str(tmp_path / name))
+
+
 def test_a_file_that_is_no_text_is_no_preset(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SteadyDancerError, match=r"x\.json cannot be read"):

@@ -105,6 +105,44 @@ def test_a_dry_run_tells_the_funnel_and_makes_nothing(curated: Path, tmp_path: P
         call(curated, tmp_path / "new", "--set", "min_brightness=0.9")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "NaN", "abc"])
+def test_bounds_and_shares_that_are_no_numbers_are_refused_by_dry_run_and_run(
+    curated: Path, tmp_path: Path, value: str
+) -> None:
+    for more in ((), ("--dry-run",)):
+        for words in ((f"max_pose_jerk={value}",), (f"square.max_pose_jerk={value}",)):
+            said = refused(curated, tmp_path / "new", "--set", *words, *more)
+            assert f"{words[0]}: a number or `off` is wanted" in said
+        said = refused(curated, tmp_path / "new", "--target", "1", "--mix", f"square={value}", *more)
+        assert f"square={value}: SHAPE=SHARE is wanted" in said
+        text = json.dumps({"curate": {"gates": {"max_pose_jerk": float("nan")}}})
+        assert "gates.max_pose_jerk: Input should be a finite number" in refused(
+            curated, tmp_path / "new", "--preset", text, *more
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_preset_and_a_table_of_decisions_are_read_as_editors_save_them(curated: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.JSON").write_bytes(json.dumps({"curate": {"gates": {"min_side_px": 9999}}}).encode("utf-16"))
+    told = json.loads(call(curated, tmp_path / "x", "--preset", tmp_path / "mine.JSON", "--dry-run"))
+    assert told["counts"]["ok"] == 0 and told["funnel"]["gates"]["min_side_px"]["first"] > 0
+    row = next(row for row in rows_of(curated) if row["verdict"] == "ok")
+    table = f"Clip_ID, Verdict, note\n{row['clip_id']}, reject, déjà vu\n"
+    decisions = tmp_path / "mine.csv"
+    for encoding in ("utf-8-sig", "utf-16"):
+        decisions.write_bytes(table.encode(encoding))
+        call(curated, tmp_path / encoding, "--decisions", decisions)
+        (after,) = (one for one in rows_of(tmp_path / encoding) if one["clip_id"] == row["clip_id"])
+        assert (after["verdict"], after["reason"], after["detail"]) == ("rejected", "decision", "déjà vu")
+    decisions.write_bytes(table.encode("cp1252"))
+    said = refused(curated, tmp_path / "no", "--decisions", decisions)
+    assert "mine.csv cannot be read as csv: byte" in said and "(0xe9) is no UTF-8" in said
+    decisions.write_text("source_path,start_s,verdict\na.mp4,nan,accept\n")
+    assert "line 2: start_s is a number of seconds, got 'nan'" in refused(
+        curated, tmp_path / "no", "--decisions", decisions
+    )
+
+
 def test_a_person_overrules_gates_and_not_the_lack_of_keypoints(curated: Path, tmp_path: Path) -> None:
     by_name = {(Path(row["source_path"]).stem, row["shot_index"]): row for row in rows_of(curated)}
     second = by_name["cut_long", 1]

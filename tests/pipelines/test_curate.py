@@ -99,7 +99,7 @@ def test_an_accepted_clip_is_measured_in_full_and_a_refused_one_says_by_how_much
     }  # no set to exclude; supplied keypoints
     no_borders = {"crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px"}
     assert empty - without_networks - not_asked_for - no_borders <= {
-        "reason", "detail", "static_edge_ratio"  # which needs a camera that moves
+        "reason", "detail", "sidecar_note", "static_edge_ratio"  # which needs a camera that moves
     } | {"camera_motion", "camera_shake", "flow_residual"}  # fmt: skip
     unmeasured = set(good["unmeasured"].split(","))
     assert {"max_transition_score", "max_text_ratio", "min_aesthetic_score"} <= unmeasured

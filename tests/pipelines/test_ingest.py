@@ -11,6 +11,7 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, ArtifactError
+from steadydancer.datasets.exports import LINE_FIELDS
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.schema import Row, columns_of
 from steadydancer.datasets.storage import local_copy, location
@@ -229,6 +230,38 @@ def test_a_licence_is_found_in_both_spellings(tmp_path: Path) -> None:
     assert read_sources(str(tmp_path / "m.csv"))["licence"].to_pylist() == ["CC-BY"]
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "path,caption,License\na.mp4,She dances.,CC-BY\n",
+        "video_path,text,license\n a.mp4 , She dances. ,CC-BY\n",
+        "File_Name,Prompt,LICENCE\na.mp4,\ufeffShe dances.,CC-BY\n",
+        "video,prompt,caption,license,licence\na.mp4,,She dances.,CC-BY,CC-BY\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_columns_have_the_names_that_others_give_them(tmp_path: Path, lines: str, encoding: str) -> None:
+    (tmp_path / "m.CSV").write_bytes(lines.encode(encoding))
+    assert read_sources(str(tmp_path / "m.CSV")).to_pylist() == [
+        {"source_path": f"{tmp_path}/a.mp4", "origin": None, "licence": "CC-BY", "prompt": "She dances."}
+    ]
+
+
+def test_columns_that_are_not_read_are_named_but_for_those_of_an_export(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = {"path": "a.mp4", "video": "a.mp4", "prompt": "x", "licence": "CC0", "origin": "o", "source": "o",
+            **dict.fromkeys(LINE_FIELDS - {"prompt", "licence"}), "caption": "videos/a.txt"}  # fmt: skip
+    (tmp_path / "clips.jsonl").write_text(json.dumps(line) + "\n")
+    row = {"source_path": f"{tmp_path}/a.mp4", "origin": "o", "licence": "CC0", "prompt": "x"}
+    assert read_sources(str(tmp_path / "clips.jsonl")).to_pylist() == [row]
+    assert not caplog.records
+    (tmp_path / "mine.csv").write_text("path,start_s,prmopt\na.mp4,1.5,x\n")
+    read_sources(str(tmp_path / "mine.csv"))
+    (record,) = caplog.records
+    assert "columns that are not read: 'start_s', 'prmopt'. Read are path or video or" in record.getMessage()
+
+
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,licence\na.mp4,CC0\nb.mp4,CC0\nsub/../b.mp4,\n./a.mp4,all rights reserved\n")
     with pytest.raises(SteadyDancerError, match=r"m\.csv names /.*/a\.mp4 twice, with licence 'CC0' and 'all rights r"):
@@ -298,6 +331,71 @@ def test_what_a_manifest_says_comes_out_with_the_clip_and_wins_over_the_file_bes
         curate(tmp_path / "m.csv", tmp_path / "out")
 
 
+CAPTIONS = {
+    "dancer_0": "Une danseuse à l’écharpe rouge.".encode("utf-16"),
+    "dancer_1": b"\xef\xbb\xbf\n",
+    "dark": "红裙女孩在跳舞。".encode("gbk"),
+    "static": "Elle danse, légère.".encode("cp1252"),
+    "two_people": "\ufeffHe dances.\r\n".encode(),
+}
+
+
+def test_captions_are_read_in_any_unicode_and_refused_in_anything_else(dancers: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name, caption in CAPTIONS.items():
+        for suffix in (".mp4", ".pose.safetensors"):
+            (clips / f"{name}{suffix}").symlink_to(dancers / "clips" / f"{name}{suffix}")
+        (clips / f"{name}.txt").write_bytes(caption)
+    rows = curate(clips, tmp_path / "out")
+    assert {name: row["prompt"] for name, row in rows.items()} == {
+        "dancer_0": "Une danseuse à l’écharpe rouge.", "dancer_1": None, "dark": None, "static": None,
+        "two_people": "He dances.",
+    }  # fmt: skip
+    for name, byte in (("dark", r"0 (0xba)"), ("static", "13 (0xe9)")):
+        row = rows[name]
+        assert (row["verdict"], row["reason"]) == ("quarantined", "unreadable_caption")
+        assert row["detail"].startswith(f"{name}.txt: byte {byte} is no UTF-8") and "save" in row["detail"]
+        assert row["source_id"] and row["num_source_frames"] == 72
+    assert [rows[name]["verdict"] for name in ("dancer_0", "dancer_1")] == ["ok", "ok"]
+    # What a manifest says needs no file beside the video.
+    (tmp_path / "m.csv").write_text(f"path,prompt\n{clips}/static.mp4,She dances.\n")
+    (row,) = curate(tmp_path / "m.csv", tmp_path / "said").values()
+    assert (row["prompt"], row["reason"]) == ("She dances.", "min_motion_magnitude")
+
+
+def test_what_lies_beside_two_files_is_nobodys_and_each_row_and_the_console_say_so(
+    dancers: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name, source in (("dance.mp4", "dancer_0"), ("dance.MOV", "dancer_1"), ("own.mp4", "dancer_0")):
+        (clips / name).symlink_to(dancers / "clips" / f"{source}.mp4")
+    for name, source in (("dance.pose", "dancer_0"), ("dance.MOV.pose", "dancer_1"), ("own.mp4.pose", "dancer_0")):
+        (clips / f"{name}.safetensors").symlink_to(dancers / "clips" / f"{source}.pose.safetensors")
+    (clips / "dance.txt").write_text("whose?")
+    (clips / "own.mp4.TXT").write_text("mine")
+    (clips / "own.jpg").write_bytes(b"a cover")
+    out = tmp_path / "out"
+    config = CONFIG.model_copy(update={"duplicates": CONFIG.duplicates.model_copy(update={"scope": "off"})})
+    job.run(config, clips=str(clips), out=out, engine=Engine(out / ".engine", in_process=True))
+    rows = {Path(row["source_path"]).name: row for row in Artifact(out / "clips").read().to_pylist()}
+    assert {name: row["prompt"] for name, row in rows.items()} == {
+        "dance.mp4": None, "dance.MOV": None, "own.mp4": "mine"
+    }  # fmt: skip
+    assert {row["pose_model"] for row in rows.values()} == {"supplied"}  # the mov has keypoints of its own
+    for name in ("dance.mp4", "dance.MOV"):
+        said = (
+            f"dance.txt was not taken: several files here are called dance; one that belongs here is called {name}.txt"
+        )
+        assert rows[name]["sidecar_note"] == said
+        assert f"{clips}/{name}: {said}" in caplog.messages
+    assert rows["own.mp4"]["sidecar_note"] is None and len(caplog.messages) == 2
+    own = Artifact(out / "measured").read(["source_path", "pose_digest"]).to_pylist()
+    digest = {Path(row["source_path"]).name: row["pose_digest"] for row in own}
+    assert digest["dance.mp4"] == digest["own.mp4"] != digest["dance.MOV"]
+
+
 def test_trusted_sources_are_probed_cut_and_posed_but_not_scored(dancers: Path, tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()
@@ -336,3 +434,49 @@ def test_clips_of_an_evaluation_set_on_a_store_are_refused(bucket: str, dancers:
     put(dancers / "clips" / "dark.mp4", root / "set" / "another.mp4")
     with pytest.raises(ArtifactError, match="excluded: "):
         curate(clips, tmp_path / "out", exclude=f"{bucket}/set")
+
+
+def test_a_curation_that_took_sidecars_by_the_stem_is_a_parent_of_those_whose_sidecars_are_the_same(
+    dancers: Path, tmp_path: Path
+) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name in ("plain", "marked", "blank", "named", "own"):
+        for suffix in (".mp4", ".pose.safetensors"):
+            (clips / f"{name}{suffix}").symlink_to(dancers / "clips" / f"dark{suffix}")
+        (clips / f"{name}.txt").write_text(f"{name} dances")
+    parent = tmp_path / "parent"
+    config = CONFIG.model_copy(update={"duplicates": CONFIG.duplicates.model_copy(update={"scope": "off"})})
+    job.run(config, clips=str(clips), out=parent, engine=Engine(parent / ".engine", in_process=True))
+    # What the version before wrote of other captions: no rules, replacement characters, a mark as a prompt.
+    record = json.loads((parent / "clips" / "run.json").read_text())
+    del record["rules"]
+    (parent / "clips" / "run.json").write_text(json.dumps(record))
+    then = {"marked": "\ufffd\ufffdm", "blank": "\ufeff"}
+    for part in (parent / "measured").glob("part-*.parquet"):
+        table = pq.read_table(part)
+        names = [Path(path).stem for path in table["source_path"].to_pylist()]
+        prompts = [then.get(name, prompt) for name, prompt in zip(names, table["prompt"].to_pylist(), strict=True)]
+        place = table.schema.get_field_index("prompt")
+        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(prompts, pa.string())), part)
+    (clips / "marked.txt").write_bytes("marked dances".encode("utf-16"))
+    (clips / "blank.txt").write_bytes(b"\xef\xbb\xbf\n")
+    (clips / "own.mp4.pose.safetensors").write_bytes((dancers / "clips" / "dancer_0.pose.safetensors").read_bytes())
+    (clips / "named.mp4.txt").write_text("by the full name")
+    long_ago = 1e9
+    for file in clips.iterdir():
+        os.utime(file, (long_ago, long_ago), follow_symlinks=False)
+
+    out = tmp_path / "out"
+    engine = Engine(out / ".engine", in_process=True)
+    made = job.run(config, clips=str(clips), out=out, engine=engine, parent=parent)
+    rows = {Path(row["source_path"]).stem: row for row in Artifact(out / "clips").read().to_pylist()}
+    assert {name: row["prompt"] for name, row in rows.items()} == {
+        "plain": "plain dances", "marked": "marked dances", "blank": None, "named": "by the full name",
+        "own": "own dances",
+    }  # fmt: skip
+    assert made["parent"]["sources_taken_over"] == 1
+    record["rules"] = {"sidecars": 99}
+    (parent / "clips" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match=r"whose rules were others:\n  sidecars: version 99 → 2"):
+        job.plan(config, str(clips), tmp_path / "later", parent)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from ....datasets.artifact import ArtifactError
 from ....datasets.storage import Location, is_address, join, named
+from ....datasets.text import TextError, decode_text
 from .judgement import Floats
 
 COLUMNS = ("clip_id", "source_path", "start_s", "verdict", "note")
@@ -81,8 +83,9 @@ def read_decisions(place: Location) -> Decisions:
     """
     data = place.read_bytes()
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        columns = reader.fieldnames or []
+        reader = csv.DictReader(io.StringIO(decode_text(data, place), newline=""), skipinitialspace=True)
+        columns = [str(name).strip().casefold() for name in reader.fieldnames or []]
+        reader.fieldnames = columns
         unknown = sorted(set(columns) - set(COLUMNS))
         if unknown or "verdict" not in columns or not {"clip_id", "source_path"} & set(columns):
             raise ArtifactError(
@@ -90,7 +93,9 @@ def read_decisions(place: Location) -> Decisions:
                 f"got {', '.join(map(str, columns)) or 'none'}"
             )
         rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except TextError as error:
+        raise ArtifactError(f"{place} cannot be read as csv: {error.detail}") from error
+    except csv.Error as error:
         raise ArtifactError(f"{place} cannot be read as csv: {error}") from error
     lines, wrong = [], []
     for number, row in rows:
@@ -115,6 +120,8 @@ def _decision(line: int, row: dict[str, str | None], folder: Location) -> Decisi
         path = named(join(folder, path).absolute())
     try:
         start_s = float(said["start_s"]) if said["start_s"] else None
+        if start_s is not None and not math.isfinite(start_s):
+            raise ValueError
     except ValueError:
         raise ValueError(f"start_s is a number of seconds, got {said['start_s']!r}") from None
     return Decision(line, said["clip_id"], path, start_s, VERDICTS[said["verdict"]], said["note"])
