@@ -126,13 +126,13 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
     """
     if isinstance(clip, PoseSequence):
         clip = [clip]
-    if len(clip) == 0:
-        raise InputError("The motion is empty: give frames or keypoints.")
     people: People = [person for person in clip if isinstance(person, PoseSequence)]
     lengths = {len(person) for person in people} or {len(clip)}
     if len(lengths) > 1:
         raise InputError(f"All people of a clip must have as many frames as the first, not {sorted(lengths)}.")
     (length,) = lengths
+    if length == 0:
+        raise InputError("The motion is empty: give frames or keypoints.")
     if num_frames is None:
         num_frames = (length - 1) // 4 * 4 + 1
     if length < num_frames:

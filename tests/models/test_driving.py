@@ -1,0 +1,190 @@
+"""Motions of a call, told by hand: their lengths, their perturbation, and what is made of a driving video."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from steadydancer.datasets.skeleton import PoseSequence, align_people_to_reference, perturb
+from steadydancer.datasets.toydance import toy_pose
+from steadydancer.models import driving
+from steadydancer.models.call_checks import InputError
+from steadydancer.models.driving import Perturbation, as_motion, frames_of, given_motion, negative_motion, num_frames_of
+from steadydancer.models.pose_condition import draw_pose_condition, released_aspect
+from steadydancer.models.pose_track import PoseTrack
+
+IMAGE = np.zeros((64, 40, 3), np.uint8)
+DRIVING = np.zeros((6, 48, 80, 3), np.uint8)
+
+
+def person(num_frames: int, seed: int = 7) -> PoseSequence:
+    return toy_pose(seed, num_frames, 16, aspect=80 / 48)
+
+
+def clip(num_frames: int) -> np.ndarray:
+    """Each frame has its number as grey."""
+    return np.arange(num_frames, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 6, 3), np.uint8)
+
+
+class Estimator:
+    """Two people in a video, the second one smaller; one in an image."""
+
+    name, counts_people = "two", True
+
+    def __init__(self, in_image: bool = True, in_video: bool = True) -> None:
+        self.in_image, self.in_video, self.shown = in_image, in_video, []
+
+    def estimate(self, frames: np.ndarray) -> list[PoseTrack]:
+        self.shown.append(frames.shape)
+        people = (
+            [toy_pose(3, 1, 16, aspect=40 / 64)] if len(frames) == 1 else [person(len(frames)), person(len(frames), 8)]
+        )
+        there = self.in_image if len(frames) == 1 else self.in_video
+        return [PoseTrack(one, one.body_visible.astype(np.float32)) for one in people] if there else []
+
+
+def assert_same(people: list[PoseSequence], expected: list[PoseSequence]) -> None:
+    for one, other in zip(people, expected, strict=True):
+        for name in ("body", "body_visible", "hands"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize(("length", "taken"), [(1, 1), (4, 1), (5, 5), (8, 5), (9, 9), (12, 9)])
+def test_without_a_number_a_motion_is_as_long_as_4k_plus_1_allows(length: int, taken: int) -> None:
+    frames = as_motion(clip(length), None)
+    np.testing.assert_array_equal(frames, clip(length)[:taken])
+    people = as_motion([person(length), person(length, 8)], None)
+    assert_same(people, [person(length)[:taken], person(length, 8)[:taken]])
+    assert num_frames_of(frames) == num_frames_of(people) == taken
+
+
+def test_a_motion_is_cut_to_its_number_whatever_it_is_given_as() -> None:
+    pictures = [Image.fromarray(frame) for frame in clip(9)]
+    for given in (clip(9), list(clip(9)), pictures):
+        np.testing.assert_array_equal(as_motion(given, 5), clip(5))
+    assert_same(as_motion(person(9), 5), [person(9)[:5]])
+    np.testing.assert_array_equal(as_motion(clip(9), 9), clip(9))
+    with pytest.raises(InputError, match=r"has 9 frames and num_frames asks for 13.*num_frames=9 \(None"):
+        as_motion(clip(9), 13)
+    with pytest.raises(InputError, match=r"has 8 frames .*num_frames=5 "):
+        as_motion([person(8)], 9)
+    with pytest.raises(InputError, match=r"as many frames as the first, not \[8, 9\]"):
+        as_motion([person(9), person(8)], 5)
+    for empty in ([], clip(0), person(1)[:0], [person(1)[:0]]):
+        with pytest.raises(InputError, match="The motion is empty"):
+            as_motion(empty, None)
+
+
+def test_some_frames_of_a_motion_are_these_frames() -> None:
+    np.testing.assert_array_equal(frames_of(clip(9), [8, 0, 3])[:, 0, 0, 0], [8, 0, 3])
+    assert_same(
+        frames_of([person(9), person(9, 8)], [8, 0, 3]),
+        [person(9)[np.array([8, 0, 3])], person(9, 8)[np.array([8, 0, 3])]],
+    )
+
+
+def test_the_negative_pose_draws_scale_then_aspect_from_the_generator() -> None:
+    drawn = Perturbation.draw(5, torch.Generator().manual_seed(3))
+    uniform = torch.rand(5, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64).numpy()
+    np.testing.assert_allclose(drawn.scale, 0.7 + 0.6 * uniform[:, 0], atol=1e-12)
+    np.testing.assert_allclose(drawn.aspect, 0.6 + 0.8 * uniform[:, 1], atol=1e-12)
+    some = drawn[[4, 0]]
+    assert some.scale.tolist() == drawn.scale[[4, 0]].tolist() and some.aspect.tolist() == drawn.aspect[[4, 0]].tolist()
+
+
+def test_negative_keypoints_are_each_persons_own_and_a_drawing_is_stretched_along_its_axes() -> None:
+    draws = Perturbation(np.array([1.2, 0.7]), np.array([0.6, 1.4]))
+    people = [person(2), person(2, 8)]
+    assert_same(negative_motion(people, draws), [perturb(one, draws.scale, draws.aspect) for one in people])
+
+    frames = np.zeros((3, 120, 160, 3), np.uint8)
+    frames[:2, 40:61, 60:101] = (255, 128, 0)  # 21 rows about 50, 41 columns about 80
+    draws = Perturbation(np.array([1.0, 1.3, 1.0]), np.array([1.0, 0.5, 1.4]))
+    stretched = negative_motion(frames, draws)
+    assert stretched.dtype == np.uint8 and stretched.shape == frames.shape
+    np.testing.assert_array_equal(stretched[0], frames[0])
+    rows, columns = (np.flatnonzero((stretched[1, ..., 0] > 127).any(axis=axis)) for axis in (1, 0))
+    assert (rows.min(), rows.max()) == pytest.approx((50 - 13, 50 + 13), abs=1)  # y by scale alone
+    assert (columns.min(), columns.max()) == pytest.approx((80 - 13, 80 + 13), abs=1)  # x by scale · aspect = 0.65
+    np.testing.assert_array_equal(stretched[1, 50, 80], (255, 128, 0))
+    assert not stretched[2].any()
+    with pytest.raises(ValueError, match="zip"):
+        negative_motion(frames, Perturbation(np.ones(2), np.ones(2)))
+
+
+def test_a_motion_is_drawn_at_the_images_size() -> None:
+    image = np.zeros((40, 24, 3), np.uint8)
+    np.testing.assert_array_equal(
+        driving.draw_motion([person(2)], image, 64 * 64), draw_pose_condition([person(2)], 40, 24, 64 * 64)
+    )
+    wide = np.zeros((1, 20, 40, 3), np.uint8)
+    wide[:, :, 20:] = 200
+    drawn = driving.draw_motion(wide, image)
+    assert drawn.shape == (1, 40, 24, 3) and (drawn[0, :, 3] < 20).all() and (drawn[0, :, 20] > 180).all()
+
+
+@pytest.mark.parametrize("main_person_only", [False, True])
+def test_a_driving_video_is_aligned_by_its_own_aspect_and_the_images(main_person_only: bool) -> None:
+    estimator = Estimator()
+    motion, driven = given_motion(None, DRIVING, estimator, main_person_only, 5, IMAGE)
+    people = [person(5), person(5, 8)][: 1 if main_person_only else 2]
+    reference = toy_pose(3, 1, 16, aspect=40 / 64)
+    assert_same(motion, align_people_to_reference(people, reference, 80 / 48, released_aspect(64, 40)))
+    assert driven is not None and driven.people is motion and driven.aligned and driven.start_frame == 0
+    assert sorted(estimator.shown) == [(1, 64, 40, 3), (5, 48, 80, 3)]
+    assert_same(driving.driven_pose(DRIVING[:5], IMAGE, estimator, main_person_only), motion)
+
+
+def test_a_motion_that_is_given_is_left_as_it_is() -> None:
+    motion, driven = given_motion(person(9), None, None, False, None, IMAGE)
+    assert_same(motion, [person(9)])
+    assert driven is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"pose_video": clip(5), "driving_video": DRIVING}, "not both"),
+        ({}, "not neither"),
+        ({"driving_video": DRIVING}, "needs a pose_estimator"),
+    ],
+)
+def test_one_motion_and_somebody_who_looks_at_it_are_needed(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        given_motion(given.get("pose_video"), given.get("driving_video"), None, False, 5, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("in_image", "in_video", "where"), [(False, True, "the reference image"), (True, False, "the driving video")]
+)
+def test_nobody_found_names_where(in_image: bool, in_video: bool, where: str) -> None:
+    with pytest.raises(driving.DrivingError, match=f"two finds nobody in {where}: choose another one"):
+        driving.driven_poses(DRIVING, IMAGE, Estimator(in_image, in_video))
+
+
+class HeadOnly(Estimator):
+    """A face without a neck in what has so many frames."""
+
+    def __init__(self, num_frames: int) -> None:
+        super().__init__()
+        self.num_frames = num_frames
+
+    def estimate(self, frames: np.ndarray) -> list[PoseTrack]:
+        tracks = super().estimate(frames)
+        for track in tracks if len(frames) == self.num_frames else []:
+            track.pose.body_visible[:, 1:14] = False
+        return tracks
+
+
+def test_a_head_alone_is_refused_in_the_video_and_told_of_the_image(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(driving.DrivingError, match=r"cannot be followed with two: in none of its 6 frames are a neck"):
+        driving.driven_poses(DRIVING, IMAGE, HeadOnly(6))
+    assert caplog.records == []
+    driven = driving.driven_poses(DRIVING, IMAGE, HeadOnly(1))
+    assert not driven.aligned
+    assert_same(driven.people, [person(6), person(6, 8)])
+    assert [record.message for record in caplog.records] == driven.notes() == [
+        "no pose found in the image: the driving pose is used as it is"
+    ]  # fmt: skip
