@@ -86,9 +86,9 @@ def test_the_written_files_are_the_librarys_own(tmp_path: Path) -> None:
 def test_types_are_cast_as_torch_casts_them(tmp_path: Path) -> None:
     model = save_dancer(tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "half", "official", dtype="float16")
-    for name, tensor in to_official(model.state_dict()).items():
-        assert torch.equal(tensors_of(tmp_path / "half")[name], tensor.half())
-        break
+    wanted, written = to_official(model.state_dict()), tensors_of(tmp_path / "half")
+    assert written.keys() == wanted.keys()
+    assert all(torch.equal(written[name], tensor.half()) for name, tensor in wanted.items())
     loaded = load_transformer(tmp_path / "half", torch.float32)
     assert torch.equal(loaded.proj_out.weight, model.proj_out.weight.half().float())
 

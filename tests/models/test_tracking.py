@@ -158,6 +158,9 @@ def test_a_unit_of_cost_is_a_third_of_a_box_a_half_in_log_area_or_an_eighth_of_t
     assert cost(track, 1, square(100 + 0.3 * 80, 100, 160)) == pytest.approx(1 + (2 * np.log(4) / 0.5) ** 2)
     assert cost(track, 1, square(100, 100, 40, 0.62)) == pytest.approx(1)
     assert cost(track, 1, square(100, 100, 40, (0.5, 0.5, 0.5 + 0.12 * 3**0.5))) == pytest.approx(1)
+    shoes = square(100, 100, 40)
+    shoes.colours[0, 1] += 0.12 * 2**0.5  # the second stripe alone
+    assert cost(track, 1, shoes) == pytest.approx(1)
     everything = square(100 + 0.3 * 40, 100, 40, 0.62)
     assert cost(track, 1, everything) == pytest.approx(2)
 
