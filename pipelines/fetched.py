@@ -34,17 +34,24 @@ def fetched(*columns: str, unchanged_since: str | None = None) -> Callable[[Func
             with contextlib.ExitStack() as copies:
                 here = {name: str(copies.enter_context(local_copy(place))) for name, place in away.items()}
                 local = {**row, **here}
+
+                def by_address(detail: str) -> str:
+                    for name, copy in here.items():
+                        detail = detail.replace(copy, away[name])
+                    return detail
+
                 try:
                     with same_source(local[columns[0]], row.get(unchanged_since) if unchanged_since else None):
                         out = function(local, config, tools)
                 except BadClip as bad:
-                    detail = bad.detail
-                    for name, copy in here.items():
-                        detail = detail.replace(copy, away[name])
-                    raise BadClip(bad.reason, detail) from bad
+                    raise BadClip(bad.reason, by_address(bad.detail)) from bad
             if not away:
                 return out
-            return [{**one, **away} for one in out] if isinstance(out, list) else {**out, **away}
+            rows = out if isinstance(out, list) else [out]
+            named = [
+                {**one, **away, **({"detail": by_address(one["detail"])} if one.get("detail") else {})} for one in rows
+            ]
+            return named if isinstance(out, list) else named[0]
 
         return on_local_files
 

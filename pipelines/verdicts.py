@@ -113,12 +113,12 @@ def _remarks(artifact: Artifact) -> list[str]:
 
 
 def _render_remarks(artifact: Artifact) -> list[str]:
+    """How many are not aligned, and how many have a word to say; the job itself has said the first of them."""
     table = read_known(artifact, ["id", "verdict", "aligned", "detail"])
     rows = table.filter(pc.equal(table["verdict"], "ok")).to_pylist()
-    unaligned = sum(row.get("aligned") is False for row in rows)
-    remarks = [row for row in rows if row.get("detail")]
+    unaligned, told = (sum(row.get("aligned") is False for row in rows), sum(bool(row.get("detail")) for row in rows))
     lines = [f"  {unaligned} not aligned"] if unaligned else []
-    return lines + [f"    {row['id']}: {row['detail']}" for row in remarks[:FEW]]
+    return lines + ([f"  {told} with a remark: `steadydancer explain ID --renders {artifact.path}`"] if told else [])
 
 
 def truths_in_words(told: dict[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ... import SteadyDancerError
+from ...datasets.file_names import file_stem
 from ...datasets.object_store import ObjectPath, listing
 from ...datasets.storage import Location, named
 from ...datasets.video_file import VIDEO_SUFFIXES
@@ -53,9 +54,8 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
     """Look for the truth of every id among the videos that lie in `folder`.
 
     A truth is called `ID.mp4`. Where there is no such file, the id is compared with the names of the others, without
-    their suffix: as they are, then as a render's id is written (what is no letter, digit, `_`, `.` or `-` becomes
-    `_`), then whatever the case. A file is the truth of one render; two files that fit one id equally well are named
-    and neither is taken.
+    their suffix: as they are, then as a render's id is written (`file_stem`), then whatever the case. A file is the
+    truth of one render; two files that fit one id equally well are named and neither is taken.
 
     Raises:
         SteadyDancerError: `folder` is none, or holds no truth of any of them.
@@ -124,8 +124,9 @@ def _spellings(name: str, level: int) -> set[str]:
 
 
 def as_ids(text: str) -> set[str]:
-    """How the ids of renders spell a name, composed letters as one sign or as they are."""
-    return {re.sub(r"[^\w.-]+", "_", form) for form in (text, unicodedata.normalize("NFC", text))}
+    """How the ids of renders spell a name, today and before; composed letters as one sign or as they are."""
+    forms = {text, unicodedata.normalize("NFC", text)}
+    return {file_stem(form) for form in forms} | {re.sub(r"[^\w.-]+", "_", form) for form in forms}
 
 
 def _none_fits(folder: Location, ids: list[str], doubtful: dict[str, list[str]], unused: list[str]) -> str:

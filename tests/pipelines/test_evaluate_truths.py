@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from steadydancer import SteadyDancerError
+from steadydancer.datasets.file_names import file_stem
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.video import encode
 from steadydancer.pipelines.evaluate.comparison import (
@@ -43,6 +44,9 @@ def folder_of(folder: Path, *names: str) -> Path:
         ("take.2.mp4", "take.2.mp4"),
         (CAFE_COMPOSED, f"{CAFE_TWO_SIGNS}.mp4"),
         ("cafe_", f"{CAFE_TWO_SIGNS}.mp4"),
+        (file_stem("k" * 240), f"{'k' * 240}.mp4"),
+        (file_stem(" spaced "), " spaced .mp4"),
+        ("_spaced_", " spaced .mp4"),  # as ids were spelled before
     ],
 )
 def test_a_truth_is_found_by_its_renders_id_however_it_is_spelled(tmp_path: Path, name: str, file: str) -> None:

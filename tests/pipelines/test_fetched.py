@@ -73,3 +73,18 @@ def test_an_object_that_was_replaced_is_named_by_its_address(bucket: str, tmp_pa
     put(tmp_path / "local", place)
     with pytest.raises(BadClip, match=f"source_changed: {place} is another file"):
         read(row_of(place), None)
+
+
+def test_what_a_step_says_of_an_object_names_its_address(bucket: str, tmp_path: Path) -> None:
+    """In rows that stay, too: where the copy lay is of no use to anybody."""
+
+    @fetched("image", "truth")
+    def look(row: Row, config: Any, tools: Any = None) -> list[Row]:
+        return [{**row, "detail": f"{row['truth']} is no {row['image']}"}, {**row, "detail": None}]
+
+    row = {"image": f"{bucket}/a.png", "truth": f"{bucket}/b.mp4"}
+    (tmp_path / "local").write_bytes(OLD)
+    for place in row.values():
+        put(tmp_path / "local", ObjectPath.parse(place))
+    said, silent = look(row, None)
+    assert said == {**row, "detail": f"{bucket}/b.mp4 is no {bucket}/a.png"} and silent == {**row, "detail": None}

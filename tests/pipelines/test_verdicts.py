@@ -91,7 +91,7 @@ def test_a_render_whose_pose_was_not_aligned_is_said(tmp_path: Path) -> None:
             {"id": "b", "verdict": "ok", "aligned": False, "detail": "no pose found in the image"},
             {"id": "c", "verdict": "quarantined", "reason": "no_pose", "aligned": None}]  # fmt: skip
     lines = verdicts.closing_lines(finished(tmp_path / "a", rows))
-    assert lines[-2:] == ["  1 not aligned", "    b: no pose found in the image"]
+    assert lines[-2:] == ["  1 not aligned", f"  1 with a remark: `steadydancer explain ID --renders {tmp_path}/a`"]
     assert verdicts.closing_lines(finished(tmp_path / "b", rows[:2])) == []
 
 
