@@ -6,7 +6,8 @@ Activations are counted on the network itself, built on the meta device: no weig
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -80,8 +81,11 @@ def host_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[s
 
 
 def engine_state_bytes(config: TrainConfig, network: Network) -> int:
-    """What one engine state takes on disk: float32 weights, two moments, and the compute copy, of trained weights."""
-    return network.trained * (12 + _bytes(config))
+    """What one engine state takes on disk: float32 weights and two moments of trained weights.
+
+    With ZeRO-2 their compute copy as well; ZeRO-3 has it cut up, and writes none.
+    """
+    return network.trained * (12 + (_bytes(config) if config.zero_stage == 2 else 0))
 
 
 def checkpoint_bytes(config: TrainConfig, network: Network) -> int:
@@ -131,6 +135,16 @@ class _FlashAttention(torch.autograd.Function):
         raise NotImplementedError
 
 
+@contextmanager
+def _own_linear() -> Iterator[None]:
+    """With torch's own linear layer: DeepSpeed's ZeRO-3 leaves one in its place, which keeps other tensors."""
+    there, nn.functional.linear = nn.functional.linear, torch._C._nn.linear
+    try:
+        yield
+    finally:
+        nn.functional.linear = there
+
+
 class _CountedAttention(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -161,7 +175,7 @@ def _counted(config: TrainConfig, arguments_json: str, width: int, tokens: int) 
             kept[storage._cdata] = storage
         return tensor
 
-    with torch.device("meta"):
+    with _own_linear(), torch.device("meta"):
         model = empty_network({**arguments, "num_layers": 1}, config)
         block = model.blocks[0].to(dtype)
         head = arguments["attention_head_dim"]

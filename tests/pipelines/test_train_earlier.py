@@ -124,6 +124,7 @@ def test_states_that_were_written_without_checksums_are_used(out: Path) -> None:
     assert newest_state(out, Alone()) == (2, folder) and steps_done(out) == 2
     assert read_facts(folder)["steps_done"] == 2
     (folder / "engine/rank-0.pt").write_bytes(b"cut")
+    assert steps_done(out) == 0
     assert "3 bytes long" in str(faults.fault(folder))
 
 

@@ -144,6 +144,21 @@ def test_old_states_are_removed_and_torn_ones_neither_counted_nor_kept_in_the_wa
     assert saved(newest)[0] == 7.0
 
 
+def test_without_asynchronous_checkpoints_a_state_is_there_when_saving_returns(tmp_path):
+    with StateWriter(tmp_path, config(asynchronous_checkpoints=False), Team()) as writer:
+        for steps in (1, 2):
+            writer.save(Engine(), steps)
+            assert next(engine_states(tmp_path))[0] == steps
+
+
+def test_what_a_killed_attempt_left_aside_is_removed(tmp_path):
+    left = tmp_path / "state/.step-000007.tmp/engine"
+    left.mkdir(parents=True)
+    with StateWriter(tmp_path, config(), Team()) as writer:
+        writer.save(Engine(), 1, wait=True)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000001"]
+
+
 def flip(file: Path, at: float = 0.5) -> None:
     """One bit of a file, its size and name the same."""
     data = bytearray(file.read_bytes())
@@ -372,6 +387,22 @@ def test_batches_come_in_order_one_ahead_and_errors_at_their_step():
     assert begun == [3, 4, 5, 6]
     with Prefetch(load, range(0)):
         pass
+
+
+def test_batches_are_read_by_one_thread_one_after_another():
+    """Poses that a batch encodes are written in the order of the steps."""
+    under_way: list[int] = []
+
+    def load(step: int) -> int:
+        under_way.append(step)
+        time.sleep(0.02)
+        alone = under_way == [step]
+        under_way.remove(step)
+        assert alone
+        return step
+
+    with Prefetch(load, range(5)) as batches:
+        assert [batches(step) for step in range(5)] == list(range(5))
 
 
 def test_sigterm_asks_once_and_ends_the_second_time(tmp_path):

@@ -471,6 +471,12 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     assert read_checkpoint_record(tmp_path)["steps"] == 5
 
 
+def test_a_checkpoint_with_a_folder_of_that_name_in_it_is_itself(tmp_path: Path) -> None:
+    commit_checkpoint(tmp_path, made("five"), {"steps": 5})
+    (tmp_path / "checkpoint/checkpoint").mkdir()
+    assert checkpoint_folder(tmp_path / "checkpoint") == tmp_path / "checkpoint"
+
+
 def test_states_are_told_newest_first_by_their_number_and_what_is_aside_is_none(tmp_path: Path) -> None:
     for name in ("step-000009", "step-000010", ".step-000011.tmp", "step-1000000", "universal", "step-x"):
         (tmp_path / "state" / name).mkdir(parents=True)
