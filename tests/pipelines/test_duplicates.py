@@ -133,6 +133,13 @@ def test_the_search_finds_what_looking_at_all_pairs_finds(monkeypatch: pytest.Mo
     assert find_groups(sequences, 0.5) == all_pairs(sequences, 0.5)
 
 
+def test_a_copy_may_be_shorter_by_just_the_share_that_is_allowed() -> None:
+    chance = np.random.default_rng(5)
+    one = (60 + 100 * chance.random(64) + chance.normal(0, 12, (25, 64))).clip(0, 255).astype(np.float32)
+    assert find_groups([one, one[:20]], 0.8) == [0, 0] and find_groups([one[:20], one], 0.8) == [0, 0]
+    assert find_groups([one, one[:19]], 0.8) == [0, 1]
+
+
 def test_a_copy_is_found_behind_what_looks_more_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pictures in another order have the same mean and the same changes; a noisy copy has not quite."""
     chance = np.random.default_rng(4)
