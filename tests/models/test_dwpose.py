@@ -177,13 +177,14 @@ def test_several_people_keep_their_tracks_and_the_batch_changes_nothing(open_toy
     assert (gone.pose.body[2] == -1).all()
     assert (gone.pose.hands[2] == -1).all()
     assert (gone.confidence[2] == 0).all()
+    two = frames[:2]  # dear ones
     for other in (open_toy(batch_size=1), open_toy(batch=1, batch_size=2)):  # one by one; a file that is for one only
-        for track, same in zip(tracks, other.estimate(frames), strict=True):
-            np.testing.assert_array_equal(track.pose.body, same.pose.body)
-            np.testing.assert_array_equal(track.pose.hands, same.pose.hands)
-            np.testing.assert_array_equal(track.confidence, same.confidence)
-    (main,) = open_toy(max_people=1).estimate(frames)
-    np.testing.assert_array_equal(main.pose.body, tracks[0].pose.body)
+        for track, same in zip(tracks, other.estimate(two), strict=True):
+            np.testing.assert_array_equal(track.pose.body[:2], same.pose.body)
+            np.testing.assert_array_equal(track.pose.hands[:2], same.pose.hands)
+            np.testing.assert_array_equal(track.confidence[:2], same.confidence)
+    (main,) = open_toy(max_people=1).estimate(two)
+    np.testing.assert_array_equal(main.pose.body, tracks[0].pose.body[:2])
 
 
 def test_one_person_in_company_is_the_same_as_alone(open_toy: Callable[..., DWPose]) -> None:

@@ -1,10 +1,12 @@
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.models.pose_track import Frames, PoseTrack
-from steadydancer.models.top_down import Floats, TopDownEstimator, _cells, _colours
+from steadydancer.models.top_down import BoxDetector, Floats, TopDownEstimator, _cells, _colours
 
 HERE, THERE = (10.0, 10.0, 30.0, 60.0), (60.0, 5.0, 90.0, 80.0)
 # Who is found in each of eight frames; the frame's number is its first pixel.
@@ -87,3 +89,30 @@ def test_cells_of_the_detector_are_counted_row_by_row_fine_grids_first() -> None
         [0, 0, 8], [1, 0, 8], [0, 1, 8], [11, 7, 8], [0, 0, 16], [1, 0, 16], [0, 1, 16], [0, 0, 32], [0, 1, 32],
         [2, 1, 32],
     ]  # fmt: skip
+
+
+def test_boxes_are_read_off_their_cells_scored_by_both_numbers_and_the_best_come_first() -> None:
+    pytest.importorskip("rtmlib")
+    detector = object.__new__(BoxDetector)
+    detector._yolox = SimpleNamespace(model_input_size=(64, 64))
+    detector.classes, detector.min_score, detector.max_overlap = [0, 2], 0.5, 0.7
+    rows = np.zeros((84, 85), np.float32)
+
+    def put(cell: int, place: tuple[float, float], size: tuple[float, float], sure: float, **classes: float) -> None:
+        """Offsets from the cell's corner and sides in its strides."""
+        rows[cell, :5] = [*place, *np.log(size), sure]
+        for name, value in classes.items():
+            rows[cell, 5 + int(name.removeprefix("class_"))] = value
+
+    put(10, (0.5, 0.25), (2, 3), 0.75, class_0=0.75)  # stride 8, row 1, column 2: around (20, 10), 16 × 24
+    put(11, (-0.5, 0.25), (2, 2.4), 0.75, class_0=0.7)  # four fifths of it, from a cell further right, and less sure
+    put(12, (-1.5, 0.25), (2, 1.8), 0.75, class_0=0.7)  # three fifths of it: somebody else
+    put(69, (0.0, 0.0), (1, 1), 0.75, class_2=1.0, class_0=0.1)  # stride 16, row 1, column 1
+    put(83, (0.5, 0.5), (1, 1), 1.0, class_1=1.0, class_3=1.0)  # another thing
+    put(30, (0.5, 0.5), (1, 1), 1.0, class_0=0.5)  # no likelier than not
+    put(40, (0.5, 0.5), (1, 1), 0.6, class_0=0.6, class_2=0.6)  # 0.36
+    put(41, (0.5, 0.5), (1, 1), 0.4, class_0=1.0)
+    boxes, scores = detector._boxes(rows, 2.0)
+    assert scores.tolist() == pytest.approx([0.75, 0.5625, 0.525])
+    expected = np.array([[8, 8, 24, 24], [12, -2, 28, 22], [12, 2.8, 28, 17.2]]) / 2  # of the picture as it was
+    np.testing.assert_allclose(boxes, expected, rtol=1e-5)

@@ -249,3 +249,10 @@ def test_a_track_is_kept_from_three_frames_and_a_tenth_of_them(num_frames: int, 
     company: Path = line((400, 100), (0, 0), num_seen) + [None] * (num_frames - num_seen)
     frames, _ = scene((line((100, 100), (0, 0), num_frames), 100, RED), (company, 50, BLUE))
     assert len(link(frames)) == 1 + is_kept
+
+
+def test_the_main_person_is_kept_however_shortly_seen() -> None:
+    main: Path = [(100.0, 100.0), (101.0, 100.0), *[None] * 28]
+    other: Path = [(300.0, 100.0), (301.0, 100.0), *[None] * 28]
+    frames, truth = scene((other, 80, RED), (main, 120, BLUE))
+    assert link(frames).tolist() == [truth[1]]
