@@ -1,0 +1,199 @@
+"""A task runs the same job here, on a cluster, and by the command that its engine names: every option survives."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from steadydancer.datasets.artifact import Artifact
+from steadydancer.datasets.storage import location
+from steadydancer.flows import tasks
+from steadydancer.flows.cli import cli
+from steadydancer.flows.presets import Run, change, tiny
+from steadydancer.pipelines.cache import job as cache_job
+from steadydancer.pipelines.curate import job as curate_job
+from steadydancer.pipelines.evaluate import job as evaluate_job
+from steadydancer.pipelines.render import job as render_job
+from steadydancer.pipelines.train import job as train_job
+
+JOBS = {"curate": curate_job, "cache": cache_job, "train": train_job, "render": render_job, "evaluate": evaluate_job}
+
+
+class Reached(Exception):
+    """A job was begun."""
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """What jobs were begun with; none runs."""
+    calls: list[dict[str, Any]] = []
+    for name, job in JOBS.items():
+
+        def run(config: Any, name: str = name, **arguments: Any) -> None:
+            calls.append({"job": name, "config": config, **arguments})
+            raise Reached
+
+        monkeypatch.setattr(job, "run", run)
+    monkeypatch.setattr(Artifact, "committed", False)  # without asking a store
+    monkeypatch.setattr(tasks, "require_settings", lambda *_: None)
+    monkeypatch.setattr(tasks, "flow_run", SimpleNamespace(root_flow_run_id="a run"))
+    monkeypatch.setattr(tasks, "get_run_logger", lambda: SimpleNamespace(info=print))
+    (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "driving": "b.mp4", "prompt": "dance; \'now\'"}\n')
+    for name in ("truth", "clips x"):
+        (tmp_path / name).mkdir()
+    return calls
+
+
+def run_of() -> Run:
+    """A configuration of which every job's part differs from any preset."""
+    run = tiny()
+    for job, fields in {
+        "curate": {"max_clips_per_source": 3, "trust": True, "exclude": "/evaluation set"},
+        "cache": {"packet_size": 5},
+        "stage1": {"seed": 11},
+        "stage2": {"seed": 12},
+        "stage3": {"seed": 13},
+        "render": {"seed": 14, "negative_prompt": "blurred, \"bad\" hands; $HOME 'x'"},
+        "evaluate": {"protocol": "first-81"},
+    }.items():
+        run = change(run, job, **fields)
+    return run
+
+
+def cases(folder: Path) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:
+    """Case → task, its arguments after the configuration, and what the job must be begun with."""
+    run, store = run_of(), location("s3://bucket/a b")
+    clips = folder / "clips x"
+    pairs = render_job.read_pairs(folder / "pairs.jsonl")
+    return {
+        "curate": (tasks.curate.fn, (str(clips), folder / "o"),
+                   {"config": run.curate, "clips": str(clips), "out": folder / "o"}),
+        "curate on a store": (tasks.curate.fn, ("s3://bucket/a b/*.mp4", store),
+                              {"config": run.curate, "clips": "s3://bucket/a b/*.mp4", "out": store}),
+        "cache": (tasks.cache.fn, (folder / "o", folder / "p"),
+                  {"config": run.cache, "clips": folder / "o", "out": folder / "p",
+                   "samples_drawn": run.samples_drawn}),
+        "train 1": (tasks.train.fn, (1, folder / "l", "hub/id", folder / "s", None),
+                    {"config": run.stage1, "latents": folder / "l", "base": "hub/id", "out": folder / "s",
+                     "from_checkpoint": None}),
+        "train 2": (tasks.train.fn, (2, store, "/base", folder / "s", folder / "c"),
+                    {"config": run.stage2, "latents": store, "base": "/base", "out": folder / "s",
+                     "from_checkpoint": folder / "c"}),
+        "train 3": (tasks.train.fn, (3, folder / "l", "/base", folder / "s", store),
+                    {"config": run.stage3, "latents": folder / "l", "base": "/base", "out": folder / "s",
+                     "from_checkpoint": store}),
+        "render": (tasks.render.fn, (folder / "c", folder / "pairs.jsonl", folder / "o"),
+                   {"config": run.render, "checkpoint": folder / "c", "pairs": pairs, "out": folder / "o"}),
+        "evaluate": (tasks.evaluate.fn, (folder / "r", None, folder / "o"),
+                     {"config": run.evaluate, "renders": folder / "r", "truth": None, "out": folder / "o"}),
+        "evaluate with truth": (tasks.evaluate.fn, (folder / "r", folder / "truth", folder / "o"),
+                                {"config": run.evaluate, "renders": folder / "r", "truth": folder / "truth",
+                                 "out": folder / "o"}),
+    }  # fmt: skip
+
+
+NAMES = ("curate", "curate on a store", "cache", "train 1", "train 2", "train 3", "render", "evaluate",
+         "evaluate with truth")  # fmt: skip
+
+
+def meant(call: dict[str, Any]) -> dict[str, Any]:
+    """A call without where it runs."""
+    unset = {"parent": None, "fork": None}
+    return {name: value for name, value in call.items() if name not in ("engine", "address", "job")
+            and not (name in unset and value is unset[name])}  # fmt: skip
+
+
+def as_command(words: list[str], begun: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the command line begins when it is given these words."""
+    answer = CliRunner().invoke(cli, words)
+    assert isinstance(answer.exception, Reached), (answer.output, answer.exception)
+    return begun.pop()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_job_is_begun_with_the_same_here_and_on_a_cluster(
+    name: str, begun: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, arguments, wanted = cases(tmp_path)[name]
+    with pytest.raises(Reached):
+        task(run_of(), *arguments)
+    here = begun.pop()
+    assert here["job"] == name.split()[0]
+    assert meant(here) == wanted
+
+    submitted: list[tuple[str, list[str], str]] = []
+    monkeypatch.setattr(
+        tasks, "submit_job", lambda address, words, *, run_key, on_log: submitted.append((address, words, run_key))
+    )
+    monkeypatch.setattr(tasks, "Artifact", lambda place: SimpleNamespace(record=lambda: {"at": str(place)}))
+    record = task(run_of(), *arguments, cluster="http://head:8265")
+    ((address, words, run_key),) = submitted
+    assert (address, run_key) == ("http://head:8265", "a run") and not begun
+    assert all(isinstance(word, str) for word in words)
+    there = as_command(words, begun)
+    assert (there["job"], meant(there)) == (here["job"], wanted)
+    # On the cluster itself it joins the Ray that is there.
+    assert there["address"] == "auto" if "address" in there else there["engine"].address == "auto"
+    made = {"curate": "clips", "cache": "latents", "train": "checkpoint", "render": "renders", "evaluate": "metrics"}
+    assert record == {"at": str(wanted["out"] / made[here["job"]])}
+
+    if "engine" in here:  # what a failure tells a person to run again
+        words = shlex.split(here["engine"].command)
+        assert words[0] == "steadydancer"
+        assert meant(as_command(words[1:], begun)) == wanted
+
+
+def test_picking_is_the_same_command_on_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    picked: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(train_job, "pick", lambda run, steps: picked.append((run, steps)) or run)
+    monkeypatch.setattr(train_job, "picked", lambda run, steps: run / f"checkpoint-{steps}")
+    monkeypatch.setattr(tasks, "flow_run", SimpleNamespace(root_flow_run_id="a run"))
+    monkeypatch.setattr(tasks, "get_run_logger", lambda: SimpleNamespace(info=print))
+    monkeypatch.setattr(tasks, "submit_job", lambda address, words, **_: CliRunner().invoke(cli, words))
+    tasks.pick.fn(tmp_path / "a b", 25)
+    assert tasks.pick.fn(tmp_path / "a b", 25, "http://head:8265") == tmp_path / "a b" / "checkpoint-25"
+    assert picked == [(tmp_path / "a b", 25)] * 2
+
+
+def test_every_option_of_a_job_is_given_by_its_task_or_by_the_configuration() -> None:
+    """An option that is neither would be lost on a cluster: whoever adds one must say here how it gets there."""
+    by_task = {
+        "curate": {"clips", "out"},
+        "cache": {"clips", "out"},
+        "train": {"latents", "stage", "base", "from_checkpoint", "out"},
+        "render": {"checkpoint", "pairs", "out"},
+        "evaluate": {"renders", "truth", "out"},
+    }
+    by_configuration = {
+        "curate": {"num_frames", "exclude", "trust"},
+        "cache": {"components", "captioner"},
+        "train": {"steps", "seed", "num_workers", "bundle"},
+        "render": {"components", "num_frames", "steps", "seed", "sound"},
+        "evaluate": {"protocol"},
+    }
+    not_in_flows = {
+        "curate": {"parent"},
+        "cache": set[str](),
+        "train": {"fork", "tflops", "gpu_memory_gb"},
+        "render": {"image", "driving", "prompt"},  # one pair; flows take a table
+        "evaluate": set[str](),
+    }
+    everywhere = {"preset", "print_config", "dry_run", "address", "in_process", "help"}
+    for name in JOBS:
+        command = cli.commands[name]
+        options = {param.name for param in command.params if isinstance(param, click.Option)} - everywhere
+        assert options == by_task[name] | by_configuration[name] | not_in_flows[name], name
+
+
+def test_a_task_leaves_its_configuration_beside_its_logs(begun: list[dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(Reached):
+        tasks.evaluate.fn(run_of(), tmp_path / "r", tmp_path / "truth", tmp_path / "o")
+    engine = begun.pop()["engine"]
+    assert engine.state_dir == tmp_path / "o" / ".engine"
+    assert json.loads((engine.state_dir / "preset.json").read_text()) == run_of().model_dump(mode="json")
