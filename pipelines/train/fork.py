@@ -61,8 +61,8 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
     if newest is None:
         raise TrainingRefused(f"fork: {fork} holds no complete engine state: give the --out of a run that has one")
     steps, state = newest
-    begun = read_begun(fork, record)
-    changes = list(differences(begun, compared_with(begun, record)))
+    theirs = read_begun(fork, record)
+    changes = list(differences(theirs, compared_with(theirs, record)))
     fixed = [change for change in changes if change.partition(":")[0].startswith(_FIXED)]
     if fixed:
         raise TrainingRefused(

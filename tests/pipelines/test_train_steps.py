@@ -471,6 +471,22 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     assert read_checkpoint_record(tmp_path)["steps"] == 5
 
 
+def test_kept_weights_leave_room_for_the_next_engine_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Training would stop without a state, and goes on without a gallery."""
+    (tmp_path / "state/step-000002").mkdir(parents=True)
+    (tmp_path / "state/step-000002/engine.pt").write_bytes(bytes(1000))
+    writer = trained.TrainedWriter(tmp_path, Team(), {"config": config().model_dump(mode="json")})  # type: ignore[arg-type]
+    usage = trained.shutil.disk_usage(tmp_path)
+    weights = {"w": torch.zeros(100)}
+    for free, is_refused in ((1400, False), (1399, True)):
+        monkeypatch.setattr(trained.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        if is_refused:
+            with pytest.raises(OSError, match="0.00 GB to write and 0.00 GB for the next engine state"):
+                writer._refuse_without_room(weights)
+        else:
+            writer._refuse_without_room(weights)
+
+
 def test_a_checkpoint_with_a_folder_of_that_name_in_it_is_itself(tmp_path: Path) -> None:
     commit_checkpoint(tmp_path, made("five"), {"steps": 5})
     (tmp_path / "checkpoint/checkpoint").mkdir()
@@ -488,8 +504,8 @@ def test_states_are_told_newest_first_by_their_number_and_what_is_aside_is_none(
 def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: int
 ) -> None:
-    """Of 10 steps every third, and not the last: that one has the checkpoint. With LoRA in float32."""
-    told = config(stage=stage, steps=10, gallery=GalleryConfig(num_clips=1, every_steps=3), validation_clips=2,
+    """Of 9 steps every third, and not the last: that one has the checkpoint. With LoRA in float32."""
+    told = config(stage=stage, steps=9, gallery=GalleryConfig(num_clips=1, every_steps=3), validation_clips=2,
                   dtype="bfloat16")  # fmt: skip
     gathered: list[Any] = []
     offered: list[int] = []
@@ -501,15 +517,15 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
     monkeypatch.setattr(trained, "gather_trained", gather)
     monkeypatch.setattr(trained, "offer", lambda config, team, steps: offered.append(steps))
     settings = {"config": told.model_dump(mode="json"), "attempt": "a"}
-    for steps in (range(11), range(11)):
+    for steps in (range(10), range(10)):
         with trained.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
             for step in steps:
                 writer.keep(Engine(), step)
     kept = sorted((tmp_path / "trained").iterdir())
-    assert [folder.name for folder in kept] == ["step-000003", "step-000006", "step-000009"]
-    assert offered == [0, 3, 6, 9, 0]
-    assert gathered == [torch.float32 if stage == 1 else torch.bfloat16] * 3
-    assert [trained.load_file(folder / "trained.safetensors")["w"][0].item() for folder in kept] == [1.0, 2.0, 3.0]
+    assert [folder.name for folder in kept] == ["step-000003", "step-000006"]
+    assert offered == [0, 3, 6, 0]
+    assert gathered == [torch.float32 if stage == 1 else torch.bfloat16] * 2
+    assert [trained.load_file(folder / "trained.safetensors")["w"][0].item() for folder in kept] == [1.0, 2.0]
     assert json.loads((kept[1] / "run.json").read_text()) == {"steps": 6, "settings": settings}
     with trained.TrainedWriter(
         tmp_path / "none", Team(), {**settings, "config": config().model_dump(mode="json")}

@@ -266,6 +266,33 @@ def test_room_for_a_conversion_is_asked_for_before_it_begins(tmp_path, monkeypat
         refuse_without_room(three, 8)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_state_of_other_workers_is_converted_by_the_first_and_read_by_all(tmp_path, monkeypatch, rank):
+    """The others wait for the converted one; it is removed when all have read it."""
+    state, did = a_state(tmp_path / "state/step-000002", 4, 2), []
+    place = tmp_path / "state/universal"
+    team = Namespace(rank=rank, world_size=2, barrier=lambda: did.append(("barrier", place.exists())))
+
+    def convert(given: Path, facts: dict, target: Path) -> None:
+        did.append(("convert", given, facts["world_size"], target))
+        target.mkdir()
+
+    def wait(seconds: float) -> None:
+        assert len(did) < 9 and seconds < 5, "nobody converts it"
+        did.append("wait")
+        if did.count("wait") == 2:
+            place.mkdir()
+
+    monkeypatch.setattr(universal, "_convert", convert)
+    monkeypatch.setattr(universal.time, "sleep", wait)
+    monkeypatch.setattr(universal, "read_engine", lambda *arguments, **how: did.append(("read", *arguments, how)))
+    read_state("engine", state, team)
+    own = [("convert", state, 4, place)] if rank == 0 else ["wait", "wait"]
+    read = ("read", "engine", place, {"universal": True})
+    assert did == [("barrier", False), *own, read, ("barrier", True)]
+    assert place.exists() == (rank == 1)
+
+
 def test_a_conversion_that_fails_or_is_killed_leaves_the_state_and_nothing_that_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     from deepspeed.checkpoint import ds_to_universal
