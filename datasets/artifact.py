@@ -67,6 +67,8 @@ def exclusive(folder: str | os.PathLike[str] | ObjectPath) -> Iterator[Location]
         with _claimed(folder):
             yield folder
         return
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file, and results go into a folder: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as lock:
         try:

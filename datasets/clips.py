@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from .artifact import VERDICTS, Artifact, ArtifactError, Packet
 from .digests import json_digest
+from .finished import finished
 from .schema import CLIP_SCHEMA, Row
 from .storage import Location, join, location
 
@@ -35,11 +36,8 @@ class Clips:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | Location) -> None:
-        place = location(folder)
-        self.artifact = Artifact(place / "clips" if (place / "clips").is_dir() else place)
+        self.artifact = finished(location(folder), "clips")
         self.record: dict[str, Any] = self.artifact.record()
-        if "measured" not in self.record:
-            raise ArtifactError(f"{self.artifact.path} holds {self.record.get('kind')}, no clips: give `curate --out`")
         self.measured = Artifact(join(self.artifact.path.parent, self.record["measured"]))
 
     @property

@@ -23,11 +23,40 @@ _added_bytes: int | None = None
 
 
 def scratch() -> Path:
-    """The folder of this machine for copies of what lies elsewhere; made if it is not there."""
+    """The folder of this machine for copies of what lies elsewhere; made if it is not there.
+
+    Raises:
+        SteadyDancerError: it cannot be made; the message names the variable that says where it is.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("STEADYDANCER_SCRATCH") or Path(home) / "steadydancer").absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SteadyDancerError(_cannot_be_written(folder, error)) from error
     return folder
+
+
+def require_scratch() -> None:
+    """Find out whether something can be written there, before there is something to write.
+
+    Raises:
+        SteadyDancerError: it cannot; the message names the variable that says where it is.
+    """
+    folder = scratch()
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SteadyDancerError(_cannot_be_written(folder, error)) from error
+
+
+def _cannot_be_written(folder: Path, error: OSError) -> str:
+    where = "STEADYDANCER_SCRATCH" if os.environ.get("STEADYDANCER_SCRATCH") else "the home folder"
+    return (
+        f"{folder} cannot be written ({error.strerror or error}), where {where} has what a job needs for a while "
+        "on this machine: set STEADYDANCER_SCRATCH to a folder that can"
+    )
 
 
 def limit_bytes() -> int:
@@ -39,7 +68,7 @@ def limit_bytes() -> int:
     text = os.environ.get("STEADYDANCER_SCRATCH_GB") or _DEFAULT_GB
     try:
         return int(float(text) * 1e9)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise SteadyDancerError(f"STEADYDANCER_SCRATCH_GB: {text!r} is no number of gigabytes") from None
 
 

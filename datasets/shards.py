@@ -23,6 +23,7 @@ from isal import isal_zlib  # the same sums as zlib, nine times as fast
 from .artifact import Artifact, ArtifactError, Packet
 from .digests import json_digest
 from .encodings import ENCODINGS as ENCODINGS  # what a cache is made with stands with the cache
+from .finished import finished
 from .object_store import ObjectPath
 from .shard_check import wrong_sizes
 from .shard_index import check_index, misplaced, remedy
@@ -128,7 +129,7 @@ class ShardDataset:
 
     def __init__(self, latents: str | os.PathLike[str] | ObjectPath, on_damage: OnDamage = "stop") -> None:
         """Read the index; shards are opened when first used."""
-        self.path = location(latents)
+        self.path = finished(location(latents), "latents").path
         self.record = Artifact(self.path).record()
         index = Artifact(self.path).read().combine_chunks()
         check_index(self.path, self.record, index)

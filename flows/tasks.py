@@ -11,6 +11,7 @@ from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
 from ..datasets.artifact import Artifact
+from ..datasets.finished import finished
 from ..datasets.shards import require_settings
 from ..datasets.storage import Location, state_folder
 from ..datasets.whole_files import write_json
@@ -84,9 +85,9 @@ def train(
         arguments += ["--from", from_checkpoint]
 
     def here() -> Record:
-        config = run.stage(stage)
-        require_settings(latents, run.cache.settings)
-        return train_job.run(config, latents=latents, base=base, out=out, from_checkpoint=from_checkpoint)
+        config, place = run.stage(stage), finished(latents, "latents").path
+        require_settings(place, run.cache.settings)
+        return train_job.run(config, latents=place, base=base, out=out, from_checkpoint=from_checkpoint)
 
     return _job(cluster, arguments, run, out / "checkpoint", here)
 

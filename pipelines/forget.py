@@ -19,6 +19,7 @@ from .. import __version__
 from ..datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, exclusive
 from ..datasets.clips import Clips
 from ..datasets.digests import json_digest
+from ..datasets.finished import finished
 from ..datasets.removal import delete
 from ..datasets.storage import Location, location
 from .forget_search import Found, clips_beside, find
@@ -161,18 +162,11 @@ def _curations(request: Request) -> list[Clips]:
     return curations
 
 
-def _artifact_in(place: Location, name: str) -> Location:
-    return place / name if (place / name).is_dir() else place
-
-
 def _holding(request: Request, found: Found) -> list[Location]:
     """The caches and exports that hold something of whom is to be forgotten."""
     holding = []
     for place, name in [(p, "latents") for p in request.latents] + [(p, "export") for p in request.exports]:
-        artifact = Artifact(_artifact_in(place, name))
-        kind = artifact.record().get("kind")
-        if kind != name:
-            raise ArtifactError(f"{artifact.path} holds {kind}, and {name} is asked for")
+        artifact = finished(place, name)
         if pc.any(found.forgotten.rows(artifact.read(["source_id"]))).as_py():
             holding.append(place)
     return holding
@@ -188,7 +182,7 @@ def _targets(request: Request, holding: list[Location]) -> list[tuple[Location, 
     ]
     for name, places in kinds:
         for place in places:
-            old = _artifact_in(place, name)
+            old = finished(place, name).path
             out.append((old, request.out / name if len(places) == 1 else request.out / old.parent.name / name))
     names = Counter(str(new) for _, new in out)
     twice = [name for name, number in names.items() if number > 1]

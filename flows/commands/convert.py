@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import FOLDER, NAME
+from .options import NAME, OUT
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -23,7 +23,7 @@ _TARGET = (
 @click.option(
     "--from", "source", type=NAME, required=True, help="A safetensors file, an index, a folder in any layout, a hub id."
 )
-@click.option("--to", type=FOLDER, required=True, help="The folder to make.")
+@click.option("--to", type=OUT, required=True, help="The folder to make.")
 @click.option("--as", "target", type=click.Choice(["diffusers", "official", "lora"]), default="diffusers", help=_TARGET)
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Of the weights; else as stored.")
 @click.option("--shard-size", default="5GB", show_default=True, help="The most that one file holds.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import FOLDER, JobCommand, configured, engine_at, finish, in_process_option, prepare
+from .options import FOLDER, OUT, JobCommand, configured, engine_at, finish, in_process_option, prepare
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=JobCommand)
 @click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--out", type=FOLDER, required=True, help="OUT/export is made.")
+@click.option("--out", type=OUT, required=True, help="OUT/export is made.")
 @click.option(
     "--as",
     "layout",

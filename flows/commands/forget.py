@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import FOLDER
+from .options import FOLDER, OUT
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--exports", type=FOLDER, multiple=True, help="OUT/export of `export`; once for each one made of these clips."
 )
-@click.option(
-    "--out", type=FOLDER, required=True, help="OUT/clips, OUT/measured, OUT/latents, … are made: new versions."
-)
+@click.option("--out", type=OUT, required=True, help="OUT/clips, OUT/measured, OUT/latents, … are made: new versions.")
 @click.option("--reason", default="asked for", show_default=True, help="Goes into the tombstone; do not name it there.")
 @click.option("--with-copies", is_flag=True, help="Forget other files, too, that show the same.")
 @click.option("--dry-run", is_flag=True, help="Say what would be left out, made and replaced, and stop.")

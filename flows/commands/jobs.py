@@ -13,6 +13,7 @@ from .options import (
     FILE,
     FOLDER,
     NAME,
+    OUT,
     POSITIVE,
     JobCommand,
     configured,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     "--clips", type=NAME, required=True, help="Folder, glob, or manifest: csv, jsonl or parquet with a column `path`."
 )
 @click.option(
-    "--out", type=FOLDER, required=True, help="OUT/clips is made, and OUT/curation.html and OUT/card.md tell of it."
+    "--out", type=OUT, required=True, help="OUT/clips is made, and OUT/curation.html and OUT/card.md tell of it."
 )
 @click.option("--num-frames", type=int, help="Frames of a clip, 4k + 1.")
 @click.option(
@@ -62,7 +63,7 @@ def curate(clips: str, out: Location, num_frames: int | None, exclude: Location 
 
 @click.command(cls=JobCommand)
 @click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--out", type=FOLDER, required=True, help="OUT/latents is made.")
+@click.option("--out", type=OUT, required=True, help="OUT/latents is made.")
 @click.option("--components", type=NAME, help="Wan 2.1 I2V folder or hub id of VAE, text and image encoder.")
 @click.option("--captioner", type=NAME, help="Folder of an image-and-text model, for clips without a prompt.")
 @configured
@@ -88,7 +89,7 @@ def cache(clips: Location, out: Location, components: str | None, captioner: str
 )
 @click.option("--base", type=NAME, help="Wan 2.1 I2V folder or hub id: where stage 1 starts and what teaches stage 2.")
 @click.option("--from", "from_checkpoint", type=FOLDER, help="OUT/checkpoint of the stage before.")
-@click.option("--out", type=FOLDER, required=True, help="OUT/checkpoint and OUT/metrics.jsonl are made.")
+@click.option("--out", type=OUT, required=True, help="OUT/checkpoint and OUT/metrics.jsonl are made.")
 @click.option("--steps", type=int, help="Optimizer steps of the whole stage; more than before continues a run.")
 @click.option("--seed", type=int, help="Of initial weights, order and all draws.")
 @click.option("--num-workers", type=int, help="Ray Train workers; 0 trains in this process.")
@@ -113,9 +114,9 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
                          bundle=bundle or None)  # fmt: skip
     if stage == 1:  # the later stages know their base from the checkpoint they start from
         base = base or run.cache.components
-    inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
     if not print_config:
-        require_cache(run, latents)
+        latents = require_cache(run, latents)
+    inputs: dict[str, Any] = {"latents": latents, "base": base, "out": out, "from_checkpoint": from_checkpoint}
     plan: dict[str, Any] = {}
     if dry_run and not print_config:
         given: dict[str, Any] = {"address": address, "fork": fork, "tflops": tflops, "gpu_memory_gb": gpu_memory_gb}
@@ -143,7 +144,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @click.option("--driving", type=FILE, help="Driving video.")
 @click.option("--prompt", default="", help="What happens, in words.")
 @click.option("--pairs", type=FILE, help="csv or jsonl with image, driving and, if wanted, prompt, id.")
-@click.option("--out", type=FOLDER, required=True, help="OUT/renders is made.")
+@click.option("--out", type=OUT, required=True, help="OUT/renders is made.")
 @click.option(
     "--components", type=NAME, help="Wan 2.1 I2V folder or hub id; without it, those of the checkpoint's record."
 )
@@ -186,7 +187,7 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
 @click.option("--renders", type=FOLDER, required=True, help="What `render --out` was given.")
 @click.option("--truth", type=FOLDER, help="Folder with ID.mp4 for every render that has a truth; compared by time.")
 @click.option("--protocol", help="`all` or `first-81`.")
-@click.option("--out", type=FOLDER, required=True, help="OUT/metrics and OUT/report.html are made.")
+@click.option("--out", type=OUT, required=True, help="OUT/metrics and OUT/report.html are made.")
 @configured
 @in_process_option
 def evaluate(renders: Location, truth: Location | None, protocol: str | None, out: Location, preset: str,

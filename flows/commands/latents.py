@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import FOLDER, NAME, NUMBER, engine_at, in_process_option
+from .options import FOLDER, NAME, NUMBER, OUT, engine_at, in_process_option
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -44,7 +44,7 @@ def verify(latents: Location) -> None:
 
 @click.command()
 @latents_option
-@click.option("--out", type=FOLDER, required=True, help="OUT/latents is made; what is damaged stays as it is.")
+@click.option("--out", type=OUT, required=True, help="OUT/latents is made; what is damaged stays as it is.")
 @click.option("--clips", type=FOLDER, help="The curation it was made of, if it lies elsewhere now.")
 @click.option("--components", type=NAME, help="The encoders, if they lie elsewhere now.")
 @click.option("--captioner", type=NAME, help="The captioner, if it lies elsewhere now.")

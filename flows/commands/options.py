@@ -25,18 +25,22 @@ class Place(click.ParamType):
 
     Args:
         is_file: refuse what is no file that is there.
+        is_out: refuse a file of this machine, where a folder is to be made.
     """
 
     name = "path"
 
-    def __init__(self, is_file: bool = False) -> None:
-        self.is_file = is_file
+    def __init__(self, is_file: bool = False, is_out: bool = False) -> None:
+        self.is_file, self.is_out = is_file, is_out
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse addresses of other kinds, and those that carry credentials."""
         place = _location(self, value, param, ctx)
         if self.is_file and not place.is_file():
-            self.fail(f"'{place}' is a folder" if place.is_dir() else f"'{place}' does not exist", param, ctx)
+            what = "is a folder, a file is wanted" if place.is_dir() else "does not exist"
+            self.fail(f"'{place}' {what}", param, ctx)
+        if self.is_out and isinstance(place, Path) and place.exists() and not place.is_dir():
+            self.fail(f"'{place}' is a file, and results go into a folder", param, ctx)
         return place
 
 
@@ -103,7 +107,7 @@ class Number(click.ParamType):
 
 
 NUMBER, POSITIVE = Number(), Number(above_zero=True)
-FOLDER, FILE, NAME, LOCAL_FOLDER = Place(), Place(is_file=True), Name(), LocalFolder()
+FOLDER, FILE, OUT, NAME, LOCAL_FOLDER = Place(), Place(is_file=True), Place(is_out=True), Name(), LocalFolder()
 
 
 class JobCommand(click.Command):
@@ -147,13 +151,21 @@ def prepare(run: Run, *, print_config: bool, dry_run: bool, plan: Callable[[], d
     return print_config or dry_run
 
 
-def require_cache(run: Run, latents: Location) -> None:
-    """Refuse a cache of other sizes or types than the preset's `cache` says; whether it is finished is asked later."""
-    from ...datasets.artifact import Artifact
+def require_cache(run: Run, latents: Location) -> Location:
+    """The folder of a cache; refuse one of other sizes or types than the preset's `cache` says.
+
+    What is no finished cache is refused later, after what is wrong with the words of the command.
+    """
+    from ...datasets.artifact import ArtifactError
+    from ...datasets.finished import finished
     from ...datasets.shards import require_settings
 
-    if Artifact(latents).committed:
-        require_settings(latents, run.cache.settings)
+    try:
+        latents = finished(latents, "latents").path
+    except ArtifactError:
+        return latents
+    require_settings(latents, run.cache.settings)
+    return latents
 
 
 def engine_at(out: Location, in_process: bool, address: str | None) -> Engine:

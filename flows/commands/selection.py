@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import SteadyDancerError
-from .options import FILE, FOLDER, finish, number
+from .options import FILE, FOLDER, OUT, finish, number
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--out", type=FOLDER, required=True, help="OUT/clips is made: another version, which names its parent.")
+@click.option("--out", type=OUT, required=True, help="OUT/clips is made: another version, which names its parent.")
 @click.option("--preset", help="Whose gates, duplicates, quotas and target: tiny, one_gpu, paper, module:function or "
               "FILE.json, which may hold only some of them; without it the parent's.")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="GATE=VALUE",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ...datasets.digests import content_digest, differences
+from ...datasets.finished import finished
 from ...datasets.object_store import ObjectPath, listing
 from ...datasets.shard_check import Damage, IndexedShard, check_shard
 from ...datasets.shard_plan import packet_id
@@ -70,12 +71,10 @@ def verify(latents: Location) -> Verified:
     Raises:
         ArtifactError: it is no finished cache.
     """
-    artifact = Artifact(latents)
-    record = artifact.record()
-    if record.get("kind") != "latents" or "parts" not in record:
-        raise ArtifactError(
-            f"{latents} holds {record.get('kind')}, no latents with digests: give OUT/latents of `cache`"
-        )
+    artifact = finished(latents, "latents")
+    latents, record = artifact.path, artifact.record()
+    if "parts" not in record:
+        raise ArtifactError(f"{latents} is of a version that kept no digests of its parts: cache the clips anew")
     out = Verified(packets=frozenset(map(_packet_of, record["parts"])))
     out.findings += _check_plan(artifact, record)
     shards: dict[str, IndexedShard] = {}

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import ArtifactError
 from ...datasets.exports import LINE_FIELDS
+from ...datasets.finished import what_lies_at
 from ...datasets.manifest import SUFFIXES, read_columns
 from ...datasets.object_store import ObjectPath, fits, listing
 from ...datasets.own_products import OwnProducts, files_among
@@ -101,6 +102,8 @@ def find_sources(clips: str) -> Sources:
             raise ArtifactError(f"{clips} holds no video but those of this program's own: {left_out}")
         if not place.exists() and not glob.has_magic(clips):
             raise ArtifactError(f"{clips} does not exist: give a folder, a glob or a manifest of videos")
+        if (kind := what_lies_at(place)) is not None:
+            raise ArtifactError(f"{clips} holds {kind} of this program, and no video: give a folder of videos")
         raise ArtifactError(f"{clips} holds no video (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
     paths = pa.array(sorted(found), pa.string())
     nothing = pa.nulls(len(paths), pa.string())

@@ -14,7 +14,7 @@ from ... import __version__
 from ...datasets.artifact import Artifact, ArtifactError, Packet, exclusive, plan_packets
 from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, clips_packet, count_written
 from ...datasets.digests import content_digest, json_digest
-from ...datasets.node_cache import scratch
+from ...datasets.node_cache import require_scratch, scratch
 from ...datasets.rules import versions
 from ...datasets.schema import CLIP_SCHEMA, Row, to_table
 from ...datasets.storage import Location, location, relative
@@ -41,6 +41,7 @@ def plan(config: CurateConfig, clips: str, out: Location, parent: Location | Non
     sources = found.table
     packets = plan_packets(paths_of(sources), config.packet_size)
     remaining = Artifact(out / "measured").remaining(packets)
+    _require_what_is_needed(config)
     excluded = content_digest(location(config.exclude)) if config.exclude and parent else None
     old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
     taken = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
@@ -69,6 +70,7 @@ def run(
     sources, paths = found.table, paths_of(found.table)
     if found.left_out:
         print(f"curate: {found.left_out}", file=sys.stderr, flush=True)
+    _require_what_is_needed(config)
     excluded = content_digest(location(config.exclude)) if config.exclude else None
     old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
     with exclusive(out):
@@ -133,6 +135,18 @@ def run(
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
+
+
+def _require_what_is_needed(config: CurateConfig) -> None:
+    """Find what would stop the run at its end, or where it cannot be told from a fault.
+
+    Raises:
+        SteadyDancerError: there is no excluded set, or no folder for the file in which copies are looked for.
+    """
+    if config.exclude and not location(config.exclude).exists():
+        raise ArtifactError(f"exclude: {config.exclude} does not exist: give a folder of videos, or an .npz of theirs")
+    if config.duplicates.scope != "off":
+        require_scratch()
 
 
 def _exclude(config: CurateConfig, measured: Location) -> tuple[CurateConfig, dict[str, Any]]:

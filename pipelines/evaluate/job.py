@@ -8,6 +8,7 @@ from typing import Any
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.digests import content_digest
+from ...datasets.finished import finished
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
@@ -26,7 +27,7 @@ def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any],
         ArtifactError: the renders are not finished.
         SteadyDancerError: `truth` is no folder, or holds no truth of any render.
     """
-    artifact = Artifact(renders / "renders" if (renders / "renders").is_dir() else renders)
+    artifact = finished(renders, "renders")
     record, pairs = artifact.record(), artifact.read().to_pylist()
     truths = find_truths([row["id"] for row in pairs], truth)
     rows: dict[str, Row] = {}

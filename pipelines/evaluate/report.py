@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...datasets.artifact import Artifact
+from ...datasets.finished import finished
 from ...datasets.schema import Row
 from ...datasets.storage import Location
 from ..page import Section, beside, write_page
@@ -65,7 +66,7 @@ def write_report_again(out: Location) -> Location:
     Raises:
         ArtifactError: it is not finished.
     """
-    metrics = Artifact(out / "metrics" if (out / "metrics").is_dir() else out)
+    metrics = finished(out, "metrics")
     page = metrics.path.parent / PAGE
     write_report(page, metrics)
     return page

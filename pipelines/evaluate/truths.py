@@ -64,7 +64,8 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
     if folder is None:
         return Truths(None, {}, dict.fromkeys(wanted, NOT_GIVEN), [])
     if not folder.is_dir():
-        raise SteadyDancerError(f"{folder} does not exist: --truth takes a folder with ID.mp4 for renders with a truth")
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise SteadyDancerError(f"{folder} {what}: --truth takes a folder with ID.mp4 for renders with a truth")
     videos = _videos(folder)
     found, doubtful = _matched(wanted, videos)
     missing = {

@@ -7,6 +7,7 @@ from typing import Any
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.digests import content_digest, json_digest
+from ...datasets.finished import finished
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
@@ -28,7 +29,7 @@ def checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     Raises:
         ArtifactError: it is not finished.
     """
-    return Artifact(checkpoint).record()
+    return finished(checkpoint, "checkpoint").record()
 
 
 def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, Any]) -> str:
@@ -42,6 +43,7 @@ def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, 
 def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Location) -> dict[str, Any]:
     """What `run` would do. How long videos are that go on as long as their driving ones is not known yet: None."""
     require_unique(pairs)
+    checkpoint = finished(checkpoint, "checkpoint").path
     record = checkpoint_record(checkpoint)
     low, high = config.pose_guidance_interval
     steps, windows = config.num_inference_steps, num_windows(config)
@@ -50,7 +52,7 @@ def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Loca
     return {
         "pairs": len(pairs),
         "finished": Artifact(out / "renders").committed,
-        "stage": record["stage"],
+        "stage": record.get("stage"),
         "components": components,
         "components_here": parts_are_here(components),
         "windows_a_video": windows,
@@ -78,6 +80,7 @@ def run(
         JobStopped: the code or the machine failed on the way.
     """
     require_unique(pairs)
+    checkpoint = finished(checkpoint, "checkpoint").path
     record = checkpoint_record(checkpoint)
     by_id = {row["id"]: row for row in pairs}
     parts = find_parts(components_of(config, checkpoint, record), FROZEN)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
 from ...datasets.digests import content_digest
+from ...datasets.finished import WORDS, what_lies_at
 from ...datasets.storage import Location
 from ...datasets.whole_files import write_json, written_aside
 from .faults import fault, tell_of_fault
@@ -166,8 +167,15 @@ def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     """
     file = checkpoint_folder(checkpoint) / RECORD
     if not file.exists():
-        raise TrainingRefused(f"from_checkpoint: {checkpoint} holds no finished checkpoint (no {RECORD} in it)")
-    return read_json(file)
+        there = what_lies_at(checkpoint)
+        words = f"holds {there}, no checkpoint" if there else f"holds no finished checkpoint (no {RECORD} in it)"
+        words = "is a file" if checkpoint.is_file() else words
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the stage before")
+    record = read_json(file)
+    if (kind := record.get("kind", "checkpoint")) != "checkpoint":
+        words = f"holds {WORDS.get(kind, kind)}, no checkpoint of a stage"
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the stage before")
+    return record
 
 
 def read_json(file: Location) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive
+from ...datasets.finished import what_lies_at
 from ...datasets.storage import Location, ObjectPath
 from ..after_commit import after_commit
 from .checkpoint import TrainingRefused, read_checkpoint_record, read_json, steps_done
@@ -112,6 +113,10 @@ def pick(out: Location, steps: int) -> Location:
     from . import trained
 
     here = run_folder(out)
+    if not any((here / name).exists() for name in ("start.json", "trained", "checkpoint")):
+        there = "a file" if out.is_file() else what_lies_at(out)
+        words = f"no training run but {there}" if there else "no training run"
+        raise TrainingRefused(f"run: {out} is {words}: give what `train --out` was given")
     name = trained.pick(here, steps).name
     if isinstance(out, ObjectPath):
         publish_folder(here / name, out / name)

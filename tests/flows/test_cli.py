@@ -162,6 +162,71 @@ def test_jobs_refuse_what_is_not_finished_or_not_there(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what_to_give(
+    call: Any, preset: Path, dancers: Path, curated: Path, cached: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Of every option that takes an artifact: the kind found, the kind wanted, and where that comes from."""
+    image, driving = dancers / "images/pair_0.png", dancers / "driving/pair_0.mp4"
+    clips, wants_clips = curated / "clips", "no clips: give what `curate --out` or `refilter --out` was given"
+    wants_latents, videos = "no latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
+    wants_stage = "no checkpoint of a stage: give OUT/checkpoint of the stage before"
+    wants_any = "no checkpoint: give OUT/checkpoint of `train --out OUT`, or what `convert` made"
+    pair = ("--image", image, "--driving", driving)
+    refusals: list[tuple[str, tuple[Any, ...]]] = [
+        (f"{cached} holds latents, {wants_clips}", ("cache", "--clips", cached, "--out", "o")),
+        (f"{cached} holds latents, {wants_clips}", ("export", "--clips", cached, "--out", "o")),
+        (f"{cached.parent} holds latents, {wants_clips}", ("refilter", "--clips", cached.parent, "--out", "o")),
+        (f"{checkpoint} holds a checkpoint, {wants_clips}", ("report", "--clips", checkpoint)),
+        (f"{checkpoint} holds a checkpoint, {wants_clips}", ("explain", "x", "--clips", checkpoint)),
+        (f"{checkpoint} holds a checkpoint, {wants_clips}", ("compare", "--clips", curated, "--with", checkpoint)),
+        (f"{cached} holds latents, {wants_clips}", ("forget", "x", "--clips", cached, "--out", "o")),
+        (f"{cached} holds latents, {wants_clips}", ("curate", "--clips", videos, "--parent", cached, "--out", "o")),
+        (f"{cached} holds latents of this program, and no video", ("curate", "--clips", cached, "--out", "o")),
+        (f"{image} is a file; a folder with clips is wanted", ("cache", "--clips", image, "--out", "o")),
+        (f"{clips} holds clips, {wants_latents}", ("verify", "--latents", clips)),
+        (f"{clips} holds clips, {wants_latents}", ("repair", "--latents", clips, "--out", "o")),
+        (f"{clips} holds clips, {wants_latents}", ("train", "--latents", clips, "--stage", 1, "--out", "o")),
+        (f"{clips} holds clips, {wants_latents}", ("explain", "dark.mp4", "--clips", curated, "--latents", clips)),
+        (f"from_checkpoint: {clips} holds clips, {wants_stage}",
+         ("train", "--latents", cached, "--stage", 2, "--from", clips, "--out", "o")),
+        (f"run: {cached} is no training run but latents: give what `train --out` was given",
+         ("pick", "--run", cached, "--steps", 1)),
+        (f"{cached} holds latents, {wants_any}", ("render", "--checkpoint", cached, *pair, "--out", "o")),
+        (f"{cached} holds latents, no renders: give what `render --out` was given",
+         ("evaluate", "--renders", cached, "--out", "o")),
+        (f"{clips} holds clips, no metrics: give what `evaluate --out` was given", ("report", "--metrics", clips)),
+        ("exclude: /nowhere does not exist", ("curate", "--clips", videos, "--exclude", "/nowhere", "--out", "o")),
+        (f"'{image}' is a file, and results go into a folder", ("cache", "--clips", curated, "--out", image)),
+        (f"'{clips}' is a folder, a file is wanted",
+         ("render", "--checkpoint", checkpoint, "--pairs", clips, "--out", "o")),
+    ]  # fmt: skip
+    of_jobs = ("cache", "export", "curate", "train", "render", "evaluate")
+    for said, words in refusals:
+        answer = call(*words, *(("--preset", preset) if words[0] in of_jobs else ()))
+        assert answer.code in (1, 2) and said in answer.err, (words, answer)
+        assert "Traceback" not in answer.err
+    assert list(tmp_path.iterdir()) == []
+    # The folder that a job was told to make it in will do.
+    assert call("verify", "--latents", cached.parent).code == call("verify", "--latents", cached).code == 0
+
+
+def test_a_home_that_cannot_be_written_is_noticed_before_anything_is_measured(
+    call: Any, dancers: Path, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("")  # a container with a foreign user id has none; root may write to any folder
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CACHE_HOME", "STEADYDANCER_SCRATCH"):
+        monkeypatch.delenv(name, raising=False)
+    words = ("curate", "--clips", dancers / "clips", "--out", "o", "--preset", preset)
+    for more in ("--dry-run", "--in-process"):
+        answer = call(*words, more)
+        assert answer.code == 1 and "set STEADYDANCER_SCRATCH to a folder that can" in answer.err
+        assert f"{tmp_path / 'home'}/.cache/steadydancer cannot be written" in answer.err
+    assert not (tmp_path / "o").exists()
+    monkeypatch.setenv("STEADYDANCER_SCRATCH", str(tmp_path / "scratch"))
+    assert call(*words, "--dry-run").code == 0
+
+
 def test_every_clip_rejected_fails_and_counts_the_reasons(
     call: Any, preset: Path, dancers: Path, tmp_path: Path
 ) -> None:

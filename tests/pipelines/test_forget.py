@@ -349,7 +349,7 @@ def test_folders_that_are_in_use_are_not_written_into(copy: Path) -> None:
     gone = source_of(copy / "run")["source_id"]
     with pytest.raises(ArtifactError, match="is there already"):
         forget.run(request(copy, gone, out=copy / "run"))
-    with pytest.raises(ArtifactError, match="holds latents, and export is asked for"):
+    with pytest.raises(ArtifactError, match="holds latents, no export: give what `export --out` was given"):
         forget.run(request(copy, gone, exports=[copy / "cached" / "latents"]))
 
 

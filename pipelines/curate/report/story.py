@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .... import SteadyDancerError
-from ....datasets.artifact import Artifact
 from ....datasets.clips import COLUMNS, Clips
+from ....datasets.finished import finished
 from ....datasets.schema import CLIP_SCHEMA, Row, columns_of
 from ....datasets.storage import Location, is_address
 from ..config import SHAPES
@@ -189,8 +189,7 @@ def _versions(clips: Clips, row: Row) -> Iterator[dict[str, Any]]:
 
 def _in_latents(latents: Location, clip_id: str) -> dict[str, Any]:
     """Where a clip's sample lies in a cache: its shard, and offset and size of each member."""
-    artifact = Artifact(latents / "latents" if (latents / "latents").is_dir() else latents)
-    artifact.record()  # it must be finished
+    artifact = finished(latents, "latents")
     table = artifact.read(["clip_id", "verdict", "reason", "detail", "shard", "members"])
     found = table.filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
     return {"path": str(artifact.path), **(found[0] if found else {"clip_id": clip_id, "verdict": None, "shard": None})}

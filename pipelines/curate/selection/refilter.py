@@ -19,7 +19,7 @@ from ....datasets.clips import (
     with_columns,
 )
 from ....datasets.digests import json_digest
-from ....datasets.node_cache import scratch
+from ....datasets.node_cache import require_scratch, scratch
 from ....datasets.storage import Location, relative
 from ..config import SELECTION_FIELDS, CurateConfig
 from ..takeover import forgotten_in, measured_gates
@@ -143,6 +143,7 @@ def _groups(old: Clips, config: CurateConfig) -> pa.Array | None:
     wanted = config.duplicates
     if wanted.scope == "off" or wanted.model_dump() == old.record["config"]["duplicates"]:
         return None
+    require_scratch()
     fingerprints = Fingerprints(wanted.scope, scratch())
     for _, table in MeasuredRows(old.measured, old.measured.parts()).tables(list(Fingerprints.COLUMNS)):
         fingerprints.add(table)
