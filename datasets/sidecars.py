@@ -6,6 +6,7 @@ before an image (a cover); a file that has a sidecar by its full name lays no cl
 nothing: neither gets it, and both are told (`sidecar_note`). Suffixes may be in capitals.
 """
 
+import errno
 import os
 import re
 import time
@@ -64,9 +65,17 @@ def candidates(place: Place) -> list[Place]:
     return [place.with_name(name) for kind in SIDECARS for names in _names(place, kind) for name in names]
 
 
-def find(place: Place, kind: str, is_file: Callable[[Place], bool] = lambda one: one.is_file()) -> tuple[
-    Place | None, list[str]
-]:  # fmt: skip
+def is_there(place: Place) -> bool:
+    """Whether there is a file of a name, which may be longer than names can be: then there is none."""
+    try:
+        return place.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+def find(place: Place, kind: str, is_file: Callable[[Place], bool] = is_there) -> tuple[Place | None, list[str]]:
     """The sidecar that lies beside a file, and who else may claim it: other files in the folder, by name."""
     by_full_name, by_stem = _names(place, kind)
     for name in by_full_name:
@@ -103,7 +112,7 @@ def _rivals(place: Place, kind: str) -> list[str]:
 
 def _has_its_own(place: Place, name: str, kind: str) -> bool:
     other = place.with_name(name)
-    return any(other.with_name(own).is_file() for own in _names(other, kind)[0])
+    return any(is_there(other.with_name(own)) for own in _names(other, kind)[0])
 
 
 def _names(place: Place, kind: str) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 from .node_cache import held, scratch
 from .object_store import Entry, ObjectPath, describe, entry, get, listing, put
-from .sidecars import SIDECARS, candidates, find
+from .sidecars import SIDECARS, candidates, find, is_there
 from .store_requests import StorageError
 
 __all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
@@ -153,7 +153,7 @@ def _linked(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         link = Path(folder) / f"video{path.suffix if _is_utf8(path.suffix) else ''}"
         link.symlink_to(path)
-        beside, stand_ins = _beside(path, Path.is_file)
+        beside, stand_ins = _beside(path, is_there)
         for name, one in beside.items():
             link.with_name(_renamed(name, path, link)).symlink_to(one)
         for name in stand_ins:

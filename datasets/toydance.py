@@ -7,14 +7,15 @@ Such supplied keypoints can be laid beside any clip; whose they are is said in `
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from .file_names import aside_of
-from .sidecars import KEYPOINTS, media_called, sidecar
+from .file_names import LONGEST_BYTES, aside_of
+from .sidecars import KEYPOINTS, is_there, media_called, sidecar
 from .skeleton import PoseSequence
 from .toydance_drawing import draw_dancer, draw_dancers
 from .toydance_figure import COLOURS, dance, dancer_look, toy_pose
@@ -100,7 +101,8 @@ def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_f
         if person.faces is not None:
             tensors[f"{k}.faces"] = person.faces.astype(np.float32)
     full = path.with_name(path.name + KEYPOINTS)
-    by_full_name = by_full_name or full.is_file() or (path.parent.is_dir() and bool(media_called(path)))
+    by_full_name = by_full_name or is_there(full) or (path.parent.is_dir() and bool(media_called(path)))
+    by_full_name = by_full_name and len(os.fsencode(full.name)) <= LONGEST_BYTES
     _write_aside(full if by_full_name else path.with_name(path.stem + KEYPOINTS), save(tensors))
 
 

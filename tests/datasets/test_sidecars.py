@@ -9,6 +9,7 @@ import pytest
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.sidecars import CAPTION, KEYPOINTS, candidates, sidecar, sidecar_note
 from steadydancer.datasets.storage import local_copy
+from steadydancer.datasets.toydance import save_supplied_pose, toy_pose
 
 FOLDERS: dict[str, tuple[list[str], dict[str, str | None]]] = {
     "alone": (["a.mp4", "a.txt"], {"a.mp4": "a.txt"}),
@@ -84,6 +85,20 @@ def test_what_is_not_taken_is_said_with_the_name_that_it_should_have(tmp_path: P
         "one that belongs here is called b.png.pose.safetensors"
     )
     assert sidecar_note(tmp_path / "b.mp4") is None
+
+
+@pytest.mark.parametrize("length", [236, 240, 251])
+def test_a_name_that_leaves_no_room_for_a_sidecars_has_none(tmp_path: Path, length: int) -> None:
+    video, image = (tmp_path / ("x" * length + suffix) for suffix in (".mp4", ".png"))
+    for file in (video, image):
+        file.write_text("")
+    assert sidecar(video, KEYPOINTS) is None and sidecar_note(video) is None
+    (tmp_path / ("x" * length + ".txt")).write_text("dances")
+    assert sidecar(video, CAPTION) == tmp_path / ("x" * length + ".txt")
+    assert sidecar(image, CAPTION) is None and sidecar_note(image)
+    if length + len(KEYPOINTS) <= 255:
+        save_supplied_pose(video, [toy_pose(0, 2)], 16)  # by the stem: the full name would be too long
+        assert sidecar(video, KEYPOINTS) == tmp_path / ("x" * length + KEYPOINTS)
 
 
 def test_another_name_of_the_same_file_is_no_other_file(tmp_path: Path) -> None:
