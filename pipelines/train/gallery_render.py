@@ -53,7 +53,8 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     data = TrainingData(location(settings["latents"]), config)
     keys = gallery_keys(data, config)
     vae = load_components(str(settings["base"]), ["vae"], device=device)["vae"]
-    fps = data.shards.record.get("fps") or FPS
+    told_fps = data.shards.record.get("fps")
+    fps = told_fps or FPS
     for key in keys:
         write_what_is_compared(out, key, data, vae, fps)
     transformer = network_at(out, steps, device)
@@ -66,7 +67,8 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
         for key in keys:
             encode(render_clip(key, data, transformer, vae, config, device), aside / f"{key}.mp4", fps)
         told = {"steps": steps, "clips": keys, "settings": settings_of(config), "size": data.shards.bucket[keys[0]]}
-        write_json(aside / RECORD, {**told, "seconds": time.perf_counter() - began})
+        rate: dict[str, Any] = {"fps": fps} if told_fps else {"fps": fps, "fps_assumed": True}  # no cache says it
+        write_json(aside / RECORD, {**told, **rate, "seconds": time.perf_counter() - began})
         shutil.rmtree(place, ignore_errors=True)  # one that was made with other settings
         aside.rename(place)
     finally:

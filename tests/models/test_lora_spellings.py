@@ -273,6 +273,12 @@ def test_a_configuration_beside_belongs_to_pefts_file_or_to_the_only_one(tmp_pat
             read_lora(network(), tmp_path / "mine.safetensors")
 
 
+def test_what_the_header_tells_goes_before_what_lies_beside(tmp_path: Path, plain: State) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
+    save_file(written(official, *PEFT), tmp_path / "adapter_model.safetensors", {"lora_alpha": "3"})
+    same(loaded(tmp_path), merged(plain, {layer: 3.0 / RANKS[layer] for layer in LAYERS}))
+
+
 def test_a_layers_own_alpha_goes_before_the_files(tmp_path: Path, plain: State) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({**CONFIG, "use_rslora": True}))
     save_file(written(official, *KOHYA), tmp_path / "lora.safetensors")

@@ -125,6 +125,7 @@ def test_every_checkpoint_has_a_gallery_of_the_same_validation_clips(world, run)
     assert key in data.split.validation
     records = gallery.galleries(run, [2, 4, 5])
     assert {steps: record["clips"] for steps, record in records.items()} == {2: [key], 4: [key], 5: [key]}
+    assert {(record["fps"], record["fps_assumed"]) for record in records.values()} == {(16, True)}  # no cache says it
     shown = videos(run)
     assert list(shown) == [2, 4, 5] and len(set(shown.values())) == 3  # the weights differ, and nothing else does
     video = run / "gallery" / "step-000002" / f"{key}.mp4"
