@@ -1,12 +1,14 @@
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.models.pose_track import Frames, PoseTrack
-from steadydancer.models.top_down import BoxDetector, Floats, TopDownEstimator, _cells, _colours
+from steadydancer.models.top_down import BoxDetector, Floats, TopDownEstimator, _cells, _colours, open_network
 
 HERE, THERE = (10.0, 10.0, 30.0, 60.0), (60.0, 5.0, 90.0, 80.0)
 # Who is found in each of eight frames; the frame's number is its first pixel.
@@ -31,7 +33,7 @@ class Corners(TopDownEstimator):
 
     def look(self, people: list[tuple[Frames, Floats]], batch_size: int) -> tuple[Floats, Floats]:
         assert 0 < len(people) <= self.batch_size
-        assert all(image.shape == (200, 200, 3) for image, _ in people)
+        assert all(image.shape == (200, 240, 3) for image, _ in people)
         numbers = [image[0, 0, 0] / 10 for image, _ in people]
         return np.stack([box.reshape(2, 2) for _, box in people]), np.stack([numbers, np.ones(len(people))], axis=1)
 
@@ -43,13 +45,13 @@ class Corners(TopDownEstimator):
 
 
 def test_each_box_is_looked_at_once_in_its_own_frame_and_few_frames_are_in_hand() -> None:
-    frames = np.zeros((8, 100, 100, 3), np.uint8)
+    frames = np.zeros((8, 100, 120, 3), np.uint8)
     frames[:, 0, 0, 0] = np.arange(8)
     for batch_size in (1, 3, 8):
         there, here = Corners(batch_size).estimate(frames)
         for track, box, seen in ((there, THERE, [0, 1, 2, 3, 6, 7]), (here, HERE, [0, 3, 4, 5, 6])):
             assert np.flatnonzero(track.pose.body_visible.all(axis=1)).tolist() == seen
-            corners = np.tile(np.array(box).reshape(2, 2) / 100, (8, 1, 1))
+            corners = np.tile(np.array(box).reshape(2, 2) / (120, 100), (8, 1, 1))
             corners[2] = [[0, 0], [1, 1]]  # nobody found: the whole picture, for the main person
             np.testing.assert_allclose(track.pose.body[seen, :2], corners[seen], rtol=1e-6)
             np.testing.assert_allclose(track.confidence[seen, 0], np.array(seen) / 10, rtol=1e-6)
@@ -63,10 +65,10 @@ def test_each_box_is_looked_at_once_in_its_own_frame_and_few_frames_are_in_hand(
 
 
 def test_one_person_a_frame_is_one_track_of_every_frame() -> None:
-    frames = np.zeros((4, 100, 100, 3), np.uint8)
+    frames = np.zeros((4, 100, 120, 3), np.uint8)
     frames[:, 0, 0, 0] = [1, 4, 7, 2]  # THERE, HERE, THERE, nobody
     (track,) = Corners(2).estimate(frames)
-    expected = np.array([THERE, HERE, THERE, (0, 0, 100, 100)]).reshape(4, 2, 2) / 100
+    expected = np.array([THERE, HERE, THERE, (0, 0, 120, 100)]).reshape(4, 2, 2) / (120, 100)
     np.testing.assert_allclose(track.pose.body[:, :2], expected, rtol=1e-6)
 
 
@@ -116,3 +118,25 @@ def test_boxes_are_read_off_their_cells_scored_by_both_numbers_and_the_best_come
     assert scores.tolist() == pytest.approx([0.75, 0.5625, 0.525])
     expected = np.array([[8, 8, 24, 24], [12, -2, 28, 22], [12, 2.8, 28, 17.2]]) / 2  # of the picture as it was
     np.testing.assert_allclose(boxes, expected, rtol=1e-5)
+
+
+def test_a_files_own_size_is_taken_in_the_order_that_the_tool_wants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "network.onnx").write_bytes(b"")
+
+    def tool(sizes: list[Any]) -> Any:
+        def kind(path: str, device: str, **options: Any) -> Any:
+            print("load", path)
+            assert (path, device) == (str(tmp_path / "network.onnx"), "cuda")
+            session = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(shape=[1, 3, *sizes])])
+            return SimpleNamespace(session=session, **options)
+
+        return kind
+
+    path = tmp_path / "network.onnx"
+    assert open_network(tool([8, 12]), path, "cuda").model_input_size == (12, 8)
+    assert open_network(tool([8, 12]), path, "cuda", height_first=True).model_input_size == (8, 12)
+    for sizes in (["height", "width"], [8, "width"]):  # the file takes any: what was given stays
+        assert open_network(tool(sizes), path, "cuda", model_input_size=(6, 4)).model_input_size == (6, 4)
+    assert capsys.readouterr().out == ""
