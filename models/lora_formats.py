@@ -15,7 +15,7 @@ import torch
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from torch import Tensor, nn
 
-from .checkpoints import CheckpointError, check_tensors, open_checkpoint
+from .checkpoints import CheckpointError, check_tensors, open_checkpoint, weight_files
 from .lora_export import POSE_MODULES_FILE
 from .lora_files import LoraTensors, read_lora, weight_named, weights_of, without_adapter
 from .lora_scale import ADAPTER_MODEL
@@ -79,7 +79,9 @@ def _file(folder: Path) -> Path:
     found = [file for file in sorted(folder.glob("*.safetensors")) if file.name != POSE_MODULES_FILE]
     if len(found) == 1:
         return found[0]
-    there = ", ".join(file.name for file in found[:4]) or "none"
+    if not found:
+        return weight_files(folder)[0]  # which says what lies there instead
+    there = ", ".join(file.name for file in found[:4])
     raise CheckpointError(
         f"{folder} holds neither {LORA_WEIGHT_NAME_SAFE} nor {ADAPTER_MODEL} nor one safetensors file alone ({there}): "
         "give the file"

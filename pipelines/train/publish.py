@@ -15,7 +15,7 @@ from ...datasets.artifact import RECORD
 from ...datasets.object_store import ObjectPath, get, listing, put
 from ...datasets.storage import Location, state_folder
 from ..after_commit import after_commit
-from .checkpoint import TrainingRefused, engine_states
+from .checkpoint import TrainingRefused, engine_states, read_json
 from .config import TrainConfig
 from .report import PAGE
 
@@ -97,6 +97,6 @@ def publish_folder(folder: Path, target: ObjectPath) -> None:
 
 def _record(checkpoint: ObjectPath) -> dict[str, Any] | None:
     try:
-        return dict(json.loads((checkpoint / RECORD).read_bytes()))
+        return read_json(checkpoint / RECORD)
     except FileNotFoundError:
         return None

@@ -266,6 +266,10 @@ def test_a_configuration_beside_belongs_to_pefts_file_or_to_the_only_one(tmp_pat
     assert len(read_lora(network(), tmp_path / "mine.safetensors").assumed) == len(PAIRS)
     with pytest.raises(CheckpointError, match=r"holds neither .*mine.safetensors, other.safetensors"):
         load_lora(network(), tmp_path)
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled/adapter_model.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"adapter_model.bin is a pickle"):
+        load_lora(network(), tmp_path / "pickled")
     for text in ('{"lora_alpha": "much"}', "{", '{"lora_alpha": NaN}'):
         (tmp_path / "adapter_config.json").write_text(text)
         (tmp_path / "other.safetensors").unlink(missing_ok=True)

@@ -133,6 +133,12 @@ def test_a_run_begins_on_this_machine_and_a_finished_one_is_known_by_its_record(
     assert json.loads((here / "checkpoint/run.json").read_text()) == {"steps": 5}
     assert not (here / "checkpoint/transformer").exists()
 
+    (tmp_path / "half").write_text("{")
+    publish.put(tmp_path / "half", out / "checkpoint/run.json")
+    with pytest.raises(TrainingRefused, match=rf"^{out}/checkpoint/run.json is damaged"):
+        begin_on_store(config, out, None)
+    publish.put(tmp_path / "checkpoint/run.json", out / "checkpoint/run.json")
+
     monkeypatch.setattr(
         publish, "engine_states", lambda folder: iter([(5, folder / "state")] if folder == here else [])
     )
