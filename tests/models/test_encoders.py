@@ -100,6 +100,8 @@ def test_colours_frames_and_sides_arrive_where_they_belong(plain: Any) -> None:
     black = torch.tensor((-1 - mean) / std)[:, None, None, None].float()
     assert (latents == black).sum() == 3 * (5 * 2 * 4 - 1) + 1  # and the corner's green
     np.testing.assert_array_equal(encoders.decode_latents(plain, latents), frames)
+    beyond = torch.tensor([3.0, -3.0, 0.25]).view(3, 1, 1, 1)  # times 2, 1 and 0.5, and the means
+    assert encoders.decode_pixels(plain, beyond).flatten().tolist() == [1, -1, -0.375]
 
 
 def test_a_clip_is_resized_without_antialiasing_and_not_to_bytes(plain: Any) -> None:
@@ -185,6 +187,7 @@ def test_prompts_are_trimmed_and_do_not_depend_on_their_neighbours(components: d
 def test_text_is_cleaned() -> None:
     assert encoders.clean_text("  a\n\tb  &amp;amp;  c ") == "a b & c"
     assert encoders.clean_text("schÃ¶n") == "schön"
+    assert encoders.clean_text("i <3 it &amp;amp; more") == "i <3 it & more"  # where ftfy leaves escapes alone
 
 
 @pytest.fixture(scope="module")
