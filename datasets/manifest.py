@@ -1,4 +1,4 @@
-"""Tables of items, one a row, with paths relative to the table: csv, jsonl or parquet, here or on a store.
+"""Tables of items, one a row, with paths relative to the table: csv, json, jsonl or parquet, here or on a store.
 
 `read_manifest` gives small ones as dicts. `read_columns` gives a few columns of one with millions of rows as Arrow
 columns, which take a tenth of the memory. Both read the same rows, one after the other. A column is found under other
@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time
 from decimal import Decimal
-from itertools import islice
+from itertools import chain, islice
 from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .. import SteadyDancerError
 from .storage import Location, join, local_copy, named
 from .text import TextError, decode_text, open_text
 
-SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
+SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
 
 _log = logging.getLogger(__name__)
 _CHUNK_ROWS = 10_000
@@ -155,7 +155,11 @@ class _Reader:
                 yield from self._csv_rows(csv.reader(text, skipinitialspace=True))
         else:
             with open_text(self.path) as text:
-                for line in text:
+                first = next((line for line in text if line.strip()), "")
+                if self._kind == "json" and first.lstrip().startswith("["):  # one list, as VideoX-Fun has it
+                    yield from json.loads(first + text.read())
+                    return
+                for line in chain([first], text):
                     if line.strip():
                         yield json.loads(line)
 

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 @click.command(cls=JobCommand)
 @click.option(
-    "--clips", type=NAME, required=True, help="Folder, glob, or manifest: csv, jsonl or parquet with a column `path`."
+    "--clips",
+    type=NAME,
+    required=True,
+    help="Folder, glob, or manifest: csv, json, jsonl or parquet with a column `path`.",
 )
 @click.option(
     "--out", type=OUT, required=True, help="OUT/clips is made, and OUT/curation.html and OUT/card.md tell of it."

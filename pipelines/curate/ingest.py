@@ -82,7 +82,7 @@ def find_sources(clips: str) -> Sources:
     is given itself, or named by a manifest or by a glob's own words, is a source whoever made it.
 
     Args:
-        clips: a folder (searched through, links to folders too), a glob, a manifest (csv, jsonl or parquet with a
+        clips: a folder (searched through, links to folders too), a glob, a manifest (csv, json, jsonl or parquet with a
             column `path` and, if wanted, `source`, `licence`, `prompt`, or what others call them), or one video; here
             or on a store. A manifest may name what lies elsewhere.
 

@@ -115,6 +115,8 @@ TABLES: dict[str, tuple[str, str | bytes, list[dict[str, str | None]] | str]] = 
     "one of two is empty": ("a.csv", "path,prompt,caption\na.mp4,,x\nb.mp4,y,\n",
                             [{"path": "a.mp4", "prompt": "x"}, {"path": "b.mp4", "prompt": "y"}]),
     "two agree": ("a.csv", "path,prompt,text\na.mp4,x, x\n", [{"path": "a.mp4", "prompt": "x"}]),
+    "two agree but for a blank": ("a.jsonl", '{"path": "a.mp4", "prompt": "x ", "text": "x"}\n',
+                                  [{"path": "a.mp4", "prompt": "x "}]),
     "two contradict each other": ("a.csv", "path,prompt,caption\na.mp4,x,x\nb.mp4,x,y\n",
                                   "row 2: columns 'prompt' and 'caption' both say the prompt, and differ: 'x' and 'y'"),
     "one name twice": ("a.csv", "path,prompt,prompt\na.mp4,x,y\n", "both say the prompt, and differ"),
@@ -141,6 +143,12 @@ TABLES: dict[str, tuple[str, str | bytes, list[dict[str, str | None]] | str]] = 
     "blank lines": ("a.csv", "\n\npath\n\na.mp4\n\n", [{"path": "a.mp4"}]),
     "no path": ("a.csv", "path,prompt\n  ,x\n", "row 1: no path"),
     "a path that is a number": ("a.jsonl", '{"path": 3}\n', r"row 1: no path \(columns: path\)"),
+    "json": ("a.JSON", '\n [\n{"file_name": "a.mp4", "text": "x"},\n{"path": "b.mp4"}]\n',
+             [{"path": "a.mp4", "prompt": "x"}, {"path": "b.mp4"}]),
+    "lines of json": ("a.json", '{"path": "a.mp4"}\n{"path": "b.mp4"}\n', [{"path": "a.mp4"}, {"path": "b.mp4"}]),
+    "json that is cut short": ("a.json", '[{"path": "a.mp4"},\n', "cannot be read as json: Expecting value"),
+    "no rows in json": ("a.json", "[]", "holds no rows"),
+    "other things in json": ("a.json", '["a.mp4"]', 'row 1: "a.mp4" is no object'),
     "a list of rows": ("a.jsonl", '[{"path": "a.mp4"}]\n', r'row 1: \[\{"path": "a.mp4"\}\] is no object'),
 }  # fmt: skip
 

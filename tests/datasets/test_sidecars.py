@@ -1,6 +1,7 @@
 """Whose a sidecar is: its own by the full name; by the stem only where nobody else may claim it."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def test_a_folder_that_changes_is_looked_at_anew(tmp_path: Path) -> None:
     assert sidecar(tmp_path / "a.mp4", CAPTION) is None
     (tmp_path / "a.mov").unlink()
     assert sidecar(tmp_path / "a.mp4", CAPTION) is not None
+
+
+def test_a_folder_that_was_just_changed_is_not_known_by_its_time(tmp_path: Path) -> None:
+    """Two changes within a tick of the file system's clock have one time."""
+    for name in ("a.mp4", "a.txt"):
+        (tmp_path / name).write_text("")
+    now = time.time_ns()
+    for more, wanted in ((None, tmp_path / "a.txt"), ("a.mov", None)):
+        if more:
+            (tmp_path / more).write_text("")
+        os.utime(tmp_path, ns=(now, now))
+        assert sidecar(tmp_path / "a.mp4", CAPTION) == wanted
 
 
 @pytest.mark.parametrize("case", ["full name first", "two videos", "one has its own", "video with its own", "capitals"])

@@ -81,6 +81,12 @@ def test_a_bad_byte_far_down_a_table_is_named_by_its_place_in_the_file(tmp_path:
             list(text)
 
 
+def test_a_table_with_zeros_in_it_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"path\na\x00b.mp4\n")
+    with pytest.raises(TextError, match="byte 6 is zero"), open_text(tmp_path / "a.csv"):
+        pass
+
+
 SAID = [
     ("  She dances. ", "She dances."),
     ("\ufeffShe\u200bdances\ufeff\n", "She\u200bdances"),
