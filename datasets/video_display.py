@@ -119,13 +119,18 @@ class Display:
     def __init__(self, index: VideoIndex, context: Any) -> None:
         self._index, self._context = index, context
         self._orientation = Orientation(index.info.mirrored, index.info.rotation_deg)
+        self._told_deg: int | None = None
         # One per size: made for another size, a scaler computes its filters again.
         self._scalers: dict[tuple[int, int, bool], VideoReformatter] = {}
 
     def check(self, frame: Any) -> None:
         """Look at the next frame. Raises `VideoError` (`changing_aspect`) if it has another aspect than the first."""
-        # A message in the stream is attached to one frame and holds until the next message.
-        orientation = orientation_of(frame) or self._orientation
+        orientation = self._orientation
+        # To ask a frame for its matrix binds it in a cycle, which keeps its memory until Python collects garbage.
+        if frame.rotation != self._told_deg:
+            self._told_deg = frame.rotation
+            # A message in the stream is attached to one frame and holds until the next message.
+            orientation = orientation_of(frame) or orientation
         turned = (orientation.rotation_deg - self._orientation.rotation_deg) % 180 != 0
         width, height, aspect = self._index.stored
         before, now = width * aspect / height, frame.width * pixel_aspect(self._context) / frame.height
