@@ -43,6 +43,14 @@ def test_letterbox_keeps_aspect_and_says_how_to_go_back(shape: tuple[int, int]) 
     np.testing.assert_allclose((seen + 0.5 - margin) / scale, [column + 0.5, row + 0.5], atol=0.6)
 
 
+def test_letterbox_shrinks_by_means() -> None:
+    stripes = np.zeros((448, 224, 3), np.uint8)
+    stripes[:, ::2] = 200
+    square, scale, margin = blazepose.letterbox(stripes, 224)
+    assert (scale, margin.tolist()) == (0.5, [56, 0])
+    assert (square[:, 56:168] == 100).all() and not square[:, :56].any() and not square[:, 168:].any()
+
+
 def test_a_region_is_centred_on_the_hips_and_turned_so_that_the_point_is_up() -> None:
     region = Region.around(np.array([50, 60], np.float32), np.array([90, 60], np.float32))  # lies with its head right
     matrix = region.to_image(256)
@@ -109,7 +117,7 @@ class Painted:
         hips, head, nose = found
         rows[:, :2] = hips
         rows[34, :2], rows[0, :2] = head, nose
-        rows[16, 4], rows[15, 3] = -1, -1  # one wrist is out of the picture, the other one hidden
+        rows[16, 4], rows[15, 3] = -1, -0.5  # one wrist is out of the picture, the other one hidden
         rows[26, :2] = hips + 9 * (hips - head)  # a knee far below
         return {(1,): np.array([0.5], np.float32), (195,): rows.reshape(-1)}
 
@@ -146,13 +154,19 @@ def test_the_region_follows_the_landmarks_and_who_is_lost_is_looked_for_again(mo
     unseen = [np.flatnonzero(~visible).tolist() for visible in track.pose.body_visible[[0, 1, 2, 4, 5]]]
     assert unseen == [[4, 7, 9]] * 5
     np.testing.assert_allclose(body[0, 9], (20.5, 40.5 + 180), atol=2)
-    np.testing.assert_allclose(track.confidence[0, [4, 7]], 1 / (1 + np.e), rtol=1e-4)
+    np.testing.assert_allclose(track.confidence[0, [4, 7]], 1 / (1 + np.exp([1, 0.5])), rtol=1e-4)
     np.testing.assert_allclose(track.confidence[0, [0, 1, 9]], 1 / (1 + np.exp(-9)), rtol=1e-4)
 
 
 def test_where_nobody_is_found_there_is_no_track(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blazepose, "_LiteModel", Painted)
-    assert BlazePose(Path("weights")).estimate(np.stack([painted(None)] * 2)) == []
+    estimator = BlazePose(Path("weights"))
+    assert estimator.estimate(np.stack([painted(None)] * 2)) == []
+    region = estimator._detect(painted((30, 70)))  # through a letterbox with margins at both sides
+    assert region is not None
+    np.testing.assert_allclose(region.centre, (30.5, 70.5), atol=0.5)
+    np.testing.assert_allclose(region.up, (0, -1), atol=0.02)
+    assert region.half_side == pytest.approx(1.25 * 20, abs=0.5)
 
 
 def test_half_sure_is_sure_enough_for_a_detection_and_a_region_never_collapses() -> None:
