@@ -154,7 +154,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """Make a video whose first frame is the image and whose motion is the pose's.
 
         Args:
-            image: the person, uint8 RGB [H, W, 3] or PIL, at least 32 px a side.
+            image: the person, uint8 RGB [H, W, 3] or PIL, at least 32 px a side. One of PIL is taken as viewers show
+                it: by its orientation and profile, transparency on white.
             pose_video: the motion, already aligned to the image: keypoints of one person or a list of several people's,
                 the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL). Or give `driving_video`.
             prompt: what happens.

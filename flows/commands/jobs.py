@@ -143,7 +143,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 
 @click.command(cls=JobCommand)
 @click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`, or what `convert` made.")
-@click.option("--image", type=FILE, help="Reference image; the video starts at it.")
+@click.option("--image", type=FILE, help="Reference image, as viewers show it, on white; the video starts at it.")
 @click.option("--driving", type=FILE, help="Driving video.")
 @click.option("--prompt", default="", help="What happens, in words.")
 @click.option("--pairs", type=FILE, help="csv or jsonl with image, driving and, if wanted, prompt, id.")

@@ -1,12 +1,15 @@
-"""The reference image is one picture to rendering and to evaluation: as viewers show it."""
+"""Images and videos are one picture to every job: as viewers show it."""
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from steadydancer.models.encoders import resize_image
+from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.steps import open_source, probe_source
 from steadydancer.pipelines.evaluate.steps import read_reference
 from steadydancer.pipelines.render.steps import read_image
 from steadydancer.pipelines.stage import BadClip
@@ -50,3 +53,24 @@ def test_what_cannot_be_read_is_a_verdict(tmp_path: Path) -> None:
         assert bad.value.reason == reason
     assert read_reference(str(tmp_path / "text.png"), 32, 20)[2].endswith("is no image that can be read")
     assert read_reference(None, 32, 20) == (None, None, "the reference image cannot be read")
+
+
+def test_a_curations_row_says_how_its_pictures_differ_from_what_is_stored(tmp_path: Path) -> None:
+    frames = np.stack([np.roll(PICTURE, 3 * k, axis=1) for k in range(24)])
+    woven = frames[0::2].copy()
+    woven[:, 1::2] = frames[1::2][:, 1::2]
+    mirrored, fields = tmp_path / "mirrored.mp4", tmp_path / "fields.mp4"
+    for path, pictures, params in ((mirrored, frames, ""), (fields, woven, "interlaced=1")):
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"x264-params": params, "qp": "8"})
+            stream.height, stream.width, stream.pix_fmt = 40, 64, "yuv420p"
+            if path == mirrored:
+                stream.set_display_rotation(90, hflip=True)
+            for picture in pictures:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+    told = ("height", "width", "rotation_deg", "mirrored", "deinterlaced", "transparent")
+    rows = [probe_source(open_source(str(path)), CurateConfig()) for path in (mirrored, fields)]
+    # a mirror after a turn to the left is a mirror before a turn to the right
+    assert [rows[0][name] for name in told] == [64, 40, 90, True, False, False]
+    assert [rows[1][name] for name in told] == [40, 64, 0, False, True, False]
