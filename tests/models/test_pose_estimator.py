@@ -85,6 +85,26 @@ def test_what_is_missing_is_fetched_when_asked(tmp_path: Path, monkeypatch: pyte
     assert asked == ["yolox"]
 
 
+@pytest.mark.parametrize(("name", "parts"), [("dwpose", ["yolox", "dwpose"]), ("animal", ["yolox", "animal"])])
+def test_each_part_is_fetched_and_the_settings_are_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, parts: list[str]
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def make(*folders: Path, device: str, max_people: int | None) -> str:
+        made.append((*folders, device, max_people))
+        return "an estimator"
+
+    monkeypatch.setenv("STEADYDANCER_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(pose_estimator.weights, "fetch", lambda part: tmp_path / part)
+    monkeypatch.setattr(dwpose, "DWPose", make)
+    monkeypatch.setattr(animal_pose, "AnimalPose", make)
+    assert open_pose_estimator(name, device="cuda", max_people=3, download=True) == "an estimator"
+    assert open_pose_estimator(name, download=True) == "an estimator"
+    assert made == [tuple(tmp_path / part for part in parts) + more for more in (("cuda", 3), ("cpu", None))]
+
+
 class Mine:
     """As the module's docstring tells to write one."""
 

@@ -81,6 +81,33 @@ def test_the_configuration_is_read_off_the_shapes():
     assert dict(read.config) == dict(model.config)
 
 
+def test_sizes_are_what_most_of_the_tensors_that_show_them_say_and_else_the_released_ones():
+    def read(heads=None, **shapes):
+        return config_from_official({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, heads)
+
+    patches = {"patch_embedding.weight": (256, 36, 2, 3, 4), "head.head.weight": (16 * 24, 256)}
+    config = read(**patches)
+    assert (config["patch_size"], config["out_channels"], config["in_channels"]) == ((2, 3, 4), 16, 36)
+    assert (config["num_attention_heads"], config["attention_head_dim"]) == (2, 128)
+    assert read(heads=4, **patches)["attention_head_dim"] == 64
+    assert (config["num_layers"], config["ffn_dim"], config["freq_dim"], config["text_dim"]) == (40, 13824, 256, 4096)
+    assert config["image_dim"] is None and config["added_kv_proj_dim"] is None and "alignment_axis" not in config
+
+    wide, narrow = {"blocks.0.ffn.0.bias": (64,), "blocks.1.ffn.0.bias": (64,)}, {"blocks.6.ffn.0.bias": (32,)}
+    for votes in ({**wide, **narrow}, {**narrow, **wide}):
+        config = read(**votes)
+        assert (config["ffn_dim"], config["num_layers"]) == (64, 7)
+    small = {f"blocks.{i}.ffn.0.bias": (32,) for i in (2, 3, 4)}
+    assert read(**wide, **small)["ffn_dim"] == 32
+
+    config = read(**{"patch_embedding_ref_c.weight": (5120, 12, 1, 2, 2)})
+    assert (config["pose_channels"], config["alignment_axis"]) == (12, "temporal")
+    assert (config["image_dim"], config["added_kv_proj_dim"], config["in_channels"]) == (1280, 5120, 36)
+    assert read(**{"blocks.0.cross_attn.k_img.weight": (5120, 640)})["added_kv_proj_dim"] == 640
+    assert read(**{"time_embedding.0.weight": (5120, 128)})["in_channels"] == 16  # neither pose nor image: text alone
+    assert read(**{"blocks.0.norm3.weight": (5120,)})["cross_attn_norm"] and not config["cross_attn_norm"]
+
+
 def test_backbone_keys_equal_diffusers_own_converter():
     official = to_official(tiny_model().state_dict())
     backbone = {n: t for n, t in official.items() if not n.startswith(("condition_embedding", "patch_embedding_"))}
