@@ -195,7 +195,7 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
 @in_process_option
 def evaluate(renders: Location, truth: Location | None, protocol: str | None, out: Location, preset: str,
              print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
-    """Score renders; what could not be measured is null."""
+    """Score renders; what could not be measured is null, with its reason."""
     from ...pipelines.evaluate import job
     from .. import presets
 

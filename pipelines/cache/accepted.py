@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from ...datasets.schema import Row
 from ...datasets.storage import Location
 from ..crop import CROP_COLUMNS as CROP
 from ..crop import content_size
+from ..verdicts import count_reasons, in_words
 
 COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames",
            "width", "height", *CROP, "measured_part", "pose_digest")  # fmt: skip
@@ -35,8 +37,9 @@ class AcceptedClips:
         self.record = curated.record
         table = pa.concat_tables(_accepted(curated, part) for part in curated.artifact.parts())
         if not len(table):
+            reasons = sum(count_reasons(curated.artifact).values(), Counter[str]())
             raise ArtifactError(
-                f"{curated.artifact.path} holds no accepted clip ({self.record['counts']}): loosen the gates of curate"
+                f"{curated.artifact.path} holds no accepted clip ({in_words(reasons)}): loosen the gates of curate"
             )
         order = pc.sort_indices(table, [("clip_id", "ascending"), ("source_path", "ascending")])
         first: dict[str, int] = {}

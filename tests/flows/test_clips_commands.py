@@ -16,6 +16,7 @@ from steadydancer.datasets.schema import to_table
 from steadydancer.flows import curate as curate_flow
 from steadydancer.flows import handover
 from steadydancer.flows.commands.clips import with_page
+from steadydancer.flows.render import scores_table
 from steadydancer.pipelines.after_commit import after_commit
 from steadydancer.pipelines.curate.report import page as pages
 from steadydancer.pipelines.render.steps import SCHEMA as RENDERS_SCHEMA
@@ -173,3 +174,22 @@ def test_a_row_of_any_artifact_explains_itself(call: Any, cached: Path, tmp_path
     for words in ((), ("--clips", "x", "--artifact", "y")):
         refused = call("explain", "a", *words)
         assert refused.code == 2 and "--artifact" in refused.err
+
+
+def test_the_tables_of_the_interface_add_up(tmp_path: Path) -> None:
+    """One row an artifact with all reasons of what is not ok; one row a metric with why videos have no value."""
+    rows = [{"id": str(n), "verdict": verdict, "reason": reason}
+            for n, (verdict, reason) in enumerate([("ok", None), ("quarantined", "no_pose"), ("quarantined", "no_pose"),
+                                                   ("quarantined", "too_short")])]  # fmt: skip
+    artifact = Artifact(tmp_path / "renders")
+    artifact.path.mkdir()
+    artifact.write_part(plan_packets([row["id"] for row in rows], 9)[0], to_table(rows, RENDERS_SCHEMA))
+    counts = {"inputs": 4, "ok": 1, "rejected": 0, "quarantined": 3}
+    told = {"reasons": "quarantined: 2 no_pose, 1 too_short", "seconds": 1.2}
+    record = {"counts": counts, "seconds": {"total": 1.23}}
+    assert handover.counts_table(tmp_path, {"renders": record}) == [{"artifact": "renders", **counts, **told}]
+    means = {"psnr": {"mean": 30.0, "videos": 1}, "ssim": {"mean": None, "videos": 0}}
+    assert scores_table({"means": means, "missing": {"psnr": {"not_rendered": 3}}}) == [
+        {"metric": "psnr", "mean": 30.0, "videos": 1, "without a value": "3 not_rendered"},
+        {"metric": "ssim", "mean": None, "videos": 0, "without a value": ""},
+    ]
