@@ -41,11 +41,16 @@ def load_clips(task: ExportTask) -> Clips:
     return Clips(task.clips)
 
 
-@fetched("source_path")
 def export_clip(row: Row, task: ExportTask, clips: Clips) -> Row:
     """Write one clip's four files; its video last, so that what belongs to a video is there when the video is."""
+    # Keypoints are found by the address that the clips know, not by the copy on this machine.
     pose = PoseSequence.from_bytes(clips.poses([row])[row["clip_id"]])
-    pose = to_content(pose, content_shares(frame_of(row)))
+    out: Row = _write_files(row, task, to_content(pose, content_shares(frame_of(row))))
+    return out
+
+
+@fetched("source_path")
+def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
     height, width = export_size(row, task.config)
     files = files_of(row["clip_id"])
     source = Path(row["source_path"])

@@ -14,6 +14,7 @@ import pytest
 
 from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.clips import COLUMNS, Clips
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.datasets.skeleton import PoseSequence, draw
@@ -121,8 +122,9 @@ def bordered(tmp_path: Path) -> Path:
     frames[:, 4:36, 8:56] = picture
     encode(frames, tmp_path / "source.mp4", 16, lossless=True)
     pose = toy_pose(3, 9, 16, aspect=64 / 48)
+    source = tmp_path / "source.mp4"
     row = {
-        "source_path": str(tmp_path / "source.mp4"), "source_id": "s", "clip_id": "c", "start_s": 0.0, "end_s": 0.5,
+        "source_path": str(source), "source_id": content_digest(source), "clip_id": "c", "start_s": 0.0, "end_s": 0.5,
         "num_frames": 9, "width": 64, "height": 48, "crop_left_px": 8, "crop_top_px": 4, "crop_width_px": 48,
         "crop_height_px": 32, "verdict": "ok", "measured_part": "part-0.parquet", "origin": "a set", "licence": "CC0",
     }  # fmt: skip
