@@ -39,7 +39,7 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
     for row in wanted:
         try:
             if of_older_pictures(record):
-                require_same_pictures(row, record["config"])
+                require_same_pictures(row, record["config"], None)
             written[row["clip_id"]] = _write_clip({**row, "pose": poses[row["clip_id"]]}, folder / "clips", record)
         except BadClip as bad:
             _log.warning("no pair of clip %s of %s: %s", row["clip_id"], row["source_path"], bad)

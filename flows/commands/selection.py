@@ -122,6 +122,7 @@ def _tell_target(target: dict[str, Any]) -> None:
             else f": no more is there, even if the gates that move refuse nobody ({part['available']})"
         )
         strictness = "" if part["strictness"] is None else f" at strictness {part['strictness']:+.3f}"
-        unscored = f"; {part['unmeasured']} of them lack a score by which others were ranked" * bool(part["unmeasured"])
+        number = part.get("unmeasured", 0)  # an older version did not count them
+        unscored = f"; {number} of them lack a score by which others were ranked" * bool(number)
         click.echo(f"{shapes}: {got} of {asked}{strictness}{missing}{unscored}")
     click.echo(f"the bounds, for --preset: {json.dumps(target['preset'])}")

@@ -4,7 +4,7 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,12 +131,13 @@ def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
         return {named(place)}, LeftOut({})
     fixed, wanted = (place, []) if place.is_dir() else _split(place)
     found: Iterable[Location]
+    is_file: Callable[[Location], bool]
     if isinstance(fixed, ObjectPath):
         listed = [one.path for one in listing(fixed)]
         fit = (one for one in listed if not wanted or fits(_below(one, fixed), wanted))
         found, is_file = (one for one in fit if looks_like_video(one)), files_among(listed)
     else:
-        found, is_file = _found(fixed, wanted), Path.is_file
+        found, is_file = _found(fixed, wanted), lambda one: one.is_file()
     products = OwnProducts(fixed, is_file, lambda folder: _is_named(_below(folder, fixed), wanted))
     kept, left_out = products.without(found)
     return set(map(named, kept)), LeftOut(left_out)

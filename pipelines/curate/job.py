@@ -44,7 +44,7 @@ def plan(config: CurateConfig, clips: str, out: Location, parent: Location | Non
     _require_what_is_needed(config)
     excluded = content_digest(location(config.exclude)) if config.exclude and parent else None
     old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
-    taken = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
+    taken: dict[str, Any] = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
     taken |= {"left_out": found.left_out.record()} if found.left_out else {}
     return {"sources": len(sources), **taken, "packets": len(packets), "packets_done": len(packets) - len(remaining),
             "finished": Artifact(out / "clips").committed, "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip

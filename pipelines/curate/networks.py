@@ -14,7 +14,7 @@ from ...models.weights_catalogue import local_folder
 from ..poses import load_pose_estimator
 from .config import CurateConfig
 from .ingest import looks_like_video, walk
-from .scores.duplicates import Excluded, fingerprint, pictures
+from .scores.duplicates import MIN_CHANGE, Excluded, fingerprint, pictures
 
 if TYPE_CHECKING:
     from ...models.aesthetics import Aesthetics
@@ -166,8 +166,9 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
                 unreadable[named(file)] = str(error)
             continue
         sequence = pictures(fingerprint(frames, fps))
-        if len(sequence) < 2:
-            unreadable[named(file)] = f"too short: {len(frames)} frames at {fps:g} a second, nothing moves in so few"
+        # By `align`, a copy of such a one would not be told from it.
+        if len(sequence) < 2 or sequence.var(axis=0).mean() < MIN_CHANGE**2:
+            unreadable[named(file)] = f"nothing moves in its {len(frames)} frames at {fps:g} a second"
             continue
         names.append(named(file))
         sequences.append(sequence)

@@ -275,13 +275,14 @@ def test_an_excluded_video_that_cannot_be_read_is_named_and_not_dropped(original
     folder.mkdir()
     encode(original, folder / "good.mp4", FPS)
     encode(original[:3], folder / "short.mp4", FPS)
+    encode(np.repeat(original[:1], 24, axis=0), folder / "still.mp4", FPS)
     (folder / "cut.mp4").write_bytes((folder / "good.mp4").read_bytes()[:3000])
     (folder / "gone.mp4").symlink_to("nowhere")
     (folder / "labels.csv").write_text("good.mp4,1\n")
     excluded = load_excluded(folder, FPS)
     assert [Path(name).name for name in excluded.names] == ["good.mp4"]
-    assert sorted(Path(name).name for name in excluded.unreadable) == ["cut.mp4", "gone.mp4", "short.mp4"]
-    assert "too short: 3 frames" in excluded.unreadable[str(folder / "short.mp4")]
+    assert sorted(Path(name).name for name in excluded.unreadable) == ["cut.mp4", "gone.mp4", "short.mp4", "still.mp4"]
+    assert "nothing moves in its 3 frames" in excluded.unreadable[str(folder / "short.mp4")]
     excluded.save(tmp_path / "set.npz")
     assert load_excluded(tmp_path / "set.npz", FPS).unreadable == excluded.unreadable
     assert load_excluded(folder / "good.mp4", FPS).names == [str(folder / "good.mp4")]

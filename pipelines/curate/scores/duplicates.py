@@ -124,8 +124,9 @@ class Excluded:
     def save(self, path: Path) -> None:
         """Write them as an npz that `load` reads, so that the videos need not be decoded again, nor be there."""
         arrays: dict[str, Any] = {f"{k}": value.astype(np.uint8) for k, value in enumerate(self.sequences)}
-        told = {"unreadable": np.array(list(self.unreadable.items()), str).reshape(-1, 2)} if self.unreadable else {}
-        np.savez_compressed(path, names=np.array(self.names), **told, **arrays)
+        if self.unreadable:
+            arrays["unreadable"] = np.array(list(self.unreadable.items()), str).reshape(-1, 2)
+        np.savez_compressed(path, names=np.array(self.names), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Excluded":

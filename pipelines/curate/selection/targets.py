@@ -82,8 +82,7 @@ def scales(taste: Floats, dial: Dial) -> list[Scale]:
 def lacking(taste: Floats, each: Sequence[Scale]) -> Mask:
     """Rows [n] that lack a score by which others are ranked; one that nobody has ranks nobody."""
     ranks = np.array([len(scale.values) > 0 for scale in each], bool)
-    lacks: Mask = np.isnan(taste[:, ranks]).any(axis=1)
-    return lacks
+    return np.asarray(np.isnan(taste[:, ranks]).any(axis=1), bool)
 
 
 def margins(taste: Floats, dial: Dial, each: Sequence[Scale]) -> Floats:
