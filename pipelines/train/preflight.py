@@ -54,8 +54,9 @@ def plan(
 
     Returns:
         JSON values: steps, samples, parameters, bytes of GPU, host and disk by what they hold, memory with other
-        settings and by size of clip, operations a step, hours left (null without a rate), and `refusals`, sentences of
-        which `run` would raise the first. `shown.table` puts them down for a person.
+        settings and by size of clip, operations a step, hours left (null without a rate), `sizes_assumed` (the network
+        that is counted where the base's sizes are not known here, else null), and `refusals`, sentences of which `run`
+        would raise the first. `shown.table` puts them down for a person.
 
     Raises:
         TrainingRefused: the inputs do not fit together, so that there is nothing to plan.
@@ -103,6 +104,7 @@ def plan(
         "refusals": refusals + list(_refusals(config, start, network, on_disk, here, address, gpu_memory_gb)),
         "config_digest": json_digest(config.model_dump(mode="json")),
         "base": start.record["base"],
+        "sizes_assumed": None if start.transformer_config else "Wan 14B",
         "parent": start.record["parent"],
         "latents": start.record["latents"],
     }

@@ -115,10 +115,9 @@ def _overview(folders: dict[int, Location], rows_of: dict[int, list[Row]] | None
     table = []
     for stage, folder in folders.items():
         record, rows = _json(folder / "checkpoint" / RECORD), rows_of[stage] if rows_of else read_rows(folder)
-        seconds = sum(row.get("seconds", 0.0) for row in rows)
         losses = [record.get(name) for name in ("loss_before", "loss_after", "validation_loss")]
         page = Markup('<a href="stage{}/{}">{} {}</a>').format(stage, PAGE, stage, STAGES[stage])
-        table.append([page if rows else f"{stage} {STAGES[stage]}", len(rows), *losses, seconds / 3600,
+        table.append([page if rows else f"{stage} {STAGES[stage]}", len(rows), *losses, _hours(rows),
                       "finished" if record else "not finished"])  # fmt: skip
     head = ["stage", "steps", "loss before", "loss after", "validation loss", "hours of steps", ""]
     return Section("Stages", "The loss is the stage's own, on fixed samples; stages have different ones.",
@@ -132,8 +131,8 @@ def _numbers(rows: list[Row], record: Row, title: str, beside: str, damaged: lis
     if measured:
         tiles.append((measured[-1], "validation loss"))
     if "seconds" in rows[-1]:
-        tiles += [(sum(row["seconds"] for row in rows) / 3600, "hours of steps"),
-                  (statistics.median(row["samples_per_second"] for row in rows), "samples a second")]  # fmt: skip
+        rates = [row["samples_per_second"] for row in rows if "samples_per_second" in row]
+        tiles += [(_hours(rows), "hours of steps"), (statistics.median(rates), "samples a second")]
     if rows[-1].get("mfu") is not None:
         tiles.append((f"{statistics.median(row['mfu'] for row in rows if row.get('mfu')):.0%}", "MFU"))
     facts: list[list[Any]] = [["metrics of every step", _link(beside + METRICS)]]
@@ -148,6 +147,13 @@ def _numbers(rows: list[Row], record: Row, title: str, beside: str, damaged: lis
         inputs = {name: record[name] for name in ("latents", "base", "parent") if record.get(name)}
         facts += [[name, f"{given['path']} (digest {given['digest'][:12]})"] for name, given in inputs.items()]
     return Section(f"{title}Run", tiles=tiles, head=["", ""], rows=facts)
+
+
+def _hours(rows: list[Row]) -> float | None:
+    """Of all steps; None where one of them was not timed, or its line is lost: the sum would be too small."""
+    if not all("seconds" in row for row in rows) or (rows and len(rows) <= rows[-1]["step"]):
+        return None
+    return sum(row["seconds"] for row in rows) / 3600
 
 
 def _losses(rows: list[Row], title: str) -> Section:

@@ -37,7 +37,8 @@ def _summary(plan: dict[str, Any]) -> str:
         ("a step", f"{plan['hardware_flops_a_step'] / 1e15:,.2f} PFLOP, "
                    f"{plan['model_flops_a_step'] / 1e15:,.2f} of them needed"),
         ("time", hours),
-        ("base", f"{plan['base']['source']}{'' if plan['base']['path'] else ' (not on this machine)'}"),
+        ("base", f"{plan['base']['source']}{'' if plan['base']['path'] else ' (not on this machine)'}"
+                 + (f", counted as {plan['sizes_assumed']}" if plan.get("sizes_assumed") else "")),
     ]  # fmt: skip
     if fork:
         rows.append(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from steadydancer.pipelines.train import faults, gallery, start
+from steadydancer.pipelines.train import faults, gallery, report, start
 from steadydancer.pipelines.train.checkpoint import (
     TrainingRefused,
     cut_metrics,
@@ -216,6 +216,9 @@ def test_the_page_of_a_run_says_which_lines_it_leaves_out(tmp_path: Path) -> Non
     write_run_report(lines(tmp_path, *DAMAGED))
     page = (tmp_path / "report.html").read_text()
     assert "damaged lines of metrics.jsonl, left out here" in page and ">3, 5<" in page
+    assert report._hours(read_metrics(tmp_path)) is None  # two steps are missing: no sum of what is left
+    assert report._hours(read_metrics(lines(tmp_path, row(0), row(1), row(2)))) == 6 / 3600
+    assert report._hours([{"step": 0, "seconds": 1.0}, {"step": 1}]) is None and report._hours([]) == 0
 
 
 def test_a_fork_takes_the_lines_of_the_steps_behind_it(out: Path) -> None:

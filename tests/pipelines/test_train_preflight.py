@@ -171,7 +171,7 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "trained_parameters": networks[2].trained, "parameters": networks[2].parameters,
         "hardware_flops_a_step": flops.hardware, "model_flops_a_step": flops.model,
         "seconds_a_step": 48.0, "rate_from": "given", "hours_left": 20.0,
-        "base": {"source": "s3://b/wan", "path": None},
+        "base": {"source": "s3://b/wan", "path": None}, "sizes_assumed": "Wan 14B",
         "forked_from": {"path": "/old", "steps": 500, "changes": ["config.distillation_weight: 1.0 → 0.5"]},
         "gpu_bytes": int(80e9), "gpu_memory_bytes": footprint.gpu_memory(config, networks[2], CLIP),
         "host_memory_bytes": footprint.host_memory(config, networks[2], CLIP), "repeated_per_epoch": 6,
@@ -185,7 +185,7 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips, 6 more to fill batches",
         "a step  152.0",
         "time    20.0 h at 48.00 s a step (given)",
-        "base    s3://b/wan (not on this machine)",
+        "base    s3://b/wan (not on this machine), counted as Wan 14B",
         "fork    of /old after 500 steps; config.distillation_weight: 1.0 → 0.5",
         "while it loads ",
     ):
@@ -263,7 +263,7 @@ def test_a_base_on_a_store_is_planned_with_by_its_sizes_alone(cached, components
     assert there["base"] == {"source": f"{bucket}/wan", "path": None, "digest": None}
     same = set(here) - {"base", "disk_free_bytes"}
     assert {name: there[name] for name in same} == {name: here[name] for name in same}
-    assert here["rate_from"] == "given" and here["parameters"] < 1e7
+    assert here["rate_from"] == "given" and here["parameters"] < 1e7 and here["sizes_assumed"] is None
 
     # A base whose sizes are not stated is taken for Wan 14B, and then this cache is another's.
     with pytest.raises(TrainingRefused, match="image_dim is 1280"):
