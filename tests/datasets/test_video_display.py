@@ -258,3 +258,7 @@ def test_decord_reads_what_it_shows_as_players_do_and_nothing_else(tmp_path):
         used.counts.clear()
         used.frames(write(tmp_path / name, [picture] * 9, setup=turn), times_s, None).array()
         assert used.counts[decoder] == 1, name
+    # VP9 may change its size at any frame, which its packets do not tell
+    for name, codec in (("clip.webm", "libvpx-vp9"), ("clip.mov", "prores_ks")):
+        kind = "yuv420p" if codec == "libvpx-vp9" else "yuv422p10le"
+        assert not read_index(write(tmp_path / name, [picture] * 3, codec=codec, pixel_format=kind)).suits_decord

@@ -15,6 +15,7 @@ from steadydancer.datasets.video import (
     frame_times_s,
     probe,
 )
+from steadydancer.datasets.video_fields import _order
 from steadydancer.datasets.video_headers import h264_fields_possible
 from steadydancer.datasets.video_index import read_index
 from steadydancer.datasets.video_reader import VideoReader
@@ -85,8 +86,8 @@ def test_each_frame_is_of_one_moment(tmp_path, name, codec, pixel_format, option
     # small frames are made of whole ones, and what is asked for alone is what comes on the way
     small = decode_low_resolution(path, 0.04, 128)[1]
     np.testing.assert_array_equal(small, frames)
-    for k in (0, 7, 10, 11, 21, 29):
-        np.testing.assert_array_equal(decode(path, times_s[[k]])[0], frames[k])
+    for k in (0, 7, 10, 11, 20, 29):  # 10 and 20 are key frames of some: what lies before them counts, too
+        np.testing.assert_array_equal(VideoReader().frames(path, times_s[[k]], None).array()[0], frames[k])
     assert len(decode_key_frames(path, 60, 0)[0]) == 0
     used = VideoReader()
     used.frames(path, times_s, None).array()
@@ -118,6 +119,50 @@ def test_a_still_picture_is_not_changed_by_its_flags(tmp_path):
     still = np.repeat(moments(1), 20, axis=0)
     path = write(tmp_path / "clip.mp4", still, **flags())
     assert np.abs(decode(path, np.arange(20) / 25).astype(int) - still).mean() < 1
+
+
+def test_a_frame_that_is_sought_is_made_with_the_one_before(tmp_path):
+    """Motion ends at the key frame: that it moved is seen in the frame before alone."""
+    fields = moments()[np.minimum(np.arange(2 * FRAMES), 40)]
+    path = write(tmp_path / "clip.mp4", woven(fields), **flags(more=":keyint=10:scenecut=0:bframes=0"))
+    index = read_index(path)
+    assert index.entries.tolist() == [0, 10, 20]
+    frames = VideoReader().frames(path, index.times_s(), None).array()
+    for k in (9, 10, 19, 20, 21):
+        alone = VideoReader().frames(path, index.times_s()[[k]], None).array()[0]
+        np.testing.assert_array_equal(alone, frames[k])
+
+
+@pytest.mark.parametrize(
+    ("tff", "bff", "whole", "options"),
+    [
+        (5, 0, 20, "parity=tff:deint=interlaced"),  # a fifth of what can be told
+        (5, 0, 21, ""),
+        (0, 2, 0, "parity=bff:deint=interlaced"),
+        (1, 0, 0, ""),  # one frame is chance
+        (0, 0, 3, ""),
+        (0, 0, 0, "parity=auto:deint=interlaced"),  # nothing moves: as it says
+        (9, 1, 0, "parity=tff:deint=interlaced"),
+        (6, 4, 0, "parity=auto:deint=interlaced"),  # the order changes
+    ],
+)
+def test_what_is_made_of_what_moves(tmp_path, monkeypatch, tff, bff, whole, options):
+    votes = iter(["tff"] * tff + ["bff"] * bff + ["whole"] * whole)
+    monkeypatch.setattr("steadydancer.datasets.video_fields._order", lambda *three: next(votes, None))
+    assert read_index(write(tmp_path / "clip.mp4", moments(30), **flags())).deinterlacing == options
+
+
+def test_fields_are_told_by_three_frames():
+    fields = moments(12)
+    grey = fields[..., 0].astype(np.int16)
+    for frames, expected in (
+        (woven(fields)[..., 0], "tff"),
+        (woven(fields, top_first=False)[..., 0], "bff"),
+        (fields[0::2, ..., 0], "whole"),
+        (np.repeat(fields[:1, ..., 0], 6, axis=0), None),
+    ):
+        assert {_order(*frames.astype(np.int16)[k : k + 3]) for k in range(4)} == {expected}
+    assert _order(*grey[[0, 2, 5]]) == "whole"  # what speeds up is no field
 
 
 def test_an_unflagged_file_is_not_looked_at(tmp_path, monkeypatch):

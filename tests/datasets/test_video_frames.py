@@ -1,7 +1,9 @@
 """Every frame is the right one: however a file is coded and asked for, it equals a plain read from its start."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -159,6 +161,40 @@ def test_every_frame_in_every_order_equals_a_plain_read(coded, name, seekable):
         assert_same(
             reader.frames(path, index.times_s()[first : first + 20], None).array(), expected[first : first + 20]
         )
+
+
+@pytest.mark.parametrize(
+    ("is_corrupt", "late", "reason", "words"),
+    [
+        (False, 0, None, ""),
+        (True, 0, "corrupt_frames", "frame 4 is damaged"),
+        (False, 1, "corrupt_frames", "frame 4 is missing"),
+        (False, -1, "vfr_bad_ts", "frame 4 comes after its time"),
+    ],
+)
+def test_each_decoded_frame_is_held_against_the_index(coded, is_corrupt, late, reason, words):
+    """A decoder that leaves a frame out, or gives another one, says nothing of it."""
+    index = read_index(coded("all_key.mp4"))
+    frames = [SimpleNamespace(is_corrupt=False, pts=int(pts)) for pts in index.pts[2:7]]
+    frames[2].is_corrupt, frames[2].pts = is_corrupt, frames[2].pts + late
+    checked = PyavCursor(coded("all_key.mp4"), index)._checked(iter(frames), 2)
+    if reason is None:
+        assert list(checked) == frames
+        return
+    assert [next(checked), next(checked)] == frames[:2]
+    with pytest.raises(VideoError, match=words) as refused:
+        next(checked)
+    assert refused.value.reason == reason
+
+
+def test_a_stream_that_ends_early_is_damaged(coded):
+    index = read_index(coded("closed.mp4"))
+    more = replace(index, pts=np.append(index.pts, index.pts[-1] + 1), info=replace(index.info, num_frames=91))
+    cursor = PyavCursor(coded("closed.mp4"), more)
+    cursor.picture(89, (32, 48))
+    with pytest.raises(VideoError, match="ended after 90 of 91") as refused:
+        cursor.picture(90, (32, 48))
+    assert refused.value.reason == "corrupt_frames"
 
 
 def assert_same(frames: np.ndarray, expected: np.ndarray) -> None:
