@@ -181,8 +181,8 @@ def test_fingerprints_lie_in_a_file_and_are_grouped_by_source(original: np.ndarr
             {"source_path": "d", "source_id": "3", "clip_id": "31", "fingerprint": other},
             {"source_path": "e", "source_id": "1", "clip_id": "11", "fingerprint": whole},
             {"source_path": "f", "source_id": None, "clip_id": "f", "fingerprint": whole},  # nobody knows which file
-            {"source_path": "g", "source_id": "4", "clip_id": "42", "fingerprint": whole[12 * 64 :], "start_s": 3.0},
-            {"source_path": "g", "source_id": "4", "clip_id": "41", "fingerprint": whole[: 12 * 64]},
+            {"source_path": "g", "source_id": "4", "clip_id": "42", "fingerprint": whole[9 * 64 :], "start_s": 2.25},
+            {"source_path": "g", "source_id": "4", "clip_id": "41", "fingerprint": whole[: 9 * 64]},
         )
     )
     found = Fingerprints("source")
@@ -193,6 +193,17 @@ def test_fingerprints_lie_in_a_file_and_are_grouped_by_source(original: np.ndarr
     nothing = Fingerprints("clip")
     nothing.add(table.slice(2, 1))
     assert nothing.groups(0.8).to_pylist() == [None]
+
+
+def test_clips_of_a_source_are_joined_in_the_order_of_their_times() -> None:
+    pictures_of = np.random.default_rng(6).integers(0, 255, (24, 64)).astype(np.uint8)  # nothing in it repeats itself
+    whole, first, second = pictures_of.tobytes(), pictures_of[:9].tobytes(), pictures_of[9:].tobytes()
+    found = Fingerprints("source")
+    late, early = {"start_s": 2.25, "fingerprint": second}, {"start_s": 0.0, "fingerprint": first}
+    sources = [{"source_id": "1", "clip_id": "1", "fingerprint": whole}]
+    sources += [{"source_id": "2", "clip_id": f"2{k}", **one} for k, one in enumerate((late, early))]
+    found.add(to_table(rows(*({"source_path": one["clip_id"], **one} for one in sources))))
+    assert found.groups(0.8).to_pylist() == ["1", "1", "1"]
 
 
 def rows(*sources: dict[str, Any]) -> list[Row]:
