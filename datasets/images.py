@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,9 +73,11 @@ def decode_image(data: bytes, name: str) -> Picture:
                 return _show(_scaled_to_8_bits(data, name), image, ("16 bits scaled to 8",), image.format == "TIFF")
             return show_image(image, name)
     except UnidentifiedImageError:
-        return _read_by_opencv(data, name)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name} is no image that can be read: {error}") from error
+        return _read_by_opencv(data, name, "")
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        return _read_by_opencv(data, name, f": {error}")
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has too many pixels: {error}") from error
 
 
 def show_image(image: Image.Image, name: str = "the image") -> Picture:
@@ -117,7 +120,7 @@ def _show(
     if alpha is not None and np.asarray(alpha).min() < 255:
         rgb = Image.fromarray(on_background(np.dstack([np.asarray(rgb), np.asarray(alpha)])))
         done.append("transparency laid on white")
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = _orientation(image)
     if orientation in _UPRIGHT and not upright:
         rgb = rgb.transpose(Image.Transpose(_UPRIGHT[orientation]))
         done.append(f"turned by its orientation ({orientation})")
@@ -136,25 +139,49 @@ def _has_more_than_8_bits(image: Image.Image, data: bytes) -> bool:
 
 def _scaled_to_8_bits(data: bytes, name: str) -> np.ndarray:
     """Pixels [H, W], [H, W, 3] or [H, W, 4] of an image of 16 bits."""
+    return _in_8_bits(_by_opencv(data), name, "")
+
+
+def _read_by_opencv(data: bytes, name: str, found: str) -> Picture:
+    """What PIL does not read: some layouts of TIFF, damage beside the pixels. `found` is what PIL said."""
+    from PIL import Image
+
+    stored = _by_opencv(data)
+    pixels = _in_8_bits(stored, name, found or _kind_that_is_not_read(data))
+    if pixels.ndim == 3 and pixels.shape[2] == 3 and stored is not None and stored.dtype == np.uint8:
+        pixels = _in_8_bits(_by_opencv(data, upright=True), name, found)
+    image = Image.fromarray(pixels)
+    return _show(image, image, ())
+
+
+def _by_opencv(data: bytes, upright: bool = False) -> np.ndarray | None:
+    """BGR or BGRA as stored, or 8-bit BGR turned by its orientation; None: it cannot be read."""
     import cv2
 
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    how = cv2.IMREAD_COLOR if upright else cv2.IMREAD_UNCHANGED
+    return cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
+
+
+def _in_8_bits(stored: np.ndarray | None, name: str, found: str) -> np.ndarray:
     if stored is None:
-        kind = _FORMATS_THAT_ARE_NOT_READ.get(data[4:12])
-        what = f"{kind}, which is not read here: save it as PNG or JPEG" if kind else "no image that can be read"
-        raise ImageError(f"{name} is {what}")
+        raise ImageError(f"{name} is {found if found.startswith('HE') else f'no image that can be read{found}'}")
     if stored.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{name} holds {stored.dtype} numbers, whose white is not known: save it with 8 or 16 bits")
     eight = _sixteen_to_eight(stored) if stored.dtype == np.uint16 else stored
     return eight if eight.ndim == 2 else np.ascontiguousarray(eight[..., [2, 1, 0, *range(3, eight.shape[2])]])
 
 
-def _read_by_opencv(data: bytes, name: str) -> Picture:
-    """What PIL does not know: some layouts of TIFF, Radiance."""
-    from PIL import Image
+def _kind_that_is_not_read(data: bytes) -> str:
+    kind = _FORMATS_THAT_ARE_NOT_READ.get(data[4:12])
+    return f"{kind}, which is not read here: save it as PNG or JPEG" if kind else ""
 
-    pixels = Image.fromarray(_scaled_to_8_bits(data, name))
-    return _show(pixels, pixels, ())
+
+def _orientation(image: Image.Image) -> int:
+    """By Exif or XMP; 1 where these are broken, as viewers have it."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, EOFError, struct.error):
+        return 1
 
 
 def _sixteen_to_eight(samples: np.ndarray) -> np.ndarray:

@@ -294,6 +294,22 @@ def test_what_is_no_image_is_said(tmp_path: Path):
         assert str(tmp_path / name) in str(refused.value)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damage_beside_the_pixels_is_passed_over_as_viewers_do():
+    for exif in (b"Exif\0\0no such thing", b"Exif\0\0MM\0*\0\0\0\x08\0\x7f", b"Exif\0\0"):
+        for kind in ("JPEG", "PNG", "WEBP"):
+            data = coded(photo(), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+            theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+            np.testing.assert_array_equal(decode_image(data, "it").pixels, theirs)
+    words = PngInfo()
+    words.add_text("Comment", "anything at all")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = bytearray(coded(photo(), "PNG", pnginfo=words, exif=exif))
+    data[data.find(b"anything")] ^= 1  # its checksum is wrong now
+    np.testing.assert_array_equal(decode_image(bytes(data), "it").pixels, UPRIGHT[6](photo()))
+
+
 def test_a_picture_of_a_phones_size_is_read(monkeypatch):
     """PIL refuses above 179 megapixels; phones take 200."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

@@ -340,7 +340,7 @@ def test_high_dynamic_range_is_refused(tmp_path, pixel_format, colour, words, na
 
 @pytest.mark.parametrize("rotation", [0, 90])
 def test_pixels_that_are_not_square_are_made_so(tmp_path, rotation):
-    for aspect, shape in ((Fraction(16, 11), (64, 140)), (Fraction(2, 3), (96, 96)), (Fraction(1000), (64, 96))):
+    for aspect, shape in ((Fraction(16, 11), (64, 140)), (Fraction(2, 3), (96, 96)), (Fraction(12), (64, 96))):
         path = write(tmp_path / "clip.mp4", "libx264", aspect=aspect, rotation=rotation, num_frames=12)
         info, index = probe(path), read_index(path)
         shape = shape[::-1] if rotation else shape
