@@ -17,7 +17,7 @@ ROWS: list[dict[str, Any]] = [
      "scores": None, "start_s": 0.0, "end_s": 1.0, "fps": 24.0, "num_frames": 17, "height": 96, "width": 128,
      "verdict": "ok"},
     {"clip_id": "c", "source_id": "s1", "origin": "o", "licence": "CC0", "prompt": "c", "pose_model": "dwpose",
-     "scores": "{}", "start_s": 0.0, "end_s": 2.0, "fps": 16.0, "num_frames": 33, "height": 80, "width": 80,
+     "scores": "{}", "start_s": 0.0, "end_s": 2.0, "fps": 16.0, "num_frames": 33, "height": 160, "width": 100,
      "verdict": "ok"},
 ]  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_the_settings_of_musubi(tmp_path: Path) -> None:
     block = '[[datasets]]\nvideo_jsonl_file = "dataset.jsonl"\ncache_directory = "musubi_cache"\n'
     assert texts["dataset.toml"] == (
         "# Start the tuner in this folder: the paths are relative to it.\n"
-        "[general]\nresolution = [128, 96]  # width, height: the largest clip's\nbatch_size = 1\n"
+        "[general]\nresolution = [100, 160]  # width, height: the largest clip's\nbatch_size = 1\n"
         "enable_bucket = true\nbucket_no_upscale = true\n"
         f'\n{block}target_frames = [17]\nframe_extraction = "head"\n'
         f'\n{block}target_frames = [33]\nframe_extraction = "head"\n'

@@ -151,6 +151,20 @@ def test_a_copy_from_a_store_has_the_same_sidecars(bucket: str, tmp_path: Path, 
             assert sidecar_note(here) == sidecar_note(tmp_path / media)
 
 
+def test_a_copy_has_its_keypoints_although_its_caption_may_be_anothers(bucket: str, tmp_path: Path) -> None:
+    """`a.mov` claims the caption, and not the keypoints, of which it has some by its full name."""
+    for name in ("a.mp4", "a.mov", "a.txt", "a.pose.safetensors", "a.mov.pose.safetensors"):
+        (tmp_path / name).write_text(name)
+        put(tmp_path / name, ObjectPath.parse(f"{bucket}/clips/{name}"))
+    for media, name in (("a.mp4", "a.pose.safetensors"), ("a.mov", "a.mov.pose.safetensors")):
+        with local_copy(ObjectPath.parse(f"{bucket}/clips/{media}")) as here:
+            for place in (here, tmp_path / media):
+                keypoints = sidecar(place, KEYPOINTS)
+                assert keypoints and keypoints.read_text() == name
+                assert sidecar(place, CAPTION) is None
+                assert (sidecar_note(place) or "").startswith("a.txt was not taken")
+
+
 def test_a_file_whose_name_is_no_text_has_the_same_sidecars(tmp_path: Path) -> None:
     stem = os.fsdecode(b"caf\xe9")
     for name in (f"{stem}.mp4", f"{stem}.mov", f"{stem}.txt", f"{stem}.mp4.pose.safetensors"):
