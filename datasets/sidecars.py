@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from .object_store import ObjectPath, children
 from .video_file import VIDEO_SUFFIXES
@@ -27,6 +28,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 Place = Path | ObjectPath
+AnyPlace = TypeVar("AnyPlace", Path, ObjectPath, Place)
 
 # What earlier versions of `demo` laid side by side: a clip, its first frame, and keypoints for both.
 _CLIP_ID = re.compile("[0-9a-f]{16}")
@@ -34,7 +36,7 @@ _SETTLED_S = 2.0  # a folder that was changed so long ago shows every further ch
 _LISTED_S = 60  # how long a listing of a store's folder is believed
 
 
-def sidecar(place: Place, kind: str) -> Place | None:
+def sidecar(place: AnyPlace, kind: str) -> AnyPlace | None:
     """The caption or the keypoints of a file; None if there are none, or if they may be another's.
 
     Args:
@@ -60,7 +62,7 @@ def sidecar_note(place: Place, kinds: Iterable[str] = SIDECARS) -> str | None:
     return "; ".join(notes) or None
 
 
-def candidates(place: Place) -> list[Place]:
+def candidates(place: AnyPlace) -> list[AnyPlace]:
     """Every name under which a sidecar of a file may lie, those that count first."""
     return [place.with_name(name) for kind in SIDECARS for names in _names(place, kind) for name in names]
 
@@ -75,7 +77,9 @@ def is_there(place: Place) -> bool:
         return False
 
 
-def find(place: Place, kind: str, is_file: Callable[[Place], bool] = is_there) -> tuple[Place | None, list[str]]:
+def find(
+    place: AnyPlace, kind: str, is_file: Callable[[AnyPlace], bool] = is_there
+) -> tuple[AnyPlace | None, list[str]]:
     """The sidecar that lies beside a file, and who else may claim it: other files in the folder, by name."""
     by_full_name, by_stem = _names(place, kind)
     for name in by_full_name:

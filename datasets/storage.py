@@ -13,19 +13,18 @@ from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .node_cache import held, scratch
 from .object_store import Entry, ObjectPath, describe, entry, get, listing, put
-from .sidecars import SIDECARS, candidates, find, is_there
+from .sidecars import SIDECARS, AnyPlace, candidates, find, is_there
 from .store_requests import StorageError
 
 __all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
            "named", "publish", "relative", "state_folder", "total_bytes"]  # fmt: skip
 
 Location = Path | ObjectPath
-AnyPlace = TypeVar("AnyPlace", Path, ObjectPath)
 
 FILE_SCHEME = "file://"
 

@@ -25,6 +25,7 @@ def test_paper_holds_the_papers_numbers() -> None:
     assert [stage.num_workers for stage in stages] == [8, 8, 8]
     assert [stage.global_batch_size for stage in stages] == [8, 8, 8]
     assert all(stage.use_gpu for stage in stages)
+    assert run.samples_drawn == (12_000 + 2_000 + 500) * 8
     assert run.cache.components == "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
     assert (run.render.num_inference_steps, run.render.guidance_scale, run.render.pose_guidance_interval) == (
         40, 5.0, (0.1, 0.4),
