@@ -24,7 +24,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "datasets/rules.py": ("datasets/test_rules.py",),
     "datasets/removal.py": ("datasets/test_removal.py", "pipelines/test_forget.py"),
     "pipelines/train/draws.py": ("pipelines/test_train_draws.py",),
-    "pipelines/train/batches.py": ("pipelines/test_train_batches.py", "pipelines/test_train_data.py"),
+    "pipelines/train/batches.py": ("pipelines/test_train_batches.py",),
     "pipelines/train/split.py": ("pipelines/test_train_split.py",),
     "pipelines/train/states.py": ("pipelines/test_train_states.py", "pipelines/test_train_earlier.py"),
     "pipelines/curate/gates.py": (

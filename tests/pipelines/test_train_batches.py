@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from steadydancer.datasets.artifact import Artifact, Packet
+from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet
 from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.sampler import StepSampler
 from steadydancer.datasets.shards import Sample, null_path, sample_members, write_shard
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.pipelines.train import batches
 from steadydancer.pipelines.train.batches import TrainingData
+from steadydancer.pipelines.train.checkpoint import NonFiniteError
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.draws import SampleDraws, draw_batch, draw_evaluation, draw_validation, noise
 from steadydancer.pipelines.train.split import split
@@ -184,3 +185,61 @@ def test_a_sample_is_looked_at_once_and_its_null_conditions_are_read_once_a_size
         data.load(rows, CPU)
         data.load([SampleDraws("clip03", 0.5, 3)], CPU)
     assert read == [WIDE, TALL] and len(looked) == 3 * len(NAMES)
+
+
+def cut(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor[:, :-1].contiguous()
+
+
+def not_finite(tensor: torch.Tensor) -> torch.Tensor:
+    spoilt = tensor.clone()
+    spoilt.view(-1)[-1] = float("inf")
+    return spoilt
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tensor_of_another_shape_or_with_infinity_is_named_each_time(
+    latents: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    data = TrainingData(latents, config())
+    clip, image = dict.fromkeys(NAMES[:3], (16, 3, 4, 6)), dict.fromkeys(NAMES[3:5], (257, 8))
+    wanted = {**clip, **image, "prompt_embeds": (None, 8)}
+    for change, error, words in (
+        (cut, ArtifactError, "its index and null"),
+        (lambda tensor: tensor[None], ArtifactError, f"want {wanted[name]}"),
+        (not_finite, NonFiniteError, f"{name} holds values that are not finite"),
+    ):
+        given = tensors(WIDE, 1)
+        given[name] = change(given[name])
+        sample = {"conditions": save(given), "meta": {}, "pose": b""}
+        monkeypatch.setattr(data.shards, "read", lambda key, sample=sample: sample)
+        for _ in range(2):
+            with pytest.raises(error, match=rf"shard\.tar: sample clip01: {name} .*") as told:
+                data.load([SampleDraws("clip01", 0.5, 1)], CPU)
+            assert words in str(told.value)
+    given = tensors(WIDE, 1)
+    del given[name]
+    monkeypatch.setattr(data.shards, "read", lambda key: {"conditions": save(given), "meta": {}, "pose": b""})
+    with pytest.raises(ArtifactError, match=f"sample clip01: {name} is None, its index and null conditions want"):
+        data.load([SampleDraws("clip01", 0.5, 1)], CPU)
+    monkeypatch.setattr(data.shards, "read", lambda key: {"conditions": b"torn", "meta": {}, "pose": b""})
+    with pytest.raises(ArtifactError, match=r"shard\.tar: sample clip01: 4 bytes are no safetensors"):
+        data.load([SampleDraws("clip01", 0.5, 1)], CPU)
+
+
+@pytest.mark.parametrize("name", ["pose_latents", "pose_image_embeds", "prompt_embeds"])
+def test_null_conditions_that_are_missing_or_not_finite_are_named(
+    latents: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for change in (lambda given: given.pop(name), lambda given: given.update({name: not_finite(given[name])})):
+        given = tensors(WIDE, 20)
+        change(given)
+        data = TrainingData(latents, config())
+        monkeypatch.setattr(data.shards, "null", lambda bucket, given=given: save(given))
+        with pytest.raises(ArtifactError, match=rf"null/9x32x48\.safetensors: {name} is missing or not finite"):
+            data.load([SampleDraws("clip01", 0.5, 1)], CPU)
+    data, given = TrainingData(latents, config()), tensors(WIDE, 20)
+    given["pose_latents"] = cut(given["pose_latents"])
+    monkeypatch.setattr(data.shards, "null", lambda bucket: save(given))
+    with pytest.raises(ArtifactError, match=r"pose_latents is \(16, 2, 4, 6\), wanted \(16, 3, 4, 6\)"):
+        data.load([SampleDraws("clip01", 0.5, 1)], CPU)
