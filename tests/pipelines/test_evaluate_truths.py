@@ -61,6 +61,8 @@ def test_the_closest_name_decides_and_a_file_is_one_renders_truth(tmp_path: Path
     found = find_truths(["a_b", "c", "X", "x"], folder)
     assert found.found == {"a_b": f"{folder}/a_b.mp4", "c": f"{folder}/c.mp4", "x": f"{folder}/x.mp4"}
     assert set(found.missing) == {"X"} and found.unused == ["C.mp4", "a b.mp4", "a_b.mov"]
+    both = find_truths(["y", "y.mov"], folder_of(tmp_path / "one", "y.mov"))
+    assert both.found == {"y": f"{tmp_path}/one/y.mov"} and set(both.missing) == {"y.mov"}
 
 
 def test_two_that_fit_equally_well_are_named_and_not_taken(tmp_path: Path) -> None:
@@ -124,6 +126,7 @@ def times(count: int, fps: float) -> np.ndarray:
         ((5, 16), (10, 32), [0, 2, 4, 6, 8]),
         ((5, 16), (5, 32), [0, 2, 4]),  # the last picture ends at 5/32 s, before the render's frame 3
         ((6, 16), (3, 8), [0, 0, 1, 1, 2, 2]),
+        ((9, 16), (2, 4), [0, 0, 0, 0, 1, 1, 1, 1]),  # each of its pictures stays for a quarter of a second
         ((5, 16), (9, 24), [0, 1, 3, 4, 6]),
         ((5, 16), (9, 30), [0, 1, 3, 5, 7]),
         ((5, 16), (1, 25), [0]),
@@ -148,6 +151,7 @@ def test_times_that_a_container_rounded_are_the_same_times() -> None:
         assert at.tolist() == rounded.tolist() and not notes
     assert not same_times(exact, times(40, 15)) and not same_times(exact, times(40, 17))
     assert not same_times(times(200, 100), times(200, 100) + 0.0055)  # more than half a frame
+    assert same_times(exact, exact + 0.0055) and not same_times(exact, exact + 0.008)
     at, _ = times_in_truth(Clock(exact), np.round(times(80, 32), 3))
     assert (np.searchsorted(np.round(times(80, 32), 3), at + 1e-6, side="right") - 1).tolist() == list(range(0, 80, 2))
 
