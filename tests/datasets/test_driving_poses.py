@@ -108,6 +108,39 @@ def test_sides_that_are_never_seen_at_once(sides: list[list[int]], starts: tuple
     assert start_frame(hidden(turning, slice(None), slice(0, 3)), DRIVING_ASPECT) == starts[1]
 
 
+def test_who_comes_late_and_bit_by_bit_is_waited_for() -> None:
+    """Shares are of the frames in which the person is there."""
+    walks_in = hidden(hidden(dancer(num_frames=81), slice(None), slice(60)), [*LEGS, 3, 4], slice(60, 66))
+    moved, start = aligned(walks_in)
+    assert start == 66
+    expected = align_people_to_reference([dancer(num_frames=81)[66:]], reference(), DRIVING_ASPECT, REFERENCE_ASPECT)
+    assert_same(cut(moved, slice(66, None)), expected)
+    # Only the last frame: it stands still.
+    still, start = aligned(hidden(dancer(), slice(None), slice(23)))
+    assert start == 23 and (still[0].body == still[0].body[0]).all()
+
+
+def test_a_head_that_shows_one_side_first_is_not_waited_for() -> None:
+    assert start_frame(hidden(dancer(), [16], slice(5), None), DRIVING_ASPECT) == 0
+    assert start_frame(hidden(dancer(), [16, 17], slice(5), None), DRIVING_ASPECT) == 5
+    assert start_frame(hidden(dancer(), [0], slice(5), None), DRIVING_ASPECT) == 5
+
+
+@pytest.mark.parametrize("unseen", [LEGS, [4, 7], [0]])
+def test_a_part_that_nobody_measured_is_scaled_like_the_others(unseen: list[int]) -> None:
+    """The dancer is the person of the image at twice the size: all that is measured asks for half."""
+    image = reference()
+    neck = image.body[:, [1]]
+    large = replace(image, body=neck + 2 * (image.body - neck))
+    for portrait in (hidden(image, unseen, slice(None), -1.0), hidden(image, unseen, slice(None), np.nan)):
+        driven = driving_poses([large], portrait, REFERENCE_ASPECT, REFERENCE_ASPECT)
+        np.testing.assert_allclose(driven.people[0].body, image.body, atol=1e-6)
+    other = replace(large, body=large.body + 0.1)
+    shy = hidden(large, unseen, slice(None), -1.0)
+    driven = driving_poses([shy, other], image, REFERENCE_ASPECT, REFERENCE_ASPECT)
+    np.testing.assert_allclose(driven.people[1].body, image.body + 0.1, atol=1e-6)
+
+
 def test_a_limb_of_no_length_is_not_seen() -> None:
     pose = dancer()
     pose.body[:4, 9] = pose.body[:4, 8]
