@@ -29,7 +29,7 @@ def render_evaluation(
 
     Args:
         checkpoint: `checkpoint` folder of a training stage.
-        pairs: csv or jsonl with `image`, `driving` and, if wanted, `prompt`, `id`.
+        pairs: csv, json, jsonl or parquet with `image`, `driving` and, if wanted, `prompt`, `id`.
         out: folder for `renders/`, `metrics/` and `report.html`.
         truth: folder with `ID.mp4` for every pair that has a truth.
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.

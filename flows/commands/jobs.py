@@ -146,7 +146,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @click.option("--image", type=FILE, help="Reference image, as viewers show it, on white; the video starts at it.")
 @click.option("--driving", type=FILE, help="Driving video.")
 @click.option("--prompt", default="", help="What happens, in words.")
-@click.option("--pairs", type=FILE, help="csv or jsonl with image, driving and, if wanted, prompt, id.")
+@click.option("--pairs", type=FILE, help="Table with image, driving and, if wanted, prompt, id.")
 @click.option("--out", type=OUT, required=True, help="OUT/renders is made.")
 @click.option(
     "--components", type=NAME, help="Wan 2.1 I2V folder or hub id; without it, those of the checkpoint's record."

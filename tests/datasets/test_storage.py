@@ -23,7 +23,16 @@ from steadydancer.datasets import node_cache, store_lease, store_requests
 from steadydancer.datasets.artifact import ArtifactError, exclusive
 from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.object_store import ObjectPath, fits, listing, put
-from steadydancer.datasets.storage import StorageError, join, local_copy, local_folder, location, relative, total_bytes
+from steadydancer.datasets.storage import (
+    StorageError,
+    join,
+    local_copy,
+    local_folder,
+    location,
+    publish,
+    relative,
+    total_bytes,
+)
 from steadydancer.datasets.whole_files import write_json, written_aside
 
 SECRETS = ("AKIATESTKEY", "test-secret")
@@ -193,6 +202,32 @@ def test_a_copy_comes_with_what_lies_beside_it_and_is_fetched_once(
         assert path.read_text() == "another video"
     with local_copy(f"{bucket}/clips/none.mp4") as path:
         assert path.name == "none.mp4" and not path.exists()
+
+
+def test_an_object_that_is_replaced_while_it_is_fetched_is_no_copy(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write(f"{bucket}/clips/a.mp4", "video")
+    with monkeypatch.context() as patched:
+        patched.setattr("steadydancer.datasets.storage.get", lambda _, target: target.write_text("another video"))
+        with pytest.raises(StorageError, match="it was changed while it was read"), local_copy(clip):
+            pass
+    with local_copy(clip) as path:
+        assert path.read_text() == "video"
+
+
+def test_a_folder_is_published_whole_before_the_file_that_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.bin", "run.json", "sub/z.bin", ".lock", "sub/.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        "steadydancer.datasets.storage.put", lambda file, target: told.append((file.read_text(), str(target)))
+    )
+    publish(tmp_path, ObjectPath.parse("s3://bucket/out"), "run.json")
+    assert told == [(name, f"s3://bucket/out/{name}") for name in ("a.bin", "sub/z.bin", "run.json")]
 
 
 def test_a_local_file_is_no_copy(tmp_path: Path) -> None:
