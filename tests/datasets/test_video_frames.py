@@ -12,7 +12,7 @@ import pytest
 from steadydancer.datasets import video_reader
 from steadydancer.datasets.video import VideoError, encode, probe
 from steadydancer.datasets.video_cursors import DecordCursor, PyavCursor
-from steadydancer.datasets.video_index import read_index
+from steadydancer.datasets.video_index import _check_times, read_index
 from steadydancer.datasets.video_reader import VideoReader, is_cross_checked
 from steadydancer.datasets.video_sampling import sparse_times
 
@@ -195,6 +195,51 @@ def test_a_stream_that_ends_early_is_damaged(coded):
     with pytest.raises(VideoError, match="ended after 90 of 91") as refused:
         cursor.picture(90, (32, 48))
     assert refused.value.reason == "corrupt_frames"
+
+
+def test_packets_of_vp8_that_are_not_shown_are_no_frames(coded, tmp_path):
+    """An encoder sends pictures to predict from alone: here one that was to be shown is made such."""
+    path = tmp_path / "hidden.webm"
+    with av.open(str(coded("vp8.webm"))) as given, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        for k, packet in enumerate(packet for packet in given.demux(video=0) if packet.size):
+            data = bytearray(bytes(packet))
+            data[0] &= 0xFF if k != 30 else 0xEF  # show_frame (RFC 6386, 9.1)
+            other = av.Packet(bytes(data))
+            other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
+            other.stream, other.is_keyframe = stream, packet.is_keyframe
+            container.mux(other)
+    times_s, expected = reference(path)
+    assert len(expected) == NUM_FRAMES - 1
+    index = read_index(path)
+    assert index.info.num_frames == NUM_FRAMES - 1
+    np.testing.assert_allclose(index.times_s(), times_s, atol=2e-3)
+    assert_same(VideoReader().frames(path, times_s, None).array(), expected)
+
+
+@pytest.mark.parametrize(
+    ("steps", "decoded", "words"),
+    [
+        ([0] * 5 + [40] * 95, None, None),  # five of a hundred, and one frame more
+        ([0] * 6 + [40] * 94, None, "6 of 101 frames have the time of another"),
+        ([1] * 100, None, None),
+        ([1] * 99 + [0], None, "1010 frames a second"),
+        ([40] * 99 + [10_000], None, None),
+        ([40] * 99 + [10_001], None, "10.0 s between frames 99 and 100"),
+        ([200] * 99 + [15_000], None, None),  # seldom pictures are as far from each other
+        ([40] * 100, [0, 2000, 1000, 3000], None),
+        ([40] * 100, [0, 2000, 999, 3000], "runs 1.0 s backwards"),
+    ],
+)
+def test_times_that_are_refused_and_their_bounds(steps, decoded, words):
+    pts = np.concatenate([[500], 500 + np.cumsum(steps)]).astype(np.int64)
+    packets = [SimpleNamespace(dts=time) for time in (pts.tolist() if decoded is None else decoded)]
+    if words is None:
+        _check_times(pts, packets, Fraction(1, 1000))
+        return
+    with pytest.raises(VideoError, match=words) as refused:
+        _check_times(pts, packets, Fraction(1, 1000))
+    assert refused.value.reason == "vfr_bad_ts"
 
 
 def assert_same(frames: np.ndarray, expected: np.ndarray) -> None:
