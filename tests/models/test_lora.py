@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file
 
 from steadydancer.models.components import tiny_components
 from steadydancer.models.lora import add_lora, save_trained
@@ -81,6 +82,24 @@ def test_merged_weights_and_the_kept_adapter_both_answer_like_the_trained_networ
 def test_a_target_that_no_layer_has_is_refused():
     with pytest.raises(ValueError, match="not found"):
         add_lora(small_network(), rank=2, alpha=2, targets=("to_nothing",))
+    with pytest.raises(ValueError, match="not found"):  # those outside the blocks are none
+        add_lora(small_network(), rank=2, alpha=2, targets=("linear_1",))
+
+
+def test_weights_are_merged_before_they_are_rounded_and_the_adapter_is_not_rounded(tmp_path):
+    network = small_network()
+    add_lora(network, rank=2, alpha=3, targets=("to_q",))
+    torch.manual_seed(4)
+    layer = network.blocks[1].attn1.to_q
+    layer.lora_B.default.weight.data.normal_()
+    exact = layer.base_layer.weight + 1.5 * layer.lora_B.default.weight @ layer.lora_A.default.weight
+    save_trained(network, network.state_dict(), tmp_path / "merged", tmp_path / "lora", torch.bfloat16)
+    merged = load_file(tmp_path / "merged/diffusion_pytorch_model.safetensors")
+    assert {weight.dtype for weight in merged.values()} == {torch.bfloat16}
+    assert torch.equal(merged["blocks.1.attn1.to_q.weight"], exact.bfloat16())
+    pairs = load_file(tmp_path / "lora" / FILE)
+    assert {tensor.dtype for tensor in pairs.values()} == {torch.float32}
+    assert torch.equal(pairs["blocks.1.attn1.to_q.lora_B.weight"], layer.lora_B.default.weight)
 
 
 # Layers of the pose modules may have adapters as well: linear ones and convolutions.

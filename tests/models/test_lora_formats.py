@@ -193,11 +193,12 @@ def test_pairs_of_a_convolution_are_added_to_it(tmp_path: Path) -> None:
     model = network()
     down, up = torch.randn(RANK, 36, 1, 2, 2), torch.randn(WIDTH, RANK, 1, 1, 1)
     before = model.patch_embedding.weight.clone()
-    save_file({"diffusion_model.patch_embedding.lora_down.weight": down,
+    save_file({"diffusion_model.patch_embedding.alpha": torch.tensor(5.0),
+               "diffusion_model.patch_embedding.lora_down.weight": down,
                "diffusion_model.patch_embedding.lora_up.weight": up}, tmp_path / "lora.safetensors")  # fmt: skip
-    load_lora(model, tmp_path / "lora.safetensors")
+    load_lora(model, tmp_path / "lora.safetensors", scale=0.5)
     product = torch.einsum("or,rithw->oithw", up[:, :, 0, 0, 0], down)
-    torch.testing.assert_close(model.patch_embedding.weight, before + product)
+    torch.testing.assert_close(model.patch_embedding.weight, before + 0.5 * 5.0 / RANK * product)
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,13 @@ def test_a_configuration_beside_belongs_to_pefts_file_or_to_the_only_one(tmp_pat
             read_lora(network(), tmp_path / "mine.safetensors")
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "pytorch_lora_weights.safetensors"])
+def test_a_folder_of_several_files_is_loaded_by_the_usual_names(tmp_path: Path, plain: State, name: str) -> None:
+    save_file(written(official, *KOHYA), tmp_path / name)
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
+    same(loaded(tmp_path), merged(plain, {layer: ALPHAS[layer] / RANKS[layer] for layer in LAYERS}))
+
+
 def test_what_the_header_tells_goes_before_what_lies_beside(tmp_path: Path, plain: State) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
     save_file(written(official, *PEFT), tmp_path / "adapter_model.safetensors", {"lora_alpha": "3"})
@@ -389,7 +396,9 @@ def test_diffs_are_added_under_every_name_that_they_have(tmp_path: Path, plain: 
         "blocks.1.norm2.bias": bias, "blocks.1.scale_shift_table": modulation, "scale_shift_table": head,
         "blocks.0.attn2.norm_k.weight": norm,
     }  # fmt: skip
-    same(loaded(tmp_path / "x.safetensors"), {**plain, **{name: plain[name] + by for name, by in changes.items()}})
+    for scale in (1.0, 0.5):
+        expected = {**plain, **{name: plain[name] + scale * by for name, by in changes.items()}}
+        same(loaded(tmp_path / "x.safetensors", scale=scale), expected)
 
 
 def test_biases_of_pairs_are_scaled_with_them(tmp_path: Path, plain: State) -> None:
