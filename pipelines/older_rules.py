@@ -9,6 +9,7 @@ from typing import Any
 
 from ..datasets.rules import RULES
 from ..datasets.schema import Row
+from ..datasets.storage import local_copy
 from ..datasets.video import VideoError, probe
 from .fetched import fetched
 from .stage import BadClip, Stage
@@ -19,6 +20,15 @@ REASON = "other_rules"
 def of_older_pictures(record: Mapping[str, Any]) -> bool:
     """Whether what a record tells of was measured in frames that an older rule of pictures gave."""
     return record.get("rules", {}).get("pictures", 1) < RULES["pictures"].version
+
+
+def has_the_same_pictures(path: str) -> bool:
+    """Whether a file, here or on a store, gives the frames that an older rule gave; one that is unreadable does not."""
+    try:
+        with local_copy(path) as here:
+            return not probe(here).changed_by_pictures_2
+    except VideoError:
+        return False
 
 
 @fetched("source_path", unchanged_since="source_id")

@@ -88,7 +88,9 @@ def run(
         # Shards that were cut otherwise would lie beside those that are there.
         cutting = config.model_dump(include={"packet_size", "shard_bytes"})
         begun = {"config": config.settings, "clips": accepted.digest(), "components": digests, "encodings": ENCODINGS}
-        begun["rules"] = versions("pictures")
+        # A repaired cache is what its parent was: of files that today's rules read otherwise nothing is made anew.
+        rules = {"rules": versions("pictures")} if parent is None else parent.rules
+        begun |= rules
         if parent is not None:
             parent.require_plan(begun | cutting)
         artifact.begin(begun | cutting, {"config": absent_fields(CacheConfig)})
@@ -112,7 +114,7 @@ def run(
                 "inputs": {"clips": str(clips.absolute()), "digest": begun["clips"]},
                 "components": {"path": str(folder), "captioner": config.captioner, "digests": digests},
                 "encodings": ENCODINGS,
-                "rules": begun["rules"],
+                **rules,
                 "fingerprint": mark,
                 "parent": parent and parent.told(out),
                 **made,

@@ -11,6 +11,7 @@ from ...datasets.rules import other_rules, other_settings
 from ...datasets.shards import shard_path
 from ...datasets.storage import Location, location
 from ..earlier import absent_fields
+from ..older_rules import has_the_same_pictures, of_older_pictures
 from ..runner import progress
 from .accepted import AcceptedClips
 from .config import CacheConfig
@@ -31,6 +32,11 @@ class Parent:
     record: dict[str, Any]
     verified: Verified
 
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What its record says of rules; an older version said nothing."""
+        return {"rules": self.record["rules"]} if "rules" in self.record else {}
+
     def require_plan(self, begun: dict[str, Any]) -> None:
         """Refuse to mix what was made of these clips by these networks with what would be made now.
 
@@ -38,7 +44,6 @@ class Parent:
             ArtifactError: something has changed; the message names it.
         """
         was, absent = planned(self.record), {"config": absent_fields(CacheConfig)}
-        # Sound shards are taken over: rules of two versions would lie side by side.
         if changes := other_settings(was, begun, absent) or other_rules(was, begun):
             raise ArtifactError(
                 f"{self.latents} cannot be repaired from what is here now (left: when it was made):\n{changes}\n"
@@ -82,7 +87,7 @@ def _require_sources(parent: Parent, packets: list[Packet], accepted: AcceptedCl
 
 
 def _changed_sources(parent: Parent, packets: list[Packet], accepted: AcceptedClips) -> Iterator[str]:
-    unreadable = _quarantined(parent, packets)
+    unreadable, older = _quarantined(parent, packets), of_older_pictures(parent.record)
     sources = {
         (row["source_path"], row["source_id"])
         for packet in packets
@@ -93,6 +98,9 @@ def _changed_sources(parent: Parent, packets: list[Packet], accepted: AcceptedCl
         try:
             if content_digest(location(path)) != digest:
                 yield f"{path} (changed)"
+            elif older and not has_the_same_pictures(path):
+                # Rules of two versions would lie side by side.
+                yield f"{path} (read otherwise by today's rules of pictures: cache the clips anew)"
         except FileNotFoundError:
             yield f"{path} (gone)"
 

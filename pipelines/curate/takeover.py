@@ -19,8 +19,8 @@ from ...datasets.sidecars import CAPTION, KEYPOINTS, candidates, sidecar, sideca
 from ...datasets.source_content import content_id
 from ...datasets.storage import Location, is_address, local_copy, location
 from ...datasets.text import TextError, read_text, spoken
-from ...datasets.video import VideoError, probe
-from ..older_rules import of_older_pictures
+from ...datasets.video import VideoError
+from ..older_rules import has_the_same_pictures, of_older_pictures
 from ..stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
 from .gates import CHEAP_GATES, Gates
@@ -182,7 +182,7 @@ def take_over(
     newer = any((_changed_ns(one) or 0) > measured_ns for one in candidates(place))
     # Whose a sidecar is may have changed without it: another file of the name came or went.
     newer = newer or (same and bool(rows[0].get("sidecar_note") or sidecar_note(place)))
-    if not same or newer or (older_pictures and not _has_the_same_pictures(row["source_path"])):
+    if not same or newer or (older_pictures and not has_the_same_pictures(row["source_path"])):
         return {**row, "measured_part": None}
     if older_sidecars and not _has_the_same_sidecars(row, rows[0]):
         return {**row, "measured_part": None}
@@ -215,14 +215,6 @@ def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
             part.unlink()
             changed += replaced
     return changed
-
-
-def _has_the_same_pictures(path: str) -> bool:
-    try:
-        with local_copy(path) as here:
-            return not probe(here).changed_by_pictures_2
-    except VideoError:
-        return False
 
 
 def _has_the_same_sidecars(row: Row, measured: Row) -> bool:

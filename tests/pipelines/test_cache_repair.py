@@ -21,9 +21,10 @@ from steadydancer.datasets.video import encode
 from steadydancer.datasets.whole_files import write_json
 from steadydancer.flows.presets import tiny
 from steadydancer.models import captioner
-from steadydancer.pipelines.cache import job, steps
+from steadydancer.pipelines.cache import job, steps, takeover
 from steadydancer.pipelines.cache.config import CacheConfig
 from steadydancer.pipelines.cache.repair import repair
+from steadydancer.pipelines.cache.verify import verify
 from steadydancer.pipelines.runner import Engine
 
 NUM_FRAMES = 5
@@ -119,3 +120,23 @@ def test_another_captioner_does_not_repair_it_and_the_same_one_may_lie_elsewhere
     record = repair(captioned, tmp_path / "new", engine(tmp_path), captioner="/there/parrot")
     assert record is not None and record["components"]["digests"]["captioner"] == "parrot"
     assert record["fingerprint"] == json.loads((captioned / "run.json").read_text())["fingerprint"]
+
+
+def test_a_cache_of_an_older_rule_is_repaired_as_it_was_from_sources_that_are_read_as_they_were(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record names no rules, as the version that made it did not; of the others nothing is made anew."""
+    for name in ("run.json", "plan.json"):
+        told_now = json.loads((captioned / name).read_text())
+        del told_now["rules"]
+        write_json(captioned / name, told_now)
+    shards = {file.name: file.read_bytes() for file in (captioned / "shards").iterdir()}
+    (captioned / "shards" / min(shards)).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(takeover, "has_the_same_pictures", lambda path: False)
+        with pytest.raises(ArtifactError, match=r"read otherwise by today's rules of pictures: cache the clips anew"):
+            repair(captioned, tmp_path / "other", engine(tmp_path))
+    record = repair(captioned, tmp_path / "new", engine(tmp_path))
+    assert record is not None and "rules" not in record
+    assert {file.name: file.read_bytes() for file in (tmp_path / "new/latents/shards").iterdir()} == shards
+    assert not verify(tmp_path / "new" / "latents").findings
