@@ -227,6 +227,7 @@ def test_a_folder_is_published_whole_before_the_file_that_finishes_it(
         "steadydancer.datasets.storage.put", lambda file, target: told.append((file.read_text(), str(target)))
     )
     publish(tmp_path, ObjectPath.parse("s3://bucket/out"), "run.json")
+    assert total_bytes(tmp_path) == len("a.bin") + len("run.json") + len("sub/z.bin")  # what is hidden is not finished
     assert told == [(name, f"s3://bucket/out/{name}") for name in ("a.bin", "sub/z.bin", "run.json")]
 
 

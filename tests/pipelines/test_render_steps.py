@@ -311,3 +311,20 @@ def test_an_estimator_is_shown_the_driving_video_no_larger_than_it_needs_and_the
     row, _ = render(pair, CONFIG.model_copy(update={"pose_model": "auto"}), estimator)
     assert estimator.shown[1:] == [(9, 48, 32), (1, *IMAGE_SIZE)]
     assert row["pose_model"] == "slow-dancer"
+
+
+def test_keypoints_beside_the_files_that_may_be_anothers_are_told(tmp_path: Path) -> None:
+    for name in ("a.png", "a.mp4", "a.mov", "a.pose.safetensors", "b.png", "b.pose.safetensors", "b.txt"):
+        (tmp_path / name).write_text("")
+    row = {"image": str(tmp_path / "a.png"), "driving": str(tmp_path / "a.mp4")}
+    of_image, of_video = steps._sidecar_notes(row, RenderConfig())
+    assert of_image == (
+        "a.pose.safetensors was not taken: it counts as that of the video of that name; "
+        "one that belongs here is called a.png.pose.safetensors"
+    )
+    assert of_video == (
+        "a.pose.safetensors was not taken: several files here are called a; one that belongs here is called "
+        "a.mp4.pose.safetensors"
+    )
+    assert steps._sidecar_notes(row, RenderConfig(pose_model="dwpose")) == []  # which looks at no sidecar
+    assert steps._sidecar_notes(row | {"image": str(tmp_path / "b.png")}, RenderConfig()) == [of_video]
