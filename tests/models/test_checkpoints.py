@@ -119,6 +119,10 @@ def test_bases_of_both_widths_load_in_both_layouts(tmp_path: Path, save: Callabl
 
 
 def test_diffusers_door_for_single_files_leads_to_our_maps(dancer: Any, tmp_path: Path) -> None:
+    half = SteadyDancerTransformer3DModel.from_single_file(
+        one_file(dancer, tmp_path), torch_dtype=torch.bfloat16, num_attention_heads=4
+    )
+    assert (half.config.num_attention_heads, half.proj_out.weight.dtype) == (4, torch.bfloat16)
     loaded = SteadyDancerTransformer3DModel.from_single_file(one_file(dancer, tmp_path))
     weights = dancer.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())

@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 from peft import LoraConfig
 
 from steadydancer.models.conditions import Conditions, with_frame_mask
@@ -185,8 +186,17 @@ def test_from_wan_copies_and_leaves_the_base_alone(plain_wan):
             parameter.add_(1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
-    with pytest.raises(ValueError, match="in_channels 16"):
-        SteadyDancerTransformer3DModel.from_wan(plain_wan(in_channels=16, image_dim=None, added_kv_proj_dim=None))
+    for channels, image_dim in ((16, None), (36, None), (16, 8)):
+        other = plain_wan(in_channels=channels, image_dim=image_dim, added_kv_proj_dim=image_dim and 24)
+        with pytest.raises(ValueError, match=rf"in_channels {channels} \(36 wanted\), image_dim {image_dim} "):
+            SteadyDancerTransformer3DModel.from_wan(other)
+
+
+def test_a_step_cache_is_refused_where_an_adapter_adds_to_every_block(tiny_model):
+    adapted = tiny_model(pose_fusion="adapter")
+    with pytest.raises(ValueError, match="a step cache skips blocks, and a pose adapter has something to add"):
+        adapted.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    assert not adapted.is_cache_enabled
 
 
 def test_pose_module_names_are_exactly_what_wan_does_not_have(plain_wan, tiny_model):
