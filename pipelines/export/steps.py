@@ -45,7 +45,8 @@ def export_clip(row: Row, task: ExportTask, clips: Clips) -> Row:
     """Write one clip's four files; its video last, so that what belongs to a video is there when the video is."""
     # Keypoints are found by the address that the clips know, not by the copy on this machine.
     pose = PoseSequence.from_bytes(clips.poses([row])[row["clip_id"]])
-    out: Row = _write_files(row, task, to_content(pose, content_shares(frame_of(row))))
+    out = _write_files(row, task, to_content(pose, content_shares(frame_of(row))))
+    assert isinstance(out, dict)  # one row makes one
     return out
 
 
