@@ -425,7 +425,7 @@ def test_a_stop_file_of_an_earlier_attempt_does_not_stop_this_one(tmp_path):
     file = tmp_path / "state/stop"
     file.parent.mkdir()
     file.touch()
-    first, second = Team(0, 2), Team(1, 2)
+    first, second, before = Team(0, 2), Team(1, 2), signal.getsignal(signal.SIGTERM)
     with stops_on_sigterm(tmp_path):
         assert not file.exists() and not stop_is_asked(tmp_path, first)
         file.touch()
@@ -434,7 +434,7 @@ def test_a_stop_file_of_an_earlier_attempt_does_not_stop_this_one(tmp_path):
     with pytest.raises(KeyError), stops_on_sigterm(tmp_path):
         file.touch()
         raise KeyError
-    assert not file.exists()
+    assert not file.exists() and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_outside_the_main_thread_the_file_alone_stops_a_run(tmp_path):
