@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets import node_cache, store_lease, store_requests
+from steadydancer.datasets import node_cache, storage, store_lease, store_requests
 from steadydancer.datasets.artifact import ArtifactError, exclusive
 from steadydancer.datasets.digests import content_digest
-from steadydancer.datasets.object_store import ObjectPath, fits, listing, put
+from steadydancer.datasets.object_store import Entry, ObjectPath, fits, listing, put
 from steadydancer.datasets.storage import (
     StorageError,
     join,
@@ -229,6 +229,14 @@ def test_a_folder_is_published_whole_before_the_file_that_finishes_it(
     publish(tmp_path, ObjectPath.parse("s3://bucket/out"), "run.json")
     assert total_bytes(tmp_path) == len("a.bin") + len("run.json") + len("sub/z.bin")  # what is hidden is not finished
     assert told == [(name, f"s3://bucket/out/{name}") for name in ("a.bin", "sub/z.bin", "run.json")]
+
+
+def test_a_copy_is_named_after_place_size_and_time_of_all_that_belongs_to_it() -> None:
+    """An object of the same size that was written later is another one; stores tell times in whole seconds."""
+    clip = ObjectPath.parse("s3://bucket/a.mp4")
+    found = [[Entry(clip, 5, 1)], [Entry(clip, 5, 2)], [Entry(clip, 6, 1)], [Entry(clip.with_name("b.mp4"), 5, 1)],
+             [Entry(clip, 5, 1), Entry(clip.with_name("a.txt"), 1, 1)]]  # fmt: skip
+    assert len({storage._key(one) for one in found} | {storage._key(found[0], ["a.mp4"], [])}) == len(found) + 1
 
 
 def test_a_local_file_is_no_copy(tmp_path: Path) -> None:
