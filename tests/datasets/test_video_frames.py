@@ -360,6 +360,12 @@ def test_the_share_that_is_checked_is_drawn_by_content(tmp_path, monkeypatch):
     assert any(first != third for first, _, third in drawn)
 
 
+def test_one_file_of_a_hundred_is_checked(coded):
+    index = read_index(coded("closed.mp4"))
+    drawn = [is_cross_checked(replace(index, pts=index.pts + k)) for k in range(5000)]
+    assert 25 < sum(drawn) < 90
+
+
 @pytest.mark.parametrize(
     ("pixel_format", "colour", "words"),
     [
