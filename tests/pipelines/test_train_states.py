@@ -151,6 +151,17 @@ def test_without_asynchronous_checkpoints_a_state_is_there_when_saving_returns(t
             assert next(engine_states(tmp_path))[0] == steps
 
 
+def test_names_and_metrics_are_on_the_disk_before_a_state_counts(tmp_path, monkeypatch):
+    """And its own name after: a power cut leaves the state before it, or this one whole with the lines behind it."""
+    place, synced = tmp_path / "state/step-000001", []
+    monkeypatch.setattr(states, "sync", lambda path: synced.append((path.name, place.exists())))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with StateWriter(tmp_path, config(), Team()) as writer:
+        writer.save(Engine(), 1, wait=True)
+    assert sorted(synced[:-1]) == [(".step-000001.tmp", False), ("engine", False), ("metrics.jsonl", False)]
+    assert synced[-1] == ("state", True)
+
+
 def test_what_a_killed_attempt_left_aside_is_removed(tmp_path):
     left = tmp_path / "state/.step-000007.tmp/engine"
     left.mkdir(parents=True)
