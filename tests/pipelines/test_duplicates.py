@@ -138,6 +138,10 @@ def test_a_copy_may_be_shorter_by_just_the_share_that_is_allowed() -> None:
     one = (60 + 100 * chance.random(64) + chance.normal(0, 12, (25, 64))).clip(0, 255).astype(np.float32)
     assert find_groups([one, one[:20]], 0.8) == [0, 0] and find_groups([one[:20], one], 0.8) == [0, 0]
     assert find_groups([one, one[:19]], 0.8) == [0, 1]
+    # The share is of the longer one: 20 of 25 pictures must be in common, though 18 were enough of the 22.
+    for common, found in ((18, [0, 1]), (20, [0, 0])):
+        other = (one[0] + chance.normal(0, 12, (22 - common, 64))).clip(0, 255).astype(np.float32)
+        assert find_groups([one, np.concatenate([one[25 - common :], other])], 0.8) == found
 
 
 def test_a_copy_is_found_behind_what_looks_more_alike(monkeypatch: pytest.MonkeyPatch) -> None:
