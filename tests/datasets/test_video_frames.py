@@ -490,3 +490,14 @@ def test_pieces_of_a_pass_are_the_pass_and_keep_the_same_frames(tmp_path):
             pieces.sparse(path, 0, 4.9, 8)[1].array(), once.sparse(path, 0, 4.9, 8)[1].array()
         )
     assert pieces.counts["kept"] == once.counts["kept"] == 4
+
+
+def test_pieces_in_their_order_cost_one_pass(tmp_path, monkeypatch):
+    path, sought = tmp_path / "clip.mp4", []
+    encode(moving_noise(80, 64, 96), path)
+    seek = PyavCursor._seek
+    monkeypatch.setattr(PyavCursor, "_seek", lambda self, target: (sought.append(target), seek(self, target)))
+    reader = VideoReader()
+    for first in range(0, 80, 20):
+        reader.low_resolution(path, 1 / 16, 60, first, 20)[1].array()
+    assert sought == []
