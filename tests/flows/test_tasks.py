@@ -11,6 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from steadydancer.datasets import finished as datasets_finished
+from steadydancer.datasets import shards
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.storage import location
 from steadydancer.flows import tasks
@@ -41,7 +43,10 @@ def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
 
         monkeypatch.setattr(job, "run", run)
     monkeypatch.setattr(Artifact, "committed", False)  # without asking a store
+    for module in (tasks, datasets_finished):
+        monkeypatch.setattr(module, "finished", lambda place, kind: SimpleNamespace(path=place))
     monkeypatch.setattr(tasks, "require_settings", lambda *_: None)
+    monkeypatch.setattr(shards, "require_settings", lambda *_: None)
     monkeypatch.setattr(tasks, "flow_run", SimpleNamespace(root_flow_run_id="a run"))
     monkeypatch.setattr(tasks, "get_run_logger", lambda: SimpleNamespace(info=print))
     (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "driving": "b.mp4", "prompt": "dance; \'now\'"}\n')

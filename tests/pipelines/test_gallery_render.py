@@ -169,7 +169,7 @@ def test_a_gallery_is_of_the_weights_after_its_steps_and_says_what_it_shows(
     record = json.loads((place / "run.json").read_text())
     assert record.pop("seconds") >= 0
     assert record == {
-        "steps": 40, "clips": ["a", "b"], "size": [NUM_FRAMES, HEIGHT, WIDTH],
+        "steps": 40, "fps": 12, "clips": ["a", "b"], "size": [NUM_FRAMES, HEIGHT, WIDTH],
         "settings": {
             "num_clips": 2, "num_inference_steps": 7, "guidance_scale": 3.5, "pose_guidance_scale": 0.8, "seed": 21,
         },
