@@ -2,8 +2,8 @@
 
 `read_manifest` gives small ones as dicts. `read_columns` gives a few columns of one with millions of rows as Arrow
 columns, which take a tenth of the memory. Both read the same rows, one after the other. A column is found under other
-names that are in use, in any case and with blanks around it; two of one meaning must not contradict each other, and
-columns that nobody reads are named once.
+names that are in use, in any case and with blanks around it. Where its own name is there, that decides; two of the
+others must not contradict each other, and columns that nobody reads are named once.
 """
 
 import csv
@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time
 from decimal import Decimal
+from functools import lru_cache
 from itertools import chain, islice
 from math import isfinite, isnan
 from pathlib import Path
@@ -52,7 +53,8 @@ def read_manifest(
 
     Raises:
         SteadyDancerError: the file is empty, is not what its suffix says, lacks a column in some row, has a value that
-            is no text, or two columns of one meaning that contradict each other; the message names the row.
+            is no text, or two columns of one meaning, none called by its own name, that contradict each other; the
+            message names the row.
     """
     out = []
     reader = _Reader(path, paths, texts, aliases)
@@ -152,7 +154,8 @@ class _Reader:
                 yield from _parquet_rows(file, self._unread_of if self.whole_rows else lambda name: False)
         elif self._kind == "csv":
             with open_text(self.path) as text:
-                yield from self._csv_rows(csv.reader(text, skipinitialspace=True))
+                lines, delimiter = csv_lines(text)
+                yield from self._csv_rows(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
         else:
             with open_text(self.path) as text:
                 first = next((line for line in text if line.strip()), "")
@@ -171,7 +174,7 @@ class _Reader:
     def _csv_rows(self, lines: Iterator[list[str]]) -> Iterator[dict[str, str | None]]:
         head = next((line for line in lines if line), [])
         for line in lines:
-            if not line:
+            if not any(map(str.strip, line)):  # spreadsheets leave rows of nothing but separators at the end
                 continue
             if len(line) > len(head) or (self.whole_rows and len(line) < len(head)):
                 shown = ",".join(line)[:80]
@@ -186,25 +189,24 @@ class _Reader:
         """A row under the names that were asked for."""
         out: dict[str, Any] = {}
         said_by: dict[str, str] = {}
-        for column, value in row.items():
+        # The columns' own names first: what they say does not depend on where they stand.
+        for column, value in sorted(row.items(), key=lambda one: not _is_own(self._meaning(one[0]), one[0])):
             name = self._meaning(column)
             if name is None:
                 self.unread[column] = None
                 out[column] = value
+                continue
+            if name in said_by and _is_own(name, said_by[name]) and not _is_own(name, column):
+                # A column's own name decides, as before others were known; what differs from it is named as not read.
+                if value is not None and str(value).strip() not in ("", out[name].strip()):
+                    self.unread[column] = None
                 continue
             value = self._value(name, column, value, where)
             if value is None or not value.strip():
                 out[name] = value if out.get(name) is None else out[name]
             elif name not in said_by:
                 out[name], said_by[name] = value, column
-            elif out[name].strip() == value.strip():
-                continue
-            elif name in self.paths and _is_own(name, column) != _is_own(name, said_by[name]):
-                # A `file_name` beside a `path` need not be the same place: the column's own name decides.
-                self.unread[said_by[name] if _is_own(name, column) else column] = None
-                if _is_own(name, column):
-                    out[name], said_by[name] = value, column
-            else:
+            elif out[name].strip() != value.strip():
                 raise SteadyDancerError(
                     f"{where}: columns {said_by[name]!r} and {column!r} both say the {name}, and differ: "
                     f"{out[name][:40]!r} and {value[:40]!r}; keep one of them"
@@ -244,6 +246,17 @@ class _Reader:
         return value if isinstance(where, Path) and where.exists() else bare or None
 
 
+def csv_lines(text: Iterable[str]) -> tuple[Iterator[str], str]:
+    """The lines of a csv, and what stands between its values: the comma, or what spreadsheets take where it is a point.
+
+    The line of the columns decides: without a comma in it, it is a semicolon or a tab.
+    """
+    lines = iter(text)
+    head = next((line for line in lines if line.strip()), "")
+    between = next((mark for mark in ",;\t" if mark in head), ",")
+    return chain([head], lines), between
+
+
 def as_text(value: Any) -> str | None:
     """A value of a table as text: numbers and dates as they are written, None for what is missing (null, NaN).
 
@@ -273,13 +286,14 @@ def _require_whole(text: str) -> None:
         raise ValueError(f"has half of a character at {error.start}: {text[:60]!a}") from None
 
 
+@lru_cache(maxsize=4096)
 def _plain(name: object) -> str:
     """A column's name without what is of no meaning in it: case, blanks around it, hyphens and blanks for `_`."""
     return re.sub(r"[\s-]+", "_", str(name).strip().strip("\ufeff").strip()).casefold()
 
 
-def _is_own(name: str, column: str) -> bool:
-    return _plain(column) == _plain(name)
+def _is_own(name: str | None, column: str) -> bool:
+    return name is not None and _plain(column) == _plain(name)
 
 
 def _names_a_file(text: str) -> bool:

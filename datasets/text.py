@@ -8,6 +8,7 @@ language. They are refused with the byte at which it shows, and nothing is ever 
 import codecs
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
@@ -29,6 +30,8 @@ _MARKS = (
 # What an eye does not see at the ends of a text, beside white space: byte order marks, joiners, spaces of no width.
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 _HEAD_BYTES = 4096
+_ISO_2022 = re.compile(r"\x1b(\$[@AB]|\$?\([BCDIJ])")
+_CONTROL = re.compile(r"[\x01-\x08\x0e-\x1f]")
 
 
 class TextError(SteadyDancerError, ValueError):
@@ -66,6 +69,9 @@ def decode_text(data: bytes, name: object) -> str:
         ) from None
     if "\x00" in text.rstrip("\x00"):
         raise TextError(str(name), f"byte {data.index(0)} is zero, so it is no text: save it as UTF-8")
+    # Sound as UTF-8, too: Japanese by escapes (ISO-2022), and a Cyrillic or Greek word in UTF-16 without a mark.
+    if _ISO_2022.search(text) or 4 * len(_CONTROL.findall(text)) > len(text):
+        raise TextError(str(name), "its control characters show that it is no UTF-8: save it as UTF-8")
     return text.rstrip("\x00")
 
 

@@ -22,16 +22,16 @@ from ...datasets.storage import Location, location, named
 from ...datasets.text import spoken_column
 from ...datasets.video_file import VIDEO_SUFFIXES
 
-# Column of a row → other names that it has in a manifest: what musubi-tuner, DiffSynth-Studio, VideoX-Fun, finetrainers
-# and Hugging Face's datasets call it.
+# Column of a manifest → other names that it has: what musubi-tuner, DiffSynth-Studio, VideoX-Fun, finetrainers and
+# Hugging Face's datasets call it. `source` becomes the column `origin` of a row.
 MANIFEST_COLUMNS = {
-    "origin": ("source",),
+    "source": ("origin",),
     "licence": ("license",),
     "prompt": ("caption", "captions", "text", "video_caption"),
 }
 PATH_COLUMNS = ("video", "video_path", "video_file", "file", "file_path", "filepath", "file_name", "filename",
                 "media_path", "clip", "clip_path", "source_path")  # fmt: skip
-SCHEMA = pa.schema([(name, pa.string()) for name in ("source_path", *MANIFEST_COLUMNS)])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("source_path", "origin", "licence", "prompt")])
 _DIGEST_ROWS = 10_000
 MOST_SHOWN, MOST_NAMED = 4, 100  # folders of what was left out: on the terminal, in a record
 

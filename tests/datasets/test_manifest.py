@@ -117,10 +117,15 @@ TABLES: dict[str, tuple[str, str | bytes, list[dict[str, str | None]] | str]] = 
     "two agree": ("a.csv", "path,prompt,text\na.mp4,x, x\n", [{"path": "a.mp4", "prompt": "x"}]),
     "two agree but for a blank": ("a.jsonl", '{"path": "a.mp4", "prompt": "x ", "text": "x"}\n',
                                   [{"path": "a.mp4", "prompt": "x "}]),
-    "two contradict each other": ("a.csv", "path,prompt,caption\na.mp4,x,x\nb.mp4,x,y\n",
-                                  "row 2: columns 'prompt' and 'caption' both say the prompt, and differ: 'x' and 'y'"),
+    "its own name decides": ("a.csv", "caption,path,prompt,licence,License\ny,a.mp4,x,CC0,MIT\n",
+                             [{"path": "a.mp4", "prompt": "x", "licence": "CC0"}]),
+    "its own name decides beside what is no text": (
+        "a.jsonl", '{"caption": ["y", "z"], "text": true, "path": "a.mp4", "prompt": "x"}\n',
+        [{"path": "a.mp4", "prompt": "x"}]),
+    "two contradict each other": ("a.csv", "path,text,caption\na.mp4,x,x\nb.mp4,x,y\n",
+                                  "row 2: columns 'text' and 'caption' both say the prompt, and differ: 'x' and 'y'"),
     "one name twice": ("a.csv", "path,prompt,prompt\na.mp4,x,y\n", "both say the prompt, and differ"),
-    "two spellings": ("a.csv", "path,licence,License\na.mp4,CC0,MIT\n", "both say the licence, and differ"),
+    "two spellings": ("a.csv", "path,license,License\na.mp4,CC0,MIT\n", "both say the licence, and differ"),
     "a path has its own name": ("a.csv", "video,path,file_name\nx.mp4,sub/a.mp4,a.mp4\n", [{"path": "sub/a.mp4"}]),
     "a path twice": ("a.csv", "path,Path\na.mp4,b.mp4\n", "both say the path, and differ"),
     "two paths": ("a.csv", "video,file_name\nx.mp4,y.mp4\n", "both say the path, and differ"),
@@ -141,6 +146,13 @@ TABLES: dict[str, tuple[str, str | bytes, list[dict[str, str | None]] | str]] = 
     "cp1252 jsonl": ("a.jsonl", '{"path": "caf\xe9.mp4"}\n'.encode("cp1252"), r"as jsonl: byte 13 \(0xe9\)"),
     "too many values": ("a.csv", "path,prompt\na.mp4,a dancer, in red\n", r"Expected 2 columns, got 3: a\.mp4,a danc"),
     "blank lines": ("a.csv", "\n\npath\n\na.mp4\n\n", [{"path": "a.mp4"}]),
+    "rows of nothing": ("a.csv", "path,prompt\na.mp4,x\n,\n  \n , \nb.mp4,y\n,\n",
+                        [{"path": "a.mp4", "prompt": "x"}, {"path": "b.mp4", "prompt": "y"}]),
+    "semicolons": ("a.csv", b"\xef\xbb\xbfpath;caption;License\r\na,1.mp4;She turns, slowly.;CC0\r\n;;\r\n",
+                   [{"path": "a,1.mp4", "prompt": "She turns, slowly.", "licence": "CC0"}]),
+    "tabs": ("a.csv", "path\tcaption\na.mp4\tShe turns; slowly, twice.\n".encode("utf-16"),
+             [{"path": "a.mp4", "prompt": "She turns; slowly, twice."}]),
+    "semicolons in values": ("a.csv", "path,caption\na;1.mp4,one; two\n", [{"path": "a;1.mp4", "prompt": "one; two"}]),
     "no path": ("a.csv", "path,prompt\n  ,x\n", "row 1: no path"),
     "a path that is a number": ("a.jsonl", '{"path": 3}\n', r"row 1: no path \(columns: path\)"),
     "json": ("a.JSON", '\n [\n{"file_name": "a.mp4", "text": "x"},\n{"path": "b.mp4"}]\n',
@@ -230,6 +242,15 @@ def test_columns_that_nobody_reads_are_named_once(tmp_path: Path, caplog: pytest
     assert not caplog.records
     read_columns(file, "path", (), ALIASES, known=("Captoin", "fps", "seed", "another"))  # not all of them are there
     assert len(caplog.records) == 1
+
+
+def test_what_differs_from_the_own_name_of_a_column_is_named_as_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_columns(manifest(tmp_path, "a.csv", "text,path,prompt\nx,a.mp4,x \n,b.mp4,x\n"), "path", ("prompt",), ALIASES)
+    assert not caplog.records
+    read_columns(manifest(tmp_path, "b.csv", "path,prompt,text\na.mp4,x,y\n"), "path", ("prompt",), ALIASES)
+    assert "columns that are not read: 'text'. Read are" in caplog.text
 
 
 def test_a_long_table_is_read_in_pieces_and_each_row_once(tmp_path: Path) -> None:

@@ -45,11 +45,18 @@ def test_latin_text_shows_its_encoding_without_a_mark(encoding: str) -> None:
         (FRENCH.encode()[:14], r"byte 13 \(0xc3\)"),  # cut off
         ("abc".encode("utf-16")[:-1], "byte 6 is no UTF-16-LE, as which the file begins"),
         (b"ab\x00cd", "byte 2 is zero, so it is no text"),
+        ("踊る女の子".encode("iso2022_jp"), "its control characters show that it is no UTF-8"),
+        ("Девушка".encode("utf-16-le"), "its control characters show that it is no UTF-8"),  # sound UTF-8 without a mark
     ],
 )
 def test_what_cannot_be_told_is_refused_with_its_first_byte(data: bytes, words: str) -> None:
     with pytest.raises(TextError, match=rf"notes/a\.txt cannot be read: {words}"):
         decode_text(data, "notes/a.txt")
+
+
+def test_a_stray_control_character_stays() -> None:
+    for text in ("She\x02 dances.", "one\r\n\ttwo\x0b\x0c", "\x1b[1mShe dances.\x1b[0m"):
+        assert decode_text(text.encode(), "x") == text
 
 
 def test_zeros_at_the_end_are_no_text() -> None:

@@ -237,6 +237,7 @@ def test_a_licence_is_found_in_both_spellings(tmp_path: Path) -> None:
         "video_path,text,license\n a.mp4 , She dances. ,CC-BY\n",
         "File_Name,Prompt,LICENCE\na.mp4,\ufeffShe dances.,CC-BY\n",
         "video,prompt,caption,license,licence\na.mp4,,She dances.,CC-BY,CC-BY\n",
+        "video;text;license\na.mp4;She dances.;CC-BY\n",
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
@@ -245,6 +246,12 @@ def test_columns_have_the_names_that_others_give_them(tmp_path: Path, lines: str
     assert read_sources(str(tmp_path / "m.CSV")).to_pylist() == [
         {"source_path": f"{tmp_path}/a.mp4", "origin": None, "licence": "CC-BY", "prompt": "She dances."}
     ]
+
+
+def test_of_an_origin_the_column_source_decides(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,origin,source\na.mp4,elsewhere,https://host/a\nb.mp4,elsewhere,\n")
+    origins = [row["origin"] for row in read_sources(str(tmp_path / "m.csv")).to_pylist()]
+    assert origins == ["https://host/a", "elsewhere"]
 
 
 def test_columns_that_are_not_read_are_named_but_for_those_of_an_export(

@@ -235,6 +235,9 @@ def test_a_decision_is_about_rows_that_all_its_words_name(tmp_path: Path) -> Non
     table = rows({"source_path": str(tmp_path / "x" / "b.mp4")})
     said = decided(tmp_path, " , x/b.mp4 ,, accept ,  as it is ", "c0,,,accept,again")
     assert told(run(table, decisions=said), table, "detail") == ["again"]
+    # As a spreadsheet saves it where the comma stands in numbers, with rows of nothing at the end.
+    (tmp_path / "mine.csv").write_bytes("\ufeffclip_id;verdict;note\r\nc0;accept;weiter, so\r\n;;\r\n".encode())
+    assert told(run(table, decisions=read_decisions(tmp_path / "mine.csv")), table, "detail") == ["weiter, so"]
     with pytest.raises(ArtifactError, match="and 2 more"):
         run(table, decisions=decided(tmp_path, *["zz,,,accept,"] * 10))
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....datasets.artifact import ArtifactError
+from ....datasets.manifest import csv_lines
 from ....datasets.storage import Location, is_address, join, named
 from ....datasets.text import TextError, decode_text
 from .judgement import Floats
@@ -83,7 +84,8 @@ def read_decisions(place: Location) -> Decisions:
     """
     data = place.read_bytes()
     try:
-        reader = csv.DictReader(io.StringIO(decode_text(data, place), newline=""), skipinitialspace=True)
+        text, delimiter = csv_lines(io.StringIO(decode_text(data, place), newline=""))
+        reader = csv.DictReader(text, delimiter=delimiter, skipinitialspace=True)
         columns = [str(name).strip().casefold() for name in reader.fieldnames or []]
         reader.fieldnames = columns
         unknown = sorted(set(columns) - set(COLUMNS))
@@ -92,7 +94,8 @@ def read_decisions(place: Location) -> Decisions:
                 f"{place}: columns are verdict and clip_id or source_path, and if wanted start_s, note; "
                 f"got {', '.join(map(str, columns)) or 'none'}"
             )
-        rows = [(reader.line_num, row) for row in reader]
+        # Spreadsheets leave rows of nothing but separators at the end.
+        rows = [(reader.line_num, row) for row in reader if any(map(bool, row.values()))]
     except TextError as error:
         raise ArtifactError(f"{place} cannot be read as csv: {error.detail}") from error
     except csv.Error as error:
