@@ -46,7 +46,7 @@ def test_latin_text_shows_its_encoding_without_a_mark(encoding: str) -> None:
         ("abc".encode("utf-16")[:-1], "byte 6 is no UTF-16-LE, as which the file begins"),
         (b"ab\x00cd", "byte 2 is zero, so it is no text"),
         ("踊る女の子".encode("iso2022_jp"), "its control characters show that it is no UTF-8"),
-        ("Девушка".encode("utf-16-le"), "its control characters show that it is no UTF-8"),  # sound UTF-8 without a mark
+        ("Девушка".encode("utf-16-le"), "its control characters show that it is no UTF-8"),  # sound UTF-8
     ],
 )
 def test_what_cannot_be_told_is_refused_with_its_first_byte(data: bytes, words: str) -> None:
