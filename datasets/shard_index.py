@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from .artifact import Artifact, ArtifactError
 from .digests import differences
 from .encodings import ENCODINGS
+from .rules import with_absent
 from .storage import Location
 
 
@@ -64,17 +65,19 @@ def misplaced(index: pa.Table, needed: tuple[str, ...]) -> list[str]:
     return [key for i, key in enumerate(usable["clip_id"].to_pylist()) if i not in complete]
 
 
-def require_settings(latents: Location, settings: Mapping[str, Any]) -> None:
+def require_settings(latents: Location, settings: Mapping[str, Any], absent: Mapping[str, Any] | None = None) -> None:
     """Refuse a cache whose sizes or types are not those that a run is made for.
 
     Args:
         latents: a finished cache.
         settings: `CacheConfig.settings` of the run's own configuration.
+        absent: what fields count as that an older cache does not have (see `rules.with_absent`).
 
     Raises:
         ArtifactError: it is not finished, or a field differs; the message names each.
     """
-    changes = list(differences(Artifact(latents).record().get("config"), dict(settings)))
+    cached = with_absent(Artifact(latents).record().get("config", {}), settings, absent or {})
+    changes = list(differences(cached, dict(settings)))
     if changes:
         raise ArtifactError(
             f"{latents} was cached otherwise than this run's `cache` says (left: the cache):\n  "

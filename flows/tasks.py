@@ -16,7 +16,9 @@ from ..datasets.shards import require_settings
 from ..datasets.storage import Location, state_folder
 from ..datasets.whole_files import write_json
 from ..pipelines.cache import job as cache_job
+from ..pipelines.cache.config import CacheConfig
 from ..pipelines.curate import job as curate_job
+from ..pipelines.earlier import absent_fields
 from ..pipelines.evaluate import job as evaluate_job
 from ..pipelines.render import job as render_job
 from ..pipelines.runner import Engine
@@ -86,7 +88,7 @@ def train(
 
     def here() -> Record:
         config, place = run.stage(stage), finished(latents, "latents").path
-        require_settings(place, run.cache.settings)
+        require_settings(place, run.cache.settings, absent_fields(CacheConfig))
         return train_job.run(config, latents=place, base=base, out=out, from_checkpoint=from_checkpoint)
 
     return _job(cluster, arguments, run, out / "checkpoint", here)

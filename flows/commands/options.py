@@ -159,12 +159,14 @@ def require_cache(run: Run, latents: Location) -> Location:
     from ...datasets.artifact import ArtifactError
     from ...datasets.finished import finished
     from ...datasets.shards import require_settings
+    from ...pipelines.cache.config import CacheConfig
+    from ...pipelines.earlier import absent_fields
 
     try:
         latents = finished(latents, "latents").path
     except ArtifactError:
         return latents
-    require_settings(latents, run.cache.settings)
+    require_settings(latents, run.cache.settings, absent_fields(CacheConfig))
     return latents
 
 

@@ -18,17 +18,15 @@ from ...datasets.node_cache import require_scratch, scratch
 from ...datasets.rules import versions
 from ...datasets.schema import CLIP_SCHEMA, Row, to_table
 from ...datasets.storage import Location, location, relative
-from ..earlier import absent_fields
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
-from .gates import Gates
 from .ingest import find_sources, sources_digest
 from .networks import MOST_SHOWN, gather_excluded
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
 from .steps import open_source
-from .takeover import RULES_READ, Parent, forgotten_in, reopen_changed
+from .takeover import RULES_READ, Parent, absent_settings, forgotten_in, reopen_changed
 from .walk import stages, told_apart
 
 _log = logging.getLogger(__name__)
@@ -85,8 +83,7 @@ def run(
             begun["excluded"] = excluded
         if old:
             begun["parent"] = json_digest(old.clips.record)
-        # One that an older version did not know was off.
-        absent = {"config": absent_fields(CurateConfig) | {"gates": dict.fromkeys(Gates.model_fields)}}
+        absent = {"config": absent_settings()}
         measured.begin(begun, absent, finished=artifact.committed)
         if artifact.committed:
             return artifact.record()

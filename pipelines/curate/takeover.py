@@ -20,6 +20,7 @@ from ...datasets.source_content import content_id
 from ...datasets.storage import Location, is_address, local_copy, location
 from ...datasets.text import TextError, read_text, spoken
 from ...datasets.video import VideoError
+from ..earlier import absent_fields
 from ..older_rules import has_the_same_pictures, of_older_pictures
 from ..stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
@@ -116,6 +117,11 @@ class Parent:
     def open_row(self, row: Row) -> Row:
         """A source's first row, with the part that holds its measurements."""
         return {**row, "measured_part": self.parts.get(row["source_path"])}
+
+
+def absent_settings() -> dict[str, Any]:
+    """What fields of a configuration count as that an older plan or record does not have: a gate was off."""
+    return absent_fields(CurateConfig) | {"gates": dict.fromkeys(Gates.model_fields)}
 
 
 def measured_gates(record: dict[str, Any]) -> Gates:

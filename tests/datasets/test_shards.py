@@ -230,6 +230,10 @@ def test_a_cache_of_other_code_or_settings_is_refused_by_name(tmp_path, monkeypa
     require_settings(tmp_path, {"dtype": "bfloat16"})
     with pytest.raises(ArtifactError, match='dtype: "bfloat16" → "float32"'):
         require_settings(tmp_path, {"dtype": "float32"})
+    newer = {"dtype": "bfloat16", "tiling": "off"}  # the version that made the cache did not know `tiling`
+    require_settings(tmp_path, newer, {"tiling": "off", "dtype": "float32"})
+    with pytest.raises(ArtifactError, match=r'(?s)left: the cache\):\n  tiling: "on" → "off"\ntrain with'):
+        require_settings(tmp_path, newer, {"tiling": "on"})
     monkeypatch.setitem(ENCODINGS, "pose_latents", 9)
     with pytest.raises(ArtifactError, match=r"encodings\.pose_latents: 1 → 9"):
         ShardDataset(tmp_path)

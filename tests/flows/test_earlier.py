@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from steadydancer.datasets import rules
-from steadydancer.datasets.artifact import PLAN, RECORD, Artifact
+from steadydancer.datasets.artifact import PLAN, RECORD, Artifact, ArtifactError
 from steadydancer.datasets.rules import Rule, other_settings
-from steadydancer.flows.presets import Run
+from steadydancer.flows.commands.options import require_cache
+from steadydancer.flows.presets import Run, tiny
+from steadydancer.pipelines.cache.config import CacheConfig
 from steadydancer.pipelines.earlier import absent_fields
 
 MADE_IN = "/tmp/earlier"
@@ -87,6 +89,45 @@ def test_its_latents_are_whole_and_its_renders_are_scored(earlier, call):
     shared = sorted(key for key in new.keys() & old.keys() if key[1] in ("psnr", "ssim", "temporal_flickering"))
     assert len(shared) == 3
     assert [new[key] for key in shared] == pytest.approx([old[key] for key in shared], abs=1e-6)
+
+
+def rewritten(file, *names):
+    """The JSON file without a field, as a version wrote it that did not know the field."""
+    told = json.loads(file.read_text())
+    place = told
+    for name in names[:-1]:
+        place = place[name]
+    del place[names[-1]]
+    file.write_text(json.dumps(told))
+
+
+def test_a_gate_that_it_did_not_know_is_off_where_its_curation_is_selected_anew(earlier, call):
+    clips = earlier / "run" / "clips"
+    for names in (("config", "gates"), ("selection", "measured_gates")):
+        rewritten(clips / RECORD, *names, "min_brightness")
+    words = ("refilter", "--clips", earlier / "run", "--out", "again")
+    assert call(*words).code == 0
+    # Today's bound of brightness, 0.12, was not asked for.
+    assert {reason for verdict, reason in verdicts(Path("again/clips")) if verdict == "rejected"} == {"min_contrast"}
+    # The selection itself is as old: the same command is the same selection.
+    rewritten(Path("again/clips") / PLAN, "selection", "gates", "min_brightness")
+    told = call(*words)
+    assert told.code == 0 and "finished already" in told.out
+    told = call(*words, "--set", "min_brightness=0.12")
+    assert told.code != 0 and "selection.gates.min_brightness: null → 0.12" in told.err
+    told = call("refilter", "--clips", earlier / "run", "--out", "asked", "--set", "min_brightness=0.12")
+    assert {reason for verdict, reason in verdicts(Path("asked/clips")) if verdict == "rejected"} == {"min_brightness"}
+
+
+def test_a_setting_that_its_cache_did_not_know_counts_as_its_default_where_a_stage_begins(earlier):
+    latents = earlier / "run" / "latents"
+    rewritten(latents / RECORD, "config", "encoder_dtype")
+    run = tiny()
+    assert CacheConfig().encoder_dtype == "bfloat16" != run.cache.encoder_dtype
+    with pytest.raises(ArtifactError, match='encoder_dtype: "bfloat16" → "float32"'):
+        require_cache(run, latents)
+    same = run.cache.model_copy(update={"encoder_dtype": "bfloat16"})
+    assert require_cache(run.model_copy(update={"cache": same}), latents) == latents
 
 
 @pytest.mark.parametrize(

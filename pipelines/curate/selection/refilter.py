@@ -20,9 +20,10 @@ from ....datasets.clips import (
 )
 from ....datasets.digests import json_digest
 from ....datasets.node_cache import require_scratch, scratch
+from ....datasets.rules import with_absent
 from ....datasets.storage import Location, relative
 from ..config import SELECTION_FIELDS, CurateConfig
-from ..takeover import forgotten_in, measured_gates
+from ..takeover import absent_settings, forgotten_in, measured_gates
 from .decisions import Decisions, read_decisions
 from .fingerprints import Fingerprints
 from .select import columns_read, select
@@ -39,7 +40,8 @@ def changed(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:
     Raises:
         ArtifactError: a field is wrong, or decides what is measured.
     """
-    config = dict(record["config"])
+    # An older version did not ask a gate that it did not know, whatever its bound is today.
+    config = with_absent(record["config"], CurateConfig().model_dump(), absent_settings())
     for name, value in changes.items():
         if name not in SELECTION_FIELDS:
             raise ArtifactError(f"{name} decides what is measured: curate anew (--parent takes over what stays)")
@@ -90,7 +92,8 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
     digest = json_digest(old.record)
     fields = config.model_dump(mode="json", include=set(SELECTION_FIELDS))
     with exclusive(out):
-        artifact.begin({"selection": fields, "parent": digest, "decisions": said.digest if said else None})
+        begun = {"selection": fields, "parent": digest, "decisions": said.digest if said else None}
+        artifact.begin(begun, {"selection": absent_settings()})
         if artifact.committed:
             return artifact.record()
         selection = _select(old, config, said)
