@@ -21,7 +21,7 @@ from ...datasets.storage import Location, location, relative
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .ingest import find_sources, sources_digest
-from .networks import MOST_SHOWN, gather_excluded
+from .networks import MOST_SHOWN, gather_excluded, load_excluded
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
@@ -140,8 +140,14 @@ def _require_what_is_needed(config: CurateConfig) -> None:
     Raises:
         SteadyDancerError: there is no excluded set, or no folder for the file in which copies are looked for.
     """
-    if config.exclude and not location(config.exclude).exists():
-        raise ArtifactError(f"exclude: {config.exclude} does not exist: give a folder of videos, or an .npz of theirs")
+    if config.exclude:
+        place = location(config.exclude)
+        if not place.exists():
+            raise ArtifactError(
+                f"exclude: {config.exclude} does not exist: give a folder of videos, or an .npz of theirs"
+            )
+        if place.suffix.lower() == ".npz" and place.is_file():
+            load_excluded(place, config.fps)
     if config.duplicates.scope != "off":
         require_scratch()
 

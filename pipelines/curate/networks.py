@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 from ... import SteadyDancerError
 from ...datasets.object_store import ObjectPath, listing
@@ -150,12 +151,18 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
     What is named like a video and cannot be looked for (unreadable, too short) is told in `Excluded.unreadable`.
 
     Raises:
-        SteadyDancerError: nothing is there, or no video that can be read.
+        SteadyDancerError: nothing is there, no video that can be read, or an npz of something else.
     """
     place = location(exclude)
     if place.suffix.lower() == ".npz" and place.is_file():
         with local_copy(place) as npz:
-            return Excluded.load(npz)
+            try:
+                return Excluded.load(npz)
+            except (ValueError, KeyError, EOFError, BadZipFile):
+                raise SteadyDancerError(
+                    f"exclude {place}: no .npz of fingerprints, or a damaged one (a curation writes one to "
+                    "OUT/measured/excluded.npz); give that, or a folder of videos"
+                ) from None
     names, sequences, unreadable = [], [], {}
     for file, is_video in _files(place):
         try:
@@ -197,7 +204,7 @@ def gather_excluded(config: CurateConfig, measured: Location) -> tuple[CurateCon
     """The excluded videos, decoded once into `measured`, and the configuration by which workers find them there."""
     assert config.exclude is not None
     place = location(config.exclude)
-    if not (place.suffix == ".npz" and place.is_file()):
+    if not (place.suffix.lower() == ".npz" and place.is_file()):
         place = measured / "excluded.npz"
         if not place.is_file():
             excluded = load_excluded(config.exclude, config.fps)

@@ -12,6 +12,7 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.datasets.toydance import draw_dancer, toy_pose
 from steadydancer.datasets.video import encode
+from steadydancer.pipelines.curate import job
 from steadydancer.pipelines.curate.config import CurateConfig, Duplicates
 from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.networks import load_excluded
@@ -304,6 +305,20 @@ def test_an_excluded_video_that_cannot_be_read_is_named_and_not_dropped(original
     (folder / "good.mp4").unlink()
     with pytest.raises(SteadyDancerError, match=r"none that can be read is here\n  .*cut\.mp4: "):
         load_excluded(folder, FPS)
+
+
+@pytest.mark.parametrize("kind", ["no npz", "another npz", "cut off", "empty"])
+def test_an_npz_that_holds_no_fingerprints_is_refused(tmp_path: Path, kind: str) -> None:
+    npz = tmp_path / "set.NPZ"
+    with npz.open("wb") as file:
+        np.savez(
+            file, **({"names": np.array(["a"]), "0": np.zeros((9, 64))} if kind == "cut off" else {"x": np.eye(3)})
+        )
+    if kind != "another npz":
+        npz.write_bytes({"no npz": b"path,verdict\n", "cut off": npz.read_bytes()[:300], "empty": b""}[kind])
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(SteadyDancerError, match=r"exclude .*set\.NPZ: no \.npz of fingerprints, or a damaged one"):
+        job.plan(CurateConfig(exclude=str(npz)), str(tmp_path), tmp_path / "out")
 
 
 def test_nothing_to_exclude_is_said(tmp_path: Path) -> None:
