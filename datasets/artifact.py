@@ -153,15 +153,17 @@ class Artifact:
             return
         begun = json.loads(file.read_text())
         finished = self.committed if finished is None else finished
-        if not finished and (changes := other_rules(begun, plan)):
+        by = other_rules(begun, plan)
+        if not finished and by:
             raise ArtifactError(
-                f"{self.path} is half made by another version of this program, whose rules were others:\n{changes}\n"
+                f"{self.path} is half made by another version of this program, whose rules were others:\n{by}\n"
                 "choose another --out, delete this folder to make it anew, or finish it with the version that began it"
             )
         if changes := other_settings(begun, plan, absent):
             raise ArtifactError(
                 f"{self.path} was begun with other settings or inputs:\n{changes}\n"
-                "choose another --out, or delete this folder to make it anew"
+                + (f"by another version of this program, whose rules were others:\n{by}\n" if by else "")
+                + "choose another --out, or delete this folder to make it anew"
             )
 
     def part(self, packet: Packet) -> Location:
