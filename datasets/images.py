@@ -32,6 +32,9 @@ _PROFILE_IS_SRGB = 2
 _ORIENTATION = 0x0112
 _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
+# Many who write their fourth byte leave it 0, and viewers then pass over it: all of the image would be unseen.
+_OFTEN_WITH_EMPTY_ALPHA = ("BMP", "DIB", "TGA", "ICO")
+
 _FORMATS_THAT_ARE_NOT_READ = {b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF"}
 
 
@@ -113,6 +116,8 @@ def _show(
     if eight.has_transparency_data:
         eight = eight.convert("RGBA")
         alpha = eight.getchannel("A")
+        if image.format in _OFTEN_WITH_EMPTY_ALPHA and not np.asarray(alpha).any():
+            alpha = None
         eight = eight.convert("RGB")
     rgb, converted = _in_srgb(eight, image.info.get("icc_profile"))
     if converted:

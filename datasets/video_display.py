@@ -70,6 +70,11 @@ def has_alpha(frame: Any) -> bool:
     return any(component.is_alpha for component in frame.format.components)
 
 
+def has_empty_alpha(frame: Any) -> bool:
+    """Whether a frame's alpha channel is 0 everywhere: nothing of it would be seen."""
+    return has_alpha(frame) and not frame.reformat(format="rgba").to_ndarray()[..., 3].any()
+
+
 def assumes_bt709(frame: Any, written_before_tags: bool = False) -> bool:
     """Whether a frame names no matrix and is read as BT.709: HD by either side, unless an earlier version wrote it.
 
@@ -95,7 +100,9 @@ def is_hd(width: int, height: int) -> bool:
 def decoder_of(stream: Any) -> Any:
     """The codec context that decodes a stream's packets, in one thread, with their alpha channel if there is one."""
     context = stream.codec_context
-    name = _ALPHA_DECODERS.get(context.codec.canonical_name) if stream.metadata.get("alpha_mode") == "1" else None
+    # Files made by `-metadata:s:v alpha_mode=1` say it in a tag, too, whose name Matroska keeps in capitals.
+    has_alpha_packets = any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
+    name = _ALPHA_DECODERS.get(context.codec.canonical_name) if has_alpha_packets else None
     if name is not None:
         extradata, context = context.extradata, av.CodecContext.create(name, "r")
         context.extradata = extradata
@@ -120,6 +127,8 @@ class Display:
         self._index, self._context = index, context
         self._orientation = Orientation(index.info.mirrored, index.info.rotation_deg)
         self._told_deg: int | None = None
+        # An alpha channel that the file was found not to use, see `video_index`.
+        self._passed_over = None if index.info.transparent else index.info.pixel_format
         # One per size: made for another size, a scaler computes its filters again.
         self._scalers: dict[tuple[int, int, bool], VideoReformatter] = {}
 
@@ -144,7 +153,7 @@ class Display:
         """The frame that was checked last, uint8 RGB [H, W, 3], scaled by a filter of swscale."""
         turned = self._orientation.rotation_deg % 180 != 0
         height, width = size[::-1] if turned else size
-        if has_alpha(frame):
+        if has_alpha(frame) and frame.format.name != self._passed_over:
             opaque = on_background(self._converted(frame, frame.width, frame.height, "rgba", "BILINEAR"))
             if (frame.height, frame.width) != (height, width):
                 laid = av.VideoFrame.from_ndarray(opaque, format="rgb24")

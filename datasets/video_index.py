@@ -12,7 +12,15 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from .video_display import Orientation, assumes_bt709, decoder_of, has_alpha, orientation_of, pixel_aspect
+from .video_display import (
+    Orientation,
+    assumes_bt709,
+    decoder_of,
+    has_alpha,
+    has_empty_alpha,
+    orientation_of,
+    pixel_aspect,
+)
 from .video_fields import deinterlacing
 from .video_file import (
     DEMUX_OPTIONS,
@@ -161,7 +169,9 @@ def _describe(container: Any, stream: Any, context: Any, packets: list[_Packet],
     time_base = stream.time_base
     shown = [packet for packet in packets if packet.shown]
     step = 1 / float((stream.guessed_rate or 25) * time_base)
-    timed = all(packet.has_pts for packet in shown)
+    # AVI keeps no times: with B-frames of H.264 FFmpeg counts packets, which come in another order than frames.
+    is_avi = container.format.name == "avi"
+    timed = all(packet.has_pts for packet in shown) and not (is_avi and stream.codec_context.has_b_frames)
     entries = np.empty((2, 0), np.int64)
     if any(packet.pts is None for packet in shown):
         pts = np.rint(np.arange(len(shown)) * step).astype(np.int64)
@@ -186,7 +196,8 @@ def _describe(container: Any, stream: Any, context: Any, packets: list[_Packet],
         num_frames=len(pts),
         pixel_format=frame.format.name,
         mirrored=orientation.mirrored,
-        transparent=has_alpha(frame),
+        # The fourth byte of AVI's 32 bits is reserved, and most who write it leave it 0.
+        transparent=has_alpha(frame) and not (is_avi and has_empty_alpha(frame)),
         assumed_bt709=assumes_bt709(frame, written_before_tags=METADATA_KEY in container.metadata),
     )
     suits_decord = not info.changed_by_pictures_2 and _suits_decord(container.format.name, info, frame)

@@ -1,6 +1,7 @@
 """An image is what viewers show of it, whatever its format and however PIL and OpenCV would read it."""
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -164,6 +165,18 @@ def test_transparency_is_laid_on_white_in_every_form():
         (palette, "GIF", {"transparency": there}),
     ):
         np.testing.assert_array_equal(decode_image(coded(image, kind, **options), "it").pixels, hole)
+
+
+@pytest.mark.parametrize(("fourth", "shown"), [(0, (10, 200, 30)), (128, (132, 227, 142))])
+def test_a_fourth_byte_that_nobody_wrote_hides_nothing(fourth, shown):
+    """A BMP of 32 bits whose header names an alpha channel; most programs leave it 0."""
+    samples = bytes([30, 200, 10, fourth]) * 64 * 64
+    header = struct.pack("<IiiHHIIiiII", 124, 64, 64, 1, 32, 3, len(samples), 0, 0, 0, 0)
+    header += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs"
+    data = struct.pack("<2sIII", b"BM", 14 + 124 + len(samples), 0, 14 + 124) + header.ljust(124, b"\x00") + samples
+    picture = decode_image(data, "a.bmp")
+    np.testing.assert_array_equal(picture.pixels, np.broadcast_to(np.uint8(shown), (64, 64, 3)))
+    assert picture.changes == (() if fourth == 0 else ("transparency laid on white",))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])

@@ -156,6 +156,36 @@ def test_transparency_is_laid_on_white(tmp_path):
         assert (decode(path, np.zeros(1), 24, 40)[0, 4:10, 2:16] >= 250).all()
 
 
+def test_a_name_in_capitals_tells_of_alpha_packets_too(tmp_path):
+    """`-metadata:s:v alpha_mode=1`, as such files are made by the thousand, comes back as ALPHA_MODE."""
+    frames = [np.dstack([corners(48, 80), np.zeros((48, 80), np.uint8)])] * 9
+
+    def setup(stream):
+        stream.metadata["alpha_mode"] = "1"
+
+    options = {"crf": "4", "b": "0", "deadline": "realtime"}
+    path = write(tmp_path / "a.webm", frames, "libvpx-vp9", setup, "yuva420p", **options)
+    with av.open(str(path)) as container:
+        assert "alpha_mode" not in container.streams.video[0].metadata
+    assert probe(path).transparent
+    for way in all_ways(path, 9):
+        assert way.min() >= 250
+
+
+def test_the_fourth_byte_of_avi_hides_nothing_where_nobody_wrote_it(tmp_path):
+    picture, alpha = corners(48, 80), np.zeros((48, 80), np.uint8)
+    path = write(tmp_path / "a.avi", [np.dstack([picture, alpha])] * 9, "rawvideo", pixel_format="bgra")
+    assert not probe(path).transparent
+    for way in all_ways(path, 9):
+        np.testing.assert_array_equal(way, picture)
+    alpha[:, :40] = 255
+    path = write(tmp_path / "b.avi", [np.dstack([picture, alpha])] * 9, "rawvideo", pixel_format="bgra")
+    assert probe(path).transparent
+    for way in all_ways(path, 9):
+        np.testing.assert_array_equal(way[:, :40], picture[:, :40])
+        assert (way[:, 40:] == 255).all()
+
+
 def test_a_gif_has_its_transparent_places_white_and_the_rest_as_it_was(tmp_path):
     from PIL import Image
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from steadydancer.datasets import video_reader
-from steadydancer.datasets.video import VideoError, encode, probe
+from steadydancer.datasets.video import VideoError, decode, encode, frame_times_s, probe
 from steadydancer.datasets.video_cursors import DecordCursor, PyavCursor
 from steadydancer.datasets.video_index import _check_times, read_index
 from steadydancer.datasets.video_reader import VideoReader, is_cross_checked
@@ -447,6 +447,21 @@ def test_frames_without_times_follow_the_rate(tmp_path):
     assert info.num_frames == 40
     assert info.duration_s == pytest.approx(40 / info.fps)
     assert 10 < info.fps < 60
+
+
+def test_frames_of_avi_come_in_their_order_though_it_keeps_no_times(tmp_path):
+    """With B-frames of H.264 FFmpeg numbers the packets as they lie."""
+    shades = np.arange(20, 220, 10)
+    with av.open(str(tmp_path / "b.avi"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "3", "b-adapt": "0"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for shade in shades:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade, np.uint8))))
+        container.mux(stream.encode(None))
+    np.testing.assert_allclose(frame_times_s(tmp_path / "b.avi"), np.arange(20) / 25)
+    frames = decode(tmp_path / "b.avi", np.arange(20) / 25)
+    assert np.abs(frames.mean(axis=(1, 2, 3)) - shades).max() < 4
+    assert abs(decode(tmp_path / "b.avi", np.array([0.4]))[0].mean() - shades[10]) < 4
 
 
 def test_too_long_is_too_big(tmp_path):
