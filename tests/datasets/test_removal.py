@@ -294,6 +294,9 @@ def test_an_export_keeps_the_files_of_what_stays_and_its_manifests_name_no_other
     (new.path / "videos" / "c1.txt").unlink()
     assert len(list(files_without(old, new, GONE, "diffsynth"))) == 2
     assert (new.path / "videos" / "c3.txt").exists() and not (new.path / "videos" / "c1.txt").exists()
+    # The manifests name what stood there before the stop as well.
+    told = [json.loads(line)["id"] for line in (new.path / "clips.jsonl").read_text().splitlines()]
+    assert told == ["c1", "c3"] and (new.path / "metadata.csv").read_text().count("videos/") == 6
 
 
 def test_a_folder_is_deleted_its_record_first_and_what_links_point_to_stays(tmp_path: Path, monkeypatch):

@@ -50,6 +50,12 @@ def test_remembering_changes_no_bit(dtype, axis):
     assert not torch.equal(plain, video(model, told | {"negative_text": told["conditional"]}, remember=True))
 
 
+def test_two_image_features_side_by_side_are_remembered_as_both():
+    model, told = tiny_model(image_feature_fusion="concatenation"), branches()
+    plain = video(model, told, remember=False)
+    assert torch.equal(video(model, told, remember=True), plain)
+
+
 def test_each_thing_is_computed_once_for_what_it_depends_on():
     model, told = tiny_model(), branches()
     calls = dict.fromkeys(["rope", "spatial", "temporal", "alignment", "image_embedder", "to_k", "add_v_proj"], 0)

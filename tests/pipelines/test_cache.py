@@ -370,6 +370,10 @@ def test_a_letterboxed_clip_has_the_latents_of_the_clip_without_its_bars(
     ours, theirs = tensors_of(barred["conditions"]), tensors_of(plain["conditions"])
     for name in MEMBERS:  # keypoints went to the whole frame and back: a stroke's edge may differ by a level
         torch.testing.assert_close(ours[name], theirs[name], atol=2e-2 if "pose" in name else 1e-5, rtol=0)
+    # The keypoints in the sample are drawn again, over its picture, by pose simulation and galleries.
+    kept, alone = (PoseSequence.from_bytes(row["pose"]) for row in (barred, plain))
+    np.testing.assert_allclose(kept.body, alone.body, atol=1e-4)
+    np.testing.assert_allclose(kept.hands, alone.hands, atol=1e-4)
     # The bars would have been seen.
     seen = steps.encode_clip({**with_bars(dancer), **dict.fromkeys(BOX)}, config, encoders)
     assert (tensors_of(seen["conditions"])["image_embeds"] - theirs["image_embeds"]).abs().mean() > 0.05

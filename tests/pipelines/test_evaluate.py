@@ -350,3 +350,25 @@ def test_what_is_missing_is_said_before_anything_is_made(renders: Path, tmp_path
         with pytest.raises(SteadyDancerError, match=r"alone\.mp4, .* were looked for in .*, which holds other\.mp4"):
             call()
     assert not out.exists()
+
+
+@pytest.mark.parametrize("driving_fps", [None, 12.0])
+def test_workers_are_told_at_which_rate_drivings_were_read(
+    renders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driving_fps: float | None
+) -> None:
+    shutil.copytree(renders, tmp_path / "r")
+    record = json.loads((tmp_path / "r" / "renders" / "run.json").read_text())
+    record["config"]["driving_fps"] = driving_fps
+    write_json(tmp_path / "r" / "renders" / "run.json", record)
+    told: list[Any] = []
+
+    def stopped(work: Any, *_: Any) -> None:
+        told.append(work.config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "run_packets", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path / "r", None, tmp_path / "out", protocol="first-81")
+    (task,) = told
+    assert (task.driving_fps, task.config.protocol) == (driving_fps, "first-81")
+    assert task.components == record["components"]["path"]

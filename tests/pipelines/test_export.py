@@ -254,6 +254,18 @@ def test_another_configuration_on_the_same_folder_is_refused(curated: Path, expo
         export(SOURCE_SIZE.model_copy(update={"lossless": True}), curated, exported.parent)
 
 
+@pytest.mark.parametrize("column", ["prompt", "source_path"])
+def test_clips_of_which_something_that_is_exported_is_other_are_others(
+    curated: Path, exported: Path, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = job.accepted_clips(Clips(curated))
+    monkeypatch.setattr(job, "accepted_clips", lambda clips: [*rows[:-1], {**rows[-1], column: "another"}])
+    with pytest.raises(ArtifactError, match="clips: "):
+        export(SOURCE_SIZE, curated, exported.parent)
+    monkeypatch.setattr(job, "accepted_clips", lambda clips: rows[::-1])  # the same clips
+    assert export(SOURCE_SIZE, curated, exported.parent)["counts"]["inputs"] == len(rows)
+
+
 def test_exporting_from_a_store_to_a_store(bucket: str, bordered: Path) -> None:
     root = ObjectPath.parse(bucket)
     for file in bordered.rglob("*"):

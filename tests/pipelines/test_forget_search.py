@@ -15,6 +15,7 @@ from steadydancer.datasets.clips import Clips
 from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.removal import Forgotten
 from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
+from steadydancer.pipelines.forget import Request
 from steadydancer.pipelines.forget_search import KEYS, Found, find
 from steadydancer.pipelines.forget_versions import latents_version
 
@@ -128,3 +129,18 @@ def test_the_record_of_a_new_cache_is_that_of_what_is_left(tmp_path: Path) -> No
     before = {file: file.stat().st_mtime_ns for file in Path(str(new.path)).rglob("*")}
     latents_version(old, new, Forgotten(frozenset({A}), frozenset()), record, moved)  # finished: nothing to do
     assert {file: file.stat().st_mtime_ns for file in Path(str(new.path)).rglob("*")} == before
+
+
+def test_a_request_is_another_one_where_it_would_make_something_else() -> None:
+    places: dict[str, Any] = {"clips": [Path("/c")], "latents": [Path("/l")], "exports": [Path("/e")]}
+    request = Request("somebody", out=Path("/o"), **places)
+    others = [
+        Request("somebody else", out=Path("/o"), **places),
+        Request("somebody", out=Path("/o"), with_copies=True, **places),
+        *(Request("somebody", out=Path("/o"), **{**places, name: [Path("/x")]}) for name in places),
+        Request("somebody", out=Path("/o"), clips=[Path("/c")], latents=[Path("/e")], exports=[Path("/l")]),
+    ]
+    digests = {one.digest() for one in (request, *others)}
+    assert len(digests) == 1 + len(others)
+    # What is said of it, and where it is written to, is no other request: the rerun goes on.
+    assert Request("somebody", out=Path("/p"), reason="a letter", **places).digest() == request.digest()
