@@ -72,7 +72,9 @@ def run(
         settings = config.model_dump(mode="json", exclude={"packet_size", "components"})
         truths = sorted((place, name) for name, place in found.found.items())
         ids = [name for _, name in truths]
-        begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]},
+        # By which rules they were rendered, too: half-made scores of others would be of two kinds of videos.
+        by = {"rules": record["rules"]} if "rules" in record else {}
+        begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]} | by,
                  "truths": [content_digest(place) for place, _ in truths], "truth_ids": ids,
                  "packet_size": config.packet_size, "rules": versions("pictures", "truth")}  # fmt: skip
         artifact.begin(begun, {"config": absent_fields(EvaluateConfig), "truth_ids": ids})

@@ -336,6 +336,18 @@ def test_what_an_older_version_finished_stays_and_what_it_half_made_is_refused(
         evaluate(renders, truth, tmp_path / "out", packet_size=2)
 
 
+def test_scores_of_videos_that_were_rendered_by_other_rules_are_not_mixed(
+    renders: Path, truth: Path, scored: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scored, tmp_path / "out")
+    (tmp_path / "out" / "metrics" / "run.json").unlink()
+    shutil.copytree(renders, tmp_path / "anew")  # of the same pairs and settings
+    record = json.loads((renders / "renders" / "run.json").read_text())
+    write_json(tmp_path / "anew" / "renders" / "run.json", {**record, "rules": {"driving_poses": 9}})
+    with pytest.raises(ArtifactError, match=r"renders\.rules[^\n]* → [^\n]*9"):
+        evaluate(tmp_path / "anew", truth, tmp_path / "out", packet_size=2)
+
+
 def test_what_is_missing_is_said_before_anything_is_made(renders: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "out", tmp_path / "truth"
     with pytest.raises(ArtifactError, match="does not exist"):
