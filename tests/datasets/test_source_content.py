@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,26 @@ def test_a_file_that_stays_is_read_once_and_one_that_was_replaced_is_noticed(
     words = what_changed(file, digest(OLD))
     assert words and str(file) in words and digest(OLD)[:12] in words and digest(NEW)[:12] in words
     assert not is_unchanged(file, digest(OLD))
+
+
+def test_a_file_that_was_written_over_in_its_place_is_noticed_though_its_time_was_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As tools do that keep times: the same file, size and time of writing; the time of the last change tells."""
+    counted(monkeypatch)
+    file = tmp_path / "a.mp4"
+    file.write_bytes(OLD)
+    long_ago_ns = file.stat().st_mtime_ns - 10**12
+    os.utime(file, ns=(long_ago_ns, long_ago_ns))
+    assert content_id(file) == digest(OLD)
+    before = file.stat()
+    with file.open("r+b") as opened:
+        opened.write(NEW)
+    time.sleep(0.02)  # the clock of a file system ticks every few milliseconds
+    os.utime(file, ns=(long_ago_ns, long_ago_ns))
+    after = file.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert content_id(file) == digest(NEW)
 
 
 def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import Artifact, ArtifactError
+from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet
 from steadydancer.datasets.clips import COLUMNS, Clips
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, columns_of, to_table
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import load_supplied_pose, save_supplied_pose
@@ -31,6 +32,7 @@ from steadydancer.pipelines.curate.gates import CHEAP_GATES, Gates
 from steadydancer.pipelines.curate.scores.frame_scores import find_cuts
 from steadydancer.pipelines.curate.selection.select import select_table
 from steadydancer.pipelines.curate.steps import open_source
+from steadydancer.pipelines.curate.takeover import take_over
 from steadydancer.pipelines.curate.walk import stages
 from steadydancer.pipelines.runner import Engine
 from steadydancer.pipelines.stage import BadClip
@@ -442,3 +444,24 @@ def test_a_parent_gives_what_is_the_same_and_the_rest_is_measured(
     with pytest.raises(ArtifactError, match="measured in another way:\n  num_score_frames: 4 → 5"):
         job.run(config.model_copy(update={"num_score_frames": 5}), clips=str(clips), out=tmp_path / "x",
                 parent=tmp_path / "old", engine=Engine(tmp_path / "e", in_process=True))  # fmt: skip
+
+
+def test_what_a_manifest_says_now_stands_in_rows_that_are_taken_over(tmp_path: Path) -> None:
+    clip = tmp_path / "a.mp4"
+    clip.write_bytes(b"a film")
+    row = {"source_path": str(clip), "source_id": content_digest(clip), "origin": "a studio", "licence": "CC0"}
+    measured = Artifact(tmp_path / "measured")
+    spans = ({"prompt": "then", "start_s": 0.0, "brightness": 0.5}, {"prompt": "then", "start_s": 2.0})
+    other = {"source_path": str(tmp_path / "b.mp4"), "source_id": "b"}
+    measured.write_part(Packet("p", ()), to_table([*({**row, **span} for span in spans), other]))
+    part = {"source_path": str(clip), "measured_part": "part-p.parquet"}
+    for says, wanted in (
+        ({"origin": "an archive", "licence": None, "prompt": "now"}, ("an archive", None, "now")),
+        ({"origin": None, "licence": "CC-BY", "prompt": None}, (None, "CC-BY", "then")),
+    ):
+        rows = take_over(measured, {**part, **says}, CONFIG)
+        assert isinstance(rows, list)
+        assert [(one["origin"], one["licence"], one["prompt"]) for one in rows] == [wanted] * 2
+        assert [(one["start_s"], one["brightness"]) for one in rows] == [(0.0, 0.5), (2.0, None)]
+    clip.write_bytes(b"another film")
+    assert take_over(measured, part, CONFIG) == {**part, "measured_part": None}

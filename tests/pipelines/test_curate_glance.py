@@ -98,3 +98,17 @@ def test_few_key_frames_tell_nothing_and_a_gate_that_is_off_refuses_nothing(
     still = {"min_contrast": None, "min_sharpness": None, "max_blur": None}
     assert refused(grouped, **still) and not refused(grouped, min_brightness=None, **still)
     assert not refused(encode(films()["dark"], tmp_path / "x.mp4") or tmp_path / "x.mp4", **still)
+
+
+def test_of_bounds_that_differ_by_shape_the_one_that_lets_most_through_decides() -> None:
+    """The shape inside the borders is not known yet."""
+    config = CONFIG.model_copy(
+        update={
+            "gates": Gates(min_brightness=0.3, min_contrast=0.05, min_sharpness=0.002, max_blur=0.5),
+            "gates_by_shape": {
+                "vertical": {"min_brightness": 0.1, "max_blur": 0.7, "min_contrast": None},
+                "square": {"min_brightness": 0.4, "max_blur": 0.4, "min_sharpness": 0.004},
+            },
+        }
+    )
+    assert glance._loosest(config) == {"min_brightness": 0.1, "min_sharpness": 0.002, "max_blur": 0.7}
