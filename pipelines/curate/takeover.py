@@ -31,6 +31,7 @@ from .selection.judgement import Bounds, Mask, columns_for, judge
 WITHOUT_INFLUENCE = (*SELECTION_FIELDS, "packet_size", "num_gpus")
 FIXED = pa.array(["too_short", "max_clips_per_source"])  # what refuses a row before there is anything to measure
 MOST_NAMED = 20
+SUPPLIED = "supplied"  # as `pose_model`
 SIDECAR_RULES = ("sidecars", "texts")
 RULES_READ = ("pictures", *SIDECAR_RULES)
 
@@ -193,7 +194,12 @@ def take_over(
     if older_sidecars and not _has_the_same_sidecars(row, rows[0]):
         return {**row, "measured_part": None}
     said = {name: row.get(name) for name in ("origin", "licence")} | {"prompt": row.get("prompt") or rows[0]["prompt"]}
-    return [{**one, **said, "measured_part": part} for one in rows]
+    return [{**_without_assumed(one), **said, "measured_part": part} for one in rows]
+
+
+def _without_assumed(measured: Row) -> Row:
+    """Keypoints that came with a clip have no confidence; older versions gave their visibility for one."""
+    return {**measured, "pose_confidence": None} if measured["pose_model"] == SUPPLIED else measured
 
 
 def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:

@@ -103,3 +103,21 @@ def test_pairs_and_a_new_curation_leave_such_a_clip_out(rows: list[Row], tmp_pat
         assert [isinstance(one, list) for one in found] == taken
     pairs = pairs_of_clips(tmp_path, 2).read_text().splitlines()
     assert len(pairs) == 1 and f'"{rows[0]["clip_id"]}-{rows[0]["clip_id"]}"' in pairs[0]
+
+
+def test_the_visibility_of_supplied_keypoints_is_not_taken_over_as_a_confidence(tmp_path: Path) -> None:
+    """An older version kept it as one; of the same clip, measured today, there is none."""
+    rows: list[Row] = []
+    for seed, (model, confidence) in enumerate((("supplied", 0.4), ("dwpose", 0.7))):
+        source = tmp_path / f"{model}.mp4"
+        encode(draw_dancer(toy_pose(seed, NUM_FRAMES, 16), seed, HEIGHT, WIDTH), source, 16)
+        told: Row = {"source_path": str(source), "source_id": content_digest(source), "pose_model": model,
+                     "pose_confidence": confidence, "head_ratio": 0.5}  # fmt: skip
+        rows.append(told)
+    Artifact(tmp_path / "measured").write_part(Packet("x", ()), to_table(rows))
+    taken = []
+    for row in rows:
+        asked = {"source_path": row["source_path"], "measured_part": "part-x.parquet"}
+        (one,) = take_over(Artifact(tmp_path / "measured"), asked, tiny().curate)
+        taken.append((one["pose_model"], one["pose_confidence"], one["head_ratio"]))
+    assert taken == [("supplied", None, 0.5), ("dwpose", 0.7, 0.5)]
