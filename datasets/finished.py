@@ -31,7 +31,7 @@ def finished(place: Location, kind: str) -> Artifact:
     """
     wanted = f"give {GIVEN[kind]}"
     if place.is_file():
-        raise ArtifactError(f"{place} is a file; a folder with {kind} is wanted: {wanted}")
+        raise ArtifactError(f"{place} is a file; a folder with {WORDS.get(kind, kind)} is wanted: {wanted}")
     artifact = Artifact(place)
     if not artifact.committed and (place / kind).is_dir():
         artifact = Artifact(place / kind)
@@ -50,7 +50,7 @@ def finished(place: Location, kind: str) -> Artifact:
         raise ArtifactError(f"{place} holds {_listed(others)}, no {kind}: {wanted}")
     if here is None and artifact.path == place:
         raise ArtifactError(
-            f"{place} is not finished (no {RECORD} in it), and no {kind} of this program lies there: {wanted}"
+            f"{place} is not finished (no {RECORD} in it), and it holds no {kind} of this program: {wanted}"
         )
     artifact.record()  # says that it is not finished
     raise AssertionError("a record that is not there was read")

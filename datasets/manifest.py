@@ -213,7 +213,13 @@ class _Reader:
                 )
         missing = [name for name in self.paths if not out.get(name)]
         if missing:
-            raise SteadyDancerError(f"{where}: no {' and no '.join(missing)} (columns: {', '.join(map(str, row))})")
+            odd = [
+                f"; {column} is {json.dumps(value, default=str)[:60]}, which is no path"
+                for column, value in row.items()
+                if self._meaning(column) in missing and value not in (None, "")
+            ]
+            columns = f"(columns: {', '.join(map(str, row))}{''.join(odd)})"
+            raise SteadyDancerError(f"{where}: no {' and no '.join(missing)} {columns}")
         return out
 
     def _meaning(self, column: str) -> str | None:

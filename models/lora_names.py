@@ -20,9 +20,9 @@ SUPPORTED = (
 
 _ADAPTER = r"(?:\.(?!(?:weight|bias)$)[\w-]+)?"  # PEFT's name of the adapter: lora_A.default.weight
 _ROLES = {
-    "down": rf"\.lora_down(?:\.weight)?|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight"
+    "down": rf"\.lora_down{_ADAPTER}(?:\.weight)?|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight"
     rf"|\.lora_A{_ADAPTER}(?:\.weight)?",
-    "up": rf"\.lora_up(?:\.weight)?|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight"
+    "up": rf"\.lora_up{_ADAPTER}(?:\.weight)?|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight"
     rf"|\.lora_B{_ADAPTER}(?:\.weight)?",
     "up_bias": rf"\.lora_B{_ADAPTER}\.bias",
     "alpha": r"\.(?:lora_)?alpha",
@@ -54,7 +54,7 @@ _OTHER_KINDS = {
 }
 # Words before the first of the transformer's own, by themselves or one below another.
 _PREFIX = re.compile(
-    r"(?:lora|lycoris|unet|transformer|base_model|model|diffusion_model|diffusion|dit|pipe|module|network|net|generator"
+    r"(?:lora|lycoris|unet|transformer|base_model|model|diffusion_model|diffusion|dit|pipe|pipeline|student|wan|module|network|net|generator"
     r"|generator_ema|denoiser|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)_"
 )
 _WRAPPERS = re.compile(

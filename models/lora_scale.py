@@ -18,6 +18,8 @@ HEADER_KEY = "lora_adapter_metadata"  # diffusers'
 _HEADER_KEYS = (HEADER_KEY, "adapter_config", "peft_config", "lora_config")
 _ALPHA = ("lora_alpha", "alpha")  # PEFT's for LoRA, and for LoKr and LoHa
 _PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "pipe.dit.", "transformer.", "unet.")
+# Ways of PEFT's to begin an adapter that take its beginning out of the base's weights.
+_CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 ADAPTER_CONFIG, ADAPTER_MODEL = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 
 
@@ -70,12 +72,12 @@ def read_scale(checkpoint: Checkpoint) -> AdapterScale:
     `adapter_config.json` is taken to belong to PEFT's `adapter_model.safetensors`, and to the only file of a folder.
 
     Raises:
-        CheckpointError: it is told in a form that is not understood.
+        CheckpointError: it is told in a form that is not understood, or belongs to a base with other weights.
     """
     try:
         told = adapter_config(checkpoint)
         alpha = next((told[name] for name in _ALPHA if told.get(name) is not None), None)
-        return AdapterScale(
+        scale = AdapterScale(
             alpha=None if alpha is None else _number(alpha),
             rank=None if told.get("r") is None else int(_number(told["r"])),
             use_rslora=_flag(told.get("use_rslora")),
@@ -88,6 +90,14 @@ def read_scale(checkpoint: Checkpoint) -> AdapterScale:
         raise CheckpointError(
             f"{checkpoint.source}: what its header, or {ADAPTER_CONFIG} beside it, tells of alpha is unusable ({error})"
         ) from error
+    begun = str(told.get("init_lora_weights")).lower()
+    if begun.startswith(_CHANGE_BASE):
+        raise CheckpointError(
+            f"{checkpoint.source} is no LoRA of the plain base: it was begun with {begun}, which changes the base's "
+            "weights too, and the file does not hold these. Save it with PEFT's "
+            "`path_initial_model_for_weight_conversion`, which makes a plain LoRA of it"
+        )
+    return scale
 
 
 def adapter_config(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from .. import SteadyDancerError
 from ..datasets.artifact import VERDICTS, Artifact, ArtifactError
+from ..datasets.file_names import file_stem
 from ..datasets.schema import Row
 from ..datasets.storage import Location
 
@@ -135,7 +136,8 @@ def truths_in_words(told: dict[str, Any] | None) -> str:
         words += f". {reason}: {number} ({', '.join(names[:3])}{', …' if number > 3 else ''})"
     if told["num_unused"]:
         shown = ", ".join(told["unused"][:3]) + (", …" if told["num_unused"] > 3 else "")
-        words += f". {told['num_unused']} videos there fit no render ({shown})"
+        fit = "video there fits" if told["num_unused"] == 1 else "videos there fit"
+        words += f". {told['num_unused']} {fit} no render ({shown})"
     return f"{words}."
 
 
@@ -148,6 +150,7 @@ def artifacts_in(folder: Location) -> list[Artifact]:
     found = [one for one in map(Artifact, (folder, *(folder / name for name in ARTIFACTS))) if has_rows(one)]
     if not found:
         where = "holds no artifact with rows" if folder.is_dir() else "does not exist"
+        where = "is a file; a folder is wanted" if folder.is_file() else where
         raise ArtifactError(f"{folder} {where}: give what --out of {', '.join(ARTIFACTS.values())} was")
     return found[:1] if found[0].path == folder else found
 
@@ -168,6 +171,7 @@ def find_rows(artifact: Artifact, wanted: str) -> list[Row]:
     tries: tuple[tuple[list[list[str | None]], Callable[[str], bool]], ...] = (
         (ids, lambda text: text == wanted),
         (files, lambda text: text == wanted or text == str(Path(wanted).absolute())),
+        (ids, lambda text: text == file_stem(wanted)),  # an id as it was asked for, before it named files
         (files, lambda text: wanted in (PurePath(text).name, PurePath(text).stem)),
         (ids, lambda text: text.startswith(wanted)),
     )

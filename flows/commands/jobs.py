@@ -143,10 +143,14 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 
 @click.command(cls=JobCommand)
 @click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`, or what `convert` made.")
-@click.option("--image", type=FILE, help="Reference image, as viewers show it, on white; the video starts at it.")
+@click.option("--image", type=FILE, help="Reference image; the video starts at it. Transparent parts become white.")
 @click.option("--driving", type=FILE, help="Driving video.")
 @click.option("--prompt", default="", help="What happens, in words.")
-@click.option("--pairs", type=FILE, help="Table with image, driving and, if wanted, prompt, id.")
+@click.option(
+    "--pairs",
+    type=FILE,
+    help="Table (csv, json, jsonl, parquet) with columns image, driving and, if wanted, prompt, id.",
+)
 @click.option("--out", type=OUT, required=True, help="OUT/renders is made.")
 @click.option(
     "--components", type=NAME, help="Wan 2.1 I2V folder or hub id; without it, those of the checkpoint's record."
@@ -157,9 +161,9 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @click.option(
     "--sound",
     type=click.Choice(["none", "keep"]),
-    help="Of the video. Without it as the preset says; every shipped one: none. keep: the driving video's, cut to what "
-    "is rendered and as fast or slow as the picture, at the same pitch; where it has none, or none that can be "
-    "decoded, the video is silent and the row says so.",
+    help="Default: the preset's; all presets here say none, a silent video. keep: the driving video's sound, cut to "
+    "what is rendered, at the picture's speed and the same pitch; where it has none, or none that can be decoded, the "
+    "video is silent and the row says so.",
 )
 @configured
 @in_process_option

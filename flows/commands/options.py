@@ -25,7 +25,7 @@ class Place(click.ParamType):
 
     Args:
         is_file: refuse what is no file that is there.
-        is_out: refuse a file of this machine, where a folder is to be made.
+        is_out: refuse a file of this machine, and what would lie below one, where a folder is to be made.
     """
 
     name = "path"
@@ -39,8 +39,10 @@ class Place(click.ParamType):
         if self.is_file and not place.is_file():
             what = "is a folder, a file is wanted" if place.is_dir() else "does not exist"
             self.fail(f"'{place}' {what}", param, ctx)
-        if self.is_out and isinstance(place, Path) and place.exists() and not place.is_dir():
-            self.fail(f"'{place}' is a file, and results go into a folder", param, ctx)
+        if self.is_out and isinstance(place, Path):
+            there = next((one for one in (place, *place.parents) if one.exists()), None)
+            if there is not None and not there.is_dir():
+                self.fail(f"'{there}' is a file, and results go into a folder", param, ctx)
         return place
 
 
@@ -88,7 +90,7 @@ def number(text: str) -> float:
 
 
 class Number(click.ParamType):
-    """A finite number, above zero if it must be."""
+    """A finite number: zero or more, above zero if it must be."""
 
     name = "float"
 
@@ -103,6 +105,8 @@ class Number(click.ParamType):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         if self.above_zero and converted <= 0:
             self.fail(f"{value!r} is not above zero", param, ctx)
+        if converted < 0:
+            self.fail(f"{value!r} is below zero", param, ctx)
         return converted
 
 

@@ -21,7 +21,7 @@ from ...datasets.storage import Location, location, relative
 from ..runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .ingest import find_sources, sources_digest
-from .networks import MOST_SHOWN, gather_excluded, load_excluded
+from .networks import MOST_SHOWN, files_of_excluded, gather_excluded, load_excluded
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Selection
@@ -148,6 +148,10 @@ def _require_what_is_needed(config: CurateConfig) -> None:
             )
         if place.suffix.lower() == ".npz" and place.is_file():
             load_excluded(place, config.fps)
+        if not files_of_excluded(place):
+            raise ArtifactError(
+                f"exclude: {config.exclude} holds no file: give a folder of videos, or an .npz of theirs"
+            )
     if config.duplicates.scope != "off":
         require_scratch()
 

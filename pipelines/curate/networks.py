@@ -164,7 +164,7 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
                     "OUT/measured/excluded.npz); give that, or a folder of videos"
                 ) from None
     names, sequences, unreadable = [], [], {}
-    for file, is_video in _files(place):
+    for file, is_video in files_of_excluded(place):
         try:
             with local_copy(file) as here:
                 _, frames = decode_low_resolution(here, 1 / fps, LOW_RESOLUTION_PX)
@@ -188,7 +188,7 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
     return Excluded(names, sequences, unreadable)
 
 
-def _files(place: Location) -> list[tuple[Location, bool]]:
+def files_of_excluded(place: Location) -> list[tuple[Location, bool]]:
     """Files below a place, or the one at it, and whether each is named like a video (or is a folder that is closed)."""
     if isinstance(place, ObjectPath):
         listed = [one.path for one in listing(place)] or ([place] if place.is_file() else [])

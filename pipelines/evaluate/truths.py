@@ -5,7 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from ... import SteadyDancerError
@@ -125,8 +125,8 @@ def _spellings(name: str, level: int) -> set[str]:
 
 
 def as_ids(text: str) -> set[str]:
-    """How the ids of renders spell a name, today and before; composed letters as one sign or as they are."""
-    forms = {text, unicodedata.normalize("NFC", text)}
+    """How the ids of renders spell a name, today and before; composed letters as one sign or as several."""
+    forms = {text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))}
     return {file_stem(form) for form in forms} | {re.sub(r"[^\w.-]+", "_", form) for form in forms}
 
 
@@ -138,6 +138,8 @@ def _none_fits(folder: Location, ids: list[str], doubtful: dict[str, list[str]],
             "equally well. Leave one file a render there, called ID.mp4"
         )
     there = f"which holds {_some(unused)}" if unused else "in which no video lies"
+    if isinstance(folder, Path) and (below := sorted(one.name for one in folder.iterdir() if one.is_dir())):
+        there += f" (folders in it are not searched: {_some(below)})"
     return (
         f"no truth fits: {_some([f'{name}.mp4' for name in ids])} were looked for in {folder}, {there}. Name each "
         "truth after its render's id, or leave --truth out"

@@ -151,6 +151,11 @@ WITH_ALPHA = {
     "dit": written(official, *KOHYA, "dit."),
     "DiffSynth's pipeline": written(official, *DEFAULT, ".alpha", "pipe.dit."),
     "no prefix": written(official, *KOHYA),
+    "a pipeline's, PEFT's end": written(
+        diffusers, ".lora_down.default.weight", ".lora_up.default.weight", ".alpha", "pipeline.transformer."
+    ),
+    "distilled": written(official, *KOHYA, "student.model."),
+    "kohya of Wan": written(flat, *KOHYA, "lora_wan_"),
     "lora.down": written(diffusers, ".lora.down.weight", ".lora.up.weight", ".alpha", "transformer."),
     "_lora.down": written(diffusers, "_lora.down.weight", "_lora.up.weight", ".alpha", "unet."),
     "lora_linear_layer": written(
@@ -457,6 +462,22 @@ def test_what_is_not_understood_is_refused_whole_with_one_message(tmp_path: Path
         load_lora(model, tmp_path / "x.safetensors")
     assert case in ("two adapters", "alpha") or "LoKr" in str(told.value)  # what is read
     same(model.state_dict(), plain, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("begun", "changes_base"),
+    [("pissa_niter_4", True), ("olora", True), ("LoftQ", True), ("gaussian", False), (True, False)],
+)
+def test_an_adapter_whose_beginning_was_taken_out_of_the_base_is_refused(
+    tmp_path: Path, plain: State, begun: str | bool, changes_base: bool
+) -> None:
+    save_file(written(official, *PEFT, None, "base_model.model."), tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "init_lora_weights": begun}))
+    if changes_base:
+        with pytest.raises(CheckpointError, match=f"begun with {str(begun).lower()}, which changes the base's weights"):
+            loaded(tmp_path)
+    else:
+        same(loaded(tmp_path), merged(plain, told({}, False)))
 
 
 def test_no_two_layers_share_a_name() -> None:

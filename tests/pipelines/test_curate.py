@@ -292,6 +292,14 @@ def test_a_source_that_was_replaced_between_two_attempts_is_measured_again(dance
     assert sum(file.stat().st_mtime_ns == written for file, written in parts.items()) == 1
 
 
+def test_an_excluded_set_without_a_file_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    config = CONFIG.model_copy(update={"exclude": str(tmp_path / "none")})
+    with pytest.raises(ArtifactError, match="none holds no file: give a folder of videos, or an .npz of theirs"):
+        job.plan(config, str(tmp_path / "*.mp4"), tmp_path / "out")
+
+
 def test_an_excluded_set_is_read_once_and_what_of_it_cannot_be_read_is_told_and_recorded(
     dancers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

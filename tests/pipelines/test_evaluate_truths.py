@@ -86,6 +86,20 @@ def test_a_folder_in_which_nothing_fits_is_refused_with_names_of_both_sides(tmp_
     assert "which holds clip_0.mp4, clip_1.mp4, clip_2.mp4 and 2 more" in said and "\n" not in said
     with pytest.raises(SteadyDancerError, match="in which no video lies"):
         find_truths(["a"], folder_of(tmp_path / "empty", "a.txt"))
+    folder_of(folder_of(tmp_path / "outer") / "set 1", "a.mp4")
+    with pytest.raises(SteadyDancerError, match=r"no video lies \(folders in it are not searched: set 1\)"):
+        find_truths(["a"], tmp_path / "outer")
+
+
+def test_a_letter_with_an_accent_is_the_same_in_one_sign_and_in_two(tmp_path: Path) -> None:
+    """An id is made of the image's name, in which a Mac keeps accents apart; then they are no letters."""
+    from steadydancer.datasets.file_names import file_stem
+
+    apart, whole = "cafe\u0301 1", "caf\u00e9 1"
+    folder = folder_of(tmp_path / "truth", f"{whole}.mp4")
+    assert find_truths([file_stem(apart)], folder).found == {"cafe_1": f"{folder}/{whole}.mp4"}
+    other = folder_of(tmp_path / "other", f"{apart}.mp4")
+    assert find_truths([file_stem(whole)], other).found == {"caf\u00e9_1": f"{other}/{apart}.mp4"}
 
 
 def test_without_a_folder_none_is_missed_by_name(tmp_path: Path) -> None:
@@ -100,6 +114,10 @@ def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert truths_in_words(told) == (
         f"2 of 7 renders have a truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
         "2 videos there fit no render (y.mp4, z.mp4)."
+    )
+    folder = folder_of(tmp_path / "one", "a.mp4", "z.mp4")
+    assert truths_in_words(find_truths(["a"], folder).told()) == (
+        f"1 of 1 renders have a truth in {folder}. 1 video there fits no render (z.mp4)."
     )
 
 

@@ -58,6 +58,8 @@ def test_image_and_driving_have_other_names_too(tmp_path: Path, image: str, driv
         ([{**PAIR, "id": True}], "row 1: id is no text: True"),
         ([{**PAIR, "pair_id": {}}], "row 1: pair_id is no text"),
         ([{"id": "a", "driving": "d.mp4"}], r"row 1: no image \(columns: id, driving\)"),
+        ([{"image": 5, "driving": "d.mp4"}],
+         r"row 1: no image \(columns: image, driving; image is 5, which is no path\)"),
         ([PAIR, {"image": "x.png", "pose_video": "d.mp4"}], r"row 2: no driving \(columns: image, pose_video\)"),
         ([{**PAIR, "id": "a"}, {**PAIR, "id": "b"}, {**PAIR, "id": "a"}], "one id, a: rows of .*s.jsonl 1 and 3\n"),
         ([{**PAIR, "id": "take 1"}, {**PAIR, "id": "take/1"}], r"take_1 \('take 1', 'take/1' as.*: .* 1 and 2"),

@@ -137,6 +137,11 @@ def test_a_row_is_found_by_id_file_or_beginning(tmp_path: Path, wanted: str, ids
     assert verdicts.names_near(artifact, "0a1")[0] == "0a1b"
 
 
+def test_a_render_is_found_by_its_id_as_the_table_of_pairs_has_it(tmp_path: Path) -> None:
+    artifact = finished(tmp_path / "a", [{"id": "take_1_é", "verdict": "ok"}, {"id": "take", "verdict": "ok"}])
+    assert [row["id"] for row in verdicts.find_rows(artifact, "take #1 é")] == ["take_1_é"]
+
+
 def test_a_row_is_told_with_all_that_is_known_of_it(tmp_path: Path) -> None:
     artifact = finished(tmp_path / "a", [{"id": "x", "image": "/i.png", "verdict": "quarantined",
                                           "reason": "no_pose", "detail": "nobody", "video": None}])  # fmt: skip
