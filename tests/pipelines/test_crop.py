@@ -99,5 +99,9 @@ def test_keypoints_come_back_and_missing_ones_stay_missing() -> None:
     # A point of which one coordinate alone is −1 was found, far outside.
     pose.body[0, 0] = (-1, 0.5)
     assert to_content(pose, shares).body[0, 0].tolist() == pytest.approx([-1.25 / 0.6, 0.4 / 0.75])
+    # One that lies left of the frame and above it was found, too.
+    pose.body[0, 0] = (-0.35, -0.2)
+    assert to_content(pose, shares).body[0, 0].tolist() == pytest.approx([-1.0, -0.4])
+    assert to_frame(pose, shares).body[0, 0].tolist() == pytest.approx([0.04, -0.05])
     without = PoseSequence(pose.body, pose.body_visible, pose.hands)
     assert to_content(without, shares).faces is None

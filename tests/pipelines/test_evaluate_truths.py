@@ -212,6 +212,8 @@ def test_a_truth_is_scaled_but_not_stretched(tmp_path: Path) -> None:
     assert other.value.reason == "other_aspect"
     # The render has the shape of its image, but for its sides' rounding to 16; so has this truth.
     assert truth_frames(tmp_path / "t.mp4", clock, (64, 64), (640, 960)).frames.shape == (3, 64, 64, 3)
+    # A truth of the render's own shape is held against it whatever the image's is.
+    assert truth_frames(tmp_path / "t.mp4", clock, (64, 96), (640, 640)).detail is None
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(NotComparable, match="unreadable") as broken:
         truth_frames(tmp_path / "broken.mp4", clock, (32, 48), None)

@@ -128,7 +128,7 @@ FOUND = [
     ("wanted", "ids"),
     [("0a1b", ["0a1b"]), ("0a2", ["0a2c", "0a2d"]), ("ffee", ["0a1b"]), ("/v/a.mp4", ["0a1b"]), ("a.mp4", ["0a1b"]),
      ("b c", ["0a2c", "0a2d"]), ("b c.mov", ["0a2c", "0a2d"]), ("ff", ["0a1b", "0a2c", "0a2d"]), ("", []), ("zz", []),
-     ("a2c", []), ("v/a.mp4", [])],
+     ("a2c", []), ("v/a.mp4", []), ("b", []), ("a", ["0a1b"])],
 )  # fmt: skip
 def test_a_row_is_found_by_id_file_or_beginning(tmp_path: Path, wanted: str, ids: list[str]) -> None:
     artifact = finished(tmp_path / "a", FOUND)
