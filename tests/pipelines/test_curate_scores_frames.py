@@ -32,6 +32,13 @@ def texture(num_frames: int, height: int, width: int, seed: int = 0, sigma: floa
     return np.clip(120 + np.stack(frames), 0, 255).astype(np.uint8)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_frame_too_small_for_sides_that_were_filled_in_has_none() -> None:
+    frames = np.random.default_rng(0).integers(0, 40, (2, 24, 24, 3), np.uint8)
+    frames[:, :, 4:20] += 180  # two straight seams, four columns from the sides
+    assert find_content(frames) == Box()
+
+
 def test_luma_weighs_red_green_and_blue_in_this_order() -> None:
     frames = plain((255, 0, 0), (0, 255, 0), (0, 0, 255), (10, 200, 30))
     np.testing.assert_array_equal(grey_of(frames)[:, 0, 0], [76, 150, 29, 124])

@@ -96,6 +96,8 @@ def _plain_sides(luma: Luma, side: int) -> bool:
     detail = np.stack([np.abs(cv2.Laplacian(image, cv2.CV_32F)) > 3 / 255 for image in luma]).mean(axis=(0, 1))
     outer = np.concatenate([detail[2 : side - 2], detail[width - side + 2 : -2]])
     inner = detail[side + 2 : width - side - 2]
+    if not outer.size or not inner.size:  # a frame so small that nothing is left beside the seams' own columns
+        return False
     return bool(outer.mean() <= FILL_SHARPNESS * inner.mean())
 
 
