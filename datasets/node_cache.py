@@ -52,10 +52,10 @@ def require_scratch() -> None:
 
 
 def _cannot_be_written(folder: Path, error: OSError) -> str:
-    where = "STEADYDANCER_SCRATCH" if os.environ.get("STEADYDANCER_SCRATCH") else "the home folder"
+    where = "as STEADYDANCER_SCRATCH says" if os.environ.get("STEADYDANCER_SCRATCH") else "in the home folder"
     return (
-        f"{folder} cannot be written ({error.strerror or error}), where {where} has what a job needs for a while "
-        "on this machine: set STEADYDANCER_SCRATCH to a folder that can"
+        f"{folder} cannot be written ({error.strerror or error}). Jobs keep temporary files there, {where}: set "
+        "STEADYDANCER_SCRATCH to a folder that can be written"
     )
 
 

@@ -53,7 +53,7 @@ def parse_size(text: str) -> int:
     number = text.rstrip("BKMGiIkmgb ")
     try:
         size = int(float(number) * _UNITS[text[len(number) :].strip().upper()])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):  # infinite ones, too
         raise CheckpointError(f"{text!r} is no size; write it like 5GB or 512MiB") from None
     if size <= 0:
         raise CheckpointError(f"A shard of {text} holds nothing")

@@ -16,6 +16,8 @@ def weights_list(preset: str | None) -> None:
     """Every set of weights, with its size and licence."""
     from ...models import weights as catalogue
 
+    if preset is not None:
+        catalogue.check(preset)  # refuses a preset that is not known
     for row in catalogue.CATALOGUE:
         if preset is None or preset in row.presets:
             size = "size unknown" if row.num_bytes is None else f"{row.num_bytes / 1e9:.2f} GB"

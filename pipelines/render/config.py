@@ -34,7 +34,7 @@ class RenderConfig(BaseModel):
     solver: Literal["unipc", "dpm++"] = Field("unipc", description="UniPC (release) or DPM-Solver++ (its option)")
     flow_shift: float = Field(5.0, gt=0, description="shift of the sigma grid (release; 3.0 for 480p areas)")
     negative_prompt: str | None = Field(None, description="None takes the pipeline's default")
-    seed: int = Field(106060, ge=0, description="of the noise and of the negative pose (release's README)")
+    seed: int = Field(106060, ge=0, lt=2**64, description="of the noise and of the negative pose (release's README)")
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of transformer and encoders")
     park_context_projections: bool = Field(
         False, description="key and value projections of the context wait on the CPU: 26 % less of the network on a GPU"

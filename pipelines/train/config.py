@@ -47,7 +47,7 @@ class GalleryConfig(BaseModel):
     guidance_scale: float = Field(5.0, ge=0, description="w_txt of Eq. 7 (release)")
     pose_guidance_scale: float = Field(1.0, ge=0, description="w_pose of Eq. 8 (paper)")
     seed: int = Field(
-        106060, ge=0, description="of noise and negative poses, the same in every gallery (release's README)"
+        106060, ge=0, lt=2**64, description="of noise and negative poses, the same in every gallery (release's README)"
     )
     num_gpus: float = Field(
         1.0, gt=0, description="GPUs of the worker that renders, beside the training's; without use_gpu it takes a core"
@@ -69,7 +69,9 @@ class TrainConfig(BaseModel):
     stage: Stage = Field(description="stage of the curriculum")
     num_frames: int = Field(81, ge=5, description="pixel frames of a clip, 4k + 1 (paper)")
     steps: int = Field(ge=1, description="optimizer steps of the whole stage (paper: 12,000 / 2,000 / 500)")
-    seed: int = Field(0, ge=0, description="seed of initial weights, order, noise, σ, dropouts and pose simulation")
+    seed: int = Field(
+        0, ge=0, lt=2**64, description="seed of initial weights, order, noise, σ, dropouts and pose simulation"
+    )
 
     learning_rate: float = Field(gt=0, description="constant rate after warm-up (paper: 1e-4 / 1e-6 / 1e-4)")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up (choice)")

@@ -123,6 +123,7 @@ FOLDER = "FOLDER"  # replaced by an empty folder
         (["evaluate", "--renders", FOLDER, "--out", "o", "--protocol", "nix"], 1, "evaluate.protocol: Input should be"),
         (["demo", "--clips", FOLDER, "--out", "o"], 1, "holds no video"),
         (["weights", "check", "--preset", "nix"], 1, "No weights are listed"),
+        (["weights", "list", "--preset", "nix"], 1, "No weights are listed"),
     ],
 )  # fmt: skip
 def test_bad_input_is_a_sentence_and_makes_nothing(

@@ -162,7 +162,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "many", "5XB", "0GB", "-1GB"])
+@pytest.mark.parametrize("text", ["", "many", "5XB", "0GB", "-1GB", "infGB", "1e999", "nan"])
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(CheckpointError):
         parse_size(text)

@@ -202,6 +202,7 @@ def test_the_plan_counts_evaluations(checkpoint: Path, pairs: list[Row], tmp_pat
         ({"window_overlap": 6}, "multiple of 4 below window_frames"),
         ({"window_overlap": 80}, "multiple of 4 below window_frames"),
         ({"pose_guidance_interval": (0.4, 0.1)}, "0 <= low < high <= 1"),
+        ({"seed": 2**64}, "less than 18446744073709551616"),  # more than a generator takes
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
