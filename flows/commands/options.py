@@ -40,9 +40,7 @@ class Place(click.ParamType):
             what = "is a folder, a file is wanted" if place.is_dir() else "does not exist"
             self.fail(f"'{place}' {what}", param, ctx)
         if self.is_out and isinstance(place, Path):
-            there = next((one for one in (place, *place.parents) if one.exists()), None)
-            if there is not None and not there.is_dir():
-                self.fail(f"'{there}' is a file, and results go into a folder", param, ctx)
+            _require_no_file(self, place, param, ctx)
         return place
 
 
@@ -78,7 +76,17 @@ class LocalFolder(click.Path):
         if "://" in str(value):
             place = _location(self, value, param, ctx)
             self.fail(f"{place}: this must lie on this machine; give a folder", param, ctx)
+        _require_no_file(self, Path(value), param, ctx)
         return super().convert(value, param, ctx)
+
+
+def _require_no_file(
+    kind: click.ParamType, place: Path, param: click.Parameter | None, ctx: click.Context | None
+) -> None:
+    """Refuse a place that is a file, or would lie below one."""
+    there = next((one for one in (place, *place.parents) if one.exists()), None)
+    if there is not None and not there.is_dir():
+        kind.fail(f"'{there}' is a file, and results go into a folder", param, ctx)
 
 
 def number(text: str) -> float:

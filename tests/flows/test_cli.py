@@ -198,6 +198,7 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{clips} holds clips, no metrics: give what `evaluate --out` was given", ("report", "--metrics", clips)),
         (f"{image} is a file; a folder is wanted: give what --out of", ("explain", "x", "--artifact", image)),
         (f"'{image}' is a file, and results go into a folder", ("cache", "--clips", curated, "--out", image / "run")),
+        (f"'{image}' is a file, and results go into a folder", ("demo", "--out", image / "run", "--dry-run")),
         ("'-1' is below zero", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
         ("exclude: /nowhere does not exist", ("curate", "--clips", videos, "--exclude", "/nowhere", "--out", "o")),
         (f"'{image}' is a file, and results go into a folder", ("cache", "--clips", curated, "--out", image)),
