@@ -31,6 +31,7 @@ from .video_file import (
     error_message,
     opened,
 )
+from .video_samples import RATE_HZ
 
 __all__ = [
     "MAX_DURATION_S",
@@ -196,7 +197,7 @@ def encode(
     stream and container name it: players that read tags and players that do not show the same.
 
     `lossless` keeps every bit of the RGB (qp 0, gbrp): FFmpeg and what is built on it read such files, browsers do not.
-    `sound` is written beside the pictures as AAC.
+    `sound` is written beside the pictures as AAC, as long as they last.
 
     `frames` may come in pieces, an iterable of such arrays of one size: only one of them is held at a time, and the
     file is the same. The same input gives the same bytes. H and W must be even (`ValueError` otherwise). The file
@@ -277,7 +278,8 @@ def _write_h264(
             position += 1
     container.mux(stream.encode(None))
     if sound is not None:
-        video_sound.write(container, audio, sound)
+        longest = round(float(position / fps) * RATE_HZ)
+        video_sound.write(container, audio, video_sound.Sound(sound.samples[:longest]))
 
 
 def _tag_colours(stream: Any) -> Colorspace:

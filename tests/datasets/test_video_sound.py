@@ -175,6 +175,18 @@ def test_what_is_written_holds_pictures_record_and_sound_and_is_the_same_again(c
             np.testing.assert_array_equal(one, other.to_ndarray(format="rgb24"))
 
 
+def test_sound_ends_with_the_pictures(tmp_path: Path) -> None:
+    """Who gives `encode` or `render_to` the whole sound of a driving video gets that of the rendered span."""
+    tone = np.rint(9000 * np.sin(np.arange(48_000) / 20)).astype(np.int16)[:, None]
+    pictures = np.zeros((8, 32, 32, 3), np.uint8)
+    encode(pictures, tmp_path / "long.mp4", fps=16, sound=Sound(tone))
+    encode(pictures, tmp_path / "cut.mp4", fps=16, sound=Sound(tone[:24_000]))
+    assert (tmp_path / "long.mp4").read_bytes() == (tmp_path / "cut.mp4").read_bytes()
+    with av.open(str(tmp_path / "long.mp4")) as container:
+        sound = container.streams.audio[0]
+        assert float(sound.duration * sound.time_base) == pytest.approx(0.5, abs=0.03)
+
+
 def test_the_decoding_process_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long: Callable[[], Sound | None] = lambda: read_sound(tmp_path / "long.mkv", 9.0)  # noqa: E731
     write_with_sound(tmp_path / "long.mkv", "pcm_s16le", "stereo", 48000, tone(48000, 2, seconds=8.0))
