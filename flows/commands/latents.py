@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import FOLDER, NAME, NUMBER, OUT, engine_at, in_process_option
+from .options import FOLDER, NAME, NOT_NEGATIVE, OUT, engine_at, in_process_option
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -48,7 +48,7 @@ def verify(latents: Location) -> None:
 @click.option("--clips", type=FOLDER, help="The curation it was made of, if it lies elsewhere now.")
 @click.option("--components", type=NAME, help="The encoders, if they lie elsewhere now.")
 @click.option("--captioner", type=NAME, help="The captioner, if it lies elsewhere now.")
-@click.option("--num-gpus", type=NUMBER, help="GPUs of an encoding worker, if other than before.")
+@click.option("--num-gpus", type=NOT_NEGATIVE, help="GPUs of an encoding worker, if other than before.")
 @click.option("--dry-run", is_flag=True, help="Read the cache, say what would be encoded anew, and stop.")
 @click.option("--address", help="Ray cluster to join; without it a private Ray starts on this machine.")
 @in_process_option

@@ -98,12 +98,12 @@ def number(text: str) -> float:
 
 
 class Number(click.ParamType):
-    """A finite number: zero or more, above zero if it must be."""
+    """A finite number, above zero or not below it if it must be."""
 
     name = "float"
 
-    def __init__(self, above_zero: bool = False) -> None:
-        self.above_zero = above_zero
+    def __init__(self, above_zero: bool = False, not_below_zero: bool = False) -> None:
+        self.above_zero, self.not_below_zero = above_zero, not_below_zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what `number` does."""
@@ -113,12 +113,12 @@ class Number(click.ParamType):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         if self.above_zero and converted <= 0:
             self.fail(f"{value!r} is not above zero", param, ctx)
-        if converted < 0:
+        if self.not_below_zero and converted < 0:
             self.fail(f"{value!r} is below zero", param, ctx)
         return converted
 
 
-NUMBER, POSITIVE = Number(), Number(above_zero=True)
+NUMBER, POSITIVE, NOT_NEGATIVE = Number(), Number(above_zero=True), Number(not_below_zero=True)
 FOLDER, FILE, OUT, NAME, LOCAL_FOLDER = Place(), Place(is_file=True), Place(is_out=True), Name(), LocalFolder()
 
 
