@@ -113,3 +113,10 @@ def test_where_the_pose_does_not_guide_nothing_is_drawn_for_it(
     again = torch.Generator().manual_seed(3)
     torch.randn(1, 16, 2, 4, 4, generator=again)
     assert torch.equal(generator.get_state(), again.get_state())
+
+
+def test_an_empty_negative_prompt_is_one_and_not_the_pipelines_own(
+    pipeline: SteadyDancerPipeline, told: dict[str, Any]
+) -> None:
+    pipeline(IMAGE, pose(5), "a dance", "", num_frames=5, height=32, width=32)
+    assert told["conditions"][4] == ("a dance", "")
