@@ -199,7 +199,7 @@ def take_over(
 
 def _without_assumed(measured: Row) -> Row:
     """Keypoints that came with a clip have no confidence; older versions gave their visibility for one."""
-    return {**measured, "pose_confidence": None} if measured["pose_model"] == SUPPLIED else measured
+    return {**measured, "pose_confidence": None} if measured.get("pose_model") == SUPPLIED else measured
 
 
 def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
