@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from steadydancer.datasets import artifact
 from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, count_verdicts, exclusive, plan_packets
 from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.storage import location
@@ -210,3 +211,29 @@ def test_a_damaged_part_on_a_store_is_named(bucket):
         aside.write_bytes(b"PAR1 and no more of it PAR1")
     with pytest.raises(ArtifactError, match=f"{artifact.part(packet)} is damaged"):
         artifact.read()
+
+
+def test_parts_that_are_taken_back_are_all_that_go(tmp_path):
+    for name in ("part-a.parquet", "part-b.parquet", "part-c.txt", "poses.parquet", "plan.json"):
+        (tmp_path / name).touch()
+    Artifact(tmp_path).take_back_parts()
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["part-c.txt", "plan.json", "poses.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_damage"),
+    [
+        (OSError("Unexpected end of stream"), True),  # as Arrow tells of a file that was cut
+        (OSError(errno.EIO, "Input/output error"), False),
+        (OSError("When reading: AWS Error NETWORK_CONNECTION"), False),
+    ],
+    ids=["damage", "disk", "store"],
+)
+def test_what_a_disk_or_a_store_says_is_no_damage(tmp_path, monkeypatch, error, is_damage):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(artifact.pq, "read_table", fails)
+    with pytest.raises(ArtifactError if is_damage else OSError) as told:
+        Artifact(tmp_path).read_part("part-a.parquet")
+    assert ("damaged" in str(told.value)) == is_damage

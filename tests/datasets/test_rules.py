@@ -74,3 +74,11 @@ def test_fields_that_an_older_plan_does_not_know_count_as_they_were(changed, tmp
 
 def test_fields_that_are_gone_from_today_are_differences():
     assert other_settings({"config": {"old": 1}}, {"config": {}}, {"config": {"old": 1}}) == "  config.old: 1 → null"
+
+
+def test_the_versions_of_the_rules_are_these():
+    """Whoever changes what comes out of a file raises a version, here too: nobody does it by mistake."""
+    assert {name: rule.version for name, rule in rules.RULES.items()} == {
+        "pictures": 2, "driving_poses": 2, "texts": 2, "sidecars": 2, "truth": 2,
+    }  # fmt: skip
+    assert all(rule.changed for rule in rules.RULES.values() if rule.version > 1)

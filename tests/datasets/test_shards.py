@@ -145,8 +145,8 @@ def test_shards_are_cut_by_bytes_and_always_the_same_way():
 
 @pytest.mark.parametrize(
     ("total", "limit"),
-    [(114e9, 1e9), (20e9, 1e9), (19e9, 250e6), (2e9, 250e6), (1e9, 125e6), (80, 10), (7, 1)],
-    ids=["paper", "large", "below 20 GB", "still quarters", "eight", "tiny", "fewer clips than shards"],
+    [(114e9, 1e9), (20e9, 1e9), (19e9, 250e6), (2e9, 250e6), (1e9, 125e6), (80, 10), (7, 1), (0, 1)],
+    ids=["paper", "large", "below 20 GB", "still quarters", "eight", "tiny", "fewer clips than shards", "no clip"],
 )
 def test_small_caches_get_smaller_shards(total, limit):
     assert shard_limit(int(total), 1_000_000_000) == limit

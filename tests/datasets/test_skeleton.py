@@ -150,7 +150,7 @@ def test_uniform_motion_is_a_fixed_point_of_pose_simulation():
 
 @pytest.mark.parametrize("target_frame", [0, 6])
 def test_pose_simulation_refuses_a_target_outside_the_clip(target_frame):
-    with pytest.raises(ValueError, match="target_frame"):
+    with pytest.raises(ValueError, match=rf"target_frame must be in 1\.\.5, not {target_frame}"):
         simulate_first_motion(random_pose(), target_frame)
 
 

@@ -39,6 +39,15 @@ def test_a_frame_too_small_for_sides_that_were_filled_in_has_none() -> None:
     assert find_content(frames) == Box()
 
 
+def test_straight_seams_beside_sides_of_full_detail_are_part_of_the_picture() -> None:
+    """Two door frames: the lines are as strong as those of a fill, but what is beside them is no blurred copy."""
+    frames = np.random.default_rng(0).integers(0, 40, (2, 120, 160, 3), np.uint8)
+    frames[:, :, 40:120] += 180
+    assert find_content(frames) == Box()
+    frames[:, :, :40], frames[:, :, 120:] = 20, 20 + np.arange(2)[:, None, None, None] * 30
+    assert find_content(frames) != Box()
+
+
 def test_luma_weighs_red_green_and_blue_in_this_order() -> None:
     frames = plain((255, 0, 0), (0, 255, 0), (0, 0, 255), (10, 200, 30))
     np.testing.assert_array_equal(grey_of(frames)[:, 0, 0], [76, 150, 29, 124])
@@ -299,6 +308,27 @@ def test_points_along_a_limb_are_counted_where_they_are_as_bright_as_can_be() ->
     assert subject_clipped_ratio(white, leaving) == 2 / 3
     assert subject_clipped_ratio(white, one_limb((1.1, 0.5), (1.5, 0.5), 1)) is None
     assert subject_clipped_ratio(white, one_limb((0.5, 1.0), (0.9, 1.0), 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13), (2, 8), (5, 11), (2, 11), (5, 8), (1, 0)],
+)
+def test_each_of_the_bodys_limbs_is_looked_along(start: int, end: int) -> None:
+    """Arms, legs, both sides of the trunk, across it, and neck to nose, where nothing but their two joints is seen."""
+    frames = np.zeros((1, 40, 80, 3), np.uint8)
+    frames[0, [14, 18, 22, 26], [16, 24, 32, 40]] = 255
+    body, visible = np.full((1, 18, 2), -1.0), np.zeros((1, 18), bool)
+    body[:, start], body[:, end], visible[:, [start, end]] = (0.1, 0.25), (0.6, 0.75), True
+    assert subject_clipped_ratio(frames, PoseSequence(body, visible, np.full((1, 2, 21, 2), -1.0))) == 1
+
+
+def test_a_frame_in_which_no_limb_is_seen_hides_no_other() -> None:
+    frames = np.full((3, 40, 80, 3), 255, np.uint8)
+    pose = one_limb((0.1, 0.25), (0.6, 0.75), 3)
+    pose.body_visible[:2] = False
+    frames[:2] = 0
+    assert subject_clipped_ratio(frames, pose) == 1
 
 
 def test_six_frames_spread_over_the_clip_are_looked_at() -> None:

@@ -213,3 +213,15 @@ def test_noise_is_the_lesser_of_what_is_fine_and_what_changes() -> None:
     assert noise(changing, *sure) == pytest.approx(4 / np.sqrt(6) * level, rel=1e-5)
     three, two = (noise(changing[:k], sure[0][: k - 1], sure[1][: k - 1]) for k in (3, 2))
     assert three == pytest.approx(4 / np.sqrt(6) * level, rel=1e-5) and two is None
+
+
+def test_noise_is_averaged_over_five_by_five_pixels() -> None:
+    """In time alone, for the picture is a board of single pixels; the window and its mirrored edges by plain NumPy."""
+    rng = np.random.default_rng(3)
+    board = 60 + 120 * (np.indices((24, 30)).sum(axis=0) % 2)
+    frames = (board + rng.integers(-9, 10, (3, 24, 30))).astype(np.uint8)
+    before, now, after = frames.astype(float)
+    change = np.pad(np.abs(before - 2 * now + after), 2, mode="reflect")
+    means = np.lib.stride_tricks.sliding_window_view(change, (5, 5)).mean(axis=(2, 3))
+    wanted = np.percentile(means, 10) * np.sqrt(np.pi / 2) / np.sqrt(6) / 255
+    assert noise(frames, np.tile(np.eye(2, 3), (2, 1, 1)), np.ones(2, bool)) == pytest.approx(wanted, rel=1e-4)
