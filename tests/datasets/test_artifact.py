@@ -237,3 +237,16 @@ def test_what_a_disk_or_a_store_says_is_no_damage(tmp_path, monkeypatch, error, 
     with pytest.raises(ArtifactError if is_damage else OSError) as told:
         Artifact(tmp_path).read_part("part-a.parquet")
     assert ("damaged" in str(told.value)) == is_damage
+
+
+def test_the_columns_of_a_part_are_named_without_its_rows(tmp_path):
+    made = Artifact(tmp_path)
+    (packet,) = plan_packets(["a"], 1)
+    made.write_part(packet, pa.table({"id": ["a"], "score": [0.5]}))
+    name = made.part(packet).name
+    assert made.part_columns(name) == ["id", "score"]
+    made.part(packet).write_bytes(b"PAR1 and no more")
+    with pytest.raises(ArtifactError, match="damaged"):
+        made.part_columns(name)
+    with pytest.raises(ArtifactError, match="missing"):
+        made.part_columns("part-b.parquet")

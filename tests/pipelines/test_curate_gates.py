@@ -176,3 +176,12 @@ def test_settings_as_the_paper_and_the_measurements_have_them() -> None:
     assert Quotas().limits() == [2**62] * 3 and not Quotas().need_margins
     assert Quotas(max_accepted_by_shape={"square": 3}).limits() == [2**62, 2**62, 3]
     assert Quotas(max_accepted_by_shape={"square": 0}).need_margins and Quotas(max_accepted_per_source=2).need_margins
+
+
+def test_gates_that_are_not_among_those_asked_stop_nothing() -> None:
+    """Neither the row, nor the look at the gates behind them."""
+    gates = Gates.model_validate(dict.fromkeys(Gates.model_fields) | {"min_brightness": 0.5, "max_noise": 0.1})
+    row = {"brightness": 0.2, "noise": 0.4}
+    assert (failed_gate(row, gates) or ("",))[0] == "min_brightness"
+    assert (failed_gate(row, gates, {"max_noise"}) or ("",))[0] == "max_noise"
+    assert failed_gate(row, gates, {"min_contrast"}) is None
