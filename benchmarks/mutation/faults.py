@@ -46,12 +46,12 @@ class Fault:
 
     def planted(self, source: str) -> str | None:
         """The module with the fault; None where cosmic-ray makes nothing that is Python."""
-        mutant = mutate_code(source, get_operator(self.operator)(), self.occurrence)
-        if mutant is None or mutant == source:
-            return None
         try:
+            mutant = mutate_code(source, get_operator(self.operator)(), self.occurrence)
+            if mutant is None or mutant == source:
+                return None
             ast.parse(mutant)
-        except SyntaxError:
+        except (SyntaxError, AttributeError):  # cosmic-ray meets nodes that it did not foresee (`except a.b as c`)
             return None
         return str(mutant)
 

@@ -22,7 +22,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "datasets/shard_check.py": ("datasets/test_shard*.py", "flows/test_latents.py"),
     "datasets/artifact.py": ("datasets/test_artifact*.py", "datasets/test_rules.py"),
     "datasets/rules.py": ("datasets/test_rules.py",),
-    "datasets/removal.py": ("datasets/test_removal.py", "pipelines/test_forget.py"),
+    "datasets/text.py": ("datasets/test_text.py",),
+    "datasets/sidecars.py": ("datasets/test_sidecars.py",),
+    "datasets/images.py": ("datasets/test_images.py",),
+    "datasets/source_content.py": ("datasets/test_source_content.py",),
+    "datasets/removal.py": ("datasets/test_removal.py", "pipelines/test_forget_search.py"),
     "pipelines/train/draws.py": ("pipelines/test_train_draws.py",),
     "pipelines/train/batches.py": ("pipelines/test_train_batches.py",),
     "pipelines/train/split.py": ("pipelines/test_train_split.py",),
@@ -32,34 +36,35 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "pipelines/test_curate_gates.py",
         "flows/test_refilter.py",
     ),
+    "pipelines/curate/steps.py": ("pipelines/test_curate_steps.py", "pipelines/test_ingest.py"),
     **{
-        f"pipelines/curate/scores/{name}.py": ("pipelines/test_curate_scores*.py", *more)
-        for name, more in {
-            "borders": (),
-            "duplicates": ("pipelines/test_duplicates.py",),
-            "frame_scores": (),
-            "glance": ("pipelines/test_curate_glance.py",),
-            "highlights": (),
-            "motion_scores": (),
-            "noise": (),
-            "overlays": (),
-            "pose_scores": (),
-            "shots": ("pipelines/test_curate_shots.py",),
+        f"pipelines/curate/scores/{name}.py": tuple(f"pipelines/test_{one}.py" for one in tests)
+        for name, tests in {
+            "borders": ("curate_scores_frames", "curate_scores"),
+            "duplicates": ("curate_scores_copies", "duplicates"),
+            "frame_scores": ("curate_scores_frames", "curate_scores"),
+            "glance": ("curate_glance",),
+            "highlights": ("curate_scores_frames", "curate_scores"),
+            "motion_scores": ("curate_scores_motion", "curate_scores"),
+            "noise": ("curate_scores_motion", "curate_scores_frames", "curate_scores"),
+            "overlays": ("curate_scores_frames", "curate_scores"),
+            "pose_scores": ("curate_scores_pose", "curate_scores"),
+            "shots": ("curate_shots",),
         }.items()
     },
     **{
         f"pipelines/curate/selection/{name}.py": ("pipelines/test_select*.py", *more)
         for name, more in {
-            "copies": ("pipelines/test_duplicates.py", "pipelines/test_curate.py"),
+            "copies": ("pipelines/test_duplicates.py",),
             "decisions": ("flows/test_refilter.py",),
             "fingerprints": ("pipelines/test_duplicates.py",),
             "groups": ("pipelines/test_duplicates.py",),
             "judgement": ("flows/test_refilter.py",),
             "refilter": ("flows/test_refilter.py",),
             "row_keys": ("flows/test_refilter.py", "pipelines/test_duplicates.py"),
-            "select": ("pipelines/test_curate.py",),
+            "select": ("flows/test_refilter.py",),
             "targets": ("flows/test_refilter.py",),
-            "verdicts": ("flows/test_refilter.py", "pipelines/test_curate.py"),
+            "verdicts": ("flows/test_refilter.py",),
         }.items()
     },
     "models/driving.py": ("models/test_driving.py",),
@@ -75,6 +80,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/train/pose_simulation.py": ("pipelines/test_pose_simulation.py", "pipelines/test_train_data.py"),
     "pipelines/evaluate/config.py": ("pipelines/test_evaluate*.py",),
     "pipelines/evaluate/job.py": ("pipelines/test_evaluate*.py",),
+    "pipelines/evaluate/comparison.py": ("pipelines/test_evaluate*.py",),
+    "pipelines/evaluate/truths.py": ("pipelines/test_evaluate*.py",),
     "pipelines/evaluate/steps.py": ("pipelines/test_evaluate*.py", "models/test_judges.py"),
     "pipelines/evaluate/report.py": ("pipelines/test_evaluate*.py",),
 }

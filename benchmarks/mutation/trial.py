@@ -51,7 +51,7 @@ class Copy:
     def __init__(self, folder: Path) -> None:
         """Make the copy anew; `folder` holds nothing else."""
         shutil.rmtree(folder, ignore_errors=True)
-        self.root = folder / "steadydancer"
+        self.root = folder.resolve() / "steadydancer"
         self.root.mkdir(parents=True)
         for name in COPIED:
             source = ROOT / name
