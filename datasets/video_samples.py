@@ -69,8 +69,11 @@ def _decoded(container: Any, stream: Any, start_s: float, wanted: int) -> np.nda
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except FFmpegError as error:  # a damaged packet: what comes after it may be sound
+        except FFmpegError as error:  # a damaged packet: what comes after it may be sound, and has its own time
             failed = error
+            if resampler is not None:
+                put(resampler.resample(None))
+                resampler = None
             continue
         for frame in frames:
             decoded = True

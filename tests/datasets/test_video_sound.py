@@ -125,6 +125,22 @@ def test_no_sound_and_sound_that_cannot_be_decoded(tmp_path: Path) -> None:
         read_sound(tmp_path / "broken.mkv", 1.0)
 
 
+def test_a_damaged_packet_is_silent_and_what_is_beside_it_is_heard(tmp_path: Path) -> None:
+    write_with_sound(tmp_path / "good.mkv", "flac", "mono", 48000, tone(48000, 1))
+    data = (tmp_path / "good.mkv").read_bytes()
+    broken = bytearray(data)
+    with av.open(str(tmp_path / "good.mkv")) as container:
+        packets = [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
+    middle = packets[len(packets) // 2]
+    broken[data.find(middle) : data.find(middle) + len(middle)] = b"\x55" * len(middle)
+    (tmp_path / "broken.mkv").write_bytes(broken)
+    whole, heard = (read_sound(tmp_path / name, 1.0) for name in ("good.mkv", "broken.mkv"))
+    assert whole is not None and heard is not None
+    differs = np.flatnonzero((whole.samples != heard.samples).any(axis=1))
+    assert 20000 < differs.min() < differs.max() < 30000
+    assert not heard.samples[differs].any()
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("speed", [0.3, 0.5, 24 / 16, 1.875, 5.0])
 def test_another_speed_keeps_the_pitch(speed: float, channels: int) -> None:
