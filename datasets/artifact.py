@@ -195,9 +195,8 @@ class Artifact:
 
     def take_back_parts(self) -> None:
         """Remove the parts of an artifact that is not finished, to be written again."""
-        for name in sorted(self._names()):
-            if name.startswith("part-") and name.endswith(".parquet"):
-                (self.path / name).unlink()
+        for name in self._parts():
+            (self.path / name).unlink()
 
     def parts(self) -> list[str]:
         """Names of the parts that are there, in order.
@@ -205,10 +204,13 @@ class Artifact:
         Raises:
             ArtifactError: there is none.
         """
-        parts = sorted(name for name in self._names() if name.startswith("part-") and name.endswith(".parquet"))
+        parts = self._parts()
         if not parts:
             raise ArtifactError(f"{self.path} holds no parts")
         return parts
+
+    def _parts(self) -> list[str]:
+        return sorted(name for name in self._names() if name.startswith("part-") and name.endswith(".parquet"))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of one part.
@@ -216,23 +218,17 @@ class Artifact:
         Raises:
             ArtifactError: it is missing or damaged.
         """
-        part = self.path / name
-        if isinstance(part, ObjectPath):
-            with told(part):
-                return _read_part(part, columns)
-        return _read_part(part, columns)
+        with _opened(self.path / name) as source:
+            return pq.read_table(source, columns=columns, partitioning=None)
 
-    def part_columns(self, name: str) -> list[str]:
-        """Names of the columns of one part.
+    def part_schema(self, name: str) -> pa.Schema:
+        """Names and types of the columns of one part, of which no row is read.
 
         Raises:
             ArtifactError: it is missing or damaged.
         """
-        part = self.path / name
-        if isinstance(part, ObjectPath):
-            with told(part):
-                return _part_columns(part)
-        return _part_columns(part)
+        with _opened(self.path / name) as source:
+            return pq.read_schema(source)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """All rows of all parts, parts in name order.
@@ -259,15 +255,11 @@ class Artifact:
         return record
 
 
-def _read_part(part: Location, columns: list[str] | None) -> pa.Table:
-    with _damage_told(part):
-        source = part.open() if isinstance(part, ObjectPath) else part
-        return pq.read_table(source, columns=columns, partitioning=None)
-
-
-def _part_columns(part: Location) -> list[str]:
-    with _damage_told(part):
-        return list(pq.read_schema(part.open() if isinstance(part, ObjectPath) else part).names)
+@contextlib.contextmanager
+def _opened(part: Location) -> Iterator[Any]:
+    """What Arrow reads a part from. Damage, a part that is missing and a store that fails are told as what they are."""
+    with told(part) if isinstance(part, ObjectPath) else contextlib.nullcontext(), _damage_told(part):
+        yield part.open() if isinstance(part, ObjectPath) else part
 
 
 @contextlib.contextmanager

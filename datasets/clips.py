@@ -94,7 +94,7 @@ class MeasuredRows:
     def known_columns(self) -> set[str]:
         """What the version that measured them knew: one version made all parts."""
         if self._known is None:
-            self._known = set(self.measured.part_columns(self.parts[0]))
+            self._known = set(self.measured.part_schema(self.parts[0]).names)
         return self._known
 
     def tables(self, columns: list[str]) -> Iterator[tuple[list[str], pa.Table]]:

@@ -42,7 +42,7 @@ def finished(place: Location, kind: str) -> Artifact:
         return artifact
     if not place.exists():
         raise ArtifactError(f"{place} does not exist: {wanted}")
-    here = kind_of_folder(artifact.path, _is_file)
+    here = kind_of_folder(artifact.path)
     if here is not None and here != kind:
         raise ArtifactError(f"{artifact.path} holds {WORDS.get(here, here)}, not finished, and no {kind}: {wanted}")
     others = kinds_in(place) if here is None and artifact.path == place else []
@@ -63,7 +63,7 @@ def kinds_in(folder: Location) -> list[str]:
     else:
         found = (one.path for one in listing(folder))
         folders = {one.parent for one in found if one.name in (RECORD, PLAN) and one.parent.parent == folder}
-    kinds = {kind_of_folder(one, _is_file) for one in sorted(folders, key=str)[:_MOST_NAMED]}
+    kinds = {kind_of_folder(one) for one in sorted(folders, key=str)[:_MOST_NAMED]}
     return sorted(kind for kind in kinds if kind)
 
 
@@ -72,13 +72,9 @@ def what_lies_at(place: Location | str) -> str | None:
     folder = location(place)
     if not folder.is_dir():
         return None
-    kind = kind_of_folder(folder, _is_file)
+    kind = kind_of_folder(folder)
     return WORDS.get(kind, kind) if kind else _listed(kinds_in(folder)) or None
 
 
 def _listed(kinds: list[str]) -> str:
     return " and ".join(WORDS.get(kind, kind) for kind in kinds)
-
-
-def _is_file(place: Location) -> bool:
-    return place.is_file()

@@ -86,13 +86,11 @@ def decode_image(data: bytes, name: str) -> Picture:
 def show_image(image: Image.Image, name: str = "the image") -> Picture:
     """An image that is open, as viewers show it. Raises `ImageError`."""
     mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):  # or 16 bits in a wider box
+        return _show(_sixteen_to_eight(np.asarray(image)), image, ("16 bits scaled to 8",))
     if mode in ("F", "I"):
-        if mode == "I" and image.format in ("PNG", "PPM"):  # 16 bits in a wider box
-            return _show(_sixteen_to_eight(np.asarray(image)), image, ("16 bits scaled to 8",))
         kind = "floating-point numbers" if mode == "F" else "32-bit numbers"
         raise ImageError(f"{name} holds {kind}, whose white is not known: save it with 8 or 16 bits")
-    if mode.startswith("I;16"):
-        return _show(_sixteen_to_eight(np.asarray(image)), image, ("16 bits scaled to 8",))
     return _show(image, image, ())
 
 

@@ -34,7 +34,7 @@ _GALLERY = frozenset({"steps", "clips", "settings"})
 _OF_A_CLIP = re.compile(r"clips/[0-9a-f]{16}\.mp4")
 
 
-def kind_of_folder(folder: Location, is_file: Callable[[Location], bool]) -> str | None:
+def kind_of_folder(folder: Location, is_file: Callable[[Location], bool] = lambda place: place.is_file()) -> str | None:
     """The kind of the artifact that lies in a folder, finished or not; None if it is none of ours.
 
     Args:

@@ -42,6 +42,17 @@ def versions(*names: str) -> dict[str, int]:
     return {name: RULES[name].version for name in names}
 
 
+def said_in(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of rules, for another record of the same data; an older version said nothing."""
+    return {"rules": record["rules"]} if "rules" in record else {}
+
+
+def is_older(record: Mapping[str, Any], *names: str) -> bool:
+    """Whether one of these rules had an earlier version than today's when a record was written."""
+    by = record.get("rules", {})
+    return any(by.get(name, 1) < RULES[name].version for name in names)
+
+
 def other_rules(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """Lines of a message: the rules whose version is another one in `begun` than in `plan`; empty where there are none.
 

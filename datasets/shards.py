@@ -129,9 +129,9 @@ class ShardDataset:
 
     def __init__(self, latents: str | os.PathLike[str] | ObjectPath, on_damage: OnDamage = "stop") -> None:
         """Read the index; shards are opened when first used."""
-        self.path = finished(location(latents), "latents").path
-        self.record = Artifact(self.path).record()
-        index = Artifact(self.path).read().combine_chunks()
+        artifact = finished(location(latents), "latents")
+        self.path, self.record = artifact.path, artifact.record()
+        index = artifact.read().combine_chunks()
         check_index(self.path, self.record, index)
         self._index = index
         told = zip(_column(index, "clip_id"), _column(index, "verdict"), strict=True)

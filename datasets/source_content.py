@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from .video import VideoError
-from .video_file import Identity, opened
+from .video_file import Identity, identity_of, opened
 
 _MOST_KNOWN = 4096
 # A file that was written to within the last moments may be written to again without another time: some file systems
@@ -28,11 +28,11 @@ def content_id(path: str | os.PathLike[str]) -> str:
         OSError: it cannot be read to its end.
     """
     with opened(path) as name, Path(name).open("rb") as file:
-        before = _identity(file.fileno())
+        before = identity_of(file.fileno())
         if before not in _known:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             is_settled = time.time_ns() - max(before.modified_ns, before.changed_ns) > _SETTLED_NS
-            if not is_settled or _identity(file.fileno()) != before:
+            if not is_settled or identity_of(file.fileno()) != before:
                 return digest
             while len(_known) >= _MOST_KNOWN:
                 del _known[next(iter(_known))]
@@ -63,8 +63,3 @@ def is_unchanged(path: str | os.PathLike[str], source_id: str | None) -> bool:
         return what_changed(path, source_id) is None
     except VideoError:
         return False
-
-
-def _identity(descriptor: int) -> Identity:
-    status = os.fstat(descriptor)
-    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

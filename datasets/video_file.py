@@ -167,9 +167,14 @@ def identity(path: str | os.PathLike[str]) -> Identity:
     """Of a regular file with something in it. Raises `VideoError` (`unreadable`)."""
     descriptor = _open(path)
     try:
-        status = os.fstat(descriptor)
+        return identity_of(descriptor)
     finally:
         os.close(descriptor)
+
+
+def identity_of(descriptor: int) -> Identity:
+    """Of a file that is open."""
+    status = os.fstat(descriptor)
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 

@@ -7,7 +7,7 @@ the few others (mirrored, interlaced) are told by the file itself: their clips a
 from collections.abc import Mapping
 from typing import Any
 
-from ..datasets.rules import RULES
+from ..datasets.rules import is_older
 from ..datasets.schema import Row
 from ..datasets.storage import local_copy
 from ..datasets.video import VideoError, probe
@@ -19,7 +19,7 @@ REASON = "other_rules"
 
 def of_older_pictures(record: Mapping[str, Any]) -> bool:
     """Whether what a record tells of was measured in frames that an older rule of pictures gave."""
-    return record.get("rules", {}).get("pictures", 1) < RULES["pictures"].version
+    return is_older(record, "pictures")
 
 
 def has_the_same_pictures(path: str) -> bool:

@@ -28,7 +28,7 @@ UNTOLD = "no reason was told"
 
 def read_known(artifact: Artifact, columns: list[str] | None = None) -> pa.Table:
     """Some columns of all rows, or all that are no bytes; without those that an older version did not write."""
-    known = artifact.read_part(artifact.parts()[0]).schema
+    known = artifact.part_schema(artifact.parts()[0])
     words = [one.name for one in known if not (pa.types.is_large_binary(one.type) or pa.types.is_binary(one.type))]
     return artifact.read([name for name in words if columns is None or name in columns])
 

@@ -12,7 +12,7 @@ from ... import __version__
 from ...datasets.artifact import Artifact, Packet, count_verdicts, exclusive
 from ...datasets.digests import content_digest
 from ...datasets.encodings import ENCODINGS, fingerprint
-from ...datasets.rules import versions
+from ...datasets.rules import said_in, versions
 from ...datasets.schema import Row
 from ...datasets.shard_plan import plan_shards, shard_limit
 from ...datasets.shards import write_shard
@@ -89,7 +89,7 @@ def run(
         cutting = config.model_dump(include={"packet_size", "shard_bytes"})
         begun = {"config": config.settings, "clips": accepted.digest(), "components": digests, "encodings": ENCODINGS}
         # A repaired cache is what its parent was: of files that today's rules read otherwise nothing is made anew.
-        rules = {"rules": versions("pictures")} if parent is None else parent.rules
+        rules = {"rules": versions("pictures")} if parent is None else said_in(parent.record)
         begun |= rules
         if parent is not None:
             parent.require_plan(begun | cutting)

@@ -32,11 +32,6 @@ class Parent:
     record: dict[str, Any]
     verified: Verified
 
-    @property
-    def rules(self) -> dict[str, Any]:
-        """What its record says of rules; an older version said nothing."""
-        return {"rules": self.record["rules"]} if "rules" in self.record else {}
-
     def require_plan(self, begun: dict[str, Any]) -> None:
         """Refuse to mix what was made of these clips by these networks with what would be made now.
 

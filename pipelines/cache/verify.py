@@ -12,6 +12,7 @@ from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ...datasets.digests import content_digest, differences
 from ...datasets.finished import finished
 from ...datasets.object_store import ObjectPath, listing
+from ...datasets.rules import said_in
 from ...datasets.shard_check import Damage, IndexedShard, check_shard
 from ...datasets.shard_plan import packet_id
 from ...datasets.storage import Location
@@ -101,7 +102,7 @@ def planned(record: dict[str, Any]) -> dict[str, Any]:
         "clips": record["inputs"]["digest"],
         "components": record["components"]["digests"],
         "encodings": record["encodings"],
-        **({"rules": record["rules"]} if "rules" in record else {}),
+        **said_in(record),
         **record["cut"],
     }
 

@@ -13,7 +13,7 @@ from ...datasets.artifact import MOST_ASKED, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
 from ...datasets.digests import content_digest, shown_differences
 from ...datasets.object_store import ObjectPath, describe
-from ...datasets.rules import RULES, other_rules, versions
+from ...datasets.rules import is_older, other_rules, versions
 from ...datasets.schema import Row
 from ...datasets.sidecars import CAPTION, KEYPOINTS, candidates, sidecar, sidecar_note
 from ...datasets.source_content import content_id
@@ -102,7 +102,7 @@ class Parent:
             take_over,
             self.clips.measured,
             older_pictures=of_older_pictures(record),
-            older_sidecars=any(record.get("rules", {}).get(name, 1) < RULES[name].version for name in SIDECAR_RULES),
+            older_sidecars=is_older(record, *SIDECAR_RULES),
         )
         first = Stage("parent", take, ("source_path", "measured_part"), ("measured_part",))
         probe, *others = (replace(stage, function=unless_taken(stage.function)) for stage in stages)

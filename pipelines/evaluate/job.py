@@ -9,7 +9,7 @@ from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.digests import content_digest
 from ...datasets.finished import finished
-from ...datasets.rules import versions
+from ...datasets.rules import said_in, versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
 from ..after_commit import after_commit
@@ -73,8 +73,7 @@ def run(
         truths = sorted((place, name) for name, place in found.found.items())
         ids = [name for _, name in truths]
         # By which rules they were rendered, too: half-made scores of others would be of two kinds of videos.
-        by = {"rules": record["rules"]} if "rules" in record else {}
-        begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]} | by,
+        begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]} | said_in(record),
                  "truths": [content_digest(place) for place, _ in truths], "truth_ids": ids,
                  "packet_size": config.packet_size, "rules": versions("pictures", "truth")}  # fmt: skip
         artifact.begin(begun, {"config": absent_fields(EvaluateConfig), "truth_ids": ids})

@@ -17,19 +17,10 @@ from ..runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
 from .pairs import pair, read_pairs, require_unique
 
-__all__ = ["checkpoint_record", "components_of", "num_windows", "pair", "plan", "read_pairs", "run"]
+__all__ = ["components_of", "num_windows", "pair", "plan", "read_pairs", "run"]
 
 _log = logging.getLogger(__name__)
 MOST_WARNINGS = 20
-
-
-def checkpoint_record(checkpoint: Location) -> dict[str, Any]:
-    """The record of a training stage's checkpoint.
-
-    Raises:
-        ArtifactError: it is not finished.
-    """
-    return finished(checkpoint, "checkpoint").record()
 
 
 def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, Any]) -> str:
@@ -43,8 +34,8 @@ def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, 
 def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Location) -> dict[str, Any]:
     """What `run` would do. How long videos are that go on as long as their driving ones is not known yet: None."""
     require_unique(pairs)
-    checkpoint = finished(checkpoint, "checkpoint").path
-    record = checkpoint_record(checkpoint)
+    trained = finished(checkpoint, "checkpoint")
+    checkpoint, record = trained.path, trained.record()
     low, high = config.pose_guidance_interval
     steps, windows = config.num_inference_steps, num_windows(config)
     evaluations = 2 * steps + sum(low < i / steps < high for i in range(steps))
@@ -80,8 +71,8 @@ def run(
         JobStopped: the code or the machine failed on the way.
     """
     require_unique(pairs)
-    checkpoint = finished(checkpoint, "checkpoint").path
-    record = checkpoint_record(checkpoint)
+    trained = finished(checkpoint, "checkpoint")
+    checkpoint, record = trained.path, trained.record()
     by_id = {row["id"]: row for row in pairs}
     parts = find_parts(components_of(config, checkpoint, record), FROZEN)
     with exclusive(out):

@@ -244,9 +244,9 @@ def test_the_columns_of_a_part_are_named_without_its_rows(tmp_path):
     (packet,) = plan_packets(["a"], 1)
     made.write_part(packet, pa.table({"id": ["a"], "score": [0.5]}))
     name = made.part(packet).name
-    assert made.part_columns(name) == ["id", "score"]
+    assert made.part_schema(name).names == ["id", "score"]
     made.part(packet).write_bytes(b"PAR1 and no more")
     with pytest.raises(ArtifactError, match="damaged"):
-        made.part_columns(name)
+        made.part_schema(name)
     with pytest.raises(ArtifactError, match="missing"):
-        made.part_columns("part-b.parquet")
+        made.part_schema("part-b.parquet")

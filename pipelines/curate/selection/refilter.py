@@ -20,7 +20,7 @@ from ....datasets.clips import (
 )
 from ....datasets.digests import json_digest
 from ....datasets.node_cache import require_scratch, scratch
-from ....datasets.rules import with_absent
+from ....datasets.rules import said_in, with_absent
 from ....datasets.storage import Location, relative
 from ..config import SELECTION_FIELDS, CurateConfig
 from ..takeover import absent_settings, forgotten_in, measured_gates
@@ -104,7 +104,7 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
                 "version": __version__,
                 "config": config.model_dump(mode="json"),
                 # By which the rows were measured; an older version kept none.
-                **({"rules": old.record["rules"]} if "rules" in old.record else {}),
+                **said_in(old.record),
                 "selection": selection.told()
                 | {
                     "measured_gates": measured_gates(old.record).model_dump(mode="json"),
