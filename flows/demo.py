@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from ..datasets.artifact import VERDICTS, Artifact, exclusive
+from ..datasets.artifact import Artifact, exclusive
 from ..datasets.digests import json_digest
 from ..datasets.storage import location
 from ..datasets.whole_files import write_json
 from ..pipelines.after_commit import after_commit
 from ..pipelines.curate.ingest import list_sources
-from ..pipelines.verdicts import closing_lines
+from ..pipelines.verdicts import closing_lines, counts_in_words
 from . import presets
 from .presets import Run
 
@@ -226,7 +226,7 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
 
 def _tell_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
     """How many rows an artifact has of each verdict, and every reason."""
-    click.echo(f"{name}: {', '.join(f'{counts[one]} {one}' for one in ('inputs', *VERDICTS))}")
+    click.echo(f"{name}: {counts_in_words(counts)}")
     for line in closing_lines(Artifact(folder)):
         click.echo(line)
 

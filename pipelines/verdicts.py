@@ -1,8 +1,9 @@
 """What became of an artifact's rows: all verdicts and reasons, counted so that they add up, and in words."""
 
 import difflib
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..datasets.schema import Row
 from ..datasets.storage import Location
 
 FEW = 5  # rows of which a closing line tells one by one
+MOST_WARNINGS = 20
 NAMES = ("id", "clip_id")
 IDS = (*NAMES, "source_id")
 FILES = ("source_path", "image", "driving", "video", "truth")
@@ -56,11 +58,24 @@ def in_words(counts: Counter[str]) -> str:
     )
 
 
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """`4 inputs, 2 ok, 1 rejected, 1 quarantined`, of a record's counts."""
+    return ", ".join(f"{counts[name]} {name}" for name in ("inputs", *VERDICTS))
+
+
+def warn_first(log: logging.Logger, lines: Sequence[str], rest: str) -> None:
+    """Warn by the first of many lines, and of how many more there are: `rest` with `%d` for the number."""
+    for line in lines[:MOST_WARNINGS]:
+        log.warning("%s", line)
+    if len(lines) > MOST_WARNINGS:
+        log.warning(rest, len(lines) - MOST_WARNINGS)
+
+
 def closing_lines(artifact: Artifact) -> list[str]:
     """Lines below a command's closing line: every reason with its count, few rows one by one, and what else is told."""
     counts = count_reasons(artifact)
     lines = [f"  {verdict}: {in_words(found)}" for verdict, found in counts.items() if found]
-    return [*lines, *few_rows(artifact), *_remarks(artifact)]
+    return [*lines, *(few_rows(artifact) if _are_few(counts) else ()), *_remarks(artifact)]
 
 
 def require_usable(artifact: Artifact, counts: dict[str, int]) -> None:
@@ -71,13 +86,18 @@ def require_usable(artifact: Artifact, counts: dict[str, int]) -> None:
     """
     if counts["ok"]:
         return
-    reasons = sum(count_reasons(artifact).values(), Counter[str]())
-    few = few_rows(artifact)
+    found = count_reasons(artifact)
+    reasons, few = sum(found.values(), Counter[str]()), few_rows(artifact) if _are_few(found) else []
     if not few:
         few = [
             f"`steadydancer explain ID --artifact {artifact.path}` tells of one; each has its reason and detail there"
         ]
     raise SteadyDancerError("\n".join([f"nothing came out usable: {in_words(reasons)}", *few]))
+
+
+def _are_few(counts: Mapping[str, Counter[str]]) -> bool:
+    """Whether so few rows are not ok that it is worth reading them."""
+    return sum(found.total() for verdict, found in counts.items() if verdict != "ok") <= FEW
 
 
 def few_rows(artifact: Artifact) -> list[str]:

@@ -198,13 +198,14 @@ def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
     """
     from ...datasets.artifact import Artifact
     from ...pipelines.after_commit import after_commit
-    from ...pipelines.verdicts import closing_lines, require_usable
+    from ...pipelines.verdicts import closing_lines, counts_in_words, require_usable
 
     artifact = Artifact(folder)
     was_finished = artifact.committed
     counts = job()["counts"]
-    numbers = ", ".join(f"{counts[name]} {name}" for name in ("inputs", "ok", "rejected", "quarantined"))
-    click.echo(f"{folder}: {numbers}{' (finished already, nothing was left to do)' if was_finished else ''}")
+    click.echo(
+        f"{folder}: {counts_in_words(counts)}{' (finished already, nothing was left to do)' if was_finished else ''}"
+    )
     require_usable(artifact, counts)
     with after_commit(f"The list of reasons of {folder}", "`steadydancer explain ID --artifact` tells each"):
         for line in closing_lines(artifact):

@@ -19,6 +19,7 @@ from ...datasets.rules import versions
 from ...datasets.schema import CLIP_SCHEMA, Row, to_table
 from ...datasets.storage import Location, location, relative
 from ..runner import Engine, Job, run_packets
+from ..verdicts import warn_first
 from .config import CurateConfig
 from .ingest import find_sources, sources_digest
 from .networks import MOST_SHOWN, files_of_excluded, gather_excluded, load_excluded
@@ -30,7 +31,6 @@ from .takeover import RULES_READ, Parent, absent_settings, forgotten_in, reopen_
 from .walk import stages, told_apart
 
 _log = logging.getLogger(__name__)
-MOST_WARNINGS = 20
 
 
 def plan(config: CurateConfig, clips: str, out: Location, parent: Location | None = None) -> dict[str, Any]:
@@ -216,10 +216,8 @@ def _warn(seen: pa.Table) -> None:
     """Name the sidecars that were not taken because another file may be meant."""
     rows = seen.select(["source_path", "sidecar_note"]).filter(seen["sidecar_note"].is_valid())
     notes = {row["source_path"]: row["sidecar_note"] for row in rows.to_pylist()}
-    for path, note in list(notes.items())[:MOST_WARNINGS]:
-        _log.warning("%s: %s", path, note)
-    if len(notes) > MOST_WARNINGS:
-        _log.warning("and beside %d more sources; each row's `sidecar_note` tells it", len(notes) - MOST_WARNINGS)
+    lines = [f"{path}: {note}" for path, note in notes.items()]
+    warn_first(_log, lines, "and beside %d more sources; each row's `sidecar_note` tells it")
 
 
 def _num_taken(seen: pa.Table) -> int:

@@ -14,13 +14,13 @@ from ...datasets.storage import Location, location
 from ..earlier import absent_fields
 from ..parts import find_parts, part_digests, parts_are_here
 from ..runner import Engine, Job, run_packets
+from ..verdicts import warn_first
 from .config import FROZEN, RenderConfig
 from .pairs import pair, read_pairs, require_unique
 
 __all__ = ["components_of", "num_windows", "pair", "plan", "read_pairs", "run"]
 
 _log = logging.getLogger(__name__)
-MOST_WARNINGS = 20
 
 
 def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, Any]) -> str:
@@ -124,12 +124,12 @@ def run(
 
 def _warn(rows: list[Row]) -> None:
     """Say what of the videos is not as one would suppose, by the names of what they were made from."""
-    told = [row for row in rows if row["verdict"] == "ok" and row["detail"]]
-    for row in told[:MOST_WARNINGS]:
-        image, driving = (row[name].rsplit("/", 1)[-1] for name in ("image", "driving"))
-        _log.warning("%s (image %s, driving %s): %s", row["id"], image, driving, row["detail"])
-    if len(told) > MOST_WARNINGS:
-        _log.warning("and of %d more; each row's `detail` tells it", len(told) - MOST_WARNINGS)
+    lines = []
+    for row in rows:
+        if row["verdict"] == "ok" and row["detail"]:
+            image, driving = (row[name].rsplit("/", 1)[-1] for name in ("image", "driving"))
+            lines.append(f"{row['id']} (image {image}, driving {driving}): {row['detail']}")
+    warn_first(_log, lines, "and of %d more; each row's `detail` tells it")
 
 
 def _digest(file: str) -> str | None:
