@@ -157,7 +157,7 @@ class Artifact:
         if not finished and by:
             raise ArtifactError(
                 f"{self.path} is half made by another version of this program, whose rules were others:\n{by}\n"
-                "choose another --out, delete this folder to make it anew, or finish it with the version that began it"
+                "choose another --out, delete this folder to start again, or finish it with the version that began it"
             )
         if changes := other_settings(begun, plan, absent):
             raise ArtifactError(

@@ -11,9 +11,11 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .. import SteadyDancerError
+from .sidecars import CAPTION, sidecar
 from .storage import Location, ObjectPath, local_copy, location
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class TextError(SteadyDancerError, ValueError):
     def __init__(self, name: str, detail: str) -> None:
         """Say of which file."""
         super().__init__(f"{name} cannot be read: {detail}")
-        self.detail = detail
+        self.name, self.detail = name, detail
 
 
 def decode_text(data: bytes, name: object) -> str:
@@ -83,6 +85,16 @@ def read_text(place: str | os.PathLike[str] | ObjectPath) -> str:
     """
     place = location(place)
     return io.StringIO(decode_text(place.read_bytes(), place), newline=None).read()
+
+
+def read_caption(path: Path) -> str | None:
+    """The caption that lies beside a video or image; None where there is none, or it may be another file's.
+
+    Raises:
+        TextError: as `decode_text`.
+    """
+    beside = sidecar(path, CAPTION)
+    return spoken(read_text(beside)) if beside else None
 
 
 @contextmanager

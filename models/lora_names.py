@@ -54,8 +54,8 @@ _OTHER_KINDS = {
 }
 # Words before the first of the transformer's own, by themselves or one below another.
 _PREFIX = re.compile(
-    r"(?:lora|lycoris|unet|transformer|base_model|model|diffusion_model|diffusion|dit|pipe|pipeline|student|wan|module|network|net|generator"
-    r"|generator_ema|denoiser|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)_"
+    r"(?:lora|lycoris|unet|transformer|base_model|model|diffusion_model|diffusion|dit|pipe|pipeline|student|wan|module"
+    r"|network|net|generator|generator_ema|denoiser|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)_"
 )
 _WRAPPERS = re.compile(
     r"_(?:processor|module|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|base_layer)(?=_|$)"

@@ -89,7 +89,7 @@ class Run:
         return line["tests"] == digests["tests"] or (noticed and self.trust_kills)
 
     def _seconds(self, file: str, source: str, tests: list[str]) -> float:
-        """How long a module's tests take where they pass; they must, and must fail where the module cannot be used."""
+        """Time a module's tests. They must pass on the copy, and a module that raises must be seen."""
         if self.copy is None:
             preload()
             self.copy = Copy(self.results.parent / f"copy-{self.results.stem}")

@@ -1,4 +1,4 @@
-"""Which faults are planted: cosmic-ray's operators at places of a module that a seed draws."""
+"""Draw the faults to plant: operators of cosmic-ray at places of a module, in an order that a seed decides."""
 
 import ast
 import random

@@ -49,7 +49,7 @@ class Copy:
     """A copy of the project to which `steadydancer` resolves in trials."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the copy anew; `folder` holds nothing else."""
+        """Make a fresh copy; whatever `folder` held is removed first."""
         shutil.rmtree(folder, ignore_errors=True)
         self.root = folder.resolve() / "steadydancer"
         self.root.mkdir(parents=True)
@@ -106,7 +106,7 @@ def tests_of(patterns: Sequence[str]) -> list[str]:
 
 
 def _read(reader: int, seconds: float) -> str | None:
-    """What the child says before it ends; None after so many seconds."""
+    """Return what the child wrote before it ended; None if the time limit passed first."""
     with os.fdopen(reader) as file:
         ready, _, _ = select.select([file], [], [], seconds)
         return file.readline().strip() if ready else None
@@ -160,7 +160,7 @@ def _tested(tests: Sequence[str]) -> str:
 
 
 class Finished(Exception):
-    """All tests have run: what the suite's own conftest does at its end, leaving the process, is not wanted here."""
+    """Ends a pytest run before the suite's own conftest leaves the process."""
 
 
 def describe_machine() -> str:

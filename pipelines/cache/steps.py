@@ -207,18 +207,8 @@ def stages(config: CacheConfig, clips: Location, curated: Mapping[str, Any]) -> 
     """They run in one worker: a clip's networks share its frames. `curated` is the record of the clips."""
     place = clips.absolute()
     lies = ("clip_id", "source_path", "measured_part", "pose_digest")
-    reads = (
-        "source_path",
-        "source_id",
-        "start_s",
-        "fps",
-        "num_frames",
-        "source_height",
-        "source_width",
-        *CROP,
-        "prompt",
-        "pose",
-    )
+    reads = ("source_path", "source_id", "start_s", "fps", "num_frames", "source_height", "source_width", *CROP,
+             "prompt", "pose")  # fmt: skip
     adds = ("height", "width", "image_height", "image_width", "prompt", "prompt_from", "conditions")
     gpus = config.num_gpus
     return [

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from ...datasets.digests import json_digest
 from ...datasets.schema import Row, columns_of
-from ...datasets.sidecars import CAPTION, KEYPOINTS, sidecar, sidecar_note
+from ...datasets.sidecars import KEYPOINTS, sidecar, sidecar_note
 from ...datasets.source_content import content_id
-from ...datasets.text import TextError, read_text, spoken
+from ...datasets.text import TextError, read_caption
 from ...datasets.video import (
     VideoError,
     VideoInfo,
@@ -96,11 +96,10 @@ def _caption(path: Path, row: Row) -> tuple[str | None, Row]:
     """The prompt, a manifest's before that of the file beside the video, and a verdict if that cannot be read."""
     if row.get("prompt"):
         return row["prompt"], {}
-    beside = sidecar(path, CAPTION)
     try:
-        return spoken(read_text(beside)) if beside else None, {}
+        return read_caption(path), {}
     except TextError as error:
-        detail = f"{beside and beside.name}: {error.detail}"
+        detail = f"{Path(error.name).name}: {error.detail}"
         return None, {"verdict": "quarantined", "reason": "unreadable_caption", "detail": detail}
 
 

@@ -15,10 +15,10 @@ from ...datasets.digests import content_digest, shown_differences
 from ...datasets.object_store import ObjectPath, describe
 from ...datasets.rules import is_older, other_rules, versions
 from ...datasets.schema import Row
-from ...datasets.sidecars import CAPTION, KEYPOINTS, candidates, sidecar, sidecar_note
+from ...datasets.sidecars import KEYPOINTS, candidates, sidecar, sidecar_note
 from ...datasets.source_content import content_id
 from ...datasets.storage import Location, is_address, local_copy, location
-from ...datasets.text import TextError, read_text, spoken
+from ...datasets.text import TextError, read_caption, spoken
 from ...datasets.video import VideoError
 from ..earlier import absent_fields
 from ..older_rules import has_the_same_pictures, of_older_pictures
@@ -233,9 +233,8 @@ def _has_the_same_sidecars(row: Row, measured: Row) -> bool:
     """Whether a file has the caption and the keypoints that it had when they went by the stem, as UTF-8."""
     with local_copy(row["source_path"]) as here:
         if not row.get("prompt"):
-            caption = sidecar(here, CAPTION)
             try:
-                said = spoken(read_text(caption)) if caption else None
+                said = read_caption(here)
             except TextError:
                 return False
             then = measured["prompt"]

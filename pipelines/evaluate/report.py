@@ -1,5 +1,6 @@
 """One static page: what was rendered beside what was asked, and the numbers. It needs no server and no network."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from ...datasets.finished import finished
 from ...datasets.schema import Row
 from ...datasets.storage import Location
 from ..page import Section, beside, write_page
-from ..verdicts import truths_in_words
+from ..verdicts import counts_in_words, in_words, truths_in_words
 from .steps import METRICS
 
 PAGE = "report.html"
@@ -20,8 +21,7 @@ def metric_section(record: dict[str, Any], text: str = "") -> Section:
     rows = []
     for name, (unit, better, meaning) in METRICS.items():
         mean = record["means"].get(name, {"mean": None, "videos": 0})
-        missing = record.get("missing", {}).get(name, {})
-        without = ", ".join(f"{number} {reason}" for reason, number in missing.items())
+        without = in_words(Counter(record.get("missing", {}).get(name, {})))
         rows.append(
             [name, mean["mean"], unit, mean["videos"], without, f"{better} is better" if better else "", meaning]
         )
@@ -51,7 +51,7 @@ def write_report(path: Location, metrics: Artifact) -> None:
          ("truth", beside(row["truth"], path))]
         for name, row in sorted(videos.items())
     ]  # fmt: skip
-    counts = ", ".join(f"{number} {name}" for name, number in record["counts"].items())
+    counts = counts_in_words(record["counts"])
     text = f"Protocol {record['config']['protocol']}; {counts}. {truths_in_words(record.get('truths'))}"
     sections = [metric_section(record, text), unscored_section(rows), Section("Videos", media=groups)]
     write_page(path, "Evaluation", sections)

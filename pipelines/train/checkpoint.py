@@ -55,14 +55,16 @@ def engine_states(out: Path) -> Iterator[tuple[int, Path]]:
             tell_of_fault(folder, wrong)
 
 
-def refuse_only_damaged(out: Path) -> None:
-    """Refuse a run that has engine states none of which is whole: it would begin again at step 0.
+def newest_sound_state(out: Path) -> tuple[int, Path] | None:
+    """The first of `engine_states`; None for a run that has no states at all.
 
     Raises:
-        TrainingRefused: there are such; the newest one's damage is named.
+        TrainingRefused: there are states and none of them is whole, so the run would begin again at step 0.
     """
-    if state_folders(out) and next(engine_states(out), None) is None:
+    newest = next(engine_states(out), None)
+    if newest is None and state_folders(out):
         raise none_is_whole(out)
+    return newest
 
 
 def none_is_whole(out: Path) -> TrainingRefused:

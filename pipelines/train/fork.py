@@ -10,7 +10,7 @@ from typing import Any
 
 from ...datasets.digests import differences
 from ...datasets.whole_files import write_json
-from .checkpoint import TrainingRefused, copy_metrics, engine_states, read_json, refuse_only_damaged
+from .checkpoint import TrainingRefused, copy_metrics, newest_sound_state, read_json
 from .config import NETWORK_FIELDS
 from .start import compared_with, read_begun
 
@@ -56,8 +56,7 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
             begun = f"from {known['path']}" if known else "without --fork"
             raise TrainingRefused(f"fork: {out} was begun {begun}; choose another --out")
         return None
-    refuse_only_damaged(fork)
-    newest = next(engine_states(fork), None)
+    newest = newest_sound_state(fork)
     if newest is None:
         raise TrainingRefused(f"fork: {fork} holds no complete engine state: give the --out of a run that has one")
     steps, state = newest

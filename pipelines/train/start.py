@@ -20,10 +20,9 @@ from .base import constructor_arguments, find_base
 from .checkpoint import (
     TrainingRefused,
     checkpoint_folder,
-    engine_states,
+    newest_sound_state,
     read_checkpoint_record,
     read_json,
-    refuse_only_damaged,
 )
 from .config import NETWORK_FIELDS, TrainConfig
 from .frozen import frozen_parts
@@ -241,8 +240,7 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
             f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to go on from its "
             "newest state:\n" + "\n".join(f"  {change}" for change in changes) + hint
         )
-    refuse_only_damaged(out)
-    newest = next(engine_states(out), None)
+    newest = newest_sound_state(out)
     if newest is None:
         return
     steps, state = newest

@@ -1,7 +1,6 @@
 """Colours are read as they are tagged, or as players guess, and what is written is tagged."""
 
 import struct
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,25 +27,6 @@ def of_bars(picture: np.ndarray) -> np.ndarray:
     return picture[height // 2, [k * step + (width - 5 * step) // 2 for k in range(6)]].astype(int)
 
 
-def write(path: Path, frames: list[np.ndarray], codec: str = "libx264", setup=None, pixel_format="yuv420p", **options):
-    """Plain PyAV; `frames` are RGB, or `VideoFrame`s."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        first = frames[0]
-        stream.height, stream.width = (first.height, first.width) if hasattr(first, "height") else first.shape[:2]
-        stream.pix_fmt = pixel_format
-        if setup:
-            setup(stream)
-        for k, pixels in enumerate(frames):
-            frame = pixels
-            if isinstance(pixels, np.ndarray):
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = k, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
 MATRICES = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
             9: (0.2627, 0.0593)}  # fmt: skip
 """Number in ISO/IEC 23091-2 → the shares of red and blue in luma."""
@@ -63,7 +43,9 @@ def stored(rgb: np.ndarray, matrix: int, full: bool) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(np.stack(levels).astype(np.uint8), format="yuv444p")
 
 
-def write_colours(path: Path, rgb: np.ndarray, matrix: int, full: bool = False, tagged: bool = True, **more) -> Path:
+def write_colours(
+    write, path: Path, rgb: np.ndarray, matrix: int, full: bool = False, tagged: bool = True, **more
+) -> Path:
     def tag(stream):
         if tagged:
             stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full else 1
@@ -76,9 +58,9 @@ def write_colours(path: Path, rgb: np.ndarray, matrix: int, full: bool = False, 
 
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("full", [False, True])
-def test_colours_are_read_by_their_tags(tmp_path, matrix, full):
+def test_colours_are_read_by_their_tags(tmp_path, matrix, full, write):
     for name in ("clip.mp4", "clip.mkv"):
-        path = write_colours(tmp_path / name, bars(64, 96), matrix, full)
+        path = write_colours(write, tmp_path / name, bars(64, 96), matrix, full)
         index = read_index(path)
         assert not index.info.assumed_bt709 and index.suits_decord
         cursor = DecordCursor(path, index, (64, 96))
@@ -90,8 +72,8 @@ def test_colours_are_read_by_their_tags(tmp_path, matrix, full):
     ("height", "width", "matrix"),
     [(64, 96, 5), (576, 96, 5), (718, 64, 5), (720, 64, 1), (1024, 576, 1), (64, 1280, 1), (64, 1278, 5)],
 )
-def test_colours_without_tags_are_read_by_the_size(tmp_path, height, width, matrix):
-    path = write_colours(tmp_path / "clip.mp4", bars(height, width), matrix, tagged=False)
+def test_colours_without_tags_are_read_by_the_size(tmp_path, height, width, matrix, write):
+    path = write_colours(write, tmp_path / "clip.mp4", bars(height, width), matrix, tagged=False)
     assert probe(path).assumed_bt709 == (matrix == 1)
     for way in (decode(path, np.arange(9) / 25)[1], decode(path, np.zeros(1))[0]):
         assert np.abs(of_bars(way) - COLOURS).max() <= 3
@@ -99,7 +81,7 @@ def test_colours_without_tags_are_read_by_the_size(tmp_path, height, width, matr
     assert np.abs(of_bars(small[1]) - COLOURS).max() <= 3
 
 
-def test_rgb_and_grey_of_hd_have_no_matrix(tmp_path):
+def test_rgb_and_grey_of_hd_have_no_matrix(tmp_path, write):
     rgb = bars(720, 96)
     for codec, kind, given in (("ffv1", "bgr0", rgb), ("libx264rgb", "rgb24", rgb)):
         path = write(tmp_path / f"{codec}.mkv", [given] * 3, codec=codec, pixel_format=kind, **{"qp": "0"})
@@ -109,7 +91,7 @@ def test_rgb_and_grey_of_hd_have_no_matrix(tmp_path):
     assert not probe(path).assumed_bt709
 
 
-def test_a_matrix_that_cannot_be_converted_is_refused(tmp_path):
+def test_a_matrix_that_cannot_be_converted_is_refused(tmp_path, write):
     path = write(tmp_path / "clip.mp4", [bars(64, 96)] * 3, setup=lambda s: setattr(s.codec_context, "colorspace", 8))
     with pytest.raises(VideoError, match="matrix 8") as refused:
         probe(path)
@@ -153,10 +135,10 @@ def test_lossless_keeps_every_bit_at_every_size(tmp_path):
         np.testing.assert_array_equal(decode(tmp_path / "clip.mp4", np.arange(9) / 25), noise)
 
 
-def test_what_an_earlier_version_wrote_without_tags_is_read_as_it_was_written(tmp_path):
+def test_what_an_earlier_version_wrote_without_tags_is_read_as_it_was_written(tmp_path, write):
     """It stored BT.601 at every size, and its renders hold a record."""
     rgb = bars(720, 96)
-    source, path = write_colours(tmp_path / "a.mp4", rgb, 5, tagged=False), tmp_path / "b.mp4"
+    source, path = write_colours(write, tmp_path / "a.mp4", rgb, 5, tagged=False), tmp_path / "b.mp4"
     with av.open(str(source)) as given:
         options = {"movflags": "use_metadata_tags"}
         with av.open(str(path), "w", container_options=options) as container:

@@ -27,26 +27,6 @@ def corners(height: int = 48, width: int = 80) -> np.ndarray:
     return picture
 
 
-def write(path: Path, frames: list[np.ndarray], codec: str = "libx264", setup=None, pixel_format="yuv420p", **options):
-    """Plain PyAV; `frames` are RGB or RGBA, or `VideoFrame`s."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        first = frames[0]
-        stream.height, stream.width = (first.height, first.width) if hasattr(first, "height") else first.shape[:2]
-        stream.pix_fmt = pixel_format
-        if setup:
-            setup(stream)
-        for k, pixels in enumerate(frames):
-            frame = pixels
-            if isinstance(pixels, np.ndarray):
-                kind = "rgba" if pixels.shape[2] == 4 else "rgb24"
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind)
-            frame.pts, frame.time_base = k, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
 def all_ways(path: Path, num_frames: int) -> list[np.ndarray]:
     """One frame of a file as every way of reading gives it, at its full size."""
     info = probe(path)
@@ -57,7 +37,7 @@ def all_ways(path: Path, num_frames: int) -> list[np.ndarray]:
     return ways
 
 
-def test_a_turn_and_a_mirror_in_every_combination(tmp_path):
+def test_a_turn_and_a_mirror_in_every_combination(tmp_path, write):
     picture = corners()
     for suffix in (".mp4", ".mkv", ".mov"):
         for turn in (0, 90, 180, 270):
@@ -86,7 +66,7 @@ def with_matrix(source: Path, path: Path, *matrix: int) -> Path:
     return path
 
 
-def test_matrices_of_any_scale_and_of_no_right_angle(tmp_path):
+def test_matrices_of_any_scale_and_of_no_right_angle(tmp_path, write):
     picture = corners()
     source = write(tmp_path / "clip.mp4", [picture] * 9)
     half, cos, sin = ONE // 2, round(ONE * np.cos(0.7)), round(ONE * np.sin(0.7))
@@ -112,7 +92,7 @@ def test_matrices_of_any_scale_and_of_no_right_angle(tmp_path):
 
 
 @pytest.mark.parametrize("told", ["rotate=90", "flip=horizontal", "flip=vertical", "rotate=90:flip=vertical"])
-def test_an_orientation_in_the_stream_holds_for_all_frames(tmp_path, told):
+def test_an_orientation_in_the_stream_holds_for_all_frames(tmp_path, told, write):
     """It comes as a message beside the first frame only (ISO/IEC 14496-10, D.2.27): flip first, then turn."""
     picture = corners()
     source, path = write(tmp_path / "clip.mp4", [picture] * 12, g="5"), tmp_path / "told.mp4"
@@ -131,7 +111,7 @@ def test_an_orientation_in_the_stream_holds_for_all_frames(tmp_path, told):
     assert np.abs(decode(path, np.array([0.4]))[0].astype(int) - shown).mean() < 5  # after a seek
 
 
-def test_transparency_is_laid_on_white(tmp_path):
+def test_transparency_is_laid_on_white(tmp_path, write):
     picture = corners(48, 80)
     alpha = np.full((48, 80, 1), 255, np.uint8)
     alpha[:, :40], alpha[24:, :40] = 0, 128
@@ -156,7 +136,7 @@ def test_transparency_is_laid_on_white(tmp_path):
         assert (decode(path, np.zeros(1), 24, 40)[0, 4:10, 2:16] >= 250).all()
 
 
-def test_a_name_in_capitals_tells_of_alpha_packets_too(tmp_path):
+def test_a_name_in_capitals_tells_of_alpha_packets_too(tmp_path, write):
     """`-metadata:s:v alpha_mode=1`, as such files are made by the thousand, comes back as ALPHA_MODE."""
     frames = [np.dstack([corners(48, 80), np.zeros((48, 80), np.uint8)])] * 9
 
@@ -172,7 +152,7 @@ def test_a_name_in_capitals_tells_of_alpha_packets_too(tmp_path):
         assert way.min() >= 250
 
 
-def test_the_fourth_byte_of_avi_hides_nothing_where_nobody_wrote_it(tmp_path):
+def test_the_fourth_byte_of_avi_hides_nothing_where_nobody_wrote_it(tmp_path, write):
     picture, alpha = corners(48, 80), np.zeros((48, 80), np.uint8)
     path = write(tmp_path / "a.avi", [np.dstack([picture, alpha])] * 9, "rawvideo", pixel_format="bgra")
     assert not probe(path).transparent
@@ -218,7 +198,7 @@ def joined(path: Path, parts: list[Path]) -> Path:
     return path
 
 
-def part(path: Path, height: int, width: int, aspect: Fraction | None = None, codec: str = "libx264") -> Path:
+def part(write, path: Path, height: int, width: int, aspect: Fraction | None = None, codec: str = "libx264") -> Path:
     def setup(stream):
         stream.codec_context.sample_aspect_ratio = aspect or Fraction(1)
 
@@ -228,9 +208,9 @@ def part(path: Path, height: int, width: int, aspect: Fraction | None = None, co
 
 
 @pytest.mark.parametrize("name", ["both.ts", "both.mkv", "both.mp4"])
-def test_another_scale_inside_a_stream_is_read_on_and_another_aspect_refused(tmp_path, name):
-    first = part(tmp_path / "a.ts", 96, 160)
-    other = part(tmp_path / "b.ts", 48, 80)
+def test_another_scale_inside_a_stream_is_read_on_and_another_aspect_refused(tmp_path, name, write):
+    first = part(write, tmp_path / "a.ts", 96, 160)
+    other = part(write, tmp_path / "b.ts", 48, 80)
     path = joined(tmp_path / name, [first, other])
     assert not read_index(path).suits_decord
     frames = decode(path, np.arange(30) / 25)
@@ -241,7 +221,7 @@ def test_another_scale_inside_a_stream_is_read_on_and_another_aspect_refused(tmp
     for part_name, height, width, aspect in (
         ("narrow", 96, 120, None), ("tall", 160, 96, None), ("anamorphic", 96, 160, Fraction(4, 3)),
     ):  # fmt: skip
-        path = joined(tmp_path / name, [first, part(tmp_path / f"{part_name}.ts", height, width, aspect)])
+        path = joined(tmp_path / name, [first, part(write, tmp_path / f"{part_name}.ts", height, width, aspect)])
         assert decode(path, np.arange(12) / 25).shape == (12, 96, 160, 3)  # what lies before is right
         for read in (
             lambda path=path: decode(path, np.arange(30) / 25),
@@ -252,10 +232,11 @@ def test_another_scale_inside_a_stream_is_read_on_and_another_aspect_refused(tmp
             assert refused.value.reason == "changing_aspect", part_name
 
 
-def test_another_aspect_in_mpeg_2(tmp_path):
+def test_another_aspect_in_mpeg_2(tmp_path, write):
     """Television changes between 4:3 and 16:9 at one size."""
     parts = [
-        part(tmp_path / f"{k}.ts", 96, 160, aspect, "mpeg2video") for k, aspect in enumerate((None, Fraction(4, 3)))
+        part(write, tmp_path / f"{k}.ts", 96, 160, aspect, "mpeg2video")
+        for k, aspect in enumerate((None, Fraction(4, 3)))
     ]
     with pytest.raises(VideoError) as refused:
         decode(joined(tmp_path / "both.ts", parts), np.arange(30) / 25)
@@ -275,7 +256,7 @@ def test_descriptions_of_earlier_versions_load():
     assert not coloured.geometry_changed_by_pictures_2
 
 
-def test_decord_reads_what_it_shows_as_players_do_and_nothing_else(tmp_path):
+def test_decord_reads_what_it_shows_as_players_do_and_nothing_else(tmp_path, write):
     """The reader, dense from the start: which decoder gave the frames, and that both give the same."""
     picture = corners()
     used = VideoReader()
