@@ -299,7 +299,7 @@ def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_
     (old / "start.json").write_text(json.dumps(identity(record)))
     for step in range(7):
         append_metrics(old, {"step": step, "seconds": 2.0})
-    monkeypatch.setattr(fork, "engine_states", lambda folder: iter([(7, folder / "state")] if folder == old else []))
+    monkeypatch.setattr(fork, "newest_sound_state", lambda folder: (7, folder / "state") if folder == old else None)
     changed = config.model_copy(update={"learning_rate": 1e-5})
     plan = preflight.plan(changed, **given)
     assert plan["refusals"] == []
