@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from .schema import Row
+from .sidecars import CAPTION, KEYPOINTS
 from .storage import Location
 from .whole_files import written_aside
 
@@ -41,8 +42,8 @@ def files_of(clip_id: str) -> dict[str, str]:
     return {
         "video": f"videos/{clip_id}.mp4",
         "pose_video": f"pose_videos/{clip_id}.mp4",
-        "keypoints": f"videos/{clip_id}.pose.safetensors",
-        "caption": f"videos/{clip_id}.txt",
+        "keypoints": f"videos/{clip_id}{KEYPOINTS}",
+        "caption": f"videos/{clip_id}{CAPTION}",
     }
 
 

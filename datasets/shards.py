@@ -29,11 +29,12 @@ from .shard_check import wrong_sizes
 from .shard_index import check_index, misplaced, remedy
 from .shard_index import require_settings as require_settings  # named with the cache that it refuses
 from .shard_ranges import read_range
+from .sidecars import KEYPOINTS
 from .storage import Location, location
 from .whole_files import written_aside
 
 CONDITIONS = "conditions.safetensors"
-POSE = "pose.safetensors"
+POSE = KEYPOINTS.removeprefix(".")
 MEMBERS = ("json", CONDITIONS, POSE)
 
 OPEN_FILES = 128

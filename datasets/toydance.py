@@ -1,25 +1,23 @@
 """Sets of procedural dancers: ordinary mp4s with keypoints and captions beside them, some flawed on purpose.
 
 Beside `NAME.mp4` (or .png) lie `NAME.txt`, a caption, and `NAME.pose.safetensors`, the keypoints they were drawn from.
-Such supplied keypoints can be laid beside any clip; whose they are is said in `sidecars`.
+Supplied keypoints can be put beside any clip, see `supplied_poses`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
-from safetensors.numpy import load_file, save
 
-from .file_names import LONGEST_BYTES, aside_of
-from .sidecars import KEYPOINTS, is_there, media_called, sidecar
 from .skeleton import PoseSequence
+from .supplied_poses import load_supplied_pose, save_supplied_pose
 from .toydance_drawing import draw_dancer, draw_dancers
 from .toydance_figure import COLOURS, dance, dancer_look, toy_pose
 from .video import encode
+from .whole_files import written_aside
 
 __all__ = ["draw_dancer", "load_supplied_pose", "make_toy_clips", "make_toy_pairs", "save_supplied_pose", "toy_pose"]
 
@@ -50,7 +48,7 @@ def make_toy_clips(directory: Path, seed: int = 0, num_good: int = 7) -> list[Pa
     paths.append(_write_two_people(directory / "two_people.mp4", flaw + 60))
     truncated = _write_scenes(directory / "truncated.mp4", [(flaw + 80, 3.0)])
     whole = truncated.read_bytes()
-    _write_aside(truncated, whole[: len(whole) // 2])
+    _write_bytes(truncated, whole[: len(whole) // 2])
     return [*paths, truncated]
 
 
@@ -83,47 +81,8 @@ def make_toy_pairs(directory: Path, seed: int = 0, num_pairs: int = 3, num_frame
         encode(truth, directory / "truth" / f"{name}.mp4", PAIR_FPS)
         rows.append({"id": name, "image": f"images/{name}.png", "driving": f"driving/{name}.mp4", "prompt": caption})
     pairs = directory / "pairs.jsonl"
-    _write_aside(pairs, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    _write_bytes(pairs, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return pairs
-
-
-def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_full_name: bool = False) -> None:
-    """Lay keypoints beside the video or image `path`: one sequence a person, the main one first, all from frame 0.
-
-    They are called `STEM.pose.safetensors`; after the full name if asked, where another file of that stem lies there
-    already, or where keypoints by the full name do.
-    """
-    tensors: dict[str, np.ndarray] = {"fps": np.array([fps], np.float64)}
-    for k, person in enumerate(persons):
-        tensors[f"{k}.body"] = person.body.astype(np.float32)
-        tensors[f"{k}.body_visible"] = person.body_visible
-        tensors[f"{k}.hands"] = person.hands.astype(np.float32)
-        if person.faces is not None:
-            tensors[f"{k}.faces"] = person.faces.astype(np.float32)
-    full = path.with_name(path.name + KEYPOINTS)
-    by_full_name = by_full_name or is_there(full) or (path.parent.is_dir() and bool(media_called(path)))
-    by_full_name = by_full_name and len(os.fsencode(full.name)) <= LONGEST_BYTES
-    _write_aside(full if by_full_name else path.with_name(path.stem + KEYPOINTS), save(tensors))
-
-
-def load_supplied_pose(video_path: Path) -> tuple[list[PoseSequence], float] | None:
-    """Keypoints that lie beside a video or image and are its own (see `sidecars`), and their rate; None without.
-
-    Raises `ValueError` if the file is not what `save_supplied_pose` writes.
-    """
-    path = sidecar(Path(video_path), KEYPOINTS)
-    if path is None:
-        return None
-    try:
-        tensors = load_file(path)
-        fps = float(tensors.pop("fps")[0])
-        fields: dict[int, dict[str, np.ndarray]] = {}
-        for name, tensor in tensors.items():
-            person, field = name.split(".")
-            fields.setdefault(int(person), {})[field] = tensor
-        return [PoseSequence(**fields[person]) for person in sorted(fields)], fps
-    except Exception as error:  # the library's own error class is a bare Exception
-        raise ValueError(f"{path.name} holds no keypoints as save_supplied_pose writes them: {error}") from error
 
 
 def _caption(seed: int, motion_seed: int | None = None) -> str:
@@ -182,16 +141,15 @@ def _write_two_people(path: Path, seed: int) -> Path:
 def _write_clip(path: Path, frames: np.ndarray, persons: list[PoseSequence], caption: str) -> Path:
     """The clip last: where it is, what belongs to it is there."""
     save_supplied_pose(path, persons, FPS)
-    _write_aside(path.with_suffix(".txt"), caption.encode() + b"\n")
+    _write_bytes(path.with_suffix(".txt"), caption.encode() + b"\n")
     encode(frames, path, FPS)
     return path
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    _write_aside(path, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+    _write_bytes(path, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
-def _write_aside(path: Path, data: bytes) -> None:
-    aside = aside_of(path)
-    aside.write_bytes(data)
-    aside.replace(path)
+def _write_bytes(path: Path, data: bytes) -> None:
+    with written_aside(path) as aside:
+        aside.write_bytes(data)

@@ -19,7 +19,6 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from . import video_process, video_sound
-from .file_names import aside_of
 from .video_display import is_hd
 from .video_file import (
     DEMUX_OPTIONS,
@@ -32,6 +31,7 @@ from .video_file import (
     opened,
 )
 from .video_samples import RATE_HZ
+from .whole_files import written_aside
 
 __all__ = [
     "MAX_DURATION_S",
@@ -207,21 +207,16 @@ def encode(
     first = next(pieces, np.empty((0, 0, 0, 3), np.uint8))
     _check_frames(first, first.shape[1:3])
     path = Path(path)
-    aside = aside_of(path, keeps_suffix=False)
-    try:
-        # Without use_metadata_tags the mp4 muxer drops every key it does not know; faststart: browsers play at once.
-        movflags = {"movflags": "use_metadata_tags+faststart+write_colr"}
-        with aside.open("wb") as file:
-            # Named by number: libav takes no name that is not UTF-8.
-            with av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container:
-                container.metadata.update(metadata or {})
-                _write_h264(
-                    container, chain([first], pieces), Fraction(fps).limit_denominator(100_000), lossless, sound
-                )
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    # Without use_metadata_tags the mp4 muxer drops every key it does not know; faststart: browsers play at once.
+    movflags = {"movflags": "use_metadata_tags+faststart+write_colr"}
+    # Named by number: libav takes no name that is not UTF-8.
+    with (
+        written_aside(path, keeps_suffix=False) as aside,
+        aside.open("wb") as file,
+        av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container,
+    ):
+        container.metadata.update(metadata or {})
+        _write_h264(container, chain([first], pieces), Fraction(fps).limit_denominator(100_000), lossless, sound)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ..datasets.schema import Row
 from ..datasets.sidecars import KEYPOINTS, sidecar
 from ..datasets.skeleton import PoseSequence
 from ..datasets.storage import local_copy
-from ..datasets.toydance import save_supplied_pose
+from ..datasets.supplied_poses import save_supplied_pose
 from ..datasets.video import VideoError, decode, encode, size_for_area
 from ..pipelines.fetched import same_source
 from ..pipelines.older_rules import of_older_pictures, require_same_pictures

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ..datasets.sidecars import KEYPOINTS, sidecar
 from ..datasets.skeleton import PoseSequence
-from ..datasets.toydance import load_supplied_pose
+from ..datasets.supplied_poses import load_supplied_pose
 from ..models import weights
 from ..models.pose_estimator import NEEDS, PoseEstimator, open_pose_estimator
 from ..models.pose_track import PoseTrack

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datasets", "models", "pipelines", "flows")  # each may import those before it
 SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export"}
+DEMO = {"flows/demo.py"}
 ONLY_IN = {
     "prefect": ("flows/",),
     "ray": ("pipelines/",),
@@ -132,6 +133,35 @@ def test_one_library_lives_in_one_room() -> None:
         str(entry) for entry in all_imports() if entry.module == "safetensors.torch" and "datasets/" in entry.path
     ]
     assert not wrong
+
+
+def test_only_the_demo_imports_the_procedural_dancers() -> None:
+    """Other code may read what they write, by the modules that write it."""
+    wrong = []
+    for entry in all_imports():
+        is_its_own = entry.path.startswith("datasets/toydance")
+        if entry.module.startswith("steadydancer.datasets.toydance") and not is_its_own and entry.path not in DEMO:
+            wrong.append(str(entry))
+    assert not wrong
+
+
+def test_the_suffix_of_keypoints_is_spelled_once() -> None:
+    found = []
+    for path in sources():
+        tree = ast.parse(path.read_text())
+        docstrings = {
+            node.body[0].value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        found += [
+            path.relative_to(ROOT).as_posix()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and node not in docstrings and "pose.safetensors" in str(node.value)
+        ]
+    assert found == ["datasets/sidecars.py"]
 
 
 def test_between_rooms_imports_are_relative_and_infra_is_imported_by_nobody() -> None:

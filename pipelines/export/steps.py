@@ -15,7 +15,7 @@ from ...datasets.exports import files_of
 from ...datasets.schema import Row
 from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage import location
-from ...datasets.toydance import save_supplied_pose
+from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import VideoError, decode, encode, size_for_area
 from ...datasets.whole_files import written_aside
 from ..crop import CROP_COLUMNS, content_shares, content_size, crop_frames, to_content

@@ -11,8 +11,6 @@ OUT/checkpoint/             transformer/, lora/ (stages 1 and 3), run.json writt
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from ...datasets.artifact import RECORD
 from ...datasets.digests import content_digest
 from ...datasets.finished import WORDS, what_lies_at
 from ...datasets.storage import Location
-from ...datasets.whole_files import write_json, written_aside
+from ...datasets.whole_files import folder_written_aside, write_json, written_aside
 from .faults import fault, tell_of_fault
 from .metrics_file import METRICS, read_lines, read_rows
 
@@ -88,15 +86,6 @@ def steps_done(out: Path) -> int:
     return next((steps for steps, folder in state_folders(out) if fault(folder, None) is None), 0)
 
 
-def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def append_metrics(out: Path, row: dict[str, Any]) -> None:
     """Add one line to the run's metrics.
 
@@ -140,25 +129,21 @@ def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str
     Raises:
         NotWritten: the disk is full.
     """
-    aside, place = out / ".checkpoint.tmp", out / "checkpoint"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    place = out / "checkpoint"
+
+    def retire() -> None:
+        if place.exists():
+            place.rename(out / f"checkpoint-{read_json(place / RECORD)['steps']:06d}")
+
     try:
-        write(aside)
-        for file in aside.rglob("*"):
-            if file.is_file():
-                sync(file)
-        write_json(aside / RECORD, {**record, "digest": content_digest(aside / "transformer")})
+        with folder_written_aside(place, retire=retire) as aside:
+            write(aside)
+            write_json(aside / RECORD, {**record, "digest": content_digest(aside / "transformer")})
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside)
         raise NotWritten(
             f"disk: the checkpoint of {record['steps']} steps could not be written to {place} ({error}); the state "
             "behind it is whole: make room, and the same command writes it again"
         ) from error
-    if place.exists():
-        steps = read_json(place / RECORD)["steps"]
-        place.rename(out / f"checkpoint-{steps:06d}")
-    aside.rename(place)
 
 
 def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:

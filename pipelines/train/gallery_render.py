@@ -18,7 +18,7 @@ from ...datasets.sampler import draw_seed
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import location
 from ...datasets.video import encode
-from ...datasets.whole_files import write_json, written_aside
+from ...datasets.whole_files import folder_written_aside, write_json, written_aside
 from ...models.components import load_components
 from ...models.driving import Perturbation, negative_motion
 from ...models.encoders import decode_latents, encode_video, resize_frames
@@ -62,17 +62,13 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     for leftover in place.parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}.tmp")
-    aside.mkdir(parents=True)
-    try:
+    # One that was made with other settings is replaced.
+    with folder_written_aside(place, aside=aside, retire=lambda: shutil.rmtree(place, ignore_errors=True)):
         for key in keys:
             encode(render_clip(key, data, transformer, vae, config, device), aside / f"{key}.mp4", fps)
         told = {"steps": steps, "clips": keys, "settings": settings_of(config), "size": data.shards.bucket[keys[0]]}
         rate: dict[str, Any] = {"fps": fps} if told_fps else {"fps": fps, "fps_assumed": True}  # no cache says it
         write_json(aside / RECORD, {**told, **rate, "seconds": time.perf_counter() - began})
-        shutil.rmtree(place, ignore_errors=True)  # one that was made with other settings
-        aside.rename(place)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     forget_failure(out, steps)
 
 

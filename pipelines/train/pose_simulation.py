@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -18,12 +16,13 @@ from safetensors.torch import load_file, save
 from ...datasets.artifact import ArtifactError
 from ...datasets.shards import Bucket, ShardDataset
 from ...datasets.skeleton import PoseSequence, simulate_first_motion
+from ...datasets.whole_files import write_once
 from ...models.cached import tensors_of
 from ...models.objectives import simulate_first_latent_motion
 from .checkpoint import NonFiniteError
 from .config import TrainConfig
 
-_ASIDE, _LEFT_AFTER_S = ".tmp", 3600.0  # nobody writes one pose for an hour
+_LEFT_AFTER_S = 3600.0  # nobody writes one pose for an hour
 
 
 class PoseSimulation:
@@ -46,7 +45,7 @@ class PoseSimulation:
         self._unit = config.pose_simulation_unit
         self._vae = vae
         self._folder = folder
-        for left in folder.glob(f".*{_ASIDE}"):  # by a worker that was killed while it wrote
+        for left in folder.glob(".*.tmp"):  # by a worker that was killed while it wrote
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - left.stat().st_mtime > _LEFT_AFTER_S:
                     left.unlink()
@@ -78,7 +77,7 @@ class PoseSimulation:
             encoded = self._encode(pose, sample["meta"], bucket)
             if not encoded.isfinite().all():
                 raise NonFiniteError(f"pose_latents of sample {key}, simulated with T* = {target}: not finite")
-            _write_first(file, save({"pose_latents": encoded.to(pose_latents.dtype).contiguous()}))
+            write_once(file, save({"pose_latents": encoded.to(pose_latents.dtype).contiguous()}))
         return _read(file, pose_latents.shape)
 
     def _encode(self, pose: PoseSequence, meta: dict[str, Any], bucket: Bucket) -> torch.Tensor:
@@ -112,25 +111,6 @@ def latent_shape(bucket: Bucket) -> tuple[int, int, int, int]:
     """[16,T,H,W] of a clip of (pixel frames, height, width): Wan's VAE takes 4 frames and 8 x 8 pixels at a time."""
     num_frames, height, width = bucket
     return 16, (num_frames - 1) // 4 + 1, height // 8, width // 8
-
-
-def _write_first(file: Path, content: bytes) -> None:
-    """Make a file, whole or not at all, unless there is one already."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.stem}.{uuid4().hex}{_ASIDE}")
-    try:
-        with aside.open("xb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, file)
-    except OSError as error:
-        if error.filename is None:  # a full disk names no file
-            error.filename = str(file)
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read(file: Path, shape: torch.Size) -> torch.Tensor:

@@ -20,9 +20,9 @@ import torch
 from isal import isal_zlib
 
 from ...datasets.digests import json_digest
-from ...datasets.whole_files import write_json
+from ...datasets.whole_files import sync, write_json
 from . import checkpoint
-from .checkpoint import NotWritten, state_folders, sync
+from .checkpoint import NotWritten, state_folders
 from .config import TrainConfig
 from .engine import Workers, engine_files, trained_names
 from .faults import COMPLETE, fault, tell_of_fault

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from ...datasets.artifact import RECORD
 from ...datasets.digests import content_digest
-from ...datasets.whole_files import write_json
+from ...datasets.whole_files import folder_written_aside, write_json
 from ...models.components import load_components
 from ...models.folders import resolve_folder
 from ...models.lora import save_trained
@@ -83,16 +83,12 @@ class TrainedWriter:
         offer(self._config, self._team, steps)
 
     def _write(self, folder: Path, weights: dict[str, torch.Tensor], steps: int) -> None:
-        aside = folder.with_name(f".{folder.name}.tmp")
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            self._refuse_without_room(weights)
-            save_file(weights, aside / WEIGHTS)
-            write_json(aside / RECORD, {"steps": steps, "settings": self._settings})
-            aside.rename(folder)
+            with folder_written_aside(folder) as aside:
+                self._refuse_without_room(weights)
+                save_file(weights, aside / WEIGHTS)
+                write_json(aside / RECORD, {"steps": steps, "settings": self._settings})
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
             tell_failure(self._out, steps, f"its weights were not kept: {error}", self._settings["attempt"])
 
     def _refuse_without_room(self, weights: dict[str, torch.Tensor]) -> None:
@@ -163,13 +159,10 @@ def pick(out: Path, steps: int) -> Path:
         return there
     config, student, weights, record = _read(out, steps)
     place = out / f"checkpoint-{steps:06d}"
-    aside = out / f".{place.name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    write_parts(aside, config, student, weights, record)
     told = {"steps": steps, "loss_before": None, "loss_after": None, "picked": True}
-    write_json(aside / RECORD, {**record, **told, "digest": content_digest(aside / "transformer")})
-    aside.rename(place)
+    with folder_written_aside(place) as aside:
+        write_parts(aside, config, student, weights, record)
+        write_json(aside / RECORD, {**record, **told, "digest": content_digest(aside / "transformer")})
     return place
 
 

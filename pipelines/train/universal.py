@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ...datasets.whole_files import folder_written_aside, written_aside
 from .checkpoint import TrainingRefused
 from .engine import TAG, Workers, plainly_named, read_engine
 from .states import StateNotWritten, read_facts
@@ -34,7 +35,7 @@ def read_state(engine: Any, state: Path, team: Workers) -> None:
     """
     facts, place = read_facts(state), state.with_name("universal")
     if team.rank == 0:
-        for leftover in (place, _aside(place)):  # of a start that was killed in here
+        for leftover in (place, place.with_name(f".{place.name}.tmp")):  # of a start that was killed in here
             shutil.rmtree(leftover, ignore_errors=True)
     team.barrier()
     if facts["world_size"] == team.world_size:
@@ -77,38 +78,32 @@ def refuse_without_room(state: Path, num_workers: int) -> None:
         )
 
 
-def _aside(place: Path) -> Path:
-    return place.with_name(f".{place.name}.tmp")
-
-
 def _convert(state: Path, facts: dict[str, Any], place: Path) -> None:
     """Make `place`, the state in DeepSpeed's universal form; it is there when it is whole."""
     from deepspeed.checkpoint import ds_to_universal
 
-    aside = _aside(place)
     try:
-        aside.mkdir()
-        with plainly_named(state) as source, plainly_named(aside) as target, _silence():
-            ds_to_universal.main(
-                Namespace(
-                    input_folder=str(source / TAG),
-                    output_folder=str(target / TAG),
-                    num_extract_workers=1,  # in this process: it may have a GPU, and then there is no forking
-                    num_merge_workers=1,
-                    keep_temp_folder=False,
-                    strict=True,
-                    inject_missing_state=True,
+        # Not flushed: it is read once, by this start.
+        with folder_written_aside(place, flush=False) as aside:
+            with plainly_named(state) as source, plainly_named(aside) as target, _silence():
+                ds_to_universal.main(
+                    Namespace(
+                        input_folder=str(source / TAG),
+                        output_folder=str(target / TAG),
+                        num_extract_workers=1,  # in this process: it may have a GPU, and then there is no forking
+                        num_merge_workers=1,
+                        keep_temp_folder=False,
+                        strict=True,
+                        inject_missing_state=True,
+                    )
                 )
-            )
-        _leave_out_one_workers_part(aside / TAG / "zero" / "optimizer_state.pt")
+            _leave_out_one_workers_part(aside / TAG / "zero" / "optimizer_state.pt")
     except (OSError, RuntimeError) as error:  # torch hides a full disk in a RuntimeError
-        shutil.rmtree(aside, ignore_errors=True)
         raise StateNotWritten(
             f"disk: the state after {facts['steps_done']} steps, which {facts['world_size']} workers wrote, could not "
             f"be converted in {place.parent} ({error}); it is whole: make room, or go on with --num-workers "
             f"{facts['world_size']}"
         ) from error
-    aside.rename(place)
 
 
 def _leave_out_one_workers_part(file: Path) -> None:
@@ -123,9 +118,8 @@ def _leave_out_one_workers_part(file: Path) -> None:
     del common["fp32_flat_groups"]
     moments = common["optimizer_state_dict"]["state"]
     common["optimizer_state_dict"]["state"] = {0: {"step": moments[0]["step"].clone()}}
-    aside = file.with_suffix(".tmp")
-    torch.save(common, aside)
-    aside.replace(file)
+    with written_aside(file) as aside:
+        torch.save(common, aside)
 
 
 @contextmanager
