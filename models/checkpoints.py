@@ -7,24 +7,19 @@ import: `steadydancer convert --dry-run` answers from the headers.
 from __future__ import annotations
 
 import json
-import math
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .folders import ComponentsError
+from .safetensors_header import LENGTH_BYTES, header_length, num_bytes, parse_header
 from .state_dict import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
-ITEM_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
-}  # fmt: skip
 _MAX_HEADER_BYTES = 100_000_000
 _NUM_SHOWN = 5
 
@@ -52,7 +47,7 @@ class StoredTensor:
     @property
     def num_bytes(self) -> int:
         """Size in bytes."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return num_bytes(self.shape, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -167,29 +162,22 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """
     size = file.stat().st_size
     with file.open("rb") as opened:
-        first = opened.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-        is_cut = len(first) < 8 or (length <= _MAX_HEADER_BYTES and 8 + length > size)
+        first = opened.read(LENGTH_BYTES)
+        length = header_length(first)
+        is_cut = len(first) < LENGTH_BYTES or (length <= _MAX_HEADER_BYTES and LENGTH_BYTES + length > size)
         raw = opened.read(length) if not is_cut and length <= _MAX_HEADER_BYTES else b""
     if is_cut:
         raise CheckpointError(f"{file} is cut short: {size:,} bytes do not even hold its header; fetch it again")
     try:
-        header = json.loads(raw)
-        metadata = dict(header.pop("__metadata__", {}))
-        tensors, end = {}, 0
-        for name, row in header.items():
-            begin, stop = row["data_offsets"]
-            tensors[name] = StoredTensor(file, row["dtype"], tuple(row["shape"]), 8 + length + begin)
-            if tensors[name].num_bytes != stop - begin:
-                raise ValueError(f"{name} has {stop - begin} bytes for {row['dtype']} {row['shape']}")
-            end = max(end, 8 + length + stop)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is no safetensors file ({type(error).__name__}: {error})") from error
+        entries, metadata = parse_header(raw)
+    except ValueError as error:
+        raise CheckpointError(f"{file} is no safetensors file ({error})") from error
+    end = max((entry.stop for entry in entries.values()), default=0)
     if end != size:
         raise CheckpointError(
             f"{file} is cut short or damaged: it has {size:,} bytes and its header says {end:,}; fetch it again"
         )
-    return tensors, metadata
+    return {name: StoredTensor(file, one.dtype, one.shape, one.start) for name, one in entries.items()}, metadata
 
 
 def check_tensors(given: Mapping[str, Shape], wanted: Mapping[str, Shape], source: object, what: str) -> None:

@@ -27,6 +27,11 @@ class ComponentsError(SteadyDancerError):
     """A part of the pipeline is missing or unreadable; the message says which one and what to do."""
 
 
+def is_hub_id(text: str) -> bool:
+    """Whether a text is written like a hub's `OWNER/NAME`; a relative path of two parts is, too."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
 def part_path(folder: str | Path, name: str) -> Path | None:
     """Where a part lies in a pipeline's folder: its subfolder, or in Wan's own layout its file; None: nowhere.
 
@@ -128,7 +133,7 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
         if row.hub_id == str(source) and (found := weights.find(row)) and not missing_parts(found, names):
             return found
     remedy = "Give a folder, or see `steadydancer weights check` for what is missing and where it is looked for."
-    if not _HUB_ID.fullmatch(str(source)):
+    if not is_hub_id(str(source)):
         raise ComponentsError(f"There is no folder {source}. {remedy}")
     from huggingface_hub import snapshot_download
 

@@ -18,7 +18,7 @@ from ..datasets.whole_files import written_aside
 from .checkpoints import CheckpointError, StoredTensor, open_checkpoint
 from .conversion import Conversion, LoraLayout, output
 from .lora_scale import HEADER_KEY, AdapterScale, adapter_config, read_scale
-from .state_dict import official_shape, renamed_to_official
+from .state_dict import POSE_MODULE_NAMES, official_shape, renamed_to_official
 from .streaming import OutputTensor, unchanged, write_safetensors
 from .transformer_checkpoints import open_transformer
 
@@ -160,5 +160,4 @@ def _pose_modules(folder: Path) -> dict[str, StoredTensor]:
     if not beside:
         return {}
     stored = open_transformer(beside[0], kind="steadydancer").stored()
-    ours = ("patch_embedding_fuse.", "patch_embedding_ref_c.", "pose_")
-    return {name: place for name, (place, _) in stored.items() if name.startswith(ours)}
+    return {name: place for name, (place, _) in stored.items() if name.split(".")[0] in POSE_MODULE_NAMES}

@@ -52,10 +52,19 @@ _OTHER_KINDS = {
     "VeRA": r"vera_lambda",
     "scaled fp8": r"\.scale_weight$|\.weight_scale$|scaled_fp8",
 }
-# Words before the first of the transformer's own, by themselves or one below another.
-_PREFIX = re.compile(
-    r"(?:lora|lycoris|unet|transformer|base_model|model|diffusion_model|diffusion|dit|pipe|pipeline|student|wan|module"
-    r"|network|net|generator|generator_ema|denoiser|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)_"
+# Before the first of the transformer's own words, with dots: what PEFT, ComfyUI, DiffSynth and diffusers write.
+_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "pipe.dit.", "transformer.", "unet.")
+# The same flat, and words that only a layer's name begins with: a pattern for alpha may begin with `net.` of its own.
+_FLAT_PREFIX = re.compile(
+    "(?:"
+    + "|".join(
+        [
+            *dict.fromkeys(word for prefix in _PREFIXES for word in prefix.split(".") if word),
+            *("lora", "lycoris", "diffusion", "pipeline", "student", "wan", "module", "network", "net", "generator"),
+            *("generator_ema", "denoiser", "orig_mod", "fsdp_wrapped_module", "checkpoint_wrapped_module"),
+        ]
+    )
+    + ")_"
 )
 _WRAPPERS = re.compile(
     r"_(?:processor|module|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|base_layer)(?=_|$)"
@@ -128,7 +137,7 @@ def parsed(key: str, known: Targets) -> tuple[tuple[str, ...], str, str] | None:
 def _find(name: str, known: Targets) -> tuple[str, ...] | None:
     flat = _flat(name)
     while flat not in known:
-        if not (prefix := _PREFIX.match(flat)):
+        if not (prefix := _FLAT_PREFIX.match(flat)):
             return None
         flat = flat[prefix.end() :]
     return known[flat]
@@ -136,6 +145,13 @@ def _find(name: str, known: Targets) -> tuple[str, ...] | None:
 
 def _flat(name: str) -> str:
     return _WRAPPERS.sub("", re.sub(r"[._]+", "_", name).lstrip("_"))
+
+
+def without_prefixes(name: str) -> str:
+    """A layer's name, or a pattern of such, without what programs put before it with dots."""
+    while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def other_kinds(keys: Iterable[str]) -> dict[str, list[str]]:

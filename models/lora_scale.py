@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .checkpoints import Checkpoint, CheckpointError
+from .lora_names import without_prefixes
 
 HEADER_KEY = "lora_adapter_metadata"  # diffusers'
 _HEADER_KEYS = (HEADER_KEY, "adapter_config", "peft_config", "lora_config")
 _ALPHA = ("lora_alpha", "alpha")  # PEFT's for LoRA, and for LoKr and LoHa
-_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "pipe.dit.", "transformer.", "unet.")
 # Ways of PEFT's to begin an adapter that take its beginning out of the base's weights.
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 ADAPTER_CONFIG, ADAPTER_MODEL = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
@@ -81,9 +81,12 @@ def read_scale(checkpoint: Checkpoint) -> AdapterScale:
             alpha=None if alpha is None else _number(alpha),
             rank=None if told.get("r") is None else int(_number(told["r"])),
             use_rslora=_flag(told.get("use_rslora")),
-            alpha_pattern={_plain(name): _number(value) for name, value in _mapping(told.get("alpha_pattern")).items()},
+            alpha_pattern={
+                without_prefixes(name): _number(value) for name, value in _mapping(told.get("alpha_pattern")).items()
+            },
             rank_pattern={
-                _plain(name): int(_number(value)) for name, value in _mapping(told.get("rank_pattern")).items()
+                without_prefixes(name): int(_number(value))
+                for name, value in _mapping(told.get("rank_pattern")).items()
             },
         )
     except (TypeError, ValueError) as error:
@@ -130,15 +133,9 @@ def _matched(pattern: Mapping[str, Any], names: Iterable[str], default: Any) -> 
     from peft.utils.other import get_pattern_key
 
     for name in names:
-        if (key := get_pattern_key(list(pattern), _plain(name))) in pattern:
+        if (key := get_pattern_key(list(pattern), without_prefixes(name))) in pattern:
             return pattern[key]
     return default
-
-
-def _plain(name: str) -> str:
-    while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
-        name = name.removeprefix(prefix)
-    return name
 
 
 def _number(value: Any) -> float:

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .checkpoints import PICKLES, CheckpointError, StoredTensor, check_tensors, open_checkpoint
 from .official_encoder_names import image_encoder_from_official, text_encoder_from_official, vae_from_official
+from .safetensors_header import FLOATS
 from .state_dict import Shaped
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from .image_encoder import OpenCLIPImageEncoder
 
-_DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPE_NAMES = {getattr(torch, FLOATS[name]): name for name in ("F32", "F16", "BF16")}
 _TIED = ("encoder.embed_tokens.weight",)
 _CLIP_HEAD_DIM = 80  # of ViT-H/14: 1280 / 16
 

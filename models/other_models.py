@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .checkpoints import Checkpoint, CheckpointError
-from .state_dict import Shape, known_official, known_ours
+from .state_dict import POSE_MODULE_NAMES, Shape, known_official, known_ours
 
-POSE_KEYS = (
-    "condition_embedding_",
-    "patch_embedding_fuse.",
-    "patch_embedding_ref_c.",
-    "pose_modulation.",
-    "pose_adapter.",
-)
+# How names of tensors that Wan does not have begin, officially and in diffusers' layout.
+POSE_KEYS = ("condition_embedding_", *(f"{name}." for name in POSE_MODULE_NAMES))
 _IMAGE_EMBEDDERS = ("img_emb.", "condition_embedder.image_embedder.")
 _ADVICE = (
     "The bases that fit are Wan 2.1 I2V 14B (480P or 720P) and the 1.3B models that take 36 channels and an image."

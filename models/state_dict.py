@@ -18,6 +18,15 @@ if TYPE_CHECKING:  # names and shapes are read without torch
 
 Shape = tuple[int, ...]
 
+POSE_MODULE_NAMES = (
+    "patch_embedding_fuse",
+    "pose_patch_embedding",
+    "pose_adapter",
+    "patch_embedding_ref_c",
+    "pose_modulation",
+)
+"""The transformer's children that Wan does not have."""
+
 
 class Shaped(Protocol):
     """Anything that has a shape: a tensor, or what a file's header says of one."""

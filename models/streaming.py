@@ -1,27 +1,20 @@
-"""Weight files written tensor by tensor, a megabyte at a time: a file of any size needs no memory of its size.
-
-A safetensors file is eight bytes that say how long its header is, the header (JSON: type, shape and place of each
-tensor), and the bytes of the tensors.
-"""
+"""Weight files written tensor by tensor, a megabyte at a time: a file of any size needs no memory of its size."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoints import ITEM_BYTES, CheckpointError, StoredTensor
+from .checkpoints import CheckpointError, StoredTensor
+from .safetensors_header import FLOATS, LENGTH_BYTES, item_bytes, num_bytes
 from .state_dict import Shape
 
 CHUNK_BYTES = 1 << 20
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-          "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class OutputTensor:
     @property
     def num_bytes(self) -> int:
         """Size in the file."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return num_bytes(self.shape, self.dtype)
 
 
 def parse_size(text: str) -> int:
@@ -86,7 +79,7 @@ def write_safetensors(
         OSError: the disk is full, or cannot be written.
     """
     # The widest first, as the library orders them, so that every tensor begins where its type wants.
-    ordered = sorted(tensors.items(), key=lambda row: -ITEM_BYTES[row[1].dtype])
+    ordered = sorted(tensors.items(), key=lambda row: -item_bytes(row[1].dtype))
     header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name, tensor in ordered:
@@ -100,7 +93,7 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with path.open("wb") as out:
-        for content in (struct.pack("<Q", len(text)), text):
+        for content in (len(text).to_bytes(LENGTH_BYTES, "little"), text):
             out.write(content)
             digest.update(content)
         for _, tensor in ordered:
@@ -125,7 +118,7 @@ def read_tensor_bytes(stored: StoredTensor) -> Iterator[bytes]:
             chunk = os.pread(file.fileno(), min(left, CHUNK_BYTES), offset)
             if not chunk:
                 raise CheckpointError(f"{stored.file} became shorter while it was read")
-            chunk = chunk[: len(chunk) - len(chunk) % ITEM_BYTES[stored.dtype]] or chunk
+            chunk = chunk[: len(chunk) - len(chunk) % item_bytes(stored.dtype)] or chunk
             yield chunk
             left -= len(chunk)
             offset += len(chunk)

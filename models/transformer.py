@@ -36,16 +36,10 @@ from .condition_reconciliation import (
 from .conditions import MASK_CHANNELS
 from .initialisation import state_from_wan
 from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
+from .state_dict import POSE_MODULE_NAMES
 from .step_caches import separate_contexts, with_attentions_named
 from .step_memory import BlockContext, CrossAttention, StepMemory, once
 
-_POSE_MODULE_NAMES = (
-    "patch_embedding_fuse",
-    "pose_patch_embedding",
-    "pose_adapter",
-    "patch_embedding_ref_c",
-    "pose_modulation",
-)
 # Context parallelism: the adapter's features are cut along the tokens as the tokens themselves are.
 _SPLIT_TOKENS = {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
 
@@ -153,7 +147,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     def pose_module_names(self) -> tuple[str, ...]:
         """The children with parameters that Wan does not have; trained in full in every stage."""
         holding = {name.split(".")[0] for name, _ in self.named_parameters()}
-        return tuple(name for name in _POSE_MODULE_NAMES if name in holding)
+        return tuple(name for name in POSE_MODULE_NAMES if name in holding)
 
     @classmethod
     def from_wan(

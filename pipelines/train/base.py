@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from ...datasets.storage import Location, ObjectPath, is_address, location
 from ...models import folders, weights
 from .checkpoint import TrainingRefused
 from .config import TrainConfig
-
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | None, fetch: bool) -> dict[str, Any]:
@@ -74,7 +71,7 @@ def _is_elsewhere(place: str) -> bool:
     if is_address(place):
         return isinstance(location(place), ObjectPath)
     is_found = any(weights.find(row) for row in weights.CATALOGUE if row.hub_id == place)
-    return _HUB_ID.fullmatch(place) is not None and not Path(place).exists() and not is_found
+    return folders.is_hub_id(place) and not Path(place).exists() and not is_found
 
 
 def _stated(place: str) -> dict[str, Any]:

@@ -311,15 +311,9 @@ def test_a_conversion_that_fails_or_is_killed_leaves_the_state_and_nothing_that_
         read_state(None, state, team)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000002"]
 
-    def killed(options: Namespace) -> None:
-        Path(options.output_folder).mkdir()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ds_to_universal, "main", killed)
-    with pytest.raises(KeyboardInterrupt):
-        read_state(None, state, team)
+    (tmp_path / "state/.universal.tmp/engine").mkdir(parents=True)  # of a kill while it was being written
     (tmp_path / "state/universal").mkdir()  # of a kill while it was being read
-    assert (tmp_path / "state/.universal.tmp").exists() and not read
+    assert not read
     read_state(None, state, Namespace(rank=0, world_size=2, barrier=lambda: None))
     assert read == [(None, state, {})]  # no conversion for those who wrote it
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000002"]
