@@ -1,66 +1,22 @@
-"""What a conversion will write: which tensor of which file goes where, under what name, planned from headers alone."""
+"""Plan a conversion from headers alone."""
 
 from __future__ import annotations
 
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .checkpoints import CheckpointError, StoredTensor
+from .conversion_output import DTYPES, Conversion, LoraLayout, Target, output
 from .folders import part_path
-from .state_dict import Shape, config_from_official, official_shape, renamed_to_official
-from .streaming import FLOATS, OutputTensor, plan_shards, total_bytes, unchanged
+from .lora_export import plan_lora
+from .state_dict import config_from_official, official_shape, renamed_to_official
+from .streaming import OutputTensor, unchanged
 from .transformer_checkpoints import TransformerFile, empty_transformer, open_transformer
 
-Target = Literal["diffusers", "official", "lora"]
-LoraLayout = Literal["diffusers", "comfyui"]
 WEIGHTS = "diffusion_pytorch_model"
-_DTYPES = {name: stored for stored, name in FLOATS.items()}
-
-
-@dataclass
-class Conversion:
-    """What will be written, by path relative to the target folder.
-
-    Attributes:
-        sources: files that are read, in the order of their digests.
-        shards: weight files.
-        metadata: free text for their headers.
-        texts: JSON files.
-        copies: files taken over as they are.
-    """
-
-    sources: list[Path] = field(default_factory=list)
-    shards: dict[str, dict[str, OutputTensor]] = field(default_factory=dict)
-    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
-    texts: dict[str, Any] = field(default_factory=dict)
-    copies: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tensors that will be written."""
-        return total_bytes(self.shards.values())
-
-    @property
-    def num_tensors(self) -> int:
-        """How many tensors will be written."""
-        return sum(map(len, self.shards.values()))
-
-    def add_weights(self, prefix: str, tensors: Mapping[str, OutputTensor], shard_bytes: int, has_index: bool) -> None:
-        """Cut tensors into files PREFIX.safetensors, or PREFIX-00001-of-0000N.safetensors with an index."""
-        shards = plan_shards(tensors, shard_bytes)
-        if len(shards) == 1 and not has_index:
-            self.shards[f"{prefix}.safetensors"] = shards[0]
-            return
-        names = [f"{prefix}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-        self.shards |= dict(zip(names, shards, strict=True))
-        self.texts[f"{prefix}.safetensors.index.json"] = {
-            "metadata": {"total_size": total_bytes(shards)},
-            "weight_map": {name: file.rpartition("/")[2] for file in names for name in self.shards[file]},
-        }
 
 
 def plan_conversion(
@@ -79,15 +35,13 @@ def plan_conversion(
     Raises:
         CheckpointError: the source is not readable, incomplete, or cannot be had in that form.
     """
-    if dtype is not None and dtype not in _DTYPES:
-        raise CheckpointError(f"dtype {dtype!r} is none of {', '.join(_DTYPES)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise CheckpointError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if not source.exists():
         raise CheckpointError(f"There is no file or folder {source}")
     if source.is_dir() and not part_path(source, "transformer") and (source / "checkpoint").is_dir():
         source = source / "checkpoint"  # a training run's folder
     if target == "lora":
-        from .lora_export import plan_lora
-
         return plan_lora(source, dtype, lora_layout)
     path = part_path(source, "transformer")
     if path is None:
@@ -183,12 +137,6 @@ def _plan_encoders(plan: Conversion, source: Path, shard_bytes: int) -> dict[str
         plan.texts["scheduler/scheduler_config.json"] = json.loads(scheduler.to_json_string())
         index["scheduler"] = ["diffusers", type(scheduler).__name__]
     return index
-
-
-def output(place: StoredTensor, shape: Shape, dtype: str | None) -> OutputTensor:
-    """A stored tensor in another shape and, where it holds real numbers, of another type."""
-    is_float = place.dtype in FLOATS
-    return OutputTensor(place, shape, _DTYPES[dtype] if dtype and is_float else place.dtype)
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,8 @@ from ..datasets.object_store import ObjectPath, get, listing
 from ..datasets.storage import Location, local_copy, local_folder, location, publish, state_folder
 from ..datasets.whole_files import write_json
 from .checkpoints import CheckpointError
-from .conversion import Conversion, LoraLayout, Target, plan_conversion
+from .conversion import plan_conversion
+from .conversion_output import Conversion, LoraLayout, Target
 from .folders import ComponentsError, resolve_folder
 from .streaming import parse_size, write_safetensors
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..datasets.whole_files import written_aside
 from .checkpoints import CheckpointError, StoredTensor, open_checkpoint
-from .conversion import Conversion, LoraLayout, output
+from .conversion_output import Conversion, LoraLayout, output
 from .lora_scale import HEADER_KEY, AdapterScale, adapter_config, read_scale
 from .state_dict import POSE_MODULE_NAMES, official_shape, renamed_to_official
 from .streaming import OutputTensor, unchanged, write_safetensors

@@ -11,7 +11,7 @@ from .options import NAME, OUT
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
-    from ...models.conversion import LoraLayout, Target
+    from ...models.conversion_output import LoraLayout, Target
 
 _TARGET = (
     "diffusers: a pipeline's folder, a release's encoders too. official: the release's names. lora: the adapter of a "

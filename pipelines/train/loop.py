@@ -22,13 +22,14 @@ from .config import TrainConfig
 from .draws import digest
 from .engine import Workers, full_weights, open_engine, set_learning_rate, trained_names, workers
 from .evaluation import Evaluator
+from .keep import TrainedWriter
 from .meter import Meter
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
 from .prefetch import Prefetch
 from .renders import offer
 from .states import StateWriter, newest_state, read_facts
 from .stop import node_watch, stop_is_asked
-from .trained import TrainedWriter, write_parts
+from .trained import write_parts
 from .universal import read_state
 
 

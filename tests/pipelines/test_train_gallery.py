@@ -21,7 +21,7 @@ from steadydancer.models.components import load_components, save_components, tin
 from steadydancer.models.encoders import decode_latents
 from steadydancer.pipelines.curves import BASE, TOP, WIDTH, draw_curves
 from steadydancer.pipelines.local_ray import local_ray
-from steadydancer.pipelines.train import gallery, gallery_render, job, publish, renders, report, trained
+from steadydancer.pipelines.train import gallery, gallery_render, job, keep, publish, renders, report, trained
 from steadydancer.pipelines.train.batches import TrainingData
 from steadydancer.pipelines.train.checkpoint import TrainingRefused, read_metrics
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
@@ -217,7 +217,7 @@ def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_
     def full(weights, file):
         raise OSError(28, "No space left on device", str(file))
 
-    monkeypatch.setattr(trained, "save_file", full)
+    monkeypatch.setattr(keep, "save_file", full)
     assert train(world, micro(), tmp_path)["steps"] == 5
     assert list(videos(tmp_path)) == [5]
     assert set(gallery.failures(tmp_path)) == {2, 4}
@@ -226,8 +226,8 @@ def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_
     monkeypatch.undo()
 
     disk = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(trained.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
-    writer = trained.TrainedWriter(tmp_path, None, settings_of(world, tmp_path, micro()))
+    monkeypatch.setattr(keep.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
+    writer = keep.TrainedWriter(tmp_path, None, settings_of(world, tmp_path, micro()))
     writer._write(tmp_path / "trained/step-000004", {"weight": torch.zeros(10)}, 4)
     assert "the next engine state, 0.00 GB free" in gallery.failures(tmp_path)[4]["reason"]
 

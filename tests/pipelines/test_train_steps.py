@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from steadydancer.datasets.digests import content_digest
 from steadydancer.models.conditions import Conditions
-from steadydancer.pipelines.train import checkpoint, loop, networks, trained
+from steadydancer.pipelines.train import checkpoint, keep, loop, networks
 from steadydancer.pipelines.train.batches import StepBatch
 from steadydancer.pipelines.train.checkpoint import (
     NonFiniteError,
@@ -475,11 +476,11 @@ def test_kept_weights_leave_room_for_the_next_engine_state(monkeypatch: pytest.M
     """Training would stop without a state, and goes on without a gallery."""
     (tmp_path / "state/step-000002").mkdir(parents=True)
     (tmp_path / "state/step-000002/engine.pt").write_bytes(bytes(1000))
-    writer = trained.TrainedWriter(tmp_path, Team(), {"config": config().model_dump(mode="json")})  # type: ignore[arg-type]
-    usage = trained.shutil.disk_usage(tmp_path)
+    writer = keep.TrainedWriter(tmp_path, Team(), {"config": config().model_dump(mode="json")})  # type: ignore[arg-type]
+    usage = keep.shutil.disk_usage(tmp_path)
     weights = {"w": torch.zeros(100)}
     for free, is_refused in ((1400, False), (1399, True)):
-        monkeypatch.setattr(trained.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        monkeypatch.setattr(keep.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
         if is_refused:
             with pytest.raises(OSError, match="0.00 GB to write and 0.00 GB for the next engine state"):
                 writer._refuse_without_room(weights)
@@ -514,20 +515,20 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
         gathered.append(dtype)
         return {"w": torch.full((2,), float(len(gathered)), dtype=dtype)} if is_first else {}
 
-    monkeypatch.setattr(trained, "gather_trained", gather)
-    monkeypatch.setattr(trained, "offer", lambda config, team, steps: offered.append(steps))
+    monkeypatch.setattr(keep, "gather_trained", gather)
+    monkeypatch.setattr(keep, "offer", lambda config, team, steps: offered.append(steps))
     settings = {"config": told.model_dump(mode="json"), "attempt": "a"}
     for steps in (range(10), range(10)):
-        with trained.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
+        with keep.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
             for step in steps:
                 writer.keep(Engine(), step)
     kept = sorted((tmp_path / "trained").iterdir())
     assert [folder.name for folder in kept] == ["step-000003", "step-000006"]
     assert offered == [0, 3, 6, 0]
     assert gathered == [torch.float32 if stage == 1 else torch.bfloat16] * 2
-    assert [trained.load_file(folder / "trained.safetensors")["w"][0].item() for folder in kept] == [1.0, 2.0]
+    assert [load_file(folder / "trained.safetensors")["w"][0].item() for folder in kept] == [1.0, 2.0]
     assert json.loads((kept[1] / "run.json").read_text()) == {"steps": 6, "settings": settings}
-    with trained.TrainedWriter(
+    with keep.TrainedWriter(
         tmp_path / "none", Team(), {**settings, "config": config().model_dump(mode="json")}
     ) as writer:  # type: ignore[arg-type]
         writer.keep(Engine(), 3)
