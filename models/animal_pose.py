@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..datasets.arrays import Floats, Frames
 from ..datasets.skeleton import PoseSequence
-from .pose_track import Frames, PoseTrack
-from .top_down import BoxDetector, Floats, TopDownEstimator, open_network, run
+from .pose_track import PoseTrack
+from .top_down import BoxDetector, TopDownEstimator, open_network, run
 
 MIN_VISIBLE = 0.43  # rtmlib's cut for this network
 ANIMALS = range(14, 24)  # COCO's bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.arrays import Floats32, Frames
 from ..datasets.skeleton import PoseSequence
-from .pose_track import Floats, Frames, PoseTrack, to_openpose
+from .pose_track import PoseTrack, to_openpose
 
 DETECTOR_SIDE, LANDMARK_SIDE = 224, 256
 MIN_CONFIDENCE = 0.5  # of a detection, of a pose in its region, and of a visible joint
@@ -31,7 +32,7 @@ class Region:
     up: NDArray[np.float64]
 
     @classmethod
-    def around(cls, hip_centre: Floats, toward: Floats) -> "Region":
+    def around(cls, hip_centre: Floats32, toward: Floats32) -> "Region":
         """Centred on the hips, 1.25 × as far to each side as `toward` is from them, turned so that it lies above."""
         offset = np.asarray(toward, np.float64) - hip_centre
         length = max(float(np.hypot(*offset)), 1.0)  # a detection that has collapsed still gives a region
@@ -90,7 +91,7 @@ class BlazePose:
         best = decode_detection(outputs[2254, 12], outputs[2254, 1])
         return None if best is None else Region.around(*((best - margin) / scale))
 
-    def _landmarks(self, frame: Frames, region: Region) -> tuple[Floats, Floats] | None:
+    def _landmarks(self, frame: Frames, region: Region) -> tuple[Floats32, Floats32] | None:
         """Points in pixels [39, 2] and confidences [39], or None where the region holds no person."""
         outputs = self._landmarker((region.crop(frame, LANDMARK_SIDE) / 255).astype(np.float32))
         if outputs[1,].item() < MIN_CONFIDENCE:
@@ -98,7 +99,7 @@ class BlazePose:
         return decode_landmarks(outputs[195,], region)
 
 
-def letterbox(frame: Frames, side: int) -> tuple[Frames, float, Floats]:
+def letterbox(frame: Frames, side: int) -> tuple[Frames, float, Floats32]:
     """Fit a frame into a black square: (the square, pixels of it per pixel of the frame, left and top margin [2])."""
     height, width = frame.shape[:2]
     scale = side / max(height, width)
@@ -111,7 +112,7 @@ def letterbox(frame: Frames, side: int) -> tuple[Frames, float, Floats]:
 
 
 @cache
-def anchors() -> Floats:
+def anchors() -> Floats32:
     """Centres [2254, 2] in pixels of the detector's anchors: cells row by row, all anchors of a cell together."""
     centres = []
     for stride, per_cell in ((8, 2), (16, 2), (32, 6)):
@@ -121,7 +122,7 @@ def anchors() -> Floats:
     return np.concatenate(centres).astype(np.float32)
 
 
-def decode_detection(boxes: Floats, logits: Floats) -> Floats | None:
+def decode_detection(boxes: Floats32, logits: Floats32) -> Floats32 | None:
     """Hip centre and region point [2, 2] in detector pixels of the likeliest person, or None below even odds.
 
     Args:
@@ -134,7 +135,7 @@ def decode_detection(boxes: Floats, logits: Floats) -> Floats | None:
     return boxes[best, 4:8].reshape(2, 2) + anchors()[best]
 
 
-def decode_landmarks(output: Floats, region: Region) -> tuple[Floats, Floats]:
+def decode_landmarks(output: Floats32, region: Region) -> tuple[Floats32, Floats32]:
     """Image pixels [39, 2] and confidences [39] of the landmark model's [195] = 39 × (x, y, z, visible, present)."""
     rows = output.reshape(39, 5).astype(np.float64)
     matrix = region.to_image(LANDMARK_SIDE)
@@ -155,7 +156,7 @@ class _LiteModel:
             (tuple(row["shape"][1:].tolist()), row["index"]) for row in self._interpreter.get_output_details()
         ]
 
-    def __call__(self, picture: Floats) -> dict[tuple[int, ...], Floats]:
+    def __call__(self, picture: Floats32) -> dict[tuple[int, ...], Floats32]:
         self._interpreter.set_tensor(self._input, picture[None])
         self._interpreter.invoke()
         return {shape: self._interpreter.get_tensor(index)[0] for shape, index in self._outputs}

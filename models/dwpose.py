@@ -5,9 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..datasets.arrays import Floats, Frames
 from ..datasets.skeleton import PoseSequence
-from .pose_track import Frames, PoseTrack, to_openpose
-from .top_down import BoxDetector, Floats, TopDownEstimator, open_network, run
+from .pose_track import PoseTrack, to_openpose
+from .top_down import BoxDetector, TopDownEstimator, open_network, run
 
 SHORT_SIDE = 1024
 MIN_VISIBLE, MIN_NECK = 0.35, 0.3

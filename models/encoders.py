@@ -12,15 +12,14 @@ import ftfy
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
+from ..datasets.arrays import Frames
 from .image_encoder import OpenCLIPImageEncoder
 from .offload import execution_device
 
-Frames = NDArray[np.uint8]
 MAX_TOKENS = 512
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

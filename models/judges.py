@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..datasets.arrays import Frames
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-Frames = NDArray[np.uint8]
 START_STEPS = 8  # a jump at the start is looked for in the first eight steps from frame to frame
 _BATCH = 8  # frames at once: eleven-tap windows over a whole clip would fill the memory
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.arrays import Floats32, Frames
 from .blazepose import (
     DETECTOR_SIDE,
     LANDMARK_SIDE,
@@ -21,7 +22,6 @@ from .blazepose import (
     decode_landmarks,
     letterbox,
 )
-from .pose_track import Floats, Frames
 
 TILE_SHARES = (1.0, 0.6)  # sides of the squares over the picture's shorter side
 MIN_DETECTION, MIN_SEEN = 0.6, 0.6  # of a second person: the detector's score; mean visibility of the landmarks
@@ -47,8 +47,8 @@ class Person:
         torso: distance of the middles of shoulders and hips in pixels.
     """
 
-    points: Floats
-    seen: Floats
+    points: Floats32
+    seen: Floats32
     score: float
     torso: float
 
@@ -121,7 +121,7 @@ def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
     return list(dict.fromkeys(out))
 
 
-def suppress(boxes: Floats, max_overlap: float = 0.3) -> NDArray[np.int64]:
+def suppress(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
     """Indices of boxes [N, 5] (corners, score) that are left when each hides the less likely ones that it overlaps."""
     order, kept = np.argsort(-boxes[:, 4], kind="stable"), []
     areas = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)

@@ -20,8 +20,9 @@ Another estimator needs no base class and no registration: any object with the t
 from pathlib import Path
 from typing import Protocol
 
+from ..datasets.arrays import Frames
 from . import weights
-from .pose_track import Frames, PoseTrack
+from .pose_track import PoseTrack
 
 
 class PoseEstimator(Protocol):

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..datasets.arrays import Floats32
 from ..datasets.skeleton import PoseSequence
-
-Floats = NDArray[np.float32]
-Frames = NDArray[np.uint8]
 
 _JOINTS = (0, *range(2, 18))  # OpenPose's joints without the neck (index 1)
 
@@ -25,12 +22,12 @@ class PoseTrack:
     """
 
     pose: PoseSequence
-    confidence: Floats | None
+    confidence: Floats32 | None
 
 
 def to_openpose(
-    points: Floats, scores: Floats, joints: Sequence[int], shoulders: Sequence[int]
-) -> tuple[Floats, Floats]:
+    points: Floats32, scores: Floats32, joints: Sequence[int], shoulders: Sequence[int]
+) -> tuple[Floats32, Floats32]:
     """[..., 18, 2] and [..., 18] of [..., K, 2] and [..., K] in another numbering.
 
     The neck is the middle of the shoulders and as sure as the less sure of them.

@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Frames = NDArray[np.uint8]
-Floats = NDArray[np.floating]
+from ..datasets.arrays import Floats, Frames
 
 _PACKAGE = "rapidocr_onnxruntime"
 _DETECTOR, _READER = "ch_PP-OCRv4_det_infer.onnx", "ch_PP-OCRv4_rec_infer.onnx"

@@ -11,13 +11,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from .pose_track import Frames, PoseTrack
+from ..datasets.arrays import Floats, Frames
+from .pose_track import PoseTrack
 from .tracking import Detections, link
 from .weights import WeightsError
-
-Floats = NDArray[np.floating]
 
 NUM_STRIPES = 4  # of a box, whose colours tell people apart: about head, chest, hips, legs
 

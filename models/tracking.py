@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from ..datasets.arrays import Floats
+
 Indices = NDArray[np.int64]
 
 # One unit of cost each. Distances are in box sizes (√ of the area), so that a small person counts like a large one.

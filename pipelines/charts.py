@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-Values = npt.NDArray[np.float64]
+from ..datasets.arrays import Floats64
+
 Counts = npt.NDArray[np.int64]
 
 NUM_BINS = 40
@@ -25,14 +26,14 @@ class Histogram:
         is_whole: the values are integers, each in the middle of a bin.
     """
 
-    edges: Values
+    edges: Floats64
     accepted: Counts
     rejected: Counts
     is_log: bool
     is_whole: bool = False
 
 
-def histogram(accepted: Values, rejected: Values, bounds: Sequence[float] = (), whole: bool = False) -> Histogram:
+def histogram(accepted: Floats64, rejected: Floats64, bounds: Sequence[float] = (), whole: bool = False) -> Histogram:
     """Count values in bins that hold 99 % of them and the bounds; the few beyond count at the ends, so none is lost.
 
     Args:
@@ -59,7 +60,7 @@ def histogram(accepted: Values, rejected: Values, bounds: Sequence[float] = (), 
     return Histogram(edges, _counted(accepted, edges), _counted(rejected, edges), is_log, whole)
 
 
-def _counted(values: Values, edges: Values) -> Counts:
+def _counted(values: Floats64, edges: Floats64) -> Counts:
     inside = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     return np.bincount(inside, minlength=len(edges) - 1).astype(np.int64)
 

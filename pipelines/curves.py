@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
-Values = npt.NDArray[np.float64]
+from ..datasets.arrays import Floats64
 
 WIDTH, HEIGHT, TOP, BASE = 320, 128, 14, 102
 NUM_POINTS = 160  # more would not be seen
 TONES = ("accepted", "rejected", "quarantined")  # colours of the page, in turn; then the same, dashed
 
 
-def draw_curves(lines: Sequence[tuple[Values, Values]], floor: float | None = None) -> Markup:
+def draw_curves(lines: Sequence[tuple[Floats64, Floats64]], floor: float | None = None) -> Markup:
     """Lines in one frame as inline SVG; many points become means, with a band from the least to the greatest of them.
 
     Args:
@@ -49,7 +48,7 @@ def key(names: Sequence[str]) -> str:
     return ", ".join(told)
 
 
-def _binned(x: Values, y: Values) -> Values:
+def _binned(x: Floats64, y: Floats64) -> Floats64:
     """[n, 4]: x, mean, least and greatest of at most `NUM_POINTS` neighbouring groups."""
     is_finite = np.isfinite(y)
     groups = zip(*(np.array_split(values[is_finite], NUM_POINTS) for values in (x, y)), strict=True)
@@ -57,7 +56,7 @@ def _binned(x: Values, y: Values) -> Values:
     return np.array(rows).reshape(-1, 4)
 
 
-def _curve(x: Values, placed: Values, index: int) -> str:
+def _curve(x: Floats64, placed: Floats64, index: int) -> str:
     tone, dashes = TONES[index % len(TONES)], ' stroke-dasharray="4 3"' if index >= len(TONES) else ""
     mean, least, greatest = placed.T
     band = _path([*zip(x, least, strict=True), *zip(x[::-1], greatest[::-1], strict=True)]) + "z"

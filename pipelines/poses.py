@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..datasets.arrays import Frames
 from ..datasets.sidecars import KEYPOINTS, sidecar
 from ..datasets.skeleton import PoseSequence
 from ..datasets.supplied_poses import load_supplied_pose
@@ -16,8 +17,6 @@ from .stage import BadClip
 
 # Estimators of people, the best one first.
 ESTIMATORS = ("dwpose", "blazepose")
-
-Frames = npt.NDArray[np.uint8]
 
 
 def load_pose_estimator(pose_model: str, device: str = "cpu") -> PoseEstimator | None:

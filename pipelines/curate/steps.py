@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ...datasets.arrays import Frames
 from ...datasets.digests import json_digest
 from ...datasets.schema import Row, columns_of
 from ...datasets.sidecars import KEYPOINTS, sidecar, sidecar_note
@@ -31,7 +32,7 @@ from .gates import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES
 from .networks import LOW_RESOLUTION_PX, PoseTools, ScoreTools, ShotTools
 from .scores.borders import Box, find_content
 from .scores.duplicates import fingerprint
-from .scores.frame_scores import Frames, blur, technical_scores
+from .scores.frame_scores import blur, technical_scores
 from .scores.glance import is_refused_at_a_glance, refused_at_a_glance
 from .scores.highlights import subject_clipped_ratio
 from .scores.motion_scores import motion_scores

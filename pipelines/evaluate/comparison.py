@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets.arrays import Frames
 from ...datasets.storage import StorageError, local_copy
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 
-Frames = NDArray[np.uint8]
 Times = NDArray[np.float64]
 Size = tuple[int, int]  # height, width
 

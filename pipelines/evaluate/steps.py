@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ...datasets.arrays import Frames
 from ...datasets.images import ImageError, read_image
 from ...datasets.schema import Row
 from ...datasets.video import VideoError, decode, frame_times_s, probe
@@ -26,8 +27,6 @@ from ..fetched import fetched
 from ..stage import BadClip, Stage
 from .comparison import Clock, NotComparable, truth_frames
 from .config import EvaluateConfig
-
-Frames = np.ndarray
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("id", "video", "metric")),

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ...datasets.arrays import Frames
 from ...datasets.artifact import RECORD
 from ...datasets.sampler import draw_seed
 from ...datasets.skeleton import PoseSequence
@@ -32,7 +31,6 @@ from .draws import SampleDraws
 from .gallery import OF_EACH_CLIP, clip_name, forget_failure, gallery_name, settings_of
 from .trained import network_at
 
-Frames = NDArray[np.uint8]
 FPS = 16  # where a cache does not say
 
 

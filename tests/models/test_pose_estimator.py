@@ -4,10 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steadydancer.datasets.arrays import Frames
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.models import animal_pose, blazepose, dwpose, pose_estimator, weights
 from steadydancer.models.pose_estimator import PoseEstimator, open_pose_estimator
-from steadydancer.models.pose_track import Frames, PoseTrack, to_openpose
+from steadydancer.models.pose_track import PoseTrack, to_openpose
 from steadydancer.pipelines.poses import find_poses
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steadydancer.datasets.arrays import Floats, Frames
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.models.pose_track import Frames, PoseTrack
-from steadydancer.models.top_down import BoxDetector, Floats, TopDownEstimator, _cells, _colours, open_network
+from steadydancer.models.pose_track import PoseTrack
+from steadydancer.models.top_down import BoxDetector, TopDownEstimator, _cells, _colours, open_network
 
 HERE, THERE = (10.0, 10.0, 30.0, 60.0), (60.0, 5.0, 90.0, 80.0)
 # Who is found in each of eight frames; the frame's number is its first pixel.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from steadydancer.datasets.arrays import Frames
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.curate.scores.frame_scores import Frames
 from steadydancer.pipelines.curate.scores.shots import DETECTOR_CONTEXT, DETECTOR_STEP, ShotPass
 
 CONFIG = CurateConfig(num_frames=21)

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .frame_scores import Frames, luma_of
+from ....datasets.arrays import Frames
+from .frame_scores import luma_of
 
 Luma = npt.NDArray[np.float32]
 

@@ -12,11 +12,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from .frame_scores import Frames
-
-Floats = npt.NDArray[np.float32]
+from ....datasets.arrays import Floats32, Frames
 
 SIDE, RATE = 8, 4  # cells a side, pictures a second
 # Correlations, measured on web clips: 0.86 and 0.71 or more on copies, up to 0.99 and 0.58 on other dances there.
@@ -37,12 +34,12 @@ def fingerprint(frames: Frames, fps: float) -> bytes:
     return np.round(np.stack(means)).astype(np.uint8).tobytes()
 
 
-def pictures(data: bytes) -> Floats:
+def pictures(data: bytes) -> Floats32:
     """[n, 64] of a fingerprint."""
     return np.frombuffer(data, np.uint8).reshape(-1, SIDE * SIDE).astype(np.float32)
 
 
-def mirrored(sequence: Floats) -> Floats:
+def mirrored(sequence: Floats32) -> Floats32:
     """Left and right exchanged."""
     return np.ascontiguousarray(sequence.reshape(-1, SIDE, SIDE)[:, :, ::-1]).reshape(-1, SIDE * SIDE)
 
@@ -60,7 +57,7 @@ class Match:
     similarity: float = 0.0
 
 
-def align(first: Floats, second: Floats, min_overlap: int) -> Match:
+def align(first: Floats32, second: Floats32, min_overlap: int) -> Match:
     """The best shift at which `min_overlap` pictures [n, 64] and [m, 64] or more lie over each other; mirrored too."""
     return max(
         (_align(first, other, min_overlap) for other in (second, mirrored(second))),
@@ -68,7 +65,7 @@ def align(first: Floats, second: Floats, min_overlap: int) -> Match:
     )
 
 
-def _align(first: Floats, second: Floats, min_overlap: int) -> Match:
+def _align(first: Floats32, second: Floats32, min_overlap: int) -> Match:
     place = unit(first) @ unit(second).T
     one, other = first - first.mean(axis=0), second - second.mean(axis=0)
     events = one @ other.T
@@ -89,7 +86,7 @@ def _align(first: Floats, second: Floats, min_overlap: int) -> Match:
     return best
 
 
-def unit(sequence: Floats) -> Floats:
+def unit(sequence: Floats32) -> Floats32:
     """Each row less its mean, of length 1."""
     centred = sequence - sequence.mean(axis=1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
@@ -105,7 +102,7 @@ class Excluded:
     """
 
     def __init__(
-        self, names: Sequence[str], sequences: Sequence[Floats], unreadable: Mapping[str, str] | None = None
+        self, names: Sequence[str], sequences: Sequence[Floats32], unreadable: Mapping[str, str] | None = None
     ) -> None:
         self.names, self.sequences = list(names), list(sequences)
         self.unreadable = dict(unreadable or {})

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Frames = npt.NDArray[np.uint8]
+from ....datasets.arrays import Frames
 
 
 def histogram_change(frames: Frames) -> npt.NDArray[np.float64]:

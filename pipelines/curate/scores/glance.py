@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ....datasets.arrays import Frames
 from ....datasets.digests import json_digest
 from ....datasets.schema import Row
 from ....datasets.video import VideoError, decode_key_frames
 from ..config import CurateConfig
 from .borders import find_content
-from .frame_scores import Frames, blur, technical_scores
+from .frame_scores import blur, technical_scores
 
 LEAST_PIXELS = 100_000_000  # in all frames: below, the whole pass costs little more than opening the file once more
 

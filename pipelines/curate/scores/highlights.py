@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ....datasets.arrays import Frames
 from ....datasets.skeleton import PoseSequence
-from .frame_scores import Frames, grey_of
+from .frame_scores import grey_of
 
 CLIPPED = 250  # luma in levels from which nothing is told apart
 NUM_FRAMES = 6  # spread over the clip

@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .frame_scores import Frames, grey_change, grey_of
+from ....datasets.arrays import Floats, Frames
+from .frame_scores import grey_change, grey_of
 from .noise import noise
-
-Floats = npt.NDArray[np.floating]
 
 NUM_CORNERS, MIN_CORNERS = 120, 8
 MIN_STILL_SHARE = 0.4  # of the corners that must agree on one motion: below it nobody can say what the camera does

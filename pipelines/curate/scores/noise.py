@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .frame_scores import Frames, grey_of
+from ....datasets.arrays import Frames
+from .frame_scores import grey_of
 
 Luma = npt.NDArray[np.uint8]
 

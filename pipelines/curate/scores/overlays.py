@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .frame_scores import Frames, luma_of
+from ....datasets.arrays import Frames
+from .frame_scores import luma_of
 
 MIN_PERSISTENCE = 0.5  # share of frames in which a place must hold text
 MIN_CAMERA_TRAVEL = 0.03  # picture diagonals: below it everything stands still, not a logo alone

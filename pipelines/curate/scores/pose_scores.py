@@ -7,9 +7,8 @@ dancer score alike. A score whose joints are never seen is None.
 import numpy as np
 import numpy.typing as npt
 
+from ....datasets.arrays import Floats
 from ....datasets.skeleton import PoseSequence
-
-Floats = npt.NDArray[np.floating]
 
 NECK, RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 1, 2, 5, 8, 11
 ANKLES = [10, 13]

@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from ....datasets.arrays import Frames
 from ..config import CurateConfig
-from .frame_scores import Frames, find_cuts, histogram_change, luma_change
+from .frame_scores import find_cuts, histogram_change, luma_change
 
 PIECE_FRAMES = 2048  # two minutes at 16 a second: 57 MB
 CUT_NEIGHBOURS = 5  # frames after a cut that decide whether it is one

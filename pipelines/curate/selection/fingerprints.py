@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..scores.duplicates import SIDE, Floats
+from ....datasets.arrays import Floats32
+from ..scores.duplicates import SIDE
 from .groups import find_groups
 
 
@@ -67,7 +68,7 @@ class Fingerprints:
         return first.take(pc.index_in(rows, value_set=pa.array(names)).combine_chunks())
 
 
-class _Stored(Sequence[Floats]):
+class _Stored(Sequence[Floats32]):
     """Sequences [n, 64] that lie one after the other in a file."""
 
     def __init__(self, data: npt.NDArray[np.uint8], places: list[tuple[int, int]]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ....datasets.arrays import Floats32
 from ..scores.duplicates import (
     LONG,
     MIN_CHANGE,
@@ -11,7 +12,6 @@ from ..scores.duplicates import (
     MIN_EVENTS_SHORT,
     MIN_PLACE,
     SIDE,
-    Floats,
     align,
     mirrored,
     unit,
@@ -26,7 +26,7 @@ CHUNK_PRODUCTS = 1 << 21  # products of pictures that are held at once
 SLACK = 0.001  # of a correlation: rounding, while many pairs are looked at together
 
 
-def find_groups(sequences: Sequence[Floats], min_ratio: float) -> list[int]:
+def find_groups(sequences: Sequence[Floats32], min_ratio: float) -> list[int]:
     """For every sequence the index of the first one that it is a copy of (itself, if of none).
 
     Two are copies when they agree over `min_ratio` of the longer one: a part of a video is no copy of it. Only likely
@@ -66,7 +66,7 @@ def _chunks(longer: Integers) -> Iterator[tuple[int, int]]:
         begin = stop
 
 
-def _may_agree(sequences: Sequence[Floats], pairs: Integers, min_overlap: Integers) -> Mask:
+def _may_agree(sequences: Sequence[Floats32], pairs: Integers, min_overlap: Integers) -> Mask:
     """Pairs [2, n] that `align` need be asked about: all shifts of all pairs at once, and a little less is asked."""
     used, where = np.unique(pairs, return_inverse=True)
     place, events, length = _padded([sequences[index] for index in used.tolist()])
@@ -97,7 +97,7 @@ def _may_agree(sequences: Sequence[Floats], pairs: Integers, min_overlap: Intege
     return out
 
 
-def _padded(sequences: list[Floats]) -> tuple[Floats, Floats, Integers]:
+def _padded(sequences: list[Floats32]) -> tuple[Floats32, Floats32, Integers]:
     """What `align` multiplies, [n, longest, 64] each, zero behind a sequence's end; and the lengths."""
     length = np.array([len(one) for one in sequences])
     is_there = (np.arange(int(length.max())) < length[:, None])[:, :, None]
@@ -108,7 +108,7 @@ def _padded(sequences: list[Floats]) -> tuple[Floats, Floats, Integers]:
     return place, events, length
 
 
-def _diagonals(first: Floats, second: Floats) -> Floats:
+def _diagonals(first: Floats32, second: Floats32) -> Floats32:
     """Sums of the products [n, L, 64] · [n, L, 64] along the diagonals: shifts 0 … L, then −L … −1."""
     table = np.matmul(first, second.transpose(0, 2, 1))
     n, size = table.shape[:2]
@@ -116,11 +116,11 @@ def _diagonals(first: Floats, second: Floats) -> Floats:
     wide = np.zeros((n, size * (2 * size + 1)), np.float32)
     wide[:, : 2 * size * size].reshape(n, size, 2 * size)[:, :, :size] = table
     sheared = wide.reshape(n, size, 2 * size + 1)
-    out: Floats = sheared.sum(axis=1)
+    out: Floats32 = sheared.sum(axis=1)
     return out
 
 
-def _looks(sequences: Sequence[Floats]) -> tuple[Floats, Integers]:
+def _looks(sequences: Sequence[Floats32]) -> tuple[Floats32, Integers]:
     """[n, 2, 64]: the mean picture and where it changes, both of mean 0 and length 1; and the number of pictures."""
     looks = np.empty((len(sequences), 2, SIDE**2), np.float32)
     lengths = np.empty(len(sequences), np.int64)
@@ -133,7 +133,7 @@ def _looks(sequences: Sequence[Floats]) -> tuple[Floats, Integers]:
     return looks, lengths
 
 
-def candidate_pairs(looks: Floats, lengths: Integers, min_ratio: float) -> Iterator[Integers]:
+def candidate_pairs(looks: Floats32, lengths: Integers, min_ratio: float) -> Iterator[Integers]:
     """Pairs [2, n] (first < second) that may be copies, each once; those of like length together.
 
     All pairs of like length are compared by their mean pictures, mirrored too, in tiles of `BLOCK`²: N² × 128 products
@@ -161,7 +161,7 @@ def candidate_pairs(looks: Floats, lengths: Integers, min_ratio: float) -> Itera
         yield np.sort(np.stack([order[begin + row], order[column]]), axis=0)
 
 
-def _likeness(looks: Floats, first: Integers, second: Integers, flip: bool) -> Floats:
+def _likeness(looks: Floats32, first: Integers, second: Integers, flip: bool) -> Floats32:
     """Products of pairs of rows."""
     out = np.empty(len(first), np.float32)
     for begin in range(0, len(first), 64 * BLOCK):
@@ -176,10 +176,10 @@ class _Best:
 
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
-        self.found: list[tuple[Integers, Integers, Floats]] = []
+        self.found: list[tuple[Integers, Integers, Floats32]] = []
         self.num_found = 0
 
-    def add(self, row: Integers, column: Integers, score: Floats) -> None:
+    def add(self, row: Integers, column: Integers, score: Floats32) -> None:
         self.found.append((row, column, score))
         self.num_found += len(row)
         if self.num_found > 4 * self.num_rows * MOST_CANDIDATES:
