@@ -24,7 +24,8 @@ from .checkpoints import CheckpointError
 from .encoders import encode_video
 from .folders import NAMES, ComponentsError, part_folders, part_path, resolve_folder
 from .image_encoder import OpenCLIPImageEncoder
-from .transformer_checkpoints import Kind, load_transformer
+from .transformer_checkpoints import Kind
+from .transformer_loading import load_transformer
 
 
 def tiny_components(seed: int = 0, **sizes: Mapping[str, Any]) -> dict[str, Any]:

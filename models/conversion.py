@@ -14,7 +14,8 @@ from .folders import part_path
 from .lora_export import plan_lora
 from .state_dict import config_from_official, official_shape, renamed_to_official
 from .streaming import OutputTensor, unchanged
-from .transformer_checkpoints import TransformerFile, empty_transformer, open_transformer
+from .transformer_checkpoints import TransformerFile
+from .transformer_loading import empty_transformer, open_transformer
 
 WEIGHTS = "diffusion_pytorch_model"
 

@@ -20,7 +20,7 @@ from .conversion_output import Conversion, LoraLayout, output
 from .lora_scale import HEADER_KEY, AdapterScale, adapter_config, read_scale
 from .state_dict import POSE_MODULE_NAMES, official_shape, renamed_to_official
 from .streaming import OutputTensor, unchanged, write_safetensors
-from .transformer_checkpoints import open_transformer
+from .transformer_loading import open_transformer
 
 LORA_FILES = {"diffusers": "pytorch_lora_weights.safetensors", "comfyui": "steadydancer_lora_comfyui.safetensors"}
 POSE_MODULES_FILE = "pose_modules.safetensors"

@@ -39,6 +39,7 @@ from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseMo
 from .state_dict import POSE_MODULE_NAMES
 from .step_caches import separate_contexts, with_attentions_named
 from .step_memory import BlockContext, CrossAttention, StepMemory, once
+from .transformer_checkpoints import check_whole, empty, filled, read_transformer, shapes_of
 
 # Context parallelism: the adapter's features are cut along the tokens as the tokens themselves are.
 _SPLIT_TOKENS = {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
@@ -190,9 +191,11 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             raise ValueError(
                 f"from_single_file reads a local file with torch_dtype and num_attention_heads, not {sorted(unknown)}"
             )
-        from .transformer_checkpoints import load_transformer
-
-        return load_transformer(file, torch_dtype, "steadydancer", num_attention_heads)
+        opened = read_transformer(file, "steadydancer", num_attention_heads)
+        model = empty(cls, opened.config)
+        check_whole(opened, shapes_of(model, opened.layout))
+        loaded: SteadyDancerTransformer3DModel = filled(model, opened, torch_dtype)
+        return loaded
 
     def enable_cache(self, config: Any) -> None:
         """Turn on one of diffusers' step caches; each `cache_context` (a guidance branch) has a state of its own.

@@ -1,6 +1,6 @@
-"""Transformers out of published files: what a file holds, why some cannot be used, and loading those that can.
+"""Transformers out of published files: what a file holds, why some cannot be used, and filling a network from one.
 
-All is decided on the tensors' names and shapes, never on the names of files.
+All is decided on the tensors' names and shapes, never on the names of files. `transformer_loading` knows the classes.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class TransformerFile:
         }
 
 
-def open_transformer(
+def read_transformer(
     source: str | Path, kind: Kind | None = None, num_attention_heads: int | None = None
 ) -> TransformerFile:
-    """Read what a checkpoint is from its headers, and check that it is whole.
+    """Read what a checkpoint is from its headers; `check_whole` compares its tensors with a network's.
 
     Args:
         source: a safetensors file, an index of such, or a folder with either; official or diffusers' names.
@@ -76,7 +76,7 @@ def open_transformer(
         num_attention_heads: where no `config.json` says it; None means width / 128.
 
     Raises:
-        CheckpointError: it cannot be read, is another model, or tensors are missing, unexpected or mis-shaped.
+        CheckpointError: it cannot be read, or is another model.
     """
     checkpoint = open_checkpoint(source)
     refuse_other_models(checkpoint)
@@ -90,11 +90,18 @@ def open_transformer(
             else f"{source} is a plain Wan 2.1 I2V checkpoint, where SteadyDancer weights are wanted (it has no pose "
             "modules): give it as --base, or begin with it by `SteadyDancerTransformer3DModel.from_wan`."
         )
-    opened = TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads))
-    wanted = wanted_shapes(opened.kind, opened.config, layout)
-    what = f"a {'SteadyDancer' if found == 'steadydancer' else 'Wan 2.1 I2V'} checkpoint with {layout} names"
-    check_tensors(checkpoint.shapes, wanted, source, what)
-    return opened
+    return TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads))
+
+
+def check_whole(opened: TransformerFile, wanted: Mapping[str, Shape]) -> None:
+    """Refuse a checkpoint that lacks tensors, or holds others than those wanted, under the names of its layout.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or mis-shaped.
+    """
+    name = "SteadyDancer" if opened.kind == "steadydancer" else "Wan 2.1 I2V"
+    what = f"a {name} checkpoint with {opened.layout} names"
+    check_tensors(opened.checkpoint.shapes, wanted, opened.checkpoint.source, what)
 
 
 def transformer_config(source: str | Path) -> dict[str, Any]:
@@ -108,35 +115,17 @@ def transformer_config(source: str | Path) -> dict[str, Any]:
     return _constructor(checkpoint, _layout(checkpoint), None)
 
 
-def load_transformer(
-    source: str | Path,
-    dtype: torch.dtype | None = None,
-    kind: Kind | None = None,
-    num_attention_heads: int | None = None,
-    device: str | torch.device = "cpu",
-) -> Any:
-    """A transformer in eval mode; its tensors are mapped from the files, and copied only where type or place change.
-
-    One tensor after another goes to a GPU, so that no process has the network in host memory.
+def filled(model: Any, opened: TransformerFile, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Any:
+    """The network in eval mode, with the checkpoint's tensors: mapped, and copied only where type or place change.
 
     Args:
-        source: as for `open_transformer`.
-        dtype: of the weights, but for those that diffusers keeps in float32; None keeps what is stored. The pose
-            modules are float32 in any case.
-        kind: what is expected; None takes either.
-        num_attention_heads: as for `open_transformer`.
-        device: where the weights go.
-
-    Returns:
-        diffusers' `WanTransformer3DModel`, or `SteadyDancerTransformer3DModel`.
-
-    Raises:
-        CheckpointError: as `open_transformer`.
+        model: of `opened.config`, without weights.
+        opened: a whole checkpoint.
+        dtype: as for `transformer_loading.load_transformer`.
+        device: where the weights go, one after another.
     """
     import torch
 
-    opened = open_transformer(source, kind, num_attention_heads)
-    model = empty_transformer(opened.kind, opened.config)
     tensors = opened.checkpoint.load()
     state = {}
     for key, ours in opened.names.items():
@@ -149,28 +138,24 @@ def load_transformer(
     return model.to(device).eval()
 
 
-def wanted_shapes(kind: Kind, config: Mapping[str, Any], layout: Layout) -> dict[str, Shape]:
-    """Name to shape of a whole checkpoint in that layout."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in empty_transformer(kind, config).state_dict().items()}
+def shapes_of(model: Any, layout: Layout) -> dict[str, Shape]:
+    """Name to shape of a whole checkpoint of a network in that layout."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if layout == "diffusers":
         return shapes
     names = renamed_to_official(shapes)
     return {names[name]: official_shape(names[name], shape) for name, shape in shapes.items()}
 
 
-def empty_transformer(kind: Kind, config: Mapping[str, Any]) -> Any:
-    """The transformer without weights: parameters without storage, buffers (the rotary tables) computed.
+def empty(transformer: Any, config: Mapping[str, Any]) -> Any:
+    """A transformer of that class without weights: parameters without storage, buffers (the rotary tables) computed.
 
     Raises:
-        CheckpointError: no such transformer can be.
+        CheckpointError: the class cannot be made with `config`.
     """
     from accelerate import init_empty_weights
-    from diffusers import WanTransformer3DModel
     from diffusers.models.modeling_utils import no_init_weights
 
-    from .transformer import SteadyDancerTransformer3DModel
-
-    transformer = SteadyDancerTransformer3DModel if kind == "steadydancer" else WanTransformer3DModel
     try:
         with no_init_weights(), init_empty_weights():
             return transformer(**config)

@@ -1,6 +1,7 @@
 """The house keeps its order: who may import whom, which library lives where, what is shipped and what is not told."""
 
 import ast
+import graphlib
 import importlib.metadata
 import json
 import re
@@ -133,6 +134,22 @@ def test_one_library_lives_in_one_room() -> None:
         str(entry) for entry in all_imports() if entry.module == "safetensors.torch" and "datasets/" in entry.path
     ]
     assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count: they hide a circle and do not open it."""
+    names = {path: module_name(path.relative_to(ROOT)) for path in sources()}
+    modules, graph = set(names.values()), {name: set[str]() for name in names.values()}
+    for path, name in names.items():
+        for entry in imports_of(path):
+            parts = entry.module.split(".")
+            prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+            graph[name] |= {next((prefix for prefix in prefixes if prefix in modules), name)} - {name}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def module_name(path: Path) -> str:
+    return ".".join(["steadydancer", *path.with_suffix("").parts]).removesuffix(".__init__")
 
 
 def test_only_the_demo_imports_the_procedural_dancers() -> None:

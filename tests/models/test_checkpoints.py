@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadydancer import SteadyDancerError
-from steadydancer.models import transformer_checkpoints
+from steadydancer.models import transformer_loading
 from steadydancer.models.checkpoints import CheckpointError, open_checkpoint
 from steadydancer.models.state_dict import to_official
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.models.transformer_checkpoints import load_transformer, open_transformer
+from steadydancer.models.transformer_loading import load_transformer, open_transformer
 
 TINY: dict[str, Any] = {
     "num_attention_heads": 1,
@@ -210,6 +210,17 @@ def test_something_else_entirely_is_told_by_its_keys(tmp_path: Path) -> None:
         open_transformer(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("pose_fusion", ["concatenation", "addition", "adapter"])
+def test_a_dancer_is_known_by_any_one_of_its_new_modules(tmp_path: Path, pose_fusion: str) -> None:
+    changes = {"pose_fusion": pose_fusion, "condition_augmentation": False, "pose_modulation_modules": []}
+    model = SteadyDancerTransformer3DModel(**TINY, image_dim=8, **changes)
+    assert len(model.pose_module_names) == 1
+    model.save_pretrained(tmp_path)
+    assert open_transformer(tmp_path).kind == "steadydancer"
+    loaded = load_transformer(tmp_path, kind="steadydancer").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_a_dancer_is_no_base_and_a_base_is_no_dancer(dancer: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a SteadyDancer checkpoint, where a base is wanted"):
         open_transformer(one_file(dancer, tmp_path), kind="wan")
@@ -242,7 +253,7 @@ def test_any_single_tensor_that_is_missing_is_the_only_one_named(
     dancer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those that the sizes are read from."""
-    wanted_shapes, known = transformer_checkpoints.wanted_shapes, {}
+    wanted_shapes, known = transformer_loading.wanted_shapes, {}
 
     def remembered(*given: Any) -> Any:  # nearly always the same network: most of the time would go into making it
         key = repr(given)
@@ -250,7 +261,7 @@ def test_any_single_tensor_that_is_missing_is_the_only_one_named(
             known[key] = wanted_shapes(*given)
         return known[key]
 
-    monkeypatch.setattr(transformer_checkpoints, "wanted_shapes", remembered)
+    monkeypatch.setattr(transformer_loading, "wanted_shapes", remembered)
     state = official(dancer)
     for name in state:
         if ".1." in name and name.startswith("blocks."):

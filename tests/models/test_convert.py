@@ -17,7 +17,7 @@ from steadydancer.models.convert import convert, describe
 from steadydancer.models.state_dict import to_official
 from steadydancer.models.streaming import parse_size
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.models.transformer_checkpoints import load_transformer
+from steadydancer.models.transformer_loading import load_transformer
 
 SIZES: dict[str, Any] = {
     "num_attention_heads": 1,
