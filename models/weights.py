@@ -67,6 +67,11 @@ def check(preset_name: str) -> list[tuple[Weight, bool, str]]:
     return [(row, folder is not None, str(folder) if folder else row.looked_for) for row, folder in found]
 
 
+def find_hub_id(hub_id: str) -> Path | None:
+    """Where the weights of the catalogue that the hub calls so are on this machine; None where they are not."""
+    return next((found for row in CATALOGUE if row.hub_id == hub_id and (found := find(row))), None)
+
+
 def fetch(name: str) -> Path:
     """The folder of the weights of that name, downloaded first if they are not here.
 

@@ -48,7 +48,7 @@ def parts_are_here(source: str) -> bool:
     """Whether `find_parts` would look no further than this machine."""
     from ..models import weights
 
-    return Path(source).is_dir() or any(row.hub_id == source and weights.find(row) for row in weights.CATALOGUE)
+    return Path(source).is_dir() or weights.find_hub_id(source) is not None
 
 
 def captioner_digests(source: str | None) -> dict[str, str]:
@@ -72,8 +72,7 @@ def read_widths(source: str) -> Widths:
     from ..models import weights
     from ..models.folders import part_path
 
-    here = next((found for row in weights.CATALOGUE if row.hub_id == source and (found := weights.find(row))), None)
-    folder = here or location(source)
+    folder = weights.find_hub_id(source) or location(source)
 
     def read(name: str) -> dict[str, Any]:
         part = part_path(folder, name) if isinstance(folder, Path) else folder / name

@@ -70,8 +70,7 @@ def _is_elsewhere(place: str) -> bool:
     """Whether a place is a store's, or a hub id whose files are not on this machine."""
     if is_address(place):
         return isinstance(location(place), ObjectPath)
-    is_found = any(weights.find(row) for row in weights.CATALOGUE if row.hub_id == place)
-    return folders.is_hub_id(place) and not Path(place).exists() and not is_found
+    return folders.is_hub_id(place) and not Path(place).exists() and weights.find_hub_id(place) is None
 
 
 def _stated(place: str) -> dict[str, Any]:

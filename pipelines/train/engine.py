@@ -181,22 +181,30 @@ def plainly_named(folder: Path) -> Iterator[Path]:
         yield link
 
 
+def gather_trained(engine: Any, dtype: torch.dtype, is_first: bool) -> dict[str, torch.Tensor]:
+    """The trained weights, whole, in host memory, one after another; all ranks call this, the first one gets them."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights = {}
+    for name, weight in engine.module.named_parameters():
+        if weight.requires_grad:
+            whole = safe_get_full_fp32_param(weight)
+            if is_first:
+                weights[name] = torch.empty(whole.shape, dtype=dtype).copy_(whole.detach())
+    return weights
+
+
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:
     """Every weight of the network, whole, on the CPU; trained ones in float32, frozen ones as they are.
 
     All ranks call this; the first rank gets the weights, the others an empty mapping.
     """
     from deepspeed.runtime.zero import GatheredParameters
-    from deepspeed.utils import safe_get_full_fp32_param
 
     is_first = dist.get_rank() == 0
-    weights = {}
+    weights = gather_trained(engine, torch.float32, is_first)
     for name, weight in engine.module.named_parameters():
-        if weight.requires_grad:
-            whole = safe_get_full_fp32_param(weight)
-            if is_first:
-                weights[name] = whole.detach().float().cpu().clone()
-        else:
+        if not weight.requires_grad:
             with GatheredParameters([weight], enabled=hasattr(weight, "ds_id")):
                 if is_first:
                     weights[name] = weight.detach().cpu().clone()

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from ...datasets.artifact import RECORD
 from ...datasets.whole_files import folder_written_aside, write_json
 from .config import TrainConfig
-from .engine import Workers
+from .engine import Workers, gather_trained
 from .gallery import tell_failure, trained_folder
 from .networks import torch_dtype
 from .renders import offer
@@ -93,16 +93,3 @@ class TrainedWriter:
 def kept_dtype(config: TrainConfig) -> torch.dtype:
     """Adapters are merged in float32; all other weights go into the checkpoint in the compute dtype."""
     return torch.float32 if config.trains_lora else torch_dtype(config)
-
-
-def gather_trained(engine: Any, dtype: torch.dtype, is_first: bool) -> dict[str, torch.Tensor]:
-    """The trained weights, whole, in host memory, one after another; all ranks call this, the first one gets them."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    weights = {}
-    for name, weight in engine.module.named_parameters():
-        if weight.requires_grad:
-            whole = safe_get_full_fp32_param(weight)
-            if is_first:
-                weights[name] = torch.empty(whole.shape, dtype=dtype).copy_(whole.detach())
-    return weights
