@@ -23,11 +23,12 @@ def copy_whole(source: Location, target: Location) -> None:
             if isinstance(source, ObjectPath):
                 get(source, aside)
             else:
-                _link_or_copy(source, aside)
+                link_or_copy(source, aside)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)  # of a process of the same number that was killed: it may be a link
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Make `target` a hard link to `source`, or a copy where the file system has no links. Replaces what is there."""
+    Path(target).unlink(missing_ok=True)  # of a process of the same number that was killed: it may be a link
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links

@@ -5,11 +5,14 @@ One convention everywhere: σ in [0,1], 0 = data, 1 = noise; velocity = noise �
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import Tensor
 
 NUM_TRAIN_TIMESTEPS = 1000
+Sigma = TypeVar("Sigma", float, Tensor)
 SIGMA_MAX = np.float32(0.999)  # the released grid starts here, rounded to float32 (diffusers' own starts at 1)
 
 
@@ -24,7 +27,7 @@ def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
     return noise - latents
 
 
-def shift_sigma(u: Tensor, shift: float) -> Tensor:
+def shift_sigma(u: Sigma, shift: float) -> Sigma:
     """The shift σ = s u / (1 + (s − 1) u) moves uniform draws u in [0,1] towards noise for s > 1; keeps 0 and 1."""
     return shift * u / (1 + (shift - 1) * u)
 

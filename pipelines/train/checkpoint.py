@@ -24,7 +24,7 @@ from ...datasets.finished import WORDS, what_lies_at
 from ...datasets.storage import Location
 from ...datasets.whole_files import folder_written_aside, write_json, written_aside
 from .faults import fault, tell_of_fault
-from .metrics_file import METRICS, read_lines, read_rows
+from .metrics_file import METRICS, read_lines
 
 
 class TrainingRefused(SteadyDancerError, ValueError):
@@ -32,7 +32,7 @@ class TrainingRefused(SteadyDancerError, ValueError):
 
 
 class NonFiniteError(SteadyDancerError, FloatingPointError):
-    """A sample or a loss holds NaN or infinity; the message names it. Nothing of it has reached the weights."""
+    """A sample, a loss or a gradient is not finite; the message names it. Nothing of it has reached the weights."""
 
 
 class NotWritten(SteadyDancerError, OSError):
@@ -100,11 +100,6 @@ def append_metrics(out: Path, row: dict[str, Any]) -> None:
         raise NotWritten(
             f"disk: {file} could not be added to ({error}): make room, and the same command goes on"
         ) from error
-
-
-def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """The run's metrics, one row a step; see `metrics_file` for lines that are none."""
-    return read_rows(out)
 
 
 def cut_metrics(out: Path, steps_done: int) -> None:

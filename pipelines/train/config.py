@@ -179,6 +179,11 @@ class TrainConfig(BaseModel):
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         ("tensorboard",), description="who is told of the metrics beside metrics.jsonl (choice)"
     )
+    profile: bool = Field(
+        False,
+        description="wait for the GPU after each part of a step, so that the metrics have the share of each; slower, "
+        "the same bits (choice)",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from ...datasets.sampler import StepSampler, batch_digest, draw_seed
+from ...models.flow_matching import shift_sigma
 from .config import TrainConfig
 
 
@@ -44,11 +45,6 @@ def uniform(seed: int, step: int, position: int, purpose: str) -> float:
     return (draw_seed(seed, step, position, purpose) >> 10) / 2**53
 
 
-def shifted(u: float, shift: float) -> float:
-    """σ = s·u / (1 + (s − 1)·u), for u in [0, 1] and s = `shift`."""
-    return shift * u / (1 + (shift - 1) * u)
-
-
 def draw_batch(config: TrainConfig, step: int, keys: Sequence[str]) -> list[SampleDraws]:
     """The draws of a whole global batch, whose samples are `keys` in this order."""
     return [_draw_sample(config, step, position, key) for position, key in enumerate(keys)]
@@ -60,7 +56,7 @@ def _draw_sample(config: TrainConfig, step: int, position: int, key: str) -> Sam
 
     return SampleDraws(
         key=key,
-        sigma=shifted(u("sigma"), config.flow_shift),
+        sigma=shift_sigma(u("sigma"), config.flow_shift),
         noise_seed=draw_seed(config.seed, step, position, "noise"),
         text_dropped=u("text dropout") < config.text_dropout,
         pose_dropped=u("pose dropout") < config.pose_dropout,
@@ -75,7 +71,7 @@ def draw_evaluation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraw
     return [
         SampleDraws(
             key=keys[i % len(keys)],
-            sigma=shifted((i + 0.5) / count, config.flow_shift),
+            sigma=shift_sigma((i + 0.5) / count, config.flow_shift),
             noise_seed=draw_seed(config.seed, 0, i, "evaluation noise"),
             pose_target=_draw_pose_target(config, 0, i, "evaluation "),
         )

@@ -36,17 +36,32 @@ class Workers:
         dist.all_reduce(values)
         return values
 
+    def largest(self, *values: torch.Tensor | float) -> list[float]:
+        """Return the largest of each number over all workers. Waits for the device once."""
+        stacked = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        dist.all_reduce(stacked, op=dist.ReduceOp.MAX)
+        return [float(value) for value in stacked.tolist()]
+
     def any(self, flag: bool) -> bool:
         """Whether one worker says so."""
-        told = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return bool(told.item())
+        return self.largest(flag) == [1.0]
 
-    def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Mean over all workers of scalars that every worker has; not finite if one worker's value is not."""
-        stacked = torch.stack([value.detach().double() for value in values.values()])
+    def mean(self, micro_batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        """Average scalars over all workers and their micro-batches. Waits for the device once.
+
+        Args:
+            micro_batches: of this worker; each has the same scalars, still on the device.
+
+        Returns:
+            A mean is not finite if a value of any worker is not.
+        """
+        names = list(micro_batches[0])
+        stacked = torch.stack(
+            [torch.stack([terms[name].detach().double() for name in names]) for terms in micro_batches]
+        )
         dist.all_reduce(stacked)
-        return dict(zip(values, (stacked / self.world_size).tolist(), strict=True))
+        columns = zip(*(stacked / self.world_size).tolist(), strict=True)
+        return {name: sum(column) / len(micro_batches) for name, column in zip(names, columns, strict=True)}
 
 
 @contextmanager
@@ -118,6 +133,24 @@ def set_learning_rate(engine: Any, config: TrainConfig, step: int) -> float:
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     return rate
+
+
+def grad_norm(engine: Any) -> torch.Tensor | float:
+    """Return the global L2 norm of the last step's gradients, before clipping, the same on all workers.
+
+    It is infinite if a gradient was not finite: then ZeRO has skipped the update, and weights and optimizer are those
+    of the step before. DeepSpeed computes it for clipping, with the optimizer on the device or on the host.
+    """
+    return engine.get_global_grad_norm()
+
+
+def call_before_updates(engine: Any, call: Callable[[], Any]) -> Any:
+    """Call a function each time before the optimizer changes weights, until `remove()` of what is returned."""
+
+    def hook(*_: Any) -> None:  # torch would take an answer for other arguments
+        call()
+
+    return engine.optimizer.optimizer.register_step_pre_hook(hook)
 
 
 def trained_names(engine: Any) -> list[str]:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from ...datasets.shards import Bucket
 from . import cost, footprint
-from .checkpoint import read_metrics
 from .config import TrainConfig
+from .metrics_file import read_rows
 
 _MEASURED_STEPS = 50  # a rate is the median of so many steps, the last ones
 
@@ -68,7 +68,7 @@ def seconds_a_step(
 
 
 def _measured(out: Path) -> float | None:
-    seconds = [row["seconds"] for row in read_metrics(out)[-_MEASURED_STEPS:]]
+    seconds = [row["seconds"] for row in read_rows(out)[-_MEASURED_STEPS:]]
     return statistics.median(seconds) if seconds else None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...datasets.digests import differences
+from ...datasets.file_copies import link_or_copy
 from ...datasets.whole_files import write_json
 from .checkpoint import TrainingRefused, copy_metrics, newest_sound_state, read_json
 from .config import NETWORK_FIELDS
@@ -81,14 +81,7 @@ def forked_from(out: Path) -> dict[str, Any] | None:
 def _take(fork: Path, state: Path, out: Path, steps: int) -> None:
     shutil.rmtree(out / "state", ignore_errors=True)  # of an attempt that was killed in here
     (out / "state").mkdir(parents=True)
-    shutil.copytree(state, out / "state" / state.name, copy_function=_link)
+    shutil.copytree(state, out / "state" / state.name, copy_function=link_or_copy)
     if (before := fork / "state" / "before.json").exists():
         shutil.copy(before, out / "state")
     copy_metrics(fork, out, steps)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)

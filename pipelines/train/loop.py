@@ -16,14 +16,14 @@ from .checkpoint import (
     append_metrics,
     commit_checkpoint,
     cut_metrics,
-    read_metrics,
 )
 from .config import TrainConfig
 from .draws import digest
-from .engine import Workers, full_weights, open_engine, set_learning_rate, trained_names, workers
+from .engine import Workers, full_weights, grad_norm, open_engine, set_learning_rate, trained_names, workers
 from .evaluation import Evaluator
 from .keep import TrainedWriter
 from .meter import Meter
+from .metrics_file import read_rows
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
 from .prefetch import Prefetch
 from .renders import offer
@@ -69,16 +69,22 @@ def train_loop(settings: dict[str, Any]) -> None:
                 with meter("data"):
                     batch = batches(step)
                 rate = set_learning_rate(engine, config, step)
-                terms = _step(engine, objective, config, batch, team, meter, step)
+                try:
+                    terms = _step(engine, objective, config, batch, team, meter, step)
+                    norm, asked = team.largest(grad_norm(engine), stop_is_asked(out, team))
+                    _refuse_not_finite("gradient norm", {"grad_norm": norm}, batch, step)
+                except NonFiniteError:
+                    states.wait()  # on all ranks alike, so the state before this step is finished
+                    raise
                 measured = meter.end(data.shards.bucket[batch.draws[0].key])
                 is_last = step + 1 == config.steps
                 if (step + 1) % config.validation_every_steps == 0:
                     terms |= evaluator.validation(config)
                 if team.rank == 0:
-                    drawn = {"batch_digest": digest(batch.draws), "lr": rate}
-                    append_metrics(out, {"step": step, **terms, **drawn, **measured})
+                    taken = {"grad_norm": norm, "batch_digest": digest(batch.draws), "lr": rate}
+                    append_metrics(out, {"step": step, **terms, **taken, **measured})
                 states.check()
-                is_asked, is_leaving = team.any(stop_is_asked(out, team)), node_is_leaving()
+                is_asked, is_leaving = asked > 0, node_is_leaving()
                 if is_last or is_asked or is_leaving or (step + 1) % config.checkpoint_every_steps == 0:
                     states.save(engine, step + 1, wait=is_last or is_asked or is_leaving)
                 if is_asked and not is_last:
@@ -102,28 +108,35 @@ def _step(
     meter: Meter,
     step: int,
 ) -> dict[str, float]:
-    """One optimizer step on a global batch; the mean over it of every loss term.
+    """Take one optimizer step on a global batch; the mean over it of every loss term.
 
     Raises:
         NonFiniteError: on all ranks alike, before the weights are touched, if any rank's loss is not finite.
     """
-    sums: dict[str, float] = {}
+    losses: list[dict[str, Any]] = []
+    means: dict[str, float] = {}
     for rows, samples in batch.micro_batches:
-        with meter("data"):
-            samples = samples.to(team.device)
         with meter("forward"):
             velocity = engine_velocity(engine, config, [row.alignment_seed for row in rows])
-            terms = objective(velocity, samples)
-            means = team.mean(terms)
-        if not all(math.isfinite(value) for value in means.values()):
-            keys = ", ".join(row.key for row in batch.draws)
-            raise NonFiniteError(f"step {step}: the loss is not finite ({means}); samples of the batch: {keys}")
+            terms = objective(velocity, samples.to(team.device))
         with meter("backward"):
             engine.backward(terms["loss"])
+        losses.append({name: value.detach() for name, value in terms.items()})
+        if len(losses) == len(batch.micro_batches):
+            means = team.mean(losses)
+            _refuse_not_finite("loss", means, batch, step)
         with meter("optimizer"):
-            engine.step()
-        sums = {name: sums.get(name, 0.0) + value for name, value in means.items()}
-    return {name: value / len(batch.micro_batches) for name, value in sums.items()}
+            engine.step()  # DeepSpeed counts: the last one of a batch changes the weights
+    return means
+
+
+def _refuse_not_finite(what: str, values: dict[str, float], batch: StepBatch, step: int) -> None:
+    if not all(math.isfinite(value) for value in values.values()):
+        keys = ", ".join(row.key for row in batch.draws)
+        raise NonFiniteError(
+            f"step {step}: the {what} is not finite ({values}), so the weights were not updated. Resume from the "
+            f"newest state, or change settings with --fork. Samples of the batch: {keys}"
+        )
 
 
 def _resume(engine: Any, team: Workers, out: Path) -> int:
@@ -149,7 +162,7 @@ def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: 
         def write(folder: Path) -> None:
             write_parts(folder, config, engine.module, weights, record)
 
-        rows = read_metrics(out)
+        rows = read_rows(out)
         measured = {"seconds": sum(row["seconds"] for row in rows), "steps_measured": len(rows)}
         commit_checkpoint(out, write, {**record, "steps": config.steps, **measured})
     team.barrier()

@@ -13,8 +13,7 @@ import torch
 
 from . import cost
 from .config import TrainConfig
-
-PARTS = ("data", "forward", "backward", "optimizer")
+from .metrics_file import PARTS
 
 # What the maker says of dense bfloat16 matrix products, operations a second; by torch's whole name of the device. The
 # beginning of a name is not enough: an H100 NVL, or a slice of an H100, does less than what it is called after.
@@ -44,13 +43,14 @@ class Meter:
     """A stopwatch for the parts of a step.
 
     Args:
-        config: the stage.
-        device: where it runs; on a GPU a part ends when its work is done, not when it is queued.
+        config: the stage; with `profile` a part on a GPU ends when its work is done, not when it is queued.
+        device: where it runs.
         transformer_config: constructor arguments of the network.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device, transformer_config: Any) -> None:
         self._config, self._device = config, device
+        self._waits = config.profile and device.type == "cuda"
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._began = 0.0
         self._peak = _peak_flops(device) if config.dtype == "bfloat16" else None
@@ -66,7 +66,7 @@ class Meter:
         """Count the block's time as a part's."""
         began = time.perf_counter()
         yield
-        if self._device.type == "cuda":
+        if self._waits:
             torch.cuda.synchronize(self._device)
         self._seconds[part] += time.perf_counter() - began
 
@@ -74,9 +74,10 @@ class Meter:
         """What the step took.
 
         Returns:
-            seconds; data_share and so on, fractions of it; samples_per_second of all workers; memory_bytes, the peak
-            so far of this worker (of its GPU, or without one of the process); mfu, the share of the GPU's peak rate
-            that the network needs, null without a GPU whose peak is known.
+            seconds; data_share and so on, fractions of it, null where only queueing on a GPU was timed;
+            samples_per_second of all workers; memory_bytes, the peak so far of this worker (of its GPU, or without one
+            of the process); mfu, the share of the GPU's peak rate that the network needs, null without a GPU whose peak
+            is known.
         """
         seconds = time.perf_counter() - self._began
         mfu = None
@@ -86,11 +87,21 @@ class Meter:
             mfu = flops / seconds / self._peak
         return {
             "seconds": seconds,
-            **{f"{part}_share": spent / seconds for part, spent in self._seconds.items()},
+            **{
+                f"{part}_share": spent / seconds if self._is_whole(part) else None
+                for part, spent in self._seconds.items()
+            },
             "samples_per_second": self._config.global_batch_size / seconds,
             "memory_bytes": _peak_memory(self._device),
             "mfu": mfu,
         }
+
+    def _is_whole(self, part: str) -> bool:
+        """Whether the time of a part includes its work. The loop reads its numbers at the end of a step.
+
+        So nothing is queued on the GPU while a batch is waited for.
+        """
+        return part == "data" or self._waits or self._device.type != "cuda"
 
 
 def _peak_memory(device: torch.device) -> int:

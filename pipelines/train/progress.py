@@ -16,10 +16,8 @@ from tqdm import tqdm
 
 from ..runner import SECONDS_BETWEEN_LINES
 from .config import TrainConfig
-from .metrics_file import METRICS, parse
+from .metrics_file import METRICS, PARTS, NewRows, loss_terms
 from .trackers import open_trackers
-
-_PARTS = ("data", "forward", "backward", "optimizer")  # as `meter` measures them; it would bring torch along
 
 
 @contextmanager
@@ -57,40 +55,14 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
 
 
 def told(row: dict[str, Any]) -> str:
-    """A row of metrics as the bar shows it: loss terms, rate, shares of the time, memory, MFU."""
-    at = list(row).index("batch_digest") if "batch_digest" in row else len(row)
-    terms = {name: row[name] for name in list(row)[:at] if name != "step" and not name.startswith("validation_loss_")}
-    words = [f"{name} {value:.4f}" for name, value in terms.items()]
+    """A row of metrics as the bar shows it: loss terms, gradient norm, rate, shares of the time, memory, MFU."""
+    shown = [*loss_terms(row), "validation_loss", "grad_norm"]
+    words = [f"{name} {row[name]:.4f}" for name in shown if row.get(name) is not None]
     if "samples_per_second" in row:
         words.append(f"{row['samples_per_second']:.3g} samples/s")
-        words.append(" ".join(f"{part} {row[f'{part}_share']:.0%}" for part in _PARTS))
+        shares = {part: row[f"{part}_share"] for part in PARTS}
+        words.append(" ".join(f"{part} {share:.0%}" for part, share in shares.items() if share is not None))
         words.append(f"{row['memory_bytes'] / 1e9:.1f} GB")
     if row.get("mfu") is not None:
         words.append(f"MFU {row['mfu']:.0%}")
     return ", ".join(words)
-
-
-class NewRows:
-    """The rows of a metrics file that were not given yet; all of them again when the file was cut back.
-
-    Args:
-        file: JSON lines; may not be there yet.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._inode, self._offset = 0, 0
-
-    def __call__(self) -> list[dict[str, Any]]:
-        """Whole lines only: the last one may still be written. Damaged ones are named by who reads them all."""
-        try:
-            with self._file.open("rb") as file:
-                inode = self._file.stat().st_ino
-                if inode != self._inode:  # cutting back writes the file anew
-                    self._inode, self._offset = inode, 0
-                file.seek(self._offset)
-                whole = file.read().rpartition(b"\n")[0]
-        except FileNotFoundError:
-            return []
-        self._offset += len(whole) + bool(whole)
-        return [line.row for line in parse(whole + b"\n") if line.row is not None] if whole else []

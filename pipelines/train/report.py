@@ -25,12 +25,11 @@ from ..charts import bar
 from ..curves import draw_curves, key
 from ..page import Figure, Section, show, url, write_page
 from .gallery import OF_EACH_CLIP, clip_name, galleries, gallery_name
-from .metrics_file import METRICS, damaged_lines, read_rows
+from .metrics_file import METRICS, PARTS, damaged_lines, loss_terms, read_rows
 
 PAGE, STAGES_PAGE = "report.html", "training.html"
 STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}
 Row = dict[str, Any]
-_PARTS = ("data", "forward", "backward", "optimizer")
 _TONES = ("accepted", "rejected", "quarantined", "rejected")
 
 
@@ -157,10 +156,11 @@ def _hours(rows: list[Row]) -> float | None:
 
 
 def _losses(rows: list[Row], title: str) -> Section:
-    """Terms stand in a row of metrics between the step and the digest of the batch."""
-    names = [name for name in list(rows[0])[1 : list(rows[0]).index("batch_digest")] if "validation" not in name]
-    figures = [Figure(name, draw_curves([_curve(rows, name)]), "mean and range of neighbouring steps")
-               for name in names]  # fmt: skip
+    text = "mean and range of neighbouring steps"
+    figures = [Figure(name, draw_curves([_curve(rows, name)]), text) for name in loss_terms(rows[0])]
+    if any(row.get("grad_norm") is not None for row in rows):
+        norms = draw_curves([_curve(rows, "grad_norm")], floor=0.0)
+        figures.append(Figure("gradient norm", norms, f"L2, before clipping; {text}"))
     figures.append(Figure("learning rate", draw_curves([_curve(rows, "lr")], floor=0.0)))
     return Section(f"{title}Loss", "Of every step's own batch, noise and σ, so it scatters.", figures=figures)
 
@@ -177,17 +177,20 @@ def _validation(rows: list[Row], title: str) -> Section:
 
 
 def _time(rows: list[Row], title: str) -> Section:
-    shares = {part: statistics.fmean(row[f"{part}_share"] for row in rows) for part in _PARTS}
+    curves = {part: _curve(rows, f"{part}_share") for part in PARTS}
+    curves = {part: curve for part, curve in curves.items() if len(curve[0])}
+    shares = {part: statistics.fmean(values) for part, (_, values) in curves.items()}
     shares["the rest"] = max(0.0, 1 - sum(shares.values()))
-    table = [[part, f"{share:.1%}", bar([(share, tone)])]
-             for (part, share), tone in zip(shares.items(), (*_TONES, "accepted"), strict=True)]  # fmt: skip
+    tones = {**dict(zip(PARTS, _TONES, strict=True)), "the rest": "accepted"}
+    table = [[part, f"{share:.1%}", bar([(share, tones[part])])] for part, share in shares.items()]
     figures = [
         Figure("seconds a step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
-        Figure("shares of a step", draw_curves([_curve(rows, f"{part}_share") for part in _PARTS], 0.0), key(_PARTS)),
+        Figure("shares of a step", draw_curves(list(curves.values()), 0.0), key(list(curves))),
         Figure("samples a second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
         Figure("memory, GB", draw_curves([_curve(rows, "memory_bytes", 1e-9)], floor=0.0)),
     ]
-    return Section(f"{title}Time", head=["part", "share", ""], rows=table, figures=figures)
+    text = "" if len(curves) == len(PARTS) else "On a GPU, `profile` in the configuration times the other parts too."
+    return Section(f"{title}Time", text, head=["part", "share", ""], rows=table, figures=figures)
 
 
 def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: str) -> Iterator[Section]:

@@ -39,6 +39,7 @@ _FREE = {
     "max_restarts",
     "gallery",
     "trackers",
+    "profile",
     "bundle",
 }
 

@@ -24,9 +24,10 @@ from ...datasets.whole_files import sync, write_json
 from . import checkpoint
 from .checkpoint import NotWritten, state_folders
 from .config import TrainConfig
-from .engine import Workers, engine_files, trained_names
+from .engine import Workers, call_before_updates, engine_files, trained_names
 from .faults import COMPLETE, fault, tell_of_fault
 from .host_copy import HostCopy, num_bytes
+from .metrics_file import METRICS
 
 HostFiles = dict[Path, Any]
 
@@ -110,7 +111,7 @@ class StateWriter:
             raise self._not_written(steps_done, error) from error
         self._refuse_without_room(files, steps_done)
         if self._hook is None:
-            self._hook = engine.optimizer.optimizer.register_step_pre_hook(self._before_step)
+            self._hook = call_before_updates(engine, self._copy.wait)
         facts = {
             "world_size": team.world_size,
             "zero_stage": self._config.zero_stage,
@@ -121,9 +122,6 @@ class StateWriter:
         if wait or not self._config.asynchronous_checkpoints:
             self.wait()
             team.barrier()
-
-    def _before_step(self, *of_the_optimizer: Any) -> None:
-        self._copy.wait()
 
     def check(self) -> None:
         """Raise what has gone wrong in writing by now."""
@@ -167,8 +165,8 @@ class StateWriter:
             shutil.rmtree(place)
         for folder in {aside, *(file.parent for file in aside.rglob("*"))}:
             sync(folder)
-        if (self._out / "metrics.jsonl").exists():
-            sync(self._out / "metrics.jsonl")  # a state goes on from lines that are there
+        if (self._out / METRICS).exists():
+            sync(self._out / METRICS)  # a state goes on from lines that are there
         aside.rename(place)
         sync(place.parent)
         self._remove_old(facts["steps_done"])

@@ -10,8 +10,9 @@ from steadydancer.flows import presets, tasks, train
 from steadydancer.flows.cli import cli
 from steadydancer.flows.presets import Run
 from steadydancer.pipelines.train import job, loop
-from steadydancer.pipelines.train.checkpoint import read_checkpoint_record, read_metrics
+from steadydancer.pipelines.train.checkpoint import read_checkpoint_record
 from steadydancer.pipelines.train.config import GalleryConfig
+from steadydancer.pipelines.train.metrics_file import read_rows
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_flow_that_was_interrupted_goes_on_where_it_stopped_and_shows_what_was
     assert 'src="stage' not in (tmp_path / "training.html").read_text()  # stage 1 has no galleries
     records = train.train_steadydancer.fn(**settings)
     assert steps == [0, 1, 0, 1, 1, 0, 1]  # stage 1 was not trained again, stage 2 from its second step on
-    assert [len(read_metrics(tmp_path / f"stage{stage}")) for stage in (1, 2, 3)] == [2, 2, 2]
+    assert [len(read_rows(tmp_path / f"stage{stage}")) for stage in (1, 2, 3)] == [2, 2, 2]
     assert [records[f"stage{stage}"]["steps"] for stage in (1, 2, 3)] == [2, 2, 2]
 
     page = (tmp_path / "training.html").read_text()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from steadydancer.datasets.sampler import StepSampler, rank_slice
+from steadydancer.models.flow_matching import shift_sigma
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.draws import (
     SampleDraws,
@@ -14,7 +15,6 @@ from steadydancer.pipelines.train.draws import (
     draw_evaluation,
     draw_validation,
     noise,
-    shifted,
     simulated_poses,
 )
 
@@ -193,9 +193,9 @@ def test_evaluation_is_fixed_and_drops_nothing():
     rows = draw_evaluation(config(evaluation_samples=6), ["a", "b", "c", "d"])
     assert rows == draw_evaluation(config(evaluation_samples=6, learning_rate=1.0, steps=1), ["a", "b", "c", "d"])
     assert [row.key for row in rows] == ["a", "b", "c", "d", "a", "b"]
-    assert [row.sigma for row in rows] == [shifted((i + 0.5) / 6, 5.0) for i in range(6)]
+    assert [row.sigma for row in rows] == [shift_sigma((i + 0.5) / 6, 5.0) for i in range(6)]
     assert not any(row.text_dropped or row.pose_dropped for row in rows)
-    assert shifted(0, 5) == 0 and shifted(1, 5) == 1
+    assert shift_sigma(0, 5) == 0 and shift_sigma(1, 5) == 1
 
 
 @pytest.mark.parametrize(

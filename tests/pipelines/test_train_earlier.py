@@ -18,14 +18,12 @@ from steadydancer.pipelines.train.checkpoint import (
     cut_metrics,
     engine_states,
     read_checkpoint_record,
-    read_metrics,
     steps_done,
 )
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.evaluation import Evaluator
 from steadydancer.pipelines.train.fork import begin_fork, check_fork
-from steadydancer.pipelines.train.metrics_file import damaged_lines
-from steadydancer.pipelines.train.progress import NewRows
+from steadydancer.pipelines.train.metrics_file import NewRows, damaged_lines, read_rows
 from steadydancer.pipelines.train.report import write_run_report
 from steadydancer.pipelines.train.start import refuse_other_run
 from steadydancer.pipelines.train.states import newest_state, read_facts
@@ -186,11 +184,11 @@ DAMAGED = (row(0), row(1), b'{"step": 2, "lo\x00\n', row(3), b"17\n", row(5))
 
 def test_a_line_that_a_kill_cut_off_is_taken_again_without_a_word(tmp_path: Path, caplog: Any) -> None:
     lines(tmp_path, row(0), row(1), row(2)[:-20])
-    assert [told["step"] for told in read_metrics(tmp_path)] == [0, 1]
+    assert [told["step"] for told in read_rows(tmp_path)] == [0, 1]
     cut_metrics(tmp_path, 2)
     assert (tmp_path / "metrics.jsonl").read_bytes() == row(0) + row(1)
     lines(tmp_path, row(0), row(1)[:-1])  # all of it but the end of the line
-    assert [told["step"] for told in read_metrics(tmp_path)] == [0, 1]
+    assert [told["step"] for told in read_rows(tmp_path)] == [0, 1]
     assert not caplog.messages
 
 
@@ -198,8 +196,8 @@ def test_a_damaged_line_between_others_is_named_and_costs_its_own_step_alone(tmp
     """It used to take all that followed with it, for good: the file was written anew without."""
     out = lines(tmp_path, *DAMAGED)
     with caplog.at_level(logging.WARNING):
-        assert [told["step"] for told in read_metrics(out)] == [0, 1, 3, 5]
-        read_metrics(out)
+        assert [told["step"] for told in read_rows(out)] == [0, 1, 3, 5]
+        read_rows(out)
     assert caplog.messages == [
         f"{out}/metrics.jsonl: line {number} of 6 is damaged, its step is left out" for number in (3, 5)
     ]
@@ -216,8 +214,8 @@ def test_the_page_of_a_run_says_which_lines_it_leaves_out(tmp_path: Path) -> Non
     write_run_report(lines(tmp_path, *DAMAGED))
     page = (tmp_path / "report.html").read_text()
     assert "damaged lines of metrics.jsonl, left out here" in page and ">3, 5<" in page
-    assert report._hours(read_metrics(tmp_path)) is None  # two steps are missing: no sum of what is left
-    assert report._hours(read_metrics(lines(tmp_path, row(0), row(1), row(2)))) == 6 / 3600
+    assert report._hours(read_rows(tmp_path)) is None  # two steps are missing: no sum of what is left
+    assert report._hours(read_rows(lines(tmp_path, row(0), row(1), row(2)))) == 6 / 3600
     assert report._hours([{"step": 0, "seconds": 1.0}, {"step": 1}]) is None and report._hours([]) == 0
 
 

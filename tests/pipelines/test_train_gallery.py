@@ -23,9 +23,9 @@ from steadydancer.pipelines.curves import BASE, TOP, WIDTH, draw_curves
 from steadydancer.pipelines.local_ray import local_ray
 from steadydancer.pipelines.train import gallery, gallery_render, job, keep, publish, renders, report, trained
 from steadydancer.pipelines.train.batches import TrainingData
-from steadydancer.pipelines.train.checkpoint import TrainingRefused, read_metrics
+from steadydancer.pipelines.train.checkpoint import TrainingRefused
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
-from steadydancer.pipelines.train.meter import PARTS
+from steadydancer.pipelines.train.metrics_file import PARTS, read_rows
 from steadydancer.pipelines.train.stop import TrainingStopped
 
 FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 5, 32, 16, 16
@@ -140,7 +140,7 @@ def test_the_page_shows_all_galleries_side_by_side(run):
         assert f'src="gallery/{name}/' in page
     for place in [part.split('"')[0] for part in page.split('src="')[1:]]:
         assert (run / place).is_file()
-    measured = [row["validation_loss"] for row in read_metrics(run) if "validation_loss" in row]
+    measured = [row["validation_loss"] for row in read_rows(run) if "validation_loss" in row]
     assert f"2 steps\nvalidation loss {measured[0]:.4g}" in page
     assert all(f"<b>{title}</b>" in page for title in ("loss", "mean over σ", "shares of a step", "seconds a step"))
     assert "could not be made" not in page
@@ -149,7 +149,7 @@ def test_the_page_shows_all_galleries_side_by_side(run):
 def test_galleries_change_nothing_in_the_training(world, run, tmp_path):
     train(world, micro(shown=None), tmp_path)
     measured = {"seconds", "samples_per_second", "memory_bytes", "mfu", *(f"{part}_share" for part in PARTS)}
-    rows = [[{k: v for k, v in row.items() if k not in measured} for row in read_metrics(out)]
+    rows = [[{k: v for k, v in row.items() if k not in measured} for row in read_rows(out)]
             for out in (run, tmp_path)]  # fmt: skip
     assert rows[0] == rows[1] and equal(weights(run / "checkpoint"), weights(tmp_path / "checkpoint"))
     assert not (tmp_path / "gallery").exists() and not (tmp_path / "trained").exists()
@@ -346,8 +346,8 @@ def test_galleries_are_made_beside_the_training_which_waits_for_none(world, tmp_
     first = out / gallery.gallery_name(100) / "run.json"
     with local_ray(tmp_path / "ray"), ThreadPoolExecutor(1) as thread:
         training = thread.submit(train, world, micro(steps=100_000, shown=shown, **slow), out)
-        seen = len(read_metrics(out)) if _comes(first.exists, training) else 0
-        assert _comes(lambda: len(read_metrics(out)) > seen + 3, training)  # it goes on all the while
+        seen = len(read_rows(out)) if _comes(first.exists, training) else 0
+        assert _comes(lambda: len(read_rows(out)) > seen + 3, training)  # it goes on all the while
         (out / "state/stop").touch()
         with pytest.raises(TrainingStopped):
             training.result(timeout=120)

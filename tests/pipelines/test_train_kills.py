@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 from steadydancer.flows import presets
 from steadydancer.models.components import save_components, tiny_components
-from steadydancer.pipelines.train.checkpoint import engine_states, read_metrics, state_folders
-from steadydancer.pipelines.train.meter import PARTS
+from steadydancer.pipelines.train.checkpoint import engine_states, state_folders
+from steadydancer.pipelines.train.metrics_file import PARTS, read_rows
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 
@@ -180,7 +180,7 @@ def wait_until(holds: Callable[[], bool], process: BaseProcess | subprocess.Pope
 
 def lines(out: Path) -> list[dict]:
     """What must not depend on the machine, of every step."""
-    return [{name: value for name, value in row.items() if name not in MEASURED} for row in read_metrics(out)]
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in read_rows(out)]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -189,7 +189,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def assert_same(run: Path, straight: Path) -> None:
     """Losses, draws, validations and weights to the bit; no step twice, and nothing left lying about."""
-    assert [row["step"] for row in read_metrics(run)] == list(range(len(lines(straight))))
+    assert [row["step"] for row in read_rows(run)] == list(range(len(lines(straight))))
     assert lines(run) == lines(straight)
     ours, theirs = weights(run), weights(straight)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -206,10 +206,10 @@ def assert_same(run: Path, straight: Path) -> None:
 def test_killed_at_three_random_steps(world, tmp_path, stage, changes):
     straight, run = world.straight(stage, **changes), tmp_path / "run"
     draw = random.Random(stage)
-    step_s = sorted(row["seconds"] for row in read_metrics(straight))[STEPS // 2]
+    step_s = sorted(row["seconds"] for row in read_rows(straight))[STEPS // 2]
     for step in sorted(draw.sample(range(2, STEPS), 3)):
         process = world.begin(stage, run, **changes)
-        wait_until(lambda step=step: len(read_metrics(run)) >= step, process)
+        wait_until(lambda step=step: len(read_rows(run)) >= step, process)
         time.sleep(draw.uniform(0, step_s))  # anywhere in the step
         shared = shared_memory([process.pid])
         process.kill()
@@ -318,7 +318,7 @@ def test_a_damaged_state_is_not_resumed_from(world, tmp_path, harm):
 def test_a_second_run_is_refused_until_the_first_is_killed(world, tmp_path):
     straight, run = world.straight(1), tmp_path / "run"
     first = world.begin(1, run)
-    wait_until(lambda: len(read_metrics(run)) >= 3, first)
+    wait_until(lambda: len(read_rows(run)) >= 3, first)
     second = world.begin(1, run)
     second.join()
     assert second.exitcode == 1 and first.exitcode is None
@@ -435,14 +435,14 @@ def test_ray_workers_and_drivers_killed(world, tmp_path):
 
     driver = world.command(1, run, **changes)
     for step, share in ((6, slice(1)), (14, slice(None))):
-        wait_until(lambda step=step: len(read_metrics(run)) >= step, driver)
+        wait_until(lambda step=step: len(read_rows(run)) >= step, driver)
         victims = train_workers(driver)
         assert len(victims) == 2
         for pid in victims[share]:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda pids=victims: not any(map(is_alive, pids)), driver)
-        assert len(read_metrics(run)) < 80
-    wait_until(lambda: len(read_metrics(run)) >= 22, driver)
+        assert len(read_rows(run)) < 80
+    wait_until(lambda: len(read_rows(run)) >= 22, driver)
     assert end(driver, signal.SIGKILL) == -signal.SIGKILL
     assert not (run / "checkpoint").exists()
 
@@ -454,9 +454,9 @@ def test_a_ray_driver_that_is_asked_to_stop(world, tmp_path):
     """SIGTERM: a whole step and its state, and the same command goes on."""
     run, changes = tmp_path / "run", {"num_workers": 2, "steps": 120}
     driver = world.command(1, run, **changes)
-    wait_until(lambda: len(read_metrics(run)) >= 6, driver)
+    wait_until(lambda: len(read_rows(run)) >= 6, driver)
     assert end(driver, signal.SIGTERM) == 75
-    steps = len(read_metrics(run))
+    steps = len(read_rows(run))
     assert 6 <= steps < 120 and next(engine_states(run))[0] == steps
     assert f"stopped after {steps} of 120 steps" in run.with_suffix(".log").read_text()
     assert world.command(1, run, **changes).wait(600) == 0
@@ -468,7 +468,7 @@ def test_a_killed_ray_worker_of_the_later_stages(world, tmp_path, stage, changes
     changes = {**changes, "num_workers": 2, "max_restarts": 1}
     run = tmp_path / "run"
     driver = world.command(stage, run, **changes)
-    wait_until(lambda: len(read_metrics(run)) >= 7, driver)
+    wait_until(lambda: len(read_rows(run)) >= 7, driver)
     os.kill(train_workers(driver)[1], signal.SIGKILL)
     assert driver.wait(600) == 0
     assert_same(run, undisturbed(world, stage, **changes))
@@ -477,7 +477,7 @@ def test_a_killed_ray_worker_of_the_later_stages(world, tmp_path, stage, changes
 def test_a_lost_worker_without_restarts_is_one_error_and_the_same_command_goes_on(world, tmp_path):
     run, changes = tmp_path / "run", {"num_workers": 2}
     driver = world.command(1, run, **changes)
-    wait_until(lambda: len(read_metrics(run)) >= 6, driver)
+    wait_until(lambda: len(read_rows(run)) >= 6, driver)
     everybody = family(driver.pid)
     os.kill(train_workers(driver)[0], signal.SIGKILL)
     assert driver.wait(300) == 1
@@ -511,7 +511,7 @@ def test_a_machine_that_is_taken_away(world, tmp_path):
             env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state / "token")}
             address = (state / "ray/ray_current_cluster").read_text().strip()
             driver = world.command(1, run, "--address", address, env=env, **changes)
-            wait_until(lambda: len(read_metrics(run)) >= 6, driver, 600)
+            wait_until(lambda: len(read_rows(run)) >= 6, driver, 600)
             asked = subprocess.run([sys.executable, "-c", NODES, address], env=env, capture_output=True, check=True)
             node, pid = next(told[:2] for told in json.loads(asked.stdout.splitlines()[-1]) if not told[2])
             words = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]

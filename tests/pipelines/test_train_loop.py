@@ -21,11 +21,11 @@ from steadydancer.models.objectives import action_supervision, steadydancer_velo
 from steadydancer.models.pose_condition import draw_pose_condition
 from steadydancer.pipelines.train import disk, job, loop, memory
 from steadydancer.pipelines.train.batches import TrainingData
-from steadydancer.pipelines.train.checkpoint import NonFiniteError, TrainingRefused, engine_states, read_metrics
+from steadydancer.pipelines.train.checkpoint import NonFiniteError, TrainingRefused, engine_states
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.evaluation import Evaluator
 from steadydancer.pipelines.train.host_copy import num_bytes
-from steadydancer.pipelines.train.meter import PARTS
+from steadydancer.pipelines.train.metrics_file import PARTS, read_rows
 from steadydancer.pipelines.train.networks import load_student
 from steadydancer.pipelines.train.stop import TrainingStopped
 
@@ -144,7 +144,7 @@ def stages(world, tmp_path_factory) -> dict[int, Path]:
 def without_times(out: Path) -> list[dict]:
     """What must not depend on the machine."""
     measured = {"seconds", "samples_per_second", "memory_bytes", "mfu", *(f"{part}_share" for part in PARTS)}
-    return [{name: value for name, value in row.items() if name not in measured} for row in read_metrics(out)]
+    return [{name: value for name, value in row.items() if name not in measured} for row in read_rows(out)]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -159,7 +159,7 @@ def test_every_stage_ends_with_a_committed_checkpoint(stages):
     for stage, out in stages.items():
         record = json.loads((out / "checkpoint/run.json").read_text())
         assert (record["stage"], record["steps"]) == (stage, 5)
-        assert [row["step"] for row in read_metrics(out)] == list(range(5))
+        assert [row["step"] for row in read_rows(out)] == list(range(5))
         assert record["loss_before"] > 0 and record["loss_after"] > 0
         assert (out / "checkpoint/lora").exists() == (stage != 2)
         network = load_components(out / "checkpoint", ["transformer"])["transformer"]
@@ -245,7 +245,7 @@ def test_validation_clips_are_never_trained_on_and_their_loss_is_recorded(world,
     assert {row.key for row in rows} <= set(held) and [row.sigma for row in rows[:2]] == [0.3, 0.8]
     assert rows[0].noise_seed == rows[1].noise_seed
 
-    measured = [row for row in read_metrics(stages[1]) if "validation_loss" in row]
+    measured = [row for row in read_rows(stages[1]) if "validation_loss" in row]
     assert [row["step"] for row in measured] == [2]  # after three steps
     for told in (measured[0], record):
         assert told["validation_loss"] == pytest.approx((told["validation_loss_0.3"] + told["validation_loss_0.8"]) / 2)
@@ -297,15 +297,15 @@ def test_a_finished_run_stops_and_more_steps_go_on(world, stages, tmp_path):
 
 def test_accumulated_micro_batches_train_as_one_batch(world, stages, tmp_path):
     train(world, micro(1, gradient_accumulation=2), tmp_path)
-    for ours, theirs in zip(read_metrics(tmp_path), read_metrics(stages[1]), strict=True):
+    for ours, theirs in zip(read_rows(tmp_path), read_rows(stages[1]), strict=True):
         assert ours["batch_digest"] == theirs["batch_digest"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
 def test_checkpointed_activations_do_not_change_the_loss(world, stages, tmp_path):
     train(world, micro(1, gradient_checkpointing=False), tmp_path)
-    losses = [row["loss"] for row in read_metrics(tmp_path)]
-    assert losses == pytest.approx([row["loss"] for row in read_metrics(stages[1])], rel=1e-5)
+    losses = [row["loss"] for row in read_rows(tmp_path)]
+    assert losses == pytest.approx([row["loss"] for row in read_rows(stages[1])], rel=1e-5)
 
 
 def test_attention_outputs_can_be_kept_where_the_rest_is_computed_again(world, stages, tmp_path):
@@ -321,7 +321,7 @@ def test_attention_outputs_can_be_kept_where_the_rest_is_computed_again(world, s
         counted.clear()
         with Count():
             train(world, micro(1, steps=1, evaluation_samples=0, **changes), tmp_path / name)
-        assert read_metrics(tmp_path / name)[0]["loss"] == read_metrics(stages[1])[0]["loss"]
+        assert read_rows(tmp_path / name)[0]["loss"] == read_rows(stages[1])[0]["loss"]
         return sum(counted), len(counted) - sum(counted)
 
     own, crossed = attentions("again")
@@ -334,11 +334,11 @@ def test_attention_outputs_can_be_kept_where_the_rest_is_computed_again(world, s
 def test_attention_dropout_is_the_same_however_a_batch_is_cut(world, stages, tmp_path):
     def losses(name: str, **changes) -> list[float]:
         train(world, micro(2, alignment_dropout=0.5, **changes), tmp_path / name, stages[1])
-        return [row["loss"] for row in read_metrics(tmp_path / name)]
+        return [row["loss"] for row in read_rows(tmp_path / name)]
 
     together = losses("together")
     assert together == pytest.approx(losses("apart", gradient_accumulation=2), rel=1e-5)
-    assert together[0] != pytest.approx(read_metrics(stages[2])[0]["loss"], rel=1e-4)
+    assert together[0] != pytest.approx(read_rows(stages[2])[0]["loss"], rel=1e-4)
     config = json.loads((tmp_path / "together/checkpoint/transformer/config.json").read_text())
     assert config["alignment_dropout"] == 0.5
     assert json.loads((stages[1] / "checkpoint/transformer/config.json").read_text())["alignment_dropout"] == 0.0
@@ -366,8 +366,8 @@ def test_stage_2s_terms_are_those_of_eq_6_and_of_its_ablation_written_out(world,
 
     train(world, micro(2, distillation="normal", distillation_weight=0.5, steps=1), tmp_path, stages[1])
     for row, (weight, ours) in (
-        (read_metrics(stages[2])[0], (1.0, without)),
-        (read_metrics(tmp_path)[0], (0.5, predicted)),
+        (read_rows(stages[2])[0], (1.0, without)),
+        (read_rows(tmp_path)[0], (0.5, predicted)),
     ):
         distillation = (held - ours).square().mean().item()
         assert row["fidelity"] == pytest.approx(fidelity, rel=1e-5)
@@ -377,8 +377,8 @@ def test_stage_2s_terms_are_those_of_eq_6_and_of_its_ablation_written_out(world,
 
 def test_stage_2_steps_alike_sharded_or_not(world, stages, tmp_path):
     train(world, micro(2, zero_stage=2), tmp_path, stages[1])
-    losses = [row["loss"] for row in read_metrics(tmp_path)]
-    assert losses == pytest.approx([row["loss"] for row in read_metrics(stages[2])], rel=1e-5)
+    losses = [row["loss"] for row in read_rows(tmp_path)]
+    assert losses == pytest.approx([row["loss"] for row in read_rows(stages[2])], rel=1e-5)
 
 
 def test_a_step_is_that_of_plain_torch(world, tmp_path):
@@ -398,7 +398,7 @@ def test_a_step_is_that_of_plain_torch(world, tmp_path):
         torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
         optimizer.step()
         losses.append(loss.item())
-    assert [row["loss"] for row in read_metrics(tmp_path)] == pytest.approx(losses, rel=1e-4)
+    assert [row["loss"] for row in read_rows(tmp_path)] == pytest.approx(losses, rel=1e-4)
 
 
 def test_simulated_poses_are_encoded_as_the_cache_encodes(world, stages):
@@ -418,7 +418,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(world, tmp_path, monkey
     monkeypatch.setattr(objectives, "velocity_target", lambda latents, noise: latents * float("nan"))
     with pytest.raises(NonFiniteError, match=r"step 0: .* clip"):
         train(world, micro(1, evaluation_samples=0), tmp_path)
-    assert not read_metrics(tmp_path) and not list(engine_states(tmp_path))
+    assert not read_rows(tmp_path) and not list(engine_states(tmp_path))
 
 
 def refused(world, config, out, match, **changes):
@@ -467,9 +467,9 @@ def test_a_fork_goes_on_from_the_newest_state_with_other_settings(world, stages,
     assert forked["forked_from"] == {
         "path": str(stages[1]), "steps": 5, "changes": ["config.learning_rate: 0.01 → 0.003"]
     }  # fmt: skip
-    rows, straight = read_metrics(tmp_path / "fork"), train(world, micro(1, steps=7), tmp_path / "straight")
+    rows, straight = read_rows(tmp_path / "fork"), train(world, micro(1, steps=7), tmp_path / "straight")
     assert without_times(tmp_path / "fork")[:5] == without_times(stages[1])
-    longer = read_metrics(tmp_path / "straight")
+    longer = read_rows(tmp_path / "straight")
     assert [row["batch_digest"] for row in rows] == [row["batch_digest"] for row in longer]
     assert (rows[5]["loss"], rows[5]["lr"]) == (longer[5]["loss"], 3e-3)  # same weights, then another step
     assert rows[6]["loss"] != longer[6]["loss"] and straight["forked_from"] is None
@@ -512,7 +512,7 @@ def test_plan_counts_without_training(world, stages, tmp_path):
     assert (given["steps_done"], given["rate_from"]) == (5, "given")
     assert given["hours_left"] == pytest.approx(2 * given["hardware_flops_a_step"] / 1e9 / 3600)
     measured = job.plan(micro(1, steps=7), **inputs, out=stages[1])
-    seconds = sorted(row["seconds"] for row in read_metrics(stages[1]))
+    seconds = sorted(row["seconds"] for row in read_rows(stages[1]))
     assert (measured["rate_from"], measured["seconds_a_step"]) == ("measured", seconds[2])
 
 
@@ -553,9 +553,9 @@ def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path
         (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     record = train(world, micro(1, num_workers=2, steps=2), tmp_path / "two")
-    alone = read_metrics(stages[1])[:2]
-    assert [row["batch_digest"] for row in read_metrics(tmp_path / "two")] == [row["batch_digest"] for row in alone]
-    assert [row["loss"] for row in read_metrics(tmp_path / "two")] == pytest.approx(
+    alone = read_rows(stages[1])[:2]
+    assert [row["batch_digest"] for row in read_rows(tmp_path / "two")] == [row["batch_digest"] for row in alone]
+    assert [row["loss"] for row in read_rows(tmp_path / "two")] == pytest.approx(
         [row["loss"] for row in alone], rel=1e-5
     )
     before = json.loads((stages[1] / "checkpoint/run.json").read_text())["loss_before"]

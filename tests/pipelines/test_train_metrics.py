@@ -12,7 +12,8 @@ from steadydancer.pipelines.train import meter
 from steadydancer.pipelines.train.checkpoint import TrainingRefused, append_metrics, cut_metrics
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.meter import Meter
-from steadydancer.pipelines.train.progress import NewRows, progress, told
+from steadydancer.pipelines.train.metrics_file import PARTS, NewRows
+from steadydancer.pipelines.train.progress import progress, told
 from steadydancer.pipelines.train.trackers import open_trackers
 
 
@@ -21,7 +22,7 @@ def config(**changes) -> TrainConfig:
 
 
 def row(step: int, loss: float = 1.0) -> dict:
-    shares = {f"{part}_share": 0.25 for part in meter.PARTS}
+    shares = {f"{part}_share": 0.25 for part in PARTS}
     terms = {"loss": loss, "fidelity": loss, "validation_loss": 0.5, "validation_loss_0.1": 0.4}
     return {"step": step, **terms, "batch_digest": "ab", "lr": 0.1, "seconds": 2.0, **shares,
             "samples_per_second": 4.0, "memory_bytes": 3 * 10**9, "mfu": None}  # fmt: skip

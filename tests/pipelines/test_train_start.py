@@ -29,12 +29,12 @@ OTHER: dict[str, Any] = {
     "image_feature_fusion": "concatenation", "alignment_dropout": 0.1, "checkpoint_every_steps": 5,
     "keep_checkpoints": 4, "asynchronous_checkpoints": False, "evaluation_samples": 2, "validation_share": 0.5,
     "validation_clips": 3, "validation_sigmas": (0.5,), "validation_every_steps": 5,
-    "gallery": {"num_clips": 1}, "trackers": ("mlflow",),
+    "gallery": {"num_clips": 1}, "trackers": ("mlflow",), "profile": True,
 }  # fmt: skip
 # What may change under way, by its meaning: how long, how often written, where things lie, who is told.
 FREE = {
     "steps", "checkpoint_every_steps", "keep_checkpoints", "offload_activations", "shard_teacher",
-    "asynchronous_checkpoints", "max_restarts", "gallery", "trackers", "bundle",
+    "asynchronous_checkpoints", "max_restarts", "gallery", "trackers", "profile", "bundle",
 }  # fmt: skip
 # What an engine state is cut up by, or trains, and which network it is.
 FIXED = {"zero_stage", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}

@@ -20,9 +20,10 @@ from steadydancer.datasets.shards import Sample, null_path, sample_members, writ
 from steadydancer.datasets.whole_files import write_json
 from steadydancer.models.components import save_components, tiny_components
 from steadydancer.pipelines.train import engine, job, universal
-from steadydancer.pipelines.train.checkpoint import TrainingRefused, engine_states, read_metrics
+from steadydancer.pipelines.train.checkpoint import TrainingRefused, engine_states
 from steadydancer.pipelines.train.config import STAGE_DEFAULTS, TrainConfig
 from steadydancer.pipelines.train.loop import train_loop
+from steadydancer.pipelines.train.metrics_file import read_rows
 from steadydancer.pipelines.train.start import check_same_run
 from steadydancer.pipelines.train.states import StateNotWritten, read_facts
 from steadydancer.pipelines.train.universal import bytes_to_convert, read_state, refuse_without_room
@@ -145,7 +146,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def agree(out: Path, straight: Path, losses: float = 0.0, trained: float = 0.0) -> None:
     """Batches of two runs are the same; losses of every step, and final weights as one vector, within so much of it."""
-    rows, expected = read_metrics(out), read_metrics(straight)
+    rows, expected = read_rows(out), read_rows(straight)
     assert [row["batch_digest"] for row in rows] == [row["batch_digest"] for row in expected]
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=losses, abs=0)
     ours, theirs = (torch.nn.utils.parameters_to_vector(weights(run).values()).double() for run in (out, straight))
