@@ -132,19 +132,22 @@ def place_people(
     return aligned
 
 
-def perturb(pose: PoseSequence, scale: np.ndarray, aspect: np.ndarray) -> PoseSequence:
+def perturb(pose: PoseSequence, scale: np.ndarray, aspect: np.ndarray, shift: np.ndarray | None = None) -> PoseSequence:
     """The negative pose of the pose guidance: per frame, x · aspect · scale and y · scale around the neck, which stays.
 
     `scale` and `aspect` are [F] (the release draws them from U(0.7, 1.3) and U(0.6, 1.4)). Face points are only
-    shifted, by what brings the neck back: as released.
+    shifted, by what brings the neck back: as released. `shift` [F, 2], in widths and heights of the picture, moves all
+    points, the neck too: the paper shifts the negative pose, the release draws a shift and does not use it (None).
     """
     factor = np.stack([np.asarray(aspect) * np.asarray(scale), np.asarray(scale)], axis=-1)  # [F, 2]
-    shift = pose.body[:, 1] * (1 - factor)
+    offset = pose.body[:, 1] * (1 - factor)
+    if shift is not None:
+        offset = offset + shift
     return PoseSequence(
-        body=pose.body * factor[:, None] + shift[:, None],
+        body=pose.body * factor[:, None] + offset[:, None],
         body_visible=pose.body_visible,
-        hands=pose.hands * factor[:, None, None] + shift[:, None, None],
-        faces=None if pose.faces is None else pose.faces + shift[:, None],
+        hands=pose.hands * factor[:, None, None] + offset[:, None, None],
+        faces=None if pose.faces is None else pose.faces + offset[:, None],
     )
 
 

@@ -14,7 +14,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from .conditions import MASK_CHANNELS
 
-PoseFusion = Literal["concatenation", "addition", "adapter"]  # how the pose joins: Eq. 3, Eq. 2, or inside the blocks
+# How the pose joins: Eq. 3, its own embedding added to the video's, Eq. 2, or inside the blocks.
+PoseFusion = Literal["concatenation", "addition", "latent_addition", "adapter"]
+ReferenceEmbedding = Literal["separate", "shared"]  # of the reference frames: as released, or as printed (Eq. 4)
 FeatureFusion = Literal["sum", "concatenation"]  # how the second image feature joins: as released, or as printed
 
 TEXT_LENGTH = 512  # diffusers' attention processor takes the last 512 context tokens for text, whatever is given
@@ -22,7 +24,7 @@ NUM_REFERENCE_FRAMES = 2  # the reference image and the first pose, appended aft
 
 
 def image_to_video_channels(hidden_states: Tensor, image_latents: Tensor) -> Tensor:
-    """Eq. 1, our reading: ChannelConcat(z, m, z_c), the input of the image-to-video base, where no pose is.
+    """Eq. 1: ChannelConcat(z, m, z_c), the input of the image-to-video base, without a pose.
 
     z -> `hidden_states` [B,16,T,H,W]; m and z_c -> `image_latents` [B,20,T,H,W] (4 mask channels first).
     Returns [B,36,T,H,W].
@@ -31,13 +33,25 @@ def image_to_video_channels(hidden_states: Tensor, image_latents: Tensor) -> Ten
 
 
 def add_pose(video: Tensor, pose: Tensor) -> Tensor:
-    """Eq. 2, our reading: Embed(ChannelConcat(z, m, z_c)) + Embed_p(p), the naive baseline of Eq. 3.
+    """Add the embedded pose to the embedded video: Embed(ChannelConcat(z, m, z_c)) + Embed_p(p), a variant of Eq. 2.
 
     `video` and `pose` [B,D,T,h,w], each embedded apart by a linear map. A sum of two linear maps is a linear map of
     the concatenation, so Eq. 3 could be the same function; here the base's embedding has to serve both the image
     reference and the video, and stays frozen under LoRA, while only the pose's own is learned.
     """
     return video + pose
+
+
+def add_pose_latents(hidden_states: Tensor, image_latents: Tensor, pose: Tensor) -> Tensor:
+    """Eq. 2: ChannelConcat(z, m, z_c + z_p), the naive baseline: one embedding reads image and pose as a sum.
+
+    z -> `hidden_states` [B,16,T,H,W]; m and z_c -> `image_latents` [B,20,T,H,W] (4 mask channels first);
+    z_p -> `pose` [B,16,T,H,W]. With the modules of Eq. 5, which the paper does not combine with Eq. 2, p* takes the
+    place of z_p, and z_c + p* + p† where there are both, [B,32,T,H,W]. Returns [B,36,T,H,W].
+    """
+    mask, image = image_latents[:, :MASK_CHANNELS], image_latents[:, MASK_CHANNELS:]
+    added = pose.unflatten(1, (-1, image.shape[1])).sum(dim=1)
+    return torch.cat([hidden_states, mask, image + added], dim=1)
 
 
 def fuse(hidden_states: Tensor, image_latents: Tensor, pose: Tensor) -> Tensor:
@@ -92,12 +106,45 @@ def reference_image_channels(reference_latents: Tensor) -> Tensor:
 
 
 def append_reference_frames(video: Tensor, image_reference: Tensor, pose_reference: Tensor) -> Tensor:
-    """Eq. 4: TemporalConcat(z_cond, z_c0, z_p0), after each has gone through its own patch embedding.
+    """Eq. 4 as released: TemporalConcat(z_cond, z_c0, z_p0), after each has gone through its own patch embedding.
 
     `video` [B,D,T,h,w], `image_reference` and `pose_reference` [B,D,1,h,w] -> [B,D,T+2,h,w]. The rotary positions
     simply go on: T and T + 1.
     """
     return torch.cat([video, image_reference, pose_reference], dim=2)
+
+
+def append_reference_latents(
+    hidden_states: Tensor,
+    image_latents: Tensor,
+    pose: Tensor,
+    reference_latents: Tensor,
+    reference_pose_latents: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Eq. 4 as printed: TemporalConcat(z_cond, z_c0, z_p0), before one patch embedding reads all frames.
+
+    The paper does not say how a latent of 16 channels gets the width of z_cond. Here it fills the channels of the
+    noise, as a frame already clean, and those of its own condition (z_c or z_p, which is p* of Eq. 5). The mask is 1
+    for the image, and all other channels are 0.
+
+    Args:
+        hidden_states: z [B,16,T,H,W].
+        image_latents: m and z_c [B,20,T,H,W].
+        pose: p* and p† [B,32,T,H,W], or p* alone, 16 channels.
+        reference_latents: z_c0 [B,16,1,H,W].
+        reference_pose_latents: z_p0 [B,16,1,H,W].
+
+    Returns:
+        The first three, with T + 2 frames each.
+    """
+    known_image = reference_image_channels(reference_latents)[:, reference_latents.shape[1] :]
+    known_pose = torch.zeros_like(pose[:, :, :1])
+    known_pose[:, : reference_pose_latents.shape[1]] = reference_pose_latents
+    return (
+        torch.cat([hidden_states, reference_latents, reference_pose_latents], dim=2),
+        torch.cat([image_latents, known_image, torch.zeros_like(image_latents[:, :, :1])], dim=2),
+        torch.cat([pose, torch.zeros_like(pose[:, :, :1]), known_pose], dim=2),
+    )
 
 
 def image_tokens(

@@ -53,6 +53,11 @@ def plan_conversion(
     tensors = {name: output(place, shape, dtype) for name, (place, shape) in opened.stored().items()}
     config = json.loads(empty_transformer(opened.kind, opened.config).to_json_string())
     if target == "official":
+        if config.get("pose_fusion") == "latent_addition":
+            raise CheckpointError(
+                f"{source} cannot be written in the official layout: it adds pose latents to image latents, and its "
+                "weights would be read as a plain Wan's; use --as diffusers"
+            )
         plan.add_weights(WEIGHTS, _official(tensors, source), shard_bytes, has_index=True)
         plan.texts["config.json"] = official_config(opened, config)
         return plan

@@ -146,6 +146,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         pose_guidance_scale: float = 1.0,
         pose_guidance_interval: tuple[float, float] = (0.1, 0.4),
         pose_guidance_unit: PoseGuidanceUnit = "step",
+        negative_pose_shift: bool = False,
         solver: Solver = "unipc",
         generator: torch.Generator | None = None,
         output_type: str = "np",
@@ -180,6 +181,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             pose_guidance_scale: pose guidance, 0 is none.
             pose_guidance_interval: share of the steps in which the pose guides, strict on both ends.
             pose_guidance_unit: "step" (released), or "timestep": the interval is one of t / 1000 (the paper's words).
+            negative_pose_shift: move the perturbed pose too, as the paper says; the release does not. Not read with
+                `negative_pose_video`.
             solver: "unipc" (released) or "dpm++".
             generator: noise and perturbation come from it. One on the CPU gives the same on every device.
             output_type: "np", "uint8", "pil" or "latent", see `SteadyDancerOutput`.
@@ -203,7 +206,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         noise = free_noise(noise, windows, generator)
         negative: Any = None
         if pose_guidance_scale != 0 and negative_pose_video is None:
-            negative = Perturbation.draw(num_frames_of(motion), generator)
+            negative = Perturbation.draw(num_frames_of(motion), generator, negative_pose_shift)
         elif pose_guidance_scale != 0:
             negative = as_motion(negative_pose_video, num_frames_of(motion))
         prompts = (prompt, self.config.negative_prompt if negative_prompt is None else negative_prompt)

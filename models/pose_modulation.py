@@ -59,18 +59,25 @@ class SpatialStructureAdaptiveExtractor(nn.Module):
 class TemporalMotionCoherenceModule(nn.Sequential):
     """TMCM: three blocks of a spatial depthwise and a temporal convolution, each followed by SiLU.
 
-    The paper says "pointwise temporal"; the released weights mix all channels over three frames.
+    `temporal_kernel_size` is the number of frames over which the temporal convolution mixes all channels: 3 in the
+    released weights. The paper says "pointwise temporal"; 1 is that in the usual sense of the word, a convolution that
+    mixes the channels of each point and no frames.
     """
 
-    def __init__(self, channels: int = 16, num_blocks: int = 3) -> None:
-        super().__init__(*[_FactorisedConvolution(channels) for _ in range(num_blocks)])
+    def __init__(self, channels: int = 16, num_blocks: int = 3, temporal_kernel_size: int = 3) -> None:
+        if temporal_kernel_size < 1 or temporal_kernel_size % 2 == 0:
+            raise ValueError(
+                f"temporal_kernel_size is {temporal_kernel_size}, it must be odd: 3 (released) or 1 (pointwise)"
+            )
+        super().__init__(*[_FactorisedConvolution(channels, temporal_kernel_size) for _ in range(num_blocks)])
 
 
 class _FactorisedConvolution(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, temporal_kernel_size: int) -> None:
         super().__init__()
+        size, reach = (temporal_kernel_size, 1, 1), (temporal_kernel_size // 2, 0, 0)
         self.spatial = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1), groups=channels, bias=False)
-        self.temporal = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.temporal = nn.Conv3d(channels, channels, size, padding=reach)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.temporal(F.silu(self.spatial(x))))
@@ -201,12 +208,15 @@ class PoseModulation(nn.Module):
         alignment_axis: AlignmentAxis = "temporal",
         modules: Sequence[PoseModule] = POSE_MODULES,
         alignment_dropout: float = 0.0,
+        temporal_kernel_size: int = 3,
     ) -> None:
         super().__init__()
         if unknown := set(modules) - set(POSE_MODULES):
             raise ValueError(f"no pose modules are called {sorted(unknown)}: there are {', '.join(POSE_MODULES)}")
         self.spatial = SpatialStructureAdaptiveExtractor(channels) if "spatial" in modules else None
-        self.temporal = TemporalMotionCoherenceModule(channels) if "temporal" in modules else None
+        self.temporal = None
+        if "temporal" in modules:
+            self.temporal = TemporalMotionCoherenceModule(channels, temporal_kernel_size=temporal_kernel_size)
         self.alignment = None
         if "alignment" in modules:
             self.alignment = FrameWiseAttentionAlignmentUnit(

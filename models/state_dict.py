@@ -179,6 +179,7 @@ def config_from_official(state_dict: Mapping[str, Shaped], num_attention_heads: 
     if is_dancer:
         config["pose_channels"] = _vote(shapes, r"patch_embedding_ref_c\.weight", 1, 16)
         config["alignment_axis"] = "temporal"
+        config["temporal_kernel_size"] = _vote(shapes, r"condition_embedding_temporal\.\d+\.temporal\.weight", 2, 3)
     return config
 
 

@@ -24,8 +24,11 @@ from .condition_reconciliation import (
     FeatureFusion,
     PoseAdapter,
     PoseFusion,
+    ReferenceEmbedding,
     add_pose,
+    add_pose_latents,
     append_reference_frames,
+    append_reference_latents,
     concatenate_poses,
     fuse,
     image_to_video_channels,
@@ -54,13 +57,18 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     - `pose_channels`: channels of the pose latents;
     - `alignment_axis`: "temporal", which the released weights need, or "spatial", as the paper words it;
     - `alignment_dropout`: chance of an attention weight of the alignment unit to be left out in training;
+    - `temporal_kernel_size`: frames that a temporal convolution of TMCM mixes: 3 (released), or 1, pointwise (printed);
+    - `reference_embedding`: the reference frames of Eq. 4 have "separate" patch embeddings (released), or one "shared"
+      with the video (printed);
     - `image_feature_fusion`: the two image features' tokens as their "sum" (released), or in "concatenation" (printed).
 
     The paper's ablations (Table 3, Figure 12); what is off has no parameters and no effect:
 
     - `pose_modulation_modules`: which of "spatial" (SSAE), "temporal" (TMCM) and "alignment" (FAAU) are there;
     - `condition_augmentation`: the two reference frames and the second image feature (Eq. 4), or none of them;
-    - `pose_fusion`: how the pose joins: "concatenation" (Eq. 3), "addition" (Eq. 2) or "adapter" (inside the blocks).
+    - `pose_fusion`: how the pose joins: "concatenation" (Eq. 3), "latent_addition" (Eq. 2: its latents are added to the
+      image's, without a parameter), "addition" (it is embedded apart, and added to the embedded video) or "adapter"
+      (inside the blocks).
     """
 
     _cp_plan: dict[str, Any] = WanTransformer3DModel._cp_plan
@@ -97,6 +105,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         condition_augmentation: bool = True,
         pose_fusion: PoseFusion = "concatenation",
         image_feature_fusion: FeatureFusion = "sum",
+        temporal_kernel_size: int = 3,
+        reference_embedding: ReferenceEmbedding = "separate",
     ) -> None:
         if pos_embed_seq_len is not None:
             raise ValueError(
@@ -124,23 +134,35 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         def patch_embedding(channels: int) -> nn.Conv3d:
             return nn.Conv3d(channels, inner_dim, kernel_size=patch_size, stride=patch_size)
 
-        self.pose_modulation = PoseModulation(pose_channels, alignment_axis, pose_modulation_modules, alignment_dropout)
+        self.pose_modulation = PoseModulation(
+            pose_channels, alignment_axis, pose_modulation_modules, alignment_dropout, temporal_kernel_size
+        )
         joined_channels = self.pose_modulation.out_channels
         if pose_fusion == "concatenation":
             self.patch_embedding_fuse = patch_embedding(in_channels + joined_channels)
         elif pose_fusion == "addition":
             self.pose_patch_embedding = patch_embedding(joined_channels)
+        elif pose_fusion == "latent_addition":
+            if pose_channels != in_channels - MASK_CHANNELS - out_channels:
+                raise ValueError(
+                    f"pose_fusion 'latent_addition' adds pose latents of {pose_channels} channels to image latents of "
+                    f"{in_channels - MASK_CHANNELS - out_channels}: set pose_channels to that number"
+                )
         elif pose_fusion == "adapter":
             self.pose_adapter = PoseAdapter(joined_channels, inner_dim, num_layers, patch_size)
             self._cp_plan = {**self._cp_plan, "pose_adapter": _SPLIT_TOKENS}
         else:
-            raise ValueError(f"pose_fusion is {pose_fusion!r}, it can be 'concatenation', 'addition' or 'adapter'")
+            raise ValueError(
+                f"pose_fusion is {pose_fusion!r}, it can be 'concatenation', 'addition', 'latent_addition' or 'adapter'"
+            )
+        if reference_embedding not in ("separate", "shared"):
+            raise ValueError(f"reference_embedding is {reference_embedding!r}, it can be 'separate' or 'shared'")
         if image_feature_fusion not in ("sum", "concatenation"):
             raise ValueError(f"image_feature_fusion is {image_feature_fusion!r}, it can be 'sum' or 'concatenation'")
-        if condition_augmentation:
+        if condition_augmentation and reference_embedding == "separate":
             self.patch_embedding_ref_c = patch_embedding(pose_channels)
         elif pose_fusion == "concatenation":
-            del self.patch_embedding  # nothing is left for it: the image reference is off, the video has its own
+            del self.patch_embedding  # nothing is left for it: the video has its own, which an image reference shares
         for block in self.blocks:
             block.attn2.set_processor(CrossAttention())
 
@@ -159,7 +181,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         Its tensors are copied, or with `copy=False` taken as they are: one network's memory for both, and no more use
         for `base`.
         Whatever puts the pose into the tokens is zero (`state_from_wan`). So step 0 differs from `base` by the two
-        extra frames and the second image feature only, and by nothing without condition augmentation.
+        extra frames and the second image feature only, and by nothing without condition augmentation. With
+        `pose_fusion="latent_addition"` there is no such layer: at step 0 the base reads z_c + z_p for z_c.
         Raises ValueError if `base` does not take an image.
         """
         if base.config.in_channels != 36 or base.config.image_dim is None:
@@ -296,27 +319,36 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         reference_latents: Tensor | None,
         reference_pose_latents: Tensor | None,
     ) -> Tensor:
-        """Eq. 2, 3 and 4: the tokens of the video and of the reference frames, [B,D,T+2,H/2,W/2] (T without Eq. 4).
+        """Eq. 4: the tokens of the video and of the reference frames, [B,D,T+2,H/2,W/2] (T without augmentation).
 
         pose [B,32,T,H,W]: p* and p† of Eq. 5, or p* alone, 16 channels.
         """
-        if self.config.pose_fusion == "concatenation":
-            video = _embed(self.patch_embedding_fuse, fuse(hidden_states, image_latents, pose))
-        else:
-            video = _embed(self.patch_embedding, image_to_video_channels(hidden_states, image_latents))
-        if self.config.pose_fusion == "addition":
-            video = add_pose(video, _embed(self.pose_patch_embedding, pose))
         if not self.config.condition_augmentation:
-            return video
+            return self._embed_frames(hidden_states, image_latents, pose)
         if reference_latents is None:
             reference_latents = image_latents[:, MASK_CHANNELS:, :1]
         if reference_pose_latents is None:
             reference_pose_latents = pose_latents[:, :, :1]
+        if self.config.reference_embedding == "shared":
+            return self._embed_frames(
+                *append_reference_latents(hidden_states, image_latents, pose, reference_latents, reference_pose_latents)
+            )
         return append_reference_frames(
-            video,
+            self._embed_frames(hidden_states, image_latents, pose),
             _embed(self.patch_embedding, reference_image_channels(reference_latents)),
             _embed(self.patch_embedding_ref_c, reference_pose_latents),
         )
+
+    def _embed_frames(self, hidden_states: Tensor, image_latents: Tensor, pose: Tensor) -> Tensor:
+        """Eq. 2 and 3: the tokens of frames whose three inputs have as many, [B,D,T,H/2,W/2]."""
+        if self.config.pose_fusion == "concatenation":
+            return _embed(self.patch_embedding_fuse, fuse(hidden_states, image_latents, pose))
+        if self.config.pose_fusion == "latent_addition":
+            return _embed(self.patch_embedding, add_pose_latents(hidden_states, image_latents, pose))
+        video = _embed(self.patch_embedding, image_to_video_channels(hidden_states, image_latents))
+        if self.config.pose_fusion == "addition":
+            return add_pose(video, _embed(self.pose_patch_embedding, pose))
+        return video
 
     def _inject(self, index: int, tokens: Tensor, pose_features: Tensor | None) -> Tensor:
         """Adapter injection after the block of this index; nothing where the pose joins at the input."""

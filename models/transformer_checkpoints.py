@@ -81,7 +81,10 @@ def read_transformer(
     checkpoint = open_checkpoint(source)
     refuse_other_models(checkpoint)
     layout = _layout(checkpoint)
-    found: Kind = "steadydancer" if any(name.startswith(POSE_KEYS) for name in checkpoint.tensors) else "wan"
+    # Of the naive baseline (pose latents added to the image's) only the configuration tells that it is no plain Wan.
+    is_ours = checkpoint.config.get("_class_name") == "SteadyDancerTransformer3DModel"
+    has_pose_keys = any(name.startswith(POSE_KEYS) for name in checkpoint.tensors)
+    found: Kind = "steadydancer" if is_ours or has_pose_keys else "wan"
     if kind is not None and found != kind:
         raise CheckpointError(
             f"{source} is a SteadyDancer checkpoint, where a base is wanted: a plain Wan 2.1 I2V transformer. "

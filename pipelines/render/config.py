@@ -31,6 +31,9 @@ class RenderConfig(BaseModel):
     pose_guidance_unit: Literal["step", "timestep"] = Field(
         "step", description="what the interval is a share of: the steps (release), or t / 1000 (the paper's words)"
     )
+    negative_pose_shift: bool = Field(
+        False, description="shift the negative pose too (the paper's words), up to a fifth of the picture (release: no)"
+    )
     solver: Literal["unipc", "dpm++"] = Field("unipc", description="UniPC (release) or DPM-Solver++ (its option)")
     flow_shift: float = Field(5.0, gt=0, description="shift of the sigma grid (release; 3.0 for 480p areas)")
     negative_prompt: str | None = Field(None, description="None takes the pipeline's default")

@@ -37,7 +37,7 @@ POSE_SIDE_PX = 768
 CALL = (
     *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
     *("guidance_scale", "pose_guidance_scale", "pose_guidance_interval", "pose_guidance_unit"),
-    *("solver", "flow_shift", "negative_prompt"),
+    *("negative_pose_shift", "solver", "flow_shift", "negative_prompt"),
 )
 
 _FIELDS: list[tuple[str, pa.DataType]] = [

@@ -27,6 +27,8 @@ NETWORK_FIELDS = (
     "condition_augmentation",
     "pose_fusion",
     "image_feature_fusion",
+    "temporal_kernel_size",
+    "reference_embedding",
 )
 
 
@@ -146,11 +148,19 @@ class TrainConfig(BaseModel):
         ("spatial", "temporal", "alignment"), description="SSAE, TMCM and FAAU; fewer are the paper's ablations"
     )
     condition_augmentation: bool = Field(True, description="Eq. 4; False is the paper's ablation")
-    pose_fusion: Literal["concatenation", "addition", "adapter"] = Field(
-        "concatenation", description="Eq. 3, or the paper's ablations: Eq. 2, or injection into the blocks"
+    pose_fusion: Literal["concatenation", "addition", "latent_addition", "adapter"] = Field(
+        "concatenation",
+        description="Eq. 3, or the paper's ablations: the embedded pose added, its latents added to the image's "
+        "(Eq. 2), or injection into the blocks",
     )
     image_feature_fusion: Literal["sum", "concatenation"] = Field(
         "sum", description="tokens of the two image features: as in the released weights, or as the paper's text"
+    )
+    temporal_kernel_size: Literal[3, 1] = Field(
+        3, description="frames of TMCM's temporal kernel: as in the released weights, or pointwise, as the paper's text"
+    )
+    reference_embedding: Literal["separate", "shared"] = Field(
+        "separate", description="patch embeddings of Eq. 4's frames: as in the released weights, or as the paper prints"
     )
 
     alignment_dropout: float = Field(

@@ -298,6 +298,20 @@ def test_float32_keypoints_align_like_float64_ones():
     assert_same(perturb(rounded, scale, aspect), perturb(exact, scale, aspect), 1e-6)
 
 
+def test_a_shift_of_the_negative_pose_moves_its_neck_and_all_other_points_alike():
+    pose = upright(0.5, 0.4, 0.04, 2)
+    pose = PoseSequence(pose.body, pose.body_visible, pose.hands, np.full((2, 68, 2), 0.2))
+    scale, aspect, shift = np.array([1.2, 0.7]), np.array([0.6, 1.0]), np.array([[0.1, -0.2], [0.0, 0.05]])
+    still, moved = perturb(pose, scale, aspect), perturb(pose, scale, aspect, shift)
+    np.testing.assert_allclose(moved.body[:, 1], pose.body[:, 1] + shift, atol=1e-12)
+    for name in ("body", "hands", "faces"):
+        step = getattr(moved, name) - getattr(still, name)
+        np.testing.assert_allclose(
+            step, np.broadcast_to(shift.reshape(2, *[1] * (step.ndim - 2), 2), step.shape), atol=1e-12
+        )
+    np.testing.assert_array_equal(moved.body_visible, pose.body_visible)
+
+
 def test_the_negative_pose_moves_missing_points_too_and_only_shifts_faces():
     pose = upright(0.5, 0.4, 0.04, 2)
     pose.hands[:, 0] = -1

@@ -24,6 +24,14 @@ VARIANTS = {
     "adapter without augmentation": {"pose_fusion": "adapter", "condition_augmentation": False},
     "concatenation, naive": NAIVE,
     "image features concatenated": {"image_feature_fusion": "concatenation"},
+    "latent addition": {"pose_fusion": "latent_addition"},
+    "latent addition without augmentation": {"pose_fusion": "latent_addition", "condition_augmentation": False},
+    "latent addition, naive": {"pose_fusion": "latent_addition", **NAIVE},
+    "pointwise temporal": {"temporal_kernel_size": 1},
+    "shared": {"reference_embedding": "shared"},
+    "shared, addition": {"reference_embedding": "shared", "pose_fusion": "addition"},
+    "shared, latent addition": {"reference_embedding": "shared", "pose_fusion": "latent_addition"},
+    "shared, adapter": {"reference_embedding": "shared", "pose_fusion": "adapter"},
 }
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 FRAMES, HEIGHT, WIDTH = 9, 18, 4
@@ -66,10 +74,15 @@ def test_what_is_off_has_no_parameters_and_all_others_are_used(changes, plain_wa
     modules = changes.get("pose_modulation_modules", ("spatial", "temporal", "alignment"))
     fusion, augmented = changes.get("pose_fusion", "concatenation"), changes.get("condition_augmentation", True)
     expected = {f"pose_modulation.{name}" for name in modules}
-    expected |= {
-        {"concatenation": "patch_embedding_fuse", "addition": "pose_patch_embedding"}.get(fusion, "pose_adapter")
+    separate = augmented and changes.get("reference_embedding", "separate") == "separate"
+    joining = {
+        "concatenation": {"patch_embedding_fuse"},
+        "addition": {"pose_patch_embedding"},
+        "latent_addition": set(),
+        "adapter": {"pose_adapter"},
     }
-    expected |= {"patch_embedding_ref_c"} if augmented else set()
+    expected |= joining[fusion]
+    expected |= {"patch_embedding_ref_c"} if separate else set()
 
     ours, wans = dict(model.named_parameters()), dict(plain_wan().named_parameters())
     new = {name.split(".")[0] for name in ours.keys() - wans.keys()}
@@ -78,7 +91,7 @@ def test_what_is_off_has_no_parameters_and_all_others_are_used(changes, plain_wa
     assert parts == {name for name in expected if name.startswith("pose_modulation")}
     # Wan's own embedding has no work left only where nothing but the fused one takes anything in.
     gone = {name.split(".")[0] for name in wans.keys() - ours.keys()}
-    assert gone == ({"patch_embedding"} if fusion == "concatenation" and not augmented else set())
+    assert gone == ({"patch_embedding"} if fusion == "concatenation" and not separate else set())
 
     velocity(model.train(), *tiny_inputs()).square().mean().backward()
     assert [name for name, parameter in ours.items() if parameter.grad is None or not parameter.grad.any()] == []
@@ -103,29 +116,32 @@ def test_the_joining_layer_takes_what_the_modules_give(fusion, modules, channels
     assert layer.in_channels == channels
 
 
-def reach(modules, at):
-    """Tokens that one pose value at (t, h, w) may reach, bool [T, H/2, W/2]."""
+def reach(modules, at, steps=3):
+    """Tokens that one pose value at (t, h, w) may reach, bool [T, H/2, W/2]; `steps` of time in the temporal module."""
     t, h, w = at
     reached = torch.zeros(FRAMES, HEIGHT // 2, WIDTH // 2, dtype=torch.bool)
     reached[t, h // 2, w // 2] = True
     if "spatial" in modules:
         reached[t] = True
     if "temporal" in modules:
-        reached[t - 3 : t + 4, (h - 3) // 2 : (h + 3) // 2 + 1] = True  # the width of 4 is within its reach anywhere
+        reached[t - steps : t + steps + 1, (h - 3) // 2 : (h + 3) // 2 + 1] = (
+            True  # the width of 4 is within its reach anywhere
+        )
     if "alignment" in modules:
         reached |= reached.any(dim=0)  # what moves in one frame is answered with in all of them
     return reached
 
 
-@pytest.mark.parametrize("fusion", ["concatenation", "addition"])
+@pytest.mark.parametrize("fusion", ["concatenation", "addition", "latent_addition"])
+@pytest.mark.parametrize("size", [3, 1])
 @pytest.mark.parametrize(
     "modules",
     [(), ("spatial",), ("temporal",), ("alignment",), ("spatial", "temporal"), ("temporal", "alignment")],
     ids=lambda modules: "+".join(modules) or "none",
 )
 @torch.no_grad()
-def test_a_pose_value_reaches_the_tokens_that_its_modules_let_it_reach(fusion, modules, tiny_model):
-    model = tiny_model(pose_fusion=fusion, pose_modulation_modules=modules).double()
+def test_a_pose_value_reaches_the_tokens_that_its_modules_let_it_reach(fusion, size, modules, tiny_model):
+    model = tiny_model(pose_fusion=fusion, pose_modulation_modules=modules, temporal_kernel_size=size).double()
     latents, timestep, conditions = tiny_inputs(FRAMES, HEIGHT, WIDTH)
     latents, conditions = latents.double(), conditions.to(dtype=torch.float64)
     at = (4, 9, 1)
@@ -133,7 +149,7 @@ def test_a_pose_value_reaches_the_tokens_that_its_modules_let_it_reach(fusion, m
     pose[0, :, *at] += 1.0
     before = first_tokens(model, latents, timestep, conditions)
     after = first_tokens(model, latents, timestep, conditions.replace(pose_latents=pose))
-    assert torch.equal((after != before).any(dim=-1), reach(modules, at))
+    assert torch.equal((after != before).any(dim=-1), reach(modules, at, steps=3 * (size // 2)))
 
     # The noise moves its own token, whoever answers it.
     latents[0, :, *at] += 1.0
@@ -165,11 +181,12 @@ def test_the_adapter_gives_nothing_to_the_reference_frames(tiny_model):
     assert moved[:12].all() and not moved[12:].any()
 
 
-@pytest.mark.parametrize("fusion", ["concatenation", "addition", "adapter"])
+@pytest.mark.parametrize("fusion", ["concatenation", "addition", "latent_addition", "adapter"])
+@pytest.mark.parametrize("embedding", ["separate", "shared"])
 @pytest.mark.parametrize("augmented", [True, False])
 @torch.no_grad()
-def test_references_and_the_second_image_feature_count_with_augmentation_only(fusion, augmented, tiny_model):
-    model = tiny_model(pose_fusion=fusion, condition_augmentation=augmented)
+def test_references_and_the_second_image_feature_count_with_augmentation_only(fusion, embedding, augmented, tiny_model):
+    model = tiny_model(pose_fusion=fusion, condition_augmentation=augmented, reference_embedding=embedding)
     latents, timestep, conditions = tiny_inputs()
     expected = velocity(model, latents, timestep, conditions)
     for change in (
@@ -185,7 +202,65 @@ def test_references_and_the_second_image_feature_count_with_augmentation_only(fu
 
 
 @torch.no_grad()
-def test_equation_2_adds_the_embedded_pose_to_the_embedded_input_of_equation_1(tiny_model):
+def test_equation_2_has_the_bases_parameters_and_does_not_tell_image_and_pose_apart(plain_wan, tiny_model):
+    model = tiny_model(pose_fusion="latent_addition", **NAIVE)
+    shapes = [{name: p.shape for name, p in network.named_parameters()} for network in (model, plain_wan())]
+    assert shapes[0] == shapes[1] and model.pose_module_names == ()
+
+    latents, timestep, conditions = tiny_inputs()
+    image, pose = conditions.image_latents[:, 4:], conditions.pose_latents
+    exchanged = conditions.replace(image_latents=with_frame_mask(pose), pose_latents=image)
+    expected = velocity(model, latents, timestep, conditions)
+    assert torch.equal(velocity(model, latents, timestep, exchanged), expected)
+    moved = velocity(model, latents, timestep, conditions.replace(pose_latents=-pose))
+    assert (moved - expected).abs().max() > 1e-4
+
+    # Each of the three variants around it does tell them apart.
+    for other in (
+        {**NAIVE, "pose_fusion": "concatenation"},
+        {**NAIVE, "pose_fusion": "latent_addition", "pose_modulation_modules": ("spatial",)},
+        {**NAIVE, "pose_fusion": "latent_addition", "condition_augmentation": True},
+    ):
+        network = tiny_model(**other)
+        outputs = [velocity(network, latents, timestep, each) for each in (conditions, exchanged)]
+        assert (outputs[0] - outputs[1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_equation_2_embeds_the_sum_of_the_latents_with_the_bases_own_layer(tiny_model):
+    latents, timestep, conditions = tiny_inputs()
+    for modules in ((), ("spatial", "temporal"), ("spatial", "temporal", "alignment")):
+        model = tiny_model(pose_fusion="latent_addition", pose_modulation_modules=modules)
+        poses = [pose for pose in model.pose_modulation(latents, conditions.pose_latents) if pose is not None]
+        assert len(poses) == (2 if "alignment" in modules else 1)
+        image = sum(poses, conditions.image_latents[:, 4:])
+        read = torch.cat([latents, conditions.image_latents[:, :4], image], dim=1)
+        expected = F.conv3d(read, model.patch_embedding.weight, model.patch_embedding.bias, stride=(1, 2, 2))
+        got = first_tokens(model, latents, timestep, conditions)
+        torch.testing.assert_close(got, expected[0].permute(1, 2, 3, 0), atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_one_shared_embedding_equals_separate_ones_with_its_weights(tiny_model):
+    """The image reference fills noise, mask and image of z_cond, the pose reference noise and p*."""
+    shared, separate = tiny_model(reference_embedding="shared"), tiny_model()
+    state = shared.state_dict()
+    weight, bias = state["patch_embedding_fuse.weight"], state["patch_embedding_fuse.bias"]
+    separate.load_state_dict(
+        {
+            **state,
+            "patch_embedding.weight": weight[:, :36],
+            "patch_embedding.bias": bias,
+            "patch_embedding_ref_c.weight": weight[:, :16] + weight[:, 36:52],
+            "patch_embedding_ref_c.bias": bias,
+        }
+    )
+    inputs = tiny_inputs()
+    torch.testing.assert_close(velocity(shared, *inputs), velocity(separate, *inputs), atol=5e-6, rtol=5e-6)
+
+
+@torch.no_grad()
+def test_addition_adds_the_embedded_pose_to_the_embedded_input_of_equation_1(tiny_model):
     model = tiny_model(pose_fusion="addition", **NAIVE)
     latents, timestep, conditions = tiny_inputs()
     image_to_video = torch.cat([latents, conditions.image_latents], dim=1)
@@ -226,6 +301,11 @@ def test_every_variant_starts_as_its_base(changes, plain_wan):
     assert {name: model.config[name] for name in changes} == changes
     assert not any(parameter.is_meta for parameter in model.parameters())
     inputs = tiny_inputs()
+    wans = inputs
+    if changes.get("pose_fusion") == "latent_addition":  # then the base sees the pose in the image latents
+        latents, timestep, conditions = inputs
+        image = conditions.image_latents[:, 4:] + conditions.pose_latents
+        wans = (latents, timestep, conditions.replace(image_latents=with_frame_mask(image)))
     if changes.get("condition_augmentation", True):
         # The two things that differ are taken away: the extra frames reach the video through self-attention only,
         # and the second image feature joins the base's own.
@@ -237,11 +317,11 @@ def test_every_variant_starts_as_its_base(changes, plain_wan):
         base.condition_embedder.image_embedder.register_forward_hook(
             lambda module, given, output: torch.cat([output, extra], dim=1) if side_by_side else output + extra
         )
-        torch.testing.assert_close(velocity(model, *inputs), wan_output(base, *inputs), atol=2e-6, rtol=2e-6)
-    elif changes.get("pose_fusion") in ("addition", "adapter"):
-        assert torch.equal(velocity(model, *inputs), wan_output(base, *inputs))
+        torch.testing.assert_close(velocity(model, *inputs), wan_output(base, *wans), atol=2e-6, rtol=2e-6)
+    elif changes.get("pose_fusion", "concatenation") != "concatenation":
+        assert torch.equal(velocity(model, *inputs), wan_output(base, *wans))
     else:  # zeros for the pose channels make another order of the sum
-        torch.testing.assert_close(velocity(model, *inputs), wan_output(base, *inputs), atol=2e-6, rtol=2e-6)
+        torch.testing.assert_close(velocity(model, *inputs), wan_output(base, *wans), atol=2e-6, rtol=2e-6)
 
 
 @every_variant
@@ -251,7 +331,7 @@ def test_a_bfloat16_base_gets_new_layers_in_float32_and_answers_in_its_own_type(
     expected = velocity(SteadyDancerTransformer3DModel.from_wan(base, **changes).eval(), *tiny_inputs())
     half = SteadyDancerTransformer3DModel.from_wan(base.bfloat16(), **changes).eval()
     new = {p.dtype for name in half.pose_module_names for p in half.get_submodule(name).parameters()}
-    assert new == {torch.float32}
+    assert new == ({torch.float32} if half.pose_module_names else set())
     got = velocity(half, *tiny_inputs())
     assert got.dtype == torch.bfloat16
     assert (got.float() - expected).abs().max() < 0.05 * expected.abs().max()
@@ -273,6 +353,9 @@ def test_training_moves_the_joining_layers_first_and_the_pose_modules_next(chang
     assert {name.split(".")[0] for name in trained if "lora_" not in name} == set(model.pose_module_names)
     # Behind a layer that is zero at first: no gradient comes through to it in the first step.
     behind = {name for name in trained if name.startswith(("pose_modulation.", "pose_adapter.patch_embedding."))}
+    if changes.get("pose_fusion") == "latent_addition":  # those are the modules' own last ones
+        last = ("spatial.conv.", "spatial.conv_p.", "temporal.2.temporal.", "alignment.proj_out.")
+        behind = {name for name in behind if not name.startswith(tuple(f"pose_modulation.{each}" for each in last))}
     behind |= {name for name in trained if "lora_A" in name}
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.SGD(trained.values(), lr=1.0)
@@ -312,7 +395,11 @@ def test_the_adapter_stands_beside_gradient_checkpointing(tiny_model):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"pose_fusion": "multiplication"}, "'concatenation', 'addition' or 'adapter'"),
+        ({"pose_fusion": "multiplication"}, "'concatenation', 'addition', 'latent_addition' or 'adapter'"),
+        ({"pose_fusion": "latent_addition", "pose_channels": 8}, "pose latents of 8 channels to image latents of 16"),
+        ({"reference_embedding": "joint"}, "'joint', it can be 'separate' or 'shared'"),
+        ({"temporal_kernel_size": 2}, "temporal_kernel_size is 2, it must be odd"),
+        ({"temporal_kernel_size": -1}, "temporal_kernel_size is -1, it must be odd"),
         ({"pose_modulation_modules": ("ssae",)}, r"\['ssae'\]: there are spatial, temporal, alignment"),
         ({"alignment_dropout": 1.0}, "dropout is 1.0"),
     ],

@@ -8,7 +8,9 @@ from steadydancer.models.condition_reconciliation import (
     NUM_REFERENCE_FRAMES,
     PoseAdapter,
     add_pose,
+    add_pose_latents,
     append_reference_frames,
+    append_reference_latents,
     concatenate_poses,
     fuse,
     image_to_video_channels,
@@ -41,6 +43,8 @@ def test_the_channels_stand_in_the_order_of_the_equations() -> None:
     assert concatenate_poses(POSE, None) is POSE
     assert channels(fuse(NOISE, IMAGE, POSE)) == [*base, *[4.0] * 16]
     assert channels(add_pose(NOISE, POSE)) == [5.0] * 16
+    assert channels(add_pose_latents(NOISE, IMAGE, POSE)) == [1.0] * 16 + [2.0] * 4 + [7.0] * 16
+    assert channels(add_pose_latents(NOISE, IMAGE, both)) == [1.0] * 16 + [2.0] * 4 + [12.0] * 16
 
 
 def test_the_reference_image_is_a_frame_that_is_clean_and_known() -> None:
@@ -53,6 +57,20 @@ def test_the_image_follows_the_video_and_the_pose_the_image() -> None:
     appended = append_reference_frames(filled(1, 6), filled(8, 6, frames=1), filled(9, 6, frames=1))
     assert appended.shape[2] == 3 + NUM_REFERENCE_FRAMES
     assert appended[1, 5, :, 1, 1].tolist() == [1, 1, 1, 8, 9]
+
+
+def test_printed_references_are_frames_before_any_embedding() -> None:
+    """The image fills noise, mask and image, the pose noise and p*; what is left is 0."""
+    image, pose = filled(8, 16, frames=1), filled(9, 16, frames=1)
+    given = (NOISE, IMAGE, concatenate_poses(POSE, ALIGNED))
+    appended = append_reference_latents(*given, image, pose)
+    for before, after in zip(given, appended, strict=True):
+        assert torch.equal(after[:, :, :3], before) and after.shape[2] == 3 + NUM_REFERENCE_FRAMES
+    frame_of_image, frame_of_pose = (torch.cat([each[:, :, 3 + i, None] for each in appended], dim=1) for i in (0, 1))
+    assert channels(frame_of_image) == [8.0] * 16 + [1.0] * 4 + [8.0] * 16 + [0.0] * 32
+    assert channels(frame_of_pose) == [9.0] * 16 + [0.0] * 20 + [9.0] * 16 + [0.0] * 16
+    (_, _, alone) = append_reference_latents(NOISE, IMAGE, POSE, image, pose)
+    assert alone[1, 3, :, 1, 1].tolist() == [4, 4, 4, 0, 9]
 
 
 def test_image_features_are_embedded_apart_and_joined() -> None:

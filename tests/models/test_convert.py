@@ -47,7 +47,12 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "sizes", [{}, {"num_attention_heads": 4, "attention_head_dim": 32, "alignment_axis": "spatial"}]
+    "sizes",
+    [
+        {},
+        {"num_attention_heads": 4, "attention_head_dim": 32, "alignment_axis": "spatial"},
+        {"temporal_kernel_size": 1, "reference_embedding": "shared"},
+    ],
 )
 def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path: Path, sizes: dict[str, Any]) -> None:
     model = save_dancer(tmp_path / "ours", **sizes)
@@ -143,6 +148,27 @@ def test_what_cannot_be_converted_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"pose_patch_embedding\.weight; use --as diffusers"):
         convert(tmp_path / "ablation", tmp_path / "out", "official")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ablation", "ours"]
+
+
+@pytest.mark.parametrize("sizes", [{}, {"pose_modulation_modules": (), "condition_augmentation": False}])
+def test_added_latents_are_kept_by_diffusers_layout_and_refused_in_the_official_one(
+    tmp_path: Path, sizes: dict[str, Any]
+) -> None:
+    model = save_dancer(tmp_path / "ours", pose_fusion="latent_addition", **sizes)
+    with pytest.raises(CheckpointError, match=r"(?s)official layout: it adds pose latents.*use --as diffusers"):
+        convert(tmp_path / "ours", tmp_path / "out", "official")
+    convert(tmp_path / "ours", tmp_path / "out", "diffusers")
+    again = load_transformer(tmp_path / "out" / "transformer", kind="steadydancer")
+    assert isinstance(again, SteadyDancerTransformer3DModel)
+    assert config_of(tmp_path / "out" / "transformer") == config_of(tmp_path / "ours" / "transformer")
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    # Its tensors may be a plain Wan's, name by name; it is not taken for one.
+    with pytest.raises(CheckpointError, match="is a SteadyDancer checkpoint, where a base is wanted"):
+        load_transformer(tmp_path / "out" / "transformer", kind="wan")
+    (file,) = (tmp_path / "out" / "transformer").glob("*.safetensors")
+    if sizes:
+        with pytest.raises(CheckpointError, match="is a plain Wan 2.1 I2V checkpoint"):
+            SteadyDancerTransformer3DModel.from_single_file(file)
 
 
 def test_the_plan_is_told_from_headers_alone(tmp_path: Path) -> None:

@@ -94,6 +94,30 @@ def test_the_negative_pose_draws_scale_then_aspect_from_the_generator() -> None:
     assert some.scale.tolist() == drawn.scale[[4, 0]].tolist() and some.aspect.tolist() == drawn.aspect[[4, 0]].tolist()
 
 
+def test_a_shift_is_drawn_last_and_moves_everything_by_its_share_of_the_picture() -> None:
+    """As printed; as released there is none, and the other draws are the same."""
+    generator, twin = (torch.Generator().manual_seed(3) for _ in range(2))
+    released, printed = Perturbation.draw(5, generator), Perturbation.draw(5, twin, has_shift=True)
+    assert released.shift is None and released[[4, 0]].shift is None
+    np.testing.assert_array_equal(printed.scale, released.scale)
+    np.testing.assert_array_equal(printed.aspect, released.aspect)
+    uniform = torch.rand(5, 2, generator=generator, dtype=torch.float64).numpy()  # what comes next
+    np.testing.assert_allclose(printed.shift, -0.2 + 0.4 * uniform, atol=1e-12)
+    assert printed[[4, 0]].shift.tolist() == printed.shift[[4, 0]].tolist()
+
+    people = [person(5), person(5, 8)]
+    for moved, still in zip(negative_motion(people, printed), negative_motion(people, released), strict=True):
+        np.testing.assert_allclose(moved.body - still.body, printed.shift[:, None].repeat(18, 1), atol=1e-12)
+        np.testing.assert_allclose(
+            moved.hands - still.hands, np.broadcast_to(printed.shift[:, None, None], still.hands.shape), atol=1e-12
+        )
+
+    frames = np.zeros((1, 120, 160, 3), np.uint8)
+    frames[0, 40:61, 60:101] = 255
+    moved = negative_motion(frames, Perturbation(np.ones(1), np.ones(1), np.array([[0.1, -0.2]])))
+    np.testing.assert_array_equal(moved, np.roll(frames, (-24, 16), axis=(1, 2)))
+
+
 def test_negative_keypoints_are_each_persons_own_and_a_drawing_is_stretched_along_its_axes() -> None:
     draws = Perturbation(np.array([1.2, 0.7]), np.array([0.6, 1.4]))
     people = [person(2), person(2, 8)]

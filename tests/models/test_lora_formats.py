@@ -289,6 +289,34 @@ def test_comfyui_names_are_the_official_layers(stage: tuple[Path, Tensor], tmp_p
     assert not [key for key in state if "pose_modulation" in key]
 
 
+@pytest.mark.parametrize("layout", ["diffusers", "comfyui"])
+def test_a_network_without_pose_modules_exports_its_adapter_alone(layout: Any, tmp_path: Path) -> None:
+    """The paper's naive baseline, Eq. 2, has no parameter that Wan does not have."""
+    naive = {"pose_fusion": "latent_addition", "pose_modulation_modules": (), "condition_augmentation": False}
+
+    def baseline() -> SteadyDancerTransformer3DModel:
+        torch.manual_seed(3)
+        return SteadyDancerTransformer3DModel(**SIZES, **naive).eval()
+
+    trained = baseline()
+    add_lora(trained, RANK, 5, ("to_q", "ffn.net.2"))
+    assert all("lora_" in name for name, weight in trained.named_parameters() if weight.requires_grad)
+    with torch.no_grad():
+        for name, weight in trained.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    expected = answer(trained)
+    checkpoint = tmp_path / "checkpoint"
+    weights = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
+    save_trained(trained, weights, checkpoint / "transformer", checkpoint / "lora", torch.float32)
+    written = export_lora(checkpoint, tmp_path / LORA_FILES[layout], layout)
+    assert [file.name for file in written] == [LORA_FILES[layout]]
+    again = baseline()
+    assert (answer(again) - expected).abs().max() > 1e-3
+    assert not load_lora(again, written[0]).left_out
+    assert (answer(again) - expected).abs().max() <= 1e-5
+
+
 def test_a_network_in_memory_is_exported_alike(stage: tuple[Path, Tensor], tmp_path: Path) -> None:
     model = network()
     load_lora(model, export_lora(stage[0], tmp_path / "first.safetensors")[0].parent / "first.safetensors", "default")

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LEDGER = (ROOT / "docs" / "paper.md").read_text()
+CITATION = r"[\w/]+\.py:\w+(?:\.\w+)*(?:=[^`]+)?"
 CITATIONS = sorted(set(re.findall(r"`([\w/]+\.py:[^`]+)`", LEDGER)))
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 
@@ -64,6 +65,49 @@ def test_what_the_ledger_names_exists_and_has_the_value_it_states(citation):
         assert ast.literal_eval(node) == ast.literal_eval(value)
 
 
+def malformed(ledger):
+    """Cells of the columns "where" and "test" that are no list of citations, and rows of another number of columns."""
+    found = []
+    for line in ledger.splitlines():
+        if not line.startswith("|") or line.startswith("|---"):
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells[-2:] == ["where", "test"]:
+            continue
+        if len(cells) != 4:
+            found.append(line)
+        found += [c for c in cells[2:] if c != "not yet" and not re.fullmatch(f"`{CITATION}`(, `{CITATION}`)*", c)]
+    return found
+
+
+def test_every_row_cites_code_and_tests_and_nothing_else():
+    assert malformed(LEDGER) == []
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "`tests/a.py:test_its_square`_matching.py, `tests/a.py:test_b`",  # a file renamed over a test's name
+        "`tests/a.py:test_b` `tests/a.py:test_c`",
+        "`tests/a.py:test_b`,",
+        "`tests/a.py`",
+        "`tests/a.py:`",
+        "`test_b`",
+        "tests/a.py:test_b",
+        "see `tests/a.py:test_b`",
+        "",
+    ],
+)
+@pytest.mark.parametrize("column", [2, 3])
+def test_a_malformed_citation_would_be_noticed(cell, column):
+    cells = ["claim \\| 1", "text `with code`", "`a/b.py:C.d.1=(1, 2)`, `a/b.py:E`", "not yet"]
+    head = "| claim | text | where | test |\n|---|---|---|---|\n"
+    assert malformed(f"{head}| {' | '.join(cells)} |\n") == []
+    cells[column] = cell
+    assert malformed(f"{head}| {' | '.join(cells)} |\n") == [cell]
+    assert len(malformed(f"{head}| {' | '.join(cells[:3])} |\n")) > 0
+
+
 def equation_rows():
     rows = dict.fromkeys(range(1, 9), "")
     for line in LEDGER.splitlines():
@@ -99,7 +143,7 @@ def claims():
 def test_every_equation_in_the_code_is_in_its_row():
     rows = equation_rows()
     found = list(claims())
-    assert {number for _, number in found} >= {3, 4, 5, 6, 7, 8}
+    assert {number for _, number in found} == set(range(1, 9))
     missing = [(where, number) for where, number in found if f"`{where}`" not in rows[number]]
     assert not missing
 

@@ -80,6 +80,20 @@ def test_by_default_a_call_is_the_released_one(pipeline: SteadyDancerPipeline, t
     np.testing.assert_array_equal(negative.aspect, expected.aspect)
 
 
+@pytest.mark.parametrize("is_shifted", [False, True])
+def test_the_negative_pose_is_shifted_on_request(
+    pipeline: SteadyDancerPipeline, told: dict[str, Any], is_shifted: bool
+) -> None:
+    given = {"height": 32, "width": 64, "num_frames": 9, "generator": torch.Generator().manual_seed(3)}
+    pipeline(IMAGE, pose(9), "a dance", negative_pose_shift=is_shifted, **given)
+    generator = torch.Generator().manual_seed(3)
+    torch.randn(1, 16, 3, 4, 8, generator=generator)
+    expected = Perturbation.draw(9, generator, has_shift=is_shifted)
+    negative = told["conditions"][3]
+    np.testing.assert_array_equal(negative.scale, expected.scale)
+    np.testing.assert_array_equal(negative.shift, expected.shift)
+
+
 def test_each_setting_goes_to_its_place(pipeline: SteadyDancerPipeline, told: dict[str, Any]) -> None:
     black, seen = np.zeros((15, 8, 6, 3), np.uint8), print
     settings: dict[str, Any] = {

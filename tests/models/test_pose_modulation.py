@@ -80,10 +80,11 @@ def test_the_spatial_extractor_is_its_formula(channels, inner, squeezed):
     np.testing.assert_allclose(module(torch.from_numpy(p)).numpy(), expected, atol=1e-10)
 
 
+@pytest.mark.parametrize("size", [3, 1])
 @torch.no_grad()
-def test_the_temporal_module_is_its_formula():
+def test_the_temporal_module_is_its_formula(size):
     channels, blocks = 3, 2
-    module = TemporalMotionCoherenceModule(channels, blocks)
+    module = TemporalMotionCoherenceModule(channels, blocks, size)
     w = double(module)
     x = np.random.default_rng(1).normal(size=(2, channels, 4, 3, 5))
     got = module(torch.from_numpy(x)).numpy()
@@ -97,9 +98,9 @@ def test_the_temporal_module_is_its_formula():
                 for j in range(3)
             )
         )
-        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
-        mixing = w[f"{block}.temporal.weight"][..., 0, 0]  # [C, C, 3]: all channels of three frames
-        x = sum(np.einsum("oc,bcthw->bothw", mixing[:, :, k], padded[:, :, k : k + 4]) for k in range(3))
+        padded = np.pad(x, ((0, 0), (0, 0), (size // 2, size // 2), (0, 0), (0, 0)))
+        mixing = w[f"{block}.temporal.weight"][..., 0, 0]  # [C, C, size]: all channels of so many frames
+        x = sum(np.einsum("oc,bcthw->bothw", mixing[:, :, k], padded[:, :, k : k + 4]) for k in range(size))
         x = sigmoid_linear(x + w[f"{block}.temporal.bias"][:, None, None, None])
     np.testing.assert_allclose(got, x, atol=1e-10)
 
@@ -107,6 +108,7 @@ def test_the_temporal_module_is_its_formula():
 def test_by_default_there_are_three_blocks_sixteen_channels_and_all_modules():
     modulation = PoseModulation()
     assert len(modulation.temporal) == 3
+    assert modulation.temporal[2].temporal.weight.shape == (16, 16, 3, 1, 1)
     assert modulation.spatial.conv.weight.shape == (16, 16, 1, 1)
     assert modulation.alignment.to_out.weight.shape == (128, 128)
     assert modulation.alignment.num_attention_heads == 8
@@ -211,6 +213,21 @@ def test_the_temporal_module_reaches_three_steps_each_way():
     # Three 3-wide convolutions, in space and in time; SiLU may hide the faintest outer changes, never add one.
     assert not (moved & ~expected).any()
     assert moved[1].any() and moved[7].any()
+
+
+@torch.no_grad()
+def test_a_pointwise_temporal_convolution_keeps_frames_apart():
+    torch.manual_seed(0)
+    p = torch.randn(1, 16, 5, 9, 9)
+    module = PoseModulation(modules=("temporal",), temporal_kernel_size=1).temporal
+    moved = changed(module, [p], 0, (2, 4, 4))
+    assert torch.equal(moved.flatten(1).any(1), torch.tensor([False, False, True, False, False]))
+    # It is the released module whose kernels are zero beside the middle frame.
+    released = TemporalMotionCoherenceModule()
+    state = module.state_dict()
+    padded = {name: torch.nn.functional.pad(t, (0, 0, 0, 0, 1, 1)) for name, t in state.items() if t.ndim == 5}
+    released.load_state_dict(state | {name: t for name, t in padded.items() if "temporal" in name})
+    torch.testing.assert_close(module(p), released(p))
 
 
 @torch.no_grad()

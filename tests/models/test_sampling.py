@@ -24,6 +24,18 @@ def test_guidance_is_equations_7_and_8():
     assert torch.equal(guide({"conditional": v_c}, 1.0, 0.0), v_c)
 
 
+@pytest.mark.parametrize("sigma", [0.1, 0.9])
+def test_guided_noise_predictions_are_those_of_the_guided_velocity(sigma):
+    """The paper guides ε. With x = (1 − σ) x0 + σ ε and v = ε − x0, ε = x + (1 − σ) v."""
+    names = ("conditional", "negative_text", "negative_pose")
+    latents, *data = (normal(seed).double() for seed in range(4))
+    noise = {name: (latents - (1 - sigma) * x0) / sigma for name, x0 in zip(names, data, strict=True)}
+    velocities = {name: noise[name] - x0 for name, x0 in zip(names, data, strict=True)}
+    e_c, e_n, e_p = noise.values()
+    printed = e_n + 1.5 * (e_c - e_p) + 5.0 * (e_c - e_n)
+    torch.testing.assert_close(latents + (1 - sigma) * guide(velocities, 5.0, 1.5), printed)
+
+
 @pytest.mark.parametrize(("num_steps", "guided"), [(40, range(5, 16)), (50, range(6, 20)), (4, [1])])
 def test_the_interval_is_strict_and_counted_in_steps(num_steps, guided):
     inside = [i for i in range(num_steps) if in_pose_guidance_interval(i / num_steps, (0.1, 0.4))]

@@ -102,6 +102,8 @@ def test_sizes_are_what_most_of_the_tensors_that_show_them_say_and_else_the_rele
 
     config = read(**{"patch_embedding_ref_c.weight": (5120, 12, 1, 2, 2)})
     assert (config["pose_channels"], config["alignment_axis"]) == (12, "temporal")
+    assert config["temporal_kernel_size"] == 3
+    assert read(**{"condition_embedding_temporal.2.temporal.weight": (16, 16, 1, 1, 1)})["temporal_kernel_size"] == 1
     assert (config["image_dim"], config["added_kv_proj_dim"], config["in_channels"]) == (1280, 5120, 36)
     assert read(**{"blocks.0.cross_attn.k_img.weight": (5120, 640)})["added_kv_proj_dim"] == 640
     assert read(**{"time_embedding.0.weight": (5120, 128)})["in_channels"] == 16  # neither pose nor image: text alone

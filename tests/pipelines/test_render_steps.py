@@ -26,8 +26,8 @@ IMAGE_SIZE = (78, 112)  # another aspect than the driving video's, and than the 
 CONFIG = RenderConfig(
     num_frames=9, window_frames=17, window_overlap=8, max_area_px=64 * 48, drawing_area_px=96 * 64,
     num_inference_steps=3, guidance_scale=4.5, pose_guidance_scale=0.5, pose_guidance_interval=(0.2, 0.7),
-    pose_guidance_unit="timestep", solver="dpm++", flow_shift=3.0, negative_prompt="stills", seed=11, fps=12,
-    pose_model="supplied",
+    pose_guidance_unit="timestep", negative_pose_shift=True, solver="dpm++", flow_shift=3.0, negative_prompt="stills",
+    seed=11, fps=12, pose_model="supplied",
 )  # fmt: skip
 
 
@@ -121,8 +121,9 @@ def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Ro
     assert told.settings == {
         "num_frames": 9, "window_frames": 17, "window_overlap": 8, "max_area_px": 64 * 48, "drawing_area_px": 96 * 64,
         "num_inference_steps": 3, "guidance_scale": 4.5, "pose_guidance_scale": 0.5,
-        "pose_guidance_interval": (0.2, 0.7), "pose_guidance_unit": "timestep", "solver": "dpm++", "flow_shift": 3.0,
-        "negative_prompt": "stills", "seed": 11, "fps": 12, "sound": None, "model": {"checkpoint": "c0", "vae": "f1"},
+        "pose_guidance_interval": (0.2, 0.7), "pose_guidance_unit": "timestep", "negative_pose_shift": True,
+        "solver": "dpm++", "flow_shift": 3.0, "negative_prompt": "stills", "seed": 11, "fps": 12,
+        "sound": None, "model": {"checkpoint": "c0", "vae": "f1"},
         "inputs": {"image": content_digest(pair["image"]), "driving": content_digest(pair["driving"])},
         "more_settings": {
             "pose_model": "supplied", "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],

@@ -26,8 +26,9 @@ OTHER: dict[str, Any] = {
     "distillation": "normal", "uncond_text": "empty", "pose_simulation_targets": (3,),
     "pose_simulation_probability": 0.1, "pose_simulation_unit": "latent", "alignment_axis": "spatial",
     "pose_modulation_modules": ("spatial",), "condition_augmentation": False, "pose_fusion": "addition",
-    "image_feature_fusion": "concatenation", "alignment_dropout": 0.1, "checkpoint_every_steps": 5,
-    "keep_checkpoints": 4, "asynchronous_checkpoints": False, "evaluation_samples": 2, "validation_share": 0.5,
+    "image_feature_fusion": "concatenation", "temporal_kernel_size": 1, "reference_embedding": "shared",
+    "alignment_dropout": 0.1, "checkpoint_every_steps": 5, "keep_checkpoints": 4,
+    "asynchronous_checkpoints": False, "evaluation_samples": 2, "validation_share": 0.5,
     "validation_clips": 3, "validation_sigmas": (0.5,), "validation_every_steps": 5,
     "gallery": {"num_clips": 1}, "trackers": ("mlflow",), "profile": True,
 }  # fmt: skip
