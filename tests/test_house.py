@@ -134,6 +134,44 @@ def test_one_library_lives_in_one_room() -> None:
     assert not wrong
 
 
+# Documented modules; what else these libraries hold may change with any release, and is used through one module.
+DOCUMENTED = {
+    "diffusers": {
+        "diffusers",
+        "diffusers.configuration_utils",
+        "diffusers.models.modeling_outputs",
+        "diffusers.pipelines.pipeline_utils",
+        "diffusers.utils",
+        "diffusers.utils.torch_utils",
+    },
+    "transformers": {"transformers"},
+    "accelerate": {"accelerate"},
+    "peft": {"peft", "peft.utils"},
+}
+INTERNALS = "models/diffusers_internals.py"
+# Attributes that diffusers lets subclasses override are read in the subclass.
+PRIVATE_NAMES = r"\b(_hf_hook|_diffusers_hook|_keep_in_fp32_modules|_feat_map|_reset_stateful_cache|_cp_plan)\b"
+SUBCLASS = "models/transformer.py"
+
+
+def test_private_names_of_diffusers_are_used_through_one_module() -> None:
+    """Its contract is tests/models/test_diffusers_internals.py."""
+    wrong = []
+    for entry in all_imports():
+        module, _, name = entry.module.rpartition(".")
+        if not module or entry.path == INTERNALS:
+            continue
+        documented = DOCUMENTED.get(entry.module.split(".")[0])
+        if documented is not None and (module not in documented or name.startswith("_")):
+            wrong.append(str(entry))
+    for path in sources():
+        name = path.relative_to(ROOT).as_posix()
+        if name not in (INTERNALS, SUBCLASS):
+            found = re.findall(PRIVATE_NAMES, path.read_text())
+            wrong += [f"{name} uses {attribute}" for attribute in found]
+    assert not wrong
+
+
 def test_between_rooms_imports_are_relative_and_infra_is_imported_by_nobody() -> None:
     ours = {"steadydancer", "datasets", "models", "pipelines", "flows", "infra", "tests"}
     wrong = [str(entry) for entry in all_imports() if not entry.relative and entry.module.split(".")[0] in ours]
