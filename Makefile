@@ -43,6 +43,6 @@ acceptance: setup ## the long runs, one after another, then the benchmarks
 mutation: setup ## plant faults in the modules that decide results; goes on where it was stopped
 	PYTHONPATH=benchmarks .venv/bin/python -m mutation --report benchmarks/mutation/report.md
 
-lock: setup ## make requirements.lock again from pyproject.toml (needs a package index)
-	.venv/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
+lock: setup ## make requirements.lock again from pyproject.toml, for every platform (needs a package index)
+	.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header -o requirements.lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from typing import Any, cast
@@ -149,6 +150,11 @@ def _compare_times(pts: int, expected: int, position: int) -> None:
 def _after(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield first
     yield from rest
+
+
+def has_decord() -> bool:
+    """Return whether decord is installed. It has wheels for Linux on x86_64 alone; elsewhere PyAV reads every frame."""
+    return importlib.util.find_spec("decord") is not None
 
 
 class DecordRefusal(Exception):

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import numpy as np
 
-from .video_cursors import DecordCursor, DecordRefusal, PyavCursor, Size, key_pictures
+from .video_cursors import DecordCursor, DecordRefusal, PyavCursor, Size, has_decord, key_pictures
 from .video_file import Identity, VideoError, VideoIndex, identity
 from .video_index import check_limits, read_index
 from .video_sampling import SPARSE_EVERY_S, glance_entries, low_resolution_size, sparse_size_of, sparse_times
@@ -147,7 +147,7 @@ class VideoReader:
         return times_s, Pictures((len(shown), *size, 3), self._sparse_pictures(source, size, _places(shown)))
 
     def _pictures(self, source: _Source, size: Size, places: Places) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if source.file not in self._unfit and _suits_decord(source.index, list(places)):
+        if has_decord() and source.file not in self._unfit and _suits_decord(source.index, list(places)):
             try:
                 for position, where in places.items():
                     yield where, self._picture_by_decord(source, position, size)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..datasets.arrays import Frames
+from .diffusers_internals import decode_after
 from .image_encoder import OpenCLIPImageEncoder
 from .offload import execution_device
 
@@ -96,19 +97,8 @@ def _decode_after(vae: AutoencoderKLWan, latents: Tensor, memory: list[Any] | No
     """Pixels, and what the decoder remembers at their end; `memory` is that of the frames before, None at the start."""
     mean, std = _latent_statistics(vae)
     raw = latents.to(execution_device(vae), torch.float32) * std + mean
-    model: Any = vae
-    model.clear_cache()
-    if memory is not None:
-        model._feat_map = memory
-    if not model.use_tiling:
-        model.clear_cache = lambda: None  # `decode` would forget before it begins and after it ends
-    try:
-        pixels = model.decode(raw[None].to(model.dtype)).sample[0]
-        memory = model._feat_map
-    finally:
-        vars(model).pop("clear_cache", None)
-        model.clear_cache()
-    return pixels.float().clamp(-1, 1), memory or []
+    pixels, memory = decode_after(vae, raw[None].to(vae.dtype), memory)
+    return pixels[0].float().clamp(-1, 1), memory
 
 
 @torch.no_grad()

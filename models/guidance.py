@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from .conditions import Conditions
+from .diffusers_internals import reset_step_caches
 from .step_memory import share_memory
 
 Branch = Literal["conditional", "negative_text", "negative_pose"]
@@ -76,7 +77,7 @@ def branch_velocity(transformer: Any, branches: Mapping[Branch, Conditions], rem
     bits as computing it again, which `remember=False` does. Each branch has its own context in diffusers' step caches.
     """
     memories = share_memory(branches) if remember else {}
-    transformer._reset_stateful_cache()  # no branch may be handed what a loop before this one left
+    reset_step_caches(transformer)  # no branch may be handed what a loop before this one left
 
     def velocity(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         with transformer.cache_context(branch):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from .diffusers_internals import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 
 
 def add_lora(transformer: Any, rank: int, alpha: int, targets: Sequence[str]) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, check_tensors, open_checkpoint, weight_files
+from .diffusers_internals import LORA_WEIGHT_NAME_SAFE
 from .lora_export import POSE_MODULES_FILE
 from .lora_files import LoraTensors, read_lora, weight_named, weights_of, without_adapter
 from .lora_scale import ADAPTER_MODEL

@@ -130,7 +130,7 @@ def _header(metadata: Mapping[str, str]) -> dict[str, Any]:
 def _matched(pattern: Mapping[str, Any], names: Iterable[str], default: Any) -> Any:
     if not pattern:
         return default
-    from peft.utils.other import get_pattern_key
+    from .diffusers_internals import get_pattern_key
 
     for name in names:
         if (key := get_pattern_key(list(pattern), without_prefixes(name))) in pattern:

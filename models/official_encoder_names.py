@@ -45,7 +45,7 @@ def text_encoder_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tenso
 
 def vae_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Wan's names of its autoencoder to diffusers', by diffusers' own converter."""
-    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+    from .diffusers_internals import convert_wan_vae_to_diffusers
 
     return dict(convert_wan_vae_to_diffusers(dict(tensors)))
 

@@ -18,7 +18,7 @@ from ..datasets.provenance import make_record, write_video
 from ..datasets.skeleton import PoseSequence
 from ..datasets.video_sound import Sound
 from .call_checks import InputError
-from .offload import accelerate_hooks
+from .diffusers_internals import accelerate_hooks
 
 INPUTS = ("image", "pose_video", "driving_video", "negative_pose_video")
 _NO_SETTINGS = (*INPUTS, "generator", "output_type", "callback")

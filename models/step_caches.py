@@ -10,12 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from diffusers import TaylorSeerCacheConfig
-from diffusers.hooks.faster_cache import FasterCacheBlockHook, FasterCacheDenoiserHook
-from diffusers.hooks.hooks import CacheContext, StateManager
-from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastHook
 from torch import nn
 
-_HOOKS_OF_ONE_STATE = (PyramidAttentionBroadcastHook, FasterCacheBlockHook, FasterCacheDenoiserHook)
+from .diffusers_internals import HOOKS_OF_ONE_STATE, CacheContext, StateManager, cache_hooks
+
 # TaylorSeer looks for names that end in "attn"; Wan's are numbered, so that by default it would find none.
 _ATTENTIONS = r"blocks\.\d+\.attn[12]"
 
@@ -53,8 +51,6 @@ def with_attentions_named(config: Any) -> Any:
 
 def separate_contexts(transformer: nn.Module) -> None:
     """Give Pyramid Attention Broadcast and FasterCache, once enabled, a state per context; the others have it."""
-    for module in transformer.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        for hook in registry.hooks.values() if registry else ():
-            if isinstance(hook, _HOOKS_OF_ONE_STATE):
-                hook.state = StatePerContext(type(hook.state))
+    for hook in cache_hooks(transformer):
+        if isinstance(hook, HOOKS_OF_ONE_STATE):
+            hook.state = StatePerContext(type(hook.state))

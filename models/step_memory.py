@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor, nn
 
 from .condition_reconciliation import TEXT_LENGTH
 from .conditions import Conditions
-from .offload import accelerate_hooks
+from .diffusers_internals import WanAttention, WanAttnProcessor, accelerate_hooks, dispatch_attention_fn
 
 Result = TypeVar("Result")
 # A quarter of the network at 14B, and idle once every context has its keys and values.

@@ -14,7 +14,6 @@ from accelerate import init_empty_weights
 from diffusers import ModelMixin as ModelMixin  # diffusers looks for a component's base class in its module
 from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models._modeling_parallel import ContextParallelInput
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
@@ -37,6 +36,7 @@ from .condition_reconciliation import (
     reference_image_channels,
 )
 from .conditions import MASK_CHANNELS
+from .diffusers_internals import ContextParallelInput
 from .initialisation import state_from_wan
 from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
 from .state_dict import POSE_MODULE_NAMES

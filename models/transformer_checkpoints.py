@@ -157,7 +157,8 @@ def empty(transformer: Any, config: Mapping[str, Any]) -> Any:
         CheckpointError: the class cannot be made with `config`.
     """
     from accelerate import init_empty_weights
-    from diffusers.models.modeling_utils import no_init_weights
+
+    from .diffusers_internals import no_init_weights
 
     try:
         with no_init_weights(), init_empty_weights():
@@ -190,9 +191,11 @@ def _official_names(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
 def _dtype(model: Any, name: str, stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
     import torch
 
+    from .diffusers_internals import kept_in_float32
+
     if name.startswith("pose_modulation."):
         return torch.float32
     if wanted is None:
         return torch.bfloat16 if stored.itemsize == 1 else stored  # nothing computes in float8
-    is_kept = any(module in name.split(".") for module in model._keep_in_fp32_modules or ())
+    is_kept = any(module in name.split(".") for module in kept_in_float32(model))
     return torch.float32 if is_kept else wanted

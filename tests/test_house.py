@@ -181,6 +181,44 @@ def test_the_suffix_of_keypoints_is_spelled_once() -> None:
     assert found == ["datasets/sidecars.py"]
 
 
+# Documented modules; what else these libraries hold may change with any release, and is used through one module.
+DOCUMENTED = {
+    "diffusers": {
+        "diffusers",
+        "diffusers.configuration_utils",
+        "diffusers.models.modeling_outputs",
+        "diffusers.pipelines.pipeline_utils",
+        "diffusers.utils",
+        "diffusers.utils.torch_utils",
+    },
+    "transformers": {"transformers"},
+    "accelerate": {"accelerate"},
+    "peft": {"peft", "peft.utils"},
+}
+INTERNALS = "models/diffusers_internals.py"
+# Attributes that diffusers lets subclasses override are read in the subclass.
+PRIVATE_NAMES = r"\b(_hf_hook|_diffusers_hook|_keep_in_fp32_modules|_feat_map|_reset_stateful_cache|_cp_plan)\b"
+SUBCLASS = "models/transformer.py"
+
+
+def test_private_names_of_diffusers_are_used_through_one_module() -> None:
+    """Its contract is tests/models/test_diffusers_internals.py."""
+    wrong = []
+    for entry in all_imports():
+        module, _, name = entry.module.rpartition(".")
+        if not module or entry.path == INTERNALS:
+            continue
+        documented = DOCUMENTED.get(entry.module.split(".")[0])
+        if documented is not None and (module not in documented or name.startswith("_")):
+            wrong.append(str(entry))
+    for path in sources():
+        name = path.relative_to(ROOT).as_posix()
+        if name not in (INTERNALS, SUBCLASS):
+            found = re.findall(PRIVATE_NAMES, path.read_text())
+            wrong += [f"{name} uses {attribute}" for attribute in found]
+    assert not wrong
+
+
 def test_between_rooms_imports_are_relative_and_infra_is_imported_by_nobody() -> None:
     ours = {"steadydancer", "datasets", "models", "pipelines", "flows", "infra", "tests"}
     wrong = [str(entry) for entry in all_imports() if not entry.relative and entry.module.split(".")[0] in ours]
@@ -228,20 +266,48 @@ def test_the_wheel_holds_all_modules_and_nothing_else(tmp_path: Path) -> None:
     assert names == expected | {"steadydancer/__init__.py"}
 
 
+def locked_packages() -> list[tuple[Requirement, str]]:
+    """Each entry of the lock, with its marker, and its version."""
+    lock = (ROOT / "requirements.lock").read_text()
+    lines = re.findall(r"^([A-Za-z0-9].*?) \\\n(?:\s+--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", lock, re.MULTILINE)
+    assert len(lines) == len(re.findall(r"^[A-Za-z0-9]", lock, re.MULTILINE))  # pinned and hashed, each of them
+    return [(entry, next(iter(entry.specifier)).version) for entry in map(Requirement, lines)]
+
+
 def test_the_lock_names_no_place_and_fulfils_the_project() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock and "file:" not in lock
-    entries = re.findall(r"^(\S+?)==(\S+)((?:.*\\\n)(?:\s+--hash=sha256:[0-9a-f]{64}.*\n)+)", lock, re.MULTILINE)
-    assert len(entries) == len(re.findall(r"^[A-Za-z0-9]", lock, re.MULTILINE))  # pinned and hashed, each of them
-    locked = {canonicalize_name(name.split("[")[0]): version for name, version, _ in entries}
+    locked = locked_packages()
+    assert all(str(entry.specifier) == f"=={version}" for entry, version in locked)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-    unmet = [
-        text
-        for text in asked
-        if not (need := Requirement(text)).specifier.contains(locked[canonicalize_name(need.name)])
-    ]
-    assert not unmet
+    asked = [Requirement(text) for text in sum(project["optional-dependencies"].values(), project["dependencies"])]
+    for need in asked:
+        versions = [v for entry, v in locked if canonicalize_name(entry.name) == canonicalize_name(need.name)]
+        assert versions and all(need.specifier.contains(version) for version in versions), need
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.9", "3.12.4", "3.13.1"])
+def test_the_lock_is_for_every_machine_and_python(machine: str, python: str) -> None:
+    """One version of a package each, all that the project asks for, and decord only where it has wheels."""
+    environment = {
+        "platform_machine": machine,
+        "sys_platform": "linux",
+        "python_version": python.rpartition(".")[0],
+        "python_full_version": python,
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+
+    def is_for(entry: Requirement) -> bool:
+        return entry.marker is None or entry.marker.evaluate(environment)
+
+    names = [canonicalize_name(entry.name) for entry, _ in locked_packages() if is_for(entry)]
+    assert len(names) == len(set(names))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(text) for text in sum(project["optional-dependencies"].values(), project["dependencies"])]
+    assert {canonicalize_name(need.name) for need in asked if is_for(need)} <= {*names}
+    assert ("decord" in names) == (machine == "x86_64") and "av" in names
 
 
 def test_nothing_published_names_a_registry_or_one_machine() -> None:

@@ -19,6 +19,7 @@ from ...datasets.artifact import RECORD
 from ...datasets.digests import content_digest
 from ...datasets.whole_files import folder_written_aside, write_json
 from ...models.components import load_components
+from ...models.diffusers_internals import kept_in_float32
 from ...models.folders import resolve_folder
 from ...models.lora import save_trained
 from .checkpoint import TrainingRefused
@@ -46,7 +47,7 @@ def network_at(out: Path, steps: int, device: torch.device) -> Any:
     if config.trains_lora:
         student.fuse_lora(safe_fusing=True)  # as a checkpoint is merged: the other way rounds otherwise
         student.unload_lora()
-    kept = {*student._keep_in_fp32_modules}
+    kept = {*kept_in_float32(student)}
     for name, weight in student.named_parameters():  # rounded as a checkpoint is, and then as one is loaded
         weight.data = weight.data.to(torch_dtype(config))
         if kept & set(name.split(".")):

@@ -1,5 +1,6 @@
 """Every frame is the right one: however a file is coded and asked for, it equals a plain read from its start."""
 
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -344,6 +345,25 @@ def test_decord_is_held_against_pyav_and_given_up_where_it_differs(coded, monkey
     assert reader.counts == {"cross_checked": 61, "decord_refused": 1, "decord_unfit": 1, "pyav": 1}
     np.testing.assert_array_equal(reader.frames(path, times_s[:9], None).array(), expected[:9])
     assert reader.counts["pyav"] == 2 and "decord" not in reader.counts
+
+
+@pytest.mark.parametrize("size", [None, (46, 70)])
+def test_without_decord_pyav_reads_the_same_frames(coded, monkeypatch, size):
+    path = coded("closed.mp4")
+    times_s = read_index(path).times_s()
+    with_decord = VideoReader()
+    expected = with_decord.frames(path, times_s, size).array()
+    assert with_decord.counts["decord"] == 1
+    monkeypatch.setitem(sys.modules, "decord", None)  # as where it is not installed
+    reader = VideoReader()
+    frames = reader.frames(path, times_s, size).array()
+    assert reader.counts == {"pyav": 1}
+    assert frames.shape == expected.shape and frames.dtype == expected.dtype
+    if size is None:
+        np.testing.assert_array_equal(frames, expected)
+    difference = np.abs(frames.astype(int) - expected).mean(axis=(1, 2, 3))  # scaled: two builds of one scaler
+    to_the_next = np.abs(np.diff(expected.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert difference.max() < to_the_next.min() / 4
 
 
 def test_the_share_that_is_checked_is_drawn_by_content(tmp_path, monkeypatch):

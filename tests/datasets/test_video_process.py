@@ -281,6 +281,16 @@ def test_an_interrupted_request_does_not_answer_the_next(clip, prepared):
     assert child_pid() != pid
 
 
+def test_the_child_decodes_where_decord_is_not_installed(clip, prepared):
+    times_s = np.arange(48) / 16
+    expected = decode(clip, times_s)
+    prepared("import sys; sys.modules['decord'] = None\n")
+    before = decoding_counts()
+    np.testing.assert_array_equal(decode(clip, times_s), expected)
+    assert decoding_counts().get("pyav", 0) - before.get("pyav", 0) == 1
+    assert decoding_counts().get("decord", 0) == before["decord"] > 0
+
+
 def test_the_child_needs_no_torch_and_none_of_the_heavy(clip, prepared, tmp_path):
     prepared(
         "import sys, json\nr.VideoReader.index = lambda *a, **k: "

@@ -17,8 +17,6 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-
 Graph = Callable[..., Path]
 Golden = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -130,8 +128,10 @@ def golden_modules(request: pytest.FixtureRequest, golden_network: Golden) -> Go
 
 
 @pytest.fixture
-def tiny_model() -> Callable[..., SteadyDancerTransformer3DModel]:
+def tiny_model() -> Callable[..., Any]:
     """`tiny_model(seed=0, **changes)`: our network with random weights."""
+    # Here, so that `test_diffusers_internals.py` runs where the network cannot be imported.
+    from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
     def make(seed: int = 0, **changes: Any) -> SteadyDancerTransformer3DModel:
         torch.manual_seed(seed)
