@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ...datasets.storage import Location, ObjectPath, is_address, location
+from ...datasets.files import needs_download
+from ...datasets.storage import Location, is_address, location
 from ...models import folders, weights
 from .checkpoint import TrainingRefused
 from .config import TrainConfig
@@ -72,7 +73,7 @@ def _local_folder(base: str, names: list[str], fetch: bool) -> Path | None:
 def _is_elsewhere(place: str) -> bool:
     """Whether a place is a store's, or a hub id whose files are not on this machine."""
     if is_address(place):
-        return isinstance(location(place), ObjectPath)
+        return needs_download(location(place))
     is_found = any(weights.find(row) for row in weights.CATALOGUE if row.hub_id == place)
     return _HUB_ID.fullmatch(place) is not None and not Path(place).exists() and not is_found
 
