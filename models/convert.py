@@ -18,8 +18,8 @@ from .. import __version__
 from ..datasets.artifact import RECORD, exclusive
 from ..datasets.digests import content_digest, json_digest
 from ..datasets.file_copies import copy_whole
-from ..datasets.files import holds_something, needs_download
-from ..datasets.storage import Location, local_copy, local_folder, location, publish, working_folder
+from ..datasets.files import holds_something
+from ..datasets.storage import Location, is_address, local_copy, local_folder, location, publish, working_folder
 from ..datasets.whole_files import write_json
 from .checkpoints import CheckpointError
 from .conversion import Conversion, LoraLayout, Target, plan_conversion
@@ -37,17 +37,17 @@ def source_at_hand(source: str) -> Iterator[Path]:
         ComponentsError: there is none.
     """
     place = location(source)
-    if not needs_download(place):
-        yield resolve_folder(source)
-    elif place.is_file() and place.suffix != ".json":
+    if place.is_dir():
+        yield local_folder(place, ["*"])
+    elif place.is_file() and place.suffix == ".json":  # an index, which names files beside it
+        yield local_folder(place.parent, [place.name, "*.safetensors", "config.json"]) / place.name
+    elif place.is_file():
         with local_copy(place) as file:
             yield file
-    elif place.is_file():  # an index, which names files beside it
-        yield local_folder(place.parent, [place.name, "*.safetensors", "config.json"]) / place.name
-    elif place.is_dir():
-        yield local_folder(place, ["*"])
-    else:
+    elif is_address(source):
         raise ComponentsError(f"There is nothing at {place}.")
+    else:
+        yield resolve_folder(source)
 
 
 def convert(
