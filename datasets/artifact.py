@@ -7,13 +7,11 @@ finished part is one PUT.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,12 +19,12 @@ import pyarrow.parquet as pq
 
 from .. import SteadyDancerError
 from .digests import json_digest
-from .object_store import ObjectPath, describe, listing
+from .files import arrow_source, file_in_the_way, names_in, sizes, store_errors
+from .object_store import ObjectPath
 from .rules import other_rules, other_settings
 from .storage import Location, location, relative
-from .store_lease import HeldByAnotherError, claimed
-from .store_requests import told
-from .whole_files import write_json, written_aside
+from .store_lease import HeldByAnotherError, one_run
+from .whole_files import begin_folder, write_json, written_aside
 
 RECORD = "run.json"
 PLAN = "plan.json"
@@ -55,41 +53,17 @@ def plan_packets(ids: Iterable[str], size: int) -> list[Packet]:
 
 @contextlib.contextmanager
 def exclusive(folder: str | os.PathLike[str] | ObjectPath) -> Iterator[Location]:
-    """Hold a folder for one run; the kernel lets go when the process dies, however it dies.
-
-    On an object store, where there is no such kernel, see `store_lease`.
+    """Hold a folder for one run; it is let go of when the process dies, however it dies (see `store_lease`).
 
     Raises:
         ArtifactError: another run holds it.
     """
     folder = location(folder)
-    if isinstance(folder, ObjectPath):
-        with _claimed(folder):
-            yield folder
-        return
-    if folder.exists() and not folder.is_dir():
+    if file_in_the_way(folder) == folder:
         raise ArtifactError(f"{folder} is a file, and results go into a folder: choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise ArtifactError(
-                f"{folder} is in use by another run (process {holder}): wait for it to end, or choose another --out"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield folder
-
-
-@contextlib.contextmanager
-def _claimed(folder: ObjectPath) -> Iterator[None]:
     try:
-        with claimed(folder):
-            yield
+        with one_run(folder):
+            yield folder
     except HeldByAnotherError as error:
         raise ArtifactError(str(error)) from None
 
@@ -142,10 +116,7 @@ class Artifact:
             ArtifactError: the folder was begun with another plan, or is half made by other rules; the message names
                 what differs.
         """
-        if isinstance(self.path, Path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            for leftover in self.path.rglob(".*.tmp*"):
-                leftover.unlink()
+        begin_folder(self.path)
         plan = json.loads(json.dumps(plan))
         file = self.path / PLAN
         if not file.is_file():
@@ -172,19 +143,13 @@ class Artifact:
 
     def remaining(self, packets: Sequence[Packet]) -> list[Packet]:
         """The packets without a part, in order."""
-        there = self._names()
+        there = set(names_in(self.path))  # listed once: a million packets cannot be looked for one by one
         missing = [packet for packet in packets if self.part(packet).name not in there]
-        if there and len(missing) <= MOST_ASKED and isinstance(self.path, ObjectPath):
+        if there and len(missing) <= MOST_ASKED:
             # A listing may lag behind what was just written.
-            places = [self.path / self.part(packet).name for packet in missing]
-            missing = [one for one, info in zip(missing, describe(places), strict=True) if not info.is_file]
+            found = sizes(map(self.part, missing))
+            missing = [packet for packet in missing if found[self.part(packet)] is None]
         return missing
-
-    def _names(self) -> set[str]:
-        """Names in the folder, listed once: a million packets cannot be looked for one by one."""
-        if isinstance(self.path, ObjectPath):
-            return {one.path.name for one in listing(self.path) if one.path.parent == self.path}
-        return {one.name for one in os.scandir(self.path)} if self.path.is_dir() else set()
 
     def write_part(self, packet: Packet, table: pa.Table) -> None:
         """Commit a packet: every id in it with its verdict."""
@@ -210,7 +175,7 @@ class Artifact:
         return parts
 
     def _parts(self) -> list[str]:
-        return sorted(name for name in self._names() if name.startswith("part-") and name.endswith(".parquet"))
+        return sorted(name for name in names_in(self.path) if name.startswith("part-") and name.endswith(".parquet"))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of one part.
@@ -237,9 +202,7 @@ class Artifact:
             ArtifactError: there is no part, or one is damaged.
         """
         parts = self.parts()
-        if isinstance(self.path, Path):
-            return pa.concat_tables(self.read_part(part, columns) for part in parts)
-        with ThreadPoolExecutor(8) as pool:  # each waits for its own answers
+        with ThreadPoolExecutor(8) as pool:  # on a store each waits for its own answers
             return pa.concat_tables(pool.map(lambda part: self.read_part(part, columns), parts))
 
     def commit(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -258,8 +221,8 @@ class Artifact:
 @contextlib.contextmanager
 def _opened(part: Location) -> Iterator[Any]:
     """What Arrow reads a part from. Damage, a part that is missing and a store that fails are told as what they are."""
-    with told(part) if isinstance(part, ObjectPath) else contextlib.nullcontext(), _damage_told(part):
-        yield part.open() if isinstance(part, ObjectPath) else part
+    with store_errors(part), _damage_told(part):
+        yield arrow_source(part)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What names a value, a file or a folder by its content, and what tells two values apart."""
 
-import errno
 import hashlib
 import json
 import os
@@ -9,9 +8,9 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
-from .object_store import CHUNK_BYTES, ObjectPath, listing
+from .files import Location, files_below, name_below, opened
+from .object_store import CHUNK_BYTES, ObjectPath
 from .storage import location
-from .store_requests import told
 
 
 def json_digest(value: Any) -> str:
@@ -26,27 +25,18 @@ def content_digest(path: str | os.PathLike[str] | ObjectPath) -> str:
         FileNotFoundError: there is nothing.
     """
     path = location(path)
-    if isinstance(path, ObjectPath):
-        return _content_digest_on_store(path)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return json_digest([[p.relative_to(path).as_posix(), content_digest(p)] for p in files])
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        return _file_digest(path)
+    files = {name_below(file, path): file for file in files_below(path) if not file.name.startswith(".")}
+    return json_digest([[name, _file_digest(files[name])] for name in sorted(files, key=PurePosixPath)])
 
 
-def _content_digest_on_store(path: ObjectPath) -> str:
-    if path.is_file():
-        digest = hashlib.sha256()
-        with path.open() as file, told(path):
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
-    visible = [found.path for found in listing(path) if not found.path.name.startswith(".")]
-    if not visible:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    names = {PurePosixPath(found.key.removeprefix(f"{path.key}/")): found for found in visible}
-    return json_digest([[str(name), _content_digest_on_store(names[name])] for name in sorted(names)])
+def _file_digest(path: Location) -> str:
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

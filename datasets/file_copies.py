@@ -4,8 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from .files import Location
 from .object_store import ObjectPath, get, put
-from .storage import Location
 from .store_requests import attempt, filesystem
 from .whole_files import written_aside
 
@@ -24,6 +24,14 @@ def copy_whole(source: Location, target: Location) -> None:
                 get(source, aside)
             else:
                 link_or_copy(source, aside)
+
+
+def local_or_fetched(place: Location, folder: Path) -> Path:
+    """Return a local file itself, or a copy of an object in `folder` that nothing else keeps."""
+    if isinstance(place, Path):
+        return place
+    get(place, folder / place.name)
+    return folder / place.name
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

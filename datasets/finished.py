@@ -1,9 +1,7 @@
 """The finished artifact of a kind at a place that a person gives: the artifact itself, or the OUT that holds it."""
 
-from pathlib import Path
-
 from .artifact import PLAN, RECORD, Artifact, ArtifactError
-from .object_store import listing
+from .files import folders_with
 from .own_products import kind_of_folder
 from .storage import Location, location
 
@@ -58,12 +56,8 @@ def finished(place: Location, kind: str) -> Artifact:
 
 def kinds_in(folder: Location) -> list[str]:
     """The kinds of artifacts that lie in a folder's own folders, finished or not, in order."""
-    if isinstance(folder, Path):
-        folders: set[Location] = {file.parent for name in (RECORD, PLAN) for file in folder.glob(f"*/{name}")}
-    else:
-        found = (one.path for one in listing(folder))
-        folders = {one.parent for one in found if one.name in (RECORD, PLAN) and one.parent.parent == folder}
-    kinds = {kind_of_folder(one) for one in sorted(folders, key=str)[:_MOST_NAMED]}
+    folders = sorted(folders_with(folder, (RECORD, PLAN)), key=str)
+    kinds = {kind_of_folder(one) for one in folders[:_MOST_NAMED]}
     return sorted(kind for kind in kinds if kind)
 
 

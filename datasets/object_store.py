@@ -194,14 +194,22 @@ def listing(folder: ObjectPath) -> list[Entry]:
 
 def children(folder: ObjectPath) -> list[str]:
     """Names of the objects that lie in a folder itself."""
+    return sorted(info.base_name for info in _inside(folder) if info.is_file)
+
+
+def prefixes(folder: ObjectPath) -> list[ObjectPath]:
+    """What stands for the folders in a folder itself."""
+    return [ObjectPath(folder.bucket, info.path.partition("/")[2]) for info in _inside(folder) if not info.is_file]
+
+
+def _inside(folder: ObjectPath) -> list["FileInfo"]:
     from pyarrow.fs import FileSelector
 
     selector = FileSelector(folder.place, recursive=False)
     try:
-        infos = attempt(folder, lambda: filesystem(folder.bucket).get_file_info(selector))
+        return attempt(folder, lambda: filesystem(folder.bucket).get_file_info(selector))
     except FileNotFoundError:
         return []
-    return sorted(info.base_name for info in infos if info.is_file)
 
 
 def fits(parts: list[str], wanted: list[str]) -> bool:

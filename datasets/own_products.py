@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .artifact import PLAN, RECORD
-from .object_store import ObjectPath
 from .storage import Location
 
 # What `kind` of a finished artifact's record may be.
@@ -133,9 +132,3 @@ def _read(file: Location, is_file: Callable[[Location], bool]) -> dict[str, Any]
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def files_among(listed: Iterable[ObjectPath]) -> Callable[[Location], bool]:
-    """Whether there is a file, by a listing of a store."""
-    there = {one.key for one in listed}
-    return lambda place: isinstance(place, ObjectPath) and place.key in there

@@ -20,8 +20,7 @@ from isal import isal_zlib
 from .artifact import Artifact, ArtifactError, Packet, plan_packets
 from .digests import json_digest
 from .exports import files_of, write_manifests
-from .file_copies import copy_whole
-from .object_store import ObjectPath, get, listing
+from .file_copies import copy_whole, local_or_fetched
 from .shards import Sample, null_path, write_shard
 from .storage import Location
 from .whole_files import written_aside
@@ -175,7 +174,7 @@ def _samples(latents: Location, rows: list[dict[str, Any]]) -> list[Sample]:
             if row["shard"]:
                 place = latents / "shards" / row["shard"]
                 if row["shard"] not in files:
-                    files[row["shard"]] = _local(place, Path(folder))
+                    files[row["shard"]] = local_or_fetched(place, Path(folder))
                 for member in row["members"]:
                     data = _read(files[row["shard"]], member["offset"], member["size"])
                     if isal_zlib.crc32(data) != member["crc32"]:
@@ -186,13 +185,6 @@ def _samples(latents: Location, rows: list[dict[str, Any]]) -> list[Sample]:
                     members[member["name"]] = data
             samples.append(Sample({name: value for name, value in row.items() if name not in PLACE}, members))
     return samples
-
-
-def _local(place: Location, folder: Path) -> Path:
-    if isinstance(place, Path):
-        return place
-    get(place, folder / place.name)
-    return folder / place.name
 
 
 def _read(file: Path, offset: int, size: int) -> bytes:
@@ -232,19 +224,3 @@ def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: st
                 pq.write_table(table, aside, compression="zstd")
         yield part
     write_manifests(new.path, layout, kept)
-
-
-def delete(folder: Location, first: str) -> None:
-    """Delete a folder, the file `first` before all else: what is half gone does not look finished."""
-    (folder / first).unlink(missing_ok=True)
-    if isinstance(folder, ObjectPath):
-        for one in listing(folder):
-            one.path.unlink(missing_ok=True)
-        return
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
-        else:
-            path.unlink()
-    if folder.is_dir():
-        folder.rmdir()

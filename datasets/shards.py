@@ -10,25 +10,23 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import webdataset as wds
 from isal import isal_zlib  # the same sums as zlib, nine times as fast
 
 from .artifact import Artifact, ArtifactError, Packet
-from .digests import json_digest
 from .encodings import ENCODINGS as ENCODINGS  # what a cache is made with stands with the cache
 from .finished import finished
 from .object_store import ObjectPath
 from .shard_check import wrong_sizes
 from .shard_index import check_index, misplaced, remedy
 from .shard_index import require_settings as require_settings  # named with the cache that it refuses
-from .shard_ranges import read_range
+from .shard_ranges import PieceReader
 from .sidecars import KEYPOINTS
 from .storage import Location, location
 from .whole_files import written_aside
@@ -151,8 +149,7 @@ class ShardDataset:
         one_of = {size: size for size in sizes}
         self.bucket: dict[str, Bucket] = {key: one_of[sizes[i]] for key, i in rows.items()}
         self._checked: set[str] = set()
-        # A file that falls out is closed when nobody reads from it any more.
-        self._file: Callable[[Path], BinaryIO] = lru_cache(maxsize=OPEN_FILES)(lambda shard: shard.open("rb"))
+        self._pieces = PieceReader(OPEN_FILES)
 
     def __len__(self) -> int:
         """Number of usable samples."""
@@ -198,7 +195,7 @@ class ShardDataset:
                 f"{self.path}: its index names sample {key}, for which shard {path} has no place: {remedy(self.path)}"
             )
         try:
-            pieces = self._pieces(path, key, members)
+            pieces = self._pieces(path, members, lambda found: self._is_sound(key, members, found))
         except FileNotFoundError:
             raise ArtifactError(f"shard {path} is missing: {remedy(self.path)}") from None
         damaged = self._damaged(key, members, pieces)
@@ -232,23 +229,11 @@ class ShardDataset:
                 return str(member["name"])
         return None
 
-    def _pieces(self, shard: Location, key: str, members: list[dict[str, Any]]) -> list[bytes]:
-        """The members' bytes; of an object in one request, because each costs its way to the store and back."""
-        if isinstance(shard, ObjectPath):
-            start, stop = members[0]["offset"], members[-1]["offset"] + members[-1]["size"]
-
-            def cut(span: bytes) -> list[bytes]:
-                return [span[m["offset"] - start : m["offset"] - start + m["size"]] for m in members]
-
-            def is_sound(span: bytes) -> bool:
-                if self._damaged(key, members, cut(span)):
-                    return False
-                self._checked.add(key)
-                return True
-
-            return cut(read_range(shard, start, stop - start, json_digest(members), is_sound))
-        file = self._file(shard)
-        return [os.pread(file.fileno(), member["size"], member["offset"]) for member in members]
+    def _is_sound(self, key: str, members: list[dict[str, Any]], pieces: list[bytes]) -> bool:
+        if self._damaged(key, members, pieces):
+            return False
+        self._checked.add(key)
+        return True
 
     def _shards(self) -> dict[Location, int]:
         """Place of each shard → bytes that the index tells of it."""

@@ -7,16 +7,15 @@ nothing: neither gets it, and both are told (`sidecar_note`). Suffixes may be in
 """
 
 import errno
-import os
 import re
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from .object_store import ObjectPath, children
+from .files import is_another_file, listing_mark, names_in
+from .object_store import ObjectPath
 from .video_file import VIDEO_SUFFIXES
 
 CAPTION, KEYPOINTS = ".txt", ".pose.safetensors"
@@ -32,8 +31,6 @@ AnyPlace = TypeVar("AnyPlace", Path, ObjectPath, Place)
 
 # What earlier versions of `demo` laid side by side: a clip, its first frame, and keypoints for both.
 _CLIP_ID = re.compile("[0-9a-f]{16}")
-_SETTLED_S = 2.0  # a folder that was changed so long ago shows every further change by its time
-_LISTED_S = 60  # how long a listing of a store's folder is believed
 
 
 def sidecar(place: AnyPlace, kind: str) -> AnyPlace | None:
@@ -94,15 +91,9 @@ def find(
 def media_called(place: Place) -> list[str]:
     """Names of the other videos and images in a file's folder that have its stem, or whose whole name is its stem."""
     names = [name for name in _media(place.parent).get(place.stem, ()) if name != place.name]
-    if _looks_like_media(place.stem):
+    if _looks_like_media(place.stem) and place.with_name(place.stem).is_file():
         names.append(place.stem)
-    if isinstance(place, Path):  # another name of the same file is no other file
-        return [name for name in names if (other := place.with_name(name)).is_file() and not _is_same(place, other)]
-    return [name for name in names if name != place.stem or place.with_name(name).is_file()]
-
-
-def _is_same(place: Path, other: Path) -> bool:
-    return place.exists() and place.samefile(other)
+    return [name for name in names if is_another_file(place, place.with_name(name))]
 
 
 def _rivals(place: Place, kind: str) -> list[str]:
@@ -136,30 +127,16 @@ def _looks_like_media(name: str) -> bool:
 
 def _media(folder: Place) -> dict[str, tuple[str, ...]]:
     """Stem → names of the videos and images in a folder, where there are several."""
-    if isinstance(folder, ObjectPath):
-        return _listed(folder, int(time.monotonic() / _LISTED_S))
     try:
-        changed_ns = folder.stat().st_mtime_ns
-        if time.time() - changed_ns / 1e9 < _SETTLED_S:
-            return _by_stem(_names_in(folder))
-        return _scanned(folder, changed_ns)
+        mark = listing_mark(folder)
+        return _by_stem(names_in(folder)) if mark is None else _listed(folder, mark)
     except PermissionError:  # one that may be entered and not listed
         return {}
 
 
-@lru_cache(maxsize=64)
-def _scanned(folder: Path, changed_ns: int) -> dict[str, tuple[str, ...]]:
-    return _by_stem(_names_in(folder))
-
-
-def _names_in(folder: Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        yield from (one.name for one in entries)
-
-
-@lru_cache(maxsize=64)
-def _listed(folder: ObjectPath, minute: int) -> dict[str, tuple[str, ...]]:
-    return _by_stem(children(folder))
+@lru_cache(maxsize=128)
+def _listed(folder: Place, mark: int) -> dict[str, tuple[str, ...]]:
+    return _by_stem(names_in(folder))
 
 
 def _by_stem(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

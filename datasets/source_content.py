@@ -9,6 +9,9 @@ import os
 import time
 from pathlib import Path
 
+from .digests import content_digest
+from .files import needs_download
+from .storage import ObjectPath, location
 from .video import VideoError
 from .video_file import Identity, identity_of, opened
 
@@ -20,14 +23,16 @@ _SETTLED_NS = 2_000_000_000
 _known: dict[Identity, str] = {}
 
 
-def content_id(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file's content, as `digests.content_digest` gives it.
+def content_id(path: str | os.PathLike[str] | ObjectPath) -> str:
+    """sha256 of a file's content, as `digests.content_digest` gives it; of an object it is read each time.
 
     Raises:
         VideoError: it cannot be opened, or is no file (`unreadable`).
         OSError: it cannot be read to its end.
     """
-    with opened(path) as name, Path(name).open("rb") as file:
+    if needs_download(place := location(path)):
+        return content_digest(place)
+    with opened(str(place)) as name, Path(name).open("rb") as file:
         before = identity_of(file.fileno())
         if before not in _known:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
 """Places by name, on this machine or on an object store: the one opener of all paths that a person gives.
 
 A local place is a `Path` and is used as such; nothing stands between it and the file system. `s3://…` is an
-`ObjectPath`, which answers to the same names. What needs a real file takes `local_copy` or `local_folder`.
+`ObjectPath`, which answers to the same names; what works on either takes the functions of `files`. What needs a real
+file takes `local_copy` or `local_folder`, what makes a folder of results `working_folder`.
 """
 
 import contextlib
@@ -16,15 +17,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from .files import Location, relative_path, total_bytes
 from .node_cache import held, scratch
 from .object_store import Entry, ObjectPath, describe, entry, get, listing, put
 from .sidecars import SIDECARS, AnyPlace, candidates, find, is_there
 from .store_requests import StorageError
 
 __all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
-           "named", "publish", "relative", "state_folder", "total_bytes"]  # fmt: skip
-
-Location = Path | ObjectPath
+           "named", "publish", "relative", "state_folder", "total_bytes", "working_folder"]  # fmt: skip
 
 FILE_SCHEME = "file://"
 
@@ -76,8 +76,8 @@ def relative(place: Location, folder: Location) -> str:
 
     Places of this machine go by the way from one to the other; of a store only what lies in `folder` has such a name.
     """
-    if isinstance(place, Path) and isinstance(folder, Path):
-        return os.path.relpath(place.absolute(), folder.absolute())
+    if isinstance(place, Path) and (path := relative_path(place, folder)) is not None:
+        return path
     return place.name if place.parent == folder else str(place.absolute())
 
 
@@ -88,11 +88,12 @@ def state_folder(out: Location) -> Path:
     return scratch() / "state" / sha256(str(out).encode()).hexdigest()[:16]
 
 
-def total_bytes(folder: Location) -> int:
-    """What the finished files below a folder weigh together."""
-    if isinstance(folder, ObjectPath):
-        return sum(one.size for one in listing(folder))
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+def working_folder(out: Location) -> Path:
+    """Return the folder of this machine in which results for `out` are made: `out` itself, or its `state_folder`.
+
+    What comes back as another place has to be uploaded to `out` when it is finished.
+    """
+    return out if isinstance(out, Path) else state_folder(out)
 
 
 @contextlib.contextmanager
@@ -194,8 +195,9 @@ def local_folder(folder: Location, patterns: Iterable[str]) -> Path:
     return view
 
 
-def publish(folder: Path, target: ObjectPath, last: str) -> None:
+def publish(folder: Path, target: Location, last: str) -> None:
     """Upload a finished folder, the file `last` at the end: who looks for that sees all of it, or nothing."""
+    assert isinstance(target, ObjectPath), target
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     for file in sorted(files, key=lambda file: file == folder / last):
         put(file, target / file.relative_to(folder).as_posix())

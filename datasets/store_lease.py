@@ -1,4 +1,4 @@
-"""One run at a time on a folder of an object store, where the kernel cannot hold a lock.
+"""One run at a time on a folder: by a lock of the kernel, or on an object store, which has none, by claims.
 
 Arrow has no conditional PUT, so every run writes a claim of its own, `FOLDER/.lock/.ID`, and then lists the claims:
 whoever sees another live one withdraws and refuses. Of two runs at least one sees the other, if the store lists what it
@@ -11,6 +11,7 @@ work, since parts are whole, the same whoever writes them, and `begin` refuses a
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .files import Location
 from .node_cache import scratch
 from .object_store import Entry, ObjectPath, describe, entry, listing, put
 from .store_requests import StorageError
@@ -31,6 +33,36 @@ EXPIRY_S = 90.0
 
 class HeldByAnotherError(Exception):
     """Another run holds the folder; the message says which, and what to do."""
+
+
+@contextlib.contextmanager
+def one_run(folder: Location) -> Iterator[None]:
+    """Hold a folder while the block runs; it is let go of when the process dies, however it dies.
+
+    Raises:
+        HeldByAnotherError: another run holds it.
+        StorageError: the store does not let us.
+    """
+    with claimed(folder) if isinstance(folder, ObjectPath) else _locked(folder):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise HeldByAnotherError(
+                f"{folder} is in use by another run (process {holder}): wait for it to end, or choose another --out"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 @contextlib.contextmanager

@@ -6,11 +6,12 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .file_names import aside_of
+from .files import Location
 from .node_cache import scratch
 from .object_store import ObjectPath, put
 from .storage import location
@@ -41,6 +42,29 @@ def written_aside(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool 
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_in_order(folder: Location, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a folder of this machine in which to write these files, each whole and in this order.
+
+    It is `folder` itself; for one on a store, it is a temporary one whose files are uploaded when the block ends well.
+    """
+    if isinstance(folder, Path):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(dir=scratch()) as here:
+        yield Path(here)
+        for name in names:
+            put(Path(here) / name, folder / name)
+
+
+def begin_folder(folder: Location) -> None:
+    """Make a folder, and remove what killed processes have left half written in it; a store has neither."""
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.rglob(".*.tmp*"):
+            leftover.unlink()
 
 
 def write_json(path: str | os.PathLike[str] | ObjectPath, value: Any) -> None:

@@ -1,6 +1,5 @@
 """The flow `curate-dataset`: raw clips to latents."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -8,6 +7,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from ..datasets.artifact import Artifact
 from ..datasets.clips import Clips
+from ..datasets.files import file_url
 from ..datasets.storage import Location, location
 from ..pipelines.after_commit import after_commit
 from ..pipelines.verdicts import require_usable
@@ -91,9 +91,9 @@ def publish_curation(folder: Location) -> None:
             create_markdown_artifact(
                 key="clip-card", markdown=card.split("---\n", 2)[-1], description=f"Card of {folder}/clips"
             )
-        if isinstance(page, Path):  # a browser follows no link to a store
+        if link := file_url(page):
             with shown("clip-report"):
-                create_link_artifact(key="clip-report", link=page.absolute().as_uri(), link_text=str(page))
+                create_link_artifact(key="clip-report", link=link, link_text=str(page))
     with shown("clip-funnel"):
         clips = Clips(folder)
         table = clips.read(FUNNEL_COLUMNS)

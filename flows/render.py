@@ -1,13 +1,13 @@
 """The flow `render-evaluation`: a checkpoint and pairs to scored videos."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact
 
 from ..datasets.artifact import Artifact
+from ..datasets.files import file_url
 from ..datasets.storage import location
 from ..pipelines.verdicts import in_words, require_usable, truths_in_words
 from . import presets, tasks
@@ -52,9 +52,9 @@ def render_evaluation(
         publish("rendered-videos", f"Videos of {table} in {folder}", counts_table(folder, records))
     publish("scores", f"Metrics of {folder}. {truths_in_words(scored.get('truths'))}", scores_table(scored))
     report = folder / "report.html"
-    if isinstance(report, Path):  # a browser follows no link to a store
+    if link := file_url(report):
         with shown("report"):
-            create_link_artifact(key="report", link=report.as_uri(), link_text=str(report))
+            create_link_artifact(key="report", link=link, link_text=str(report))
     return records
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from prefect import flow
 
-from ..datasets.storage import ObjectPath, location
+from ..datasets.files import is_here
+from ..datasets.storage import location
 from ..pipelines.local_ray import local_ray
 from .curate import curate_dataset
 from .pairs import pairs_of_clips
@@ -43,7 +44,7 @@ def road(
         with steps("render and evaluate"):
             beside = location(clips).parent / "pairs.jsonl"
             # The page copies what it shows, from this machine.
-            supplied = not isinstance(beside, ObjectPath) and beside.is_file()
+            supplied = is_here(beside) and beside.is_file()
             pairs = beside if supplied else pairs_of_clips(out, num_pairs)
             records |= render_evaluation(
                 str(out / "stage3" / "checkpoint"),

@@ -1,12 +1,12 @@
 """The flow `train-steadydancer`: the three stages in order, each from the one before."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from .. import SteadyDancerError
+from ..datasets.files import file_url
 from ..datasets.storage import Location, location, named
 from ..pipelines.after_commit import after_commit
 from ..pipelines.train.report import STAGES, STAGES_PAGE, stages_in_words, write_stages_report
@@ -92,6 +92,6 @@ def publish_training(folder: Location) -> None:
         create_markdown_artifact(
             key="training-report", markdown=stages_in_words(folder), description=f"Training in {folder}: {named(page)}"
         )
-    if isinstance(page, Path):  # a browser follows no link to a store
+    if link := file_url(page):
         with shown("training-page"):
-            create_link_artifact(key="training-page", link=page.as_uri(), link_text=str(page))
+            create_link_artifact(key="training-page", link=link, link_text=str(page))

@@ -17,8 +17,9 @@ from typing import Any
 from .. import __version__
 from ..datasets.artifact import RECORD, exclusive
 from ..datasets.digests import content_digest, json_digest
-from ..datasets.object_store import ObjectPath, get, listing
-from ..datasets.storage import Location, local_copy, local_folder, location, publish, state_folder
+from ..datasets.file_copies import copy_whole
+from ..datasets.files import holds_something
+from ..datasets.storage import Location, is_address, local_copy, local_folder, location, publish, working_folder
 from ..datasets.whole_files import write_json
 from .checkpoints import CheckpointError
 from .conversion import plan_conversion
@@ -37,17 +38,17 @@ def source_at_hand(source: str) -> Iterator[Path]:
         ComponentsError: there is none.
     """
     place = location(source)
-    if not isinstance(place, ObjectPath):
-        yield resolve_folder(source)
-    elif place.is_file() and place.suffix != ".json":
+    if place.is_dir():
+        yield local_folder(place, ["*"])
+    elif place.is_file() and place.suffix == ".json":  # an index, which names files beside it
+        yield local_folder(place.parent, [place.name, "*.safetensors", "config.json"]) / place.name
+    elif place.is_file():
         with local_copy(place) as file:
             yield file
-    elif place.is_file():  # an index, which names files beside it
-        yield local_folder(place.parent, [place.name, "*.safetensors", "config.json"]) / place.name
-    elif place.is_dir():
-        yield local_folder(place, ["*"])
-    else:
+    elif is_address(source):
         raise ComponentsError(f"There is nothing at {place}.")
+    else:
+        yield resolve_folder(source)
 
 
 def convert(
@@ -80,20 +81,21 @@ def convert(
     """
     names = (called or str(source.absolute()), str(to.absolute()))
     settings = (target, dtype, shard_size, lora_layout, advance)
-    if isinstance(to, ObjectPath):
-        return _convert_to_store(source, to, names, *settings)
-    return _convert_here(source, to, names, *settings)
+    here = working_folder(to)
+    if here == to:
+        return _convert_here(source, here, names, *settings)
+    return _convert_and_upload(source, here / "conversion", to, names, *settings)
 
 
-def _convert_to_store(source: Path, to: ObjectPath, names: tuple[str, str], *settings: Any) -> dict[str, Any]:
-    here = state_folder(to) / "conversion"
+def _convert_and_upload(
+    source: Path, here: Path, to: Location, names: tuple[str, str], *settings: Any
+) -> dict[str, Any]:
     with exclusive(to):
         is_there = (to / RECORD).is_file()
         if is_there or not (here / RECORD).is_file():  # else its upload was broken off
             _refuse_foreign(to)
         if is_there:
-            here.mkdir(parents=True, exist_ok=True)
-            get(to / RECORD, here / RECORD)  # enough to say that it is finished, and of what
+            copy_whole(to / RECORD, here / RECORD)  # enough to say that it is finished, and of what
         record = _convert_here(source, here, names, *settings)
         if not is_there:
             publish(here, to, RECORD)
@@ -171,7 +173,7 @@ def describe(
         "finished": (to / RECORD).is_file(),
         "num_tensors": plan.num_tensors,
         "num_bytes": plan.num_bytes,
-        "free_bytes": shutil.disk_usage(_existing(_made_in(to))).free,
+        "free_bytes": shutil.disk_usage(_existing(working_folder(to).absolute())).free,
         "files": {**sizes, **dict.fromkeys([*plan.texts, *plan.copies])},
     }
 
@@ -216,20 +218,11 @@ def _finished(to: Path, asked: dict[str, Any]) -> dict[str, Any]:
     return {**record, "already_finished": True}
 
 
-def _made_in(to: Location) -> Path:
-    """Where of this machine the folder is made."""
-    return state_folder(to) if isinstance(to, ObjectPath) else to.absolute()
-
-
 def _refuse_foreign(to: Location) -> None:
     kind = None
     if (to / RECORD).is_file():
         kind = json.loads((to / RECORD).read_text()).get("kind")
-    if isinstance(to, ObjectPath):
-        holds_something = to.is_file() or any(not one.path.name.startswith(".") for one in listing(to))
-    else:
-        holds_something = to.exists() and (not to.is_dir() or any(to.iterdir()))
-    if kind != "conversion" and holds_something:
+    if kind != "conversion" and holds_something(to):
         raise CheckpointError(f"{to} is there and was not made by a conversion: choose another --to")
 
 

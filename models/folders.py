@@ -14,7 +14,7 @@ from pathlib import Path
 from .. import SteadyDancerError
 from ..datasets.artifact import RECORD
 from ..datasets.digests import content_digest, json_digest
-from ..datasets.storage import ObjectPath, local_folder, location
+from ..datasets.storage import local_folder, location
 from . import weights
 
 NAMES = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
@@ -124,11 +124,9 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
         ComponentsError: there is no such folder, and no such repository within reach.
     """
     names = tuple(names)
-    place = location(source)
-    if isinstance(place, ObjectPath):
-        return local_folder(place, _hub_patterns(names))
-    if place.exists():
-        return place
+    here = local_folder(location(source), _hub_patterns(names))
+    if here.exists():
+        return here
     for row in weights.CATALOGUE:
         if row.hub_id == str(source) and (found := weights.find(row)) and not missing_parts(found, names):
             return found

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -19,8 +18,8 @@ from .. import __version__
 from ..datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, exclusive
 from ..datasets.clips import Clips
 from ..datasets.digests import json_digest
+from ..datasets.files import files_in, folders_in, remove_folder
 from ..datasets.finished import finished
-from ..datasets.removal import delete
 from ..datasets.storage import Location, location
 from .forget_search import Found, clips_beside, find
 from .forget_versions import clips_version, export_version, latents_version, rows_version
@@ -224,13 +223,13 @@ def delete_superseded(record: dict[str, Any]) -> list[str]:
         with exclusive(place.parent):
             for page in PAGES if place.name == "clips" else ():
                 (place.parent / page).unlink(missing_ok=True)
-            delete(place, RECORD if digest else PLAN)
+            remove_folder(place, RECORD if digest else PLAN)
     return _left_beside([place for place, _ in places])
 
 
 def _left_beside(places: list[Location]) -> list[str]:
     """What a person may want to look at: whatever else lies in the folders of what was deleted."""
-    folders = {place.parent for place in places if isinstance(place, Path)}
+    folders = {place.parent for place in places}
     return sorted(
-        str(entry) for folder in folders if folder.is_dir() for entry in folder.iterdir() if entry.name[0] != "."
+        str(entry) for folder in folders for entry in (*files_in(folder), *folders_in(folder)) if entry.name[0] != "."
     )

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow.fs import FileSelector
 
 from .. import SteadyDancerError
 from ..datasets.artifact import ArtifactError, count_verdicts
 from ..datasets.clips import Clips
-from ..datasets.object_store import ObjectPath
+from ..datasets.files import folders_in
 from ..datasets.removal import Forgotten, Mask
 from ..datasets.storage import Location, is_address
-from ..datasets.store_requests import attempt, filesystem
 
 SHORTEST_PREFIX = 6
 KEYS = ["source_id", "source_path", "origin", "clip_id", "duplicate_group", "verdict"]
@@ -115,7 +113,7 @@ def _renamed(theirs: pa.Table, rest: pa.Table) -> dict[str, str]:
 def clips_beside(curations: list[Clips], measured: Location | None = None) -> list[Location]:
     """Finished selections of the same measured rows: in the folders beside it, and in the lines of parents."""
     measured = measured or curations[0].measured.path
-    folders = [measured.parent, *_folders(measured.parent), *_folders(measured.parent.parent)]
+    folders = [measured.parent, *folders_in(measured.parent), *folders_in(measured.parent.parent)]
     candidates = {str(folder / "clips"): folder / "clips" for folder in folders}
     for clips in curations:
         if clips.parent is not None:
@@ -132,12 +130,3 @@ def _selection(place: Location) -> Clips | None:
         return Clips(place)
     except (ArtifactError, PermissionError, ValueError):
         return None
-
-
-def _folders(folder: Location) -> list[Location]:
-    """The folders in a folder."""
-    if isinstance(folder, Path):
-        return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-    selector = FileSelector(folder.place, recursive=False, allow_not_found=True)
-    infos = attempt(folder, lambda: filesystem(folder.bucket).get_file_info(selector))
-    return [ObjectPath(folder.bucket, info.path.partition("/")[2]) for info in infos if not info.is_file]

@@ -3,14 +3,15 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
 
-from ..datasets.storage import Location, ObjectPath, is_address, location
+from ..datasets.files import relative_path
+from ..datasets.storage import Location, is_address, location
 from ..datasets.video_file import VIDEO_SUFFIXES
 from ..datasets.whole_files import written_aside
 
@@ -123,11 +124,8 @@ def beside(file: str | None, page: Location) -> str | None:
     if file is None:
         return None
     place = location(file)
-    if isinstance(place, ObjectPath) and isinstance(page, ObjectPath) and place.bucket == page.bucket:
-        return os.path.relpath(place.place, page.parent.place)
-    if isinstance(place, Path) and isinstance(page, Path):
-        return os.path.relpath(place.absolute(), page.parent.absolute())
-    return str(place.absolute())
+    path = relative_path(place, page.parent)
+    return path if path is not None else str(place.absolute())
 
 
 def url(place: str) -> str:

@@ -70,14 +70,12 @@ def read_widths(source: str) -> Widths:
     Wan's own layout has no such configurations, and a hub id that is not on this machine is not asked for them.
     """
     from ..models import weights
-    from ..models.folders import part_path
 
     folder = weights.find_hub_id(source) or location(source)
 
     def read(name: str) -> dict[str, Any]:
-        part = part_path(folder, name) if isinstance(folder, Path) else folder / name
-        file = part / "config.json" if part is not None else None
-        return dict(json.loads(file.read_text())) if file is not None and file.is_file() else {}
+        file = folder / name / "config.json"
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
 
     vae, text, image = (read(name) for name in ("vae", "text_encoder", "image_encoder"))
     wan = Widths()

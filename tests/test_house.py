@@ -219,6 +219,50 @@ def test_private_names_of_diffusers_are_used_through_one_module() -> None:
     assert not wrong
 
 
+# Modules that may ask whether a place is on this machine or on a store; everybody else takes what they offer.
+STORAGE = {
+    f"datasets/{name}.py"
+    for name in "files file_tree storage whole_files file_copies store_lease shard_ranges object_store".split()  # noqa: SIM905
+}
+ASK_SOMETHING_ELSE = {
+    "models/lora_export.py": "whether it is given a network in memory or a place",
+}
+
+
+def kinds_asked(path: Path) -> list[str]:
+    """`isinstance` of a `Path` or an `ObjectPath`, and patterns of `match` for them."""
+    asked = []
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            kinds: ast.AST = node.args[1]
+        elif isinstance(node, ast.MatchClass):
+            kinds = node.cls
+        else:
+            continue
+        named = {getattr(one, "id", getattr(one, "attr", "")) for one in ast.walk(kinds)}
+        if named & {"Path", "PosixPath", "ObjectPath"}:
+            asked.append(f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'lineno', '')}")
+    return asked
+
+
+def test_whether_a_place_is_on_a_store_is_asked_in_the_storage_modules_alone() -> None:
+    asked = [place for path in sources() for place in kinds_asked(path)]
+    files = {place.partition(":")[0] for place in asked}
+    assert not [place for place in asked if place.partition(":")[0] not in STORAGE | ASK_SOMETHING_ELSE.keys()]
+    assert files >= ASK_SOMETHING_ELSE.keys(), "an exception that nobody needs any more"
+
+
+def test_requests_to_a_store_are_made_by_the_storage_alone() -> None:
+    """Above `datasets` not even the type of an address is known: `Location` is."""
+    inside = ("object_store", "store_requests", "store_lease")
+    wrong = []
+    for entry in all_imports():
+        parts = entry.module.split(".")
+        if not entry.path.startswith("datasets/") and (set(inside) & set(parts) or parts[-1] == "ObjectPath"):
+            wrong.append(str(entry))
+    assert not wrong
+
+
 def test_between_rooms_imports_are_relative_and_infra_is_imported_by_nobody() -> None:
     ours = {"steadydancer", "datasets", "models", "pipelines", "flows", "infra", "tests"}
     wrong = [str(entry) for entry in all_imports() if not entry.relative and entry.module.split(".")[0] in ours]

@@ -39,7 +39,7 @@ class Place(click.ParamType):
         if self.is_file and not place.is_file():
             what = "is a folder, a file is wanted" if place.is_dir() else "does not exist"
             self.fail(f"'{place}' {what}", param, ctx)
-        if self.is_out and isinstance(place, Path):
+        if self.is_out:
             _require_no_file(self, place, param, ctx)
         return place
 
@@ -81,11 +81,12 @@ class LocalFolder(click.Path):
 
 
 def _require_no_file(
-    kind: click.ParamType, place: Path, param: click.Parameter | None, ctx: click.Context | None
+    kind: click.ParamType, place: Location, param: click.Parameter | None, ctx: click.Context | None
 ) -> None:
     """Refuse a place that is a file, or would lie below one."""
-    there = next((one for one in (place, *place.parents) if one.exists()), None)
-    if there is not None and not there.is_dir():
+    from ...datasets.files import file_in_the_way
+
+    if (there := file_in_the_way(place)) is not None:
         kind.fail(f"'{there}' is a file, and results go into a folder", param, ctx)
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ...datasets.digests import content_digest, differences
+from ...datasets.files import files_below, name_below
 from ...datasets.finished import finished
-from ...datasets.object_store import ObjectPath, listing
 from ...datasets.rules import said_in
 from ...datasets.shard_check import Damage, IndexedShard, check_shard
 from ...datasets.shard_plan import packet_id
@@ -181,12 +181,7 @@ def _orphans(artifact: Artifact, record: dict[str, Any]) -> Iterator[Finding]:
     """Files that the record knows nothing of; nobody reads them."""
     known = {*record["parts"], *(f"shards/{_packet_of(part)}.tar" for part in record["parts"])}
     known |= {f"null/{name}" for name in record["null"]}
-    folder = artifact.path
-    if isinstance(folder, ObjectPath):
-        files = [one.path.key.removeprefix(f"{folder.key}/") for one in listing(folder)]
-    else:
-        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    for file in sorted(files):
+    for file in sorted(name_below(one, artifact.path) for one in files_below(artifact.path)):
         ours = file.startswith(("part-", "shards/", "null/")) and not file.rpartition("/")[2].startswith(".")
         if ours and file not in known:
             yield Finding("orphan", file, "the record knows nothing of it")

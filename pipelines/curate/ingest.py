@@ -3,10 +3,7 @@
 import glob
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +11,11 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import ArtifactError
 from ...datasets.exports import LINE_FIELDS
+from ...datasets.file_tree import tree_of
+from ...datasets.files import name_below
 from ...datasets.finished import what_lies_at
 from ...datasets.manifest import SUFFIXES, read_columns
-from ...datasets.object_store import ObjectPath, fits, listing
-from ...datasets.own_products import OwnProducts, files_among
+from ...datasets.own_products import OwnProducts
 from ...datasets.storage import Location, location, named
 from ...datasets.text import spoken_column
 from ...datasets.video_file import VIDEO_SUFFIXES
@@ -125,39 +123,25 @@ def sources_digest(sources: pa.Table) -> str:
 
 def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
     place = place.absolute()
-    if place.is_file() if isinstance(place, ObjectPath) else place.exists() and not place.is_dir():
-        if not looks_like_video(place):
-            raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
-        return {named(place)}, LeftOut({})
-    fixed, wanted = (place, []) if place.is_dir() else _split(place)
-    found: Iterable[Location]
-    is_file: Callable[[Location], bool]
-    if isinstance(fixed, ObjectPath):
-        listed = [one.path for one in listing(fixed)]
-        fit = (one for one in listed if not wanted or fits(_below(one, fixed), wanted))
-        found, is_file = (one for one in fit if looks_like_video(one)), files_among(listed)
-    else:
-        found, is_file = _found(fixed, wanted), lambda one: one.is_file()
-    products = OwnProducts(fixed, is_file, lambda folder: _is_named(_below(folder, fixed), wanted))
-    kept, left_out = products.without(found)
+    fixed, wanted = place, list[str]()
+    if not place.is_dir():
+        if place.exists():
+            if not looks_like_video(place):
+                raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
+            return {named(place)}, LeftOut({})
+        fixed, wanted = _split(place)
+    below = tree_of(fixed)
+    products = OwnProducts(fixed, below.is_file, lambda folder: _is_named(name_below(folder, fixed).split("/"), wanted))
+    kept, left_out = products.without(below.find(VIDEO_SUFFIXES, wanted))
     return set(map(named, kept)), LeftOut(left_out)
 
 
 def _split(pattern: Location) -> tuple[Location, list[str]]:
     """A glob's folder and the parts that follow it; a name without a star is the last of them."""
-    parts = pattern.key.split("/") if isinstance(pattern, ObjectPath) else list(pattern.parts)
-    fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    if isinstance(pattern, ObjectPath):
-        return ObjectPath(pattern.bucket, "/".join(parts[:fixed])), parts[fixed:]
-    return Path(*parts[:fixed]), parts[fixed:]
-
-
-def _below(place: Location, folder: Location) -> list[str]:
-    """The parts of a name after those of a folder."""
-    if isinstance(place, ObjectPath) and isinstance(folder, ObjectPath):
-        return place.key.removeprefix(folder.key).lstrip("/").split("/")
-    assert isinstance(place, Path) and isinstance(folder, Path)
-    return list(place.relative_to(folder).parts)
+    folder, wanted = pattern.parent, [pattern.name]
+    while glob.has_magic(str(folder)):
+        folder, wanted = folder.parent, [folder.name, *wanted]
+    return folder, wanted
 
 
 def _is_named(parts: list[str], wanted: list[str]) -> bool:
@@ -168,56 +152,9 @@ def _is_named(parts: list[str], wanted: list[str]) -> bool:
     return len(parts) <= len(wanted) and parts[-1] == wanted[len(parts) - 1]
 
 
-def _found(folder: Path, wanted: list[str]) -> Iterator[Path]:
-    """What looks like a video below a folder, and fits if there is a glob."""
-    if wanted and "**" not in wanted:
-        # A pattern may be absolute, which Path.glob refuses.
-        matches = map(Path, glob.iglob(str(Path(glob.escape(str(folder)), *wanted))))  # noqa: PTH207
-        return filter(looks_like_video, matches)
-    # Here `glob` would follow a link to a folder above it again and again.
-    below = walk(folder) if folder.is_dir() else iter(())
-    if not wanted:
-        return below
-    return (one for one in below if looks_like_video(one) and fits(_below(one, folder), wanted))
-
-
 def looks_like_video(place: Location) -> bool:
     """By its suffix; whether it is one is seen when it is opened."""
     return place.suffix.lower() in VIDEO_SUFFIXES
-
-
-def walk(top: Path) -> Iterator[Path]:
-    """Whatever is named like a video, and folders that cannot be read; each folder once, by its own name if it can be.
-
-    What is named like a video and is none (a folder, a pipe, a link into nowhere) is left to who opens it.
-
-    Raises:
-        OSError: `top` cannot be read.
-    """
-    folders, links = [top], list[Path]()
-    seen = set[tuple[int, int]]()
-    while folders or links:
-        # Linked folders after all others: a link back up then finds that its folder was looked into before.
-        folder = folders.pop() if folders else links.pop()
-        try:
-            about = folder.stat()
-            if (about.st_dev, about.st_ino) in seen:
-                continue
-            seen.add((about.st_dev, about.st_ino))
-            with os.scandir(folder) as entries:
-                inside = sorted(entries, key=lambda one: one.name, reverse=True)
-        except OSError:
-            if folder == top:
-                raise
-            yield folder
-            continue
-        for one in inside:
-            if looks_like_video(Path(one.name)):
-                yield folder / one.name
-            if one.is_dir(follow_symlinks=False):
-                folders.append(folder / one.name)
-            elif one.is_symlink() and (folder / one.name).is_dir():
-                links.append(folder / one.name)
 
 
 def _of_manifest(path: Location) -> pa.Table:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from ... import SteadyDancerError
-from ...datasets.object_store import ObjectPath, listing
+from ...datasets.file_tree import tree_of
 from ...datasets.storage import Location, local_copy, location, named
 from ...datasets.video import VideoError, decode_low_resolution
+from ...datasets.video_file import VIDEO_SUFFIXES
 from ...datasets.whole_files import written_aside
 from ...models.weights_catalogue import local_folder
 from ..poses import load_pose_estimator
 from .config import CurateConfig
-from .ingest import looks_like_video, walk
 from .scores.duplicates import MIN_CHANGE, Excluded, fingerprint, pictures
 
 if TYPE_CHECKING:
@@ -190,14 +190,10 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
 
 def files_of_excluded(place: Location) -> list[tuple[Location, bool]]:
     """Files below a place, or the one at it, and whether each is named like a video (or is a folder that is closed)."""
-    if isinstance(place, ObjectPath):
-        listed = [one.path for one in listing(place)] or ([place] if place.is_file() else [])
-        return [(file, looks_like_video(file)) for file in listed]
-    if not place.is_dir():
-        return [(place, True)] if place.is_file() else []
-    videos = set(walk(place))
-    others = {file for file in place.rglob("*") if file.is_file()}
-    return [(file, file in videos) for file in sorted(videos | others)]
+    below = tree_of(place)
+    videos = set(below.find(VIDEO_SUFFIXES))
+    files = sorted({*videos, *below.files()})
+    return [(file, file in videos) for file in files] or ([(place, True)] if place.is_file() else [])
 
 
 def gather_excluded(config: CurateConfig, measured: Location) -> tuple[CurateConfig, Excluded]:

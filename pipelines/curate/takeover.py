@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import MOST_ASKED, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
-from ...datasets.digests import content_digest, shown_differences
-from ...datasets.object_store import ObjectPath, describe
+from ...datasets.digests import shown_differences
+from ...datasets.files import changed_ns
 from ...datasets.rules import is_older, other_rules, versions
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, candidates, sidecar, sidecar_note
@@ -185,8 +185,8 @@ def take_over(
     rows = [one for one in measured.read_part(part).to_pylist() if one["source_path"] == row["source_path"]]
     place = location(row["source_path"])
     same = bool(rows) and rows[0]["source_id"] is not None and rows[0]["source_id"] == _digest(place)
-    measured_ns = _changed_ns(measured.path / part) or 0
-    newer = any((_changed_ns(one) or 0) > measured_ns for one in candidates(place))
+    measured_ns = changed_ns(measured.path / part) or 0
+    newer = any((changed_ns(one) or 0) > measured_ns for one in candidates(place))
     # Whose a sidecar is may have changed without it: another file of the name came or went.
     newer = newer or (same and bool(rows[0].get("sidecar_note") or sidecar_note(place)))
     if not same or newer or (older_pictures and not has_the_same_pictures(row["source_path"])):
@@ -216,8 +216,8 @@ def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
     changed = []
     for packet in done:
         part = measured.part(packet)
-        written_ns = _changed_ns(part, and_status=True) or 0
-        newer = [path for path in packet.ids if (_changed_ns(location(path), and_status=True) or 0) > written_ns]
+        written_ns = changed_ns(part, and_status=True) or 0
+        newer = [path for path in packet.ids if (changed_ns(location(path), and_status=True) or 0) > written_ns]
         if not newer:
             continue
         table = measured.read_part(part.name, ["source_path", "source_id"])
@@ -247,21 +247,9 @@ def _has_the_same_sidecars(row: Row, measured: Row) -> bool:
 def _digest(place: Location) -> str | None:
     """Of a file's content; None where there is none that could be read."""
     try:
-        return content_digest(place) if isinstance(place, ObjectPath) else content_id(place)
+        return content_id(place)
     except (VideoError, OSError):
         return None
-
-
-def _changed_ns(place: Location, and_status: bool = False) -> int | None:
-    """When a file was last written, or with `and_status` put in its place; None if there is none."""
-    if isinstance(place, ObjectPath):
-        info = describe([place])[0]
-        return info.mtime_ns if info.is_file else None
-    try:
-        status = place.stat()
-    except OSError:
-        return None
-    return max(status.st_mtime_ns, status.st_ctime_ns if and_status else 0)
 
 
 def forgotten_in(record: dict[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,12 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from ... import SteadyDancerError
 from ...datasets.file_names import file_stem
-from ...datasets.object_store import ObjectPath, listing
+from ...datasets.files import files_in, folders_in
 from ...datasets.storage import Location, named
 from ...datasets.video_file import VIDEO_SUFFIXES
 
@@ -84,11 +84,7 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
 
 def _videos(folder: Location) -> dict[str, Location]:
     """Name → place of what is named like a video and lies in the folder itself."""
-    if isinstance(folder, ObjectPath):
-        files: Iterable[Location] = (one.path for one in listing(folder) if one.path.parent == folder)
-    else:
-        files = (file for file in folder.iterdir() if file.is_file())
-    return {file.name: file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
+    return {file.name: file for file in files_in(folder) if file.suffix.lower() in VIDEO_SUFFIXES}
 
 
 def _matched(ids: list[str], videos: dict[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -138,7 +134,7 @@ def _none_fits(folder: Location, ids: list[str], doubtful: dict[str, list[str]],
             "equally well. Leave one file a render there, called ID.mp4"
         )
     there = f"which holds {_some(unused)}" if unused else "in which no video lies"
-    if isinstance(folder, Path) and (below := sorted(one.name for one in folder.iterdir() if one.is_dir())):
+    if below := sorted(one.name for one in folders_in(folder)):
         there += f" (folders in it are not searched: {_some(below)})"
     return (
         f"no truth fits: {_some([f'{name}.mp4' for name in ids])} were looked for in {folder}, {there}. Name each "

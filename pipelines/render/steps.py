@@ -1,6 +1,5 @@
 """The step of a rendering job: one (image, driving video) pair → one mp4 and its record."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from ...datasets import images
 from ...datasets.digests import content_digest
 from ...datasets.driving_poses import DrivingPoses, NoStartError, driving_poses
 from ...datasets.images import Picture
-from ...datasets.node_cache import scratch
-from ...datasets.object_store import put
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, sidecar_note
-from ...datasets.storage import ObjectPath, location
+from ...datasets.storage import location
 from ...datasets.video import VideoError, decode, frame_times_s, probe
+from ...datasets.whole_files import written_in_order
 from ...models.call_checks import LEAST_SIDE_PX, InputError
 from ...models.components import load_components
 from ...models.pipeline import SteadyDancerPipeline
@@ -137,15 +135,9 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
 
 def _written(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """What `write` gives; the video and the record beside it lie in `out`, each whole, the record last."""
-    folder = location(out)
-    if not isinstance(folder, ObjectPath):
-        return write(folder / name)
-    with tempfile.TemporaryDirectory(dir=scratch()) as here:
-        video = Path(here) / name
-        record = write(video)
-        for file in (video, video.with_suffix(".json")):
-            put(file, folder / file.name)
-    return record
+    record_name = Path(name).with_suffix(".json").name
+    with written_in_order(location(out), (name, record_name)) as here:
+        return write(here / name)
 
 
 def read_image(path: Path) -> Picture:

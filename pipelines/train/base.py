@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...datasets.storage import Location, ObjectPath, is_address, location
+from ...datasets.files import needs_download
+from ...datasets.storage import Location, is_address, location
 from ...models import folders, weights
 from .checkpoint import TrainingRefused
 from .config import TrainConfig
@@ -69,7 +70,7 @@ def _local_folder(base: str, names: list[str], fetch: bool) -> Path | None:
 def _is_elsewhere(place: str) -> bool:
     """Whether a place is a store's, or a hub id whose files are not on this machine."""
     if is_address(place):
-        return isinstance(location(place), ObjectPath)
+        return needs_download(location(place))
     return folders.is_hub_id(place) and not Path(place).exists() and weights.find_hub_id(place) is None
 
 

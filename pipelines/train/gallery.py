@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import RECORD
+from ...datasets.files import files_in
 from ...datasets.rules import with_absent
 from ...datasets.storage import Location
 from ...datasets.whole_files import write_json
@@ -82,9 +84,9 @@ def missing(out: Path, config: TrainConfig, attempt: str = "") -> list[int]:
     return [step for step in steps if step not in there | given_up]
 
 
-def failures(out: Path) -> dict[int, dict[str, Any]]:
+def failures(out: Location) -> dict[int, dict[str, Any]]:
     """`reason` and `attempt` of the galleries that could not be made, by their steps."""
-    files = sorted((out / "gallery").glob("failed-*.json"))
+    files = sorted(file for file in files_in(out / "gallery") if fnmatch(file.name, "failed-*.json"))
     return {int(file.stem.removeprefix("failed-")): json.loads(file.read_text()) for file in files}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive
 from ...datasets.finished import what_lies_at
-from ...datasets.storage import Location, ObjectPath
+from ...datasets.storage import Location
 from ..after_commit import after_commit
 from .checkpoint import TrainingRefused, read_checkpoint_record, read_json, steps_done
 from .config import TrainConfig
@@ -61,13 +61,13 @@ def run(
         TrainingStopped: SIGTERM came; what was done is kept.
         WorkerLost: more workers died than `max_restarts` lets Ray replace; what was done is kept.
     """
-    if isinstance(out, ObjectPath):
+    if run_folder(out) != out:
         with exclusive(out):
             here = begin_on_store(config, out, address)
             done = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint, fork=fork)
             publish(here, out)
             return done
-    out = out.resolve()
+    out = run_folder(out).resolve()
     start = check_start(config, latents, base, from_checkpoint)
     with exclusive(out):
         finished = _finished(out, config.steps)
@@ -118,7 +118,7 @@ def pick(out: Location, steps: int) -> Location:
         words = f"no training run but {there}" if there else "no training run"
         raise TrainingRefused(f"run: {out} is {words}: give what `train --out` was given")
     name = trained.pick(here, steps).name
-    if isinstance(out, ObjectPath):
+    if here != out:
         publish_folder(here / name, out / name)
     return out / name
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import RECORD
-from ...datasets.object_store import ObjectPath, get, listing, put
-from ...datasets.storage import Location, state_folder
+from ...datasets.file_copies import copy_whole
+from ...datasets.files import files_below, name_below
+from ...datasets.storage import Location, working_folder
 from ..after_commit import after_commit
 from .checkpoint import TrainingRefused, engine_states, read_json
 from .config import TrainConfig
@@ -22,10 +23,10 @@ from .report import PAGE
 
 def run_folder(out: Location) -> Path:
     """Where a run works: its own folder, or for one on a store this machine's folder for it."""
-    return state_folder(out) if isinstance(out, ObjectPath) else out
+    return working_folder(out)
 
 
-def begin_on_store(config: TrainConfig, out: ObjectPath, address: str | None) -> Path:
+def begin_on_store(config: TrainConfig, out: Location, address: str | None) -> Path:
     """The folder of this machine in which the run works.
 
     Raises:
@@ -46,29 +47,28 @@ def begin_on_store(config: TrainConfig, out: ObjectPath, address: str | None) ->
             f"steps: {out} holds a checkpoint of {there['steps']} steps, and what it could be continued from "
             f"is not on this machine (in {here}): choose another --out"
         )
-    (here / "checkpoint").mkdir(parents=True, exist_ok=True)  # enough to say that it is finished, and of what
-    get(out / "start.json", here / "start.json")
-    get(out / "checkpoint" / RECORD, here / "checkpoint" / RECORD)
+    copy_whole(out / "start.json", here / "start.json")  # enough to say that it is finished, and of what
+    copy_whole(out / "checkpoint" / RECORD, here / "checkpoint" / RECORD)
     return here
 
 
-def publish(here: Path, out: ObjectPath) -> None:
+def publish(here: Path, out: Location) -> None:
     """Upload a run's checkpoints that are not there yet, and its metrics; what is there and finished stays."""
     for name in ("start.json", "metrics.jsonl"):
         if (here / name).exists():
-            put(here / name, out / name)
+            copy_whole(here / name, out / name)
     with after_commit(f"{PAGE} and galleries of {out}", "the same command, given again, uploads what is missing"):
         if (here / PAGE).exists():
-            put(here / PAGE, out / PAGE)
+            copy_whole(here / PAGE, out / PAGE)
         _publish_galleries(here / "gallery", out / "gallery")
     for folder in sorted(here.glob("checkpoint-[0-9]*")):
         publish_folder(folder, out / folder.name)
     publish_folder(here / "checkpoint", out / "checkpoint")
 
 
-def _publish_galleries(folder: Path, target: ObjectPath) -> None:
+def _publish_galleries(folder: Path, target: Location) -> None:
     """What is not there yet; a gallery that was made anew has another record, and its videos go before it."""
-    there = {found.path for found in listing(target)}
+    there = set(files_below(target))
     for gallery in sorted(folder.glob("*/")):
         record = gallery / RECORD
         is_same = record.exists() and _record(target / gallery.name) == json.loads(record.read_text())
@@ -76,10 +76,10 @@ def _publish_galleries(folder: Path, target: ObjectPath) -> None:
         for file in files:
             place = target / gallery.name / file.name
             if record.exists() or place not in there:
-                put(file, place)
+                copy_whole(file, place)
 
 
-def publish_folder(folder: Path, target: ObjectPath) -> None:
+def publish_folder(folder: Path, target: Location) -> None:
     """Upload a checkpoint, its record last, unless the same one is there."""
     record = json.loads((folder / RECORD).read_text())
     if _record(target) == record:
@@ -87,15 +87,15 @@ def publish_folder(folder: Path, target: ObjectPath) -> None:
     (target / RECORD).unlink(missing_ok=True)  # from here until the new one lies there, the checkpoint is unfinished
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / RECORD]
     for file in files:
-        put(file, target / file.relative_to(folder).as_posix())
+        copy_whole(file, target / file.relative_to(folder).as_posix())
     names = {file.relative_to(folder).as_posix() for file in files}
-    for found in listing(target):
-        if found.path.key.removeprefix(f"{target.key}/") not in names:
-            found.path.unlink()
-    put(folder / RECORD, target / RECORD)
+    for there in files_below(target):
+        if name_below(there, target) not in names:
+            there.unlink()
+    copy_whole(folder / RECORD, target / RECORD)
 
 
-def _record(checkpoint: ObjectPath) -> dict[str, Any] | None:
+def _record(checkpoint: Location) -> dict[str, Any] | None:
     try:
         return read_json(checkpoint / RECORD)
     except FileNotFoundError:

@@ -10,7 +10,6 @@ import json
 import re
 import statistics
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,13 @@ from markupsafe import Markup
 
 from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
-from ...datasets.object_store import ObjectPath, listing
+from ...datasets.files import folders_in
 from ...datasets.storage import Location
 from ..after_commit import after_commit
 from ..charts import bar
 from ..curves import draw_curves, key
 from ..page import Figure, Section, show, url, write_page
-from .gallery import OF_EACH_CLIP, clip_name, galleries, gallery_name
+from .gallery import OF_EACH_CLIP, clip_name, failures, galleries, gallery_name
 from .metrics_file import METRICS, PARTS, damaged_lines, loss_terms, read_rows
 
 PAGE, STAGES_PAGE = "report.html", "training.html"
@@ -106,7 +105,7 @@ def stages_in_words(out: Location) -> str:
             lines += ["", f"Stage {stage} has galleries of {', '.join(map(str, steps))} steps: "
                       f"`steadydancer pick --run {folder} --steps N`"]  # fmt: skip
         lines += ["", *(f"* stage {stage}: the gallery of {step} steps could not be made: {failure['reason']}"
-                        for step, failure in _failures(folder).items())]  # fmt: skip
+                        for step, failure in failures(folder).items())]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -195,7 +194,7 @@ def _time(rows: list[Row], title: str) -> Section:
 
 def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: str) -> Iterator[Section]:
     steps = steps_shown(out)
-    there, failed = galleries(out, steps), _failures(out)
+    there, failed = galleries(out, steps), failures(out)
     if not there and not failed:
         return
     losses = {row["step"] + 1: row["validation_loss"] for row in rows if "validation_loss" in row}
@@ -227,17 +226,8 @@ def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: 
 
 def steps_shown(out: Location) -> list[int]:
     """Steps that have a folder of a gallery, in order."""
-    if isinstance(out, ObjectPath):
-        names = {found.path.parent.name for found in listing(out / "gallery")}
-    else:
-        names = {folder.name for folder in (out / "gallery").glob("step-*")}
+    names = (folder.name for folder in folders_in(out / "gallery"))
     return sorted(int(name.removeprefix("step-")) for name in names if name.startswith("step-"))
-
-
-def _failures(out: Location) -> dict[int, Row]:
-    from .gallery import failures
-
-    return failures(out) if isinstance(out, Path) else {}
 
 
 def _curve(rows: list[Row], name: str, scale: float = 1.0) -> tuple[Any, Any]:

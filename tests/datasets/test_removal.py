@@ -12,10 +12,10 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, plan
 from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.exports import SCHEMA as EXPORT_SCHEMA
 from steadydancer.datasets.exports import files_of
+from steadydancer.datasets.files import remove_folder
 from steadydancer.datasets.removal import (
     Forgotten,
     carry_null,
-    delete,
     files_without,
     rows_without,
     samples_without,
@@ -309,8 +309,8 @@ def test_a_folder_is_deleted_its_record_first_and_what_links_point_to_stays(tmp_
     gone: list[str] = []
     unlink = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda self, **named: gone.append(self.name) or unlink(self, **named))
-    delete(folder, "Run.json")  # by name it would be the last
+    remove_folder(folder, "Run.json")  # by name it would be the last
     assert gone[0] == "Run.json" and set(gone) == {"Run.json", "link", "y", "x"}
     assert not folder.exists() and (elsewhere / "mine").read_text() == "1"
-    delete(folder, "Run.json")  # gone already
+    remove_folder(folder, "Run.json")  # gone already
     assert removal.A_FORGOTTEN_SOURCE == "a forgotten source"

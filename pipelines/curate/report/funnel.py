@@ -6,14 +6,12 @@ gate). All of it is columnar: a million rows take seconds.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
@@ -113,8 +111,7 @@ def config_of(record: dict[str, Any]) -> CurateConfig:
 
 def read_columns(clips: Clips, columns: Sequence[str]) -> pa.Table:
     """Columns of all rows; one that the version that wrote them did not know is null."""
-    part = clips.artifact.path / clips.artifact.parts()[0]
-    there = pq.read_schema(part if isinstance(part, Path) else part.open()).names
+    there = clips.artifact.part_schema(clips.artifact.parts()[0]).names
     table = clips.read([name for name in columns if name in there])
     for name in columns:
         if name not in there:
