@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from .... import SteadyDancerError
 from ....datasets.clips import COLUMNS, Clips
 from ....datasets.finished import finished
-from ....datasets.schema import CLIP_SCHEMA, Row, columns_of
+from ....datasets.schema import CLIP_SCHEMA, CROP_COLUMNS, Row, columns_of
 from ....datasets.storage import Location, is_address
 from ..config import SHAPES
 from ..gates import CHEAP_GATES
@@ -25,7 +25,7 @@ BRIEF = ["clip_id", "source_path", "start_s", "end_s", "verdict", "reason"]
 SAID = ("verdict", "reason", "detail")
 MAX_COPIES, MAX_NEAR, MAX_CANDIDATES = 12, 5, 20_000
 NO_SCORES = (
-    *(name for name in COLUMNS if name.startswith("crop_")),
+    *CROP_COLUMNS,
     "clip_id",
     "shot_index",
     "start_s",
