@@ -18,7 +18,7 @@ from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.shards import Bucket, Sample, null_path, sample_members
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import Location
-from ...datasets.video import VideoError, decode, size_for_area
+from ...datasets.video import decode, size_for_area
 from ...datasets.whole_files import written_aside
 from ...models.captioner import Captioner
 from ...models.components import load_components
@@ -34,7 +34,7 @@ from ..crop import (
     size_to_decode,
     to_content,
 )
-from ..fetched import fetched
+from ..fetched import fetched, reading_video
 from ..older_rules import stages_for
 from ..stage import BadClip, Stage
 from .config import ENCODERS, CacheConfig
@@ -121,10 +121,8 @@ def read_picture(row: Row, config: CacheConfig) -> tuple[np.ndarray, PoseSequenc
     """
     whole_height, whole_width = decoded_size(row, config)
     times_s = row["start_s"] + np.arange(row["num_frames"]) / row["fps"]
-    try:
+    with reading_video():
         frames = decode(Path(row["source_path"]), times_s, whole_height, whole_width)
-    except VideoError as error:
-        raise BadClip(error.reason, error.detail) from error
     pose, shares = PoseSequence.from_bytes(row["pose"]), content_shares(frame_of(row))
     if shares == WHOLE:
         return frames, pose

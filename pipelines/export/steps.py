@@ -16,11 +16,11 @@ from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage import location
 from ...datasets.toydance import save_supplied_pose
-from ...datasets.video import VideoError, decode, encode, size_for_area
+from ...datasets.video import decode, encode, size_for_area
 from ...datasets.whole_files import written_aside
 from ..crop import content_shares, content_size, crop_frames, frame_of, size_to_decode, to_content
-from ..fetched import fetched, same_source
-from ..stage import BadClip, Stage
+from ..fetched import fetched, reading_video, same_source
+from ..stage import Stage
 from .config import ExportConfig
 
 # A clip goes from file to file in pieces: 81 frames of a large source are half a gigabyte.
@@ -60,11 +60,8 @@ def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
         for file in here.values():
             file.parent.mkdir()
         here["keypoints"] = here["video"].with_name(here["keypoints"].name)  # where save_supplied_pose lays them
-        try:
-            with same_source(source, row["source_id"]):
-                encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
-        except VideoError as error:
-            raise BadClip(error.reason, error.detail) from error
+        with reading_video(), same_source(source, row["source_id"]):
+            encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
         drawn = (draw(pose[some], height, width) for some in _slices(row["num_frames"]))
         encode(drawn, here["pose_video"], row["fps"], lossless=task.config.lossless)
         save_supplied_pose(here["video"], [pose], row["fps"])
