@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .schema import Row
+from .schema import CROP_COLUMNS, Row
 from .sidecars import CAPTION, KEYPOINTS
 from .storage import Location
 from .whole_files import written_aside
@@ -30,7 +30,7 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.float64()) for name in ("start_s", "end_s", "fps")),
     *((name, pa.int64()) for name in ("source_bytes",)),
     *((name, pa.int32()) for name in ("num_frames", "source_height", "source_width", "height", "width")),
-    *((name, pa.int32()) for name in ("crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")),
+    *((name, pa.int32()) for name in CROP_COLUMNS),
     *((name, pa.string()) for name in ("verdict", "reason", "detail")),
 ]
 SCHEMA = pa.schema(_FIELDS)

@@ -53,6 +53,16 @@ def is_older(record: Mapping[str, Any], *names: str) -> bool:
     return any(by.get(name, 1) < RULES[name].version for name in names)
 
 
+def newer_rules(record: Mapping[str, Any], *names: str) -> str:
+    """Lines of a message: the rules of a record that these of today do not cover; empty where they cover all.
+
+    An older version of one of them is covered: whoever reads the record looks at what it changes (see `is_older`).
+    """
+    now = versions(*names)
+    then = {name: max(version, now.get(name, version)) for name, version in record.get("rules", {}).items()}
+    return other_rules({"rules": now | then}, {"rules": now})
+
+
 def other_rules(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """Lines of a message: the rules whose version is another one in `begun` than in `plan`; empty where there are none.
 

@@ -185,6 +185,8 @@ CLIP_SCHEMA = pa.schema(
     ]
 )
 
+CROP_COLUMNS = tuple(name for name in CLIP_SCHEMA.names if name.startswith("crop_"))
+
 
 def columns_of(stage: str) -> tuple[str, ...]:
     """Columns that a stage of the curation writes."""

@@ -7,7 +7,7 @@ asked, by the measure of FFmpeg's `idet`. Only files that could be interlaced pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -95,11 +95,16 @@ class Deinterlacer:
     def push(self, frame: Any) -> Iterator[Any]:
         """Frames that are ready when this one has come; None ends the stream."""
         self._graph.vpush(frame)
-        while True:
-            try:
-                yield self._graph.vpull()
-            except (BlockingIOError, EOFError):
-                return
+        yield from pulled(self._graph.vpull)
+
+
+def pulled(pull: Callable[[], Any]) -> Iterator[Any]:
+    """Yield the frames that a filter graph has ready; `pull` is its `vpull` or `pull`."""
+    while True:
+        try:
+            yield pull()
+        except (BlockingIOError, EOFError):
+            return
 
 
 def deinterlaced(frames: Iterator[Any], options: str) -> Iterator[Any]:

@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from . import video_process
+from .video_fields import pulled
 from .video_samples import LAYOUTS, RATE_HZ
 
 BITS_A_SECOND = 96_000  # of each channel
@@ -60,7 +61,7 @@ def at_speed(sound: Sound, speed: float) -> Sound:
     pieces: list[np.ndarray] = []
     for frame in (*_frames(sound), None):
         graph.push(frame)
-        pieces += _pulled(graph)
+        pieces += [piece.to_ndarray() for piece in pulled(graph.pull)]
     return Sound(np.concatenate([piece.reshape(-1, sound.samples.shape[1]) for piece in pieces]))
 
 
@@ -100,13 +101,3 @@ def _frames(sound: Sound) -> Iterator[Any]:
         frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
         frame.rate, frame.pts, frame.time_base = RATE_HZ, start, Fraction(1, RATE_HZ)
         yield frame
-
-
-def _pulled(graph: Any) -> list[np.ndarray]:
-    """What a graph has ready."""
-    pieces: list[np.ndarray] = []
-    while True:
-        try:
-            pieces.append(graph.pull().to_ndarray())
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return pieces

@@ -14,8 +14,8 @@ from ..datasets.sidecars import KEYPOINTS, sidecar
 from ..datasets.skeleton import PoseSequence
 from ..datasets.storage import local_copy
 from ..datasets.supplied_poses import save_supplied_pose
-from ..datasets.video import VideoError, decode, encode, size_for_area
-from ..pipelines.fetched import same_source
+from ..datasets.video import decode, encode, size_for_area
+from ..pipelines.fetched import reading_video, same_source
 from ..pipelines.older_rules import of_older_pictures, require_same_pictures
 from ..pipelines.stage import BadClip
 
@@ -78,18 +78,11 @@ def _write_clip(row: Row, folder: Path, record: Row) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         height, width = size_for_area(row["height"], row["width"], MAX_AREA_PX)
         times_s = row["start_s"] + np.arange(row["num_frames"]) / fps
-        with local_copy(row["source_path"]) as source, same_source(source, row["source_id"]):
-            frames = _frames(source, times_s, height, width)
+        with local_copy(row["source_path"]) as source, same_source(source, row["source_id"]), reading_video():
+            frames = decode(source, times_s, height, width)
         pose = PoseSequence.from_bytes(row["pose"])
         cv2.imwrite(str(image), frames[0, ..., ::-1])
         save_supplied_pose(image, [pose[:1]], fps, by_full_name=True)
         save_supplied_pose(video, [pose], fps, by_full_name=True)
         encode(frames, video, fps)
     return video
-
-
-def _frames(source: Path, times_s: np.ndarray, height: int, width: int) -> np.ndarray:
-    try:
-        return decode(source, times_s, height, width)
-    except VideoError as error:
-        raise BadClip(error.reason, error.detail) from error

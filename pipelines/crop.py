@@ -12,8 +12,6 @@ import numpy.typing as npt
 from ..datasets.schema import Row
 from ..datasets.skeleton import PoseSequence
 
-CROP_COLUMNS = ("crop_left_px", "crop_top_px", "crop_width_px", "crop_height_px")
-
 Shares = tuple[float, float, float, float]
 WHOLE: Shares = (0.0, 0.0, 1.0, 1.0)
 
@@ -29,6 +27,23 @@ def content_shares(row: Row) -> Shares:
         row["crop_width_px"] / width,
         row["crop_height_px"] / height,
     )
+
+
+def frame_of(row: Row) -> Row:
+    """Return the row with the source's size as `height` and `width`, which the functions here read.
+
+    In the rows of `cache` and `export`, `height` and `width` are the size that is written.
+    """
+    return {**row, "height": row["source_height"], "width": row["source_width"]}
+
+
+def size_to_decode(frame: Row, height: int) -> tuple[int, int]:
+    """Return the (height, width), even, at which to read a whole frame whose picture is resized to `height`.
+
+    The picture in it is at most twice as high, and never larger than in the source.
+    """
+    scale = min(1.0, 2 * height / content_size(frame)[0])
+    return round(frame["height"] * scale / 2) * 2, round(frame["width"] * scale / 2) * 2
 
 
 def content_size(row: Row) -> tuple[int, int]:

@@ -77,10 +77,24 @@ def same_source(path: str | os.PathLike[str], source_id: str | None) -> Iterator
     _require_same(path, source_id)
 
 
-def _require_same(path: str | os.PathLike[str], source_id: str) -> None:
+@contextlib.contextmanager
+def reading_video(named: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Quarantine the clip, not the job, where a video cannot be read in the block.
+
+    Args:
+        named: the path that begins the detail, where a row has several files.
+
+    Raises:
+        BadClip: in place of a `VideoError`.
+    """
     try:
-        changed = what_changed(path, source_id)
+        yield
     except VideoError as error:
-        raise BadClip(error.reason, error.detail) from error
+        raise BadClip(error.reason, error.detail if named is None else f"{named}: {error.detail}") from error
+
+
+def _require_same(path: str | os.PathLike[str], source_id: str) -> None:
+    with reading_video():
+        changed = what_changed(path, source_id)
     if changed:
         raise BadClip("source_changed", changed)

@@ -11,7 +11,7 @@ from ..datasets.rules import is_older
 from ..datasets.schema import Row
 from ..datasets.storage import local_copy
 from ..datasets.video import VideoError, probe
-from .fetched import fetched
+from .fetched import fetched, reading_video
 from .stage import BadClip, Stage
 
 REASON = "other_rules"
@@ -38,10 +38,8 @@ def require_same_pictures(row: Row, config: Any, tools: Any = None) -> Row:
     Raises:
         BadClip: they do not (`other_rules`), or the source cannot be read or was replaced.
     """
-    try:
+    with reading_video():
         info = probe(row["source_path"])
-    except VideoError as error:
-        raise BadClip(error.reason, error.detail) from error
     if info.geometry_changed_by_pictures_2:
         raise BadClip(
             REASON,

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from .. import SteadyDancerError
 from ..datasets.artifact import VERDICTS, Artifact, ArtifactError
+from ..datasets.clips import Clips
 from ..datasets.file_names import file_stem
 from ..datasets.schema import Row
 from ..datasets.storage import Location
@@ -49,6 +50,20 @@ def count_reasons(artifact: Artifact) -> dict[str, Counter[str]]:
         if row.get("reason") or row["verdict"] != "ok":
             out[row["verdict"]][row.get("reason") or UNTOLD] += row["count_all"]
     return out
+
+
+def accepted_rows(curated: Clips, columns: Sequence[str]) -> pa.Table:
+    """Read columns of the accepted clips of a curation; null in those that its version did not know.
+
+    Raises:
+        ArtifactError: no clip was accepted; the message counts the reasons.
+    """
+    parts = curated.tables([*columns, "verdict"])
+    table = pa.concat_tables(part.filter(pc.equal(part["verdict"], "ok")) for part in parts).select(columns)
+    if not len(table):
+        reasons = in_words(sum(count_reasons(curated.artifact).values(), Counter[str]()))
+        raise ArtifactError(f"{curated.artifact.path} holds no accepted clip ({reasons}): loosen the gates of curate")
+    return table
 
 
 def in_words(counts: Counter[str]) -> str:

@@ -2,24 +2,21 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import ArtifactError
 from ...datasets.clips import Clips
-from ...datasets.schema import Row
+from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.storage import Location
-from ..crop import CROP_COLUMNS as CROP
 from ..crop import content_size
-from ..verdicts import count_reasons, in_words
+from ..verdicts import accepted_rows
 
 COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames",
-           "width", "height", *CROP, "measured_part", "pose_digest")  # fmt: skip
+           "width", "height", *CROP_COLUMNS, "measured_part", "pose_digest")  # fmt: skip
 # What decides the numbers of a sample besides the video itself, which `clip_id` names.
-TOLD = ("clip_id", "prompt", "pose_digest", *CROP)
+TOLD = ("clip_id", "prompt", "pose_digest", *CROP_COLUMNS)
 
 
 class AcceptedClips:
@@ -35,12 +32,7 @@ class AcceptedClips:
     def __init__(self, clips: Location) -> None:
         curated = Clips(clips)
         self.record = curated.record
-        table = pa.concat_tables(_accepted(curated, part) for part in curated.artifact.parts())
-        if not len(table):
-            reasons = sum(count_reasons(curated.artifact).values(), Counter[str]())
-            raise ArtifactError(
-                f"{curated.artifact.path} holds no accepted clip ({in_words(reasons)}): loosen the gates of curate"
-            )
+        table = accepted_rows(curated, COLUMNS)
         order = pc.sort_indices(table, [("clip_id", "ascending"), ("source_path", "ascending")])
         first: dict[str, int] = {}
         for index, clip_id in zip(order.to_numpy(), table["clip_id"].take(order).to_pylist(), strict=True):
@@ -73,7 +65,8 @@ class AcceptedClips:
     def shapes(self) -> Iterator[tuple[int, int, int, int | None]]:
         """(frames, height and width of the picture, bytes of the prompt) of each clip, in the order of `ids`."""
         prompt_bytes = pc.binary_length(self.table["prompt"])
-        table = self.table.select(["num_frames", "width", "height", *CROP]).append_column("prompt_bytes", prompt_bytes)
+        table = self.table.select(["num_frames", "width", "height", *CROP_COLUMNS])
+        table = table.append_column("prompt_bytes", prompt_bytes)
         for batch in table.to_batches(max_chunksize=4096):
             for row in batch.to_pylist():
                 yield row["num_frames"], *content_size(row), row["prompt_bytes"]
@@ -85,8 +78,3 @@ class AcceptedClips:
             for row in batch.to_pylist():
                 total.update(f"{json.dumps(row, sort_keys=True)}\n".encode())
         return total.hexdigest()
-
-
-def _accepted(curated: Clips, part: str) -> pa.Table:
-    table = curated.artifact.read_part(part, [*COLUMNS, "verdict"])
-    return table.filter(pc.equal(table["verdict"], pa.scalar("ok"))).drop_columns(["verdict"])

@@ -14,29 +14,38 @@ from safetensors.torch import save
 
 from ...datasets.artifact import ArtifactError
 from ...datasets.clips import Clips
-from ...datasets.schema import Row
+from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.shards import Bucket, Sample, null_path, sample_members
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import Location
-from ...datasets.video import VideoError, decode, size_for_area
+from ...datasets.video import decode, size_for_area
 from ...datasets.whole_files import written_aside
 from ...models.captioner import Captioner
 from ...models.components import load_components
 from ...models.encoders import encode_image, encode_image_condition, encode_prompt, encode_video
 from ...models.pose_condition import draw_pose_condition, encode_pose_condition
-from ..crop import WHOLE, content_shares, content_size, crop_frames, cropped_shares, to_content
-from ..fetched import fetched
+from ..crop import (
+    WHOLE,
+    content_shares,
+    content_size,
+    crop_frames,
+    cropped_shares,
+    frame_of,
+    size_to_decode,
+    to_content,
+)
+from ..fetched import fetched, reading_video
 from ..older_rules import stages_for
 from ..stage import BadClip, Stage
-from .accepted import CROP
 from .config import ENCODERS, CacheConfig
 
 # What of a clip's row goes into its sample: where it comes from, so that every latent can be traced.
 META = ("clip_id", "source_id", "source_path", "start_s", "end_s", "prompt", "prompt_from", "pose_model",
-        "image_height", "image_width", *CROP)  # fmt: skip
+        "image_height", "image_width", *CROP_COLUMNS)  # fmt: skip
 
 _WORDS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "measured_part", "pose_digest", "prompt_from")
-_SIZES = ("num_frames", "source_height", "source_width", *CROP, "image_height", "image_width", "height", "width")
+_SIZES = ("num_frames", "source_height", "source_width", *CROP_COLUMNS, "image_height", "image_width", "height",
+          "width")  # fmt: skip
 _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in _WORDS),
     *((name, pa.float64()) for name in ("start_s", "end_s", "fps")),
@@ -112,11 +121,9 @@ def read_picture(row: Row, config: CacheConfig) -> tuple[np.ndarray, PoseSequenc
     """
     whole_height, whole_width = decoded_size(row, config)
     times_s = row["start_s"] + np.arange(row["num_frames"]) / row["fps"]
-    try:
+    with reading_video():
         frames = decode(Path(row["source_path"]), times_s, whole_height, whole_width)
-    except VideoError as error:
-        raise BadClip(error.reason, error.detail) from error
-    pose, shares = PoseSequence.from_bytes(row["pose"]), content_shares(_framed(row))
+    pose, shares = PoseSequence.from_bytes(row["pose"]), content_shares(frame_of(row))
     if shares == WHOLE:
         return frames, pose
     exact = cropped_shares(shares, whole_height, whole_width)
@@ -125,7 +132,7 @@ def read_picture(row: Row, config: CacheConfig) -> tuple[np.ndarray, PoseSequenc
 
 def trained_size(row: Row, config: CacheConfig) -> tuple[int, int]:
     """(height, width) of the bucket: the picture's aspect at the trained area."""
-    return size_for_area(*content_size(_framed(row)), config.max_area_px)
+    return size_for_area(*content_size(frame_of(row)), config.max_area_px)
 
 
 def decoded_size(row: Row, config: CacheConfig) -> tuple[int, int]:
@@ -133,14 +140,7 @@ def decoded_size(row: Row, config: CacheConfig) -> tuple[int, int]:
 
     CLIP sees more than the trained size holds; above twice that nothing is gained for its 224 × 224 pixels.
     """
-    height, _ = trained_size(row, config)
-    scale = min(1.0, 2 * height / content_size(_framed(row))[0])
-    return round(row["source_height"] * scale / 2) * 2, round(row["source_width"] * scale / 2) * 2
-
-
-def _framed(row: Row) -> Row:
-    """The row with the source's size where a curation's rows have it."""
-    return {**row, "height": row["source_height"], "width": row["source_width"]}
+    return size_to_decode(frame_of(row), trained_size(row, config)[0])
 
 
 def prompt_of(row: Row, frames: np.ndarray, captioner: Captioner | None) -> dict[str, str | None]:
@@ -207,8 +207,8 @@ def stages(config: CacheConfig, clips: Location, curated: Mapping[str, Any]) -> 
     """They run in one worker: a clip's networks share its frames. `curated` is the record of the clips."""
     place = clips.absolute()
     lies = ("clip_id", "source_path", "measured_part", "pose_digest")
-    reads = ("source_path", "source_id", "start_s", "fps", "num_frames", "source_height", "source_width", *CROP,
-             "prompt", "pose")  # fmt: skip
+    reads = ("source_path", "source_id", "start_s", "fps", "num_frames", "source_height", "source_width",
+             *CROP_COLUMNS, "prompt", "pose")  # fmt: skip
     adds = ("height", "width", "image_height", "image_width", "prompt", "prompt_from", "conditions")
     gpus = config.num_gpus
     return [

@@ -8,7 +8,42 @@ best of those it is to refuse. A bound lies between them, nearer to the bad ones
 than these; of the bounds on a pose only that on `pose_jerk` is held in its place by one clip alone.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Annotated, Any
+
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class Score:
+    """Declare what a gate reads of a row: one column, or several combined.
+
+    Args:
+        name: in details and reports.
+        columns: the score is the smallest of these values, each the first of its columns that is not null.
+    """
+
+    name: str
+    columns: tuple[tuple[str, ...], ...]
+
+    def of(self, read: Callable[[str], Any]) -> Any:
+        """Compute the score of one row or of many rows.
+
+        Args:
+            read: returns a column by its name, as a number or an array [n]; NaN for null.
+        """
+        return reduce(np.minimum, (reduce(_first_known, map(read, side)) for side in self.columns))
+
+
+def _first_known(value: Any, other: Any) -> Any:
+    return np.where(np.isnan(value), other, value)
+
+
+SIDE_PX = Score("side_px", (("crop_height_px", "height"), ("crop_width_px", "width")))
+NUM_PERSONS = Score("num_persons", (("num_persons", "num_detected_persons"),))
 
 
 class Gates(BaseModel):
@@ -16,7 +51,9 @@ class Gates(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    min_side_px: int | None = Field(160, description="shorter side of the picture inside its borders, pixels")
+    min_side_px: Annotated[int | None, SIDE_PX] = Field(
+        160, description="shorter side of the picture inside its borders, pixels"
+    )
     max_border_ratio: float | None = Field(
         0.7,
         description="share of the frame that is border and cropped away (an upright video in a wide one: 0.68); 0.02 "
@@ -62,7 +99,9 @@ class Gates(BaseModel):
     max_text_length: float | None = Field(
         0.25, description="longest line of such text over the picture's width or height (0.20 | 0.30): captions"
     )
-    max_persons: int | None = Field(1, description="people in the clip, from a third of the main one's size")
+    max_persons: Annotated[int | None, NUM_PERSONS] = Field(
+        1, description="people in the clip, from a third of the main one's size"
+    )
     min_aesthetic_score: float | None = Field(5.0, description="LAION's aesthetic score; null without its weights")
     max_extreme_action: float | None = Field(0.5, description="CLIP's probability of acrobatics; null without weights")
     max_missing_pose_ratio: float | None = Field(0.1, description="share of frames without a usable body")
@@ -107,14 +146,38 @@ class Gates(BaseModel):
     )
 
     def bounds(self) -> list[tuple[str, str, str, float]]:
-        """(gate, column, "min" or "max", bound) of the gates that are on, in the order in which they are applied."""
+        """(gate, score, "min" or "max", bound) of the gates that are on, in the order in which they are applied."""
         out = []
         for gate in type(self).model_fields:
             bound = getattr(self, gate)
             if bound is not None:
-                side, column = gate.split("_", 1)
-                out.append((gate, "num_persons" if column == "persons" else column, side, float(bound)))
+                out.append((gate, score_of(gate).name, gate.split("_", 1)[0], float(bound)))
         return out
+
+
+def score_of(gate: str) -> Score:
+    """Return what a gate reads: the `Score` of its field, else the column that its name gives (`max_blur`: `blur`)."""
+    column = gate.split("_", 1)[1]
+    declared = (one for one in Gates.model_fields[gate].metadata if isinstance(one, Score))
+    return next(declared, Score(column, ((column,),)))
+
+
+SCORES = {score.name: score for score in map(score_of, Gates.model_fields)}
+
+
+def is_beyond(values: Any, side: str, bound: Any) -> Any:
+    """Compare a score with the bound of a gate: true below a "min", above a "max"; NaN (not measured) is neither."""
+    return values < bound if side == "min" else values > bound
+
+
+def asked(side: str, bound: float) -> str:
+    """Return a gate's bound in words."""
+    return f"{'at least' if side == 'min' else 'at most'} {bound:.4g}"
+
+
+def refusal(score: str, value: float, words: str) -> str:
+    """Return the detail of a row that a gate refuses, from its score and the gate's `asked`."""
+    return f"{score} {value:.4g}, {words} is asked"
 
 
 # Gates whose scores are measured before the pose, in the order of what they cost: a clip that fails one is not worth

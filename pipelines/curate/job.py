@@ -3,49 +3,53 @@
 import logging
 import sys
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
-from ...datasets.artifact import Artifact, ArtifactError, Packet, exclusive, plan_packets
-from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, clips_packet, count_written
-from ...datasets.digests import content_digest, json_digest
-from ...datasets.node_cache import require_scratch, scratch
-from ...datasets.rules import versions
-from ...datasets.schema import CLIP_SCHEMA, Row, to_table
-from ...datasets.storage import Location, location, relative
+from ...datasets.artifact import Artifact, ArtifactError, exclusive
+from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, count_written
+from ...datasets.node_cache import scratch
+from ...datasets.schema import CLIP_SCHEMA, to_table
+from ...datasets.storage import Location, relative
 from ..runner import Engine, Job, run_packets
 from ..verdicts import warn_first
 from .config import CurateConfig
-from .ingest import find_sources, sources_digest
-from .networks import MOST_SHOWN, files_of_excluded, gather_excluded, load_excluded
+from .ingest import find_sources
+from .inputs import Inputs, opener
+from .networks import MOST_SHOWN, gather_excluded
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
-from .selection.verdicts import Selection
-from .steps import open_source
-from .takeover import RULES_READ, Parent, absent_settings, forgotten_in, reopen_changed
+from .selection.verdicts import Piece, Selection
+from .takeover import absent_settings, forgotten_in, reopen_changed
 from .walk import stages, told_apart
 
 _log = logging.getLogger(__name__)
 
 
+class Measured(NamedTuple):
+    """Measured rows, what the record says of the excluded videos, seconds by stage, and the counts of decoding."""
+
+    rows: MeasuredRows
+    excluded: dict[str, Any]
+    seconds: dict[str, float]
+    decoding: dict[str, int]
+
+
 def plan(config: CurateConfig, clips: str, out: Location, parent: Location | None = None) -> dict[str, Any]:
     """What `run` would do: number of sources, packets, and how many of them are done."""
-    found = find_sources(clips)
-    sources = found.table
-    packets = plan_packets(paths_of(sources), config.packet_size)
+    inputs = Inputs(config, clips, find_sources(clips), parent)
+    packets, old, left_out = inputs.packets, inputs.parent, inputs.found.left_out
     remaining = Artifact(out / "measured").remaining(packets)
-    _require_what_is_needed(config)
-    excluded = content_digest(location(config.exclude)) if config.exclude and parent else None
-    old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
     taken: dict[str, Any] = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
-    taken |= {"left_out": found.left_out.record()} if found.left_out else {}
-    return {"sources": len(sources), **taken, "packets": len(packets), "packets_done": len(packets) - len(remaining),
-            "finished": Artifact(out / "clips").committed, "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip
+    taken |= {"left_out": left_out.record()} if left_out else {}
+    return {"sources": len(inputs.paths), **taken, "packets": len(packets),
+            "packets_done": len(packets) - len(remaining), "finished": Artifact(out / "clips").committed,
+            "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip
 
 
 def run(
@@ -65,95 +69,72 @@ def run(
         JobStopped: the code or the machine failed on the way.
     """
     found = find_sources(clips)
-    sources, paths = found.table, paths_of(found.table)
     if found.left_out:
         print(f"curate: {found.left_out}", file=sys.stderr, flush=True)
-    _require_what_is_needed(config)
-    excluded = content_digest(location(config.exclude)) if config.exclude else None
-    old = Parent.of(parent, config, sources["source_path"], excluded) if parent else None
+    inputs = Inputs(config, clips, found, parent)
     with exclusive(out):
         measured, artifact = Artifact(out / "measured"), Artifact(out / "clips")
-        begun: dict[str, Any] = {
-            "config": config.model_dump(mode="json"),
-            "sources": sources_digest(sources),
-            "num_sources": len(paths),
-            "rules": versions(*RULES_READ),
-        }
-        if excluded:
-            begun["excluded"] = excluded
-        if old:
-            begun["parent"] = json_digest(old.clips.record)
-        absent = {"config": absent_settings()}
+        begun, absent = inputs.plan(), {"config": absent_settings()}
         measured.begin(begun, absent, finished=artifact.committed)
         if artifact.committed:
             return artifact.record()
         start = time.perf_counter()
-        working, told = _exclude(config, measured.path)
-        packets = plan_packets(paths, config.packet_size)
-        if replaced := reopen_changed(measured, packets):
-            artifact.take_back_parts()  # verdicts that an attempt gave to what was measured of the old files
-            words = f"{len(replaced)} sources were replaced since they were measured and are measured again"
-            print(f"curate: {words}, first {replaced[0]}", file=sys.stderr, flush=True)
-        open_row = opener(sources, paths)
-        job = Job(
-            name="curate",
-            stages=old.stages(stages(config)) if old else stages(config),
-            config=working,
-            schema=CLIP_SCHEMA,
-            open_row=(lambda path: old.open_row(open_row(path))) if old else open_row,
-            write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
-        )
-        seconds, decoding = told_apart(run_packets(job, measured, packets, engine))
-        rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
-        selection, parts, seen = _select(rows, config, paths)
+        done = _measure(inputs, measured, artifact, engine)
+        selection, pieces, seen = _select(done.rows, config, inputs.paths)
         _warn(seen)
         artifact.begin(begun, absent)
-        _write(artifact, selection, rows, parts)
-        return artifact.commit(
-            {
-                "kind": "clips",
-                "version": __version__,
-                "config": begun["config"],
-                "rules": begun["rules"],
-                "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
-                **({"parent": old.told(out, _num_taken(seen)), **forgotten_in(old.clips.record)} if old else {}),
-                "measured": relative(measured.path, out),
-                "inputs": {
-                    "clips": clips,
-                    "sources": len(paths),
-                    "digest": begun["sources"],
-                    "excluded": excluded,
-                    "left_out": found.left_out.record(),
-                    **told,
-                },
-                "counts": count_written(artifact, len(selection)),
-                "pose_models": sorted(pc.unique(seen["pose_model"]).drop_null().to_pylist()),
-                "decoding": decoding,
-                "seconds": {**seconds, "total": time.perf_counter() - start},
-            }
-        )
+        selection.write(artifact, pieces)
+        record = _record(inputs, begun, artifact, done, selection, seen)
+        return artifact.commit(record | {"seconds": {**done.seconds, "total": time.perf_counter() - start}})
 
 
-def _require_what_is_needed(config: CurateConfig) -> None:
-    """Find what would stop the run at its end, or where it cannot be told from a fault.
+def _measure(inputs: Inputs, measured: Artifact, artifact: Artifact, engine: Engine) -> Measured:
+    """Measure the sources that have no rows yet, or whose files were replaced since."""
+    config, old, packets = inputs.config, inputs.parent, inputs.packets
+    working, excluded = _exclude(config, measured.path)
+    if replaced := reopen_changed(measured, packets):
+        artifact.take_back_parts()  # verdicts that an attempt gave to what was measured of the old files
+        words = f"{len(replaced)} sources were replaced since they were measured and are measured again"
+        print(f"curate: {words}, first {replaced[0]}", file=sys.stderr, flush=True)
+    open_row = opener(inputs.sources, inputs.paths)
+    job = Job(
+        name="curate",
+        stages=old.stages(stages(config)) if old else stages(config),
+        config=working,
+        schema=CLIP_SCHEMA,
+        open_row=(lambda path: old.open_row(open_row(path))) if old else open_row,
+        write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
+    )
+    seconds, decoding = told_apart(run_packets(job, measured, packets, engine))
+    rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
+    return Measured(rows, excluded, seconds, decoding)
 
-    Raises:
-        SteadyDancerError: there is no excluded set, or no folder for the file in which copies are looked for.
-    """
-    if config.exclude:
-        place = location(config.exclude)
-        if not place.exists():
-            raise ArtifactError(
-                f"exclude: {config.exclude} does not exist: give a folder of videos, or an .npz of theirs"
-            )
-        if place.suffix.lower() == ".npz" and place.is_file():
-            load_excluded(place, config.fps)
-        if not files_of_excluded(place):
-            raise ArtifactError(
-                f"exclude: {config.exclude} holds no file: give a folder of videos, or an .npz of theirs"
-            )
-    if config.duplicates.scope != "off":
-        require_scratch()
+
+def _record(
+    inputs: Inputs, begun: dict[str, Any], artifact: Artifact, done: Measured, selection: Selection, seen: pa.Table
+) -> dict[str, Any]:
+    """Return the record of the written clips, without the seconds."""
+    old, out = inputs.parent, artifact.path.parent
+    return {
+        "kind": "clips",
+        "version": __version__,
+        "config": begun["config"],
+        "rules": begun["rules"],
+        "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
+        **({"parent": old.told(out, _num_taken(seen)), **forgotten_in(old.clips.record)} if old else {}),
+        "measured": relative(done.rows.measured.path, out),
+        "inputs": {
+            "clips": inputs.clips,
+            "sources": len(inputs.paths),
+            "digest": begun["sources"],
+            "excluded": inputs.excluded,
+            "left_out": inputs.found.left_out.record(),
+            **done.excluded,
+        },
+        "counts": count_written(artifact, len(selection)),
+        "pose_models": sorted(pc.unique(seen["pose_model"]).drop_null().to_pylist()),
+        "decoding": done.decoding,
+    }
 
 
 def _exclude(config: CurateConfig, measured: Location) -> tuple[CurateConfig, dict[str, Any]]:
@@ -169,25 +150,10 @@ def _exclude(config: CurateConfig, measured: Location) -> tuple[CurateConfig, di
     return working, {"excluded_videos": len(excluded.names), "excluded_unreadable": excluded.unreadable}
 
 
-def paths_of(sources: pa.Table) -> list[str]:
-    """The column `source_path`."""
-    return list(map(str, sources["source_path"].to_pylist()))
-
-
-def opener(sources: pa.Table, paths: Sequence[str]) -> Callable[[str], Row]:
-    """Path → the row with which a source begins its walk, with what a manifest says of it; `paths` are sorted."""
-
-    def open_row(path: str) -> Row:
-        (said,) = sources.slice(bisect_left(paths, path), 1).to_pylist()
-        return {**said, **open_source(path)}
-
-    return open_row
-
-
 def _select(
     rows: MeasuredRows, config: CurateConfig, sources: Sequence[str]
-) -> tuple[Selection, list[tuple[list[str], int]], pa.Table]:
-    """Verdicts of all rows, how many there are in which parts, and of each its source, pose model and `taken_from`.
+) -> tuple[Selection, Iterator[Piece], pa.Table]:
+    """Verdicts of all rows, the pieces in which to write them, and of each its source, pose model and `taken_from`.
 
     What decides is read once and held; keypoints and fingerprints are not.
     """
@@ -209,7 +175,7 @@ def _select(
         raise ArtifactError(f"{len(lost)} sources have no row, first {lost[0]}: delete {rows.measured.path}")
     groups = fingerprints.groups(config.duplicates.min_common_ratio) if fingerprints else None
     selection = select(lambda: tables, config, groups=groups)
-    return selection, parts, seen
+    return selection, _pieces(rows, parts), seen
 
 
 def _warn(seen: pa.Table) -> None:
@@ -225,16 +191,12 @@ def _num_taken(seen: pa.Table) -> int:
     return len(pc.unique(seen["source_path"].filter(seen["taken_from"].is_valid())))
 
 
-def _write(artifact: Artifact, selection: Selection, rows: MeasuredRows, parts: list[tuple[list[str], int]]) -> None:
-    """Write what is not there yet of the rows with their verdicts, in parts of like size."""
-    start = index = 0
+def _pieces(rows: MeasuredRows, parts: list[tuple[list[str], int]]) -> Iterator[Piece]:
+    """Yield the measured rows in pieces of `PART_ROWS` or more; `parts` are names of parts, and their rows."""
     names: list[str] = []
     size = 0
     for k, (more, num_rows) in enumerate(parts):
         names, size = names + more, size + num_rows
-        if size < PART_ROWS and k + 1 < len(parts):
-            continue
-        packet: Packet = clips_packet(index, names)
-        if not artifact.part(packet).is_file():
-            artifact.write_part(packet, selection.apply(rows.read(names, COLUMNS), start))
-        start, index, names, size = start + size, index + 1, [], 0
+        if size >= PART_ROWS or k + 1 == len(parts):
+            yield Piece(names, size, partial(rows.read, names, COLUMNS))
+            names, size = [], 0

@@ -1,9 +1,8 @@
 """The steps of a curation, each a function on one row: probe → shots → score → pose."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +13,10 @@ from ...datasets.schema import Row, columns_of
 from ...datasets.sidecars import KEYPOINTS, sidecar, sidecar_note
 from ...datasets.source_content import content_id
 from ...datasets.text import TextError, read_caption
-from ...datasets.video import (
-    VideoError,
-    VideoInfo,
-    decode,
-    decode_sparse,
-    low_resolution_pieces,
-    probe,
-)
+from ...datasets.video import VideoInfo, decode, decode_sparse, low_resolution_pieces, probe
 from ...datasets.video_file import identity
 from ..crop import content_shares, content_size, crop_frames, to_content, to_frame
-from ..fetched import fetched
+from ..fetched import fetched, reading_video
 from ..poses import find_poses
 from ..stage import BadClip
 from .config import CurateConfig
@@ -42,8 +34,6 @@ from .scores.pose_scores import appearance_change, count_tracks, pose_scores
 from .scores.shots import PIECE_FRAMES, ShotPass
 from .selection.select import failed_gate
 
-T = TypeVar("T")
-
 POSE_SIDE_PX = 512
 ATTEMPTS = 3  # at reading a file that was replaced while it was read
 
@@ -57,7 +47,8 @@ def open_source(path: str) -> Row:
 def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Identity by content, and what demuxing tells; nothing is decoded."""
     path = Path(row["source_path"])
-    source_id, info = _read(lambda: _identified(path))
+    with reading_video():
+        source_id, info = _identified(path)
     prompt, unreadable = _caption(path, row)
     return {
         **row,
@@ -140,7 +131,8 @@ def _read_pieces(path: str, fps: float) -> Iterator[tuple[Frames, bool]]:
     pieces = low_resolution_pieces(path, 1 / fps, LOW_RESOLUTION_PX, PIECE_FRAMES)
     ended = False
     while not ended:
-        _, frames = _read(lambda: next(pieces, (None, np.empty((0, 1, 1, 3), np.uint8))))
+        with reading_video():
+            _, frames = next(pieces, (None, np.empty((0, 1, 1, 3), np.uint8)))
         ended = len(frames) < PIECE_FRAMES
         yield frames, ended
 
@@ -181,7 +173,8 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
     if is_refused_at_a_glance(row):
         return row
     tools = tools or ScoreTools()
-    _, frames = _read(lambda: decode_sparse(row["source_path"], row["start_s"], row["end_s"], config.num_score_frames))
+    with reading_video():
+        _, frames = decode_sparse(row["source_path"], row["start_s"], row["end_s"], config.num_score_frames)
     row = {**row, **dict.fromkeys(columns_of("score")), **_content(row, find_content(frames))}
     frames = crop_frames(frames, content_shares(row))
     seconds = row["end_s"] - row["start_s"]
@@ -265,12 +258,5 @@ def _frames(row: Row, times_s: npt.NDArray[np.float64], short_side: int) -> Fram
     """The source's frames at these times, with the given short side (never larger than the source), even."""
     scale = min(1.0, short_side / min(row["height"], row["width"]))
     height, width = (max(2, round(row[side] * scale / 2) * 2) for side in ("height", "width"))
-    return _read(lambda: decode(row["source_path"], times_s, height, width))
-
-
-def _read(reader: Callable[[], T]) -> T:
-    """What a reader of video gives; its complaints are about the clip."""
-    try:
-        return reader()
-    except VideoError as error:
-        raise BadClip(error.reason, error.detail) from error
+    with reading_video():
+        return decode(row["source_path"], times_s, height, width)

@@ -13,7 +13,7 @@ from ...datasets.artifact import MOST_ASKED, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
 from ...datasets.digests import shown_differences
 from ...datasets.files import changed_ns
-from ...datasets.rules import is_older, other_rules, versions
+from ...datasets.rules import is_older, newer_rules
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, candidates, sidecar, sidecar_note
 from ...datasets.source_content import content_id
@@ -76,9 +76,7 @@ class Parent:
                 "curate without --parent, or with the settings of the parent"
             )
         # What older rules gave, each file tells by itself whether it is other now: `take_over` asks.
-        now = versions(*RULES_READ)
-        then = {name: max(by, now.get(name, by)) for name, by in clips.record.get("rules", {}).items()}
-        if by := other_rules({"rules": now | then}, {"rules": now}):
+        if by := newer_rules(clips.record, *RULES_READ):
             raise ArtifactError(
                 f"{clips.artifact.path} was measured by another version of this program, whose rules were others:\n"
                 f"{by}\ncurate without --parent"

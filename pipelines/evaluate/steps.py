@@ -11,7 +11,7 @@ import pyarrow as pa
 from ...datasets.arrays import Frames
 from ...datasets.images import ImageError, read_image
 from ...datasets.schema import Row
-from ...datasets.video import VideoError, decode, frame_times_s, probe
+from ...datasets.video import decode, frame_times_s, probe
 from ...models.components import load_components
 from ...models.encoders import resize_image
 from ...models.judges import (
@@ -23,8 +23,8 @@ from ...models.judges import (
     start_gap_jump,
     temporal_flickering,
 )
-from ..fetched import fetched
-from ..stage import BadClip, Stage
+from ..fetched import fetched, reading_video
+from ..stage import Stage
 from .comparison import Clock, NotComparable, truth_frames
 from .config import EvaluateConfig
 
@@ -98,13 +98,11 @@ def read_render(path: Path, config: EvaluateConfig) -> tuple[Frames, np.ndarray]
     Raises:
         BadClip: the video cannot be read.
     """
-    try:
+    with reading_video(path):
         probe(path)
         times_s = frame_times_s(path)
         times_s = times_s[:81] if config.protocol == "first-81" else times_s
         return decode(path, times_s), times_s
-    except VideoError as error:
-        raise BadClip(error.reason, f"{path}: {error.detail}") from error
 
 
 def read_reference(file: str | None, height: int, width: int) -> tuple[Frames | None, tuple[int, int] | None, str]:

@@ -5,21 +5,18 @@ import time
 from collections import Counter
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ... import __version__
-from ...datasets.artifact import Artifact, ArtifactError, count_verdicts, exclusive, plan_packets
+from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.clips import Clips
 from ...datasets.digests import json_digest
 from ...datasets.exports import SCHEMA, write_manifests
 from ...datasets.rules import versions
-from ...datasets.schema import Row, columns_of, to_table
+from ...datasets.schema import CROP_COLUMNS, Row, columns_of, to_table
 from ...datasets.storage import Location, total_bytes
-from ..crop import CROP_COLUMNS
 from ..earlier import absent_fields
 from ..older_rules import stages_for
 from ..runner import Engine, Job, run_packets
+from ..verdicts import accepted_rows
 from .config import ExportConfig
 
 PASSED_ON = ("clip_id", "source_id", "source_path", "source_bytes", "origin", "licence", "prompt", "pose_model",
@@ -38,17 +35,12 @@ def accepted_clips(curated: Clips) -> list[Row]:
     Raises:
         ArtifactError: no clip was accepted.
     """
-    table = curated.read()
-    rows = table.filter(pc.is_in(table["verdict"], pa.array(["ok"]))).to_pylist()
-    if not rows:
-        counts = curated.record["counts"]
-        raise ArtifactError(f"{curated.artifact.path} holds no accepted clip ({counts}): loosen the gates of curate")
     fps = curated.record["config"]["fps"]
     return [
         {name: row[name] for name in PASSED_ON}
         | {"fps": fps, "source_height": row["height"], "source_width": row["width"]}
         | {"scores": json.dumps({name: row[name] for name in SCORES if row[name] is not None})}
-        for row in rows
+        for row in accepted_rows(curated, [*PASSED_ON, "width", "height", *SCORES]).to_pylist()
     ]
 
 

@@ -12,15 +12,15 @@ import numpy.typing as npt
 
 from ...datasets.clips import Clips
 from ...datasets.exports import files_of
-from ...datasets.schema import Row
+from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage import location
 from ...datasets.supplied_poses import save_supplied_pose
-from ...datasets.video import VideoError, decode, encode, size_for_area
+from ...datasets.video import decode, encode, size_for_area
 from ...datasets.whole_files import written_aside
-from ..crop import CROP_COLUMNS, content_shares, content_size, crop_frames, to_content
-from ..fetched import fetched, same_source
-from ..stage import BadClip, Stage
+from ..crop import content_shares, content_size, crop_frames, frame_of, size_to_decode, to_content
+from ..fetched import fetched, reading_video, same_source
+from ..stage import Stage
 from .config import ExportConfig
 
 # A clip goes from file to file in pieces: 81 frames of a large source are half a gigabyte.
@@ -60,11 +60,8 @@ def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
         for file in here.values():
             file.parent.mkdir()
         here["keypoints"] = here["video"].with_name(here["keypoints"].name)  # where save_supplied_pose lays them
-        try:
-            with same_source(source, row["source_id"]):
-                encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
-        except VideoError as error:
-            raise BadClip(error.reason, error.detail) from error
+        with reading_video(), same_source(source, row["source_id"]):
+            encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
         drawn = (draw(pose[some], height, width) for some in _slices(row["num_frames"]))
         encode(drawn, here["pose_video"], row["fps"], lossless=task.config.lossless)
         save_supplied_pose(here["video"], [pose], row["fps"])
@@ -73,11 +70,6 @@ def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
             with written_aside(location(task.out) / files[kind]) as aside:
                 shutil.copyfile(here[kind], aside)
     return {**row, "height": height, "width": width, "verdict": "ok"}
-
-
-def frame_of(row: Row) -> Row:
-    """The row with the source's size under the names that `crop` knows, where `height` is what was written."""
-    return {**row, "height": row["source_height"], "width": row["source_width"]}
 
 
 def export_size(row: Row, config: ExportConfig) -> tuple[int, int]:
@@ -95,13 +87,11 @@ def _frames(source: Path, row: Row, config: ExportConfig) -> Iterator[npt.NDArra
     reads and resizes.
     """
     height, width = export_size(row, config)
-    frame, size = frame_of(row), None
-    if config.max_area_px is not None:
-        scale = min(1.0, 2 * height / content_size(frame)[0])
-        size = [round(frame[side] * scale / 2) * 2 for side in ("height", "width")]
+    frame = frame_of(row)
+    size = () if config.max_area_px is None else size_to_decode(frame, height)
     times_s = row["start_s"] + np.arange(row["num_frames"]) / row["fps"]
     for some in _slices(row["num_frames"]):
-        frames = crop_frames(decode(source, times_s[some], *(size or ())), content_shares(frame))
+        frames = crop_frames(decode(source, times_s[some], *size), content_shares(frame))
         if config.max_area_px is None:
             yield frames[:, :height, :width]
         else:

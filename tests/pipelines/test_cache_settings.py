@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from steadydancer.datasets.encodings import fingerprint
-from steadydancer.pipelines.cache.accepted import COLUMNS, CROP, AcceptedClips
+from steadydancer.datasets.schema import CROP_COLUMNS
+from steadydancer.pipelines.cache.accepted import COLUMNS, AcceptedClips
 from steadydancer.pipelines.cache.config import CacheConfig
 
 # Each field with another value than the default.
@@ -39,7 +40,8 @@ def test_a_setting_changes_the_fingerprint_if_a_number_depends_on_it(field: str)
 def accepted(fps: float = 16.0, **changes: Any) -> AcceptedClips:
     """Two accepted clips; `changes` of the second one's columns."""
     words = dict.fromkeys(COLUMNS, "x")
-    row = {**words, "start_s": 0.0, "end_s": 1.0, "num_frames": 17, "width": 64, "height": 96, **dict.fromkeys(CROP, 2)}
+    row = {**words, "start_s": 0.0, "end_s": 1.0, "num_frames": 17, "width": 64, "height": 96}
+    row |= dict.fromkeys(CROP_COLUMNS, 2)
     clips = AcceptedClips.__new__(AcceptedClips)
     clips.fps = fps
     clips.table = pa.Table.from_pylist([{**row, "clip_id": "a"}, {**row, "clip_id": "b", **changes}])
@@ -50,7 +52,7 @@ def test_clips_are_others_where_a_cached_number_would_be() -> None:
     """The video and its span are named by the clip's id; where it lies and how it is kept decide nothing."""
     changes: list[dict[str, Any]] = [
         {"clip_id": "c"}, {"prompt": "another"}, {"prompt": None}, {"pose_digest": "another"}, {"fps": 24.0},
-        *({name: 4} for name in CROP), {"crop_left_px": None},
+        *({name: 4} for name in CROP_COLUMNS), {"crop_left_px": None},
     ]  # fmt: skip
     digests = {accepted().digest(), *(accepted(**one).digest() for one in changes)}
     assert len(digests) == 1 + len(changes)

@@ -1,6 +1,7 @@
 """Each gate at its bound and to both sides of it; a score that is null; the bounds themselves."""
 
 import math
+import random
 
 import pytest
 from pydantic import ValidationError
@@ -128,6 +129,56 @@ def test_people_are_counted_by_keypoints_and_else_by_the_detector() -> None:
 
     assert refused(2, None) == refused(2, 1) == refused(None, 2) == "num_persons 2, at most 1 is asked"
     assert refused(1, 3) is None and refused(None, 1) is None and refused(None, None) is None and refused(0, 2) is None
+
+
+def random_row(chance: random.Random, gates: Gates) -> Row:
+    """Values at, beside and far from the bounds, infinite ones, NaN and nulls; most pass, so that every gate is met."""
+    row = dict.fromkeys(CLIP_SCHEMA.names) | {"source_id": "a", "pose_digest": "x"}
+    for gate, name, side, bound in gates.bounds():
+        toward = math.inf if side == "min" else -math.inf
+        values = [bound, math.nextafter(bound, toward), None, math.nan, toward]
+        if chance.random() < 0.03:
+            values = [math.nextafter(bound, -toward), bound - 1 if side == "min" else bound + 1, -toward]
+        value = chance.choice(values)
+        if gate in INTEGERS and value is not None:
+            value = round(value) if math.isfinite(value) else None
+        if gate != "min_side_px":
+            row[name] = value
+    row["num_detected_persons"] = chance.choice([None, 0, 1, 1, 1, 2])
+    row["width"], row["height"] = chance.choice([(160, 161), (161, 159), (500, 700), (None, None)])
+    if row["width"] is not None and chance.random() < 0.3:
+        row["crop_width_px"], row["crop_height_px"] = chance.choice([(160, 200), (158, 200), (300, 158)])
+    return row
+
+
+def by_the_rule(row: Row, gates: Gates) -> tuple[tuple[str, str] | tuple[None, None], str | None]:
+    """(gate and words of the first gate that refuses, gates without a score), written out without the job's code."""
+    crop = "crop_width_px" if row["crop_width_px"] is not None else "width"
+    crop_height = "crop_height_px" if row["crop_height_px"] is not None else "height"
+    side_px = None if row["width"] is None else min(row[crop], row[crop_height])
+    persons = row["num_detected_persons"] if row["num_persons"] is None else row["num_persons"]
+    failed, unmeasured = [], []
+    for gate, bound in gates.model_dump(exclude_none=True).items():
+        name = column(gate)
+        value = {"side_px": side_px, "num_persons": persons}[name] if name in ("side_px", "num_persons") else row[name]
+        if value is None or math.isnan(value):
+            unmeasured.append(gate)
+        elif gate.startswith("min") and value < bound:
+            failed.append((gate, f"{name} {value:.4g}, at least {bound:.4g} is asked"))
+        elif gate.startswith("max") and value > bound:
+            failed.append((gate, f"{name} {value:.4g}, at most {bound:.4g} is asked"))
+    return failed[0] if failed else (None, None), ",".join(unmeasured) or None
+
+
+def test_a_row_alone_and_among_thousands_gets_the_verdict_of_the_rule() -> None:
+    chance, gates = random.Random(0), Gates(max_static_edge_ratio=0.4, min_motion_smoothness=0.6)
+    places = [{"source_path": f"{k:05d}", "clip_id": f"{k}"} for k in range(2000)]
+    rows = [random_row(chance, gates) | place for place in places]
+    expected = [by_the_rule(row, gates) for row in rows]
+    assert [failed_gate(row, gates) or (None, None) for row in rows] == [said for said, _ in expected]
+    found = select_table(to_table(rows), CurateConfig(gates=gates)).to_pylist()
+    assert [((row["reason"], row["detail"]), row["unmeasured"]) for row in found] == expected
+    assert {said[0] for said, _ in expected} == {*gates.model_dump(), None}
 
 
 def test_pictures_of_one_shape_have_their_own_bounds() -> None:

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from ....datasets.schema import Row
+from ....datasets.schema import CROP_COLUMNS, Row
 from ....datasets.source_content import is_unchanged
 from ....datasets.storage import StorageError, local_copy
 from ....datasets.video import VideoError, decode_sparse
-from ...crop import CROP_COLUMNS, content_shares, crop_frames
-from ..selection.judgement import Bounds, Floats, values_of
+from ...crop import content_shares, crop_frames
+from ..selection.judgement import Bounds, Floats, shapes_of, values_of
 from .composition import shortened
-from .funnel import bound_words, came_to_gates, refused_by, shapes_of, verdict_is
+from .funnel import bound_words, came_to_gates, refused_by, verdict_is
 
 NUM_EACH = 12
 PER_GATE = 3  # one bound does not fill the page

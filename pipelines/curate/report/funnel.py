@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,7 +16,7 @@ from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ..config import SHAPES, CurateConfig
-from ..gates import Gates
+from ..gates import Gates, asked
 from ..selection.judgement import Bounds, Mask, judge, values_of
 from ..selection.row_keys import REASONS
 
@@ -121,9 +120,9 @@ def read_columns(clips: Clips, columns: Sequence[str]) -> pa.Table:
 
 def bound_words(side: str, bounds: Sequence[float]) -> str:
     """What a gate asks, "at least 0.12"; one bound a shape where they differ."""
-    words = "at least" if side == "min" else "at most"
     if len(set(bounds)) == 1:
-        return f"{words} {bounds[0]:.4g}"
+        return asked(side, bounds[0])
+    words = "at least" if side == "min" else "at most"
     each = (f"{bound:.4g} ({shape})" for shape, bound in zip(SHAPES, bounds, strict=True) if not np.isnan(bound))
     return f"{words} {', '.join(each)}"
 
@@ -154,11 +153,6 @@ def refused_by(table: pa.Table, gate: str) -> Mask:
 def _mask(column: Any) -> Mask:
     mask: Mask = pc.fill_null(column, False).to_numpy(zero_copy_only=False)
     return mask
-
-
-def shapes_of(table: pa.Table) -> npt.NDArray[np.int8]:
-    """Shape of the picture [n], as an index into `SHAPES`."""
-    return judge(table, Bounds((), (), (), np.zeros((0, len(SHAPES))))).shape
 
 
 def reasons(table: pa.Table) -> dict[tuple[str, str], int]:

@@ -12,20 +12,20 @@ import pyarrow.compute as pc
 from .... import SteadyDancerError
 from ....datasets.clips import COLUMNS, Clips
 from ....datasets.finished import finished
-from ....datasets.schema import CLIP_SCHEMA, Row, columns_of
+from ....datasets.schema import CLIP_SCHEMA, CROP_COLUMNS, Row, columns_of
 from ....datasets.storage import Location, is_address
 from ..config import SHAPES
 from ..gates import CHEAP_GATES
-from ..selection.judgement import Bounds, values_of
+from ..selection.judgement import Bounds, shapes_of, values_of
 from .compare import parent_of
-from .funnel import bound_words, config_of, meaning_of, read_columns, shapes_of
+from .funnel import bound_words, config_of, meaning_of, read_columns
 
 NAMES = ["clip_id", "source_path", "source_id"]
 BRIEF = ["clip_id", "source_path", "start_s", "end_s", "verdict", "reason"]
 SAID = ("verdict", "reason", "detail")
 MAX_COPIES, MAX_NEAR, MAX_CANDIDATES = 12, 5, 20_000
 NO_SCORES = (
-    *(name for name in COLUMNS if name.startswith("crop_")),
+    *CROP_COLUMNS,
     "clip_id",
     "shot_index",
     "start_s",

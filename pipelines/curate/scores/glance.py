@@ -9,6 +9,7 @@ from ....datasets.digests import json_digest
 from ....datasets.schema import Row
 from ....datasets.video import VideoError, decode_key_frames
 from ..config import CurateConfig
+from ..gates import is_beyond
 from .borders import find_content
 from .frame_scores import blur, technical_scores
 
@@ -58,9 +59,7 @@ def _failed(frame: np.ndarray, config: CurateConfig) -> set[str]:
     failed = set()
     for gate, (column, limit) in MARGINS.items():
         bound = bounds.get(gate)
-        if bound is not None and (
-            scores[column] < limit(bound) if gate.startswith("min") else scores[column] > limit(bound)
-        ):
+        if bound is not None and is_beyond(scores[column], gate[:3], limit(bound)):
             failed.add(gate)
     return failed
 

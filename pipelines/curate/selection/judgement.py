@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..config import SHAPES, SQUARE_RATIO, CurateConfig
-from ..gates import CHEAP_GATES, Gates
+from ..gates import CHEAP_GATES, SCORES, SIDE_PX, Gates, asked, is_beyond, refusal, score_of
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 
-SIZE_COLUMNS = ("width", "height", "crop_width_px", "crop_height_px")
+SIZE_COLUMNS = tuple(name for side in SIDE_PX.columns for name in side)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Bounds:
 
     Attributes:
         gates: their names.
-        columns: what each looks at.
+        columns: the score that each reads, by its name in `SCORES`.
         sides: "min" or "max".
         values: [gates, shapes], NaN where a gate is off for a shape.
     """
@@ -59,15 +59,14 @@ class Bounds:
         """Rows whose value is on the wrong side of gate `index`; what was not measured is on no side."""
         bounds = self.values[index]
         bound = bounds[0] if np.ptp(bounds) == 0 else bounds[shapes]
-        out: Mask = values < bound if self.sides[index] == "min" else values > bound
+        out: Mask = is_beyond(values, self.sides[index], bound)
         return out
 
     def words(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> list[str]:
         """What gate `index` says to rows that it refuses."""
-        side = "at least" if self.sides[index] == "min" else "at most"
-        ends = [f", {side} {bound:.4g} is asked" for bound in self.values[index]]
+        words = [asked(self.sides[index], bound) for bound in self.values[index]]
         column = self.columns[index]
-        return [f"{column} {value:.4g}{ends[k]}" for value, k in zip(values.tolist(), shapes.tolist(), strict=True)]
+        return [refusal(column, value, words[k]) for value, k in zip(values.tolist(), shapes.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -101,20 +100,13 @@ class Judgement:
 
 def columns_for(gates: Iterable[str]) -> set[str]:
     """Columns of a table that gates look at."""
-    names = {"num_persons" if gate == "max_persons" else gate.split("_", 1)[1] for gate in gates}
-    if "num_persons" in names:
-        names.add("num_detected_persons")
-    return (names - {"side_px"}) | set(SIZE_COLUMNS)
+    return {name for gate in gates for side in score_of(gate).columns for name in side} | set(SIZE_COLUMNS)
 
 
-def values_of(table: pa.Table, column: str) -> Floats:
-    """What a gate looks at, of all rows [n]; NaN where it was not measured."""
-    if column == "side_px":
-        height, width = content_sizes(table)
-        return np.minimum(height, width)
-    if column == "num_persons":
-        return numbers(pc.coalesce(table["num_persons"], table["num_detected_persons"]))
-    return numbers(table[column])
+def values_of(table: pa.Table, score: str) -> Floats:
+    """A score that a gate reads, of all rows [n]; NaN where it was not measured."""
+    values: Floats = SCORES[score].of(lambda column: numbers(table[column]))
+    return values
 
 
 def numbers(column: pa.ChunkedArray) -> Floats:
@@ -125,8 +117,16 @@ def numbers(column: pa.ChunkedArray) -> Floats:
 
 def content_sizes(table: pa.Table) -> tuple[Floats, Floats]:
     """Height and width [n] of the picture inside its borders in pixels, NaN where the source could not be read."""
-    height, width = (numbers(pc.coalesce(table[f"crop_{side}_px"], table[side])) for side in ("height", "width"))
+    height, width = (numbers(pc.coalesce(*(table[name] for name in side))) for side in SIDE_PX.columns)
     return height, width
+
+
+def shapes_of(table: pa.Table) -> npt.NDArray[np.int8]:
+    """The shape [n] of the picture inside its borders, as an index into `SHAPES`."""
+    height, width = content_sizes(table)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = width / height
+    return np.where(ratio < 1 / SQUARE_RATIO, 0, np.where(ratio > SQUARE_RATIO, 1, 2)).astype(np.int8)
 
 
 def judge(table: pa.Table, bounds: Bounds, measured_gates: Gates | None = None, taste: Sequence[str] = ()) -> Judgement:
@@ -139,11 +139,7 @@ def judge(table: pa.Table, bounds: Bounds, measured_gates: Gates | None = None, 
             looked at any further.
         taste: columns whose values are wanted.
     """
-    height, width = content_sizes(table)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = width / height
-    shape = np.where(ratio < 1 / SQUARE_RATIO, 0, np.where(ratio > SQUARE_RATIO, 1, 2)).astype(np.int8)
-    n = len(table)
+    shape, n = shapes_of(table), len(table)
     first, value = np.full(n, -1, np.int8), np.full(n, np.nan)
     num_refused, unmeasured = np.zeros(n, np.int8), np.zeros(n, np.uint64)
     for index, column in enumerate(bounds.columns):
@@ -163,9 +159,8 @@ def _early(table: pa.Table, gates: Gates | None) -> npt.NDArray[np.int8]:
     """The cheap gate that refused each row when it was measured, as an index into the fields of `Gates`; else −1."""
     out = np.full(len(table), -1, np.int8)
     names: list[Any] = list(Gates.model_fields)
-    for gate, column, side, bound in gates.bounds() if gates else []:
+    for gate, score, side, bound in gates.bounds() if gates else []:
         if gate in CHEAP_GATES:
-            values = values_of(table, column)
-            refused = values < bound if side == "min" else values > bound
+            refused = is_beyond(values_of(table, score), side, bound)
             out[refused & (out < 0)] = names.index(gate)
     return out

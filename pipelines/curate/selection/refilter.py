@@ -1,7 +1,8 @@
 """Refilter: another selection of what was measured. No video is touched, and no keypoints are copied."""
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,6 @@ from ....datasets.clips import (
     PART_ROWS,
     Clips,
     MeasuredRows,
-    clips_packet,
     count_written,
     with_columns,
 )
@@ -27,7 +27,7 @@ from ..takeover import absent_settings, forgotten_in, measured_gates
 from .decisions import Decisions, read_decisions
 from .fingerprints import Fingerprints
 from .select import columns_read, select
-from .verdicts import Selection
+from .verdicts import Piece, Selection
 
 
 def changed(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:
@@ -97,7 +97,7 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
         if artifact.committed:
             return artifact.record()
         selection = _select(old, config, said)
-        _write(artifact, old, selection, digest)
+        selection.write(artifact, _pieces(old, digest))
         return artifact.commit(
             {
                 "kind": "clips",
@@ -153,24 +153,13 @@ def _groups(old: Clips, config: CurateConfig) -> pa.Array | None:
     return fingerprints.groups(wanted.min_common_ratio, old.read([fingerprints.key])[fingerprints.key])
 
 
-def _write(artifact: Artifact, old: Clips, selection: Selection, digest: str) -> None:
-    """Write the parts that are not there yet, of at most `PART_ROWS` rows each, one while the next is made."""
-    start = index = 0
-    with ThreadPoolExecutor(1) as writer:
-        writing: Future[None] | None = None
-        for part in old.artifact.parts():
-            table = with_columns(old.artifact.read_part(part), COLUMNS)
-            for first in range(0, len(table), PART_ROWS):
-                rows = table.slice(first, PART_ROWS)
-                packet = clips_packet(index, [digest, part, first])
-                if not artifact.part(packet).is_file():
-                    verdicts = selection.apply(rows, start)
-                    if writing:
-                        writing.result()  # a full disk is told here
-                    writing = writer.submit(artifact.write_part, packet, verdicts)
-                start, index = start + len(rows), index + 1
-        if writing:
-            writing.result()
+def _pieces(old: Clips, digest: str) -> Iterator[Piece]:
+    """Yield the rows of the parent, at most `PART_ROWS` a part; `digest` is of its record."""
+    for part in old.artifact.parts():
+        table = old.artifact.read_part(part)
+        for first in range(0, len(table), PART_ROWS):
+            rows = table.slice(first, PART_ROWS)
+            yield Piece([digest, part, first], len(rows), partial(with_columns, rows, COLUMNS))
 
 
 def _told(decisions: Decisions | None, selection: Selection) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ A selection reads tables of rows twice, a part at a time: once for what decides 
 are to be written, for all the rest (`Selection.apply`). Between the two it holds some 300 bytes a row.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
@@ -11,9 +12,8 @@ import pyarrow as pa
 
 from ....datasets.clips import in_path_order
 from ....datasets.schema import Row
-from ...crop import content_size
 from ..config import CurateConfig
-from ..gates import Gates
+from ..gates import SCORES, Gates, asked, is_beyond, refusal
 from .copies import Copies, over_quota
 from .decisions import ACCEPT, REJECT, Decisions
 from .judgement import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
@@ -26,21 +26,17 @@ Batches = Callable[[], Iterable[pa.Table]]
 
 def failed_gate(row: Row, gates: Gates, among: Collection[str] | None = None) -> tuple[str, str] | None:
     """The first gate that refuses a row, with the value and the bound; None when all that were measured pass."""
-    for gate, column, side, bound in gates.bounds():
-        if among is not None and gate not in among:
-            continue
-        value = _value(row, column)
-        if value is not None and (value < bound if side == "min" else value > bound):
-            return gate, f"{column} {value:.4g}, {'at least' if side == 'min' else 'at most'} {bound:.4g} is asked"
+
+    def read(column: str) -> float:
+        value = row.get(column)
+        return math.nan if value is None else float(value)
+
+    for gate, score, side, bound in gates.bounds():
+        if among is None or gate in among:
+            value = SCORES[score].of(read)
+            if is_beyond(value, side, bound):
+                return gate, refusal(score, value, asked(side, bound))
     return None
-
-
-def _value(row: Row, column: str) -> float | None:
-    if column == "side_px":
-        return None if row.get("width") is None else float(min(content_size(row)))
-    if column == "num_persons" and row.get(column) is None:
-        return row.get("num_detected_persons")
-    return row.get(column)
 
 
 def columns_read(config: CurateConfig, measured_gates: Gates | None = None) -> list[str]:

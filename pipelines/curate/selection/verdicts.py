@@ -1,13 +1,16 @@
 """What a selection says of every row."""
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ....datasets.artifact import VERDICTS
+from ....datasets.artifact import VERDICTS, Artifact
+from ....datasets.clips import clips_packet
 from ..config import SHAPES, CurateConfig
 from ..gates import Gates
 from .decisions import ACCEPT, REJECT
@@ -15,6 +18,14 @@ from .judgement import Bounds, Integers, Judgement
 from .row_keys import OK, REASONS, REJECTED, RowKeys
 
 NO_MODEL = "no keypoints beside the clip, and no pose model here: `steadydancer weights fetch blazepose`"
+
+
+class Piece(NamedTuple):
+    """The rows of one part of `clips`: `read` returns them, `content` (a JSON value) gives the part its name."""
+
+    content: Any
+    num_rows: int
+    read: Callable[[], pa.Table]
 
 
 class Selection:
@@ -111,6 +122,27 @@ class Selection:
             group = self.groups.slice(start, len(table))
             table = table.set_column(place, table.schema.field("duplicate_group"), group)
         return table
+
+    def write(self, artifact: Artifact, pieces: Iterable[Piece]) -> None:
+        """Write the parts of `clips` that are not there yet, each while the rows of the next are read.
+
+        Args:
+            artifact: in which the parts lie.
+            pieces: all rows, in the order of this selection, one piece a part.
+        """
+        start = 0
+        with ThreadPoolExecutor(1) as writer:
+            writing: Future[None] | None = None
+            for index, piece in enumerate(pieces):
+                packet = clips_packet(index, piece.content)
+                if not artifact.part(packet).is_file():
+                    table = self.apply(piece.read(), start)
+                    if writing:
+                        writing.result()  # a full disk is told here
+                    writing = writer.submit(artifact.write_part, packet, table)
+                start += piece.num_rows
+            if writing:
+                writing.result()
 
     def _reasons(self, rows: slice) -> pa.Array:
         names = pa.array([*self.names, None], pa.string())

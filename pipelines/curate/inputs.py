@@ -1,0 +1,101 @@
+"""What a curation starts from: the sources that were found, the excluded set, and a parent."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from ...datasets.artifact import ArtifactError, Packet, plan_packets
+from ...datasets.digests import content_digest, json_digest
+from ...datasets.node_cache import require_scratch
+from ...datasets.rules import versions
+from ...datasets.schema import Row
+from ...datasets.storage import Location, location
+from .config import CurateConfig
+from .ingest import Sources, sources_digest
+from .networks import files_of_excluded, load_excluded
+from .steps import open_source
+from .takeover import RULES_READ, Parent
+
+
+class Inputs:
+    """What a curation starts from.
+
+    Args:
+        config: of the curation.
+        clips: as given.
+        found: the sources in them.
+        parent: what `curate --out` was given before, whose measurements are taken over; None without one.
+
+    Raises:
+        SteadyDancerError: the excluded set, a folder for scratch files or a finished parent is missing.
+    """
+
+    def __init__(self, config: CurateConfig, clips: str, found: Sources, parent: Location | None) -> None:
+        self.config, self.clips, self.found, self.sources = config, clips, found, found.table
+        self.paths = paths_of(found.table)
+        _require_what_is_needed(config)
+        self.parent = Parent.of(parent, config, self.sources["source_path"], self.excluded) if parent else None
+
+    @cached_property
+    def excluded(self) -> str | None:
+        """The digest of the excluded set."""
+        return content_digest(location(self.config.exclude)) if self.config.exclude else None
+
+    @property
+    def packets(self) -> list[Packet]:
+        """The sources, in units of work."""
+        return plan_packets(self.paths, self.config.packet_size)
+
+    def plan(self) -> dict[str, Any]:
+        """Return the plan by which another attempt knows this curation."""
+        plan: dict[str, Any] = {
+            "config": self.config.model_dump(mode="json"),
+            "sources": sources_digest(self.sources),
+            "num_sources": len(self.paths),
+            "rules": versions(*RULES_READ),
+        }
+        if self.excluded:
+            plan["excluded"] = self.excluded
+        if self.parent:
+            plan["parent"] = json_digest(self.parent.clips.record)
+        return plan
+
+
+def _require_what_is_needed(config: CurateConfig) -> None:
+    """Find what would stop the run at its end, or where it cannot be told from a fault.
+
+    Raises:
+        SteadyDancerError: there is no excluded set, or no folder for the file in which copies are looked for.
+    """
+    if config.exclude:
+        place = location(config.exclude)
+        if not place.exists():
+            raise ArtifactError(
+                f"exclude: {config.exclude} does not exist: give a folder of videos, or an .npz of theirs"
+            )
+        if place.suffix.lower() == ".npz" and place.is_file():
+            load_excluded(place, config.fps)
+        if not files_of_excluded(place):
+            raise ArtifactError(
+                f"exclude: {config.exclude} holds no file: give a folder of videos, or an .npz of theirs"
+            )
+    if config.duplicates.scope != "off":
+        require_scratch()
+
+
+def paths_of(sources: pa.Table) -> list[str]:
+    """The column `source_path`."""
+    return list(map(str, sources["source_path"].to_pylist()))
+
+
+def opener(sources: pa.Table, paths: Sequence[str]) -> Callable[[str], Row]:
+    """Path → the row with which a source begins its walk, with what a manifest says of it; `paths` are sorted."""
+
+    def open_row(path: str) -> Row:
+        (said,) = sources.slice(bisect_left(paths, path), 1).to_pylist()
+        return {**said, **open_source(path)}
+
+    return open_row
