@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check types acceptance mutation lock
+.PHONY: help setup demo test check types docs acceptance mutation lock
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,7 +26,7 @@ demo: setup ## the whole road on procedural dancers, tiny: runs/demo/report/inde
 test: setup ## what must hold before a change goes in; no network, no accelerator, within 10 minutes on 2 cores
 	.venv/bin/python -X faulthandler -m pytest -m "not acceptance" -n $(WORKERS) --dist loadgroup
 
-check: setup types ## lint, formatting and types
+check: setup types docs ## lint, formatting, types and the docs site
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
@@ -35,6 +35,9 @@ types: setup
 	@mkdir -p build/types/steadydancer
 	@ln -sfn $(addprefix $(CURDIR)/,__init__.py datasets models pipelines flows) build/types/steadydancer/
 	MYPYPATH=build/types .venv/bin/mypy
+
+docs: setup ## build the docs site from docs/ and the docstrings: build/site
+	.venv/bin/mkdocs build --strict
 
 acceptance: setup ## the long runs, one after another, then the benchmarks
 	.venv/bin/python -X faulthandler -m pytest -m acceptance
