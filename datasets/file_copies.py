@@ -5,16 +5,14 @@ import shutil
 from pathlib import Path
 
 from .files import Location
-from .object_store import ObjectPath, get, put
-from .store_requests import attempt, filesystem
+from .object_store import ObjectPath, copy, get, put
 from .whole_files import written_aside
 
 
 def copy_whole(source: Location, target: Location) -> None:
     """Make `target` of `source`, so that it appears whole: a hard link, a copy, or the store's own copy."""
     if isinstance(target, ObjectPath) and isinstance(source, ObjectPath):
-        there, here = target.place, source.place
-        attempt(target, lambda: filesystem(target.bucket).copy_file(here, there))
+        copy(source, target)
     elif isinstance(target, ObjectPath):
         assert isinstance(source, Path)
         put(source, target)

@@ -1,5 +1,6 @@
 """What is below a folder, searched once: a folder of this machine is walked as it is asked, a store is listed once."""
 
+import fnmatch
 import glob
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -7,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 
 from .files import Location, files_below, name_below
-from .object_store import ObjectPath, fits
+from .object_store import ObjectPath
 
 
 class LocalTree:
@@ -74,6 +75,18 @@ class StoreTree:
 def tree_of(folder: Location) -> LocalTree | StoreTree:
     """Return what is below a folder; nothing is searched yet."""
     return StoreTree(folder) if isinstance(folder, ObjectPath) else LocalTree(folder)
+
+
+def fits(parts: list[str], wanted: list[str]) -> bool:
+    """Whether the parts of a name fit those of a glob (`*`, `?`, `[…]` within a name, `**` for any folders)."""
+    if not wanted:
+        return not parts
+    shown = bool(parts) and not parts[0].startswith(".")  # a star does not stand for a dot at the beginning
+    if wanted[0] == "**":
+        return fits(parts, wanted[1:]) or (shown and fits(parts[1:], wanted))
+    if not parts or not (shown or wanted[0].startswith(".")):
+        return False
+    return fnmatch.fnmatchcase(parts[0], wanted[0]) and fits(parts[1:], wanted[1:])
 
 
 def _fits(place: Location, folder: Location, wanted: Sequence[str]) -> bool:

@@ -7,18 +7,20 @@ environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `
 
 import ctypes
 import errno
-import fnmatch
 import posixpath
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import SteadyDancerError
 from .store_requests import StorageError, attempt, filesystem, upload_filesystem
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileInfo
+    from pyarrow.fs import FileInfo, FileSystem
+
+T = TypeVar("T")
 
 SCHEME = "s3://"
 
@@ -130,12 +132,12 @@ class ObjectPath:
             FileNotFoundError: there is none.
         """
 
-        def read() -> bytes:
+        def read(store: "FileSystem") -> bytes:
             file: Any
-            with filesystem(self.bucket).open_input_file(self.place) as file:  # a stream would ask piece by piece
+            with store.open_input_file(self.place) as file:  # a stream would ask piece by piece
                 return bytes(file.read_at(file.size(), 0))
 
-        return attempt(self, read)
+        return _ask(self, read)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The whole object as text.
@@ -147,12 +149,12 @@ class ObjectPath:
 
     def open(self) -> Any:
         """The object as a `pyarrow.NativeFile` that reads only the ranges asked of it (`read_at(size, offset)`)."""
-        return attempt(self, lambda: filesystem(self.bucket).open_input_file(self.place))
+        return _ask(self, lambda store: store.open_input_file(self.place))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object."""
         try:
-            attempt(self, lambda: filesystem(self.bucket).delete_file(self.place))
+            _ask(self, lambda store: store.delete_file(self.place))
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -167,11 +169,16 @@ class Entry:
     modified_ns: int
 
 
+def _ask(path: ObjectPath, request: "Callable[[FileSystem], T]") -> T:
+    """Return what the store of a path answers to a request, which is repeated and complained of as `attempt` does."""
+    return attempt(path, lambda: request(filesystem(path.bucket)))
+
+
 def describe(paths: list[ObjectPath]) -> list["FileInfo"]:
     """What is at each of these places of one bucket, asked side by side."""
     if not paths:
         return []
-    return attempt(paths[0], lambda: filesystem(paths[0].bucket).get_file_info([path.place for path in paths]))
+    return _ask(paths[0], lambda store: store.get_file_info([path.place for path in paths]))
 
 
 def entry(info: "FileInfo") -> Entry:
@@ -186,7 +193,7 @@ def listing(folder: ObjectPath) -> list[Entry]:
 
     selector = FileSelector(folder.place, recursive=True)
     try:
-        infos = attempt(folder, lambda: filesystem(folder.bucket).get_file_info(selector))
+        infos = _ask(folder, lambda store: store.get_file_info(selector))
     except FileNotFoundError:  # `allow_not_found` would let a bucket that is not there pass, too
         return []
     return sorted((entry(info) for info in infos if info.is_file), key=lambda found: found.path)
@@ -207,21 +214,9 @@ def _inside(folder: ObjectPath) -> list["FileInfo"]:
 
     selector = FileSelector(folder.place, recursive=False)
     try:
-        return attempt(folder, lambda: filesystem(folder.bucket).get_file_info(selector))
+        return _ask(folder, lambda store: store.get_file_info(selector))
     except FileNotFoundError:
         return []
-
-
-def fits(parts: list[str], wanted: list[str]) -> bool:
-    """Whether the parts of a name fit those of a glob (`*`, `?`, `[…]` within a name, `**` for any folders)."""
-    if not wanted:
-        return not parts
-    shown = bool(parts) and not parts[0].startswith(".")  # a star does not stand for a dot at the beginning
-    if wanted[0] == "**":
-        return fits(parts, wanted[1:]) or (shown and fits(parts[1:], wanted))
-    if not parts or not (shown or wanted[0].startswith(".")):
-        return False
-    return fnmatch.fnmatchcase(parts[0], wanted[0]) and fits(parts[1:], wanted[1:])
 
 
 def put(source: Path, target: ObjectPath) -> None:
@@ -259,8 +254,12 @@ def get(source: ObjectPath, target: Path) -> None:
     """
     from pyarrow.fs import LocalFileSystem, copy_files
 
-    def copy() -> None:
-        here, there = LocalFileSystem(), filesystem(source.bucket)
-        copy_files(source.place, str(target), there, here, chunk_size=CHUNK_BYTES)
+    def copy(store: "FileSystem") -> None:
+        copy_files(source.place, str(target), store, LocalFileSystem(), chunk_size=CHUNK_BYTES)
 
-    attempt(source, copy)
+    _ask(source, copy)
+
+
+def copy(source: ObjectPath, target: ObjectPath) -> None:
+    """Make an object of another one, by the store itself."""
+    _ask(target, lambda store: store.copy_file(source.place, target.place))

@@ -61,13 +61,13 @@ def run(
         TrainingStopped: SIGTERM came; what was done is kept.
         WorkerLost: more workers died than `max_restarts` lets Ray replace; what was done is kept.
     """
-    if run_folder(out) != out:
+    if (folder := run_folder(out)) != out:
         with exclusive(out):
             here = begin_on_store(config, out, address)
             done = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint, fork=fork)
             publish(here, out)
             return done
-    out = run_folder(out).resolve()
+    out = folder.resolve()
     start = check_start(config, latents, base, from_checkpoint)
     with exclusive(out):
         finished = _finished(out, config.steps)

@@ -22,7 +22,8 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets import node_cache, storage, store_lease, store_requests
 from steadydancer.datasets.artifact import ArtifactError, exclusive
 from steadydancer.datasets.digests import content_digest
-from steadydancer.datasets.object_store import Entry, ObjectPath, fits, listing, put
+from steadydancer.datasets.file_tree import fits
+from steadydancer.datasets.object_store import Entry, ObjectPath, listing, put
 from steadydancer.datasets.storage import (
     StorageError,
     join,
