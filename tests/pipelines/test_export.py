@@ -22,9 +22,11 @@ from steadydancer.datasets.storage import Location, state_folder
 from steadydancer.datasets.toydance import load_supplied_pose, toy_pose
 from steadydancer.datasets.video import decode, encode, probe, size_for_area
 from steadydancer.datasets.whole_files import write_json
+from steadydancer.pipelines.cache.accepted import AcceptedClips
 from steadydancer.pipelines.crop import to_content
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.selection import refilter
 from steadydancer.pipelines.export import job, steps
 from steadydancer.pipelines.export.config import ExportConfig
 from steadydancer.pipelines.runner import Engine
@@ -70,6 +72,15 @@ def test_every_exported_frame_is_the_sources_frame_at_that_time(curated: Path, e
         assert (distance.diagonal() <= distance.min(axis=1) + 1e-9).all()
         assert (distance.argmin(axis=1) == np.arange(33)).mean() > 0.5
         assert psnr(ours, at_source) > 35
+
+
+def test_where_nothing_was_accepted_the_reasons_are_counted(curated: Path, tmp_path: Path) -> None:
+    config = refilter.changed(Clips(curated).record, {"gates": {"min_side_px": 99999}})
+    refilter.run(config, clips=curated, out=tmp_path)
+    refused = sum(row["reason"] == "min_side_px" for row in Clips(tmp_path).read().to_pylist())
+    for open_clips in (lambda: job.plan(SOURCE_SIZE, tmp_path, tmp_path), lambda: AcceptedClips(tmp_path)):
+        with pytest.raises(ArtifactError, match=f"holds no accepted clip .*{refused} min_side_px"):
+            open_clips()
 
 
 def test_lossless_means_every_bit(curated: Path, tmp_path: Path) -> None:
