@@ -74,7 +74,7 @@ def train_loop(settings: dict[str, Any]) -> None:
                     norm, asked = team.largest(grad_norm(engine), stop_is_asked(out, team))
                     _refuse_not_finite("gradient norm", {"grad_norm": norm}, batch, step)
                 except NonFiniteError:
-                    states.wait()  # on all ranks alike, so the state before this step is finished
+                    states.finish()  # raised on all ranks alike; the state of an earlier step may be under way
                     raise
                 measured = meter.end(data.shards.bucket[batch.draws[0].key])
                 is_last = step + 1 == config.steps

@@ -120,8 +120,12 @@ class StateWriter:
         }
         self._writing = self._thread.submit(self._write, aside, files, facts)
         if wait or not self._config.asynchronous_checkpoints:
-            self.wait()
-            team.barrier()
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the state under way can be resumed from. All ranks call this: one that ends may end them all."""
+        self.wait()
+        self._team.barrier()
 
     def check(self) -> None:
         """Raise what has gone wrong in writing by now."""

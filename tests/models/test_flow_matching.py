@@ -53,6 +53,7 @@ def test_the_shift_keeps_the_ends_and_moves_the_middle_towards_noise():
     u = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     torch.testing.assert_close(shift_sigma(u, 5.0), torch.tensor([0.0, 5 / 6, 1.0], dtype=torch.float64))
     assert torch.equal(shift_sigma(u, 1.0), u)
+    assert [shift_sigma(one, 5.0) for one in u.tolist()] == shift_sigma(u, 5.0).tolist()  # a number as a tensor
 
 
 def test_the_released_grid():

@@ -1,7 +1,12 @@
+import itertools
 import json
+import math
 import os
 import shutil
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +305,7 @@ def test_accumulated_micro_batches_train_as_one_batch(world, stages, tmp_path):
     for ours, theirs in zip(read_rows(tmp_path), read_rows(stages[1]), strict=True):
         assert ours["batch_digest"] == theirs["batch_digest"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
 
 
 def test_checkpointed_activations_do_not_change_the_loss(world, stages, tmp_path):
@@ -377,8 +383,10 @@ def test_stage_2s_terms_are_those_of_eq_6_and_of_its_ablation_written_out(world,
 
 def test_stage_2_steps_alike_sharded_or_not(world, stages, tmp_path):
     train(world, micro(2, zero_stage=2), tmp_path, stages[1])
-    losses = [row["loss"] for row in read_rows(tmp_path)]
-    assert losses == pytest.approx([row["loss"] for row in read_rows(stages[2])], rel=1e-5)
+    for name, rel in (("loss", 1e-5), ("grad_norm", 1e-4)):
+        assert [row[name] for row in read_rows(tmp_path)] == pytest.approx(
+            [row[name] for row in read_rows(stages[2])], rel=rel
+        )
 
 
 def test_a_step_is_that_of_plain_torch(world, tmp_path):
@@ -390,15 +398,16 @@ def test_a_step_is_that_of_plain_torch(world, tmp_path):
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=config.betas, weight_decay=0.01)
     objective, data = action_supervision(), TrainingData(world["latents"], config)
-    losses = []
+    losses, norms = [], []
     for step in range(config.steps):
         optimizer.zero_grad()
         loss = objective(steadydancer_velocity(network), data.load(data.draws(step), device))["loss"]
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
+        norms.append(torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm).item())
         optimizer.step()
         losses.append(loss.item())
     assert [row["loss"] for row in read_rows(tmp_path)] == pytest.approx(losses, rel=1e-4)
+    assert [row["grad_norm"] for row in read_rows(tmp_path)] == pytest.approx(norms, rel=1e-3)
 
 
 def test_simulated_poses_are_encoded_as_the_cache_encodes(world, stages):
@@ -419,6 +428,132 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(world, tmp_path, monkey
     with pytest.raises(NonFiniteError, match=r"step 0: .* clip"):
         train(world, micro(1, evaluation_samples=0), tmp_path)
     assert not read_rows(tmp_path) and not list(engine_states(tmp_path))
+
+
+class Spoiled(torch.autograd.Function):
+    """Leaves a loss as it is, and multiplies its gradient."""
+
+    @staticmethod
+    def forward(context, loss, factor):
+        context.factor = factor
+        return loss.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * context.factor, None
+
+
+@pytest.mark.parametrize(
+    ("stage", "at", "factor"), [(1, 2, math.nan), (1, 3, math.inf), (2, 2, -math.inf), (3, 0, math.nan)]
+)
+def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_last_state(
+    world, stages, tmp_path, monkeypatch, stage, at, factor
+):
+    """The loss is finite. With the fault gone, the same command comes to the bits of a run without it."""
+    parent, original = stages[stage - 1] if stage > 1 else None, loop._step
+
+    def step(engine, objective, *others):
+        def spoiled(velocity, samples):
+            terms = objective(velocity, samples)
+            return {**terms, "loss": Spoiled.apply(terms["loss"], factor)}
+
+        return original(engine, spoiled if others[-1] == at else objective, *others)
+
+    monkeypatch.setattr(loop, "_step", step)
+    with pytest.raises(NonFiniteError, match=rf"^step {at}: the gradient norm is not finite .*: clip\d, clip\d$"):
+        train(world, micro(stage), tmp_path / "run", parent)
+    assert [row["step"] for row in read_rows(tmp_path / "run")] == list(range(at))
+    assert [steps for steps, _ in engine_states(tmp_path / "run")] == ([2] if at else [])
+    assert not list((tmp_path / "run").glob("checkpoint*")) and not (tmp_path / "run/trained").exists()
+    monkeypatch.undo()
+    train(world, micro(stage), tmp_path / "run", parent)
+    assert without_times(tmp_path / "run") == without_times(stages[stage])
+    assert equal(weights(tmp_path / "run"), weights(stages[stage]))
+
+
+@pytest.mark.acceptance
+def test_a_gradient_of_one_worker_that_is_not_finite_stops_all_of_them_alike(world, stages, tmp_path, monkeypatch):
+    """The state before the step was still being written: it is finished, and the run goes on from there."""
+    real = loop.train_loop
+
+    def spoil_the_second_workers(settings):
+        import torch.distributed as dist
+
+        from steadydancer.pipelines.train import loop, states
+
+        class SpoiledGradient(torch.autograd.Function):
+            @staticmethod
+            def forward(context, loss):
+                return loss.clone()
+
+            @staticmethod
+            def backward(context, gradient):
+                return gradient * float("nan")
+
+        original, write = loop._step, states._write_file
+
+        def step(engine, objective, *others):
+            def spoiled(velocity, samples):
+                terms = objective(velocity, samples)
+                return {**terms, "loss": SpoiledGradient.apply(terms["loss"])}
+
+            is_here = others[-1] == 2 and dist.get_rank() == 1
+            return original(engine, spoiled if is_here else objective, *others)
+
+        def slow(path, state):
+            time.sleep(3)
+            return write(path, state)
+
+        loop._step, states._write_file = step, slow
+        loop.train_loop(settings)
+
+    config = micro(1, num_workers=2, steps=3)
+    monkeypatch.setattr(loop, "train_loop", spoil_the_second_workers)
+    with pytest.raises(NonFiniteError, match=r"^step 2: the gradient norm is not finite"):
+        train(world, config, tmp_path / "two")
+    assert [steps for steps, _ in engine_states(tmp_path / "two")] == [2]
+    monkeypatch.setattr(loop, "train_loop", real)
+    train(world, config, tmp_path / "two")
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in read_rows(tmp_path / "two")] == pytest.approx(
+            [row[name] for row in read_rows(stages[1])[:3]], rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_our_code_reads_the_device_twice_a_step_however_many_micro_batches(world, stages, tmp_path, monkeypatch, stage):
+    reads: list[str] = []
+
+    def counted(owner, name: str):
+        original = getattr(owner, name)
+
+        def read(*given, **named):
+            caller = sys._getframe(1)
+            is_ours = caller.f_globals["__name__"].startswith("steadydancer.")
+            if is_ours and threading.current_thread() is threading.main_thread():
+                reads.append(f"{caller.f_code.co_qualname}: {name}")
+            return original(*given, **named)
+
+        monkeypatch.setattr(owner, name, read)
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "nonzero"):
+        counted(torch.Tensor, name)
+    counted(torch.cuda, "synchronize")
+
+    append, seen = loop.append_metrics, []
+
+    def keep(out: Path, row: dict) -> None:
+        seen.append(list(reads))
+        append(out, row)
+
+    monkeypatch.setattr(loop, "append_metrics", keep)
+    quiet = {"evaluation_samples": 0, "checkpoint_every_steps": 9, "validation_every_steps": 9, "steps": 4}
+    for accumulation in (1, 2, 4):
+        seen.clear()
+        config = micro(stage, gradient_accumulation=accumulation, global_batch_size=4, **quiet)
+        train(world, config, tmp_path / str(accumulation), stages[stage - 1] if stage > 1 else None)
+        each = [later[len(earlier) :] for earlier, later in itertools.pairwise(seen)]
+        assert each == [["Workers.mean: tolist", "Workers.largest: tolist"]] * 3
 
 
 def refused(world, config, out, match, **changes):
@@ -557,6 +692,9 @@ def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path
     assert [row["batch_digest"] for row in read_rows(tmp_path / "two")] == [row["batch_digest"] for row in alone]
     assert [row["loss"] for row in read_rows(tmp_path / "two")] == pytest.approx(
         [row["loss"] for row in alone], rel=1e-5
+    )
+    assert [row["grad_norm"] for row in read_rows(tmp_path / "two")] == pytest.approx(
+        [row["grad_norm"] for row in alone], rel=1e-4
     )
     before = json.loads((stages[1] / "checkpoint/run.json").read_text())["loss_before"]
     assert record["loss_before"] == pytest.approx(before, rel=1e-5)

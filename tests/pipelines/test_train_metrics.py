@@ -12,8 +12,9 @@ from steadydancer.pipelines.train import meter
 from steadydancer.pipelines.train.checkpoint import TrainingRefused, append_metrics, cut_metrics
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.meter import Meter
-from steadydancer.pipelines.train.metrics_file import PARTS, NewRows
+from steadydancer.pipelines.train.metrics_file import PARTS, NewRows, loss_terms
 from steadydancer.pipelines.train.progress import progress, told
+from steadydancer.pipelines.train.report import write_run_page
 from steadydancer.pipelines.train.trackers import open_trackers
 
 
@@ -24,7 +25,7 @@ def config(**changes) -> TrainConfig:
 def row(step: int, loss: float = 1.0) -> dict:
     shares = {f"{part}_share": 0.25 for part in PARTS}
     terms = {"loss": loss, "fidelity": loss, "validation_loss": 0.5, "validation_loss_0.1": 0.4}
-    return {"step": step, **terms, "batch_digest": "ab", "lr": 0.1, "seconds": 2.0, **shares,
+    return {"step": step, **terms, "grad_norm": 0.125, "batch_digest": "ab", "lr": 0.1, "seconds": 2.0, **shares,
             "samples_per_second": 4.0, "memory_bytes": 3 * 10**9, "mfu": None}  # fmt: skip
 
 
@@ -185,10 +186,49 @@ def test_a_server_that_fails_stops_nothing_says_no_secret_and_is_told_later(tmp_
 
 def test_the_bar_tells_terms_rate_shares_and_memory():
     assert told(row(0)) == (
-        "loss 1.0000, fidelity 1.0000, validation_loss 0.5000, 4 samples/s, "
+        "loss 1.0000, fidelity 1.0000, validation_loss 0.5000, grad_norm 0.1250, 4 samples/s, "
         "data 25% forward 25% backward 25% optimizer 25%, 3.0 GB"
     )
     assert told({**row(0), "mfu": 0.51}).endswith(", MFU 51%")
+    not_profiled = {**row(0), "forward_share": None, "backward_share": None, "optimizer_share": None}
+    assert " samples/s, data 25%, 3.0 GB" in told(not_profiled)
+    earlier = {name: value for name, value in row(0).items() if name != "grad_norm"}
+    assert told(earlier).startswith("loss 1.0000, fidelity 1.0000, validation_loss 0.5000, 4 samples/s, ")
+
+
+def test_the_page_draws_the_gradient_norm_and_the_shares_that_were_measured(tmp_path):
+    def page() -> str:
+        write_run_page(tmp_path)
+        return (tmp_path / "report.html").read_text()
+
+    unknown = dict.fromkeys(("forward_share", "backward_share", "optimizer_share"))
+    earlier = {name: value for name, value in row(0).items() if name != "grad_norm"}
+    append_metrics(tmp_path, {**earlier, **unknown})
+    assert "gradient norm" not in page() and "grad_norm" not in page() and "<td>forward" not in page()
+    assert "`profile` in the configuration" in page() and "<td>data" in page()
+    append_metrics(tmp_path, row(1))
+    assert "gradient norm" in page() and "grad_norm" not in page()
+    assert all(f"<td>{part}" in page() for part in (*PARTS, "the rest")) and "profile" not in page()
+    assert [loss_terms(told) for told in (row(0), earlier, {"step": 0, "loss": 1.0})] == [
+        ["loss", "fidelity"], ["loss", "fidelity"], ["loss"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_a_gpu_is_waited_for_within_a_step_only_to_profile_it(monkeypatch, profile):
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(meter, "_peak_flops", lambda device: None)
+    monkeypatch.setattr(meter, "_peak_memory", lambda device: 1)
+    watch = Meter(config(profile=profile), torch.device("cuda"), {})
+    watch.begin()
+    for part in PARTS:
+        with watch(part):
+            pass
+    measured = watch.end((9, 64, 64))
+    assert len(waited) == (4 if profile else 0)
+    known = {part for part in PARTS if measured[f"{part}_share"] is not None}
+    assert known == (set(PARTS) if profile else {"data"})  # queueing on a GPU is not the work
 
 
 def test_a_step_is_measured_part_by_part(monkeypatch):

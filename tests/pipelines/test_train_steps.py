@@ -222,6 +222,9 @@ class World:
 
             def check(self) -> None: ...
 
+            def finish(self) -> None:
+                world.did.append("finish")
+
             def save(self, engine: Engine, steps: int, *, wait: bool) -> None:
                 world.did.append(("state", steps, wait))
 
@@ -275,12 +278,28 @@ def test_what_is_done_at_which_step(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert [(row["step"], row["loss"], row["batch_digest"]) for row in rows] == [
         (step, step + 0.5, digest(rows_of(step))) for step in range(7)
     ]
+    assert [row["grad_norm"] for row in rows] == [0.25 + step for step in range(7)]
+    assert list(rows[1]) == ["step", "loss", "validation_loss", "grad_norm", "batch_digest", "lr", "seconds"]
     assert [row.get("validation_loss") for row in rows] == [None, 0.5, None, 0.5, None, 0.5, None]
     assert [row["lr"] for row in rows] == pytest.approx(rates)
     assert world.committed == {
         "kind": "checkpoint", "loss_before": 9.0, "loss_after": 1.0, "validation_loss": 0.5, "steps": 7,
         "seconds": 17.5, "steps_measured": 7,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_nothing_is_kept_of_a_step_whose_gradient_norm_is_not_finite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, norm: float
+) -> None:
+    world = World(monkeypatch, tmp_path)
+    world.engine.norms = iter([0.5, 0.5, norm])
+    with pytest.raises(
+        NonFiniteError, match=r"^step 2: the gradient norm is not finite .*clip20, clip21, clip22, clip23$"
+    ):
+        world.run(config())
+    assert world.did[-2:] == [("step", 2, pytest.approx(0.075)), "finish"]  # for the state before, on all ranks
+    assert [row["step"] for row in read_rows(tmp_path)] == [0, 1] and world.committed is None
 
 
 def test_a_run_that_is_asked_to_stop_ends_after_its_step_with_a_state_and_no_checkpoint(
