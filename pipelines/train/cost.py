@@ -14,7 +14,7 @@ import torch
 from ...datasets.shards import Bucket
 from ...models.lora import add_lora
 from ...models.transformer import SteadyDancerTransformer3DModel
-from .config import TrainConfig
+from .config import NETWORK_FIELDS, TrainConfig
 
 CONTEXT_TOKENS = 512 + 257  # text, image
 _PIXELS_A_LATENT = 8  # the VAE's, each way
@@ -59,8 +59,12 @@ def empty_network(arguments: dict[str, Any], config: TrainConfig) -> SteadyDance
 
 
 def count(config: TrainConfig, transformer_config: dict[str, Any]) -> Network:
-    """The stage's network, from the configuration of the transformer it starts from; nothing given means Wan 14B."""
+    """The stage's network, from the configuration of the transformer it starts from; nothing given means Wan 14B.
+
+    Which variant it is, the stage's configuration says: stage 1 starts from a plain Wan, and later ones keep it.
+    """
     given = {name: value for name, value in transformer_config.items() if not name.startswith("_")}
+    given |= config.model_dump(include=set(NETWORK_FIELDS))
     with torch.device("meta"):
         plain = SteadyDancerTransformer3DModel(**given)
         network = empty_network(given, config)

@@ -421,6 +421,25 @@ def test_simulated_poses_are_encoded_as_the_cache_encodes(world, stages):
         assert not torch.equal(simulated[:, 1], plain[:, 1])
 
 
+def test_the_papers_naive_baseline_is_trained_without_a_new_weight(world, tmp_path):
+    """Eq. 2 with LoRA alone; stage 2 starts from its checkpoint, whose tensors are a plain Wan's."""
+    naive = {"pose_fusion": "latent_addition", "pose_modulation_modules": (), "condition_augmentation": False}
+    few = {"steps": 1, "warmup_steps": 1, "evaluation_samples": 0, "validation_share": 0, **naive}
+    train(world, micro(1, **few), tmp_path / "one")
+    folder = tmp_path / "one" / "checkpoint" / "transformer"
+    trained = load_components(tmp_path / "one" / "checkpoint", ("transformer",), kind="steadydancer")["transformer"]
+    assert trained.config.pose_fusion == "latent_addition" and trained.pose_module_names == ()
+    base = load_components(world["base"], ("transformer",), kind="wan")["transformer"].state_dict()
+    (file,) = folder.glob("*.safetensors")
+    state = load_file(file)
+    assert {name: tensor.shape for name, tensor in state.items()} == {name: t.shape for name, t in base.items()}
+    moved = {name for name, tensor in state.items() if not torch.equal(tensor, base[name])}
+    assert moved and all(name.startswith("blocks.") for name in moved)
+    train(world, micro(2, **few), tmp_path / "two", from_checkpoint=tmp_path / "one")
+    again = load_file(next((tmp_path / "two" / "checkpoint" / "transformer").glob("*.safetensors")))
+    assert not torch.equal(again["patch_embedding.weight"], state["patch_embedding.weight"])
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(world, tmp_path, monkeypatch):
     from steadydancer.models import objectives
 

@@ -40,6 +40,20 @@ def test_the_released_shapes_cost_what_is_known_of_them(networks):
     assert (one_branch.hardware - teacher, one_branch.model - teacher) == pytest.approx((8.63e15, 6.05e15), rel=1e-3)
 
 
+def test_the_network_that_is_counted_is_the_variant_that_the_stage_trains():
+    naive = {"pose_fusion": "latent_addition", "pose_modulation_modules": (), "condition_augmentation": False}
+    for stage in (1, 2):
+        counted, released = (cost.count(TrainConfig(stage=stage, **changes), {}) for changes in (naive, {}))
+        assert released.parameters == 16_396_718_736
+        assert counted.parameters == released.parameters - 1_839_952  # Eq. 2 adds none to the base's
+        assert counted.trained == (counted.adapters if stage == 1 else counted.parameters)
+        assert counted.adapters == released.adapters
+        assert counted.teacher == released.teacher == (counted.parameters if stage == 2 else 0)
+        assert cost.num_tokens(counted, CLIP) == 33_600 and cost.num_tokens(released, CLIP) == 36_800
+    pointwise = cost.count(TrainConfig(stage=1, temporal_kernel_size=1), {})
+    assert released.parameters - pointwise.parameters == 3 * 16 * 16 * 2
+
+
 def test_the_memory_of_the_released_shapes_is_what_is_known_of_it(networks):
     """LoRA 55 to 60 GB (weights 32.8, block inputs 15, one block); all parameters 16 bytes each, 262 GB."""
     lora = footprint.gpu_memory(TrainConfig(stage=1), networks[1], CLIP)
