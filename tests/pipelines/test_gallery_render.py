@@ -14,7 +14,7 @@ from steadydancer.datasets.sampler import draw_seed
 from steadydancer.datasets.skeleton import PoseSequence, perturb
 from steadydancer.datasets.toydance import toy_pose
 from steadydancer.datasets.video import decode, frame_times_s, probe
-from steadydancer.models.driving import Perturbation
+from steadydancer.models.pipeline_inputs import Perturbation
 from steadydancer.models.pose_condition import draw_pose_condition
 from steadydancer.pipelines.train import gallery_render
 from steadydancer.pipelines.train.checkpoint import TrainingRefused
