@@ -126,7 +126,8 @@ def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Ro
         "negative_prompt": "stills", "seed": 11, "fps": 12, "sound": None, "model": {"checkpoint": "c0", "vae": "f1"},
         "inputs": {"image": content_digest(pair["image"]), "driving": content_digest(pair["driving"])},
         "more_settings": {
-            "pose_model": "supplied", "main_person_only": False, "on_missing_reference": "keep", "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],
+            "pose_model": "supplied", "main_person_only": False, "on_missing_reference": "keep",
+            "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],
             "sound": None, "image_changes": [], "config": CONFIG.model_dump(mode="json"),
         },
     }  # fmt: skip
