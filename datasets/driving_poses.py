@@ -9,13 +9,17 @@ asked, of one who is filmed from behind no face.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from .. import SteadyDancerError
 from .skeleton import PARTS, PoseSequence, in_heights, lengths, place_people, with_hands
+from .video import decode, probe
 
+POSE_SIDE_PX = 768  # of the longer side: larger frames are scaled down before an estimator looks at them
+LEAST_FRAMES = 5  # where a driving video says how many
 NECK = 1
 LEAST_LENGTH = 1e-3  # picture heights, half a pixel of 512: what is shorter has no length to be scaled by
 ORDINARY_SHARE = 0.5  # of the frames in which the person is seen: a limb seen in fewer is none that the video shows
@@ -66,6 +70,23 @@ class DrivingPoses:
                 f"the person of the driving video is not seen whole before {where}: the frames before it hold that pose"
             )
         return notes
+
+
+def driving_times_s(native_s: np.ndarray, num_frames: int | None, fps: float | None = None) -> np.ndarray:
+    """When the frames that drive a render are shown, of the times [n] of a video's frames.
+
+    Each of its frames, or at `fps` those shown then; at most `num_frames`, or as many as make 4k + 1.
+    """
+    times_s = native_s if fps is None else np.arange(0, native_s[-1] + 1e-6, 1 / fps)
+    return times_s[: num_frames or max(LEAST_FRAMES, (len(times_s) - 1) // 4 * 4 + 1)]
+
+
+def decode_driving(path: str | PathLike[str], times_s: np.ndarray) -> np.ndarray:
+    """Frames of a driving video as pose estimators see them: uint8 [F, H, W, 3], at most `POSE_SIDE_PX` a side."""
+    info = probe(path)
+    scale = min(1.0, POSE_SIDE_PX / max(info.height, info.width))
+    height, width = (round(side * scale / 2) * 2 for side in (info.height, info.width))
+    return decode(path, times_s, height, width)
 
 
 def driving_poses(

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .call_checks import InputError
 from .guidance import Branch, BranchVelocity
+from .pipeline_inputs import InputError
 
 WINDOW_FRAMES = 81
 WINDOW_OVERLAP = 20  # pixel frames: five latent ones to bridge the gap; a quarter of a window's motion is made twice

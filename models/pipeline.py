@@ -1,36 +1,61 @@
-"""SteadyDancer as a diffusers pipeline: an image, a motion and a sentence make a video."""
+"""SteadyDancer as a diffusers pipeline: an image, a motion and a prompt make a video."""
 
+import inspect
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from . import call_checks, provenance
-from .call_conditions import encode_conditions
-from .call_steps import SteadyDancerOutput, decode_as, sample
+from ..datasets.driving_poses import DrivingPoses
+from ..datasets.provenance import make_record, write_video
+from ..datasets.video_sound import Sound
+from . import encoders
 from .components import load_components
-from .driving import Clip, Perturbation, as_motion, given_motion, num_frames_of
-from .encoders import decode_chunks, to_frames
-from .folders import NAMES, resolve_folder
-from .guidance import branch_velocity
+from .conditions import Conditions, with_frame_mask
+from .encoders import decode_chunks, encode_image_condition, encode_video, to_frames
+from .folders import NAMES, ComponentsError, require_parts, resolve_folder
+from .guidance import BranchVelocity, branch_conditions, branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
-from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, free_noise, plan_windows
-from .pose_condition import RELEASED_DRAWING_AREA_PX
+from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, Window, free_noise, plan_windows, window_key
+from .pipeline_inputs import (
+    Clip,
+    DrivingVideo,
+    InputError,
+    OnMissingReference,
+    Perturbation,
+    as_motion,
+    as_reference,
+    draw_motion,
+    frames_of,
+    negative_motion,
+    num_frames_of,
+    prepare_motion,
+    video_size,
+)
+from .pose_condition import RELEASED_DRAWING_AREA_PX, encode_pose_condition
 from .pose_estimator import PoseEstimator
-from .sampling import PoseGuidanceUnit, Solver
+from .render_record import INPUTS, call_settings, input_digest, model_digests
+from .sampling import PoseGuidanceUnit, Solver, guided_velocity, released_scheduler
 from .transformer import SteadyDancerTransformer3DModel
 
 Frames = NDArray[np.uint8]
+Generators = torch.Generator | list[torch.Generator] | None
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
+OUTPUT_TYPES = ("np", "uint8", "pil", "latent")
 # Wan's own setting for image to video; a pipeline may be saved with another.
 WAN_NEGATIVE_PROMPT = (
     "镜头晃动，色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"
@@ -39,16 +64,28 @@ WAN_NEGATIVE_PROMPT = (
 )
 
 
+@dataclass
+class SteadyDancerOutput(BaseOutput):
+    """`frames[k]` is video k of n.
+
+    Attributes:
+        frames: [n, F, H, W, 3], float32 in [0, 1] for "np" and bytes for "uint8"; a list of n lists of F images for
+            "pil"; normalised latents [n, 16, T, h, w] for "latent".
+    """
+
+    frames: Any
+
+
 class SteadyDancerPipeline(DiffusionPipeline):
-    """Animates the person of an image by a motion. Parts are diffusers' and transformers', but for the transformer.
+    """Animates the person of an image by a motion. Components are diffusers' and transformers', but the transformer.
 
     Args:
         transformer: the network.
         vae: Wan's autoencoder, float32.
-        text_encoder: UMT5.
+        text_encoder: UMT5; None where every call gives `prompt_embeds` and `negative_prompt_embeds`.
         tokenizer: its tokenizer.
         image_encoder: open_clip's tower; transformers' `CLIPVisionModel` is converted.
-        scheduler: says the shift of the sigmas; the released grid is made of it.
+        scheduler: holds the shift of the sigmas; the released grid is made from it.
         negative_prompt: used where a call gives none.
 
     Raises:
@@ -64,17 +101,21 @@ class SteadyDancerPipeline(DiffusionPipeline):
     scheduler: Any
     config: Any
 
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+    _guidance_scale: Any = 1.0
+    _num_timesteps: Any = 0
+    _current_timestep: Any = None
     _interrupt: Any = False
-    _driven: Any = None  # how the driving video of the last call was followed, for its record
+    _driven: Any = None  # how the driving video of the last call was aligned, for its record
     model_cpu_offload_seq: Any = "text_encoder->image_encoder->transformer->vae"
 
     def __init__(
         self,
         transformer: SteadyDancerTransformer3DModel,
         vae: AutoencoderKLWan,
-        text_encoder: UMT5EncoderModel,
-        tokenizer: PreTrainedTokenizerBase,
-        image_encoder: OpenCLIPImageEncoder,
+        text_encoder: UMT5EncoderModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        image_encoder: OpenCLIPImageEncoder | None,
         scheduler: UniPCMultistepScheduler,
         negative_prompt: str = WAN_NEGATIVE_PROMPT,
     ) -> None:
@@ -112,14 +153,361 @@ class SteadyDancerPipeline(DiffusionPipeline):
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None)
         if not (folder / "model_index.json").is_file():
             return cls(**load_components(folder, needed, dtype, kind="steadydancer"), **kwargs)
-        call_checks.check_folder(folder, needed)
+        _check_folder(folder, needed)
         by_part = (dtype if isinstance(dtype, dict) else {"default": dtype}) | {"vae": torch.float32}
         return super().from_pretrained(folder, **{"dtype": by_part, "use_safetensors": True} | kwargs)
 
     @property
+    def guidance_scale(self) -> float:
+        """w_txt of Eq. 7 of the current call; a callback may set `_guidance_scale` for the steps that follow."""
+        return float(self._guidance_scale)
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the negative prompt guides the current call."""
+        return self.guidance_scale != 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Denoising steps of the current call."""
+        return int(self._num_timesteps)
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Timestep of the step that runs; None outside of sampling. diffusers' step caches ask for it."""
+        timestep: Tensor | None = self._current_timestep
+        return timestep
+
+    @property
     def interrupt(self) -> bool:
-        """Whether sampling shall end; set `_interrupt` in a callback, and what there is by then is decoded."""
-        return self._interrupt
+        """Whether sampling ends after this step; set `_interrupt` in a callback. The latents so far are decoded."""
+        return bool(self._interrupt)
+
+    def check_inputs(
+        self,
+        prompt: str,
+        negative_prompt: str | None,
+        num_frames: int | None,
+        num_inference_steps: int,
+        pose_guidance_interval: tuple[float, float],
+        output_type: str,
+        num_videos_per_prompt: int = 1,
+        generator: Generators = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> None:
+        """Check the numbers, words and combinations of a call before anything is computed.
+
+        Raises:
+            InputError: one of them is out of its range, or two exclude each other.
+        """
+        if num_frames is not None and (num_frames < 1 or num_frames % 4 != 1):
+            near = max(1, num_frames // 4 * 4 + 1)
+            raise InputError(f"num_frames must be 4k + 1, such as 81, not {num_frames}: take {near}, or {near + 4}.")
+        if num_inference_steps < 1:
+            raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps} (released: 40).")
+        low, high = pose_guidance_interval
+        if not 0 <= low < high <= 1:
+            raise InputError(
+                f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, not {(low, high)} (released: "
+                "(0.1, 0.4)); pose_guidance_scale=0 turns the pose guidance off."
+            )
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}.")
+        if num_videos_per_prompt < 1:
+            raise InputError(f"num_videos_per_prompt must be at least 1, not {num_videos_per_prompt}.")
+        if isinstance(generator, list) and len(generator) != num_videos_per_prompt:
+            raise InputError(
+                f"generator is a list of {len(generator)} and num_videos_per_prompt is {num_videos_per_prompt}: give "
+                "one generator for each video, or one for all."
+            )
+        if prompt and prompt_embeds is not None:
+            raise InputError("Give either prompt or prompt_embeds, not both.")
+        if negative_prompt is not None and negative_prompt_embeds is not None:
+            raise InputError("Give either negative_prompt or negative_prompt_embeds, not both.")
+        for name, embeds in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
+            if embeds is not None and (embeds.ndim != 3 or len(embeds) != 1):
+                raise InputError(f"{name} must be [1, L, {self.transformer.config.text_dim}], not {[*embeds.shape]}.")
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise InputError(
+                f"callback_on_step_end_tensor_inputs may name {', '.join(self._callback_tensor_inputs)}, not "
+                f"{', '.join(unknown)}."
+            )
+
+    def encode_prompt(
+        self,
+        prompt: str = "",
+        negative_prompt: str | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the prompt and the negative prompt, each cut to its own number of tokens.
+
+        Args:
+            prompt: what happens.
+            negative_prompt: what should not; None takes the pipeline's own.
+            prompt_embeds: taken instead of `prompt`.
+            negative_prompt_embeds: taken instead of `negative_prompt`.
+
+        Returns:
+            (prompt_embeds, negative_prompt_embeds), each [1, L, Dt]. Two prompts are encoded in one batch; give both
+            embeddings, or neither, for the same bits.
+        """
+        negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
+        prompts = {"prompt": prompt, "negative": negative_prompt}
+        known = {"prompt": prompt_embeds, "negative": negative_prompt_embeds}
+        unknown = [name for name in prompts if known[name] is None]
+        if unknown:
+            texts = [prompts[name] for name in unknown]
+            encoded = encoders.encode_prompt(self.text_encoder, self.tokenizer, texts)
+            known |= {name: embeds[None] for name, embeds in zip(unknown, encoded, strict=True)}
+        device = self._execution_device
+        return known["prompt"].to(device), known["negative"].to(device)
+
+    def encode_image(self, image: Frames) -> Tensor:
+        """Encode the reference image [H, W, 3] by CLIP: [1, 257, D]."""
+        return encoders.encode_image(self.image_encoder, image)[None].to(self._execution_device)
+
+    def encode_pose(
+        self,
+        motion: Any,
+        negatives: Sequence[Any],
+        image: Frames,
+        windows: Sequence[Window],
+        height: int,
+        width: int,
+        drawing_area_px: int = RELEASED_DRAWING_AREA_PX,
+    ) -> tuple[list[Tensor], Tensor, list[list[Tensor]]]:
+        """Draw and encode the motion and what to steer away from. Drawn frames are held for one window at a time.
+
+        Args:
+            motion: as from `prepare_motion`.
+            negatives: from `prepare_negative_motion`, one for each video or one for all.
+            image: the reference, whose size the pose is drawn at.
+            windows: as planned over the frames of `motion`.
+            height: of the video.
+            width: of the video.
+            drawing_area_px: as in a call.
+
+        Returns:
+            (pose_latents [1, 16, T, h, w] of each window, pose_image_embeds [1, 257, D] of the first pose frame,
+            negative_pose_latents of each window of each entry of `negatives`). Where the pose does not guide, the
+            negative latents are the positive ones.
+        """
+        device = self._execution_device
+        pose_latents: list[Tensor] = []
+        negative_latents: list[list[Tensor]] = [[] for _ in negatives]
+        for window in windows:
+            moved = frames_of(motion, window.pixel_frames)
+            drawn = draw_motion(moved, image, drawing_area_px)
+            if not pose_latents:
+                latents, embeds = encode_pose_condition(self.vae, self.image_encoder, drawn, height, width)
+            else:
+                latents = encode_video(self.vae, drawn, height, width)
+            pose_latents.append(latents[None].to(device))
+            for negative, encoded in zip(negatives, negative_latents, strict=True):
+                if negative is None:
+                    encoded.append(pose_latents[-1])
+                    continue
+                if isinstance(negative, Perturbation):
+                    frames = negative_motion(moved, negative[window.pixel_frames])
+                else:
+                    frames = frames_of(negative, window.pixel_frames)
+                drawn = draw_motion(frames, image, drawing_area_px)
+                encoded.append(encode_video(self.vae, drawn, height, width)[None].to(device))
+        return pose_latents, embeds[None].to(device), negative_latents
+
+    def prepare_latents(
+        self,
+        num_videos: int,
+        windows: Sequence[Window],
+        height: int,
+        width: int,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Draw the noise of every video, [n, 16, T, h, w] float32; that of a long one is carried on by `free_noise`.
+
+        Args:
+            num_videos: n.
+            windows: as planned.
+            height: of the video.
+            width: of the video.
+            generator: one for each video, or one that draws for all of them in turn.
+            latents: noise that is taken as it is.
+
+        Raises:
+            InputError: `latents` have another shape.
+        """
+        device = self._execution_device
+        grid = (height // 8, width // 8)
+        if latents is not None:
+            shape = (num_videos, 16, windows[-1].stop, *grid)
+            if latents.shape != shape:
+                raise InputError(f"latents must be {[*shape]} for these videos, not {[*latents.shape]}.")
+            return latents.to(device, torch.float32)
+        shape = (1, 16, len(windows[0].weights), *grid)
+        generators = generator if isinstance(generator, list) else [generator] * num_videos
+        noise = [randn_tensor(shape, generator=each, device=device, dtype=torch.float32) for each in generators]
+        longer = zip(noise, generators, strict=True)
+        return torch.cat([free_noise(first, windows, each) for first, each in longer])
+
+    def prepare_image_latents(self, image: Frames, num_frames: int, height: int, width: int) -> Tensor:
+        """Encode the image followed by grey frames, behind its mask: [1, 20, T, h, w]."""
+        latents = encode_image_condition(self.vae, image, num_frames, height, width)
+        return with_frame_mask(latents[None]).to(self._execution_device)
+
+    def prepare_negative_motion(
+        self,
+        num_videos: int,
+        num_frames: int,
+        generator: Generators,
+        negative_pose_video: Clip | None,
+        pose_guidance_scale: float,
+        negative_pose_shift: bool = False,
+    ) -> list[Any]:
+        """What the pose guidance steers away from: a `Perturbation` for each video, or one motion for all.
+
+        None stands for nothing: the pose does not guide.
+        """
+        if pose_guidance_scale == 0:
+            return [None]
+        if negative_pose_video is not None:
+            return [as_motion(negative_pose_video, num_frames)]
+        generators = generator if isinstance(generator, list) else [generator] * num_videos
+        return [Perturbation.draw(num_frames, each, negative_pose_shift) for each in generators]
+
+    def denoise(
+        self,
+        latents: Tensor,
+        conditions: Sequence[Conditions],
+        negative_prompt_embeds: Tensor,
+        negative_pose_latents: Sequence[Sequence[Tensor]],
+        windows: Sequence[Window] = (),
+        *,
+        num_inference_steps: int,
+        flow_shift: float,
+        guidance_scale: float,
+        pose_guidance_scale: float,
+        pose_guidance_interval: tuple[float, float] = (0.1, 0.4),
+        pose_guidance_unit: PoseGuidanceUnit = "step",
+        solver: Solver = "unipc",
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Tensor:
+        """Denoise `latents` [n, 16, T, h, w] under the conditions: float32 of the same shape.
+
+        Each video is evaluated on its own in every step, so it has the bits of a call that makes it alone.
+
+        Args:
+            latents: noise.
+            conditions: the positive ones of each window, of batch 1.
+            negative_prompt_embeds: [1, L, Dt].
+            negative_pose_latents: [1, 16, T, h, w] of each window, of each video or of all.
+            windows: needed where there are several conditions.
+            num_inference_steps: as in a call.
+            flow_shift: as in a call.
+            guidance_scale: as in a call.
+            pose_guidance_scale: as in a call.
+            pose_guidance_interval: as in a call.
+            pose_guidance_unit: as in a call.
+            solver: as in a call.
+            callback: as in a call.
+            callback_on_step_end: as in a call.
+            callback_on_step_end_tensor_inputs: as in a call.
+        """
+        scheduler = released_scheduler(num_inference_steps, flow_shift, solver)
+        self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, num_inference_steps, False
+        latents = latents.float()
+        velocity = self._velocity(conditions, negative_prompt_embeds, negative_pose_latents, windows, len(latents))
+        with self.progress_bar(total=num_inference_steps) as progress:
+            for step, timestep in enumerate(scheduler.timesteps):
+                self._current_timestep = timestep
+                guided = guided_velocity(
+                    velocity,
+                    latents,
+                    timestep,
+                    step,
+                    num_inference_steps,
+                    self.guidance_scale,
+                    pose_guidance_scale,
+                    pose_guidance_interval,
+                    pose_guidance_unit,
+                )
+                latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    prompt_embeds = conditions[0].prompt_embeds
+                    tensors = {
+                        "latents": latents,
+                        "prompt_embeds": prompt_embeds,
+                        "negative_prompt_embeds": negative_prompt_embeds,
+                    }
+                    asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    tensors |= callback_on_step_end(self, step, timestep, asked) or {}
+                    latents = tensors["latents"].to(latents)
+                    changed = (tensors["prompt_embeds"], tensors["negative_prompt_embeds"])
+                    if changed[0] is not prompt_embeds or changed[1] is not negative_prompt_embeds:
+                        conditions = [each.replace(prompt_embeds=changed[0]) for each in conditions]
+                        negative_prompt_embeds = changed[1]
+                        velocity = self._velocity(
+                            conditions, negative_prompt_embeds, negative_pose_latents, windows, len(latents)
+                        )
+                progress.update()
+                if callback is not None:
+                    callback(step, timestep, latents)
+                if self.interrupt:
+                    break
+        self._current_timestep = None
+        return latents
+
+    def _velocity(
+        self,
+        conditions: Sequence[Conditions],
+        negative_prompt_embeds: Tensor,
+        negative_pose_latents: Sequence[Sequence[Tensor]],
+        windows: Sequence[Window],
+        num_videos: int,
+    ) -> BranchVelocity:
+        """The transformer under every branch's conditions, as `denoise` evaluates it: windows fused, videos stacked."""
+        branches: dict[Any, Conditions] = {}
+        for video in range(num_videos):
+            negative = negative_pose_latents[video % len(negative_pose_latents)]
+            for index, (positive, negative_latents) in enumerate(zip(conditions, negative, strict=True)):
+                told = branch_conditions(positive, negative_prompt_embeds, negative_latents)
+                branches |= {_video_key(window_key(branch, index), video): each for branch, each in told.items()}
+        velocity = branch_velocity(self.transformer, branches)
+
+        def of_video(video: int) -> BranchVelocity:
+            def of_window(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
+                return velocity(latents, timestep, _video_key(branch, video))
+
+            return of_window if len(conditions) == 1 else FusedVelocity(of_window, windows)
+
+        videos = [of_video(video) for video in range(num_videos)]
+
+        def of_all(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
+            each = zip(videos, latents.split(1), timestep.split(1), strict=True)
+            return torch.cat([of_one(noisy, time, branch) for of_one, noisy, time in each])
+
+        return of_all
+
+    def decode_latents(self, latents: Tensor, output_type: str = "np") -> Any:
+        """Decode latents [n, 16, T, h, w] to frames as `SteadyDancerOutput` has them."""
+        if output_type == "latent":
+            return latents
+        videos = [self._decode(each, output_type) for each in latents]
+        return videos if output_type == "pil" else np.stack(videos)
+
+    def _decode(self, latents: Tensor, output_type: str) -> Any:
+        """One video of latents [16, T, h, w]."""
+        pieces = decode_chunks(self.vae, latents)
+        if output_type == "np":
+            return np.concatenate([((pixels + 1) / 2).permute(1, 2, 3, 0).cpu().numpy() for pixels in pieces])
+        frames = np.concatenate([to_frames(pixels) for pixels in pieces])
+        return frames if output_type == "uint8" else [Image.fromarray(frame) for frame in frames]
 
     @torch.no_grad()
     def __call__(
@@ -129,9 +517,11 @@ class SteadyDancerPipeline(DiffusionPipeline):
         prompt: str = "",
         negative_prompt: str | None = None,
         *,
-        driving_video: Frames | Sequence[Image.Image] | None = None,
+        driving_video: DrivingVideo | None = None,
+        driving_fps: float | None = None,
         pose_estimator: PoseEstimator | None = None,
         main_person_only: bool = False,
+        on_missing_reference: OnMissingReference = "keep",
         negative_pose_video: Clip | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -148,10 +538,17 @@ class SteadyDancerPipeline(DiffusionPipeline):
         pose_guidance_unit: PoseGuidanceUnit = "step",
         negative_pose_shift: bool = False,
         solver: Solver = "unipc",
-        generator: torch.Generator | None = None,
+        num_videos_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
         output_type: str = "np",
+        return_dict: bool = True,
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
-    ) -> SteadyDancerOutput:
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> SteadyDancerOutput | tuple[Any]:
         """Make a video whose first frame is the image and whose motion is the pose's.
 
         Args:
@@ -161,11 +558,14 @@ class SteadyDancerPipeline(DiffusionPipeline):
                 the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL). Or give `driving_video`.
             prompt: what happens.
             negative_prompt: what should not; None takes the pipeline's own.
-            driving_video: frames of somebody moving; poses are found by `pose_estimator` and aligned to the image from
-                the first frame that shows the person whole, whose pose stands in the frames before it. What else is
-                not as supposed (nobody to align to in the image) is logged.
+            driving_video: frames of somebody moving, or a file, which is read as `steadydancer render` reads it. Poses
+                are found by `pose_estimator` and aligned to the image from the first frame that shows the person
+                whole; the frames before it hold that pose.
+            driving_fps: resample a file to this rate; None takes each of its frames.
             pose_estimator: as from `open_pose_estimator`; needed with `driving_video` only, and looks at both.
             main_person_only: of several people in `driving_video`, take the main one only, as released.
+            on_missing_reference: where the image shows no neck and limb to align to, "keep" the pose of
+                `driving_video` as it is and log a warning, or "raise".
             negative_pose_video: the pose to steer away from. None: keypoints are perturbed as in the release, and
                 drawn frames are stretched alike.
             height: of the video, a multiple of 16; None with `width` None follows the release's size rule.
@@ -184,40 +584,87 @@ class SteadyDancerPipeline(DiffusionPipeline):
             negative_pose_shift: move the perturbed pose too, as the paper says; the release does not. Not read with
                 `negative_pose_video`.
             solver: "unipc" (released) or "dpm++".
-            generator: noise and perturbation come from it. One on the CPU gives the same on every device.
+            num_videos_per_prompt: videos, each from its own noise and its own negative pose.
+            generator: draws noise and perturbation; a list has one for each video. One on the CPU gives the same on
+                every device.
+            latents: noise [n, 16, T, h, w] that is taken instead of drawn noise.
+            prompt_embeds: [1, L, Dt] instead of `prompt`, as from `encode_prompt`.
+            negative_prompt_embeds: the same instead of `negative_prompt`.
             output_type: "np", "uint8", "pil" or "latent", see `SteadyDancerOutput`.
+            return_dict: False returns the tuple (frames,).
             callback: called with (step, timestep, latents) after every step.
+            callback_on_step_end: diffusers' callback (pipeline, step, timestep, callback_kwargs) -> dict. Sampling goes
+                on with the tensors in the dict that it returns.
+            callback_on_step_end_tensor_inputs: tensors in `callback_kwargs`, of "latents", "prompt_embeds" and
+                "negative_prompt_embeds".
 
         Raises:
-            InputError: (a ValueError) sizes, lengths or a combination of arguments that cannot be.
-            DrivingError: (an InputError) nobody is found in the image or in the driving video, or never enough of one.
+            InputError: (a ValueError) sizes, lengths or a combination of arguments that cannot be used.
+            DrivingError: (an InputError) nobody is found in the driving video, or never enough of one to align by.
             FloatingPointError: a velocity is not finite; the message names the step.
         """
-        reference = call_checks.as_reference(image)
-        size = call_checks.video_size(reference, height, width, max_area_px)
-        call_checks.check_numbers(num_frames, num_inference_steps, pose_guidance_interval, output_type)
-        motion, self._driven = given_motion(
-            pose_video, driving_video, pose_estimator, main_person_only, num_frames, reference
-        )
-        windows = plan_windows(num_frames_of(motion), window_frames, window_overlap)
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
-        shape = (1, 16, len(windows[0].weights), size[0] // 8, size[1] // 8)
-        noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
-        noise = free_noise(noise, windows, generator)
-        negative: Any = None
-        if pose_guidance_scale != 0 and negative_pose_video is None:
-            negative = Perturbation.draw(num_frames_of(motion), generator, negative_pose_shift)
-        elif pose_guidance_scale != 0:
-            negative = as_motion(negative_pose_video, num_frames_of(motion))
-        prompts = (prompt, self.config.negative_prompt if negative_prompt is None else negative_prompt)
-        branches = encode_conditions(self, reference, motion, negative, prompts, windows, size, drawing_area_px)
-        velocity = branch_velocity(self.transformer, branches)
-        self._interrupt = False
-        latents = sample(
-            self,
-            velocity if len(windows) == 1 else FusedVelocity(velocity, windows),
-            noise,
-            callback,
+        # 1. Check the inputs
+        image = as_reference(image)
+        height, width = video_size(image, height, width, max_area_px)
+        self.check_inputs(
+            prompt,
+            negative_prompt,
+            num_frames,
+            num_inference_steps,
+            pose_guidance_interval,
+            output_type,
+            num_videos_per_prompt,
+            generator,
+            prompt_embeds,
+            negative_prompt_embeds,
+            callback_on_step_end_tensor_inputs,
+        )
+
+        # 2. Find and align the motion, and cut it into windows
+        motion, self._driven = prepare_motion(
+            image,
+            pose_video,
+            driving_video,
+            pose_estimator,
+            num_frames,
+            driving_fps=driving_fps,
+            main_person_only=main_person_only,
+            on_missing_reference=on_missing_reference,
+        )
+        num_frames = num_frames_of(motion)
+        windows = plan_windows(num_frames, window_frames, window_overlap)
+
+        # 3. Draw the noise, then the negative pose
+        latents = self.prepare_latents(num_videos_per_prompt, windows, height, width, generator, latents)
+        negatives = self.prepare_negative_motion(
+            num_videos_per_prompt, num_frames, generator, negative_pose_video, pose_guidance_scale, negative_pose_shift
+        )
+
+        # 4. Encode the conditions
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
+        )
+        image_latents = self.prepare_image_latents(image, len(windows[0].pixel_frames), height, width)
+        image_embeds = self.encode_image(image)
+        pose_latents, pose_image_embeds, negative_pose_latents = self.encode_pose(
+            motion, negatives, image, windows, height, width, drawing_area_px
+        )
+        # The references' latents are the first frames of the clips, and all but the pose is the same tensor in every
+        # window: what the network remembers of it is remembered once.
+        conditions = [
+            Conditions(image_latents, each, image_embeds, pose_image_embeds, prompt_embeds) for each in pose_latents
+        ]
+
+        # 5. Denoise
+        latents = self.denoise(
+            latents,
+            conditions,
+            negative_prompt_embeds,
+            negative_pose_latents,
+            windows,
             num_inference_steps=num_inference_steps,
             flow_shift=self.scheduler.config.flow_shift if flow_shift is None else flow_shift,
             guidance_scale=guidance_scale,
@@ -225,18 +672,28 @@ class SteadyDancerPipeline(DiffusionPipeline):
             pose_guidance_interval=pose_guidance_interval,
             pose_guidance_unit=pose_guidance_unit,
             solver=solver,
+            callback=callback,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        frames = decode_as(output_type, self.vae, latents)
+
+        # 6. Decode
+        frames = self.decode_latents(latents, output_type)
         self.maybe_free_model_hooks()
-        return SteadyDancerOutput(frames=frames)
+        return SteadyDancerOutput(frames=frames) if return_dict else (frames,)
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[Frames]:
         """As a call, but the video comes in pieces, uint8 [n, H, W, 3], decoded as they are asked for.
 
         Sampling is over when this returns; what is held then is the video's latents, a twelfth of its frames' bytes.
         `datasets.video.encode` takes such pieces.
+
+        Raises:
+            InputError: several videos are asked for, or as in a call.
         """
-        latents = self(*args, **kwargs, output_type="latent").frames
+        if kwargs.get("num_videos_per_prompt", 1) != 1:
+            raise InputError("stream and render_to make one video: call once for each, with its own generator or seed.")
+        (latents,) = self(*args, **kwargs | {"output_type": "latent", "return_dict": False})
 
         def pieces() -> Iterator[Frames]:
             for pixels in decode_chunks(self.vae, latents[0]):
@@ -245,6 +702,78 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
         return pieces()
 
-    def render_to(self, path: str | os.PathLike[str], *args: Any, seed: int, **kwargs: Any) -> dict[str, Any]:
-        """As a call, but the video is written to `path`, an mp4 that says what made it; see `provenance.render_to`."""
-        return provenance.render_to(self, Path(path), *args, seed=seed, **kwargs)
+    def render_to(
+        self,
+        path: str | os.PathLike[str],
+        *args: Any,
+        seed: int,
+        fps: float = 16,
+        sound: Sound | None = None,
+        model: Mapping[str, str] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        more_settings: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As a call, but the video is written as it is decoded, to an mp4 that says what made it.
+
+        Args:
+            path: the mp4; `.json` in place of its suffix is written beside it.
+            args: as in a call.
+            seed: of all that is drawn, on the CPU.
+            fps: frames a second of the file; 16 is released.
+            sound: of the video, as from `datasets.video_sound.read_sound`; None: it has none.
+            model: sha256 by part, the transformer's first, if known. None: of the weights as they are in memory.
+            inputs: sha256 of the files behind the inputs, by name; others are taken of the pixels or keypoints given.
+            more_settings: recorded beside the call's own.
+            kwargs: as in a call, but for `generator` and `output_type`.
+
+        Returns:
+            The record, see `datasets.provenance`.
+
+        Raises:
+            InputError: `path` is no mp4, or as in a call. No file is written then.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".mp4":
+            raise InputError(f"A video is written as .mp4, not {path.suffix or 'without a suffix'}: {path}.")
+        call = inspect.signature(self.__call__).bind(*args, **kwargs)
+        call.apply_defaults()
+        given = {name: value for name in INPUTS if (value := call.arguments[name]) is not None}
+        settings = call_settings(call.arguments, self.config.negative_prompt, self.scheduler.config.flow_shift)
+        frames = self.stream(*args, **kwargs, generator=torch.Generator("cpu").manual_seed(seed))
+        settings["fps"] = fps
+        if sound is not None:
+            settings["sound"] = "kept"
+        driven: DrivingPoses | None = self._driven
+        if driven is not None:
+            settings |= driven.told()
+        digests = {name: input_digest(value) for name, value in given.items() if name not in (inputs or {})}
+        record = make_record(
+            model=model_digests(self) if model is None else model,
+            inputs=digests | dict(inputs or {}),
+            settings=settings | {"dtype": str(self.transformer.dtype).removeprefix("torch."), **(more_settings or {})},
+            seed=seed,
+        )
+        return write_video(frames, path, record, fps, sound)
+
+
+def _video_key(branch: Any, video: int) -> Any:
+    """What a branch of guidance is called in video `video`; the first one's keep their names."""
+    return f"{branch} of video {video}" if video else branch
+
+
+def _check_folder(folder: Path, names: Collection[str]) -> None:
+    """Whether a folder in diffusers' layout holds the parts `names`, and a SteadyDancer among them; loads nothing.
+
+    Raises:
+        ComponentsError: a part is missing, or the transformer is another model.
+    """
+    require_parts(folder, names)
+    config = folder / "transformer" / "config.json"
+    kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    if "transformer" in names and kind != "SteadyDancerTransformer3DModel":
+        raise ComponentsError(
+            f"{folder / 'transformer'} holds {f'a {kind}' if kind else 'no config.json'}, not a "
+            "SteadyDancerTransformer3DModel: give the folder of a trained or converted SteadyDancer, or begin one by "
+            "`SteadyDancerTransformer3DModel.from_wan`."
+        )

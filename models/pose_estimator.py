@@ -7,7 +7,7 @@
 | `blazepose` | one person's body, on a CPU | two files out of a Python package |
 
 Another estimator needs no base class and no registration: any object with the two attributes and the method of
-`PoseEstimator` can be given wherever one is taken (`SteadyDancerPipeline(..., pose_estimator=...)`, `driven_pose`):
+`PoseEstimator` can be given wherever one is taken (`SteadyDancerPipeline(..., pose_estimator=...)`):
 
     class Mine:
         name, counts_people = "mine", True

@@ -65,26 +65,51 @@ def denoise(
     """
     latents = latents.float()
     scheduler = released_scheduler(num_inference_steps, flow_shift, solver)
-    many = getattr(velocity, "many", None)
     for step, timestep in enumerate(scheduler.timesteps):
-        share = step / num_inference_steps if pose_guidance_unit == "step" else timestep.item() / NUM_TRAIN_TIMESTEPS
-        pose_guided = in_pose_guidance_interval(share, pose_guidance_interval)
-        branches = needed_branches(guidance_scale, pose_guidance_scale, pose_guided)
-        times = timestep.to(latents.device).expand(latents.shape[0])
-        velocities: dict[Branch, Tensor]
-        if many is None:
-            velocities = {branch: velocity(latents, times, branch).float() for branch in branches}
-        else:
-            velocities = {branch: v.float() for branch, v in many(latents, times, branches).items()}
-        guided = guide(velocities, guidance_scale, pose_guidance_scale)
-        if not guided.isfinite().all():
-            broken = [branch for branch, v in velocities.items() if not v.isfinite().all()]
-            raise FloatingPointError(
-                f"the velocity at step {step} of {num_inference_steps} (timestep {timestep.item()}) is not finite, in "
-                f"{', '.join(broken) or 'the guided sum'}: look for NaN in latents and conditions; float16 overflows "
-                "where bfloat16 does not"
-            )
+        guided = guided_velocity(
+            velocity, latents, timestep, step, num_inference_steps,
+            guidance_scale, pose_guidance_scale, pose_guidance_interval, pose_guidance_unit,
+        )  # fmt: skip
         latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
         if callback is not None:
             callback(step, timestep, latents)
     return latents
+
+
+def guided_velocity(
+    velocity: BranchVelocity,
+    latents: Tensor,
+    timestep: Tensor,
+    step: int,
+    num_inference_steps: int,
+    guidance_scale: float,
+    pose_guidance_scale: float,
+    pose_guidance_interval: tuple[float, float],
+    pose_guidance_unit: PoseGuidanceUnit,
+) -> Tensor:
+    """Evaluate the branches that count at one step, and `guide`: float32 of the shape of `latents`.
+
+    Arguments as `denoise`; `step` counts from 0.
+
+    Raises:
+        FloatingPointError: the velocity is not finite; the message names the step and the branches.
+    """
+    share = step / num_inference_steps if pose_guidance_unit == "step" else timestep.item() / NUM_TRAIN_TIMESTEPS
+    pose_guided = in_pose_guidance_interval(share, pose_guidance_interval)
+    branches = needed_branches(guidance_scale, pose_guidance_scale, pose_guided)
+    times = timestep.to(latents.device).expand(latents.shape[0])
+    many = getattr(velocity, "many", None)
+    velocities: dict[Branch, Tensor]
+    if many is None:
+        velocities = {branch: velocity(latents, times, branch).float() for branch in branches}
+    else:
+        velocities = {branch: v.float() for branch, v in many(latents, times, branches).items()}
+    guided = guide(velocities, guidance_scale, pose_guidance_scale)
+    if not guided.isfinite().all():
+        broken = [branch for branch, v in velocities.items() if not v.isfinite().all()]
+        raise FloatingPointError(
+            f"the velocity at step {step} of {num_inference_steps} (timestep {timestep.item()}) is not finite, in "
+            f"{', '.join(broken) or 'the guided sum'}: look for NaN in latents and conditions; float16 overflows "
+            "where bfloat16 does not"
+        )
+    return guided

@@ -48,6 +48,9 @@ class RenderConfig(BaseModel):
         "none", description="`keep`: the driving video's, of the rendered span, as fast or slow as the picture"
     )
     main_person_only: bool = Field(False, description="drive the main person only (release); else all who are found")
+    on_missing_reference: Literal["keep", "raise"] = Field(
+        "keep", description="image without a person to align to: `keep` the driving pose as it is, or refuse the pair"
+    )
     pose_model: str = Field(
         "auto", description="`blazepose`, `dwpose`, `animal`, `supplied`, or `auto`: supplied, else what is there"
     )

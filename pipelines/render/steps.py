@@ -11,26 +11,24 @@ import torch
 
 from ...datasets import images
 from ...datasets.digests import content_digest
-from ...datasets.driving_poses import DrivingPoses, NoStartError, driving_poses
+from ...datasets.driving_poses import LEAST_FRAMES, DrivingPoses, decode_driving, driving_times_s
 from ...datasets.images import Picture
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, sidecar_note
 from ...datasets.storage import location
-from ...datasets.video import VideoError, decode, frame_times_s, probe
+from ...datasets.video import VideoError, frame_times_s, probe
 from ...datasets.whole_files import written_in_order
-from ...models.call_checks import LEAST_SIDE_PX, InputError
 from ...models.components import load_components
 from ...models.pipeline import SteadyDancerPipeline
-from ...models.pose_condition import released_aspect
+from ...models.pipeline_inputs import LEAST_SIDE_PX, DrivingError, InputError, align_driving_pose
 from ...models.pose_estimator import PoseEstimator
 from ...models.step_memory import park_context_projections
 from ..fetched import fetched
 from ..poses import find_poses, load_pose_estimator
 from ..stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
-from .span import LEAST_FRAMES, driving_sound, frame_times
+from .span import driving_sound
 
-POSE_SIDE_PX = 768
 # What the pipeline is told of the configuration, under the same names.
 CALL = (
     *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
@@ -88,7 +86,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
     config = task.config
     image, changes = read_image(Path(row["image"]))
-    model, driven = driven_poses(row, image, config, tools.estimator)
+    model, driven = driving_motion(row, image, config, tools.estimator)
     sounds, sound = driving_sound(Path(row["driving"]), config)
     name = f"{row['id']}.mp4"
 
@@ -106,6 +104,8 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
             inputs={name: content_digest(row[name]) for name in ("image", "driving")},
             more_settings={
                 "pose_model": model,
+                "main_person_only": config.main_person_only,
+                "on_missing_reference": config.on_missing_reference,
                 **driven.told(),
                 "sound": sounds,
                 "image_changes": list(changes),
@@ -156,24 +156,23 @@ def read_image(path: Path) -> Picture:
     return picture
 
 
-def driven_poses(
+def driving_motion(
     row: Row, image: np.ndarray, config: RenderConfig, estimator: PoseEstimator | None
 ) -> tuple[str, DrivingPoses]:
-    """(what gave the keypoints, the motion of a pair's driving video in the image's place).
+    """(what gave the keypoints, the motion of a pair's driving video aligned to the image).
 
     Raises:
-        BadClip: the video cannot be read, is too short, or shows nobody whole enough to align by.
+        BadClip: the video cannot be read, is too short, or shows nobody whole enough to align by; or the image shows
+            nobody, and the configuration refuses that.
     """
     path, place = Path(row["driving"]), Path(row["image"])
     try:
         info = probe(path)
-        times_s = frame_times(frame_times_s(path), config)
+        times_s = driving_times_s(frame_times_s(path), config.num_frames, config.driving_fps)
         if len(times_s) < (asked := config.num_frames or LEAST_FRAMES):
             raise BadClip("too_short", f"{path} has {len(times_s)} frames, {asked} are asked")
-        scale = min(1.0, POSE_SIDE_PX / max(info.height, info.width))
-        height, width = (round(side * scale / 2) * 2 for side in (info.height, info.width))
         model, _, tracks = find_poses(
-            path, times_s, lambda: decode(path, times_s, height, width), config.pose_model, estimator
+            path, times_s, lambda: decode_driving(path, times_s), config.pose_model, estimator
         )
     except VideoError as error:
         raise BadClip(error.reason, f"{path}: {error.detail}") from error
@@ -182,15 +181,18 @@ def driven_poses(
         raise BadClip("no_pose", f"{path}: {what}")
     _, _, seen = find_poses(place, np.zeros(1), lambda: image[None], config.pose_model, estimator)
     try:
-        return model, driving_poses(
-            [track.pose for track in tracks],
-            seen[0].pose if seen else None,
+        driven = align_driving_pose(
+            tracks,
+            seen,
             info.width / info.height,
-            released_aspect(*image.shape[:2]),
-            config.main_person_only,
+            image,
+            main_person_only=config.main_person_only,
+            on_missing_reference=config.on_missing_reference,
+            found_by=model,
         )
-    except NoStartError as error:
+    except DrivingError as error:
         raise BadClip("no_pose", f"{path}: {error}") from error
+    return model, driven
 
 
 def _sidecar_notes(row: Row, config: RenderConfig) -> list[str]:

@@ -18,12 +18,11 @@ from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import location
 from ...datasets.video import encode
 from ...datasets.whole_files import folder_written_aside, write_json, written_aside
-from ...models.components import load_components
-from ...models.driving import Perturbation, negative_motion
+from ...models.components import flow_scheduler, load_components
 from ...models.encoders import decode_latents, encode_video, resize_frames
-from ...models.guidance import branch_conditions, branch_velocity
+from ...models.pipeline import SteadyDancerPipeline
+from ...models.pipeline_inputs import Perturbation, negative_motion
 from ...models.pose_condition import draw_pose_condition
-from ...models.sampling import denoise
 from .batches import TrainingData
 from .checkpoint import TrainingRefused
 from .config import TrainConfig
@@ -55,7 +54,7 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     fps = told_fps or FPS
     for key in keys:
         write_what_is_compared(out, key, data, vae, fps)
-    transformer = network_at(out, steps, device)
+    pipeline = gallery_pipeline(network_at(out, steps, device), vae, config)
     place = out / gallery_name(steps)
     for leftover in place.parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -63,11 +62,19 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     # One that was made with other settings is replaced.
     with folder_written_aside(place, aside=aside, retire=lambda: shutil.rmtree(place, ignore_errors=True)):
         for key in keys:
-            encode(render_clip(key, data, transformer, vae, config, device), aside / f"{key}.mp4", fps)
+            encode(render_clip(key, data, pipeline, config), aside / f"{key}.mp4", fps)
         told = {"steps": steps, "clips": keys, "settings": settings_of(config), "size": data.shards.bucket[keys[0]]}
         rate: dict[str, Any] = {"fps": fps} if told_fps else {"fps": fps, "fps_assumed": True}  # no cache says it
         write_json(aside / RECORD, {**told, **rate, "seconds": time.perf_counter() - began})
     forget_failure(out, steps)
+
+
+def gallery_pipeline(transformer: Any, vae: Any, config: TrainConfig) -> SteadyDancerPipeline:
+    """The pipeline over cached conditions: it needs no encoders of text and image."""
+    scheduler = flow_scheduler(config.flow_shift)
+    pipeline = SteadyDancerPipeline(transformer, vae, None, None, None, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def gallery_keys(data: TrainingData, config: TrainConfig) -> list[str]:
@@ -102,29 +109,29 @@ def write_what_is_compared(out: Path, key: str, data: TrainingData, vae: Any, fp
 
 
 @torch.no_grad()
-def render_clip(
-    key: str, data: TrainingData, transformer: Any, vae: Any, config: TrainConfig, device: torch.device
-) -> Frames:
+def render_clip(key: str, data: TrainingData, pipeline: SteadyDancerPipeline, config: TrainConfig) -> Frames:
     """uint8 [F, H, W, 3] of one clip's cached conditions; noise and negative pose follow from the key and the seed."""
     gallery = config.gallery
     seed = draw_seed(gallery.seed, 0, 0, f"gallery/{key}")
-    batch, motion = _clip(key, data, device, seed)
+    batch, motion = _clip(key, data, pipeline.device, seed)
     negative_pose = batch.conditions.pose_latents
     if gallery.pose_guidance_scale != 0:
         perturbation = Perturbation.draw(len(motion), torch.Generator().manual_seed(seed))
         (perturbed,) = negative_motion([motion], perturbation)
         _, height, width = data.shards.bucket[key]
-        negative_pose = encode_video(vae, _drawn(key, data, perturbed), height, width)[None]
-    branches = branch_conditions(batch.conditions, batch.null.prompt_embeds, negative_pose)
-    latents = denoise(
-        branch_velocity(transformer, branches),
+        negative_pose = encode_video(pipeline.vae, _drawn(key, data, perturbed), height, width)[None]
+    latents = pipeline.denoise(
         batch.noise,
+        [batch.conditions],
+        batch.null.prompt_embeds,
+        [[negative_pose]],
         num_inference_steps=gallery.num_inference_steps,
         flow_shift=config.flow_shift,
         guidance_scale=gallery.guidance_scale,
         pose_guidance_scale=gallery.pose_guidance_scale,
     )
-    return decode_latents(vae, latents[0])
+    frames: Frames = pipeline.decode_latents(latents, "uint8")[0]
+    return frames
 
 
 def _clip(key: str, data: TrainingData, device: torch.device, noise_seed: int) -> tuple[Any, PoseSequence]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from steadydancer.models.call_checks import InputError
 from steadydancer.models.flow_matching import sigma_grid
 from steadydancer.models.long_video import FusedVelocity, Window, free_noise, plan_windows, window_key
+from steadydancer.models.pipeline_inputs import InputError
 from steadydancer.models.sampling import denoise
 
 

@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 from steadydancer.datasets.provenance import read_provenance
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.video import decode, encode
-from steadydancer.models import driving, encoders
-from steadydancer.models.call_checks import InputError
+from steadydancer.models import encoders, pipeline_inputs
 from steadydancer.models.components import flow_scheduler, load_components, save_components, tiny_components
 from steadydancer.models.folders import ComponentsError
 from steadydancer.models.pipeline import WAN_NEGATIVE_PROMPT, SteadyDancerPipeline
+from steadydancer.models.pipeline_inputs import InputError
 from steadydancer.models.pose_condition import draw_pose_condition
 from steadydancer.models.pose_track import PoseTrack
-from steadydancer.models.provenance import input_digest, model_digests, module_digest
+from steadydancer.models.render_record import input_digest, model_digests, module_digest
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 T_POSE = [
@@ -58,6 +58,12 @@ def pipeline() -> SteadyDancerPipeline:
     made = SteadyDancerPipeline(transformer=transformer, **parts)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def aligned(frames: np.ndarray, estimator: Any, **options: Any) -> list[PoseSequence]:
+    """What a call makes of a driving video."""
+    motion, _ = pipeline_inputs.prepare_motion(IMAGE, None, frames, estimator, len(frames), **options)
+    return motion
 
 
 def run(pipeline: SteadyDancerPipeline, seed: int = 0, **arguments: Any) -> Any:
@@ -263,10 +269,10 @@ class OneDancer:
 
 def test_a_driving_video_is_aligned_to_the_image(pipeline: SteadyDancerPipeline) -> None:
     frames = np.zeros((7, 64, 36, 3), np.uint8)
-    aligned = driving.driven_pose(frames[:5], IMAGE, OneDancer())
-    np.testing.assert_allclose(aligned[0].body, pose().body, atol=1e-6)
+    people = aligned(frames[:5], OneDancer())
+    np.testing.assert_allclose(people[0].body, pose().body, atol=1e-6)
     driven = run(pipeline, driving_video=frames, pose_estimator=OneDancer())
-    assert torch.equal(driven, run(pipeline, pose_video=aligned))
+    assert torch.equal(driven, run(pipeline, pose_video=people))
     all_of_it = run(pipeline, driving_video=frames, pose_estimator=OneDancer(), num_frames=None, num_inference_steps=1)
     assert all_of_it.shape[2] == 2  # seven frames: five are 4k + 1
 
@@ -284,9 +290,9 @@ class TwoDancers(OneDancer):
 
 def test_the_others_follow_the_main_persons_alignment(pipeline: SteadyDancerPipeline) -> None:
     frames = np.zeros((5, 64, 36, 3), np.uint8)
-    people = driving.driven_pose(frames, IMAGE, TwoDancers())
-    (main,) = driving.driven_pose(frames, IMAGE, TwoDancers(), main_person_only=True)
-    (alone,) = driving.driven_pose(frames, IMAGE, OneDancer())
+    people = aligned(frames, TwoDancers())
+    (main,) = aligned(frames, TwoDancers(), main_person_only=True)
+    (alone,) = aligned(frames, OneDancer())
     assert (main.body == people[0].body).all() and (main.body == alone.body).all()
     # Twice the size about the own neck, which keeps its distance from the main person's.
     expected = main.body + np.array([0.1, 0.05])
@@ -319,15 +325,16 @@ def test_a_record_says_from_which_frame_the_driving_video_was_followed(
     record = pipeline.render_to(tmp_path / "late.mp4", IMAGE, **given, **settings, seed=0)
     told = {name: record["settings"][name] for name in ("num_people", "aligned", "pose_start_frame")}
     assert told == {"num_people": 1, "aligned": True, "pose_start_frame": 2}
+    assert (record["settings"]["on_missing_reference"], record["settings"]["driving_fps"]) == ("keep", None)
     drawn = pipeline.render_to(tmp_path / "drawn.mp4", IMAGE, np.zeros_like(frames), **settings, seed=0)
-    assert "pose_start_frame" not in drawn["settings"]
+    assert not {"pose_start_frame", "on_missing_reference"} & drawn["settings"].keys()
 
 
 def test_the_negative_pose_perturbs_each_person_about_the_own_neck() -> None:
     one = pose()
     other = PoseSequence(one.body + 0.2, one.body_visible, one.hands)
-    draws = driving.Perturbation.draw(5, torch.Generator().manual_seed(0))
-    for person, perturbed in zip([one, other], driving.negative_motion([one, other], draws), strict=True):
+    draws = pipeline_inputs.Perturbation.draw(5, torch.Generator().manual_seed(0))
+    for person, perturbed in zip([one, other], pipeline_inputs.negative_motion([one, other], draws), strict=True):
         np.testing.assert_allclose(perturbed.body[:, 1], person.body[:, 1])
         offsets = [each.body[:, 8] - each.body[:, 1] for each in (perturbed, person)]
         np.testing.assert_allclose(offsets[0][:, 1], offsets[1][:, 1] * draws.scale)
@@ -337,8 +344,8 @@ def test_the_negative_pose_perturbs_each_person_about_the_own_neck() -> None:
 @pytest.mark.parametrize(("nobody_in", "where"), [(1, "the reference image"), (5, "the driving video")])
 def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in: int, where: str) -> None:
     frames = np.zeros((5, 64, 36, 3), np.uint8)
-    with pytest.raises(driving.DrivingError, match=f"one-dancer finds nobody in .*{where}"):
-        run(pipeline, driving_video=frames, pose_estimator=OneDancer(nobody_in))
+    with pytest.raises(pipeline_inputs.DrivingError, match=f"one-dancer finds nobody in .*{where}"):
+        run(pipeline, driving_video=frames, pose_estimator=OneDancer(nobody_in), on_missing_reference="raise")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +358,15 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"driving_video": IMAGE[None], "pose_video": pose()}, "Give either pose_video or driving_video, not both"),
         ({"pose_video": None}, "Give either pose_video or driving_video, not neither"),
         ({"driving_video": IMAGE[None]}, "needs a pose_estimator"),
+        ({"driving_fps": 8.0}, "driving_fps needs a driving_video that is a file"),
+        ({"pose_video": None, "driving_video": "gone.mp4", "pose_estimator": object()}, "gone.mp4 cannot be read"),
         ({"output_type": "gif"}, "gif"),
+        ({"num_videos_per_prompt": 0}, "at least 1, not 0"),
+        ({"prompt_embeds": torch.zeros(1, 2, 4)}, "either prompt or prompt_embeds"),
+        ({"negative_prompt": "", "negative_prompt_embeds": torch.zeros(1, 2, 4)}, "either negative_prompt or"),
+        ({"prompt": "", "prompt_embeds": torch.zeros(2, 4)}, r"prompt_embeds must be \[1, L, \d+\], not \[2, 4\]"),
+        ({"latents": torch.zeros(1, 16, 3, 6, 4)}, r"must be \[1, 16, 2, 6, 4\] .*, not \[1, 16, 3, 6, 4\]"),
+        ({"callback_on_step_end_tensor_inputs": ["latents", "noise"]}, "prompt_embeds, .*, not noise"),
         ({"num_frames": 0}, r"4k \+ 1, .*not 0"),
         ({"num_frames": -3}, r"4k \+ 1, .*not -3"),
         ({"image": IMAGE[:1, :1]}, "1×1 px, 32×32 is the least"),
@@ -403,11 +418,131 @@ def test_a_callback_may_end_the_sampling(pipeline: SteadyDancerPipeline) -> None
     assert run(pipeline).shape == seen[1].shape and not pipeline.interrupt
 
 
-def test_an_empty_prompt_is_a_prompt(pipeline: SteadyDancerPipeline) -> None:
-    assert not torch.equal(run(pipeline, prompt=""), run(pipeline))
+def test_a_callback_of_diffusers_replaces_latents_and_prompts(pipeline: SteadyDancerPipeline) -> None:
+    steps: list[tuple[int, float, list[str]]] = []
+
+    def zero_at_the_end(pipe: Any, step: int, timestep: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        assert pipe is pipeline and (pipe.num_timesteps, pipe.guidance_scale) == (3, 5.0)
+        assert pipe.do_classifier_free_guidance and pipe.current_timestep is timestep
+        steps.append((step, timestep.item(), list(given)))
+        return {"latents": torch.zeros_like(given["latents"])} if step == 2 else {}
+
+    frames = run(pipeline, callback_on_step_end=zero_at_the_end, output_type="uint8")
+    np.testing.assert_array_equal(frames[0], encoders.decode_latents(pipeline.vae, torch.zeros(16, 2, 6, 4)))
+    times: list[float] = []
+    plain = run(pipeline, callback=lambda step, timestep, latents: times.append(timestep.item()))
+    assert steps == [(step, time, ["latents"]) for step, time in enumerate(times)]
+    assert pipeline.current_timestep is None
+
+    names = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+    walk, stills = pipeline.encode_prompt("a walk", "stills")
+    seen: list[dict[str, Any]] = []
+
+    def after_the_first(pipe: Any, step: int, timestep: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        seen.append(dict(given))
+        return {"prompt_embeds": walk, "negative_prompt_embeds": stills} if step == 0 else given
+
+    changed = run(pipeline, callback_on_step_end=after_the_first, callback_on_step_end_tensor_inputs=names)
+    assert list(seen[0]) == names and seen[1]["prompt_embeds"] is walk
+    assert not torch.equal(changed, plain)
+    # After the first step it is the loop of the other prompts: two steps of that are the difference, and no more.
+    first, calls = [], []
+    run(pipeline, callback=lambda step, timestep, latents: first.append(latents))
+    assert torch.equal(seen[0]["latents"], first[0]) and not torch.equal(seen[1]["latents"], first[1])
+    unchanged = run(pipeline, callback_on_step_end=lambda *given: calls.append(given))  # diffusers' may return None
+    assert torch.equal(unchanged, plain) and len(calls) == 3
+
+
+def test_a_callback_may_turn_the_guidance_off(pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, calls = pipeline.transformer.forward, []
+    monkeypatch.setattr(pipeline.transformer, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+
+    def off(pipe: Any, step: int, timestep: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 1.0
+        return given
+
+    run(pipeline, callback_on_step_end=off, pose_guidance_scale=0.0)
+    assert len(calls) == 2 + 1 + 1 and not pipeline.do_classifier_free_guidance
+
+
+def test_embeddings_give_the_bits_of_their_prompts(pipeline: SteadyDancerPipeline) -> None:
+    positive, negative = pipeline.encode_prompt("a dance")
+    assert positive.shape[0] == negative.shape[0] == 1 and positive.shape[1] < negative.shape[1]
+    given = {"prompt": "", "prompt_embeds": positive, "negative_prompt_embeds": negative}
+    assert torch.equal(run(pipeline, **given), run(pipeline))
+    torch.testing.assert_close(run(pipeline, prompt="", prompt_embeds=positive), run(pipeline), atol=1e-3, rtol=1e-3)
+    without = SteadyDancerPipeline(**pipeline.components | {"text_encoder": None, "tokenizer": None})
+    without.set_progress_bar_config(disable=True)
+    assert torch.equal(run(without, **given), run(pipeline))
+    other, _ = pipeline.encode_prompt("a walk")
+    assert not torch.equal(run(pipeline, **given | {"prompt_embeds": other}), run(pipeline))
 
 
 LONG: dict[str, Any] = {"pose_video": pose(13), "num_frames": 13, "window_frames": 9, "window_overlap": 4}
+
+
+@pytest.mark.parametrize("longer", [{}, LONG])
+def test_two_videos_a_prompt_are_two_calls(pipeline: SteadyDancerPipeline, longer: dict[str, Any]) -> None:
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (5, 9)]
+
+    def call(generator: Any, **arguments: Any) -> Any:
+        given = {"output_type": "latent", "pose_video": pose()} | SMALL | longer | arguments
+        return pipeline(IMAGE, prompt="a dance", generator=generator, **given).frames
+
+    singles = torch.cat([call(each) for each in generators()])
+    assert not torch.equal(singles[0], singles[1])
+    both = call(generators(), num_videos_per_prompt=2)
+    assert torch.equal(both, singles)
+    frames = call(generators(), num_videos_per_prompt=2, output_type="uint8")
+    np.testing.assert_array_equal(frames[1], call(generators()[1], output_type="uint8")[0])
+    with pytest.raises(InputError, match="a list of 2 and num_videos_per_prompt is 3"):
+        call(generators(), num_videos_per_prompt=3)
+    # One generator draws for all; what is drawn on its own is not what another video gets.
+    drawn = call(torch.Generator().manual_seed(5), num_videos_per_prompt=2)
+    assert not torch.equal(drawn[0], drawn[1])
+    same = call(torch.Generator().manual_seed(5), num_videos_per_prompt=2, pose_guidance_scale=0.0)[:1]
+    assert torch.equal(same, call(torch.Generator().manual_seed(5), pose_guidance_scale=0.0))
+
+
+def test_a_tuple_is_returned_where_no_dict_is_asked_for(pipeline: SteadyDancerPipeline) -> None:
+    arguments = SMALL | {"num_inference_steps": 1, "output_type": "latent", "return_dict": False}
+    (latents,) = pipeline(IMAGE, pose(), "a dance", **arguments, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(latents, run(pipeline, num_inference_steps=1))
+
+
+def test_noise_that_is_given_is_the_noise(pipeline: SteadyDancerPipeline) -> None:
+    quiet = {"pose_guidance_scale": 0.0}  # so that the generator draws the noise alone
+    noise = torch.randn(1, 16, 2, 6, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(run(pipeline, seed=8, latents=noise, **quiet), run(pipeline, seed=0, **quiet))
+    twice = run(pipeline, latents=noise.repeat(2, 1, 1, 1, 1), num_videos_per_prompt=2, **quiet)
+    assert torch.equal(twice[0], twice[1])
+
+
+class Still(SteadyDancerPipeline):
+    """Begins at zeros and decodes to numbers."""
+
+    def prepare_latents(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        return torch.zeros_like(super().prepare_latents(*arguments, **options))
+
+    def decode_latents(self, latents: torch.Tensor, output_type: str = "np") -> Any:
+        return latents.sum().item()
+
+
+def test_what_a_subclass_overrides_is_used(pipeline: SteadyDancerPipeline) -> None:
+    still = Still(**pipeline.components)
+    still.set_progress_bar_config(disable=True)
+    expected = run(pipeline, latents=torch.zeros(1, 16, 2, 6, 4), pose_guidance_scale=0.0)
+    assert run(still, pose_guidance_scale=0.0) == expected.sum().item()
+
+
+def test_several_videos_are_not_streamed(pipeline: SteadyDancerPipeline) -> None:
+    with pytest.raises(InputError, match="one video: call once for each"):
+        pipeline.stream(IMAGE, pose(), num_videos_per_prompt=2)
+
+
+def test_an_empty_prompt_is_a_prompt(pipeline: SteadyDancerPipeline) -> None:
+    assert not torch.equal(run(pipeline, prompt=""), run(pipeline))
 
 
 def test_one_window_is_the_plain_path(pipeline: SteadyDancerPipeline) -> None:
@@ -484,7 +619,7 @@ def test_without_sizes_the_release_rule_decides(pipeline: SteadyDancerPipeline) 
 
 
 def test_perturbation_draws_its_ranges_and_stretches_drawings_about_their_middle() -> None:
-    draws = driving.Perturbation.draw(4000, torch.Generator().manual_seed(0))
+    draws = pipeline_inputs.Perturbation.draw(4000, torch.Generator().manual_seed(0))
     assert 0.7 <= draws.scale.min() < 0.71
     assert 1.29 < draws.scale.max() <= 1.3
     assert 0.6 <= draws.aspect.min() < 0.61
@@ -493,10 +628,10 @@ def test_perturbation_draws_its_ranges_and_stretches_drawings_about_their_middle
 
     frames = np.zeros((2, 100, 100, 3), np.uint8)
     frames[:, 40:61, 30:51] = 255
-    twice_as_wide = driving.Perturbation(np.array([1.0, 1.0]), np.array([1.0, 2.0]))
-    stretched = driving.stretch_drawing(frames, twice_as_wide)
+    twice_as_wide = pipeline_inputs.Perturbation(np.array([1.0, 1.0]), np.array([1.0, 2.0]))
+    stretched = pipeline_inputs.stretch_drawing(frames, twice_as_wide)
     assert (stretched[0] == frames[0]).all()
     drawn = np.argwhere(stretched[1].max(axis=-1) > 127)
     assert drawn.min(axis=0).tolist() == pytest.approx([40, 20], abs=1)
     assert drawn.max(axis=0).tolist() == pytest.approx([60, 60], abs=1)
-    assert not driving.stretch_drawing(np.zeros_like(frames), twice_as_wide).any()
+    assert not pipeline_inputs.stretch_drawing(np.zeros_like(frames), twice_as_wide).any()

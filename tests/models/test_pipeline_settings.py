@@ -7,21 +7,31 @@ import pytest
 import torch
 
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.models import pipeline as module
+from steadydancer.models import encoders
 from steadydancer.models.components import tiny_components
-from steadydancer.models.driving import Perturbation
-from steadydancer.models.long_video import FusedVelocity, free_noise
+from steadydancer.models.conditions import Conditions
+from steadydancer.models.long_video import free_noise
 from steadydancer.models.pipeline import WAN_NEGATIVE_PROMPT, SteadyDancerPipeline
+from steadydancer.models.pipeline_inputs import Perturbation
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+NO_CALLBACKS: dict[str, Any] = {
+    "callback": None, "callback_on_step_end": None, "callback_on_step_end_tensor_inputs": ("latents",),
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> SteadyDancerPipeline:
+def made(kind: Any) -> Any:
     parts = tiny_components(transformer={"num_layers": 1})
     transformer = SteadyDancerTransformer3DModel.from_wan(parts.pop("transformer"))
-    return SteadyDancerPipeline(transformer=transformer, **parts)
+    return kind(transformer=transformer, **parts)
+
+
+@pytest.fixture
+def pipeline() -> Any:
+    told = made(Told)
+    told.given = {}
+    return told
 
 
 def pose(num_frames: int) -> PoseSequence:
@@ -29,49 +39,55 @@ def pose(num_frames: int) -> PoseSequence:
     return PoseSequence(body, np.ones((num_frames, 18), bool), np.full((num_frames, 2, 21, 2), -1.0))
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the steps of a call were given, by name."""
-    given: dict[str, Any] = {}
+class Told(SteadyDancerPipeline):
+    """What would compute is left out; what it was given is kept, by name."""
 
-    def encode_conditions(*arguments: Any) -> str:
-        given["conditions"] = arguments
-        return "branches"
+    given: dict[str, Any]
 
-    def branch_velocity(*arguments: Any) -> str:
-        given["velocity"] = arguments
-        return "velocity"
+    def encode_prompt(self, *prompts: Any) -> Any:
+        self.given["prompts"] = prompts
+        return "prompt", "negative prompt"
 
-    def sample(*arguments: Any, **settings: Any) -> str:
-        given["sample"], given["settings"] = arguments, settings
+    def prepare_image_latents(self, *arguments: Any) -> Any:
+        self.given["image latents"] = arguments
+        return "image latents"
+
+    def encode_image(self, image: Any) -> Any:
+        self.given["image"] = image
+        return "image embeds"
+
+    def encode_pose(self, *arguments: Any) -> Any:
+        self.given["pose"] = arguments
+        return ["first pose", "second pose"][: len(arguments[3])], "pose embeds", "negative poses"
+
+    def denoise(self, *arguments: Any, **settings: Any) -> Any:
+        self.given["denoise"], self.given["settings"] = arguments, settings
         return "latents"
 
-    def decode_as(*arguments: Any) -> str:
-        given["decode"] = arguments
+    def decode_latents(self, *arguments: Any) -> Any:
+        self.given["decode"] = arguments
         return "frames"
 
-    for function in (encode_conditions, branch_velocity, sample, decode_as):
-        monkeypatch.setattr(module, function.__name__, function)
-    return given
 
-
-def test_by_default_a_call_is_the_released_one(pipeline: SteadyDancerPipeline, told: dict[str, Any]) -> None:
+def test_by_default_a_call_is_the_released_one(pipeline: Told) -> None:
     motion = pose(83)
     out = pipeline(IMAGE, motion, "a dance", generator=torch.Generator().manual_seed(3))
+    told = pipeline.given
     assert out.frames == "frames"
     assert told["settings"] == {
         "num_inference_steps": 40, "flow_shift": 5.0, "guidance_scale": 5.0, "pose_guidance_scale": 1.0,
-        "pose_guidance_interval": (0.1, 0.4), "pose_guidance_unit": "step", "solver": "unipc",
+        "pose_guidance_interval": (0.1, 0.4), "pose_guidance_unit": "step", "solver": "unipc", **NO_CALLBACKS,
     }  # fmt: skip
-    owner, image, (moved,), negative, prompts, (window,), size, area_px = told["conditions"]
-    assert owner is pipeline and image is IMAGE
+    (moved,), (negative,), image, (window,), *sizes = told["pose"]
+    assert image is IMAGE and told["image"] is IMAGE
     np.testing.assert_array_equal(moved.body, motion.body[:81])
-    assert prompts == ("a dance", WAN_NEGATIVE_PROMPT)
-    assert (len(window.pixel_frames), size, area_px) == (81, (880, 656), 1024 * 576)
-    assert told["velocity"] == (pipeline.transformer, "branches")
-    _, velocity, noise, callback = told["sample"]
-    assert (velocity, callback) == ("velocity", None)
-    assert told["decode"] == ("np", pipeline.vae, "latents")
+    assert told["prompts"] == ("a dance", None, None, None)
+    assert (len(window.pixel_frames), sizes) == (81, [880, 656, 1024 * 576])
+    assert told["image latents"] == (IMAGE, 81, 880, 656)
+    noise, conditions, negative_prompt, negative_poses, windows = told["denoise"]
+    assert conditions == [Conditions("image latents", "first pose", "image embeds", "pose embeds", "prompt")]
+    assert (negative_prompt, negative_poses, windows) == ("negative prompt", "negative poses", [window])
+    assert told["decode"] == ("latents", "np")
     # The noise is drawn first, then the perturbation, from the one generator.
     generator = torch.Generator().manual_seed(3)
     assert torch.equal(noise, torch.randn(1, 16, 21, 110, 82, generator=generator))
@@ -81,56 +97,62 @@ def test_by_default_a_call_is_the_released_one(pipeline: SteadyDancerPipeline, t
 
 
 @pytest.mark.parametrize("is_shifted", [False, True])
-def test_the_negative_pose_is_shifted_on_request(
-    pipeline: SteadyDancerPipeline, told: dict[str, Any], is_shifted: bool
-) -> None:
+def test_the_negative_pose_is_shifted_on_request(pipeline: Told, is_shifted: bool) -> None:
     given = {"height": 32, "width": 64, "num_frames": 9, "generator": torch.Generator().manual_seed(3)}
     pipeline(IMAGE, pose(9), "a dance", negative_pose_shift=is_shifted, **given)
     generator = torch.Generator().manual_seed(3)
     torch.randn(1, 16, 3, 4, 8, generator=generator)
     expected = Perturbation.draw(9, generator, has_shift=is_shifted)
-    negative = told["conditions"][3]
+    _, (negative,), *_ = pipeline.given["pose"]
     np.testing.assert_array_equal(negative.scale, expected.scale)
     np.testing.assert_array_equal(negative.shift, expected.shift)
 
 
-def test_each_setting_goes_to_its_place(pipeline: SteadyDancerPipeline, told: dict[str, Any]) -> None:
-    black, seen = np.zeros((15, 8, 6, 3), np.uint8), print
+def test_each_setting_goes_to_its_place(pipeline: Told) -> None:
+    black = np.zeros((15, 8, 6, 3), np.uint8)
     settings: dict[str, Any] = {
         "num_inference_steps": 7, "flow_shift": 3.0, "guidance_scale": 4.0, "pose_guidance_scale": 2.0,
-        "pose_guidance_interval": (0.2, 0.3), "pose_guidance_unit": "timestep", "solver": "dpm++",
+        "pose_guidance_interval": (0.2, 0.3), "pose_guidance_unit": "timestep", "solver": "dpm++", "callback": print,
+        "callback_on_step_end": repr, "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
     }  # fmt: skip
     pipeline(
         IMAGE, pose(13), "a walk", "stills", negative_pose_video=black, height=32, width=64, num_frames=None,
-        window_frames=9, window_overlap=4, drawing_area_px=999, output_type="uint8", callback=seen,
+        window_frames=9, window_overlap=4, drawing_area_px=999, output_type="uint8",
         generator=torch.Generator().manual_seed(3), **settings,
     )  # fmt: skip
+    told = pipeline.given
     assert told["settings"] == settings
-    _, _, _, negative, prompts, windows, size, area_px = told["conditions"]
+    _, (negative,), _, windows, *sizes = told["pose"]
     np.testing.assert_array_equal(negative, black[:13])
-    assert (prompts, size, area_px) == (("a walk", "stills"), (32, 64), 999)
+    assert (told["prompts"], sizes) == (("a walk", "stills", None, None), [32, 64, 999])
     assert [(window.start, window.stop) for window in windows] == [(1, 3), (2, 4)]
-    _, velocity, noise, callback = told["sample"]
-    assert isinstance(velocity, FusedVelocity) and callback is seen
+    noise, conditions, _, _, given = told["denoise"]
+    assert given is windows and [each.pose_latents for each in conditions] == ["first pose", "second pose"]
     generator = torch.Generator().manual_seed(3)
     first = torch.randn(1, 16, 3, 4, 8, generator=generator)
     assert torch.equal(noise, free_noise(first, windows, generator)) and noise.shape[2] == 4
-    assert told["decode"] == ("uint8", pipeline.vae, "latents")
+    assert told["decode"] == ("latents", "uint8")
 
 
-def test_where_the_pose_does_not_guide_nothing_is_drawn_for_it(
-    pipeline: SteadyDancerPipeline, told: dict[str, Any]
-) -> None:
+def test_where_the_pose_does_not_guide_nothing_is_drawn_for_it(pipeline: Told) -> None:
     generator = torch.Generator().manual_seed(3)
     pipeline(IMAGE, pose(5), num_frames=5, pose_guidance_scale=0.0, height=32, width=32, generator=generator)
-    assert told["conditions"][3] is None and told["conditions"][4] == ("", WAN_NEGATIVE_PROMPT)
+    assert pipeline.given["pose"][1] == [None] and pipeline.given["prompts"] == ("", None, None, None)
     again = torch.Generator().manual_seed(3)
     torch.randn(1, 16, 2, 4, 4, generator=again)
     assert torch.equal(generator.get_state(), again.get_state())
 
 
-def test_an_empty_negative_prompt_is_one_and_not_the_pipelines_own(
-    pipeline: SteadyDancerPipeline, told: dict[str, Any]
-) -> None:
-    pipeline(IMAGE, pose(5), "a dance", "", num_frames=5, height=32, width=32)
-    assert told["conditions"][4] == ("a dance", "")
+def test_an_empty_negative_prompt_is_one_and_not_the_pipelines_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def encode(encoder: Any, tokenizer: Any, texts: list[str]) -> list[torch.Tensor]:
+        asked.append(texts)
+        return [torch.zeros(1, 4) for _ in texts]
+
+    monkeypatch.setattr(encoders, "encode_prompt", encode)
+    pipeline = made(SteadyDancerPipeline)
+    pipeline.encode_prompt("a dance", "")
+    pipeline.encode_prompt("a dance")
+    pipeline.encode_prompt("a dance", prompt_embeds=torch.zeros(1, 2, 4))
+    assert asked == [["a dance", ""], ["a dance", WAN_NEGATIVE_PROMPT], [WAN_NEGATIVE_PROMPT]]

@@ -14,8 +14,11 @@ from steadydancer.datasets.sampler import draw_seed
 from steadydancer.datasets.skeleton import PoseSequence, perturb
 from steadydancer.datasets.toydance import toy_pose
 from steadydancer.datasets.video import decode, frame_times_s, probe
-from steadydancer.models.driving import Perturbation
+from steadydancer.models.components import tiny_components
+from steadydancer.models.pipeline import SteadyDancerPipeline
+from steadydancer.models.pipeline_inputs import Perturbation
 from steadydancer.models.pose_condition import draw_pose_condition
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import gallery_render
 from steadydancer.pipelines.train.checkpoint import TrainingRefused
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
@@ -68,24 +71,37 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["encoded"].append((frames, height, width))
         return torch.full((2,), 9.0)
 
-    def branch_conditions(conditions: Any, prompt_embeds: Any, pose_latents: torch.Tensor) -> str:
-        seen["branches"] = (conditions.pose_latents, prompt_embeds, pose_latents)
-        return "branches"
-
-    def denoise(velocity: Any, noise: torch.Tensor, **settings: Any) -> torch.Tensor:
-        seen["denoise"] = (velocity, noise, settings)
-        return torch.tensor([[60.0], [70.0]])
-
     def decode_latents(vae: Any, latents: torch.Tensor) -> np.ndarray:
         grey = np.arange(NUM_FRAMES, dtype=np.uint8)[:, None, None, None] * 20
         frames = np.broadcast_to(grey, (NUM_FRAMES, HEIGHT, WIDTH, 3)).copy()
         frames[0, :, :] = (200, 120, float(latents.flatten()[0]))
         return frames
 
-    for made in (encode_video, branch_conditions, denoise, decode_latents):
+    for made in (encode_video, decode_latents):
         monkeypatch.setattr(gallery_render, made.__name__, made)
-    monkeypatch.setattr(gallery_render, "branch_velocity", lambda network, branches: (network, branches))
+
+    class Pipeline:
+        """Stands for the pipeline without text and image encoders."""
+
+        device = DEVICE
+
+        def __init__(self, transformer: Any, vae: Any, config: TrainConfig) -> None:
+            seen["made of"], self.vae = (transformer, vae, config), vae
+
+        def denoise(self, noise: torch.Tensor, *conditions: Any, **settings: Any) -> torch.Tensor:
+            seen["denoise"] = (noise, *conditions, settings)
+            return torch.tensor([[60.0], [70.0]])
+
+        def decode_latents(self, latents: torch.Tensor, output_type: str) -> list[np.ndarray]:
+            assert output_type == "uint8"
+            return [decode_latents(self.vae, each) for each in latents]
+
+    monkeypatch.setattr(gallery_render, "gallery_pipeline", Pipeline)
     return seen
+
+
+def clip_of(key: str, data: Any, config: TrainConfig) -> Any:
+    return gallery_render.render_clip(key, data, gallery_render.gallery_pipeline("network", "vae", config), config)
 
 
 def test_the_first_clips_of_the_validation_are_shown_each_once() -> None:
@@ -99,11 +115,11 @@ def test_the_first_clips_of_the_validation_are_shown_each_once() -> None:
 
 def test_a_clip_is_rendered_with_the_gallerys_settings_and_its_own_seed(told: dict[str, Any]) -> None:
     data: Any = Data("a", "b")
-    frames = gallery_render.render_clip("b", data, "network", "vae", config(), DEVICE)
+    frames = clip_of("b", data, config())
     seed = draw_seed(21, 0, 0, "gallery/b")
     assert [(draw.key, draw.noise_seed) for draw in data.asked] == [("b", seed)]
-    velocity, noise, settings = told["denoise"]
-    assert velocity == ("network", "branches") and noise.flatten().tolist() == [3, 3]
+    noise, (positive,), prompt, ((negative,),), settings = told["denoise"]
+    assert told["made of"] == ("network", "vae", config()) and noise.flatten().tolist() == [3, 3]
     assert settings == {
         "num_inference_steps": 7, "flow_shift": 2.5, "guidance_scale": 3.5, "pose_guidance_scale": 0.8,
     }  # fmt: skip
@@ -113,16 +129,16 @@ def test_a_clip_is_rendered_with_the_gallerys_settings_and_its_own_seed(told: di
     perturbed = perturb(dancer("b"), draws.scale, draws.aspect)
     np.testing.assert_array_equal(drawn, draw_pose_condition(perturbed, 60, 40, 96 * 64))
     assert (height, width) == (HEIGHT, WIDTH)
-    positive, prompt, negative = told["branches"]
-    assert (positive.tolist(), prompt, negative.tolist()) == ([[5, 5]], "empty prompt", [[9, 9]])
+    assert (positive.pose_latents.tolist(), prompt, negative.tolist()) == ([[5, 5]], "empty prompt", [[9, 9]])
     assert frames[0, 0, 0].tolist() == [200, 120, 60]  # of the first sample of the batch
 
 
 def test_without_guidance_by_the_pose_none_is_perturbed(told: dict[str, Any]) -> None:
     data: Any = Data("a")
-    gallery_render.render_clip("a", data, "network", "vae", config(pose_guidance_scale=0.0), DEVICE)
-    assert told["encoded"] == [] and told["branches"][2].tolist() == [[5, 5]]
-    assert told["denoise"][2]["pose_guidance_scale"] == 0
+    clip_of("a", data, config(pose_guidance_scale=0.0))
+    *_, ((negative,),), settings = told["denoise"]
+    assert told["encoded"] == [] and negative.tolist() == [[5, 5]]
+    assert settings["pose_guidance_scale"] == 0
 
 
 def test_beside_the_renders_lie_the_image_the_pose_and_the_clip_made_once(told: dict[str, Any], tmp_path: Path) -> None:
@@ -176,3 +192,48 @@ def test_a_gallery_is_of_the_weights_after_its_steps_and_says_what_it_shows(
     }  # fmt: skip
     assert not (tmp_path / "gallery/failed-000040.json").exists()
     assert {draw.key for draw in data.asked} == {"a", "b"}
+
+
+class Overheard(SteadyDancerPipeline):
+    """Keeps what the loop was given and what it gave."""
+
+    def denoise(self, *arguments: Any, **settings: Any) -> torch.Tensor:
+        self.loop = (arguments, super().denoise(*arguments, **settings))
+        return self.loop[1]
+
+
+@pytest.mark.parametrize("pose_guidance_scale", [0.8, 0.0])
+def test_equal_conditions_and_noise_give_the_pipelines_latents_and_frames(
+    monkeypatch: pytest.MonkeyPatch, pose_guidance_scale: float
+) -> None:
+    parts = tiny_components(transformer={"num_layers": 1})
+    torch.manual_seed(0)
+    transformer = SteadyDancerTransformer3DModel.from_wan(parts.pop("transformer")).eval()
+    transformer.patch_embedding_fuse.weight.data.normal_(std=0.3)
+    pipeline = Overheard(transformer=transformer, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    settings = config(pose_guidance_scale=pose_guidance_scale)
+    seed = draw_seed(21, 0, 0, "gallery/b")
+    noise = torch.randn(1, 16, 2, 6, 4, generator=torch.Generator().manual_seed(1))
+    image = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+    frames = pipeline(
+        image, dancer("b"), "a dance", "stills", latents=noise, generator=torch.Generator().manual_seed(seed),
+        height=HEIGHT, width=WIDTH, num_frames=NUM_FRAMES, drawing_area_px=META["drawing_area_px"],
+        num_inference_steps=7, flow_shift=2.5, guidance_scale=3.5, pose_guidance_scale=pose_guidance_scale,
+        output_type="uint8",
+    ).frames[0]  # fmt: skip
+    (_, (conditions,), negative_prompt_embeds, *_), latents = pipeline.loop
+
+    class Cached(Data):
+        """The clip's conditions, as a cache would have kept them."""
+
+        def load(self, draws: Any, device: torch.device) -> Any:
+            null = SimpleNamespace(prompt_embeds=negative_prompt_embeds)
+            return SimpleNamespace(conditions=conditions, null=null, noise=noise)
+
+    monkeypatch.setattr(gallery_render, "SteadyDancerPipeline", Overheard)
+    data: Any = Cached("b")
+    gallery: Any = gallery_render.gallery_pipeline(transformer, pipeline.vae, settings)
+    shown = gallery_render.render_clip("b", data, gallery, settings)
+    assert torch.equal(gallery.loop[1], latents)
+    np.testing.assert_array_equal(shown, frames)

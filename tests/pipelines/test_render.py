@@ -17,7 +17,7 @@ from steadydancer.datasets.schema import Row
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import load_supplied_pose, save_supplied_pose
 from steadydancer.datasets.video import decode, probe
-from steadydancer.models import driving
+from steadydancer.models import pipeline_inputs
 from steadydancer.models.folders import part_digest
 from steadydancer.models.pose_condition import draw_pose_condition, released_aspect
 from steadydancer.pipelines.render import job
@@ -106,7 +106,7 @@ def test_two_people_as_long_as_the_driving_video_in_two_windows(
         seen.append(people)
         return draw_pose_condition(people, *args)
 
-    monkeypatch.setattr(driving, "draw_pose_condition", drawn)
+    monkeypatch.setattr(pipeline_inputs, "draw_pose_condition", drawn)
     video = Path(shutil.copy(pairs[0]["driving"], tmp_path / "two.mp4"))
     (one,), fps = load_supplied_pose(Path(pairs[0]["driving"])) or ([], 0)
     other = PoseSequence(one.body + np.array([0.2, 0]), one.body_visible, one.hands)

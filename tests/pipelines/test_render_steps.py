@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
+from steadydancer.datasets import driving_poses
 from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.skeleton import PoseSequence, align_people_to_reference
 from steadydancer.datasets.toydance import save_supplied_pose, toy_pose
 from steadydancer.datasets.video import VideoError, encode
 from steadydancer.datasets.video_sound import Sound
-from steadydancer.models import driving
+from steadydancer.models import pipeline_inputs
 from steadydancer.models.pose_condition import released_aspect
 from steadydancer.models.pose_track import PoseTrack
 from steadydancer.pipelines.render import job, span, steps
@@ -126,7 +127,8 @@ def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Ro
         "sound": None, "model": {"checkpoint": "c0", "vae": "f1"},
         "inputs": {"image": content_digest(pair["image"]), "driving": content_digest(pair["driving"])},
         "more_settings": {
-            "pose_model": "supplied", "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],
+            "pose_model": "supplied", "main_person_only": False, "on_missing_reference": "keep",
+            "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],
             "sound": None, "image_changes": [], "config": CONFIG.model_dump(mode="json"),
         },
     }  # fmt: skip
@@ -221,6 +223,8 @@ def test_an_image_without_a_usable_person_is_told(
     assert_same(told.people, [as_stored(dance())[0][:9]])
     assert told.settings["more_settings"]["aligned"] is row["aligned"] is False
     assert row["detail"] == "no pose found in the image: the driving pose is used as it is"
+    with pytest.raises(BadClip, match=r"no_pose: .*supplied finds nobody in the reference image"):
+        render(pair, CONFIG.model_copy(update={"on_missing_reference": "raise"}))
     job._warn([row, row | {"verdict": "quarantined"}, row | {"detail": None}])
     assert [record.message for record in caplog.records] == [
         f"one (image me.png, driving dance.mp4): {row['detail']}",
@@ -235,14 +239,15 @@ def test_the_python_pipeline_chooses_what_the_command_chooses(
     Path(pair["image"]).with_name("me.pose.safetensors").unlink()
     _, told = render(pair, CONFIG.model_copy(update={"pose_model": "auto"}), SlowDancer(first))
     frames = np.zeros((9, HEIGHT, WIDTH, 3), np.uint8)
-    driven = driving.driven_poses(frames, told.image, SlowDancer(first))
+    _, driven = pipeline_inputs.prepare_motion(told.image, None, frames, SlowDancer(first), 9)
+    assert driven is not None
     assert_same(driven.people, told.people)
     assert driven.start_frame == told.settings["more_settings"]["pose_start_frame"] == first
     assert [record.message.split(":")[0] for record in caplog.records] == (
         ["the person of the driving video is not seen whole before frame 3"] if first else []
     )
-    with pytest.raises(driving.DrivingError, match="slow-dancer finds nobody in the driving video"):
-        driving.driven_poses(frames, told.image, SlowDancer(9))
+    with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer finds nobody in the driving video"):
+        pipeline_inputs.prepare_motion(told.image, None, frames, SlowDancer(9), 9)
 
 
 def loud(seconds: float) -> Sound:
@@ -307,7 +312,7 @@ def test_an_estimator_is_shown_the_driving_video_no_larger_than_it_needs_and_the
 ) -> None:
     for name in ("dance", "me"):
         (tmp_path / f"{name}.pose.safetensors").unlink()
-    monkeypatch.setattr(steps, "POSE_SIDE_PX", 48)
+    monkeypatch.setattr(driving_poses, "POSE_SIDE_PX", 48)
     estimator = SlowDancer()
     row, _ = render(pair, CONFIG.model_copy(update={"pose_model": "auto"}), estimator)
     assert estimator.shown[1:] == [(9, 48, 32), (1, *IMAGE_SIZE)]

@@ -15,7 +15,7 @@ from steadydancer.flows import presets
 from steadydancer.models.components import load_components, save_components, tiny_components
 from steadydancer.models.folders import ComponentsError
 from steadydancer.models.pipeline import SteadyDancerPipeline
-from steadydancer.models.provenance import model_digests
+from steadydancer.models.render_record import model_digests
 from steadydancer.pipelines.render import job as render_job
 from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.train import job

@@ -17,8 +17,10 @@ from steadydancer.datasets.shards import Sample, null_path, sample_members, writ
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.storage import location
 from steadydancer.datasets.video import decode, frame_times_s
+from steadydancer.models import pipeline
 from steadydancer.models.components import load_components, save_components, tiny_components
 from steadydancer.models.encoders import decode_latents
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.curves import BASE, TOP, WIDTH, draw_curves
 from steadydancer.pipelines.local_ray import local_ray
 from steadydancer.pipelines.train import gallery, gallery_render, job, keep, publish, renders, report, trained
@@ -284,15 +286,17 @@ def test_a_network_that_knows_the_answer_renders_the_clip_itself(world, monkeypa
         told.append(branches)
         return lambda latents, timestep, branch: (latents - clip.latents) / (timestep.view(-1, 1, 1, 1, 1) / 1000)
 
-    monkeypatch.setattr(gallery_render, "branch_velocity", oracle)
+    monkeypatch.setattr(pipeline, "branch_velocity", oracle)
     vae = load_components(world["base"], ["vae"])["vae"]
-    frames = gallery_render.render_clip(key, data, None, vae, config, torch.device("cpu"))
+    network = SteadyDancerTransformer3DModel.from_wan(load_components(world["base"], ["transformer"])["transformer"])
+    renderer = gallery_render.gallery_pipeline(network, vae, config)
+    frames = gallery_render.render_clip(key, data, renderer, config)
     truth = decode_latents(vae, clip.latents[0])
     assert np.abs(frames.astype(int) - truth.astype(int)).max() <= 1
     (branches,) = told
     assert torch.equal(branches["negative_text"].prompt_embeds, clip.null.prompt_embeds)
     assert not torch.equal(branches["negative_pose"].pose_latents, clip.conditions.pose_latents)
-    again = gallery_render.render_clip(key, data, None, vae, config, torch.device("cpu"))
+    again = gallery_render.render_clip(key, data, renderer, config)
     assert np.array_equal(frames, again)
     assert torch.equal(told[1]["negative_pose"].pose_latents, branches["negative_pose"].pose_latents)
 

@@ -1,5 +1,7 @@
-"""Motions of a call, told by hand: their lengths, their perturbation, and what is made of a driving video."""
+"""Inputs of a call: pictures, the lengths of motions, their perturbation, and what is made of a driving video."""
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,11 +9,24 @@ import pytest
 import torch
 from PIL import Image
 
+from steadydancer.datasets import driving_poses
 from steadydancer.datasets.skeleton import PoseSequence, align_people_to_reference, perturb
 from steadydancer.datasets.toydance import toy_pose
-from steadydancer.models import driving
-from steadydancer.models.call_checks import InputError
-from steadydancer.models.driving import Perturbation, as_motion, frames_of, given_motion, negative_motion, num_frames_of
+from steadydancer.datasets.video import encode
+from steadydancer.models import pipeline_inputs
+from steadydancer.models.pipeline_inputs import (
+    DrivingError,
+    InputError,
+    Perturbation,
+    align_driving_pose,
+    as_frame,
+    as_motion,
+    as_reference,
+    frames_of,
+    negative_motion,
+    num_frames_of,
+    prepare_motion,
+)
 from steadydancer.models.pose_condition import draw_pose_condition, released_aspect
 from steadydancer.models.pose_track import PoseTrack
 
@@ -43,6 +58,12 @@ class Estimator:
         )
         there = self.in_image if len(frames) == 1 else self.in_video
         return [PoseTrack(one, one.body_visible.astype(np.float32)) for one in people] if there else []
+
+
+def prepared(
+    driving: Any = DRIVING, estimator: Any = None, num_frames: int | None = None, **options: Any
+) -> tuple[Any, Any]:
+    return prepare_motion(IMAGE, None, driving, estimator or Estimator(), num_frames, **options)
 
 
 def assert_same(people: list[PoseSequence], expected: list[PoseSequence]) -> None:
@@ -141,28 +162,27 @@ def test_negative_keypoints_are_each_persons_own_and_a_drawing_is_stretched_alon
 def test_a_motion_is_drawn_at_the_images_size() -> None:
     image = np.zeros((40, 24, 3), np.uint8)
     np.testing.assert_array_equal(
-        driving.draw_motion([person(2)], image, 64 * 64), draw_pose_condition([person(2)], 40, 24, 64 * 64)
+        pipeline_inputs.draw_motion([person(2)], image, 64 * 64), draw_pose_condition([person(2)], 40, 24, 64 * 64)
     )
     wide = np.zeros((1, 20, 40, 3), np.uint8)
     wide[:, :, 20:] = 200
-    drawn = driving.draw_motion(wide, image)
+    drawn = pipeline_inputs.draw_motion(wide, image)
     assert drawn.shape == (1, 40, 24, 3) and (drawn[0, :, 3] < 20).all() and (drawn[0, :, 20] > 180).all()
 
 
 @pytest.mark.parametrize("main_person_only", [False, True])
 def test_a_driving_video_is_aligned_by_its_own_aspect_and_the_images(main_person_only: bool) -> None:
     estimator = Estimator()
-    motion, driven = given_motion(None, DRIVING, estimator, main_person_only, 5, IMAGE)
+    motion, driven = prepared(DRIVING, estimator, 5, main_person_only=main_person_only)
     people = [person(5), person(5, 8)][: 1 if main_person_only else 2]
     reference = toy_pose(3, 1, 16, aspect=40 / 64)
     assert_same(motion, align_people_to_reference(people, reference, 80 / 48, released_aspect(64, 40)))
-    assert driven is not None and driven.people is motion and driven.aligned and driven.start_frame == 0
+    assert driven.people is motion and driven.aligned and driven.start_frame == 0
     assert sorted(estimator.shown) == [(1, 64, 40, 3), (5, 48, 80, 3)]
-    assert_same(driving.driven_pose(DRIVING[:5], IMAGE, estimator, main_person_only), motion)
 
 
 def test_a_motion_that_is_given_is_left_as_it_is() -> None:
-    motion, driven = given_motion(person(9), None, None, False, None, IMAGE)
+    motion, driven = prepare_motion(IMAGE, person(9), None, None, None)
     assert_same(motion, [person(9)])
     assert driven is None
 
@@ -177,15 +197,26 @@ def test_a_motion_that_is_given_is_left_as_it_is() -> None:
 )
 def test_one_motion_and_somebody_who_looks_at_it_are_needed(given: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        given_motion(given.get("pose_video"), given.get("driving_video"), None, False, 5, IMAGE)
+        prepare_motion(IMAGE, given.get("pose_video"), given.get("driving_video"), None, 5)
 
 
-@pytest.mark.parametrize(
-    ("in_image", "in_video", "where"), [(False, True, "the reference image"), (True, False, "the driving video")]
-)
-def test_nobody_found_names_where(in_image: bool, in_video: bool, where: str) -> None:
-    with pytest.raises(driving.DrivingError, match=f"two finds nobody in {where}: choose another one"):
-        driving.driven_poses(DRIVING, IMAGE, Estimator(in_image, in_video))
+def test_a_file_is_read_at_its_rate_and_scaled_down_for_the_estimator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driving_poses, "POSE_SIDE_PX", 64)
+    encode(np.zeros((13, 80, 130, 3), np.uint8), tmp_path / "dance.mp4", 24)
+    for fps, num_frames, expected in ((None, None, 13), (None, 5, 5), (12.0, None, 5)):
+        estimator = Estimator()
+        motion, _ = prepared(tmp_path / "dance.mp4", estimator, num_frames, driving_fps=fps)
+        assert num_frames_of(motion) == expected
+        assert estimator.shown == [(expected, 40, 64, 3), (1, 64, 40, 3)]  # 80 × 130: not the file's own aspect
+        tracks = Estimator().estimate(np.zeros((expected, 40, 64, 3)))
+        assert_same(motion, align_driving_pose(tracks, Estimator().estimate(IMAGE[None]), 130 / 80, IMAGE).people)
+    with pytest.raises(InputError, match="has 13 frames and num_frames asks for 17"):
+        prepared(str(tmp_path / "dance.mp4"), num_frames=17)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(InputError, match=r"driving_video text.mp4 cannot be read \(unreadable\)"):
+        prepared(tmp_path / "text.mp4")
 
 
 class HeadOnly(Estimator):
@@ -202,13 +233,64 @@ class HeadOnly(Estimator):
         return tracks
 
 
-def test_a_head_alone_is_refused_in_the_video_and_told_of_the_image(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(driving.DrivingError, match=r"cannot be followed with two: in none of its 6 frames are a neck"):
-        driving.driven_poses(DRIVING, IMAGE, HeadOnly(6))
+def test_a_driving_video_with_nobody_to_follow_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(DrivingError, match="two finds nobody in the driving video: choose another one"):
+        prepared(estimator=Estimator(in_video=False))
+    with pytest.raises(DrivingError, match=r"cannot be followed with two: in none of its 5 frames are a neck"):
+        prepared(estimator=HeadOnly(5))
     assert caplog.records == []
-    driven = driving.driven_poses(DRIVING, IMAGE, HeadOnly(1))
+
+
+@pytest.mark.parametrize("estimator", [Estimator(in_image=False), HeadOnly(1)])
+def test_an_image_with_nobody_to_align_to_keeps_the_pose_or_is_refused_as_chosen(
+    estimator: Estimator, caplog: pytest.LogCaptureFixture
+) -> None:
+    motion, driven = prepared(estimator=estimator)
     assert not driven.aligned
-    assert_same(driven.people, [person(6), person(6, 8)])
+    assert_same(motion, [person(5), person(5, 8)])
     assert [record.message for record in caplog.records] == driven.notes() == [
         "no pose found in the image: the driving pose is used as it is"
     ]  # fmt: skip
+    with pytest.raises(DrivingError, match='two finds nobody in the reference image .*on_missing_reference="keep"'):
+        prepared(estimator=estimator, on_missing_reference="raise")
+
+
+def quarters() -> np.ndarray:
+    picture = np.zeros((40, 64, 3), np.uint8)
+    picture[:20, :32], picture[:20, 32:], picture[20:, :32] = (200, 30, 40), (30, 180, 60), (40, 60, 200)
+    return picture
+
+
+def opened(image: Image.Image, **options) -> Image.Image:
+    data = io.BytesIO()
+    image.save(data, "PNG", **options)
+    return Image.open(data)
+
+
+def test_an_image_that_was_opened_is_upright_and_opaque():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright: a quarter turn clockwise
+    turned = np.rot90(quarters(), -1)
+    np.testing.assert_array_equal(as_reference(opened(Image.fromarray(quarters()), exif=exif)), turned)
+    clear = Image.fromarray(np.dstack([quarters(), np.where(quarters()[..., :1] > 100, 255, 0).astype(np.uint8)]))
+    shown = np.where(quarters()[..., :1] > 100, quarters(), 255)
+    np.testing.assert_array_equal(as_frame(opened(clear)), shown)
+    np.testing.assert_array_equal(as_frame(opened(clear, exif=exif)), np.rot90(shown, -1))
+
+
+def test_images_and_arrays_that_are_as_they_should_be_stay_so():
+    array = quarters()
+    assert as_frame(array) is array
+    np.testing.assert_array_equal(as_frame(Image.fromarray(array)), array)
+    deep = Image.fromarray(array[..., 0].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(as_frame(deep), np.repeat(array[..., :1], 3, axis=2))
+
+
+def test_what_is_no_picture_of_eight_bits_is_refused():
+    for image in (quarters().astype(np.float32), quarters()[..., 0], np.dstack([quarters()] * 2), "me.png", None):
+        with pytest.raises(InputError, match="the pose must be a PIL image or uint8 RGB"):
+            as_frame(image, "the pose")
+    with pytest.raises(InputError, match="the pose holds floating-point numbers"):
+        as_frame(Image.fromarray(np.zeros((40, 40), np.float32)), "the pose")
+    with pytest.raises(InputError, match="31×40 px, 32×32 is the least"):
+        as_reference(quarters()[:, :31])

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from steadydancer.models import call_conditions
-from steadydancer.models.call_conditions import encode_conditions
-from steadydancer.models.driving import Perturbation
-from steadydancer.models.long_video import plan_windows
+from steadydancer.models import encoders, pipeline
+from steadydancer.models.pipeline import SteadyDancerPipeline
+from steadydancer.models.pipeline_inputs import Perturbation
 
 SIZE = (48, 32)
-IMAGE = np.array([[[10, 20, 30]]], np.uint8)
-WINDOWS = plan_windows(13, 9, 4)  # frames 0 to 8, and 0 with 5 to 12
+IMAGE = np.full((32, 32, 3), (10, 20, 30), np.uint8)
+WINDOWS: dict[str, Any] = {"window_frames": 9, "window_overlap": 4}  # frames 0 to 8, and 0 with 5 to 12
 SECOND = [0, *range(5, 13)]
 
 
@@ -56,19 +55,43 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return motion
 
     for name, function in {
-        "encode_video": video, "encode_image_condition": image_condition, "encode_image": image,
-        "encode_pose_condition": pose, "encode_prompt": prompt, "draw_motion": drawn,
+        "encode_video": video, "encode_image_condition": image_condition, "encode_pose_condition": pose,
+        "draw_motion": drawn, "branch_velocity": velocity,
     }.items():  # fmt: skip
-        monkeypatch.setattr(call_conditions, name, function)
+        monkeypatch.setattr(pipeline, name, function)
+    monkeypatch.setattr(encoders, "encode_image", image)
+    monkeypatch.setattr(encoders, "encode_prompt", prompt)
     return asked
 
 
-def told(negative: Any) -> dict[Any, Any]:
-    pipeline = SimpleNamespace(
-        vae="vae", image_encoder="image encoder", text_encoder="text encoder", tokenizer="tokenizer",
-        _execution_device=torch.device("cpu"),
+def velocity(transformer: Any, branches: dict[Any, Any]) -> Any:
+    transformer.append(branches)
+    return lambda latents, timestep, branch: torch.zeros_like(latents)
+
+
+class Unloaded(SteadyDancerPipeline):
+    """A pipeline whose networks are names, and whose transformer is a list of what it is told."""
+
+    _execution_device = torch.device("cpu")
+    config: Any = SimpleNamespace(negative_prompt="stills")
+
+    def __init__(self) -> None:
+        self.vae, self.image_encoder, self.transformer = "vae", "image encoder", []
+        self.text_encoder, self.tokenizer = "text encoder", "tokenizer"
+
+    def maybe_free_model_hooks(self) -> None:
+        pass
+
+
+def told(negative: Any, **arguments: Any) -> dict[Any, Any]:
+    dancer = Unloaded()
+    dancer.set_progress_bar_config(disable=True)
+    dancer(
+        IMAGE, frames(0), "ab", "abcde", negative_pose_video=negative, height=SIZE[0], width=SIZE[1], num_frames=13,
+        drawing_area_px=99, num_inference_steps=1, flow_shift=5.0, output_type="latent", **WINDOWS | arguments,
     )  # fmt: skip
-    return encode_conditions(pipeline, IMAGE, frames(0), negative, ("ab", "abcde"), WINDOWS, SIZE, 99)
+    (branches,) = dancer.transformer
+    return branches
 
 
 def pose_of(conditions: Any) -> list[int]:
@@ -95,7 +118,7 @@ def test_each_window_is_told_its_own_frames_and_all_else_is_the_same_tensor(show
 
 
 def test_without_a_negative_pose_nothing_is_encoded_for_it(shown: list[Any]) -> None:
-    branches = told(None)
+    branches = told(None, pose_guidance_scale=0.0)
     assert branches["negative_pose of window 1"].pose_latents is branches["conditional of window 1"].pose_latents
     assert [kind for kind, _ in shown].count("video") == 2
 
@@ -107,7 +130,30 @@ def test_a_perturbation_follows_the_frames_of_its_window(shown: list[Any], monke
         asked.append((moved[:, 0, 0, 0].tolist(), perturbation.scale.tolist(), perturbation.aspect.tolist()))
         return moved + 100
 
-    monkeypatch.setattr(call_conditions, "negative_motion", negative_motion)
-    branches = told(Perturbation(np.arange(13.0), 20 + np.arange(13.0)))
+    drawn = Perturbation(np.arange(13.0), 20 + np.arange(13.0))
+    monkeypatch.setattr(pipeline, "negative_motion", negative_motion)
+    monkeypatch.setattr(Perturbation, "draw", lambda num_frames, generator: drawn)
+    branches = told(None)
     assert asked == [(of, of, [20 + frame for frame in of]) for of in (list(range(9)), SECOND)]
     assert pose_of(branches["negative_pose of window 1"]) == [100 + frame for frame in SECOND]
+
+
+def test_several_videos_share_all_but_their_own_negative_pose(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = iter([1, 2])
+    monkeypatch.setattr(pipeline, "negative_motion", lambda moved, perturbation: moved + perturbation.scale[0])
+    monkeypatch.setattr(
+        Perturbation, "draw", lambda num_frames, generator: Perturbation(np.full(13, 100 * next(draws), np.uint8), [])
+    )
+    monkeypatch.setattr(Perturbation, "__getitem__", lambda self, frames: self)
+    branches = told(None, num_videos_per_prompt=2)
+    assert len(branches) == 2 * 2 * 3
+    first, second = branches["negative_pose of window 1"], branches["negative_pose of window 1 of video 1"]
+    assert (pose_of(first), pose_of(second)) == ([100 + frame for frame in SECOND], [200 + frame for frame in SECOND])
+    assert branches["conditional of window 1 of video 1"] is branches["conditional of window 1"]
+    # A clip that is given is the same for all videos, and encoded once.
+    shown.clear()
+    branches = told(frames(100), num_videos_per_prompt=2)
+    assert branches["negative_pose of video 1"].pose_latents is branches["negative_pose"].pose_latents
+    assert [kind for kind, _ in shown].count("video") == 4

@@ -1,0 +1,314 @@
+"""What a call of the pipeline is given, checked and prepared: image, size, motion, and the pose to steer away from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import SteadyDancerError
+from ..datasets.driving_poses import DrivingPoses, NoStartError, decode_driving, driving_poses, driving_times_s
+from ..datasets.images import ImageError, show_image
+from ..datasets.skeleton import PoseSequence, perturb
+from ..datasets.video import VideoError, frame_times_s, probe, size_for_area
+from .encoders import resize_frames
+from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition, released_aspect
+from .pose_estimator import PoseEstimator
+from .pose_track import PoseTrack
+
+_log = logging.getLogger(__name__)
+
+Frames = NDArray[np.uint8]
+People = list[PoseSequence]
+Clip = Frames | Sequence[Image.Image] | PoseSequence | People
+DrivingVideo = Frames | Sequence[Image.Image] | str | os.PathLike[str]
+OnMissingReference = Literal["keep", "raise"]
+Motion = TypeVar("Motion", People, Frames)
+LEAST_SIDE_PX = 32
+SCALE_RANGE, ASPECT_RANGE, SHIFT_RANGE = (0.7, 1.3), (0.6, 1.4), (-0.2, 0.2)
+
+
+class InputError(SteadyDancerError, ValueError):
+    """An input that cannot be used. The message says what was given, what was expected and what to do."""
+
+
+class DrivingError(InputError):
+    """No pose can be taken from what was given; the message says what to do."""
+
+
+def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
+    """A picture, PIL or array, as uint8 RGB [H, W, 3]; one of PIL as viewers show it (`datasets.images`).
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(image, Image.Image):
+        try:
+            return show_image(image, name).pixels
+        except (ImageError, OSError, ValueError) as error:
+            raise InputError(str(error)) from error
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    what = f"{image.dtype} {list(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
+    raise InputError(f"{name} must be a PIL image or uint8 RGB [H, W, 3], not {what}: convert it first.")
+
+
+def as_reference(image: Any) -> NDArray[np.uint8]:
+    """The reference image as uint8 RGB [H, W, 3], at least 32 px a side.
+
+    Raises:
+        InputError: it is no picture, or a smaller one.
+    """
+    frame = as_frame(image)
+    height, width = frame.shape[:2]
+    if min(height, width) < LEAST_SIDE_PX:
+        raise InputError(
+            f"The image is {width}×{height} px, {LEAST_SIDE_PX}×{LEAST_SIDE_PX} is the least: give a larger picture "
+            "(the released model was made for about 1024×576)."
+        )
+    return frame
+
+
+def video_size(image: NDArray[np.uint8], height: int | None, width: int | None, max_area_px: int) -> tuple[int, int]:
+    """Height and width of the video: as given, else by the release's size rule.
+
+    Raises:
+        InputError: they are no multiples of 16, one is missing, or the area leaves less than 16 px a side.
+    """
+    if height is None and width is None:
+        if max_area_px > 0:
+            height, width = size_for_area(image.shape[0], image.shape[1], max_area_px)
+        if not height or not width:
+            raise InputError(
+                f"max_area_px {max_area_px} leaves no video of 16×16 px at the aspect of an image of {image.shape[1]}×"
+                f"{image.shape[0]}: give a larger area (released: 589824), or crop the image."
+            )
+    elif height is None or width is None or height <= 0 or width <= 0 or height % 16 or width % 16:
+        raise InputError(
+            f"height and width must be given together as multiples of 16, not {height} and {width}: "
+            "leave both out to follow the image's aspect."
+        )
+    return height, width
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Draws of the negative pose for each frame: x is stretched by aspect · scale and y by scale.
+
+    `shift` [F, 2], in widths and heights of the picture, moves the pose as well; None, as released, does not.
+    """
+
+    scale: NDArray[np.float64]
+    aspect: NDArray[np.float64]
+    shift: NDArray[np.float64] | None = None
+
+    def __getitem__(self, frames: Sequence[int]) -> Perturbation:
+        """The draws of some frames."""
+        shift = None if self.shift is None else self.shift[frames]
+        return Perturbation(self.scale[frames], self.aspect[frames], shift)
+
+    @classmethod
+    def draw(cls, num_frames: int, generator: torch.Generator | None, has_shift: bool = False) -> Perturbation:
+        """Independent draws for every frame, scale from U(0.7, 1.3) and aspect from U(0.6, 1.4), as released.
+
+        `has_shift`, as printed: a shift from U(−0.2, 0.2) in x and y too (the release draws it and does not use it). It
+        is drawn last, so that the same generator gives the same scale and aspect with it and without.
+        """
+
+        def uniform(*ranges: tuple[float, float]) -> NDArray[np.float64]:
+            device = generator.device if generator is not None else "cpu"
+            drawn = torch.rand(num_frames, len(ranges), generator=generator, device=device, dtype=torch.float64)
+            low, high = np.transpose(ranges)
+            return low + (high - low) * drawn.cpu().numpy()
+
+        scale, aspect = uniform(SCALE_RANGE, ASPECT_RANGE).T
+        return cls(scale, aspect, uniform(SHIFT_RANGE, SHIFT_RANGE) if has_shift else None)
+
+
+def prepare_motion(
+    image: Frames,
+    pose_video: Clip | None,
+    driving_video: DrivingVideo | None,
+    pose_estimator: PoseEstimator | None,
+    num_frames: int | None,
+    *,
+    driving_fps: float | None = None,
+    main_person_only: bool = False,
+    on_missing_reference: OnMissingReference = "keep",
+) -> tuple[Any, DrivingPoses | None]:
+    """The motion of a call: `pose_video` as it is, or `driving_video` aligned to the image, with how it was aligned.
+
+    Frames are given to the estimator as they are; a file is read as the render job reads it (`decode_driving`).
+
+    Raises:
+        InputError: neither or both are given, there is no estimator, or the video cannot be read or is too short.
+        DrivingError: as `align_driving_pose`.
+    """
+    if (driving_video is None) == (pose_video is None):
+        raise InputError(
+            f"Give either pose_video or driving_video, not {'neither' if driving_video is None else 'both'}."
+        )
+    is_file = isinstance(driving_video, (str, os.PathLike))
+    if driving_fps is not None and not is_file:
+        raise InputError("driving_fps needs a driving_video that is a file: pick the frames of a clip before the call.")
+    if driving_video is None:
+        return as_motion(pose_video, num_frames), None
+    if pose_estimator is None:
+        raise InputError("driving_video needs a pose_estimator, as from open_pose_estimator('dwpose').")
+    frames, aspect = _read_driving(driving_video, num_frames, driving_fps) if is_file else (driving_video, None)
+    frames = as_motion(frames, num_frames)
+    driven = align_driving_pose(
+        pose_estimator.estimate(frames),
+        pose_estimator.estimate(image[None]),
+        aspect or frames.shape[2] / frames.shape[1],
+        image,
+        main_person_only=main_person_only,
+        on_missing_reference=on_missing_reference,
+        found_by=pose_estimator.name,
+    )
+    for note in driven.notes():
+        _log.warning("%s", note)
+    return driven.people, driven
+
+
+def align_driving_pose(
+    driving: Sequence[PoseTrack],
+    reference: Sequence[PoseTrack],
+    driving_aspect: float,
+    image: Frames,
+    *,
+    main_person_only: bool = False,
+    on_missing_reference: OnMissingReference = "keep",
+    found_by: str = "the pose estimator",
+) -> DrivingPoses:
+    """Give the people of a driving video the limb lengths and the place of the person in the image.
+
+    The one rule of `steadydancer render` and `SteadyDancerPipeline`; see `datasets.driving_poses` for who leads and
+    where the alignment is measured.
+
+    Args:
+        driving: everybody who was found in the driving video, the main person first.
+        reference: everybody who was found in the image; the first one counts.
+        driving_aspect: width / height of the driving video.
+        image: [H, W, 3].
+        main_person_only: leave the others out, as the release does.
+        on_missing_reference: where the image shows no neck and limb to align to, "keep" the pose of the driving video
+            as it is, or "raise".
+        found_by: what gave the keypoints, for messages.
+
+    Raises:
+        DrivingError: nobody is found in the driving video, or nobody of whom the alignment could measure enough; or
+            the image shows nobody to align to, and `on_missing_reference` is "raise".
+    """
+    wanted = "choose another one, with one person in full view"
+    if not any(track.pose.body_visible.any() for track in driving):
+        raise DrivingError(f"{found_by} finds nobody in the driving video: {wanted}.")
+    try:
+        driven = driving_poses(
+            [track.pose for track in driving],
+            reference[0].pose if reference else None,
+            driving_aspect,
+            released_aspect(*image.shape[:2]),
+            main_person_only,
+        )
+    except NoStartError as error:
+        raise DrivingError(f"The driving video cannot be followed with {found_by}: {error}.") from error
+    if not driven.aligned and on_missing_reference == "raise":
+        raise DrivingError(
+            f"{found_by} finds nobody in the reference image of whom a neck and a limb can be measured: {wanted}, or "
+            'use the driving pose as it is with on_missing_reference="keep".'
+        )
+    return driven
+
+
+def _read_driving(path: Any, num_frames: int | None, fps: float | None) -> tuple[Frames, float]:
+    """The frames that drive a render, and the aspect of the file's own pictures."""
+    try:
+        info = probe(path)
+        times_s = driving_times_s(frame_times_s(path), num_frames, fps)
+        return decode_driving(path, times_s), info.width / info.height
+    except VideoError as error:
+        raise InputError(f"driving_video {Path(path).name} cannot be read ({error.reason}): {error.detail}") from error
+
+
+def as_motion(clip: Any, num_frames: int | None) -> Any:
+    """The first `num_frames` frames of a clip, None: all that make 4k + 1, as `People` or as uint8 [F, H, W, 3].
+
+    Raises:
+        InputError: it has not so many, or is no clip.
+    """
+    if isinstance(clip, PoseSequence):
+        clip = [clip]
+    people: People = [person for person in clip if isinstance(person, PoseSequence)]
+    lengths = {len(person) for person in people} or {len(clip)}
+    if len(lengths) > 1:
+        raise InputError(f"All people of a clip must have as many frames as the first, not {sorted(lengths)}.")
+    (length,) = lengths
+    if length == 0:
+        raise InputError("The motion is empty: give frames or keypoints.")
+    if num_frames is None:
+        num_frames = (length - 1) // 4 * 4 + 1
+    if length < num_frames:
+        raise InputError(
+            f"The motion has {length} frames and num_frames asks for {num_frames}: give a longer one, or num_frames="
+            f"{(length - 1) // 4 * 4 + 1} (None takes what there is)."
+        )
+    if people:
+        return [person[:num_frames] for person in people]
+    frames = [as_frame(frame, "each frame of the motion") for frame in clip[:num_frames]]
+    return clip[:num_frames] if isinstance(clip, np.ndarray) else np.stack(frames)
+
+
+def num_frames_of(motion: Any) -> int:
+    """Frames of a motion from `as_motion`."""
+    return len(motion) if isinstance(motion, np.ndarray) else len(motion[0])
+
+
+def frames_of(motion: Motion, frames: Sequence[int]) -> Motion:
+    """Some frames of a motion."""
+    if isinstance(motion, np.ndarray):
+        return motion[frames]
+    return [person[np.asarray(frames)] for person in motion]
+
+
+def draw_motion(motion: Any, image: Frames, drawing_area_px: int = RELEASED_DRAWING_AREA_PX) -> Frames:
+    """Pose frames [F, H, W, 3] at the size of the reference image [H, W, 3], as the release prepares them."""
+    height, width = image.shape[:2]
+    if isinstance(motion, np.ndarray):
+        return resize_frames(motion, height, width)
+    return draw_pose_condition(motion, height, width, drawing_area_px)
+
+
+def negative_motion(motion: Motion, perturbation: Perturbation) -> Motion:
+    """Perturb each person's keypoints about the own neck, or stretch a drawing: the negative pose."""
+    if isinstance(motion, np.ndarray):
+        return stretch_drawing(motion, perturbation)
+    return [perturb(person, perturbation.scale, perturbation.aspect, perturbation.shift) for person in motion]
+
+
+def stretch_drawing(frames: Frames, perturbation: Perturbation) -> Frames:
+    """The negative pose clip where only drawings are known: each is stretched about the middle of what is drawn in it.
+
+    The strokes are stretched too, which keypoints would avoid. A black frame stays black.
+    """
+    stretched = np.zeros_like(frames)
+    shifts = np.zeros((len(frames), 2)) if perturbation.shift is None else perturbation.shift
+    shifts = shifts * frames.shape[2:0:-1]  # widths and heights in pixels
+    draws = zip(frames, perturbation.scale, perturbation.aspect, shifts, strict=True)
+    for index, (frame, scale, aspect, shift) in enumerate(draws):
+        drawn = np.argwhere(frame.any(axis=-1))
+        if len(drawn):
+            middle = (drawn.min(axis=0) + drawn.max(axis=0))[::-1] / 2
+            stretch = np.diag([aspect * scale, scale])
+            matrix = np.concatenate([stretch, (middle + shift - stretch @ middle)[:, None]], axis=1)
+            stretched[index] = cv2.warpAffine(frame, matrix, frame.shape[1::-1], flags=cv2.INTER_LINEAR)
+    return stretched

@@ -1,0 +1,96 @@
+"""What the record of a video says: digests of the weights and of the inputs, and all settings."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+
+from ..datasets.digests import content_digest, json_digest
+from ..datasets.skeleton import PoseSequence
+from .diffusers_internals import accelerate_hooks
+
+INPUTS = (
+    *("image", "pose_video", "driving_video", "negative_pose_video"),
+    *("prompt_embeds", "negative_prompt_embeds", "latents"),
+)
+_NO_SETTINGS = (
+    *INPUTS,
+    *("generator", "output_type", "return_dict", "num_videos_per_prompt"),
+    *("callback", "callback_on_step_end", "callback_on_step_end_tensor_inputs"),
+)
+_OF_A_DRIVING_VIDEO = ("driving_fps", "on_missing_reference")
+
+
+def call_settings(arguments: Mapping[str, Any], negative_prompt: str, flow_shift: float) -> dict[str, Any]:
+    """The settings of a call as JSON values, for the record of its video. Inputs are left out: it has their digests.
+
+    Args:
+        arguments: of the call, all of them by name.
+        negative_prompt: taken where the call gave None and no embeddings.
+        flow_shift: taken where the call gave None.
+    """
+    settings = {name: value for name, value in arguments.items() if name not in _NO_SETTINGS}
+    if arguments["driving_video"] is None:
+        settings = {name: value for name, value in settings.items() if name not in _OF_A_DRIVING_VIDEO}
+    settings["pose_estimator"] = getattr(settings["pose_estimator"], "name", None)
+    settings["pose_guidance_interval"] = list(settings["pose_guidance_interval"])
+    if settings["negative_prompt"] is None and arguments["negative_prompt_embeds"] is None:
+        settings["negative_prompt"] = negative_prompt
+    if settings["flow_shift"] is None:
+        settings["flow_shift"] = flow_shift
+    return settings
+
+
+def model_digests(pipeline: DiffusionPipeline) -> dict[str, str]:
+    """sha256 of every network of a pipeline as it is in memory: adapters count, and where it lies does not."""
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    return {name: module_digest(part) for name, part in parts.items()}
+
+
+def module_digest(module: nn.Module) -> str:
+    """sha256 over the names, types, shapes and bytes of all tensors that `save_pretrained` would write."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(_state(module).items()):
+        total.update(_tensor_head(name, tensor))
+        total.update(_tensor_data(tensor))
+    return total.hexdigest()
+
+
+def _tensor_head(name: str, tensor: Tensor) -> bytes:
+    return f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode()
+
+
+def _tensor_data(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict; of layers that are offloaded, from where accelerate keeps their weights."""
+    maps = (getattr(hook, "weights_map", None) for hook in accelerate_hooks(module))
+    kept: Any = next((kept for kept in maps if kept is not None), {})
+    by_name = getattr(kept, "dataset", kept)  # each layer's map is a view of the whole module's
+    return {name: by_name[name] if tensor.is_meta else tensor for name, tensor in module.state_dict().items()}
+
+
+def input_digest(value: Any) -> str:
+    """sha256 of a file, a tensor, or pixels or keypoints: an image, a clip of either, or several people's."""
+    if isinstance(value, (str, os.PathLike)):
+        return content_digest(value)
+    if isinstance(value, Tensor):
+        return hashlib.sha256(_tensor_head("", value) + _tensor_data(value)).hexdigest()
+    if isinstance(value, PoseSequence):
+        return hashlib.sha256(value.to_bytes()).hexdigest()
+    if isinstance(value, Image.Image):
+        value = np.asarray(value.convert("RGB"))
+    if isinstance(value, np.ndarray):
+        head = f"{value.dtype} {list(value.shape)}\n".encode()
+        return hashlib.sha256(head + np.ascontiguousarray(value).tobytes()).hexdigest()
+    return json_digest([input_digest(each) for each in value])
