@@ -539,7 +539,7 @@ def test_a_gradient_of_one_worker_that_is_not_finite_stops_all_of_them_alike(wor
         )
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [1, 2])
 def test_our_code_reads_the_device_twice_a_step_however_many_micro_batches(world, stages, tmp_path, monkeypatch, stage):
     reads: list[str] = []
 
@@ -566,13 +566,13 @@ def test_our_code_reads_the_device_twice_a_step_however_many_micro_batches(world
         append(out, row)
 
     monkeypatch.setattr(loop, "append_metrics", keep)
-    quiet = {"evaluation_samples": 0, "checkpoint_every_steps": 9, "validation_every_steps": 9, "steps": 4}
-    for accumulation in (1, 2, 4):
+    quiet = {"evaluation_samples": 0, "checkpoint_every_steps": 9, "validation_every_steps": 9, "steps": 3}
+    for accumulation in (1, 2):
         seen.clear()
-        config = micro(stage, gradient_accumulation=accumulation, global_batch_size=4, **quiet)
+        config = micro(stage, gradient_accumulation=accumulation, **quiet)
         train(world, config, tmp_path / str(accumulation), stages[stage - 1] if stage > 1 else None)
         each = [later[len(earlier) :] for earlier, later in itertools.pairwise(seen)]
-        assert each == [["Workers.mean: tolist", "Workers.largest: tolist"]] * 3
+        assert each == [["Workers.mean: tolist", "Workers.largest: tolist"]] * 2
 
 
 def refused(world, config, out, match, **changes):
