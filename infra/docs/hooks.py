@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from mkdocs.structure.files import File
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ("__init__.py", "datasets", "models", "pipelines", "flows")
+JOBS = {"stage1": "train"}  # the first of the three fields that share a model
+ROOT_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "RESPONSIBLE_USE.md")
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 SOURCE = re.compile(r"^<!-- source: (\S+)(?: (\w+))? -->$", re.MULTILINE)
 # What a browser would fetch: scripts, styles, images and frames. Links that a reader follows are not meant.
@@ -38,6 +41,14 @@ def on_config(config: Any) -> Any:
             link.unlink(missing_ok=True)
             link.symlink_to(ROOT / name)
     return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages at the repository's root, whose links into docs/ become links beside them."""
+    for name in ROOT_PAGES:
+        text = (ROOT / name).read_text().replace("](docs/", "](")
+        files.append(File.generated(config, name, content=text))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -83,7 +94,7 @@ def configuration() -> str:
         if isinstance(model, type) and issubclass(model, BaseModel) and model not in models:
             models.append(model)
             jobs = ", ".join(f"`{name}`" for name, other in Run.model_fields.items() if other.annotation is model)
-            parts += [f"## {job.rstrip('123')}", f"{jobs}: {_first_line(model)}", _fields(model)]
+            parts += [f"## {JOBS.get(job, job)}", f"{jobs}: {_first_line(model)}", _fields(model)]
             parts += [
                 text
                 for name, inner in _nested(model)
@@ -174,7 +185,7 @@ def _flattened(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _command(command: click.Command, words: list[str], parent: click.Context | None) -> list[str]:
-    context = click.Context(command, info_name=words[-1], parent=parent)
+    context = click.Context(command, info_name=words[-1], parent=parent, **command.context_settings)
     usage = " ".join([*words, *command.collect_usage_pieces(context)])
     parts = [f"{'##' if len(words) < 3 else '###'} {' '.join(words)}", _paragraphs(command.help or "")]
     parts.append(f"```text\n{usage}\n```")
@@ -201,6 +212,12 @@ def _cell(value: Any) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
+def _escaped(cell: str) -> str:
+    """A cell in one line; outside of code its bars are no borders."""
+    pieces = cell.replace("\n", " ").split("`")
+    return "`".join(piece if k % 2 else piece.replace("|", "\\|") for k, piece in enumerate(pieces))
+
+
 def _table(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
