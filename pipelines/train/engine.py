@@ -141,7 +141,8 @@ def grad_norm(engine: Any) -> torch.Tensor | float:
     It is infinite if a gradient was not finite: then ZeRO has skipped the update, and weights and optimizer are those
     of the step before. DeepSpeed computes it for clipping, with the optimizer on the device or on the host.
     """
-    return engine.get_global_grad_norm()
+    norm: torch.Tensor | float = engine.get_global_grad_norm()
+    return norm
 
 
 def call_before_updates(engine: Any, call: Callable[[], Any]) -> Any:
