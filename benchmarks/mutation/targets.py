@@ -67,7 +67,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
             "verdicts": ("flows/test_refilter.py",),
         }.items()
     },
-    "models/driving.py": ("models/test_driving.py",),
+    "models/pipeline_inputs.py": ("models/test_pipeline_inputs.py",),
     "datasets/driving_poses.py": ("datasets/test_driving_poses.py",),
     "datasets/video_sound.py": ("datasets/test_video_sound.py",),
     "datasets/video_samples.py": ("datasets/test_video_sound.py",),
