@@ -54,7 +54,7 @@ from .transformer import SteadyDancerTransformer3DModel
 
 Frames = NDArray[np.uint8]
 Generators = torch.Generator | list[torch.Generator] | None
-StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 OUTPUT_TYPES = ("np", "uint8", "pil", "latent")
 # Wan's own setting for image to video; a pipeline may be saved with another.
 WAN_NEGATIVE_PROMPT = (
@@ -256,15 +256,18 @@ class SteadyDancerPipeline(DiffusionPipeline):
             embeddings, or neither, for the same bits.
         """
         negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
-        prompts = {"prompt": prompt, "negative": negative_prompt}
-        known = {"prompt": prompt_embeds, "negative": negative_prompt_embeds}
-        unknown = [name for name in prompts if known[name] is None]
-        if unknown:
-            texts = [prompts[name] for name in unknown]
-            encoded = encoders.encode_prompt(self.text_encoder, self.tokenizer, texts)
-            known |= {name: embeds[None] for name, embeds in zip(unknown, encoded, strict=True)}
+        texts = [
+            text
+            for text, embeds in ((prompt, prompt_embeds), (negative_prompt, negative_prompt_embeds))
+            if embeds is None
+        ]
+        encoded = encoders.encode_prompt(self.text_encoder, self.tokenizer, texts) if texts else []
+        if negative_prompt_embeds is None:
+            negative_prompt_embeds = encoded.pop()[None]
+        if prompt_embeds is None:
+            prompt_embeds = encoded.pop()[None]
         device = self._execution_device
-        return known["prompt"].to(device), known["negative"].to(device)
+        return prompt_embeds.to(device), negative_prompt_embeds.to(device)
 
     def encode_image(self, image: Frames) -> Tensor:
         """Encode the reference image [H, W, 3] by CLIP: [1, 257, D]."""

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 from safetensors.torch import load_file
 
+from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.provenance import read_provenance
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.video import decode, encode
@@ -481,28 +482,47 @@ def test_embeddings_give_the_bits_of_their_prompts(pipeline: SteadyDancerPipelin
 LONG: dict[str, Any] = {"pose_video": pose(13), "num_frames": 13, "window_frames": 9, "window_overlap": 4}
 
 
+def two(pipeline: SteadyDancerPipeline, generator: Any, **arguments: Any) -> Any:
+    given = {"output_type": "latent", "pose_video": pose()} | SMALL | {"num_inference_steps": 2} | arguments
+    return pipeline(IMAGE, prompt="a dance", generator=generator, **given).frames
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in (5, 9)]
+
+
 @pytest.mark.parametrize("longer", [{}, LONG])
 def test_two_videos_a_prompt_are_two_calls(pipeline: SteadyDancerPipeline, longer: dict[str, Any]) -> None:
-    def generators() -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(seed) for seed in (5, 9)]
-
-    def call(generator: Any, **arguments: Any) -> Any:
-        given = {"output_type": "latent", "pose_video": pose()} | SMALL | longer | arguments
-        return pipeline(IMAGE, prompt="a dance", generator=generator, **given).frames
-
-    singles = torch.cat([call(each) for each in generators()])
+    guided = {"pose_guidance_interval": (0.0, 1.0), **longer}  # each has its own negative pose
+    singles = torch.cat([two(pipeline, each, **guided) for each in generators()])
     assert not torch.equal(singles[0], singles[1])
-    both = call(generators(), num_videos_per_prompt=2)
-    assert torch.equal(both, singles)
-    frames = call(generators(), num_videos_per_prompt=2, output_type="uint8")
-    np.testing.assert_array_equal(frames[1], call(generators()[1], output_type="uint8")[0])
+    assert torch.equal(two(pipeline, generators(), num_videos_per_prompt=2, **guided), singles)
+
+
+def test_every_video_is_decoded_and_one_generator_draws_for_all(pipeline: SteadyDancerPipeline) -> None:
+    quiet = {"pose_guidance_scale": 0.0, "num_inference_steps": 1}
+    frames = two(pipeline, generators(), num_videos_per_prompt=2, output_type="uint8", **quiet)
+    np.testing.assert_array_equal(frames[1], two(pipeline, generators()[1], output_type="uint8", **quiet)[0])
     with pytest.raises(InputError, match="a list of 2 and num_videos_per_prompt is 3"):
-        call(generators(), num_videos_per_prompt=3)
-    # One generator draws for all; what is drawn on its own is not what another video gets.
-    drawn = call(torch.Generator().manual_seed(5), num_videos_per_prompt=2)
-    assert not torch.equal(drawn[0], drawn[1])
-    same = call(torch.Generator().manual_seed(5), num_videos_per_prompt=2, pose_guidance_scale=0.0)[:1]
-    assert torch.equal(same, call(torch.Generator().manual_seed(5), pose_guidance_scale=0.0))
+        two(pipeline, generators(), num_videos_per_prompt=3)
+    both = two(pipeline, generators()[0], num_videos_per_prompt=2, **quiet)
+    again = generators()[0]  # two calls in turn
+    assert torch.equal(both, torch.cat([two(pipeline, again, **quiet) for _ in range(2)]))
+    assert not torch.equal(both[0], both[1])
+
+
+def test_a_record_has_digests_of_tensors_and_files(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
+    encode(np.zeros((5, 64, 36, 3), np.uint8), tmp_path / "dance.mp4")
+    positive, negative = pipeline.encode_prompt("a dance")
+    noise = torch.zeros(1, 16, 2, 6, 4)
+    tensors = {"prompt_embeds": positive, "negative_prompt_embeds": negative, "latents": noise}
+    driving = {"driving_video": tmp_path / "dance.mp4", "pose_estimator": OneDancer()}
+    small = SMALL | {"num_inference_steps": 1}
+    record = pipeline.render_to(tmp_path / "video.mp4", IMAGE, **driving, **tensors, **small, seed=0)
+    assert record["inputs"].keys() == {"image", "driving_video", *tensors}
+    assert record["inputs"]["driving_video"] == content_digest(tmp_path / "dance.mp4")
+    assert record["inputs"]["latents"] == input_digest(torch.zeros(1, 16, 2, 6, 4)) != input_digest(noise + 1)
+    assert record["settings"]["negative_prompt"] is None and not tensors.keys() & record["settings"].keys()
 
 
 def test_a_tuple_is_returned_where_no_dict_is_asked_for(pipeline: SteadyDancerPipeline) -> None:
