@@ -132,7 +132,7 @@ def test_a_perturbation_follows_the_frames_of_its_window(shown: list[Any], monke
 
     drawn = Perturbation(np.arange(13.0), 20 + np.arange(13.0))
     monkeypatch.setattr(pipeline, "negative_motion", negative_motion)
-    monkeypatch.setattr(Perturbation, "draw", lambda num_frames, generator: drawn)
+    monkeypatch.setattr(Perturbation, "draw", lambda num_frames, generator, has_shift: drawn)
     branches = told(None)
     assert asked == [(of, of, [20 + frame for frame in of]) for of in (list(range(9)), SECOND)]
     assert pose_of(branches["negative_pose of window 1"]) == [100 + frame for frame in SECOND]
@@ -144,7 +144,9 @@ def test_several_videos_share_all_but_their_own_negative_pose(
     draws = iter([1, 2])
     monkeypatch.setattr(pipeline, "negative_motion", lambda moved, perturbation: moved + perturbation.scale[0])
     monkeypatch.setattr(
-        Perturbation, "draw", lambda num_frames, generator: Perturbation(np.full(13, 100 * next(draws), np.uint8), [])
+        Perturbation,
+        "draw",
+        lambda num_frames, generator, has_shift: Perturbation(np.full(13, 100 * next(draws), np.uint8), []),
     )
     monkeypatch.setattr(Perturbation, "__getitem__", lambda self, frames: self)
     branches = told(None, num_videos_per_prompt=2)

@@ -265,7 +265,9 @@ def test_a_step_that_is_not_kept_cannot_be_picked(run):
 
 def test_a_network_in_bfloat16_is_rounded_as_its_checkpoint_is(world, tmp_path):
     config = micro(shown=SHOWN, dtype="bfloat16", steps=3, validation_share=0.3)
-    train(world, config, tmp_path)
+    # oneDNN leaves weight gradients of a bfloat16 convolution over two frames unwritten (docs/log.md).
+    with torch.backends.mkldnn.flags(enabled=False):
+        train(world, config, tmp_path)
     kept = trained.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
     trained.pick(tmp_path, 2)
     loaded = trained.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
