@@ -22,7 +22,7 @@ from typing import Any
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.pipelines.curate import job
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.runner import Engine
+from steadydancer.pipelines.runtime.runner import Engine
 
 
 def read_labels(path: Path) -> dict[str, bool]:

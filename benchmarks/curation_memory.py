@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from steadydancer.datasets import video_process
 from steadydancer.datasets.artifact import plan_packets
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_ipc
 from steadydancer.datasets.toydance import make_toy_clips
+from steadydancer.datasets.video import client as video_process
 from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.stages import stages
 from steadydancer.pipelines.curate.steps import open_source
-from steadydancer.pipelines.curate.walk import stages
-from steadydancer.pipelines.packets import PacketWorker
+from steadydancer.pipelines.runtime.packets import PacketWorker
 
 CONFIG = CurateConfig(
     num_frames=33, shot_detector="threshold", text_detector="off", person_counter="off", aesthetic_model="off",

@@ -17,15 +17,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from steadydancer.datasets import video_process
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_ipc
 from steadydancer.datasets.toydance import make_toy_clips
-from steadydancer.datasets.video_child import perform
-from steadydancer.datasets.video_reader import VideoReader
+from steadydancer.datasets.video import client as video_process
+from steadydancer.datasets.video.reader import VideoReader
+from steadydancer.datasets.video.worker import perform
 from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.stages import stages
 from steadydancer.pipelines.curate.steps import open_source
-from steadydancer.pipelines.curate.walk import stages
-from steadydancer.pipelines.packets import PacketWorker
+from steadydancer.pipelines.runtime.packets import PacketWorker
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 

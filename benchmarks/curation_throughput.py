@@ -24,16 +24,16 @@ import av
 import cv2
 import numpy as np
 
-from steadydancer.datasets import video_process
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.toydance import draw_dancer, load_supplied_pose, save_supplied_pose, toy_pose
+from steadydancer.datasets.video import client as video_process
 from steadydancer.datasets.video import probe
-from steadydancer.datasets.video_reader import VideoReader
+from steadydancer.datasets.video.reader import VideoReader
 from steadydancer.pipelines.curate import job
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.scores.frame_scores import find_cuts
 from steadydancer.pipelines.curate.scores.pose_scores import pose_scores
-from steadydancer.pipelines.runner import Engine
+from steadydancer.pipelines.runtime.runner import Engine
 
 CONFIG = CurateConfig(
     shot_detector="threshold", text_detector="off", person_counter="off", aesthetic_model="off", pose_model="supplied"

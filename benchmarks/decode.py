@@ -17,11 +17,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from steadydancer.datasets import video_process
+from steadydancer.datasets.video import client as video_process
 from steadydancer.datasets.video import decode, decode_low_resolution, probe
-from steadydancer.datasets.video_cursors import DecordCursor
-from steadydancer.datasets.video_index import read_index
-from steadydancer.datasets.video_reader import VideoReader
+from steadydancer.datasets.video.decoders import DecordCursor
+from steadydancer.datasets.video.index import read_index
+from steadydancer.datasets.video.reader import VideoReader
 
 CLIP_S = np.arange(81) / 16
 

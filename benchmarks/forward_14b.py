@@ -17,7 +17,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
-from steadydancer.models.step_memory import StepMemory
+from steadydancer.models.inference.step_memory import StepMemory
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 CONTEXT_TOKENS = 257 + 512

@@ -20,9 +20,9 @@ import webdataset as wds
 from safetensors.torch import load, save
 
 from steadydancer.datasets.artifact import Artifact, plan_packets
-from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.shards import Sample, ShardDataset, sample_members, shard_path, write_shard
-from steadydancer.models.cached import tensors_of
+from steadydancer.datasets.shards.encodings import ENCODINGS
+from steadydancer.models.cached_conditions import tensors_of
 
 CLIP, IMAGE, TEXT = (16, 21, 80, 80), (257, 1280), (150, 4096)
 

@@ -24,7 +24,7 @@ from steadydancer.datasets.schema import CLIP_SCHEMA, columns_of
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import CHEAP_GATES, Gates
 from steadydancer.pipelines.curate.selection.fingerprints import Fingerprints
-from steadydancer.pipelines.curate.selection.judgement import Bounds, judge
+from steadydancer.pipelines.curate.selection.gating import Bounds, judge
 from steadydancer.pipelines.curate.selection.select import columns_read, select
 
 SCHEMA = pa.schema([CLIP_SCHEMA.field(name) for name in COLUMNS])

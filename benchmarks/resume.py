@@ -22,10 +22,10 @@ from steadydancer.datasets.artifact import Artifact, Packet, plan_packets
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.datasets.toydance import make_toy_clips
 from steadydancer.pipelines.curate.config import CurateConfig
+from steadydancer.pipelines.curate.stages import stages
 from steadydancer.pipelines.curate.steps import open_source
-from steadydancer.pipelines.curate.walk import stages
-from steadydancer.pipelines.runner import Engine, Job, run_packets
-from steadydancer.pipelines.stage import Stage
+from steadydancer.pipelines.runtime.runner import Engine, Job, run_packets
+from steadydancer.pipelines.runtime.stage import Stage
 
 CONFIG = CurateConfig(
     num_frames=33, shot_detector="threshold", text_detector="off", person_counter="off", aesthetic_model="off",

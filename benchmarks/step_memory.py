@@ -14,11 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from steadydancer.models.components import tiny_components
+from steadydancer.models.checkpoints.components import tiny_components
 from steadydancer.models.conditions import Conditions, with_frame_mask
 from steadydancer.models.guidance import branch_conditions, branch_velocity
+from steadydancer.models.inference.step_memory import CONTEXT_PROJECTIONS
 from steadydancer.models.sampling import denoise
-from steadydancer.models.step_memory import CONTEXT_PROJECTIONS
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 

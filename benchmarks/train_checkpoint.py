@@ -21,7 +21,7 @@ from torch import nn
 
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.engine import Workers, open_engine, workers
-from steadydancer.pipelines.train.states import StateWriter
+from steadydancer.pipelines.train.resume.states import StateWriter
 
 SETTINGS = {"stage": 2, "num_workers": 0, "use_gpu": False, "zero_stage": 2, "dtype": "float32",
             "global_batch_size": 1, "keep_checkpoints": 1}  # fmt: skip

@@ -31,17 +31,17 @@ import torch
 from safetensors.torch import save
 
 from steadydancer.datasets.artifact import Artifact, plan_packets
-from steadydancer.datasets.encodings import ENCODINGS
 from steadydancer.datasets.shards import Sample, null_path, sample_members, write_shard
-from steadydancer.models.components import save_components, tiny_components
+from steadydancer.datasets.shards.encodings import ENCODINGS
+from steadydancer.models.checkpoints.components import save_components, tiny_components
 from steadydancer.models.objectives import action_supervision
-from steadydancer.pipelines.train.batches import StepBatch, TrainingData
 from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.data.batches import StepBatch, TrainingData
+from steadydancer.pipelines.train.data.prefetch import Prefetch
 from steadydancer.pipelines.train.engine import open_engine, workers
 from steadydancer.pipelines.train.loop import _step
-from steadydancer.pipelines.train.meter import Meter
+from steadydancer.pipelines.train.metrics.meter import Meter
 from steadydancer.pipelines.train.networks import load_student
-from steadydancer.pipelines.train.prefetch import Prefetch
 
 BLOCK, CALLS, PAUSE_S = 6, 12_000, 0.25
 

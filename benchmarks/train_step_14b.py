@@ -20,7 +20,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from steadydancer.models.conditions import Conditions, NullConditions, with_frame_mask
-from steadydancer.models.lora import add_lora
+from steadydancer.models.lora.adapters import add_lora
 from steadydancer.models.objectives import (
     Objective,
     TrainingBatch,
@@ -29,11 +29,12 @@ from steadydancer.models.objectives import (
     wan_velocity,
 )
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.pipelines.train import cost, footprint
+from steadydancer.pipelines.train import flops as cost
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.engine import Workers, open_engine, workers
-from steadydancer.pipelines.train.memory import checkpoint_blocks
+from steadydancer.pipelines.train.memory_optimizations import checkpoint_blocks
 from steadydancer.pipelines.train.networks import engine_velocity
+from steadydancer.pipelines.train.preflight import footprint
 
 WAN = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}  # the rest are the classes' defaults
 TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "text_dim": 16, "freq_dim": 16,

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import SteadyDancerError
-from .digests import json_digest
-from .files import arrow_source, file_in_the_way, names_in, sizes, store_errors
-from .object_store import ObjectPath
 from .rules import other_rules, other_settings
 from .storage import Location, location, relative
-from .store_lease import HeldByAnotherError, one_run
-from .whole_files import begin_folder, write_json, written_aside
+from .storage.atomic import begin_folder, write_json, written_aside
+from .storage.digests import json_digest
+from .storage.files import arrow_source, file_in_the_way, names_in, sizes, store_errors
+from .storage.lease import HeldByAnotherError, one_run
+from .storage.s3 import ObjectPath
 
 RECORD = "run.json"
 PLAN = "plan.json"

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .artifact import VERDICTS, Artifact, ArtifactError, Packet
-from .digests import json_digest
 from .finished import finished
 from .schema import CLIP_SCHEMA, Row
 from .storage import Location, join, location
+from .storage.digests import json_digest
 
 BIG_COLUMNS = ("fingerprint", "pose")  # in `measured` alone
 PART_ROWS = 100_000  # rows of a part of `clips`, or those of one packet if these are more

@@ -15,7 +15,7 @@ import pyarrow as pa
 from .schema import CROP_COLUMNS, Row
 from .sidecars import CAPTION, KEYPOINTS
 from .storage import Location
-from .whole_files import written_aside
+from .storage.atomic import written_aside
 
 LAYOUTS = ("mp4+jsonl", "diffsynth", "musubi")
 

@@ -1,9 +1,9 @@
 """The finished artifact of a kind at a place that a person gives: the artifact itself, or the OUT that holds it."""
 
 from .artifact import PLAN, RECORD, Artifact, ArtifactError
-from .files import folders_with
 from .own_products import kind_of_folder
 from .storage import Location, location
+from .storage.files import folders_with
 
 # Kind → the folder of OUT in which it lies is called the same; what is to be given for it.
 GIVEN = {

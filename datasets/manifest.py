@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import SteadyDancerError
-from .files import is_here
 from .storage import Location, join, local_copy, named
+from .storage.files import is_here
 from .text import TextError, decode_text, open_text
 
 SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})

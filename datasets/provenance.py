@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from .. import SteadyDancerError, __version__
-from .digests import content_digest
+from .storage.atomic import write_json
+from .storage.digests import content_digest
 from .video import VideoError, encode, probe, read_metadata
-from .video_file import METADATA_KEY
-from .video_sound import Sound
-from .whole_files import write_json
+from .video.info import METADATA_KEY
+from .video.sound import Sound
 
 __all__ = ["METADATA_KEY", "ProvenanceError", "make_record", "read_provenance", "write_video"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .digests import shown_differences
+from .storage.digests import shown_differences
 
 
 @dataclass(frozen=True)

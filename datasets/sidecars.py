@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from .files import is_another_file, listing_mark, names_in
-from .object_store import ObjectPath
-from .video_file import VIDEO_SUFFIXES
+from .storage.files import is_another_file, listing_mark, names_in
+from .storage.s3 import ObjectPath
+from .video.info import VIDEO_SUFFIXES
 
 CAPTION, KEYPOINTS = ".txt", ".pose.safetensors"
 SIDECARS = (CAPTION, KEYPOINTS)

@@ -9,11 +9,11 @@ import os
 import time
 from pathlib import Path
 
-from .digests import content_digest
-from .files import needs_download
 from .storage import ObjectPath, location
+from .storage.digests import content_digest
+from .storage.files import needs_download
 from .video import VideoError
-from .video_file import Identity, identity_of, opened
+from .video.info import Identity, identity_of, opened
 
 _MOST_KNOWN = 4096
 # A file that was written to within the last moments may be written to again without another time: some file systems

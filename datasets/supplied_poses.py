@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save
 from .file_names import LONGEST_BYTES
 from .sidecars import KEYPOINTS, is_there, media_called, sidecar
 from .skeleton import PoseSequence
-from .whole_files import written_aside
+from .storage.atomic import written_aside
 
 
 def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_full_name: bool = False) -> None:

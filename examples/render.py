@@ -14,7 +14,7 @@ from PIL import Image
 
 from steadydancer.datasets.video import decode, frame_times_s
 from steadydancer.models import SteadyDancerPipeline
-from steadydancer.models.pose_estimator import PoseEstimator, open_pose_estimator
+from steadydancer.models.pose.estimator import PoseEstimator, open_pose_estimator
 
 
 def render(

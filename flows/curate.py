@@ -7,20 +7,12 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from ..datasets.artifact import Artifact
 from ..datasets.clips import Clips
-from ..datasets.files import file_url
 from ..datasets.storage import Location, location
-from ..pipelines.after_commit import after_commit
-from ..pipelines.verdicts import require_usable
+from ..datasets.storage.files import file_url
+from ..pipelines.common.outcomes import require_usable
+from ..pipelines.runtime.after_commit import after_commit
 from . import presets, tasks
-from .handover import (
-    absolute,
-    absolute_if_here,
-    absolute_preset,
-    announce,
-    counts_table,
-    publish,
-    shown,
-)
+from .prefect_ui import absolute, absolute_if_here, absolute_preset, announce, counts_table, publish, shown
 
 
 @flow(name="curate-dataset")

@@ -7,11 +7,11 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact
 
 from ..datasets.artifact import Artifact
-from ..datasets.files import file_url
 from ..datasets.storage import location
-from ..pipelines.verdicts import in_words, require_usable, truths_in_words
+from ..datasets.storage.files import file_url
+from ..pipelines.common.outcomes import in_words, require_usable, truths_in_words
 from . import presets, tasks
-from .handover import absolute, absolute_if_here, counts_table, publish, shown
+from .prefect_ui import absolute, absolute_if_here, counts_table, publish, shown
 
 
 @flow(name="render-evaluation")

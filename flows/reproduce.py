@@ -6,10 +6,10 @@ from typing import Any
 from prefect import flow
 
 from ..datasets.storage import location, state_folder
-from ..pipelines.local_ray import local_ray
+from ..pipelines.runtime.local_ray import local_ray
 from . import presets
 from .curate import curate_dataset
-from .handover import absolute, absolute_if_here
+from .prefect_ui import absolute, absolute_if_here
 from .render import render_evaluation
 from .train import train_steadydancer
 

@@ -12,17 +12,17 @@ from prefect.runtime import flow_run
 
 from ..datasets.artifact import Artifact
 from ..datasets.finished import finished
-from ..datasets.shards import require_settings
+from ..datasets.shards.dataset import require_settings
 from ..datasets.storage import Location, state_folder
-from ..datasets.whole_files import write_json
+from ..datasets.storage.atomic import write_json
 from ..pipelines.cache import job as cache_job
 from ..pipelines.cache.config import CacheConfig
+from ..pipelines.common.older_versions import absent_fields
 from ..pipelines.curate import job as curate_job
-from ..pipelines.earlier import absent_fields
 from ..pipelines.evaluate import job as evaluate_job
 from ..pipelines.render import job as render_job
-from ..pipelines.runner import Engine
-from ..pipelines.submit import submit_job
+from ..pipelines.runtime.runner import Engine
+from ..pipelines.runtime.submit import submit_job
 from ..pipelines.train import job as train_job
 from .presets import Run
 

@@ -6,12 +6,12 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from .. import SteadyDancerError
-from ..datasets.files import file_url
 from ..datasets.storage import Location, location, named
-from ..pipelines.after_commit import after_commit
-from ..pipelines.train.report import STAGES, STAGES_PAGE, stages_in_words, write_stages_report
+from ..datasets.storage.files import file_url
+from ..pipelines.runtime.after_commit import after_commit
+from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_in_words, write_stages_report
 from . import presets, tasks
-from .handover import absolute, absolute_if_here, absolute_preset, announce, publish, shown
+from .prefect_ui import absolute, absolute_if_here, absolute_preset, announce, publish, shown
 
 
 @flow(name="train-steadydancer")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from .. import lazy_names
 
 if TYPE_CHECKING:
+    from .checkpoints.key_maps import config_from_official, from_official, to_official
     from .pipeline import SteadyDancerPipeline
     from .sampling import denoise
-    from .state_dict import config_from_official, from_official, to_official
     from .transformer import SteadyDancerTransformer3DModel
 
 __all__ = [
@@ -28,10 +28,10 @@ __all__ = [
 _MODULE_OF = {
     "SteadyDancerPipeline": "pipeline",
     "SteadyDancerTransformer3DModel": "transformer",
-    "config_from_official": "state_dict",
+    "config_from_official": "checkpoints.key_maps",
     "denoise": "sampling",
-    "from_official": "state_dict",
-    "to_official": "state_dict",
+    "from_official": "checkpoints.key_maps",
+    "to_official": "checkpoints.key_maps",
 }
 
 

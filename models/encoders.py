@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..datasets.arrays import Frames
 from .diffusers_internals import decode_after
 from .image_encoder import OpenCLIPImageEncoder
-from .offload import execution_device
+from .inference.offload import execution_device
 
 MAX_TOKENS = 512
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

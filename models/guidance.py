@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .conditions import Conditions
 from .diffusers_internals import reset_step_caches
-from .step_memory import share_memory
+from .inference.step_memory import share_memory
 
 Branch = Literal["conditional", "negative_text", "negative_pose"]
 BranchVelocity = Callable[[Tensor, Tensor, Branch], Tensor]

@@ -22,12 +22,12 @@ from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderMo
 
 from ..datasets.driving_poses import DrivingPoses
 from ..datasets.provenance import make_record, write_video
-from ..datasets.video_sound import Sound
+from ..datasets.video.sound import Sound
 from . import encoders
-from .components import load_components
+from .checkpoints.components import load_components
+from .checkpoints.folders import NAMES, ComponentsError, require_parts, resolve_folder
 from .conditions import Conditions, with_frame_mask
 from .encoders import decode_chunks, encode_image_condition, encode_video, to_frames
-from .folders import NAMES, ComponentsError, require_parts, resolve_folder
 from .guidance import BranchVelocity, branch_conditions, branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
 from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, Window, free_noise, plan_windows, window_key
@@ -46,8 +46,8 @@ from .pipeline_inputs import (
     prepare_motion,
     video_size,
 )
+from .pose.estimator import PoseEstimator
 from .pose_condition import RELEASED_DRAWING_AREA_PX, encode_pose_condition
-from .pose_estimator import PoseEstimator
 from .render_record import INPUTS, call_settings, input_digest, model_digests
 from .sampling import PoseGuidanceUnit, Solver, guided_velocity, released_scheduler
 from .transformer import SteadyDancerTransformer3DModel

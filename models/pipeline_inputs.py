@@ -21,9 +21,9 @@ from ..datasets.images import ImageError, show_image
 from ..datasets.skeleton import PoseSequence, perturb
 from ..datasets.video import VideoError, frame_times_s, probe, size_for_area
 from .encoders import resize_frames
+from .pose.estimator import PoseEstimator
+from .pose.track import PoseTrack
 from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition, released_aspect
-from .pose_estimator import PoseEstimator
-from .pose_track import PoseTrack
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from ..datasets.digests import content_digest, json_digest
 from ..datasets.skeleton import PoseSequence
+from ..datasets.storage.digests import content_digest, json_digest
 from .diffusers_internals import accelerate_hooks
 
 INPUTS = (

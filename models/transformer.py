@@ -18,6 +18,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
+from .checkpoints.key_maps import POSE_MODULE_NAMES
+from .checkpoints.transformer_files import check_whole, empty, filled, read_transformer, shapes_of
 from .condition_reconciliation import (
     NUM_REFERENCE_FRAMES,
     FeatureFusion,
@@ -37,12 +39,10 @@ from .condition_reconciliation import (
 )
 from .conditions import MASK_CHANNELS
 from .diffusers_internals import ContextParallelInput
+from .inference.step_caches import separate_contexts, with_attentions_named
+from .inference.step_memory import BlockContext, CrossAttention, StepMemory, once
 from .initialisation import state_from_wan
 from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
-from .state_dict import POSE_MODULE_NAMES
-from .step_caches import separate_contexts, with_attentions_named
-from .step_memory import BlockContext, CrossAttention, StepMemory, once
-from .transformer_checkpoints import check_whole, empty, filled, read_transformer, shapes_of
 
 # Context parallelism: the adapter's features are cut along the tokens as the tokens themselves are.
 _SPLIT_TOKENS = {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}

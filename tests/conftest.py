@@ -21,8 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files whose tests start Ray or Prefect's server: one worker of pytest runs them all, for two of them starve two cores.
 ENGINES = {
-    *("test_runner.py", "test_submit.py", "test_object_store.py", "test_deployments.py", "test_demo.py"),
-    *("test_train_loop.py", "test_train_kills.py", "test_train_gallery.py", "test_train_flow.py"),
+    *("pipelines/runtime/test_runner.py", "pipelines/runtime/test_submit.py", "pipelines/test_jobs_on_a_store.py"),
+    *("pipelines/train/test_loop.py", "pipelines/train/test_kills.py", "pipelines/train/gallery/test_folder.py"),
+    *("flows/test_deployments.py", "flows/test_train_flow.py", "flows/demo/test_run.py"),
 }
 
 _exit_status: list[int] = []
@@ -32,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one of several workers of pytest have all tests of a file, which share fixtures."""
     for item in items:
         name = item.path.relative_to(Path(__file__).parent).as_posix()
-        item.add_marker(pytest.mark.xdist_group("engines" if item.path.name in ENGINES else name))
+        item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:
@@ -77,7 +78,7 @@ def curated(dancers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `curate --out` was given, finished."""
     from steadydancer.flows.presets import tiny
     from steadydancer.pipelines.curate import job
-    from steadydancer.pipelines.runner import Engine
+    from steadydancer.pipelines.runtime.runner import Engine
 
     # A folder of its own: a removal looks at selections in the folders beside it.
     out = tmp_path_factory.mktemp("curated") / "run"
@@ -89,7 +90,7 @@ def curated(dancers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of tiny components."""
-    from steadydancer.models.components import save_components, tiny_components
+    from steadydancer.models.checkpoints.components import save_components, tiny_components
 
     folder = tmp_path_factory.mktemp("components")
     save_components(tiny_components(seed=0), folder)
@@ -99,8 +100,8 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(components: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained checkpoint as a training stage leaves it."""
-    from steadydancer.datasets.whole_files import write_json
-    from steadydancer.models.components import load_components
+    from steadydancer.datasets.storage.atomic import write_json
+    from steadydancer.models.checkpoints.components import load_components
     from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -115,7 +116,7 @@ def cached(curated: Path, components: Path, tmp_path_factory: pytest.TempPathFac
     """The folder `latents` that `cache` made of the accepted clips."""
     from steadydancer.flows.presets import tiny
     from steadydancer.pipelines.cache import job
-    from steadydancer.pipelines.runner import Engine
+    from steadydancer.pipelines.runtime.runner import Engine
 
     out = tmp_path_factory.mktemp("cached")
     config = tiny().cache.model_copy(update={"components": str(components), "packet_size": 2})
@@ -170,7 +171,7 @@ def object_store() -> Iterator[str]:
 @pytest.fixture
 def bucket(object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """`s3://NAME` of an empty bucket; the environment leads to it, and copies of what is in it go to a folder here."""
-    from steadydancer.datasets.store_requests import filesystem, upload_filesystem
+    from steadydancer.datasets.storage.requests import filesystem, upload_filesystem
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)

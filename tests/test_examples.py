@@ -25,7 +25,7 @@ def test_render_writes_a_video_with_its_record(checkpoint: Path, dancers: Path, 
     from steadydancer.datasets.provenance import read_provenance
     from steadydancer.datasets.toydance import toy_pose
     from steadydancer.datasets.video import frame_times_s
-    from steadydancer.models.pose_track import PoseTrack
+    from steadydancer.models.pose.track import PoseTrack
 
     class Supplied:
         name, counts_people = "supplied", True

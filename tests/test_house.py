@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datasets", "models", "pipelines", "flows")  # each may import those before it
-SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export"}
-DEMO = {"flows/demo.py"}
+SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export", "forget"}
+DEMO = {"flows/demo/run.py"}
 ONLY_IN = {
     "prefect": ("flows/",),
     "ray": ("pipelines/",),
@@ -224,17 +224,17 @@ def test_private_names_of_diffusers_are_used_through_one_module() -> None:
 
 # Modules that may ask whether a place is on this machine or on a store; everybody else takes what they offer.
 STORAGE = {
-    "datasets/files.py",
-    "datasets/file_tree.py",
-    "datasets/storage.py",
-    "datasets/whole_files.py",
-    "datasets/file_copies.py",
-    "datasets/store_lease.py",
-    "datasets/object_store.py",
-    "datasets/shard_ranges.py",
+    "datasets/storage/files.py",
+    "datasets/storage/tree.py",
+    "datasets/storage/locations.py",
+    "datasets/storage/atomic.py",
+    "datasets/storage/copies.py",
+    "datasets/storage/lease.py",
+    "datasets/storage/s3.py",
+    "datasets/shards/ranges.py",
 }
 ASK_SOMETHING_ELSE = {
-    "models/lora_export.py": "whether it is given a network in memory or a place",
+    "models/lora/export.py": "whether it is given a network in memory or a place",
 }
 
 
@@ -263,7 +263,7 @@ def test_whether_a_place_is_on_a_store_is_asked_in_the_storage_modules_alone() -
 
 def test_requests_to_a_store_are_made_by_the_storage_alone() -> None:
     """Above `datasets` not even the type of an address is known: `Location` is."""
-    inside = ("object_store", "store_requests", "store_lease")
+    inside = ("s3", "requests", "lease")
     wrong = []
     for entry in all_imports():
         parts = entry.module.split(".")

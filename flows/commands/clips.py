@@ -21,8 +21,8 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
     """A job that makes `out/clips`, which then leaves its page and card beside it."""
 
     def run() -> dict[str, Any]:
-        from ...pipelines.after_commit import after_commit
         from ...pipelines.curate.report.page import CARD, PAGE, write_report
+        from ...pipelines.runtime.after_commit import after_commit
 
         record = job()
         with after_commit(f"{out / PAGE} and {CARD}", f"`steadydancer report --clips {out}` makes them again"):
@@ -54,7 +54,7 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
 
         click.echo(str(write_report_again(metrics)))
     elif run_out is not None:
-        from ...pipelines.train.report import write_pages
+        from ...pipelines.train.metrics.report import write_pages
 
         for written in write_pages(run_out):
             click.echo(str(written))
@@ -81,8 +81,8 @@ def explain(
         _tell_rows(clip, [place for place in (artifact, latents) if place is not None], json_wanted)
         return
     from ...datasets.clips import Clips
-    from ...pipelines.curate.report import story
-    from ...pipelines.curate.report.story_text import to_text
+    from ...pipelines.curate.report import explain as story
+    from ...pipelines.curate.report.explain_text import to_text
 
     finished = Clips(clips)
     rows = story.find_rows(finished, clip)
@@ -95,7 +95,7 @@ def explain(
 
 def _tell_rows(wanted: str, folders: list[Location], json_wanted: bool) -> None:
     """Rows of any artifacts; of several that fit, what there is to choose from."""
-    from ...pipelines import verdicts
+    from ...pipelines.common import outcomes as verdicts
 
     artifacts = [one for folder in folders for one in verdicts.artifacts_in(folder)]
     found = [(one, rows) for one in artifacts if (rows := verdicts.find_rows(one, wanted))]

@@ -11,7 +11,7 @@ from .options import NAME, OUT
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
-    from ...models.conversion_output import LoraLayout, Target
+    from ...models.checkpoints.conversion_output import LoraLayout, Target
 
 _TARGET = (
     "diffusers: a pipeline's folder, a release's encoders too. official: the release's names. lora: the adapter of a "
@@ -37,7 +37,7 @@ def convert(
     The folder appears when it is whole. The same command again finds it finished.
     """
     from ...datasets.storage import location
-    from ...models import convert
+    from ...models.checkpoints import convert
 
     with convert.source_at_hand(source) as place:
         if dry_run:

@@ -25,7 +25,7 @@ def demo(clips: str | None, out: Path | None, preset: str, print_config: bool, d
     if print_config:
         click.echo(run.model_dump_json(indent=2))
         return
-    from .. import demo as road
+    from ..demo import run as road
 
     out = out or road.free_folder(clips)
     if dry_run:

@@ -37,7 +37,7 @@ def forget(source: str, clips: tuple[Location, ...], latents: tuple[Location, ..
     without it are written and read back; only then, and only if you say so, the old ones are deleted. The file itself
     and weights that were trained on it are left as they are. The same command again goes on where it was stopped.
     """
-    from ...pipelines import forget as job
+    from ...pipelines.forget import job as job
 
     request = job.Request(source, list(clips), out, list(latents), list(exports), reason, with_copies)
     if dry_run:

@@ -109,8 +109,8 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
           address: str | None) -> None:  # fmt: skip
     """Train one of the three stages; the same command again resumes. SIGTERM: stop after the step, exit status 75."""
     from ...pipelines.train import job
-    from ...pipelines.train.shown import table
-    from ...pipelines.train.stop import EXIT_CODE, TrainingStopped
+    from ...pipelines.train.preflight.table import table
+    from ...pipelines.train.resume.stop import EXIT_CODE, TrainingStopped
     from .. import presets
 
     run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers,

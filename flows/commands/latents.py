@@ -60,7 +60,7 @@ def repair(latents: Location, out: Location, clips: Location | None, components:
     """
     from ...datasets.artifact import Artifact
     from ...pipelines.cache import repair
-    from ...pipelines.verdicts import closing_lines
+    from ...pipelines.common.outcomes import closing_lines
 
     if dry_run:
         click.echo(json.dumps(repair.look(latents, clips, components), indent=2))

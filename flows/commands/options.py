@@ -16,7 +16,7 @@ from ... import SteadyDancerError
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
-    from ...pipelines.runner import Engine
+    from ...pipelines.runtime.runner import Engine
     from ..presets import Run
 
 
@@ -84,7 +84,7 @@ def _require_no_file(
     kind: click.ParamType, place: Location, param: click.Parameter | None, ctx: click.Context | None
 ) -> None:
     """Refuse a place that is a file, or would lie below one."""
-    from ...datasets.files import file_in_the_way
+    from ...datasets.storage.files import file_in_the_way
 
     if (there := file_in_the_way(place)) is not None:
         kind.fail(f"'{there}' is a file, and results go into a folder", param, ctx)
@@ -171,9 +171,9 @@ def require_cache(run: Run, latents: Location) -> Location:
     """
     from ...datasets.artifact import ArtifactError
     from ...datasets.finished import finished
-    from ...datasets.shards import require_settings
+    from ...datasets.shards.dataset import require_settings
     from ...pipelines.cache.config import CacheConfig
-    from ...pipelines.earlier import absent_fields
+    from ...pipelines.common.older_versions import absent_fields
 
     try:
         latents = finished(latents, "latents").path
@@ -186,7 +186,7 @@ def require_cache(run: Run, latents: Location) -> Location:
 def engine_at(out: Location, in_process: bool, address: str | None) -> Engine:
     """Where a command's packets run: here without Ray, on a private Ray, or on a cluster's."""
     from ...datasets.storage import state_folder
-    from ...pipelines.runner import Engine
+    from ...pipelines.runtime.runner import Engine
 
     return Engine(state_folder(out), in_process, address, "steadydancer " + shlex.join(sys.argv[1:]))
 
@@ -198,8 +198,8 @@ def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
         SteadyDancerError: nothing that is usable was made; the message has all reasons.
     """
     from ...datasets.artifact import Artifact
-    from ...pipelines.after_commit import after_commit
-    from ...pipelines.verdicts import closing_lines, counts_in_words, require_usable
+    from ...pipelines.common.outcomes import closing_lines, counts_in_words, require_usable
+    from ...pipelines.runtime.after_commit import after_commit
 
     artifact = Artifact(folder)
     was_finished = artifact.committed

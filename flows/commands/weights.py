@@ -14,7 +14,7 @@ def weights() -> None:
 @click.option("--preset", help="Only what this preset needs.")
 def weights_list(preset: str | None) -> None:
     """Every set of weights, with its size and licence."""
-    from ...models import weights as catalogue
+    from ...models.weights import lookup as catalogue
 
     if preset is not None:
         catalogue.check(preset)  # refuses a preset that is not known
@@ -29,7 +29,7 @@ def weights_list(preset: str | None) -> None:
 @click.option("--preset", default="paper", show_default=True)
 def weights_check(preset: str) -> None:
     """What is here and what is missing; exit status 1 if something needed is missing."""
-    from ...models import weights as catalogue
+    from ...models.weights import lookup as catalogue
 
     missing = []
     for row, present, where in catalogue.check(preset):
@@ -49,6 +49,6 @@ def weights_check(preset: str) -> None:
 )
 def weights_fetch(name: str) -> None:
     """Fetch a small network: BlazePose out of a Python package (9.4 MB, checked by digest), the others from the hub."""
-    from ...models import weights as catalogue
+    from ...models.weights import lookup as catalogue
 
     click.echo(catalogue.fetch(name))

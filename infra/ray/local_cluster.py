@@ -15,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-from steadydancer.pipelines.local_ray import short_path
+from steadydancer.pipelines.runtime.local_ray import short_path
 
 
 def prepare_environment(state_dir: Path, folder: Path) -> None:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from ...datasets.clips import Clips
 from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.storage import Location
-from ..crop import content_size
-from ..verdicts import accepted_rows
+from ..common.crop import content_size
+from ..common.outcomes import accepted_rows
 
 COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames",
            "width", "height", *CROP_COLUMNS, "measured_part", "pose_digest")  # fmt: skip

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ...datasets.video import size_for_area
-from ..parts import Widths
+from ..common.components import Widths
 from .config import CacheConfig
 
 ENCODE_TFLOP = 167.0

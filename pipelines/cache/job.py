@@ -10,20 +10,20 @@ import pyarrow.compute as pc
 
 from ... import __version__
 from ...datasets.artifact import Artifact, Packet, count_verdicts, exclusive
-from ...datasets.digests import content_digest
-from ...datasets.encodings import ENCODINGS, fingerprint
 from ...datasets.rules import said_in, versions
 from ...datasets.schema import Row
-from ...datasets.shard_plan import plan_shards, shard_limit
 from ...datasets.shards import write_shard
+from ...datasets.shards.encodings import ENCODINGS, fingerprint
+from ...datasets.shards.plan import plan_shards, shard_limit
 from ...datasets.storage import Location, total_bytes
-from ..earlier import absent_fields
-from ..parts import captioner_digests, find_parts, part_digests, parts_are_here, read_widths
-from ..runner import Engine, Job, run_packets
+from ...datasets.storage.digests import content_digest
+from ..common.components import captioner_digests, find_parts, part_digests, parts_are_here, read_widths
+from ..common.older_versions import absent_fields
+from ..runtime.runner import Engine, Job, run_packets
 from .accepted import AcceptedClips
 from .config import ENCODERS, CacheConfig
 from .cost import Weights, clip_bytes, cost, sentence
-from .takeover import Parent, take_over
+from .reused_shards import Parent, take_over
 
 
 def plan(config: CacheConfig, clips: Location, out: Location, samples_drawn: int | None = None) -> dict[str, Any]:

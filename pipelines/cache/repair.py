@@ -5,10 +5,10 @@ from typing import Any
 from ...datasets.artifact import Artifact, ArtifactError
 from ...datasets.finished import finished
 from ...datasets.storage import Location, location
-from ..runner import Engine
+from ..runtime.runner import Engine
 from . import job
 from .config import CacheConfig
-from .takeover import Parent
+from .reused_shards import Parent
 from .verify import verify
 
 

@@ -18,13 +18,13 @@ from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.shards import Bucket, Sample, null_path, sample_members
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import Location
+from ...datasets.storage.atomic import written_aside
 from ...datasets.video import decode, size_for_area
-from ...datasets.whole_files import written_aside
-from ...models.captioner import Captioner
-from ...models.components import load_components
+from ...models.checkpoints.components import load_components
+from ...models.curation.captioner import Captioner
 from ...models.encoders import encode_image, encode_image_condition, encode_prompt, encode_video
 from ...models.pose_condition import draw_pose_condition, encode_pose_condition
-from ..crop import (
+from ..common.crop import (
     WHOLE,
     content_shares,
     content_size,
@@ -34,9 +34,9 @@ from ..crop import (
     size_to_decode,
     to_content,
 )
-from ..fetched import fetched, reading_video
-from ..older_rules import stages_for
-from ..stage import BadClip, Stage
+from ..common.older_rules import stages_for
+from ..runtime.local_files import fetched, reading_video
+from ..runtime.stage import BadClip, Stage
 from .config import ENCODERS, CacheConfig
 
 # What of a clip's row goes into its sample: where it comes from, so that every latent can be traced.

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
-from ...datasets.digests import content_digest, differences
-from ...datasets.files import files_below, name_below
 from ...datasets.finished import finished
 from ...datasets.rules import said_in
-from ...datasets.shard_check import Damage, IndexedShard, check_shard
-from ...datasets.shard_plan import packet_id
+from ...datasets.shards.integrity import Damage, IndexedShard, check_shard
+from ...datasets.shards.plan import packet_id
 from ...datasets.storage import Location
-from ..runner import progress
+from ...datasets.storage.digests import content_digest, differences
+from ...datasets.storage.files import files_below, name_below
+from ..runtime.runner import progress
 
 Kind = Damage | Literal["orphan", "contradicts the record"]
 

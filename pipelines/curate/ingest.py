@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import ArtifactError
 from ...datasets.exports import LINE_FIELDS
-from ...datasets.file_tree import tree_of
-from ...datasets.files import name_below
 from ...datasets.finished import what_lies_at
 from ...datasets.manifest import SUFFIXES, read_columns
 from ...datasets.own_products import OwnProducts
 from ...datasets.storage import Location, location, named
+from ...datasets.storage.files import name_below
+from ...datasets.storage.tree import tree_of
 from ...datasets.text import spoken_column
-from ...datasets.video_file import VIDEO_SUFFIXES
+from ...datasets.video.info import VIDEO_SUFFIXES
 
 # Column of a manifest → other names that it has: what musubi-tuner, DiffSynth-Studio, VideoX-Fun, finetrainers and
 # Hugging Face's datasets call it. `source` becomes the column `origin` of a row.

@@ -8,16 +8,16 @@ from typing import Any
 import pyarrow as pa
 
 from ...datasets.artifact import ArtifactError, Packet, plan_packets
-from ...datasets.digests import content_digest, json_digest
-from ...datasets.node_cache import require_scratch
 from ...datasets.rules import versions
 from ...datasets.schema import Row
 from ...datasets.storage import Location, location
+from ...datasets.storage.cache import require_scratch
+from ...datasets.storage.digests import content_digest, json_digest
 from .config import CurateConfig
 from .ingest import Sources, sources_digest
 from .networks import files_of_excluded, load_excluded
+from .parent import RULES_READ, Parent
 from .steps import open_source
-from .takeover import RULES_READ, Parent
 
 
 class Inputs:

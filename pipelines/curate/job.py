@@ -13,20 +13,20 @@ import pyarrow.compute as pc
 from ... import __version__
 from ...datasets.artifact import Artifact, ArtifactError, exclusive
 from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, count_written
-from ...datasets.node_cache import scratch
 from ...datasets.schema import CLIP_SCHEMA, to_table
 from ...datasets.storage import Location, relative
-from ..runner import Engine, Job, run_packets
-from ..verdicts import warn_first
+from ...datasets.storage.cache import scratch
+from ..common.outcomes import warn_first
+from ..runtime.runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .ingest import find_sources
 from .inputs import Inputs, opener
 from .networks import MOST_SHOWN, gather_excluded
+from .parent import absent_settings, forgotten_in, reopen_changed
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Piece, Selection
-from .takeover import absent_settings, forgotten_in, reopen_changed
-from .walk import stages, told_apart
+from .stages import stages, told_apart
 
 _log = logging.getLogger(__name__)
 

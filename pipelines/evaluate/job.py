@@ -7,15 +7,15 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
-from ...datasets.digests import content_digest
 from ...datasets.finished import finished
 from ...datasets.rules import said_in, versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
-from ..after_commit import after_commit
-from ..earlier import absent_fields
-from ..parts import find_parts
-from ..runner import Engine, Job, run_packets
+from ...datasets.storage.digests import content_digest
+from ..common.components import find_parts
+from ..common.older_versions import absent_fields
+from ..runtime.after_commit import after_commit
+from ..runtime.runner import Engine, Job, run_packets
 from .config import EvaluateConfig
 from .truths import Truths, find_truths
 

@@ -8,8 +8,8 @@ from ...datasets.artifact import Artifact
 from ...datasets.finished import finished
 from ...datasets.schema import Row
 from ...datasets.storage import Location
-from ..page import Section, beside, write_page
-from ..verdicts import counts_in_words, in_words, truths_in_words
+from ..common.outcomes import counts_in_words, in_words, truths_in_words
+from ..pages.layout import Section, beside, write_page
 from .steps import METRICS
 
 PAGE = "report.html"

@@ -12,9 +12,9 @@ from ...datasets.arrays import Frames
 from ...datasets.images import ImageError, read_image
 from ...datasets.schema import Row
 from ...datasets.video import decode, frame_times_s, probe
-from ...models.components import load_components
+from ...models.checkpoints.components import load_components
 from ...models.encoders import resize_image
-from ...models.judges import (
+from ...models.metrics import (
     START_STEPS,
     autoencoder_ceiling,
     first_frame_psnr,
@@ -23,8 +23,8 @@ from ...models.judges import (
     start_gap_jump,
     temporal_flickering,
 )
-from ..fetched import fetched, reading_video
-from ..stage import Stage
+from ..runtime.local_files import fetched, reading_video
+from ..runtime.stage import Stage
 from .comparison import Clock, NotComparable, truth_frames
 from .config import EvaluateConfig
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from ... import SteadyDancerError
 from ...datasets.file_names import file_stem
-from ...datasets.files import files_in, folders_in
 from ...datasets.storage import Location, named
-from ...datasets.video_file import VIDEO_SUFFIXES
+from ...datasets.storage.files import files_in, folders_in
+from ...datasets.video.info import VIDEO_SUFFIXES
 
 MOST_NAMED = 3  # names of each kind in a message; a record holds `MOST_RECORDED`
 MOST_RECORDED = 20

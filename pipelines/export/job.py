@@ -8,15 +8,15 @@ from typing import Any
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.clips import Clips
-from ...datasets.digests import json_digest
 from ...datasets.exports import SCHEMA, write_manifests
 from ...datasets.rules import versions
 from ...datasets.schema import CROP_COLUMNS, Row, columns_of, to_table
 from ...datasets.storage import Location, total_bytes
-from ..earlier import absent_fields
-from ..older_rules import stages_for
-from ..runner import Engine, Job, run_packets
-from ..verdicts import accepted_rows
+from ...datasets.storage.digests import json_digest
+from ..common.older_rules import stages_for
+from ..common.older_versions import absent_fields
+from ..common.outcomes import accepted_rows
+from ..runtime.runner import Engine, Job, run_packets
 from .config import ExportConfig
 
 PASSED_ON = ("clip_id", "source_id", "source_path", "source_bytes", "origin", "licence", "prompt", "pose_model",

@@ -15,12 +15,12 @@ from ...datasets.exports import files_of
 from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage import location
+from ...datasets.storage.atomic import written_aside
 from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import decode, encode, size_for_area
-from ...datasets.whole_files import written_aside
-from ..crop import content_shares, content_size, crop_frames, frame_of, size_to_decode, to_content
-from ..fetched import fetched, reading_video, same_source
-from ..stage import Stage
+from ..common.crop import content_shares, content_size, crop_frames, frame_of, size_to_decode, to_content
+from ..runtime.local_files import fetched, reading_video, same_source
+from ..runtime.stage import Stage
 from .config import ExportConfig
 
 # A clip goes from file to file in pieces: 81 frames of a large source are half a gigabyte.

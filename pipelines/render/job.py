@@ -6,15 +6,15 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
-from ...datasets.digests import content_digest, json_digest
 from ...datasets.finished import finished
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
-from ..earlier import absent_fields
-from ..parts import find_parts, part_digests, parts_are_here
-from ..runner import Engine, Job, run_packets
-from ..verdicts import warn_first
+from ...datasets.storage.digests import content_digest, json_digest
+from ..common.components import find_parts, part_digests, parts_are_here
+from ..common.older_versions import absent_fields
+from ..common.outcomes import warn_first
+from ..runtime.runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
 from .pairs import pair, read_pairs, require_unique
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...datasets.driving_poses import driving_times_s
 from ...datasets.video import VideoError, frame_times_s
-from ...datasets.video_sound import Sound, at_speed, cut_to, read_sound
+from ...datasets.video.sound import Sound, at_speed, cut_to, read_sound
 from .config import RenderConfig
 
 MARGIN_S = 0.5  # a change of speed takes a little more than it gives

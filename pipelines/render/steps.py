@@ -10,22 +10,22 @@ import pyarrow as pa
 import torch
 
 from ...datasets import images
-from ...datasets.digests import content_digest
 from ...datasets.driving_poses import LEAST_FRAMES, DrivingPoses, decode_driving, driving_times_s
 from ...datasets.images import Picture
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, sidecar_note
 from ...datasets.storage import location
+from ...datasets.storage.atomic import written_in_order
+from ...datasets.storage.digests import content_digest
 from ...datasets.video import VideoError, frame_times_s, probe
-from ...datasets.whole_files import written_in_order
-from ...models.components import load_components
+from ...models.checkpoints.components import load_components
+from ...models.inference.step_memory import park_context_projections
 from ...models.pipeline import SteadyDancerPipeline
 from ...models.pipeline_inputs import LEAST_SIDE_PX, DrivingError, InputError, align_driving_pose
-from ...models.pose_estimator import PoseEstimator
-from ...models.step_memory import park_context_projections
-from ..fetched import fetched
-from ..poses import find_poses, load_pose_estimator
-from ..stage import BadClip, Stage
+from ...models.pose.estimator import PoseEstimator
+from ..common.poses import find_poses, load_pose_estimator
+from ..runtime.local_files import fetched
+from ..runtime.stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
 from .span import driving_sound
 

@@ -13,18 +13,18 @@ from typing import Any
 from ...datasets.artifact import RECORD, exclusive
 from ...datasets.finished import what_lies_at
 from ...datasets.storage import Location
-from ..after_commit import after_commit
-from .checkpoint import TrainingRefused, read_checkpoint_record, read_json, steps_done
+from ..runtime.after_commit import after_commit
 from .config import TrainConfig
-from .fork import begin_fork, forked_from
-from .preflight import plan as plan  # the job's, as of every job
-from .preflight import refuse_what_cannot_work
-from .progress import progress
+from .gallery.schedule import make_the_rest, validation
+from .metrics.progress import progress
+from .metrics.report import write_run_report
+from .preflight.fork import begin_fork, forked_from
+from .preflight.inputs import check_same_run, check_start
+from .preflight.plan import plan as plan  # the job's, as of every job
+from .preflight.plan import refuse_what_cannot_work
 from .publish import begin_on_store, publish, publish_folder, run_folder
-from .renders import make_the_rest, validation
-from .report import write_run_report
-from .start import check_same_run, check_start
-from .stop import TrainingStopped, WorkerLost, stops_on_sigterm
+from .resume.stop import TrainingStopped, WorkerLost, stops_on_sigterm
+from .run_folder import TrainingRefused, read_checkpoint_record, read_json, steps_done
 
 
 def run(
@@ -110,7 +110,7 @@ def pick(out: Location, steps: int) -> Location:
     Raises:
         TrainingRefused: the weights of that step are not kept on this machine; the message names those that are.
     """
-    from . import trained
+    from .gallery import kept_weights as trained
 
     here = run_folder(out)
     if not any((here / name).exists() for name in ("start.json", "trained", "checkpoint")):
@@ -155,7 +155,7 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
         return
     import ray.train
 
-    from ..local_ray import local_ray
+    from ..runtime.local_ray import local_ray
 
     with local_ray(out / ".engine" / "ray", address):
         try:

@@ -7,30 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.storage import location
-from ...models.folders import resolve_folder
+from ...models.checkpoints.folders import resolve_folder
 from ...models.objectives import Objective
-from .batches import StepBatch, TrainingData
-from .checkpoint import (
-    NonFiniteError,
-    TrainingRefused,
-    append_metrics,
-    commit_checkpoint,
-    cut_metrics,
-)
 from .config import TrainConfig
-from .draws import digest
+from .data.batches import StepBatch, TrainingData
+from .data.draws import digest
+from .data.prefetch import Prefetch
 from .engine import Workers, full_weights, grad_norm, open_engine, set_learning_rate, trained_names, workers
-from .evaluation import Evaluator
-from .keep import TrainedWriter
-from .meter import Meter
-from .metrics_file import read_rows
+from .gallery.kept_weights import write_parts
+from .gallery.schedule import offer
+from .gallery.weights_writer import TrainedWriter
+from .metrics.evaluation import Evaluator
+from .metrics.meter import Meter
+from .metrics.metrics_file import read_rows
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
-from .prefetch import Prefetch
-from .renders import offer
-from .states import StateWriter, newest_state, read_facts
-from .stop import node_watch, stop_is_asked
-from .trained import write_parts
-from .universal import read_state
+from .resume.states import StateWriter, newest_state, read_facts
+from .resume.stop import node_watch, stop_is_asked
+from .resume.universal import read_state
+from .run_folder import NonFiniteError, TrainingRefused, append_metrics, commit_checkpoint, cut_metrics
 
 
 def train_loop(settings: dict[str, Any]) -> None:

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 
 from ...datasets.storage import Location
-from ...models.components import load_components
+from ...models.checkpoints.components import load_components
+from ...models.checkpoints.transformer_files import Kind
 from ...models.conditions import Conditions
-from ...models.lora import add_lora
+from ...models.lora.adapters import add_lora
 from ...models.objectives import (
     LossWeight,
     Objective,
@@ -23,11 +24,10 @@ from ...models.objectives import (
     steadydancer_velocity,
     wan_velocity,
 )
-from ...models.transformer_checkpoints import Kind
-from .checkpoint import checkpoint_folder
 from .config import NETWORK_FIELDS, TrainConfig
-from .memory import checkpoint_blocks, shard_frozen
-from .pose_simulation import PoseSimulation
+from .data.pose_simulation import PoseSimulation
+from .memory_optimizations import checkpoint_blocks, shard_frozen
+from .run_folder import checkpoint_folder
 
 
 def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | None, device: torch.device) -> Any:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import RECORD
-from ...datasets.file_copies import copy_whole
-from ...datasets.files import files_below, name_below
 from ...datasets.storage import Location, working_folder
-from ..after_commit import after_commit
-from .checkpoint import TrainingRefused, engine_states, read_json
+from ...datasets.storage.copies import copy_whole
+from ...datasets.storage.files import files_below, name_below
+from ..runtime.after_commit import after_commit
 from .config import TrainConfig
-from .report import PAGE
+from .metrics.report import PAGE
+from .run_folder import TrainingRefused, engine_states, read_json
 
 
 def run_folder(out: Location) -> Path:

@@ -14,9 +14,9 @@ import pytest
 
 from steadydancer.datasets import artifact
 from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, count_verdicts, exclusive, plan_packets
-from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.storage import location
-from steadydancer.datasets.whole_files import written_aside
+from steadydancer.datasets.storage.atomic import written_aside
+from steadydancer.datasets.storage.digests import content_digest
 
 IDS = [f"id{i:02}" for i in range(10)]
 
@@ -144,7 +144,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_a_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
     code = f"""
         import time
-        from steadydancer.datasets.whole_files import written_aside
+        from steadydancer.datasets.storage.atomic import written_aside
         with written_aside({str(tmp_path / "part-1.parquet")!r}) as aside:
             aside.write_text("half"); print("ready", flush=True); time.sleep(60)
     """

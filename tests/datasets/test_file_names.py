@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from steadydancer.datasets.file_names import aside_of, file_stem
-from steadydancer.datasets.whole_files import write_json
+from steadydancer.datasets.storage.atomic import write_json
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.manifest import read_columns, read_manifest
-from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.storage import join, named
+from steadydancer.datasets.storage.s3 import ObjectPath, put
 
 
 def manifest(tmp_path: Path, name: str, text: str) -> Path:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from steadydancer import __version__
-from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.provenance import ProvenanceError, make_record, read_provenance, write_video
+from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.video import decode, encode, read_metadata
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)

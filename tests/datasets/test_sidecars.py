@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.sidecars import CAPTION, KEYPOINTS, candidates, sidecar, sidecar_note
 from steadydancer.datasets.storage import local_copy
+from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.datasets.toydance import save_supplied_pose, toy_pose
 
 FOLDERS: dict[str, tuple[list[str], dict[str, str | None]]] = {

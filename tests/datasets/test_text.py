@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.object_store import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.datasets.text import TextError, decode_text, open_text, read_text, spoken, spoken_column
 
 FRENCH = "Une danseuse à l’écharpe rouge tourne.\r\nElle saute.\n"

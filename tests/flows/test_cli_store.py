@@ -9,10 +9,10 @@ import click
 import pytest
 
 from steadydancer.datasets.artifact import Artifact
-from steadydancer.datasets.object_store import ObjectPath, listing, put
 from steadydancer.datasets.storage import local_copy
+from steadydancer.datasets.storage.atomic import write_json
+from steadydancer.datasets.storage.s3 import ObjectPath, listing, put
 from steadydancer.datasets.video import decode, frame_times_s
-from steadydancer.datasets.whole_files import write_json
 from steadydancer.flows import cli
 from steadydancer.flows.commands.options import LOCAL_FOLDER, Name, Place
 from steadydancer.flows.presets import change, load
@@ -192,7 +192,7 @@ def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(
 def test_a_conversion_from_a_store_to_a_store(
     call: Any, bucket: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steadydancer.models import convert
+    from steadydancer.models.checkpoints import convert
 
     root = ObjectPath.parse(bucket)
     for file in (checkpoint / "transformer").iterdir():

@@ -11,15 +11,15 @@ import pytest
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.clips import Clips
-from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.schema import to_table
+from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.flows import curate as curate_flow
-from steadydancer.flows import handover
+from steadydancer.flows import prefect_ui as handover
 from steadydancer.flows.commands.clips import with_page
 from steadydancer.flows.render import scores_table
-from steadydancer.pipelines.after_commit import after_commit
 from steadydancer.pipelines.curate.report import page as pages
 from steadydancer.pipelines.render.steps import SCHEMA as RENDERS_SCHEMA
+from steadydancer.pipelines.runtime.after_commit import after_commit
 
 
 def test_a_report_and_its_card_go_where_they_are_asked(call: Any, curated: Path, tmp_path: Path) -> None:

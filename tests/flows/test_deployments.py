@@ -24,8 +24,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.storage import location
-from steadydancer.datasets.whole_files import write_json
-from steadydancer.flows import curate, handover, presets, render, tasks, train
+from steadydancer.datasets.storage.atomic import write_json
+from steadydancer.flows import curate, presets, render, tasks, train
+from steadydancer.flows import prefect_ui as handover
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -264,7 +265,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), cwd=folder, log=log)
     try:
         from steadydancer.datasets.toydance import make_toy_clips
-        from steadydancer.models.components import save_components, tiny_components
+        from steadydancer.models.checkpoints.components import save_components, tiny_components
 
         save_components(tiny_components(seed=0), folder / "components")
         make_toy_clips(folder / "all_clips", num_good=2)

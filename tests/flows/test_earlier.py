@@ -19,7 +19,7 @@ from steadydancer.datasets.rules import Rule, other_settings
 from steadydancer.flows.commands.options import require_cache
 from steadydancer.flows.presets import Run, tiny
 from steadydancer.pipelines.cache.config import CacheConfig
-from steadydancer.pipelines.earlier import absent_fields
+from steadydancer.pipelines.common.older_versions import absent_fields
 
 MADE_IN = "/tmp/earlier"
 

@@ -10,16 +10,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets import file_copies
 from steadydancer.datasets.artifact import Artifact, ArtifactError
-from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.shards import ShardDataset
-from steadydancer.datasets.whole_files import write_json
+from steadydancer.datasets.storage import copies as file_copies
+from steadydancer.datasets.storage.atomic import write_json
+from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.flows.commands.latents import repair, verify
-from steadydancer.pipelines.cache import takeover
+from steadydancer.pipelines.cache import reused_shards as takeover
 from steadydancer.pipelines.cache.repair import repair as repair_now
 from steadydancer.pipelines.cache.verify import verify as verify_now
-from steadydancer.pipelines.runner import Engine
+from steadydancer.pipelines.runtime.runner import Engine
 
 
 def call(command: Any, *words: Any) -> Result:
@@ -268,8 +268,8 @@ def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
 ) -> None:
     from steadydancer.flows import presets
     from steadydancer.flows.commands.options import require_cache
-    from steadydancer.pipelines.train.checkpoint import TrainingRefused
-    from steadydancer.pipelines.train.start import check_start
+    from steadydancer.pipelines.train.preflight.inputs import check_start
+    from steadydancer.pipelines.train.run_folder import TrainingRefused
 
     run = presets.load("tiny")
     require_cache(run, cached)

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, ArtifactError, exclusive
 from steadydancer.datasets.clips import COLUMNS, Clips
-from steadydancer.datasets.digests import content_digest, json_digest
-from steadydancer.datasets.object_store import ObjectPath, put
 from steadydancer.datasets.schema import Row
+from steadydancer.datasets.storage.digests import content_digest, json_digest
+from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.flows.commands.selection import refilter
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.selection import refilter as job

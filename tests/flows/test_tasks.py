@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from steadydancer.datasets import finished as datasets_finished
-from steadydancer.datasets import shards
 from steadydancer.datasets.artifact import Artifact
+from steadydancer.datasets.shards import dataset as shards
 from steadydancer.datasets.storage import location
 from steadydancer.flows import tasks
 from steadydancer.flows.cli import cli

@@ -6,7 +6,7 @@ from diffusers import FirstBlockCacheConfig
 from torch.nn import functional as F  # noqa: N812
 
 from steadydancer.models.conditions import Conditions, with_frame_mask
-from steadydancer.models.lora import add_lora
+from steadydancer.models.lora.adapters import add_lora
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 NAIVE = {"pose_modulation_modules": (), "condition_augmentation": False}

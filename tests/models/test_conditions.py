@@ -6,13 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steadydancer.models.conditions import (
-    Conditions,
-    NullConditions,
-    frame_mask,
-    stack_prompt_embeds,
-    with_frame_mask,
-)
+from steadydancer.models.conditions import Conditions, NullConditions, frame_mask, stack_prompt_embeds, with_frame_mask
 
 
 def members(batch_size: int = 3, length: int = 4) -> Conditions:

@@ -7,7 +7,7 @@ from diffusers import ContextParallelConfig
 from torch import distributed, multiprocessing
 
 from steadydancer.models.conditions import Conditions, with_frame_mask
-from steadydancer.models.step_memory import StepMemory
+from steadydancer.models.inference.step_memory import StepMemory
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 TINY: dict[str, Any] = {

@@ -136,7 +136,7 @@ def test_wan_has_the_parts_that_our_forward_calls(wan: WanTransformer3DModel) ->
 def test_a_cross_attention_has_the_projections_that_are_kept_or_parked(
     internals: Any, wan: WanTransformer3DModel
 ) -> None:
-    from steadydancer.models.step_memory import CONTEXT_PROJECTIONS
+    from steadydancer.models.inference.step_memory import CONTEXT_PROJECTIONS
 
     attention = wan.blocks[0].attn2
     assert isinstance(attention, internals.WanAttention) and isinstance(attention.processor, internals.WanAttnProcessor)
@@ -242,7 +242,7 @@ def test_the_official_autoencoders_names_are_mapped(internals: Any) -> None:
 def test_an_adapter_is_saved_under_the_names_that_are_written_here_too(
     internals: Any, wan: WanTransformer3DModel, tmp_path: Path
 ) -> None:
-    from steadydancer.models.lora_scale import HEADER_KEY
+    from steadydancer.models.lora.scale import HEADER_KEY
 
     assert HEADER_KEY == internals.LORA_ADAPTER_METADATA_KEY
     wan.add_adapter(LoraConfig(r=2, lora_alpha=3, target_modules=["to_q"]))

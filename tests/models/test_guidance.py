@@ -16,7 +16,7 @@ from steadydancer.models.guidance import (
     in_pose_guidance_interval,
     needed_branches,
 )
-from steadydancer.models.step_memory import StepMemory
+from steadydancer.models.inference.step_memory import StepMemory
 
 
 def told() -> dict[Any, Conditions]:

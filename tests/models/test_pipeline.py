@@ -16,17 +16,17 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 from safetensors.torch import load_file
 
-from steadydancer.datasets.digests import content_digest
 from steadydancer.datasets.provenance import read_provenance
 from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.video import decode, encode
 from steadydancer.models import encoders, pipeline_inputs
-from steadydancer.models.components import flow_scheduler, load_components, save_components, tiny_components
-from steadydancer.models.folders import ComponentsError
+from steadydancer.models.checkpoints.components import flow_scheduler, load_components, save_components, tiny_components
+from steadydancer.models.checkpoints.folders import ComponentsError
 from steadydancer.models.pipeline import WAN_NEGATIVE_PROMPT, SteadyDancerPipeline
 from steadydancer.models.pipeline_inputs import InputError
+from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.pose_condition import draw_pose_condition
-from steadydancer.models.pose_track import PoseTrack
 from steadydancer.models.render_record import input_digest, model_digests, module_digest
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 

@@ -27,8 +27,8 @@ from steadydancer.models.pipeline_inputs import (
     num_frames_of,
     prepare_motion,
 )
+from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.pose_condition import draw_pose_condition, released_aspect
-from steadydancer.models.pose_track import PoseTrack
 
 IMAGE = np.zeros((64, 40, 3), np.uint8)
 DRIVING = np.zeros((6, 48, 80, 3), np.uint8)

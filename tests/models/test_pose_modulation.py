@@ -4,13 +4,13 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from steadydancer.models import pose_modulation
+from steadydancer.models.checkpoints.key_maps import from_official
 from steadydancer.models.pose_modulation import (
     FrameWiseAttentionAlignmentUnit,
     PoseModulation,
     SpatialStructureAdaptiveExtractor,
     TemporalMotionCoherenceModule,
 )
-from steadydancer.models.state_dict import from_official
 
 PREFIX = "pose_modulation."
 

@@ -5,8 +5,8 @@ import torch
 from diffusers import FirstBlockCacheConfig
 from peft import LoraConfig
 
+from steadydancer.models.checkpoints.key_maps import config_from_official, from_official
 from steadydancer.models.conditions import Conditions, with_frame_mask
-from steadydancer.models.state_dict import config_from_official, from_official
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 # Three times what was measured, in float32. The outputs' standard deviations are 1.3 to 2.

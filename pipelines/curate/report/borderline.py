@@ -14,8 +14,8 @@ from ....datasets.schema import CROP_COLUMNS, Row
 from ....datasets.source_content import is_unchanged
 from ....datasets.storage import StorageError, local_copy
 from ....datasets.video import VideoError, decode_sparse
-from ...crop import content_shares, crop_frames
-from ..selection.judgement import Bounds, Floats, shapes_of, values_of
+from ...common.crop import content_shares, crop_frames
+from ..selection.gating import Bounds, Floats, shapes_of, values_of
 from .composition import shortened
 from .funnel import bound_words, came_to_gates, refused_by, verdict_is
 

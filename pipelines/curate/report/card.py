@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....datasets.storage import Location
-from ....datasets.whole_files import written_aside
-from ...page import show
+from ....datasets.storage.atomic import written_aside
+from ...pages.layout import show
 from .composition import Kinds, composition, copies, hours_of, leaks, measured_by, num_sources, span_words
 from .funnel import GateCount, meaning_of, reasons, verdict_is
 

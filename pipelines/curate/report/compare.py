@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 
 from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
-from ....datasets.digests import differences, json_digest
 from ....datasets.schema import CLIP_SCHEMA
-from ...page import Section, show
-from ..selection.judgement import Integers, numbers
+from ....datasets.storage.digests import differences, json_digest
+from ...pages.layout import Section, show
+from ..selection.gating import Integers, numbers
 from .funnel import config_of, read_columns, verdict_is
 
 KEYS = ["clip_id", "source_path", "source_id", "verdict", "reason"]

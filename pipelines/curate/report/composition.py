@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..config import SQUARE_RATIO
-from ..selection.judgement import SIZE_COLUMNS, Floats, Mask, content_sizes, numbers
+from ..selection.gating import SIZE_COLUMNS, Floats, Mask, content_sizes, numbers
 from .funnel import verdict_is
 
 # Scores that only a network gives, and which one; where all are null, it was not here.

@@ -17,7 +17,7 @@ from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ..config import SHAPES, CurateConfig
 from ..gates import Gates, asked
-from ..selection.judgement import Bounds, Mask, judge, values_of
+from ..selection.gating import Bounds, Mask, judge, values_of
 from ..selection.row_keys import REASONS
 
 # A column that a stage always writes: where it is null, the stage did not come to its end.

@@ -7,9 +7,9 @@ import pyarrow as pa
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ....datasets.storage import Location
-from ...charts import bar
-from ...page import Section, show, write_page
-from ..selection.judgement import Bounds, columns_for
+from ...pages.charts import bar
+from ...pages.layout import Section, show, write_page
+from ..selection.gating import Bounds, columns_for
 from .borderline import PICTURE_COLUMNS
 from .card import write_card
 from .compare import compare, parent_of
@@ -26,17 +26,7 @@ from .composition import (
     span_words,
     stage_seconds,
 )
-from .funnel import (
-    FUNNEL_COLUMNS,
-    Step,
-    config_of,
-    count_gates,
-    funnel,
-    meaning_of,
-    read_columns,
-    reasons,
-    verdict_is,
-)
+from .funnel import FUNNEL_COLUMNS, Step, config_of, count_gates, funnel, meaning_of, read_columns, reasons, verdict_is
 from .score_sections import borderline_section, histogram_section, unmeasured_section
 
 # Not report.html, which a scoring of the same folder writes.

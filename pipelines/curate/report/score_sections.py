@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 
 from ....datasets.schema import CLIP_SCHEMA
-from ...charts import draw_histogram, histogram
-from ...page import Figure, Section, show
-from ..selection.judgement import Bounds, Floats, values_of
+from ...pages.charts import draw_histogram, histogram
+from ...pages.layout import Figure, Section, show
+from ..selection.gating import Bounds, Floats, values_of
 from .borderline import nearest, pictures
 from .funnel import GateCount, came_to_gates, verdict_is
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .judgement import Floats, Integers, Mask
+from .gating import Floats, Integers, Mask
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ....datasets.arrays import Floats32
 from ..scores.duplicates import SIDE
-from .groups import find_groups
+from .near_duplicates import find_groups
 
 
 class Fingerprints:

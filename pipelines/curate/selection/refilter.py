@@ -10,22 +10,15 @@ from pydantic import ValidationError
 
 from .... import __version__
 from ....datasets.artifact import Artifact, ArtifactError, exclusive
-from ....datasets.clips import (
-    COLUMNS,
-    PART_ROWS,
-    Clips,
-    MeasuredRows,
-    count_written,
-    with_columns,
-)
-from ....datasets.digests import json_digest
-from ....datasets.node_cache import require_scratch, scratch
+from ....datasets.clips import COLUMNS, PART_ROWS, Clips, MeasuredRows, count_written, with_columns
 from ....datasets.rules import said_in, with_absent
 from ....datasets.storage import Location, relative
+from ....datasets.storage.cache import require_scratch, scratch
+from ....datasets.storage.digests import json_digest
 from ..config import SELECTION_FIELDS, CurateConfig
-from ..takeover import absent_settings, forgotten_in, measured_gates
-from .decisions import Decisions, read_decisions
+from ..parent import absent_settings, forgotten_in, measured_gates
 from .fingerprints import Fingerprints
+from .overrides import Decisions, read_decisions
 from .select import columns_read, select
 from .verdicts import Piece, Selection
 

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from ....datasets.artifact import VERDICTS
 from ..gates import Gates
 from .copies import Copies
-from .decisions import ACCEPT, REJECT
-from .judgement import SIZE_COLUMNS, Floats, Integers, Mask, content_sizes, numbers
+from .gating import SIZE_COLUMNS, Floats, Integers, Mask, content_sizes, numbers
+from .overrides import ACCEPT, REJECT
 
 # What a selection says besides the names of gates; all other reasons are given where rows are measured, and stay.
 REASONS = (

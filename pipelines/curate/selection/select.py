@@ -15,8 +15,8 @@ from ....datasets.schema import Row
 from ..config import CurateConfig
 from ..gates import SCORES, Gates, asked, is_beyond, refusal
 from .copies import Copies, over_quota
-from .decisions import ACCEPT, REJECT, Decisions
-from .judgement import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
+from .gating import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
+from .overrides import ACCEPT, REJECT, Decisions
 from .row_keys import REASONS, RowKeys
 from .targets import Dial, find_strictness, lacking, margins, moved, parts_of, scales, told
 from .verdicts import Selection

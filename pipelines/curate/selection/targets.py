@@ -14,7 +14,7 @@ import numpy as np
 
 from ..config import SHAPES, CurateConfig, Shape, Target
 from .copies import over_quota
-from .judgement import Floats, Integers, Mask
+from .gating import Floats, Integers, Mask
 
 # The margin of a score that was measured of other clips and not of this one. A gate lets such a clip through, and
 # nobody knows how good it is: it comes after all that keep the bound as it was set (0 and more), before all others.

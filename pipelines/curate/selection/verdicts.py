@@ -13,8 +13,8 @@ from ....datasets.artifact import VERDICTS, Artifact
 from ....datasets.clips import clips_packet
 from ..config import SHAPES, CurateConfig
 from ..gates import Gates
-from .decisions import ACCEPT, REJECT
-from .judgement import Bounds, Integers, Judgement
+from .gating import Bounds, Integers, Judgement
+from .overrides import ACCEPT, REJECT
 from .row_keys import OK, REASONS, REJECTED, RowKeys
 
 NO_MODEL = "no keypoints beside the clip, and no pose model here: `steadydancer weights fetch blazepose`"

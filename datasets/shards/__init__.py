@@ -1,0 +1,37 @@
+"""WebDataset shards of cached latents: written, indexed, planned, read at random, checked."""
+
+from .dataset import (
+    CONDITIONS,
+    INDEX_SCHEMA,
+    MEMBER,
+    MEMBERS,
+    OPEN_FILES,
+    POSE,
+    Bucket,
+    OnDamage,
+    Sample,
+    ShardDataset,
+    index_shard,
+    null_path,
+    sample_members,
+    shard_path,
+    write_shard,
+)
+
+__all__ = [
+    "CONDITIONS",
+    "INDEX_SCHEMA",
+    "MEMBER",
+    "MEMBERS",
+    "OPEN_FILES",
+    "POSE",
+    "Bucket",
+    "OnDamage",
+    "Sample",
+    "ShardDataset",
+    "index_shard",
+    "null_path",
+    "sample_members",
+    "shard_path",
+    "write_shard",
+]

@@ -1,0 +1,58 @@
+"""What names a value, a file or a folder by its content, and what tells two values apart."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any
+
+from .files import Location, files_below, name_below, opened
+from .locations import location
+from .s3 import CHUNK_BYTES, ObjectPath
+
+
+def json_digest(value: Any) -> str:
+    """sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def content_digest(path: str | os.PathLike[str] | ObjectPath) -> str:
+    """sha256 of a file's bytes; of a folder, of the (relative name, digest) pairs of its visible files.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+    """
+    path = location(path)
+    if not path.is_dir():
+        return _file_digest(path)
+    files = {name_below(file, path): file for file in files_below(path) if not file.name.startswith(".")}
+    return json_digest([[name, _file_digest(files[name])] for name in sorted(files, key=PurePosixPath)])
+
+
+def _file_digest(path: Location) -> str:
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """`field: old → new` for every leaf in which two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {_short(old)} → {_short(new)}"
+
+
+def shown_differences(old: Any, new: Any, most: int = 8) -> str:
+    """The first `most` differences of two JSON values as lines of a message; empty where there are none."""
+    return "\n".join(f"  {change}" for change in islice(differences(old, new), most))
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,0 +1,49 @@
+"""Video files: probe, decode by time, encode. No other part of the project opens a codec.
+
+Each name is imported when it is first asked for: modules below it may then import one another's.
+"""
+
+from typing import TYPE_CHECKING
+
+from ... import lazy_names
+
+if TYPE_CHECKING:
+    from .api import (
+        MAX_DURATION_S,
+        MAX_PIXELS,
+        VideoError,
+        VideoInfo,
+        decode,
+        decode_key_frames,
+        decode_low_resolution,
+        decode_sparse,
+        decoding_counts,
+        decoding_seconds,
+        encode,
+        frame_times_s,
+        low_resolution_pieces,
+        probe,
+        read_metadata,
+        size_for_area,
+    )
+
+__all__ = [
+    "MAX_DURATION_S",
+    "MAX_PIXELS",
+    "VideoError",
+    "VideoInfo",
+    "decode",
+    "decode_key_frames",
+    "decode_low_resolution",
+    "decode_sparse",
+    "decoding_counts",
+    "decoding_seconds",
+    "encode",
+    "frame_times_s",
+    "low_resolution_pieces",
+    "probe",
+    "read_metadata",
+    "size_for_area",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "api"))

@@ -1,0 +1,47 @@
+"""Which frames stand for a video where not all are looked at, and how small: at a glance, in a pass, sparsely."""
+
+import numpy as np
+
+from .decoders import Size
+from .info import VideoIndex
+
+SPARSE_EVERY_S = 0.5
+SPARSE_SIDE_PX = 256
+"""A low-resolution pass keeps the frames shown at these times, with this shorter side, for `VideoReader.sparse`."""
+
+
+def glance_entries(index: VideoIndex, largest_gap_s: float) -> np.ndarray:
+    """Positions of as few entries as leave no longer gap between two of them, the start and the end; or none."""
+    times_s = index.times_s()[index.entries]
+    chosen: list[int] = []
+    reached_s = 0.0
+    while not chosen or index.info.duration_s - reached_s > largest_gap_s:
+        farthest = int(np.searchsorted(times_s, reached_s + largest_gap_s, side="right")) - 1
+        if farthest < 0 or (chosen and index.entries[farthest] <= chosen[-1]):
+            return np.empty(0, np.int64)
+        chosen.append(int(index.entries[farthest]))
+        reached_s = float(times_s[farthest])
+    return np.array(chosen, np.int64)
+
+
+def low_resolution_size(index: VideoIndex, max_side: int) -> Size:
+    """(height, width) with this longer side, or as stored if that is smaller."""
+    height, width = index.info.height, index.info.width
+    scale = min(1.0, max_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def sparse_size_of(index: VideoIndex) -> Size:
+    """(height, width), even, with `SPARSE_SIDE_PX` as shorter side, or as stored if that is smaller."""
+    height, width = index.info.height, index.info.width
+    scale = min(1.0, SPARSE_SIDE_PX / min(height, width))
+    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
+
+
+def sparse_times(start_s: float, end_s: float, num_frames: int) -> np.ndarray:
+    """At most `num_frames` multiples of `SPARSE_EVERY_S` in a span, spread over it; for a short span, spread freely."""
+    first, last = np.ceil(start_s / SPARSE_EVERY_S - 1e-6), np.floor(end_s / SPARSE_EVERY_S + 1e-6)
+    count = int(last - first) + 1
+    if count < 2:
+        return np.linspace(start_s, end_s, num_frames)
+    return (first + np.unique(np.rint(np.linspace(0, count - 1, min(count, num_frames))))) * SPARSE_EVERY_S

@@ -1,0 +1,103 @@
+"""The sound of a video: read as samples from the first frame on, played at another speed, written beside pictures.
+
+It is decoded where pictures are, in the process that may hang or crash (`video_process`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+
+from . import client as video_process
+from .interlacing import pulled
+from .sound_samples import LAYOUTS, RATE_HZ
+
+BITS_A_SECOND = 96_000  # of each channel
+LEAST_DRIFT_S = 0.02  # less is not heard: the pitch and the speed stay as they are
+FASTEST = 2.0  # of one `atempo`; above it leaves samples out
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Samples at 48 kHz, int16 [n, channels], 0 at the first frame of their video; one channel or two."""
+
+    samples: np.ndarray
+
+
+def read_sound(path: str | os.PathLike[str], duration_s: float) -> Sound | None:
+    """The sound of a video from its first frame on, for `duration_s`; None where it has none in that time.
+
+    Mono stays mono, more than two channels become stereo. Where sound is missing, it is silent.
+
+    Raises:
+        VideoError: the file cannot be read, or nothing of its sound can be decoded (`unreadable`).
+    """
+    (channels,), chunks = video_process.request("sound", path, duration_s=duration_s)
+    if chunks is None:
+        return None
+    samples = chunks.reshape(-1)[: channels * 2 * round(duration_s * RATE_HZ)].view(np.int16)
+    return Sound(samples.reshape(-1, channels))
+
+
+def at_speed(sound: Sound, speed: float) -> Sound:
+    """The sound `speed` times as fast, at the same pitch."""
+    duration_s = len(sound.samples) / RATE_HZ
+    if abs(duration_s - duration_s / speed) < LEAST_DRIFT_S:
+        return sound
+    graph, steps = av.filter.Graph(), []
+    while not 1 / FASTEST <= speed <= FASTEST:
+        steps.append(FASTEST if speed > 1 else 1 / FASTEST)
+        speed /= steps[-1]
+    layout = LAYOUTS[sound.samples.shape[1]]
+    nodes = [graph.add_abuffer(sample_rate=RATE_HZ, format="s16", layout=layout, time_base=Fraction(1, RATE_HZ))]
+    nodes += [graph.add("atempo", str(step)) for step in (*steps, speed)]
+    graph.link_nodes(*nodes, graph.add("abuffersink")).configure()
+    pieces: list[np.ndarray] = []
+    for frame in (*_frames(sound), None):
+        graph.push(frame)
+        pieces += [piece.to_ndarray() for piece in pulled(graph.pull)]
+    return Sound(np.concatenate([piece.reshape(-1, sound.samples.shape[1]) for piece in pieces]))
+
+
+def cut_to(sound: Sound, duration_s: float) -> Sound:
+    """As long as asked: cut, or silent at the end."""
+    samples = np.zeros((round(duration_s * RATE_HZ), sound.samples.shape[1]), np.int16)
+    kept = sound.samples[: len(samples)]
+    samples[: len(kept)] = kept
+    return Sound(samples)
+
+
+def add_stream(container: Any, sound: Sound) -> Any:
+    """A stream of AAC for this sound, to be added before anything is written."""
+    channels = sound.samples.shape[1]
+    stream = container.add_stream("aac", rate=RATE_HZ, layout=LAYOUTS[channels])
+    stream.bit_rate = BITS_A_SECOND * channels
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def write(container: Any, stream: Any, sound: Sound) -> None:
+    """Write all of it into the stream; the muxer puts it between the pictures."""
+    resampler = av.AudioResampler(format=stream.format, layout=stream.layout, rate=RATE_HZ)
+    for frame in _frames(sound):
+        for one in resampler.resample(frame):
+            container.mux(stream.encode(one))
+    for one in resampler.resample(None):
+        container.mux(stream.encode(one))
+    container.mux(stream.encode(None))
+
+
+def _frames(sound: Sound) -> Iterator[Any]:
+    """In pieces of a second."""
+    layout = LAYOUTS[sound.samples.shape[1]]
+    for start in range(0, len(sound.samples), RATE_HZ):
+        packed = np.ascontiguousarray(sound.samples[start : start + RATE_HZ].reshape(1, -1))
+        frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        frame.rate, frame.pts, frame.time_base = RATE_HZ, start, Fraction(1, RATE_HZ)
+        yield frame

@@ -1,0 +1,182 @@
+"""The process that decodes: it answers one request after another and ends with the process that started it.
+
+Codecs meet hostile files here. A hang or a crash costs this process, and its parent (`video_process`) tells which file
+it was. Nothing heavy is imported: it must start fast.
+
+A message is four bytes of length and a JSON object. Frames go through a small piece of shared memory, again and again:
+new memory for each clip would cost a tenth of its decoding, and stay shared with whoever the parent forks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import struct
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .info import VideoError, VideoIndex
+from .reader import Pictures, VideoReader
+from .sound_samples import decode_sound
+
+LENGTH = struct.Struct("!I")
+EMPTIED = b"+"
+
+_STAGING_BYTES = 32 << 20
+
+
+class Staging:
+    """Shared memory in two halves: one is filled while the parent empties the other."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._memory: mmap.mmap | None = None
+        self._half_bytes = 0
+        self._half = 0
+        self._unacknowledged = 0
+
+    def send(self, pictures: Pictures) -> None:
+        """Send all pictures, each once, with the indices at which it is wanted; returns when the parent has them."""
+        height, width, channels = pictures.shape[1:]
+        picture_bytes = height * width * channels
+        self._reserve(picture_bytes)
+        _send(self._control, {"shape": pictures.shape})
+        wanted: list[list[int]] = []
+        try:
+            for where, picture in pictures.stream:
+                start = self._half * self._half_bytes + len(wanted) * picture_bytes
+                slot = np.frombuffer(self._memory or b"", np.uint8, picture_bytes, start)
+                slot.reshape(picture.shape)[:] = picture
+                wanted.append(where.tolist())
+                if (len(wanted) + 1) * picture_bytes > self._half_bytes:
+                    self._hand_over(wanted)
+                    wanted = []
+            if wanted:
+                self._hand_over(wanted)
+        finally:
+            self._wait_until_emptied(0)
+
+    def _hand_over(self, wanted: list[list[int]]) -> None:
+        """Offer the half that is full, and wait until the other one is empty."""
+        _send(self._control, {"wanted": wanted, "start": self._half * self._half_bytes})
+        self._unacknowledged += 1
+        self._half = 1 - self._half
+        self._wait_until_emptied(1)
+
+    def _wait_until_emptied(self, num_left: int) -> None:
+        while self._unacknowledged > num_left:
+            self._control.recv(1)
+            self._unacknowledged -= 1
+
+    def _reserve(self, picture_bytes: int) -> None:
+        if self._memory is not None and picture_bytes <= self._half_bytes:
+            return
+        self._half_bytes = max(_STAGING_BYTES // 2, picture_bytes)
+        descriptor = os.memfd_create("frames")
+        os.ftruncate(descriptor, 2 * self._half_bytes)
+        self._memory = mmap.mmap(descriptor, 2 * self._half_bytes)
+        _send(self._control, {"staging_bytes": 2 * self._half_bytes}, descriptor)
+        os.close(descriptor)
+
+
+def serve(control_descriptor: int, lifeline: int) -> None:
+    """Answer requests until the parent is gone.
+
+    Args:
+        control_descriptor: a socket, for requests and answers.
+        lifeline: the reading end of a pipe that nobody writes to and only the parent could.
+    """
+    _end_with_the_parent(lifeline)
+    _expect_the_worst()
+    control = socket.socket(fileno=control_descriptor)
+    reader = VideoReader(lambda seconds: _send(control, {"expects_s": seconds}))
+    staging = Staging(control)
+    while True:
+        header = control.recv(LENGTH.size, socket.MSG_WAITALL)
+        if len(header) < LENGTH.size:
+            return
+        request = json.loads(control.recv(LENGTH.unpack(header)[0], socket.MSG_WAITALL))
+        answer = _answer(reader, staging, request)
+        _send(control, answer | {"counts": dict(reader.counts), "resident_bytes": _resident_bytes()})
+        reader.counts.clear()
+
+
+def _answer(reader: VideoReader, staging: Staging, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        result, pictures = perform(reader, **request)
+        if pictures is not None:
+            staging.send(pictures)
+        return {"result": result}
+    except VideoError as error:
+        return {"bad": [error.reason, error.detail]}
+    except MemoryError as error:
+        return {"bad": ["too_big", f"not enough memory: {error}"]}
+    except Exception:
+        return {"fault": traceback.format_exc()}
+
+
+def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) -> tuple[Any, Pictures | None]:
+    """One operation of `VideoReader`: what it gives besides pictures, in words that JSON knows, and the pictures."""
+    if operation == "index":
+        return _to_words(reader.index(path, **arguments)), None
+    if operation == "frames":
+        size = arguments["size"]
+        return None, reader.frames(path, np.array(arguments["times_s"]), (size[0], size[1]) if size else None)
+    if operation == "sound":
+        index = reader.index(path)
+        return decode_sound(path, float(index.pts[0] * index.time_base), **arguments)
+    times_s, pictures = getattr(reader, operation)(path, **arguments)
+    return times_s.tolist(), pictures
+
+
+def _to_words(index: VideoIndex) -> dict[str, Any]:
+    return {
+        "pts": index.pts.tolist(),
+        "time_base": str(index.time_base),
+        "info": asdict(index.info),
+        "timed": index.timed,
+        "suits_decord": index.suits_decord,
+        "entries": index.entries.tolist(),
+        "entry_times": index.entry_times.tolist(),
+        "stored": index.stored,
+        "deinterlacing": index.deinterlacing,
+    }
+
+
+def _send(control: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:
+    data = json.dumps(message).encode()
+    socket.send_fds(control, [LENGTH.pack(len(data))], [] if descriptor is None else [descriptor])
+    control.sendall(data)
+
+
+def _end_with_the_parent(lifeline: int) -> None:
+    """Let the kernel end this process when the pipe's other end closes, even if a codec hangs with the GIL held.
+
+    SIGIO ends a process by default. (A death signal would come when the parent's starting *thread* ends.)
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        os.read(lifeline, 1)  # no writer any more: the parent was gone before
+        os._exit(0)
+
+
+def _expect_the_worst() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("900")  # short of memory, the kernel takes this one first
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE

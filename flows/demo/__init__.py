@@ -1,0 +1,1 @@
+"""The demo: every flow at tiny size on procedural dancers."""

@@ -1,0 +1,57 @@
+"""The demo's flow: the three flows in a row, with pairs made of what was accepted where none are supplied."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from ...datasets.storage import location
+from ...datasets.storage.files import is_here
+from ...pipelines.runtime.local_ray import local_ray
+from ..curate import curate_dataset
+from ..presets import Run
+from ..render import render_evaluation
+from ..train import train_steadydancer
+from .pairs import pairs_of_clips
+
+
+@flow(name="demo", validate_parameters=False)
+def road(
+    run: Run,
+    clips: str,
+    out: Path,
+    num_pairs: int,
+    steps: Callable[[str], AbstractContextManager[None]],
+    in_process: bool,
+) -> dict[str, Any]:
+    """Curate and cache, train three stages, render and score; returns the records of all artifacts.
+
+    Unlike `reproduce` it needs no pairs: where none lie beside the clips, `num_pairs` are made of accepted ones.
+    `steps` is told of each step that begins.
+    """
+    config = run.model_dump_json()
+    with ExitStack() as stack:
+        if not in_process:
+            with steps("start Ray"):
+                # One Ray for all jobs: starting it takes longer than most of them.
+                stack.enter_context(local_ray(out / ".engine" / "ray"))
+        with steps("curate and cache"):
+            records = curate_dataset(clips, str(out), config, in_process=in_process)
+        with steps("train stages 1, 2, 3"):
+            records |= train_steadydancer(str(out / "latents"), str(out), config)
+        with steps("render and evaluate"):
+            beside = location(clips).parent / "pairs.jsonl"
+            # The page copies what it shows, from this machine.
+            supplied = is_here(beside) and beside.is_file()
+            pairs = beside if supplied else pairs_of_clips(out, num_pairs)
+            records |= render_evaluation(
+                str(out / "stage3" / "checkpoint"),
+                str(pairs),
+                str(out),
+                str(truth) if (truth := pairs.parent / "truth").is_dir() else None,
+                config,
+                in_process=in_process,
+            )
+    return records

@@ -1,0 +1,104 @@
+"""The demo's page: the walk from raw clips to scores, with the videos. Self-contained in its folder."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ...datasets.artifact import Artifact
+from ...pipelines.evaluate.report import metric_section, unscored_section
+from ...pipelines.pages.layout import Section, write_page
+from ...pipelines.train.metrics.metrics_file import read_rows
+
+
+def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
+    """Write `page` and copy what it shows beside it."""
+    clips = Artifact(out / "clips").read().to_pylist()
+    write_page(
+        page,
+        "SteadyDancer: the road, at tiny size",
+        [
+            _walk_section(summary),
+            _funnel_section(clips, records["clips"]),
+            _clips_section(clips),
+            _training_section(out, summary),
+            metric_section(records["metrics"], METRICS_TEXT),
+            unscored_section(Artifact(out / "metrics").read().to_pylist()),
+            Section("Videos", VIDEOS_TEXT, media=list(_media(page.parent, out))),
+        ],
+    )
+
+
+METRICS_TEXT = (
+    "Means over the rendered videos. Beside the first frame stands the autoencoder's own round trip of the reference "
+    "image, which a trained model comes close to. What has no value is listed below, with the reason."
+)
+VIDEOS_TEXT = (
+    "The networks are tiny and were trained for a minute: the pictures show that the road is whole, not how well a "
+    "trained model dances."
+)
+
+
+def _walk_section(summary: dict[str, Any]) -> Section:
+    rows = [[name, seconds] for name, seconds in summary["seconds"].items()]
+    return Section("The walk", head=["step", "seconds"], rows=rows)
+
+
+def _funnel_section(clips: list[dict[str, Any]], record: dict[str, Any]) -> Section:
+    reasons = Counter((row["verdict"], row["reason"] or "") for row in clips)
+    rows = [[verdict, reason, number] for (verdict, reason), number in sorted(reasons.items())]
+    counts = record["counts"]
+    text = (
+        f"{counts['inputs']} rows from {record['inputs']['sources']} sources = {counts['ok']} ok + "
+        f"{counts['rejected']} rejected + {counts['quarantined']} quarantined. "
+        f"Keypoints: {', '.join(record['pose_models']) or 'none'}."
+    )
+    return Section("Curation", text, head=["verdict", "reason", "clips"], rows=rows)
+
+
+def _clips_section(clips: list[dict[str, Any]]) -> Section:
+    rows = [
+        [Path(row["source_path"]).name, _span(row), row["verdict"], row["reason"] or "", row["detail"] or ""]
+        for row in clips
+    ]
+    return Section("Every clip", head=["source", "span", "verdict", "reason", "detail"], rows=rows)
+
+
+def _span(row: dict[str, Any]) -> str:
+    return "" if row["start_s"] is None else f"{row['start_s']:.2f}–{row['end_s']:.2f} s"
+
+
+def _training_section(out: Path, summary: dict[str, Any]) -> Section:
+    rows = []
+    for n, name in enumerate(("action supervision", "condition-decoupled distillation", "pose simulation"), 1):
+        stage = summary[f"stage{n}"]
+        seconds = [row["seconds"] for row in read_rows(out / f"stage{n}")]
+        rows.append([f"{n} {name}", stage["steps"], stage["loss_before"], stage["loss_after"], sum(seconds)])
+    return Section(
+        "Training",
+        "The stage's objective on fixed clips, noise and timesteps, before its first step and after its last.",
+        head=["stage", "steps", "loss before", "loss after", "seconds"],
+        rows=rows,
+    )
+
+
+def _media(folder: Path, out: Path) -> Any:
+    """Groups of (caption, copied file): reference, driving, render, truth."""
+    media = folder / "media"
+    media.mkdir(parents=True, exist_ok=True)
+    truths = {row["video"]: row["truth"] for row in Artifact(out / "metrics").read(["video", "truth"]).to_pylist()}
+    for row in Artifact(out / "renders").read().to_pylist():
+        video = str(out / "renders" / row["video"]) if row["video"] else None
+        shown = {
+            "reference": row["image"],
+            "driving": row["driving"],
+            "render": video,
+            "truth": truths.get(video or ""),
+        }
+        group = []
+        for name, source in shown.items():
+            copied = f"media/{row['id']}-{name}{Path(source).suffix}" if source else None
+            if copied:
+                shutil.copyfile(source, folder / copied)
+            group.append((name, copied))
+        yield group

@@ -1,0 +1,235 @@
+"""The whole road at tiny size, on this machine: `steadydancer demo`. Nothing of the environment's Prefect is joined."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...datasets.artifact import Artifact, exclusive
+from ...datasets.storage import location
+from ...datasets.storage.atomic import write_json
+from ...datasets.storage.digests import json_digest
+from ...pipelines.common.outcomes import closing_lines, counts_in_words
+from ...pipelines.curate.ingest import list_sources
+from ...pipelines.runtime.after_commit import after_commit
+from .. import presets
+from ..presets import Run
+
+NUM_PAIRS = 3
+SUMMARY, INPUTS = "summary.json", "inputs.json"
+ARTIFACTS = {
+    "clips": "clips",
+    "latents": "latents",
+    "stage1": "stage1/checkpoint",
+    "stage2": "stage2/checkpoint",
+    "stage3": "stage3/checkpoint",
+    "renders": "renders",
+    "metrics": "metrics",
+}
+
+
+def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
+    """What `walk` would do, and what of it is finished."""
+    finished = {name: Artifact(out / folder).committed for name, folder in ARTIFACTS.items()}
+    sources = len(list_sources(clips)) if clips else "procedural dancers"
+    steps = {f"stage{n}_steps": run.stage(n).steps for n in (1, 2, 3)}
+    return {
+        "clips": sources,
+        **steps,
+        "pairs": NUM_PAIRS,
+        "finished": finished,
+        "report": str(out / "report/index.html"),
+    }
+
+
+def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) -> dict[str, Any]:
+    """Raw clips to a trained, rendered and scored dancer; returns the summary, which lies in `out/summary.json`.
+
+    Args:
+        run: the configuration; its components are made from a seed under `out`.
+        clips: folder, glob or manifest of videos, here or on a store; None makes procedural dancers.
+        out: folder of the run.
+        in_process: curate, cache, render and evaluate without Ray.
+
+    Raises:
+        SteadyDancerError: what a job raises; what was finished stays, and the same call goes on from there.
+    """
+    sources = list_sources(clips) if clips else []  # a folder without videos is refused before an engine starts
+    run = presets.change(run, "cache", components=str(out / "components"))
+    digest = json_digest([run.model_dump(mode="json"), sources])
+    with exclusive(out / ".engine"):
+        if (out / SUMMARY).is_file():
+            summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
+            if summary["digest"] == digest:
+                if not Path(summary["report"]).is_file():
+                    _write_page(
+                        out, summary, {name: Artifact(out / folder).record() for name, folder in ARTIFACTS.items()}
+                    )
+                click.echo(f"everything is finished already; open {summary['report']}")
+                return summary
+        write_json(out / INPUTS, {"clips": clips})
+        steps = Steps()
+        records = _run(run, clips, out, steps, in_process)
+        summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
+        _write_page(out, summary, records)
+        write_json(out / SUMMARY, summary)
+    _tell(summary, out)
+    return summary
+
+
+def _write_page(out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
+    page = out / "report" / "index.html"
+    with after_commit(f"{page}", "the same command, given again, makes it again"):
+        from .report import write_demo_report
+
+        write_demo_report(page, out, summary, records)
+
+
+def free_folder(clips: str | None) -> Path:
+    """`runs/demo`, or if that holds a demo of other videos, a folder named after these."""
+    folder = Path("runs/demo")
+    begun = folder / INPUTS
+    if not begun.is_file() or json.loads(begun.read_text())["clips"] == clips:
+        return folder
+    other = Path(f"runs/demo-{location(clips).stem if clips else 'dancers'}")
+    click.echo(f"{folder} holds another demo; this one goes to {other}")
+    return other
+
+
+def _run(run: Run, clips: str | None, out: Path, steps: "Steps", in_process: bool) -> dict[str, Any]:
+    # Tiny tensors gain nothing from more threads, and on cores that others use too, threads that wait for each other
+    # made a training step 25 times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not run.stage1.use_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for another, and warn
+    with steps("make components"):
+        make_components(out / "components")
+    if clips is None:
+        with steps("make dancers"):
+            clips = make_dancers(out / "dancers")
+    _use_own_prefect(out)
+    with steps("start Prefect"):
+        from .flow import road
+
+        start_prefect()
+    return road(run, clips, out, NUM_PAIRS, steps, in_process)
+
+
+class Steps:
+    """Says which step begins, and remembers how long each took."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time one step."""
+        click.echo(f"→ {name}")
+        start = time.perf_counter()
+        yield
+        self.took(name, time.perf_counter() - start)
+
+    def took(self, name: str, seconds: float) -> None:
+        """Note and say how long a step took."""
+        self.seconds[name] = round(seconds, 1)
+        click.echo(f"  {name}: {seconds:.1f} s")
+
+
+def _use_own_prefect(out: Path) -> None:
+    """Keep Prefect's state under the run's folder, join no server of the environment, and send nothing anywhere."""
+    home = (out / ".engine" / "prefect").resolve()
+    home.mkdir(parents=True, exist_ok=True)  # Prefect's server waits forever for a home whose parent is missing
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what fails is said once, by the command
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    }
+
+
+def start_prefect() -> None:
+    """Start Prefect's temporary server, which is to end even when this process is killed outright."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    server.start()
+    assert server.server_process is not None
+    watch = f"while kill -0 {os.getpid()} 2>/dev/null; do sleep 1; done; kill {server.server_process.pid} 2>/dev/null"
+    null = subprocess.DEVNULL  # whoever reads our output to its end must not wait for the watcher
+    subprocess.Popen(["sh", "-c", watch], start_new_session=True, stdin=null, stdout=null, stderr=null)
+
+
+def make_components(folder: Path) -> None:
+    """Tiny components of the real classes, from a seed; once."""
+    if not (folder / "model_index.json").is_file():
+        from ...models.checkpoints.components import save_components, tiny_components
+
+        save_components(tiny_components(seed=0), folder)
+
+
+def make_dancers(folder: Path) -> str:
+    """Procedural dancers, some of them flawed, and pairs with their truth; once."""
+    from ...datasets.toydance import make_toy_clips, make_toy_pairs
+
+    if not (folder / "pairs.jsonl").is_file():
+        make_toy_clips(folder / "clips", seed=0)
+        make_toy_pairs(folder, seed=1, num_pairs=NUM_PAIRS)
+    return str(folder / "clips")
+
+
+def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The keys that others read: `clips latents stage1 stage2 stage3 renders metrics report`."""
+    stages = {
+        f"stage{n}": {
+            "checkpoint": str(out / f"stage{n}" / "checkpoint"),
+            **{key: records[f"stage{n}"][key] for key in ("steps", "loss_before", "loss_after")},
+        }
+        for n in (1, 2, 3)
+    }
+    return {
+        "clips": records["clips"]["counts"],
+        "latents": {"path": str(out / "latents"), **records["latents"]["counts"], "bytes": records["latents"]["bytes"]},
+        **stages,
+        "renders": {"path": str(out / "renders"), **records["renders"]["counts"]},
+        "metrics": {name: mean["mean"] for name, mean in records["metrics"]["means"].items()},
+        "report": str(out / "report" / "index.html"),
+    }
+
+
+def _tell(summary: dict[str, Any], out: Path) -> None:
+    click.echo()
+    _tell_counts("clips", summary["clips"], out / ARTIFACTS["clips"])
+    _tell_counts("latents", summary["latents"], out / ARTIFACTS["latents"])
+    for n in (1, 2, 3):
+        stage = summary[f"stage{n}"]
+        before, after = (_said(stage[name], ".4f") for name in ("loss_before", "loss_after"))
+        click.echo(f"stage {n}: {stage['steps']} steps, loss {before} → {after}")
+    _tell_counts("renders", summary["renders"], out / ARTIFACTS["renders"])
+    metrics = summary["metrics"]
+    first, ceiling = (_said(metrics.get(name), ".2f") for name in ("first_frame_psnr", "autoencoder_ceiling_psnr"))
+    click.echo(f"metrics: first frame {first} dB (the autoencoder's own: {ceiling} dB)")
+    for line in closing_lines(Artifact(out / ARTIFACTS["metrics"])):
+        click.echo(line)
+    click.echo(f"{sum(summary['seconds'].values()):.0f} s in all; open {summary['report']}")
+
+
+def _tell_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
+    """How many rows an artifact has of each verdict, and every reason."""
+    click.echo(f"{name}: {counts_in_words(counts)}")
+    for line in closing_lines(Artifact(folder)):
+        click.echo(line)
+
+
+def _said(value: float | None, form: str) -> str:
+    return "not measured" if value is None else format(value, form)

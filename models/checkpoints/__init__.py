@@ -1,0 +1,1 @@
+"""Checkpoints: files of tensors, key maps between layouts, components, conversion."""

@@ -1,0 +1,150 @@
+"""Plan a conversion from headers alone."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..lora.export import plan_lora
+from .conversion_output import DTYPES, Conversion, LoraLayout, Target, output
+from .files import CheckpointError, StoredTensor
+from .folders import part_path
+from .key_maps import config_from_official, official_shape, renamed_to_official
+from .streaming import OutputTensor, unchanged
+from .transformer_files import TransformerFile
+from .transformer_loading import empty_transformer, open_transformer
+
+WEIGHTS = "diffusion_pytorch_model"
+
+
+def plan_conversion(
+    source: Path, target: Target, dtype: str | None, shard_bytes: int, lora_layout: LoraLayout = "diffusers"
+) -> Conversion:
+    """Plan the conversion of a checkpoint.
+
+    Args:
+        source: a transformer in any layout, a pipeline's folder, a training checkpoint.
+        target: "diffusers", a pipeline's folder (the encoders too where `source` is a released folder); "official",
+            the release's names and shapes; "lora", the adapter of a training checkpoint.
+        dtype: of the transformer's or adapter's weights, such as "bfloat16"; None keeps what is stored.
+        shard_bytes: the most that one file holds.
+        lora_layout: names for "lora".
+
+    Raises:
+        CheckpointError: the source is not readable, incomplete, or cannot be had in that form.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise CheckpointError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if not source.exists():
+        raise CheckpointError(f"There is no file or folder {source}")
+    if source.is_dir() and not part_path(source, "transformer") and (source / "checkpoint").is_dir():
+        source = source / "checkpoint"  # a training run's folder
+    if target == "lora":
+        return plan_lora(source, dtype, lora_layout)
+    path = part_path(source, "transformer")
+    if path is None:
+        raise CheckpointError(f"{source} holds no transformer: neither transformer/ nor safetensors")
+    plan = Conversion()
+    opened = open_transformer(path)
+    plan.sources += opened.checkpoint.files
+    tensors = {name: output(place, shape, dtype) for name, (place, shape) in opened.stored().items()}
+    config = json.loads(empty_transformer(opened.kind, opened.config).to_json_string())
+    if target == "official":
+        if config.get("pose_fusion") == "latent_addition":
+            raise CheckpointError(
+                f"{source} cannot be written in the official layout: it adds pose latents to image latents, and its "
+                "weights would be read as a plain Wan's; use --as diffusers"
+            )
+        plan.add_weights(WEIGHTS, _official(tensors, source), shard_bytes, has_index=True)
+        plan.texts["config.json"] = official_config(opened, config)
+        return plan
+    plan.add_weights(f"transformer/{WEIGHTS}", tensors, shard_bytes, has_index=False)
+    plan.texts["transformer/config.json"] = config
+    is_dancer = opened.kind == "steadydancer"
+    index: dict[str, Any] = {
+        "_class_name": "SteadyDancerPipeline" if is_dancer else "WanImageToVideoPipeline",
+        "_diffusers_version": config["_diffusers_version"],
+        "transformer": [
+            "steadydancer.models.transformer" if is_dancer else "diffusers",
+            config["_class_name"],
+        ],
+    }
+    index |= _plan_encoders(plan, source, shard_bytes)
+    plan.texts["model_index.json"] = index
+    return plan
+
+
+def official_config(opened: TransformerFile, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.json` as Wan's own folders have it, with what neither it nor the shapes tell under "steadydancer"."""
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    told = {
+        "_class_name": "WanModel",
+        "_diffusers_version": config["_diffusers_version"],
+        "model_type": "i2v",
+        "text_len": 512,
+        "dim": width,
+        "num_heads": config["num_attention_heads"],
+        "in_dim": config["in_channels"],
+        "out_dim": config["out_channels"],
+        **{name: config[name] for name in ("ffn_dim", "freq_dim", "text_dim", "num_layers", "eps")},
+    }
+    ours = {name: (place, shape) for name, (place, shape) in opened.stored().items()}
+    names = renamed_to_official(ours)
+    shapes = {names[name]: StoredTensor(Path(), "F32", official_shape(names[name], ours[name][1]), 0) for name in ours}
+    read = config_from_official(shapes, config["num_attention_heads"]) | {"eps": config["eps"]}
+    defaults = inspect.signature(type(empty_transformer(opened.kind, opened.config)).__init__).parameters
+    rest = {
+        name: value
+        for name, value in config.items()
+        if not name.startswith("_") and _plain(read.get(name, defaults[name].default)) != value
+    }
+    return told | ({"steadydancer": rest} if rest else {})
+
+
+def _official(tensors: Mapping[str, OutputTensor], source: Path) -> dict[str, OutputTensor]:
+    try:
+        names = renamed_to_official(tensors)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{source} cannot be written in the official layout: {error}; use --as diffusers"
+        ) from error
+    return {
+        names[name]: OutputTensor(tensor.source, official_shape(names[name], tensor.shape), tensor.dtype)
+        for name, tensor in tensors.items()
+    }
+
+
+def _plan_encoders(plan: Conversion, source: Path, shard_bytes: int) -> dict[str, list[str]]:
+    """Add the parts of a released folder; those of a folder in diffusers' layout stay where they are."""
+    index = {}
+    files = {name: part_path(source, name) for name in ("text_encoder", "vae", "image_encoder", "tokenizer")}
+    for name, path in files.items():
+        if path is None or (path.is_dir() and name != "tokenizer") or path == source / name:
+            continue
+        if name == "tokenizer":
+            plan.copies |= {f"tokenizer/{file.name}": file for file in sorted(path.iterdir()) if file.is_file()}
+            index[name] = ["transformers", "AutoTokenizer"]
+            continue
+        from .official_encoders import describe
+
+        tensors, config, library = describe(name, path)
+        prefix = "model" if library == "transformers" else WEIGHTS
+        plan.sources.append(path)
+        plan.add_weights(f"{name}/{prefix}", unchanged(tensors), shard_bytes, has_index=False)
+        plan.texts[f"{name}/config.json"] = config
+        index[name] = [library, config.get("_class_name") or config["architectures"][0]]
+    if index:
+        from .components import flow_scheduler
+
+        scheduler = flow_scheduler()
+        plan.texts["scheduler/scheduler_config.json"] = json.loads(scheduler.to_json_string())
+        index["scheduler"] = ["diffusers", type(scheduler).__name__]
+    return index
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,220 @@
+"""The encoders of an official Wan 2.1 folder: UMT5, the autoencoder and CLIP, as their `.pth` files hold them.
+
+A `.pth` is a pickle. These are read with `weights_only`, which builds tensors and refuses all else, and mapped, so that
+no second copy is made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .files import PICKLES, CheckpointError, StoredTensor, check_tensors, open_checkpoint
+from .key_maps import Shaped
+from .official_encoder_names import image_encoder_from_official, text_encoder_from_official, vae_from_official
+from .safetensors_header import FLOATS
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+    from transformers import UMT5EncoderModel
+
+    from ..image_encoder import OpenCLIPImageEncoder
+
+_DTYPE_NAMES = {getattr(torch, FLOATS[name]): name for name in ("F32", "F16", "BF16")}
+_TIED = ("encoder.embed_tokens.weight",)
+_CLIP_HEAD_DIM = 80  # of ViT-H/14: 1280 / 16
+
+
+def load_text_encoder(file: str | Path, dtype: torch.dtype | None = None) -> UMT5EncoderModel:
+    """UMT5's encoder out of `models_t5_umt5-xxl-enc-bf16.pth`, in eval mode.
+
+    Raises:
+        CheckpointError: the file is another one, damaged or incomplete.
+    """
+    state = text_encoder_from_official(_read(Path(file)))
+    model = _fitting(_empty_text_encoder, state, file)
+    _assign(model, state, dtype)
+    model.tie_weights()
+    return model.eval()
+
+
+def load_autoencoder(file: str | Path) -> AutoencoderKLWan:
+    """Wan's autoencoder out of `Wan2.1_VAE.pth`, in float32 and eval mode; the latents' statistics are Wan 2.1's.
+
+    Raises:
+        CheckpointError: the file is another one (such as Wan 2.2's), damaged or incomplete.
+    """
+    state = vae_from_official(_read(Path(file)))
+    model = _fitting(_empty_autoencoder, state, file)
+    _assign(model, state, torch.float32)
+    return model.eval()
+
+
+def load_image_encoder(file: str | Path, dtype: torch.dtype | None = None) -> OpenCLIPImageEncoder:
+    """CLIP's image tower out of `models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`, in eval mode.
+
+    The text tower, the projection and the temperature are left out.
+
+    Raises:
+        CheckpointError: the file is another one, damaged or incomplete.
+    """
+    state = image_encoder_from_official(_read(Path(file)))
+    model = _fitting(_empty_image_encoder, state, file)
+    _assign(model, state, dtype)
+    return model.eval()
+
+
+def describe(name: str, file: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], str]:
+    """What a file of an official folder holds, without reading its tensors.
+
+    Args:
+        name: "text_encoder", "vae" or "image_encoder".
+        file: its `.pth`.
+
+    Returns:
+        where each tensor lies, under diffusers' or transformers' name; the part's `config.json`; the library of its
+        class.
+
+    Raises:
+        CheckpointError: the file is another one, damaged or incomplete.
+    """
+    rename, empty, library = {
+        "text_encoder": (text_encoder_from_official, _empty_text_encoder, "transformers"),
+        "vae": (vae_from_official, _empty_autoencoder, "diffusers"),
+        "image_encoder": (image_encoder_from_official, _empty_image_encoder, "steadydancer.models.image_encoder"),
+    }[name]
+    stored = stored_tensors(file, rename)
+    model = _fitting(empty, stored, file)
+    config = json.loads(model.config.to_json_string() if name == "text_encoder" else model.to_json_string())
+    return stored, config | ({"architectures": [type(model).__name__]} if name == "text_encoder" else {}), library
+
+
+def _empty_text_encoder(state: Mapping[str, Shaped]) -> Any:
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    layer = "encoder.block.0.layer"
+    vocab_size, width = _shape(state, "shared.weight", 2)
+    num_buckets, num_heads = _shape(state, f"{layer}.0.SelfAttention.relative_attention_bias.weight", 2)
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=vocab_size,
+            d_model=width,
+            d_kv=_shape(state, f"{layer}.0.SelfAttention.q.weight", 2)[0] // num_heads,
+            d_ff=_shape(state, f"{layer}.1.DenseReluDense.wo.weight", 2)[1],
+            num_layers=_count(state, r"encoder\.block\.(\d+)\."),
+            num_heads=num_heads,
+            relative_attention_num_buckets=num_buckets,
+        )
+    )
+
+
+def _empty_autoencoder(state: Mapping[str, Shaped]) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(base_dim=_shape(state, "encoder.conv_in.weight", 5)[0])
+
+
+def _empty_image_encoder(state: Mapping[str, Shaped]) -> Any:
+    from ..image_encoder import OpenCLIPImageEncoder
+
+    width, _, patch_size, _ = _shape(state, "visual.conv1.weight", 4)
+    num_tokens, _ = _shape(state, "visual.positional_embedding", 2)
+    return OpenCLIPImageEncoder(
+        image_size=round((num_tokens - 1) ** 0.5) * patch_size,
+        patch_size=patch_size,
+        width=width,
+        num_layers=_count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
+        num_heads=max(width // _CLIP_HEAD_DIM, 1),
+        mlp_ratio=_shape(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0] / width,
+    )
+
+
+_WHAT: dict[Callable[[Mapping[str, Shaped]], Any], str] = {
+    _empty_text_encoder: "the UMT5 encoder of Wan",
+    _empty_autoencoder: "Wan 2.1's autoencoder",
+    _empty_image_encoder: "CLIP's ViT with an XLM-R text tower, as Wan has it",
+}
+
+
+def stored_tensors(
+    file: str | Path, rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+) -> dict[str, StoredTensor]:
+    """Where the tensors of a `.pth` lie in the file, under the names that `rename` gives them; none is read.
+
+    Raises:
+        CheckpointError: the file is damaged, holds more than tensors, or is of the old format that cannot be mapped.
+    """
+    file = Path(file)
+    if file.suffix not in PICKLES:
+        raise CheckpointError(f"{file} is no .pth file")
+    with FakeTensorMode():
+        tensors = rename(_unpickle(file, lambda: torch.load(file, map_location="cpu", weights_only=True)))
+    stored = {}
+    for name, tensor in tensors.items():
+        begin = tensor.untyped_storage()._checkpoint_offset
+        if begin is None or not tensor.is_contiguous():
+            raise CheckpointError(f"{file}: {name} does not lie in the file in one piece, so it cannot be streamed")
+        offset = int(begin + tensor.storage_offset() * tensor.itemsize)
+        stored[name] = StoredTensor(file, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), offset)
+    return stored
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` (or of a safetensors file with the same names), mapped where the format allows it."""
+    if file.suffix not in PICKLES:
+        return open_checkpoint(file).load()
+    return _unpickle(file, lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+
+
+def _unpickle(file: Path, load: Callable[[], Any]) -> dict[str, Tensor]:
+    try:
+        state = load()
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as tensors alone: {str(error).splitlines()[0]}. It is damaged, cut short, or holds "
+            "more than tensors, which is not run; fetch the official file, or give the part in diffusers' layout"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{file} holds more than named tensors: it is none of Wan's official encoders")
+    return dict(state)
+
+
+def _fitting(empty: Callable[[Mapping[str, Shaped]], Any], state: Mapping[str, Shaped], file: str | Path) -> Any:
+    """The model without weights that the tensors are all of.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or of another shape.
+    """
+    try:
+        with torch.device("meta"):
+            model = empty(state)
+    except KeyError as error:
+        begin = ", ".join(list(state)[:3]) or "it is empty"
+        raise CheckpointError(f"{file} is not {_WHAT[empty]}: {error.args[0]} ({begin})") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in _TIED}
+    check_tensors({name: tuple(tensor.shape) for name, tensor in state.items()}, wanted, file, _WHAT[empty])
+    return model
+
+
+def _assign(model: Any, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    if dtype is not None:
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=True, strict=False)  # strictly checked before; the tied name is not stored
+
+
+def _shape(state: Mapping[str, Shaped], name: str, num_axes: int) -> tuple[int, ...]:
+    if name not in state or len(state[name].shape) != num_axes:
+        raise KeyError(f"it has no {name} with {num_axes} axes")
+    return tuple(state[name].shape)
+
+
+def _count(state: Mapping[str, Shaped], pattern: str) -> int:
+    return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=0)

@@ -1,0 +1,1 @@
+"""Networks that score clips: aesthetics, people, shots, text, motion, captions."""

@@ -1,0 +1,122 @@
+"""A caption for a clip that has none, by whatever image-and-text model a folder holds.
+
+The folder is as transformers' `save_pretrained` leaves it: configuration, safetensors, processor with a chat template.
+Nothing in it is run: weights are read from safetensors alone and classes are transformers' own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.storage import local_folder, location
+from ...datasets.storage.digests import content_digest, json_digest
+from ..checkpoints.folders import ComponentsError
+
+if TYPE_CHECKING:
+    import torch
+
+# What a model is asked, after its pictures. The paper does not say how its captions were made.
+INSTRUCTION = (
+    "These pictures are frames of one video, in order. Describe the video in two or three plain sentences: the "
+    "person's appearance and clothes, what they do and how they move, and the place. Say only what can be seen."
+)
+NUM_FRAMES = 4
+MAX_NEW_TOKENS = 128
+LONGEST_SIDE_PX = 768
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+
+
+def captioner_folder(source: str) -> Path:
+    """The folder of this machine that holds a captioner; one on a store is fetched.
+
+    Raises:
+        ComponentsError: there is none, or it has no safetensors.
+    """
+    folder = local_folder(location(source), _FILES)
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ComponentsError(
+            f"{source} is no captioner: give a folder with an image-and-text model as transformers saves it, "
+            "config.json, its safetensors and its processor"
+        )
+    return folder.resolve()
+
+
+def captioner_digest(source: str) -> str:
+    """sha256 of the files of a captioner that are read.
+
+    Raises:
+        ComponentsError: as `captioner_folder`.
+    """
+    folder = captioner_folder(source)
+    files = sorted({file for pattern in _FILES for file in folder.rglob(pattern) if file.is_file()})
+    return json_digest([[file.relative_to(folder).as_posix(), content_digest(file)] for file in files])
+
+
+class Captioner:
+    """An image-and-text model that says what is seen: the same frames, the same words.
+
+    Args:
+        source: its folder, here or on a store.
+        dtype: of its weights.
+        device: where it runs.
+
+    Raises:
+        ComponentsError: it cannot be loaded, or has no chat template.
+    """
+
+    def __init__(self, source: str, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        folder = captioner_folder(source)
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            self.processor: Any = AutoProcessor.from_pretrained(folder, **options)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, use_safetensors=True, dtype=dtype, **options
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ComponentsError(f"{source} cannot be loaded as a captioner: {error}") from error
+        if not getattr(self.processor, "chat_template", None):
+            raise ComponentsError(
+                f"{source} has no chat template, so it cannot be asked: take a model tuned to be asked"
+            )
+        self.model = model.to(device).eval()
+
+    def __call__(self, frames: NDArray[np.uint8]) -> str:
+        """Words about frames [n, H, W, 3], of which at most `NUM_FRAMES` are looked at, evenly spread.
+
+        Greedy, at most `MAX_NEW_TOKENS` tokens; white space is made single. May be empty.
+        """
+        import torch
+
+        pictures = [
+            _picture(frames[i])
+            for i in np.linspace(0, len(frames) - 1, min(NUM_FRAMES, len(frames))).round().astype(int)
+        ]
+        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": INSTRUCTION}]
+        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        asked = self.processor(images=pictures, text=text, return_tensors="pt").to(self.model.device)
+        # Pictures come as float32, whatever the weights are.
+        asked = {
+            name: value.to(self.model.dtype) if value.is_floating_point() else value for name, value in asked.items()
+        }
+        with torch.no_grad():
+            tokens = self.model.generate(
+                **asked, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
+                max_new_tokens=MAX_NEW_TOKENS,
+            )  # fmt: skip
+        answer = tokens[0, asked["input_ids"].shape[1] :]
+        return " ".join(self.processor.decode(answer, skip_special_tokens=True).split())
+
+
+def _picture(frame: NDArray[np.uint8]) -> Any:
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    image.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
+    return image

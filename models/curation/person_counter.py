@@ -1,0 +1,161 @@
+"""How many people are in a picture, by BlazePose's detector on several cuts and its landmarks, which tell people apart.
+
+The detector is made for one person who fills the picture, so it is shown the whole picture and overlapping squares of
+it. It finds one body many times, and parts of it as bodies of their own; the landmark network says of each what body
+it would be, and what lies on the body of a larger one is no second person.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.arrays import Floats32, Frames
+from ..pose.blazepose import (
+    DETECTOR_SIDE,
+    LANDMARK_SIDE,
+    MIN_CONFIDENCE,
+    Region,
+    _LiteModel,
+    anchors,
+    decode_landmarks,
+    letterbox,
+)
+
+TILE_SHARES = (1.0, 0.6)  # sides of the squares over the picture's shorter side
+MIN_DETECTION, MIN_SEEN = 0.6, 0.6  # of a second person: the detector's score; mean visibility of the landmarks
+MIN_SIZE_RATIO = 1 / 3  # of a second person's torso to the largest: who is smaller stands far behind
+MAX_SHARED = 0.3  # share of sure joints that may lie on a larger person's body: measured 0.9..1 for one, 0..0.2 for two
+LIMB_RADIUS = 0.35  # torsos
+_SHOULDERS, _HIPS = [11, 12], [23, 24]
+_LIMBS = np.array(
+    [(11, 12), (11, 23), (12, 24), (23, 24), (11, 13), (13, 15), (12, 14), (14, 16), (23, 25), (25, 27), (24, 26),
+     (26, 28), (0, 11), (0, 12)]
+)  # fmt: skip
+_NUM_JOINTS = 33
+
+
+@dataclass(frozen=True)
+class Person:
+    """One body in one picture.
+
+    Attributes:
+        points: [33, 2] BlazePose's landmarks in pixels.
+        seen: [33] how sure each is inside the picture, 0..1.
+        score: of the detection, 0..1.
+        torso: distance of the middles of shoulders and hips in pixels.
+    """
+
+    points: Floats32
+    seen: Floats32
+    score: float
+    torso: float
+
+
+class PersonCounter:
+    """Counts people.
+
+    Args:
+        weights_dir: folder with `pose_detection.tflite` and `pose_landmark_full.tflite`.
+    """
+
+    name = "blazepose"
+
+    def __init__(self, weights_dir: Path) -> None:
+        self._detector = _LiteModel(weights_dir / "pose_detection.tflite")
+        self._landmarker = _LiteModel(weights_dir / "pose_landmark_full.tflite")
+
+    def people(self, frame: Frames) -> list[Person]:
+        """The people of a picture uint8 [H, W, 3] RGB, the largest first."""
+        found = [person for person in (self._person(frame, *one) for one in self._regions(frame)) if person]
+        return tell_apart(found)
+
+    def count(self, frames: Frames) -> tuple[int, float]:
+        """People in most of the frames [F, H, W, 3], and the second one's size over the main one's (0: nobody).
+
+        Of an even number of frames the larger middle count: who is hidden half of the time is there all the same.
+        """
+        people = [self.people(frame) for frame in frames]
+        number = int(np.quantile([len(found) for found in people], 0.5, method="higher"))
+        others = [found[1].torso / found[0].torso for found in people if len(found) > 1]
+        return number, float(min(1.0, np.median(others))) if number > 1 else 0.0
+
+    def _regions(self, frame: Frames) -> list[tuple[Region, float]]:
+        """Where somebody may be, with the detector's score, likeliest first, each once."""
+        boxes, points = [], []
+        for top, left, height, width in tiles(*frame.shape[:2]):
+            picture, scale, margin = letterbox(frame[top : top + height, left : left + width], DETECTOR_SIDE)
+            outputs = self._detector((picture / 127.5 - 1).astype(np.float32))
+            scores = 1 / (1 + np.exp(-np.clip(outputs[2254, 1][:, 0], -80, 80)))
+            likely = np.flatnonzero(scores > MIN_CONFIDENCE)
+            cut = np.array([left, top], np.float32)
+            values, centres = outputs[2254, 12][likely], anchors()[likely]
+            centre, size = (values[:, :2] + centres - margin) / scale + cut, values[:, 2:4] / scale
+            boxes.append(np.concatenate([centre - size / 2, centre + size / 2, scores[likely, None]], axis=1))
+            points.append((values[:, 4:8].reshape(-1, 2, 2) + centres[:, None] - margin) / scale + cut)
+        kept = suppress(np.concatenate(boxes))
+        regions, scores = np.concatenate(points)[kept], np.concatenate(boxes)[kept, 4]
+        return [(Region.around(*region), float(score)) for region, score in zip(regions, scores, strict=True)]
+
+    def _person(self, frame: Frames, region: Region, score: float) -> Person | None:
+        outputs = self._landmarker((region.crop(frame, LANDMARK_SIDE) / 255).astype(np.float32))
+        if outputs[1,].item() < MIN_CONFIDENCE:
+            return None
+        points, confidence = decode_landmarks(outputs[195,], region)
+        points, confidence = points[:_NUM_JOINTS], confidence[:_NUM_JOINTS]
+        inside = ((points >= 0) & (points < frame.shape[1::-1])).all(axis=1)
+        torso = np.linalg.norm(points[_SHOULDERS].mean(axis=0) - points[_HIPS].mean(axis=0))
+        return Person(points, confidence * inside, score, max(float(torso), 1.0))
+
+
+def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """The whole picture and squares that overlap by half or more: (top, left, height, width) in pixels."""
+    out = [(0, 0, height, width)]
+    for share in TILE_SHARES:
+        side = round(min(height, width) * share)
+        starts = [
+            np.linspace(0, length - side, 1 + int(np.ceil((length - side) / (side / 2)))) for length in (height, width)
+        ]
+        out += [(int(top), int(left), side, side) for top in starts[0] for left in starts[1]]
+    return list(dict.fromkeys(out))
+
+
+def suppress(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
+    """Indices of boxes [N, 5] (corners, score) that are left when each hides the less likely ones that it overlaps."""
+    order, kept = np.argsort(-boxes[:, 4], kind="stable"), []
+    areas = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        upper = np.maximum(boxes[best, :2], boxes[rest, :2])
+        lower = np.minimum(boxes[best, 2:4], boxes[rest, 2:4])
+        common = np.clip(lower - upper, 0, None).prod(axis=1)
+        order = rest[common / np.maximum(areas[best] + areas[rest] - common, 1e-6) <= max_overlap]
+    return np.array(kept, np.int64)
+
+
+def tell_apart(found: list[Person]) -> list[Person]:
+    """The largest person, and those others who are sure, not much smaller, and not a part of one already counted."""
+    people: list[Person] = []
+    for person in sorted(found, key=lambda one: -one.torso * float(one.seen[:25].mean())):
+        if people:
+            sure = person.score >= MIN_DETECTION and person.seen[:25].mean() >= MIN_SEEN
+            large = person.torso >= MIN_SIZE_RATIO * people[0].torso
+            if not sure or not large or any(shared_joints(person, other) > MAX_SHARED for other in people):
+                continue
+        people.append(person)
+    return people
+
+
+def shared_joints(person: Person, other: Person) -> float:
+    """Share of a person's sure joints that lie on another's limbs or torso; 1 where no joint is sure."""
+    points = person.points[person.seen > 0.5]
+    if not len(points):
+        return 1.0
+    start, end = other.points[_LIMBS[:, 0]], other.points[_LIMBS[:, 1]]
+    along = end - start
+    share = ((points[:, None] - start) * along).sum(axis=-1) / np.maximum((along**2).sum(axis=-1), 1e-6)
+    nearest = start + np.clip(share, 0, 1)[..., None] * along
+    distance = np.linalg.norm(points[:, None] - nearest, axis=-1).min(axis=1)
+    return float((distance < LIMB_RADIUS * other.torso).mean())

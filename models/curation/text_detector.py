@@ -1,0 +1,127 @@
+"""Where there is text in a picture: PP-OCRv4's detector (DBNet) and its reader, out of `rapidocr-onnxruntime`.
+
+The detector alone takes sequins and folds of a dress for text, a tenth of the picture at a time and with certainty;
+the reader makes nothing of them. So a region counts when letters can be read in it. (The package's own pipeline is
+not used: it turns and reads everything, and takes all threads.)
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.arrays import Floats, Frames
+
+_PACKAGE = "rapidocr_onnxruntime"
+_DETECTOR, _READER = "ch_PP-OCRv4_det_infer.onnx", "ch_PP-OCRv4_rec_infer.onnx"
+LONG_SIDE_PX = 640  # 30 to 60 ms a picture on one core
+MIN_PROBABILITY, MIN_REGION = 0.3, 0.6  # of a pixel, and of a region's pixels on average: the model's own settings
+UNCLIP_RATIO = 1.6  # it is trained on shrunken regions; area × ratio / perimeter is given back on every side
+# Of the letters on average. Measured: 0.77 and more on text; 0.56 and less elsewhere, single letters up to 0.95.
+MIN_CERTAINTY, MIN_CERTAINTY_OF_ONE = 0.7, 0.97
+_MEAN, _STD = np.array([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)], np.float32)
+_LINE_HEIGHT, _MAX_LINE_WIDTH = 48, 640
+
+
+def is_installed() -> bool:
+    """Whether the package is here."""
+    return importlib.util.find_spec(_PACKAGE) is not None
+
+
+class TextDetector:
+    """Regions of text that can be read: Chinese, Latin letters, digits.
+
+    Args:
+        device: "cpu", or "cuda" where the installed onnxruntime knows one (it runs on the CPU otherwise).
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        spec = importlib.util.find_spec(_PACKAGE)
+        if spec is None or spec.origin is None:
+            raise ImportError(f"{_PACKAGE} is not installed: pip install rapidocr-onnxruntime")
+        folder = Path(spec.origin).parent / "models"
+        self._detector, self._reader = (_session(folder / name, device) for name in (_DETECTOR, _READER))
+        letters = self._reader.get_modelmeta().custom_metadata_map["character"].splitlines()
+        self._letters = ["", *letters, " "]  # the first is nothing
+
+    def __call__(self, frames: Frames) -> NDArray[np.bool_]:
+        """Masks of text [F, h, w], of pictures uint8 [F, H, W, 3] RGB; the longer of h, w is near 640."""
+        return np.stack([self._mask(frame) for frame in frames])
+
+    def _mask(self, frame: Frames) -> NDArray[np.bool_]:
+        probability = self._probability(frame)
+        mask = np.zeros(probability.shape, np.uint8)
+        scale = np.array(frame.shape[1::-1]) / probability.shape[::-1]
+        for corners in text_regions(probability):
+            text, certainty = self.read(cut_out(frame, corners * scale))
+            if certainty >= (MIN_CERTAINTY if len(text) > 1 else MIN_CERTAINTY_OF_ONE):
+                cv2.fillConvexPoly(mask, np.round(corners).astype(np.int32), 1)
+        return mask.astype(bool)
+
+    def _probability(self, frame: Frames) -> Floats:
+        scale = LONG_SIDE_PX / max(frame.shape[:2])
+        height, width = (max(32, round(side * scale / 32) * 32) for side in frame.shape[:2])
+        picture = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        # The network was trained on BGR with the statistics of RGB.
+        inputs = (picture[..., ::-1].astype(np.float32) / 255 - _MEAN) / _STD
+        return np.asarray(_run(self._detector, inputs)[0])
+
+    def read(self, line: Frames) -> tuple[str, float]:
+        """The text of a line uint8 [H, W, 3] RGB and how sure its letters are on average; ("", 0) for none."""
+        width = min(max(32, round(_LINE_HEIGHT * line.shape[1] / line.shape[0] / 8) * 8), _MAX_LINE_WIDTH)
+        picture = cv2.resize(line, (width, _LINE_HEIGHT))[..., ::-1]
+        found = _run(self._reader, (picture.astype(np.float32) / 255 - 0.5) / 0.5)
+        best = found.argmax(axis=1)
+        # A letter is repeated until the next one; between two that are alike comes nothing.
+        begins = (best > 0) & (best != np.concatenate([[0], best[:-1]]))
+        text = "".join(self._letters[letter] for letter in best[begins])
+        return text, float(found.max(axis=1)[begins].mean()) if begins.any() else 0.0
+
+
+def text_regions(probability: Floats) -> Iterator[Floats]:
+    """Corners [4, 2] (x, y) of turned rectangles around the likely regions of a map [h, w] of 0..1."""
+    likely = (probability > MIN_PROBABILITY).astype(np.uint8)
+    contours, _ = cv2.findContours(likely, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    for contour in contours:
+        centre, (width, height), angle = cv2.minAreaRect(contour)
+        if min(width, height) < 3:
+            continue
+        inside = cv2.drawContours(np.zeros_like(likely), [contour], -1, 1, -1)
+        if probability[inside > 0].mean() >= MIN_REGION:
+            margin = UNCLIP_RATIO * width * height / (width + height)  # 2 × area × ratio / perimeter: both sides
+            yield np.asarray(cv2.boxPoints((centre, (width + margin, height + margin), angle)), np.float32)
+
+
+def cut_out(frame: Frames, corners: Floats) -> Frames:
+    """A turned rectangle as an upright line of text; what stands much higher than wide is laid on its side."""
+    by_row = corners[np.argsort(corners[:, 1], kind="stable")]
+    (top_left, top_right), (bottom_left, bottom_right) = (
+        two[np.argsort(two[:, 0])] for two in (by_row[:2], by_row[2:])
+    )
+    width = max(2, round(float(np.linalg.norm(top_right - top_left))))
+    height = max(2, round(float(np.linalg.norm(bottom_left - top_left))))
+    source = np.array([top_left, top_right, bottom_right, bottom_left], np.float32)
+    target = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
+    line = cv2.warpPerspective(frame, cv2.getPerspectiveTransform(source, target), (width, height))
+    return np.ascontiguousarray(np.rot90(line)) if height > 1.5 * width else np.asarray(line, np.uint8)
+
+
+def _session(path: Path, device: str) -> Any:
+    import onnxruntime
+
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def _run(session: Any, picture: Floats) -> Floats:
+    """The output for one picture [H, W, 3], without its batch axis."""
+    inputs = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32)
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0][0])

@@ -1,0 +1,1 @@
+"""Pose estimators: networks that find people and their keypoints, and tracking through a clip."""

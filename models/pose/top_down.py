@@ -1,0 +1,203 @@
+"""From frames to people to keypoints with two networks in ONNX: a detector of boxes, and keypoints within a box.
+
+rtmlib gives each network's preparation; its calls take one frame each, so the networks are run here, over batches.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ...datasets.arrays import Floats, Frames
+from ..weights import WeightsError
+from .track import PoseTrack
+from .tracking import Detections, link
+
+NUM_STRIPES = 4  # of a box, whose colours tell people apart: about head, chest, hips, legs
+
+
+def open_network(kind: Callable[..., Any], path: Path, device: str, height_first: bool = False, **options: Any) -> Any:
+    """One of rtmlib's tools on a file; `model_input_size` is the file's own where it says so.
+
+    rtmlib's detectors take that size as (height, width), `height_first`; its pose networks as (width, height).
+
+    Raises:
+        WeightsError: there is no such file, or it is no ONNX model.
+    """
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}: give the folder that holds {path.name}.")
+    try:
+        with redirect_stdout(io.StringIO()):  # rtmlib reports there, where a command's own output goes
+            tool = kind(str(path), device=device, **options)
+    except Exception as error:  # onnxruntime's errors share no base
+        raise WeightsError(f"{path} cannot be opened as an ONNX model ({error}): fetch it again.") from error
+    height, width = tool.session.get_inputs()[0].shape[2:]
+    if isinstance(height, int) and isinstance(width, int):
+        tool.model_input_size = (height, width) if height_first else (width, height)
+    return tool
+
+
+def run(session: Any, inputs: Floats, batch_size: int) -> list[Floats]:
+    """All outputs of a network for inputs [N, H, W, 3], in batches, or one by one where the file is for one."""
+    node = session.get_inputs()[0]
+    if isinstance(node.shape[0], int):
+        batch_size = node.shape[0]
+    pictures = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2), np.float32)
+    batches = [
+        session.run(None, {node.name: pictures[start : start + batch_size]})
+        for start in range(0, len(pictures), batch_size)
+    ]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+class BoxDetector:
+    """YOLOX trained on COCO: boxes of some of its classes.
+
+    Args:
+        path: the ONNX file.
+        classes: numbers of COCO's 80 classes; a thing that looks like two of them is found once.
+        min_score: boxes at or below it are left out (objectness × class).
+        max_overlap: of two boxes whose intersection over union is above it, the better one stays.
+        is_rgb: show it the images as they are; else as BGR, which it was trained on.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        classes: Sequence[int],
+        min_score: float = 0.5,
+        max_overlap: float = 0.7,
+        is_rgb: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        from rtmlib import YOLOX
+
+        self._yolox = open_network(YOLOX, path, device, height_first=True)
+        self.classes, self.min_score, self.max_overlap = list(classes), min_score, max_overlap
+        self._channels = slice(None, None, 1 if is_rgb else -1)
+
+    def __call__(self, images: Sequence[Frames], batch_size: int) -> list[tuple[Floats, Floats]]:
+        """(boxes [N, 4] as x1, y1, x2, y2 in pixels, scores [N]) of each RGB image, the best first."""
+        squares, ratios = zip(*[self._yolox.preprocess(image[..., self._channels]) for image in images], strict=True)
+        (output,) = run(self._yolox.session, np.stack(squares), batch_size)
+        return [self._boxes(rows, ratio) for rows, ratio in zip(output, ratios, strict=True)]
+
+    def _boxes(self, rows: Floats, ratio: float) -> tuple[Floats, Floats]:
+        """Of a network's [cells, 85]: centre and log size in units of the cell's stride, objectness, 80 classes."""
+        from rtmlib.tools.object_detection.post_processings import nms
+
+        scores = (rows[:, 4:5] * rows[:, 5:][:, self.classes]).max(axis=1)
+        likely = scores > self.min_score
+        rows, scores, cells = rows[likely], scores[likely], _cells(*self._yolox.model_input_size)[likely]
+        corners, strides = cells[:, :2], cells[:, 2:]
+        centres, halves = (rows[:, :2] + corners) * strides, np.exp(rows[:, 2:4]) * strides / 2
+        boxes = np.concatenate([centres - halves, centres + halves], axis=1) / ratio
+        kept = nms(boxes, scores, self.max_overlap)
+        return boxes[kept], scores[kept]
+
+
+def _cells(height: int, width: int) -> Floats:
+    """[cells, 3]: column, row and stride of each of YOLOX's cells, row by row, fine grids first."""
+    grids = []
+    for stride in (8, 16, 32):
+        rows, columns = np.mgrid[: height // stride, : width // stride]
+        grids.append(np.stack([columns, rows, np.full_like(rows, stride)], axis=-1).reshape(-1, 3))
+    return np.concatenate(grids)
+
+
+class TopDownEstimator:
+    """A detector of boxes, tracks of them, and keypoints within each: what `estimate` of several estimators shares.
+
+    A subclass says what the networks are shown (`prepare`) and what a track is made of (`to_track`).
+
+    Args:
+        detector: (boxes [N, 4], scores [N]) of each of some images, as `BoxDetector`.
+        network: pixels [N, K, 2] and scores [N, K] of N pairs of an image and a box.
+        batch_size: frames prepared at a time, and images a run of a network where its file allows more than one.
+        max_people: tracks at most, the main ones; None: all.
+    """
+
+    def __init__(
+        self,
+        detector: Callable[[Sequence[Frames], int], list[tuple[Floats, Floats]]],
+        network: Callable[[list[tuple[Frames, Floats]], int], tuple[Floats, Floats]],
+        batch_size: int,
+        max_people: int | None,
+    ) -> None:
+        self._detector, self._network = detector, network
+        self.batch_size, self.max_people = batch_size, max_people
+        self.counts_people = max_people is None
+
+    def prepare(self, frame: Frames) -> Frames:
+        """What both networks are shown of a frame [H, W, 3] RGB."""
+        raise NotImplementedError
+
+    def to_track(self, points: Floats, scores: Floats) -> PoseTrack:
+        """One person's keypoints [F, K, 2] as shares of the picture, and scores [F, K]; −1 and 0 where unseen."""
+        raise NotImplementedError
+
+    def estimate(self, frames: Frames) -> list[PoseTrack]:
+        """People of a clip [F, H, W, 3] RGB, the main one first (see `link`), those without any visible joint left out.
+
+        As released, a frame in which the detector finds nobody is searched whole, for the main person.
+        """
+        if not len(frames):
+            return []
+        people, size = self._find_people(frames)
+        points, scores = self._find_keypoints(frames, people, size)
+        tracks = [self.to_track(*one) for one in zip(points, scores, strict=True)]
+        return [track for track in tracks if track.pose.body_visible.any()]
+
+    def _find_people(self, frames: Frames) -> tuple[Floats, tuple[int, int]]:
+        """Boxes [P, F, 4] in pixels of the prepared frames, NaN where unseen, and their size (width, height)."""
+        found: list[Detections] = []
+        for start in range(0, len(frames), self.batch_size):
+            images = [self.prepare(frame) for frame in frames[start : start + self.batch_size]]
+            for image, (boxes, scores) in zip(images, self._detector(images, self.batch_size), strict=True):
+                found.append(Detections(boxes, scores, _colours(image, boxes)))
+        size = (images[0].shape[1], images[0].shape[0])
+        tracks = link(found)[: self.max_people]
+        people = np.full((max(len(tracks), 1), len(frames), 4), np.nan)
+        for person, track in zip(people, tracks, strict=False):
+            for frame in np.flatnonzero(track >= 0):
+                person[frame] = found[frame].boxes[track[frame]]
+        people[0, [not len(detections) for detections in found]] = (0, 0, *size)
+        return people, size
+
+    def _find_keypoints(self, frames: Frames, people: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
+        """Points [P, F, K, 2] as shares of the picture, −1 where unseen, and scores [P, F, K], 0 where unseen."""
+        seen = ~np.isnan(people[..., 0])
+        found = []
+        for start in range(0, len(frames), self.batch_size):
+            images = [self.prepare(frame) for frame in frames[start : start + self.batch_size]]
+            where = np.argwhere(seen[:, start : start + len(images)])
+            where[:, 1] += start
+            for first in range(0, len(where), self.batch_size):
+                some = where[first : first + self.batch_size]
+                pairs = [(images[frame - start], people[person, frame]) for person, frame in some]
+                found.append((some, *self._network(pairs, self.batch_size)))
+        where, points, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        person, frame = where.T
+        all_points = np.full((*seen.shape, points.shape[1], 2), -1, np.float32)
+        all_scores = np.zeros((*seen.shape, points.shape[1]), np.float32)
+        all_points[person, frame], all_scores[person, frame] = points / size, scores
+        return all_points, all_scores
+
+
+def _colours(image: Frames, boxes: Floats) -> Floats:
+    """[N, stripes, 3]: mean colours of the middle half of each box from top to bottom, in [0, 1]."""
+    height, width = image.shape[:2]
+    colours = np.zeros((len(boxes), NUM_STRIPES, 3))
+    for colour, (left, top, right, bottom) in zip(colours, boxes, strict=True):
+        quarter = (right - left) / 4
+        x1, x2 = np.clip([left + quarter, right - quarter], 0, width).astype(int)
+        y1, y2 = np.clip([top, bottom], 0, height).astype(int)
+        if x2 > x1 and y2 > y1:
+            stripes = cv2.resize(image[y1:y2, x1:x2], (1, NUM_STRIPES), interpolation=cv2.INTER_AREA)
+            colour[:] = np.asarray(stripes).reshape(NUM_STRIPES, 3) / 255
+    return colours

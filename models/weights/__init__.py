@@ -1,0 +1,14 @@
+"""Pretrained weights: a catalogue with sizes and licences, and where each is looked for. Imports no torch."""
+
+from .lookup import (
+    BLAZEPOSE_FILES,
+    WeightsError,
+    check,
+    fetch,
+    fetch_blazepose,
+    find,
+    find_hub_id,
+    weight,
+)
+
+__all__ = ["BLAZEPOSE_FILES", "WeightsError", "check", "fetch", "fetch_blazepose", "find", "find_hub_id", "weight"]

@@ -1,0 +1,164 @@
+"""Which pretrained weights each preset needs, where they are looked for, and how the smaller ones are fetched.
+
+No torch here: `steadydancer weights list|check|fetch` must answer at once.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from ... import SteadyDancerError
+from .catalogue import CATALOGUE, Weight, local_folder
+
+_SAFETENSORS_INDEX = "*.safetensors.index.json"
+_WHEEL = "mediapipe==0.10.21"  # the last release that carries its models inside
+_WHEEL_OPTIONS = (
+    *("--no-deps", "--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp"),
+    *("--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64"),
+)
+BLAZEPOSE_FILES: dict[str, tuple[str, str]] = {
+    # name in the weights folder: (member of the wheel, sha256)
+    "pose_detection.tflite": (
+        "mediapipe/modules/pose_detection/pose_detection.tflite",
+        "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
+    ),
+    "pose_landmark_full.tflite": (
+        "mediapipe/modules/pose_landmark/pose_landmark_full.tflite",
+        "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
+    ),
+}
+
+
+class WeightsError(SteadyDancerError):
+    """Weights are missing, incomplete or not what they should be; the message says what to do."""
+
+
+def weight(name: str) -> Weight:
+    """The catalogue's row of that name; raises WeightsError naming the known ones."""
+    for row in CATALOGUE:
+        if row.name == name:
+            return row
+    raise WeightsError(f"No weights are called {name!r}; known: {', '.join(row.name for row in CATALOGUE)}.")
+
+
+def find(row: Weight) -> Path | None:
+    """The folder that holds `row` completely, or None. Looks on this machine only."""
+    for folder in (local_folder(row), *_cached_snapshots(row)):
+        if _is_complete(folder, row):
+            return folder
+    return None
+
+
+def check(preset_name: str) -> list[tuple[Weight, bool, str]]:
+    """(weights, whether they are here, where they lie or were looked for) for all that a preset uses.
+
+    Raises:
+        WeightsError: no weights are listed for a preset of that name.
+    """
+    rows = [row for row in CATALOGUE if preset_name in row.presets]
+    if not rows:
+        known = sorted({preset for row in CATALOGUE for preset in row.presets})
+        raise WeightsError(f"No weights are listed for the preset {preset_name!r}; known: {', '.join(known)}.")
+    found = [(row, find(row)) for row in rows]
+    return [(row, folder is not None, str(folder) if folder else row.looked_for) for row, folder in found]
+
+
+def find_hub_id(hub_id: str) -> Path | None:
+    """Where the weights of the catalogue that the hub calls so are on this machine; None where they are not."""
+    return next((found for row in CATALOGUE if row.hub_id == hub_id and (found := find(row))), None)
+
+
+def fetch(name: str) -> Path:
+    """The folder of the weights of that name, downloaded first if they are not here.
+
+    Only sets of single files: whole repositories of tens of gigabytes are left to the hub's own tools.
+
+    Raises:
+        WeightsError: no weights have that name, they are a whole repository, or they cannot be fetched.
+    """
+    row = weight(name)
+    folder = find(row)
+    if folder is not None:
+        return folder
+    if row.hub_id is None:
+        return fetch_blazepose()
+    if not row.files:
+        raise WeightsError(f"{name} is a whole repository: {row.remedy}.")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        for file in row.files:
+            path = hf_hub_download(row.hub_id, file)
+    except Exception as error:  # offline, refused, moved, disk full: the remedy is the same
+        raise WeightsError(f"{name} could not be downloaded ({error}): {row.remedy}.") from error
+    return Path(path.removesuffix(row.files[-1]))
+
+
+def fetch_blazepose() -> Path:
+    """Put BlazePose's two files under `weights_dir()` and return their folder; does nothing if they are there.
+
+    They are taken out of a Python package, so any package index that pip is set up for will do.
+
+    Raises:
+        WeightsError: the package cannot be fetched, or holds other files than expected.
+    """
+    folder = local_folder(weight("blazepose"))
+    if all(_sha256(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items()):
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+        archive = _download_wheel(Path(scratch))
+        with zipfile.ZipFile(archive) as wheel:
+            for name, (member, digest) in BLAZEPOSE_FILES.items():
+                extracted = Path(scratch) / name
+                extracted.write_bytes(wheel.read(member))
+                if _sha256(extracted) != digest:
+                    raise WeightsError(f"{member} in {archive.name} is not the expected file (its sha256 differs).")
+        for name in BLAZEPOSE_FILES:
+            (Path(scratch) / name).replace(folder / name)
+    return folder
+
+
+def _download_wheel(into: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(into), *_WHEEL_OPTIONS, _WHEEL]
+    result = subprocess.run(command, cwd=into, capture_output=True, text=True, check=False)
+    archives = list(into.glob("*.whl"))
+    if result.returncode != 0 or not archives:
+        last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise WeightsError(
+            f"BlazePose could not be fetched: pip cannot download {_WHEEL} ({last_line}). Fetch it where there is a "
+            f"package index, or put {' and '.join(BLAZEPOSE_FILES)} into {local_folder(weight('blazepose'))}."
+        )
+    return archives[0]
+
+
+def _cached_snapshots(row: Weight) -> list[Path]:
+    if row.hub_id is None:
+        return []
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    snapshots = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=row.hub_id, repo_type="model") / "snapshots"
+    return sorted(snapshots.iterdir()) if snapshots.is_dir() else []
+
+
+def _is_complete(folder: Path, row: Weight) -> bool:
+    if row.name == "blazepose":
+        return all(_sha256(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items())
+    if row.files:
+        return all((folder / name).is_file() for name in row.files)
+    # A download that was broken off leaves an index without some of the files it lists.
+    shards = [
+        index.parent / shard
+        for index in folder.rglob(_SAFETENSORS_INDEX)
+        for shard in json.loads(index.read_text())["weight_map"].values()
+    ]
+    return bool(shards) and all(shard.is_file() for shard in shards)
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -1,0 +1,113 @@
+"""What a repaired cache takes over from its parent: shards that are as they were written, which cost no encoding."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...datasets.artifact import Artifact, ArtifactError, Packet
+from ...datasets.rules import other_rules, other_settings
+from ...datasets.shards import shard_path
+from ...datasets.storage import Location, location
+from ...datasets.storage.copies import copy_whole
+from ...datasets.storage.digests import content_digest
+from ..common.older_rules import has_the_same_pictures, of_older_pictures
+from ..common.older_versions import absent_fields
+from ..runtime.runner import progress
+from .accepted import AcceptedClips
+from .config import CacheConfig
+from .verify import Verified, planned
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A damaged cache.
+
+    Attributes:
+        latents: its folder.
+        record: what its `run.json` says.
+        verified: what was found when it was read back.
+    """
+
+    latents: Location
+    record: dict[str, Any]
+    verified: Verified
+
+    def require_plan(self, begun: dict[str, Any]) -> None:
+        """Refuse to mix what was made of these clips by these networks with what would be made now.
+
+        Raises:
+            ArtifactError: something has changed; the message names it.
+        """
+        was, absent = planned(self.record), {"config": absent_fields(CacheConfig)}
+        if changes := other_settings(was, begun, absent) or other_rules(was, begun):
+            raise ArtifactError(
+                f"{self.latents} cannot be repaired from what is here now (left: when it was made):\n{changes}\n"
+                "give the same curation and networks (--clips, --components), or cache the clips anew"
+            )
+
+    def told(self, out: Location) -> dict[str, Any]:
+        """For the record of the repaired cache in `out`."""
+        made_anew = len(self.verified.packets - self.verified.sound)
+        return {**Artifact(self.latents).named(out), "packets_made_anew": made_anew}
+
+
+def take_over(parent: Parent, artifact: Artifact, packets: list[Packet], accepted: AcceptedClips) -> None:
+    """Copy what is sound (a link, where the file system has them), after a look at the sources of what is not.
+
+    Raises:
+        ArtifactError: a source of a damaged packet is gone or has changed.
+    """
+    sound = parent.verified.sound
+    remaining = artifact.remaining(packets)
+    _require_sources(parent, [packet for packet in remaining if packet.id not in sound], accepted)
+    kept = [packet for packet in remaining if packet.id in sound]
+    done = len(packets) - len(remaining)
+    for packet in progress(kept, "repair: sound", "packets", done + len(kept), done):
+        shard = shard_path(parent.latents, packet)
+        if shard.is_file():  # a packet of nothing but quarantined clips has none
+            copy_whole(shard, shard_path(artifact.path, packet))
+        copy_whole(Artifact(parent.latents).part(packet), artifact.part(packet))
+    for name in sorted(parent.verified.sound_null):
+        copy_whole(parent.latents / "null" / name, artifact.path / "null" / name)
+
+
+def _require_sources(parent: Parent, packets: list[Packet], accepted: AcceptedClips) -> None:
+    wrong = list(_changed_sources(parent, packets, accepted))
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ArtifactError(
+            f"{parent.latents} cannot be repaired: of its clips' sources are not what they were: "
+            f"{', '.join(wrong[:4])}{more}. Bring them back to their places"
+        )
+
+
+def _changed_sources(parent: Parent, packets: list[Packet], accepted: AcceptedClips) -> Iterator[str]:
+    unreadable, older = _quarantined(parent, packets), of_older_pictures(parent.record)
+    sources = {
+        (row["source_path"], row["source_id"])
+        for packet in packets
+        for row in map(accepted.__getitem__, packet.ids)
+        if row["clip_id"] not in unreadable
+    }
+    for path, digest in progress(sorted(sources), "repair: looking at", "sources", len(sources)):
+        try:
+            if content_digest(location(path)) != digest:
+                yield f"{path} (changed)"
+            elif older and not has_the_same_pictures(path):
+                # Rules of two versions would lie side by side.
+                yield f"{path} (read otherwise by today's rules of pictures: cache the clips anew)"
+        except FileNotFoundError:
+            yield f"{path} (gone)"
+
+
+def _quarantined(parent: Parent, packets: list[Packet]) -> set[str]:
+    """Clips of damaged packets that had no latents before either, as far as their index can be read."""
+    out: set[str] = set()
+    old = Artifact(parent.latents)
+    for packet in packets:
+        try:
+            rows = old.read_part(old.part(packet).name).to_pylist()
+        except ArtifactError:
+            continue
+        out |= {row["clip_id"] for row in rows if row["verdict"] == "quarantined"}
+    return out

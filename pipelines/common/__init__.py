@@ -1,0 +1,1 @@
+"""What several jobs share: crops, poses, components, verdicts, artifacts of older versions."""

@@ -1,0 +1,92 @@
+"""Keypoints of a file: those supplied beside it, else an estimator's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...datasets.arrays import Frames
+from ...datasets.sidecars import KEYPOINTS, sidecar
+from ...datasets.skeleton import PoseSequence
+from ...datasets.supplied_poses import load_supplied_pose
+from ...models.pose.estimator import NEEDS, PoseEstimator, open_pose_estimator
+from ...models.pose.track import PoseTrack
+from ...models.weights import lookup as weights
+from ..runtime.stage import BadClip
+
+# Estimators of people, the best one first.
+ESTIMATORS = ("dwpose", "blazepose")
+
+
+def load_pose_estimator(pose_model: str, device: str = "cpu") -> PoseEstimator | None:
+    """The estimator of that name; `auto` takes the best one whose weights are there, `supplied` none.
+
+    BlazePose knows the CPU only, whatever the device ("cpu" or "cuda").
+    """
+    if pose_model == "supplied":
+        return None
+    if pose_model != "auto":
+        return open_pose_estimator(pose_model, device=device)
+    for name in ESTIMATORS:
+        if all(weights.find(weights.weight(part)) for part in NEEDS[name]):
+            return open_pose_estimator(name, device=device)
+    return None
+
+
+def find_poses(
+    path: Path,
+    times_s: npt.NDArray[np.float64],
+    read_frames: Callable[[], Frames],
+    pose_model: str,
+    estimator: PoseEstimator | None,
+) -> tuple[str | None, int | None, list[PoseTrack]]:
+    """Who is seen in a video (or image: one frame) and where.
+
+    Args:
+        path: of the file; keypoints beside it (see `datasets/sidecars`) are supplied ones.
+        times_s: frames' times, from the first frame.
+        read_frames: gives the frames at these times, called only if an estimator must look.
+        pose_model: `auto`, `supplied` or an estimator's name; the last ignores sidecars.
+        estimator: what `load_pose_estimator` gave.
+
+    Returns:
+        (what gave the keypoints, number of people or None if it cannot count, tracks with the main person first);
+        the name is None when nothing could look.
+
+    Raises:
+        BadClip: the sidecar is damaged, or ends before the times asked.
+    """
+    supplied = _supplied_poses(path, times_s) if pose_model in ("auto", "supplied") else None
+    if supplied is not None:
+        seen = [person for person in supplied if person.body_visible.any()]
+        return "supplied", len(seen), [PoseTrack(person, confidence=None) for person in seen]
+    if estimator is None:
+        return None, None, []
+    tracks = estimator.estimate(read_frames())
+    return estimator.name, len(tracks) if estimator.counts_people else None, tracks
+
+
+def _supplied_poses(path: Path, times_s: npt.NDArray[np.float64]) -> list[PoseSequence] | None:
+    """Poses at these times, one sequence a person, of the keypoints that lie beside a file; None if none do."""
+    try:
+        supplied = load_supplied_pose(path)
+    except ValueError as error:
+        raise BadClip("unreadable_pose", str(error)) from error
+    if supplied is None:
+        return None
+    persons, fps = supplied
+    index = np.floor(times_s * fps + 1e-6).astype(int)
+    for person in persons:
+        # One frame of grace: containers round the last frame's time.
+        if index.max() > len(person):
+            seconds = f"{len(person) / fps:.2f} s of keypoints, frames until {times_s.max():.2f} s"
+            raise BadClip("pose_too_short", f"{_name(path)}: {seconds}")
+        if not np.isfinite(person.body).all():
+            raise BadClip("unreadable_pose", f"{_name(path)} holds keypoints that are no numbers")
+    return [person[np.minimum(index, len(person) - 1)] for person in persons]
+
+
+def _name(path: Path) -> str:
+    found = sidecar(path, KEYPOINTS)
+    return found.name if found else path.name

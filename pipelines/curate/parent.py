@@ -1,0 +1,271 @@
+"""Curate with a parent: what was measured before, of files that are still the same, is not measured again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...datasets.artifact import MOST_ASKED, Artifact, ArtifactError, Packet
+from ...datasets.clips import Clips
+from ...datasets.rules import is_older, newer_rules
+from ...datasets.schema import Row
+from ...datasets.sidecars import KEYPOINTS, candidates, sidecar, sidecar_note
+from ...datasets.source_content import content_id
+from ...datasets.storage import Location, is_address, local_copy, location
+from ...datasets.storage.digests import shown_differences
+from ...datasets.storage.files import changed_ns
+from ...datasets.text import TextError, read_caption, spoken
+from ...datasets.video import VideoError
+from ..common.older_rules import has_the_same_pictures, of_older_pictures
+from ..common.older_versions import absent_fields
+from ..runtime.stage import Stage
+from .config import SELECTION_FIELDS, CurateConfig
+from .gates import CHEAP_GATES, Gates
+from .selection.gating import Bounds, Mask, columns_for, judge
+
+# Besides the selection: what decides only how the work is cut.
+WITHOUT_INFLUENCE = (*SELECTION_FIELDS, "packet_size", "num_gpus")
+FIXED = pa.array(["too_short", "max_clips_per_source"])  # what refuses a row before there is anything to measure
+MOST_NAMED = 20
+SUPPLIED = "supplied"  # as `pose_model`
+SIDECAR_RULES = ("sidecars", "texts")
+RULES_READ = ("pictures", *SIDECAR_RULES)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished curation whose measurements are taken over.
+
+    Attributes:
+        clips: the artifact.
+        parts: source → part of its `measured`, where every row is as the new gates need it.
+        gone: its sources that are no longer asked for.
+    """
+
+    clips: Clips
+    parts: dict[str, str]
+    gone: list[str]
+
+    @classmethod
+    def of(
+        cls, folder: Location, config: CurateConfig, sources: pa.ChunkedArray, excluded: str | None = None
+    ) -> "Parent":
+        """Find out what of `folder` can be taken over under `config`.
+
+        Args:
+            folder: what `curate --out` was given.
+            config: of the new curation.
+            sources: their paths.
+            excluded: digest of the excluded set.
+
+        Raises:
+            ArtifactError: it is not finished, or was measured in another way.
+        """
+        clips = Clips(folder.absolute())  # workers may run in other folders
+        kept = set(CurateConfig.model_fields) - set(WITHOUT_INFLUENCE)
+        new: dict[str, Any] = config.model_dump(mode="json", include=kept)
+        old = CurateConfig.model_validate(clips.record["config"]).model_dump(mode="json", include=kept)
+        new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
+        if changes := shown_differences(old, new):
+            raise ArtifactError(
+                f"{clips.artifact.path} was measured in another way:\n{changes}\n"
+                "curate without --parent, or with the settings of the parent"
+            )
+        # What older rules gave, each file tells by itself whether it is other now: `take_over` asks.
+        if by := newer_rules(clips.record, *RULES_READ):
+            raise ArtifactError(
+                f"{clips.artifact.path} was measured by another version of this program, whose rules were others:\n"
+                f"{by}\ncurate without --parent"
+            )
+        complete, gone = _sources(clips, config, sources)
+        return cls(clips, complete, gone)
+
+    def told(self, out: Location, taken: int) -> dict[str, Any]:
+        """For the record."""
+        return {
+            **self.clips.artifact.named(out),
+            "sources_taken_over": taken,
+            "sources_gone": len(self.gone),
+            "gone": self.gone[:MOST_NAMED],
+        }
+
+    def stages(self, stages: list[Stage]) -> list[Stage]:
+        """The same stages for rows that may be there already."""
+        record = self.clips.record
+        take = partial(
+            take_over,
+            self.clips.measured,
+            older_pictures=of_older_pictures(record),
+            older_sidecars=is_older(record, *SIDECAR_RULES),
+        )
+        first = Stage("parent", take, ("source_path", "measured_part"), ("measured_part",))
+        probe, *others = (replace(stage, function=unless_taken(stage.function)) for stage in stages)
+        gone = frozenset(self.clips.record.get("forgotten", ()))
+        reads = ("source_id",)
+        return [
+            first,
+            probe,
+            Stage("forgotten", partial(refuse_forgotten, gone), reads, ("verdict", "reason")),
+            *others,
+        ]
+
+    def open_row(self, row: Row) -> Row:
+        """A source's first row, with the part that holds its measurements."""
+        return {**row, "measured_part": self.parts.get(row["source_path"])}
+
+
+def absent_settings() -> dict[str, Any]:
+    """What fields of a configuration count as that an older plan or record does not have: a gate was off."""
+    return absent_fields(CurateConfig) | {"gates": dict.fromkeys(Gates.model_fields)}
+
+
+def measured_gates(record: dict[str, Any]) -> Gates:
+    """The gates with which clips were measured; one that an older version did not know was off."""
+    gates = record.get("selection", {}).get("measured_gates") or record["config"]["gates"]
+    return Gates(**{name: gates.get(name) for name in Gates.model_fields})
+
+
+def _sources(clips: Clips, config: CurateConfig, sources: pa.ChunkedArray) -> tuple[dict[str, str], list[str]]:
+    """Sources that need not be measured again, with their parts; and those that are no longer asked for.
+
+    A row is complete if the new cheap gates refuse it, or if the old ones let it through to the pose. What was
+    quarantined is tried again: a disk or a network may have been at fault.
+    """
+    expensive = set(Gates.model_fields) - CHEAP_GATES
+    bounds, old = Bounds.of(config, without=expensive), measured_gates(clips.record)
+    keys = ["source_path", "measured_part", "verdict", "reason", "pose_model"]
+    columns = sorted(columns_for({*bounds.gates, *(gate for gate, *_ in old.bounds())}) | set(keys))
+    complete, gone = dict[str, str](), list[str]()
+    for table in clips.tables(columns):
+        judged = judge(table, bounds, old)
+        missing = (judged.first < 0) & (judged.early >= 0) & table["pose_model"].is_null().to_numpy()
+        missing &= ~_mask(pc.is_in(table["reason"], value_set=FIXED))
+        # There may be a pose model now.
+        missing |= _mask(pc.equal(table["reason"], "no_pose")) & table["pose_model"].is_null().to_numpy()
+        missing |= _mask(pc.equal(table["verdict"], "quarantined"))
+        wanted = _mask(pc.is_in(table["source_path"], value_set=sources))
+        paths, parts = (table[name].to_pylist() for name in ("source_path", "measured_part"))
+        for k in np.flatnonzero(wanted & ~missing).tolist():
+            complete.setdefault(paths[k], parts[k])
+        for k in np.flatnonzero(wanted & missing).tolist():
+            complete[paths[k]] = ""
+        gone += [paths[k] for k in np.flatnonzero(~wanted).tolist()]
+    return {path: part for path, part in complete.items() if part}, sorted(set(gone))
+
+
+def _mask(column: pa.ChunkedArray) -> Mask:
+    out: Mask = pc.fill_null(column, False).to_numpy()
+    return out
+
+
+def take_over(
+    measured: Artifact,
+    row: Row,
+    config: CurateConfig,
+    tools: None = None,
+    *,
+    older_pictures: bool = False,
+    older_sidecars: bool = False,
+) -> Row | list[Row]:
+    """The rows of a source as they were measured, if its file is the same to the byte; else its row, to be measured.
+
+    What lies beside a video (keypoints, a caption) has no digest in the rows: it must be older than they are. Where
+    they were measured by an older rule of pictures, the file must be one whose pictures are the same by today's; and
+    so with the rules of sidecars and texts.
+    """
+    part = row.get("measured_part")
+    if not part:
+        return {**row, "measured_part": None}
+    rows = [one for one in measured.read_part(part).to_pylist() if one["source_path"] == row["source_path"]]
+    place = location(row["source_path"])
+    same = bool(rows) and rows[0]["source_id"] is not None and rows[0]["source_id"] == _digest(place)
+    measured_ns = changed_ns(measured.path / part) or 0
+    newer = any((changed_ns(one) or 0) > measured_ns for one in candidates(place))
+    # Whose a sidecar is may have changed without it: another file of the name came or went.
+    newer = newer or (same and bool(rows[0].get("sidecar_note") or sidecar_note(place)))
+    if not same or newer or (older_pictures and not has_the_same_pictures(row["source_path"])):
+        return {**row, "measured_part": None}
+    if older_sidecars and not _has_the_same_sidecars(row, rows[0]):
+        return {**row, "measured_part": None}
+    said = {name: row.get(name) for name in ("origin", "licence")} | {"prompt": row.get("prompt") or rows[0]["prompt"]}
+    return [{**_without_assumed(one), **said, "measured_part": part} for one in rows]
+
+
+def _without_assumed(measured: Row) -> Row:
+    """Keypoints that came with a clip have no confidence; older versions gave their visibility for one."""
+    return {**measured, "pose_confidence": None} if measured.get("pose_model") == SUPPLIED else measured
+
+
+def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
+    """Take back the parts of packets of which a source was replaced since they were measured; those sources.
+
+    Only files that were touched after their part was written are read; what could not be read then and is another file
+    now is measured again, too. Many objects of a store are not asked about, one by one: what was replaced there is
+    found when it is read again, by `cache` or `export`.
+    """
+    missing = {packet.id for packet in measured.remaining(packets)}
+    done = [packet for packet in packets if packet.id not in missing]
+    if sum(is_address(path) for packet in done for path in packet.ids) > MOST_ASKED:
+        done = [packet for packet in done if not any(map(is_address, packet.ids))]
+    changed = []
+    for packet in done:
+        part = measured.part(packet)
+        written_ns = changed_ns(part, and_status=True) or 0
+        newer = [path for path in packet.ids if (changed_ns(location(path), and_status=True) or 0) > written_ns]
+        if not newer:
+            continue
+        table = measured.read_part(part.name, ["source_path", "source_id"])
+        known = dict(zip(table["source_path"].to_pylist(), table["source_id"].to_pylist(), strict=True))
+        replaced = [path for path in newer if _digest(location(path)) not in (None, known.get(path))]
+        if replaced:
+            part.unlink()
+            changed += replaced
+    return changed
+
+
+def _has_the_same_sidecars(row: Row, measured: Row) -> bool:
+    """Whether a file has the caption and the keypoints that it had when they went by the stem, as UTF-8."""
+    with local_copy(row["source_path"]) as here:
+        if not row.get("prompt"):
+            try:
+                said = read_caption(here)
+            except TextError:
+                return False
+            then = measured["prompt"]
+            if (said and said != then) or (then and not spoken(then)):
+                return False
+        keypoints = sidecar(here, KEYPOINTS)
+        return keypoints is None or keypoints.name.lower() != f"{here.name}{KEYPOINTS}".lower()
+
+
+def _digest(place: Location) -> str | None:
+    """Of a file's content; None where there is none that could be read."""
+    try:
+        return content_id(place)
+    except (VideoError, OSError):
+        return None
+
+
+def forgotten_in(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of sources that were forgotten, for the record of a version that comes after it."""
+    return {name: record[name] for name in ("forgotten", "tombstones") if name in record}
+
+
+def refuse_forgotten(forgotten: frozenset[str], row: Row, config: CurateConfig, tools: None = None) -> Row:
+    """A source that was forgotten does not come back because its file lies there again."""
+    if row.get("source_id") not in forgotten:
+        return row
+    return {**row, "verdict": "rejected", "reason": "forgotten", "detail": "its removal was asked for; see `forget`"}
+
+
+def unless_taken(function: Callable[[Row, Any, Any], Row | list[Row]]) -> Callable[[Row, Any, Any], Row | list[Row]]:
+    """A step that leaves rows alone that were taken over."""
+
+    def on_new_rows(row: Row, config: Any, tools: Any = None) -> Row | list[Row]:
+        return row if row.get("measured_part") else function(row, config, tools)
+
+    return on_new_rows

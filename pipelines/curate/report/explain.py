@@ -1,0 +1,195 @@
+"""One clip's whole story, in the order of its walk: where it came from, what was measured, why it was kept or not."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .... import SteadyDancerError
+from ....datasets.clips import COLUMNS, Clips
+from ....datasets.finished import finished
+from ....datasets.schema import CLIP_SCHEMA, CROP_COLUMNS, Row, columns_of
+from ....datasets.storage import Location, is_address
+from ..config import SHAPES
+from ..gates import CHEAP_GATES
+from ..selection.gating import Bounds, shapes_of, values_of
+from .compare import parent_of
+from .funnel import bound_words, config_of, meaning_of, read_columns
+
+NAMES = ["clip_id", "source_path", "source_id"]
+BRIEF = ["clip_id", "source_path", "start_s", "end_s", "verdict", "reason"]
+SAID = ("verdict", "reason", "detail")
+MAX_COPIES, MAX_NEAR, MAX_CANDIDATES = 12, 5, 20_000
+NO_SCORES = (
+    *CROP_COLUMNS,
+    "clip_id",
+    "shot_index",
+    "start_s",
+    "end_s",
+    "num_frames",
+    "fingerprint",
+    "pose",
+    "pose_digest",
+)
+
+
+def find_rows(clips: Clips, wanted: str) -> list[int]:
+    """Rows that a person may mean: by clip_id, path, digest or name of the source, or the beginning of an id.
+
+    Raises:
+        SteadyDancerError: there is none; the message names what is written most alike.
+    """
+    table = clips.read(NAMES)
+    path = wanted if is_address(wanted) else str(Path(wanted).absolute())
+    tries = (
+        pc.equal(table["clip_id"], wanted),
+        pc.or_(pc.equal(table["source_path"], wanted), pc.equal(table["source_path"], path)),
+        pc.equal(table["source_id"], wanted),
+        pc.ends_with(table["source_path"], f"/{wanted}"),
+        pc.starts_with(table["clip_id"], wanted),
+        pc.starts_with(table["source_id"], wanted),
+    )
+    for found in tries if wanted else ():
+        rows = np.flatnonzero(pc.fill_null(found, False).to_numpy())
+        if len(rows):
+            return [int(row) for row in rows]
+    near = _near(table, wanted)
+    raise SteadyDancerError(
+        f"{clips.artifact.path} holds no clip, source or file {wanted!r}"
+        + (f"; near it: {', '.join(near)}" if near else "")
+        + ". A clip_id (or its beginning), a path, a file's name or a source_id is wanted"
+    )
+
+
+def _near(table: pa.Table, wanted: str) -> list[str]:
+    """What is written alike; among very many names only those that begin or end alike are looked at."""
+    names = pc.unique(pc.replace_substring_regex(table["source_path"], r"^.*/", ""))
+    every = pa.concat_arrays([table["clip_id"].unique(), names])
+    if len(every) > MAX_CANDIDATES:
+        name = PurePath(wanted)
+        alike = pc.or_(pc.starts_with(every, wanted[:3]), pc.ends_with(every, name.stem[-3:] + name.suffix))
+        every = every.filter(alike)
+    return difflib.get_close_matches(PurePath(wanted).name, every[:MAX_CANDIDATES].to_pylist(), MAX_NEAR)
+
+
+def brief(clips: Clips, rows: list[int]) -> list[Row]:
+    """A few words on rows, for choosing among them."""
+    found: list[Row] = clips.read(BRIEF).take(rows).to_pylist()
+    return found
+
+
+def tell(clips: Clips, index: int, latents: Location | None = None) -> dict[str, Any]:
+    """The story of one row, as JSON.
+
+    Args:
+        clips: the finished selection.
+        index: of the row.
+        latents: a finished cache, to say where its sample lies.
+
+    Returns:
+        `source`, `clip` and `verdict` (columns by name), `scores` (each with unit, meaning, gates), `unmeasured`
+        (gates), `pose_was_not_looked_for`, `keypoints`, `copies`, `versions` (the verdict here and in the versions
+        before), `latents`, `made_by`.
+    """
+    table = _row(clips, index)
+    (row,) = table.to_pylist()
+    return {
+        "source": {name: row[name] for name in (*columns_of("ingest"), *columns_of("probe"))},
+        "clip": {name: row[name] for name in ("clip_id", "shot_index", "start_s", "end_s", "num_frames")},
+        "scores": list(_scores(table, row, Bounds.of(config_of(clips.record)))),
+        "pose_was_not_looked_for": row["pose_model"] is None and row["reason"] in CHEAP_GATES,
+        "unmeasured": row["unmeasured"].split(",") if row["unmeasured"] else [],
+        "keypoints": None
+        if row["pose_digest"] is None
+        else {
+            "model": row["pose_model"],
+            "digest": row["pose_digest"],
+            "part": str(clips.measured.path / row["measured_part"]),
+        },
+        "copies": _copies(clips, row),
+        "verdict": {**{name: row[name] for name in SAID}, "meaning": meaning_of(row["reason"])},
+        "versions": list(_versions(clips, row)),
+        "latents": None if latents is None else _in_latents(latents, row["clip_id"]),
+        "made_by": f"SteadyDancer {clips.record['version']}",
+    }
+
+
+def _row(clips: Clips, index: int) -> pa.Table:
+    """One row with all its columns, which are read a few at a time: of a million rows all would be a gigabyte."""
+    columns: dict[str, pa.Array] = {}
+    for start in range(0, len(COLUMNS), 12):
+        part = read_columns(clips, COLUMNS[start : start + 12]).slice(index, 1)
+        columns |= {name: part[name].combine_chunks() for name in part.column_names}
+    return pa.table(columns)
+
+
+def _scores(table: pa.Table, row: Row, bounds: Bounds) -> Iterator[dict[str, Any]]:
+    """Every score with what the gates that look at it ask, first the picture's shorter side."""
+    shape = int(shapes_of(table)[0])
+    side = values_of(table, "side_px")[0]
+    told: list[tuple[str, Any, str, str]] = [
+        ("side_px", None if np.isnan(side) else int(side), "px", "shorter side of the picture inside its borders")
+    ]
+    for field in CLIP_SCHEMA:
+        unit, stage, meaning = (field.metadata[key].decode() for key in (b"unit", b"stage", b"meaning"))
+        if stage in ("shots", "score", "pose") and field.name not in NO_SCORES:
+            told.append((field.name, row[field.name], unit, meaning))
+    for name, value, unit, meaning in told:
+        gates = list(_gates(table, bounds, name, shape))
+        yield {"score": name, "value": value, "unit": unit, "meaning": meaning, "gates": gates}
+
+
+def _gates(table: pa.Table, bounds: Bounds, column: str, shape: int) -> Iterator[dict[str, Any]]:
+    """What each gate on a column asks; whether the clip passes (None: not measured), and by how much."""
+    for index, gate in enumerate(bounds.gates):
+        bound = float(bounds.values[index][shape])
+        if bounds.columns[index] != column or np.isnan(bound):
+            continue
+        value = float(values_of(table, column)[0])
+        margin = value - bound if bounds.sides[index] == "min" else bound - value
+        known = not np.isnan(value)
+        words = bound_words(bounds.sides[index], [bound]) + (
+            f" for {SHAPES[shape]} pictures" if np.ptp(np.nan_to_num(bounds.values[index], nan=-1)) else ""
+        )
+        yield {"gate": gate, "asks": words, "passes": margin >= 0 if known else None, "by": margin if known else None}
+
+
+def _copies(clips: Clips, row: Row) -> dict[str, Any]:
+    """Other rows of the same bytes and span, or of the same group, and which of all was kept."""
+    table = clips.read(["duplicate_group", *BRIEF])
+    same = pc.equal(table["clip_id"], row["clip_id"])
+    if row["duplicate_group"] is not None:
+        same = pc.or_(same, pc.fill_null(pc.equal(table["duplicate_group"], row["duplicate_group"]), False))
+    rows = table.filter(same).to_pylist()
+    others = [one for one in rows if one["source_path"] != row["source_path"]]
+    kept = sorted({one["source_path"] for one in rows if one["verdict"] == "ok"})
+    return {
+        "group": row["duplicate_group"],
+        "others": len(others),
+        "some": [{name: one[name] for name in BRIEF} for one in others[:MAX_COPIES]],
+        "kept": kept[:MAX_COPIES],
+    }
+
+
+def _versions(clips: Clips, row: Row) -> Iterator[dict[str, Any]]:
+    """The verdict on this clip here and in the versions before, the newest first; null where it had no row."""
+    version: Clips | None = clips
+    while version is not None:
+        table = version.read(["clip_id", "source_path", *SAID])
+        same = pc.and_(pc.equal(table["clip_id"], row["clip_id"]), pc.equal(table["source_path"], row["source_path"]))
+        found = table.filter(same).to_pylist()
+        said = {name: found[0][name] if found else None for name in SAID}
+        yield {"path": str(version.artifact.path), "made_by": f"SteadyDancer {version.record['version']}", **said}
+        version = parent_of(version)
+
+
+def _in_latents(latents: Location, clip_id: str) -> dict[str, Any]:
+    """Where a clip's sample lies in a cache: its shard, and offset and size of each member."""
+    artifact = finished(latents, "latents")
+    table = artifact.read(["clip_id", "verdict", "reason", "detail", "shard", "members"])
+    found = table.filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
+    return {"path": str(artifact.path), **(found[0] if found else {"clip_id": clip_id, "verdict": None, "shard": None})}

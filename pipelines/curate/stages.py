@@ -1,0 +1,54 @@
+"""The walk of a curation: its steps in their order, what each loads and how it is metered."""
+
+from ...datasets.schema import columns_of
+from ...datasets.video import decoding_counts, decoding_seconds
+from ..runtime.stage import Stage
+from .config import CurateConfig
+from .networks import load_pose_tools, load_score_tools, load_shot_tools
+from .steps import estimate_pose, find_shots, probe_source, score_frames
+
+DECODING = "decoding_"
+
+
+def stages(config: CurateConfig) -> list[Stage]:
+    """The walk. Where networks have a GPU, `score` and `pose` run in workers that hold a share of one."""
+    return [
+        Stage("probe", probe_source, ("source_path",), columns_of("probe"), meter=decoding_meter),
+        Stage(
+            "shots",
+            find_shots,
+            ("source_path", "source_id"),
+            columns_of("shots"),
+            load=load_shot_tools,
+            meter=decoding_meter,
+        ),
+        Stage(
+            "score",
+            score_frames,
+            ("source_path", "start_s", "end_s", "height", "width", "camera_motion"),
+            columns_of("score"),
+            load=load_score_tools,
+            num_gpus=config.num_gpus,
+            meter=decoding_meter,
+        ),
+        Stage(
+            "pose",
+            estimate_pose,
+            ("source_path", "start_s", "num_frames", "height", "width"),
+            columns_of("pose"),
+            load=load_pose_tools,
+            num_gpus=config.num_gpus,
+            meter=decoding_meter,
+        ),
+    ]
+
+
+def decoding_meter() -> dict[str, float]:
+    """Seconds that this process has waited for decoders (a part of the stages'), and what happened meanwhile."""
+    return {"decode": decoding_seconds(), **{f"{DECODING}{name}": count for name, count in decoding_counts().items()}}
+
+
+def told_apart(numbers: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds by stage, `decode` among them, and the counts of decoding, out of what stages and their meters told."""
+    counts = {name.removeprefix(DECODING): int(n) for name, n in numbers.items() if name.startswith(DECODING)}
+    return {name: n for name, n in numbers.items() if not name.startswith(DECODING)}, counts

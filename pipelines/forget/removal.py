@@ -1,0 +1,226 @@
+"""New versions of artifacts in which nothing of some sources is left.
+
+An artifact is never changed, so whoever is to be forgotten is left out of a new version of it. Parts, shards and files
+that hold nothing of them are taken over as they are: hard links, or on a store copies made by the store. Only what
+holds something is written anew, and what is written is a function of the old version and the ids alone.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from isal import isal_zlib
+
+from ...datasets.artifact import Artifact, ArtifactError, Packet, plan_packets
+from ...datasets.exports import files_of, write_manifests
+from ...datasets.shards import Sample, null_path, write_shard
+from ...datasets.storage import Location
+from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.copies import copy_whole, local_or_fetched
+from ...datasets.storage.digests import json_digest
+
+A_FORGOTTEN_SOURCE = "a forgotten source"
+# A row's own file and words; all other text is looked through for names of forgotten files.
+OWN_TEXT = frozenset({"source_path", "source_id", "clip_id", "prompt", "origin", "licence", "scores"})
+# One boolean a row. (The stubs of Arrow tell apart what its functions do not.)
+Mask = Any
+PLACE = ("shard", "shard_bytes", "shard_sha256", "members")
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Whom to leave out.
+
+    Args:
+        source_ids: digests of content.
+        paths: of all their files, and of files that could not be read and have no digest.
+    """
+
+    source_ids: frozenset[str]
+    paths: frozenset[str]
+
+    def rows(self, table: pa.Table) -> Mask:
+        """Which rows are theirs; `source_path` is looked at where the table has it."""
+        theirs: Mask = pc.is_in(table["source_id"], pa.array(sorted(self.source_ids), pa.string()))
+        if "source_path" in table.column_names:
+            here = pc.is_in(table["source_path"], pa.array(sorted(self.paths), pa.string()))
+            theirs = pc.or_(theirs, pc.and_(pc.is_null(table["source_id"]), here))
+        return pc.fill_null(theirs, pa.scalar(False))
+
+    def others(self, table: pa.Table) -> pa.Table:
+        """The table without their rows."""
+        rest: Mask = pc.invert(self.rows(table))
+        return table.filter(rest)
+
+    def scrubbed(self, value: Any) -> Any:
+        """A JSON value in which none of their files is named."""
+        if isinstance(value, dict):
+            return {name: self.scrubbed(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self.scrubbed(one) for one in value]
+        if isinstance(value, str):
+            for name in self._names:
+                value = value.replace(name, A_FORGOTTEN_SOURCE)
+        return value
+
+    @property
+    def _names(self) -> list[str]:
+        return sorted(self.paths, key=lambda name: (-len(name), name))
+
+    def without_names(self, table: pa.Table) -> pa.Table:
+        """The same rows, with words about a forgotten file (a copy of …) that do not say which file it was."""
+        for index, field in enumerate(table.schema):
+            if field.type == pa.string() and field.name not in OWN_TEXT:
+                column = table.column(index)
+                for name in self._names:
+                    column = pc.replace_substring(column, name, A_FORGOTTEN_SOURCE)
+                table = table.set_column(index, field, column)
+        return table
+
+
+def rows_without(
+    old: Artifact, new: Artifact, forgotten: Forgotten, columns: tuple[str, ...], groups: dict[str, str] | None = None
+) -> Iterator[str]:
+    """Write the parts of a table of rows (clips, or what was measured of them) that are not there yet.
+
+    Args:
+        old: the version that is read.
+        new: the version that is written; its parts keep their names, by which rows name them.
+        forgotten: whose rows are left out.
+        columns: read to see whether a part must be written anew.
+        groups: new names for groups of copies that were named after who is forgotten.
+
+    Yields:
+        the name of each part that is done.
+    """
+    for part in old.parts():
+        if (new.path / part).is_file():
+            yield part
+            continue
+        told = old.read_part(part, list(columns))
+        if _any(forgotten.rows(told)) or forgotten.without_names(told) != told or _named_after(told, groups):
+            table = old.read_part(part)
+            table = forgotten.without_names(forgotten.others(table))
+            with written_aside(new.path / part) as aside:
+                pq.write_table(_regrouped(table, groups), aside, compression="zstd")
+        else:
+            copy_whole(old.path / part, new.path / part)
+        yield part
+
+
+def _named_after(table: pa.Table, groups: dict[str, str] | None) -> bool:
+    return bool(groups) and _any(pc.is_in(table["duplicate_group"], pa.array(sorted(groups or {}), pa.string())))
+
+
+def _regrouped(table: pa.Table, groups: dict[str, str] | None) -> pa.Table:
+    if not _named_after(table, groups):
+        return table
+    index = table.schema.get_field_index("duplicate_group")
+    names = [(groups or {}).get(name or "", name) for name in table.column(index).to_pylist()]
+    return table.set_column(index, table.schema.field(index), pa.array(names, pa.string()))
+
+
+def samples_without(old: Artifact, new: Artifact, forgotten: Forgotten) -> Iterator[str]:
+    """Write the shards and parts of the index of a latent cache that are not there yet.
+
+    A shard is named after its samples: one that loses some has another name, and the same bytes of those that stay.
+
+    Yields:
+        the name of each old part that is done.
+
+    Raises:
+        ArtifactError: a shard that must be written anew is damaged.
+    """
+    nothing_left = True
+    for part in old.parts():
+        table = old.read_part(part)
+        rows = forgotten.others(table).to_pylist()
+        nothing_left = nothing_left and not rows
+        if len(rows) == len(table):
+            if not (new.path / part).is_file():
+                for shard in sorted({row["shard"] for row in rows} - {None}):
+                    copy_whole(old.path / "shards" / shard, new.path / "shards" / shard)
+                copy_whole(old.path / part, new.path / part)
+        elif rows and not new.part(packet := _packet_of(rows)).is_file():
+            write_shard(new.path, packet, _samples(old.path, rows))
+        yield part
+    if nothing_left:
+        write_shard(new.path, Packet(json_digest([])[:16], ()), [])
+
+
+def _any(mask: Mask) -> bool:
+    return bool(pc.any(mask).as_py())
+
+
+def _packet_of(rows: list[dict[str, Any]]) -> Packet:
+    ids = [row["clip_id"] for row in rows]
+    (packet,) = plan_packets(ids, len(ids))
+    return packet
+
+
+def _samples(latents: Location, rows: list[dict[str, Any]]) -> list[Sample]:
+    """Samples as they lie in their shard, byte for byte."""
+    samples = []
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[str, Path] = {}
+        for row in rows:
+            members = {}
+            if row["shard"]:
+                place = latents / "shards" / row["shard"]
+                if row["shard"] not in files:
+                    files[row["shard"]] = local_or_fetched(place, Path(folder))
+                for member in row["members"]:
+                    data = _read(files[row["shard"]], member["offset"], member["size"])
+                    if isal_zlib.crc32(data) != member["crc32"]:
+                        raise ArtifactError(
+                            f"shard {place} is cut short or damaged at {row['clip_id']}.{member['name']}: "
+                            "repair the cache first, then forget"
+                        )
+                    members[member["name"]] = data
+            samples.append(Sample({name: value for name, value in row.items() if name not in PLACE}, members))
+    return samples
+
+
+def _read(file: Path, offset: int, size: int) -> bytes:
+    with file.open("rb") as opened:
+        return os.pread(opened.fileno(), size, offset)
+
+
+def carry_null(old: Artifact, new: Artifact, buckets: Iterable[tuple[int, int, int]]) -> list[str]:
+    """Take over the null conditions of these buckets; returns their names."""
+    names = []
+    for bucket in sorted(buckets):
+        target = null_path(new.path, bucket)
+        if not target.is_file():
+            copy_whole(null_path(old.path, bucket), target)
+        names.append(target.name)
+    return names
+
+
+def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: str) -> Iterator[str]:
+    """Take over the files of an export that are not there yet, then write its parts and its manifests anew.
+
+    Yields:
+        the name of each part that is done.
+    """
+    kept: list[dict[str, Any]] = []
+    for part in old.parts():
+        table = old.read_part(part)
+        table = forgotten.without_names(forgotten.others(table))
+        rows = table.to_pylist()
+        kept += rows
+        if not (new.path / part).is_file():
+            for row in rows:
+                for file in files_of(row["clip_id"]).values() if row["verdict"] == "ok" else ():
+                    if not (new.path / file).is_file():
+                        copy_whole(old.path / file, new.path / file)
+            with written_aside(new.path / part) as aside:
+                pq.write_table(table, aside, compression="zstd")
+        yield part
+    write_manifests(new.path, layout, kept)

@@ -1,0 +1,132 @@
+"""Whom a request to forget means (sources, their files, copies under other ids), and which selections hold them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ... import SteadyDancerError
+from ...datasets.artifact import ArtifactError, count_verdicts
+from ...datasets.clips import Clips
+from ...datasets.storage import Location, is_address
+from ...datasets.storage.files import folders_in
+from .removal import Forgotten, Mask
+
+SHORTEST_PREFIX = 6
+KEYS = ["source_id", "source_path", "origin", "clip_id", "duplicate_group", "verdict"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Whom a request means.
+
+    Args:
+        forgotten: sources and files.
+        ids: for tombstones: source ids, and of files that could not be read the id of their row.
+        copies: ids of other sources that show the same.
+        groups: new names for groups of copies that are named after who is forgotten.
+        counts: their rows by verdict, in the first of the curations.
+    """
+
+    forgotten: Forgotten
+    ids: list[str]
+    copies: list[str]
+    groups: dict[str, str]
+    counts: dict[str, int]
+
+
+def find(source: str, curations: list[Clips], with_copies: bool = False) -> Found:
+    """Whom a request means.
+
+    Args:
+        source: id of a source or its beginning, the path of its file, or its origin.
+        curations: where they are looked for.
+        with_copies: other sources that show the same are meant, too.
+
+    Raises:
+        SteadyDancerError: nobody, or by a prefix more than one.
+    """
+    tables = [clips.read(KEYS) for clips in curations]
+    table = pa.concat_tables(tables)
+    hit = _matching(table, source)
+    ids = set(_texts(table.filter(hit), "source_id"))
+    unread = table.filter(pc.and_(hit, pc.is_null(table["source_id"])))
+    theirs = Forgotten(frozenset(ids), frozenset(_texts(unread, "source_path")))
+    groups = sorted(set(_texts(table.filter(theirs.rows(table)), "duplicate_group")))
+    members: Mask = pc.is_in(table["duplicate_group"], pa.array(groups, pa.string()))
+    copies = sorted(set(_texts(table.filter(members), "source_id")) - ids)
+    if with_copies:
+        ids |= set(copies)
+    theirs = Forgotten(frozenset(ids), theirs.paths)
+    mask = theirs.rows(table)
+    paths = frozenset(_texts(table.filter(mask), "source_path"))
+    removed = tables[0].filter(theirs.rows(tables[0]))
+    return Found(
+        Forgotten(frozenset(ids), paths),
+        sorted(ids | set(_texts(unread, "clip_id"))),
+        copies,
+        _renamed(table.filter(mask), Forgotten(frozenset(ids), paths).others(table)),
+        count_verdicts(len(removed), _texts(removed, "verdict")),
+    )
+
+
+def _texts(table: pa.Table, column: str) -> list[str]:
+    """The values of a column that are there."""
+    return [value for value in table[column].to_pylist() if value is not None]
+
+
+def _matching(table: pa.Table, source: str) -> Mask:
+    path = source if is_address(source) else str(Path(source).absolute())
+    masks: list[Mask] = [
+        pc.is_in(table["source_path"], pa.array([source, path])),
+        pc.is_in(table["origin"], pa.array([source])),
+    ]
+    if re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}", source):
+        masks.append(pc.fill_null(pc.starts_with(table["source_id"], source), pa.scalar(False)))
+        ids = set(_texts(table.filter(masks[-1]), "source_id"))
+        if len(ids) > 1:
+            raise SteadyDancerError(
+                f"{source} is the beginning of {len(ids)} source ids, {min(ids)} and others: give more"
+            )
+    for mask in masks:
+        if pc.any(mask).as_py():
+            return mask
+    raise SteadyDancerError(
+        f"no source here is {source}: give a source_id or {SHORTEST_PREFIX} or more of its first digits, the path of "
+        "its file as it was curated, or its origin"
+    )
+
+
+def _renamed(theirs: pa.Table, rest: pa.Table) -> dict[str, str]:
+    """A group of copies is named after one of its sources or clips; it gets another's name if that one is forgotten."""
+    names: dict[str, str] = {}
+    for column in ("source_id", "clip_id"):
+        named = set(_texts(theirs, "duplicate_group")) & set(_texts(theirs, column))
+        for group, member in zip(rest["duplicate_group"].to_pylist(), rest[column].to_pylist(), strict=True):
+            if group in named and member is not None:
+                names[group] = min(member, names.get(group, member))
+    return names
+
+
+def clips_beside(curations: list[Clips], measured: Location | None = None) -> list[Location]:
+    """Finished selections of the same measured rows: in the folders beside it, and in the lines of parents."""
+    measured = measured or curations[0].measured.path
+    folders = [measured.parent, *folders_in(measured.parent), *folders_in(measured.parent.parent)]
+    candidates = {str(folder / "clips"): folder / "clips" for folder in folders}
+    for clips in curations:
+        if clips.parent is not None:
+            candidates[str(clips.parent)] = clips.parent
+    selections = filter(None, map(_selection, candidates.values()))
+    wanted = str(measured.absolute().resolve())
+    found = [clips.artifact.path for clips in selections if str(clips.measured.path.absolute().resolve()) == wanted]
+    return list({str(place.absolute().resolve()): place for place in found}.values())
+
+
+def _selection(place: Location) -> Clips | None:
+    """The finished clips at a place; None if there are none, or none that we may read."""
+    try:
+        return Clips(place)
+    except (ArtifactError, PermissionError, ValueError):
+        return None

@@ -1,0 +1,155 @@
+"""Static pages: one design for all of them, in light and in dark. A page needs no server, no script and no network."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from ...datasets.storage import Location, is_address, location
+from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.files import relative_path
+from ...datasets.video.info import VIDEO_SUFFIXES
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1c2430; --dim: #667282; --line: #dbe1e8; --back: #fff; --panel: #f4f6f9;
+--accepted: #2f74d0; --rejected: #e0902f; --quarantined: #8b5fc7; --shade: #d6455022; --bound: #c7303c }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e9f0; --dim: #98a4b3; --line: #323b47; --back: #14181e;
+--panel: #1d232b; --accepted: #6aa5f2; --rejected: #e8a653; --quarantined: #b391e6; --shade: #f0636e2b;
+--bound: #ff7a84 } }
+* { box-sizing: border-box } body { font: 15px/1.5 system-ui, sans-serif; margin: 2.2rem auto 5rem; max-width: 76rem;
+padding: 0 1.2rem; color: var(--text); background: var(--back); overflow-wrap: break-word }
+h1 { font-size: 1.7rem; margin: 0 0 .4rem } h2 { font-size: 1.2rem; margin: 2.8rem 0 .5rem; padding-top: .3rem }
+p { max-width: 52rem; margin: .4rem 0; white-space: pre-line } nav { font-size: .9rem } a { color: var(--accepted) }
+nav a { margin-right: 1rem; white-space: nowrap; text-decoration: none }
+.wide { overflow-x: auto } table { border-collapse: collapse; margin: .7rem 0; font-size: .93rem }
+td, th { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+th { font-weight: 600; color: var(--dim); vertical-align: bottom }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
+.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 } .tile { background: var(--panel);
+border-radius: 8px; padding: .6rem 1.1rem; min-width: 7.5rem } .tile b { display: block; font-size: 1.5rem }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1.3rem; margin: 1rem 0 }
+.figures figure { background: var(--panel); border-radius: 8px; padding: .7rem .9rem }
+svg { display: block; width: 100%; height: auto } svg text { fill: var(--dim); font: 10px system-ui, sans-serif }
+.pair { display: flex; gap: 1rem; flex-wrap: wrap; margin: .8rem 0 1.6rem } figure { margin: 0 }
+.pair figure { max-width: 22rem } figcaption { font-size: .85rem; color: var(--dim); white-space: pre-line }
+video, img, .gone { height: 192px; max-width: 100%; background: var(--panel); border-radius: 6px; display: block }
+.gone { width: 8.5rem; display: grid; place-items: center; color: var(--dim) } .dim { color: var(--dim) }
+.bar { height: .8rem; border-radius: 3px; min-width: 1px; margin-top: .3rem } .track { width: 14rem }
+.accepted { background: var(--accepted); fill: var(--accepted) } .rejected { background: var(--rejected);
+fill: var(--rejected) } .quarantined { background: var(--quarantined); fill: var(--quarantined) }
+.key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px; margin: 0 .35rem 0 1rem }
+"""
+
+# What is shown lies in the page or beside it; a name that tried to fetch something would be refused by the browser.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; media-src 'self' file:"
+
+DATA = "data:image/jpeg;base64,"
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}"><title>{{ title }}</title>
+<style>{{ style }}</style></head><body>
+<h1>{{ title }}</h1>
+{% if sections | length > 5 %}<nav>{% for section in sections %}<a href="#s{{ loop.index }}">{{ section.title }}</a>
+{% endfor %}</nav>{% endif %}
+{% for section in sections %}
+<section id="s{{ loop.index }}"><h2>{{ section.title }}</h2>
+{% if section.tiles %}<div class="tiles">{% for number, label in section.tiles %}
+<div class="tile"><b>{{ number | show }}</b>{{ label }}</div>{% endfor %}</div>{% endif %}
+{% if section.text %}<p>{{ section.text }}</p>{% endif %}
+{% if section.rows %}<div class="wide"><table><tr>{% for head in section.head %}<th>{{ head }}</th>{% endfor %}</tr>
+{% for row in section.rows %}<tr>{% for cell in row %}
+<td{% if cell is number %} class="n"{% endif %}>{{ cell | show }}</td>{% endfor %}</tr>{% endfor %}</table></div>
+{% endif %}{% if section.figures %}<div class="figures">{% for figure in section.figures %}<figure>
+<b>{{ figure.title }}</b>{{ figure.drawing }}<figcaption>{{ figure.caption }}</figcaption></figure>{% endfor %}</div>
+{% endif %}{% for group in section.media %}<div class="pair">
+{% for name, path in group %}<figure>{% if path is none %}<div class="gone">not there</div>
+{% elif path | is_video %}<video src="{{ path | url }}" controls loop muted autoplay playsinline></video>
+{% else %}<img src="{{ path | url }}" alt="{{ name }}">{% endif %}
+<figcaption>{{ name }}</figcaption></figure>{% endfor %}</div>{% endfor %}</section>
+{% endfor %}
+</body></html>
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with a title above and words below it; the drawing is markup that `charts` made, never a person's."""
+
+    title: str
+    drawing: Markup
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page; what is empty is left out.
+
+    Args:
+        title: of the section.
+        text: below it; line breaks stay.
+        tiles: large (number, label).
+        head: of the table.
+        rows: of the table; a number stands to the right, None is "not measured", markup stays as it is.
+        figures: drawings side by side.
+        media: groups of (caption, place of a picture or video as the page sees it (`beside`), or None).
+    """
+
+    title: str
+    text: str = ""
+    tiles: Sequence[tuple[Any, str]] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[Any]] = ()
+    figures: Sequence[Figure] = ()
+    media: Sequence[Sequence[tuple[str, str | None]]] = ()
+
+
+def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
+    """Write a page of sections as one HTML file; whatever is no markup of ours is escaped."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"show": show, "url": url, "is_video": is_video}
+    page = environment.from_string(PAGE)
+    html = page.render(title=title, sections=sections, style=Markup(STYLE), policy=Markup(POLICY))
+    with written_aside(path) as aside:
+        aside.write_text(html, encoding="utf-8", errors="replace")
+
+
+def beside(file: str | None, page: Location) -> str | None:
+    """A file as its page names it: its way from the page, or the whole of it if only one of them is on a store."""
+    if file is None:
+        return None
+    place = location(file)
+    path = relative_path(place, page.parent)
+    return path if path is not None else str(place.absolute())
+
+
+def url(place: str) -> str:
+    """A place as `beside` names it, or a picture in itself (`data:`), as an address that browsers follow to it.
+
+    Names may hold all that means something in an address (`#`, `?`, `%`, `:`), and bytes that are no UTF-8.
+    """
+    if place.startswith(DATA):
+        return place
+    scheme, mark, rest = place.partition("://") if is_address(place) else ("", "", place)
+    if place.startswith("/"):
+        scheme, mark = "file", "://"
+    return f"{scheme}{mark}{quote(os.fsencode(rest))}"
+
+
+def is_video(place: str) -> bool:
+    """Whether a browser shows what is called so as a video; GIF is a picture to it."""
+    return PurePath(place).suffix.lower() in VIDEO_SUFFIXES - {".gif"}
+
+
+def show(value: Any) -> Any:
+    """A value as people read it: four digits, thousands apart, "not measured" for None."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}".replace(",", "\u202f")
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -1,0 +1,155 @@
+"""Packets through stages, on Ray Data or in this process, with progress, resume and readable faults.
+
+Ray Data moves small rows and runs actors; which packets are done is decided by the artifact's parts alone. (Ray's own
+checkpointing forgets rejected rows and loses siblings of a failed fan-out; see docs/log.md.)
+"""
+
+import contextlib
+import json
+import socket
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from ...datasets.artifact import Artifact, Packet
+from .packets import Item as Item
+from .packets import Job as Job
+from .packets import JobStopped as JobStopped
+from .packets import PacketWorker, item_of
+from .stage import StageFault
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_LINES = 20.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where packets run.
+
+    Args:
+        state_dir: where a private Ray keeps its files, and fault logs go.
+        in_process: no Ray at all: same rows, same verdicts, `breakpoint()` works.
+        address: of a Ray cluster to join; None starts a private one on this machine.
+        command: the words that reproduce the job, for messages.
+    """
+
+    state_dir: Path
+    in_process: bool = False
+    address: str | None = None
+    command: str = ""
+
+
+def run_packets(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine) -> dict[str, float]:
+    """Run the packets that have no part in `artifact` yet; returns the seconds of each stage, summed over workers.
+
+    Raises:
+        JobStopped: the code failed on a row, or the machine did (a full disk). Finished packets stay finished.
+    """
+    seconds: Counter[str] = Counter()
+    remaining = artifact.remaining(packets)
+    if not remaining:
+        return {}
+    with _readable_faults(job, engine), _results(job, artifact, remaining, engine) as results:
+        for result in progress(results, job.name, "packets", len(packets), len(packets) - len(remaining)):
+            seconds.update(json.loads(result["seconds"]))
+    return dict(seconds)
+
+
+@contextlib.contextmanager
+def _results(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine) -> Iterator[Iterable[Item]]:
+    num_gpus = max(stage.num_gpus for stage in job.stages)
+    if engine.in_process:
+        if num_gpus:
+            import torch
+
+            _require_gpus(job, num_gpus, torch.cuda.device_count())
+        yield map(
+            PacketWorker(job.stages, job.config, job.schema, job.write_packet), (item_of(job, one) for one in packets)
+        )
+        return
+    with contextlib.ExitStack() as stack:
+        _enter_ray(job, engine, stack)
+        import ray
+
+        from .ray_data import ray_results
+
+        if engine.address is None:  # a cluster may be growing towards what is asked of it
+            _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
+        yield ray_results(job, artifact, packets)
+
+
+def _enter_ray(job: Job, engine: Engine, stack: contextlib.ExitStack) -> None:
+    from .local_ray import local_ray
+
+    try:
+        if engine.address and ":" in engine.address:  # Ray itself tries for ten minutes
+            host, port = engine.address.removeprefix("ray://").rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=10).close()
+        stack.enter_context(local_ray(engine.state_dir / "ray", engine.address))
+    except Exception as error:  # Ray has no class for what goes wrong at its start
+        words = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
+        if engine.address:
+            raise JobStopped(
+                f"{job.name} stopped: no Ray cluster can be joined at {engine.address} ({words})"
+            ) from error
+        raise JobStopped(
+            f"{job.name} stopped: Ray did not start ({words})\n"
+            f"Is there room on the disk? Its logs: {engine.state_dir / 'ray' / 'logs'}; --in-process runs without it."
+        ) from error
+
+
+def _require_gpus(job: Job, wanted: float, here: float) -> None:
+    """A GPU that never comes would be waited for without a word."""
+    if wanted > here:
+        raise JobStopped(
+            f"{job.name} asks for {wanted:g} GPU a worker, and this machine has {here:g}: give --address of a cluster "
+            f"that has them, or a preset whose {job.name}.num_gpus is 0 (tiny)"
+        )
+
+
+@contextlib.contextmanager
+def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
+    """Turn what stopped a worker into a few lines that name the stage, the clip, the line and the way on."""
+    try:
+        yield
+    except OSError as error:
+        raise JobStopped(
+            f"{job.name} stopped: {error.strerror or error} ({error.filename or engine.state_dir})\n"
+            "Finished packets are kept; make room or mend the path, then run the same command again."
+        ) from error
+    except StageFault as error:
+        log = engine.state_dir / "faults" / f"{error.stage}-{error.row_id.split()[0]}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(error.trace)
+        command = engine.command or "the same command"
+        raise JobStopped(
+            f"{job.name} stopped: a fault in stage `{error.stage}`, clip {error.row_id}\n"
+            f"  {error.error}\n"
+            f"  at {error.place}\n"
+            f"  whole traceback: {log}\n"
+            f"  reproduce in one process: {command}{'' if engine.in_process else ' --in-process'}\n"
+            "Finished packets are kept; the same command goes on from there."
+        ) from error
+
+
+def progress(items: Iterable[T], name: str, unit: str, total: int, initial: int = 0) -> Iterator[T]:
+    """A progress bar on a terminal; in a log, a line now and then."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=name, unit=f" {unit}", total=total, initial=initial, dynamic_ncols=True)
+        return
+    start = said = time.monotonic()
+    print(f"{name}: {initial} of {total} {unit} are done", file=sys.stderr, flush=True)
+    for done, item in enumerate(items, initial + 1):
+        yield item
+        now = time.monotonic()
+        if done == total or now - said > SECONDS_BETWEEN_LINES:
+            said = now
+            print(f"{name}: {done} of {total} {unit}, {now - start:.0f} s", file=sys.stderr, flush=True)

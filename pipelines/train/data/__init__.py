@@ -1,0 +1,1 @@
+"""From cached latents to batches: split, draws, pose simulation, prefetch."""

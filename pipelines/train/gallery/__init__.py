@@ -1,0 +1,1 @@
+"""Validation clips rendered with the weights of some steps."""

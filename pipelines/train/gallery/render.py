@@ -1,0 +1,146 @@
+"""One gallery: validation clips rendered from their cached conditions, with the weights of one step."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from ....datasets.arrays import Frames
+from ....datasets.artifact import RECORD
+from ....datasets.sampler import draw_seed
+from ....datasets.skeleton import PoseSequence
+from ....datasets.storage import location
+from ....datasets.storage.atomic import folder_written_aside, write_json, written_aside
+from ....datasets.video import encode
+from ....models.checkpoints.components import flow_scheduler, load_components
+from ....models.encoders import decode_latents, encode_video, resize_frames
+from ....models.pipeline import SteadyDancerPipeline
+from ....models.pipeline_inputs import Perturbation, negative_motion
+from ....models.pose_condition import draw_pose_condition
+from ..config import TrainConfig
+from ..data.batches import TrainingData
+from ..data.draws import SampleDraws
+from ..run_folder import TrainingRefused
+from .folder import OF_EACH_CLIP, clip_name, forget_failure, gallery_name, settings_of
+from .kept_weights import network_at
+
+FPS = 16  # where a cache does not say
+
+
+def render_gallery(settings: dict[str, Any], steps: int) -> None:
+    """Make OUT/gallery/step-NNNNNN of the weights after `steps`; it is there when all of its videos are.
+
+    Args:
+        settings: those of `train_loop`.
+        steps: of the run.
+
+    Raises:
+        TrainingRefused: the weights are not kept, or no clip is held out.
+        ComponentsError: the base has no autoencoder.
+    """
+    began = time.perf_counter()
+    config, out = TrainConfig.model_validate(settings["config"]), Path(settings["out"])
+    device = torch.device("cuda" if config.use_gpu else "cpu")
+    data = TrainingData(location(settings["latents"]), config)
+    keys = gallery_keys(data, config)
+    vae = load_components(str(settings["base"]), ["vae"], device=device)["vae"]
+    told_fps = data.shards.record.get("fps")
+    fps = told_fps or FPS
+    for key in keys:
+        write_what_is_compared(out, key, data, vae, fps)
+    pipeline = gallery_pipeline(network_at(out, steps, device), vae, config)
+    place = out / gallery_name(steps)
+    for leftover in place.parent.glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}.tmp")
+    # One that was made with other settings is replaced.
+    with folder_written_aside(place, aside=aside, retire=lambda: shutil.rmtree(place, ignore_errors=True)):
+        for key in keys:
+            encode(render_clip(key, data, pipeline, config), aside / f"{key}.mp4", fps)
+        told = {"steps": steps, "clips": keys, "settings": settings_of(config), "size": data.shards.bucket[keys[0]]}
+        rate: dict[str, Any] = {"fps": fps} if told_fps else {"fps": fps, "fps_assumed": True}  # no cache says it
+        write_json(aside / RECORD, {**told, **rate, "seconds": time.perf_counter() - began})
+    forget_failure(out, steps)
+
+
+def gallery_pipeline(transformer: Any, vae: Any, config: TrainConfig) -> SteadyDancerPipeline:
+    """The pipeline over cached conditions: it needs no encoders of text and image."""
+    scheduler = flow_scheduler(config.flow_shift)
+    pipeline = SteadyDancerPipeline(transformer, vae, None, None, None, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def gallery_keys(data: TrainingData, config: TrainConfig) -> list[str]:
+    """The first of the clips that the validation loss is of.
+
+    Raises:
+        TrainingRefused: no source is held out.
+    """
+    keys = list(dict.fromkeys(row.key for row in data.validation_draws()))[: config.gallery.num_clips]
+    if not keys:
+        raise TrainingRefused(
+            f"validation_share: at {config.validation_share} no source is held out, so there is no clip for a gallery"
+        )
+    return keys
+
+
+def write_what_is_compared(out: Path, key: str, data: TrainingData, vae: Any, fps: float) -> None:
+    """The reference image, the pose as the network is told it, and the clip itself, as the autoencoder gives it back.
+
+    They are the same in all galleries, and made once.
+    """
+    reference, pose, truth = (out / clip_name(key, name) for name in OF_EACH_CLIP)
+    if reference.exists() and pose.exists() and truth.exists():
+        return
+    (batch, motion) = _clip(key, data, vae.device, 0)
+    frames = decode_latents(vae, batch.latents[0])
+    truth.parent.mkdir(parents=True, exist_ok=True)
+    encode(frames, truth, fps)
+    encode(resize_frames(_drawn(key, data, motion), *frames.shape[1:3]), pose, fps)
+    with written_aside(reference) as aside:
+        cv2.imwrite(str(aside), frames[0, ..., ::-1])
+
+
+@torch.no_grad()
+def render_clip(key: str, data: TrainingData, pipeline: SteadyDancerPipeline, config: TrainConfig) -> Frames:
+    """uint8 [F, H, W, 3] of one clip's cached conditions; noise and negative pose follow from the key and the seed."""
+    gallery = config.gallery
+    seed = draw_seed(gallery.seed, 0, 0, f"gallery/{key}")
+    batch, motion = _clip(key, data, pipeline.device, seed)
+    negative_pose = batch.conditions.pose_latents
+    if gallery.pose_guidance_scale != 0:
+        perturbation = Perturbation.draw(len(motion), torch.Generator().manual_seed(seed))
+        (perturbed,) = negative_motion([motion], perturbation)
+        _, height, width = data.shards.bucket[key]
+        negative_pose = encode_video(pipeline.vae, _drawn(key, data, perturbed), height, width)[None]
+    latents = pipeline.denoise(
+        batch.noise,
+        [batch.conditions],
+        batch.null.prompt_embeds,
+        [[negative_pose]],
+        num_inference_steps=gallery.num_inference_steps,
+        flow_shift=config.flow_shift,
+        guidance_scale=gallery.guidance_scale,
+        pose_guidance_scale=gallery.pose_guidance_scale,
+    )
+    frames: Frames = pipeline.decode_latents(latents, "uint8")[0]
+    return frames
+
+
+def _clip(key: str, data: TrainingData, device: torch.device, noise_seed: int) -> tuple[Any, PoseSequence]:
+    """The clip as a batch of one with nothing dropped, and its keypoints."""
+    batch = data.load([SampleDraws(key, sigma=1.0, noise_seed=noise_seed)], device)
+    return batch, PoseSequence.from_bytes(data.shards.read(key)["pose"])
+
+
+def _drawn(key: str, data: TrainingData, motion: PoseSequence) -> Frames:
+    """The keypoints as they are drawn for the cache."""
+    meta = data.shards.read(key)["meta"]
+    return draw_pose_condition(motion, meta["image_height"], meta["image_width"], meta["drawing_area_px"])

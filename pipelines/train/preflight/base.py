@@ -1,0 +1,108 @@
+"""The base model of a run: found, named by its digest, and its sizes read, without loading weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ....datasets.storage import Location, is_address, location
+from ....datasets.storage.files import needs_download
+from ....models.checkpoints import folders
+from ....models.weights import lookup as weights
+from ..config import TrainConfig
+from ..run_folder import TrainingRefused
+
+
+def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | None, fetch: bool) -> dict[str, Any]:
+    """Source, path and digest of the base; without `base`, those that the parent names.
+
+    Path and digest are None where it is not on this machine and `fetch` is off.
+
+    Raises:
+        TrainingRefused: there is none, parts of it are missing, or it is another than the parent's.
+        ComponentsError: it cannot be found.
+    """
+    if base is None and parent is not None:
+        base = parent["base"]["path"] or parent["base"]["source"]
+    if base is None:
+        raise TrainingRefused("base: stage 1 needs --base, a Wan 2.1 I2V folder or hub id")
+    names = ["transformer"] + ["vae"] * (config.stage == 3 and config.pose_simulation_unit == "frame")
+    folder = _local_folder(base, names, fetch)
+    if folder is None:
+        return {"source": str(base), "path": None, "digest": None}
+    missing = folders.missing_parts(folder, names)
+    if missing:
+        raise TrainingRefused(
+            f"base: {folder} has no {' and no '.join(missing)}: it is a pipeline's folder neither in diffusers' layout "
+            "nor in Wan's own"
+        )
+    digest = folders.part_digest(folder, "transformer")
+    if parent is not None and parent["base"]["digest"] != digest:
+        raise TrainingRefused(
+            f"base: {base} holds another transformer (digest {digest[:12]}…) than the base that the checkpoint was "
+            f"trained from ({parent['base']['digest'][:12]}…, {parent['base']['path']})"
+        )
+    # One on a store is named as such: each machine that loads it fetches it.
+    return {"source": str(base), "path": str(base) if is_address(base) else str(folder), "digest": digest}
+
+
+def constructor_arguments(source: Location | str, fetch: bool) -> dict[str, Any]:
+    """Of the transformer in a pipeline's folder, from headers alone.
+
+    With `fetch` off, of one that is not on this machine only `config.json` is read. One that has none in diffusers'
+    words is taken to be Wan 14B, which the bases of the catalogue are: nothing is returned.
+    """
+    from ....models.checkpoints.transformer_files import transformer_config
+
+    if not fetch and _is_elsewhere(str(source)):
+        return _stated(str(source))
+    here = folders.resolve_folder(str(source), ("transformer",))
+    return transformer_config(folders.part_path(here, "transformer") or here)
+
+
+def _local_folder(base: str, names: list[str], fetch: bool) -> Path | None:
+    """The local folder of a base; None if it would have to be downloaded and must not be."""
+    if not fetch and _is_elsewhere(base):
+        return None
+    return folders.resolve_folder(base, names).resolve()
+
+
+def _is_elsewhere(place: str) -> bool:
+    """Whether a place is a store's, or a hub id whose files are not on this machine."""
+    if is_address(place):
+        return needs_download(location(place))
+    return folders.is_hub_id(place) and not Path(place).exists() and weights.find_hub_id(place) is None
+
+
+def _stated(place: str) -> dict[str, Any]:
+    """What `config.json` on a store or a hub says in diffusers' words; the catalogue's bases need not be asked."""
+    if any(row.hub_id == place for row in weights.CATALOGUE):
+        return {}
+    for name in ("transformer/config.json", "config.json"):
+        text = _text_of(place, name)
+        told = json.loads(text) if text is not None else {}
+        if "num_attention_heads" in told:
+            return {name: value for name, value in told.items() if not name.startswith("_")}
+    return {}
+
+
+def _text_of(place: str, name: str) -> bytes | None:
+    if is_address(place):
+        try:
+            return (location(place) / name).read_bytes()
+        except FileNotFoundError:
+            return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(place, name)).read_bytes()
+    except LocalEntryNotFoundError as error:  # no copy here, and no network
+        raise TrainingRefused(f"base: {place} is no folder, and the model hub cannot be reached: {error}") from error
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # the hub's client raises its own, requests', httpx's and the system's errors
+        raise TrainingRefused(
+            f"base: {place} is no folder, and cannot be had from the model hub ({type(error).__name__})"
+        ) from error

@@ -1,0 +1,142 @@
+"""How long a stage will take, and what it would need with other settings: numbers for a person to choose by."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ....datasets.shards import Bucket
+from .. import flops as cost
+from ..config import TrainConfig
+from ..metrics.metrics_file import read_rows
+from . import footprint
+
+_MEASURED_STEPS = 50  # a rate is the median of so many steps, the last ones
+
+# How activations may be kept for the backward pass.
+_KEEPING: dict[str, dict[str, bool]] = {
+    "everything": {"gradient_checkpointing": False},
+    "block inputs and attention": {"gradient_checkpointing": True, "keep_attention_outputs": True},
+    "block inputs": {"gradient_checkpointing": True},
+    "block inputs, on the host": {"gradient_checkpointing": True, "offload_activations": True},
+}
+_NOT_KEPT = {"gradient_checkpointing": False, "keep_attention_outputs": False, "offload_activations": False}
+
+
+def mean_step_flops(config: TrainConfig, network: cost.Network, buckets: list[Bucket]) -> cost.Flops:
+    """Operations of one optimizer step of all workers, the mean over clips of these sizes."""
+    each = {bucket: cost.step_flops(config, network, bucket) for bucket in set(buckets)}
+    clips = config.global_batch_size
+    return cost.Flops(
+        model=clips * statistics.fmean(each[bucket].model for bucket in buckets),
+        hardware=clips * statistics.fmean(each[bucket].hardware for bucket in buckets),
+    )
+
+
+def seconds_a_step(
+    config: TrainConfig,
+    network: cost.Network,
+    buckets: list[Bucket],
+    *,
+    out: Path,
+    fork: Path | None = None,
+    tflops: float | None = None,
+) -> tuple[float | None, str | None]:
+    """(seconds, where they are from); (None, None) where there is nothing to go by.
+
+    `given`: operations over `tflops` of each worker. `measured`: the median of the newest steps in `out`. `measured in
+    the fork`: of those in `fork`, by the operations and the workers of either's step.
+    """
+    flops = mean_step_flops(config, network, buckets).hardware
+    workers = max(config.num_workers, 1)
+    if tflops is not None:
+        return flops / (workers * tflops * 1e12), "given"
+    if taken := _measured(out):
+        return taken, "measured"
+    if fork is not None and (taken := _measured(fork)):
+        begun = json.loads((fork / "start.json").read_text())["config"]
+        known = {name: value for name, value in begun.items() if name in TrainConfig.model_fields}
+        other = TrainConfig.model_validate({**config.model_dump(mode="json"), **known})
+        theirs = mean_step_flops(other, network, buckets).hardware / max(other.num_workers, 1)
+        return taken * (flops / workers) / theirs, "measured in the fork"
+    return None, None
+
+
+def _measured(out: Path) -> float | None:
+    seconds = [row["seconds"] for row in read_rows(out)[-_MEASURED_STEPS:]]
+    return statistics.median(seconds) if seconds else None
+
+
+def memory_by_setting(config: TrainConfig, network: cost.Network, bucket: Bucket) -> list[dict[str, Any]]:
+    """Memory of a GPU and of the host, and operations, for every way to spread the same step.
+
+    The ways are ZeRO's stage, where the optimizer is, and what is kept for the backward pass; `is_set` marks the
+    configuration's own.
+    """
+    rows = []
+    for zero_stage, offload, (kept, keeping) in product((2, 3), (False, True), _KEEPING.items()):
+        way = changed(config, zero_stage=zero_stage, offload_optimizer=offload, **{**_NOT_KEPT, **keeping})
+        if way is not None:
+            rows.append({
+                "zero_stage": zero_stage,
+                "offload_optimizer": offload,
+                "kept_for_backward": kept,
+                "is_set": way == config,
+                "gpu_memory_bytes": footprint.gpu_memory(way, network, bucket)["total"],
+                "host_memory_bytes": footprint.host_memory(way, network, bucket)["total"],
+                "hardware_flops_a_clip": cost.step_flops(way, network, bucket).hardware,
+            })  # fmt: skip
+    return rows
+
+
+def memory_by_size(config: TrainConfig, network: cost.Network, buckets: list[Bucket]) -> list[dict[str, Any]]:
+    """Clips, tokens, memory of a GPU and operations of every size that the cache holds, the largest first."""
+    return [
+        {
+            "num_frames": bucket[0],
+            "height": bucket[1],
+            "width": bucket[2],
+            "clips": buckets.count(bucket),
+            "tokens": cost.num_tokens(network, bucket),
+            "gpu_memory_bytes": footprint.gpu_memory(config, network, bucket)["total"],
+            "hardware_flops_a_clip": cost.step_flops(config, network, bucket).hardware,
+        }
+        for bucket in sorted(set(buckets), key=lambda size: -cost.num_tokens(network, size))
+    ]
+
+
+def ways_to_need_less(config: TrainConfig, network: cost.Network, bucket: Bucket) -> Iterator[tuple[str, int]]:
+    """(what to set, bytes of a GPU with it alone) for all that would need less than the configuration does."""
+    now = footprint.gpu_memory(config, network, bucket)["total"]
+    micro_batches = config.global_batch_size // max(config.num_workers, 1)
+    changes: dict[str, dict[str, Any]] = {
+        "gradient_checkpointing": {"gradient_checkpointing": True},
+        "keep_attention_outputs off": {"keep_attention_outputs": False},
+        "offload_activations": {"offload_activations": True},
+        f"gradient_accumulation {micro_batches}": {"gradient_accumulation": micro_batches},
+        "zero_stage 3": {"zero_stage": 3},
+        "offload_optimizer": {"offload_optimizer": True},
+        "shard_teacher": {"shard_teacher": True},
+        "twice the workers": {
+            "num_workers": 2 * config.num_workers,
+            "global_batch_size": max(config.global_batch_size, 2 * config.num_workers * config.gradient_accumulation),
+        },
+    }
+    for way, change in changes.items():
+        other = changed(config, **change)
+        if other is not None and (less := footprint.gpu_memory(other, network, bucket)["total"]) < now:
+            yield way, less
+
+
+def changed(config: TrainConfig, **changes: Any) -> TrainConfig | None:
+    """The configuration with other settings; None where they do not go together."""
+    try:
+        return TrainConfig.model_validate({**config.model_dump(), **changes})
+    except ValidationError:
+        return None

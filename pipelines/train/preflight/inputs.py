@@ -1,0 +1,257 @@
+"""What has to hold before a stage starts: the right parent, base and cache. Nothing here loads weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from .... import __version__
+from ....datasets.rules import with_absent
+from ....datasets.shards import ShardDataset
+from ....datasets.storage import Location, location
+from ....datasets.storage.atomic import write_json
+from ....datasets.storage.digests import differences, json_digest
+from ...common.older_versions import absent_fields
+from ..config import NETWORK_FIELDS, TrainConfig
+from ..data.split import split
+from ..frozen_components import frozen_parts
+from ..run_folder import TrainingRefused, checkpoint_folder, newest_sound_state, read_checkpoint_record, read_json
+from .base import constructor_arguments, find_base
+
+# What may differ between two attempts at one run without changing what is computed up to the steps already done.
+_FREE = {
+    "steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "offload_activations",
+    "shard_teacher",
+    "asynchronous_checkpoints",
+    "max_restarts",
+    "gallery",
+    "trackers",
+    "profile",
+    "bundle",
+}
+
+
+_WAN_14B = {"out_channels": 16, "pose_channels": 16, "image_dim": 1280, "text_dim": 4096}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The inputs of a stage, found and named.
+
+    Attributes:
+        latents, base, from_checkpoint: absolute places; base a folder in diffusers' layout, or None where not needed.
+        record: what `run.json` says of them, with digests.
+        transformer_config: constructor arguments of the transformer that the stage starts from.
+        shards: the open latents folder.
+    """
+
+    latents: Location
+    base: Location | None
+    from_checkpoint: Location | None
+    record: dict[str, Any]
+    transformer_config: dict[str, Any]
+    shards: ShardDataset
+
+
+def check_start(
+    config: TrainConfig, latents: Location, base: str | None, from_checkpoint: Location | None, *, fetch: bool = True
+) -> Start:
+    """Find the inputs of a stage and refuse those that do not fit together.
+
+    With `fetch=False` nothing is downloaded but `config.json`; see `base.constructor_arguments`.
+
+    Raises:
+        TrainingRefused: the message names the field.
+        ArtifactError: the latents folder is not finished or not there.
+        ComponentsError: the base cannot be found.
+    """
+    parent = _check_parent(config, from_checkpoint)
+    base_record = find_base(config, base, parent, fetch)
+    shards = ShardDataset(latents)
+    shards.require_whole()
+    begins_from = checkpoint_folder(from_checkpoint).resolve() if from_checkpoint else base_record["path"]
+    transformer_config = constructor_arguments(begins_from or base_record["source"], fetch)
+    _check_cache(config, shards, base_record["path"], {**_WAN_14B, **transformer_config})
+    record = {
+        "kind": "checkpoint",
+        "stage": config.stage,
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "latents": {"path": str(latents.resolve()), "digest": _data_digest(shards.record)},
+        "base": base_record,
+        "components": frozen_parts(config, base_record["path"], shards.record.get("components", {}), fetch),
+        "parent": parent and {"path": str(begins_from), "digest": json_digest(parent), "stage": parent["stage"]},
+        "validation": split(shards, config).record(),
+        "code_version": __version__,
+    }
+    return Start(
+        latents=latents.resolve(),
+        base=location(base_record["path"]) if base_record["path"] else None,
+        from_checkpoint=location(begins_from) if from_checkpoint else None,
+        record=record,
+        transformer_config=transformer_config,
+        shards=shards,
+    )
+
+
+def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict[str, Any] | None:
+    if config.stage == 1:
+        if from_checkpoint is not None:
+            raise TrainingRefused("from_checkpoint: stage 1 starts from --base alone; stages 2 and 3 take --from")
+        return None
+    if from_checkpoint is None:
+        raise TrainingRefused(
+            f"from_checkpoint: stage {config.stage} needs --from, stage {config.stage - 1}'s checkpoint"
+        )
+    parent = read_checkpoint_record(from_checkpoint)
+    if parent["stage"] != config.stage - 1:
+        raise TrainingRefused(
+            f"stage: {from_checkpoint} is a checkpoint of stage {parent['stage']}, but stage {config.stage} starts "
+            f"from stage {config.stage - 1}"
+        )
+    wanted = config.model_dump(mode="json", include=set(NETWORK_FIELDS))
+    theirs = {**absent_fields(TrainConfig), **parent["config"]}
+    for name, value in wanted.items():
+        if theirs[name] != value:
+            raise TrainingRefused(f"{name}: the checkpoint has {theirs[name]!r}, the configuration {value!r}")
+    return parent
+
+
+def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, transformer: dict[str, Any]) -> None:
+    """Sizes and origin of the cached tensors against the configuration, the base and the transformer."""
+    from ....models.checkpoints import folders
+
+    cached_with = shards.record.get("components", {}).get("digests", {})
+    folder = folders.resolve_folder(base, ("vae",)) if cached_with and base else None
+    for name, digest in cached_with.items():
+        # What the base does not have (a captioner, encoders that were not fetched) cannot be compared.
+        is_here = folder and name in folders.NAMES and not folders.missing_parts(folder, (name,))
+        if folder and is_here and folders.part_digest(folder, name) != digest:
+            raise TrainingRefused(
+                f"{name}: {shards.path} was cached with another {'VAE' if name == 'vae' else name} (digest "
+                f"{digest[:12]}…) than the one in {base}"
+            )
+    for num_frames in sorted({bucket[0] for bucket in shards.bucket.values()}):
+        if num_frames != config.num_frames:
+            raise TrainingRefused(
+                f"num_frames: {shards.path} was cached with {num_frames} frames a clip, the configuration says "
+                f"{config.num_frames}"
+            )
+    key = shards.keys[0]
+    shapes = {name: tuple(tensor["shape"]) for name, tensor in safetensors.deserialize(shards.read(key)["conditions"])}
+    clip = (transformer["out_channels"], config.num_latent_frames)
+    wanted = {
+        "latents": clip,
+        "image_latents": clip,
+        "pose_latents": (transformer["pose_channels"], config.num_latent_frames),
+    }
+    for name, sizes in wanted.items():
+        if shapes[name][:2] != sizes:
+            raise TrainingRefused(
+                f"{name}: {shards.path} holds (channels, latent frames) {shapes[name][:2]}, this run needs {sizes}"
+            )
+    for name, field in (
+        ("image_embeds", "image_dim"),
+        ("pose_image_embeds", "image_dim"),
+        ("prompt_embeds", "text_dim"),
+    ):
+        if shapes[name][-1] != transformer[field]:
+            raise TrainingRefused(
+                f"{name}: {shards.path} holds features of width {shapes[name][-1]}, the transformer's {field} is "
+                f"{transformer[field]}: the cache was made with other components"
+            )
+
+
+def _data_digest(latents: dict[str, Any]) -> str:
+    """Names a cache by what it was made of, not by when and where."""
+    made_of = [latents.get(name) for name in ("config", "num_frames", "fps", "buckets", "counts")]
+    origins = [latents.get("inputs", {}).get("digest"), latents.get("components", {}).get("digests")]
+    by = [latents["rules"]] if "rules" in latents else []  # a cache of an earlier version has the digest that it had
+    return json_digest([*made_of, *origins, *by])
+
+
+def identity(record: dict[str, Any]) -> dict[str, Any]:
+    """What two attempts at one run have in common: settings that matter, and the digests of what goes in."""
+    same: dict[str, Any] = {
+        "config": {name: value for name, value in record["config"].items() if name not in _FREE},
+        **{name: record[name] and record[name]["digest"] for name in ("latents", "base", "parent")},
+    }
+    return dict(json.loads(json.dumps(same)))
+
+
+def read_begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """`identity` of the run in a folder; fields of `record` that its version did not know count as what it did.
+
+    Raises:
+        TrainingRefused: the file is damaged.
+    """
+    told = read_json(folder / "start.json")
+    config = {name: value for name, value in told.get("config", {}).items() if name not in _FREE}
+    return with_absent({**told, "config": config}, identity(record), {"config": absent_fields(TrainConfig)})
+
+
+def compared_with(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """`identity` beside that of a run that was begun; a base that was not looked at, for a plan, counts as the same."""
+    now = identity(record)
+    return now if now["base"] is not None else {**now, "base": begun["base"]}
+
+
+def check_same_run(out: Path, record: dict[str, Any]) -> None:
+    """Let `out` be begun, or gone on with by the same run.
+
+    Raises:
+        TrainingRefused: as `refuse_other_run`.
+    """
+    refuse_other_run(out, record)
+    if not (out / "start.json").exists():
+        write_json(out / "start.json", identity(record))
+
+
+def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
+    """Nothing, if `out` is new or was begun by the same run; more steps are welcome, and other workers for its batches.
+
+    Raises:
+        TrainingRefused: the folder was begun with other settings or inputs; every change is named, old → new. Or the
+            newest state has more steps than are asked, or no room to be converted for so many workers.
+    """
+    file = out / "start.json"
+    if not file.exists():
+        return
+    begun = read_begun(out, record)
+    changes = list(differences(begun, _with_workers_of(begun, compared_with(begun, record))))
+    if changes:
+        hint = ""
+        if any(change.startswith("config.num_workers:") for change in changes):
+            hint = "\nAnother num_workers is taken where the global batch stays: global_batch_size = num_workers × "
+            hint += "gradient_accumulation × clips in one forward pass"
+        raise TrainingRefused(
+            f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to go on from its "
+            "newest state:\n" + "\n".join(f"  {change}" for change in changes) + hint
+        )
+    newest = newest_sound_state(out)
+    if newest is None:
+        return
+    steps, state = newest
+    if steps > record["config"]["steps"]:
+        raise TrainingRefused(f"steps: {out} has {steps} steps behind it already, {record['config']['steps']} asked")
+    from ..resume.universal import refuse_without_room
+
+    refuse_without_room(state, max(record["config"]["num_workers"], 1))
+
+
+def _with_workers_of(begun: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """`wanted` with the number of workers of `begun`, and their micro-batches, where its global batch is the same.
+
+    Micro-batches alone are no other workers: then a run would go on otherwise without a reason.
+    """
+    ours, theirs = wanted["config"], begun["config"]
+    if ours["num_workers"] == theirs["num_workers"] or ours["global_batch_size"] != theirs["global_batch_size"]:
+        return wanted
+    return {**wanted, "config": {**ours, **{name: theirs[name] for name in ("num_workers", "gradient_accumulation")}}}

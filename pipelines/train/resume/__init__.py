@@ -1,0 +1,1 @@
+"""Training states: written beside the training, checked, converted to another world size."""

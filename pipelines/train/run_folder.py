@@ -1,0 +1,181 @@
+"""What a training run leaves on disk, and how each piece is committed.
+
+OUT/start.json              configuration and digests of the inputs, written before the first step
+OUT/metrics.jsonl           one line a step
+OUT/state/before.json       the objective on the fixed samples before the first step
+OUT/state/step-NNNNNN/      engine state after that many steps, see `states`
+OUT/state/stop              somebody asked the run to stop after its step
+OUT/checkpoint/             transformer/, lora/ (stages 1 and 3), run.json written last, then the rename
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ... import SteadyDancerError
+from ...datasets.artifact import RECORD
+from ...datasets.finished import WORDS, what_lies_at
+from ...datasets.storage import Location
+from ...datasets.storage.atomic import folder_written_aside, write_json, written_aside
+from ...datasets.storage.digests import content_digest
+from .metrics.metrics_file import METRICS, read_lines
+from .resume.integrity import fault, tell_of_fault
+
+
+class TrainingRefused(SteadyDancerError, ValueError):
+    """A run cannot go on as asked; the message names the field and says what to do."""
+
+
+class NonFiniteError(SteadyDancerError, FloatingPointError):
+    """A sample, a loss or a gradient is not finite; the message names it. Nothing of it has reached the weights."""
+
+
+class NotWritten(SteadyDancerError, OSError):
+    """Something of a run could not be written, usually for want of room; what was there before is untouched."""
+
+
+def engine_states(out: Path) -> Iterator[tuple[int, Path]]:
+    """(steps done, folder) of the sound engine states of a run, newest first.
+
+    Every byte of a state is read and compared with what was written, once in the life of this process. Torn and damaged
+    states are passed over, with a warning.
+    """
+    for steps, folder in state_folders(out):
+        wrong = fault(folder)
+        if wrong is None:
+            yield steps, folder
+        else:
+            tell_of_fault(folder, wrong)
+
+
+def newest_sound_state(out: Path) -> tuple[int, Path] | None:
+    """The first of `engine_states`; None for a run that has no states at all.
+
+    Raises:
+        TrainingRefused: there are states and none of them is whole, so the run would begin again at step 0.
+    """
+    newest = next(engine_states(out), None)
+    if newest is None and state_folders(out):
+        raise none_is_whole(out)
+    return newest
+
+
+def none_is_whole(out: Path) -> TrainingRefused:
+    """What is said of a run all of whose engine states are damaged."""
+    (_, newest), *others = state_folders(out)
+    return TrainingRefused(
+        f"state: none of the {1 + len(others)} engine states in {out / 'state'} is whole ({newest.name}: "
+        f"{fault(newest)}), and without one the run would begin again at step 0: bring one back from a copy, or remove "
+        "them all to begin again"
+    )
+
+
+def state_folders(out: Path) -> list[tuple[int, Path]]:
+    """(steps done, folder) of everything that is named like an engine state, newest first."""
+    folders = (out / "state").glob("step-[0-9]*")
+    return sorted(((int(folder.name.removeprefix("step-")), folder) for folder in folders), reverse=True)
+
+
+def steps_done(out: Path) -> int:
+    """Steps behind the newest engine state of a run that looks whole, for people: its bytes are not read; 0 if none."""
+    return next((steps for steps, folder in state_folders(out) if fault(folder, None) is None), 0)
+
+
+def append_metrics(out: Path, row: dict[str, Any]) -> None:
+    """Add one line to the run's metrics.
+
+    Raises:
+        NotWritten: the disk is full; the next attempt removes what there is of the line.
+    """
+    file = out / METRICS
+    try:
+        with file.open("a") as opened:
+            opened.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise NotWritten(
+            f"disk: {file} could not be added to ({error}): make room, and the same command goes on"
+        ) from error
+
+
+def cut_metrics(out: Path, steps_done: int) -> None:
+    """Remove the lines of steps that will be taken again; damaged ones between those that stay, stay as they are."""
+    copy_metrics(out, out, steps_done)
+
+
+def copy_metrics(source: Path, target: Path, steps_done: int) -> None:
+    """Put the lines of the first steps of one run's metrics into another's folder."""
+    lines = read_lines(source)
+    last = max((i for i, line in enumerate(lines) if line.row and line.row["step"] < steps_done), default=-1)
+    kept = [line.text for line in lines[: last + 1] if line.row is None or line.row["step"] < steps_done]
+    with written_aside(target / METRICS) as aside:
+        aside.write_bytes(b"".join(text + b"\n" for text in kept))
+
+
+def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str, Any]) -> None:
+    """Make OUT/checkpoint: the parts beside it, then run.json, then the rename.
+
+    A checkpoint of fewer steps of the same run is kept as OUT/checkpoint-NNNNNN: a committed folder never changes.
+
+    Raises:
+        NotWritten: the disk is full.
+    """
+    place = out / "checkpoint"
+
+    def retire() -> None:
+        if place.exists():
+            place.rename(out / f"checkpoint-{read_json(place / RECORD)['steps']:06d}")
+
+    try:
+        with folder_written_aside(place, retire=retire) as aside:
+            write(aside)
+            write_json(aside / RECORD, {**record, "digest": content_digest(aside / "transformer")})
+    except (OSError, SafetensorError) as error:
+        raise NotWritten(
+            f"disk: the checkpoint of {record['steps']} steps could not be written to {place} ({error}); the state "
+            "behind it is whole: make room, and the same command writes it again"
+        ) from error
+
+
+def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
+    """run.json of a committed checkpoint folder; the run's folder that holds `checkpoint/` is taken too.
+
+    Raises:
+        TrainingRefused: there is no finished checkpoint there.
+    """
+    file = checkpoint_folder(checkpoint) / RECORD
+    if not file.exists():
+        there = what_lies_at(checkpoint)
+        words = f"holds {there}, no checkpoint" if there else f"holds no finished checkpoint (no {RECORD} in it)"
+        words = "is a file" if checkpoint.is_file() else words
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the stage before")
+    record = read_json(file)
+    if (kind := record.get("kind", "checkpoint")) != "checkpoint":
+        words = f"holds {WORDS.get(kind, kind)}, no checkpoint of a stage"
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the stage before")
+    return record
+
+
+def read_json(file: Location) -> dict[str, Any]:
+    """What a run, or a checkpoint, says of itself in a file that is there.
+
+    Raises:
+        TrainingRefused: the file is damaged.
+    """
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise TrainingRefused(
+            f"{file} is damaged ({error}), and nothing else says what lies beside it: bring it back from a copy, or "
+            "choose another --out"
+        ) from error
+
+
+def checkpoint_folder(path: Location) -> Location:
+    """`path` itself, or `path`/checkpoint when `path` is a run's folder."""
+    inner = path / "checkpoint"
+    return inner if not (path / RECORD).exists() and inner.exists() else path

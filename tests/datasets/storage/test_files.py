@@ -1,0 +1,140 @@
+"""Whatever is asked of a folder of this machine and of the same folder on a store has the same answer."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steadydancer.datasets.storage import Location, files, location, working_folder
+from steadydancer.datasets.storage import atomic as whole_files
+from steadydancer.datasets.storage.atomic import begin_folder, written_in_order
+from steadydancer.datasets.storage.copies import copy_whole, local_or_fetched
+from steadydancer.datasets.storage.tree import tree_of
+
+NAMES = (
+    "a.mp4",
+    "b.txt",
+    ".hidden.mp4",
+    "sub/c.MP4",
+    "sub/run.json",
+    "sub/deep/d.mp4",
+    "sub/deep/run.json",
+    "é/e.gif",
+)
+
+
+def make(folder: Location, tmp_path: Path) -> Location:
+    for number, name in enumerate(NAMES):
+        source = tmp_path / f"{number} of {folder.parent.parent.name}"  # of its own: a copy may be a hard link
+        source.write_text(name)
+        copy_whole(source, folder / name)
+    return folder
+
+
+@pytest.fixture
+def twins(bucket: str, tmp_path: Path) -> tuple[Location, Location]:
+    return make(tmp_path / "some/top", tmp_path), make(location(f"{bucket}/some/top"), tmp_path)
+
+
+def below(folder: Location) -> Callable[[Location], str]:
+    return lambda place: files.name_below(place, folder)
+
+
+def answers(folder: Location, tmp_path: Path) -> dict[str, object]:
+    name, tree = below(folder), tree_of(folder)
+    places = [folder / one for one in (*NAMES, "none", "sub")]
+    with files.range_reader(folder / "sub/run.json") as read, files.opened(folder / "b.txt") as stream:
+        return {
+            "files_below": sorted(map(name, files.files_below(folder))),
+            "files_in": sorted(map(name, files.files_in(folder))),
+            "folders_in": sorted(map(name, files.folders_in(folder))),
+            "no folders": files.folders_in(folder / "none") + files.files_in(folder / "none"),
+            "no names": files.names_in(folder / "none") + files.names_in(folder / "b.txt"),
+            "folders_with": sorted(map(name, files.folders_with(folder, ["run.json", "b.txt"]))),
+            "total_bytes": files.total_bytes(folder / "sub"),
+            "sizes": [files.sizes(places)[place] for place in places],
+            "size": files.size(folder / "b.txt"),
+            "holds_something": [files.holds_something(place) for place in (folder, *places)],
+            "changed": [files.changed_ns(folder / one) is None for one in ("a.mp4", "none")],
+            "relative_path": files.relative_path(folder / "a.mp4", folder / "sub/deep"),
+            "range": (read(3, 2), read(0, 100), stream.read(2)),
+            "in the way": files.file_in_the_way(folder / "new/folder"),
+            "found": sorted(map(name, tree.find({".mp4", ".gif"}))),
+            "globs": [
+                sorted(map(name, tree.find({".mp4"}, pattern.split("/"))))
+                for pattern in ("*.mp4", "**/*.mp4", "sub/*", "s?b/deep/*", ".h*")
+            ],
+            "tree": (sorted(map(name, tree.files())), tree.is_file(folder / "sub/c.MP4"), tree.is_file(folder / "sub")),
+            "copy": local_or_fetched(folder / "sub/deep/d.mp4", tmp_path).read_text(),
+        }
+
+
+def test_a_store_answers_as_a_folder_does(twins: tuple[Location, Location], tmp_path: Path) -> None:
+    here, there = (answers(folder, tmp_path) for folder in twins)
+    assert here == there
+    assert here["files_below"] == sorted(NAMES) and here["folders_in"] == ["sub", "é"]
+    assert here["sizes"] == [*(len(name.encode()) for name in NAMES), None, None]
+    assert here["folders_with"] == ["sub"]
+    assert here["found"] == [".hidden.mp4", "a.mp4", "sub/c.MP4", "sub/deep/d.mp4", "é/e.gif"]
+    assert here["range"] == (b"/r", b"sub/run.json", b"b.")
+
+
+def test_what_only_one_of_them_can_do_is_said(twins: tuple[Location, Location]) -> None:
+    here, there = twins
+    assert (files.needs_download(here), files.needs_download(there)) == (False, True)
+    assert (files.is_here(here), files.is_here(here / "none"), files.is_here(there)) == (True, False, False)
+    assert files.file_url(here / "a #.html") == f"file://{here}/a%20%23.html" and files.file_url(there) is None
+    assert files.relative_path(here, there) is None is files.relative_path(there, here)
+    assert files.relative_path(there, location("s3://another/some")) is None
+    assert files.file_in_the_way(here / "a.mp4/x/y") == here / "a.mp4" == files.file_in_the_way(here / "a.mp4")
+    assert files.file_in_the_way(there / "a.mp4/x") is None
+    assert working_folder(here) == here and isinstance(working_folder(there), Path)
+
+
+def test_a_listing_is_believed_until_its_mark_changes(tmp_path: Path) -> None:
+    assert files.listing_mark(tmp_path) is None  # it was changed a moment ago
+    time.sleep(2.1)
+    mark = files.listing_mark(tmp_path)
+    assert mark is not None and mark == files.listing_mark(tmp_path)
+    (tmp_path / "new").touch()
+    assert files.listing_mark(tmp_path) is None
+
+
+def test_other_names_of_the_same_file_are_not_other_files(twins: tuple[Location, Location]) -> None:
+    here, there = twins
+    (here / "link.mp4").symlink_to(here / "a.mp4")  # type: ignore[union-attr]
+    assert not files.is_another_file(here / "a.mp4", here / "link.mp4")
+    assert files.is_another_file(here / "a.mp4", here / "b.txt")
+    assert not files.is_another_file(here / "a.mp4", here / "none")
+    assert files.is_another_file(there / "a.mp4", there / "b.txt")
+
+
+def test_files_are_written_in_order_and_nothing_is_uploaded_after_a_failure(
+    twins: tuple[Location, Location], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded: list[str] = []
+    put = whole_files.put
+    monkeypatch.setattr(whole_files, "put", lambda file, place: (uploaded.append(place.name), put(file, place)))
+    for folder in twins:
+        with written_in_order(folder / "new", ("video", "record")) as here:
+            here.mkdir(exist_ok=True)
+            (here / "record").write_text("2")
+            (here / "video").write_text("1")
+        assert [(folder / "new" / name).read_text() for name in ("video", "record")] == ["1", "2"]
+    assert uploaded == ["video", "record"]
+    with pytest.raises(OSError, match="full"), written_in_order(twins[1] / "other", ("video",)) as here:
+        (here / "video").write_text("1")
+        raise OSError("full")
+    assert not (twins[1] / "other").exists()
+
+
+def test_a_folder_is_begun_without_what_was_left_aside_and_removed_whole(twins: tuple[Location, Location]) -> None:
+    (twins[0] / "sub/.x.1.tmp.json").write_text("half")  # type: ignore[union-attr]
+    for folder in twins:
+        begin_folder(folder)
+        assert set(files.files_below(folder)) == {folder / name for name in NAMES}
+        files.remove_folder(folder, "b.txt")
+        assert files.files_below(folder) == []
+        files.remove_folder(folder, "b.txt")
+    assert not twins[0].exists()

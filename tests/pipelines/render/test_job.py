@@ -1,0 +1,241 @@
+"""What a job of renders tells its workers, counts as the same job, and records. Nothing is rendered here."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from steadydancer.datasets.artifact import Artifact, ArtifactError
+from steadydancer.datasets.schema import Row
+from steadydancer.datasets.storage.atomic import write_json
+from steadydancer.datasets.storage.digests import content_digest, json_digest
+from steadydancer.models.checkpoints.folders import part_digest
+from steadydancer.pipelines.render import job, steps
+from steadydancer.pipelines.render.config import FROZEN, RenderConfig
+from steadydancer.pipelines.runtime.runner import Engine
+from steadydancer.pipelines.runtime.stage import BadClip, Stage
+
+CONFIG = RenderConfig(num_frames=9, seed=4, guidance_scale=3.0, driving_fps=12.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished checkpoint, its components, and three pairs, one of whose images is missing."""
+    (tmp_path / "checkpoint/transformer").mkdir(parents=True)
+    (tmp_path / "checkpoint/transformer/config.json").write_text("{}")
+    write_json(
+        tmp_path / "checkpoint/run.json",
+        {"kind": "checkpoint", "stage": 2, "base": {"path": str(tmp_path / "parts")}},
+    )
+    for k, name in enumerate(FROZEN):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        (tmp_path / "parts" / name / "config.json").write_text(str(k))
+    for k, name in enumerate(("a.png", "b.png", "a.mp4", "b.mp4")):
+        (tmp_path / name).write_text(f"content {k}")
+    return tmp_path
+
+
+def pairs_of(folder: Path) -> list[Row]:
+    return [
+        job.pair(folder / "b.png", folder / "a.mp4", "words", "second"),
+        job.pair(folder / "a.png", folder / "b.mp4", "", "first"),
+        job.pair(folder / "gone.png", folder / "b.mp4", "", "third"),
+    ]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Row, Any]]:
+    """The stage is left out; what it is given is kept."""
+    seen: list[tuple[Row, Any]] = []
+
+    def render(row: Row, task: Any, tools: Any) -> Row:
+        seen.append((dict(row), task))
+        if "gone" in row["image"]:
+            raise BadClip("unreadable_image", "gone")
+        detail = "no pose found in the image" if row["id"] == "first" else None
+        return {**row, "video": f"{row['id']}.mp4", "verdict": "ok", "detail": detail, "aligned": not detail}
+
+    made = [Stage("render", render, ("id",), ("video", "verdict", "detail"))]
+    monkeypatch.setattr(steps, "stages", lambda config: made)
+    return seen
+
+
+def run(folder: Path, config: RenderConfig = CONFIG, pairs: list[Row] | None = None) -> dict[str, Any]:
+    out = folder / "out"
+    engine = Engine(out / ".engine", in_process=True)
+    return job.run(config, checkpoint=folder / "checkpoint", pairs=pairs or pairs_of(folder), out=out, engine=engine)
+
+
+def test_workers_are_told_the_pairs_the_model_and_where_to_write(folder: Path, told: list[tuple[Row, Any]]) -> None:
+    run(folder)
+    given = {row["id"]: {name: row[name] for name in ("id", "image", "driving", "prompt")} for row, _ in told}
+    assert given == {row["id"]: row for row in pairs_of(folder)}
+    (task,) = {id(task): task for _, task in told}.values()
+    digests = {name: part_digest(folder / "parts", name) for name in FROZEN}
+    assert task == steps.RenderTask(
+        CONFIG,
+        str(folder / "checkpoint"),
+        str(folder / "parts"),
+        {"checkpoint": content_digest(folder / "checkpoint"), **digests},
+        str(folder / "out/renders"),
+    )
+    assert next(iter(task.digests)) == "checkpoint"  # the network's is the one that a file's comment names
+
+
+def test_the_record_says_what_was_made_of_what_and_the_console_what_is_odd(
+    folder: Path, told: list[tuple[Row, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    record = run(folder)
+    seconds = record.pop("seconds")
+    assert seconds.keys() == {"render", "total"}
+    files = {"second": ("b.png", "a.mp4"), "first": ("a.png", "b.mp4"), "third": (None, "b.mp4")}
+    digested = [
+        [row, *(name and content_digest(folder / name) for name in files[row["id"]])] for row in pairs_of(folder)
+    ]
+    settings = CONFIG.model_dump(mode="json", exclude={"packet_size", "num_gpus", "components"})
+    assert record.pop("inputs") == {
+        "checkpoint": str(folder / "checkpoint"),
+        "digest": content_digest(folder / "checkpoint"),
+        "pairs": json_digest(digested),
+    }
+    assert record.pop("counts") == {"inputs": 3, "ok": 2, "rejected": 0, "quarantined": 1}
+    assert (record["kind"], record["config"]) == ("renders", settings)
+    assert record["components"]["path"] == str(folder / "parts")
+    assert record["rules"].keys() >= {"pictures", "driving_poses", "sidecars"}
+    assert [line.message for line in caplog.records] == [
+        "first (image a.png, driving b.mp4): no pose found in the image"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", ["b.png", "a.mp4", "parts/vae/config.json", "checkpoint/transformer/config.json"])
+def test_a_file_that_changes_is_another_job_whichever_it_is(
+    folder: Path, told: list[tuple[Row, Any]], changed: str
+) -> None:
+    run(folder)
+    (folder / changed).write_text("other content")
+    with pytest.raises(ArtifactError, match="was begun with other settings or inputs"):
+        run(folder)
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("driving_fps", 24.0), ("fps", 24), ("seed", 5), ("main_person_only", True), ("pose_model", "supplied"),
+        ("sound", "keep"), ("max_area_px", 2048), ("negative_prompt", "x"), ("dtype", "float32"), ("solver", "dpm++"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_changes_is_another_job_and_how_many_gpus_is_not(
+    folder: Path, told: list[tuple[Row, Any]], field: str, value: Any
+) -> None:
+    record = run(folder)
+    assert run(folder, CONFIG.model_copy(update={"num_gpus": 0.5, "components": str(folder / "parts")})) == record
+    with pytest.raises(ArtifactError, match=f"config.{field}: "):
+        run(folder, CONFIG.model_copy(update={field: value}))
+
+
+def test_what_the_version_before_half_made_is_refused_by_the_rules_name(
+    folder: Path, told: list[tuple[Row, Any]]
+) -> None:
+    run(folder)
+    renders = folder / "out/renders"
+    plan = json.loads((renders / "plan.json").read_text())
+    del plan["rules"], plan["config"]["sound"]  # as it was written before there were rules
+    write_json(renders / "plan.json", plan)
+    assert run(folder)["counts"]["ok"] == 2  # finished: it stays as it is
+    (renders / "run.json").unlink()
+    with pytest.raises(ArtifactError, match=r"driving_poses: version 1 → 2 \(poses are aligned from the first frame"):
+        run(folder)
+    assert len(told) == 3
+
+
+def test_packets_of_some_pairs_are_made_once(folder: Path, told: list[tuple[Row, Any]]) -> None:
+    config = CONFIG.model_copy(update={"packet_size": 2})
+    run(folder, config)
+    parts = sorted((folder / "out/renders").glob("part-*.parquet"))
+    assert len(parts) == 2 and [row["id"] for row, _ in told] == ["first", "second", "third"]
+    (folder / "out/renders/run.json").unlink()
+    parts[0].unlink()
+    run(folder, config)
+    assert 4 <= len(told) <= 5
+    assert Artifact(folder / "out/renders").read(["id"]).num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("gpus", "dtype", "parked"), [(0, "float32", False), (0.5, "bfloat16", True), (1, "float16", False)]
+)
+def test_a_worker_loads_the_network_from_the_checkpoint_and_the_rest_from_the_components(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, dtype: str, parked: bool
+) -> None:
+    loaded: list[Any] = []
+    done: list[Any] = []
+
+    def load_components(place: str, names: Any, dtype: Any, device: str) -> dict[str, str]:
+        loaded.append((place, tuple(names), dtype, device))
+        return {name: f"{name} of {place}" for name in names}
+
+    def pipeline(**parts: str) -> Any:
+        return SimpleNamespace(**parts, set_progress_bar_config=lambda disable: done.append(disable))
+
+    monkeypatch.setattr(steps, "load_components", load_components)
+    monkeypatch.setattr(steps, "SteadyDancerPipeline", pipeline)
+    monkeypatch.setattr(steps, "park_context_projections", lambda network, device: done.append((network, device)))
+    monkeypatch.setattr(steps, "load_pose_estimator", lambda name: f"estimator {name}")
+    update = {"num_gpus": gpus, "dtype": dtype, "park_context_projections": parked, "pose_model": "dwpose"}
+    config = CONFIG.model_copy(update=update)
+    tools = steps.load_tools(steps.RenderTask(config, "/c", "/p", {}, "/out"))
+    device = "cuda" if gpus else "cpu"
+    number = getattr(torch, dtype)
+    assert loaded == [("/c", ("transformer",), number, device), ("/p", FROZEN, number, device)]
+    assert tools.pipeline.transformer == "transformer of /c" and tools.pipeline.vae == "vae of /p"
+    assert tools.estimator == "estimator dwpose"
+    assert done == [*([("transformer of /c", "cpu")] if parked else []), True]
+
+
+def test_the_stage_asks_for_the_configured_gpus() -> None:
+    (stage,) = steps.stages(CONFIG.model_copy(update={"num_gpus": 0.25}))
+    assert (stage.name, stage.num_gpus, stage.function, stage.load) == (
+        "render", 0.25, steps.render_pair, steps.load_tools,
+    )  # fmt: skip
+    written = {"video", "pose_model", "aligned", "pose_start_frame", "sound", "height", "width", "num_frames"}
+    assert set(stage.adds) == written | {"verdict", "detail"}
+    assert set(stage.reads) | set(stage.adds) | {"reason"} == set(steps.SCHEMA.names)
+
+
+def test_where_the_components_are_is_said_by_the_configuration_then_the_checkpoint_then_its_record(
+    tmp_path: Path,
+) -> None:
+    record = {"base": {"path": "/base"}}
+    assert job.components_of(CONFIG, tmp_path, record) == "/base"
+    named = record | {"components": {"path": "/components"}}
+    assert job.components_of(CONFIG, tmp_path, named) == "/components"
+    (tmp_path / "model_index.json").write_text("{}")
+    assert job.components_of(CONFIG, tmp_path, named) == str(tmp_path)
+    assert job.components_of(CONFIG.model_copy(update={"components": "/mine"}), tmp_path, named) == "/mine"
+
+
+@pytest.mark.parametrize(
+    ("update", "windows"),
+    [
+        ({"num_frames": 81}, 1), ({"num_frames": 85}, 2), ({"num_frames": None}, None), ({"num_frames": 5}, 1),
+        ({"num_frames": 33, "window_frames": 17, "window_overlap": 8}, 3),
+    ],
+)  # fmt: skip
+def test_windows_are_counted(update: dict[str, Any], windows: int | None) -> None:
+    assert job.num_windows(CONFIG.model_copy(update=update)) == windows
+
+
+def test_the_settings_are_those_of_the_release_unless_they_are_given() -> None:
+    """A row of the table a setting: who changes one says so here."""
+    assert RenderConfig().model_dump() == {
+        "components": None, "num_frames": 81, "window_frames": 81, "window_overlap": 20, "max_area_px": 1024 * 576,
+        "drawing_area_px": 1024 * 576, "num_inference_steps": 40, "guidance_scale": 5.0, "pose_guidance_scale": 1.0,
+        "pose_guidance_interval": (0.1, 0.4), "pose_guidance_unit": "step", "negative_pose_shift": False,
+        "solver": "unipc", "flow_shift": 5.0,
+        "negative_prompt": None, "seed": 106060, "dtype": "bfloat16", "park_context_projections": False,
+        "driving_fps": None, "fps": 16, "sound": "none", "main_person_only": False,
+        "on_missing_reference": "keep", "pose_model": "auto", "num_gpus": 0.0, "packet_size": 1,
+    }  # fmt: skip

@@ -1,0 +1,238 @@
+"""Which runs are one run, which may go on in a folder, and which may begin from another's state."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steadydancer.datasets.storage.digests import json_digest
+from steadydancer.pipelines.train.config import NETWORK_FIELDS, TrainConfig
+from steadydancer.pipelines.train.preflight import inputs as start
+from steadydancer.pipelines.train.preflight.fork import begin_fork, check_fork, forked_from
+from steadydancer.pipelines.train.preflight.inputs import check_same_run, compared_with, identity, refuse_other_run
+from steadydancer.pipelines.train.resume import integrity as faults
+from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics
+
+# A setting for each field that is another than the default.
+OTHER: dict[str, Any] = {
+    "num_frames": 77, "steps": 50, "seed": 1, "learning_rate": 0.5, "warmup_steps": 5, "betas": (0.5, 0.9),
+    "weight_decay": 0.5, "max_grad_norm": 2.0, "global_batch_size": 32, "gradient_accumulation": 2, "num_workers": 4,
+    "use_gpu": False, "max_restarts": 2, "bundle": True, "zero_stage": 3, "offload_optimizer": True, "dtype": "float32",
+    "gradient_checkpointing": False, "keep_attention_outputs": True, "offload_activations": True,
+    "shard_teacher": False, "lora_rank": 4, "lora_alpha": 4, "lora_targets": ("to_q",), "flow_shift": 3.0,
+    "loss_weighting": "gaussian", "text_dropout": 0.5, "pose_dropout": 0.5, "distillation_weight": 2.0,
+    "distillation": "normal", "uncond_text": "empty", "pose_simulation_targets": (3,),
+    "pose_simulation_probability": 0.1, "pose_simulation_unit": "latent", "alignment_axis": "spatial",
+    "pose_modulation_modules": ("spatial",), "condition_augmentation": False, "pose_fusion": "addition",
+    "image_feature_fusion": "concatenation", "temporal_kernel_size": 1, "reference_embedding": "shared",
+    "alignment_dropout": 0.1, "checkpoint_every_steps": 5, "keep_checkpoints": 4,
+    "asynchronous_checkpoints": False, "evaluation_samples": 2, "validation_share": 0.5,
+    "validation_clips": 3, "validation_sigmas": (0.5,), "validation_every_steps": 5,
+    "gallery": {"num_clips": 1}, "trackers": ("mlflow",), "profile": True,
+}  # fmt: skip
+# What may change under way, by its meaning: how long, how often written, where things lie, who is told.
+FREE = {
+    "steps", "checkpoint_every_steps", "keep_checkpoints", "offload_activations", "shard_teacher",
+    "asynchronous_checkpoints", "max_restarts", "gallery", "trackers", "profile", "bundle",
+}  # fmt: skip
+# What an engine state is cut up by, or trains, and which network it is.
+FIXED = {"zero_stage", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}
+
+
+def stage_1(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"stage": 1, "global_batch_size": 16, **changes})
+
+
+def record(config: TrainConfig | None = None, **digests: Any) -> dict[str, Any]:
+    told = {"latents": "l", "base": "b", "parent": None, **digests}
+    inputs = {name: digest and {"path": "somewhere", "digest": digest} for name, digest in told.items()}
+    config = config or stage_1()
+    return {"kind": "checkpoint", "config": config.model_dump(mode="json"), **inputs, "code_version": "0"}
+
+
+def state(out: Path, steps: int) -> Path:
+    folder = out / "state" / f"step-{steps:06d}"
+    (folder / "engine").mkdir(parents=True)
+    torch.save({"weights": torch.full((50,), float(steps))}, folder / "engine/rank.pt")
+    file = folder / "engine/rank.pt"
+    facts = {
+        "world_size": 8, "zero_stage": 2, "trained": ["w"], "steps_done": steps,
+        "files": {"engine/rank.pt": file.stat().st_size}, "crc32": {"engine/rank.pt": faults._checksum(file, 0)},
+    }  # fmt: skip
+    (folder / "complete.json").write_text(json.dumps({**facts, "digest": json_digest(facts)}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of eight workers that has begun and has taken 3 steps."""
+    out = tmp_path / "run"
+    out.mkdir()
+    check_same_run(out, record())
+    state(out, 3)
+    (out / "state/before.json").write_text('{"loss": 1.0}')
+    for step in range(5):
+        append_metrics(out, {"step": step})
+    return out
+
+
+def test_every_field_is_tried() -> None:
+    assert OTHER.keys() == TrainConfig.model_fields.keys() - {"stage"} and OTHER.keys() >= FREE | FIXED
+
+
+@pytest.mark.parametrize("field", OTHER)
+def test_a_setting_that_changes_what_is_computed_makes_another_run(run: Path, field: str) -> None:
+    default = stage_1()
+    other = stage_1(**{field: OTHER[field]})
+    assert getattr(default, field) != getattr(other, field)
+    if field in FREE or field == "num_workers":  # the global batch stays
+        refuse_other_run(run, record(other))
+        return
+    with pytest.raises(TrainingRefused, match=rf"(?s)was begun with other settings .*--fork .*\n  config\.{field}"):
+        refuse_other_run(run, record(other))
+
+
+@pytest.mark.parametrize("name", ["latents", "base", "parent"])
+def test_other_inputs_make_another_run(run: Path, name: str) -> None:
+    with pytest.raises(TrainingRefused, match=rf"\n  {name}: .* → \"x\""):
+        refuse_other_run(run, record(**{name: "x"}))
+
+
+def test_a_base_that_a_plan_has_not_looked_at_counts_as_the_same() -> None:
+    begun = identity(record())
+    assert compared_with(begun, record(base=None))["base"] == "b"
+    assert compared_with(begun, record(base="other"))["base"] == "other"
+
+
+def test_other_workers_take_the_same_global_batch_in_any_micro_batches_and_no_other_one(run: Path) -> None:
+    refuse_other_run(run, record(stage_1(num_workers=2, gradient_accumulation=4)))
+    for changes, named in (
+        (
+            {"num_workers": 4, "global_batch_size": 32},
+            r"(?s)config.global_batch_size: 16 → 32\n  config.num_workers: 8 → 4\nAnother num_workers is taken where",
+        ),
+        ({"num_workers": 4, "seed": 9}, "config.seed: 0 → 9"),
+        ({"global_batch_size": 24}, "config.global_batch_size: 16 → 24"),
+    ):
+        with pytest.raises(TrainingRefused, match=named):
+            refuse_other_run(run, record(stage_1(**changes)))
+
+
+def test_fewer_steps_than_are_taken_are_refused_and_as_many_are_not(run: Path) -> None:
+    refuse_other_run(run, record(stage_1(steps=3)))
+    with pytest.raises(TrainingRefused, match=rf"^steps: {run} has 3 steps behind it already, 2 asked"):
+        refuse_other_run(run, record(stage_1(steps=2)))
+
+
+def test_a_folder_is_bound_by_the_first_run_alone(tmp_path: Path) -> None:
+    refuse_other_run(tmp_path, record())
+    assert not list(tmp_path.iterdir())
+    check_same_run(tmp_path, record())
+    written = (tmp_path / "start.json").read_text()
+    assert json.loads(written) == identity(record())
+    check_same_run(tmp_path, record(stage_1(steps=99)))
+    assert (tmp_path / "start.json").read_text() == written
+
+
+@pytest.mark.parametrize("field", OTHER)
+def test_a_fork_takes_any_setting_but_those_that_its_state_is_made_of(run: Path, tmp_path: Path, field: str) -> None:
+    other = record(stage_1(**{field: OTHER[field]}))
+    if field in FIXED:
+        with pytest.raises(TrainingRefused, match=rf"(?s)^fork: .* cannot be read by.*\n  config\.{field}"):
+            check_fork(run, tmp_path / "fork", other)
+        return
+    found = check_fork(run, tmp_path / "fork", other)
+    assert found is not None and (found.steps, found.folder) == (3, run / "state/step-000003")
+    named = {change.partition(":")[0].removeprefix("config.") for change in found.changes}
+    assert named == (set() if field in FREE else {field})
+
+
+@pytest.mark.parametrize("name", ["base", "parent"])
+def test_a_fork_of_another_network_is_refused_and_other_latents_are_not(run: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(TrainingRefused, match=rf"(?s)^fork: .*\n  {name}: "):
+        check_fork(run, tmp_path / "fork", record(**{name: "x"}))
+    found = check_fork(run, tmp_path / "fork", record(latents="x"))
+    assert found is not None and found.changes == ['latents: "l" → "x"']
+
+
+def test_a_fork_has_the_state_and_its_steps_and_leaves_the_other_run_alone(run: Path, tmp_path: Path) -> None:
+    out, told = tmp_path / "fork", record(stage_1(learning_rate=0.5))
+    (out / "state/step-000099").mkdir(parents=True)  # of an attempt that was killed in here
+    begin_fork(run, out, told)
+    assert [path.name for path in sorted((out / "state").iterdir())] == ["before.json", "step-000003"]
+    ours, theirs = (folder / "state/step-000003/engine/rank.pt" for folder in (out, run))
+    assert ours.samefile(theirs)  # shared, not copied
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 5
+    assert forked_from(out) == {"path": str(run), "steps": 3, "changes": ["config.learning_rate: 0.0001 → 0.5"]}
+    assert forked_from(run) is None
+
+    begin_fork(run, out, told)  # the same command again
+    assert check_fork(run, out, told) is None
+    with pytest.raises(TrainingRefused, match=rf"^fork: {out} was begun from {run}; choose another"):
+        check_fork(tmp_path / "third", out, told)
+    with pytest.raises(TrainingRefused, match=rf"^fork: {run} was begun without --fork"):
+        check_fork(out, run, told)
+
+
+def test_a_fork_without_a_state_or_of_fewer_steps_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingRefused, match=r"^fork: .* holds no complete engine state"):
+        check_fork(tmp_path / "nothing", tmp_path / "fork", record())
+    with pytest.raises(TrainingRefused, match=r"^steps: .* 3 steps behind it already, 2 asked"):
+        check_fork(run, tmp_path / "fork", record(stage_1(steps=2)))
+    assert check_fork(run, tmp_path / "fork", record(stage_1(steps=3))) is not None
+
+
+def test_a_link_that_the_file_system_refuses_becomes_a_copy(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
+    begin_fork(run, tmp_path / "fork", record())
+    ours, theirs = (folder / "state/step-000003/engine/rank.pt" for folder in (tmp_path / "fork", run))
+    assert ours.read_bytes() == theirs.read_bytes() and not ours.samefile(theirs)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_stage_starts_from_the_stage_before_it(tmp_path: Path, stage: Any) -> None:
+    config = TrainConfig(stage=stage, num_workers=0)
+
+    def parent(of: int, **changes: Any) -> Path:
+        folder = tmp_path / f"stage{of}"
+        folder.mkdir(exist_ok=True)
+        told = {"stage": of, "config": {**config.model_dump(mode="json"), **changes}}
+        (folder / "run.json").write_text(json.dumps(told))
+        return folder
+
+    told = start._check_parent(config, parent(stage - 1))
+    assert told is not None and told["stage"] == stage - 1
+    for of in {1, 2, 3} - {stage - 1}:
+        with pytest.raises(TrainingRefused, match=rf"^stage: .* checkpoint of stage {of}, but stage {stage} starts"):
+            start._check_parent(config, parent(of))
+    with pytest.raises(TrainingRefused, match=rf"^from_checkpoint: stage {stage} needs --from, stage {stage - 1}'s"):
+        start._check_parent(config, None)
+    for field in NETWORK_FIELDS:
+        other = OTHER[field]
+        with pytest.raises(TrainingRefused, match=rf"^{field}: the checkpoint has "):
+            start._check_parent(
+                config, parent(stage - 1, **{field: list(other) if isinstance(other, tuple) else other})
+            )
+
+
+def test_a_cache_is_named_by_what_it_was_made_of() -> None:
+    """Not by when, where, or with which version."""
+    latents: dict[str, Any] = {
+        "config": {"dtype": "bfloat16"}, "num_frames": 81, "fps": 16, "buckets": {"a": 1}, "counts": {"ok": 3},
+        "inputs": {"digest": "i", "path": "/x"}, "components": {"digests": {"vae": "v"}, "path": "/y"},
+        "seconds": 5.0, "code_version": "1",
+    }  # fmt: skip
+    name = start._data_digest(latents)
+    moved = {"inputs": {"digest": "i", "path": "/z"}, "components": {"digests": {"vae": "v"}}, "seconds": 9.0}
+    assert start._data_digest({**latents, **moved, "code_version": "2"}) == name
+    others: list[dict[str, Any]] = [
+        {"config": {"dtype": "float32"}}, {"num_frames": 77}, {"fps": 24}, {"buckets": {"a": 2}}, {"counts": {"ok": 4}},
+        {"inputs": {"digest": "j"}}, {"components": {"digests": {"vae": "w"}}},
+    ]  # fmt: skip
+    assert len({name, *(start._data_digest({**latents, **other}) for other in others)}) == 1 + len(others)
