@@ -26,10 +26,10 @@ from ..storage import Location, location
 from ..storage.atomic import written_aside
 from ..storage.s3 import ObjectPath
 from .encodings import ENCODINGS as ENCODINGS  # what a cache is made with stands with the cache
-from .index import check_index, misplaced, remedy
+from .index import check_index, missing_samples, remedy
 from .index import require_settings as require_settings  # named with the cache that it refuses
 from .integrity import wrong_sizes
-from .ranges import PieceReader
+from .ranges import MemberReader
 
 CONDITIONS = "conditions.safetensors"
 POSE = KEYPOINTS.removeprefix(".")
@@ -75,7 +75,7 @@ def write_shard(latents: Location, packet: Packet, samples: Iterable[Sample]) ->
     samples = sorted(samples, key=lambda sample: sample.row["clip_id"])
     shard = shard_path(latents, packet)
     places: dict[str, list[dict[str, Any]]] = {}
-    of_shard: dict[str, Any] = {}
+    shard_columns: dict[str, Any] = {}
     if any(sample.members for sample in samples):
         with written_aside(shard) as aside:
             with aside.open("wb") as file:
@@ -92,9 +92,9 @@ def write_shard(latents: Location, packet: Packet, samples: Iterable[Sample]) ->
             places = index_shard(aside)
             with aside.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            of_shard = {"shard": shard.name, "shard_bytes": aside.stat().st_size, "shard_sha256": digest}
+            shard_columns = {"shard": shard.name, "shard_bytes": aside.stat().st_size, "shard_sha256": digest}
     rows = [
-        {**sample.row, **(of_shard if sample.members else {}), "members": places.get(sample.row["clip_id"])}
+        {**sample.row, **(shard_columns if sample.members else {}), "members": places.get(sample.row["clip_id"])}
         for sample in samples
     ]
     Artifact(latents).write_part(packet, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
@@ -149,13 +149,13 @@ class ShardDataset:
         one_of = {size: size for size in sizes}
         self.bucket: dict[str, Bucket] = {key: one_of[sizes[i]] for key, i in rows.items()}
         self._checked: set[str] = set()
-        self._pieces = PieceReader(OPEN_FILES)
+        self._pieces = MemberReader(OPEN_FILES)
 
     def __len__(self) -> int:
         """Number of usable samples."""
         return len(self.keys)
 
-    def require_whole(self) -> None:
+    def require_complete(self) -> None:
         """Find out before work begins what can be found out without reading the shards.
 
         Raises:
@@ -163,7 +163,7 @@ class ShardDataset:
                 hold, or the null conditions of a bucket are missing; the message names each kind's first.
         """
         wrong = sorted((str(place), damage) for place, damage in wrong_sizes(self._shards()).items())
-        lost = misplaced(self._index, MEMBERS)
+        lost = missing_samples(self._index, MEMBERS)
         nulls = [
             path for size in sorted(set(self.bucket.values())) if not (path := null_path(self.path, size)).is_file()
         ]
@@ -195,7 +195,7 @@ class ShardDataset:
                 f"{self.path}: its index names sample {key}, for which shard {path} has no place: {remedy(self.path)}"
             )
         try:
-            pieces = self._pieces(path, members, lambda found: self._is_sound(key, members, found))
+            pieces = self._pieces(path, members, lambda found: self._is_valid(key, members, found))
         except FileNotFoundError:
             raise ArtifactError(f"shard {path} is missing: {remedy(self.path)}") from None
         damaged = self._damaged(key, members, pieces)
@@ -229,7 +229,7 @@ class ShardDataset:
                 return str(member["name"])
         return None
 
-    def _is_sound(self, key: str, members: list[dict[str, Any]], pieces: list[bytes]) -> bool:
+    def _is_valid(self, key: str, members: list[dict[str, Any]], pieces: list[bytes]) -> bool:
         if self._damaged(key, members, pieces):
             return False
         self._checked.add(key)

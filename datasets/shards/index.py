@@ -30,10 +30,10 @@ def check_index(path: Location, record: Mapping[str, Any], index: pa.Table) -> N
             f"{path} was made by code that encodes otherwise ({', '.join(changes)}; left: the cache, right: "
             "this version): cache the clips anew into another --out"
         )
-    strange = set(index["fingerprint"].unique().to_pylist()) - {record.get("fingerprint")}
-    if strange:
+    foreign = set(index["fingerprint"].unique().to_pylist()) - {record.get("fingerprint")}
+    if foreign:
         raise ArtifactError(
-            f"{path} holds parts of another cache (fingerprint {min(map(str, strange))}, its record says "
+            f"{path} holds parts of another cache (fingerprint {min(map(str, foreign))}, its record says "
             f"{record.get('fingerprint')}): {remedy(path)}"
         )
     usable = index.filter(pc.equal(index["verdict"], "ok"))["clip_id"]
@@ -45,7 +45,7 @@ def check_index(path: Location, record: Mapping[str, Any], index: pa.Table) -> N
         )
 
 
-def misplaced(index: pa.Table, needed: tuple[str, ...]) -> list[str]:
+def missing_samples(index: pa.Table, needed: tuple[str, ...]) -> list[str]:
     """Keys of an index's usable samples that no shard can hold: without a place, a member, or beyond the shard's end.
 
     Args:

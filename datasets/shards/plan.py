@@ -6,9 +6,9 @@ from ..artifact import Packet
 from ..storage.digests import json_digest
 
 # With fewer shards, workers of a loader and GPUs that make a cache would stand idle.
-FEWEST_SHARDS = 8
+MIN_SHARDS = 8
 # A cache of fewer full shards than this gets shards of a quarter.
-SHARDS_OF_A_LARGE_CACHE = 20
+LARGE_CACHE_SHARDS = 20
 
 
 def shard_limit(total_bytes: int, shard_bytes: int) -> int:
@@ -16,24 +16,24 @@ def shard_limit(total_bytes: int, shard_bytes: int) -> int:
 
     A quarter below 20 full shards, and never so many that there would be fewer than 8 shards.
     """
-    if total_bytes < SHARDS_OF_A_LARGE_CACHE * shard_bytes:
+    if total_bytes < LARGE_CACHE_SHARDS * shard_bytes:
         shard_bytes //= 4
-    return max(1, min(shard_bytes, -(-total_bytes // FEWEST_SHARDS)))
+    return max(1, min(shard_bytes, -(-total_bytes // MIN_SHARDS)))
 
 
-def plan_shards(sizes: dict[str, int], limit_bytes: int, most_clips: int) -> list[Packet]:
+def plan_shards(sizes: dict[str, int], limit_bytes: int, max_clips: int) -> list[Packet]:
     """Cut clips, sorted by id, into packets whose estimated bytes stay within a limit; at least one clip each.
 
     Args:
         sizes: estimated bytes by clip id.
         limit_bytes: of a shard.
-        most_clips: in a shard.
+        max_clips: in a shard.
     """
     packets: list[Packet] = []
     ids: list[str] = []
     held = 0
     for clip_id in [*sorted(sizes), None]:
-        full = clip_id is None or held + sizes[clip_id] > limit_bytes or len(ids) == most_clips
+        full = clip_id is None or held + sizes[clip_id] > limit_bytes or len(ids) == max_clips
         if ids and full:
             packets.append(Packet(packet_id(ids), tuple(ids)))
             ids, held = [], 0

@@ -14,7 +14,7 @@ from ..storage.requests import attempt
 from ..storage.s3 import ObjectPath
 
 
-class PieceReader:
+class MemberReader:
     """Reads members of shards.
 
     Args:
@@ -26,14 +26,14 @@ class PieceReader:
         self._file: Callable[[Path], BinaryIO] = lru_cache(maxsize=open_files)(lambda shard: shard.open("rb"))
 
     def __call__(
-        self, shard: Location, members: list[dict[str, Any]], is_sound: Callable[[list[bytes]], bool]
+        self, shard: Location, members: list[dict[str, Any]], is_valid: Callable[[list[bytes]], bool]
     ) -> list[bytes]:
         """Read members that follow each other, with `offset` and `size`; of an object in one request (`read_range`).
 
         Args:
             shard: the tar.
             members: rows of the index.
-            is_sound: whether pieces are what they should be; asked of what was fetched and kept.
+            is_valid: whether pieces are what they should be; asked of what was fetched and kept.
 
         Raises:
             FileNotFoundError: there is no such shard.
@@ -48,10 +48,10 @@ class PieceReader:
         def cut(span: bytes) -> list[bytes]:
             return [span[m["offset"] - start : m["offset"] - start + m["size"]] for m in members]
 
-        return cut(read_range(shard, start, stop - start, json_digest(members), lambda span: is_sound(cut(span))))
+        return cut(read_range(shard, start, stop - start, json_digest(members), lambda span: is_valid(cut(span))))
 
 
-def read_range(path: ObjectPath, offset: int, size: int, digest: str, is_sound: Callable[[bytes], bool]) -> bytes:
+def read_range(path: ObjectPath, offset: int, size: int, digest: str, is_valid: Callable[[bytes], bool]) -> bytes:
     """`size` bytes of an object that does not change, from the copy on this machine if there is one.
 
     A copy that is not sound is forgotten and the object asked again, so that neither a disk of this machine nor an
@@ -63,7 +63,7 @@ def read_range(path: ObjectPath, offset: int, size: int, digest: str, is_sound: 
         offset: where the bytes begin.
         size: how many they are.
         digest: of what they should be: a cache that was made anew under the old name has another.
-        is_sound: whether they are it.
+        is_valid: whether they are it.
 
     Raises:
         FileNotFoundError: there is no such object.
@@ -72,7 +72,7 @@ def read_range(path: ObjectPath, offset: int, size: int, digest: str, is_sound: 
     key = sha256(f"{path} {offset} {size} {digest}".encode()).hexdigest()
     with held(key, partial(_fetch, path, offset, size)) as folder:
         data = (folder / "bytes").read_bytes()
-    if is_sound(data):
+    if is_valid(data):
         return data
     drop(key)
     return _read(path, offset, size)

@@ -42,8 +42,12 @@ def make_toy_clips(directory: Path, seed: int = 0, num_good: int = 7) -> list[Pa
 
     flaw = _FLAW_SEEDS + seed * 1000
     paths.append(_write_static(directory / "static.mp4", flaw))
-    paths.append(_write_scenes(directory / "cut_short.mp4", [(flaw + 1, 1.5), (_elsewhere(flaw + 1), 1.5)]))
-    paths.append(_write_scenes(directory / "cut_long.mp4", [(flaw + 20, 1.25), (_elsewhere(flaw + 20), 2.75)]))
+    paths.append(
+        _write_scenes(directory / "cut_short.mp4", [(flaw + 1, 1.5), (_dancer_with_other_wall(flaw + 1), 1.5)])
+    )
+    paths.append(
+        _write_scenes(directory / "cut_long.mp4", [(flaw + 20, 1.25), (_dancer_with_other_wall(flaw + 20), 2.75)])
+    )
     paths.append(_write_scenes(directory / "dark.mp4", [(flaw + 40, 3.0)], brightness=0.06))
     paths.append(_write_two_people(directory / "two_people.mp4", flaw + 60))
     truncated = _write_scenes(directory / "truncated.mp4", [(flaw + 80, 3.0)])
@@ -95,7 +99,7 @@ def _caption(seed: int, motion_seed: int | None = None) -> str:
     )
 
 
-def _elsewhere(seed: int) -> int:
+def _dancer_with_other_wall(seed: int) -> int:
     """A later dancer before a wall of quite another colour, so that a cut between the two is one to the eye."""
 
     def wall(dancer: int) -> np.ndarray:

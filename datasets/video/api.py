@@ -19,10 +19,10 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from ..storage.atomic import written_aside
-from . import client as video_process
-from . import sound as video_sound
+from . import client
 from .display import is_hd
 from .info import DEMUX_OPTIONS, MAX_DURATION_S, MAX_PIXELS, VideoError, VideoIndex, VideoInfo, error_message, opened
+from .sound import Sound, add_sound_stream, write_sound
 from .sound_samples import RATE_HZ
 
 __all__ = [
@@ -80,7 +80,7 @@ def decode(
     if times.ndim != 1 or len(times) == 0 or not (times >= 0).all():
         raise ValueError(f"times_s must be one or more times ≥ 0: {times_s}")
     size = None if height is None else [int(height), int(width or 0)]
-    return _frames(video_process.request("frames", path, times_s=times.tolist(), size=size)[1])
+    return _frames(client.request("frames", path, times_s=times.tolist(), size=size)[1])
 
 
 def decode_low_resolution(path: str | os.PathLike[str], every_s: float, max_side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +89,7 @@ def decode_low_resolution(path: str | os.PathLike[str], every_s: float, max_side
     Frames are uint8 [n, h, w, 3]; the longer side is `max_side` pixels, or as stored if that is smaller. The frames
     that `decode_sparse` may ask for are kept on the way, and cost no second pass soon after.
     """
-    times_s, frames = video_process.request("low_resolution", path, every_s=every_s, max_side=max_side)
+    times_s, frames = client.request("low_resolution", path, every_s=every_s, max_side=max_side)
     return np.array(times_s), _frames(frames)
 
 
@@ -103,7 +103,7 @@ def low_resolution_pieces(
     first = 0
     while True:
         piece = {"first": first, "count": piece_frames}
-        times_s, frames = video_process.request("low_resolution", path, every_s=every_s, max_side=max_side, **piece)
+        times_s, frames = client.request("low_resolution", path, every_s=every_s, max_side=max_side, **piece)
         if times_s:
             yield np.array(times_s), _frames(frames)
         if len(times_s) < piece_frames:
@@ -112,16 +112,16 @@ def low_resolution_pieces(
 
 
 def decode_key_frames(
-    path: str | os.PathLike[str], largest_gap_s: float, least_pixels: int, count: int | None = None
+    path: str | os.PathLike[str], max_gap_s: float, min_pixels: int, count: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """A few frames at which decoding can begin anew, at a tenth of a pass's cost: times [n] and uint8 [n, h, w, 3].
 
-    As few as leave no longer gap than `largest_gap_s` between them and to the end; of these only the first
+    As few as leave no longer gap than `max_gap_s` between them and to the end; of these only the first
     `count`, if that is given. None (n = 0) where the file has not enough of them, or holds fewer pixels in all its
-    frames than `least_pixels`. Their size is that of `decode_sparse`.
+    frames than `min_pixels`. Their size is that of `decode_sparse`.
     """
-    arguments = {"largest_gap_s": largest_gap_s, "least_pixels": least_pixels, "count": count}
-    times_s, frames = video_process.request("key_frames", path, **arguments)
+    arguments = {"max_gap_s": max_gap_s, "min_pixels": min_pixels, "count": count}
+    times_s, frames = client.request("key_frames", path, **arguments)
     return np.array(times_s), _frames(frames)
 
 
@@ -134,13 +134,13 @@ def decode_sparse(
     holds fewer than two of those. The shorter side is 256 pixels, or as stored if that is smaller; both are even.
     """
     arguments = {"start_s": start_s, "end_s": end_s, "num_frames": num_frames}
-    times_s, frames = video_process.request("sparse", path, **arguments)
+    times_s, frames = client.request("sparse", path, **arguments)
     return np.array(times_s), _frames(frames)
 
 
 def decoding_seconds() -> float:
     """How long this process has waited for frames and indices since it began."""
-    return video_process.waited_s
+    return client.waited_s
 
 
 def decoding_counts() -> dict[str, int]:
@@ -150,13 +150,13 @@ def decoding_counts() -> dict[str, int]:
     read: `decord_refused`, among them `decord_unfit`, whose frames were not PyAV's (which were given). Frames held
     against PyAV's: `cross_checked`. Children lost: `crashes`, `timeouts`.
     """
-    return dict(video_process.counts)
+    return dict(client.counts)
 
 
 def _index(
     path: str | os.PathLike[str], max_pixels: int | None = None, max_duration_s: float | None = None
 ) -> VideoIndex:
-    words, _ = video_process.request("index", path, max_pixels=max_pixels, max_duration_s=max_duration_s)
+    words, _ = client.request("index", path, max_pixels=max_pixels, max_duration_s=max_duration_s)
     return VideoIndex(
         np.array(words["pts"], np.int64),
         Fraction(words["time_base"]),
@@ -181,7 +181,7 @@ def encode(
     fps: float | Fraction = 16,
     metadata: dict[str, str] | None = None,
     lossless: bool = False,
-    sound: video_sound.Sound | None = None,
+    sound: Sound | None = None,
 ) -> None:
     """Write uint8 [F, H, W, 3] RGB as an H.264 (yuv420p, crf 18) mp4 with a constant frame rate.
 
@@ -238,7 +238,7 @@ def _check_frames(frames: np.ndarray, size: tuple[int, ...]) -> None:
 
 
 def _write_h264(
-    container: Any, pieces: Iterable[np.ndarray], fps: Fraction, lossless: bool, sound: video_sound.Sound | None
+    container: Any, pieces: Iterable[np.ndarray], fps: Fraction, lossless: bool, sound: Sound | None
 ) -> None:
     # Without cpu-independent the assembly of x264 gave one input four different files, and several threads decide
     # otherwise than one.
@@ -247,7 +247,7 @@ def _write_h264(
     stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=fps, options=options)
     stream.pix_fmt = "rgb24" if lossless else "yuv420p"
     stream.codec_context.thread_count = 1
-    audio = None if sound is None else video_sound.add_stream(container, sound)
+    audio = None if sound is None else add_sound_stream(container, sound)
     scaler, matrix, position = VideoReformatter(), Colorspace.ITU601, 0
     for frames in pieces:
         if position == 0:
@@ -266,7 +266,7 @@ def _write_h264(
     container.mux(stream.encode(None))
     if sound is not None:
         longest = round(float(position / fps) * RATE_HZ)
-        video_sound.write(container, audio, video_sound.Sound(sound.samples[:longest]))
+        write_sound(container, audio, Sound(sound.samples[:longest]))
 
 
 def _tag_colours(stream: Any) -> Colorspace:

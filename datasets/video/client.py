@@ -32,8 +32,8 @@ from .worker import EMPTIED, LENGTH, perform
 LIMITS = Limits()
 
 # A child that served so many requests, or kept so much memory, makes room for a new one.
-MOST_REQUESTS = 1000
-MOST_RESIDENT_BYTES = 1 << 30
+MAX_REQUESTS = 1000
+MAX_RESIDENT_BYTES = 1 << 30
 
 # What the child runs. It finds modules where this process does, and nowhere else.
 START = (
@@ -42,11 +42,11 @@ START = (
 )
 
 
-class _Died(Exception):
+class _WorkerDied(Exception):
     """The child is gone; the message says how."""
 
 
-class _Child:
+class _Worker:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
@@ -74,13 +74,13 @@ class _Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def usable(self) -> bool:
+    def is_usable(self) -> bool:
         """Alive, and neither old nor fat."""
-        young = self.num_requests < MOST_REQUESTS and self.resident_bytes < MOST_RESIDENT_BYTES
+        young = self.num_requests < MAX_REQUESTS and self.resident_bytes < MAX_RESIDENT_BYTES
         return young and self._process.poll() is None
 
     def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
-        """The answer, and its frames if it has some. Raises `_Died`, and `VideoError` (`timeout`)."""
+        """The answer, and its frames if it has some. Raises `_WorkerDied`, and `VideoError` (`timeout`)."""
         self.num_requests += 1
         deadline = Deadline(self.pid, LIMITS)
         data = json.dumps(request).encode()
@@ -148,11 +148,11 @@ class _Child:
         code = self._process.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         words = Path(f"/proc/self/fd/{self._words}").read_text(errors="replace").strip().splitlines()
-        raise _Died(f"{how}: {words[-1][:200]}" if words else how)
+        raise _WorkerDied(f"{how}: {words[-1][:200]}" if words else how)
 
 
 _lock = threading.Lock()
-_child: _Child | None = None
+_worker: _Worker | None = None
 _reader: VideoReader | None = None
 counts: Counter[str] = Counter()
 """What happened in this process: requests by decoder, cross-checks, files that decord is unfit for, lost children."""
@@ -173,26 +173,26 @@ def request(operation: str, path: str | os.PathLike[str], **arguments: Any) -> t
     start = time.perf_counter()
     try:
         if os.environ.get("STEADYDANCER_DECODE") == "in-process":
-            return _request_here(operation, path, **arguments)
-        return _request_child(operation, path, **arguments)
+            return _request_in_process(operation, path, **arguments)
+        return _request_worker(operation, path, **arguments)
     finally:
         waited_s += time.perf_counter() - start
 
 
-def _request_child(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
+def _request_worker(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
     words = {"operation": operation, "path": os.path.abspath(os.fsdecode(path)), **arguments}  # noqa: PTH100 - as named
     with _lock:
         for attempt in (1, 2):
             try:
-                answer, frames = _usable_child().ask(words)
+                answer, frames = _running_worker().ask(words)
                 break
-            except _Died as death:
-                end_child()
+            except _WorkerDied as death:
+                stop_worker()
                 counts["crashes"] += 1
                 if attempt == 2:
                     raise VideoError("decoder_crash", f"the decoder died of it twice ({death})") from None
             except BaseException as error:  # an interrupted request would leave its answer to the next
-                end_child()
+                stop_worker()
                 counts["timeouts"] += isinstance(error, VideoError)
                 raise
         counts.update(answer["counts"])
@@ -203,7 +203,9 @@ def _request_child(operation: str, path: str | os.PathLike[str], **arguments: An
     return answer["result"], frames
 
 
-def _request_here(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
+def _request_in_process(
+    operation: str, path: str | os.PathLike[str], **arguments: Any
+) -> tuple[Any, np.ndarray | None]:
     global _reader
     with _lock:
         _reader = _reader or VideoReader()
@@ -215,25 +217,25 @@ def _request_here(operation: str, path: str | os.PathLike[str], **arguments: Any
             _reader.counts.clear()
 
 
-def child_pid() -> int | None:
+def worker_pid() -> int | None:
     """Of the child that would be asked next, None if one would have to be started."""
-    return _child.pid if _child is not None and _child.usable() else None
+    return _worker.pid if _worker is not None and _worker.is_usable() else None
 
 
-def end_child() -> None:
+def stop_worker() -> None:
     """End the child; the next request starts another."""
-    global _child
-    if _child is not None:
-        _child.end()
-        _child = None
+    global _worker
+    if _worker is not None:
+        _worker.end()
+        _worker = None
 
 
-def _usable_child() -> _Child:
-    global _child
-    if _child is None or not _child.usable():
-        end_child()
-        _child = _Child()
-    return _child
+def _running_worker() -> _Worker:
+    global _worker
+    if _worker is None or not _worker.is_usable():
+        stop_worker()
+        _worker = _Worker()
+    return _worker
 
 
 def _mapped(descriptor: int | None, size: int) -> mmap.mmap:
@@ -244,14 +246,14 @@ def _mapped(descriptor: int | None, size: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def _forget_child() -> None:
+def _forget_worker() -> None:
     """In a forked process: the child belongs to the parent, and the lock may be held by a thread that is not here."""
-    global _child, _lock
+    global _worker, _lock
     _lock = threading.Lock()
-    if _child is not None:
-        _child.forget()
-        _child = None
+    if _worker is not None:
+        _worker.forget()
+        _worker = None
 
 
-os.register_at_fork(after_in_child=_forget_child)
-atexit.register(end_child)
+os.register_at_fork(after_in_child=_forget_worker)
+atexit.register(stop_worker)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .info import VideoError
 
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,4 @@ class Deadline:
             fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:  # it is gone, which its socket tells
             return "R", 0.0
-        return fields[0], (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+        return fields[0], (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND

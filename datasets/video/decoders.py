@@ -13,17 +13,17 @@ from av.error import FFmpegError
 
 from .display import Display, Size, decoder_of
 from .info import DEMUX_OPTIONS, VideoError, VideoIndex, error_message, opened
-from .interlacing import deinterlaced
+from .interlacing import deinterlace
 
 # decord reads this once, when its library loads. Above 0 it may put earlier frames in the place of damaged ones.
 # DECORD_EOF_RETRY_MAX keeps its default: it counts polls, and with 64 a good 4K file failed.
 os.environ.setdefault("DECORD_REWIND_RETRY_MAX", "0")
 
 # To begin anew empties the decoder, which costs about as much as some frames.
-_WORTH_SEEKING = 8
+_MIN_FRAMES_TO_SEEK = 8
 
 # decord gives times in single precision.
-_LARGEST_TIME_DIFFERENCE_S = 2e-3
+_MAX_TIME_DIFFERENCE_S = 2e-3
 
 
 class PyavCursor:
@@ -53,7 +53,7 @@ class PyavCursor:
 
     def _begin(self, packets: Iterator[Any], position: int) -> None:
         checked = self._checked((frame for packet in packets for frame in self._context.decode(packet)), position)
-        self._frames = deinterlaced(checked, self._index.deinterlacing) if self._index.deinterlacing else checked
+        self._frames = deinterlace(checked, self._index.deinterlacing) if self._index.deinterlacing else checked
         self._frame: Any = None
         self._position = position - 1
 
@@ -68,7 +68,7 @@ class PyavCursor:
 
     def _advance(self, target: int) -> None:
         behind = target < self._position or (target == self._position and self._frame is None)
-        if behind or self._entry_before(target) > self._position + _WORTH_SEEKING:
+        if behind or self._entry_before(target) > self._position + _MIN_FRAMES_TO_SEEK:
             self._seek(target)
         while self._position < target:
             frame: Any = next(self._frames, None)
@@ -183,7 +183,7 @@ class DecordCursor:
         if len(self._reader) != index.info.num_frames:
             raise DecordRefusal(f"it counts {len(self._reader)} frames")
         times_s = np.sort(self._reader.get_frame_timestamp(np.arange(len(self._reader)))[:, 0]).astype(np.float64)
-        if np.abs(times_s - times_s[0] - index.times_s()).max() > _LARGEST_TIME_DIFFERENCE_S:
+        if np.abs(times_s - times_s[0] - index.times_s()).max() > _MAX_TIME_DIFFERENCE_S:
             raise DecordRefusal("its times are not those of the packets")
 
     def picture(self, position: int) -> np.ndarray:

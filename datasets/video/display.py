@@ -18,8 +18,8 @@ Size = tuple[int, int]
 """(height, width) of upright frames."""
 
 # What a display matrix may be off a right angle, and an aspect off the first one's: sizes in whole pixels round.
-_LARGEST_ANGLE_DEG = 1.0
-_LARGEST_ASPECT_CHANGE = 0.02
+_MAX_ANGLE_DEG = 1.0
+_MAX_ASPECT_CHANGE = 0.02
 
 # As numbered in ISO/IEC 23091-2; 0 (RGB) and 3 (reserved) say nothing of a frame that is stored as YUV.
 _UNTAGGED_MATRICES = (0, 2, 3)
@@ -59,7 +59,7 @@ def orientation_of(frame: Any) -> Orientation | None:
     angles_deg = [math.degrees(math.atan2(-b, -a) if mirrored else math.atan2(b, a)), math.degrees(math.atan2(-c, d))]
     turns = [round(angle / 90) for angle in angles_deg]
     off = max(abs(angle - 90 * turn) for angle, turn in zip(angles_deg, turns, strict=True))
-    if off > _LARGEST_ANGLE_DEG or turns[0] % 4 != turns[1] % 4:
+    if off > _MAX_ANGLE_DEG or turns[0] % 4 != turns[1] % 4:
         words = f"players turn it by {angles_deg[0]:.0f}°: only right angles are read, turn the frames themselves"
         raise VideoError("unsupported_orientation", words)
     return Orientation(mirrored, turns[0] % 4 * 90)
@@ -126,9 +126,9 @@ class Display:
     def __init__(self, index: VideoIndex, context: Any) -> None:
         self._index, self._context = index, context
         self._orientation = Orientation(index.info.mirrored, index.info.rotation_deg)
-        self._told_deg: int | None = None
+        self._last_rotation_deg: int | None = None
         # An alpha channel that the file was found not to use, see `video_index`.
-        self._passed_over = None if index.info.transparent else index.info.pixel_format
+        self._ignored_alpha_format = None if index.info.transparent else index.info.pixel_format
         # One per size: made for another size, a scaler computes its filters again.
         self._scalers: dict[tuple[int, int, bool], VideoReformatter] = {}
 
@@ -136,14 +136,14 @@ class Display:
         """Look at the next frame. Raises `VideoError` (`changing_aspect`) if it has another aspect than the first."""
         orientation = self._orientation
         # To ask a frame for its matrix binds it in a cycle, which keeps its memory until Python collects garbage.
-        if frame.rotation != self._told_deg:
-            self._told_deg = frame.rotation
+        if frame.rotation != self._last_rotation_deg:
+            self._last_rotation_deg = frame.rotation
             # A message in the stream is attached to one frame and holds until the next message.
             orientation = orientation_of(frame) or orientation
         turned = (orientation.rotation_deg - self._orientation.rotation_deg) % 180 != 0
         width, height, aspect = self._index.stored
         before, now = width * aspect / height, frame.width * pixel_aspect(self._context) / frame.height
-        if turned or abs(math.log(now / before)) > _LARGEST_ASPECT_CHANGE:
+        if turned or abs(math.log(now / before)) > _MAX_ASPECT_CHANGE:
             now = 1 / now if turned else now
             words = f"width / height changes from {before:.3f} to {now:.3f}: cut it there"
             raise VideoError("changing_aspect", words)
@@ -153,11 +153,11 @@ class Display:
         """The frame that was checked last, uint8 RGB [H, W, 3], scaled by a filter of swscale."""
         turned = self._orientation.rotation_deg % 180 != 0
         height, width = size[::-1] if turned else size
-        if has_alpha(frame) and frame.format.name != self._passed_over:
+        if has_alpha(frame) and frame.format.name != self._ignored_alpha_format:
             opaque = on_background(self._converted(frame, frame.width, frame.height, "rgba", "BILINEAR"))
             if (frame.height, frame.width) != (height, width):
-                laid = av.VideoFrame.from_ndarray(opaque, format="rgb24")
-                opaque = self._converted(laid, width, height, "rgb24", filter_name)
+                opaque_frame = av.VideoFrame.from_ndarray(opaque, format="rgb24")
+                opaque = self._converted(opaque_frame, width, height, "rgb24", filter_name)
         else:
             opaque = self._converted(frame, width, height, "rgb24", filter_name)
         return self._orientation.apply(opaque)

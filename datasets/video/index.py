@@ -25,7 +25,7 @@ from .info import (
     error_message,
     opened,
 )
-from .interlacing import deinterlacing
+from .interlacing import deinterlacing_options
 from .refresh_points import KeyPackets
 
 _STILL_BRANDS = ("avif", "heic", "heix", "mif1")
@@ -34,11 +34,11 @@ _STILL_BRANDS = ("avif", "heic", "heix", "mif1")
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _BT2020 = 9
 
-_MOST_CRAMPED = 0.05
+_MAX_DUPLICATE_TIMES = 0.05
 """Share of frames with the time of another: a field-coded or badly written file has half or all of them."""
-_LONGEST_GAP_S = 10.0
-_LONGEST_GAP_STEPS = 100
-_MOST_FPS = 1000.0
+_MAX_GAP_S = 10.0
+_MAX_GAP_STEPS = 100
+_MAX_FPS = 1000.0
 
 
 class _Packet(NamedTuple):
@@ -66,7 +66,7 @@ def read_index(
                 if "mp4" in container.format.name and len(packets) < stream.frames:
                     _refuse_truncated(name, len(packets), stream.frames)
                 index = _describe(container, stream, context, packets, frame)
-                index = _deinterlaced(index, deinterlacing(name, stream, context, frame, parameters_change))
+                index = _deinterlaced(index, deinterlacing_options(name, stream, context, frame, parameters_change))
                 if parameters_change:
                     index = replace(index, suits_decord=False)
         except (FFmpegError, EOFError) as error:
@@ -175,7 +175,7 @@ def _describe(container: Any, stream: Any, context: Any, packets: list[_Packet],
     step = float(np.median(np.diff(pts))) if len(pts) > 1 else step
     duration_s = float((int(pts[-1] - pts[0]) + (last_duration or step)) * time_base)
     orientation = orientation_of(frame) or Orientation()
-    width, height = _square(frame.width, frame.height, stream.sample_aspect_ratio)
+    width, height = _square_pixel_size(frame.width, frame.height, stream.sample_aspect_ratio)
     if orientation.rotation_deg % 180:
         width, height = height, width
     info = VideoInfo(
@@ -221,7 +221,7 @@ def _refuse_hdr(context: Any, frame: Any) -> None:
         raise VideoError("unsupported_hdr", f"{bits} bits, {transfer or 'BT.2020 primaries'}; convert it to BT.709")
 
 
-def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+def _square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
     """Size with square pixels: the longer side of a pixel stays what it is stored as, the other is stretched."""
     ratio = float(aspect or 1)
     if not 0.1 <= ratio <= 10:  # no camera made that
@@ -234,14 +234,14 @@ def _check_times(pts: np.ndarray, packets: list[_Packet], time_base: Fraction) -
     if len(pts) < 2:
         return
     steps = np.diff(pts)
-    cramped = int((steps == 0).sum())
-    if cramped > _MOST_CRAMPED * len(pts):
-        raise VideoError("vfr_bad_ts", f"{cramped} of {len(pts)} frames have the time of another")
+    num_duplicates = int((steps == 0).sum())
+    if num_duplicates > _MAX_DUPLICATE_TIMES * len(pts):
+        raise VideoError("vfr_bad_ts", f"{num_duplicates} of {len(pts)} frames have the time of another")
     fps = len(steps) / float(int(pts[-1] - pts[0]) * time_base)
-    if fps > _MOST_FPS:
+    if fps > _MAX_FPS:
         raise VideoError("vfr_bad_ts", f"{fps:.0f} frames a second")
     longest, usual = int(steps.max()), float(np.median(steps))
-    if longest * time_base > _LONGEST_GAP_S and longest > _LONGEST_GAP_STEPS * usual:
+    if longest * time_base > _MAX_GAP_S and longest > _MAX_GAP_STEPS * usual:
         where = int(steps.argmax())
         raise VideoError("vfr_bad_ts", f"{float(longest * time_base):.1f} s between frames {where} and {where + 1}")
     decoded = np.array([packet.dts for packet in packets if packet.dts is not None], np.int64)

@@ -90,7 +90,7 @@ class VideoInfo:
     deinterlaced: bool = False
     """Each frame holds two fields of two moments; the second one is replaced by what fits the first."""
     transparent: bool = False
-    """Its frames have an alpha channel; they are laid on `images.BACKGROUND`."""
+    """Its frames have an alpha channel; they are composited on `images.BACKGROUND`."""
     assumed_bt709: bool = False
     """Its frames do not name their matrix, and are read as BT.709, as players read HD."""
 
@@ -132,7 +132,7 @@ class VideoIndex:
         """Seconds after the first frame, float64 [n]."""
         return (self.pts - self.pts[0]) * float(self.time_base)
 
-    def shown_at(self, times_s: np.ndarray) -> np.ndarray:
+    def positions_at(self, times_s: np.ndarray) -> np.ndarray:
         """Position of the frame shown at each time: the last one whose own time is not later."""
         # A microsecond: times computed in floating point must not fall just short of the frame they name.
         return np.searchsorted(self.times_s(), np.asarray(times_s, np.float64) + 1e-6, side="right") - 1

@@ -19,25 +19,25 @@ from .info import DEMUX_OPTIONS, VideoError
 from .stream_headers import h264_fields_possible
 
 # Every file of these may hold fields, wherever it begins with whole frames; H.264 says so in its parameters.
-_CODECS_OF_TELEVISION = ("mpeg2video", "vc1", "dvvideo")
+_BROADCAST_CODECS = ("mpeg2video", "vc1", "dvvideo")
 
 # Order of fields, as numbered in FFmpeg's AVFieldOrder: which field is shown first.
 _PARITIES = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
 
-_PLACES = (0.0, 0.2, 0.4, 0.6, 0.8)
-_FRAMES_A_PLACE = 24
-_COLUMNS = 240
+_SAMPLE_POSITIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
+_FRAMES_PER_SAMPLE = 24
+_MAX_COLUMNS = 240
 
 # idet's: two fields of one moment differ from the frames beside by the same amount.
-_WOVEN = 1.04
-_WHOLE = 1.5
-_FEWEST_WOVEN = 2
-_ONE_ORDER = 0.8
-_WOVEN_SHARE = 0.2
+_INTERLACED_RATIO = 1.04
+_PROGRESSIVE_RATIO = 1.5
+_MIN_INTERLACED = 2
+_MIN_PARITY_SHARE = 0.8
+_MIN_INTERLACED_SHARE = 0.2
 """Of the frames that can be told: film that was spread over fields has two woven frames in five."""
 
 
-def deinterlacing(name: str, stream: Any, context: Any, first_frame: Any, parameters_change: bool) -> str:
+def deinterlacing_options(name: str, stream: Any, context: Any, first_frame: Any, parameters_change: bool) -> str:
     """The options of bwdif by which a file's frames are to be deinterlaced; empty: not at all.
 
     Args:
@@ -54,7 +54,7 @@ def deinterlacing(name: str, stream: Any, context: Any, first_frame: Any, parame
     if codec == "hevc" and first_frame.interlaced_frame:
         raise VideoError("interlaced", "HEVC with one field in a picture; make frames of them by bwdif or yadif")
     declared = _PARITIES.get(stream.codec_context.field_order)
-    fields_possible = codec in _CODECS_OF_TELEVISION or (
+    fields_possible = codec in _BROADCAST_CODECS or (
         codec == "h264" and (parameters_change or h264_fields_possible(context.extradata or b""))
     )
     if not (first_frame.interlaced_frame or declared or fields_possible):
@@ -62,15 +62,17 @@ def deinterlacing(name: str, stream: Any, context: Any, first_frame: Any, parame
     flagged, votes = int(first_frame.interlaced_frame), Counter[str | None]()
     for frames in _samples(name):
         flagged += sum(frame.interlaced_frame for frame in frames)
-        votes.update(_order(*three) for three in _threes([_grey(frame) for frame in frames]))
+        votes.update(_order(*three) for three in _triples([_grey(frame) for frame in frames]))
     if not (flagged or declared):
         return ""
     woven, told = votes["tff"] + votes["bff"], votes["tff"] + votes["bff"] + votes["whole"]
     # Where nothing moves nothing can be told; there a deinterlacer changes nothing either.
-    if told and (woven < _FEWEST_WOVEN or woven < _WOVEN_SHARE * told):
+    if told and (woven < _MIN_INTERLACED or woven < _MIN_INTERLACED_SHARE * told):
         return ""
     # What moves says better than flags which field came first: encoders write flags that nobody set.
-    parity = next((one for one in ("tff", "bff") if votes[one] > _ONE_ORDER * woven), "auto" if flagged else declared)
+    parity = next(
+        (one for one in ("tff", "bff") if votes[one] > _MIN_PARITY_SHARE * woven), "auto" if flagged else declared
+    )
     return f"parity={parity}:deint={'interlaced' if flagged else 'all'}"
 
 
@@ -95,10 +97,10 @@ class Deinterlacer:
     def push(self, frame: Any) -> Iterator[Any]:
         """Frames that are ready when this one has come; None ends the stream."""
         self._graph.vpush(frame)
-        yield from pulled(self._graph.vpull)
+        yield from pull_frames(self._graph.vpull)
 
 
-def pulled(pull: Callable[[], Any]) -> Iterator[Any]:
+def pull_frames(pull: Callable[[], Any]) -> Iterator[Any]:
     """Yield the frames that a filter graph has ready; `pull` is its `vpull` or `pull`."""
     while True:
         try:
@@ -107,7 +109,7 @@ def pulled(pull: Callable[[], Any]) -> Iterator[Any]:
             return
 
 
-def deinterlaced(frames: Iterator[Any], options: str) -> Iterator[Any]:
+def deinterlace(frames: Iterator[Any], options: str) -> Iterator[Any]:
     """As many frames as come, each of one moment."""
     graph: Deinterlacer | None = None
     for frame in frames:
@@ -129,25 +131,25 @@ def _samples(name: str) -> Iterator[list[Any]]:
         start, duration = stream.start_time or 0, stream.duration or 0
         if not duration and container.duration:
             duration = int(container.duration / av.time_base / stream.time_base)
-        for place in _PLACES if duration else _PLACES[:1]:
+        for place in _SAMPLE_POSITIONS if duration else _SAMPLE_POSITIONS[:1]:
             try:
                 if place:
                     container.seek(start + int(place * duration), stream=stream)
                     context.flush_buffers()
                 packets = (packet for packet in container.demux(stream) if packet.size)
                 decoded = (frame for packet in packets for frame in context.decode(packet))
-                yield [frame for frame in islice(decoded, _FRAMES_A_PLACE) if not frame.is_corrupt]
+                yield [frame for frame in islice(decoded, _FRAMES_PER_SAMPLE) if not frame.is_corrupt]
             except FFmpegError:
                 continue  # what does not decode is told by whoever reads it
 
 
 def _grey(frame: Any) -> np.ndarray:
     """Luma [H, w], int16: all lines, fewer columns."""
-    columns = min(frame.width, _COLUMNS)
+    columns = min(frame.width, _MAX_COLUMNS)
     return frame.reformat(columns, frame.height, "gray", interpolation="AREA").to_ndarray().astype(np.int16)
 
 
-def _threes(pictures: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _triples(pictures: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     for three in zip(pictures, pictures[1:], pictures[2:], strict=False):
         if three[0].shape == three[1].shape == three[2].shape:
             yield three
@@ -165,8 +167,8 @@ def _order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None
     with_now = int(np.abs(beside - 2 * now[1:-1]).sum(dtype=np.int64))
     far_if_bff = int(with_before[0::2].sum() + with_after[1::2].sum())
     far_if_tff = int(with_before[1::2].sum() + with_after[0::2].sum())
-    if far_if_bff > _WOVEN * far_if_tff:
+    if far_if_bff > _INTERLACED_RATIO * far_if_tff:
         return "bff"
-    if far_if_tff > _WOVEN * far_if_bff:
+    if far_if_tff > _INTERLACED_RATIO * far_if_bff:
         return "tff"
-    return "whole" if far_if_tff > _WHOLE * with_now else None
+    return "whole" if far_if_tff > _PROGRESSIVE_RATIO * with_now else None

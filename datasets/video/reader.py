@@ -17,27 +17,27 @@ import numpy as np
 from .decoders import DecordCursor, DecordRefusal, PyavCursor, Size, has_decord, key_pictures
 from .index import check_limits, read_index
 from .info import Identity, VideoError, VideoIndex, identity
-from .sampling import SPARSE_EVERY_S, glance_entries, low_resolution_size, sparse_size_of, sparse_times
+from .sampling import SPARSE_EVERY_S, key_frame_entries, low_resolution_size, sparse_size_of, sparse_times
 
 Places = dict[int, np.ndarray]
 """Position of a frame in its file → where it is wanted among the frames asked for."""
 
-_KEPT_BYTES = 256 << 20
+_MAX_CACHED_BYTES = 256 << 20
 """At most so much of them: one minute of video takes 42 MB. A longer source keeps none: its frames are read again."""
 
 _LOW_RESOLUTION_FILTER = "AREA"
 """The mean of the pixels that a small one covers: three quarters of the time of a bilinear filter as wide."""
 
-_REMEMBERED_FILES = 64
+_MAX_CACHED_INDICES = 64
 
 CROSS_CHECKED_SHARE = 0.01
-_LARGEST_DIFFERENCE = 1.5
+_MAX_DIFFERENCE = 1.5
 """Mean over a frame, in levels. Two builds of one scaler differ by 0.7 at most (unscaled by nothing); another frame of
 a film in which somebody moves by more."""
 
-_FEWEST_FOR_DECORD = 8
-_PIXELS_A_SECOND = 50e6
-_BYTES_A_SECOND = 20e6
+_MIN_FRAMES_FOR_DECORD = 8
+_PIXELS_PER_SECOND = 50e6
+_BYTES_PER_SECOND = 20e6
 """A slow core's: 1080p H.264 takes a fifth of this here."""
 
 
@@ -75,8 +75,8 @@ class VideoReader:
     def __init__(self, expect: Callable[[float], None] = lambda seconds: None) -> None:
         self._expect = expect
         self._indices: OrderedDict[Identity, VideoIndex] = OrderedDict()
-        self._kept: dict[Identity, dict[int, np.ndarray]] = {}
-        self._unfit: set[Identity] = set()
+        self._cached_frames: dict[Identity, dict[int, np.ndarray]] = {}
+        self._rejected_by_decord: set[Identity] = set()
         self._pyav: tuple[Identity, PyavCursor] | None = None
         self._decord: tuple[Identity, DecordCursor] | None = None
         self.counts: Counter[str] = Counter()
@@ -90,7 +90,7 @@ class VideoReader:
     def frames(self, path: str | os.PathLike[str], times_s: np.ndarray, size: Size | None) -> Pictures:
         """Frames shown at `times_s`; see `video.decode`."""
         source = self._source(path)
-        shown = source.index.shown_at(times_s)
+        shown = source.index.positions_at(times_s)
         size = size or (source.index.info.height, source.index.info.width)
         self._expect_decoding(source.index, shown)
         return Pictures((len(shown), *size, 3), self._pictures(source, size, _places(shown)))
@@ -104,7 +104,7 @@ class VideoReader:
         """
         source = self._source(path)
         times_s = np.arange(0.0, source.index.info.duration_s - 1e-6, every_s)
-        size, shown = low_resolution_size(source.index, max_side), source.index.shown_at(times_s)
+        size, shown = low_resolution_size(source.index, max_side), source.index.positions_at(times_s)
         piece = slice(first, None if count is None else first + count)
         if len(shown[piece]) == 0:
             return times_s[piece], Pictures((0, *size, 3), iter(()))
@@ -118,15 +118,15 @@ class VideoReader:
         return times_s[piece], Pictures((len(shown[piece]), *size, 3), pictures)
 
     def key_frames(
-        self, path: str | os.PathLike[str], largest_gap_s: float, least_pixels: int, count: int | None = None
+        self, path: str | os.PathLike[str], max_gap_s: float, min_pixels: int, count: int | None = None
     ) -> tuple[np.ndarray, Pictures]:
         """Frames by which a source can be told at a glance; see `video.decode_key_frames`."""
         source = self._source(path)
         index, size = source.index, sparse_size_of(source.index)
-        entries = glance_entries(index, largest_gap_s)
+        entries = key_frame_entries(index, max_gap_s)
         if index.deinterlacing:  # a deinterlacer needs the frames beside
             entries = entries[:0]
-        if index.info.num_frames * index.info.width * index.info.height < least_pixels:
+        if index.info.num_frames * index.info.width * index.info.height < min_pixels:
             entries = entries[:0]
         entries = entries[:count]
         if len(entries):
@@ -142,12 +142,12 @@ class VideoReader:
         """A few frames of a span; see `video.decode_sparse`."""
         source = self._source(path)
         times_s = sparse_times(start_s, end_s, num_frames)
-        shown, size = source.index.shown_at(times_s), sparse_size_of(source.index)
+        shown, size = source.index.positions_at(times_s), sparse_size_of(source.index)
         self._expect_decoding(source.index, shown)
         return times_s, Pictures((len(shown), *size, 3), self._sparse_pictures(source, size, _places(shown)))
 
     def _pictures(self, source: _Source, size: Size, places: Places) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if has_decord() and source.file not in self._unfit and _suits_decord(source.index, list(places)):
+        if has_decord() and source.file not in self._rejected_by_decord and _suits_decord(source.index, list(places)):
             try:
                 for position, where in places.items():
                     yield where, self._picture_by_decord(source, position, size)
@@ -155,7 +155,7 @@ class VideoReader:
                 return
             except DecordRefusal:
                 self._decord = None
-                self._unfit.add(source.file)
+                self._rejected_by_decord.add(source.file)
                 self.counts["decord_refused"] += 1
         self.counts["pyav"] += 1
         for position, where in places.items():
@@ -165,8 +165,8 @@ class VideoReader:
         self, source: _Source, size: Size, places: Places, passed: range
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         index, sparse_size = source.index, sparse_size_of(source.index)
-        sparse = set(index.shown_at(np.arange(0.0, index.info.duration_s - 1e-6, SPARSE_EVERY_S)).tolist())
-        if len(sparse) * 3 * sparse_size[0] * sparse_size[1] > _KEPT_BYTES:
+        sparse = set(index.positions_at(np.arange(0.0, index.info.duration_s - 1e-6, SPARSE_EVERY_S)).tolist())
+        if len(sparse) * 3 * sparse_size[0] * sparse_size[1] > _MAX_CACHED_BYTES:
             sparse = set()
         kept: dict[int, np.ndarray] = {}
         self.counts["pyav"] += 1
@@ -175,10 +175,10 @@ class VideoReader:
                 yield places[position], self._picture(source, position, size, _LOW_RESOLUTION_FILTER)
             if position in sparse:
                 kept[position] = self._picture(source, position, sparse_size)
-        self._keep(source.file, {**(self._kept.get(source.file, {}) if passed.start else {}), **kept})
+        self._cache_frames(source.file, {**(self._cached_frames.get(source.file, {}) if passed.start else {}), **kept})
 
     def _sparse_pictures(self, source: _Source, size: Size, places: Places) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        kept = self._kept.get(source.file, {})
+        kept = self._cached_frames.get(source.file, {})
         self.counts["kept" if kept.keys() >= places.keys() else "pyav"] += 1
         for position, where in places.items():
             yield where, kept[position] if position in kept else self._picture(source, position, size)
@@ -189,9 +189,9 @@ class VideoReader:
         file = identity(path)
         index = self._indices.get(file)
         if index is None:
-            self._expect(file.num_bytes / _BYTES_A_SECOND)
+            self._expect(file.num_bytes / _BYTES_PER_SECOND)
             index = self._indices[file] = read_index(path, max_pixels, max_duration_s)
-            if len(self._indices) > _REMEMBERED_FILES:
+            if len(self._indices) > _MAX_CACHED_INDICES:
                 self._indices.popitem(last=False)
         self._indices.move_to_end(file)
         check_limits(index.info, max_pixels, max_duration_s)
@@ -199,7 +199,7 @@ class VideoReader:
 
     def _expect_decoding(self, index: VideoIndex, shown: np.ndarray) -> None:
         num_decoded = int(shown.max()) + 1 - index.entry_before(int(shown.min()))
-        self._expect(num_decoded * index.info.height * index.info.width / _PIXELS_A_SECOND)
+        self._expect(num_decoded * index.info.height * index.info.width / _PIXELS_PER_SECOND)
 
     def _picture(self, source: _Source, position: int, size: Size, filter_name: str = "BILINEAR") -> np.ndarray:
         """One frame by PyAV, from where it stands."""
@@ -218,7 +218,7 @@ class VideoReader:
         if is_cross_checked(source.index):
             self.counts["cross_checked"] += 1
             difference = np.subtract(picture, self._picture(source, position, size), dtype=np.int16)
-            if np.abs(difference).mean() > _LARGEST_DIFFERENCE:
+            if np.abs(difference).mean() > _MAX_DIFFERENCE:
                 self.counts["decord_unfit"] += 1
                 raise DecordRefusal(f"frame {position} is another one")
         return picture
@@ -232,8 +232,8 @@ class VideoReader:
         self._decord = (source.file, DecordCursor(source.path, source.index, size))
         return self._decord[1]
 
-    def _keep(self, file: Identity, frames: dict[int, np.ndarray]) -> None:
-        self._kept = {file: frames}  # of one file: its spans are asked for before the next one's pass
+    def _cache_frames(self, file: Identity, frames: dict[int, np.ndarray]) -> None:
+        self._cached_frames = {file: frames}  # of one file: its spans are asked for before the next one's pass
 
 
 def _places(shown: np.ndarray) -> Places:
@@ -248,7 +248,7 @@ def _suits_decord(index: VideoIndex, positions: list[int]) -> bool:
 
     decord converts what it passes over and cannot begin in the middle; elsewhere PyAV takes half of its time.
     """
-    dense = 2 * len(positions) > positions[-1] - positions[0] and len(positions) >= _FEWEST_FOR_DECORD
+    dense = 2 * len(positions) > positions[-1] - positions[0] and len(positions) >= _MIN_FRAMES_FOR_DECORD
     return index.suits_decord and dense and index.entry_before(positions[0]) == 0
 
 

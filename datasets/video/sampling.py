@@ -10,13 +10,13 @@ SPARSE_SIDE_PX = 256
 """A low-resolution pass keeps the frames shown at these times, with this shorter side, for `VideoReader.sparse`."""
 
 
-def glance_entries(index: VideoIndex, largest_gap_s: float) -> np.ndarray:
+def key_frame_entries(index: VideoIndex, max_gap_s: float) -> np.ndarray:
     """Positions of as few entries as leave no longer gap between two of them, the start and the end; or none."""
     times_s = index.times_s()[index.entries]
     chosen: list[int] = []
     reached_s = 0.0
-    while not chosen or index.info.duration_s - reached_s > largest_gap_s:
-        farthest = int(np.searchsorted(times_s, reached_s + largest_gap_s, side="right")) - 1
+    while not chosen or index.info.duration_s - reached_s > max_gap_s:
+        farthest = int(np.searchsorted(times_s, reached_s + max_gap_s, side="right")) - 1
         if farthest < 0 or (chosen and index.entries[farthest] <= chosen[-1]):
             return np.empty(0, np.int64)
         chosen.append(int(index.entries[farthest]))

@@ -14,7 +14,7 @@ from .reader import Pictures
 
 RATE_HZ = 48_000
 LAYOUTS = {1: "mono", 2: "stereo"}
-LARGEST_SLIP_S = 0.1  # times of packets are rounded; what is further off is a gap, or begins later
+MAX_SLIP_S = 0.1  # times of packets are rounded; what is further off is a gap, or begins later
 
 _CHUNK_BYTES = 1 << 20
 
@@ -81,7 +81,7 @@ def _decoded(container: Any, stream: Any, start_s: float, wanted: int) -> np.nda
                 channels = 1 if frame.layout.nb_channels == 1 else 2
                 samples = np.zeros((wanted, channels), np.int16)
             due = place if frame.time is None else round((frame.time - start_s) * RATE_HZ)
-            if resampler is None or abs(due - place) > LARGEST_SLIP_S * RATE_HZ:
+            if resampler is None or abs(due - place) > MAX_SLIP_S * RATE_HZ:
                 if resampler is not None:
                     put(resampler.resample(None))
                 resampler = av.AudioResampler(format="s16", layout=LAYOUTS[samples.shape[1]], rate=RATE_HZ)

@@ -59,14 +59,14 @@ class Staging:
                 slot.reshape(picture.shape)[:] = picture
                 wanted.append(where.tolist())
                 if (len(wanted) + 1) * picture_bytes > self._half_bytes:
-                    self._hand_over(wanted)
+                    self._submit(wanted)
                     wanted = []
             if wanted:
-                self._hand_over(wanted)
+                self._submit(wanted)
         finally:
             self._wait_until_emptied(0)
 
-    def _hand_over(self, wanted: list[list[int]]) -> None:
+    def _submit(self, wanted: list[list[int]]) -> None:
         """Offer the half that is full, and wait until the other one is empty."""
         _send(self._control, {"wanted": wanted, "start": self._half * self._half_bytes})
         self._unacknowledged += 1
@@ -96,8 +96,8 @@ def serve(control_descriptor: int, lifeline: int) -> None:
         control_descriptor: a socket, for requests and answers.
         lifeline: the reading end of a pipe that nobody writes to and only the parent could.
     """
-    _end_with_the_parent(lifeline)
-    _expect_the_worst()
+    _exit_with_parent(lifeline)
+    _contain_crashes()
     control = socket.socket(fileno=control_descriptor)
     reader = VideoReader(lambda seconds: _send(control, {"expects_s": seconds}))
     staging = Staging(control)
@@ -128,7 +128,7 @@ def _answer(reader: VideoReader, staging: Staging, request: dict[str, Any]) -> d
 def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) -> tuple[Any, Pictures | None]:
     """One operation of `VideoReader`: what it gives besides pictures, in words that JSON knows, and the pictures."""
     if operation == "index":
-        return _to_words(reader.index(path, **arguments)), None
+        return _to_json(reader.index(path, **arguments)), None
     if operation == "frames":
         size = arguments["size"]
         return None, reader.frames(path, np.array(arguments["times_s"]), (size[0], size[1]) if size else None)
@@ -139,7 +139,7 @@ def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) ->
     return times_s.tolist(), pictures
 
 
-def _to_words(index: VideoIndex) -> dict[str, Any]:
+def _to_json(index: VideoIndex) -> dict[str, Any]:
     return {
         "pts": index.pts.tolist(),
         "time_base": str(index.time_base),
@@ -159,7 +159,7 @@ def _send(control: socket.socket, message: dict[str, Any], descriptor: int | Non
     control.sendall(data)
 
 
-def _end_with_the_parent(lifeline: int) -> None:
+def _exit_with_parent(lifeline: int) -> None:
     """Let the kernel end this process when the pipe's other end closes, even if a codec hangs with the GIL held.
 
     SIGIO ends a process by default. (A death signal would come when the parent's starting *thread* ends.)
@@ -171,7 +171,7 @@ def _end_with_the_parent(lifeline: int) -> None:
         os._exit(0)
 
 
-def _expect_the_worst() -> None:
+def _contain_crashes() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):

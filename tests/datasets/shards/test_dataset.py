@@ -20,8 +20,7 @@ from steadydancer.datasets.shards.dataset import require_settings
 from steadydancer.datasets.shards.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.shards.integrity import IndexedShard, check_shard
 from steadydancer.datasets.shards.plan import plan_shards, shard_limit
-from steadydancer.datasets.storage import cache as node_cache
-from steadydancer.datasets.storage import location
+from steadydancer.datasets.storage import cache, location
 from steadydancer.datasets.storage.atomic import written_aside
 from steadydancer.datasets.storage.cache import scratch
 from steadydancer.datasets.storage.s3 import ObjectPath
@@ -291,10 +290,10 @@ def test_what_needs_no_reading_is_found_before_work_begins(tmp_path):
     shard = make(tmp_path)
     null = null_path(tmp_path, (9, 16, 16))
     with pytest.raises(ArtifactError, match=rf"{tmp_path} is not whole: {null} is missing: .*steadydancer repair"):
-        ShardDataset(tmp_path).require_whole()
+        ShardDataset(tmp_path).require_complete()
     null.parent.mkdir()
     null.write_bytes(b"null")
-    ShardDataset(tmp_path).require_whole()
+    ShardDataset(tmp_path).require_complete()
     content = shard.read_bytes()
     for kept, words in (
         (b"", "cut short .0 bytes of 20480"),
@@ -303,10 +302,10 @@ def test_what_needs_no_reading_is_found_before_work_begins(tmp_path):
     ):
         shard.write_bytes(kept)
         with pytest.raises(ArtifactError, match=rf"shard {shard} is {words}"):
-            ShardDataset(tmp_path).require_whole()
+            ShardDataset(tmp_path).require_complete()
     shard.unlink()
     with pytest.raises(ArtifactError, match=rf"shard {shard} is missing \(20480 bytes\)"):
-        ShardDataset(tmp_path).require_whole()
+        ShardDataset(tmp_path).require_complete()
 
 
 @pytest.mark.parametrize("change", ["no shard", "no members", "no pose", "beyond the end"])
@@ -323,7 +322,7 @@ def test_an_index_that_names_what_no_shard_holds(tmp_path, change):
     rewrite(part, rows)
     data = ShardDataset(tmp_path)
     with pytest.raises(ArtifactError, match="its index names sample clip3, for which shard .* has no place: "):
-        data.require_whole()
+        data.require_complete()
     data.read("clip1")
     with pytest.raises(ArtifactError, match="clip3") as told:
         data.read("clip3")
@@ -346,15 +345,15 @@ def test_a_store_is_looked_over_before_work_begins(bucket, tmp_path):
     shard = make(latents)
     with written_aside(null_path(latents, (9, 16, 16))) as aside:
         aside.write_bytes(b"null")
-    ShardDataset(latents).require_whole()
+    ShardDataset(latents).require_complete()
     content = shard.read_bytes()
     with written_aside(shard) as aside:
         aside.write_bytes(content[:-512])
     with pytest.raises(ArtifactError, match=rf"shard {shard} is cut short \(19968 bytes of 20480\)"):
-        ShardDataset(latents).require_whole()
+        ShardDataset(latents).require_complete()
     shard.unlink()
     with pytest.raises(ArtifactError, match=rf"shard {shard} is missing"):
-        ShardDataset(latents).require_whole()
+        ShardDataset(latents).require_complete()
 
 
 def test_a_copy_of_a_damaged_object_does_not_outlive_its_mending(bucket):
@@ -377,4 +376,4 @@ def test_a_copy_of_a_damaged_object_does_not_outlive_its_mending(bucket):
             left.write_bytes(b"")  # a machine that lost its power after the rename
         assert ShardDataset(latents).read("clip2")["pose"] == b"poseclip2"
         ShardDataset(latents).read("clip2")
-        node_cache.drop(next((scratch() / "entries").glob("*/bytes")).parent.name)
+        cache.drop(next((scratch() / "entries").glob("*/bytes")).parent.name)

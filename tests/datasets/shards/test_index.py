@@ -8,8 +8,15 @@ import zlib
 import pytest
 
 from steadydancer.datasets.artifact import Artifact, ArtifactError, plan_packets
-from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, shard_path, write_shard
-from steadydancer.datasets.shards import integrity as shard_check
+from steadydancer.datasets.shards import (
+    Sample,
+    ShardDataset,
+    integrity,
+    null_path,
+    sample_members,
+    shard_path,
+    write_shard,
+)
 from steadydancer.datasets.shards.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.shards.integrity import IndexedShard, check_shard, wrong_sizes
 from steadydancer.datasets.shards.plan import packet_id
@@ -123,7 +130,7 @@ def test_null_conditions_are_those_of_their_bucket_and_of_the_record(latents):
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(repr(bucket).encode())
     data = ShardDataset(latents)
-    data.require_whole()
+    data.require_complete()
     assert {data.null(bucket) for bucket in sizes} == {repr(bucket).encode() for bucket in sizes}
     # A record that knows their digests is believed; one of an older cache does not.
     file = latents / "run.json"
@@ -146,7 +153,7 @@ def test_all_that_is_missing_is_counted_and_each_kinds_first_is_named(latents):
     null_path(latents, (9, 24, 16)).write_bytes(b"")
     shard_of(latents).unlink()
     with pytest.raises(ArtifactError) as told:
-        ShardDataset(latents).require_whole()
+        ShardDataset(latents).require_complete()
     words = str(told.value)
     assert f"shard {shard_of(latents)} is missing" in words and "; and 1 more" in words
     assert "13x16x16.safetensors is missing" in words or "9x16x24.safetensors is missing" in words
@@ -165,7 +172,7 @@ def test_a_shard_is_read_in_pieces_and_each_damaged_member_is_named(latents, mon
     whole = shard.read_bytes()
     told = IndexedShard(shard, rows[0]["shard_bytes"], rows[0]["shard_sha256"], places)
     for chunk in (1 << 20, 512, 333, 7):
-        monkeypatch.setattr(shard_check, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(integrity, "CHUNK_BYTES", chunk)
         assert check_shard(told) is None
         for places_hit, words in (
             ([1], "a.json"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steadydancer.datasets.video import VideoError, decode, encode, frame_times_s, probe
-from steadydancer.datasets.video import reader as video_reader
+from steadydancer.datasets.video import reader as reader_module
 from steadydancer.datasets.video.decoders import DecordCursor, PyavCursor
 from steadydancer.datasets.video.index import _check_times, read_index
 from steadydancer.datasets.video.reader import VideoReader, is_cross_checked
@@ -334,7 +334,7 @@ def test_decord_is_held_against_pyav_and_given_up_where_it_differs(coded, monkey
     path = coded("closed.mp4")
     _, expected = reference(path)
     times_s = read_index(path).times_s()
-    monkeypatch.setattr(video_reader, "CROSS_CHECKED_SHARE", 1.0)
+    monkeypatch.setattr(reader_module, "CROSS_CHECKED_SHARE", 1.0)
     honest = VideoReader()
     assert_same(honest.frames(path, times_s, None).array(), expected)
     assert honest.counts == {"cross_checked": 90, "decord": 1}
@@ -373,7 +373,7 @@ def test_the_share_that_is_checked_is_drawn_by_content(tmp_path, monkeypatch):
     encode(moving_noise(6), other)
     drawn = []
     for share in np.linspace(0, 1, 101):
-        monkeypatch.setattr(video_reader, "CROSS_CHECKED_SHARE", share)
+        monkeypatch.setattr(reader_module, "CROSS_CHECKED_SHARE", share)
         drawn.append([is_cross_checked(read_index(path)) for path in (one, same, other)])
     assert all(first == second for first, second, _ in drawn)
     assert 0 < sum(first for first, _, _ in drawn) < 101

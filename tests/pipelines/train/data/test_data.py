@@ -106,7 +106,7 @@ def uploaded(latents: Path, bucket: str) -> ObjectPath:
 WORKERS = r'''
 import hashlib, json, os, signal, sys, tempfile
 import torch, torch.distributed as dist
-from steadydancer.datasets.shards import ranges as shard_ranges
+from steadydancer.datasets.shards import ranges
 from steadydancer.datasets.storage import location
 from steadydancer.models.checkpoints.components import tiny_components
 from steadydancer.pipelines.train.data.batches import TrainingData
@@ -162,7 +162,7 @@ def victim(*arguments):
             os.truncate(file, file.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         return half
-    shard_ranges._fetch, os.link = torn(shard_ranges._fetch), torn(lambda aside, file: None)
+    ranges._fetch, os.link = torn(ranges._fetch), torn(lambda aside, file: None)
     worker(*arguments)
 
 
