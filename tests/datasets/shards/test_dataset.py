@@ -242,7 +242,7 @@ def test_parts_of_another_cache_are_refused(tmp_path):
     make(tmp_path)
     (packet,) = plan_packets(["other"], 1)
     write_shard(tmp_path, packet, [Sample({"clip_id": "other", "verdict": "ok", "fingerprint": "f00d"})])
-    with pytest.raises(ArtifactError, match="parts of another cache .fingerprint f00d"):
+    with pytest.raises(ArtifactError, match="contains parts of another cache .fingerprint f00d; its record has"):
         ShardDataset(tmp_path)
 
 
@@ -289,7 +289,7 @@ def rewrite(part, rows):
 def test_what_needs_no_reading_is_found_before_work_begins(tmp_path):
     shard = make(tmp_path)
     null = null_path(tmp_path, (9, 16, 16))
-    with pytest.raises(ArtifactError, match=rf"{tmp_path} is not whole: {null} is missing: .*steadydancer repair"):
+    with pytest.raises(ArtifactError, match=rf"{tmp_path} is not complete: {null} is missing: .*steadydancer repair"):
         ShardDataset(tmp_path).require_complete()
     null.parent.mkdir()
     null.write_bytes(b"null")
@@ -321,7 +321,7 @@ def test_an_index_that_names_what_no_shard_holds(tmp_path, change):
         row["members"][2]["offset"] = row["shard_bytes"] - 1
     rewrite(part, rows)
     data = ShardDataset(tmp_path)
-    with pytest.raises(ArtifactError, match="its index names sample clip3, for which shard .* has no place: "):
+    with pytest.raises(ArtifactError, match="the index lists sample clip3, which shard .* cannot contain: "):
         data.require_complete()
     data.read("clip1")
     with pytest.raises(ArtifactError, match="clip3") as told:
@@ -333,10 +333,12 @@ def test_an_index_that_lost_or_repeats_rows_is_refused(tmp_path):
     make(tmp_path)
     part, rows = index_rows(tmp_path)
     rewrite(part, rows[:1] + rows[2:])
-    with pytest.raises(ArtifactError, match=r"names 4 usable samples, 4 different ones, and .* counts\.ok = 5: parts"):
+    with pytest.raises(
+        ArtifactError, match=r"lists 4 usable samples, 4 of them distinct, but .* counts\.ok = 5: index parts"
+    ):
         ShardDataset(tmp_path)
     rewrite(part, rows + rows[-1:])
-    with pytest.raises(ArtifactError, match=r"names 6 usable samples, 5 different"):
+    with pytest.raises(ArtifactError, match=r"lists 6 usable samples, 5 of them distinct"):
         ShardDataset(tmp_path)
 
 

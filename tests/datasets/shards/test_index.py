@@ -212,5 +212,5 @@ def test_parts_without_a_verdict_of_their_own_are_counted_against_the_record(lat
         record = json.loads(file.read_text())
         record["counts"] = {"inputs": 5, "ok": ok, "rejected": 0, "quarantined": quarantined}
         file.write_text(json.dumps(record))
-        with pytest.raises(ArtifactError, match=rf"names 4 usable samples, 4 different ones, .* counts\.ok = {ok}"):
+        with pytest.raises(ArtifactError, match=rf"lists 4 usable samples, 4 of them distinct, .* counts\.ok = {ok}"):
             ShardDataset(latents)

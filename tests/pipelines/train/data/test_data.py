@@ -559,7 +559,11 @@ def test_a_cache_of_other_weights_sizes_types_or_code_ends_the_command(
     settings_file = other / "vae" / "config.json"
     settings_file.write_text(settings_file.read_text() + " ")
     refused(train(cached, other), f"vae: {cached} was cached with another VAE")
-    refused(train(cached, cache={"max_area_px": 96 * 96}), f"{cached} was cached otherwise", "max_area_px: 4096 → 9216")
+    refused(
+        train(cached, cache={"max_area_px": 96 * 96}),
+        f"{cached} was cached with other settings",
+        "max_area_px: 4096 → 9216",
+    )
     refused(train(cached, cache={"dtype": "bfloat16"}), 'dtype: "float32" → "bfloat16"')
     refused(train(cached, stage1={"num_frames": 29}), "num_frames: ", "33 frames a clip, the configuration says 29")
     refused(train(cached, stage1={"validation_share": 0.999}), "validation_share: at 0.999 all 3 sources")
