@@ -66,7 +66,7 @@ class Dance:
 
 
 def dancer_look(seed: int) -> Look:
-    """Draw clothes, colours and proportions of dancer `seed` at random."""
+    """Choose clothes, colours and proportions of dancer `seed`."""
     rng = np.random.default_rng([seed, 1])
     wall = str(rng.choice(list(COLOURS)))
     # Clothes differ from the wall in brightness too, so that the dancer is visible.

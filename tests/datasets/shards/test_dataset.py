@@ -181,8 +181,8 @@ def flip(place):
         (lambda content: content.__delitem__(slice(3000, None)), ("cut short", "3000 bytes of 20480")),
         (lambda content: content.extend(b"more"), ("too long", "20484 bytes of 20480")),
         (flip(lambda content: content.index(b"clip2clip2")), ("damaged", "clip2.conditions.safetensors")),
-        (flip(0), ("damaged", "between the members, in the tar's headers")),
-        (flip(-1), ("damaged", "between the members, in the tar's headers")),
+        (flip(0), ("damaged", "outside the members (tar headers or padding)")),
+        (flip(-1), ("damaged", "outside the members (tar headers or padding)")),
     ],
     ids=["whole", "cut", "longer", "a member", "a header", "the end"],
 )
@@ -333,9 +333,7 @@ def test_an_index_that_lost_or_repeats_rows_is_refused(tmp_path):
     make(tmp_path)
     part, rows = index_rows(tmp_path)
     rewrite(part, rows[:1] + rows[2:])
-    with pytest.raises(
-        ArtifactError, match=r"lists 4 usable samples, 4 of them distinct, but .* counts\.ok = 5: index parts"
-    ):
+    with pytest.raises(ArtifactError, match=r"lists 4 usable samples, 4 of them distinct, .* counts\.ok = 5: index"):
         ShardDataset(tmp_path)
     rewrite(part, rows + rows[-1:])
     with pytest.raises(ArtifactError, match=r"lists 6 usable samples, 5 of them distinct"):

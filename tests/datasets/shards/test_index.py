@@ -190,7 +190,7 @@ def test_a_shard_is_read_in_pieces_and_each_damaged_member_is_named(latents, mon
         content = bytearray(whole)
         content[at] ^= 1
         shard.write_bytes(content)
-        assert check_shard(told) == ("damaged", "between the members, in the tar's headers")
+        assert check_shard(told) == ("damaged", "outside the members (tar headers or padding)")
     sizes = {shard: len(whole), latents / "none.tar": 7}
     assert wrong_sizes(sizes) == {latents / "none.tar": ("missing", "7 bytes")}
     assert wrong_sizes({shard: len(whole) + 1}) == {shard: ("cut short", f"{len(whole)} bytes of {len(whole) + 1}")}
