@@ -1,7 +1,7 @@
-"""The decoding process as its parent sees it: started once, asked, timed, killed, replaced.
+"""Client of the decoding worker: start it, send requests, enforce time limits, stop and replace it.
 
-Requests of one process are answered one after another by one child (`video_child`). `STEADYDANCER_DECODE=in-process`
-decodes in the asking process instead, for a debugger's sake.
+One worker process (see `worker`) answers the requests of this process in order. `STEADYDANCER_DECODE=in-process`
+decodes in this process instead, for debugging.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .worker import EMPTIED, LENGTH, perform
 
 LIMITS = Limits()
 
-# A child that served so many requests, or kept so much memory, makes room for a new one.
+# Replace the worker after this many requests or bytes of resident memory.
 MAX_REQUESTS = 1000
 MAX_RESIDENT_BYTES = 1 << 30
 
-# What the child runs. It finds modules where this process does, and nowhere else.
+# Code of the worker. It imports modules from the paths of this process only.
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from steadydancer.datasets.video.worker import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
@@ -43,28 +43,28 @@ START = (
 
 
 class _WorkerDied(Exception):
-    """The child is gone; the message says how."""
+    """The worker ended. The message has the signal or exit status, and its last line of stderr."""
 
 
 class _Worker:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
-        self._words = os.memfd_create("stderr")
+        self._stderr = os.memfd_create("stderr")
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", START, json.dumps(sys.path), str(theirs.fileno()), str(lifeline)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._words,
+                stderr=self._stderr,
                 pass_fds=(theirs.fileno(), lifeline),
-                # One arena: freed frames of one size are taken by those of the next.
+                # One arena, so that memory of freed frames is reused for frames of another size.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
             )
         finally:
             theirs.close()
             os.close(lifeline)
-        self._answers = select.poll()  # select() knows no descriptors above 1023
+        self._answers = select.poll()  # select() does not support descriptors above 1023
         self._answers.register(self._control, select.POLLIN)
         self._staging: mmap.mmap | None = None
         self.num_requests = 0
@@ -75,17 +75,22 @@ class _Worker:
         return self._process.pid
 
     def is_usable(self) -> bool:
-        """Alive, and neither old nor fat."""
-        young = self.num_requests < MAX_REQUESTS and self.resident_bytes < MAX_RESIDENT_BYTES
-        return young and self._process.poll() is None
+        """Check whether the process is alive and below both recycling limits."""
+        within_limits = self.num_requests < MAX_REQUESTS and self.resident_bytes < MAX_RESIDENT_BYTES
+        return within_limits and self._process.poll() is None
 
     def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
-        """The answer, and its frames if it has some. Raises `_WorkerDied`, and `VideoError` (`timeout`)."""
+        """Send a request and return the answer and its frames, if any.
+
+        Raises:
+            _WorkerDied: the worker ended.
+            VideoError: `timeout`.
+        """
         self.num_requests += 1
         deadline = Deadline(self.pid, LIMITS)
         data = json.dumps(request).encode()
         frames: np.ndarray | None = None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it died is told by what it answers
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `_receive` reports a dead worker
             self._control.sendall(LENGTH.pack(len(data)) + data)
         while True:
             message, descriptor = self._receive(deadline)
@@ -103,7 +108,7 @@ class _Worker:
                     return message, frames
 
     def _empty(self, wanted: list[list[int]], start: int, frames: np.ndarray | None) -> None:
-        """Take pictures out of the shared memory."""
+        """Copy pictures from the shared memory to `frames`."""
         assert self._staging is not None and frames is not None
         picture_bytes = int(np.prod(frames.shape[1:]))
         pictures = np.frombuffer(self._staging, np.uint8, len(wanted) * picture_bytes, start)
@@ -114,15 +119,15 @@ class _Worker:
             self._control.sendall(EMPTIED)
 
     def end(self) -> None:
-        """Kill it and forget it."""
+        """Kill the process and close its descriptors."""
         self._process.kill()
         self._process.wait()
         self.forget()
 
     def forget(self) -> None:
-        """Close what leads to it: in a forked process it is somebody else's."""
+        """Close the descriptors without killing the process. In a forked process it belongs to the parent."""
         self._control.close()
-        for descriptor in (self._lifeline, self._words):
+        for descriptor in (self._lifeline, self._stderr):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
@@ -147,27 +152,27 @@ class _Worker:
     def _raise_died(self) -> Any:
         code = self._process.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        words = Path(f"/proc/self/fd/{self._words}").read_text(errors="replace").strip().splitlines()
-        raise _WorkerDied(f"{how}: {words[-1][:200]}" if words else how)
+        lines = Path(f"/proc/self/fd/{self._stderr}").read_text(errors="replace").strip().splitlines()
+        raise _WorkerDied(f"{how}: {lines[-1][:200]}" if lines else how)
 
 
 _lock = threading.Lock()
 _worker: _Worker | None = None
 _reader: VideoReader | None = None
 counts: Counter[str] = Counter()
-"""What happened in this process: requests by decoder, cross-checks, files that decord is unfit for, lost children."""
+"""Events of this process: requests by decoder, cross-checks, files that decord cannot read, lost workers."""
 waited_s = 0.0
 """Seconds spent in requests."""
 
 
 def request(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
-    """Have the child do one operation of `VideoReader` on a file; returns its result and its frames.
+    """Run one operation of `VideoReader` on a file in the worker and return its result and frames.
 
-    A child that dies is replaced and asked once more, for it may have been killed by somebody.
+    If the worker dies, a new one gets the request once more, because another process may have killed the first one.
 
     Raises:
-        VideoError: what is wrong with the file; `timeout` or `decoder_crash` if the decoder hung or died twice.
-        RuntimeError: the code failed.
+        VideoError: the file is faulty, or `timeout`, or `decoder_crash` after two crashes.
+        RuntimeError: the worker failed with an unexpected error.
     """
     global waited_s
     start = time.perf_counter()
@@ -180,18 +185,18 @@ def request(operation: str, path: str | os.PathLike[str], **arguments: Any) -> t
 
 
 def _request_worker(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
-    words = {"operation": operation, "path": os.path.abspath(os.fsdecode(path)), **arguments}  # noqa: PTH100 - as named
+    message = {"operation": operation, "path": os.path.abspath(os.fsdecode(path)), **arguments}  # noqa: PTH100 - as named
     with _lock:
         for attempt in (1, 2):
             try:
-                answer, frames = _running_worker().ask(words)
+                answer, frames = _running_worker().ask(message)
                 break
             except _WorkerDied as death:
                 stop_worker()
                 counts["crashes"] += 1
                 if attempt == 2:
-                    raise VideoError("decoder_crash", f"the decoder died of it twice ({death})") from None
-            except BaseException as error:  # an interrupted request would leave its answer to the next
+                    raise VideoError("decoder_crash", f"the decoder crashed twice on this file ({death})") from None
+            except BaseException as error:  # the next request would read the answer of an interrupted one
                 stop_worker()
                 counts["timeouts"] += isinstance(error, VideoError)
                 raise
@@ -199,7 +204,7 @@ def _request_worker(operation: str, path: str | os.PathLike[str], **arguments: A
     if "bad" in answer:
         raise VideoError(*answer["bad"])
     if "fault" in answer:
-        raise RuntimeError(f"decoding {path} failed in the code:\n{answer['fault']}")
+        raise RuntimeError(f"decoding {path} failed with an unexpected error:\n{answer['fault']}")
     return answer["result"], frames
 
 
@@ -218,12 +223,12 @@ def _request_in_process(
 
 
 def worker_pid() -> int | None:
-    """Of the child that would be asked next, None if one would have to be started."""
+    """Return the process id of the worker for the next request, or None if it is not running."""
     return _worker.pid if _worker is not None and _worker.is_usable() else None
 
 
 def stop_worker() -> None:
-    """End the child; the next request starts another."""
+    """Stop the worker. The next request starts another."""
     global _worker
     if _worker is not None:
         _worker.end()
@@ -247,7 +252,7 @@ def _mapped(descriptor: int | None, size: int) -> mmap.mmap:
 
 
 def _forget_worker() -> None:
-    """In a forked process: the child belongs to the parent, and the lock may be held by a thread that is not here."""
+    """Reset the state in a forked process: the worker belongs to the parent, and the lock may be locked forever."""
     global _worker, _lock
     _lock = threading.Lock()
     if _worker is not None:

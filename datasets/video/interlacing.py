@@ -1,7 +1,7 @@
-"""Interlaced video: which files hold two moments in a frame, and frames made of one of them.
+"""Interlaced video: detect files whose frames have two fields of different moments, and deinterlace them.
 
-What is flagged as interlaced may still be progressive (broadcast and discs flag everything): the frames themselves are
-asked, by the measure of FFmpeg's `idet`. Only files that could be interlaced pay for it.
+Files flagged as interlaced may still be progressive (broadcasts and discs flag everything), so the frames are measured
+as FFmpeg's `idet` does. Only files that could be interlaced pay this cost.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from av.error import FFmpegError
 from .info import DEMUX_OPTIONS, VideoError
 from .stream_headers import h264_fields_possible
 
-# Every file of these may hold fields, wherever it begins with whole frames; H.264 says so in its parameters.
+# Files of these codecs may become interlaced after progressive frames. For H.264, the parameters decide.
 _BROADCAST_CODECS = ("mpeg2video", "vc1", "dvvideo")
 
-# Order of fields, as numbered in FFmpeg's AVFieldOrder: which field is shown first.
+# FFmpeg's AVFieldOrder → the field that is displayed first.
 _PARITIES = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
 
 _SAMPLE_POSITIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
 _FRAMES_PER_SAMPLE = 24
 _MAX_COLUMNS = 240
 
-# idet's: two fields of one moment differ from the frames beside by the same amount.
+# Ratios of idet: two fields of one moment differ from the neighbouring frames by the same amount.
 _INTERLACED_RATIO = 1.04
 _PROGRESSIVE_RATIO = 1.5
 _MIN_INTERLACED = 2
 _MIN_PARITY_SHARE = 0.8
 _MIN_INTERLACED_SHARE = 0.2
-"""Of the frames that can be told: film that was spread over fields has two woven frames in five."""
+"""Least share of interlaced frames among the classified ones. Telecined film has two interlaced frames in five."""
 
 
 def deinterlacing_options(name: str, stream: Any, context: Any, first_frame: Any, parameters_change: bool) -> str:
-    """The options of bwdif by which a file's frames are to be deinterlaced; empty: not at all.
+    """Return the options of bwdif for a file; empty: do not deinterlace it.
 
     Args:
-        name: by which the file is opened, to decode some of it.
-        stream: as it was opened.
-        context: its decoder.
-        first_frame: what came first.
-        parameters_change: not all of the stream has the parameters of its header.
+        name: path by which to open the file, to decode samples of it.
+        stream: its video stream.
+        context: decoder of the stream.
+        first_frame: first decoded frame.
+        parameters_change: whether parts of the stream have other parameters than its header.
 
     Raises:
-        VideoError: `interlaced`, if every picture is a single field.
+        VideoError: `interlaced`: every picture is a single field.
     """
     codec = context.codec.canonical_name
     if codec == "hevc" and first_frame.interlaced_frame:
-        raise VideoError("interlaced", "HEVC with one field in a picture; make frames of them by bwdif or yadif")
+        raise VideoError("interlaced", "HEVC with one field in a picture: convert it to frames, e.g. with bwdif")
     declared = _PARITIES.get(stream.codec_context.field_order)
     fields_possible = codec in _BROADCAST_CODECS or (
         codec == "h264" and (parameters_change or h264_fields_possible(context.extradata or b""))
@@ -65,23 +65,24 @@ def deinterlacing_options(name: str, stream: Any, context: Any, first_frame: Any
         votes.update(_order(*three) for three in _triples([_grey(frame) for frame in frames]))
     if not (flagged or declared):
         return ""
-    woven, told = votes["tff"] + votes["bff"], votes["tff"] + votes["bff"] + votes["whole"]
-    # Where nothing moves nothing can be told; there a deinterlacer changes nothing either.
-    if told and (woven < _MIN_INTERLACED or woven < _MIN_INTERLACED_SHARE * told):
+    interlaced = votes["tff"] + votes["bff"]
+    classified = interlaced + votes["progressive"]
+    # Frames without motion cannot be classified, and a deinterlacer does not change them.
+    if classified and (interlaced < _MIN_INTERLACED or interlaced < _MIN_INTERLACED_SHARE * classified):
         return ""
-    # What moves says better than flags which field came first: encoders write flags that nobody set.
+    # Motion is a better sign of the field order than flags, which encoders write by default.
     parity = next(
-        (one for one in ("tff", "bff") if votes[one] > _MIN_PARITY_SHARE * woven), "auto" if flagged else declared
+        (one for one in ("tff", "bff") if votes[one] > _MIN_PARITY_SHARE * interlaced), "auto" if flagged else declared
     )
     return f"parity={parity}:deint={'interlaced' if flagged else 'all'}"
 
 
 class Deinterlacer:
-    """Gives a frame for a frame, one frame later: bwdif keeps the first field and fills in the lines of the other.
+    """Filter with one output per input, one frame later. It keeps the first field and interpolates the other one.
 
     Args:
-        frame: of the size and format of all that will come.
-        options: of bwdif.
+        frame: a frame of the size and format of all frames.
+        options: options of bwdif.
     """
 
     def __init__(self, frame: Any, options: str) -> None:
@@ -95,7 +96,7 @@ class Deinterlacer:
         self._graph.link_nodes(source, bwdif, self._graph.add("buffersink")).configure()
 
     def push(self, frame: Any) -> Iterator[Any]:
-        """Frames that are ready when this one has come; None ends the stream."""
+        """Add a frame and yield the frames that are ready. None ends the stream."""
         self._graph.vpush(frame)
         yield from pull_frames(self._graph.vpull)
 
@@ -110,7 +111,7 @@ def pull_frames(pull: Callable[[], Any]) -> Iterator[Any]:
 
 
 def deinterlace(frames: Iterator[Any], options: str) -> Iterator[Any]:
-    """As many frames as come, each of one moment."""
+    """Yield deinterlaced frames, one per input frame."""
     graph: Deinterlacer | None = None
     for frame in frames:
         if graph is not None and graph.kind != (frame.width, frame.height, frame.format.name):
@@ -123,7 +124,7 @@ def deinterlace(frames: Iterator[Any], options: str) -> Iterator[Any]:
 
 
 def _samples(name: str) -> Iterator[list[Any]]:
-    """Some neighbouring frames at a few places of a file."""
+    """Yield consecutive frames at a few positions of a file."""
     with av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
         stream: Any = container.streams.best("video")
         context = stream.codec_context
@@ -140,11 +141,11 @@ def _samples(name: str) -> Iterator[list[Any]]:
                 decoded = (frame for packet in packets for frame in context.decode(packet))
                 yield [frame for frame in islice(decoded, _FRAMES_PER_SAMPLE) if not frame.is_corrupt]
             except FFmpegError:
-                continue  # what does not decode is told by whoever reads it
+                continue  # reading these frames later reports the error
 
 
 def _grey(frame: Any) -> np.ndarray:
-    """Luma [H, w], int16: all lines, fewer columns."""
+    """Convert a frame to luma [H, w], int16, with all lines and fewer columns."""
     columns = min(frame.width, _MAX_COLUMNS)
     return frame.reformat(columns, frame.height, "gray", interpolation="AREA").to_ndarray().astype(np.int16)
 
@@ -156,10 +157,10 @@ def _triples(pictures: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarra
 
 
 def _order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None:
-    """Whether a frame is "whole", of one moment, or which of its fields came first (idet); None: nothing moves.
+    """Determine whether a frame is "progressive", or interlaced as "tff" or "bff" (first field). None: no motion.
 
-    Put the lines of one field between those of the other, of the frame before or after: they are one moment apart, or
-    three, and which is which tells the order.
+    As in idet, the lines of one field are compared with those of the other field of the previous and the next frame.
+    These fields are one or three moments apart, depending on the order.
     """
     beside = now[:-2] + now[2:]
     with_before = np.abs(beside - 2 * before[1:-1]).sum(axis=1, dtype=np.int64)
@@ -171,4 +172,4 @@ def _order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None
         return "bff"
     if far_if_tff > _INTERLACED_RATIO * far_if_bff:
         return "tff"
-    return "whole" if far_if_tff > _PROGRESSIVE_RATIO * with_now else None
+    return "progressive" if far_if_tff > _PROGRESSIVE_RATIO * with_now else None

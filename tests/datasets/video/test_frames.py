@@ -170,7 +170,7 @@ def test_every_frame_in_every_order_equals_a_plain_read(coded, name, seekable):
         (False, 0, None, ""),
         (True, 0, "corrupt_frames", "frame 4 is damaged"),
         (False, 1, "corrupt_frames", "frame 4 is missing"),
-        (False, -1, "vfr_bad_ts", "frame 4 comes after its time"),
+        (False, -1, "vfr_bad_ts", "frame 4 has an earlier timestamp"),
     ],
 )
 def test_each_decoded_frame_is_held_against_the_index(coded, is_corrupt, late, reason, words):
@@ -224,12 +224,12 @@ def test_packets_of_vp8_that_are_not_shown_are_no_frames(coded, tmp_path):
         ([0] * 5 + [40] * 95, None, None),  # five of a hundred, and one frame more
         ([0] * 6 + [40] * 94, None, "6 of 101 frames have the time of another"),
         ([1] * 100, None, None),
-        ([1] * 99 + [0], None, "1010 frames a second"),
+        ([1] * 99 + [0], None, "1010 frames per second"),
         ([40] * 99 + [10_000], None, None),
         ([40] * 99 + [10_001], None, "10.0 s between frames 99 and 100"),
         ([200] * 99 + [15_000], None, None),  # seldom pictures are as far from each other
         ([40] * 100, [0, 2000, 1000, 3000], None),
-        ([40] * 100, [0, 2000, 999, 3000], "runs 1.0 s backwards"),
+        ([40] * 100, [0, 2000, 999, 3000], "decreases by 1.0 s"),
     ],
 )
 def test_times_that_are_refused_and_their_bounds(steps, decoded, words):

@@ -120,7 +120,7 @@ def test_no_sound_and_sound_that_cannot_be_decoded(tmp_path: Path) -> None:
                 at = data.find(bytes(packet))
                 broken[at : at + packet.size] = b"\x55" * packet.size
     (tmp_path / "broken.mkv").write_bytes(broken)
-    with pytest.raises(VideoError, match="unreadable: its sound cannot be decoded"):
+    with pytest.raises(VideoError, match="unreadable: the sound cannot be decoded"):
         read_sound(tmp_path / "broken.mkv", 1.0)
 
 
