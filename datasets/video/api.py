@@ -91,7 +91,7 @@ def decode(
         uint8 [F, H, W, 3] RGB.
 
     Raises:
-        VideoError: the file cannot be read. If decord fails, the error is PyAV's.
+        VideoError: the file cannot be read, or its aspect changes (`changing_aspect`). If decord fails, PyAV decides.
     """
     if (height is None) != (width is None):
         raise ValueError(f"height={height}, width={width}: give both or neither")

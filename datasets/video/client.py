@@ -79,7 +79,7 @@ class _Worker:
         within_limits = self.num_requests < MAX_REQUESTS and self.resident_bytes < MAX_RESIDENT_BYTES
         return within_limits and self._process.poll() is None
 
-    def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+    def request(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
         """Send a request and return the answer and its frames, if any.
 
         Raises:
@@ -189,7 +189,7 @@ def _request_worker(operation: str, path: str | os.PathLike[str], **arguments: A
     with _lock:
         for attempt in (1, 2):
             try:
-                answer, frames = _running_worker().ask(message)
+                answer, frames = _running_worker().request(message)
                 break
             except _WorkerDied as death:
                 stop_worker()
@@ -201,10 +201,10 @@ def _request_worker(operation: str, path: str | os.PathLike[str], **arguments: A
                 counts["timeouts"] += isinstance(error, VideoError)
                 raise
         counts.update(answer["counts"])
-    if "bad" in answer:
-        raise VideoError(*answer["bad"])
-    if "fault" in answer:
-        raise RuntimeError(f"decoding {path} failed with an unexpected error:\n{answer['fault']}")
+    if "video_error" in answer:
+        raise VideoError(*answer["video_error"])
+    if "traceback" in answer:
+        raise RuntimeError(f"decoding {path} failed with an unexpected error:\n{answer['traceback']}")
     return answer["result"], frames
 
 

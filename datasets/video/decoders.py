@@ -111,7 +111,7 @@ def key_pictures(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (position, frame) at some entries of the index, in order, by decoding only their packets.
 
-    It reads all packets and does not seek. An entry decoded alone gives the same frame as in a full pass.
+    It reads packets in order, without seeking. An entry decoded alone gives the same frame as in a full pass.
 
     Raises:
         VideoError: a key frame is missing or damaged.

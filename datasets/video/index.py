@@ -49,7 +49,7 @@ class _Packet(NamedTuple):
     duration: int
     has_pts: bool
     refreshes: bool
-    shown: bool
+    displayed: bool
 
 
 def read_index(
@@ -117,7 +117,7 @@ def _read_packets(container: Any, stream: Any, context: Any) -> tuple[list[_Pack
                 continue
             # Packets outside the edit list are decoded as references and not displayed. VP8 has reference pictures
             # in packets of their own, marked by a bit of the first byte.
-            shown = not packet.is_discard and not (hides_packets and not bytes(packet)[0] >> 4 & 1)
+            displayed = not packet.is_discard and not (hides_packets and not bytes(packet)[0] >> 4 & 1)
             pts, dts = packet.pts, packet.dts
             packets.append(
                 _Packet(
@@ -125,14 +125,14 @@ def _read_packets(container: Any, stream: Any, context: Any) -> tuple[list[_Pack
                     dts,
                     packet.duration or 0,
                     pts is not None,
-                    packet.is_keyframe and key_packets.refreshes(packet) and shown,
-                    shown,
+                    packet.is_keyframe and key_packets.refreshes(packet) and displayed,
+                    displayed,
                 )
             )
     except FFmpegError as error:
         message = f"reading stopped after {len(packets)} packets: {error_message(error)}"
         raise VideoError("truncated", message) from error
-    if not any(packet.shown for packet in packets):
+    if not any(packet.displayed for packet in packets):
         raise VideoError("no_video", "the video stream has no packet")
     if first_frame is None:
         raise VideoError("corrupt_frames", f"none of {len(packets)} packets can be decoded")
@@ -159,19 +159,19 @@ def _first_frame(packet: Any, context: Any) -> Any:
 def _describe(container: Any, stream: Any, context: Any, packets: list[_Packet], frame: Any) -> VideoIndex:
     _refuse_hdr(stream.codec_context, frame)
     time_base = stream.time_base
-    shown = [packet for packet in packets if packet.shown]
+    displayed = [packet for packet in packets if packet.displayed]
     step = 1 / float((stream.guessed_rate or 25) * time_base)
     # AVI stores no times. For H.264 with B-frames, FFmpeg counts packets, whose order differs from that of frames.
     is_avi = container.format.name == "avi"
-    timed = all(packet.has_pts for packet in shown) and not (is_avi and stream.codec_context.has_b_frames)
+    timed = all(packet.has_pts for packet in displayed) and not (is_avi and stream.codec_context.has_b_frames)
     entries = np.empty((2, 0), np.int64)
-    if any(packet.pts is None for packet in shown):
-        pts = np.rint(np.arange(len(shown)) * step).astype(np.int64)
+    if any(packet.pts is None for packet in displayed):
+        pts = np.rint(np.arange(len(displayed)) * step).astype(np.int64)
     else:
-        pts = np.sort(np.array([packet.pts for packet in shown], np.int64))
+        pts = np.sort(np.array([packet.pts for packet in displayed], np.int64))
         _check_times(pts, packets, time_base)
         entries = _entries(packets, pts) if timed else entries
-    last_duration = max(shown, key=lambda packet: packet.pts or 0).duration
+    last_duration = max(displayed, key=lambda packet: packet.pts or 0).duration
     step = float(np.median(np.diff(pts))) if len(pts) > 1 else step
     duration_s = float((int(pts[-1] - pts[0]) + (last_duration or step)) * time_base)
     orientation = orientation_of(frame) or Orientation()
@@ -258,7 +258,7 @@ def _entries(packets: list[_Packet], pts: np.ndarray) -> np.ndarray:
 
     Frames before such a packet in decoding order must also be displayed before it, and later ones after it.
     """
-    times = [packet.pts if packet.shown and packet.pts is not None else None for packet in packets]
+    times = [packet.pts if packet.displayed and packet.pts is not None else None for packet in packets]
     latest_before = -math.inf
     earliest_after = [math.inf] * (len(packets) + 1)
     for k in range(len(packets) - 1, -1, -1):

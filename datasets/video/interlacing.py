@@ -62,7 +62,7 @@ def deinterlacing_options(name: str, stream: Any, context: Any, first_frame: Any
     flagged, votes = int(first_frame.interlaced_frame), Counter[str | None]()
     for frames in _samples(name):
         flagged += sum(frame.interlaced_frame for frame in frames)
-        votes.update(_order(*three) for three in _triples([_grey(frame) for frame in frames]))
+        votes.update(_field_order(*three) for three in _triples([_grey(frame) for frame in frames]))
     if not (flagged or declared):
         return ""
     interlaced = votes["tff"] + votes["bff"]
@@ -156,7 +156,7 @@ def _triples(pictures: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarra
             yield three
 
 
-def _order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None:
+def _field_order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None:
     """Determine whether a frame is "progressive", or interlaced as "tff" or "bff" (first field). None: no motion.
 
     As in idet, the lines of one field are compared with those of the other field of the previous and the next frame.

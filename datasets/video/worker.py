@@ -118,11 +118,11 @@ def _answer(reader: VideoReader, staging: Staging, request: dict[str, Any]) -> d
             staging.send(pictures)
         return {"result": result}
     except VideoError as error:
-        return {"bad": [error.reason, error.detail]}
+        return {"video_error": [error.reason, error.detail]}
     except MemoryError as error:
-        return {"bad": ["too_big", f"not enough memory: {error}"]}
+        return {"video_error": ["too_big", f"not enough memory: {error}"]}
     except Exception:
-        return {"fault": traceback.format_exc()}
+        return {"traceback": traceback.format_exc()}
 
 
 def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) -> tuple[Any, Pictures | None]:

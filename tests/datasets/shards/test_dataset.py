@@ -324,9 +324,9 @@ def test_an_index_that_names_what_no_shard_holds(tmp_path, change):
     with pytest.raises(ArtifactError, match="the index lists sample clip3, which shard .* cannot contain: "):
         data.require_complete()
     data.read("clip1")
-    with pytest.raises(ArtifactError, match="clip3") as told:
+    with pytest.raises(ArtifactError, match="clip3") as error:
         data.read("clip3")
-    assert str(tmp_path) in str(told.value) and shard.exists()
+    assert str(tmp_path) in str(error.value) and shard.exists()
 
 
 def test_an_index_that_lost_or_repeats_rows_is_refused(tmp_path):

@@ -77,8 +77,8 @@ def test_the_index_says_where_each_member_lies_and_what_it_is(latents):
             piece = content[member["offset"] : member["offset"] + member["size"]]
             assert piece == wanted[member["name"]] and member["crc32"] == zlib.crc32(piece)
     with tarfile.open(shard) as tar:
-        told = [(one.name, one.uname, one.gname, one.mode, one.mtime) for one in tar]
-    assert told == [(f"{key}.{name}", "steadydancer", "steadydancer", 0o644, 0) for key in "abcd" for name in NAMES]
+        headers = [(one.name, one.uname, one.gname, one.mode, one.mtime) for one in tar]
+    assert headers == [(f"{key}.{name}", "steadydancer", "steadydancer", 0o644, 0) for key in "abcd" for name in NAMES]
 
 
 def test_samples_are_read_in_their_own_sizes(latents):
@@ -152,9 +152,9 @@ def test_all_that_is_missing_is_counted_and_each_kinds_first_is_named(latents):
     null_path(latents, (9, 24, 16)).parent.mkdir()
     null_path(latents, (9, 24, 16)).write_bytes(b"")
     shard_of(latents).unlink()
-    with pytest.raises(ArtifactError) as told:
+    with pytest.raises(ArtifactError) as error:
         ShardDataset(latents).require_complete()
-    words = str(told.value)
+    words = str(error.value)
     assert f"shard {shard_of(latents)} is missing" in words and "; and 1 more" in words
     assert "13x16x16.safetensors is missing" in words or "9x16x24.safetensors is missing" in words
     with pytest.raises(ArtifactError, match="no usable sample"):
@@ -170,10 +170,10 @@ def test_a_shard_is_read_in_pieces_and_each_damaged_member_is_named(latents, mon
     )
     shard = shard_of(latents)
     whole = shard.read_bytes()
-    told = IndexedShard(shard, rows[0]["shard_bytes"], rows[0]["shard_sha256"], places)
+    indexed = IndexedShard(shard, rows[0]["shard_bytes"], rows[0]["shard_sha256"], places)
     for chunk in (1 << 20, 512, 333, 7):
         monkeypatch.setattr(integrity, "CHUNK_BYTES", chunk)
-        assert check_shard(told) is None
+        assert check_shard(indexed) is None
         for places_hit, words in (
             ([1], "a.json"),
             ([0, 3, 6], "a.conditions.safetensors, b.conditions.safetensors, c.conditions.safetensors"),
@@ -183,14 +183,14 @@ def test_a_shard_is_read_in_pieces_and_each_damaged_member_is_named(latents, mon
             for place in places_hit:
                 content[places[place][0]] ^= 1
             shard.write_bytes(content)
-            assert check_shard(told) == ("damaged", words)
+            assert check_shard(indexed) == ("damaged", words)
         shard.write_bytes(whole)
     # A member that is whole, in a shard that is another one in between and at its end.
     for at in (places[3][0] - 1, len(whole) - 1, 0):
         content = bytearray(whole)
         content[at] ^= 1
         shard.write_bytes(content)
-        assert check_shard(told) == ("damaged", "outside the members (tar headers or padding)")
+        assert check_shard(indexed) == ("damaged", "outside the members (tar headers or padding)")
     sizes = {shard: len(whole), latents / "none.tar": 7}
     assert wrong_sizes(sizes) == {latents / "none.tar": ("missing", "7 bytes")}
     assert wrong_sizes({shard: len(whole) + 1}) == {shard: ("cut short", f"{len(whole)} bytes of {len(whole) + 1}")}

@@ -168,8 +168,8 @@ def test_what_is_written_holds_pictures_record_and_sound_and_is_the_same_again(c
     record = make_record(model={"transformer": "0" * 64}, inputs={}, settings={"x": "é"}, seed=1)
     silent = write_video(FRAMES, tmp_path / "silent.mp4", record, 24)
     for name in ("a.mp4", "b.mp4"):
-        told = write_video(iter([FRAMES[:7], FRAMES[7:]]), tmp_path / name, record, 24, sound)
-        assert told["video"] | {"sha256": ""} == silent["video"] | {"sha256": ""}
+        written = write_video(iter([FRAMES[:7], FRAMES[7:]]), tmp_path / name, record, 24, sound)
+        assert written["video"] | {"sha256": ""} == silent["video"] | {"sha256": ""}
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     assert read_provenance(tmp_path / "a.mp4") == record
     info = probe(tmp_path / "a.mp4")
