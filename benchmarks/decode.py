@@ -17,8 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from steadydancer.datasets.video import client as video_process
-from steadydancer.datasets.video import decode, decode_low_resolution, probe
+from steadydancer.datasets.video import client, decode, decode_low_resolution, probe
 from steadydancer.datasets.video.decoders import DecordCursor
 from steadydancer.datasets.video.index import read_index
 from steadydancer.datasets.video.reader import VideoReader
@@ -50,7 +49,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 
 def _child_seconds() -> float:
-    pid = video_process.child_pid()
+    pid = client.worker_pid()
     return time.clock_gettime((~pid << 3) | 2) if pid else 0.0  # the kernel's number for another process's CPU clock
 
 
@@ -82,7 +81,7 @@ def by_decord_from_the_start(path: Path, times_s: np.ndarray, size: tuple[int, i
     """A plain sequential read: the cost of a clip grows with its place."""
     index = read_index(path)
     cursor = DecordCursor(path, index, size)
-    for position in np.unique(index.shown_at(times_s)):
+    for position in np.unique(index.positions_at(times_s)):
         cursor.picture(int(position))
 
 

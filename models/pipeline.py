@@ -724,7 +724,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
             args: as in a call.
             seed: of all that is drawn, on the CPU.
             fps: frames a second of the file; 16 is released.
-            sound: of the video, as from `datasets.video_sound.read_sound`; None: it has none.
+            sound: of the video, as from `datasets.video.sound.read_sound`; None: it has none.
             model: sha256 by part, the transformer's first, if known. None: of the weights as they are in memory.
             inputs: sha256 of the files behind the inputs, by name; others are taken of the pixels or keypoints given.
             more_settings: recorded beside the call's own.

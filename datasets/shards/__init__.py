@@ -1,4 +1,4 @@
-"""WebDataset shards of cached latents: written, indexed, planned, read at random, checked."""
+"""WebDataset shards of cached latents: write, index, plan, read at random, check."""
 
 from .dataset import (
     CONDITIONS,

@@ -1,8 +1,8 @@
-"""What the numbers in a cache mean: a version of the code behind each member, and one digest of all that made them.
+"""Version of the code that computes each cached tensor, and a fingerprint of code, settings and weights.
 
-The versions are raised by hand. A digest of source files would change with every comment and every neighbouring
-function, and would not change with a library; `tests/pipelines/cache/test_job.py` holds numbers of each member instead,
-and whoever changes what an encoder gives is told there to raise its version.
+Raise a version by hand when the output of its encoder changes. A digest of source files would change with every
+comment and every neighbouring function, and would not change with a library. `tests/pipelines/cache/test_job.py`
+stores expected numbers for each tensor and fails, with a request to raise the version, when they change.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ ENCODINGS: dict[str, int] = {
     "image_embeds": 1,
     "pose_image_embeds": 1,
     "prompt_embeds": 1,
-    "pose": 1,  # keypoints are shares of the picture inside borders
-    "caption": 1,  # frames shown to a captioner, and what it is asked
+    "pose": 1,  # keypoints relative to the picture inside borders
+    "caption": 1,  # the captioner's frames and its prompt
 }
 
 
 def fingerprint(settings: Mapping[str, Any], weights: Mapping[str, str]) -> str:
-    """Names what a cached number depends on besides its clip, in 16 hexadecimal digits.
+    """Hash everything but the clip that cached tensors depend on, to 16 hexadecimal digits.
 
     Args:
-        settings: sizes and types, as the record's `config` has them.
-        weights: sha256 by network, as the record's `components.digests` has them.
+        settings: sizes and types, as in `config` of the record.
+        weights: sha256 by network, as in `components.digests` of the record.
     """
     return json_digest({"config": dict(settings), "weights": dict(weights), "encodings": ENCODINGS})[:16]

@@ -1,4 +1,4 @@
-"""The index of a cache against its record, this code, a run's settings, and what its shards can hold."""
+"""Check the index of a cache against its record, this code, a run's settings and the sizes of its shards."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,43 +14,46 @@ from .encodings import ENCODINGS
 
 
 def check_index(path: Location, record: Mapping[str, Any], index: pa.Table) -> None:
-    """Refuse numbers that this code would have computed otherwise, parts of another cache, and lost or repeated rows.
+    """Reject caches with other encoding versions, parts of another cache, or lost or repeated rows.
 
     Args:
-        path: of the cache.
+        path: path of the cache.
         record: its `run.json`.
         index: all rows of its parts.
 
     Raises:
-        ArtifactError: the message names the field.
+        ArtifactError: a check failed. The message names the field.
     """
     changes = list(differences(record.get("encodings"), ENCODINGS, "encodings"))
     if changes:
         raise ArtifactError(
-            f"{path} was made by code that encodes otherwise ({', '.join(changes)}; left: the cache, right: "
-            "this version): cache the clips anew into another --out"
+            f"{path} was made with other encodings ({', '.join(changes)}; left: the cache, right: this version): "
+            "cache the clips again into another --out"
         )
-    strange = set(index["fingerprint"].unique().to_pylist()) - {record.get("fingerprint")}
-    if strange:
+    foreign = set(index["fingerprint"].unique().to_pylist()) - {record.get("fingerprint")}
+    if foreign:
         raise ArtifactError(
-            f"{path} holds parts of another cache (fingerprint {min(map(str, strange))}, its record says "
+            f"{path} contains parts of another cache (fingerprint {min(map(str, foreign))}; its record has "
             f"{record.get('fingerprint')}): {remedy(path)}"
         )
     usable = index.filter(pc.equal(index["verdict"], "ok"))["clip_id"]
-    different, recorded = pc.count_distinct(usable).as_py(), record["counts"]["ok"]
-    if not len(usable) == different == recorded:
+    distinct, recorded = pc.count_distinct(usable).as_py(), record["counts"]["ok"]
+    if not len(usable) == distinct == recorded:
         raise ArtifactError(
-            f"{path}: its index names {len(usable)} usable samples, {different} different ones, and its record says "
-            f"counts.ok = {recorded}: parts of the index were lost or added. {remedy(path)}"
+            f"{path}: the index lists {len(usable)} usable samples, {distinct} of them distinct, but its record has "
+            f"counts.ok = {recorded}: index parts were lost or added: {remedy(path)}"
         )
 
 
-def misplaced(index: pa.Table, needed: tuple[str, ...]) -> list[str]:
-    """Keys of an index's usable samples that no shard can hold: without a place, a member, or beyond the shard's end.
+def missing_samples(index: pa.Table, needed: tuple[str, ...]) -> list[str]:
+    """Find usable samples that have no shard, lack a member, or extend beyond the end of their shard.
 
     Args:
         index: rows of `INDEX_SCHEMA`.
         needed: names of the members of a sample.
+
+    Returns:
+        Their keys.
     """
     usable = index.filter(pc.equal(index["verdict"], "ok"))
     members = usable["members"].combine_chunks()
@@ -66,29 +69,29 @@ def misplaced(index: pa.Table, needed: tuple[str, ...]) -> list[str]:
 
 
 def require_settings(latents: Location, settings: Mapping[str, Any], absent: Mapping[str, Any] | None = None) -> None:
-    """Refuse a cache whose sizes or types are not those that a run is made for.
+    """Reject a cache whose sizes or types differ from those of a run.
 
     Args:
         latents: a finished cache.
-        settings: `CacheConfig.settings` of the run's own configuration.
-        absent: what fields count as that an older cache does not have (see `rules.with_absent`).
+        settings: `CacheConfig.settings` of the run's configuration.
+        absent: values of fields that an older cache does not record (see `rules.with_absent`).
 
     Raises:
-        ArtifactError: it is not finished, or a field differs; the message names each.
+        ArtifactError: the cache is not finished, or a field differs. The message names each field.
     """
     cached = with_absent(Artifact(latents).record().get("config", {}), settings, absent or {})
     changes = list(differences(cached, dict(settings)))
     if changes:
         raise ArtifactError(
-            f"{latents} was cached otherwise than this run's `cache` says (left: the cache):\n  "
+            f"{latents} was cached with other settings than this run's `cache` (left: the cache):\n  "
             + "\n  ".join(changes)
-            + "\ntrain with the preset that it was cached with, or cache the clips anew into another --out"
+            + "\ntrain with the preset that it was cached with, or cache the clips again into another --out"
         )
 
 
 def remedy(path: Location) -> str:
-    """What to do about a cache that is not as it was written."""
+    """Return the instructions that end an error message about a damaged cache."""
     return (
-        f"`steadydancer verify --latents {path}` says what else is, and `steadydancer repair --latents "
-        f"{path} --out NEW` makes it anew"
+        f"run `steadydancer verify --latents {path}` to list all damage and `steadydancer repair --latents "
+        f"{path} --out NEW` to rebuild the cache"
     )

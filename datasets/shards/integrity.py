@@ -1,4 +1,4 @@
-"""Shards against their index: lengths at a glance; checksums of members and of the whole, in one pass over a shard."""
+"""Check shards against their index: sizes without reading, checksums of members and of the file in one pass."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -16,13 +16,13 @@ Damage = Literal["missing", "cut short", "too long", "damaged"]
 
 @dataclass(frozen=True)
 class IndexedShard:
-    """A shard as the index says it was written.
+    """A shard as recorded in the index.
 
     Attributes:
-        path: of the tar.
-        size: in bytes.
-        sha256: of the whole.
-        members: (offset, size, crc32, name) of each, by offset.
+        path: path of the tar.
+        size: bytes of the tar.
+        sha256: digest of the tar.
+        members: (offset, size, crc32, name) of each member, sorted by offset.
     """
 
     path: Location
@@ -32,47 +32,47 @@ class IndexedShard:
 
 
 def wrong_sizes(shards: Mapping[Location, int]) -> dict[Location, tuple[Damage, str]]:
-    """Which shards are missing or not as long as they were written, without reading them.
+    """Find shards that are missing or have the wrong size, without reading them.
 
     Args:
-        shards: place → bytes that the index tells of it; all on this machine or all in one bucket.
+        shards: path → bytes by the index. All are local or all in one bucket.
     """
-    there = sizes(shards)
-    told = {place: _compare(there[place], wanted) for place, wanted in shards.items()}
-    return {place: damage for place, damage in told.items() if damage}
+    actual = sizes(shards)
+    compared = {path: _compare(actual[path], expected) for path, expected in shards.items()}
+    return {path: damage for path, damage in compared.items() if damage}
 
 
-def _compare(size: int | None, wanted: int) -> tuple[Damage, str] | None:
+def _compare(size: int | None, expected: int) -> tuple[Damage, str] | None:
     if size is None:
-        return "missing", f"{wanted} bytes"
-    if size != wanted:
-        return "cut short" if size < wanted else "too long", f"{size} bytes of {wanted}"
+        return "missing", f"{expected} bytes"
+    if size != expected:
+        return "cut short" if size < expected else "too long", f"{size} bytes of {expected}"
     return None
 
 
 def check_shard(shard: IndexedShard) -> tuple[Damage, str] | None:
-    """What is wrong with a shard, in a class and in words; None: it is as it was written. Memory: one chunk."""
+    """Read a shard and return the kind and the description of its damage, or None. Memory: one chunk."""
     length = size(shard.path)
     if length is None or length != shard.size:
         return _compare(length, shard.size)
-    digest, wrong, at = hashlib.sha256(), [], 0
+    digest, damaged, at = hashlib.sha256(), [], 0
     with range_reader(shard.path) as read:
         for offset, num_bytes, crc32, name in shard.members:
             for piece in _pieces(read, at, offset):
                 digest.update(piece)
-            seen = 0
+            actual = 0
             for piece in _pieces(read, offset, offset + num_bytes):
                 digest.update(piece)
-                seen = isal_zlib.crc32(piece, seen)
-            if seen != crc32:
-                wrong.append(name)
+                actual = isal_zlib.crc32(piece, actual)
+            if actual != crc32:
+                damaged.append(name)
             at = offset + num_bytes
         for piece in _pieces(read, at, length):
             digest.update(piece)
-    if wrong:
-        return "damaged", ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+    if damaged:
+        return "damaged", ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
     if digest.hexdigest() != shard.sha256:
-        return "damaged", "between the members, in the tar's headers"
+        return "damaged", "outside the members (tar headers or padding)"
     return None
 
 

@@ -1,48 +1,48 @@
-"""Which clips go into which shard: by bytes, and always the same way."""
+"""Assign clips to shards by size. The same clips always give the same shards."""
 
 from collections.abc import Iterable
 
 from ..artifact import Packet
 from ..storage.digests import json_digest
 
-# With fewer shards, workers of a loader and GPUs that make a cache would stand idle.
-FEWEST_SHARDS = 8
-# A cache of fewer full shards than this gets shards of a quarter.
-SHARDS_OF_A_LARGE_CACHE = 20
+# With fewer shards, loader workers and caching GPUs would be idle.
+MIN_SHARDS = 8
+# A cache with fewer full shards than this gets shards of a quarter of the size.
+LARGE_CACHE_SHARDS = 20
 
 
 def shard_limit(total_bytes: int, shard_bytes: int) -> int:
-    """Bytes that a shard of a cache of `total_bytes` may have: `shard_bytes`, less where the whole is small.
+    """Return the largest size of a shard in bytes: `shard_bytes`, or less if the cache is small.
 
-    A quarter below 20 full shards, and never so many that there would be fewer than 8 shards.
+    A cache of fewer than 20 full shards uses a quarter of `shard_bytes`. The limit never gives fewer than 8 shards.
     """
-    if total_bytes < SHARDS_OF_A_LARGE_CACHE * shard_bytes:
+    if total_bytes < LARGE_CACHE_SHARDS * shard_bytes:
         shard_bytes //= 4
-    return max(1, min(shard_bytes, -(-total_bytes // FEWEST_SHARDS)))
+    return max(1, min(shard_bytes, -(-total_bytes // MIN_SHARDS)))
 
 
-def plan_shards(sizes: dict[str, int], limit_bytes: int, most_clips: int) -> list[Packet]:
-    """Cut clips, sorted by id, into packets whose estimated bytes stay within a limit; at least one clip each.
+def plan_shards(sizes: dict[str, int], limit_bytes: int, max_clips: int) -> list[Packet]:
+    """Group clips, sorted by id, into packets of at most `limit_bytes`, with at least one clip each.
 
     Args:
         sizes: estimated bytes by clip id.
-        limit_bytes: of a shard.
-        most_clips: in a shard.
+        limit_bytes: largest size of a shard.
+        max_clips: largest number of clips in a shard.
     """
     packets: list[Packet] = []
     ids: list[str] = []
-    held = 0
+    num_bytes = 0
     for clip_id in [*sorted(sizes), None]:
-        full = clip_id is None or held + sizes[clip_id] > limit_bytes or len(ids) == most_clips
+        full = clip_id is None or num_bytes + sizes[clip_id] > limit_bytes or len(ids) == max_clips
         if ids and full:
             packets.append(Packet(packet_id(ids), tuple(ids)))
-            ids, held = [], 0
+            ids, num_bytes = [], 0
         if clip_id is not None:
             ids.append(clip_id)
-            held += sizes[clip_id]
+            num_bytes += sizes[clip_id]
     return packets
 
 
 def packet_id(ids: Iterable[str]) -> str:
-    """The name of a packet of these ids, in order; so a part can be checked against its own name."""
+    """Hash the clip ids of a packet, in order, to its id. A part can so be checked against its own name."""
     return json_digest(tuple(ids))[:16]

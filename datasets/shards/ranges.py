@@ -1,4 +1,4 @@
-"""Pieces of shards: read from open files, or of a store fetched once a machine, kept there, and checked before use."""
+"""Read byte ranges of shards, from open local files or, for object stores, through a checked cache on this machine."""
 
 import os
 from collections.abc import Callable
@@ -14,65 +14,65 @@ from ..storage.requests import attempt
 from ..storage.s3 import ObjectPath
 
 
-class PieceReader:
+class MemberReader:
     """Reads members of shards.
 
     Args:
-        open_files: how many shards of this machine stay open.
+        open_files: number of local shards that stay open.
     """
 
     def __init__(self, open_files: int) -> None:
-        # A file that falls out is closed when nobody reads from it any more.
+        # An evicted file is closed when its last reader releases it.
         self._file: Callable[[Path], BinaryIO] = lru_cache(maxsize=open_files)(lambda shard: shard.open("rb"))
 
     def __call__(
-        self, shard: Location, members: list[dict[str, Any]], is_sound: Callable[[list[bytes]], bool]
+        self, shard: Location, members: list[dict[str, Any]], is_valid: Callable[[list[bytes]], bool]
     ) -> list[bytes]:
-        """Read members that follow each other, with `offset` and `size`; of an object in one request (`read_range`).
+        """Read adjacent members. An object needs one request (`read_range`).
 
         Args:
-            shard: the tar.
-            members: rows of the index.
-            is_sound: whether pieces are what they should be; asked of what was fetched and kept.
+            shard: path of the tar.
+            members: rows of the index, with `offset` and `size`.
+            is_valid: return whether the bytes of the members are correct. Called for objects only.
 
         Raises:
-            FileNotFoundError: there is no such shard.
-            StorageError: the store denies it or cannot be reached.
+            FileNotFoundError: the shard does not exist.
+            StorageError: the store denies access or cannot be reached.
         """
         if isinstance(shard, Path):
             file = self._file(shard)
             return [os.pread(file.fileno(), member["size"], member["offset"]) for member in members]
-        # Each request costs its way to the store and back.
+        # Each request costs a round trip to the store.
         start, stop = members[0]["offset"], members[-1]["offset"] + members[-1]["size"]
 
         def cut(span: bytes) -> list[bytes]:
             return [span[m["offset"] - start : m["offset"] - start + m["size"]] for m in members]
 
-        return cut(read_range(shard, start, stop - start, json_digest(members), lambda span: is_sound(cut(span))))
+        return cut(read_range(shard, start, stop - start, json_digest(members), lambda span: is_valid(cut(span))))
 
 
-def read_range(path: ObjectPath, offset: int, size: int, digest: str, is_sound: Callable[[bytes], bool]) -> bytes:
-    """`size` bytes of an object that does not change, from the copy on this machine if there is one.
+def read_range(path: ObjectPath, offset: int, size: int, digest: str, is_valid: Callable[[bytes], bool]) -> bytes:
+    """Read `size` bytes of an immutable object, from the copy on this machine if one exists.
 
-    A copy that is not sound is forgotten and the object asked again, so that neither a disk of this machine nor an
-    object that was damaged and has been mended since stays wrong for ever. What is given back after that may still
-    not be sound, or be too short: then the object is not.
+    A corrupt copy is dropped and the object is read again, so neither a disk error on this machine nor an object that
+    has since been repaired fails forever. If the bytes are still corrupt or short after the retry, the object itself
+    is damaged.
 
     Args:
-        path: of the object.
-        offset: where the bytes begin.
-        size: how many they are.
-        digest: of what they should be: a cache that was made anew under the old name has another.
-        is_sound: whether they are it.
+        path: path of the object.
+        offset: start of the range in bytes.
+        size: length of the range in bytes.
+        digest: digest of the expected content. It differs if the cache was rebuilt under the same name.
+        is_valid: return whether the bytes are correct.
 
     Raises:
-        FileNotFoundError: there is no such object.
-        StorageError: the store denies it or cannot be reached.
+        FileNotFoundError: the object does not exist.
+        StorageError: the store denies access or cannot be reached.
     """
     key = sha256(f"{path} {offset} {size} {digest}".encode()).hexdigest()
     with held(key, partial(_fetch, path, offset, size)) as folder:
         data = (folder / "bytes").read_bytes()
-    if is_sound(data):
+    if is_valid(data):
         return data
     drop(key)
     return _read(path, offset, size)
@@ -84,6 +84,6 @@ def _fetch(path: ObjectPath, offset: int, size: int, folder: Path) -> None:
 
 def _read(path: ObjectPath, offset: int, size: int) -> bytes:
     with path.open() as file:
-        # Arrow refuses to begin behind the end, and says no more of it than that it will not.
-        there = max(0, min(size, file.size() - offset))
-        return bytes(attempt(path, lambda: file.read_at(there, offset))) if there else b""
+        # Arrow raises an unspecific error for a range that starts beyond the end.
+        available = max(0, min(size, file.size() - offset))
+        return bytes(attempt(path, lambda: file.read_at(available, offset))) if available else b""

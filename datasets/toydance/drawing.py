@@ -1,4 +1,4 @@
-"""Pictures of procedural dancers: filled, anti-aliased limbs in seeded clothes before a seeded wall."""
+"""Draw procedural dancers: filled, anti-aliased limbs in seeded clothes in front of a seeded wall."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SUBPIXEL_BITS = 4
 
 
 def draw_dancer(pose: PoseSequence, seed: int, height: int, width: int) -> np.ndarray:
-    """Dancer `seed` in `pose` before their own wall: uint8 [F, height, width, 3] RGB."""
+    """Draw dancer `seed` in `pose` in front of that dancer's wall: uint8 [F, height, width, 3] RGB."""
     return draw_dancers([pose], [seed], height, width)
 
 
 def draw_dancers(poses: list[PoseSequence], seeds: list[int], height: int, width: int) -> np.ndarray:
-    """Several dancers before the wall of the first: uint8 [F, height, width, 3] RGB."""
+    """Draw several dancers in front of the first one's wall: uint8 [F, height, width, 3] RGB."""
     large = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
     wall = _background(seeds[0], large[1], large[0])
     looks = [dancer_look(seed) for seed in seeds]
@@ -32,7 +32,7 @@ def draw_dancers(poses: list[PoseSequence], seeds: list[int], height: int, width
 
 
 def _background(seed: int, height: int, width: int) -> np.ndarray:
-    """A panelled wall with light from above and pictures on it, a floor of planks, and a little grain."""
+    """Draw a panelled wall with pictures, lit from above, a plank floor, and a little grain."""
     rng = np.random.default_rng([seed, 3])
     wall = np.array(COLOURS[dancer_look(seed).wall], np.float64) * 0.6 + 55
     image = np.linspace(1.1, 0.8, height)[:, None, None] * np.broadcast_to(wall, (height, width, 3))
@@ -56,7 +56,7 @@ def _background(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def _paint_figure(canvas: np.ndarray, joints: np.ndarray, look: Look) -> None:
-    """Paint the body [18, 2], given in pixels, from what is behind to what is in front."""
+    """Paint the body of `joints` [18, 2] in pixels, from back to front."""
     size = look.torso * canvas.shape[0]
     head, shirt, trousers = look.head * canvas.shape[0], COLOURS[look.shirt], COLOURS[look.trousers]
     nose, neck = joints[0], joints[1]
@@ -104,7 +104,7 @@ def _polygon(canvas: np.ndarray, points: np.ndarray, colour: Colour) -> None:
 def _capsule(
     canvas: np.ndarray, start: np.ndarray, end: np.ndarray, start_radius: float, end_radius: float, colour: Colour
 ) -> None:
-    """The convex hull of two discs."""
+    """Fill the convex hull of two discs."""
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
     _polygon(canvas, np.concatenate([start + start_radius * circle, end + end_radius * circle]), colour)

@@ -1,7 +1,7 @@
-"""One procedural dancer: a seeded body, a seeded dance, and the keypoints of the two together.
+"""A procedural dancer: a seeded body, a seeded dance, and the keypoints of that body in that dance.
 
-The figure is flat and its bones keep their lengths, so aligning one dancer's pose to another's picture gives exactly
-the pose in which the other would dance the same dance. That makes a ground truth for pose transfer.
+The figure is flat and its bones keep their lengths. Aligning one dancer's pose to another's picture therefore gives
+exactly the pose in which the other dances the same dance: a ground truth for pose transfer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FLOOR_Y = 0.92
 
 @dataclass(frozen=True)
 class Look:
-    """How a dancer is built and dressed, and what is behind. Lengths are shares of the picture's height."""
+    """Body, clothes and background of a dancer. Lengths are relative to the height of the picture."""
 
     shirt: str
     trousers: str
@@ -51,7 +51,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Dance:
-    """Joint angles [F] in radians and the shift of the whole body [F] in picture heights."""
+    """Joint angles [F] in radians, and the shift of the body [F] in picture heights."""
 
     lean: np.ndarray
     tilt: np.ndarray
@@ -66,10 +66,10 @@ class Dance:
 
 
 def dancer_look(seed: int) -> Look:
-    """Clothes, colours and proportions of dancer `seed`."""
+    """Choose clothes, colours and proportions of dancer `seed`."""
     rng = np.random.default_rng([seed, 1])
     wall = str(rng.choice(list(COLOURS)))
-    # Clothes that differ from the wall in brightness as well: a dancer must be seen.
+    # Clothes differ from the wall in brightness too, so that the dancer is visible.
     clothes = sorted(COLOURS, key=lambda name: abs(sum(COLOURS[name]) - sum(COLOURS[wall])))[-6:]
     shirt, trousers = rng.choice(clothes, 2, replace=False)
     stature = rng.uniform(0.63, 0.72)
@@ -94,7 +94,7 @@ def dancer_look(seed: int) -> Look:
 
 
 def dance(seed: int, num_frames: int, fps: float) -> Dance:
-    """The dance `seed`: every angle is a seeded sum of sinusoids on one beat."""
+    """Build the dance `seed`: every angle is a seeded sum of sinusoids on one beat."""
     rng = np.random.default_rng([seed, 2])
     beat_hz = rng.uniform(0.55, 0.8)
     times_s = np.arange(num_frames) / fps
@@ -132,11 +132,18 @@ def toy_pose(
     motion_seed: int | None = None,
     centre_x: float = 0.5,
 ) -> PoseSequence:
-    """The keypoints of dancer `seed` dancing `motion_seed` (default: their own dance): F frames, all seen, float64.
+    """Compute the keypoints of dancer `seed` in the dance `motion_seed`: F frames, all visible, float64.
 
-    `aspect` = width / height of the picture, best ≥ 0.7 so that the arms stay inside; `centre_x` in [0, 1] is where
-    they stand. The body rises and sinks as the feet of the dance's own dancer ask, whoever dances it: alignment scales
-    lengths and not the way of the neck.
+    The vertical motion keeps the feet of dancer `motion_seed` on the floor, for any dancer, because alignment scales
+    limbs and not the path of the neck.
+
+    Args:
+        seed: of the dancer.
+        num_frames: F.
+        fps: frames per second.
+        aspect: width / height of the picture; use at least 0.7 to keep the arms inside.
+        motion_seed: of the dance; None: the dancer's own.
+        centre_x: horizontal position of the dancer in [0, 1].
     """
     motion_seed = seed if motion_seed is None else motion_seed
     steps = dance(motion_seed, num_frames, fps)
@@ -155,7 +162,7 @@ def toy_pose(
 
 
 def _joints(look: Look, steps: Dance) -> tuple[np.ndarray, np.ndarray]:
-    """Body [F, 18, 2] and hands [F, 2, 21, 2] in picture heights, the neck at (0, 0)."""
+    """Compute body [F, 18, 2] and hands [F, 2, 21, 2] in picture heights, with the neck at (0, 0)."""
 
     def down(angle: np.ndarray) -> np.ndarray:
         return np.stack([np.sin(angle), np.cos(angle)], axis=-1)
@@ -169,14 +176,14 @@ def _joints(look: Look, steps: Dance) -> tuple[np.ndarray, np.ndarray]:
     for eye, ear, side in ((14, 16, -1), (15, 17, 1)):
         body[:, eye] = body[:, 0] + look.head * turned(0.24 * side, -0.2, steps.head)
         body[:, ear] = body[:, 0] + look.head * turned(0.5 * side, -0.1, steps.head)
-    # side: the dancer faces us, so their left is at our right
+    # side: the dancer faces the camera, so the left arm is on the right of the picture
     for k, (side, shoulder, hip) in enumerate(((1, 5, 11), (-1, 2, 8))):
         mirror = np.array([side, 1.0])
         forearm = down(steps.arms[k] + steps.elbows[k]) * mirror
         body[:, shoulder] = look.shoulder * turned(side, 0.15, steps.tilt)
         body[:, shoulder + 1] = body[:, shoulder] + look.arm * down(steps.arms[k]) * mirror
         body[:, shoulder + 2] = body[:, shoulder + 1] + 0.9 * look.arm * forearm
-        # Hips in shares of the torso, fingers in shares of the arm: alignment scales them with these.
+        # Hips scale with the torso and fingers with the arm, as alignment scales them.
         body[:, hip] = look.torso * (down(steps.lean) + turned(0.28 * side, 0, steps.lean))
         body[:, hip + 1] = body[:, hip] + look.thigh * down(steps.legs[k]) * mirror
         body[:, hip + 2] = body[:, hip + 1] + look.shin * down(steps.legs[k] - steps.knees[k]) * mirror

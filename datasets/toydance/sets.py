@@ -1,7 +1,7 @@
-"""Sets of procedural dancers: ordinary mp4s with keypoints and captions beside them, some flawed on purpose.
+"""Sets of procedural dancers: ordinary mp4s with keypoints and captions, some flawed on purpose.
 
-Beside `NAME.mp4` (or .png) lie `NAME.txt`, a caption, and `NAME.pose.safetensors`, the keypoints they were drawn from.
-Supplied keypoints can be put beside any clip, see `supplied_poses`.
+Next to `NAME.mp4` (or .png) are `NAME.txt`, the caption, and `NAME.pose.safetensors`, the keypoints of the drawing.
+Keypoints can be supplied for any clip in this way, see `supplied_poses`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .figure import COLOURS, dance, dancer_look, toy_pose
 __all__ = ["draw_dancer", "load_supplied_pose", "make_toy_clips", "make_toy_pairs", "save_supplied_pose", "toy_pose"]
 
 FPS = 24
-PAIR_FPS = 16  # the model's own rate: frame k of a rendering, of its driving video and of its truth belong together
+PAIR_FPS = 16  # the model's frame rate: frame k of render, driving video and truth show the same moment
 _SIZES = [(256, 192), (256, 192), (256, 192), (192, 256), (256, 192), (224, 224), (256, 192)]  # height, width
-_FLAW_SEEDS = 500_000  # apart from those of the good clips
+_FLAW_SEEDS = 500_000  # disjoint from the seeds of the good clips
 
 
 def make_toy_clips(directory: Path, seed: int = 0, num_good: int = 7) -> list[Path]:
     """Write `num_good` good clips of 3 s and six flawed ones, with keypoints and captions.
 
-    The same seed gives the same bytes. Flawed: `static` (stands still), `cut_short` (two scenes, each below 2.06 s = 33
-    frames at 16 a second), `cut_long` (the second scene is long enough for a clip), `dark`, `two_people`, `truncated`
-    (half of a file).
+    The same seed gives the same bytes. The flawed clips: `static` (no motion), `cut_short` (two scenes, each shorter
+    than 2.06 s = 33 frames at 16 fps), `cut_long` (the second scene is long enough for a clip), `dark`, `two_people`,
+    `truncated` (half of a file).
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -42,8 +42,12 @@ def make_toy_clips(directory: Path, seed: int = 0, num_good: int = 7) -> list[Pa
 
     flaw = _FLAW_SEEDS + seed * 1000
     paths.append(_write_static(directory / "static.mp4", flaw))
-    paths.append(_write_scenes(directory / "cut_short.mp4", [(flaw + 1, 1.5), (_elsewhere(flaw + 1), 1.5)]))
-    paths.append(_write_scenes(directory / "cut_long.mp4", [(flaw + 20, 1.25), (_elsewhere(flaw + 20), 2.75)]))
+    paths.append(
+        _write_scenes(directory / "cut_short.mp4", [(flaw + 1, 1.5), (_dancer_with_other_wall(flaw + 1), 1.5)])
+    )
+    paths.append(
+        _write_scenes(directory / "cut_long.mp4", [(flaw + 20, 1.25), (_dancer_with_other_wall(flaw + 20), 2.75)])
+    )
     paths.append(_write_scenes(directory / "dark.mp4", [(flaw + 40, 3.0)], brightness=0.06))
     paths.append(_write_two_people(directory / "two_people.mp4", flaw + 60))
     truncated = _write_scenes(directory / "truncated.mp4", [(flaw + 80, 3.0)])
@@ -53,11 +57,12 @@ def make_toy_clips(directory: Path, seed: int = 0, num_good: int = 7) -> list[Pa
 
 
 def make_toy_pairs(directory: Path, seed: int = 0, num_pairs: int = 3, num_frames: int = 49) -> Path:
-    """Write an evaluation set with a known answer; returns `pairs.jsonl` (columns id, image, driving, prompt).
+    """Write an evaluation set with ground truth and return the path of its `pairs.jsonl`.
 
-    `images/ID.png` is a dancer in the first pose of a dance, `driving/ID.mp4` another dancer dancing it, and
-    `truth/ID.mp4` the first dancer dancing it: what a perfect rendering looks like. 16 frames a second; paths in the
-    file are relative to it. The dancers are none of `make_toy_clips` with the same seed.
+    `images/ID.png` shows a dancer in the first pose of a dance, `driving/ID.mp4` another dancer in that dance, and
+    `truth/ID.mp4` the first dancer in that dance, which is the perfect render. Videos have 16 fps. `pairs.jsonl` has
+    the columns id, image, driving and prompt; its paths are relative to it. None of the dancers appears in
+    `make_toy_clips` with the same seed.
     """
     rows = []
     for folder in ("images", "driving", "truth"):
@@ -95,8 +100,8 @@ def _caption(seed: int, motion_seed: int | None = None) -> str:
     )
 
 
-def _elsewhere(seed: int) -> int:
-    """A later dancer before a wall of quite another colour, so that a cut between the two is one to the eye."""
+def _dancer_with_other_wall(seed: int) -> int:
+    """Find the next dancer with a wall of a clearly different colour, so that a cut between the two is visible."""
 
     def wall(dancer: int) -> np.ndarray:
         return np.array(COLOURS[dancer_look(dancer).wall])
@@ -107,7 +112,7 @@ def _elsewhere(seed: int) -> int:
 def _write_scenes(
     path: Path, scenes: list[tuple[int, float]], height: int = 256, width: int = 192, brightness: float = 1.0
 ) -> Path:
-    """One dancer a scene of (seed, seconds), one scene after the other."""
+    """Write a clip of consecutive scenes (seed, seconds) with one dancer each."""
     frames, poses = [], []
     for seed, seconds in scenes:
         pose = toy_pose(seed, round(seconds * FPS), FPS, aspect=width / height)
@@ -139,7 +144,7 @@ def _write_two_people(path: Path, seed: int) -> Path:
 
 
 def _write_clip(path: Path, frames: np.ndarray, persons: list[PoseSequence], caption: str) -> Path:
-    """The clip last: where it is, what belongs to it is there."""
+    """Write keypoints and caption before the clip, so that an existing clip always has both."""
     save_supplied_pose(path, persons, FPS)
     _write_bytes(path.with_suffix(".txt"), caption.encode() + b"\n")
     encode(frames, path, FPS)

@@ -1,6 +1,6 @@
-"""Video files: probe, decode by time, encode. No other part of the project opens a codec.
+"""Video files: probe, decode by time, encode. No other package of the project uses a codec.
 
-Each name is imported when it is first asked for: modules below it may then import one another's.
+Names are imported at their first use, so that the modules of this package can import each other.
 """
 
 from typing import TYPE_CHECKING

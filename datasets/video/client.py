@@ -1,7 +1,7 @@
-"""The decoding process as its parent sees it: started once, asked, timed, killed, replaced.
+"""Client of the decoding worker: start it, send requests, enforce time limits, stop and replace it.
 
-Requests of one process are answered one after another by one child (`video_child`). `STEADYDANCER_DECODE=in-process`
-decodes in the asking process instead, for a debugger's sake.
+One worker process (see `worker`) answers the requests of this process in order. `STEADYDANCER_DECODE=in-process`
+decodes in this process instead, for debugging.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ from .worker import EMPTIED, LENGTH, perform
 
 LIMITS = Limits()
 
-# A child that served so many requests, or kept so much memory, makes room for a new one.
-MOST_REQUESTS = 1000
-MOST_RESIDENT_BYTES = 1 << 30
+# Replace the worker after this many requests or bytes of resident memory.
+MAX_REQUESTS = 1000
+MAX_RESIDENT_BYTES = 1 << 30
 
-# What the child runs. It finds modules where this process does, and nowhere else.
+# Code of the worker. It imports modules from the paths of this process only.
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from steadydancer.datasets.video.worker import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
 
 
-class _Died(Exception):
-    """The child is gone; the message says how."""
+class _WorkerDied(Exception):
+    """The worker ended. The message has the signal or exit status, and its last line of stderr."""
 
 
-class _Child:
+class _Worker:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
-        self._words = os.memfd_create("stderr")
+        self._stderr = os.memfd_create("stderr")
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", START, json.dumps(sys.path), str(theirs.fileno()), str(lifeline)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._words,
+                stderr=self._stderr,
                 pass_fds=(theirs.fileno(), lifeline),
-                # One arena: freed frames of one size are taken by those of the next.
+                # One arena, so that memory of freed frames is reused for frames of another size.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
             )
         finally:
             theirs.close()
             os.close(lifeline)
-        self._answers = select.poll()  # select() knows no descriptors above 1023
+        self._answers = select.poll()  # select() does not support descriptors above 1023
         self._answers.register(self._control, select.POLLIN)
         self._staging: mmap.mmap | None = None
         self.num_requests = 0
@@ -74,18 +74,23 @@ class _Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def usable(self) -> bool:
-        """Alive, and neither old nor fat."""
-        young = self.num_requests < MOST_REQUESTS and self.resident_bytes < MOST_RESIDENT_BYTES
-        return young and self._process.poll() is None
+    def is_usable(self) -> bool:
+        """Check whether the process is alive and below both recycling limits."""
+        within_limits = self.num_requests < MAX_REQUESTS and self.resident_bytes < MAX_RESIDENT_BYTES
+        return within_limits and self._process.poll() is None
 
-    def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
-        """The answer, and its frames if it has some. Raises `_Died`, and `VideoError` (`timeout`)."""
+    def request(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+        """Send a request and return the answer and its frames, if any.
+
+        Raises:
+            _WorkerDied: the worker ended.
+            VideoError: `timeout`.
+        """
         self.num_requests += 1
         deadline = Deadline(self.pid, LIMITS)
         data = json.dumps(request).encode()
         frames: np.ndarray | None = None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it died is told by what it answers
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `_receive` reports a dead worker
             self._control.sendall(LENGTH.pack(len(data)) + data)
         while True:
             message, descriptor = self._receive(deadline)
@@ -103,7 +108,7 @@ class _Child:
                     return message, frames
 
     def _empty(self, wanted: list[list[int]], start: int, frames: np.ndarray | None) -> None:
-        """Take pictures out of the shared memory."""
+        """Copy pictures from the shared memory to `frames`."""
         assert self._staging is not None and frames is not None
         picture_bytes = int(np.prod(frames.shape[1:]))
         pictures = np.frombuffer(self._staging, np.uint8, len(wanted) * picture_bytes, start)
@@ -114,15 +119,15 @@ class _Child:
             self._control.sendall(EMPTIED)
 
     def end(self) -> None:
-        """Kill it and forget it."""
+        """Kill the process and close its descriptors."""
         self._process.kill()
         self._process.wait()
         self.forget()
 
     def forget(self) -> None:
-        """Close what leads to it: in a forked process it is somebody else's."""
+        """Close the descriptors without killing the process. In a forked process it belongs to the parent."""
         self._control.close()
-        for descriptor in (self._lifeline, self._words):
+        for descriptor in (self._lifeline, self._stderr):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
@@ -147,63 +152,65 @@ class _Child:
     def _raise_died(self) -> Any:
         code = self._process.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        words = Path(f"/proc/self/fd/{self._words}").read_text(errors="replace").strip().splitlines()
-        raise _Died(f"{how}: {words[-1][:200]}" if words else how)
+        lines = Path(f"/proc/self/fd/{self._stderr}").read_text(errors="replace").strip().splitlines()
+        raise _WorkerDied(f"{how}: {lines[-1][:200]}" if lines else how)
 
 
 _lock = threading.Lock()
-_child: _Child | None = None
+_worker: _Worker | None = None
 _reader: VideoReader | None = None
 counts: Counter[str] = Counter()
-"""What happened in this process: requests by decoder, cross-checks, files that decord is unfit for, lost children."""
+"""Events of this process: requests by decoder, cross-checks, files that decord cannot read, lost workers."""
 waited_s = 0.0
 """Seconds spent in requests."""
 
 
 def request(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
-    """Have the child do one operation of `VideoReader` on a file; returns its result and its frames.
+    """Run one operation of `VideoReader` on a file in the worker and return its result and frames.
 
-    A child that dies is replaced and asked once more, for it may have been killed by somebody.
+    If the worker dies, a new one gets the request once more, because another process may have killed the first one.
 
     Raises:
-        VideoError: what is wrong with the file; `timeout` or `decoder_crash` if the decoder hung or died twice.
-        RuntimeError: the code failed.
+        VideoError: the file is faulty, or `timeout`, or `decoder_crash` after two crashes.
+        RuntimeError: the worker failed with an unexpected error.
     """
     global waited_s
     start = time.perf_counter()
     try:
         if os.environ.get("STEADYDANCER_DECODE") == "in-process":
-            return _request_here(operation, path, **arguments)
-        return _request_child(operation, path, **arguments)
+            return _request_in_process(operation, path, **arguments)
+        return _request_worker(operation, path, **arguments)
     finally:
         waited_s += time.perf_counter() - start
 
 
-def _request_child(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
-    words = {"operation": operation, "path": os.path.abspath(os.fsdecode(path)), **arguments}  # noqa: PTH100 - as named
+def _request_worker(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
+    message = {"operation": operation, "path": os.path.abspath(os.fsdecode(path)), **arguments}  # noqa: PTH100 - as named
     with _lock:
         for attempt in (1, 2):
             try:
-                answer, frames = _usable_child().ask(words)
+                answer, frames = _running_worker().request(message)
                 break
-            except _Died as death:
-                end_child()
+            except _WorkerDied as death:
+                stop_worker()
                 counts["crashes"] += 1
                 if attempt == 2:
-                    raise VideoError("decoder_crash", f"the decoder died of it twice ({death})") from None
-            except BaseException as error:  # an interrupted request would leave its answer to the next
-                end_child()
+                    raise VideoError("decoder_crash", f"the decoder crashed twice on this file ({death})") from None
+            except BaseException as error:  # the next request would read the answer of an interrupted one
+                stop_worker()
                 counts["timeouts"] += isinstance(error, VideoError)
                 raise
         counts.update(answer["counts"])
-    if "bad" in answer:
-        raise VideoError(*answer["bad"])
-    if "fault" in answer:
-        raise RuntimeError(f"decoding {path} failed in the code:\n{answer['fault']}")
+    if "video_error" in answer:
+        raise VideoError(*answer["video_error"])
+    if "traceback" in answer:
+        raise RuntimeError(f"decoding {path} failed with an unexpected error:\n{answer['traceback']}")
     return answer["result"], frames
 
 
-def _request_here(operation: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, np.ndarray | None]:
+def _request_in_process(
+    operation: str, path: str | os.PathLike[str], **arguments: Any
+) -> tuple[Any, np.ndarray | None]:
     global _reader
     with _lock:
         _reader = _reader or VideoReader()
@@ -215,25 +222,25 @@ def _request_here(operation: str, path: str | os.PathLike[str], **arguments: Any
             _reader.counts.clear()
 
 
-def child_pid() -> int | None:
-    """Of the child that would be asked next, None if one would have to be started."""
-    return _child.pid if _child is not None and _child.usable() else None
+def worker_pid() -> int | None:
+    """Return the process id of the worker for the next request, or None if it is not running."""
+    return _worker.pid if _worker is not None and _worker.is_usable() else None
 
 
-def end_child() -> None:
-    """End the child; the next request starts another."""
-    global _child
-    if _child is not None:
-        _child.end()
-        _child = None
+def stop_worker() -> None:
+    """Stop the worker. The next request starts another."""
+    global _worker
+    if _worker is not None:
+        _worker.end()
+        _worker = None
 
 
-def _usable_child() -> _Child:
-    global _child
-    if _child is None or not _child.usable():
-        end_child()
-        _child = _Child()
-    return _child
+def _running_worker() -> _Worker:
+    global _worker
+    if _worker is None or not _worker.is_usable():
+        stop_worker()
+        _worker = _Worker()
+    return _worker
 
 
 def _mapped(descriptor: int | None, size: int) -> mmap.mmap:
@@ -244,14 +251,14 @@ def _mapped(descriptor: int | None, size: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def _forget_child() -> None:
-    """In a forked process: the child belongs to the parent, and the lock may be held by a thread that is not here."""
-    global _child, _lock
+def _forget_worker() -> None:
+    """Reset the state in a forked process: the worker belongs to the parent, and the lock may be locked forever."""
+    global _worker, _lock
     _lock = threading.Lock()
-    if _child is not None:
-        _child.forget()
-        _child = None
+    if _worker is not None:
+        _worker.forget()
+        _worker = None
 
 
-os.register_at_fork(after_in_child=_forget_child)
-atexit.register(end_child)
+os.register_at_fork(after_in_child=_forget_worker)
+atexit.register(stop_worker)

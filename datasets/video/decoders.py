@@ -1,4 +1,4 @@
-"""Open decoders that read forward: PyAV, which can begin at a safe place in the middle, and decord, which cannot."""
+"""Forward-reading decoders: PyAV, which can start at a random access point, and decord, which cannot."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from av.error import FFmpegError
 
 from .display import Display, Size, decoder_of
 from .info import DEMUX_OPTIONS, VideoError, VideoIndex, error_message, opened
-from .interlacing import deinterlaced
+from .interlacing import deinterlace
 
-# decord reads this once, when its library loads. Above 0 it may put earlier frames in the place of damaged ones.
-# DECORD_EOF_RETRY_MAX keeps its default: it counts polls, and with 64 a good 4K file failed.
+# decord reads this once, when its library loads. Above 0, it may replace damaged frames by earlier ones.
+# DECORD_EOF_RETRY_MAX keeps its default: it counts polls, and with 64 a valid 4K file failed.
 os.environ.setdefault("DECORD_REWIND_RETRY_MAX", "0")
 
-# To begin anew empties the decoder, which costs about as much as some frames.
-_WORTH_SEEKING = 8
+# A seek flushes the decoder, which costs about as much as a few frames.
+_MIN_FRAMES_TO_SEEK = 8
 
-# decord gives times in single precision.
-_LARGEST_TIME_DIFFERENCE_S = 2e-3
+# decord returns times in single precision.
+_MAX_TIME_DIFFERENCE_S = 2e-3
 
 
 class PyavCursor:
-    """Stands at one frame of a file. Later ones are read on to; for others it begins anew at the nearest safe entry."""
+    """Decoder at one frame of a file. It reads forward to later frames and seeks to the nearest entry for others."""
 
     def __init__(self, path: str | os.PathLike[str], index: VideoIndex) -> None:
         self._path, self._index = path, index
@@ -35,12 +35,16 @@ class PyavCursor:
         self._open()
 
     def picture(self, position: int, size: Size, filter_name: str = "BILINEAR") -> np.ndarray:
-        """The frame at this position, uint8 [H, W, 3], upright, scaled by a filter of swscale. Raises `VideoError`."""
+        """Return the frame at `position`, uint8 [H, W, 3], upright, scaled by a filter of swscale.
+
+        Raises:
+            VideoError: the frame is missing or damaged.
+        """
         try:
             self._advance(position)
         except FFmpegError as error:
-            words = f"frame {self._position + 1} does not decode: {error_message(error)}"
-            raise VideoError("corrupt_frames", words) from error
+            message = f"frame {self._position + 1} cannot be decoded: {error_message(error)}"
+            raise VideoError("corrupt_frames", message) from error
         return self._display.picture(self._frame, size, filter_name)
 
     def _open(self) -> None:
@@ -53,12 +57,12 @@ class PyavCursor:
 
     def _begin(self, packets: Iterator[Any], position: int) -> None:
         checked = self._checked((frame for packet in packets for frame in self._context.decode(packet)), position)
-        self._frames = deinterlaced(checked, self._index.deinterlacing) if self._index.deinterlacing else checked
+        self._frames = deinterlace(checked, self._index.deinterlacing) if self._index.deinterlacing else checked
         self._frame: Any = None
         self._position = position - 1
 
     def _checked(self, frames: Iterator[Any], position: int) -> Iterator[Any]:
-        """Frames from this position on, as they are decoded. Raises `VideoError` at one that is not what was told."""
+        """Yield decoded frames from `position` on. Raises `VideoError` at a damaged frame or a wrong timestamp."""
         for place, frame in enumerate(frames, position):
             if frame.is_corrupt:
                 raise VideoError("corrupt_frames", f"frame {place} is damaged")
@@ -68,7 +72,7 @@ class PyavCursor:
 
     def _advance(self, target: int) -> None:
         behind = target < self._position or (target == self._position and self._frame is None)
-        if behind or self._entry_before(target) > self._position + _WORTH_SEEKING:
+        if behind or self._entry_before(target) > self._position + _MIN_FRAMES_TO_SEEK:
             self._seek(target)
         while self._position < target:
             frame: Any = next(self._frames, None)
@@ -82,11 +86,11 @@ class PyavCursor:
             self._display.check(frame)
 
     def _entry_before(self, target: int) -> int:
-        # What the deinterlacer makes of a frame needs the one before.
+        # The deinterlacer needs the previous frame.
         return self._index.entry_before(max(0, target - 1) if self._index.deinterlacing else target)
 
     def _seek(self, target: int) -> None:
-        """Begin at the last entry before `target` that the container finds, else at the start."""
+        """Start again at the last entry before `target` that the container finds, else at the start of the file."""
         entry = self._entry_before(target)
         if entry > 0:
             place = int(np.searchsorted(self._index.entries, entry))
@@ -94,7 +98,7 @@ class PyavCursor:
             packets = self._container.demux(self._stream)
             first: Any = next(packets, None)
             landed = self._entry_of.get(first.dts) if first is not None and first.size else None
-            # The container may know fewer key frames than the packets showed, or other ones.
+            # The container may list fewer key frames than the packets have, or other ones.
             if landed is not None and landed <= target and first.pts == self._index.pts[landed]:
                 self._begin(_after(first, packets), landed)
                 return
@@ -105,9 +109,12 @@ class PyavCursor:
 def key_pictures(
     path: str | os.PathLike[str], index: VideoIndex, positions: list[int], size: Size
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(position, frame) at some of the index's entries, in order: each of their packets is decoded alone.
+    """Yield (position, frame) at some entries of the index, in order, by decoding only their packets.
 
-    Nothing is sought and nothing else decoded; an entry gives the same frame alone as on the way. Raises `VideoError`.
+    It reads packets in order, without seeking. An entry decoded alone gives the same frame as in a full pass.
+
+    Raises:
+        VideoError: a key frame is missing or damaged.
     """
     wanted = {
         int(time): int(position)
@@ -135,7 +142,7 @@ def key_pictures(
                 if not wanted:
                     return
         except FFmpegError as error:
-            raise VideoError("corrupt_frames", f"a key frame does not decode: {error_message(error)}") from error
+            raise VideoError("corrupt_frames", f"a key frame cannot be decoded: {error_message(error)}") from error
     if wanted:
         raise VideoError("corrupt_frames", f"key frame {min(wanted.values())} is missing")
 
@@ -144,7 +151,7 @@ def _compare_times(pts: int, expected: int, position: int) -> None:
     if pts > expected:
         raise VideoError("corrupt_frames", f"frame {position} is missing")
     if pts < expected:
-        raise VideoError("vfr_bad_ts", f"frame {position} comes after its time")
+        raise VideoError("vfr_bad_ts", f"frame {position} has an earlier timestamp than expected")
 
 
 def _after(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
@@ -158,18 +165,18 @@ def has_decord() -> bool:
 
 
 class DecordRefusal(Exception):
-    """decord cannot read this file, or not at this size. Its errors carry no type: PyAV finds out what it is."""
+    """decord cannot read this file, or not at this size. Its errors have no type, so PyAV determines the reason."""
 
 
 class DecordCursor:
-    """Stands at one frame of a file and reads on; frames of one size. It never seeks: decord's seeks give wrong frames
-    on open groups.
+    """Decoder at one frame of a file, which reads forward in one size. It never seeks, because decord's seeks return
+    wrong frames on open GOPs.
     """
 
     def __init__(self, path: str | os.PathLike[str], index: VideoIndex, size: Size) -> None:
         import decord
 
-        decord.logging.set_level(decord.logging.QUIET)  # what it cannot read is told by exceptions
+        decord.logging.set_level(decord.logging.QUIET)  # exceptions report the failures
         self._errors = (decord.DECORDError, RuntimeError, StopIteration)  # StopIteration: the stream ended early
         self.size = size
         self.position = -1
@@ -178,23 +185,23 @@ class DecordCursor:
             try:
                 self._reader = decord.VideoReader(name, decord.cpu(0), width=size[1], height=size[0], num_threads=1)
             except self._errors as error:
-                raise DecordRefusal("it does not open the file") from error
-        # Another count, or other times, mean another idea of which frames are shown (edit lists, dropped packets).
+                raise DecordRefusal("decord cannot open the file") from error
+        # A different count or different times mean a different set of displayed frames (edit lists, dropped packets).
         if len(self._reader) != index.info.num_frames:
-            raise DecordRefusal(f"it counts {len(self._reader)} frames")
+            raise DecordRefusal(f"decord counts {len(self._reader)} frames, the packets {index.info.num_frames}")
         times_s = np.sort(self._reader.get_frame_timestamp(np.arange(len(self._reader)))[:, 0]).astype(np.float64)
-        if np.abs(times_s - times_s[0] - index.times_s()).max() > _LARGEST_TIME_DIFFERENCE_S:
-            raise DecordRefusal("its times are not those of the packets")
+        if np.abs(times_s - times_s[0] - index.times_s()).max() > _MAX_TIME_DIFFERENCE_S:
+            raise DecordRefusal("decord's times differ from those of the packets")
 
     def picture(self, position: int) -> np.ndarray:
-        """The frame at this position, not before the one it stands at. Raises `DecordRefusal`."""
+        """Return the frame at `position`, which must not precede the current one. Raises `DecordRefusal`."""
         try:
             while self.position < position:
                 self._frame = self._reader.next()
                 self.position += 1
         except self._errors as error:
-            raise DecordRefusal(f"it stops at frame {self.position + 1}") from error
-        # decord takes the padding of narrow rows for more channels: 48 pixels come as [H, 48, 4].
+            raise DecordRefusal(f"decord stops at frame {self.position + 1}") from error
+        # decord returns the padding of narrow rows as a channel: 48 pixels give [H, 48, 4].
         if tuple(self._frame.shape) != (*self.size, 3):
-            raise DecordRefusal(f"its rows of {self.size[1]} pixels are padded")
+            raise DecordRefusal(f"decord pads rows of {self.size[1]} pixels")
         return self._frame.asnumpy()

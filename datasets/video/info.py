@@ -1,7 +1,7 @@
-"""What is known of a video file, what can be wrong with one, and how one is opened.
+"""Description of a video file, the reasons why one is rejected, and how files are opened.
 
-Files are opened through ``/dev/fd/N``: the decoders then see content and no name, so a name in any encoding works,
-a wrong suffix misleads nobody, and a name that looks like a protocol or a frame pattern is not taken for one.
+Files are opened as ``/dev/fd/N``, so that decoders do not see the name: any encoding of the name works, a wrong suffix
+has no effect, and a name that looks like a protocol or a frame pattern is not interpreted.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ Reason = Literal[
 ]
 
 MAX_PIXELS = 4096 * 4096
-"""Largest frame that `probe` lets through: one RGB frame of it is 48 MiB."""
+"""Largest frame that `probe` accepts by default: one RGB frame has 48 MiB."""
 
 MAX_DURATION_S = 1800.0
-"""Longest source that `probe` lets through: its 28,800 small frames at 16 a second are 0.8 GB."""
+"""Longest source that `probe` accepts by default: its 28,800 small frames at 16 fps have 0.8 GB."""
 
 METADATA_KEY = "steadydancer"
-"""Under it a container keeps the record of what made it (`provenance`)."""
+"""Key of the container metadata for the record of how a file was made (see `provenance`)."""
 
-# What is taken for a video by its name, in any case; what is in a file is looked at when it is opened.
+# Suffixes of videos, in any case. The content is checked when a file is opened.
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in "mp4 m4v mov mkv webm avi gif mpg mpeg ts mts wmv flv 3gp ogv".split()  # noqa: SIM905
 )
 
-# Formats that open further files (playlists, concat scripts, image sequences) stay out: a clip must be one file.
+# Formats that open other files (playlists, concat scripts, image sequences) are excluded: a clip must be one file.
 _VIDEO_FORMATS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,h264,hevc,ivf,rm,mxf,wtv,nut"
 STILL_FORMATS = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,j2k_pipe"
 _SOUND_FORMATS = "mp3,wav,flac,aac,aiff,ac3"
@@ -55,7 +55,7 @@ DEMUX_OPTIONS = {"format_whitelist": f"{_VIDEO_FORMATS},{STILL_FORMATS},{_SOUND_
 
 
 class VideoError(Exception):
-    """A file that cannot be used as a video: `reason` is a class of faults, `detail` what was seen in this file."""
+    """A file that cannot be used as a video: `reason` is the kind of fault, `detail` describes this file."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -68,54 +68,59 @@ class VideoError(Exception):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about its video stream, and how its frames become the pictures that players show.
+    """Description of a file's video stream, and of the conversion from its frames to pictures.
 
-    Sizes are square pixels as shown, after the turn of `rotation_deg`. The fields from `mirrored` on have defaults, so
-    that descriptions load that were written before they were known.
+    Sizes are displayed sizes in square pixels, after the rotation by `rotation_deg`. The fields from `mirrored` on have
+    defaults, so that descriptions from older versions can be loaded.
     """
 
     codec: str
     width: int
     height: int
     rotation_deg: int
-    """Clockwise turn that makes the stored frames upright, after `mirrored`: 0, 90, 180 or 270."""
+    """Clockwise rotation that makes the stored frames upright, after `mirrored`: 0, 90, 180 or 270."""
     fps: float
-    """Mean frame rate over the whole file, frames / seconds."""
+    """Mean frame rate of the file, frames / seconds."""
     duration_s: float
-    """From the first frame shown to the end of the last one."""
+    """From the start of the first displayed frame to the end of the last one."""
     num_frames: int
     pixel_format: str
     mirrored: bool = False
-    """Left and right of the stored frames are exchanged first, then they are turned by `rotation_deg`."""
+    """Whether the stored frames are mirrored left to right before the rotation by `rotation_deg`."""
     deinterlaced: bool = False
-    """Each frame holds two fields of two moments; the second one is replaced by what fits the first."""
+    """Whether frames are interlaced (two fields of two moments). The second field is interpolated from the first."""
     transparent: bool = False
-    """Its frames have an alpha channel; they are laid on `images.BACKGROUND`."""
+    """Whether frames have an alpha channel. They are composited on `images.BACKGROUND`."""
     assumed_bt709: bool = False
-    """Its frames do not name their matrix, and are read as BT.709, as players read HD."""
+    """Whether frames have no matrix tag and are converted as BT.709, as players do for HD."""
 
     @property
     def changed_by_pictures_2(self) -> tuple[str, ...]:
-        """Names of the fields for which version 1 of the rule `pictures` gave other frames; empty: the same ones."""
+        """Names of the fields because of which version 1 of the rule `pictures` gave other frames; empty: none."""
         names = ("mirrored", "deinterlaced", "transparent", "assumed_bt709")
         return tuple(name for name in names if getattr(self, name))
 
     @property
     def geometry_changed_by_pictures_2(self) -> bool:
-        """Whether what version 1 measured (poses, crops, motion) lies elsewhere in the frames of version 2."""
+        """Whether version 1 measured positions (poses, crops, motion) that are wrong in the frames of version 2."""
         return self.mirrored or self.deinterlaced
 
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """Presentation times of all frames, in order, in units of `time_base` seconds.
+    """Times and properties of a file, for decoding.
 
-    `timed` says whether the packets carry presentation times, so that decoded frames can be held against them, and
-    `suits_decord` whether decord reads such files right. `stored` is the first frame's width, height and the aspect
-    of its pixels as the codec tells it: by these a later frame of another aspect is known. `deinterlacing` holds
-    the options of bwdif (`video_fields`), empty: frames stay as they are.
-    `entries` are positions [k] of frames at which decoding may begin and gives, from there on, what decoding from the
-    start gives; `entry_times` [k] are the decoding times by which a container seeks them.
+    Attributes:
+        pts: presentation times [n] of all frames, in order, in units of `time_base` seconds.
+        time_base: seconds per unit.
+        info: description of the stream.
+        timed: whether packets have presentation times, so that those of decoded frames can be compared with them.
+        suits_decord: whether decord reads this file correctly.
+        entries: random access points: positions [k] of frames from which decoding gives the same frames as decoding
+            from the start.
+        entry_times: decoding times [k] of the entries, by which a container seeks.
+        stored: width, height and pixel aspect of the first frame as stored, to detect frames of another aspect.
+        deinterlacing: options of bwdif (see `interlacing`); empty: frames are not deinterlaced.
     """
 
     pts: np.ndarray
@@ -129,22 +134,22 @@ class VideoIndex:
     deinterlacing: str = ""
 
     def times_s(self) -> np.ndarray:
-        """Seconds after the first frame, float64 [n]."""
+        """Compute the time of each frame in seconds after the first frame, float64 [n]."""
         return (self.pts - self.pts[0]) * float(self.time_base)
 
-    def shown_at(self, times_s: np.ndarray) -> np.ndarray:
-        """Position of the frame shown at each time: the last one whose own time is not later."""
-        # A microsecond: times computed in floating point must not fall just short of the frame they name.
+    def positions_at(self, times_s: np.ndarray) -> np.ndarray:
+        """Find the position of the frame displayed at each time: the last one whose time is not later."""
+        # The microsecond keeps rounded times from selecting the previous frame.
         return np.searchsorted(self.times_s(), np.asarray(times_s, np.float64) + 1e-6, side="right") - 1
 
     def entry_before(self, position: int) -> int:
-        """The last entry at or before a position, 0 (the start of the file) if there is none."""
+        """Return the last entry at or before a position, or 0, the start of the file."""
         place = int(np.searchsorted(self.entries, position, side="right")) - 1
         return int(self.entries[place]) if place >= 0 else 0
 
 
 class Identity(NamedTuple):
-    """Tells one state of one file from every other, without reading it."""
+    """Identity of a file's content without reading it: file number, size and times."""
 
     device: int
     inode: int
@@ -155,7 +160,7 @@ class Identity(NamedTuple):
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A nameless path to an open regular file. Raises `VideoError` (`unreadable`)."""
+    """Open a regular file and yield its path ``/dev/fd/N``. Raises `VideoError` (`unreadable`)."""
     descriptor = _open(path)
     try:
         yield f"/dev/fd/{descriptor}"
@@ -164,7 +169,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def identity(path: str | os.PathLike[str]) -> Identity:
-    """Of a regular file with something in it. Raises `VideoError` (`unreadable`)."""
+    """Return the identity of a non-empty regular file. Raises `VideoError` (`unreadable`)."""
     descriptor = _open(path)
     try:
         return identity_of(descriptor)
@@ -173,26 +178,26 @@ def identity(path: str | os.PathLike[str]) -> Identity:
 
 
 def identity_of(descriptor: int) -> Identity:
-    """Of a file that is open."""
+    """Return the identity of an open file."""
     status = os.fstat(descriptor)
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _open(path: str | os.PathLike[str]) -> int:
     try:
-        # Non-blocking, or opening a pipe without a writer would wait for ever.
+        # Non-blocking, because opening a pipe without a writer would wait forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise VideoError("unreadable", f"cannot open: {error.strerror}") from error
+        raise VideoError("unreadable", f"the file cannot be opened: {error.strerror}") from error
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:
         return descriptor
     os.close(descriptor)
     if stat.S_ISREG(status.st_mode):
         raise VideoError("unreadable", "the file is empty")
-    raise VideoError("unreadable", "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    raise VideoError("unreadable", "it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
 
 
 def error_message(error: BaseException) -> str:
-    """The library's own words, without the name the file was opened by."""
+    """Return the message of an exception without the name by which the file was opened."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

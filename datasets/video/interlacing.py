@@ -1,7 +1,7 @@
-"""Interlaced video: which files hold two moments in a frame, and frames made of one of them.
+"""Interlaced video: detect files whose frames have two fields of different moments, and deinterlace them.
 
-What is flagged as interlaced may still be progressive (broadcast and discs flag everything): the frames themselves are
-asked, by the measure of FFmpeg's `idet`. Only files that could be interlaced pay for it.
+Files flagged as interlaced may still be progressive (broadcasts and discs flag everything), so the frames are measured
+as FFmpeg's `idet` does. Only files that could be interlaced pay this cost.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from av.error import FFmpegError
 from .info import DEMUX_OPTIONS, VideoError
 from .stream_headers import h264_fields_possible
 
-# Every file of these may hold fields, wherever it begins with whole frames; H.264 says so in its parameters.
-_CODECS_OF_TELEVISION = ("mpeg2video", "vc1", "dvvideo")
+# Files of these codecs may become interlaced after progressive frames. For H.264, the parameters decide.
+_BROADCAST_CODECS = ("mpeg2video", "vc1", "dvvideo")
 
-# Order of fields, as numbered in FFmpeg's AVFieldOrder: which field is shown first.
+# FFmpeg's AVFieldOrder → the field that is displayed first.
 _PARITIES = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
 
-_PLACES = (0.0, 0.2, 0.4, 0.6, 0.8)
-_FRAMES_A_PLACE = 24
-_COLUMNS = 240
+_SAMPLE_POSITIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
+_FRAMES_PER_SAMPLE = 24
+_MAX_COLUMNS = 240
 
-# idet's: two fields of one moment differ from the frames beside by the same amount.
-_WOVEN = 1.04
-_WHOLE = 1.5
-_FEWEST_WOVEN = 2
-_ONE_ORDER = 0.8
-_WOVEN_SHARE = 0.2
-"""Of the frames that can be told: film that was spread over fields has two woven frames in five."""
+# Ratios of idet: two fields of one moment differ from the neighbouring frames by the same amount.
+_INTERLACED_RATIO = 1.04
+_PROGRESSIVE_RATIO = 1.5
+_MIN_INTERLACED = 2
+_MIN_PARITY_SHARE = 0.8
+_MIN_INTERLACED_SHARE = 0.2
+"""Least share of interlaced frames among the classified ones. Telecined film has two interlaced frames in five."""
 
 
-def deinterlacing(name: str, stream: Any, context: Any, first_frame: Any, parameters_change: bool) -> str:
-    """The options of bwdif by which a file's frames are to be deinterlaced; empty: not at all.
+def deinterlacing_options(name: str, stream: Any, context: Any, first_frame: Any, parameters_change: bool) -> str:
+    """Return the options of bwdif for a file; empty: do not deinterlace it.
 
     Args:
-        name: by which the file is opened, to decode some of it.
-        stream: as it was opened.
-        context: its decoder.
-        first_frame: what came first.
-        parameters_change: not all of the stream has the parameters of its header.
+        name: path by which to open the file, to decode samples of it.
+        stream: its video stream.
+        context: decoder of the stream.
+        first_frame: first decoded frame.
+        parameters_change: whether parts of the stream have other parameters than its header.
 
     Raises:
-        VideoError: `interlaced`, if every picture is a single field.
+        VideoError: `interlaced`: every picture is a single field.
     """
     codec = context.codec.canonical_name
     if codec == "hevc" and first_frame.interlaced_frame:
-        raise VideoError("interlaced", "HEVC with one field in a picture; make frames of them by bwdif or yadif")
+        raise VideoError("interlaced", "HEVC with one field in a picture: convert it to frames, e.g. with bwdif")
     declared = _PARITIES.get(stream.codec_context.field_order)
-    fields_possible = codec in _CODECS_OF_TELEVISION or (
+    fields_possible = codec in _BROADCAST_CODECS or (
         codec == "h264" and (parameters_change or h264_fields_possible(context.extradata or b""))
     )
     if not (first_frame.interlaced_frame or declared or fields_possible):
@@ -62,24 +62,27 @@ def deinterlacing(name: str, stream: Any, context: Any, first_frame: Any, parame
     flagged, votes = int(first_frame.interlaced_frame), Counter[str | None]()
     for frames in _samples(name):
         flagged += sum(frame.interlaced_frame for frame in frames)
-        votes.update(_order(*three) for three in _threes([_grey(frame) for frame in frames]))
+        votes.update(_field_order(*three) for three in _triples([_grey(frame) for frame in frames]))
     if not (flagged or declared):
         return ""
-    woven, told = votes["tff"] + votes["bff"], votes["tff"] + votes["bff"] + votes["whole"]
-    # Where nothing moves nothing can be told; there a deinterlacer changes nothing either.
-    if told and (woven < _FEWEST_WOVEN or woven < _WOVEN_SHARE * told):
+    interlaced = votes["tff"] + votes["bff"]
+    classified = interlaced + votes["progressive"]
+    # Frames without motion cannot be classified, and a deinterlacer does not change them.
+    if classified and (interlaced < _MIN_INTERLACED or interlaced < _MIN_INTERLACED_SHARE * classified):
         return ""
-    # What moves says better than flags which field came first: encoders write flags that nobody set.
-    parity = next((one for one in ("tff", "bff") if votes[one] > _ONE_ORDER * woven), "auto" if flagged else declared)
+    # Motion is a better sign of the field order than flags, which encoders write by default.
+    parity = next(
+        (one for one in ("tff", "bff") if votes[one] > _MIN_PARITY_SHARE * interlaced), "auto" if flagged else declared
+    )
     return f"parity={parity}:deint={'interlaced' if flagged else 'all'}"
 
 
 class Deinterlacer:
-    """Gives a frame for a frame, one frame later: bwdif keeps the first field and fills in the lines of the other.
+    """Filter with one output per input, one frame later. It keeps the first field and interpolates the other one.
 
     Args:
-        frame: of the size and format of all that will come.
-        options: of bwdif.
+        frame: a frame of the size and format of all frames.
+        options: options of bwdif.
     """
 
     def __init__(self, frame: Any, options: str) -> None:
@@ -93,12 +96,12 @@ class Deinterlacer:
         self._graph.link_nodes(source, bwdif, self._graph.add("buffersink")).configure()
 
     def push(self, frame: Any) -> Iterator[Any]:
-        """Frames that are ready when this one has come; None ends the stream."""
+        """Add a frame and yield the frames that are ready. None ends the stream."""
         self._graph.vpush(frame)
-        yield from pulled(self._graph.vpull)
+        yield from pull_frames(self._graph.vpull)
 
 
-def pulled(pull: Callable[[], Any]) -> Iterator[Any]:
+def pull_frames(pull: Callable[[], Any]) -> Iterator[Any]:
     """Yield the frames that a filter graph has ready; `pull` is its `vpull` or `pull`."""
     while True:
         try:
@@ -107,8 +110,8 @@ def pulled(pull: Callable[[], Any]) -> Iterator[Any]:
             return
 
 
-def deinterlaced(frames: Iterator[Any], options: str) -> Iterator[Any]:
-    """As many frames as come, each of one moment."""
+def deinterlace(frames: Iterator[Any], options: str) -> Iterator[Any]:
+    """Yield deinterlaced frames, one per input frame."""
     graph: Deinterlacer | None = None
     for frame in frames:
         if graph is not None and graph.kind != (frame.width, frame.height, frame.format.name):
@@ -121,7 +124,7 @@ def deinterlaced(frames: Iterator[Any], options: str) -> Iterator[Any]:
 
 
 def _samples(name: str) -> Iterator[list[Any]]:
-    """Some neighbouring frames at a few places of a file."""
+    """Yield consecutive frames at a few positions of a file."""
     with av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
         stream: Any = container.streams.best("video")
         context = stream.codec_context
@@ -129,35 +132,35 @@ def _samples(name: str) -> Iterator[list[Any]]:
         start, duration = stream.start_time or 0, stream.duration or 0
         if not duration and container.duration:
             duration = int(container.duration / av.time_base / stream.time_base)
-        for place in _PLACES if duration else _PLACES[:1]:
+        for place in _SAMPLE_POSITIONS if duration else _SAMPLE_POSITIONS[:1]:
             try:
                 if place:
                     container.seek(start + int(place * duration), stream=stream)
                     context.flush_buffers()
                 packets = (packet for packet in container.demux(stream) if packet.size)
                 decoded = (frame for packet in packets for frame in context.decode(packet))
-                yield [frame for frame in islice(decoded, _FRAMES_A_PLACE) if not frame.is_corrupt]
+                yield [frame for frame in islice(decoded, _FRAMES_PER_SAMPLE) if not frame.is_corrupt]
             except FFmpegError:
-                continue  # what does not decode is told by whoever reads it
+                continue  # reading these frames later reports the error
 
 
 def _grey(frame: Any) -> np.ndarray:
-    """Luma [H, w], int16: all lines, fewer columns."""
-    columns = min(frame.width, _COLUMNS)
+    """Convert a frame to luma [H, w], int16, with all lines and fewer columns."""
+    columns = min(frame.width, _MAX_COLUMNS)
     return frame.reformat(columns, frame.height, "gray", interpolation="AREA").to_ndarray().astype(np.int16)
 
 
-def _threes(pictures: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _triples(pictures: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     for three in zip(pictures, pictures[1:], pictures[2:], strict=False):
         if three[0].shape == three[1].shape == three[2].shape:
             yield three
 
 
-def _order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None:
-    """Whether a frame is "whole", of one moment, or which of its fields came first (idet); None: nothing moves.
+def _field_order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None:
+    """Determine whether a frame is "progressive", or interlaced as "tff" or "bff" (first field). None: no motion.
 
-    Put the lines of one field between those of the other, of the frame before or after: they are one moment apart, or
-    three, and which is which tells the order.
+    As in idet, the lines of one field are compared with those of the other field of the previous and the next frame.
+    These fields are one or three moments apart, depending on the order.
     """
     beside = now[:-2] + now[2:]
     with_before = np.abs(beside - 2 * before[1:-1]).sum(axis=1, dtype=np.int64)
@@ -165,8 +168,8 @@ def _order(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> str | None
     with_now = int(np.abs(beside - 2 * now[1:-1]).sum(dtype=np.int64))
     far_if_bff = int(with_before[0::2].sum() + with_after[1::2].sum())
     far_if_tff = int(with_before[1::2].sum() + with_after[0::2].sum())
-    if far_if_bff > _WOVEN * far_if_tff:
+    if far_if_bff > _INTERLACED_RATIO * far_if_tff:
         return "bff"
-    if far_if_tff > _WOVEN * far_if_bff:
+    if far_if_tff > _INTERLACED_RATIO * far_if_bff:
         return "tff"
-    return "whole" if far_if_tff > _WHOLE * with_now else None
+    return "progressive" if far_if_tff > _PROGRESSIVE_RATIO * with_now else None

@@ -1,4 +1,4 @@
-"""At which packets decoding may begin, and whether the parameters change on the way."""
+"""Find packets at which decoding can start, and changes of the parameters within a stream."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .stream_headers import num_length_bytes, sets_parameters, units_of
 
 
 class KeyPackets:
-    """Looks at the key packets of a stream, one after another.
+    """Examines the key packets of a stream, in order.
 
-    H.264 and HEVC call other pictures key frames too, whose followers look back past them (open groups): only the
-    unit types of instantaneous refresh will do. Codecs that are not named here are read from the start.
+    In H.264 and HEVC, frames after a key frame may refer to frames before it (open GOPs), so only the unit types of
+    instantaneous refresh (IDR) qualify. Other codecs than those named below are always decoded from the start.
 
     Attributes:
-        change_parameters: a packet has brought other parameters than the stream's header: another size perhaps, or
-            another aspect.
+        change_parameters: whether a packet had other parameters than the header of the stream, e.g. another size or
+            aspect.
     """
 
     def __init__(self, context: Any) -> None:
@@ -25,7 +25,7 @@ class KeyPackets:
         self.change_parameters = False
 
     def refreshes(self, packet: Any) -> bool:
-        """Whether the decoder, beginning with this packet, gives what it gives from the start."""
+        """Check whether decoding from this packet gives the same frames as decoding from the start."""
         if packet.has_sidedata("new_extradata"):
             self.change_parameters = True
         if self._codec in ("vp8", "vp9", "av1"):
@@ -38,6 +38,6 @@ class KeyPackets:
             if sets_parameters(self._codec, unit) and unit.rstrip(b"\x00") not in self._header:
                 self.change_parameters = True
             kind = unit[0] & 31 if self._codec == "h264" else unit[0] >> 1 & 63
-            if (1 <= kind <= 5) if self._codec == "h264" else kind <= 31:  # the first unit with a picture in it
+            if (1 <= kind <= 5) if self._codec == "h264" else kind <= 31:  # the first unit of a picture
                 return kind == 5 if self._codec == "h264" else kind in (19, 20)
         return False

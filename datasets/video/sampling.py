@@ -1,4 +1,4 @@
-"""Which frames stand for a video where not all are looked at, and how small: at a glance, in a pass, sparsely."""
+"""Times and sizes of the frames that represent a video: key frames, low-resolution passes, sparse frames."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from .info import VideoIndex
 
 SPARSE_EVERY_S = 0.5
 SPARSE_SIDE_PX = 256
-"""A low-resolution pass keeps the frames shown at these times, with this shorter side, for `VideoReader.sparse`."""
+"""A low-resolution pass caches frames at this interval and with this shorter side for `VideoReader.sparse`."""
 
 
-def glance_entries(index: VideoIndex, largest_gap_s: float) -> np.ndarray:
-    """Positions of as few entries as leave no longer gap between two of them, the start and the end; or none."""
+def key_frame_entries(index: VideoIndex, max_gap_s: float) -> np.ndarray:
+    """Choose the fewest entries without a gap above `max_gap_s` from start to end, or none if that is impossible."""
     times_s = index.times_s()[index.entries]
     chosen: list[int] = []
     reached_s = 0.0
-    while not chosen or index.info.duration_s - reached_s > largest_gap_s:
-        farthest = int(np.searchsorted(times_s, reached_s + largest_gap_s, side="right")) - 1
+    while not chosen or index.info.duration_s - reached_s > max_gap_s:
+        farthest = int(np.searchsorted(times_s, reached_s + max_gap_s, side="right")) - 1
         if farthest < 0 or (chosen and index.entries[farthest] <= chosen[-1]):
             return np.empty(0, np.int64)
         chosen.append(int(index.entries[farthest]))
@@ -25,21 +25,21 @@ def glance_entries(index: VideoIndex, largest_gap_s: float) -> np.ndarray:
 
 
 def low_resolution_size(index: VideoIndex, max_side: int) -> Size:
-    """(height, width) with this longer side, or as stored if that is smaller."""
+    """Compute (height, width) with the longer side `max_side`, or the video's own size if smaller."""
     height, width = index.info.height, index.info.width
     scale = min(1.0, max_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def sparse_size_of(index: VideoIndex) -> Size:
-    """(height, width), even, with `SPARSE_SIDE_PX` as shorter side, or as stored if that is smaller."""
+    """Compute even (height, width) with the shorter side `SPARSE_SIDE_PX`, or the video's own size if smaller."""
     height, width = index.info.height, index.info.width
     scale = min(1.0, SPARSE_SIDE_PX / min(height, width))
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 
 
 def sparse_times(start_s: float, end_s: float, num_frames: int) -> np.ndarray:
-    """At most `num_frames` multiples of `SPARSE_EVERY_S` in a span, spread over it; for a short span, spread freely."""
+    """Choose up to `num_frames` multiples of `SPARSE_EVERY_S`, spread over a span. Short spans: evenly spaced times."""
     first, last = np.ceil(start_s / SPARSE_EVERY_S - 1e-6), np.floor(end_s / SPARSE_EVERY_S + 1e-6)
     count = int(last - first) + 1
     if count < 2:

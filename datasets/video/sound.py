@@ -1,6 +1,6 @@
-"""The sound of a video: read as samples from the first frame on, played at another speed, written beside pictures.
+"""Sound of a video: read it as samples from the first frame on, change its speed, write it with the frames.
 
-It is decoded where pictures are, in the process that may hang or crash (`video_process`).
+The worker process that decodes frames also decodes sound (see `client`).
 """
 
 from __future__ import annotations
@@ -14,45 +14,45 @@ from typing import Any
 import av
 import numpy as np
 
-from . import client as video_process
-from .interlacing import pulled
+from . import client
+from .interlacing import pull_frames
 from .sound_samples import LAYOUTS, RATE_HZ
 
-BITS_A_SECOND = 96_000  # of each channel
-LEAST_DRIFT_S = 0.02  # less is not heard: the pitch and the speed stay as they are
-FASTEST = 2.0  # of one `atempo`; above it leaves samples out
+BITS_PER_SECOND = 96_000  # per channel
+MIN_DRIFT_S = 0.02  # a smaller change of the duration is inaudible and not applied
+MAX_TEMPO = 2.0  # of one `atempo` filter, which drops samples above it
 
 
 @dataclass(frozen=True)
 class Sound:
-    """Samples at 48 kHz, int16 [n, channels], 0 at the first frame of their video; one channel or two."""
+    """Samples at 48 kHz, int16 [n, channels], with one or two channels. Sample 0 is at the first frame of the video."""
 
     samples: np.ndarray
 
 
 def read_sound(path: str | os.PathLike[str], duration_s: float) -> Sound | None:
-    """The sound of a video from its first frame on, for `duration_s`; None where it has none in that time.
+    """Read the sound of a video from its first frame on, for `duration_s`. None: it has no sound in that time.
 
-    Mono stays mono, more than two channels become stereo. Where sound is missing, it is silent.
+    Mono stays mono; more than two channels become stereo. Gaps are silent.
 
     Raises:
-        VideoError: the file cannot be read, or nothing of its sound can be decoded (`unreadable`).
+        VideoError: the file cannot be read, or none of its sound can be decoded (`unreadable`).
     """
-    (channels,), chunks = video_process.request("sound", path, duration_s=duration_s)
+    (channels,), chunks = client.request("sound", path, duration_s=duration_s)
     if chunks is None:
         return None
     samples = chunks.reshape(-1)[: channels * 2 * round(duration_s * RATE_HZ)].view(np.int16)
     return Sound(samples.reshape(-1, channels))
 
 
-def at_speed(sound: Sound, speed: float) -> Sound:
-    """The sound `speed` times as fast, at the same pitch."""
+def change_speed(sound: Sound, speed: float) -> Sound:
+    """Make a sound `speed` times as fast at the same pitch."""
     duration_s = len(sound.samples) / RATE_HZ
-    if abs(duration_s - duration_s / speed) < LEAST_DRIFT_S:
+    if abs(duration_s - duration_s / speed) < MIN_DRIFT_S:
         return sound
     graph, steps = av.filter.Graph(), []
-    while not 1 / FASTEST <= speed <= FASTEST:
-        steps.append(FASTEST if speed > 1 else 1 / FASTEST)
+    while not 1 / MAX_TEMPO <= speed <= MAX_TEMPO:
+        steps.append(MAX_TEMPO if speed > 1 else 1 / MAX_TEMPO)
         speed /= steps[-1]
     layout = LAYOUTS[sound.samples.shape[1]]
     nodes = [graph.add_abuffer(sample_rate=RATE_HZ, format="s16", layout=layout, time_base=Fraction(1, RATE_HZ))]
@@ -61,29 +61,29 @@ def at_speed(sound: Sound, speed: float) -> Sound:
     pieces: list[np.ndarray] = []
     for frame in (*_frames(sound), None):
         graph.push(frame)
-        pieces += [piece.to_ndarray() for piece in pulled(graph.pull)]
+        pieces += [piece.to_ndarray() for piece in pull_frames(graph.pull)]
     return Sound(np.concatenate([piece.reshape(-1, sound.samples.shape[1]) for piece in pieces]))
 
 
-def cut_to(sound: Sound, duration_s: float) -> Sound:
-    """As long as asked: cut, or silent at the end."""
+def fit_to_duration(sound: Sound, duration_s: float) -> Sound:
+    """Cut a sound to a duration, or pad it with silence."""
     samples = np.zeros((round(duration_s * RATE_HZ), sound.samples.shape[1]), np.int16)
-    kept = sound.samples[: len(samples)]
-    samples[: len(kept)] = kept
+    copied = sound.samples[: len(samples)]
+    samples[: len(copied)] = copied
     return Sound(samples)
 
 
-def add_stream(container: Any, sound: Sound) -> Any:
-    """A stream of AAC for this sound, to be added before anything is written."""
+def add_sound_stream(container: Any, sound: Sound) -> Any:
+    """Add an AAC stream for a sound to a container. Call it before anything is written."""
     channels = sound.samples.shape[1]
     stream = container.add_stream("aac", rate=RATE_HZ, layout=LAYOUTS[channels])
-    stream.bit_rate = BITS_A_SECOND * channels
+    stream.bit_rate = BITS_PER_SECOND * channels
     stream.codec_context.thread_count = 1
     return stream
 
 
-def write(container: Any, stream: Any, sound: Sound) -> None:
-    """Write all of it into the stream; the muxer puts it between the pictures."""
+def write_sound(container: Any, stream: Any, sound: Sound) -> None:
+    """Write a sound to its stream. The muxer interleaves it with the video."""
     resampler = av.AudioResampler(format=stream.format, layout=stream.layout, rate=RATE_HZ)
     for frame in _frames(sound):
         for one in resampler.resample(frame):
@@ -94,7 +94,7 @@ def write(container: Any, stream: Any, sound: Sound) -> None:
 
 
 def _frames(sound: Sound) -> Iterator[Any]:
-    """In pieces of a second."""
+    """Split a sound into audio frames of one second."""
     layout = LAYOUTS[sound.samples.shape[1]]
     for start in range(0, len(sound.samples), RATE_HZ):
         packed = np.ascontiguousarray(sound.samples[start : start + RATE_HZ].reshape(1, -1))

@@ -1,4 +1,4 @@
-"""The sound of a video as samples, in the process that decodes (see `video_sound`)."""
+"""Decode the sound of a video to samples. Runs in the worker process (see `sound`)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .reader import Pictures
 
 RATE_HZ = 48_000
 LAYOUTS = {1: "mono", 2: "stereo"}
-LARGEST_SLIP_S = 0.1  # times of packets are rounded; what is further off is a gap, or begins later
+MAX_SLIP_S = 0.1  # packet times are rounded; a larger difference is a gap or a later start
 
 _CHUNK_BYTES = 1 << 20
 
 
 def decode_sound(path: str | os.PathLike[str], start_s: float, duration_s: float) -> tuple[list[int], Pictures | None]:
-    """In the decoding process: ([channels], the samples' bytes in chunks), or ([0], None) where there is no sound.
+    """Decode sound to ([channels], bytes of the samples in chunks), or ([0], None) if there is none.
 
     Args:
-        path: of the video.
-        start_s: the time of its first frame, by the container's clock.
-        duration_s: how much is wanted.
+        path: path of the video.
+        start_s: container time of its first frame.
+        duration_s: duration to decode.
 
     Raises:
         VideoError: nothing can be decoded (`unreadable`).
@@ -37,10 +37,10 @@ def decode_sound(path: str | os.PathLike[str], start_s: float, duration_s: float
                 if stream is None:
                     return [0], None
                 if stream.codec_context is None:
-                    raise ValueError("no decoder knows it")
+                    raise ValueError("no decoder for the audio stream")
                 samples = _decoded(container, stream, start_s, round(duration_s * RATE_HZ))
-        except (FFmpegError, ValueError) as error:  # ValueError: PyAV's, of a layout that it cannot make
-            raise VideoError("unreadable", f"its sound cannot be decoded: {error_message(error)}") from error
+        except (FFmpegError, ValueError) as error:  # PyAV raises ValueError for an unsupported channel layout
+            raise VideoError("unreadable", f"the sound cannot be decoded: {error_message(error)}") from error
     if samples is None:
         return [0], None
     data = np.frombuffer(samples.tobytes(), np.uint8)
@@ -50,8 +50,8 @@ def decode_sound(path: str | os.PathLike[str], start_s: float, duration_s: float
     return [samples.shape[1]], Pictures(padded.shape, chunks)
 
 
-def _decoded(container: Any, stream: Any, start_s: float, wanted: int) -> np.ndarray | None:
-    """int16 [wanted, channels], or None where no sound lies in that time."""
+def _decoded(container: Any, stream: Any, start_s: float, num_samples: int) -> np.ndarray | None:
+    """Decode int16 [num_samples, channels], or return None if there is no sound in that time."""
     samples: np.ndarray | None = None
     resampler: Any = None
     place, failed, decoded = 0, None, False
@@ -61,7 +61,7 @@ def _decoded(container: Any, stream: Any, start_s: float, wanted: int) -> np.nda
         for frame in frames:
             assert samples is not None
             some = frame.to_ndarray().reshape(-1, samples.shape[1])
-            low, high = max(place, 0), min(place + len(some), wanted)
+            low, high = max(place, 0), min(place + len(some), num_samples)
             if high > low:
                 samples[low:high] = some[low - place : high - place]
             place += len(some)
@@ -69,7 +69,7 @@ def _decoded(container: Any, stream: Any, start_s: float, wanted: int) -> np.nda
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except FFmpegError as error:  # a damaged packet: what comes after it may be sound, and has its own time
+        except FFmpegError as error:  # later packets may be intact, and have their own times
             failed = error
             if resampler is not None:
                 put(resampler.resample(None))
@@ -79,15 +79,15 @@ def _decoded(container: Any, stream: Any, start_s: float, wanted: int) -> np.nda
             decoded = True
             if samples is None:
                 channels = 1 if frame.layout.nb_channels == 1 else 2
-                samples = np.zeros((wanted, channels), np.int16)
+                samples = np.zeros((num_samples, channels), np.int16)
             due = place if frame.time is None else round((frame.time - start_s) * RATE_HZ)
-            if resampler is None or abs(due - place) > LARGEST_SLIP_S * RATE_HZ:
+            if resampler is None or abs(due - place) > MAX_SLIP_S * RATE_HZ:
                 if resampler is not None:
                     put(resampler.resample(None))
                 resampler = av.AudioResampler(format="s16", layout=LAYOUTS[samples.shape[1]], rate=RATE_HZ)
                 place = due
             put(resampler.resample(frame))
-        if place >= wanted:
+        if place >= num_samples:
             break
     if resampler is not None:
         put(resampler.resample(None))

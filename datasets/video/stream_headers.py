@@ -1,4 +1,4 @@
-"""What H.264 and HEVC write before their pictures: units, and the parameters of a sequence."""
+"""Parse headers of H.264 and HEVC: NAL units and sequence parameter sets."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _PROFILES_WITH_CHROMA = (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139
 
 
 def num_length_bytes(codec: str, header: bytes) -> int:
-    """Bytes of a unit's length in a packet (ISO/IEC 14496-15); 0: units follow start codes."""
+    """Return the size of a unit's length field in bytes (ISO/IEC 14496-15); 0: units follow start codes."""
     length_at = 4 if codec == "h264" else 21
     return (header[length_at] & 3) + 1 if len(header) > length_at and header[0] == 1 else 0
 
 
 def units_of(data: bytes, num_length_bytes: int) -> Iterator[bytes]:
-    """The units of a packet of H.264 or HEVC."""
+    """Yield the NAL units of a packet of H.264 or HEVC."""
     if num_length_bytes == 0:
         starts = _START_CODE.finditer(data)
-        here = next(starts, None)
-        while here is not None:
+        current = next(starts, None)
+        while current is not None:
             following = next(starts, None)
-            yield data[here.end() : following.start() if following else len(data)]
-            here = following
+            yield data[current.end() : following.start() if following else len(data)]
+            current = following
         return
     start = 0
     while start + num_length_bytes < len(data):
@@ -33,12 +33,12 @@ def units_of(data: bytes, num_length_bytes: int) -> Iterator[bytes]:
 
 
 def sets_parameters(codec: str, unit: bytes) -> bool:
-    """Whether a unit holds the parameters of a sequence: its size, the aspect of its pixels, its fields."""
+    """Check whether a unit is a sequence parameter set, which has size, pixel aspect and interlacing."""
     return (unit[0] & 31 == 7) if codec == "h264" else (unit[0] >> 1 & 63 == 33)
 
 
 def h264_fields_possible(header: bytes) -> bool:
-    """Whether a header of H.264 allows fields, or cannot be read."""
+    """Check whether a header of H.264 allows interlacing, or cannot be read."""
     if header[:1] != b"\x01":
         return any(_fields_possible(unit) for unit in units_of(header, 0) if sets_parameters("h264", unit))
     start = 6
@@ -51,11 +51,11 @@ def h264_fields_possible(header: bytes) -> bool:
 
 
 def _fields_possible(unit: bytes) -> bool:
-    """The negation of frame_mbs_only_flag in a sequence parameter set (ISO/IEC 14496-10, 7.3.2.1.1)."""
+    """Read the negation of frame_mbs_only_flag from a sequence parameter set (ISO/IEC 14496-10, 7.3.2.1.1)."""
     bits = _Bits(unit[1:].replace(b"\x00\x00\x03", b"\x00\x00"))
     profile = bits.take(8)
     bits.take(16)  # constraints, level
-    bits.number()  # its id
+    bits.number()  # id
     if profile in _PROFILES_WITH_CHROMA:
         num_lists = 8
         if bits.number() == 3:
@@ -81,31 +81,31 @@ def _fields_possible(unit: bytes) -> bool:
 
 
 class _Bits:
-    """Reads bits, the highest first; zeros after the end."""
+    """Bit reader, most significant bit first. It returns zeros after the end."""
 
     def __init__(self, data: bytes) -> None:
         self._left = 8 * len(data) + 64
         self._value = int.from_bytes(data, "big") << 64
 
     def take(self, count: int) -> int:
-        """The next so many bits."""
+        """Read the next `count` bits."""
         self._left = max(0, self._left - count)
         return self._value >> self._left & ((1 << count) - 1)
 
     def number(self) -> int:
-        """An Exp-Golomb code."""
+        """Read an Exp-Golomb code."""
         zeros = 0
         while self._left and not self.take(1):
             zeros += 1
         return (1 << zeros) - 1 + self.take(zeros)
 
     def numbers(self, count: int) -> None:
-        """Pass over so many of them."""
+        """Skip `count` Exp-Golomb codes."""
         for _ in range(count):
             self.number()
 
     def pass_scaling_list(self, size: int) -> None:
-        """Pass over a list of the quantiser, if there is one (7.3.2.1.1.1)."""
+        """Skip a scaling list, if there is one (7.3.2.1.1.1)."""
         last = following = 8
         for _ in range(size if self.take(1) else 0):
             if following:

@@ -1,10 +1,10 @@
-"""The process that decodes: it answers one request after another and ends with the process that started it.
+"""Worker process for decoding. It answers requests in order and exits with the process that started it.
 
-Codecs meet hostile files here. A hang or a crash costs this process, and its parent (`video_process`) tells which file
-it was. Nothing heavy is imported: it must start fast.
+Codecs may hang or crash on broken or hostile files. That ends only this process, and the parent (`client`) reports the
+file. The module imports nothing heavy, so that the worker starts fast.
 
-A message is four bytes of length and a JSON object. Frames go through a small piece of shared memory, again and again:
-new memory for each clip would cost a tenth of its decoding, and stay shared with whoever the parent forks.
+A message is four bytes of length and a JSON object. Frames are passed through one small shared-memory buffer that is
+reused: new memory for each clip would cost a tenth of the decoding time and would stay shared with forks of the parent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STAGING_BYTES = 32 << 20
 
 
 class Staging:
-    """Shared memory in two halves: one is filled while the parent empties the other."""
+    """Shared-memory double buffer: this process fills one half while the parent reads the other."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -46,7 +46,7 @@ class Staging:
         self._unacknowledged = 0
 
     def send(self, pictures: Pictures) -> None:
-        """Send all pictures, each once, with the indices at which it is wanted; returns when the parent has them."""
+        """Send each picture once with its indices in the result. Returns when the parent has copied all of them."""
         height, width, channels = pictures.shape[1:]
         picture_bytes = height * width * channels
         self._reserve(picture_bytes)
@@ -59,15 +59,15 @@ class Staging:
                 slot.reshape(picture.shape)[:] = picture
                 wanted.append(where.tolist())
                 if (len(wanted) + 1) * picture_bytes > self._half_bytes:
-                    self._hand_over(wanted)
+                    self._submit(wanted)
                     wanted = []
             if wanted:
-                self._hand_over(wanted)
+                self._submit(wanted)
         finally:
             self._wait_until_emptied(0)
 
-    def _hand_over(self, wanted: list[list[int]]) -> None:
-        """Offer the half that is full, and wait until the other one is empty."""
+    def _submit(self, wanted: list[list[int]]) -> None:
+        """Offer the full half, and wait until the parent has emptied the other."""
         _send(self._control, {"wanted": wanted, "start": self._half * self._half_bytes})
         self._unacknowledged += 1
         self._half = 1 - self._half
@@ -90,14 +90,14 @@ class Staging:
 
 
 def serve(control_descriptor: int, lifeline: int) -> None:
-    """Answer requests until the parent is gone.
+    """Answer requests until the parent exits.
 
     Args:
-        control_descriptor: a socket, for requests and answers.
-        lifeline: the reading end of a pipe that nobody writes to and only the parent could.
+        control_descriptor: socket for requests and answers.
+        lifeline: read end of an unused pipe whose write end only the parent has open.
     """
-    _end_with_the_parent(lifeline)
-    _expect_the_worst()
+    _exit_with_parent(lifeline)
+    _contain_crashes()
     control = socket.socket(fileno=control_descriptor)
     reader = VideoReader(lambda seconds: _send(control, {"expects_s": seconds}))
     staging = Staging(control)
@@ -118,17 +118,17 @@ def _answer(reader: VideoReader, staging: Staging, request: dict[str, Any]) -> d
             staging.send(pictures)
         return {"result": result}
     except VideoError as error:
-        return {"bad": [error.reason, error.detail]}
+        return {"video_error": [error.reason, error.detail]}
     except MemoryError as error:
-        return {"bad": ["too_big", f"not enough memory: {error}"]}
+        return {"video_error": ["too_big", f"not enough memory: {error}"]}
     except Exception:
-        return {"fault": traceback.format_exc()}
+        return {"traceback": traceback.format_exc()}
 
 
 def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) -> tuple[Any, Pictures | None]:
-    """One operation of `VideoReader`: what it gives besides pictures, in words that JSON knows, and the pictures."""
+    """Run one operation of `VideoReader` and return its result without pictures, as JSON values, and its pictures."""
     if operation == "index":
-        return _to_words(reader.index(path, **arguments)), None
+        return _to_json(reader.index(path, **arguments)), None
     if operation == "frames":
         size = arguments["size"]
         return None, reader.frames(path, np.array(arguments["times_s"]), (size[0], size[1]) if size else None)
@@ -139,7 +139,7 @@ def perform(reader: VideoReader, operation: str, path: str, **arguments: Any) ->
     return times_s.tolist(), pictures
 
 
-def _to_words(index: VideoIndex) -> dict[str, Any]:
+def _to_json(index: VideoIndex) -> dict[str, Any]:
     return {
         "pts": index.pts.tolist(),
         "time_base": str(index.time_base),
@@ -159,23 +159,23 @@ def _send(control: socket.socket, message: dict[str, Any], descriptor: int | Non
     control.sendall(data)
 
 
-def _end_with_the_parent(lifeline: int) -> None:
-    """Let the kernel end this process when the pipe's other end closes, even if a codec hangs with the GIL held.
+def _exit_with_parent(lifeline: int) -> None:
+    """Let the kernel end this process when the write end of the pipe closes, even if a codec hangs with the GIL held.
 
-    SIGIO ends a process by default. (A death signal would come when the parent's starting *thread* ends.)
+    SIGIO ends a process by default. (A parent-death signal would be sent when the starting *thread* ends.)
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):
-        os.read(lifeline, 1)  # no writer any more: the parent was gone before
+        os.read(lifeline, 1)  # end of file: the parent has already exited
         os._exit(0)
 
 
-def _expect_the_worst() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+def _contain_crashes() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("900")  # short of memory, the kernel takes this one first
+        Path("/proc/self/oom_score_adj").write_text("900")  # the first process to kill when memory runs out
 
 
 def _resident_bytes() -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...datasets.driving_poses import driving_times_s
 from ...datasets.video import VideoError, frame_times_s
-from ...datasets.video.sound import Sound, at_speed, cut_to, read_sound
+from ...datasets.video.sound import Sound, change_speed, fit_to_duration, read_sound
 from .config import RenderConfig
 
 MARGIN_S = 0.5  # a change of speed takes a little more than it gives
@@ -27,6 +27,6 @@ def driving_sound(driving: Path, config: RenderConfig) -> tuple[str | None, Soun
         return f"not kept: {error.detail}", None
     if sound is None:
         return "not kept: the driving video has none in the rendered span", None
-    changed = at_speed(sound, speed)
+    changed = change_speed(sound, speed)
     words = "kept" if changed is sound else f"kept, {speed:.3g} times as fast, as the picture is"
-    return words, cut_to(changed, rendered_s)
+    return words, fit_to_duration(changed, rendered_s)

@@ -54,7 +54,7 @@ def test_a_file_that_says_nothing_is_told_from_one_that_cannot_be_read(tmp_path:
     encode(FRAMES, tmp_path / "silent.mp4")
     with pytest.raises(ProvenanceError, match="does not say what made it"):
         read_provenance(tmp_path / "silent.mp4")
-    with pytest.raises(ProvenanceError, match="cannot be read as a video: cannot open"):
+    with pytest.raises(ProvenanceError, match="cannot be read as a video: the file cannot be opened"):
         read_provenance(tmp_path / "gone.mp4")
     (tmp_path / "text.mp4").write_text("words")
     with pytest.raises(ProvenanceError, match="cannot be read as a video"):
@@ -72,7 +72,7 @@ def test_nothing_is_left_of_a_video_that_could_not_be_written(tmp_path: Path) ->
 
     with pytest.raises(RuntimeError, match="gone"):
         write_video(broken(), tmp_path / "a.mp4", record())
-    with pytest.raises(ValueError, match=r"one size: \[64, 48\] came after \[32, 48\]"):
+    with pytest.raises(ValueError, match=r"one size: got \[64, 48\] after \[32, 48\]"):
         write_video(growing(), tmp_path / "a.mp4", record())
     with pytest.raises(ValueError, match="F ≥ 1"):
         write_video(iter([]), tmp_path / "a.mp4", record())

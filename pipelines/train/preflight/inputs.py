@@ -75,7 +75,7 @@ def check_start(
     parent = _check_parent(config, from_checkpoint)
     base_record = find_base(config, base, parent, fetch)
     shards = ShardDataset(latents)
-    shards.require_whole()
+    shards.require_complete()
     begins_from = checkpoint_folder(from_checkpoint).resolve() if from_checkpoint else base_record["path"]
     transformer_config = constructor_arguments(begins_from or base_record["source"], fetch)
     _check_cache(config, shards, base_record["path"], {**_WAN_14B, **transformer_config})

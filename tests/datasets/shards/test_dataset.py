@@ -20,8 +20,7 @@ from steadydancer.datasets.shards.dataset import require_settings
 from steadydancer.datasets.shards.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.shards.integrity import IndexedShard, check_shard
 from steadydancer.datasets.shards.plan import plan_shards, shard_limit
-from steadydancer.datasets.storage import cache as node_cache
-from steadydancer.datasets.storage import location
+from steadydancer.datasets.storage import cache, location
 from steadydancer.datasets.storage.atomic import written_aside
 from steadydancer.datasets.storage.cache import scratch
 from steadydancer.datasets.storage.s3 import ObjectPath
@@ -182,8 +181,8 @@ def flip(place):
         (lambda content: content.__delitem__(slice(3000, None)), ("cut short", "3000 bytes of 20480")),
         (lambda content: content.extend(b"more"), ("too long", "20484 bytes of 20480")),
         (flip(lambda content: content.index(b"clip2clip2")), ("damaged", "clip2.conditions.safetensors")),
-        (flip(0), ("damaged", "between the members, in the tar's headers")),
-        (flip(-1), ("damaged", "between the members, in the tar's headers")),
+        (flip(0), ("damaged", "outside the members (tar headers or padding)")),
+        (flip(-1), ("damaged", "outside the members (tar headers or padding)")),
     ],
     ids=["whole", "cut", "longer", "a member", "a header", "the end"],
 )
@@ -243,7 +242,7 @@ def test_parts_of_another_cache_are_refused(tmp_path):
     make(tmp_path)
     (packet,) = plan_packets(["other"], 1)
     write_shard(tmp_path, packet, [Sample({"clip_id": "other", "verdict": "ok", "fingerprint": "f00d"})])
-    with pytest.raises(ArtifactError, match="parts of another cache .fingerprint f00d"):
+    with pytest.raises(ArtifactError, match="contains parts of another cache .fingerprint f00d; its record has"):
         ShardDataset(tmp_path)
 
 
@@ -290,11 +289,11 @@ def rewrite(part, rows):
 def test_what_needs_no_reading_is_found_before_work_begins(tmp_path):
     shard = make(tmp_path)
     null = null_path(tmp_path, (9, 16, 16))
-    with pytest.raises(ArtifactError, match=rf"{tmp_path} is not whole: {null} is missing: .*steadydancer repair"):
-        ShardDataset(tmp_path).require_whole()
+    with pytest.raises(ArtifactError, match=rf"{tmp_path} is not complete: {null} is missing: .*steadydancer repair"):
+        ShardDataset(tmp_path).require_complete()
     null.parent.mkdir()
     null.write_bytes(b"null")
-    ShardDataset(tmp_path).require_whole()
+    ShardDataset(tmp_path).require_complete()
     content = shard.read_bytes()
     for kept, words in (
         (b"", "cut short .0 bytes of 20480"),
@@ -303,10 +302,10 @@ def test_what_needs_no_reading_is_found_before_work_begins(tmp_path):
     ):
         shard.write_bytes(kept)
         with pytest.raises(ArtifactError, match=rf"shard {shard} is {words}"):
-            ShardDataset(tmp_path).require_whole()
+            ShardDataset(tmp_path).require_complete()
     shard.unlink()
     with pytest.raises(ArtifactError, match=rf"shard {shard} is missing \(20480 bytes\)"):
-        ShardDataset(tmp_path).require_whole()
+        ShardDataset(tmp_path).require_complete()
 
 
 @pytest.mark.parametrize("change", ["no shard", "no members", "no pose", "beyond the end"])
@@ -322,22 +321,22 @@ def test_an_index_that_names_what_no_shard_holds(tmp_path, change):
         row["members"][2]["offset"] = row["shard_bytes"] - 1
     rewrite(part, rows)
     data = ShardDataset(tmp_path)
-    with pytest.raises(ArtifactError, match="its index names sample clip3, for which shard .* has no place: "):
-        data.require_whole()
+    with pytest.raises(ArtifactError, match="the index lists sample clip3, which shard .* cannot contain: "):
+        data.require_complete()
     data.read("clip1")
-    with pytest.raises(ArtifactError, match="clip3") as told:
+    with pytest.raises(ArtifactError, match="clip3") as error:
         data.read("clip3")
-    assert str(tmp_path) in str(told.value) and shard.exists()
+    assert str(tmp_path) in str(error.value) and shard.exists()
 
 
 def test_an_index_that_lost_or_repeats_rows_is_refused(tmp_path):
     make(tmp_path)
     part, rows = index_rows(tmp_path)
     rewrite(part, rows[:1] + rows[2:])
-    with pytest.raises(ArtifactError, match=r"names 4 usable samples, 4 different ones, and .* counts\.ok = 5: parts"):
+    with pytest.raises(ArtifactError, match=r"lists 4 usable samples, 4 of them distinct, .* counts\.ok = 5: index"):
         ShardDataset(tmp_path)
     rewrite(part, rows + rows[-1:])
-    with pytest.raises(ArtifactError, match=r"names 6 usable samples, 5 different"):
+    with pytest.raises(ArtifactError, match=r"lists 6 usable samples, 5 of them distinct"):
         ShardDataset(tmp_path)
 
 
@@ -346,15 +345,15 @@ def test_a_store_is_looked_over_before_work_begins(bucket, tmp_path):
     shard = make(latents)
     with written_aside(null_path(latents, (9, 16, 16))) as aside:
         aside.write_bytes(b"null")
-    ShardDataset(latents).require_whole()
+    ShardDataset(latents).require_complete()
     content = shard.read_bytes()
     with written_aside(shard) as aside:
         aside.write_bytes(content[:-512])
     with pytest.raises(ArtifactError, match=rf"shard {shard} is cut short \(19968 bytes of 20480\)"):
-        ShardDataset(latents).require_whole()
+        ShardDataset(latents).require_complete()
     shard.unlink()
     with pytest.raises(ArtifactError, match=rf"shard {shard} is missing"):
-        ShardDataset(latents).require_whole()
+        ShardDataset(latents).require_complete()
 
 
 def test_a_copy_of_a_damaged_object_does_not_outlive_its_mending(bucket):
@@ -377,4 +376,4 @@ def test_a_copy_of_a_damaged_object_does_not_outlive_its_mending(bucket):
             left.write_bytes(b"")  # a machine that lost its power after the rename
         assert ShardDataset(latents).read("clip2")["pose"] == b"poseclip2"
         ShardDataset(latents).read("clip2")
-        node_cache.drop(next((scratch() / "entries").glob("*/bytes")).parent.name)
+        cache.drop(next((scratch() / "entries").glob("*/bytes")).parent.name)

@@ -8,8 +8,15 @@ import zlib
 import pytest
 
 from steadydancer.datasets.artifact import Artifact, ArtifactError, plan_packets
-from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, shard_path, write_shard
-from steadydancer.datasets.shards import integrity as shard_check
+from steadydancer.datasets.shards import (
+    Sample,
+    ShardDataset,
+    integrity,
+    null_path,
+    sample_members,
+    shard_path,
+    write_shard,
+)
 from steadydancer.datasets.shards.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.shards.integrity import IndexedShard, check_shard, wrong_sizes
 from steadydancer.datasets.shards.plan import packet_id
@@ -70,8 +77,8 @@ def test_the_index_says_where_each_member_lies_and_what_it_is(latents):
             piece = content[member["offset"] : member["offset"] + member["size"]]
             assert piece == wanted[member["name"]] and member["crc32"] == zlib.crc32(piece)
     with tarfile.open(shard) as tar:
-        told = [(one.name, one.uname, one.gname, one.mode, one.mtime) for one in tar]
-    assert told == [(f"{key}.{name}", "steadydancer", "steadydancer", 0o644, 0) for key in "abcd" for name in NAMES]
+        headers = [(one.name, one.uname, one.gname, one.mode, one.mtime) for one in tar]
+    assert headers == [(f"{key}.{name}", "steadydancer", "steadydancer", 0o644, 0) for key in "abcd" for name in NAMES]
 
 
 def test_samples_are_read_in_their_own_sizes(latents):
@@ -123,7 +130,7 @@ def test_null_conditions_are_those_of_their_bucket_and_of_the_record(latents):
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(repr(bucket).encode())
     data = ShardDataset(latents)
-    data.require_whole()
+    data.require_complete()
     assert {data.null(bucket) for bucket in sizes} == {repr(bucket).encode() for bucket in sizes}
     # A record that knows their digests is believed; one of an older cache does not.
     file = latents / "run.json"
@@ -145,9 +152,9 @@ def test_all_that_is_missing_is_counted_and_each_kinds_first_is_named(latents):
     null_path(latents, (9, 24, 16)).parent.mkdir()
     null_path(latents, (9, 24, 16)).write_bytes(b"")
     shard_of(latents).unlink()
-    with pytest.raises(ArtifactError) as told:
-        ShardDataset(latents).require_whole()
-    words = str(told.value)
+    with pytest.raises(ArtifactError) as error:
+        ShardDataset(latents).require_complete()
+    words = str(error.value)
     assert f"shard {shard_of(latents)} is missing" in words and "; and 1 more" in words
     assert "13x16x16.safetensors is missing" in words or "9x16x24.safetensors is missing" in words
     with pytest.raises(ArtifactError, match="no usable sample"):
@@ -163,10 +170,10 @@ def test_a_shard_is_read_in_pieces_and_each_damaged_member_is_named(latents, mon
     )
     shard = shard_of(latents)
     whole = shard.read_bytes()
-    told = IndexedShard(shard, rows[0]["shard_bytes"], rows[0]["shard_sha256"], places)
+    indexed = IndexedShard(shard, rows[0]["shard_bytes"], rows[0]["shard_sha256"], places)
     for chunk in (1 << 20, 512, 333, 7):
-        monkeypatch.setattr(shard_check, "CHUNK_BYTES", chunk)
-        assert check_shard(told) is None
+        monkeypatch.setattr(integrity, "CHUNK_BYTES", chunk)
+        assert check_shard(indexed) is None
         for places_hit, words in (
             ([1], "a.json"),
             ([0, 3, 6], "a.conditions.safetensors, b.conditions.safetensors, c.conditions.safetensors"),
@@ -176,14 +183,14 @@ def test_a_shard_is_read_in_pieces_and_each_damaged_member_is_named(latents, mon
             for place in places_hit:
                 content[places[place][0]] ^= 1
             shard.write_bytes(content)
-            assert check_shard(told) == ("damaged", words)
+            assert check_shard(indexed) == ("damaged", words)
         shard.write_bytes(whole)
     # A member that is whole, in a shard that is another one in between and at its end.
     for at in (places[3][0] - 1, len(whole) - 1, 0):
         content = bytearray(whole)
         content[at] ^= 1
         shard.write_bytes(content)
-        assert check_shard(told) == ("damaged", "between the members, in the tar's headers")
+        assert check_shard(indexed) == ("damaged", "outside the members (tar headers or padding)")
     sizes = {shard: len(whole), latents / "none.tar": 7}
     assert wrong_sizes(sizes) == {latents / "none.tar": ("missing", "7 bytes")}
     assert wrong_sizes({shard: len(whole) + 1}) == {shard: ("cut short", f"{len(whole)} bytes of {len(whole) + 1}")}
@@ -205,5 +212,5 @@ def test_parts_without_a_verdict_of_their_own_are_counted_against_the_record(lat
         record = json.loads(file.read_text())
         record["counts"] = {"inputs": 5, "ok": ok, "rejected": 0, "quarantined": quarantined}
         file.write_text(json.dumps(record))
-        with pytest.raises(ArtifactError, match=rf"names 4 usable samples, 4 different ones, .* counts\.ok = {ok}"):
+        with pytest.raises(ArtifactError, match=rf"lists 4 usable samples, 4 of them distinct, .* counts\.ok = {ok}"):
             ShardDataset(latents)

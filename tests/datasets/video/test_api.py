@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from steadydancer.datasets.video import VideoError, decode, decode_low_resolution, encode, frame_times_s, probe
-from steadydancer.datasets.video import api as video
+from steadydancer.datasets.video import VideoError, api, decode, decode_low_resolution, encode, frame_times_s, probe
 from steadydancer.datasets.video.decoders import DecordCursor, PyavCursor
 from steadydancer.datasets.video.index import read_index
 
@@ -264,10 +263,10 @@ def test_encoding_refuses_what_it_cannot_write_and_leaves_nothing(tmp_path):
 
 def test_an_encoder_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):
     code = (
-        "import os, sys, numpy as np\nfrom steadydancer.datasets.video import api as video\n"
+        "import os, sys, numpy as np\nfrom steadydancer.datasets.video import api\n"
         "class Frames(np.ndarray):\n"
         "    def __iter__(self):\n        yield np.zeros((64, 96, 3), np.uint8)\n        os._exit(9)\n"
-        "video.encode(np.zeros((50, 64, 96, 3), np.uint8).view(Frames), sys.argv[1])\n"
+        "api.encode(np.zeros((50, 64, 96, 3), np.uint8).view(Frames), sys.argv[1])\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "clip.mp4")], capture_output=True, check=False)
     assert ended.returncode == 9, ended.stderr
@@ -279,7 +278,7 @@ def test_sizes_equal_the_release():
         rows = [{name: int(value) for name, value in row.items()} for row in csv.DictReader(file)]
     assert len(rows) >= 35
     for row in rows:
-        size = video.size_for_area(row["img_h"], row["img_w"], row["max_area"])
+        size = api.size_for_area(row["img_h"], row["img_w"], row["max_area"])
         assert size == (row["out_h"], row["out_w"]), row
 
 

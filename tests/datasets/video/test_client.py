@@ -14,6 +14,7 @@ import pytest
 
 from steadydancer.datasets.video import (
     VideoError,
+    client,
     decode,
     decode_low_resolution,
     decode_sparse,
@@ -22,7 +23,6 @@ from steadydancer.datasets.video import (
     frame_times_s,
     probe,
 )
-from steadydancer.datasets.video import client as video_process
 from steadydancer.datasets.video.client import Limits
 
 # Runs in the child before it serves: the reader's method that decodes is put aside for another.
@@ -40,19 +40,19 @@ def clip(tmp_path_factory) -> Path:
 def prepared(monkeypatch):
     """Start children with some code of the test's before their own."""
 
-    finding, serving = video_process.START.split("; from ")
+    finding, serving = client.START.split("; from ")
 
     def prepare(code: str) -> None:
-        video_process.end_child()
+        client.stop_worker()
         words = f"{AS_THE_CHILD_STARTS}{code}"
-        monkeypatch.setattr(video_process, "START", f"{finding}; exec({words!r}); from {serving}")
+        monkeypatch.setattr(client, "START", f"{finding}; exec({words!r}); from {serving}")
 
     yield prepare
-    video_process.end_child()  # the next test's child is an honest one
+    client.stop_worker()  # the next test's child is an honest one
 
 
-def child_pid() -> int:
-    pid = video_process.child_pid()
+def worker_pid() -> int:
+    pid = client.worker_pid()
     assert pid is not None
     return pid
 
@@ -83,12 +83,12 @@ def test_frames_are_equal_with_and_without_the_process(clip, monkeypatch):
         lambda: decode_sparse(clip, 0.5, 2.5, 4)[1],
     ]
     outside = [call() for call in calls]
-    assert isinstance(video_process.child_pid(), int)
-    video_process.end_child()
+    assert isinstance(client.worker_pid(), int)
+    client.stop_worker()
     monkeypatch.setenv("STEADYDANCER_DECODE", "in-process")
     for call, expected in zip(calls, outside, strict=True):
         np.testing.assert_array_equal(call(), expected)
-    assert video_process.child_pid() is None
+    assert client.worker_pid() is None
     monkeypatch.delenv("STEADYDANCER_DECODE")
     frames = outside[2]
     frames[:] = 7  # the memory is the caller's
@@ -97,13 +97,13 @@ def test_frames_are_equal_with_and_without_the_process(clip, monkeypatch):
 
 def test_one_process_serves_many_requests_and_its_memory_is_flat(clip):
     def resident_bytes() -> int:
-        return int(Path(f"/proc/{child_pid()}/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path(f"/proc/{worker_pid()}/statm").read_text().split()[1]) * resource.getpagesize()
 
     pids, sizes = set(), []
     open_files = len(list(Path("/proc/self/fd").iterdir()))
     for k in range(300):
         assert decode(clip, np.arange(12) / 16 + k * 1e-4, 240, 320).shape == (12, 240, 320, 3)  # 3 MB
-        pids.add(child_pid())
+        pids.add(worker_pid())
         sizes.append(resident_bytes())
     assert len(pids) == 1
     assert max(sizes[100:]) - sizes[50] < 20e6
@@ -112,13 +112,13 @@ def test_one_process_serves_many_requests_and_its_memory_is_flat(clip):
 
 def test_an_old_child_is_replaced(clip, monkeypatch):
     decode(clip, np.zeros(1))
-    old = child_pid()
-    monkeypatch.setattr(video_process, "MOST_REQUESTS", 3)
+    old = worker_pid()
+    monkeypatch.setattr(client, "MAX_REQUESTS", 3)
     for _ in range(5):
         decode(clip, np.zeros(1))
-    assert child_pid() != old and gone(old)
-    fat = child_pid()
-    monkeypatch.setattr(video_process, "MOST_RESIDENT_BYTES", 1)
+    assert worker_pid() != old and gone(old)
+    fat = worker_pid()
+    monkeypatch.setattr(client, "MAX_RESIDENT_BYTES", 1)
     decode(clip, np.zeros(1))
     assert gone(fat)
 
@@ -127,9 +127,9 @@ def test_an_old_child_is_replaced(clip, monkeypatch):
 def test_a_child_that_sleeps_is_killed(clip, prepared, monkeypatch, hang):
     prepared(f"r.VideoReader.frames = lambda *a: {hang}\n")
     probe(clip)
-    monkeypatch.setattr(video_process, "LIMITS", Limits(idle_s=0.5))
-    pid = child_pid()
-    with pytest.raises(VideoError, match="did nothing") as hung:
+    monkeypatch.setattr(client, "LIMITS", Limits(idle_s=0.5))
+    pid = worker_pid()
+    with pytest.raises(VideoError, match="was idle") as hung:
         decode(clip, np.zeros(1))
     assert hung.value.reason == "timeout"
     assert gone(pid)
@@ -139,14 +139,14 @@ def test_a_child_that_sleeps_is_killed(clip, prepared, monkeypatch, hang):
 def test_a_child_that_spins_is_killed_and_one_that_moves_a_little_in_the_end(clip, prepared, monkeypatch):
     prepared("def spin(*a):\n while True: pass\nr.VideoReader.frames = spin\n")
     probe(clip)
-    monkeypatch.setattr(video_process, "LIMITS", Limits(base_s=0.2, factor=0))
+    monkeypatch.setattr(client, "LIMITS", Limits(base_s=0.2, factor=0))
     with pytest.raises(VideoError, match="CPU time") as hung:
         decode(clip, np.zeros(1))
     assert hung.value.reason == "timeout"
     prepared("def doze(*a):\n while True: time.sleep(0.01)\nr.VideoReader.frames = doze\n")
-    monkeypatch.setattr(video_process, "LIMITS", Limits())
+    monkeypatch.setattr(client, "LIMITS", Limits())
     probe(clip)
-    monkeypatch.setattr(video_process, "LIMITS", Limits(base_s=1, factor=0, clock_factor=1))
+    monkeypatch.setattr(client, "LIMITS", Limits(base_s=1, factor=0, clock_factor=1))
     with pytest.raises(VideoError) as hung:
         decode(clip, np.zeros(1))
     assert hung.value.reason == "timeout"
@@ -156,7 +156,7 @@ def test_a_child_that_works_gets_the_time_it_said_it_needs(clip, prepared, monke
     work = "def work(self, *a):\n self._expect(1000)\n t = time.process_time()\n"
     prepared(f"{work} while time.process_time() < t + 1: pass\nr.VideoReader.frames = work\n")
     probe(clip)
-    monkeypatch.setattr(video_process, "LIMITS", Limits(base_s=0.2, factor=0.01, idle_s=0.3))
+    monkeypatch.setattr(client, "LIMITS", Limits(base_s=0.2, factor=0.01, idle_s=0.3))
     with pytest.raises(AssertionError):  # it brings no frames; it was not killed
         decode(clip, np.zeros(1))
 
@@ -181,14 +181,14 @@ def test_a_crash_is_tried_once_more_and_then_a_verdict(clip, prepared, death, tm
 
 def test_a_child_killed_from_outside_costs_nothing(clip, prepared):
     expected = decode(clip, np.arange(48) / 16)
-    os.kill(child_pid(), signal.SIGKILL)  # idle
+    os.kill(worker_pid(), signal.SIGKILL)  # idle
     np.testing.assert_array_equal(decode(clip, np.arange(48) / 16), expected)
     prepared("good = r.VideoReader.frames\nr.VideoReader.frames = lambda *a: (time.sleep(0.5), good(*a))[1]\n")
     probe(clip)
-    pid = child_pid()
+    pid = worker_pid()
     threading.Timer(0.2, os.kill, (pid, signal.SIGKILL)).start()  # at work
     np.testing.assert_array_equal(decode(clip, np.arange(48) / 16), expected)
-    assert child_pid() != pid
+    assert worker_pid() != pid
 
 
 def test_a_fault_of_the_code_is_no_fault_of_the_file(clip, prepared):
@@ -199,13 +199,13 @@ def test_a_fault_of_the_code_is_no_fault_of_the_file(clip, prepared):
 
 PARENT = """
 import os, sys, time, numpy as np
-from steadydancer.datasets.video import client as video_process
+from steadydancer.datasets.video import client
 from steadydancer.datasets.video import decode, probe
 hang = "from steadydancer.datasets.video import reader as r; import time; r.VideoReader.frames = lambda *a: {hang}"
-finding, serving = video_process.START.split("; from ")
-video_process.START = f"{{finding}}; exec({{hang!r}}); from {{serving}}"
+finding, serving = client.START.split("; from ")
+client.START = f"{{finding}}; exec({{hang!r}}); from {{serving}}"
 probe(sys.argv[1])
-print(video_process.child_pid(), flush=True)
+print(client.worker_pid(), flush=True)
 {then}
 """
 
@@ -228,28 +228,28 @@ def test_a_parent_that_ends_leaves_no_child_and_a_thread_that_ends_leaves_it(cli
     ended = subprocess.run([sys.executable, "-c", code, str(clip)], capture_output=True, text=True, check=True)
     wait_until(lambda: gone(int(ended.stdout)), 10)
     assert ended.stderr == ""
-    video_process.end_child()
+    client.stop_worker()
     thread = threading.Thread(target=lambda: probe(clip))
     thread.start()
     thread.join()
-    pid = child_pid()
+    pid = worker_pid()
     decode(clip, np.zeros(1))
-    assert child_pid() == pid
+    assert worker_pid() == pid
 
 
 def test_a_forked_process_asks_a_child_of_its_own(clip):
     expected = decode(clip, np.arange(48) / 16)
-    pid = child_pid()
+    pid = worker_pid()
     forked = os.fork()
     if forked == 0:
         try:
-            same = (decode(clip, np.arange(48) / 16) == expected).all() and child_pid() != pid
-            video_process.end_child()
+            same = (decode(clip, np.arange(48) / 16) == expected).all() and worker_pid() != pid
+            client.stop_worker()
         finally:
             os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 0
     np.testing.assert_array_equal(decode(clip, np.arange(48) / 16), expected)
-    assert child_pid() == pid
+    assert worker_pid() == pid
 
 
 def test_threads_take_turns(clip):
@@ -267,7 +267,7 @@ def test_threads_take_turns(clip):
 def test_an_interrupted_request_does_not_answer_the_next(clip, prepared):
     prepared("good = r.VideoReader.frames\nr.VideoReader.frames = lambda *a: (time.sleep(1), good(*a))[1]\n")
     probe(clip)
-    pid = child_pid()
+    pid = worker_pid()
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -278,7 +278,7 @@ def test_an_interrupted_request_does_not_answer_the_next(clip, prepared):
         decode(clip, np.full(3, 1.0))
     signal.signal(signal.SIGALRM, before)
     assert decode(clip, np.zeros(1)).shape[0] == 1
-    assert child_pid() != pid
+    assert worker_pid() != pid
 
 
 def test_the_child_decodes_where_decord_is_not_installed(clip, prepared):

@@ -108,8 +108,8 @@ def test_what_is_written_names_its_colours_and_is_read_back_alike(tmp_path, heig
     assert struct.unpack(">3HB", data[place : place + 7]) == (1, 1, matrix, 0)
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
-        told = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
-        assert told == (matrix, 1, 1, 1)
+        tags = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
+        assert tags == (matrix, 1, 1, 1)
         y, u, v = (
             np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[plane.height // 2]
             for plane in next(container.decode(video=0)).planes

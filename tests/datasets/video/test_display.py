@@ -91,20 +91,22 @@ def test_matrices_of_any_scale_and_of_no_right_angle(tmp_path, write):
         assert refused.value.reason == "unsupported_orientation"
 
 
-@pytest.mark.parametrize("told", ["rotate=90", "flip=horizontal", "flip=vertical", "rotate=90:flip=vertical"])
-def test_an_orientation_in_the_stream_holds_for_all_frames(tmp_path, told, write):
+@pytest.mark.parametrize("orientation", ["rotate=90", "flip=horizontal", "flip=vertical", "rotate=90:flip=vertical"])
+def test_an_orientation_in_the_stream_holds_for_all_frames(tmp_path, orientation, write):
     """It comes as a message beside the first frame only (ISO/IEC 14496-10, D.2.27): flip first, then turn."""
     picture = corners()
-    source, path = write(tmp_path / "clip.mp4", [picture] * 12, g="5"), tmp_path / "told.mp4"
+    source, path = write(tmp_path / "clip.mp4", [picture] * 12, g="5"), tmp_path / "orientation.mp4"
     with av.open(str(source)) as given, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(given.streams.video[0])
-        tell = BitStreamFilterContext(f"h264_metadata=display_orientation=insert:{told}", given.streams.video[0])
+        insert = BitStreamFilterContext(
+            f"h264_metadata=display_orientation=insert:{orientation}", given.streams.video[0]
+        )
         for packet in [packet for packet in given.demux(video=0) if packet.size]:
-            for out in tell.filter(packet):
+            for out in insert.filter(packet):
                 out.stream = stream
                 container.mux(out)
-    shown = picture[:, ::-1] if "horizontal" in told else picture[::-1] if "vertical" in told else picture
-    shown = np.rot90(shown) if "rotate" in told else shown
+    shown = picture[:, ::-1] if "horizontal" in orientation else picture[::-1] if "vertical" in orientation else picture
+    shown = np.rot90(shown) if "rotate" in orientation else shown
     frames = decode(path, np.arange(12) / 25)
     assert frames.shape == (12, *shown.shape)
     assert np.abs(frames.astype(int) - shown).mean(axis=(1, 2, 3)).max() < 5

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steadydancer.datasets.video import VideoError, decode, encode, frame_times_s, probe
-from steadydancer.datasets.video import reader as video_reader
+from steadydancer.datasets.video import reader as reader_module
 from steadydancer.datasets.video.decoders import DecordCursor, PyavCursor
 from steadydancer.datasets.video.index import _check_times, read_index
 from steadydancer.datasets.video.reader import VideoReader, is_cross_checked
@@ -170,7 +170,7 @@ def test_every_frame_in_every_order_equals_a_plain_read(coded, name, seekable):
         (False, 0, None, ""),
         (True, 0, "corrupt_frames", "frame 4 is damaged"),
         (False, 1, "corrupt_frames", "frame 4 is missing"),
-        (False, -1, "vfr_bad_ts", "frame 4 comes after its time"),
+        (False, -1, "vfr_bad_ts", "frame 4 has an earlier timestamp"),
     ],
 )
 def test_each_decoded_frame_is_held_against_the_index(coded, is_corrupt, late, reason, words):
@@ -224,12 +224,12 @@ def test_packets_of_vp8_that_are_not_shown_are_no_frames(coded, tmp_path):
         ([0] * 5 + [40] * 95, None, None),  # five of a hundred, and one frame more
         ([0] * 6 + [40] * 94, None, "6 of 101 frames have the time of another"),
         ([1] * 100, None, None),
-        ([1] * 99 + [0], None, "1010 frames a second"),
+        ([1] * 99 + [0], None, "1010 frames per second"),
         ([40] * 99 + [10_000], None, None),
         ([40] * 99 + [10_001], None, "10.0 s between frames 99 and 100"),
         ([200] * 99 + [15_000], None, None),  # seldom pictures are as far from each other
         ([40] * 100, [0, 2000, 1000, 3000], None),
-        ([40] * 100, [0, 2000, 999, 3000], "runs 1.0 s backwards"),
+        ([40] * 100, [0, 2000, 999, 3000], "decreases by 1.0 s"),
     ],
 )
 def test_times_that_are_refused_and_their_bounds(steps, decoded, words):
@@ -334,7 +334,7 @@ def test_decord_is_held_against_pyav_and_given_up_where_it_differs(coded, monkey
     path = coded("closed.mp4")
     _, expected = reference(path)
     times_s = read_index(path).times_s()
-    monkeypatch.setattr(video_reader, "CROSS_CHECKED_SHARE", 1.0)
+    monkeypatch.setattr(reader_module, "CROSS_CHECKED_SHARE", 1.0)
     honest = VideoReader()
     assert_same(honest.frames(path, times_s, None).array(), expected)
     assert honest.counts == {"cross_checked": 90, "decord": 1}
@@ -373,7 +373,7 @@ def test_the_share_that_is_checked_is_drawn_by_content(tmp_path, monkeypatch):
     encode(moving_noise(6), other)
     drawn = []
     for share in np.linspace(0, 1, 101):
-        monkeypatch.setattr(video_reader, "CROSS_CHECKED_SHARE", share)
+        monkeypatch.setattr(reader_module, "CROSS_CHECKED_SHARE", share)
         drawn.append([is_cross_checked(read_index(path)) for path in (one, same, other)])
     assert all(first == second for first, second, _ in drawn)
     assert 0 < sum(first for first, _, _ in drawn) < 101

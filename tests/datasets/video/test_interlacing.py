@@ -16,7 +16,7 @@ from steadydancer.datasets.video import (
     probe,
 )
 from steadydancer.datasets.video.index import read_index
-from steadydancer.datasets.video.interlacing import _order
+from steadydancer.datasets.video.interlacing import _field_order
 from steadydancer.datasets.video.reader import VideoReader
 from steadydancer.datasets.video.stream_headers import h264_fields_possible
 
@@ -134,7 +134,7 @@ def test_a_frame_that_is_sought_is_made_with_the_one_before(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tff", "bff", "whole", "options"),
+    ("tff", "bff", "progressive", "options"),
     [
         (5, 0, 20, "parity=tff:deint=interlaced"),  # a fifth of what can be told
         (5, 0, 21, ""),
@@ -146,9 +146,9 @@ def test_a_frame_that_is_sought_is_made_with_the_one_before(tmp_path):
         (6, 4, 0, "parity=auto:deint=interlaced"),  # the order changes
     ],
 )
-def test_what_is_made_of_what_moves(tmp_path, monkeypatch, tff, bff, whole, options):
-    votes = iter(["tff"] * tff + ["bff"] * bff + ["whole"] * whole)
-    monkeypatch.setattr("steadydancer.datasets.video.interlacing._order", lambda *three: next(votes, None))
+def test_what_is_made_of_what_moves(tmp_path, monkeypatch, tff, bff, progressive, options):
+    votes = iter(["tff"] * tff + ["bff"] * bff + ["progressive"] * progressive)
+    monkeypatch.setattr("steadydancer.datasets.video.interlacing._field_order", lambda *three: next(votes, None))
     assert read_index(write(tmp_path / "clip.mp4", moments(30), **flags())).deinterlacing == options
 
 
@@ -158,11 +158,11 @@ def test_fields_are_told_by_three_frames():
     for frames, expected in (
         (woven(fields)[..., 0], "tff"),
         (woven(fields, top_first=False)[..., 0], "bff"),
-        (fields[0::2, ..., 0], "whole"),
+        (fields[0::2, ..., 0], "progressive"),
         (np.repeat(fields[:1, ..., 0], 6, axis=0), None),
     ):
-        assert {_order(*frames.astype(np.int16)[k : k + 3]) for k in range(4)} == {expected}
-    assert _order(*grey[[0, 2, 5]]) == "whole"  # what speeds up is no field
+        assert {_field_order(*frames.astype(np.int16)[k : k + 3]) for k in range(4)} == {expected}
+    assert _field_order(*grey[[0, 2, 5]]) == "progressive"  # what speeds up is no field
 
 
 def test_an_unflagged_file_is_not_looked_at(tmp_path, monkeypatch):

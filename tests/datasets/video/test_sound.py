@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from steadydancer.datasets.provenance import make_record, read_provenance, write_video
-from steadydancer.datasets.video import VideoError, encode, frame_times_s, probe
-from steadydancer.datasets.video import client as video_process
-from steadydancer.datasets.video.sound import Sound, at_speed, cut_to, read_sound
+from steadydancer.datasets.video import VideoError, client, encode, frame_times_s, probe
+from steadydancer.datasets.video.sound import Sound, change_speed, fit_to_duration, read_sound
 
 TONE_HZ, CLICK_S = 440, 0.5
 FRAMES = np.linspace(0, 250, 24, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8)
@@ -21,7 +20,7 @@ FRAMES = np.linspace(0, 250, 24, dtype=np.uint8)[:, None, None, None] * np.ones(
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the child does is done here: it starts in half a second."""
     monkeypatch.setenv("STEADYDANCER_DECODE", "in-process")
-    monkeypatch.setattr(video_process, "_reader", None)
+    monkeypatch.setattr(client, "_reader", None)
 
 
 def tone(rate: int, channels: int, seconds: float = 1.0, begins_s: float = 0.0) -> np.ndarray:
@@ -121,7 +120,7 @@ def test_no_sound_and_sound_that_cannot_be_decoded(tmp_path: Path) -> None:
                 at = data.find(bytes(packet))
                 broken[at : at + packet.size] = b"\x55" * packet.size
     (tmp_path / "broken.mkv").write_bytes(broken)
-    with pytest.raises(VideoError, match="unreadable: its sound cannot be decoded"):
+    with pytest.raises(VideoError, match="unreadable: the sound cannot be decoded"):
         read_sound(tmp_path / "broken.mkv", 1.0)
 
 
@@ -145,7 +144,7 @@ def test_a_damaged_packet_is_silent_and_what_is_beside_it_is_heard(tmp_path: Pat
 @pytest.mark.parametrize("speed", [0.3, 0.5, 24 / 16, 1.875, 5.0])
 def test_another_speed_keeps_the_pitch(speed: float, channels: int) -> None:
     sound = Sound(tone(48000, channels, seconds=2.0))
-    changed = at_speed(sound, speed)
+    changed = change_speed(sound, speed)
     assert len(changed.samples) / 48000 == pytest.approx(2 / speed, abs=0.05 / min(speed, 1))
     assert changed.samples.dtype == np.int16 and changed.samples.shape[1] == channels
     assert pitch_hz(changed) == pytest.approx(TONE_HZ, abs=3)
@@ -153,14 +152,14 @@ def test_another_speed_keeps_the_pitch(speed: float, channels: int) -> None:
 
 def test_a_speed_that_nobody_hears_changes_no_sample() -> None:
     sound = Sound(tone(48000, 2, seconds=5.0))
-    assert at_speed(sound, 30 / 29.97) is sound and at_speed(sound, 1.0) is sound
-    assert at_speed(sound, 1.01) is not sound
+    assert change_speed(sound, 30 / 29.97) is sound and change_speed(sound, 1.0) is sound
+    assert change_speed(sound, 1.01) is not sound
 
 
 def test_cut_to_a_span_it_is_that_long() -> None:
     sound = Sound(np.arange(1, 9, dtype=np.int16).reshape(4, 2))
-    assert cut_to(sound, 2 / 48000).samples.tolist() == [[1, 2], [3, 4]]
-    assert cut_to(sound, 5 / 48000).samples.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8], [0, 0]]
+    assert fit_to_duration(sound, 2 / 48000).samples.tolist() == [[1, 2], [3, 4]]
+    assert fit_to_duration(sound, 5 / 48000).samples.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8], [0, 0]]
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -169,8 +168,8 @@ def test_what_is_written_holds_pictures_record_and_sound_and_is_the_same_again(c
     record = make_record(model={"transformer": "0" * 64}, inputs={}, settings={"x": "é"}, seed=1)
     silent = write_video(FRAMES, tmp_path / "silent.mp4", record, 24)
     for name in ("a.mp4", "b.mp4"):
-        told = write_video(iter([FRAMES[:7], FRAMES[7:]]), tmp_path / name, record, 24, sound)
-        assert told["video"] | {"sha256": ""} == silent["video"] | {"sha256": ""}
+        written = write_video(iter([FRAMES[:7], FRAMES[7:]]), tmp_path / name, record, 24, sound)
+        assert written["video"] | {"sha256": ""} == silent["video"] | {"sha256": ""}
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     assert read_provenance(tmp_path / "a.mp4") == record
     info = probe(tmp_path / "a.mp4")
@@ -211,4 +210,4 @@ def test_the_decoding_process_gives_the_same(tmp_path: Path, monkeypatch: pytest
     there = long()
     assert here is not None and there is not None
     np.testing.assert_array_equal(here.samples, there.samples)
-    np.testing.assert_array_equal(here.samples, cut_to(Sound(tone(48000, 2, seconds=8.0)), 9.0).samples)
+    np.testing.assert_array_equal(here.samples, fit_to_duration(Sound(tone(48000, 2, seconds=8.0)), 9.0).samples)

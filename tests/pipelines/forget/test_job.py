@@ -291,7 +291,7 @@ def test_forgetting_everything_leaves_folders_that_say_so(copy: Path) -> None:
         latents = [out / "latents"] if str(out / "latents") in made else latents
         exports = [out / "export"] if str(out / "export") in made else exports
     assert Clips(last).record["counts"]["inputs"] == 0 and len(Clips(last).record["tombstones"]) == tombs
-    with pytest.raises(ArtifactError, match="holds no usable sample"):
+    with pytest.raises(ArtifactError, match="has no usable sample"):
         ShardDataset(latents[0])
     assert list((exports[0] / "clips.jsonl").read_text()) == []
 

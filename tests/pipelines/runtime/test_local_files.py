@@ -35,7 +35,7 @@ def test_the_file_that_was_curated_passes_and_another_is_quarantined(tmp_path: P
     with pytest.raises(BadClip, match=f"source_changed: {file} is another file than was curated"):
         read(row_of(file), None)
     file.unlink()
-    with pytest.raises(BadClip, match="unreadable: cannot open"):
+    with pytest.raises(BadClip, match="unreadable: the file cannot be opened"):
         read(row_of(file), None)
 
 

@@ -106,7 +106,7 @@ def uploaded(latents: Path, bucket: str) -> ObjectPath:
 WORKERS = r'''
 import hashlib, json, os, signal, sys, tempfile
 import torch, torch.distributed as dist
-from steadydancer.datasets.shards import ranges as shard_ranges
+from steadydancer.datasets.shards import ranges
 from steadydancer.datasets.storage import location
 from steadydancer.models.checkpoints.components import tiny_components
 from steadydancer.pipelines.train.data.batches import TrainingData
@@ -162,7 +162,7 @@ def victim(*arguments):
             os.truncate(file, file.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         return half
-    shard_ranges._fetch, os.link = torn(shard_ranges._fetch), torn(lambda aside, file: None)
+    ranges._fetch, os.link = torn(ranges._fetch), torn(lambda aside, file: None)
     worker(*arguments)
 
 
@@ -559,7 +559,11 @@ def test_a_cache_of_other_weights_sizes_types_or_code_ends_the_command(
     settings_file = other / "vae" / "config.json"
     settings_file.write_text(settings_file.read_text() + " ")
     refused(train(cached, other), f"vae: {cached} was cached with another VAE")
-    refused(train(cached, cache={"max_area_px": 96 * 96}), f"{cached} was cached otherwise", "max_area_px: 4096 → 9216")
+    refused(
+        train(cached, cache={"max_area_px": 96 * 96}),
+        f"{cached} was cached with other settings",
+        "max_area_px: 4096 → 9216",
+    )
     refused(train(cached, cache={"dtype": "bfloat16"}), 'dtype: "float32" → "bfloat16"')
     refused(train(cached, stage1={"num_frames": 29}), "num_frames: ", "33 frames a clip, the configuration says 29")
     refused(train(cached, stage1={"validation_share": 0.999}), "validation_share: at 0.999 all 3 sources")
