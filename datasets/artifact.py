@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from .. import SteadyDancerError
 from .rules import other_rules, other_settings
 from .storage import Location, location, relative
-from .storage.atomic import begin_folder, write_json, written_aside
+from .storage.atomic import atomic_write, begin_folder, write_json
 from .storage.digests import json_digest
-from .storage.files import arrow_source, file_in_the_way, names_in, sizes, store_errors
-from .storage.lease import HeldByAnotherError, one_run
+from .storage.files import arrow_source, blocking_file, names_in, sizes, store_errors
+from .storage.lease import FolderInUseError, folder_lock
 from .storage.s3 import ObjectPath
 
 RECORD = "run.json"
@@ -59,12 +59,12 @@ def exclusive(folder: str | os.PathLike[str] | ObjectPath) -> Iterator[Location]
         ArtifactError: another run holds it.
     """
     folder = location(folder)
-    if file_in_the_way(folder) == folder:
+    if blocking_file(folder) == folder:
         raise ArtifactError(f"{folder} is a file, and results go into a folder: choose another --out")
     try:
-        with one_run(folder):
+        with folder_lock(folder):
             yield folder
-    except HeldByAnotherError as error:
+    except FolderInUseError as error:
         raise ArtifactError(str(error)) from None
 
 
@@ -153,7 +153,7 @@ class Artifact:
 
     def write_part(self, packet: Packet, table: pa.Table) -> None:
         """Commit a packet: every id in it with its verdict."""
-        with written_aside(self.part(packet)) as aside:
+        with atomic_write(self.part(packet)) as aside:
             # Scores hardly repeat: looking for repeated values takes longer than all else.
             words = [field.name for field in table.schema if pa.types.is_string(field.type)]
             pq.write_table(table, aside, compression="zstd", use_dictionary=words)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from .schema import CROP_COLUMNS, Row
 from .sidecars import CAPTION, KEYPOINTS
 from .storage import Location
-from .storage.atomic import written_aside
+from .storage.atomic import atomic_write
 
 LAYOUTS = ("mp4+jsonl", "diffsynth", "musubi")
 
@@ -63,7 +63,7 @@ def write_manifests(folder: Location, layout: str, rows: Iterable[Row]) -> None:
         texts["dataset.jsonl"] = _lines(map(_musubi, clips))
         texts["dataset.toml"] = _musubi_settings(clips)
     for name, text in texts.items():
-        with written_aside(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from .. import SteadyDancerError
 from .storage import Location, join, local_copy, named
-from .storage.files import is_here
+from .storage.files import exists_locally
 from .text import TextError, decode_text, open_text
 
 SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
@@ -250,7 +250,7 @@ class _Reader:
         if not isinstance(value, str) or value == (bare := value.strip()):
             return value if isinstance(value, str) and value else None
         where = Path(value) if Path(value).is_absolute() else self.path.parent / value if bare else None
-        return value if where is not None and is_here(where) else bare or None
+        return value if where is not None and exists_locally(where) else bare or None
 
 
 def csv_lines(text: Iterable[str]) -> tuple[Iterator[str], str]:

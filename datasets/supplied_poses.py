@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save
 from .file_names import LONGEST_BYTES
 from .sidecars import KEYPOINTS, is_there, media_called, sidecar
 from .skeleton import PoseSequence
-from .storage.atomic import written_aside
+from .storage.atomic import atomic_write
 
 
 def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_full_name: bool = False) -> None:
@@ -31,7 +31,7 @@ def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_f
     full = path.with_name(path.name + KEYPOINTS)
     by_full_name = by_full_name or is_there(full) or (path.parent.is_dir() and bool(media_called(path)))
     by_full_name = by_full_name and len(os.fsencode(full.name)) <= LONGEST_BYTES
-    with written_aside(full if by_full_name else path.with_name(path.stem + KEYPOINTS)) as aside:
+    with atomic_write(full if by_full_name else path.with_name(path.stem + KEYPOINTS)) as aside:
         aside.write_bytes(save(tensors))
 
 

@@ -23,7 +23,7 @@ from ..artifact import Artifact, ArtifactError, Packet
 from ..finished import finished
 from ..sidecars import KEYPOINTS
 from ..storage import Location, location
-from ..storage.atomic import written_aside
+from ..storage.atomic import atomic_write
 from ..storage.s3 import ObjectPath
 from .encodings import ENCODINGS as ENCODINGS  # what a cache is made with stands with the cache
 from .index import check_index, misplaced, remedy
@@ -77,7 +77,7 @@ def write_shard(latents: Location, packet: Packet, samples: Iterable[Sample]) ->
     places: dict[str, list[dict[str, Any]]] = {}
     of_shard: dict[str, Any] = {}
     if any(sample.members for sample in samples):
-        with written_aside(shard) as aside:
+        with atomic_write(shard) as aside:
             with aside.open("wb") as file:
                 # Fixed owner, mode and time: the same samples give the same bytes.
                 writer = wds.TarWriter(

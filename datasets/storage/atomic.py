@@ -18,7 +18,7 @@ from .s3 import ObjectPath, put
 
 
 @contextlib.contextmanager
-def written_aside(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool = True) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool = True) -> Iterator[Path]:
     """Yield a hidden path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
 
     For an object the hidden path is a file of this machine, and the renaming its upload. `keeps_suffix`: as for
@@ -45,7 +45,7 @@ def written_aside(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool 
 
 
 @contextlib.contextmanager
-def written_in_order(folder: Location, names: Sequence[str]) -> Iterator[Path]:
+def ordered_write(folder: Location, names: Sequence[str]) -> Iterator[Path]:
     """Yield a folder of this machine in which to write these files, each whole and in this order.
 
     It is `folder` itself; for one on a store, it is a temporary one whose files are uploaded when the block ends well.
@@ -74,7 +74,7 @@ def write_json(path: str | os.PathLike[str] | ObjectPath, value: Any) -> None:
         ValueError: NaN or infinity, which JSON does not have; what was not measured is None.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
 
 
@@ -98,7 +98,7 @@ def write_once(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def folder_written_aside(
+def atomic_folder(
     path: Path, *, aside: Path | None = None, retire: Callable[[], object] | None = None, flush: bool = True
 ) -> Iterator[Path]:
     """Yield a new hidden folder beside `path`; rename it to `path` when the block ends well, remove it otherwise.

@@ -73,7 +73,7 @@ def limit_bytes() -> int:
 
 
 @contextlib.contextmanager
-def held(key: str, fetch: Callable[[Path], None]) -> Iterator[Path]:
+def cached_entry(key: str, fetch: Callable[[Path], None]) -> Iterator[Path]:
     """The folder of an entry, which stays at least as long as the block runs.
 
     Args:

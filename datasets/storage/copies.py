@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from .atomic import written_aside
+from .atomic import atomic_write
 from .files import Location
 from .s3 import ObjectPath, copy, get, put
 
@@ -17,14 +17,14 @@ def copy_whole(source: Location, target: Location) -> None:
         assert isinstance(source, Path)
         put(source, target)
     else:
-        with written_aside(target) as aside:
+        with atomic_write(target) as aside:
             if isinstance(source, ObjectPath):
                 get(source, aside)
             else:
                 link_or_copy(source, aside)
 
 
-def local_or_fetched(place: Location, folder: Path) -> Path:
+def fetch_if_remote(place: Location, folder: Path) -> Path:
     """Return a local file itself, or a copy of an object in `folder` that nothing else keeps."""
     if isinstance(place, Path):
         return place

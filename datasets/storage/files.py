@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .requests import attempt, told
+from .requests import attempt, translated_errors
 from .s3 import ObjectPath, children, describe, listing, prefixes
 
 Location = Path | ObjectPath
@@ -28,7 +28,7 @@ def needs_download(place: Location) -> bool:
     return isinstance(place, ObjectPath)
 
 
-def is_here(place: Location) -> bool:
+def exists_locally(place: Location) -> bool:
     """Whether a file or folder of this machine is at a place. Never asks a store."""
     return isinstance(place, Path) and place.exists()
 
@@ -74,7 +74,7 @@ def is_another_file(place: Location, other: Location) -> bool:
     return place != other
 
 
-def file_in_the_way(folder: Location) -> Location | None:
+def blocking_file(folder: Location) -> Location | None:
     """Return the file at which a folder cannot be made, itself or above it; objects are in nobody's way."""
     if isinstance(folder, ObjectPath):
         return None
@@ -155,7 +155,7 @@ def total_bytes(folder: Location) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
-def holds_something(place: Location) -> bool:
+def is_not_empty(place: Location) -> bool:
     """Whether a place is a file, or a folder that is not empty; the hidden claims of runs on a store do not count."""
     if isinstance(place, ObjectPath):
         return place.is_file() or any(not one.path.name.startswith(".") for one in listing(place))
@@ -182,7 +182,7 @@ def remove_folder(folder: Location, first: str) -> None:
 def opened(place: Location) -> Iterator[Any]:
     """Yield a file to read bytes from; what a store answers in the block is raised as `StorageError`."""
     if isinstance(place, ObjectPath):
-        with place.open() as stream, told(place):
+        with place.open() as stream, translated_errors(place):
             yield stream
     else:
         with place.open("rb") as file:
@@ -202,7 +202,7 @@ def range_reader(place: Location) -> Iterator[RangeReader]:
 
 def store_errors(place: Location) -> AbstractContextManager[None]:
     """Raise as `StorageError` what a store answers in the block."""
-    return told(place) if isinstance(place, ObjectPath) else contextlib.nullcontext()
+    return translated_errors(place) if isinstance(place, ObjectPath) else contextlib.nullcontext()
 
 
 def arrow_source(place: Location) -> Any:

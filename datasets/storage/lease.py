@@ -31,19 +31,19 @@ RENEWAL_S = 20.0
 EXPIRY_S = 90.0
 
 
-class HeldByAnotherError(Exception):
+class FolderInUseError(Exception):
     """Another run holds the folder; the message says which, and what to do."""
 
 
 @contextlib.contextmanager
-def one_run(folder: Location) -> Iterator[None]:
+def folder_lock(folder: Location) -> Iterator[None]:
     """Hold a folder while the block runs; it is let go of when the process dies, however it dies.
 
     Raises:
-        HeldByAnotherError: another run holds it.
+        FolderInUseError: another run holds it.
         StorageError: the store does not let us.
     """
-    with claimed(folder) if isinstance(folder, ObjectPath) else _locked(folder):
+    with folder_claim(folder) if isinstance(folder, ObjectPath) else _locked(folder):
         yield
 
 
@@ -56,7 +56,7 @@ def _locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise HeldByAnotherError(
+            raise FolderInUseError(
                 f"{folder} is in use by another run (process {holder}): wait for it to end, or choose another --out"
             ) from None
         lock.truncate(0)
@@ -66,11 +66,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claimed(folder: ObjectPath) -> Iterator[None]:
+def folder_claim(folder: ObjectPath) -> Iterator[None]:
     """Hold a folder while the block runs.
 
     Raises:
-        HeldByAnotherError: another run holds it.
+        FolderInUseError: another run holds it.
         StorageError: the store does not let us.
     """
     claim = folder / ".lock" / f".{uuid.uuid4().hex}"
@@ -79,7 +79,7 @@ def claimed(folder: ObjectPath) -> Iterator[None]:
         (own,) = (entry(info) for info in describe([claim]))
         for other in listing(claim.parent):
             if other.path != claim and _is_live(other, own):
-                raise HeldByAnotherError(_refusal(folder, other, own))
+                raise FolderInUseError(_refusal(folder, other, own))
         stop = threading.Event()
         heart = threading.Thread(target=_renew, args=(claim, stop), daemon=True)
         heart.start()

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..sidecars import SIDECARS, AnyPlace, candidates, find, is_there
-from .cache import held, scratch
+from .cache import cached_entry, scratch
 from .files import Location, relative_path, total_bytes
 from .requests import StorageError
 from .s3 import Entry, ObjectPath, describe, entry, get, listing, put
@@ -128,7 +128,7 @@ def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
         for name in stand_ins:
             (folder / name).touch()
 
-    with held(key, fetch) as folder:
+    with cached_entry(key, fetch) as folder:
         yield folder / where.name
 
 
@@ -189,7 +189,7 @@ def local_folder(folder: Location, patterns: Iterable[str]) -> Path:
     for name, found in parts.items():
         key = _key(found)
         if key not in _kept_folders:
-            _kept_folders[key] = _kept.enter_context(held(key, partial(_fetch, found, folder)))
+            _kept_folders[key] = _kept.enter_context(cached_entry(key, partial(_fetch, found, folder)))
         with contextlib.suppress(FileExistsError):
             (view / name).symlink_to(_kept_folders[key] / name)
     return view

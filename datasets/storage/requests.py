@@ -61,16 +61,16 @@ def attempt(path: Place, call: Callable[[], T]) -> T:
     """
     for pause_s in PAUSES_S:
         try:
-            with told(path):
+            with translated_errors(path):
                 return call()
         except StoreBusyError:
             time.sleep(pause_s)
-    with told(path):
+    with translated_errors(path):
         return call()
 
 
 @contextlib.contextmanager
-def told(path: Place) -> Iterator[None]:
+def translated_errors(path: Place) -> Iterator[None]:
     """Say in our words what goes wrong with a store in the block; the fault of a local disk passes as it is."""
     try:
         yield

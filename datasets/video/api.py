@@ -18,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-from ..storage.atomic import written_aside
+from ..storage.atomic import atomic_write
 from . import client as video_process
 from . import sound as video_sound
 from .display import is_hd
@@ -203,7 +203,7 @@ def encode(
     movflags = {"movflags": "use_metadata_tags+faststart+write_colr"}
     # Named by number: libav takes no name that is not UTF-8.
     with (
-        written_aside(path, keeps_suffix=False) as aside,
+        atomic_write(path, keeps_suffix=False) as aside,
         aside.open("wb") as file,
         av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container,
     ):

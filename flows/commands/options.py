@@ -84,9 +84,9 @@ def _require_no_file(
     kind: click.ParamType, place: Location, param: click.Parameter | None, ctx: click.Context | None
 ) -> None:
     """Refuse a place that is a file, or would lie below one."""
-    from ...datasets.storage.files import file_in_the_way
+    from ...datasets.storage.files import blocking_file
 
-    if (there := file_in_the_way(place)) is not None:
+    if (there := blocking_file(place)) is not None:
         kind.fail(f"'{there}' is a file, and results go into a folder", param, ctx)
 
 

@@ -20,7 +20,7 @@ from ...datasets.storage import Location, is_address, local_copy, local_folder, 
 from ...datasets.storage.atomic import write_json
 from ...datasets.storage.copies import copy_whole
 from ...datasets.storage.digests import content_digest, json_digest
-from ...datasets.storage.files import holds_something
+from ...datasets.storage.files import is_not_empty
 from .conversion_output import Conversion, LoraLayout, Target
 from .conversion_plan import plan_conversion
 from .files import CheckpointError
@@ -222,7 +222,7 @@ def _refuse_foreign(to: Location) -> None:
     kind = None
     if (to / RECORD).is_file():
         kind = json.loads((to / RECORD).read_text()).get("kind")
-    if kind != "conversion" and holds_something(to):
+    if kind != "conversion" and is_not_empty(to):
         raise CheckpointError(f"{to} is there and was not made by a conversion: choose another --to")
 
 

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 from ... import SteadyDancerError
 from ...datasets.storage import Location, local_copy, location, named
-from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.atomic import atomic_write
 from ...datasets.storage.tree import tree_of
 from ...datasets.video import VideoError, decode_low_resolution
 from ...datasets.video.info import VIDEO_SUFFIXES
@@ -204,7 +204,7 @@ def gather_excluded(config: CurateConfig, measured: Location) -> tuple[CurateCon
         place = measured / "excluded.npz"
         if not place.is_file():
             excluded = load_excluded(config.exclude, config.fps)
-            with written_aside(place) as aside:
+            with atomic_write(place) as aside:
                 excluded.save(aside)
     # Absolute: workers may run in other folders.
     return config.model_copy(update={"exclude": str(place.absolute())}), load_excluded(place, config.fps)

@@ -15,7 +15,7 @@ from ...datasets.exports import files_of
 from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage import location
-from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.atomic import atomic_write
 from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import decode, encode, size_for_area
 from ..common.crop import content_shares, content_size, crop_frames, frame_of, size_to_decode, to_content
@@ -67,7 +67,7 @@ def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
         save_supplied_pose(here["video"], [pose], row["fps"])
         here["caption"].write_text(f"{row['prompt'] or ''}\n", encoding="utf-8")
         for kind in ("caption", "keypoints", "pose_video", "video"):
-            with written_aside(location(task.out) / files[kind]) as aside:
+            with atomic_write(location(task.out) / files[kind]) as aside:
                 shutil.copyfile(here[kind], aside)
     return {**row, "height": height, "width": width, "verdict": "ok"}
 

@@ -21,8 +21,8 @@ from ...datasets.artifact import Artifact, ArtifactError, Packet, plan_packets
 from ...datasets.exports import files_of, write_manifests
 from ...datasets.shards import Sample, null_path, write_shard
 from ...datasets.storage import Location
-from ...datasets.storage.atomic import written_aside
-from ...datasets.storage.copies import copy_whole, local_or_fetched
+from ...datasets.storage.atomic import atomic_write
+from ...datasets.storage.copies import copy_whole, fetch_if_remote
 from ...datasets.storage.digests import json_digest
 
 A_FORGOTTEN_SOURCE = "a forgotten source"
@@ -107,7 +107,7 @@ def rows_without(
         if _any(forgotten.rows(told)) or forgotten.without_names(told) != told or _named_after(told, groups):
             table = old.read_part(part)
             table = forgotten.without_names(forgotten.others(table))
-            with written_aside(new.path / part) as aside:
+            with atomic_write(new.path / part) as aside:
                 pq.write_table(_regrouped(table, groups), aside, compression="zstd")
         else:
             copy_whole(old.path / part, new.path / part)
@@ -174,7 +174,7 @@ def _samples(latents: Location, rows: list[dict[str, Any]]) -> list[Sample]:
             if row["shard"]:
                 place = latents / "shards" / row["shard"]
                 if row["shard"] not in files:
-                    files[row["shard"]] = local_or_fetched(place, Path(folder))
+                    files[row["shard"]] = fetch_if_remote(place, Path(folder))
                 for member in row["members"]:
                     data = _read(files[row["shard"]], member["offset"], member["size"])
                     if isal_zlib.crc32(data) != member["crc32"]:
@@ -220,7 +220,7 @@ def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: st
                 for file in files_of(row["clip_id"]).values() if row["verdict"] == "ok" else ():
                     if not (new.path / file).is_file():
                         copy_whole(old.path / file, new.path / file)
-            with written_aside(new.path / part) as aside:
+            with atomic_write(new.path / part) as aside:
                 pq.write_table(table, aside, compression="zstd")
         yield part
     write_manifests(new.path, layout, kept)

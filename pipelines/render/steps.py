@@ -15,7 +15,7 @@ from ...datasets.images import Picture
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, sidecar_note
 from ...datasets.storage import location
-from ...datasets.storage.atomic import written_in_order
+from ...datasets.storage.atomic import ordered_write
 from ...datasets.storage.digests import content_digest
 from ...datasets.video import VideoError, frame_times_s, probe
 from ...models.checkpoints.components import load_components
@@ -136,7 +136,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
 def _written(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """What `write` gives; the video and the record beside it lie in `out`, each whole, the record last."""
     record_name = Path(name).with_suffix(".json").name
-    with written_in_order(location(out), (name, record_name)) as here:
+    with ordered_write(location(out), (name, record_name)) as here:
         return write(here / name)
 
 

@@ -15,7 +15,7 @@ import pytest
 from steadydancer.datasets import artifact
 from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, count_verdicts, exclusive, plan_packets
 from steadydancer.datasets.storage import location
-from steadydancer.datasets.storage.atomic import written_aside
+from steadydancer.datasets.storage.atomic import atomic_write
 from steadydancer.datasets.storage.digests import content_digest
 
 IDS = [f"id{i:02}" for i in range(10)]
@@ -135,7 +135,7 @@ def test_a_record_whose_counts_do_not_balance_is_refused(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="No space left on device: .*x.json"), written_aside(tmp_path / "x.json") as aside:
+    with pytest.raises(OSError, match="No space left on device: .*x.json"), atomic_write(tmp_path / "x.json") as aside:
         aside.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
@@ -144,8 +144,8 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_a_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
     code = f"""
         import time
-        from steadydancer.datasets.storage.atomic import written_aside
-        with written_aside({str(tmp_path / "part-1.parquet")!r}) as aside:
+        from steadydancer.datasets.storage.atomic import atomic_write
+        with atomic_write({str(tmp_path / "part-1.parquet")!r}) as aside:
             aside.write_text("half"); print("ready", flush=True); time.sleep(60)
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as child:
@@ -207,7 +207,7 @@ def test_an_artifact_is_the_same_in_a_folder_and_on_a_store(place):
 
 def test_a_damaged_part_on_a_store_is_named(bucket):
     artifact, (packet,) = Artifact(f"{bucket}/a"), plan_packets(IDS, 10)
-    with written_aside(artifact.part(packet)) as aside:
+    with atomic_write(artifact.part(packet)) as aside:
         aside.write_bytes(b"PAR1 and no more of it PAR1")
     with pytest.raises(ArtifactError, match=f"{artifact.part(packet)} is damaged"):
         artifact.read()

@@ -34,7 +34,7 @@ from steadydancer.datasets.storage import cache as node_cache
 from steadydancer.datasets.storage import lease as store_lease
 from steadydancer.datasets.storage import locations as storage
 from steadydancer.datasets.storage import requests as store_requests
-from steadydancer.datasets.storage.atomic import write_json, written_aside
+from steadydancer.datasets.storage.atomic import atomic_write, write_json
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.storage.s3 import Entry, ObjectPath, listing, put
 from steadydancer.datasets.storage.tree import fits
@@ -44,7 +44,7 @@ SECRETS = ("AKIATESTKEY", "test-secret")
 
 def write(place: str, text: str) -> ObjectPath:
     path = ObjectPath.parse(place)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text)
     return path
 
@@ -152,7 +152,7 @@ def test_a_digest_is_of_the_content_wherever_it_lies(bucket: str, tmp_path: Path
 
 def test_a_write_that_fails_leaves_what_was_there(bucket: str) -> None:
     path = write(f"{bucket}/run.json", "first")
-    with pytest.raises(RuntimeError), written_aside(path) as aside:
+    with pytest.raises(RuntimeError), atomic_write(path) as aside:
         aside.write_bytes(b"x" * 20_000_000)  # more than one part of an upload
         raise RuntimeError
     assert path.read_text() == "first" and names(bucket) == ["run.json"]
@@ -182,7 +182,7 @@ def test_a_killed_upload_leaves_no_object(bucket: str, tmp_path: Path) -> None:
 
 def test_a_small_object_is_one_request(bucket: str, recorder: "Recorder") -> None:
     path = ObjectPath.parse("s3://bucket/part.parquet")
-    with pytest.raises(StorageError), written_aside(path) as aside:
+    with pytest.raises(StorageError), atomic_write(path) as aside:
         aside.write_bytes(b"x" * 1_000_000)
     assert {line.split("?")[0] for line in recorder.lines} == {"PUT /bucket/part.parquet"}
 
@@ -448,7 +448,7 @@ def test_an_upload_that_fails_half_way_is_never_completed(bucket: str, monkeypat
             return super().read(size)
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="the disk fails"):
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_bytes(b"x" * 30_000_000)
             patched.setattr(Path, "open", lambda *_: Torn(b"x" * 30_000_000))
     gc.collect()  # the garbage collector would complete it
