@@ -28,7 +28,7 @@ from .storage.s3 import ObjectPath
 
 RECORD = "run.json"
 PLAN = "plan.json"
-MOST_ASKED = 1000  # objects that are looked for one by one
+MAX_LOOKUPS = 1000  # objects that are looked for one by one
 VERDICTS = ("ok", "rejected", "quarantined")
 
 
@@ -94,7 +94,7 @@ class Artifact:
             )
         return dict(json.loads((self.path / RECORD).read_text()))
 
-    def named(self, folder: Location) -> dict[str, str]:
+    def reference_from(self, folder: Location) -> dict[str, str]:
         """How the record of an artifact in `folder` names this one as its parent: `path`, to be read by `join`, and
         `digest`, by which one that was made anew in its place is told apart.
 
@@ -145,7 +145,7 @@ class Artifact:
         """The packets without a part, in order."""
         there = set(names_in(self.path))  # listed once: a million packets cannot be looked for one by one
         missing = [packet for packet in packets if self.part(packet).name not in there]
-        if there and len(missing) <= MOST_ASKED:
+        if there and len(missing) <= MAX_LOOKUPS:
             # A listing may lag behind what was just written.
             found = sizes(map(self.part, missing))
             missing = [packet for packet in missing if found[self.part(packet)] is None]
@@ -158,7 +158,7 @@ class Artifact:
             words = [field.name for field in table.schema if pa.types.is_string(field.type)]
             pq.write_table(table, aside, compression="zstd", use_dictionary=words)
 
-    def take_back_parts(self) -> None:
+    def remove_parts(self) -> None:
         """Remove the parts of an artifact that is not finished, to be written again."""
         for name in self._parts():
             (self.path / name).unlink()
@@ -221,12 +221,12 @@ class Artifact:
 @contextlib.contextmanager
 def _opened(part: Location) -> Iterator[Any]:
     """What Arrow reads a part from. Damage, a part that is missing and a store that fails are told as what they are."""
-    with store_errors(part), _damage_told(part):
+    with store_errors(part), _damage_as_artifact_error(part):
         yield arrow_source(part)
 
 
 @contextlib.contextmanager
-def _damage_told(part: Location) -> Iterator[None]:
+def _damage_as_artifact_error(part: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:

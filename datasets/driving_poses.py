@@ -19,9 +19,9 @@ from .skeleton import PARTS, PoseSequence, in_heights, lengths, place_people, wi
 from .video import decode, probe
 
 POSE_SIDE_PX = 768  # of the longer side: larger frames are scaled down before an estimator looks at them
-LEAST_FRAMES = 5  # where a driving video says how many
+MIN_FRAMES = 5  # where a driving video says how many
 NECK = 1
-LEAST_LENGTH = 1e-3  # picture heights, half a pixel of 512: what is shorter has no length to be scaled by
+MIN_LENGTH = 1e-3  # picture heights, half a pixel of 512: what is shorter has no length to be scaled by
 ORDINARY_SHARE = 0.5  # of the frames in which the person is seen: a limb seen in fewer is none that the video shows
 
 SIDES = [(part, side) for part, sides in PARTS.items() for side in sides]
@@ -50,7 +50,7 @@ class DrivingPoses:
     aligned: bool
     guessed: tuple[str, ...] = ()
 
-    def told(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """For the record of a render: how the driving video was followed."""
         return {
             "num_people": len(self.people),
@@ -78,7 +78,7 @@ def driving_times_s(native_s: np.ndarray, num_frames: int | None, fps: float | N
     Each of its frames, or at `fps` those shown then; at most `num_frames`, or as many as make 4k + 1.
     """
     times_s = native_s if fps is None else np.arange(0, native_s[-1] + 1e-6, 1 / fps)
-    return times_s[: num_frames or max(LEAST_FRAMES, (len(times_s) - 1) // 4 * 4 + 1)]
+    return times_s[: num_frames or max(MIN_FRAMES, (len(times_s) - 1) // 4 * 4 + 1)]
 
 
 def decode_driving(path: str | PathLike[str], times_s: np.ndarray) -> np.ndarray:
@@ -153,7 +153,7 @@ def start_frame(pose: PoseSequence, aspect: float) -> int | None:
 def _seen(pose: PoseSequence, aspect: float) -> np.ndarray:
     """[F, sides]: whether all joints of a side of a body part are seen, and it has a length."""
     joints = np.stack([pose.body_visible[:, list(side)].all(axis=1) for _, side in SIDES], axis=1)
-    return np.asarray(joints & (_lengths(pose, aspect) > LEAST_LENGTH))
+    return np.asarray(joints & (_lengths(pose, aspect) > MIN_LENGTH))
 
 
 def _lengths(pose: PoseSequence, aspect: float) -> np.ndarray:
@@ -179,7 +179,7 @@ def _reference_lengths(reference: PoseSequence, aspect: float) -> tuple[np.ndarr
     body, _, _ = in_heights(reference[:1], aspect)
     found = _lengths(reference[:1], aspect)[0]
     nowhere = np.array([(reference.body[0, list(side)] == -1).all(axis=-1).any() for _, side in SIDES])
-    found[nowhere | ~(found > LEAST_LENGTH)] = np.nan
+    found[nowhere | ~(found > MIN_LENGTH)] = np.nan
     if not reference.body_visible[0, NECK] or np.isnan(found).all():
         return None
     return body[0, NECK], found

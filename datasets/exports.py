@@ -19,10 +19,13 @@ from .storage.atomic import atomic_write
 
 LAYOUTS = ("mp4+jsonl", "diffsynth", "musubi")
 
-_TOLD = ("prompt", "source_id", "licence", "start_s", "end_s", "fps", "num_frames", "height", "width", "pose_model")
+_COPIED_FIELDS = (
+    *("prompt", "source_id", "licence", "start_s", "end_s", "fps"),
+    *("num_frames", "height", "width", "pose_model"),
+)
 
 # Of a line of `clips.jsonl`, beside those that `curate` reads.
-LINE_FIELDS = frozenset({"id", "pose_video", "keypoints", "caption", "scores", *_TOLD})
+LINE_FIELDS = frozenset({"id", "pose_video", "keypoints", "caption", "scores", *_COPIED_FIELDS})
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("clip_id", "source_id", "source_path", "origin", "licence", "prompt")),
@@ -56,7 +59,7 @@ def write_manifests(folder: Location, layout: str, rows: Iterable[Row]) -> None:
         rows: of the schema; those that are not ok are left out.
     """
     clips = sorted((row for row in rows if row["verdict"] == "ok"), key=lambda row: str(row["clip_id"]))
-    texts = {"clips.jsonl": _lines(map(_told, clips))}
+    texts = {"clips.jsonl": _lines(map(_jsonl_line, clips))}
     if layout == "diffsynth":
         texts["metadata.csv"] = _diffsynth(clips)
     elif layout == "musubi" and clips:
@@ -67,14 +70,14 @@ def write_manifests(folder: Location, layout: str, rows: Iterable[Row]) -> None:
             aside.write_text(text, encoding="utf-8")
 
 
-def _told(row: Row) -> dict[str, Any]:
+def _jsonl_line(row: Row) -> dict[str, Any]:
     """A line of `clips.jsonl`; `path` and `source` are the columns by which `curate` reads it."""
     files = files_of(row["clip_id"])
     return {
         "id": row["clip_id"],
         "path": files["video"],
         **files,
-        **{name: row[name] for name in _TOLD},
+        **{name: row[name] for name in _COPIED_FIELDS},
         "origin": row["origin"],
         "source": row["origin"],
         "scores": json.loads(row["scores"] or "{}"),

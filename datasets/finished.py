@@ -61,7 +61,7 @@ def kinds_in(folder: Location) -> list[str]:
     return sorted(kind for kind in kinds if kind)
 
 
-def what_lies_at(place: Location | str) -> str | None:
+def describe_artifacts(place: Location | str) -> str | None:
     """The kind of the artifact at a place, or kinds of those in it, in words; None where there is none of ours."""
     folder = location(place)
     if not folder.is_dir():

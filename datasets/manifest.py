@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import SteadyDancerError
-from .storage import Location, join, local_copy, named
+from .storage import Location, format_location, join, local_copy
 from .storage.files import exists_locally
 from .text import TextError, decode_text, open_text
 
@@ -62,7 +62,7 @@ def read_manifest(
     for _, row in reader.rows():
         resolved = {name: str(join(path.parent, row[name])) for name in paths}
         out.append({**row, **resolved})
-    reader.tell_unread()
+    reader.log_unread_columns()
     return out
 
 
@@ -91,7 +91,7 @@ def read_columns(
     while some := [row for _, row in islice(rows, _CHUNK_ROWS)]:
         places, *texts = (pa.array([row.get(name) for row in some], pa.string()) for name in wanted)
         chunks.append([_absolute(places, path.parent), *texts])
-    reader.tell_unread(known)
+    reader.log_unread_columns(known)
     columns = [pa.chunked_array(column, pa.string()) for column in zip(*chunks, strict=True)]
     return pa.table(columns, names=list(wanted))
 
@@ -131,7 +131,7 @@ class _Reader:
         if not number:
             raise SteadyDancerError(f"{self.path} holds no rows")
 
-    def tell_unread(self, known: Iterable[str] = ()) -> None:
+    def log_unread_columns(self, known: Iterable[str] = ()) -> None:
         """Name the columns that nobody reads, once."""
         told = {name for name in known if name in self.unread or self._meaning(name) is None}
         # A column of that name in another table may be meant to do something.
@@ -338,5 +338,5 @@ def _absolute(names: Any, folder: Location) -> pa.Array:
     base: Any = str(folder.absolute()).rstrip("/")
     out = pc.if_else(is_relative, pc.binary_join_element_wise(base, names, "/"), names)
     others = pc.invert(pc.or_(is_relative, is_whole))
-    mended = [named(join(folder, str(name)).absolute()) for name in pc.filter(names, others).to_pylist()]
+    mended = [format_location(join(folder, str(name)).absolute()) for name in pc.filter(names, others).to_pylist()]
     return pc.replace_with_mask(out, others, pa.array(mended, pa.string())) if mended else out

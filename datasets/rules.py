@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .storage.digests import shown_differences
+from .storage.digests import format_differences
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def versions(*names: str) -> dict[str, int]:
     return {name: RULES[name].version for name in names}
 
 
-def said_in(record: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_rules(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of rules, for another record of the same data; an older version said nothing."""
     return {"rules": record["rules"]} if "rules" in record else {}
 
@@ -88,7 +88,7 @@ def other_settings(begun: Mapping[str, Any], plan: Mapping[str, Any], absent: Ma
     """
     old = {name: value for name, value in begun.items() if name != "rules"}
     new = {name: value for name, value in plan.items() if name != "rules"}
-    return shown_differences(with_absent(old, new, absent or {}), new)
+    return format_differences(with_absent(old, new, absent or {}), new)
 
 
 def with_absent(begun: Mapping[str, Any], plan: Mapping[str, Any], absent: Mapping[str, Any]) -> dict[str, Any]:

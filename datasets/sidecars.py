@@ -64,7 +64,7 @@ def candidates(place: AnyPlace) -> list[AnyPlace]:
     return [place.with_name(name) for kind in SIDECARS for names in _names(place, kind) for name in names]
 
 
-def is_there(place: Place) -> bool:
+def file_exists(place: Place) -> bool:
     """Whether there is a file of a name, which may be longer than names can be: then there is none."""
     try:
         return place.is_file()
@@ -75,7 +75,7 @@ def is_there(place: Place) -> bool:
 
 
 def find(
-    place: AnyPlace, kind: str, is_file: Callable[[AnyPlace], bool] = is_there
+    place: AnyPlace, kind: str, is_file: Callable[[AnyPlace], bool] = file_exists
 ) -> tuple[AnyPlace | None, list[str]]:
     """The sidecar that lies beside a file, and who else may claim it: other files in the folder, by name."""
     by_full_name, by_stem = _names(place, kind)
@@ -107,7 +107,7 @@ def _rivals(place: Place, kind: str) -> list[str]:
 
 def _has_its_own(place: Place, name: str, kind: str) -> bool:
     other = place.with_name(name)
-    return any(is_there(other.with_name(own)) for own in _names(other, kind)[0])
+    return any(file_exists(other.with_name(own)) for own in _names(other, kind)[0])
 
 
 def _names(place: Place, kind: str) -> tuple[list[str], list[str]]:

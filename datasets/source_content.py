@@ -45,7 +45,7 @@ def content_id(path: str | os.PathLike[str] | ObjectPath) -> str:
         return _known[before]
 
 
-def what_changed(path: str | os.PathLike[str], source_id: str | None) -> str | None:
+def content_mismatch(path: str | os.PathLike[str], source_id: str | None) -> str | None:
     """What is wrong with a file that was curated as `source_id`, in words; None if its content is the same.
 
     A row without an id is of a version that kept none: nothing can be said of it.
@@ -65,6 +65,6 @@ def what_changed(path: str | os.PathLike[str], source_id: str | None) -> str | N
 def is_unchanged(path: str | os.PathLike[str], source_id: str | None) -> bool:
     """Whether a file is there and its content is that of `source_id`."""
     try:
-        return what_changed(path, source_id) is None
+        return content_mismatch(path, source_id) is None
     except VideoError:
         return False

@@ -94,7 +94,7 @@ def read_caption(path: Path) -> str | None:
         TextError: as `decode_text`.
     """
     beside = sidecar(path, CAPTION)
-    return spoken(read_text(beside)) if beside else None
+    return strip_text(read_text(beside)) if beside else None
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def open_text(place: Location) -> Iterator[IO[str]]:
                 raise
 
 
-def spoken(text: str | None) -> str | None:
+def strip_text(text: str | None) -> str | None:
     """A text without what is blank or invisible at its ends; None if nothing is left."""
     if text is None:
         return None
@@ -127,8 +127,8 @@ def spoken(text: str | None) -> str | None:
     return text or None
 
 
-def spoken_column(texts: "pa.ChunkedArray") -> "pa.ChunkedArray":
-    """A column of texts as `spoken` leaves each, an empty one where nothing is left."""
+def strip_column(texts: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """A column of texts as `strip_text` leaves each, an empty one where nothing is left."""
     import pyarrow.compute as pc
 
     bare = pc.utf8_trim(pc.utf8_trim_whitespace(texts), _INVISIBLE)

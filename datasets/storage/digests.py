@@ -48,7 +48,7 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {_short(old)} → {_short(new)}"
 
 
-def shown_differences(old: Any, new: Any, most: int = 8) -> str:
+def format_differences(old: Any, new: Any, most: int = 8) -> str:
     """The first `most` differences of two JSON values as lines of a message; empty where there are none."""
     return "\n".join(f"  {change}" for change in islice(differences(old, new), most))
 

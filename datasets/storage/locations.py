@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ..sidecars import SIDECARS, AnyPlace, candidates, find, is_there
+from ..sidecars import SIDECARS, AnyPlace, candidates, file_exists, find
 from .cache import cached_entry, scratch
 from .files import Location, relative_path, total_bytes
 from .requests import StorageError
 from .s3 import Entry, ObjectPath, describe, entry, get, listing, put
 
-__all__ = ["Location", "ObjectPath", "StorageError", "is_address", "join", "local_copy", "local_folder", "location",
-           "named", "publish", "relative", "state_folder", "total_bytes", "working_folder"]  # fmt: skip
+__all__ = ["Location", "ObjectPath", "StorageError", "format_location", "is_address", "join", "local_copy",
+           "local_folder", "location", "publish", "relative", "state_folder", "total_bytes",
+           "working_folder"]  # fmt: skip
 
 FILE_SCHEME = "file://"
 
@@ -50,7 +51,7 @@ def location(place: str | os.PathLike[str] | ObjectPath) -> Location:
     return ObjectPath.parse(str(place)) if is_address(place) else Path(place)
 
 
-def named(place: Location) -> str:
+def format_location(place: Location) -> str:
     """A place as tables hold it: its own name, or for a file whose name is not in UTF-8 the address `file:///…%XX…`."""
     name = str(place)
     return name if _is_utf8(name) else Path(name).absolute().as_uri()
@@ -153,7 +154,7 @@ def _linked(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         link = Path(folder) / f"video{path.suffix if _is_utf8(path.suffix) else ''}"
         link.symlink_to(path)
-        beside, stand_ins = _beside(path, is_there)
+        beside, stand_ins = _beside(path, file_exists)
         for name, one in beside.items():
             link.with_name(_renamed(name, path, link)).symlink_to(one)
         for name in stand_ins:

@@ -48,7 +48,7 @@ class Parent:
     def told(self, out: Location) -> dict[str, Any]:
         """For the record of the repaired cache in `out`."""
         made_anew = len(self.verified.packets - self.verified.sound)
-        return {**Artifact(self.latents).named(out), "packets_made_anew": made_anew}
+        return {**Artifact(self.latents).reference_from(out), "packets_made_anew": made_anew}
 
 
 def take_over(parent: Parent, artifact: Artifact, packets: list[Packet], accepted: AcceptedClips) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ...datasets.finished import finished
-from ...datasets.rules import said_in
+from ...datasets.rules import recorded_rules
 from ...datasets.shards.integrity import Damage, IndexedShard, check_shard
 from ...datasets.shards.plan import packet_id
 from ...datasets.storage import Location
@@ -102,7 +102,7 @@ def planned(record: dict[str, Any]) -> dict[str, Any]:
         "clips": record["inputs"]["digest"],
         "components": record["components"]["digests"],
         "encodings": record["encodings"],
-        **said_in(record),
+        **recorded_rules(record),
         **record["cut"],
     }
 

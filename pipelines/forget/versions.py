@@ -48,7 +48,7 @@ def clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found,
     new.commit(
         {
             **told,
-            "parent": clips.artifact.named(out),
+            "parent": clips.artifact.reference_from(out),
             "measured": relative(measured.path, out),
             "inputs": {**told["inputs"], "sources": len(sources), "digest": json_digest(sources)},
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
@@ -95,7 +95,7 @@ def latents_version(
     new.commit(
         {
             **told,
-            "parent": old.named(new.path.parent),
+            "parent": old.reference_from(new.path.parent),
             "inputs": _moved(told["inputs"], clips),
             "buckets": sorted(map(list, buckets)),
             "null": {name: digest for name, digest in told["null"].items() if name in names},
@@ -129,7 +129,7 @@ def export_version(
     new.commit(
         {
             **told,
-            "parent": old.named(new.path.parent),
+            "parent": old.reference_from(new.path.parent),
             "inputs": _moved(told["inputs"], clips),
             "prompts_given": sum(bool(row["prompt"]) for row in ok),
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),

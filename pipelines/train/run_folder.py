@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
-from ...datasets.finished import WORDS, what_lies_at
+from ...datasets.finished import WORDS, describe_artifacts
 from ...datasets.storage import Location
 from ...datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ...datasets.storage.digests import content_digest
@@ -149,7 +149,7 @@ def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     """
     file = checkpoint_folder(checkpoint) / RECORD
     if not file.exists():
-        there = what_lies_at(checkpoint)
+        there = describe_artifacts(checkpoint)
         words = f"holds {there}, no checkpoint" if there else f"holds no finished checkpoint (no {RECORD} in it)"
         words = "is a file" if checkpoint.is_file() else words
         raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the stage before")

@@ -49,7 +49,7 @@ def test_a_parent_is_named_by_its_place_and_its_record(tmp_path):
     record = {"counts": count_verdicts(0, []), "b": [1]}
     artifact.commit(record)
     text = '{"b":[1],"counts":{"inputs":0,"ok":0,"quarantined":0,"rejected":0}}'
-    named = artifact.named(tmp_path / "b" / "latents")
+    named = artifact.reference_from(tmp_path / "b" / "latents")
     assert named == {"path": "../../a/clips", "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -216,7 +216,7 @@ def test_a_damaged_part_on_a_store_is_named(bucket):
 def test_parts_that_are_taken_back_are_all_that_go(tmp_path):
     for name in ("part-a.parquet", "part-b.parquet", "part-c.txt", "poses.parquet", "plan.json"):
         (tmp_path / name).touch()
-    Artifact(tmp_path).take_back_parts()
+    Artifact(tmp_path).remove_parts()
     assert sorted(place.name for place in tmp_path.iterdir()) == ["part-c.txt", "plan.json", "poses.parquet"]
 
 

@@ -190,7 +190,7 @@ def test_what_the_image_does_not_show_is_said_and_does_not_blow_up_what_is_drawn
     portrait = hidden(reference(), LEGS, slice(None), -1.0)
     driven = driving_poses([dancer()], portrait, DRIVING_ASPECT, REFERENCE_ASPECT)
     assert driven.guessed == ("leg_upper", "leg_lower")
-    assert driven.told() == {
+    assert driven.to_record() == {
         "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": ["leg_upper", "leg_lower"],
     }  # fmt: skip
     assert driven.notes() == []

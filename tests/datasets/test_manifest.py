@@ -9,7 +9,7 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.manifest import read_columns, read_manifest
-from steadydancer.datasets.storage import join, named
+from steadydancer.datasets.storage import format_location, join
 from steadydancer.datasets.storage.s3 import ObjectPath, put
 
 
@@ -88,7 +88,7 @@ def test_a_million_names_mean_what_one_name_means(tmp_path: Path) -> None:
         file = tmp_path / f"{number}.parquet"
         pq.write_table(pa.table({"path": pa.array(names).dictionary_encode(), "x": names}), file)
         rows = read_columns(file, "path", ("x", "not there")).to_pylist()
-        assert rows == [{"path": named(join(tmp_path, name).absolute()), "x": name, "not there": None}
+        assert rows == [{"path": format_location(join(tmp_path, name).absolute()), "x": name, "not there": None}
                         for name in names]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.storage.s3 import ObjectPath, put
-from steadydancer.datasets.text import TextError, decode_text, open_text, read_text, spoken, spoken_column
+from steadydancer.datasets.text import TextError, decode_text, open_text, read_text, strip_column, strip_text
 
 FRENCH = "Une danseuse à l’écharpe rouge tourne.\r\nElle saute.\n"
 CHINESE = "红裙女孩在跳舞。\n"
@@ -103,6 +103,6 @@ SAID = [
 
 @pytest.mark.parametrize(("text", "wanted"), SAID)
 def test_what_is_blank_or_invisible_says_nothing(text: str, wanted: str | None) -> None:
-    assert spoken(text) == wanted
-    assert spoken_column(pa.chunked_array([[text, None]])).to_pylist() == [wanted or "", None]
-    assert spoken(None) is None
+    assert strip_text(text) == wanted
+    assert strip_column(pa.chunked_array([[text, None]])).to_pylist() == [wanted or "", None]
+    assert strip_text(None) is None

@@ -20,8 +20,7 @@ from steadydancer.datasets.shards.dataset import require_settings
 from steadydancer.datasets.shards.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.shards.integrity import IndexedShard, check_shard
 from steadydancer.datasets.shards.plan import plan_shards, shard_limit
-from steadydancer.datasets.storage import cache as node_cache
-from steadydancer.datasets.storage import location
+from steadydancer.datasets.storage import cache, location
 from steadydancer.datasets.storage.atomic import atomic_write
 from steadydancer.datasets.storage.cache import scratch
 from steadydancer.datasets.storage.s3 import ObjectPath
@@ -377,4 +376,4 @@ def test_a_copy_of_a_damaged_object_does_not_outlive_its_mending(bucket):
             left.write_bytes(b"")  # a machine that lost its power after the rename
         assert ShardDataset(latents).read("clip2")["pose"] == b"poseclip2"
         ShardDataset(latents).read("clip2")
-        node_cache.drop(next((scratch() / "entries").glob("*/bytes")).parent.name)
+        cache.drop(next((scratch() / "entries").glob("*/bytes")).parent.name)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steadydancer.datasets.storage import Location, files, location, working_folder
-from steadydancer.datasets.storage import atomic as whole_files
+from steadydancer.datasets.storage import Location, atomic, files, location, working_folder
 from steadydancer.datasets.storage.atomic import begin_folder, ordered_write
 from steadydancer.datasets.storage.copies import copy_whole, fetch_if_remote
 from steadydancer.datasets.storage.tree import tree_of
@@ -114,8 +113,8 @@ def test_files_are_written_in_order_and_nothing_is_uploaded_after_a_failure(
     twins: tuple[Location, Location], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded: list[str] = []
-    put = whole_files.put
-    monkeypatch.setattr(whole_files, "put", lambda file, place: (uploaded.append(place.name), put(file, place)))
+    put = atomic.put
+    monkeypatch.setattr(atomic, "put", lambda file, place: (uploaded.append(place.name), put(file, place)))
     for folder in twins:
         with ordered_write(folder / "new", ("video", "record")) as here:
             here.mkdir(exist_ok=True)

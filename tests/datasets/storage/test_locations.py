@@ -22,18 +22,18 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import ArtifactError, exclusive
 from steadydancer.datasets.storage import (
     StorageError,
+    cache,
     join,
+    lease,
     local_copy,
     local_folder,
     location,
     publish,
     relative,
+    requests,
     total_bytes,
 )
-from steadydancer.datasets.storage import cache as node_cache
-from steadydancer.datasets.storage import lease as store_lease
 from steadydancer.datasets.storage import locations as storage
-from steadydancer.datasets.storage import requests as store_requests
 from steadydancer.datasets.storage.atomic import atomic_write, write_json
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.storage.s3 import Entry, ObjectPath, listing, put
@@ -253,14 +253,14 @@ def test_a_local_file_is_no_copy(tmp_path: Path) -> None:
 
 def test_copies_are_bounded_and_those_in_use_stay(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEADYDANCER_SCRATCH_GB", "0.0025")  # two and a half files of a megabyte
-    monkeypatch.setattr(node_cache, "_SHARE_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(cache, "_SHARE_BETWEEN_LOOKS", 0.0)
     files = [write(f"{bucket}/{i}.mp4", str(i) * 1_000_000) for i in range(6)]
     with local_copy(files[0]) as used:
         for file in files[1:]:
             with local_copy(file) as path:
                 assert path.read_text() == file.stem * 1_000_000
         assert used.read_text() == "0" * 1_000_000
-        kept = sorted(file.name for file in (node_cache.scratch() / "entries").rglob("*.mp4"))
+        kept = sorted(file.name for file in (cache.scratch() / "entries").rglob("*.mp4"))
         assert kept == ["0.mp4", "5.mp4"]
     monkeypatch.setenv("STEADYDANCER_SCRATCH_GB", "much")
     with pytest.raises(SteadyDancerError, match="'much' is no number of gigabytes"), local_copy(files[3]):
@@ -269,10 +269,10 @@ def test_copies_are_bounded_and_those_in_use_stay(bucket: str, monkeypatch: pyte
 
 def test_a_fetch_that_was_killed_is_swept_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = write(f"{bucket}/a.mp4", "video")
-    torn = node_cache.scratch() / "entries" / ".torn"
+    torn = cache.scratch() / "entries" / ".torn"
     torn.mkdir(parents=True)
     (torn / "half").write_text("vid")
-    monkeypatch.setattr(node_cache, "_added_bytes", None)
+    monkeypatch.setattr(cache, "_added_bytes", None)
     with local_copy(clip):
         assert not torn.exists()
 
@@ -325,18 +325,18 @@ def test_a_claim_from_elsewhere_holds_until_it_is_no_longer_renewed(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim_of_a_killed_process(f"{bucket}/out", tmp_path)
-    monkeypatch.setattr(store_lease, "_process_space", lambda: "another machine")
+    monkeypatch.setattr(lease, "_process_space", lambda: "another machine")
     with pytest.raises(ArtifactError, match=r"claim ends by itself 90 s .* delete s3://.*/out/\.lock/\."):
         with exclusive(location(f"{bucket}/out")):
             pass
-    monkeypatch.setattr(store_lease, "EXPIRY_S", 1.0)
+    monkeypatch.setattr(lease, "EXPIRY_S", 1.0)
     time.sleep(2.1)  # the store's clock counts whole seconds
     with exclusive(location(f"{bucket}/out")):
         pass
 
 
 def test_a_claim_is_renewed_while_its_run_lives(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_lease, "RENEWAL_S", 0.1)
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.1)
     with exclusive(location(f"{bucket}/out")):
         (first,) = listing(ObjectPath.parse(bucket))
         time.sleep(1.5)
@@ -375,11 +375,11 @@ class Recorder:
 def recorder(request: pytest.FixtureRequest, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     recorder = Recorder(*getattr(request, "param", (400, "InvalidRequest")))
     monkeypatch.setenv("AWS_ENDPOINT_URL", recorder.endpoint.replace("user:test-secret@", ""))
-    store_requests.filesystem.cache_clear()
-    store_requests.upload_filesystem.cache_clear()
+    requests.filesystem.cache_clear()
+    requests.upload_filesystem.cache_clear()
     yield recorder
-    store_requests.filesystem.cache_clear()
-    store_requests.upload_filesystem.cache_clear()
+    requests.filesystem.cache_clear()
+    requests.upload_filesystem.cache_clear()
     recorder.server.shutdown()
     recorder.server.server_close()
 
@@ -400,7 +400,7 @@ def recorder(request: pytest.FixtureRequest, bucket: str, monkeypatch: pytest.Mo
 def test_what_a_store_refuses_is_one_sentence_without_secrets(
     recorder: Recorder, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_requests, "PAUSES_S", ())
+    monkeypatch.setattr(requests, "PAUSES_S", ())
     (tmp_path / "file").write_text("x")
     path = ObjectPath.parse("s3://bucket/out/x")
     for ask in (lambda: listing(path), lambda: put(tmp_path / "file", path)):
@@ -415,7 +415,7 @@ def test_what_a_store_refuses_is_one_sentence_without_secrets(
 
 @pytest.mark.parametrize("recorder", [(503, "SlowDown")], indirect=True)
 def test_a_busy_store_is_asked_again(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_requests, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(requests, "PAUSES_S", (0.0,))
     answers = iter(["busy", "done"])
 
     def ask() -> str:
@@ -423,19 +423,19 @@ def test_a_busy_store_is_asked_again(recorder: Recorder, monkeypatch: pytest.Mon
             raise OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.")
         return answer
 
-    assert store_requests.attempt(ObjectPath.parse("s3://bucket/x"), ask) == "done"
+    assert requests.attempt(ObjectPath.parse("s3://bucket/x"), ask) == "done"
 
 
 @pytest.mark.acceptance
 def test_an_endpoint_where_nobody_listens(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:test-secret@127.0.0.1:9")
-    store_requests.filesystem.cache_clear()
-    store_requests.upload_filesystem.cache_clear()
+    requests.filesystem.cache_clear()
+    requests.upload_filesystem.cache_clear()
     with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9 cannot be reached: check AWS_ENDPOINT_URL") as told:
         listing(ObjectPath.parse("s3://bucket/x"))
     assert "test-secret" not in str(told.value)
-    store_requests.filesystem.cache_clear()
-    store_requests.upload_filesystem.cache_clear()
+    requests.filesystem.cache_clear()
+    requests.upload_filesystem.cache_clear()
 
 
 def test_an_upload_that_fails_half_way_is_never_completed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
