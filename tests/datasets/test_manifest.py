@@ -42,8 +42,8 @@ def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "a.mp4"}\n{"path": 3}\n', "row 2: no path"),
         ("a.jsonl", '"a.mp4"\n', 'row 1: "a.mp4" is no object'),
         ("a.jsonl", "path\na.mp4\n", "cannot be read as jsonl: Expecting value"),
-        ("a.jsonl", '{"path": "gs://bucket/a.mp4"}\n', "the stores that can be read are s3://"),
-        ("a.jsonl", '{"path": "s3://key:secret@bucket/a.mp4"}\n', "carries no credentials"),
+        ("a.jsonl", '{"path": "gs://bucket/a.mp4"}\n', "gs://… is not supported"),
+        ("a.jsonl", '{"path": "s3://key:secret@bucket/a.mp4"}\n', "must not contain credentials"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_row(tmp_path: Path, name: str, text: str, words: str) -> None:

@@ -225,7 +225,7 @@ def test_a_home_that_cannot_be_written_is_noticed_before_anything_is_measured(
     words = ("curate", "--clips", dancers / "clips", "--out", "o", "--preset", preset)
     for more in ("--dry-run", "--in-process"):
         answer = call(*words, more)
-        assert answer.code == 1 and "set STEADYDANCER_SCRATCH to a folder that can" in answer.err
+        assert answer.code == 1 and "set STEADYDANCER_SCRATCH to a writable folder" in answer.err
         assert f"{tmp_path / 'home'}/.cache/steadydancer cannot be written" in answer.err
     assert not (tmp_path / "o").exists()
     monkeypatch.setenv("STEADYDANCER_SCRATCH", str(tmp_path / "scratch"))
