@@ -66,7 +66,7 @@ def test_parts_are_told_from_other_files_and_damage_from_loss(tmp_path):
     (tmp_path / "plan.json").write_text("{}")
     (tmp_path / "other.parquet").write_bytes(b"")
     (tmp_path / "part-x.txt").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="holds no parts"):
+    with pytest.raises(ArtifactError, match="contains no parts"):
         artifact.read()
     for name in ("part-b", "part-a"):
         pq.write_table(pa.table({"id": [name], "n": [1]}), tmp_path / f"{name}.parquet")
@@ -76,7 +76,7 @@ def test_parts_are_told_from_other_files_and_damage_from_loss(tmp_path):
     whole = (tmp_path / "part-a.parquet").read_bytes()
     for torn in (b"", whole[:-9], whole[: len(whole) // 2]):
         (tmp_path / "part-a.parquet").write_bytes(torn)
-        with pytest.raises(ArtifactError, match=r"part-a\.parquet is damaged \(.*copy it anew"):
+        with pytest.raises(ArtifactError, match=r"part-a\.parquet is damaged \(.*copy it again"):
             artifact.read()
     with pytest.raises(ArtifactError, match=r"part-c\.parquet is missing"):
         artifact.read_part("part-c.parquet")
@@ -92,7 +92,7 @@ def test_each_verdict_counts(tmp_path):
     for verdict in ("ok", "rejected", "quarantined"):
         Artifact(tmp_path / verdict).commit({"counts": count_verdicts(2, [verdict] * 2)})
         for inputs in (1, 3):
-            with pytest.raises(ArtifactError, match="do not balance"):
+            with pytest.raises(ArtifactError, match="do not add up"):
                 Artifact(tmp_path / "none").commit({"counts": count_verdicts(inputs, [verdict] * 2)})
     with pytest.raises(KeyError):
         count_verdicts(1, ["fine"])
@@ -127,7 +127,7 @@ def test_another_plan_is_refused_naming_what_differs(tmp_path):
 
 
 def test_a_record_whose_counts_do_not_balance_is_refused(tmp_path):
-    with pytest.raises(ArtifactError, match="do not balance"):
+    with pytest.raises(ArtifactError, match="do not add up"):
         Artifact(tmp_path).commit({"counts": count_verdicts(3, ["ok", "rejected"])})
     assert not Artifact(tmp_path).committed
     Artifact(tmp_path).commit({"counts": count_verdicts(2, ["ok", "rejected"])})

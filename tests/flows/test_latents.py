@@ -232,7 +232,7 @@ def test_a_source_that_was_replaced_is_not_encoded_in_the_place_of_the_old_one(
 
 def test_what_is_no_cache_is_said(curated: Path) -> None:
     answer = call(verify, "--latents", curated / "clips")
-    assert answer.exit_code == 1 and "holds clips, no latents" in str(answer.exception)
+    assert answer.exit_code == 1 and "holds clips, not latents" in str(answer.exception)
 
 
 def test_a_cache_on_a_store_is_read_back_and_repaired_there(

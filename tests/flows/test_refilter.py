@@ -272,7 +272,7 @@ def test_a_part_that_was_cut_short_after_it_was_written_is_found(
 ) -> None:
     write = Artifact.write_part
     monkeypatch.setattr(Artifact, "write_part", lambda self, packet, table: write(self, packet, table.slice(1)))
-    with pytest.raises(ArtifactError, match="do not balance"):
+    with pytest.raises(ArtifactError, match="do not add up"):
         call(curated, tmp_path / "new")
     assert not (tmp_path / "new" / "clips" / "run.json").exists()
 

@@ -249,7 +249,7 @@ def test_an_image_with_nobody_to_align_to_keeps_the_pose_or_is_refused_as_chosen
     assert not driven.aligned
     assert_same(motion, [person(5), person(5, 8)])
     assert [record.message for record in caplog.records] == driven.notes() == [
-        "no pose found in the image: the driving pose is used as it is"
+        "no pose found in the image: the driving pose is used without alignment"
     ]  # fmt: skip
     with pytest.raises(DrivingError, match='two finds nobody in the reference image .*on_missing_reference="keep"'):
         prepared(estimator=estimator, on_missing_reference="raise")

@@ -222,7 +222,7 @@ def test_an_image_without_a_usable_person_is_told(
     row, told = render(pair)
     assert_same(told.people, [as_stored(dance())[0][:9]])
     assert told.settings["more_settings"]["aligned"] is row["aligned"] is False
-    assert row["detail"] == "no pose found in the image: the driving pose is used as it is"
+    assert row["detail"] == "no pose found in the image: the driving pose is used without alignment"
     with pytest.raises(BadClip, match=r"no_pose: .*supplied finds nobody in the reference image"):
         render(pair, CONFIG.model_copy(update={"on_missing_reference": "raise"}))
     job._warn([row, row | {"verdict": "quarantined"}, row | {"detail": None}])
@@ -244,7 +244,7 @@ def test_the_python_pipeline_chooses_what_the_command_chooses(
     assert_same(driven.people, told.people)
     assert driven.start_frame == told.settings["more_settings"]["pose_start_frame"] == first
     assert [record.message.split(":")[0] for record in caplog.records] == (
-        ["the person of the driving video is not seen whole before frame 3"] if first else []
+        ["the driving video does not fully show the person before frame 3"] if first else []
     )
     with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer finds nobody in the driving video"):
         pipeline_inputs.prepare_motion(told.image, None, frames, SlowDancer(9), 9)
