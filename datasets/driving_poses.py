@@ -164,7 +164,7 @@ def _lengths(pose: PoseSequence, aspect: float) -> np.ndarray:
 
 
 def _measured(pose: PoseSequence, aspect: float, start: int) -> np.ndarray:
-    """Measure lengths [sides] in picture heights, each in the visible frame nearest to `start`; NaN if never visible."""
+    """Measure lengths [sides] in picture heights, each in its visible frame nearest to `start`; NaN if none."""
     seen, all_lengths = _seen(pose, aspect), _lengths(pose, aspect)
     away = np.abs(np.arange(len(pose)) - start)[:, None]
     nearest = np.where(seen, away, len(pose)).argmin(axis=0)

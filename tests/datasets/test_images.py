@@ -143,7 +143,7 @@ def test_transparency_is_laid_on_white_in_every_form():
     for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})):
         read = decode_image(coded(rgba, kind, **options), "it")
         np.testing.assert_array_equal(read.pixels, expected)
-        assert read.changes == ("transparency laid on white",)
+        assert read.changes == ("transparency composited on white",)
     opaque = decode_image(coded(np.dstack([photo(), np.full_like(alpha, 255)]), "PNG"), "it")
     np.testing.assert_array_equal(opaque.pixels, photo())
     assert opaque.changes == ()
@@ -176,7 +176,7 @@ def test_a_fourth_byte_that_nobody_wrote_hides_nothing(fourth, shown):
     data = struct.pack("<2sIII", b"BM", 14 + 124 + len(samples), 0, 14 + 124) + header.ljust(124, b"\x00") + samples
     picture = decode_image(data, "a.bmp")
     np.testing.assert_array_equal(picture.pixels, np.broadcast_to(np.uint8(shown), (64, 64, 3)))
-    assert picture.changes == (() if fourth == 0 else ("transparency laid on white",))
+    assert picture.changes == (() if fourth == 0 else ("transparency composited on white",))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -280,7 +280,7 @@ def test_profile_transparency_and_orientation_together():
 def test_numbers_without_a_white_are_refused():
     for array, suffix in ((photo().astype(np.float32) / 255, ".tiff"), (photo()[..., 0].astype(np.float32), ".tiff")):
         with pytest.raises(
-            ImageError, match="it holds float.* numbers, whose white is not known: save it with 8 or 16"
+            ImageError, match="it contains float.* numbers, whose white level is unknown: save it with 8 or 16"
         ):
             decode_image(by_opencv(array, suffix), "it")
     with pytest.raises(ImageError, match="32-bit numbers"):
@@ -295,10 +295,10 @@ def test_what_is_no_image_is_said(tmp_path: Path):
     (tmp_path / "cut.jpg").write_bytes(coded(photo(), "JPEG")[:-200])
     (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic")
     for name, words in (
-        ("text.png", "no image that can be read"),
-        ("empty.png", "no image that can be read"),
+        ("text.png", "not a readable image"),
+        ("empty.png", "not a readable image"),
         ("cut.jpg", "truncated"),
-        ("phone.jpg", "HEIC, which is not read here: save it as PNG or JPEG"),
+        ("phone.jpg", "HEIC, which is not supported: save it as PNG or JPEG"),
         ("gone.png", "No such file"),
         ("", "Is a directory"),
     ):

@@ -44,7 +44,7 @@ def test_latin_text_shows_its_encoding_without_a_mark(encoding: str) -> None:
         (b"\xef\xbb\xbfcaf\xe9", r"byte 6 \(0xe9\)"),  # counted from the file's beginning
         (FRENCH.encode()[:14], r"byte 13 \(0xc3\)"),  # cut off
         ("abc".encode("utf-16")[:-1], "byte 6 is no UTF-16-LE, as which the file begins"),
-        (b"ab\x00cd", "byte 2 is zero, so it is no text"),
+        (b"ab\x00cd", "byte 2 is zero, so it is not text"),
         ("踊る女の子".encode("iso2022_jp"), "its control characters show that it is no UTF-8"),
         ("Девушка".encode("utf-16-le"), "its control characters show that it is no UTF-8"),  # sound UTF-8
     ],

@@ -266,7 +266,7 @@ def test_columns_that_are_not_read_are_named_but_for_those_of_an_export(
     (tmp_path / "mine.csv").write_text("path,start_s,prmopt\na.mp4,1.5,x\n")
     read_sources(str(tmp_path / "mine.csv"))
     (record,) = caplog.records
-    assert "columns that are not read: 'start_s', 'prmopt'. Read are path or video or" in record.getMessage()
+    assert "ignored columns: 'start_s', 'prmopt'. Columns that are read: path or video or" in record.getMessage()
 
 
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
