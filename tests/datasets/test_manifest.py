@@ -138,7 +138,7 @@ TABLES: dict[str, tuple[str, str | bytes, list[dict[str, str | None]] | str]] = 
     "a boolean": ("a.jsonl", '{"path": "a.mp4", "prompt": true}\n', r"row 1: prompt is not text: True \(bool\)"),
     "no end": ("a.jsonl", '{"path": "a.mp4", "prompt": 1e999}\n', "row 1: prompt is not text: inf"),
     "an object": ("a.jsonl", '{"path": "a.mp4", "prompt": {"en": "x"}}\n', "row 1: prompt is not text"),
-    "half a letter": ("a.jsonl", '{"path": "a.mp4", "prompt": "abc\\ud83d"}\n', "row 1: prompt has an unpaired.* at .* 3"),
+    "half a letter": ("a.jsonl", '{"path": "a.mp4", "prompt": "abc\\ud83d"}\n', "row 1: prompt has an unpaired.* 3"),
     "half a letter in a path": ("a.jsonl", '{"path": "\\ud83d.mp4"}\n', "row 1: path has an unpaired.* 0"),
     "UTF-16": ("a.csv", "path,prompt\na.mp4,à l’été\n".encode("utf-16"), [{"path": "a.mp4", "prompt": "à l’été"}]),
     "UTF-16 jsonl": ("a.jsonl", '{"path": "舞.mp4"}\n'.encode("utf-16"), [{"path": "舞.mp4"}]),
