@@ -73,7 +73,7 @@ def write_video(
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise ValueError(f"{path.name} has the suffix {path.suffix!r}; videos are written as .mp4")
+        raise ValueError(f"{path.name}: the suffix must be .mp4, not {path.suffix or 'missing'}")
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     name, digest = next(iter(record["model"].items()))
     line = f"{record['made_by']}, {name} {digest[:16]}, seed {record['seed']}"

@@ -274,7 +274,7 @@ def test_profile_transparency_and_orientation_together():
     expected = p3_to_srgb(soft)
     expected[:10] = 255
     assert np.abs(read.pixels - UPRIGHT[6](expected)).max() < 2.5
-    assert [words.split()[0] for words in read.changes] == ["colours", "transparency", "turned"]
+    assert [words.split()[0] for words in read.changes] == ["colours", "transparency", "orientation"]
 
 
 def test_numbers_without_a_white_are_refused():

@@ -166,7 +166,7 @@ def test_a_preset_is_read_as_editors_save_it(tmp_path: Path, name: str, encoding
     (tmp_path / name).write_bytes(run.model_dump_json(indent=2).encode(encoding))
     assert load(str(tmp_path / name)) == run
     (tmp_path / name).write_bytes(run.model_dump_json(indent=2).encode("gb18030"))
-    with pytest.raises(SteadyDancerError, match="cannot be read: byte .* is no UTF-8"):
+    with pytest.raises(SteadyDancerError, match="cannot be read: byte .* is not UTF-8"):
         load(str(tmp_path / name))
 
 

@@ -325,11 +325,11 @@ def test_keypoints_beside_the_files_that_may_be_anothers_are_told(tmp_path: Path
     row = {"image": str(tmp_path / "a.png"), "driving": str(tmp_path / "a.mp4")}
     of_image, of_video = steps._sidecar_notes(row, RenderConfig())
     assert of_image == (
-        "a.pose.safetensors was not taken: it counts as that of the video of that name; "
-        "one that belongs here is called a.png.pose.safetensors"
+        "a.pose.safetensors was ignored: it belongs to the video of that name; "
+        "to assign it to this file, name it a.png.pose.safetensors"
     )
     assert of_video == (
-        "a.pose.safetensors was not taken: several files here are called a; one that belongs here is called "
+        "a.pose.safetensors was ignored: several files in the folder are called a; to assign it to this file, name it "
         "a.mp4.pose.safetensors"
     )
     assert steps._sidecar_notes(row, RenderConfig(pose_model="dwpose")) == []  # which looks at no sidecar

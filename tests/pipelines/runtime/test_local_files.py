@@ -32,7 +32,7 @@ def test_the_file_that_was_curated_passes_and_another_is_quarantined(tmp_path: P
     file.write_bytes(OLD)
     assert read(row_of(file), None) == {**row_of(file), "seen": OLD[:10]}
     file.write_bytes(NEW)
-    with pytest.raises(BadClip, match=f"source_changed: {file} is another file than was curated"):
+    with pytest.raises(BadClip, match=f"source_changed: {file} has changed since it was curated"):
         read(row_of(file), None)
     file.unlink()
     with pytest.raises(BadClip, match="unreadable: cannot open"):
