@@ -96,7 +96,7 @@ def show_image(image: Image.Image, name: str = "the image") -> Picture:
 
 
 def on_background(rgba: np.ndarray) -> np.ndarray:
-    """Composite straight-alpha RGBA uint8 [H, W, 4] on `BACKGROUND`; return RGB [H, W, 3]."""
+    """Combine straight-alpha RGBA uint8 [H, W, 4] with `BACKGROUND`; return RGB [H, W, 3]."""
     alpha = rgba[..., 3:].astype(np.uint16)
     background = np.array(BACKGROUND, np.uint16)
     composite = (rgba[..., :3] * alpha + background * (255 - alpha) + 127) // 255

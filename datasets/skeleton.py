@@ -226,7 +226,7 @@ def _limb_scales(reference: np.ndarray, driving: np.ndarray) -> dict[str, float]
 
 
 def _rescale(body: np.ndarray, hands: np.ndarray, scale: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Rescale limbs outwards from the neck: each joint keeps its direction from its parent and gets the new length."""
+    """Scale limbs outwards from the neck: each joint keeps its direction from its parent and gets the new length."""
     new, new_hands = body.copy(), hands.copy()
     # child joints, parent joint, part whose scale applies; parents come before their children
     joint_tree = [

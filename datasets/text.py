@@ -40,7 +40,7 @@ class TextError(SteadyDancerError, ValueError):
     """Bytes are not text in a detectable encoding. `detail` is the message without the file's name."""
 
     def __init__(self, name: str, detail: str) -> None:
-        """Compose the message from the file's name and the detail."""
+        """Build the message from the file's name and the detail."""
         super().__init__(f"{name} cannot be read: {detail}")
         self.name, self.detail = name, detail
 

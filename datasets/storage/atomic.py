@@ -59,7 +59,7 @@ def ordered_write(folder: Location, names: Sequence[str]) -> Iterator[Path]:
 
 
 def begin_folder(folder: Location) -> None:
-    """Create a folder and remove incomplete files of killed processes. Does nothing for a store."""
+    """Make a folder and remove incomplete files of killed processes. Does nothing for a store."""
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.rglob(".*.tmp*"):
@@ -125,7 +125,7 @@ def atomic_folder(
 
 
 def sync(path: Path) -> None:
-    """Flush a file's bytes or a folder's entries to disk."""
+    """Write a file's bytes or a folder's entries to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
