@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .artifact import VERDICTS, Artifact, ArtifactError, Packet
-from .finished import finished
+from .finished import find_artifact
 from .schema import CLIP_SCHEMA, Row
 from .storage import Location, join, location
 from .storage.digests import json_digest
@@ -36,7 +36,7 @@ class Clips:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | Location) -> None:
-        self.artifact = finished(location(folder), "clips")
+        self.artifact = find_artifact(location(folder), "clips")
         self.record: dict[str, Any] = self.artifact.record()
         self.measured = Artifact(join(self.artifact.path.parent, self.record["measured"]))
 
@@ -54,9 +54,9 @@ class Clips:
         """Yield the rows of one part at a time, in path order; columns that their version did not have are null."""
         parts = self.artifact.parts()
         known = self.artifact.read_part(parts[0]).column_names
-        asked = known if columns is None else columns
+        requested = known if columns is None else columns
         for part in parts:
-            yield with_columns(self.artifact.read_part(part, [name for name in asked if name in known]), asked)
+            yield with_columns(self.artifact.read_part(part, [name for name in requested if name in known]), requested)
 
     def poses(self, rows: Iterable[Row]) -> dict[str, bytes]:
         """Read keypoints (safetensors) of rows with `clip_id`, `source_path` and `measured_part`: clip_id → bytes.
@@ -105,13 +105,13 @@ class MeasuredRows:
 
     def read(self, parts: Sequence[str], columns: list[str]) -> pa.Table:
         """Read the rows of these parts; `taken_from` is the part of the parent that reused rows came from."""
-        asked = sorted({*columns, "source_path", "start_s", "measured_part"} - {"taken_from"})
+        requested = sorted({*columns, "source_path", "start_s", "measured_part"} - {"taken_from"})
         known = self.known_columns() if self.parts else set()
 
         def read(part: str) -> pa.Table:
-            stored = self.measured.read_part(part, [name for name in asked if name in known])
-            table = with_columns(stored, asked)
-            table = table.rename_columns(["taken_from" if name == "measured_part" else name for name in asked])
+            stored = self.measured.read_part(part, [name for name in requested if name in known])
+            table = with_columns(stored, requested)
+            table = table.rename_columns(["taken_from" if name == "measured_part" else name for name in requested])
             return table.append_column("measured_part", pa.repeat(part, len(table)))
 
         with ThreadPoolExecutor(8) as pool:  # hides the latency of a store

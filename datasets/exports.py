@@ -40,7 +40,7 @@ SCHEMA = pa.schema(_FIELDS)
 """Row of an export: the accepted clip, its `scores` as JSON, and the size at which it was written."""
 
 
-def files_of(clip_id: str) -> dict[str, str]:
+def clip_files(clip_id: str) -> dict[str, str]:
     """Return the paths of a clip's files, relative to the export's folder."""
     return {
         "video": f"videos/{clip_id}.mp4",
@@ -72,7 +72,7 @@ def write_manifests(folder: Location, layout: str, rows: Iterable[Row]) -> None:
 
 def _jsonl_line(row: Row) -> dict[str, Any]:
     """Make a line of `clips.jsonl`; `curate` reads its columns `path` and `source`."""
-    files = files_of(row["clip_id"])
+    files = clip_files(row["clip_id"])
     return {
         "id": row["clip_id"],
         "path": files["video"],
@@ -96,7 +96,7 @@ def _diffsynth(clips: list[Row]) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["video", "prompt", "control_video", "animate_pose_video"])
     for row in clips:
-        files = files_of(row["clip_id"])
+        files = clip_files(row["clip_id"])
         # It reads the table with pandas, which turns an empty cell into NaN.
         table.writerow([files["video"], row["prompt"] or " ", files["pose_video"], files["pose_video"]])
     return text.getvalue()
@@ -104,7 +104,7 @@ def _diffsynth(clips: list[Row]) -> str:
 
 def _musubi(row: Row) -> dict[str, str]:
     """Make a line for musubi-tuner (docs/dataset_config.md): either every clip has a control video, or none has."""
-    files = files_of(row["clip_id"])
+    files = clip_files(row["clip_id"])
     return {"video_path": files["video"], "control_path": files["pose_video"], "caption": row["prompt"] or ""}
 
 

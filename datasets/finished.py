@@ -18,10 +18,10 @@ EXPECTED = {
 WORDS = {"checkpoint": "a checkpoint", "export": "an export", "conversion": "a converted checkpoint",
          "forgotten": "the record of a removal"}  # fmt: skip
 _ALSO = {"checkpoint": frozenset({"conversion"})}  # other kinds that serve as one
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 
 
-def finished(place: Location, kind: str) -> Artifact:
+def find_artifact(place: Location, kind: str) -> Artifact:
     """Return the finished artifact of a kind, one of `EXPECTED`, at a location or in it.
 
     Raises:
@@ -58,7 +58,7 @@ def finished(place: Location, kind: str) -> Artifact:
 def kinds_in(folder: Location) -> list[str]:
     """List the kinds of the artifacts in a folder's direct subfolders, finished or not, in order."""
     folders = sorted(folders_with(folder, (RECORD, PLAN)), key=str)
-    kinds = {kind_of_folder(one) for one in folders[:_MOST_NAMED]}
+    kinds = {kind_of_folder(one) for one in folders[:_MAX_NAMED]}
     return sorted(kind for kind in kinds if kind)
 
 

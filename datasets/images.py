@@ -75,7 +75,7 @@ def decode_image(data: bytes, name: str) -> Picture:
             if _has_more_than_8_bits(image, data):
                 # OpenCV applies the orientation of TIFF itself.
                 return _show(_scaled_to_8_bits(data, name), image, ("16 bits scaled to 8",), image.format == "TIFF")
-            return show_image(image, name)
+            return convert_image(image, name)
     except UnidentifiedImageError:
         return _read_by_opencv(data, name, "")
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -84,7 +84,7 @@ def decode_image(data: bytes, name: str) -> Picture:
         raise ImageError(f"{name} has too many pixels: {error}") from error
 
 
-def show_image(image: Image.Image, name: str = "the image") -> Picture:
+def convert_image(image: Image.Image, name: str = "the image") -> Picture:
     """Convert an open image to what viewers display. Raises `ImageError`."""
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):  # 16 bits stored in 32

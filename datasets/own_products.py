@@ -70,14 +70,14 @@ class OwnProducts:
 
     def without(self, places: Iterable[Location]) -> tuple[list[Location], dict[str, int]]:
         """Return the places outside all products, and the number of places in each outermost product."""
-        kept, left_out = list[Location](), Counter[str]()
+        outside, left_out = list[Location](), Counter[str]()
         for place in places:
             product = self._above(place.parent)
             if product is None:
-                kept.append(place)
+                outside.append(place)
             else:
                 left_out[str(product)] += 1
-        return kept, dict(sorted(left_out.items()))
+        return outside, dict(sorted(left_out.items()))
 
     def _above(self, folder: Location) -> Location | None:
         """Return the outermost product below the top that is, or contains, a folder."""

@@ -82,9 +82,9 @@ def write_video(
     info = probe(path)
     video = {"sha256": content_digest(path), "height": info.height, "width": info.width,
              "num_frames": info.num_frames, "fps": info.fps}  # fmt: skip
-    whole = {**record, "video": video}
-    write_json(path.with_suffix(".json"), whole)
-    return whole
+    complete = {**record, "video": video}
+    write_json(path.with_suffix(".json"), complete)
+    return complete
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def find(
     return None, []
 
 
-def media_called(place: Place) -> list[str]:
+def media_with_stem(place: Place) -> list[str]:
     """List other videos and images in a file's folder that have its stem, or whose full name is its stem."""
     names = [name for name in _media(place.parent).get(place.stem, ()) if name != place.name]
     if _looks_like_media(place.stem) and place.with_name(place.stem).is_file():
@@ -99,7 +99,7 @@ def media_called(place: Place) -> list[str]:
 def _rivals(place: Place, kind: str) -> list[str]:
     if _rank(place.name) == 2 and _CLIP_ID.fullmatch(place.stem):
         return []
-    others = media_called(place)
+    others = media_with_stem(place)
     before = [name for name in others if _rank(name) <= _rank(place.name) and not _has_its_own(place, name, kind)]
     # For a file whose full name is the stem, this sidecar has the full name.
     return [name for name in others if name == place.stem] or before

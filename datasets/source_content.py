@@ -15,7 +15,7 @@ from .storage.files import needs_download
 from .video import VideoError
 from .video.info import Identity, identity_of, opened
 
-_MOST_KNOWN = 4096
+_MAX_KNOWN = 4096
 # A file that was just written may be written again without a new modification time: some file systems have a resolution
 # of two seconds.
 _SETTLED_NS = 2_000_000_000
@@ -39,7 +39,7 @@ def content_id(path: str | os.PathLike[str] | ObjectPath) -> str:
             is_settled = time.time_ns() - max(before.modified_ns, before.changed_ns) > _SETTLED_NS
             if not is_settled or identity_of(file.fileno()) != before:
                 return digest
-            while len(_known) >= _MOST_KNOWN:
+            while len(_known) >= _MAX_KNOWN:
                 del _known[next(iter(_known))]
             _known[before] = digest
         return _known[before]

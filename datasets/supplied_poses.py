@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from .file_names import LONGEST_BYTES
-from .sidecars import KEYPOINTS, file_exists, media_called, sidecar
+from .sidecars import KEYPOINTS, file_exists, media_with_stem, sidecar
 from .skeleton import PoseSequence
 from .storage.atomic import atomic_write
 
@@ -29,7 +29,7 @@ def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_f
         if person.faces is not None:
             tensors[f"{k}.faces"] = person.faces.astype(np.float32)
     full = path.with_name(path.name + KEYPOINTS)
-    by_full_name = by_full_name or file_exists(full) or (path.parent.is_dir() and bool(media_called(path)))
+    by_full_name = by_full_name or file_exists(full) or (path.parent.is_dir() and bool(media_with_stem(path)))
     by_full_name = by_full_name and len(os.fsencode(full.name)) <= LONGEST_BYTES
     with atomic_write(full if by_full_name else path.with_name(path.stem + KEYPOINTS)) as aside:
         aside.write_bytes(save(tensors))

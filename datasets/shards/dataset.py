@@ -20,7 +20,7 @@ import webdataset as wds
 from isal import isal_zlib  # the same sums as zlib, nine times as fast
 
 from ..artifact import Artifact, ArtifactError, Packet
-from ..finished import finished
+from ..finished import find_artifact
 from ..sidecars import KEYPOINTS
 from ..storage import Location, location
 from ..storage.atomic import atomic_write
@@ -128,7 +128,7 @@ class ShardDataset:
 
     def __init__(self, latents: str | os.PathLike[str] | ObjectPath, on_damage: OnDamage = "stop") -> None:
         """Read the index; shards are opened when first used."""
-        artifact = finished(location(latents), "latents")
+        artifact = find_artifact(location(latents), "latents")
         self.path, self.record = artifact.path, artifact.record()
         index = artifact.read().combine_chunks()
         check_index(self.path, self.record, index)

@@ -160,13 +160,13 @@ def _remove_if_free(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        gone = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-        folder.rename(gone)
+        removed = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        folder.rename(removed)
     except OSError:  # another process holds the entry or has removed it
         return False
     finally:
         os.close(lock)
-    shutil.rmtree(gone, ignore_errors=True)
+    shutil.rmtree(removed, ignore_errors=True)
     return True
 
 

@@ -9,7 +9,7 @@ from .files import Location
 from .s3 import ObjectPath, copy, get, put
 
 
-def copy_whole(source: Location, target: Location) -> None:
+def copy_atomically(source: Location, target: Location) -> None:
     """Copy `source` to `target` atomically: by hard link, copy, upload, download or server-side copy."""
     if isinstance(target, ObjectPath) and isinstance(source, ObjectPath):
         copy(source, target)

@@ -29,8 +29,8 @@ __all__ = ["Location", "ObjectPath", "StorageError", "format_location", "is_addr
 
 FILE_SCHEME = "file://"
 
-_kept = contextlib.ExitStack()
-_kept_folders: dict[str, Path] = {}
+_open_entries = contextlib.ExitStack()
+_view_folders: dict[str, Path] = {}
 
 
 def is_address(place: object) -> bool:
@@ -189,10 +189,10 @@ def local_folder(folder: Location, patterns: Iterable[str]) -> Path:
     view.mkdir(parents=True, exist_ok=True)
     for name, found in parts.items():
         key = _key(found)
-        if key not in _kept_folders:
-            _kept_folders[key] = _kept.enter_context(cached_entry(key, partial(_fetch, found, folder)))
+        if key not in _view_folders:
+            _view_folders[key] = _open_entries.enter_context(cached_entry(key, partial(_fetch, found, folder)))
         with contextlib.suppress(FileExistsError):
-            (view / name).symlink_to(_kept_folders[key] / name)
+            (view / name).symlink_to(_view_folders[key] / name)
     return view
 
 

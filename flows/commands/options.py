@@ -170,13 +170,13 @@ def require_cache(run: Run, latents: Location) -> Location:
     What is no finished cache is refused later, after what is wrong with the words of the command.
     """
     from ...datasets.artifact import ArtifactError
-    from ...datasets.finished import finished
+    from ...datasets.finished import find_artifact
     from ...datasets.shards.dataset import require_settings
     from ...pipelines.cache.config import CacheConfig
     from ...pipelines.common.older_versions import absent_fields
 
     try:
-        latents = finished(latents, "latents").path
+        latents = find_artifact(latents, "latents").path
     except ArtifactError:
         return latents
     require_settings(latents, run.cache.settings, absent_fields(CacheConfig))

@@ -18,7 +18,7 @@ from ... import __version__
 from ...datasets.artifact import RECORD, exclusive
 from ...datasets.storage import Location, is_address, local_copy, local_folder, location, publish, working_folder
 from ...datasets.storage.atomic import write_json
-from ...datasets.storage.copies import copy_whole
+from ...datasets.storage.copies import copy_atomically
 from ...datasets.storage.digests import content_digest, json_digest
 from ...datasets.storage.files import is_not_empty
 from .conversion_output import Conversion, LoraLayout, Target
@@ -95,7 +95,7 @@ def _convert_and_upload(
         if is_there or not (here / RECORD).is_file():  # else its upload was broken off
             _refuse_foreign(to)
         if is_there:
-            copy_whole(to / RECORD, here / RECORD)  # enough to say that it is finished, and of what
+            copy_atomically(to / RECORD, here / RECORD)  # enough to say that it is finished, and of what
         record = _convert_here(source, here, names, *settings)
         if not is_there:
             publish(here, to, RECORD)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
-from ...datasets.finished import finished
+from ...datasets.finished import find_artifact
 from ...datasets.rules import recorded_rules, versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
@@ -27,7 +27,7 @@ def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any],
         ArtifactError: the renders are not finished.
         SteadyDancerError: `truth` is no folder, or holds no truth of any render.
     """
-    artifact = finished(renders, "renders")
+    artifact = find_artifact(renders, "renders")
     record, pairs = artifact.record(), artifact.read().to_pylist()
     truths = find_truths([row["id"] for row in pairs], truth)
     rows: dict[str, Row] = {}

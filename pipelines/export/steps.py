@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...datasets.clips import Clips
-from ...datasets.exports import files_of
+from ...datasets.exports import clip_files
 from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage import location
@@ -53,7 +53,7 @@ def export_clip(row: Row, task: ExportTask, clips: Clips) -> Row:
 @fetched("source_path")
 def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
     height, width = export_size(row, task.config)
-    files = files_of(row["clip_id"])
+    files = clip_files(row["clip_id"])
     source = Path(row["source_path"])
     with tempfile.TemporaryDirectory() as name:
         here = {kind: Path(name) / kind / Path(file).name for kind, file in files.items()}

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ...datasets.clips import Clips
-from ...datasets.exports import files_of
+from ...datasets.exports import clip_files
 from ...datasets.storage import Location, location, relative, total_bytes
 from ...datasets.storage.digests import content_digest, json_digest
 from ..runtime.runner import progress
@@ -123,7 +123,7 @@ def export_version(
     _require_gone(new, before, index, forgotten)
     rows = index.select(["clip_id", "verdict", "prompt"]).to_pylist()
     ok = [row for row in rows if row["verdict"] == "ok"]
-    missing = [name for row in ok for name in files_of(row["clip_id"]).values() if not (new.path / name).is_file()]
+    missing = [name for row in ok for name in clip_files(row["clip_id"]).values() if not (new.path / name).is_file()]
     if missing:
         raise ArtifactError(f"{new.path / missing[0]} is missing: delete {new.path}, and again")
     new.commit(

@@ -57,7 +57,7 @@ def test_what_is_not_finished_and_what_is_not_there_are_told_apart(tmp_path):
     with pytest.raises(ArtifactError, match="none does not exist: give the --out"):
         Artifact(tmp_path / "none").record()
     Artifact(tmp_path / "half").begin({})
-    with pytest.raises(ArtifactError, match=r"half is not finished \(no run.json in it\)"):
+    with pytest.raises(ArtifactError, match=r"half is not finished \(it has no run.json\)"):
         Artifact(tmp_path / "half").record()
 
 

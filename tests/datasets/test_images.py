@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from steadydancer.datasets.images import BACKGROUND, ImageError, decode_image, on_background, read_image, show_image
+from steadydancer.datasets.images import BACKGROUND, ImageError, convert_image, decode_image, on_background, read_image
 
 HEIGHT, WIDTH = 40, 56
 
@@ -114,7 +114,7 @@ def test_sixteen_bits_of_other_boxes():
     expected = np.rint(grey / 257).astype(np.uint8)[..., None].repeat(3, axis=2)
     np.testing.assert_array_equal(decode_image(by_opencv(grey, ".pgm"), "it").pixels, expected)
     for image in (Image.fromarray(grey), Image.open(io.BytesIO(coded(grey, "PNG")))):  # as Python's callers have them
-        np.testing.assert_array_equal(show_image(image).pixels, expected)
+        np.testing.assert_array_equal(convert_image(image).pixels, expected)
 
 
 def test_grey_bits_and_palettes():
@@ -286,7 +286,7 @@ def test_numbers_without_a_white_are_refused():
     with pytest.raises(ImageError, match="32-bit numbers"):
         decode_image(coded(photo()[..., 0].astype(np.int32), "TIFF"), "it")
     with pytest.raises(ImageError, match="floating-point"):
-        show_image(Image.fromarray(np.zeros((4, 4), np.float32)))
+        convert_image(Image.fromarray(np.zeros((4, 4), np.float32)))
 
 
 def test_what_is_no_image_is_said(tmp_path: Path):

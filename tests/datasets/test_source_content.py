@@ -93,7 +93,7 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
 
 def test_no_more_digests_are_kept_than_have_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted(monkeypatch)
-    monkeypatch.setattr(source_content, "_MOST_KNOWN", 2)
+    monkeypatch.setattr(source_content, "_MAX_KNOWN", 2)
     for k in range(4):
         (tmp_path / f"{k}").write_bytes(bytes([k]))
         assert content_id(tmp_path / f"{k}") == digest(bytes([k]))

@@ -8,7 +8,7 @@ import pytest
 
 from steadydancer.datasets.storage import Location, atomic, files, location, working_folder
 from steadydancer.datasets.storage.atomic import begin_folder, ordered_write
-from steadydancer.datasets.storage.copies import copy_whole, fetch_if_remote
+from steadydancer.datasets.storage.copies import copy_atomically, fetch_if_remote
 from steadydancer.datasets.storage.tree import tree_of
 
 NAMES = (
@@ -27,7 +27,7 @@ def make(folder: Location, tmp_path: Path) -> Location:
     for number, name in enumerate(NAMES):
         source = tmp_path / f"{number} of {folder.parent.parent.name}"  # of its own: a copy may be a hard link
         source.write_text(name)
-        copy_whole(source, folder / name)
+        copy_atomically(source, folder / name)
     return folder
 
 
