@@ -67,7 +67,8 @@ class DrivingPoses:
         if self.start_frame:
             where = "the last frame" if self.start_frame == len(self.people[0]) - 1 else f"frame {self.start_frame}"
             notes.append(
-                f"the driving video does not fully show the person before {where}: earlier frames copy the pose of that frame"
+                f"the driving video does not fully show the person before {where}: earlier frames copy the pose "
+                "of that frame"
             )
         return notes
 
