@@ -290,7 +290,7 @@ def test_what_is_no_picture_of_eight_bits_is_refused():
     for image in (quarters().astype(np.float32), quarters()[..., 0], np.dstack([quarters()] * 2), "me.png", None):
         with pytest.raises(InputError, match="the pose must be a PIL image or uint8 RGB"):
             as_frame(image, "the pose")
-    with pytest.raises(InputError, match="the pose holds floating-point numbers"):
+    with pytest.raises(InputError, match="the pose contains floating-point numbers"):
         as_frame(Image.fromarray(np.zeros((40, 40), np.float32)), "the pose")
     with pytest.raises(InputError, match="31×40 px, 32×32 is the least"):
         as_reference(quarters()[:, :31])
