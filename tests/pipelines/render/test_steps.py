@@ -193,7 +193,7 @@ def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recor
     assert told.settings["more_settings"]["pose_start_frame"] == row["pose_start_frame"] == 4
     assert told.settings["more_settings"]["num_people"] == 2
     assert (row["verdict"], row["aligned"]) == ("ok", True)
-    assert "not seen whole before frame 4: the frames before it hold that pose" in row["detail"]
+    assert "before frame 4: earlier frames copy the pose of that frame" in row["detail"]
 
     _, told = render(pair, CONFIG.model_copy(update={"main_person_only": True}))
     assert_same(told.people, expected)
