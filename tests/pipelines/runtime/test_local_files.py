@@ -71,7 +71,7 @@ def test_an_object_that_was_replaced_is_named_by_its_address(bucket: str, tmp_pa
     assert read(row_of(place), None) == {**row_of(place), "seen": OLD[:10]}
     (tmp_path / "local").write_bytes(NEW + b".")
     put(tmp_path / "local", place)
-    with pytest.raises(BadClip, match=f"source_changed: {place} is another file"):
+    with pytest.raises(BadClip, match=f"source_changed: {place} has changed since"):
         read(row_of(place), None)
 
 
