@@ -86,7 +86,7 @@ def wrong(**changes: Any) -> str:
         ("no_such_module:run", "cannot be read: No module named 'no_such_module'"),
         ("json:nix", "module 'json' has no attribute 'nix'"),
         ("json:JSONDecoder", "json:JSONDecoder is not a valid configuration"),
-        ("gs://bucket/run.json", "the stores that can be read are s3://"),
+        ("gs://bucket/run.json", "gs://… is not supported"),
         ("{", "the preset|Invalid JSON"),
         (wrong(curate__nix=1), r"curate\.nix: Extra inputs are not permitted"),
         (wrong(stage2__steps="many"), r"stage2\.steps: Input should be a valid integer.*got many"),
