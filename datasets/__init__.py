@@ -1,1 +1,1 @@
-"""What the data is: clips, artifacts, video files, skeletons, shards and their order. No network is imported here."""
+"""Data: clips, artifacts, video files, skeletons, shards and sampling order. Does not import neural networks."""

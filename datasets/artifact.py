@@ -1,9 +1,9 @@
-"""Artifacts: folders of parts that are finished when their record lies in them, and the packets they are made of.
+"""Artifacts: folders of parts, finished once they contain their record. Packets: the units of work behind the parts.
 
-A job's work is cut into *packets*, fixed lists of ids. A packet is done when its part exists; a part is written aside
-and renamed, so a killed job leaves nothing that looks whole. `run.json` is written last: present means finished, and
-from then on the folder is never changed. Resuming is the plan minus the parts that exist. On an object store the
-finished part is one PUT.
+A job's work is divided into *packets*, fixed lists of ids. A packet is done when its part exists. Parts are written
+atomically (in an object store, by one PUT), so a killed job leaves no incomplete part. `run.json` is written last: a
+folder that contains it is finished and never changes again. To resume, a job processes the plan minus the existing
+parts.
 """
 
 import contextlib
@@ -20,32 +20,32 @@ import pyarrow.parquet as pq
 from .. import SteadyDancerError
 from .rules import other_rules, other_settings
 from .storage import Location, location, relative
-from .storage.atomic import begin_folder, write_json, written_aside
+from .storage.atomic import atomic_write, begin_folder, write_json
 from .storage.digests import json_digest
-from .storage.files import arrow_source, file_in_the_way, names_in, sizes, store_errors
-from .storage.lease import HeldByAnotherError, one_run
+from .storage.files import arrow_source, blocking_file, names_in, sizes, store_errors
+from .storage.lease import FolderInUseError, folder_lock
 from .storage.s3 import ObjectPath
 
 RECORD = "run.json"
 PLAN = "plan.json"
-MOST_ASKED = 1000  # objects that are looked for one by one
+MAX_LOOKUPS = 1000  # most objects that are looked up individually
 VERDICTS = ("ok", "rejected", "quarantined")
 
 
 class ArtifactError(SteadyDancerError):
-    """A folder cannot be used as asked; the message says why and what to do."""
+    """A folder cannot be used as requested; the message gives the cause and the remedy."""
 
 
 @dataclass(frozen=True)
 class Packet:
-    """The unit of work, retry and resume: `ids` in a fixed order, named by their digest."""
+    """Unit of work, retry and resume: `ids` in a fixed order, named by their digest."""
 
     id: str
     ids: tuple[str, ...]
 
 
 def plan_packets(ids: Iterable[str], size: int) -> list[Packet]:
-    """Cut ids, sorted, into packets of at most `size`; the same ids always give the same packets."""
+    """Sort ids and divide them into packets of at most `size`; the same ids always give the same packets."""
     ordered = sorted(ids)
     chunks = [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
     return [Packet(json_digest(chunk)[:16], chunk) for chunk in chunks]
@@ -53,68 +53,69 @@ def plan_packets(ids: Iterable[str], size: int) -> list[Packet]:
 
 @contextlib.contextmanager
 def exclusive(folder: str | os.PathLike[str] | ObjectPath) -> Iterator[Location]:
-    """Hold a folder for one run; it is let go of when the process dies, however it dies (see `store_lease`).
+    """Lock a folder for one run; the lock is also released when the process is killed (see `storage.lease`).
 
     Raises:
-        ArtifactError: another run holds it.
+        ArtifactError: another run is using the folder, or it is a file.
     """
     folder = location(folder)
-    if file_in_the_way(folder) == folder:
-        raise ArtifactError(f"{folder} is a file, and results go into a folder: choose another --out")
+    if blocking_file(folder) == folder:
+        raise ArtifactError(f"{folder} is a file, but --out must be a folder: choose another --out")
     try:
-        with one_run(folder):
+        with folder_lock(folder):
             yield folder
-    except HeldByAnotherError as error:
+    except FolderInUseError as error:
         raise ArtifactError(str(error)) from None
 
 
 class Artifact:
-    """One artifact's folder: `plan.json` first, parts as packets finish, `run.json` last."""
+    """Folder of one artifact: `plan.json` is written first, a part as each packet finishes, `run.json` last."""
 
     def __init__(self, path: str | os.PathLike[str] | ObjectPath) -> None:
-        """Name the folder; nothing is read or made yet."""
+        """Set the folder; nothing is read or created yet."""
         self.path: Location = location(path)
 
     @property
     def committed(self) -> bool:
-        """Whether the record lies in the folder: the artifact is finished and will not change."""
+        """Whether the folder contains the record: the artifact is finished and will not change."""
         return (self.path / RECORD).is_file()
 
     def record(self) -> dict[str, Any]:
-        """The record of a finished artifact.
+        """Read the record of a finished artifact.
 
         Raises:
-            ArtifactError: there is none.
+            ArtifactError: the artifact does not exist or is not finished.
         """
         if not self.committed:
             if not self.path.is_dir():
-                raise ArtifactError(f"{self.path} does not exist: give the folder that the command before was given")
+                raise ArtifactError(f"{self.path} does not exist: give the --out of the command that writes it")
             raise ArtifactError(
-                f"{self.path} is not finished (no {RECORD} in it): run the command that makes it again, to its end"
+                f"{self.path} is not finished (it has no {RECORD}): run the command that writes it again"
             )
         return dict(json.loads((self.path / RECORD).read_text()))
 
-    def named(self, folder: Location) -> dict[str, str]:
-        """How the record of an artifact in `folder` names this one as its parent: `path`, to be read by `join`, and
-        `digest`, by which one that was made anew in its place is told apart.
+    def reference_from(self, folder: Location) -> dict[str, str]:
+        """Return the entry by which the record of an artifact in `folder` names this one, for example as its parent.
+
+        It has `path`, which `join` resolves, and `digest`, which differs if the artifact was rebuilt in place.
 
         Raises:
-            ArtifactError: it is not finished.
+            ArtifactError: this artifact is not finished.
         """
         return {"path": relative(self.path, folder), "digest": json_digest(self.record())}
 
     def begin(self, plan: dict[str, Any], absent: dict[str, Any] | None = None, finished: bool | None = None) -> None:
-        """Open the folder for work on `plan`, or go on with the same plan.
+        """Open the folder for work on `plan`, or resume the same plan.
 
         Args:
-            plan: settings and digests of inputs; `rules` are the versions of the rules that decide what is made.
-            absent: what fields count as that an older plan does not have (see `rules.with_absent`).
-            finished: whether nothing more is written under this plan, so that its rules may be older; None: whether
-                the record lies in the folder.
+            plan: settings and digests of inputs; `rules` are the versions of the rules that determine the output.
+            absent: default values for fields that an older plan does not have (see `rules.with_absent`).
+            finished: whether the work under this plan is finished, which permits older rules; None: whether the
+                folder contains the record.
 
         Raises:
-            ArtifactError: the folder was begun with another plan, or is half made by other rules; the message names
-                what differs.
+            ArtifactError: the folder was started with another plan, or is incomplete and was made with other rules;
+                the message lists the differences.
         """
         begin_folder(self.path)
         plan = json.loads(json.dumps(plan))
@@ -124,124 +125,124 @@ class Artifact:
             return
         begun = json.loads(file.read_text())
         finished = self.committed if finished is None else finished
-        by = other_rules(begun, plan)
-        if not finished and by:
+        rules = other_rules(begun, plan)
+        if not finished and rules:
             raise ArtifactError(
-                f"{self.path} is half made by another version of this program, whose rules were others:\n{by}\n"
-                "choose another --out, delete this folder to start again, or finish it with the version that began it"
+                f"{self.path} is incomplete and was started by another version of this program, with other rules:\n"
+                f"{rules}\nchoose another --out, delete this folder to start again, or finish it with that version"
             )
         if changes := other_settings(begun, plan, absent):
             raise ArtifactError(
                 f"{self.path} was begun with other settings or inputs:\n{changes}\n"
-                + (f"by another version of this program, whose rules were others:\n{by}\n" if by else "")
-                + "choose another --out, or delete this folder to make it anew"
+                + (f"by another version of this program, with other rules:\n{rules}\n" if rules else "")
+                + "choose another --out, or delete this folder to start again"
             )
 
     def part(self, packet: Packet) -> Location:
-        """Where a packet's rows lie once it is done."""
+        """Return the path of a packet's part."""
         return self.path / f"part-{packet.id}.parquet"
 
     def remaining(self, packets: Sequence[Packet]) -> list[Packet]:
-        """The packets without a part, in order."""
-        there = set(names_in(self.path))  # listed once: a million packets cannot be looked for one by one
-        missing = [packet for packet in packets if self.part(packet).name not in there]
-        if there and len(missing) <= MOST_ASKED:
-            # A listing may lag behind what was just written.
+        """Return the packets without a part, in order."""
+        existing = set(names_in(self.path))  # one listing: a million packets are too many to look up individually
+        missing = [packet for packet in packets if self.part(packet).name not in existing]
+        if existing and len(missing) <= MAX_LOOKUPS:
+            # A listing may not include recent writes yet.
             found = sizes(map(self.part, missing))
             missing = [packet for packet in missing if found[self.part(packet)] is None]
         return missing
 
     def write_part(self, packet: Packet, table: pa.Table) -> None:
-        """Commit a packet: every id in it with its verdict."""
-        with written_aside(self.part(packet)) as aside:
-            # Scores hardly repeat: looking for repeated values takes longer than all else.
+        """Write the part of a packet: a row with a verdict for each of its ids."""
+        with atomic_write(self.part(packet)) as aside:
+            # Dictionary encoding of scores, which rarely repeat, would take most of the time.
             words = [field.name for field in table.schema if pa.types.is_string(field.type)]
             pq.write_table(table, aside, compression="zstd", use_dictionary=words)
 
-    def take_back_parts(self) -> None:
-        """Remove the parts of an artifact that is not finished, to be written again."""
+    def remove_parts(self) -> None:
+        """Remove the parts of an unfinished artifact, so that they are written again."""
         for name in self._parts():
             (self.path / name).unlink()
 
     def parts(self) -> list[str]:
-        """Names of the parts that are there, in order.
+        """Return the names of the existing parts, in order.
 
         Raises:
-            ArtifactError: there is none.
+            ArtifactError: there are none.
         """
         parts = self._parts()
         if not parts:
-            raise ArtifactError(f"{self.path} holds no parts")
+            raise ArtifactError(f"{self.path} contains no parts: run the command that writes it again")
         return parts
 
     def _parts(self) -> list[str]:
         return sorted(name for name in names_in(self.path) if name.startswith("part-") and name.endswith(".parquet"))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of one part.
+        """Read the rows of one part.
 
         Raises:
-            ArtifactError: it is missing or damaged.
+            ArtifactError: the part is missing or damaged.
         """
         with _opened(self.path / name) as source:
             return pq.read_table(source, columns=columns, partitioning=None)
 
     def part_schema(self, name: str) -> pa.Schema:
-        """Names and types of the columns of one part, of which no row is read.
+        """Read the schema of one part, without its rows.
 
         Raises:
-            ArtifactError: it is missing or damaged.
+            ArtifactError: the part is missing or damaged.
         """
         with _opened(self.path / name) as source:
             return pq.read_schema(source)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """All rows of all parts, parts in name order.
+        """Read all rows of all parts, in name order.
 
         Raises:
-            ArtifactError: there is no part, or one is damaged.
+            ArtifactError: there are no parts, or one is damaged.
         """
         parts = self.parts()
-        with ThreadPoolExecutor(8) as pool:  # on a store each waits for its own answers
+        with ThreadPoolExecutor(8) as pool:  # hides the latency of a store
             return pa.concat_tables(pool.map(lambda part: self.read_part(part, columns), parts))
 
     def commit(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Finish the artifact by writing its record; returns it.
+        """Finish the artifact by writing its record; return the record.
 
         Raises:
-            ArtifactError: the record's counts do not balance.
+            ArtifactError: the record's counts do not add up.
         """
         counts = record["counts"]
         if counts["inputs"] != sum(counts[verdict] for verdict in VERDICTS):
-            raise ArtifactError(f"{self.path}: rows were lost or repeated, the counts do not balance: {counts}")
+            raise ArtifactError(f"{self.path}: the counts do not add up, rows were lost or repeated: {counts}")
         write_json(self.path / RECORD, record)
         return record
 
 
 @contextlib.contextmanager
 def _opened(part: Location) -> Iterator[Any]:
-    """What Arrow reads a part from. Damage, a part that is missing and a store that fails are told as what they are."""
-    with store_errors(part), _damage_told(part):
+    """Open a part for Arrow; translate errors for a missing or damaged part and for a failing store."""
+    with store_errors(part), _damage_as_artifact_error(part):
         yield arrow_source(part)
 
 
 @contextlib.contextmanager
-def _damage_told(part: Location) -> Iterator[None]:
+def _damage_as_artifact_error(part: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ArtifactError(f"{part} is missing: delete its folder and make it again") from None
+        raise ArtifactError(f"{part} is missing: delete its folder and run the command that writes it again") from None
     except (pa.ArrowInvalid, OSError) as error:
-        # Arrow says of damage what it says of files: an error of the system, but without its number.
+        # For damage Arrow raises an OSError, too, but without an errno.
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise
         raise ArtifactError(
-            f"{part} is damaged ({error}): copy it anew, or delete its folder and make it again"
+            f"{part} is damaged ({error}): copy it again, or delete its folder and run the command that writes it again"
         ) from None
 
 
 def count_verdicts(inputs: int, verdicts: Iterable[str]) -> dict[str, int]:
-    """`{inputs, ok, rejected, quarantined}`: `inputs` counted where they came in, the rest where they came out."""
+    """Return `{inputs, ok, rejected, quarantined}`: `inputs` as counted on input, the rest from the output verdicts."""
     out = dict.fromkeys(VERDICTS, 0)
     for verdict in verdicts:
         out[verdict] += 1

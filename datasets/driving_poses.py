@@ -1,9 +1,9 @@
-"""From the people of a driving video to poses aligned to an image: who leads, from which frame on, measured where.
+"""Align the people of a driving video to a reference image.
 
-The alignment measures the main person: the place of the neck, and the lengths of `PARTS`. It takes both in the first
-frame in which all of that is seen, and the pose of that frame stands in the frames before it, for frame 0 is what the
-network compares all poses with (Eq. 4). A video need not show everything: of a dancer filmed to the hips no legs are
-asked, of one who is filmed from behind no face.
+The alignment measures the main person: the position of the neck and the lengths of `PARTS`. It measures both in the
+first frame that shows all of them, and copies the pose of that frame to the frames before it, because the network
+compares all poses with frame 0 (Eq. 4). Parts that the video does not show are not required: no legs of a dancer filmed
+down to the hips, no face of one filmed from behind.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .. import SteadyDancerError
 from .skeleton import PARTS, PoseSequence, in_heights, lengths, place_people, with_hands
 from .video import decode, probe
 
-POSE_SIDE_PX = 768  # of the longer side: larger frames are scaled down before an estimator looks at them
-LEAST_FRAMES = 5  # where a driving video says how many
+POSE_SIDE_PX = 768  # longer side: larger frames are scaled down before pose estimation
+MIN_FRAMES = 5  # if the driving video determines the number of frames
 NECK = 1
-LEAST_LENGTH = 1e-3  # picture heights, half a pixel of 512: what is shorter has no length to be scaled by
-ORDINARY_SHARE = 0.5  # of the frames in which the person is seen: a limb seen in fewer is none that the video shows
+MIN_LENGTH = 1e-3  # picture heights, half a pixel of 512: shorter parts give no scale
+MIN_SEEN_SHARE = 0.5  # of the frames that show the person: a part seen in fewer does not count as part of the video
 
 SIDES = [(part, side) for part, sides in PARTS.items() for side in sides]
 IN_FACE = np.array([part.startswith("face") for part, _ in SIDES])
 
 
 class NoStartError(SteadyDancerError, ValueError):
-    """In no frame is enough of a person seen to align by; the message says what is missing."""
+    """No frame shows enough of a person for the alignment; the message states what is missing."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class DrivingPoses:
     """Poses that drive a render.
 
     Attributes:
-        people: who moves, the main person first.
-        start_frame: the frame that the alignment is measured in; the frames before it hold its pose of the main person.
-            None where nobody was aligned and in no frame enough of a person is seen.
-        aligned: whether they have the limb lengths and the place of a reference.
-        guessed: parts that the driving video shows and the reference does not: their lengths in the reference are
-            where the estimator supposes them.
+        people: poses, the main person first.
+        start_frame: the frame that the alignment measures; the frames before it repeat the main person's pose of it.
+            None if no frame shows enough of a person, in which case there was no alignment.
+        aligned: whether the poses have the limb lengths and the position of a reference.
+        guessed: parts that the driving video shows and the reference does not; their lengths in the reference are the
+            estimator's guesses.
     """
 
     people: list[PoseSequence]
@@ -50,8 +50,8 @@ class DrivingPoses:
     aligned: bool
     guessed: tuple[str, ...] = ()
 
-    def told(self) -> dict[str, Any]:
-        """For the record of a render: how the driving video was followed."""
+    def to_record(self) -> dict[str, Any]:
+        """Return the fields for the record of a render."""
         return {
             "num_people": len(self.people),
             "aligned": self.aligned,
@@ -60,29 +60,30 @@ class DrivingPoses:
         }
 
     def notes(self) -> list[str]:
-        """What is not as somebody who looks at the render would suppose, in words."""
+        """Describe deviations from the driving video that a viewer of the render may not expect."""
         notes = []
         if not self.aligned:
-            notes.append("no pose found in the image: the driving pose is used as it is")
+            notes.append("no pose found in the image: the driving pose is used without alignment")
         if self.start_frame:
             where = "the last frame" if self.start_frame == len(self.people[0]) - 1 else f"frame {self.start_frame}"
             notes.append(
-                f"the person of the driving video is not seen whole before {where}: the frames before it hold that pose"
+                f"the driving video does not fully show the person before {where}: earlier frames copy the pose "
+                "of that frame"
             )
         return notes
 
 
 def driving_times_s(native_s: np.ndarray, num_frames: int | None, fps: float | None = None) -> np.ndarray:
-    """When the frames that drive a render are shown, of the times [n] of a video's frames.
+    """Select the times of the frames that drive a render, from the times [n] of a video's frames.
 
-    Each of its frames, or at `fps` those shown then; at most `num_frames`, or as many as make 4k + 1.
+    Takes every frame, or samples at `fps`; at most `num_frames`, or else the largest number of the form 4k + 1.
     """
     times_s = native_s if fps is None else np.arange(0, native_s[-1] + 1e-6, 1 / fps)
-    return times_s[: num_frames or max(LEAST_FRAMES, (len(times_s) - 1) // 4 * 4 + 1)]
+    return times_s[: num_frames or max(MIN_FRAMES, (len(times_s) - 1) // 4 * 4 + 1)]
 
 
 def decode_driving(path: str | PathLike[str], times_s: np.ndarray) -> np.ndarray:
-    """Frames of a driving video as pose estimators see them: uint8 [F, H, W, 3], at most `POSE_SIDE_PX` a side."""
+    """Decode frames of a driving video for pose estimation: uint8 [F, H, W, 3], sides of at most `POSE_SIDE_PX`."""
     info = probe(path)
     scale = min(1.0, POSE_SIDE_PX / max(info.height, info.width))
     height, width = (round(side * scale / 2) * 2 for side in (info.height, info.width))
@@ -96,20 +97,21 @@ def driving_poses(
     reference_aspect: float,
     main_person_only: bool = False,
 ) -> DrivingPoses:
-    """The motion of `people` with the main person's limb lengths and place taken from `reference`.
+    """Align the motion of `people` to the limb lengths and position of `reference`.
 
-    The main person is the first one of whom enough is seen in some frame; the others follow the same alignment and
-    may come later, or be there earlier. Where all is seen in frame 0, this is `align_people_to_reference`.
+    The main person is the first one who is sufficiently visible in some frame. The others get the same alignment and
+    may appear earlier or later. If frame 0 shows everything, this equals `align_people_to_reference`.
 
     Args:
-        people: F frames of each, in the order of how much they matter.
-        reference: the person of the image (frame 0 counts). None, or one whose neck is not seen: nobody is aligned.
+        people: F frames each, most important person first.
+        reference: the person of the image; only frame 0 is used. Without one, or if its neck is not visible, poses are
+            not aligned.
         driving_aspect: width / height of the driving video.
-        reference_aspect: the same of the image.
-        main_person_only: leave the others out.
+        reference_aspect: width / height of the image.
+        main_person_only: whether to drop all other people.
 
     Raises:
-        NoStartError: there is a reference, and in no frame is the neck of anybody seen, and a length to measure.
+        NoStartError: there is a reference, but no frame shows a person's neck and a part to measure.
     """
     people = [_without_nan(person) for person in people]
     starts = [start_frame(person, driving_aspect) for person in people]
@@ -120,50 +122,50 @@ def driving_poses(
     if start is None:
         if factors is not None:
             raise NoStartError(
-                f"in none of its {len(people[0])} frames are a neck and a limb seen, which the alignment measures: "
-                "choose one with one person in full view, or more of its frames"
+                f"none of its {len(people[0])} frames shows a neck and a limb, which the alignment measures: choose a "
+                "video that shows one person in full, or use more of its frames"
             )
         return DrivingPoses(people, None, False)
-    held = [people[0][np.maximum(np.arange(len(people[0])), start)], *people[1:]]
+    extended = [people[0][np.maximum(np.arange(len(people[0])), start)], *people[1:]]
     if reference is None or factors is None:
-        return DrivingPoses(held, start, False)
+        return DrivingPoses(extended, start, False)
     neck, in_reference = factors
     scale = _scales(in_reference, _measured(people[0], driving_aspect, start))
     shift = neck - in_heights(people[0][start : start + 1], driving_aspect)[0][0, NECK]
-    aligned = place_people(held, scale, shift, driving_aspect, reference_aspect)
+    aligned = place_people(extended, scale, shift, driving_aspect, reference_aspect)
     return DrivingPoses(aligned, start, True, _guessed(people, reference))
 
 
 def start_frame(pose: PoseSequence, aspect: float) -> int | None:
-    """The first frame in which all is seen of a person that the alignment measures; None: there is no such frame.
+    """Find the first frame that shows everything the alignment measures; None if no frame shows the person.
 
-    That is the neck, and each side of `PARTS` that the video shows: that is seen in half of the frames in which the
-    person is. One side of the face is enough: heads turn. Where these are never seen at once (one arm is, then the
-    other), it is the first frame that shows most of them. A length of nothing is not seen.
+    It needs the neck and each side of `PARTS` that is visible in at least half of the frames with the person. One side
+    of the face is enough, because heads turn. If no frame shows all of these (for example one arm, later the other),
+    the first frame that shows most of them is taken. A part of zero length counts as not visible.
     """
     seen = _seen(pose, aspect)
-    there = pose.body_visible[:, NECK] & seen.any(axis=1)
-    if not there.any():
+    is_present = pose.body_visible[:, NECK] & seen.any(axis=1)
+    if not is_present.any():
         return None
-    asked = np.concatenate([seen[:, ~IN_FACE], seen[:, IN_FACE].any(axis=1, keepdims=True)], axis=1)
-    shown = asked[there].mean(axis=0) >= ORDINARY_SHARE
-    return int(np.where(there, asked[:, shown].sum(axis=1), -1).argmax())
+    measured = np.concatenate([seen[:, ~IN_FACE], seen[:, IN_FACE].any(axis=1, keepdims=True)], axis=1)
+    required = measured[is_present].mean(axis=0) >= MIN_SEEN_SHARE
+    return int(np.where(is_present, measured[:, required].sum(axis=1), -1).argmax())
 
 
 def _seen(pose: PoseSequence, aspect: float) -> np.ndarray:
-    """[F, sides]: whether all joints of a side of a body part are seen, and it has a length."""
+    """Return [F, sides] bool: whether all joints of that side of a part are visible and it has a length."""
     joints = np.stack([pose.body_visible[:, list(side)].all(axis=1) for _, side in SIDES], axis=1)
-    return np.asarray(joints & (_lengths(pose, aspect) > LEAST_LENGTH))
+    return np.asarray(joints & (_lengths(pose, aspect) > MIN_LENGTH))
 
 
 def _lengths(pose: PoseSequence, aspect: float) -> np.ndarray:
-    """[F, sides] in picture heights."""
+    """Return lengths [F, sides] in picture heights."""
     body, _, _ = in_heights(pose, aspect)
     return np.concatenate([lengths(body, part) for part in PARTS], axis=1)
 
 
 def _measured(pose: PoseSequence, aspect: float, start: int) -> np.ndarray:
-    """[sides] in picture heights: each where it is seen next to the start; NaN where it never is."""
+    """Measure lengths [sides] in picture heights, each in its visible frame nearest to `start`; NaN if none."""
     seen, all_lengths = _seen(pose, aspect), _lengths(pose, aspect)
     away = np.abs(np.arange(len(pose)) - start)[:, None]
     nearest = np.where(seen, away, len(pose)).argmin(axis=0)
@@ -171,24 +173,24 @@ def _measured(pose: PoseSequence, aspect: float, start: int) -> np.ndarray:
 
 
 def _reference_lengths(reference: PoseSequence, aspect: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """(the neck [2], [sides]) of frame 0 in picture heights; NaN: no length. None: nothing to align to.
+    """Measure the neck [2] and the lengths [sides] of frame 0, in picture heights; None if alignment is impossible.
 
-    There is one frame only, so a joint that is not seen counts where the estimator supposes it, as in the release,
-    unless that is nowhere (−1).
+    A length that cannot be measured is NaN. An invisible joint counts at the estimator's guess, as in the release,
+    unless that is (−1, −1), because there is only one frame.
     """
     body, _, _ = in_heights(reference[:1], aspect)
     found = _lengths(reference[:1], aspect)[0]
     nowhere = np.array([(reference.body[0, list(side)] == -1).all(axis=-1).any() for _, side in SIDES])
-    found[nowhere | ~(found > LEAST_LENGTH)] = np.nan
+    found[nowhere | ~(found > MIN_LENGTH)] = np.nan
     if not reference.body_visible[0, NECK] or np.isnan(found).all():
         return None
     return body[0, NECK], found
 
 
 def _scales(reference: np.ndarray, driving: np.ndarray) -> dict[str, float]:
-    """Reference length / driving length of each part, the mean of its sides that are measured in both.
+    """Compute reference length / driving length of each part, averaged over the sides that are measured in both.
 
-    A part that is not measured takes the median of those that are: nothing else is known of it.
+    A part without measured sides gets the median scale of the measured parts.
     """
     ratios = reference / driving
     known = [ratios[[part == name for part, _ in SIDES] & np.isfinite(ratios)] for name in PARTS]
@@ -198,17 +200,17 @@ def _scales(reference: np.ndarray, driving: np.ndarray) -> dict[str, float]:
 
 
 def _guessed(people: list[PoseSequence], reference: PoseSequence) -> tuple[str, ...]:
-    """Parts that somebody shows in some frame and the reference does not."""
+    """List the parts that are visible in the driving video but not in the reference."""
 
-    def shown(pose: PoseSequence) -> set[str]:
+    def visible_parts(pose: PoseSequence) -> set[str]:
         return {part for part, side in SIDES if pose.body_visible[:, list(side)].all(axis=1).any()}
 
-    missing = set().union(*map(shown, people)) - shown(reference[:1])
+    missing = set().union(*map(visible_parts, people)) - visible_parts(reference[:1])
     return tuple(part for part in PARTS if part in missing)
 
 
 def _without_nan(pose: PoseSequence) -> PoseSequence:
-    """Points that are no numbers are not seen."""
+    """Mark non-finite points as not visible."""
     known = np.isfinite(pose.body).all(axis=-1)
     return replace(
         pose,

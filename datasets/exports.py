@@ -1,7 +1,7 @@
-"""Exported clips: where their files lie, and the manifests by which this project and others read them.
+"""Exported clips: their files, and the manifests that this project and other trainers read.
 
-A clip is `videos/ID.mp4`, `pose_videos/ID.mp4`, and beside the first `ID.txt` (caption) and `ID.pose.safetensors`
-(keypoints). `clips.jsonl` names all of them, whatever the layout; `curate` takes it, or the folder `videos`, again.
+The files of a clip are `videos/ID.mp4`, `videos/ID.txt` (caption), `videos/ID.pose.safetensors` (keypoints) and
+`pose_videos/ID.mp4`. `clips.jsonl` lists them in every layout; `curate` reads it, or the folder `videos`.
 """
 
 import csv
@@ -15,14 +15,17 @@ import pyarrow as pa
 from .schema import CROP_COLUMNS, Row
 from .sidecars import CAPTION, KEYPOINTS
 from .storage import Location
-from .storage.atomic import written_aside
+from .storage.atomic import atomic_write
 
 LAYOUTS = ("mp4+jsonl", "diffsynth", "musubi")
 
-_TOLD = ("prompt", "source_id", "licence", "start_s", "end_s", "fps", "num_frames", "height", "width", "pose_model")
+_COPIED_FIELDS = (
+    *("prompt", "source_id", "licence", "start_s", "end_s", "fps"),
+    *("num_frames", "height", "width", "pose_model"),
+)
 
-# Of a line of `clips.jsonl`, beside those that `curate` reads.
-LINE_FIELDS = frozenset({"id", "pose_video", "keypoints", "caption", "scores", *_TOLD})
+# Fields of a line of `clips.jsonl` besides those that `curate` reads.
+LINE_FIELDS = frozenset({"id", "pose_video", "keypoints", "caption", "scores", *_COPIED_FIELDS})
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("clip_id", "source_id", "source_path", "origin", "licence", "prompt")),
@@ -34,11 +37,11 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("verdict", "reason", "detail")),
 ]
 SCHEMA = pa.schema(_FIELDS)
-"""A row of an export: a clip as it was accepted, `scores` as JSON, and the size at which it was written."""
+"""Row of an export: the accepted clip, its `scores` as JSON, and the size at which it was written."""
 
 
-def files_of(clip_id: str) -> dict[str, str]:
-    """Where a clip's files lie in the export's folder."""
+def clip_files(clip_id: str) -> dict[str, str]:
+    """Return the paths of a clip's files, relative to the export's folder."""
     return {
         "video": f"videos/{clip_id}.mp4",
         "pose_video": f"pose_videos/{clip_id}.mp4",
@@ -51,30 +54,30 @@ def write_manifests(folder: Location, layout: str, rows: Iterable[Row]) -> None:
     """Write the manifests of a layout into an export's folder; the same rows give the same bytes.
 
     Args:
-        folder: of the export.
+        folder: the export's folder.
         layout: one of `LAYOUTS`.
-        rows: of the schema; those that are not ok are left out.
+        rows: rows of `SCHEMA`; only those with the verdict `ok` are written.
     """
     clips = sorted((row for row in rows if row["verdict"] == "ok"), key=lambda row: str(row["clip_id"]))
-    texts = {"clips.jsonl": _lines(map(_told, clips))}
+    texts = {"clips.jsonl": _lines(map(_jsonl_line, clips))}
     if layout == "diffsynth":
         texts["metadata.csv"] = _diffsynth(clips)
     elif layout == "musubi" and clips:
         texts["dataset.jsonl"] = _lines(map(_musubi, clips))
         texts["dataset.toml"] = _musubi_settings(clips)
     for name, text in texts.items():
-        with written_aside(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
 
 
-def _told(row: Row) -> dict[str, Any]:
-    """A line of `clips.jsonl`; `path` and `source` are the columns by which `curate` reads it."""
-    files = files_of(row["clip_id"])
+def _jsonl_line(row: Row) -> dict[str, Any]:
+    """Make a line of `clips.jsonl`; `curate` reads its columns `path` and `source`."""
+    files = clip_files(row["clip_id"])
     return {
         "id": row["clip_id"],
         "path": files["video"],
         **files,
-        **{name: row[name] for name in _TOLD},
+        **{name: row[name] for name in _COPIED_FIELDS},
         "origin": row["origin"],
         "source": row["origin"],
         "scores": json.loads(row["scores"] or "{}"),
@@ -82,35 +85,35 @@ def _told(row: Row) -> dict[str, Any]:
 
 
 def _diffsynth(clips: list[Row]) -> str:
-    """A table for DiffSynth-Studio's `UnifiedDataset` (diffsynth/core/data/unified_dataset.py).
+    """Make a table for DiffSynth-Studio's `UnifiedDataset` (diffsynth/core/data/unified_dataset.py).
 
-    It takes paths relative to `--dataset_base_path`, reads as videos the columns that `--data_file_keys` names, and
-    hands those that `--extra_inputs` names to the pipeline: `control_video` to Wan-Fun-Control,
-    `animate_pose_video` to Wan-Animate (examples/wanvideo/model_training). It reads the first 4k + 1 frames, at any
-    rate, and cuts sides to multiples of 16.
+    It resolves paths against `--dataset_base_path`, reads the columns named by `--data_file_keys` as videos, and passes
+    those named by `--extra_inputs` to the pipeline: `control_video` to Wan-Fun-Control, `animate_pose_video` to
+    Wan-Animate (examples/wanvideo/model_training). It reads the first 4k + 1 frames at any rate, and crops sides to
+    multiples of 16.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["video", "prompt", "control_video", "animate_pose_video"])
     for row in clips:
-        files = files_of(row["clip_id"])
-        # It reads the table with pandas, to which an empty cell is no text but a number (NaN).
+        files = clip_files(row["clip_id"])
+        # It reads the table with pandas, which turns an empty cell into NaN.
         table.writerow([files["video"], row["prompt"] or " ", files["pose_video"], files["pose_video"]])
     return text.getvalue()
 
 
 def _musubi(row: Row) -> dict[str, str]:
-    """A line for musubi-tuner (docs/dataset_config.md): every clip needs a control video, or none has one."""
-    files = files_of(row["clip_id"])
+    """Make a line for musubi-tuner (docs/dataset_config.md): either every clip has a control video, or none has."""
+    files = clip_files(row["clip_id"])
     return {"video_path": files["video"], "control_path": files["pose_video"], "caption": row["prompt"] or ""}
 
 
 def _musubi_settings(clips: list[Row]) -> str:
-    """musubi-tuner's settings (docs/dataset_config.md, src/musubi_tuner/dataset/bucket.py).
+    """Make musubi-tuner's settings (docs/dataset_config.md, src/musubi_tuner/dataset/bucket.py).
 
-    With `bucket_no_upscale` a clip of at most the area of `resolution` keeps its size, cut to multiples of 16; without
-    `source_fps` no frame is left out; `target_frames` are 4k + 1, and `head` takes the first so many. Relative paths
-    are looked for from the folder in which the tuner is started.
+    With `bucket_no_upscale`, a clip of at most the area of `resolution` keeps its size, cropped to multiples of 16.
+    Without `source_fps`, no frame is skipped. `target_frames` are 4k + 1, and `head` takes that many from the start.
+    Relative paths are resolved against the tuner's working directory.
     """
     width, height = max(((row["width"], row["height"]) for row in clips), key=lambda size: size[0] * size[1])
     text = (

@@ -1,68 +1,69 @@
-"""The finished artifact of a kind at a place that a person gives: the artifact itself, or the OUT that holds it."""
+"""Find the finished artifact of a kind in a folder that the user gives: the artifact itself, or the OUT around it."""
 
 from .artifact import PLAN, RECORD, Artifact, ArtifactError
 from .own_products import kind_of_folder
 from .storage import Location, location
 from .storage.files import folders_with
 
-# Kind → the folder of OUT in which it lies is called the same; what is to be given for it.
-GIVEN = {
-    "clips": "what `curate --out` or `refilter --out` was given",
+# Kind, which is also the artifact's folder name in OUT → the folder that a user should give.
+EXPECTED = {
+    "clips": "the --out of `curate` or `refilter`",
     "latents": "OUT/latents of `cache --out OUT`",
-    "checkpoint": "OUT/checkpoint of `train --out OUT`, or what `convert` made",
-    "renders": "what `render --out` was given",
-    "metrics": "what `evaluate --out` was given",
-    "export": "what `export --out` was given",
+    "checkpoint": "OUT/checkpoint of `train --out OUT`, or the output of `convert`",
+    "renders": "the --out of `render`",
+    "metrics": "the --out of `evaluate`",
+    "export": "the --out of `export`",
 }
-# Kinds as a sentence says that they lie somewhere.
+# Kinds as they are called in messages.
 WORDS = {"checkpoint": "a checkpoint", "export": "an export", "conversion": "a converted checkpoint",
          "forgotten": "the record of a removal"}  # fmt: skip
 _ALSO = {"checkpoint": frozenset({"conversion"})}  # other kinds that serve as one
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 
 
-def finished(place: Location, kind: str) -> Artifact:
-    """The finished artifact of this kind, one of `GIVEN`, at a place or in it.
+def find_artifact(place: Location, kind: str) -> Artifact:
+    """Return the finished artifact of a kind, one of `EXPECTED`, at a location or in it.
 
     Raises:
-        ArtifactError: there is none; the message says what is there, what is wanted, and what to give.
+        ArtifactError: there is none; the message states what was found, what is needed, and what to give.
     """
-    wanted = f"give {GIVEN[kind]}"
+    name, wanted = WORDS.get(kind, kind), f"give {EXPECTED[kind]}"
     if place.is_file():
-        raise ArtifactError(f"{place} is a file; a folder with {WORDS.get(kind, kind)} is wanted: {wanted}")
+        raise ArtifactError(f"{place} is a file, but a folder with {name} is needed: {wanted}")
     artifact = Artifact(place)
     if not artifact.committed and (place / kind).is_dir():
         artifact = Artifact(place / kind)
     if artifact.committed:
         found = artifact.record().get("kind", kind)
         if found != kind and found not in _ALSO.get(kind, ()):
-            raise ArtifactError(f"{artifact.path} holds {WORDS.get(found, found)}, no {kind}: {wanted}")
+            raise ArtifactError(f"{artifact.path} holds {WORDS.get(found, found)}, not {name}: {wanted}")
         return artifact
     if not place.exists():
         raise ArtifactError(f"{place} does not exist: {wanted}")
-    here = kind_of_folder(artifact.path)
-    if here is not None and here != kind:
-        raise ArtifactError(f"{artifact.path} holds {WORDS.get(here, here)}, not finished, and no {kind}: {wanted}")
-    others = kinds_in(place) if here is None and artifact.path == place else []
+    unfinished = kind_of_folder(artifact.path)
+    if unfinished is not None and unfinished != kind:
+        other = WORDS.get(unfinished, unfinished)
+        raise ArtifactError(f"{artifact.path} holds {other} (not finished), not {name}: {wanted}")
+    others = kinds_in(place) if unfinished is None and artifact.path == place else []
     if others and kind not in others:
-        raise ArtifactError(f"{place} holds {_listed(others)}, no {kind}: {wanted}")
-    if here is None and artifact.path == place:
+        raise ArtifactError(f"{place} holds {_listed(others)}, not {name}: {wanted}")
+    if unfinished is None and artifact.path == place:
         raise ArtifactError(
-            f"{place} is not finished (no {RECORD} in it), and it holds no {kind} of this program: {wanted}"
+            f"{place} is not finished (it has no {RECORD}) and contains no {kind} of this program: {wanted}"
         )
-    artifact.record()  # says that it is not finished
-    raise AssertionError("a record that is not there was read")
+    artifact.record()  # raises the error for an artifact that is not finished
+    raise AssertionError("read a record that does not exist")
 
 
 def kinds_in(folder: Location) -> list[str]:
-    """The kinds of artifacts that lie in a folder's own folders, finished or not, in order."""
+    """List the kinds of the artifacts in a folder's direct subfolders, finished or not, in order."""
     folders = sorted(folders_with(folder, (RECORD, PLAN)), key=str)
-    kinds = {kind_of_folder(one) for one in folders[:_MOST_NAMED]}
+    kinds = {kind_of_folder(one) for one in folders[:_MAX_NAMED]}
     return sorted(kind for kind in kinds if kind)
 
 
-def what_lies_at(place: Location | str) -> str | None:
-    """The kind of the artifact at a place, or kinds of those in it, in words; None where there is none of ours."""
+def describe_artifacts(place: Location | str) -> str | None:
+    """Describe the kind of the artifact at a location, or the kinds of those in it; None if there are none."""
     folder = location(place)
     if not folder.is_dir():
         return None

@@ -1,8 +1,8 @@
-"""What this program has made, known by what lies in a folder: so that it is not taken for somebody's sources.
+"""Recognise folders that this program wrote, so that curation does not read them as source videos.
 
-A folder is ours if the record or the plan in it is: of artifacts, finished or half made. A few others are known by
-what lies beside them: galleries of a training run, and what a demo makes. Names alone say nothing: a person's own
-`renders` or `clips` stay a person's.
+An artifact, finished or not, is recognised by its record or plan. A few other folders (galleries of a training run,
+outputs of the demo) are recognised by the files beside them. Names alone are not enough: a user's own folder `renders`
+or `clips` is a source.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 from .artifact import PLAN, RECORD
 from .storage import Location
 
-# What `kind` of a finished artifact's record may be.
+# Values of `kind` in the record of a finished artifact.
 KINDS = frozenset({"clips", "latents", "checkpoint", "renders", "metrics", "export", "forgotten", "conversion"})
-# Fields that a plan begins with → what is being made; the first that fits.
+# Fields of a plan → kind of the artifact; the first match counts.
 _PLANS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"config", "sources", "num_sources"}), "clips"),
     (frozenset({"selection", "parent", "decisions"}), "clips"),
@@ -28,17 +28,17 @@ _PLANS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"parent", "forgotten"}), "clips"),
 )
 _TRAINING = frozenset({"config", "latents", "base", "parent"})  # fields of a training run's start.json
-_OF_OURS = frozenset({"version", "code_version", "stage"})  # fields of records, of which each kind has one
+_OF_OURS = frozenset({"version", "code_version", "stage"})  # every record has at least one of these fields
 _GALLERY = frozenset({"steps", "clips", "settings"})
 _OF_A_CLIP = re.compile(r"clips/[0-9a-f]{16}\.mp4")
 
 
 def kind_of_folder(folder: Location, is_file: Callable[[Location], bool] = lambda place: place.is_file()) -> str | None:
-    """The kind of the artifact that lies in a folder, finished or not; None if it is none of ours.
+    """Return the kind of the artifact in a folder, finished or not; None if this program did not write it.
 
     Args:
-        folder: here or on a store.
-        is_file: whether there is a file.
+        folder: local or in a store.
+        is_file: checks whether a location is a file.
     """
     record = _read(folder / RECORD, is_file)
     if record is not None:
@@ -49,14 +49,14 @@ def kind_of_folder(folder: Location, is_file: Callable[[Location], bool] = lambd
 
 
 class OwnProducts:
-    """Folders below another one in which something lies that this program has made.
+    """Folders below a given one that this program wrote (products).
 
-    What is given itself is no product, wherever it lies: who gives an export or the videos of an evaluation means them.
+    The given folder itself never counts as a product: a user who gives an export or rendered videos wants to use them.
 
     Args:
-        top: what was given.
-        is_file: whether there is a file, asked of places below `top`.
-        is_meant: whether a person has named a folder below `top`, so that it is a source after all.
+        top: the folder that the user gave.
+        is_file: checks whether a location below `top` is a file.
+        is_meant: checks whether the user named a folder below `top` explicitly, which makes it a source.
     """
 
     def __init__(
@@ -69,20 +69,20 @@ class OwnProducts:
         self._found: dict[Location, Location | None] = {top: None}
 
     def without(self, places: Iterable[Location]) -> tuple[list[Location], dict[str, int]]:
-        """The places that lie in no product, and how many do by the outermost product that they lie in."""
-        kept, left_out = list[Location](), Counter[str]()
+        """Return the places outside all products, and the number of places in each outermost product."""
+        outside, left_out = list[Location](), Counter[str]()
         for place in places:
             product = self._above(place.parent)
             if product is None:
-                kept.append(place)
+                outside.append(place)
             else:
                 left_out[str(product)] += 1
-        return kept, dict(sorted(left_out.items()))
+        return outside, dict(sorted(left_out.items()))
 
     def _above(self, folder: Location) -> Location | None:
-        """The outermost product, below the top, that holds a folder or is it."""
+        """Return the outermost product below the top that is, or contains, a folder."""
         if folder not in self._found:
-            # A link may lead out of the top's own path, never its name.
+            # A link may point outside the top, but its own path is always below it.
             above = self._above(folder.parent) if folder != folder.parent else None
             is_ours = above is None and not self._is_meant(folder) and self._is_product(folder)
             self._found[folder] = folder if is_ours else above
@@ -103,7 +103,7 @@ class OwnProducts:
                 return self._are_pairs_of_clips(folder)
             case "report":
                 return self._is_demo(beside)
-            case "dancers":  # what a demo's curation was given: may be given to another with the demo's folder
+            case "dancers":  # the demo's source videos, which a user may give to another curation
                 return self._is_demo(beside) and beside != self._top
         return _has(_read(folder / RECORD, self._is_file), _GALLERY)
 
@@ -112,7 +112,7 @@ class OwnProducts:
         return inputs is not None and set(inputs) == {"clips"}
 
     def _are_pairs_of_clips(self, folder: Location) -> bool:
-        """Whether pairs were cut out of a curation's clips, as the demo does."""
+        """Check whether pairs were made from a curation's clips, as the demo does."""
         table = folder / "pairs.jsonl"
         try:
             first = json.loads(table.read_text().partition("\n")[0]) if self._is_file(table) else None
@@ -126,7 +126,7 @@ def _has(value: dict[str, Any] | None, fields: frozenset[str]) -> bool:
 
 
 def _read(file: Location, is_file: Callable[[Location], bool]) -> dict[str, Any] | None:
-    """A JSON object; None if there is none, or none that could be read."""
+    """Read a JSON object; None if the file is missing or is not a readable JSON object."""
     try:
         value = json.loads(file.read_text()) if is_file(file) else None
     except (OSError, ValueError):

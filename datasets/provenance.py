@@ -1,6 +1,6 @@
-"""What made a video: a record beside it and inside it, so that a copy of the file alone still says where it is from.
+"""Provenance of a rendered video: a record beside the file and inside it, so that a copy of the video keeps it.
 
-The record is JSON: `ID.json` beside `ID.mp4`, and under the key `steadydancer` of the container's metadata. It names
+The record is JSON: `ID.json` beside `ID.mp4`, and the key `steadydancer` of the container's metadata. It contains
 digests of contents, never paths.
 """
 
@@ -31,19 +31,19 @@ DETERMINISM = (
 
 
 class ProvenanceError(SteadyDancerError):
-    """A file does not say what made it; the message says what was looked for."""
+    """A file has no provenance record; the message states what was expected."""
 
 
 def make_record(
     *, model: Mapping[str, str], inputs: Mapping[str, str], settings: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
-    """What is written of a video.
+    """Make the provenance record of a video.
 
     Args:
-        model: sha256 by part, that of the network first.
-        inputs: sha256 of what it was made from, by name.
-        settings: all that was chosen, JSON values.
-        seed: of the noise, the negative pose and the shuffled windows.
+        model: part → sha256, the network first.
+        inputs: name of an input → sha256.
+        settings: all settings, as JSON values.
+        seed: seed of the noise, the negative pose and the shuffled windows.
     """
     return {
         "made_by": f"SteadyDancer {__version__}",
@@ -63,17 +63,17 @@ def write_video(
     fps: float = 16,
     sound: Sound | None = None,
 ) -> dict[str, Any]:
-    """Write an mp4 as `encode` does, `record` inside it, and beside it the record with the file's own digest.
+    """Write an mp4 with `encode`, containing `record`, and beside it the record with the file's own digest.
 
-    Returns what lies beside it: `record` and `video` (sha256, height, width, num_frames, fps). The video appears first,
-    and whole.
+    Returns the record beside the file: `record` and `video` (sha256, height, width, num_frames, fps). Both files are
+    written atomically, the video first.
 
     Raises:
-        ValueError: the path's suffix is not `.mp4`, the frames cannot be encoded, or the record is no JSON.
+        ValueError: the path's suffix is not `.mp4`, the frames cannot be encoded, or the record is not JSON.
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise ValueError(f"A video is written as .mp4, not {path.suffix or 'without a suffix'}: {path.name}")
+        raise ValueError(f"{path.name}: the suffix must be .mp4, not {path.suffix or 'missing'}")
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     name, digest = next(iter(record["model"].items()))
     line = f"{record['made_by']}, {name} {digest[:16]}, seed {record['seed']}"
@@ -82,16 +82,16 @@ def write_video(
     info = probe(path)
     video = {"sha256": content_digest(path), "height": info.height, "width": info.width,
              "num_frames": info.num_frames, "fps": info.fps}  # fmt: skip
-    whole = {**record, "video": video}
-    write_json(path.with_suffix(".json"), whole)
-    return whole
+    complete = {**record, "video": video}
+    write_json(path.with_suffix(".json"), complete)
+    return complete
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record inside a video that `write_video` wrote, whatever the file is called now.
+    """Read the record inside a video that `write_video` wrote; the file may have been renamed.
 
     Raises:
-        ProvenanceError: it is no video, or holds no such record.
+        ProvenanceError: the file is not a video, or contains no record.
     """
     try:
         text = read_metadata(path).get(METADATA_KEY)
@@ -99,8 +99,9 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ProvenanceError(f"{path} cannot be read as a video: {error.detail}") from error
     if text is None:
         raise ProvenanceError(
-            f"{path} does not say what made it: its container has no entry {METADATA_KEY!r}. It was not written by "
-            "SteadyDancer, or something that drops metadata has written it since; a record may lie beside the original."
+            f"{path} has no provenance record: its container has no metadata entry {METADATA_KEY!r}. "
+            "SteadyDancer did not write it, or another program dropped the metadata: look for a .json file beside the "
+            "original."
         )
     return dict(json.loads(text))
 

@@ -1,19 +1,19 @@
-"""Rules by which the same inputs become pixels, poses and texts: each has a version, which plans and records keep.
+"""Versions of the rules that turn inputs into pixels, poses and texts; plans and records store them.
 
-A rule that changes gets another version. What was finished under the old one stays as it is; what was half made under
-it is refused by name, for two rules in one artifact would be told apart by nobody.
+A rule that changes gets a new version. Artifacts finished under the old version stay valid. An artifact that is still
+incomplete is refused with the name of the rule: otherwise it would mix the output of two rules.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .storage.digests import shown_differences
+from .storage.digests import format_differences
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: `version`, from 1, and what of it was `changed` last."""
+    """A rule: its `version`, from 1, and a description of what `changed` last."""
 
     version: int = 1
     changed: str = ""
@@ -22,41 +22,41 @@ class Rule:
 RULES: Mapping[str, Rule] = {
     "pictures": Rule(
         2,
-        "mirrored and interlaced videos, transparency, orientation, profiles and 16 bits of images are read as players "
-        "and viewers show them; HD without colour tags is BT.709, and what is written is tagged",
-    ),  # files → frames, in `datasets/video` and `datasets/images`; and how frames are written
+        "mirrored and interlaced videos, and transparency, orientation, profiles and 16 bits of images are read as "
+        "players and viewers display them; HD without colour tags is BT.709, and written videos are tagged",
+    ),  # files → frames, in `datasets/video` and `datasets/images`; and encoding of frames
     # a driving video and a reference image → aligned poses
-    "driving_poses": Rule(2, "poses are aligned from the first frame that shows the person whole, held before it"),
+    "driving_poses": Rule(2, "aligned at the first frame that fully shows the person; earlier frames repeat it"),
     # bytes → captions and tables
-    "texts": Rule(2, "UTF-16 and UTF-32 are read, what is no Unicode is refused, columns have other names, too"),
+    "texts": Rule(2, "UTF-16 and UTF-32 are read, text that is not Unicode is refused, columns have aliases"),
     # which file beside a video is its caption, and which its keypoints
-    "sidecars": Rule(2, "by the full name first; by the stem only where no other file may claim it"),
-    "truth": Rule(  # renders and truths → which frames are compared, and why there is no number
-        2, "truths are found by other spellings of an id, too, and compared by time; every null has its reason"
+    "sidecars": Rule(2, "by the full name first; by the stem only if no other file may claim it"),
+    "truth": Rule(  # renders and truths → which frames are compared, and why a value is null
+        2, "truths are also found by other spellings of an id, and compared by time; every null has a reason"
     ),
 }
 
 
 def versions(*names: str) -> dict[str, int]:
-    """The versions of these rules, for a plan or a record, which keep them as `rules`."""
+    """Return the versions of these rules, for the field `rules` of a plan or a record."""
     return {name: RULES[name].version for name in names}
 
 
-def said_in(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says of rules, for another record of the same data; an older version said nothing."""
+def recorded_rules(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the field `rules` of a record, to copy it to another record of the same data; older records have none."""
     return {"rules": record["rules"]} if "rules" in record else {}
 
 
 def is_older(record: Mapping[str, Any], *names: str) -> bool:
-    """Whether one of these rules had an earlier version than today's when a record was written."""
+    """Check whether a record was written under an older version of one of these rules."""
     by = record.get("rules", {})
     return any(by.get(name, 1) < RULES[name].version for name in names)
 
 
 def newer_rules(record: Mapping[str, Any], *names: str) -> str:
-    """Lines of a message: the rules of a record that these of today do not cover; empty where they cover all.
+    """List, as lines of a message, the rules of a record that are unknown or newer than today's; empty if none.
 
-    An older version of one of them is covered: whoever reads the record looks at what it changes (see `is_older`).
+    Older versions are accepted: the reader of the record handles them (see `is_older`).
     """
     now = versions(*names)
     then = {name: max(version, now.get(name, version)) for name, version in record.get("rules", {}).items()}
@@ -64,9 +64,9 @@ def newer_rules(record: Mapping[str, Any], *names: str) -> str:
 
 
 def other_rules(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
-    """Lines of a message: the rules whose version is another one in `begun` than in `plan`; empty where there are none.
+    """List, as lines of a message, the rules whose versions in `begun` and `plan` differ; empty if none.
 
-    A rule that one of them does not name was at version 1 when it was written.
+    A rule that is missing in one of them counts as version 1.
     """
     old, new = begun.get("rules", {}), plan.get("rules", {})
     lines = []
@@ -79,20 +79,20 @@ def other_rules(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
 
 
 def other_settings(begun: Mapping[str, Any], plan: Mapping[str, Any], absent: Mapping[str, Any] | None = None) -> str:
-    """Lines of a message: in what two plans differ beside their rules; empty where they do not.
+    """List, as lines of a message, the differences of two plans apart from their rules; empty if none.
 
     Args:
         begun: an older plan.
-        plan: today's.
-        absent: what fields count as that `begun` does not have, because the version that wrote it did not know them.
+        plan: the current plan.
+        absent: default values of fields that `begun` lacks, because an older version wrote it.
     """
     old = {name: value for name, value in begun.items() if name != "rules"}
     new = {name: value for name, value in plan.items() if name != "rules"}
-    return shown_differences(with_absent(old, new, absent or {}), new)
+    return format_differences(with_absent(old, new, absent or {}), new)
 
 
 def with_absent(begun: Mapping[str, Any], plan: Mapping[str, Any], absent: Mapping[str, Any]) -> dict[str, Any]:
-    """`begun` with the fields of `plan` that it does not have, as `absent` says that they count; at every depth."""
+    """Return `begun` with the missing fields of `plan` filled in from `absent`, at every depth."""
     out = dict(begun)
     for name in plan.keys() & absent.keys():
         if name not in out:

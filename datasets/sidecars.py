@@ -1,9 +1,9 @@
-"""Which file beside a video or an image is its caption, and which its keypoints: one rule, in one place.
+"""Sidecars: which file beside a video or an image is its caption, and which its keypoints.
 
-By the full name (`dance.mp4.txt`) a sidecar is that file's and nobody else's. By the stem (`dance.txt`) it belongs to
-the file that is called `dance`. Where several are, it goes to the foremost kind: a video before a GIF (a preview)
-before an image (a cover); a file that has a sidecar by its full name lays no claim to another. Two of one kind share
-nothing: neither gets it, and both are told (`sidecar_note`). Suffixes may be in capitals.
+A sidecar with the full name (`dance.mp4.txt`) belongs only to that file. A sidecar with the stem (`dance.txt`) belongs
+to the file called `dance`. If there are several, a video takes precedence over a GIF (a preview), and a GIF over an
+image (a cover); a file that has a sidecar by its full name does not claim another one. If two files of the same kind
+claim a sidecar, neither gets it, and `sidecar_note` reports it for both. Suffixes may be in upper case.
 """
 
 import errno
@@ -29,15 +29,15 @@ IMAGE_SUFFIXES = frozenset(
 Place = Path | ObjectPath
 AnyPlace = TypeVar("AnyPlace", Path, ObjectPath, Place)
 
-# What earlier versions of `demo` laid side by side: a clip, its first frame, and keypoints for both.
+# Earlier versions of `demo` wrote a clip, its first frame, and keypoints for both into one folder.
 _CLIP_ID = re.compile("[0-9a-f]{16}")
 
 
 def sidecar(place: AnyPlace, kind: str) -> AnyPlace | None:
-    """The caption or the keypoints of a file; None if there are none, or if they may be another's.
+    """Return the caption or keypoints file of a video or image; None if there is none or it may belong to another.
 
     Args:
-        place: of the video or image.
+        place: the video or image.
         kind: one of `SIDECARS`.
     """
     found, rivals = find(place, kind)
@@ -45,27 +45,27 @@ def sidecar(place: AnyPlace, kind: str) -> AnyPlace | None:
 
 
 def sidecar_note(place: Place, kinds: Iterable[str] = SIDECARS) -> str | None:
-    """What to say of sidecars that lie there and were not taken; None where there are none."""
+    """Describe the sidecars of a file that exist but were ignored; None if there are none."""
     notes = []
     for kind in kinds:
         found, rivals = find(place, kind)
         if found is not None and rivals:
             foremost = min(map(_rank, rivals))
-            # The other file is not named: a row must not name a file that may be forgotten.
-            why = f"it counts as that of the {('video', 'GIF', 'image')[foremost]} of that name"
+            # Do not name the other file: a row must not name a file that may be removed by `forget`.
+            why = f"it belongs to the {('video', 'GIF', 'image')[foremost]} of that name"
             if foremost == _rank(place.name):
-                why = f"several files here are called {place.stem}"
-            notes.append(f"{found.name} was not taken: {why}; one that belongs here is called {place.name}{kind}")
+                why = f"several files in the folder are called {place.stem}"
+            notes.append(f"{found.name} was ignored: {why}; to assign it to this file, name it {place.name}{kind}")
     return "; ".join(notes) or None
 
 
 def candidates(place: AnyPlace) -> list[AnyPlace]:
-    """Every name under which a sidecar of a file may lie, those that count first."""
+    """Return all possible paths of a file's sidecars, in order of precedence."""
     return [place.with_name(name) for kind in SIDECARS for names in _names(place, kind) for name in names]
 
 
-def is_there(place: Place) -> bool:
-    """Whether there is a file of a name, which may be longer than names can be: then there is none."""
+def file_exists(place: Place) -> bool:
+    """Check whether a file exists; a name that is too long for the file system does not exist."""
     try:
         return place.is_file()
     except OSError as error:
@@ -75,9 +75,9 @@ def is_there(place: Place) -> bool:
 
 
 def find(
-    place: AnyPlace, kind: str, is_file: Callable[[AnyPlace], bool] = is_there
+    place: AnyPlace, kind: str, is_file: Callable[[AnyPlace], bool] = file_exists
 ) -> tuple[AnyPlace | None, list[str]]:
-    """The sidecar that lies beside a file, and who else may claim it: other files in the folder, by name."""
+    """Return the sidecar beside a file, and the names of other files in the folder that may claim it."""
     by_full_name, by_stem = _names(place, kind)
     for name in by_full_name:
         if is_file(place.with_name(name)):
@@ -88,8 +88,8 @@ def find(
     return None, []
 
 
-def media_called(place: Place) -> list[str]:
-    """Names of the other videos and images in a file's folder that have its stem, or whose whole name is its stem."""
+def media_with_stem(place: Place) -> list[str]:
+    """List other videos and images in a file's folder that have its stem, or whose full name is its stem."""
     names = [name for name in _media(place.parent).get(place.stem, ()) if name != place.name]
     if _looks_like_media(place.stem) and place.with_name(place.stem).is_file():
         names.append(place.stem)
@@ -99,21 +99,21 @@ def media_called(place: Place) -> list[str]:
 def _rivals(place: Place, kind: str) -> list[str]:
     if _rank(place.name) == 2 and _CLIP_ID.fullmatch(place.stem):
         return []
-    others = media_called(place)
+    others = media_with_stem(place)
     before = [name for name in others if _rank(name) <= _rank(place.name) and not _has_its_own(place, name, kind)]
-    # To a file whose whole name is the stem the sidecar is one by its full name.
+    # For a file whose full name is the stem, this sidecar has the full name.
     return [name for name in others if name == place.stem] or before
 
 
 def _has_its_own(place: Place, name: str, kind: str) -> bool:
     other = place.with_name(name)
-    return any(is_there(other.with_name(own)) for own in _names(other, kind)[0])
+    return any(file_exists(other.with_name(own)) for own in _names(other, kind)[0])
 
 
 def _names(place: Place, kind: str) -> tuple[list[str], list[str]]:
-    """Names of a sidecar, by the file's full name and by its stem."""
-    spelled = (kind, kind.upper())
-    return [place.name + end for end in spelled], [place.stem + end for end in spelled]
+    """Return the names of a file's sidecar: by the full name, and by the stem."""
+    suffixes = (kind, kind.upper())
+    return [place.name + end for end in suffixes], [place.stem + end for end in suffixes]
 
 
 def _rank(name: str) -> int:
@@ -126,11 +126,11 @@ def _looks_like_media(name: str) -> bool:
 
 
 def _media(folder: Place) -> dict[str, tuple[str, ...]]:
-    """Stem → names of the videos and images in a folder, where there are several."""
+    """Map stems to the names of the videos and images in a folder, for stems that several files have."""
     try:
         mark = listing_mark(folder)
         return _by_stem(names_in(folder)) if mark is None else _listed(folder, mark)
-    except PermissionError:  # one that may be entered and not listed
+    except PermissionError:  # a folder may be accessible but not listable
         return {}
 
 
@@ -144,5 +144,5 @@ def _by_stem(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for name in names:
         if _looks_like_media(name):
             stems[PurePosixPath(name).stem].append(name)
-    # Most stems are one file's: what a folder of a million holds is forgotten, but for the rest.
+    # Most stems belong to one file. Keep only the others, as a folder may contain a million files.
     return {stem: tuple(sorted(several)) for stem, several in stems.items() if len(several) > 1}

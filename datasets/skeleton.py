@@ -1,7 +1,7 @@
-"""One person's keypoints over time, and what the paper does with them: align, perturb, simulate, draw.
+"""Keypoints of a person over time, and the paper's operations on them: align, perturb, simulate, draw.
 
-Joints of the body are OpenPose's 18: 0 nose, 1 neck, 2–4 right shoulder, elbow, wrist, 5–7 left, 8–10 right hip,
-knee, ankle, 11–13 left, 14 right eye, 15 left eye, 16 right ear, 17 left ear. hands[:, 0] is the left hand.
+Body joints are OpenPose's 18: 0 nose, 1 neck, 2–4 right shoulder, elbow, wrist, 5–7 left, 8–10 right hip, knee, ankle,
+11–13 left, 14 right eye, 15 left eye, 16 right ear, 17 left ear. hands[:, 0] is the left hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 
 from .skeleton_drawing import draw_people
 
-# What the alignment measures: body part → the joints along each side of it. `body_length` is neck to mid-hip.
+# Parts that the alignment measures: body part → the joints along each of its sides. `body_length` is neck to mid-hip.
 PARTS: dict[str, tuple[tuple[int, ...], ...]] = {
     "neck": ((0, 1),),
     "face_left": ((16, 14, 0),),
@@ -58,18 +58,18 @@ class PoseSequence:
         return len(self.body)
 
     def __getitem__(self, frames: slice | np.ndarray) -> Self:
-        """The same person in some frames: a slice or an index array."""
+        """Select frames by a slice or an index array."""
         return type(self)(**{name: array[frames] for name, array in self._arrays().items()})
 
     def to_bytes(self) -> bytes:
-        """As a safetensors file, float32."""
+        """Serialise to a safetensors file in float32."""
         arrays = self._arrays()
         seen = arrays.pop("body_visible")
         return save({"body_visible": seen} | {name: array.astype(np.float32) for name, array in arrays.items()})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Reads what `to_bytes` wrote."""
+        """Read the output of `to_bytes`."""
         return cls(**load(data))
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -80,11 +80,12 @@ class PoseSequence:
 def align_to_reference(
     driving: PoseSequence, reference: PoseSequence, driving_aspect: float, reference_aspect: float
 ) -> PoseSequence:
-    """Give the driving motion the reference person's limb lengths and place, as the release does.
+    """Give the driving motion the limb lengths and position of the reference person, as in the release.
 
-    Scales (reference length / driving length) and the shift of the neck come from frame 0 of both and hold for the
-    whole clip. Aspects are width / height of the two pictures. Returns float64 in the reference picture's coordinates.
-    As released, points that were −1 are shifted too, and a limb of no length in driving frame 0 loses its points (−1).
+    Scales (reference length / driving length) and the shift of the neck are measured in frame 0 of both and apply to
+    the whole clip. Aspects are width / height of the two pictures. Returns float64 in the reference picture's
+    coordinates. As released, points that were −1 are shifted too, and a limb of zero length in driving frame 0 loses
+    its points (−1).
     """
     return align_people_to_reference([driving], reference, driving_aspect, reference_aspect)[0]
 
@@ -92,10 +93,10 @@ def align_to_reference(
 def align_people_to_reference(
     driving: list[PoseSequence], reference: PoseSequence, driving_aspect: float, reference_aspect: float
 ) -> list[PoseSequence]:
-    """`align_to_reference` for several people: the first is the main one, the others follow its alignment.
+    """Apply `align_to_reference` to several people: the first is the main person, the others get its alignment.
 
-    All limbs take the main person's scales, each person's from the own neck, and all necks the main person's shift.
-    Frame 0 is measured whether or not its points are seen: `driving_poses` looks for the frame to begin at.
+    All limbs get the main person's scales, each relative to that person's own neck, and all points the main person's
+    shift. Frame 0 is measured even if its points are not visible; `driving_poses` selects a suitable frame.
     """
     main, _, _ = in_heights(driving[0][:1], driving_aspect)
     body_reference, _, _ = in_heights(reference[:1], reference_aspect)
@@ -110,7 +111,7 @@ def place_people(
     driving_aspect: float,
     reference_aspect: float,
 ) -> list[PoseSequence]:
-    """Give everybody's limbs these scales, each from the own neck, and all points this shift (picture heights, [2])."""
+    """Scale the limbs of all people, each relative to their own neck, and shift all points (picture heights, [2])."""
 
     def placed(old: np.ndarray, new: np.ndarray) -> np.ndarray:
         points = np.where(np.isnan(new) | (old == -1), -1.0, new) + shift
@@ -133,11 +134,11 @@ def place_people(
 
 
 def perturb(pose: PoseSequence, scale: np.ndarray, aspect: np.ndarray, shift: np.ndarray | None = None) -> PoseSequence:
-    """The negative pose of the pose guidance: per frame, x · aspect · scale and y · scale around the neck, which stays.
+    """Compute the negative pose of pose guidance: per frame, x · aspect · scale and y · scale, with the neck fixed.
 
-    `scale` and `aspect` are [F] (the release draws them from U(0.7, 1.3) and U(0.6, 1.4)). Face points are only
-    shifted, by what brings the neck back: as released. `shift` [F, 2], in widths and heights of the picture, moves all
-    points, the neck too: the paper shifts the negative pose, the release draws a shift and does not use it (None).
+    `scale` and `aspect` are [F] (the release draws them from U(0.7, 1.3) and U(0.6, 1.4)). As released, face points are
+    only shifted, by the offset that keeps the neck fixed. `shift` [F, 2], in picture widths and heights, moves all
+    points including the neck: the paper shifts the negative pose; the release draws a shift but does not use it (None).
     """
     factor = np.stack([np.asarray(aspect) * np.asarray(scale), np.asarray(scale)], axis=-1)  # [F, 2]
     offset = pose.body[:, 1] * (1 - factor)
@@ -152,9 +153,9 @@ def perturb(pose: PoseSequence, scale: np.ndarray, aspect: np.ndarray, shift: np
 
 
 def simulate_first_motion(pose: PoseSequence, target_frame: int) -> PoseSequence:
-    """Pose simulation in pixel frames: p̃₁ = p₀ + (p_T − p₀) / T with T = `target_frame`.
+    """Simulate the first motion in pixel frames: p̃₁ = p₀ + (p_T − p₀) / T with T = `target_frame`.
 
-    Only points seen in both frames 0 and T move; other points of frame 1, and all other frames, stay as they are.
+    Only points visible in both frames 0 and T move. Other points of frame 1, and all other frames, are unchanged.
     Raises `ValueError` unless 1 ≤ T < F.
     """
     if not 1 <= target_frame < len(pose):
@@ -177,9 +178,10 @@ def simulate_first_motion(pose: PoseSequence, target_frame: int) -> PoseSequence
 
 
 def draw(pose: PoseSequence | list[PoseSequence], height: int, width: int) -> np.ndarray:
-    """Skeletons on black, uint8 [F, height, width, 3] RGB, pixel for pixel as the released model sees them.
+    """Draw skeletons on black, uint8 [F, height, width, 3] RGB, identical to the input of the released model.
 
-    Several people are given as a list of equally long sequences, the main one first. No faces, no feet: as released.
+    For several people, pass a list of sequences of equal length, the main person first. As released, faces and feet are
+    not drawn.
     """
     people = [pose] if isinstance(pose, PoseSequence) else pose
     bodies = np.stack([person.body for person in people], axis=1)  # [F, N, 18, 2]
@@ -192,18 +194,18 @@ def draw(pose: PoseSequence | list[PoseSequence], height: int, width: int) -> np
 
 
 def _on_canvas(points: np.ndarray) -> np.ndarray:
-    """Which hand or face points [..., 2] are seen; alignment moves unseen ones, but leaves them negative."""
+    """Return which hand or face points [..., 2] are visible; alignment moves others, but leaves them negative."""
     return np.asarray((points > 0).all(axis=-1))
 
 
 def in_heights(pose: PoseSequence, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Body, hands and faces in float64 with both axes in picture heights, so that lengths can be compared."""
+    """Convert body, hands and faces to float64 picture heights on both axes, so that lengths are comparable."""
     unit = np.array([aspect, 1.0])
     return pose.body * unit, pose.hands * unit, None if pose.faces is None else pose.faces * unit
 
 
 def lengths(body: np.ndarray, part: str) -> np.ndarray:
-    """[..., n] lengths of a body part, one for each side that it has, of bodies [..., 18, 2] in picture heights."""
+    """Compute the lengths [..., n] of a part's n sides, of bodies [..., 18, 2] in picture heights."""
     if part == "body_length":
         return np.linalg.norm(body[..., 1, :] - (body[..., 8, :] + body[..., 11, :]) / 2, axis=-1)[..., None]
     sides = [np.linalg.norm(np.diff(body[..., list(side), :], axis=-2), axis=-1).sum(axis=-1) for side in PARTS[part]]
@@ -211,23 +213,23 @@ def lengths(body: np.ndarray, part: str) -> np.ndarray:
 
 
 def with_hands(scale: dict[str, float]) -> dict[str, float]:
-    """The scales of all parts that are measured, and that of the hands, which are not."""
+    """Add the scale of the hands, the mean of the arm scales, as hands are not measured."""
     return {**scale, "hand": (scale["arm_upper"] + scale["arm_lower"]) / 2}
 
 
 def _limb_scales(reference: np.ndarray, driving: np.ndarray) -> dict[str, float]:
-    """Reference length / driving length of ten body parts, from bodies [18, 2]. NaN: the part cannot be scaled."""
+    """Compute reference length / driving length of ten body parts, from bodies [18, 2]; NaN if it is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = with_hands({part: float((lengths(reference, part) / lengths(driving, part)).mean()) for part in PARTS})
-    # 0 / 0: the part has no length in either picture, any scale will do. x / 0: no scale will.
+    # 0 / 0: the part has no length in either picture, so any scale is correct. x / 0: no scale is correct.
     return {part: 1.0 if np.isnan(s) else np.nan if np.isinf(s) else float(s) for part, s in scale.items()}
 
 
 def _rescale(body: np.ndarray, hands: np.ndarray, scale: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Walk outwards from the neck: each joint keeps its direction from its parent and takes the new length."""
+    """Scale limbs outwards from the neck: each joint keeps its direction from its parent and gets the new length."""
     new, new_hands = body.copy(), hands.copy()
-    # child joints, parent joint, part whose scale applies; a parent stands before its children
-    walk = [
+    # child joints, parent joint, part whose scale applies; parents come before their children
+    joint_tree = [
         ([0], 1, "neck"),
         ([14, 16], 0, "face_left"),
         ([15, 17], 0, "face_right"),
@@ -238,12 +240,12 @@ def _rescale(body: np.ndarray, hands: np.ndarray, scale: dict[str, float]) -> tu
     ]
 
     def stretched(points: np.ndarray, parent: int, factor: float) -> np.ndarray:
-        # The release stretches with OpenCV's matrix, which takes its centre in float32: where the scale is large, as it
-        # is where a point of the reference is missing, that rounding is seen in the sixth digit.
+        # The release uses an OpenCV matrix, whose centre is float32. If the scale is large, as for a missing point of
+        # the reference, this rounding affects the sixth digit.
         centre = new[:, [parent]].astype(np.float32).astype(np.float64)
         return factor * (new[:, [parent]] + points - body[:, [parent]]) + (1 - factor) * centre
 
-    for joints, parent, part in walk:
+    for joints, parent, part in joint_tree:
         new[:, joints] = stretched(body[:, joints], parent, scale[part])
     for hand, wrist in ((0, 7), (1, 4)):
         new_hands[:, hand] = stretched(hands[:, hand], wrist, scale["hand"])

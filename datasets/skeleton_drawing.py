@@ -1,4 +1,4 @@
-"""Paint people as the coloured skeletons the released model was trained on: the pixels are its input format."""
+"""Draw people as the coloured skeletons that the released model was trained on: the pixels are its input format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-# OpenPose's colour wheel. The release exchanges red and blue after drawing, so the wheel is written here in that order.
+# OpenPose's colour wheel. The release swaps red and blue after drawing; these colours are already swapped.
 _WHEEL = [
     *[(0, 0, 255), (0, 85, 255), (0, 170, 255), (0, 255, 255), (0, 255, 170), (0, 255, 85)],
     *[(0, 255, 0), (85, 255, 0), (170, 255, 0), (255, 255, 0), (255, 170, 0), (255, 85, 0)],
@@ -23,18 +23,18 @@ _FINGERS = [(0, 1, 2, 3, 4), (0, 5, 6, 7, 8), (0, 9, 10, 11, 12), (0, 13, 14, 15
 _HAND_EDGES = [edge for finger in _FINGERS for edge in pairwise(finger)]
 _HAND_COLOURS = [tuple(255 * c for c in reversed(colorsys.hsv_to_rgb(i / 20, 1, 1))) for i in range(20)]
 _HAND_JOINT_COLOUR = (255, 0, 0)
-_FAR = 1e9  # px; a limb between two such points is longer still, and must fit into 32 bits
-_DIMMED = (np.arange(256) * 0.6).astype(np.uint8)  # limbs shine less than joints
+_FAR = 1e9  # px; the length of a limb between two such points must fit into 32 bits
+_DIMMED = (np.arange(256) * 0.6).astype(np.uint8)  # limbs are darker than joints
 
 
 def draw_people(canvas: np.ndarray, bodies: np.ndarray, visible: np.ndarray, hands: np.ndarray) -> None:
     """Paint N people onto a black uint8 [H, W, 3] canvas.
 
-    bodies [N, 18, 2] and hands [N, 2, 21, 2] in shares of width and height, visible [N, 18] bool. The order is part of
-    the format: all limbs, dimming, all body joints, then the hands, edges before joints.
+    bodies [N, 18, 2] and hands [N, 2, 21, 2] are normalised by width and height, visible is [N, 18] bool. The order is
+    part of the format: all limbs, dimming, all body joints, then the hands, edges before joints.
     """
     size = np.array([canvas.shape[1], canvas.shape[0]], np.float64)
-    # Aligning to a limb of nearly no length sends points far away; OpenCV takes 32-bit coordinates only.
+    # Aligning to a limb of almost zero length moves points far away, but OpenCV accepts only 32-bit coordinates.
     bodies = np.clip(bodies * size, -_FAR, _FAR)
     hands = np.clip(hands * size, -_FAR, _FAR).astype(int)
     for (start, end), colour in zip(_LIMBS, _WHEEL, strict=False):
@@ -49,7 +49,7 @@ def draw_people(canvas: np.ndarray, bodies: np.ndarray, visible: np.ndarray, han
 
 
 def _limb(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """A limb is an ellipse of half-width 4 whose centre, half-length and angle are cut to whole numbers."""
+    """Return a limb's polygon: an ellipse of half-width 4, whose centre, half-length and angle are truncated to int."""
     centre = (start + end) / 2
     dx, dy = start - end
     angle_deg = int(math.degrees(math.atan2(dy, dx)))
@@ -59,7 +59,7 @@ def _limb(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def _draw_hand(canvas: np.ndarray, hand: np.ndarray) -> None:
-    on_canvas = np.asarray((hand > 0).all(axis=1))  # an unseen point is negative
+    on_canvas = np.asarray((hand > 0).all(axis=1))  # invisible points are negative
     points = [(int(x), int(y)) for x, y in hand]
     for (start, end), colour in zip(_HAND_EDGES, _HAND_COLOURS, strict=True):
         if on_canvas[start] and on_canvas[end]:

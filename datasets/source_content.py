@@ -1,7 +1,7 @@
-"""Whether a file is still the one that was curated: its `source_id` is the digest of its content.
+"""Check whether a file is still the one that was curated: its `source_id` is the digest of its content.
 
-A digest costs one reading of the file. A process reads a file for it once, as long as nothing that the file system
-tells of it changes: several clips of one source, and looks before and after each, cost no more than the first.
+A process reads each file once and caches the digest until the file's metadata change. Checks of several clips of one
+source, before and after each use, therefore cost no more than the first.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ from .storage.files import needs_download
 from .video import VideoError
 from .video.info import Identity, identity_of, opened
 
-_MOST_KNOWN = 4096
-# A file that was written to within the last moments may be written to again without another time: some file systems
-# count in two seconds.
+_MAX_KNOWN = 4096
+# A file that was just written may be written again without a new modification time: some file systems have a resolution
+# of two seconds.
 _SETTLED_NS = 2_000_000_000
 
 _known: dict[Identity, str] = {}
 
 
 def content_id(path: str | os.PathLike[str] | ObjectPath) -> str:
-    """sha256 of a file's content, as `digests.content_digest` gives it; of an object it is read each time.
+    """Return the sha256 of a file's content, as `digests.content_digest`; an object is read each time.
 
     Raises:
-        VideoError: it cannot be opened, or is no file (`unreadable`).
-        OSError: it cannot be read to its end.
+        VideoError: the path cannot be opened or is not a file (`unreadable`).
+        OSError: the file cannot be read completely.
     """
     if needs_download(place := location(path)):
         return content_digest(place)
@@ -39,32 +39,32 @@ def content_id(path: str | os.PathLike[str] | ObjectPath) -> str:
             is_settled = time.time_ns() - max(before.modified_ns, before.changed_ns) > _SETTLED_NS
             if not is_settled or identity_of(file.fileno()) != before:
                 return digest
-            while len(_known) >= _MOST_KNOWN:
+            while len(_known) >= _MAX_KNOWN:
                 del _known[next(iter(_known))]
             _known[before] = digest
         return _known[before]
 
 
-def what_changed(path: str | os.PathLike[str], source_id: str | None) -> str | None:
-    """What is wrong with a file that was curated as `source_id`, in words; None if its content is the same.
+def content_mismatch(path: str | os.PathLike[str], source_id: str | None) -> str | None:
+    """Describe how a file differs from the one curated as `source_id`; None if its content is the same.
 
-    A row without an id is of a version that kept none: nothing can be said of it.
+    A row of an older version has no id and cannot be checked: also None.
 
     Raises:
-        VideoError: it cannot be opened (`unreadable`).
-        OSError: it cannot be read to its end.
+        VideoError: the file cannot be opened (`unreadable`).
+        OSError: the file cannot be read completely.
     """
     if source_id is None or (now := content_id(path)) == source_id:
         return None
     return (
-        f"{path} is another file than was curated (sha256 {source_id[:12]}…, now {now[:12]}…): bring the old one back, "
-        "or curate anew"
+        f"{path} has changed since it was curated (sha256 {source_id[:12]}…, now {now[:12]}…): restore the old file "
+        "or curate again"
     )
 
 
 def is_unchanged(path: str | os.PathLike[str], source_id: str | None) -> bool:
-    """Whether a file is there and its content is that of `source_id`."""
+    """Check whether a file exists and has the content of `source_id`."""
     try:
-        return what_changed(path, source_id) is None
+        return content_mismatch(path, source_id) is None
     except VideoError:
         return False

@@ -1,6 +1,6 @@
 """Read and write the keypoints supplied beside a video or an image: `NAME` + `sidecars.KEYPOINTS`.
 
-`sidecars` decides whose a file of keypoints is, where several videos and images share a name.
+If several videos and images share a name, `sidecars` determines to which one a file of keypoints belongs.
 """
 
 import os
@@ -10,16 +10,16 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from .file_names import LONGEST_BYTES
-from .sidecars import KEYPOINTS, is_there, media_called, sidecar
+from .sidecars import KEYPOINTS, file_exists, media_with_stem, sidecar
 from .skeleton import PoseSequence
-from .storage.atomic import written_aside
+from .storage.atomic import atomic_write
 
 
 def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_full_name: bool = False) -> None:
-    """Lay keypoints beside the video or image `path`: one sequence a person, the main one first, all from frame 0.
+    """Write keypoints beside the video or image `path`: one sequence per person, main person first, from frame 0 on.
 
-    They are called `STEM.pose.safetensors`; after the full name if asked, where another file of that stem lies there
-    already, or where keypoints by the full name do.
+    The file is `STEM.pose.safetensors`. It has the full name instead if `by_full_name`, if another video or image has
+    that stem, or if keypoints with the full name exist.
     """
     tensors: dict[str, np.ndarray] = {"fps": np.array([fps], np.float64)}
     for k, person in enumerate(persons):
@@ -29,16 +29,16 @@ def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_f
         if person.faces is not None:
             tensors[f"{k}.faces"] = person.faces.astype(np.float32)
     full = path.with_name(path.name + KEYPOINTS)
-    by_full_name = by_full_name or is_there(full) or (path.parent.is_dir() and bool(media_called(path)))
+    by_full_name = by_full_name or file_exists(full) or (path.parent.is_dir() and bool(media_with_stem(path)))
     by_full_name = by_full_name and len(os.fsencode(full.name)) <= LONGEST_BYTES
-    with written_aside(full if by_full_name else path.with_name(path.stem + KEYPOINTS)) as aside:
+    with atomic_write(full if by_full_name else path.with_name(path.stem + KEYPOINTS)) as aside:
         aside.write_bytes(save(tensors))
 
 
 def load_supplied_pose(video_path: Path) -> tuple[list[PoseSequence], float] | None:
-    """Keypoints that lie beside a video or image and are its own (see `sidecars`), and their rate; None without.
+    """Load the keypoints of a video or image from its sidecar (see `sidecars`), and their rate; None without one.
 
-    Raises `ValueError` if the file is not what `save_supplied_pose` writes.
+    Raises `ValueError` if the file does not have the format of `save_supplied_pose`.
     """
     path = sidecar(Path(video_path), KEYPOINTS)
     if path is None:
@@ -52,4 +52,4 @@ def load_supplied_pose(video_path: Path) -> tuple[list[PoseSequence], float] | N
             fields.setdefault(int(person), {})[field] = tensor
         return [PoseSequence(**fields[person]) for person in sorted(fields)], fps
     except Exception as error:  # the library's own error class is a bare Exception
-        raise ValueError(f"{path.name} holds no keypoints as save_supplied_pose writes them: {error}") from error
+        raise ValueError(f"{path.name} does not have the format of save_supplied_pose: {error}") from error

@@ -11,7 +11,7 @@ from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
 from ..datasets.artifact import Artifact
-from ..datasets.finished import finished
+from ..datasets.finished import find_artifact
 from ..datasets.shards.dataset import require_settings
 from ..datasets.storage import Location, state_folder
 from ..datasets.storage.atomic import write_json
@@ -87,7 +87,7 @@ def train(
         arguments += ["--from", from_checkpoint]
 
     def here() -> Record:
-        config, place = run.stage(stage), finished(latents, "latents").path
+        config, place = run.stage(stage), find_artifact(latents, "latents").path
         require_settings(place, run.cache.settings, absent_fields(CacheConfig))
         return train_job.run(config, latents=place, base=base, out=out, from_checkpoint=from_checkpoint)
 

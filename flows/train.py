@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from .. import SteadyDancerError
-from ..datasets.storage import Location, location, named
+from ..datasets.storage import Location, format_location, location
 from ..datasets.storage.files import file_url
 from ..pipelines.runtime.after_commit import after_commit
 from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_in_words, write_stages_report
@@ -90,7 +90,9 @@ def publish_training(folder: Location) -> None:
         return
     with shown("training-report"):
         create_markdown_artifact(
-            key="training-report", markdown=stages_in_words(folder), description=f"Training in {folder}: {named(page)}"
+            key="training-report",
+            markdown=stages_in_words(folder),
+            description=f"Training in {folder}: {format_location(page)}",
         )
     if link := file_url(page):
         with shown("training-page"):

@@ -749,7 +749,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
             settings["sound"] = "kept"
         driven: DrivingPoses | None = self._driven
         if driven is not None:
-            settings |= driven.told()
+            settings |= driven.to_record()
         digests = {name: input_digest(value) for name, value in given.items() if name not in (inputs or {})}
         record = make_record(
             model=model_digests(self) if model is None else model,

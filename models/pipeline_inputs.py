@@ -17,7 +17,7 @@ from PIL import Image
 
 from .. import SteadyDancerError
 from ..datasets.driving_poses import DrivingPoses, NoStartError, decode_driving, driving_poses, driving_times_s
-from ..datasets.images import ImageError, show_image
+from ..datasets.images import ImageError, convert_image
 from ..datasets.skeleton import PoseSequence, perturb
 from ..datasets.video import VideoError, frame_times_s, probe, size_for_area
 from .encoders import resize_frames
@@ -53,7 +53,7 @@ def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
     """
     if isinstance(image, Image.Image):
         try:
-            return show_image(image, name).pixels
+            return convert_image(image, name).pixels
         except (ImageError, OSError, ValueError) as error:
             raise InputError(str(error)) from error
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:

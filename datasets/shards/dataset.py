@@ -20,10 +20,10 @@ import webdataset as wds
 from isal import isal_zlib  # the same checksums as zlib, nine times as fast
 
 from ..artifact import Artifact, ArtifactError, Packet
-from ..finished import finished
+from ..finished import find_artifact
 from ..sidecars import KEYPOINTS
 from ..storage import Location, location
-from ..storage.atomic import written_aside
+from ..storage.atomic import atomic_write
 from ..storage.s3 import ObjectPath
 from .encodings import ENCODINGS as ENCODINGS  # re-exported
 from .index import check_index, missing_samples, remedy
@@ -77,7 +77,7 @@ def write_shard(latents: Location, packet: Packet, samples: Iterable[Sample]) ->
     members: dict[str, list[dict[str, Any]]] = {}
     shard_columns: dict[str, Any] = {}
     if any(sample.members for sample in samples):
-        with written_aside(shard) as aside:
+        with atomic_write(shard) as aside:
             with aside.open("wb") as file:
                 # Fixed owner, mode and time: the same samples give the same bytes.
                 writer = wds.TarWriter(
@@ -130,7 +130,7 @@ class ShardDataset:
 
     def __init__(self, latents: str | os.PathLike[str] | ObjectPath, on_damage: OnDamage = "stop") -> None:
         """Read the index. Shards are opened at their first use."""
-        artifact = finished(location(latents), "latents")
+        artifact = find_artifact(location(latents), "latents")
         self.path, self.record = artifact.path, artifact.record()
         index = artifact.read().combine_chunks()
         check_index(self.path, self.record, index)

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..storage.cache import drop, held
+from ..storage.cache import cached_entry, drop
 from ..storage.digests import json_digest
 from ..storage.files import Location
 from ..storage.requests import attempt
@@ -70,7 +70,7 @@ def read_range(path: ObjectPath, offset: int, size: int, digest: str, is_valid: 
         StorageError: the store denies access or cannot be reached.
     """
     key = sha256(f"{path} {offset} {size} {digest}".encode()).hexdigest()
-    with held(key, partial(_fetch, path, offset, size)) as folder:
+    with cached_entry(key, partial(_fetch, path, offset, size)) as folder:
         data = (folder / "bytes").read_bytes()
     if is_valid(data):
         return data

@@ -1,6 +1,6 @@
-"""Files and folders, on this machine or in an object store: names, reading, atomic writing, digests, leases.
+"""Files and folders on the local disk or in an object store: paths, reading, atomic writes, digests, leases.
 
-Each name is imported when it is first asked for: modules below it may then import one another's.
+Names are imported on first use, which avoids import cycles between the modules of this package.
 """
 
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
         Location,
         ObjectPath,
         StorageError,
+        format_location,
         is_address,
         join,
         local_copy,
         local_folder,
         location,
-        named,
         publish,
         relative,
         state_folder,
@@ -29,12 +29,12 @@ __all__ = [
     "Location",
     "ObjectPath",
     "StorageError",
+    "format_location",
     "is_address",
     "join",
     "local_copy",
     "local_folder",
     "location",
-    "named",
     "publish",
     "relative",
     "state_folder",

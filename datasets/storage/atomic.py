@@ -1,4 +1,4 @@
-"""Files and folders that readers see whole or not at all, on this machine or (files) on an object store."""
+"""Atomic writes: readers see a complete file or folder, or none. Files may also be in an object store."""
 
 import contextlib
 import json
@@ -18,11 +18,10 @@ from .s3 import ObjectPath, put
 
 
 @contextlib.contextmanager
-def written_aside(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool = True) -> Iterator[Path]:
-    """Yield a hidden path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+def atomic_write(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool = True) -> Iterator[Path]:
+    """Yield a hidden path beside `path`; rename it to `path` if the block succeeds, remove it otherwise.
 
-    For an object the hidden path is a file of this machine, and the renaming its upload. `keeps_suffix`: as for
-    `aside_of`.
+    For an object, the hidden path is a local file that is uploaded instead of renamed. `keeps_suffix`: see `aside_of`.
     """
     path = location(path)
     if isinstance(path, ObjectPath):
@@ -45,22 +44,22 @@ def written_aside(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool 
 
 
 @contextlib.contextmanager
-def written_in_order(folder: Location, names: Sequence[str]) -> Iterator[Path]:
-    """Yield a folder of this machine in which to write these files, each whole and in this order.
+def ordered_write(folder: Location, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a local folder to write these files in, each atomically and in this order.
 
-    It is `folder` itself; for one on a store, it is a temporary one whose files are uploaded when the block ends well.
+    This is `folder` itself. For a folder in a store it is a temporary one, uploaded if the block succeeds.
     """
     if isinstance(folder, Path):
         yield folder
         return
-    with tempfile.TemporaryDirectory(dir=scratch()) as here:
-        yield Path(here)
+    with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
+        yield Path(temporary)
         for name in names:
-            put(Path(here) / name, folder / name)
+            put(Path(temporary) / name, folder / name)
 
 
 def begin_folder(folder: Location) -> None:
-    """Make a folder, and remove what killed processes have left half written in it; a store has neither."""
+    """Make a folder and remove incomplete files of killed processes. Does nothing for a store."""
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.rglob(".*.tmp*"):
@@ -68,20 +67,20 @@ def begin_folder(folder: Location) -> None:
 
 
 def write_json(path: str | os.PathLike[str] | ObjectPath, value: Any) -> None:
-    """Write a JSON file so that readers see all of it or none.
+    """Write a JSON file atomically.
 
     Raises:
-        ValueError: NaN or infinity, which JSON does not have; what was not measured is None.
+        ValueError: `value` contains NaN or infinity, which JSON does not support; use None for unmeasured values.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
 
 
 def write_once(path: Path, data: bytes) -> None:
-    """Write a file of this machine, whole or not at all, unless it exists; several machines may try at once."""
+    """Write a local file atomically unless it exists. Several machines may call this at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `aside_of`: processes of several machines, which share the folder, can have the same number.
+    # Not `aside_of`: machines that share the folder can have processes with the same id.
     aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
         with aside.open("xb") as file:
@@ -98,16 +97,16 @@ def write_once(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def folder_written_aside(
+def atomic_folder(
     path: Path, *, aside: Path | None = None, retire: Callable[[], object] | None = None, flush: bool = True
 ) -> Iterator[Path]:
-    """Yield a new hidden folder beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+    """Yield a new hidden folder beside `path`; rename it to `path` if the block succeeds, remove it otherwise.
 
     Args:
-        path: the folder to make, on this machine.
-        aside: the hidden folder; None means `.NAME.tmp`, of which a killed process may have left some.
-        retire: called just before the renaming, to move or remove the folder that `path` replaces.
-        flush: write the files to the disk before the renaming.
+        path: the local folder to create.
+        aside: the hidden folder; None means `.NAME.tmp`. Leftovers of a killed process in it are removed first.
+        retire: called just before the rename, to move or remove the folder that `path` replaces.
+        flush: whether to flush the files to disk before the rename.
     """
     aside = aside or path.with_name(f".{path.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -126,7 +125,7 @@ def folder_written_aside(
 
 
 def sync(path: Path) -> None:
-    """Write a file's bytes, or a folder's names, to the disk."""
+    """Write a file's bytes or a folder's entries to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -135,7 +134,7 @@ def sync(path: Path) -> None:
 
 
 def _name_file(error: OSError, path: Path) -> None:
-    """Arrow and full disks name no file; the errors of PyAV cannot be given one."""
+    """Set the file name of an error that lacks one (Arrow, full disk); errors of PyAV do not accept it."""
     if error.filename is None:
         with contextlib.suppress(AttributeError):
             error.filename = str(path)

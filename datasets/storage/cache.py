@@ -1,8 +1,8 @@
-"""What was fetched from a store and lies on this machine, bounded in bytes, shared by all processes of the machine.
+"""Local cache of objects fetched from a store, limited in bytes, shared by all processes of the machine.
 
-An entry is a folder under the digest of what it holds. It appears whole, by a rename; whoever reads it holds a shared
-lock on it, and what nobody holds is removed, the longest unused first, when the limit is passed. The limit is
-`STEADYDANCER_SCRATCH_GB` (20), the place `STEADYDANCER_SCRATCH` (`~/.cache/steadydancer`).
+An entry is a folder named by the digest of its content and created by a rename. Readers hold a shared lock on it. When
+the cache exceeds its limit, unlocked entries are removed, least recently used first. `STEADYDANCER_SCRATCH_GB` (20)
+sets the limit, `STEADYDANCER_SCRATCH` (`~/.cache/steadydancer`) the folder.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from pathlib import Path
 from ... import SteadyDancerError
 
 _DEFAULT_GB = "20"
-# The whole cache is looked through when this share of the limit has been added since it last was.
-_SHARE_BETWEEN_LOOKS = 0.02
+# The whole cache is scanned once this share of the limit has been added since the last scan.
+_SHARE_BETWEEN_SCANS = 0.02
 
 _added_bytes: int | None = None
 
 
 def scratch() -> Path:
-    """The folder of this machine for copies of what lies elsewhere; made if it is not there.
+    """Return the local scratch folder for copies of remote files; create it if it does not exist.
 
     Raises:
-        SteadyDancerError: it cannot be made; the message names the variable that says where it is.
+        SteadyDancerError: the folder cannot be created; the message names the variable that sets it.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("STEADYDANCER_SCRATCH") or Path(home) / "steadydancer").absolute()
@@ -38,10 +38,10 @@ def scratch() -> Path:
 
 
 def require_scratch() -> None:
-    """Find out whether something can be written there, before there is something to write.
+    """Check that the scratch folder is writable before it is needed.
 
     Raises:
-        SteadyDancerError: it cannot; the message names the variable that says where it is.
+        SteadyDancerError: it is not writable; the message names the variable that sets it.
     """
     folder = scratch()
     try:
@@ -52,33 +52,33 @@ def require_scratch() -> None:
 
 
 def _cannot_be_written(folder: Path, error: OSError) -> str:
-    where = "as STEADYDANCER_SCRATCH says" if os.environ.get("STEADYDANCER_SCRATCH") else "in the home folder"
+    origin = "set by STEADYDANCER_SCRATCH" if os.environ.get("STEADYDANCER_SCRATCH") else "the default"
     return (
-        f"{folder} cannot be written ({error.strerror or error}). Jobs keep temporary files there, {where}: set "
-        "STEADYDANCER_SCRATCH to a folder that can be written"
+        f"The scratch folder {folder} ({origin}) is not writable ({error.strerror or error}). Jobs keep temporary "
+        "files there: set STEADYDANCER_SCRATCH to a writable folder"
     )
 
 
 def limit_bytes() -> int:
-    """What the entries may weigh together.
+    """Return the size limit of the cache in bytes.
 
     Raises:
-        SteadyDancerError: the variable holds no number.
+        SteadyDancerError: the environment variable is not a number.
     """
     text = os.environ.get("STEADYDANCER_SCRATCH_GB") or _DEFAULT_GB
     try:
         return int(float(text) * 1e9)
     except (ValueError, OverflowError):
-        raise SteadyDancerError(f"STEADYDANCER_SCRATCH_GB: {text!r} is no number of gigabytes") from None
+        raise SteadyDancerError(f"STEADYDANCER_SCRATCH_GB: {text!r} is not a number of gigabytes") from None
 
 
 @contextlib.contextmanager
-def held(key: str, fetch: Callable[[Path], None]) -> Iterator[Path]:
-    """The folder of an entry, which stays at least as long as the block runs.
+def cached_entry(key: str, fetch: Callable[[Path], None]) -> Iterator[Path]:
+    """Yield the folder of a cache entry, which is kept at least until the block ends.
 
     Args:
-        key: names the content: another content has another key.
-        fetch: fills an empty folder with it; called only if no process of this machine has done so before.
+        key: identifies the content; different content needs a different key.
+        fetch: fills an empty folder with the content; called only if the entry is not cached yet.
     """
     folder = _entries() / key
     while True:
@@ -90,7 +90,7 @@ def held(key: str, fetch: Callable[[Path], None]) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_SH)
         if _is_same(lock, folder):
             break
-        os.close(lock)  # it was removed between the opening and the lock
+        os.close(lock)  # the entry was removed between `open` and `flock`
     try:
         os.utime(folder)
         yield folder
@@ -99,13 +99,13 @@ def held(key: str, fetch: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def drop(key: str) -> None:
-    """Forget an entry that turned out to be wrong; one that somebody holds stays."""
+    """Remove a corrupt entry, unless a process holds it."""
     _remove_if_free(_entries() / key)
 
 
 def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
     global _added_bytes
-    # One process fetches, the others wait for it: components weigh gigabytes. 256 locks serve all keys.
+    # One process fetches and the others wait, because components are gigabytes large. All keys share 256 locks.
     locks = scratch() / "locks"
     locks.mkdir(exist_ok=True)
     with (locks / folder.name[:2]).open("w") as slot:
@@ -113,23 +113,23 @@ def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
         if folder.is_dir():
             return
         aside = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-        mark = os.open(aside, os.O_RDONLY)  # held: its owner lives
+        mark = os.open(aside, os.O_RDONLY)  # locked while its owner is alive
         try:
             fcntl.flock(mark, fcntl.LOCK_EX)
             fetch(aside)
             for file in _files(aside):
-                _sync(file)  # a machine that loses power must not leave an entry of zeros
+                _sync(file)  # a power failure must not leave an entry of zeros
             size = _size(aside)
             aside.rename(folder)
         except OSError as error:
-            if error.filename is None:  # a full disk names no file
+            if error.filename is None:  # the error of a full disk has no file name
                 error.filename = str(scratch())
             raise
         finally:
             os.close(mark)
             shutil.rmtree(aside, ignore_errors=True)
     limit = limit_bytes()
-    if _added_bytes is None or _added_bytes + size > limit * _SHARE_BETWEEN_LOOKS:
+    if _added_bytes is None or _added_bytes + size > limit * _SHARE_BETWEEN_SCANS:
         _make_room(limit, folder)
         _added_bytes = 0
     else:
@@ -137,12 +137,12 @@ def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
 
 
 def _make_room(limit: int, newest: Path) -> None:
-    """Remove what nobody holds, the longest unused first, until the rest is within the limit."""
+    """Remove unlocked entries, least recently used first, until the cache is within its limit."""
     sizes = {}
     for folder in _entries().iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process makes room too
+        with contextlib.suppress(FileNotFoundError):  # another process may be removing entries, too
             if folder.name.startswith("."):
-                _remove_if_free(folder)  # left by a process that was killed
+                _remove_if_free(folder)  # leftover of a killed process
             else:
                 sizes[folder] = (folder.stat().st_mtime_ns, _size(folder))
     total = sum(size for _, size in sizes.values())
@@ -160,13 +160,13 @@ def _remove_if_free(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        gone = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-        folder.rename(gone)
-    except OSError:  # somebody holds it, or has removed it
+        removed = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        folder.rename(removed)
+    except OSError:  # another process holds the entry or has removed it
         return False
     finally:
         os.close(lock)
-    shutil.rmtree(gone, ignore_errors=True)
+    shutil.rmtree(removed, ignore_errors=True)
     return True
 
 

@@ -1,31 +1,31 @@
-"""Finished files in a second place, without reading them where that can be helped."""
+"""Copy finished files: by hard link or server-side copy where possible."""
 
 import os
 import shutil
 from pathlib import Path
 
-from .atomic import written_aside
+from .atomic import atomic_write
 from .files import Location
 from .s3 import ObjectPath, copy, get, put
 
 
-def copy_whole(source: Location, target: Location) -> None:
-    """Make `target` of `source`, so that it appears whole: a hard link, a copy, or the store's own copy."""
+def copy_atomically(source: Location, target: Location) -> None:
+    """Copy `source` to `target` atomically: by hard link, copy, upload, download or server-side copy."""
     if isinstance(target, ObjectPath) and isinstance(source, ObjectPath):
         copy(source, target)
     elif isinstance(target, ObjectPath):
         assert isinstance(source, Path)
         put(source, target)
     else:
-        with written_aside(target) as aside:
+        with atomic_write(target) as aside:
             if isinstance(source, ObjectPath):
                 get(source, aside)
             else:
                 link_or_copy(source, aside)
 
 
-def local_or_fetched(place: Location, folder: Path) -> Path:
-    """Return a local file itself, or a copy of an object in `folder` that nothing else keeps."""
+def fetch_if_remote(place: Location, folder: Path) -> Path:
+    """Return a local path unchanged; download an object into `folder`, without using the cache."""
     if isinstance(place, Path):
         return place
     get(place, folder / place.name)
@@ -33,9 +33,9 @@ def local_or_fetched(place: Location, folder: Path) -> Path:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Make `target` a hard link to `source`, or a copy where the file system has no links. Replaces what is there."""
-    Path(target).unlink(missing_ok=True)  # of a process of the same number that was killed: it may be a link
+    """Make `target` a hard link to `source`, or a copy where links are not supported. Replaces an existing file."""
+    Path(target).unlink(missing_ok=True)  # leftover of a killed process with the same id, possibly a link
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # a different file system, or one without hard links
         shutil.copyfile(source, target)

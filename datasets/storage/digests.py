@@ -1,4 +1,4 @@
-"""What names a value, a file or a folder by its content, and what tells two values apart."""
+"""Digests of JSON values, files and folders, and differences between JSON values."""
 
 import hashlib
 import json
@@ -14,15 +14,15 @@ from .s3 import CHUNK_BYTES, ObjectPath
 
 
 def json_digest(value: Any) -> str:
-    """sha256 of a JSON value in canonical form."""
+    """Return the sha256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def content_digest(path: str | os.PathLike[str] | ObjectPath) -> str:
-    """sha256 of a file's bytes; of a folder, of the (relative name, digest) pairs of its visible files.
+    """Return the sha256 of a file's bytes, or of the (relative name, digest) pairs of a folder's visible files.
 
     Raises:
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: `path` does not exist.
     """
     path = location(path)
     if not path.is_dir():
@@ -40,7 +40,7 @@ def _file_digest(path: Location) -> str:
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """`field: old → new` for every leaf in which two JSON values differ."""
+    """Yield `field: old → new` for every leaf in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
@@ -48,8 +48,8 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {_short(old)} → {_short(new)}"
 
 
-def shown_differences(old: Any, new: Any, most: int = 8) -> str:
-    """The first `most` differences of two JSON values as lines of a message; empty where there are none."""
+def format_differences(old: Any, new: Any, most: int = 8) -> str:
+    """Format the first `most` differences of two JSON values as lines of a message; empty if there are none."""
     return "\n".join(f"  {change}" for change in islice(differences(old, new), most))
 
 

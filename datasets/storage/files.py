@@ -1,8 +1,8 @@
-"""Files and folders of either kind: what can be asked of a place, and done with it, wherever it is.
+"""Operations on files and folders that work the same for local paths and object stores.
 
-A place is a `Path` or an `ObjectPath`. Both have `pathlib`'s verbs (`/`, `is_file`, `read_text`, `unlink`, …); what
-those leave different is answered here, once. Code outside the storage modules takes these functions and never asks
-which of the two a place is.
+A location is a `Path` or an `ObjectPath`. Both have `pathlib`'s methods (`/`, `is_file`, `read_text`, `unlink`, …);
+the functions of this module cover the remaining differences. Code outside the storage package calls them and does not
+check the type of a location.
 """
 
 import contextlib
@@ -13,33 +13,33 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .requests import attempt, told
+from .requests import attempt, translated_errors
 from .s3 import ObjectPath, children, describe, listing, prefixes
 
 Location = Path | ObjectPath
 RangeReader = Callable[[int, int], bytes]
 
-_SETTLED_S = 2.0  # a folder that was changed so long ago shows every further change by its time
-_LISTED_S = 60  # how long a listing of a store's folder is believed
+_SETTLED_S = 2.0  # after this age, any further change of a folder changes its modification time
+_LISTED_S = 60  # how long a listing of a store's folder is reused
 
 
 def needs_download(place: Location) -> bool:
-    """Whether the content of a place has to be fetched before a program of this machine can read it."""
+    """Return whether a location must be downloaded before a local program can read it."""
     return isinstance(place, ObjectPath)
 
 
-def is_here(place: Location) -> bool:
-    """Whether a file or folder of this machine is at a place. Never asks a store."""
+def exists_locally(place: Location) -> bool:
+    """Return whether a local file or folder exists. Sends no request to a store."""
     return isinstance(place, Path) and place.exists()
 
 
 def file_url(place: Location) -> str | None:
-    """Return the address that a browser opens; None for a store, to which browsers follow no link."""
+    """Return the URL that a browser opens; None for an object, which browsers cannot open."""
     return place.absolute().as_uri() if isinstance(place, Path) else None
 
 
 def sizes(places: Iterable[Location]) -> dict[Location, int | None]:
-    """Return the size of each file in bytes, None where there is no file. Objects of one bucket are asked at once."""
+    """Return the size of each file in bytes, None if it does not exist. Objects of one bucket share a request."""
     places = list(places)
     objects = [place for place in places if isinstance(place, ObjectPath)]
     found: dict[Location, int | None] = {
@@ -51,12 +51,12 @@ def sizes(places: Iterable[Location]) -> dict[Location, int | None]:
 
 
 def size(place: Location) -> int | None:
-    """Return the size of a file in bytes; None if there is no file."""
+    """Return the size of a file in bytes; None if it does not exist."""
     return sizes([place])[place]
 
 
 def changed_ns(place: Location, and_status: bool = False) -> int | None:
-    """Return when a file was last written, or with `and_status` put in its place; None if there is none."""
+    """Return the modification time of a file, with `and_status` also its status change; None if it does not exist."""
     if isinstance(place, ObjectPath):
         info = describe([place])[0]
         return info.mtime_ns if info.is_file else None
@@ -68,22 +68,22 @@ def changed_ns(place: Location, and_status: bool = False) -> int | None:
 
 
 def is_another_file(place: Location, other: Location) -> bool:
-    """Whether `other`, a name out of a listing of the folder of `place`, is a file and not another name of the same."""
+    """Return whether `other`, listed in the folder of `place`, is a file and not another name for the same file."""
     if isinstance(place, Path) and isinstance(other, Path):
         return other.is_file() and not (place.exists() and place.samefile(other))
     return place != other
 
 
-def file_in_the_way(folder: Location) -> Location | None:
-    """Return the file at which a folder cannot be made, itself or above it; objects are in nobody's way."""
+def blocking_file(folder: Location) -> Location | None:
+    """Return the file that prevents creating a folder: at its path or above it. None in a store."""
     if isinstance(folder, ObjectPath):
         return None
-    there = next((one for one in (folder, *folder.parents) if one.exists()), None)
-    return there if there is not None and not there.is_dir() else None
+    nearest = next((one for one in (folder, *folder.parents) if one.exists()), None)
+    return nearest if nearest is not None and not nearest.is_dir() else None
 
 
 def relative_path(place: Location, folder: Location) -> str | None:
-    """Return the relative path from a folder to a place; None if only one is on a store, or the buckets differ."""
+    """Return the relative path from a folder to a location; None if only one is in a store or the buckets differ."""
     if isinstance(place, Path) and isinstance(folder, Path):
         return os.path.relpath(place.absolute(), folder.absolute())
     if isinstance(place, ObjectPath) and isinstance(folder, ObjectPath) and place.bucket == folder.bucket:
@@ -92,7 +92,7 @@ def relative_path(place: Location, folder: Location) -> str | None:
 
 
 def name_below(place: Location, folder: Location) -> str:
-    """Return the name of a place inside a folder above it, with slashes."""
+    """Return the path of a location relative to a parent folder, with forward slashes."""
     if isinstance(place, ObjectPath) and isinstance(folder, ObjectPath):
         return place.key.removeprefix(folder.key).lstrip("/")
     assert isinstance(place, Path) and isinstance(folder, Path)
@@ -100,7 +100,7 @@ def name_below(place: Location, folder: Location) -> str:
 
 
 def names_in(folder: Location) -> list[str]:
-    """Return the names of what is in a folder itself, of a store's folder the objects; none if there is no folder."""
+    """Return the names of a folder's direct entries (in a store: its objects); empty if it does not exist."""
     if isinstance(folder, ObjectPath):
         return children(folder)
     try:
@@ -111,7 +111,7 @@ def names_in(folder: Location) -> list[str]:
 
 
 def listing_mark(folder: Location) -> int | None:
-    """Return a value that is another as soon as `names_in` may say something else; None: it may at any moment."""
+    """Return a value that changes when `names_in` may change; None if it cannot be relied on yet."""
     if isinstance(folder, ObjectPath):
         return int(time.monotonic() / _LISTED_S)
     changed_ns = folder.stat().st_mtime_ns
@@ -119,21 +119,21 @@ def listing_mark(folder: Location) -> int | None:
 
 
 def files_in(folder: Location) -> list[Location]:
-    """Return the files in a folder itself; none if there is no folder."""
+    """Return a folder's direct files; empty if it does not exist."""
     if isinstance(folder, ObjectPath):
         return [folder / name for name in children(folder)]
     return [entry for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
 
 
 def folders_in(folder: Location) -> list[Location]:
-    """Return the folders in a folder itself; none if there is no folder."""
+    """Return a folder's direct subfolders; empty if it does not exist."""
     if isinstance(folder, ObjectPath):
         return list(prefixes(folder))
     return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
 
 
 def folders_with(folder: Location, names: Iterable[str]) -> set[Location]:
-    """Return the folders in a folder that have a file of one of these names."""
+    """Return the direct subfolders that contain a file with one of these names."""
     if isinstance(folder, ObjectPath):
         found = [one.path for one in listing(folder)]
         names = set(names)
@@ -142,28 +142,28 @@ def folders_with(folder: Location, names: Iterable[str]) -> set[Location]:
 
 
 def files_below(folder: Location) -> list[Location]:
-    """Return every file below a folder, hidden ones too, sorted."""
+    """Return every file below a folder, including hidden ones, sorted."""
     if isinstance(folder, ObjectPath):
         return [one.path for one in listing(folder)]
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def total_bytes(folder: Location) -> int:
-    """Return what the finished files below a folder weigh together."""
+    """Return the total size in bytes of the finished (not hidden) files below a folder."""
     if isinstance(folder, ObjectPath):
         return sum(one.size for one in listing(folder))
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
-def holds_something(place: Location) -> bool:
-    """Whether a place is a file, or a folder that is not empty; the hidden claims of runs on a store do not count."""
+def is_not_empty(place: Location) -> bool:
+    """Return whether a location is a file or a non-empty folder; hidden claims of runs in a store are ignored."""
     if isinstance(place, ObjectPath):
         return place.is_file() or any(not one.path.name.startswith(".") for one in listing(place))
     return place.exists() and (not place.is_dir() or any(place.iterdir()))
 
 
 def remove_folder(folder: Location, first: str) -> None:
-    """Remove a folder, its file `first` before all else: what is half gone does not look finished."""
+    """Remove a folder, its file `first` before the others, so that a half-removed folder does not look finished."""
     (folder / first).unlink(missing_ok=True)
     if isinstance(folder, ObjectPath):
         for one in listing(folder):
@@ -180,9 +180,9 @@ def remove_folder(folder: Location, first: str) -> None:
 
 @contextlib.contextmanager
 def opened(place: Location) -> Iterator[Any]:
-    """Yield a file to read bytes from; what a store answers in the block is raised as `StorageError`."""
+    """Yield a binary file to read from; errors of a store in the block are raised as `StorageError`."""
     if isinstance(place, ObjectPath):
-        with place.open() as stream, told(place):
+        with place.open() as stream, translated_errors(place):
             yield stream
     else:
         with place.open("rb") as file:
@@ -191,7 +191,7 @@ def opened(place: Location) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def range_reader(place: Location) -> Iterator[RangeReader]:
-    """Yield `(offset, size) → bytes` of a file; of an object only the ranges asked for are fetched."""
+    """Yield a function `(offset, size) → bytes` that reads a file; of an object it fetches only those ranges."""
     if isinstance(place, ObjectPath):
         with place.open() as stream:
             yield lambda offset, size: bytes(attempt(place, lambda: stream.read_at(size, offset)))
@@ -201,10 +201,10 @@ def range_reader(place: Location) -> Iterator[RangeReader]:
 
 
 def store_errors(place: Location) -> AbstractContextManager[None]:
-    """Raise as `StorageError` what a store answers in the block."""
-    return told(place) if isinstance(place, ObjectPath) else contextlib.nullcontext()
+    """Translate errors of a store in the block to `StorageError`; do nothing for a local path."""
+    return translated_errors(place) if isinstance(place, ObjectPath) else contextlib.nullcontext()
 
 
 def arrow_source(place: Location) -> Any:
-    """Return what Arrow's readers take for a file; for use in `store_errors`."""
+    """Return a file that Arrow's readers accept; use it within `store_errors`."""
     return place.open() if isinstance(place, ObjectPath) else place

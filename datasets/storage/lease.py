@@ -1,13 +1,13 @@
-"""One run at a time on a folder: by a lock of the kernel, or on an object store, which has none, by claims.
+"""One run at a time in a folder: by a kernel lock, or by claims in an object store, which has no locks.
 
-Arrow has no conditional PUT, so every run writes a claim of its own, `FOLDER/.lock/.ID`, and then lists the claims:
-whoever sees another live one withdraws and refuses. Of two runs at least one sees the other, if the store lists what it
-has acknowledged (S3 does since 2020); two that begin in the same moment may both refuse. A claim is renewed while its
-run lives. It is dead when the store's own clock says that it was not renewed for `EXPIRY_S`, or when its process is
-known on this machine to be gone.
+Arrow has no conditional PUT. Every run therefore writes its own claim, `FOLDER/.lock/.ID`, and then lists the claims. A
+run that sees another live claim withdraws its own and stops. If the store lists every object that it has acknowledged
+(S3 does since 2020), at least one of two runs sees the other; two that start at the same moment may both stop. A run
+renews its claim while it is alive. A claim is dead if it was not renewed for `EXPIRY_S` by the store's clock, or if its
+process belonged to this machine and no longer exists.
 
-Limit: a run that is suspended for longer than that loses its claim and does not notice. No harm comes of it but double
-work, since parts are whole, the same whoever writes them, and `begin` refuses another plan.
+Limit: a run that is suspended for longer than `EXPIRY_S` loses its claim without noticing. The only harm is duplicate
+work: parts are atomic and identical for every writer, and `begin` refuses a different plan.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ RENEWAL_S = 20.0
 EXPIRY_S = 90.0
 
 
-class HeldByAnotherError(Exception):
-    """Another run holds the folder; the message says which, and what to do."""
+class FolderInUseError(Exception):
+    """Another run is using the folder; the message names that run and what to do."""
 
 
 @contextlib.contextmanager
-def one_run(folder: Location) -> Iterator[None]:
-    """Hold a folder while the block runs; it is let go of when the process dies, however it dies.
+def folder_lock(folder: Location) -> Iterator[None]:
+    """Lock a folder for this run until the block ends; also released when the process is killed.
 
     Raises:
-        HeldByAnotherError: another run holds it.
-        StorageError: the store does not let us.
+        FolderInUseError: another run is using the folder.
+        StorageError: the store rejected the claim.
     """
-    with claimed(folder) if isinstance(folder, ObjectPath) else _locked(folder):
+    with folder_claim(folder) if isinstance(folder, ObjectPath) else _locked(folder):
         yield
 
 
@@ -56,7 +56,7 @@ def _locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise HeldByAnotherError(
+            raise FolderInUseError(
                 f"{folder} is in use by another run (process {holder}): wait for it to end, or choose another --out"
             ) from None
         lock.truncate(0)
@@ -66,12 +66,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claimed(folder: ObjectPath) -> Iterator[None]:
-    """Hold a folder while the block runs.
+def folder_claim(folder: ObjectPath) -> Iterator[None]:
+    """Claim a folder of a store until the block ends.
 
     Raises:
-        HeldByAnotherError: another run holds it.
-        StorageError: the store does not let us.
+        FolderInUseError: another run is using the folder.
+        StorageError: the store rejected the claim.
     """
     claim = folder / ".lock" / f".{uuid.uuid4().hex}"
     _write(claim)
@@ -79,7 +79,7 @@ def claimed(folder: ObjectPath) -> Iterator[None]:
         (own,) = (entry(info) for info in describe([claim]))
         for other in listing(claim.parent):
             if other.path != claim and _is_live(other, own):
-                raise HeldByAnotherError(_refusal(folder, other, own))
+                raise FolderInUseError(_refusal(folder, other, own))
         stop = threading.Event()
         heart = threading.Thread(target=_renew, args=(claim, stop), daemon=True)
         heart.start()
@@ -89,13 +89,13 @@ def claimed(folder: ObjectPath) -> Iterator[None]:
             stop.set()
             heart.join()
     finally:
-        with contextlib.suppress(StorageError):  # it expires by itself, and must not hide why the run ended
+        with contextlib.suppress(StorageError):  # the claim expires anyway; do not hide why the run ended
             claim.unlink(missing_ok=True)
 
 
 def _renew(claim: ObjectPath, stop: threading.Event) -> None:
     while not stop.wait(RENEWAL_S):
-        with contextlib.suppress(OSError):  # a store that is away now may be back at the next beat
+        with contextlib.suppress(OSError):  # the store may be reachable again at the next renewal
             _write(claim)
 
 
@@ -107,7 +107,7 @@ def _write(claim: ObjectPath) -> None:
 
 
 def _is_live(other: Entry, own: Entry) -> bool:
-    """Whether a claim's run lives; what is left of one that does not is removed."""
+    """Check whether a claim's run is alive; remove the claim if it is not."""
     holder = _read(other)
     if holder is None:
         return False
@@ -120,7 +120,7 @@ def _is_live(other: Entry, own: Entry) -> bool:
 
 
 def _read(claim: Entry) -> dict[str, Any] | None:
-    """Who made a claim; None if it was withdrawn meanwhile."""
+    """Read who wrote a claim; None if it was withdrawn in the meantime."""
     try:
         holder = json.loads(claim.path.read_bytes())
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def _read(claim: Entry) -> dict[str, Any] | None:
 
 
 def _process_space() -> str | None:
-    """Names this boot and this process table: only within them a process number means one process."""
+    """Return an id of this boot and PID namespace: a process id is unique only within them."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - no path
     except OSError:
@@ -144,6 +144,6 @@ def _refusal(folder: ObjectPath, other: Entry, own: Entry) -> str:
     return (
         f"{folder} is in use by another run (process {holder.get('process', 'unknown')} on "
         f"{holder.get('host', 'an unknown host')}, seen {age_s:.0f} s ago): wait for it to end, or choose another "
-        f"--out. If it was killed, its claim ends by itself {EXPIRY_S:.0f} s after it was last seen; to break it at "
-        f"once, delete {other.path}"
+        f"--out. If it was killed, its claim expires {EXPIRY_S:.0f} s after it was last seen; to remove it now, "
+        f"delete {other.path}"
     )

@@ -1,6 +1,6 @@
-"""Requests to an object store: where it is, how often it is asked, and its complaints in our words.
+"""Requests to an object store: endpoint, retries, and translation of errors.
 
-What a store answers may quote keys, so nothing of it is repeated but the error's code.
+A store's error text may quote keys, so only its error code is repeated.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Arrow's client tries 31 times, which takes 6 s when the store answers 503 at once, 100 s when it says nothing. A
-# store that throttles is asked again after these pauses.
+# Arrow's client tries 31 times, which takes 6 s if the store answers 503 at once and 100 s if it does not answer. A
+# store that throttles is tried again after these pauses.
 PAUSES_S = (2.0, 10.0)
 
 _AWS_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
@@ -34,14 +34,14 @@ _DENIED = {
 
 
 class StorageError(SteadyDancerError, OSError):
-    """A store does not do what is asked: `filename` says where, `strerror` why and what to do, without secrets."""
+    """A request to a store failed: `filename` is the address, `strerror` the cause and remedy, without secrets."""
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.strerror}"
 
 
 class StoreBusyError(StorageError):
-    """The store is overloaded or failing; the same may well succeed later."""
+    """The store is overloaded or failing; the same request may succeed later."""
 
 
 class Place(Protocol):
@@ -49,29 +49,29 @@ class Place(Protocol):
 
     @property
     def bucket(self) -> str:
-        """Its bucket."""
+        """Name of the bucket."""
 
 
 def attempt(path: Place, call: Callable[[], T]) -> T:
-    """The result of a call to the store; a busy store is asked again a few times.
+    """Call a store and return the result; if the store is busy, retry a few times.
 
     Raises:
-        StorageError: in our words.
-        FileNotFoundError: there is no such object.
+        StorageError: the request failed; see `translated_errors`.
+        FileNotFoundError: the object does not exist.
     """
     for pause_s in PAUSES_S:
         try:
-            with told(path):
+            with translated_errors(path):
                 return call()
         except StoreBusyError:
             time.sleep(pause_s)
-    with told(path):
+    with translated_errors(path):
         return call()
 
 
 @contextlib.contextmanager
-def told(path: Place) -> Iterator[None]:
-    """Say in our words what goes wrong with a store in the block; the fault of a local disk passes as it is."""
+def translated_errors(path: Place) -> Iterator[None]:
+    """Translate errors of a store in the block to `StorageError`; errors of the local disk are not changed."""
     try:
         yield
     except (StorageError, FileExistsError):
@@ -81,58 +81,58 @@ def told(path: Place) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise _in_words(path, str(error)) from None
+        raise _as_storage_error(path, str(error)) from None
 
 
-def _in_words(path: Place, message: str) -> StorageError:
+def _as_storage_error(path: Place, message: str) -> StorageError:
     found = _AWS_ERROR.search(message)
     code, status = (found[1], int(found[2] or 0)) if found else ("no reason given", 0)
     kind, where = StorageError, _endpoint()
     if code == "NO_SUCH_BUCKET":
-        words = f"there is no bucket {path.bucket} at {where}: make it, or mend the path or AWS_ENDPOINT_URL"
+        words = f"bucket {path.bucket} does not exist at {where}: create it, or correct the path or AWS_ENDPOINT_URL"
     elif code in _DENIED or status in (401, 403):
         words = (
-            f"{where} denies access ({code}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what their owner "
-            f"may do with bucket {path.bucket}"
+            f"{where} denies access ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the permissions for "
+            f"bucket {path.bucket}"
         )
     elif code in _BUSY or status >= 500 or status == 429:
         kind = StoreBusyError
-        words = f"{where} is overloaded or failing ({status or code}): the same command later goes on from here"
+        words = f"{where} is overloaded or failing ({status or code}): run the same command later to resume"
     elif code == "NETWORK_CONNECTION":
-        words = f"{where} cannot be reached: check AWS_ENDPOINT_URL and the network; the same command goes on from here"
+        words = f"{where} cannot be reached: check AWS_ENDPOINT_URL and the network; run the same command to resume"
     else:
-        words = f"{where} does not do it ({code}{f', HTTP status {status}' if status else ''})"
+        words = f"{where} rejected the request ({code}{f', HTTP {status}' if status else ''})"
     return kind(errno.EIO, words, str(path))
 
 
 def _endpoint() -> str:
     url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not url:
-        return "the S3 of AWS (no AWS_ENDPOINT_URL is set)"
+        return "AWS S3 (AWS_ENDPOINT_URL is not set)"
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
 
 
 @functools.lru_cache(maxsize=16)
 def filesystem(bucket: str) -> "FileSystem":
-    """Arrow's file system of a bucket, as the environment describes its store; one a process."""
+    """Return Arrow's file system for a bucket, configured by the environment; one per process."""
     from pyarrow.fs import FileSystem
 
     try:
         opened, _ = FileSystem.from_uri(f"s3://{bucket}")
-    except ValueError:  # Arrow's class for what it cannot parse
-        words = "the store cannot be opened: check AWS_ENDPOINT_URL (http://HOST:PORT) and AWS_REGION"
+    except ValueError:  # Arrow raises it for settings that it cannot parse
+        words = "cannot open the store: check AWS_ENDPOINT_URL (http://HOST:PORT) and AWS_REGION"
         raise StorageError(errno.EINVAL, words, f"s3://{bucket}") from None
     return opened
 
 
 @functools.lru_cache(maxsize=16)
 def upload_filesystem(bucket: str) -> "FileSystem":
-    """The same for writing: a small object is one PUT, and of a large one no more than a part is held in memory.
+    """Return the file system for writing: a small object is one PUT, and a large one buffers one part at a time.
 
-    Otherwise a small one takes three requests, and a large one is held whole where the disk is faster than the store.
+    By default a small object takes three requests, and a large one is buffered whole if the disk outruns the store.
     """
-    # The environment's endpoint is honoured by `from_uri` alone, and the settings of writing by the class alone.
+    # Only `from_uri` reads the endpoint from the environment, and only the class accepts the write settings.
     pickled: Any = filesystem(bucket).__reduce__()
     make, (options,) = pickled
     return make({**options, "background_writes": False, "allow_delayed_open": True})

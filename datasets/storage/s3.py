@@ -1,8 +1,8 @@
-"""Objects of an S3 store, under the names and verbs that `pathlib` has for files.
+"""Objects of an S3 store, with the interface of `pathlib`.
 
-What differs from a file system: there are no folders, only names with slashes; an object appears whole, by one PUT or
-by the end of a multipart upload, or not at all; nothing is renamed. The endpoint and the credentials come from the
-environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, …), never from a path.
+Unlike a file system, a store has keys with slashes instead of folders, and no rename. An object appears atomically, by
+one PUT or at the end of a multipart upload. The endpoint and the credentials come from the environment
+(`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, …), never from a path.
 """
 
 import ctypes
@@ -25,16 +25,16 @@ T = TypeVar("T")
 SCHEME = "s3://"
 
 _BUCKET = re.compile(r"[A-Za-z0-9][\w.-]{1,62}")
-# What one request asks for or brings, where the whole is larger.
+# Size of one request when reading or writing a large object.
 CHUNK_BYTES = 8 << 20
 _SETTING = re.compile(r"\?[\w.-]+=")
 
 
 @dataclass(frozen=True, order=True)
 class ObjectPath:
-    """An object, or what stands for a folder: all objects whose keys begin with `key` and a slash.
+    """An object, or a folder: all objects whose keys start with `key` and a slash.
 
-    Not an `os.PathLike`: what opens files by itself fails at once with it, and takes `storage.local_copy` instead.
+    It is not an `os.PathLike`, so libraries that open files reject it immediately; give them a `storage.local_copy`.
     """
 
     bucket: str
@@ -42,21 +42,22 @@ class ObjectPath:
 
     @classmethod
     def parse(cls, uri: str) -> "ObjectPath":
-        """`s3://BUCKET/KEY`.
+        """Parse `s3://BUCKET/KEY`.
 
         Raises:
-            SteadyDancerError: it is no such address, or carries credentials or settings; those are not repeated.
+            SteadyDancerError: `uri` has another form, or contains credentials or settings, which are not repeated.
         """
         if not uri.startswith(SCHEME):
-            raise SteadyDancerError(f"{uri.split('://')[0]}://…: the stores that can be read are {SCHEME} and folders")
+            scheme = uri.split("://")[0]
+            raise SteadyDancerError(f"{scheme}://… is not supported: give a local path or {SCHEME}BUCKET/KEY")
         bucket, _, key = uri.removeprefix(SCHEME).partition("/")
         if "@" in bucket or ":" in bucket or _SETTING.search(uri):
             raise SteadyDancerError(
-                f"{SCHEME}…: a path carries no credentials and no settings; they are read from the environment "
+                f"{SCHEME}…: an address must not contain credentials or settings; set them in the environment "
                 "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION)"
             )
         if not _BUCKET.fullmatch(bucket):
-            raise SteadyDancerError(f"{uri}: give {SCHEME}BUCKET/KEY; {bucket!r} is no name of a bucket")
+            raise SteadyDancerError(f"{uri}: {bucket!r} is not a valid bucket name; give {SCHEME}BUCKET/KEY")
         return cls(bucket, key.strip("/"))
 
     def __str__(self) -> str:
@@ -64,91 +65,91 @@ class ObjectPath:
 
     @property
     def place(self) -> str:
-        """As Arrow's file system of the bucket names it."""
+        """Path in Arrow's file system: `BUCKET/KEY`."""
         return f"{self.bucket}/{self.key}".rstrip("/")
 
     @property
     def name(self) -> str:
-        """What follows the last slash."""
+        """Last component of the key."""
         return self.key.rpartition("/")[2]
 
     @property
     def stem(self) -> str:
-        """The name without its suffix."""
+        """Name without its suffix."""
         return PurePosixPath(self.name).stem
 
     @property
     def suffix(self) -> str:
-        """The name's last dot and what follows it."""
+        """Suffix of the name, including the dot."""
         return PurePosixPath(self.name).suffix
 
     @property
     def parent(self) -> "ObjectPath":
-        """What the object lies in."""
+        """Folder that contains the object."""
         return ObjectPath(self.bucket, self.key.rpartition("/")[0])
 
     def __truediv__(self, name: str) -> "ObjectPath":
         joined = posixpath.normpath(posixpath.join(self.key, name))
         if joined.startswith(("/", "../")) or joined == "..":
-            raise SteadyDancerError(f"{self}/{name} leaves the bucket")
+            raise SteadyDancerError(f"{self}/{name} is outside the bucket: use fewer `..`")
         return ObjectPath(self.bucket, "" if joined == "." else joined)
 
     def with_name(self, name: str) -> "ObjectPath":
-        """Another object beside this one."""
+        """Return the path of another object in the same folder."""
         return self.parent / name
 
     def with_suffix(self, suffix: str) -> "ObjectPath":
-        """The same name with another suffix."""
+        """Return the path with another suffix."""
         return self.with_name(self.stem + suffix)
 
     def absolute(self) -> "ObjectPath":
-        """Itself: an address is the same from everywhere."""
+        """Return the path itself: an address is always absolute."""
         return self
 
     def resolve(self) -> "ObjectPath":
-        """Itself: an address is the same from everywhere."""
+        """Return the path itself: a store has no links."""
         return self
 
     def is_file(self) -> bool:
-        """Whether there is an object; asked by HEAD, so that it sees what was written before."""
+        """Check by a HEAD request, which sees earlier writes, whether the object exists."""
         return describe([self])[0].is_file
 
     def is_dir(self) -> bool:
-        """Whether there are objects below."""
+        """Check whether there are objects below this key."""
         from pyarrow.fs import FileType
 
         return describe([self])[0].type == FileType.Directory
 
     def exists(self) -> bool:
-        """Whether there is an object, or objects below."""
+        """Check whether the object exists, or objects below its key."""
         from pyarrow.fs import FileType
 
         return describe([self])[0].type != FileType.NotFound
 
     def read_bytes(self) -> bytes:
-        """The whole object.
+        """Read the whole object.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the object does not exist.
         """
 
         def read(store: "FileSystem") -> bytes:
             file: Any
-            with store.open_input_file(self.place) as file:  # a stream would ask piece by piece
+            with store.open_input_file(self.place) as file:  # a stream would send a request per chunk
                 return bytes(file.read_at(file.size(), 0))
 
         return _ask(self, read)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The whole object as text.
+        """Read the whole object as text.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the object does not exist.
         """
         return self.read_bytes().decode(encoding, errors)
 
     def open(self) -> Any:
-        """The object as a `pyarrow.NativeFile` that reads only the ranges asked of it (`read_at(size, offset)`)."""
+        """Open the object as a `pyarrow.NativeFile`; `read_at(size, offset)` fetches only that range."""
         return _ask(self, lambda store: store.open_input_file(self.place))
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -170,42 +171,42 @@ class Entry:
 
 
 def _ask(path: ObjectPath, request: "Callable[[FileSystem], T]") -> T:
-    """Return what the store of a path answers to a request, which is repeated and complained of as `attempt` does."""
+    """Send a request to the store of a path; retries and errors are those of `attempt`."""
     return attempt(path, lambda: request(filesystem(path.bucket)))
 
 
 def describe(paths: list[ObjectPath]) -> list["FileInfo"]:
-    """What is at each of these places of one bucket, asked side by side."""
+    """Return Arrow's description of each of these paths of one bucket, requested in parallel."""
     if not paths:
         return []
     return _ask(paths[0], lambda store: store.get_file_info([path.place for path in paths]))
 
 
 def entry(info: "FileInfo") -> Entry:
-    """The description of an object."""
+    """Convert Arrow's description of an object to an `Entry`."""
     bucket, _, key = info.path.partition("/")
     return Entry(ObjectPath(bucket, key), info.size or 0, info.mtime_ns or 0)
 
 
 def listing(folder: ObjectPath) -> list[Entry]:
-    """All objects below, by name; none if there are none."""
+    """List all objects below a folder, sorted by path; empty if it does not exist."""
     from pyarrow.fs import FileSelector
 
     selector = FileSelector(folder.place, recursive=True)
     try:
         infos = _ask(folder, lambda store: store.get_file_info(selector))
-    except FileNotFoundError:  # `allow_not_found` would let a bucket that is not there pass, too
+    except FileNotFoundError:  # `allow_not_found` would also accept a missing bucket
         return []
     return sorted((entry(info) for info in infos if info.is_file), key=lambda found: found.path)
 
 
 def children(folder: ObjectPath) -> list[str]:
-    """Names of the objects that lie in a folder itself."""
+    """List the names of a folder's direct objects."""
     return sorted(info.base_name for info in _inside(folder) if info.is_file)
 
 
 def prefixes(folder: ObjectPath) -> list[ObjectPath]:
-    """What stands for the folders in a folder itself."""
+    """List a folder's direct subfolders (key prefixes)."""
     return [ObjectPath(folder.bucket, info.path.partition("/")[2]) for info in _inside(folder) if not info.is_file]
 
 
@@ -220,15 +221,15 @@ def _inside(folder: ObjectPath) -> list["FileInfo"]:
 
 
 def put(source: Path, target: ObjectPath) -> None:
-    """Make an object of a finished local file: one PUT, or for a large one a multipart upload; readers see all or none.
+    """Upload a finished local file atomically: by one PUT, or by a multipart upload if it is large.
 
     Raises:
-        StorageError: it could not be written; what was there before is still there.
+        StorageError: the upload failed; an earlier object of that name is unchanged.
     """
     attempt(target, lambda: _upload(source, target))
     size, wanted = describe([target])[0].size, source.stat().st_size
     if size != wanted:
-        raise StorageError(errno.EIO, f"{wanted} bytes were written and {size} are there: write it again", str(target))
+        raise StorageError(errno.EIO, f"uploaded {wanted} bytes but found {size}: run the command again", str(target))
 
 
 def _upload(source: Path, target: ObjectPath) -> None:
@@ -239,18 +240,18 @@ def _upload(source: Path, target: ObjectPath) -> None:
                 stream.write(chunk)
         stream.close()
     except BaseException:
-        # Arrow (26) completes an upload, without what failed, when its stream is closed after an error, be it by
-        # `with`, by the garbage collector or within `copy_files`. One that is never let go of stays unfinished, which
-        # nobody sees and the bucket's own rules clear away.
+        # Arrow (26) completes an upload without the failed part when its stream is closed after an error: by `with`,
+        # by the garbage collector or within `copy_files`. Leaking the stream leaves the upload incomplete: no reader
+        # sees it, and the bucket's lifecycle rules remove it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
         raise
 
 
 def get(source: ObjectPath, target: Path) -> None:
-    """Copy an object to a local file.
+    """Download an object to a local file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the object does not exist.
     """
     from pyarrow.fs import LocalFileSystem, copy_files
 
@@ -261,5 +262,5 @@ def get(source: ObjectPath, target: Path) -> None:
 
 
 def copy(source: ObjectPath, target: ObjectPath) -> None:
-    """Make an object of another one, by the store itself."""
+    """Copy an object within the store (server-side)."""
     _ask(target, lambda store: store.copy_file(source.place, target.place))

@@ -1,4 +1,4 @@
-"""What is below a folder, searched once: a folder of this machine is walked as it is asked, a store is listed once."""
+"""Search the files below a folder: a local folder is scanned on each call, a store is listed once."""
 
 import fnmatch
 import glob
@@ -12,13 +12,13 @@ from .s3 import ObjectPath
 
 
 class LocalTree:
-    """A folder of this machine."""
+    """Files below a local folder."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
 
     def is_file(self, place: Location) -> bool:
-        """Whether there is a file below the folder."""
+        """Check whether a location below the folder is a file."""
         return place.is_file()
 
     def files(self) -> list[Location]:
@@ -26,30 +26,30 @@ class LocalTree:
         return files_below(self.top)
 
     def find(self, suffixes: Container[str], wanted: Sequence[str] = ()) -> Iterator[Path]:
-        """Find what is named with one of the suffixes, and folders that cannot be read.
+        """Find entries with one of the suffixes, and folders that cannot be read.
 
-        What has the name and is no file (a folder, a pipe, a link into nowhere) is left to who opens it.
+        An entry may be something else than a file (a folder, a pipe, a broken link); opening it reports the error.
 
         Args:
-            suffixes: in small letters.
-            wanted: parts of a glob that the name below the folder has to fit; empty: everything.
+            suffixes: in lower case.
+            wanted: components of a glob that the path below the folder must match; empty: everything.
 
         Raises:
             OSError: the folder cannot be read.
         """
         if wanted and "**" not in wanted:
-            # A pattern may be absolute, which Path.glob refuses.
+            # The pattern may be absolute, which Path.glob rejects.
             matches = map(Path, glob.iglob(str(Path(glob.escape(str(self.top)), *wanted))))  # noqa: PTH207
             return (one for one in matches if one.suffix.lower() in suffixes)
-        # Here `glob` would follow a link to a folder above it again and again.
-        below = _walk(self.top, suffixes) if self.top.is_dir() else iter(())
+        # `glob` with `**` would follow a link to a parent folder endlessly.
+        below = _scan(self.top, suffixes) if self.top.is_dir() else iter(())
         if not wanted:
             return below
         return (one for one in below if one.suffix.lower() in suffixes and _fits(one, self.top, wanted))
 
 
 class StoreTree:
-    """A folder of a store."""
+    """Objects below a folder of a store."""
 
     def __init__(self, top: ObjectPath) -> None:
         self.top = top
@@ -59,7 +59,7 @@ class StoreTree:
         return dict.fromkeys(files_below(self.top))
 
     def is_file(self, place: Location) -> bool:
-        """Whether there is an object below the folder, by its listing."""
+        """Check whether a location below the folder is an object, by the listing."""
         return place in self._listed
 
     def files(self) -> list[Location]:
@@ -67,24 +67,24 @@ class StoreTree:
         return list(self._listed)
 
     def find(self, suffixes: Container[str], wanted: Sequence[str] = ()) -> Iterable[Location]:
-        """Find the objects that are named with one of the suffixes, and fit the parts of a glob if there are any."""
-        named = (one for one in self._listed if one.suffix.lower() in suffixes)
-        return (one for one in named if not wanted or _fits(one, self.top, wanted))
+        """Find the objects with one of the suffixes that match the components of a glob, if there are any."""
+        matching = (one for one in self._listed if one.suffix.lower() in suffixes)
+        return (one for one in matching if not wanted or _fits(one, self.top, wanted))
 
 
 def tree_of(folder: Location) -> LocalTree | StoreTree:
-    """Return what is below a folder; nothing is searched yet."""
+    """Return the tree of a folder; nothing is read yet."""
     return StoreTree(folder) if isinstance(folder, ObjectPath) else LocalTree(folder)
 
 
 def fits(parts: list[str], wanted: list[str]) -> bool:
-    """Whether the parts of a name fit those of a glob (`*`, `?`, `[…]` within a name, `**` for any folders)."""
+    """Check whether path components match those of a glob (`*`, `?`, `[…]` within a name, `**` for any folders)."""
     if not wanted:
         return not parts
-    shown = bool(parts) and not parts[0].startswith(".")  # a star does not stand for a dot at the beginning
+    is_visible = bool(parts) and not parts[0].startswith(".")  # a wildcard does not match a leading dot
     if wanted[0] == "**":
-        return fits(parts, wanted[1:]) or (shown and fits(parts[1:], wanted))
-    if not parts or not (shown or wanted[0].startswith(".")):
+        return fits(parts, wanted[1:]) or (is_visible and fits(parts[1:], wanted))
+    if not parts or not (is_visible or wanted[0].startswith(".")):
         return False
     return fnmatch.fnmatchcase(parts[0], wanted[0]) and fits(parts[1:], wanted[1:])
 
@@ -93,18 +93,18 @@ def _fits(place: Location, folder: Location, wanted: Sequence[str]) -> bool:
     return fits(name_below(place, folder).split("/"), list(wanted))
 
 
-def _walk(top: Path, suffixes: Container[str]) -> Iterator[Path]:
-    """Each folder once, by its own name if it can be."""
+def _scan(top: Path, suffixes: Container[str]) -> Iterator[Path]:
+    """Scan each folder once, by its real path rather than through a link where possible."""
     folders, links = [top], list[Path]()
     seen = set[tuple[int, int]]()
     while folders or links:
-        # Linked folders after all others: a link back up then finds that its folder was looked into before.
+        # Linked folders come last, so that a link to a parent folder leads to one that was already scanned.
         folder = folders.pop() if folders else links.pop()
         try:
-            about = folder.stat()
-            if (about.st_dev, about.st_ino) in seen:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
                 continue
-            seen.add((about.st_dev, about.st_ino))
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
                 inside = sorted(entries, key=lambda one: one.name, reverse=True)
         except OSError:

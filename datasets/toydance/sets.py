@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..skeleton import PoseSequence
-from ..storage.atomic import written_aside
+from ..storage.atomic import atomic_write
 from ..supplied_poses import load_supplied_pose, save_supplied_pose
 from ..video import encode
 from .drawing import draw_dancer, draw_dancers
@@ -156,5 +156,5 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(data)

@@ -18,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-from ..storage.atomic import written_aside
+from ..storage.atomic import atomic_write
 from . import client
 from .display import is_hd
 from .info import DEMUX_OPTIONS, MAX_DURATION_S, MAX_PIXELS, VideoError, VideoIndex, VideoInfo, error_message, opened
@@ -248,7 +248,7 @@ def encode(
     movflags = {"movflags": "use_metadata_tags+faststart+write_colr"}
     # Opened by descriptor, because libav accepts UTF-8 names only.
     with (
-        written_aside(path, keeps_suffix=False) as aside,
+        atomic_write(path, keeps_suffix=False) as aside,
         aside.open("wb") as file,
         av.open(f"/dev/fd/{file.fileno()}", "w", format="mp4", container_options=movflags) as container,
     ):

@@ -84,9 +84,9 @@ def _require_no_file(
     kind: click.ParamType, place: Location, param: click.Parameter | None, ctx: click.Context | None
 ) -> None:
     """Refuse a place that is a file, or would lie below one."""
-    from ...datasets.storage.files import file_in_the_way
+    from ...datasets.storage.files import blocking_file
 
-    if (there := file_in_the_way(place)) is not None:
+    if (there := blocking_file(place)) is not None:
         kind.fail(f"'{there}' is a file, and results go into a folder", param, ctx)
 
 
@@ -170,13 +170,13 @@ def require_cache(run: Run, latents: Location) -> Location:
     What is no finished cache is refused later, after what is wrong with the words of the command.
     """
     from ...datasets.artifact import ArtifactError
-    from ...datasets.finished import finished
+    from ...datasets.finished import find_artifact
     from ...datasets.shards.dataset import require_settings
     from ...pipelines.cache.config import CacheConfig
     from ...pipelines.common.older_versions import absent_fields
 
     try:
-        latents = finished(latents, "latents").path
+        latents = find_artifact(latents, "latents").path
     except ArtifactError:
         return latents
     require_settings(latents, run.cache.settings, absent_fields(CacheConfig))

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 
 from ...datasets.storage import location
-from ...datasets.storage.files import is_here
+from ...datasets.storage.files import exists_locally
 from ...pipelines.runtime.local_ray import local_ray
 from ..curate import curate_dataset
 from ..presets import Run
@@ -44,7 +44,7 @@ def road(
         with steps("render and evaluate"):
             beside = location(clips).parent / "pairs.jsonl"
             # The page copies what it shows, from this machine.
-            supplied = is_here(beside) and beside.is_file()
+            supplied = exists_locally(beside) and beside.is_file()
             pairs = beside if supplied else pairs_of_clips(out, num_pairs)
             records |= render_evaluation(
                 str(out / "stage3" / "checkpoint"),

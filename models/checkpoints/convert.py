@@ -18,9 +18,9 @@ from ... import __version__
 from ...datasets.artifact import RECORD, exclusive
 from ...datasets.storage import Location, is_address, local_copy, local_folder, location, publish, working_folder
 from ...datasets.storage.atomic import write_json
-from ...datasets.storage.copies import copy_whole
+from ...datasets.storage.copies import copy_atomically
 from ...datasets.storage.digests import content_digest, json_digest
-from ...datasets.storage.files import holds_something
+from ...datasets.storage.files import is_not_empty
 from .conversion_output import Conversion, LoraLayout, Target
 from .conversion_plan import plan_conversion
 from .files import CheckpointError
@@ -95,7 +95,7 @@ def _convert_and_upload(
         if is_there or not (here / RECORD).is_file():  # else its upload was broken off
             _refuse_foreign(to)
         if is_there:
-            copy_whole(to / RECORD, here / RECORD)  # enough to say that it is finished, and of what
+            copy_atomically(to / RECORD, here / RECORD)  # enough to say that it is finished, and of what
         record = _convert_here(source, here, names, *settings)
         if not is_there:
             publish(here, to, RECORD)
@@ -222,7 +222,7 @@ def _refuse_foreign(to: Location) -> None:
     kind = None
     if (to / RECORD).is_file():
         kind = json.loads((to / RECORD).read_text()).get("kind")
-    if kind != "conversion" and holds_something(to):
+    if kind != "conversion" and is_not_empty(to):
         raise CheckpointError(f"{to} is there and was not made by a conversion: choose another --to")
 
 

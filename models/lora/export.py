@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.atomic import atomic_write
 from ..checkpoints.conversion_output import Conversion, LoraLayout, output
 from ..checkpoints.files import CheckpointError, StoredTensor, open_checkpoint
 from ..checkpoints.key_maps import POSE_MODULE_NAMES, official_shape, renamed_to_official
@@ -49,7 +49,7 @@ def export_lora(source: Any, path: str | Path, layout: LoraLayout = "diffusers")
     written = []
     for name, tensors in plan.shards.items():
         file = Path(path).with_name(POSE_MODULES_FILE) if name == POSE_MODULES_FILE else Path(path)
-        with written_aside(file) as aside:
+        with atomic_write(file) as aside:
             write_safetensors(aside, tensors, plan.metadata.get(name, {}))
         written.append(file)
     return written

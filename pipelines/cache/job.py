@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ... import __version__
 from ...datasets.artifact import Artifact, Packet, count_verdicts, exclusive
-from ...datasets.rules import said_in, versions
+from ...datasets.rules import recorded_rules, versions
 from ...datasets.schema import Row
 from ...datasets.shards import write_shard
 from ...datasets.shards.encodings import ENCODINGS, fingerprint
@@ -89,7 +89,7 @@ def run(
         cutting = config.model_dump(include={"packet_size", "shard_bytes"})
         begun = {"config": config.settings, "clips": accepted.digest(), "components": digests, "encodings": ENCODINGS}
         # A repaired cache is what its parent was: of files that today's rules read otherwise nothing is made anew.
-        rules = {"rules": versions("pictures")} if parent is None else said_in(parent.record)
+        rules = {"rules": versions("pictures")} if parent is None else recorded_rules(parent.record)
         begun |= rules
         if parent is not None:
             parent.require_plan(begun | cutting)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...datasets.artifact import Artifact, ArtifactError
-from ...datasets.finished import finished
+from ...datasets.finished import find_artifact
 from ...datasets.storage import Location, location
 from ..runtime.runner import Engine
 from . import job
@@ -14,7 +14,7 @@ from .verify import verify
 
 def look(latents: Location, clips: Location | None = None, components: str | None = None) -> dict[str, Any]:
     """What `repair` would do: what is damaged, and from what it would be made anew. Reads all of the cache."""
-    latents = finished(latents, "latents").path
+    latents = find_artifact(latents, "latents").path
     record, verified = Artifact(latents).record(), verify(latents)
     damaged = len(verified.packets - verified.sound)
     return {
@@ -58,7 +58,7 @@ def repair(
         ComponentsError: a network is not there.
         JobStopped: the code or the machine failed on the way.
     """
-    latents = finished(latents, "latents").path
+    latents = find_artifact(latents, "latents").path
     if (out / "latents").absolute() == latents.absolute():
         raise ArtifactError(f"{out}: a finished cache is never changed; give another --out")
     if Artifact(out / "latents").committed:

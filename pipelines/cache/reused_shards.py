@@ -8,7 +8,7 @@ from ...datasets.artifact import Artifact, ArtifactError, Packet
 from ...datasets.rules import other_rules, other_settings
 from ...datasets.shards import shard_path
 from ...datasets.storage import Location, location
-from ...datasets.storage.copies import copy_whole
+from ...datasets.storage.copies import copy_atomically
 from ...datasets.storage.digests import content_digest
 from ..common.older_rules import has_the_same_pictures, of_older_pictures
 from ..common.older_versions import absent_fields
@@ -48,7 +48,7 @@ class Parent:
     def told(self, out: Location) -> dict[str, Any]:
         """For the record of the repaired cache in `out`."""
         made_anew = len(self.verified.packets - self.verified.sound)
-        return {**Artifact(self.latents).named(out), "packets_made_anew": made_anew}
+        return {**Artifact(self.latents).reference_from(out), "packets_made_anew": made_anew}
 
 
 def take_over(parent: Parent, artifact: Artifact, packets: list[Packet], accepted: AcceptedClips) -> None:
@@ -65,10 +65,10 @@ def take_over(parent: Parent, artifact: Artifact, packets: list[Packet], accepte
     for packet in progress(kept, "repair: sound", "packets", done + len(kept), done):
         shard = shard_path(parent.latents, packet)
         if shard.is_file():  # a packet of nothing but quarantined clips has none
-            copy_whole(shard, shard_path(artifact.path, packet))
-        copy_whole(Artifact(parent.latents).part(packet), artifact.part(packet))
+            copy_atomically(shard, shard_path(artifact.path, packet))
+        copy_atomically(Artifact(parent.latents).part(packet), artifact.part(packet))
     for name in sorted(parent.verified.sound_null):
-        copy_whole(parent.latents / "null" / name, artifact.path / "null" / name)
+        copy_atomically(parent.latents / "null" / name, artifact.path / "null" / name)
 
 
 def _require_sources(parent: Parent, packets: list[Packet], accepted: AcceptedClips) -> None:

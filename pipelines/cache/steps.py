@@ -18,7 +18,7 @@ from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.shards import Bucket, Sample, null_path, sample_members
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import Location
-from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.atomic import atomic_write
 from ...datasets.video import decode, size_for_area
 from ...models.checkpoints.components import load_components
 from ...models.curation.captioner import Captioner
@@ -171,7 +171,7 @@ def write_null(latents: Location, buckets: set[Bucket], config: CacheConfig) -> 
     if missing:
         encoders = load_encoders(config.model_copy(update={"captioner": None}))
         for bucket in missing:
-            with written_aside(null_path(latents, bucket)) as aside:
+            with atomic_write(null_path(latents, bucket)) as aside:
                 aside.write_bytes(encode_null(bucket, config, encoders))
     files = [null_path(latents, bucket) for bucket in sorted(buckets)]
     return {file.name: sha256(file.read_bytes()).hexdigest() for file in files}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
-from ...datasets.finished import finished
-from ...datasets.rules import said_in
+from ...datasets.finished import find_artifact
+from ...datasets.rules import recorded_rules
 from ...datasets.shards.integrity import Damage, IndexedShard, check_shard
 from ...datasets.shards.plan import packet_id
 from ...datasets.storage import Location
@@ -72,7 +72,7 @@ def verify(latents: Location) -> Verified:
     Raises:
         ArtifactError: it is no finished cache.
     """
-    artifact = finished(latents, "latents")
+    artifact = find_artifact(latents, "latents")
     latents, record = artifact.path, artifact.record()
     if "parts" not in record:
         raise ArtifactError(f"{latents} is of a version that kept no digests of its parts: cache the clips anew")
@@ -102,7 +102,7 @@ def planned(record: dict[str, Any]) -> dict[str, Any]:
         "clips": record["inputs"]["digest"],
         "components": record["components"]["digests"],
         "encodings": record["encodings"],
-        **said_in(record),
+        **recorded_rules(record),
         **record["cut"],
     }
 

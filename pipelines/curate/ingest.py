@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import ArtifactError
 from ...datasets.exports import LINE_FIELDS
-from ...datasets.finished import what_lies_at
+from ...datasets.finished import describe_artifacts
 from ...datasets.manifest import SUFFIXES, read_columns
 from ...datasets.own_products import OwnProducts
-from ...datasets.storage import Location, location, named
+from ...datasets.storage import Location, format_location, location
 from ...datasets.storage.files import name_below
 from ...datasets.storage.tree import tree_of
-from ...datasets.text import spoken_column
+from ...datasets.text import strip_column
 from ...datasets.video.info import VIDEO_SUFFIXES
 
 # Column of a manifest → other names that it has: what musubi-tuner, DiffSynth-Studio, VideoX-Fun, finetrainers and
@@ -100,7 +100,7 @@ def find_sources(clips: str) -> Sources:
             raise ArtifactError(f"{clips} holds no video but those of this program's own: {left_out}")
         if not place.exists() and not glob.has_magic(clips):
             raise ArtifactError(f"{clips} does not exist: give a folder, a glob or a manifest of videos")
-        if (kind := what_lies_at(place)) is not None:
+        if (kind := describe_artifacts(place)) is not None:
             raise ArtifactError(f"{clips} holds {kind} of this program, and no video: give a folder of videos")
         raise ArtifactError(f"{clips} holds no video (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
     paths = pa.array(sorted(found), pa.string())
@@ -128,12 +128,12 @@ def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
         if place.exists():
             if not looks_like_video(place):
                 raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
-            return {named(place)}, LeftOut({})
+            return {format_location(place)}, LeftOut({})
         fixed, wanted = _split(place)
     below = tree_of(fixed)
     products = OwnProducts(fixed, below.is_file, lambda folder: _is_named(name_below(folder, fixed).split("/"), wanted))
     kept, left_out = products.without(below.find(VIDEO_SUFFIXES, wanted))
-    return set(map(named, kept)), LeftOut(left_out)
+    return set(map(format_location, kept)), LeftOut(left_out)
 
 
 def _split(pattern: Location) -> tuple[Location, list[str]]:
@@ -160,7 +160,7 @@ def looks_like_video(place: Location) -> bool:
 def _of_manifest(path: Location) -> pa.Table:
     names = {"path": PATH_COLUMNS, **MANIFEST_COLUMNS}
     table = read_columns(path, "path", tuple(MANIFEST_COLUMNS), names, known=LINE_FIELDS)
-    columns = [table["path"], *(_or_null(spoken_column(table[name])) for name in MANIFEST_COLUMNS)]
+    columns = [table["path"], *(_or_null(strip_column(table[name])) for name in MANIFEST_COLUMNS)]
     return _unique(pa.table(columns, schema=SCHEMA).sort_by("source_path"), path)
 
 

@@ -93,7 +93,7 @@ def _measure(inputs: Inputs, measured: Artifact, artifact: Artifact, engine: Eng
     config, old, packets = inputs.config, inputs.parent, inputs.packets
     working, excluded = _exclude(config, measured.path)
     if replaced := reopen_changed(measured, packets):
-        artifact.take_back_parts()  # verdicts that an attempt gave to what was measured of the old files
+        artifact.remove_parts()  # verdicts that an attempt gave to what was measured of the old files
         words = f"{len(replaced)} sources were replaced since they were measured and are measured again"
         print(f"curate: {words}, first {replaced[0]}", file=sys.stderr, flush=True)
     open_row = opener(inputs.sources, inputs.paths)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from ... import SteadyDancerError
-from ...datasets.storage import Location, local_copy, location, named
-from ...datasets.storage.atomic import written_aside
+from ...datasets.storage import Location, format_location, local_copy, location
+from ...datasets.storage.atomic import atomic_write
 from ...datasets.storage.tree import tree_of
 from ...datasets.video import VideoError, decode_low_resolution
 from ...datasets.video.info import VIDEO_SUFFIXES
@@ -170,14 +170,14 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
                 _, frames = decode_low_resolution(here, 1 / fps, LOW_RESOLUTION_PX)
         except VideoError as error:
             if is_video:  # labels and pictures lie beside the videos of an evaluation set
-                unreadable[named(file)] = str(error)
+                unreadable[format_location(file)] = str(error)
             continue
         sequence = pictures(fingerprint(frames, fps))
         # By `align`, a copy of such a one would not be told from it.
         if len(sequence) < 2 or sequence.var(axis=0).mean() < MIN_CHANGE**2:
-            unreadable[named(file)] = f"nothing moves in its {len(frames)} frames at {fps:g} a second"
+            unreadable[format_location(file)] = f"nothing moves in its {len(frames)} frames at {fps:g} a second"
             continue
-        names.append(named(file))
+        names.append(format_location(file))
         sequences.append(sequence)
     if not names:
         some = "".join(f"\n  {name}: {why}" for name, why in list(unreadable.items())[:MOST_SHOWN])
@@ -204,7 +204,7 @@ def gather_excluded(config: CurateConfig, measured: Location) -> tuple[CurateCon
         place = measured / "excluded.npz"
         if not place.is_file():
             excluded = load_excluded(config.exclude, config.fps)
-            with written_aside(place) as aside:
+            with atomic_write(place) as aside:
                 excluded.save(aside)
     # Absolute: workers may run in other folders.
     return config.model_copy(update={"exclude": str(place.absolute())}), load_excluded(place, config.fps)

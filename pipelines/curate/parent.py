@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...datasets.artifact import MOST_ASKED, Artifact, ArtifactError, Packet
+from ...datasets.artifact import MAX_LOOKUPS, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
 from ...datasets.rules import is_older, newer_rules
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, candidates, sidecar, sidecar_note
 from ...datasets.source_content import content_id
 from ...datasets.storage import Location, is_address, local_copy, location
-from ...datasets.storage.digests import shown_differences
+from ...datasets.storage.digests import format_differences
 from ...datasets.storage.files import changed_ns
-from ...datasets.text import TextError, read_caption, spoken
+from ...datasets.text import TextError, read_caption, strip_text
 from ...datasets.video import VideoError
 from ..common.older_rules import has_the_same_pictures, of_older_pictures
 from ..common.older_versions import absent_fields
@@ -70,7 +70,7 @@ class Parent:
         new: dict[str, Any] = config.model_dump(mode="json", include=kept)
         old = CurateConfig.model_validate(clips.record["config"]).model_dump(mode="json", include=kept)
         new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
-        if changes := shown_differences(old, new):
+        if changes := format_differences(old, new):
             raise ArtifactError(
                 f"{clips.artifact.path} was measured in another way:\n{changes}\n"
                 "curate without --parent, or with the settings of the parent"
@@ -87,7 +87,7 @@ class Parent:
     def told(self, out: Location, taken: int) -> dict[str, Any]:
         """For the record."""
         return {
-            **self.clips.artifact.named(out),
+            **self.clips.artifact.reference_from(out),
             "sources_taken_over": taken,
             "sources_gone": len(self.gone),
             "gone": self.gone[:MOST_NAMED],
@@ -209,7 +209,7 @@ def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
     """
     missing = {packet.id for packet in measured.remaining(packets)}
     done = [packet for packet in packets if packet.id not in missing]
-    if sum(is_address(path) for packet in done for path in packet.ids) > MOST_ASKED:
+    if sum(is_address(path) for packet in done for path in packet.ids) > MAX_LOOKUPS:
         done = [packet for packet in done if not any(map(is_address, packet.ids))]
     changed = []
     for packet in done:
@@ -236,7 +236,7 @@ def _has_the_same_sidecars(row: Row, measured: Row) -> bool:
             except TextError:
                 return False
             then = measured["prompt"]
-            if (said and said != then) or (then and not spoken(then)):
+            if (said and said != then) or (then and not strip_text(then)):
                 return False
         keypoints = sidecar(here, KEYPOINTS)
         return keypoints is None or keypoints.name.lower() != f"{here.name}{KEYPOINTS}".lower()

@@ -7,8 +7,8 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
-from ...datasets.finished import finished
-from ...datasets.rules import said_in, versions
+from ...datasets.finished import find_artifact
+from ...datasets.rules import recorded_rules, versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
 from ...datasets.storage.digests import content_digest
@@ -27,7 +27,7 @@ def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any],
         ArtifactError: the renders are not finished.
         SteadyDancerError: `truth` is no folder, or holds no truth of any render.
     """
-    artifact = finished(renders, "renders")
+    artifact = find_artifact(renders, "renders")
     record, pairs = artifact.record(), artifact.read().to_pylist()
     truths = find_truths([row["id"] for row in pairs], truth)
     rows: dict[str, Row] = {}
@@ -73,7 +73,8 @@ def run(
         truths = sorted((place, name) for name, place in found.found.items())
         ids = [name for _, name in truths]
         # By which rules they were rendered, too: half-made scores of others would be of two kinds of videos.
-        begun = {"config": settings, "renders": record["inputs"] | {"config": record["config"]} | said_in(record),
+        rendered_from = record["inputs"] | {"config": record["config"]} | recorded_rules(record)
+        begun = {"config": settings, "renders": rendered_from,
                  "truths": [content_digest(place) for place, _ in truths], "truth_ids": ids,
                  "packet_size": config.packet_size, "rules": versions("pictures", "truth")}  # fmt: skip
         artifact.begin(begun, {"config": absent_fields(EvaluateConfig), "truth_ids": ids})

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...datasets.artifact import Artifact
-from ...datasets.finished import finished
+from ...datasets.finished import find_artifact
 from ...datasets.schema import Row
 from ...datasets.storage import Location
 from ..common.outcomes import counts_in_words, in_words, truths_in_words
@@ -66,7 +66,7 @@ def write_report_again(out: Location) -> Location:
     Raises:
         ArtifactError: it is not finished.
     """
-    metrics = finished(out, "metrics")
+    metrics = find_artifact(out, "metrics")
     page = metrics.path.parent / PAGE
     write_report(page, metrics)
     return page

@@ -10,7 +10,7 @@ from typing import Any
 
 from ... import SteadyDancerError
 from ...datasets.file_names import file_stem
-from ...datasets.storage import Location, named
+from ...datasets.storage import Location, format_location
 from ...datasets.storage.files import files_in, folders_in
 from ...datasets.video.info import VIDEO_SUFFIXES
 
@@ -78,7 +78,7 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
     unused = sorted(name for name in videos if name not in found.values() and not name.startswith("."))
     if wanted and not found:
         raise SteadyDancerError(_none_fits(folder, wanted, doubtful, unused))
-    places = {name: named(videos[file].absolute()) for name, file in found.items()}
+    places = {name: format_location(videos[file].absolute()) for name, file in found.items()}
     return Truths(str(folder.absolute()), places, missing, [_shown(name) for name in unused])
 
 

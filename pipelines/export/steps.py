@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...datasets.clips import Clips
-from ...datasets.exports import files_of
+from ...datasets.exports import clip_files
 from ...datasets.schema import CROP_COLUMNS, Row
 from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage import location
-from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.atomic import atomic_write
 from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import decode, encode, size_for_area
 from ..common.crop import content_shares, content_size, crop_frames, frame_of, size_to_decode, to_content
@@ -53,7 +53,7 @@ def export_clip(row: Row, task: ExportTask, clips: Clips) -> Row:
 @fetched("source_path")
 def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
     height, width = export_size(row, task.config)
-    files = files_of(row["clip_id"])
+    files = clip_files(row["clip_id"])
     source = Path(row["source_path"])
     with tempfile.TemporaryDirectory() as name:
         here = {kind: Path(name) / kind / Path(file).name for kind, file in files.items()}
@@ -67,7 +67,7 @@ def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
         save_supplied_pose(here["video"], [pose], row["fps"])
         here["caption"].write_text(f"{row['prompt'] or ''}\n", encoding="utf-8")
         for kind in ("caption", "keypoints", "pose_video", "video"):
-            with written_aside(location(task.out) / files[kind]) as aside:
+            with atomic_write(location(task.out) / files[kind]) as aside:
                 shutil.copyfile(here[kind], aside)
     return {**row, "height": height, "width": width, "verdict": "ok"}
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ... import __version__
 from ...datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, exclusive
 from ...datasets.clips import Clips
-from ...datasets.finished import finished
+from ...datasets.finished import find_artifact
 from ...datasets.storage import Location, location
 from ...datasets.storage.digests import json_digest
 from ...datasets.storage.files import files_in, folders_in, remove_folder
@@ -165,7 +165,7 @@ def _holding(request: Request, found: Found) -> list[Location]:
     """The caches and exports that hold something of whom is to be forgotten."""
     holding = []
     for place, name in [(p, "latents") for p in request.latents] + [(p, "export") for p in request.exports]:
-        artifact = finished(place, name)
+        artifact = find_artifact(place, name)
         if pc.any(found.forgotten.rows(artifact.read(["source_id"]))).as_py():
             holding.append(place)
     return holding
@@ -181,7 +181,7 @@ def _targets(request: Request, holding: list[Location]) -> list[tuple[Location, 
     ]
     for name, places in kinds:
         for place in places:
-            old = finished(place, name).path
+            old = find_artifact(place, name).path
             out.append((old, request.out / name if len(places) == 1 else request.out / old.parent.name / name))
     names = Counter(str(new) for _, new in out)
     twice = [name for name, number in names.items() if number > 1]

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from isal import isal_zlib
 
 from ...datasets.artifact import Artifact, ArtifactError, Packet, plan_packets
-from ...datasets.exports import files_of, write_manifests
+from ...datasets.exports import clip_files, write_manifests
 from ...datasets.shards import Sample, null_path, write_shard
 from ...datasets.storage import Location
-from ...datasets.storage.atomic import written_aside
-from ...datasets.storage.copies import copy_whole, local_or_fetched
+from ...datasets.storage.atomic import atomic_write
+from ...datasets.storage.copies import copy_atomically, fetch_if_remote
 from ...datasets.storage.digests import json_digest
 
 A_FORGOTTEN_SOURCE = "a forgotten source"
@@ -107,10 +107,10 @@ def rows_without(
         if _any(forgotten.rows(told)) or forgotten.without_names(told) != told or _named_after(told, groups):
             table = old.read_part(part)
             table = forgotten.without_names(forgotten.others(table))
-            with written_aside(new.path / part) as aside:
+            with atomic_write(new.path / part) as aside:
                 pq.write_table(_regrouped(table, groups), aside, compression="zstd")
         else:
-            copy_whole(old.path / part, new.path / part)
+            copy_atomically(old.path / part, new.path / part)
         yield part
 
 
@@ -145,8 +145,8 @@ def samples_without(old: Artifact, new: Artifact, forgotten: Forgotten) -> Itera
         if len(rows) == len(table):
             if not (new.path / part).is_file():
                 for shard in sorted({row["shard"] for row in rows} - {None}):
-                    copy_whole(old.path / "shards" / shard, new.path / "shards" / shard)
-                copy_whole(old.path / part, new.path / part)
+                    copy_atomically(old.path / "shards" / shard, new.path / "shards" / shard)
+                copy_atomically(old.path / part, new.path / part)
         elif rows and not new.part(packet := _packet_of(rows)).is_file():
             write_shard(new.path, packet, _samples(old.path, rows))
         yield part
@@ -174,7 +174,7 @@ def _samples(latents: Location, rows: list[dict[str, Any]]) -> list[Sample]:
             if row["shard"]:
                 place = latents / "shards" / row["shard"]
                 if row["shard"] not in files:
-                    files[row["shard"]] = local_or_fetched(place, Path(folder))
+                    files[row["shard"]] = fetch_if_remote(place, Path(folder))
                 for member in row["members"]:
                     data = _read(files[row["shard"]], member["offset"], member["size"])
                     if isal_zlib.crc32(data) != member["crc32"]:
@@ -198,7 +198,7 @@ def carry_null(old: Artifact, new: Artifact, buckets: Iterable[tuple[int, int, i
     for bucket in sorted(buckets):
         target = null_path(new.path, bucket)
         if not target.is_file():
-            copy_whole(null_path(old.path, bucket), target)
+            copy_atomically(null_path(old.path, bucket), target)
         names.append(target.name)
     return names
 
@@ -217,10 +217,10 @@ def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: st
         kept += rows
         if not (new.path / part).is_file():
             for row in rows:
-                for file in files_of(row["clip_id"]).values() if row["verdict"] == "ok" else ():
+                for file in clip_files(row["clip_id"]).values() if row["verdict"] == "ok" else ():
                     if not (new.path / file).is_file():
-                        copy_whole(old.path / file, new.path / file)
-            with written_aside(new.path / part) as aside:
+                        copy_atomically(old.path / file, new.path / file)
+            with atomic_write(new.path / part) as aside:
                 pq.write_table(table, aside, compression="zstd")
         yield part
     write_manifests(new.path, layout, kept)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ...datasets.clips import Clips
-from ...datasets.exports import files_of
+from ...datasets.exports import clip_files
 from ...datasets.storage import Location, location, relative, total_bytes
 from ...datasets.storage.digests import content_digest, json_digest
 from ..runtime.runner import progress
@@ -48,7 +48,7 @@ def clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found,
     new.commit(
         {
             **told,
-            "parent": clips.artifact.named(out),
+            "parent": clips.artifact.reference_from(out),
             "measured": relative(measured.path, out),
             "inputs": {**told["inputs"], "sources": len(sources), "digest": json_digest(sources)},
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
@@ -95,7 +95,7 @@ def latents_version(
     new.commit(
         {
             **told,
-            "parent": old.named(new.path.parent),
+            "parent": old.reference_from(new.path.parent),
             "inputs": _moved(told["inputs"], clips),
             "buckets": sorted(map(list, buckets)),
             "null": {name: digest for name, digest in told["null"].items() if name in names},
@@ -123,13 +123,13 @@ def export_version(
     _require_gone(new, before, index, forgotten)
     rows = index.select(["clip_id", "verdict", "prompt"]).to_pylist()
     ok = [row for row in rows if row["verdict"] == "ok"]
-    missing = [name for row in ok for name in files_of(row["clip_id"]).values() if not (new.path / name).is_file()]
+    missing = [name for row in ok for name in clip_files(row["clip_id"]).values() if not (new.path / name).is_file()]
     if missing:
         raise ArtifactError(f"{new.path / missing[0]} is missing: delete {new.path}, and again")
     new.commit(
         {
             **told,
-            "parent": old.named(new.path.parent),
+            "parent": old.reference_from(new.path.parent),
             "inputs": _moved(told["inputs"], clips),
             "prompts_given": sum(bool(row["prompt"]) for row in ok),
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),

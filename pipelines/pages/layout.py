@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from ...datasets.storage import Location, is_address, location
-from ...datasets.storage.atomic import written_aside
+from ...datasets.storage.atomic import atomic_write
 from ...datasets.storage.files import relative_path
 from ...datasets.video.info import VIDEO_SUFFIXES
 
@@ -115,7 +115,7 @@ def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
     environment.filters |= {"show": show, "url": url, "is_video": is_video}
     page = environment.from_string(PAGE)
     html = page.render(title=title, sections=sections, style=Markup(STYLE), policy=Markup(POLICY))
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(html, encoding="utf-8", errors="replace")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
-from ...datasets.finished import finished
+from ...datasets.finished import find_artifact
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
@@ -34,7 +34,7 @@ def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, 
 def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Location) -> dict[str, Any]:
     """What `run` would do. How long videos are that go on as long as their driving ones is not known yet: None."""
     require_unique(pairs)
-    trained = finished(checkpoint, "checkpoint")
+    trained = find_artifact(checkpoint, "checkpoint")
     checkpoint, record = trained.path, trained.record()
     low, high = config.pose_guidance_interval
     steps, windows = config.num_inference_steps, num_windows(config)
@@ -71,7 +71,7 @@ def run(
         JobStopped: the code or the machine failed on the way.
     """
     require_unique(pairs)
-    trained = finished(checkpoint, "checkpoint")
+    trained = find_artifact(checkpoint, "checkpoint")
     checkpoint, record = trained.path, trained.record()
     by_id = {row["id"]: row for row in pairs}
     parts = find_parts(components_of(config, checkpoint, record), FROZEN)

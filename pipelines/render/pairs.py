@@ -9,7 +9,7 @@ from ...datasets.file_names import file_stem
 from ...datasets.manifest import as_text, read_manifest
 from ...datasets.schema import Row
 from ...datasets.storage import Location, location
-from ...datasets.text import spoken
+from ...datasets.text import strip_text
 
 # Column of a table of pairs → other names under which it is taken.
 PAIR_COLUMNS = {
@@ -29,14 +29,14 @@ def pair(image: Location | str, driving: Location | str, prompt: Any = "", name:
         SteadyDancerError: prompt or name is no text and no number.
     """
     image, driving = location(image), location(driving)
-    given = spoken(_text("id", name))
+    given = strip_text(_text("id", name))
     prompt = _text("prompt", prompt)
     # Absolute: workers, and the evaluation later, may run in other folders.
     return {
         "id": file_stem(given or f"{image.stem}-{driving.stem}"),
         "image": str(image.absolute()),
         "driving": str(driving.absolute()),
-        "prompt": prompt if spoken(prompt) else "",
+        "prompt": prompt if strip_text(prompt) else "",
     }
 
 

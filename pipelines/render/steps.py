@@ -10,12 +10,12 @@ import pyarrow as pa
 import torch
 
 from ...datasets import images
-from ...datasets.driving_poses import LEAST_FRAMES, DrivingPoses, decode_driving, driving_times_s
+from ...datasets.driving_poses import MIN_FRAMES, DrivingPoses, decode_driving, driving_times_s
 from ...datasets.images import Picture
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, sidecar_note
 from ...datasets.storage import location
-from ...datasets.storage.atomic import written_in_order
+from ...datasets.storage.atomic import ordered_write
 from ...datasets.storage.digests import content_digest
 from ...datasets.video import VideoError, frame_times_s, probe
 from ...models.checkpoints.components import load_components
@@ -106,7 +106,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
                 "pose_model": model,
                 "main_person_only": config.main_person_only,
                 "on_missing_reference": config.on_missing_reference,
-                **driven.told(),
+                **driven.to_record(),
                 "sound": sounds,
                 "image_changes": list(changes),
                 "config": config.model_dump(mode="json"),
@@ -136,7 +136,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
 def _written(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """What `write` gives; the video and the record beside it lie in `out`, each whole, the record last."""
     record_name = Path(name).with_suffix(".json").name
-    with written_in_order(location(out), (name, record_name)) as here:
+    with ordered_write(location(out), (name, record_name)) as here:
         return write(here / name)
 
 
@@ -169,7 +169,7 @@ def driving_motion(
     try:
         info = probe(path)
         times_s = driving_times_s(frame_times_s(path), config.num_frames, config.driving_fps)
-        if len(times_s) < (asked := config.num_frames or LEAST_FRAMES):
+        if len(times_s) < (asked := config.num_frames or MIN_FRAMES):
             raise BadClip("too_short", f"{path} has {len(times_s)} frames, {asked} are asked")
         model, _, tracks = find_poses(
             path, times_s, lambda: decode_driving(path, times_s), config.pose_model, estimator

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...datasets.schema import Row
-from ...datasets.source_content import what_changed
+from ...datasets.source_content import content_mismatch
 from ...datasets.storage import is_address, local_copy
 from ...datasets.video import VideoError
 from .stage import BadClip
@@ -95,6 +95,6 @@ def reading_video(named: str | os.PathLike[str] | None = None) -> Iterator[None]
 
 def _require_same(path: str | os.PathLike[str], source_id: str) -> None:
     with reading_video():
-        changed = what_changed(path, source_id)
+        changed = content_mismatch(path, source_id)
     if changed:
         raise BadClip("source_changed", changed)

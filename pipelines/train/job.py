@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive
-from ...datasets.finished import what_lies_at
+from ...datasets.finished import describe_artifacts
 from ...datasets.storage import Location
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
@@ -114,7 +114,7 @@ def pick(out: Location, steps: int) -> Location:
 
     here = run_folder(out)
     if not any((here / name).exists() for name in ("start.json", "trained", "checkpoint")):
-        there = "a file" if out.is_file() else what_lies_at(out)
+        there = "a file" if out.is_file() else describe_artifacts(out)
         words = f"no training run but {there}" if there else "no training run"
         raise TrainingRefused(f"run: {out} is {words}: give what `train --out` was given")
     name = trained.pick(here, steps).name

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...datasets.artifact import RECORD
 from ...datasets.storage import Location, working_folder
-from ...datasets.storage.copies import copy_whole
+from ...datasets.storage.copies import copy_atomically
 from ...datasets.storage.files import files_below, name_below
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
@@ -47,8 +47,8 @@ def begin_on_store(config: TrainConfig, out: Location, address: str | None) -> P
             f"steps: {out} holds a checkpoint of {there['steps']} steps, and what it could be continued from "
             f"is not on this machine (in {here}): choose another --out"
         )
-    copy_whole(out / "start.json", here / "start.json")  # enough to say that it is finished, and of what
-    copy_whole(out / "checkpoint" / RECORD, here / "checkpoint" / RECORD)
+    copy_atomically(out / "start.json", here / "start.json")  # enough to say that it is finished, and of what
+    copy_atomically(out / "checkpoint" / RECORD, here / "checkpoint" / RECORD)
     return here
 
 
@@ -56,10 +56,10 @@ def publish(here: Path, out: Location) -> None:
     """Upload a run's checkpoints that are not there yet, and its metrics; what is there and finished stays."""
     for name in ("start.json", "metrics.jsonl"):
         if (here / name).exists():
-            copy_whole(here / name, out / name)
+            copy_atomically(here / name, out / name)
     with after_commit(f"{PAGE} and galleries of {out}", "the same command, given again, uploads what is missing"):
         if (here / PAGE).exists():
-            copy_whole(here / PAGE, out / PAGE)
+            copy_atomically(here / PAGE, out / PAGE)
         _publish_galleries(here / "gallery", out / "gallery")
     for folder in sorted(here.glob("checkpoint-[0-9]*")):
         publish_folder(folder, out / folder.name)
@@ -76,7 +76,7 @@ def _publish_galleries(folder: Path, target: Location) -> None:
         for file in files:
             place = target / gallery.name / file.name
             if record.exists() or place not in there:
-                copy_whole(file, place)
+                copy_atomically(file, place)
 
 
 def publish_folder(folder: Path, target: Location) -> None:
@@ -87,12 +87,12 @@ def publish_folder(folder: Path, target: Location) -> None:
     (target / RECORD).unlink(missing_ok=True)  # from here until the new one lies there, the checkpoint is unfinished
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / RECORD]
     for file in files:
-        copy_whole(file, target / file.relative_to(folder).as_posix())
+        copy_atomically(file, target / file.relative_to(folder).as_posix())
     names = {file.relative_to(folder).as_posix() for file in files}
     for there in files_below(target):
         if name_below(there, target) not in names:
             there.unlink()
-    copy_whole(folder / RECORD, target / RECORD)
+    copy_atomically(folder / RECORD, target / RECORD)
 
 
 def _record(checkpoint: Location) -> dict[str, Any] | None:

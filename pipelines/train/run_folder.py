@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 
 from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
-from ...datasets.finished import WORDS, what_lies_at
+from ...datasets.finished import WORDS, describe_artifacts
 from ...datasets.storage import Location
-from ...datasets.storage.atomic import folder_written_aside, write_json, written_aside
+from ...datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ...datasets.storage.digests import content_digest
 from .metrics.metrics_file import METRICS, read_lines
 from .resume.integrity import fault, tell_of_fault
@@ -112,7 +112,7 @@ def copy_metrics(source: Path, target: Path, steps_done: int) -> None:
     lines = read_lines(source)
     last = max((i for i, line in enumerate(lines) if line.row and line.row["step"] < steps_done), default=-1)
     kept = [line.text for line in lines[: last + 1] if line.row is None or line.row["step"] < steps_done]
-    with written_aside(target / METRICS) as aside:
+    with atomic_write(target / METRICS) as aside:
         aside.write_bytes(b"".join(text + b"\n" for text in kept))
 
 
@@ -131,7 +131,7 @@ def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str
             place.rename(out / f"checkpoint-{read_json(place / RECORD)['steps']:06d}")
 
     try:
-        with folder_written_aside(place, retire=retire) as aside:
+        with atomic_folder(place, retire=retire) as aside:
             write(aside)
             write_json(aside / RECORD, {**record, "digest": content_digest(aside / "transformer")})
     except (OSError, SafetensorError) as error:
@@ -149,7 +149,7 @@ def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     """
     file = checkpoint_folder(checkpoint) / RECORD
     if not file.exists():
-        there = what_lies_at(checkpoint)
+        there = describe_artifacts(checkpoint)
         words = f"holds {there}, no checkpoint" if there else f"holds no finished checkpoint (no {RECORD} in it)"
         words = "is a file" if checkpoint.is_file() else words
         raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the stage before")

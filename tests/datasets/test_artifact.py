@@ -15,7 +15,7 @@ import pytest
 from steadydancer.datasets import artifact
 from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, count_verdicts, exclusive, plan_packets
 from steadydancer.datasets.storage import location
-from steadydancer.datasets.storage.atomic import written_aside
+from steadydancer.datasets.storage.atomic import atomic_write
 from steadydancer.datasets.storage.digests import content_digest
 
 IDS = [f"id{i:02}" for i in range(10)]
@@ -49,15 +49,15 @@ def test_a_parent_is_named_by_its_place_and_its_record(tmp_path):
     record = {"counts": count_verdicts(0, []), "b": [1]}
     artifact.commit(record)
     text = '{"b":[1],"counts":{"inputs":0,"ok":0,"quarantined":0,"rejected":0}}'
-    named = artifact.named(tmp_path / "b" / "latents")
+    named = artifact.reference_from(tmp_path / "b" / "latents")
     assert named == {"path": "../../a/clips", "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def test_what_is_not_finished_and_what_is_not_there_are_told_apart(tmp_path):
-    with pytest.raises(ArtifactError, match="none does not exist: give the folder"):
+    with pytest.raises(ArtifactError, match="none does not exist: give the --out"):
         Artifact(tmp_path / "none").record()
     Artifact(tmp_path / "half").begin({})
-    with pytest.raises(ArtifactError, match=r"half is not finished \(no run.json in it\)"):
+    with pytest.raises(ArtifactError, match=r"half is not finished \(it has no run.json\)"):
         Artifact(tmp_path / "half").record()
 
 
@@ -66,7 +66,7 @@ def test_parts_are_told_from_other_files_and_damage_from_loss(tmp_path):
     (tmp_path / "plan.json").write_text("{}")
     (tmp_path / "other.parquet").write_bytes(b"")
     (tmp_path / "part-x.txt").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="holds no parts"):
+    with pytest.raises(ArtifactError, match="contains no parts"):
         artifact.read()
     for name in ("part-b", "part-a"):
         pq.write_table(pa.table({"id": [name], "n": [1]}), tmp_path / f"{name}.parquet")
@@ -76,7 +76,7 @@ def test_parts_are_told_from_other_files_and_damage_from_loss(tmp_path):
     whole = (tmp_path / "part-a.parquet").read_bytes()
     for torn in (b"", whole[:-9], whole[: len(whole) // 2]):
         (tmp_path / "part-a.parquet").write_bytes(torn)
-        with pytest.raises(ArtifactError, match=r"part-a\.parquet is damaged \(.*copy it anew"):
+        with pytest.raises(ArtifactError, match=r"part-a\.parquet is damaged \(.*copy it again"):
             artifact.read()
     with pytest.raises(ArtifactError, match=r"part-c\.parquet is missing"):
         artifact.read_part("part-c.parquet")
@@ -92,7 +92,7 @@ def test_each_verdict_counts(tmp_path):
     for verdict in ("ok", "rejected", "quarantined"):
         Artifact(tmp_path / verdict).commit({"counts": count_verdicts(2, [verdict] * 2)})
         for inputs in (1, 3):
-            with pytest.raises(ArtifactError, match="do not balance"):
+            with pytest.raises(ArtifactError, match="do not add up"):
                 Artifact(tmp_path / "none").commit({"counts": count_verdicts(inputs, [verdict] * 2)})
     with pytest.raises(KeyError):
         count_verdicts(1, ["fine"])
@@ -127,7 +127,7 @@ def test_another_plan_is_refused_naming_what_differs(tmp_path):
 
 
 def test_a_record_whose_counts_do_not_balance_is_refused(tmp_path):
-    with pytest.raises(ArtifactError, match="do not balance"):
+    with pytest.raises(ArtifactError, match="do not add up"):
         Artifact(tmp_path).commit({"counts": count_verdicts(3, ["ok", "rejected"])})
     assert not Artifact(tmp_path).committed
     Artifact(tmp_path).commit({"counts": count_verdicts(2, ["ok", "rejected"])})
@@ -135,7 +135,7 @@ def test_a_record_whose_counts_do_not_balance_is_refused(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="No space left on device: .*x.json"), written_aside(tmp_path / "x.json") as aside:
+    with pytest.raises(OSError, match="No space left on device: .*x.json"), atomic_write(tmp_path / "x.json") as aside:
         aside.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
@@ -144,8 +144,8 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_a_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
     code = f"""
         import time
-        from steadydancer.datasets.storage.atomic import written_aside
-        with written_aside({str(tmp_path / "part-1.parquet")!r}) as aside:
+        from steadydancer.datasets.storage.atomic import atomic_write
+        with atomic_write({str(tmp_path / "part-1.parquet")!r}) as aside:
             aside.write_text("half"); print("ready", flush=True); time.sleep(60)
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as child:
@@ -207,7 +207,7 @@ def test_an_artifact_is_the_same_in_a_folder_and_on_a_store(place):
 
 def test_a_damaged_part_on_a_store_is_named(bucket):
     artifact, (packet,) = Artifact(f"{bucket}/a"), plan_packets(IDS, 10)
-    with written_aside(artifact.part(packet)) as aside:
+    with atomic_write(artifact.part(packet)) as aside:
         aside.write_bytes(b"PAR1 and no more of it PAR1")
     with pytest.raises(ArtifactError, match=f"{artifact.part(packet)} is damaged"):
         artifact.read()
@@ -216,7 +216,7 @@ def test_a_damaged_part_on_a_store_is_named(bucket):
 def test_parts_that_are_taken_back_are_all_that_go(tmp_path):
     for name in ("part-a.parquet", "part-b.parquet", "part-c.txt", "poses.parquet", "plan.json"):
         (tmp_path / name).touch()
-    Artifact(tmp_path).take_back_parts()
+    Artifact(tmp_path).remove_parts()
     assert sorted(place.name for place in tmp_path.iterdir()) == ["part-c.txt", "plan.json", "poses.parquet"]
 
 

@@ -152,7 +152,7 @@ def test_a_limb_of_no_length_is_not_seen() -> None:
 @pytest.mark.parametrize("seen", [[], [0, 14, 15], LEGS, [1], [0, *range(2, 18)]])
 def test_nobody_to_measure_is_refused(seen: list[int]) -> None:
     nobody = hidden(dancer(), [joint for joint in range(18) if joint not in seen], slice(None))
-    with pytest.raises(NoStartError, match="none of its 24 frames are a neck and a limb seen"):
+    with pytest.raises(NoStartError, match="none of its 24 frames shows a neck and a limb"):
         aligned(nobody)
     driven = driving_poses([nobody], None, DRIVING_ASPECT, REFERENCE_ASPECT)
     assert (driven.start_frame, driven.aligned) == (None, False)
@@ -182,7 +182,7 @@ def test_without_a_person_in_the_image_the_pose_is_held_but_not_moved(unseen: li
     assert (driven.aligned, driven.start_frame) == (False, 6)
     assert_same(driven.people, [dancer()[np.maximum(np.arange(24), 6)]])
     assert [note.split(":")[0] for note in driven.notes()] == [
-        "no pose found in the image", "the person of the driving video is not seen whole before frame 6",
+        "no pose found in the image", "the driving video does not fully show the person before frame 6",
     ]  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def test_what_the_image_does_not_show_is_said_and_does_not_blow_up_what_is_drawn
     portrait = hidden(reference(), LEGS, slice(None), -1.0)
     driven = driving_poses([dancer()], portrait, DRIVING_ASPECT, REFERENCE_ASPECT)
     assert driven.guessed == ("leg_upper", "leg_lower")
-    assert driven.told() == {
+    assert driven.to_record() == {
         "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": ["leg_upper", "leg_lower"],
     }  # fmt: skip
     assert driven.notes() == []

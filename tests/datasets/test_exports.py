@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steadydancer.datasets.exports import LAYOUTS, LINE_FIELDS, files_of, write_manifests
+from steadydancer.datasets.exports import LAYOUTS, LINE_FIELDS, clip_files, write_manifests
 
 ROWS: list[dict[str, Any]] = [
     {"clip_id": "b", "source_id": "s1", "origin": "https://host/b", "licence": "CC0", "prompt": 'Sie sagt "tanz", 舞',
@@ -85,7 +85,7 @@ def test_numbers_that_json_does_not_have_are_refused_and_nothing_is_left(tmp_pat
 
 
 def test_where_the_files_of_a_clip_lie() -> None:
-    assert files_of("k") == {
+    assert clip_files("k") == {
         "video": "videos/k.mp4",
         "pose_video": "pose_videos/k.mp4",
         "keypoints": "videos/k.pose.safetensors",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from steadydancer.datasets.images import BACKGROUND, ImageError, decode_image, on_background, read_image, show_image
+from steadydancer.datasets.images import BACKGROUND, ImageError, convert_image, decode_image, on_background, read_image
 
 HEIGHT, WIDTH = 40, 56
 
@@ -114,7 +114,7 @@ def test_sixteen_bits_of_other_boxes():
     expected = np.rint(grey / 257).astype(np.uint8)[..., None].repeat(3, axis=2)
     np.testing.assert_array_equal(decode_image(by_opencv(grey, ".pgm"), "it").pixels, expected)
     for image in (Image.fromarray(grey), Image.open(io.BytesIO(coded(grey, "PNG")))):  # as Python's callers have them
-        np.testing.assert_array_equal(show_image(image).pixels, expected)
+        np.testing.assert_array_equal(convert_image(image).pixels, expected)
 
 
 def test_grey_bits_and_palettes():
@@ -143,7 +143,7 @@ def test_transparency_is_laid_on_white_in_every_form():
     for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})):
         read = decode_image(coded(rgba, kind, **options), "it")
         np.testing.assert_array_equal(read.pixels, expected)
-        assert read.changes == ("transparency laid on white",)
+        assert read.changes == ("transparency composited on white",)
     opaque = decode_image(coded(np.dstack([photo(), np.full_like(alpha, 255)]), "PNG"), "it")
     np.testing.assert_array_equal(opaque.pixels, photo())
     assert opaque.changes == ()
@@ -176,7 +176,7 @@ def test_a_fourth_byte_that_nobody_wrote_hides_nothing(fourth, shown):
     data = struct.pack("<2sIII", b"BM", 14 + 124 + len(samples), 0, 14 + 124) + header.ljust(124, b"\x00") + samples
     picture = decode_image(data, "a.bmp")
     np.testing.assert_array_equal(picture.pixels, np.broadcast_to(np.uint8(shown), (64, 64, 3)))
-    assert picture.changes == (() if fourth == 0 else ("transparency laid on white",))
+    assert picture.changes == (() if fourth == 0 else ("transparency composited on white",))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -274,19 +274,19 @@ def test_profile_transparency_and_orientation_together():
     expected = p3_to_srgb(soft)
     expected[:10] = 255
     assert np.abs(read.pixels - UPRIGHT[6](expected)).max() < 2.5
-    assert [words.split()[0] for words in read.changes] == ["colours", "transparency", "turned"]
+    assert [words.split()[0] for words in read.changes] == ["colours", "transparency", "orientation"]
 
 
 def test_numbers_without_a_white_are_refused():
     for array, suffix in ((photo().astype(np.float32) / 255, ".tiff"), (photo()[..., 0].astype(np.float32), ".tiff")):
         with pytest.raises(
-            ImageError, match="it holds float.* numbers, whose white is not known: save it with 8 or 16"
+            ImageError, match="it contains float.* numbers, whose white level is unknown: save it with 8 or 16"
         ):
             decode_image(by_opencv(array, suffix), "it")
     with pytest.raises(ImageError, match="32-bit numbers"):
         decode_image(coded(photo()[..., 0].astype(np.int32), "TIFF"), "it")
     with pytest.raises(ImageError, match="floating-point"):
-        show_image(Image.fromarray(np.zeros((4, 4), np.float32)))
+        convert_image(Image.fromarray(np.zeros((4, 4), np.float32)))
 
 
 def test_what_is_no_image_is_said(tmp_path: Path):
@@ -295,10 +295,10 @@ def test_what_is_no_image_is_said(tmp_path: Path):
     (tmp_path / "cut.jpg").write_bytes(coded(photo(), "JPEG")[:-200])
     (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic")
     for name, words in (
-        ("text.png", "no image that can be read"),
-        ("empty.png", "no image that can be read"),
+        ("text.png", "not a readable image"),
+        ("empty.png", "not a readable image"),
         ("cut.jpg", "truncated"),
-        ("phone.jpg", "HEIC, which is not read here: save it as PNG or JPEG"),
+        ("phone.jpg", "HEIC, which is not supported: save it as PNG or JPEG"),
         ("gone.png", "No such file"),
         ("", "Is a directory"),
     ):

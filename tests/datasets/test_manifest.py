@@ -9,7 +9,7 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.manifest import read_columns, read_manifest
-from steadydancer.datasets.storage import join, named
+from steadydancer.datasets.storage import format_location, join
 from steadydancer.datasets.storage.s3 import ObjectPath, put
 
 
@@ -35,15 +35,15 @@ def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "", "holds no rows"),
-        ("a.csv", "path\n", "holds no rows"),
+        ("a.csv", "", "contains no rows"),
+        ("a.csv", "path\n", "contains no rows"),
         ("a.csv", "file\na.mp4\n", r"a\.csv, row 1: no path \(columns: file\)"),
         ("a.csv", "path,note\na.mp4,1\n,2\n", "row 2: no path"),
         ("a.jsonl", '{"path": "a.mp4"}\n{"path": 3}\n', "row 2: no path"),
-        ("a.jsonl", '"a.mp4"\n', 'row 1: "a.mp4" is no object'),
+        ("a.jsonl", '"a.mp4"\n', 'row 1: "a.mp4" is not a JSON object'),
         ("a.jsonl", "path\na.mp4\n", "cannot be read as jsonl: Expecting value"),
-        ("a.jsonl", '{"path": "gs://bucket/a.mp4"}\n', "the stores that can be read are s3://"),
-        ("a.jsonl", '{"path": "s3://key:secret@bucket/a.mp4"}\n', "carries no credentials"),
+        ("a.jsonl", '{"path": "gs://bucket/a.mp4"}\n', "gs://… is not supported"),
+        ("a.jsonl", '{"path": "s3://key:secret@bucket/a.mp4"}\n', "must not contain credentials"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_row(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -88,7 +88,7 @@ def test_a_million_names_mean_what_one_name_means(tmp_path: Path) -> None:
         file = tmp_path / f"{number}.parquet"
         pq.write_table(pa.table({"path": pa.array(names).dictionary_encode(), "x": names}), file)
         rows = read_columns(file, "path", ("x", "not there")).to_pylist()
-        assert rows == [{"path": named(join(tmp_path, name).absolute()), "x": name, "not there": None}
+        assert rows == [{"path": format_location(join(tmp_path, name).absolute()), "x": name, "not there": None}
                         for name in names]  # fmt: skip
 
 
@@ -123,26 +123,26 @@ TABLES: dict[str, tuple[str, str | bytes, list[dict[str, str | None]] | str]] = 
         "a.jsonl", '{"caption": ["y", "z"], "text": true, "path": "a.mp4", "prompt": "x"}\n',
         [{"path": "a.mp4", "prompt": "x"}]),
     "two contradict each other": ("a.csv", "path,text,caption\na.mp4,x,x\nb.mp4,x,y\n",
-                                  "row 2: columns 'text' and 'caption' both say the prompt, and differ: 'x' and 'y'"),
-    "one name twice": ("a.csv", "path,prompt,prompt\na.mp4,x,y\n", "both say the prompt, and differ"),
-    "two spellings": ("a.csv", "path,license,License\na.mp4,CC0,MIT\n", "both say the licence, and differ"),
+                                  "row 2: columns 'text' and 'caption' both give the prompt, but differ: 'x' and 'y'"),
+    "one name twice": ("a.csv", "path,prompt,prompt\na.mp4,x,y\n", "both give the prompt, but differ"),
+    "two spellings": ("a.csv", "path,license,License\na.mp4,CC0,MIT\n", "both give the licence, but differ"),
     "a path has its own name": ("a.csv", "video,path,file_name\nx.mp4,sub/a.mp4,a.mp4\n", [{"path": "sub/a.mp4"}]),
-    "a path twice": ("a.csv", "path,Path\na.mp4,b.mp4\n", "both say the path, and differ"),
-    "two paths": ("a.csv", "video,file_name\nx.mp4,y.mp4\n", "both say the path, and differ"),
+    "a path twice": ("a.csv", "path,Path\na.mp4,b.mp4\n", "both give the path, but differ"),
+    "two paths": ("a.csv", "video,file_name\nx.mp4,y.mp4\n", "both give the path, but differ"),
     "a caption's file": ("a.csv", "path,caption,prompt\na.mp4,videos/a.TXT,x\nb.mp4,b.txt,\n",
                          [{"path": "a.mp4", "prompt": "x"}, {"path": "b.mp4", "prompt": ""}]),
     "numbers": ("a.jsonl", '{"path": "a.mp4", "prompt": 7, "licence": 4.0}\n{"path": "b.mp4", "prompt": 0.5}\n',
                 [{"path": "a.mp4", "prompt": "7", "licence": "4"}, {"path": "b.mp4", "prompt": "0.5"}]),
     "nothing": ("a.jsonl", '{"path": "a.mp4", "prompt": null, "licence": NaN}\n', [{"path": "a.mp4"}]),
-    "a list": ("a.jsonl", '{"path": "a.mp4"}\n{"path": "a.mp4", "text": ["x"]}\n', r"row 2: text is no text: \['x'\]"),
-    "a boolean": ("a.jsonl", '{"path": "a.mp4", "prompt": true}\n', r"row 1: prompt is no text: True \(bool\)"),
-    "no end": ("a.jsonl", '{"path": "a.mp4", "prompt": 1e999}\n', "row 1: prompt is no text: inf"),
-    "an object": ("a.jsonl", '{"path": "a.mp4", "prompt": {"en": "x"}}\n', "row 1: prompt is no text"),
-    "half a letter": ("a.jsonl", '{"path": "a.mp4", "prompt": "abc\\ud83d"}\n', "row 1: prompt has half of a.* at 3"),
-    "half a letter in a path": ("a.jsonl", '{"path": "\\ud83d.mp4"}\n', "row 1: path has half of a character at 0"),
+    "a list": ("a.jsonl", '{"path": "a.mp4"}\n{"path": "a.mp4", "text": ["x"]}\n', r"row 2: text is not text: \['x'\]"),
+    "a boolean": ("a.jsonl", '{"path": "a.mp4", "prompt": true}\n', r"row 1: prompt is not text: True \(bool\)"),
+    "no end": ("a.jsonl", '{"path": "a.mp4", "prompt": 1e999}\n', "row 1: prompt is not text: inf"),
+    "an object": ("a.jsonl", '{"path": "a.mp4", "prompt": {"en": "x"}}\n', "row 1: prompt is not text"),
+    "half a letter": ("a.jsonl", '{"path": "a.mp4", "prompt": "abc\\ud83d"}\n', "row 1: prompt has an unpaired.* 3"),
+    "half a letter in a path": ("a.jsonl", '{"path": "\\ud83d.mp4"}\n', "row 1: path has an unpaired.* 0"),
     "UTF-16": ("a.csv", "path,prompt\na.mp4,à l’été\n".encode("utf-16"), [{"path": "a.mp4", "prompt": "à l’été"}]),
     "UTF-16 jsonl": ("a.jsonl", '{"path": "舞.mp4"}\n'.encode("utf-16"), [{"path": "舞.mp4"}]),
-    "cp1252": ("a.csv", "path,note\na.mp4,caf\xe9\n".encode("cp1252"), r"read as csv: byte 19 \(0xe9\) is no UTF-8"),
+    "cp1252": ("a.csv", "path,note\na.mp4,caf\xe9\n".encode("cp1252"), r"read as csv: byte 19 \(0xe9\) is not UTF-8"),
     "cp1252 jsonl": ("a.jsonl", '{"path": "caf\xe9.mp4"}\n'.encode("cp1252"), r"as jsonl: byte 13 \(0xe9\)"),
     "too many values": ("a.csv", "path,prompt\na.mp4,a dancer, in red\n", r"Expected 2 columns, got 3: a\.mp4,a danc"),
     "blank lines": ("a.csv", "\n\npath\n\na.mp4\n\n", [{"path": "a.mp4"}]),
@@ -155,14 +155,14 @@ TABLES: dict[str, tuple[str, str | bytes, list[dict[str, str | None]] | str]] = 
     "semicolons in values": ("a.csv", "path,caption\na;1.mp4,one; two\n", [{"path": "a;1.mp4", "prompt": "one; two"}]),
     "no path": ("a.csv", "path,prompt\n  ,x\n", "row 1: no path"),
     "a path that is a number": ("a.jsonl", '{"path": 3}\n',
-             r"row 1: no path \(columns: path; path is 3, which is no path\)"),
+             r"row 1: no path \(columns: path; path is 3, which is not a path\)"),
     "json": ("a.JSON", '\n [\n{"file_name": "a.mp4", "text": "x"},\n{"path": "b.mp4"}]\n',
              [{"path": "a.mp4", "prompt": "x"}, {"path": "b.mp4"}]),
     "lines of json": ("a.json", '{"path": "a.mp4"}\n{"path": "b.mp4"}\n', [{"path": "a.mp4"}, {"path": "b.mp4"}]),
     "json that is cut short": ("a.json", '[{"path": "a.mp4"},\n', "cannot be read as json: Expecting value"),
-    "no rows in json": ("a.json", "[]", "holds no rows"),
-    "other things in json": ("a.json", '["a.mp4"]', 'row 1: "a.mp4" is no object'),
-    "a list of rows": ("a.jsonl", '[{"path": "a.mp4"}]\n', r'row 1: \[\{"path": "a.mp4"\}\] is no object'),
+    "no rows in json": ("a.json", "[]", "contains no rows"),
+    "other things in json": ("a.json", '["a.mp4"]', 'row 1: "a.mp4" is not a JSON object'),
+    "a list of rows": ("a.jsonl", '[{"path": "a.mp4"}]\n', r'row 1: \[\{"path": "a.mp4"\}\] is not a JSON object'),
 }  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_values_of_a_parquet_table_are_text_by_the_same_rule(tmp_path: Path) -> 
     assert read_columns(tmp_path / "a.parquet", "path", names).to_pylist() == rows
     small = read_manifest(tmp_path / "a.parquet", ("path",), names)
     assert small == [{**row, "not read": more} for row, more in zip(rows, (["x"], None), strict=True)]
-    with pytest.raises(SteadyDancerError, match=r"row 1: not read is no text: \['x'\] \(list\)"):
+    with pytest.raises(SteadyDancerError, match=r"row 1: not read is not text: \['x'\] \(list\)"):
         read_columns(tmp_path / "a.parquet", "path", ("not read",))
 
 
@@ -229,7 +229,7 @@ def test_columns_that_nobody_reads_are_named_once(tmp_path: Path, caplog: pytest
     )
     file = manifest(tmp_path, "a.jsonl", rows)
     said = (
-        f"{file}: columns that are not read: 'Captoin', 'fps', 'seed'. Read are path or video or file_name; "
+        f"{file}: ignored columns: 'Captoin', 'fps', 'seed'. Columns that are read: path or video or file_name; "
         "prompt or caption or text; licence or license"
     )
     for read in (lambda: read_manifest(file, ("path",), ("prompt", "licence"), ALIASES),
@@ -251,7 +251,7 @@ def test_what_differs_from_the_own_name_of_a_column_is_named_as_not_read(
     read_columns(manifest(tmp_path, "a.csv", "text,path,prompt\nx,a.mp4,x \n,b.mp4,x\n"), "path", ("prompt",), ALIASES)
     assert not caplog.records
     read_columns(manifest(tmp_path, "b.csv", "path,prompt,text\na.mp4,x,y\n"), "path", ("prompt",), ALIASES)
-    assert "columns that are not read: 'text'. Read are" in caplog.text
+    assert "ignored columns: 'text'. Columns that are read:" in caplog.text
 
 
 def test_a_long_table_is_read_in_pieces_and_each_row_once(tmp_path: Path) -> None:

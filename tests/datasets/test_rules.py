@@ -34,7 +34,7 @@ def test_rules_that_are_newer_or_unknown_are_others_too(changed):
 def test_half_made_by_another_rule_is_refused_by_its_name_and_left_as_it_was(changed, tmp_path):
     (tmp_path / PLAN).write_text(json.dumps({"config": {"size": 4}}))
     with pytest.raises(
-        ArtifactError, match=r"half made by another version[^$]*pictures: version 1 → 2 \(mirrors count\)"
+        ArtifactError, match=r"started by another version[^$]*pictures: version 1 → 2 \(mirrors count\)"
     ):
         Artifact(tmp_path).begin(plan())
     assert json.loads((tmp_path / PLAN).read_text()) == {"config": {"size": 4}}

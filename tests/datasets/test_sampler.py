@@ -67,7 +67,7 @@ def test_the_global_batch_is_the_same_at_any_world_size(world_size):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="does not divide"):
+    with pytest.raises(ValueError, match="is not divisible"):
         rank_slice(list("abcd"), 0, 3)
 
 

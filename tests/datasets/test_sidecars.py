@@ -79,11 +79,11 @@ def test_what_is_not_taken_is_said_with_the_name_that_it_should_have(tmp_path: P
     for name in ("a.mp4", "a.mov", "a.txt", "b.mp4", "b.png", "b.pose.safetensors"):
         (tmp_path / name).write_text("")
     assert sidecar_note(tmp_path / "a.mp4") == (
-        "a.txt was not taken: several files here are called a; one that belongs here is called a.mp4.txt"
+        "a.txt was ignored: several files in the folder are called a; to assign it to this file, name it a.mp4.txt"
     )
     assert sidecar_note(tmp_path / "b.png") == (
-        "b.pose.safetensors was not taken: it counts as that of the video of that name; "
-        "one that belongs here is called b.png.pose.safetensors"
+        "b.pose.safetensors was ignored: it belongs to the video of that name; "
+        "to assign it to this file, name it b.png.pose.safetensors"
     )
     assert sidecar_note(tmp_path / "b.mp4") is None
 
@@ -162,7 +162,7 @@ def test_a_copy_has_its_keypoints_although_its_caption_may_be_anothers(bucket: s
                 keypoints = sidecar(place, KEYPOINTS)
                 assert keypoints and keypoints.read_text() == name
                 assert sidecar(place, CAPTION) is None
-                assert (sidecar_note(place) or "").startswith("a.txt was not taken")
+                assert (sidecar_note(place) or "").startswith("a.txt was ignored")
 
 
 def test_a_file_whose_name_is_no_text_has_the_same_sidecars(tmp_path: Path) -> None:

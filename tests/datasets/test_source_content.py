@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steadydancer.datasets import source_content
-from steadydancer.datasets.source_content import content_id, is_unchanged, what_changed
+from steadydancer.datasets.source_content import content_id, content_mismatch, is_unchanged
 from steadydancer.datasets.video import VideoError
 
 OLD, NEW = b"the old film" * 100, b"the new film" * 100
@@ -44,15 +44,15 @@ def test_a_file_that_stays_is_read_once_and_one_that_was_replaced_is_noticed(
     file.write_bytes(OLD)
     times = file.stat()
     assert [content_id(file) for _ in range(3)] == [digest(OLD)] * 3 and len(readings) == 1
-    assert what_changed(file, digest(OLD)) is None and is_unchanged(file, digest(OLD))
-    assert what_changed(file, None) is None  # a row that kept no digest
+    assert content_mismatch(file, digest(OLD)) is None and is_unchanged(file, digest(OLD))
+    assert content_mismatch(file, None) is None  # a row that kept no digest
     # The same name, size and time of writing.
     other = tmp_path / "b.mp4"
     other.write_bytes(NEW)
     os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
     other.replace(file)
     assert content_id(file) == digest(NEW) and len(readings) == 2
-    words = what_changed(file, digest(OLD))
+    words = content_mismatch(file, digest(OLD))
     assert words and str(file) in words and digest(OLD)[:12] in words and digest(NEW)[:12] in words
     assert not is_unchanged(file, digest(OLD))
 
@@ -93,7 +93,7 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
 
 def test_no_more_digests_are_kept_than_have_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted(monkeypatch)
-    monkeypatch.setattr(source_content, "_MOST_KNOWN", 2)
+    monkeypatch.setattr(source_content, "_MAX_KNOWN", 2)
     for k in range(4):
         (tmp_path / f"{k}").write_bytes(bytes([k]))
         assert content_id(tmp_path / f"{k}") == digest(bytes([k]))

@@ -7,7 +7,7 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.storage.s3 import ObjectPath, put
-from steadydancer.datasets.text import TextError, decode_text, open_text, read_text, spoken, spoken_column
+from steadydancer.datasets.text import TextError, decode_text, open_text, read_text, strip_column, strip_text
 
 FRENCH = "Une danseuse à l’écharpe rouge tourne.\r\nElle saute.\n"
 CHINESE = "红裙女孩在跳舞。\n"
@@ -35,7 +35,7 @@ def test_latin_text_shows_its_encoding_without_a_mark(encoding: str) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (FRENCH.encode("cp1252"), r"byte 13 \(0xe0\) is no UTF-8.*save the file as UTF-8"),
+        (FRENCH.encode("cp1252"), r"byte 13 \(0xe0\) is not UTF-8.*save the file as UTF-8"),
         ("red \x96 and blue".encode("latin-1"), r"byte 4 \(0x96\)"),
         (CHINESE.encode("gbk"), r"byte 0 \(0xba\)"),
         ("日本語".encode("shift-jis"), r"byte 0 \(0x93\)"),
@@ -43,10 +43,10 @@ def test_latin_text_shows_its_encoding_without_a_mark(encoding: str) -> None:
         ("一个舞者".encode("utf-16-le"), r"byte 5 \(0x82\)"),  # no mark, no Latin letter: many things could be meant
         (b"\xef\xbb\xbfcaf\xe9", r"byte 6 \(0xe9\)"),  # counted from the file's beginning
         (FRENCH.encode()[:14], r"byte 13 \(0xc3\)"),  # cut off
-        ("abc".encode("utf-16")[:-1], "byte 6 is no UTF-16-LE, as which the file begins"),
-        (b"ab\x00cd", "byte 2 is zero, so it is no text"),
-        ("踊る女の子".encode("iso2022_jp"), "its control characters show that it is no UTF-8"),
-        ("Девушка".encode("utf-16-le"), "its control characters show that it is no UTF-8"),  # sound UTF-8
+        ("abc".encode("utf-16")[:-1], "byte 6 is not UTF-16-LE, the encoding at the file's start"),
+        (b"ab\x00cd", "byte 2 is zero, so it is not text"),
+        ("踊る女の子".encode("iso2022_jp"), "its control characters show that it is not UTF-8"),
+        ("Девушка".encode("utf-16-le"), "its control characters show that it is not UTF-8"),  # sound UTF-8
     ],
 )
 def test_what_cannot_be_told_is_refused_with_its_first_byte(data: bytes, words: str) -> None:
@@ -103,6 +103,6 @@ SAID = [
 
 @pytest.mark.parametrize(("text", "wanted"), SAID)
 def test_what_is_blank_or_invisible_says_nothing(text: str, wanted: str | None) -> None:
-    assert spoken(text) == wanted
-    assert spoken_column(pa.chunked_array([[text, None]])).to_pylist() == [wanted or "", None]
-    assert spoken(None) is None
+    assert strip_text(text) == wanted
+    assert strip_column(pa.chunked_array([[text, None]])).to_pylist() == [wanted or "", None]
+    assert strip_text(None) is None

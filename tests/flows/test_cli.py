@@ -113,7 +113,7 @@ FOLDER = "FOLDER"  # replaced by an empty folder
         (["curate", "--clips", FOLDER], 2, "Missing option '--out'"),
         (["nix"], 2, "No such command 'nix'"),
         (["cache", "--clips", "nowhere", "--out", "o"], 1, "nowhere does not exist"),
-        (["cache", "--clips", FOLDER, "--out", "o"], 1, "is not finished (no run.json in it)"),
+        (["cache", "--clips", FOLDER, "--out", "o"], 1, "is not finished (it has no run.json)"),
         (["train", "--latents", FOLDER, "--stage", "1", "--base", FOLDER, "--out", "o"], 1, ""),
         (["train", "--latents", FOLDER, "--stage", "4", "--out", "o"], 2, "'--stage': 4 is not in the range 1<=x<=3"),
         (["train", "--latents", FOLDER, "--stage", "2", "--out", "o"], 1, "stage 2 needs --from"),
@@ -168,10 +168,10 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
 ) -> None:
     """Of every option that takes an artifact: the kind found, the kind wanted, and where that comes from."""
     image, driving = dancers / "images/pair_0.png", dancers / "driving/pair_0.mp4"
-    clips, wants_clips = curated / "clips", "no clips: give what `curate --out` or `refilter --out` was given"
-    wants_latents, videos = "no latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
+    clips, wants_clips = curated / "clips", "not clips: give the --out of `curate` or `refilter`"
+    wants_latents, videos = "not latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
     wants_stage = "no checkpoint of a stage: give OUT/checkpoint of the stage before"
-    wants_any = "no checkpoint: give OUT/checkpoint of `train --out OUT`, or what `convert` made"
+    wants_any = "not a checkpoint: give OUT/checkpoint of `train --out OUT`, or the output of `convert`"
     pair = ("--image", image, "--driving", driving)
     refusals: list[tuple[str, tuple[Any, ...]]] = [
         (f"{cached} holds latents, {wants_clips}", ("cache", "--clips", cached, "--out", "o")),
@@ -183,7 +183,7 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{cached} holds latents, {wants_clips}", ("forget", "x", "--clips", cached, "--out", "o")),
         (f"{cached} holds latents, {wants_clips}", ("curate", "--clips", videos, "--parent", cached, "--out", "o")),
         (f"{cached} holds latents of this program, and no video", ("curate", "--clips", cached, "--out", "o")),
-        (f"{image} is a file; a folder with clips is wanted", ("cache", "--clips", image, "--out", "o")),
+        (f"{image} is a file, but a folder with clips is needed", ("cache", "--clips", image, "--out", "o")),
         (f"{clips} holds clips, {wants_latents}", ("verify", "--latents", clips)),
         (f"{clips} holds clips, {wants_latents}", ("repair", "--latents", clips, "--out", "o")),
         (f"{clips} holds clips, {wants_latents}", ("train", "--latents", clips, "--stage", 1, "--out", "o")),
@@ -193,9 +193,9 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"run: {cached} is no training run but latents: give what `train --out` was given",
          ("pick", "--run", cached, "--steps", 1)),
         (f"{cached} holds latents, {wants_any}", ("render", "--checkpoint", cached, *pair, "--out", "o")),
-        (f"{cached} holds latents, no renders: give what `render --out` was given",
+        (f"{cached} holds latents, not renders: give the --out of `render`",
          ("evaluate", "--renders", cached, "--out", "o")),
-        (f"{clips} holds clips, no metrics: give what `evaluate --out` was given", ("report", "--metrics", clips)),
+        (f"{clips} holds clips, not metrics: give the --out of `evaluate`", ("report", "--metrics", clips)),
         (f"{image} is a file; a folder is wanted: give what --out of", ("explain", "x", "--artifact", image)),
         (f"'{image}' is a file, and results go into a folder", ("cache", "--clips", curated, "--out", image / "run")),
         (f"'{image}' is a file, and results go into a folder", ("demo", "--out", image / "run", "--dry-run")),
@@ -225,7 +225,7 @@ def test_a_home_that_cannot_be_written_is_noticed_before_anything_is_measured(
     words = ("curate", "--clips", dancers / "clips", "--out", "o", "--preset", preset)
     for more in ("--dry-run", "--in-process"):
         answer = call(*words, more)
-        assert answer.code == 1 and "set STEADYDANCER_SCRATCH to a folder that can" in answer.err
+        assert answer.code == 1 and "set STEADYDANCER_SCRATCH to a writable folder" in answer.err
         assert f"{tmp_path / 'home'}/.cache/steadydancer cannot be written" in answer.err
     assert not (tmp_path / "o").exists()
     monkeypatch.setenv("STEADYDANCER_SCRATCH", str(tmp_path / "scratch"))

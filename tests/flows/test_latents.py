@@ -148,16 +148,16 @@ def test_a_repaired_cache_has_the_bytes_that_were_lost(copy: Path, cached: Path,
 def test_a_stopped_repair_goes_on(copy: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards(copy)[2].unlink()
     copied: list[Any] = []
-    copy_whole = takeover.copy_whole
+    copy_atomically = takeover.copy_atomically
 
     def stop_at_the_third(source: Path, target: Path) -> None:
         if len(copied) == 2:
             raise KeyboardInterrupt
-        copied.append(copy_whole(source, target))
+        copied.append(copy_atomically(source, target))
 
     engine = Engine(tmp_path / ".engine", in_process=True)
     with monkeypatch.context() as patched:
-        patched.setattr(takeover, "copy_whole", stop_at_the_third)
+        patched.setattr(takeover, "copy_atomically", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             repair_now(copy, tmp_path / "new", engine)
     assert not (tmp_path / "new" / "latents" / "run.json").exists()
@@ -232,7 +232,7 @@ def test_a_source_that_was_replaced_is_not_encoded_in_the_place_of_the_old_one(
 
 def test_what_is_no_cache_is_said(curated: Path) -> None:
     answer = call(verify, "--latents", curated / "clips")
-    assert answer.exit_code == 1 and "holds clips, no latents" in str(answer.exception)
+    assert answer.exit_code == 1 and "holds clips, not latents" in str(answer.exception)
 
 
 def test_a_cache_on_a_store_is_read_back_and_repaired_there(

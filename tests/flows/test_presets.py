@@ -86,7 +86,7 @@ def wrong(**changes: Any) -> str:
         ("no_such_module:run", "cannot be read: No module named 'no_such_module'"),
         ("json:nix", "module 'json' has no attribute 'nix'"),
         ("json:JSONDecoder", "json:JSONDecoder is not a valid configuration"),
-        ("gs://bucket/run.json", "the stores that can be read are s3://"),
+        ("gs://bucket/run.json", "gs://… is not supported"),
         ("{", "the preset|Invalid JSON"),
         (wrong(curate__nix=1), r"curate\.nix: Extra inputs are not permitted"),
         (wrong(stage2__steps="many"), r"stage2\.steps: Input should be a valid integer.*got many"),
@@ -166,7 +166,7 @@ def test_a_preset_is_read_as_editors_save_it(tmp_path: Path, name: str, encoding
     (tmp_path / name).write_bytes(run.model_dump_json(indent=2).encode(encoding))
     assert load(str(tmp_path / name)) == run
     (tmp_path / name).write_bytes(run.model_dump_json(indent=2).encode("gb18030"))
-    with pytest.raises(SteadyDancerError, match="cannot be read: byte .* is no UTF-8"):
+    with pytest.raises(SteadyDancerError, match="cannot be read: byte .* is not UTF-8"):
         load(str(tmp_path / name))
 
 

@@ -136,7 +136,7 @@ def test_a_preset_and_a_table_of_decisions_are_read_as_editors_save_them(curated
         assert (after["verdict"], after["reason"], after["detail"]) == ("rejected", "decision", "déjà vu")
     decisions.write_bytes(table.encode("cp1252"))
     said = refused(curated, tmp_path / "no", "--decisions", decisions)
-    assert "mine.csv cannot be read as csv: byte" in said and "(0xe9) is no UTF-8" in said
+    assert "mine.csv cannot be read as csv: byte" in said and "(0xe9) is not UTF-8" in said
     decisions.write_text("source_path,start_s,verdict\na.mp4,nan,accept\n")
     assert "line 2: start_s is a number of seconds, got 'nan'" in refused(
         curated, tmp_path / "no", "--decisions", decisions
@@ -272,7 +272,7 @@ def test_a_part_that_was_cut_short_after_it_was_written_is_found(
 ) -> None:
     write = Artifact.write_part
     monkeypatch.setattr(Artifact, "write_part", lambda self, packet, table: write(self, packet, table.slice(1)))
-    with pytest.raises(ArtifactError, match="do not balance"):
+    with pytest.raises(ArtifactError, match="do not add up"):
         call(curated, tmp_path / "new")
     assert not (tmp_path / "new" / "clips" / "run.json").exists()
 

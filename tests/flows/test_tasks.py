@@ -44,7 +44,7 @@ def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         monkeypatch.setattr(job, "run", run)
     monkeypatch.setattr(Artifact, "committed", False)  # without asking a store
     for module in (tasks, datasets_finished):
-        monkeypatch.setattr(module, "finished", lambda place, kind: SimpleNamespace(path=place))
+        monkeypatch.setattr(module, "find_artifact", lambda place, kind: SimpleNamespace(path=place))
     monkeypatch.setattr(tasks, "require_settings", lambda *_: None)
     monkeypatch.setattr(shards, "require_settings", lambda *_: None)
     monkeypatch.setattr(tasks, "flow_run", SimpleNamespace(root_flow_run_id="a run"))

@@ -236,7 +236,7 @@ class HeadOnly(Estimator):
 def test_a_driving_video_with_nobody_to_follow_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DrivingError, match="two finds nobody in the driving video: choose another one"):
         prepared(estimator=Estimator(in_video=False))
-    with pytest.raises(DrivingError, match=r"cannot be followed with two: in none of its 5 frames are a neck"):
+    with pytest.raises(DrivingError, match=r"cannot be followed with two: none of its 5 frames shows a neck"):
         prepared(estimator=HeadOnly(5))
     assert caplog.records == []
 
@@ -249,7 +249,7 @@ def test_an_image_with_nobody_to_align_to_keeps_the_pose_or_is_refused_as_chosen
     assert not driven.aligned
     assert_same(motion, [person(5), person(5, 8)])
     assert [record.message for record in caplog.records] == driven.notes() == [
-        "no pose found in the image: the driving pose is used as it is"
+        "no pose found in the image: the driving pose is used without alignment"
     ]  # fmt: skip
     with pytest.raises(DrivingError, match='two finds nobody in the reference image .*on_missing_reference="keep"'):
         prepared(estimator=estimator, on_missing_reference="raise")
@@ -290,7 +290,7 @@ def test_what_is_no_picture_of_eight_bits_is_refused():
     for image in (quarters().astype(np.float32), quarters()[..., 0], np.dstack([quarters()] * 2), "me.png", None):
         with pytest.raises(InputError, match="the pose must be a PIL image or uint8 RGB"):
             as_frame(image, "the pose")
-    with pytest.raises(InputError, match="the pose holds floating-point numbers"):
+    with pytest.raises(InputError, match="the pose contains floating-point numbers"):
         as_frame(Image.fromarray(np.zeros((40, 40), np.float32)), "the pose")
     with pytest.raises(InputError, match="31×40 px, 32×32 is the least"):
         as_reference(quarters()[:, :31])

@@ -91,7 +91,7 @@ def test_a_prefix_a_glob_a_table_and_one_object_name_sources(store: ObjectPath, 
         (f"{store}/none", "does not exist"),
         (f"{store}/lists", "holds no video"),
         (f"{store}/clips/*.mov", "holds no video"),
-        ("s3://no-such-bucket/clips", "there is no bucket no-such-bucket"),
+        ("s3://no-such-bucket/clips", "bucket no-such-bucket does not exist"),
     ):
         with pytest.raises(SteadyDancerError, match=words):
             ingest.list_sources(clips)

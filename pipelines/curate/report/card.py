@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....datasets.storage import Location
-from ....datasets.storage.atomic import written_aside
+from ....datasets.storage.atomic import atomic_write
 from ...pages.layout import show
 from .composition import Kinds, composition, copies, hours_of, leaks, measured_by, num_sources, span_words
 from .funnel import GateCount, meaning_of, reasons, verdict_is
@@ -21,7 +21,7 @@ SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "1
 
 def write_card(path: Location, record: dict[str, Any], table: pa.Table, counts: list[GateCount]) -> None:
     """Write the card of a finished curation; arguments as `card_text`."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(card_text(record, table, counts), encoding="utf-8", errors="replace")
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ....datasets.artifact import ArtifactError
 from ....datasets.manifest import csv_lines
-from ....datasets.storage import Location, is_address, join, named
+from ....datasets.storage import Location, format_location, is_address, join
 from ....datasets.text import TextError, decode_text
 from .gating import Floats
 
@@ -120,7 +120,7 @@ def _decision(line: int, row: dict[str, str | None], folder: Location) -> Decisi
         raise ValueError("neither clip_id nor source_path")
     path = said["source_path"]
     if path and not is_address(path):
-        path = named(join(folder, path).absolute())
+        path = format_location(join(folder, path).absolute())
     try:
         start_s = float(said["start_s"]) if said["start_s"] else None
         if start_s is not None and not math.isfinite(start_s):

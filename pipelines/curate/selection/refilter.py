@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from .... import __version__
 from ....datasets.artifact import Artifact, ArtifactError, exclusive
 from ....datasets.clips import COLUMNS, PART_ROWS, Clips, MeasuredRows, count_written, with_columns
-from ....datasets.rules import said_in, with_absent
+from ....datasets.rules import recorded_rules, with_absent
 from ....datasets.storage import Location, relative
 from ....datasets.storage.cache import require_scratch, scratch
 from ....datasets.storage.digests import json_digest
@@ -97,13 +97,13 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
                 "version": __version__,
                 "config": config.model_dump(mode="json"),
                 # By which the rows were measured; an older version kept none.
-                **said_in(old.record),
+                **recorded_rules(old.record),
                 "selection": selection.told()
                 | {
                     "measured_gates": measured_gates(old.record).model_dump(mode="json"),
                     "decisions": _told(said, selection),
                 },
-                "parent": old.artifact.named(out),
+                "parent": old.artifact.reference_from(out),
                 "measured": relative(old.measured.path, out),
                 "inputs": old.record["inputs"],
                 "counts": count_written(artifact, old.record["counts"]["inputs"]),

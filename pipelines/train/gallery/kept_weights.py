@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from ....datasets.artifact import RECORD
-from ....datasets.storage.atomic import folder_written_aside, write_json
+from ....datasets.storage.atomic import atomic_folder, write_json
 from ....datasets.storage.digests import content_digest
 from ....models.checkpoints.components import load_components
 from ....models.checkpoints.folders import resolve_folder
@@ -70,7 +70,7 @@ def pick(out: Path, steps: int) -> Path:
     config, student, weights, record = _read(out, steps)
     place = out / f"checkpoint-{steps:06d}"
     told = {"steps": steps, "loss_before": None, "loss_after": None, "picked": True}
-    with folder_written_aside(place) as aside:
+    with atomic_folder(place) as aside:
         write_parts(aside, config, student, weights, record)
         write_json(aside / RECORD, {**record, **told, "digest": content_digest(aside / "transformer")})
     return place

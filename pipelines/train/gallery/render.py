@@ -16,7 +16,7 @@ from ....datasets.artifact import RECORD
 from ....datasets.sampler import draw_seed
 from ....datasets.skeleton import PoseSequence
 from ....datasets.storage import location
-from ....datasets.storage.atomic import folder_written_aside, write_json, written_aside
+from ....datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ....datasets.video import encode
 from ....models.checkpoints.components import flow_scheduler, load_components
 from ....models.encoders import decode_latents, encode_video, resize_frames
@@ -60,7 +60,7 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}.tmp")
     # One that was made with other settings is replaced.
-    with folder_written_aside(place, aside=aside, retire=lambda: shutil.rmtree(place, ignore_errors=True)):
+    with atomic_folder(place, aside=aside, retire=lambda: shutil.rmtree(place, ignore_errors=True)):
         for key in keys:
             encode(render_clip(key, data, pipeline, config), aside / f"{key}.mp4", fps)
         told = {"steps": steps, "clips": keys, "settings": settings_of(config), "size": data.shards.bucket[keys[0]]}
@@ -104,7 +104,7 @@ def write_what_is_compared(out: Path, key: str, data: TrainingData, vae: Any, fp
     truth.parent.mkdir(parents=True, exist_ok=True)
     encode(frames, truth, fps)
     encode(resize_frames(_drawn(key, data, motion), *frames.shape[1:3]), pose, fps)
-    with written_aside(reference) as aside:
+    with atomic_write(reference) as aside:
         cv2.imwrite(str(aside), frames[0, ..., ::-1])
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ....datasets.artifact import RECORD
-from ....datasets.storage.atomic import folder_written_aside, write_json
+from ....datasets.storage.atomic import atomic_folder, write_json
 from ..config import TrainConfig
 from ..engine import Workers, gather_trained
 from ..networks import torch_dtype
@@ -71,7 +71,7 @@ class TrainedWriter:
 
     def _write(self, folder: Path, weights: dict[str, torch.Tensor], steps: int) -> None:
         try:
-            with folder_written_aside(folder) as aside:
+            with atomic_folder(folder) as aside:
                 self._refuse_without_room(weights)
                 save_file(weights, aside / WEIGHTS)
                 write_json(aside / RECORD, {"steps": steps, "settings": self._settings})

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ....datasets.storage.atomic import folder_written_aside, written_aside
+from ....datasets.storage.atomic import atomic_folder, atomic_write
 from ..engine import TAG, Workers, plainly_named, read_engine
 from ..run_folder import TrainingRefused
 from .states import StateNotWritten, read_facts
@@ -84,7 +84,7 @@ def _convert(state: Path, facts: dict[str, Any], place: Path) -> None:
 
     try:
         # Not flushed: it is read once, by this start.
-        with folder_written_aside(place, flush=False) as aside:
+        with atomic_folder(place, flush=False) as aside:
             with plainly_named(state) as source, plainly_named(aside) as target, _silence():
                 ds_to_universal.main(
                     Namespace(
@@ -118,7 +118,7 @@ def _leave_out_one_workers_part(file: Path) -> None:
     del common["fp32_flat_groups"]
     moments = common["optimizer_state_dict"]["state"]
     common["optimizer_state_dict"]["state"] = {0: {"step": moments[0]["step"].clone()}}
-    with written_aside(file) as aside:
+    with atomic_write(file) as aside:
         torch.save(common, aside)
 
 

@@ -21,7 +21,7 @@ from steadydancer.datasets.shards.encodings import ENCODINGS, fingerprint
 from steadydancer.datasets.shards.integrity import IndexedShard, check_shard
 from steadydancer.datasets.shards.plan import plan_shards, shard_limit
 from steadydancer.datasets.storage import cache, location
-from steadydancer.datasets.storage.atomic import written_aside
+from steadydancer.datasets.storage.atomic import atomic_write
 from steadydancer.datasets.storage.cache import scratch
 from steadydancer.datasets.storage.s3 import ObjectPath
 
@@ -113,7 +113,7 @@ def test_a_shard_that_is_missing_or_damaged_on_a_store_is_named(bucket):
     shard = make(location(bucket) / "latents")
     content = bytearray(shard.read_bytes())
     content[content.index(b"clip2clip2") + 3] ^= 0xFF
-    with written_aside(shard) as aside:
+    with atomic_write(shard) as aside:
         aside.write_bytes(content)
     data = ShardDataset(location(bucket) / "latents")
     data.read("clip1")
@@ -343,11 +343,11 @@ def test_an_index_that_lost_or_repeats_rows_is_refused(tmp_path):
 def test_a_store_is_looked_over_before_work_begins(bucket, tmp_path):
     latents = location(bucket) / "latents"
     shard = make(latents)
-    with written_aside(null_path(latents, (9, 16, 16))) as aside:
+    with atomic_write(null_path(latents, (9, 16, 16))) as aside:
         aside.write_bytes(b"null")
     ShardDataset(latents).require_complete()
     content = shard.read_bytes()
-    with written_aside(shard) as aside:
+    with atomic_write(shard) as aside:
         aside.write_bytes(content[:-512])
     with pytest.raises(ArtifactError, match=rf"shard {shard} is cut short \(19968 bytes of 20480\)"):
         ShardDataset(latents).require_complete()
@@ -362,11 +362,11 @@ def test_a_copy_of_a_damaged_object_does_not_outlive_its_mending(bucket):
     shard = make(latents)
     content = shard.read_bytes()
     for kept in (content[:4000], content.replace(b"clip2clip2", b"clip2clap2", 1)):
-        with written_aside(shard) as aside:
+        with atomic_write(shard) as aside:
             aside.write_bytes(kept)
         with pytest.raises(ArtifactError, match=f"{shard} is cut short or damaged at clip2"):
             ShardDataset(latents).read("clip2")
-        with written_aside(shard) as aside:
+        with atomic_write(shard) as aside:
             aside.write_bytes(content)
         assert ShardDataset(latents).read("clip2")["conditions"] == b"clip2" * 50
         (copy,) = (scratch() / "entries").glob("*/bytes")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steadydancer.datasets.storage.atomic import folder_written_aside, write_once, written_aside
+from steadydancer.datasets.storage.atomic import atomic_folder, atomic_write, write_once
 
 
 def names_in(folder: Path) -> set[str]:
@@ -18,7 +18,7 @@ def test_a_folder_appears_when_its_block_ends(tmp_path):
     left = place.with_name(".checkpoint.tmp")
     left.mkdir(parents=True)
     (left / "of-a-killed-process").touch()
-    with folder_written_aside(place) as aside:
+    with atomic_folder(place) as aside:
         assert aside == left and not list(aside.iterdir()) and not place.exists()
         (aside / "transformer").mkdir()
         (aside / "transformer" / "weights").write_bytes(b"abc")
@@ -31,7 +31,7 @@ def test_a_folder_whose_block_fails_leaves_the_old_one(tmp_path, error):
     place.mkdir()
     (place / "old").touch()
     retired = []
-    with pytest.raises(error), folder_written_aside(place, retire=lambda: retired.append(1)) as aside:
+    with pytest.raises(error), atomic_folder(place, retire=lambda: retired.append(1)) as aside:
         (aside / "new").touch()
         raise error
     assert names_in(tmp_path) == {"checkpoint", "checkpoint/old"} and not retired
@@ -48,7 +48,7 @@ def test_the_old_folder_is_retired_when_the_new_one_is_on_the_disk(tmp_path, mon
         events.append("retired")
         place.rename(tmp_path / "checkpoint-1")
 
-    with folder_written_aside(place, retire=retire) as aside:
+    with atomic_folder(place, retire=retire) as aside:
         (aside / "inner").mkdir()
         (aside / "a").touch()
         (aside / "inner" / "b").touch()
@@ -58,7 +58,7 @@ def test_the_old_folder_is_retired_when_the_new_one_is_on_the_disk(tmp_path, mon
         "checkpoint-1/old",
         *(f"checkpoint{x}" for x in ("", "/a", "/inner", "/inner/b")),
     }
-    with folder_written_aside(tmp_path / "other", flush=False) as aside:
+    with atomic_folder(tmp_path / "other", flush=False) as aside:
         (aside / "a").touch()
     assert len(events) == 3
 
@@ -81,6 +81,6 @@ def test_an_error_that_takes_no_file_name_stays_what_it_is(tmp_path):
     """PyAV's errors are OSErrors whose `filename` cannot be set."""
     from av.error import PermissionError as Denied
 
-    with pytest.raises(Denied, match="denied"), written_aside(tmp_path / "a.mp4"):
+    with pytest.raises(Denied, match="denied"), atomic_write(tmp_path / "a.mp4"):
         raise Denied(13, "denied")
     assert not names_in(tmp_path)

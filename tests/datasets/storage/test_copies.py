@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from steadydancer.datasets.storage import copies as file_copies
+from steadydancer.datasets.storage import copies
 from steadydancer.datasets.storage.copies import link_or_copy
 
 
@@ -20,7 +20,7 @@ def test_a_second_place_is_a_link_or_a_copy_and_never_writes_through_an_earlier_
         raise OSError("another file system")
 
     if not has_links:
-        monkeypatch.setattr(file_copies.os, "link", no_links)
+        monkeypatch.setattr(copies.os, "link", no_links)
     link_or_copy(str(source), target)
     assert (target.read_bytes(), other.read_bytes()) == (b"new", b"old")
     assert target.samefile(source) == has_links

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from steadydancer.datasets.storage import location
-from steadydancer.datasets.storage.digests import content_digest, differences, json_digest, shown_differences
+from steadydancer.datasets.storage.digests import content_digest, differences, format_differences, json_digest
 from steadydancer.datasets.storage.s3 import put
 
 
@@ -82,6 +82,6 @@ def test_differences_are_told_leaf_by_leaf():
 
 def test_the_first_differences_are_lines():
     old, new = {f"field{k}": 0 for k in range(9)}, {f"field{k}": k for k in range(9)}
-    assert shown_differences(old, new, 2) == "  field1: 0 → 1\n  field2: 0 → 2"
-    assert shown_differences(old, new).count("\n") == 7
-    assert shown_differences(old, old) == ""
+    assert format_differences(old, new, 2) == "  field1: 0 → 1\n  field2: 0 → 2"
+    assert format_differences(old, new).count("\n") == 7
+    assert format_differences(old, old) == ""

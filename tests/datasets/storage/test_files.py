@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from steadydancer.datasets.storage import Location, files, location, working_folder
-from steadydancer.datasets.storage import atomic as whole_files
-from steadydancer.datasets.storage.atomic import begin_folder, written_in_order
-from steadydancer.datasets.storage.copies import copy_whole, local_or_fetched
+from steadydancer.datasets.storage import Location, atomic, files, location, working_folder
+from steadydancer.datasets.storage.atomic import begin_folder, ordered_write
+from steadydancer.datasets.storage.copies import copy_atomically, fetch_if_remote
 from steadydancer.datasets.storage.tree import tree_of
 
 NAMES = (
@@ -28,7 +27,7 @@ def make(folder: Location, tmp_path: Path) -> Location:
     for number, name in enumerate(NAMES):
         source = tmp_path / f"{number} of {folder.parent.parent.name}"  # of its own: a copy may be a hard link
         source.write_text(name)
-        copy_whole(source, folder / name)
+        copy_atomically(source, folder / name)
     return folder
 
 
@@ -55,18 +54,18 @@ def answers(folder: Location, tmp_path: Path) -> dict[str, object]:
             "total_bytes": files.total_bytes(folder / "sub"),
             "sizes": [files.sizes(places)[place] for place in places],
             "size": files.size(folder / "b.txt"),
-            "holds_something": [files.holds_something(place) for place in (folder, *places)],
+            "is_not_empty": [files.is_not_empty(place) for place in (folder, *places)],
             "changed": [files.changed_ns(folder / one) is None for one in ("a.mp4", "none")],
             "relative_path": files.relative_path(folder / "a.mp4", folder / "sub/deep"),
             "range": (read(3, 2), read(0, 100), stream.read(2)),
-            "in the way": files.file_in_the_way(folder / "new/folder"),
+            "in the way": files.blocking_file(folder / "new/folder"),
             "found": sorted(map(name, tree.find({".mp4", ".gif"}))),
             "globs": [
                 sorted(map(name, tree.find({".mp4"}, pattern.split("/"))))
                 for pattern in ("*.mp4", "**/*.mp4", "sub/*", "s?b/deep/*", ".h*")
             ],
             "tree": (sorted(map(name, tree.files())), tree.is_file(folder / "sub/c.MP4"), tree.is_file(folder / "sub")),
-            "copy": local_or_fetched(folder / "sub/deep/d.mp4", tmp_path).read_text(),
+            "copy": fetch_if_remote(folder / "sub/deep/d.mp4", tmp_path).read_text(),
         }
 
 
@@ -83,12 +82,12 @@ def test_a_store_answers_as_a_folder_does(twins: tuple[Location, Location], tmp_
 def test_what_only_one_of_them_can_do_is_said(twins: tuple[Location, Location]) -> None:
     here, there = twins
     assert (files.needs_download(here), files.needs_download(there)) == (False, True)
-    assert (files.is_here(here), files.is_here(here / "none"), files.is_here(there)) == (True, False, False)
+    assert [files.exists_locally(one) for one in (here, here / "none", there)] == [True, False, False]
     assert files.file_url(here / "a #.html") == f"file://{here}/a%20%23.html" and files.file_url(there) is None
     assert files.relative_path(here, there) is None is files.relative_path(there, here)
     assert files.relative_path(there, location("s3://another/some")) is None
-    assert files.file_in_the_way(here / "a.mp4/x/y") == here / "a.mp4" == files.file_in_the_way(here / "a.mp4")
-    assert files.file_in_the_way(there / "a.mp4/x") is None
+    assert files.blocking_file(here / "a.mp4/x/y") == here / "a.mp4" == files.blocking_file(here / "a.mp4")
+    assert files.blocking_file(there / "a.mp4/x") is None
     assert working_folder(here) == here and isinstance(working_folder(there), Path)
 
 
@@ -114,16 +113,16 @@ def test_files_are_written_in_order_and_nothing_is_uploaded_after_a_failure(
     twins: tuple[Location, Location], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded: list[str] = []
-    put = whole_files.put
-    monkeypatch.setattr(whole_files, "put", lambda file, place: (uploaded.append(place.name), put(file, place)))
+    put = atomic.put
+    monkeypatch.setattr(atomic, "put", lambda file, place: (uploaded.append(place.name), put(file, place)))
     for folder in twins:
-        with written_in_order(folder / "new", ("video", "record")) as here:
+        with ordered_write(folder / "new", ("video", "record")) as here:
             here.mkdir(exist_ok=True)
             (here / "record").write_text("2")
             (here / "video").write_text("1")
         assert [(folder / "new" / name).read_text() for name in ("video", "record")] == ["1", "2"]
     assert uploaded == ["video", "record"]
-    with pytest.raises(OSError, match="full"), written_in_order(twins[1] / "other", ("video",)) as here:
+    with pytest.raises(OSError, match="full"), ordered_write(twins[1] / "other", ("video",)) as here:
         (here / "video").write_text("1")
         raise OSError("full")
     assert not (twins[1] / "other").exists()

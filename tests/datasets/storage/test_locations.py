@@ -22,19 +22,19 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import ArtifactError, exclusive
 from steadydancer.datasets.storage import (
     StorageError,
+    cache,
     join,
+    lease,
     local_copy,
     local_folder,
     location,
     publish,
     relative,
+    requests,
     total_bytes,
 )
-from steadydancer.datasets.storage import cache as node_cache
-from steadydancer.datasets.storage import lease as store_lease
 from steadydancer.datasets.storage import locations as storage
-from steadydancer.datasets.storage import requests as store_requests
-from steadydancer.datasets.storage.atomic import write_json, written_aside
+from steadydancer.datasets.storage.atomic import atomic_write, write_json
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.storage.s3 import Entry, ObjectPath, listing, put
 from steadydancer.datasets.storage.tree import fits
@@ -44,7 +44,7 @@ SECRETS = ("AKIATESTKEY", "test-secret")
 
 def write(place: str, text: str) -> ObjectPath:
     path = ObjectPath.parse(place)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text)
     return path
 
@@ -73,7 +73,7 @@ def test_a_table_names_files_relative_to_itself_absolute_or_by_address() -> None
     assert join(folder, "/data/a.mp4") == Path("/data/a.mp4")
     assert str(join(Path("lists"), "s3://other/a.mp4")) == "s3://other/a.mp4"
     assert join(Path("lists"), "a.mp4") == Path("lists/a.mp4")
-    with pytest.raises(SteadyDancerError, match="leaves the bucket"):
+    with pytest.raises(SteadyDancerError, match="is outside the bucket"):
         join(folder, "../../other/a.mp4")
 
 
@@ -98,9 +98,9 @@ def test_a_relative_name_is_found_again_by_join(place: str, folder: str, name: s
     [
         ("gs://bucket/clips", "gs://….*s3://"),
         ("s3://", "s3://BUCKET/KEY"),
-        ("s3://AKIATESTKEY:test-secret@bucket/x", "carries no credentials"),
-        ("s3://bucket/x?secret_key=test-secret", "carries no credentials"),
-        ("s3://bucket?endpoint_override=http://AKIATESTKEY:test-secret@host", "carries no credentials"),
+        ("s3://AKIATESTKEY:test-secret@bucket/x", "must not contain credentials"),
+        ("s3://bucket/x?secret_key=test-secret", "must not contain credentials"),
+        ("s3://bucket?endpoint_override=http://AKIATESTKEY:test-secret@host", "must not contain credentials"),
     ],
 )
 def test_addresses_that_cannot_be_used_are_refused_without_repeating_a_secret(place: str, words: str) -> None:
@@ -152,7 +152,7 @@ def test_a_digest_is_of_the_content_wherever_it_lies(bucket: str, tmp_path: Path
 
 def test_a_write_that_fails_leaves_what_was_there(bucket: str) -> None:
     path = write(f"{bucket}/run.json", "first")
-    with pytest.raises(RuntimeError), written_aside(path) as aside:
+    with pytest.raises(RuntimeError), atomic_write(path) as aside:
         aside.write_bytes(b"x" * 20_000_000)  # more than one part of an upload
         raise RuntimeError
     assert path.read_text() == "first" and names(bucket) == ["run.json"]
@@ -182,7 +182,7 @@ def test_a_killed_upload_leaves_no_object(bucket: str, tmp_path: Path) -> None:
 
 def test_a_small_object_is_one_request(bucket: str, recorder: "Recorder") -> None:
     path = ObjectPath.parse("s3://bucket/part.parquet")
-    with pytest.raises(StorageError), written_aside(path) as aside:
+    with pytest.raises(StorageError), atomic_write(path) as aside:
         aside.write_bytes(b"x" * 1_000_000)
     assert {line.split("?")[0] for line in recorder.lines} == {"PUT /bucket/part.parquet"}
 
@@ -216,7 +216,7 @@ def test_an_object_that_is_replaced_while_it_is_fetched_is_no_copy(
         patched.setattr(
             "steadydancer.datasets.storage.locations.get", lambda _, target: target.write_text("another video")
         )
-        with pytest.raises(StorageError, match="it was changed while it was read"), local_copy(clip):
+        with pytest.raises(StorageError, match="the object changed while it was read"), local_copy(clip):
             pass
     with local_copy(clip) as path:
         assert path.read_text() == "video"
@@ -253,26 +253,26 @@ def test_a_local_file_is_no_copy(tmp_path: Path) -> None:
 
 def test_copies_are_bounded_and_those_in_use_stay(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEADYDANCER_SCRATCH_GB", "0.0025")  # two and a half files of a megabyte
-    monkeypatch.setattr(node_cache, "_SHARE_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(cache, "_SHARE_BETWEEN_SCANS", 0.0)
     files = [write(f"{bucket}/{i}.mp4", str(i) * 1_000_000) for i in range(6)]
     with local_copy(files[0]) as used:
         for file in files[1:]:
             with local_copy(file) as path:
                 assert path.read_text() == file.stem * 1_000_000
         assert used.read_text() == "0" * 1_000_000
-        kept = sorted(file.name for file in (node_cache.scratch() / "entries").rglob("*.mp4"))
+        kept = sorted(file.name for file in (cache.scratch() / "entries").rglob("*.mp4"))
         assert kept == ["0.mp4", "5.mp4"]
     monkeypatch.setenv("STEADYDANCER_SCRATCH_GB", "much")
-    with pytest.raises(SteadyDancerError, match="'much' is no number of gigabytes"), local_copy(files[3]):
+    with pytest.raises(SteadyDancerError, match="'much' is not a number of gigabytes"), local_copy(files[3]):
         pass
 
 
 def test_a_fetch_that_was_killed_is_swept_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = write(f"{bucket}/a.mp4", "video")
-    torn = node_cache.scratch() / "entries" / ".torn"
+    torn = cache.scratch() / "entries" / ".torn"
     torn.mkdir(parents=True)
     (torn / "half").write_text("vid")
-    monkeypatch.setattr(node_cache, "_added_bytes", None)
+    monkeypatch.setattr(cache, "_added_bytes", None)
     with local_copy(clip):
         assert not torn.exists()
 
@@ -325,18 +325,18 @@ def test_a_claim_from_elsewhere_holds_until_it_is_no_longer_renewed(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim_of_a_killed_process(f"{bucket}/out", tmp_path)
-    monkeypatch.setattr(store_lease, "_process_space", lambda: "another machine")
-    with pytest.raises(ArtifactError, match=r"claim ends by itself 90 s .* delete s3://.*/out/\.lock/\."):
+    monkeypatch.setattr(lease, "_process_space", lambda: "another machine")
+    with pytest.raises(ArtifactError, match=r"claim expires 90 s .* delete s3://.*/out/\.lock/\."):
         with exclusive(location(f"{bucket}/out")):
             pass
-    monkeypatch.setattr(store_lease, "EXPIRY_S", 1.0)
+    monkeypatch.setattr(lease, "EXPIRY_S", 1.0)
     time.sleep(2.1)  # the store's clock counts whole seconds
     with exclusive(location(f"{bucket}/out")):
         pass
 
 
 def test_a_claim_is_renewed_while_its_run_lives(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_lease, "RENEWAL_S", 0.1)
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.1)
     with exclusive(location(f"{bucket}/out")):
         (first,) = listing(ObjectPath.parse(bucket))
         time.sleep(1.5)
@@ -375,11 +375,11 @@ class Recorder:
 def recorder(request: pytest.FixtureRequest, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     recorder = Recorder(*getattr(request, "param", (400, "InvalidRequest")))
     monkeypatch.setenv("AWS_ENDPOINT_URL", recorder.endpoint.replace("user:test-secret@", ""))
-    store_requests.filesystem.cache_clear()
-    store_requests.upload_filesystem.cache_clear()
+    requests.filesystem.cache_clear()
+    requests.upload_filesystem.cache_clear()
     yield recorder
-    store_requests.filesystem.cache_clear()
-    store_requests.upload_filesystem.cache_clear()
+    requests.filesystem.cache_clear()
+    requests.upload_filesystem.cache_clear()
     recorder.server.shutdown()
     recorder.server.server_close()
 
@@ -390,17 +390,17 @@ def recorder(request: pytest.FixtureRequest, bucket: str, monkeypatch: pytest.Mo
         ((403, "InvalidAccessKeyId"), "denies access .*check AWS_ACCESS_KEY_ID"),
         pytest.param(
             (503, "SlowDown"),
-            "overloaded or failing .*the same command later goes on",
+            "overloaded or failing .*run the same command later",
             marks=pytest.mark.acceptance,  # pyarrow asks for six seconds before it gives up
         ),
-        ((404, "NoSuchBucket"), "there is no bucket bucket at http://127.0.0.1:"),
+        ((404, "NoSuchBucket"), "bucket bucket does not exist at http://127.0.0.1:"),
     ],
     indirect=["recorder"],
 )
 def test_what_a_store_refuses_is_one_sentence_without_secrets(
     recorder: Recorder, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_requests, "PAUSES_S", ())
+    monkeypatch.setattr(requests, "PAUSES_S", ())
     (tmp_path / "file").write_text("x")
     path = ObjectPath.parse("s3://bucket/out/x")
     for ask in (lambda: listing(path), lambda: put(tmp_path / "file", path)):
@@ -415,7 +415,7 @@ def test_what_a_store_refuses_is_one_sentence_without_secrets(
 
 @pytest.mark.parametrize("recorder", [(503, "SlowDown")], indirect=True)
 def test_a_busy_store_is_asked_again(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_requests, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(requests, "PAUSES_S", (0.0,))
     answers = iter(["busy", "done"])
 
     def ask() -> str:
@@ -423,19 +423,19 @@ def test_a_busy_store_is_asked_again(recorder: Recorder, monkeypatch: pytest.Mon
             raise OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.")
         return answer
 
-    assert store_requests.attempt(ObjectPath.parse("s3://bucket/x"), ask) == "done"
+    assert requests.attempt(ObjectPath.parse("s3://bucket/x"), ask) == "done"
 
 
 @pytest.mark.acceptance
 def test_an_endpoint_where_nobody_listens(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:test-secret@127.0.0.1:9")
-    store_requests.filesystem.cache_clear()
-    store_requests.upload_filesystem.cache_clear()
+    requests.filesystem.cache_clear()
+    requests.upload_filesystem.cache_clear()
     with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9 cannot be reached: check AWS_ENDPOINT_URL") as told:
         listing(ObjectPath.parse("s3://bucket/x"))
     assert "test-secret" not in str(told.value)
-    store_requests.filesystem.cache_clear()
-    store_requests.upload_filesystem.cache_clear()
+    requests.filesystem.cache_clear()
+    requests.upload_filesystem.cache_clear()
 
 
 def test_an_upload_that_fails_half_way_is_never_completed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +448,7 @@ def test_an_upload_that_fails_half_way_is_never_completed(bucket: str, monkeypat
             return super().read(size)
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="the disk fails"):
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_bytes(b"x" * 30_000_000)
             patched.setattr(Path, "open", lambda *_: Torn(b"x" * 30_000_000))
     gc.collect()  # the garbage collector would complete it

@@ -135,7 +135,7 @@ def test_supplied_keypoints_round_trip_and_broken_ones_are_named(tmp_path):
         np.testing.assert_allclose(person.hands, original.hands, atol=1e-7)
         assert person.body_visible.all()
     (tmp_path / "clip.v1.pose.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"clip\.v1\.pose\.safetensors holds no keypoints"):
+    with pytest.raises(ValueError, match=r"clip\.v1\.pose\.safetensors does not have the format of save_supplied_pose"):
         load_supplied_pose(video)
 
 

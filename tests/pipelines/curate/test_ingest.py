@@ -266,7 +266,7 @@ def test_columns_that_are_not_read_are_named_but_for_those_of_an_export(
     (tmp_path / "mine.csv").write_text("path,start_s,prmopt\na.mp4,1.5,x\n")
     read_sources(str(tmp_path / "mine.csv"))
     (record,) = caplog.records
-    assert "columns that are not read: 'start_s', 'prmopt'. Read are path or video or" in record.getMessage()
+    assert "ignored columns: 'start_s', 'prmopt'. Columns that are read: path or video or" in record.getMessage()
 
 
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_captions_are_read_in_any_unicode_and_refused_in_anything_else(dancers: 
     for name, byte in (("dark", r"0 (0xba)"), ("static", "13 (0xe9)")):
         row = rows[name]
         assert (row["verdict"], row["reason"]) == ("quarantined", "unreadable_caption")
-        assert row["detail"].startswith(f"{name}.txt: byte {byte} is no UTF-8") and "save" in row["detail"]
+        assert row["detail"].startswith(f"{name}.txt: byte {byte} is not UTF-8") and "save" in row["detail"]
         assert row["source_id"] and row["num_source_frames"] == 72
     assert [rows[name]["verdict"] for name in ("dancer_0", "dancer_1")] == ["ok", "ok"]
     # What a manifest says needs no file beside the video.
@@ -393,7 +393,8 @@ def test_what_lies_beside_two_files_is_nobodys_and_each_row_and_the_console_say_
     assert {row["pose_model"] for row in rows.values()} == {"supplied"}  # the mov has keypoints of its own
     for name in ("dance.mp4", "dance.MOV"):
         said = (
-            f"dance.txt was not taken: several files here are called dance; one that belongs here is called {name}.txt"
+            "dance.txt was ignored: several files in the folder are called dance; "
+            f"to assign it to this file, name it {name}.txt"
         )
         assert rows[name]["sidecar_note"] == said
         assert f"{clips}/{name}: {said}" in caplog.messages

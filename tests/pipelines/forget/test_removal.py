@@ -9,7 +9,7 @@ import pytest
 
 from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet, plan_packets
 from steadydancer.datasets.exports import SCHEMA as EXPORT_SCHEMA
-from steadydancer.datasets.exports import files_of
+from steadydancer.datasets.exports import clip_files
 from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, shard_path, write_shard
 from steadydancer.datasets.shards.encodings import ENCODINGS
 from steadydancer.datasets.storage.files import remove_folder
@@ -269,11 +269,11 @@ def test_an_export_keeps_the_files_of_what_stays_and_its_manifests_name_no_other
         ]
         old.write_part(Packet(part, tuple(keys)), pa.Table.from_pylist(rows, schema=EXPORT_SCHEMA))
     for key in verdicts:
-        for file in files_of(key).values():
+        for file in clip_files(key).values():
             (old.path / file).parent.mkdir(exist_ok=True)
             (old.path / file).write_text(f"{file} of {key}")  # type: ignore[union-attr]
     assert list(files_without(old, new, GONE, "diffsynth")) == ["part-a.parquet", "part-b.parquet"]
-    kept = {file for key in ("c1", "c3") for file in files_of(key).values()}  # a quarantined clip has none
+    kept = {file for key in ("c1", "c3") for file in clip_files(key).values()}  # a quarantined clip has none
     made = {file.relative_to(new.path).as_posix() for file in new.path.rglob("*") if file.is_file()}
     assert made == kept | {"part-a.parquet", "part-b.parquet", "clips.jsonl", "metadata.csv"}
     assert all((new.path / file).samefile(old.path / file) for file in kept)

@@ -7,7 +7,7 @@ from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
 import pytest
 
-from steadydancer.datasets.storage import named
+from steadydancer.datasets.storage import format_location
 from steadydancer.datasets.storage.s3 import ObjectPath
 from steadydancer.pipelines.pages.layout import Section, beside, url, write_page
 
@@ -69,9 +69,9 @@ def test_every_name_leads_to_its_file(tmp_path: Path) -> None:
 def test_a_name_that_tables_hold_as_an_address_leads_to_its_file(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"caf\xe9 #.png")
     file.write_bytes(b"x")
-    assert named(file).startswith("file:///")
+    assert format_location(file).startswith("file:///")
     page = tmp_path / "p.html"
-    media = shown(page, [beside(named(file), page)])
+    media = shown(page, [beside(format_location(file), page)])
     assert [followed(page, address) for _, address in media.found] == [os.fsencode(file)]
 
 

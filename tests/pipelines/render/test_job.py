@@ -147,7 +147,7 @@ def test_what_the_version_before_half_made_is_refused_by_the_rules_name(
     write_json(renders / "plan.json", plan)
     assert run(folder)["counts"]["ok"] == 2  # finished: it stays as it is
     (renders / "run.json").unlink()
-    with pytest.raises(ArtifactError, match=r"driving_poses: version 1 → 2 \(poses are aligned from the first frame"):
+    with pytest.raises(ArtifactError, match=r"driving_poses: version 1 → 2 \(aligned at the first frame"):
         run(folder)
     assert len(told) == 3
 

@@ -53,13 +53,13 @@ def test_image_and_driving_have_other_names_too(tmp_path: Path, image: str, driv
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([PAIR, {**PAIR, "id": ["x"]}], r"pairs\.jsonl, row 2: id is no text: \['x'\] \(list\)"),
-        ([{**PAIR, "prompt": ["x", "y"]}], "row 1: prompt is no text"),
-        ([{**PAIR, "id": True}], "row 1: id is no text: True"),
-        ([{**PAIR, "pair_id": {}}], "row 1: pair_id is no text"),
+        ([PAIR, {**PAIR, "id": ["x"]}], r"pairs\.jsonl, row 2: id is not text: \['x'\] \(list\)"),
+        ([{**PAIR, "prompt": ["x", "y"]}], "row 1: prompt is not text"),
+        ([{**PAIR, "id": True}], "row 1: id is not text: True"),
+        ([{**PAIR, "pair_id": {}}], "row 1: pair_id is not text"),
         ([{"id": "a", "driving": "d.mp4"}], r"row 1: no image \(columns: id, driving\)"),
         ([{"image": 5, "driving": "d.mp4"}],
-         r"row 1: no image \(columns: image, driving; image is 5, which is no path\)"),
+         r"row 1: no image \(columns: image, driving; image is 5, which is not a path\)"),
         ([PAIR, {"image": "x.png", "pose_video": "d.mp4"}], r"row 2: no driving \(columns: image, pose_video\)"),
         ([{**PAIR, "id": "a"}, {**PAIR, "id": "b"}, {**PAIR, "id": "a"}], "one id, a: rows of .*s.jsonl 1 and 3\n"),
         ([{**PAIR, "id": "take 1"}, {**PAIR, "id": "take/1"}], r"take_1 \('take 1', 'take/1' as.*: .* 1 and 2"),
@@ -79,7 +79,7 @@ def test_pairs_given_from_python_are_looked_at_before_anything_else(tmp_path: Pa
         job.plan(RenderConfig(), pairs, tmp_path / "none", tmp_path)
     with pytest.raises(SteadyDancerError, match="two pairs have one id, a_d: pairs 2 and 3\n"):
         job.run(RenderConfig(), checkpoint=tmp_path / "none", pairs=pairs, out=tmp_path, engine=None)  # type: ignore[arg-type]
-    with pytest.raises(SteadyDancerError, match="a pair's prompt is no text"):
+    with pytest.raises(SteadyDancerError, match="a pair's prompt is not text"):
         job.pair("a.png", "d.mp4", ["x"])
 
 

@@ -34,7 +34,7 @@ def test_both_read_the_same_picture(held_upright: Path) -> None:
     shown = np.rot90(shown)
     pixels, changes = read_image(held_upright)
     np.testing.assert_array_equal(pixels, shown)
-    assert changes == ("transparency laid on white", "turned by its orientation (8)")
+    assert changes == ("transparency composited on white", "orientation 8 applied")
     reference, size, unread = read_reference(str(held_upright), 32, 20)
     assert size == (64, 40) and unread == ""
     np.testing.assert_array_equal(reference, resize_image(np.ascontiguousarray(shown), 32, 20))
@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_a_verdict(tmp_path: Path) -> None:
         with pytest.raises(BadClip) as bad:
             read_image(tmp_path / name)
         assert bad.value.reason == reason
-    assert read_reference(str(tmp_path / "text.png"), 32, 20)[2].endswith("is no image that can be read")
+    assert read_reference(str(tmp_path / "text.png"), 32, 20)[2].endswith("is not a readable image")
     assert read_reference(None, 32, 20) == (None, None, "the reference image cannot be read")
 
 

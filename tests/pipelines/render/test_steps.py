@@ -193,7 +193,7 @@ def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recor
     assert told.settings["more_settings"]["pose_start_frame"] == row["pose_start_frame"] == 4
     assert told.settings["more_settings"]["num_people"] == 2
     assert (row["verdict"], row["aligned"]) == ("ok", True)
-    assert "not seen whole before frame 4: the frames before it hold that pose" in row["detail"]
+    assert "before frame 4: earlier frames copy the pose of that frame" in row["detail"]
 
     _, told = render(pair, CONFIG.model_copy(update={"main_person_only": True}))
     assert_same(told.people, expected)
@@ -208,7 +208,7 @@ def test_who_is_not_seen_in_the_rendered_frames_is_refused(pair: Row, tmp_path: 
     hands = np.zeros((NUM_FRAMES, 18), bool)
     hands[:, [4, 7]] = True
     supply(tmp_path, PoseSequence(dance().body, hands, dance().hands))
-    with pytest.raises(BadClip, match="no_pose: .*in none of its 9 frames are a neck and a limb seen"):
+    with pytest.raises(BadClip, match="no_pose: .*none of its 9 frames shows a neck and a limb"):
         render(pair)
 
 
@@ -222,7 +222,7 @@ def test_an_image_without_a_usable_person_is_told(
     row, told = render(pair)
     assert_same(told.people, [as_stored(dance())[0][:9]])
     assert told.settings["more_settings"]["aligned"] is row["aligned"] is False
-    assert row["detail"] == "no pose found in the image: the driving pose is used as it is"
+    assert row["detail"] == "no pose found in the image: the driving pose is used without alignment"
     with pytest.raises(BadClip, match=r"no_pose: .*supplied finds nobody in the reference image"):
         render(pair, CONFIG.model_copy(update={"on_missing_reference": "raise"}))
     job._warn([row, row | {"verdict": "quarantined"}, row | {"detail": None}])
@@ -244,7 +244,7 @@ def test_the_python_pipeline_chooses_what_the_command_chooses(
     assert_same(driven.people, told.people)
     assert driven.start_frame == told.settings["more_settings"]["pose_start_frame"] == first
     assert [record.message.split(":")[0] for record in caplog.records] == (
-        ["the person of the driving video is not seen whole before frame 3"] if first else []
+        ["the driving video does not fully show the person before frame 3"] if first else []
     )
     with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer finds nobody in the driving video"):
         pipeline_inputs.prepare_motion(told.image, None, frames, SlowDancer(9), 9)
@@ -325,11 +325,11 @@ def test_keypoints_beside_the_files_that_may_be_anothers_are_told(tmp_path: Path
     row = {"image": str(tmp_path / "a.png"), "driving": str(tmp_path / "a.mp4")}
     of_image, of_video = steps._sidecar_notes(row, RenderConfig())
     assert of_image == (
-        "a.pose.safetensors was not taken: it counts as that of the video of that name; "
-        "one that belongs here is called a.png.pose.safetensors"
+        "a.pose.safetensors was ignored: it belongs to the video of that name; "
+        "to assign it to this file, name it a.png.pose.safetensors"
     )
     assert of_video == (
-        "a.pose.safetensors was not taken: several files here are called a; one that belongs here is called "
+        "a.pose.safetensors was ignored: several files in the folder are called a; to assign it to this file, name it "
         "a.mp4.pose.safetensors"
     )
     assert steps._sidecar_notes(row, RenderConfig(pose_model="dwpose")) == []  # which looks at no sidecar

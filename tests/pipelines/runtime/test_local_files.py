@@ -32,7 +32,7 @@ def test_the_file_that_was_curated_passes_and_another_is_quarantined(tmp_path: P
     file.write_bytes(OLD)
     assert read(row_of(file), None) == {**row_of(file), "seen": OLD[:10]}
     file.write_bytes(NEW)
-    with pytest.raises(BadClip, match=f"source_changed: {file} is another file than was curated"):
+    with pytest.raises(BadClip, match=f"source_changed: {file} has changed since it was curated"):
         read(row_of(file), None)
     file.unlink()
     with pytest.raises(BadClip, match="unreadable: the file cannot be opened"):
@@ -71,7 +71,7 @@ def test_an_object_that_was_replaced_is_named_by_its_address(bucket: str, tmp_pa
     assert read(row_of(place), None) == {**row_of(place), "seen": OLD[:10]}
     (tmp_path / "local").write_bytes(NEW + b".")
     put(tmp_path / "local", place)
-    with pytest.raises(BadClip, match=f"source_changed: {place} is another file"):
+    with pytest.raises(BadClip, match=f"source_changed: {place} has changed since"):
         read(row_of(place), None)
 
 

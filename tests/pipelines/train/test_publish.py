@@ -22,17 +22,17 @@ def out(bucket: str) -> ObjectPath:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is uploaded and removed, in order, as `+ key` and `- key` below the run's folder."""
     did: list[str] = []
-    copy_whole, unlink = publish.copy_whole, ObjectPath.unlink
+    copy_atomically, unlink = publish.copy_atomically, ObjectPath.unlink
 
     def uploaded(file: Path, place: ObjectPath) -> Any:
         did.append(f"+ {place.key.partition('run/')[2]}")
-        return copy_whole(file, place)
+        return copy_atomically(file, place)
 
     def removed(path: ObjectPath, missing_ok: bool = False) -> None:
         did.append(f"- {path.key.partition('run/')[2]}")
         unlink(path, missing_ok)
 
-    monkeypatch.setattr(publish, "copy_whole", uploaded)
+    monkeypatch.setattr(publish, "copy_atomically", uploaded)
     monkeypatch.setattr(ObjectPath, "unlink", removed)
     return did
 
@@ -123,7 +123,7 @@ def test_a_run_begins_on_this_machine_and_a_finished_one_is_known_by_its_record(
         begin_on_store(config, out, "ray://head")
 
     (tmp_path / "start.json").write_text("begun")
-    publish.copy_whole(tmp_path / "start.json", out / "start.json")
+    publish.copy_atomically(tmp_path / "start.json", out / "start.json")
     publish_folder(checkpoint(tmp_path / "checkpoint", 5), out / "checkpoint")
     with pytest.raises(TrainingRefused, match=rf"^steps: {out} holds a checkpoint of 5 steps, and what it could be"):
         begin_on_store(SimpleNamespace(steps=9), out, None)  # type: ignore[arg-type]
@@ -134,10 +134,10 @@ def test_a_run_begins_on_this_machine_and_a_finished_one_is_known_by_its_record(
     assert not (here / "checkpoint/transformer").exists()
 
     (tmp_path / "half").write_text("{")
-    publish.copy_whole(tmp_path / "half", out / "checkpoint/run.json")
+    publish.copy_atomically(tmp_path / "half", out / "checkpoint/run.json")
     with pytest.raises(TrainingRefused, match=rf"^{out}/checkpoint/run.json is damaged"):
         begin_on_store(config, out, None)
-    publish.copy_whole(tmp_path / "checkpoint/run.json", out / "checkpoint/run.json")
+    publish.copy_atomically(tmp_path / "checkpoint/run.json", out / "checkpoint/run.json")
 
     monkeypatch.setattr(
         publish, "engine_states", lambda folder: iter([(5, folder / "state")] if folder == here else [])

@@ -333,8 +333,10 @@ def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, buc
     assert there == [2, 4, 5] and (out / "report.html").is_file()
     assert gallery.galleries(out, there) == gallery.galleries(run, there)
     uploaded: list[str] = []
-    original = publish.copy_whole
-    monkeypatch.setattr(publish, "copy_whole", lambda file, place: (uploaded.append(place.name), original(file, place)))
+    original = publish.copy_atomically
+    monkeypatch.setattr(
+        publish, "copy_atomically", lambda file, place: (uploaded.append(place.name), original(file, place))
+    )
     publish.publish(here, out)
     assert set(uploaded) == {"start.json", "metrics.jsonl", "report.html"}
     page = report.write_stages_report(out.parent, [1])
