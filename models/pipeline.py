@@ -31,17 +31,16 @@ from .encoders import decode_chunks, encode_image_condition, encode_video, to_fr
 from .guidance import BranchVelocity, branch_conditions, branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
 from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, Window, free_noise, plan_windows, window_key
+from .negative_pose import Perturbation, negative_motion
 from .pipeline_inputs import (
     Clip,
     DrivingVideo,
     InputError,
     OnMissingReference,
-    Perturbation,
     as_motion,
     as_reference,
     draw_motion,
     frames_of,
-    negative_motion,
     num_frames_of,
     prepare_motion,
     video_size,
