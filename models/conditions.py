@@ -106,7 +106,7 @@ class Conditions:
             raise ValueError("the null conditions hold no prompt_embeds: give the empty prompt's text features")
         return self.replace(prompt_embeds=null.prompt_embeds)
 
-    def dropped(self, null: NullConditions, text: Tensor, pose: Tensor) -> Conditions:
+    def with_dropout(self, null: NullConditions, text: Tensor, pose: Tensor) -> Conditions:
         """Classifier-free dropout, sample by sample: `text` and `pose` are bool [B], True = dropped.
 
         The image condition is never dropped: the first frame is preserved by it alone.

@@ -24,9 +24,9 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 __all__ = [
-    "HOOKS_OF_ONE_STATE",
     "LORA_ADAPTER_METADATA_KEY",
     "LORA_WEIGHT_NAME_SAFE",
+    "SINGLE_STATE_HOOKS",
     "CacheContext",
     "ContextParallelInput",
     "StateManager",
@@ -35,11 +35,11 @@ __all__ = [
     "accelerate_hooks",
     "cache_hooks",
     "convert_wan_vae_to_diffusers",
-    "decode_after",
+    "decode_chunk",
     "dispatch_attention_fn",
+    "float32_modules",
     "get_pattern_key",
     "group_offload_device",
-    "kept_in_float32",
     "no_init_weights",
     "reset_step_caches",
 ]
@@ -56,7 +56,7 @@ __all__ = [
 # get_pattern_key                   PEFT's match of a layer's name with patterns of alpha and rank (`lora_scale`)
 # no_init_weights                   builds a 14B network without initialising it (`transformer_checkpoints`)
 
-HOOKS_OF_ONE_STATE = (PyramidAttentionBroadcastHook, FasterCacheBlockHook, FasterCacheDenoiserHook)
+SINGLE_STATE_HOOKS = (PyramidAttentionBroadcastHook, FasterCacheBlockHook, FasterCacheDenoiserHook)
 """Hooks that keep one state in `.state` for all contexts; the hooks of the other step caches keep a `StateManager`."""
 
 
@@ -91,12 +91,12 @@ def group_offload_device(module: nn.Module) -> torch.device | None:
         return None
 
 
-def kept_in_float32(model: Any) -> tuple[str, ...]:
+def float32_modules(model: Any) -> tuple[str, ...]:
     """Return the parts of parameter names that `from_pretrained` keeps in float32, whatever dtype is asked for."""
     return tuple(model._keep_in_fp32_modules or ())
 
 
-def decode_after(vae: Any, latents: Tensor, memory: list[Any] | None) -> tuple[Tensor, list[Any]]:
+def decode_chunk(vae: Any, latents: Tensor, memory: list[Any] | None) -> tuple[Tensor, list[Any]]:
     """Decode a piece of a longer video with `AutoencoderKLWan` as if the pieces before it had just been decoded.
 
     `decode` clears what the causal convolutions remember (`_feat_map`) before it begins and after it ends, so that it

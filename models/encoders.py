@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..datasets.arrays import Frames
-from .diffusers_internals import decode_after
+from .diffusers_internals import decode_chunk
 from .image_encoder import OpenCLIPImageEncoder
 from .inference.offload import execution_device
 
@@ -76,7 +76,7 @@ def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Frames:
 
 def decode_pixels(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """float32 pixels [3, F, H, W] in [−1, 1] of normalised latents [16, T, h, w], before they are rounded to bytes."""
-    return _decode_after(vae, latents, None)[0]
+    return _decode_chunk(vae, latents, None)[0]
 
 
 @torch.no_grad()
@@ -88,16 +88,16 @@ def decode_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int = 4)
     """
     memory = None
     for chunk in latents.split(latents.shape[1] if vae.use_tiling else chunk_frames, dim=1):
-        pixels, memory = _decode_after(vae, chunk, memory)
+        pixels, memory = _decode_chunk(vae, chunk, memory)
         yield pixels
 
 
 @torch.no_grad()
-def _decode_after(vae: AutoencoderKLWan, latents: Tensor, memory: list[Any] | None) -> tuple[Tensor, list[Any]]:
+def _decode_chunk(vae: AutoencoderKLWan, latents: Tensor, memory: list[Any] | None) -> tuple[Tensor, list[Any]]:
     """Pixels, and what the decoder remembers at their end; `memory` is that of the frames before, None at the start."""
     mean, std = _latent_statistics(vae)
     raw = latents.to(execution_device(vae), torch.float32) * std + mean
-    pixels, memory = decode_after(vae, raw[None].to(vae.dtype), memory)
+    pixels, memory = decode_chunk(vae, raw[None].to(vae.dtype), memory)
     return pixels[0].float().clamp(-1, 1), memory
 
 

@@ -70,13 +70,16 @@ def branch_conditions(
     }
 
 
-def branch_velocity(transformer: Any, branches: Mapping[Branch, Conditions], remember: bool = True) -> BranchVelocity:
+def branch_velocity(
+    transformer: Any, branches: Mapping[Branch, Conditions], use_step_memory: bool = True
+) -> BranchVelocity:
     """A `SteadyDancerTransformer3DModel` as `denoise` calls it: (latents, timestep [B], branch) -> velocity.
 
-    For one sampling loop. What does not depend on the step is computed at its first use (`step_memory`), with the same
-    bits as computing it again, which `remember=False` does. Each branch has its own context in diffusers' step caches.
+    Use it for one sampling loop. Values that do not depend on the step are computed at their first use and kept
+    (`step_memory`); `use_step_memory=False` computes them in every step, to the same bits. Each branch has its own
+    context in diffusers' step caches.
     """
-    memories = share_memory(branches) if remember else {}
+    memories = share_memory(branches) if use_step_memory else {}
     reset_step_caches(transformer)  # no branch may be handed what a loop before this one left
 
     def velocity(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:

@@ -30,7 +30,7 @@ Clip = Frames | Sequence[Image.Image] | PoseSequence | People
 DrivingVideo = Frames | Sequence[Image.Image] | str | os.PathLike[str]
 OnMissingReference = Literal["keep", "raise"]
 Motion = TypeVar("Motion", People, Frames)
-LEAST_SIDE_PX = 32
+MIN_SIDE_PX = 32
 
 
 class InputError(SteadyDancerError, ValueError):
@@ -66,9 +66,9 @@ def as_reference(image: Any) -> NDArray[np.uint8]:
     """
     frame = as_frame(image)
     height, width = frame.shape[:2]
-    if min(height, width) < LEAST_SIDE_PX:
+    if min(height, width) < MIN_SIDE_PX:
         raise InputError(
-            f"The image is {width}×{height} px, {LEAST_SIDE_PX}×{LEAST_SIDE_PX} is the least: give a larger picture "
+            f"The image is {width}×{height} px, {MIN_SIDE_PX}×{MIN_SIDE_PX} is the least: give a larger picture "
             "(the released model was made for about 1024×576)."
         )
     return frame
@@ -135,7 +135,7 @@ def prepare_motion(
         image,
         main_person_only=main_person_only,
         on_missing_reference=on_missing_reference,
-        found_by=pose_estimator.name,
+        estimator_name=pose_estimator.name,
     )
     for note in driven.notes():
         _log.warning("%s", note)
@@ -150,7 +150,7 @@ def align_driving_pose(
     *,
     main_person_only: bool = False,
     on_missing_reference: OnMissingReference = "keep",
-    found_by: str = "the pose estimator",
+    estimator_name: str = "the pose estimator",
 ) -> DrivingPoses:
     """Give the people of a driving video the limb lengths and the place of the person in the image.
 
@@ -165,7 +165,7 @@ def align_driving_pose(
         main_person_only: leave the others out, as the release does.
         on_missing_reference: where the image shows no neck and limb to align to, "keep" the pose of the driving video
             as it is, or "raise".
-        found_by: what gave the keypoints, for messages.
+        estimator_name: what gave the keypoints, for messages.
 
     Raises:
         DrivingError: nobody is found in the driving video, or nobody of whom the alignment could measure enough; or
@@ -173,7 +173,7 @@ def align_driving_pose(
     """
     wanted = "choose another one, with one person in full view"
     if not any(track.pose.body_visible.any() for track in driving):
-        raise DrivingError(f"{found_by} finds nobody in the driving video: {wanted}.")
+        raise DrivingError(f"{estimator_name} finds nobody in the driving video: {wanted}.")
     try:
         driven = driving_poses(
             [track.pose for track in driving],
@@ -183,11 +183,11 @@ def align_driving_pose(
             main_person_only,
         )
     except NoStartError as error:
-        raise DrivingError(f"The driving video cannot be followed with {found_by}: {error}.") from error
+        raise DrivingError(f"The driving video cannot be followed with {estimator_name}: {error}.") from error
     if not driven.aligned and on_missing_reference == "raise":
         raise DrivingError(
-            f"{found_by} finds nobody in the reference image of whom a neck and a limb can be measured: {wanted}, or "
-            'use the driving pose as it is with on_missing_reference="keep".'
+            f"{estimator_name} finds nobody in the reference image of whom a neck and a limb can be measured: "
+            f'{wanted}, or use the driving pose as it is with on_missing_reference="keep".'
         )
     return driven
 

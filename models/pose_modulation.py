@@ -148,11 +148,11 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
         if not (self.training and self.dropout > 0):
             pieces = zip(q.split(size), k.split(size), v.split(size), strict=True)
             return torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces])
-        kept = self._kept_weights(q, dropout_seeds)
+        kept = self._dropout_mask(q, dropout_seeds)
         with_kept = zip(q.split(size), k.split(size), v.split(size), kept.split(size), strict=True)
         return torch.cat([_masked_attention(*piece) for piece in with_kept]) / (1 - self.dropout)
 
-    def _kept_weights(self, q: Tensor, dropout_seeds: Sequence[int] | None) -> Tensor:
+    def _dropout_mask(self, q: Tensor, dropout_seeds: Sequence[int] | None) -> Tensor:
         """Which attention weights stay: bool [N,heads,L,L], sample by sample from its seed."""
         if dropout_seeds is None or len(q) % len(dropout_seeds):
             raise ValueError(

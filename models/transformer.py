@@ -39,8 +39,8 @@ from .condition_reconciliation import (
 )
 from .conditions import MASK_CHANNELS
 from .diffusers_internals import ContextParallelInput
-from .inference.step_caches import separate_contexts, with_attentions_named
-from .inference.step_memory import BlockContext, CrossAttention, StepMemory, once
+from .inference.step_caches import separate_contexts, with_attention_names
+from .inference.step_memory import BlockContext, CrossAttention, StepMemory, compute_once
 from .initialisation import state_from_wan
 from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
 
@@ -227,7 +227,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         """
         if self.config.pose_fusion == "adapter":
             raise ValueError("a step cache skips blocks, and a pose adapter has something to add after each of them")
-        super().enable_cache(with_attentions_named(config))
+        super().enable_cache(with_attention_names(config))
         separate_contexts(self)
 
     @apply_lora_scale("attention_kwargs")
@@ -273,8 +273,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
 
         # Only the shape is read: the grid of the video and its reference frames.
         frames = hidden_states[:, :, :1].expand(-1, -1, num_frames + num_reference_frames, -1, -1)
-        rotary_emb = once(memory.grid, "rotary_emb", lambda: self.rope(frames))
-        fused_pose = once(memory.pose, "fused_pose", lambda: self.pose_modulation.fuse(pose_latents))
+        rotary_emb = compute_once(memory.grid, "rotary_emb", lambda: self.rope(frames))
+        fused_pose = compute_once(memory.pose, "fused_pose", lambda: self.pose_modulation.fuse(pose_latents))
         pose = concatenate_poses(fused_pose, self.pose_modulation.align(hidden_states, fused_pose, alignment_seeds))
         pose_features = self.pose_adapter(pose, num_reference_frames) if self.config.pose_fusion == "adapter" else None
         tokens = self._embed_patches(
@@ -297,7 +297,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             context = torch.cat([images, text], dim=1)
             return [context if step_memory is None else BlockContext(context) for _ in self.blocks]
 
-        known_contexts = once(memory.context, "blocks", contexts)
+        known_contexts = compute_once(memory.context, "blocks", contexts)
         for i, (block, context) in enumerate(zip(self.blocks, known_contexts, strict=True)):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, tokens, context, timestep_proj, rotary_emb)

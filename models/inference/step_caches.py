@@ -12,7 +12,7 @@ from typing import Any
 from diffusers import TaylorSeerCacheConfig
 from torch import nn
 
-from ..diffusers_internals import HOOKS_OF_ONE_STATE, CacheContext, StateManager, cache_hooks
+from ..diffusers_internals import SINGLE_STATE_HOOKS, CacheContext, StateManager, cache_hooks
 
 # TaylorSeer looks for names that end in "attn"; Wan's are numbered, so that by default it would find none.
 _ATTENTIONS = r"blocks\.\d+\.attn[12]"
@@ -41,7 +41,7 @@ class StatePerContext(StateManager):
             setattr(self.get_state(), name, value)
 
 
-def with_attentions_named(config: Any) -> Any:
+def with_attention_names(config: Any) -> Any:
     """The configuration of a step cache; TaylorSeer's is told the attentions' names if it is told no layers."""
     told = not isinstance(config, TaylorSeerCacheConfig) or config.use_lite_mode
     if told or config.cache_identifiers or config.skip_predict_identifiers:
@@ -52,5 +52,5 @@ def with_attentions_named(config: Any) -> Any:
 def separate_contexts(transformer: nn.Module) -> None:
     """Give Pyramid Attention Broadcast and FasterCache, once enabled, a state per context; the others have it."""
     for hook in cache_hooks(transformer):
-        if isinstance(hook, HOOKS_OF_ONE_STATE):
+        if isinstance(hook, SINGLE_STATE_HOOKS):
             hook.state = StatePerContext(type(hook.state))

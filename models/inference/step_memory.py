@@ -53,7 +53,7 @@ def share_memory(branches: Mapping[Any, Conditions]) -> dict[Any, StepMemory]:
     }
 
 
-def once(box: dict[str, Any], name: str, compute: Callable[[], Result]) -> Result:
+def compute_once(box: dict[str, Any], name: str, compute: Callable[[], Result]) -> Result:
     """What `compute` gave when a box was first asked for `name`."""
     if name not in box:
         box[name] = compute()

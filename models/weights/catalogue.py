@@ -37,7 +37,7 @@ class Weight:
     folder: str | None = None
 
     @property
-    def looked_for(self) -> str:
+    def search_locations(self) -> str:
         """The places that `find` tries, for people."""
         folder = local_folder(self)
         return str(folder) if self.hub_id is None else f"{folder}, then the model hub's cache ({self.hub_id})"

@@ -64,7 +64,7 @@ def check(preset_name: str) -> list[tuple[Weight, bool, str]]:
         known = sorted({preset for row in CATALOGUE for preset in row.presets})
         raise WeightsError(f"No weights are listed for the preset {preset_name!r}; known: {', '.join(known)}.")
     found = [(row, find(row)) for row in rows]
-    return [(row, folder is not None, str(folder) if folder else row.looked_for) for row, folder in found]
+    return [(row, folder is not None, str(folder) if folder else row.search_locations) for row, folder in found]
 
 
 def find_hub_id(hub_id: str) -> Path | None:

@@ -304,7 +304,7 @@ def test_dropout_leaves_out_its_share_and_keeps_the_expectation(axis):
     error = drawn.std(dim=0) / num**0.5
     assert error.min() > 0
     assert ((drawn.mean(dim=0) - plain).abs() / error).max() < 5
-    kept = unit._kept_weights(torch.empty(len(plain) * num, 2, plain.shape[1], 16), range(num))
+    kept = unit._dropout_mask(torch.empty(len(plain) * num, 2, plain.shape[1], 16), range(num))
     assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
 
 
@@ -314,7 +314,7 @@ def test_dropout_that_leaves_nothing_out_is_plain_attention(axis):
     unit = dropping_unit(1e-12, axis)
     x, p = torch.randn(2, 2, 16, 3, 4, 5)
     trained = unit(x, p, (1, 2))
-    assert unit._kept_weights(torch.empty(40, 8, 3, 16), (1, 2)).all()
+    assert unit._dropout_mask(torch.empty(40, 8, 3, 16), (1, 2)).all()
     torch.testing.assert_close(trained, unit.eval()(x, p), atol=1e-5, rtol=1e-5)
 
 
