@@ -102,7 +102,7 @@ def _decode_chunk(vae: AutoencoderKLWan, latents: Tensor, feature_cache: list[An
 
 @torch.no_grad()
 def encode_image(image_encoder: OpenCLIPImageEncoder, image: Frames) -> Tensor:
-    """Encode `image` [H, W, 3] with CLIP: tokens float32 [257, D]. Resized to CLIP's square, aspect ignored, no crop."""
+    """Encode `image` [H, W, 3] with CLIP, resized to its square without crop: tokens float32 [257, D]."""
     side = image_encoder.config.image_size
     unit = _to_pixels(image[None], side, side).transpose(0, 1) * 0.5 + 0.5
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
@@ -114,7 +114,7 @@ def encode_image(image_encoder: OpenCLIPImageEncoder, image: Frames) -> Tensor:
 def encode_prompt(
     text_encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]
 ) -> list[Tensor]:
-    """Encode prompts to embeddings [L, Dt] in the encoder's dtype, each cut to its own L ≤ 512 tokens (with end token)."""
+    """Encode prompts to embeddings [L, Dt] in the encoder's dtype, each cut to its own L ≤ 512 tokens."""
     cleaned = [clean_text(prompt) for prompt in prompts]
     tokens = tokenizer(cleaned, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
     ids, mask = (tokens[key].to(execution_device(text_encoder)) for key in ("input_ids", "attention_mask"))

@@ -1,4 +1,4 @@
-"""The negative pose of the pose guidance (Eq. 8): the motion, perturbed at random in every frame."""
+"""The negative pose of the pose guidance (v_p of Eq. 8): the motion, perturbed at random in every frame."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SCALE_RANGE, ASPECT_RANGE, SHIFT_RANGE = (0.7, 1.3), (0.6, 1.4), (-0.2, 0.2)
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Draws of the negative pose for each frame: x is stretched by aspect · scale and y by scale.
-
-    `shift` [F, 2], in widths and heights of the picture, moves the pose as well; None, as released, does not.
+    """Random numbers of the negative pose for each frame: x is stretched by aspect · scale, and y by scale.
+     `scale` and `aspect` [F]. `shift` [F, 2], as a share of the picture's width and height, also moves the pose; None,
+    as released, does not.
     """
 
     scale: NDArray[np.float64]
@@ -28,16 +28,15 @@ class Perturbation:
     shift: NDArray[np.float64] | None = None
 
     def __getitem__(self, frames: Sequence[int]) -> Perturbation:
-        """The draws of some frames."""
+        """Select frames."""
         shift = None if self.shift is None else self.shift[frames]
         return Perturbation(self.scale[frames], self.aspect[frames], shift)
 
     @classmethod
     def draw(cls, num_frames: int, generator: torch.Generator | None, has_shift: bool = False) -> Perturbation:
-        """Independent draws for every frame, scale from U(0.7, 1.3) and aspect from U(0.6, 1.4), as released.
-
-        `has_shift`, as printed: a shift from U(−0.2, 0.2) in x and y too (the release draws it and does not use it). It
-        is drawn last, so that the same generator gives the same scale and aspect with it and without.
+        """Draw independent numbers for every frame: scale from U(0.7, 1.3), aspect from U(0.6, 1.4), as released.
+         `has_shift` also draws a shift from U(−0.2, 0.2) in x and y, as printed (the release draws one without using
+        it). It is drawn last, so the same generator gives the same scale and aspect with and without it.
         """
 
         def uniform(*ranges: tuple[float, float]) -> NDArray[np.float64]:
@@ -51,16 +50,16 @@ class Perturbation:
 
 
 def negative_motion(motion: Motion, perturbation: Perturbation) -> Motion:
-    """Perturb each person's keypoints about the own neck, or stretch a drawing: the negative pose."""
+    """Perturb each person's keypoints about that person's own neck, or stretch a drawn clip."""
     if isinstance(motion, np.ndarray):
         return stretch_drawing(motion, perturbation)
     return [perturb(person, perturbation.scale, perturbation.aspect, perturbation.shift) for person in motion]
 
 
 def stretch_drawing(frames: Frames, perturbation: Perturbation) -> Frames:
-    """The negative pose clip where only drawings are known: each is stretched about the middle of what is drawn in it.
+    """Stretch each drawn frame about the middle of its drawing: the negative pose if there are no keypoints.
 
-    The strokes are stretched too, which keypoints would avoid. A black frame stays black.
+    The strokes are stretched too, unlike with keypoints. A black frame stays black.
     """
     stretched = np.zeros_like(frames)
     shifts = np.zeros((len(frames), 2)) if perturbation.shift is None else perturbation.shift

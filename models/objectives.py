@@ -89,7 +89,7 @@ def wan_velocity(base: WanTransformer3DModel) -> Velocity:
 
 
 def action_supervision(weight: LossWeight = torch.ones_like) -> Objective:
-    """Return stage 1's objective, fidelity: L_fidelity = mean |v(x_t, t, c) − (ε − x0)|².
+    """Return the objective of stages 1 and 3: L_fidelity = mean |v(x_t, t, c) − (ε − x0)|².
 
     v -> `velocity`, x_t -> `noisy` of the batch, t -> `timestep_of(sigma)`, c -> `conditions`, ε -> `noise`, x0 ->
     `latents`. `weight` maps sigma [B] to the loss weight of each sample [B]. Terms: loss, fidelity.

@@ -155,8 +155,8 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
         """Return which attention weights are kept, bool [N,heads,L,L], drawn sample by sample from its seed."""
         if dropout_seeds is None or len(q) % len(dropout_seeds):
             raise ValueError(
-                f"attention dropout {self.dropout} is drawn from one seed per sample, got {dropout_seeds}: give as many "
-                "seeds as samples, set the dropout to 0, or call .eval()"
+                f"attention dropout {self.dropout} is drawn from one seed per sample, got {dropout_seeds}: give one "
+                "seed for each sample, set the dropout to 0, or call .eval()"
             )
         num_sequences, length = len(q) // len(dropout_seeds), q.shape[2]
         shape = (num_sequences, self.num_attention_heads, length, length)
@@ -224,7 +224,7 @@ class PoseModulation(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The float type of the modules: float32 under a bfloat16 network, unless cast explicitly; None without modules."""
+        """The float type of the modules: float32 under a bfloat16 network, unless cast; None without modules."""
         return next((parameter.dtype for parameter in self.parameters()), None)
 
     def fuse(self, pose_latents: Tensor) -> Tensor:
