@@ -57,7 +57,7 @@ def negative_motion(motion: Motion, perturbation: Perturbation) -> Motion:
 
 
 def stretch_drawing(frames: Frames, perturbation: Perturbation) -> Frames:
-    """Stretch each drawn frame about the middle of its drawing: the negative pose if there are no keypoints.
+    """Perturb drawn frames: stretch each about the middle of its drawing, if there are no keypoints to perturb.
 
     The strokes are stretched too, unlike with keypoints. A black frame stays black.
     """

@@ -123,7 +123,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         super().__init__()
         if not isinstance(transformer, SteadyDancerTransformer3DModel):
             raise ValueError(
-                f"transformer must be a SteadyDancerTransformer3DModel, not {type(transformer).__name__}: its `from_wan` "
+                f"transformer must be a SteadyDancerTransformer3DModel, not {type(transformer).__name__}: `from_wan` "
                 "starts one from a plain Wan."
             )
         if isinstance(image_encoder, CLIPVisionModel):
@@ -376,9 +376,9 @@ class SteadyDancerPipeline(DiffusionPipeline):
         pose_guidance_scale: float,
         negative_pose_shift: bool = False,
     ) -> list[Any]:
-        """Return the motions that the pose guidance steers away from: a `Perturbation` per video, or one motion for all.
+        """Return what the pose guidance steers away from: a `Perturbation` per video, or one motion for all.
 
-        Without pose guidance, [None].
+        Without pose guidance, returns [None].
         """
         if pose_guidance_scale == 0:
             return [None]
@@ -479,7 +479,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         windows: Sequence[Window],
         num_videos: int,
     ) -> BranchVelocity:
-        """Build the velocity for `denoise`: the transformer under each branch's conditions, windows fused, videos stacked."""
+        """Wrap the transformer and the conditions of all branches for `denoise`: windows fused, videos stacked."""
         branches: dict[Any, Conditions] = {}
         for video in range(num_videos):
             negative = negative_pose_latents[video % len(negative_pose_latents)]
@@ -706,8 +706,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """
         if kwargs.get("num_videos_per_prompt", 1) != 1:
             raise InputError(
-                "stream and render_to make one video, so num_videos_per_prompt must be 1: call once per video, with its "
-                "own generator or seed."
+                "stream and render_to make one video, so num_videos_per_prompt must be 1: call once per video, each "
+                "with its own generator or seed."
             )
         (latents,) = self(*args, **kwargs | {"output_type": "latent", "return_dict": False})
 
@@ -780,7 +780,7 @@ def _video_key(branch: Any, video: int) -> Any:
 
 
 def _check_folder(folder: Path, names: Collection[str]) -> None:
-    """Check that a folder in diffusers' layout has the components `names` and a SteadyDancer transformer; loads nothing.
+    """Check that a folder in diffusers' layout has the components `names` and a SteadyDancer; loads nothing.
 
     Raises:
         ComponentsError: a component is missing, or the transformer is another model.

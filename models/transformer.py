@@ -239,8 +239,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         """
         if self.config.pose_fusion == "adapter":
             raise ValueError(
-                "a step cache cannot be used with pose_fusion 'adapter': it skips blocks, and the adapter adds the pose "
-                "after each of them"
+                "a step cache cannot be used with pose_fusion 'adapter': it skips blocks, and the adapter adds the "
+                "pose after each of them"
             )
         super().enable_cache(with_attention_names(config))
         separate_contexts(self)
@@ -378,7 +378,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         return tokens if pose_features is None else self.pose_adapter.inject(index, tokens, pose_features)
 
     def _unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Rearrange tokens [B,N,out] to latents [B,16,T+2,H,W]; `out` is ordered (height, width, channel)."""
+        """Unpatchify tokens [B,N,out] to latents [B,16,T+2,H,W]; `out` is ordered (height, width, channel)."""
         _, patch_height, patch_width = self.config.patch_size
         rows, columns = height // patch_height, width // patch_width
         grid = tokens.unflatten(2, (patch_height, patch_width, -1)).unflatten(1, (-1, rows, columns))

@@ -36,7 +36,7 @@ class StepMemory:
 
 
 def share_memory(branches: Mapping[Any, Conditions]) -> dict[Any, StepMemory]:
-    """Create one memory per branch; branches with identical condition tensors share the caches of these."""
+    """Return one memory per branch; branches with identical condition tensors share the caches of these."""
     caches: dict[tuple[int, ...], dict[str, Any]] = {}
     grid: dict[str, Any] = {}
 
@@ -79,7 +79,7 @@ class CrossAttention(WanAttnProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Attend from hidden_states [B,N,D] to the context; returns [B,N,D]."""
+        """Compute the cross-attention of hidden_states [B,N,D] to the context; returns [B,N,D]."""
         if not isinstance(encoder_hidden_states, BlockContext):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         known = encoder_hidden_states

@@ -84,11 +84,11 @@ def test_a_motion_is_cut_to_its_number_whatever_it_is_given_as() -> None:
         np.testing.assert_array_equal(as_motion(given, 5), clip(5))
     assert_same(as_motion(person(9), 5), [person(9)[:5]])
     np.testing.assert_array_equal(as_motion(clip(9), 9), clip(9))
-    with pytest.raises(InputError, match=r"has 9 frames and num_frames asks for 13.*num_frames=9 \(None"):
+    with pytest.raises(InputError, match=r"has 9 frames and num_frames is 13.*num_frames=9 \(None"):
         as_motion(clip(9), 13)
     with pytest.raises(InputError, match=r"has 8 frames .*num_frames=5 "):
         as_motion([person(8)], 9)
-    with pytest.raises(InputError, match=r"as many frames as the first, not \[8, 9\]"):
+    with pytest.raises(InputError, match=r"the same number of frames, not \[8, 9\]"):
         as_motion([person(9), person(8)], 5)
     for empty in ([], clip(0), person(1)[:0], [person(1)[:0]]):
         with pytest.raises(InputError, match="The motion is empty"):
@@ -156,7 +156,7 @@ def test_a_file_is_read_at_its_rate_and_scaled_down_for_the_estimator(
         assert estimator.shown == [(expected, 40, 64, 3), (1, 64, 40, 3)]  # 80 × 130: not the file's own aspect
         tracks = Estimator().estimate(np.zeros((expected, 40, 64, 3)))
         assert_same(motion, align_driving_pose(tracks, Estimator().estimate(IMAGE[None]), 130 / 80, IMAGE).people)
-    with pytest.raises(InputError, match="has 13 frames and num_frames asks for 17"):
+    with pytest.raises(InputError, match="has 13 frames and num_frames is 17"):
         prepared(str(tmp_path / "dance.mp4"), num_frames=17)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"driving_video text.mp4 cannot be read \(unreadable\)"):
@@ -178,9 +178,9 @@ class HeadOnly(Estimator):
 
 
 def test_a_driving_video_with_nobody_to_follow_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(DrivingError, match="two finds nobody in the driving video: choose another one"):
+    with pytest.raises(DrivingError, match="two finds no person .*in the driving video: choose another one"):
         prepared(estimator=Estimator(in_video=False))
-    with pytest.raises(DrivingError, match=r"cannot be followed with two: in none of its 5 frames are a neck"):
+    with pytest.raises(DrivingError, match=r"cannot be aligned with two: in none of its 5 frames are a neck"):
         prepared(estimator=HeadOnly(5))
     assert caplog.records == []
 
@@ -195,7 +195,9 @@ def test_an_image_with_nobody_to_align_to_keeps_the_pose_or_is_refused_as_chosen
     assert [record.message for record in caplog.records] == driven.notes() == [
         "no pose found in the image: the driving pose is used as it is"
     ]  # fmt: skip
-    with pytest.raises(DrivingError, match='two finds nobody in the reference image .*on_missing_reference="keep"'):
+    with pytest.raises(
+        DrivingError, match='two finds no person .*in the reference image .*on_missing_reference="keep"'
+    ):
         prepared(estimator=estimator, on_missing_reference="raise")
 
 
@@ -236,5 +238,5 @@ def test_what_is_no_picture_of_eight_bits_is_refused():
             as_frame(image, "the pose")
     with pytest.raises(InputError, match="the pose holds floating-point numbers"):
         as_frame(Image.fromarray(np.zeros((40, 40), np.float32)), "the pose")
-    with pytest.raises(InputError, match="31×40 px, 32×32 is the least"):
+    with pytest.raises(InputError, match="31×40 px, the minimum is 32×32"):
         as_reference(quarters()[:, :31])

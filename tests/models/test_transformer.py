@@ -194,7 +194,7 @@ def test_from_wan_copies_and_leaves_the_base_alone(plain_wan):
 
 def test_a_step_cache_is_refused_where_an_adapter_adds_to_every_block(tiny_model):
     adapted = tiny_model(pose_fusion="adapter")
-    with pytest.raises(ValueError, match="a step cache skips blocks, and a pose adapter has something to add"):
+    with pytest.raises(ValueError, match="a step cache cannot be used with pose_fusion 'adapter'"):
         adapted.enable_cache(FirstBlockCacheConfig(threshold=0.1))
     assert not adapted.is_cache_enabled
 
