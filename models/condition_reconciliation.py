@@ -34,7 +34,8 @@ def image_to_video_channels(hidden_states: Tensor, image_latents: Tensor) -> Ten
 
 def add_pose(video: Tensor, pose: Tensor) -> Tensor:
     """Add the embedded pose to the embedded video: Embed(ChannelConcat(z, m, z_c)) + Embed_p(p), a variant of Eq. 2.
-     Embed(ChannelConcat(z, m, z_c)) -> `video`, Embed_p(p) -> `pose`, both [B,D,T,h,w]. A sum of two linear maps is a
+
+    Embed(ChannelConcat(z, m, z_c)) -> `video`, Embed_p(p) -> `pose`, both [B,D,T,h,w]. A sum of two linear maps is a
     linear map of the concatenation, so Eq. 3 can represent the same function. The difference is in training: here the
     base's embedding serves both the image reference and the video and stays frozen under LoRA; only the pose's
     embedding is learned.
@@ -47,7 +48,8 @@ def add_pose_latents(hidden_states: Tensor, image_latents: Tensor, pose: Tensor)
 
     z -> `hidden_states` [B,16,T,H,W]; m and z_c -> `image_latents` [B,20,T,H,W] (4 mask channels first);
     z_p -> `pose` [B,16,T,H,W]. Returns [B,36,T,H,W].
-     The paper does not combine Eq. 2 with the modules of Eq. 5. With them, p* replaces z_p. If there is also a p†, the
+
+    The paper does not combine Eq. 2 with the modules of Eq. 5. With them, p* replaces z_p. If there is also a p†, the
     sum is z_c + p* + p† and `pose` is [B,32,T,H,W].
     """
     mask, image = image_latents[:, :MASK_CHANNELS], image_latents[:, MASK_CHANNELS:]

@@ -110,7 +110,8 @@ class Conditions:
 
     def with_dropout(self, null: NullConditions, text: Tensor, pose: Tensor) -> Conditions:
         """Drop text or pose sample by sample, for classifier-free guidance.
-         `text` and `pose` are bool [B], True = dropped. The image condition is never dropped: only it preserves the
+
+        `text` and `pose` are bool [B], True = dropped. The image condition is never dropped: only it preserves the
         first frame. Raises ValueError if `null` has no prompt_embeds.
         """
         if null.prompt_embeds is None:

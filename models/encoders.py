@@ -82,7 +82,8 @@ def decode_pixels(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int = 4) -> Iterator[Tensor]:
     """Decode as `decode_pixels`, to the same bits, in chunks [3, n, H, W] of `chunk_frames` latent frames each.
-     The decoder is causal: the feature cache of its convolutions is passed from chunk to chunk, so there are no seams
+
+    The decoder is causal: the feature cache of its convolutions is passed from chunk to chunk, so there are no seams
     and memory use does not grow with the length. A tiled decoder caches per tile and yields a single chunk.
     """
     feature_cache = None

@@ -19,7 +19,8 @@ _LAST_LAYERS = re.compile(
 
 def state_from_wan(model: Any, base: WanTransformer3DModel, copy: bool = True) -> dict[str, Tensor]:
     """Return all weights of `model`, a `SteadyDancerTransformer3DModel` of any variant: those of `base`, and new ones.
-     The layers through which pose, pose reference and adapter reach the tokens start at zero. The fused embedding's
+
+    The layers through which pose, pose reference and adapter reach the tokens start at zero. The fused embedding's
     channels for noise, mask and image are the base's. Layers before a zero layer are drawn from torch's global
     generator: two zero layers in a row would never learn. With `pose_fusion="latent_addition"` there is no such layer;
     instead the last layers of the pose modules start at zero, so that the base first reads z_c + z_p.

@@ -128,7 +128,8 @@ def window_key(branch: Branch, index: int) -> Any:
 
 class FusedVelocity:
     """The velocity of a long video: v = Σ_k w_k v_k, the sum of the windows' velocities with linear weights.
-     v_k -> `velocity` of window k, w_k -> `Window.weights`. Fusing in every step of `denoise` keeps the windows
+
+    v_k -> `velocity` of window k, w_k -> `Window.weights`. Fusing in every step of `denoise` keeps the windows
     consistent from the first step. Guidance is linear in the branches' velocities, so fusing before or after guiding is
     the same.
 

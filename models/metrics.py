@@ -78,7 +78,8 @@ def temporal_flickering(frames: Frames) -> float | None:
 
 def start_gap_jump(frames: Frames) -> float | None:
     """Return the largest of the first eight steps ‖f_{t+1} − f_t‖ over the median of the later ones.
-     1 is an even motion; a large value is a jump from the reference into the driven motion. None if the clip has no
+
+    1 is an even motion; a large value is a jump from the reference into the driven motion. None if the clip has no
     later steps, or no motion in them.
     """
     lengths = np.array([np.sqrt((step**2).mean()) for step in _steps(frames)])

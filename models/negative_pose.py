@@ -19,7 +19,8 @@ SCALE_RANGE, ASPECT_RANGE, SHIFT_RANGE = (0.7, 1.3), (0.6, 1.4), (-0.2, 0.2)
 @dataclass(frozen=True)
 class Perturbation:
     """Random numbers of the negative pose for each frame: x is stretched by aspect · scale, and y by scale.
-     `scale` and `aspect` [F]. `shift` [F, 2], as a share of the picture's width and height, also moves the pose; None,
+
+    `scale` and `aspect` [F]. `shift` [F, 2], as a share of the picture's width and height, also moves the pose; None,
     as released, does not.
     """
 
@@ -35,7 +36,8 @@ class Perturbation:
     @classmethod
     def draw(cls, num_frames: int, generator: torch.Generator | None, has_shift: bool = False) -> Perturbation:
         """Draw independent numbers for every frame: scale from U(0.7, 1.3), aspect from U(0.6, 1.4), as released.
-         `has_shift` also draws a shift from U(−0.2, 0.2) in x and y, as printed (the release draws one without using
+
+        `has_shift` also draws a shift from U(−0.2, 0.2) in x and y, as printed (the release draws one without using
         it). It is drawn last, so the same generator gives the same scale and aspect with and without it.
         """
 

@@ -698,7 +698,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[Frames]:
         """Make one video as a call does, but decode it in chunks, uint8 [n, H, W, 3], when they are requested.
-         Sampling is finished when this returns; until they are decoded, only the latents are kept, a twelfth of the
+
+        Sampling is finished when this returns; until they are decoded, only the latents are kept, a twelfth of the
         frames' bytes. `datasets.video.encode` accepts such chunks.
 
         Raises:

@@ -157,7 +157,8 @@ def align_driving_pose(
     estimator_name: str = "the pose estimator",
 ) -> DrivingPoses:
     """Give the people of a driving video the limb lengths and the place of the person in the image.
-     Both `steadydancer render` and `SteadyDancerPipeline` use this rule. See `datasets.driving_poses` for the choice of
+
+    Both `steadydancer render` and `SteadyDancerPipeline` use this rule. See `datasets.driving_poses` for the choice of
     the main person and of the frame in which the alignment is measured.
 
     Args:

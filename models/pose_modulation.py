@@ -23,7 +23,8 @@ MAX_CUDA_BLOCKS = 65_535
 
 class SpatialStructureAdaptiveExtractor(nn.Module):
     """SSAE, S of Eq. 5: a dynamic convolution whose kernel is computed from the frame that it is applied to.
-     S(p) = P(N2(Φ·u) + u) + scale ⊙ C(p), u = N1(Q(p)), with Φ [L,L] and scale [channels] computed from the frame's
+
+    S(p) = P(N2(Φ·u) + u) + scale ⊙ C(p), u = N1(Q(p)), with Φ [L,L] and scale [channels] computed from the frame's
     mean. P, Q, C are 1x1 convolutions (`conv_p`, `conv_q`, `conv`), N1 and N2 instance norms, L = √channels.
     """
 
@@ -88,9 +89,11 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
     p† = P_back(N2(a + FFN(a))), a = N1(attention(query = P_r(z), key = value = P_p(p*))).
 
     P_r -> `proj_query`, P_p -> `proj_pose`, P_back -> `proj_out`, N1, N2 -> `norm_1`, `norm_2`.
-     `alignment_axis` selects the pixels that each latent pixel attends to: "temporal", the same pixel in all frames (as
+
+    `alignment_axis` selects the pixels that each latent pixel attends to: "temporal", the same pixel in all frames (as
     the released weights were trained), or "spatial", all pixels of the same frame (as the paper describes).
-     `dropout` is the probability of dropping an attention weight in training (released: 0.1). The masks are drawn from
+
+    `dropout` is the probability of dropping an attention weight in training (released: 0.1). The masks are drawn from
     one seed per sample, so they do not depend on how samples are batched. With dropout the attention weights are
     materialised: H·W·heads·T² numbers per sample for "temporal" and T·heads·(H·W)² for "spatial", which fits in memory
     for small grids only.
@@ -125,7 +128,8 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
 
     def forward(self, hidden_states: Tensor, fused_pose: Tensor, dropout_seeds: Sequence[int] | None = None) -> Tensor:
         """Return p† [B,16,T,H,W]; z -> `hidden_states`, p* -> `fused_pose`, both [B,16,T,H,W].
-         `dropout_seeds`: B numbers, required in training mode with `dropout` above 0, otherwise not used. Raises
+
+        `dropout_seeds`: B numbers, required in training mode with `dropout` above 0, otherwise not used. Raises
         ValueError if they are missing.
         """
         batch_size, _, num_frames, height, width = hidden_states.shape
@@ -196,7 +200,8 @@ class PoseModulation(nn.Module):
 
     p -> `pose_latents`, S -> `spatial`, T -> `temporal`, FAAU -> `alignment`, z -> `hidden_states`, all [B,16,T,H,W].
     There are two methods, `fuse` and `align`, because p* depends on the pose only and p† on the noisy latent as well.
-     `modules` names the active modules; the paper's network has all three. Without S or T, the sum lacks that term.
+
+    `modules` names the active modules; the paper's network has all three. Without S or T, the sum lacks that term.
     Without FAAU there is no p† and p* is used alone. Without all three, p* is p.
     """
 
@@ -244,7 +249,8 @@ class PoseModulation(nn.Module):
         self, hidden_states: Tensor, fused_pose: Tensor, dropout_seeds: Sequence[int] | None = None
     ) -> Tensor | None:
         """Eq. 5, second half: p† = FAAU(z, p*). z -> `hidden_states`, p* -> `fused_pose`, both [B,16,T,H,W].
-         Returns p† of the same shape, in the modules' float type; None without the alignment unit. `dropout_seeds`: B
+
+        Returns p† of the same shape, in the modules' float type; None without the alignment unit. `dropout_seeds`: B
         numbers, one per sample, for the dropout of the alignment unit.
         """
         if self.alignment is None:

@@ -179,7 +179,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         cls, base: WanTransformer3DModel, *, copy: bool = True, **kwargs: Any
     ) -> SteadyDancerTransformer3DModel:
         """Start from a plain Wan image-to-video transformer.
-         The layers that add the pose to the tokens start at zero (`state_from_wan`). At step 0 the output differs from
+
+        The layers that add the pose to the tokens start at zero (`state_from_wan`). At step 0 the output differs from
         that of `base` only by the two extra frames and the second image feature, and without condition augmentation not
         at all. With `pose_fusion="latent_addition"` there is no such layer: at step 0 the base reads z_c + z_p instead
         of z_c.

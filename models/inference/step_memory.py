@@ -123,7 +123,8 @@ def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Ten
 
 def park_context_projections(transformer: Any, device: torch.device | str) -> None:
     """Move the cross-attentions' key and value projections off the accelerator: −26 % of the network at 14B.
-     Use it with sampling loops that have a step memory (`branch_velocity`): keys and values are computed once, so a
+
+    Use it with sampling loops that have a step memory (`branch_velocity`): keys and values are computed once, so a
     block needs its projections only at the first step and fetches them then. `device` "cpu" keeps them there. "meta"
     releases
     them: after that, only contexts with known keys and values can be used.
