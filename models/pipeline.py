@@ -561,11 +561,9 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
         Args:
             image: the person, uint8 RGB [H, W, 3] or PIL, at least 32 px a side. A PIL image is converted as viewers
-                show
-                it: with its orientation and profile, transparency on white.
+                show it, with its orientation and profile and with transparency on white.
             pose_video: the motion, already aligned to the image: keypoints of one person or a list of several people's,
-                the
-                main one first, or drawn frames (uint8 [F, h, w, 3] or PIL). Give this or `driving_video`.
+                the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL). Give this or `driving_video`.
             prompt: what the video should show.
             negative_prompt: what it should not show; None takes the pipeline's default.
             driving_video: frames of a moving person, or a file, which is read as `steadydancer render` reads it.
@@ -573,8 +571,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
                 the whole person; the frames before it hold that pose.
             driving_fps: resample a file to this rate; None takes all of its frames.
             pose_estimator: such as from `open_pose_estimator`; required with `driving_video`, and applied to it and to
-                the
-                image.
+                the image.
             main_person_only: of several people in `driving_video`, use the main one only, as released.
             on_missing_reference: if the image shows no neck and limb to align to, "keep" the pose of `driving_video`
                 unchanged and log a warning, or "raise".
@@ -598,8 +595,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
             solver: "unipc" (released) or "dpm++".
             num_videos_per_prompt: number of videos, each with its own noise and its own negative pose.
             generator: draws noise and perturbation; a list has one per video. A CPU generator gives the same numbers
-                for
-                every device.
+                for every device.
             latents: noise [n, 16, T, h, w] to use instead of drawn noise.
             prompt_embeds: [1, L, Dt] from `encode_prompt`, instead of `prompt`.
             negative_prompt_embeds: the same, instead of `negative_prompt`.
@@ -607,8 +603,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
             return_dict: False returns the tuple (frames,).
             callback: called with (step, timestep, latents) after every step.
             callback_on_step_end: diffusers' callback (pipeline, step, timestep, callback_kwargs) -> dict. Sampling
-                continues
-                with the tensors in the returned dict.
+                continues with the tensors in the returned dict.
             callback_on_step_end_tensor_inputs: tensors in `callback_kwargs`: "latents", "prompt_embeds" and
                 "negative_prompt_embeds".
 

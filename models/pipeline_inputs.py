@@ -173,8 +173,7 @@ def align_driving_pose(
 
     Raises:
         DrivingError: no person is found in the driving video, or none with enough joints to measure the alignment; or
-            the
-            image shows no person to align to and `on_missing_reference` is "raise".
+            the image shows no person to align to and `on_missing_reference` is "raise".
     """
     remedy = "choose another one, with one person in full view"
     if not any(track.pose.body_visible.any() for track in driving):

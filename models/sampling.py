@@ -67,8 +67,7 @@ def denoise(
         pose_guidance_scale: w_pose of Eq. 8; 0 turns the pose guidance off.
         pose_guidance_interval: the pose guides strictly inside this interval.
         pose_guidance_unit: unit of the interval: "step", the share of the steps, as released; or "timestep", t / 1000,
-            as
-            printed.
+            as printed.
         solver: "unipc" or "dpm++", see `released_scheduler`.
         callback: called with (step, timestep, latents) after every step.
 

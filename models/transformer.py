@@ -67,9 +67,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     - `pose_modulation_modules`: the active ones of "spatial" (SSAE), "temporal" (TMCM) and "alignment" (FAAU);
     - `condition_augmentation`: whether there are the two reference frames and the second image feature (Eq. 4);
     - `pose_fusion`: "concatenation" (Eq. 3), "latent_addition" (Eq. 2: pose latents are added to the image's, without
-    new
-      parameters), "addition" (the pose has its own embedding, which is added to the embedded video) or "adapter" (pose
-      features are added after every block).
+      new parameters), "addition" (the pose has its own embedding, which is added to the embedded video) or "adapter"
+      (pose features are added after every block).
     """
 
     _cp_plan: dict[str, Any] = WanTransformer3DModel._cp_plan
