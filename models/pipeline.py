@@ -488,19 +488,19 @@ class SteadyDancerPipeline(DiffusionPipeline):
                 branches |= {_video_key(window_key(branch, index), video): each for branch, each in by_branch.items()}
         velocity = branch_velocity(self.transformer, branches)
 
-        def of_video(video: int) -> BranchVelocity:
-            def of_window(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
+        def video_velocity(video: int) -> BranchVelocity:
+            def window_velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
                 return velocity(latents, timestep, _video_key(branch, video))
 
-            return of_window if len(conditions) == 1 else FusedVelocity(of_window, windows)
+            return window_velocity if len(conditions) == 1 else FusedVelocity(window_velocity, windows)
 
-        videos = [of_video(video) for video in range(num_videos)]
+        videos = [video_velocity(video) for video in range(num_videos)]
 
-        def of_all(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
-            each = zip(videos, latents.split(1), timestep.split(1), strict=True)
-            return torch.cat([of_one(noisy, time, branch) for of_one, noisy, time in each])
+        def batch_velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
+            samples = zip(videos, latents.split(1), timestep.split(1), strict=True)
+            return torch.cat([velocity_of(noisy, time, branch) for velocity_of, noisy, time in samples])
 
-        return of_all
+        return batch_velocity
 
     def decode_latents(self, latents: Tensor, output_type: str = "np") -> Any:
         """Decode latents [n, 16, T, h, w] to frames of the given type, see `SteadyDancerOutput`."""

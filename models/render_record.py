@@ -58,7 +58,7 @@ def model_digests(pipeline: DiffusionPipeline) -> dict[str, str]:
 def module_digest(module: nn.Module) -> str:
     """Return the sha256 over names, types, shapes and bytes of all tensors that `save_pretrained` would write."""
     total = hashlib.sha256()
-    for name, tensor in sorted(_state(module).items()):
+    for name, tensor in sorted(_state_dict(module).items()):
         total.update(_tensor_head(name, tensor))
         total.update(_tensor_data(tensor))
     return total.hexdigest()
@@ -72,11 +72,11 @@ def _tensor_data(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
+def _state_dict(module: nn.Module) -> dict[str, Tensor]:
     """Return the state dict; weights of offloaded layers are read from accelerate's own map."""
     maps = (getattr(hook, "weights_map", None) for hook in accelerate_hooks(module))
-    kept: Any = next((kept for kept in maps if kept is not None), {})
-    by_name = getattr(kept, "dataset", kept)  # each layer's map is a view of the whole module's
+    weights_map: Any = next((each for each in maps if each is not None), {})
+    by_name = getattr(weights_map, "dataset", weights_map)  # each layer's map is a view of the whole module's
     return {name: by_name[name] if tensor.is_meta else tensor for name, tensor in module.state_dict().items()}
 
 

@@ -97,7 +97,7 @@ def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Ten
     """Return (key, value) of the image tokens and of the text, each [B, L, heads, D / heads]."""
     image, text = context[:, :-TEXT_LENGTH], context[:, -TEXT_LENGTH:]
     parked = next(attn.to_k.parameters()).device
-    if parked.type == "meta" and not _is_fetched_by_a_hook(attn.to_k):
+    if parked.type == "meta" and not _is_offloaded(attn.to_k):
         raise ValueError(
             "the key and value projections of the context were released to 'meta' after another sampling loop: "
             "load the transformer again, or park them on 'cpu'"
@@ -136,12 +136,12 @@ def park_context_projections(transformer: Any, device: torch.device | str) -> No
 def _move_projections(attn: WanAttention, device: torch.device) -> None:
     for name in CONTEXT_PROJECTIONS:
         projection = getattr(attn, name, None)
-        if projection is None or _is_fetched_by_a_hook(projection):
+        if projection is None or _is_offloaded(projection):
             continue
         if next(projection.parameters()).device != device:
             projection.to(device)
 
 
-def _is_fetched_by_a_hook(projection: nn.Module) -> bool:
+def _is_offloaded(projection: nn.Module) -> bool:
     """Return whether accelerate's offload keeps the weights on meta and loads them when the layer is called."""
     return any(getattr(hook, "offload", False) for hook in accelerate_hooks(projection))
