@@ -71,7 +71,7 @@ def as_reference(image: Any) -> NDArray[np.uint8]:
     if min(height, width) < MIN_SIDE_PX:
         raise InputError(
             f"The image is {width}×{height} px, the minimum is {MIN_SIDE_PX}×{MIN_SIDE_PX}: give a larger picture "
-            "(the released model was trained for about 1024×576)."
+            "(the released model works at about 1024×576)."
         )
     return frame
 
@@ -187,7 +187,7 @@ def align_driving_pose(
             main_person_only,
         )
     except NoStartError as error:
-        raise DrivingError(f"The driving video cannot be aligned with {estimator_name}: {error}.") from error
+        raise DrivingError(f"The driving video cannot be aligned by the keypoints of {estimator_name}: {error}.") from error
     if not driven.aligned and on_missing_reference == "raise":
         raise DrivingError(
             f"{estimator_name} finds no person with a measurable neck and limb in the reference image: {remedy}, or "
@@ -228,7 +228,7 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
     if length < num_frames:
         raise InputError(
             f"The motion has {length} frames and num_frames is {num_frames}: give a longer one, or num_frames="
-            f"{(length - 1) // 4 * 4 + 1} (None takes all of 4k + 1)."
+            f"{(length - 1) // 4 * 4 + 1} (None takes as many as possible)."
         )
     if people:
         return [person[:num_frames] for person in people]
