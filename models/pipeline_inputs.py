@@ -187,7 +187,7 @@ def align_driving_pose(
             main_person_only,
         )
     except NoStartError as error:
-        raise DrivingError(f"The driving video cannot be aligned by the keypoints of {estimator_name}: {error}.") from error
+        raise DrivingError(f"The driving video cannot be aligned by keypoints of {estimator_name}: {error}.") from error
     if not driven.aligned and on_missing_reference == "raise":
         raise DrivingError(
             f"{estimator_name} finds no person with a measurable neck and limb in the reference image: {remedy}, or "
