@@ -357,7 +357,7 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"prompt_embeds": torch.zeros(1, 2, 4)}, "either prompt or prompt_embeds"),
         ({"negative_prompt": "", "negative_prompt_embeds": torch.zeros(1, 2, 4)}, "either negative_prompt or"),
         ({"prompt": "", "prompt_embeds": torch.zeros(2, 4)}, r"prompt_embeds must be \[1, L, \d+\], not \[2, 4\]"),
-        ({"latents": torch.zeros(1, 16, 3, 6, 4)}, r"must be \[1, 16, 2, 6, 4\] .*, not \[1, 16, 3, 6, 4\]"),
+        ({"latents": torch.zeros(1, 16, 3, 6, 4)}, r"must have shape \[1, 16, 2, 6, 4\] .*, not \[1, 16, 3, 6, 4\]"),
         ({"callback_on_step_end_tensor_inputs": ["latents", "noise"]}, "prompt_embeds, .*, not noise"),
         ({"num_frames": 0}, r"4k \+ 1, .*not 0"),
         ({"num_frames": -3}, r"4k \+ 1, .*not -3"),

@@ -196,7 +196,7 @@ def test_an_image_with_nobody_to_align_to_keeps_the_pose_or_is_refused_as_chosen
         "no pose found in the image: the driving pose is used as it is"
     ]  # fmt: skip
     with pytest.raises(
-        DrivingError, match='two finds no person .*in the reference image .*on_missing_reference="keep"'
+        DrivingError, match='two finds no person .*in the reference image: .*on_missing_reference="keep"'
     ):
         prepared(estimator=estimator, on_missing_reference="raise")
 

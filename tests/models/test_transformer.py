@@ -149,7 +149,7 @@ def test_text_cut_to_its_length_equals_text_filled_with_zeros(tiny_model):
 
 def test_odd_latents_are_refused(tiny_model):
     latents, timestep, conditions = tiny_inputs(height=3)
-    with pytest.raises(ValueError, match="latents of 3x6"):
+    with pytest.raises(ValueError, match="must be multiples of 2 and 2, not 3 and 6"):
         velocity(tiny_model(), latents, timestep, conditions)
 
 
