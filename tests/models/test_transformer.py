@@ -188,7 +188,7 @@ def test_from_wan_copies_and_leaves_the_base_alone(plain_wan):
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
     for channels, image_dim in ((16, None), (36, None), (16, 8)):
         other = plain_wan(in_channels=channels, image_dim=image_dim, added_kv_proj_dim=image_dim and 24)
-        with pytest.raises(ValueError, match=rf"in_channels {channels} \(36 wanted\), image_dim {image_dim} "):
+        with pytest.raises(ValueError, match=rf"in_channels is {channels} \(must be 36\), image_dim is {image_dim} "):
             SteadyDancerTransformer3DModel.from_wan(other)
 
 
