@@ -40,7 +40,7 @@ def video(model: SteadyDancerTransformer3DModel, side: int, num_frames: int, rem
     )
     branches = branch_conditions(conditions, normal(40, config.text_dim), normal(*clip))
     noise = normal(*clip)
-    return lambda: denoise(branch_velocity(model, branches, remember=remember), noise, num_inference_steps=40)
+    return lambda: denoise(branch_velocity(model, branches, use_step_memory=remember), noise, num_inference_steps=40)
 
 
 def main() -> None:

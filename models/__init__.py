@@ -1,7 +1,6 @@
-"""What the paper says: the network, its objectives, its sampler, and the networks around it.
+"""The paper's model: the transformer, its objectives, sampler and pipeline, and the networks around them.
 
-The names that are called from outside are here, each imported when it is first asked for, so that asking for one does
-not load the libraries of the others.
+The public names are imported lazily: importing one does not load the libraries of the others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Collect what this package uses of diffusers, accelerate and PEFT beyond their documented interfaces.
+"""Parts of diffusers, accelerate and PEFT that this package uses beyond their documented interfaces.
 
-No other module names these (`tests/test_house.py`). `tests/models/test_diffusers_internals.py` says which of them an
+No other module imports these (`tests/test_house.py`). `tests/models/test_diffusers_internals.py` lists those that an
 installed release lacks or has changed. Attributes that diffusers lets a subclass override stay with the subclass.
 """
 
@@ -24,9 +24,9 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 __all__ = [
-    "HOOKS_OF_ONE_STATE",
     "LORA_ADAPTER_METADATA_KEY",
     "LORA_WEIGHT_NAME_SAFE",
+    "SINGLE_STATE_HOOKS",
     "CacheContext",
     "ContextParallelInput",
     "StateManager",
@@ -35,40 +35,40 @@ __all__ = [
     "accelerate_hooks",
     "cache_hooks",
     "convert_wan_vae_to_diffusers",
-    "decode_after",
+    "decode_chunk",
     "dispatch_attention_fn",
+    "float32_modules",
     "get_pattern_key",
     "group_offload_device",
-    "kept_in_float32",
     "no_init_weights",
     "reset_step_caches",
 ]
 
-# What is imported from elsewhere, and why:
+# Imported names and the modules that use them:
 #
-# CacheContext, StateManager        one state of a step cache for each guidance branch (`step_caches`)
-# ContextParallelInput              how context parallelism splits the pose adapter's output (`transformer`)
-# LORA_ADAPTER_METADATA_KEY         header key under which an exported adapter stores its configuration (`lora`)
-# LORA_WEIGHT_NAME_SAFE             file name that diffusers' LoRA loader looks for (`lora`, `lora_formats`)
-# WanAttention, WanAttnProcessor    cross-attention whose keys and values are kept between steps (`step_memory`)
-# convert_wan_vae_to_diffusers      key map of Wan's official autoencoder (`official_encoder_names`)
-# dispatch_attention_fn             attention by the backend that the user selected (`step_memory`)
-# get_pattern_key                   PEFT's match of a layer's name with patterns of alpha and rank (`lora_scale`)
-# no_init_weights                   builds a 14B network without initialising it (`transformer_checkpoints`)
+# CacheContext, StateManager        one state of a step cache per guidance branch (`inference/step_caches`)
+# ContextParallelInput              splits the pose adapter's output for context parallelism (`transformer`)
+# LORA_ADAPTER_METADATA_KEY         header key of an exported adapter's configuration (`lora/adapters`)
+# LORA_WEIGHT_NAME_SAFE             file name that diffusers' LoRA loader looks for (`lora/adapters`, `lora/loading`)
+# WanAttention, WanAttnProcessor    cross-attention that keeps keys and values between steps (`inference/step_memory`)
+# convert_wan_vae_to_diffusers      key map of Wan's official autoencoder (`checkpoints/official_encoder_names`)
+# dispatch_attention_fn             attention with the backend that the user selected (`inference/step_memory`)
+# get_pattern_key                   matches a layer's name with PEFT's alpha and rank patterns (`lora/scale`)
+# no_init_weights                   builds a 14B network without initialising it (`checkpoints/transformer_files`)
 
-HOOKS_OF_ONE_STATE = (PyramidAttentionBroadcastHook, FasterCacheBlockHook, FasterCacheDenoiserHook)
+SINGLE_STATE_HOOKS = (PyramidAttentionBroadcastHook, FasterCacheBlockHook, FasterCacheDenoiserHook)
 """Hooks that keep one state in `.state` for all contexts; the hooks of the other step caches keep a `StateManager`."""
 
 
 def accelerate_hooks(module: nn.Module) -> Iterator[Any]:
-    """Yield the hooks by which accelerate moves a module or its layers, outermost first.
+    """Yield the hooks with which accelerate moves a module or its layers, outermost first.
 
-    accelerate has no function that returns them. A hook has `execution_device`, `offload` and `weights_map` where it
-    offloads; for a layer without hooks, None is yielded.
+    accelerate has no function that returns them. A hook that offloads has `execution_device`, `offload` and
+    `weights_map`. For a layer without hooks, None is yielded.
     """
     for part in module.modules():
         hook = getattr(part, "_hf_hook", None)
-        yield from getattr(hook, "hooks", [hook])  # one layer's hooks may be chained
+        yield from getattr(hook, "hooks", [hook])  # a layer may have a chain of hooks
 
 
 def cache_hooks(module: nn.Module) -> Iterator[Any]:
@@ -79,47 +79,47 @@ def cache_hooks(module: nn.Module) -> Iterator[Any]:
 
 
 def reset_step_caches(transformer: Any) -> None:
-    """Clear what diffusers' step caches keep of earlier sampling loops; `disable_cache` would turn them off."""
+    """Clear what diffusers' step caches keep from earlier sampling loops; `disable_cache` would turn them off."""
     transformer._reset_stateful_cache()
 
 
 def group_offload_device(module: nn.Module) -> torch.device | None:
-    """Return where a module under diffusers' group offload computes, None without group offload."""
+    """Return the device on which a module under diffusers' group offload computes; None without group offload."""
     try:
         return _get_group_onload_device(module)
-    except ValueError:  # how that function says no
+    except ValueError:  # raised without group offload
         return None
 
 
-def kept_in_float32(model: Any) -> tuple[str, ...]:
-    """Return the parts of parameter names that `from_pretrained` keeps in float32, whatever dtype is asked for."""
+def float32_modules(model: Any) -> tuple[str, ...]:
+    """Return the parts of parameter names that `from_pretrained` keeps in float32, whichever dtype is requested."""
     return tuple(model._keep_in_fp32_modules or ())
 
 
-def decode_after(vae: Any, latents: Tensor, memory: list[Any] | None) -> tuple[Tensor, list[Any]]:
-    """Decode a piece of a longer video with `AutoencoderKLWan` as if the pieces before it had just been decoded.
+def decode_chunk(vae: Any, latents: Tensor, feature_cache: list[Any] | None) -> tuple[Tensor, list[Any]]:
+    """Decode one chunk of a video with `AutoencoderKLWan`, continuing from the chunk before it.
 
-    `decode` clears what the causal convolutions remember (`_feat_map`) before it begins and after it ends, so that it
-    can only decode whole videos.
+    `decode` clears the feature cache of the causal convolutions (`_feat_map`) before and after each call, so on its own
+    it can decode whole videos only.
 
     Args:
         vae: the autoencoder.
         latents: [B, 16, T, h, w], as `decode` takes them.
-        memory: what the call for the piece before returned, None for the first piece.
+        feature_cache: returned by the call for the chunk before, None for the first chunk.
 
     Returns:
-        The sample [B, 3, F, H, W], and the memory for the next piece. A tiled decoder remembers by tile: its memory
-        is of no use.
+        The sample [B, 3, F, H, W], and the feature cache for the next chunk. A tiled decoder caches per tile: its cache
+        cannot be used for another chunk.
     """
     vae.clear_cache()
-    if memory is not None:
-        vae._feat_map = memory
+    if feature_cache is not None:
+        vae._feat_map = feature_cache
     if not vae.use_tiling:
         vae.clear_cache = lambda: None
     try:
         sample = vae.decode(latents).sample
-        memory = vae._feat_map
+        feature_cache = vae._feat_map
     finally:
         vars(vae).pop("clear_cache", None)
         vae.clear_cache()
-    return sample, memory or []
+    return sample, feature_cache or []

@@ -1,4 +1,4 @@
-"""From pixels and words to what the transformer is told, and from latents back to pixels.
+"""Encode pixels and text as inputs of the transformer, and decode latents to pixels.
 
 Pixels are uint8 RGB [F, H, W, 3] outside and float32 in [−1, 1] inside. Latents are the autoencoder's posterior mean
 (never a sample), normalised per channel with the means and standard deviations of its configuration.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..datasets.arrays import Frames
-from .diffusers_internals import decode_after
+from .diffusers_internals import decode_chunk
 from .image_encoder import OpenCLIPImageEncoder
 from .inference.offload import execution_device
 
@@ -27,12 +27,12 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def resize_image(image: Frames, height: int, width: int) -> Frames:
-    """[H, W, 3] to [height, width, 3], straight (aspect ignored): bicubic without antialiasing, as in the release."""
+    """Resize [H, W, 3] to [height, width, 3], ignoring the aspect: bicubic without antialiasing, as in the release."""
     return to_frames(_to_pixels(image[None], height, width))[0]
 
 
 def resize_frames(frames: Frames, height: int, width: int) -> Frames:
-    """[F, H, W, 3] to [F, height, width, 3]: PIL's antialiased bicubic, used for drawn pose frames only."""
+    """Resize [F, H, W, 3] to [F, height, width, 3] with PIL's antialiased bicubic; used for drawn pose frames only."""
     if frames.shape[1:3] == (height, width):
         return frames
     resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
@@ -41,7 +41,7 @@ def resize_frames(frames: Frames, height: int, width: int) -> Frames:
 
 @torch.no_grad()
 def encode_video(vae: AutoencoderKLWan, frames: Frames, height: int | None = None, width: int | None = None) -> Tensor:
-    """Normalised posterior mean of a clip.
+    """Encode a clip: the normalised posterior mean.
 
     Args:
         vae: Wan's autoencoder, in float32.
@@ -50,8 +50,8 @@ def encode_video(vae: AutoencoderKLWan, frames: Frames, height: int | None = Non
         width: the same for the width.
 
     Returns:
-        float32 [16, T, h, w] on the autoencoder's device, h and w an eighth of the pixels. Latent frame 0 depends on
-        pixel frame 0 alone, latent frame k on pixel frames 0 to 4k.
+        float32 [16, T, h, w] on the autoencoder's device; h and w are an eighth of the pixels. Latent frame 0 depends
+        on pixel frame 0 only, latent frame k on pixel frames 0 to 4k.
 
     Raises:
         ValueError: F is not 4k + 1.
@@ -63,47 +63,47 @@ def encode_video(vae: AutoencoderKLWan, frames: Frames, height: int | None = Non
 def encode_image_condition(
     vae: AutoencoderKLWan, image: Frames, num_frames: int, height: int | None = None, width: int | None = None
 ) -> Tensor:
-    """Latents [16, T, h, w] of `image` [H, W, 3] followed by num_frames − 1 frames of mid-grey (zeros in [−1, 1])."""
+    """Encode `image` [H, W, 3] followed by num_frames − 1 mid-grey frames (zeros in [−1, 1]): latents [16, T, h, w]."""
     first = _to_pixels(image[None], height, width)
     grey = first.new_zeros(3, num_frames - 1, *first.shape[2:])
     return _encode_pixels(vae, torch.cat([first, grey], dim=1))
 
 
 def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Frames:
-    """uint8 frames [F, H, W, 3] of normalised latents [16, T, h, w]."""
+    """Decode normalised latents [16, T, h, w] to uint8 frames [F, H, W, 3]."""
     return to_frames(decode_pixels(vae, latents))
 
 
 def decode_pixels(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """float32 pixels [3, F, H, W] in [−1, 1] of normalised latents [16, T, h, w], before they are rounded to bytes."""
-    return _decode_after(vae, latents, None)[0]
+    """Decode normalised latents [16, T, h, w] to float32 pixels [3, F, H, W] in [−1, 1], not rounded to bytes."""
+    return _decode_chunk(vae, latents, None)[0]
 
 
 @torch.no_grad()
 def decode_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int = 4) -> Iterator[Tensor]:
-    """`decode_pixels` piece by piece, [3, n, H, W] of `chunk_frames` latent frames each, to the same bits.
+    """Decode as `decode_pixels`, to the same bits, in chunks [3, n, H, W] of `chunk_frames` latent frames each.
 
-    The decoder is causal: what its convolutions remember of a piece is handed on to the next one, so that there is no
-    seam and the memory needed does not grow with the length. A tiled decoder remembers by tile and gives one piece.
+    The decoder is causal: the feature cache of its convolutions is passed from chunk to chunk, so there are no seams
+    and memory use does not grow with the length. A tiled decoder caches per tile and yields a single chunk.
     """
-    memory = None
+    feature_cache = None
     for chunk in latents.split(latents.shape[1] if vae.use_tiling else chunk_frames, dim=1):
-        pixels, memory = _decode_after(vae, chunk, memory)
+        pixels, feature_cache = _decode_chunk(vae, chunk, feature_cache)
         yield pixels
 
 
 @torch.no_grad()
-def _decode_after(vae: AutoencoderKLWan, latents: Tensor, memory: list[Any] | None) -> tuple[Tensor, list[Any]]:
-    """Pixels, and what the decoder remembers at their end; `memory` is that of the frames before, None at the start."""
+def _decode_chunk(vae: AutoencoderKLWan, latents: Tensor, feature_cache: list[Any] | None) -> tuple[Tensor, list[Any]]:
+    """Return pixels and the decoder's feature cache after them; `feature_cache` is None for the first chunk."""
     mean, std = _latent_statistics(vae)
     raw = latents.to(execution_device(vae), torch.float32) * std + mean
-    pixels, memory = decode_after(vae, raw[None].to(vae.dtype), memory)
-    return pixels[0].float().clamp(-1, 1), memory
+    pixels, feature_cache = decode_chunk(vae, raw[None].to(vae.dtype), feature_cache)
+    return pixels[0].float().clamp(-1, 1), feature_cache
 
 
 @torch.no_grad()
 def encode_image(image_encoder: OpenCLIPImageEncoder, image: Frames) -> Tensor:
-    """CLIP tokens float32 [257, D] of `image` [H, W, 3] at its own resolution, aspect ignored, no crop."""
+    """Encode `image` [H, W, 3] with CLIP, resized to its square without crop: tokens float32 [257, D]."""
     side = image_encoder.config.image_size
     unit = _to_pixels(image[None], side, side).transpose(0, 1) * 0.5 + 0.5
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
@@ -115,7 +115,7 @@ def encode_image(image_encoder: OpenCLIPImageEncoder, image: Frames) -> Tensor:
 def encode_prompt(
     text_encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]
 ) -> list[Tensor]:
-    """Text embeddings, each [L, Dt] in the encoder's dtype, cut to its own L ≤ 512 tokens (end token included)."""
+    """Encode prompts to embeddings [L, Dt] in the encoder's dtype, each cut to its own L ≤ 512 tokens."""
     cleaned = [clean_text(prompt) for prompt in prompts]
     tokens = tokenizer(cleaned, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
     ids, mask = (tokens[key].to(execution_device(text_encoder)) for key in ("input_ids", "attention_mask"))
@@ -124,21 +124,22 @@ def encode_prompt(
 
 
 def clean_text(text: str) -> str:
-    """Mend broken encodings, undo HTML escapes (also doubled ones) and make every run of white space one blank."""
+    """Repair broken encodings, undo HTML escapes (also doubled ones), replace each run of white space by one space."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 def _encode_pixels(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     num_frames = pixels.shape[1]
     if num_frames % 4 != 1:
-        raise ValueError(f"A clip of {num_frames} frames cannot be encoded: the autoencoder takes 4k + 1 frames.")
+        near = max(1, num_frames // 4 * 4 + 1)
+        raise ValueError(f"A clip has {num_frames} frames, the autoencoder takes 4k + 1: give {near} or {near + 4}.")
     raw = vae.encode(pixels[None].to(execution_device(vae), vae.dtype)).latent_dist.mode()[0].float()
     mean, std = _latent_statistics(vae)
     return (raw - mean) / std
 
 
 def _latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [16, 1, 1, 1] per latent channel."""
+    """Return mean and standard deviation [16, 1, 1, 1] of each latent channel."""
     device = execution_device(vae)
     config: Any = vae.config
     mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
@@ -146,7 +147,7 @@ def _latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
 
 
 def _to_pixels(frames: Frames, height: int | None = None, width: int | None = None) -> Tensor:
-    """uint8 [F, H, W, 3] to float32 [3, F, height, width] in [−1, 1] (a little beyond where bicubic overshoots)."""
+    """Convert uint8 [F, H, W, 3] to float32 [3, F, height, width] in [−1, 1] (bicubic overshoots slightly)."""
     pixels = torch.tensor(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     size = (height or pixels.shape[2], width or pixels.shape[3])
     if pixels.shape[2:] != size:
@@ -155,6 +156,6 @@ def _to_pixels(frames: Frames, height: int | None = None, width: int | None = No
 
 
 def to_frames(pixels: Tensor) -> Frames:
-    """Pixels [3, F, H, W] in [−1, 1] as bytes [F, H, W, 3]."""
+    """Convert pixels [3, F, H, W] in [−1, 1] to uint8 [F, H, W, 3]."""
     levels = (pixels.clamp(-1, 1) + 1) * 127.5
     return levels.round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()

@@ -1,4 +1,4 @@
-"""The straight path between data and noise.
+"""Flow matching: the straight path between data and noise, and the sampling grid.
 
 One convention everywhere: σ in [0,1], 0 = data, 1 = noise; velocity = noise − data; timestep = 1000 σ.
 """
@@ -17,32 +17,41 @@ SIGMA_MAX = np.float32(0.999)  # the released grid starts here, rounded to float
 
 
 def noisy(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The path x = (1 − σ) x0 + σ ε, with x0 = `latents` and ε = `noise` [B,C,T,H,W], σ = `sigma` [B] in [0,1]."""
+    """Return the point on the path x = (1 − σ) x0 + σ ε.
+
+    x0 -> `latents` and ε -> `noise`, both [B,C,T,H,W]; σ -> `sigma` [B] in [0,1].
+    """
     sigma = sigma.view(-1, *[1] * (latents.ndim - 1))
     return (1 - sigma) * latents + sigma * noise
 
 
 def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
-    """The velocity v = ε − x0: the derivative of `noisy` by σ, the same at every σ. Shape of `latents`."""
+    """Return the velocity v = ε − x0, the derivative of `noisy` by σ. It is the same at every σ.
+
+    x0 -> `latents` and ε -> `noise`, of one shape.
+    """
     return noise - latents
 
 
 def shift_sigma(u: Sigma, shift: float) -> Sigma:
-    """The shift σ = s u / (1 + (s − 1) u) moves uniform draws u in [0,1] towards noise for s > 1; keeps 0 and 1."""
+    """Shift u in [0,1] to σ = s u / (1 + (s − 1) u): towards noise for s > 1; keeps 0 and 1.
+
+    u -> `u`, s -> `shift`.
+    """
     return shift * u / (1 + (shift - 1) * u)
 
 
 def timestep_of(sigma: Tensor) -> Tensor:
-    """The timestep t = 1000 σ, what the time embedding takes; not rounded (the sampler's grid truncates)."""
+    """Return t = 1000 σ, the input of the time embedding; not rounded (the sampler's grid truncates)."""
     return NUM_TRAIN_TIMESTEPS * sigma
 
 
 def unshifted_sigmas(num_inference_steps: int) -> np.ndarray:
-    """Sigmas of the released grid before the shift, float32 [num_inference_steps], from 0.999 towards 0 (excluded)."""
+    """Return the released grid before the shift: float32 [num_inference_steps], from 0.999 towards 0 (excluded)."""
     return np.linspace(SIGMA_MAX, 0, num_inference_steps + 1)[:-1]
 
 
 def sigma_grid(num_inference_steps: int, shift: float) -> Tensor:
-    """The released sampling grid, float32 [num_inference_steps + 1], falling, the last one 0."""
+    """Return the released sampling grid: float32 [num_inference_steps + 1], decreasing, the last one is 0."""
     sigmas = shift_sigma(torch.from_numpy(unshifted_sigmas(num_inference_steps)), shift)
     return torch.cat([sigmas, sigmas.new_zeros(1)]).float()

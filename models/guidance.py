@@ -1,4 +1,4 @@
-"""DC-CFG, condition-decoupled classifier-free guidance: text and pose are strengthened apart.
+"""DC-CFG, condition-decoupled classifier-free guidance (Eq. 7 and 8): text and pose are guided separately.
 
 Branches: "conditional" (prompt and pose), "negative_text" (negative prompt, pose), "negative_pose" (prompt,
 perturbed pose).
@@ -20,13 +20,13 @@ BranchVelocity = Callable[[Tensor, Tensor, Branch], Tensor]
 
 
 def in_pose_guidance_interval(share: float, interval: tuple[float, float]) -> bool:
-    """Whether low < share < high, strictly. Released: share = i / n at step i of n, counted in steps and not in σ."""
+    """Return whether low < share < high, strictly. Released: share = i / n at step i of n, in steps and not in σ."""
     low, high = interval
     return low < share < high
 
 
 def needed_branches(guidance_scale: float, pose_guidance_scale: float, pose_guided: bool) -> list[Branch]:
-    """The branches whose velocity enters `guide`; one that would be multiplied by zero is left out."""
+    """Return the branches whose velocity enters `guide`; a branch with weight zero is not evaluated."""
     branches: list[Branch] = ["conditional"]
     if guidance_scale != 1:
         branches.append("negative_text")
@@ -38,8 +38,8 @@ def needed_branches(guidance_scale: float, pose_guidance_scale: float, pose_guid
 def guide(velocities: Mapping[Branch, Tensor], guidance_scale: float, pose_guidance_scale: float) -> Tensor:
     """Eq. 7 and 8: v = v_n + w_txt (v_c − v_n), and inside the interval + w_pose (v_c − v_p).
 
-    v_c, v_n, v_p -> `velocities` of "conditional", "negative_text", "negative_pose"; w_txt -> `guidance_scale`,
-    w_pose -> `pose_guidance_scale`. A branch that is absent adds nothing.
+    v_c, v_n, v_p -> `velocities` of "conditional", "negative_text", "negative_pose" [B,16,T,H,W]; w_txt ->
+    `guidance_scale`, w_pose -> `pose_guidance_scale`. A missing branch adds nothing.
     """
     v_c = velocities["conditional"]
     v = v_c
@@ -54,10 +54,10 @@ def guide(velocities: Mapping[Branch, Tensor], guidance_scale: float, pose_guida
 def branch_conditions(
     conditions: Conditions, negative_prompt_embeds: Tensor, negative_pose_latents: Tensor
 ) -> dict[Branch, Conditions]:
-    """What each branch is told, from the positive `conditions`; everything not named here stays positive.
+    """Build the conditions of each branch from the positive `conditions`. Members not named here stay positive.
 
-    negative_prompt_embeds [B,L,Dt]; negative_pose_latents [B,16,T,H,W]: the perturbed pose clip. Its first frame does
-    not become the pose reference, and the image feature of the first pose stays, as released.
+    negative_prompt_embeds [B,L,Dt]; negative_pose_latents [B,16,T,H,W]: the perturbed pose clip. As released, its first
+    frame does not become the pose reference, and the image feature of the first pose stays the positive one.
     """
     reference = conditions.reference_pose_latents
     return {
@@ -70,14 +70,17 @@ def branch_conditions(
     }
 
 
-def branch_velocity(transformer: Any, branches: Mapping[Branch, Conditions], remember: bool = True) -> BranchVelocity:
-    """A `SteadyDancerTransformer3DModel` as `denoise` calls it: (latents, timestep [B], branch) -> velocity.
+def branch_velocity(
+    transformer: Any, branches: Mapping[Branch, Conditions], use_step_memory: bool = True
+) -> BranchVelocity:
+    """Wrap a `SteadyDancerTransformer3DModel` for `denoise`: (latents, timestep [B], branch) -> velocity.
 
-    For one sampling loop. What does not depend on the step is computed at its first use (`step_memory`), with the same
-    bits as computing it again, which `remember=False` does. Each branch has its own context in diffusers' step caches.
+    Use it for one sampling loop. Values that do not depend on the step are computed at their first use and kept
+    (`step_memory`); `use_step_memory=False` computes them in every step, to the same bits. Each branch has its own
+    context in diffusers' step caches.
     """
-    memories = share_memory(branches) if remember else {}
-    reset_step_caches(transformer)  # no branch may be handed what a loop before this one left
+    memories = share_memory(branches) if use_step_memory else {}
+    reset_step_caches(transformer)  # entries of an earlier sampling loop must not be reused
 
     def velocity(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         with transformer.cache_context(branch):

@@ -1,4 +1,4 @@
-"""The image tower of open_clip as a diffusers component: it gives the tokens that cross-attention sees."""
+"""The image tower of open_clip as a diffusers component: it returns the tokens for cross-attention."""
 
 from typing import Any
 
@@ -29,14 +29,14 @@ _TOWER_NAMES = {
 
 
 class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
-    """open_clip's `VisionTransformer` (exact GELU), read before its last block. The defaults are ViT-H/14.
+    """open_clip's `VisionTransformer` (exact GELU), read before its last block. The defaults are those of ViT-H/14.
 
     Args:
         image_size: side of the square input in pixels.
         patch_size: side of a patch in pixels.
         width: width D of the tokens.
-        num_layers: blocks; the last one is kept for the checkpoint's sake and not evaluated.
-        num_heads: attention heads.
+        num_layers: number of blocks; the last one is stored, to match the checkpoint, but not evaluated.
+        num_heads: number of attention heads.
         mlp_ratio: width of the feed-forward layer / D.
     """
 
@@ -54,7 +54,7 @@ class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
         self.visual = _Tower(image_size, patch_size, width, num_layers, num_heads, mlp_ratio)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Output of block n−1 of n, without the final norm.
+        """Return the output of block n−1 of n, without the final norm.
 
         Args:
             pixel_values: [B, 3, image_size, image_size], normalised with CLIP's mean and standard deviation.
@@ -66,16 +66,16 @@ class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_clip_vision_model(cls, model: CLIPVisionModel) -> "OpenCLIPImageEncoder":
-        """The same tower out of transformers' `CLIPVisionModel`; ours gives its `hidden_states[-2]`.
+        """Convert transformers' `CLIPVisionModel` to this class; `forward` then returns its `hidden_states[-2]`.
 
         Raises:
-            ValueError: the model's activation or epsilon is not open_clip's.
+            ValueError: the model's activation or epsilon differs from open_clip's.
         """
         config = model.config
         if config.hidden_act != "gelu" or config.layer_norm_eps != 1e-5:
             raise ValueError(
-                f"The image encoder uses {config.hidden_act} and epsilon {config.layer_norm_eps}; "
-                "Wan's tower has gelu and 1e-5."
+                f"The image encoder has activation {config.hidden_act} and epsilon {config.layer_norm_eps}, Wan's has "
+                "gelu and 1e-5: give Wan's image encoder."
             )
         encoder = cls(
             image_size=config.image_size,
@@ -90,10 +90,10 @@ class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
 
 
 class _Tower(VisionTransformer):
-    # Offload and casts bring weights when a module is called: what holds some must be called, not only read.
+    # Offload and layerwise casting load weights when a module is called, so each module with weights must be called.
     def __init__(self, *sizes: Any) -> None:
         super().__init__(*sizes)
-        self.proj = None  # we need tokens, never the joint embedding with text
+        self.proj = None  # only tokens are needed, not the joint embedding with text
         for block in self.transformer.resblocks:
             block.attn = _SelfAttention(block.attn)
 
@@ -110,7 +110,7 @@ class _Tower(VisionTransformer):
 
 
 class _SelfAttention(nn.Module):
-    # torch's, with its weights under its names; but torch's reads the weights of `out_proj` and never calls it.
+    # As `nn.MultiheadAttention`, with the same weight names; that class reads the weights of `out_proj` uncalled.
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
@@ -125,7 +125,7 @@ class _SelfAttention(nn.Module):
 
 
 def _open_clip_state(model: CLIPVisionModel) -> dict[str, Tensor]:
-    """open_clip's keys; query, key and value of a layer become one packed projection."""
+    """Return the weights under open_clip's keys, with query, key and value of a layer packed into one projection."""
     source = {key.removeprefix("vision_model."): value for key, value in model.state_dict().items()}
     source.pop("embeddings.position_ids", None)
     state = {new: source.pop(old) for old, new in _TOWER_NAMES.items()}
@@ -137,5 +137,8 @@ def _open_clip_state(model: CLIPVisionModel) -> dict[str, Tensor]:
             for theirs, ours in _LAYER_NAMES.items():
                 state[f"{new}.{ours}.{kind}"] = source.pop(f"{old}.{theirs}.{kind}")
     if source:
-        raise ValueError(f"The image encoder has tensors that Wan's tower has not: {sorted(source)[:3]}")
+        raise ValueError(
+            f"The image encoder has tensors that Wan's does not have, such as {sorted(source)[:3]}: give Wan's image "
+            "encoder."
+        )
     return state

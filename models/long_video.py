@@ -1,12 +1,12 @@
-"""Videos of any length: windows of 81 frames that overlap, begin with related noise and are fused in every step.
+"""Long videos: overlapping windows of 81 frames that start from related noise and are fused in every step.
 
-The paper says no more than that. What stands in a later window's first frame is ours: **every window is a whole clip as
-the network was trained on them.** It opens with latent frame 0 of the video, the reference image, and goes on with
-`window_frames` − 1 frames of motion from wherever it stands. So its image condition is the trained one (the image under
-mask 1, then grey), its first latent frame is one picture and all others are four, its pose clip opens with the first
-pose, and the identity is anchored in the image anew in every window. What the network must bridge is the gap between
-the image and a pose that does not follow from it, for which its third training stage prepares it; it does so in frames
-where the window before it still outweighs it. Under a mask of zeros, the alternative, it was never trained.
+The paper specifies only this much. The first frame of a later window is our choice: **every window is a complete clip
+of the kind that the network was trained on.** It opens with latent frame 0 of the video, the reference image, followed
+by `window_frames` − 1 frames of motion from its own place in the video. Its image condition is therefore the trained
+one (the image under mask 1, then grey), its first latent frame is a single picture and all others hold four, its pose
+clip opens with the first pose, and every window takes the identity from the image. The network has to bridge the gap
+between the image and a pose that does not follow from it. Training stage 3 prepares it for this, and in the frames of
+the gap the window before still has the larger weight. The alternative, a mask of zeros, never occurs in training.
 
 Latent frame 0 is pixel frame 0; latent frame k ≥ 1 is pixel frames 4k−3 to 4k. A window of W latent frames holds
 latent frame 0 and W−1 latent frames of motion.
@@ -26,17 +26,17 @@ from .guidance import Branch, BranchVelocity
 from .pipeline_inputs import InputError
 
 WINDOW_FRAMES = 81
-WINDOW_OVERLAP = 20  # pixel frames: five latent ones to bridge the gap; a quarter of a window's motion is made twice
+WINDOW_OVERLAP = 20  # pixel frames: five latent frames to bridge the gap; a quarter of a window's motion is made twice
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of the video that the network sees at once: latent frames 0 and `start` … `stop` − 1.
+    """A part of the video that the network sees at once: latent frames 0 and `start` … `stop` − 1.
 
     Attributes:
         start: first latent frame of its motion, ≥ 1.
         stop: one after the last.
-        weights: float32 [1 + stop − start], its share in the fused velocity of each of its latent frames.
+        weights: float32 [1 + stop − start], the window's share of the fused velocity in each of its latent frames.
     """
 
     start: int
@@ -45,32 +45,32 @@ class Window:
 
     @property
     def latent_frames(self) -> Tensor:
-        """Indices of its latent frames, int64."""
+        """Indices of the window's latent frames, int64."""
         return torch.tensor([0, *range(self.start, self.stop)])
 
     @property
     def pixel_frames(self) -> list[int]:
-        """Indices of its pixel frames: 0, then four for each latent frame of motion."""
+        """Indices of the window's pixel frames: 0, then four for each latent frame of motion."""
         return [0, *range(4 * self.start - 3, 4 * self.stop - 3)]
 
 
 def plan_windows(
     num_frames: int, window_frames: int = WINDOW_FRAMES, window_overlap: int = WINDOW_OVERLAP
 ) -> list[Window]:
-    """Windows over `num_frames` pixel frames, as few as will do, all of full length and evenly spaced.
+    """Plan the fewest windows that cover `num_frames` pixel frames, all of full length and evenly spaced.
 
     Args:
         num_frames: 4k + 1.
         window_frames: 4k + 1; the network was trained at 81.
-        window_overlap: pixel frames that neighbours share at least, a multiple of 4 below `window_frames` − 1.
+        window_overlap: minimum number of pixel frames that neighbours share, a multiple of 4 below `window_frames` − 1.
 
     Returns:
-        Windows whose weights in each latent frame sum to 1 exactly. Where a window overlaps those before it, it rises
-        linearly from 1 / (n + 1) to n / (n + 1) over the n shared frames, and what they had falls by the same factor.
-        Latent frame 0 belongs to the first window alone: in the others it is seen and not moved.
+        Windows whose weights in each latent frame sum to exactly 1. Over the n frames that a window shares with earlier
+        ones, its weight w rises linearly from 1 / (n + 1) to n / (n + 1), and theirs are multiplied by 1 − w.
+        Latent frame 0 belongs to the first window; the others see it and do not change it.
 
     Raises:
-        InputError: (a ValueError) the sizes are not as they must be.
+        InputError: (a ValueError) `window_frames` or `window_overlap` is invalid.
     """
     if window_frames % 4 != 1 or window_frames < 5:
         raise InputError(f"window_frames must be 4k + 1 and at least 5, such as 81, not {window_frames}.")
@@ -90,7 +90,7 @@ def plan_windows(
         weights[:k, start : start + shared] *= 1 - rising
         weights[k, start : start + length] = 1
         weights[k, start : start + shared] = rising
-    # Multiples of 2⁻²⁰ add up without rounding; what cutting to them leaves over goes to the largest share.
+    # Multiples of 2⁻²⁰ add up without rounding; the largest weight takes the remainder.
     weights = (weights * 2**20).round() / 2**20
     weights[weights.argmax(dim=0), torch.arange(1 + num_motion)] += 1 - weights.sum(dim=0)
     return [
@@ -100,15 +100,15 @@ def plan_windows(
 
 
 def free_noise(noise: Tensor, windows: Sequence[Window], generator: torch.Generator | None) -> Tensor:
-    """FreeNoise: the noise of the first window, carried on over the others so that all of them see the same noise.
+    """Extend the noise of the first window to the whole video, as FreeNoise: all windows see the same noise.
 
-    The frames that a window adds to the one before take the noise of those that it leaves behind, shuffled. So each
-    window holds a permutation of the first one's noise, and frames a window apart are not alike in order.
+    The frames that a window adds take the noise of the frames that it leaves behind, shuffled. So each window holds a
+    permutation of the first window's noise, and frames one window apart are not in the same order.
 
     Args:
         noise: [B,16,W,h,w] of the first window.
-        windows: as planned.
-        generator: shuffles; with one window it is not asked.
+        windows: from `plan_windows`.
+        generator: draws the permutations; not used with one window.
 
     Returns:
         [B,16,T,h,w] for the whole video; the first W frames are `noise`.
@@ -122,19 +122,20 @@ def free_noise(noise: Tensor, windows: Sequence[Window], generator: torch.Genera
 
 
 def window_key(branch: Branch, index: int) -> Any:
-    """What a branch of guidance is called in window `index`; the first one's keep their names."""
+    """Return the name of a guidance branch in window `index`; in the first window, the branch's own name."""
     return f"{branch} of window {index}" if index else branch
 
 
 class FusedVelocity:
-    """The velocity of a long video: each window's own, v_k, fused by linear weights, v = Σ_k w_k v_k.
+    """The velocity of a long video: v = Σ_k w_k v_k, the sum of the windows' velocities with linear weights.
 
-    It is asked in every step of `denoise`, so that the windows grow together from the first step on. Guidance is linear
-    in the branches' velocities, so that fusing before guiding is the same as after.
+    v_k -> `velocity` of window k, w_k -> `Window.weights`. Fusing in every step of `denoise` keeps the windows
+    consistent from the first step. Guidance is linear in the branches' velocities, so fusing before or after guiding is
+    the same.
 
     Args:
-        velocity: (latents, timestep, key) -> velocity of one window, with keys of `window_key`.
-        windows: as planned.
+        velocity: (latents, timestep, key) -> velocity of one window, with keys from `window_key`.
+        windows: from `plan_windows`.
     """
 
     def __init__(self, velocity: BranchVelocity, windows: Sequence[Window]) -> None:
@@ -142,7 +143,7 @@ class FusedVelocity:
         self._windows = windows
 
     def __call__(self, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
-        """The video's latents [B,16,T,H,W] -> float32 of the same shape."""
+        """Return the fused velocity, float32, for the video's latents [B,16,T,H,W]."""
         fused = torch.zeros_like(latents, dtype=torch.float32)
         for index, window in enumerate(self._windows):
             frames = window.latent_frames.to(latents.device)

@@ -1,6 +1,6 @@
-"""What a render is worth, measured without any pretrained weights.
+"""Quality metrics of a render that need no pretrained weights.
 
-Clips are uint8 RGB [F, H, W, 3]. PSNR and SSIM are taken frame by frame on [0, 1] with torchmetrics.
+Clips are uint8 RGB [F, H, W, 3]. PSNR and SSIM are computed frame by frame on [0, 1] with torchmetrics.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..datasets.arrays import Frames
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-START_STEPS = 8  # a jump at the start is looked for in the first eight steps from frame to frame
+START_STEPS = 8  # `start_gap_jump` searches the first eight steps from frame to frame
 _BATCH = 8  # frames at once: eleven-tap windows over a whole clip would fill the memory
 
 
 def psnr(frames: Frames, truth: Frames) -> float:
-    """Mean over frames of 20 log10(1 / √mse) in dB; infinite where frames are equal.
+    """Return the mean over frames of 20 log10(1 / √mse) in dB; infinite if all frames are equal.
 
     Raises:
         ValueError: the clips differ in shape.
@@ -39,7 +39,7 @@ def psnr(frames: Frames, truth: Frames) -> float:
 
 
 def ssim(frames: Frames, truth: Frames) -> float:
-    """Mean over frames of the structural similarity: Gaussian window 11 × 11, σ 1.5. At most 1.
+    """Return the mean over frames of the structural similarity (at most 1): Gaussian window 11 × 11, σ 1.5.
 
     Raises:
         ValueError: the clips differ in shape, or are smaller than the window.
@@ -55,14 +55,14 @@ def ssim(frames: Frames, truth: Frames) -> float:
 
 
 def first_frame_psnr(frames: Frames, reference: Frames) -> float:
-    """PSNR in dB of frame 0 against the reference image [H, W, 3]: how well the person's picture is kept."""
+    """Return the PSNR in dB of frame 0 against the reference image [H, W, 3]: how well it is preserved."""
     return psnr(frames[:1], reference[None])
 
 
 def autoencoder_ceiling(vae: AutoencoderKLWan, reference: Frames) -> float:
-    """PSNR in dB of the reference image [H, W, 3] through the autoencoder and back.
+    """Return the PSNR in dB of the reference image [H, W, 3] after encoding and decoding by the autoencoder.
 
-    No render comes nearer to its reference than the autoencoder lets it: read `first_frame_psnr` beside this.
+    It is the upper limit of `first_frame_psnr` for any render: compare the two.
     """
     from .encoders import decode_latents, encode_video
 
@@ -70,17 +70,17 @@ def autoencoder_ceiling(vae: AutoencoderKLWan, reference: Frames) -> float:
 
 
 def temporal_flickering(frames: Frames) -> float | None:
-    """(255 − mean |f_i − f_{i+1}|) / 255 in [0, 1], 1 for a still clip (as in VBench); None for a single frame."""
+    """Return (255 − mean |f_i − f_{i+1}|) / 255 in [0, 1], as VBench: 1 for a still clip; None for one frame."""
     if len(frames) < 2:
         return None
     return float((255 - np.mean([np.abs(step).mean() for step in _steps(frames)])) / 255)
 
 
 def start_gap_jump(frames: Frames) -> float | None:
-    """The largest of the first eight steps between frames over the median of the later ones, ‖f_{t+1} − f_t‖ each.
+    """Return the largest of the first eight steps ‖f_{t+1} − f_t‖ over the median of the later ones.
 
-    1 is an even motion; large values are a jump from the reference into the driven motion. None if the clip has no
-    later steps, or if nothing moves in them.
+    1 is an even motion; a large value is a jump from the reference into the driven motion. None if the clip has no
+    later steps, or no motion in them.
     """
     lengths = np.array([np.sqrt((step**2).mean()) for step in _steps(frames)])
     if len(lengths) <= START_STEPS:
@@ -95,7 +95,9 @@ def _steps(frames: Frames) -> Iterator[NDArray[np.float32]]:
 
 def _check_same_shape(frames: Frames, truth: Frames) -> None:
     if frames.shape != truth.shape:
-        raise ValueError(f"A clip of shape {frames.shape} cannot be compared with one of {truth.shape}.")
+        raise ValueError(
+            f"A clip of shape {frames.shape} cannot be compared with one of shape {truth.shape}: resize or cut one."
+        )
 
 
 def _batches(frames: Frames, truth: Frames) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,8 +1,8 @@
-"""What each training stage minimises.
+"""Training objectives of the three stages.
 
-An objective maps (velocity, batch) to loss terms; key "loss" is what is minimised, the others are for the log.
-Stage 1 and stage 3 share `action_supervision` (stage 3 changes the pose, not the loss), stage 2 takes
-`condition_decoupled_distillation`. Random draws (noise, sigma, dropouts) come with the batch.
+An objective maps (velocity, batch) to loss terms: "loss" is minimised, the others are logged. Stages 1 and 3 share
+`action_supervision` (stage 3 changes the pose, not the loss); stage 2 uses `condition_decoupled_distillation`. The
+batch contains all random draws (noise, sigma, dropouts).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .flow_matching import noisy, shift_sigma, timestep_of, velocity_target
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """One step's samples with every random draw already made.
+    """Samples of one training step, with all random draws.
 
-    latents, noise [B,16,T,H,W] float32; conditions (after dropout); null: what stands for no pose and no text;
+    latents, noise [B,16,T,H,W] float32; conditions, after dropout; null: the conditions of no pose and no text;
     sigma [B] in [0,1].
     """
 
@@ -35,7 +35,7 @@ class TrainingBatch:
     sigma: Tensor
 
     def to(self, device: torch.device | str) -> TrainingBatch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return TrainingBatch(
             self.latents.to(device),
             self.conditions.to(device),
@@ -49,7 +49,7 @@ class Velocity(Protocol):
     """A network seen as a velocity field."""
 
     def __call__(self, noisy_latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
-        """Velocity [B,16,T,H,W] at `noisy_latents` [B,16,T,H,W] and `timestep` [B] = 1000 σ."""
+        """Return the velocity [B,16,T,H,W] at `noisy_latents` [B,16,T,H,W] and `timestep` [B] = 1000 σ."""
 
 
 Objective = Callable[[Velocity, TrainingBatch], dict[str, Tensor]]
@@ -57,22 +57,22 @@ LossWeight = Callable[[Tensor], Tensor]
 
 
 def steadydancer_velocity(model: nn.Module, alignment_seeds: Sequence[int] | None = None) -> Velocity:
-    """A `SteadyDancerTransformer3DModel`, or an engine wrapped around one, as a velocity field.
+    """Wrap a `SteadyDancerTransformer3DModel`, or an engine around one, as a velocity field.
 
-    `alignment_seeds`, one a sample, say what the alignment unit leaves out if it trains with dropout.
+    `alignment_seeds`, one per sample, determine the dropout of the alignment unit if it trains with dropout.
     """
 
     def velocity(noisy_latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
-        told = conditions.model_arguments()
-        return model(noisy_latents, timestep, **told, alignment_seeds=alignment_seeds, return_dict=False)[0]
+        arguments = conditions.model_arguments()
+        return model(noisy_latents, timestep, **arguments, alignment_seeds=alignment_seeds, return_dict=False)[0]
 
     return velocity
 
 
 def wan_velocity(base: WanTransformer3DModel) -> Velocity:
-    """A plain image-to-video Wan (36 channels, T frames, features of the image only) as a velocity field.
+    """Wrap a plain image-to-video Wan (36 channels, T frames, features of the image only) as a velocity field.
 
-    It never sees the pose, whatever the conditions hold.
+    It ignores the pose in the conditions.
     """
 
     def velocity(noisy_latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
@@ -89,9 +89,10 @@ def wan_velocity(base: WanTransformer3DModel) -> Velocity:
 
 
 def action_supervision(weight: LossWeight = torch.ones_like) -> Objective:
-    """Fidelity, mean |v(x_t, t, c) − (ε − x0)|²: the network learns to move the image as the pose says.
+    """Return the objective of stages 1 and 3: L_fidelity = mean |v(x_t, t, c) − (ε − x0)|².
 
-    `weight` maps sigma [B] to the loss weight of each sample [B]. Terms: loss, fidelity.
+    v -> `velocity`, x_t -> `noisy` of the batch, t -> `timestep_of(sigma)`, c -> `conditions`, ε -> `noise`, x0 ->
+    `latents`. `weight` maps sigma [B] to the loss weight of each sample [B]. Terms: loss, fidelity.
     """
 
     def objective(velocity: Velocity, batch: TrainingBatch) -> dict[str, Tensor]:
@@ -111,13 +112,14 @@ def condition_decoupled_distillation(
 ) -> Objective:
     """Eq. 6: L = L_fidelity + λ L_distill, L_distill = mean |v_u,teacher(x_t, t) − v_u,student(x_t, t)|².
 
-    The student follows the pose where it is given (v_c against the data) and stays the frozen `teacher` where it is
-    not (v_u: null pose, same x_t, t and image). λ -> `distillation_weight`; `unconditional_text` says whether
-    v_u keeps the sample's text or takes the empty prompt, in both networks. Terms: loss, fidelity, distillation.
+    λ -> `distillation_weight`, v_u,teacher -> `teacher`, v_u,student -> the objective's `velocity`; v_u is a velocity
+    without pose: null pose, same x_t, t and image. L_fidelity, with the pose, is that of `action_supervision`. So the
+    student follows the pose if there is one and stays the frozen teacher if there is none. `unconditional_text` selects
+    the text of v_u in both networks: the sample's, or the empty prompt. Terms: loss, fidelity, distillation.
 
     `decoupled=False` is the paper's ablation "normal distillation", L_distill = mean |v_teacher(x_t, t) −
-    v_student(x_t, t, c)|²: the student is held to the teacher, who never sees the pose, where it follows the pose
-    itself, so that the two terms pull apart (the paper reports a collapse). `unconditional_text` is then not read.
+    v_student(x_t, t, c)|²: the student with pose has to match the teacher, which never sees the pose, so the two terms
+    conflict (the paper reports a collapse). `unconditional_text` is not used then.
     """
 
     def objective(velocity: Velocity, batch: TrainingBatch) -> dict[str, Tensor]:
@@ -128,9 +130,9 @@ def condition_decoupled_distillation(
         with torch.no_grad():
             target = teacher(latents, timestep, unconditional)
         predicted = velocity(latents, timestep, batch.conditions)
-        held = velocity(latents, timestep, unconditional) if decoupled else predicted
+        distilled = velocity(latents, timestep, unconditional) if decoupled else predicted
         fidelity = _fidelity(predicted, batch, weight)
-        distillation = _weighted_mse(held, target, weight(batch.sigma))
+        distillation = _weighted_mse(distilled, target, weight(batch.sigma))
         return {
             "loss": fidelity + distillation_weight * distillation,
             "fidelity": fidelity.detach(),
@@ -141,10 +143,10 @@ def condition_decoupled_distillation(
 
 
 def gaussian_weight(shift: float = 5.0) -> LossWeight:
-    """The weight w(t) = exp(−2 ((t − 500) / 1000)²), lowered so that its least value is 0 and scaled to mean 1.
+    """Return the weight w(t) = exp(−2 ((t − 500) / 1000)²), lowered to a minimum of 0 and scaled to mean 1.
 
-    As DiffSynth-Studio trains Wan: least value and mean are taken over 1000 sigmas spaced evenly before the `shift`,
-    so middle times weigh most and pure noise nothing. A unit mean keeps the learning rate's meaning.
+    As DiffSynth-Studio trains Wan: minimum and mean are taken over 1000 sigmas, evenly spaced before the `shift`, so
+    middle times weigh most and pure noise nothing. The unit mean preserves the scale of the learning rate.
     """
     grid = shift_sigma(torch.linspace(1, 0, 1001, dtype=torch.float64)[:-1], shift)
     lowest = _bell(grid).min().item()
@@ -153,10 +155,10 @@ def gaussian_weight(shift: float = 5.0) -> LossWeight:
 
 
 def simulate_first_latent_motion(pose_latents: Tensor, target: Tensor) -> Tensor:
-    """Pose simulation in latent frames: z̃1 = z0 + (z_T* − z0) / T*; all other frames stay.
+    """Simulate a start gap in latent frames: z̃1 = z0 + (z_T* − z0) / T*; all other frames are unchanged.
 
-    pose_latents [B,16,T,H,W]; `target` T* int64 [B] in 1..T-1, where 1 leaves the sample as it is. The first step then
-    has the pace of a larger movement, as when a driving video does not start at the reference image's pose.
+    z -> `pose_latents` [B,16,T,H,W]; T* -> `target` int64 [B] in 1..T-1, where 1 leaves the sample unchanged. The first
+    step then has the pace of a larger movement, as if the driving video did not start at the reference image's pose.
     """
     first = pose_latents[:, :, 0]
     aimed = pose_latents[torch.arange(len(pose_latents)), :, target]
@@ -174,6 +176,6 @@ def _fidelity(predicted: Tensor, batch: TrainingBatch, weight: LossWeight) -> Te
 
 
 def _weighted_mse(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    # Mean per sample first: the mean over samples is then the same however they are spread over ranks.
+    # Average per sample first, so that the mean over samples does not depend on their distribution over ranks.
     squared = (predicted.float() - target.float()).square().flatten(1).mean(1)
     return (weight * squared).mean()

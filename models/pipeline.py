@@ -1,4 +1,4 @@
-"""SteadyDancer as a diffusers pipeline: an image, a motion and a prompt make a video."""
+"""SteadyDancer as a diffusers pipeline: make a video from an image, a motion and a prompt."""
 
 import inspect
 import json
@@ -31,17 +31,16 @@ from .encoders import decode_chunks, encode_image_condition, encode_video, to_fr
 from .guidance import BranchVelocity, branch_conditions, branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
 from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, Window, free_noise, plan_windows, window_key
+from .negative_pose import Perturbation, negative_motion
 from .pipeline_inputs import (
     Clip,
     DrivingVideo,
     InputError,
     OnMissingReference,
-    Perturbation,
     as_motion,
     as_reference,
     draw_motion,
     frames_of,
-    negative_motion,
     num_frames_of,
     prepare_motion,
     video_size,
@@ -56,7 +55,7 @@ Frames = NDArray[np.uint8]
 Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 OUTPUT_TYPES = ("np", "uint8", "pil", "latent")
-# Wan's own setting for image to video; a pipeline may be saved with another.
+# Wan's own default for image to video; a pipeline may be saved with another one.
 WAN_NEGATIVE_PROMPT = (
     "镜头晃动，色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"
     "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
@@ -66,10 +65,10 @@ WAN_NEGATIVE_PROMPT = (
 
 @dataclass
 class SteadyDancerOutput(BaseOutput):
-    """`frames[k]` is video k of n.
+    """Videos of a call: `frames[k]` is video k of n.
 
     Attributes:
-        frames: [n, F, H, W, 3], float32 in [0, 1] for "np" and bytes for "uint8"; a list of n lists of F images for
+        frames: [n, F, H, W, 3], float32 in [0, 1] for "np" and uint8 for "uint8"; a list of n lists of F images for
             "pil"; normalised latents [n, 16, T, h, w] for "latent".
     """
 
@@ -77,22 +76,24 @@ class SteadyDancerOutput(BaseOutput):
 
 
 class SteadyDancerPipeline(DiffusionPipeline):
-    """Animates the person of an image by a motion. Components are diffusers' and transformers', but the transformer.
+    """Pipeline that animates the person of an image with a motion.
+
+    All components except the transformer and the image encoder are classes of diffusers and transformers.
 
     Args:
         transformer: the network.
         vae: Wan's autoencoder, float32.
-        text_encoder: UMT5; None where every call gives `prompt_embeds` and `negative_prompt_embeds`.
-        tokenizer: its tokenizer.
-        image_encoder: open_clip's tower; transformers' `CLIPVisionModel` is converted.
-        scheduler: holds the shift of the sigmas; the released grid is made from it.
-        negative_prompt: used where a call gives none.
+        text_encoder: UMT5; None if every call gives `prompt_embeds` and `negative_prompt_embeds`.
+        tokenizer: the tokenizer of the text encoder.
+        image_encoder: open_clip's image tower; transformers' `CLIPVisionModel` is converted.
+        scheduler: holds the shift of the sigmas; the released grid is computed from it.
+        negative_prompt: default of the calls.
 
     Raises:
-        ValueError: the transformer is another one, such as plain Wan's.
+        ValueError: the transformer is not a SteadyDancer, for example a plain Wan.
     """
 
-    # Set by `register_modules`; diffusers' own types are not visible to a type checker.
+    # Set by `register_modules`; a type checker does not see diffusers' own types.
     transformer: Any
     vae: Any
     text_encoder: Any
@@ -106,7 +107,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
     _num_timesteps: Any = 0
     _current_timestep: Any = None
     _interrupt: Any = False
-    _driven: Any = None  # how the driving video of the last call was aligned, for its record
+    _driving_poses: Any = None  # alignment of the last call's driving video, for the record
     model_cpu_offload_seq: Any = "text_encoder->image_encoder->transformer->vae"
 
     def __init__(
@@ -121,7 +122,10 @@ class SteadyDancerPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         if not isinstance(transformer, SteadyDancerTransformer3DModel):
-            raise ValueError(f"A {type(transformer).__name__} is not a SteadyDancer; `from_wan` begins one from Wan's.")
+            raise ValueError(
+                f"transformer must be a SteadyDancerTransformer3DModel, not {type(transformer).__name__}: `from_wan` "
+                "starts one from a plain Wan."
+            )
         if isinstance(image_encoder, CLIPVisionModel):
             image_encoder = OpenCLIPImageEncoder.from_clip_vision_model(image_encoder)
         self.register_modules(
@@ -138,15 +142,16 @@ class SteadyDancerPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> "SteadyDancerPipeline":
-        """`DiffusionPipeline.from_pretrained` of a pipeline's folder or hub id, with the autoencoder in float32.
+        """Load a pipeline from a folder or hub id, with the autoencoder in float32.
 
         Args:
             pretrained_model_name_or_path: folder or hub id, in diffusers' layout or the release's own.
-            kwargs: diffusers' own, such as `dtype` or `torch_dtype` (one, or one by part), and parts to take instead
-                of those stored. A `CLIPVisionModel` is fitted to our image encoder.
+            kwargs: those of `DiffusionPipeline.from_pretrained`, such as `dtype` or `torch_dtype` (one, or one per
+                component), and components to use instead of the stored ones. A `CLIPVisionModel` is converted.
 
         Raises:
-            ComponentsError: a part is missing, or the transformer is another model; nothing has been loaded then.
+            ComponentsError: a component is missing, or the transformer is another model. Raised before anything is
+                loaded.
         """
         needed = [name for name in NAMES if name not in kwargs]
         folder = resolve_folder(str(pretrained_model_name_or_path), needed)
@@ -159,7 +164,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """w_txt of Eq. 7 of the current call; a callback may set `_guidance_scale` for the steps that follow."""
+        """w_txt of Eq. 7 of the current call; a callback may set `_guidance_scale` for the next steps."""
         return float(self._guidance_scale)
 
     @property
@@ -169,18 +174,18 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Denoising steps of the current call."""
+        """Number of denoising steps of the current call."""
         return int(self._num_timesteps)
 
     @property
     def current_timestep(self) -> Tensor | None:
-        """Timestep of the step that runs; None outside of sampling. diffusers' step caches ask for it."""
+        """Timestep of the current step, for diffusers' step caches; None outside of sampling."""
         timestep: Tensor | None = self._current_timestep
         return timestep
 
     @property
     def interrupt(self) -> bool:
-        """Whether sampling ends after this step; set `_interrupt` in a callback. The latents so far are decoded."""
+        """Whether sampling stops after this step: set `_interrupt` in a callback. The current latents are decoded."""
         return bool(self._interrupt)
 
     def check_inputs(
@@ -197,10 +202,10 @@ class SteadyDancerPipeline(DiffusionPipeline):
         negative_prompt_embeds: Tensor | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> None:
-        """Check the numbers, words and combinations of a call before anything is computed.
+        """Check numbers, options and combinations of a call before anything is computed.
 
         Raises:
-            InputError: one of them is out of its range, or two exclude each other.
+            InputError: an argument is out of range, or two arguments exclude each other.
         """
         if num_frames is not None and (num_frames < 1 or num_frames % 4 != 1):
             near = max(1, num_frames // 4 * 4 + 1)
@@ -246,14 +251,14 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """Encode the prompt and the negative prompt, each cut to its own number of tokens.
 
         Args:
-            prompt: what happens.
-            negative_prompt: what should not; None takes the pipeline's own.
-            prompt_embeds: taken instead of `prompt`.
-            negative_prompt_embeds: taken instead of `negative_prompt`.
+            prompt: what the video should show.
+            negative_prompt: what it should not show; None takes the pipeline's default.
+            prompt_embeds: used instead of `prompt`.
+            negative_prompt_embeds: used instead of `negative_prompt`.
 
         Returns:
-            (prompt_embeds, negative_prompt_embeds), each [1, L, Dt]. Two prompts are encoded in one batch; give both
-            embeddings, or neither, for the same bits.
+            (prompt_embeds, negative_prompt_embeds), each [1, L, Dt]. Two prompts are encoded in one batch: for the same
+            bits, give both embeddings or neither.
         """
         negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
         texts = [
@@ -270,7 +275,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         return prompt_embeds.to(device), negative_prompt_embeds.to(device)
 
     def encode_image(self, image: Frames) -> Tensor:
-        """Encode the reference image [H, W, 3] by CLIP: [1, 257, D]."""
+        """Encode the reference image [H, W, 3] with CLIP: [1, 257, D]."""
         return encoders.encode_image(self.image_encoder, image)[None].to(self._execution_device)
 
     def encode_pose(
@@ -283,21 +288,21 @@ class SteadyDancerPipeline(DiffusionPipeline):
         width: int,
         drawing_area_px: int = RELEASED_DRAWING_AREA_PX,
     ) -> tuple[list[Tensor], Tensor, list[list[Tensor]]]:
-        """Draw and encode the motion and what to steer away from. Drawn frames are held for one window at a time.
+        """Draw and encode the motion and the negative motion, one window at a time to bound the memory of drawn frames.
 
         Args:
-            motion: as from `prepare_motion`.
-            negatives: from `prepare_negative_motion`, one for each video or one for all.
-            image: the reference, whose size the pose is drawn at.
-            windows: as planned over the frames of `motion`.
+            motion: from `prepare_motion`.
+            negatives: from `prepare_negative_motion`, one per video or one for all.
+            image: the reference image; the pose is drawn at its size.
+            windows: from `plan_windows`, over the frames of `motion`.
             height: of the video.
             width: of the video.
             drawing_area_px: as in a call.
 
         Returns:
             (pose_latents [1, 16, T, h, w] of each window, pose_image_embeds [1, 257, D] of the first pose frame,
-            negative_pose_latents of each window of each entry of `negatives`). Where the pose does not guide, the
-            negative latents are the positive ones.
+            negative_pose_latents of each window of each entry of `negatives`). Without pose guidance, the negative
+            latents are the positive ones.
         """
         device = self._execution_device
         pose_latents: list[Tensor] = []
@@ -331,15 +336,15 @@ class SteadyDancerPipeline(DiffusionPipeline):
         generator: Generators = None,
         latents: Tensor | None = None,
     ) -> Tensor:
-        """Draw the noise of every video, [n, 16, T, h, w] float32; that of a long one is carried on by `free_noise`.
+        """Draw the noise of every video, [n, 16, T, h, w] float32; for a long video, extended by `free_noise`.
 
         Args:
             num_videos: n.
-            windows: as planned.
+            windows: from `plan_windows`.
             height: of the video.
             width: of the video.
-            generator: one for each video, or one that draws for all of them in turn.
-            latents: noise that is taken as it is.
+            generator: one per video, or one that draws for all of them in turn.
+            latents: noise to use instead.
 
         Raises:
             InputError: `latents` have another shape.
@@ -349,7 +354,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         if latents is not None:
             shape = (num_videos, 16, windows[-1].stop, *grid)
             if latents.shape != shape:
-                raise InputError(f"latents must be {[*shape]} for these videos, not {[*latents.shape]}.")
+                raise InputError(f"latents must have shape {[*shape]} for these videos, not {[*latents.shape]}.")
             return latents.to(device, torch.float32)
         shape = (1, 16, len(windows[0].weights), *grid)
         generators = generator if isinstance(generator, list) else [generator] * num_videos
@@ -358,7 +363,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         return torch.cat([free_noise(first, windows, each) for first, each in longer])
 
     def prepare_image_latents(self, image: Frames, num_frames: int, height: int, width: int) -> Tensor:
-        """Encode the image followed by grey frames, behind its mask: [1, 20, T, h, w]."""
+        """Encode the image followed by grey frames, with its mask before it: [1, 20, T, h, w]."""
         latents = encode_image_condition(self.vae, image, num_frames, height, width)
         return with_frame_mask(latents[None]).to(self._execution_device)
 
@@ -371,9 +376,9 @@ class SteadyDancerPipeline(DiffusionPipeline):
         pose_guidance_scale: float,
         negative_pose_shift: bool = False,
     ) -> list[Any]:
-        """What the pose guidance steers away from: a `Perturbation` for each video, or one motion for all.
+        """Return what the pose guidance steers away from: a `Perturbation` per video, or one motion for all.
 
-        None stands for nothing: the pose does not guide.
+        Without pose guidance, returns [None].
         """
         if pose_guidance_scale == 0:
             return [None]
@@ -401,16 +406,16 @@ class SteadyDancerPipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Tensor:
-        """Denoise `latents` [n, 16, T, h, w] under the conditions: float32 of the same shape.
+        """Denoise `latents` [n, 16, T, h, w] under the conditions; returns float32 of the same shape.
 
-        Each video is evaluated on its own in every step, so it has the bits of a call that makes it alone.
+        Each video is evaluated separately in every step, so it has the same bits as a call that makes it alone.
 
         Args:
             latents: noise.
-            conditions: the positive ones of each window, of batch 1.
+            conditions: the positive conditions of each window, with batch size 1.
             negative_prompt_embeds: [1, L, Dt].
-            negative_pose_latents: [1, 16, T, h, w] of each window, of each video or of all.
-            windows: needed where there are several conditions.
+            negative_pose_latents: [1, 16, T, h, w] of each window, for each video or one for all.
+            windows: required with several conditions.
             num_inference_steps: as in a call.
             flow_shift: as in a call.
             guidance_scale: as in a call.
@@ -448,8 +453,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
                         "prompt_embeds": prompt_embeds,
                         "negative_prompt_embeds": negative_prompt_embeds,
                     }
-                    asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    tensors |= callback_on_step_end(self, step, timestep, asked) or {}
+                    callback_kwargs = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    tensors |= callback_on_step_end(self, step, timestep, callback_kwargs) or {}
                     latents = tensors["latents"].to(latents)
                     changed = (tensors["prompt_embeds"], tensors["negative_prompt_embeds"])
                     if changed[0] is not prompt_embeds or changed[1] is not negative_prompt_embeds:
@@ -474,38 +479,38 @@ class SteadyDancerPipeline(DiffusionPipeline):
         windows: Sequence[Window],
         num_videos: int,
     ) -> BranchVelocity:
-        """The transformer under every branch's conditions, as `denoise` evaluates it: windows fused, videos stacked."""
+        """Wrap the transformer and the conditions of all branches for `denoise`: windows fused, videos stacked."""
         branches: dict[Any, Conditions] = {}
         for video in range(num_videos):
             negative = negative_pose_latents[video % len(negative_pose_latents)]
             for index, (positive, negative_latents) in enumerate(zip(conditions, negative, strict=True)):
-                told = branch_conditions(positive, negative_prompt_embeds, negative_latents)
-                branches |= {_video_key(window_key(branch, index), video): each for branch, each in told.items()}
+                by_branch = branch_conditions(positive, negative_prompt_embeds, negative_latents)
+                branches |= {_video_key(window_key(branch, index), video): each for branch, each in by_branch.items()}
         velocity = branch_velocity(self.transformer, branches)
 
-        def of_video(video: int) -> BranchVelocity:
-            def of_window(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
+        def video_velocity(video: int) -> BranchVelocity:
+            def window_velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
                 return velocity(latents, timestep, _video_key(branch, video))
 
-            return of_window if len(conditions) == 1 else FusedVelocity(of_window, windows)
+            return window_velocity if len(conditions) == 1 else FusedVelocity(window_velocity, windows)
 
-        videos = [of_video(video) for video in range(num_videos)]
+        videos = [video_velocity(video) for video in range(num_videos)]
 
-        def of_all(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
-            each = zip(videos, latents.split(1), timestep.split(1), strict=True)
-            return torch.cat([of_one(noisy, time, branch) for of_one, noisy, time in each])
+        def batch_velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
+            samples = zip(videos, latents.split(1), timestep.split(1), strict=True)
+            return torch.cat([velocity_of(noisy, time, branch) for velocity_of, noisy, time in samples])
 
-        return of_all
+        return batch_velocity
 
     def decode_latents(self, latents: Tensor, output_type: str = "np") -> Any:
-        """Decode latents [n, 16, T, h, w] to frames as `SteadyDancerOutput` has them."""
+        """Decode latents [n, 16, T, h, w] to frames of the given type, see `SteadyDancerOutput`."""
         if output_type == "latent":
             return latents
         videos = [self._decode(each, output_type) for each in latents]
         return videos if output_type == "pil" else np.stack(videos)
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
-        """One video of latents [16, T, h, w]."""
+        """Decode the latents [16, T, h, w] of one video."""
         pieces = decode_chunks(self.vae, latents)
         if output_type == "np":
             return np.concatenate([((pixels + 1) / 2).permute(1, 2, 3, 0).cpu().numpy() for pixels in pieces])
@@ -552,58 +557,59 @@ class SteadyDancerPipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> SteadyDancerOutput | tuple[Any]:
-        """Make a video whose first frame is the image and whose motion is the pose's.
+        """Make a video whose first frame is the image and whose motion is that of the pose.
 
         Args:
-            image: the person, uint8 RGB [H, W, 3] or PIL, at least 32 px a side. One of PIL is taken as viewers show
-                it: by its orientation and profile, transparency on white.
+            image: the person, uint8 RGB [H, W, 3] or PIL, at least 32 px a side. A PIL image is converted as viewers
+                show it, with its orientation and profile and with transparency on white.
             pose_video: the motion, already aligned to the image: keypoints of one person or a list of several people's,
-                the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL). Or give `driving_video`.
-            prompt: what happens.
-            negative_prompt: what should not; None takes the pipeline's own.
-            driving_video: frames of somebody moving, or a file, which is read as `steadydancer render` reads it. Poses
-                are found by `pose_estimator` and aligned to the image from the first frame that shows the person
-                whole; the frames before it hold that pose.
-            driving_fps: resample a file to this rate; None takes each of its frames.
-            pose_estimator: as from `open_pose_estimator`; needed with `driving_video` only, and looks at both.
-            main_person_only: of several people in `driving_video`, take the main one only, as released.
-            on_missing_reference: where the image shows no neck and limb to align to, "keep" the pose of
-                `driving_video` as it is and log a warning, or "raise".
-            negative_pose_video: the pose to steer away from. None: keypoints are perturbed as in the release, and
-                drawn frames are stretched alike.
-            height: of the video, a multiple of 16; None with `width` None follows the release's size rule.
+                the main one first, or drawn frames (uint8 [F, h, w, 3] or PIL). Give this or `driving_video`.
+            prompt: what the video should show.
+            negative_prompt: what it should not show; None takes the pipeline's default.
+            driving_video: frames of a moving person, or a file, which is read as `steadydancer render` reads it.
+                `pose_estimator` estimates the poses, and they are aligned to the image from the first frame that shows
+                the whole person; the frames before it hold that pose.
+            driving_fps: resample a file to this rate; None takes all of its frames.
+            pose_estimator: such as from `open_pose_estimator`; required with `driving_video`, and applied to it and to
+                the image.
+            main_person_only: of several people in `driving_video`, use the main one only, as released.
+            on_missing_reference: if the image shows no neck and limb to align to, "keep" the pose of `driving_video`
+                unchanged and log a warning, or "raise".
+            negative_pose_video: the pose to steer away from. None: keypoints are perturbed as in the release, and drawn
+                frames are stretched accordingly.
+            height: of the video, a multiple of 16; None for both `height` and `width` follows the release's size rule.
             width: as `height`.
             max_area_px: area for the size rule.
-            drawing_area_px: keypoints are drawn at twice its size, see `draw_pose_condition`.
+            drawing_area_px: keypoints are drawn at twice the size of this area, see `draw_pose_condition`.
             num_frames: F = 4k + 1; the first F frames of the motion are used. None: as many as it has.
-            window_frames: longer videos are made in windows of so many frames, see `long_video`.
-            window_overlap: frames that neighbouring windows share at least, a multiple of 4.
-            num_inference_steps: steps from noise to data.
-            flow_shift: of the sigmas; None takes the scheduler's. 3.0 is released for 480p areas.
-            guidance_scale: text guidance, 1 is none.
-            pose_guidance_scale: pose guidance, 0 is none.
-            pose_guidance_interval: share of the steps in which the pose guides, strict on both ends.
-            pose_guidance_unit: "step" (released), or "timestep": the interval is one of t / 1000 (the paper's words).
-            negative_pose_shift: move the perturbed pose too, as the paper says; the release does not. Not read with
+            window_frames: longer videos are made in windows of this many frames, see `long_video`.
+            window_overlap: minimum number of frames that neighbouring windows share, a multiple of 4.
+            num_inference_steps: number of steps from noise to data.
+            flow_shift: shift of the sigmas; None takes the scheduler's. 3.0 is released for 480p areas.
+            guidance_scale: text guidance; 1 turns it off.
+            pose_guidance_scale: pose guidance; 0 turns it off.
+            pose_guidance_interval: the pose guides strictly inside this share of the steps.
+            pose_guidance_unit: unit of the interval: "step" (released), or "timestep", t / 1000 (printed).
+            negative_pose_shift: also move the perturbed pose, as printed; the release does not. Not used with
                 `negative_pose_video`.
             solver: "unipc" (released) or "dpm++".
-            num_videos_per_prompt: videos, each from its own noise and its own negative pose.
-            generator: draws noise and perturbation; a list has one for each video. One on the CPU gives the same on
-                every device.
-            latents: noise [n, 16, T, h, w] that is taken instead of drawn noise.
-            prompt_embeds: [1, L, Dt] instead of `prompt`, as from `encode_prompt`.
-            negative_prompt_embeds: the same instead of `negative_prompt`.
+            num_videos_per_prompt: number of videos, each with its own noise and its own negative pose.
+            generator: draws noise and perturbation; a list has one per video. A CPU generator gives the same numbers
+                for every device.
+            latents: noise [n, 16, T, h, w] to use instead of drawn noise.
+            prompt_embeds: [1, L, Dt] from `encode_prompt`, instead of `prompt`.
+            negative_prompt_embeds: the same, instead of `negative_prompt`.
             output_type: "np", "uint8", "pil" or "latent", see `SteadyDancerOutput`.
             return_dict: False returns the tuple (frames,).
             callback: called with (step, timestep, latents) after every step.
-            callback_on_step_end: diffusers' callback (pipeline, step, timestep, callback_kwargs) -> dict. Sampling goes
-                on with the tensors in the dict that it returns.
-            callback_on_step_end_tensor_inputs: tensors in `callback_kwargs`, of "latents", "prompt_embeds" and
+            callback_on_step_end: diffusers' callback (pipeline, step, timestep, callback_kwargs) -> dict. Sampling
+                continues with the tensors in the returned dict.
+            callback_on_step_end_tensor_inputs: tensors in `callback_kwargs`: "latents", "prompt_embeds" and
                 "negative_prompt_embeds".
 
         Raises:
-            InputError: (a ValueError) sizes, lengths or a combination of arguments that cannot be used.
-            DrivingError: (an InputError) nobody is found in the driving video, or never enough of one to align by.
+            InputError: (a ValueError) sizes, lengths or combinations of arguments that cannot be used.
+            DrivingError: (an InputError) the driving video shows no person, or never enough of one to align.
             FloatingPointError: a velocity is not finite; the message names the step.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -627,7 +633,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         )
 
         # 2. Find and align the motion, and cut it into windows
-        motion, self._driven = prepare_motion(
+        motion, self._driving_poses = prepare_motion(
             image,
             pose_video,
             driving_video,
@@ -655,8 +661,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
         pose_latents, pose_image_embeds, negative_pose_latents = self.encode_pose(
             motion, negatives, image, windows, height, width, drawing_area_px
         )
-        # The references' latents are the first frames of the clips, and all but the pose is the same tensor in every
-        # window: what the network remembers of it is remembered once.
+        # Reference latents default to the first frames of the clips. All windows share the other tensors, so that the
+        # step memory keeps their results once.
         conditions = [
             Conditions(image_latents, each, image_embeds, pose_image_embeds, prompt_embeds) for each in pose_latents
         ]
@@ -686,16 +692,19 @@ class SteadyDancerPipeline(DiffusionPipeline):
         return SteadyDancerOutput(frames=frames) if return_dict else (frames,)
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[Frames]:
-        """As a call, but the video comes in pieces, uint8 [n, H, W, 3], decoded as they are asked for.
+        """Make one video as a call does, but decode it in chunks, uint8 [n, H, W, 3], when they are requested.
 
-        Sampling is over when this returns; what is held then is the video's latents, a twelfth of its frames' bytes.
-        `datasets.video.encode` takes such pieces.
+        Sampling is finished when this returns; until they are decoded, only the latents are kept, a twelfth of the
+        frames' bytes. `datasets.video.encode` accepts such chunks.
 
         Raises:
-            InputError: several videos are asked for, or as in a call.
+            InputError: several videos are requested, or as in a call.
         """
         if kwargs.get("num_videos_per_prompt", 1) != 1:
-            raise InputError("stream and render_to make one video: call once for each, with its own generator or seed.")
+            raise InputError(
+                "stream and render_to make one video, so num_videos_per_prompt must be 1: call once per video, each "
+                "with its own generator or seed."
+            )
         (latents,) = self(*args, **kwargs | {"output_type": "latent", "return_dict": False})
 
         def pieces() -> Iterator[Frames]:
@@ -717,28 +726,29 @@ class SteadyDancerPipeline(DiffusionPipeline):
         more_settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """As a call, but the video is written as it is decoded, to an mp4 that says what made it.
+        """Make one video as a call does, and write it to an mp4 with a record of its provenance while it is decoded.
 
         Args:
-            path: the mp4; `.json` in place of its suffix is written beside it.
+            path: the mp4; the record is written beside it with the suffix `.json`.
             args: as in a call.
-            seed: of all that is drawn, on the CPU.
-            fps: frames a second of the file; 16 is released.
-            sound: of the video, as from `datasets.video.sound.read_sound`; None: it has none.
-            model: sha256 by part, the transformer's first, if known. None: of the weights as they are in memory.
-            inputs: sha256 of the files behind the inputs, by name; others are taken of the pixels or keypoints given.
-            more_settings: recorded beside the call's own.
-            kwargs: as in a call, but for `generator` and `output_type`.
+            seed: of all random numbers, drawn on the CPU.
+            fps: frames per second of the file; 16 is released.
+            sound: sound track from `datasets.video.sound.read_sound`; None for a silent video.
+            model: sha256 per component, the transformer's first, if known. None: computed from the weights in memory.
+            inputs: sha256 of the input files by name; for other inputs it is computed from the given pixels or
+                keypoints.
+            more_settings: recorded in addition to the call's own.
+            kwargs: as in a call, except `generator` and `output_type`.
 
         Returns:
             The record, see `datasets.provenance`.
 
         Raises:
-            InputError: `path` is no mp4, or as in a call. No file is written then.
+            InputError: `path` does not end with .mp4, or as in a call. No file is written then.
         """
         path = Path(path)
         if path.suffix.lower() != ".mp4":
-            raise InputError(f"A video is written as .mp4, not {path.suffix or 'without a suffix'}: {path}.")
+            raise InputError(f"path must end with .mp4, not {path.suffix or 'without a suffix'}: {path}.")
         call = inspect.signature(self.__call__).bind(*args, **kwargs)
         call.apply_defaults()
         given = {name: value for name in INPUTS if (value := call.arguments[name]) is not None}
@@ -747,7 +757,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         settings["fps"] = fps
         if sound is not None:
             settings["sound"] = "kept"
-        driven: DrivingPoses | None = self._driven
+        driven: DrivingPoses | None = self._driving_poses
         if driven is not None:
             settings |= driven.to_record()
         digests = {name: input_digest(value) for name, value in given.items() if name not in (inputs or {})}
@@ -761,15 +771,15 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
 
 def _video_key(branch: Any, video: int) -> Any:
-    """What a branch of guidance is called in video `video`; the first one's keep their names."""
+    """Return the name of a guidance branch of video `video`; in the first video, the branch's own name."""
     return f"{branch} of video {video}" if video else branch
 
 
 def _check_folder(folder: Path, names: Collection[str]) -> None:
-    """Whether a folder in diffusers' layout holds the parts `names`, and a SteadyDancer among them; loads nothing.
+    """Check that a folder in diffusers' layout has the components `names` and a SteadyDancer; loads nothing.
 
     Raises:
-        ComponentsError: a part is missing, or the transformer is another model.
+        ComponentsError: a component is missing, or the transformer is another model.
     """
     require_parts(folder, names)
     config = folder / "transformer" / "config.json"
@@ -777,6 +787,6 @@ def _check_folder(folder: Path, names: Collection[str]) -> None:
     if "transformer" in names and kind != "SteadyDancerTransformer3DModel":
         raise ComponentsError(
             f"{folder / 'transformer'} holds {f'a {kind}' if kind else 'no config.json'}, not a "
-            "SteadyDancerTransformer3DModel: give the folder of a trained or converted SteadyDancer, or begin one by "
-            "`SteadyDancerTransformer3DModel.from_wan`."
+            "SteadyDancerTransformer3DModel: give the folder of a trained or converted SteadyDancer, or start one from "
+            "Wan with `SteadyDancerTransformer3DModel.from_wan`."
         )

@@ -1,24 +1,21 @@
-"""What a call of the pipeline is given, checked and prepared: image, size, motion, and the pose to steer away from."""
+"""Inputs of the pipeline, checked and prepared: image, size and motion."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from .. import SteadyDancerError
 from ..datasets.driving_poses import DrivingPoses, NoStartError, decode_driving, driving_poses, driving_times_s
 from ..datasets.images import ImageError, convert_image
-from ..datasets.skeleton import PoseSequence, perturb
+from ..datasets.skeleton import PoseSequence
 from ..datasets.video import VideoError, frame_times_s, probe, size_for_area
 from .encoders import resize_frames
 from .pose.estimator import PoseEstimator
@@ -33,23 +30,24 @@ Clip = Frames | Sequence[Image.Image] | PoseSequence | People
 DrivingVideo = Frames | Sequence[Image.Image] | str | os.PathLike[str]
 OnMissingReference = Literal["keep", "raise"]
 Motion = TypeVar("Motion", People, Frames)
-LEAST_SIDE_PX = 32
-SCALE_RANGE, ASPECT_RANGE, SHIFT_RANGE = (0.7, 1.3), (0.6, 1.4), (-0.2, 0.2)
+MIN_SIDE_PX = 32
 
 
 class InputError(SteadyDancerError, ValueError):
-    """An input that cannot be used. The message says what was given, what was expected and what to do."""
+    """An input that cannot be used. The message states what was given, what was expected and what to do."""
 
 
 class DrivingError(InputError):
-    """No pose can be taken from what was given; the message says what to do."""
+    """A driving video or image without a usable pose. The message states what to do."""
 
 
 def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
-    """A picture, PIL or array, as uint8 RGB [H, W, 3]; one of PIL as viewers show it (`datasets.images`).
+    """Convert a picture, PIL or array, to uint8 RGB [H, W, 3].
+
+    A PIL image is converted as viewers show it (`datasets.images`).
 
     Raises:
-        InputError: it is something else.
+        InputError: `image` is of another kind, or cannot be decoded.
     """
     if isinstance(image, Image.Image):
         try:
@@ -63,34 +61,35 @@ def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
 
 
 def as_reference(image: Any) -> NDArray[np.uint8]:
-    """The reference image as uint8 RGB [H, W, 3], at least 32 px a side.
+    """Convert the reference image to uint8 RGB [H, W, 3].
 
     Raises:
-        InputError: it is no picture, or a smaller one.
+        InputError: it is not a picture, or smaller than 32 px on a side.
     """
     frame = as_frame(image)
     height, width = frame.shape[:2]
-    if min(height, width) < LEAST_SIDE_PX:
+    if min(height, width) < MIN_SIDE_PX:
         raise InputError(
-            f"The image is {width}×{height} px, {LEAST_SIDE_PX}×{LEAST_SIDE_PX} is the least: give a larger picture "
-            "(the released model was made for about 1024×576)."
+            f"The image is {width}×{height} px, the minimum is {MIN_SIDE_PX}×{MIN_SIDE_PX}: give a larger picture "
+            "(the released model works at about 1024×576)."
         )
     return frame
 
 
 def video_size(image: NDArray[np.uint8], height: int | None, width: int | None, max_area_px: int) -> tuple[int, int]:
-    """Height and width of the video: as given, else by the release's size rule.
+    """Return height and width of the video: as given, otherwise by the release's size rule.
 
     Raises:
-        InputError: they are no multiples of 16, one is missing, or the area leaves less than 16 px a side.
+        InputError: height and width are not multiples of 16, only one is given, or `max_area_px` is too small.
     """
     if height is None and width is None:
         if max_area_px > 0:
             height, width = size_for_area(image.shape[0], image.shape[1], max_area_px)
         if not height or not width:
             raise InputError(
-                f"max_area_px {max_area_px} leaves no video of 16×16 px at the aspect of an image of {image.shape[1]}×"
-                f"{image.shape[0]}: give a larger area (released: 589824), or crop the image."
+                f"max_area_px {max_area_px} is too small for a video with the aspect of the image, {image.shape[1]}×"
+                f"{image.shape[0]}, and sides of at least 16 px: give a larger area (released: 589824), or crop the "
+                "image."
             )
     elif height is None or width is None or height <= 0 or width <= 0 or height % 16 or width % 16:
         raise InputError(
@@ -98,40 +97,6 @@ def video_size(image: NDArray[np.uint8], height: int | None, width: int | None, 
             "leave both out to follow the image's aspect."
         )
     return height, width
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """Draws of the negative pose for each frame: x is stretched by aspect · scale and y by scale.
-
-    `shift` [F, 2], in widths and heights of the picture, moves the pose as well; None, as released, does not.
-    """
-
-    scale: NDArray[np.float64]
-    aspect: NDArray[np.float64]
-    shift: NDArray[np.float64] | None = None
-
-    def __getitem__(self, frames: Sequence[int]) -> Perturbation:
-        """The draws of some frames."""
-        shift = None if self.shift is None else self.shift[frames]
-        return Perturbation(self.scale[frames], self.aspect[frames], shift)
-
-    @classmethod
-    def draw(cls, num_frames: int, generator: torch.Generator | None, has_shift: bool = False) -> Perturbation:
-        """Independent draws for every frame, scale from U(0.7, 1.3) and aspect from U(0.6, 1.4), as released.
-
-        `has_shift`, as printed: a shift from U(−0.2, 0.2) in x and y too (the release draws it and does not use it). It
-        is drawn last, so that the same generator gives the same scale and aspect with it and without.
-        """
-
-        def uniform(*ranges: tuple[float, float]) -> NDArray[np.float64]:
-            device = generator.device if generator is not None else "cpu"
-            drawn = torch.rand(num_frames, len(ranges), generator=generator, device=device, dtype=torch.float64)
-            low, high = np.transpose(ranges)
-            return low + (high - low) * drawn.cpu().numpy()
-
-        scale, aspect = uniform(SCALE_RANGE, ASPECT_RANGE).T
-        return cls(scale, aspect, uniform(SHIFT_RANGE, SHIFT_RANGE) if has_shift else None)
 
 
 def prepare_motion(
@@ -145,12 +110,13 @@ def prepare_motion(
     main_person_only: bool = False,
     on_missing_reference: OnMissingReference = "keep",
 ) -> tuple[Any, DrivingPoses | None]:
-    """The motion of a call: `pose_video` as it is, or `driving_video` aligned to the image, with how it was aligned.
+    """Return the motion of a call, and how it was aligned.
 
-    Frames are given to the estimator as they are; a file is read as the render job reads it (`decode_driving`).
+    `pose_video` is used as it is; its alignment is None. The poses of `driving_video` are estimated and aligned to the
+    image. Frames are passed to the estimator as they are; a file is read as the render job reads it (`decode_driving`).
 
     Raises:
-        InputError: neither or both are given, there is no estimator, or the video cannot be read or is too short.
+        InputError: neither or both videos are given, there is no estimator, or the video is unreadable or too short.
         DrivingError: as `align_driving_pose`.
     """
     if (driving_video is None) == (pose_video is None):
@@ -159,11 +125,11 @@ def prepare_motion(
         )
     is_file = isinstance(driving_video, (str, os.PathLike))
     if driving_fps is not None and not is_file:
-        raise InputError("driving_fps needs a driving_video that is a file: pick the frames of a clip before the call.")
+        raise InputError("driving_fps needs a driving_video that is a file: resample the frames before the call.")
     if driving_video is None:
         return as_motion(pose_video, num_frames), None
     if pose_estimator is None:
-        raise InputError("driving_video needs a pose_estimator, as from open_pose_estimator('dwpose').")
+        raise InputError("driving_video needs a pose_estimator: give one, such as open_pose_estimator('dwpose').")
     frames, aspect = _read_driving(driving_video, num_frames, driving_fps) if is_file else (driving_video, None)
     frames = as_motion(frames, num_frames)
     driven = align_driving_pose(
@@ -173,7 +139,7 @@ def prepare_motion(
         image,
         main_person_only=main_person_only,
         on_missing_reference=on_missing_reference,
-        found_by=pose_estimator.name,
+        estimator_name=pose_estimator.name,
     )
     for note in driven.notes():
         _log.warning("%s", note)
@@ -188,30 +154,30 @@ def align_driving_pose(
     *,
     main_person_only: bool = False,
     on_missing_reference: OnMissingReference = "keep",
-    found_by: str = "the pose estimator",
+    estimator_name: str = "the pose estimator",
 ) -> DrivingPoses:
     """Give the people of a driving video the limb lengths and the place of the person in the image.
 
-    The one rule of `steadydancer render` and `SteadyDancerPipeline`; see `datasets.driving_poses` for who leads and
-    where the alignment is measured.
+    Both `steadydancer render` and `SteadyDancerPipeline` use this rule. See `datasets.driving_poses` for the choice of
+    the main person and of the frame in which the alignment is measured.
 
     Args:
-        driving: everybody who was found in the driving video, the main person first.
-        reference: everybody who was found in the image; the first one counts.
+        driving: all people found in the driving video, the main person first.
+        reference: all people found in the image; only the first one is used.
         driving_aspect: width / height of the driving video.
         image: [H, W, 3].
-        main_person_only: leave the others out, as the release does.
-        on_missing_reference: where the image shows no neck and limb to align to, "keep" the pose of the driving video
-            as it is, or "raise".
-        found_by: what gave the keypoints, for messages.
+        main_person_only: drop the other people, as the release does.
+        on_missing_reference: if the image shows no neck and limb to align to, "keep" the pose of the driving video
+            unchanged, or "raise".
+        estimator_name: source of the keypoints, for messages.
 
     Raises:
-        DrivingError: nobody is found in the driving video, or nobody of whom the alignment could measure enough; or
-            the image shows nobody to align to, and `on_missing_reference` is "raise".
+        DrivingError: no person is found in the driving video, or none with enough joints to measure the alignment; or
+            the image shows no person to align to and `on_missing_reference` is "raise".
     """
-    wanted = "choose another one, with one person in full view"
+    remedy = "choose another one, with one person in full view"
     if not any(track.pose.body_visible.any() for track in driving):
-        raise DrivingError(f"{found_by} finds nobody in the driving video: {wanted}.")
+        raise DrivingError(f"{estimator_name} finds no person in the driving video: {remedy}.")
     try:
         driven = driving_poses(
             [track.pose for track in driving],
@@ -221,17 +187,17 @@ def align_driving_pose(
             main_person_only,
         )
     except NoStartError as error:
-        raise DrivingError(f"The driving video cannot be followed with {found_by}: {error}.") from error
+        raise DrivingError(f"The driving video cannot be aligned by keypoints of {estimator_name}: {error}.") from error
     if not driven.aligned and on_missing_reference == "raise":
         raise DrivingError(
-            f"{found_by} finds nobody in the reference image of whom a neck and a limb can be measured: {wanted}, or "
-            'use the driving pose as it is with on_missing_reference="keep".'
+            f"{estimator_name} finds no person with a measurable neck and limb in the reference image: {remedy}, or "
+            'use the driving pose unchanged with on_missing_reference="keep".'
         )
     return driven
 
 
 def _read_driving(path: Any, num_frames: int | None, fps: float | None) -> tuple[Frames, float]:
-    """The frames that drive a render, and the aspect of the file's own pictures."""
+    """Read the frames of a driving file, and the aspect (width / height) of its own pictures."""
     try:
         info = probe(path)
         times_s = driving_times_s(frame_times_s(path), num_frames, fps)
@@ -241,17 +207,19 @@ def _read_driving(path: Any, num_frames: int | None, fps: float | None) -> tuple
 
 
 def as_motion(clip: Any, num_frames: int | None) -> Any:
-    """The first `num_frames` frames of a clip, None: all that make 4k + 1, as `People` or as uint8 [F, H, W, 3].
+    """Convert a clip to `People` or to uint8 frames [F, H, W, 3], and cut it to its first `num_frames` frames.
+
+    `num_frames` None takes as many as possible of 4k + 1.
 
     Raises:
-        InputError: it has not so many, or is no clip.
+        InputError: `clip` has fewer than `num_frames` frames, or is not a clip.
     """
     if isinstance(clip, PoseSequence):
         clip = [clip]
     people: People = [person for person in clip if isinstance(person, PoseSequence)]
     lengths = {len(person) for person in people} or {len(clip)}
     if len(lengths) > 1:
-        raise InputError(f"All people of a clip must have as many frames as the first, not {sorted(lengths)}.")
+        raise InputError(f"All people of a clip must have the same number of frames, not {sorted(lengths)}.")
     (length,) = lengths
     if length == 0:
         raise InputError("The motion is empty: give frames or keypoints.")
@@ -259,8 +227,8 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
         num_frames = (length - 1) // 4 * 4 + 1
     if length < num_frames:
         raise InputError(
-            f"The motion has {length} frames and num_frames asks for {num_frames}: give a longer one, or num_frames="
-            f"{(length - 1) // 4 * 4 + 1} (None takes what there is)."
+            f"The motion has {length} frames and num_frames is {num_frames}: give a longer one, or num_frames="
+            f"{(length - 1) // 4 * 4 + 1} (None takes as many as possible)."
         )
     if people:
         return [person[:num_frames] for person in people]
@@ -269,46 +237,20 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
 
 
 def num_frames_of(motion: Any) -> int:
-    """Frames of a motion from `as_motion`."""
+    """Return the number of frames of a motion from `as_motion`."""
     return len(motion) if isinstance(motion, np.ndarray) else len(motion[0])
 
 
 def frames_of(motion: Motion, frames: Sequence[int]) -> Motion:
-    """Some frames of a motion."""
+    """Select frames of a motion."""
     if isinstance(motion, np.ndarray):
         return motion[frames]
     return [person[np.asarray(frames)] for person in motion]
 
 
 def draw_motion(motion: Any, image: Frames, drawing_area_px: int = RELEASED_DRAWING_AREA_PX) -> Frames:
-    """Pose frames [F, H, W, 3] at the size of the reference image [H, W, 3], as the release prepares them."""
+    """Draw pose frames [F, H, W, 3] at the size of the reference image [H, W, 3], as the release prepares them."""
     height, width = image.shape[:2]
     if isinstance(motion, np.ndarray):
         return resize_frames(motion, height, width)
     return draw_pose_condition(motion, height, width, drawing_area_px)
-
-
-def negative_motion(motion: Motion, perturbation: Perturbation) -> Motion:
-    """Perturb each person's keypoints about the own neck, or stretch a drawing: the negative pose."""
-    if isinstance(motion, np.ndarray):
-        return stretch_drawing(motion, perturbation)
-    return [perturb(person, perturbation.scale, perturbation.aspect, perturbation.shift) for person in motion]
-
-
-def stretch_drawing(frames: Frames, perturbation: Perturbation) -> Frames:
-    """The negative pose clip where only drawings are known: each is stretched about the middle of what is drawn in it.
-
-    The strokes are stretched too, which keypoints would avoid. A black frame stays black.
-    """
-    stretched = np.zeros_like(frames)
-    shifts = np.zeros((len(frames), 2)) if perturbation.shift is None else perturbation.shift
-    shifts = shifts * frames.shape[2:0:-1]  # widths and heights in pixels
-    draws = zip(frames, perturbation.scale, perturbation.aspect, shifts, strict=True)
-    for index, (frame, scale, aspect, shift) in enumerate(draws):
-        drawn = np.argwhere(frame.any(axis=-1))
-        if len(drawn):
-            middle = (drawn.min(axis=0) + drawn.max(axis=0))[::-1] / 2
-            stretch = np.diag([aspect * scale, scale])
-            matrix = np.concatenate([stretch, (middle + shift - stretch @ middle)[:, None]], axis=1)
-            stretched[index] = cv2.warpAffine(frame, matrix, frame.shape[1::-1], flags=cv2.INTER_LINEAR)
-    return stretched

@@ -1,4 +1,4 @@
-"""The pose as the transformer is told it: drawn as the released model saw it, then encoded like any video."""
+"""The pose condition of the transformer: drawn as for the released model, then encoded as a video."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from .image_encoder import OpenCLIPImageEncoder
 
 RELEASED_DRAWING_AREA_PX = 1024 * 576
-FRAMES_AT_A_TIME = 8  # a canvas has four times the pixels of the video: 7 MB a frame at the released size
+FRAMES_AT_A_TIME = 8  # a canvas has four times the pixels of the video: 7 MB per frame at the released size
 
 
 def released_aspect(image_height: int, image_width: int) -> float:
-    """Width / height of the reference image where its pose is measured: the release resizes it to its area first.
+    """Return the width / height at which the release measures the pose of the reference image.
 
-    Sides are multiples of 16 there, which changes the aspect by up to 3 %.
+    The release first resizes the image to its area, with sides that are multiples of 16; that changes the aspect by up
+    to 3 %.
     """
     height, width = size_for_area(image_height, image_width, RELEASED_DRAWING_AREA_PX)
     return width / height
@@ -36,10 +37,10 @@ def draw_pose_condition(
     image_width: int,
     drawing_area_px: int = RELEASED_DRAWING_AREA_PX,
 ) -> npt.NDArray[np.uint8]:
-    """Drawn pose frames at the reference image's size: uint8 [F, image_height, image_width, 3] RGB.
+    """Draw pose frames at the reference image's size: uint8 [F, image_height, image_width, 3] RGB.
 
-    The release draws on a canvas of twice the output size for `drawing_area_px`, whatever the output is, and shrinks
-    it with antialiasing; strokes are 4 px on the canvas, so a smaller area gives bolder lines.
+    As in the release, the canvas is twice the output size for `drawing_area_px`, whatever the size of the video, and is
+    reduced with antialiasing. Strokes are 4 px on the canvas, so a smaller area gives bolder lines.
     """
     people = [pose] if isinstance(pose, PoseSequence) else pose
     height, width = size_for_area(image_height, image_width, drawing_area_px)
@@ -58,5 +59,5 @@ def encode_pose_condition(
     height: int,
     width: int,
 ) -> tuple[Tensor, Tensor]:
-    """(pose_latents [16, T, h, w], pose_image_embeds [257, D]) of drawn frames, encoded at height × width."""
+    """Encode drawn frames at height × width: (pose_latents [16, T, h, w], pose_image_embeds [257, D])."""
     return encode_video(vae, pose_frames, height, width), encode_image(image_encoder, pose_frames[0])

@@ -1,4 +1,4 @@
-"""Synergistic Pose Modulation Modules: the pose latent made to fit the reference image before it meets the network.
+"""Synergistic Pose Modulation Modules: fit the pose latent to the reference image before it enters the network.
 
 All of them work on 16-channel latents at full latent resolution. B batch, T latent frames, H x W latent grid.
 """
@@ -17,15 +17,15 @@ AlignmentAxis = Literal["temporal", "spatial"]
 PoseModule = Literal["spatial", "temporal", "alignment"]
 POSE_MODULES: tuple[PoseModule, ...] = ("spatial", "temporal", "alignment")  # SSAE, TMCM, FAAU
 
-# CUDA starts at most so many blocks along the grid axes where attention kernels put the batch, or batch times heads.
+# CUDA's limit of blocks along the grid axis on which attention kernels put the batch, or batch times heads.
 MAX_CUDA_BLOCKS = 65_535
 
 
 class SpatialStructureAdaptiveExtractor(nn.Module):
-    """SSAE: a dynamic convolution whose kernel is made from the frame it is applied to, frame by frame.
+    """SSAE, S of Eq. 5: a dynamic convolution whose kernel is computed from the frame that it is applied to.
 
-    S(p) = P(N2(Φ·u) + u) + scale ⊙ C(p), u = N1(Q(p)), with Φ [L,L] and scale [channels] read off the frame's mean.
-    P, Q, C are 1x1 convolutions (`conv_p`, `conv_q`, `conv`), N1 and N2 instance norms, L = √channels.
+    S(p) = P(N2(Φ·u) + u) + scale ⊙ C(p), u = N1(Q(p)), with Φ [L,L] and scale [channels] computed from the frame's
+    mean. P, Q, C are 1x1 convolutions (`conv_p`, `conv_q`, `conv`), N1 and N2 instance norms, L = √channels.
     """
 
     def __init__(self, channels: int = 16) -> None:
@@ -43,7 +43,7 @@ class SpatialStructureAdaptiveExtractor(nn.Module):
         self.to_scale = nn.Linear(squeezed, channels, bias=False)
 
     def forward(self, pose_latents: Tensor) -> Tensor:
-        """[B,16,T,H,W] -> [B,16,T,H,W]."""
+        """Return S(p) [B,16,T,H,W] of p -> `pose_latents` [B,16,T,H,W]."""
         batch_size = pose_latents.shape[0]
         frames = pose_latents.transpose(1, 2).flatten(0, 1)
         s = self.squeeze(frames.mean(dim=(2, 3)))
@@ -57,17 +57,17 @@ class SpatialStructureAdaptiveExtractor(nn.Module):
 
 
 class TemporalMotionCoherenceModule(nn.Sequential):
-    """TMCM: three blocks of a spatial depthwise and a temporal convolution, each followed by SiLU.
+    """TMCM, T of Eq. 5: three blocks of a spatial depthwise and a temporal convolution, each followed by SiLU.
 
     `temporal_kernel_size` is the number of frames over which the temporal convolution mixes all channels: 3 in the
-    released weights. The paper says "pointwise temporal"; 1 is that in the usual sense of the word, a convolution that
-    mixes the channels of each point and no frames.
+    released weights. The paper says "pointwise temporal", which in the usual sense is 1: a convolution that mixes the
+    channels of each point and no frames.
     """
 
     def __init__(self, channels: int = 16, num_blocks: int = 3, temporal_kernel_size: int = 3) -> None:
         if temporal_kernel_size < 1 or temporal_kernel_size % 2 == 0:
             raise ValueError(
-                f"temporal_kernel_size is {temporal_kernel_size}, it must be odd: 3 (released) or 1 (pointwise)"
+                f"temporal_kernel_size must be odd, such as 3 (released) or 1 (pointwise), not {temporal_kernel_size}"
             )
         super().__init__(*[_FactorisedConvolution(channels, temporal_kernel_size) for _ in range(num_blocks)])
 
@@ -84,16 +84,19 @@ class _FactorisedConvolution(nn.Module):
 
 
 class FrameWiseAttentionAlignmentUnit(nn.Module):
-    """FAAU: the noisy latent asks, the pose answers; no residual, so the answer holds pose only.
+    """FAAU of Eq. 5: queries from the noisy latent, keys and values from the pose; no residual, so only pose passes.
 
-    p† = P_back(N2(a + FFN(a))), a = N1(attention(query = P_r(x), key = value = P_p(p*))).
+    p† = P_back(N2(a + FFN(a))), a = N1(attention(query = P_r(z), key = value = P_p(p*))).
 
-    `alignment_axis` says over what each latent pixel attends: "temporal" over the same pixel in all frames (what the
-    released weights were trained with), "spatial" over all pixels of the same frame (what the paper describes).
+    P_r -> `proj_query`, P_p -> `proj_pose`, P_back -> `proj_out`, N1, N2 -> `norm_1`, `norm_2`.
 
-    `dropout` is the chance of an attention weight to be left out in training (released: 0.1). The masks come from a
-    seed a sample, so they are the same however samples are put into batches. The weights are then written out:
-    H·W·heads·T² numbers a sample along time, T·heads·(H·W)² along space, which only small grids have room for.
+    `alignment_axis` selects the pixels that each latent pixel attends to: "temporal", the same pixel in all frames (as
+    the released weights were trained), or "spatial", all pixels of the same frame (as the paper describes).
+
+    `dropout` is the probability of dropping an attention weight in training (released: 0.1). The masks are drawn from
+    one seed per sample, so they do not depend on how samples are batched. With dropout the attention weights are
+    materialised: H·W·heads·T² numbers per sample for "temporal" and T·heads·(H·W)² for "spatial", which fits in memory
+    for small grids only.
     """
 
     def __init__(
@@ -106,12 +109,12 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
     ) -> None:
         super().__init__()
         if alignment_axis not in ("temporal", "spatial"):
-            raise ValueError(f"alignment_axis is {alignment_axis!r}, it can be 'temporal' or 'spatial'")
+            raise ValueError(f"alignment_axis must be 'temporal' or 'spatial', not {alignment_axis!r}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"the alignment unit's dropout is {dropout}, it can be 0 to below 1")
+            raise ValueError(f"the alignment unit's dropout must be at least 0 and below 1, not {dropout}")
         self.alignment_axis = alignment_axis
         self.dropout = dropout
-        # Linear over the channels of each pixel, which is what a 1x1 convolution is.
+        # Linear over the channels of each pixel: equivalent to a 1x1 convolution.
         self.proj_pose = nn.Linear(channels, inner_dim)
         self.proj_query = nn.Linear(channels, inner_dim)
         self.num_attention_heads = num_attention_heads
@@ -124,10 +127,10 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
         self.proj_out = nn.Linear(inner_dim, channels)
 
     def forward(self, hidden_states: Tensor, fused_pose: Tensor, dropout_seeds: Sequence[int] | None = None) -> Tensor:
-        """Letters: x -> `hidden_states`, p* -> `fused_pose`, both [B,16,T,H,W]; returns p† of the same shape.
+        """Return p† [B,16,T,H,W]; z -> `hidden_states`, p* -> `fused_pose`, both [B,16,T,H,W].
 
-        `dropout_seeds`: B numbers, needed where `dropout` is at work, in training mode above 0, and not read elsewhere.
-        Raises ValueError if they are missing.
+        `dropout_seeds`: B numbers, required in training mode with `dropout` above 0, otherwise not used. Raises
+        ValueError if they are missing.
         """
         batch_size, _, num_frames, height, width = hidden_states.shape
         query = self.proj_query(self._to_sequences(hidden_states))
@@ -142,41 +145,41 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
         return out.view(batch_size, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, dropout_seeds: Sequence[int] | None) -> Tensor:
-        """Attention of many short sequences, each for itself: q, k, v [N,heads,L,d] -> [N,heads,L,d]."""
-        # Cut into pieces, because N is a whole clip's pixels: 9,216 at 1024x576 for every sample of the batch.
+        """Compute the attention of many short, independent sequences: q, k, v [N,heads,L,d] -> [N,heads,L,d]."""
+        # In pieces, because N counts all pixels of a frame: 9,216 at 1024x576 for every sample of the batch.
         size = max(1, MAX_CUDA_BLOCKS // self.num_attention_heads)
         if not (self.training and self.dropout > 0):
             pieces = zip(q.split(size), k.split(size), v.split(size), strict=True)
             return torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces])
-        kept = self._kept_weights(q, dropout_seeds)
-        with_kept = zip(q.split(size), k.split(size), v.split(size), kept.split(size), strict=True)
-        return torch.cat([_masked_attention(*piece) for piece in with_kept]) / (1 - self.dropout)
+        mask = self._dropout_mask(q, dropout_seeds)
+        with_mask = zip(q.split(size), k.split(size), v.split(size), mask.split(size), strict=True)
+        return torch.cat([_masked_attention(*piece) for piece in with_mask]) / (1 - self.dropout)
 
-    def _kept_weights(self, q: Tensor, dropout_seeds: Sequence[int] | None) -> Tensor:
-        """Which attention weights stay: bool [N,heads,L,L], sample by sample from its seed."""
+    def _dropout_mask(self, q: Tensor, dropout_seeds: Sequence[int] | None) -> Tensor:
+        """Return which attention weights are kept, bool [N,heads,L,L], drawn sample by sample from its seed."""
         if dropout_seeds is None or len(q) % len(dropout_seeds):
             raise ValueError(
-                f"attention dropout {self.dropout} is drawn from one seed a sample: give as many seeds as samples, "
-                f"got {dropout_seeds}; or set it to 0, or call .eval()"
+                f"attention dropout {self.dropout} is drawn from one seed per sample, got {dropout_seeds}: give one "
+                "seed for each sample, set the dropout to 0, or call .eval()"
             )
         num_sequences, length = len(q) // len(dropout_seeds), q.shape[2]
         shape = (num_sequences, self.num_attention_heads, length, length)
-        # Made on the CPU, so the same on every device.
+        # Drawn on the CPU, so that the mask is the same on every device.
         generators = [torch.Generator().manual_seed(seed) for seed in dropout_seeds]
         drawn = [torch.rand(shape, generator=generator) >= self.dropout for generator in generators]
         return torch.cat(drawn).to(q.device)
 
     def _to_sequences(self, latents: Tensor) -> Tensor:
-        # Samples stay apart: the sequence is T (or H·W) long and never B·T, where a batch would mix them.
+        # Sequences have length T (or H·W), never B·T, so that the samples of a batch do not mix.
         if self.alignment_axis == "temporal":
             return latents.permute(0, 3, 4, 2, 1).flatten(0, 2)
         return latents.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)
 
 
 class _PackedProjection(nn.Module):
-    """Query, key and value weights in one tensor, as `nn.MultiheadAttention` stores and initialises them.
+    """Query, key and value weights in one tensor, stored and initialised as in `nn.MultiheadAttention`.
 
-    A module of its own, so that whatever gathers or moves weights around a forward (ZeRO, offload) finds them.
+    It is a module of its own, so that ZeRO and offload, which gather or move weights around a forward, find them.
     """
 
     def __init__(self, dim: int) -> None:
@@ -193,13 +196,13 @@ class _PackedProjection(nn.Module):
 
 
 class PoseModulation(nn.Module):
-    """Eq. 5: p* = p + S(p) + T(p), p† = FAAU(query = x, key = value = p*).
+    """Eq. 5: p* = p + S(p) + T(p), p† = FAAU(z, p*), with queries from z and keys and values from p*.
 
-    p -> `pose_latents`, S -> `spatial`, T -> `temporal`, FAAU -> `alignment`, x -> `hidden_states`. In two calls,
-    because p* depends on the pose alone and p† on the noise as well.
+    p -> `pose_latents`, S -> `spatial`, T -> `temporal`, FAAU -> `alignment`, z -> `hidden_states`, all [B,16,T,H,W].
+    There are two methods, `fuse` and `align`, because p* depends on the pose only and p† on the noisy latent as well.
 
-    `modules` names the parts that are there, all three in the paper's network. Without S or T its term is missing from
-    the sum, without FAAU there is no p† and p* goes on alone; without all three p* is p.
+    `modules` names the active modules; the paper's network has all three. Without S or T, the sum lacks that term.
+    Without FAAU there is no p† and p* is used alone. Without all three, p* is p.
     """
 
     def __init__(
@@ -212,7 +215,7 @@ class PoseModulation(nn.Module):
     ) -> None:
         super().__init__()
         if unknown := set(modules) - set(POSE_MODULES):
-            raise ValueError(f"no pose modules are called {sorted(unknown)}: there are {', '.join(POSE_MODULES)}")
+            raise ValueError(f"unknown pose modules {sorted(unknown)}: choose from {', '.join(POSE_MODULES)}")
         self.spatial = SpatialStructureAdaptiveExtractor(channels) if "spatial" in modules else None
         self.temporal = None
         if "temporal" in modules:
@@ -226,11 +229,14 @@ class PoseModulation(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The float type it computes in: float32 under a bfloat16 network, unless cast explicitly; None: any."""
+        """The float type of the modules: float32 under a bfloat16 network, unless cast; None without modules."""
         return next((parameter.dtype for parameter in self.parameters()), None)
 
     def fuse(self, pose_latents: Tensor) -> Tensor:
-        """Aggregation: p [B,16,T,H,W] -> p* of the same shape, in the modules' own float type."""
+        """Eq. 5, first half: p* = p + S(p) + T(p). p -> `pose_latents` [B,16,T,H,W].
+
+        Returns p* of the same shape, in the modules' float type.
+        """
         pose_latents = pose_latents.to(dtype=self.dtype)
         fused = pose_latents
         if self.spatial is not None:
@@ -242,25 +248,26 @@ class PoseModulation(nn.Module):
     def align(
         self, hidden_states: Tensor, fused_pose: Tensor, dropout_seeds: Sequence[int] | None = None
     ) -> Tensor | None:
-        """Alignment: x and p* [B,16,T,H,W] -> p† of the same shape, in the modules' own float type; None without it.
+        """Eq. 5, second half: p† = FAAU(z, p*). z -> `hidden_states`, p* -> `fused_pose`, both [B,16,T,H,W].
 
-        `dropout_seeds`: B numbers, one a sample, for the alignment unit's dropout.
+        Returns p† of the same shape, in the modules' float type; None without the alignment unit. `dropout_seeds`: B
+        numbers, one per sample, for the dropout of the alignment unit.
         """
         if self.alignment is None:
             return None
         return self.alignment(hidden_states.to(dtype=self.dtype), fused_pose, dropout_seeds)
 
     def forward(self, hidden_states: Tensor, pose_latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Both calls: x and p [B,16,T,H,W] -> (p*, p†)."""
+        """Return (p*, p†), each [B,16,T,H,W], of z -> `hidden_states` and p -> `pose_latents`."""
         fused_pose = self.fuse(pose_latents)
         return fused_pose, self.align(hidden_states, fused_pose)
 
 
-def _masked_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> Tensor:
+def _masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
-    return (weights * kept) @ v
+    return (weights * mask) @ v
 
 
 def _hard_gate(a: Tensor) -> Tensor:
-    # Range 0..2, as released: divided by 3 and not by the 6 of a hard sigmoid.
+    # Range 0..2, as released: divided by 3, where a hard sigmoid divides by 6.
     return F.relu6(a + 3) / 3

@@ -1,4 +1,4 @@
-"""What the record of a video says: digests of the weights and of the inputs, and all settings."""
+"""The record of a rendered video: digests of the weights and of the inputs, and all settings."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ INPUTS = (
     *("image", "pose_video", "driving_video", "negative_pose_video"),
     *("prompt_embeds", "negative_prompt_embeds", "latents"),
 )
-_NO_SETTINGS = (
+_NOT_RECORDED = (
     *INPUTS,
     *("generator", "output_type", "return_dict", "num_videos_per_prompt"),
     *("callback", "callback_on_step_end", "callback_on_step_end_tensor_inputs"),
 )
-_OF_A_DRIVING_VIDEO = ("driving_fps", "on_missing_reference")
+_DRIVING_SETTINGS = ("driving_fps", "on_missing_reference")
 
 
 def call_settings(arguments: Mapping[str, Any], negative_prompt: str, flow_shift: float) -> dict[str, Any]:
-    """The settings of a call as JSON values, for the record of its video. Inputs are left out: it has their digests.
+    """Return the settings of a call as JSON values, for the record of its video. Inputs are recorded by digest instead.
 
     Args:
-        arguments: of the call, all of them by name.
-        negative_prompt: taken where the call gave None and no embeddings.
-        flow_shift: taken where the call gave None.
+        arguments: all arguments of the call by name.
+        negative_prompt: used if the call gave neither a negative prompt nor its embeddings.
+        flow_shift: used if the call gave None.
     """
-    settings = {name: value for name, value in arguments.items() if name not in _NO_SETTINGS}
+    settings = {name: value for name, value in arguments.items() if name not in _NOT_RECORDED}
     if arguments["driving_video"] is None:
-        settings = {name: value for name, value in settings.items() if name not in _OF_A_DRIVING_VIDEO}
+        settings = {name: value for name, value in settings.items() if name not in _DRIVING_SETTINGS}
     settings["pose_estimator"] = getattr(settings["pose_estimator"], "name", None)
     settings["pose_guidance_interval"] = list(settings["pose_guidance_interval"])
     if settings["negative_prompt"] is None and arguments["negative_prompt_embeds"] is None:
@@ -50,15 +50,15 @@ def call_settings(arguments: Mapping[str, Any], negative_prompt: str, flow_shift
 
 
 def model_digests(pipeline: DiffusionPipeline) -> dict[str, str]:
-    """sha256 of every network of a pipeline as it is in memory: adapters count, and where it lies does not."""
+    """Return the sha256 of every network of a pipeline as it is in memory: adapters count, the device does not."""
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
     return {name: module_digest(part) for name, part in parts.items()}
 
 
 def module_digest(module: nn.Module) -> str:
-    """sha256 over the names, types, shapes and bytes of all tensors that `save_pretrained` would write."""
+    """Return the sha256 over names, types, shapes and bytes of all tensors that `save_pretrained` would write."""
     total = hashlib.sha256()
-    for name, tensor in sorted(_state(module).items()):
+    for name, tensor in sorted(_state_dict(module).items()):
         total.update(_tensor_head(name, tensor))
         total.update(_tensor_data(tensor))
     return total.hexdigest()
@@ -72,16 +72,16 @@ def _tensor_data(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict; of layers that are offloaded, from where accelerate keeps their weights."""
+def _state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict; weights of offloaded layers are read from accelerate's own map."""
     maps = (getattr(hook, "weights_map", None) for hook in accelerate_hooks(module))
-    kept: Any = next((kept for kept in maps if kept is not None), {})
-    by_name = getattr(kept, "dataset", kept)  # each layer's map is a view of the whole module's
+    weights_map: Any = next((each for each in maps if each is not None), {})
+    by_name = getattr(weights_map, "dataset", weights_map)  # each layer's map is a view of the whole module's
     return {name: by_name[name] if tensor.is_meta else tensor for name, tensor in module.state_dict().items()}
 
 
 def input_digest(value: Any) -> str:
-    """sha256 of a file, a tensor, or pixels or keypoints: an image, a clip of either, or several people's."""
+    """Return the sha256 of a file, a tensor, an image, a clip of frames, or the keypoints of one or several people."""
     if isinstance(value, (str, os.PathLike)):
         return content_digest(value)
     if isinstance(value, Tensor):

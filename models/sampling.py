@@ -1,4 +1,4 @@
-"""From noise to a video latent."""
+"""The sampler: from noise to a video latent, with guidance in every step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PoseGuidanceUnit = Literal["step", "timestep"]
 
 
 def released_scheduler(num_inference_steps: int, flow_shift: float, solver: Solver = "unipc") -> Any:
-    """A solver on the released grid of sigmas; diffusers' own grid differs by up to 4e-3.
+    """Build a solver on the released grid of sigmas; diffusers' own grid differs by up to 4e-3.
 
-    "unipc" is UniPC (order 2, bh2), the released default, "dpm++" is DPM-Solver++ (2M), its option.
+    "unipc" is UniPC (order 2, bh2), the released default; "dpm++" is DPM-Solver++ (2M), the release's option.
     """
     options: dict[str, Any] = {
         "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
@@ -33,11 +33,11 @@ def released_scheduler(num_inference_steps: int, flow_shift: float, solver: Solv
     elif solver == "dpm++":
         scheduler = DPMSolverMultistepScheduler(**options)
         scheduler.set_timesteps(num_inference_steps)
-        # It takes no sigmas of ours, but looks both up by the step's index.
+        # This scheduler accepts no sigmas as argument, but reads sigmas and timesteps by the index of the step.
         scheduler.sigmas = sigma_grid(num_inference_steps, flow_shift)
         scheduler.timesteps = released_scheduler(num_inference_steps, flow_shift).timesteps
     else:
-        raise ValueError(f"solver is {solver!r}, it can be 'unipc' or 'dpm++'")
+        raise ValueError(f"solver must be 'unipc' or 'dpm++', not {solver!r}")
     return scheduler
 
 
@@ -55,13 +55,24 @@ def denoise(
     solver: Solver = "unipc",
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Follow the guided velocity from pure noise `latents` [B,16,T,H,W] to data, float32 of the same shape.
+    """Follow the guided velocity from noise `latents` [B,16,T,H,W] to data; returns float32 of the same shape.
 
-    `velocity(latents, timestep [B], branch)` is asked only for the branches that count: 91 times at 40 steps. If it has
-    `many(latents, timestep, branches) -> dict`, that is asked instead, once a step. flow_shift 3.0 is released for
-    480p areas. The pose guides strictly inside `pose_guidance_interval`, a share of the steps as released, or of the
-    timesteps (t / 1000) as the paper words it. `callback(step, timestep, latents)` is called after every step.
-    Raises FloatingPointError, which names the step, when a velocity is not finite.
+    Args:
+        velocity: (latents, timestep [B], branch) -> velocity. Only needed branches are evaluated: 91 evaluations at 40
+            steps. If it has a method `many(latents, timestep, branches) -> dict`, that is called once per step instead.
+        latents: pure noise.
+        num_inference_steps: number of steps.
+        flow_shift: shift of the sigmas; 3.0 is released for 480p areas.
+        guidance_scale: w_txt of Eq. 7; 1 turns the text guidance off.
+        pose_guidance_scale: w_pose of Eq. 8; 0 turns the pose guidance off.
+        pose_guidance_interval: the pose guides strictly inside this interval.
+        pose_guidance_unit: unit of the interval: "step", the share of the steps, as released; or "timestep", t / 1000,
+            as printed.
+        solver: "unipc" or "dpm++", see `released_scheduler`.
+        callback: called with (step, timestep, latents) after every step.
+
+    Raises:
+        FloatingPointError: a velocity is not finite; the message names the step.
     """
     latents = latents.float()
     scheduler = released_scheduler(num_inference_steps, flow_shift, solver)
@@ -87,9 +98,9 @@ def guided_velocity(
     pose_guidance_interval: tuple[float, float],
     pose_guidance_unit: PoseGuidanceUnit,
 ) -> Tensor:
-    """Evaluate the branches that count at one step, and `guide`: float32 of the shape of `latents`.
+    """Evaluate the needed branches at one step and combine them by `guide`: float32 of the shape of `latents`.
 
-    Arguments as `denoise`; `step` counts from 0.
+    Arguments as in `denoise`; `step` counts from 0.
 
     Raises:
         FloatingPointError: the velocity is not finite; the message names the step and the branches.

@@ -1,6 +1,6 @@
-"""The network: diffusers' Wan 2.1 image-to-video transformer, told what pose to follow.
+"""The network: diffusers' Wan 2.1 image-to-video transformer, conditioned on a pose.
 
-The transformer blocks are untouched. Only what is fed in differs, and which output frames are kept.
+The transformer blocks are unchanged. Only their inputs differ, and the output frames that are kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import ModelMixin as ModelMixin  # diffusers looks for a component's base class in its module
+from diffusers import ModelMixin as ModelMixin  # diffusers looks up a component's base class in its module
 from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -39,36 +39,36 @@ from .condition_reconciliation import (
 )
 from .conditions import MASK_CHANNELS
 from .diffusers_internals import ContextParallelInput
-from .inference.step_caches import separate_contexts, with_attentions_named
-from .inference.step_memory import BlockContext, CrossAttention, StepMemory, once
+from .inference.step_caches import separate_contexts, with_attention_names
+from .inference.step_memory import BlockContext, CrossAttention, StepMemory, compute_once
 from .initialisation import state_from_wan
 from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
 
-# Context parallelism: the adapter's features are cut along the tokens as the tokens themselves are.
+# Context parallelism: the adapter's features are split along the tokens, as the tokens are.
 _SPLIT_TOKENS = {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
 
 
 class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     """Wan 2.1 I2V with the Condition-Reconciliation Mechanism and the Synergistic Pose Modulation Modules.
 
-    Arguments are those of `diffusers.WanTransformer3DModel` with the image-to-video defaults (36 channels in,
-    `image_dim` 1280, `added_kv_proj_dim` None meaning the model's width), and
+    Arguments are those of `diffusers.WanTransformer3DModel` with the image-to-video defaults (`in_channels` 36,
+    `image_dim` 1280; `added_kv_proj_dim` None means the model's width), and
 
     - `pose_channels`: channels of the pose latents;
-    - `alignment_axis`: "temporal", which the released weights need, or "spatial", as the paper words it;
-    - `alignment_dropout`: chance of an attention weight of the alignment unit to be left out in training;
+    - `alignment_axis`: "temporal", as the released weights need, or "spatial", as printed;
+    - `alignment_dropout`: probability of dropping an attention weight of the alignment unit in training;
     - `temporal_kernel_size`: frames that a temporal convolution of TMCM mixes: 3 (released), or 1, pointwise (printed);
-    - `reference_embedding`: the reference frames of Eq. 4 have "separate" patch embeddings (released), or one "shared"
-      with the video (printed);
-    - `image_feature_fusion`: the two image features' tokens as their "sum" (released), or in "concatenation" (printed).
+    - `reference_embedding`: patch embeddings of the reference frames of Eq. 4: "separate" ones (released), or one
+      "shared" with the video (printed);
+    - `image_feature_fusion`: the tokens of the two image features as "sum" (released) or "concatenation" (printed).
 
-    The paper's ablations (Table 3, Figure 12); what is off has no parameters and no effect:
+    The paper's ablations (Table 3, Figure 12). A module that is off has no parameters and no effect:
 
-    - `pose_modulation_modules`: which of "spatial" (SSAE), "temporal" (TMCM) and "alignment" (FAAU) are there;
-    - `condition_augmentation`: the two reference frames and the second image feature (Eq. 4), or none of them;
-    - `pose_fusion`: how the pose joins: "concatenation" (Eq. 3), "latent_addition" (Eq. 2: its latents are added to the
-      image's, without a parameter), "addition" (it is embedded apart, and added to the embedded video) or "adapter"
-      (inside the blocks).
+    - `pose_modulation_modules`: the active ones of "spatial" (SSAE), "temporal" (TMCM) and "alignment" (FAAU);
+    - `condition_augmentation`: whether there are the two reference frames and the second image feature (Eq. 4);
+    - `pose_fusion`: "concatenation" (Eq. 3), "latent_addition" (Eq. 2: pose latents are added to the image's, without
+      new parameters), "addition" (the pose has its own embedding, which is added to the embedded video) or "adapter"
+      (pose features are added after every block).
     """
 
     _cp_plan: dict[str, Any] = WanTransformer3DModel._cp_plan
@@ -110,7 +110,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     ) -> None:
         if pos_embed_seq_len is not None:
             raise ValueError(
-                "pos_embed_seq_len joins two images into one embedding, here each has its own: leave it None"
+                f"pos_embed_seq_len must be None, not {pos_embed_seq_len}: it joins two images into one embedding, and "
+                "here each image has its own"
             )
         inner_dim = num_attention_heads * attention_head_dim
         super().__init__(
@@ -145,30 +146,30 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         elif pose_fusion == "latent_addition":
             if pose_channels != in_channels - MASK_CHANNELS - out_channels:
                 raise ValueError(
-                    f"pose_fusion 'latent_addition' adds pose latents of {pose_channels} channels to image latents of "
-                    f"{in_channels - MASK_CHANNELS - out_channels}: set pose_channels to that number"
+                    f"pose_fusion 'latent_addition' adds the pose latents to the image latents: pose_channels must be "
+                    f"{in_channels - MASK_CHANNELS - out_channels}, not {pose_channels}"
                 )
         elif pose_fusion == "adapter":
             self.pose_adapter = PoseAdapter(joined_channels, inner_dim, num_layers, patch_size)
             self._cp_plan = {**self._cp_plan, "pose_adapter": _SPLIT_TOKENS}
         else:
             raise ValueError(
-                f"pose_fusion is {pose_fusion!r}, it can be 'concatenation', 'addition', 'latent_addition' or 'adapter'"
+                f"pose_fusion must be 'concatenation', 'addition', 'latent_addition' or 'adapter', not {pose_fusion!r}"
             )
         if reference_embedding not in ("separate", "shared"):
-            raise ValueError(f"reference_embedding is {reference_embedding!r}, it can be 'separate' or 'shared'")
+            raise ValueError(f"reference_embedding must be 'separate' or 'shared', not {reference_embedding!r}")
         if image_feature_fusion not in ("sum", "concatenation"):
-            raise ValueError(f"image_feature_fusion is {image_feature_fusion!r}, it can be 'sum' or 'concatenation'")
+            raise ValueError(f"image_feature_fusion must be 'sum' or 'concatenation', not {image_feature_fusion!r}")
         if condition_augmentation and reference_embedding == "separate":
             self.patch_embedding_ref_c = patch_embedding(pose_channels)
         elif pose_fusion == "concatenation":
-            del self.patch_embedding  # nothing is left for it: the video has its own, which an image reference shares
+            del self.patch_embedding  # not used: the video has its own embedding, which the image reference shares
         for block in self.blocks:
             block.attn2.set_processor(CrossAttention())
 
     @property
     def pose_module_names(self) -> tuple[str, ...]:
-        """The children with parameters that Wan does not have; trained in full in every stage."""
+        """Names of the child modules with parameters that Wan does not have; every stage trains them in full."""
         holding = {name.split(".")[0] for name, _ in self.named_parameters()}
         return tuple(name for name in POSE_MODULE_NAMES if name in holding)
 
@@ -176,19 +177,26 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     def from_wan(
         cls, base: WanTransformer3DModel, *, copy: bool = True, **kwargs: Any
     ) -> SteadyDancerTransformer3DModel:
-        """Start from a plain Wan image-to-video transformer; `kwargs` are our own arguments.
+        """Start from a plain Wan image-to-video transformer.
 
-        Its tensors are copied, or with `copy=False` taken as they are: one network's memory for both, and no more use
-        for `base`.
-        Whatever puts the pose into the tokens is zero (`state_from_wan`). So step 0 differs from `base` by the two
-        extra frames and the second image feature only, and by nothing without condition augmentation. With
-        `pose_fusion="latent_addition"` there is no such layer: at step 0 the base reads z_c + z_p for z_c.
-        Raises ValueError if `base` does not take an image.
+        The layers that add the pose to the tokens start at zero (`state_from_wan`). At step 0 the output differs from
+        that of `base` only by the two extra frames and the second image feature, and without condition augmentation not
+        at all. With `pose_fusion="latent_addition"` there is no such layer: at step 0 the base reads z_c + z_p instead
+        of z_c.
+
+        Args:
+            base: a Wan 2.1 image-to-video transformer.
+            copy: copy its tensors. False shares them, which needs the memory of one network only; do not use `base`
+                after.
+            kwargs: arguments of this class that Wan does not have.
+
+        Raises:
+            ValueError: `base` does not take an image.
         """
         if base.config.in_channels != 36 or base.config.image_dim is None:
             raise ValueError(
-                f"not a Wan 2.1 image-to-video transformer: in_channels {base.config.in_channels} (36 wanted), "
-                f"image_dim {base.config.image_dim} (1280 in the released ones)"
+                f"base is not a Wan 2.1 image-to-video transformer: in_channels is {base.config.in_channels} (must be "
+                f"36), image_dim is {base.config.image_dim} (1280 in the released ones)"
             )
         config = {name: value for name, value in base.config.items() if not name.startswith("_")}
         with init_empty_weights():
@@ -205,14 +213,17 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         num_attention_heads: int | None = None,
         **unknown: Any,
     ) -> SteadyDancerTransformer3DModel:
-        """Load a local SteadyDancer file, or the index of its shards, under the released names or diffusers'.
+        """Load a local SteadyDancer file, or the index of its shards, with the released key names or diffusers'.
 
-        By the key maps of `state_dict`: diffusers' converter would rename inside the pose modules. Raises ValueError
-        for another of diffusers' arguments, and CheckpointError for a file that does not fit.
+        The names are mapped by `checkpoints.key_maps`; diffusers' converter would rename keys inside the pose modules.
+
+        Raises:
+            ValueError: an argument of diffusers' method that is not supported.
+            CheckpointError: the file does not fit.
         """
         if unknown:
             raise ValueError(
-                f"from_single_file reads a local file with torch_dtype and num_attention_heads, not {sorted(unknown)}"
+                f"from_single_file takes a local file, torch_dtype and num_attention_heads, not {sorted(unknown)}"
             )
         opened = read_transformer(file, "steadydancer", num_attention_heads)
         model = empty(cls, opened.config)
@@ -221,13 +232,17 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         return loaded
 
     def enable_cache(self, config: Any) -> None:
-        """Turn on one of diffusers' step caches; each `cache_context` (a guidance branch) has a state of its own.
+        """Enable one of diffusers' step caches; each `cache_context` (a guidance branch) has its own state.
 
-        Raises ValueError for a network with a pose adapter, which adds to every block's output, skipped or not.
+        Raises:
+            ValueError: the network has a pose adapter, which adds to the output of every block, also of skipped ones.
         """
         if self.config.pose_fusion == "adapter":
-            raise ValueError("a step cache skips blocks, and a pose adapter has something to add after each of them")
-        super().enable_cache(with_attentions_named(config))
+            raise ValueError(
+                "a step cache cannot be used with pose_fusion 'adapter': it skips blocks, and the adapter adds the "
+                "pose after each of them"
+            )
+        super().enable_cache(with_attention_names(config))
         separate_contexts(self)
 
     @apply_lora_scale("attention_kwargs")
@@ -247,41 +262,49 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         step_memory: StepMemory | None = None,
         alignment_seeds: Sequence[int] | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """Velocity ε − x0 at the noisy latents.
+        """Return the velocity ε − x0 at the noisy latents: sample [B,16,T,H,W].
 
-        hidden_states [B,16,T,H,W]; timestep [B] in 0..1000; encoder_hidden_states [B,L,text_dim], L ≤ 512;
-        encoder_hidden_states_image and encoder_hidden_states_pose_image [B,257,image_dim]: features of the reference
-        image and of the first pose; image_latents [B,20,T,H,W]: 4 mask channels, then 16; pose_latents [B,16,T,H,W];
-        reference_latents and reference_pose_latents [B,16,1,H,W], None: first frame of the clips before them.
-        step_memory, in sampling loops: what does not depend on hidden_states and timestep is put there by the first
-        call and taken from there by the next ones, whose conditions must be the same; without gradients only.
-        alignment_seeds, in training with `alignment_dropout`: B numbers that the samples' masks are drawn from.
-        Returns sample [B,16,T,H,W].
+        Args:
+            hidden_states: noisy latents [B,16,T,H,W].
+            timestep: [B] in 0..1000.
+            encoder_hidden_states: text features [B,L,text_dim], L ≤ 512.
+            encoder_hidden_states_image: features of the reference image [B,257,image_dim].
+            encoder_hidden_states_pose_image: features of the first pose frame [B,257,image_dim].
+            image_latents: [B,20,T,H,W], 4 mask channels, then 16.
+            pose_latents: [B,16,T,H,W].
+            reference_latents: [B,16,1,H,W]; None takes the first frame of `image_latents`.
+            reference_pose_latents: [B,16,1,H,W]; None takes the first frame of `pose_latents`.
+            attention_kwargs: as in diffusers; `scale` scales LoRA adapters.
+            return_dict: False returns the tuple (sample,).
+            step_memory: for sampling loops, without gradients. The first call stores values that do not depend on
+                `hidden_states` and `timestep`, later calls reuse them; their conditions must be the same.
+            alignment_seeds: in training with `alignment_dropout`, B numbers that seed the samples' dropout masks.
         """
         if step_memory is not None and torch.is_grad_enabled():
-            raise ValueError("step_memory keeps results between calls, through which no gradient flows: use no_grad")
+            raise ValueError("step_memory keeps results without their gradients: call under torch.no_grad()")
         num_frames, height, width = hidden_states.shape[2:]
         _, patch_height, patch_width = self.config.patch_size
         if height % patch_height or width % patch_width:
             raise ValueError(
-                f"latents of {height}x{width}: height and width must divide by {patch_height}x{patch_width}"
+                f"height and width of the latents must be multiples of {patch_height} and {patch_width}, not "
+                f"{height} and {width}"
             )
         memory = StepMemory() if step_memory is None else step_memory
-        # One dtype for the tokens, whatever the latents' (float32 in the sampler) and the pose modules' are.
+        # One dtype for the tokens: latents (float32 in the sampler) and pose modules may have others.
         dtype = self.blocks[0].attn1.norm_q.weight.dtype
         num_reference_frames = NUM_REFERENCE_FRAMES if self.config.condition_augmentation else 0
 
         # Only the shape is read: the grid of the video and its reference frames.
         frames = hidden_states[:, :, :1].expand(-1, -1, num_frames + num_reference_frames, -1, -1)
-        rotary_emb = once(memory.grid, "rotary_emb", lambda: self.rope(frames))
-        fused_pose = once(memory.pose, "fused_pose", lambda: self.pose_modulation.fuse(pose_latents))
+        rotary_emb = compute_once(memory.grid, "rotary_emb", lambda: self.rope(frames))
+        fused_pose = compute_once(memory.pose, "fused_pose", lambda: self.pose_modulation.fuse(pose_latents))
         pose = concatenate_poses(fused_pose, self.pose_modulation.align(hidden_states, fused_pose, alignment_seeds))
         pose_features = self.pose_adapter(pose, num_reference_frames) if self.config.pose_fusion == "adapter" else None
         tokens = self._embed_patches(
             hidden_states, image_latents, pose_latents, pose, reference_latents, reference_pose_latents
         )
         tokens = tokens.to(dtype).flatten(2).transpose(1, 2).contiguous()
-        # Words that every block has its keys and values of need not be embedded again: none are given.
+        # Skip the text embedding once every block has cached its cross-attention keys and values.
         known = "blocks" in memory.context
         prompt = encoder_hidden_states[:, :0] if known else pad_text(encoder_hidden_states)
         temb, timestep_proj, text, _ = self.condition_embedder(timestep, prompt.to(dtype))
@@ -297,7 +320,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             context = torch.cat([images, text], dim=1)
             return [context if step_memory is None else BlockContext(context) for _ in self.blocks]
 
-        known_contexts = once(memory.context, "blocks", contexts)
+        known_contexts = compute_once(memory.context, "blocks", contexts)
         for i, (block, context) in enumerate(zip(self.blocks, known_contexts, strict=True)):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, tokens, context, timestep_proj, rotary_emb)
@@ -319,9 +342,9 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         reference_latents: Tensor | None,
         reference_pose_latents: Tensor | None,
     ) -> Tensor:
-        """Eq. 4: the tokens of the video and of the reference frames, [B,D,T+2,H/2,W/2] (T without augmentation).
+        """Eq. 4: embed the video and the reference frames as tokens [B,D,T+2,H/2,W/2] (T without augmentation).
 
-        pose [B,32,T,H,W]: p* and p† of Eq. 5, or p* alone, 16 channels.
+        `pose` [B,32,T,H,W]: p* and p† of Eq. 5, or p* alone, 16 channels.
         """
         if not self.config.condition_augmentation:
             return self._embed_frames(hidden_states, image_latents, pose)
@@ -340,7 +363,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         )
 
     def _embed_frames(self, hidden_states: Tensor, image_latents: Tensor, pose: Tensor) -> Tensor:
-        """Eq. 2 and 3: the tokens of frames whose three inputs have as many, [B,D,T,H/2,W/2]."""
+        """Eq. 2 and 3: embed frames as tokens [B,D,T,H/2,W/2]; all three inputs have T frames."""
         if self.config.pose_fusion == "concatenation":
             return _embed(self.patch_embedding_fuse, fuse(hidden_states, image_latents, pose))
         if self.config.pose_fusion == "latent_addition":
@@ -351,18 +374,18 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         return video
 
     def _inject(self, index: int, tokens: Tensor, pose_features: Tensor | None) -> Tensor:
-        """Adapter injection after the block of this index; nothing where the pose joins at the input."""
+        """Add the adapter's pose features after the block `index`; without an adapter, return the tokens unchanged."""
         return tokens if pose_features is None else self.pose_adapter.inject(index, tokens, pose_features)
 
     def _unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Tokens [B,N,out] -> latents [B,16,T+2,H,W]; a token's outputs run (height, width, channel)."""
+        """Unpatchify tokens [B,N,out] to latents [B,16,T+2,H,W]; `out` is ordered (height, width, channel)."""
         _, patch_height, patch_width = self.config.patch_size
         rows, columns = height // patch_height, width // patch_width
         grid = tokens.unflatten(2, (patch_height, patch_width, -1)).unflatten(1, (-1, rows, columns))
-        # [B, T+2, rows, columns, patch_height, patch_width, C] -> channel first, each patch beside its cell.
+        # [B, T+2, rows, columns, patch_height, patch_width, C] -> channels first, patch sizes next to the grid's.
         return grid.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
 
 def _embed(patch_embedding: nn.Conv3d, channels: Tensor) -> Tensor:
-    # The new embeddings may be trained in float32 beside frozen bfloat16 ones.
+    # New embeddings may be trained in float32 while the frozen ones are bfloat16.
     return patch_embedding(channels.to(patch_embedding.weight.dtype))

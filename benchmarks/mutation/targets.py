@@ -70,6 +70,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
             "verdicts": ("flows/test_refilter.py",),
         }.items()
     },
+    "models/negative_pose.py": ("models/test_negative_pose.py",),
     "models/pipeline_inputs.py": ("models/test_pipeline_inputs.py",),
     "datasets/driving_poses.py": ("datasets/test_driving_poses.py",),
     "datasets/video/sound.py": ("datasets/video/test_sound.py",),

@@ -191,11 +191,11 @@ def _official_names(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
 def _dtype(model: Any, name: str, stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
     import torch
 
-    from ..diffusers_internals import kept_in_float32
+    from ..diffusers_internals import float32_modules
 
     if name.startswith("pose_modulation."):
         return torch.float32
     if wanted is None:
         return torch.bfloat16 if stored.itemsize == 1 else stored  # nothing computes in float8
-    is_kept = any(module in name.split(".") for module in kept_in_float32(model))
+    is_kept = any(module in name.split(".") for module in float32_modules(model))
     return torch.float32 if is_kept else wanted

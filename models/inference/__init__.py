@@ -1,1 +1,1 @@
-"""What makes sampling cheaper: values kept between steps, step caches, offload, memory estimates."""
+"""Cheaper sampling: values kept between steps, step caches, offload and memory estimates."""

@@ -1,4 +1,4 @@
-"""What encoding a clip takes of a device's memory, counted on the meta device: nothing is made or computed."""
+"""Peak memory of encoding a clip, counted on the meta device without allocating or computing anything."""
 
 import weakref
 from functools import lru_cache
@@ -13,23 +13,23 @@ from torch.utils._pytree import tree_leaves
 
 @lru_cache(maxsize=64)
 def encoding_bytes(num_frames: int, height: int, width: int) -> int:
-    """Bytes of Wan 2.1's autoencoder in float32 and of the tensors that are alive at the peak of encoding one clip.
+    """Return the bytes of Wan 2.1's autoencoder in float32 and of all live tensors at the peak of encoding one clip.
 
-    On a CPU they are the same to the byte. What a device's kernels take for themselves while they work comes on top.
+    On a CPU the result is exact. Temporary memory of a device's kernels is not included.
 
     Args:
         num_frames: pixel frames, 4k + 1.
         height: of the frames, pixels.
         width: of the frames, pixels.
     """
-    with torch.device("meta"), torch.no_grad(), _LiveBytes() as live:
+    with torch.device("meta"), torch.no_grad(), _LiveBytes() as live_bytes:
         vae = AutoencoderKLWan()
         vae.encode(torch.empty(1, 3, num_frames, height, width))
-    return live.peak
+    return live_bytes.peak
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations inside have made and nobody has let go."""
+    """Counts the bytes of all live tensors that operations in its context have created, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()

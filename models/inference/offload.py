@@ -1,4 +1,4 @@
-"""Where a network computes while its weights wait elsewhere: what diffusers' and accelerate's kinds of offload tell."""
+"""The device on which a network computes while diffusers or accelerate keeps its weights elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..diffusers_internals import accelerate_hooks, group_offload_device
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Where a module computes. Its parameters may wait elsewhere, if one of diffusers' kinds of offload is enabled."""
+    """Return the device on which a module computes. With offload, its parameters may be elsewhere."""
     if (onload_device := group_offload_device(module)) is not None:
         return onload_device
     devices = (getattr(hook, "execution_device", None) for hook in accelerate_hooks(module))

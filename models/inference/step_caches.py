@@ -1,7 +1,7 @@
-"""diffusers' step caches, fitted to this network: one state for each guidance branch, and every attention found.
+"""diffusers' step caches for this network: a state for each guidance branch, and all attentions found.
 
-A step cache hands out what a layer gave at earlier steps instead of computing it. What it gave for one branch must not
-be handed to another: `cache_context(branch)` says whose step it is, and only some of diffusers' caches heed that.
+A step cache reuses a layer's output from earlier steps instead of computing it. The output of one branch must not be
+reused for another. `cache_context(branch)` names the branch of a step, but not all of diffusers' caches use it.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 from diffusers import TaylorSeerCacheConfig
 from torch import nn
 
-from ..diffusers_internals import HOOKS_OF_ONE_STATE, CacheContext, StateManager, cache_hooks
+from ..diffusers_internals import SINGLE_STATE_HOOKS, CacheContext, StateManager, cache_hooks
 
-# TaylorSeer looks for names that end in "attn"; Wan's are numbered, so that by default it would find none.
+# By default TaylorSeer selects names that end in "attn"; Wan's are numbered, so it would find none.
 _ATTENTIONS = r"blocks\.\d+\.attn[12]"
 
 
 class StatePerContext(StateManager):
-    """Stands where a hook keeps its only state, and hands everything on to the state of the context that is set.
+    """Takes the place of a hook's single state and forwards to the state of the current context.
 
-    diffusers sets the context on each `StateManager` that a hook holds. Calls outside of any context share a state.
+    diffusers sets the context on each `StateManager` of a hook. Calls outside of any context share one state.
     """
 
     @property
     def context(self) -> CacheContext:
-        """The one that is set, or the one of calls outside of any."""
+        """The current context; outside of any, a context of its own."""
         return self._context or CacheContext("outside")
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # our own, asked for before they are there
+        if name.startswith("_"):  # own attributes, read before `__init__` sets them
             raise AttributeError(name)
         return getattr(self.get_state(), name)
 
@@ -41,16 +41,16 @@ class StatePerContext(StateManager):
             setattr(self.get_state(), name, value)
 
 
-def with_attentions_named(config: Any) -> Any:
-    """The configuration of a step cache; TaylorSeer's is told the attentions' names if it is told no layers."""
-    told = not isinstance(config, TaylorSeerCacheConfig) or config.use_lite_mode
-    if told or config.cache_identifiers or config.skip_predict_identifiers:
+def with_attention_names(config: Any) -> Any:
+    """Return the configuration of a step cache; for TaylorSeer without selected layers, with Wan's attention names."""
+    needs_no_names = not isinstance(config, TaylorSeerCacheConfig) or config.use_lite_mode
+    if needs_no_names or config.cache_identifiers or config.skip_predict_identifiers:
         return config
     return replace(config, cache_identifiers=[_ATTENTIONS])
 
 
 def separate_contexts(transformer: nn.Module) -> None:
-    """Give Pyramid Attention Broadcast and FasterCache, once enabled, a state per context; the others have it."""
+    """Give enabled Pyramid Attention Broadcast and FasterCache a state per context; the other caches have one."""
     for hook in cache_hooks(transformer):
-        if isinstance(hook, HOOKS_OF_ONE_STATE):
+        if isinstance(hook, SINGLE_STATE_HOOKS):
             hook.state = StatePerContext(type(hook.state))

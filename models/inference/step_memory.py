@@ -1,7 +1,7 @@
-"""What does not depend on the step of a sampling loop, computed at the first step and kept for the others.
+"""Values that do not depend on the step of a sampling loop: computed at the first step, reused at the others.
 
 These are the fused pose p* (SSAE and TMCM), the embedded text and image features with their keys and values in every
-block, and the rotary tables. Nothing is approximated: the bits are those of computing it again.
+block, and the rotary tables. Nothing is approximated: the bits are the same as without reuse.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ..conditions import Conditions
 from ..diffusers_internals import WanAttention, WanAttnProcessor, accelerate_hooks, dispatch_attention_fn
 
 Result = TypeVar("Result")
-# A quarter of the network at 14B, and idle once every context has its keys and values.
+# A quarter of the network at 14B; not used once every context has its keys and values.
 CONTEXT_PROJECTIONS = ("to_k", "to_v", "add_k_proj", "add_v_proj", "to_kv", "to_added_kv")  # the last two: fused
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What the forwards of one sampling loop remember; hand the same one, and the same conditions, to each of them.
+    """Values shared by the forwards of one sampling loop; pass the same object, and the same conditions, to each.
 
-    Three boxes, by what their contents are made of: the pose latent, the text and image features, the sizes alone.
-    Guidance branches that share a condition share its box (`share_memory`).
+    Three caches, keyed by what their entries depend on: the pose latents, the text and image features, the sizes only.
+    Guidance branches that share a condition share its cache (`share_memory`).
     """
 
     pose: dict[str, Any] = field(default_factory=dict)
@@ -36,32 +36,32 @@ class StepMemory:
 
 
 def share_memory(branches: Mapping[Any, Conditions]) -> dict[Any, StepMemory]:
-    """One memory a branch; two branches that are given the very same tensors share the box made of them."""
-    boxes: dict[tuple[int, ...], dict[str, Any]] = {}
+    """Return one memory per branch; branches with identical condition tensors share the caches of these."""
+    caches: dict[tuple[int, ...], dict[str, Any]] = {}
     grid: dict[str, Any] = {}
 
-    def box(*tensors: Tensor) -> dict[str, Any]:
-        return boxes.setdefault(tuple(map(id, tensors)), {})
+    def cache_of(*tensors: Tensor) -> dict[str, Any]:
+        return caches.setdefault(tuple(map(id, tensors)), {})
 
     return {
         branch: StepMemory(
-            pose=box(told.pose_latents),
-            context=box(told.prompt_embeds, told.image_embeds, told.pose_image_embeds),
+            pose=cache_of(conditions.pose_latents),
+            context=cache_of(conditions.prompt_embeds, conditions.image_embeds, conditions.pose_image_embeds),
             grid=grid,
         )
-        for branch, told in branches.items()
+        for branch, conditions in branches.items()
     }
 
 
-def once(box: dict[str, Any], name: str, compute: Callable[[], Result]) -> Result:
-    """What `compute` gave when a box was first asked for `name`."""
-    if name not in box:
-        box[name] = compute()
-    return box[name]
+def compute_once(cache: dict[str, Any], name: str, compute: Callable[[], Result]) -> Result:
+    """Return the entry `name` of a cache; call `compute` if it is missing."""
+    if name not in cache:
+        cache[name] = compute()
+    return cache[name]
 
 
 class BlockContext:
-    """The context [B, 257 + 512, D] of one block's cross-attention, and its keys and values once they are known."""
+    """The context [B, 257 + 512, D] of one block's cross-attention, with its keys and values once computed."""
 
     def __init__(self, context: Tensor) -> None:
         self.context = context
@@ -69,7 +69,7 @@ class BlockContext:
 
 
 class CrossAttention(WanAttnProcessor):
-    """Wan's cross-attention to image and text, which also takes a `BlockContext` for its context."""
+    """Wan's cross-attention to image and text; as context it also accepts a `BlockContext`."""
 
     def __call__(
         self,
@@ -79,7 +79,7 @@ class CrossAttention(WanAttnProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """hidden_states [B,N,D] -> [B,N,D]."""
+        """Compute the cross-attention of hidden_states [B,N,D] to the context; returns [B,N,D]."""
         if not isinstance(encoder_hidden_states, BlockContext):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         known = encoder_hidden_states
@@ -94,13 +94,13 @@ class CrossAttention(WanAttnProcessor):
 
 
 def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(key, value) of the image tokens and of the text, each [B, L, heads, D / heads]."""
+    """Return (key, value) of the image tokens and of the text, each [B, L, heads, D / heads]."""
     image, text = context[:, :-TEXT_LENGTH], context[:, -TEXT_LENGTH:]
     parked = next(attn.to_k.parameters()).device
-    if parked.type == "meta" and not _is_fetched_by_a_hook(attn.to_k):
+    if parked.type == "meta" and not _is_offloaded(attn.to_k):
         raise ValueError(
-            "the key and value projections of the context were given up after another sampling loop: "
-            "load the transformer again, or park them on 'cpu' instead of 'meta'"
+            "the key and value projections of the context were released to 'meta' after another sampling loop: "
+            "load the transformer again, or park them on 'cpu'"
         )
     _move_projections(attn, context.device)
     if attn.fused_projections:
@@ -122,11 +122,12 @@ def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Ten
 
 
 def park_context_projections(transformer: Any, device: torch.device | str) -> None:
-    """Take the key and value projections of the cross-attentions off the accelerator, −26 % of the network at 14B.
+    """Move the cross-attentions' key and value projections off the accelerator: −26 % of the network at 14B.
 
-    Meant for sampling loops that remember (`branch_velocity`): keys and values are computed once, so that a block
-    fetches its projections for a moment at the first step and needs them no more. device "cpu" keeps them there;
-    "meta" gives them up, after which only contexts that are known already can be attended to.
+    Use it with sampling loops that have a step memory (`branch_velocity`): keys and values are computed once, so a
+    block needs its projections only at the first step and fetches them then. `device` "cpu" keeps them there. "meta"
+    releases
+    them: after that, only contexts with known keys and values can be used.
     """
     for block in transformer.blocks:
         _move_projections(block.attn2, torch.device(device))
@@ -135,12 +136,12 @@ def park_context_projections(transformer: Any, device: torch.device | str) -> No
 def _move_projections(attn: WanAttention, device: torch.device) -> None:
     for name in CONTEXT_PROJECTIONS:
         projection = getattr(attn, name, None)
-        if projection is None or _is_fetched_by_a_hook(projection):
+        if projection is None or _is_offloaded(projection):
             continue
         if next(projection.parameters()).device != device:
             projection.to(device)
 
 
-def _is_fetched_by_a_hook(projection: nn.Module) -> bool:
-    """Whether accelerate's offload keeps the weights elsewhere (on meta) and brings them when the layer is called."""
+def _is_offloaded(projection: nn.Module) -> bool:
+    """Return whether accelerate's offload keeps the weights on meta and loads them when the layer is called."""
     return any(getattr(hook, "offload", False) for hook in accelerate_hooks(projection))

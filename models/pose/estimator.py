@@ -77,5 +77,5 @@ def _folder_of(name: str, download: bool) -> Path:
     if folder is None and download:
         return weights.fetch(name)
     if folder is None:
-        raise weights.WeightsError(f"{' and '.join(row.files)} not found in {row.looked_for}: {row.remedy}.")
+        raise weights.WeightsError(f"{' and '.join(row.files)} not found in {row.search_locations}: {row.remedy}.")
     return folder

@@ -1,4 +1,4 @@
-"""Pretrained weights: a catalogue with sizes and licences, and where each is looked for. Imports no torch."""
+"""Pretrained weights: a catalogue with sizes and licences, lookup and download. Does not import torch."""
 
 from .lookup import (
     BLAZEPOSE_FILES,

@@ -1,4 +1,4 @@
-"""The catalogue of pretrained weights: what each is for, where it comes from, how large it is, under which licence."""
+"""Catalogue of pretrained weights: purpose, source, size and licence of each."""
 
 import os
 import sys
@@ -13,16 +13,16 @@ class Weight:
     """One row of the catalogue.
 
     Attributes:
-        name: what `steadydancer weights` calls it.
-        purpose: what it is for, in a few words.
+        name: name in `steadydancer weights`.
+        purpose: purpose, in a few words.
         presets: presets that use it.
-        hub_id: repository on the model hub; None where it comes out of a Python package.
-        num_bytes: size, or None where it is not known to us.
+        hub_id: repository on the model hub; None if a Python package contains it.
+        num_bytes: size; None if unknown.
         size_note: what `num_bytes` counts.
         licence: licence of the weights.
-        is_optional: True where the preset runs without it, doing less.
-        files: files that make it up, relative to its folder; empty for a whole repository.
-        folder: where it lies below `weights_dir()`; None: `name`, or the repository's name without its owner.
+        is_optional: True if the preset also runs without it, with fewer functions.
+        files: its files, relative to its folder; empty for a whole repository.
+        folder: its folder below `weights_dir()`; None: `name`, or the repository's name without its owner.
     """
 
     name: str
@@ -37,21 +37,22 @@ class Weight:
     folder: str | None = None
 
     @property
-    def looked_for(self) -> str:
-        """The places that `find` tries, for people."""
+    def search_locations(self) -> str:
+        """The places that `find` searches, for messages."""
         folder = local_folder(self)
         return str(folder) if self.hub_id is None else f"{folder}, then the model hub's cache ({self.hub_id})"
 
     @property
     def remedy(self) -> str:
-        """What to do where it is missing, for people."""
+        """What to do if the weights are missing, for messages."""
         if self.hub_id is None:
             return f"run `steadydancer weights fetch {self.name}`"
         if self.folder is not None:
             files = " and ".join(self.files)
-            return f"put {files} ({self.hub_id} on the hub) there, or run `steadydancer weights fetch {self.name}`"
+            command = f"steadydancer weights fetch {self.name}"
+            return f"put {files} ({self.hub_id} on the hub) into that folder, or run `{command}`"
         command = " ".join(["hf download", self.hub_id, *self.files])
-        return f"put it there, or run `{command}` where there is a network"
+        return f"put it into that folder, or run `{command}` on a machine with network access"
 
 
 CATALOGUE: tuple[Weight, ...] = (
@@ -65,7 +66,7 @@ CATALOGUE: tuple[Weight, ...] = (
     ),
     Weight(
         "wan-720p",
-        "the same, trained at 720p",
+        "as wan-480p, trained at 720p",
         ("one_gpu", "paper"),
         "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
         32_789_757_568,
@@ -92,7 +93,7 @@ CATALOGUE: tuple[Weight, ...] = (
     ),
     Weight(
         "yolox",
-        "finds the persons for DWPose, and the animals (YOLOX-l, ONNX)",
+        "detector of people for DWPose, and of animals (YOLOX-l, ONNX)",
         ("one_gpu", "paper"),
         "yzd-v/DWPose",
         216_746_733,
@@ -105,7 +106,7 @@ CATALOGUE: tuple[Weight, ...] = (
         ("one_gpu", "paper"),
         "JunkyByte/easy_ViTPose",
         None,
-        "not known",
+        "unknown",
         is_optional=True,
         files=("onnx/apt36k/vitpose-b-apt36k.onnx",),
     ),
@@ -120,7 +121,7 @@ CATALOGUE: tuple[Weight, ...] = (
     ),
     Weight(
         "aesthetic-clip",
-        "embeds pictures for the aesthetic score and the type of action (CLIP ViT-L/14 by open_clip)",
+        "image embeddings for the aesthetic score and the type of action (CLIP ViT-L/14 by open_clip)",
         ("one_gpu", "paper"),
         "timm/vit_large_patch14_clip_224.openai",
         1_710_466_052,
@@ -132,7 +133,7 @@ CATALOGUE: tuple[Weight, ...] = (
     ),
     Weight(
         "aesthetic-head",
-        "the aesthetic score of an embedding (LAION's improved predictor)",
+        "aesthetic score of an image embedding (LAION's improved predictor)",
         ("one_gpu", "paper"),
         "camenduru/improved-aesthetic-predictor",
         3_711_876,
@@ -157,11 +158,11 @@ CATALOGUE: tuple[Weight, ...] = (
 
 
 def weights_dir() -> Path:
-    """Folder of weights kept on this machine: $STEADYDANCER_WEIGHTS, else inside the Python environment."""
+    """Return the folder of local weights: $STEADYDANCER_WEIGHTS, else a folder inside the Python environment."""
     chosen = os.environ.get("STEADYDANCER_WEIGHTS")
     return Path(chosen) if chosen else Path(sys.prefix) / "share" / "steadydancer"
 
 
 def local_folder(row: Weight) -> Path:
-    """Where `row` lies if it is kept among this machine's weights."""
+    """Return the folder of `row` below `weights_dir()`, whether or not it exists."""
     return weights_dir() / (row.folder or (row.name if row.hub_id is None else row.hub_id.split("/")[-1]))

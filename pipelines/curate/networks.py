@@ -92,7 +92,7 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
 
             persons = PersonCounter(folder)
         elif config.person_counter == "blazepose":
-            raise SteadyDancerError(f"person_counter blazepose: {row.looked_for} lacks it; {row.remedy}")
+            raise SteadyDancerError(f"person_counter blazepose: {row.search_locations} lacks it; {row.remedy}")
     if config.aesthetic_model != "off":
         files = find_aesthetic_files()
         if files is not None:
@@ -103,7 +103,7 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
             from ...models.weights import lookup as weights
 
             missing = [row for row in map(weights.weight, AESTHETIC_WEIGHTS) if weights.find(row) is None]
-            said = "; ".join(f"{row.looked_for} lacks it: {row.remedy}" for row in missing)
+            said = "; ".join(f"{row.search_locations} lacks it: {row.remedy}" for row in missing)
             raise SteadyDancerError(f"aesthetic_model laion: {said}; or choose auto")
     return ScoreTools(text, persons, aesthetics)
 
@@ -138,7 +138,7 @@ def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
     folder = weights.find(row)
     if folder is None:
         if config.smoothness_model == "amt":
-            raise SteadyDancerError(f"smoothness_model amt: {row.looked_for} lacks it; {row.remedy}")
+            raise SteadyDancerError(f"smoothness_model amt: {row.search_locations} lacks it; {row.remedy}")
         return None
     from ...models.curation.motion_smoothness import MotionSmoothness
 

@@ -21,7 +21,7 @@ from ...datasets.video import VideoError, frame_times_s, probe
 from ...models.checkpoints.components import load_components
 from ...models.inference.step_memory import park_context_projections
 from ...models.pipeline import SteadyDancerPipeline
-from ...models.pipeline_inputs import LEAST_SIDE_PX, DrivingError, InputError, align_driving_pose
+from ...models.pipeline_inputs import MIN_SIDE_PX, DrivingError, InputError, align_driving_pose
 from ...models.pose.estimator import PoseEstimator
 from ..common.poses import find_poses, load_pose_estimator
 from ..runtime.local_files import fetched
@@ -144,15 +144,15 @@ def read_image(path: Path) -> Picture:
     """An image file as viewers show it.
 
     Raises:
-        BadClip: it cannot be read, or is smaller than `LEAST_SIDE_PX` on a side.
+        BadClip: it cannot be read, or is smaller than `MIN_SIDE_PX` on a side.
     """
     try:
         picture = images.read_image(path)
     except images.ImageError as error:
         raise BadClip("unreadable_image", str(error)) from error
     height, width = picture.pixels.shape[:2]
-    if min(height, width) < LEAST_SIDE_PX:
-        raise BadClip("too_small", f"{path} is {width}×{height}, {LEAST_SIDE_PX}×{LEAST_SIDE_PX} is the least")
+    if min(height, width) < MIN_SIDE_PX:
+        raise BadClip("too_small", f"{path} is {width}×{height}, {MIN_SIDE_PX}×{MIN_SIDE_PX} is the least")
     return picture
 
 
@@ -188,7 +188,7 @@ def driving_motion(
             image,
             main_person_only=config.main_person_only,
             on_missing_reference=config.on_missing_reference,
-            found_by=model,
+            estimator_name=model,
         )
     except DrivingError as error:
         raise BadClip("no_pose", f"{path}: {error}") from error

@@ -76,7 +76,7 @@ def test_the_mask_is_of_the_latents_kind_and_before_them() -> None:
 @pytest.mark.parametrize(("length", "null_length"), [(4, 1), (1, 4), (3, 3)])
 def test_text_and_pose_are_dropped_each_by_its_own_draws(length: int, null_length: int) -> None:
     told = members(length=length)
-    dropped = told.dropped(
+    dropped = told.with_dropout(
         null(null_length), text=torch.tensor([True, False, False]), pose=torch.tensor([False, False, True])
     )
     longest = max(length, null_length)
@@ -92,9 +92,8 @@ def test_text_and_pose_are_dropped_each_by_its_own_draws(length: int, null_lengt
     for name in ("image_latents", "image_embeds", "reference_latents"):
         assert getattr(dropped, name) is getattr(told, name)
     unnamed = told.replace(reference_pose_latents=None)
-    assert (
-        unnamed.dropped(null(1), torch.zeros(3, dtype=bool), torch.ones(3, dtype=bool)).reference_pose_latents is None
-    )
+    poses = unnamed.with_dropout(null(1), torch.zeros(3, dtype=bool), torch.ones(3, dtype=bool)).reference_pose_latents
+    assert poses is None
 
 
 def assert_same_tensors(one: Conditions, other: Conditions) -> None:
@@ -117,8 +116,8 @@ def test_without_pose_or_text_the_rest_is_left_alone() -> None:
 def test_without_an_empty_prompt_no_text_is_dropped() -> None:
     nothing = NullConditions(null(1).pose_latents, null(1).pose_image_embeds)
     draws = torch.zeros(3, dtype=torch.bool)
-    for drop in (lambda: members().without_text(nothing), lambda: members().dropped(nothing, draws, draws)):
-        with pytest.raises(ValueError, match="hold no prompt_embeds: give the empty prompt"):
+    for drop in (lambda: members().without_text(nothing), lambda: members().with_dropout(nothing, draws, draws)):
+        with pytest.raises(ValueError, match="null.prompt_embeds is None: give the text features of the empty prompt"):
             drop()
 
 

@@ -170,7 +170,7 @@ def test_a_state_manager_keeps_one_state_a_context(internals: Any) -> None:
 def test_hooks_of_step_caches_are_found_and_reset(internals: Any, wan: WanTransformer3DModel) -> None:
     assert not [*internals.cache_hooks(wan)]
     enable_broadcast(wan)
-    hooks = [hook for hook in internals.cache_hooks(wan) if isinstance(hook, internals.HOOKS_OF_ONE_STATE)]
+    hooks = [hook for hook in internals.cache_hooks(wan) if isinstance(hook, internals.SINGLE_STATE_HOOKS)]
     assert hooks and not any(isinstance(hook.state, internals.StateManager) for hook in hooks)
     hooks[0].state.iteration = 7
     internals.reset_step_caches(wan)
@@ -180,7 +180,7 @@ def test_hooks_of_step_caches_are_found_and_reset(internals: Any, wan: WanTransf
 def test_a_hook_with_a_state_manager_is_told_the_context(internals: Any, wan: WanTransformer3DModel) -> None:
     """diffusers looks for managers among a hook's attributes; ours are put there (`separate_contexts`)."""
     enable_broadcast(wan)
-    hook = next(hook for hook in internals.cache_hooks(wan) if isinstance(hook, internals.HOOKS_OF_ONE_STATE))
+    hook = next(hook for hook in internals.cache_hooks(wan) if isinstance(hook, internals.SINGLE_STATE_HOOKS))
     hook.state = internals.StateManager(type(hook.state))
     with wan.cache_context("negative_pose"):
         assert hook.state.context.name == "negative_pose"
@@ -209,7 +209,7 @@ def test_what_is_kept_in_float32_is_what_loading_keeps(
 ) -> None:
     wan.save_pretrained(tmp_path)
     loaded = WanTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
-    kept = {*internals.kept_in_float32(loaded)}
+    kept = {*internals.float32_modules(loaded)}
     assert {name for name, weight in loaded.named_parameters() if weight.dtype == torch.float32} == {
         name for name, _ in loaded.named_parameters() if kept & {*name.split(".")}
     }
@@ -266,10 +266,10 @@ def test_pieces_decode_to_the_bits_of_the_whole(internals: Any) -> None:
     memory: Any = None
     pieces = []
     for piece in latents.split(1, dim=2):
-        sample, memory = internals.decode_after(vae, piece, memory)
+        sample, memory = internals.decode_chunk(vae, piece, memory)
         pieces.append(sample)
     assert [piece.shape[2] for piece in pieces] == [1, 4, 4]
     assert torch.equal(torch.cat(pieces, dim=2), vae.decode(latents).sample)
     # Nothing of a video is left for the next one.
-    assert torch.equal(internals.decode_after(vae, latents[:, :, :1], None)[0], pieces[0])
+    assert torch.equal(internals.decode_chunk(vae, latents[:, :, :1], None)[0], pieces[0])
     assert "clear_cache" not in vars(vae)

@@ -75,7 +75,7 @@ def test_each_branch_keeps_its_memory_and_shares_what_the_branches_have_in_commo
     assert positive.pose is text.pose is not pose.pose
     assert positive.context is pose.context is not text.context
 
-    forgetful = branch_velocity(network, told(), remember=False)
+    forgetful = branch_velocity(network, told(), use_step_memory=False)
     forgetful(torch.zeros(1), torch.zeros(1), "conditional")
     assert network.calls[-1]["step_memory"] is None
     assert network.resets == 2

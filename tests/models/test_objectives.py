@@ -329,7 +329,7 @@ def test_the_mask_knows_the_first_frame_only():
 
 def test_dropout_takes_pose_or_text_from_the_samples_it_names(batch):
     told = batch.conditions.replace(reference_pose_latents=batch.conditions.pose_latents[:, :, :1])
-    dropped = told.dropped(batch.null, text=torch.tensor([True, False]), pose=torch.tensor([False, True]))
+    dropped = told.with_dropout(batch.null, text=torch.tensor([True, False]), pose=torch.tensor([False, True]))
     assert torch.equal(dropped.prompt_embeds[0, :1], batch.null.prompt_embeds[0])
     assert not dropped.prompt_embeds[0, 1:].any()
     assert torch.equal(dropped.prompt_embeds[1], told.prompt_embeds[1])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from steadydancer.models import encoders, pipeline
+from steadydancer.models.negative_pose import Perturbation
 from steadydancer.models.pipeline import SteadyDancerPipeline
-from steadydancer.models.pipeline_inputs import Perturbation
 
 SIZE = (48, 32)
 IMAGE = np.full((32, 32, 3), (10, 20, 30), np.uint8)

@@ -11,8 +11,8 @@ from steadydancer.models import encoders
 from steadydancer.models.checkpoints.components import tiny_components
 from steadydancer.models.conditions import Conditions
 from steadydancer.models.long_video import free_noise
+from steadydancer.models.negative_pose import Perturbation
 from steadydancer.models.pipeline import WAN_NEGATIVE_PROMPT, SteadyDancerPipeline
-from steadydancer.models.pipeline_inputs import Perturbation
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)

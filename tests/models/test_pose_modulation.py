@@ -304,7 +304,7 @@ def test_dropout_leaves_out_its_share_and_keeps_the_expectation(axis):
     error = drawn.std(dim=0) / num**0.5
     assert error.min() > 0
     assert ((drawn.mean(dim=0) - plain).abs() / error).max() < 5
-    kept = unit._kept_weights(torch.empty(len(plain) * num, 2, plain.shape[1], 16), range(num))
+    kept = unit._dropout_mask(torch.empty(len(plain) * num, 2, plain.shape[1], 16), range(num))
     assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
 
 
@@ -314,7 +314,7 @@ def test_dropout_that_leaves_nothing_out_is_plain_attention(axis):
     unit = dropping_unit(1e-12, axis)
     x, p = torch.randn(2, 2, 16, 3, 4, 5)
     trained = unit(x, p, (1, 2))
-    assert unit._kept_weights(torch.empty(40, 8, 3, 16), (1, 2)).all()
+    assert unit._dropout_mask(torch.empty(40, 8, 3, 16), (1, 2)).all()
     torch.testing.assert_close(trained, unit.eval()(x, p), atol=1e-5, rtol=1e-5)
 
 
@@ -326,7 +326,7 @@ def test_dropout_is_at_work_in_training_alone_and_wants_a_seed_a_sample():
     assert torch.equal(unit.eval()(x, p, (1, 2)), plain(x, p, (1, 2)))
     unit.train()
     for seeds in (None, (1, 2, 3)):
-        with pytest.raises(ValueError, match="one seed a sample"):
+        with pytest.raises(ValueError, match="one seed per sample"):
             unit(x, p, seeds)
 
 
@@ -341,12 +341,10 @@ def test_a_recomputed_forward_leaves_out_the_same():
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="alignment_axis is 'frames', it can be 'temporal' or 'spatial'"):
+    with pytest.raises(ValueError, match="alignment_axis must be 'temporal' or 'spatial', not 'frames'"):
         FrameWiseAttentionAlignmentUnit(alignment_axis="frames")
     for dropout in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=f"dropout is {dropout}, it can be 0 to below 1"):
+        with pytest.raises(ValueError, match=f"dropout must be at least 0 and below 1, not {dropout}"):
             FrameWiseAttentionAlignmentUnit(dropout=dropout)
-    with pytest.raises(
-        ValueError, match=r"no pose modules are called \['pose', 'time'\]: there are spatial, temporal, a"
-    ):
+    with pytest.raises(ValueError, match=r"unknown pose modules \['pose', 'time'\]: choose from spatial, temporal, a"):
         PoseModulation(modules=("time", "spatial", "pose"))

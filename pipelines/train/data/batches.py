@@ -90,7 +90,7 @@ class TrainingData:
             image_embeds=stack("image_embeds"),
             pose_image_embeds=stack("pose_image_embeds"),
             prompt_embeds=stack_prompt_embeds([sample["prompt_embeds"] for sample in samples]),
-        ).dropped(
+        ).with_dropout(
             null,
             text=torch.tensor([row.text_dropped for row in draws]),
             pose=torch.tensor([row.pose_dropped for row in draws]),

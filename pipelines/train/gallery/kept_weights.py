@@ -20,7 +20,7 @@ from ....datasets.storage.atomic import atomic_folder, write_json
 from ....datasets.storage.digests import content_digest
 from ....models.checkpoints.components import load_components
 from ....models.checkpoints.folders import resolve_folder
-from ....models.diffusers_internals import kept_in_float32
+from ....models.diffusers_internals import float32_modules
 from ....models.lora.adapters import save_trained
 from ..config import TrainConfig
 from ..frozen_components import bundle
@@ -47,7 +47,7 @@ def network_at(out: Path, steps: int, device: torch.device) -> Any:
     if config.trains_lora:
         student.fuse_lora(safe_fusing=True)  # as a checkpoint is merged: the other way rounds otherwise
         student.unload_lora()
-    kept = {*kept_in_float32(student)}
+    kept = {*float32_modules(student)}
     for name, weight in student.named_parameters():  # rounded as a checkpoint is, and then as one is loaded
         weight.data = weight.data.to(torch_dtype(config))
         if kept & set(name.split(".")):

@@ -20,8 +20,8 @@ from ....datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ....datasets.video import encode
 from ....models.checkpoints.components import flow_scheduler, load_components
 from ....models.encoders import decode_latents, encode_video, resize_frames
+from ....models.negative_pose import Perturbation, negative_motion
 from ....models.pipeline import SteadyDancerPipeline
-from ....models.pipeline_inputs import Perturbation, negative_motion
 from ....models.pose_condition import draw_pose_condition
 from ..config import TrainConfig
 from ..data.batches import TrainingData

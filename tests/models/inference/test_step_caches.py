@@ -70,7 +70,7 @@ class Watched:
 
 
 def run(model: SteadyDancerTransformer3DModel, remember: bool = True, **options: Any) -> tuple[Tensor, Watched]:
-    watched = Watched(branch_velocity(model, told(), remember=remember))
+    watched = Watched(branch_velocity(model, told(), use_step_memory=remember))
     return denoise(watched, normal(0, 16, 2, 4, 4), num_inference_steps=STEPS, **options), watched
 
 

@@ -36,7 +36,7 @@ def branches(dtype=torch.float32):
 
 
 def video(model, told, remember):
-    velocity = branch_velocity(model, told, remember=remember)
+    velocity = branch_velocity(model, told, use_step_memory=remember)
     return denoise(velocity, normal(1, 16, 3, 4, 6, seed=8), num_inference_steps=NUM_STEPS)
 
 

@@ -161,7 +161,7 @@ def test_without_a_hub_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPat
         weights.WeightsError, match=r"dwpose could not be downloaded \(offline\).*hf download yzd-v/DWPose"
     ):
         weights.fetch("dwpose")
-    with pytest.raises(weights.WeightsError, match="whole repository: .*hf download Wan-AI/"):
+    with pytest.raises(weights.WeightsError, match="whole repository, .*hf download Wan-AI/"):
         weights.fetch("wan-480p")
 
 

@@ -223,7 +223,7 @@ def test_an_image_without_a_usable_person_is_told(
     assert_same(told.people, [as_stored(dance())[0][:9]])
     assert told.settings["more_settings"]["aligned"] is row["aligned"] is False
     assert row["detail"] == "no pose found in the image: the driving pose is used without alignment"
-    with pytest.raises(BadClip, match=r"no_pose: .*supplied finds nobody in the reference image"):
+    with pytest.raises(BadClip, match=r"no_pose: .*supplied finds no person .*in the reference image"):
         render(pair, CONFIG.model_copy(update={"on_missing_reference": "raise"}))
     job._warn([row, row | {"verdict": "quarantined"}, row | {"detail": None}])
     assert [record.message for record in caplog.records] == [
@@ -246,7 +246,7 @@ def test_the_python_pipeline_chooses_what_the_command_chooses(
     assert [record.message.split(":")[0] for record in caplog.records] == (
         ["the driving video does not fully show the person before frame 3"] if first else []
     )
-    with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer finds nobody in the driving video"):
+    with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer finds no person in the driving video"):
         pipeline_inputs.prepare_motion(told.image, None, frames, SlowDancer(9), 9)
 
 

@@ -223,7 +223,7 @@ def test_a_tensor_of_another_shape_or_with_infinity_is_named_each_time(
     with pytest.raises(ArtifactError, match=f"sample clip01: {name} is None, its index and null conditions want"):
         data.load([SampleDraws("clip01", 0.5, 1)], CPU)
     monkeypatch.setattr(data.shards, "read", lambda key: {"conditions": b"torn", "meta": {}, "pose": b""})
-    with pytest.raises(ArtifactError, match=r"shard\.tar: sample clip01: 4 bytes are no safetensors"):
+    with pytest.raises(ArtifactError, match=r"shard\.tar: sample clip01: 4 bytes are not a safetensors file"):
         data.load([SampleDraws("clip01", 0.5, 1)], CPU)
 
 

@@ -15,8 +15,8 @@ from steadydancer.datasets.skeleton import PoseSequence, perturb
 from steadydancer.datasets.toydance import toy_pose
 from steadydancer.datasets.video import decode, frame_times_s, probe
 from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.negative_pose import Perturbation
 from steadydancer.models.pipeline import SteadyDancerPipeline
-from steadydancer.models.pipeline_inputs import Perturbation
 from steadydancer.models.pose_condition import draw_pose_condition
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
