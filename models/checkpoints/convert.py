@@ -31,7 +31,7 @@ _MARGIN_BYTES = 64 << 20
 
 
 @contextlib.contextmanager
-def source_at_hand(source: str) -> Iterator[Path]:
+def local_source(source: str) -> Iterator[Path]:
     """The folder or file of this machine that a source names: a path, a hub id, or what lies on a store, fetched.
 
     Raises:
@@ -59,7 +59,7 @@ def convert(
     dtype: str | None = None,
     shard_size: str = "5GB",
     lora_layout: LoraLayout = "diffusers",
-    called: str | None = None,
+    source_name: str | None = None,
     advance: Callable[[int, int], object] = lambda num_bytes, total: None,
 ) -> dict[str, Any]:
     """Write `source` into the new folder `to`; returns the record that lies in it as `run.json`.
@@ -71,7 +71,7 @@ def convert(
         dtype: as for `plan_conversion`.
         shard_size: the most that one file holds, such as "5GB".
         lora_layout: as for `plan_conversion`.
-        called: how the record names the source, if it was fetched from elsewhere.
+        source_name: name of the source in the record, if it was fetched from elsewhere.
         advance: told the bytes read or written since it was told last, and how many there are in all.
 
     Raises:
@@ -79,7 +79,7 @@ def convert(
         ArtifactError: another process is writing `to`.
         OSError: the disk cannot be written.
     """
-    names = (called or str(source.absolute()), str(to.absolute()))
+    names = (source_name or str(source.absolute()), str(to.absolute()))
     settings = (target, dtype, shard_size, lora_layout, advance)
     here = working_folder(to)
     if here == to:

@@ -15,7 +15,7 @@ from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
 from ...datasets.storage import local_folder, location
 from ...datasets.storage.digests import content_digest, json_digest
-from ..weights import lookup as weights
+from ..weights import lookup
 
 NAMES = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
 _OFFICIAL_FILES = {"text_encoder": "models_t5*", "vae": "*VAE*", "image_encoder": "models_clip*"}
@@ -127,8 +127,8 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
     here = local_folder(location(source), _hub_patterns(names))
     if here.exists():
         return here
-    for row in weights.CATALOGUE:
-        if row.hub_id == str(source) and (found := weights.find(row)) and not missing_parts(found, names):
+    for row in lookup.CATALOGUE:
+        if row.hub_id == str(source) and (found := lookup.find(row)) and not missing_parts(found, names):
             return found
     remedy = "Give a folder, or see `steadydancer weights check` for what is missing and where it is looked for."
     if not is_hub_id(str(source)):

@@ -68,7 +68,7 @@ class TransformerFile:
 def read_transformer(
     source: str | Path, kind: Kind | None = None, num_attention_heads: int | None = None
 ) -> TransformerFile:
-    """Read what a checkpoint is from its headers; `check_whole` compares its tensors with a network's.
+    """Read what a checkpoint is from its headers; `check_complete` compares its tensors with a network's.
 
     Args:
         source: a safetensors file, an index of such, or a folder with either; official or diffusers' names.
@@ -96,7 +96,7 @@ def read_transformer(
     return TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads))
 
 
-def check_whole(opened: TransformerFile, wanted: Mapping[str, Shape]) -> None:
+def check_complete(opened: TransformerFile, wanted: Mapping[str, Shape]) -> None:
     """Refuse a checkpoint that lacks tensors, or holds others than those wanted, under the names of its layout.
 
     Raises:
@@ -118,7 +118,9 @@ def transformer_config(source: str | Path) -> dict[str, Any]:
     return _constructor(checkpoint, _layout(checkpoint), None)
 
 
-def filled(model: Any, opened: TransformerFile, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Any:
+def load_weights(
+    model: Any, opened: TransformerFile, dtype: torch.dtype | None, device: str | torch.device = "cpu"
+) -> Any:
     """The network in eval mode, with the checkpoint's tensors: mapped, and copied only where type or place change.
 
     Args:
@@ -141,7 +143,7 @@ def filled(model: Any, opened: TransformerFile, dtype: torch.dtype | None, devic
     return model.to(device).eval()
 
 
-def shapes_of(model: Any, layout: Layout) -> dict[str, Shape]:
+def checkpoint_shapes(model: Any, layout: Layout) -> dict[str, Shape]:
     """Name to shape of a whole checkpoint of a network in that layout."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if layout == "diffusers":
@@ -150,7 +152,7 @@ def shapes_of(model: Any, layout: Layout) -> dict[str, Shape]:
     return {names[name]: official_shape(names[name], shape) for name, shape in shapes.items()}
 
 
-def empty(transformer: Any, config: Mapping[str, Any]) -> Any:
+def create_empty(transformer: Any, config: Mapping[str, Any]) -> Any:
     """A transformer of that class without weights: parameters without storage, buffers (the rotary tables) computed.
 
     Raises:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .key_maps import Shape
-from .transformer_files import Kind, Layout, TransformerFile, check_whole, empty, filled, read_transformer, shapes_of
+from .transformer_files import (
+    Kind,
+    Layout,
+    TransformerFile,
+    check_complete,
+    checkpoint_shapes,
+    create_empty,
+    load_weights,
+    read_transformer,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +31,7 @@ def open_transformer(
         CheckpointError: it cannot be read, is another model, or tensors are missing, unexpected or mis-shaped.
     """
     opened = read_transformer(source, kind, num_attention_heads)
-    check_whole(opened, wanted_shapes(opened.kind, opened.config, opened.layout))
+    check_complete(opened, expected_shapes(opened.kind, opened.config, opened.layout))
     return opened
 
 
@@ -52,12 +61,12 @@ def load_transformer(
         CheckpointError: as `open_transformer`.
     """
     opened = open_transformer(source, kind, num_attention_heads)
-    return filled(empty_transformer(opened.kind, opened.config), opened, dtype, device)
+    return load_weights(empty_transformer(opened.kind, opened.config), opened, dtype, device)
 
 
-def wanted_shapes(kind: Kind, config: Mapping[str, Any], layout: Layout) -> dict[str, Shape]:
+def expected_shapes(kind: Kind, config: Mapping[str, Any], layout: Layout) -> dict[str, Shape]:
     """Name to shape of a whole checkpoint in that layout."""
-    return shapes_of(empty_transformer(kind, config), layout)
+    return checkpoint_shapes(empty_transformer(kind, config), layout)
 
 
 def empty_transformer(kind: Kind, config: Mapping[str, Any]) -> Any:
@@ -70,4 +79,4 @@ def empty_transformer(kind: Kind, config: Mapping[str, Any]) -> Any:
 
     from ..transformer import SteadyDancerTransformer3DModel
 
-    return empty(SteadyDancerTransformer3DModel if kind == "steadydancer" else WanTransformer3DModel, config)
+    return create_empty(SteadyDancerTransformer3DModel if kind == "steadydancer" else WanTransformer3DModel, config)

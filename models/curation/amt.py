@@ -16,28 +16,28 @@ LEVELS, RADIUS = 4, 3  # of the correlations: halvings, and how far around a pla
 
 def warp(picture: Tensor, flow: Tensor) -> Tensor:
     """`picture` [B, C, H, W] read where `flow` [B, 2, H, W] leads from each place; beyond its edge, the edge."""
-    return read_at(picture, places_of(flow) + flow.permute(0, 2, 3, 1), "border")
+    return sample_at(picture, pixel_grid(flow) + flow.permute(0, 2, 3, 1), "border")
 
 
-def places_of(like: Tensor) -> Tensor:
+def pixel_grid(like: Tensor) -> Tensor:
     """[H, W, 2], (x, y) of each place of a [B, C, H, W]."""
     rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in like.shape[2:])
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y], dim=-1)
 
 
-def read_at(values: Tensor, places: Tensor, beyond: str) -> Tensor:
+def sample_at(values: Tensor, places: Tensor, beyond: str) -> Tensor:
     """Bilinear values [N, C, h, w] of [N, C, H, W] at places [N, h, w, 2], (x, y) in pixels."""
     last = torch.tensor(values.shape[:1:-1], device=values.device, dtype=values.dtype) - 1
     return F.grid_sample(values, 2 * places / last - 1, padding_mode=beyond, align_corners=True)
 
 
-def scaled(values: Tensor, factor: float) -> Tensor:
+def resize(values: Tensor, factor: float) -> Tensor:
     """Another size, [B, C, factor · H, factor · W], bilinear."""
     return values if factor == 1 else F.interpolate(values, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def correlations_of(one: Tensor, other: Tensor) -> list[Tensor]:
+def correlation_pyramid(one: Tensor, other: Tensor) -> list[Tensor]:
     """Of all places of one picture with all of the other, [B · h · w, 1, h', w'], and three halvings of the other."""
     batch, width, rows, columns = one.shape
     volume = one.flatten(2).transpose(1, 2) @ other.flatten(2) / width**0.5
@@ -47,14 +47,14 @@ def correlations_of(one: Tensor, other: Tensor) -> list[Tensor]:
     return levels
 
 
-def look_up(levels: list[Tensor], flow: Tensor) -> Tensor:
+def lookup_correlations(levels: list[Tensor], flow: Tensor) -> Tensor:
     """Correlations [B, 4 · 49, h, w] of each place with the 7 × 7 around where `flow` leads, on every level."""
     batch, _, rows, columns = flow.shape
-    centre = (places_of(flow) + flow.permute(0, 2, 3, 1)).reshape(-1, 1, 1, 2)
+    centre = (pixel_grid(flow) + flow.permute(0, 2, 3, 1)).reshape(-1, 1, 1, 2)
     around = torch.arange(-RADIUS, RADIUS + 1, device=flow.device, dtype=flow.dtype)
     # The published parameters expect x to change slowest.
     offsets = torch.stack(torch.meshgrid(around, around, indexing="ij"), dim=-1)
-    read = [read_at(level, centre / 2**index + offsets, "zeros") for index, level in enumerate(levels)]
+    read = [sample_at(level, centre / 2**index + offsets, "zeros") for index, level in enumerate(levels)]
     return torch.cat([values.reshape(batch, rows, columns, -1) for values in read], dim=-1).permute(0, 3, 1, 2)
 
 
@@ -169,5 +169,5 @@ class Update(nn.Module):
         agreement = F.leaky_relu(self.convc1(correlations), 0.1)
         motion = F.leaky_relu(self.convf2(F.leaky_relu(self.convf1(flows), 0.1)), 0.1)
         seen = F.leaky_relu(self.conv(torch.cat([agreement, motion], dim=1)), 0.1)
-        state = self.gru(torch.cat([seen, flows, scaled(hidden, 1 / self.scale)], dim=1))
-        return scaled(self.feat_head(state), self.scale), self.scale * scaled(self.flow_head(state), self.scale)
+        state = self.gru(torch.cat([seen, flows, resize(hidden, 1 / self.scale)], dim=1))
+        return resize(self.feat_head(state), self.scale), self.scale * resize(self.flow_head(state), self.scale)

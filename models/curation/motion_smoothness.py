@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ... import SteadyDancerError
-from .amt import WIDTHS, Decoder, MatchingFeatures, Pyramid, Update, correlations_of, look_up, scaled, warp
+from .amt import (
+    WIDTHS,
+    Decoder,
+    MatchingFeatures,
+    Pyramid,
+    Update,
+    correlation_pyramid,
+    lookup_correlations,
+    resize,
+    warp,
+)
 
 NUM_FLOWS = 3
 STRIDE = 16  # sides must be multiples of it
@@ -55,21 +65,21 @@ class FrameInterpolator(nn.Module):
         mean = torch.cat([before, after], dim=2).mean(dim=(1, 2, 3), keepdim=True)
         before, after = before - mean, after - mean
         matching = self.feat_encoder(torch.cat([before, after])).chunk(2)
-        correlations = correlations_of(*matching), correlations_of(*matching[::-1])
+        correlations = correlation_pyramid(*matching), correlation_pyramid(*matching[::-1])
         levels = list(zip(self.encoder(before), self.encoder(after), strict=True))
 
         place = torch.full_like(levels[3][0][:, :1], time)
         out = self.decoder4(torch.cat([*levels[3], place], dim=1))
         flows, hidden = out[:, :4], out[:, 4:]
-        flows, hidden = self._corrected(self.update4, flows, hidden, correlations, time)
+        flows, hidden = self._refine(self.update4, flows, hidden, correlations, time)
         for level, decoder, update in ((2, self.decoder3, self.update3), (1, self.decoder2, self.update2)):
-            out = decoder(self._seen_along(flows, hidden, levels[level]))
-            flows, hidden = out[:, :4] + 2 * scaled(flows, 2), out[:, 4:]
-            flows, hidden = self._corrected(update, flows, hidden, correlations, time)
-        fields = self.decoder1(self._seen_along(flows, hidden, levels[0]))
-        return self._combined(before, after, mean, fields, flows)
+            out = decoder(self._decoder_input(flows, hidden, levels[level]))
+            flows, hidden = out[:, :4] + 2 * resize(flows, 2), out[:, 4:]
+            flows, hidden = self._refine(update, flows, hidden, correlations, time)
+        fields = self.decoder1(self._decoder_input(flows, hidden, levels[0]))
+        return self._blend(before, after, mean, fields, flows)
 
-    def _corrected(
+    def _refine(
         self,
         update: Update,
         flows: Tensor,
@@ -78,30 +88,30 @@ class FrameInterpolator(nn.Module):
         time: float,
     ) -> tuple[Tensor, Tensor]:
         """Flows and features corrected by how well the two pictures agree along the flows, read at 1/8 of the size."""
-        coarse = scaled(flows, 1 / update.scale) / update.scale
+        coarse = resize(flows, 1 / update.scale) / update.scale
         back, forth = coarse.chunk(2, dim=1)
         # Motion is taken as straight and even, so that half of the way tells all of it.
         agreement = [
-            look_up(pyramid, flow / share)
+            lookup_correlations(pyramid, flow / share)
             for pyramid, flow, share in zip(correlations, (forth, back), (time, 1 - time), strict=True)
         ]
         hidden_step, flow_step = update(hidden, coarse, torch.cat(agreement, dim=1))
         return flows + flow_step, hidden + hidden_step
 
     @staticmethod
-    def _seen_along(flows: Tensor, hidden: Tensor, features: tuple[Tensor, Tensor]) -> Tensor:
+    def _decoder_input(flows: Tensor, hidden: Tensor, features: tuple[Tensor, Tensor]) -> Tensor:
         """What a decoder sees: its own features, both pictures' along the flows, and the flows."""
         warped = [warp(feature, flow) for feature, flow in zip(features, flows.chunk(2, dim=1), strict=True)]
         return torch.cat([hidden, *warped, flows], dim=1)
 
-    def _combined(self, before: Tensor, after: Tensor, mean: Tensor, fields: Tensor, flows: Tensor) -> Tensor:
+    def _blend(self, before: Tensor, after: Tensor, mean: Tensor, fields: Tensor, flows: Tensor) -> Tensor:
         """The mean of the pictures by several flow fields, and what the last layers add to it."""
         batch, _, height, width = before.shape
         pairs = 2 * NUM_FLOWS
         *steps, mask, extra = fields.split([pairs, pairs, NUM_FLOWS, 3 * NUM_FLOWS], dim=1)
 
         def warped(picture: Tensor, flow: Tensor, step: Tensor) -> Tensor:
-            flow = step + 2 * scaled(flow, 2).repeat(1, NUM_FLOWS, 1, 1)
+            flow = step + 2 * resize(flow, 2).repeat(1, NUM_FLOWS, 1, 1)
             out = warp(picture.repeat_interleave(NUM_FLOWS, dim=0), flow.reshape(-1, 2, height, width))
             return out.reshape(batch, NUM_FLOWS, 3, height, width)
 
@@ -146,15 +156,15 @@ class MotionSmoothness:
         if len(frames) < 3:
             return None
         errors = [
-            np.abs(self.between(one, other).astype(np.int16) - shown).mean()
+            np.abs(self.interpolate(one, other).astype(np.int16) - shown).mean()
             for (one, other), shown in zip(pairwise(frames[::2]), frames[1::2], strict=False)
         ]
         return float((255 - np.mean(errors)) / 255)
 
-    def between(self, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def interpolate(self, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The picture in the middle, uint8 [H, W, 3]; rounded down, as VBench does."""
         pictures = torch.from_numpy(np.stack([before, after])).to(self._device).permute(0, 3, 1, 2) / 255
-        padded, (top, left) = _padded(pictures)
+        padded, (top, left) = _pad(pictures)
         with torch.inference_mode():
             out = self._network(padded[:1], padded[1:])[0]
         height, width = before.shape[:2]
@@ -162,7 +172,7 @@ class MotionSmoothness:
         return out.cpu().numpy().astype(np.uint8)
 
 
-def _padded(pictures: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def _pad(pictures: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Edges repeated up to sides that the network takes, the picture in the middle; and its top and left."""
     height, width = pictures.shape[2:]
     rows, columns = (max(MIN_SIDE, -(-side // STRIDE) * STRIDE) - side for side in (height, width))

@@ -17,7 +17,7 @@ from ..pose.blazepose import (
     LANDMARK_SIDE,
     MIN_CONFIDENCE,
     Region,
-    _LiteModel,
+    TFLiteModel,
     anchors,
     decode_landmarks,
     letterbox,
@@ -63,13 +63,13 @@ class PersonCounter:
     name = "blazepose"
 
     def __init__(self, weights_dir: Path) -> None:
-        self._detector = _LiteModel(weights_dir / "pose_detection.tflite")
-        self._landmarker = _LiteModel(weights_dir / "pose_landmark_full.tflite")
+        self._detector = TFLiteModel(weights_dir / "pose_detection.tflite")
+        self._landmarker = TFLiteModel(weights_dir / "pose_landmark_full.tflite")
 
     def people(self, frame: Frames) -> list[Person]:
         """The people of a picture uint8 [H, W, 3] RGB, the largest first."""
         found = [person for person in (self._person(frame, *one) for one in self._regions(frame)) if person]
-        return tell_apart(found)
+        return drop_duplicates(found)
 
     def count(self, frames: Frames) -> tuple[int, float]:
         """People in most of the frames [F, H, W, 3], and the second one's size over the main one's (0: nobody).
@@ -94,7 +94,7 @@ class PersonCounter:
             centre, size = (values[:, :2] + centres - margin) / scale + cut, values[:, 2:4] / scale
             boxes.append(np.concatenate([centre - size / 2, centre + size / 2, scores[likely, None]], axis=1))
             points.append((values[:, 4:8].reshape(-1, 2, 2) + centres[:, None] - margin) / scale + cut)
-        kept = suppress(np.concatenate(boxes))
+        kept = non_maximum_suppression(np.concatenate(boxes))
         regions, scores = np.concatenate(points)[kept], np.concatenate(boxes)[kept, 4]
         return [(Region.around(*region), float(score)) for region, score in zip(regions, scores, strict=True)]
 
@@ -121,7 +121,7 @@ def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
     return list(dict.fromkeys(out))
 
 
-def suppress(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
+def non_maximum_suppression(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
     """Indices of boxes [N, 5] (corners, score) that are left when each hides the less likely ones that it overlaps."""
     order, kept = np.argsort(-boxes[:, 4], kind="stable"), []
     areas = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)
@@ -135,20 +135,20 @@ def suppress(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
     return np.array(kept, np.int64)
 
 
-def tell_apart(found: list[Person]) -> list[Person]:
+def drop_duplicates(found: list[Person]) -> list[Person]:
     """The largest person, and those others who are sure, not much smaller, and not a part of one already counted."""
     people: list[Person] = []
     for person in sorted(found, key=lambda one: -one.torso * float(one.seen[:25].mean())):
         if people:
             sure = person.score >= MIN_DETECTION and person.seen[:25].mean() >= MIN_SEEN
             large = person.torso >= MIN_SIZE_RATIO * people[0].torso
-            if not sure or not large or any(shared_joints(person, other) > MAX_SHARED for other in people):
+            if not sure or not large or any(joint_overlap(person, other) > MAX_SHARED for other in people):
                 continue
         people.append(person)
     return people
 
 
-def shared_joints(person: Person, other: Person) -> float:
+def joint_overlap(person: Person, other: Person) -> float:
     """Share of a person's sure joints that lie on another's limbs or torso; 1 where no joint is sure."""
     points = person.points[person.seen > 0.5]
     if not len(points):

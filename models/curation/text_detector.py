@@ -1,6 +1,6 @@
 """Where there is text in a picture: PP-OCRv4's detector (DBNet) and its reader, out of `rapidocr-onnxruntime`.
 
-The detector alone takes sequins and folds of a dress for text, a tenth of the picture at a time and with certainty;
+The detector alone takes sequins and folds of a dress for text, a tenth of the picture at a time and with confidence;
 the reader makes nothing of them. So a region counts when letters can be read in it. (The package's own pipeline is
 not used: it turns and reads everything, and takes all threads.)
 """
@@ -22,7 +22,7 @@ LONG_SIDE_PX = 640  # 30 to 60 ms a picture on one core
 MIN_PROBABILITY, MIN_REGION = 0.3, 0.6  # of a pixel, and of a region's pixels on average: the model's own settings
 UNCLIP_RATIO = 1.6  # it is trained on shrunken regions; area × ratio / perimeter is given back on every side
 # Of the letters on average. Measured: 0.77 and more on text; 0.56 and less elsewhere, single letters up to 0.95.
-MIN_CERTAINTY, MIN_CERTAINTY_OF_ONE = 0.7, 0.97
+MIN_CONFIDENCE, MIN_SINGLE_CONFIDENCE = 0.7, 0.97
 _MEAN, _STD = np.array([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)], np.float32)
 _LINE_HEIGHT, _MAX_LINE_WIDTH = 48, 640
 
@@ -57,8 +57,8 @@ class TextDetector:
         mask = np.zeros(probability.shape, np.uint8)
         scale = np.array(frame.shape[1::-1]) / probability.shape[::-1]
         for corners in text_regions(probability):
-            text, certainty = self.read(cut_out(frame, corners * scale))
-            if certainty >= (MIN_CERTAINTY if len(text) > 1 else MIN_CERTAINTY_OF_ONE):
+            text, confidence = self.read(crop_line(frame, corners * scale))
+            if confidence >= (MIN_CONFIDENCE if len(text) > 1 else MIN_SINGLE_CONFIDENCE):
                 cv2.fillConvexPoly(mask, np.round(corners).astype(np.int32), 1)
         return mask.astype(bool)
 
@@ -96,7 +96,7 @@ def text_regions(probability: Floats) -> Iterator[Floats]:
             yield np.asarray(cv2.boxPoints((centre, (width + margin, height + margin), angle)), np.float32)
 
 
-def cut_out(frame: Frames, corners: Floats) -> Frames:
+def crop_line(frame: Frames, corners: Floats) -> Frames:
     """A turned rectangle as an upright line of text; what stands much higher than wide is laid on its side."""
     by_row = corners[np.argsort(corners[:, 1], kind="stable")]
     (top_left, top_right), (bottom_left, bottom_right) = (

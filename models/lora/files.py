@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..checkpoints.files import Checkpoint, CheckpointError, check_tensors, open_checkpoint
 from ..checkpoints.key_maps import Shape, known_ours, plain_shape, renamed_to_official
-from .names import LOHA, LOKR, SUPPORTED, other_kinds, parsed, targets
-from .products import FullRankChange, product_fault, product_rank
+from .names import LOHA, LOKR, SUPPORTED, parse_key, targets, unsupported_kinds
+from .products import FullRankChange, factor_problem, product_rank
 from .scale import AdapterScale, read_scale
 
 Names = tuple[str, ...]
@@ -33,16 +33,16 @@ class LoraTensors:
         products: weight's name to a change of full rank, LoKr's or LoHa's.
         deltas: weight's name to what is added to it.
         replaced: weight's name to what takes its place.
-        left_out: keys of the file that cannot be used here, with the reason.
-        assumed: weights of `pairs` and `products` for which the file tells no alpha, so that it counts as the rank.
+        unused: keys of the file that cannot be used here, with the reason.
+        assumed_alpha: weights of `pairs` and `products` without an alpha in the file; the rank is used.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor, float]] = field(default_factory=dict)
     products: dict[str, FullRankChange] = field(default_factory=dict)
     deltas: dict[str, Tensor] = field(default_factory=dict)
     replaced: dict[str, Tensor] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    assumed: list[str] = field(default_factory=list)
+    unused: dict[str, str] = field(default_factory=dict)
+    assumed_alpha: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_lora(transformer: Any, file: str | Path) -> LoraTensors:
         CheckpointError: as for `load_lora`.
     """
     checkpoint = open_checkpoint(file)
-    if kinds := other_kinds(checkpoint.tensors):
+    if kinds := unsupported_kinds(checkpoint.tensors):
         shown = ", ".join(key for keys in kinds.values() for key in keys[:2])
         raise CheckpointError(
             f"{file} is a {' and '.join(kinds)} adapter; only LoRA, LoKr, LoHa and diffs are read ({shown}): merge it "
@@ -91,7 +91,7 @@ def read_lora(transformer: Any, file: str | Path) -> LoraTensors:
     found, wanted = LoraTensors(), dict[str, Shape]()
     for layer in layers:
         wanted |= _expected(transformer, checkpoint, layer, found)
-    given = {key: shape for key, shape in checkpoint.shapes.items() if key not in found.left_out}
+    given = {key: shape for key, shape in checkpoint.shapes.items() if key not in found.unused}
     try:
         check_tensors(given, wanted, checkpoint.source, "a LoRA for this transformer")
     except CheckpointError as error:
@@ -106,11 +106,11 @@ def _layers(transformer: Any, checkpoint: Checkpoint) -> list[_Layer]:
     Raises:
         CheckpointError: a layer has a tensor twice, in two spellings or of two adapters.
     """
-    known = targets(weights_of(transformer))
+    known = targets(weight_names(transformer))
     keys: dict[Names, dict[str, str]] = defaultdict(dict)
     spelled: dict[Names, str] = {}
     for key in checkpoint.tensors:
-        found = parsed(key, known)
+        found = parse_key(key, known)
         if found is None or (found[1] in _CHANGES and not found[0][0].endswith(".weight")):
             continue
         weights, role, spelled[weights] = found
@@ -122,32 +122,32 @@ def _layers(transformer: Any, checkpoint: Checkpoint) -> list[_Layer]:
         keys[weights][role] = key
     layers = []
     for weights, roles in keys.items():
-        shapes = [tuple(weight_named(transformer, name).shape) for name in weights]
+        shapes = [tuple(get_weight(transformer, name).shape) for name in weights]
         shape = (sum(first for first, *_ in shapes), *shapes[0][1:])
         layers.append(_Layer(weights, roles, spelled[weights], shape))
     return layers
 
 
 def _expected(transformer: Any, checkpoint: Checkpoint, layer: _Layer, found: LoraTensors) -> dict[str, Shape]:
-    """Key to the shape that it must have; what cannot be used is put into `left_out`, what is missing is named."""
+    """Key to the shape that it must have; what cannot be used is put into `unused`, what is missing is named."""
     wanted: dict[str, Shape] = {}
     has_change = layer.keys.keys() & _CHANGES
     for role, key in layer.keys.items():
         shape = checkpoint.tensors[key].shape
         expected = _shape(transformer, layer, role, shape)
         if expected is None:
-            found.left_out[key] = f"{layer.weights[0]} has no bias here"
+            found.unused[key] = f"{layer.weights[0]} has no bias here"
         elif role in ("alpha", "rank") and not has_change:
-            found.left_out[key] = "there is no pair that it belongs to"
+            found.unused[key] = "there is no pair that it belongs to"
         elif layer.weights == ("patch_embedding.weight",) and role == "diff" and len(shape) == 5 and shape != expected:
-            found.left_out[key] = f"it is of a model with {shape[1]} input channels"
+            found.unused[key] = f"it is of a model with {shape[1]} input channels"
         else:
             wanted[key] = expected
         other = {"down": "up", "up": "down"}.get(role)
         if other and other not in layer.keys:
             wanted[re.sub(r"(lora[._])(down|up|A|B)\b", lambda m: m[1] + _OPPOSITE[m[2]], key)] = ()
     factors = {role: checkpoint.tensors[key].shape for role, key in layer.keys.items() if role in _FACTORS}
-    if factors and (fault := product_fault(factors, layer.shape)):
+    if factors and (fault := factor_problem(factors, layer.shape)):
         raise CheckpointError(f"{checkpoint.source}: {layer.spelled}: {fault}; {SUPPORTED}")
     return wanted
 
@@ -178,13 +178,13 @@ def _collect(transformer: Any, checkpoint: Checkpoint, layers: Sequence[_Layer],
     """Sort the tensors by what is done with them."""
     tensors, scales = checkpoint.load(), read_scale(checkpoint)
     for layer in layers:
-        of_role = {role: tensors[key] for role, key in layer.keys.items() if key not in found.left_out}
+        of_role = {role: tensors[key] for role, key in layer.keys.items() if key not in found.unused}
         strength, end = _strength(layer, of_role, scales, checkpoint), 0
         if strength is None:
-            found.assumed += layer.weights
+            found.assumed_alpha += layer.weights
             strength = 1.0
         for name in layer.weights:
-            begin, end = end, end + weight_named(transformer, name).shape[0]
+            begin, end = end, end + get_weight(transformer, name).shape[0]
             rows = slice(begin, end) if len(layer.weights) > 1 else None
             _put(transformer, name, rows, of_role, strength, found)
 
@@ -201,7 +201,7 @@ def _put(
     for role, target in (("up_bias", bias), ("diff_bias", bias), ("diff", name), ("set", name)):
         if role not in of_role:
             continue
-        tensor = _rows(of_role[role], rows).reshape(weight_named(transformer, target).shape)
+        tensor = _rows(of_role[role], rows).reshape(get_weight(transformer, target).shape)
         if role == "set":
             found.replaced[target] = tensor
             continue
@@ -231,24 +231,24 @@ def _strength(
     return scales.product_strength(layer.names, product_rank(shapes), alpha) if shapes else 1.0
 
 
-def weights_of(transformer: Any) -> list[str]:
+def weight_names(transformer: Any) -> list[str]:
     """Names of a transformer's own weights, as without adapters."""
     names = [name for name, _ in transformer.named_parameters() if ".lora_" not in name]
     return [name.replace(".base_layer.", ".") for name in names]
 
 
-def without_adapter(module: nn.Module) -> Any:
+def base_layer(module: nn.Module) -> Any:
     """The layer itself, where peft has put one of its own around it."""
     return getattr(module, "base_layer", module)
 
 
 def _has(transformer: Any, name: str) -> bool:
     module, _, leaf = name.rpartition(".")
-    return getattr(without_adapter(transformer.get_submodule(module)), leaf, None) is not None
+    return getattr(base_layer(transformer.get_submodule(module)), leaf, None) is not None
 
 
-def weight_named(transformer: Any, name: str) -> Tensor:
-    """One of `weights_of`."""
+def get_weight(transformer: Any, name: str) -> Tensor:
+    """One of `weight_names`."""
     module, _, leaf = name.rpartition(".")
-    weight: Tensor = getattr(without_adapter(transformer.get_submodule(module)), leaf)
+    weight: Tensor = getattr(base_layer(transformer.get_submodule(module)), leaf)
     return weight

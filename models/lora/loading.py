@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..checkpoints.files import CheckpointError, check_tensors, open_checkpoint, weight_files
 from ..diffusers_internals import LORA_WEIGHT_NAME_SAFE
 from .export import POSE_MODULES_FILE
-from .files import LoraTensors, read_lora, weight_named, weights_of, without_adapter
+from .files import LoraTensors, base_layer, get_weight, read_lora, weight_names
 from .scale import ADAPTER_MODEL
 
 __all__ = ["LoraTensors", "load_lora", "read_lora"]
@@ -40,7 +40,7 @@ def load_lora(transformer: Any, source: str | Path, adapter_name: str | None = N
         scale: see above.
 
     Returns:
-        what was found, in our names; `left_out` holds the keys that could not be used.
+        what was found, in our names; `unused` holds the keys that could not be used.
 
     Raises:
         CheckpointError: the file is damaged, no LoRA, of a kind that is not read, or of another model.
@@ -52,22 +52,22 @@ def load_lora(transformer: Any, source: str | Path, adapter_name: str | None = N
     adapter: dict[str, Tensor] = {}
     for name, (down, up, strength) in tensors.pairs.items():
         layer = name.removesuffix(".weight")
-        if isinstance(without_adapter(transformer.get_submodule(layer)), nn.Linear):
+        if isinstance(base_layer(transformer.get_submodule(layer)), nn.Linear):
             adapter[f"{layer}.lora_A.weight"] = down
             adapter[f"{layer}.lora_B.weight"] = up if strength * scale == 1 else up.float() * (strength * scale)
         else:
             product = (up.flatten(1).float() @ down.flatten(1).float()) * strength
             before = tensors.deltas.get(name, torch.zeros(())).float()
-            tensors.deltas[name] = before + product.reshape(weight_named(transformer, name).shape)
+            tensors.deltas[name] = before + product.reshape(get_weight(transformer, name).shape)
     if adapter:
         transformer.load_lora_adapter(adapter, prefix=None, adapter_name=adapter_name)
     with torch.no_grad():
         for name, delta in tensors.deltas.items():
-            _add(weight_named(transformer, name), scale * delta.float())
+            _add(get_weight(transformer, name), scale * delta.float())
         for name, change in tensors.products.items():
-            _add(weight_named(transformer, name), scale * change.delta())
+            _add(get_weight(transformer, name), scale * change.delta())
         for name, tensor in tensors.replaced.items():
-            weight_named(transformer, name).copy_(tensor)
+            get_weight(transformer, name).copy_(tensor)
     return tensors
 
 
@@ -95,7 +95,7 @@ def _add(weight: Tensor, delta: Tensor) -> None:
 def _read_pose_modules(transformer: Any, file: Path) -> dict[str, Tensor]:
     checkpoint = open_checkpoint(file)
     ours = getattr(transformer, "pose_module_names", ())
-    names = [name for name in weights_of(transformer) if name.split(".")[0] in ours]
-    wanted = {name: tuple(weight_named(transformer, name).shape) for name in names}
+    names = [name for name in weight_names(transformer) if name.split(".")[0] in ours]
+    wanted = {name: tuple(get_weight(transformer, name).shape) for name in names}
     check_tensors(checkpoint.shapes, wanted, file, "the pose modules of this transformer")
     return checkpoint.load()

@@ -123,7 +123,7 @@ def _others(weight: str) -> list[str]:
     return [f"{block}{name}.{leaf}" for name in _OTHER_NAMES.get(layer, ())]
 
 
-def parsed(key: str, known: Targets) -> tuple[tuple[str, ...], str, str] | None:
+def parse_key(key: str, known: Targets) -> tuple[tuple[str, ...], str, str] | None:
     """(weights' names, role, the layer's name as it stands there) of a file's key; None where it is none of these."""
     match = _KEY.fullmatch(key)
     if match is None:
@@ -147,14 +147,14 @@ def _flat(name: str) -> str:
     return _WRAPPERS.sub("", re.sub(r"[._]+", "_", name).lstrip("_"))
 
 
-def without_prefixes(name: str) -> str:
+def strip_prefixes(name: str) -> str:
     """A layer's name, or a pattern of such, without what programs put before it with dots."""
     while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     return name
 
 
-def other_kinds(keys: Iterable[str]) -> dict[str, list[str]]:
+def unsupported_kinds(keys: Iterable[str]) -> dict[str, list[str]]:
     """Kinds of adapters that are not read, each with the keys that show it."""
     keys = list(keys)
     found = {kind: [key for key in keys if re.search(words, key)] for kind, words in _OTHER_KINDS.items()}

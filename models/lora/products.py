@@ -52,7 +52,7 @@ def product_rank(shapes: Mapping[str, Shape]) -> int | None:
     return None
 
 
-def product_fault(shapes: Mapping[str, Shape], wanted: Shape) -> str | None:
+def factor_problem(shapes: Mapping[str, Shape], wanted: Shape) -> str | None:
     """What is wrong with the factors of a weight of shape `wanted`, in words; None if nothing is."""
     given = ", ".join(f"{role} {list(shape)}" for role, shape in sorted(shapes.items()))
     if len(wanted) != 2 or any(len(shape) != 2 for shape in shapes.values()):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoints.files import Checkpoint, CheckpointError
-from .names import without_prefixes
+from .names import strip_prefixes
 
 HEADER_KEY = "lora_adapter_metadata"  # diffusers'
 _HEADER_KEYS = (HEADER_KEY, "adapter_config", "peft_config", "lora_config")
@@ -82,11 +82,10 @@ def read_scale(checkpoint: Checkpoint) -> AdapterScale:
             rank=None if told.get("r") is None else int(_number(told["r"])),
             use_rslora=_flag(told.get("use_rslora")),
             alpha_pattern={
-                without_prefixes(name): _number(value) for name, value in _mapping(told.get("alpha_pattern")).items()
+                strip_prefixes(name): _number(value) for name, value in _mapping(told.get("alpha_pattern")).items()
             },
             rank_pattern={
-                without_prefixes(name): int(_number(value))
-                for name, value in _mapping(told.get("rank_pattern")).items()
+                strip_prefixes(name): int(_number(value)) for name, value in _mapping(told.get("rank_pattern")).items()
             },
         )
     except (TypeError, ValueError) as error:
@@ -133,7 +132,7 @@ def _matched(pattern: Mapping[str, Any], names: Iterable[str], default: Any) -> 
     from ..diffusers_internals import get_pattern_key
 
     for name in names:
-        if (key := get_pattern_key(list(pattern), without_prefixes(name))) in pattern:
+        if (key := get_pattern_key(list(pattern), strip_prefixes(name))) in pattern:
             return pattern[key]
     return default
 

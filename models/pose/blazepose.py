@@ -61,8 +61,8 @@ class BlazePose:
     counts_people = False
 
     def __init__(self, weights_dir: Path) -> None:
-        self._detector = _LiteModel(weights_dir / "pose_detection.tflite")
-        self._landmarker = _LiteModel(weights_dir / "pose_landmark_full.tflite")
+        self._detector = TFLiteModel(weights_dir / "pose_detection.tflite")
+        self._landmarker = TFLiteModel(weights_dir / "pose_landmark_full.tflite")
 
     def estimate(self, frames: Frames) -> list[PoseTrack]:
         """One track, or none. The region follows the landmarks; a person who is lost is looked for again."""
@@ -143,8 +143,12 @@ def decode_landmarks(output: Floats32, region: Region) -> tuple[Floats32, Floats
     return points.astype(np.float32), _sigmoid(rows[:, 3:5].min(axis=1)).astype(np.float32)
 
 
-class _LiteModel:
-    """A tflite file as a function from a picture [S, S, 3] to its outputs, by shape without the batch axis."""
+class TFLiteModel:
+    """A TFLite network that runs on one thread of the CPU.
+
+    Args:
+        path: the `.tflite` file.
+    """
 
     def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -157,6 +161,7 @@ class _LiteModel:
         ]
 
     def __call__(self, picture: Floats32) -> dict[tuple[int, ...], Floats32]:
+        """Run the network on an image [S, S, 3]; return its outputs by their shapes without the batch axis."""
         self._interpreter.set_tensor(self._input, picture[None])
         self._interpreter.invoke()
         return {shape: self._interpreter.get_tensor(index)[0] for shape, index in self._outputs}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...datasets.arrays import Frames
-from ..weights import lookup as weights
+from ..weights import lookup
 from .track import PoseTrack
 
 
@@ -51,9 +51,9 @@ def open_pose_estimator(
         WeightsError: its files are not here (or cannot be fetched, or are no models); the message names them.
         ValueError: no estimator has that name.
     """
-    if name not in NEEDS:
-        raise ValueError(f"No pose estimator is called {name!r}; there are {', '.join(NEEDS)}.")
-    folders = [_folder_of(part, download) for part in NEEDS[name]]
+    if name not in REQUIRED_WEIGHTS:
+        raise ValueError(f"No pose estimator is called {name!r}; there are {', '.join(REQUIRED_WEIGHTS)}.")
+    folders = [_folder_of(part, download) for part in REQUIRED_WEIGHTS[name]]
     if name == "blazepose":
         from .blazepose import BlazePose
 
@@ -68,14 +68,14 @@ def open_pose_estimator(
 
 
 # Which weights each estimator needs.
-NEEDS = {"dwpose": ("yolox", "dwpose"), "animal": ("yolox", "animal"), "blazepose": ("blazepose",)}
+REQUIRED_WEIGHTS = {"dwpose": ("yolox", "dwpose"), "animal": ("yolox", "animal"), "blazepose": ("blazepose",)}
 
 
 def _folder_of(name: str, download: bool) -> Path:
-    row = weights.weight(name)
-    folder = weights.find(row)
+    row = lookup.weight(name)
+    folder = lookup.find(row)
     if folder is None and download:
-        return weights.fetch(name)
+        return lookup.fetch(name)
     if folder is None:
-        raise weights.WeightsError(f"{' and '.join(row.files)} not found in {row.looked_for}: {row.remedy}.")
+        raise lookup.WeightsError(f"{' and '.join(row.files)} not found in {row.looked_for}: {row.remedy}.")
     return folder

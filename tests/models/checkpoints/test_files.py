@@ -253,15 +253,15 @@ def test_any_single_tensor_that_is_missing_is_the_only_one_named(
     dancer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those that the sizes are read from."""
-    wanted_shapes, known = transformer_loading.wanted_shapes, {}
+    expected_shapes, known = transformer_loading.expected_shapes, {}
 
     def remembered(*given: Any) -> Any:  # nearly always the same network: most of the time would go into making it
         key = repr(given)
         if key not in known:
-            known[key] = wanted_shapes(*given)
+            known[key] = expected_shapes(*given)
         return known[key]
 
-    monkeypatch.setattr(transformer_loading, "wanted_shapes", remembered)
+    monkeypatch.setattr(transformer_loading, "expected_shapes", remembered)
     state = official(dancer)
     for name in state:
         if ".1." in name and name.startswith("blocks."):

@@ -126,7 +126,7 @@ def test_published_layouts_load_with_their_alpha(tmp_path: Path, layout: Callabl
     file = tmp_path / "lora.safetensors"
     save_file(layout(pairs, alpha), file)
     found = load_lora(model, file, scale=scale)
-    assert len(found.pairs) == len(pairs) and not found.deltas and not found.left_out
+    assert len(found.pairs) == len(pairs) and not found.deltas and not found.unused
     assert (answer(model) - expected).abs().max() <= 2e-5
     assert (expected - before).abs().max() > 0.1
     model.unload_lora()
@@ -182,7 +182,7 @@ def test_diffs_of_norms_biases_and_head_are_applied(tmp_path: Path) -> None:
     save_file(state, tmp_path / "lora.safetensors")
     found = load_lora(model, tmp_path / "lora.safetensors")
     assert len(found.deltas) == len(deltas)
-    assert found.left_out == {
+    assert found.unused == {
         "patch_embedding.diff": "it is of a model with 16 input channels",
         "blocks.0.self_attn.norm_q.diff_b": "blocks.0.attn1.norm_q.weight has no bias here",
     }
@@ -256,7 +256,7 @@ def test_ours_are_read_back_to_the_same_outputs(
     file = (tmp_path if by == "function" else tmp_path / "out") / LORA_FILES[layout]
     again = network()
     found = load_lora(again, file.parent if layout == "diffusers" else file)
-    assert found.replaced and found.pairs and not found.left_out
+    assert found.replaced and found.pairs and not found.unused
     difference = (answer(again) - expected).abs().max()
     print(f"{layout}: {difference:.1e} at {expected.std():.2f}")
     assert difference <= 1e-5
@@ -313,7 +313,7 @@ def test_a_network_without_pose_modules_exports_its_adapter_alone(layout: Any, t
     assert [file.name for file in written] == [LORA_FILES[layout]]
     again = baseline()
     assert (answer(again) - expected).abs().max() > 1e-3
-    assert not load_lora(again, written[0]).left_out
+    assert not load_lora(again, written[0]).unused
     assert (answer(again) - expected).abs().max() <= 1e-5
 
 

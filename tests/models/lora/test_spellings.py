@@ -178,7 +178,7 @@ def test_layers_that_tell_their_alpha(tmp_path: Path, plain: State, spelling: st
     expected = merged(plain, {layer: scale * ALPHAS[layer] / RANKS[layer] for layer in LAYERS})
     same(loaded(file, scale=scale), expected)
     found = read_lora(network(), file)
-    assert not found.left_out and not found.assumed and len(found.pairs) == len(PAIRS)
+    assert not found.unused and not found.assumed_alpha and len(found.pairs) == len(PAIRS)
 
 
 def test_older_attention_processors_name_their_layers_so(tmp_path: Path, plain: State) -> None:
@@ -210,7 +210,7 @@ def test_a_file_that_tells_no_alpha_counts_it_as_the_rank_and_says_so(
 ) -> None:
     save_file(WITHOUT_ALPHA[spelling], tmp_path / "lora.safetensors")
     same(loaded(tmp_path / "lora.safetensors"), merged(plain, dict.fromkeys(LAYERS, 1.0)))
-    assert sorted(read_lora(network(), tmp_path / "lora.safetensors").assumed) == sorted(
+    assert sorted(read_lora(network(), tmp_path / "lora.safetensors").assumed_alpha) == sorted(
         f"{diffusers(name)}.weight" for name in PAIRS
     )
 
@@ -259,16 +259,16 @@ def test_alpha_of_a_whole_file_with_patterns_and_rank_stabilised(
     expected = merged(plain, told({"self_attn.o": 5.0, "ffn.2": 7.5}, stabilised))
     same(loaded(tmp_path), expected)
     same(loaded(file), expected)
-    assert not read_lora(network(), file).assumed
+    assert not read_lora(network(), file).assumed_alpha
 
 
 def test_a_configuration_beside_belongs_to_pefts_file_or_to_the_only_one(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
     state = written(official, *PEFT)
     save_file(state, tmp_path / "mine.safetensors")
-    assert not read_lora(network(), tmp_path / "mine.safetensors").assumed
+    assert not read_lora(network(), tmp_path / "mine.safetensors").assumed_alpha
     save_file(state, tmp_path / "other.safetensors")
-    assert len(read_lora(network(), tmp_path / "mine.safetensors").assumed) == len(PAIRS)
+    assert len(read_lora(network(), tmp_path / "mine.safetensors").assumed_alpha) == len(PAIRS)
     with pytest.raises(CheckpointError, match=r"holds neither .*mine.safetensors, other.safetensors"):
         load_lora(network(), tmp_path)
     (tmp_path / "pickled").mkdir()
@@ -368,7 +368,7 @@ def test_pefts_lokr_divides_by_the_rank_of_its_configuration(tmp_path: Path, pla
     save_file({f"base_model.model.blocks.1.ffn.0.{role}": t for role, t in state.items()}, tmp_path / "a.safetensors")
     name = "blocks.1.ffn.net.0.proj.weight"
     same(loaded(tmp_path), {**plain, name: plain[name] + product})
-    assert read_lora(network(), tmp_path / "a.safetensors").assumed == [name]
+    assert read_lora(network(), tmp_path / "a.safetensors").assumed_alpha == [name]
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LOKR", "r": 4, "alpha": 10}))
     same(loaded(tmp_path), {**plain, name: plain[name] + 2.5 * product})
 
