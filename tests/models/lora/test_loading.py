@@ -206,7 +206,7 @@ def test_pairs_of_a_convolution_are_added_to_it(tmp_path: Path) -> None:
     [
         ({"diffusion_model.blocks.7.self_attn.q.lora_down.weight": torch.zeros(2, WIDTH)}, "1 unexpected: blocks.7"),
         ({"diffusion_model.blocks.0.ffn.0.lora_up.weight": None}, r"1 missing: blocks\.0\.ffn\.0\.lora_up\.weight"),
-        ({"diffusion_model.blocks.0.ffn.0.lora_down.weight": torch.zeros(2, 9)}, r"\[2, 9\] \(wanted \[2, 32\]\)"),
+        ({"diffusion_model.blocks.0.ffn.0.lora_down.weight": torch.zeros(2, 9)}, r"\[2, 9\] \(expected \[2, 32\]\)"),
         ({"diffusion_model.blocks.0.ffn.0.dora_scale": torch.zeros(1)}, "is a DoRA adapter; only LoRA"),
     ],
 )
