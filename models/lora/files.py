@@ -1,4 +1,4 @@
-"""What a LoRA file holds, in our names: its keys by layer, their shapes looked at, and alpha over rank of each."""
+"""Read a LoRA file: assign its keys to our layers, check their shapes, and compute the scale of each layer."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _OPPOSITE = {"down": "up", "up": "down", "A": "B", "B": "A"}
 
 @dataclass
 class LoraTensors:
-    """A LoRA file, in our names.
+    """Tensors of a LoRA file under our names.
 
     Attributes:
-        pairs: weight's name to (A [r, in], B [out, r], alpha / r).
-        products: weight's name to a change of full rank, LoKr's or LoHa's.
-        deltas: weight's name to what is added to it.
-        replaced: weight's name to what takes its place.
-        unused: keys of the file that cannot be used here, with the reason.
+        pairs: (A [r, in], B [out, r], alpha / r) by weight.
+        products: full-rank change (LoKr or LoHa) by weight.
+        deltas: tensor to add, by weight.
+        replaced: tensor to replace the weight with, by weight.
+        unused: keys of the file that are not used, with the reason.
         assumed_alpha: weights of `pairs` and `products` without an alpha in the file; the rank is used.
     """
 
@@ -47,13 +47,13 @@ class LoraTensors:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A file's tensors of one layer, or of layers that it keeps in one matrix.
+    """Tensors of one layer in a file, or of several layers that the file stores as one matrix.
 
     Attributes:
-        weights: names of ours, in the order of the matrix's rows.
-        keys: role to the file's key.
-        spelled: the layer's name as the file has it.
-        shape: of the weights, one below another.
+        weights: our names of the weights, in the order of the matrix's rows.
+        keys: the file's key of each role.
+        spelled: name of the layer in the file.
+        shape: shape of the weights, concatenated along the rows.
     """
 
     weights: Names
@@ -63,30 +63,30 @@ class _Layer:
 
     @property
     def names(self) -> list[str]:
-        """The layer's names that a pattern of alphas may be written for."""
+        """Names of the layer that a pattern for alpha may use."""
         ours = self.weights[0]
         both = [ours, *renamed_to_official(known_ours([ours])).values()]
         return [self.spelled, *(name.removesuffix(".weight") for name in both)]
 
 
 def read_lora(transformer: Any, file: str | Path) -> LoraTensors:
-    """The tensors of a LoRA file in the transformer's names; nothing is changed.
+    """Read the tensors of a LoRA file under the transformer's names, without changing the transformer.
 
     Raises:
         CheckpointError: as for `load_lora`.
     """
     checkpoint = open_checkpoint(file)
     if kinds := unsupported_kinds(checkpoint.tensors):
-        shown = ", ".join(key for keys in kinds.values() for key in keys[:2])
+        examples = ", ".join(key for keys in kinds.values() for key in keys[:2])
         raise CheckpointError(
-            f"{file} is a {' and '.join(kinds)} adapter; only LoRA, LoKr, LoHa and diffs are read ({shown}): merge it "
-            "into the weights with the program that made it"
+            f"{file} is a {' and '.join(kinds)} adapter ({examples}); only LoRA, LoKr, LoHa and diffs are supported: "
+            "merge it into the weights with the program that created it"
         )
     layers = _layers(transformer, checkpoint)
     if not any(role not in ("alpha", "rank") for layer in layers for role in layer.keys):
         begin = ", ".join(list(checkpoint.tensors)[:3])
         raise CheckpointError(
-            f"{file} is no LoRA for this transformer: none of its keys belongs to a layer ({begin}); {SUPPORTED}"
+            f"{file} is not a LoRA for this transformer: none of its keys belongs to a layer ({begin}); {SUPPORTED}"
         )
     found, wanted = LoraTensors(), dict[str, Shape]()
     for layer in layers:
@@ -101,10 +101,10 @@ def read_lora(transformer: Any, file: str | Path) -> LoraTensors:
 
 
 def _layers(transformer: Any, checkpoint: Checkpoint) -> list[_Layer]:
-    """The file's tensors by layer; keys that belong to none are in no layer.
+    """Group the file's tensors by layer; keys without a layer are skipped.
 
     Raises:
-        CheckpointError: a layer has a tensor twice, in two spellings or of two adapters.
+        CheckpointError: a layer has the same tensor twice, in two spellings or from two adapters.
     """
     known = targets(weight_names(transformer))
     keys: dict[Names, dict[str, str]] = defaultdict(dict)
@@ -116,8 +116,8 @@ def _layers(transformer: Any, checkpoint: Checkpoint) -> list[_Layer]:
         weights, role, spelled[weights] = found
         if role in keys[weights]:
             raise CheckpointError(
-                f"{checkpoint.source} holds two adapters of one layer ({keys[weights][role]}, {key}): give a file with "
-                "one of them"
+                f"{checkpoint.source} contains two adapters of one layer ({keys[weights][role]}, {key}): give a file "
+                "with only one"
             )
         keys[weights][role] = key
     layers = []
@@ -129,53 +129,55 @@ def _layers(transformer: Any, checkpoint: Checkpoint) -> list[_Layer]:
 
 
 def _expected(transformer: Any, checkpoint: Checkpoint, layer: _Layer, found: LoraTensors) -> dict[str, Shape]:
-    """Key to the shape that it must have; what cannot be used is put into `unused`, what is missing is named."""
+    """Return the expected shapes by key, including missing keys; add keys that cannot be used to `found.unused`."""
     wanted: dict[str, Shape] = {}
     has_change = layer.keys.keys() & _CHANGES
     for role, key in layer.keys.items():
         shape = checkpoint.tensors[key].shape
         expected = _shape(transformer, layer, role, shape)
         if expected is None:
-            found.unused[key] = f"{layer.weights[0]} has no bias here"
+            found.unused[key] = f"{layer.weights[0]} has no bias"
         elif role in ("alpha", "rank") and not has_change:
-            found.unused[key] = "there is no pair that it belongs to"
+            found.unused[key] = "the file has no pair for it"
         elif layer.weights == ("patch_embedding.weight",) and role == "diff" and len(shape) == 5 and shape != expected:
-            found.unused[key] = f"it is of a model with {shape[1]} input channels"
+            found.unused[key] = f"it belongs to a model with {shape[1]} input channels"
         else:
             wanted[key] = expected
         other = {"down": "up", "up": "down"}.get(role)
         if other and other not in layer.keys:
             wanted[re.sub(r"(lora[._])(down|up|A|B)\b", lambda m: m[1] + _OPPOSITE[m[2]], key)] = ()
     factors = {role: checkpoint.tensors[key].shape for role, key in layer.keys.items() if role in _FACTORS}
-    if factors and (fault := factor_problem(factors, layer.shape)):
-        raise CheckpointError(f"{checkpoint.source}: {layer.spelled}: {fault}; {SUPPORTED}")
+    if factors and (problem := factor_problem(factors, layer.shape)):
+        raise CheckpointError(f"{checkpoint.source}: {layer.spelled}: {problem}; {SUPPORTED}")
     return wanted
 
 
 def _shape(transformer: Any, layer: _Layer, role: str, shape: Shape) -> Shape | None:
-    """The shape that a tensor of that role must have; None where the layer has no bias."""
+    """Return the expected shape of a tensor with a role; None if the layer has no bias."""
     rows, *rest = layer.shape
     if role in ("alpha", "rank"):
         return () if shape == () else (1,)
     if role in _FACTORS:
-        return shape  # looked at together
+        return shape  # checked together by `factor_problem`
     if role in ("up_bias", "diff_bias"):
         biases = [re.sub(r"weight$", "bias", name) for name in layer.weights]
         return (rows,) if all(_has(transformer, bias) for bias in biases) else None
     if role in ("diff", "set"):
         (first, *more) = layer.weights
         official = next(iter(renamed_to_official(known_ours([first])).values()), first)
-        same = not more and plain_shape(official, shape) == layer.shape  # as the release has the alignment unit's
+        same = (
+            not more and plain_shape(official, shape) == layer.shape
+        )  # the released alignment unit has 1x1 convolutions
         return shape if same else layer.shape
     rank = shape[0] if role == "down" and shape else (shape[1] if len(shape) > 1 else 1)
     full = (rank, *rest) if role == "down" else (rows, rank, *[1] * (len(rest) - 1))
     flat = (full[0], math.prod(full[1:]))
-    one_by_one = (*full, *[1] * (len(shape) - len(full)))  # a linear layer as a convolution of one place
+    one_by_one = (*full, *[1] * (len(shape) - len(full)))  # a linear layer stored as a 1x1 convolution
     return shape if shape in (flat, one_by_one) else full
 
 
 def _collect(transformer: Any, checkpoint: Checkpoint, layers: Sequence[_Layer], found: LoraTensors) -> None:
-    """Sort the tensors by what is done with them."""
+    """Add the tensors of all layers to `found`, by how they are applied."""
     tensors, scales = checkpoint.load(), read_scale(checkpoint)
     for layer in layers:
         of_role = {role: tensors[key] for role, key in layer.keys.items() if key not in found.unused}
@@ -192,7 +194,7 @@ def _collect(transformer: Any, checkpoint: Checkpoint, layers: Sequence[_Layer],
 def _put(
     transformer: Any, name: str, rows: slice | None, of_role: Mapping[str, Tensor], strength: float, found: LoraTensors
 ) -> None:
-    """One weight's rows of its layer's tensors into `found`."""
+    """Add the rows of one weight from its layer's tensors to `found`."""
     if "down" in of_role:
         found.pairs[name] = (_two_axes(of_role["down"]), _rows(_two_axes(of_role["up"]), rows), strength)
     if factors := {role: tensor for role, tensor in of_role.items() if role in _FACTORS}:
@@ -214,17 +216,19 @@ def _rows(tensor: Tensor, rows: slice | None) -> Tensor:
 
 
 def _two_axes(tensor: Tensor) -> Tensor:
-    """A linear layer's factor that was written as a convolution of one place; others as they are."""
+    """Flatten a factor of a linear layer stored as a 1x1 convolution; return others unchanged."""
     return tensor.flatten(1) if tensor.ndim > 2 and math.prod(tensor.shape[2:]) == 1 else tensor
 
 
 def _strength(
     layer: _Layer, of_role: Mapping[str, Tensor], scales: AdapterScale, checkpoint: Checkpoint
 ) -> float | None:
-    """Alpha / rank of a layer, 1 where nothing is scaled; None where the file does not tell it."""
+    """Return alpha / rank of a layer, 1 if nothing is scaled, None if the file does not specify alpha."""
     alpha = of_role["alpha"].float().item() if "alpha" in of_role else None
     if alpha is not None and not math.isfinite(alpha):
-        raise CheckpointError(f"{checkpoint.source}: {layer.keys['alpha']} is {alpha}: the file is damaged")
+        raise CheckpointError(
+            f"{checkpoint.source}: {layer.keys['alpha']} is {alpha}, not a finite number: the file is damaged"
+        )
     if "down" in of_role:
         return scales.strength(layer.names, of_role["down"].shape[0], alpha)
     shapes = {role: tuple(tensor.shape) for role, tensor in of_role.items() if role in _FACTORS}
@@ -232,13 +236,13 @@ def _strength(
 
 
 def weight_names(transformer: Any) -> list[str]:
-    """Names of a transformer's own weights, as without adapters."""
+    """List the names of a transformer's weights without its adapters."""
     names = [name for name, _ in transformer.named_parameters() if ".lora_" not in name]
     return [name.replace(".base_layer.", ".") for name in names]
 
 
 def base_layer(module: nn.Module) -> Any:
-    """The layer itself, where peft has put one of its own around it."""
+    """Return the original layer of a PEFT wrapper, or the module itself."""
     return getattr(module, "base_layer", module)
 
 
@@ -248,7 +252,7 @@ def _has(transformer: Any, name: str) -> bool:
 
 
 def get_weight(transformer: Any, name: str) -> Tensor:
-    """One of `weight_names`."""
+    """Return the weight with a name of `weight_names`."""
     module, _, leaf = name.rpartition(".")
     weight: Tensor = getattr(base_layer(transformer.get_submodule(module)), leaf)
     return weight

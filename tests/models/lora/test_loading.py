@@ -183,8 +183,8 @@ def test_diffs_of_norms_biases_and_head_are_applied(tmp_path: Path) -> None:
     found = load_lora(model, tmp_path / "lora.safetensors")
     assert len(found.deltas) == len(deltas)
     assert found.unused == {
-        "patch_embedding.diff": "it is of a model with 16 input channels",
-        "blocks.0.self_attn.norm_q.diff_b": "blocks.0.attn1.norm_q.weight has no bias here",
+        "patch_embedding.diff": "it belongs to a model with 16 input channels",
+        "blocks.0.self_attn.norm_q.diff_b": "blocks.0.attn1.norm_q.weight has no bias",
     }
     assert (answer(model) - expected).abs().max() <= 2e-5
 
@@ -207,7 +207,7 @@ def test_pairs_of_a_convolution_are_added_to_it(tmp_path: Path) -> None:
         ({"diffusion_model.blocks.7.self_attn.q.lora_down.weight": torch.zeros(2, WIDTH)}, "1 unexpected: blocks.7"),
         ({"diffusion_model.blocks.0.ffn.0.lora_up.weight": None}, r"1 missing: blocks\.0\.ffn\.0\.lora_up\.weight"),
         ({"diffusion_model.blocks.0.ffn.0.lora_down.weight": torch.zeros(2, 9)}, r"\[2, 9\] \(expected \[2, 32\]\)"),
-        ({"diffusion_model.blocks.0.ffn.0.dora_scale": torch.zeros(1)}, "is a DoRA adapter; only LoRA"),
+        ({"diffusion_model.blocks.0.ffn.0.dora_scale": torch.zeros(1)}, "is a DoRA adapter .*only LoRA"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -222,7 +222,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path, changes: dict[str, An
 
 def test_another_programs_lora_is_told(tmp_path: Path) -> None:
     save_file({"lora_te_text_model.lora_down.weight": torch.zeros(1, 1)}, tmp_path / "lora.safetensors")
-    with pytest.raises(CheckpointError, match="is no LoRA for this transformer"):
+    with pytest.raises(CheckpointError, match="is not a LoRA for this transformer"):
         load_lora(network(), tmp_path / "lora.safetensors")
 
 
