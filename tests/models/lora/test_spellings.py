@@ -279,7 +279,7 @@ def test_a_configuration_beside_belongs_to_pefts_file_or_to_the_only_one(tmp_pat
         (tmp_path / "adapter_config.json").write_text(text)
         (tmp_path / "other.safetensors").unlink(missing_ok=True)
         with pytest.raises(
-            CheckpointError, match=r"mine.safetensors: invalid scale settings in its header or in adapter_config"
+            CheckpointError, match=r"mine.safetensors: invalid scale settings"
         ):
             read_lora(network(), tmp_path / "mine.safetensors")
 
@@ -444,11 +444,11 @@ REFUSED: dict[str, tuple[State, str]] = {
     "other layer": ({"lora_unet_blocks_9_ffn_0.lora_down.weight": torch.ones(2, WIDTH)}, "1 unexpected"),
     "modulation": ({"lora_unet_blocks_0_modulation.lora_down.weight": torch.ones(2, WIDTH)}, "1 unexpected"),
     "two adapters": (
-        {f"{LAYER}.lora_A.one.weight": torch.ones(2, WIDTH)}, "contains two adapters of one layer .*ffn_0.lora_down.weight"
+        {f"{LAYER}.lora_A.one.weight": torch.ones(2, WIDTH)}, "two adapters of one layer .*ffn_0.lora_down.weight"
     ),
     "LoKr of another size": (
         {"lora_unet_blocks_0_self_attn_k.lokr_w1": torch.ones(4, 4),
-         "lora_unet_blocks_0_self_attn_k.lokr_w2": torch.ones(4, 4)}, r"the product of its factors does not have the shape \[32, 32\]"
+         "lora_unet_blocks_0_self_attn_k.lokr_w2": torch.ones(4, 4)}, r"product .* does not have the shape \[32, 32\]"
     ),
     "half a LoKr": ({"lora_unet_blocks_0_self_attn_k.lokr_w1": torch.ones(4, 4)}, "its factors are incomplete"),
     "alpha": ({f"{LAYER}.alpha": torch.tensor(math.nan)}, "ffn_0.alpha is nan, not a finite number"),
