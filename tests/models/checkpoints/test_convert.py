@@ -294,6 +294,6 @@ def test_the_command_converts_says_so_twice_and_refuses_in_a_sentence(
     code, said = call(*words)
     assert code == 0 and "129 tensors" in said and "finished already" in said
     code, said = call("--from", str(tmp_path / "out" / "config.json"), "--to", str(tmp_path / "more"))
-    assert code == 1 and "neither a safetensors file, nor an index" in said.splitlines()[-1]
+    assert code == 1 and "is not a safetensors file, an index" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert not (tmp_path / "more").exists()

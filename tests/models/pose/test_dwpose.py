@@ -251,7 +251,7 @@ def test_a_file_that_is_no_model_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(weights.WeightsError, match=r"no file .*yolox_l\.onnx: give the folder"):
         DWPose(tmp_path, tmp_path)
     (tmp_path / "yolox_l.onnx").write_bytes(b"cut off")
-    with pytest.raises(weights.WeightsError, match=r"yolox_l\.onnx cannot be opened .* fetch it again"):
+    with pytest.raises(weights.WeightsError, match=r"yolox_l\.onnx cannot be opened .* download it again"):
         DWPose(tmp_path, tmp_path)
 
 

@@ -54,7 +54,7 @@ def test_missing_weights_are_named_with_the_remedy(tmp_path: Path, monkeypatch: 
     (tmp_path / "DWPose" / "yolox_l.onnx").write_bytes(b"")
     with pytest.raises(weights.WeightsError, match=r"vitpose-b-apt36k\.onnx not found .*easy_ViTPose"):
         open_pose_estimator("animal")
-    with pytest.raises(ValueError, match="there are dwpose, animal, blazepose"):
+    with pytest.raises(ValueError, match="expected one of dwpose, animal, blazepose"):
         open_pose_estimator("openpose")
 
 
