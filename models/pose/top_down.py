@@ -144,7 +144,8 @@ class TopDownEstimator:
     def estimate(self, frames: Frames) -> list[PoseTrack]:
         """Estimate tracks of a clip [F, H, W, 3] RGB, main person first (see `link`).
 
-        Tracks without a visible joint are dropped. As released, a frame without a detection is used as a whole as the box of the main person.
+        Tracks without a visible joint are dropped. As released, the box of the main person is the whole frame if
+        nothing is detected in it.
         """
         if not len(frames):
             return []
@@ -154,7 +155,7 @@ class TopDownEstimator:
         return [track for track in tracks if track.pose.body_visible.any()]
 
     def _find_people(self, frames: Frames) -> tuple[Floats, tuple[int, int]]:
-        """Find boxes [P, F, 4] in pixels of the prepared frames, NaN where not found, and their size (width, height)."""
+        """Find boxes [P, F, 4] in pixels of the prepared frames, NaN where not found, and their (width, height)."""
         found: list[Detections] = []
         for start in range(0, len(frames), self.batch_size):
             images = [self.prepare(frame) for frame in frames[start : start + self.batch_size]]

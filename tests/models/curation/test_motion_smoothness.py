@@ -97,5 +97,5 @@ def test_smoothness_is_how_near_the_guesses_come(tmp_path: Path, monkeypatch: py
 
 def test_other_parameters_are_refused_with_the_files_name(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(SteadyDancerError, match=r"other\.safetensors does not hold AMT-S"):
+    with pytest.raises(SteadyDancerError, match=r"other\.safetensors does not contain AMT-S"):
         MotionSmoothness(tmp_path / "other.safetensors", "cpu")
