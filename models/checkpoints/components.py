@@ -140,7 +140,7 @@ def load_components(
 
 
 def _load_part(name: str, path: Path, dtype: torch.dtype | None, kind: Kind | None, device: str | torch.device) -> Any:
-    # Choose the class here: importing a class that a file names could run foreign code.
+    # The class is never imported by a name in a file, because that could run foreign code.
     if name == "transformer":
         return load_transformer(path, dtype, kind, device=device)
     if name == "tokenizer":

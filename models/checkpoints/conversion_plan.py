@@ -41,7 +41,7 @@ def plan_conversion(
     if not source.exists():
         raise CheckpointError(f"{source} does not exist; give a file or folder")
     if source.is_dir() and not part_path(source, "transformer") and (source / "checkpoint").is_dir():
-        source = source / "checkpoint"  # a training run's folder
+        source = source / "checkpoint"  # folder of a training run
     if target == "lora":
         return plan_lora(source, dtype, lora_layout)
     path = part_path(source, "transformer")

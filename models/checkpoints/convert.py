@@ -96,7 +96,7 @@ def _convert_and_upload(
         if exists or not (local / RECORD).is_file():  # otherwise its upload was interrupted
             _check_replaceable(to)
         if exists:
-            copy_whole(to / RECORD, local / RECORD)  # is enough to report that it is finished
+            copy_whole(to / RECORD, local / RECORD)  # the record alone shows what is finished
         record = _convert_locally(source, local, names, *settings)
         if not exists:
             publish(local, to, RECORD)

@@ -98,7 +98,7 @@ def read_transformer(
 
 
 def check_complete(opened: TransformerFile, wanted: Mapping[str, Shape]) -> None:
-    """Check that a checkpoint has exactly the wanted tensors, under the names of its layout.
+    """Check that a checkpoint has exactly the expected tensors, under the names of its layout.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or mis-shaped.

@@ -165,9 +165,8 @@ def _shape(transformer: Any, layer: _Layer, role: str, shape: Shape) -> Shape | 
     if role in ("diff", "set"):
         (first, *more) = layer.weights
         official = next(iter(renamed_to_official(known_ours([first])).values()), first)
-        same = (
-            not more and plain_shape(official, shape) == layer.shape
-        )  # the released alignment unit has 1x1 convolutions
+        # The released alignment unit has 1x1 convolutions.
+        same = not more and plain_shape(official, shape) == layer.shape
         return shape if same else layer.shape
     rank = shape[0] if role == "down" and shape else (shape[1] if len(shape) > 1 else 1)
     full = (rank, *rest) if role == "down" else (rows, rank, *[1] * (len(rest) - 1))
