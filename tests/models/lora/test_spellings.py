@@ -278,9 +278,7 @@ def test_a_configuration_beside_belongs_to_pefts_file_or_to_the_only_one(tmp_pat
     for text in ('{"lora_alpha": "much"}', "{", '{"lora_alpha": NaN}'):
         (tmp_path / "adapter_config.json").write_text(text)
         (tmp_path / "other.safetensors").unlink(missing_ok=True)
-        with pytest.raises(
-            CheckpointError, match=r"mine.safetensors: invalid scale settings"
-        ):
+        with pytest.raises(CheckpointError, match=r"mine.safetensors: invalid scale settings"):
             read_lora(network(), tmp_path / "mine.safetensors")
 
 
