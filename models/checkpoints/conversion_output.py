@@ -59,7 +59,7 @@ class Conversion:
         }
 
 
-def output(place: StoredTensor, shape: Shape, dtype: str | None) -> OutputTensor:
+def output_tensor(place: StoredTensor, shape: Shape, dtype: str | None) -> OutputTensor:
     """Return a stored tensor with another shape and, if it is a float tensor, another dtype."""
     is_float = place.dtype in FLOATS
     return OutputTensor(place, shape, DTYPES[dtype] if dtype and is_float else place.dtype)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lora.export import plan_lora
-from .conversion_output import DTYPES, Conversion, LoraLayout, Target, output
+from .conversion_output import DTYPES, Conversion, LoraLayout, Target, output_tensor
 from .files import CheckpointError, StoredTensor
 from .folders import part_path
 from .key_maps import config_from_official, official_shape, renamed_to_official
@@ -50,7 +50,7 @@ def plan_conversion(
     plan = Conversion()
     opened = open_transformer(path)
     plan.sources += opened.checkpoint.files
-    tensors = {name: output(place, shape, dtype) for name, (place, shape) in opened.stored().items()}
+    tensors = {name: output_tensor(place, shape, dtype) for name, (place, shape) in opened.stored().items()}
     config = json.loads(empty_transformer(opened.kind, opened.config).to_json_string())
     if target == "official":
         if config.get("pose_fusion") == "latent_addition":

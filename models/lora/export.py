@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...datasets.storage.atomic import written_aside
-from ..checkpoints.conversion_output import Conversion, LoraLayout, output
+from ..checkpoints.conversion_output import Conversion, LoraLayout, output_tensor
 from ..checkpoints.files import CheckpointError, StoredTensor, open_checkpoint
 from ..checkpoints.key_maps import POSE_MODULE_NAMES, official_shape, renamed_to_official
 from ..checkpoints.streaming import OutputTensor, unchanged, write_safetensors
@@ -112,7 +112,7 @@ def plan_lora(source: Path, dtype: str | None, layout: LoraLayout) -> Conversion
             f"{file} is not an adapter of a training stage ({', '.join(unknown[:3]) or 'it is empty'})"
         )
     scale, config = read_scale(adapter), adapter_config(adapter)
-    outputs = {name: output(tensor, tensor.shape, dtype) for name, tensor in pairs.items()}
+    outputs = {name: output_tensor(tensor, tensor.shape, dtype) for name, tensor in pairs.items()}
     pose = _pose_modules(folder)
     plan = Conversion(sources=sorted({file, *(tensor.file for tensor in pose.values())}))
     name = LORA_FILES[layout]
@@ -160,8 +160,8 @@ def _pose_modules(folder: Path) -> dict[str, StoredTensor]:
     """Locate the fully trained pose modules next to an adapter; empty if there is no transformer."""
     if (folder / POSE_MODULES_FILE).is_file():
         return dict(open_checkpoint(folder / POSE_MODULES_FILE).tensors)
-    beside = [path for path in (folder / "transformer", folder.parent / "transformer") if path.is_dir()]
-    if not beside:
+    folders = [path for path in (folder / "transformer", folder.parent / "transformer") if path.is_dir()]
+    if not folders:
         return {}
-    stored = open_transformer(beside[0], kind="steadydancer").stored()
+    stored = open_transformer(folders[0], kind="steadydancer").stored()
     return {name: place for name, (place, _) in stored.items() if name.split(".")[0] in POSE_MODULE_NAMES}

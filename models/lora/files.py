@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.files import Checkpoint, CheckpointError, check_tensors, open_checkpoint
 from ..checkpoints.key_maps import Shape, known_ours, plain_shape, renamed_to_official
-from .names import LOHA, LOKR, SUPPORTED, parse_key, targets, unsupported_kinds
+from .names import LOHA, LOKR, SUPPORTED, flat_names, parse_key, unsupported_kinds
 from .products import FullRankChange, factor_problem, product_rank
 from .scale import AdapterScale, read_scale
 
@@ -106,7 +106,7 @@ def _layers(transformer: Any, checkpoint: Checkpoint) -> list[_Layer]:
     Raises:
         CheckpointError: a layer has the same tensor twice, in two spellings or from two adapters.
     """
-    known = targets(weight_names(transformer))
+    known = flat_names(weight_names(transformer))
     keys: dict[Names, dict[str, str]] = defaultdict(dict)
     spelled: dict[Names, str] = {}
     for key in checkpoint.tensors:

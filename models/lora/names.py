@@ -94,17 +94,17 @@ _FUSED = {
     ("attn2.add_k_proj", "attn2.add_v_proj"): ("cross_attn.kv_img", "attn2.to_added_kv"),
 }
 
-Targets = dict[str, tuple[str, ...]]
+FlatNames = dict[str, tuple[str, ...]]
 
 
-def targets(weights: Iterable[str]) -> Targets:
+def flat_names(weights: Iterable[str]) -> FlatNames:
     """Map every flat name of a layer or weight in a file to our weights' names: several for a fused layer.
 
     Args:
         weights: names of the transformer's parameters.
     """
     weights = list(weights)
-    existing, found = set(weights), Targets()
+    existing, found = set(weights), FlatNames()
     for block in sorted({match[0] for name in weights if (match := re.match(r"blocks\.\d+\.", name))}):
         for parts, names in _FUSED.items():
             of_the_block = tuple(f"{block}{part}.weight" for part in parts)
@@ -123,7 +123,7 @@ def _others(weight: str) -> list[str]:
     return [f"{block}{name}.{leaf}" for name in _OTHER_NAMES.get(layer, ())]
 
 
-def parse_key(key: str, known: Targets) -> tuple[tuple[str, ...], str, str] | None:
+def parse_key(key: str, known: FlatNames) -> tuple[tuple[str, ...], str, str] | None:
     """Parse a file's key into (our weights' names, role, the layer's name in the file); None for an unknown key."""
     match = _KEY.fullmatch(key)
     if match is None:
@@ -134,7 +134,7 @@ def parse_key(key: str, known: Targets) -> tuple[tuple[str, ...], str, str] | No
     return (found, role.removesuffix("_modulation"), match["name"]) if found else None
 
 
-def _find(name: str, known: Targets) -> tuple[str, ...] | None:
+def _find(name: str, known: FlatNames) -> tuple[str, ...] | None:
     flat = _flat(name)
     while flat not in known:
         if not (prefix := _FLAT_PREFIX.match(flat)):

@@ -110,11 +110,11 @@ def adapter_config(checkpoint: Checkpoint) -> dict[str, Any]:
         ValueError: it is not JSON.
     """
     file, config = checkpoint.source, _header(checkpoint.metadata)
-    beside = file.parent / ADAPTER_CONFIG
+    path = file.parent / ADAPTER_CONFIG
     is_its_own = file.name == ADAPTER_MODEL or len(list(file.parent.glob("*.safetensors"))) == 1
-    if any(name in config for name in _ALPHA) or not is_its_own or not beside.is_file():
+    if any(name in config for name in _ALPHA) or not is_its_own or not path.is_file():
         return config
-    return dict(json.loads(beside.read_text(encoding="utf-8-sig")))
+    return dict(json.loads(path.read_text(encoding="utf-8-sig")))
 
 
 def _header(metadata: Mapping[str, str]) -> dict[str, Any]:

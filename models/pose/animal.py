@@ -6,7 +6,7 @@ import numpy as np
 
 from ...datasets.arrays import Floats, Frames
 from ...datasets.skeleton import PoseSequence
-from .top_down import BoxDetector, TopDownEstimator, open_network, run
+from .top_down import BoxDetector, TopDownEstimator, open_network, run_in_batches
 from .track import PoseTrack
 
 MIN_VISIBLE = 0.43  # rtmlib's threshold for this network
@@ -78,6 +78,6 @@ class AnimalNetwork:
         """Find keypoints in pixels [N, 17, 2] and scores [N, 17] of N pairs (RGB image, box [4])."""
         prepared = [self._vitpose.preprocess(image, box) for image, box in animals]
         crops, centres, sizes = (np.stack(parts) for parts in zip(*prepared, strict=True))
-        heatmaps = run(self._vitpose.session, crops, batch_size)
+        heatmaps = run_in_batches(self._vitpose.session, crops, batch_size)
         found: tuple[Floats, Floats] = self._vitpose.postprocess(heatmaps, centres[:, None], sizes[:, None])
         return found

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...datasets.arrays import Floats, Frames
 from ...datasets.skeleton import PoseSequence
-from .top_down import BoxDetector, TopDownEstimator, open_network, run
+from .top_down import BoxDetector, TopDownEstimator, open_network, run_in_batches
 from .track import PoseTrack, to_openpose
 
 SHORT_SIDE = 1024
@@ -82,8 +82,8 @@ class WholeBodyNetwork:
         """Find keypoints in pixels [N, 133, 2] and scores [N, 133] of N pairs (RGB image, box [4])."""
         prepared = [self._rtmpose.preprocess(image[..., ::-1], box) for image, box in people]
         crops, centres, sizes = (np.stack(parts) for parts in zip(*prepared, strict=True))
-        x, y = run(self._rtmpose.session, crops, batch_size)
-        x_mirrored, y_mirrored = run(self._rtmpose.session, crops[:, :, ::-1], batch_size)
+        x, y = run_in_batches(self._rtmpose.session, crops, batch_size)
+        x_mirrored, y_mirrored = run_in_batches(self._rtmpose.session, crops[:, :, ::-1], batch_size)
         x = (x + x_mirrored[:, self._mirrored, ::-1]) / 2
         y = (y + y_mirrored[:, self._mirrored]) / 2
         places, scores = decode_simcc(x, y)

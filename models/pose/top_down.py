@@ -41,7 +41,7 @@ def open_network(kind: Callable[..., Any], path: Path, device: str, height_first
     return tool
 
 
-def run(session: Any, inputs: Floats, batch_size: int) -> list[Floats]:
+def run_in_batches(session: Any, inputs: Floats, batch_size: int) -> list[Floats]:
     """Run a network on inputs [N, H, W, 3] in batches, or in the fixed batch size of its file; return all outputs."""
     node = session.get_inputs()[0]
     if isinstance(node.shape[0], int):
@@ -61,7 +61,7 @@ class BoxDetector:
         path: the ONNX file.
         classes: indices of COCO's 80 classes; an object that matches two of them is found once.
         min_score: score threshold (objectness × class); boxes at or below it are dropped.
-        max_overlap: threshold of intersection over union; of two boxes above it, the better one is kept.
+        max_overlap: threshold of intersection over union; of two boxes above it, the better one is selected.
         is_rgb: pass images as RGB; otherwise as BGR, on which it was trained.
         device: "cpu" or "cuda".
     """
@@ -84,7 +84,7 @@ class BoxDetector:
     def __call__(self, images: Sequence[Frames], batch_size: int) -> list[tuple[Floats, Floats]]:
         """Find (boxes [N, 4] as x1, y1, x2, y2 in pixels, scores [N]) in each RGB image, highest score first."""
         squares, ratios = zip(*[self._yolox.preprocess(image[..., self._channels]) for image in images], strict=True)
-        (output,) = run(self._yolox.session, np.stack(squares), batch_size)
+        (output,) = run_in_batches(self._yolox.session, np.stack(squares), batch_size)
         return [self._boxes(rows, ratio) for rows, ratio in zip(output, ratios, strict=True)]
 
     def _boxes(self, rows: Floats, ratio: float) -> tuple[Floats, Floats]:
@@ -97,8 +97,8 @@ class BoxDetector:
         corners, strides = cells[:, :2], cells[:, 2:]
         centres, halves = (rows[:, :2] + corners) * strides, np.exp(rows[:, 2:4]) * strides / 2
         boxes = np.concatenate([centres - halves, centres + halves], axis=1) / ratio
-        kept = nms(boxes, scores, self.max_overlap)
-        return boxes[kept], scores[kept]
+        selected = nms(boxes, scores, self.max_overlap)
+        return boxes[selected], scores[selected]
 
 
 def _cells(height: int, width: int) -> Floats:

@@ -15,7 +15,7 @@ from torch import Tensor
 from steadydancer.models.checkpoints.files import CheckpointError
 from steadydancer.models.lora.export import export_lora
 from steadydancer.models.lora.loading import load_lora, read_lora
-from steadydancer.models.lora.names import targets
+from steadydancer.models.lora.names import flat_names
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 WIDTH, FFN = 32, 48
@@ -483,7 +483,7 @@ def test_an_adapter_whose_beginning_was_taken_out_of_the_base_is_refused(
 def test_no_two_layers_share_a_name() -> None:
     """A flat name leads to the weights that have it and to no others."""
     weights = [name for name, _ in network().named_parameters()]
-    known = targets(weights)
+    known = flat_names(weights)
     assert {names for names in known.values() if len(names) == 1} == {(name,) for name in weights}
     for name in weights:
         assert known[flat(name)] == (name,)
