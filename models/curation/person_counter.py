@@ -122,7 +122,7 @@ def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 
 def non_maximum_suppression(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
-    """Return the indices of boxes [N, 5] (corners, score) that overlap with no box of a higher score."""
+    """Return the indices of boxes [N, 5] (corners, score) that overlap with no kept box of a higher score."""
     order, kept = np.argsort(-boxes[:, 4], kind="stable"), []
     areas = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)
     while len(order):
