@@ -1,7 +1,7 @@
 """Convert a checkpoint to another layout, streaming its tensors in chunks (`steadydancer convert`).
 
 The output is written to a temporary folder and renamed when it is complete, so a killed run leaves no folder that looks
-finished; repeat the command to convert again. For an object store the folder is written locally, uploaded with its
+finished; run the same command again. For an object store the folder is written locally, uploaded with its
 record last, and removed from this machine.
 """
 

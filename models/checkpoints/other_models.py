@@ -1,4 +1,4 @@
-"""Recognise other models than Wan 2.1 image-to-video transformers by the names and shapes of their tensors."""
+"""Recognise models other than Wan 2.1 image-to-video transformers by the names and shapes of their tensors."""
 
 from __future__ import annotations
 

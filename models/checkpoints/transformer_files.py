@@ -176,7 +176,7 @@ def _layout(checkpoint: Checkpoint) -> Layout:
 
 
 def _constructor(checkpoint: Checkpoint, layout: Layout, num_attention_heads: int | None) -> dict[str, Any]:
-    """Return constructor arguments from diffusers' `config.json`, or from shapes and the rest of Wan's config."""
+    """Return constructor arguments from diffusers' `config.json`, or from the shapes and Wan's `config.json`."""
     stored = checkpoint.config
     if layout == "diffusers" and "num_attention_heads" in stored:
         return {name: value for name, value in stored.items() if not name.startswith("_")}

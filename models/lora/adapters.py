@@ -69,7 +69,7 @@ def save_trained(
 
 
 def _save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
-    """Save as diffusers' `save_lora_adapter` does, without its cast, which logs a warning without any effect."""
+    """Save as diffusers' `save_lora_adapter` does, without its cast, whose only effect is a warning."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = json.dumps(config.to_dict(), sort_keys=True, default=sorted)
     save_file(

@@ -39,7 +39,7 @@ class PoseEstimator(Protocol):
 def open_pose_estimator(
     name: str, *, device: str = "cpu", max_people: int | None = None, download: bool = False
 ) -> PoseEstimator:
-    """Open the estimator of a name with the weights on this machine.
+    """Open a pose estimator by name, with the weights on this machine.
 
     Args:
         name: "dwpose", "animal" or "blazepose".

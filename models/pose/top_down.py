@@ -61,7 +61,7 @@ class BoxDetector:
         path: the ONNX file.
         classes: indices of COCO's 80 classes; an object that matches two of them is found once.
         min_score: score threshold (objectness × class); boxes at or below it are dropped.
-        max_overlap: threshold of intersection over union; of two boxes above it, the better one is selected.
+        max_overlap: threshold of intersection over union; of two boxes above it, the better one is kept.
         is_rgb: pass images as RGB; otherwise as BGR, on which it was trained.
         device: "cpu" or "cuda".
     """
