@@ -19,7 +19,13 @@ from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
 from .checkpoints.key_maps import POSE_MODULE_NAMES
-from .checkpoints.transformer_files import check_whole, empty, filled, read_transformer, shapes_of
+from .checkpoints.transformer_files import (
+    check_complete,
+    checkpoint_shapes,
+    create_empty,
+    load_weights,
+    read_transformer,
+)
 from .condition_reconciliation import (
     NUM_REFERENCE_FRAMES,
     FeatureFusion,
@@ -226,9 +232,9 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
                 f"from_single_file takes a local file, torch_dtype and num_attention_heads, not {sorted(unknown)}"
             )
         opened = read_transformer(file, "steadydancer", num_attention_heads)
-        model = empty(cls, opened.config)
-        check_whole(opened, shapes_of(model, opened.layout))
-        loaded: SteadyDancerTransformer3DModel = filled(model, opened, torch_dtype)
+        model = create_empty(cls, opened.config)
+        check_complete(opened, checkpoint_shapes(model, opened.layout))
+        loaded: SteadyDancerTransformer3DModel = load_weights(model, opened, torch_dtype)
         return loaded
 
     def enable_cache(self, config: Any) -> None:

@@ -39,7 +39,7 @@ def convert(
     from ...datasets.storage import location
     from ...models.checkpoints import convert
 
-    with convert.source_at_hand(source) as place:
+    with convert.local_source(source) as place:
         if dry_run:
             plan = convert.describe(place, to, target, dtype, shard_size, layout)
             click.echo(json.dumps({**plan, "from": source}, indent=2))
@@ -52,7 +52,7 @@ def convert(
 
             record = convert.convert(
                 place, to, target, dtype=dtype, shard_size=shard_size, lora_layout=layout, advance=advance,
-                called=source if "://" in source else None,
+                source_name=source if "://" in source else None,
             )  # fmt: skip
     done = " (finished already, nothing was left to do)" if record.get("already_finished") else ""
     click.echo(f"{to}: {record['num_tensors']} tensors, {record['num_bytes'] / 1e9:.2f} GB{done}")

@@ -1,7 +1,8 @@
-"""The parts of a pipeline: tiny ones of the real classes from a seed, and any from a folder or the model hub.
+"""Create, save and load the components of a pipeline.
 
-A folder is written in diffusers' layout: one subfolder a part and `model_index.json`. It is read in that layout and in
-Wan's own, which the releases have (see `folders`).
+`tiny_components` creates small components of the real classes from a seed. Folders are written in diffusers' layout
+(one subfolder per component and `model_index.json`) and read in that layout or in Wan's own, which the releases use
+(see `folders`).
 """
 
 import json
@@ -29,14 +30,14 @@ from .transformer_loading import load_transformer
 
 
 def tiny_components(seed: int = 0, **sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Every part of a Wan 2.1 I2V pipeline, of its real class, small enough for a CPU, with random weights.
+    """Build all components of a Wan 2.1 I2V pipeline with their real classes, random weights and sizes that fit a CPU.
 
     Args:
-        seed: of the weights; the global random state is left as it was.
-        sizes: constructor arguments that replace the small ones, by part: `tiny_components(vae={"base_dim": 32})`.
+        seed: seed of the weights; the global random state does not change.
+        sizes: constructor arguments that replace the defaults, per component: `tiny_components(vae={"base_dim": 32})`.
 
     Returns:
-        name to part for all `NAMES`; the transformer is the plain image-to-video one (36 → 16 channels).
+        component by name, for all `NAMES`; the transformer is plain Wan image-to-video (36 → 16 channels).
     """
     clip: dict[str, Any] = {"width": 32, "num_layers": 3, "num_heads": 2, "mlp_ratio": 2.0} | dict(
         sizes.get("image_encoder", {})
@@ -59,12 +60,12 @@ def tiny_components(seed: int = 0, **sizes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def flow_scheduler(flow_shift: float = 5.0) -> UniPCMultistepScheduler:
-    """UniPC for rectified flows as the release uses it: order 2, bh2, predicts x0, corrector on."""
+    """Return the released UniPC scheduler for rectified flows: order 2, bh2, predicts x0, corrector on."""
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that spells every text in its UTF-8 bytes and ends it with `</s>`, with T5's special ids."""
+    """Return a tokenizer of UTF-8 bytes that appends `</s>` and uses T5's special ids."""
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"<0x{byte:02X}>", -1.0) for byte in range(256))]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
@@ -75,14 +76,14 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_components(components: Mapping[str, Any], directory: str | Path) -> None:
-    """Write the parts as a diffusers folder: a subfolder each, and `model_index.json` last."""
+    """Write the components as a diffusers folder: one subfolder each, then `model_index.json`."""
     for name, part in components.items():
         part.save_pretrained(Path(directory) / name)
     write_model_index(directory, {name: type(part) for name, part in components.items()})
 
 
 def write_model_index(directory: str | Path, classes: Mapping[str, type]) -> None:
-    """Write `model_index.json`, which makes a folder of saved parts a diffusers pipeline's, from their classes."""
+    """Write `model_index.json`, which makes a folder of saved components a diffusers pipeline."""
     index: dict[str, Any] = {"_diffusers_version": diffusers.__version__}
     for name, cls in classes.items():
         library = cls.__module__.split(".")[0]
@@ -99,30 +100,32 @@ def load_components(
     device: str | torch.device = "cpu",
     kind: Kind | None = None,
 ) -> dict[str, Any]:
-    """Load parts from a folder (diffusers' layout, Wan's own, a checkpoint's) or a hub id; modules in eval mode.
+    """Load components from a folder (diffusers' layout, Wan's own, a checkpoint) or a hub id; modules in eval mode.
 
-    Weights are safetensors, but for the three encoders of Wan's own layout: those are read from `.pth` as tensors only.
+    Weights are read from safetensors, except the three encoders of Wan's own layout, which are `.pth` files and read as
+    tensors only.
 
     Args:
-        source: folder (here or on a store), or hub id such as those in `weights.CATALOGUE` (found on this machine, else
-            downloaded); for a transformer alone also a safetensors file or the index of its shards.
-        names: which parts.
-        dtype: of transformer, text and image encoder; None keeps what is stored. The autoencoder is always float32.
-        device: where the modules go.
-        kind: of transformer that is wanted, "wan" (a base) or "steadydancer"; None takes either.
+        source: folder (local or on a store), or hub id such as those in `weights.lookup.CATALOGUE` (downloaded if it is
+            not on this machine); for a transformer alone also a safetensors file or the index of its shards.
+        names: components to load.
+        dtype: dtype of the transformer, text and image encoder; None keeps the stored dtype. The autoencoder is always
+            float32.
+        device: device of the modules.
+        kind: expected transformer, "wan" (a base) or "steadydancer"; None accepts either.
 
     Returns:
-        name to part. A `CLIPVisionModel` comes back as `OpenCLIPImageEncoder`. Wan's own layout has no scheduler: it
-        is then `flow_scheduler()`.
+        component by name. A `CLIPVisionModel` is converted to `OpenCLIPImageEncoder`. Wan's own layout has no
+        scheduler: `flow_scheduler()` is returned for it.
 
     Raises:
-        ComponentsError: the folder or a part is not there, or not readable.
-        CheckpointError: (a ComponentsError) weights are damaged, incomplete, or another model's.
+        ComponentsError: the folder or a component is missing or unreadable.
+        CheckpointError: (a ComponentsError) weights are damaged, incomplete, or belong to another model.
     """
     names = tuple(names)
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise ComponentsError(f"No part of the pipeline is called {unknown[0]}; the parts are {', '.join(NAMES)}")
+        raise ComponentsError(f"Unknown component {unknown[0]!r}; expected one of {', '.join(NAMES)}")
     parts: dict[str, Any] = {}
     for name, folder in part_folders(resolve_folder(str(source), names), names).items():
         path = part_path(folder, name)
@@ -137,7 +140,7 @@ def load_components(
 
 
 def _load_part(name: str, path: Path, dtype: torch.dtype | None, kind: Kind | None, device: str | torch.device) -> Any:
-    # The class is chosen here, never imported by a name that stands in a file.
+    # The class is never imported by a name in a file, because that could run foreign code.
     if name == "transformer":
         return load_transformer(path, dtype, kind, device=device)
     if name == "tokenizer":
@@ -183,14 +186,14 @@ def _tiny_vae(sizes: Mapping[str, Any]) -> AutoencoderKLWan:
     vae: Any = AutoencoderKLWan(**(unnormalised | options))
     vae.eval()
     if not {"latents_mean", "latents_std"} & set(sizes):
-        # Wan's statistics belong to Wan's weights. Measured on these, every channel has unit scale again.
-        latents = encode_video(vae, _measuring_frames()).flatten(1)
+        # Wan's statistics only fit Wan's weights. Measure these weights so that every channel has unit scale.
+        latents = encode_video(vae, _calibration_frames()).flatten(1)
         vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
     return vae
 
 
-def _measuring_frames(num_frames: int = 9, side: int = 64) -> np.ndarray:
-    """Colour gradients with a bright bar that swings across them: uint8 [num_frames, side, side, 3]."""
+def _calibration_frames(num_frames: int = 9, side: int = 64) -> np.ndarray:
+    """Return colour gradients with a bright bar that swings across them: uint8 [num_frames, side, side, 3]."""
     time, row, column = np.mgrid[0 : 1 : num_frames * 1j, 0 : 1 : side * 1j, 0 : 1 : side * 1j]
     background = np.stack([row, column, (row + column) / 2], axis=-1) * 0.6 + 0.1
     bar = (np.abs(column - 0.5 - 0.3 * np.sin(2 * np.pi * time)) < 0.08) & (row > 0.2)

@@ -1,4 +1,4 @@
-"""What a conversion will write: which tensor of which file goes where, and under what name."""
+"""Files that a conversion will write, with the source and name of each tensor."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DTYPES = {name: stored for stored, name in FLOATS.items()}
 
 @dataclass
 class Conversion:
-    """What will be written, by path relative to the target folder.
+    """Output files of a conversion, by path relative to the target folder.
 
     Attributes:
-        sources: files that are read, in the order of their digests.
-        shards: weight files.
-        metadata: free text for their headers.
-        texts: JSON files.
-        copies: files taken over as they are.
+        sources: files to read, in the order of their digests.
+        shards: weight files and their tensors.
+        metadata: metadata for the headers of weight files.
+        texts: JSON files and their contents.
+        copies: files copied unchanged, with their sources.
     """
 
     sources: list[Path] = field(default_factory=list)
@@ -37,16 +37,16 @@ class Conversion:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors that will be written."""
+        """Total bytes of the tensors to write."""
         return total_bytes(self.shards.values())
 
     @property
     def num_tensors(self) -> int:
-        """How many tensors will be written."""
+        """Number of tensors to write."""
         return sum(map(len, self.shards.values()))
 
     def add_weights(self, prefix: str, tensors: Mapping[str, OutputTensor], shard_bytes: int, has_index: bool) -> None:
-        """Cut tensors into files PREFIX.safetensors, or PREFIX-00001-of-0000N.safetensors with an index."""
+        """Add tensors as PREFIX.safetensors, or as PREFIX-00001-of-0000N.safetensors with an index."""
         shards = plan_shards(tensors, shard_bytes)
         if len(shards) == 1 and not has_index:
             self.shards[f"{prefix}.safetensors"] = shards[0]
@@ -59,7 +59,7 @@ class Conversion:
         }
 
 
-def output(place: StoredTensor, shape: Shape, dtype: str | None) -> OutputTensor:
-    """A stored tensor in another shape and, where it holds real numbers, of another type."""
+def output_tensor(place: StoredTensor, shape: Shape, dtype: str | None) -> OutputTensor:
+    """Return a stored tensor with another shape and, if it is a float tensor, another dtype."""
     is_float = place.dtype in FLOATS
     return OutputTensor(place, shape, DTYPES[dtype] if dtype and is_float else place.dtype)

@@ -1,4 +1,4 @@
-"""Plan a conversion from headers alone."""
+"""Plan a conversion from the headers of weight files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lora.export import plan_lora
-from .conversion_output import DTYPES, Conversion, LoraLayout, Target, output
+from .conversion_output import DTYPES, Conversion, LoraLayout, Target, output_tensor
 from .files import CheckpointError, StoredTensor
 from .folders import part_path
 from .key_maps import config_from_official, official_shape, renamed_to_official
@@ -26,37 +26,37 @@ def plan_conversion(
     """Plan the conversion of a checkpoint.
 
     Args:
-        source: a transformer in any layout, a pipeline's folder, a training checkpoint.
-        target: "diffusers", a pipeline's folder (the encoders too where `source` is a released folder); "official",
-            the release's names and shapes; "lora", the adapter of a training checkpoint.
-        dtype: of the transformer's or adapter's weights, such as "bfloat16"; None keeps what is stored.
-        shard_bytes: the most that one file holds.
-        lora_layout: names for "lora".
+        source: a transformer in any layout, a pipeline folder, or a training checkpoint.
+        target: "diffusers" for a pipeline folder (with encoders if `source` is a released folder), "official" for the
+            released names and shapes, "lora" for the adapter of a training checkpoint.
+        dtype: dtype of the transformer's or adapter's weights, such as "bfloat16"; None keeps the stored dtype.
+        shard_bytes: maximum size of a file.
+        lora_layout: names of the adapter's tensors, for "lora".
 
     Raises:
-        CheckpointError: the source is not readable, incomplete, or cannot be had in that form.
+        CheckpointError: the source is unreadable or incomplete, or cannot be converted to `target`.
     """
     if dtype is not None and dtype not in DTYPES:
-        raise CheckpointError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        raise CheckpointError(f"Unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     if not source.exists():
-        raise CheckpointError(f"There is no file or folder {source}")
+        raise CheckpointError(f"{source} does not exist; give a file or folder")
     if source.is_dir() and not part_path(source, "transformer") and (source / "checkpoint").is_dir():
-        source = source / "checkpoint"  # a training run's folder
+        source = source / "checkpoint"  # folder of a training run
     if target == "lora":
         return plan_lora(source, dtype, lora_layout)
     path = part_path(source, "transformer")
     if path is None:
-        raise CheckpointError(f"{source} holds no transformer: neither transformer/ nor safetensors")
+        raise CheckpointError(f"{source} contains no transformer: expected a folder transformer/ or safetensors files")
     plan = Conversion()
     opened = open_transformer(path)
     plan.sources += opened.checkpoint.files
-    tensors = {name: output(place, shape, dtype) for name, (place, shape) in opened.stored().items()}
+    tensors = {name: output_tensor(place, shape, dtype) for name, (place, shape) in opened.stored().items()}
     config = json.loads(empty_transformer(opened.kind, opened.config).to_json_string())
     if target == "official":
         if config.get("pose_fusion") == "latent_addition":
             raise CheckpointError(
                 f"{source} cannot be written in the official layout: it adds pose latents to image latents, and its "
-                "weights would be read as a plain Wan's; use --as diffusers"
+                "weights would be read as plain Wan; use --as diffusers"
             )
         plan.add_weights(WEIGHTS, _official(tensors, source), shard_bytes, has_index=True)
         plan.texts["config.json"] = official_config(opened, config)
@@ -78,9 +78,9 @@ def plan_conversion(
 
 
 def official_config(opened: TransformerFile, config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config.json` as Wan's own folders have it, with what neither it nor the shapes tell under "steadydancer"."""
+    """Return `config.json` in Wan's format; arguments missing from it and from the shapes go under "steadydancer"."""
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    told = {
+    official = {
         "_class_name": "WanModel",
         "_diffusers_version": config["_diffusers_version"],
         "model_type": "i2v",
@@ -101,7 +101,7 @@ def official_config(opened: TransformerFile, config: Mapping[str, Any]) -> dict[
         for name, value in config.items()
         if not name.startswith("_") and _plain(read.get(name, defaults[name].default)) != value
     }
-    return told | ({"steadydancer": rest} if rest else {})
+    return official | ({"steadydancer": rest} if rest else {})
 
 
 def _official(tensors: Mapping[str, OutputTensor], source: Path) -> dict[str, OutputTensor]:
@@ -118,7 +118,7 @@ def _official(tensors: Mapping[str, OutputTensor], source: Path) -> dict[str, Ou
 
 
 def _plan_encoders(plan: Conversion, source: Path, shard_bytes: int) -> dict[str, list[str]]:
-    """Add the parts of a released folder; those of a folder in diffusers' layout stay where they are."""
+    """Plan the encoders of a released folder and return their rows of the index; skip those in diffusers' layout."""
     index = {}
     files = {name: part_path(source, name) for name in ("text_encoder", "vae", "image_encoder", "tokenizer")}
     for name, path in files.items():
@@ -146,5 +146,5 @@ def _plan_encoders(plan: Conversion, source: Path, shard_bytes: int) -> dict[str
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Convert a tuple to a list, as JSON does."""
     return list(value) if isinstance(value, tuple) else value

@@ -1,7 +1,8 @@
-"""`steadydancer convert`: a checkpoint written anew in another layout, at the memory of one chunk.
+"""Convert a checkpoint to another layout, streaming its tensors in chunks (`steadydancer convert`).
 
-The folder is made beside its place and renamed when it is whole: a killed run leaves nothing that looks finished, and
-the same command again makes it. One for a store is made on this machine, uploaded, its record last, and removed here.
+The output is written to a temporary folder and renamed when it is complete, so a killed run leaves no folder that looks
+finished; run the same command again. For an object store the folder is written locally, uploaded with its
+record last, and removed from this machine.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ _MARGIN_BYTES = 64 << 20
 
 
 @contextlib.contextmanager
-def source_at_hand(source: str) -> Iterator[Path]:
-    """The folder or file of this machine that a source names: a path, a hub id, or what lies on a store, fetched.
+def local_source(source: str) -> Iterator[Path]:
+    """Yield a local path for a source: a path, a hub id, or an address on a store, which is fetched.
 
     Raises:
-        ComponentsError: there is none.
+        ComponentsError: the source does not exist.
     """
     place = location(source)
     if place.is_dir():
         yield local_folder(place, ["*"])
-    elif place.is_file() and place.suffix == ".json":  # an index, which names files beside it
+    elif place.is_file() and place.suffix == ".json":  # an index of shards in the same folder
         yield local_folder(place.parent, [place.name, "*.safetensors", "config.json"]) / place.name
     elif place.is_file():
         with local_copy(place) as file:
             yield file
     elif is_address(source):
-        raise ComponentsError(f"There is nothing at {place}.")
+        raise ComponentsError(f"{place} does not exist; give a file or folder.")
     else:
         yield resolve_folder(source)
 
@@ -59,52 +60,52 @@ def convert(
     dtype: str | None = None,
     shard_size: str = "5GB",
     lora_layout: LoraLayout = "diffusers",
-    called: str | None = None,
+    source_name: str | None = None,
     advance: Callable[[int, int], object] = lambda num_bytes, total: None,
 ) -> dict[str, Any]:
-    """Write `source` into the new folder `to`; returns the record that lies in it as `run.json`.
+    """Convert `source` into the new folder `to` and return its record (`run.json`).
 
     Args:
         source: as for `plan_conversion`.
-        to: the folder to make, here or on a store.
+        to: folder to create, local or on a store.
         target: as for `plan_conversion`.
         dtype: as for `plan_conversion`.
-        shard_size: the most that one file holds, such as "5GB".
+        shard_size: maximum size of a file, such as "5GB".
         lora_layout: as for `plan_conversion`.
-        called: how the record names the source, if it was fetched from elsewhere.
-        advance: told the bytes read or written since it was told last, and how many there are in all.
+        source_name: name of the source in the record, if it was fetched from elsewhere.
+        advance: called with the bytes read or written since the last call, and the total.
 
     Raises:
-        CheckpointError: the source cannot be converted, or `to` holds something else.
+        CheckpointError: the source cannot be converted, or `to` was not written by the same conversion.
         ArtifactError: another process is writing `to`.
         OSError: the disk cannot be written.
     """
-    names = (called or str(source.absolute()), str(to.absolute()))
+    names = (source_name or str(source.absolute()), str(to.absolute()))
     settings = (target, dtype, shard_size, lora_layout, advance)
-    here = working_folder(to)
-    if here == to:
-        return _convert_here(source, here, names, *settings)
-    return _convert_and_upload(source, here / "conversion", to, names, *settings)
+    local = working_folder(to)
+    if local == to:
+        return _convert_locally(source, local, names, *settings)
+    return _convert_and_upload(source, local / "conversion", to, names, *settings)
 
 
 def _convert_and_upload(
-    source: Path, here: Path, to: Location, names: tuple[str, str], *settings: Any
+    source: Path, local: Path, to: Location, names: tuple[str, str], *settings: Any
 ) -> dict[str, Any]:
     with exclusive(to):
-        is_there = (to / RECORD).is_file()
-        if is_there or not (here / RECORD).is_file():  # else its upload was broken off
-            _refuse_foreign(to)
-        if is_there:
-            copy_atomically(to / RECORD, here / RECORD)  # enough to say that it is finished, and of what
-        record = _convert_here(source, here, names, *settings)
-        if not is_there:
-            publish(here, to, RECORD)
+        exists = (to / RECORD).is_file()
+        if exists or not (local / RECORD).is_file():  # otherwise its upload was interrupted
+            _check_replaceable(to)
+        if exists:
+            copy_atomically(to / RECORD, local / RECORD)  # the record alone shows what is finished
+        record = _convert_locally(source, local, names, *settings)
+        if not exists:
+            publish(local, to, RECORD)
             record.pop("already_finished", None)
-        shutil.rmtree(here)
+        shutil.rmtree(local)
     return record
 
 
-def _convert_here(
+def _convert_locally(
     source: Path,
     to: Path,
     names: tuple[str, str],
@@ -116,17 +117,17 @@ def _convert_here(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     plan = plan_conversion(source, target, dtype, parse_size(shard_size), lora_layout)
-    _refuse_foreign(to)
+    _check_replaceable(to)
     total = plan.num_bytes + sum(file.stat().st_size for file in plan.sources)
     digest = _source_digest(plan, lambda num_bytes: advance(num_bytes, total))
-    asked: dict[str, Any] = {"as": target, "dtype": dtype, "shard_bytes": parse_size(shard_size)}
-    asked |= {"lora_layout": lora_layout} if target == "lora" else {}
+    settings: dict[str, Any] = {"as": target, "dtype": dtype, "shard_bytes": parse_size(shard_size)}
+    settings |= {"lora_layout": lora_layout} if target == "lora" else {}
     if (to / RECORD).is_file():
-        return _finished(to, {**asked, "digest": digest})
-    free = shutil.disk_usage(_existing(to.absolute())).free
+        return _finished(to, {**settings, "digest": digest})
+    free = shutil.disk_usage(_existing_parent(to.absolute())).free
     if free < plan.num_bytes + _MARGIN_BYTES:
         raise CheckpointError(
-            f"{to} needs {plan.num_bytes:,} bytes and there are {free:,} free: make room, or choose another --to"
+            f"{to} needs {plan.num_bytes:,} bytes, but only {free:,} are free: free some space or choose another --to"
         )
     aside = to.absolute().with_name(f".{to.absolute().name}.tmp")
     with exclusive(aside):
@@ -134,13 +135,13 @@ def _convert_here(
         digests = _write(plan, aside, lambda num_bytes: advance(num_bytes, total))
         record = {
             "kind": "conversion",
-            **asked,
+            **settings,
             "source": {
                 "path": names[0],
                 "digest": digest,
                 "files": [file.name for file in plan.sources],
             },
-            # What rendering looks for in a checkpoint's record: no stage made this; its own encoders, if it has any.
+            # Rendering reads these fields: no training stage, and the folder's own encoders, if it has any.
             "stage": None,
             "base": {"path": names[1] if "scheduler/scheduler_config.json" in plan.texts else None},
             "digest": _folder_digest(digests, "transformer/" if target == "diffusers" else ""),
@@ -158,13 +159,13 @@ def _convert_here(
 def describe(
     source: Path, to: Location, target: Target, dtype: str | None, shard_size: str, lora_layout: LoraLayout
 ) -> dict[str, Any]:
-    """What `convert` would write, from headers alone.
+    """Describe the files that `convert` would write, from headers alone.
 
     Raises:
-        CheckpointError: as `convert`.
+        CheckpointError: as for `convert`.
     """
     plan = plan_conversion(source, target, dtype, parse_size(shard_size), lora_layout)
-    _refuse_foreign(to)
+    _check_replaceable(to)
     sizes = {name: sum(tensor.num_bytes for tensor in shard.values()) for name, shard in plan.shards.items()}
     return {
         "from": str(source),
@@ -173,13 +174,13 @@ def describe(
         "finished": (to / RECORD).is_file(),
         "num_tensors": plan.num_tensors,
         "num_bytes": plan.num_bytes,
-        "free_bytes": shutil.disk_usage(_existing(working_folder(to).absolute())).free,
+        "free_bytes": shutil.disk_usage(_existing_parent(working_folder(to).absolute())).free,
         "files": {**sizes, **dict.fromkeys([*plan.texts, *plan.copies])},
     }
 
 
 def _write(plan: Conversion, folder: Path, advance: Callable[[int], object]) -> dict[str, str]:
-    """Write all files; returns relative path to sha256."""
+    """Write all files and return the sha256 of each by its relative path."""
     digests = {}
     for name in (*plan.shards, *plan.texts, *plan.copies):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ def _write(plan: Conversion, folder: Path, advance: Callable[[int], object]) -> 
 
 
 def _folder_digest(digests: dict[str, str], prefix: str) -> str:
-    """As `content_digest` of the folder, from digests that are known already."""
+    """Return the `content_digest` of the folder, from the digests of its files."""
     inside = {name.removeprefix(prefix): digest for name, digest in digests.items() if name.startswith(prefix)}
     return json_digest([[name, inside[name]] for name in sorted(inside, key=Path)])
 
@@ -208,26 +209,30 @@ def _source_digest(plan: Conversion, advance: Callable[[int], object]) -> str:
     return json_digest(rows)
 
 
-def _finished(to: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """The record of a folder that was made before by the same command."""
+def _finished(to: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a finished conversion.
+
+    Raises:
+        CheckpointError: it was converted from another source or with other settings.
+    """
     record = dict(json.loads((to / RECORD).read_text()))
-    made = {**{name: record.get(name) for name in asked}, "digest": record["source"]["digest"]}
-    changed = [f"{name} {made[name]} → {asked[name]}" for name in asked if made[name] != asked[name]]
+    made = {**{name: record.get(name) for name in settings}, "digest": record["source"]["digest"]}
+    changed = [f"{name} {made[name]} → {settings[name]}" for name in settings if made[name] != settings[name]]
     if changed:
-        raise CheckpointError(f"{to} was made with other settings ({'; '.join(changed)}): choose another --to")
+        raise CheckpointError(f"{to} was written with other settings ({'; '.join(changed)}): choose another --to")
     return {**record, "already_finished": True}
 
 
-def _refuse_foreign(to: Location) -> None:
+def _check_replaceable(to: Location) -> None:
     kind = None
     if (to / RECORD).is_file():
         kind = json.loads((to / RECORD).read_text()).get("kind")
     if kind != "conversion" and is_not_empty(to):
-        raise CheckpointError(f"{to} is there and was not made by a conversion: choose another --to")
+        raise CheckpointError(f"{to} exists and was not written by a conversion: choose another --to")
 
 
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
+def _existing_parent(path: Path) -> Path:
+    return path if path.exists() else _existing_parent(path.parent)
 
 
 def _clear(folder: Path) -> None:

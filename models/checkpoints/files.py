@@ -1,7 +1,7 @@
-"""Files of tensors: what their headers say, whether that fits, and the tensors themselves, mapped and never copied.
+"""Open safetensors checkpoints, check their tensors, and map them into memory without a copy.
 
-Opening reads headers only, so that a wrong, cut or foreign file is refused before a byte of weights is. No torch at
-import: `steadydancer convert --dry-run` answers from the headers.
+Opening reads only headers, so that a wrong or truncated file is rejected before any weights are read. torch is not
+imported here, because `steadydancer convert --dry-run` needs only the headers.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 _MAX_HEADER_BYTES = 100_000_000
-_NUM_SHOWN = 5
+_MAX_NAMES = 5
 
 
 class CheckpointError(ComponentsError, ValueError):
-    """A file of weights cannot be used; the message says what it is, what is wanted and what to do."""
+    """A weight file cannot be used; the message states what it is, what is expected and what to do."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies.
+    """Location of a tensor in a file.
 
     Attributes:
-        file: the file that holds it.
-        dtype: its type as safetensors writes it, such as "BF16".
+        file: file that contains it.
+        dtype: dtype in safetensors' spelling, such as "BF16".
         shape: sizes of its axes.
-        offset: of its first byte in the file.
+        offset: position of its first byte in the file.
     """
 
     file: Path
@@ -55,11 +55,11 @@ class Checkpoint:
     """An opened set of weight files.
 
     Attributes:
-        source: what was opened, for messages.
-        tensors: name to place, under the names of the file, without a prefix that they all share.
+        source: the opened file or folder, for messages.
+        tensors: location of each tensor by its name in the file, without a shared prefix.
         prefix: that prefix, such as "model.diffusion_model.".
-        config: what the `config.json` beside them says; empty without one.
-        metadata: free text of the first file's header.
+        config: contents of the `config.json` in the same folder; empty if there is none.
+        metadata: metadata of the first file's header.
     """
 
     source: Path
@@ -70,7 +70,7 @@ class Checkpoint:
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """Name to shape."""
+        """Shape of each tensor by name."""
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     @property
@@ -79,7 +79,7 @@ class Checkpoint:
         return sorted({tensor.file for tensor in self.tensors.values()})
 
     def load(self) -> dict[str, Tensor]:
-        """All tensors, mapped from the files: pages are read when they are used."""
+        """Load all tensors as memory maps: pages are read when they are used."""
         from safetensors import safe_open
 
         loaded = {}
@@ -95,18 +95,19 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     """Read the headers of a safetensors file, of the shards of an index, or of a folder that holds either.
 
     Raises:
-        CheckpointError: there is nothing to read, a file is damaged, cut short or a pickle, or a shard is missing.
+        CheckpointError: no weights are found, a file is damaged, truncated or a pickle, or a shard is missing.
     """
     source = Path(source)
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     for file in weight_files(source):
-        stored, told = read_header(file)
-        if again := sorted(tensors.keys() & stored.keys()):
-            raise CheckpointError(f"{source}: {again[0]} lies in {tensors[again[0]].file.name} and in {file.name}")
+        stored, header_metadata = read_header(file)
+        if repeated := sorted(tensors.keys() & stored.keys()):
+            first = tensors[repeated[0]].file
+            raise CheckpointError(f"{source}: {repeated[0]} is in both {first.name} and {file.name}")
         tensors |= stored
-        metadata = metadata or told
-    prefix = next((p for p in ("model.diffusion_model.", "diffusion_model.") if _all_begin(tensors, p)), "")
+        metadata = metadata or header_metadata
+    prefix = next((p for p in ("model.diffusion_model.", "diffusion_model.") if _all_start_with(tensors, p)), "")
     folder = source if source.is_dir() else source.parent
     return Checkpoint(
         source=source,
@@ -118,10 +119,10 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def weight_files(source: Path) -> list[Path]:
-    """The safetensors files that belong together: one file, the shards of an index, or those of a folder.
+    """List the safetensors files of a source: one file, the shards of an index, or those of a folder.
 
     Raises:
-        CheckpointError: there are none, or a shard that the index names is absent.
+        CheckpointError: there are none, several sets, or a shard of the index is missing.
     """
     if source.is_dir():
         indices = sorted(source.glob("*.safetensors.index.json"))
@@ -130,58 +131,58 @@ def weight_files(source: Path) -> list[Path]:
             return weight_files((indices or files)[0])
         if indices or files:
             found = ", ".join(file.name for file in (indices or files)[:4])
-            raise CheckpointError(f"{source} holds several sets of weights ({found}): name the one that is meant")
+            raise CheckpointError(f"{source} contains several sets of weights ({found}): give the path of one")
         pickles = [file for file in sorted(source.iterdir()) if file.suffix in PICKLES]
-        raise _pickle(pickles[0]) if pickles else CheckpointError(f"{source} holds no safetensors files")
+        raise _pickle_error(pickles[0]) if pickles else CheckpointError(f"{source} contains no safetensors files")
     if source.suffix in PICKLES:
-        raise _pickle(source)
+        raise _pickle_error(source)
     if not source.is_file():
-        raise CheckpointError(f"There is no file {source}")
+        raise CheckpointError(f"{source} does not exist")
     if source.suffix == ".safetensors":
         return [source]
     if not source.name.endswith(".index.json"):
-        raise CheckpointError(f"{source} is neither a safetensors file, nor an index of such, nor a folder")
+        raise CheckpointError(f"{source} is not a safetensors file, an index of safetensors files, or a folder")
     try:
         names = sorted({str(name) for name in json.loads(source.read_text())["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{source} is no index of safetensors files ({error}): fetch it again") from error
-    absent = [name for name in names if not (source.parent / name).is_file()]
-    if absent or not names:
+        raise CheckpointError(f"{source} is not an index of safetensors files ({error}): download it again") from error
+    missing = [name for name in names if not (source.parent / name).is_file()]
+    if missing or not names:
         raise CheckpointError(
-            f"{source} names {len(absent)} of {len(names)} files that are not there ({', '.join(absent[:3])}): "
-            "the download is incomplete, fetch them into the same folder"
+            f"{len(missing)} of the {len(names)} files that {source} lists are missing ({', '.join(missing[:3])}): "
+            "the download is incomplete; download them into the same folder"
         )
     return [source.parent / name for name in names]
 
 
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """(name to place, metadata) of one safetensors file.
+    """Read the header of a safetensors file: (location of each tensor by name, metadata).
 
     Raises:
-        CheckpointError: the file is cut short, or is something else.
+        CheckpointError: the file is truncated or damaged, or has another format.
     """
     size = file.stat().st_size
     with file.open("rb") as opened:
         first = opened.read(LENGTH_BYTES)
         length = header_length(first)
-        is_cut = len(first) < LENGTH_BYTES or (length <= _MAX_HEADER_BYTES and LENGTH_BYTES + length > size)
-        raw = opened.read(length) if not is_cut and length <= _MAX_HEADER_BYTES else b""
-    if is_cut:
-        raise CheckpointError(f"{file} is cut short: {size:,} bytes do not even hold its header; fetch it again")
+        is_truncated = len(first) < LENGTH_BYTES or (length <= _MAX_HEADER_BYTES and LENGTH_BYTES + length > size)
+        raw = opened.read(length) if not is_truncated and length <= _MAX_HEADER_BYTES else b""
+    if is_truncated:
+        raise CheckpointError(f"{file} is truncated: {size:,} bytes are less than its header; download it again")
     try:
         entries, metadata = parse_header(raw)
     except ValueError as error:
-        raise CheckpointError(f"{file} is no safetensors file ({error})") from error
+        raise CheckpointError(f"{file} is not a safetensors file ({error})") from error
     end = max((entry.stop for entry in entries.values()), default=0)
     if end != size:
         raise CheckpointError(
-            f"{file} is cut short or damaged: it has {size:,} bytes and its header says {end:,}; fetch it again"
+            f"{file} is truncated or damaged: it has {size:,} bytes, its header specifies {end:,}; download it again"
         )
     return {name: StoredTensor(file, one.dtype, one.shape, one.start) for name, one in entries.items()}, metadata
 
 
 def check_tensors(given: Mapping[str, Shape], wanted: Mapping[str, Shape], source: object, what: str) -> None:
-    """Refuse tensors that are not exactly the wanted ones, naming all that is wrong in one message.
+    """Check that names and shapes are exactly the expected ones, and report all differences in one message.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape.
@@ -189,7 +190,7 @@ def check_tensors(given: Mapping[str, Shape], wanted: Mapping[str, Shape], sourc
     missing = [name for name in wanted if name not in given]
     unexpected = [name for name in given if name not in wanted]
     misshaped = [
-        f"{name} {_text(given[name])} (wanted {_text(wanted[name])})"
+        f"{name} {_text(given[name])} (expected {_text(wanted[name])})"
         for name in wanted
         if name in given and tuple(given[name]) != tuple(wanted[name])
     ]
@@ -200,24 +201,25 @@ def check_tensors(given: Mapping[str, Shape], wanted: Mapping[str, Shape], sourc
     ]
     if problems:
         raise CheckpointError(
-            f"{source} is not {what} ({len(wanted)} tensors wanted, {len(given)} given)\n  "
+            f"{source} is not {what} ({len(wanted)} tensors expected, {len(given)} given)\n  "
             + "\n  ".join(problems)
-            + "\nnothing was loaded; fetch the file again, or give the one that belongs to this model"
+            + "\nnothing was loaded; download the file again, or give one for this model"
         )
 
 
 def _some(names: Iterable[str]) -> Iterator[str]:
-    names = sorted(names, key=lambda name: name.startswith("blocks."))  # the few outside the blocks tell most
-    yield from names[:_NUM_SHOWN]
-    if len(names) > _NUM_SHOWN:
-        yield f"… and {len(names) - _NUM_SHOWN} more"
+    # Names outside the blocks come first: they are few and identify the model.
+    names = sorted(names, key=lambda name: name.startswith("blocks."))
+    yield from names[:_MAX_NAMES]
+    if len(names) > _MAX_NAMES:
+        yield f"… and {len(names) - _MAX_NAMES} more"
 
 
 def _text(shape: Shape) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
-def _all_begin(names: Iterable[str], prefix: str) -> bool:
+def _all_start_with(names: Iterable[str], prefix: str) -> bool:
     names = list(names)
     return bool(names) and all(name.startswith(prefix) for name in names)
 
@@ -229,8 +231,8 @@ def _config(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is not valid JSON ({error})") from error
 
 
-def _pickle(file: Path) -> CheckpointError:
+def _pickle_error(file: Path) -> CheckpointError:
     return CheckpointError(
         f"{file} is a pickle, which can run code when it is read: give safetensors instead. "
-        "(Only the three encoders of an official Wan 2.1 folder are read from .pth, as tensors and nothing else.)"
+        "(Only the three encoders of an official Wan 2.1 folder are read from .pth, as tensors only.)"
     )

@@ -1,9 +1,9 @@
-"""Where a pipeline's parts lie: a folder in diffusers' layout or in Wan's own, or a hub repository. No torch here.
+"""Find the components of a pipeline in a folder (diffusers' layout or Wan's own) or a hub repository, without torch.
 
-diffusers' layout has a subfolder a part. Wan's own (the layout of the release) has the transformer's safetensors at the
-top, the three encoders as `.pth` files beside them, and the tokenizer in `google/umt5-xxl`. A checkpoint of a training
-stage has the transformer alone: its `run.json` names the folder of the other parts, which no stage trains, and their
-digests.
+diffusers' layout has one subfolder per component. Wan's own layout, which the release uses, has the transformer's
+safetensors at the top, the three encoders as `.pth` files next to them, and the tokenizer in `google/umt5-xxl`. A
+checkpoint of a training stage contains only the transformer; its `run.json` gives the folder and the digests of the
+other components, which are not trained.
 """
 
 import json
@@ -15,7 +15,7 @@ from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
 from ...datasets.storage import local_folder, location
 from ...datasets.storage.digests import content_digest, json_digest
-from ..weights import lookup as weights
+from ..weights import lookup
 
 NAMES = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
 _OFFICIAL_FILES = {"text_encoder": "models_t5*", "vae": "*VAE*", "image_encoder": "models_clip*"}
@@ -24,19 +24,19 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 class ComponentsError(SteadyDancerError):
-    """A part of the pipeline is missing or unreadable; the message says which one and what to do."""
+    """A component of the pipeline is missing or unreadable; the message states which one and what to do."""
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text is written like a hub's `OWNER/NAME`; a relative path of two parts is, too."""
+    """Check whether a text has the form `OWNER/NAME` of a hub id; a relative path of two parts also has it."""
     return _HUB_ID.fullmatch(text) is not None
 
 
 def part_path(folder: str | Path, name: str) -> Path | None:
-    """Where a part lies in a pipeline's folder: its subfolder, or in Wan's own layout its file; None: nowhere.
+    """Find a component in a pipeline folder: its subfolder, or its file in Wan's own layout; None if it is missing.
 
-    The transformer of Wan's own layout, and one that is given alone, is `folder` itself: a folder with safetensors, or
-    one such file.
+    A transformer in Wan's own layout, or one given alone, is `folder` itself: a folder with safetensors files, or one
+    such file.
     """
     folder = Path(folder)
     if (folder / name).is_dir():
@@ -50,30 +50,30 @@ def part_path(folder: str | Path, name: str) -> Path | None:
 
 
 def missing_parts(folder: str | Path, names: Iterable[str] = NAMES) -> list[str]:
-    """Those of the parts that are not there. Wan's own layout has no scheduler, and none is missed in it."""
+    """List the components that a folder lacks. Wan's own layout has no scheduler, so it is not reported for it."""
     is_pipeline = (Path(folder) / "model_index.json").is_file()
     return [name for name in names if part_path(folder, name) is None and (name != "scheduler" or is_pipeline)]
 
 
 def require_parts(folder: str | Path, names: Iterable[str] = NAMES) -> None:
-    """Refuse a folder that lacks one of the parts.
+    """Check that a folder has the components.
 
     Raises:
-        ComponentsError: it does; the message names what is missing.
+        ComponentsError: components are missing; the message names them.
     """
     missing = missing_parts(folder, names)
     if missing:
         raise ComponentsError(
-            f"{folder} has no {'/, no '.join(missing)}/: it is no pipeline's folder, neither in diffusers' layout nor "
-            "in Wan's own. `steadydancer weights check` says what is missing and where it is looked for."
+            f"{folder} has no {'/, no '.join(missing)}/: it is not a pipeline folder in diffusers' layout or in Wan's "
+            "own. `steadydancer weights check` lists missing weights and where they are searched for."
         )
 
 
 def part_folders(folder: str | Path, names: Iterable[str] = NAMES) -> dict[str, Path]:
-    """The folder that each part is in: `folder`, or the one that a checkpoint's record names for parts it lacks.
+    """Find the folder of each component: `folder`, or the one in a checkpoint's record for those that it lacks.
 
     Raises:
-        ComponentsError: a part is in neither, or is another than the checkpoint was trained with.
+        ComponentsError: a component is in neither folder, or differs from the one used in training.
     """
     folder, names = Path(folder), tuple(names)
     missing = [name for name in missing_parts(folder, names) if name != "transformer"]
@@ -84,27 +84,27 @@ def part_folders(folder: str | Path, names: Iterable[str] = NAMES) -> dict[str, 
         return dict.fromkeys(names, folder)
     require_parts(folder, [name for name in names if name not in missing])
     try:
-        there = resolve_folder(named["path"], missing)
-        require_parts(there, missing)
+        other = resolve_folder(named["path"], missing)
+        require_parts(other, missing)
     except ComponentsError as error:
         raise ComponentsError(
-            f"{folder} takes its {', '.join(missing)} from {named['path']}, as its {RECORD} says. {error}"
+            f"{folder} uses the {', '.join(missing)} of {named['path']}, according to its {RECORD}. {error}"
         ) from error
     for name in missing:
         wanted = named.get("digests", {}).get(name)
-        if wanted and (digest := part_digest(there, name)) != wanted:
+        if wanted and (digest := part_digest(other, name)) != wanted:
             raise ComponentsError(
-                f"{part_path(there, name)} is another {name} than {folder} was trained with ({RECORD} says "
-                f"{wanted[:12]}…, it is {digest[:12]}…)"
+                f"{part_path(other, name)} is not the {name} that {folder} was trained with (digest {digest[:12]}…, "
+                f"expected {wanted[:12]}… from {RECORD})"
             )
-    return {name: there if name in missing else folder for name in names}
+    return {name: other if name in missing else folder for name in names}
 
 
 def part_digest(folder: str | Path, name: str) -> str:
-    """sha256 of a part: of its subfolder as `content_digest` takes it; in Wan's own layout, of the files it is made of.
+    """Compute the sha256 of a component from its subfolder, its file, or the files of a top-level transformer.
 
     Raises:
-        ComponentsError: the part is not there.
+        ComponentsError: the component is missing.
     """
     path = part_path(folder, name)
     if path is None:
@@ -116,30 +116,30 @@ def part_digest(folder: str | Path, name: str) -> str:
 
 
 def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
-    """The local folder (or file) of a folder, file or hub id; fetches those parts from the hub or a store if it must.
+    """Return the local folder (or file) of a path, store address or hub id, downloading the components if needed.
 
-    Of Wan's own layout the encoders are fetched as they are published, in `.pth`, and read as tensors only.
+    The encoders of Wan's own layout are downloaded as published, in `.pth`, and read as tensors only.
 
     Raises:
-        ComponentsError: there is no such folder, and no such repository within reach.
+        ComponentsError: there is no such folder, and no such repository can be reached.
     """
     names = tuple(names)
-    here = local_folder(location(source), _hub_patterns(names))
-    if here.exists():
-        return here
-    for row in weights.CATALOGUE:
-        if row.hub_id == str(source) and (found := weights.find(row)) and not missing_parts(found, names):
+    local = local_folder(location(source), _hub_patterns(names))
+    if local.exists():
+        return local
+    for row in lookup.CATALOGUE:
+        if row.hub_id == str(source) and (found := lookup.find(row)) and not missing_parts(found, names):
             return found
-    remedy = "Give a folder, or see `steadydancer weights check` for what is missing and where it is looked for."
+    remedy = "Give a folder, or list missing weights and where they are searched for with `steadydancer weights check`."
     if not is_hub_id(str(source)):
         raise ComponentsError(f"There is no folder {source}. {remedy}")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=_hub_patterns(names)))
-    except Exception as error:  # the hub's client raises its own, requests', httpx's and the system's errors
+    except Exception as error:  # the hub client raises its own errors and those of requests, httpx and the system
         raise ComponentsError(
-            f"{source} is no folder, and cannot be had from the model hub ({type(error).__name__}). {remedy}"
+            f"{source} is not a folder and cannot be downloaded from the model hub ({type(error).__name__}). {remedy}"
         ) from error
 
 
@@ -147,7 +147,7 @@ def _hub_patterns(names: Iterable[str]) -> list[str]:
     patterns = ["model_index.json", RECORD]
     for name in names:
         patterns += [f"{name}/*.{kind}" for kind in ("safetensors", "json", "model", "txt")]
-        if name == "transformer":  # `*` also stands for folders there, so the names are spelled out
+        if name == "transformer":  # `*` also matches subfolders in these patterns, so list the names
             patterns += ["config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.json"]
         if name == "tokenizer":
             patterns += [f"{_OFFICIAL_TOKENIZER}/*"]

@@ -1,8 +1,8 @@
-"""Key maps between the released checkpoints and our transformer, both ways, key by key.
+"""Key maps between the released checkpoints and our transformer, in both directions.
 
-diffusers' own converter renames by substring and would also rename inside the pose modules
-(`condition_embedding_align.norm2`, `...cross_attn`); here every module has one row. The backbone's rows also serve
-official Wan 2.1 checkpoints, which have no pose modules.
+diffusers' converter replaces substrings, which would also rename layers inside the pose modules
+(`condition_embedding_align.norm2`, `...cross_attn`); these maps have one row per module. The rows of the backbone also
+apply to official Wan 2.1 checkpoints, which have no pose modules.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POSE_MODULE_NAMES = (
 
 
 class Shaped(Protocol):
-    """Anything that has a shape: a tensor, or what a file's header says of one."""
+    """An object with a shape: a tensor, or a tensor's entry in a file header."""
 
     @property
     def shape(self) -> Any:
@@ -112,46 +112,46 @@ _OUTSIDE_BLOCKS_BACK = {ours: theirs for theirs, ours in _OUTSIDE_BLOCKS.items()
 
 
 def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Released names and shapes -> ours. Tensors share memory. Raises ValueError naming every unknown key."""
+    """Convert released names and shapes to ours. Tensors share memory. Raises ValueError with every unknown key."""
     names = renamed_from_official(state_dict)
     return {names[key]: tensor.reshape(plain_shape(key, tensor.shape)) for key, tensor in state_dict.items()}
 
 
 def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names and shapes -> the released ones. Tensors share memory. Raises ValueError naming every unknown key."""
+    """Convert our names and shapes to the released ones. Tensors share memory. Raises ValueError with unknown keys."""
     names = renamed_to_official(state_dict)
     return {names[key]: tensor.reshape(official_shape(names[key], tensor.shape)) for key, tensor in state_dict.items()}
 
 
 def renamed_from_official(keys: Iterable[str]) -> dict[str, str]:
-    """Released name -> ours. Raises ValueError naming every unknown key."""
+    """Map released names to ours. Raises ValueError with every unknown key."""
     return _renamed(keys, _BLOCK, _OUTSIDE_BLOCKS)
 
 
 def renamed_to_official(keys: Iterable[str]) -> dict[str, str]:
-    """Our name -> the released one. Raises ValueError naming every unknown key."""
+    """Map our names to the released ones. Raises ValueError with every unknown key."""
     return _renamed(keys, _BLOCK_BACK, _OUTSIDE_BLOCKS_BACK)
 
 
 def known_official(keys: Iterable[str]) -> list[str]:
-    """Those of the keys that have a row in the table of released names."""
+    """Return the keys that are released names."""
     return [key for key in keys if _row(key, _BLOCK, _OUTSIDE_BLOCKS)]
 
 
 def known_ours(keys: Iterable[str]) -> list[str]:
-    """Those of the keys that are ours (diffusers', for the backbone)."""
+    """Return the keys that are our names (diffusers' names for the backbone)."""
     return [key for key in keys if _row(key, _BLOCK_BACK, _OUTSIDE_BLOCKS_BACK)]
 
 
 def config_from_official(state_dict: Mapping[str, Shaped], num_attention_heads: int | None = None) -> dict[str, Any]:
-    """Constructor arguments, read off the shapes of a checkpoint with the released names.
+    """Determine constructor arguments from the shapes of a checkpoint with released names.
 
-    Those of `SteadyDancerTransformer3DModel` where the pose modules are there, else those of diffusers'
-    `WanTransformer3DModel`. Each size is what most of the tensors that show it say, so that a file in which some are
-    missing or wrong still tells what it is; a size that none of them shows is the released model's.
+    They are for `SteadyDancerTransformer3DModel` if the checkpoint has pose modules, otherwise for diffusers'
+    `WanTransformer3DModel`. Each size is the most frequent one among the tensors that have it, so that a file with
+    a few missing or wrong tensors is still identified; a size that no tensor has defaults to the released model's.
 
-    The number of heads leaves no trace in the shapes: None means width / 128, as in every released Wan.
-    `alignment_axis` leaves none either; the released weights are temporal.
+    Shapes do not determine the number of heads: None means width / 128, as in every released Wan model. They do not
+    determine `alignment_axis` either; the released weights are temporal.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
     width = _vote(shapes, r"blocks\.\d+\.(self|cross)_attn\.[qkvo]\.bias|patch_embedding\.(weight|bias)", 0, 5120)
@@ -184,7 +184,7 @@ def config_from_official(state_dict: Mapping[str, Shaped], num_attention_heads: 
 
 
 def _vote(shapes: Mapping[str, Shape], pattern: str, axis: int, default: int) -> int:
-    """The size that most of the matching tensors have along an axis."""
+    """Return the most frequent size of the matching tensors along an axis."""
     matches = re.compile(pattern).fullmatch
     sizes = Counter(shape[axis] for key, shape in shapes.items() if matches(key) and len(shape) > axis)
     return sizes.most_common(1)[0][0] if sizes else default
@@ -200,26 +200,26 @@ def _renamed(keys: Iterable[str], block: Mapping[str, str], outside: Mapping[str
     rows = {key: _row(key, block, outside) for key in keys}
     unknown = [key for key, name in rows.items() if name is None]
     if unknown:
-        raise ValueError(f"{len(unknown)} keys belong to no known layer: {', '.join(sorted(unknown))}")
+        raise ValueError(f"{len(unknown)} keys do not belong to a known layer: {', '.join(sorted(unknown))}")
     return {key: name for key, name in rows.items() if name is not None}
 
 
 _BLOCK_KEY = re.compile(r"blocks\.\d+\.")
 _BLOCK_PREFIX = re.compile(r"(blocks\.\d+\.)?(.*)", re.DOTALL)
-# The released alignment unit applies its linear maps as 1x1 convolutions and keeps its norms as [1,C,1,1].
+# The released alignment unit applies its linear layers as 1x1 convolutions and stores its norms as [1,C,1,1].
 _POINTWISE = re.compile(r"condition_embedding_align\.(proj_p|proj_r|proj_p_back|ffn_pose\.[02])\.weight")
 _PIXEL_NORM = re.compile(r"condition_embedding_align\.norm[12]\.(weight|bias)")
 
 
 def plain_shape(official: str, shape: Shape) -> Shape:
-    """Our shape of a tensor that has the given one under a released name."""
+    """Convert the shape of a tensor with a released name to ours."""
     if _POINTWISE.fullmatch(official):
         return tuple(shape[:2])
     return (math.prod(shape),) if _PIXEL_NORM.fullmatch(official) else tuple(shape)
 
 
 def official_shape(official: str, shape: Shape) -> Shape:
-    """The released shape of a tensor that has the given one with us."""
+    """Convert our shape of a tensor to the shape that it has under its released name."""
     if _POINTWISE.fullmatch(official):
         return (*shape, 1, 1)
     return (1, math.prod(shape), 1, 1) if _PIXEL_NORM.fullmatch(official) else tuple(shape)

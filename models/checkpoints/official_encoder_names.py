@@ -1,4 +1,4 @@
-"""Key maps of Wan's official encoders: UMT5 to transformers', the autoencoder to diffusers', CLIP to open_clip's."""
+"""Key maps of Wan's official encoders: UMT5 to transformers, the autoencoder to diffusers, CLIP to open_clip."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _IMAGE_OUTSIDE = {
 
 
 def text_encoder_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Wan's names of UMT5's encoder to transformers'; a name that it does not know is kept."""
+    """Rename the tensors of Wan's UMT5 encoder as in transformers; unknown names do not change."""
     return {_text_name(name): tensor for name, tensor in tensors.items()}
 
 
 def vae_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Wan's names of its autoencoder to diffusers', by diffusers' own converter."""
+    """Rename the tensors of Wan's autoencoder as in diffusers, with diffusers' own converter."""
     from ..diffusers_internals import convert_wan_vae_to_diffusers
 
     return dict(convert_wan_vae_to_diffusers(dict(tensors)))
 
 
 def image_encoder_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Wan's names of CLIP's image tower to ours, the head left out; names outside the tower are dropped."""
+    """Rename the tensors of Wan's CLIP image tower as in ours; drop its head and all tensors outside the tower."""
     state = {}
     for name, tensor in tensors.items():
         inside = name.removeprefix("visual.")

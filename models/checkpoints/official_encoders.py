@@ -1,7 +1,7 @@
-"""The encoders of an official Wan 2.1 folder: UMT5, the autoencoder and CLIP, as their `.pth` files hold them.
+"""Load the encoders of an official Wan 2.1 folder from their `.pth` files: UMT5, the autoencoder and CLIP.
 
-A `.pth` is a pickle. These are read with `weights_only`, which builds tensors and refuses all else, and mapped, so that
-no second copy is made.
+A `.pth` file is a pickle. It is read with `weights_only`, which accepts only tensors, and memory-mapped to avoid a
+second copy.
 """
 
 from __future__ import annotations
@@ -30,61 +30,61 @@ if TYPE_CHECKING:
 
 _DTYPE_NAMES = {getattr(torch, FLOATS[name]): name for name in ("F32", "F16", "BF16")}
 _TIED = ("encoder.embed_tokens.weight",)
-_CLIP_HEAD_DIM = 80  # of ViT-H/14: 1280 / 16
+_CLIP_HEAD_DIM = 80  # ViT-H/14: 1280 / 16
 
 
 def load_text_encoder(file: str | Path, dtype: torch.dtype | None = None) -> UMT5EncoderModel:
-    """UMT5's encoder out of `models_t5_umt5-xxl-enc-bf16.pth`, in eval mode.
+    """Load UMT5's encoder from `models_t5_umt5-xxl-enc-bf16.pth`, in eval mode.
 
     Raises:
-        CheckpointError: the file is another one, damaged or incomplete.
+        CheckpointError: the file contains another model, or is damaged or incomplete.
     """
     state = text_encoder_from_official(_read(Path(file)))
-    model = _fitting(_empty_text_encoder, state, file)
+    model = _matching_model(_empty_text_encoder, state, file)
     _assign(model, state, dtype)
     model.tie_weights()
     return model.eval()
 
 
 def load_autoencoder(file: str | Path) -> AutoencoderKLWan:
-    """Wan's autoencoder out of `Wan2.1_VAE.pth`, in float32 and eval mode; the latents' statistics are Wan 2.1's.
+    """Load Wan's autoencoder from `Wan2.1_VAE.pth`, in float32 and eval mode, with Wan 2.1's latent statistics.
 
     Raises:
-        CheckpointError: the file is another one (such as Wan 2.2's), damaged or incomplete.
+        CheckpointError: the file contains another model (such as Wan 2.2's), or is damaged or incomplete.
     """
     state = vae_from_official(_read(Path(file)))
-    model = _fitting(_empty_autoencoder, state, file)
+    model = _matching_model(_empty_autoencoder, state, file)
     _assign(model, state, torch.float32)
     return model.eval()
 
 
 def load_image_encoder(file: str | Path, dtype: torch.dtype | None = None) -> OpenCLIPImageEncoder:
-    """CLIP's image tower out of `models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`, in eval mode.
+    """Load CLIP's image tower from `models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`, in eval mode.
 
-    The text tower, the projection and the temperature are left out.
+    The text tower, the projection and the temperature are skipped.
 
     Raises:
-        CheckpointError: the file is another one, damaged or incomplete.
+        CheckpointError: the file contains another model, or is damaged or incomplete.
     """
     state = image_encoder_from_official(_read(Path(file)))
-    model = _fitting(_empty_image_encoder, state, file)
+    model = _matching_model(_empty_image_encoder, state, file)
     _assign(model, state, dtype)
     return model.eval()
 
 
 def describe(name: str, file: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], str]:
-    """What a file of an official folder holds, without reading its tensors.
+    """Describe an encoder file of an official folder without reading its tensors.
 
     Args:
         name: "text_encoder", "vae" or "image_encoder".
         file: its `.pth`.
 
     Returns:
-        where each tensor lies, under diffusers' or transformers' name; the part's `config.json`; the library of its
-        class.
+        location of each tensor by its name in diffusers or transformers; the encoder's `config.json`; the library of
+        its class.
 
     Raises:
-        CheckpointError: the file is another one, damaged or incomplete.
+        CheckpointError: the file contains another model, or is damaged or incomplete.
     """
     rename, empty, library = {
         "text_encoder": (text_encoder_from_official, _empty_text_encoder, "transformers"),
@@ -92,7 +92,7 @@ def describe(name: str, file: Path) -> tuple[dict[str, StoredTensor], dict[str, 
         "image_encoder": (image_encoder_from_official, _empty_image_encoder, "steadydancer.models.image_encoder"),
     }[name]
     stored = stored_tensors(file, rename)
-    model = _fitting(empty, stored, file)
+    model = _matching_model(empty, stored, file)
     config = json.loads(model.config.to_json_string() if name == "text_encoder" else model.to_json_string())
     return stored, config | ({"architectures": [type(model).__name__]} if name == "text_encoder" else {}), library
 
@@ -138,37 +138,37 @@ def _empty_image_encoder(state: Mapping[str, Shaped]) -> Any:
 
 
 _WHAT: dict[Callable[[Mapping[str, Shaped]], Any], str] = {
-    _empty_text_encoder: "the UMT5 encoder of Wan",
+    _empty_text_encoder: "Wan's UMT5 encoder",
     _empty_autoencoder: "Wan 2.1's autoencoder",
-    _empty_image_encoder: "CLIP's ViT with an XLM-R text tower, as Wan has it",
+    _empty_image_encoder: "Wan's CLIP ViT with an XLM-R text tower",
 }
 
 
 def stored_tensors(
     file: str | Path, rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 ) -> dict[str, StoredTensor]:
-    """Where the tensors of a `.pth` lie in the file, under the names that `rename` gives them; none is read.
+    """Locate the tensors of a `.pth` file, under the names that `rename` gives them, without reading them.
 
     Raises:
-        CheckpointError: the file is damaged, holds more than tensors, or is of the old format that cannot be mapped.
+        CheckpointError: the file is damaged, contains more than tensors, or has the old format that cannot be mapped.
     """
     file = Path(file)
     if file.suffix not in PICKLES:
-        raise CheckpointError(f"{file} is no .pth file")
+        raise CheckpointError(f"{file} is not a .pth file")
     with FakeTensorMode():
         tensors = rename(_unpickle(file, lambda: torch.load(file, map_location="cpu", weights_only=True)))
     stored = {}
     for name, tensor in tensors.items():
         begin = tensor.untyped_storage()._checkpoint_offset
         if begin is None or not tensor.is_contiguous():
-            raise CheckpointError(f"{file}: {name} does not lie in the file in one piece, so it cannot be streamed")
+            raise CheckpointError(f"{file}: {name} is not contiguous in the file, so it cannot be streamed")
         offset = int(begin + tensor.storage_offset() * tensor.itemsize)
         stored[name] = StoredTensor(file, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), offset)
     return stored
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` (or of a safetensors file with the same names), mapped where the format allows it."""
+    """Read the tensors of a `.pth` file (or of a safetensors file with the same names), mapped if the format allows."""
     if file.suffix not in PICKLES:
         return open_checkpoint(file).load()
     return _unpickle(file, lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=True))
@@ -179,16 +179,16 @@ def _unpickle(file: Path, load: Callable[[], Any]) -> dict[str, Tensor]:
         state = load()
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{file} cannot be read as tensors alone: {str(error).splitlines()[0]}. It is damaged, cut short, or holds "
-            "more than tensors, which is not run; fetch the official file, or give the part in diffusers' layout"
+            f"{file} cannot be read as tensors only: {str(error).splitlines()[0]}. It is damaged, truncated, or has "
+            "other objects, which are not loaded; download the official file or give the encoder in diffusers' layout"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file} holds more than named tensors: it is none of Wan's official encoders")
+        raise CheckpointError(f"{file} contains more than named tensors: it is not one of Wan's official encoders")
     return dict(state)
 
 
-def _fitting(empty: Callable[[Mapping[str, Shaped]], Any], state: Mapping[str, Shaped], file: str | Path) -> Any:
-    """The model without weights that the tensors are all of.
+def _matching_model(empty: Callable[[Mapping[str, Shaped]], Any], state: Mapping[str, Shaped], file: str | Path) -> Any:
+    """Build the model without weights for the tensors, and check that they are complete.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape.
@@ -207,7 +207,7 @@ def _fitting(empty: Callable[[Mapping[str, Shaped]], Any], state: Mapping[str, S
 def _assign(model: Any, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
     if dtype is not None:
         state = {name: tensor.to(dtype) for name, tensor in state.items()}
-    model.load_state_dict(state, assign=True, strict=False)  # strictly checked before; the tied name is not stored
+    model.load_state_dict(state, assign=True, strict=False)  # checked strictly before; the tied weight is not stored
 
 
 def _shape(state: Mapping[str, Shaped], name: str, num_axes: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
-"""What the header of a safetensors file says of its tensors, and the types it names. No torch here.
+"""Parse the header of a safetensors file, without torch.
 
-A safetensors file is eight bytes that say how long its header is, the header (JSON: type, shape and place of each
-tensor), and the bytes of the tensors. The library reads headers too, but does not say where the bytes of a tensor are.
+A safetensors file consists of the header's length in eight bytes, the header (JSON: dtype, shape and offsets of each
+tensor), and the bytes of the tensors. The safetensors library reads headers too, but does not expose the offsets.
 """
 
 import json
@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LENGTH_BYTES = 8  # of the header's length, little-endian
+LENGTH_BYTES = 8  # size of the header's length, little-endian
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
           "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}  # fmt: skip
-"""Real types as safetensors and as torch call them."""
+"""Float dtypes: safetensors' name to torch's."""
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
@@ -20,7 +20,7 @@ _ITEM_BYTES = {
 
 
 class TensorEntry(NamedTuple):
-    """A tensor in a file: type, as safetensors writes it, shape, and places of its first byte and after its last."""
+    """A tensor in a file: safetensors' dtype, shape, and positions of its first byte and after its last byte."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -29,25 +29,25 @@ class TensorEntry(NamedTuple):
 
 
 def item_bytes(dtype: str) -> int:
-    """Bytes of one element. Raises KeyError for a type that is not known."""
+    """Return the bytes of one element. Raises KeyError for an unknown dtype."""
     return _ITEM_BYTES[dtype]
 
 
 def num_bytes(shape: Sequence[int], dtype: str) -> int:
-    """Bytes of a tensor. Raises KeyError for a type that is not known."""
+    """Return the bytes of a tensor. Raises KeyError for an unknown dtype."""
     return math.prod(shape) * item_bytes(dtype)
 
 
 def header_length(begin: bytes) -> int:
-    """The length of the header in bytes, from the first bytes of a file."""
+    """Decode the length of the header in bytes from the first bytes of a file."""
     return int.from_bytes(begin[:LENGTH_BYTES], "little")
 
 
 def parse_header(header: bytes) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """(name to entry, metadata) from the bytes that follow the length.
+    """Parse the bytes after the length: (entry by name, metadata).
 
     Raises:
-        ValueError: it is not a header of safetensors, or contradicts itself.
+        ValueError: it is not a safetensors header, or it is inconsistent.
     """
     try:
         rows = json.loads(header)

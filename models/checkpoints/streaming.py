@@ -1,4 +1,4 @@
-"""Weight files written tensor by tensor, a megabyte at a time: a file of any size needs no memory of its size."""
+"""Write weight files in chunks of a megabyte, so that memory does not grow with the size of a file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to be written.
+    """A tensor to write.
 
     Attributes:
-        source: where its elements lie, or their bytes.
-        shape: its shape in the file, as many elements as `source` has.
-        dtype: its type in the file, as safetensors writes it.
+        source: location of its elements, or their bytes.
+        shape: its shape in the file, with as many elements as `source`.
+        dtype: its dtype in the file, in safetensors' spelling.
     """
 
     source: StoredTensor | bytes
@@ -38,23 +38,23 @@ class OutputTensor:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as "5GB" (a thousand million) or "512MiB".
+    """Parse a size such as "5GB" (5·10⁹ bytes) or "512MiB" into bytes.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: it is not a positive size.
     """
     number = text.rstrip("BKMGiIkmgb ")
     try:
         size = int(float(number) * _UNITS[text[len(number) :].strip().upper()])
-    except (ValueError, KeyError, OverflowError):  # infinite ones, too
-        raise CheckpointError(f"{text!r} is no size; write it like 5GB or 512MiB") from None
+    except (ValueError, KeyError, OverflowError):  # OverflowError: "inf"
+        raise CheckpointError(f"{text!r} is not a size; use the form 5GB or 512MiB") from None
     if size <= 0:
-        raise CheckpointError(f"A shard of {text} holds nothing")
+        raise CheckpointError(f"The shard size {text} is not positive; give one such as 5GB")
     return size
 
 
 def plan_shards(tensors: Mapping[str, OutputTensor], max_bytes: int) -> list[dict[str, OutputTensor]]:
-    """Cut tensors, in their order, into shards of at most `max_bytes`; a larger tensor is a shard of its own."""
+    """Split tensors, in order, into shards of at most `max_bytes`; a larger tensor becomes a shard of its own."""
     shards: list[dict[str, OutputTensor]] = [{}]
     room = max_bytes
     for name, tensor in tensors.items():
@@ -72,13 +72,13 @@ def write_safetensors(
     metadata: Mapping[str, str],
     advance: Callable[[int], object] = lambda num_bytes: None,
 ) -> str:
-    """Write one file and bring it to the disk; `advance` is told the bytes as they are written. Returns its sha256.
+    """Write one file, sync it to disk, and return its sha256; `advance` is called with the bytes of each chunk.
 
     Raises:
-        CheckpointError: a source became shorter while it was read.
-        OSError: the disk is full, or cannot be written.
+        CheckpointError: a source was truncated during reading.
+        OSError: the disk is full or not writable.
     """
-    # The widest first, as the library orders them, so that every tensor begins where its type wants.
+    # Widest dtypes first, as in the safetensors library, so that every tensor is aligned to its dtype.
     ordered = sorted(tensors.items(), key=lambda row: -item_bytes(row[1].dtype))
     header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
@@ -107,17 +107,17 @@ def write_safetensors(
 
 
 def read_tensor_bytes(stored: StoredTensor) -> Iterator[bytes]:
-    """The bytes of a tensor, a megabyte at a time; read, not mapped, so that they do not stay in memory.
+    """Yield the bytes of a tensor in chunks of a megabyte; read, not mapped, so that they do not stay in memory.
 
     Raises:
-        CheckpointError: the file is shorter than it was.
+        CheckpointError: the file was truncated during reading.
     """
     left, offset = stored.num_bytes, stored.offset
     with stored.file.open("rb", buffering=0) as file:
         while left:
             chunk = os.pread(file.fileno(), min(left, CHUNK_BYTES), offset)
             if not chunk:
-                raise CheckpointError(f"{stored.file} became shorter while it was read")
+                raise CheckpointError(f"{stored.file} was truncated during reading")
             chunk = chunk[: len(chunk) - len(chunk) % item_bytes(stored.dtype)] or chunk
             yield chunk
             left -= len(chunk)
@@ -125,12 +125,12 @@ def read_tensor_bytes(stored: StoredTensor) -> Iterator[bytes]:
 
 
 def unchanged(tensors: Mapping[str, StoredTensor]) -> dict[str, OutputTensor]:
-    """Those tensors as they are."""
+    """Return outputs that keep the shapes and dtypes of the tensors."""
     return {name: OutputTensor(stored, stored.shape, stored.dtype) for name, stored in tensors.items()}
 
 
 def total_bytes(groups: Iterable[Mapping[str, OutputTensor]]) -> int:
-    """Bytes of all tensors."""
+    """Return the total bytes of all tensors."""
     return sum(tensor.num_bytes for group in groups for tensor in group.values())
 
 

@@ -1,6 +1,7 @@
-"""Transformers out of published files: what a file holds, why some cannot be used, and filling a network from one.
+"""Identify the transformer in a published file and load its weights into a network.
 
-All is decided on the tensors' names and shapes, never on the names of files. `transformer_loading` knows the classes.
+The kind of model is read from the tensors' names and shapes, never from file names. `transformer_loading` chooses the
+class.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .key_maps import (
     renamed_from_official,
     renamed_to_official,
 )
-from .other_models import POSE_KEYS, refuse_other_models
+from .other_models import POSE_KEYS, reject_other_models
 
 if TYPE_CHECKING:
     import torch
@@ -32,13 +33,13 @@ Layout = Literal["official", "diffusers"]
 
 @dataclass(frozen=True)
 class TransformerFile:
-    """A transformer's checkpoint, understood.
+    """A transformer's checkpoint with its kind and configuration.
 
     Attributes:
         checkpoint: its files and headers.
         kind: plain Wan image-to-video, or SteadyDancer.
-        layout: whose names the tensors have.
-        config: constructor arguments of the class that `kind` says.
+        layout: naming of the tensors.
+        config: constructor arguments of the class for `kind`.
     """
 
     checkpoint: Checkpoint
@@ -48,12 +49,12 @@ class TransformerFile:
 
     @property
     def names(self) -> dict[str, str]:
-        """The file's name to ours."""
+        """Our name of each tensor by its name in the file."""
         keys = self.checkpoint.tensors
         return renamed_from_official(keys) if self.layout == "official" else {key: key for key in keys}
 
     def stored(self) -> dict[str, tuple[StoredTensor, Shape]]:
-        """Our name to (place, our shape)."""
+        """Return (location, our shape) of each tensor by our name."""
         return {
             ours: (
                 self.checkpoint.tensors[key],
@@ -68,36 +69,36 @@ class TransformerFile:
 def read_transformer(
     source: str | Path, kind: Kind | None = None, num_attention_heads: int | None = None
 ) -> TransformerFile:
-    """Read what a checkpoint is from its headers; `check_whole` compares its tensors with a network's.
+    """Identify a checkpoint from its headers; `check_complete` then compares its tensors with a network's.
 
     Args:
-        source: a safetensors file, an index of such, or a folder with either; official or diffusers' names.
-        kind: what is expected; None takes either.
-        num_attention_heads: where no `config.json` says it; None means width / 128.
+        source: safetensors file, index of safetensors files, or folder with either; official or diffusers' names.
+        kind: expected kind; None accepts either.
+        num_attention_heads: used if no `config.json` specifies it; None means width / 128.
 
     Raises:
         CheckpointError: it cannot be read, or is another model.
     """
     checkpoint = open_checkpoint(source)
-    refuse_other_models(checkpoint)
+    reject_other_models(checkpoint)
     layout = _layout(checkpoint)
-    # Of the naive baseline (pose latents added to the image's) only the configuration tells that it is no plain Wan.
+    # The naive baseline (pose latents added to the image's) differs from plain Wan only in its configuration.
     is_ours = checkpoint.config.get("_class_name") == "SteadyDancerTransformer3DModel"
     has_pose_keys = any(name.startswith(POSE_KEYS) for name in checkpoint.tensors)
     found: Kind = "steadydancer" if is_ours or has_pose_keys else "wan"
     if kind is not None and found != kind:
         raise CheckpointError(
-            f"{source} is a SteadyDancer checkpoint, where a base is wanted: a plain Wan 2.1 I2V transformer. "
-            "What was trained before is given with --from, or as --checkpoint."
+            f"{source} is a SteadyDancer checkpoint, but a base is expected: a plain Wan 2.1 I2V transformer. "
+            "Give a trained checkpoint with --from or --checkpoint."
             if found == "steadydancer"
-            else f"{source} is a plain Wan 2.1 I2V checkpoint, where SteadyDancer weights are wanted (it has no pose "
-            "modules): give it as --base, or begin with it by `SteadyDancerTransformer3DModel.from_wan`."
+            else f"{source} is a plain Wan 2.1 I2V checkpoint without pose modules, but SteadyDancer weights are "
+            "expected: give it as --base, or initialise from it with `SteadyDancerTransformer3DModel.from_wan`."
         )
     return TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads))
 
 
-def check_whole(opened: TransformerFile, wanted: Mapping[str, Shape]) -> None:
-    """Refuse a checkpoint that lacks tensors, or holds others than those wanted, under the names of its layout.
+def check_complete(opened: TransformerFile, wanted: Mapping[str, Shape]) -> None:
+    """Check that a checkpoint has exactly the expected tensors, under the names of its layout.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or mis-shaped.
@@ -108,24 +109,26 @@ def check_whole(opened: TransformerFile, wanted: Mapping[str, Shape]) -> None:
 
 
 def transformer_config(source: str | Path) -> dict[str, Any]:
-    """Constructor arguments of the transformer in a file or folder, from headers alone and without torch.
+    """Return the constructor arguments of the transformer in a file or folder, from headers alone and without torch.
 
     Raises:
         CheckpointError: it cannot be read, or is another model.
     """
     checkpoint = open_checkpoint(source)
-    refuse_other_models(checkpoint)
+    reject_other_models(checkpoint)
     return _constructor(checkpoint, _layout(checkpoint), None)
 
 
-def filled(model: Any, opened: TransformerFile, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Any:
-    """The network in eval mode, with the checkpoint's tensors: mapped, and copied only where type or place change.
+def load_weights(
+    model: Any, opened: TransformerFile, dtype: torch.dtype | None, device: str | torch.device = "cpu"
+) -> Any:
+    """Load a checkpoint's tensors into a network and set eval mode; copy only if dtype or device change.
 
     Args:
-        model: of `opened.config`, without weights.
-        opened: a whole checkpoint.
+        model: network with `opened.config`, without weights.
+        opened: a complete checkpoint.
         dtype: as for `transformer_loading.load_transformer`.
-        device: where the weights go, one after another.
+        device: device of the weights, which are moved one at a time.
     """
     import torch
 
@@ -141,8 +144,8 @@ def filled(model: Any, opened: TransformerFile, dtype: torch.dtype | None, devic
     return model.to(device).eval()
 
 
-def shapes_of(model: Any, layout: Layout) -> dict[str, Shape]:
-    """Name to shape of a whole checkpoint of a network in that layout."""
+def checkpoint_shapes(model: Any, layout: Layout) -> dict[str, Shape]:
+    """Return the shapes by name of a complete checkpoint of a network in a layout."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if layout == "diffusers":
         return shapes
@@ -150,11 +153,11 @@ def shapes_of(model: Any, layout: Layout) -> dict[str, Shape]:
     return {names[name]: official_shape(names[name], shape) for name, shape in shapes.items()}
 
 
-def empty(transformer: Any, config: Mapping[str, Any]) -> Any:
-    """A transformer of that class without weights: parameters without storage, buffers (the rotary tables) computed.
+def create_empty(transformer: Any, config: Mapping[str, Any]) -> Any:
+    """Build a transformer of a class without weights: meta parameters, but computed buffers (the rotary tables).
 
     Raises:
-        CheckpointError: the class cannot be made with `config`.
+        CheckpointError: the class does not accept `config`.
     """
     from accelerate import init_empty_weights
 
@@ -164,7 +167,7 @@ def empty(transformer: Any, config: Mapping[str, Any]) -> Any:
         with no_init_weights(), init_empty_weights():
             return transformer(**config)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{transformer.__name__} cannot be made with {dict(config)}: {error}") from error
+        raise CheckpointError(f"{transformer.__name__} does not accept {dict(config)}: {error}") from error
 
 
 def _layout(checkpoint: Checkpoint) -> Layout:
@@ -173,14 +176,14 @@ def _layout(checkpoint: Checkpoint) -> Layout:
 
 
 def _constructor(checkpoint: Checkpoint, layout: Layout, num_attention_heads: int | None) -> dict[str, Any]:
-    """Constructor arguments: diffusers' from its `config.json`; else off the shapes, with what those do not tell."""
-    told = checkpoint.config
-    if layout == "diffusers" and "num_attention_heads" in told:
-        return {name: value for name, value in told.items() if not name.startswith("_")}
+    """Return constructor arguments from diffusers' `config.json`, or from the shapes and Wan's `config.json`."""
+    stored = checkpoint.config
+    if layout == "diffusers" and "num_attention_heads" in stored:
+        return {name: value for name, value in stored.items() if not name.startswith("_")}
     shapes = checkpoint.tensors if layout == "official" else _official_names(checkpoint)
-    config = config_from_official(shapes, num_attention_heads or told.get("num_heads"))
-    extra = {"eps": told["eps"]} if "eps" in told else {}
-    return config | extra | told.get("steadydancer", {})
+    config = config_from_official(shapes, num_attention_heads or stored.get("num_heads"))
+    extra = {"eps": stored["eps"]} if "eps" in stored else {}
+    return config | extra | stored.get("steadydancer", {})
 
 
 def _official_names(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
@@ -196,6 +199,6 @@ def _dtype(model: Any, name: str, stored: torch.dtype, wanted: torch.dtype | Non
     if name.startswith("pose_modulation."):
         return torch.float32
     if wanted is None:
-        return torch.bfloat16 if stored.itemsize == 1 else stored  # nothing computes in float8
+        return torch.bfloat16 if stored.itemsize == 1 else stored  # no operator computes in float8
     is_kept = any(module in name.split(".") for module in float32_modules(model))
     return torch.float32 if is_kept else wanted

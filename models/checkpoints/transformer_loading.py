@@ -1,4 +1,4 @@
-"""Open and load transformers of either class, diffusers' Wan or SteadyDancer, as their checkpoints say."""
+"""Open and load transformers of the class of their checkpoint: diffusers' Wan or SteadyDancer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .key_maps import Shape
-from .transformer_files import Kind, Layout, TransformerFile, check_whole, empty, filled, read_transformer, shapes_of
+from .transformer_files import (
+    Kind,
+    Layout,
+    TransformerFile,
+    check_complete,
+    checkpoint_shapes,
+    create_empty,
+    load_weights,
+    read_transformer,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -16,13 +25,13 @@ if TYPE_CHECKING:
 def open_transformer(
     source: str | Path, kind: Kind | None = None, num_attention_heads: int | None = None
 ) -> TransformerFile:
-    """Read what a checkpoint is from its headers, and check that it is whole; arguments as for `read_transformer`.
+    """Identify a checkpoint from its headers and check that it is complete; arguments as for `read_transformer`.
 
     Raises:
         CheckpointError: it cannot be read, is another model, or tensors are missing, unexpected or mis-shaped.
     """
     opened = read_transformer(source, kind, num_attention_heads)
-    check_whole(opened, wanted_shapes(opened.kind, opened.config, opened.layout))
+    check_complete(opened, expected_shapes(opened.kind, opened.config, opened.layout))
     return opened
 
 
@@ -33,41 +42,41 @@ def load_transformer(
     num_attention_heads: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Any:
-    """A transformer in eval mode; its tensors are mapped from the files, and copied only where type or place change.
+    """Load a transformer in eval mode; tensors are memory-mapped, and copied only if dtype or device change.
 
-    One tensor after another goes to a GPU, so that no process has the network in host memory.
+    Tensors are moved to a GPU one at a time, so that the network is never in host memory as a whole.
 
     Args:
         source: as for `open_transformer`.
-        dtype: of the weights, but for those that diffusers keeps in float32; None keeps what is stored. The pose
-            modules are float32 in any case.
-        kind: what is expected; None takes either.
+        dtype: dtype of the weights, except those that diffusers keeps in float32; None keeps the stored dtype. The pose
+            modules are always float32.
+        kind: expected kind; None accepts either.
         num_attention_heads: as for `open_transformer`.
-        device: where the weights go.
+        device: device of the weights.
 
     Returns:
         diffusers' `WanTransformer3DModel`, or `SteadyDancerTransformer3DModel`.
 
     Raises:
-        CheckpointError: as `open_transformer`.
+        CheckpointError: as for `open_transformer`.
     """
     opened = open_transformer(source, kind, num_attention_heads)
-    return filled(empty_transformer(opened.kind, opened.config), opened, dtype, device)
+    return load_weights(empty_transformer(opened.kind, opened.config), opened, dtype, device)
 
 
-def wanted_shapes(kind: Kind, config: Mapping[str, Any], layout: Layout) -> dict[str, Shape]:
-    """Name to shape of a whole checkpoint in that layout."""
-    return shapes_of(empty_transformer(kind, config), layout)
+def expected_shapes(kind: Kind, config: Mapping[str, Any], layout: Layout) -> dict[str, Shape]:
+    """Return the shapes by name of a complete checkpoint in a layout."""
+    return checkpoint_shapes(empty_transformer(kind, config), layout)
 
 
 def empty_transformer(kind: Kind, config: Mapping[str, Any]) -> Any:
-    """The transformer without weights, see `transformer_checkpoints.empty`.
+    """Build the transformer of a kind without weights, see `transformer_files.create_empty`.
 
     Raises:
-        CheckpointError: no such transformer can be.
+        CheckpointError: its class does not accept `config`.
     """
     from diffusers import WanTransformer3DModel
 
     from ..transformer import SteadyDancerTransformer3DModel
 
-    return empty(SteadyDancerTransformer3DModel if kind == "steadydancer" else WanTransformer3DModel, config)
+    return create_empty(SteadyDancerTransformer3DModel if kind == "steadydancer" else WanTransformer3DModel, config)

@@ -1,1 +1,1 @@
-"""Networks that score clips: aesthetics, people, shots, text, motion, captions."""
+"""Networks for curation: aesthetics, person count, shots, text, motion smoothness, captions."""

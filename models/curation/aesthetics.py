@@ -1,14 +1,14 @@
-"""How much people like a picture: CLIP ViT-L/14 and LAION's head on its embedding; and what somebody does in it.
+"""Aesthetic score and action of an image: CLIP ViT-L/14 with LAION's aesthetic head.
 
-Both parts are read from files of this machine, `aesthetics/` in the folder of weights:
+Both networks are read from `aesthetics/` in the local folder of weights:
 
-| file | what |
+| file | contents |
 |---|---|
-| `open_clip_model.safetensors` | OpenAI's CLIP ViT-L/14 as open_clip saves it (`ViT-L-14`) |
+| `open_clip_model.safetensors` | OpenAI's CLIP ViT-L/14 in open_clip's format (`ViT-L-14`) |
 | `sac+logos+ava1-l14-linearMSE.pth` | LAION's improved aesthetic predictor, or the same as `.safetensors` |
 
-One embedding serves both: a score on LAION's scale (about 1 to 10, most pictures 4 to 7), and the probabilities of
-actions that are named in words.
+One image embedding gives both a score on LAION's scale (about 1 to 10, mostly 4 to 7) and the probabilities of actions,
+which are described in words.
 """
 
 from itertools import pairwise
@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-# The action and what CLIP is asked for; the last of them is what the paper leaves out.
+# Each action with its prompt for CLIP; the paper excludes the last one.
 ACTIONS = {
     "dance": "a person dancing",
     "daily": "a person doing an everyday activity",
@@ -32,7 +32,7 @@ ACTIONS = {
 
 
 def aesthetic_head() -> nn.Sequential:
-    """LAION's head: five linear layers (768 → 1024 → 128 → 64 → 16 → 1), nothing between them but dropout."""
+    """Build LAION's head: five linear layers (768 → 1024 → 128 → 64 → 16 → 1) with only dropout between them."""
     sizes = (768, 1024, 128, 64, 16, 1)
     layers: list[nn.Module] = []
     for index, (width, out) in enumerate(pairwise(sizes)):
@@ -43,7 +43,7 @@ def aesthetic_head() -> nn.Sequential:
 
 
 class Aesthetics:
-    """Scores pictures; `model` may be another of open_clip's with embeddings of 768, for tests."""
+    """Scores images; `model` may be another open_clip model with embeddings of 768 channels, for tests."""
 
     def __init__(
         self, clip_file: Path | None, head_file: Path | None, model: str = "ViT-L-14", device: str = "cpu"
@@ -63,7 +63,7 @@ class Aesthetics:
             self._actions = nn.functional.normalize(words.float(), dim=-1)
 
     def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Scores [F] and probabilities [F, 5] of `ACTIONS` for pictures uint8 [F, H, W, 3] RGB."""
+        """Compute scores [F] and probabilities [F, 5] of `ACTIONS` for images uint8 [F, H, W, 3] RGB."""
         pictures = torch.stack([self._prepare(Image.fromarray(frame)) for frame in frames])
         with torch.inference_mode():
             embedding = nn.functional.normalize(self._clip.encode_image(pictures.to(self._device)).float(), dim=-1)
@@ -72,7 +72,7 @@ class Aesthetics:
         return scores.cpu().numpy(), probabilities.cpu().numpy()
 
     def summary(self, frames: NDArray[np.uint8]) -> dict[str, float | str]:
-        """`aesthetic_score` (mean), `action_type` (the likeliest) and `extreme_action` (its mean probability)."""
+        """Return `aesthetic_score` (mean), `action_type` (most likely) and `extreme_action` (mean probability)."""
         scores, probabilities = self(frames)
         mean, names = probabilities.mean(axis=0), list(ACTIONS)
         return {

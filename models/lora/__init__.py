@@ -1,1 +1,1 @@
-"""Low-rank adapters: trained here, and read from and written for other programs."""
+"""Low-rank adapters: training, loading of published files, and export."""

@@ -1,4 +1,4 @@
-"""Low-rank adapters for the transformer, and the way from trained weights back to a plain transformer folder."""
+"""Add low-rank adapters to the transformer, and save trained weights with merged adapters."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..diffusers_internals import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SA
 
 
 def add_lora(transformer: Any, rank: int, alpha: int, targets: Sequence[str]) -> None:
-    """Freeze a transformer, put adapters into its blocks, and leave the adapters and the pose modules trainable.
+    """Freeze a transformer and add adapters to its blocks; only adapters and pose modules remain trainable.
 
-    W x becomes W x + (alpha / rank) B A x with A random and B zero, so that the output is unchanged at first.
+    W x becomes W x + (alpha / rank) B A x with A random and B zero, so that the output does not change initially.
 
     Args:
-        transformer: a `SteadyDancerTransformer3DModel`; changed in place.
+        transformer: a `SteadyDancerTransformer3DModel`; modified in place.
         rank: rows of A, columns of B.
-        alpha: see above.
-        targets: ends of names of linear layers inside the blocks, as `to_q` or `ffn.net.2`.
+        alpha: numerator of the scale.
+        targets: suffixes of the names of linear layers inside the blocks, such as `to_q` or `ffn.net.2`.
 
     Raises:
         ValueError: no layer has such a name.
@@ -36,21 +36,21 @@ def add_lora(transformer: Any, rank: int, alpha: int, targets: Sequence[str]) ->
     transformer.add_adapter(
         LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=rf"blocks\.\d+\.(?:.+\.)?(?:{ends})")
     )
-    for name in transformer.pose_module_names:  # no pretrained weights to stay close to
+    for name in transformer.pose_module_names:  # they have no pretrained weights, so train them in full
         transformer.get_submodule(name).requires_grad_(True)
 
 
 def save_trained(
     network: Any, weights: Mapping[str, Tensor], transformer_dir: Path, lora_dir: Path | None, dtype: torch.dtype
 ) -> None:
-    """Write trained weights as a plain transformer folder, adapters merged: W + (alpha / rank) B A.
+    """Save trained weights as a plain transformer folder with merged adapters: W + (alpha / rank) B A.
 
     Args:
-        network: the network that was trained; only its configuration is used.
-        weights: all its weights, whole, on the CPU, under the names of its state.
-        transformer_dir: where the merged transformer goes (diffusers layout, safetensors).
-        lora_dir: where the adapter goes as well (`pytorch_lora_weights.safetensors`); None: there is none.
-        dtype: of the merged transformer; the adapter keeps the dtype that `weights` has.
+        network: the trained network; only its configuration is used.
+        weights: its full state dict, unsharded, on the CPU.
+        transformer_dir: folder for the merged transformer (diffusers layout, safetensors).
+        lora_dir: folder for the adapter (`pytorch_lora_weights.safetensors`); None: do not save it.
+        dtype: dtype of the merged transformer; the adapter keeps the dtype of `weights`.
     """
     lora = getattr(network, "peft_config", {}).get("default")
     with torch.device("meta"):
@@ -61,7 +61,7 @@ def save_trained(
     if lora is not None:
         if lora_dir is not None:
             _save_adapter(copy, lora, lora_dir)
-        # Safely: each merged weight is a new tensor, and those that were given, perhaps the network's own, stay.
+        # safe_fusing creates new tensors for merged weights; `weights` may be the network's own and must not change.
         copy.fuse_lora(safe_fusing=True)
         copy.unload_lora()
     _cast(copy, dtype)
@@ -69,13 +69,13 @@ def save_trained(
 
 
 def _save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
-    """As diffusers' `save_lora_adapter`, which casts (to nothing) on the way and warns of it."""
+    """Save as diffusers' `save_lora_adapter` does, without its cast, whose only effect is a warning."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = json.dumps(config.to_dict(), sort_keys=True, default=sorted)
+    metadata = json.dumps(config.to_dict(), sort_keys=True, default=sorted)
     save_file(
         get_peft_model_state_dict(network, adapter_name="default"),
         folder / LORA_WEIGHT_NAME_SAFE,
-        metadata={"format": "pt", LORA_ADAPTER_METADATA_KEY: told},
+        metadata={"format": "pt", LORA_ADAPTER_METADATA_KEY: metadata},
     )
 
 

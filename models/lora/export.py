@@ -1,8 +1,8 @@
-"""Our adapters under the names that other programs read.
+"""Export adapters under the names that diffusers and ComfyUI read.
 
-diffusers: `transformer.` + its layer + `.lora_A.weight`, `.lora_B.weight`, alpha in the header; the fully trained pose
-modules beside it, since diffusers' loader takes pairs only. ComfyUI: `diffusion_model.` + the official layer +
-`.lora_down.weight`, `.lora_up.weight`, `.alpha`; the pose modules in the same file, each tensor whole as `.set_weight`.
+diffusers: `transformer.` + diffusers' layer + `.lora_A.weight`, `.lora_B.weight`, alpha in the header; pose modules,
+which are trained in full, in a separate file, because diffusers' loader accepts only pairs. ComfyUI: `diffusion_model.`
++ official layer + `.lora_down.weight`, `.lora_up.weight`, `.alpha`; the pose modules in the same file as `.set_weight`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...datasets.storage.atomic import atomic_write
-from ..checkpoints.conversion_output import Conversion, LoraLayout, output
+from ..checkpoints.conversion_output import Conversion, LoraLayout, output_tensor
 from ..checkpoints.files import CheckpointError, StoredTensor, open_checkpoint
 from ..checkpoints.key_maps import POSE_MODULE_NAMES, official_shape, renamed_to_official
 from ..checkpoints.streaming import OutputTensor, unchanged, write_safetensors
@@ -27,16 +27,16 @@ POSE_MODULES_FILE = "pose_modules.safetensors"
 
 
 def export_lora(source: Any, path: str | Path, layout: LoraLayout = "diffusers") -> list[Path]:
-    """Write an adapter under published names; `load_lora` reads either back to the same outputs.
+    """Write an adapter for diffusers or ComfyUI; `load_lora` reads both layouts with the same outputs.
 
     Args:
-        source: a training checkpoint's folder (with `lora/` and `transformer/`), an adapter's folder or file, or a
-            transformer that has an adapter "default".
-        path: the safetensors file to write. diffusers' layout puts `pose_modules.safetensors` beside it.
-        layout: whose names.
+        source: folder of a training checkpoint (with `lora/` and `transformer/`), folder or file of an adapter, or a
+            transformer with an adapter "default".
+        path: safetensors file to write. diffusers' layout adds `pose_modules.safetensors` in the same folder.
+        layout: naming of the tensors.
 
     Returns:
-        the files written.
+        paths of the files written.
 
     Raises:
         CheckpointError: `source` has no adapter.
@@ -56,17 +56,19 @@ def export_lora(source: Any, path: str | Path, layout: LoraLayout = "diffusers")
 
 
 def _save(transformer: Any, folder: Path) -> None:
-    """The adapter and the pose modules of a network in memory, as a training checkpoint has them."""
+    """Save the adapter and the pose modules of a network in memory, as in a training checkpoint."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     config = getattr(transformer, "peft_config", {}).get("default")
     if config is None:
-        raise CheckpointError(f'this {type(transformer).__name__} has no adapter "default" to export')
-    told = json.dumps(config.to_dict(), sort_keys=True, default=sorted)
+        raise CheckpointError(
+            f'{type(transformer).__name__} has no adapter "default" to export: load or add one under that name'
+        )
+    metadata = json.dumps(config.to_dict(), sort_keys=True, default=sorted)
     pairs = get_peft_model_state_dict(transformer, adapter_name="default")
     (folder / "lora").mkdir()
-    save_file(_contiguous(pairs), folder / "lora" / LORA_FILES["diffusers"], {"format": "pt", HEADER_KEY: told})
+    save_file(_contiguous(pairs), folder / "lora" / LORA_FILES["diffusers"], {"format": "pt", HEADER_KEY: metadata})
     pose = {
         name: tensor
         for name, tensor in transformer.state_dict().items()
@@ -81,41 +83,43 @@ def _contiguous(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plan_lora(source: Path, dtype: str | None, layout: LoraLayout) -> Conversion:
-    """Plan the adapter of a checkpoint under the published names, and its fully trained pose modules.
+    """Plan the export of a checkpoint's adapter and of its fully trained pose modules.
 
-    diffusers' loader takes low-rank pairs only, so there the pose modules lie in a file of their own. ComfyUI takes
-    whole tensors as `set_weight`.
+    diffusers' loader accepts only low-rank pairs, so its layout has the pose modules in a separate file. ComfyUI
+    accepts full tensors as `set_weight`.
 
     Args:
-        source: the checkpoint's folder, or the adapter's folder or file.
-        dtype: of the pairs; None keeps what is stored.
-        layout: whose names.
+        source: folder of the checkpoint, or folder or file of the adapter.
+        dtype: dtype of the pairs; None keeps the stored dtype.
+        layout: naming of the tensors.
 
     Raises:
-        CheckpointError: there is no adapter, or it is none of ours.
+        CheckpointError: there is no adapter, or it was not written by a training stage.
     """
     folder = source if source.is_dir() else source.parent
     candidates = [source] if source.is_file() else [f / LORA_FILES["diffusers"] for f in (folder / "lora", folder)]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         raise CheckpointError(
-            f"{source} holds no adapter (no lora/{LORA_FILES['diffusers']}): "
-            "stages 1 and 3 train one, stage 2 trains all weights"
+            f"{source} contains no adapter (no lora/{LORA_FILES['diffusers']}): give a checkpoint of stage 1 or 3; "
+            "stage 2 trains all weights"
         )
     adapter = open_checkpoint(file)
     pairs = {name.removeprefix("transformer."): tensor for name, tensor in adapter.tensors.items()}
-    foreign = [name for name in pairs if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
-    if foreign or not pairs:
-        raise CheckpointError(f"{file} is no adapter of a training stage ({', '.join(foreign[:3]) or 'it is empty'})")
-    scale, told = read_scale(adapter), adapter_config(adapter)
-    outputs = {name: output(tensor, tensor.shape, dtype) for name, tensor in pairs.items()}
+    unknown = [name for name in pairs if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if unknown or not pairs:
+        raise CheckpointError(
+            f"{file} is not an adapter of a training stage ({', '.join(unknown[:3]) or 'it is empty'})"
+        )
+    scale, config = read_scale(adapter), adapter_config(adapter)
+    outputs = {name: output_tensor(tensor, tensor.shape, dtype) for name, tensor in pairs.items()}
     pose = _pose_modules(folder)
     plan = Conversion(sources=sorted({file, *(tensor.file for tensor in pose.values())}))
     name = LORA_FILES[layout]
     if layout == "diffusers":
         plan.shards[name] = {f"transformer.{key}": tensor for key, tensor in outputs.items()}
-        if told:
-            plan.metadata[name] = {HEADER_KEY: json.dumps({f"transformer.{k}": v for k, v in told.items()})}
+        if config:
+            plan.metadata[name] = {HEADER_KEY: json.dumps({f"transformer.{k}": v for k, v in config.items()})}
         if pose:
             plan.shards[POSE_MODULES_FILE] = unchanged(pose)
         return plan
@@ -124,9 +128,9 @@ def plan_lora(source: Path, dtype: str | None, layout: LoraLayout) -> Conversion
 
 
 def _comfyui_names(pairs: Mapping[str, OutputTensor], scale: AdapterScale) -> dict[str, OutputTensor]:
-    """`diffusion_model.` + the official layer + `.lora_down.weight`, `.lora_up.weight`, `.alpha`.
+    """Rename pairs as `diffusion_model.` + official layer + `.lora_down.weight`, `.lora_up.weight`, `.alpha`.
 
-    Who reads `.alpha` divides it by the rank: of a rank-stabilised adapter it is written as what comes to the same.
+    Readers divide `.alpha` by the rank, so for a rank-stabilised adapter it is converted to give the same scale.
     """
     out = {}
     for key, tensor in pairs.items():
@@ -153,11 +157,11 @@ def _whole_tensors(tensors: Mapping[str, OutputTensor]) -> dict[str, OutputTenso
 
 
 def _pose_modules(folder: Path) -> dict[str, StoredTensor]:
-    """The fully trained modules of the transformer beside an adapter; none without one."""
+    """Locate the fully trained pose modules next to an adapter; empty if there is no transformer."""
     if (folder / POSE_MODULES_FILE).is_file():
         return dict(open_checkpoint(folder / POSE_MODULES_FILE).tensors)
-    beside = [path for path in (folder / "transformer", folder.parent / "transformer") if path.is_dir()]
-    if not beside:
+    folders = [path for path in (folder / "transformer", folder.parent / "transformer") if path.is_dir()]
+    if not folders:
         return {}
-    stored = open_transformer(beside[0], kind="steadydancer").stored()
+    stored = open_transformer(folders[0], kind="steadydancer").stored()
     return {name: place for name, (place, _) in stored.items() if name.split(".")[0] in POSE_MODULE_NAMES}

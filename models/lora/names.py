@@ -1,8 +1,8 @@
-"""How LoRA files spell the layers of a Wan transformer, and which tensor of a layer each key is.
+"""Parse the keys of LoRA files for Wan transformers into layers and roles.
 
-A key is a layer's name and a role. Trainers write the names with dots or flat, below prefixes of their own, and with
-words of wrappers inside; all of them are compared as words joined by underscores. Known are diffusers' names, the
-official ones, FastVideo's, and q, k, v in one matrix.
+A key consists of a layer's name and a role. Trainers separate the words of a name by dots or underscores and add their
+own prefixes and the names of wrappers; all spellings are compared as words joined by underscores. Supported are
+diffusers' names, the official names, FastVideo's, and q, k, v in one matrix.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from ..checkpoints.key_maps import known_ours, renamed_to_official
 
 SUPPORTED = (
-    "read are low-rank pairs (lora_A and lora_B, lora_down and lora_up, lora.down and lora.up, with alpha), LoKr, LoHa "
-    "and diffs (diff, diff_b, set_weight) of the layers of a Wan transformer, named as in diffusers, in Wan's own code "
-    "or as kohya flattens these"
+    "supported are low-rank pairs (lora_A and lora_B, lora_down and lora_up, lora.down and lora.up, with alpha), LoKr, "
+    "LoHa and diffs (diff, diff_b, set_weight) of the layers of a Wan transformer, named as in diffusers, in Wan's own "
+    "code or in kohya's flattened form"
 )
 
 _ADAPTER = r"(?:\.(?!(?:weight|bias)$)[\w-]+)?"  # PEFT's name of the adapter: lora_A.default.weight
@@ -52,9 +52,9 @@ _OTHER_KINDS = {
     "VeRA": r"vera_lambda",
     "scaled fp8": r"\.scale_weight$|\.weight_scale$|scaled_fp8",
 }
-# Before the first of the transformer's own words, with dots: what PEFT, ComfyUI, DiffSynth and diffusers write.
+# Prefixes with dots that PEFT, ComfyUI, DiffSynth and diffusers put before a layer's name.
 _PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "pipe.dit.", "transformer.", "unet.")
-# The same flat, and words that only a layer's name begins with: a pattern for alpha may begin with `net.` of its own.
+# Flattened prefixes, and words that are stripped from layer names only: a pattern for alpha may start with `net.`.
 _FLAT_PREFIX = re.compile(
     "(?:"
     + "|".join(
@@ -69,7 +69,7 @@ _FLAT_PREFIX = re.compile(
 _WRAPPERS = re.compile(
     r"_(?:processor|module|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|base_layer)(?=_|$)"
 )
-# Of a block or below one; FastVideo's, and how older attention processors name the output.
+# Names inside a block or at the top: FastVideo's, and the output layer in older attention processors.
 _OTHER_NAMES = {
     "attn1.to_q": ("to_q",),
     "attn1.to_k": ("to_k",),
@@ -87,28 +87,28 @@ _OTHER_NAMES = {
     "condition_embedder.image_embedder.ff.net.0.proj": ("condition_embedder.image_embedder.ff.fc_in",),
     "condition_embedder.image_embedder.ff.net.2": ("condition_embedder.image_embedder.ff.fc_out",),
 }
-# Layers that some programs keep in one, their rows one below another.
+# Layers that some programs store as one matrix, concatenated along the rows.
 _FUSED = {
     ("attn1.to_q", "attn1.to_k", "attn1.to_v"): ("self_attn.qkv", "attn1.to_qkv", "attn1.qkv", "to_qkv"),
     ("attn2.to_k", "attn2.to_v"): ("cross_attn.kv", "attn2.to_kv", "attn2.kv"),
     ("attn2.add_k_proj", "attn2.add_v_proj"): ("cross_attn.kv_img", "attn2.to_added_kv"),
 }
 
-Targets = dict[str, tuple[str, ...]]
+FlatNames = dict[str, tuple[str, ...]]
 
 
-def targets(weights: Iterable[str]) -> Targets:
-    """Every flat name that a layer or weight may have in a file, to the weights' own names: several where it is fused.
+def flat_names(weights: Iterable[str]) -> FlatNames:
+    """Map every flat name of a layer or weight in a file to our weights' names: several for a fused layer.
 
     Args:
         weights: names of the transformer's parameters.
     """
     weights = list(weights)
-    there, found = set(weights), Targets()
+    existing, found = set(weights), FlatNames()
     for block in sorted({match[0] for name in weights if (match := re.match(r"blocks\.\d+\.", name))}):
         for parts, names in _FUSED.items():
             of_the_block = tuple(f"{block}{part}.weight" for part in parts)
-            if there.issuperset(of_the_block):
+            if existing.issuperset(of_the_block):
                 found |= {_flat(block + name): of_the_block for name in names}
     for name in weights:
         spelled = [name, *renamed_to_official(known_ours([name])).values(), *_others(name)]
@@ -123,8 +123,8 @@ def _others(weight: str) -> list[str]:
     return [f"{block}{name}.{leaf}" for name in _OTHER_NAMES.get(layer, ())]
 
 
-def parsed(key: str, known: Targets) -> tuple[tuple[str, ...], str, str] | None:
-    """(weights' names, role, the layer's name as it stands there) of a file's key; None where it is none of these."""
+def parse_key(key: str, known: FlatNames) -> tuple[tuple[str, ...], str, str] | None:
+    """Parse a file's key into (our weights' names, role, the layer's name in the file); None for an unknown key."""
     match = _KEY.fullmatch(key)
     if match is None:
         return None
@@ -134,7 +134,7 @@ def parsed(key: str, known: Targets) -> tuple[tuple[str, ...], str, str] | None:
     return (found, role.removesuffix("_modulation"), match["name"]) if found else None
 
 
-def _find(name: str, known: Targets) -> tuple[str, ...] | None:
+def _find(name: str, known: FlatNames) -> tuple[str, ...] | None:
     flat = _flat(name)
     while flat not in known:
         if not (prefix := _FLAT_PREFIX.match(flat)):
@@ -147,15 +147,15 @@ def _flat(name: str) -> str:
     return _WRAPPERS.sub("", re.sub(r"[._]+", "_", name).lstrip("_"))
 
 
-def without_prefixes(name: str) -> str:
-    """A layer's name, or a pattern of such, without what programs put before it with dots."""
+def strip_prefixes(name: str) -> str:
+    """Strip the prefixes that programs put before a layer's name or a pattern of names."""
     while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     return name
 
 
-def other_kinds(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Kinds of adapters that are not read, each with the keys that show it."""
+def unsupported_kinds(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Find the unsupported kinds of adapters in a file, with the keys that identify each."""
     keys = list(keys)
     found = {kind: [key for key in keys if re.search(words, key)] for kind, words in _OTHER_KINDS.items()}
     return {kind: which for kind, which in found.items() if which}

@@ -1,1 +1,1 @@
-"""Pose estimators: networks that find people and their keypoints, and tracking through a clip."""
+"""Pose estimation: detectors, keypoint networks, and tracking of people through a clip."""

@@ -1,6 +1,6 @@
-"""BlazePose: one person's body, found and followed on a CPU.
+"""BlazePose: detection and tracking of one person's body on a CPU.
 
-Pixel coordinates have x to the right and y down; what `estimate` returns is normalised to [0, 1] by width and height.
+Pixel coordinates have x to the right and y down; `estimate` returns them normalised to [0, 1] by width and height.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from ...datasets.skeleton import PoseSequence
 from .track import PoseTrack, to_openpose
 
 DETECTOR_SIDE, LANDMARK_SIDE = 224, 256
-MIN_CONFIDENCE = 0.5  # of a detection, of a pose in its region, and of a visible joint
-# OpenPose's joints without the neck (index 1) in BlazePose's numbering.
+MIN_CONFIDENCE = 0.5  # threshold for a detection, a pose in its region, and a visible joint
+# Indices of OpenPose's joints without the neck (index 1) in BlazePose's order.
 JOINTS, SHOULDERS = (0, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7), (11, 12)
-_REGION = (33, 34)  # auxiliary landmarks: hip centre and the point that gives size and rotation
+_REGION = (33, 34)  # auxiliary landmarks: hip centre, and the point that defines size and rotation
 
 
 @dataclass(frozen=True)
 class Region:
-    """A turned square in pixels: its centre, half its side, and the unit vector that is up in it."""
+    """A rotated square in pixels: its centre, half its side, and the unit vector of its upward direction."""
 
     centre: NDArray[np.float64]
     half_side: float
@@ -33,25 +33,25 @@ class Region:
 
     @classmethod
     def around(cls, hip_centre: Floats32, toward: Floats32) -> "Region":
-        """Centred on the hips, 1.25 × as far to each side as `toward` is from them, turned so that it lies above."""
+        """Build a region centred on the hips, with half side 1.25 × the distance to `toward`, which is upward."""
         offset = np.asarray(toward, np.float64) - hip_centre
-        length = max(float(np.hypot(*offset)), 1.0)  # a detection that has collapsed still gives a region
+        length = max(float(np.hypot(*offset)), 1.0)  # a degenerate detection still gives a region
         return cls(np.asarray(hip_centre, np.float64), 1.25 * length, offset / length)
 
     def to_image(self, side: int) -> NDArray[np.float64]:
-        """The affine map [2, 3] from pixels of a side² crop of this region to pixels of the image."""
+        """Return the affine map [2, 3] from pixels of a side² crop of this region to pixels of the image."""
         right = np.array([-self.up[1], self.up[0]])
         axes = np.stack([right, -self.up], axis=1) * (2 * self.half_side / side)
         return np.concatenate([axes, (self.centre - axes @ np.full(2, side / 2))[:, None]], axis=1)
 
     def crop(self, image: Frames, side: int) -> Frames:
-        """The region as an upright side² picture, black beyond the image."""
+        """Crop the region as an upright side² image, black outside the image."""
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return np.asarray(cv2.warpAffine(image, self.to_image(side), (side, side), flags=flags), np.uint8)
 
 
 class BlazePose:
-    """One person's body by BlazePose (full). It cannot count people and gives neither hands nor a face.
+    """Pose estimator for one person's body with BlazePose (full). It does not count people or find hands or faces.
 
     Args:
         weights_dir: folder with `pose_detection.tflite` and `pose_landmark_full.tflite`.
@@ -61,11 +61,11 @@ class BlazePose:
     counts_people = False
 
     def __init__(self, weights_dir: Path) -> None:
-        self._detector = _LiteModel(weights_dir / "pose_detection.tflite")
-        self._landmarker = _LiteModel(weights_dir / "pose_landmark_full.tflite")
+        self._detector = TFLiteModel(weights_dir / "pose_detection.tflite")
+        self._landmarker = TFLiteModel(weights_dir / "pose_landmark_full.tflite")
 
     def estimate(self, frames: Frames) -> list[PoseTrack]:
-        """One track, or none. The region follows the landmarks; a person who is lost is looked for again."""
+        """Estimate one track, or none. The region follows the landmarks; a lost person is detected again."""
         num_frames, height, width = frames.shape[:3]
         body, confidence = np.full((num_frames, 18, 2), -1, np.float32), np.zeros((num_frames, 18), np.float32)
         region: Region | None = None
@@ -92,7 +92,7 @@ class BlazePose:
         return None if best is None else Region.around(*((best - margin) / scale))
 
     def _landmarks(self, frame: Frames, region: Region) -> tuple[Floats32, Floats32] | None:
-        """Points in pixels [39, 2] and confidences [39], or None where the region holds no person."""
+        """Find points in pixels [39, 2] and confidences [39], or None if the region contains no person."""
         outputs = self._landmarker((region.crop(frame, LANDMARK_SIDE) / 255).astype(np.float32))
         if outputs[1,].item() < MIN_CONFIDENCE:
             return None
@@ -100,7 +100,7 @@ class BlazePose:
 
 
 def letterbox(frame: Frames, side: int) -> tuple[Frames, float, Floats32]:
-    """Fit a frame into a black square: (the square, pixels of it per pixel of the frame, left and top margin [2])."""
+    """Fit a frame into a black square; return (square, its pixels per pixel of the frame, left and top margin [2])."""
     height, width = frame.shape[:2]
     scale = side / max(height, width)
     new_height, new_width = round(height * scale), round(width * scale)
@@ -113,7 +113,7 @@ def letterbox(frame: Frames, side: int) -> tuple[Frames, float, Floats32]:
 
 @cache
 def anchors() -> Floats32:
-    """Centres [2254, 2] in pixels of the detector's anchors: cells row by row, all anchors of a cell together."""
+    """Compute the centres [2254, 2] of the detector's anchors in pixels: cells by row, anchors of a cell together."""
     centres = []
     for stride, per_cell in ((8, 2), (16, 2), (32, 6)):
         steps = (np.arange(DETECTOR_SIDE // stride) + 0.5) * stride
@@ -123,7 +123,7 @@ def anchors() -> Floats32:
 
 
 def decode_detection(boxes: Floats32, logits: Floats32) -> Floats32 | None:
-    """Hip centre and region point [2, 2] in detector pixels of the likeliest person, or None below even odds.
+    """Decode the hip centre and region point [2, 2] of the most likely person in detector pixels, None below 0.5.
 
     Args:
         boxes: [2254, 12], pixels relative to the anchor; values 4–7 are the two points.
@@ -136,15 +136,19 @@ def decode_detection(boxes: Floats32, logits: Floats32) -> Floats32 | None:
 
 
 def decode_landmarks(output: Floats32, region: Region) -> tuple[Floats32, Floats32]:
-    """Image pixels [39, 2] and confidences [39] of the landmark model's [195] = 39 × (x, y, z, visible, present)."""
+    """Decode the output [195] = 39 × (x, y, z, visible, present) to image pixels [39, 2] and confidences [39]."""
     rows = output.reshape(39, 5).astype(np.float64)
     matrix = region.to_image(LANDMARK_SIDE)
     points = rows[:, :2] @ matrix[:, :2].T + matrix[:, 2]
     return points.astype(np.float32), _sigmoid(rows[:, 3:5].min(axis=1)).astype(np.float32)
 
 
-class _LiteModel:
-    """A tflite file as a function from a picture [S, S, 3] to its outputs, by shape without the batch axis."""
+class TFLiteModel:
+    """A TFLite network that runs on one thread of the CPU.
+
+    Args:
+        path: the `.tflite` file.
+    """
 
     def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -157,6 +161,7 @@ class _LiteModel:
         ]
 
     def __call__(self, picture: Floats32) -> dict[tuple[int, ...], Floats32]:
+        """Run the network on an image [S, S, 3]; return its outputs by their shapes without the batch axis."""
         self._interpreter.set_tensor(self._input, picture[None])
         self._interpreter.invoke()
         return {shape: self._interpreter.get_tensor(index)[0] for shape, index in self._outputs}

@@ -1,4 +1,4 @@
-"""DWPose, the release's estimator: body, hands and face of each person, prepared and thresholded as released."""
+"""DWPose, the release's estimator of body, hands and face, with the release's preprocessing and thresholds."""
 
 from pathlib import Path
 
@@ -7,28 +7,28 @@ import numpy as np
 
 from ...datasets.arrays import Floats, Frames
 from ...datasets.skeleton import PoseSequence
-from .top_down import BoxDetector, TopDownEstimator, open_network, run
+from .top_down import BoxDetector, TopDownEstimator, open_network, run_in_batches
 from .track import PoseTrack, to_openpose
 
 SHORT_SIDE = 1024
 MIN_VISIBLE, MIN_NECK = 0.35, 0.3
-SIMCC_SPLIT = 2  # positions a pixel
-# OpenPose's joints without the neck in COCO-WholeBody's numbering.
+SIMCC_SPLIT = 2  # positions per pixel
+# Indices of OpenPose's joints without the neck in COCO-WholeBody's order.
 COCO_JOINTS = (0, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
 COCO_SHOULDERS = (5, 6)
 COCO_FACE, COCO_HANDS = slice(23, 91), (slice(91, 112), slice(112, 133))  # left hand first
-PERSON = 0  # COCO's class
+PERSON = 0  # class in COCO
 
 
 class DWPose(TopDownEstimator):
-    """YOLOX-l and DWPose-l in ONNX as in the release, flip test included, over batches and for several people.
+    """Pose estimator for several people with YOLOX-l and DWPose-l in ONNX, with the release's flip test, in batches.
 
     Args:
         detector: folder with `yolox_l.onnx`.
         whole_body: folder with `dw-ll_ucoco_384.onnx`.
         device: "cpu" or "cuda".
-        batch_size: frames prepared at a time, and images a run of a network where its file allows more than one.
-        max_people: tracks at most, the main ones; None: all.
+        batch_size: frames prepared at a time, and images per run of a network if its file allows more than one.
+        max_people: maximum number of tracks, the main ones; None: all.
     """
 
     name = "dwpose"
@@ -42,20 +42,20 @@ class DWPose(TopDownEstimator):
         batch_size: int = 8,
         max_people: int | None = None,
     ) -> None:
-        # The release hands RGB to a detector that expects BGR, and BGR to a pose network that expects RGB.
+        # The release passes RGB to a detector that expects BGR, and BGR to a pose network that expects RGB.
         boxes = BoxDetector(detector / "yolox_l.onnx", [PERSON], is_rgb=True, device=device)
         network = WholeBodyNetwork(whole_body / "dw-ll_ucoco_384.onnx", device)
         super().__init__(boxes, network, batch_size, max_people)
 
     def prepare(self, frame: Frames) -> Frames:
-        """The frame at `detection_size`, resized as released: Lanczos where it grows, area means where it shrinks."""
+        """Resize the frame to `detection_size` as released: Lanczos to enlarge it, area averaging to shrink it."""
         height, width = frame.shape[:2]
         grows = min(height, width) < SHORT_SIDE
         method = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
         return np.asarray(cv2.resize(frame, detection_size(height, width)[::-1], interpolation=method), np.uint8)
 
     def to_track(self, points: Floats, scores: Floats) -> PoseTrack:
-        """Of COCO-WholeBody's 133: unseen hand and face points become −1, unseen joints keep their place."""
+        """Convert COCO-WholeBody's 133 keypoints; only invisible points of hands and face become −1."""
         body, confidence = to_openpose(points, scores, COCO_JOINTS, COCO_SHOULDERS)
         visible = confidence > MIN_VISIBLE
         visible[:, 1] = confidence[:, 1] > MIN_NECK
@@ -65,7 +65,7 @@ class DWPose(TopDownEstimator):
 
 
 class WholeBodyNetwork:
-    """DWPose: 133 keypoints within a box, from the picture and its mirror image (flip test).
+    """DWPose, which finds 133 keypoints in a box from the image and its mirror image (flip test).
 
     Args:
         path: the ONNX file.
@@ -79,11 +79,11 @@ class WholeBodyNetwork:
         self._mirrored = mirrored_keypoints()
 
     def __call__(self, people: list[tuple[Frames, Floats]], batch_size: int) -> tuple[Floats, Floats]:
-        """Pixels [N, 133, 2] and scores [N, 133] of N pairs (RGB image, box [4])."""
+        """Find keypoints in pixels [N, 133, 2] and scores [N, 133] of N pairs (RGB image, box [4])."""
         prepared = [self._rtmpose.preprocess(image[..., ::-1], box) for image, box in people]
         crops, centres, sizes = (np.stack(parts) for parts in zip(*prepared, strict=True))
-        x, y = run(self._rtmpose.session, crops, batch_size)
-        x_mirrored, y_mirrored = run(self._rtmpose.session, crops[:, :, ::-1], batch_size)
+        x, y = run_in_batches(self._rtmpose.session, crops, batch_size)
+        x_mirrored, y_mirrored = run_in_batches(self._rtmpose.session, crops[:, :, ::-1], batch_size)
         x = (x + x_mirrored[:, self._mirrored, ::-1]) / 2
         y = (y + y_mirrored[:, self._mirrored]) / 2
         places, scores = decode_simcc(x, y)
@@ -92,10 +92,10 @@ class WholeBodyNetwork:
 
 
 def decode_simcc(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Crop pixels [N, K, 2] and scores [N, K] of responses along each axis [N, K, 2W] and [N, K, 2H].
+    """Decode responses along the axes [N, K, 2W] and [N, K, 2H] to crop pixels [N, K, 2] and scores [N, K].
 
-    A keypoint is as sure as the less sure of its two axes (rtmlib's own decoding takes their mean, the release the
-    lesser); without any response it stands at −1, as released.
+    As in the release, a score is the minimum over the two axes (rtmlib takes their mean), and a keypoint without a
+    response has the position −1, before the division by `SIMCC_SPLIT`.
     """
     places = np.stack([x.argmax(axis=-1), y.argmax(axis=-1)], axis=-1).astype(np.float64)
     scores = np.minimum(x.max(axis=-1), y.max(axis=-1))
@@ -104,7 +104,7 @@ def decode_simcc(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def mirrored_keypoints() -> list[int]:
-    """[133]: for each of COCO-WholeBody's keypoints the one that a mirror shows in its place, left for right."""
+    """List for each of COCO-WholeBody's 133 keypoints its counterpart in a mirror image."""
     from rtmlib.visualization.skeleton import coco133
 
     rows = coco133["keypoint_info"]
@@ -113,6 +113,6 @@ def mirrored_keypoints() -> list[int]:
 
 
 def detection_size(height: int, width: int) -> tuple[int, int]:
-    """The size (height, width) that both networks are shown: short side 1024, both rounded to multiples of 64."""
+    """Compute the input size (height, width) of both networks: short side 1024, both rounded to multiples of 64."""
     scale = SHORT_SIDE / min(height, width)
     return round(height * scale / 64) * 64, round(width * scale / 64) * 64

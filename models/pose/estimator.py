@@ -1,59 +1,59 @@
-"""Keypoints of the people in a clip as OpenPose's 18 joints: what an estimator is, and the ones that are here.
+"""Interface of pose estimators, which find OpenPose's 18 joints of the people in a clip, and the built-in ones.
 
 | name | finds | files |
 |---|---|---|
 | `dwpose` | several people: body, hands, face (the release's estimator) | `yolox_l.onnx`, `dw-ll_ucoco_384.onnx` |
 | `animal` | animals: four legs as arms and legs | `yolox_l.onnx`, `vitpose-b-apt36k.onnx` |
-| `blazepose` | one person's body, on a CPU | two files out of a Python package |
+| `blazepose` | one person's body, on a CPU | two files from a Python package |
 
-Another estimator needs no base class and no registration: any object with the two attributes and the method of
-`PoseEstimator` can be given wherever one is taken (`SteadyDancerPipeline(..., pose_estimator=...)`):
+A custom estimator needs no base class and no registration: any object with the two attributes and the method of
+`PoseEstimator` is accepted (`SteadyDancerPipeline(..., pose_estimator=...)`):
 
     class Mine:
         name, counts_people = "mine", True
 
         def estimate(self, frames):  # uint8 [F, H, W, 3] RGB
             pose = PoseSequence(body, body_visible, hands)  # x, y as shares of width and height; see PoseSequence
-            return [PoseTrack(pose, confidence)]  # the main person first; [] where nobody is seen
+            return [PoseTrack(pose, confidence)]  # the main person first; [] if no person is found
 """
 
 from pathlib import Path
 from typing import Protocol
 
 from ...datasets.arrays import Frames
-from ..weights import lookup as weights
+from ..weights import lookup
 from .track import PoseTrack
 
 
 class PoseEstimator(Protocol):
-    """Finds persons. `counts_people` is False where the number of tracks says nothing about the number of people."""
+    """Finds people. `counts_people` is False if the number of tracks does not reflect the number of people."""
 
     name: str
     counts_people: bool
 
     def estimate(self, frames: Frames) -> list[PoseTrack]:
-        """Tracks of a clip [F, H, W, 3] RGB, main person first; empty where nobody was found in any frame."""
+        """Estimate tracks of a clip [F, H, W, 3] RGB, main person first; empty if no frame has a person."""
         ...
 
 
 def open_pose_estimator(
     name: str, *, device: str = "cpu", max_people: int | None = None, download: bool = False
 ) -> PoseEstimator:
-    """The estimator of that name, with weights of this machine.
+    """Open a pose estimator by name, with the weights on this machine.
 
     Args:
         name: "dwpose", "animal" or "blazepose".
-        device: "cpu" or "cuda" (onnxruntime's); BlazePose knows the CPU only.
-        max_people: tracks at most, the main ones; None: all. BlazePose finds one.
-        download: fetch what is missing first, where there is a network.
+        device: "cpu" or "cuda" (for onnxruntime); BlazePose always runs on the CPU.
+        max_people: maximum number of tracks, the main ones; None: all. BlazePose finds one.
+        download: download missing weights first.
 
     Raises:
-        WeightsError: its files are not here (or cannot be fetched, or are no models); the message names them.
+        WeightsError: weights are missing, cannot be downloaded, or are not models; the message names the files.
         ValueError: no estimator has that name.
     """
-    if name not in NEEDS:
-        raise ValueError(f"No pose estimator is called {name!r}; there are {', '.join(NEEDS)}.")
-    folders = [_folder_of(part, download) for part in NEEDS[name]]
+    if name not in REQUIRED_WEIGHTS:
+        raise ValueError(f"Unknown pose estimator {name!r}; expected one of {', '.join(REQUIRED_WEIGHTS)}.")
+    folders = [_folder_of(part, download) for part in REQUIRED_WEIGHTS[name]]
     if name == "blazepose":
         from .blazepose import BlazePose
 
@@ -67,15 +67,15 @@ def open_pose_estimator(
     return AnimalPose(*folders, device=device, max_people=max_people)
 
 
-# Which weights each estimator needs.
-NEEDS = {"dwpose": ("yolox", "dwpose"), "animal": ("yolox", "animal"), "blazepose": ("blazepose",)}
+# Weights that each estimator needs, by their names in the catalogue.
+REQUIRED_WEIGHTS = {"dwpose": ("yolox", "dwpose"), "animal": ("yolox", "animal"), "blazepose": ("blazepose",)}
 
 
 def _folder_of(name: str, download: bool) -> Path:
-    row = weights.weight(name)
-    folder = weights.find(row)
+    row = lookup.weight(name)
+    folder = lookup.find(row)
     if folder is None and download:
-        return weights.fetch(name)
+        return lookup.fetch(name)
     if folder is None:
-        raise weights.WeightsError(f"{' and '.join(row.files)} not found in {row.search_locations}: {row.remedy}.")
+        raise lookup.WeightsError(f"{' and '.join(row.files)} not found in {row.search_locations}: {row.remedy}.")
     return folder

@@ -1,6 +1,6 @@
-"""From frames to people to keypoints with two networks in ONNX: a detector of boxes, and keypoints within a box.
+"""Top-down pose estimation with two networks in ONNX: a box detector, and a keypoint network for each box.
 
-rtmlib gives each network's preparation; its calls take one frame each, so the networks are run here, over batches.
+rtmlib provides the pre- and postprocessing. It runs networks frame by frame, so this module runs them in batches.
 """
 
 import io
@@ -17,32 +17,32 @@ from ..weights import WeightsError
 from .track import PoseTrack
 from .tracking import Detections, link
 
-NUM_STRIPES = 4  # of a box, whose colours tell people apart: about head, chest, hips, legs
+NUM_STRIPES = 4  # horizontal stripes of a box whose colours identify a person: about head, chest, hips, legs
 
 
 def open_network(kind: Callable[..., Any], path: Path, device: str, height_first: bool = False, **options: Any) -> Any:
-    """One of rtmlib's tools on a file; `model_input_size` is the file's own where it says so.
+    """Open an ONNX file with a class of rtmlib; `model_input_size` is read from the file if it is fixed there.
 
     rtmlib's detectors take that size as (height, width), `height_first`; its pose networks as (width, height).
 
     Raises:
-        WeightsError: there is no such file, or it is no ONNX model.
+        WeightsError: the file does not exist or is not an ONNX model.
     """
     if not path.is_file():
-        raise WeightsError(f"There is no file {path}: give the folder that holds {path.name}.")
+        raise WeightsError(f"There is no file {path}: give the folder that contains {path.name}.")
     try:
-        with redirect_stdout(io.StringIO()):  # rtmlib reports there, where a command's own output goes
+        with redirect_stdout(io.StringIO()):  # rtmlib prints to stdout, which is for a command's own output
             tool = kind(str(path), device=device, **options)
-    except Exception as error:  # onnxruntime's errors share no base
-        raise WeightsError(f"{path} cannot be opened as an ONNX model ({error}): fetch it again.") from error
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise WeightsError(f"{path} cannot be opened as an ONNX model ({error}): download it again.") from error
     height, width = tool.session.get_inputs()[0].shape[2:]
     if isinstance(height, int) and isinstance(width, int):
         tool.model_input_size = (height, width) if height_first else (width, height)
     return tool
 
 
-def run(session: Any, inputs: Floats, batch_size: int) -> list[Floats]:
-    """All outputs of a network for inputs [N, H, W, 3], in batches, or one by one where the file is for one."""
+def run_in_batches(session: Any, inputs: Floats, batch_size: int) -> list[Floats]:
+    """Run a network on inputs [N, H, W, 3] in batches, or in the fixed batch size of its file; return all outputs."""
     node = session.get_inputs()[0]
     if isinstance(node.shape[0], int):
         batch_size = node.shape[0]
@@ -55,14 +55,14 @@ def run(session: Any, inputs: Floats, batch_size: int) -> list[Floats]:
 
 
 class BoxDetector:
-    """YOLOX trained on COCO: boxes of some of its classes.
+    """YOLOX trained on COCO, which finds boxes of some of its classes.
 
     Args:
         path: the ONNX file.
-        classes: numbers of COCO's 80 classes; a thing that looks like two of them is found once.
-        min_score: boxes at or below it are left out (objectness × class).
-        max_overlap: of two boxes whose intersection over union is above it, the better one stays.
-        is_rgb: show it the images as they are; else as BGR, which it was trained on.
+        classes: indices of COCO's 80 classes; an object that matches two of them is found once.
+        min_score: score threshold (objectness × class); boxes at or below it are dropped.
+        max_overlap: threshold of intersection over union; of two boxes above it, the better one is kept.
+        is_rgb: pass images as RGB; otherwise as BGR, on which it was trained.
         device: "cpu" or "cuda".
     """
 
@@ -82,13 +82,13 @@ class BoxDetector:
         self._channels = slice(None, None, 1 if is_rgb else -1)
 
     def __call__(self, images: Sequence[Frames], batch_size: int) -> list[tuple[Floats, Floats]]:
-        """(boxes [N, 4] as x1, y1, x2, y2 in pixels, scores [N]) of each RGB image, the best first."""
+        """Find (boxes [N, 4] as x1, y1, x2, y2 in pixels, scores [N]) in each RGB image, highest score first."""
         squares, ratios = zip(*[self._yolox.preprocess(image[..., self._channels]) for image in images], strict=True)
-        (output,) = run(self._yolox.session, np.stack(squares), batch_size)
+        (output,) = run_in_batches(self._yolox.session, np.stack(squares), batch_size)
         return [self._boxes(rows, ratio) for rows, ratio in zip(output, ratios, strict=True)]
 
     def _boxes(self, rows: Floats, ratio: float) -> tuple[Floats, Floats]:
-        """Of a network's [cells, 85]: centre and log size in units of the cell's stride, objectness, 80 classes."""
+        """Decode [cells, 85]: centre and log size in units of the cell's stride, objectness, 80 classes."""
         from rtmlib.tools.object_detection.post_processings import nms
 
         scores = (rows[:, 4:5] * rows[:, 5:][:, self.classes]).max(axis=1)
@@ -97,12 +97,12 @@ class BoxDetector:
         corners, strides = cells[:, :2], cells[:, 2:]
         centres, halves = (rows[:, :2] + corners) * strides, np.exp(rows[:, 2:4]) * strides / 2
         boxes = np.concatenate([centres - halves, centres + halves], axis=1) / ratio
-        kept = nms(boxes, scores, self.max_overlap)
-        return boxes[kept], scores[kept]
+        selected = nms(boxes, scores, self.max_overlap)
+        return boxes[selected], scores[selected]
 
 
 def _cells(height: int, width: int) -> Floats:
-    """[cells, 3]: column, row and stride of each of YOLOX's cells, row by row, fine grids first."""
+    """List column, row and stride [cells, 3] of YOLOX's cells, row by row, fine grids first."""
     grids = []
     for stride in (8, 16, 32):
         rows, columns = np.mgrid[: height // stride, : width // stride]
@@ -111,15 +111,15 @@ def _cells(height: int, width: int) -> Floats:
 
 
 class TopDownEstimator:
-    """A detector of boxes, tracks of them, and keypoints within each: what `estimate` of several estimators shares.
+    """Base class of top-down estimators: detect boxes, track them, and find keypoints in each.
 
-    A subclass says what the networks are shown (`prepare`) and what a track is made of (`to_track`).
+    A subclass defines the input of the networks (`prepare`) and the conversion of keypoints (`to_track`).
 
     Args:
-        detector: (boxes [N, 4], scores [N]) of each of some images, as `BoxDetector`.
-        network: pixels [N, K, 2] and scores [N, K] of N pairs of an image and a box.
-        batch_size: frames prepared at a time, and images a run of a network where its file allows more than one.
-        max_people: tracks at most, the main ones; None: all.
+        detector: returns (boxes [N, 4], scores [N]) per image, such as `BoxDetector`.
+        network: returns pixels [N, K, 2] and scores [N, K] of N pairs of an image and a box.
+        batch_size: frames prepared at a time, and images per run of a network if its file allows more than one.
+        max_people: maximum number of tracks, the main ones; None: all.
     """
 
     def __init__(
@@ -134,17 +134,18 @@ class TopDownEstimator:
         self.counts_people = max_people is None
 
     def prepare(self, frame: Frames) -> Frames:
-        """What both networks are shown of a frame [H, W, 3] RGB."""
+        """Prepare a frame [H, W, 3] RGB for both networks."""
         raise NotImplementedError
 
     def to_track(self, points: Floats, scores: Floats) -> PoseTrack:
-        """One person's keypoints [F, K, 2] as shares of the picture, and scores [F, K]; −1 and 0 where unseen."""
+        """Convert a person's keypoints [F, K, 2] in [0, 1] and scores [F, K]; −1 and 0 where not found."""
         raise NotImplementedError
 
     def estimate(self, frames: Frames) -> list[PoseTrack]:
-        """People of a clip [F, H, W, 3] RGB, the main one first (see `link`), those without any visible joint left out.
+        """Estimate tracks of a clip [F, H, W, 3] RGB, main person first (see `link`).
 
-        As released, a frame in which the detector finds nobody is searched whole, for the main person.
+        Tracks without a visible joint are dropped. As released, the box of the main person is the whole frame if
+        nothing is detected in it.
         """
         if not len(frames):
             return []
@@ -154,7 +155,7 @@ class TopDownEstimator:
         return [track for track in tracks if track.pose.body_visible.any()]
 
     def _find_people(self, frames: Frames) -> tuple[Floats, tuple[int, int]]:
-        """Boxes [P, F, 4] in pixels of the prepared frames, NaN where unseen, and their size (width, height)."""
+        """Find boxes [P, F, 4] in pixels of the prepared frames, NaN where not found, and their (width, height)."""
         found: list[Detections] = []
         for start in range(0, len(frames), self.batch_size):
             images = [self.prepare(frame) for frame in frames[start : start + self.batch_size]]
@@ -170,7 +171,7 @@ class TopDownEstimator:
         return people, size
 
     def _find_keypoints(self, frames: Frames, people: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
-        """Points [P, F, K, 2] as shares of the picture, −1 where unseen, and scores [P, F, K], 0 where unseen."""
+        """Find points [P, F, K, 2] in [0, 1], −1 where not found, and scores [P, F, K], 0 where not found."""
         seen = ~np.isnan(people[..., 0])
         found = []
         for start in range(0, len(frames), self.batch_size):
@@ -190,7 +191,7 @@ class TopDownEstimator:
 
 
 def _colours(image: Frames, boxes: Floats) -> Floats:
-    """[N, stripes, 3]: mean colours of the middle half of each box from top to bottom, in [0, 1]."""
+    """Compute the mean colours [N, stripes, 3] in [0, 1] of the middle half of each box, from top to bottom."""
     height, width = image.shape[:2]
     colours = np.zeros((len(boxes), NUM_STRIPES, 3))
     for colour, (left, top, right, bottom) in zip(colours, boxes, strict=True):

@@ -1,4 +1,4 @@
-"""What every pose estimator gives: persons through a clip, in OpenPose's numbering."""
+"""Tracks of people through a clip with OpenPose's joints, the output of every pose estimator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class PoseTrack:
 
     Attributes:
         pose: keypoints; frames without the person have −1 everywhere and nothing visible.
-        confidence: [F, 18] in [0, 1], one per body joint, 0 where the person was not found; None where nobody measured
-            it, as of keypoints that were supplied.
+        confidence: [F, 18] in [0, 1], one per body joint, 0 where the person was not found; None if it was not
+            measured, as for supplied keypoints.
     """
 
     pose: PoseSequence
@@ -28,15 +28,15 @@ class PoseTrack:
 def to_openpose(
     points: Floats32, scores: Floats32, joints: Sequence[int], shoulders: Sequence[int]
 ) -> tuple[Floats32, Floats32]:
-    """[..., 18, 2] and [..., 18] of [..., K, 2] and [..., K] in another numbering.
+    """Convert points [..., K, 2] and scores [..., K] in another order to OpenPose's [..., 18, 2] and [..., 18].
 
-    The neck is the middle of the shoulders and as sure as the less sure of them.
+    The neck is the midpoint of the shoulders, with the lower of their scores.
 
     Args:
         points: keypoints.
         scores: their confidences.
-        joints: the 17 joints without the neck, in OpenPose's order, in the other numbering.
-        shoulders: the two shoulders in the other numbering.
+        joints: indices of OpenPose's 17 joints without the neck in the other order.
+        shoulders: indices of the two shoulders in the other order.
     """
     body = np.empty((*points.shape[:-2], 18, 2), np.float32)
     confidence = np.empty((*scores.shape[:-1], 18), np.float32)

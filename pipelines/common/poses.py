@@ -10,7 +10,7 @@ from ...datasets.arrays import Frames
 from ...datasets.sidecars import KEYPOINTS, sidecar
 from ...datasets.skeleton import PoseSequence
 from ...datasets.supplied_poses import load_supplied_pose
-from ...models.pose.estimator import NEEDS, PoseEstimator, open_pose_estimator
+from ...models.pose.estimator import REQUIRED_WEIGHTS, PoseEstimator, open_pose_estimator
 from ...models.pose.track import PoseTrack
 from ...models.weights import lookup as weights
 from ..runtime.stage import BadClip
@@ -29,7 +29,7 @@ def load_pose_estimator(pose_model: str, device: str = "cpu") -> PoseEstimator |
     if pose_model != "auto":
         return open_pose_estimator(pose_model, device=device)
     for name in ESTIMATORS:
-        if all(weights.find(weights.weight(part)) for part in NEEDS[name]):
+        if all(weights.find(weights.weight(part)) for part in REQUIRED_WEIGHTS[name]):
             return open_pose_estimator(name, device=device)
     return None
 

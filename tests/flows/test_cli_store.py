@@ -219,7 +219,7 @@ def test_a_conversion_from_a_store_to_a_store(
     again = call(*words)
     assert again.code == 0 and "finished already" in again.out
     other = call("convert", "--from", root / "official", "--to", root / "dancer", "--as", "diffusers")
-    assert other.code == 1 and f"{bucket}/dancer is there and was not made by a conversion" in other.err
+    assert other.code == 1 and f"{bucket}/dancer exists and was not written by a conversion" in other.err
     back = call("convert", "--from", root / "official", "--to", "back", "--as", "diffusers")
     assert back.code == 0 and (tmp_path / "back" / "transformer" / "config.json").is_file()
 

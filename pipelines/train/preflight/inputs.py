@@ -132,8 +132,8 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
     folder = folders.resolve_folder(base, ("vae",)) if cached_with and base else None
     for name, digest in cached_with.items():
         # What the base does not have (a captioner, encoders that were not fetched) cannot be compared.
-        is_here = folder and name in folders.NAMES and not folders.missing_parts(folder, (name,))
-        if folder and is_here and folders.part_digest(folder, name) != digest:
+        exists_locally = folder and name in folders.NAMES and not folders.missing_parts(folder, (name,))
+        if folder and exists_locally and folders.part_digest(folder, name) != digest:
             raise TrainingRefused(
                 f"{name}: {shards.path} was cached with another {'VAE' if name == 'vae' else name} (digest "
                 f"{digest[:12]}…) than the one in {base}"

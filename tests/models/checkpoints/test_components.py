@@ -152,7 +152,7 @@ def test_an_unreachable_repository_is_one_sentence(monkeypatch: pytest.MonkeyPat
         raise ConnectionError("no route")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    with pytest.raises(ComponentsError, match=r"cannot be had from the model hub \(ConnectionError\).*weights check"):
+    with pytest.raises(ComponentsError, match=r"be downloaded from the model hub \(ConnectionError\).*weights check"):
         load_components("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers")
 
 

@@ -166,12 +166,12 @@ def test_heads_that_no_shape_tells_can_be_given(tmp_path: Path) -> None:
     [
         (
             {"in_channels": 16, "image_dim": None, "added_kv_proj_dim": None},
-            "text-to-video model: it takes 16 channels",
+            "text-to-video model: it has 16 input channels",
         ),
-        ({"in_channels": 48, "image_dim": None, "added_kv_proj_dim": None, "out_channels": 48}, "takes 48 channels"),
-        ({"image_dim": None, "added_kv_proj_dim": None}, "no image embedding, as one of the two experts of Wan 2.2"),
-        ({"in_channels": 32}, "takes 32 channels, and Wan 2.1 I2V takes 36"),
-        ({"pos_embed_seq_len": 514}, "joins two images into one embedding"),
+        ({"in_channels": 48, "image_dim": None, "added_kv_proj_dim": None, "out_channels": 48}, "48 input channels"),
+        ({"image_dim": None, "added_kv_proj_dim": None}, "no image embedding, like the experts of Wan 2.2"),
+        ({"in_channels": 32}, "has 32 input channels; Wan 2.1 I2V has 36"),
+        ({"pos_embed_seq_len": 514}, "embeds two images together"),
     ],
 )
 @pytest.mark.parametrize("layout", ["official", "diffusers"])
@@ -195,7 +195,7 @@ def test_other_wans_are_refused_with_the_reason(
         ("vace_blocks.0.after_proj.bias", "VACE"),
         ("blocks.0.self_attn.q.scale_weight", "quantised"),
         ("blocks.0.self_attn.q.lora_A.weight", "is a LoRA"),
-        ("face_adapter.fuser_blocks.0.q_norm.weight", "faces or sound"),
+        ("face_adapter.fuser_blocks.0.q_norm.weight", "faces or audio"),
     ],
 )
 def test_relatives_are_refused_with_the_reason(tmp_path: Path, name: str, reason: str) -> None:
@@ -222,9 +222,9 @@ def test_a_dancer_is_known_by_any_one_of_its_new_modules(tmp_path: Path, pose_fu
 
 
 def test_a_dancer_is_no_base_and_a_base_is_no_dancer(dancer: Any, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is a SteadyDancer checkpoint, where a base is wanted"):
+    with pytest.raises(CheckpointError, match="is a SteadyDancer checkpoint, but a base is expected"):
         open_transformer(one_file(dancer, tmp_path), kind="wan")
-    with pytest.raises(CheckpointError, match="is a plain Wan 2.1 I2V checkpoint, where SteadyDancer weights"):
+    with pytest.raises(CheckpointError, match="plain Wan 2.1 I2V checkpoint without pose modules, but SteadyDancer"):
         open_transformer(one_file(wan(), tmp_path), kind="steadydancer")
 
 
@@ -246,22 +246,22 @@ def test_one_message_names_all_that_is_wrong(dancer: Any, tmp_path: Path, save: 
     assert f"{1 + len(gone)} missing: patch_embedding_fuse.weight" in message
     assert f"… and {len(gone) - 4} more" in message
     assert "1 unexpected: vocals.weight" in message
-    assert f"1 of another shape: {query} [5, 128] (wanted [128, 128])" in message
+    assert f"1 of another shape: {query} [5, 128] (expected [128, 128])" in message
 
 
 def test_any_single_tensor_that_is_missing_is_the_only_one_named(
     dancer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those that the sizes are read from."""
-    wanted_shapes, known = transformer_loading.wanted_shapes, {}
+    expected_shapes, known = transformer_loading.expected_shapes, {}
 
     def remembered(*given: Any) -> Any:  # nearly always the same network: most of the time would go into making it
         key = repr(given)
         if key not in known:
-            known[key] = wanted_shapes(*given)
+            known[key] = expected_shapes(*given)
         return known[key]
 
-    monkeypatch.setattr(transformer_loading, "wanted_shapes", remembered)
+    monkeypatch.setattr(transformer_loading, "expected_shapes", remembered)
     state = official(dancer)
     for name in state:
         if ".1." in name and name.startswith("blocks."):
@@ -280,11 +280,11 @@ def test_cut_and_broken_files_are_named(dancer: Any, tmp_path: Path) -> None:
     file = one_file(dancer, tmp_path)
     content = file.read_bytes()
     for spoiled, message in (
-        (content[:-1000], "cut short or damaged: it has .* its header says"),
-        (content[:200], "cut short"),
-        (b"", "cut short"),
-        (b"\xff" * 4000, "no safetensors file"),
-        (content[:8] + b"x" + content[9:], "no safetensors file"),
+        (content[:-1000], "truncated or damaged: it has .* its header specifies"),
+        (content[:200], "is truncated"),
+        (b"", "is truncated"),
+        (b"\xff" * 4000, "is not a safetensors file"),
+        (content[:8] + b"x" + content[9:], "is not a safetensors file"),
     ):
         file.write_bytes(spoiled)
         with pytest.raises(CheckpointError, match=message):
@@ -294,7 +294,7 @@ def test_cut_and_broken_files_are_named(dancer: Any, tmp_path: Path) -> None:
 def test_a_missing_shard_is_named(dancer: Any, tmp_path: Path) -> None:
     folder = shards(dancer, tmp_path)
     (folder / "diffusion_pytorch_model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"names 1 of 3 files that are not there \(.*00002-of-00003"):
+    with pytest.raises(CheckpointError, match=r"1 of the 3 files that .* lists are missing \(.*00002-of-00003"):
         load_transformer(folder)
 
 
@@ -304,9 +304,9 @@ def test_pickles_and_empty_places_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="is a pickle, which can run code"):
             open_checkpoint(source)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="holds no safetensors"):
+    with pytest.raises(CheckpointError, match="contains no safetensors"):
         open_checkpoint(tmp_path / "empty")
-    with pytest.raises(CheckpointError, match="There is no file"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         open_checkpoint(tmp_path / "nothing.safetensors")
     for name in ("a", "b"):
         save_file({name: torch.zeros(1)}, tmp_path / "empty" / f"{name}.safetensors")

@@ -169,7 +169,7 @@ def test_the_image_tower_answers_like_its_twin(tmp_path: Path) -> None:
     [
         (lambda state: state.pop("blocks.1.attn.v.weight"), r"1 missing: encoder\.block\.1.*SelfAttention\.v\.weight"),
         (lambda state: state.update(more=torch.zeros(1)), "1 unexpected: more"),
-        (lambda state: state.pop("token_embedding.weight"), "is not the UMT5 encoder of Wan: it has no shared.weight"),
+        (lambda state: state.pop("token_embedding.weight"), "is not Wan's UMT5 encoder: it has no shared.weight"),
     ],
 )
 def test_an_incomplete_or_foreign_file_is_told(tmp_path: Path, spoil: Callable[[Any], Any], message: str) -> None:
@@ -187,13 +187,13 @@ class Harm:
 
 def test_a_pickle_that_holds_more_than_tensors_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"token_embedding.weight": Harm()}, tmp_path / "t5.pth")
-    with pytest.raises(CheckpointError, match="cannot be read as tensors alone"):
+    with pytest.raises(CheckpointError, match="cannot be read as tensors only"):
         load_text_encoder(tmp_path / "t5.pth")
     assert "runs code" not in capsys.readouterr().out
     whole = tmp_path / "whole.pth"
     torch.save(official_text_state(), whole)
     whole.write_bytes(whole.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match="damaged, cut short"):
+    with pytest.raises(CheckpointError, match="damaged, truncated"):
         load_text_encoder(whole)
 
 

@@ -103,5 +103,5 @@ def test_a_file_that_becomes_shorter_under_way_is_named(tmp_path: Path) -> None:
     file = tmp_path / "in.safetensors"
     places = stored(file, {"x": torch.randn(64)})
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"in\.safetensors became shorter while it was read"):
+    with pytest.raises(CheckpointError, match=r"in\.safetensors was truncated during reading"):
         write_safetensors(tmp_path / "out.safetensors", unchanged(places), {})

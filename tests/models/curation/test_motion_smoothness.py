@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steadydancer import SteadyDancerError
-from steadydancer.models.curation.amt import correlations_of, look_up, warp
+from steadydancer.models.curation.amt import correlation_pyramid, lookup_correlations, warp
 from steadydancer.models.curation.motion_smoothness import FrameInterpolator, MotionSmoothness
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "amt_s.npz"
@@ -66,12 +66,14 @@ def test_correlations_are_highest_where_the_flow_is_right() -> None:
     features = torch.nn.functional.normalize(torch.randn(1, 32, 16, 20), dim=1)
     moved = torch.roll(features, (1, 2), (2, 3))  # down by 1, right by 2
     flow = torch.tensor([2.0, 1.0]).reshape(1, 2, 1, 1).expand(1, 2, 16, 20)
-    read = look_up(correlations_of(features, moved), flow)
+    read = lookup_correlations(correlation_pyramid(features, moved), flow)
     assert read.shape == (1, 4 * 49, 16, 20)
     inner = read[0, :49, 2:-3, 2:-3]
     assert (inner.argmax(dim=0) == 24).all()  # the middle of 7 × 7
     # One place too far to the left: the best one lies one step of x further, and x changes slowest.
-    short = look_up(correlations_of(features, moved), flow - torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1))
+    short = lookup_correlations(
+        correlation_pyramid(features, moved), flow - torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
+    )
     assert (short[0, :49, 2:-3, 2:-3].argmax(dim=0) == 24 + 7).all()
 
 
@@ -82,18 +84,18 @@ def test_smoothness_is_how_near_the_guesses_come(tmp_path: Path, monkeypatch: py
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
     official, other = (MotionSmoothness(tmp_path / f"amt-s{end}", "cpu") for end in (".pth", ".safetensors"))
-    guess = official.between(frames[0], frames[2])
+    guess = official.interpolate(frames[0], frames[2])
     assert guess.shape == (50, 70, 3) and guess.dtype == np.uint8
     score = official(frames)
     assert score == other(frames) == pytest.approx(1 - np.abs(guess.astype(float) - frames[1]).mean() / 255)
     assert official(frames[:2]) is None
     # Six frames: of the last odd one nothing is known on its other side.
     shown = np.repeat(np.array([0, 60, 100, 90, 200, 7], np.uint8), 48).reshape(6, 4, 4, 3)
-    monkeypatch.setattr(official, "between", lambda one, two: (one // 2 + two // 2).astype(np.uint8))
+    monkeypatch.setattr(official, "interpolate", lambda one, two: (one // 2 + two // 2).astype(np.uint8))
     assert official(shown) == pytest.approx(1 - np.mean([60 - 50, 150 - 90]) / 255)
 
 
 def test_other_parameters_are_refused_with_the_files_name(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(SteadyDancerError, match=r"other\.safetensors does not hold AMT-S"):
+    with pytest.raises(SteadyDancerError, match=r"other\.safetensors does not contain AMT-S"):
         MotionSmoothness(tmp_path / "other.safetensors", "cpu")

@@ -12,9 +12,9 @@ from steadydancer.datasets.video import decode, probe
 from steadydancer.models.curation.person_counter import (
     Person,
     PersonCounter,
-    shared_joints,
-    suppress,
-    tell_apart,
+    drop_duplicates,
+    joint_overlap,
+    non_maximum_suppression,
     tiles,
 )
 from steadydancer.models.weights import lookup as weights
@@ -37,9 +37,9 @@ def person(x: float, scale: float = 1.0, *, seed: int = 0, score: float = 0.9, s
 
 
 def test_what_lies_on_a_body_belongs_to_it() -> None:
-    assert shared_joints(person(0), person(3)) == 1.0
-    assert shared_joints(person(250), person(0)) < 0.1
-    assert shared_joints(person(0, seen=0.2), person(500)) == 1.0  # nothing sure: nobody of their own
+    assert joint_overlap(person(0), person(3)) == 1.0
+    assert joint_overlap(person(250), person(0)) < 0.1
+    assert joint_overlap(person(0, seen=0.2), person(500)) == 1.0  # nothing sure: nobody of their own
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_lies_on_a_body_belongs_to_it() -> None:
     ],
 )
 def test_people_are_told_apart(found: list[Person], count: int) -> None:
-    people = tell_apart(found[::-1])
+    people = drop_duplicates(found[::-1])
     assert len(people) == count
     assert all(people[0].torso >= other.torso for other in people)
 
@@ -74,7 +74,7 @@ def test_tiles_cover_the_picture_and_overlap_by_half() -> None:
 
 def test_a_likelier_box_hides_those_it_overlaps() -> None:
     boxes = np.array([(0, 0, 10, 10, 0.8), (1, 1, 11, 11, 0.9), (20, 0, 30, 10, 0.6), (0, 0, 100, 100, 0.5)])
-    assert suppress(boxes).tolist() == [1, 2, 3]
+    assert non_maximum_suppression(boxes).tolist() == [1, 2, 3]
 
 
 @pytest.mark.skipif(not (CORPUS / "clips").is_dir(), reason="../shared/corpus is not here")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from steadydancer.datasets.toydance import draw_dancer, toy_pose
-from steadydancer.models.curation.text_detector import TextDetector, cut_out, is_installed, text_regions
+from steadydancer.models.curation.text_detector import TextDetector, crop_line, is_installed, text_regions
 
 needs_package = pytest.mark.skipif(not is_installed(), reason="rapidocr-onnxruntime is not installed")
 
@@ -35,9 +35,9 @@ def test_a_caption_is_found_in_its_place_and_read(detector: TextDetector) -> Non
     rows, columns = np.nonzero(mask)
     found = np.array([columns.min(), rows.min(), columns.max(), rows.max()]) / scale
     np.testing.assert_allclose(found, (left, top, right, bottom), atol=7)
-    line = cut_out(frames[0], np.array([(left, top - 3), (right, top - 3), (right, bottom + 3), (left, bottom + 3)]))
-    text, certainty = detector.read(line)
-    assert text.replace(" ", "") == "SINGWITHME" and certainty > 0.8
+    line = crop_line(frames[0], np.array([(left, top - 3), (right, top - 3), (right, bottom + 3), (left, bottom + 3)]))
+    text, confidence = detector.read(line)
+    assert text.replace(" ", "") == "SINGWITHME" and confidence > 0.8
 
 
 @needs_package
@@ -62,7 +62,7 @@ def test_a_turned_line_is_laid_level() -> None:
     picture = np.zeros((100, 100, 3), np.uint8)
     corners = cv2.boxPoints(((50, 50), (60, 12), 30))
     cv2.fillConvexPoly(picture, corners.astype(np.int32), (255, 255, 255))
-    line = cut_out(picture, corners)
+    line = crop_line(picture, corners)
     assert line.shape[1] == pytest.approx(60, abs=1) and line.shape[0] == pytest.approx(12, abs=1)
     assert (line > 128).mean() > 0.9
-    assert cut_out(picture, np.array([(45.0, 10.0), (55, 10), (55, 90), (45, 90)])).shape[:2] == (10, 80)
+    assert crop_line(picture, np.array([(45.0, 10.0), (55, 10), (55, 90), (45, 90)])).shape[:2] == (10, 80)

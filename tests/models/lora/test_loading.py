@@ -126,7 +126,7 @@ def test_published_layouts_load_with_their_alpha(tmp_path: Path, layout: Callabl
     file = tmp_path / "lora.safetensors"
     save_file(layout(pairs, alpha), file)
     found = load_lora(model, file, scale=scale)
-    assert len(found.pairs) == len(pairs) and not found.deltas and not found.left_out
+    assert len(found.pairs) == len(pairs) and not found.deltas and not found.unused
     assert (answer(model) - expected).abs().max() <= 2e-5
     assert (expected - before).abs().max() > 0.1
     model.unload_lora()
@@ -182,9 +182,9 @@ def test_diffs_of_norms_biases_and_head_are_applied(tmp_path: Path) -> None:
     save_file(state, tmp_path / "lora.safetensors")
     found = load_lora(model, tmp_path / "lora.safetensors")
     assert len(found.deltas) == len(deltas)
-    assert found.left_out == {
-        "patch_embedding.diff": "it is of a model with 16 input channels",
-        "blocks.0.self_attn.norm_q.diff_b": "blocks.0.attn1.norm_q.weight has no bias here",
+    assert found.unused == {
+        "patch_embedding.diff": "it belongs to a model with 16 input channels",
+        "blocks.0.self_attn.norm_q.diff_b": "blocks.0.attn1.norm_q.weight has no bias",
     }
     assert (answer(model) - expected).abs().max() <= 2e-5
 
@@ -206,8 +206,8 @@ def test_pairs_of_a_convolution_are_added_to_it(tmp_path: Path) -> None:
     [
         ({"diffusion_model.blocks.7.self_attn.q.lora_down.weight": torch.zeros(2, WIDTH)}, "1 unexpected: blocks.7"),
         ({"diffusion_model.blocks.0.ffn.0.lora_up.weight": None}, r"1 missing: blocks\.0\.ffn\.0\.lora_up\.weight"),
-        ({"diffusion_model.blocks.0.ffn.0.lora_down.weight": torch.zeros(2, 9)}, r"\[2, 9\] \(wanted \[2, 32\]\)"),
-        ({"diffusion_model.blocks.0.ffn.0.dora_scale": torch.zeros(1)}, "is a DoRA adapter; only LoRA"),
+        ({"diffusion_model.blocks.0.ffn.0.lora_down.weight": torch.zeros(2, 9)}, r"\[2, 9\] \(expected \[2, 32\]\)"),
+        ({"diffusion_model.blocks.0.ffn.0.dora_scale": torch.zeros(1)}, "is a DoRA adapter .*only LoRA"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -222,7 +222,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path, changes: dict[str, An
 
 def test_another_programs_lora_is_told(tmp_path: Path) -> None:
     save_file({"lora_te_text_model.lora_down.weight": torch.zeros(1, 1)}, tmp_path / "lora.safetensors")
-    with pytest.raises(CheckpointError, match="is no LoRA for this transformer"):
+    with pytest.raises(CheckpointError, match="is not a LoRA for this transformer"):
         load_lora(network(), tmp_path / "lora.safetensors")
 
 
@@ -256,7 +256,7 @@ def test_ours_are_read_back_to_the_same_outputs(
     file = (tmp_path if by == "function" else tmp_path / "out") / LORA_FILES[layout]
     again = network()
     found = load_lora(again, file.parent if layout == "diffusers" else file)
-    assert found.replaced and found.pairs and not found.left_out
+    assert found.replaced and found.pairs and not found.unused
     difference = (answer(again) - expected).abs().max()
     print(f"{layout}: {difference:.1e} at {expected.std():.2f}")
     assert difference <= 1e-5
@@ -313,7 +313,7 @@ def test_a_network_without_pose_modules_exports_its_adapter_alone(layout: Any, t
     assert [file.name for file in written] == [LORA_FILES[layout]]
     again = baseline()
     assert (answer(again) - expected).abs().max() > 1e-3
-    assert not load_lora(again, written[0]).left_out
+    assert not load_lora(again, written[0]).unused
     assert (answer(again) - expected).abs().max() <= 1e-5
 
 

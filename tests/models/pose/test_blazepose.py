@@ -134,7 +134,7 @@ def painted(hips: tuple[int, int] | None, *, head_right: bool = False) -> np.nda
 
 
 def test_the_region_follows_the_landmarks_and_who_is_lost_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blazepose, "_LiteModel", Painted)
+    monkeypatch.setattr(blazepose, "TFLiteModel", Painted)
     monkeypatch.setattr(Painted, "calls", [])
     places = [(20, 40), (26, 42), (60, 100), None, (40, 60)]
     frames = np.stack([*(painted(hips) for hips in places), painted((40, 60), head_right=True)])
@@ -160,7 +160,7 @@ def test_the_region_follows_the_landmarks_and_who_is_lost_is_looked_for_again(mo
 
 
 def test_where_nobody_is_found_there_is_no_track(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blazepose, "_LiteModel", Painted)
+    monkeypatch.setattr(blazepose, "TFLiteModel", Painted)
     estimator = BlazePose(Path("weights"))
     assert estimator.estimate(np.stack([painted(None)] * 2)) == []
     region = estimator._detect(painted((30, 70)))  # through a letterbox with margins at both sides

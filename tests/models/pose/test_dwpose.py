@@ -14,7 +14,7 @@ import pytest
 
 from steadydancer.models.pose import dwpose
 from steadydancer.models.pose.dwpose import DWPose, decode_simcc, detection_size, mirrored_keypoints
-from steadydancer.models.pose.top_down import run
+from steadydancer.models.pose.top_down import run_in_batches
 from steadydancer.models.weights import lookup as weights
 
 pytest.importorskip("onnxruntime")
@@ -251,7 +251,7 @@ def test_a_file_that_is_no_model_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(weights.WeightsError, match=r"no file .*yolox_l\.onnx: give the folder"):
         DWPose(tmp_path, tmp_path)
     (tmp_path / "yolox_l.onnx").write_bytes(b"cut off")
-    with pytest.raises(weights.WeightsError, match=r"yolox_l\.onnx cannot be opened .* fetch it again"):
+    with pytest.raises(weights.WeightsError, match=r"yolox_l\.onnx cannot be opened .* download it again"):
         DWPose(tmp_path, tmp_path)
 
 
@@ -272,7 +272,7 @@ def test_a_network_is_run_in_batches_where_its_file_allows() -> None:
     inputs = np.random.default_rng(0).random((7, 4, 5, 3))
     for batch, sizes in (("n", [3, 3, 1]), (1, [1] * 7)):
         session = Session(batch)
-        sums, planes = run(session, inputs, 3)
+        sums, planes = run_in_batches(session, inputs, 3)
         assert session.sizes == sizes
         np.testing.assert_allclose(sums, inputs.sum(axis=(1, 2, 3)), rtol=1e-5)
         np.testing.assert_allclose(planes, inputs[..., 0], rtol=1e-6)

@@ -54,7 +54,7 @@ def test_missing_weights_are_named_with_the_remedy(tmp_path: Path, monkeypatch: 
     (tmp_path / "DWPose" / "yolox_l.onnx").write_bytes(b"")
     with pytest.raises(weights.WeightsError, match=r"vitpose-b-apt36k\.onnx not found .*easy_ViTPose"):
         open_pose_estimator("animal")
-    with pytest.raises(ValueError, match="there are dwpose, animal, blazepose"):
+    with pytest.raises(ValueError, match="expected one of dwpose, animal, blazepose"):
         open_pose_estimator("openpose")
 
 
@@ -83,7 +83,7 @@ def test_what_is_missing_is_fetched_when_asked(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("STEADYDANCER_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(pose_estimator.weights, "fetch", fetch)
+    monkeypatch.setattr(pose_estimator.lookup, "fetch", fetch)
     with pytest.raises(weights.WeightsError, match="no network"):
         open_pose_estimator("dwpose", download=True)
     assert asked == ["yolox"]
@@ -101,7 +101,7 @@ def test_each_part_is_fetched_and_the_settings_are_handed_on(
 
     monkeypatch.setenv("STEADYDANCER_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(pose_estimator.weights, "fetch", lambda part: tmp_path / part)
+    monkeypatch.setattr(pose_estimator.lookup, "fetch", lambda part: tmp_path / part)
     monkeypatch.setattr(dwpose, "DWPose", make)
     monkeypatch.setattr(animal_pose, "AnimalPose", make)
     assert open_pose_estimator(name, device="cuda", max_people=3, download=True) == "an estimator"

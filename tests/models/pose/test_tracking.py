@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from steadydancer.models.pose.tracking import MAX_GAP_FRAMES, Detections, _covered, _match, _Track, assign, link
+from steadydancer.models.pose.tracking import MAX_GAP_FRAMES, Detections, _covered_shares, _match, _Track, assign, link
 
 RED, BLUE, GREY = (0.8, 0.1, 0.1), (0.1, 0.2, 0.8), (0.5, 0.5, 0.5)
 
@@ -169,7 +169,7 @@ def test_an_absence_widens_the_search_up_to_three_steps_and_people_slow_down() -
     track = _Track(0, square(100, 100, 40), 0)
     assert cost(track, 4, square(100 + 0.6 * 40, 100, 40)) == pytest.approx(1)  # the root of the gap
     assert cost(track, 25, square(100, 100 + 0.9 * 40, 40)) == pytest.approx(1)
-    track.follow(1, square(110, 104, 40), 0, hidden=False)
+    track.add(1, square(110, 104, 40), 0, hidden=False)
     assert cost(track, 2, square(120, 108, 40)) == pytest.approx(0)
     coasted = 1 + 0.85 + 0.85**2
     assert cost(track, 4, square(110 + 10 * coasted, 104 + 4 * coasted, 40)) == pytest.approx(0)
@@ -177,9 +177,9 @@ def test_an_absence_widens_the_search_up_to_three_steps_and_people_slow_down() -
 
 def test_a_track_remembers_where_how_fast_how_large_and_in_which_colours() -> None:
     track = _Track(3, square(100, 100, 40, 0.5, score=0.5), 0)
-    track.follow(5, square(104, 96, 40, 1.0), 0, hidden=False)
+    track.add(5, square(104, 96, 40, 1.0), 0, hidden=False)
     assert track.velocity.tolist() == [2, -2]  # a frame
-    track.follow(6, square(110, 96, 20, 0.0, score=0.25), 0, hidden=True)
+    track.add(6, square(110, 96, 20, 0.0, score=0.25), 0, hidden=True)
     assert track.velocity.tolist() == [4, -1]  # half of it is new
     assert (track.centre.tolist(), track.size.tolist()) == ([[110, 96]], [20])
     np.testing.assert_allclose(track.colours, 0.8 * 0.5 + 0.2 * 1.0)  # who covers the third box gives it its colours
@@ -198,20 +198,20 @@ def test_what_covers_a_box_is_the_one_other_box_that_covers_most_of_it() -> None
         ],
         float,
     )
-    assert _covered(boxes).tolist() == pytest.approx([0.5, 0.25, 1.0, 0.0, 0.0])
-    assert _covered(boxes[:1]).tolist() == [0.0]
-    assert _covered(boxes[:0]).tolist() == []
+    assert _covered_shares(boxes).tolist() == pytest.approx([0.5, 0.25, 1.0, 0.0, 0.0])
+    assert _covered_shares(boxes[:1]).tolist() == [0.0]
+    assert _covered_shares(boxes[:0]).tolist() == []
 
 
 def test_colours_are_not_learned_where_another_covers_more_than_a_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden: list[tuple[int, bool]] = []
-    follow = _Track.follow
+    add = _Track.add
 
     def watched(self: _Track, frame: int, detections: Detections, found: int, is_hidden: bool) -> None:
         hidden.append((frame, is_hidden))
-        follow(self, frame, detections, found, is_hidden)
+        add(self, frame, detections, found, is_hidden)
 
-    monkeypatch.setattr(_Track, "follow", watched)
+    monkeypatch.setattr(_Track, "add", watched)
     both = np.array([RED, BLUE])[:, None].repeat(2, axis=1)
     frames = [  # the second, of half the area, has twice the share covered
         Detections(np.array([[0.0, 0, 100, 100], [left, 0, left + 50, 100]]), np.ones(2), both)

@@ -87,7 +87,7 @@ def test_a_bundle_opens_without_the_base_and_is_the_same_pipeline(
     half = SteadyDancerPipeline.from_pretrained(moved, torch_dtype=torch.bfloat16)
     assert (half.text_encoder.dtype, half.vae.dtype) == (torch.bfloat16, torch.float32)
 
-    with pytest.raises(ComponentsError, match=rf"takes its vae, .* from {base}, as its run.json says. There is no"):
+    with pytest.raises(ComponentsError, match=rf"uses the vae, .* of {base}, according to its run.json. There is no"):
         SteadyDancerPipeline.from_pretrained(trained)
     given = load_components(without_base, FROZEN)
     assert SteadyDancerPipeline.from_pretrained(trained, **given).vae is given["vae"]
@@ -103,7 +103,7 @@ def test_parts_that_have_changed_since_are_refused(trained: Path, base: Path, tm
     copy = shutil.copytree(trained, tmp_path / "checkpoint")
     record = (copy / "run.json").read_text()
     (copy / "run.json").write_text(record.replace(str(base), str(other)))
-    with pytest.raises(ComponentsError, match=f"is another {name} than .*checkpoint was trained with"):
+    with pytest.raises(ComponentsError, match=f"is not the {name} that .*checkpoint was trained with"):
         SteadyDancerPipeline.from_pretrained(copy)
     with pytest.raises(ComponentsError, match="has no transformer/"):
         shutil.rmtree(copy / "transformer")

@@ -519,8 +519,8 @@ def test_a_gradient_of_one_worker_that_is_not_finite_stops_all_of_them_alike(wor
                 terms = objective(velocity, samples)
                 return {**terms, "loss": SpoiledGradient.apply(terms["loss"])}
 
-            is_here = others[-1] == 2 and dist.get_rank() == 1
-            return original(engine, spoiled if is_here else objective, *others)
+            exists_locally = others[-1] == 2 and dist.get_rank() == 1
+            return original(engine, spoiled if exists_locally else objective, *others)
 
         def slow(path, state):
             time.sleep(3)
