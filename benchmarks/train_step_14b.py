@@ -31,7 +31,7 @@ from steadydancer.models.objectives import (
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import flops as cost
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.engine import Workers, open_engine, workers
+from steadydancer.pipelines.train.engine import ProcessGroup, open_engine, process_group
 from steadydancer.pipelines.train.memory_optimizations import checkpoint_blocks
 from steadydancer.pipelines.train.networks import engine_velocity
 from steadydancer.pipelines.train.preflight import footprint
@@ -95,11 +95,13 @@ def student_and_objective(
     return student.train(), condition_decoupled_distillation(wan_velocity(teacher))
 
 
-def measure(config: TrainConfig, sizes: dict[str, Any], bucket: Any, rounds: int, team: Workers) -> dict[str, Any]:
+def measure(
+    config: TrainConfig, sizes: dict[str, Any], bucket: Any, rounds: int, group: ProcessGroup
+) -> dict[str, Any]:
     """Seconds of a step (median after one that is not counted), its loss, and peak gigabytes on a GPU."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    student, objective = student_and_objective(config, sizes, dtype, team.device)
-    batch = random_batch(student.config, bucket, team.device)
+    student, objective = student_and_objective(config, sizes, dtype, group.device)
+    batch = random_batch(student.config, bucket, group.device)
     engine = open_engine(student, config)
     seconds, losses = [], []
     for _ in range(rounds + 1):
@@ -126,8 +128,8 @@ def report(way: str, rounds: int, tiny: bool) -> dict[str, Any]:
     network = cost.count(config, {name: size for name, size in sizes.items() if name != "in_channels"})
     flops = cost.step_flops(config, network, bucket)
     torch.manual_seed(0)
-    with workers(config) as team:
-        measured = measure(config, sizes, bucket, rounds, team)
+    with process_group(config) as group:
+        measured = measure(config, sizes, bucket, rounds, group)
     counted = footprint.gpu_memory(config, network, bucket)["total"] / 1e9
     return {
         **measured,

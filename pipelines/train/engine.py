@@ -20,7 +20,7 @@ TAG = "engine"
 
 
 @dataclass(frozen=True)
-class Workers:
+class ProcessGroup:
     """Where one worker stands among all workers of the run."""
 
     rank: int
@@ -65,7 +65,7 @@ class Workers:
 
 
 @contextmanager
-def workers(config: TrainConfig) -> Iterator[Workers]:
+def process_group(config: TrainConfig) -> Iterator[ProcessGroup]:
     """Join the run's process group: Ray Train's, or one of this process alone in local mode (`num_workers=0`)."""
     if not config.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -77,12 +77,12 @@ def workers(config: TrainConfig) -> Iterator[Workers]:
     if config.num_workers > 0:
         import ray.train.torch
 
-        yield Workers(dist.get_rank(), dist.get_world_size(), ray.train.torch.get_device())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), ray.train.torch.get_device())
         return
     os.environ.setdefault("LOCAL_RANK", "0")
     dist.init_process_group("nccl" if config.use_gpu else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield Workers(0, 1, torch.device("cuda", 0) if config.use_gpu else torch.device("cpu"))
+        yield ProcessGroup(0, 1, torch.device("cuda", 0) if config.use_gpu else torch.device("cpu"))
     finally:
         # DeepSpeed's own function: it also forgets the groups it made, so the next stage can begin in this process.
         if deepspeed.comm.is_initialized():

@@ -13,7 +13,15 @@ from .config import TrainConfig
 from .data.batches import StepBatch, TrainingData
 from .data.draws import digest
 from .data.prefetch import Prefetch
-from .engine import Workers, full_weights, grad_norm, open_engine, set_learning_rate, trained_names, workers
+from .engine import (
+    ProcessGroup,
+    full_weights,
+    grad_norm,
+    open_engine,
+    process_group,
+    set_learning_rate,
+    trained_names,
+)
 from .gallery.kept_weights import write_parts
 from .gallery.schedule import offer
 from .gallery.weights_writer import TrainedWriter
@@ -41,21 +49,21 @@ def train_loop(settings: dict[str, Any]) -> None:
     parent = None
     if settings["from_checkpoint"]:
         parent = resolve_folder(settings["from_checkpoint"], ("transformer",))
-    with workers(config) as team:
-        simulation = load_pose_simulation(config, base, out / "pose_simulation", team.device)
+    with process_group(config) as group:
+        simulation = load_pose_simulation(config, base, out / "pose_simulation", group.device)
         data = TrainingData(location(settings["latents"]), config, simulation)
-        engine = open_engine(load_student(config, base, parent, team.device), config)
-        objective = load_objective(config, base, team.device)
-        evaluator = Evaluator(engine, objective, engine_velocity(engine, config), data, team)
-        meter = Meter(config, team.device, engine.module.config)
+        engine = open_engine(load_student(config, base, parent, group.device), config)
+        objective = load_objective(config, base, group.device)
+        evaluator = Evaluator(engine, objective, engine_velocity(engine, config), data, group)
+        meter = Meter(config, group.device, engine.module.config)
 
-        done = _resume(engine, team, out)
+        done = _resume(engine, group, out)
         loss_before = evaluator.loss_before(out, done)
         steps, node_is_leaving = range(done, config.steps), node_watch(config)
         with (
-            Prefetch(lambda step: data.share(step, team.rank, team.world_size), steps) as batches,
-            StateWriter(out, config, team) as states,
-            TrainedWriter(out, team, settings) as trained,
+            Prefetch(lambda step: data.share(step, group.rank, group.world_size), steps) as batches,
+            StateWriter(out, config, group) as states,
+            TrainedWriter(out, group, settings) as trained,
         ):
             trained.keep(engine, done)  # a kill may have come between the state and this
             for step in steps:
@@ -64,8 +72,8 @@ def train_loop(settings: dict[str, Any]) -> None:
                     batch = batches(step)
                 rate = set_learning_rate(engine, config, step)
                 try:
-                    terms = _step(engine, objective, config, batch, team, meter, step)
-                    norm, asked = team.largest(grad_norm(engine), stop_is_asked(out, team))
+                    terms = _step(engine, objective, config, batch, group, meter, step)
+                    norm, asked = group.largest(grad_norm(engine), stop_is_asked(out, group))
                     _refuse_not_finite("gradient norm", {"grad_norm": norm}, batch, step)
                 except NonFiniteError:
                     states.finish()  # raised on all ranks alike; the state of an earlier step may be under way
@@ -74,7 +82,7 @@ def train_loop(settings: dict[str, Any]) -> None:
                 is_last = step + 1 == config.steps
                 if (step + 1) % config.validation_every_steps == 0:
                     terms |= evaluator.validation(config)
-                if team.rank == 0:
+                if group.rank == 0:
                     taken = {"grad_norm": norm, "batch_digest": digest(batch.draws), "lr": rate}
                     append_metrics(out, {"step": step, **terms, **taken, **measured})
                 states.check()
@@ -88,8 +96,8 @@ def train_loop(settings: dict[str, Any]) -> None:
 
         # Not in the last step's metrics, which are to be the same when the run is continued later.
         losses = {"loss_before": loss_before, "loss_after": evaluator.loss(), **evaluator.validation(config)}
-        _commit(engine, config, team, out, {**settings["record"], **losses})
-        offer(config, team, config.steps)
+        _commit(engine, config, group, out, {**settings["record"], **losses})
+        offer(config, group, config.steps)
         engine.destroy()
 
 
@@ -98,7 +106,7 @@ def _step(
     objective: Objective,
     config: TrainConfig,
     batch: StepBatch,
-    team: Workers,
+    group: ProcessGroup,
     meter: Meter,
     step: int,
 ) -> dict[str, float]:
@@ -112,12 +120,12 @@ def _step(
     for rows, samples in batch.micro_batches:
         with meter("forward"):
             velocity = engine_velocity(engine, config, [row.alignment_seed for row in rows])
-            terms = objective(velocity, samples.to(team.device))
+            terms = objective(velocity, samples.to(group.device))
         with meter("backward"):
             engine.backward(terms["loss"])
         losses.append({name: value.detach() for name, value in terms.items()})
         if len(losses) == len(batch.micro_batches):
-            means = team.mean(losses)
+            means = group.mean(losses)
             _refuse_not_finite("loss", means, batch, step)
         with meter("optimizer"):
             engine.step()  # DeepSpeed counts: the last one of a batch changes the weights
@@ -133,25 +141,25 @@ def _refuse_not_finite(what: str, values: dict[str, float], batch: StepBatch, st
         )
 
 
-def _resume(engine: Any, team: Workers, out: Path) -> int:
+def _resume(engine: Any, group: ProcessGroup, out: Path) -> int:
     """Load the newest sound engine state, cut the metrics back to it; the number of steps done."""
-    newest = newest_state(out, team)
-    team.barrier()
+    newest = newest_state(out, group)
+    group.barrier()
     done = 0
     if newest is not None:
         done, folder = newest
         if read_facts(folder)["trained"] != trained_names(engine):
             raise TrainingRefused(f"{folder} holds other trained weights than this run trains: choose another --out")
-        read_state(engine, folder, team)
-    if team.rank == 0:
+        read_state(engine, folder, group)
+    if group.rank == 0:
         cut_metrics(out, done)
     return done
 
 
-def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: dict[str, Any]) -> None:
+def _commit(engine: Any, config: TrainConfig, group: ProcessGroup, out: Path, record: dict[str, Any]) -> None:
     """Gather the weights and let the first rank write OUT/checkpoint."""
     weights = full_weights(engine)
-    if team.rank == 0:
+    if group.rank == 0:
 
         def write(folder: Path) -> None:
             write_parts(folder, config, engine.module, weights, record)
@@ -159,4 +167,4 @@ def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: 
         rows = read_rows(out)
         measured = {"seconds": sum(row["seconds"] for row in rows), "steps_measured": len(rows)}
         commit_checkpoint(out, write, {**record, "steps": config.steps, **measured})
-    team.barrier()
+    group.barrier()

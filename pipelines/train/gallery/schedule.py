@@ -20,7 +20,7 @@ from ..metrics.report import write_run_report
 from .folder import checkpoint_folders, failures, missing, tell_failure, trained_steps
 
 if TYPE_CHECKING:
-    from ..engine import Workers
+    from ..engine import ProcessGroup
 
 Render = Callable[[dict[str, Any], int], None]
 _MOST_SECONDS_FOR_WEIGHTS = 1800.0  # being written: 33 GB on a slow file system
@@ -30,13 +30,13 @@ class RenderingStopped(Exception):
     """The run was asked to stop, so nobody waits for a gallery; the next attempt makes it."""
 
 
-def offer(config: TrainConfig, team: Workers, steps: int) -> None:
+def offer(config: TrainConfig, group: ProcessGroup, steps: int) -> None:
     """Tell Ray Train that the weights after `steps` are there, or soon will be; all ranks call this together."""
     if config.gallery.num_clips == 0 or config.num_workers == 0:
         return
     import ray.train
 
-    if team.rank != 0:
+    if group.rank != 0:
         ray.train.report({})
         return
     with tempfile.TemporaryDirectory() as folder:

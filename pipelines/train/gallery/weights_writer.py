@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from ....datasets.artifact import RECORD
 from ....datasets.storage.atomic import folder_written_aside, write_json
 from ..config import TrainConfig
-from ..engine import Workers, gather_trained
+from ..engine import ProcessGroup, gather_trained
 from ..networks import torch_dtype
 from .folder import tell_failure, trained_folder
 from .kept_weights import WEIGHTS
@@ -30,19 +30,19 @@ class TrainedWriter:
 
     Args:
         out: folder of the run, shared by all ranks.
-        team: the ranks.
+        group: the ranks.
         settings: those of `train_loop`; with them the weights can be understood later.
     """
 
-    def __init__(self, out: Path, team: Workers, settings: dict[str, Any]) -> None:
-        self._out, self._team, self._settings = out, team, settings
+    def __init__(self, out: Path, group: ProcessGroup, settings: dict[str, Any]) -> None:
+        self._out, self._group, self._settings = out, group, settings
         self._config = TrainConfig.model_validate(settings["config"])
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trained")
         self._writing: Future[None] | None = None
 
     def __enter__(self) -> TrainedWriter:
         """Nothing is under way yet; Ray Train is told of what an interrupted attempt left to be rendered."""
-        offer(self._config, self._team, 0)
+        offer(self._config, self._group, 0)
         return self
 
     def __exit__(
@@ -56,18 +56,18 @@ class TrainedWriter:
 
         All ranks call this. What is kept already stays: a run that was killed since comes to the same weights.
         """
-        gallery, is_first = self._config.gallery, self._team.rank == 0
+        gallery, is_first = self._config.gallery, self._group.rank == 0
         if gallery.num_clips == 0 or steps == 0 or steps % gallery.every_steps or steps >= self._config.steps:
             return
         folder = trained_folder(self._out, steps)
-        if not self._team.any(is_first and not (folder / RECORD).exists()):
+        if not self._group.any(is_first and not (folder / RECORD).exists()):
             return
         if self._writing is not None:
             wait_for([self._writing])  # two of them need not fit into this machine; what went wrong was told
         weights = gather_trained(engine, kept_dtype(self._config), is_first)
         if is_first:
             self._writing = self._thread.submit(self._write, folder, weights, steps)
-        offer(self._config, self._team, steps)
+        offer(self._config, self._group, steps)
 
     def _write(self, folder: Path, weights: dict[str, torch.Tensor], steps: int) -> None:
         try:

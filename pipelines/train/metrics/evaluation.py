@@ -13,7 +13,7 @@ from ....models.objectives import Objective, Velocity
 from ..config import TrainConfig
 from ..data.batches import TrainingData
 from ..data.draws import SampleDraws
-from ..engine import Workers
+from ..engine import ProcessGroup
 from ..run_folder import read_json
 
 
@@ -25,26 +25,26 @@ class Evaluator:
     """
 
     def __init__(
-        self, engine: Any, objective: Objective, velocity: Velocity, data: TrainingData, team: Workers
+        self, engine: Any, objective: Objective, velocity: Velocity, data: TrainingData, group: ProcessGroup
     ) -> None:
         self._engine, self._objective, self._velocity = engine, objective, velocity
-        self._data, self._team = data, team
+        self._data, self._group = data, group
 
     @torch.no_grad()
     def losses(self, rows: list[SampleDraws]) -> list[float]:
         """The objective of each sample."""
         self._engine.eval()
-        team = self._team
-        values = torch.zeros(len(rows), dtype=torch.float64, device=team.device)
-        for first in range(0, len(rows), team.world_size):
+        group = self._group
+        values = torch.zeros(len(rows), dtype=torch.float64, device=group.device)
+        for first in range(0, len(rows), group.world_size):
             # Every rank takes part in every round (a sharded forward is a joint one); past the end it counts for none.
-            index = first + team.rank
+            index = first + group.rank
             row = rows[min(index, len(rows) - 1)]
-            terms = self._objective(self._velocity, self._data.load([row], team.device))
+            terms = self._objective(self._velocity, self._data.load([row], group.device))
             if index < len(rows):
                 values[index] = terms["loss"].double()
         self._engine.train()
-        return team.sum(values).tolist()
+        return group.sum(values).tolist()
 
     def loss(self) -> float | None:
         """Mean over the stage's fixed training samples; None if there are none."""
@@ -57,7 +57,7 @@ class Evaluator:
         if done > 0:
             return read_json(file)["loss"] if file.exists() else None  # not measured: it would be another number now
         loss = self.loss()
-        if self._team.rank == 0:
+        if self._group.rank == 0:
             write_json(file, {"loss": loss})
         return loss
 

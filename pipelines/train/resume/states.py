@@ -23,7 +23,7 @@ from ....datasets.storage.atomic import sync, write_json
 from ....datasets.storage.digests import json_digest
 from .. import run_folder as checkpoint
 from ..config import TrainConfig
-from ..engine import Workers, call_before_updates, engine_files, trained_names
+from ..engine import ProcessGroup, call_before_updates, engine_files, trained_names
 from ..metrics.metrics_file import METRICS
 from ..run_folder import NotWritten, state_folders
 from .host_copy import HostCopy, num_bytes
@@ -36,7 +36,7 @@ class StateNotWritten(NotWritten):
     """An engine state could not be written; the ones before it are untouched."""
 
 
-def newest_state(out: Path, team: Workers) -> tuple[int, Path] | None:
+def newest_state(out: Path, group: ProcessGroup) -> tuple[int, Path] | None:
     """(steps done, folder) of the newest sound engine state of a run; None if there is none.
 
     All ranks call this and get the same answer; each reads its share of the files. Torn and damaged states are passed
@@ -46,10 +46,10 @@ def newest_state(out: Path, team: Workers) -> tuple[int, Path] | None:
         TrainingRefused: there are states, and none of them is sound.
     """
     for steps, folder in state_folders(out):
-        wrong = fault(folder, slice(team.rank, None, team.world_size))
+        wrong = fault(folder, slice(group.rank, None, group.world_size))
         if wrong is not None:
             tell_of_fault(folder, wrong)
-        if not team.any(wrong is not None):
+        if not group.any(wrong is not None):
             return steps, folder
     if state_folders(out):
         raise checkpoint.none_is_whole(out)
@@ -64,11 +64,11 @@ class StateWriter:
     Args:
         out: folder of the run, shared by all ranks.
         config: the stage; `asynchronous_checkpoints` off waits for every state.
-        team: the ranks.
+        group: the ranks.
     """
 
-    def __init__(self, out: Path, config: TrainConfig, team: Workers) -> None:
-        self._out, self._config, self._team = out, config, team
+    def __init__(self, out: Path, config: TrainConfig, group: ProcessGroup) -> None:
+        self._out, self._config, self._group = out, config, group
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._writing: Future[None] | None = None
         self._abandoned = threading.Event()
@@ -83,7 +83,7 @@ class StateWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish what is under way, but wait for no other rank when this one has failed."""
-        if error is not None and self._team.world_size > 1:
+        if error is not None and self._group.world_size > 1:
             self._abandoned.set()
         self._thread.shutdown(wait=True)
         if self._hook is not None:
@@ -96,13 +96,13 @@ class StateWriter:
             StateNotWritten: this one cannot be written, or the one before could not.
         """
         self.wait()
-        team = self._team
+        group = self._group
         aside = self._out / "state" / f".step-{steps_done:06d}.tmp"
-        if team.rank == 0:
+        if group.rank == 0:
             for leftover in (self._out / "state").glob(".step-*.tmp"):
                 shutil.rmtree(leftover)
             aside.mkdir(parents=True)
-        team.barrier()
+        group.barrier()
         self._copy.begin()
         try:
             files = engine_files(engine, aside, self._copy)
@@ -113,7 +113,7 @@ class StateWriter:
         if self._hook is None:
             self._hook = call_before_updates(engine, self._copy.wait)
         facts = {
-            "world_size": team.world_size,
+            "world_size": group.world_size,
             "zero_stage": self._config.zero_stage,
             "trained": trained_names(engine),
             "steps_done": steps_done,
@@ -125,7 +125,7 @@ class StateWriter:
     def finish(self) -> None:
         """Wait until the state under way can be resumed from. All ranks call this: one that ends may end them all."""
         self.wait()
-        self._team.barrier()
+        self._group.barrier()
 
     def check(self) -> None:
         """Raise what has gone wrong in writing by now."""
@@ -142,15 +142,15 @@ class StateWriter:
         self._copy.finish()
         try:
             written = {str(path.relative_to(aside)): _write_file(path, state) for path, state in files.items()}
-            write_json(aside / f".rank-{self._team.rank}.json", written)
-            if self._team.rank == 0 and self._all_ranks_are_done(aside):
+            write_json(aside / f".rank-{self._group.rank}.json", written)
+            if self._group.rank == 0 and self._all_ranks_are_done(aside):
                 self._commit(aside, facts)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._not_written(facts["steps_done"], error) from error
 
     def _all_ranks_are_done(self, aside: Path) -> bool:
-        told = [aside / f".rank-{rank}.json" for rank in range(self._team.world_size)]
+        told = [aside / f".rank-{rank}.json" for rank in range(self._group.world_size)]
         while not all(file.exists() for file in told):
             if self._abandoned.wait(0.1):
                 return False

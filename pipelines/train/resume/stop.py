@@ -13,7 +13,7 @@ from .... import SteadyDancerError
 from ..config import TrainConfig
 
 if TYPE_CHECKING:
-    from ..engine import Workers
+    from ..engine import ProcessGroup
 
 # sysexits.h's EX_TEMPFAIL: not finished, and the same command again will go on.
 EXIT_CODE = 75
@@ -56,9 +56,9 @@ def stops_on_sigterm(out: Path) -> Iterator[None]:
         _file(out).unlink(missing_ok=True)
 
 
-def stop_is_asked(out: Path, team: Workers) -> bool:
+def stop_is_asked(out: Path, group: ProcessGroup) -> bool:
     """Whether the first rank sees that the run shall stop; the others have not looked."""
-    return team.rank == 0 and _file(out).exists()
+    return group.rank == 0 and _file(out).exists()
 
 
 def node_watch(config: TrainConfig) -> Callable[[], bool]:

@@ -20,34 +20,34 @@ from typing import Any
 import torch
 
 from ....datasets.storage.atomic import folder_written_aside, written_aside
-from ..engine import TAG, Workers, plainly_named, read_engine
+from ..engine import TAG, ProcessGroup, plainly_named, read_engine
 from ..run_folder import TrainingRefused
 from .states import StateNotWritten, read_facts
 
 _POLL_S = 0.2
 
 
-def read_state(engine: Any, state: Path, team: Workers) -> None:
+def read_state(engine: Any, state: Path, group: ProcessGroup) -> None:
     """Load a complete engine state to the bit, whatever number of workers wrote it. All ranks call this.
 
     Raises:
         StateNotWritten: it has to be converted and cannot be; it is untouched.
     """
     facts, place = read_facts(state), state.with_name("universal")
-    if team.rank == 0:
+    if group.rank == 0:
         for leftover in (place, place.with_name(f".{place.name}.tmp")):  # of a start that was killed in here
             shutil.rmtree(leftover, ignore_errors=True)
-    team.barrier()
-    if facts["world_size"] == team.world_size:
+    group.barrier()
+    if facts["world_size"] == group.world_size:
         read_engine(engine, state)
         return
-    if team.rank == 0:
+    if group.rank == 0:
         _convert(state, facts, place)
     while not place.exists():  # no barrier: those run out of patience before a large state is converted
         time.sleep(_POLL_S)
     read_engine(engine, place, universal=True)
-    team.barrier()
-    if team.rank == 0:
+    group.barrier()
+    if group.rank == 0:
         shutil.rmtree(place)
 
 

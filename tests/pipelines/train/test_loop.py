@@ -575,7 +575,7 @@ def test_our_code_reads_the_device_twice_a_step_however_many_micro_batches(world
         config = micro(stage, gradient_accumulation=accumulation, **quiet)
         train(world, config, tmp_path / str(accumulation), stages[stage - 1] if stage > 1 else None)
         each = [later[len(earlier) :] for earlier, later in itertools.pairwise(seen)]
-        assert each == [["Workers.mean: tolist", "Workers.largest: tolist"]] * 2
+        assert each == [["ProcessGroup.mean: tolist", "ProcessGroup.largest: tolist"]] * 2
 
 
 def refused(world, config, out, match, **changes):

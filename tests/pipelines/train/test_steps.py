@@ -154,8 +154,8 @@ def one_step(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> tuple[Engi
         return {"loss": loss, "fidelity": loss / 2}
 
     monkeypatch.setattr(loop, "engine_velocity", velocity)
-    team: Any = Team()
-    return engine, seeds, lambda: loop._step(engine, objective, config(), batch_of(6), team, Meter(), 6)  # type: ignore[arg-type]
+    group: Any = Team()
+    return engine, seeds, lambda: loop._step(engine, objective, config(), batch_of(6), group, Meter(), 6)  # type: ignore[arg-type]
 
 
 def test_a_step_takes_each_micro_batch_with_its_own_alignment_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,12 +181,12 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, out: Path, done: int = 0) -> None:
         self.did: list[Any] = []
         self.engine, self.out, self.leaves_at, self.committed = Engine(), out, -1, None
-        self.team = Team()
+        self.group = Team()
         world = self
 
         @contextmanager
-        def workers(_: TrainConfig) -> Iterator[Team]:
-            yield world.team
+        def process_group(_: TrainConfig) -> Iterator[Team]:
+            yield world.group
 
         class Data:
             def __init__(self, latents: Path, told: TrainConfig, simulation: Any) -> None:
@@ -243,12 +243,13 @@ class World:
             return lambda: world.did[-1] == ("step", world.leaves_at, 0.1)
 
         given = {
-            "workers": workers, "TrainingData": Data, "Evaluator": Measures, "Meter": Meter, "StateWriter": Writer,
+            "process_group": process_group, "TrainingData": Data,
+            "Evaluator": Measures, "Meter": Meter, "StateWriter": Writer,
             "TrainedWriter": Writer, "load_pose_simulation": lambda *_: "simulation", "node_watch": node_watch,
             "load_student": lambda *_: "student", "open_engine": lambda *_: self.engine, "_step": step,
             "load_objective": lambda *_: "objective", "engine_velocity": lambda *_: None,
             "newest_state": lambda *_: None, "full_weights": lambda _: {"w": torch.ones(1)},
-            "offer": lambda told, team, steps: self.did.append(("offer", steps)),
+            "offer": lambda told, group, steps: self.did.append(("offer", steps)),
             "commit_checkpoint": lambda where, write, record: setattr(self, "committed", record),
         }  # fmt: skip
         for name, value in given.items():
@@ -308,7 +309,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_with_a_state_and_no_che
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     world = World(monkeypatch, tmp_path)
-    monkeypatch.setattr(loop, "stop_is_asked", lambda out, team: ("step", 3, 0.1) in world.did)
+    monkeypatch.setattr(loop, "stop_is_asked", lambda out, group: ("step", 3, 0.1) in world.did)
     world.run(config())
     assert world.did[-3:] == [("step", 3, 0.1), "validation", ("state", 4, True)]
     assert world.committed is None and world.engine.called == ["destroy"]
@@ -317,7 +318,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_with_a_state_and_no_che
 
 def test_a_stop_at_the_last_step_ends_the_run_as_any_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = World(monkeypatch, tmp_path)
-    monkeypatch.setattr(loop, "stop_is_asked", lambda out, team: ("step", 6, 0.1) in world.did)
+    monkeypatch.setattr(loop, "stop_is_asked", lambda out, group: ("step", 6, 0.1) in world.did)
     world.run(config())
     assert world.committed is not None and world.committed["steps"] == 7
 
@@ -351,19 +352,19 @@ def test_resuming_reads_the_state_and_cuts_the_metrics_and_refuses_other_weights
     for step in range(5):
         append_metrics(tmp_path, {"step": step})
     read: list[Any] = []
-    folder, engine, team = tmp_path / "state/step-000003", Engine(), Team()
+    folder, engine, group = tmp_path / "state/step-000003", Engine(), Team()
     monkeypatch.setattr(loop, "newest_state", lambda out, ranks: (3, folder))
     monkeypatch.setattr(loop, "read_facts", lambda state: {"trained": ["a", "b"]})
     monkeypatch.setattr(loop, "read_state", lambda *given: read.append(given))
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "c"])
     with pytest.raises(TrainingRefused, match="step-000003 holds other trained weights than this run trains"):
-        loop._resume(engine, team, tmp_path)  # type: ignore[arg-type]
+        loop._resume(engine, group, tmp_path)  # type: ignore[arg-type]
     assert not read and len(read_rows(tmp_path)) == 5
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "b"])
     assert loop._resume(engine, Team(1, 2), tmp_path) == 3  # type: ignore[arg-type]
     assert len(read_rows(tmp_path)) == 5  # the first rank alone writes
-    assert loop._resume(engine, team, tmp_path) == 3  # type: ignore[arg-type]
-    assert read[-1] == (engine, folder, team) and [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2]
+    assert loop._resume(engine, group, tmp_path) == 3  # type: ignore[arg-type]
+    assert read[-1] == (engine, folder, group) and [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("warmup", "rates"), [(4, [0.025, 0.05, 0.075, 0.1, 0.1]), (0, [0.1] * 5), (1, [0.1] * 5)])
@@ -424,14 +425,14 @@ class Fixed:
         return row
 
 
-def evaluator(data: Fixed, team: Team) -> tuple[Evaluator, Engine]:
+def evaluator(data: Fixed, group: Team) -> tuple[Evaluator, Engine]:
     engine = Engine()
 
     def objective(velocity: str, row: SampleDraws) -> dict[str, torch.Tensor]:
         assert velocity == "velocity" and engine.called[-1] == "eval" and not torch.is_grad_enabled()
         return {"loss": torch.tensor(100.0 * int(row.key) + row.sigma), "fidelity": torch.tensor(-1.0)}
 
-    return Evaluator(engine, objective, "velocity", data, team), engine  # type: ignore[arg-type]
+    return Evaluator(engine, objective, "velocity", data, group), engine  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
@@ -439,11 +440,11 @@ def test_each_fixed_sample_is_measured_by_one_rank_and_all_ranks_take_part_in_ev
     rows = [SampleDraws(str(i), 0.25, 0) for i in range(5)]
     sums = torch.zeros(5, dtype=torch.float64)
     for rank in range(world_size):
-        data, team = Fixed(rows), Team(rank, world_size)
-        measured, engine = evaluator(data, team)
+        data, group = Fixed(rows), Team(rank, world_size)
+        measured, engine = evaluator(data, group)
         measured.losses(rows)
         assert engine.called == ["eval", "train"] and len(data.loaded) == math.ceil(5 / world_size)
-        sums += team.summed[0]
+        sums += group.summed[0]
     assert sums.tolist() == [100 * i + 0.25 for i in range(5)]
 
 
@@ -547,7 +548,7 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
         return {"w": torch.full((2,), float(len(gathered)), dtype=dtype)} if is_first else {}
 
     monkeypatch.setattr(keep, "gather_trained", gather)
-    monkeypatch.setattr(keep, "offer", lambda config, team, steps: offered.append(steps))
+    monkeypatch.setattr(keep, "offer", lambda config, group, steps: offered.append(steps))
     settings = {"config": told.model_dump(mode="json"), "attempt": "a"}
     for steps in (range(10), range(10)):
         with keep.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]

@@ -241,20 +241,20 @@ def test_ranks_share_out_the_reading_and_agree(tmp_path, monkeypatch):
     def files(engine, folder, taken):
         return {folder / f"rank-{next(names)}.pt": taken({"weights": engine.weights})}
 
-    def save(team: Ranks) -> None:
-        with StateWriter(tmp_path, config(), team) as writer:
+    def save(group: Ranks) -> None:
+        with StateWriter(tmp_path, config(), group) as writer:
             for steps in (1, 2):
-                writer.save(Engine(team.rank), steps, wait=True)
+                writer.save(Engine(group.rank), steps, wait=True)
 
     monkeypatch.setattr(states, "engine_files", files)
     together(save)
     read: list[str] = []
     original = faults._checksum
     monkeypatch.setattr(faults, "_checksum", lambda file, changed: read.append(file.name) or original(file, changed))
-    assert together(lambda team: newest_state(tmp_path, team)) == 2 * [(2, tmp_path / "state/step-000002")]
+    assert together(lambda group: newest_state(tmp_path, group)) == 2 * [(2, tmp_path / "state/step-000002")]
     assert sorted(read) == ["rank-0.pt", "rank-1.pt"]  # each file by one of them
     flip(tmp_path / "state/step-000002/rank-1.pt")
-    assert together(lambda team: newest_state(tmp_path, team)) == 2 * [(1, tmp_path / "state/step-000001")]
+    assert together(lambda group: newest_state(tmp_path, group)) == 2 * [(1, tmp_path / "state/step-000001")]
 
 
 def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypatch):

@@ -101,9 +101,9 @@ from contextlib import nullcontext
 import deepspeed, torch, torch.distributed as dist
 from steadydancer.pipelines.train import engine, loop
 
-deepspeed.ops.__compatible_ops__ = {}  # as in engine.workers: no compiler is looked for
+deepspeed.ops.__compatible_ops__ = {}  # as in engine.process_group: no compiler is looked for
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-loop.workers = lambda config: nullcontext(engine.Workers(rank, world_size, torch.device("cpu")))
+loop.process_group = lambda config: nullcontext(engine.ProcessGroup(rank, world_size, torch.device("cpu")))
 loop.node_watch = lambda config: lambda: False
 for settings in calls:
     loop.train_loop(settings)
@@ -273,7 +273,7 @@ def test_a_state_of_other_workers_is_converted_by_the_first_and_read_by_all(tmp_
     """The others wait for the converted one; it is removed when all have read it."""
     state, did = a_state(tmp_path / "state/step-000002", 4, 2), []
     place = tmp_path / "state/universal"
-    team = Namespace(rank=rank, world_size=2, barrier=lambda: did.append(("barrier", place.exists())))
+    group = Namespace(rank=rank, world_size=2, barrier=lambda: did.append(("barrier", place.exists())))
 
     def convert(given: Path, facts: dict, target: Path) -> None:
         did.append(("convert", given, facts["world_size"], target))
@@ -288,7 +288,7 @@ def test_a_state_of_other_workers_is_converted_by_the_first_and_read_by_all(tmp_
     monkeypatch.setattr(universal, "_convert", convert)
     monkeypatch.setattr(universal.time, "sleep", wait)
     monkeypatch.setattr(universal, "read_engine", lambda *arguments, **how: did.append(("read", *arguments, how)))
-    read_state("engine", state, team)
+    read_state("engine", state, group)
     own = [("convert", state, 4, place)] if rank == 0 else ["wait", "wait"]
     read = ("read", "engine", place, {"universal": True})
     assert did == [("barrier", False), *own, read, ("barrier", True)]
@@ -301,7 +301,7 @@ def test_a_conversion_that_fails_or_is_killed_leaves_the_state_and_nothing_that_
 
     state, read = a_state(tmp_path / "state/step-000002", 2, 2), []
     before = content_digest(state)
-    team = Namespace(rank=0, world_size=1, barrier=lambda: None)
+    group = Namespace(rank=0, world_size=1, barrier=lambda: None)
     monkeypatch.setattr(universal, "read_engine", lambda *arguments, **how: read.append((*arguments, how)))
 
     def fills_the_disk(options: Namespace) -> None:
@@ -310,7 +310,7 @@ def test_a_conversion_that_fails_or_is_killed_leaves_the_state_and_nothing_that_
 
     monkeypatch.setattr(ds_to_universal, "main", fills_the_disk)
     with pytest.raises(StateNotWritten, match=r"^disk: the state after 2 steps, which 2 .*--num-workers 2"):
-        read_state(None, state, team)
+        read_state(None, state, group)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000002"]
 
     (tmp_path / "state/.universal.tmp/engine").mkdir(parents=True)  # of a kill while it was being written
