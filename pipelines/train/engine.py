@@ -159,7 +159,7 @@ def trained_names(engine: Any) -> list[str]:
     return sorted(name for name, weight in engine.module.named_parameters() if weight.requires_grad)
 
 
-def engine_files(engine: Any, folder: Path, taken: Callable[[Any], Any]) -> dict[Path, Any]:
+def collect_state_files(engine: Any, folder: Path, taken: Callable[[Any], Any]) -> dict[Path, Any]:
     """What this rank would write of the engine's state below `folder` by DeepSpeed: file → `taken` of its content.
 
     Trained weights and optimizer, not the frozen weights. All ranks call this; `folder` is there.
@@ -192,13 +192,13 @@ class _Collector:
 
 
 def read_engine(engine: Any, folder: Path, *, universal: bool = False) -> None:
-    """Load what `engine_files` gave, from where it was written, or what was made of it for any number of workers.
+    """Load a training state as `collect_state_files` returned it, or converted to DeepSpeed's universal form.
 
     The frozen weights are not in it, so DeepSpeed cannot be strict; the caller compares `trained_names` instead.
     """
     # DeepSpeed asks this of its settings, and they were given before it was known which state there is.
     engine.load_universal_checkpoint = lambda: universal
-    with plainly_named(folder) as plain:
+    with symlink_without_brackets(folder) as plain:
         engine.load_checkpoint(str(plain), tag=TAG, load_module_strict=False)
     if universal:
         # ZeRO-3 gives all groups of weights the one step count that it read, and AdamW would add to it for each group.
@@ -207,7 +207,7 @@ def read_engine(engine: Any, folder: Path, *, universal: bool = False) -> None:
 
 
 @contextmanager
-def plainly_named(folder: Path) -> Iterator[Path]:
+def symlink_without_brackets(folder: Path) -> Iterator[Path]:
     """The folder under a name without brackets and the like, which DeepSpeed would take for patterns."""
     with tempfile.TemporaryDirectory() as plain:
         link = Path(plain) / "state"

@@ -16,8 +16,8 @@ FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder")
 def frozen_parts(config: TrainConfig, base: str | None, cached: dict[str, Any], fetch: bool) -> dict[str, Any]:
     """`components` of a checkpoint's record: folder of the frozen parts, and the digests of those that made the cache.
 
-    The folder is the base's if that holds all of them, else the one that the clips were cached with. Parts of
-    a base in a folder have been held against the cache's digests before (`start.check_start`), and are not read again.
+    The folder is the base's if it has all of them, else the one that the clips were cached with. Parts of a base in a
+    local folder were already compared with the cache's digests (`check_inputs`) and are not read again.
 
     Args:
         config: the stage.

@@ -15,14 +15,14 @@ from ...datasets.finished import what_lies_at
 from ...datasets.storage import Location
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
-from .gallery.schedule import make_the_rest, validation
+from .gallery.schedule import ray_validation, render_remaining
 from .metrics.progress import progress
 from .metrics.report import write_run_report
 from .preflight.fork import begin_fork, forked_from
-from .preflight.inputs import check_same_run, check_start
+from .preflight.inputs import check_inputs, check_same_run
+from .preflight.plan import check_feasible
 from .preflight.plan import plan as plan  # the job's, as of every job
-from .preflight.plan import refuse_what_cannot_work
-from .publish import begin_on_store, publish, publish_folder, run_folder
+from .publish import prepare_store_run, publish, publish_folder, run_folder
 from .resume.stop import TrainingStopped, WorkerLost, stops_on_sigterm
 from .run_folder import TrainingRefused, read_checkpoint_record, read_json, steps_done
 
@@ -63,26 +63,26 @@ def run(
     """
     if (folder := run_folder(out)) != out:
         with exclusive(out):
-            here = begin_on_store(config, out, address)
+            here = prepare_store_run(config, out, address)
             done = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint, fork=fork)
             publish(here, out)
             return done
     out = folder.resolve()
-    start = check_start(config, latents, base, from_checkpoint)
+    inputs = check_inputs(config, latents, base, from_checkpoint)
     with exclusive(out):
         finished = _finished(out, config.steps)
         if finished is None:  # before anything is written that would bind the folder to these settings
-            refuse_what_cannot_work(config, start, out, address)
+            check_feasible(config, inputs, out, address)
         if fork is not None:
-            begin_fork(run_folder(fork).resolve(), out, start.record)
-        check_same_run(out, start.record)
+            begin_fork(run_folder(fork).resolve(), out, inputs.record)
+        check_same_run(out, inputs.record)
         settings = {
             "config": config.model_dump(mode="json"),
-            "latents": str(start.latents),
+            "latents": str(inputs.latents),
             "out": str(out),
-            "base": start.base and str(start.base),
-            "from_checkpoint": start.from_checkpoint and str(start.from_checkpoint),
-            "record": {**start.record, "forked_from": forked_from(out)},
+            "base": inputs.base and str(inputs.base),
+            "from_checkpoint": inputs.from_checkpoint and str(inputs.from_checkpoint),
+            "record": {**inputs.record, "forked_from": forked_from(out)},
             "attempt": str(time.time_ns()),
         }
         if finished is not None:
@@ -110,14 +110,14 @@ def pick(out: Location, steps: int) -> Location:
     Raises:
         TrainingRefused: the weights of that step are not kept on this machine; the message names those that are.
     """
-    from .gallery import kept_weights as trained
+    from .gallery import kept_weights
 
     here = run_folder(out)
     if not any((here / name).exists() for name in ("start.json", "trained", "checkpoint")):
         there = "a file" if out.is_file() else what_lies_at(out)
         words = f"no training run but {there}" if there else "no training run"
         raise TrainingRefused(f"run: {out} is {words}: give what `train --out` was given")
-    name = trained.pick(here, steps).name
+    name = kept_weights.pick(here, steps).name
     if here != out:
         publish_folder(here / name, out / name)
     return out / name
@@ -134,7 +134,7 @@ def picked(out: Location, steps: int) -> Location:
 def _show(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
     """Galleries that are not there yet, and the page; nothing that goes wrong with them is a fault of the training."""
     with after_commit(f"galleries of {out}", "the same command, given again, tries them again"):
-        make_the_rest(config, settings, out, address)
+        render_remaining(config, settings, out, address)
     write_run_report(out)
 
 
@@ -200,5 +200,5 @@ def _trainer(config: TrainConfig, settings: dict[str, Any], out: Path) -> Any:
             failure_config=FailureConfig(max_failures=config.max_restarts),
             worker_runtime_env={"env_vars": env},  # type: ignore[call-arg]  # typed as Ray Train's first version
         ),
-        validation_config=validation(config, settings),
+        validation_config=ray_validation(config, settings),
     )

@@ -23,14 +23,14 @@ from .engine import (
     trained_names,
 )
 from .gallery.kept_weights import write_parts
-from .gallery.schedule import offer
+from .gallery.schedule import report_weights
 from .gallery.weights_writer import TrainedWriter
 from .metrics.evaluation import Evaluator
 from .metrics.meter import Meter
 from .metrics.metrics_file import read_rows
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
-from .resume.states import StateWriter, newest_state, read_facts
-from .resume.stop import node_watch, stop_is_asked
+from .resume.states import StateWriter, newest_state, read_state_record
+from .resume.stop import preemption_watch, stop_requested
 from .resume.universal import read_state
 from .run_folder import NonFiniteError, TrainingRefused, append_metrics, commit_checkpoint, cut_metrics
 
@@ -59,7 +59,7 @@ def train_loop(settings: dict[str, Any]) -> None:
 
         done = _resume(engine, group, out)
         loss_before = evaluator.loss_before(out, done)
-        steps, node_is_leaving = range(done, config.steps), node_watch(config)
+        steps, node_is_leaving = range(done, config.steps), preemption_watch(config)
         with (
             Prefetch(lambda step: data.share(step, group.rank, group.world_size), steps) as batches,
             StateWriter(out, config, group) as states,
@@ -73,8 +73,8 @@ def train_loop(settings: dict[str, Any]) -> None:
                 rate = set_learning_rate(engine, config, step)
                 try:
                     terms = _step(engine, objective, config, batch, group, meter, step)
-                    norm, asked = group.largest(grad_norm(engine), stop_is_asked(out, group))
-                    _refuse_not_finite("gradient norm", {"grad_norm": norm}, batch, step)
+                    norm, stop = group.largest(grad_norm(engine), stop_requested(out, group))
+                    _check_finite("gradient norm", {"grad_norm": norm}, batch, step)
                 except NonFiniteError:
                     states.finish()  # raised on all ranks alike; the state of an earlier step may be under way
                     raise
@@ -86,10 +86,10 @@ def train_loop(settings: dict[str, Any]) -> None:
                     taken = {"grad_norm": norm, "batch_digest": digest(batch.draws), "lr": rate}
                     append_metrics(out, {"step": step, **terms, **taken, **measured})
                 states.check()
-                is_asked, is_leaving = asked > 0, node_is_leaving()
-                if is_last or is_asked or is_leaving or (step + 1) % config.checkpoint_every_steps == 0:
-                    states.save(engine, step + 1, wait=is_last or is_asked or is_leaving)
-                if is_asked and not is_last:
+                is_stopping, is_leaving = stop > 0, node_is_leaving()
+                if is_last or is_stopping or is_leaving or (step + 1) % config.checkpoint_every_steps == 0:
+                    states.save(engine, step + 1, wait=is_last or is_stopping or is_leaving)
+                if is_stopping and not is_last:
                     engine.destroy()
                     return
                 trained.keep(engine, step + 1)
@@ -97,7 +97,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         # Not in the last step's metrics, which are to be the same when the run is continued later.
         losses = {"loss_before": loss_before, "loss_after": evaluator.loss(), **evaluator.validation(config)}
         _commit(engine, config, group, out, {**settings["record"], **losses})
-        offer(config, group, config.steps)
+        report_weights(config, group, config.steps)
         engine.destroy()
 
 
@@ -126,13 +126,13 @@ def _step(
         losses.append({name: value.detach() for name, value in terms.items()})
         if len(losses) == len(batch.micro_batches):
             means = group.mean(losses)
-            _refuse_not_finite("loss", means, batch, step)
+            _check_finite("loss", means, batch, step)
         with meter("optimizer"):
             engine.step()  # DeepSpeed counts: the last one of a batch changes the weights
     return means
 
 
-def _refuse_not_finite(what: str, values: dict[str, float], batch: StepBatch, step: int) -> None:
+def _check_finite(what: str, values: dict[str, float], batch: StepBatch, step: int) -> None:
     if not all(math.isfinite(value) for value in values.values()):
         keys = ", ".join(row.key for row in batch.draws)
         raise NonFiniteError(
@@ -148,7 +148,7 @@ def _resume(engine: Any, group: ProcessGroup, out: Path) -> int:
     done = 0
     if newest is not None:
         done, folder = newest
-        if read_facts(folder)["trained"] != trained_names(engine):
+        if read_state_record(folder)["trained"] != trained_names(engine):
             raise TrainingRefused(f"{folder} holds other trained weights than this run trains: choose another --out")
         read_state(engine, folder, group)
     if group.rank == 0:

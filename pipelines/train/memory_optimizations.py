@@ -58,7 +58,7 @@ def checkpoint_blocks(config: TrainConfig) -> Callable[..., Any]:
     A block keeps its input alone; with `keep_attention_outputs` what its self-attention gave, too; with
     `offload_activations` in host memory.
     """
-    contexts: Callable[[], Any] = _keeping_attention if config.keep_attention_outputs else noop_context_fn
+    contexts: Callable[[], Any] = _save_attention_contexts if config.keep_attention_outputs else noop_context_fn
 
     def run(block: nn.Module, *arguments: Any) -> Any:
         with InHostMemory(arguments[0].numel()) if config.offload_activations else nullcontext():
@@ -91,11 +91,11 @@ class InHostMemory(saved_tensors_hooks):
         super().__init__(pack, unpack)
 
 
-def _keeping_attention() -> Any:
-    return create_selective_checkpoint_contexts(_what_to_keep)
+def _save_attention_contexts() -> Any:
+    return create_selective_checkpoint_contexts(_save_self_attention)
 
 
-def _what_to_keep(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
+def _save_self_attention(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
     # As many queries as keys: self-attention, nearly half of a step at 36,800 tokens. Text and image cost nothing.
     if operation in _ATTENTIONS and arguments[0].shape == arguments[1].shape:
         return CheckpointPolicy.MUST_SAVE

@@ -18,7 +18,7 @@ from ...datasets.storage.files import files_below, name_below
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
 from .metrics.report import PAGE
-from .run_folder import TrainingRefused, engine_states, read_json
+from .run_folder import TrainingRefused, intact_states, read_json
 
 
 def run_folder(out: Location) -> Path:
@@ -26,7 +26,7 @@ def run_folder(out: Location) -> Path:
     return working_folder(out)
 
 
-def begin_on_store(config: TrainConfig, out: Location, address: str | None) -> Path:
+def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -> Path:
     """The folder of this machine in which the run works.
 
     Raises:
@@ -40,7 +40,7 @@ def begin_on_store(config: TrainConfig, out: Location, address: str | None) -> P
             "a folder on a shared file system"
         )
     there = _record(out / "checkpoint")
-    if there is None or any(engine_states(here)):
+    if there is None or any(intact_states(here)):
         return here
     if there["steps"] != config.steps:
         raise TrainingRefused(

@@ -24,7 +24,7 @@ from ...datasets.storage import Location
 from ...datasets.storage.atomic import folder_written_aside, write_json, written_aside
 from ...datasets.storage.digests import content_digest
 from .metrics.metrics_file import METRICS, read_lines
-from .resume.integrity import fault, tell_of_fault
+from .resume.integrity import find_damage, warn_damaged_state
 
 
 class TrainingRefused(SteadyDancerError, ValueError):
@@ -39,39 +39,39 @@ class NotWritten(SteadyDancerError, OSError):
     """Something of a run could not be written, usually for want of room; what was there before is untouched."""
 
 
-def engine_states(out: Path) -> Iterator[tuple[int, Path]]:
+def intact_states(out: Path) -> Iterator[tuple[int, Path]]:
     """(steps done, folder) of the sound engine states of a run, newest first.
 
     Every byte of a state is read and compared with what was written, once in the life of this process. Torn and damaged
     states are passed over, with a warning.
     """
     for steps, folder in state_folders(out):
-        wrong = fault(folder)
+        wrong = find_damage(folder)
         if wrong is None:
             yield steps, folder
         else:
-            tell_of_fault(folder, wrong)
+            warn_damaged_state(folder, wrong)
 
 
-def newest_sound_state(out: Path) -> tuple[int, Path] | None:
-    """The first of `engine_states`; None for a run that has no states at all.
+def newest_intact_state(out: Path) -> tuple[int, Path] | None:
+    """The first of `intact_states`; None for a run that has no states at all.
 
     Raises:
         TrainingRefused: there are states and none of them is whole, so the run would begin again at step 0.
     """
-    newest = next(engine_states(out), None)
+    newest = next(intact_states(out), None)
     if newest is None and state_folders(out):
-        raise none_is_whole(out)
+        raise no_intact_state(out)
     return newest
 
 
-def none_is_whole(out: Path) -> TrainingRefused:
+def no_intact_state(out: Path) -> TrainingRefused:
     """What is said of a run all of whose engine states are damaged."""
     (_, newest), *others = state_folders(out)
     return TrainingRefused(
-        f"state: none of the {1 + len(others)} engine states in {out / 'state'} is whole ({newest.name}: "
-        f"{fault(newest)}), and without one the run would begin again at step 0: bring one back from a copy, or remove "
-        "them all to begin again"
+        f"state: all {1 + len(others)} training states in {out / 'state'} are damaged ({newest.name}: "
+        f"{find_damage(newest)}), so the run would restart at step 0: restore one from a copy, or delete them all to "
+        "restart"
     )
 
 
@@ -83,7 +83,7 @@ def state_folders(out: Path) -> list[tuple[int, Path]]:
 
 def steps_done(out: Path) -> int:
     """Steps behind the newest engine state of a run that looks whole, for people: its bytes are not read; 0 if none."""
-    return next((steps for steps, folder in state_folders(out) if fault(folder, None) is None), 0)
+    return next((steps for steps, folder in state_folders(out) if find_damage(folder, None) is None), 0)
 
 
 def append_metrics(out: Path, row: dict[str, Any]) -> None:

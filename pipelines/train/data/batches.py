@@ -46,7 +46,7 @@ class TrainingData:
         buckets = {key: self.shards.bucket[key] for key in self.split.training}
         self.sampler = StepSampler(buckets, config.global_batch_size, config.seed)
         self._pose_simulation = pose_simulation
-        self._looked_at: set[str] = set()
+        self._checked: set[str] = set()
         self._null = lru_cache(maxsize=16)(self._read_null)
 
     def draws(self, step: int) -> list[SampleDraws]:
@@ -130,7 +130,7 @@ class TrainingData:
             tensors = tensors_of(conditions)
         except ValueError as error:
             raise ArtifactError(f"{where}: {error}") from None
-        if key not in self._looked_at:
+        if key not in self._checked:
             for name, wanted in self._shapes(bucket).items():
                 shape = tuple(tensors[name].shape) if name in tensors else None
                 if shape is None or not _fits(shape, wanted):
@@ -138,7 +138,7 @@ class TrainingData:
             for name, tensor in tensors.items():
                 if not tensor.isfinite().all():
                     raise NonFiniteError(f"{where}: {name} holds values that are not finite")
-            self._looked_at.add(key)
+            self._checked.add(key)
         return tensors
 
     def _shapes(self, bucket: Bucket) -> dict[str, tuple[int | None, ...]]:

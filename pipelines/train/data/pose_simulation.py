@@ -22,7 +22,7 @@ from ....models.objectives import simulate_first_latent_motion
 from ..config import TrainConfig
 from ..run_folder import NonFiniteError
 
-_LEFT_AFTER_S = 3600.0  # nobody writes one pose for an hour
+_STALE_AFTER_S = 3600.0  # nobody writes one pose for an hour
 
 
 class PoseSimulation:
@@ -47,7 +47,7 @@ class PoseSimulation:
         self._folder = folder
         for left in folder.glob(".*.tmp"):  # by a worker that was killed while it wrote
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > _LEFT_AFTER_S:
+                if time.time() - left.stat().st_mtime > _STALE_AFTER_S:
                     left.unlink()
 
     def __call__(
@@ -90,7 +90,7 @@ class PoseSimulation:
         return encode_video(self._vae, frames, height, width).cpu()
 
 
-def kept_bytes(config: TrainConfig, poses: Iterable[tuple[str, int]], shards: ShardDataset) -> int:
+def simulated_pose_bytes(config: TrainConfig, poses: Iterable[tuple[str, int]], shards: ShardDataset) -> int:
     """What the poses that a stage encodes will weigh in the end, in its run's folder.
 
     Args:

@@ -1,4 +1,4 @@
-"""Galleries as they lie on the disk: which there are, which are missing, and why one failed. Nothing heavy is loaded.
+"""Find the galleries of a run: which exist, which are missing, and why one failed. Nothing heavy is loaded.
 
 OUT/gallery/clips/KEY-{reference.png,pose.mp4,truth.mp4}   what every gallery is looked at beside
 OUT/gallery/step-NNNNNN/KEY.mp4, run.json                  one gallery, there only when it is whole
@@ -55,18 +55,18 @@ def trained_steps(out: Path) -> list[int]:
     return sorted(_steps_of(record.parent) for record in (out / "trained").glob(f"step-*/{RECORD}"))
 
 
-def settings_of(config: TrainConfig) -> dict[str, Any]:
+def gallery_settings(config: TrainConfig) -> dict[str, Any]:
     """What decides a gallery's videos, beside the weights."""
     return config.gallery.model_dump(mode="json", exclude=_NOT_SEEN)
 
 
-def galleries(out: Location, steps: list[int]) -> dict[int, dict[str, Any]]:
+def gallery_records(out: Location, steps: list[int]) -> dict[int, dict[str, Any]]:
     """Records of those galleries of these steps that are there."""
     records = {step: out / gallery_name(step) / RECORD for step in steps}
     return {step: json.loads(file.read_text()) for step, file in records.items() if file.is_file()}
 
 
-def missing(out: Path, config: TrainConfig, attempt: str = "") -> list[int]:
+def missing_galleries(out: Path, config: TrainConfig, attempt: str = "") -> list[int]:
     """Steps whose weights are there and whose gallery, with the present settings, is not.
 
     What this `attempt` at the run could not make is left out: it is told, and the next attempt tries it again.
@@ -77,27 +77,27 @@ def missing(out: Path, config: TrainConfig, attempt: str = "") -> list[int]:
     earlier = absent_fields(GalleryConfig)
     there = {
         step
-        for step, record in galleries(out, steps).items()
-        if with_absent(record["settings"], settings_of(config), earlier) == settings_of(config)
+        for step, record in gallery_records(out, steps).items()
+        if with_absent(record["settings"], gallery_settings(config), earlier) == gallery_settings(config)
     }
-    given_up = {step for step, failure in failures(out).items() if failure["attempt"] == attempt}
+    given_up = {step for step, failure in gallery_failures(out).items() if failure["attempt"] == attempt}
     return [step for step in steps if step not in there | given_up]
 
 
-def failures(out: Location) -> dict[int, dict[str, Any]]:
+def gallery_failures(out: Location) -> dict[int, dict[str, Any]]:
     """`reason` and `attempt` of the galleries that could not be made, by their steps."""
     files = sorted(file for file in files_in(out / "gallery") if fnmatch(file.name, "failed-*.json"))
     return {int(file.stem.removeprefix("failed-")): json.loads(file.read_text()) for file in files}
 
 
-def tell_failure(out: Path, steps: int, reason: str, attempt: str) -> None:
+def record_failure(out: Path, steps: int, reason: str, attempt: str) -> None:
     """Keep why a gallery could not be made; a disk that takes no note either is no reason to stop."""
     _log.warning("the gallery of %d steps could not be made: %s", steps, reason)
     with contextlib.suppress(OSError):
         write_json(_failure_file(out, steps), {"reason": reason, "attempt": attempt})
 
 
-def forget_failure(out: Path, steps: int) -> None:
+def clear_failure(out: Path, steps: int) -> None:
     """The gallery is there now."""
     _failure_file(out, steps).unlink(missing_ok=True)
 

@@ -27,7 +27,7 @@ from ..config import TrainConfig
 from ..data.batches import TrainingData
 from ..data.draws import SampleDraws
 from ..run_folder import TrainingRefused
-from .folder import OF_EACH_CLIP, clip_name, forget_failure, gallery_name, settings_of
+from .folder import OF_EACH_CLIP, clear_failure, clip_name, gallery_name, gallery_settings
 from .kept_weights import network_at
 
 FPS = 16  # where a cache does not say
@@ -53,7 +53,7 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     told_fps = data.shards.record.get("fps")
     fps = told_fps or FPS
     for key in keys:
-        write_what_is_compared(out, key, data, vae, fps)
+        write_reference_media(out, key, data, vae, fps)
     pipeline = gallery_pipeline(network_at(out, steps, device), vae, config)
     place = out / gallery_name(steps)
     for leftover in place.parent.glob(".step-*.tmp"):
@@ -63,10 +63,15 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     with folder_written_aside(place, aside=aside, retire=lambda: shutil.rmtree(place, ignore_errors=True)):
         for key in keys:
             encode(render_clip(key, data, pipeline, config), aside / f"{key}.mp4", fps)
-        told = {"steps": steps, "clips": keys, "settings": settings_of(config), "size": data.shards.bucket[keys[0]]}
+        told = {
+            "steps": steps,
+            "clips": keys,
+            "settings": gallery_settings(config),
+            "size": data.shards.bucket[keys[0]],
+        }
         rate: dict[str, Any] = {"fps": fps} if told_fps else {"fps": fps, "fps_assumed": True}  # no cache says it
         write_json(aside / RECORD, {**told, **rate, "seconds": time.perf_counter() - began})
-    forget_failure(out, steps)
+    clear_failure(out, steps)
 
 
 def gallery_pipeline(transformer: Any, vae: Any, config: TrainConfig) -> SteadyDancerPipeline:
@@ -91,7 +96,7 @@ def gallery_keys(data: TrainingData, config: TrainConfig) -> list[str]:
     return keys
 
 
-def write_what_is_compared(out: Path, key: str, data: TrainingData, vae: Any, fps: float) -> None:
+def write_reference_media(out: Path, key: str, data: TrainingData, vae: Any, fps: float) -> None:
     """The reference image, the pose as the network is told it, and the clip itself, as the autoencoder gives it back.
 
     They are the same in all galleries, and made once.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import TrainConfig
 from ..metrics.report import write_run_report
-from .folder import checkpoint_folders, failures, missing, tell_failure, trained_steps
+from .folder import checkpoint_folders, gallery_failures, missing_galleries, record_failure, trained_steps
 
 if TYPE_CHECKING:
     from ..engine import ProcessGroup
@@ -30,7 +30,7 @@ class RenderingStopped(Exception):
     """The run was asked to stop, so nobody waits for a gallery; the next attempt makes it."""
 
 
-def offer(config: TrainConfig, group: ProcessGroup, steps: int) -> None:
+def report_weights(config: TrainConfig, group: ProcessGroup, steps: int) -> None:
     """Tell Ray Train that the weights after `steps` are there, or soon will be; all ranks call this together."""
     if config.gallery.num_clips == 0 or config.num_workers == 0:
         return
@@ -46,7 +46,7 @@ def offer(config: TrainConfig, group: ProcessGroup, steps: int) -> None:
         ray.train.report({}, checkpoint=ray.train.Checkpoint(folder), validation=task)
 
 
-def validation(config: TrainConfig, settings: dict[str, Any]) -> Any:
+def ray_validation(config: TrainConfig, settings: dict[str, Any]) -> Any:
     """What Ray Train does for a report; None if there are no galleries."""
     if config.gallery.num_clips == 0 or config.num_workers == 0:
         return None
@@ -64,32 +64,32 @@ def validate(checkpoint: Any, settings: dict[str, Any], awaited: int) -> dict[st
     deadline = time.monotonic() + _MOST_SECONDS_FOR_WEIGHTS
 
     def is_there() -> bool:
-        return awaited == 0 or awaited in {*trained_steps(out), *checkpoint_folders(out), *failures(out)}
+        return awaited == 0 or awaited in {*trained_steps(out), *checkpoint_folders(out), *gallery_failures(out)}
 
-    while not is_there() and not _stop_is_asked(out) and time.monotonic() < deadline:
+    while not is_there() and not _stop_requested(out) and time.monotonic() < deadline:
         time.sleep(1)
-    made = render_missing(config, settings, in_a_worker)
+    made = render_missing(config, settings, render_in_worker)
     return {"galleries": len(made)}
 
 
-def make_the_rest(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
+def render_remaining(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
     """Make what is missing when nothing is trained any more: all of them without Ray, else what a kill left out."""
-    if not missing(out, config, settings["attempt"]):
+    if not missing_galleries(out, config, settings["attempt"]):
         return
     if config.num_workers == 0:
-        render_missing(config, settings, in_this_process)
+        render_missing(config, settings, render_in_process)
         return
     from ...runtime.local_ray import local_ray
 
     with local_ray(out / ".engine" / "ray", address):
-        render_missing(config, settings, in_a_worker)
+        render_missing(config, settings, render_in_worker)
     shutil.rmtree(out / ".engine", ignore_errors=True)
 
 
 def render_missing(config: TrainConfig, settings: dict[str, Any], render: Render) -> list[int]:
     """Make the missing galleries one after another, oldest first, and tell of them; the steps that were made."""
     out, made = Path(settings["out"]), []
-    for steps in missing(out, config, settings["attempt"]):
+    for steps in missing_galleries(out, config, settings["attempt"]):
         try:
             render(settings, steps)
             made.append(steps)
@@ -97,12 +97,12 @@ def render_missing(config: TrainConfig, settings: dict[str, Any], render: Render
             break
         except Exception as error:  # whatever it is, the training goes on
             reason = str(getattr(error, "cause", None) or error).strip() or type(error).__name__
-            tell_failure(out, steps, reason[-1000:], settings["attempt"])
+            record_failure(out, steps, reason[-1000:], settings["attempt"])
         write_run_report(out)
     return made
 
 
-def in_this_process(settings: dict[str, Any], steps: int) -> None:
+def render_in_process(settings: dict[str, Any], steps: int) -> None:
     """Load the networks here, and make one gallery."""
     from .render import render_gallery
 
@@ -118,10 +118,10 @@ class Renderer:
 
     def render(self, settings: dict[str, Any], steps: int) -> None:
         """Make one gallery."""
-        in_this_process(settings, steps)
+        render_in_process(settings, steps)
 
 
-def in_a_worker(settings: dict[str, Any], steps: int) -> None:
+def render_in_worker(settings: dict[str, Any], steps: int) -> None:
     """Make one gallery in a worker that Ray starts for it where there is room, and that is gone afterwards.
 
     Raises:
@@ -146,12 +146,12 @@ def _result(reference: Any, out: Path, max_seconds: float | None) -> Any:
 
     began = time.monotonic()
     while not ray.wait([reference], timeout=1.0)[0]:
-        if _stop_is_asked(out):
+        if _stop_requested(out):
             raise RenderingStopped
         if max_seconds is not None and time.monotonic() - began > max_seconds:
             raise TimeoutError(f"not finished within max_seconds = {max_seconds:g}")
     return ray.get(reference)
 
 
-def _stop_is_asked(out: Path) -> bool:
+def _stop_requested(out: Path) -> bool:
     return (out / "state" / "stop").exists()

@@ -18,9 +18,9 @@ from ....datasets.storage.atomic import folder_written_aside, write_json
 from ..config import TrainConfig
 from ..engine import ProcessGroup, gather_trained
 from ..networks import torch_dtype
-from .folder import tell_failure, trained_folder
+from .folder import record_failure, trained_folder
 from .kept_weights import WEIGHTS
-from .schedule import offer
+from .schedule import report_weights
 
 
 class TrainedWriter:
@@ -42,7 +42,7 @@ class TrainedWriter:
 
     def __enter__(self) -> TrainedWriter:
         """Nothing is under way yet; Ray Train is told of what an interrupted attempt left to be rendered."""
-        offer(self._config, self._group, 0)
+        report_weights(self._config, self._group, 0)
         return self
 
     def __exit__(
@@ -64,10 +64,10 @@ class TrainedWriter:
             return
         if self._writing is not None:
             wait_for([self._writing])  # two of them need not fit into this machine; what went wrong was told
-        weights = gather_trained(engine, kept_dtype(self._config), is_first)
+        weights = gather_trained(engine, stored_dtype(self._config), is_first)
         if is_first:
             self._writing = self._thread.submit(self._write, folder, weights, steps)
-        offer(self._config, self._group, steps)
+        report_weights(self._config, self._group, steps)
 
     def _write(self, folder: Path, weights: dict[str, torch.Tensor], steps: int) -> None:
         try:
@@ -76,7 +76,7 @@ class TrainedWriter:
                 save_file(weights, aside / WEIGHTS)
                 write_json(aside / RECORD, {"steps": steps, "settings": self._settings})
         except (OSError, SafetensorError) as error:
-            tell_failure(self._out, steps, f"its weights were not kept: {error}", self._settings["attempt"])
+            record_failure(self._out, steps, f"its weights were not kept: {error}", self._settings["attempt"])
 
     def _refuse_without_room(self, weights: dict[str, torch.Tensor]) -> None:
         """The next engine state goes before: without it the training would stop."""
@@ -90,6 +90,6 @@ class TrainedWriter:
             )
 
 
-def kept_dtype(config: TrainConfig) -> torch.dtype:
+def stored_dtype(config: TrainConfig) -> torch.dtype:
     """Adapters are merged in float32; all other weights go into the checkpoint in the compute dtype."""
     return torch.float32 if config.trains_lora else torch_dtype(config)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .. import flops as cost
+from .. import flops
 from ..config import TrainConfig
 from .metrics_file import PARTS
 
@@ -54,7 +54,7 @@ class Meter:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._began = 0.0
         self._peak = _peak_flops(device) if config.dtype == "bfloat16" else None
-        self._network = cost.count(config, transformer_config) if self._peak else None
+        self._network = flops.count(config, transformer_config) if self._peak else None
 
     def begin(self) -> None:
         """A new step."""
@@ -83,8 +83,8 @@ class Meter:
         mfu = None
         if self._network is not None and self._peak is not None:
             clips_a_worker = self._config.global_batch_size / max(self._config.num_workers, 1)
-            flops = cost.step_flops(self._config, self._network, bucket).model * clips_a_worker
-            mfu = flops / seconds / self._peak
+            step_flops = flops.step_flops(self._config, self._network, bucket).model * clips_a_worker
+            mfu = step_flops / seconds / self._peak
         return {
             "seconds": seconds,
             **{

@@ -37,7 +37,7 @@ def read_lines(out: Location) -> list[Line]:
     lines = list(_parse(file.read_bytes()))
     for line in lines:
         if line.row is None:
-            _tell_of_damage(str(file), line.number, len(lines))
+            _warn_damaged_line(str(file), line.number, len(lines))
     return lines
 
 
@@ -104,5 +104,5 @@ def _row(text: bytes) -> dict[str, Any] | None:
 
 
 @functools.cache
-def _tell_of_damage(file: str, number: int, lines: int) -> None:
+def _warn_damaged_line(file: str, number: int, lines: int) -> None:
     logging.getLogger(__name__).warning("%s: line %d of %d is damaged, its step is left out", file, number, lines)

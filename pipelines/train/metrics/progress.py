@@ -32,7 +32,7 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
     def show() -> None:
         rows = new_rows()
         if rows:
-            bar.set_postfix_str(told(rows[-1]), refresh=False)
+            bar.set_postfix_str(format_row(rows[-1]), refresh=False)
             bar.update(rows[-1]["step"] + 1 - bar.n)
         for tracker in trackers:
             tracker.add(rows)
@@ -54,7 +54,7 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
             follower.join()
 
 
-def told(row: dict[str, Any]) -> str:
+def format_row(row: dict[str, Any]) -> str:
     """A row of metrics as the bar shows it: loss terms, gradient norm, rate, shares of the time, memory, MFU."""
     shown = [*loss_terms(row), "validation_loss", "grad_norm"]
     words = [f"{name} {row[name]:.4f}" for name in shown if row.get(name) is not None]

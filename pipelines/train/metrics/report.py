@@ -23,7 +23,7 @@ from ...pages.charts import bar
 from ...pages.curves import draw_curves, key
 from ...pages.layout import Figure, Section, show, url, write_page
 from ...runtime.after_commit import after_commit
-from ..gallery.folder import OF_EACH_CLIP, clip_name, failures, galleries, gallery_name
+from ..gallery.folder import OF_EACH_CLIP, clip_name, gallery_failures, gallery_name, gallery_records
 from .metrics_file import METRICS, PARTS, damaged_lines, loss_terms, read_rows
 
 PAGE, STAGES_PAGE = "report.html", "training.html"
@@ -94,18 +94,18 @@ def run_sections(out: Location, rows: list[Row], title: str = "", beside: str = 
     yield from _galleries(out, rows, record, title, beside)
 
 
-def stages_in_words(out: Location) -> str:
+def stages_markdown(out: Location) -> str:
     """The same in Markdown, without pictures: losses of the stages, and which steps have a gallery to pick by."""
     section = _overview({stage: out / f"stage{stage}" for stage in STAGES}, None)
     rows = [section.head, ["---"] * len(section.head), *section.rows]
     lines = ["| " + " | ".join(re.sub("<[^>]*>", "", str(show(cell))) for cell in row) + " |" for row in rows]
     for stage in STAGES:
         folder = out / f"stage{stage}"
-        if steps := steps_shown(folder):
+        if steps := gallery_steps(folder):
             lines += ["", f"Stage {stage} has galleries of {', '.join(map(str, steps))} steps: "
                       f"`steadydancer pick --run {folder} --steps N`"]  # fmt: skip
         lines += ["", *(f"* stage {stage}: the gallery of {step} steps could not be made: {failure['reason']}"
-                        for step, failure in failures(folder).items())]  # fmt: skip
+                        for step, failure in gallery_failures(folder).items())]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -193,8 +193,8 @@ def _time(rows: list[Row], title: str) -> Section:
 
 
 def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: str) -> Iterator[Section]:
-    steps = steps_shown(out)
-    there, failed = galleries(out, steps), failures(out)
+    steps = gallery_steps(out)
+    there, failed = gallery_records(out, steps), gallery_failures(out)
     if not there and not failed:
         return
     losses = {row["step"] + 1: row["validation_loss"] for row in rows if "validation_loss" in row}
@@ -224,7 +224,7 @@ def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: 
                       "again, tries them again.", head=["steps", "reason"], rows=table)  # fmt: skip
 
 
-def steps_shown(out: Location) -> list[int]:
+def gallery_steps(out: Location) -> list[int]:
     """Steps that have a folder of a gallery, in order."""
     names = (folder.name for folder in folders_in(out / "gallery"))
     return sorted(int(name.removeprefix("step-")) for name in names if name.startswith("step-"))

@@ -35,7 +35,7 @@ class Tracker(Protocol):
         """No more rows will come."""
 
 
-def refuse_missing(config: TrainConfig) -> str | None:
+def missing_tracker(config: TrainConfig) -> str | None:
     """What is wrong with `trackers`: a package that is not installed; None if nothing is."""
     for name in config.trackers:
         if importlib.util.find_spec(_DISTRIBUTIONS[name]) is None:
@@ -49,14 +49,14 @@ def open_trackers(config: TrainConfig, out: Path) -> list[Tracker]:
     Raises:
         TrainingRefused: one is not installed.
     """
-    missing = refuse_missing(config)
+    missing = missing_tracker(config)
     if missing:
         raise TrainingRefused(missing)
     kinds: dict[str, Any] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WeightsAndBiases}
-    return [Patient(name, partial(kinds[name], out, config)) for name in config.trackers]
+    return [RetryingTracker(name, partial(kinds[name], out, config)) for name in config.trackers]
 
 
-class Patient:
+class RetryingTracker:
     """A tracker that may fail without failing the training: what it did not take is given to it again later.
 
     The first failure in a row is told, without what it quotes of addresses and environment.
@@ -85,7 +85,7 @@ class Patient:
         except Exception as error:  # each library has its own for what a server or a network does
             if not self._has_failed:
                 logging.getLogger(__name__).warning(
-                    "%s takes no metrics (%s); training goes on", self._name, _told(error)
+                    "%s takes no metrics (%s); training goes on", self._name, _redacted(error)
                 )
             self._has_failed = True
         else:
@@ -98,10 +98,10 @@ class Patient:
             if self._tracker is not None:
                 self._tracker.close()
         except Exception as error:
-            logging.getLogger(__name__).warning("%s could not be closed (%s)", self._name, _told(error))
+            logging.getLogger(__name__).warning("%s could not be closed (%s)", self._name, _redacted(error))
 
 
-def _told(error: Exception) -> str:
+def _redacted(error: Exception) -> str:
     """What went wrong, in a line, without credentials: users in addresses, and values of variables that are secret."""
     line = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     line = re.sub(r"://[^/@\s]+@", "://…@", line)
@@ -145,7 +145,7 @@ class TensorBoard:
             self._writer = None
 
 
-class _Remembered:
+class _ResumableTracker:
     """A run on somebody's server, which a resumed training goes on with.
 
     The server keeps what it was told. Steps that are taken again give the same numbers, so they are not told again.
@@ -163,7 +163,7 @@ class _Remembered:
         """What is new since the last step that was told."""
         new = [row for row in rows if row["step"] > self._last]
         for row in new:
-            self._tell(_numbers(row), row["step"])
+            self._log(_numbers(row), row["step"])
         if new:
             self._last = new[-1]["step"]
             write_json(self._file, {"run": self._id, "step": self._last})
@@ -171,11 +171,11 @@ class _Remembered:
     def _begin(self, out: Path, config: TrainConfig, run: str | None) -> str:
         raise NotImplementedError
 
-    def _tell(self, numbers: dict[str, float], step: int) -> None:
+    def _log(self, numbers: dict[str, float], step: int) -> None:
         raise NotImplementedError
 
 
-class MLflow(_Remembered):
+class MLflow(_ResumableTracker):
     """Where `MLFLOW_TRACKING_URI` says; without it in OUT/mlflow.db, for `mlflow ui --backend-store-uri sqlite:///…`."""
 
     name = "mlflow"
@@ -191,7 +191,7 @@ class MLflow(_Remembered):
             mlflow.log_params(config.model_dump(mode="json"))
         return str(active.info.run_id)
 
-    def _tell(self, numbers: dict[str, float], step: int) -> None:
+    def _log(self, numbers: dict[str, float], step: int) -> None:
         self._mlflow.log_metrics(numbers, step=step)
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class MLflow(_Remembered):
         self._mlflow.end_run()
 
 
-class WeightsAndBiases(_Remembered):
+class WeightsAndBiases(_ResumableTracker):
     """Where `WANDB_…` variables say; with `WANDB_MODE=offline` into OUT/wandb, for `wandb sync`.
 
     It is told metrics and configuration, and sees how busy the machine is: not its name, the terminal, or the code.
@@ -215,7 +215,7 @@ class WeightsAndBiases(_Remembered):
         self._run = wandb.init(id=run, resume="allow", settings=quiet, **named)
         return str(self._run.id)
 
-    def _tell(self, numbers: dict[str, float], step: int) -> None:
+    def _log(self, numbers: dict[str, float], step: int) -> None:
         self._run.log(numbers, step=step)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ....datasets.storage import Location, is_address, location
 from ....datasets.storage.files import needs_download
 from ....models.checkpoints import folders
-from ....models.weights import lookup as weights
+from ....models.weights import lookup
 from ..config import TrainConfig
 from ..run_folder import TrainingRefused
 
@@ -55,39 +55,39 @@ def constructor_arguments(source: Location | str, fetch: bool) -> dict[str, Any]
     """
     from ....models.checkpoints.transformer_files import transformer_config
 
-    if not fetch and _is_elsewhere(str(source)):
-        return _stated(str(source))
+    if not fetch and _is_remote(str(source)):
+        return _remote_arguments(str(source))
     here = folders.resolve_folder(str(source), ("transformer",))
     return transformer_config(folders.part_path(here, "transformer") or here)
 
 
 def _local_folder(base: str, names: list[str], fetch: bool) -> Path | None:
     """The local folder of a base; None if it would have to be downloaded and must not be."""
-    if not fetch and _is_elsewhere(base):
+    if not fetch and _is_remote(base):
         return None
     return folders.resolve_folder(base, names).resolve()
 
 
-def _is_elsewhere(place: str) -> bool:
+def _is_remote(place: str) -> bool:
     """Whether a place is a store's, or a hub id whose files are not on this machine."""
     if is_address(place):
         return needs_download(location(place))
-    return folders.is_hub_id(place) and not Path(place).exists() and weights.find_hub_id(place) is None
+    return folders.is_hub_id(place) and not Path(place).exists() and lookup.find_hub_id(place) is None
 
 
-def _stated(place: str) -> dict[str, Any]:
+def _remote_arguments(place: str) -> dict[str, Any]:
     """What `config.json` on a store or a hub says in diffusers' words; the catalogue's bases need not be asked."""
-    if any(row.hub_id == place for row in weights.CATALOGUE):
+    if any(row.hub_id == place for row in lookup.CATALOGUE):
         return {}
     for name in ("transformer/config.json", "config.json"):
-        text = _text_of(place, name)
+        text = _read_remote(place, name)
         told = json.loads(text) if text is not None else {}
         if "num_attention_heads" in told:
             return {name: value for name, value in told.items() if not name.startswith("_")}
     return {}
 
 
-def _text_of(place: str, name: str) -> bytes | None:
+def _read_remote(place: str, name: str) -> bytes | None:
     if is_address(place):
         try:
             return (location(place) / name).read_bytes()

@@ -9,34 +9,34 @@ from pathlib import Path
 from ....datasets.sampler import StepSampler
 from ..config import TrainConfig
 from ..data.draws import simulated_poses
-from ..data.pose_simulation import kept_bytes
+from ..data.pose_simulation import simulated_pose_bytes
 from ..flops import Network
 from ..frozen_components import bundle_bytes
 from . import footprint
-from .inputs import Start
+from .inputs import StageInputs
 
 _GB = 1e9
 
 
 def needed_bytes(
-    config: TrainConfig, start: Start, network: Network, sampler: StepSampler, keys: Sequence[str]
+    config: TrainConfig, inputs: StageInputs, network: Network, sampler: StepSampler, keys: Sequence[str]
 ) -> dict[str, int]:
     """What a run will hold at most, by what it is: engine states, the checkpoint, and what only some runs keep.
 
     Args:
         config: the stage.
-        start: its inputs.
+        inputs: its checked inputs.
         network: its parameters, counted.
         sampler: its order.
         keys: of its training samples.
     """
     return {
         # While a state is written, the ones that stay are still there.
-        "engine_states": footprint.engine_state_bytes(config, network) * (config.keep_checkpoints + 1),
+        "engine_states": footprint.training_state_bytes(config, network) * (config.keep_checkpoints + 1),
         "checkpoint": footprint.checkpoint_bytes(config, network)
-        + bundle_bytes(config, start.record["components"]["path"]),
+        + bundle_bytes(config, inputs.record["components"]["path"]),
         "gallery_weights": footprint.gallery_bytes(config, network),
-        "simulated_poses": kept_bytes(config, simulated_poses(config, sampler, keys), start.shards),
+        "simulated_poses": simulated_pose_bytes(config, simulated_poses(config, sampler, keys), inputs.shards),
     }
 
 

@@ -74,13 +74,13 @@ def host_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[s
     parts = {
         "offloaded_optimizer": 16 * network.trained if config.offload_optimizer else 0,
         "offloaded_activations": ranks * kept if config.offload_activations else 0,
-        "checkpoint_copy": engine_state_bytes(config, network) if config.asynchronous_checkpoints else 0,
+        "checkpoint_copy": training_state_bytes(config, network) if config.asynchronous_checkpoints else 0,
         "export": gathered + (item * network.parameters if config.trains_lora else 0),
     }
     return {**parts, "total": sum(parts.values())}
 
 
-def engine_state_bytes(config: TrainConfig, network: Network) -> int:
+def training_state_bytes(config: TrainConfig, network: Network) -> int:
     """What one engine state takes on disk: float32 weights and two moments of trained weights.
 
     With ZeRO-2 their compute copy as well; ZeRO-3 has it cut up, and writes none.

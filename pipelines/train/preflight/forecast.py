@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ....datasets.shards import Bucket
-from .. import flops as cost
+from .. import flops
 from ..config import TrainConfig
 from ..metrics.metrics_file import read_rows
 from . import footprint
@@ -29,11 +29,11 @@ _KEEPING: dict[str, dict[str, bool]] = {
 _NOT_KEPT = {"gradient_checkpointing": False, "keep_attention_outputs": False, "offload_activations": False}
 
 
-def mean_step_flops(config: TrainConfig, network: cost.Network, buckets: list[Bucket]) -> cost.Flops:
+def mean_step_flops(config: TrainConfig, network: flops.Network, buckets: list[Bucket]) -> flops.Flops:
     """Operations of one optimizer step of all workers, the mean over clips of these sizes."""
-    each = {bucket: cost.step_flops(config, network, bucket) for bucket in set(buckets)}
+    each = {bucket: flops.step_flops(config, network, bucket) for bucket in set(buckets)}
     clips = config.global_batch_size
-    return cost.Flops(
+    return flops.Flops(
         model=clips * statistics.fmean(each[bucket].model for bucket in buckets),
         hardware=clips * statistics.fmean(each[bucket].hardware for bucket in buckets),
     )
@@ -41,7 +41,7 @@ def mean_step_flops(config: TrainConfig, network: cost.Network, buckets: list[Bu
 
 def seconds_a_step(
     config: TrainConfig,
-    network: cost.Network,
+    network: flops.Network,
     buckets: list[Bucket],
     *,
     out: Path,
@@ -53,10 +53,10 @@ def seconds_a_step(
     `given`: operations over `tflops` of each worker. `measured`: the median of the newest steps in `out`. `measured in
     the fork`: of those in `fork`, by the operations and the workers of either's step.
     """
-    flops = mean_step_flops(config, network, buckets).hardware
+    step_flops = mean_step_flops(config, network, buckets).hardware
     workers = max(config.num_workers, 1)
     if tflops is not None:
-        return flops / (workers * tflops * 1e12), "given"
+        return step_flops / (workers * tflops * 1e12), "given"
     if taken := _measured(out):
         return taken, "measured"
     if fork is not None and (taken := _measured(fork)):
@@ -64,7 +64,7 @@ def seconds_a_step(
         known = {name: value for name, value in begun.items() if name in TrainConfig.model_fields}
         other = TrainConfig.model_validate({**config.model_dump(mode="json"), **known})
         theirs = mean_step_flops(other, network, buckets).hardware / max(other.num_workers, 1)
-        return taken * (flops / workers) / theirs, "measured in the fork"
+        return taken * (step_flops / workers) / theirs, "measured in the fork"
     return None, None
 
 
@@ -73,7 +73,7 @@ def _measured(out: Path) -> float | None:
     return statistics.median(seconds) if seconds else None
 
 
-def memory_by_setting(config: TrainConfig, network: cost.Network, bucket: Bucket) -> list[dict[str, Any]]:
+def memory_by_setting(config: TrainConfig, network: flops.Network, bucket: Bucket) -> list[dict[str, Any]]:
     """Memory of a GPU and of the host, and operations, for every way to spread the same step.
 
     The ways are ZeRO's stage, where the optimizer is, and what is kept for the backward pass; `is_set` marks the
@@ -81,7 +81,7 @@ def memory_by_setting(config: TrainConfig, network: cost.Network, bucket: Bucket
     """
     rows = []
     for zero_stage, offload, (kept, keeping) in product((2, 3), (False, True), _KEEPING.items()):
-        way = changed(config, zero_stage=zero_stage, offload_optimizer=offload, **{**_NOT_KEPT, **keeping})
+        way = with_settings(config, zero_stage=zero_stage, offload_optimizer=offload, **{**_NOT_KEPT, **keeping})
         if way is not None:
             rows.append({
                 "zero_stage": zero_stage,
@@ -90,12 +90,12 @@ def memory_by_setting(config: TrainConfig, network: cost.Network, bucket: Bucket
                 "is_set": way == config,
                 "gpu_memory_bytes": footprint.gpu_memory(way, network, bucket)["total"],
                 "host_memory_bytes": footprint.host_memory(way, network, bucket)["total"],
-                "hardware_flops_a_clip": cost.step_flops(way, network, bucket).hardware,
+                "hardware_flops_a_clip": flops.step_flops(way, network, bucket).hardware,
             })  # fmt: skip
     return rows
 
 
-def memory_by_size(config: TrainConfig, network: cost.Network, buckets: list[Bucket]) -> list[dict[str, Any]]:
+def memory_by_size(config: TrainConfig, network: flops.Network, buckets: list[Bucket]) -> list[dict[str, Any]]:
     """Clips, tokens, memory of a GPU and operations of every size that the cache holds, the largest first."""
     return [
         {
@@ -103,15 +103,15 @@ def memory_by_size(config: TrainConfig, network: cost.Network, buckets: list[Buc
             "height": bucket[1],
             "width": bucket[2],
             "clips": buckets.count(bucket),
-            "tokens": cost.num_tokens(network, bucket),
+            "tokens": flops.num_tokens(network, bucket),
             "gpu_memory_bytes": footprint.gpu_memory(config, network, bucket)["total"],
-            "hardware_flops_a_clip": cost.step_flops(config, network, bucket).hardware,
+            "hardware_flops_a_clip": flops.step_flops(config, network, bucket).hardware,
         }
-        for bucket in sorted(set(buckets), key=lambda size: -cost.num_tokens(network, size))
+        for bucket in sorted(set(buckets), key=lambda size: -flops.num_tokens(network, size))
     ]
 
 
-def ways_to_need_less(config: TrainConfig, network: cost.Network, bucket: Bucket) -> Iterator[tuple[str, int]]:
+def memory_reductions(config: TrainConfig, network: flops.Network, bucket: Bucket) -> Iterator[tuple[str, int]]:
     """(what to set, bytes of a GPU with it alone) for all that would need less than the configuration does."""
     now = footprint.gpu_memory(config, network, bucket)["total"]
     micro_batches = config.global_batch_size // max(config.num_workers, 1)
@@ -129,12 +129,12 @@ def ways_to_need_less(config: TrainConfig, network: cost.Network, bucket: Bucket
         },
     }
     for way, change in changes.items():
-        other = changed(config, **change)
+        other = with_settings(config, **change)
         if other is not None and (less := footprint.gpu_memory(other, network, bucket)["total"]) < now:
             yield way, less
 
 
-def changed(config: TrainConfig, **changes: Any) -> TrainConfig | None:
+def with_settings(config: TrainConfig, **changes: Any) -> TrainConfig | None:
     """The configuration with other settings; None where they do not go together."""
     try:
         return TrainConfig.model_validate({**config.model_dump(), **changes})

@@ -11,8 +11,8 @@ from ....datasets.storage.atomic import write_json
 from ....datasets.storage.copies import link_or_copy
 from ....datasets.storage.digests import differences
 from ..config import NETWORK_FIELDS
-from ..run_folder import TrainingRefused, copy_metrics, newest_sound_state, read_json
-from .inputs import compared_with, read_begun
+from ..run_folder import TrainingRefused, copy_metrics, newest_intact_state, read_json
+from .inputs import comparable_identity, read_identity
 
 # An engine state holds the trained weights and the optimizer as ZeRO's stage cuts them up: a run that cuts them
 # otherwise, trains others, or has other frozen ones beside them cannot read it. For other workers it is converted.
@@ -31,7 +31,7 @@ def begin_fork(fork: Path, out: Path, record: dict[str, Any]) -> None:
     state = check_fork(fork, out, record)
     if state is None:
         return
-    _take(fork, state.folder, out, state.steps)
+    _copy_state(fork, state.folder, out, state.steps)
     write_json(out / "forked.json", {"path": str(fork), "steps": state.steps, "changes": state.changes})
 
 
@@ -56,12 +56,12 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
             begun = f"from {known['path']}" if known else "without --fork"
             raise TrainingRefused(f"fork: {out} was begun {begun}; choose another --out")
         return None
-    newest = newest_sound_state(fork)
+    newest = newest_intact_state(fork)
     if newest is None:
         raise TrainingRefused(f"fork: {fork} holds no complete engine state: give the --out of a run that has one")
     steps, state = newest
-    theirs = read_begun(fork, record)
-    changes = list(differences(theirs, compared_with(theirs, record)))
+    theirs = read_identity(fork, record)
+    changes = list(differences(theirs, comparable_identity(theirs, record)))
     fixed = [change for change in changes if change.partition(":")[0].startswith(_FIXED)]
     if fixed:
         raise TrainingRefused(
@@ -78,7 +78,7 @@ def forked_from(out: Path) -> dict[str, Any] | None:
     return read_json(file) if file.exists() else None
 
 
-def _take(fork: Path, state: Path, out: Path, steps: int) -> None:
+def _copy_state(fork: Path, state: Path, out: Path, steps: int) -> None:
     shutil.rmtree(out / "state", ignore_errors=True)  # of an attempt that was killed in here
     (out / "state").mkdir(parents=True)
     shutil.copytree(state, out / "state" / state.name, copy_function=link_or_copy)

@@ -19,7 +19,7 @@ from ...common.older_versions import absent_fields
 from ..config import NETWORK_FIELDS, TrainConfig
 from ..data.split import split
 from ..frozen_components import frozen_parts
-from ..run_folder import TrainingRefused, checkpoint_folder, newest_sound_state, read_checkpoint_record, read_json
+from ..run_folder import TrainingRefused, checkpoint_folder, newest_intact_state, read_checkpoint_record, read_json
 from .base import constructor_arguments, find_base
 
 # What may differ between two attempts at one run without changing what is computed up to the steps already done.
@@ -42,7 +42,7 @@ _WAN_14B = {"out_channels": 16, "pose_channels": 16, "image_dim": 1280, "text_di
 
 
 @dataclass(frozen=True)
-class Start:
+class StageInputs:
     """The inputs of a stage, found and named.
 
     Attributes:
@@ -60,9 +60,9 @@ class Start:
     shards: ShardDataset
 
 
-def check_start(
+def check_inputs(
     config: TrainConfig, latents: Location, base: str | None, from_checkpoint: Location | None, *, fetch: bool = True
-) -> Start:
+) -> StageInputs:
     """Find the inputs of a stage and refuse those that do not fit together.
 
     With `fetch=False` nothing is downloaded but `config.json`; see `base.constructor_arguments`.
@@ -91,7 +91,7 @@ def check_start(
         "validation": split(shards, config).record(),
         "code_version": __version__,
     }
-    return Start(
+    return StageInputs(
         latents=latents.resolve(),
         base=location(base_record["path"]) if base_record["path"] else None,
         from_checkpoint=location(begins_from) if from_checkpoint else None,
@@ -186,7 +186,7 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(same)))
 
 
-def read_begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+def read_identity(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """`identity` of the run in a folder; fields of `record` that its version did not know count as what it did.
 
     Raises:
@@ -197,7 +197,7 @@ def read_begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     return with_absent({**told, "config": config}, identity(record), {"config": absent_fields(TrainConfig)})
 
 
-def compared_with(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def comparable_identity(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """`identity` beside that of a run that was begun; a base that was not looked at, for a plan, counts as the same."""
     now = identity(record)
     return now if now["base"] is not None else {**now, "base": begun["base"]}
@@ -224,8 +224,8 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
     file = out / "start.json"
     if not file.exists():
         return
-    begun = read_begun(out, record)
-    changes = list(differences(begun, _with_workers_of(begun, compared_with(begun, record))))
+    begun = read_identity(out, record)
+    changes = list(differences(begun, _with_workers_of(begun, comparable_identity(begun, record))))
     if changes:
         hint = ""
         if any(change.startswith("config.num_workers:") for change in changes):
@@ -235,7 +235,7 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
             f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to go on from its "
             "newest state:\n" + "\n".join(f"  {change}" for change in changes) + hint
         )
-    newest = newest_sound_state(out)
+    newest = newest_intact_state(out)
     if newest is None:
         return
     steps, state = newest

@@ -14,11 +14,11 @@ from ....datasets.storage import Location
 from ....datasets.storage.digests import json_digest
 from ..config import TrainConfig
 from ..data.split import split
-from ..metrics.trackers import refuse_missing
+from ..metrics.trackers import missing_tracker
 from ..publish import run_folder
 from ..run_folder import TrainingRefused, steps_done
 from .fork import check_fork
-from .inputs import Start, check_start, refuse_other_run
+from .inputs import StageInputs, check_inputs, refuse_other_run
 
 if TYPE_CHECKING:
     from ..flops import Network
@@ -56,23 +56,23 @@ def plan(
         JSON values: steps, samples, parameters, bytes of GPU, host and disk by what they hold, memory with other
         settings and by size of clip, operations a step, hours left (null without a rate), `sizes_assumed` (the network
         that is counted where the base's sizes are not known here, else null), and `refusals`, sentences of which `run`
-        would raise the first. `shown.table` puts them down for a person.
+        would raise the first. `table.table` puts them down for a person.
 
     Raises:
         TrainingRefused: the inputs do not fit together, so that there is nothing to plan.
     """
-    from .. import flops as cost
+    from .. import flops
     from . import disk, footprint, forecast
 
-    start = check_start(config, latents, base, from_checkpoint, fetch=False)
+    inputs = check_inputs(config, latents, base, from_checkpoint, fetch=False)
     here, other = run_folder(out), run_folder(fork).resolve() if fork is not None else None
-    keys, sampler = _order(config, start)
-    buckets = [start.shards.bucket[key] for key in keys]
-    network, largest = cost.count(config, start.transformer_config), _largest(start)
-    flops = forecast.mean_step_flops(config, network, buckets)
-    on_disk = disk.needed_bytes(config, start, network, sampler, keys)
-    refusals = list(_other_runs(start, here, other))
-    forked = check_fork(other, here, start.record) if other is not None and not refusals else None
+    keys, sampler = _order(config, inputs)
+    buckets = [inputs.shards.bucket[key] for key in keys]
+    network, largest = flops.count(config, inputs.transformer_config), _largest(inputs)
+    step_flops = forecast.mean_step_flops(config, network, buckets)
+    on_disk = disk.needed_bytes(config, inputs, network, sampler, keys)
+    refusals = list(_folder_conflicts(inputs, here, other))
+    forked = check_fork(other, here, inputs.record) if other is not None and not refusals else None
     done = forked.steps if forked else steps_done(here)
     seconds, rate_from = forecast.seconds_a_step(config, network, buckets, out=here, fork=other, tflops=tflops)
     return {
@@ -82,7 +82,7 @@ def plan(
         "steps_done": done,
         "forked_from": forked and {"path": str(other), "steps": forked.steps, "changes": forked.changes},
         "samples": len(keys),
-        "validation": start.record["validation"],
+        "validation": inputs.record["validation"],
         "batches_per_epoch": sampler.steps_per_epoch,
         "epochs": config.steps / sampler.steps_per_epoch,
         "repeated_per_epoch": sampler.num_repeated,
@@ -94,39 +94,39 @@ def plan(
         "host_memory_bytes": footprint.host_memory(config, network, largest),
         "memory_by_setting": forecast.memory_by_setting(config, network, largest) if config.use_gpu else None,
         "memory_by_size": forecast.memory_by_size(config, network, buckets) if config.use_gpu else None,
-        "engine_state_bytes": footprint.engine_state_bytes(config, network),
+        "engine_state_bytes": footprint.training_state_bytes(config, network),
         "disk_bytes": on_disk,
         "disk_free_bytes": disk.free_bytes(here),
-        "model_flops_a_step": flops.model,
-        "hardware_flops_a_step": flops.hardware,
+        "model_flops_a_step": step_flops.model,
+        "hardware_flops_a_step": step_flops.hardware,
         "seconds_a_step": seconds,
         "rate_from": rate_from,
         "hours_left": None if seconds is None else max(config.steps - done, 0) * seconds / 3600,
-        "refusals": refusals + list(_refusals(config, start, network, on_disk, here, address, gpu_memory_gb)),
+        "refusals": refusals + list(_refusals(config, inputs, network, on_disk, here, address, gpu_memory_gb)),
         "config_digest": json_digest(config.model_dump(mode="json")),
-        "base": start.record["base"],
-        "sizes_assumed": None if start.transformer_config else "Wan 14B",
-        "parent": start.record["parent"],
-        "latents": start.record["latents"],
+        "base": inputs.record["base"],
+        "sizes_assumed": None if inputs.transformer_config else "Wan 14B",
+        "parent": inputs.record["parent"],
+        "latents": inputs.record["latents"],
     }
 
 
-def _order(config: TrainConfig, start: Start) -> tuple[tuple[str, ...], StepSampler]:
+def _order(config: TrainConfig, inputs: StageInputs) -> tuple[tuple[str, ...], StepSampler]:
     """Keys of the training samples, and the order in which they are taken."""
-    keys = split(start.shards, config).training
-    buckets = {key: start.shards.bucket[key] for key in keys}
+    keys = split(inputs.shards, config).training
+    buckets = {key: inputs.shards.bucket[key] for key in keys}
     return keys, StepSampler(buckets, config.global_batch_size, config.seed)
 
 
-def _largest(start: Start) -> Bucket:
-    return max(start.shards.bucket.values(), key=lambda bucket: bucket[0] * bucket[1] * bucket[2])
+def _largest(inputs: StageInputs) -> Bucket:
+    return max(inputs.shards.bucket.values(), key=lambda bucket: bucket[0] * bucket[1] * bucket[2])
 
 
-def _other_runs(start: Start, out: Path, fork: Path | None) -> Iterator[str]:
+def _folder_conflicts(inputs: StageInputs, out: Path, fork: Path | None) -> Iterator[str]:
     """What speaks against beginning, or going on, in that folder."""
     for check in (
-        lambda: check_fork(fork, out, start.record) if fork is not None else None,
-        lambda: refuse_other_run(out, start.record),
+        lambda: check_fork(fork, out, inputs.record) if fork is not None else None,
+        lambda: refuse_other_run(out, inputs.record),
     ):
         try:
             check()
@@ -134,21 +134,21 @@ def _other_runs(start: Start, out: Path, fork: Path | None) -> Iterator[str]:
             yield str(refused)
 
 
-def refuse_what_cannot_work(config: TrainConfig, start: Start, out: Path, address: str | None) -> None:
+def check_feasible(config: TrainConfig, inputs: StageInputs, out: Path, address: str | None) -> None:
     """Raise `TrainingRefused` for the first thing that would fail after hours, or wait without a word."""
-    from .. import flops as cost
+    from .. import flops
     from . import disk
 
-    network = cost.count(config, start.transformer_config)
-    keys, sampler = _order(config, start)
-    on_disk = disk.needed_bytes(config, start, network, sampler, keys)
-    for refusal in _refusals(config, start, network, on_disk, out, address, None):
+    network = flops.count(config, inputs.transformer_config)
+    keys, sampler = _order(config, inputs)
+    on_disk = disk.needed_bytes(config, inputs, network, sampler, keys)
+    for refusal in _refusals(config, inputs, network, on_disk, out, address, None):
         raise TrainingRefused(refusal)
 
 
 def _refusals(
     config: TrainConfig,
-    start: Start,
+    inputs: StageInputs,
     network: Network,
     on_disk: dict[str, int],
     out: Path,
@@ -158,16 +158,16 @@ def _refusals(
     """What cannot work, as sentences that begin with the field."""
     from . import disk, footprint
 
-    missing = refuse_missing(config)
+    missing = missing_tracker(config)
     if missing:
         yield missing
     if address is None:
         yield from _missing_workers(config)
     if config.use_gpu:
         gpu_bytes = _gpu_bytes(address, gpu_memory_gb)
-        yield from _too_little_gpu_memory(config, network, _largest(start), gpu_bytes)
+        yield from _too_little_gpu_memory(config, network, _largest(inputs), gpu_bytes)
         if address is None:  # on a CPU everything is host memory, and machines that swap are nobody's plan
-            yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(start)), _host_bytes())
+            yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(inputs)), _host_bytes())
     yield from disk.refuse_too_little(on_disk, out)
 
 
@@ -191,15 +191,15 @@ def _too_little_gpu_memory(config: TrainConfig, network: Network, bucket: Bucket
     parts = footprint.gpu_memory(config, network, bucket)
     if there is None or parts["total"] <= there:
         return
-    ways = sorted(forecast.ways_to_need_less(config, network, bucket), key=lambda way: way[1])
+    ways = sorted(forecast.memory_reductions(config, network, bucket), key=lambda way: way[1])
     helps = ", ".join(f"{way} ({needed / _GB:.0f} GB)" for way, needed in ways)
     yield (
-        f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB a GPU ({_held(parts)}) and the GPU has "
+        f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB a GPU ({_breakdown(parts)}) and the GPU has "
         f"{there / _GB:.0f} GB: try {helps or 'a smaller area or fewer frames'}"
     )
 
 
-def _held(parts: dict[str, int]) -> str:
+def _breakdown(parts: dict[str, int]) -> str:
     return ", ".join(
         f"{name} {size / _GB:.1f}" for name, size in parts.items() if name not in ("total", "loading") and size
     )
@@ -217,7 +217,7 @@ def _too_little_host_memory(parts: dict[str, int], there: int) -> Iterator[str]:
             if parts[part]
         ]
         yield (
-            f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_held(parts)}) and this machine has "
+            f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_breakdown(parts)}) and this machine has "
             f"{there / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
         )
 

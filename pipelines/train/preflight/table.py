@@ -16,8 +16,8 @@ def table(plan: dict[str, Any]) -> str:
     Args:
         plan: of `preflight.plan`.
     """
-    parts = [_summary(plan), _held("a GPU holds", plan["gpu_memory_bytes"], plan["gpu_bytes"])]
-    parts += [_held("the hosts hold", plan["host_memory_bytes"], None), _disk(plan)]
+    parts = [_summary(plan), _memory_table("a GPU holds", plan["gpu_memory_bytes"], plan["gpu_bytes"])]
+    parts += [_memory_table("the hosts hold", plan["host_memory_bytes"], None), _disk(plan)]
     if plan["memory_by_size"]:
         parts += [_sizes(plan["memory_by_size"]), _settings(plan["memory_by_setting"], plan["gpu_bytes"])]
     return "\n\n".join(part for part in parts if part)
@@ -47,7 +47,7 @@ def _summary(plan: dict[str, Any]) -> str:
     return "\n".join(f"{name:8}{told}" for name, told in rows)
 
 
-def _held(title: str, parts: dict[str, int] | None, there: int | None) -> str:
+def _memory_table(title: str, parts: dict[str, int] | None, there: int | None) -> str:
     if parts is None:
         return ""
     apart = {"loading": "while it loads", "total": "in all"}

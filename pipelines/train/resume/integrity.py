@@ -15,7 +15,7 @@ from ....datasets.storage.digests import json_digest
 COMPLETE = "complete.json"
 
 
-def fault(folder: Path, share: slice | None = slice(None)) -> str | None:
+def find_damage(folder: Path, share: slice | None = slice(None)) -> str | None:
     """What is wrong with an engine state, in words; None if nothing is.
 
     Args:
@@ -48,7 +48,7 @@ def fault(folder: Path, share: slice | None = slice(None)) -> str | None:
 
 
 @functools.cache
-def tell_of_fault(folder: Path, wrong: str) -> None:
+def warn_damaged_state(folder: Path, wrong: str) -> None:
     """Warn, once a process, of a state that is not used."""
     logging.getLogger(__name__).warning("%s is not used, the state before it is: %s", folder, wrong)
 

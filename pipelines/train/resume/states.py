@@ -21,13 +21,13 @@ from isal import isal_zlib
 
 from ....datasets.storage.atomic import sync, write_json
 from ....datasets.storage.digests import json_digest
-from .. import run_folder as checkpoint
+from .. import run_folder
 from ..config import TrainConfig
-from ..engine import ProcessGroup, call_before_updates, engine_files, trained_names
+from ..engine import ProcessGroup, call_before_updates, collect_state_files, trained_names
 from ..metrics.metrics_file import METRICS
 from ..run_folder import NotWritten, state_folders
 from .host_copy import HostCopy, num_bytes
-from .integrity import COMPLETE, fault, tell_of_fault
+from .integrity import COMPLETE, find_damage, warn_damaged_state
 
 HostFiles = dict[Path, Any]
 
@@ -46,13 +46,13 @@ def newest_state(out: Path, group: ProcessGroup) -> tuple[int, Path] | None:
         TrainingRefused: there are states, and none of them is sound.
     """
     for steps, folder in state_folders(out):
-        wrong = fault(folder, slice(group.rank, None, group.world_size))
+        wrong = find_damage(folder, slice(group.rank, None, group.world_size))
         if wrong is not None:
-            tell_of_fault(folder, wrong)
+            warn_damaged_state(folder, wrong)
         if not group.any(wrong is not None):
             return steps, folder
     if state_folders(out):
-        raise checkpoint.none_is_whole(out)
+        raise run_folder.no_intact_state(out)
     return None
 
 
@@ -105,7 +105,7 @@ class StateWriter:
         group.barrier()
         self._copy.begin()
         try:
-            files = engine_files(engine, aside, self._copy)
+            files = collect_state_files(engine, aside, self._copy)
         except OSError as error:  # DeepSpeed puts a script beside the state
             shutil.rmtree(aside, ignore_errors=True)
             raise self._not_written(steps_done, error) from error
@@ -178,7 +178,7 @@ class StateWriter:
     def _remove_old(self, newest: int) -> None:
         """Remove all states but the newest ones; those that claim more steps than were taken were refused before."""
         folders = state_folders(self._out)
-        whole = [folder for steps, folder in folders if steps <= newest and fault(folder, None) is None]
+        whole = [folder for steps, folder in folders if steps <= newest and find_damage(folder, None) is None]
         for _, folder in folders:
             if folder not in whole[: self._config.keep_checkpoints]:
                 shutil.rmtree(folder)
@@ -189,7 +189,7 @@ class StateWriter:
             raise self._not_written(steps_done, f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free")
 
     def _not_written(self, steps_done: int, why: object) -> StateNotWritten:
-        newest = checkpoint.steps_done(self._out)
+        newest = run_folder.steps_done(self._out)
         left = f"that of {newest} steps is whole" if newest else "there is none before it"
         return StateNotWritten(
             f"disk: the state after {steps_done} steps could not be written to {self._out / 'state'} ({why}); {left}: "
@@ -231,6 +231,6 @@ class _Summed:
         self._file.flush()
 
 
-def read_facts(state: Path) -> dict[str, Any]:
+def read_state_record(state: Path) -> dict[str, Any]:
     """What a complete state tells of itself: world size, ZeRO stage, names of the trained weights, steps done."""
     return dict(json.loads((state / COMPLETE).read_text()))

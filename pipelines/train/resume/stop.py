@@ -56,12 +56,12 @@ def stops_on_sigterm(out: Path) -> Iterator[None]:
         _file(out).unlink(missing_ok=True)
 
 
-def stop_is_asked(out: Path, group: ProcessGroup) -> bool:
+def stop_requested(out: Path, group: ProcessGroup) -> bool:
     """Whether the first rank sees that the run shall stop; the others have not looked."""
     return group.rank == 0 and _file(out).exists()
 
 
-def node_watch(config: TrainConfig) -> Callable[[], bool]:
+def preemption_watch(config: TrainConfig) -> Callable[[], bool]:
     """Says, once, that a machine of the run is about to be taken away.
 
     All ranks ask at every step and get the same answer from Ray, which starts the run again on other machines, from the

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from ....datasets.storage.atomic import folder_written_aside, written_aside
-from ..engine import TAG, ProcessGroup, plainly_named, read_engine
+from ..engine import TAG, ProcessGroup, read_engine, symlink_without_brackets
 from ..run_folder import TrainingRefused
-from .states import StateNotWritten, read_facts
+from .states import StateNotWritten, read_state_record
 
 _POLL_S = 0.2
 
@@ -33,7 +33,7 @@ def read_state(engine: Any, state: Path, group: ProcessGroup) -> None:
     Raises:
         StateNotWritten: it has to be converted and cannot be; it is untouched.
     """
-    facts, place = read_facts(state), state.with_name("universal")
+    facts, place = read_state_record(state), state.with_name("universal")
     if group.rank == 0:
         for leftover in (place, place.with_name(f".{place.name}.tmp")):  # of a start that was killed in here
             shutil.rmtree(leftover, ignore_errors=True)
@@ -57,7 +57,7 @@ def bytes_to_convert(state: Path, num_workers: int) -> int:
     Every worker's part is cut into pieces and these are joined: weights and moments twice. With ZeRO-3 the tool copies
     one worker's part besides.
     """
-    facts = read_facts(state)
+    facts = read_state_record(state)
     if facts["world_size"] == num_workers:
         return 0
     sizes = {file.name: file.stat().st_size for file in (state / TAG).iterdir()}
@@ -70,7 +70,7 @@ def refuse_without_room(state: Path, num_workers: int) -> None:
     """Raise `TrainingRefused` where `num_workers` cannot go on from a state for want of room to convert it."""
     needed, free = bytes_to_convert(state, num_workers), shutil.disk_usage(state).free
     if needed > free:
-        wrote = read_facts(state)["world_size"]
+        wrote = read_state_record(state)["world_size"]
         raise TrainingRefused(
             f"disk: {num_workers} workers go on from what {wrote} wrote, and to convert it {needed / 1e9:.1f} GB more "
             f"are needed for a while in {state.parent}, where {free / 1e9:.1f} GB are free: make room, or go on with "
@@ -85,7 +85,7 @@ def _convert(state: Path, facts: dict[str, Any], place: Path) -> None:
     try:
         # Not flushed: it is read once, by this start.
         with folder_written_aside(place, flush=False) as aside:
-            with plainly_named(state) as source, plainly_named(aside) as target, _silence():
+            with symlink_without_brackets(state) as source, symlink_without_brackets(aside) as target, _silence():
                 ds_to_universal.main(
                     Namespace(
                         input_folder=str(source / TAG),

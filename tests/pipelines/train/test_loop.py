@@ -34,7 +34,7 @@ from steadydancer.pipelines.train.networks import load_student
 from steadydancer.pipelines.train.preflight import disk
 from steadydancer.pipelines.train.resume.host_copy import num_bytes
 from steadydancer.pipelines.train.resume.stop import TrainingStopped
-from steadydancer.pipelines.train.run_folder import NonFiniteError, TrainingRefused, engine_states
+from steadydancer.pipelines.train.run_folder import NonFiniteError, TrainingRefused, intact_states
 
 FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 9, 32, 16, 16
 T, LATENT = (FRAMES - 1) // 4 + 1, SIDE // 8
@@ -211,13 +211,13 @@ def test_an_interrupted_run_gives_the_same_bits(world, stages, tmp_path, monkeyp
 
 
 def test_a_torn_state_is_passed_over_and_old_ones_are_removed(world, stages, tmp_path):
-    assert [steps for steps, _ in engine_states(stages[1])] == [5, 4]
+    assert [steps for steps, _ in intact_states(stages[1])] == [5, 4]
     shutil.copytree(stages[1], tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoint")
-    (newest, folder), _ = engine_states(tmp_path / "run")
+    (newest, folder), _ = intact_states(tmp_path / "run")
     file = next(folder.rglob("*.pt"))
     file.write_bytes(file.read_bytes()[:-1])
-    assert next(engine_states(tmp_path / "run"))[0] < newest
+    assert next(intact_states(tmp_path / "run"))[0] < newest
     train(world, micro(1), tmp_path / "run")
     assert equal(weights(tmp_path / "run"), weights(stages[1]))
 
@@ -234,7 +234,7 @@ def test_sigterm_ends_the_run_after_its_step_and_the_same_command_goes_on(world,
     with pytest.raises(TrainingStopped, match="stopped after 3 of 5 steps"):
         train(world, micro(1), tmp_path / "run")
     monkeypatch.undo()
-    assert [steps for steps, _ in engine_states(tmp_path / "run")] == [3, 2]
+    assert [steps for steps, _ in intact_states(tmp_path / "run")] == [3, 2]
     assert not (tmp_path / "run/checkpoint").exists()
     train(world, micro(1), tmp_path / "run")
     assert without_times(tmp_path / "run") == without_times(stages[1])
@@ -448,7 +448,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(world, tmp_path, monkey
     monkeypatch.setattr(objectives, "velocity_target", lambda latents, noise: latents * float("nan"))
     with pytest.raises(NonFiniteError, match=r"step 0: .* clip"):
         train(world, micro(1, evaluation_samples=0), tmp_path)
-    assert not read_rows(tmp_path) and not list(engine_states(tmp_path))
+    assert not read_rows(tmp_path) and not list(intact_states(tmp_path))
 
 
 class Spoiled(torch.autograd.Function):
@@ -484,7 +484,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_last_state(
     with pytest.raises(NonFiniteError, match=rf"^step {at}: the gradient norm is not finite .*: clip\d, clip\d$"):
         train(world, micro(stage), tmp_path / "run", parent)
     assert [row["step"] for row in read_rows(tmp_path / "run")] == list(range(at))
-    assert [steps for steps, _ in engine_states(tmp_path / "run")] == ([2] if at else [])
+    assert [steps for steps, _ in intact_states(tmp_path / "run")] == ([2] if at else [])
     assert not list((tmp_path / "run").glob("checkpoint*")) and not (tmp_path / "run/trained").exists()
     monkeypatch.undo()
     train(world, micro(stage), tmp_path / "run", parent)
@@ -533,7 +533,7 @@ def test_a_gradient_of_one_worker_that_is_not_finite_stops_all_of_them_alike(wor
     monkeypatch.setattr(loop, "train_loop", spoil_the_second_workers)
     with pytest.raises(NonFiniteError, match=r"^step 2: the gradient norm is not finite"):
         train(world, config, tmp_path / "two")
-    assert [steps for steps, _ in engine_states(tmp_path / "two")] == [2]
+    assert [steps for steps, _ in intact_states(tmp_path / "two")] == [2]
     monkeypatch.setattr(loop, "train_loop", real)
     train(world, config, tmp_path / "two")
     for name in ("loss", "grad_norm"):

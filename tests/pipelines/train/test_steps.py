@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.models.conditions import Conditions
-from steadydancer.pipelines.train import loop, networks
-from steadydancer.pipelines.train import run_folder as checkpoint
+from steadydancer.pipelines.train import loop, networks, run_folder
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.data.batches import StepBatch
 from steadydancer.pipelines.train.data.draws import SampleDraws, digest
@@ -239,17 +238,18 @@ class World:
             world.did.append(("step", at, engine.optimizer.param_groups[0]["lr"]))
             return {"loss": at + 0.5}
 
-        def node_watch(_: TrainConfig) -> Any:
+        def preemption_watch(_: TrainConfig) -> Any:
             return lambda: world.did[-1] == ("step", world.leaves_at, 0.1)
 
         given = {
             "process_group": process_group, "TrainingData": Data,
             "Evaluator": Measures, "Meter": Meter, "StateWriter": Writer,
-            "TrainedWriter": Writer, "load_pose_simulation": lambda *_: "simulation", "node_watch": node_watch,
+            "TrainedWriter": Writer, "load_pose_simulation": lambda *_: "simulation",
+            "preemption_watch": preemption_watch,
             "load_student": lambda *_: "student", "open_engine": lambda *_: self.engine, "_step": step,
             "load_objective": lambda *_: "objective", "engine_velocity": lambda *_: None,
             "newest_state": lambda *_: None, "full_weights": lambda _: {"w": torch.ones(1)},
-            "offer": lambda told, group, steps: self.did.append(("offer", steps)),
+            "report_weights": lambda told, group, steps: self.did.append(("offer", steps)),
             "commit_checkpoint": lambda where, write, record: setattr(self, "committed", record),
         }  # fmt: skip
         for name, value in given.items():
@@ -309,7 +309,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_with_a_state_and_no_che
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     world = World(monkeypatch, tmp_path)
-    monkeypatch.setattr(loop, "stop_is_asked", lambda out, group: ("step", 3, 0.1) in world.did)
+    monkeypatch.setattr(loop, "stop_requested", lambda out, group: ("step", 3, 0.1) in world.did)
     world.run(config())
     assert world.did[-3:] == [("step", 3, 0.1), "validation", ("state", 4, True)]
     assert world.committed is None and world.engine.called == ["destroy"]
@@ -318,7 +318,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_with_a_state_and_no_che
 
 def test_a_stop_at_the_last_step_ends_the_run_as_any_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = World(monkeypatch, tmp_path)
-    monkeypatch.setattr(loop, "stop_is_asked", lambda out, group: ("step", 6, 0.1) in world.did)
+    monkeypatch.setattr(loop, "stop_requested", lambda out, group: ("step", 6, 0.1) in world.did)
     world.run(config())
     assert world.committed is not None and world.committed["steps"] == 7
 
@@ -354,7 +354,7 @@ def test_resuming_reads_the_state_and_cuts_the_metrics_and_refuses_other_weights
     read: list[Any] = []
     folder, engine, group = tmp_path / "state/step-000003", Engine(), Team()
     monkeypatch.setattr(loop, "newest_state", lambda out, ranks: (3, folder))
-    monkeypatch.setattr(loop, "read_facts", lambda state: {"trained": ["a", "b"]})
+    monkeypatch.setattr(loop, "read_state_record", lambda state: {"trained": ["a", "b"]})
     monkeypatch.setattr(loop, "read_state", lambda *given: read.append(given))
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "c"])
     with pytest.raises(TrainingRefused, match="step-000003 holds other trained weights than this run trains"):
@@ -548,7 +548,7 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
         return {"w": torch.full((2,), float(len(gathered)), dtype=dtype)} if is_first else {}
 
     monkeypatch.setattr(keep, "gather_trained", gather)
-    monkeypatch.setattr(keep, "offer", lambda config, group, steps: offered.append(steps))
+    monkeypatch.setattr(keep, "report_weights", lambda config, group, steps: offered.append(steps))
     settings = {"config": told.model_dump(mode="json"), "attempt": "a"}
     for steps in (range(10), range(10)):
         with keep.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
@@ -565,4 +565,4 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
     ) as writer:  # type: ignore[arg-type]
         writer.keep(Engine(), 3)
     assert not (tmp_path / "none").exists()
-    assert checkpoint.steps_done(tmp_path) == 0
+    assert run_folder.steps_done(tmp_path) == 0

@@ -28,7 +28,7 @@ from steadydancer.models.cached_conditions import tensors_of
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.batches import TrainingData
 from steadydancer.pipelines.train.data.draws import simulated_poses
-from steadydancer.pipelines.train.data.pose_simulation import PoseSimulation, kept_bytes, latent_shape
+from steadydancer.pipelines.train.data.pose_simulation import PoseSimulation, latent_shape, simulated_pose_bytes
 from steadydancer.pipelines.train.data.prefetch import Prefetch
 from steadydancer.pipelines.train.run_folder import NonFiniteError
 
@@ -434,10 +434,13 @@ def test_what_simulated_poses_will_weigh_is_known_beforehand(quick: None, latent
         data.load([row], torch.device("cpu"))
     files = {file.stem: load_file(file)["pose_latents"] for file in (tmp_path / "poses").glob("*.safetensors")}
     assert files.keys() == {f"{key}-{target}" for key, target in poses} and len(files) > 4
-    assert kept_bytes(stage, poses, data.shards) == sum(tensor.nbytes for tensor in files.values())
+    assert simulated_pose_bytes(stage, poses, data.shards) == sum(tensor.nbytes for tensor in files.values())
     # Rounded as the cache is: a pose that is simulated is not told by its precision.
     assert {tensor.dtype for tensor in files.values()} == {torch.bfloat16}
-    assert kept_bytes(config(3, pose_simulation_unit="latent", pose_simulation_targets=(2,)), poses, data.shards) == 0
+    assert (
+        simulated_pose_bytes(config(3, pose_simulation_unit="latent", pose_simulation_targets=(2,)), poses, data.shards)
+        == 0
+    )
     assert simulated_poses(config(1), data.sampler, data.split.training) == set()
 
 

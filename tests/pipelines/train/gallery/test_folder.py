@@ -119,10 +119,10 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def videos(out: Path) -> dict[int, bytes]:
     return {steps: next((out / "gallery" / f"step-{steps:06d}").glob("*.mp4")).read_bytes()
-            for steps in report.steps_shown(out)}  # fmt: skip
+            for steps in report.gallery_steps(out)}  # fmt: skip
 
 
-def settings_of(world, out: Path, config: TrainConfig) -> dict:
+def gallery_settings(world, out: Path, config: TrainConfig) -> dict:
     return {"config": config.model_dump(mode="json"), "latents": str(world["latents"]), "out": str(out),
             "base": str(world["base"]), "from_checkpoint": None, "record": {}, "attempt": "another"}  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_every_checkpoint_has_a_gallery_of_the_same_validation_clips(world, run)
     data = TrainingData(world["latents"], micro())
     (key,) = gallery_render.gallery_keys(data, micro())
     assert key in data.split.validation
-    records = gallery.galleries(run, [2, 4, 5])
+    records = gallery.gallery_records(run, [2, 4, 5])
     assert {steps: record["clips"] for steps, record in records.items()} == {2: [key], 4: [key], 5: [key]}
     assert {(record["fps"], record["fps_assumed"]) for record in records.values()} == {(16, True)}  # no cache says it
     shown = videos(run)
@@ -182,7 +182,7 @@ def test_other_settings_make_other_galleries_of_the_same_run(world, run, tmp_pat
 def test_a_kill_leaves_no_half_gallery_and_the_next_attempt_makes_it(world, run, tmp_path, monkeypatch):
     out = shutil.copytree(run, tmp_path / "stage1")
     shutil.rmtree(out / "gallery/step-000004")
-    settings = settings_of(world, out, micro(shown={**SHOWN, "num_clips": 2}))
+    settings = gallery_settings(world, out, micro(shown={**SHOWN, "num_clips": 2}))
     original, calls = gallery_render.render_clip, []
 
     def killed(*arguments):
@@ -228,16 +228,16 @@ def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_
     monkeypatch.setattr(keep, "save_file", full)
     assert train(world, micro(), tmp_path)["steps"] == 5
     assert list(videos(tmp_path)) == [5]
-    assert set(gallery.failures(tmp_path)) == {2, 4}
-    assert "were not kept: [Errno 28]" in gallery.failures(tmp_path)[2]["reason"]
+    assert set(gallery.gallery_failures(tmp_path)) == {2, 4}
+    assert "were not kept: [Errno 28]" in gallery.gallery_failures(tmp_path)[2]["reason"]
     assert not list((tmp_path / "trained").iterdir())
     monkeypatch.undo()
 
     disk = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(keep.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
-    writer = keep.TrainedWriter(tmp_path, None, settings_of(world, tmp_path, micro()))
+    writer = keep.TrainedWriter(tmp_path, None, gallery_settings(world, tmp_path, micro()))
     writer._write(tmp_path / "trained/step-000004", {"weight": torch.zeros(10)}, 4)
-    assert "the next engine state, 0.00 GB free" in gallery.failures(tmp_path)[4]["reason"]
+    assert "the next engine state, 0.00 GB free" in gallery.gallery_failures(tmp_path)[4]["reason"]
 
 
 @pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.acceptance)])
@@ -258,7 +258,7 @@ def test_a_picked_step_is_the_checkpoint_of_a_run_that_ended_there(world, run, t
     assert content_digest(picked / "transformer") == ours["digest"] and (picked / "lora").exists() == (stage == 1)
 
     shutil.rmtree(long / "gallery/step-000002")  # made again, of the checkpoint this time, it is the same
-    renders.render_missing(config, settings_of(world, long, config), renders.in_this_process)
+    renders.render_missing(config, gallery_settings(world, long, config), renders.render_in_process)
     assert videos(long)[2] == before
     if stage == 1:
         train(world, micro(2, shown=None, steps=1), tmp_path / "next", picked)
@@ -329,9 +329,9 @@ def test_a_line_goes_through_its_points_and_a_gap_is_no_point():
 def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, bucket, tmp_path, monkeypatch):
     out, here = location(f"{bucket}/galleries/stage1"), shutil.copytree(run, tmp_path / "stage1")
     publish.publish(here, out)
-    there = report.steps_shown(out)
+    there = report.gallery_steps(out)
     assert there == [2, 4, 5] and (out / "report.html").is_file()
-    assert gallery.galleries(out, there) == gallery.galleries(run, there)
+    assert gallery.gallery_records(out, there) == gallery.gallery_records(run, there)
     uploaded: list[str] = []
     original = publish.copy_whole
     monkeypatch.setattr(publish, "copy_whole", lambda file, place: (uploaded.append(place.name), original(file, place)))
@@ -367,15 +367,15 @@ def test_galleries_are_made_beside_the_training_which_waits_for_none(world, tmp_
         steps = gallery.trained_steps(out)[-1] + 101
         hasty = micro(steps=steps, shown={**shown, "max_seconds": 1e-3}, **slow)
         assert train(world, hasty, out)["steps"] == steps
-        told, there = gallery.failures(out), report.steps_shown(out)
+        told, there = gallery.gallery_failures(out), report.gallery_steps(out)
         assert steps in told and 100 in there and not set(there) & set(told)
         assert all("max_seconds" in failure["reason"] for failure in told.values())
 
         assert train(world, micro(steps=steps, shown=shown, **slow), out)["already_finished"]
-        assert report.steps_shown(out) == [*gallery.trained_steps(out), steps] and not gallery.failures(out)
+        assert report.gallery_steps(out) == [*gallery.trained_steps(out), steps] and not gallery.gallery_failures(out)
     made = videos(out)[100]
     shutil.rmtree(out / gallery.gallery_name(100))
-    gallery_render.render_gallery(settings_of(world, out, micro(shown=shown)), 100)
+    gallery_render.render_gallery(gallery_settings(world, out, micro(shown=shown)), 100)
     assert videos(out)[100] == made
 
 

@@ -12,8 +12,13 @@ from steadydancer.datasets.storage.digests import json_digest
 from steadydancer.pipelines.train.config import NETWORK_FIELDS, TrainConfig
 from steadydancer.pipelines.train.preflight import inputs as start
 from steadydancer.pipelines.train.preflight.fork import begin_fork, check_fork, forked_from
-from steadydancer.pipelines.train.preflight.inputs import check_same_run, compared_with, identity, refuse_other_run
-from steadydancer.pipelines.train.resume import integrity as faults
+from steadydancer.pipelines.train.preflight.inputs import (
+    check_same_run,
+    comparable_identity,
+    identity,
+    refuse_other_run,
+)
+from steadydancer.pipelines.train.resume import integrity
 from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics
 
 # A setting for each field that is another than the default.
@@ -60,7 +65,7 @@ def state(out: Path, steps: int) -> Path:
     file = folder / "engine/rank.pt"
     facts = {
         "world_size": 8, "zero_stage": 2, "trained": ["w"], "steps_done": steps,
-        "files": {"engine/rank.pt": file.stat().st_size}, "crc32": {"engine/rank.pt": faults._checksum(file, 0)},
+        "files": {"engine/rank.pt": file.stat().st_size}, "crc32": {"engine/rank.pt": integrity._checksum(file, 0)},
     }  # fmt: skip
     (folder / "complete.json").write_text(json.dumps({**facts, "digest": json_digest(facts)}))
     return folder
@@ -103,8 +108,8 @@ def test_other_inputs_make_another_run(run: Path, name: str) -> None:
 
 def test_a_base_that_a_plan_has_not_looked_at_counts_as_the_same() -> None:
     begun = identity(record())
-    assert compared_with(begun, record(base=None))["base"] == "b"
-    assert compared_with(begun, record(base="other"))["base"] == "other"
+    assert comparable_identity(begun, record(base=None))["base"] == "b"
+    assert comparable_identity(begun, record(base="other"))["base"] == "other"
 
 
 def test_other_workers_take_the_same_global_batch_in_any_micro_batches_and_no_other_one(run: Path) -> None:

@@ -25,9 +25,9 @@ from steadydancer.pipelines.train.loop import train_loop
 from steadydancer.pipelines.train.metrics.metrics_file import read_rows
 from steadydancer.pipelines.train.preflight.inputs import check_same_run
 from steadydancer.pipelines.train.resume import universal
-from steadydancer.pipelines.train.resume.states import StateNotWritten, read_facts
+from steadydancer.pipelines.train.resume.states import StateNotWritten, read_state_record
 from steadydancer.pipelines.train.resume.universal import bytes_to_convert, read_state, refuse_without_room
-from steadydancer.pipelines.train.run_folder import TrainingRefused, engine_states
+from steadydancer.pipelines.train.run_folder import TrainingRefused, intact_states
 
 FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 9, 32, 16, 16
 T, LATENT = (FRAMES - 1) // 4 + 1, SIDE // 8
@@ -104,7 +104,7 @@ from steadydancer.pipelines.train import engine, loop
 deepspeed.ops.__compatible_ops__ = {}  # as in engine.process_group: no compiler is looked for
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
 loop.process_group = lambda config: nullcontext(engine.ProcessGroup(rank, world_size, torch.device("cpu")))
-loop.node_watch = lambda config: lambda: False
+loop.preemption_watch = lambda config: lambda: False
 for settings in calls:
     loop.train_loop(settings)
 dist.destroy_process_group()
@@ -164,7 +164,7 @@ def as_of(run: Path, steps: int, out: Path) -> Path:
     """A copy of a finished run as it stood after so many steps, killed some steps later."""
     shutil.copytree(run, out)
     shutil.rmtree(out / "checkpoint")
-    for done, state in list(engine_states(out)):
+    for done, state in list(intact_states(out)):
         if done > steps:
             shutil.rmtree(state)
     return out
@@ -175,7 +175,7 @@ def test_two_workers_go_on_where_one_stopped_and_one_where_two_did(world, straig
     up, down = as_of(straight, 2, tmp_path / "up"), tmp_path / "down"
     calls = [(micro(1, num_workers=2), up), (micro(1, num_workers=2, steps=2), down)]
     together(2, tmp_path, [settings(world, config, out) for config, out in calls])
-    assert read_facts(down / "state/step-000002")["world_size"] == 2
+    assert read_state_record(down / "state/step-000002")["world_size"] == 2
     alone(micro(1, gradient_accumulation=2), world, down)
     for out in (up, down):
         agree(out, straight, losses=1e-6, trained=1e-6)
@@ -193,8 +193,8 @@ def check_conversion(world, parent: Path | None, tmp_path: Path, monkeypatch, co
     monkeypatch.setattr(engine, "deepspeed_config", in_groups)
     direct = alone(config, world, tmp_path / "direct", parent)
     through = as_of(direct, 2, tmp_path / "through [1] (of 2+)")  # DeepSpeed makes patterns of paths
-    facts = universal.read_facts
-    monkeypatch.setattr(universal, "read_facts", lambda state: {**facts(state), "world_size": 7})
+    facts = universal.read_state_record
+    monkeypatch.setattr(universal, "read_state_record", lambda state: {**facts(state), "world_size": 7})
     alone(config, world, through, parent)
     agree(through, direct)
 
