@@ -170,7 +170,7 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
     image, driving = dancers / "images/pair_0.png", dancers / "driving/pair_0.mp4"
     clips, wants_clips = curated / "clips", "no clips: give what `curate --out` or `refilter --out` was given"
     wants_latents, videos = "no latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
-    wants_stage = "no checkpoint of a stage: give OUT/checkpoint of the stage before"
+    wants_stage = "not a checkpoint of a stage: give OUT/checkpoint of the previous stage"
     wants_any = "no checkpoint: give OUT/checkpoint of `train --out OUT`, or what `convert` made"
     pair = ("--image", image, "--driving", driving)
     refusals: list[tuple[str, tuple[Any, ...]]] = [

@@ -132,7 +132,7 @@ def test_states_that_were_written_without_checksums_are_used(out: Path) -> None:
 
 def test_damaged_records_are_named_and_nothing_is_begun_in_their_place(out: Path) -> None:
     (out / "start.json").write_text('{"config": {')
-    with pytest.raises(TrainingRefused, match=rf"^{out}/start.json is damaged \(Expecting.*bring it back"):
+    with pytest.raises(TrainingRefused, match=rf"^{out}/start.json is damaged \(Expecting.*restore it from a copy"):
         refuse_other_run(out, record())
     (out / "run.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TrainingRefused, match=rf"^{out}/run.json is damaged"):

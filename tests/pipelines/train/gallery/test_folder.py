@@ -310,7 +310,7 @@ def test_a_network_that_knows_the_answer_renders_the_clip_itself(world, monkeypa
 
 
 def test_more_clips_than_are_measured_are_refused():
-    with pytest.raises(ValueError, match=r"gallery.num_clips 3 are more than validation_clips 2"):
+    with pytest.raises(ValueError, match=r"gallery.num_clips 3 must be at most validation_clips 2"):
         micro(shown={"num_clips": 3})
 
 
