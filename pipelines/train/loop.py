@@ -1,4 +1,4 @@
-"""The training loop, one for all stages: runs in every worker, resumes from the newest complete engine state."""
+"""The training loop of all stages: runs in every worker and resumes from the newest intact training state."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from .run_folder import NonFiniteError, TrainingRefused, append_metrics, commit_
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """Train one stage from wherever it stands to its last step, and commit its checkpoint.
+    """Train one stage from its newest training state to its last step, and commit its checkpoint.
 
-    When the run is asked to stop it ends after the step at hand, with an engine state and without a checkpoint.
+    On a stop request the loop ends after the current step, with a training state and without a checkpoint.
 
     Args:
         settings: JSON values: `config`, the paths `latents`, `out`, `base` and `from_checkpoint` (or None), and
-            `record`, what `run.json` shall say beyond what the loop finds out.
+            `record`, the fields of `run.json` that are known before training.
     """
     config = TrainConfig.model_validate(settings["config"])
     out, base = Path(settings["out"]), settings["base"]
@@ -65,7 +65,7 @@ def train_loop(settings: dict[str, Any]) -> None:
             StateWriter(out, config, group) as states,
             TrainedWriter(out, group, settings) as trained,
         ):
-            trained.keep(engine, done)  # a kill may have come between the state and this
+            trained.keep(engine, done)  # the last run may have been killed between the state and this
             for step in steps:
                 meter.begin()
                 with meter("data"):
@@ -76,7 +76,7 @@ def train_loop(settings: dict[str, Any]) -> None:
                     norm, stop = group.largest(grad_norm(engine), stop_requested(out, group))
                     _check_finite("gradient norm", {"grad_norm": norm}, batch, step)
                 except NonFiniteError:
-                    states.finish()  # raised on all ranks alike; the state of an earlier step may be under way
+                    states.finish()  # raised on all ranks; an earlier state may still be being written
                     raise
                 measured = meter.end(data.shards.bucket[batch.draws[0].key])
                 is_last = step + 1 == config.steps
@@ -94,7 +94,7 @@ def train_loop(settings: dict[str, Any]) -> None:
                     return
                 trained.keep(engine, step + 1)
 
-        # Not in the last step's metrics, which are to be the same when the run is continued later.
+        # Not in the metrics of the last step: they must be the same when the run is continued later.
         losses = {"loss_before": loss_before, "loss_after": evaluator.loss(), **evaluator.validation(config)}
         _commit(engine, config, group, out, {**settings["record"], **losses})
         report_weights(config, group, config.steps)
@@ -110,10 +110,10 @@ def _step(
     meter: Meter,
     step: int,
 ) -> dict[str, float]:
-    """Take one optimizer step on a global batch; the mean over it of every loss term.
+    """Take one optimizer step on a global batch; return the mean of every loss term.
 
     Raises:
-        NonFiniteError: on all ranks alike, before the weights are touched, if any rank's loss is not finite.
+        NonFiniteError: on all ranks, before the weights change, if any rank's loss is not finite.
     """
     losses: list[dict[str, Any]] = []
     means: dict[str, float] = {}
@@ -128,7 +128,7 @@ def _step(
             means = group.mean(losses)
             _check_finite("loss", means, batch, step)
         with meter("optimizer"):
-            engine.step()  # DeepSpeed counts: the last one of a batch changes the weights
+            engine.step()  # DeepSpeed counts: only the last micro-batch updates the weights
     return means
 
 
@@ -137,19 +137,19 @@ def _check_finite(what: str, values: dict[str, float], batch: StepBatch, step: i
         keys = ", ".join(row.key for row in batch.draws)
         raise NonFiniteError(
             f"step {step}: the {what} is not finite ({values}), so the weights were not updated. Resume from the "
-            f"newest state, or change settings with --fork. Samples of the batch: {keys}"
+            f"newest training state, or change settings with --fork. Samples of the batch: {keys}"
         )
 
 
 def _resume(engine: Any, group: ProcessGroup, out: Path) -> int:
-    """Load the newest sound engine state, cut the metrics back to it; the number of steps done."""
+    """Load the newest intact training state and truncate the metrics to it; return the number of steps done."""
     newest = newest_state(out, group)
     group.barrier()
     done = 0
     if newest is not None:
         done, folder = newest
         if read_state_record(folder)["trained"] != trained_names(engine):
-            raise TrainingRefused(f"{folder} holds other trained weights than this run trains: choose another --out")
+            raise TrainingRefused(f"{folder} has other trained weights than this run trains: choose another --out")
         read_state(engine, folder, group)
     if group.rank == 0:
         cut_metrics(out, done)
@@ -157,7 +157,7 @@ def _resume(engine: Any, group: ProcessGroup, out: Path) -> int:
 
 
 def _commit(engine: Any, config: TrainConfig, group: ProcessGroup, out: Path, record: dict[str, Any]) -> None:
-    """Gather the weights and let the first rank write OUT/checkpoint."""
+    """Gather the weights; rank 0 writes OUT/checkpoint."""
     weights = full_weights(engine)
     if group.rank == 0:
 

@@ -1,8 +1,8 @@
-"""A training run whose results go to a store: it works in a folder of this machine, and uploads what is finished.
+"""Training runs with `--out` on a store: work in a local folder, then upload the finished results.
 
-Engine states are rewritten every few minutes and read by this machine alone, so they stay here. On the store lie
-`checkpoint/` (its `run.json` last), `metrics.jsonl`, `start.json`, the checkpoints of fewer steps, the galleries and
-the page that shows them. Weights that are kept for picking stay here, too: a picked checkpoint is uploaded.
+Training states are rewritten every few minutes and only read by this machine, so they stay local, as do the weights
+that are kept for `pick`. Uploaded are `checkpoint/` (its `run.json` last), `metrics.jsonl`, `start.json`, earlier and
+picked checkpoints, the galleries and the report page.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from .run_folder import TrainingRefused, intact_states, read_json
 
 
 def run_folder(out: Location) -> Path:
-    """Where a run works: its own folder, or for one on a store this machine's folder for it."""
+    """Return the folder a run works in: `out` itself, or a local working folder if `out` is on a store."""
     return working_folder(out)
 
 
 def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -> Path:
-    """The folder of this machine in which the run works.
+    """Return the local working folder of a run whose `out` is on a store.
 
     Raises:
-        TrainingRefused: workers of other machines would not see that folder, or `out` holds a run of which this
-            machine knows nothing.
+        TrainingRefused: workers on other machines could not access that folder, or `out` holds a run whose training
+            states are not on this machine.
     """
     here = run_folder(out)
     if address is not None:
         raise TrainingRefused(
-            f"out: {out} is on a store, and the machines of a cluster need a folder that all of them see: give --out "
-            "a folder on a shared file system"
+            f"out: {out} is on a store, but the machines of a cluster need a folder that all of them can access: set "
+            "--out to a folder on a shared file system"
         )
     there = _record(out / "checkpoint")
     if there is None or any(intact_states(here)):
         return here
     if there["steps"] != config.steps:
         raise TrainingRefused(
-            f"steps: {out} holds a checkpoint of {there['steps']} steps, and what it could be continued from "
-            f"is not on this machine (in {here}): choose another --out"
+            f"steps: {out} holds a checkpoint of {there['steps']} steps, and the training state to continue it is "
+            f"not on this machine ({here}): choose another --out"
         )
-    copy_whole(out / "start.json", here / "start.json")  # enough to say that it is finished, and of what
+    copy_whole(out / "start.json", here / "start.json")  # enough to report that the run is finished
     copy_whole(out / "checkpoint" / RECORD, here / "checkpoint" / RECORD)
     return here
 
 
 def publish(here: Path, out: Location) -> None:
-    """Upload a run's checkpoints that are not there yet, and its metrics; what is there and finished stays."""
+    """Upload a run's metrics, report page, galleries and checkpoints; finished uploads are not repeated."""
     for name in ("start.json", "metrics.jsonl"):
         if (here / name).exists():
             copy_whole(here / name, out / name)
-    with after_commit(f"{PAGE} and galleries of {out}", "the same command, given again, uploads what is missing"):
+    with after_commit(f"{PAGE} and galleries of {out}", "run the same command again to upload what is missing"):
         if (here / PAGE).exists():
             copy_whole(here / PAGE, out / PAGE)
         _publish_galleries(here / "gallery", out / "gallery")
@@ -67,7 +67,7 @@ def publish(here: Path, out: Location) -> None:
 
 
 def _publish_galleries(folder: Path, target: Location) -> None:
-    """What is not there yet; a gallery that was made anew has another record, and its videos go before it."""
+    """Upload new galleries, and rendered-again ones, which have another record; videos go before the record."""
     there = set(files_below(target))
     for gallery in sorted(folder.glob("*/")):
         record = gallery / RECORD
@@ -80,11 +80,11 @@ def _publish_galleries(folder: Path, target: Location) -> None:
 
 
 def publish_folder(folder: Path, target: Location) -> None:
-    """Upload a checkpoint, its record last, unless the same one is there."""
+    """Upload a checkpoint, its record last, unless the store has the same one."""
     record = json.loads((folder / RECORD).read_text())
     if _record(target) == record:
         return
-    (target / RECORD).unlink(missing_ok=True)  # from here until the new one lies there, the checkpoint is unfinished
+    (target / RECORD).unlink(missing_ok=True)  # unfinished until the new record is uploaded
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / RECORD]
     for file in files:
         copy_whole(file, target / file.relative_to(folder).as_posix())

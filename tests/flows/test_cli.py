@@ -190,7 +190,7 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{clips} holds clips, {wants_latents}", ("explain", "dark.mp4", "--clips", curated, "--latents", clips)),
         (f"from_checkpoint: {clips} holds clips, {wants_stage}",
          ("train", "--latents", cached, "--stage", 2, "--from", clips, "--out", "o")),
-        (f"run: {cached} is no training run but latents: give what `train --out` was given",
+        (f"run: {cached} is latents, not a training run: give the --out of `train`",
          ("pick", "--run", cached, "--steps", 1)),
         (f"{cached} holds latents, {wants_any}", ("render", "--checkpoint", cached, *pair, "--out", "o")),
         (f"{cached} holds latents, no renders: give what `render --out` was given",

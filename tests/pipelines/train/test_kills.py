@@ -486,7 +486,9 @@ def test_a_lost_worker_without_restarts_is_one_error_and_the_same_command_goes_o
     assert driver.wait(300) == 1
     assert not [line for pid, line in everybody.items() if is_alive(pid) and "Agent" not in line]
     told = run.with_suffix(".log").read_text()
-    assert "a worker was lost" in told and "the same command goes on" in told and "Traceback" not in told, told[-3000:]
+    assert "a worker was lost" in told and "run the same command to resume" in told and "Traceback" not in told, told[
+        -3000:
+    ]
     assert world.command(1, run, **changes).wait(600) == 0
     assert_same(run, undisturbed(world, 1, **changes))
 

@@ -206,8 +206,8 @@ def test_a_tensor_of_another_shape_or_with_infinity_is_named_each_time(
     wanted = {**clip, **image, "prompt_embeds": (None, 8)}
     for change, error, words in (
         (cut, ArtifactError, "its index and null"),
-        (lambda tensor: tensor[None], ArtifactError, f"want {wanted[name]}"),
-        (not_finite, NonFiniteError, f"{name} holds values that are not finite"),
+        (lambda tensor: tensor[None], ArtifactError, f"expected {wanted[name]}"),
+        (not_finite, NonFiniteError, f"{name} has values that are not finite"),
     ):
         given = tensors(WIDE, 1)
         given[name] = change(given[name])
@@ -220,7 +220,7 @@ def test_a_tensor_of_another_shape_or_with_infinity_is_named_each_time(
     given = tensors(WIDE, 1)
     del given[name]
     monkeypatch.setattr(data.shards, "read", lambda key: {"conditions": save(given), "meta": {}, "pose": b""})
-    with pytest.raises(ArtifactError, match=f"sample clip01: {name} is None, its index and null conditions want"):
+    with pytest.raises(ArtifactError, match=f"sample clip01: {name} has shape None, expected"):
         data.load([SampleDraws("clip01", 0.5, 1)], CPU)
     monkeypatch.setattr(data.shards, "read", lambda key: {"conditions": b"torn", "meta": {}, "pose": b""})
     with pytest.raises(ArtifactError, match=r"shard\.tar: sample clip01: 4 bytes are no safetensors"):

@@ -345,8 +345,8 @@ def infinite(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("latents", lambda t: t * float("nan"), "latents holds values that are not finite"),
-        ("prompt_embeds", infinite, "prompt_embeds holds values that are not finite"),
+        ("latents", lambda t: t * float("nan"), "latents has values that are not finite"),
+        ("prompt_embeds", infinite, "prompt_embeds has values that are not finite"),
         ("pose_latents", lambda t: t[:, :-1], r"pose_latents is \(16, 2, 4, 6\), .* want \(16, 3, 4, 6\)"),
         ("image_latents", lambda t: t.transpose(2, 3), r"image_latents is \(16, 3, 6, 4\), .* want \(16, 3, 4, 6\)"),
         ("image_embeds", lambda t: t[:, :4], r"image_embeds is \(257, 4\), .* want \(257, 8\)"),
@@ -449,7 +449,7 @@ def test_a_simulated_pose_that_is_no_good_is_not_kept_and_a_kept_one_is_named(
 ) -> None:
     simulation, shards = PoseSimulation(config(3), None, tmp_path), ShardDataset(latents)
     plain = tensors_like(WIDE, 0)["pose_latents"]
-    with monkeypatch.context() as patched, pytest.raises(NonFiniteError, match=r"sample clip0, .* T\* = 2: not finite"):
+    with monkeypatch.context() as patched, pytest.raises(NonFiniteError, match=r"sample clip0, .* T\* = 2, are not finite"):
         patched.setattr(PoseSimulation, "_encode", lambda *_: plain.float() * float("nan"))
         simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
     assert not list(tmp_path.glob("*.safetensors"))
@@ -458,7 +458,7 @@ def test_a_simulated_pose_that_is_no_good_is_not_kept_and_a_kept_one_is_named(
     file = tmp_path / "clip0-2.safetensors"
     for content in (file.read_bytes()[:-1], save({"pose_latents": plain[:, :1].contiguous()}), save({"other": plain})):
         file.write_bytes(content)
-        with pytest.raises(ArtifactError, match=f"{file} holds no simulated pose .*delete it"):
+        with pytest.raises(ArtifactError, match=f"{file} is not a simulated pose .*delete it"):
             simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
     file.unlink()
     assert torch.equal(simulation("clip0", 2, shards.read("clip0"), plain, WIDE), first)
@@ -600,5 +600,5 @@ def test_what_only_reading_tells_ends_the_command_before_the_step(train: Any, ca
     counts = {"inputs": len(rows), "ok": len(rows), "rejected": 0, "quarantined": 0}
     Artifact(nan).commit({**{k: v for k, v in samples.record.items() if k != "fingerprint"}, "counts": counts})
     answer = train(nan, stage1={"evaluation_samples": 0})
-    refused(answer, f"{nan}/shards/", ": sample ", ": image_embeds holds values that are not finite")
+    refused(answer, f"{nan}/shards/", ": sample ", ": image_embeds has values that are not finite")
     assert not (tmp_path / "out" / "metrics.jsonl").read_text()

@@ -345,7 +345,7 @@ def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, buc
     assert picked == out / "checkpoint-000002" == job.picked(out, 2)
     assert json.loads((picked / "run.json").read_text())["steps"] == 2
     assert job.pick(out, 5) == out / "checkpoint" == job.picked(out, 5)  # the last one is there
-    with pytest.raises(TrainingRefused, match="holds no checkpoint of 4 steps"):
+    with pytest.raises(TrainingRefused, match="has no checkpoint of 4 steps"):
         job.picked(out, 4)
 
 
