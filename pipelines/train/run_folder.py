@@ -45,11 +45,11 @@ def intact_states(out: Path) -> Iterator[tuple[int, Path]]:
     Each process verifies the checksums of a state once. Incomplete and damaged states are skipped with a warning.
     """
     for steps, folder in state_folders(out):
-        wrong = find_damage(folder)
-        if wrong is None:
+        damage = find_damage(folder)
+        if damage is None:
             yield steps, folder
         else:
-            warn_damaged_state(folder, wrong)
+            warn_damaged_state(folder, damage)
 
 
 def newest_intact_state(out: Path) -> tuple[int, Path] | None:

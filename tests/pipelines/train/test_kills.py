@@ -313,7 +313,7 @@ def test_a_damaged_state_is_not_resumed_from(world, tmp_path, harm):
     world.begin(1, run, before=f"loop.set_learning_rate = lambda *given, original=loop.set_learning_rate: "
                 f"open({str(taken)!r}, 'a').write(f'{{given[-1]}}\\n') and original(*given)").join()  # fmt: skip
     assert [int(step) for step in taken.read_text().split()] == list(range(before, STEPS))
-    assert f"{folder} is not used, the state before it is: {file.relative_to(folder)} is " in world.told()
+    assert f"skipping the damaged training state {folder} ({file.relative_to(folder)} is " in world.told()
     assert before < newest
     assert_same(run, straight)
 
@@ -364,7 +364,7 @@ def test_a_file_that_cannot_be_written_to_its_end(world, tmp_path, what):
     assert process.exitcode == 1 and "File too large" in told
     if what == "state":
         assert f"disk: the state after 12 steps could not be written to {run}/state (" in told
-        assert "that of 8 steps is whole" in told and sizes(run / "state/step-000008") == before
+        assert "the state of 8 steps is intact" in told and sizes(run / "state/step-000008") == before
         assert next(intact_states(run))[0] == 8
     else:
         assert f"disk: the checkpoint of 20 steps could not be written to {run}/checkpoint (" in told
@@ -388,7 +388,7 @@ def test_a_disk_that_fills_up_while_it_trains(world, tmp_path, room):
         filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - room)))
         process.join()
         told = world.told()
-        assert process.exitcode == 1 and "disk: " in told and "make room" in told and str(run) in told
+        assert process.exitcode == 1 and "disk: " in told and "free disk space" in told and str(run) in told
         newest, _ = next(intact_states(run))
         assert newest >= 8 and not (run / "checkpoint").exists()
         again = world.begin(1, run)  # nothing has changed: refused again, and nothing is lost

@@ -449,7 +449,7 @@ def test_a_simulated_pose_that_is_no_good_is_not_kept_and_a_kept_one_is_named(
 ) -> None:
     simulation, shards = PoseSimulation(config(3), None, tmp_path), ShardDataset(latents)
     plain = tensors_like(WIDE, 0)["pose_latents"]
-    with monkeypatch.context() as patched, pytest.raises(NonFiniteError, match=r"sample clip0, .* T\* = 2, are not finite"):
+    with monkeypatch.context() as patched, pytest.raises(NonFiniteError, match=r"sample clip0, .* T\* = 2, are not"):
         patched.setattr(PoseSimulation, "_encode", lambda *_: plain.float() * float("nan"))
         simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
     assert not list(tmp_path.glob("*.safetensors"))

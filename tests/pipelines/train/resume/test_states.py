@@ -199,7 +199,7 @@ def test_a_state_that_is_not_what_was_written_is_refused_with_a_word_and_the_one
     assert newest_state(tmp_path, Team()) == (2, tmp_path / "state/step-000002")
     (said,) = caplog.messages  # once, however often it is looked for
     named = "complete.json" if "record" in harm else "engine/rank-0.pt"
-    assert said.startswith(f"{tmp_path}/state/step-000004 is not used, the state before it is: {named} is ")
+    assert said.startswith(f"skipping the damaged training state {tmp_path}/state/step-000004 ({named} is ")
 
 
 def test_a_refused_state_does_not_push_out_the_sound_one_that_follows(tmp_path):
@@ -307,7 +307,8 @@ def test_a_full_disk_is_one_clear_error_and_touches_nothing(tmp_path, monkeypatc
         try:
             writer.save(engine, 2)
             with pytest.raises(
-                StateNotWritten, match=r"^disk: the state after 2 steps .*File too large.* that of 1 steps is whole"
+                StateNotWritten,
+                match=r"^disk: the state after 2 steps .*File too large.* the state of 1 steps is intact",
             ) as told:
                 writer.wait()
         finally:
@@ -327,7 +328,7 @@ def test_what_went_wrong_in_writing_is_raised_at_a_later_step(tmp_path, monkeypa
     monkeypatch.setattr(torch, "save", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with StateWriter(tmp_path, config(), Team()) as writer:
         writer.save(Engine(), 1)
-        with pytest.raises(StateNotWritten, match="No space left on device.*there is none before it"):
+        with pytest.raises(StateNotWritten, match="No space left on device.*there is no earlier state"):
             for _ in range(200):
                 time.sleep(0.01)
                 writer.check()

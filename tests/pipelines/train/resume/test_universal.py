@@ -264,7 +264,7 @@ def test_room_for_a_conversion_is_asked_for_before_it_begins(tmp_path, monkeypat
     monkeypatch.setattr(universal.shutil, "disk_usage", lambda folder: disk._replace(free=8050))
     refuse_without_room(two, 8)
     refuse_without_room(three, 4)
-    with pytest.raises(TrainingRefused, match=r"^disk: 8 workers go on from what 4 wrote.*--num-workers 4"):
+    with pytest.raises(TrainingRefused, match=r"^disk: resuming with 8 workers .*--num-workers 4"):
         refuse_without_room(three, 8)
 
 
