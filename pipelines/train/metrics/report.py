@@ -23,7 +23,7 @@ from ...pages.charts import bar
 from ...pages.curves import draw_curves, key
 from ...pages.layout import Figure, Section, show, url, write_page
 from ...runtime.after_commit import after_commit
-from ..gallery.folder import OF_EACH_CLIP, clip_name, gallery_failures, gallery_name, gallery_records
+from ..gallery.folder import REFERENCE_MEDIA, clip_name, gallery_failures, gallery_name, gallery_records
 from .metrics_file import METRICS, PARTS, damaged_lines, loss_terms, read_rows
 
 PAGE, STAGES_PAGE = "report.html", "training.html"
@@ -203,7 +203,7 @@ def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: 
     clips = list(dict.fromkeys(clip for gallery in there.values() for clip in gallery["clips"]))
     media = []
     for clip in clips:
-        names = zip(("reference", "pose", "the clip itself"), OF_EACH_CLIP, strict=True)
+        names = zip(("reference", "pose", "the clip itself"), REFERENCE_MEDIA, strict=True)
         group = [(f"{name}\n{clip[:16]}", beside + clip_name(clip, file))
                  for name, file in names]  # fmt: skip
         for step, gallery in there.items():

@@ -203,7 +203,7 @@ def test_a_damaged_line_between_others_is_named_and_costs_its_own_step_alone(tmp
         assert [told["step"] for told in read_rows(out)] == [0, 1, 3, 5]
         read_rows(out)
     assert caplog.messages == [
-        f"{out}/metrics.jsonl: line {number} of 6 is damaged, its step is left out" for number in (3, 5)
+        f"{out}/metrics.jsonl: line {number} of 6 is damaged; its step is skipped" for number in (3, 5)
     ]
     assert damaged_lines(out) == [3, 5]
     follow = NewRows(out / "metrics.jsonl")

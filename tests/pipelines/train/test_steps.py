@@ -498,7 +498,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         made("half")(folder)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(NotWritten, match=r"^disk: the checkpoint of 7 steps .*No space left.* writes it again"):
+    with pytest.raises(NotWritten, match=r"^disk: the checkpoint of 7 steps .*No space left.* to write it again"):
         commit_checkpoint(tmp_path, full, {"steps": 7})
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
     assert read_checkpoint_record(tmp_path)["steps"] == 5
@@ -514,7 +514,7 @@ def test_kept_weights_leave_room_for_the_next_engine_state(monkeypatch: pytest.M
     for free, is_refused in ((1400, False), (1399, True)):
         monkeypatch.setattr(keep.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
         if is_refused:
-            with pytest.raises(OSError, match="0.00 GB to write and 0.00 GB for the next engine state"):
+            with pytest.raises(OSError, match="0.00 GB to write and 0.00 GB for the next training state"):
                 writer._refuse_without_room(weights)
         else:
             writer._refuse_without_room(weights)

@@ -169,7 +169,7 @@ def test_a_simulated_pose_takes_the_place_of_the_cached_one_alone(latents: Path)
         value("pose_latents", 5),
     ]
     assert [told(clip) for clip in batch.latents] == [value("latents", 4), value("latents", 5)]
-    with pytest.raises(ValueError, match="pose simulation was drawn for sample clip04, but there is nothing"):
+    with pytest.raises(ValueError, match="pose simulation was drawn for sample clip04, but `pose_simulation` is None"):
         TrainingData(latents, config(stage=3)).load(rows, CPU)
 
 
@@ -241,5 +241,5 @@ def test_null_conditions_that_are_missing_or_not_finite_are_named(
     data, given = TrainingData(latents, config()), tensors(WIDE, 20)
     given["pose_latents"] = cut(given["pose_latents"])
     monkeypatch.setattr(data.shards, "null", lambda bucket: save(given))
-    with pytest.raises(ArtifactError, match=r"pose_latents is \(16, 2, 4, 6\), wanted \(16, 3, 4, 6\)"):
+    with pytest.raises(ArtifactError, match=r"pose_latents has shape \(16, 2, 4, 6\), expected \(16, 3, 4, 6\)"):
         data.load([SampleDraws("clip01", 0.5, 1)], CPU)

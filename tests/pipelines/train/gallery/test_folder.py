@@ -138,7 +138,7 @@ def test_every_checkpoint_has_a_gallery_of_the_same_validation_clips(world, run)
     assert list(shown) == [2, 4, 5] and len(set(shown.values())) == 3  # the weights differ, and nothing else does
     video = run / "gallery" / "step-000002" / f"{key}.mp4"
     assert decode(video, frame_times_s(video)).shape == (FRAMES, SIDE, SIDE, 3)
-    assert {file.name for file in (run / "gallery/clips").iterdir()} == {f"{key}-{n}" for n in gallery.OF_EACH_CLIP}
+    assert {file.name for file in (run / "gallery/clips").iterdir()} == {f"{key}-{n}" for n in gallery.REFERENCE_MEDIA}
     assert not list((run / "trained").glob("step-000005"))  # those are the checkpoint's
 
 
@@ -151,7 +151,7 @@ def test_the_page_shows_all_galleries_side_by_side(run):
     measured = [row["validation_loss"] for row in read_rows(run) if "validation_loss" in row]
     assert f"2 steps\nvalidation loss {measured[0]:.4g}" in page
     assert all(f"<b>{title}</b>" in page for title in ("loss", "mean over σ", "shares of a step", "seconds a step"))
-    assert "could not be made" not in page
+    assert "could not be rendered" not in page
 
 
 def test_galleries_change_nothing_in_the_training(world, run, tmp_path):
@@ -213,12 +213,12 @@ def test_a_render_that_fails_is_told_and_the_training_goes_on(world, run, tmp_pa
     monkeypatch.setattr(gallery_render, "render_gallery", fails)
     assert train(world, micro(), tmp_path / "run")["steps"] == 5
     page = (tmp_path / "run/report.html").read_text()
-    assert "could not be made" in page and "CUDA out of memory, &lt;says&gt; the card" in page
+    assert "could not be rendered" in page and "CUDA out of memory, &lt;says&gt; the card" in page
     assert list(videos(tmp_path / "run")) == [2, 5]
     monkeypatch.undo()
     assert train(world, micro(), tmp_path / "run")["already_finished"]
     assert videos(tmp_path / "run") == videos(run)
-    assert "could not be made" not in (tmp_path / "run/report.html").read_text()
+    assert "could not be rendered" not in (tmp_path / "run/report.html").read_text()
 
 
 def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_path, monkeypatch):
@@ -229,7 +229,7 @@ def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_
     assert train(world, micro(), tmp_path)["steps"] == 5
     assert list(videos(tmp_path)) == [5]
     assert set(gallery.gallery_failures(tmp_path)) == {2, 4}
-    assert "were not kept: [Errno 28]" in gallery.gallery_failures(tmp_path)[2]["reason"]
+    assert "could not be written: [Errno 28]" in gallery.gallery_failures(tmp_path)[2]["reason"]
     assert not list((tmp_path / "trained").iterdir())
     monkeypatch.undo()
 
@@ -237,7 +237,7 @@ def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_
     monkeypatch.setattr(keep.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
     writer = keep.TrainedWriter(tmp_path, None, gallery_settings(world, tmp_path, micro()))
     writer._write(tmp_path / "trained/step-000004", {"weight": torch.zeros(10)}, 4)
-    assert "the next engine state, 0.00 GB free" in gallery.gallery_failures(tmp_path)[4]["reason"]
+    assert "the next training state, 0.00 GB free" in gallery.gallery_failures(tmp_path)[4]["reason"]
 
 
 @pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.acceptance)])
@@ -265,7 +265,7 @@ def test_a_picked_step_is_the_checkpoint_of_a_run_that_ended_there(world, run, t
 
 
 def test_a_step_that_is_not_kept_cannot_be_picked(run):
-    with pytest.raises(TrainingRefused, match=r"^steps: .* no weights of 3 steps, but of: 2, 4, 5$"):
+    with pytest.raises(TrainingRefused, match=r"^steps: .* no weights of 3 steps; steps with weights: 2, 4, 5$"):
         trained.pick(run, 3)
 
 

@@ -109,7 +109,7 @@ def test_the_first_clips_of_the_validation_are_shown_each_once() -> None:
     assert gallery_render.gallery_keys(data, config()) == ["c", "a"]
     assert gallery_render.gallery_keys(data, config(num_clips=8)) == ["c", "a", "b"]
     nothing: Any = Data()
-    with pytest.raises(TrainingRefused, match="no source is held out"):
+    with pytest.raises(TrainingRefused, match="holds out no source"):
         gallery_render.gallery_keys(nothing, config())
 
 
