@@ -79,7 +79,7 @@ class TrainedWriter:
             record_failure(self._out, steps, f"its weights could not be written: {error}", self._settings["attempt"])
 
     def _refuse_without_room(self, weights: dict[str, torch.Tensor]) -> None:
-        """Reserve room for the next training state, without which training would stop."""
+        """Refuse a write that leaves no room for the next training state, without which training would stop."""
         newest = max((self._out / "state").glob("step-*"), default=None)
         reserved = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file()) if newest else 0
         needed, free = sum(weight.nbytes for weight in weights.values()), shutil.disk_usage(self._out).free

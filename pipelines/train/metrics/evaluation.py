@@ -64,7 +64,7 @@ class Evaluator:
         return loss
 
     def validation(self, config: TrainConfig) -> dict[str, float]:
-        """Compute `validation_loss`, the mean over clips and σ, and `validation_loss_σ` for each σ; empty without clips."""
+        """Compute `validation_loss`, a mean over clips and σ, and `validation_loss_σ` per σ; empty without clips."""
         rows = self._data.validation_draws()
         if not rows:
             return {}

@@ -1,4 +1,4 @@
-"""Room on the disk that a stage takes, in its run's folder, said before it begins."""
+"""Disk space that a stage needs in its run's folder, checked before it starts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _GB = 1e9
 def needed_bytes(
     config: TrainConfig, inputs: StageInputs, network: Network, sampler: StepSampler, keys: Sequence[str]
 ) -> dict[str, int]:
-    """What a run will hold at most, by what it is: engine states, the checkpoint, and what only some runs keep.
+    """Compute the maximum bytes on disk by content: training states, checkpoint, gallery weights, simulated poses.
 
     Args:
         config: the stage.
         inputs: its checked inputs.
-        network: its parameters, counted.
-        sampler: its order.
-        keys: of its training samples.
+        network: its parameter counts.
+        sampler: the order of its samples.
+        keys: keys of its training samples.
     """
     return {
-        # While a state is written, the ones that stay are still there.
+        # While a state is written, all kept ones still exist.
         "engine_states": footprint.training_state_bytes(config, network) * (config.keep_checkpoints + 1),
         "checkpoint": footprint.checkpoint_bytes(config, network)
         + bundle_bytes(config, inputs.record["components"]["path"]),
@@ -41,17 +41,17 @@ def needed_bytes(
 
 
 def refuse_too_little(needed: dict[str, int], out: Path) -> Iterator[str]:
-    """A sentence, if a run's folder will not find the room; galleries are left out where they find none."""
+    """Yield a refusal if the disk is too small; gallery weights do not count: they are skipped on a full disk."""
     wanted = sum(size for name, size in needed.items() if name != "gallery_weights")
     kept = (file for name in ("state", "pose_simulation") for file in (out / name).rglob("*"))
     missing, free = wanted - sum(file.stat().st_size for file in kept if file.is_file()), free_bytes(out)
     if missing > free:
         yield (
-            f"disk: {out} needs {missing / _GB:.1f} GB more for engine states and the checkpoint, and "
-            f"{free / _GB:.1f} GB are free: make room, choose another --out, or lower keep_checkpoints"
+            f"disk: {out} needs {missing / _GB:.1f} GB more for training states and the checkpoint, but "
+            f"{free / _GB:.1f} GB are free: free disk space, choose another --out, or lower keep_checkpoints"
         )
 
 
 def free_bytes(out: Path) -> int:
-    """Free bytes where a folder is, or would be made."""
+    """Return the free bytes on the disk of a folder that may not exist yet."""
     return shutil.disk_usage(next(parent for parent in (out, *out.parents) if parent.exists())).free

@@ -1,4 +1,4 @@
-"""How long a stage will take, and what it would need with other settings: numbers for a person to choose by."""
+"""Estimate the duration of a stage, and its memory with other settings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..config import TrainConfig
 from ..metrics.metrics_file import read_rows
 from . import footprint
 
-_MEASURED_STEPS = 50  # a rate is the median of so many steps, the last ones
+_MEASURED_STEPS = 50  # the measured rate is the median of the last steps, this many
 
-# How activations may be kept for the backward pass.
+# Ways to save activations for the backward pass.
 _KEEPING: dict[str, dict[str, bool]] = {
     "everything": {"gradient_checkpointing": False},
     "block inputs and attention": {"gradient_checkpointing": True, "keep_attention_outputs": True},
@@ -30,7 +30,7 @@ _NOT_KEPT = {"gradient_checkpointing": False, "keep_attention_outputs": False, "
 
 
 def mean_step_flops(config: TrainConfig, network: flops.Network, buckets: list[Bucket]) -> flops.Flops:
-    """Operations of one optimizer step of all workers, the mean over clips of these sizes."""
+    """Compute the FLOPs of one optimizer step over all workers, averaged over clips of these sizes."""
     each = {bucket: flops.step_flops(config, network, bucket) for bucket in set(buckets)}
     clips = config.global_batch_size
     return flops.Flops(
@@ -48,10 +48,10 @@ def seconds_a_step(
     fork: Path | None = None,
     tflops: float | None = None,
 ) -> tuple[float | None, str | None]:
-    """(seconds, where they are from); (None, None) where there is nothing to go by.
+    """Estimate (seconds per step, source of the estimate); (None, None) if it is unknown.
 
-    `given`: operations over `tflops` of each worker. `measured`: the median of the newest steps in `out`. `measured in
-    the fork`: of those in `fork`, by the operations and the workers of either's step.
+    `given`: operations divided by `tflops` per worker. `measured`: median of the newest steps in `out`. `measured in
+    the fork`: median of those in `fork`, scaled by operations and workers.
     """
     step_flops = mean_step_flops(config, network, buckets).hardware
     workers = max(config.num_workers, 1)
@@ -74,10 +74,10 @@ def _measured(out: Path) -> float | None:
 
 
 def memory_by_setting(config: TrainConfig, network: flops.Network, bucket: Bucket) -> list[dict[str, Any]]:
-    """Memory of a GPU and of the host, and operations, for every way to spread the same step.
+    """Compute GPU memory, host memory and FLOPs for all memory settings of the same step.
 
-    The ways are ZeRO's stage, where the optimizer is, and what is kept for the backward pass; `is_set` marks the
-    configuration's own.
+    The settings are the ZeRO stage, the place of the optimizer, and the activations saved for the backward pass;
+    `is_set` marks the current configuration.
     """
     rows = []
     for zero_stage, offload, (kept, keeping) in product((2, 3), (False, True), _KEEPING.items()):
@@ -96,7 +96,7 @@ def memory_by_setting(config: TrainConfig, network: flops.Network, bucket: Bucke
 
 
 def memory_by_size(config: TrainConfig, network: flops.Network, buckets: list[Bucket]) -> list[dict[str, Any]]:
-    """Clips, tokens, memory of a GPU and operations of every size that the cache holds, the largest first."""
+    """Compute clips, tokens, GPU memory and FLOPs for every clip size in the cache, the largest first."""
     return [
         {
             "num_frames": bucket[0],
@@ -112,7 +112,7 @@ def memory_by_size(config: TrainConfig, network: flops.Network, buckets: list[Bu
 
 
 def memory_reductions(config: TrainConfig, network: flops.Network, bucket: Bucket) -> Iterator[tuple[str, int]]:
-    """(what to set, bytes of a GPU with it alone) for all that would need less than the configuration does."""
+    """Find single changes that need less GPU memory; yield (setting, bytes of a GPU with it)."""
     now = footprint.gpu_memory(config, network, bucket)["total"]
     micro_batches = config.global_batch_size // max(config.num_workers, 1)
     changes: dict[str, dict[str, Any]] = {
@@ -135,7 +135,7 @@ def memory_reductions(config: TrainConfig, network: flops.Network, bucket: Bucke
 
 
 def with_settings(config: TrainConfig, **changes: Any) -> TrainConfig | None:
-    """The configuration with other settings; None where they do not go together."""
+    """Return the configuration with other settings; None if the result is not valid."""
     try:
         return TrainConfig.model_validate({**config.model_dump(), **changes})
     except ValidationError:

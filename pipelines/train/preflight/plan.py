@@ -1,4 +1,4 @@
-"""Whether a stage will fit and how long it will take, said before any GPU is taken."""
+"""Plan a stage before it uses a GPU: whether it fits, what it needs, and how long it takes."""
 
 from __future__ import annotations
 
@@ -38,28 +38,26 @@ def plan(
     tflops: float | None = None,
     gpu_memory_gb: float | None = None,
 ) -> dict[str, Any]:
-    """What `run` would do and need, without loading a weight.
+    """Compute what `run` would do and need, without loading weights.
 
     Args:
         config: the stage.
         latents: see `run`.
-        base: see `run`; of one that is not on this machine nothing is fetched but `config.json`.
+        base: see `run`; of a base that is not on this machine only `config.json` is downloaded.
         out: see `run`.
         from_checkpoint: see `run`.
         address: see `run`.
         fork: see `run`.
-        tflops: 10¹² operations that one GPU does in a second; None: the rate of the steps already taken in `out`, or
-            of those in `fork`.
-        gpu_memory_gb: memory of one GPU, 10⁹ bytes; None: of this machine's, unless `address` names another.
+        tflops: 10¹² operations per second of one GPU; None: the rate of the steps already taken in `out` or `fork`.
+        gpu_memory_gb: memory of one GPU in 10⁹ bytes; None: that of this machine's GPU, unless `address` is given.
 
     Returns:
-        JSON values: steps, samples, parameters, bytes of GPU, host and disk by what they hold, memory with other
-        settings and by size of clip, operations a step, hours left (null without a rate), `sizes_assumed` (the network
-        that is counted where the base's sizes are not known here, else null), and `refusals`, sentences of which `run`
-        would raise the first. `table.table` puts them down for a person.
+        JSON values: steps, samples, parameters, bytes of GPU, host and disk by content, memory with other settings and
+        by clip size, operations per step, hours left (null without a rate), `sizes_assumed` (the network assumed if the
+        base's sizes are unknown, else null), and `refusals`, of which `run` would raise the first. See `table.table`.
 
     Raises:
-        TrainingRefused: the inputs do not fit together, so that there is nothing to plan.
+        TrainingRefused: the inputs do not fit together.
     """
     from .. import flops
     from . import disk, footprint, forecast
@@ -112,7 +110,7 @@ def plan(
 
 
 def _order(config: TrainConfig, inputs: StageInputs) -> tuple[tuple[str, ...], StepSampler]:
-    """Keys of the training samples, and the order in which they are taken."""
+    """Return the keys of the training samples, and their sampler."""
     keys = split(inputs.shards, config).training
     buckets = {key: inputs.shards.bucket[key] for key in keys}
     return keys, StepSampler(buckets, config.global_batch_size, config.seed)
@@ -123,7 +121,7 @@ def _largest(inputs: StageInputs) -> Bucket:
 
 
 def _folder_conflicts(inputs: StageInputs, out: Path, fork: Path | None) -> Iterator[str]:
-    """What speaks against beginning, or going on, in that folder."""
+    """Yield the reasons why the run cannot start or resume in that folder."""
     for check in (
         lambda: check_fork(fork, out, inputs.record) if fork is not None else None,
         lambda: refuse_other_run(out, inputs.record),
@@ -135,7 +133,7 @@ def _folder_conflicts(inputs: StageInputs, out: Path, fork: Path | None) -> Iter
 
 
 def check_feasible(config: TrainConfig, inputs: StageInputs, out: Path, address: str | None) -> None:
-    """Raise `TrainingRefused` for the first thing that would fail after hours, or wait without a word."""
+    """Raise `TrainingRefused` for the first problem that would appear only after hours, or make Ray wait forever."""
     from .. import flops
     from . import disk
 
@@ -155,7 +153,7 @@ def _refusals(
     address: str | None,
     gpu_memory_gb: float | None,
 ) -> Iterator[str]:
-    """What cannot work, as sentences that begin with the field."""
+    """Yield the reasons why the stage cannot run; each starts with the field."""
     from . import disk, footprint
 
     missing = missing_tracker(config)
@@ -166,23 +164,23 @@ def _refusals(
     if config.use_gpu:
         gpu_bytes = _gpu_bytes(address, gpu_memory_gb)
         yield from _too_little_gpu_memory(config, network, _largest(inputs), gpu_bytes)
-        if address is None:  # on a CPU everything is host memory, and machines that swap are nobody's plan
+        if address is None:  # not on a CPU: there all memory is host memory
             yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(inputs)), _host_bytes())
     yield from disk.refuse_too_little(on_disk, out)
 
 
 def _missing_workers(config: TrainConfig) -> Iterator[str]:
-    """GPUs or cores that this machine does not have: a private Ray would wait for them without a word."""
+    """Yield a refusal for missing GPUs or cores: a private Ray would wait for them forever."""
     import torch
 
     wanted = max(config.num_workers, 1)
     if config.use_gpu and wanted > (here := torch.cuda.device_count()):
         yield (
-            f"num_workers: {wanted} GPU are asked for and this machine has {here}: give --address of a cluster that "
-            "has them, fewer --num-workers, or a preset without GPU (tiny)"
+            f"num_workers: {wanted} GPUs requested, but this machine has {here}: give the --address of a cluster that "
+            "has them, lower --num-workers, or use a preset without GPU (tiny)"
         )
     if not config.use_gpu and wanted > (here := os.cpu_count() or 1):
-        yield f"num_workers: {wanted} cores are asked for and this machine has {here}"
+        yield f"num_workers: {wanted} cores requested, but this machine has {here}: lower --num-workers"
 
 
 def _too_little_gpu_memory(config: TrainConfig, network: Network, bucket: Bucket, there: int | None) -> Iterator[str]:
@@ -194,7 +192,7 @@ def _too_little_gpu_memory(config: TrainConfig, network: Network, bucket: Bucket
     ways = sorted(forecast.memory_reductions(config, network, bucket), key=lambda way: way[1])
     helps = ", ".join(f"{way} ({needed / _GB:.0f} GB)" for way, needed in ways)
     yield (
-        f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB a GPU ({_breakdown(parts)}) and the GPU has "
+        f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB per GPU ({_breakdown(parts)}), but the GPU has "
         f"{there / _GB:.0f} GB: try {helps or 'a smaller area or fewer frames'}"
     )
 
@@ -217,7 +215,7 @@ def _too_little_host_memory(parts: dict[str, int], there: int) -> Iterator[str]:
             if parts[part]
         ]
         yield (
-            f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_breakdown(parts)}) and this machine has "
+            f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_breakdown(parts)}), but this machine has "
             f"{there / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
         )
 
@@ -233,7 +231,7 @@ def _gpu_bytes(address: str | None, gpu_memory_gb: float | None) -> int | None:
 
 
 def _host_bytes() -> int:
-    """Memory of this machine, or what its container may take of it."""
+    """Return the memory of this machine, or the limit of its container."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     cgroup = Path("/sys/fs/cgroup/memory.max")
     if cgroup.exists() and (limit := cgroup.read_text().strip()).isdigit():

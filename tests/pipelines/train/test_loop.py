@@ -614,7 +614,7 @@ def test_a_cache_made_with_other_components_is_refused(world, tmp_path):
 def test_other_settings_on_the_same_folder_are_refused_and_named(world, stages):
     with pytest.raises(TrainingRefused, match=r"config.seed: 3 → 4"):
         train(world, micro(1, seed=4), stages[1])
-    with pytest.raises(TrainingRefused, match=r"^steps: .* 5 steps .* 4 asked"):
+    with pytest.raises(TrainingRefused, match=r"^steps: 4 steps requested, .* already has 5"):
         train(world, micro(1, steps=4), stages[1])
 
 
@@ -640,9 +640,9 @@ def test_a_fork_goes_on_from_the_newest_state_with_other_settings(world, stages,
 
 
 def test_a_fork_that_could_not_be_loaded_is_refused(world, stages, tmp_path):
-    refused(world, micro(1), tmp_path / "a", "^fork: .* no complete engine state", fork=tmp_path)
+    refused(world, micro(1), tmp_path / "a", "^fork: .* no intact training state", fork=tmp_path)
     refused(world, micro(1, lora_rank=3), tmp_path / "b", r"^fork: .*\n  config.lora_rank: 2 → 3$", fork=stages[1])
-    refused(world, micro(1, steps=4), tmp_path / "c", "^steps: .* 5 steps .* 4 asked", fork=stages[1])
+    refused(world, micro(1, steps=4), tmp_path / "c", "^steps: 4 steps requested, .* already has 5", fork=stages[1])
     assert not list((tmp_path / "c").glob("*.json"))
 
 
@@ -699,7 +699,7 @@ def test_what_would_fail_later_is_refused_before_anything_is_written(world, tmp_
     monkeypatch.undo()
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    refused(world, micro(1, use_gpu=True, num_workers=2), tmp_path / "run", "^num_workers: 2 GPU .* has 1")
+    refused(world, micro(1, use_gpu=True, num_workers=2), tmp_path / "run", "^num_workers: 2 GPUs .* has 1")
     assert not list((tmp_path / "run").glob("*.json"))  # the folder is not bound to what was refused
 
 

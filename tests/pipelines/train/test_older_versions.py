@@ -217,7 +217,7 @@ def test_a_damaged_line_between_others_is_named_and_costs_its_own_step_alone(tmp
 def test_the_page_of_a_run_says_which_lines_it_leaves_out(tmp_path: Path) -> None:
     write_run_report(lines(tmp_path, *DAMAGED))
     page = (tmp_path / "report.html").read_text()
-    assert "damaged lines of metrics.jsonl, left out here" in page and ">3, 5<" in page
+    assert "damaged lines of metrics.jsonl, not used here" in page and ">3, 5<" in page
     assert report._hours(read_rows(tmp_path)) is None  # two steps are missing: no sum of what is left
     assert report._hours(read_rows(lines(tmp_path, row(0), row(1), row(2)))) == 6 / 3600
     assert report._hours([{"step": 0, "seconds": 1.0}, {"step": 1}]) is None and report._hours([]) == 0

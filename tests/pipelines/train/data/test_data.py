@@ -564,7 +564,9 @@ def test_a_cache_of_other_weights_sizes_types_or_code_ends_the_command(
     refused(train(cached, other), f"vae: {cached} was cached with another VAE")
     refused(train(cached, cache={"max_area_px": 96 * 96}), f"{cached} was cached otherwise", "max_area_px: 4096 → 9216")
     refused(train(cached, cache={"dtype": "bfloat16"}), 'dtype: "float32" → "bfloat16"')
-    refused(train(cached, stage1={"num_frames": 29}), "num_frames: ", "33 frames a clip, the configuration says 29")
+    refused(
+        train(cached, stage1={"num_frames": 29}), "num_frames: ", "33 frames per clip, but the configuration has 29"
+    )
     refused(train(cached, stage1={"validation_share": 0.999}), "validation_share: at 0.999 all 3 sources")
     with monkeypatch.context() as patched:
         patched.setitem(ENCODINGS, "pose_latents", 9)

@@ -150,7 +150,7 @@ def test_the_page_shows_all_galleries_side_by_side(run):
         assert (run / place).is_file()
     measured = [row["validation_loss"] for row in read_rows(run) if "validation_loss" in row]
     assert f"2 steps\nvalidation loss {measured[0]:.4g}" in page
-    assert all(f"<b>{title}</b>" in page for title in ("loss", "mean over σ", "shares of a step", "seconds a step"))
+    assert all(f"<b>{title}</b>" in page for title in ("loss", "mean over σ", "shares of a step", "seconds per step"))
     assert "could not be rendered" not in page
 
 

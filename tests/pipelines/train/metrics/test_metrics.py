@@ -79,7 +79,7 @@ def test_tensorboard_shows_what_the_metrics_hold_after_a_cut_too(tmp_path):
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(TrainingRefused, match="^trackers: wandb needs the package wandb: pip install it"):
+    with pytest.raises(TrainingRefused, match="^trackers: wandb needs the package wandb: install it with pip"):
         open_trackers(config(trackers=("wandb",)), tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_the_page_draws_the_gradient_norm_and_the_shares_that_were_measured(tmp_
     assert "`profile` in the configuration" in page() and "<td>data" in page()
     append_metrics(tmp_path, row(1))
     assert "gradient norm" in page() and "grad_norm" not in page()
-    assert all(f"<td>{part}" in page() for part in (*PARTS, "the rest")) and "profile" not in page()
+    assert all(f"<td>{part}" in page() for part in (*PARTS, "other")) and "profile" not in page()
     assert [loss_terms(told) for told in (row(0), earlier, {"step": 0, "loss": 1.0})] == [
         ["loss", "fidelity"], ["loss", "fidelity"], ["loss"],
     ]  # fmt: skip

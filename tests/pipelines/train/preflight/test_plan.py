@@ -116,7 +116,7 @@ def test_stage_two_fits_on_eight_gpus_of_80_gb(networks):
     (refusal,) = preflight._too_little_gpu_memory(
         TrainConfig(stage=2, offload_optimizer=True, shard_teacher=False), networks[2], CLIP, int(80e9)
     )
-    assert "needs 87 GB a GPU" in refusal and "shard_teacher (59 GB)" in refusal
+    assert "needs 87 GB per GPU" in refusal and "shard_teacher (59 GB)" in refusal
 
     # Block inputs on the hosts: 2 branches × 40 blocks × 377 MB leave, but for two of them.
     less = TrainConfig(stage=2, offload_optimizer=True, offload_activations=True)
@@ -131,7 +131,7 @@ def test_stage_two_fits_on_eight_gpus_of_80_gb(networks):
 def test_a_step_that_does_not_fit_names_what_would_help(networks):
     config = TrainConfig(stage=1, gradient_checkpointing=False)
     (refusal,) = preflight._too_little_gpu_memory(config, networks[1], CLIP, int(80e9))
-    assert refusal.startswith("gpu_memory: a step needs 497 GB a GPU")
+    assert refusal.startswith("gpu_memory: a step needs 497 GB per GPU")
     assert "try gradient_checkpointing (64 GB), zero_stage 3 (" in refusal
     assert not list(preflight._too_little_gpu_memory(TrainConfig(stage=1), networks[1], CLIP, int(80e9)))
     assert not list(preflight._too_little_gpu_memory(config, networks[1], CLIP, None))
@@ -198,15 +198,15 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "refusals": [],
     })  # fmt: skip
     for line in (
-        "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips, 6 more to fill batches",
-        "a step  152.0",
-        "time    20.0 h at 48.00 s a step (given)",
+        "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips, 6 repeated to fill batches",
+        "step    152.0",
+        "time    20.0 h at 48.00 s per step (given)",
         "base    s3://b/wan (not on this machine), counted as Wan 14B",
         "fork    of /old after 500 steps; config.distillation_weight: 1.0 → 0.5",
-        "while it loads ",
+        "while loading ",
     ):
         assert line in told, line
-    assert "58.7 of 80.0" in next(line for line in told.splitlines() if line.startswith("in all"))
+    assert "58.7 of 80.0" in next(line for line in told.splitlines() if line.startswith("total"))
     own = next(line for line in told.splitlines() if "set, fits" in line)
     assert own.startswith("3, on the hosts, block inputs ") and "58.7" in own
 
@@ -301,7 +301,7 @@ def test_a_base_on_a_hub_is_not_fetched_for_a_plan(monkeypatch):
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
-    with pytest.raises(TrainingRefused, match="base: some/body is no folder, and the model hub cannot be reached"):
+    with pytest.raises(TrainingRefused, match="base: some/body is not a folder, and the model hub cannot be reached"):
         constructor_arguments("some/body", fetch=False)
     assert asked == [("some/body", "transformer/config.json")]
 
@@ -309,7 +309,7 @@ def test_a_base_on_a_hub_is_not_fetched_for_a_plan(monkeypatch):
 def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_path, monkeypatch):
     config, old = presets.tiny().stage1, _made(tmp_path / "old")
     given = {"latents": cached, "base": str(components), "out": tmp_path / "new", "fork": old}
-    assert "holds no complete engine state" in preflight.plan(config, **given)["refusals"][0]
+    assert "has no intact training state" in preflight.plan(config, **given)["refusals"][0]
 
     record = check_inputs(config, cached, str(components), None).record
     (old / "start.json").write_text(json.dumps(identity(record)))

@@ -237,7 +237,7 @@ def test_other_workers_are_taken_where_the_global_batch_stays(tmp_path):
             check_same_run(tmp_path, recorded(micro(1, **changes)))
 
     refused(r"config.gradient_accumulation: 1 → 2$", num_workers=2, gradient_accumulation=2)
-    refused(r"config.num_workers: 2 → 3\nAnother num_workers is taken where", num_workers=3, global_batch_size=3)
+    refused(r"config.num_workers: 2 → 3\nAnother num_workers is allowed if", num_workers=3, global_batch_size=3)
     refused(r"\n  config.seed: 3 → 4$", num_workers=1, seed=4)
     with pytest.raises(
         ValueError, match="global_batch_size 4 must be a multiple of num_workers × gradient_accumulation"
