@@ -33,11 +33,11 @@ def frozen_parts(config: TrainConfig, base: str | None, cached: dict[str, Any], 
     path = next(iter([*whole, *named]), None)
     digests = {name: digest for name, digest in cached.get("digests", {}).items() if name in FROZEN}
     if config.bundle and path is not None and (fetch or not is_address(path)):
-        here = folders.resolve_folder(path, FROZEN)
-        if missing := folders.missing_parts(here, FROZEN):
+        folder = folders.resolve_folder(path, FROZEN)
+        if missing := folders.missing_parts(folder, FROZEN):
             raise TrainingRefused(f"bundle: {path} has no {' and no '.join(missing)} to copy into the checkpoint")
         for name, digest in digests.items() if path != base or is_address(path) else ():
-            if folders.part_digest(here, name) != digest:
+            if folders.part_digest(folder, name) != digest:
                 raise TrainingRefused(f"bundle: the {name} in {path} is not the one that the clips were cached with")
     return {"path": path, "digests": digests}
 

@@ -63,9 +63,9 @@ def run(
     """
     if (folder := run_folder(out)) != out:
         with exclusive(out):
-            here = prepare_store_run(config, out, address)
-            done = run(config, latents=latents, base=base, out=here, from_checkpoint=from_checkpoint, fork=fork)
-            publish(here, out)
+            local = prepare_store_run(config, out, address)
+            done = run(config, latents=latents, base=base, out=local, from_checkpoint=from_checkpoint, fork=fork)
+            publish(local, out)
             return done
     out = folder.resolve()
     inputs = check_inputs(config, latents, base, from_checkpoint)
@@ -112,14 +112,14 @@ def pick(out: Location, steps: int) -> Location:
     """
     from .gallery import kept_weights
 
-    here = run_folder(out)
-    if not any((here / name).exists() for name in ("start.json", "trained", "checkpoint")):
-        there = "a file" if out.is_file() else what_lies_at(out)
-        words = f"{there}, not a training run" if there else "not a training run"
+    local = run_folder(out)
+    if not any((local / name).exists() for name in ("start.json", "trained", "checkpoint")):
+        found = "a file" if out.is_file() else what_lies_at(out)
+        words = f"{found}, not a training run" if found else "not a training run"
         raise TrainingRefused(f"run: {out} is {words}: give the --out of `train`")
-    name = kept_weights.pick(here, steps).name
-    if here != out:
-        publish_folder(here / name, out / name)
+    name = kept_weights.pick(local, steps).name
+    if local != out:
+        publish_folder(local / name, out / name)
     return out / name
 
 

@@ -27,7 +27,7 @@ _ATTENTIONS = {
 
 
 def shard_frozen(network: nn.Module) -> nn.Module:
-    """Shard the weights of a frozen network over all workers with ZeRO-3; each layer is gathered when it runs.
+    """Split the weights of a frozen network over all workers with ZeRO-3; each layer is gathered when it runs.
 
     Weights keep their dtypes, and sharding is lossless, so outputs are the same to the bit. From then on all workers
     must run the network together. A worker holds 1 / (number of workers) of the weights, plus the gathered layers while

@@ -33,49 +33,49 @@ def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -
         TrainingRefused: workers on other machines could not access that folder, or `out` holds a run whose training
             states are not on this machine.
     """
-    here = run_folder(out)
+    local = run_folder(out)
     if address is not None:
         raise TrainingRefused(
             f"out: {out} is on a store, but the machines of a cluster need a folder that all of them can access: set "
             "--out to a folder on a shared file system"
         )
-    there = _record(out / "checkpoint")
-    if there is None or any(intact_states(here)):
-        return here
-    if there["steps"] != config.steps:
+    record = _record(out / "checkpoint")
+    if record is None or any(intact_states(local)):
+        return local
+    if record["steps"] != config.steps:
         raise TrainingRefused(
-            f"steps: {out} holds a checkpoint of {there['steps']} steps, and the training state to continue it is "
-            f"not on this machine ({here}): choose another --out"
+            f"steps: {out} holds a checkpoint of {record['steps']} steps, and the training state to continue it is "
+            f"not on this machine ({local}): choose another --out"
         )
-    copy_whole(out / "start.json", here / "start.json")  # enough to report that the run is finished
-    copy_whole(out / "checkpoint" / RECORD, here / "checkpoint" / RECORD)
-    return here
+    copy_whole(out / "start.json", local / "start.json")  # enough to report that the run is finished
+    copy_whole(out / "checkpoint" / RECORD, local / "checkpoint" / RECORD)
+    return local
 
 
-def publish(here: Path, out: Location) -> None:
+def publish(local: Path, out: Location) -> None:
     """Upload a run's metrics, report page, galleries and checkpoints; finished uploads are not repeated."""
     for name in ("start.json", "metrics.jsonl"):
-        if (here / name).exists():
-            copy_whole(here / name, out / name)
+        if (local / name).exists():
+            copy_whole(local / name, out / name)
     with after_commit(f"{PAGE} and galleries of {out}", "run the same command again to upload what is missing"):
-        if (here / PAGE).exists():
-            copy_whole(here / PAGE, out / PAGE)
-        _publish_galleries(here / "gallery", out / "gallery")
-    for folder in sorted(here.glob("checkpoint-[0-9]*")):
+        if (local / PAGE).exists():
+            copy_whole(local / PAGE, out / PAGE)
+        _publish_galleries(local / "gallery", out / "gallery")
+    for folder in sorted(local.glob("checkpoint-[0-9]*")):
         publish_folder(folder, out / folder.name)
-    publish_folder(here / "checkpoint", out / "checkpoint")
+    publish_folder(local / "checkpoint", out / "checkpoint")
 
 
 def _publish_galleries(folder: Path, target: Location) -> None:
     """Upload new galleries, and rendered-again ones, which have another record; videos go before the record."""
-    there = set(files_below(target))
+    uploaded = set(files_below(target))
     for gallery in sorted(folder.glob("*/")):
         record = gallery / RECORD
         is_same = record.exists() and _record(target / gallery.name) == json.loads(record.read_text())
         files = sorted((file for file in gallery.iterdir() if not is_same), key=lambda file: file == record)
         for file in files:
             place = target / gallery.name / file.name
-            if record.exists() or place not in there:
+            if record.exists() or place not in uploaded:
                 copy_whole(file, place)
 
 
@@ -89,9 +89,9 @@ def publish_folder(folder: Path, target: Location) -> None:
     for file in files:
         copy_whole(file, target / file.relative_to(folder).as_posix())
     names = {file.relative_to(folder).as_posix() for file in files}
-    for there in files_below(target):
-        if name_below(there, target) not in names:
-            there.unlink()
+    for uploaded in files_below(target):
+        if name_below(uploaded, target) not in names:
+            uploaded.unlink()
     copy_whole(folder / RECORD, target / RECORD)
 
 

@@ -148,8 +148,8 @@ def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     """
     file = checkpoint_folder(checkpoint) / RECORD
     if not file.exists():
-        there = what_lies_at(checkpoint)
-        words = f"holds {there}, not a checkpoint" if there else f"holds no finished checkpoint (no {RECORD} in it)"
+        found = what_lies_at(checkpoint)
+        words = f"holds {found}, not a checkpoint" if found else f"holds no finished checkpoint (no {RECORD} in it)"
         words = "is a file" if checkpoint.is_file() else words
         raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the previous stage")
     record = read_json(file)

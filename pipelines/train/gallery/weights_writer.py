@@ -52,7 +52,7 @@ class TrainedWriter:
         self._thread.shutdown(wait=True)
 
     def keep(self, engine: Any, steps: int) -> None:
-        """If a gallery is due, gather the trained weights after `steps`, start writing them, and report to Ray Train.
+        """Gather the trained weights after `steps` if a gallery is due, start writing them, and report to Ray Train.
 
         All ranks call this. Existing files are not rewritten: a resumed run computes the same weights.
         """

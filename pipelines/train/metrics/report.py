@@ -199,19 +199,19 @@ def _time(rows: list[Row], title: str) -> Section:
 
 def _galleries(out: Location, rows: list[Row], record: Row, title: str, prefix: str) -> Iterator[Section]:
     steps = gallery_steps(out)
-    there, failed = gallery_records(out, steps), gallery_failures(out)
-    if not there and not failed:
+    records, failed = gallery_records(out, steps), gallery_failures(out)
+    if not records and not failed:
         return
     losses = {row["step"] + 1: row["validation_loss"] for row in rows if "validation_loss" in row}
     if record.get("validation_loss") is not None:
         losses[record["steps"]] = record["validation_loss"]
-    clips = list(dict.fromkeys(clip for gallery in there.values() for clip in gallery["clips"]))
+    clips = list(dict.fromkeys(clip for gallery in records.values() for clip in gallery["clips"]))
     media = []
     for clip in clips:
         names = zip(("reference", "pose", "ground truth"), REFERENCE_MEDIA, strict=True)
         group = [(f"{name}\n{clip[:16]}", prefix + clip_name(clip, file))
                  for name, file in names]  # fmt: skip
-        for step, gallery in there.items():
+        for step, gallery in records.items():
             if clip in gallery["clips"]:
                 video = f"{prefix}{gallery_name(step)}/{clip}.mp4"
                 caption = f"\nvalidation loss {losses[step]:.4g}" if step in losses else ""
@@ -236,8 +236,8 @@ def gallery_steps(out: Location) -> list[int]:
 
 
 def _curve(rows: list[Row], name: str, scale: float = 1.0) -> tuple[Any, Any]:
-    there = [(row["step"], row[name] * scale) for row in rows if row.get(name) is not None]
-    x, y = np.array(there, np.float64).reshape(-1, 2).T
+    points = [(row["step"], row[name] * scale) for row in rows if row.get(name) is not None]
+    x, y = np.array(points, np.float64).reshape(-1, 2).T
     return x, y
 
 

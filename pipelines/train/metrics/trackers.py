@@ -96,7 +96,7 @@ class RetryingTracker:
             self._waiting, self._has_failed = [], False
 
     def close(self) -> None:
-        """Send the remaining rows once more and close; the next start of the run sends what is still missing."""
+        """Retry the remaining rows and close; the next start of the run sends what is still missing."""
         self.add([])
         try:
             if self._tracker is not None:
@@ -143,7 +143,7 @@ class TensorBoard:
             self._last = row["step"]
 
     def close(self) -> None:
-        """Flush and close the event file."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -57,8 +57,8 @@ def constructor_arguments(source: Location | str, fetch: bool) -> dict[str, Any]
 
     if not fetch and _is_remote(str(source)):
         return _remote_arguments(str(source))
-    here = folders.resolve_folder(str(source), ("transformer",))
-    return transformer_config(folders.part_path(here, "transformer") or here)
+    folder = folders.resolve_folder(str(source), ("transformer",))
+    return transformer_config(folders.part_path(folder, "transformer") or folder)
 
 
 def _local_folder(base: str, names: list[str], fetch: bool) -> Path | None:

@@ -42,17 +42,17 @@ def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[st
     if config.zero_stage == 3:
         gathered = item * min(_LIVE_PARAMETERS, network.parameters)
         weights, buckets = weights // ranks, buckets + gathered * (ranks > 1)
-    kept, block = activations(config, network, bucket)
-    kept *= num_branches(config) * config.micro_batch_size
+    saved, block = activations(config, network, bucket)
+    saved *= num_branches(config) * config.micro_batch_size
     if config.offload_activations:  # one in transfer, and the one in use
-        kept = 2 * kept // (num_branches(config) * network.num_layers)
+        saved = 2 * saved // (num_branches(config) * network.num_layers)
     parts = {
         "weights": weights,
         # Its layers are gathered before the student's graph exists, when there is room.
         "teacher": item * network.teacher // (ranks if config.shard_teacher else 1),
         "gradients_and_optimizer": state,
         "buffers": buckets,
-        "kept_activations": kept,
+        "kept_activations": saved,
         "one_block": config.micro_batch_size * block,
         # Runs while the next batch is read, at the same time as the step.
         "pose_encoder": encoding_bytes(*bucket) if config.stage == 3 and config.pose_simulation_unit == "frame" else 0,
@@ -69,11 +69,11 @@ def host_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[s
     trained ones in float32, others in their dtype, and with LoRA the merged ones. Weights are loaded without a copy.
     """
     ranks, item = max(config.num_workers, 1), _bytes(config)
-    kept = activations(config, network, bucket)[0] * num_branches(config) * config.micro_batch_size
+    saved = activations(config, network, bucket)[0] * num_branches(config) * config.micro_batch_size
     gathered = 4 * network.trained + item * (network.parameters + network.adapters - network.trained)
     parts = {
         "offloaded_optimizer": 16 * network.trained if config.offload_optimizer else 0,
-        "offloaded_activations": ranks * kept if config.offload_activations else 0,
+        "offloaded_activations": ranks * saved if config.offload_activations else 0,
         "checkpoint_copy": training_state_bytes(config, network) if config.asynchronous_checkpoints else 0,
         "export": gathered + (item * network.parameters if config.trains_lora else 0),
     }
@@ -94,7 +94,7 @@ def checkpoint_bytes(config: TrainConfig, network: Network) -> int:
 
 
 def gallery_bytes(config: TrainConfig, network: Network) -> int:
-    """Compute the bytes on disk of the trained weights kept for galleries, over all steps."""
+    """Compute the bytes on disk of the trained weights saved for galleries, over all steps."""
     if not config.gallery.num_clips:
         return 0
     num = (config.steps - 1) // config.gallery.every_steps  # the last step has the checkpoint
@@ -115,10 +115,10 @@ def activations(config: TrainConfig, network: Network, bucket: Bucket) -> tuple[
     block = _kept_by_a_block(config, network, tokens)
     if not config.gradient_checkpointing:
         return network.num_layers * block, 0
-    kept = tokens * network.width * item
+    saved = tokens * network.width * item
     if config.keep_attention_outputs:  # the output, and one float32 per head
-        kept += tokens * (network.width * item + 4 * network.arguments["num_attention_heads"])
-    return network.num_layers * kept, block
+        saved += tokens * (network.width * item + 4 * network.arguments["num_attention_heads"])
+    return network.num_layers * saved, block
 
 
 class _FlashAttention(torch.autograd.Function):
@@ -167,12 +167,12 @@ def _kept_by_a_block(config: TrainConfig, network: Network, tokens: int) -> int:
 def _counted(config: TrainConfig, arguments_json: str, width: int, tokens: int) -> int:
     arguments = json.loads(arguments_json)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    kept: dict[int, torch.UntypedStorage] = {}  # keep a reference, so that addresses are not reused
+    saved: dict[int, torch.UntypedStorage] = {}  # keep a reference, so that addresses are not reused
 
     def count_storage(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
             storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage
+            saved[storage._cdata] = storage
         return tensor
 
     with _own_linear(), torch.device("meta"):
@@ -186,4 +186,4 @@ def _counted(config: TrainConfig, arguments_json: str, width: int, tokens: int) 
         with _CountedAttention(), torch.autograd.graph.saved_tensors_hooks(count_storage, lambda tensor: tensor):
             out = block(tokens_in, context, time, rotary)
         assert out.shape == tokens_in.shape
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in saved.values())

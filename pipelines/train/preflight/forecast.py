@@ -20,13 +20,13 @@ from . import footprint
 _MEASURED_STEPS = 50  # the measured rate is the median of the last steps, this many
 
 # Ways to save activations for the backward pass.
-_KEEPING: dict[str, dict[str, bool]] = {
+_ACTIVATIONS: dict[str, dict[str, bool]] = {
     "everything": {"gradient_checkpointing": False},
     "block inputs and attention": {"gradient_checkpointing": True, "keep_attention_outputs": True},
     "block inputs": {"gradient_checkpointing": True},
     "block inputs, on the host": {"gradient_checkpointing": True, "offload_activations": True},
 }
-_NOT_KEPT = {"gradient_checkpointing": False, "keep_attention_outputs": False, "offload_activations": False}
+_ALL_SAVED = {"gradient_checkpointing": False, "keep_attention_outputs": False, "offload_activations": False}
 
 
 def mean_step_flops(config: TrainConfig, network: flops.Network, buckets: list[Bucket]) -> flops.Flops:
@@ -63,8 +63,8 @@ def seconds_a_step(
         begun = json.loads((fork / "start.json").read_text())["config"]
         known = {name: value for name, value in begun.items() if name in TrainConfig.model_fields}
         other = TrainConfig.model_validate({**config.model_dump(mode="json"), **known})
-        theirs = mean_step_flops(other, network, buckets).hardware / max(other.num_workers, 1)
-        return taken * (step_flops / workers) / theirs, "measured in the fork"
+        fork_flops = mean_step_flops(other, network, buckets).hardware / max(other.num_workers, 1)
+        return taken * (step_flops / workers) / fork_flops, "measured in the fork"
     return None, None
 
 
@@ -80,13 +80,13 @@ def memory_by_setting(config: TrainConfig, network: flops.Network, bucket: Bucke
     `is_set` marks the current configuration.
     """
     rows = []
-    for zero_stage, offload, (kept, keeping) in product((2, 3), (False, True), _KEEPING.items()):
-        way = with_settings(config, zero_stage=zero_stage, offload_optimizer=offload, **{**_NOT_KEPT, **keeping})
+    for zero_stage, offload, (name, saving) in product((2, 3), (False, True), _ACTIVATIONS.items()):
+        way = with_settings(config, zero_stage=zero_stage, offload_optimizer=offload, **{**_ALL_SAVED, **saving})
         if way is not None:
             rows.append({
                 "zero_stage": zero_stage,
                 "offload_optimizer": offload,
-                "kept_for_backward": kept,
+                "kept_for_backward": name,
                 "is_set": way == config,
                 "gpu_memory_bytes": footprint.gpu_memory(way, network, bucket)["total"],
                 "host_memory_bytes": footprint.host_memory(way, network, bucket)["total"],

@@ -60,8 +60,8 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
     if newest is None:
         raise TrainingRefused(f"fork: {fork} has no intact training state: give the --out of a run that has one")
     steps, state = newest
-    theirs = read_identity(fork, record)
-    changes = list(differences(theirs, comparable_identity(theirs, record)))
+    parent = read_identity(fork, record)
+    changes = list(differences(parent, comparable_identity(parent, record)))
     fixed = [change for change in changes if change.partition(":")[0].startswith(_FIXED)]
     if fixed:
         raise TrainingRefused(
@@ -70,8 +70,7 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
         )
     if steps > record["config"]["steps"]:
         raise TrainingRefused(
-            f"steps: {record['config']['steps']} steps requested, but the run in {fork} already has {steps}: give at least "
-            f"{steps}"
+            f"steps: {record['config']['steps']} steps requested, but {fork} already has {steps}: give at least {steps}"
         )
     return ForkedState(steps, state, changes)
 

@@ -117,10 +117,10 @@ def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict
             f"from stage {config.stage - 1}"
         )
     wanted = config.model_dump(mode="json", include=set(NETWORK_FIELDS))
-    theirs = {**absent_fields(TrainConfig), **parent["config"]}
+    parent_config = {**absent_fields(TrainConfig), **parent["config"]}
     for name, value in wanted.items():
-        if theirs[name] != value:
-            raise TrainingRefused(f"{name}: the checkpoint has {theirs[name]!r}, the configuration {value!r}")
+        if parent_config[name] != value:
+            raise TrainingRefused(f"{name}: the checkpoint has {parent_config[name]!r}, the configuration {value!r}")
     return parent
 
 
@@ -243,8 +243,7 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
     steps, state = newest
     if steps > record["config"]["steps"]:
         raise TrainingRefused(
-            f"steps: {record['config']['steps']} steps requested, but the run in {out} already has {steps}: give at least "
-            f"{steps}"
+            f"steps: {record['config']['steps']} steps requested, but {out} already has {steps}: give at least {steps}"
         )
     from ..resume.universal import refuse_without_room
 
@@ -256,7 +255,7 @@ def _with_workers_of(begun: dict[str, Any], wanted: dict[str, Any]) -> dict[str,
 
     With the same workers, a change of gradient accumulation alone is not allowed.
     """
-    ours, theirs = wanted["config"], begun["config"]
-    if ours["num_workers"] == theirs["num_workers"] or ours["global_batch_size"] != theirs["global_batch_size"]:
+    new, old = wanted["config"], begun["config"]
+    if new["num_workers"] == old["num_workers"] or new["global_batch_size"] != old["global_batch_size"]:
         return wanted
-    return {**wanted, "config": {**ours, **{name: theirs[name] for name in ("num_workers", "gradient_accumulation")}}}
+    return {**wanted, "config": {**new, **{name: old[name] for name in ("num_workers", "gradient_accumulation")}}}

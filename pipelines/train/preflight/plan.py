@@ -63,22 +63,22 @@ def plan(
     from . import disk, footprint, forecast
 
     inputs = check_inputs(config, latents, base, from_checkpoint, fetch=False)
-    here, other = run_folder(out), run_folder(fork).resolve() if fork is not None else None
+    folder, fork_folder = run_folder(out), run_folder(fork).resolve() if fork is not None else None
     keys, sampler = _order(config, inputs)
     buckets = [inputs.shards.bucket[key] for key in keys]
     network, largest = flops.count(config, inputs.transformer_config), _largest(inputs)
     step_flops = forecast.mean_step_flops(config, network, buckets)
     on_disk = disk.needed_bytes(config, inputs, network, sampler, keys)
-    refusals = list(_folder_conflicts(inputs, here, other))
-    forked = check_fork(other, here, inputs.record) if other is not None and not refusals else None
-    done = forked.steps if forked else steps_done(here)
-    seconds, rate_from = forecast.seconds_a_step(config, network, buckets, out=here, fork=other, tflops=tflops)
+    refusals = list(_folder_conflicts(inputs, folder, fork_folder))
+    forked = check_fork(fork_folder, folder, inputs.record) if fork_folder is not None and not refusals else None
+    done = forked.steps if forked else steps_done(folder)
+    seconds, rate_from = forecast.seconds_a_step(config, network, buckets, out=folder, fork=fork_folder, tflops=tflops)
     return {
         "stage": config.stage,
         "out": str(out.resolve()),
         "steps": config.steps,
         "steps_done": done,
-        "forked_from": forked and {"path": str(other), "steps": forked.steps, "changes": forked.changes},
+        "forked_from": forked and {"path": str(fork_folder), "steps": forked.steps, "changes": forked.changes},
         "samples": len(keys),
         "validation": inputs.record["validation"],
         "batches_per_epoch": sampler.steps_per_epoch,
@@ -94,13 +94,13 @@ def plan(
         "memory_by_size": forecast.memory_by_size(config, network, buckets) if config.use_gpu else None,
         "engine_state_bytes": footprint.training_state_bytes(config, network),
         "disk_bytes": on_disk,
-        "disk_free_bytes": disk.free_bytes(here),
+        "disk_free_bytes": disk.free_bytes(folder),
         "model_flops_a_step": step_flops.model,
         "hardware_flops_a_step": step_flops.hardware,
         "seconds_a_step": seconds,
         "rate_from": rate_from,
         "hours_left": None if seconds is None else max(config.steps - done, 0) * seconds / 3600,
-        "refusals": refusals + list(_refusals(config, inputs, network, on_disk, here, address, gpu_memory_gb)),
+        "refusals": refusals + list(_refusals(config, inputs, network, on_disk, folder, address, gpu_memory_gb)),
         "config_digest": json_digest(config.model_dump(mode="json")),
         "base": inputs.record["base"],
         "sizes_assumed": None if inputs.transformer_config else "Wan 14B",
@@ -174,26 +174,28 @@ def _missing_workers(config: TrainConfig) -> Iterator[str]:
     import torch
 
     wanted = max(config.num_workers, 1)
-    if config.use_gpu and wanted > (here := torch.cuda.device_count()):
+    if config.use_gpu and wanted > (count := torch.cuda.device_count()):
         yield (
-            f"num_workers: {wanted} GPUs requested, but this machine has {here}: give the --address of a cluster that "
+            f"num_workers: {wanted} GPUs requested, but this machine has {count}: give the --address of a cluster that "
             "has them, lower --num-workers, or use a preset without GPU (tiny)"
         )
-    if not config.use_gpu and wanted > (here := os.cpu_count() or 1):
-        yield f"num_workers: {wanted} cores requested, but this machine has {here}: lower --num-workers"
+    if not config.use_gpu and wanted > (count := os.cpu_count() or 1):
+        yield f"num_workers: {wanted} cores requested, but this machine has {count}: lower --num-workers"
 
 
-def _too_little_gpu_memory(config: TrainConfig, network: Network, bucket: Bucket, there: int | None) -> Iterator[str]:
+def _too_little_gpu_memory(
+    config: TrainConfig, network: Network, bucket: Bucket, available: int | None
+) -> Iterator[str]:
     from . import footprint, forecast
 
     parts = footprint.gpu_memory(config, network, bucket)
-    if there is None or parts["total"] <= there:
+    if available is None or parts["total"] <= available:
         return
     ways = sorted(forecast.memory_reductions(config, network, bucket), key=lambda way: way[1])
     helps = ", ".join(f"{way} ({needed / _GB:.0f} GB)" for way, needed in ways)
     yield (
         f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB per GPU ({_breakdown(parts)}), but the GPU has "
-        f"{there / _GB:.0f} GB: try {helps or 'a smaller area or fewer frames'}"
+        f"{available / _GB:.0f} GB: try {helps or 'a smaller area or fewer frames'}"
     )
 
 
@@ -203,8 +205,8 @@ def _breakdown(parts: dict[str, int]) -> str:
     )
 
 
-def _too_little_host_memory(parts: dict[str, int], there: int) -> Iterator[str]:
-    if parts["total"] > there:
+def _too_little_host_memory(parts: dict[str, int], available: int) -> Iterator[str]:
+    if parts["total"] > available:
         ways = [
             way
             for way, part in (
@@ -216,7 +218,7 @@ def _too_little_host_memory(parts: dict[str, int], there: int) -> Iterator[str]:
         ]
         yield (
             f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_breakdown(parts)}), but this machine has "
-            f"{there / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
+            f"{available / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
         )
 
 

@@ -47,7 +47,7 @@ def _summary(plan: dict[str, Any]) -> str:
     return "\n".join(f"{name:8}{text}" for name, text in rows)
 
 
-def _memory_table(title: str, parts: dict[str, int] | None, there: int | None) -> str:
+def _memory_table(title: str, parts: dict[str, int] | None, available: int | None) -> str:
     if parts is None:
         return ""
     totals = {"loading": "while loading", "total": "total"}
@@ -55,8 +55,8 @@ def _memory_table(title: str, parts: dict[str, int] | None, there: int | None) -
         (name.replace("_", " "), f"{size / _GB:.1f}") for name, size in parts.items() if size and name not in totals
     ]
     rows += [(label, f"{parts[name] / _GB:.1f}") for name, label in totals.items() if name in parts]
-    if there is not None:
-        rows[-1] = (rows[-1][0], f"{rows[-1][1]} of {there / _GB:.1f}")
+    if available is not None:
+        rows[-1] = (rows[-1][0], f"{rows[-1][1]} of {available / _GB:.1f}")
     return _columns([(title, "GB"), *rows])
 
 
@@ -78,14 +78,14 @@ def _sizes(rows: Iterable[dict[str, Any]]) -> str:
     )])  # fmt: skip
 
 
-def _settings(rows: Iterable[dict[str, Any]], there: int | None) -> str:
+def _settings(rows: Iterable[dict[str, Any]], available: int | None) -> str:
     head = ("ZeRO, optimizer, saved for backward", "GB per GPU", "GB of hosts", "PFLOP per clip", "")
     lines = []
     for row in rows:
         place = "on the hosts" if row["offload_optimizer"] else "on the GPUs"
         marks = ["set"] * row["is_set"]
-        if there is not None:
-            marks.append("fits" if row["gpu_memory_bytes"] <= there else "too much")
+        if available is not None:
+            marks.append("fits" if row["gpu_memory_bytes"] <= available else "too much")
         lines.append((
             f"{row['zero_stage']}, {place}, {row['kept_for_backward']}", f"{row['gpu_memory_bytes'] / _GB:.1f}",
             f"{row['host_memory_bytes'] / _GB:.0f}", f"{row['hardware_flops_a_clip'] / 1e15:.2f}", ", ".join(marks),

@@ -36,8 +36,8 @@ def find_damage(folder: Path, share: slice | None = slice(None)) -> str | None:
     for name, written in sizes:
         size = (folder / name).stat().st_size if (folder / name).exists() else None
         if size != written:
-            there = "missing" if size is None else f"{size} bytes long"
-            return f"{name} is {there}, expected {written} bytes"
+            actual = "missing" if size is None else f"{size} bytes long"
+            return f"{name} is {actual}, expected {written} bytes"
     names = sorted(facts["files"])[share] if share and has_sums else []
     with ThreadPoolExecutor(8) as pool:
         sums = list(pool.map(lambda name: _checksum(folder / name, (folder / name).stat().st_mtime_ns), names))

@@ -128,7 +128,7 @@ def test_other_workers_take_the_same_global_batch_in_any_micro_batches_and_no_ot
 
 def test_fewer_steps_than_are_taken_are_refused_and_as_many_are_not(run: Path) -> None:
     refuse_other_run(run, record(stage_1(steps=3)))
-    with pytest.raises(TrainingRefused, match=rf"^steps: 2 steps requested, but the run in {run} already has 3"):
+    with pytest.raises(TrainingRefused, match=rf"^steps: 2 steps requested, but {run} already has 3"):
         refuse_other_run(run, record(stage_1(steps=2)))
 
 
