@@ -1,4 +1,4 @@
-"""How long the loop stands still for an engine state: written beside the training, against waited for.
+"""How long the loop stands still for a training state: written beside the training, against waited for.
 
 Prints one JSON line for each size: seconds of both, medians, and their ratio. The engine is a real one (DeepSpeed,
 ZeRO-2, one process on the CPU) around one layer of a given number of weights, so that what is copied and written is

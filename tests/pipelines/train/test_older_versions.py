@@ -62,7 +62,7 @@ def rewritten(file: Path, change: Any) -> None:
 
 
 def state(out: Path, steps: int, sums: bool = True) -> Path:
-    """An engine state of one file; without sums as the first versions wrote it."""
+    """A training state of one file; without sums as the first versions wrote it."""
     folder = out / "state" / f"step-{steps:06d}"
     (folder / "engine").mkdir(parents=True)
     torch.save({"weights": torch.full((50,), float(steps))}, folder / "engine" / "rank-0.pt")

@@ -43,7 +43,7 @@ FREE = {
     "steps", "checkpoint_every_steps", "keep_checkpoints", "offload_activations", "shard_teacher",
     "asynchronous_checkpoints", "max_restarts", "gallery", "trackers", "profile", "bundle",
 }  # fmt: skip
-# What an engine state is cut up by, or trains, and which network it is.
+# What a training state is cut up by, or trains, and which network it is.
 FIXED = {"zero_stage", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}
 
 

@@ -246,7 +246,7 @@ def test_other_workers_are_taken_where_the_global_batch_stays(tmp_path):
 
 
 def a_state(folder: Path, num_workers: int, zero_stage: int) -> Path:
-    """An engine state as far as it is looked at before it is read."""
+    """A training state as far as it is looked at before it is read."""
     (folder / "engine").mkdir(parents=True)
     for rank in range(num_workers):
         (folder / f"engine/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(bytes(1000))
