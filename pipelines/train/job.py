@@ -178,8 +178,8 @@ def _original(failures: list[Exception], out: Path) -> Exception:
         return (own or causes)[0]
     words = textwrap.shorten(str(lost[0]), 300, placeholder=" …")
     return WorkerLost(
-        f"a worker was lost ({words})\nthe training state after {steps_done(out)} steps is in {out / 'state'}: run the "
-        "same command to resume, or set max_restarts to let Ray restart workers"
+        f"a worker was lost ({words})\n{steps_done(out)} steps are saved in {out / 'state'}: run the same command to "
+        "resume, or set max_restarts to let Ray restart lost workers"
     )
 
 

@@ -90,7 +90,7 @@ def load_objective(config: TrainConfig, base: str | None, device: torch.device) 
 def load_pose_simulation(
     config: TrainConfig, base: str | None, folder: Path, device: torch.device
 ) -> PoseSimulation | None:
-    """Load stage 3's pose simulation, with the VAE of the base if simulated poses must be encoded; else return None."""
+    """Load stage 3's pose simulation (None for other stages), with the base's VAE if poses must be encoded."""
     if config.stage != 3:
         return None
     vae = None

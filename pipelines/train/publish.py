@@ -67,7 +67,7 @@ def publish(local: Path, out: Location) -> None:
 
 
 def _publish_galleries(folder: Path, target: Location) -> None:
-    """Upload new galleries, and rendered-again ones, which have another record; videos go before the record."""
+    """Upload galleries that are new or have another record than on the store; videos go before the record."""
     uploaded = set(files_below(target))
     for gallery in sorted(folder.glob("*/")):
         record = gallery / RECORD

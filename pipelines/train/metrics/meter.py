@@ -98,7 +98,8 @@ class Meter:
     def _is_whole(self, part: str) -> bool:
         """Return whether the measured time of a part includes its GPU work.
 
-        It does for `data`: the loop synchronises at the end of a step, so nothing is queued while a batch is loaded.
+        It does on CPU, with `profile`, and for `data`: the loop synchronises at the end of a step, so nothing is queued
+        while a batch is loaded.
         """
         return part == "data" or self._waits or self._device.type != "cuda"
 

@@ -17,7 +17,7 @@ from ..config import TrainConfig
 from ..metrics.metrics_file import read_rows
 from . import footprint
 
-_MEASURED_STEPS = 50  # the measured rate is the median of the last steps, this many
+_MEASURED_STEPS = 50  # the measured rate is the median of this many last steps
 
 # Ways to save activations for the backward pass.
 _ACTIVATIONS: dict[str, dict[str, bool]] = {

@@ -85,7 +85,7 @@ def _settings(rows: Iterable[dict[str, Any]], available: int | None) -> str:
         place = "on the hosts" if row["offload_optimizer"] else "on the GPUs"
         marks = ["set"] * row["is_set"]
         if available is not None:
-            marks.append("fits" if row["gpu_memory_bytes"] <= available else "too much")
+            marks.append("fits" if row["gpu_memory_bytes"] <= available else "does not fit")
         lines.append((
             f"{row['zero_stage']}, {place}, {row['kept_for_backward']}", f"{row['gpu_memory_bytes'] / _GB:.1f}",
             f"{row['host_memory_bytes'] / _GB:.0f}", f"{row['hardware_flops_a_clip'] / 1e15:.2f}", ", ".join(marks),

@@ -24,7 +24,7 @@ class TrainingStopped(SteadyDancerError):
 
 
 class WorkerLost(SteadyDancerError):
-    """A worker died (killed, out of memory, machine lost) and no restart was left."""
+    """A worker died (killed, out of memory, machine lost), and `max_restarts` did not allow another restart."""
 
 
 def _file(out: Path) -> Path:
