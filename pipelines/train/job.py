@@ -123,7 +123,7 @@ def pick(out: Location, steps: int) -> Location:
     return out / name
 
 
-def picked(out: Location, steps: int) -> Location:
+def find_checkpoint(out: Location, steps: int) -> Location:
     """Return the folder of the existing checkpoint of the run in `out` after `steps`."""
     for name in (f"checkpoint-{steps:06d}", "checkpoint"):
         if (out / name / RECORD).is_file() and read_checkpoint_record(out / name)["steps"] == steps:

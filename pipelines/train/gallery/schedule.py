@@ -63,10 +63,10 @@ def validate(checkpoint: Any, settings: dict[str, Any], awaited: int) -> dict[st
     out, config = Path(settings["out"]), TrainConfig.model_validate(settings["config"])
     deadline = time.monotonic() + _MAX_WRITE_S
 
-    def is_there() -> bool:
+    def are_written() -> bool:
         return awaited == 0 or awaited in {*trained_steps(out), *checkpoint_folders(out), *gallery_failures(out)}
 
-    while not is_there() and not _stop_requested(out) and time.monotonic() < deadline:
+    while not are_written() and not _stop_requested(out) and time.monotonic() < deadline:
         time.sleep(1)
     made = render_missing(config, settings, render_in_worker)
     return {"galleries": len(made)}

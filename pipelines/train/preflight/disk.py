@@ -40,7 +40,7 @@ def needed_bytes(
     }
 
 
-def refuse_too_little(needed: dict[str, int], out: Path) -> Iterator[str]:
+def space_refusals(needed: dict[str, int], out: Path) -> Iterator[str]:
     """Yield a refusal if the disk is too small; gallery weights do not count: they are skipped on a full disk."""
     wanted = sum(size for name, size in needed.items() if name != "gallery_weights")
     kept = (file for name in ("state", "pose_simulation") for file in (out / name).rglob("*"))

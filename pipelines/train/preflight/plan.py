@@ -166,7 +166,7 @@ def _refusals(
         yield from _too_little_gpu_memory(config, network, _largest(inputs), gpu_bytes)
         if address is None:  # not on a CPU: there all memory is host memory
             yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(inputs)), _host_bytes())
-    yield from disk.refuse_too_little(on_disk, out)
+    yield from disk.space_refusals(on_disk, out)
 
 
 def _missing_workers(config: TrainConfig) -> Iterator[str]:

@@ -20,7 +20,7 @@ from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.data.batches import StepBatch
 from steadydancer.pipelines.train.data.draws import SampleDraws, digest
 from steadydancer.pipelines.train.engine import deepspeed_config, set_learning_rate
-from steadydancer.pipelines.train.gallery import weights_writer as keep
+from steadydancer.pipelines.train.gallery import weights_writer
 from steadydancer.pipelines.train.metrics.evaluation import Evaluator
 from steadydancer.pipelines.train.metrics.metrics_file import read_rows
 from steadydancer.pipelines.train.run_folder import (
@@ -508,11 +508,11 @@ def test_kept_weights_leave_room_for_the_next_engine_state(monkeypatch: pytest.M
     """Training would stop without a state, and goes on without a gallery."""
     (tmp_path / "state/step-000002").mkdir(parents=True)
     (tmp_path / "state/step-000002/engine.pt").write_bytes(bytes(1000))
-    writer = keep.TrainedWriter(tmp_path, Team(), {"config": config().model_dump(mode="json")})  # type: ignore[arg-type]
-    usage = keep.shutil.disk_usage(tmp_path)
+    writer = weights_writer.TrainedWriter(tmp_path, Team(), {"config": config().model_dump(mode="json")})  # type: ignore[arg-type]
+    usage = weights_writer.shutil.disk_usage(tmp_path)
     weights = {"w": torch.zeros(100)}
     for free, is_refused in ((1400, False), (1399, True)):
-        monkeypatch.setattr(keep.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        monkeypatch.setattr(weights_writer.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
         if is_refused:
             with pytest.raises(OSError, match="0.00 GB to write and 0.00 GB for the next training state"):
                 writer._refuse_without_room(weights)
@@ -547,11 +547,11 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
         gathered.append(dtype)
         return {"w": torch.full((2,), float(len(gathered)), dtype=dtype)} if is_first else {}
 
-    monkeypatch.setattr(keep, "gather_trained", gather)
-    monkeypatch.setattr(keep, "report_weights", lambda config, group, steps: offered.append(steps))
+    monkeypatch.setattr(weights_writer, "gather_trained", gather)
+    monkeypatch.setattr(weights_writer, "report_weights", lambda config, group, steps: offered.append(steps))
     settings = {"config": told.model_dump(mode="json"), "attempt": "a"}
     for steps in (range(10), range(10)):
-        with keep.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
+        with weights_writer.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
             for step in steps:
                 writer.keep(Engine(), step)
     kept = sorted((tmp_path / "trained").iterdir())
@@ -560,7 +560,7 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
     assert gathered == [torch.float32 if stage == 1 else torch.bfloat16] * 2
     assert [load_file(folder / "trained.safetensors")["w"][0].item() for folder in kept] == [1.0, 2.0]
     assert json.loads((kept[1] / "run.json").read_text()) == {"steps": 6, "settings": settings}
-    with keep.TrainedWriter(
+    with weights_writer.TrainedWriter(
         tmp_path / "none", Team(), {**settings, "config": config().model_dump(mode="json")}
     ) as writer:  # type: ignore[arg-type]
         writer.keep(Engine(), 3)

@@ -27,10 +27,8 @@ from steadydancer.pipelines.train import job, publish
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.data.batches import TrainingData
 from steadydancer.pipelines.train.gallery import folder as gallery
-from steadydancer.pipelines.train.gallery import kept_weights as trained
+from steadydancer.pipelines.train.gallery import kept_weights, schedule, weights_writer
 from steadydancer.pipelines.train.gallery import render as gallery_render
-from steadydancer.pipelines.train.gallery import schedule as renders
-from steadydancer.pipelines.train.gallery import weights_writer as keep
 from steadydancer.pipelines.train.metrics import report
 from steadydancer.pipelines.train.metrics.metrics_file import PARTS, read_rows
 from steadydancer.pipelines.train.resume.stop import TrainingStopped
@@ -225,7 +223,7 @@ def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_
     def full(weights, file):
         raise OSError(28, "No space left on device", str(file))
 
-    monkeypatch.setattr(keep, "save_file", full)
+    monkeypatch.setattr(weights_writer, "save_file", full)
     assert train(world, micro(), tmp_path)["steps"] == 5
     assert list(videos(tmp_path)) == [5]
     assert set(gallery.gallery_failures(tmp_path)) == {2, 4}
@@ -234,8 +232,8 @@ def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_
     monkeypatch.undo()
 
     disk = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(keep.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
-    writer = keep.TrainedWriter(tmp_path, None, gallery_settings(world, tmp_path, micro()))
+    monkeypatch.setattr(weights_writer.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
+    writer = weights_writer.TrainedWriter(tmp_path, None, gallery_settings(world, tmp_path, micro()))
     writer._write(tmp_path / "trained/step-000004", {"weight": torch.zeros(10)}, 4)
     assert "the next training state, 0.00 GB free" in gallery.gallery_failures(tmp_path)[4]["reason"]
 
@@ -250,15 +248,15 @@ def test_a_picked_step_is_the_checkpoint_of_a_run_that_ended_there(world, run, t
     else:
         train(world, micro(2, zero_stage=3, steps=3), long, parent)
     train(world, micro(stage, steps=2, shown=None, zero_stage=stage + 1), short, parent)
-    before, picked = videos(long)[2], trained.pick(long, 2)
-    assert picked == trained.pick(long, 2) == long / "checkpoint-000002"
+    before, picked = videos(long)[2], kept_weights.pick(long, 2)
+    assert picked == kept_weights.pick(long, 2) == long / "checkpoint-000002"
     ours, theirs = (json.loads((place / "run.json").read_text()) for place in (picked, short / "checkpoint"))
     same = ("steps", "stage", "base", "parent", "latents", "digest")
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
     assert content_digest(picked / "transformer") == ours["digest"] and (picked / "lora").exists() == (stage == 1)
 
     shutil.rmtree(long / "gallery/step-000002")  # made again, of the checkpoint this time, it is the same
-    renders.render_missing(config, gallery_settings(world, long, config), renders.render_in_process)
+    schedule.render_missing(config, gallery_settings(world, long, config), schedule.render_in_process)
     assert videos(long)[2] == before
     if stage == 1:
         train(world, micro(2, shown=None, steps=1), tmp_path / "next", picked)
@@ -266,7 +264,7 @@ def test_a_picked_step_is_the_checkpoint_of_a_run_that_ended_there(world, run, t
 
 def test_a_step_that_is_not_kept_cannot_be_picked(run):
     with pytest.raises(TrainingRefused, match=r"^steps: .* no weights of 3 steps; steps with weights: 2, 4, 5$"):
-        trained.pick(run, 3)
+        kept_weights.pick(run, 3)
 
 
 def test_a_network_in_bfloat16_is_rounded_as_its_checkpoint_is(world, tmp_path):
@@ -274,9 +272,9 @@ def test_a_network_in_bfloat16_is_rounded_as_its_checkpoint_is(world, tmp_path):
     # oneDNN leaves weight gradients of a bfloat16 convolution over two frames unwritten (docs/log.md).
     with torch.backends.mkldnn.flags(enabled=False):
         train(world, config, tmp_path)
-    kept = trained.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
-    trained.pick(tmp_path, 2)
-    loaded = trained.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
+    kept = kept_weights.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
+    kept_weights.pick(tmp_path, 2)
+    loaded = kept_weights.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
     assert {tensor.dtype for tensor in loaded.values()} == {torch.bfloat16, torch.float32}
     assert equal(kept, loaded)
 
@@ -342,11 +340,11 @@ def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, buc
 
     monkeypatch.setattr(job, "run_folder", lambda place: here)
     picked = job.pick(out, 2)
-    assert picked == out / "checkpoint-000002" == job.picked(out, 2)
+    assert picked == out / "checkpoint-000002" == job.find_checkpoint(out, 2)
     assert json.loads((picked / "run.json").read_text())["steps"] == 2
-    assert job.pick(out, 5) == out / "checkpoint" == job.picked(out, 5)  # the last one is there
+    assert job.pick(out, 5) == out / "checkpoint" == job.find_checkpoint(out, 5)  # the last one is there
     with pytest.raises(TrainingRefused, match="has no checkpoint of 4 steps"):
-        job.picked(out, 4)
+        job.find_checkpoint(out, 4)
 
 
 @pytest.mark.acceptance
