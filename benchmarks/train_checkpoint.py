@@ -1,4 +1,4 @@
-"""How long the loop stands still for an engine state: written beside the training, against waited for.
+"""How long the loop stands still for a training state: written beside the training, against waited for.
 
 Prints one JSON line for each size: seconds of both, medians, and their ratio. The engine is a real one (DeepSpeed,
 ZeRO-2, one process on the CPU) around one layer of a given number of weights, so that what is copied and written is
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.engine import Workers, open_engine, workers
+from steadydancer.pipelines.train.engine import ProcessGroup, open_engine, process_group
 from steadydancer.pipelines.train.resume.states import StateWriter
 
 SETTINGS = {"stage": 2, "num_workers": 0, "use_gpu": False, "zero_stage": 2, "dtype": "float32",
@@ -37,13 +37,15 @@ SETTINGS = {"stage": 2, "num_workers": 0, "use_gpu": False, "zero_stage": 2, "dt
 def main(million: tuple[int, ...], batch: int, rounds: int, out: Path | None) -> None:
     logging.disable(logging.WARNING)
     config = TrainConfig(**SETTINGS)
-    with workers(config) as team:
+    with process_group(config) as group:
         for size in million:
             with tempfile.TemporaryDirectory(dir=out) as folder:
-                print(json.dumps(measured(config, team, size, batch, rounds, Path(folder))), flush=True)
+                print(json.dumps(measured(config, group, size, batch, rounds, Path(folder))), flush=True)
 
 
-def measured(config: TrainConfig, team: Workers, million: int, batch: int, rounds: int, folder: Path) -> dict[str, Any]:
+def measured(
+    config: TrainConfig, group: ProcessGroup, million: int, batch: int, rounds: int, folder: Path
+) -> dict[str, Any]:
     """Seconds of the loop that a state costs, both ways."""
     side = int((million * 1e6) ** 0.5)
     engine = open_engine(nn.Linear(side, side), config)
@@ -70,7 +72,7 @@ def measured(config: TrainConfig, team: Workers, million: int, batch: int, round
             place = folder / str(asynchronous)
             (place / "state").mkdir(parents=True)
             changed = config.model_copy(update={"asynchronous_checkpoints": asynchronous})
-            writers[asynchronous] = stack.enter_context(StateWriter(place, changed, team))
+            writers[asynchronous] = stack.enter_context(StateWriter(place, changed, group))
             writers[asynchronous].save(engine, 1)  # warms up, and puts its wait among what is done before a step
         after = mark()
         stalls: dict[bool, list[float]] = {True: [], False: []}

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
-from steadydancer.pipelines.train.engine import open_engine, workers
+from steadydancer.pipelines.train.engine import open_engine, process_group
 from steadydancer.pipelines.train.gallery.weights_writer import TrainedWriter
 
 GALLERY = GalleryConfig(num_clips=1, every_steps=1)
@@ -33,9 +33,9 @@ def main(million: int, rounds: int, out: Path | None) -> None:
     config = TrainConfig(stage=2, num_workers=0, use_gpu=False, zero_stage=2, dtype="float32", global_batch_size=1,
                          gallery=GALLERY)  # fmt: skip
     settings = {"config": config.model_dump(mode="json"), "attempt": "0"}
-    with workers(config) as team, tempfile.TemporaryDirectory(dir=out) as folder:
+    with process_group(config) as group, tempfile.TemporaryDirectory(dir=out) as folder:
         engine = open_engine(nn.Linear(*[int((million * 1e6) ** 0.5)] * 2), config)
-        with TrainedWriter(Path(folder), team, settings) as trained:
+        with TrainedWriter(Path(folder), group, settings) as trained:
             print(json.dumps(measured(engine, trained, rounds)), flush=True)
         engine.destroy()
 

@@ -38,7 +38,7 @@ from steadydancer.models.objectives import action_supervision
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.batches import StepBatch, TrainingData
 from steadydancer.pipelines.train.data.prefetch import Prefetch
-from steadydancer.pipelines.train.engine import open_engine, workers
+from steadydancer.pipelines.train.engine import open_engine, process_group
 from steadydancer.pipelines.train.loop import _step
 from steadydancer.pipelines.train.metrics.meter import Meter
 from steadydancer.pipelines.train.networks import load_student
@@ -185,17 +185,17 @@ def memory_mb() -> float:
 def tiny(folder: Path, rounds: int) -> dict[str, Any]:
     """Real steps on tiny networks."""
     config, times = settings(33, 4), Times()
-    with workers(config) as team:
+    with process_group(config) as group:
         parts = tiny_components()
         save_components({"transformer": parts["transformer"]}, folder / "base")
         sizes = parts["transformer"].config
         write_latents(folder / "latents", (33, 64, 64), (257, sizes.image_dim), (40, sizes.text_dim), 32)
         data = TrainingData(folder / "latents", config)
-        engine = open_engine(load_student(config, str(folder / "base"), None, team.device), config)
-        meter = Meter(config, team.device, sizes)
+        engine = open_engine(load_student(config, str(folder / "base"), None, group.device), config)
+        meter = Meter(config, group.device, sizes)
 
         def step(batch: StepBatch, number: int) -> None:
-            _step(engine, action_supervision(), config, batch, team, meter, number)
+            _step(engine, action_supervision(), config, batch, group, meter, number)
 
         take_turns(times, lambda number: data.share(number, 0, 1), step, rounds)
         engine.destroy()

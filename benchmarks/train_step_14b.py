@@ -29,9 +29,9 @@ from steadydancer.models.objectives import (
     wan_velocity,
 )
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.pipelines.train import flops as cost
+from steadydancer.pipelines.train import flops
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.engine import Workers, open_engine, workers
+from steadydancer.pipelines.train.engine import ProcessGroup, open_engine, process_group
 from steadydancer.pipelines.train.memory_optimizations import checkpoint_blocks
 from steadydancer.pipelines.train.networks import engine_velocity
 from steadydancer.pipelines.train.preflight import footprint
@@ -95,11 +95,13 @@ def student_and_objective(
     return student.train(), condition_decoupled_distillation(wan_velocity(teacher))
 
 
-def measure(config: TrainConfig, sizes: dict[str, Any], bucket: Any, rounds: int, team: Workers) -> dict[str, Any]:
+def measure(
+    config: TrainConfig, sizes: dict[str, Any], bucket: Any, rounds: int, group: ProcessGroup
+) -> dict[str, Any]:
     """Seconds of a step (median after one that is not counted), its loss, and peak gigabytes on a GPU."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    student, objective = student_and_objective(config, sizes, dtype, team.device)
-    batch = random_batch(student.config, bucket, team.device)
+    student, objective = student_and_objective(config, sizes, dtype, group.device)
+    batch = random_batch(student.config, bucket, group.device)
     engine = open_engine(student, config)
     seconds, losses = [], []
     for _ in range(rounds + 1):
@@ -123,18 +125,18 @@ def report(way: str, rounds: int, tiny: bool) -> dict[str, Any]:
     bucket = (9, 64, 64) if tiny else (81, 640, 640)
     changes = {"use_gpu": False, "dtype": "float32", "lora_rank": 2, "lora_alpha": 2} if tiny else {}
     config = TrainConfig(num_workers=0, global_batch_size=1, warmup_steps=0, **settings, **changes)
-    network = cost.count(config, {name: size for name, size in sizes.items() if name != "in_channels"})
-    flops = cost.step_flops(config, network, bucket)
+    network = flops.count(config, {name: size for name, size in sizes.items() if name != "in_channels"})
+    step_flops = flops.step_flops(config, network, bucket)
     torch.manual_seed(0)
-    with workers(config) as team:
-        measured = measure(config, sizes, bucket, rounds, team)
+    with process_group(config) as group:
+        measured = measure(config, sizes, bucket, rounds, group)
     counted = footprint.gpu_memory(config, network, bucket)["total"] / 1e9
     return {
         **measured,
-        "tokens": cost.num_tokens(network, bucket),
-        "tflop": round(flops.hardware / 1e12, 6),
-        "tflop_per_s": round(flops.hardware / measured["seconds"] / 1e12, 4),
-        "needed_tflop_per_s": round(flops.model / measured["seconds"] / 1e12, 4),
+        "tokens": flops.num_tokens(network, bucket),
+        "tflop": round(step_flops.hardware / 1e12, 6),
+        "tflop_per_s": round(step_flops.hardware / measured["seconds"] / 1e12, 4),
+        "needed_tflop_per_s": round(step_flops.model / measured["seconds"] / 1e12, 4),
         "counted_gb": round(counted, 2),
     }
 

@@ -101,7 +101,7 @@ def pick(run_out: Location, steps: int, cluster: str | None = None) -> Location:
         return train_job.pick(run_out, steps)
     words = ["pick", "--run", str(run_out), "--steps", str(steps)]
     submit_job(cluster, words, run_key=str(flow_run.root_flow_run_id), on_log=get_run_logger().info)
-    return train_job.picked(run_out, steps)
+    return train_job.find_checkpoint(run_out, steps)
 
 
 @task(task_run_name="render {pairs}")

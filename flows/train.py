@@ -9,7 +9,7 @@ from .. import SteadyDancerError
 from ..datasets.storage import Location, format_location, location
 from ..datasets.storage.files import file_url
 from ..pipelines.runtime.after_commit import after_commit
-from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_in_words, write_stages_report
+from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_markdown, write_stages_report
 from . import presets, tasks
 from .prefect_ui import absolute, absolute_if_here, absolute_preset, announce, publish, shown
 
@@ -90,9 +90,7 @@ def publish_training(folder: Location) -> None:
         return
     with shown("training-report"):
         create_markdown_artifact(
-            key="training-report",
-            markdown=stages_in_words(folder),
-            description=f"Training in {folder}: {format_location(page)}",
+            key="training-report", markdown=stages_markdown(folder), description=f"Training in {folder}: {named(page)}"
         )
     if link := file_url(page):
         with shown("training-page"):

@@ -1,7 +1,7 @@
 """Configuration of one training stage. Importing this module loads pydantic and nothing heavier.
 
-The source of each default stands in its description: *paper* (a number the paper gives) or *choice* (nothing is
-published; `docs/paper.md` has the reason).
+Each description names the source of its default: *paper* (a number the paper gives) or *choice* (nothing is published;
+`docs/paper.md` has the reason).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Stage = Literal[1, 2, 3]
 
-# What differs between the stages. Steps and learning rates: paper. Sharding: choice (all 16 B parameters need ZeRO-3).
+# Defaults per stage. Steps and learning rates: paper. Sharding: choice (all 16 B parameters need ZeRO-3).
 STAGE_DEFAULTS: dict[int, dict[str, Any]] = {
     1: {"steps": 12_000, "learning_rate": 1e-4, "zero_stage": 2},
     2: {"steps": 2_000, "learning_rate": 1e-6, "zero_stage": 3},
@@ -20,7 +20,7 @@ STAGE_DEFAULTS: dict[int, dict[str, Any]] = {
 }
 
 
-# Fields that decide which network it is: stage 1 makes it, stages 2 and 3 must not ask for another.
+# Fields that define the network. Stage 1 creates it; stages 2 and 3 must use the same values.
 NETWORK_FIELDS = (
     "alignment_axis",
     "pose_modulation_modules",
@@ -33,29 +33,38 @@ NETWORK_FIELDS = (
 
 
 class GalleryConfig(BaseModel):
-    """Videos of validation clips, made beside the training from the weights of some steps, for people to compare.
+    """Videos of validation clips, rendered during training from the weights of some steps, for people to compare.
 
-    A clip is rendered from its cached conditions: at the size, and for as many frames, as it is trained at. The
-    negative prompt is the empty one, which is cached; the negative pose is perturbed as in the release.
+    A clip is rendered from its cached conditions, at the size and number of frames that training uses. The negative
+    prompt is the cached empty prompt; the negative pose is perturbed as in the release.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_clips: int = Field(0, ge=0, description="validation clips in a gallery; 0: no galleries (choice: they cost)")
-    every_steps: int = Field(
-        500, ge=1, description="steps between two galleries, whose trained weights are kept; the last step has one too"
+    num_clips: int = Field(
+        0, ge=0, description="validation clips in a gallery; 0 disables galleries (choice: they cost GPU time)"
     )
-    num_inference_steps: int = Field(40, ge=1, description="sampling steps of a clip (release)")
+    every_steps: int = Field(
+        500, ge=1, description="steps between galleries; their trained weights are kept. The last step has one too"
+    )
+    num_inference_steps: int = Field(40, ge=1, description="sampling steps per clip (release)")
     guidance_scale: float = Field(5.0, ge=0, description="w_txt of Eq. 7 (release)")
     pose_guidance_scale: float = Field(1.0, ge=0, description="w_pose of Eq. 8 (paper)")
     seed: int = Field(
-        106060, ge=0, lt=2**64, description="of noise and negative poses, the same in every gallery (release's README)"
+        106060,
+        ge=0,
+        lt=2**64,
+        description="seed of noise and negative poses, the same in every gallery (release's README)",
     )
     num_gpus: float = Field(
-        1.0, gt=0, description="GPUs of the worker that renders, beside the training's; without use_gpu it takes a core"
+        1.0,
+        gt=0,
+        description="GPUs of the rendering worker, on top of those for training; without use_gpu it takes one CPU core",
     )
     max_seconds: float = Field(
-        7200.0, gt=0, description="seconds that rendering one gallery may take, waiting for a GPU not counted (choice)"
+        7200.0,
+        gt=0,
+        description="time limit for rendering one gallery, in seconds, not counting the wait for a GPU (choice)",
     )
 
 
@@ -70,7 +79,7 @@ class TrainConfig(BaseModel):
 
     stage: Stage = Field(description="stage of the curriculum")
     num_frames: int = Field(81, ge=5, description="pixel frames of a clip, 4k + 1 (paper)")
-    steps: int = Field(ge=1, description="optimizer steps of the whole stage (paper: 12,000 / 2,000 / 500)")
+    steps: int = Field(ge=1, description="optimizer steps of the stage (paper: 12,000 / 2,000 / 500)")
     seed: int = Field(
         0, ge=0, lt=2**64, description="seed of initial weights, order, noise, σ, dropouts and pose simulation"
     )
@@ -81,39 +90,46 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (choice)")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global L2 norm (choice)")
 
-    global_batch_size: int = Field(8, ge=1, description="clips per optimizer step over all workers (choice: 1 a GPU)")
-    gradient_accumulation: int = Field(1, ge=1, description="micro-batches of a worker per optimizer step (choice)")
+    global_batch_size: int = Field(8, ge=1, description="clips per optimizer step over all workers (choice: 1 per GPU)")
+    gradient_accumulation: int = Field(1, ge=1, description="micro-batches per worker and optimizer step (choice)")
     num_workers: int = Field(8, ge=0, description="Ray Train workers (paper: 8 GPUs); 0 trains in this process")
-    use_gpu: bool = Field(True, description="one GPU a worker (NCCL); otherwise CPU (gloo)")
-    max_restarts: int = Field(0, ge=0, description="times Ray starts a fallen worker group again from the newest state")
+    use_gpu: bool = Field(True, description="use one GPU per worker (NCCL); otherwise CPU (gloo)")
+    max_restarts: int = Field(
+        0, ge=0, description="times Ray restarts a failed worker group from the newest training state"
+    )
     bundle: bool = Field(
-        False, description="copy the frozen parts into the checkpoint; off: its record names their folder and digests"
+        False,
+        description="copy the frozen components into the checkpoint; off: its record names their folder and digests",
     )
     zero_stage: Literal[2, 3] = Field(description="DeepSpeed ZeRO stage (choice: 2 with LoRA, 3 for all parameters)")
-    offload_optimizer: bool = Field(False, description="optimizer state in host memory (choice; 8 × 80 GB: stage 2)")
-    dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="compute; trained weights keep a float32 copy (choice)"
+    offload_optimizer: bool = Field(
+        False, description="keep the optimizer state in host memory (choice; stage 2 on 8 × 80 GB needs it)"
     )
-    gradient_checkpointing: bool = Field(True, description="recompute each block's activations in backward (choice)")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="compute dtype; trained weights keep a float32 copy (choice)"
+    )
+    gradient_checkpointing: bool = Field(
+        True, description="activation checkpointing: recompute each block's activations in the backward pass (choice)"
+    )
     keep_attention_outputs: bool = Field(
         False,
-        description="recompute a block without its self-attention: 14 % fewer operations, 2 × the kept memory (choice)",
+        description="do not recompute self-attention: 14 % fewer operations, 2 × the activation memory (choice)",
     )
     offload_activations: bool = Field(
-        False, description="what gradient_checkpointing keeps waits in host memory; the same bits (choice)"
+        False, description="keep the inputs that gradient_checkpointing saves in host memory; the same bits (choice)"
     )
     shard_teacher: bool = Field(
         True,
-        description="stage 2's frozen teacher is cut up among the workers as ZeRO-3 cuts the student, and each layer "
-        "brought together for its turn; off: whole on every GPU; the same bits (choice)",
+        description="shard stage 2's frozen teacher over the workers as ZeRO-3 shards the student, and gather each "
+        "layer when it runs; off: a full copy on every GPU; the same bits (choice)",
     )
 
     lora_rank: int = Field(128, ge=1, description="rank of the LoRA of stages 1 and 3 (choice)")
-    lora_alpha: int = Field(128, ge=1, description="LoRA update is scaled by alpha / rank (choice: alpha = rank)")
+    lora_alpha: int = Field(128, ge=1, description="the LoRA update is scaled by alpha / rank (choice: alpha = rank)")
     lora_targets: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
         min_length=1,
-        description="ends of module names inside the blocks that get LoRA (choice: q, k, v, o of both attentions, FFN)",
+        description="suffixes of the block modules that get LoRA (choice: q, k, v, o of both attentions, FFN)",
     )
 
     flow_shift: float = Field(5.0, gt=0, description="σ = s·u / (1 + (s − 1)·u) with u uniform in [0, 1) (choice)")
@@ -126,22 +142,25 @@ class TrainConfig(BaseModel):
     distillation_weight: float = Field(1.0, ge=0, description="λ of Eq. 6, stage 2 (choice)")
     distillation: Literal["condition_decoupled", "normal"] = Field(
         "condition_decoupled",
-        description="what stage 2 holds to the teacher: the student without pose (Eq. 6, paper), or, as its ablation, "
-        "the student that follows the pose, which collapses",
+        description="branch of the student that stage 2 compares with the teacher: without pose (Eq. 6, paper), or "
+        "with pose (the ablation, which collapses)",
     )
     uncond_text: Literal["same", "empty"] = Field(
-        "same", description="text of Eq. 6's unconditional branches, teacher's and student's (choice)"
+        "same", description="text of Eq. 6's unconditional branches, in teacher and student (choice)"
     )
 
     pose_simulation_targets: tuple[int, ...] = Field(
-        (2, 3, 4), min_length=1, description="T* is drawn uniformly from these, stage 3 (paper)"
+        (2, 3, 4), min_length=1, description="stage 3 draws T* uniformly from these (paper)"
     )
-    pose_simulation_probability: float = Field(0.5, ge=0, le=1, description="share of simulated samples (paper)")
+    pose_simulation_probability: float = Field(
+        0.5, ge=0, le=1, description="probability that a sample's pose is simulated (paper)"
+    )
     pose_simulation_unit: Literal["frame", "latent"] = Field(
         "frame", description="T* counts pixel frames of the skeleton, or latent frames of its latents (choice)"
     )
     alignment_axis: Literal["temporal", "spatial"] = Field(
-        "temporal", description="axis of FAAU's attention: as in the released weights, or as the paper's text (choice)"
+        "temporal",
+        description="axis of FAAU's attention: as in the released weights (temporal) or as the paper's text (choice)",
     )
 
     pose_modulation_modules: tuple[Literal["spatial", "temporal", "alignment"], ...] = Field(
@@ -150,49 +169,53 @@ class TrainConfig(BaseModel):
     condition_augmentation: bool = Field(True, description="Eq. 4; False is the paper's ablation")
     pose_fusion: Literal["concatenation", "addition", "latent_addition", "adapter"] = Field(
         "concatenation",
-        description="Eq. 3, or the paper's ablations: the embedded pose added, its latents added to the image's "
-        "(Eq. 2), or injection into the blocks",
+        description="Eq. 3 (concatenation), or the paper's ablations: add the embedded pose, add its latents to the "
+        "image's (Eq. 2), or inject it into the blocks (adapter)",
     )
     image_feature_fusion: Literal["sum", "concatenation"] = Field(
-        "sum", description="tokens of the two image features: as in the released weights, or as the paper's text"
+        "sum", description="fusion of the two image features: as in the released weights (sum), or as the paper's text"
     )
     temporal_kernel_size: Literal[3, 1] = Field(
-        3, description="frames of TMCM's temporal kernel: as in the released weights, or pointwise, as the paper's text"
+        3,
+        description="frames of TMCM's temporal kernel: 3 as in the released weights, or pointwise as the paper's text",
     )
     reference_embedding: Literal["separate", "shared"] = Field(
-        "separate", description="patch embeddings of Eq. 4's frames: as in the released weights, or as the paper prints"
+        "separate",
+        description="patch embeddings of Eq. 4's frames: as in the released weights (separate), or as in the paper",
     )
 
     alignment_dropout: float = Field(
         0.0, ge=0, lt=1, description="attention dropout inside FAAU (choice; the release's modules have 0.1)"
     )
 
-    checkpoint_every_steps: int = Field(250, ge=1, description="steps between two saved engine states (choice)")
-    keep_checkpoints: int = Field(2, ge=1, description="engine states kept; older ones are removed (choice)")
+    checkpoint_every_steps: int = Field(250, ge=1, description="steps between two saved training states (choice)")
+    keep_checkpoints: int = Field(2, ge=1, description="training states to keep; older ones are removed (choice)")
     asynchronous_checkpoints: bool = Field(
-        True, description="copy an engine state to host memory and write it while training goes on (choice)"
+        True, description="copy a training state to host memory and write it while training continues (choice)"
     )
     evaluation_samples: int = Field(
-        16, ge=0, description="fixed (clip, noise, σ) on which the objective is measured before and after; 0: none"
+        16,
+        ge=0,
+        description="fixed (clip, noise, σ) triples on which the loss is measured before and after the stage; 0: none",
     )
     validation_share: float = Field(
-        0.02, ge=0, lt=1, description="share of the sources that is never trained on, by hash (choice)"
+        0.02, ge=0, lt=1, description="share of the sources held out from training, chosen by hash (choice)"
     )
-    validation_clips: int = Field(8, ge=1, description="clips of those sources that are measured, at most (choice)")
+    validation_clips: int = Field(8, ge=1, description="maximum number of held-out clips to measure (choice)")
     validation_sigmas: tuple[float, ...] = Field(
-        (0.1, 0.3, 0.5, 0.7, 0.9), min_length=1, description="σ at which each of them is measured (choice)"
+        (0.1, 0.3, 0.5, 0.7, 0.9), min_length=1, description="σ at which each validation clip is measured (choice)"
     )
     validation_every_steps: int = Field(
-        500, ge=1, description="steps between two measurements, in the metrics (choice)"
+        500, ge=1, description="steps between two measurements of the validation loss (choice)"
     )
-    gallery: GalleryConfig = Field(GalleryConfig(), description="what is rendered while the stage trains")
+    gallery: GalleryConfig = Field(GalleryConfig(), description="videos rendered while the stage trains")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
-        ("tensorboard",), description="who is told of the metrics beside metrics.jsonl (choice)"
+        ("tensorboard",), description="experiment trackers that get the metrics, besides metrics.jsonl (choice)"
     )
     profile: bool = Field(
         False,
-        description="wait for the GPU after each part of a step, so that the metrics have the share of each; slower, "
-        "the same bits (choice)",
+        description="synchronise with the GPU after each part of a step, so that the metrics give the share of each; "
+        "slower, the same bits (choice)",
     )
 
     @model_validator(mode="before")
@@ -213,20 +236,20 @@ class TrainConfig(BaseModel):
                 f"= {ranks} × {self.gradient_accumulation}"
             )
         if not all(0 < sigma <= 1 for sigma in self.validation_sigmas):
-            raise ValueError(f"validation_sigmas must lie in (0, 1], got {self.validation_sigmas}")
+            raise ValueError(f"validation_sigmas must be in (0, 1], got {self.validation_sigmas}")
         if self.gallery.num_clips > self.validation_clips:
             raise ValueError(
-                f"gallery.num_clips {self.gallery.num_clips} are more than validation_clips {self.validation_clips}, "
-                "of which they are the first"
+                f"gallery.num_clips {self.gallery.num_clips} must be at most validation_clips {self.validation_clips}: "
+                "galleries show the first validation clips"
             )
         if self.keep_attention_outputs and not self.gradient_checkpointing:
-            raise ValueError("keep_attention_outputs says what gradient_checkpointing spares: it needs it on")
+            raise ValueError("keep_attention_outputs requires gradient_checkpointing")
         if self.offload_activations and not self.gradient_checkpointing:
-            raise ValueError("offload_activations moves what gradient_checkpointing keeps: it needs it on")
+            raise ValueError("offload_activations requires gradient_checkpointing")
         counted = self.num_latent_frames if self.pose_simulation_unit == "latent" else self.num_frames
         if min(self.pose_simulation_targets) < 2 or max(self.pose_simulation_targets) >= counted:
             raise ValueError(
-                f"pose_simulation_targets must lie in 2..{counted - 1} ({self.pose_simulation_unit} frames after the "
+                f"pose_simulation_targets must be in 2..{counted - 1} ({self.pose_simulation_unit} frames after the "
                 f"first), got {self.pose_simulation_targets}"
             )
         return self
@@ -238,10 +261,10 @@ class TrainConfig(BaseModel):
 
     @property
     def micro_batch_size(self) -> int:
-        """Clips in one forward pass of one worker."""
+        """Clips per forward pass of one worker."""
         return self.global_batch_size // (max(self.num_workers, 1) * self.gradient_accumulation)
 
     @property
     def trains_lora(self) -> bool:
-        """Stages 1 and 3 train LoRA and the pose modules, stage 2 all parameters."""
+        """Whether the stage trains LoRA and the pose modules (1 and 3) instead of all parameters (2)."""
         return self.stage != 2

@@ -1,4 +1,4 @@
-"""DeepSpeed: the process group it runs in, the engine around the network, and the weights out of it."""
+"""DeepSpeed: process group, engine, learning rate, and saving and loading of its state and weights."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TAG = "engine"
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Where one worker stands among all workers of the run."""
+class ProcessGroup:
+    """The run's process group: rank and device of this worker, and the collectives."""
 
     rank: int
     world_size: int
@@ -32,28 +32,28 @@ class Workers:
         dist.barrier()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over all workers of a tensor of one shape, in place."""
+        """Sum a tensor of the same shape over all workers, in place."""
         dist.all_reduce(values)
         return values
 
     def largest(self, *values: torch.Tensor | float) -> list[float]:
-        """Return the largest of each number over all workers. Waits for the device once."""
+        """Return the maximum of each number over all workers. Synchronises with the device once."""
         stacked = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
         dist.all_reduce(stacked, op=dist.ReduceOp.MAX)
         return [float(value) for value in stacked.tolist()]
 
     def any(self, flag: bool) -> bool:
-        """Whether one worker says so."""
+        """Return whether the flag is set on at least one worker."""
         return self.largest(flag) == [1.0]
 
     def mean(self, micro_batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-        """Average scalars over all workers and their micro-batches. Waits for the device once.
+        """Average scalars over all workers and their micro-batches. Synchronises with the device once.
 
         Args:
-            micro_batches: of this worker; each has the same scalars, still on the device.
+            micro_batches: scalars by name for each micro-batch of this worker, on the device.
 
         Returns:
-            A mean is not finite if a value of any worker is not.
+            Mean by name; not finite if any worker's value is not.
         """
         names = list(micro_batches[0])
         stacked = torch.stack(
@@ -65,26 +65,26 @@ class Workers:
 
 
 @contextmanager
-def workers(config: TrainConfig) -> Iterator[Workers]:
-    """Join the run's process group: Ray Train's, or one of this process alone in local mode (`num_workers=0`)."""
+def process_group(config: TrainConfig) -> Iterator[ProcessGroup]:
+    """Join the run's process group: Ray Train's, or a group of one in local mode (`num_workers=0`)."""
     if not config.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
-    # Nothing is compiled: DeepSpeed asks this table only for its shared-memory collectives, and gloo does their work.
-    # To fill the table it would run a compiler on every start.
+    # DeepSpeed reads this table only for its shared-memory collectives, which gloo replaces. An empty table stops it
+    # from running a compiler on every start.
     deepspeed.ops.__compatible_ops__ = {}
     if config.num_workers > 0:
         import ray.train.torch
 
-        yield Workers(dist.get_rank(), dist.get_world_size(), ray.train.torch.get_device())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), ray.train.torch.get_device())
         return
     os.environ.setdefault("LOCAL_RANK", "0")
     dist.init_process_group("nccl" if config.use_gpu else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield Workers(0, 1, torch.device("cuda", 0) if config.use_gpu else torch.device("cpu"))
+        yield ProcessGroup(0, 1, torch.device("cuda", 0) if config.use_gpu else torch.device("cpu"))
     finally:
-        # DeepSpeed's own function: it also forgets the groups it made, so the next stage can begin in this process.
+        # DeepSpeed's own function also clears its groups, so the next stage can start in this process.
         if deepspeed.comm.is_initialized():
             deepspeed.comm.destroy_process_group()
         else:
@@ -92,7 +92,7 @@ def workers(config: TrainConfig) -> Iterator[Workers]:
 
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """DeepSpeed's own settings for a stage."""
+    """Build DeepSpeed's configuration for a stage."""
     zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": config.use_gpu}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -103,14 +103,14 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": zero,
         "bf16": {"enabled": config.dtype == "bfloat16"},
-        "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's need a compiler
+        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's optimizers need a compiler
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
 
 
 def open_engine(network: nn.Module, config: TrainConfig) -> Any:
-    """A DeepSpeed engine that trains the weights of `network` that require gradients, with AdamW."""
+    """Open a DeepSpeed engine that trains the weights of `network` that require gradients, with AdamW."""
     import deepspeed
 
     trained = [weight for weight in network.parameters() if weight.requires_grad]
@@ -128,7 +128,7 @@ def open_engine(network: nn.Module, config: TrainConfig) -> Any:
 
 
 def set_learning_rate(engine: Any, config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then constant: a function of the step, so there is no scheduler's state to lose."""
+    """Set linear warm-up, then a constant rate: a function of the step, so there is no scheduler state to save."""
     rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
@@ -138,34 +138,34 @@ def set_learning_rate(engine: Any, config: TrainConfig, step: int) -> float:
 def grad_norm(engine: Any) -> torch.Tensor | float:
     """Return the global L2 norm of the last step's gradients, before clipping, the same on all workers.
 
-    It is infinite if a gradient was not finite: then ZeRO has skipped the update, and weights and optimizer are those
-    of the step before. DeepSpeed computes it for clipping, with the optimizer on the device or on the host.
+    It is infinite if a gradient was not finite: then ZeRO skipped the update, and weights and optimizer are those of
+    the previous step. DeepSpeed computes the norm for clipping, with the optimizer on the device or on the host.
     """
     norm: torch.Tensor | float = engine.get_global_grad_norm()
     return norm
 
 
 def call_before_updates(engine: Any, call: Callable[[], Any]) -> Any:
-    """Call a function each time before the optimizer changes weights, until `remove()` of what is returned."""
+    """Call a function before every optimizer update; returns a handle whose `remove()` ends it."""
 
-    def hook(*_: Any) -> None:  # torch would take an answer for other arguments
+    def hook(*_: Any) -> None:  # a return value would replace the arguments
         call()
 
     return engine.optimizer.optimizer.register_step_pre_hook(hook)
 
 
 def trained_names(engine: Any) -> list[str]:
-    """Names of the weights that the engine trains."""
+    """List the names of the weights that the engine trains."""
     return sorted(name for name, weight in engine.module.named_parameters() if weight.requires_grad)
 
 
-def engine_files(engine: Any, folder: Path, taken: Callable[[Any], Any]) -> dict[Path, Any]:
-    """What this rank would write of the engine's state below `folder` by DeepSpeed: file → `taken` of its content.
+def collect_state_files(engine: Any, folder: Path, copy: Callable[[Any], Any]) -> dict[Path, Any]:
+    """Collect the files that DeepSpeed would write below `folder` on this rank: path → `copy(content)`.
 
-    Trained weights and optimizer, not the frozen weights. All ranks call this; `folder` is there.
+    They contain the trained weights and the optimizer, not the frozen weights. All ranks call this; `folder` exists.
     """
     writer = engine.checkpoint_engine
-    collector = _Collector(writer, taken)
+    collector = _Collector(writer, copy)
     engine.checkpoint_engine = collector
     try:
         engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
@@ -175,40 +175,40 @@ def engine_files(engine: Any, folder: Path, taken: Callable[[Any], Any]) -> dict
 
 
 class _Collector:
-    """Stands for DeepSpeed's writer, and keeps what it is given to write."""
+    """Replacement for DeepSpeed's checkpoint writer that collects the content instead of writing it."""
 
-    def __init__(self, writer: Any, taken: Callable[[Any], Any]) -> None:
-        self._writer, self._taken = writer, taken
+    def __init__(self, writer: Any, copy: Callable[[Any], Any]) -> None:
+        self._writer, self._copy = writer, copy
         self.files: dict[Path, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._writer, name)
 
     def save(self, state_dict: Any, path: str) -> None:
-        self.files[Path(path)] = self._taken(state_dict)
+        self.files[Path(path)] = self._copy(state_dict)
 
     def preserves_storage_sharing(self) -> bool:
-        return False  # or DeepSpeed would copy what is copied here
+        return False  # else DeepSpeed would make another copy
 
 
 def read_engine(engine: Any, folder: Path, *, universal: bool = False) -> None:
-    """Load what `engine_files` gave, from where it was written, or what was made of it for any number of workers.
+    """Load a training state as `collect_state_files` returned it, or converted to DeepSpeed's universal form.
 
-    The frozen weights are not in it, so DeepSpeed cannot be strict; the caller compares `trained_names` instead.
+    The frozen weights are not in it, so loading cannot be strict; the caller compares `trained_names` instead.
     """
-    # DeepSpeed asks this of its settings, and they were given before it was known which state there is.
+    # DeepSpeed takes this from its configuration, which was built before the state to load was known.
     engine.load_universal_checkpoint = lambda: universal
-    with plainly_named(folder) as plain:
+    with symlink_without_brackets(folder) as plain:
         engine.load_checkpoint(str(plain), tag=TAG, load_module_strict=False)
     if universal:
-        # ZeRO-3 gives all groups of weights the one step count that it read, and AdamW would add to it for each group.
+        # ZeRO-3 shares one step counter between all parameter groups; AdamW would increment it once per group.
         for state in engine.optimizer.optimizer.state.values():
             state["step"] = state["step"].clone()
 
 
 @contextmanager
-def plainly_named(folder: Path) -> Iterator[Path]:
-    """The folder under a name without brackets and the like, which DeepSpeed would take for patterns."""
+def symlink_without_brackets(folder: Path) -> Iterator[Path]:
+    """Yield a link to the folder without glob characters in its path, which DeepSpeed would expand."""
     with tempfile.TemporaryDirectory() as plain:
         link = Path(plain) / "state"
         link.symlink_to(folder.resolve())
@@ -216,7 +216,7 @@ def plainly_named(folder: Path) -> Iterator[Path]:
 
 
 def gather_trained(engine: Any, dtype: torch.dtype, is_first: bool) -> dict[str, torch.Tensor]:
-    """The trained weights, whole, in host memory, one after another; all ranks call this, the first one gets them."""
+    """Gather the full trained weights in host memory, one at a time. All ranks call this; rank 0 gets them."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     weights = {}
@@ -229,9 +229,9 @@ def gather_trained(engine: Any, dtype: torch.dtype, is_first: bool) -> dict[str,
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """Every weight of the network, whole, on the CPU; trained ones in float32, frozen ones as they are.
+    """Gather all weights of the network on the CPU; trained ones in float32, frozen ones in their own dtype.
 
-    All ranks call this; the first rank gets the weights, the others an empty mapping.
+    All ranks call this; rank 0 gets the weights, the others an empty mapping.
     """
     from deepspeed.runtime.zero import GatheredParameters
 

@@ -1,7 +1,7 @@
-"""What a step costs in floating point operations, from the network's shapes alone.
+"""Floating point operations of a training step, computed from the network's shapes alone.
 
-Parameters are counted on the network itself, built on the meta device: no weight is made or read. What a step holds in
-memory is in `footprint`.
+Parameters are counted on the network itself, built on the meta device: no weight is allocated or read. For memory see
+`preflight.footprint`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ...models.transformer import SteadyDancerTransformer3DModel
 from .config import NETWORK_FIELDS, TrainConfig
 
 CONTEXT_TOKENS = 512 + 257  # text, image
-_PIXELS_A_LATENT = 8  # the VAE's, each way
+_PIXELS_A_LATENT = 8  # VAE downsampling in height and width
 _ATTENTION_BACKWARD = 2.5  # flash attention's backward pass: two matrix products of the forward become five
 
 
 @dataclass(frozen=True)
 class Network:
-    """A stage's transformer, counted.
+    """Parameter counts of a stage's transformer.
 
     Attributes:
-        arguments: of its constructor.
-        parameters: all, without adapters.
-        trained: what the stage trains: adapters and pose modules, or everything.
-        adapters: the adapters' share of it.
-        teacher: parameters of the frozen network beside it (stage 2).
+        arguments: constructor arguments.
+        parameters: all parameters, without adapters.
+        trained: parameters that the stage trains: adapters and pose modules, or all.
+        adapters: parameters of the adapters, included in `trained`.
+        teacher: parameters of the frozen teacher (stage 2).
     """
 
     arguments: dict[str, Any]
@@ -51,7 +51,7 @@ class Network:
 
 
 def empty_network(arguments: dict[str, Any], config: TrainConfig) -> SteadyDancerTransformer3DModel:
-    """The stage's network, of these constructor arguments, on the device that is in force."""
+    """Build the stage's network from constructor arguments, on torch's current default device."""
     network = SteadyDancerTransformer3DModel(**arguments)
     if config.trains_lora:
         add_lora(network, config.lora_rank, config.lora_alpha, config.lora_targets)
@@ -59,9 +59,11 @@ def empty_network(arguments: dict[str, Any], config: TrainConfig) -> SteadyDance
 
 
 def count(config: TrainConfig, transformer_config: dict[str, Any]) -> Network:
-    """The stage's network, from the configuration of the transformer it starts from; nothing given means Wan 14B.
+    """Count the parameters of the stage's network.
 
-    Which variant it is, the stage's configuration says: stage 1 starts from a plain Wan, and later ones keep it.
+    Args:
+        config: the stage; its `NETWORK_FIELDS` choose the variant of the network.
+        transformer_config: configuration of the transformer that the stage starts from; empty: Wan 14B.
     """
     given = {name: value for name, value in transformer_config.items() if not name.startswith("_")}
     given |= config.model_dump(include=set(NETWORK_FIELDS))
@@ -81,7 +83,7 @@ def count(config: TrainConfig, transformer_config: dict[str, Any]) -> Network:
 
 
 def num_tokens(network: Network, bucket: Bucket, *, reference_frames: bool = True) -> int:
-    """Tokens of a clip of (pixel frames, height, width), with the two reference frames of Eq. 4 where there are any."""
+    """Count the tokens of a (pixel frames, height, width) clip, including the two reference frames of Eq. 4 if used."""
     num_frames, height, width = bucket
     patch_frames, patch_height, patch_width = network.arguments["patch_size"]
     extra = 2 * (reference_frames and network.arguments["condition_augmentation"])
@@ -91,20 +93,20 @@ def num_tokens(network: Network, bucket: Bucket, *, reference_frames: bool = Tru
 
 
 def num_branches(config: TrainConfig) -> int:
-    """Forward passes of the trained network in one step: Eq. 6 takes it with the pose and without."""
+    """Return the forward passes of the trained network per step: Eq. 6 runs it with and without the pose."""
     return 2 if config.stage == 2 and config.distillation == "condition_decoupled" else 1
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating point operations of one clip's step: `model` needs them, `hardware` does them (recomputing counted)."""
+    """Floating point operations per clip and step: needed (`model`) and executed with recomputation (`hardware`)."""
 
     model: float
     hardware: float
 
 
 def _forward(network: Network, tokens: int) -> tuple[float, float]:
-    """(linear layers, attention) of one forward pass over a clip; a multiplication and an addition are two."""
+    """Return the FLOPs of (linear layers, attention) in one forward pass over a clip; a multiply-add counts as two."""
     width, context = network.width, CONTEXT_TOKENS
     projections = 2 * tokens * width**2 * 6 + 2 * context * width**2 * 2
     feed_forward = 4 * tokens * width * network.arguments["ffn_dim"]
@@ -113,10 +115,10 @@ def _forward(network: Network, tokens: int) -> tuple[float, float]:
 
 
 def step_flops(config: TrainConfig, network: Network, bucket: Bucket) -> Flops:
-    """Of one clip of an optimizer step: forward, what is recomputed, backward; in stage 2 of both branches.
+    """Count the FLOPs of an optimizer step per clip: forward, recomputation, backward; in stage 2 for both branches.
 
-    Stage 2's teacher adds its forward pass. A backward pass costs the linear layers twice their forward pass, once
-    where their weights are frozen.
+    Stage 2 adds the teacher's forward pass. The backward pass of a linear layer costs twice its forward pass, or once
+    if its weights are frozen.
     """
     linear, attention = _forward(network, num_tokens(network, bucket))
     backward_linear = linear * (1 if config.trains_lora else 2)

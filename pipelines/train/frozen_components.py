@@ -1,4 +1,4 @@
-"""The parts of a pipeline that no stage trains: where a checkpoint finds them, and how they are copied into it."""
+"""Frozen components of a pipeline (VAE, encoders, tokenizer): their place and digests, and copying them."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder")
 
 
 def frozen_parts(config: TrainConfig, base: str | None, cached: dict[str, Any], fetch: bool) -> dict[str, Any]:
-    """`components` of a checkpoint's record: folder of the frozen parts, and the digests of those that made the cache.
+    """Return `components` of a checkpoint's record: folder of the frozen components, and digests of those of the cache.
 
-    The folder is the base's if that holds all of them, else the one that the clips were cached with. Parts of
-    a base in a folder have been held against the cache's digests before (`start.check_start`), and are not read again.
+    The folder is the base's if it has all of them, else the one used to cache the clips. The parts of a base in a
+    local folder were already compared with the cache's digests (`check_inputs`) and are not read again.
 
     Args:
         config: the stage.
-        base: folder of the base, or address of one on a store; None where it is not on this machine.
+        base: folder of the base, local or on a store; None if it is not on this machine.
         cached: `components` of the cache's record.
-        fetch: whether parts on a store may be fetched to be looked at.
+        fetch: whether components on a store may be downloaded to check them.
 
     Raises:
-        TrainingRefused: they are to be copied, and one is missing or is not the one that made the cache.
+        TrainingRefused: `config.bundle` is set, and a component is missing or is not the one used for the cache.
     """
     named = [place for place in (base, cached.get("path")) if place]
     whole = [place for place in named if is_address(place) or not folders.missing_parts(place, FROZEN)]
     path = next(iter([*whole, *named]), None)
     digests = {name: digest for name, digest in cached.get("digests", {}).items() if name in FROZEN}
     if config.bundle and path is not None and (fetch or not is_address(path)):
-        here = folders.resolve_folder(path, FROZEN)
-        if missing := folders.missing_parts(here, FROZEN):
+        folder = folders.resolve_folder(path, FROZEN)
+        if missing := folders.missing_parts(folder, FROZEN):
             raise TrainingRefused(f"bundle: {path} has no {' and no '.join(missing)} to copy into the checkpoint")
         for name, digest in digests.items() if path != base or is_address(path) else ():
-            if folders.part_digest(here, name) != digest:
+            if folders.part_digest(folder, name) != digest:
                 raise TrainingRefused(f"bundle: the {name} in {path} is not the one that the clips were cached with")
     return {"path": path, "digests": digests}
 
 
 def bundle(checkpoint: Path, components: str) -> None:
-    """Copy the frozen parts into a checkpoint that has its transformer: a whole pipeline in diffusers' layout.
+    """Copy the frozen components into a checkpoint, which becomes a complete pipeline in diffusers' layout.
 
-    One part after another is in memory. The scheduler is the one that opens with a checkpoint without a copy.
+    Only one component is in memory at a time. The scheduler is the default one.
     """
     from ...models.checkpoints.components import flow_scheduler, load_components, write_model_index
     from ...models.transformer import SteadyDancerTransformer3DModel
@@ -59,7 +59,7 @@ def bundle(checkpoint: Path, components: str) -> None:
 
 
 def bundle_bytes(config: TrainConfig, components: str | None) -> int:
-    """What the copies take on disk, about; 0 without them, and where the parts are not on this machine."""
+    """Estimate the bytes of the copies on disk; 0 without `bundle`, or if the components are not on this machine."""
     if not config.bundle or components is None or is_address(components):
         return 0
     paths = [folders.part_path(components, name) for name in FROZEN]

@@ -1,4 +1,4 @@
-"""The training loop, one for all stages: runs in every worker, resumes from the newest complete engine state."""
+"""The training loop of all stages: runs in every worker and resumes from the newest intact training state."""
 
 from __future__ import annotations
 
@@ -13,83 +13,91 @@ from .config import TrainConfig
 from .data.batches import StepBatch, TrainingData
 from .data.draws import digest
 from .data.prefetch import Prefetch
-from .engine import Workers, full_weights, grad_norm, open_engine, set_learning_rate, trained_names, workers
+from .engine import (
+    ProcessGroup,
+    full_weights,
+    grad_norm,
+    open_engine,
+    process_group,
+    set_learning_rate,
+    trained_names,
+)
 from .gallery.kept_weights import write_parts
-from .gallery.schedule import offer
+from .gallery.schedule import report_weights
 from .gallery.weights_writer import TrainedWriter
 from .metrics.evaluation import Evaluator
 from .metrics.meter import Meter
 from .metrics.metrics_file import read_rows
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
-from .resume.states import StateWriter, newest_state, read_facts
-from .resume.stop import node_watch, stop_is_asked
+from .resume.states import StateWriter, newest_state, read_state_record
+from .resume.stop import preemption_watch, stop_requested
 from .resume.universal import read_state
 from .run_folder import NonFiniteError, TrainingRefused, append_metrics, commit_checkpoint, cut_metrics
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """Train one stage from wherever it stands to its last step, and commit its checkpoint.
+    """Train one stage from its newest training state to its last step, and commit its checkpoint.
 
-    When the run is asked to stop it ends after the step at hand, with an engine state and without a checkpoint.
+    On a stop request the loop ends after the current step, with a training state and without a checkpoint.
 
     Args:
         settings: JSON values: `config`, the paths `latents`, `out`, `base` and `from_checkpoint` (or None), and
-            `record`, what `run.json` shall say beyond what the loop finds out.
+            `record`, the fields of `run.json` that are known before training.
     """
     config = TrainConfig.model_validate(settings["config"])
     out, base = Path(settings["out"]), settings["base"]
     parent = None
     if settings["from_checkpoint"]:
         parent = resolve_folder(settings["from_checkpoint"], ("transformer",))
-    with workers(config) as team:
-        simulation = load_pose_simulation(config, base, out / "pose_simulation", team.device)
+    with process_group(config) as group:
+        simulation = load_pose_simulation(config, base, out / "pose_simulation", group.device)
         data = TrainingData(location(settings["latents"]), config, simulation)
-        engine = open_engine(load_student(config, base, parent, team.device), config)
-        objective = load_objective(config, base, team.device)
-        evaluator = Evaluator(engine, objective, engine_velocity(engine, config), data, team)
-        meter = Meter(config, team.device, engine.module.config)
+        engine = open_engine(load_student(config, base, parent, group.device), config)
+        objective = load_objective(config, base, group.device)
+        evaluator = Evaluator(engine, objective, engine_velocity(engine, config), data, group)
+        meter = Meter(config, group.device, engine.module.config)
 
-        done = _resume(engine, team, out)
+        done = _resume(engine, group, out)
         loss_before = evaluator.loss_before(out, done)
-        steps, node_is_leaving = range(done, config.steps), node_watch(config)
+        steps, node_is_leaving = range(done, config.steps), preemption_watch(config)
         with (
-            Prefetch(lambda step: data.share(step, team.rank, team.world_size), steps) as batches,
-            StateWriter(out, config, team) as states,
-            TrainedWriter(out, team, settings) as trained,
+            Prefetch(lambda step: data.share(step, group.rank, group.world_size), steps) as batches,
+            StateWriter(out, config, group) as states,
+            TrainedWriter(out, group, settings) as trained,
         ):
-            trained.keep(engine, done)  # a kill may have come between the state and this
+            trained.keep(engine, done)  # the last run may have been killed between the state and this
             for step in steps:
                 meter.begin()
                 with meter("data"):
                     batch = batches(step)
                 rate = set_learning_rate(engine, config, step)
                 try:
-                    terms = _step(engine, objective, config, batch, team, meter, step)
-                    norm, asked = team.largest(grad_norm(engine), stop_is_asked(out, team))
-                    _refuse_not_finite("gradient norm", {"grad_norm": norm}, batch, step)
+                    terms = _step(engine, objective, config, batch, group, meter, step)
+                    norm, stop = group.largest(grad_norm(engine), stop_requested(out, group))
+                    _check_finite("gradient norm", {"grad_norm": norm}, batch, step)
                 except NonFiniteError:
-                    states.finish()  # raised on all ranks alike; the state of an earlier step may be under way
+                    states.finish()  # raised on all ranks; an earlier state may still be being written
                     raise
                 measured = meter.end(data.shards.bucket[batch.draws[0].key])
                 is_last = step + 1 == config.steps
                 if (step + 1) % config.validation_every_steps == 0:
                     terms |= evaluator.validation(config)
-                if team.rank == 0:
+                if group.rank == 0:
                     taken = {"grad_norm": norm, "batch_digest": digest(batch.draws), "lr": rate}
                     append_metrics(out, {"step": step, **terms, **taken, **measured})
                 states.check()
-                is_asked, is_leaving = asked > 0, node_is_leaving()
-                if is_last or is_asked or is_leaving or (step + 1) % config.checkpoint_every_steps == 0:
-                    states.save(engine, step + 1, wait=is_last or is_asked or is_leaving)
-                if is_asked and not is_last:
+                is_stopping, is_leaving = stop > 0, node_is_leaving()
+                if is_last or is_stopping or is_leaving or (step + 1) % config.checkpoint_every_steps == 0:
+                    states.save(engine, step + 1, wait=is_last or is_stopping or is_leaving)
+                if is_stopping and not is_last:
                     engine.destroy()
                     return
                 trained.keep(engine, step + 1)
 
-        # Not in the last step's metrics, which are to be the same when the run is continued later.
+        # Not in the metrics of the last step: they must be the same when the run is continued later.
         losses = {"loss_before": loss_before, "loss_after": evaluator.loss(), **evaluator.validation(config)}
-        _commit(engine, config, team, out, {**settings["record"], **losses})
-        offer(config, team, config.steps)
+        _commit(engine, config, group, out, {**settings["record"], **losses})
+        report_weights(config, group, config.steps)
         engine.destroy()
 
 
@@ -98,60 +106,60 @@ def _step(
     objective: Objective,
     config: TrainConfig,
     batch: StepBatch,
-    team: Workers,
+    group: ProcessGroup,
     meter: Meter,
     step: int,
 ) -> dict[str, float]:
-    """Take one optimizer step on a global batch; the mean over it of every loss term.
+    """Take one optimizer step on a global batch; return the mean of every loss term.
 
     Raises:
-        NonFiniteError: on all ranks alike, before the weights are touched, if any rank's loss is not finite.
+        NonFiniteError: on all ranks, before the weights change, if any rank's loss is not finite.
     """
     losses: list[dict[str, Any]] = []
     means: dict[str, float] = {}
     for rows, samples in batch.micro_batches:
         with meter("forward"):
             velocity = engine_velocity(engine, config, [row.alignment_seed for row in rows])
-            terms = objective(velocity, samples.to(team.device))
+            terms = objective(velocity, samples.to(group.device))
         with meter("backward"):
             engine.backward(terms["loss"])
         losses.append({name: value.detach() for name, value in terms.items()})
         if len(losses) == len(batch.micro_batches):
-            means = team.mean(losses)
-            _refuse_not_finite("loss", means, batch, step)
+            means = group.mean(losses)
+            _check_finite("loss", means, batch, step)
         with meter("optimizer"):
-            engine.step()  # DeepSpeed counts: the last one of a batch changes the weights
+            engine.step()  # DeepSpeed counts: only the last micro-batch updates the weights
     return means
 
 
-def _refuse_not_finite(what: str, values: dict[str, float], batch: StepBatch, step: int) -> None:
+def _check_finite(what: str, values: dict[str, float], batch: StepBatch, step: int) -> None:
     if not all(math.isfinite(value) for value in values.values()):
         keys = ", ".join(row.key for row in batch.draws)
         raise NonFiniteError(
             f"step {step}: the {what} is not finite ({values}), so the weights were not updated. Resume from the "
-            f"newest state, or change settings with --fork. Samples of the batch: {keys}"
+            f"newest training state, or change settings with --fork. Samples of the batch: {keys}"
         )
 
 
-def _resume(engine: Any, team: Workers, out: Path) -> int:
-    """Load the newest sound engine state, cut the metrics back to it; the number of steps done."""
-    newest = newest_state(out, team)
-    team.barrier()
+def _resume(engine: Any, group: ProcessGroup, out: Path) -> int:
+    """Load the newest intact training state and truncate the metrics to it; return the number of steps done."""
+    newest = newest_state(out, group)
+    group.barrier()
     done = 0
     if newest is not None:
         done, folder = newest
-        if read_facts(folder)["trained"] != trained_names(engine):
-            raise TrainingRefused(f"{folder} holds other trained weights than this run trains: choose another --out")
-        read_state(engine, folder, team)
-    if team.rank == 0:
+        if read_state_record(folder)["trained"] != trained_names(engine):
+            raise TrainingRefused(f"{folder} has other trained weights than this run trains: choose another --out")
+        read_state(engine, folder, group)
+    if group.rank == 0:
         cut_metrics(out, done)
     return done
 
 
-def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: dict[str, Any]) -> None:
-    """Gather the weights and let the first rank write OUT/checkpoint."""
+def _commit(engine: Any, config: TrainConfig, group: ProcessGroup, out: Path, record: dict[str, Any]) -> None:
+    """Gather the weights; rank 0 writes OUT/checkpoint."""
     weights = full_weights(engine)
-    if team.rank == 0:
+    if group.rank == 0:
 
         def write(folder: Path) -> None:
             write_parts(folder, config, engine.module, weights, record)
@@ -159,4 +167,4 @@ def _commit(engine: Any, config: TrainConfig, team: Workers, out: Path, record: 
         rows = read_rows(out)
         measured = {"seconds": sum(row["seconds"] for row in rows), "steps_measured": len(rows)}
         commit_checkpoint(out, write, {**record, "steps": config.steps, **measured})
-    team.barrier()
+    group.barrier()

@@ -1,4 +1,4 @@
-"""Ways to need less memory on a GPU for time or host memory. None of them changes a bit of what is computed."""
+"""Memory optimizations that trade time or host memory for GPU memory. All give the same bits."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ATTENTIONS = {
 
 
 def shard_frozen(network: nn.Module) -> nn.Module:
-    """Cut a frozen network's weights up among all workers; each layer is brought together when it is its turn.
+    """Split the weights of a frozen network over all workers with ZeRO-3; each layer is gathered when it runs.
 
-    The weights keep their types, and what is brought together is what was cut up, so the network's answers are the same
-    to the bit. From here on all workers have to run it together. A worker holds 1 / (number of workers) of the weights,
-    and while the network runs the layers next to the one at work.
+    Weights keep their dtypes, and sharding is lossless, so outputs are the same to the bit. From then on all workers
+    must run the network together. A worker holds 1 / (number of workers) of the weights, plus the gathered layers while
+    the network runs.
 
     Args:
-        network: on this worker's device; changed in place. The first worker's weights are everybody's.
+        network: on this worker's device; changed in place. Rank 0's weights are used on all workers.
 
     Returns:
         The network.
@@ -43,22 +43,22 @@ def shard_frozen(network: nn.Module) -> nn.Module:
 
     config = {
         "train_micro_batch_size_per_gpu": 1,
-        # DeepSpeed's own linear layer would be put into the place of torch's, for everybody.
+        # The memory-efficient linear layer would replace torch's in the whole process.
         "zero_optimization": {"stage": 3, "memory_efficient_linear": False},
         "steps_per_print": 10**9,
     }
-    # Without an optimizer, and without a type: DeepSpeed leaves float32 norms beside bfloat16 layers as they are.
+    # Without an optimizer and a dtype, DeepSpeed leaves float32 norms next to bfloat16 layers as they are.
     deepspeed.initialize(model=network, model_parameters=[], config=config, dist_init_required=False)
     return network
 
 
 def checkpoint_blocks(config: TrainConfig) -> Callable[..., Any]:
-    """How blocks are run when their activations are to be computed again in backward: (block, *arguments) -> output.
+    """Build the function that runs a block with activation checkpointing: (block, *arguments) -> output.
 
-    A block keeps its input alone; with `keep_attention_outputs` what its self-attention gave, too; with
+    A block saves only its input; with `keep_attention_outputs` also the output of self-attention; with
     `offload_activations` in host memory.
     """
-    contexts: Callable[[], Any] = _keeping_attention if config.keep_attention_outputs else noop_context_fn
+    contexts: Callable[[], Any] = _save_attention_contexts if config.keep_attention_outputs else noop_context_fn
 
     def run(block: nn.Module, *arguments: Any) -> Any:
         with InHostMemory(arguments[0].numel()) if config.offload_activations else nullcontext():
@@ -70,19 +70,19 @@ def checkpoint_blocks(config: TrainConfig) -> Callable[..., Any]:
 
 
 class InHostMemory(saved_tensors_hooks):
-    """In the block, what autograd keeps lies in pinned host memory until backward asks for it.
+    """Context in which autograd saves tensors in pinned host memory until the backward pass needs them.
 
     Args:
-        least: tensors of fewer elements stay where they are: text, time and rotary tables are shared by all blocks.
+        least: tensors with fewer elements stay on the device: text, time and rotary tables are shared by all blocks.
     """
 
     def __init__(self, least: int) -> None:
         def pack(tensor: Tensor) -> tuple[torch.device, Tensor]:
             if tensor.numel() < least:
                 return tensor.device, tensor
-            there = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)  # with its strides
-            # Behind what is queued on the GPU, as is the way back: nobody waits for either.
-            return tensor.device, there.copy_(tensor.detach(), non_blocking=True)
+            host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)  # keeps the strides
+            # Both copies are queued on the GPU, so neither blocks the host.
+            return tensor.device, host.copy_(tensor.detach(), non_blocking=True)
 
         def unpack(packed: tuple[torch.device, Tensor]) -> Tensor:
             device, tensor = packed
@@ -91,12 +91,12 @@ class InHostMemory(saved_tensors_hooks):
         super().__init__(pack, unpack)
 
 
-def _keeping_attention() -> Any:
-    return create_selective_checkpoint_contexts(_what_to_keep)
+def _save_attention_contexts() -> Any:
+    return create_selective_checkpoint_contexts(_save_self_attention)
 
 
-def _what_to_keep(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
-    # As many queries as keys: self-attention, nearly half of a step at 36,800 tokens. Text and image cost nothing.
+def _save_self_attention(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
+    # As many queries as keys: self-attention, nearly half of a step at 36,800 tokens. Cross-attention is cheap.
     if operation in _ATTENTIONS and arguments[0].shape == arguments[1].shape:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

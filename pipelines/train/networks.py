@@ -1,4 +1,4 @@
-"""What a stage trains and what it minimises: the student, the frozen teacher, the objective."""
+"""Networks and loss of a stage: the student, the frozen teacher, the objective."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from .run_folder import checkpoint_folder
 
 
 def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | None, device: torch.device) -> Any:
-    """The transformer that the stage trains, on `device`, with the weights to train marked.
+    """Load the transformer that the stage trains, on `device`, with `requires_grad` set on the weights to train.
 
-    Stage 1 begins from the plain Wan at `base`, whose added inputs get zero weights; stages 2 and 3 from a checkpoint.
-    The seed decides the weights that begin at random.
+    Stage 1 starts from the plain Wan at `base`, whose added inputs get zero weights; stages 2 and 3 start from a
+    checkpoint. Randomly initialised weights follow the seed.
     """
     torch.manual_seed(config.seed)
     if from_checkpoint is None:
@@ -56,21 +56,21 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
 
 
 def _load(source: str | Location, kind: Kind, config: TrainConfig, device: torch.device) -> Any:
-    """A transformer in the stage's dtype. It goes from the file to the device; no worker has it in host memory."""
+    """Load a transformer in the stage's dtype directly to the device, without a copy in host memory."""
     return load_components(source, ["transformer"], dtype=torch_dtype(config), device=device, kind=kind)["transformer"]
 
 
 def _set_alignment_dropout(student: Any, probability: float) -> None:
-    """Dropout belongs to the stage, not to the weights: a checkpoint brings the one that it was trained with."""
+    """Set the stage's dropout in place of the one that the checkpoint was trained with."""
     student.register_to_config(alignment_dropout=probability)
     if student.pose_modulation.alignment is not None:
         student.pose_modulation.alignment.dropout = probability
 
 
 def load_objective(config: TrainConfig, base: str | None, device: torch.device) -> Objective:
-    """The stage's objective; stage 2's has the frozen base model in it, cut up among the workers if there are several.
+    """Load the stage's objective; for stage 2 with the frozen teacher, sharded over the workers if there are several.
 
-    All workers call this, and the objective, together.
+    All workers must call this function and the objective together.
     """
     weight: LossWeight = gaussian_weight(config.flow_shift) if config.loss_weighting == "gaussian" else torch.ones_like
     if config.stage != 2:
@@ -90,7 +90,7 @@ def load_objective(config: TrainConfig, base: str | None, device: torch.device) 
 def load_pose_simulation(
     config: TrainConfig, base: str | None, folder: Path, device: torch.device
 ) -> PoseSimulation | None:
-    """Stage 3's change of the pose, with the VAE of the base where poses have to be encoded anew."""
+    """Load stage 3's pose simulation (None for other stages), with the base's VAE if poses must be encoded."""
     if config.stage != 3:
         return None
     vae = None
@@ -100,9 +100,12 @@ def load_pose_simulation(
 
 
 def engine_velocity(engine: Any, config: TrainConfig, alignment_seeds: Sequence[int] | None = None) -> Velocity:
-    """The engine's network as a velocity field that computes in the stage's dtype and answers in float32.
+    """Wrap the engine's network as a velocity field that computes in the stage's dtype and returns float32.
 
-    `alignment_seeds`: of the alignment unit's dropout, one a sample, for a training step.
+    Args:
+        engine: a DeepSpeed engine.
+        config: the stage.
+        alignment_seeds: seeds of the alignment unit's dropout, one per sample, for a training step.
     """
     dtype = torch_dtype(config)
     velocity = steadydancer_velocity(engine, alignment_seeds)
@@ -114,5 +117,5 @@ def engine_velocity(engine: Any, config: TrainConfig, alignment_seeds: Sequence[
 
 
 def torch_dtype(config: TrainConfig) -> torch.dtype:
-    """The stage's compute dtype."""
+    """Return the stage's compute dtype."""
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32

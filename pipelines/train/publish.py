@@ -1,8 +1,8 @@
-"""A training run whose results go to a store: it works in a folder of this machine, and uploads what is finished.
+"""Training runs with `--out` on a store: work in a local folder, then upload the finished results.
 
-Engine states are rewritten every few minutes and read by this machine alone, so they stay here. On the store lie
-`checkpoint/` (its `run.json` last), `metrics.jsonl`, `start.json`, the checkpoints of fewer steps, the galleries and
-the page that shows them. Weights that are kept for picking stay here, too: a picked checkpoint is uploaded.
+Training states are rewritten every few minutes and only read by this machine, so they stay local, as do the weights
+that are kept for `pick`. Uploaded are `checkpoint/` (its `run.json` last), `metrics.jsonl`, `start.json`, earlier and
+picked checkpoints, the galleries and the report page.
 """
 
 from __future__ import annotations
@@ -18,80 +18,80 @@ from ...datasets.storage.files import files_below, name_below
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
 from .metrics.report import PAGE
-from .run_folder import TrainingRefused, engine_states, read_json
+from .run_folder import TrainingRefused, intact_states, read_json
 
 
 def run_folder(out: Location) -> Path:
-    """Where a run works: its own folder, or for one on a store this machine's folder for it."""
+    """Return the folder a run works in: `out` itself, or a local working folder if `out` is on a store."""
     return working_folder(out)
 
 
-def begin_on_store(config: TrainConfig, out: Location, address: str | None) -> Path:
-    """The folder of this machine in which the run works.
+def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -> Path:
+    """Return the local working folder of a run whose `out` is on a store.
 
     Raises:
-        TrainingRefused: workers of other machines would not see that folder, or `out` holds a run of which this
-            machine knows nothing.
+        TrainingRefused: workers on other machines could not access that folder, or `out` holds a run whose training
+            states are not on this machine.
     """
-    here = run_folder(out)
+    local = run_folder(out)
     if address is not None:
         raise TrainingRefused(
-            f"out: {out} is on a store, and the machines of a cluster need a folder that all of them see: give --out "
-            "a folder on a shared file system"
+            f"out: {out} is on a store, but the machines of a cluster need a folder that all of them can access: set "
+            "--out to a folder on a shared file system"
         )
-    there = _record(out / "checkpoint")
-    if there is None or any(engine_states(here)):
-        return here
-    if there["steps"] != config.steps:
+    record = _record(out / "checkpoint")
+    if record is None or any(intact_states(local)):
+        return local
+    if record["steps"] != config.steps:
         raise TrainingRefused(
-            f"steps: {out} holds a checkpoint of {there['steps']} steps, and what it could be continued from "
-            f"is not on this machine (in {here}): choose another --out"
+            f"steps: {out} holds a checkpoint of {record['steps']} steps, and the training state to continue it is "
+            f"not on this machine ({local}): choose another --out"
         )
-    copy_atomically(out / "start.json", here / "start.json")  # enough to say that it is finished, and of what
-    copy_atomically(out / "checkpoint" / RECORD, here / "checkpoint" / RECORD)
-    return here
+    copy_atomically(out / "start.json", local / "start.json")  # enough to report that the run is finished
+    copy_atomically(out / "checkpoint" / RECORD, local / "checkpoint" / RECORD)
+    return local
 
 
-def publish(here: Path, out: Location) -> None:
-    """Upload a run's checkpoints that are not there yet, and its metrics; what is there and finished stays."""
+def publish(local: Path, out: Location) -> None:
+    """Upload a run's metrics, report page, galleries and checkpoints; finished uploads are not repeated."""
     for name in ("start.json", "metrics.jsonl"):
-        if (here / name).exists():
-            copy_atomically(here / name, out / name)
-    with after_commit(f"{PAGE} and galleries of {out}", "the same command, given again, uploads what is missing"):
-        if (here / PAGE).exists():
-            copy_atomically(here / PAGE, out / PAGE)
-        _publish_galleries(here / "gallery", out / "gallery")
-    for folder in sorted(here.glob("checkpoint-[0-9]*")):
+        if (local / name).exists():
+            copy_atomically(local / name, out / name)
+    with after_commit(f"{PAGE} and galleries of {out}", "run the same command again to upload what is missing"):
+        if (local / PAGE).exists():
+            copy_atomically(local / PAGE, out / PAGE)
+        _publish_galleries(local / "gallery", out / "gallery")
+    for folder in sorted(local.glob("checkpoint-[0-9]*")):
         publish_folder(folder, out / folder.name)
-    publish_folder(here / "checkpoint", out / "checkpoint")
+    publish_folder(local / "checkpoint", out / "checkpoint")
 
 
 def _publish_galleries(folder: Path, target: Location) -> None:
-    """What is not there yet; a gallery that was made anew has another record, and its videos go before it."""
-    there = set(files_below(target))
+    """Upload galleries that are new or have another record than on the store; videos go before the record."""
+    uploaded = set(files_below(target))
     for gallery in sorted(folder.glob("*/")):
         record = gallery / RECORD
         is_same = record.exists() and _record(target / gallery.name) == json.loads(record.read_text())
         files = sorted((file for file in gallery.iterdir() if not is_same), key=lambda file: file == record)
         for file in files:
             place = target / gallery.name / file.name
-            if record.exists() or place not in there:
+            if record.exists() or place not in uploaded:
                 copy_atomically(file, place)
 
 
 def publish_folder(folder: Path, target: Location) -> None:
-    """Upload a checkpoint, its record last, unless the same one is there."""
+    """Upload a checkpoint, its record last, unless the store has the same one."""
     record = json.loads((folder / RECORD).read_text())
     if _record(target) == record:
         return
-    (target / RECORD).unlink(missing_ok=True)  # from here until the new one lies there, the checkpoint is unfinished
+    (target / RECORD).unlink(missing_ok=True)  # unfinished until the new record is uploaded
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / RECORD]
     for file in files:
         copy_atomically(file, target / file.relative_to(folder).as_posix())
     names = {file.relative_to(folder).as_posix() for file in files}
-    for there in files_below(target):
-        if name_below(there, target) not in names:
-            there.unlink()
+    for uploaded in files_below(target):
+        if name_below(uploaded, target) not in names:
+            uploaded.unlink()
     copy_atomically(folder / RECORD, target / RECORD)
 
 

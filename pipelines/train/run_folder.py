@@ -1,10 +1,10 @@
-"""What a training run leaves on disk, and how each piece is committed.
+"""Files of a training run, and how each is committed.
 
 OUT/start.json              configuration and digests of the inputs, written before the first step
-OUT/metrics.jsonl           one line a step
-OUT/state/before.json       the objective on the fixed samples before the first step
-OUT/state/step-NNNNNN/      engine state after that many steps, see `states`
-OUT/state/stop              somebody asked the run to stop after its step
+OUT/metrics.jsonl           one line per step
+OUT/state/before.json       the loss on the fixed samples before the first step
+OUT/state/step-NNNNNN/      training state after that many steps, see `resume.states`
+OUT/state/stop              request to stop the run after the current step
 OUT/checkpoint/             transformer/, lora/ (stages 1 and 3), run.json written last, then the rename
 """
 
@@ -24,73 +24,72 @@ from ...datasets.storage import Location
 from ...datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ...datasets.storage.digests import content_digest
 from .metrics.metrics_file import METRICS, read_lines
-from .resume.integrity import fault, tell_of_fault
+from .resume.integrity import find_damage, warn_damaged_state
 
 
 class TrainingRefused(SteadyDancerError, ValueError):
-    """A run cannot go on as asked; the message names the field and says what to do."""
+    """The settings or inputs of a run do not work; the message names the field and the remedy."""
 
 
 class NonFiniteError(SteadyDancerError, FloatingPointError):
-    """A sample, a loss or a gradient is not finite; the message names it. Nothing of it has reached the weights."""
+    """A sample, a loss or a gradient is not finite; the message names it. The weights were not updated."""
 
 
 class NotWritten(SteadyDancerError, OSError):
-    """Something of a run could not be written, usually for want of room; what was there before is untouched."""
+    """A file of a run could not be written, usually because the disk is full; earlier files are untouched."""
 
 
-def engine_states(out: Path) -> Iterator[tuple[int, Path]]:
-    """(steps done, folder) of the sound engine states of a run, newest first.
+def intact_states(out: Path) -> Iterator[tuple[int, Path]]:
+    """Yield (steps done, folder) of the intact training states of a run, newest first.
 
-    Every byte of a state is read and compared with what was written, once in the life of this process. Torn and damaged
-    states are passed over, with a warning.
+    Each process verifies the checksums of a state once. Incomplete and damaged states are skipped with a warning.
     """
     for steps, folder in state_folders(out):
-        wrong = fault(folder)
-        if wrong is None:
+        damage = find_damage(folder)
+        if damage is None:
             yield steps, folder
         else:
-            tell_of_fault(folder, wrong)
+            warn_damaged_state(folder, damage)
 
 
-def newest_sound_state(out: Path) -> tuple[int, Path] | None:
-    """The first of `engine_states`; None for a run that has no states at all.
+def newest_intact_state(out: Path) -> tuple[int, Path] | None:
+    """Return the first of `intact_states`; None for a run that has no states at all.
 
     Raises:
-        TrainingRefused: there are states and none of them is whole, so the run would begin again at step 0.
+        TrainingRefused: all states are damaged, so the run would restart at step 0.
     """
-    newest = next(engine_states(out), None)
+    newest = next(intact_states(out), None)
     if newest is None and state_folders(out):
-        raise none_is_whole(out)
+        raise no_intact_state(out)
     return newest
 
 
-def none_is_whole(out: Path) -> TrainingRefused:
-    """What is said of a run all of whose engine states are damaged."""
+def no_intact_state(out: Path) -> TrainingRefused:
+    """Build the exception for a run whose training states are all damaged."""
     (_, newest), *others = state_folders(out)
     return TrainingRefused(
-        f"state: none of the {1 + len(others)} engine states in {out / 'state'} is whole ({newest.name}: "
-        f"{fault(newest)}), and without one the run would begin again at step 0: bring one back from a copy, or remove "
-        "them all to begin again"
+        f"state: all {1 + len(others)} training states in {out / 'state'} are damaged ({newest.name}: "
+        f"{find_damage(newest)}), so the run would restart at step 0: restore one from a copy, or delete them all to "
+        "restart"
     )
 
 
 def state_folders(out: Path) -> list[tuple[int, Path]]:
-    """(steps done, folder) of everything that is named like an engine state, newest first."""
+    """List (steps done, folder) of every folder named like a training state, newest first."""
     folders = (out / "state").glob("step-[0-9]*")
     return sorted(((int(folder.name.removeprefix("step-")), folder) for folder in folders), reverse=True)
 
 
 def steps_done(out: Path) -> int:
-    """Steps behind the newest engine state of a run that looks whole, for people: its bytes are not read; 0 if none."""
-    return next((steps for steps, folder in state_folders(out) if fault(folder, None) is None), 0)
+    """Return the steps of the newest training state with complete files; 0 if none. Checksums are not verified."""
+    return next((steps for steps, folder in state_folders(out) if find_damage(folder, None) is None), 0)
 
 
 def append_metrics(out: Path, row: dict[str, Any]) -> None:
     """Add one line to the run's metrics.
 
     Raises:
-        NotWritten: the disk is full; the next attempt removes what there is of the line.
+        NotWritten: the disk is full; the next attempt removes the incomplete line.
     """
     file = out / METRICS
     try:
@@ -98,17 +97,17 @@ def append_metrics(out: Path, row: dict[str, Any]) -> None:
             opened.write(json.dumps(row) + "\n")
     except OSError as error:
         raise NotWritten(
-            f"disk: {file} could not be added to ({error}): make room, and the same command goes on"
+            f"disk: cannot append to {file} ({error}): free disk space, then run the same command to resume"
         ) from error
 
 
 def cut_metrics(out: Path, steps_done: int) -> None:
-    """Remove the lines of steps that will be taken again; damaged ones between those that stay, stay as they are."""
+    """Remove the lines of steps that will be repeated; damaged lines before them are left as they are."""
     copy_metrics(out, out, steps_done)
 
 
 def copy_metrics(source: Path, target: Path, steps_done: int) -> None:
-    """Put the lines of the first steps of one run's metrics into another's folder."""
+    """Copy the metrics of the first `steps_done` steps from one run's folder to another."""
     lines = read_lines(source)
     last = max((i for i, line in enumerate(lines) if line.row and line.row["step"] < steps_done), default=-1)
     kept = [line.text for line in lines[: last + 1] if line.row is None or line.row["step"] < steps_done]
@@ -117,9 +116,9 @@ def copy_metrics(source: Path, target: Path, steps_done: int) -> None:
 
 
 def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str, Any]) -> None:
-    """Make OUT/checkpoint: the parts beside it, then run.json, then the rename.
+    """Write OUT/checkpoint: components in a temporary folder, then run.json, then the rename.
 
-    A checkpoint of fewer steps of the same run is kept as OUT/checkpoint-NNNNNN: a committed folder never changes.
+    An earlier checkpoint of the same run is renamed to OUT/checkpoint-NNNNNN: a committed folder never changes.
 
     Raises:
         NotWritten: the disk is full.
@@ -136,32 +135,32 @@ def commit_checkpoint(out: Path, write: Callable[[Path], None], record: dict[str
             write_json(aside / RECORD, {**record, "digest": content_digest(aside / "transformer")})
     except (OSError, SafetensorError) as error:
         raise NotWritten(
-            f"disk: the checkpoint of {record['steps']} steps could not be written to {place} ({error}); the state "
-            "behind it is whole: make room, and the same command writes it again"
+            f"disk: the checkpoint of {record['steps']} steps could not be written to {place} ({error}); its training "
+            "state is intact: free disk space, then run the same command to write it again"
         ) from error
 
 
 def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
-    """run.json of a committed checkpoint folder; the run's folder that holds `checkpoint/` is taken too.
+    """Read run.json of a committed checkpoint folder, or of the run's folder that contains `checkpoint/`.
 
     Raises:
-        TrainingRefused: there is no finished checkpoint there.
+        TrainingRefused: the folder has no finished checkpoint.
     """
     file = checkpoint_folder(checkpoint) / RECORD
     if not file.exists():
-        there = describe_artifacts(checkpoint)
-        words = f"holds {there}, no checkpoint" if there else f"holds no finished checkpoint (no {RECORD} in it)"
+        found = describe_artifacts(checkpoint)
+        words = f"holds {found}, not a checkpoint" if found else f"holds no finished checkpoint (no {RECORD} in it)"
         words = "is a file" if checkpoint.is_file() else words
-        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the stage before")
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the previous stage")
     record = read_json(file)
     if (kind := record.get("kind", "checkpoint")) != "checkpoint":
-        words = f"holds {WORDS.get(kind, kind)}, no checkpoint of a stage"
-        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the stage before")
+        words = f"holds {WORDS.get(kind, kind)}, not a checkpoint of a stage"
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the previous stage")
     return record
 
 
 def read_json(file: Location) -> dict[str, Any]:
-    """What a run, or a checkpoint, says of itself in a file that is there.
+    """Read a JSON record of a run or a checkpoint.
 
     Raises:
         TrainingRefused: the file is damaged.
@@ -170,12 +169,12 @@ def read_json(file: Location) -> dict[str, Any]:
         return dict(json.loads(file.read_bytes()))
     except (ValueError, TypeError) as error:
         raise TrainingRefused(
-            f"{file} is damaged ({error}), and nothing else says what lies beside it: bring it back from a copy, or "
+            f"{file} is damaged ({error}) and cannot be rebuilt from the other files: restore it from a copy, or "
             "choose another --out"
         ) from error
 
 
 def checkpoint_folder(path: Location) -> Location:
-    """`path` itself, or `path`/checkpoint when `path` is a run's folder."""
+    """Return `path` itself, or `path`/checkpoint when `path` is a run's folder."""
     inner = path / "checkpoint"
     return inner if not (path / RECORD).exists() and inner.exists() else path

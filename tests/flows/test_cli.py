@@ -168,10 +168,10 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
 ) -> None:
     """Of every option that takes an artifact: the kind found, the kind wanted, and where that comes from."""
     image, driving = dancers / "images/pair_0.png", dancers / "driving/pair_0.mp4"
-    clips, wants_clips = curated / "clips", "not clips: give the --out of `curate` or `refilter`"
-    wants_latents, videos = "not latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
-    wants_stage = "no checkpoint of a stage: give OUT/checkpoint of the stage before"
-    wants_any = "not a checkpoint: give OUT/checkpoint of `train --out OUT`, or the output of `convert`"
+    clips, wants_clips = curated / "clips", "no clips: give what `curate --out` or `refilter --out` was given"
+    wants_latents, videos = "no latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
+    wants_stage = "not a checkpoint of a stage: give OUT/checkpoint of the previous stage"
+    wants_any = "no checkpoint: give OUT/checkpoint of `train --out OUT`, or what `convert` made"
     pair = ("--image", image, "--driving", driving)
     refusals: list[tuple[str, tuple[Any, ...]]] = [
         (f"{cached} holds latents, {wants_clips}", ("cache", "--clips", cached, "--out", "o")),
@@ -190,7 +190,7 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{clips} holds clips, {wants_latents}", ("explain", "dark.mp4", "--clips", curated, "--latents", clips)),
         (f"from_checkpoint: {clips} holds clips, {wants_stage}",
          ("train", "--latents", cached, "--stage", 2, "--from", clips, "--out", "o")),
-        (f"run: {cached} is no training run but latents: give what `train --out` was given",
+        (f"run: {cached} is latents, not a training run: give the --out of `train`",
          ("pick", "--run", cached, "--steps", 1)),
         (f"{cached} holds latents, {wants_any}", ("render", "--checkpoint", cached, *pair, "--out", "o")),
         (f"{cached} holds latents, not renders: give the --out of `render`",

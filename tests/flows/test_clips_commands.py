@@ -146,7 +146,7 @@ def test_report_takes_one_finished_folder_of_the_kind_it_is_asked_for(call: Any,
     )
     answer = call("report", "--run", tmp_path / "run")
     assert answer.code == 0 and answer.out.split() == [str(tmp_path / "run" / "report.html")]
-    assert "loss of the last one" in (tmp_path / "run" / "report.html").read_text()
+    assert "loss of the last step" in (tmp_path / "run" / "report.html").read_text()
     assert call("report", "--run", tmp_path).code == 1
     assert call("report").code == call("report", "--run", tmp_path / "run", "--clips", curated).code == 2
 

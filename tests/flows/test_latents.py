@@ -268,7 +268,7 @@ def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
 ) -> None:
     from steadydancer.flows import presets
     from steadydancer.flows.commands.options import require_cache
-    from steadydancer.pipelines.train.preflight.inputs import check_start
+    from steadydancer.pipelines.train.preflight.inputs import check_inputs
     from steadydancer.pipelines.train.run_folder import TrainingRefused
 
     run = presets.load("tiny")
@@ -278,10 +278,10 @@ def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
             require_cache(presets.change(run, "cache", **{field: value}), cached)
     assert run.samples_drawn == (40 + 20 + 20) * 4
 
-    check_start(run.stage1, cached, str(components), None)
+    check_inputs(run.stage1, cached, str(components), None)
     for part in ("text_encoder", "image_encoder", "tokenizer"):
         other = Path(shutil.copytree(components, tmp_path / part))
         file = next((other / part).glob("*.json"))
         file.write_text(file.read_text() + " ")
         with pytest.raises(TrainingRefused, match=f"^{part}: .* was cached with another {part} "):
-            check_start(run.stage1, cached, str(other), None)
+            check_inputs(run.stage1, cached, str(other), None)

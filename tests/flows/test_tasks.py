@@ -157,7 +157,7 @@ def test_a_job_is_begun_with_the_same_here_and_on_a_cluster(
 def test_picking_is_the_same_command_on_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     picked: list[tuple[Any, Any]] = []
     monkeypatch.setattr(train_job, "pick", lambda run, steps: picked.append((run, steps)) or run)
-    monkeypatch.setattr(train_job, "picked", lambda run, steps: run / f"checkpoint-{steps}")
+    monkeypatch.setattr(train_job, "find_checkpoint", lambda run, steps: run / f"checkpoint-{steps}")
     monkeypatch.setattr(tasks, "flow_run", SimpleNamespace(root_flow_run_id="a run"))
     monkeypatch.setattr(tasks, "get_run_logger", lambda: SimpleNamespace(info=print))
     monkeypatch.setattr(tasks, "submit_job", lambda address, words, **_: CliRunner().invoke(cli, words))

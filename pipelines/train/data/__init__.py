@@ -1,1 +1,1 @@
-"""From cached latents to batches: split, draws, pose simulation, prefetch."""
+"""Training batches from cached latents: split, random draws, pose simulation, prefetching."""

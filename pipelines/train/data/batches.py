@@ -1,4 +1,4 @@
-"""From a latents folder to training batches: read the samples, apply their draws, stack them."""
+"""Training batches from a latents folder: read samples, apply their random draws, stack them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .split import split
 
 @dataclass(frozen=True)
 class StepBatch:
-    """One worker's share of a step: the draws of the whole global batch, and its own micro-batches on the CPU."""
+    """One worker's share of a step: draws of the whole global batch, and the worker's micro-batches on the CPU."""
 
     draws: list[SampleDraws]
     micro_batches: list[tuple[list[SampleDraws], TrainingBatch]]
@@ -36,7 +36,7 @@ class TrainingData:
     Args:
         latents: a finished latents folder.
         config: the stage.
-        pose_simulation: what changes the pose of the samples drawn for it; needed by stage 3 alone.
+        pose_simulation: simulates the pose of the samples drawn for it; needed by stage 3 only.
     """
 
     def __init__(self, latents: Location, config: TrainConfig, pose_simulation: PoseSimulation | None = None) -> None:
@@ -46,37 +46,37 @@ class TrainingData:
         buckets = {key: self.shards.bucket[key] for key in self.split.training}
         self.sampler = StepSampler(buckets, config.global_batch_size, config.seed)
         self._pose_simulation = pose_simulation
-        self._looked_at: set[str] = set()
+        self._checked: set[str] = set()
         self._null = lru_cache(maxsize=16)(self._read_null)
 
     def draws(self, step: int) -> list[SampleDraws]:
-        """The global batch of a step: which samples, with all their draws."""
+        """Return the global batch of a step: its samples with all their random draws."""
         return draw_batch(self._config, step, self.sampler.batch(step))
 
     def evaluation_draws(self) -> list[SampleDraws]:
-        """The fixed samples on which the objective is measured before and after the stage."""
+        """Return the fixed samples on which the objective is measured before and after the stage."""
         return draw_evaluation(self._config, self.split.training)
 
     def validation_draws(self) -> list[SampleDraws]:
-        """The fixed samples of the validation loss; none where no source is held out."""
+        """Return the fixed samples of the validation loss; empty if no source is held out."""
         return draw_validation(self._config, self.split.validation)
 
     def share(self, step: int, rank: int, world_size: int) -> StepBatch:
-        """One worker's share of a step's global batch, cut for gradient accumulation, read and drawn."""
+        """Load one worker's share of a step's global batch, split into micro-batches for gradient accumulation."""
         draws = self.draws(step)
         mine, size = rank_slice(draws, rank, world_size), self._config.micro_batch_size
         pieces = [mine[i : i + size] for i in range(0, len(mine), size)]
         return StepBatch(draws, [(rows, self.load(rows, torch.device("cpu"))) for rows in pieces])
 
     def load(self, draws: Sequence[SampleDraws], device: torch.device) -> TrainingBatch:
-        """Samples of one bucket, with their draws applied, float32 on `device`.
+        """Load samples of one bucket with their draws applied, float32 on `device`.
 
         Args:
             draws: B samples.
-            device: where the tensors go.
+            device: device of the returned tensors.
 
         Returns:
-            A batch of latents and noise [B,16,T,H,W], conditions after dropout, null conditions, sigma [B].
+            Latents and noise [B,16,T,H,W], conditions after dropout, null conditions, sigma [B].
         """
         samples = [self._read(row) for row in draws]
 
@@ -105,44 +105,44 @@ class TrainingData:
         )
 
     def _read(self, row: SampleDraws) -> dict[str, torch.Tensor]:
-        """Float32 tensors of one sample, its pose simulated where that was drawn.
+        """Read the tensors of one sample as float32, with its pose simulated if drawn.
 
         Raises:
-            ArtifactError: the sample is missing, damaged, or not what the index says.
-            NonFiniteError: it holds such values.
+            ArtifactError: the sample is missing, damaged, or does not match the index.
+            NonFiniteError: it has values that are not finite.
         """
         sample, bucket = self.shards.read(row.key), self.shards.bucket[row.key]
         tensors = self._tensors(row.key, bucket, sample["conditions"])
         if row.pose_target is not None:
             if self._pose_simulation is None:
-                raise ValueError(
-                    f"pose simulation was drawn for sample {row.key}, but there is nothing to simulate with"
-                )
+                raise ValueError(f"pose simulation was drawn for sample {row.key}, but `pose_simulation` is None")
             tensors["pose_latents"] = self._pose_simulation(
                 row.key, row.pose_target, sample, tensors["pose_latents"], bucket
             )
         return {name: tensor.float() for name, tensor in tensors.items()}
 
     def _tensors(self, key: str, bucket: Bucket, conditions: bytes) -> dict[str, torch.Tensor]:
-        """A sample's tensors as they were cached; what they hold is looked at when they are first read."""
+        """Read a sample's cached tensors; shapes and values are checked on the first read."""
         where = f"{self.shards.shard(key)}: sample {key}"
         try:
             tensors = tensors_of(conditions)
         except ValueError as error:
             raise ArtifactError(f"{where}: {error}") from None
-        if key not in self._looked_at:
+        if key not in self._checked:
             for name, wanted in self._shapes(bucket).items():
                 shape = tuple(tensors[name].shape) if name in tensors else None
                 if shape is None or not _fits(shape, wanted):
-                    raise ArtifactError(f"{where}: {name} is {shape}, its index and null conditions want {wanted}")
+                    raise ArtifactError(
+                        f"{where}: {name} has shape {shape}, expected {wanted} from its index and null conditions"
+                    )
             for name, tensor in tensors.items():
                 if not tensor.isfinite().all():
-                    raise NonFiniteError(f"{where}: {name} holds values that are not finite")
-            self._looked_at.add(key)
+                    raise NonFiniteError(f"{where}: {name} has values that are not finite")
+            self._checked.add(key)
         return tensors
 
     def _shapes(self, bucket: Bucket) -> dict[str, tuple[int | None, ...]]:
-        """Shapes of a sample's tensors; None: any length. The null conditions were made by the same encoders."""
+        """Return the expected shapes of a sample's tensors (None: any length), from its bucket and null conditions."""
         null, clip = self._null(bucket), latent_shape(bucket)
         image, text = tuple(null["pose_image_embeds"].shape), (None, null["prompt_embeds"].shape[-1])
         return {
@@ -156,10 +156,10 @@ class TrainingData:
         where = null_path(self.shards.path, bucket)
         for name in ("pose_latents", "pose_image_embeds", "prompt_embeds"):
             if name not in null or not null[name].isfinite().all():
-                raise ArtifactError(f"{where}: {name} is missing or not finite: cache the clips anew")
+                raise ArtifactError(f"{where}: {name} is missing or not finite: cache the clips again")
         if tuple(null["pose_latents"].shape) != latent_shape(bucket):
             raise ArtifactError(
-                f"{where}: pose_latents is {tuple(null['pose_latents'].shape)}, wanted {latent_shape(bucket)}"
+                f"{where}: pose_latents has shape {tuple(null['pose_latents'].shape)}, expected {latent_shape(bucket)}"
             )
         return null
 

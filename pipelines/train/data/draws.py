@@ -1,7 +1,7 @@
-"""What is drawn at random for a sample: pure functions of (seed, step, place in the global batch).
+"""Random draws of a training sample: pure functions of (seed, step, position in the global batch).
 
-Whoever takes the sample, at whatever world size and after however many interruptions, gets the same noise, σ, dropouts
-and pose simulation.
+A sample gets the same noise, σ, dropouts and pose simulation on any rank, at any world size, and after any number of
+interruptions.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ..config import TrainConfig
 
 @dataclass(frozen=True)
 class SampleDraws:
-    """Everything random about one sample of one step.
+    """All random draws of one sample of one step.
 
     Attributes:
-        key: of the sample in the latents folder.
+        key: key of the sample in the latents folder.
         sigma: flow time in [0, 1); 0 = data, 1 = noise.
         noise_seed: seed of the sample's noise (`noise`).
-        text_dropped: the empty prompt takes the place of the text.
-        pose_dropped: the null pose (a black clip) takes the place of the pose.
-        pose_target: T* of pose simulation, or None for the pose as it is.
-        alignment_seed: seed of the attention weights that the alignment unit leaves out in training.
+        text_dropped: whether the empty prompt replaces the text.
+        pose_dropped: whether the null pose (a black clip) replaces the pose.
+        pose_target: T* of pose simulation; None leaves the pose unchanged.
+        alignment_seed: seed of the alignment unit's attention dropout.
     """
 
     key: str
@@ -41,12 +41,12 @@ class SampleDraws:
 
 
 def uniform(seed: int, step: int, position: int, purpose: str) -> float:
-    """A number of 53 random bits in [0, 1) for one purpose."""
+    """Draw a number with 53 random bits in [0, 1) for one purpose."""
     return (draw_seed(seed, step, position, purpose) >> 10) / 2**53
 
 
 def draw_batch(config: TrainConfig, step: int, keys: Sequence[str]) -> list[SampleDraws]:
-    """The draws of a whole global batch, whose samples are `keys` in this order."""
+    """Return the draws of a whole global batch, whose samples are `keys` in this order."""
     return [_draw_sample(config, step, position, key) for position, key in enumerate(keys)]
 
 
@@ -66,7 +66,7 @@ def _draw_sample(config: TrainConfig, step: int, position: int, key: str) -> Sam
 
 
 def draw_evaluation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraws]:
-    """Fixed draws on which a stage is measured before and after: nothing dropped, σ evenly over its distribution."""
+    """Return the fixed draws of the loss before and after a stage: nothing dropped, σ at even quantiles."""
     count = config.evaluation_samples
     return [
         SampleDraws(
@@ -80,9 +80,9 @@ def draw_evaluation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraw
 
 
 def draw_validation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraws]:
-    """Fixed draws for the validation loss: some of `keys`, each with one noise at every validation σ.
+    """Return the fixed draws of the validation loss: some of `keys`, each with one noise at every validation σ.
 
-    Nothing is dropped and no pose simulated, so that the stages can be compared.
+    Nothing is dropped and no pose is simulated, so that stages can be compared.
     """
     chosen = sorted(keys, key=lambda key: draw_seed(config.seed, 0, 0, f"validation/{key}"))[: config.validation_clips]
     return [
@@ -93,12 +93,12 @@ def draw_validation(config: TrainConfig, keys: Sequence[str]) -> list[SampleDraw
 
 
 def simulated_poses(config: TrainConfig, sampler: StepSampler, keys: Sequence[str]) -> set[tuple[str, int]]:
-    """(key, T*) of every pose that a stage will simulate: what has to be encoded, and where the unit is "frame", kept.
+    """Return (key, T*) of every pose that a stage will simulate; with unit "frame" each is encoded and stored.
 
     Args:
         config: the stage.
-        sampler: its order.
-        keys: of its training samples, of which it is measured on some.
+        sampler: the order of its samples.
+        keys: keys of its training samples.
     """
     drawn = (
         (key, _draw_pose_target(config, step, position))
@@ -110,7 +110,7 @@ def simulated_poses(config: TrainConfig, sampler: StepSampler, keys: Sequence[st
 
 
 def _draw_pose_target(config: TrainConfig, step: int, position: int, purpose: str = "") -> int | None:
-    """T* uniform over the configured targets, with the configured probability; None outside stage 3."""
+    """Draw T* uniformly from the configured targets, with the configured probability; None outside stage 3."""
     if config.stage != 3:
         return None
     if uniform(config.seed, step, position, f"{purpose}pose simulation") >= config.pose_simulation_probability:
@@ -121,11 +121,11 @@ def _draw_pose_target(config: TrainConfig, step: int, position: int, purpose: st
 
 
 def noise(draws: SampleDraws, shape: Sequence[int]) -> torch.Tensor:
-    """Standard normal float32 noise of a sample; made on the CPU, so the same on every device."""
+    """Draw standard normal float32 noise for a sample, on the CPU so that it is the same for every device."""
     generator = torch.Generator("cpu").manual_seed(draws.noise_seed)
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
 
 
 def digest(draws: Sequence[SampleDraws]) -> str:
-    """Hex digits that name a global batch: keys and all draws, in order."""
+    """Return the hex digest of a global batch: keys and all draws, in order."""
     return batch_digest(json.dumps(asdict(row), sort_keys=True) for row in draws)

@@ -1,4 +1,4 @@
-"""The next batch is read while the network works on this one."""
+"""Read the next batch while the network trains on the current one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Batch = TypeVar("Batch")
 
 
 class Prefetch(Generic[Batch]):
-    """`load(step)` for one step after another, one step ahead, in a thread of its own.
+    """Call `load(step)` one step ahead, in a background thread.
 
-    What `load` raises is raised where its batch is asked for. One thread, so that what `load` writes (encoded poses)
-    is written in the same order as without prefetching.
+    Exceptions of `load` are raised when its batch is requested. A single thread keeps the order in which `load` writes
+    files (encoded poses) the same as without prefetching.
 
     Args:
-        load: the batch of a step, a function of the step alone.
-        steps: the steps that will be asked for, in order.
+        load: loads the batch of a step; a function of the step alone.
+        steps: the steps that will be requested, in order.
     """
 
     def __init__(self, load: Callable[[int], Batch], steps: range) -> None:
@@ -27,7 +27,7 @@ class Prefetch(Generic[Batch]):
         self._ahead: dict[int, Future[Batch]] = {}
 
     def __enter__(self) -> Prefetch[Batch]:
-        """Begin with the first step."""
+        """Start loading the first step."""
         if self._steps:
             self._submit(self._steps[0])
         return self
@@ -35,11 +35,11 @@ class Prefetch(Generic[Batch]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Forget what nobody will ask for."""
+        """Cancel batches that are no longer needed."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step; the one after it is begun."""
+        """Return the batch of a step and start loading the next one."""
         batch = self._ahead.pop(step)
         if step + 1 in self._steps:
             self._submit(step + 1)

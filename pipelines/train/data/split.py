@@ -1,4 +1,4 @@
-"""Which clips are trained on and which are only measured: whole sources, chosen by hash."""
+"""Split clips into training and validation by source, chosen by hash."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..run_folder import TrainingRefused
 
 @dataclass(frozen=True)
 class Split:
-    """Keys of the clips of a latents folder, sorted; `sources` are those of the validation clips."""
+    """Sorted keys of the training and validation clips of a latents folder; `sources` of the validation clips."""
 
     training: tuple[str, ...]
     validation: tuple[str, ...]
     sources: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint says of it; the digest names the validation's sources and clips."""
+        """Return the entry in a checkpoint's record: counts, and a digest of the validation sources and clips."""
         counts = {"sources": len(self.sources), "clips": len(self.validation)}
         return {**counts, "digest": json_digest([self.sources, self.validation])}
 
 
 def split(shards: ShardDataset, config: TrainConfig) -> Split:
-    """All clips of a source fall on one side, so that no validation clip has a neighbour in the training set.
+    """Split by source: all clips of a source are on the same side, so validation clips have no training neighbours.
 
     Raises:
-        TrainingRefused: nothing is left to train on.
+        TrainingRefused: no clip is left to train on.
     """
     rows = Artifact(shards.path).read(["clip_id", "source_id"]).to_pylist()
     source_of = {row["clip_id"]: row["source_id"] or row["clip_id"] for row in rows}

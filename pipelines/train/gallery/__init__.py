@@ -1,1 +1,1 @@
-"""Validation clips rendered with the weights of some steps."""
+"""Galleries: validation clips rendered with the weights of some steps."""

@@ -1,8 +1,8 @@
-"""Galleries as they lie on the disk: which there are, which are missing, and why one failed. Nothing heavy is loaded.
+"""Find the galleries of a run: which exist, which are missing, and why one failed. Nothing heavy is loaded.
 
-OUT/gallery/clips/KEY-{reference.png,pose.mp4,truth.mp4}   what every gallery is looked at beside
-OUT/gallery/step-NNNNNN/KEY.mp4, run.json                  one gallery, there only when it is whole
-OUT/gallery/failed-NNNNNN.json                             why the gallery of that step could not be made
+OUT/gallery/clips/KEY-{reference.png,pose.mp4,truth.mp4}   inputs and ground truth, the same for every gallery
+OUT/gallery/step-NNNNNN/KEY.mp4, run.json                  one gallery, present only when it is complete
+OUT/gallery/failed-NNNNNN.json                             why the gallery of that step could not be rendered
 """
 
 from __future__ import annotations
@@ -25,80 +25,80 @@ from ..run_folder import read_json
 
 _log = logging.getLogger(__name__)
 
-OF_EACH_CLIP = ("reference.png", "pose.mp4", "truth.mp4")
-_NOT_SEEN = {"every_steps", "num_gpus", "max_seconds"}  # settings that no video depends on
+REFERENCE_MEDIA = ("reference.png", "pose.mp4", "truth.mp4")
+_EXCLUDED = {"every_steps", "num_gpus", "max_seconds"}  # settings that do not affect the videos
 
 
 def gallery_name(steps: int) -> str:
-    """Where in the run's folder the gallery of the weights after so many steps lies."""
+    """Return the path, below the run's folder, of the gallery after `steps`."""
     return f"gallery/step-{steps:06d}"
 
 
 def clip_name(key: str, name: str) -> str:
-    """Where in the run's folder one of `OF_EACH_CLIP` lies."""
+    """Return the path, below the run's folder, of one of the `REFERENCE_MEDIA` of a clip."""
     return f"gallery/clips/{key}-{name}"
 
 
 def trained_folder(out: Path, steps: int) -> Path:
-    """Where the trained weights after so many steps are kept."""
+    """Return the folder of the trained weights after `steps`."""
     return out / "trained" / f"step-{steps:06d}"
 
 
 def checkpoint_folders(out: Path) -> dict[int, Path]:
-    """The run's checkpoints by their steps: its last one, and those that were picked or continued."""
+    """Map steps to the run's checkpoint folders: the last one, picked ones, and those that were continued."""
     folders = [*out.glob("checkpoint-[0-9]*"), out / "checkpoint"]
     return {read_json(place / RECORD)["steps"]: place for place in folders if (place / RECORD).exists()}
 
 
 def trained_steps(out: Path) -> list[int]:
-    """Steps whose trained weights are kept, in order."""
+    """List the steps whose trained weights are kept, in order."""
     return sorted(_steps_of(record.parent) for record in (out / "trained").glob(f"step-*/{RECORD}"))
 
 
-def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """What decides a gallery's videos, beside the weights."""
-    return config.gallery.model_dump(mode="json", exclude=_NOT_SEEN)
+def gallery_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that affect a gallery's videos, apart from the weights."""
+    return config.gallery.model_dump(mode="json", exclude=_EXCLUDED)
 
 
-def galleries(out: Location, steps: list[int]) -> dict[int, dict[str, Any]]:
-    """Records of those galleries of these steps that are there."""
+def gallery_records(out: Location, steps: list[int]) -> dict[int, dict[str, Any]]:
+    """Read the records of the finished galleries among these steps."""
     records = {step: out / gallery_name(step) / RECORD for step in steps}
     return {step: json.loads(file.read_text()) for step, file in records.items() if file.is_file()}
 
 
-def missing(out: Path, config: TrainConfig, attempt: str = "") -> list[int]:
-    """Steps whose weights are there and whose gallery, with the present settings, is not.
+def missing_galleries(out: Path, config: TrainConfig, attempt: str = "") -> list[int]:
+    """List the steps that have weights but no gallery with the current settings.
 
-    What this `attempt` at the run could not make is left out: it is told, and the next attempt tries it again.
+    Galleries that failed in this `attempt` are logged and skipped; the next start retries them.
     """
     if config.gallery.num_clips == 0:
         return []
     steps = sorted({*trained_steps(out), *checkpoint_folders(out)})
     earlier = absent_fields(GalleryConfig)
-    there = {
+    finished = {
         step
-        for step, record in galleries(out, steps).items()
-        if with_absent(record["settings"], settings_of(config), earlier) == settings_of(config)
+        for step, record in gallery_records(out, steps).items()
+        if with_absent(record["settings"], gallery_settings(config), earlier) == gallery_settings(config)
     }
-    given_up = {step for step, failure in failures(out).items() if failure["attempt"] == attempt}
-    return [step for step in steps if step not in there | given_up]
+    failed = {step for step, failure in gallery_failures(out).items() if failure["attempt"] == attempt}
+    return [step for step in steps if step not in finished | failed]
 
 
-def failures(out: Location) -> dict[int, dict[str, Any]]:
-    """`reason` and `attempt` of the galleries that could not be made, by their steps."""
+def gallery_failures(out: Location) -> dict[int, dict[str, Any]]:
+    """Map steps to `reason` and `attempt` of the galleries that could not be rendered."""
     files = sorted(file for file in files_in(out / "gallery") if fnmatch(file.name, "failed-*.json"))
     return {int(file.stem.removeprefix("failed-")): json.loads(file.read_text()) for file in files}
 
 
-def tell_failure(out: Path, steps: int, reason: str, attempt: str) -> None:
-    """Keep why a gallery could not be made; a disk that takes no note either is no reason to stop."""
-    _log.warning("the gallery of %d steps could not be made: %s", steps, reason)
+def record_failure(out: Path, steps: int, reason: str, attempt: str) -> None:
+    """Log and store why a gallery could not be rendered; errors in writing the file are ignored."""
+    _log.warning("the gallery of %d steps could not be rendered: %s", steps, reason)
     with contextlib.suppress(OSError):
         write_json(_failure_file(out, steps), {"reason": reason, "attempt": attempt})
 
 
-def forget_failure(out: Path, steps: int) -> None:
-    """The gallery is there now."""
+def clear_failure(out: Path, steps: int) -> None:
+    """Remove the stored failure of a gallery that is now rendered."""
     _failure_file(out, steps).unlink(missing_ok=True)
 
 

@@ -1,9 +1,8 @@
-"""The trained weights of some steps, kept so that a person can look at what they do and choose among them.
+"""Trained weights of some steps, kept for galleries and for `pick`. `weights_writer` writes them.
 
-OUT/trained/step-NNNNNN/ holds `trained.safetensors`, what the stage trains and nothing else: with LoRA the adapters and
-the new modules in float32, in stage 2 the whole network in the compute dtype. A checkpoint is made of just that, so the
-checkpoint of any of these steps can be made later, to the bit as if the stage had ended there (`pick`). `keep` writes
-them.
+OUT/trained/step-NNNNNN/trained.safetensors has only the weights that the stage trains: with LoRA the adapters and the
+new modules in float32, in stage 2 the whole network in the compute dtype. `pick` builds the checkpoint of such a step
+from them, bit-identical to that of a stage that ended there.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ WEIGHTS = "trained.safetensors"
 
 
 def network_at(out: Path, steps: int, device: torch.device) -> Any:
-    """The transformer with the weights of the run in `out` after `steps`, as it is loaded for rendering.
+    """Load the transformer with the weights of the run in `out` after `steps`, as a checkpoint is loaded to render.
 
     Raises:
-        TrainingRefused: they are not kept.
+        TrainingRefused: the weights of that step are not kept.
     """
     checkpoint = checkpoint_folders(out).get(steps)
     if checkpoint is not None:
@@ -45,10 +44,10 @@ def network_at(out: Path, steps: int, device: torch.device) -> Any:
     config, student, weights, _ = _read(out, steps)
     student.load_state_dict(weights, assign=True)
     if config.trains_lora:
-        student.fuse_lora(safe_fusing=True)  # as a checkpoint is merged: the other way rounds otherwise
+        student.fuse_lora(safe_fusing=True)  # merged as in a checkpoint: another order rounds differently
         student.unload_lora()
     kept = {*float32_modules(student)}
-    for name, weight in student.named_parameters():  # rounded as a checkpoint is, and then as one is loaded
+    for name, weight in student.named_parameters():  # rounded as when a checkpoint is saved and loaded
         weight.data = weight.data.to(torch_dtype(config))
         if kept & set(name.split(".")):
             weight.data = weight.data.float()
@@ -57,29 +56,29 @@ def network_at(out: Path, steps: int, device: torch.device) -> Any:
 
 
 def pick(out: Path, steps: int) -> Path:
-    """Make the checkpoint of the run in `out` after `steps`, OUT/checkpoint-NNNNNN; the folder, also if it is there.
+    """Write the checkpoint of the run in `out` after `steps` to OUT/checkpoint-NNNNNN unless it exists; return it.
 
-    The next stage, `render` and `SteadyDancerPipeline.from_pretrained` take it as they take OUT/checkpoint.
+    The next stage, `render` and `SteadyDancerPipeline.from_pretrained` load it like OUT/checkpoint.
 
     Raises:
-        TrainingRefused: the weights of that step are not kept; the message names those that are.
+        TrainingRefused: the weights of that step are not kept; the message lists the steps that are.
     """
-    there = checkpoint_folders(out).get(steps)
-    if there is not None:
-        return there
+    existing = checkpoint_folders(out).get(steps)
+    if existing is not None:
+        return existing
     config, student, weights, record = _read(out, steps)
     place = out / f"checkpoint-{steps:06d}"
-    told = {"steps": steps, "loss_before": None, "loss_after": None, "picked": True}
+    facts = {"steps": steps, "loss_before": None, "loss_after": None, "picked": True}
     with atomic_folder(place) as aside:
         write_parts(aside, config, student, weights, record)
-        write_json(aside / RECORD, {**record, **told, "digest": content_digest(aside / "transformer")})
+        write_json(aside / RECORD, {**record, **facts, "digest": content_digest(aside / "transformer")})
     return place
 
 
 def write_parts(
     folder: Path, config: TrainConfig, network: Any, weights: dict[str, torch.Tensor], record: dict[str, Any]
 ) -> None:
-    """What a checkpoint holds beside its record: transformer, the stage's adapter, and copies if they are asked for."""
+    """Write the contents of a checkpoint: transformer, the stage's adapter, and with `bundle` the frozen components."""
     lora = folder / "lora" if config.trains_lora else None
     save_trained(network, weights, folder / "transformer", lora, torch_dtype(config))
     if config.bundle:
@@ -87,16 +86,16 @@ def write_parts(
 
 
 def _read(out: Path, steps: int) -> tuple[TrainConfig, Any, dict[str, torch.Tensor], dict[str, Any]]:
-    """(configuration, network with its adapters, all its weights after `steps`, what a record says of the run)."""
+    """Read (configuration, network with adapters, all its weights after `steps`, record of the run)."""
     folder = trained_folder(out, steps)
     if not (folder / RECORD).exists():
         kept = ", ".join(map(str, sorted({*trained_steps(out), *checkpoint_folders(out)})))
-        raise TrainingRefused(f"steps: {out} keeps no weights of {steps} steps, but of: {kept or 'none'}")
+        raise TrainingRefused(f"steps: {out} has no weights of {steps} steps; steps with weights: {kept or 'none'}")
     settings = json.loads((folder / RECORD).read_text())["settings"]
     config = TrainConfig.model_validate(settings["config"])
     parent = settings["from_checkpoint"] and resolve_folder(settings["from_checkpoint"], ("transformer",))
     student = load_student(config, settings["base"], parent, torch.device("cpu"))
     trained = load_file(folder / WEIGHTS)
-    if wrong := trained.keys() ^ {name for name, weight in student.named_parameters() if weight.requires_grad}:
-        raise TrainingRefused(f"{folder} holds other trained weights than this version trains: {min(wrong)}")
+    if mismatch := trained.keys() ^ {name for name, weight in student.named_parameters() if weight.requires_grad}:
+        raise TrainingRefused(f"{folder} has other trained weights than this version trains: {min(mismatch)}")
     return config, student, {**student.state_dict(), **trained}, settings["record"]

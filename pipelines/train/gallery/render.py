@@ -1,4 +1,4 @@
-"""One gallery: validation clips rendered from their cached conditions, with the weights of one step."""
+"""Render one gallery: validation clips from their cached conditions, with the weights of one step."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from ..config import TrainConfig
 from ..data.batches import TrainingData
 from ..data.draws import SampleDraws
 from ..run_folder import TrainingRefused
-from .folder import OF_EACH_CLIP, clip_name, forget_failure, gallery_name, settings_of
+from .folder import REFERENCE_MEDIA, clear_failure, clip_name, gallery_name, gallery_settings
 from .kept_weights import network_at
 
-FPS = 16  # where a cache does not say
+FPS = 16  # if the cache does not record it
 
 
 def render_gallery(settings: dict[str, Any], steps: int) -> None:
-    """Make OUT/gallery/step-NNNNNN of the weights after `steps`; it is there when all of its videos are.
+    """Render OUT/gallery/step-NNNNNN with the weights after `steps`; the folder appears when it is complete.
 
     Args:
-        settings: those of `train_loop`.
-        steps: of the run.
+        settings: the settings of `train_loop`.
+        steps: steps of the run.
 
     Raises:
         TrainingRefused: the weights are not kept, or no clip is held out.
-        ComponentsError: the base has no autoencoder.
+        ComponentsError: the base has no VAE.
     """
     began = time.perf_counter()
     config, out = TrainConfig.model_validate(settings["config"]), Path(settings["out"])
@@ -50,27 +50,32 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     data = TrainingData(location(settings["latents"]), config)
     keys = gallery_keys(data, config)
     vae = load_components(str(settings["base"]), ["vae"], device=device)["vae"]
-    told_fps = data.shards.record.get("fps")
-    fps = told_fps or FPS
+    recorded_fps = data.shards.record.get("fps")
+    fps = recorded_fps or FPS
     for key in keys:
-        write_what_is_compared(out, key, data, vae, fps)
+        write_reference_media(out, key, data, vae, fps)
     pipeline = gallery_pipeline(network_at(out, steps, device), vae, config)
     place = out / gallery_name(steps)
     for leftover in place.parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}.tmp")
-    # One that was made with other settings is replaced.
+    # A gallery rendered with other settings is replaced.
     with atomic_folder(place, aside=aside, retire=lambda: shutil.rmtree(place, ignore_errors=True)):
         for key in keys:
             encode(render_clip(key, data, pipeline, config), aside / f"{key}.mp4", fps)
-        told = {"steps": steps, "clips": keys, "settings": settings_of(config), "size": data.shards.bucket[keys[0]]}
-        rate: dict[str, Any] = {"fps": fps} if told_fps else {"fps": fps, "fps_assumed": True}  # no cache says it
-        write_json(aside / RECORD, {**told, **rate, "seconds": time.perf_counter() - began})
-    forget_failure(out, steps)
+        facts = {
+            "steps": steps,
+            "clips": keys,
+            "settings": gallery_settings(config),
+            "size": data.shards.bucket[keys[0]],
+        }
+        rate: dict[str, Any] = {"fps": fps} if recorded_fps else {"fps": fps, "fps_assumed": True}
+        write_json(aside / RECORD, {**facts, **rate, "seconds": time.perf_counter() - began})
+    clear_failure(out, steps)
 
 
 def gallery_pipeline(transformer: Any, vae: Any, config: TrainConfig) -> SteadyDancerPipeline:
-    """The pipeline over cached conditions: it needs no encoders of text and image."""
+    """Build a pipeline for cached conditions: it needs no text and image encoders."""
     scheduler = flow_scheduler(config.flow_shift)
     pipeline = SteadyDancerPipeline(transformer, vae, None, None, None, scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -78,7 +83,7 @@ def gallery_pipeline(transformer: Any, vae: Any, config: TrainConfig) -> SteadyD
 
 
 def gallery_keys(data: TrainingData, config: TrainConfig) -> list[str]:
-    """The first of the clips that the validation loss is of.
+    """Return the keys of the first validation clips.
 
     Raises:
         TrainingRefused: no source is held out.
@@ -86,17 +91,17 @@ def gallery_keys(data: TrainingData, config: TrainConfig) -> list[str]:
     keys = list(dict.fromkeys(row.key for row in data.validation_draws()))[: config.gallery.num_clips]
     if not keys:
         raise TrainingRefused(
-            f"validation_share: at {config.validation_share} no source is held out, so there is no clip for a gallery"
+            f"validation_share: {config.validation_share} holds out no source, so a gallery has no clip: raise it"
         )
     return keys
 
 
-def write_what_is_compared(out: Path, key: str, data: TrainingData, vae: Any, fps: float) -> None:
-    """The reference image, the pose as the network is told it, and the clip itself, as the autoencoder gives it back.
+def write_reference_media(out: Path, key: str, data: TrainingData, vae: Any, fps: float) -> None:
+    """Write the reference image, the drawn pose, and the clip as reconstructed by the VAE.
 
-    They are the same in all galleries, and made once.
+    They are the same for all galleries and written once.
     """
-    reference, pose, truth = (out / clip_name(key, name) for name in OF_EACH_CLIP)
+    reference, pose, truth = (out / clip_name(key, name) for name in REFERENCE_MEDIA)
     if reference.exists() and pose.exists() and truth.exists():
         return
     (batch, motion) = _clip(key, data, vae.device, 0)
@@ -110,7 +115,7 @@ def write_what_is_compared(out: Path, key: str, data: TrainingData, vae: Any, fp
 
 @torch.no_grad()
 def render_clip(key: str, data: TrainingData, pipeline: SteadyDancerPipeline, config: TrainConfig) -> Frames:
-    """uint8 [F, H, W, 3] of one clip's cached conditions; noise and negative pose follow from the key and the seed."""
+    """Render one clip as uint8 [F, H, W, 3]; noise and negative pose depend on the key and the seed only."""
     gallery = config.gallery
     seed = draw_seed(gallery.seed, 0, 0, f"gallery/{key}")
     batch, motion = _clip(key, data, pipeline.device, seed)
@@ -135,12 +140,12 @@ def render_clip(key: str, data: TrainingData, pipeline: SteadyDancerPipeline, co
 
 
 def _clip(key: str, data: TrainingData, device: torch.device, noise_seed: int) -> tuple[Any, PoseSequence]:
-    """The clip as a batch of one with nothing dropped, and its keypoints."""
+    """Load the clip as a batch of one with nothing dropped, and its keypoints."""
     batch = data.load([SampleDraws(key, sigma=1.0, noise_seed=noise_seed)], device)
     return batch, PoseSequence.from_bytes(data.shards.read(key)["pose"])
 
 
 def _drawn(key: str, data: TrainingData, motion: PoseSequence) -> Frames:
-    """The keypoints as they are drawn for the cache."""
+    """Draw the keypoints as for the cache."""
     meta = data.shards.read(key)["meta"]
     return draw_pose_condition(motion, meta["image_height"], meta["image_width"], meta["drawing_area_px"])

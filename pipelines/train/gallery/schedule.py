@@ -1,8 +1,8 @@
-"""When and where galleries are made: on other resources while the stage trains, so that no step waits for one.
+"""Schedule galleries on other resources while the stage trains, so that no training step waits for them.
 
-Ray Train starts `validate` for every report; that one is small, and waits for a worker of its own that loads the
-networks. Whatever becomes of that worker, what is told of it is a line of the report. Without Ray (`num_workers=0`)
-galleries are made in this process when the stage has been trained.
+Ray Train starts `validate` for every report of weights; it is a small task that waits for a separate worker, which
+loads the networks. If that worker fails, the failure is recorded and training continues. Without Ray (`num_workers=0`)
+galleries are rendered in this process after the stage is trained.
 """
 
 from __future__ import annotations
@@ -17,117 +17,117 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import TrainConfig
 from ..metrics.report import write_run_report
-from .folder import checkpoint_folders, failures, missing, tell_failure, trained_steps
+from .folder import checkpoint_folders, gallery_failures, missing_galleries, record_failure, trained_steps
 
 if TYPE_CHECKING:
-    from ..engine import Workers
+    from ..engine import ProcessGroup
 
 Render = Callable[[dict[str, Any], int], None]
-_MOST_SECONDS_FOR_WEIGHTS = 1800.0  # being written: 33 GB on a slow file system
+_MAX_WRITE_S = 1800.0  # to write the weights: 33 GB on a slow file system
 
 
 class RenderingStopped(Exception):
-    """The run was asked to stop, so nobody waits for a gallery; the next attempt makes it."""
+    """A stop of the run was requested while a gallery was rendered; the next start renders it."""
 
 
-def offer(config: TrainConfig, team: Workers, steps: int) -> None:
-    """Tell Ray Train that the weights after `steps` are there, or soon will be; all ranks call this together."""
+def report_weights(config: TrainConfig, group: ProcessGroup, steps: int) -> None:
+    """Report to Ray Train that the weights after `steps` are written or being written; all ranks call this together."""
     if config.gallery.num_clips == 0 or config.num_workers == 0:
         return
     import ray.train
 
-    if team.rank != 0:
+    if group.rank != 0:
         ray.train.report({})
         return
     with tempfile.TemporaryDirectory() as folder:
-        # A pointer: Ray would copy the weights into a folder of its own.
+        # Only a pointer: Ray would copy the weights to its own storage.
         (Path(folder) / "pointer.json").write_text(json.dumps({"steps": steps}))
         task = ray.train.ValidationTaskConfig(fn_kwargs={"awaited": steps})
         ray.train.report({}, checkpoint=ray.train.Checkpoint(folder), validation=task)
 
 
-def validation(config: TrainConfig, settings: dict[str, Any]) -> Any:
-    """What Ray Train does for a report; None if there are no galleries."""
+def ray_validation(config: TrainConfig, settings: dict[str, Any]) -> Any:
+    """Build Ray Train's validation config, which renders galleries; None if there are none."""
     if config.gallery.num_clips == 0 or config.num_workers == 0:
         return None
     from ray.train import ValidationConfig, ValidationTaskConfig
 
     task = ValidationTaskConfig(fn_kwargs={"settings": settings, "awaited": 0})
-    # It waits and does nothing else. A lost process would be the end of the training, so it is to be a small one.
-    run: Any = validate  # its named arguments are those of the tasks
+    # The task only waits. If its process were lost, training would end, so it must be small.
+    run: Any = validate  # its keyword arguments come from the tasks
     return ValidationConfig(fn=run, task_config=task, ray_remote_kwargs={"num_cpus": 0, "max_retries": 0})
 
 
 def validate(checkpoint: Any, settings: dict[str, Any], awaited: int) -> dict[str, Any]:
-    """Make all galleries that are missing, once the weights after `awaited` steps are written; raises nothing."""
+    """Render all missing galleries once the weights after `awaited` steps are written; never raises."""
     out, config = Path(settings["out"]), TrainConfig.model_validate(settings["config"])
-    deadline = time.monotonic() + _MOST_SECONDS_FOR_WEIGHTS
+    deadline = time.monotonic() + _MAX_WRITE_S
 
-    def is_there() -> bool:
-        return awaited == 0 or awaited in {*trained_steps(out), *checkpoint_folders(out), *failures(out)}
+    def are_written() -> bool:
+        return awaited == 0 or awaited in {*trained_steps(out), *checkpoint_folders(out), *gallery_failures(out)}
 
-    while not is_there() and not _stop_is_asked(out) and time.monotonic() < deadline:
+    while not are_written() and not _stop_requested(out) and time.monotonic() < deadline:
         time.sleep(1)
-    made = render_missing(config, settings, in_a_worker)
+    made = render_missing(config, settings, render_in_worker)
     return {"galleries": len(made)}
 
 
-def make_the_rest(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
-    """Make what is missing when nothing is trained any more: all of them without Ray, else what a kill left out."""
-    if not missing(out, config, settings["attempt"]):
+def render_remaining(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
+    """Render the galleries that are still missing after training: all without Ray, else interrupted ones."""
+    if not missing_galleries(out, config, settings["attempt"]):
         return
     if config.num_workers == 0:
-        render_missing(config, settings, in_this_process)
+        render_missing(config, settings, render_in_process)
         return
     from ...runtime.local_ray import local_ray
 
     with local_ray(out / ".engine" / "ray", address):
-        render_missing(config, settings, in_a_worker)
+        render_missing(config, settings, render_in_worker)
     shutil.rmtree(out / ".engine", ignore_errors=True)
 
 
 def render_missing(config: TrainConfig, settings: dict[str, Any], render: Render) -> list[int]:
-    """Make the missing galleries one after another, oldest first, and tell of them; the steps that were made."""
+    """Render the missing galleries, oldest first, and update the report; return the rendered steps."""
     out, made = Path(settings["out"]), []
-    for steps in missing(out, config, settings["attempt"]):
+    for steps in missing_galleries(out, config, settings["attempt"]):
         try:
             render(settings, steps)
             made.append(steps)
         except RenderingStopped:
             break
-        except Exception as error:  # whatever it is, the training goes on
+        except Exception as error:  # a failed gallery must not stop training
             reason = str(getattr(error, "cause", None) or error).strip() or type(error).__name__
-            tell_failure(out, steps, reason[-1000:], settings["attempt"])
+            record_failure(out, steps, reason[-1000:], settings["attempt"])
         write_run_report(out)
     return made
 
 
-def in_this_process(settings: dict[str, Any], steps: int) -> None:
-    """Load the networks here, and make one gallery."""
+def render_in_process(settings: dict[str, Any], steps: int) -> None:
+    """Render one gallery in this process."""
     from .render import render_gallery
 
     render_gallery(settings, steps)
 
 
 class Renderer:
-    """Lives in a worker of its own, on resources that the training does not have."""
+    """Ray actor that renders galleries on resources that training does not use."""
 
     def is_ready(self) -> bool:
-        """Answers when the resources are there."""
+        """Return when the actor has its resources."""
         return True
 
     def render(self, settings: dict[str, Any], steps: int) -> None:
-        """Make one gallery."""
-        in_this_process(settings, steps)
+        """Render one gallery."""
+        render_in_process(settings, steps)
 
 
-def in_a_worker(settings: dict[str, Any], steps: int) -> None:
-    """Make one gallery in a worker that Ray starts for it where there is room, and that is gone afterwards.
+def render_in_worker(settings: dict[str, Any], steps: int) -> None:
+    """Render one gallery in a Ray worker that is started for it and stopped afterwards.
 
     Raises:
-        RenderingStopped: the run was asked to stop.
-        TimeoutError: it took longer than it may.
-        ray.exceptions.RayError: it failed, or its process was lost.
+        RenderingStopped: a stop of the run was requested.
+        TimeoutError: rendering took longer than `gallery.max_seconds`.
+        ray.exceptions.RayError: rendering failed, or its process was lost.
     """
     import ray
 
@@ -146,12 +146,12 @@ def _result(reference: Any, out: Path, max_seconds: float | None) -> Any:
 
     began = time.monotonic()
     while not ray.wait([reference], timeout=1.0)[0]:
-        if _stop_is_asked(out):
+        if _stop_requested(out):
             raise RenderingStopped
         if max_seconds is not None and time.monotonic() - began > max_seconds:
             raise TimeoutError(f"not finished within max_seconds = {max_seconds:g}")
     return ray.get(reference)
 
 
-def _stop_is_asked(out: Path) -> bool:
+def _stop_requested(out: Path) -> bool:
     return (out / "state" / "stop").exists()

@@ -1,1 +1,1 @@
-"""Metrics of a run: measured, written, tracked, shown."""
+"""Metrics of a run: measurement, metrics.jsonl, trackers, progress bar and report."""

@@ -1,4 +1,4 @@
-"""Where a step's time goes, and how much of the machine it uses."""
+"""Measure the time of a step and its parts, memory, and the use of the GPU's peak rate (MFU)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from .. import flops as cost
+from .. import flops
 from ..config import TrainConfig
 from .metrics_file import PARTS
 
-# What the maker says of dense bfloat16 matrix products, operations a second; by torch's whole name of the device. The
-# beginning of a name is not enough: an H100 NVL, or a slice of an H100, does less than what it is called after.
+# Vendor's peak for dense bfloat16 matrix products, operations per second, by torch's full device name. A prefix of the
+# name is not enough: an H100 NVL, or a slice of an H100, is slower than an H100.
 _PEAK_FLOPS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA GH200 120GB": 989e12,
@@ -40,11 +40,11 @@ _PEAK_FLOPS = {
 
 
 class Meter:
-    """A stopwatch for the parts of a step.
+    """Timer of the parts of a step.
 
     Args:
         config: the stage; with `profile` a part on a GPU ends when its work is done, not when it is queued.
-        device: where it runs.
+        device: device of the training.
         transformer_config: constructor arguments of the network.
     """
 
@@ -54,16 +54,16 @@ class Meter:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._began = 0.0
         self._peak = _peak_flops(device) if config.dtype == "bfloat16" else None
-        self._network = cost.count(config, transformer_config) if self._peak else None
+        self._network = flops.count(config, transformer_config) if self._peak else None
 
     def begin(self) -> None:
-        """A new step."""
+        """Start a new step."""
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._began = time.perf_counter()
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """Count the block's time as a part's."""
+        """Measure the time of the block as time of a part."""
         began = time.perf_counter()
         yield
         if self._waits:
@@ -71,20 +71,19 @@ class Meter:
         self._seconds[part] += time.perf_counter() - began
 
     def end(self, bucket: tuple[int, int, int]) -> dict[str, float | int | None]:
-        """What the step took.
+        """Return the measurements of the step.
 
         Returns:
-            seconds; data_share and so on, fractions of it, null where only queueing on a GPU was timed;
-            samples_per_second of all workers; memory_bytes, the peak so far of this worker (of its GPU, or without one
-            of the process); mfu, the share of the GPU's peak rate that the network needs, null without a GPU whose peak
-            is known.
+            seconds; data_share and so on, fractions of it, None where only the queueing on a GPU was timed;
+            samples_per_second of all workers; memory_bytes, the peak so far of this worker (of its GPU, or on CPU of
+            the process); mfu, the share of the GPU's peak rate that the network needs, None if the peak is unknown.
         """
         seconds = time.perf_counter() - self._began
         mfu = None
         if self._network is not None and self._peak is not None:
             clips_a_worker = self._config.global_batch_size / max(self._config.num_workers, 1)
-            flops = cost.step_flops(self._config, self._network, bucket).model * clips_a_worker
-            mfu = flops / seconds / self._peak
+            step_flops = flops.step_flops(self._config, self._network, bucket).model * clips_a_worker
+            mfu = step_flops / seconds / self._peak
         return {
             "seconds": seconds,
             **{
@@ -97,9 +96,10 @@ class Meter:
         }
 
     def _is_whole(self, part: str) -> bool:
-        """Whether the time of a part includes its work. The loop reads its numbers at the end of a step.
+        """Return whether the measured time of a part includes its GPU work.
 
-        So nothing is queued on the GPU while a batch is waited for.
+        It does on CPU, with `profile`, and for `data`: the loop synchronises at the end of a step, so nothing is queued
+        while a batch is loaded.
         """
         return part == "data" or self._waits or self._device.type != "cuda"
 
@@ -115,5 +115,5 @@ def _peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     if name not in _PEAK_FLOPS:
-        logging.getLogger(__name__).warning("the peak rate of %s is not known here: mfu is null in the metrics", name)
+        logging.getLogger(__name__).warning("the peak rate of %s is unknown: mfu is null in the metrics", name)
     return _PEAK_FLOPS.get(name)

@@ -1,7 +1,7 @@
-"""Read OUT/metrics.jsonl, one line a step.
+"""Read OUT/metrics.jsonl, one line per step.
 
-A last line without an end is what a kill leaves, and is taken again by the next attempt. Any other line that is no row
-is damage: it is named, once a process, and the rows around it count.
+A last line without a newline was cut off when the run was killed; the resumed run repeats its step. Any other line that
+is not a row is damaged: a warning names it once per process, and the other rows are used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARTS = ("data", "forward", "backward", "optimizer")  # of a step; a row has the
 
 @dataclass(frozen=True)
 class Line:
-    """A whole line: its `number` from 1, its `text` without the end, and its `row`, None where it is damaged."""
+    """A complete line: `number` from 1, `text` without the newline, and `row`, None if it is damaged."""
 
     number: int
     text: bytes
@@ -30,29 +30,29 @@ class Line:
 
 
 def read_lines(out: Location) -> list[Line]:
-    """The lines of a run's metrics, without one that a kill cut off; none without a file."""
+    """Read the complete lines of a run's metrics; empty without a file."""
     file = out / METRICS
     if not file.is_file():
         return []
     lines = list(_parse(file.read_bytes()))
     for line in lines:
         if line.row is None:
-            _tell_of_damage(str(file), line.number, len(lines))
+            _warn_damaged_line(str(file), line.number, len(lines))
     return lines
 
 
 def read_rows(out: Location) -> list[dict[str, Any]]:
-    """The rows of a run's metrics. A damaged line is named in a warning."""
+    """Read the rows of a run's metrics; damaged lines are skipped with a warning."""
     return [line.row for line in read_lines(out) if line.row is not None]
 
 
 def damaged_lines(out: Location) -> list[int]:
-    """Numbers of the lines that are damaged, from 1."""
+    """List the numbers of the damaged lines, from 1."""
     return [line.number for line in read_lines(out) if line.row is None]
 
 
 def loss_terms(row: dict[str, Any]) -> list[str]:
-    """Names of the loss and its terms: what stands in a row between the step and the batch, validation apart."""
+    """List the names of the loss and its terms: the fields before `batch_digest`, without validation losses."""
     names = list(row)
     end = names.index("batch_digest") if "batch_digest" in row else len(names)
     return [
@@ -61,10 +61,10 @@ def loss_terms(row: dict[str, Any]) -> list[str]:
 
 
 class NewRows:
-    """The rows of a metrics file that were not given yet; all of them again when the file was cut back.
+    """Reader of the new rows of a metrics file; reads all rows again when a resumed run has truncated the file.
 
     Args:
-        file: JSON lines; may not be there yet.
+        file: JSON lines; need not exist yet.
     """
 
     def __init__(self, file: Path) -> None:
@@ -72,11 +72,11 @@ class NewRows:
         self._inode, self._offset = 0, 0
 
     def __call__(self) -> list[dict[str, Any]]:
-        """Whole lines only: the last one may still be written. `read_lines` names the damaged ones."""
+        """Return the complete new rows, without a warning about damaged lines."""
         try:
             with self._file.open("rb") as file:
                 inode = self._file.stat().st_ino
-                if inode != self._inode:  # cutting back writes the file anew
+                if inode != self._inode:  # truncating replaces the file
                     self._inode, self._offset = inode, 0
                 file.seek(self._offset)
                 whole = file.read().rpartition(b"\n")[0]
@@ -87,7 +87,7 @@ class NewRows:
 
 
 def _parse(content: bytes, first: int = 1) -> Iterator[Line]:
-    """The lines in `content`, numbered from `first`; what follows the last end of a line counts if it is a row."""
+    """Yield the lines in `content`, numbered from `first`; text after the last newline counts if it is a row."""
     *whole, rest = content.split(b"\n")
     for number, text in enumerate(whole, first):
         yield Line(number, text, _row(text))
@@ -104,5 +104,5 @@ def _row(text: bytes) -> dict[str, Any] | None:
 
 
 @functools.cache
-def _tell_of_damage(file: str, number: int, lines: int) -> None:
-    logging.getLogger(__name__).warning("%s: line %d of %d is damaged, its step is left out", file, number, lines)
+def _warn_damaged_line(file: str, number: int, lines: int) -> None:
+    logging.getLogger(__name__).warning("%s: line %d of %d is damaged; its step is skipped", file, number, lines)

@@ -1,6 +1,6 @@
-"""A progress bar and the trackers of a stage, fed where the command runs, whichever machine the workers are on.
+"""Progress bar and trackers of a stage, updated in the process that runs the command.
 
-All of them follow OUT/metrics.jsonl, so that training waits for none of them.
+They follow OUT/metrics.jsonl, so training never waits for them.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from .trackers import open_trackers
 
 @contextmanager
 def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
-    """Follow OUT/metrics.jsonl while the block runs; begins at `steps_done`."""
+    """Follow OUT/metrics.jsonl while the block runs, starting at `steps_done`."""
     stop = threading.Event()
     options: dict[str, Any] = {"desc": f"stage {config.stage}", "unit": "step", "dynamic_ncols": True}
     if not sys.stderr.isatty():
-        options["mininterval"] = SECONDS_BETWEEN_LINES  # a log keeps every picture of the bar as a line
+        options["mininterval"] = SECONDS_BETWEEN_LINES  # each refresh is a line in a log
     new_rows, trackers = NewRows(out / METRICS), open_trackers(config, out)
 
-    def show() -> None:
+    def update() -> None:
         rows = new_rows()
         if rows:
-            bar.set_postfix_str(told(rows[-1]), refresh=False)
+            bar.set_postfix_str(format_row(rows[-1]), refresh=False)
             bar.update(rows[-1]["step"] + 1 - bar.n)
         for tracker in trackers:
             tracker.add(rows)
 
     def follow() -> None:
         while not stop.wait(0.5):
-            show()
-        show()
-        for tracker in trackers:  # here: MLflow knows a run in the thread that began it
+            update()
+        update()
+        for tracker in trackers:  # in this thread: MLflow's active run belongs to the thread that started it
             tracker.close()
 
     with tqdm(total=config.steps, initial=steps_done, **options) as bar:
@@ -54,10 +54,10 @@ def progress(config: TrainConfig, out: Path, steps_done: int) -> Iterator[None]:
             follower.join()
 
 
-def told(row: dict[str, Any]) -> str:
-    """A row of metrics as the bar shows it: loss terms, gradient norm, rate, shares of the time, memory, MFU."""
-    shown = [*loss_terms(row), "validation_loss", "grad_norm"]
-    words = [f"{name} {row[name]:.4f}" for name in shown if row.get(name) is not None]
+def format_row(row: dict[str, Any]) -> str:
+    """Format a row of metrics for the bar: loss terms, gradient norm, rate, shares of the time, memory, MFU."""
+    names = [*loss_terms(row), "validation_loss", "grad_norm"]
+    words = [f"{name} {row[name]:.4f}" for name in names if row.get(name) is not None]
     if "samples_per_second" in row:
         words.append(f"{row['samples_per_second']:.3g} samples/s")
         shares = {part: row[f"{part}_share"] for part in PARTS}

@@ -1,7 +1,6 @@
-"""The page of a training run: losses, where the time went, and the galleries of all checkpoints side by side.
+"""HTML report of a training run: losses, time, and the galleries of all kept steps side by side.
 
-Everything is read from the run's folder, on this machine or on a store, so it can be written at any time. Torch is not
-loaded.
+It is built from the files in the run's folder, local or on a store, so it can be written at any time, without torch.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ...pages.charts import bar
 from ...pages.curves import draw_curves, key
 from ...pages.layout import Figure, Section, show, url, write_page
 from ...runtime.after_commit import after_commit
-from ..gallery.folder import OF_EACH_CLIP, clip_name, failures, galleries, gallery_name
+from ..gallery.folder import REFERENCE_MEDIA, clip_name, gallery_failures, gallery_name, gallery_records
 from .metrics_file import METRICS, PARTS, damaged_lines, loss_terms, read_rows
 
 PAGE, STAGES_PAGE = "report.html", "training.html"
@@ -33,13 +32,13 @@ _TONES = ("accepted", "rejected", "quarantined", "rejected")
 
 
 def write_run_report(out: Location) -> None:
-    """Write OUT/report.html anew, if there are metrics; what goes wrong with it is a warning, and stops no training."""
-    with after_commit(f"{out / PAGE}", f"`steadydancer report --run {out}` makes it again"):
+    """Write OUT/report.html, if there are metrics; a failure is logged and does not stop training."""
+    with after_commit(f"{out / PAGE}", f"run `steadydancer report --run {out}` to write it"):
         write_run_page(out)
 
 
 def write_run_page(out: Location) -> Location | None:
-    """Write OUT/report.html anew; its place, None: no steps yet."""
+    """Write OUT/report.html and return its path; None if the run has no steps yet."""
     rows = read_rows(out)
     if not rows:
         return None
@@ -48,7 +47,7 @@ def write_run_page(out: Location) -> Location | None:
 
 
 def write_stages_report(out: Location, stages: Sequence[int] = tuple(STAGES)) -> Location | None:
-    """Write OUT/training.html of the stages in OUT/stage1, OUT/stage2 and OUT/stage3; its place, None: no steps yet."""
+    """Write OUT/training.html for the stages in OUT/stage1 to OUT/stage3; return its path, None without steps."""
     folders = {stage: out / f"stage{stage}" for stage in stages}
     rows_of = {stage: read_rows(folder) for stage, folder in folders.items()}
     if not any(rows_of.values()):
@@ -62,50 +61,52 @@ def write_stages_report(out: Location, stages: Sequence[int] = tuple(STAGES)) ->
 
 
 def write_pages(out: Location) -> list[Location]:
-    """Write the page of a run, or of the stages in its folder and of each of them; their places.
+    """Write the report of a run, or of all stages in a folder and of each of them; return the paths.
 
     Raises:
-        SteadyDancerError: no training has been at work there.
+        SteadyDancerError: the folder has no training metrics.
     """
     stages = [out / f"stage{stage}" for stage in STAGES]
     pages = [write_run_page(out), *map(write_run_page, stages), write_stages_report(out)]
     written = [page for page in pages if page is not None]
     if not written:
-        raise SteadyDancerError(f"{out} holds no metrics.jsonl with steps, nor does stage1 in it: give `train --out`")
+        raise SteadyDancerError(
+            f"neither {out} nor its stage folders have a metrics.jsonl with steps: give the --out of `train`"
+        )
     return written
 
 
-def run_sections(out: Location, rows: list[Row], title: str = "", beside: str = "") -> Iterator[Section]:
-    """The parts of a run's page.
+def run_sections(out: Location, rows: list[Row], title: str = "", prefix: str = "") -> Iterator[Section]:
+    """Build the sections of a run's report.
 
     Args:
         out: folder of the run.
         rows: its metrics.
-        title: goes before the sections' titles.
-        beside: way from the page to `out`, empty or ending in a slash.
+        title: prefix of the section titles.
+        prefix: relative path from the page to `out`, empty or ending in a slash.
     """
     record = _json(out / "checkpoint" / RECORD)
-    yield _numbers(rows, record, title, beside, damaged_lines(out))
+    yield _numbers(rows, record, title, prefix, damaged_lines(out))
     yield _losses(rows, title)
     if any("validation_loss" in row for row in rows):
         yield _validation(rows, title)
     if "seconds" in rows[-1]:
         yield _time(rows, title)
-    yield from _galleries(out, rows, record, title, beside)
+    yield from _galleries(out, rows, record, title, prefix)
 
 
-def stages_in_words(out: Location) -> str:
-    """The same in Markdown, without pictures: losses of the stages, and which steps have a gallery to pick by."""
+def stages_markdown(out: Location) -> str:
+    """Describe the stages in Markdown: losses, and the steps that have a gallery."""
     section = _overview({stage: out / f"stage{stage}" for stage in STAGES}, None)
     rows = [section.head, ["---"] * len(section.head), *section.rows]
     lines = ["| " + " | ".join(re.sub("<[^>]*>", "", str(show(cell))) for cell in row) + " |" for row in rows]
     for stage in STAGES:
         folder = out / f"stage{stage}"
-        if steps := steps_shown(folder):
+        if steps := gallery_steps(folder):
             lines += ["", f"Stage {stage} has galleries of {', '.join(map(str, steps))} steps: "
                       f"`steadydancer pick --run {folder} --steps N`"]  # fmt: skip
-        lines += ["", *(f"* stage {stage}: the gallery of {step} steps could not be made: {failure['reason']}"
-                        for step, failure in failures(folder).items())]  # fmt: skip
+        lines += ["", *(f"* stage {stage}: the gallery of {step} steps could not be rendered: {failure['reason']}"
+                        for step, failure in gallery_failures(folder).items())]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -118,27 +119,27 @@ def _overview(folders: dict[int, Location], rows_of: dict[int, list[Row]] | None
         table.append([page if rows else f"{stage} {STAGES[stage]}", len(rows), *losses, _hours(rows),
                       "finished" if record else "not finished"])  # fmt: skip
     head = ["stage", "steps", "loss before", "loss after", "validation loss", "hours of steps", ""]
-    return Section("Stages", "The loss is the stage's own, on fixed samples; stages have different ones.",
+    return Section("Stages", "The loss of each stage, on fixed samples. Stages have different losses.",
                    head=head, rows=table)  # fmt: skip
 
 
-def _numbers(rows: list[Row], record: Row, title: str, beside: str, damaged: list[int]) -> Section:
+def _numbers(rows: list[Row], record: Row, title: str, prefix: str, damaged: list[int]) -> Section:
     config = record.get("config", {})
     measured = [row["validation_loss"] for row in rows if "validation_loss" in row]
-    tiles: list[tuple[Any, str]] = [(rows[-1]["step"] + 1, "steps"), (rows[-1]["loss"], "loss of the last one")]
+    tiles: list[tuple[Any, str]] = [(rows[-1]["step"] + 1, "steps"), (rows[-1]["loss"], "loss of the last step")]
     if measured:
         tiles.append((measured[-1], "validation loss"))
     if "seconds" in rows[-1]:
         rates = [row["samples_per_second"] for row in rows if "samples_per_second" in row]
-        tiles += [(_hours(rows), "hours of steps"), (statistics.median(rates), "samples a second")]
+        tiles += [(_hours(rows), "hours of steps"), (statistics.median(rates), "samples per second")]
     if rows[-1].get("mfu") is not None:
         tiles.append((f"{statistics.median(row['mfu'] for row in rows if row.get('mfu')):.0%}", "MFU"))
-    facts: list[list[Any]] = [["metrics of every step", _link(beside + METRICS)]]
+    facts: list[list[Any]] = [["metrics of every step", _link(prefix + METRICS)]]
     if damaged:
-        facts.append([f"damaged lines of {METRICS}, left out here", ", ".join(map(str, damaged))])
+        facts.append([f"damaged lines of {METRICS}, not used here", ", ".join(map(str, damaged))])
     if record:
         facts += [
-            ["checkpoint", _link(f"{beside}checkpoint/{RECORD}")],
+            ["checkpoint", _link(f"{prefix}checkpoint/{RECORD}")],
             ["seed", str(config["seed"])],
             ["learning rate", f"{config['learning_rate']:g}"],
         ]
@@ -148,7 +149,7 @@ def _numbers(rows: list[Row], record: Row, title: str, beside: str, damaged: lis
 
 
 def _hours(rows: list[Row]) -> float | None:
-    """Of all steps; None where one of them was not timed, or its line is lost: the sum would be too small."""
+    """Sum the hours of all steps; None if a step was not timed or its line is damaged."""
     if not all("seconds" in row for row in rows) or (rows and len(rows) <= rows[-1]["step"]):
         return None
     return sum(row["seconds"] for row in rows) / 3600
@@ -161,7 +162,11 @@ def _losses(rows: list[Row], title: str) -> Section:
         norms = draw_curves([_curve(rows, "grad_norm")], floor=0.0)
         figures.append(Figure("gradient norm", norms, f"L2, before clipping; {text}"))
     figures.append(Figure("learning rate", draw_curves([_curve(rows, "lr")], floor=0.0)))
-    return Section(f"{title}Loss", "Of every step's own batch, noise and σ, so it scatters.", figures=figures)
+    return Section(
+        f"{title}Loss",
+        "Measured on each step's own batch, noise and σ, so it varies from step to step.",
+        figures=figures,
+    )
 
 
 def _validation(rows: list[Row], title: str) -> Section:
@@ -171,7 +176,7 @@ def _validation(rows: list[Row], title: str) -> Section:
         Figure("mean over σ", draw_curves([_curve(rows, "validation_loss")])),
         Figure("by σ", draw_curves([_curve(rows, name) for name in names]), key(sigmas)),
     ]
-    text = "Of clips whose sources are never trained on, always with the same noise."
+    text = "Measured on clips whose sources are not in the training set, always with the same noise."
     return Section(f"{title}Validation", text, figures=figures)
 
 
@@ -179,60 +184,60 @@ def _time(rows: list[Row], title: str) -> Section:
     curves = {part: _curve(rows, f"{part}_share") for part in PARTS}
     curves = {part: curve for part, curve in curves.items() if len(curve[0])}
     shares = {part: statistics.fmean(values) for part, (_, values) in curves.items()}
-    shares["the rest"] = max(0.0, 1 - sum(shares.values()))
-    tones = {**dict(zip(PARTS, _TONES, strict=True)), "the rest": "accepted"}
+    shares["other"] = max(0.0, 1 - sum(shares.values()))
+    tones = {**dict(zip(PARTS, _TONES, strict=True)), "other": "accepted"}
     table = [[part, f"{share:.1%}", bar([(share, tones[part])])] for part, share in shares.items()]
     figures = [
-        Figure("seconds a step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
+        Figure("seconds per step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
         Figure("shares of a step", draw_curves(list(curves.values()), 0.0), key(list(curves))),
-        Figure("samples a second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
+        Figure("samples per second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
         Figure("memory, GB", draw_curves([_curve(rows, "memory_bytes", 1e-9)], floor=0.0)),
     ]
-    text = "" if len(curves) == len(PARTS) else "On a GPU, `profile` in the configuration times the other parts too."
+    text = "" if len(curves) == len(PARTS) else "Set `profile` in the configuration to time the other parts on a GPU."
     return Section(f"{title}Time", text, head=["part", "share", ""], rows=table, figures=figures)
 
 
-def _galleries(out: Location, rows: list[Row], record: Row, title: str, beside: str) -> Iterator[Section]:
-    steps = steps_shown(out)
-    there, failed = galleries(out, steps), failures(out)
-    if not there and not failed:
+def _galleries(out: Location, rows: list[Row], record: Row, title: str, prefix: str) -> Iterator[Section]:
+    steps = gallery_steps(out)
+    records, failed = gallery_records(out, steps), gallery_failures(out)
+    if not records and not failed:
         return
     losses = {row["step"] + 1: row["validation_loss"] for row in rows if "validation_loss" in row}
     if record.get("validation_loss") is not None:
         losses[record["steps"]] = record["validation_loss"]
-    clips = list(dict.fromkeys(clip for gallery in there.values() for clip in gallery["clips"]))
+    clips = list(dict.fromkeys(clip for gallery in records.values() for clip in gallery["clips"]))
     media = []
     for clip in clips:
-        names = zip(("reference", "pose", "the clip itself"), OF_EACH_CLIP, strict=True)
-        group = [(f"{name}\n{clip[:16]}", beside + clip_name(clip, file))
+        names = zip(("reference", "pose", "ground truth"), REFERENCE_MEDIA, strict=True)
+        group = [(f"{name}\n{clip[:16]}", prefix + clip_name(clip, file))
                  for name, file in names]  # fmt: skip
-        for step, gallery in there.items():
+        for step, gallery in records.items():
             if clip in gallery["clips"]:
-                video = f"{beside}{gallery_name(step)}/{clip}.mp4"
-                told = f"\nvalidation loss {losses[step]:.4g}" if step in losses else ""
-                group.append((f"{step} steps{told}", video))
+                video = f"{prefix}{gallery_name(step)}/{clip}.mp4"
+                caption = f"\nvalidation loss {losses[step]:.4g}" if step in losses else ""
+                group.append((f"{step} steps{caption}", video))
         media.append(group)
     text = (
-        "Clips whose sources are never trained on, each rendered from the same noise with the weights of every "
-        f"checkpoint that is kept.\n`steadydancer pick --run {out} --steps N` makes a checkpoint of those that please, "
-        "which the next stage, `render` and the pipeline take."
+        "Clips whose sources are not in the training set, each rendered from the same noise with the weights of every "
+        f"kept step.\n`steadydancer pick --run {out} --steps N` writes the checkpoint of the step you choose, for the "
+        "next stage, `render` and the pipeline."
     )
     yield Section(f"{title}Galleries", text, media=media)
     if failed:
         table = [[step, failure["reason"]] for step, failure in failed.items()]
-        yield Section(f"{title}Galleries that could not be made", "The training went on. The same command, given "
-                      "again, tries them again.", head=["steps", "reason"], rows=table)  # fmt: skip
+        yield Section(f"{title}Galleries that could not be rendered", "Training was not affected. Run the same "
+                      "command again to retry them.", head=["steps", "reason"], rows=table)  # fmt: skip
 
 
-def steps_shown(out: Location) -> list[int]:
-    """Steps that have a folder of a gallery, in order."""
+def gallery_steps(out: Location) -> list[int]:
+    """List the steps that have a gallery folder, in order."""
     names = (folder.name for folder in folders_in(out / "gallery"))
     return sorted(int(name.removeprefix("step-")) for name in names if name.startswith("step-"))
 
 
 def _curve(rows: list[Row], name: str, scale: float = 1.0) -> tuple[Any, Any]:
-    there = [(row["step"], row[name] * scale) for row in rows if row.get(name) is not None]
-    x, y = np.array(there, np.float64).reshape(-1, 2).T
+    points = [(row["step"], row[name] * scale) for row in rows if row.get(name) is not None]
+    x, y = np.array(points, np.float64).reshape(-1, 2).T
     return x, y
 
 

@@ -1,8 +1,8 @@
-"""TensorBoard, MLflow and Weights & Biases: told of the metrics by whoever started the run.
+"""Forward metrics to TensorBoard, MLflow or W&B, from the process that started the run.
 
-A tracker is given the rows of metrics.jsonl as they come, and all of them again when a resumed run has cut the file
-back. Each is imported when it is asked for. Where a server is and who may use it stands in its own environment
-variables: none of them is read here, written down or repeated in a message.
+A tracker gets the rows of metrics.jsonl as they are written, and all of them again when a resumed run has truncated the
+file. Each library is imported only if it is configured. Server addresses and credentials are read by the libraries from
+their own environment variables; they are never stored or repeated in a message.
 """
 
 from __future__ import annotations
@@ -22,48 +22,52 @@ from ....datasets.storage.atomic import write_json
 from ..config import TrainConfig
 from ..run_folder import TrainingRefused
 
-_DISTRIBUTIONS = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # imported under these names
+_DISTRIBUTIONS = {
+    "tensorboard": "tensorboardX",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
+}  # names of distribution and module
 
 
 class Tracker(Protocol):
-    """Who is told of the metrics."""
+    """Interface of an experiment tracker."""
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Take rows of metrics.jsonl, in order; steps that were given before may come again."""
+        """Record rows of metrics.jsonl, in order; steps may be repeated."""
 
     def close(self) -> None:
-        """No more rows will come."""
+        """Finish after the last row."""
 
 
-def refuse_missing(config: TrainConfig) -> str | None:
-    """What is wrong with `trackers`: a package that is not installed; None if nothing is."""
+def missing_tracker(config: TrainConfig) -> str | None:
+    """Describe the first configured tracker whose package is not installed; None if all are."""
     for name in config.trackers:
         if importlib.util.find_spec(_DISTRIBUTIONS[name]) is None:
-            return f"trackers: {name} needs the package {_DISTRIBUTIONS[name]}: pip install it, or leave {name} out"
+            return f"trackers: {name} needs the package {_DISTRIBUTIONS[name]}: install it with pip, or remove {name}"
     return None
 
 
 def open_trackers(config: TrainConfig, out: Path) -> list[Tracker]:
-    """The trackers of a run.
+    """Open the trackers of a run.
 
     Raises:
-        TrainingRefused: one is not installed.
+        TrainingRefused: a package is not installed.
     """
-    missing = refuse_missing(config)
+    missing = missing_tracker(config)
     if missing:
         raise TrainingRefused(missing)
     kinds: dict[str, Any] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WeightsAndBiases}
-    return [Patient(name, partial(kinds[name], out, config)) for name in config.trackers]
+    return [RetryingTracker(name, partial(kinds[name], out, config)) for name in config.trackers]
 
 
-class Patient:
-    """A tracker that may fail without failing the training: what it did not take is given to it again later.
+class RetryingTracker:
+    """Wrapper that retries a failing tracker later, so that training never fails because of it.
 
-    The first failure in a row is told, without what it quotes of addresses and environment.
+    The first of consecutive failures is logged, without credentials.
 
     Args:
-        name: for the message.
-        begin: opens the tracker; tried again as long as it fails.
+        name: name in log messages.
+        begin: opens the tracker; retried while it fails.
     """
 
     def __init__(self, name: str, begin: Callable[[], Tracker]) -> None:
@@ -73,7 +77,7 @@ class Patient:
         self._has_failed = False
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Give it these rows and those that wait."""
+        """Send these rows and those that failed before."""
         self._waiting += rows
         if not self._waiting and self._tracker is not None:
             return
@@ -82,27 +86,27 @@ class Patient:
                 self._tracker = self._begin()
             if self._waiting:
                 self._tracker.add(self._waiting)
-        except Exception as error:  # each library has its own for what a server or a network does
+        except Exception as error:  # each library has its own exceptions for server and network errors
             if not self._has_failed:
                 logging.getLogger(__name__).warning(
-                    "%s takes no metrics (%s); training goes on", self._name, _told(error)
+                    "%s does not accept metrics (%s); training continues", self._name, _redacted(error)
                 )
             self._has_failed = True
         else:
             self._waiting, self._has_failed = [], False
 
     def close(self) -> None:
-        """A last attempt at what waits; a later start of the run tells what is missing then."""
+        """Retry the remaining rows and close; the next start of the run sends what is still missing."""
         self.add([])
         try:
             if self._tracker is not None:
                 self._tracker.close()
         except Exception as error:
-            logging.getLogger(__name__).warning("%s could not be closed (%s)", self._name, _told(error))
+            logging.getLogger(__name__).warning("%s could not be closed (%s)", self._name, _redacted(error))
 
 
-def _told(error: Exception) -> str:
-    """What went wrong, in a line, without credentials: users in addresses, and values of variables that are secret."""
+def _redacted(error: Exception) -> str:
+    """Format an error in one line without credentials: users in URLs and values of secret environment variables."""
     line = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     line = re.sub(r"://[^/@\s]+@", "://…@", line)
     for name, value in os.environ.items():
@@ -116,7 +120,7 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """OUT/tensorboard, an image of metrics.jsonl: made anew at every start, so that no step is in it twice."""
+    """Writer of OUT/tensorboard, rebuilt from metrics.jsonl at every start so that no step appears twice."""
 
     def __init__(self, out: Path, config: TrainConfig) -> None:
         self._folder = out / "tensorboard"
@@ -125,7 +129,7 @@ class TensorBoard:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """As scalars by name."""
+        """Write the rows as scalars."""
         for row in rows:
             if row["step"] <= self._last:
                 self.close()
@@ -139,16 +143,16 @@ class TensorBoard:
             self._last = row["step"]
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
-class _Remembered:
-    """A run on somebody's server, which a resumed training goes on with.
+class _ResumableTracker:
+    """Base of trackers with a server-side run, which a resumed training continues.
 
-    The server keeps what it was told. Steps that are taken again give the same numbers, so they are not told again.
+    Repeated steps give the same numbers, so steps that were already sent are skipped.
     """
 
     name = ""
@@ -160,10 +164,10 @@ class _Remembered:
         self._id = self._begin(out, config, known.get("run"))
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """What is new since the last step that was told."""
+        """Send the rows after the last step that was sent."""
         new = [row for row in rows if row["step"] > self._last]
         for row in new:
-            self._tell(_numbers(row), row["step"])
+            self._log(_numbers(row), row["step"])
         if new:
             self._last = new[-1]["step"]
             write_json(self._file, {"run": self._id, "step": self._last})
@@ -171,12 +175,12 @@ class _Remembered:
     def _begin(self, out: Path, config: TrainConfig, run: str | None) -> str:
         raise NotImplementedError
 
-    def _tell(self, numbers: dict[str, float], step: int) -> None:
+    def _log(self, numbers: dict[str, float], step: int) -> None:
         raise NotImplementedError
 
 
-class MLflow(_Remembered):
-    """Where `MLFLOW_TRACKING_URI` says; without it in OUT/mlflow.db, for `mlflow ui --backend-store-uri sqlite:///…`."""
+class MLflow(_ResumableTracker):
+    """Tracker at `MLFLOW_TRACKING_URI`, or OUT/mlflow.db for `mlflow ui --backend-store-uri sqlite:///…`."""
 
     name = "mlflow"
 
@@ -191,18 +195,18 @@ class MLflow(_Remembered):
             mlflow.log_params(config.model_dump(mode="json"))
         return str(active.info.run_id)
 
-    def _tell(self, numbers: dict[str, float], step: int) -> None:
+    def _log(self, numbers: dict[str, float], step: int) -> None:
         self._mlflow.log_metrics(numbers, step=step)
 
     def close(self) -> None:
-        """End the run there."""
+        """End the server-side run."""
         self._mlflow.end_run()
 
 
-class WeightsAndBiases(_Remembered):
-    """Where `WANDB_…` variables say; with `WANDB_MODE=offline` into OUT/wandb, for `wandb sync`.
+class WeightsAndBiases(_ResumableTracker):
+    """Tracker configured by the `WANDB_…` variables; with `WANDB_MODE=offline` in OUT/wandb, for `wandb sync`.
 
-    It is told metrics and configuration, and sees how busy the machine is: not its name, the terminal, or the code.
+    It sends metrics, configuration and machine utilisation, but not the host name, the terminal output or the code.
     """
 
     name = "wandb"
@@ -215,9 +219,9 @@ class WeightsAndBiases(_Remembered):
         self._run = wandb.init(id=run, resume="allow", settings=quiet, **named)
         return str(self._run.id)
 
-    def _tell(self, numbers: dict[str, float], step: int) -> None:
+    def _log(self, numbers: dict[str, float], step: int) -> None:
         self._run.log(numbers, step=step)
 
     def close(self) -> None:
-        """End the run there."""
+        """End the server-side run."""
         self._run.finish()

@@ -1,1 +1,1 @@
-"""What must hold before a stage starts, and what it will cost."""
+"""Checks and cost estimates before a stage starts."""

@@ -1,4 +1,4 @@
-"""The base model of a run: found, named by its digest, and its sizes read, without loading weights."""
+"""Base model of a run: find it, compute its digest and read its configuration, without loading weights."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from ....datasets.storage import Location, is_address, location
 from ....datasets.storage.files import needs_download
 from ....models.checkpoints import folders
-from ....models.weights import lookup as weights
+from ....models.weights import lookup
 from ..config import TrainConfig
 from ..run_folder import TrainingRefused
 
 
 def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | None, fetch: bool) -> dict[str, Any]:
-    """Source, path and digest of the base; without `base`, those that the parent names.
+    """Find source, path and digest of the base; without `base`, the one that the parent's record names.
 
-    Path and digest are None where it is not on this machine and `fetch` is off.
+    Path and digest are None if it is not on this machine and `fetch` is off.
 
     Raises:
-        TrainingRefused: there is none, parts of it are missing, or it is another than the parent's.
+        TrainingRefused: no base is given, parts of it are missing, or it differs from the parent's.
         ComponentsError: it cannot be found.
     """
     if base is None and parent is not None:
@@ -34,60 +34,60 @@ def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | No
     missing = folders.missing_parts(folder, names)
     if missing:
         raise TrainingRefused(
-            f"base: {folder} has no {' and no '.join(missing)}: it is a pipeline's folder neither in diffusers' layout "
-            "nor in Wan's own"
+            f"base: {folder} has no {' and no '.join(missing)}: expected a pipeline folder in diffusers' or Wan's "
+            "layout"
         )
     digest = folders.part_digest(folder, "transformer")
     if parent is not None and parent["base"]["digest"] != digest:
         raise TrainingRefused(
-            f"base: {base} holds another transformer (digest {digest[:12]}…) than the base that the checkpoint was "
+            f"base: {base} has another transformer (digest {digest[:12]}…) than the base that the checkpoint was "
             f"trained from ({parent['base']['digest'][:12]}…, {parent['base']['path']})"
         )
-    # One on a store is named as such: each machine that loads it fetches it.
+    # A base on a store keeps its address: each machine downloads it.
     return {"source": str(base), "path": str(base) if is_address(base) else str(folder), "digest": digest}
 
 
 def constructor_arguments(source: Location | str, fetch: bool) -> dict[str, Any]:
-    """Of the transformer in a pipeline's folder, from headers alone.
+    """Read the transformer's constructor arguments from the headers in a pipeline's folder.
 
-    With `fetch` off, of one that is not on this machine only `config.json` is read. One that has none in diffusers'
-    words is taken to be Wan 14B, which the bases of the catalogue are: nothing is returned.
+    With `fetch` off, only `config.json` of a remote base is read. Without one in diffusers' format the result is empty,
+    which means Wan 14B, the size of all bases in the catalogue.
     """
     from ....models.checkpoints.transformer_files import transformer_config
 
-    if not fetch and _is_elsewhere(str(source)):
-        return _stated(str(source))
-    here = folders.resolve_folder(str(source), ("transformer",))
-    return transformer_config(folders.part_path(here, "transformer") or here)
+    if not fetch and _is_remote(str(source)):
+        return _remote_arguments(str(source))
+    folder = folders.resolve_folder(str(source), ("transformer",))
+    return transformer_config(folders.part_path(folder, "transformer") or folder)
 
 
 def _local_folder(base: str, names: list[str], fetch: bool) -> Path | None:
-    """The local folder of a base; None if it would have to be downloaded and must not be."""
-    if not fetch and _is_elsewhere(base):
+    """Return the local folder of a base; None if it is remote and `fetch` is off."""
+    if not fetch and _is_remote(base):
         return None
     return folders.resolve_folder(base, names).resolve()
 
 
-def _is_elsewhere(place: str) -> bool:
-    """Whether a place is a store's, or a hub id whose files are not on this machine."""
+def _is_remote(place: str) -> bool:
+    """Return whether a base is on a store or the hub and not on this machine."""
     if is_address(place):
         return needs_download(location(place))
-    return folders.is_hub_id(place) and not Path(place).exists() and weights.find_hub_id(place) is None
+    return folders.is_hub_id(place) and not Path(place).exists() and lookup.find_hub_id(place) is None
 
 
-def _stated(place: str) -> dict[str, Any]:
-    """What `config.json` on a store or a hub says in diffusers' words; the catalogue's bases need not be asked."""
-    if any(row.hub_id == place for row in weights.CATALOGUE):
+def _remote_arguments(place: str) -> dict[str, Any]:
+    """Read `config.json` in diffusers' format from a store or the hub; empty for bases in the catalogue."""
+    if any(row.hub_id == place for row in lookup.CATALOGUE):
         return {}
     for name in ("transformer/config.json", "config.json"):
-        text = _text_of(place, name)
-        told = json.loads(text) if text is not None else {}
-        if "num_attention_heads" in told:
-            return {name: value for name, value in told.items() if not name.startswith("_")}
+        text = _read_remote(place, name)
+        config = json.loads(text) if text is not None else {}
+        if "num_attention_heads" in config:
+            return {name: value for name, value in config.items() if not name.startswith("_")}
     return {}
 
 
-def _text_of(place: str, name: str) -> bytes | None:
+def _read_remote(place: str, name: str) -> bytes | None:
     if is_address(place):
         try:
             return (location(place) / name).read_bytes()
@@ -98,11 +98,11 @@ def _text_of(place: str, name: str) -> bytes | None:
 
     try:
         return Path(hf_hub_download(place, name)).read_bytes()
-    except LocalEntryNotFoundError as error:  # no copy here, and no network
-        raise TrainingRefused(f"base: {place} is no folder, and the model hub cannot be reached: {error}") from error
+    except LocalEntryNotFoundError as error:  # not cached, and no network
+        raise TrainingRefused(f"base: {place} is not a folder, and the model hub cannot be reached: {error}") from error
     except EntryNotFoundError:
         return None
-    except Exception as error:  # the hub's client raises its own, requests', httpx's and the system's errors
+    except Exception as error:  # the hub client raises its own, requests', httpx's and OS errors
         raise TrainingRefused(
-            f"base: {place} is no folder, and cannot be had from the model hub ({type(error).__name__})"
+            f"base: {place} is not a folder, and cannot be read from the model hub ({type(error).__name__})"
         ) from error

@@ -1,4 +1,4 @@
-"""How long a stage will take, and what it would need with other settings: numbers for a person to choose by."""
+"""Estimate the duration of a stage, and its memory with other settings."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import Any
 from pydantic import ValidationError
 
 from ....datasets.shards import Bucket
-from .. import flops as cost
+from .. import flops
 from ..config import TrainConfig
 from ..metrics.metrics_file import read_rows
 from . import footprint
 
-_MEASURED_STEPS = 50  # a rate is the median of so many steps, the last ones
+_MEASURED_STEPS = 50  # the measured rate is the median of this many last steps
 
-# How activations may be kept for the backward pass.
-_KEEPING: dict[str, dict[str, bool]] = {
+# Ways to save activations for the backward pass.
+_ACTIVATIONS: dict[str, dict[str, bool]] = {
     "everything": {"gradient_checkpointing": False},
     "block inputs and attention": {"gradient_checkpointing": True, "keep_attention_outputs": True},
     "block inputs": {"gradient_checkpointing": True},
     "block inputs, on the host": {"gradient_checkpointing": True, "offload_activations": True},
 }
-_NOT_KEPT = {"gradient_checkpointing": False, "keep_attention_outputs": False, "offload_activations": False}
+_ALL_SAVED = {"gradient_checkpointing": False, "keep_attention_outputs": False, "offload_activations": False}
 
 
-def mean_step_flops(config: TrainConfig, network: cost.Network, buckets: list[Bucket]) -> cost.Flops:
-    """Operations of one optimizer step of all workers, the mean over clips of these sizes."""
-    each = {bucket: cost.step_flops(config, network, bucket) for bucket in set(buckets)}
+def mean_step_flops(config: TrainConfig, network: flops.Network, buckets: list[Bucket]) -> flops.Flops:
+    """Compute the FLOPs of one optimizer step over all workers, averaged over clips of these sizes."""
+    each = {bucket: flops.step_flops(config, network, bucket) for bucket in set(buckets)}
     clips = config.global_batch_size
-    return cost.Flops(
+    return flops.Flops(
         model=clips * statistics.fmean(each[bucket].model for bucket in buckets),
         hardware=clips * statistics.fmean(each[bucket].hardware for bucket in buckets),
     )
@@ -41,30 +41,30 @@ def mean_step_flops(config: TrainConfig, network: cost.Network, buckets: list[Bu
 
 def seconds_a_step(
     config: TrainConfig,
-    network: cost.Network,
+    network: flops.Network,
     buckets: list[Bucket],
     *,
     out: Path,
     fork: Path | None = None,
     tflops: float | None = None,
 ) -> tuple[float | None, str | None]:
-    """(seconds, where they are from); (None, None) where there is nothing to go by.
+    """Estimate (seconds per step, source of the estimate); (None, None) if it is unknown.
 
-    `given`: operations over `tflops` of each worker. `measured`: the median of the newest steps in `out`. `measured in
-    the fork`: of those in `fork`, by the operations and the workers of either's step.
+    `given`: operations divided by `tflops` per worker. `measured`: median of the newest steps in `out`. `measured in
+    the fork`: median of those in `fork`, scaled by operations and workers.
     """
-    flops = mean_step_flops(config, network, buckets).hardware
+    step_flops = mean_step_flops(config, network, buckets).hardware
     workers = max(config.num_workers, 1)
     if tflops is not None:
-        return flops / (workers * tflops * 1e12), "given"
+        return step_flops / (workers * tflops * 1e12), "given"
     if taken := _measured(out):
         return taken, "measured"
     if fork is not None and (taken := _measured(fork)):
         begun = json.loads((fork / "start.json").read_text())["config"]
         known = {name: value for name, value in begun.items() if name in TrainConfig.model_fields}
         other = TrainConfig.model_validate({**config.model_dump(mode="json"), **known})
-        theirs = mean_step_flops(other, network, buckets).hardware / max(other.num_workers, 1)
-        return taken * (flops / workers) / theirs, "measured in the fork"
+        fork_flops = mean_step_flops(other, network, buckets).hardware / max(other.num_workers, 1)
+        return taken * (step_flops / workers) / fork_flops, "measured in the fork"
     return None, None
 
 
@@ -73,46 +73,46 @@ def _measured(out: Path) -> float | None:
     return statistics.median(seconds) if seconds else None
 
 
-def memory_by_setting(config: TrainConfig, network: cost.Network, bucket: Bucket) -> list[dict[str, Any]]:
-    """Memory of a GPU and of the host, and operations, for every way to spread the same step.
+def memory_by_setting(config: TrainConfig, network: flops.Network, bucket: Bucket) -> list[dict[str, Any]]:
+    """Compute GPU memory, host memory and FLOPs for all memory settings of the same step.
 
-    The ways are ZeRO's stage, where the optimizer is, and what is kept for the backward pass; `is_set` marks the
-    configuration's own.
+    The settings are the ZeRO stage, the place of the optimizer, and the activations saved for the backward pass;
+    `is_set` marks the current configuration.
     """
     rows = []
-    for zero_stage, offload, (kept, keeping) in product((2, 3), (False, True), _KEEPING.items()):
-        way = changed(config, zero_stage=zero_stage, offload_optimizer=offload, **{**_NOT_KEPT, **keeping})
+    for zero_stage, offload, (name, saving) in product((2, 3), (False, True), _ACTIVATIONS.items()):
+        way = with_settings(config, zero_stage=zero_stage, offload_optimizer=offload, **{**_ALL_SAVED, **saving})
         if way is not None:
             rows.append({
                 "zero_stage": zero_stage,
                 "offload_optimizer": offload,
-                "kept_for_backward": kept,
+                "kept_for_backward": name,
                 "is_set": way == config,
                 "gpu_memory_bytes": footprint.gpu_memory(way, network, bucket)["total"],
                 "host_memory_bytes": footprint.host_memory(way, network, bucket)["total"],
-                "hardware_flops_a_clip": cost.step_flops(way, network, bucket).hardware,
+                "hardware_flops_a_clip": flops.step_flops(way, network, bucket).hardware,
             })  # fmt: skip
     return rows
 
 
-def memory_by_size(config: TrainConfig, network: cost.Network, buckets: list[Bucket]) -> list[dict[str, Any]]:
-    """Clips, tokens, memory of a GPU and operations of every size that the cache holds, the largest first."""
+def memory_by_size(config: TrainConfig, network: flops.Network, buckets: list[Bucket]) -> list[dict[str, Any]]:
+    """Compute clips, tokens, GPU memory and FLOPs for every clip size in the cache, the largest first."""
     return [
         {
             "num_frames": bucket[0],
             "height": bucket[1],
             "width": bucket[2],
             "clips": buckets.count(bucket),
-            "tokens": cost.num_tokens(network, bucket),
+            "tokens": flops.num_tokens(network, bucket),
             "gpu_memory_bytes": footprint.gpu_memory(config, network, bucket)["total"],
-            "hardware_flops_a_clip": cost.step_flops(config, network, bucket).hardware,
+            "hardware_flops_a_clip": flops.step_flops(config, network, bucket).hardware,
         }
-        for bucket in sorted(set(buckets), key=lambda size: -cost.num_tokens(network, size))
+        for bucket in sorted(set(buckets), key=lambda size: -flops.num_tokens(network, size))
     ]
 
 
-def ways_to_need_less(config: TrainConfig, network: cost.Network, bucket: Bucket) -> Iterator[tuple[str, int]]:
-    """(what to set, bytes of a GPU with it alone) for all that would need less than the configuration does."""
+def memory_reductions(config: TrainConfig, network: flops.Network, bucket: Bucket) -> Iterator[tuple[str, int]]:
+    """Find single changes that need less GPU memory; yield (setting, bytes of a GPU with it)."""
     now = footprint.gpu_memory(config, network, bucket)["total"]
     micro_batches = config.global_batch_size // max(config.num_workers, 1)
     changes: dict[str, dict[str, Any]] = {
@@ -129,13 +129,13 @@ def ways_to_need_less(config: TrainConfig, network: cost.Network, bucket: Bucket
         },
     }
     for way, change in changes.items():
-        other = changed(config, **change)
+        other = with_settings(config, **change)
         if other is not None and (less := footprint.gpu_memory(other, network, bucket)["total"]) < now:
             yield way, less
 
 
-def changed(config: TrainConfig, **changes: Any) -> TrainConfig | None:
-    """The configuration with other settings; None where they do not go together."""
+def with_settings(config: TrainConfig, **changes: Any) -> TrainConfig | None:
+    """Return the configuration with other settings; None if the result is not valid."""
     try:
         return TrainConfig.model_validate({**config.model_dump(), **changes})
     except ValidationError:

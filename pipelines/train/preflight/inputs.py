@@ -1,4 +1,4 @@
-"""What has to hold before a stage starts: the right parent, base and cache. Nothing here loads weights."""
+"""Check the inputs of a stage: parent checkpoint, base and cache. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ...common.older_versions import absent_fields
 from ..config import NETWORK_FIELDS, TrainConfig
 from ..data.split import split
 from ..frozen_components import frozen_parts
-from ..run_folder import TrainingRefused, checkpoint_folder, newest_sound_state, read_checkpoint_record, read_json
+from ..run_folder import TrainingRefused, checkpoint_folder, newest_intact_state, read_checkpoint_record, read_json
 from .base import constructor_arguments, find_base
 
-# What may differ between two attempts at one run without changing what is computed up to the steps already done.
+# Settings that may change when a run is resumed: they do not affect the steps already done.
 _FREE = {
     "steps",
     "checkpoint_every_steps",
@@ -42,12 +42,12 @@ _WAN_14B = {"out_channels": 16, "pose_channels": 16, "image_dim": 1280, "text_di
 
 
 @dataclass(frozen=True)
-class Start:
-    """The inputs of a stage, found and named.
+class StageInputs:
+    """Checked inputs of a stage.
 
     Attributes:
-        latents, base, from_checkpoint: absolute places; base a folder in diffusers' layout, or None where not needed.
-        record: what `run.json` says of them, with digests.
+        latents, base, from_checkpoint: absolute paths or addresses; None if not needed or not on this machine.
+        record: their entries in `run.json`, with digests.
         transformer_config: constructor arguments of the transformer that the stage starts from.
         shards: the open latents folder.
     """
@@ -60,16 +60,16 @@ class Start:
     shards: ShardDataset
 
 
-def check_start(
+def check_inputs(
     config: TrainConfig, latents: Location, base: str | None, from_checkpoint: Location | None, *, fetch: bool = True
-) -> Start:
-    """Find the inputs of a stage and refuse those that do not fit together.
+) -> StageInputs:
+    """Find the inputs of a stage and check that they fit together.
 
-    With `fetch=False` nothing is downloaded but `config.json`; see `base.constructor_arguments`.
+    With `fetch=False` only `config.json` is downloaded; see `base.constructor_arguments`.
 
     Raises:
-        TrainingRefused: the message names the field.
-        ArtifactError: the latents folder is not finished or not there.
+        TrainingRefused: inputs do not fit together; the message names the field.
+        ArtifactError: the latents folder is missing or not finished.
         ComponentsError: the base cannot be found.
     """
     parent = _check_parent(config, from_checkpoint)
@@ -91,7 +91,7 @@ def check_start(
         "validation": split(shards, config).record(),
         "code_version": __version__,
     }
-    return Start(
+    return StageInputs(
         latents=latents.resolve(),
         base=location(base_record["path"]) if base_record["path"] else None,
         from_checkpoint=location(begins_from) if from_checkpoint else None,
@@ -104,11 +104,11 @@ def check_start(
 def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict[str, Any] | None:
     if config.stage == 1:
         if from_checkpoint is not None:
-            raise TrainingRefused("from_checkpoint: stage 1 starts from --base alone; stages 2 and 3 take --from")
+            raise TrainingRefused("from_checkpoint: stage 1 starts from --base; only stages 2 and 3 take --from")
         return None
     if from_checkpoint is None:
         raise TrainingRefused(
-            f"from_checkpoint: stage {config.stage} needs --from, stage {config.stage - 1}'s checkpoint"
+            f"from_checkpoint: stage {config.stage} needs --from, the checkpoint of stage {config.stage - 1}"
         )
     parent = read_checkpoint_record(from_checkpoint)
     if parent["stage"] != config.stage - 1:
@@ -117,23 +117,23 @@ def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict
             f"from stage {config.stage - 1}"
         )
     wanted = config.model_dump(mode="json", include=set(NETWORK_FIELDS))
-    theirs = {**absent_fields(TrainConfig), **parent["config"]}
+    parent_config = {**absent_fields(TrainConfig), **parent["config"]}
     for name, value in wanted.items():
-        if theirs[name] != value:
-            raise TrainingRefused(f"{name}: the checkpoint has {theirs[name]!r}, the configuration {value!r}")
+        if parent_config[name] != value:
+            raise TrainingRefused(f"{name}: the checkpoint has {parent_config[name]!r}, the configuration {value!r}")
     return parent
 
 
 def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, transformer: dict[str, Any]) -> None:
-    """Sizes and origin of the cached tensors against the configuration, the base and the transformer."""
+    """Check sizes and origin of the cached tensors against the configuration, the base and the transformer."""
     from ....models.checkpoints import folders
 
     cached_with = shards.record.get("components", {}).get("digests", {})
     folder = folders.resolve_folder(base, ("vae",)) if cached_with and base else None
     for name, digest in cached_with.items():
-        # What the base does not have (a captioner, encoders that were not fetched) cannot be compared.
-        exists_locally = folder and name in folders.NAMES and not folders.missing_parts(folder, (name,))
-        if folder and exists_locally and folders.part_digest(folder, name) != digest:
+        # Components that the base does not have (a captioner, encoders that were not downloaded) cannot be compared.
+        is_here = folder and name in folders.NAMES and not folders.missing_parts(folder, (name,))
+        if folder and is_here and folders.part_digest(folder, name) != digest:
             raise TrainingRefused(
                 f"{name}: {shards.path} was cached with another {'VAE' if name == 'vae' else name} (digest "
                 f"{digest[:12]}…) than the one in {base}"
@@ -141,7 +141,7 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
     for num_frames in sorted({bucket[0] for bucket in shards.bucket.values()}):
         if num_frames != config.num_frames:
             raise TrainingRefused(
-                f"num_frames: {shards.path} was cached with {num_frames} frames a clip, the configuration says "
+                f"num_frames: {shards.path} was cached with {num_frames} frames per clip, but the configuration has "
                 f"{config.num_frames}"
             )
     key = shards.keys[0]
@@ -155,7 +155,7 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
     for name, sizes in wanted.items():
         if shapes[name][:2] != sizes:
             raise TrainingRefused(
-                f"{name}: {shards.path} holds (channels, latent frames) {shapes[name][:2]}, this run needs {sizes}"
+                f"{name}: {shards.path} has (channels, latent frames) {shapes[name][:2]}, but this run needs {sizes}"
             )
     for name, field in (
         ("image_embeds", "image_dim"),
@@ -164,21 +164,21 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
     ):
         if shapes[name][-1] != transformer[field]:
             raise TrainingRefused(
-                f"{name}: {shards.path} holds features of width {shapes[name][-1]}, the transformer's {field} is "
+                f"{name}: {shards.path} has features of width {shapes[name][-1]}, but the transformer's {field} is "
                 f"{transformer[field]}: the cache was made with other components"
             )
 
 
 def _data_digest(latents: dict[str, Any]) -> str:
-    """Names a cache by what it was made of, not by when and where."""
+    """Compute a digest of a cache from its inputs and settings, not from time and place."""
     made_of = [latents.get(name) for name in ("config", "num_frames", "fps", "buckets", "counts")]
     origins = [latents.get("inputs", {}).get("digest"), latents.get("components", {}).get("digests")]
-    by = [latents["rules"]] if "rules" in latents else []  # a cache of an earlier version has the digest that it had
+    by = [latents["rules"]] if "rules" in latents else []  # caches of earlier versions keep their digest
     return json_digest([*made_of, *origins, *by])
 
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:
-    """What two attempts at one run have in common: settings that matter, and the digests of what goes in."""
+    """Return what must be the same when a run is resumed: its fixed settings and the digests of its inputs."""
     same: dict[str, Any] = {
         "config": {name: value for name, value in record["config"].items() if name not in _FREE},
         **{name: record[name] and record[name]["digest"] for name in ("latents", "base", "parent")},
@@ -186,28 +186,28 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(same)))
 
 
-def read_begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """`identity` of the run in a folder; fields of `record` that its version did not know count as what it did.
+def read_identity(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Read the `identity` of the run in a folder; fields that its version did not know get their old behaviour.
 
     Raises:
         TrainingRefused: the file is damaged.
     """
-    told = read_json(folder / "start.json")
-    config = {name: value for name, value in told.get("config", {}).items() if name not in _FREE}
-    return with_absent({**told, "config": config}, identity(record), {"config": absent_fields(TrainConfig)})
+    begun = read_json(folder / "start.json")
+    config = {name: value for name, value in begun.get("config", {}).items() if name not in _FREE}
+    return with_absent({**begun, "config": config}, identity(record), {"config": absent_fields(TrainConfig)})
 
 
-def compared_with(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """`identity` beside that of a run that was begun; a base that was not looked at, for a plan, counts as the same."""
+def comparable_identity(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """Return `identity(record)` to compare with a begun run; a base that a plan did not read counts as the same."""
     now = identity(record)
     return now if now["base"] is not None else {**now, "base": begun["base"]}
 
 
 def check_same_run(out: Path, record: dict[str, Any]) -> None:
-    """Let `out` be begun, or gone on with by the same run.
+    """Check that `out` is new or resumed by the same run, and write start.json if it is new.
 
     Raises:
-        TrainingRefused: as `refuse_other_run`.
+        TrainingRefused: see `refuse_other_run`.
     """
     refuse_other_run(out, record)
     if not (out / "start.json").exists():
@@ -215,43 +215,47 @@ def check_same_run(out: Path, record: dict[str, Any]) -> None:
 
 
 def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
-    """Nothing, if `out` is new or was begun by the same run; more steps are welcome, and other workers for its batches.
+    """Check that `out` is new or was begun by the same run; more steps, and other workers for its batches, are allowed.
 
     Raises:
-        TrainingRefused: the folder was begun with other settings or inputs; every change is named, old → new. Or the
-            newest state has more steps than are asked, or no room to be converted for so many workers.
+        TrainingRefused: the folder was begun with other settings or inputs (the message lists each change, old → new),
+            its newest state has more steps than requested, or the disk is too full to convert it for these workers.
     """
     file = out / "start.json"
     if not file.exists():
         return
-    begun = read_begun(out, record)
-    changes = list(differences(begun, _with_workers_of(begun, compared_with(begun, record))))
+    begun = read_identity(out, record)
+    changes = list(differences(begun, _with_workers_of(begun, comparable_identity(begun, record))))
     if changes:
         hint = ""
         if any(change.startswith("config.num_workers:") for change in changes):
-            hint = "\nAnother num_workers is taken where the global batch stays: global_batch_size = num_workers × "
+            hint = (
+                "\nAnother num_workers is allowed if the global batch is the same: global_batch_size = num_workers × "
+            )
             hint += "gradient_accumulation × clips in one forward pass"
         raise TrainingRefused(
-            f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to go on from its "
-            "newest state:\n" + "\n".join(f"  {change}" for change in changes) + hint
+            f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to start from its "
+            "newest training state:\n" + "\n".join(f"  {change}" for change in changes) + hint
         )
-    newest = newest_sound_state(out)
+    newest = newest_intact_state(out)
     if newest is None:
         return
     steps, state = newest
     if steps > record["config"]["steps"]:
-        raise TrainingRefused(f"steps: {out} has {steps} steps behind it already, {record['config']['steps']} asked")
+        raise TrainingRefused(
+            f"steps: {record['config']['steps']} steps requested, but {out} already has {steps}: give at least {steps}"
+        )
     from ..resume.universal import refuse_without_room
 
     refuse_without_room(state, max(record["config"]["num_workers"], 1))
 
 
 def _with_workers_of(begun: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """`wanted` with the number of workers of `begun`, and their micro-batches, where its global batch is the same.
+    """Return `wanted` with workers and accumulation of `begun`, if the workers differ and the global batch is the same.
 
-    Micro-batches alone are no other workers: then a run would go on otherwise without a reason.
+    With the same workers, a change of gradient accumulation alone is not allowed.
     """
-    ours, theirs = wanted["config"], begun["config"]
-    if ours["num_workers"] == theirs["num_workers"] or ours["global_batch_size"] != theirs["global_batch_size"]:
+    new, old = wanted["config"], begun["config"]
+    if new["num_workers"] == old["num_workers"] or new["global_batch_size"] != old["global_batch_size"]:
         return wanted
-    return {**wanted, "config": {**ours, **{name: theirs[name] for name in ("num_workers", "gradient_accumulation")}}}
+    return {**wanted, "config": {**new, **{name: old[name] for name in ("num_workers", "gradient_accumulation")}}}

@@ -1,4 +1,4 @@
-"""Whether a stage will fit and how long it will take, said before any GPU is taken."""
+"""Plan a stage before it uses a GPU: whether it fits, what it needs, and how long it takes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ....datasets.storage import Location
 from ....datasets.storage.digests import json_digest
 from ..config import TrainConfig
 from ..data.split import split
-from ..metrics.trackers import refuse_missing
+from ..metrics.trackers import missing_tracker
 from ..publish import run_folder
 from ..run_folder import TrainingRefused, steps_done
 from .fork import check_fork
-from .inputs import Start, check_start, refuse_other_run
+from .inputs import StageInputs, check_inputs, refuse_other_run
 
 if TYPE_CHECKING:
     from ..flops import Network
@@ -38,51 +38,49 @@ def plan(
     tflops: float | None = None,
     gpu_memory_gb: float | None = None,
 ) -> dict[str, Any]:
-    """What `run` would do and need, without loading a weight.
+    """Compute what `run` would do and need, without loading weights.
 
     Args:
         config: the stage.
         latents: see `run`.
-        base: see `run`; of one that is not on this machine nothing is fetched but `config.json`.
+        base: see `run`; of a base that is not on this machine only `config.json` is downloaded.
         out: see `run`.
         from_checkpoint: see `run`.
         address: see `run`.
         fork: see `run`.
-        tflops: 10¹² operations that one GPU does in a second; None: the rate of the steps already taken in `out`, or
-            of those in `fork`.
-        gpu_memory_gb: memory of one GPU, 10⁹ bytes; None: of this machine's, unless `address` names another.
+        tflops: 10¹² operations per second of one GPU; None: the rate of the steps already taken in `out` or `fork`.
+        gpu_memory_gb: memory of one GPU in 10⁹ bytes; None: that of this machine's GPU, unless `address` is given.
 
     Returns:
-        JSON values: steps, samples, parameters, bytes of GPU, host and disk by what they hold, memory with other
-        settings and by size of clip, operations a step, hours left (null without a rate), `sizes_assumed` (the network
-        that is counted where the base's sizes are not known here, else null), and `refusals`, sentences of which `run`
-        would raise the first. `shown.table` puts them down for a person.
+        JSON values: steps, samples, parameters, bytes of GPU, host and disk by content, memory with other settings and
+        by clip size, operations per step, hours left (null without a rate), `sizes_assumed` (the network assumed if the
+        base's sizes are unknown, else null), and `refusals`, of which `run` would raise the first. See `table.table`.
 
     Raises:
-        TrainingRefused: the inputs do not fit together, so that there is nothing to plan.
+        TrainingRefused: the inputs do not fit together.
     """
-    from .. import flops as cost
+    from .. import flops
     from . import disk, footprint, forecast
 
-    start = check_start(config, latents, base, from_checkpoint, fetch=False)
-    here, other = run_folder(out), run_folder(fork).resolve() if fork is not None else None
-    keys, sampler = _order(config, start)
-    buckets = [start.shards.bucket[key] for key in keys]
-    network, largest = cost.count(config, start.transformer_config), _largest(start)
-    flops = forecast.mean_step_flops(config, network, buckets)
-    on_disk = disk.needed_bytes(config, start, network, sampler, keys)
-    refusals = list(_other_runs(start, here, other))
-    forked = check_fork(other, here, start.record) if other is not None and not refusals else None
-    done = forked.steps if forked else steps_done(here)
-    seconds, rate_from = forecast.seconds_a_step(config, network, buckets, out=here, fork=other, tflops=tflops)
+    inputs = check_inputs(config, latents, base, from_checkpoint, fetch=False)
+    folder, fork_folder = run_folder(out), run_folder(fork).resolve() if fork is not None else None
+    keys, sampler = _order(config, inputs)
+    buckets = [inputs.shards.bucket[key] for key in keys]
+    network, largest = flops.count(config, inputs.transformer_config), _largest(inputs)
+    step_flops = forecast.mean_step_flops(config, network, buckets)
+    on_disk = disk.needed_bytes(config, inputs, network, sampler, keys)
+    refusals = list(_folder_conflicts(inputs, folder, fork_folder))
+    forked = check_fork(fork_folder, folder, inputs.record) if fork_folder is not None and not refusals else None
+    done = forked.steps if forked else steps_done(folder)
+    seconds, rate_from = forecast.seconds_a_step(config, network, buckets, out=folder, fork=fork_folder, tflops=tflops)
     return {
         "stage": config.stage,
         "out": str(out.resolve()),
         "steps": config.steps,
         "steps_done": done,
-        "forked_from": forked and {"path": str(other), "steps": forked.steps, "changes": forked.changes},
+        "forked_from": forked and {"path": str(fork_folder), "steps": forked.steps, "changes": forked.changes},
         "samples": len(keys),
-        "validation": start.record["validation"],
+        "validation": inputs.record["validation"],
         "batches_per_epoch": sampler.steps_per_epoch,
         "epochs": config.steps / sampler.steps_per_epoch,
         "repeated_per_epoch": sampler.num_repeated,
@@ -94,39 +92,39 @@ def plan(
         "host_memory_bytes": footprint.host_memory(config, network, largest),
         "memory_by_setting": forecast.memory_by_setting(config, network, largest) if config.use_gpu else None,
         "memory_by_size": forecast.memory_by_size(config, network, buckets) if config.use_gpu else None,
-        "engine_state_bytes": footprint.engine_state_bytes(config, network),
+        "engine_state_bytes": footprint.training_state_bytes(config, network),
         "disk_bytes": on_disk,
-        "disk_free_bytes": disk.free_bytes(here),
-        "model_flops_a_step": flops.model,
-        "hardware_flops_a_step": flops.hardware,
+        "disk_free_bytes": disk.free_bytes(folder),
+        "model_flops_a_step": step_flops.model,
+        "hardware_flops_a_step": step_flops.hardware,
         "seconds_a_step": seconds,
         "rate_from": rate_from,
         "hours_left": None if seconds is None else max(config.steps - done, 0) * seconds / 3600,
-        "refusals": refusals + list(_refusals(config, start, network, on_disk, here, address, gpu_memory_gb)),
+        "refusals": refusals + list(_refusals(config, inputs, network, on_disk, folder, address, gpu_memory_gb)),
         "config_digest": json_digest(config.model_dump(mode="json")),
-        "base": start.record["base"],
-        "sizes_assumed": None if start.transformer_config else "Wan 14B",
-        "parent": start.record["parent"],
-        "latents": start.record["latents"],
+        "base": inputs.record["base"],
+        "sizes_assumed": None if inputs.transformer_config else "Wan 14B",
+        "parent": inputs.record["parent"],
+        "latents": inputs.record["latents"],
     }
 
 
-def _order(config: TrainConfig, start: Start) -> tuple[tuple[str, ...], StepSampler]:
-    """Keys of the training samples, and the order in which they are taken."""
-    keys = split(start.shards, config).training
-    buckets = {key: start.shards.bucket[key] for key in keys}
+def _order(config: TrainConfig, inputs: StageInputs) -> tuple[tuple[str, ...], StepSampler]:
+    """Return the keys of the training samples, and their sampler."""
+    keys = split(inputs.shards, config).training
+    buckets = {key: inputs.shards.bucket[key] for key in keys}
     return keys, StepSampler(buckets, config.global_batch_size, config.seed)
 
 
-def _largest(start: Start) -> Bucket:
-    return max(start.shards.bucket.values(), key=lambda bucket: bucket[0] * bucket[1] * bucket[2])
+def _largest(inputs: StageInputs) -> Bucket:
+    return max(inputs.shards.bucket.values(), key=lambda bucket: bucket[0] * bucket[1] * bucket[2])
 
 
-def _other_runs(start: Start, out: Path, fork: Path | None) -> Iterator[str]:
-    """What speaks against beginning, or going on, in that folder."""
+def _folder_conflicts(inputs: StageInputs, out: Path, fork: Path | None) -> Iterator[str]:
+    """Yield the reasons why the run cannot start or resume in that folder."""
     for check in (
-        lambda: check_fork(fork, out, start.record) if fork is not None else None,
-        lambda: refuse_other_run(out, start.record),
+        lambda: check_fork(fork, out, inputs.record) if fork is not None else None,
+        lambda: refuse_other_run(out, inputs.record),
     ):
         try:
             check()
@@ -134,79 +132,81 @@ def _other_runs(start: Start, out: Path, fork: Path | None) -> Iterator[str]:
             yield str(refused)
 
 
-def refuse_what_cannot_work(config: TrainConfig, start: Start, out: Path, address: str | None) -> None:
-    """Raise `TrainingRefused` for the first thing that would fail after hours, or wait without a word."""
-    from .. import flops as cost
+def check_feasible(config: TrainConfig, inputs: StageInputs, out: Path, address: str | None) -> None:
+    """Raise `TrainingRefused` for the first problem that would appear only after hours, or make Ray wait forever."""
+    from .. import flops
     from . import disk
 
-    network = cost.count(config, start.transformer_config)
-    keys, sampler = _order(config, start)
-    on_disk = disk.needed_bytes(config, start, network, sampler, keys)
-    for refusal in _refusals(config, start, network, on_disk, out, address, None):
+    network = flops.count(config, inputs.transformer_config)
+    keys, sampler = _order(config, inputs)
+    on_disk = disk.needed_bytes(config, inputs, network, sampler, keys)
+    for refusal in _refusals(config, inputs, network, on_disk, out, address, None):
         raise TrainingRefused(refusal)
 
 
 def _refusals(
     config: TrainConfig,
-    start: Start,
+    inputs: StageInputs,
     network: Network,
     on_disk: dict[str, int],
     out: Path,
     address: str | None,
     gpu_memory_gb: float | None,
 ) -> Iterator[str]:
-    """What cannot work, as sentences that begin with the field."""
+    """Yield the reasons why the stage cannot run; each starts with the field."""
     from . import disk, footprint
 
-    missing = refuse_missing(config)
+    missing = missing_tracker(config)
     if missing:
         yield missing
     if address is None:
         yield from _missing_workers(config)
     if config.use_gpu:
         gpu_bytes = _gpu_bytes(address, gpu_memory_gb)
-        yield from _too_little_gpu_memory(config, network, _largest(start), gpu_bytes)
-        if address is None:  # on a CPU everything is host memory, and machines that swap are nobody's plan
-            yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(start)), _host_bytes())
-    yield from disk.refuse_too_little(on_disk, out)
+        yield from _too_little_gpu_memory(config, network, _largest(inputs), gpu_bytes)
+        if address is None:  # not on a CPU: there all memory is host memory
+            yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(inputs)), _host_bytes())
+    yield from disk.space_refusals(on_disk, out)
 
 
 def _missing_workers(config: TrainConfig) -> Iterator[str]:
-    """GPUs or cores that this machine does not have: a private Ray would wait for them without a word."""
+    """Yield a refusal for missing GPUs or cores: a private Ray would wait for them forever."""
     import torch
 
     wanted = max(config.num_workers, 1)
-    if config.use_gpu and wanted > (here := torch.cuda.device_count()):
+    if config.use_gpu and wanted > (count := torch.cuda.device_count()):
         yield (
-            f"num_workers: {wanted} GPU are asked for and this machine has {here}: give --address of a cluster that "
-            "has them, fewer --num-workers, or a preset without GPU (tiny)"
+            f"num_workers: {wanted} GPUs requested, but this machine has {count}: give the --address of a cluster that "
+            "has them, lower --num-workers, or use a preset without GPU (tiny)"
         )
-    if not config.use_gpu and wanted > (here := os.cpu_count() or 1):
-        yield f"num_workers: {wanted} cores are asked for and this machine has {here}"
+    if not config.use_gpu and wanted > (count := os.cpu_count() or 1):
+        yield f"num_workers: {wanted} cores requested, but this machine has {count}: lower --num-workers"
 
 
-def _too_little_gpu_memory(config: TrainConfig, network: Network, bucket: Bucket, there: int | None) -> Iterator[str]:
+def _too_little_gpu_memory(
+    config: TrainConfig, network: Network, bucket: Bucket, available: int | None
+) -> Iterator[str]:
     from . import footprint, forecast
 
     parts = footprint.gpu_memory(config, network, bucket)
-    if there is None or parts["total"] <= there:
+    if available is None or parts["total"] <= available:
         return
-    ways = sorted(forecast.ways_to_need_less(config, network, bucket), key=lambda way: way[1])
+    ways = sorted(forecast.memory_reductions(config, network, bucket), key=lambda way: way[1])
     helps = ", ".join(f"{way} ({needed / _GB:.0f} GB)" for way, needed in ways)
     yield (
-        f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB a GPU ({_held(parts)}) and the GPU has "
-        f"{there / _GB:.0f} GB: try {helps or 'a smaller area or fewer frames'}"
+        f"gpu_memory: a step needs {parts['total'] / _GB:.0f} GB per GPU ({_breakdown(parts)}), but the GPU has "
+        f"{available / _GB:.0f} GB: try {helps or 'a smaller area or fewer frames'}"
     )
 
 
-def _held(parts: dict[str, int]) -> str:
+def _breakdown(parts: dict[str, int]) -> str:
     return ", ".join(
         f"{name} {size / _GB:.1f}" for name, size in parts.items() if name not in ("total", "loading") and size
     )
 
 
-def _too_little_host_memory(parts: dict[str, int], there: int) -> Iterator[str]:
-    if parts["total"] > there:
+def _too_little_host_memory(parts: dict[str, int], available: int) -> Iterator[str]:
+    if parts["total"] > available:
         ways = [
             way
             for way, part in (
@@ -217,8 +217,8 @@ def _too_little_host_memory(parts: dict[str, int], there: int) -> Iterator[str]:
             if parts[part]
         ]
         yield (
-            f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_held(parts)}) and this machine has "
-            f"{there / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
+            f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_breakdown(parts)}), but this machine has "
+            f"{available / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
         )
 
 
@@ -233,7 +233,7 @@ def _gpu_bytes(address: str | None, gpu_memory_gb: float | None) -> int | None:
 
 
 def _host_bytes() -> int:
-    """Memory of this machine, or what its container may take of it."""
+    """Return the memory of this machine, or the limit of its container."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     cgroup = Path("/sys/fs/cgroup/memory.max")
     if cgroup.exists() and (limit := cgroup.read_text().strip()).isdigit():

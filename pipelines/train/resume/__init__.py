@@ -1,1 +1,1 @@
-"""Training states: written beside the training, checked, converted to another world size."""
+"""Training states: written in the background, verified, converted to another world size."""

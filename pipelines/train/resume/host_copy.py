@@ -1,4 +1,4 @@
-"""What is to be written of an engine, copied to host memory while training goes on."""
+"""Copy a training state to host memory, to be written while training continues."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 
 class HostCopy:
-    """Copies of states in host memory, which is taken once: getting memory from the system takes longer than copying.
+    """Copies of states in host memory that is allocated once: allocation takes longer than copying.
 
-    What lies in host memory already (offloaded optimizers, all of a CPU's) is copied by `finish`, in another thread: it
-    is the same until the optimizer's step, before which `wait` is to be called. A copy is overwritten by the next
-    `begin`.
+    Tensors that are already in host memory (offloaded optimizers, CPU training) are copied by `finish`, in another
+    thread: they do not change until the next optimizer step, so call `wait` before it. The next `begin` overwrites
+    the copy.
     """
 
     def __init__(self) -> None:
@@ -25,19 +25,19 @@ class HostCopy:
         self.wait = self._is_finished.wait
 
     def begin(self) -> None:
-        """The memory is free for another state."""
+        """Start a new copy, reusing the memory of the previous one."""
         self._used = 0
         self._is_finished.clear()
 
     def __call__(self, state: Any) -> Any:
-        """What will be a copy: of what another device holds and of what is no tensor it is one at once."""
+        """Copy a state: tensors on other devices and non-tensors now, tensors in host memory in `finish`."""
         copied = self._copy(state)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return copied
 
     def finish(self) -> None:
-        """Copy the rest; `wait` returns."""
+        """Copy the tensors in host memory; then `wait` returns."""
         try:
             for place, tensor in self._pending:
                 place.copy_(tensor)
@@ -59,7 +59,7 @@ class HostCopy:
         return copy.deepcopy(state)
 
     def _place_like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The same piece of memory for the same tensor of every state."""
+        """Return the buffer for this tensor, the same one for every state."""
         at, self._used = self._used, self._used + 1
         if at < len(self._memory) and (self._memory[at].shape, self._memory[at].dtype) == (tensor.shape, tensor.dtype):
             return self._memory[at]
@@ -69,7 +69,7 @@ class HostCopy:
 
 
 def num_bytes(state: Any) -> int:
-    """Of all tensors in a state."""
+    """Sum the bytes of all tensors in a state."""
     if isinstance(state, torch.Tensor):
         return state.nbytes
     if isinstance(state, dict):

@@ -1,4 +1,4 @@
-"""Whether an engine state on the disk is what was written: every file, its size, its checksum."""
+"""Integrity of training states on disk: presence, size and checksum of every file."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ....datasets.storage.digests import json_digest
 COMPLETE = "complete.json"
 
 
-def fault(folder: Path, share: slice | None = slice(None)) -> str | None:
-    """What is wrong with an engine state, in words; None if nothing is.
+def find_damage(folder: Path, share: slice | None = slice(None)) -> str | None:
+    """Describe the damage of a training state; None if it is intact.
 
     Args:
-        folder: of the state.
-        share: the files, in order of their names, whose bytes are read; None looks at names and sizes alone.
+        folder: folder of the state.
+        share: slice of the sorted files whose checksums are verified; None checks only names and sizes.
     """
     try:
         facts = json.loads((folder / COMPLETE).read_bytes())
-        # The first versions wrote names and sizes alone.
+        # The first versions wrote only names and sizes.
         has_sums = "digest" in facts or "crc32" in facts
         if has_sums and facts.pop("digest") != json_digest(facts):
             return f"{COMPLETE} is damaged"
@@ -36,26 +36,28 @@ def fault(folder: Path, share: slice | None = slice(None)) -> str | None:
     for name, written in sizes:
         size = (folder / name).stat().st_size if (folder / name).exists() else None
         if size != written:
-            there = "missing" if size is None else f"{size} bytes long"
-            return f"{name} is {there} where {written} bytes were written"
+            actual = "missing" if size is None else f"{size} bytes long"
+            return f"{name} is {actual}, expected {written} bytes"
     names = sorted(facts["files"])[share] if share and has_sums else []
     with ThreadPoolExecutor(8) as pool:
         sums = list(pool.map(lambda name: _checksum(folder / name, (folder / name).stat().st_mtime_ns), names))
     for name, crc in zip(names, sums, strict=True):
         if crc != facts["crc32"][name]:
-            return f"{name} is damaged: its crc32 is {crc}, {facts['crc32'][name]} was written"
+            return f"{name} is damaged: its crc32 is {crc}, expected {facts['crc32'][name]}"
     return None
 
 
 @functools.cache
-def tell_of_fault(folder: Path, wrong: str) -> None:
-    """Warn, once a process, of a state that is not used."""
-    logging.getLogger(__name__).warning("%s is not used, the state before it is: %s", folder, wrong)
+def warn_damaged_state(folder: Path, damage: str) -> None:
+    """Warn once per process about a training state that is skipped."""
+    logging.getLogger(__name__).warning(
+        "skipping the damaged training state %s (%s), resuming from the previous one", folder, damage
+    )
 
 
 @functools.lru_cache(4096)
 def _checksum(file: Path, changed_ns: int) -> int | None:
-    """crc32 of a file's bytes; None if they cannot be read. A start asks for it several times."""
+    """Compute the crc32 of a file; None if it cannot be read. Cached, because a start needs it several times."""
     crc = 0
     try:
         with file.open("rb") as opened:

@@ -1,8 +1,8 @@
-"""Engine states: written beside the training, found again after a kill.
+"""Training states: write them in the background, find the newest intact one after a crash.
 
-OUT/state/step-NNNNNN/ is sound when `complete.json` lies in it and every file has the size and the checksum that it
-tells. A state is copied to host memory between two steps of the optimizer, written by a thread while the next ones are
-taken, and renamed when every rank's files are on the disk; ranks tell each other through the folder, which they share.
+OUT/state/step-NNNNNN/ is intact if it has a `complete.json` and every file has the size and checksum recorded there. A
+state is copied to host memory between two optimizer steps, written by a thread during the following steps, and renamed
+when the files of all ranks are on disk. Ranks signal completion with files in the shared folder.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ from isal import isal_zlib
 
 from ....datasets.storage.atomic import sync, write_json
 from ....datasets.storage.digests import json_digest
-from .. import run_folder as checkpoint
+from .. import run_folder
 from ..config import TrainConfig
-from ..engine import Workers, call_before_updates, engine_files, trained_names
+from ..engine import ProcessGroup, call_before_updates, collect_state_files, trained_names
 from ..metrics.metrics_file import METRICS
 from ..run_folder import NotWritten, state_folders
 from .host_copy import HostCopy, num_bytes
-from .integrity import COMPLETE, fault, tell_of_fault
+from .integrity import COMPLETE, find_damage, warn_damaged_state
 
 HostFiles = dict[Path, Any]
 
 
 class StateNotWritten(NotWritten):
-    """An engine state could not be written; the ones before it are untouched."""
+    """A training state could not be written; earlier ones are untouched."""
 
 
-def newest_state(out: Path, team: Workers) -> tuple[int, Path] | None:
-    """(steps done, folder) of the newest sound engine state of a run; None if there is none.
+def newest_state(out: Path, group: ProcessGroup) -> tuple[int, Path] | None:
+    """Return (steps done, folder) of a run's newest intact training state; None if there are no states.
 
-    All ranks call this and get the same answer; each reads its share of the files. Torn and damaged states are passed
-    over, with a warning from the rank that saw it.
+    All ranks call this and get the same result; each verifies its share of the files. Incomplete and damaged states are
+    skipped, with a warning from the rank that found the damage.
 
     Raises:
-        TrainingRefused: there are states, and none of them is sound.
+        TrainingRefused: all states are damaged.
     """
     for steps, folder in state_folders(out):
-        wrong = fault(folder, slice(team.rank, None, team.world_size))
-        if wrong is not None:
-            tell_of_fault(folder, wrong)
-        if not team.any(wrong is not None):
+        damage = find_damage(folder, slice(group.rank, None, group.world_size))
+        if damage is not None:
+            warn_damaged_state(folder, damage)
+        if not group.any(damage is not None):
             return steps, folder
     if state_folders(out):
-        raise checkpoint.none_is_whole(out)
+        raise run_folder.no_intact_state(out)
     return None
 
 
 class StateWriter:
-    """Writes a run's engine states; at most one is under way.
+    """Writer of a run's training states, one at a time.
 
     Every rank calls `save` at the same steps and `check` at every step.
 
     Args:
         out: folder of the run, shared by all ranks.
         config: the stage; `asynchronous_checkpoints` off waits for every state.
-        team: the ranks.
+        group: the run's process group.
     """
 
-    def __init__(self, out: Path, config: TrainConfig, team: Workers) -> None:
-        self._out, self._config, self._team = out, config, team
+    def __init__(self, out: Path, config: TrainConfig, group: ProcessGroup) -> None:
+        self._out, self._config, self._group = out, config, group
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._writing: Future[None] | None = None
         self._abandoned = threading.Event()
@@ -76,44 +76,44 @@ class StateWriter:
         self._hook: Any = None
 
     def __enter__(self) -> StateWriter:
-        """Nothing is under way yet."""
+        """Return the writer."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish what is under way, but wait for no other rank when this one has failed."""
-        if error is not None and self._team.world_size > 1:
+        """Finish the current write; if this rank failed, do not wait for the others."""
+        if error is not None and self._group.world_size > 1:
             self._abandoned.set()
         self._thread.shutdown(wait=True)
         if self._hook is not None:
             self._hook.remove()
 
     def save(self, engine: Any, steps_done: int, *, wait: bool = False) -> None:
-        """Take the engine's state after `steps_done` steps, and write it: `wait` returns when it can be resumed from.
+        """Copy the training state after `steps_done` steps and write it; with `wait`, return when it is complete.
 
         Raises:
-            StateNotWritten: this one cannot be written, or the one before could not.
+            StateNotWritten: this state, or the previous one, could not be written.
         """
         self.wait()
-        team = self._team
+        group = self._group
         aside = self._out / "state" / f".step-{steps_done:06d}.tmp"
-        if team.rank == 0:
+        if group.rank == 0:
             for leftover in (self._out / "state").glob(".step-*.tmp"):
                 shutil.rmtree(leftover)
             aside.mkdir(parents=True)
-        team.barrier()
+        group.barrier()
         self._copy.begin()
         try:
-            files = engine_files(engine, aside, self._copy)
-        except OSError as error:  # DeepSpeed puts a script beside the state
+            files = collect_state_files(engine, aside, self._copy)
+        except OSError as error:  # DeepSpeed writes a script next to the state
             shutil.rmtree(aside, ignore_errors=True)
             raise self._not_written(steps_done, error) from error
         self._refuse_without_room(files, steps_done)
         if self._hook is None:
             self._hook = call_before_updates(engine, self._copy.wait)
         facts = {
-            "world_size": team.world_size,
+            "world_size": group.world_size,
             "zero_stage": self._config.zero_stage,
             "trained": trained_names(engine),
             "steps_done": steps_done,
@@ -123,17 +123,17 @@ class StateWriter:
             self.finish()
 
     def finish(self) -> None:
-        """Wait until the state under way can be resumed from. All ranks call this: one that ends may end them all."""
+        """Wait until the current state is complete on all ranks. All ranks call this: if one exits, Ray may end all."""
         self.wait()
-        self._team.barrier()
+        self._group.barrier()
 
     def check(self) -> None:
-        """Raise what has gone wrong in writing by now."""
+        """Raise the exception of a write that has already failed."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until this rank's part of the state is written; on the first rank, until all of it is there to be found."""
+        """Wait until this rank's files are written; on rank 0, until the whole state is committed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -142,16 +142,16 @@ class StateWriter:
         self._copy.finish()
         try:
             written = {str(path.relative_to(aside)): _write_file(path, state) for path, state in files.items()}
-            write_json(aside / f".rank-{self._team.rank}.json", written)
-            if self._team.rank == 0 and self._all_ranks_are_done(aside):
+            write_json(aside / f".rank-{self._group.rank}.json", written)
+            if self._group.rank == 0 and self._all_ranks_are_done(aside):
                 self._commit(aside, facts)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._not_written(facts["steps_done"], error) from error
 
     def _all_ranks_are_done(self, aside: Path) -> bool:
-        told = [aside / f".rank-{rank}.json" for rank in range(self._team.world_size)]
-        while not all(file.exists() for file in told):
+        done = [aside / f".rank-{rank}.json" for rank in range(self._group.world_size)]
+        while not all(file.exists() for file in done):
             if self._abandoned.wait(0.1):
                 return False
         return True
@@ -159,26 +159,26 @@ class StateWriter:
     def _commit(self, aside: Path, facts: dict[str, Any]) -> None:
         place = aside.with_name(aside.name.removeprefix(".").removesuffix(".tmp"))
         files: dict[str, Any] = {}
-        for told in sorted(aside.glob(".rank-*.json")):
-            files |= json.loads(told.read_text())
-            told.unlink()
-        sizes, sums = ({name: told[what] for name, told in files.items()} for what in ("size", "crc32"))
+        for written in sorted(aside.glob(".rank-*.json")):
+            files |= json.loads(written.read_text())
+            written.unlink()
+        sizes, sums = ({name: entry[field] for name, entry in files.items()} for field in ("size", "crc32"))
         facts = {**facts, "files": sizes, "crc32": sums}
         write_json(aside / COMPLETE, {**facts, "digest": json_digest(facts)})
-        if place.exists():  # a torn one of the same step
+        if place.exists():  # a damaged state of the same step
             shutil.rmtree(place)
         for folder in {aside, *(file.parent for file in aside.rglob("*"))}:
             sync(folder)
         if (self._out / METRICS).exists():
-            sync(self._out / METRICS)  # a state goes on from lines that are there
+            sync(self._out / METRICS)  # resuming needs these lines
         aside.rename(place)
         sync(place.parent)
         self._remove_old(facts["steps_done"])
 
     def _remove_old(self, newest: int) -> None:
-        """Remove all states but the newest ones; those that claim more steps than were taken were refused before."""
+        """Remove all states but the newest ones; states of more steps than were taken were refused at the start."""
         folders = state_folders(self._out)
-        whole = [folder for steps, folder in folders if steps <= newest and fault(folder, None) is None]
+        whole = [folder for steps, folder in folders if steps <= newest and find_damage(folder, None) is None]
         for _, folder in folders:
             if folder not in whole[: self._config.keep_checkpoints]:
                 shutil.rmtree(folder)
@@ -189,29 +189,29 @@ class StateWriter:
             raise self._not_written(steps_done, f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free")
 
     def _not_written(self, steps_done: int, why: object) -> StateNotWritten:
-        newest = checkpoint.steps_done(self._out)
-        left = f"that of {newest} steps is whole" if newest else "there is none before it"
+        newest = run_folder.steps_done(self._out)
+        left = f"the state of {newest} steps is intact" if newest else "there is no earlier state"
         return StateNotWritten(
             f"disk: the state after {steps_done} steps could not be written to {self._out / 'state'} ({why}); {left}: "
-            "make room, and the same command goes on from there"
+            "free disk space, then run the same command to resume"
         )
 
 
 def _write_file(path: Path, state: Any) -> dict[str, int]:
-    """Write a state to a file and the disk; size and checksum of what was written."""
+    """Write a state to a file and sync it; return its size and checksum."""
     with path.open("wb") as file:
         summed = _Summed(file)
         try:
             torch.save(state, cast(BinaryIO, summed))
         except RuntimeError as error:
-            raise summed.error or error from None  # torch says that a disk is full in words of its own
+            raise summed.error or error from None  # torch reports a full disk as a RuntimeError
         file.flush()
         os.fsync(file.fileno())
     return {"size": summed.size, "crc32": summed.crc32}
 
 
 class _Summed:
-    """A file that keeps size and checksum of what goes to it, front to back."""
+    """File wrapper that computes size and checksum of the bytes written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -231,6 +231,6 @@ class _Summed:
         self._file.flush()
 
 
-def read_facts(state: Path) -> dict[str, Any]:
-    """What a complete state tells of itself: world size, ZeRO stage, names of the trained weights, steps done."""
+def read_state_record(state: Path) -> dict[str, Any]:
+    """Read complete.json of a state: world size, ZeRO stage, names of the trained weights, steps done."""
     return dict(json.loads((state / COMPLETE).read_text()))

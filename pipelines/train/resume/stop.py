@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM becomes a file that the workers look for, wherever they run."""
+"""Stop requests: SIGTERM creates a file that the workers poll, on whatever machine they run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .... import SteadyDancerError
 from ..config import TrainConfig
 
 if TYPE_CHECKING:
-    from ..engine import Workers
+    from ..engine import ProcessGroup
 
-# sysexits.h's EX_TEMPFAIL: not finished, and the same command again will go on.
+# EX_TEMPFAIL of sysexits.h: not finished; running the same command again resumes.
 EXIT_CODE = 75
 
 
 class TrainingStopped(SteadyDancerError):
-    """A run was asked to stop and did, after a whole step and with its state on the disk."""
+    """A run stopped on request, after a complete step and with its training state on disk."""
 
 
 class WorkerLost(SteadyDancerError):
-    """A worker died (killed, out of memory, its machine gone) and was not to be replaced."""
+    """A worker died (killed, out of memory, machine lost), and `max_restarts` did not allow another restart."""
 
 
 def _file(out: Path) -> Path:
@@ -33,21 +33,21 @@ def _file(out: Path) -> Path:
 
 @contextmanager
 def stops_on_sigterm(out: Path) -> Iterator[None]:
-    """In the block SIGTERM asks the run in `out` to stop after its step; a second one ends it at once.
+    """Make SIGTERM stop the run in `out` after its current step, within the block; a second one ends it at once.
 
-    Whoever sends it has to grant a step and the writing of an engine state before anything harder. Outside a process's
-    main thread there are no signals: then a file `out`/state/stop, made by whoever likes, does the same.
+    Allow enough time for one step and writing a training state before sending SIGKILL. Outside the main thread no
+    signal handler can be installed; creating the file `out`/state/stop has the same effect.
     """
     _file(out).unlink(missing_ok=True)
 
-    def ask(number: int, frame: Any) -> None:
+    def request_stop(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, before)
         _file(out).touch()
 
     before: Any = signal.SIG_DFL
     is_main = threading.current_thread() is threading.main_thread()
     if is_main:
-        before = signal.signal(signal.SIGTERM, ask)
+        before = signal.signal(signal.SIGTERM, request_stop)
     try:
         yield
     finally:
@@ -56,28 +56,28 @@ def stops_on_sigterm(out: Path) -> Iterator[None]:
         _file(out).unlink(missing_ok=True)
 
 
-def stop_is_asked(out: Path, team: Workers) -> bool:
-    """Whether the first rank sees that the run shall stop; the others have not looked."""
-    return team.rank == 0 and _file(out).exists()
+def stop_requested(out: Path, group: ProcessGroup) -> bool:
+    """Return whether a stop was requested, on rank 0; always False on other ranks."""
+    return group.rank == 0 and _file(out).exists()
 
 
-def node_watch(config: TrainConfig) -> Callable[[], bool]:
-    """Says, once, that a machine of the run is about to be taken away.
+def preemption_watch(config: TrainConfig) -> Callable[[], bool]:
+    """Return a function that is True once, when Ray announces that a machine of the run will be preempted.
 
-    All ranks ask at every step and get the same answer from Ray, which starts the run again on other machines, from the
-    state that is written then.
+    All ranks call it at every step and get the same result from Ray, which restarts the run on other machines from the
+    training state written then.
     """
     if config.num_workers == 0:
         return lambda: False
     import ray.train
 
-    told: list[Any] = []
+    announced: list[Any] = []
 
     def is_leaving() -> bool:
         news = ray.train.get_preemption_info()
-        if news is None or told:
+        if news is None or announced:
             return False
-        told.append(news)
+        announced.append(news)
         return True
 
     return is_leaving

@@ -1,8 +1,8 @@
-"""Engine states for another number of workers than wrote them, by DeepSpeed's universal checkpoint.
+"""Resume a training state with another number of workers, by DeepSpeed's universal checkpoint.
 
-A state is cut up among its workers. Where another number resumes, the first of them converts it into
-OUT/state/universal, a folder a weight with the float32 weight and AdamW's moments in one piece; all workers read their
-parts of these, and the folder is removed. The state itself is not touched, and what a kill leaves is never read.
+A state is sharded over the workers that wrote it. To resume with another number, rank 0 converts it into
+OUT/state/universal, one folder per weight with the full float32 weight and AdamW's moments; all workers read their
+shards of these, and the folder is removed. The state itself does not change, and an interrupted conversion is deleted.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from typing import Any
 import torch
 
 from ....datasets.storage.atomic import atomic_folder, atomic_write
-from ..engine import TAG, Workers, plainly_named, read_engine
+from ..engine import TAG, ProcessGroup, read_engine, symlink_without_brackets
 from ..run_folder import TrainingRefused
-from .states import StateNotWritten, read_facts
+from .states import StateNotWritten, read_state_record
 
 _POLL_S = 0.2
 
 
-def read_state(engine: Any, state: Path, team: Workers) -> None:
-    """Load a complete engine state to the bit, whatever number of workers wrote it. All ranks call this.
+def read_state(engine: Any, state: Path, group: ProcessGroup) -> None:
+    """Load a complete training state bit-exactly, for any number of workers. All ranks call this.
 
     Raises:
-        StateNotWritten: it has to be converted and cannot be; it is untouched.
+        StateNotWritten: the state cannot be converted; it is untouched.
     """
-    facts, place = read_facts(state), state.with_name("universal")
-    if team.rank == 0:
-        for leftover in (place, place.with_name(f".{place.name}.tmp")):  # of a start that was killed in here
+    facts, place = read_state_record(state), state.with_name("universal")
+    if group.rank == 0:
+        for leftover in (place, place.with_name(f".{place.name}.tmp")):  # of a conversion that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-    team.barrier()
-    if facts["world_size"] == team.world_size:
+    group.barrier()
+    if facts["world_size"] == group.world_size:
         read_engine(engine, state)
         return
-    if team.rank == 0:
+    if group.rank == 0:
         _convert(state, facts, place)
-    while not place.exists():  # no barrier: those run out of patience before a large state is converted
+    while not place.exists():  # no barrier: it would time out while a large state is converted
         time.sleep(_POLL_S)
     read_engine(engine, place, universal=True)
-    team.barrier()
-    if team.rank == 0:
+    group.barrier()
+    if group.rank == 0:
         shutil.rmtree(place)
 
 
 def bytes_to_convert(state: Path, num_workers: int) -> int:
-    """Disk that converting a state for `num_workers` takes while it lasts, apart from headers; 0: no need to convert.
+    """Estimate the temporary bytes on disk for converting a state to `num_workers`, without headers; 0: not needed.
 
-    Every worker's part is cut into pieces and these are joined: weights and moments twice. With ZeRO-3 the tool copies
-    one worker's part besides.
+    The shards of all workers are split and then joined: weights and moments are written twice. With ZeRO-3, DeepSpeed
+    also copies one worker's shard.
     """
-    facts = read_facts(state)
+    facts = read_state_record(state)
     if facts["world_size"] == num_workers:
         return 0
     sizes = {file.name: file.stat().st_size for file in (state / TAG).iterdir()}
@@ -67,47 +67,51 @@ def bytes_to_convert(state: Path, num_workers: int) -> int:
 
 
 def refuse_without_room(state: Path, num_workers: int) -> None:
-    """Raise `TrainingRefused` where `num_workers` cannot go on from a state for want of room to convert it."""
+    """Raise `TrainingRefused` if the disk is too full to convert a state for `num_workers`."""
     needed, free = bytes_to_convert(state, num_workers), shutil.disk_usage(state).free
     if needed > free:
-        wrote = read_facts(state)["world_size"]
+        wrote = read_state_record(state)["world_size"]
         raise TrainingRefused(
-            f"disk: {num_workers} workers go on from what {wrote} wrote, and to convert it {needed / 1e9:.1f} GB more "
-            f"are needed for a while in {state.parent}, where {free / 1e9:.1f} GB are free: make room, or go on with "
-            f"--num-workers {wrote}"
+            f"disk: resuming with {num_workers} workers converts the state of {wrote}, which needs "
+            f"{needed / 1e9:.1f} GB for a while in {state.parent}, where {free / 1e9:.1f} GB are free: free disk space,"
+            f" or resume with --num-workers {wrote}"
         )
 
 
 def _convert(state: Path, facts: dict[str, Any], place: Path) -> None:
-    """Make `place`, the state in DeepSpeed's universal form; it is there when it is whole."""
+    """Convert the state to DeepSpeed's universal form in `place`, which appears when it is complete."""
     from deepspeed.checkpoint import ds_to_universal
 
     try:
-        # Not flushed: it is read once, by this start.
+        # Not flushed: it is read only once, by this process group.
         with atomic_folder(place, flush=False) as aside:
-            with plainly_named(state) as source, plainly_named(aside) as target, _silence():
+            with (
+                symlink_without_brackets(state) as source,
+                symlink_without_brackets(aside) as target,
+                _discard_output(),
+            ):
                 ds_to_universal.main(
                     Namespace(
                         input_folder=str(source / TAG),
                         output_folder=str(target / TAG),
-                        num_extract_workers=1,  # in this process: it may have a GPU, and then there is no forking
+                        num_extract_workers=1,  # in this process: it may use CUDA, which forbids forking
                         num_merge_workers=1,
                         keep_temp_folder=False,
                         strict=True,
                         inject_missing_state=True,
                     )
                 )
-            _leave_out_one_workers_part(aside / TAG / "zero" / "optimizer_state.pt")
-    except (OSError, RuntimeError) as error:  # torch hides a full disk in a RuntimeError
+            _remove_first_shard(aside / TAG / "zero" / "optimizer_state.pt")
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise StateNotWritten(
             f"disk: the state after {facts['steps_done']} steps, which {facts['world_size']} workers wrote, could not "
-            f"be converted in {place.parent} ({error}); it is whole: make room, or go on with --num-workers "
-            f"{facts['world_size']}"
+            f"be converted in {place.parent} ({error}); the state is intact: free disk space, or resume with "
+            f"--num-workers {facts['world_size']}"
         ) from error
 
 
-def _leave_out_one_workers_part(file: Path) -> None:
-    """Keep what all workers have in common; with ZeRO-3 the tool leaves the first one's part, for all to read."""
+def _remove_first_shard(file: Path) -> None:
+    """Remove the first worker's shard, which DeepSpeed leaves in the shared optimizer state with ZeRO-3."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
 
@@ -123,7 +127,7 @@ def _leave_out_one_workers_part(file: Path) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Without the tool's account of what it does."""
+def _discard_output() -> Iterator[None]:
+    """Discard the output of the conversion."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

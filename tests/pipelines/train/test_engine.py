@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.engine import call_before_updates, full_weights, grad_norm, open_engine, workers
+from steadydancer.pipelines.train.engine import call_before_updates, full_weights, grad_norm, open_engine, process_group
 
 MAX_NORM = 0.05
 
@@ -54,17 +54,17 @@ def test_the_gradient_norm_is_torchs_before_clipping_and_without_one_no_weight_m
     twin(samples).float().square().mean().backward()
     norm = torch.nn.utils.clip_grad_norm_(twin.float().parameters(), MAX_NORM).item()
     assert norm > 2 * MAX_NORM  # it is clipped
-    with workers(told) as team:
+    with process_group(told) as group:
         engine = open_engine(network(dtype), told)
         updates: list[int] = []
         hook = call_before_updates(engine, lambda: updates.append(len(updates)) or "an answer")
         step(engine, samples)
-        (seen,) = team.largest(grad_norm(engine))
+        (seen,) = group.largest(grad_norm(engine))
         assert seen == pytest.approx(norm, rel=1e-5 if dtype == "float32" else 1e-2)
         before, num_updates = full_weights(engine), len(updates)
         for factor in (math.nan, math.inf):
             step(engine, samples, factor)
-            assert team.largest(grad_norm(engine)) == [math.inf]
+            assert group.largest(grad_norm(engine)) == [math.inf]
             after = full_weights(engine)
             assert len(updates) == num_updates and all(torch.equal(before[name], after[name]) for name in before)
         hook.remove()
@@ -76,16 +76,16 @@ def test_the_gradient_norm_is_torchs_before_clipping_and_without_one_no_weight_m
 
 def test_the_mean_of_micro_batches_has_the_bits_of_pythons_and_is_not_finite_if_one_is_not():
     values = [0.1, 0.7, 1e-3]
-    with workers(config()) as team:
+    with process_group(config()) as group:
         terms = [{"loss": torch.tensor(value), "fidelity": torch.tensor(2 * value)} for value in values]
         singles = [torch.tensor(value).double().item() for value in values]
-        assert team.mean(terms) == {
+        assert group.mean(terms) == {
             "loss": (0.0 + singles[0] + singles[1] + singles[2]) / 3,
             "fidelity": (0.0 + 2 * singles[0] + 2 * singles[1] + 2 * singles[2]) / 3,
         }
         for bad in (math.nan, math.inf, -math.inf):
             terms[1]["loss"] = torch.tensor(bad)
-            means = team.mean(terms)
+            means = group.mean(terms)
             assert not math.isfinite(means["loss"]) and math.isfinite(means["fidelity"])
-        assert team.largest(0.25, True, torch.tensor(3.0)) == [0.25, 1.0, 3.0]
-        assert team.any(True) is True and team.any(False) is False
+        assert group.largest(0.25, True, torch.tensor(3.0)) == [0.25, 1.0, 3.0]
+        assert group.any(True) is True and group.any(False) is False

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from steadydancer.flows import presets
 from steadydancer.models.checkpoints.components import save_components, tiny_components
 from steadydancer.pipelines.train.metrics.metrics_file import PARTS, read_rows
-from steadydancer.pipelines.train.run_folder import engine_states, state_folders
+from steadydancer.pipelines.train.run_folder import intact_states, state_folders
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 
@@ -112,7 +112,7 @@ told = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.dup2(told, 1), os.dup2(told, 2)
 multiprocessing.set_start_method("fork", force=True)  # as in a command; or the bar's lock outlives the process
 from pathlib import Path
-from steadydancer.pipelines.train import run_folder as checkpoint
+from steadydancer.pipelines.train import run_folder
 from steadydancer.pipelines.train import job
 from steadydancer.pipelines.train import loop
 from steadydancer.pipelines.train.resume import states
@@ -200,7 +200,7 @@ def assert_same(run: Path, straight: Path) -> None:
     assert {name: told[name] for name in ("loss_before", "loss_after", "validation_loss", "digest")} == {
         name: wanted[name] for name in ("loss_before", "loss_after", "validation_loss", "digest")
     }
-    assert [steps for steps, _ in engine_states(run)] == [steps for steps, _ in engine_states(straight)]
+    assert [steps for steps, _ in intact_states(run)] == [steps for steps, _ in intact_states(straight)]
     assert {path.name for path in (run / "state").iterdir()} == {path.name for path in (straight / "state").iterdir()}
     assert not [path for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
@@ -263,9 +263,9 @@ def remove(folder, *arguments, original=states.shutil.rmtree, **named):
 states.shutil.rmtree = remove
 """,
     "the_checkpoint_before_its_record": """
-def write(path, value, original=checkpoint.write_json):
+def write(path, value, original=run_folder.write_json):
     die() if ".checkpoint.tmp" in str(path) else original(path, value)
-checkpoint.write_json = write
+run_folder.write_json = write
 """,
     "the_checkpoint_before_its_rename": """
 def rename(self, target, original=Path.rename):
@@ -304,7 +304,7 @@ def test_a_damaged_state_is_not_resumed_from(world, tmp_path, harm):
     wait_until(lambda: (run / "state/step-000012/complete.json").exists(), process)
     process.kill()
     process.join()
-    (newest, folder), (before, _) = list(engine_states(run))[:2]
+    (newest, folder), (before, _) = list(intact_states(run))[:2]
     file = max(folder.rglob("*.pt"), key=lambda path: path.stat().st_size)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -313,7 +313,7 @@ def test_a_damaged_state_is_not_resumed_from(world, tmp_path, harm):
     world.begin(1, run, before=f"loop.set_learning_rate = lambda *given, original=loop.set_learning_rate: "
                 f"open({str(taken)!r}, 'a').write(f'{{given[-1]}}\\n') and original(*given)").join()  # fmt: skip
     assert [int(step) for step in taken.read_text().split()] == list(range(before, STEPS))
-    assert f"{folder} is not used, the state before it is: {file.relative_to(folder)} is " in world.told()
+    assert f"skipping the damaged training state {folder} ({file.relative_to(folder)} is " in world.told()
     assert before < newest
     assert_same(run, straight)
 
@@ -364,8 +364,8 @@ def test_a_file_that_cannot_be_written_to_its_end(world, tmp_path, what):
     assert process.exitcode == 1 and "File too large" in told
     if what == "state":
         assert f"disk: the state after 12 steps could not be written to {run}/state (" in told
-        assert "that of 8 steps is whole" in told and sizes(run / "state/step-000008") == before
-        assert next(engine_states(run))[0] == 8
+        assert "the state of 8 steps is intact" in told and sizes(run / "state/step-000008") == before
+        assert next(intact_states(run))[0] == 8
     else:
         assert f"disk: the checkpoint of 20 steps could not be written to {run}/checkpoint (" in told
     assert "the same command" in told and not (run / "checkpoint").exists()
@@ -388,12 +388,12 @@ def test_a_disk_that_fills_up_while_it_trains(world, tmp_path, room):
         filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - room)))
         process.join()
         told = world.told()
-        assert process.exitcode == 1 and "disk: " in told and "make room" in told and str(run) in told
-        newest, _ = next(engine_states(run))
+        assert process.exitcode == 1 and "disk: " in told and "free disk space" in told and str(run) in told
+        newest, _ = next(intact_states(run))
         assert newest >= 8 and not (run / "checkpoint").exists()
         again = world.begin(1, run)  # nothing has changed: refused again, and nothing is lost
         again.join()
-        assert again.exitcode == 1 and next(engine_states(run))[0] == newest
+        assert again.exitcode == 1 and next(intact_states(run))[0] == newest
         assert "No space left on device" in (told := world.told()) or "disk: " in told
         filler.unlink()
         world.finish(1, run)
@@ -460,7 +460,7 @@ def test_a_ray_driver_that_is_asked_to_stop(world, tmp_path):
     wait_until(lambda: len(read_rows(run)) >= 6, driver)
     assert end(driver, signal.SIGTERM) == 75
     steps = len(read_rows(run))
-    assert 6 <= steps < 120 and next(engine_states(run))[0] == steps
+    assert 6 <= steps < 120 and next(intact_states(run))[0] == steps
     assert f"stopped after {steps} of 120 steps" in run.with_suffix(".log").read_text()
     assert world.command(1, run, **changes).wait(600) == 0
     assert_same(run, undisturbed(world, 1, **changes))
@@ -486,7 +486,9 @@ def test_a_lost_worker_without_restarts_is_one_error_and_the_same_command_goes_o
     assert driver.wait(300) == 1
     assert not [line for pid, line in everybody.items() if is_alive(pid) and "Agent" not in line]
     told = run.with_suffix(".log").read_text()
-    assert "a worker was lost" in told and "the same command goes on" in told and "Traceback" not in told, told[-3000:]
+    assert "a worker was lost" in told and "run the same command to resume" in told and "Traceback" not in told, told[
+        -3000:
+    ]
     assert world.command(1, run, **changes).wait(600) == 0
     assert_same(run, undisturbed(world, 1, **changes))
 

@@ -34,7 +34,7 @@ from steadydancer.pipelines.train.networks import load_student
 from steadydancer.pipelines.train.preflight import disk
 from steadydancer.pipelines.train.resume.host_copy import num_bytes
 from steadydancer.pipelines.train.resume.stop import TrainingStopped
-from steadydancer.pipelines.train.run_folder import NonFiniteError, TrainingRefused, engine_states
+from steadydancer.pipelines.train.run_folder import NonFiniteError, TrainingRefused, intact_states
 
 FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 9, 32, 16, 16
 T, LATENT = (FRAMES - 1) // 4 + 1, SIDE // 8
@@ -211,13 +211,13 @@ def test_an_interrupted_run_gives_the_same_bits(world, stages, tmp_path, monkeyp
 
 
 def test_a_torn_state_is_passed_over_and_old_ones_are_removed(world, stages, tmp_path):
-    assert [steps for steps, _ in engine_states(stages[1])] == [5, 4]
+    assert [steps for steps, _ in intact_states(stages[1])] == [5, 4]
     shutil.copytree(stages[1], tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoint")
-    (newest, folder), _ = engine_states(tmp_path / "run")
+    (newest, folder), _ = intact_states(tmp_path / "run")
     file = next(folder.rglob("*.pt"))
     file.write_bytes(file.read_bytes()[:-1])
-    assert next(engine_states(tmp_path / "run"))[0] < newest
+    assert next(intact_states(tmp_path / "run"))[0] < newest
     train(world, micro(1), tmp_path / "run")
     assert equal(weights(tmp_path / "run"), weights(stages[1]))
 
@@ -234,7 +234,7 @@ def test_sigterm_ends_the_run_after_its_step_and_the_same_command_goes_on(world,
     with pytest.raises(TrainingStopped, match="stopped after 3 of 5 steps"):
         train(world, micro(1), tmp_path / "run")
     monkeypatch.undo()
-    assert [steps for steps, _ in engine_states(tmp_path / "run")] == [3, 2]
+    assert [steps for steps, _ in intact_states(tmp_path / "run")] == [3, 2]
     assert not (tmp_path / "run/checkpoint").exists()
     train(world, micro(1), tmp_path / "run")
     assert without_times(tmp_path / "run") == without_times(stages[1])
@@ -448,7 +448,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(world, tmp_path, monkey
     monkeypatch.setattr(objectives, "velocity_target", lambda latents, noise: latents * float("nan"))
     with pytest.raises(NonFiniteError, match=r"step 0: .* clip"):
         train(world, micro(1, evaluation_samples=0), tmp_path)
-    assert not read_rows(tmp_path) and not list(engine_states(tmp_path))
+    assert not read_rows(tmp_path) and not list(intact_states(tmp_path))
 
 
 class Spoiled(torch.autograd.Function):
@@ -484,7 +484,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_last_state(
     with pytest.raises(NonFiniteError, match=rf"^step {at}: the gradient norm is not finite .*: clip\d, clip\d$"):
         train(world, micro(stage), tmp_path / "run", parent)
     assert [row["step"] for row in read_rows(tmp_path / "run")] == list(range(at))
-    assert [steps for steps, _ in engine_states(tmp_path / "run")] == ([2] if at else [])
+    assert [steps for steps, _ in intact_states(tmp_path / "run")] == ([2] if at else [])
     assert not list((tmp_path / "run").glob("checkpoint*")) and not (tmp_path / "run/trained").exists()
     monkeypatch.undo()
     train(world, micro(stage), tmp_path / "run", parent)
@@ -519,8 +519,8 @@ def test_a_gradient_of_one_worker_that_is_not_finite_stops_all_of_them_alike(wor
                 terms = objective(velocity, samples)
                 return {**terms, "loss": SpoiledGradient.apply(terms["loss"])}
 
-            exists_locally = others[-1] == 2 and dist.get_rank() == 1
-            return original(engine, spoiled if exists_locally else objective, *others)
+            is_here = others[-1] == 2 and dist.get_rank() == 1
+            return original(engine, spoiled if is_here else objective, *others)
 
         def slow(path, state):
             time.sleep(3)
@@ -533,7 +533,7 @@ def test_a_gradient_of_one_worker_that_is_not_finite_stops_all_of_them_alike(wor
     monkeypatch.setattr(loop, "train_loop", spoil_the_second_workers)
     with pytest.raises(NonFiniteError, match=r"^step 2: the gradient norm is not finite"):
         train(world, config, tmp_path / "two")
-    assert [steps for steps, _ in engine_states(tmp_path / "two")] == [2]
+    assert [steps for steps, _ in intact_states(tmp_path / "two")] == [2]
     monkeypatch.setattr(loop, "train_loop", real)
     train(world, config, tmp_path / "two")
     for name in ("loss", "grad_norm"):
@@ -575,7 +575,7 @@ def test_our_code_reads_the_device_twice_a_step_however_many_micro_batches(world
         config = micro(stage, gradient_accumulation=accumulation, **quiet)
         train(world, config, tmp_path / str(accumulation), stages[stage - 1] if stage > 1 else None)
         each = [later[len(earlier) :] for earlier, later in itertools.pairwise(seen)]
-        assert each == [["Workers.mean: tolist", "Workers.largest: tolist"]] * 2
+        assert each == [["ProcessGroup.mean: tolist", "ProcessGroup.largest: tolist"]] * 2
 
 
 def refused(world, config, out, match, **changes):
@@ -614,7 +614,7 @@ def test_a_cache_made_with_other_components_is_refused(world, tmp_path):
 def test_other_settings_on_the_same_folder_are_refused_and_named(world, stages):
     with pytest.raises(TrainingRefused, match=r"config.seed: 3 → 4"):
         train(world, micro(1, seed=4), stages[1])
-    with pytest.raises(TrainingRefused, match=r"^steps: .* 5 steps .* 4 asked"):
+    with pytest.raises(TrainingRefused, match=r"^steps: 4 steps requested, .* already has 5"):
         train(world, micro(1, steps=4), stages[1])
 
 
@@ -640,9 +640,9 @@ def test_a_fork_goes_on_from_the_newest_state_with_other_settings(world, stages,
 
 
 def test_a_fork_that_could_not_be_loaded_is_refused(world, stages, tmp_path):
-    refused(world, micro(1), tmp_path / "a", "^fork: .* no complete engine state", fork=tmp_path)
+    refused(world, micro(1), tmp_path / "a", "^fork: .* no intact training state", fork=tmp_path)
     refused(world, micro(1, lora_rank=3), tmp_path / "b", r"^fork: .*\n  config.lora_rank: 2 → 3$", fork=stages[1])
-    refused(world, micro(1, steps=4), tmp_path / "c", "^steps: .* 5 steps .* 4 asked", fork=stages[1])
+    refused(world, micro(1, steps=4), tmp_path / "c", "^steps: 4 steps requested, .* already has 5", fork=stages[1])
     assert not list((tmp_path / "c").glob("*.json"))
 
 
@@ -699,7 +699,7 @@ def test_what_would_fail_later_is_refused_before_anything_is_written(world, tmp_
     monkeypatch.undo()
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    refused(world, micro(1, use_gpu=True, num_workers=2), tmp_path / "run", "^num_workers: 2 GPU .* has 1")
+    refused(world, micro(1, use_gpu=True, num_workers=2), tmp_path / "run", "^num_workers: 2 GPUs .* has 1")
     assert not list((tmp_path / "run").glob("*.json"))  # the folder is not bound to what was refused
 
 

@@ -12,7 +12,7 @@ from steadydancer.models.checkpoints.components import save_components
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import memory_optimizations as memory
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.engine import workers
+from steadydancer.pipelines.train.engine import process_group
 from steadydancer.pipelines.train.memory_optimizations import checkpoint_blocks, shard_frozen
 
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 64, "num_layers": 2, "text_dim": 8,
@@ -37,7 +37,7 @@ def test_a_sharded_network_gives_the_same_bits_and_holds_nothing_between_its_tur
     given = torch.randn(1, 36, 3, 4, 4), torch.tensor([500]), torch.randn(1, 512, 8), torch.randn(1, 257, 8)
     types = {name: weight.dtype for name, weight in network.named_parameters()}
     linear = torch.nn.functional.linear
-    with workers(config()), torch.autocast("cpu", torch.bfloat16):
+    with process_group(config()), torch.autocast("cpu", torch.bfloat16):
         whole = network(*given, return_dict=False)[0]
         shard_frozen(network)
         assert {name: weight.dtype for name, weight in network.named_parameters()} == types

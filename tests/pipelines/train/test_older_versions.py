@@ -21,12 +21,12 @@ from steadydancer.pipelines.train.metrics.report import write_run_report
 from steadydancer.pipelines.train.preflight import inputs as start
 from steadydancer.pipelines.train.preflight.fork import begin_fork, check_fork
 from steadydancer.pipelines.train.preflight.inputs import refuse_other_run
-from steadydancer.pipelines.train.resume import integrity as faults
-from steadydancer.pipelines.train.resume.states import newest_state, read_facts
+from steadydancer.pipelines.train.resume import integrity
+from steadydancer.pipelines.train.resume.states import newest_state, read_state_record
 from steadydancer.pipelines.train.run_folder import (
     TrainingRefused,
     cut_metrics,
-    engine_states,
+    intact_states,
     read_checkpoint_record,
     steps_done,
 )
@@ -62,7 +62,7 @@ def rewritten(file: Path, change: Any) -> None:
 
 
 def state(out: Path, steps: int, sums: bool = True) -> Path:
-    """An engine state of one file; without sums as the first versions wrote it."""
+    """A training state of one file; without sums as the first versions wrote it."""
     folder = out / "state" / f"step-{steps:06d}"
     (folder / "engine").mkdir(parents=True)
     torch.save({"weights": torch.full((50,), float(steps))}, folder / "engine" / "rank-0.pt")
@@ -70,7 +70,7 @@ def state(out: Path, steps: int, sums: bool = True) -> Path:
     facts: dict[str, Any] = {"world_size": 1, "zero_stage": 2, "trained": ["weights"], "steps_done": steps}
     facts["files"] = {"engine/rank-0.pt": len(data)}
     if sums:
-        facts["crc32"] = {"engine/rank-0.pt": faults._checksum(folder / "engine/rank-0.pt", 0)}
+        facts["crc32"] = {"engine/rank-0.pt": integrity._checksum(folder / "engine/rank-0.pt", 0)}
         facts["digest"] = start.json_digest(facts)
     (folder / "complete.json").write_text(json.dumps(facts))
     return folder
@@ -124,15 +124,15 @@ def test_a_parent_that_does_not_name_its_network_is_the_one_that_its_version_mad
 def test_states_that_were_written_without_checksums_are_used(out: Path) -> None:
     folder = state(out, 2, sums=False)
     assert newest_state(out, Alone()) == (2, folder) and steps_done(out) == 2
-    assert read_facts(folder)["steps_done"] == 2
+    assert read_state_record(folder)["steps_done"] == 2
     (folder / "engine/rank-0.pt").write_bytes(b"cut")
     assert steps_done(out) == 0
-    assert "3 bytes long" in str(faults.fault(folder))
+    assert "3 bytes long" in str(integrity.find_damage(folder))
 
 
 def test_damaged_records_are_named_and_nothing_is_begun_in_their_place(out: Path) -> None:
     (out / "start.json").write_text('{"config": {')
-    with pytest.raises(TrainingRefused, match=rf"^{out}/start.json is damaged \(Expecting.*bring it back"):
+    with pytest.raises(TrainingRefused, match=rf"^{out}/start.json is damaged \(Expecting.*restore it from a copy"):
         refuse_other_run(out, record())
     (out / "run.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TrainingRefused, match=rf"^{out}/run.json is damaged"):
@@ -151,7 +151,7 @@ def test_a_run_whose_states_are_all_damaged_does_not_begin_again(out: Path) -> N
     assert newest_state(out, Alone()) == (1, out / "state/step-000001")  # the one before
     refuse_other_run(out, record())
     spoil(out / "state/step-000001")
-    told = r"^state: none of the 2 engine states in .*/state is whole \(step-000002: engine/rank-0.pt is damaged"
+    told = r"^state: all 2 training states in .*/state are damaged \(step-000002: engine/rank-0.pt is damaged"
     for begin in (
         lambda: newest_state(out, Alone()),
         lambda: refuse_other_run(out, record()),
@@ -160,7 +160,7 @@ def test_a_run_whose_states_are_all_damaged_does_not_begin_again(out: Path) -> N
         with pytest.raises(TrainingRefused, match=told):
             begin()
     shutil.rmtree(out / "state")
-    assert newest_state(out, Alone()) is None and not list(engine_states(out))
+    assert newest_state(out, Alone()) is None and not list(intact_states(out))
     refuse_other_run(out, record())
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_line_between_others_is_named_and_costs_its_own_step_alone(tmp
         assert [told["step"] for told in read_rows(out)] == [0, 1, 3, 5]
         read_rows(out)
     assert caplog.messages == [
-        f"{out}/metrics.jsonl: line {number} of 6 is damaged, its step is left out" for number in (3, 5)
+        f"{out}/metrics.jsonl: line {number} of 6 is damaged; its step is skipped" for number in (3, 5)
     ]
     assert damaged_lines(out) == [3, 5]
     follow = NewRows(out / "metrics.jsonl")
@@ -217,7 +217,7 @@ def test_a_damaged_line_between_others_is_named_and_costs_its_own_step_alone(tmp
 def test_the_page_of_a_run_says_which_lines_it_leaves_out(tmp_path: Path) -> None:
     write_run_report(lines(tmp_path, *DAMAGED))
     page = (tmp_path / "report.html").read_text()
-    assert "damaged lines of metrics.jsonl, left out here" in page and ">3, 5<" in page
+    assert "damaged lines of metrics.jsonl, not used here" in page and ">3, 5<" in page
     assert report._hours(read_rows(tmp_path)) is None  # two steps are missing: no sum of what is left
     assert report._hours(read_rows(lines(tmp_path, row(0), row(1), row(2)))) == 6 / 3600
     assert report._hours([{"step": 0, "seconds": 1.0}, {"step": 1}]) is None and report._hours([]) == 0

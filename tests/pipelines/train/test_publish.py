@@ -9,7 +9,7 @@ import pytest
 
 from steadydancer.datasets.storage.s3 import ObjectPath, listing
 from steadydancer.pipelines.train import publish
-from steadydancer.pipelines.train.publish import begin_on_store, publish_folder, run_folder
+from steadydancer.pipelines.train.publish import prepare_store_run, publish_folder, run_folder
 from steadydancer.pipelines.train.run_folder import TrainingRefused
 
 
@@ -118,17 +118,17 @@ def test_a_run_begins_on_this_machine_and_a_finished_one_is_known_by_its_record(
     here.mkdir()
     monkeypatch.setattr(publish, "run_folder", lambda place: here)
     config: Any = SimpleNamespace(steps=5)
-    assert begin_on_store(config, out, None) == here and not list(here.iterdir())
-    with pytest.raises(TrainingRefused, match=rf"^out: {out} is on a store, and the machines of a cluster need"):
-        begin_on_store(config, out, "ray://head")
+    assert prepare_store_run(config, out, None) == here and not list(here.iterdir())
+    with pytest.raises(TrainingRefused, match=rf"^out: {out} is on a store, but the machines of a cluster need"):
+        prepare_store_run(config, out, "ray://head")
 
     (tmp_path / "start.json").write_text("begun")
     publish.copy_atomically(tmp_path / "start.json", out / "start.json")
     publish_folder(checkpoint(tmp_path / "checkpoint", 5), out / "checkpoint")
-    with pytest.raises(TrainingRefused, match=rf"^steps: {out} holds a checkpoint of 5 steps, and what it could be"):
-        begin_on_store(SimpleNamespace(steps=9), out, None)  # type: ignore[arg-type]
+    with pytest.raises(TrainingRefused, match=rf"^steps: {out} holds a checkpoint of 5 steps, and the training state"):
+        prepare_store_run(SimpleNamespace(steps=9), out, None)  # type: ignore[arg-type]
     assert not list(here.iterdir())
-    assert begin_on_store(config, out, None) == here
+    assert prepare_store_run(config, out, None) == here
     assert (here / "start.json").read_text() == "begun"
     assert json.loads((here / "checkpoint/run.json").read_text()) == {"steps": 5}
     assert not (here / "checkpoint/transformer").exists()
@@ -136,13 +136,13 @@ def test_a_run_begins_on_this_machine_and_a_finished_one_is_known_by_its_record(
     (tmp_path / "half").write_text("{")
     publish.copy_atomically(tmp_path / "half", out / "checkpoint/run.json")
     with pytest.raises(TrainingRefused, match=rf"^{out}/checkpoint/run.json is damaged"):
-        begin_on_store(config, out, None)
+        prepare_store_run(config, out, None)
     publish.copy_atomically(tmp_path / "checkpoint/run.json", out / "checkpoint/run.json")
 
     monkeypatch.setattr(
-        publish, "engine_states", lambda folder: iter([(5, folder / "state")] if folder == here else [])
+        publish, "intact_states", lambda folder: iter([(5, folder / "state")] if folder == here else [])
     )
-    assert begin_on_store(SimpleNamespace(steps=9), out, None) == here  # type: ignore[arg-type]  # it goes on from there
+    assert prepare_store_run(SimpleNamespace(steps=9), out, None) == here  # type: ignore[arg-type]  # it goes on from there
 
 
 def test_where_a_run_works(out: ObjectPath, tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ from safetensors.torch import load_file
 
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.models.conditions import Conditions
-from steadydancer.pipelines.train import loop, networks
-from steadydancer.pipelines.train import run_folder as checkpoint
+from steadydancer.pipelines.train import loop, networks, run_folder
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.data.batches import StepBatch
 from steadydancer.pipelines.train.data.draws import SampleDraws, digest
 from steadydancer.pipelines.train.engine import deepspeed_config, set_learning_rate
-from steadydancer.pipelines.train.gallery import weights_writer as keep
+from steadydancer.pipelines.train.gallery import weights_writer
 from steadydancer.pipelines.train.metrics.evaluation import Evaluator
 from steadydancer.pipelines.train.metrics.metrics_file import read_rows
 from steadydancer.pipelines.train.run_folder import (
@@ -154,8 +153,8 @@ def one_step(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> tuple[Engi
         return {"loss": loss, "fidelity": loss / 2}
 
     monkeypatch.setattr(loop, "engine_velocity", velocity)
-    team: Any = Team()
-    return engine, seeds, lambda: loop._step(engine, objective, config(), batch_of(6), team, Meter(), 6)  # type: ignore[arg-type]
+    group: Any = Team()
+    return engine, seeds, lambda: loop._step(engine, objective, config(), batch_of(6), group, Meter(), 6)  # type: ignore[arg-type]
 
 
 def test_a_step_takes_each_micro_batch_with_its_own_alignment_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,12 +180,12 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, out: Path, done: int = 0) -> None:
         self.did: list[Any] = []
         self.engine, self.out, self.leaves_at, self.committed = Engine(), out, -1, None
-        self.team = Team()
+        self.group = Team()
         world = self
 
         @contextmanager
-        def workers(_: TrainConfig) -> Iterator[Team]:
-            yield world.team
+        def process_group(_: TrainConfig) -> Iterator[Team]:
+            yield world.group
 
         class Data:
             def __init__(self, latents: Path, told: TrainConfig, simulation: Any) -> None:
@@ -239,16 +238,18 @@ class World:
             world.did.append(("step", at, engine.optimizer.param_groups[0]["lr"]))
             return {"loss": at + 0.5}
 
-        def node_watch(_: TrainConfig) -> Any:
+        def preemption_watch(_: TrainConfig) -> Any:
             return lambda: world.did[-1] == ("step", world.leaves_at, 0.1)
 
         given = {
-            "workers": workers, "TrainingData": Data, "Evaluator": Measures, "Meter": Meter, "StateWriter": Writer,
-            "TrainedWriter": Writer, "load_pose_simulation": lambda *_: "simulation", "node_watch": node_watch,
+            "process_group": process_group, "TrainingData": Data,
+            "Evaluator": Measures, "Meter": Meter, "StateWriter": Writer,
+            "TrainedWriter": Writer, "load_pose_simulation": lambda *_: "simulation",
+            "preemption_watch": preemption_watch,
             "load_student": lambda *_: "student", "open_engine": lambda *_: self.engine, "_step": step,
             "load_objective": lambda *_: "objective", "engine_velocity": lambda *_: None,
             "newest_state": lambda *_: None, "full_weights": lambda _: {"w": torch.ones(1)},
-            "offer": lambda told, team, steps: self.did.append(("offer", steps)),
+            "report_weights": lambda told, group, steps: self.did.append(("offer", steps)),
             "commit_checkpoint": lambda where, write, record: setattr(self, "committed", record),
         }  # fmt: skip
         for name, value in given.items():
@@ -308,7 +309,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_with_a_state_and_no_che
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     world = World(monkeypatch, tmp_path)
-    monkeypatch.setattr(loop, "stop_is_asked", lambda out, team: ("step", 3, 0.1) in world.did)
+    monkeypatch.setattr(loop, "stop_requested", lambda out, group: ("step", 3, 0.1) in world.did)
     world.run(config())
     assert world.did[-3:] == [("step", 3, 0.1), "validation", ("state", 4, True)]
     assert world.committed is None and world.engine.called == ["destroy"]
@@ -317,7 +318,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_step_with_a_state_and_no_che
 
 def test_a_stop_at_the_last_step_ends_the_run_as_any_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = World(monkeypatch, tmp_path)
-    monkeypatch.setattr(loop, "stop_is_asked", lambda out, team: ("step", 6, 0.1) in world.did)
+    monkeypatch.setattr(loop, "stop_requested", lambda out, group: ("step", 6, 0.1) in world.did)
     world.run(config())
     assert world.committed is not None and world.committed["steps"] == 7
 
@@ -351,19 +352,19 @@ def test_resuming_reads_the_state_and_cuts_the_metrics_and_refuses_other_weights
     for step in range(5):
         append_metrics(tmp_path, {"step": step})
     read: list[Any] = []
-    folder, engine, team = tmp_path / "state/step-000003", Engine(), Team()
+    folder, engine, group = tmp_path / "state/step-000003", Engine(), Team()
     monkeypatch.setattr(loop, "newest_state", lambda out, ranks: (3, folder))
-    monkeypatch.setattr(loop, "read_facts", lambda state: {"trained": ["a", "b"]})
+    monkeypatch.setattr(loop, "read_state_record", lambda state: {"trained": ["a", "b"]})
     monkeypatch.setattr(loop, "read_state", lambda *given: read.append(given))
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "c"])
-    with pytest.raises(TrainingRefused, match="step-000003 holds other trained weights than this run trains"):
-        loop._resume(engine, team, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(TrainingRefused, match="step-000003 has other trained weights than this run trains"):
+        loop._resume(engine, group, tmp_path)  # type: ignore[arg-type]
     assert not read and len(read_rows(tmp_path)) == 5
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "b"])
     assert loop._resume(engine, Team(1, 2), tmp_path) == 3  # type: ignore[arg-type]
     assert len(read_rows(tmp_path)) == 5  # the first rank alone writes
-    assert loop._resume(engine, team, tmp_path) == 3  # type: ignore[arg-type]
-    assert read[-1] == (engine, folder, team) and [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2]
+    assert loop._resume(engine, group, tmp_path) == 3  # type: ignore[arg-type]
+    assert read[-1] == (engine, folder, group) and [row["step"] for row in read_rows(tmp_path)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("warmup", "rates"), [(4, [0.025, 0.05, 0.075, 0.1, 0.1]), (0, [0.1] * 5), (1, [0.1] * 5)])
@@ -424,14 +425,14 @@ class Fixed:
         return row
 
 
-def evaluator(data: Fixed, team: Team) -> tuple[Evaluator, Engine]:
+def evaluator(data: Fixed, group: Team) -> tuple[Evaluator, Engine]:
     engine = Engine()
 
     def objective(velocity: str, row: SampleDraws) -> dict[str, torch.Tensor]:
         assert velocity == "velocity" and engine.called[-1] == "eval" and not torch.is_grad_enabled()
         return {"loss": torch.tensor(100.0 * int(row.key) + row.sigma), "fidelity": torch.tensor(-1.0)}
 
-    return Evaluator(engine, objective, "velocity", data, team), engine  # type: ignore[arg-type]
+    return Evaluator(engine, objective, "velocity", data, group), engine  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
@@ -439,11 +440,11 @@ def test_each_fixed_sample_is_measured_by_one_rank_and_all_ranks_take_part_in_ev
     rows = [SampleDraws(str(i), 0.25, 0) for i in range(5)]
     sums = torch.zeros(5, dtype=torch.float64)
     for rank in range(world_size):
-        data, team = Fixed(rows), Team(rank, world_size)
-        measured, engine = evaluator(data, team)
+        data, group = Fixed(rows), Team(rank, world_size)
+        measured, engine = evaluator(data, group)
         measured.losses(rows)
         assert engine.called == ["eval", "train"] and len(data.loaded) == math.ceil(5 / world_size)
-        sums += team.summed[0]
+        sums += group.summed[0]
     assert sums.tolist() == [100 * i + 0.25 for i in range(5)]
 
 
@@ -497,7 +498,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         made("half")(folder)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(NotWritten, match=r"^disk: the checkpoint of 7 steps .*No space left.* writes it again"):
+    with pytest.raises(NotWritten, match=r"^disk: the checkpoint of 7 steps .*No space left.* to write it again"):
         commit_checkpoint(tmp_path, full, {"steps": 7})
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
     assert read_checkpoint_record(tmp_path)["steps"] == 5
@@ -507,13 +508,13 @@ def test_kept_weights_leave_room_for_the_next_engine_state(monkeypatch: pytest.M
     """Training would stop without a state, and goes on without a gallery."""
     (tmp_path / "state/step-000002").mkdir(parents=True)
     (tmp_path / "state/step-000002/engine.pt").write_bytes(bytes(1000))
-    writer = keep.TrainedWriter(tmp_path, Team(), {"config": config().model_dump(mode="json")})  # type: ignore[arg-type]
-    usage = keep.shutil.disk_usage(tmp_path)
+    writer = weights_writer.TrainedWriter(tmp_path, Team(), {"config": config().model_dump(mode="json")})  # type: ignore[arg-type]
+    usage = weights_writer.shutil.disk_usage(tmp_path)
     weights = {"w": torch.zeros(100)}
     for free, is_refused in ((1400, False), (1399, True)):
-        monkeypatch.setattr(keep.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        monkeypatch.setattr(weights_writer.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
         if is_refused:
-            with pytest.raises(OSError, match="0.00 GB to write and 0.00 GB for the next engine state"):
+            with pytest.raises(OSError, match="0.00 GB to write and 0.00 GB for the next training state"):
                 writer._refuse_without_room(weights)
         else:
             writer._refuse_without_room(weights)
@@ -546,11 +547,11 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
         gathered.append(dtype)
         return {"w": torch.full((2,), float(len(gathered)), dtype=dtype)} if is_first else {}
 
-    monkeypatch.setattr(keep, "gather_trained", gather)
-    monkeypatch.setattr(keep, "offer", lambda config, team, steps: offered.append(steps))
+    monkeypatch.setattr(weights_writer, "gather_trained", gather)
+    monkeypatch.setattr(weights_writer, "report_weights", lambda config, group, steps: offered.append(steps))
     settings = {"config": told.model_dump(mode="json"), "attempt": "a"}
     for steps in (range(10), range(10)):
-        with keep.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
+        with weights_writer.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
             for step in steps:
                 writer.keep(Engine(), step)
     kept = sorted((tmp_path / "trained").iterdir())
@@ -559,9 +560,9 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
     assert gathered == [torch.float32 if stage == 1 else torch.bfloat16] * 2
     assert [load_file(folder / "trained.safetensors")["w"][0].item() for folder in kept] == [1.0, 2.0]
     assert json.loads((kept[1] / "run.json").read_text()) == {"steps": 6, "settings": settings}
-    with keep.TrainedWriter(
+    with weights_writer.TrainedWriter(
         tmp_path / "none", Team(), {**settings, "config": config().model_dump(mode="json")}
     ) as writer:  # type: ignore[arg-type]
         writer.keep(Engine(), 3)
     assert not (tmp_path / "none").exists()
-    assert checkpoint.steps_done(tmp_path) == 0
+    assert run_folder.steps_done(tmp_path) == 0

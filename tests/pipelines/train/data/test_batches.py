@@ -169,7 +169,7 @@ def test_a_simulated_pose_takes_the_place_of_the_cached_one_alone(latents: Path)
         value("pose_latents", 5),
     ]
     assert [told(clip) for clip in batch.latents] == [value("latents", 4), value("latents", 5)]
-    with pytest.raises(ValueError, match="pose simulation was drawn for sample clip04, but there is nothing"):
+    with pytest.raises(ValueError, match="pose simulation was drawn for sample clip04, but `pose_simulation` is None"):
         TrainingData(latents, config(stage=3)).load(rows, CPU)
 
 
@@ -206,8 +206,8 @@ def test_a_tensor_of_another_shape_or_with_infinity_is_named_each_time(
     wanted = {**clip, **image, "prompt_embeds": (None, 8)}
     for change, error, words in (
         (cut, ArtifactError, "its index and null"),
-        (lambda tensor: tensor[None], ArtifactError, f"want {wanted[name]}"),
-        (not_finite, NonFiniteError, f"{name} holds values that are not finite"),
+        (lambda tensor: tensor[None], ArtifactError, f"expected {wanted[name]}"),
+        (not_finite, NonFiniteError, f"{name} has values that are not finite"),
     ):
         given = tensors(WIDE, 1)
         given[name] = change(given[name])
@@ -220,7 +220,7 @@ def test_a_tensor_of_another_shape_or_with_infinity_is_named_each_time(
     given = tensors(WIDE, 1)
     del given[name]
     monkeypatch.setattr(data.shards, "read", lambda key: {"conditions": save(given), "meta": {}, "pose": b""})
-    with pytest.raises(ArtifactError, match=f"sample clip01: {name} is None, its index and null conditions want"):
+    with pytest.raises(ArtifactError, match=f"sample clip01: {name} has shape None, expected"):
         data.load([SampleDraws("clip01", 0.5, 1)], CPU)
     monkeypatch.setattr(data.shards, "read", lambda key: {"conditions": b"torn", "meta": {}, "pose": b""})
     with pytest.raises(ArtifactError, match=r"shard\.tar: sample clip01: 4 bytes are not a safetensors file"):
@@ -241,5 +241,5 @@ def test_null_conditions_that_are_missing_or_not_finite_are_named(
     data, given = TrainingData(latents, config()), tensors(WIDE, 20)
     given["pose_latents"] = cut(given["pose_latents"])
     monkeypatch.setattr(data.shards, "null", lambda bucket: save(given))
-    with pytest.raises(ArtifactError, match=r"pose_latents is \(16, 2, 4, 6\), wanted \(16, 3, 4, 6\)"):
+    with pytest.raises(ArtifactError, match=r"pose_latents has shape \(16, 2, 4, 6\), expected \(16, 3, 4, 6\)"):
         data.load([SampleDraws("clip01", 0.5, 1)], CPU)

@@ -28,7 +28,7 @@ from steadydancer.models.cached_conditions import tensors_of
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.batches import TrainingData
 from steadydancer.pipelines.train.data.draws import simulated_poses
-from steadydancer.pipelines.train.data.pose_simulation import PoseSimulation, kept_bytes, latent_shape
+from steadydancer.pipelines.train.data.pose_simulation import PoseSimulation, latent_shape, simulated_pose_bytes
 from steadydancer.pipelines.train.data.prefetch import Prefetch
 from steadydancer.pipelines.train.run_folder import NonFiniteError
 
@@ -345,8 +345,8 @@ def infinite(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("latents", lambda t: t * float("nan"), "latents holds values that are not finite"),
-        ("prompt_embeds", infinite, "prompt_embeds holds values that are not finite"),
+        ("latents", lambda t: t * float("nan"), "latents has values that are not finite"),
+        ("prompt_embeds", infinite, "prompt_embeds has values that are not finite"),
         ("pose_latents", lambda t: t[:, :-1], r"pose_latents is \(16, 2, 4, 6\), .* want \(16, 3, 4, 6\)"),
         ("image_latents", lambda t: t.transpose(2, 3), r"image_latents is \(16, 3, 6, 4\), .* want \(16, 3, 4, 6\)"),
         ("image_embeds", lambda t: t[:, :4], r"image_embeds is \(257, 4\), .* want \(257, 8\)"),
@@ -434,10 +434,13 @@ def test_what_simulated_poses_will_weigh_is_known_beforehand(quick: None, latent
         data.load([row], torch.device("cpu"))
     files = {file.stem: load_file(file)["pose_latents"] for file in (tmp_path / "poses").glob("*.safetensors")}
     assert files.keys() == {f"{key}-{target}" for key, target in poses} and len(files) > 4
-    assert kept_bytes(stage, poses, data.shards) == sum(tensor.nbytes for tensor in files.values())
+    assert simulated_pose_bytes(stage, poses, data.shards) == sum(tensor.nbytes for tensor in files.values())
     # Rounded as the cache is: a pose that is simulated is not told by its precision.
     assert {tensor.dtype for tensor in files.values()} == {torch.bfloat16}
-    assert kept_bytes(config(3, pose_simulation_unit="latent", pose_simulation_targets=(2,)), poses, data.shards) == 0
+    assert (
+        simulated_pose_bytes(config(3, pose_simulation_unit="latent", pose_simulation_targets=(2,)), poses, data.shards)
+        == 0
+    )
     assert simulated_poses(config(1), data.sampler, data.split.training) == set()
 
 
@@ -446,7 +449,7 @@ def test_a_simulated_pose_that_is_no_good_is_not_kept_and_a_kept_one_is_named(
 ) -> None:
     simulation, shards = PoseSimulation(config(3), None, tmp_path), ShardDataset(latents)
     plain = tensors_like(WIDE, 0)["pose_latents"]
-    with monkeypatch.context() as patched, pytest.raises(NonFiniteError, match=r"sample clip0, .* T\* = 2: not finite"):
+    with monkeypatch.context() as patched, pytest.raises(NonFiniteError, match=r"sample clip0, .* T\* = 2, are not"):
         patched.setattr(PoseSimulation, "_encode", lambda *_: plain.float() * float("nan"))
         simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
     assert not list(tmp_path.glob("*.safetensors"))
@@ -455,7 +458,7 @@ def test_a_simulated_pose_that_is_no_good_is_not_kept_and_a_kept_one_is_named(
     file = tmp_path / "clip0-2.safetensors"
     for content in (file.read_bytes()[:-1], save({"pose_latents": plain[:, :1].contiguous()}), save({"other": plain})):
         file.write_bytes(content)
-        with pytest.raises(ArtifactError, match=f"{file} holds no simulated pose .*delete it"):
+        with pytest.raises(ArtifactError, match=f"{file} is not a simulated pose .*delete it"):
             simulation("clip0", 2, shards.read("clip0"), plain, WIDE)
     file.unlink()
     assert torch.equal(simulation("clip0", 2, shards.read("clip0"), plain, WIDE), first)
@@ -565,7 +568,9 @@ def test_a_cache_of_other_weights_sizes_types_or_code_ends_the_command(
         "max_area_px: 4096 → 9216",
     )
     refused(train(cached, cache={"dtype": "bfloat16"}), 'dtype: "float32" → "bfloat16"')
-    refused(train(cached, stage1={"num_frames": 29}), "num_frames: ", "33 frames a clip, the configuration says 29")
+    refused(
+        train(cached, stage1={"num_frames": 29}), "num_frames: ", "33 frames per clip, but the configuration has 29"
+    )
     refused(train(cached, stage1={"validation_share": 0.999}), "validation_share: at 0.999 all 3 sources")
     with monkeypatch.context() as patched:
         patched.setitem(ENCODINGS, "pose_latents", 9)
@@ -601,5 +606,5 @@ def test_what_only_reading_tells_ends_the_command_before_the_step(train: Any, ca
     counts = {"inputs": len(rows), "ok": len(rows), "rejected": 0, "quarantined": 0}
     Artifact(nan).commit({**{k: v for k, v in samples.record.items() if k != "fingerprint"}, "counts": counts})
     answer = train(nan, stage1={"evaluation_samples": 0})
-    refused(answer, f"{nan}/shards/", ": sample ", ": image_embeds holds values that are not finite")
+    refused(answer, f"{nan}/shards/", ": sample ", ": image_embeds has values that are not finite")
     assert not (tmp_path / "out" / "metrics.jsonl").read_text()

@@ -203,8 +203,8 @@ def test_evaluation_is_fixed_and_drops_nothing():
     [
         ({"num_frames": 80}, r"num_frames must be 4k \+ 1"),
         ({"global_batch_size": 6, "num_workers": 4}, "global_batch_size 6 must be a multiple"),
-        ({"pose_simulation_targets": (1, 2)}, "pose_simulation_targets must lie in 2..80"),
-        ({"pose_simulation_unit": "latent", "num_frames": 9}, "must lie in 2..2"),
+        ({"pose_simulation_targets": (1, 2)}, "pose_simulation_targets must be in 2..80"),
+        ({"pose_simulation_unit": "latent", "num_frames": 9}, "must be in 2..2"),
         ({"learning_rate": 0}, "learning_rate"),
         ({"epochs": 3}, "epochs"),
     ],

@@ -17,7 +17,7 @@ from steadydancer.datasets.toydance import toy_pose
 from steadydancer.models import encoders
 from steadydancer.models.pose_condition import draw_pose_condition
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.data.pose_simulation import PoseSimulation, kept_bytes, latent_shape
+from steadydancer.pipelines.train.data.pose_simulation import PoseSimulation, latent_shape, simulated_pose_bytes
 
 BUCKET = (9, 64, 48)
 META = {"image_height": 80, "image_width": 60, "drawing_area_px": 96 * 64}
@@ -107,6 +107,6 @@ def test_what_is_kept_weighs_as_much_as_its_tensors(dtype: torch.dtype, size: in
     bucket = {"a": BUCKET, "b": (5, 16, 24)}
     shards: Any = SimpleNamespace(bucket=bucket, keys=["a", "b"], read=lambda key: {"conditions": stored})
     values = 2 * math.prod((16, 3, 8, 6)) + math.prod((16, 2, 2, 3))
-    assert kept_bytes(config("frame", 5), [("a", 5), ("a", 4), ("b", 2)], shards) == values * size
-    assert kept_bytes(config("frame", 5), [], shards) == 0
-    assert kept_bytes(config("latent", 2), [("a", 2)], shards) == 0
+    assert simulated_pose_bytes(config("frame", 5), [("a", 5), ("a", 4), ("b", 2)], shards) == values * size
+    assert simulated_pose_bytes(config("frame", 5), [], shards) == 0
+    assert simulated_pose_bytes(config("latent", 2), [("a", 2)], shards) == 0

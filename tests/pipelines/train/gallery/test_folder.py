@@ -27,10 +27,8 @@ from steadydancer.pipelines.train import job, publish
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.data.batches import TrainingData
 from steadydancer.pipelines.train.gallery import folder as gallery
-from steadydancer.pipelines.train.gallery import kept_weights as trained
+from steadydancer.pipelines.train.gallery import kept_weights, schedule, weights_writer
 from steadydancer.pipelines.train.gallery import render as gallery_render
-from steadydancer.pipelines.train.gallery import schedule as renders
-from steadydancer.pipelines.train.gallery import weights_writer as keep
 from steadydancer.pipelines.train.metrics import report
 from steadydancer.pipelines.train.metrics.metrics_file import PARTS, read_rows
 from steadydancer.pipelines.train.resume.stop import TrainingStopped
@@ -119,10 +117,10 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def videos(out: Path) -> dict[int, bytes]:
     return {steps: next((out / "gallery" / f"step-{steps:06d}").glob("*.mp4")).read_bytes()
-            for steps in report.steps_shown(out)}  # fmt: skip
+            for steps in report.gallery_steps(out)}  # fmt: skip
 
 
-def settings_of(world, out: Path, config: TrainConfig) -> dict:
+def gallery_settings(world, out: Path, config: TrainConfig) -> dict:
     return {"config": config.model_dump(mode="json"), "latents": str(world["latents"]), "out": str(out),
             "base": str(world["base"]), "from_checkpoint": None, "record": {}, "attempt": "another"}  # fmt: skip
 
@@ -131,14 +129,14 @@ def test_every_checkpoint_has_a_gallery_of_the_same_validation_clips(world, run)
     data = TrainingData(world["latents"], micro())
     (key,) = gallery_render.gallery_keys(data, micro())
     assert key in data.split.validation
-    records = gallery.galleries(run, [2, 4, 5])
+    records = gallery.gallery_records(run, [2, 4, 5])
     assert {steps: record["clips"] for steps, record in records.items()} == {2: [key], 4: [key], 5: [key]}
     assert {(record["fps"], record["fps_assumed"]) for record in records.values()} == {(16, True)}  # no cache says it
     shown = videos(run)
     assert list(shown) == [2, 4, 5] and len(set(shown.values())) == 3  # the weights differ, and nothing else does
     video = run / "gallery" / "step-000002" / f"{key}.mp4"
     assert decode(video, frame_times_s(video)).shape == (FRAMES, SIDE, SIDE, 3)
-    assert {file.name for file in (run / "gallery/clips").iterdir()} == {f"{key}-{n}" for n in gallery.OF_EACH_CLIP}
+    assert {file.name for file in (run / "gallery/clips").iterdir()} == {f"{key}-{n}" for n in gallery.REFERENCE_MEDIA}
     assert not list((run / "trained").glob("step-000005"))  # those are the checkpoint's
 
 
@@ -150,8 +148,8 @@ def test_the_page_shows_all_galleries_side_by_side(run):
         assert (run / place).is_file()
     measured = [row["validation_loss"] for row in read_rows(run) if "validation_loss" in row]
     assert f"2 steps\nvalidation loss {measured[0]:.4g}" in page
-    assert all(f"<b>{title}</b>" in page for title in ("loss", "mean over σ", "shares of a step", "seconds a step"))
-    assert "could not be made" not in page
+    assert all(f"<b>{title}</b>" in page for title in ("loss", "mean over σ", "shares of a step", "seconds per step"))
+    assert "could not be rendered" not in page
 
 
 def test_galleries_change_nothing_in_the_training(world, run, tmp_path):
@@ -182,7 +180,7 @@ def test_other_settings_make_other_galleries_of_the_same_run(world, run, tmp_pat
 def test_a_kill_leaves_no_half_gallery_and_the_next_attempt_makes_it(world, run, tmp_path, monkeypatch):
     out = shutil.copytree(run, tmp_path / "stage1")
     shutil.rmtree(out / "gallery/step-000004")
-    settings = settings_of(world, out, micro(shown={**SHOWN, "num_clips": 2}))
+    settings = gallery_settings(world, out, micro(shown={**SHOWN, "num_clips": 2}))
     original, calls = gallery_render.render_clip, []
 
     def killed(*arguments):
@@ -213,31 +211,31 @@ def test_a_render_that_fails_is_told_and_the_training_goes_on(world, run, tmp_pa
     monkeypatch.setattr(gallery_render, "render_gallery", fails)
     assert train(world, micro(), tmp_path / "run")["steps"] == 5
     page = (tmp_path / "run/report.html").read_text()
-    assert "could not be made" in page and "CUDA out of memory, &lt;says&gt; the card" in page
+    assert "could not be rendered" in page and "CUDA out of memory, &lt;says&gt; the card" in page
     assert list(videos(tmp_path / "run")) == [2, 5]
     monkeypatch.undo()
     assert train(world, micro(), tmp_path / "run")["already_finished"]
     assert videos(tmp_path / "run") == videos(run)
-    assert "could not be made" not in (tmp_path / "run/report.html").read_text()
+    assert "could not be rendered" not in (tmp_path / "run/report.html").read_text()
 
 
 def test_weights_that_find_no_room_are_told_and_the_training_goes_on(world, tmp_path, monkeypatch):
     def full(weights, file):
         raise OSError(28, "No space left on device", str(file))
 
-    monkeypatch.setattr(keep, "save_file", full)
+    monkeypatch.setattr(weights_writer, "save_file", full)
     assert train(world, micro(), tmp_path)["steps"] == 5
     assert list(videos(tmp_path)) == [5]
-    assert set(gallery.failures(tmp_path)) == {2, 4}
-    assert "were not kept: [Errno 28]" in gallery.failures(tmp_path)[2]["reason"]
+    assert set(gallery.gallery_failures(tmp_path)) == {2, 4}
+    assert "could not be written: [Errno 28]" in gallery.gallery_failures(tmp_path)[2]["reason"]
     assert not list((tmp_path / "trained").iterdir())
     monkeypatch.undo()
 
     disk = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(keep.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
-    writer = keep.TrainedWriter(tmp_path, None, settings_of(world, tmp_path, micro()))
+    monkeypatch.setattr(weights_writer.shutil, "disk_usage", lambda folder: disk._replace(free=1000))
+    writer = weights_writer.TrainedWriter(tmp_path, None, gallery_settings(world, tmp_path, micro()))
     writer._write(tmp_path / "trained/step-000004", {"weight": torch.zeros(10)}, 4)
-    assert "the next engine state, 0.00 GB free" in gallery.failures(tmp_path)[4]["reason"]
+    assert "the next training state, 0.00 GB free" in gallery.gallery_failures(tmp_path)[4]["reason"]
 
 
 @pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.acceptance)])
@@ -250,23 +248,23 @@ def test_a_picked_step_is_the_checkpoint_of_a_run_that_ended_there(world, run, t
     else:
         train(world, micro(2, zero_stage=3, steps=3), long, parent)
     train(world, micro(stage, steps=2, shown=None, zero_stage=stage + 1), short, parent)
-    before, picked = videos(long)[2], trained.pick(long, 2)
-    assert picked == trained.pick(long, 2) == long / "checkpoint-000002"
+    before, picked = videos(long)[2], kept_weights.pick(long, 2)
+    assert picked == kept_weights.pick(long, 2) == long / "checkpoint-000002"
     ours, theirs = (json.loads((place / "run.json").read_text()) for place in (picked, short / "checkpoint"))
     same = ("steps", "stage", "base", "parent", "latents", "digest")
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
     assert content_digest(picked / "transformer") == ours["digest"] and (picked / "lora").exists() == (stage == 1)
 
     shutil.rmtree(long / "gallery/step-000002")  # made again, of the checkpoint this time, it is the same
-    renders.render_missing(config, settings_of(world, long, config), renders.in_this_process)
+    schedule.render_missing(config, gallery_settings(world, long, config), schedule.render_in_process)
     assert videos(long)[2] == before
     if stage == 1:
         train(world, micro(2, shown=None, steps=1), tmp_path / "next", picked)
 
 
 def test_a_step_that_is_not_kept_cannot_be_picked(run):
-    with pytest.raises(TrainingRefused, match=r"^steps: .* no weights of 3 steps, but of: 2, 4, 5$"):
-        trained.pick(run, 3)
+    with pytest.raises(TrainingRefused, match=r"^steps: .* no weights of 3 steps; steps with weights: 2, 4, 5$"):
+        kept_weights.pick(run, 3)
 
 
 def test_a_network_in_bfloat16_is_rounded_as_its_checkpoint_is(world, tmp_path):
@@ -274,9 +272,9 @@ def test_a_network_in_bfloat16_is_rounded_as_its_checkpoint_is(world, tmp_path):
     # oneDNN leaves weight gradients of a bfloat16 convolution over two frames unwritten (docs/log.md).
     with torch.backends.mkldnn.flags(enabled=False):
         train(world, config, tmp_path)
-    kept = trained.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
-    trained.pick(tmp_path, 2)
-    loaded = trained.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
+    kept = kept_weights.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
+    kept_weights.pick(tmp_path, 2)
+    loaded = kept_weights.network_at(tmp_path, 2, torch.device("cpu")).state_dict()
     assert {tensor.dtype for tensor in loaded.values()} == {torch.bfloat16, torch.float32}
     assert equal(kept, loaded)
 
@@ -310,7 +308,7 @@ def test_a_network_that_knows_the_answer_renders_the_clip_itself(world, monkeypa
 
 
 def test_more_clips_than_are_measured_are_refused():
-    with pytest.raises(ValueError, match=r"gallery.num_clips 3 are more than validation_clips 2"):
+    with pytest.raises(ValueError, match=r"gallery.num_clips 3 must be at most validation_clips 2"):
         micro(shown={"num_clips": 3})
 
 
@@ -329,9 +327,9 @@ def test_a_line_goes_through_its_points_and_a_gap_is_no_point():
 def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, bucket, tmp_path, monkeypatch):
     out, here = location(f"{bucket}/galleries/stage1"), shutil.copytree(run, tmp_path / "stage1")
     publish.publish(here, out)
-    there = report.steps_shown(out)
+    there = report.gallery_steps(out)
     assert there == [2, 4, 5] and (out / "report.html").is_file()
-    assert gallery.galleries(out, there) == gallery.galleries(run, there)
+    assert gallery.gallery_records(out, there) == gallery.gallery_records(run, there)
     uploaded: list[str] = []
     original = publish.copy_atomically
     monkeypatch.setattr(
@@ -344,11 +342,11 @@ def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, buc
 
     monkeypatch.setattr(job, "run_folder", lambda place: here)
     picked = job.pick(out, 2)
-    assert picked == out / "checkpoint-000002" == job.picked(out, 2)
+    assert picked == out / "checkpoint-000002" == job.find_checkpoint(out, 2)
     assert json.loads((picked / "run.json").read_text())["steps"] == 2
-    assert job.pick(out, 5) == out / "checkpoint" == job.picked(out, 5)  # the last one is there
-    with pytest.raises(TrainingRefused, match="holds no checkpoint of 4 steps"):
-        job.picked(out, 4)
+    assert job.pick(out, 5) == out / "checkpoint" == job.find_checkpoint(out, 5)  # the last one is there
+    with pytest.raises(TrainingRefused, match="has no checkpoint of 4 steps"):
+        job.find_checkpoint(out, 4)
 
 
 @pytest.mark.acceptance
@@ -369,15 +367,15 @@ def test_galleries_are_made_beside_the_training_which_waits_for_none(world, tmp_
         steps = gallery.trained_steps(out)[-1] + 101
         hasty = micro(steps=steps, shown={**shown, "max_seconds": 1e-3}, **slow)
         assert train(world, hasty, out)["steps"] == steps
-        told, there = gallery.failures(out), report.steps_shown(out)
+        told, there = gallery.gallery_failures(out), report.gallery_steps(out)
         assert steps in told and 100 in there and not set(there) & set(told)
         assert all("max_seconds" in failure["reason"] for failure in told.values())
 
         assert train(world, micro(steps=steps, shown=shown, **slow), out)["already_finished"]
-        assert report.steps_shown(out) == [*gallery.trained_steps(out), steps] and not gallery.failures(out)
+        assert report.gallery_steps(out) == [*gallery.trained_steps(out), steps] and not gallery.gallery_failures(out)
     made = videos(out)[100]
     shutil.rmtree(out / gallery.gallery_name(100))
-    gallery_render.render_gallery(settings_of(world, out, micro(shown=shown)), 100)
+    gallery_render.render_gallery(gallery_settings(world, out, micro(shown=shown)), 100)
     assert videos(out)[100] == made
 
 

@@ -109,7 +109,7 @@ def test_the_first_clips_of_the_validation_are_shown_each_once() -> None:
     assert gallery_render.gallery_keys(data, config()) == ["c", "a"]
     assert gallery_render.gallery_keys(data, config(num_clips=8)) == ["c", "a", "b"]
     nothing: Any = Data()
-    with pytest.raises(TrainingRefused, match="no source is held out"):
+    with pytest.raises(TrainingRefused, match="holds out no source"):
         gallery_render.gallery_keys(nothing, config())
 
 
@@ -144,7 +144,7 @@ def test_without_guidance_by_the_pose_none_is_perturbed(told: dict[str, Any]) ->
 def test_beside_the_renders_lie_the_image_the_pose_and_the_clip_made_once(told: dict[str, Any], tmp_path: Path) -> None:
     data: Any = Data("a")
     vae: Any = SimpleNamespace(device=DEVICE)
-    gallery_render.write_what_is_compared(tmp_path, "a", data, vae, 12)
+    gallery_render.write_reference_media(tmp_path, "a", data, vae, 12)
     image = cv2.imread(str(tmp_path / clip_name("a", "reference.png")))[..., ::-1]
     assert image.shape == (HEIGHT, WIDTH, 3) and image[5, 5].tolist() == [200, 120, 97]
     for name in ("pose.mp4", "truth.mp4"):
@@ -157,10 +157,10 @@ def test_beside_the_renders_lie_the_image_the_pose_and_the_clip_made_once(told: 
     drawn = gallery_render.resize_frames(draw_pose_condition(dancer("a"), 60, 40, 96 * 64), HEIGHT, WIDTH)
     assert np.corrcoef(pose.mean(axis=-1).ravel(), drawn.mean(axis=-1).ravel())[0, 1] > 0.95
     before = truth.stat().st_mtime_ns
-    gallery_render.write_what_is_compared(tmp_path, "a", data, vae, 12)
+    gallery_render.write_reference_media(tmp_path, "a", data, vae, 12)
     assert truth.stat().st_mtime_ns == before and len(data.asked) == 1
     truth.unlink()
-    gallery_render.write_what_is_compared(tmp_path, "a", data, vae, 12)
+    gallery_render.write_reference_media(tmp_path, "a", data, vae, 12)
     assert truth.is_file()
 
 

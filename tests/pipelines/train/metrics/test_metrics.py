@@ -12,7 +12,7 @@ from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.metrics import meter
 from steadydancer.pipelines.train.metrics.meter import Meter
 from steadydancer.pipelines.train.metrics.metrics_file import PARTS, NewRows, loss_terms
-from steadydancer.pipelines.train.metrics.progress import progress, told
+from steadydancer.pipelines.train.metrics.progress import format_row, progress
 from steadydancer.pipelines.train.metrics.report import write_run_page
 from steadydancer.pipelines.train.metrics.trackers import open_trackers
 from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics, cut_metrics
@@ -79,7 +79,7 @@ def test_tensorboard_shows_what_the_metrics_hold_after_a_cut_too(tmp_path):
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(TrainingRefused, match="^trackers: wandb needs the package wandb: pip install it"):
+    with pytest.raises(TrainingRefused, match="^trackers: wandb needs the package wandb: install it with pip"):
         open_trackers(config(trackers=("wandb",)), tmp_path)
 
 
@@ -185,15 +185,15 @@ def test_a_server_that_fails_stops_nothing_says_no_secret_and_is_told_later(tmp_
 
 
 def test_the_bar_tells_terms_rate_shares_and_memory():
-    assert told(row(0)) == (
+    assert format_row(row(0)) == (
         "loss 1.0000, fidelity 1.0000, validation_loss 0.5000, grad_norm 0.1250, 4 samples/s, "
         "data 25% forward 25% backward 25% optimizer 25%, 3.0 GB"
     )
-    assert told({**row(0), "mfu": 0.51}).endswith(", MFU 51%")
+    assert format_row({**row(0), "mfu": 0.51}).endswith(", MFU 51%")
     not_profiled = {**row(0), "forward_share": None, "backward_share": None, "optimizer_share": None}
-    assert " samples/s, data 25%, 3.0 GB" in told(not_profiled)
+    assert " samples/s, data 25%, 3.0 GB" in format_row(not_profiled)
     earlier = {name: value for name, value in row(0).items() if name != "grad_norm"}
-    assert told(earlier).startswith("loss 1.0000, fidelity 1.0000, validation_loss 0.5000, 4 samples/s, ")
+    assert format_row(earlier).startswith("loss 1.0000, fidelity 1.0000, validation_loss 0.5000, 4 samples/s, ")
 
 
 def test_the_page_draws_the_gradient_norm_and_the_shares_that_were_measured(tmp_path):
@@ -208,7 +208,7 @@ def test_the_page_draws_the_gradient_norm_and_the_shares_that_were_measured(tmp_
     assert "`profile` in the configuration" in page() and "<td>data" in page()
     append_metrics(tmp_path, row(1))
     assert "gradient norm" in page() and "grad_norm" not in page()
-    assert all(f"<td>{part}" in page() for part in (*PARTS, "the rest")) and "profile" not in page()
+    assert all(f"<td>{part}" in page() for part in (*PARTS, "other")) and "profile" not in page()
     assert [loss_terms(told) for told in (row(0), earlier, {"step": 0, "loss": 1.0})] == [
         ["loss", "fidelity"], ["loss", "fidelity"], ["loss"],
     ]  # fmt: skip

@@ -12,8 +12,13 @@ from steadydancer.datasets.storage.digests import json_digest
 from steadydancer.pipelines.train.config import NETWORK_FIELDS, TrainConfig
 from steadydancer.pipelines.train.preflight import inputs as start
 from steadydancer.pipelines.train.preflight.fork import begin_fork, check_fork, forked_from
-from steadydancer.pipelines.train.preflight.inputs import check_same_run, compared_with, identity, refuse_other_run
-from steadydancer.pipelines.train.resume import integrity as faults
+from steadydancer.pipelines.train.preflight.inputs import (
+    check_same_run,
+    comparable_identity,
+    identity,
+    refuse_other_run,
+)
+from steadydancer.pipelines.train.resume import integrity
 from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics
 
 # A setting for each field that is another than the default.
@@ -38,7 +43,7 @@ FREE = {
     "steps", "checkpoint_every_steps", "keep_checkpoints", "offload_activations", "shard_teacher",
     "asynchronous_checkpoints", "max_restarts", "gallery", "trackers", "profile", "bundle",
 }  # fmt: skip
-# What an engine state is cut up by, or trains, and which network it is.
+# What a training state is cut up by, or trains, and which network it is.
 FIXED = {"zero_stage", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}
 
 
@@ -60,7 +65,7 @@ def state(out: Path, steps: int) -> Path:
     file = folder / "engine/rank.pt"
     facts = {
         "world_size": 8, "zero_stage": 2, "trained": ["w"], "steps_done": steps,
-        "files": {"engine/rank.pt": file.stat().st_size}, "crc32": {"engine/rank.pt": faults._checksum(file, 0)},
+        "files": {"engine/rank.pt": file.stat().st_size}, "crc32": {"engine/rank.pt": integrity._checksum(file, 0)},
     }  # fmt: skip
     (folder / "complete.json").write_text(json.dumps({**facts, "digest": json_digest(facts)}))
     return folder
@@ -103,8 +108,8 @@ def test_other_inputs_make_another_run(run: Path, name: str) -> None:
 
 def test_a_base_that_a_plan_has_not_looked_at_counts_as_the_same() -> None:
     begun = identity(record())
-    assert compared_with(begun, record(base=None))["base"] == "b"
-    assert compared_with(begun, record(base="other"))["base"] == "other"
+    assert comparable_identity(begun, record(base=None))["base"] == "b"
+    assert comparable_identity(begun, record(base="other"))["base"] == "other"
 
 
 def test_other_workers_take_the_same_global_batch_in_any_micro_batches_and_no_other_one(run: Path) -> None:
@@ -112,7 +117,7 @@ def test_other_workers_take_the_same_global_batch_in_any_micro_batches_and_no_ot
     for changes, named in (
         (
             {"num_workers": 4, "global_batch_size": 32},
-            r"(?s)config.global_batch_size: 16 → 32\n  config.num_workers: 8 → 4\nAnother num_workers is taken where",
+            r"(?s)config.global_batch_size: 16 → 32\n  config.num_workers: 8 → 4\nAnother num_workers is allowed if",
         ),
         ({"num_workers": 4, "seed": 9}, "config.seed: 0 → 9"),
         ({"global_batch_size": 24}, "config.global_batch_size: 16 → 24"),
@@ -123,7 +128,7 @@ def test_other_workers_take_the_same_global_batch_in_any_micro_batches_and_no_ot
 
 def test_fewer_steps_than_are_taken_are_refused_and_as_many_are_not(run: Path) -> None:
     refuse_other_run(run, record(stage_1(steps=3)))
-    with pytest.raises(TrainingRefused, match=rf"^steps: {run} has 3 steps behind it already, 2 asked"):
+    with pytest.raises(TrainingRefused, match=rf"^steps: 2 steps requested, but {run} already has 3"):
         refuse_other_run(run, record(stage_1(steps=2)))
 
 
@@ -141,7 +146,7 @@ def test_a_folder_is_bound_by_the_first_run_alone(tmp_path: Path) -> None:
 def test_a_fork_takes_any_setting_but_those_that_its_state_is_made_of(run: Path, tmp_path: Path, field: str) -> None:
     other = record(stage_1(**{field: OTHER[field]}))
     if field in FIXED:
-        with pytest.raises(TrainingRefused, match=rf"(?s)^fork: .* cannot be read by.*\n  config\.{field}"):
+        with pytest.raises(TrainingRefused, match=rf"(?s)^fork: .* cannot be loaded by.*\n  config\.{field}"):
             check_fork(run, tmp_path / "fork", other)
         return
     found = check_fork(run, tmp_path / "fork", other)
@@ -179,9 +184,9 @@ def test_a_fork_has_the_state_and_its_steps_and_leaves_the_other_run_alone(run: 
 
 
 def test_a_fork_without_a_state_or_of_fewer_steps_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingRefused, match=r"^fork: .* holds no complete engine state"):
+    with pytest.raises(TrainingRefused, match=r"^fork: .* has no intact training state"):
         check_fork(tmp_path / "nothing", tmp_path / "fork", record())
-    with pytest.raises(TrainingRefused, match=r"^steps: .* 3 steps behind it already, 2 asked"):
+    with pytest.raises(TrainingRefused, match=r"^steps: 2 steps requested, but .* already has 3"):
         check_fork(run, tmp_path / "fork", record(stage_1(steps=2)))
     assert check_fork(run, tmp_path / "fork", record(stage_1(steps=3))) is not None
 
@@ -211,7 +216,9 @@ def test_a_stage_starts_from_the_stage_before_it(tmp_path: Path, stage: Any) -> 
     for of in {1, 2, 3} - {stage - 1}:
         with pytest.raises(TrainingRefused, match=rf"^stage: .* checkpoint of stage {of}, but stage {stage} starts"):
             start._check_parent(config, parent(of))
-    with pytest.raises(TrainingRefused, match=rf"^from_checkpoint: stage {stage} needs --from, stage {stage - 1}'s"):
+    with pytest.raises(
+        TrainingRefused, match=rf"^from_checkpoint: stage {stage} needs --from, the checkpoint of stage {stage - 1}"
+    ):
         start._check_parent(config, None)
     for field in NETWORK_FIELDS:
         other = OTHER[field]

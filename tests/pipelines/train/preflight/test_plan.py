@@ -7,53 +7,52 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.flows import presets
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.pipelines.train import flops as cost
+from steadydancer.pipelines.train import flops
 from steadydancer.pipelines.train.config import TrainConfig
-from steadydancer.pipelines.train.preflight import footprint, forecast, fork
+from steadydancer.pipelines.train.preflight import footprint, forecast, fork, table
 from steadydancer.pipelines.train.preflight import plan as preflight
-from steadydancer.pipelines.train.preflight import table as shown
 from steadydancer.pipelines.train.preflight.base import constructor_arguments, find_base
-from steadydancer.pipelines.train.preflight.inputs import check_start, identity
+from steadydancer.pipelines.train.preflight.inputs import check_inputs, identity
 from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics
 
 CLIP = (81, 640, 640)
 
 
 @pytest.fixture(scope="module")
-def networks() -> dict[int, cost.Network]:
+def networks() -> dict[int, flops.Network]:
     """Wan 14B as stages 1 and 2 train it; counted, not made."""
-    return {stage: cost.count(TrainConfig(stage=stage), {}) for stage in (1, 2)}
+    return {stage: flops.count(TrainConfig(stage=stage), {}) for stage in (1, 2)}
 
 
 def test_the_released_shapes_cost_what_is_known_of_them(networks):
     """2.016 PFLOP a forward pass; LoRA 7.74 (5.16 needed), all parameters 8.63 (6.05), a step of stage 2 19.0."""
     lora, full = networks[1], networks[2]
-    assert cost.num_tokens(lora, CLIP) == 36_800
-    assert cost.num_tokens(lora, (81, 1024, 576)) == 52_992
-    assert sum(cost._forward(lora, 36_800)) == pytest.approx(2.016e15, rel=1e-3)
-    assert sum(cost._forward(lora, 52_992)) == pytest.approx(3.604e15, rel=1e-3)
-    flops = cost.step_flops(TrainConfig(stage=1), lora, CLIP)
-    assert (flops.hardware, flops.model) == pytest.approx((7.74e15, 5.16e15), rel=1e-3)
-    assert cost.step_flops(TrainConfig(stage=1, keep_attention_outputs=True), lora, CLIP).hardware == pytest.approx(
+    assert flops.num_tokens(lora, CLIP) == 36_800
+    assert flops.num_tokens(lora, (81, 1024, 576)) == 52_992
+    assert sum(flops._forward(lora, 36_800)) == pytest.approx(2.016e15, rel=1e-3)
+    assert sum(flops._forward(lora, 52_992)) == pytest.approx(3.604e15, rel=1e-3)
+    lora_step = flops.step_flops(TrainConfig(stage=1), lora, CLIP)
+    assert (lora_step.hardware, lora_step.model) == pytest.approx((7.74e15, 5.16e15), rel=1e-3)
+    assert flops.step_flops(TrainConfig(stage=1, keep_attention_outputs=True), lora, CLIP).hardware == pytest.approx(
         6.63e15, rel=1e-3
     )
-    assert cost.step_flops(TrainConfig(stage=2), full, CLIP).hardware == pytest.approx(19.0e15, rel=1e-3)
-    one_branch = cost.step_flops(TrainConfig(stage=2, distillation="normal"), full, CLIP)
-    teacher = sum(cost._forward(full, 33_600))
+    assert flops.step_flops(TrainConfig(stage=2), full, CLIP).hardware == pytest.approx(19.0e15, rel=1e-3)
+    one_branch = flops.step_flops(TrainConfig(stage=2, distillation="normal"), full, CLIP)
+    teacher = sum(flops._forward(full, 33_600))
     assert (one_branch.hardware - teacher, one_branch.model - teacher) == pytest.approx((8.63e15, 6.05e15), rel=1e-3)
 
 
 def test_the_network_that_is_counted_is_the_variant_that_the_stage_trains():
     naive = {"pose_fusion": "latent_addition", "pose_modulation_modules": (), "condition_augmentation": False}
     for stage in (1, 2):
-        counted, released = (cost.count(TrainConfig(stage=stage, **changes), {}) for changes in (naive, {}))
+        counted, released = (flops.count(TrainConfig(stage=stage, **changes), {}) for changes in (naive, {}))
         assert released.parameters == 16_396_718_736
         assert counted.parameters == released.parameters - 1_839_952  # Eq. 2 adds none to the base's
         assert counted.trained == (counted.adapters if stage == 1 else counted.parameters)
         assert counted.adapters == released.adapters
         assert counted.teacher == released.teacher == (counted.parameters if stage == 2 else 0)
-        assert cost.num_tokens(counted, CLIP) == 33_600 and cost.num_tokens(released, CLIP) == 36_800
-    pointwise = cost.count(TrainConfig(stage=1, temporal_kernel_size=1), {})
+        assert flops.num_tokens(counted, CLIP) == 33_600 and flops.num_tokens(released, CLIP) == 36_800
+    pointwise = flops.count(TrainConfig(stage=1, temporal_kernel_size=1), {})
     assert released.parameters - pointwise.parameters == 3 * 16 * 16 * 2
 
 
@@ -117,7 +116,7 @@ def test_stage_two_fits_on_eight_gpus_of_80_gb(networks):
     (refusal,) = preflight._too_little_gpu_memory(
         TrainConfig(stage=2, offload_optimizer=True, shard_teacher=False), networks[2], CLIP, int(80e9)
     )
-    assert "needs 87 GB a GPU" in refusal and "shard_teacher (59 GB)" in refusal
+    assert "needs 87 GB per GPU" in refusal and "shard_teacher (59 GB)" in refusal
 
     # Block inputs on the hosts: 2 branches × 40 blocks × 377 MB leave, but for two of them.
     less = TrainConfig(stage=2, offload_optimizer=True, offload_activations=True)
@@ -132,11 +131,11 @@ def test_stage_two_fits_on_eight_gpus_of_80_gb(networks):
 def test_a_step_that_does_not_fit_names_what_would_help(networks):
     config = TrainConfig(stage=1, gradient_checkpointing=False)
     (refusal,) = preflight._too_little_gpu_memory(config, networks[1], CLIP, int(80e9))
-    assert refusal.startswith("gpu_memory: a step needs 497 GB a GPU")
+    assert refusal.startswith("gpu_memory: a step needs 497 GB per GPU")
     assert "try gradient_checkpointing (64 GB), zero_stage 3 (" in refusal
     assert not list(preflight._too_little_gpu_memory(TrainConfig(stage=1), networks[1], CLIP, int(80e9)))
     assert not list(preflight._too_little_gpu_memory(config, networks[1], CLIP, None))
-    for way, needed in forecast.ways_to_need_less(config, networks[1], CLIP):
+    for way, needed in forecast.memory_reductions(config, networks[1], CLIP):
         assert needed < 497e9, way
 
 
@@ -168,7 +167,7 @@ def test_hours_follow_a_rate_that_was_given_or_measured(networks, tmp_path):
     other = TrainConfig(stage=1, gradient_checkpointing=False)
     (fork / "start.json").write_text(json.dumps({"config": other.model_dump(mode="json")}))
     append_metrics(fork, {"step": 0, "seconds": 10.0})
-    ratio = cost.step_flops(config, networks[1], CLIP).hardware / cost.step_flops(other, networks[1], CLIP).hardware
+    ratio = flops.step_flops(config, networks[1], CLIP).hardware / flops.step_flops(other, networks[1], CLIP).hardware
     assert rate(fork=fork) == (pytest.approx(10.0 * ratio), "measured in the fork")
     for step, taken in enumerate((100.0, 3.0, 4.0)):
         append_metrics(_made(tmp_path / "out"), {"step": step, "seconds": taken})
@@ -182,11 +181,11 @@ def _made(folder):
 
 def test_a_plan_is_put_down_for_a_person(networks):
     config = TrainConfig(stage=2, offload_optimizer=True)
-    flops = forecast.mean_step_flops(config, networks[2], [CLIP])
-    told = shown.table({
+    step_flops = forecast.mean_step_flops(config, networks[2], [CLIP])
+    told = table.table({
         "stage": 2, "steps": 2000, "steps_done": 500, "workers": 8, "epochs": 2.18, "samples": 7338,
         "trained_parameters": networks[2].trained, "parameters": networks[2].parameters,
-        "hardware_flops_a_step": flops.hardware, "model_flops_a_step": flops.model,
+        "hardware_flops_a_step": step_flops.hardware, "model_flops_a_step": step_flops.model,
         "seconds_a_step": 48.0, "rate_from": "given", "hours_left": 20.0,
         "base": {"source": "s3://b/wan", "path": None}, "sizes_assumed": "Wan 14B",
         "forked_from": {"path": "/old", "steps": 500, "changes": ["config.distillation_weight: 1.0 → 0.5"]},
@@ -199,15 +198,15 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "refusals": [],
     })  # fmt: skip
     for line in (
-        "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips, 6 more to fill batches",
-        "a step  152.0",
-        "time    20.0 h at 48.00 s a step (given)",
+        "stage   2: 2000 steps, 500 done, 8 workers, 2.2 epochs of 7338 clips, 6 repeated to fill batches",
+        "step    152.0",
+        "time    20.0 h at 48.00 s per step (given)",
         "base    s3://b/wan (not on this machine), counted as Wan 14B",
         "fork    of /old after 500 steps; config.distillation_weight: 1.0 → 0.5",
-        "while it loads ",
+        "while loading ",
     ):
         assert line in told, line
-    assert "58.7 of 80.0" in next(line for line in told.splitlines() if line.startswith("in all"))
+    assert "58.7 of 80.0" in next(line for line in told.splitlines() if line.startswith("total"))
     own = next(line for line in told.splitlines() if "set, fits" in line)
     assert own.startswith("3, on the hosts, block inputs ") and "58.7" in own
 
@@ -233,7 +232,7 @@ def test_what_a_block_keeps_is_what_torch_keeps(monkeypatch):
     sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 64, "num_layers": 1, "text_dim": 8}
     sizes |= {"freq_dim": 8, "image_dim": 8}
     config = TrainConfig(stage=2, dtype="float32")
-    network = cost.count(config, sizes)
+    network = flops.count(config, sizes)
     block = SteadyDancerTransformer3DModel(**sizes).blocks[0]
     kept = {}
 
@@ -302,7 +301,7 @@ def test_a_base_on_a_hub_is_not_fetched_for_a_plan(monkeypatch):
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
-    with pytest.raises(TrainingRefused, match="base: some/body is no folder, and the model hub cannot be reached"):
+    with pytest.raises(TrainingRefused, match="base: some/body is not a folder, and the model hub cannot be reached"):
         constructor_arguments("some/body", fetch=False)
     assert asked == [("some/body", "transformer/config.json")]
 
@@ -310,20 +309,20 @@ def test_a_base_on_a_hub_is_not_fetched_for_a_plan(monkeypatch):
 def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_path, monkeypatch):
     config, old = presets.tiny().stage1, _made(tmp_path / "old")
     given = {"latents": cached, "base": str(components), "out": tmp_path / "new", "fork": old}
-    assert "holds no complete engine state" in preflight.plan(config, **given)["refusals"][0]
+    assert "has no intact training state" in preflight.plan(config, **given)["refusals"][0]
 
-    record = check_start(config, cached, str(components), None).record
+    record = check_inputs(config, cached, str(components), None).record
     (old / "start.json").write_text(json.dumps(identity(record)))
     for step in range(7):
         append_metrics(old, {"step": step, "seconds": 2.0})
-    monkeypatch.setattr(fork, "newest_sound_state", lambda folder: (7, folder / "state") if folder == old else None)
+    monkeypatch.setattr(fork, "newest_intact_state", lambda folder: (7, folder / "state") if folder == old else None)
     changed = config.model_copy(update={"learning_rate": 1e-5})
     plan = preflight.plan(changed, **given)
     assert plan["refusals"] == []
     assert plan["forked_from"] == {"path": str(old), "steps": 7, "changes": ["config.learning_rate: 0.002 → 1e-05"]}
     assert (plan["steps_done"], plan["seconds_a_step"], plan["rate_from"]) == (7, 2.0, "measured in the fork")
     assert plan["hours_left"] == pytest.approx((config.steps - 7) * 2.0 / 3600)
-    assert f"fork    of {old} after 7 steps" in shown.table(plan)
+    assert f"fork    of {old} after 7 steps" in table.table(plan)
     refused = preflight.plan(config.model_copy(update={"lora_rank": 2}), **given)["refusals"]
     assert "config.lora_rank: 16 → 2" in refused[0]
     assert not (tmp_path / "new").exists()  # a plan makes nothing

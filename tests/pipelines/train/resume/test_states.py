@@ -15,12 +15,11 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.storage.digests import json_digest
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.prefetch import Prefetch
-from steadydancer.pipelines.train.resume import integrity as faults
-from steadydancer.pipelines.train.resume import states
+from steadydancer.pipelines.train.resume import integrity, states
 from steadydancer.pipelines.train.resume.host_copy import HostCopy
 from steadydancer.pipelines.train.resume.states import StateNotWritten, StateWriter, newest_state
-from steadydancer.pipelines.train.resume.stop import node_watch, stop_is_asked, stops_on_sigterm
-from steadydancer.pipelines.train.run_folder import engine_states
+from steadydancer.pipelines.train.resume.stop import preemption_watch, stop_requested, stops_on_sigterm
+from steadydancer.pipelines.train.run_folder import intact_states
 
 
 class Team:
@@ -93,7 +92,7 @@ def engine_without_deepspeed(monkeypatch):
         )
         return {folder / "engine" / f"rank-{rank}.pt": taken({"weights": engine.weights, "step": 3})}
 
-    monkeypatch.setattr(states, "engine_files", files)
+    monkeypatch.setattr(states, "collect_state_files", files)
     monkeypatch.setattr(states, "trained_names", lambda engine: ["weights"])
 
 
@@ -118,13 +117,13 @@ def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_pa
         writer.save(engine, 5)
         engine.step()  # before a byte is written
         writer.check()
-        assert not list(engine_states(tmp_path))
+        assert not list(intact_states(tmp_path))
         may_write.set()
         writer.save(engine, 6, wait=True)  # waits for the one before
-        assert [steps for steps, _ in engine_states(tmp_path)] == [6, 5]
+        assert [steps for steps, _ in intact_states(tmp_path)] == [6, 5]
     five, six = tmp_path / "state/step-000005", tmp_path / "state/step-000006"
     assert (saved(five)[0], saved(six)[0]) == (1.0, 2.0)
-    facts, file = states.read_facts(five), (five / "engine/rank-0.pt").read_bytes()
+    facts, file = states.read_state_record(five), (five / "engine/rank-0.pt").read_bytes()
     assert facts.pop("digest") == json_digest(facts)
     assert facts == {
         "world_size": 1, "zero_stage": 2, "trained": ["weights"], "steps_done": 5,
@@ -136,10 +135,10 @@ def test_old_states_are_removed_and_torn_ones_neither_counted_nor_kept_in_the_wa
     with StateWriter(tmp_path, config(keep_checkpoints=2), Team()) as writer:
         for steps in (1, 2, 3):
             writer.save(Engine(), steps)
-    assert [steps for steps, _ in engine_states(tmp_path)] == [3, 2]
+    assert [steps for steps, _ in intact_states(tmp_path)] == [3, 2]
     newest = tmp_path / "state/step-000003"
     (newest / "engine/rank-0.pt").write_bytes(b"cut")
-    assert [steps for steps, _ in engine_states(tmp_path)] == [2]
+    assert [steps for steps, _ in intact_states(tmp_path)] == [2]
     with StateWriter(tmp_path, config(), Team()) as writer:
         writer.save(Engine(7.0), 3)
     assert saved(newest)[0] == 7.0
@@ -149,7 +148,7 @@ def test_without_asynchronous_checkpoints_a_state_is_there_when_saving_returns(t
     with StateWriter(tmp_path, config(asynchronous_checkpoints=False), Team()) as writer:
         for steps in (1, 2):
             writer.save(Engine(), steps)
-            assert next(engine_states(tmp_path))[0] == steps
+            assert next(intact_states(tmp_path))[0] == steps
 
 
 def test_names_and_metrics_are_on_the_disk_before_a_state_counts(tmp_path, monkeypatch):
@@ -196,11 +195,11 @@ def test_a_state_that_is_not_what_was_written_is_refused_with_a_word_and_the_one
         flip(record, 0)
     else:
         (file if harm == "file_missing" else record).unlink()
-    assert next(engine_states(tmp_path)) == (2, tmp_path / "state/step-000002")
+    assert next(intact_states(tmp_path)) == (2, tmp_path / "state/step-000002")
     assert newest_state(tmp_path, Team()) == (2, tmp_path / "state/step-000002")
     (said,) = caplog.messages  # once, however often it is looked for
     named = "complete.json" if "record" in harm else "engine/rank-0.pt"
-    assert said.startswith(f"{tmp_path}/state/step-000004 is not used, the state before it is: {named} is ")
+    assert said.startswith(f"skipping the damaged training state {tmp_path}/state/step-000004 ({named} is ")
 
 
 def test_a_refused_state_does_not_push_out_the_sound_one_that_follows(tmp_path):
@@ -217,8 +216,8 @@ def test_a_checksum_is_of_the_whole_file(tmp_path):
     """Larger than what is read at once."""
     data = bytes(range(256)) * 70_000
     (tmp_path / "large").write_bytes(data)
-    assert len(data) > 1 << 24 and faults._checksum(tmp_path / "large", 0) == zlib.crc32(data)
-    assert faults._checksum(tmp_path / "none", 0) is None
+    assert len(data) > 1 << 24 and integrity._checksum(tmp_path / "large", 0) == zlib.crc32(data)
+    assert integrity._checksum(tmp_path / "none", 0) is None
 
 
 def test_ranks_share_out_the_reading_and_agree(tmp_path, monkeypatch):
@@ -241,20 +240,20 @@ def test_ranks_share_out_the_reading_and_agree(tmp_path, monkeypatch):
     def files(engine, folder, taken):
         return {folder / f"rank-{next(names)}.pt": taken({"weights": engine.weights})}
 
-    def save(team: Ranks) -> None:
-        with StateWriter(tmp_path, config(), team) as writer:
+    def save(group: Ranks) -> None:
+        with StateWriter(tmp_path, config(), group) as writer:
             for steps in (1, 2):
-                writer.save(Engine(team.rank), steps, wait=True)
+                writer.save(Engine(group.rank), steps, wait=True)
 
-    monkeypatch.setattr(states, "engine_files", files)
+    monkeypatch.setattr(states, "collect_state_files", files)
     together(save)
     read: list[str] = []
-    original = faults._checksum
-    monkeypatch.setattr(faults, "_checksum", lambda file, changed: read.append(file.name) or original(file, changed))
-    assert together(lambda team: newest_state(tmp_path, team)) == 2 * [(2, tmp_path / "state/step-000002")]
+    original = integrity._checksum
+    monkeypatch.setattr(integrity, "_checksum", lambda file, changed: read.append(file.name) or original(file, changed))
+    assert together(lambda group: newest_state(tmp_path, group)) == 2 * [(2, tmp_path / "state/step-000002")]
     assert sorted(read) == ["rank-0.pt", "rank-1.pt"]  # each file by one of them
     flip(tmp_path / "state/step-000002/rank-1.pt")
-    assert together(lambda team: newest_state(tmp_path, team)) == 2 * [(1, tmp_path / "state/step-000001")]
+    assert together(lambda group: newest_state(tmp_path, group)) == 2 * [(1, tmp_path / "state/step-000001")]
 
 
 def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypatch):
@@ -273,7 +272,7 @@ def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypat
                 writer.save(Engine(rank), 4)
                 if rank == 0:
                     time.sleep(0.3)
-                    assert not list(engine_states(tmp_path))  # its own part has been on the disk for long
+                    assert not list(intact_states(tmp_path))  # its own part has been on the disk for long
                     second_may_write.set()
                 writer.wait()
         except BaseException as error:
@@ -285,7 +284,7 @@ def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypat
     for rank in ranks:
         rank.join(30)
     assert not errors
-    ((steps, folder),) = engine_states(tmp_path)
+    ((steps, folder),) = intact_states(tmp_path)
     assert (steps, saved(folder, 0)[0], saved(folder, 1)[0]) == (4, 0.0, 1.0)
 
 
@@ -295,7 +294,7 @@ def test_a_rank_that_fails_waits_for_no_other(tmp_path):
         writing = writer._writing
         raise KeyboardInterrupt
     assert writing.result() is None  # it was told to wait no longer, and has not run out of patience
-    assert not list(engine_states(tmp_path))
+    assert not list(intact_states(tmp_path))
 
 
 def test_a_full_disk_is_one_clear_error_and_touches_nothing(tmp_path, monkeypatch):
@@ -308,7 +307,8 @@ def test_a_full_disk_is_one_clear_error_and_touches_nothing(tmp_path, monkeypatc
         try:
             writer.save(engine, 2)
             with pytest.raises(
-                StateNotWritten, match=r"^disk: the state after 2 steps .*File too large.* that of 1 steps is whole"
+                StateNotWritten,
+                match=r"^disk: the state after 2 steps .*File too large.* the state of 1 steps is intact",
             ) as told:
                 writer.wait()
         finally:
@@ -321,14 +321,14 @@ def test_a_full_disk_is_one_clear_error_and_touches_nothing(tmp_path, monkeypatc
         with pytest.raises(StateNotWritten, match="0.00 GB free"):
             writer.save(engine, 2)
         monkeypatch.undo()
-    assert [steps for steps, _ in engine_states(tmp_path)] == [1]
+    assert [steps for steps, _ in intact_states(tmp_path)] == [1]
 
 
 def test_what_went_wrong_in_writing_is_raised_at_a_later_step(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with StateWriter(tmp_path, config(), Team()) as writer:
         writer.save(Engine(), 1)
-        with pytest.raises(StateNotWritten, match="No space left on device.*there is none before it"):
+        with pytest.raises(StateNotWritten, match="No space left on device.*there is no earlier state"):
             for _ in range(200):
                 time.sleep(0.01)
                 writer.check()
@@ -439,9 +439,9 @@ def test_a_stop_file_of_an_earlier_attempt_does_not_stop_this_one(tmp_path):
     file.touch()
     first, second, before = Team(0, 2), Team(1, 2), signal.getsignal(signal.SIGTERM)
     with stops_on_sigterm(tmp_path):
-        assert not file.exists() and not stop_is_asked(tmp_path, first)
+        assert not file.exists() and not stop_requested(tmp_path, first)
         file.touch()
-        assert stop_is_asked(tmp_path, first) and not stop_is_asked(tmp_path, second)  # one rank looks, and tells all
+        assert stop_requested(tmp_path, first) and not stop_requested(tmp_path, second)  # one rank looks, and tells all
     assert not file.exists()
     with pytest.raises(KeyError), stops_on_sigterm(tmp_path):
         file.touch()
@@ -456,7 +456,7 @@ def test_outside_the_main_thread_the_file_alone_stops_a_run(tmp_path):
     def run() -> None:
         with stops_on_sigterm(tmp_path):
             (tmp_path / "state/stop").touch()
-            seen.append(stop_is_asked(tmp_path, Team()))
+            seen.append(stop_requested(tmp_path, Team()))
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(run).result(LONGEST_S)
@@ -470,6 +470,6 @@ def test_a_machine_that_leaves_is_told_of_once(monkeypatch):
 
     news = iter([None, "leaving in 30 s", "leaving in 20 s", None])
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(news))
-    is_leaving = node_watch(config().model_copy(update={"num_workers": 2}))
+    is_leaving = preemption_watch(config().model_copy(update={"num_workers": 2}))
     assert [is_leaving() for _ in range(4)] == [False, True, False, False]
-    assert node_watch(config())() is False  # without Ray nobody is asked
+    assert preemption_watch(config())() is False  # without Ray nobody is asked

@@ -25,9 +25,9 @@ from steadydancer.pipelines.train.loop import train_loop
 from steadydancer.pipelines.train.metrics.metrics_file import read_rows
 from steadydancer.pipelines.train.preflight.inputs import check_same_run
 from steadydancer.pipelines.train.resume import universal
-from steadydancer.pipelines.train.resume.states import StateNotWritten, read_facts
+from steadydancer.pipelines.train.resume.states import StateNotWritten, read_state_record
 from steadydancer.pipelines.train.resume.universal import bytes_to_convert, read_state, refuse_without_room
-from steadydancer.pipelines.train.run_folder import TrainingRefused, engine_states
+from steadydancer.pipelines.train.run_folder import TrainingRefused, intact_states
 
 FRAMES, SIDE, IMAGE_DIM, TEXT_DIM = 9, 32, 16, 16
 T, LATENT = (FRAMES - 1) // 4 + 1, SIDE // 8
@@ -101,10 +101,10 @@ from contextlib import nullcontext
 import deepspeed, torch, torch.distributed as dist
 from steadydancer.pipelines.train import engine, loop
 
-deepspeed.ops.__compatible_ops__ = {}  # as in engine.workers: no compiler is looked for
+deepspeed.ops.__compatible_ops__ = {}  # as in engine.process_group: no compiler is looked for
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-loop.workers = lambda config: nullcontext(engine.Workers(rank, world_size, torch.device("cpu")))
-loop.node_watch = lambda config: lambda: False
+loop.process_group = lambda config: nullcontext(engine.ProcessGroup(rank, world_size, torch.device("cpu")))
+loop.preemption_watch = lambda config: lambda: False
 for settings in calls:
     loop.train_loop(settings)
 dist.destroy_process_group()
@@ -164,7 +164,7 @@ def as_of(run: Path, steps: int, out: Path) -> Path:
     """A copy of a finished run as it stood after so many steps, killed some steps later."""
     shutil.copytree(run, out)
     shutil.rmtree(out / "checkpoint")
-    for done, state in list(engine_states(out)):
+    for done, state in list(intact_states(out)):
         if done > steps:
             shutil.rmtree(state)
     return out
@@ -175,7 +175,7 @@ def test_two_workers_go_on_where_one_stopped_and_one_where_two_did(world, straig
     up, down = as_of(straight, 2, tmp_path / "up"), tmp_path / "down"
     calls = [(micro(1, num_workers=2), up), (micro(1, num_workers=2, steps=2), down)]
     together(2, tmp_path, [settings(world, config, out) for config, out in calls])
-    assert read_facts(down / "state/step-000002")["world_size"] == 2
+    assert read_state_record(down / "state/step-000002")["world_size"] == 2
     alone(micro(1, gradient_accumulation=2), world, down)
     for out in (up, down):
         agree(out, straight, losses=1e-6, trained=1e-6)
@@ -193,8 +193,8 @@ def check_conversion(world, parent: Path | None, tmp_path: Path, monkeypatch, co
     monkeypatch.setattr(engine, "deepspeed_config", in_groups)
     direct = alone(config, world, tmp_path / "direct", parent)
     through = as_of(direct, 2, tmp_path / "through [1] (of 2+)")  # DeepSpeed makes patterns of paths
-    facts = universal.read_facts
-    monkeypatch.setattr(universal, "read_facts", lambda state: {**facts(state), "world_size": 7})
+    facts = universal.read_state_record
+    monkeypatch.setattr(universal, "read_state_record", lambda state: {**facts(state), "world_size": 7})
     alone(config, world, through, parent)
     agree(through, direct)
 
@@ -237,7 +237,7 @@ def test_other_workers_are_taken_where_the_global_batch_stays(tmp_path):
             check_same_run(tmp_path, recorded(micro(1, **changes)))
 
     refused(r"config.gradient_accumulation: 1 → 2$", num_workers=2, gradient_accumulation=2)
-    refused(r"config.num_workers: 2 → 3\nAnother num_workers is taken where", num_workers=3, global_batch_size=3)
+    refused(r"config.num_workers: 2 → 3\nAnother num_workers is allowed if", num_workers=3, global_batch_size=3)
     refused(r"\n  config.seed: 3 → 4$", num_workers=1, seed=4)
     with pytest.raises(
         ValueError, match="global_batch_size 4 must be a multiple of num_workers × gradient_accumulation"
@@ -246,7 +246,7 @@ def test_other_workers_are_taken_where_the_global_batch_stays(tmp_path):
 
 
 def a_state(folder: Path, num_workers: int, zero_stage: int) -> Path:
-    """An engine state as far as it is looked at before it is read."""
+    """A training state as far as it is looked at before it is read."""
     (folder / "engine").mkdir(parents=True)
     for rank in range(num_workers):
         (folder / f"engine/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(bytes(1000))
@@ -264,7 +264,7 @@ def test_room_for_a_conversion_is_asked_for_before_it_begins(tmp_path, monkeypat
     monkeypatch.setattr(universal.shutil, "disk_usage", lambda folder: disk._replace(free=8050))
     refuse_without_room(two, 8)
     refuse_without_room(three, 4)
-    with pytest.raises(TrainingRefused, match=r"^disk: 8 workers go on from what 4 wrote.*--num-workers 4"):
+    with pytest.raises(TrainingRefused, match=r"^disk: resuming with 8 workers .*--num-workers 4"):
         refuse_without_room(three, 8)
 
 
@@ -273,7 +273,7 @@ def test_a_state_of_other_workers_is_converted_by_the_first_and_read_by_all(tmp_
     """The others wait for the converted one; it is removed when all have read it."""
     state, did = a_state(tmp_path / "state/step-000002", 4, 2), []
     place = tmp_path / "state/universal"
-    team = Namespace(rank=rank, world_size=2, barrier=lambda: did.append(("barrier", place.exists())))
+    group = Namespace(rank=rank, world_size=2, barrier=lambda: did.append(("barrier", place.exists())))
 
     def convert(given: Path, facts: dict, target: Path) -> None:
         did.append(("convert", given, facts["world_size"], target))
@@ -288,7 +288,7 @@ def test_a_state_of_other_workers_is_converted_by_the_first_and_read_by_all(tmp_
     monkeypatch.setattr(universal, "_convert", convert)
     monkeypatch.setattr(universal.time, "sleep", wait)
     monkeypatch.setattr(universal, "read_engine", lambda *arguments, **how: did.append(("read", *arguments, how)))
-    read_state("engine", state, team)
+    read_state("engine", state, group)
     own = [("convert", state, 4, place)] if rank == 0 else ["wait", "wait"]
     read = ("read", "engine", place, {"universal": True})
     assert did == [("barrier", False), *own, read, ("barrier", True)]
@@ -301,7 +301,7 @@ def test_a_conversion_that_fails_or_is_killed_leaves_the_state_and_nothing_that_
 
     state, read = a_state(tmp_path / "state/step-000002", 2, 2), []
     before = content_digest(state)
-    team = Namespace(rank=0, world_size=1, barrier=lambda: None)
+    group = Namespace(rank=0, world_size=1, barrier=lambda: None)
     monkeypatch.setattr(universal, "read_engine", lambda *arguments, **how: read.append((*arguments, how)))
 
     def fills_the_disk(options: Namespace) -> None:
@@ -310,7 +310,7 @@ def test_a_conversion_that_fails_or_is_killed_leaves_the_state_and_nothing_that_
 
     monkeypatch.setattr(ds_to_universal, "main", fills_the_disk)
     with pytest.raises(StateNotWritten, match=r"^disk: the state after 2 steps, which 2 .*--num-workers 2"):
-        read_state(None, state, team)
+        read_state(None, state, group)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000002"]
 
     (tmp_path / "state/.universal.tmp/engine").mkdir(parents=True)  # of a kill while it was being written
