@@ -35,7 +35,7 @@ from ..common.crop import (
     to_content,
 )
 from ..common.older_rules import stages_for
-from ..runtime.local_files import fetched, reading_video
+from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import BadClip, Stage
 from .config import ENCODERS, CacheConfig
 
@@ -85,7 +85,7 @@ def find_pose(row: Row, config: CacheConfig, clips: Clips) -> Row:
     return {**row, "pose": pose}
 
 
-@fetched("source_path", unchanged_since="source_id")
+@on_local_copies("source_path", unchanged_since="source_id")
 def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
     """Latents of video, image condition and pose, CLIP of the first frame and the first pose, text of true length.
 

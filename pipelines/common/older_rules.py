@@ -11,7 +11,7 @@ from ...datasets.rules import is_older
 from ...datasets.schema import Row
 from ...datasets.storage import local_copy
 from ...datasets.video import VideoError, probe
-from ..runtime.local_files import fetched, reading_video
+from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import BadClip, Stage
 
 REASON = "other_rules"
@@ -31,7 +31,7 @@ def has_the_same_pictures(path: str) -> bool:
         return False
 
 
-@fetched("source_path", unchanged_since="source_id")
+@on_local_copies("source_path", unchanged_since="source_id")
 def require_same_pictures(row: Row, config: Any, tools: Any = None) -> Row:
     """The row, if its source's frames lie as they did when it was measured.
 

@@ -23,7 +23,7 @@ from ...models.metrics import (
     start_gap_jump,
     temporal_flickering,
 )
-from ..runtime.local_files import fetched, reading_video
+from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import Stage
 from .comparison import Clock, NotComparable, truth_frames
 from .config import EvaluateConfig
@@ -78,7 +78,7 @@ def load_vae(task: EvaluateTask) -> Any:
     return load_components(task.components, ("vae",))["vae"]
 
 
-@fetched("video", "image", "truth")
+@on_local_copies("video", "image", "truth")
 def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
     """One row a metric. `reason` and `detail` of the row that comes in say why it has no truth, if it has none."""
     frames, times_s = read_render(Path(row["video"]), task.config)

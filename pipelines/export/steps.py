@@ -19,7 +19,7 @@ from ...datasets.storage.atomic import written_aside
 from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import decode, encode, size_for_area
 from ..common.crop import content_shares, content_size, crop_frames, frame_of, size_to_decode, to_content
-from ..runtime.local_files import fetched, reading_video, same_source
+from ..runtime.local_files import on_local_copies, reading_video, require_unchanged
 from ..runtime.stage import Stage
 from .config import ExportConfig
 
@@ -50,7 +50,7 @@ def export_clip(row: Row, task: ExportTask, clips: Clips) -> Row:
     return out
 
 
-@fetched("source_path")
+@on_local_copies("source_path")
 def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
     height, width = export_size(row, task.config)
     files = files_of(row["clip_id"])
@@ -60,7 +60,7 @@ def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
         for file in here.values():
             file.parent.mkdir()
         here["keypoints"] = here["video"].with_name(here["keypoints"].name)  # where save_supplied_pose lays them
-        with reading_video(), same_source(source, row["source_id"]):
+        with reading_video(), require_unchanged(source, row["source_id"]):
             encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
         drawn = (draw(pose[some], height, width) for some in _slices(row["num_frames"]))
         encode(drawn, here["pose_video"], row["fps"], lossless=task.config.lossless)

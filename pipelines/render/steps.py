@@ -24,7 +24,7 @@ from ...models.pipeline import SteadyDancerPipeline
 from ...models.pipeline_inputs import LEAST_SIDE_PX, DrivingError, InputError, align_driving_pose
 from ...models.pose.estimator import PoseEstimator
 from ..common.poses import find_poses, load_pose_estimator
-from ..runtime.local_files import fetched
+from ..runtime.local_files import on_local_copies
 from ..runtime.stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
 from .span import driving_sound
@@ -81,7 +81,7 @@ def load_tools(task: RenderTask) -> RenderTools:
     return RenderTools(pipeline, load_pose_estimator(task.config.pose_model))
 
 
-@fetched("image", "driving")
+@on_local_copies("image", "driving")
 def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
     config = task.config

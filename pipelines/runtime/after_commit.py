@@ -22,11 +22,11 @@ def after_commit(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a fault of ours, too: what it would tell of is whole
-        _log.warning("%s could not be made (%s). The job is not affected; %s", what, _told(error), remedy)
+        _log.warning("%s could not be made (%s). The job is not affected; %s", what, _one_line(error), remedy)
         _log.debug("%s: the whole traceback", what, exc_info=True)
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """An error in a line: a person's by its words, one of the code with its class and place."""
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)

@@ -15,7 +15,7 @@ from .stage import BadClip
 Function = Callable[[Row, Any, Any], "Row | list[Row]"]
 
 
-def fetched(*columns: str, unchanged_since: str | None = None) -> Callable[[Function], Function]:
+def on_local_copies(*columns: str, unchanged_since: str | None = None) -> Callable[[Function], Function]:
     """A step that finds files of this machine in these columns, whatever the row says, and leaves what the row says.
 
     What is wrong with a file is said of its address.
@@ -41,7 +41,7 @@ def fetched(*columns: str, unchanged_since: str | None = None) -> Callable[[Func
                     return detail
 
                 try:
-                    with same_source(local[columns[0]], row.get(unchanged_since) if unchanged_since else None):
+                    with require_unchanged(local[columns[0]], row.get(unchanged_since) if unchanged_since else None):
                         out = function(local, config, tools)
                 except BadClip as bad:
                     raise BadClip(bad.reason, by_address(bad.detail)) from bad
@@ -59,7 +59,7 @@ def fetched(*columns: str, unchanged_since: str | None = None) -> Callable[[Func
 
 
 @contextlib.contextmanager
-def same_source(path: str | os.PathLike[str], source_id: str | None) -> Iterator[None]:
+def require_unchanged(path: str | os.PathLike[str], source_id: str | None) -> Iterator[None]:
     """Hold a file against its digest before the block and after it, also where the block fails; None: do not look.
 
     Raises:
@@ -68,13 +68,13 @@ def same_source(path: str | os.PathLike[str], source_id: str | None) -> Iterator
     if source_id is None:
         yield
         return
-    _require_same(path, source_id)
+    _check_unchanged(path, source_id)
     try:
         yield
     except Exception:
-        _require_same(path, source_id)  # what was read of two files can fail in any way
+        _check_unchanged(path, source_id)  # what was read of two files can fail in any way
         raise
-    _require_same(path, source_id)
+    _check_unchanged(path, source_id)
 
 
 @contextlib.contextmanager
@@ -93,7 +93,7 @@ def reading_video(named: str | os.PathLike[str] | None = None) -> Iterator[None]
         raise BadClip(error.reason, error.detail if named is None else f"{named}: {error.detail}") from error
 
 
-def _require_same(path: str | os.PathLike[str], source_id: str) -> None:
+def _check_unchanged(path: str | os.PathLike[str], source_id: str) -> None:
     with reading_video():
         changed = what_changed(path, source_id)
     if changed:

@@ -14,22 +14,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-_QUIET = {
+_BASE_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the commands draw their own
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship the working folder to its workers
     "PYTHONSAFEPATH": "1",  # from the repository's root, `datasets` must stay Hugging Face's
 }
-_PRIVATE = {
-    **_QUIET,
+_PRIVATE_VARIABLES = {
+    **_BASE_VARIABLES,
     "RAY_raylet_start_wait_time_s": "180",  # a loaded machine needs more than the default 30 s
     "RAY_worker_niceness": "0",  # at Ray's default of 15, workers starve beside anything else
 }
 ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-_ELSEWHERE = (*ADDRESSES, "RAY_NAMESPACE", "RAY_AUTH_TOKEN")
+_CLUSTER_VARIABLES = (*ADDRESSES, "RAY_NAMESPACE", "RAY_AUTH_TOKEN")
 
 # Linux limits a socket's path to 107 bytes; below its folder Ray adds `/session_<date>_<time>_<pid>/sockets/<name>`.
-_LONGEST_STATE_PATH = 36
+_MAX_STATE_PATH_BYTES = 36
 
 # Ray reads its token once a process, so that every private Ray of this process has to share one.
 _token = secrets.token_hex(32)
@@ -45,7 +45,7 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
     that cluster is joined and left again. A Ray that is already initialised in this process is used as it is.
     """
     with ExitStack() as stack:
-        stack.enter_context(environment(_PRIVATE if address is None else _QUIET))
+        stack.enter_context(environment(_PRIVATE_VARIABLES if address is None else _BASE_VARIABLES))
         import ray
 
         if ray.is_initialized():
@@ -122,7 +122,7 @@ def _private_token(state_dir: Path) -> Iterator[None]:
     path.write_text(_token)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
     try:
-        with environment(variables, removed=_ELSEWHERE):
+        with environment(variables, removed=_CLUSTER_VARIABLES):
             _reread_environment()
             yield
     finally:
@@ -143,7 +143,7 @@ def short_path(folder: Path) -> Iterator[Path]:
     """The folder, or where its path is too long for sockets, a link to it in the system's temporary folder."""
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
-    if len(os.fsencode(folder)) <= _LONGEST_STATE_PATH:
+    if len(os.fsencode(folder)) <= _MAX_STATE_PATH_BYTES:
         yield folder
         return
     for left in Path(tempfile.gettempdir()).glob("sd-*/ray"):  # of a process that was killed, and whose folder is gone

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ... import SteadyDancerError
 from ...datasets.artifact import Packet
 from ...datasets.schema import Row, from_ipc, to_ipc
-from .stage import Stage, fault, run_stages
+from .stage import Stage, run_stages, stage_fault
 
 Item = dict[str, Any]
 """A packet on its way: its id, the ids of its rows, the rows, the seconds of each stage, and what stopped it."""
@@ -79,5 +79,5 @@ class PacketWorker:
         except OSError:
             raise
         except Exception as error:
-            raise fault("write", f"packet {packet.id}", error) from error
+            raise stage_fault("write", f"packet {packet.id}", error) from error
         return {**out, "rows": b""}

@@ -33,11 +33,11 @@ class RayPacketWorker(PacketWorker):
         try:
             return super().__call__(item)
         except (StageFault, OSError, SteadyDancerError) as error:
-            self.fault = _to_words(error)
+            self.fault = _serialise_error(error)
             return {**item, "rows": b"", "fault": self.fault}
 
 
-def _to_words(error: Exception) -> str:
+def _serialise_error(error: Exception) -> str:
     if isinstance(error, StageFault):
         return json.dumps(["StageFault", *error.args])
     if isinstance(error, OSError):
@@ -45,7 +45,7 @@ def _to_words(error: Exception) -> str:
     return json.dumps(["SteadyDancerError", str(error)])
 
 
-def _from_words(words: str) -> Exception:
+def _restore_error(words: str) -> Exception:
     kind, *arguments = json.loads(words)
     kinds: dict[str, Callable[..., Exception]] = {
         "StageFault": StageFault,
@@ -77,7 +77,7 @@ def ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator
         try:
             for result in _ray_dataset(job, _wave(job, pending.values())).iter_rows():
                 if result["fault"]:
-                    raise _from_words(result["fault"])
+                    raise _restore_error(result["fault"])
                 del pending[result["packet"]]
                 yield result
         except ray.exceptions.RayActorError as error:

@@ -145,11 +145,11 @@ def progress(items: Iterable[T], name: str, unit: str, total: int, initial: int 
     if sys.stderr.isatty():
         yield from tqdm(items, desc=name, unit=f" {unit}", total=total, initial=initial, dynamic_ncols=True)
         return
-    start = said = time.monotonic()
+    start = last_line = time.monotonic()
     print(f"{name}: {initial} of {total} {unit} are done", file=sys.stderr, flush=True)
     for done, item in enumerate(items, initial + 1):
         yield item
         now = time.monotonic()
-        if done == total or now - said > SECONDS_BETWEEN_LINES:
-            said = now
+        if done == total or now - last_line > SECONDS_BETWEEN_LINES:
+            last_line = now
             print(f"{name}: {done} of {total} {unit}, {now - start:.0f} s", file=sys.stderr, flush=True)

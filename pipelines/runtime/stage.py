@@ -80,7 +80,7 @@ class Stage:
         except (OSError, SteadyDancerError):
             raise  # a full disk or a lost mount is neither the clip's nor the code's fault
         except Exception as error:
-            raise fault(self.name, _name(row), error) from error
+            raise stage_fault(self.name, _row_label(row), error) from error
         return out if isinstance(out, list) else [out]
 
     def load_tools(self, config: Any) -> Any:
@@ -94,10 +94,10 @@ class Stage:
         except (OSError, SteadyDancerError):
             raise
         except Exception as error:
-            raise fault(self.name, "none yet: loading", error) from error
+            raise stage_fault(self.name, "none yet: loading", error) from error
 
 
-def fault(stage: str, row_id: str, error: Exception) -> StageFault:
+def stage_fault(stage: str, row_id: str, error: Exception) -> StageFault:
     """Put an exception into words: which row, which line of ours or of a library."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
@@ -106,7 +106,7 @@ def fault(stage: str, row_id: str, error: Exception) -> StageFault:
     return StageFault(stage, row_id, words, place, traceback.format_exc())
 
 
-def _name(row: Row) -> str:
+def _row_label(row: Row) -> str:
     """What a person finds the row by: its id, and the file it is of."""
     file = row.get("source_path") or row.get("driving") or row.get("video")
     return f"{row.get('clip_id') or row.get('id')} ({file})"
