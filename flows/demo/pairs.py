@@ -15,7 +15,7 @@ from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import local_copy
 from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import decode, encode, size_for_area
-from ...pipelines.common.older_rules import of_older_pictures, require_same_pictures
+from ...pipelines.common.older_rules import require_same_pictures, uses_older_pictures
 from ...pipelines.runtime.local_files import reading_video, require_unchanged
 from ...pipelines.runtime.stage import BadClip
 
@@ -38,7 +38,7 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
     written: dict[str, Path] = {}
     for row in wanted:
         try:
-            if of_older_pictures(record):
+            if uses_older_pictures(record):
                 require_same_pictures(row, record["config"], None)
             written[row["clip_id"]] = _write_clip({**row, "pose": poses[row["clip_id"]]}, folder / "clips", record)
         except BadClip as bad:

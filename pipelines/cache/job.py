@@ -17,7 +17,7 @@ from ...datasets.shards.encodings import ENCODINGS, fingerprint
 from ...datasets.shards.plan import plan_shards, shard_limit
 from ...datasets.storage import Location, total_bytes
 from ...datasets.storage.digests import content_digest
-from ..common.components import captioner_digests, find_parts, part_digests, parts_are_here, read_widths
+from ..common.components import captioner_digests, find_parts, part_digests, parts_are_local, read_widths
 from ..common.older_versions import absent_fields
 from ..runtime.runner import Engine, Job, run_packets
 from .accepted import AcceptedClips
@@ -44,7 +44,7 @@ def plan(config: CacheConfig, clips: Location, out: Location, samples_drawn: int
         "shards_done": len(packets) - len(artifact.remaining(packets)),
         "finished": artifact.committed,
         "components": config.components,
-        "components_here": parts_are_here(config.components),
+        "components_here": parts_are_local(config.components),
         "captioner": config.captioner,
         "cost": {"in_a_line": sentence(price), **price},
     }

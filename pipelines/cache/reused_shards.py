@@ -10,7 +10,7 @@ from ...datasets.shards import shard_path
 from ...datasets.storage import Location, location
 from ...datasets.storage.copies import copy_whole
 from ...datasets.storage.digests import content_digest
-from ..common.older_rules import has_the_same_pictures, of_older_pictures
+from ..common.older_rules import has_same_pictures, uses_older_pictures
 from ..common.older_versions import absent_fields
 from ..runtime.runner import progress
 from .accepted import AcceptedClips
@@ -82,7 +82,7 @@ def _require_sources(parent: Parent, packets: list[Packet], accepted: AcceptedCl
 
 
 def _changed_sources(parent: Parent, packets: list[Packet], accepted: AcceptedClips) -> Iterator[str]:
-    unreadable, older = _quarantined(parent, packets), of_older_pictures(parent.record)
+    unreadable, older = _quarantined(parent, packets), uses_older_pictures(parent.record)
     sources = {
         (row["source_path"], row["source_id"])
         for packet in packets
@@ -93,7 +93,7 @@ def _changed_sources(parent: Parent, packets: list[Packet], accepted: AcceptedCl
         try:
             if content_digest(location(path)) != digest:
                 yield f"{path} (changed)"
-            elif older and not has_the_same_pictures(path):
+            elif older and not has_same_pictures(path):
                 # Rules of two versions would lie side by side.
                 yield f"{path} (read otherwise by today's rules of pictures: cache the clips anew)"
         except FileNotFoundError:

@@ -44,11 +44,11 @@ def part_digests(folder: Location, names: Sequence[str]) -> dict[str, str]:
     return {name: part_digest(here, name) for name in names if part_path(here, name)}
 
 
-def parts_are_here(source: str) -> bool:
+def parts_are_local(source: str) -> bool:
     """Whether `find_parts` would look no further than this machine."""
-    from ...models.weights import lookup as weights
+    from ...models.weights import lookup
 
-    return Path(source).is_dir() or weights.find_hub_id(source) is not None
+    return Path(source).is_dir() or lookup.find_hub_id(source) is not None
 
 
 def captioner_digests(source: str | None) -> dict[str, str]:
@@ -69,9 +69,9 @@ def read_widths(source: str) -> Widths:
 
     Wan's own layout has no such configurations, and a hub id that is not on this machine is not asked for them.
     """
-    from ...models.weights import lookup as weights
+    from ...models.weights import lookup
 
-    folder = weights.find_hub_id(source) or location(source)
+    folder = lookup.find_hub_id(source) or location(source)
 
     def read(name: str) -> dict[str, Any]:
         file = folder / name / "config.json"

@@ -17,12 +17,12 @@ from ..runtime.stage import BadClip, Stage
 REASON = "other_rules"
 
 
-def of_older_pictures(record: Mapping[str, Any]) -> bool:
+def uses_older_pictures(record: Mapping[str, Any]) -> bool:
     """Whether what a record tells of was measured in frames that an older rule of pictures gave."""
     return is_older(record, "pictures")
 
 
-def has_the_same_pictures(path: str) -> bool:
+def has_same_pictures(path: str) -> bool:
     """Whether a file, here or on a store, gives the frames that an older rule gave; one that is unreadable does not."""
     try:
         with local_copy(path) as here:
@@ -51,6 +51,6 @@ def require_same_pictures(row: Row, config: Any, tools: Any = None) -> Row:
 
 def stages_for(record: Mapping[str, Any], num_gpus: float = 0.0) -> list[Stage]:
     """The stage that comes before those which read frames of clips with this record; none where rules are today's."""
-    if not of_older_pictures(record):
+    if not uses_older_pictures(record):
         return []
     return [Stage("rules", require_same_pictures, ("source_path", "source_id"), (), num_gpus=num_gpus)]

@@ -17,16 +17,16 @@ from ...datasets.file_names import file_stem
 from ...datasets.schema import Row
 from ...datasets.storage import Location
 
-FEW = 5  # rows of which a closing line tells one by one
-MOST_WARNINGS = 20
+MAX_LISTED_ROWS = 5  # rows of which a closing line tells one by one
+MAX_WARNINGS = 20
 NAMES = ("id", "clip_id")
 IDS = (*NAMES, "source_id")
 FILES = ("source_path", "image", "driving", "video", "truth")
-SAID = (*NAMES, "verdict", "reason", "detail")
-MOST_COMPARED = 20_000
+HEADER_COLUMNS = (*NAMES, "verdict", "reason", "detail")
+MAX_COMPARED_IDS = 20_000
 # Folder that a command makes in its --out → the command.
 ARTIFACTS = {"clips": "curate", "latents": "cache", "export": "export", "renders": "render", "metrics": "evaluate"}
-UNTOLD = "no reason was told"
+NO_REASON = "no reason recorded"
 
 
 def read_known(artifact: Artifact, columns: list[str] | None = None) -> pa.Table:
@@ -48,7 +48,7 @@ def count_reasons(artifact: Artifact) -> dict[str, Counter[str]]:
     keys = [name for name in ("verdict", "reason") if name in table.column_names]
     for row in table.group_by(keys).aggregate([([], "count_all")]).to_pylist():
         if row.get("reason") or row["verdict"] != "ok":
-            out[row["verdict"]][row.get("reason") or UNTOLD] += row["count_all"]
+            out[row["verdict"]][row.get("reason") or NO_REASON] += row["count_all"]
     return out
 
 
@@ -61,35 +61,35 @@ def accepted_rows(curated: Clips, columns: Sequence[str]) -> pa.Table:
     parts = curated.tables([*columns, "verdict"])
     table = pa.concat_tables(part.filter(pc.equal(part["verdict"], "ok")) for part in parts).select(columns)
     if not len(table):
-        reasons = in_words(sum(count_reasons(curated.artifact).values(), Counter[str]()))
+        reasons = format_reasons(sum(count_reasons(curated.artifact).values(), Counter[str]()))
         raise ArtifactError(f"{curated.artifact.path} holds no accepted clip ({reasons}): loosen the gates of curate")
     return table
 
 
-def in_words(counts: Counter[str]) -> str:
+def format_reasons(counts: Counter[str]) -> str:
     """`3 too_short, 1 truncated`: all of them, most first."""
     return ", ".join(
         f"{number} {reason}" for reason, number in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
     )
 
 
-def counts_in_words(counts: Mapping[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     """`4 inputs, 2 ok, 1 rejected, 1 quarantined`, of a record's counts."""
     return ", ".join(f"{counts[name]} {name}" for name in ("inputs", *VERDICTS))
 
 
 def warn_first(log: logging.Logger, lines: Sequence[str], rest: str) -> None:
     """Warn by the first of many lines, and of how many more there are: `rest` with `%d` for the number."""
-    for line in lines[:MOST_WARNINGS]:
+    for line in lines[:MAX_WARNINGS]:
         log.warning("%s", line)
-    if len(lines) > MOST_WARNINGS:
-        log.warning(rest, len(lines) - MOST_WARNINGS)
+    if len(lines) > MAX_WARNINGS:
+        log.warning(rest, len(lines) - MAX_WARNINGS)
 
 
 def closing_lines(artifact: Artifact) -> list[str]:
     """Lines below a command's closing line: every reason with its count, few rows one by one, and what else is told."""
     counts = count_reasons(artifact)
-    lines = [f"  {verdict}: {in_words(found)}" for verdict, found in counts.items() if found]
+    lines = [f"  {verdict}: {format_reasons(found)}" for verdict, found in counts.items() if found]
     return [*lines, *(few_rows(artifact) if _are_few(counts) else ()), *_remarks(artifact)]
 
 
@@ -107,24 +107,24 @@ def require_usable(artifact: Artifact, counts: dict[str, int]) -> None:
         few = [
             f"`steadydancer explain ID --artifact {artifact.path}` tells of one; each has its reason and detail there"
         ]
-    raise SteadyDancerError("\n".join([f"nothing came out usable: {in_words(reasons)}", *few]))
+    raise SteadyDancerError("\n".join([f"nothing came out usable: {format_reasons(reasons)}", *few]))
 
 
 def _are_few(counts: Mapping[str, Counter[str]]) -> bool:
     """Whether so few rows are not ok that it is worth reading them."""
-    return sum(found.total() for verdict, found in counts.items() if verdict != "ok") <= FEW
+    return sum(found.total() for verdict, found in counts.items() if verdict != "ok") <= MAX_LISTED_ROWS
 
 
 def few_rows(artifact: Artifact) -> list[str]:
     """A line for each row that is not ok, with its detail; none if these are many."""
     table = read_known(artifact, [*NAMES, "source_path", "verdict", "reason", "detail"])
     table = table.filter(pc.not_equal(table["verdict"], "ok"))
-    return sorted(map(told_row, table.to_pylist())) if len(table) <= FEW else []
+    return sorted(map(format_row, table.to_pylist())) if len(table) <= MAX_LISTED_ROWS else []
 
 
-def told_row(row: Row) -> str:
+def format_row(row: Row) -> str:
     """One row with its reason and detail, in a line."""
-    why = ": ".join(filter(None, (row.get("reason") or UNTOLD, " ".join((row.get("detail") or "").split()))))
+    why = ": ".join(filter(None, (row.get("reason") or NO_REASON, " ".join((row.get("detail") or "").split()))))
     return f"    {name_of(row)}: {why}"
 
 
@@ -142,9 +142,9 @@ def _remarks(artifact: Artifact) -> list[str]:
         return _render_remarks(artifact)
     if record.get("kind") == "metrics":
         missing = {name: Counter(found) for name, found in record.get("missing", {}).items() if found}
-        told = truths_in_words(record.get("truths"))
+        told = format_truths(record.get("truths"))
         return [*([f"  truths: {told}"] if told else []),
-                *(f"  {name} without a value: {in_words(found)}" for name, found in missing.items())]  # fmt: skip
+                *(f"  {name} without a value: {format_reasons(found)}" for name, found in missing.items())]  # fmt: skip
     return []
 
 
@@ -157,7 +157,7 @@ def _render_remarks(artifact: Artifact) -> list[str]:
     return lines + ([f"  {told} with a remark: `steadydancer explain ID --renders {artifact.path}`"] if told else [])
 
 
-def truths_in_words(told: dict[str, Any] | None) -> str:
+def format_truths(told: dict[str, Any] | None) -> str:
     """How many truths were found and compared, as the record has it; empty for a record that does not say."""
     if told is None:
         return ""
@@ -217,32 +217,32 @@ def find_rows(artifact: Artifact, wanted: str) -> list[Row]:
     return []
 
 
-def names_near(artifact: Artifact, wanted: str) -> list[str]:
+def similar_ids(artifact: Artifact, wanted: str) -> list[str]:
     """Ids that are written alike."""
     table = read_known(artifact, list(IDS))
     every = {str(name) for column in table.columns for name in column.unique().to_pylist() if name}
-    return difflib.get_close_matches(wanted, sorted(every)[:MOST_COMPARED], 5)
+    return difflib.get_close_matches(wanted, sorted(every)[:MAX_COMPARED_IDS], 5)
 
 
-def told_rows(artifact: Artifact, rows: list[Row]) -> str:
+def format_rows(artifact: Artifact, rows: list[Row]) -> str:
     """Rows of one id as lines for a terminal: the verdict, the reason with its detail, and what is known of the files.
 
     Of metrics, which have a row each, the values and the reasons of nulls.
     """
     first = rows[0]
     head = f"{name_of(first)} in {artifact.path}{'' if artifact.committed else ' (not finished)'}: {first['verdict']}"
-    told = {name: value for name, value in first.items() if value is not None and name not in SAID}
-    lines = [head + (f", {first.get('reason') or UNTOLD}" if first["verdict"] != "ok" else "")]
+    told = {name: value for name, value in first.items() if value is not None and name not in HEADER_COLUMNS}
+    lines = [head + (f", {first.get('reason') or NO_REASON}" if first["verdict"] != "ok" else "")]
     if first.get("metric"):
         told = {name: value for name, value in told.items() if name not in ("metric", "value", "frames_compared")}
-        lines += [_told_metric(row) for row in rows]
+        lines += [_format_metric(row) for row in rows]
     elif first.get("detail"):
         lines.append(f"  {first['detail']}")
     width = max((len(name) for name in told), default=0)
     return "\n".join([*lines, *(f"  {name:{width}}  {value}" for name, value in told.items())])
 
 
-def _told_metric(row: Row) -> str:
+def _format_metric(row: Row) -> str:
     value = "none" if row["value"] is None else f"{row['value']:.6g}"
     why = ": ".join(filter(None, (row["reason"], row["detail"])))
     return f"  {row['metric']:26}{value:>10}{f'  {why}' if why else ''}"

@@ -12,7 +12,7 @@ from ...datasets.skeleton import PoseSequence
 from ...datasets.supplied_poses import load_supplied_pose
 from ...models.pose.estimator import NEEDS, PoseEstimator, open_pose_estimator
 from ...models.pose.track import PoseTrack
-from ...models.weights import lookup as weights
+from ...models.weights import lookup
 from ..runtime.stage import BadClip
 
 # Estimators of people, the best one first.
@@ -29,7 +29,7 @@ def load_pose_estimator(pose_model: str, device: str = "cpu") -> PoseEstimator |
     if pose_model != "auto":
         return open_pose_estimator(pose_model, device=device)
     for name in ESTIMATORS:
-        if all(weights.find(weights.weight(part)) for part in NEEDS[name]):
+        if all(lookup.find(lookup.weight(part)) for part in NEEDS[name]):
             return open_pose_estimator(name, device=device)
     return None
 

@@ -8,7 +8,7 @@ from ...datasets.artifact import Artifact
 from ...datasets.finished import finished
 from ...datasets.schema import Row
 from ...datasets.storage import Location
-from ..common.outcomes import counts_in_words, in_words, truths_in_words
+from ..common.outcomes import format_counts, format_reasons, format_truths
 from ..pages.layout import Section, beside, write_page
 from .steps import METRICS
 
@@ -21,7 +21,7 @@ def metric_section(record: dict[str, Any], text: str = "") -> Section:
     rows = []
     for name, (unit, better, meaning) in METRICS.items():
         mean = record["means"].get(name, {"mean": None, "videos": 0})
-        without = in_words(Counter(record.get("missing", {}).get(name, {})))
+        without = format_reasons(Counter(record.get("missing", {}).get(name, {})))
         rows.append(
             [name, mean["mean"], unit, mean["videos"], without, f"{better} is better" if better else "", meaning]
         )
@@ -51,8 +51,8 @@ def write_report(path: Location, metrics: Artifact) -> None:
          ("truth", beside(row["truth"], path))]
         for name, row in sorted(videos.items())
     ]  # fmt: skip
-    counts = counts_in_words(record["counts"])
-    text = f"Protocol {record['config']['protocol']}; {counts}. {truths_in_words(record.get('truths'))}"
+    counts = format_counts(record["counts"])
+    text = f"Protocol {record['config']['protocol']}; {counts}. {format_truths(record.get('truths'))}"
     sections = [metric_section(record, text), unscored_section(rows), Section("Videos", media=groups)]
     write_page(path, "Evaluation", sections)
 

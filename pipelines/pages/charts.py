@@ -57,10 +57,10 @@ def histogram(accepted: Floats64, rejected: Floats64, bounds: Sequence[float] = 
     else:
         room = 0.02 * (high - low) or max(abs(low), 1.0) / 10
         edges = np.linspace(max(0.0, low - room) if low >= 0 else low - room, high + room, NUM_BINS + 1)
-    return Histogram(edges, _counted(accepted, edges), _counted(rejected, edges), is_log, whole)
+    return Histogram(edges, _count(accepted, edges), _count(rejected, edges), is_log, whole)
 
 
-def _counted(values: Floats64, edges: Floats64) -> Counts:
+def _count(values: Floats64, edges: Floats64) -> Counts:
     inside = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     return np.bincount(inside, minlength=len(edges) - 1).astype(np.int64)
 

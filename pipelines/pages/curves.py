@@ -41,7 +41,7 @@ def draw_curves(lines: Sequence[tuple[Floats64, Floats64]], floor: float | None 
     return Markup("".join([*pieces, "</svg>"]))
 
 
-def key(names: Sequence[str]) -> str:
+def legend(names: Sequence[str]) -> str:
     """Which line of `draw_curves` is which, in words for a caption."""
     colours = ("blue", "orange", "violet")
     told = [f"{colours[i % 3]}{' dashed' if i // 3 else ''}: {name}" for i, name in enumerate(names)]

@@ -11,7 +11,7 @@ from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
 from ...datasets.storage.digests import content_digest, json_digest
-from ..common.components import find_parts, part_digests, parts_are_here
+from ..common.components import find_parts, part_digests, parts_are_local
 from ..common.older_versions import absent_fields
 from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
@@ -45,7 +45,7 @@ def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Loca
         "finished": Artifact(out / "renders").committed,
         "stage": record.get("stage"),
         "components": components,
-        "components_here": parts_are_here(components),
+        "components_here": parts_are_local(components),
         "windows_a_video": windows,
         "evaluations_a_video": windows and windows * evaluations,
     }

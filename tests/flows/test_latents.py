@@ -16,7 +16,7 @@ from steadydancer.datasets.storage import copies as file_copies
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.flows.commands.latents import repair, verify
-from steadydancer.pipelines.cache import reused_shards as takeover
+from steadydancer.pipelines.cache import reused_shards
 from steadydancer.pipelines.cache.repair import repair as repair_now
 from steadydancer.pipelines.cache.verify import verify as verify_now
 from steadydancer.pipelines.runtime.runner import Engine
@@ -148,7 +148,7 @@ def test_a_repaired_cache_has_the_bytes_that_were_lost(copy: Path, cached: Path,
 def test_a_stopped_repair_goes_on(copy: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards(copy)[2].unlink()
     copied: list[Any] = []
-    copy_whole = takeover.copy_whole
+    copy_whole = reused_shards.copy_whole
 
     def stop_at_the_third(source: Path, target: Path) -> None:
         if len(copied) == 2:
@@ -157,7 +157,7 @@ def test_a_stopped_repair_goes_on(copy: Path, cached: Path, tmp_path: Path, monk
 
     engine = Engine(tmp_path / ".engine", in_process=True)
     with monkeypatch.context() as patched:
-        patched.setattr(takeover, "copy_whole", stop_at_the_third)
+        patched.setattr(reused_shards, "copy_whole", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             repair_now(copy, tmp_path / "new", engine)
     assert not (tmp_path / "new" / "latents" / "run.json").exists()

@@ -20,7 +20,7 @@ from ....datasets.artifact import RECORD
 from ....datasets.storage import Location
 from ....datasets.storage.files import folders_in
 from ...pages.charts import bar
-from ...pages.curves import draw_curves, key
+from ...pages.curves import draw_curves, legend
 from ...pages.layout import Figure, Section, show, url, write_page
 from ...runtime.after_commit import after_commit
 from ..gallery.folder import OF_EACH_CLIP, clip_name, failures, galleries, gallery_name
@@ -169,7 +169,7 @@ def _validation(rows: list[Row], title: str) -> Section:
     sigmas = [f"σ = {name.removeprefix('validation_loss_')}" for name in names]
     figures = [
         Figure("mean over σ", draw_curves([_curve(rows, "validation_loss")])),
-        Figure("by σ", draw_curves([_curve(rows, name) for name in names]), key(sigmas)),
+        Figure("by σ", draw_curves([_curve(rows, name) for name in names]), legend(sigmas)),
     ]
     text = "Of clips whose sources are never trained on, always with the same noise."
     return Section(f"{title}Validation", text, figures=figures)
@@ -184,7 +184,7 @@ def _time(rows: list[Row], title: str) -> Section:
     table = [[part, f"{share:.1%}", bar([(share, tones[part])])] for part, share in shares.items()]
     figures = [
         Figure("seconds a step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
-        Figure("shares of a step", draw_curves(list(curves.values()), 0.0), key(list(curves))),
+        Figure("shares of a step", draw_curves(list(curves.values()), 0.0), legend(list(curves))),
         Figure("samples a second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
         Figure("memory, GB", draw_curves([_curve(rows, "memory_bytes", 1e-9)], floor=0.0)),
     ]

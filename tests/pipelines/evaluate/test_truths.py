@@ -9,7 +9,7 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.file_names import file_stem
 from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.datasets.video import encode
-from steadydancer.pipelines.common.outcomes import truths_in_words
+from steadydancer.pipelines.common.outcomes import format_truths
 from steadydancer.pipelines.evaluate.comparison import (
     Clock,
     NotComparable,
@@ -105,18 +105,18 @@ def test_a_letter_with_an_accent_is_the_same_in_one_sign_and_in_two(tmp_path: Pa
 def test_without_a_folder_none_is_missed_by_name(tmp_path: Path) -> None:
     found = find_truths(["b", "a"], None)
     assert found.missing == dict.fromkeys(("a", "b"), ("no_truth", "no truth was given"))
-    assert truths_in_words(found.told()) == "No truth was given." and truths_in_words(None) == ""
+    assert format_truths(found.told()) == "No truth was given." and format_truths(None) == ""
 
 
 def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a.mp4", "b.mp4", "y.mp4", "z.mp4")
     told = find_truths(["a", "b", *"cdefg"], folder).told() | {"compared": 1, "frames_compared": 13}
-    assert truths_in_words(told) == (
+    assert format_truths(told) == (
         f"2 of 7 renders have a truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
         "2 videos there fit no render (y.mp4, z.mp4)."
     )
     folder = folder_of(tmp_path / "one", "a.mp4", "z.mp4")
-    assert truths_in_words(find_truths(["a"], folder).told()) == (
+    assert format_truths(find_truths(["a"], folder).told()) == (
         f"1 of 1 renders have a truth in {folder}. 1 video there fits no render (z.mp4)."
     )
 
