@@ -50,9 +50,9 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
         page = pages.write_report(clips, page)
         click.echo(f"{page}\n{page.parent / pages.CARD}")
     elif metrics is not None:
-        from ...pipelines.evaluate.report import write_report_again
+        from ...pipelines.evaluate.report import rebuild_report
 
-        click.echo(str(write_report_again(metrics)))
+        click.echo(str(rebuild_report(metrics)))
     elif run_out is not None:
         from ...pipelines.train.metrics.report import write_pages
 

@@ -16,7 +16,7 @@ from ..common.outcomes import accepted_rows
 COLUMNS = ("clip_id", "source_id", "source_path", "prompt", "pose_model", "start_s", "end_s", "num_frames",
            "width", "height", *CROP_COLUMNS, "measured_part", "pose_digest")  # fmt: skip
 # What decides the numbers of a sample besides the video itself, which `clip_id` names.
-TOLD = ("clip_id", "prompt", "pose_digest", *CROP_COLUMNS)
+DIGESTED_COLUMNS = ("clip_id", "prompt", "pose_digest", *CROP_COLUMNS)
 
 
 class AcceptedClips:
@@ -74,7 +74,7 @@ class AcceptedClips:
     def digest(self) -> str:
         """sha256 of what decides the samples' numbers, whatever the curation's other columns say."""
         total = hashlib.sha256(f"{self.fps}\n".encode())
-        for batch in self.table.select(TOLD).to_batches(max_chunksize=4096):
+        for batch in self.table.select(DIGESTED_COLUMNS).to_batches(max_chunksize=4096):
             for row in batch.to_pylist():
                 total.update(f"{json.dumps(row, sort_keys=True)}\n".encode())
         return total.hexdigest()

@@ -63,7 +63,18 @@ def num_tokens(prompt_bytes: int | None, has_captioner: bool) -> int:
 _size_for_area = lru_cache(maxsize=4096)(size_for_area)
 
 
-def clip_bytes(config: CacheConfig, widths: Widths, shapes: Iterable[tuple[int, int, int, int | None]]) -> "Weights":
+@dataclass(frozen=True)
+class SizeEstimate:
+    """Estimated bytes of each clip and of each field, and pixels of the trained size of all frames together."""
+
+    each: list[int]
+    fields: dict[str, int]
+    pixels: int
+
+
+def estimate_bytes(
+    config: CacheConfig, widths: Widths, shapes: Iterable[tuple[int, int, int, int | None]]
+) -> SizeEstimate:
     """What each clip will weigh.
 
     Args:
@@ -84,29 +95,20 @@ def clip_bytes(config: CacheConfig, widths: Widths, shapes: Iterable[tuple[int, 
         for name, weight in zip(FIELDS, of_clip, strict=True):
             fields[name] += weight
         pixels += num_frames * height * width
-    return Weights(each, fields, pixels)
+    return SizeEstimate(each, fields, pixels)
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Estimated bytes of each clip and of each field, and pixels of the trained size of all frames together."""
-
-    each: list[int]
-    fields: dict[str, int]
-    pixels: int
-
-
-def cost(
-    weights: Weights,
+def estimate_cost(
+    sizes: SizeEstimate,
     widths: Widths,
     samples_drawn: int | None = None,
     tflop_per_s: float = ASSUMED_TFLOP_PER_S,
     months: float = ASSUMED_MONTHS,
 ) -> dict[str, Any]:
-    """The price of a cache, and of training without one.
+    """The cost of a cache, and of training without one.
 
     Args:
-        weights: of its clips.
+        sizes: of its clips.
         widths: of the features.
         samples_drawn: how many samples training will draw, over all its stages; None: not known.
         tflop_per_s: what a GPU does of the autoencoder.
@@ -116,11 +118,11 @@ def cost(
         `bytes` (by field, total, a clip), `gpu_hours` (caching, encoding online), `passes`, `cheaper` ("cache" or
         "online") and `assumed`. What cannot be known is None.
     """
-    num_clips, total = len(weights.each), sum(weights.each)
+    num_clips, total = len(sizes.each), sum(sizes.each)
     passes = samples_drawn / num_clips if samples_drawn is not None else None
     caching = None
     if widths.is_wan:
-        tflop = ENCODES_PER_CLIP * ENCODE_TFLOP * weights.pixels / _ENCODE_PIXELS
+        tflop = ENCODES_PER_CLIP * ENCODE_TFLOP * sizes.pixels / _ENCODE_PIXELS
         caching = tflop / tflop_per_s / 3600
     online = caching * passes if caching is not None and passes is not None else None
     keeping = total / 1e9 * months / GB_MONTHS_PER_GPU_HOUR
@@ -128,7 +130,7 @@ def cost(
     if caching is not None and online is not None:
         cheaper = "cache" if caching + keeping < online else "online"
     return {
-        "bytes": {**weights.fields, "total": total, "per_clip": total // num_clips},
+        "bytes": {**sizes.fields, "total": total, "per_clip": total // num_clips},
         "gpu_hours": {"cache": caching, "online": online, "keeping_the_cache_is_worth": keeping},
         "passes": passes,
         "cheaper": cheaper,
@@ -144,14 +146,14 @@ def cost(
     }
 
 
-def sentence(price: dict[str, Any]) -> str:
-    """The price in one line."""
-    hours, num_bytes = price["gpu_hours"], price["bytes"]
+def format_cost(cost: dict[str, Any]) -> str:
+    """The cost in one line."""
+    hours, num_bytes = cost["gpu_hours"], cost["bytes"]
     words = f"cache: about {num_bytes['total'] / 1e9:.3g} GB ({num_bytes['per_clip'] / 1e6:.3g} MB a clip)"
     if hours["cache"] is None:
         return f"{words}; GPU-hours are not known for these encoders"
-    speed = f"at {price['assumed']['tflop_per_s']:g} TFLOP/s"
+    speed = f"at {cost['assumed']['tflop_per_s']:g} TFLOP/s"
     words += f", {hours['cache']:.3g} GPU-hours of encoding {speed}"
     if hours["online"] is None:
         return f"{words}; encoding online costs that once a pass"
-    return f"{words}; online {hours['online']:.3g} in {price['passes']:.3g} passes: {price['cheaper']} is cheaper"
+    return f"{words}; online {hours['online']:.3g} in {cost['passes']:.3g} passes: {cost['cheaper']} is cheaper"

@@ -12,7 +12,7 @@ from .reused_shards import Parent
 from .verify import verify
 
 
-def look(latents: Location, clips: Location | None = None, components: str | None = None) -> dict[str, Any]:
+def plan(latents: Location, clips: Location | None = None, components: str | None = None) -> dict[str, Any]:
     """What `repair` would do: what is damaged, and from what it would be made anew. Reads all of the cache."""
     latents = finished(latents, "latents").path
     record, verified = Artifact(latents).record(), verify(latents)

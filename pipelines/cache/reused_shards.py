@@ -45,13 +45,13 @@ class Parent:
                 "give the same curation and networks (--clips, --components), or cache the clips anew"
             )
 
-    def told(self, out: Location) -> dict[str, Any]:
+    def to_record(self, out: Location) -> dict[str, Any]:
         """For the record of the repaired cache in `out`."""
-        made_anew = len(self.verified.packets - self.verified.sound)
-        return {**Artifact(self.latents).named(out), "packets_made_anew": made_anew}
+        num_encoded_again = len(self.verified.packets - self.verified.sound)
+        return {**Artifact(self.latents).named(out), "packets_made_anew": num_encoded_again}
 
 
-def take_over(parent: Parent, artifact: Artifact, packets: list[Packet], accepted: AcceptedClips) -> None:
+def reuse_sound_shards(parent: Parent, artifact: Artifact, packets: list[Packet], accepted: AcceptedClips) -> None:
     """Copy what is sound (a link, where the file system has them), after a look at the sources of what is not.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The steps of a cache: one clip's keypoints, then its frames → what the transformer will be told of it."""
+"""The steps of a cache: one clip's keypoints, then its frames → what the transformer will be prompt of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,19 +98,19 @@ def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
     pose_latents, pose_image_embeds = encode_pose_condition(
         encoders.vae, encoders.image_encoder, pose_frames, height, width
     )
-    told = prompt_of(row, frames, encoders.captioner)
+    prompt = prompt_of(row, frames, encoders.captioner)
     tensors = {
         "latents": encode_video(encoders.vae, frames, height, width),
         "image_latents": encode_image_condition(encoders.vae, frames[0], row["num_frames"], height, width),
         "pose_latents": pose_latents,
         "image_embeds": encode_image(encoders.image_encoder, frames[0]),
         "pose_image_embeds": pose_image_embeds,
-        "prompt_embeds": encode_prompt(encoders.text_encoder, encoders.tokenizer, [told["prompt"] or ""])[0],
+        "prompt_embeds": encode_prompt(encoders.text_encoder, encoders.tokenizer, [prompt["prompt"] or ""])[0],
     }
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise BadClip("non_finite_latents", "an encoder gave NaN or infinity")
     sizes = {"height": height, "width": width, "image_height": image_height, "image_width": image_width}
-    return {**row, **told, **sizes, "pose": pose.to_bytes(), "conditions": _to_bytes(tensors, config)}
+    return {**row, **prompt, **sizes, "pose": pose.to_bytes(), "conditions": _to_bytes(tensors, config)}
 
 
 def read_picture(row: Row, config: CacheConfig) -> tuple[np.ndarray, PoseSequence]:
@@ -206,13 +206,13 @@ def open_clips(clips: Location, config: CacheConfig) -> Clips:
 def stages(config: CacheConfig, clips: Location, curated: Mapping[str, Any]) -> list[Stage]:
     """They run in one worker: a clip's networks share its frames. `curated` is the record of the clips."""
     place = clips.absolute()
-    lies = ("clip_id", "source_path", "measured_part", "pose_digest")
+    located_by = ("clip_id", "source_path", "measured_part", "pose_digest")
     reads = ("source_path", "source_id", "start_s", "fps", "num_frames", "source_height", "source_width",
              *CROP_COLUMNS, "prompt", "pose")  # fmt: skip
     adds = ("height", "width", "image_height", "image_width", "prompt", "prompt_from", "conditions")
     gpus = config.num_gpus
     return [
         *stages_for(curated, gpus),
-        Stage("pose", find_pose, lies, ("pose",), load=partial(open_clips, place), num_gpus=gpus),
+        Stage("pose", find_pose, located_by, ("pose",), load=partial(open_clips, place), num_gpus=gpus),
         Stage("encode", encode_clip, reads, adds, load=load_encoders, num_gpus=gpus),
     ]

@@ -51,12 +51,12 @@ class Clock:
     """When a render's frames are shown.
 
     Args:
-        shown_s: [n], of the rendered frames.
+        times_s: [n], of the rendered frames.
         driving: the driving video, which decides where the truth has its frame times; None: it is not known.
         driving_fps: at which it was read; None: frame by frame.
     """
 
-    shown_s: Times
+    times_s: Times
     driving: str | None = None
     driving_fps: float | None = None
 
@@ -86,9 +86,9 @@ def truth_frames(truth: Path, clock: Clock, size: Size, image_size: Size | None)
         frames = decode(truth, times_s, *size)
     except VideoError as error:
         raise NotComparable("unreadable_truth", f"the truth cannot be read: {error}") from error
-    if len(times_s) < len(clock.shown_s):
-        notes.append(f"{len(times_s)} of {len(clock.shown_s)} rendered frames were compared: the truth ends there")
-    elif len(own_s) > len(clock.shown_s) and not notes:
+    if len(times_s) < len(clock.times_s):
+        notes.append(f"{len(times_s)} of {len(clock.times_s)} rendered frames were compared: the truth ends there")
+    elif len(own_s) > len(clock.times_s) and not notes:
         notes.append(f"the first {len(times_s)} of the truth's {len(own_s)} frames were compared")
     if true_size != size:
         notes.append(f"the truth was scaled from {_size(true_size)} to {_size(size)}")
@@ -102,15 +102,15 @@ def times_in_truth(clock: Clock, truth_s: Times) -> tuple[Times, list[str]]:
         clock: of the render.
         truth_s: times of all frames of the truth.
     """
-    if same_times(clock.shown_s, truth_s):
-        return truth_s[: len(clock.shown_s)], []
-    driven_s, unread = _driven_at(clock, truth_s)
+    if same_times(clock.times_s, truth_s):
+        return truth_s[: len(clock.times_s)], []
+    driven_s, unread = _driving_times(clock, truth_s)
     if driven_s is not None:
         at, note = driven_s, "the truth has the driving video's frame times: each frame is compared with what drove it"
     else:
-        at = clock.shown_s
+        at = clock.times_s
         note = f"the truth ({_rate(truth_s)}) was compared as it is shown at the render's times ({_rate(at)})"
-    step = _step(truth_s) or _step(clock.shown_s)
+    step = _step(truth_s) or _step(clock.times_s)
     at = at[at < truth_s[-1] + step - SLACK_S] if step else at[:1]
     return at + SLACK_S, [note, *unread]
 
@@ -130,7 +130,7 @@ def same_aspect(one: Size, other: Size) -> bool:
     return abs(np.log(width * other_height / (height * other_width))) <= SAME_ASPECT + rounding
 
 
-def _driven_at(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str]]:
+def _driving_times(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str]]:
     """When the driving video showed what drove each frame, if the truth has its frame times; else words, if any."""
     if clock.driving is None:
         return None, []
@@ -141,7 +141,7 @@ def _driven_at(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str]]:
         return None, ["the driving video cannot be read any more, its times were not looked at"]
     if not same_times(native_s, truth_s):
         return None, []
-    count = len(clock.shown_s)
+    count = len(clock.times_s)
     return (truth_s[:count] if clock.driving_fps is None else np.arange(count) / clock.driving_fps), []
 
 

@@ -20,7 +20,7 @@ from .config import EvaluateConfig
 from .truths import Truths, find_truths
 
 
-def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], Truths]:
+def read_renders(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], Truths]:
     """The record of the renders, by id what is to be scored, and what was found of their truths.
 
     Raises:
@@ -50,8 +50,8 @@ def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any],
 
 def plan(config: EvaluateConfig, renders: Location, truth: Location | None, out: Location) -> dict[str, Any]:
     """What `run` would do."""
-    _, rows, truths = rendered(renders, truth)
-    return {"videos": len(rows), "with_truth": len(truths.found), "truths": truths.told(),
+    _, rows, truths = read_renders(renders, truth)
+    return {"videos": len(rows), "with_truth": len(truths.found), "truths": truths.to_record(),
             "protocol": config.protocol, "finished": Artifact(out / "metrics").committed}  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def run(
         SteadyDancerError: a folder of truths was given, and none of them is the truth of a render.
         JobStopped: the code or the machine failed on the way.
     """
-    record, by_id, found = rendered(renders, truth)
+    record, by_id, found = read_renders(renders, truth)
     components = find_parts(str(config.components or record["components"]["path"]), ("vae",))
     with exclusive(out):
         artifact = Artifact(out / "metrics")
@@ -103,7 +103,7 @@ def run(
                     "counts": count_verdicts(len(by_id), verdicts.values()),
                     "means": means(rows),
                     "missing": missing(rows, METRICS),
-                    "truths": found.told() | compared(rows),
+                    "truths": found.to_record() | count_compared(rows),
                     "seconds": {**seconds, "total": time.perf_counter() - start},
                 }
             )
@@ -136,7 +136,7 @@ def missing(rows: list[Row], metrics: Iterable[str]) -> dict[str, dict[str, int]
     return {name: dict(counts.most_common()) for name, counts in out.items()}
 
 
-def compared(rows: list[Row]) -> dict[str, int]:
+def count_compared(rows: list[Row]) -> dict[str, int]:
     """How many videos, and how many of their frames, were held against a truth."""
     frames = [row["frames_compared"] for row in rows if row["metric"] == "psnr" and row["value"] is not None]
     return {"compared": len(frames), "frames_compared": sum(frames)}

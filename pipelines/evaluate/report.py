@@ -13,7 +13,7 @@ from ..pages.layout import Section, beside, write_page
 from .steps import METRICS
 
 PAGE = "report.html"
-MOST_LISTED = 200
+MAX_LISTED = 200
 
 
 def metric_section(record: dict[str, Any], text: str = "") -> Section:
@@ -37,9 +37,9 @@ def unscored_section(rows: Sequence[Row]) -> Section:
         if row["value"] is None
     ]
     text = "" if listed else "Every metric of every video has a value."
-    if len(listed) > MOST_LISTED:
-        text = f"The first {MOST_LISTED} of {len(listed)}; the table has all of them."
-    return Section("Without a value", text, head=["video", "metric", "reason", "detail"], rows=listed[:MOST_LISTED])
+    if len(listed) > MAX_LISTED:
+        text = f"The first {MAX_LISTED} of {len(listed)}; the table has all of them."
+    return Section("Without a value", text, head=["video", "metric", "reason", "detail"], rows=listed[:MAX_LISTED])
 
 
 def write_report(path: Location, metrics: Artifact) -> None:
@@ -57,7 +57,7 @@ def write_report(path: Location, metrics: Artifact) -> None:
     write_page(path, "Evaluation", sections)
 
 
-def write_report_again(out: Location) -> Location:
+def rebuild_report(out: Location) -> Location:
     """The page of a finished evaluation, by its rows alone; its place.
 
     Args:

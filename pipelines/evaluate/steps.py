@@ -121,12 +121,12 @@ def _against_reference(frames: Frames, reference: Frames | None, unread: str, va
         missing = Score(None, "unreadable_image", unread)
         return {"first_frame_psnr": missing, "autoencoder_ceiling_psnr": missing}
     return {
-        "first_frame_psnr": _held(first_frame_psnr(frames, reference), "frame 0 equals the reference"),
-        "autoencoder_ceiling_psnr": _held(autoencoder_ceiling(vae, reference), "the round trip changes nothing"),
+        "first_frame_psnr": _capped_psnr(first_frame_psnr(frames, reference), "frame 0 equals the reference"),
+        "autoencoder_ceiling_psnr": _capped_psnr(autoencoder_ceiling(vae, reference), "the round trip changes nothing"),
     }
 
 
-def _held(value: float, equal: str) -> Score:
+def _capped_psnr(value: float, equal: str) -> Score:
     """A PSNR of one frame, held at `MAX_PSNR_DB`."""
     detail = f"{equal}: counted as {MAX_PSNR_DB:g} dB" if math.isinf(value) else None
     return Score(min(value, MAX_PSNR_DB), detail=detail)

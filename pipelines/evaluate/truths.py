@@ -14,8 +14,8 @@ from ...datasets.storage import Location, named
 from ...datasets.storage.files import files_in, folders_in
 from ...datasets.video.info import VIDEO_SUFFIXES
 
-MOST_NAMED = 3  # names of each kind in a message; a record holds `MOST_RECORDED`
-MOST_RECORDED = 20
+MAX_NAMED = 3  # names of each kind in a message; a record holds `MAX_RECORDED`
+MAX_RECORDED = 20
 NOT_GIVEN = ("no_truth", "no truth was given")
 
 
@@ -35,7 +35,7 @@ class Truths:
     missing: dict[str, tuple[str, str]]
     unused: list[str]
 
-    def told(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """What the record says of them."""
         reasons: dict[str, list[str]] = defaultdict(list)
         for name, (reason, _) in sorted(self.missing.items()):
@@ -44,8 +44,8 @@ class Truths:
             "folder": self.folder,
             "asked": len(self.found) + len(self.missing),
             "found": len(self.found),
-            "not_found": {reason: names[:MOST_RECORDED] for reason, names in reasons.items()},
-            "unused": self.unused[:MOST_RECORDED],
+            "not_found": {reason: names[:MAX_RECORDED] for reason, names in reasons.items()},
+            "unused": self.unused[:MAX_RECORDED],
             "num_unused": len(self.unused),
         }
 
@@ -67,19 +67,19 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
         what = "is a file" if folder.is_file() else "does not exist"
         raise SteadyDancerError(f"{folder} {what}: --truth takes a folder with ID.mp4 for renders with a truth")
     videos = _videos(folder)
-    found, doubtful = _matched(wanted, videos)
+    found, ambiguous = _match(wanted, videos)
     missing = {
-        name: ("ambiguous_truth", f"{' and '.join(doubtful[name])} in {folder} fit it equally well")
-        if name in doubtful
+        name: ("ambiguous_truth", f"{' and '.join(ambiguous[name])} in {folder} fit it equally well")
+        if name in ambiguous
         else ("no_truth", f"{folder} holds no video called {name}")
         for name in wanted
         if name not in found
     }
     unused = sorted(name for name in videos if name not in found.values() and not name.startswith("."))
     if wanted and not found:
-        raise SteadyDancerError(_none_fits(folder, wanted, doubtful, unused))
+        raise SteadyDancerError(_none_fits(folder, wanted, ambiguous, unused))
     places = {name: named(videos[file].absolute()) for name, file in found.items()}
-    return Truths(str(folder.absolute()), places, missing, [_shown(name) for name in unused])
+    return Truths(str(folder.absolute()), places, missing, [_printable(name) for name in unused])
 
 
 def _videos(folder: Location) -> dict[str, Location]:
@@ -87,26 +87,26 @@ def _videos(folder: Location) -> dict[str, Location]:
     return {file.name: file for file in files_in(folder) if file.suffix.lower() in VIDEO_SUFFIXES}
 
 
-def _matched(ids: list[str], videos: dict[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
+def _match(ids: list[str], videos: dict[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Match by the closest kind of fit: id → name of its file, id → names of several that fit equally well."""
     found: dict[str, str] = {}
-    doubtful: dict[str, list[str]] = {}
+    ambiguous: dict[str, list[str]] = {}
     for level in range(4):
         fits: dict[str, list[str]] = defaultdict(list)
         for name in sorted(set(videos) - set(found.values())):
             for spelling in _spellings(name, level):
                 fits[spelling].append(name)
-        askers: dict[str, list[str]] = defaultdict(list)
+        requests: dict[str, list[str]] = defaultdict(list)
         for name in ids:
-            if name not in found and name not in doubtful:
-                askers[unicodedata.normalize("NFC", name).casefold() if level == 3 else name].append(name)
-        for key, names in askers.items():
+            if name not in found and name not in ambiguous:
+                requests[unicodedata.normalize("NFC", name).casefold() if level == 3 else name].append(name)
+        for key, names in requests.items():
             files = fits.get(key, [])
             if len(files) > 1:
-                doubtful |= dict.fromkeys(names, files)
+                ambiguous |= dict.fromkeys(names, files)
             elif files and len(names) == 1 and files[0] not in found.values():
                 found[names[0]] = files[0]
-    return found, doubtful
+    return found, ambiguous
 
 
 def _spellings(name: str, level: int) -> set[str]:
@@ -116,37 +116,37 @@ def _spellings(name: str, level: int) -> set[str]:
     plain = {PurePath(name).stem, name}
     if level == 1:
         return plain
-    written = {spelling for one in plain for spelling in as_ids(one)}
+    written = {spelling for one in plain for spelling in possible_ids(one)}
     return written if level == 2 else {one.casefold() for one in written}
 
 
-def as_ids(text: str) -> set[str]:
+def possible_ids(text: str) -> set[str]:
     """How the ids of renders spell a name, today and before; composed letters as one sign or as several."""
     forms = {text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))}
     return {file_stem(form) for form in forms} | {re.sub(r"[^\w.-]+", "_", form) for form in forms}
 
 
-def _none_fits(folder: Location, ids: list[str], doubtful: dict[str, list[str]], unused: list[str]) -> str:
-    if doubtful:
-        name = min(doubtful)
+def _none_fits(folder: Location, ids: list[str], ambiguous: dict[str, list[str]], unused: list[str]) -> str:
+    if ambiguous:
+        name = min(ambiguous)
         return (
-            f"{folder} holds no truth that is clear: {' and '.join(map(_shown, doubtful[name]))} fit the render {name} "
+            f"{folder} holds no truth that is clear: {' and '.join(map(_printable, ambiguous[name]))} fit the render {name} "
             "equally well. Leave one file a render there, called ID.mp4"
         )
-    there = f"which holds {_some(unused)}" if unused else "in which no video lies"
+    there = f"which holds {_list_names(unused)}" if unused else "in which no video lies"
     if below := sorted(one.name for one in folders_in(folder)):
-        there += f" (folders in it are not searched: {_some(below)})"
+        there += f" (folders in it are not searched: {_list_names(below)})"
     return (
-        f"no truth fits: {_some([f'{name}.mp4' for name in ids])} were looked for in {folder}, {there}. Name each "
+        f"no truth fits: {_list_names([f'{name}.mp4' for name in ids])} were looked for in {folder}, {there}. Name each "
         "truth after its render's id, or leave --truth out"
     )
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(_shown(name) for name in names[:MOST_NAMED]) + more
+def _list_names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(_printable(name) for name in names[:MAX_NAMED]) + more
 
 
-def _shown(name: str) -> str:
+def _printable(name: str) -> str:
     """A name whose bytes are no UTF-8, so that messages and records can hold it."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -107,7 +107,7 @@ def run(
         )
         seconds = run_packets(job, artifact, packets, engine)
         rows = artifact.read(["id", "image", "driving", "verdict", "detail"]).to_pylist()
-        _warn(rows)
+        _warn_of_details(rows)
         return artifact.commit(
             {
                 "kind": "renders",
@@ -122,7 +122,7 @@ def run(
         )
 
 
-def _warn(rows: list[Row]) -> None:
+def _warn_of_details(rows: list[Row]) -> None:
     """Say what of the videos is not as one would suppose, by the names of what they were made from."""
     lines = []
     for row in rows:

@@ -19,7 +19,7 @@ PAIR_COLUMNS = {
     "prompt": ("caption", "text"),
     "id": ("pair_id",),
 }  # fmt: skip
-_MOST_NAMED = 8
+_MAX_NAMED = 8
 
 
 def pair(image: Location | str, driving: Location | str, prompt: Any = "", name: Any = None) -> Row:
@@ -76,11 +76,11 @@ def require_unique(pairs: Sequence[Row], what: str = "pairs", given: Sequence[st
         places = [k for k, row in enumerate(pairs) if row["id"] == name]
         asked = {given[k] or "" for k in places} if given else {name}
         becomes = "" if asked in ({name}, {""}) else f" ({', '.join(map(repr, sorted(asked)))} as a name of files)"
-        numbered = " and ".join(str(k + 1) for k in places[:_MOST_NAMED])
+        numbered = " and ".join(str(k + 1) for k in places[:_MAX_NAMED])
         wrong.append(f"two pairs have one id, {name}{becomes}: {what} {numbered}")
     if wrong:
-        more = f"\n  and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        more = f"\n  and {len(wrong) - _MAX_NAMED} more" if len(wrong) > _MAX_NAMED else ""
         raise SteadyDancerError(
-            "\n  ".join(wrong[:_MOST_NAMED])
+            "\n  ".join(wrong[:_MAX_NAMED])
             + f"{more}\ngive each pair its own (column `id`; without it, it is made of the names of both files)"
         )

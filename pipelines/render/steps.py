@@ -30,7 +30,7 @@ from .config import FROZEN, RenderConfig
 from .span import driving_sound
 
 # What the pipeline is told of the configuration, under the same names.
-CALL = (
+PIPELINE_ARGUMENTS = (
     *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
     *("guidance_scale", "pose_guidance_scale", "pose_guidance_interval", "pose_guidance_unit"),
     *("negative_pose_shift", "solver", "flow_shift", "negative_prompt"),
@@ -87,7 +87,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     config = task.config
     image, changes = read_image(Path(row["image"]))
     model, driven = driving_motion(row, image, config, tools.estimator)
-    sounds, sound = driving_sound(Path(row["driving"]), config)
+    sound_note, sound = driving_sound(Path(row["driving"]), config)
     name = f"{row['id']}.mp4"
 
     def write(video: Path) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
             image,
             driven.people,
             row["prompt"] or "",
-            **{name: getattr(config, name) for name in CALL},
+            **{name: getattr(config, name) for name in PIPELINE_ARGUMENTS},
             seed=config.seed,
             fps=config.fps,
             sound=sound,
@@ -107,14 +107,14 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
                 "main_person_only": config.main_person_only,
                 "on_missing_reference": config.on_missing_reference,
                 **driven.told(),
-                "sound": sounds,
+                "sound": sound_note,
                 "image_changes": list(changes),
                 "config": config.model_dump(mode="json"),
             },
         )
 
     try:
-        record = _written(task.out, name, write)
+        record = _write_whole(task.out, name, write)
     except InputError as error:
         raise BadClip("bad_input", str(error)) from error
     return {
@@ -125,15 +125,19 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
         "pose_start_frame": driven.start_frame,
         **{name: record["video"][name] for name in ("height", "width", "num_frames")},
         "verdict": "ok",
-        "sound": sounds,
+        "sound": sound_note,
         "detail": "; ".join(
-            [*driven.notes(), *([f"sound {sounds}"] if sounds and sound is None else []), *_sidecar_notes(row, config)]
+            [
+                *driven.notes(),
+                *([f"sound {sound_note}"] if sound_note and sound is None else []),
+                *_sidecar_notes(row, config),
+            ]
         )
         or None,
     }
 
 
-def _written(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _write_whole(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """What `write` gives; the video and the record beside it lie in `out`, each whole, the record last."""
     record_name = Path(name).with_suffix(".json").name
     with written_in_order(location(out), (name, record_name)) as here:

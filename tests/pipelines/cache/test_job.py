@@ -278,7 +278,7 @@ def test_what_is_estimated_is_what_it_weighs(config: CacheConfig, curated: Path,
 def price(num_clips: int, **changes: Any) -> dict[str, Any]:
     config, widths = CacheConfig(), Widths()
     shapes = [(81, 640, 640, 4 * 149)] * num_clips
-    return cost.cost(cost.clip_bytes(config, widths, shapes), widths, **changes)
+    return cost.estimate_cost(cost.estimate_bytes(config, widths, shapes), widths, **changes)
 
 
 def test_the_price_of_the_papers_cache_is_that_of_the_arithmetic() -> None:
@@ -296,7 +296,7 @@ def test_the_price_of_the_papers_cache_is_that_of_the_arithmetic() -> None:
     assert paper["cheaper"] == "cache"
     fast = price(7338, samples_drawn=116_000, tflop_per_s=200.0)
     assert fast["gpu_hours"]["cache"] == pytest.approx(paper["gpu_hours"]["cache"] / 2)
-    words = cost.sentence(paper)
+    words = cost.format_cost(paper)
     assert "114 GB" in words and "10.2 GPU-hours" in words and "online 161 in 15.8 passes: cache is cheaper" in words
 
 
@@ -304,10 +304,10 @@ def test_one_pass_is_cheaper_online_and_what_is_not_known_is_null() -> None:
     assert price(1000, samples_drawn=1000)["cheaper"] == "online"
     unknown = price(1000)
     assert unknown["passes"] is None and unknown["gpu_hours"]["online"] is None and unknown["cheaper"] is None
-    assert "once a pass" in cost.sentence(unknown)
+    assert "once a pass" in cost.format_cost(unknown)
     # A clip of half the frames at the same size takes half the work.
-    halves = cost.clip_bytes(CacheConfig(), Widths(), [(81, 640, 640, None)] * 2)
-    assert cost.cost(halves, Widths())["gpu_hours"]["cache"] == pytest.approx(2 * 3 * 167 / 100 / 3600)
+    halves = cost.estimate_bytes(CacheConfig(), Widths(), [(81, 640, 640, None)] * 2)
+    assert cost.estimate_cost(halves, Widths())["gpu_hours"]["cache"] == pytest.approx(2 * 3 * 167 / 100 / 3600)
 
 
 @pytest.mark.parametrize(("size", "megabytes"), [((480, 848), 15.43), ((832, 480), 15.19)])

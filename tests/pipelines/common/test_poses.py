@@ -82,7 +82,7 @@ def test_keypoints_that_end_too_early_or_are_no_numbers_are_the_clips_fault(vide
 def test_auto_takes_the_first_estimator_whose_weights_are_all_here(monkeypatch: pytest.MonkeyPatch) -> None:
     here: set[str] = set()
     opened: list[tuple[str, str]] = []
-    monkeypatch.setattr(poses.weights, "find", lambda row: Path("x") if row.name in here else None)
+    monkeypatch.setattr(poses.lookup, "find", lambda row: Path("x") if row.name in here else None)
     monkeypatch.setattr(poses, "open_pose_estimator", lambda name, device: opened.append((name, device)) or name)
     assert poses.load_pose_estimator("auto") is None and poses.load_pose_estimator("supplied") is None
     here |= {"yolox", "blazepose"}

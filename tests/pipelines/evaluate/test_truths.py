@@ -72,7 +72,7 @@ def test_two_that_fit_equally_well_are_named_and_not_taken(tmp_path: Path) -> No
     reason, detail = found.missing["a"]
     assert reason == "ambiguous_truth" and "a.mkv and a.mov" in detail and str(folder) in detail
     assert "c d.mp4" in found.missing["c_d"][1] and "c#d.mp4" in found.missing["c_d"][1]
-    assert found.told()["not_found"] == {"ambiguous_truth": ["a", "c_d"]}
+    assert found.to_record()["not_found"] == {"ambiguous_truth": ["a", "c_d"]}
     with pytest.raises(SteadyDancerError, match=r"no truth that is clear: a\.mkv and a\.mov fit the render a equally"):
         find_truths(["a"], folder)
 
@@ -105,18 +105,18 @@ def test_a_letter_with_an_accent_is_the_same_in_one_sign_and_in_two(tmp_path: Pa
 def test_without_a_folder_none_is_missed_by_name(tmp_path: Path) -> None:
     found = find_truths(["b", "a"], None)
     assert found.missing == dict.fromkeys(("a", "b"), ("no_truth", "no truth was given"))
-    assert format_truths(found.told()) == "No truth was given." and format_truths(None) == ""
+    assert format_truths(found.to_record()) == "No truth was given." and format_truths(None) == ""
 
 
 def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a.mp4", "b.mp4", "y.mp4", "z.mp4")
-    told = find_truths(["a", "b", *"cdefg"], folder).told() | {"compared": 1, "frames_compared": 13}
+    told = find_truths(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
     assert format_truths(told) == (
         f"2 of 7 renders have a truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
         "2 videos there fit no render (y.mp4, z.mp4)."
     )
     folder = folder_of(tmp_path / "one", "a.mp4", "z.mp4")
-    assert format_truths(find_truths(["a"], folder).told()) == (
+    assert format_truths(find_truths(["a"], folder).to_record()) == (
         f"1 of 1 renders have a truth in {folder}. 1 video there fits no render (z.mp4)."
     )
 
