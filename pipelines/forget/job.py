@@ -21,7 +21,7 @@ from ...datasets.finished import finished
 from ...datasets.storage import Location, location
 from ...datasets.storage.digests import json_digest
 from ...datasets.storage.files import files_in, folders_in, remove_folder
-from .search import Found, clips_beside, find
+from .search import Matches, find_selections, find_source
 from .versions import clips_version, export_version, latents_version, rows_version
 
 # What `report` lays beside `clips`: pictures of clips, among them perhaps of the one to forget.
@@ -62,8 +62,8 @@ def plan(request: Request) -> dict[str, Any]:
     if done.committed:
         return {"finished": True, **_same_request(done.record(), request)}
     curations = _curations(request)
-    found = find(request.source, curations, request.with_copies)
-    holding = _holding(request, found)
+    found = find_source(request.source, curations, request.with_copies)
+    affected = _affected(request, found)
     return {
         "finished": False,
         "forget": found.ids,
@@ -71,9 +71,9 @@ def plan(request: Request) -> dict[str, Any]:
         "rows": found.counts,
         "copies_under_other_ids": found.copies,
         "copies_are_forgotten_too": request.with_copies,
-        "makes": [str(new) for _, new in _targets(request, holding)],
-        "holds_nothing_of_it": [str(place) for place in [*request.latents, *request.exports] if place not in holding],
-        "superseded": [str(old) for old, _ in _targets(request, holding)] + [str(curations[0].measured.path)],
+        "makes": [str(new) for _, new in _targets(request, affected)],
+        "holds_nothing_of_it": [str(place) for place in [*request.latents, *request.exports] if place not in affected],
+        "superseded": [str(old) for old, _ in _targets(request, affected)] + [str(curations[0].measured.path)],
     }
 
 
@@ -89,23 +89,23 @@ def run(request: Request) -> dict[str, Any]:
         return _same_request(done.record(), request)
     start = time.perf_counter()
     curations = _curations(request)
-    found = find(request.source, curations, request.with_copies)
-    holding = _holding(request, found)
-    targets = _targets(request, holding)
+    found = find_source(request.source, curations, request.with_copies)
+    affected = _affected(request, found)
+    targets = _targets(request, affected)
     with exclusive(request.out):
         if not (done.path / PLAN).is_file():
             _require_empty(request, [new for _, new in targets])
         done.begin({"request": request.digest(), "forgotten": found.ids})
-        stones = [{"source_id": one, "reason": request.reason, "time": _now()} for one in found.ids]
+        tombstones = [{"source_id": one, "reason": request.reason, "time": _utc_now()} for one in found.ids]
         measured = Artifact(request.out / "measured")
         rows_version(curations[0].measured, measured, found, "measured")
         for clips, (_, new) in zip(curations, targets, strict=False):
-            clips_version(clips, Artifact(new), measured, found, _told(clips.record, found, stones))
+            clips_version(clips, Artifact(new), measured, found, _updated_record(clips.record, found, tombstones))
         new_clips = {str(old): new for old, new in targets[: len(curations)]}
-        for place, (old, new) in zip(holding, targets[len(curations) :], strict=True):
+        for place, (old, new) in zip(affected, targets[len(curations) :], strict=True):
             version = latents_version if place in request.latents else export_version
-            told = _told(Artifact(old).record(), found, stones)
-            version(Artifact(old), Artifact(new), found.forgotten, told, new_clips)
+            record = _updated_record(Artifact(old).record(), found, tombstones)
+            version(Artifact(old), Artifact(new), found.forgotten, record, new_clips)
         superseded = [
             {"path": str(old.absolute()), "digest": json_digest(Artifact(old).record())} for old, _ in targets
         ]
@@ -115,7 +115,7 @@ def run(request: Request) -> dict[str, Any]:
                 "version": __version__,
                 "request": request.digest(),
                 "forgotten": found.ids,
-                "tombstones": stones,
+                "tombstones": tombstones,
                 "copies": {"forgotten" if request.with_copies else "kept": found.copies},
                 "made": [str(new.absolute()) for _, new in targets],
                 "superseded": [*superseded, {"path": str(curations[0].measured.path.absolute()), "digest": None}],
@@ -125,7 +125,7 @@ def run(request: Request) -> dict[str, Any]:
         )
 
 
-def _now() -> str:
+def _utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -152,7 +152,7 @@ def _curations(request: Request) -> list[Clips]:
     if len(measured) > 1:
         raise ArtifactError(f"--clips are of {len(measured)} measurings, {', '.join(sorted(measured))}: one at a time")
     given = {str(clips.artifact.path.absolute().resolve()) for clips in curations}
-    missing = sorted(str(place) for place in clips_beside(curations) if str(place.absolute().resolve()) not in given)
+    missing = sorted(str(place) for place in find_selections(curations) if str(place.absolute().resolve()) not in given)
     if missing:
         raise ArtifactError(
             f"{', '.join(missing)}: also selected of {curations[0].measured.path}, so the source would stay there. "
@@ -161,23 +161,23 @@ def _curations(request: Request) -> list[Clips]:
     return curations
 
 
-def _holding(request: Request, found: Found) -> list[Location]:
+def _affected(request: Request, found: Matches) -> list[Location]:
     """The caches and exports that hold something of whom is to be forgotten."""
-    holding = []
+    affected = []
     for place, name in [(p, "latents") for p in request.latents] + [(p, "export") for p in request.exports]:
         artifact = finished(place, name)
         if pc.any(found.forgotten.rows(artifact.read(["source_id"]))).as_py():
-            holding.append(place)
-    return holding
+            affected.append(place)
+    return affected
 
 
-def _targets(request: Request, holding: list[Location]) -> list[tuple[Location, Location]]:
+def _targets(request: Request, affected: list[Location]) -> list[tuple[Location, Location]]:
     """(old artifact, new artifact) of the clips, then of what holds something. Several of a kind keep their folder."""
     out: list[tuple[Location, Location]] = []
     kinds = [
         ("clips", request.clips),
-        ("latents", [place for place in holding if place in request.latents]),
-        ("export", [place for place in holding if place not in request.latents]),
+        ("latents", [place for place in affected if place in request.latents]),
+        ("export", [place for place in affected if place not in request.latents]),
     ]
     for name, places in kinds:
         for place in places:
@@ -190,13 +190,13 @@ def _targets(request: Request, holding: list[Location]) -> list[tuple[Location, 
     return out
 
 
-def _told(record: dict[str, Any], found: Found, stones: list[dict[str, Any]]) -> dict[str, Any]:
+def _updated_record(record: dict[str, Any], found: Matches, tombstones: list[dict[str, Any]]) -> dict[str, Any]:
     """The old record as far as it still holds, with the tombstones."""
     return {
-        **found.forgotten.scrubbed(record),
+        **found.forgotten.redact(record),
         "version": __version__,
         "forgotten": sorted({*record.get("forgotten", []), *found.ids}),
-        "tombstones": [*record.get("tombstones", []), *stones],
+        "tombstones": [*record.get("tombstones", []), *tombstones],
     }
 
 
@@ -216,7 +216,7 @@ def delete_superseded(record: dict[str, Any]) -> list[str]:
             raise ArtifactError(f"{place} is not what was replaced, it was made anew since: nothing was deleted")
     measured, _ = places[-1]
     own = {str(place) for place, _ in places}
-    others = [str(place) for place in clips_beside([], measured) if str(place.absolute()) not in own]
+    others = [str(place) for place in find_selections([], measured) if str(place.absolute()) not in own]
     if others:
         raise ArtifactError(f"{', '.join(others)} was selected of {measured} meanwhile: forget it there, too")
     for place, digest in places:
@@ -224,10 +224,10 @@ def delete_superseded(record: dict[str, Any]) -> list[str]:
             for page in PAGES if place.name == "clips" else ():
                 (place.parent / page).unlink(missing_ok=True)
             remove_folder(place, RECORD if digest else PLAN)
-    return _left_beside([place for place, _ in places])
+    return _remaining_files([place for place, _ in places])
 
 
-def _left_beside(places: list[Location]) -> list[str]:
+def _remaining_files(places: list[Location]) -> list[str]:
     """What a person may want to look at: whatever else lies in the folders of what was deleted."""
     folders = {place.parent for place in places}
     return sorted(

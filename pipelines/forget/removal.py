@@ -25,12 +25,12 @@ from ...datasets.storage.atomic import written_aside
 from ...datasets.storage.copies import copy_whole, local_or_fetched
 from ...datasets.storage.digests import json_digest
 
-A_FORGOTTEN_SOURCE = "a forgotten source"
+REDACTED = "a forgotten source"
 # A row's own file and words; all other text is looked through for names of forgotten files.
-OWN_TEXT = frozenset({"source_path", "source_id", "clip_id", "prompt", "origin", "licence", "scores"})
+UNREDACTED_COLUMNS = frozenset({"source_path", "source_id", "clip_id", "prompt", "origin", "licence", "scores"})
 # One boolean a row. (The stubs of Arrow tell apart what its functions do not.)
 Mask = Any
-PLACE = ("shard", "shard_bytes", "shard_sha256", "members")
+SHARD_COLUMNS = ("shard", "shard_bytes", "shard_sha256", "members")
 
 
 @dataclass(frozen=True)
@@ -46,40 +46,40 @@ class Forgotten:
     paths: frozenset[str]
 
     def rows(self, table: pa.Table) -> Mask:
-        """Which rows are theirs; `source_path` is looked at where the table has it."""
-        theirs: Mask = pc.is_in(table["source_id"], pa.array(sorted(self.source_ids), pa.string()))
+        """Which rows are mask; `source_path` is looked at where the table has it."""
+        mask: Mask = pc.is_in(table["source_id"], pa.array(sorted(self.source_ids), pa.string()))
         if "source_path" in table.column_names:
             here = pc.is_in(table["source_path"], pa.array(sorted(self.paths), pa.string()))
-            theirs = pc.or_(theirs, pc.and_(pc.is_null(table["source_id"]), here))
-        return pc.fill_null(theirs, pa.scalar(False))
+            mask = pc.or_(mask, pc.and_(pc.is_null(table["source_id"]), here))
+        return pc.fill_null(mask, pa.scalar(False))
 
-    def others(self, table: pa.Table) -> pa.Table:
+    def remaining(self, table: pa.Table) -> pa.Table:
         """The table without their rows."""
         rest: Mask = pc.invert(self.rows(table))
         return table.filter(rest)
 
-    def scrubbed(self, value: Any) -> Any:
+    def redact(self, value: Any) -> Any:
         """A JSON value in which none of their files is named."""
         if isinstance(value, dict):
-            return {name: self.scrubbed(one) for name, one in value.items()}
+            return {name: self.redact(one) for name, one in value.items()}
         if isinstance(value, list):
-            return [self.scrubbed(one) for one in value]
+            return [self.redact(one) for one in value]
         if isinstance(value, str):
             for name in self._names:
-                value = value.replace(name, A_FORGOTTEN_SOURCE)
+                value = value.replace(name, REDACTED)
         return value
 
     @property
     def _names(self) -> list[str]:
         return sorted(self.paths, key=lambda name: (-len(name), name))
 
-    def without_names(self, table: pa.Table) -> pa.Table:
+    def redact_table(self, table: pa.Table) -> pa.Table:
         """The same rows, with words about a forgotten file (a copy of …) that do not say which file it was."""
         for index, field in enumerate(table.schema):
-            if field.type == pa.string() and field.name not in OWN_TEXT:
+            if field.type == pa.string() and field.name not in UNREDACTED_COLUMNS:
                 column = table.column(index)
                 for name in self._names:
-                    column = pc.replace_substring(column, name, A_FORGOTTEN_SOURCE)
+                    column = pc.replace_substring(column, name, REDACTED)
                 table = table.set_column(index, field, column)
         return table
 
@@ -103,10 +103,10 @@ def rows_without(
         if (new.path / part).is_file():
             yield part
             continue
-        told = old.read_part(part, list(columns))
-        if _any(forgotten.rows(told)) or forgotten.without_names(told) != told or _named_after(told, groups):
+        read = old.read_part(part, list(columns))
+        if _any(forgotten.rows(read)) or forgotten.redact_table(read) != read or _named_after(read, groups):
             table = old.read_part(part)
-            table = forgotten.without_names(forgotten.others(table))
+            table = forgotten.redact_table(forgotten.remaining(table))
             with written_aside(new.path / part) as aside:
                 pq.write_table(_regrouped(table, groups), aside, compression="zstd")
         else:
@@ -140,7 +140,7 @@ def samples_without(old: Artifact, new: Artifact, forgotten: Forgotten) -> Itera
     nothing_left = True
     for part in old.parts():
         table = old.read_part(part)
-        rows = forgotten.others(table).to_pylist()
+        rows = forgotten.remaining(table).to_pylist()
         nothing_left = nothing_left and not rows
         if len(rows) == len(table):
             if not (new.path / part).is_file():
@@ -183,7 +183,7 @@ def _samples(latents: Location, rows: list[dict[str, Any]]) -> list[Sample]:
                             "repair the cache first, then forget"
                         )
                     members[member["name"]] = data
-            samples.append(Sample({name: value for name, value in row.items() if name not in PLACE}, members))
+            samples.append(Sample({name: value for name, value in row.items() if name not in SHARD_COLUMNS}, members))
     return samples
 
 
@@ -192,7 +192,7 @@ def _read(file: Path, offset: int, size: int) -> bytes:
         return os.pread(opened.fileno(), size, offset)
 
 
-def carry_null(old: Artifact, new: Artifact, buckets: Iterable[tuple[int, int, int]]) -> list[str]:
+def copy_null_conditions(old: Artifact, new: Artifact, buckets: Iterable[tuple[int, int, int]]) -> list[str]:
     """Take over the null conditions of these buckets; returns their names."""
     names = []
     for bucket in sorted(buckets):
@@ -212,7 +212,7 @@ def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: st
     kept: list[dict[str, Any]] = []
     for part in old.parts():
         table = old.read_part(part)
-        table = forgotten.without_names(forgotten.others(table))
+        table = forgotten.redact_table(forgotten.remaining(table))
         rows = table.to_pylist()
         kept += rows
         if not (new.path / part).is_file():

@@ -15,11 +15,11 @@ from ...datasets.storage.files import folders_in
 from .removal import Forgotten, Mask
 
 SHORTEST_PREFIX = 6
-KEYS = ["source_id", "source_path", "origin", "clip_id", "duplicate_group", "verdict"]
+COLUMNS = ["source_id", "source_path", "origin", "clip_id", "duplicate_group", "verdict"]
 
 
 @dataclass(frozen=True)
-class Found:
+class Matches:
     """Whom a request means.
 
     Args:
@@ -37,7 +37,7 @@ class Found:
     counts: dict[str, int]
 
 
-def find(source: str, curations: list[Clips], with_copies: bool = False) -> Found:
+def find_source(source: str, curations: list[Clips], with_copies: bool = False) -> Matches:
     """Whom a request means.
 
     Args:
@@ -48,7 +48,7 @@ def find(source: str, curations: list[Clips], with_copies: bool = False) -> Foun
     Raises:
         SteadyDancerError: nobody, or by a prefix more than one.
     """
-    tables = [clips.read(KEYS) for clips in curations]
+    tables = [clips.read(COLUMNS) for clips in curations]
     table = pa.concat_tables(tables)
     hit = _matching(table, source)
     ids = set(_texts(table.filter(hit), "source_id"))
@@ -63,11 +63,11 @@ def find(source: str, curations: list[Clips], with_copies: bool = False) -> Foun
     mask = theirs.rows(table)
     paths = frozenset(_texts(table.filter(mask), "source_path"))
     removed = tables[0].filter(theirs.rows(tables[0]))
-    return Found(
+    return Matches(
         Forgotten(frozenset(ids), paths),
         sorted(ids | set(_texts(unread, "clip_id"))),
         copies,
-        _renamed(table.filter(mask), Forgotten(frozenset(ids), paths).others(table)),
+        _renamed(table.filter(mask), Forgotten(frozenset(ids), paths).remaining(table)),
         count_verdicts(len(removed), _texts(removed, "verdict")),
     )
 
@@ -110,7 +110,7 @@ def _renamed(theirs: pa.Table, rest: pa.Table) -> dict[str, str]:
     return names
 
 
-def clips_beside(curations: list[Clips], measured: Location | None = None) -> list[Location]:
+def find_selections(curations: list[Clips], measured: Location | None = None) -> list[Location]:
     """Finished selections of the same measured rows: in the folders beside it, and in the lines of parents."""
     measured = measured or curations[0].measured.path
     folders = [measured.parent, *folders_in(measured.parent), *folders_in(measured.parent.parent)]

@@ -13,11 +13,11 @@ from ...datasets.exports import files_of
 from ...datasets.storage import Location, location, relative, total_bytes
 from ...datasets.storage.digests import content_digest, json_digest
 from ..runtime.runner import progress
-from .removal import Forgotten, carry_null, files_without, rows_without, samples_without
-from .search import Found
+from .removal import Forgotten, copy_null_conditions, files_without, rows_without, samples_without
+from .search import Matches
 
 
-def rows_version(old: Artifact, new: Artifact, found: Found, name: str) -> None:
+def rows_version(old: Artifact, new: Artifact, found: Matches, name: str) -> None:
     """The parts of a table of rows without those of whom is forgotten; `name` is for the progress.
 
     Raises:
@@ -29,10 +29,10 @@ def rows_version(old: Artifact, new: Artifact, found: Found, name: str) -> None:
     for _ in progress(parts, f"forget: {name}", "parts", len(old.parts())):
         pass
     before, after = (one.read(columns[:2]) for one in (old, new))
-    _require_gone(new, before, after, found.forgotten)
+    _check_removed(new, before, after, found.forgotten)
 
 
-def clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found, told: dict[str, Any]) -> None:
+def clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Matches, record: dict[str, Any]) -> None:
     """A selection without the rows of whom is forgotten; `measured` is what is left of what was measured.
 
     Raises:
@@ -47,18 +47,18 @@ def clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Found,
     out = new.path.parent
     new.commit(
         {
-            **told,
+            **record,
             "parent": clips.artifact.named(out),
             "measured": relative(measured.path, out),
-            "inputs": {**told["inputs"], "sources": len(sources), "digest": json_digest(sources)},
+            "inputs": {**record["inputs"], "sources": len(sources), "digest": json_digest(sources)},
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
-            "seconds": {**told["seconds"], "total": time.perf_counter() - start},
+            "seconds": {**record["seconds"], "total": time.perf_counter() - start},
         }
     )
 
 
 def latents_version(
-    old: Artifact, new: Artifact, forgotten: Forgotten, told: dict[str, Any], clips: dict[str, Location]
+    old: Artifact, new: Artifact, forgotten: Forgotten, record: dict[str, Any], clips: dict[str, Location]
 ) -> None:
     """A latent cache without the samples of whom is forgotten; the others keep their bytes.
 
@@ -66,7 +66,7 @@ def latents_version(
         old: the cache.
         new: its new version.
         forgotten: whose samples go.
-        told: what its record says besides counts and places.
+        record: what its record says besides counts and places.
         clips: new curation by the path of the old one.
 
     Raises:
@@ -80,47 +80,49 @@ def latents_version(
     for _ in progress(samples_without(old, new, forgotten), "forget: latents", "parts", len(old.parts())):
         pass
     before, index = old.read(["source_id"]), new.read()
-    _require_gone(new, before, index, forgotten)
+    _check_removed(new, before, index, forgotten)
     rows = index.select(["verdict", "num_frames", "height", "width", "prompt_from"]).to_pylist()
     ok = [row for row in rows if row["verdict"] == "ok"]
     buckets = {(row["num_frames"], row["height"], row["width"]) for row in ok}
-    names = carry_null(old, new, buckets)
-    weight = {
+    names = copy_null_conditions(old, new, buckets)
+    shard_bytes = {
         row["shard"]: row["shard_bytes"] for row in index.select(["shard", "shard_bytes"]).to_pylist() if row["shard"]
     }
     size = total_bytes(new.path / "shards")
-    if size != sum(weight.values()):
-        raise ArtifactError(f"{new.path} weighs {size} bytes, {sum(weight.values())} are wanted: delete it, and again")
-    said = Counter(row["prompt_from"] for row in ok)
+    if size != sum(shard_bytes.values()):
+        raise ArtifactError(
+            f"{new.path} weighs {size} bytes, {sum(shard_bytes.values())} are wanted: delete it, and again"
+        )
+    prompt_sources = Counter(row["prompt_from"] for row in ok)
     new.commit(
         {
-            **told,
+            **record,
             "parent": old.named(new.path.parent),
-            "inputs": _moved(told["inputs"], clips),
+            "inputs": _with_new_clips(record["inputs"], clips),
             "buckets": sorted(map(list, buckets)),
-            "null": {name: digest for name, digest in told["null"].items() if name in names},
-            "prompts": {name: said[name] for name in told["prompts"]},
+            "null": {name: digest for name, digest in record["null"].items() if name in names},
+            "prompts": {name: prompt_sources[name] for name in record["prompts"]},
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
             "parts": {part: content_digest(new.path / part) for part in new.parts()},
             "bytes": size,
-            "seconds": {**told["seconds"], "total": time.perf_counter() - start},
+            "seconds": {**record["seconds"], "total": time.perf_counter() - start},
         }
     )
 
 
 def export_version(
-    old: Artifact, new: Artifact, forgotten: Forgotten, told: dict[str, Any], clips: dict[str, Location]
+    old: Artifact, new: Artifact, forgotten: Forgotten, record: dict[str, Any], clips: dict[str, Location]
 ) -> None:
     """An export without the files of whom is forgotten; arguments and errors as of `latents_version`."""
     if new.committed:
         return
     start = time.perf_counter()
     new.begin(json.loads((old.path / PLAN).read_text()))
-    parts = files_without(old, new, forgotten, told["config"]["layout"])
+    parts = files_without(old, new, forgotten, record["config"]["layout"])
     for _ in progress(parts, "forget: export", "parts", len(old.parts())):
         pass
     before, index = old.read(["source_id"]), new.read()
-    _require_gone(new, before, index, forgotten)
+    _check_removed(new, before, index, forgotten)
     rows = index.select(["clip_id", "verdict", "prompt"]).to_pylist()
     ok = [row for row in rows if row["verdict"] == "ok"]
     missing = [name for row in ok for name in files_of(row["clip_id"]).values() if not (new.path / name).is_file()]
@@ -128,18 +130,18 @@ def export_version(
         raise ArtifactError(f"{new.path / missing[0]} is missing: delete {new.path}, and again")
     new.commit(
         {
-            **told,
+            **record,
             "parent": old.named(new.path.parent),
-            "inputs": _moved(told["inputs"], clips),
+            "inputs": _with_new_clips(record["inputs"], clips),
             "prompts_given": sum(bool(row["prompt"]) for row in ok),
             "counts": count_verdicts(len(rows), (row["verdict"] for row in rows)),
             "bytes": sum(total_bytes(new.path / name) for name in ("videos", "pose_videos")),
-            "seconds": {**told["seconds"], "total": time.perf_counter() - start},
+            "seconds": {**record["seconds"], "total": time.perf_counter() - start},
         }
     )
 
 
-def _require_gone(new: Artifact, before: Any, index: Any, forgotten: Forgotten) -> None:
+def _check_removed(new: Artifact, before: Any, index: Any, forgotten: Forgotten) -> None:
     lost = int(pc.sum(forgotten.rows(before)).as_py() or 0)
     if len(before) - lost != len(index) or pc.any(forgotten.rows(index)).as_py():
         raise ArtifactError(
@@ -147,7 +149,7 @@ def _require_gone(new: Artifact, before: Any, index: Any, forgotten: Forgotten) 
         )
 
 
-def _moved(inputs: dict[str, Any], clips: dict[str, Location]) -> dict[str, Any]:
+def _with_new_clips(inputs: dict[str, Any], clips: dict[str, Location]) -> dict[str, Any]:
     """Where the curation lies now. Its digest stays that of the one which the numbers were made of."""
     for old, new in clips.items():
         if str(inputs["clips"]) in (old, str(location(old).absolute()), str(location(old).parent.absolute())):

@@ -238,16 +238,16 @@ def test_a_real_cache_passes_its_verification_afterwards(curated: Path, cached: 
 def test_a_source_is_meant_by_its_path_a_prefix_or_its_origin(copy: Path) -> None:
     row = source_of(copy / "run")
     curations = [Clips(copy / "run")]
-    by_id = forget.find(row["source_id"], curations)
+    by_id = forget.find_source(row["source_id"], curations)
     assert by_id.ids == [row["source_id"]] and by_id.forgotten.paths == {row["source_path"]}
-    assert forget.find(row["source_path"], curations) == by_id
-    assert forget.find(row["source_id"][:8], curations) == by_id
+    assert forget.find_source(row["source_path"], curations) == by_id
+    assert forget.find_source(row["source_id"][:8], curations) == by_id
     (unread,) = (one for one in rows_of(copy / "run") if one["verdict"] == "quarantined")
-    found = forget.find(unread["source_path"], curations)
+    found = forget.find_source(unread["source_path"], curations)
     assert found.counts == {"inputs": 1, "ok": 0, "rejected": 0, "quarantined": 1}
     for wrong in ("ffffffff", "nobody.mp4", row["source_id"][:3]):
         with pytest.raises(SteadyDancerError, match="no source here is"):
-            forget.find(wrong, curations)
+            forget.find_source(wrong, curations)
 
 
 def test_an_origin_means_all_that_came_from_there(copy: Path) -> None:
@@ -257,7 +257,7 @@ def test_an_origin_means_all_that_came_from_there(copy: Path) -> None:
     names = ["https://a.org/1" if "dancer" in path else None for path in rows["source_path"].to_pylist()]
     part.unlink()
     pq.write_table(rows.set_column(index, rows.schema.field(index), [names]), part)
-    found = forget.find("https://a.org/1", [Clips(copy / "run")])
+    found = forget.find_source("https://a.org/1", [Clips(copy / "run")])
     assert {Path(path).name for path in found.forgotten.paths} == {"dancer_0.mp4", "dancer_1.mp4"}
 
 
@@ -451,7 +451,7 @@ def test_a_killed_process_loses_nothing(made: Path, copy: Path) -> None:
         from steadydancer.pipelines.forget import versions as forget_versions
         def kill(*arguments, **named):
             os.kill(os.getpid(), 9)
-        forget_versions.carry_null = kill
+        forget_versions.copy_null_conditions = kill
         root = Path({str(copy)!r})
         forget.run(forget.Request({gone["source_id"]!r}, [root / "run"], root / "new", [root / "cached" / "latents"],
                                   [root / "exported" / "export"]))
