@@ -274,7 +274,7 @@ def test_a_fault_fits_on_a_screen_and_the_same_command_goes_on(
     assert answer.code == 1 and len(answer.err.splitlines()) <= 15 and "Traceback" not in answer.err
     assert re.search(r"fault in stage `score`, clip [0-9a-f]{16} \(.*/dark\.mp4\)", answer.err)
     assert re.search(r"ZeroDivisionError: division by zero\n  at flows/test_cli\.py:\d+ in broken", answer.err)
-    log = re.search(r"whole traceback: (\S+)", answer.err)
+    log = re.search(r"full traceback: (\S+)", answer.err)
     assert log and "1 / 0" in Path(log[1]).read_text()
     assert f"steadydancer curate --clips {dancers / 'clips'} --out o" in answer.err
     kept = {path: path.stat().st_mtime_ns for path in Path("o/measured").glob("part-*")}

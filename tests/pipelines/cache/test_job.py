@@ -245,7 +245,7 @@ def test_what_is_missing_is_said_before_anything_is_made(config: CacheConfig, cu
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_here_is_not_waited_for(config: CacheConfig, curated: Path, tmp_path: Path) -> None:
-    with pytest.raises(JobStopped, match=r"cache asks for 1 GPU a worker, and this machine has 0.*tiny"):
+    with pytest.raises(JobStopped, match=r"cache needs 1 GPU per worker, but this machine has 0.*tiny"):
         cache(config.model_copy(update={"num_gpus": 1.0}), curated, tmp_path)
 
 
@@ -453,7 +453,7 @@ def test_a_file_that_may_not_grow_stops_with_a_sentence_and_the_same_command_goe
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(JobStopped, match=r"cache stopped: File too large .*\n.*make room"):
+        with pytest.raises(JobStopped, match=r"cache stopped: File too large .*\n.*free disk space"):
             cache(config, short, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
