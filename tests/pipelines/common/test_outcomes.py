@@ -77,11 +77,11 @@ def test_nothing_usable_is_an_error_with_every_reason(tmp_path: Path) -> None:
         outcomes.require_usable(artifact, artifact.record()["counts"])
     first, second = str(refused.value).split("\n")
     assert first == (
-        "nothing came out usable: 12 max_blur, 9 unreadable, 8 too_short, 5 truncated, 1 no reason recorded, 1 no_pose"
+        "no usable output: 12 max_blur, 9 unreadable, 8 too_short, 5 truncated, 1 no reason recorded, 1 no_pose"
     )
     assert sum(map(int, re.findall(r"\d+", first))) == 36 and f"explain ID --artifact {tmp_path}/a" in second
     one = finished(tmp_path / "one", [{"id": "x", "verdict": "quarantined", "reason": "no_pose", "detail": "nobody"}])
-    with pytest.raises(SteadyDancerError, match=r"^nothing came out usable: 1 no_pose\n    x: no_pose: nobody$"):
+    with pytest.raises(SteadyDancerError, match=r"^no usable output: 1 no_pose\n    x: no_pose: nobody$"):
         outcomes.require_usable(one, one.record()["counts"])
     outcomes.require_usable(one, {"ok": 1})
 
@@ -157,7 +157,9 @@ def test_artifacts_are_found_by_the_folder_that_commands_were_given(tmp_path: Pa
         finished(tmp_path / "out" / name, [{"id": "a", "verdict": "ok"}])
     assert [one.path.name for one in outcomes.artifacts_in(tmp_path / "out")] == ["renders", "metrics"]
     assert [one.path.name for one in outcomes.artifacts_in(tmp_path / "out" / "metrics")] == ["metrics"]
-    with pytest.raises(ArtifactError, match="does not exist: give what --out of curate, cache, export, render, eval"):
+    with pytest.raises(
+        ArtifactError, match="does not exist: give the --out folder of curate, cache, export, render, eval"
+    ):
         outcomes.artifacts_in(tmp_path / "nix")
-    with pytest.raises(ArtifactError, match="holds no artifact with rows"):
+    with pytest.raises(ArtifactError, match="has no artifact with rows"):
         outcomes.artifacts_in(tmp_path)

@@ -72,7 +72,7 @@ def test_keypoints_that_end_too_early_or_are_no_numbers_are_the_clips_fault(vide
     person = toy_pose(3, 24, FPS, aspect=0.75)
     person.body[7, 2, 1] = np.nan
     save_supplied_pose(video, [person], FPS)
-    with pytest.raises(BadClip, match="unreadable_pose: .*no numbers"):
+    with pytest.raises(BadClip, match="unreadable_pose: .*not finite numbers"):
         found(video, [0])
     video.with_name("a.pose.safetensors").write_bytes(b"no such file")
     with pytest.raises(BadClip, match="unreadable_pose"):

@@ -113,11 +113,11 @@ def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     told = find_truths(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
     assert format_truths(told) == (
         f"2 of 7 renders have a truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
-        "2 videos there fit no render (y.mp4, z.mp4)."
+        "2 videos there match no render (y.mp4, z.mp4)."
     )
     folder = folder_of(tmp_path / "one", "a.mp4", "z.mp4")
     assert format_truths(find_truths(["a"], folder).to_record()) == (
-        f"1 of 1 renders have a truth in {folder}. 1 video there fits no render (z.mp4)."
+        f"1 of 1 renders have a truth in {folder}. 1 video there matches no render (z.mp4)."
     )
 
 
