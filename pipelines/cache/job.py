@@ -27,9 +27,9 @@ from .reused_shards import Parent, reuse_sound_shards
 
 
 def plan(config: CacheConfig, clips: Location, out: Location, samples_drawn: int | None = None) -> dict[str, Any]:
-    """What `run` would do, and what it costs: arithmetic on shapes, nothing is loaded.
+    """Describe what `run` would do and its estimated cost, from shapes alone, without loading a network.
 
-    `samples_drawn` is how many samples training will draw; None: not known.
+    `samples_drawn` is the number of samples that training will draw; None if unknown.
     """
     accepted = AcceptedClips(clips)
     widths = read_widths(config.components)
@@ -51,7 +51,7 @@ def plan(config: CacheConfig, clips: Location, out: Location, samples_drawn: int
 
 
 def plan_cache_packets(accepted: AcceptedClips, sizes: SizeEstimate, config: CacheConfig) -> list[Packet]:
-    """The shards of a cache; the same clips and configuration always give the same."""
+    """Divide the clips into shards; the same clips and configuration always give the same shards."""
     limit = shard_limit(sum(sizes.each), config.shard_bytes)
     return plan_shards(dict(zip(accepted.ids, sizes.each, strict=True)), limit, config.packet_size)
 
@@ -65,30 +65,30 @@ def run(
     samples_drawn: int | None = None,
     parent: Parent | None = None,
 ) -> dict[str, Any]:
-    """Cache the accepted clips of `clips` into `out/latents`; returns the artifact's record. Resumes after a kill.
+    """Encode the accepted clips of `clips` into `out/latents`; return the artifact's record. Resumes after a kill.
 
     Args:
-        config: of the cache.
-        clips: what `curate --out` was given.
-        out: where `latents` is made.
+        config: configuration of the cache.
+        clips: folder given to `curate --out`.
+        out: folder in which `latents` is created.
         engine: where packets run.
-        samples_drawn: how many samples training will draw, for the cost that is printed; None: not known.
-        parent: a damaged cache of the same plan, whose sound shards are taken over.
+        samples_drawn: samples that training will draw, for the printed cost; None if unknown.
+        parent: a damaged cache with the same plan, whose sound shards are reused.
 
     Raises:
-        ArtifactError: the clips are not finished, the folder was begun with something else, or another run holds it.
-        ComponentsError: the VAE, an encoder or the captioner is not there.
-        JobStopped: the code or the machine failed on the way.
+        ArtifactError: the clips are not finished, the folder was begun with other settings, or another run uses it.
+        ComponentsError: the VAE, an encoder or the captioner is missing.
+        JobStopped: the code or the machine failed.
     """
     accepted = AcceptedClips(clips)
     folder = find_parts(config.components, ENCODERS)
     digests = part_digests(folder, ENCODERS) | captioner_digests(config.captioner)
     with exclusive(out):
         artifact = Artifact(out / "latents")
-        # Shards that were plan_cache_packets otherwise would lie beside those that are there.
+        # These settings decide which clips a shard holds, so a resumed cache must have the same.
         packet_settings = config.model_dump(include={"packet_size", "shard_bytes"})
         begun = {"config": config.settings, "clips": accepted.digest(), "components": digests, "encodings": ENCODINGS}
-        # A repaired cache is what its parent was: of files that today's rules read otherwise nothing is made anew.
+        # A repaired cache keeps its parent's rules: files that today's rules decode differently are not encoded again.
         rules = {"rules": versions("pictures")} if parent is None else said_in(parent.record)
         begun |= rules
         if parent is not None:
@@ -124,7 +124,7 @@ def run(
 
 
 def _print_cost_and_plan(accepted: AcceptedClips, config: CacheConfig, samples_drawn: int | None) -> list[Packet]:
-    """The packets; what they cost is prompt_sources in one line."""
+    """Print the estimated cost and return the packets."""
     widths = read_widths(config.components)
     sizes = estimate_bytes(config, widths, accepted.shapes())
     print(format_cost(estimate_cost(sizes, widths, samples_drawn)), file=sys.stderr, flush=True)
@@ -140,7 +140,7 @@ def _encode(
     engine: Engine,
     mark: str,
 ) -> dict[str, float]:
-    """Make the shards that are not there; seconds by stage."""
+    """Write the missing shards; return the seconds by stage."""
     if not artifact.remaining(packets):
         return {}
     from .steps import SCHEMA, stages, to_sample
@@ -160,7 +160,7 @@ def _encode(
 
 
 def _summary(accepted: AcceptedClips, config: CacheConfig, artifact: Artifact) -> dict[str, Any]:
-    """What came of it, as the record says it; null conditions are made here, once the buckets are known."""
+    """Return the record's fields about the result; write the null conditions, now that the buckets are known."""
     from .steps import write_null
 
     index = artifact.read(["verdict", "num_frames", "height", "width", "prompt_from"])

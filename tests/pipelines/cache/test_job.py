@@ -304,7 +304,7 @@ def test_one_pass_is_cheaper_online_and_what_is_not_known_is_null() -> None:
     assert price(1000, samples_drawn=1000)["cheaper"] == "online"
     unknown = price(1000)
     assert unknown["passes"] is None and unknown["gpu_hours"]["online"] is None and unknown["cheaper"] is None
-    assert "once a pass" in cost.format_cost(unknown)
+    assert "the same for every pass" in cost.format_cost(unknown)
     # A clip of half the frames at the same size takes half the work.
     halves = cost.estimate_bytes(CacheConfig(), Widths(), [(81, 640, 640, None)] * 2)
     assert cost.estimate_cost(halves, Widths())["gpu_hours"]["cache"] == pytest.approx(2 * 3 * 167 / 100 / 3600)
@@ -322,7 +322,7 @@ def test_the_driver_holds_no_keypoints(curated: Path, config: CacheConfig) -> No
     assert "pose" not in row and row["measured_part"].startswith("part-") and row["fps"] == 16.0
     found = steps.find_pose(row, config, Clips(curated))
     assert hashlib.sha256(found["pose"]).hexdigest().startswith(row["pose_digest"])
-    with pytest.raises(ArtifactError, match="other keypoints of .* than were selected"):
+    with pytest.raises(ArtifactError, match="other keypoints for .* than the selection recorded"):
         steps.find_pose({**row, "pose_digest": "0" * 16}, config, Clips(curated))
 
 

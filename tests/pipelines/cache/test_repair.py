@@ -134,7 +134,9 @@ def test_a_cache_of_an_older_rule_is_repaired_as_it_was_from_sources_that_are_re
     (captioned / "shards" / min(shards)).unlink()
     with monkeypatch.context() as patched:
         patched.setattr(reused_shards, "has_same_pictures", lambda path: False)
-        with pytest.raises(ArtifactError, match=r"read otherwise by today's rules of pictures: cache the clips anew"):
+        with pytest.raises(
+            ArtifactError, match=r"decoded differently by today's `pictures` rule: cache the clips again"
+        ):
             repair(captioned, tmp_path / "other", engine(tmp_path))
     record = repair(captioned, tmp_path / "new", engine(tmp_path))
     assert record is not None and "rules" not in record
