@@ -98,7 +98,7 @@ def verify(latents: Location) -> Verified:
 
 
 def planned(record: dict[str, Any]) -> dict[str, Any]:
-    """Reconstruct the plan of a finished cache from its record."""
+    """Return the plan of a finished cache, built from its record."""
     return {
         "config": record["config"],
         "clips": record["inputs"]["digest"],

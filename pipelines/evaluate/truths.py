@@ -148,5 +148,5 @@ def _list_names(names: list[str]) -> str:
 
 
 def _printable(name: str) -> str:
-    """Escape bytes of a name that are not UTF-8, for messages and records."""
+    """Replace bytes of a name that are not UTF-8 by escape sequences, for messages and records."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

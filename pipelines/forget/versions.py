@@ -1,4 +1,4 @@
-"""New versions of a curation and of what was made of it, without what is forgotten."""
+"""New versions of a curation, its caches and its exports, without the forgotten sources."""
 
 import json
 import time
@@ -18,10 +18,10 @@ from .search import Matches
 
 
 def rows_version(old: Artifact, new: Artifact, found: Matches, name: str) -> None:
-    """The parts of a table of rows without those of whom is forgotten; `name` is for the progress.
+    """Write a table of rows without the forgotten ones; `name` labels the progress bar.
 
     Raises:
-        ArtifactError: rows were lost, or one of them is still there.
+        ArtifactError: other rows were lost, or a forgotten row is left.
     """
     new.begin({"parent": str(old.path.absolute()), "forgotten": found.ids})
     columns = ["source_id", "source_path", "reason", "detail", "leak_of", "duplicate_group"]
@@ -33,10 +33,10 @@ def rows_version(old: Artifact, new: Artifact, found: Matches, name: str) -> Non
 
 
 def clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Matches, record: dict[str, Any]) -> None:
-    """A selection without the rows of whom is forgotten; `measured` is what is left of what was measured.
+    """Write a selection without the forgotten rows; `measured` is the new version of the measured rows.
 
     Raises:
-        ArtifactError: rows were lost, or one of them is still there.
+        ArtifactError: other rows were lost, or a forgotten row is left.
     """
     if new.committed:
         return
@@ -60,22 +60,22 @@ def clips_version(clips: Clips, new: Artifact, measured: Artifact, found: Matche
 def latents_version(
     old: Artifact, new: Artifact, forgotten: Forgotten, record: dict[str, Any], clips: dict[str, Location]
 ) -> None:
-    """A latent cache without the samples of whom is forgotten; the others keep their bytes.
+    """Write a latent cache without the forgotten samples; the others keep their bytes.
 
     Args:
         old: the cache.
         new: its new version.
-        forgotten: whose samples go.
-        record: what its record says besides counts and places.
+        forgotten: sources to remove.
+        record: fields of the new record, except counts and paths.
         clips: new curation by the path of the old one.
 
     Raises:
-        ArtifactError: a shard is damaged, or what was written is not what is wanted.
+        ArtifactError: a shard is damaged, or the written cache has the wrong rows or bytes.
     """
     if new.committed:
         return
     start = time.perf_counter()
-    # The plan of the old one: `verify` holds it against the record, and what made the samples has not changed.
+    # Keep the old plan: `verify` compares it with the record, and the samples were made with these settings.
     new.begin(json.loads((old.path / PLAN).read_text()))
     for _ in progress(samples_without(old, new, forgotten), "forget: latents", "parts", len(old.parts())):
         pass
@@ -91,7 +91,8 @@ def latents_version(
     size = total_bytes(new.path / "shards")
     if size != sum(shard_bytes.values()):
         raise ArtifactError(
-            f"{new.path} weighs {size} bytes, {sum(shard_bytes.values())} are wanted: delete it, and again"
+            f"{new.path} has {size} bytes of shards, expected {sum(shard_bytes.values())}: "
+            "delete it and run forget again"
         )
     prompt_sources = Counter(row["prompt_from"] for row in ok)
     new.commit(
@@ -113,7 +114,7 @@ def latents_version(
 def export_version(
     old: Artifact, new: Artifact, forgotten: Forgotten, record: dict[str, Any], clips: dict[str, Location]
 ) -> None:
-    """An export without the files of whom is forgotten; arguments and errors as of `latents_version`."""
+    """Write an export without the forgotten files; arguments and errors as for `latents_version`."""
     if new.committed:
         return
     start = time.perf_counter()
@@ -127,7 +128,7 @@ def export_version(
     ok = [row for row in rows if row["verdict"] == "ok"]
     missing = [name for row in ok for name in files_of(row["clip_id"]).values() if not (new.path / name).is_file()]
     if missing:
-        raise ArtifactError(f"{new.path / missing[0]} is missing: delete {new.path}, and again")
+        raise ArtifactError(f"{new.path / missing[0]} is missing: delete {new.path} and run forget again")
     new.commit(
         {
             **record,
@@ -145,12 +146,12 @@ def _check_removed(new: Artifact, before: Any, index: Any, forgotten: Forgotten)
     lost = int(pc.sum(forgotten.rows(before)).as_py() or 0)
     if len(before) - lost != len(index) or pc.any(forgotten.rows(index)).as_py():
         raise ArtifactError(
-            f"{new.path} has {len(index)} rows, {len(before)} less {lost} are wanted: delete it, and again"
+            f"{new.path} has {len(index)} rows, expected {len(before)} - {lost}: delete it and run forget again"
         )
 
 
 def _with_new_clips(inputs: dict[str, Any], clips: dict[str, Location]) -> dict[str, Any]:
-    """Where the curation lies now. Its digest stays that of the one which the numbers were made of."""
+    """Update the path of the curation; the digest remains that of the curation that was encoded."""
     for old, new in clips.items():
         if str(inputs["clips"]) in (old, str(location(old).absolute()), str(location(old).parent.absolute())):
             return {**inputs, "clips": str(new.parent.absolute())}

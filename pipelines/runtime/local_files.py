@@ -16,7 +16,7 @@ Function = Callable[[Row, Any, Any], "Row | list[Row]"]
 
 
 def on_local_copies(*columns: str, unchanged_since: str | None = None) -> Callable[[Function], Function]:
-    """Decorate a stage function so that it receives local paths in these columns; its output has the original ones.
+    """Wrap a stage function so that it receives local paths in these columns; its output has the original paths.
 
     Error details name the original address, not the local copy.
 

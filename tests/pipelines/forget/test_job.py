@@ -246,7 +246,7 @@ def test_a_source_is_meant_by_its_path_a_prefix_or_its_origin(copy: Path) -> Non
     found = forget.find_source(unread["source_path"], curations)
     assert found.counts == {"inputs": 1, "ok": 0, "rejected": 0, "quarantined": 1}
     for wrong in ("ffffffff", "nobody.mp4", row["source_id"][:3]):
-        with pytest.raises(SteadyDancerError, match="no source here is"):
+        with pytest.raises(SteadyDancerError, match="no source matches"):
             forget.find_source(wrong, curations)
 
 
@@ -301,7 +301,7 @@ def test_another_selection_of_the_same_measuring_must_be_given(copy: Path) -> No
     record = Clips(copy / "run").record
     write_json(copy / "stricter" / "clips" / "run.json", {**record, "measured": "../run/measured"})
     gone = source_of(copy / "run")
-    with pytest.raises(ArtifactError, match=r"stricter/clips: also selected of .*run/measured"):
+    with pytest.raises(ArtifactError, match=r"stricter/clips: also selected from .*run/measured"):
         forget.run(request(copy, gone["source_id"]))
     assert not (copy / "new").exists()
     forget.run(request(copy, gone["source_id"], clips=[copy / "run", copy / "stricter"]))
@@ -326,7 +326,7 @@ def test_deletion_ends_the_old_versions_and_no_others(copy: Path) -> None:
     # A rerun has nothing to do, and another request is not taken for this one.
     assert forget.run(request(copy, gone["source_id"])) == record
     assert forget.delete_superseded(record) == left
-    with pytest.raises(ArtifactError, match="something else was forgotten"):
+    with pytest.raises(ArtifactError, match="another forget request"):
         forget.run(request(copy, "abcdefgh"))
 
 
@@ -335,7 +335,7 @@ def test_what_was_made_anew_meanwhile_is_not_deleted(copy: Path) -> None:
     latents = copy / "cached" / "latents" / "run.json"
     told = json.loads(latents.read_text())
     write_json(latents, {**told, "bytes": 0})
-    with pytest.raises(ArtifactError, match="made anew since: nothing was deleted"):
+    with pytest.raises(ArtifactError, match="has been made again since it was replaced: nothing was deleted"):
         forget.delete_superseded(record)
     write_json(latents, told)
     shutil.copytree(copy / "run" / "clips", copy / "later" / "clips")
@@ -347,7 +347,7 @@ def test_what_was_made_anew_meanwhile_is_not_deleted(copy: Path) -> None:
 
 def test_folders_that_are_in_use_are_not_written_into(copy: Path) -> None:
     gone = source_of(copy / "run")["source_id"]
-    with pytest.raises(ArtifactError, match="is there already"):
+    with pytest.raises(ArtifactError, match="already exists"):
         forget.run(request(copy, gone, out=copy / "run"))
     with pytest.raises(ArtifactError, match="holds latents, no export: give what `export --out` was given"):
         forget.run(request(copy, gone, exports=[copy / "cached" / "latents"]))

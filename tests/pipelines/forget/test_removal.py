@@ -197,7 +197,7 @@ def test_a_damaged_sample_is_not_taken_over_under_a_fresh_checksum(latents: Arti
     shard.unlink()
     shard.write_bytes(change(content))
     new = Artifact(tmp_path / "new")
-    with pytest.raises(ArtifactError, match=rf"shard {shard} is cut short or damaged at {where}: .*repair"):
+    with pytest.raises(ArtifactError, match=rf"shard {shard} is truncated or damaged at {where}: .*repair"):
         list(samples_without(latents, new, GONE))
     (alone,) = plan_packets(["clip1"], 1)
     assert not shard_of(new, "clip1").exists() and not new.part(alone).is_file()
