@@ -31,7 +31,9 @@ class CacheConfig(BaseModel):
         "bfloat16", description="dtype of the text and image encoders; the VAE is always float32"
     )
     shard_bytes: int = Field(
-        1_000_000_000, ge=1, description="approximate shard size: 65 clips of 81 frames of 640²; less in a small cache"
+        1_000_000_000,
+        ge=1,
+        description="approximate bytes per shard (65 clips of 81 frames of 640²); less in a small cache",
     )
     packet_size: int = Field(256, ge=1, description="maximum clips per shard; a shard is the unit of retry")
     num_gpus: float = Field(0.0, ge=0, description="GPUs per encoding worker; 0 encodes on the CPU")

@@ -105,7 +105,7 @@ def require_usable(artifact: Artifact, counts: dict[str, int]) -> None:
     reasons, few = sum(found.values(), Counter[str]()), few_rows(artifact) if _are_few(found) else []
     if not few:
         few = [
-            f"See columns `reason` and `detail` in {artifact.path}; for one row, run "
+            f"see columns `reason` and `detail` in {artifact.path}; for one row, run "
             f"`steadydancer explain ID --artifact {artifact.path}`"
         ]
     raise SteadyDancerError("\n".join([f"no usable output: {format_reasons(reasons)}", *few]))

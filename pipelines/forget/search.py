@@ -53,21 +53,21 @@ def find_source(source: str, curations: list[Clips], with_copies: bool = False) 
     hit = _matching(table, source)
     ids = set(_texts(table.filter(hit), "source_id"))
     unread = table.filter(pc.and_(hit, pc.is_null(table["source_id"])))
-    theirs = Forgotten(frozenset(ids), frozenset(_texts(unread, "source_path")))
-    groups = sorted(set(_texts(table.filter(theirs.rows(table)), "duplicate_group")))
+    matched = Forgotten(frozenset(ids), frozenset(_texts(unread, "source_path")))
+    groups = sorted(set(_texts(table.filter(matched.rows(table)), "duplicate_group")))
     members: Mask = pc.is_in(table["duplicate_group"], pa.array(groups, pa.string()))
     copies = sorted(set(_texts(table.filter(members), "source_id")) - ids)
     if with_copies:
         ids |= set(copies)
-    theirs = Forgotten(frozenset(ids), theirs.paths)
-    mask = theirs.rows(table)
+    matched = Forgotten(frozenset(ids), matched.paths)
+    mask = matched.rows(table)
     paths = frozenset(_texts(table.filter(mask), "source_path"))
-    removed = tables[0].filter(theirs.rows(tables[0]))
+    removed = tables[0].filter(matched.rows(tables[0]))
     return Matches(
         Forgotten(frozenset(ids), paths),
         sorted(ids | set(_texts(unread, "clip_id"))),
         copies,
-        _renamed(table.filter(mask), Forgotten(frozenset(ids), paths).remaining(table)),
+        _new_group_names(table.filter(mask), Forgotten(frozenset(ids), paths).remaining(table)),
         count_verdicts(len(removed), _texts(removed, "verdict")),
     )
 
@@ -99,11 +99,11 @@ def _matching(table: pa.Table, source: str) -> Mask:
     )
 
 
-def _renamed(theirs: pa.Table, rest: pa.Table) -> dict[str, str]:
+def _new_group_names(removed: pa.Table, rest: pa.Table) -> dict[str, str]:
     """Return new names for groups of copies named after a forgotten source or clip: the id of a remaining member."""
     names: dict[str, str] = {}
     for column in ("source_id", "clip_id"):
-        named = set(_texts(theirs, "duplicate_group")) & set(_texts(theirs, column))
+        named = set(_texts(removed, "duplicate_group")) & set(_texts(removed, column))
         for group, member in zip(rest["duplicate_group"].to_pylist(), rest[column].to_pylist(), strict=True):
             if group in named and member is not None:
                 names[group] = min(member, names.get(group, member))

@@ -23,10 +23,12 @@ class RenderConfig(BaseModel):
     max_area_px: int = Field(
         1024 * 576, ge=32 * 32, description="area of the video; aspect is the image's (paper: 768²)"
     )
-    drawing_area_px: int = Field(1024 * 576, ge=32 * 32, description="skeletons are drawn at twice its size (release)")
+    drawing_area_px: int = Field(1024 * 576, ge=32 * 32, description="skeletons are drawn at twice this size (release)")
     num_inference_steps: int = Field(40, ge=1, description="denoising steps (release)")
-    guidance_scale: float = Field(5.0, ge=0, description="w_txt of Eq. 7 (release)")
-    pose_guidance_scale: float = Field(1.0, ge=0, description="w_pose of Eq. 8 (paper and README; command line: 1.5)")
+    guidance_scale: float = Field(5.0, ge=0, description="text guidance, w_txt of Eq. 7 (release)")
+    pose_guidance_scale: float = Field(
+        1.0, ge=0, description="pose guidance, w_pose of Eq. 8 (paper and release's README; its command line: 1.5)"
+    )
     pose_guidance_interval: tuple[float, float] = Field(
         (0.1, 0.4), description="open interval of the steps with pose guidance, as shares (release)"
     )
@@ -36,7 +38,9 @@ class RenderConfig(BaseModel):
     negative_pose_shift: bool = Field(
         False, description="also shift the negative pose, up to a fifth of the picture (paper: yes, release: no)"
     )
-    solver: Literal["unipc", "dpm++"] = Field("unipc", description="UniPC (release) or DPM-Solver++ (its option)")
+    solver: Literal["unipc", "dpm++"] = Field(
+        "unipc", description="UniPC (release) or DPM-Solver++ (optional in the release)"
+    )
     flow_shift: float = Field(5.0, gt=0, description="shift of the sigma grid (release; 3.0 for 480p areas)")
     negative_prompt: str | None = Field(None, description="None uses the pipeline's default")
     seed: int = Field(106060, ge=0, lt=2**64, description="seed of noise and negative pose (release's README)")

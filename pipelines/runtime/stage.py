@@ -94,7 +94,7 @@ class Stage:
         except (OSError, SteadyDancerError):
             raise
         except Exception as error:
-            raise stage_fault(self.name, "none yet: loading", error) from error
+            raise stage_fault(self.name, "none (loading)", error) from error
 
 
 def stage_fault(stage: str, row_id: str, error: Exception) -> StageFault:
