@@ -340,7 +340,7 @@ def test_what_was_made_anew_meanwhile_is_not_deleted(copy: Path) -> None:
     write_json(latents, told)
     shutil.copytree(copy / "run" / "clips", copy / "later" / "clips")
     write_json(copy / "later" / "clips" / "run.json", {**Clips(copy / "run").record, "measured": "../run/measured"})
-    with pytest.raises(ArtifactError, match="selected of .* meanwhile"):
+    with pytest.raises(ArtifactError, match="selected from .* in the meantime"):
         forget.delete_superseded(record)
     assert (copy / "run" / "clips" / "run.json").is_file() and (copy / "run" / "measured").is_dir()
 
