@@ -16,7 +16,7 @@ from .. import SteadyDancerError
 from ..datasets.artifact import RECORD, Artifact
 from ..datasets.storage import Location
 from ..datasets.storage.digests import content_digest
-from ..pipelines.common.outcomes import count_reasons, in_words
+from ..pipelines.common.outcomes import count_reasons, format_reasons
 from ..pipelines.runtime.after_commit import after_commit
 
 COMMITTED = "steadydancer.artifact.committed"
@@ -70,7 +70,7 @@ def counts_table(folder: Location, records: dict[str, dict[str, Any]]) -> list[d
             "artifact": name,
             **record["counts"],
             "reasons": "; ".join(
-                f"{verdict}: {in_words(found)}"
+                f"{verdict}: {format_reasons(found)}"
                 for verdict, found in count_reasons(Artifact(folder / name)).items()
                 if found
             ),

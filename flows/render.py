@@ -9,7 +9,7 @@ from prefect.artifacts import create_link_artifact
 from ..datasets.artifact import Artifact
 from ..datasets.storage import location
 from ..datasets.storage.files import file_url
-from ..pipelines.common.outcomes import in_words, require_usable, truths_in_words
+from ..pipelines.common.outcomes import format_reasons, format_truths, require_usable
 from . import presets, tasks
 from .prefect_ui import absolute, absolute_if_here, counts_table, publish, shown
 
@@ -50,7 +50,7 @@ def render_evaluation(
     records = {"renders": rendered, "metrics": scored}
     with shown("rendered-videos"):
         publish("rendered-videos", f"Videos of {table} in {folder}", counts_table(folder, records))
-    publish("scores", f"Metrics of {folder}. {truths_in_words(scored.get('truths'))}", scores_table(scored))
+    publish("scores", f"Metrics of {folder}. {format_truths(scored.get('truths'))}", scores_table(scored))
     report = folder / "report.html"
     if link := file_url(report):
         with shown("report"):
@@ -62,6 +62,6 @@ def scores_table(record: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a metric: its mean, of how many videos, and why the others have no value."""
     missing = record.get("missing", {})
     return [
-        {"metric": name, **mean, "without a value": in_words(Counter(missing.get(name, {})))}
+        {"metric": name, **mean, "without a value": format_reasons(Counter(missing.get(name, {})))}
         for name, mean in record["means"].items()
     ]

@@ -90,7 +90,9 @@ def publish_training(folder: Location) -> None:
         return
     with shown("training-report"):
         create_markdown_artifact(
-            key="training-report", markdown=stages_markdown(folder), description=f"Training in {folder}: {named(page)}"
+            key="training-report",
+            markdown=stages_markdown(folder),
+            description=f"Training in {folder}: {format_location(page)}",
         )
     if link := file_url(page):
         with shown("training-page"):

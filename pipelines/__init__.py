@@ -1,1 +1,1 @@
-"""How a job runs on machines: packets through stages on Ray Data, training on Ray Train and DeepSpeed."""
+"""Jobs: packets of rows through stages on Ray Data, training on Ray Train and DeepSpeed."""

@@ -50,9 +50,9 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
         page = pages.write_report(clips, page)
         click.echo(f"{page}\n{page.parent / pages.CARD}")
     elif metrics is not None:
-        from ...pipelines.evaluate.report import write_report_again
+        from ...pipelines.evaluate.report import rebuild_report
 
-        click.echo(str(write_report_again(metrics)))
+        click.echo(str(rebuild_report(metrics)))
     elif run_out is not None:
         from ...pipelines.train.metrics.report import write_pages
 
@@ -100,7 +100,7 @@ def _tell_rows(wanted: str, folders: list[Location], json_wanted: bool) -> None:
     artifacts = [one for folder in folders for one in verdicts.artifacts_in(folder)]
     found = [(one, rows) for one in artifacts if (rows := verdicts.find_rows(one, wanted))]
     if not found:
-        near = [name for one in artifacts for name in verdicts.names_near(one, wanted)]
+        near = [name for one in artifacts for name in verdicts.similar_ids(one, wanted)]
         places = " and ".join(str(one.path) for one in artifacts)
         raise SteadyDancerError(
             f"{places} hold{'s' * (len(artifacts) == 1)} no row {wanted!r}"
@@ -116,11 +116,11 @@ def _tell_rows(wanted: str, folders: list[Location], json_wanted: bool) -> None:
         for row in rows:
             by_name.setdefault(verdicts.name_of(row), []).append(row)
         if len(by_name) == 1:
-            click.echo(verdicts.told_rows(one, rows))
+            click.echo(verdicts.format_rows(one, rows))
             continue
         click.echo(f"{wanted} is {len(by_name)} rows of {one.path}; ask for one by its id:")
         for several in by_name.values():
-            click.echo(verdicts.told_row(several[0]) if several[0]["verdict"] != "ok"
+            click.echo(verdicts.format_row(several[0]) if several[0]["verdict"] != "ok"
                        else f"    {verdicts.name_of(several[0])}: ok")  # fmt: skip
 
 

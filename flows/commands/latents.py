@@ -63,7 +63,7 @@ def repair(latents: Location, out: Location, clips: Location | None, components:
     from ...pipelines.common.outcomes import closing_lines
 
     if dry_run:
-        click.echo(json.dumps(repair.look(latents, clips, components), indent=2))
+        click.echo(json.dumps(repair.plan(latents, clips, components), indent=2))
         return
     was_finished = Artifact(out / "latents").committed
     record = repair.repair(

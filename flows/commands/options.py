@@ -198,14 +198,14 @@ def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
         SteadyDancerError: nothing that is usable was made; the message has all reasons.
     """
     from ...datasets.artifact import Artifact
-    from ...pipelines.common.outcomes import closing_lines, counts_in_words, require_usable
+    from ...pipelines.common.outcomes import closing_lines, format_counts, require_usable
     from ...pipelines.runtime.after_commit import after_commit
 
     artifact = Artifact(folder)
     was_finished = artifact.committed
     counts = job()["counts"]
     click.echo(
-        f"{folder}: {counts_in_words(counts)}{' (finished already, nothing was left to do)' if was_finished else ''}"
+        f"{folder}: {format_counts(counts)}{' (finished already, nothing was left to do)' if was_finished else ''}"
     )
     require_usable(artifact, counts)
     with after_commit(f"The list of reasons of {folder}", "`steadydancer explain ID --artifact` tells each"):

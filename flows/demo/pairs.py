@@ -15,8 +15,8 @@ from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import local_copy
 from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import decode, encode, size_for_area
-from ...pipelines.common.older_rules import of_older_pictures, require_same_pictures
-from ...pipelines.runtime.local_files import reading_video, same_source
+from ...pipelines.common.older_rules import require_same_pictures, uses_older_pictures
+from ...pipelines.runtime.local_files import reading_video, require_unchanged
 from ...pipelines.runtime.stage import BadClip
 
 MAX_AREA_PX = 384 * 384
@@ -38,7 +38,7 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
     written: dict[str, Path] = {}
     for row in wanted:
         try:
-            if of_older_pictures(record):
+            if uses_older_pictures(record):
                 require_same_pictures(row, record["config"], None)
             written[row["clip_id"]] = _write_clip({**row, "pose": poses[row["clip_id"]]}, folder / "clips", record)
         except BadClip as bad:
@@ -78,7 +78,7 @@ def _write_clip(row: Row, folder: Path, record: Row) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         height, width = size_for_area(row["height"], row["width"], MAX_AREA_PX)
         times_s = row["start_s"] + np.arange(row["num_frames"]) / fps
-        with local_copy(row["source_path"]) as source, same_source(source, row["source_id"]), reading_video():
+        with local_copy(row["source_path"]) as source, require_unchanged(source, row["source_id"]), reading_video():
             frames = decode(source, times_s, height, width)
         pose = PoseSequence.from_bytes(row["pose"])
         cv2.imwrite(str(image), frames[0, ..., ::-1])

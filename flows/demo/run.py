@@ -15,7 +15,7 @@ from ...datasets.artifact import Artifact, exclusive
 from ...datasets.storage import location
 from ...datasets.storage.atomic import write_json
 from ...datasets.storage.digests import json_digest
-from ...pipelines.common.outcomes import closing_lines, counts_in_words
+from ...pipelines.common.outcomes import closing_lines, format_counts
 from ...pipelines.curate.ingest import list_sources
 from ...pipelines.runtime.after_commit import after_commit
 from .. import presets
@@ -226,7 +226,7 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
 
 def _tell_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
     """How many rows an artifact has of each verdict, and every reason."""
-    click.echo(f"{name}: {counts_in_words(counts)}")
+    click.echo(f"{name}: {format_counts(counts)}")
     for line in closing_lines(Artifact(folder)):
         click.echo(line)
 

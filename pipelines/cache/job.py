@@ -17,26 +17,26 @@ from ...datasets.shards.encodings import ENCODINGS, fingerprint
 from ...datasets.shards.plan import plan_shards, shard_limit
 from ...datasets.storage import Location, total_bytes
 from ...datasets.storage.digests import content_digest
-from ..common.components import captioner_digests, find_parts, part_digests, parts_are_here, read_widths
+from ..common.components import captioner_digests, find_parts, part_digests, parts_are_local, read_widths
 from ..common.older_versions import absent_fields
 from ..runtime.runner import Engine, Job, run_packets
 from .accepted import AcceptedClips
 from .config import ENCODERS, CacheConfig
-from .cost import Weights, clip_bytes, cost, sentence
-from .reused_shards import Parent, take_over
+from .cost import SizeEstimate, estimate_bytes, estimate_cost, format_cost
+from .reused_shards import Parent, reuse_sound_shards
 
 
 def plan(config: CacheConfig, clips: Location, out: Location, samples_drawn: int | None = None) -> dict[str, Any]:
-    """What `run` would do, and what it costs: arithmetic on shapes, nothing is loaded.
+    """Describe what `run` would do and its estimated cost, from shapes alone, without loading a network.
 
-    `samples_drawn` is how many samples training will draw; None: not known.
+    `samples_drawn` is the number of samples that training will draw; None if unknown.
     """
     accepted = AcceptedClips(clips)
     widths = read_widths(config.components)
-    weights = clip_bytes(config, widths, accepted.shapes())
-    packets = cut(accepted, weights, config)
+    sizes = estimate_bytes(config, widths, accepted.shapes())
+    packets = plan_cache_packets(accepted, sizes, config)
     artifact = Artifact(out / "latents")
-    price = cost(weights, widths, samples_drawn)
+    cost = estimate_cost(sizes, widths, samples_drawn)
     return {
         "clips": len(accepted),
         "prompts": {"supplied": accepted.num_prompts, "from_captioner_or_none": len(accepted) - accepted.num_prompts},
@@ -44,16 +44,16 @@ def plan(config: CacheConfig, clips: Location, out: Location, samples_drawn: int
         "shards_done": len(packets) - len(artifact.remaining(packets)),
         "finished": artifact.committed,
         "components": config.components,
-        "components_here": parts_are_here(config.components),
+        "components_here": parts_are_local(config.components),
         "captioner": config.captioner,
-        "cost": {"in_a_line": sentence(price), **price},
+        "cost": {"in_a_line": format_cost(cost), **cost},
     }
 
 
-def cut(accepted: AcceptedClips, weights: Weights, config: CacheConfig) -> list[Packet]:
-    """The shards of a cache; the same clips and configuration always give the same."""
-    limit = shard_limit(sum(weights.each), config.shard_bytes)
-    return plan_shards(dict(zip(accepted.ids, weights.each, strict=True)), limit, config.packet_size)
+def plan_cache_packets(accepted: AcceptedClips, sizes: SizeEstimate, config: CacheConfig) -> list[Packet]:
+    """Divide the clips into shards; the same clips and configuration always give the same shards."""
+    limit = shard_limit(sum(sizes.each), config.shard_bytes)
+    return plan_shards(dict(zip(accepted.ids, sizes.each, strict=True)), limit, config.packet_size)
 
 
 def run(
@@ -65,43 +65,43 @@ def run(
     samples_drawn: int | None = None,
     parent: Parent | None = None,
 ) -> dict[str, Any]:
-    """Cache the accepted clips of `clips` into `out/latents`; returns the artifact's record. Resumes after a kill.
+    """Encode the accepted clips of `clips` into `out/latents`; return the artifact's record. Resumes after a kill.
 
     Args:
-        config: of the cache.
-        clips: what `curate --out` was given.
-        out: where `latents` is made.
+        config: configuration of the cache.
+        clips: folder given to `curate --out`.
+        out: folder in which `latents` is created.
         engine: where packets run.
-        samples_drawn: how many samples training will draw, for the price that is printed; None: not known.
-        parent: a damaged cache of the same plan, whose sound shards are taken over.
+        samples_drawn: samples that training will draw, for the printed cost; None if unknown.
+        parent: a damaged cache with the same plan, whose sound shards are reused.
 
     Raises:
-        ArtifactError: the clips are not finished, the folder was begun with something else, or another run holds it.
-        ComponentsError: the VAE, an encoder or the captioner is not there.
-        JobStopped: the code or the machine failed on the way.
+        ArtifactError: the clips are not finished, the folder was begun with other settings, or another run uses it.
+        ComponentsError: the VAE, an encoder or the captioner is missing.
+        JobStopped: the code or the machine failed.
     """
     accepted = AcceptedClips(clips)
     folder = find_parts(config.components, ENCODERS)
     digests = part_digests(folder, ENCODERS) | captioner_digests(config.captioner)
     with exclusive(out):
         artifact = Artifact(out / "latents")
-        # Shards that were cut otherwise would lie beside those that are there.
-        cutting = config.model_dump(include={"packet_size", "shard_bytes"})
+        # These settings decide which clips a shard holds, so a resumed cache must have the same.
+        packet_settings = config.model_dump(include={"packet_size", "shard_bytes"})
         begun = {"config": config.settings, "clips": accepted.digest(), "components": digests, "encodings": ENCODINGS}
-        # A repaired cache is what its parent was: of files that today's rules read otherwise nothing is made anew.
+        # A repaired cache keeps its parent's rules: files that today's rules decode differently are not encoded again.
         rules = {"rules": versions("pictures")} if parent is None else recorded_rules(parent.record)
         begun |= rules
         if parent is not None:
-            parent.require_plan(begun | cutting)
-        artifact.begin(begun | cutting, {"config": absent_fields(CacheConfig)})
+            parent.require_plan(begun | packet_settings)
+        artifact.begin(begun | packet_settings, {"config": absent_fields(CacheConfig)})
         if artifact.committed:
             return artifact.record()
         start = time.perf_counter()
         config = config.model_copy(update={"components": str(folder)})
         mark = fingerprint(config.settings, digests)
-        packets = _price_and_cut(accepted, config, samples_drawn)
+        packets = _print_cost_and_plan(accepted, config, samples_drawn)
         if parent is not None:
-            take_over(parent, artifact, packets, accepted)
+            reuse_sound_shards(parent, artifact, packets, accepted)
         seconds = _encode(accepted, config, clips, artifact, packets, engine, mark)
         made = _summary(accepted, config, artifact)
         return artifact.commit(
@@ -109,26 +109,26 @@ def run(
                 "kind": "latents",
                 "version": __version__,
                 "config": begun["config"],
-                "cut": cutting,
+                "cut": packet_settings,
                 "num_gpus": config.num_gpus,
                 "inputs": {"clips": str(clips.absolute()), "digest": begun["clips"]},
                 "components": {"path": str(folder), "captioner": config.captioner, "digests": digests},
                 "encodings": ENCODINGS,
                 **rules,
                 "fingerprint": mark,
-                "parent": parent and parent.told(out),
+                "parent": parent and parent.to_record(out),
                 **made,
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }
         )
 
 
-def _price_and_cut(accepted: AcceptedClips, config: CacheConfig, samples_drawn: int | None) -> list[Packet]:
-    """The packets; what they cost is said in one line."""
+def _print_cost_and_plan(accepted: AcceptedClips, config: CacheConfig, samples_drawn: int | None) -> list[Packet]:
+    """Print the estimated cost and return the packets."""
     widths = read_widths(config.components)
-    weights = clip_bytes(config, widths, accepted.shapes())
-    print(sentence(cost(weights, widths, samples_drawn)), file=sys.stderr, flush=True)
-    return cut(accepted, weights, config)
+    sizes = estimate_bytes(config, widths, accepted.shapes())
+    print(format_cost(estimate_cost(sizes, widths, samples_drawn)), file=sys.stderr, flush=True)
+    return plan_cache_packets(accepted, sizes, config)
 
 
 def _encode(
@@ -140,7 +140,7 @@ def _encode(
     engine: Engine,
     mark: str,
 ) -> dict[str, float]:
-    """Make the shards that are not there; seconds by stage."""
+    """Write the missing shards; return the seconds by stage."""
     if not artifact.remaining(packets):
         return {}
     from .steps import SCHEMA, stages, to_sample
@@ -160,19 +160,19 @@ def _encode(
 
 
 def _summary(accepted: AcceptedClips, config: CacheConfig, artifact: Artifact) -> dict[str, Any]:
-    """What came of it, as the record says it; null conditions are made here, once the buckets are known."""
+    """Return the record's fields about the result; write the null conditions, now that the buckets are known."""
     from .steps import write_null
 
     index = artifact.read(["verdict", "num_frames", "height", "width", "prompt_from"])
     usable = index.filter(pc.equal(index["verdict"], pa.scalar("ok")))
     buckets = set(zip(*(usable[name].to_pylist() for name in ("num_frames", "height", "width")), strict=True))
-    said = Counter(usable["prompt_from"].to_pylist())
+    prompt_sources = Counter(usable["prompt_from"].to_pylist())
     return {
         "num_frames": accepted.record["config"]["num_frames"],
         "fps": accepted.fps,
         "buckets": sorted(map(list, buckets)),
         "null": write_null(artifact.path, buckets, config),
-        "prompts": {name: said[name] for name in ("supplied", "captioner", "none")},
+        "prompts": {name: prompt_sources[name] for name in ("supplied", "captioner", "none")},
         "counts": count_verdicts(len(accepted), map(str, index["verdict"].to_pylist())),
         "parts": {part: content_digest(artifact.path / part) for part in artifact.parts()},
         "bytes": total_bytes(artifact.path / "shards"),

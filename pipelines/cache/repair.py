@@ -1,4 +1,4 @@
-"""A new version of a damaged cache: what is sound is taken over, what is not is encoded again from its clips."""
+"""Repair of a damaged cache: a new version that reuses sound shards and encodes damaged ones again."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from .reused_shards import Parent
 from .verify import verify
 
 
-def look(latents: Location, clips: Location | None = None, components: str | None = None) -> dict[str, Any]:
-    """What `repair` would do: what is damaged, and from what it would be made anew. Reads all of the cache."""
+def plan(latents: Location, clips: Location | None = None, components: str | None = None) -> dict[str, Any]:
+    """Describe what `repair` would do: the damage, and the inputs for encoding again. Reads the whole cache."""
     latents = find_artifact(latents, "latents").path
     record, verified = Artifact(latents).record(), verify(latents)
     damaged = len(verified.packets - verified.sound)
@@ -37,26 +37,26 @@ def repair(
     captioner: str | None = None,
     num_gpus: float | None = None,
 ) -> dict[str, Any] | None:
-    """Write `out/latents`, with the bytes that `latents` had before it was damaged; returns its record.
+    """Write `out/latents` with the bytes that `latents` had before it was damaged; return its record.
 
-    The record names `latents` as its parent, which stays as it is. Resumes after a kill.
+    The record names `latents` as its parent; the parent is not changed. Resumes after a kill.
 
     Args:
         latents: the damaged cache.
-        out: where the new version is made.
+        out: folder in which the new version is created.
         engine: where packets run.
-        clips: the curation, if it no longer lies where the record says; its content must be the same.
-        components: the encoders, likewise.
-        captioner: the captioner, likewise.
-        num_gpus: of an encoding worker, if other than before.
+        clips: the curation, if it has moved since the cache was made; its content must be the same.
+        components: the encoders, if they have moved.
+        captioner: the captioner, if it has moved.
+        num_gpus: GPUs per encoding worker; None uses the recorded number.
 
     Returns:
-        The record; None if nothing is damaged, and nothing was made.
+        The record; None if nothing is damaged, in which case nothing is written.
 
     Raises:
-        ArtifactError: `latents` is no finished cache, or clips, sources or networks are not those it was made of.
-        ComponentsError: a network is not there.
-        JobStopped: the code or the machine failed on the way.
+        ArtifactError: `latents` is not a finished cache, or clips, sources or networks have changed since.
+        ComponentsError: a network is missing.
+        JobStopped: the code or the machine failed.
     """
     latents = find_artifact(latents, "latents").path
     if (out / "latents").absolute() == latents.absolute():

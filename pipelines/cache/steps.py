@@ -1,4 +1,4 @@
-"""The steps of a cache: one clip's keypoints, then its frames → what the transformer will be told of it."""
+"""The row stages of a cache: read a clip's keypoints, then encode its frames → the transformer's inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ from ..common.crop import (
     to_content,
 )
 from ..common.older_rules import stages_for
-from ..runtime.local_files import fetched, reading_video
+from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import BadClip, Stage
 from .config import ENCODERS, CacheConfig
 
-# What of a clip's row goes into its sample: where it comes from, so that every latent can be traced.
+# Columns of a clip's row that its sample keeps, so that every latent can be traced to its source.
 META = ("clip_id", "source_id", "source_path", "start_s", "end_s", "prompt", "prompt_from", "pose_model",
         "image_height", "image_width", *CROP_COLUMNS)  # fmt: skip
 
@@ -68,28 +68,28 @@ class Encoders:
 
 
 def load_encoders(config: CacheConfig) -> Encoders:
-    """Load them once per worker."""
+    """Load the networks, once per worker."""
     device, dtype = "cuda" if config.num_gpus else "cpu", getattr(torch, config.encoder_dtype)
     captioner = Captioner(config.captioner, dtype, device) if config.captioner else None
     return Encoders(**load_components(config.components, ENCODERS, dtype, device), captioner=captioner)
 
 
 def find_pose(row: Row, config: CacheConfig, clips: Clips) -> Row:
-    """The keypoints that were measured of a clip: they are too large (85 kB) for all of them to lie in the driver."""
+    """Read a clip's measured keypoints in the worker; all of them (85 kB each) would not fit into the driver."""
     pose = clips.poses([row])[row["clip_id"]]
     if sha256(pose).hexdigest()[:16] != row["pose_digest"]:
         raise ArtifactError(
-            f"{clips.measured.path / row['measured_part']} holds other keypoints of {row['clip_id']} than were "
-            "selected: curate the clips anew"
+            f"{clips.measured.path / row['measured_part']} has other keypoints for {row['clip_id']} than the "
+            "selection recorded: curate the clips again"
         )
     return {**row, "pose": pose}
 
 
-@fetched("source_path", unchanged_since="source_id")
+@on_local_copies("source_path", unchanged_since="source_id")
 def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
-    """Latents of video, image condition and pose, CLIP of the first frame and the first pose, text of true length.
+    """Encode a clip: latents of video, image condition and pose; CLIP of first frame and first pose; unpadded text.
 
-    Frames and keypoints are those of the picture inside the source's borders.
+    Frames and keypoints are cropped to the picture inside the source's borders.
     """
     frames, pose = read_picture(row, config)
     height, width = trained_size(row, config)
@@ -98,23 +98,23 @@ def encode_clip(row: Row, config: CacheConfig, encoders: Encoders) -> Row:
     pose_latents, pose_image_embeds = encode_pose_condition(
         encoders.vae, encoders.image_encoder, pose_frames, height, width
     )
-    told = prompt_of(row, frames, encoders.captioner)
+    prompt = prompt_of(row, frames, encoders.captioner)
     tensors = {
         "latents": encode_video(encoders.vae, frames, height, width),
         "image_latents": encode_image_condition(encoders.vae, frames[0], row["num_frames"], height, width),
         "pose_latents": pose_latents,
         "image_embeds": encode_image(encoders.image_encoder, frames[0]),
         "pose_image_embeds": pose_image_embeds,
-        "prompt_embeds": encode_prompt(encoders.text_encoder, encoders.tokenizer, [told["prompt"] or ""])[0],
+        "prompt_embeds": encode_prompt(encoders.text_encoder, encoders.tokenizer, [prompt["prompt"] or ""])[0],
     }
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise BadClip("non_finite_latents", "an encoder gave NaN or infinity")
     sizes = {"height": height, "width": width, "image_height": image_height, "image_width": image_width}
-    return {**row, **told, **sizes, "pose": pose.to_bytes(), "conditions": _to_bytes(tensors, config)}
+    return {**row, **prompt, **sizes, "pose": pose.to_bytes(), "conditions": _to_bytes(tensors, config)}
 
 
 def read_picture(row: Row, config: CacheConfig) -> tuple[np.ndarray, PoseSequence]:
-    """Frames [F, H, W, 3] of a clip inside its borders, and keypoints as shares of them.
+    """Read a clip's frames [F, H, W, 3] inside its borders, and its keypoints as shares of them.
 
     Raises:
         BadClip: the source cannot be read.
@@ -131,20 +131,20 @@ def read_picture(row: Row, config: CacheConfig) -> tuple[np.ndarray, PoseSequenc
 
 
 def trained_size(row: Row, config: CacheConfig) -> tuple[int, int]:
-    """(height, width) of the bucket: the picture's aspect at the trained area."""
+    """Return the (height, width) of the bucket: the picture's aspect at the trained area."""
     return size_for_area(*content_size(frame_of(row)), config.max_area_px)
 
 
 def decoded_size(row: Row, config: CacheConfig) -> tuple[int, int]:
-    """(height, width) at which a clip's whole frame is read: the picture in it at most twice the trained size, even.
+    """Return the even (height, width) at which to decode the whole frame: its picture at most twice the trained size.
 
-    CLIP sees more than the trained size holds; above twice that nothing is gained for its 224 × 224 pixels.
+    CLIP benefits from more detail than the trained size has; beyond twice that, its 224 × 224 pixels gain nothing.
     """
     return size_to_decode(frame_of(row), trained_size(row, config)[0])
 
 
 def prompt_of(row: Row, frames: np.ndarray, captioner: Captioner | None) -> dict[str, str | None]:
-    """`prompt`, and in `prompt_from` who gave it: it was supplied, the captioner said it, or there is none."""
+    """Return `prompt`, and its origin in `prompt_from`: "supplied", "captioner" or "none"."""
     if row["prompt"]:
         return {"prompt": row["prompt"], "prompt_from": "supplied"}
     caption = captioner(frames) if captioner else None
@@ -152,7 +152,7 @@ def prompt_of(row: Row, frames: np.ndarray, captioner: Captioner | None) -> dict
 
 
 def encode_null(bucket: Bucket, config: CacheConfig, encoders: Encoders) -> bytes:
-    """Null conditions of a bucket: the pose clip with nobody in it, and the empty prompt."""
+    """Encode the null conditions of a bucket: a black pose video and the empty prompt."""
     num_frames, height, width = bucket
     black = np.zeros((num_frames, height, width, 3), np.uint8)
     pose_latents, pose_image_embeds = encode_pose_condition(encoders.vae, encoders.image_encoder, black, height, width)
@@ -166,7 +166,7 @@ def encode_null(bucket: Bucket, config: CacheConfig, encoders: Encoders) -> byte
 
 
 def write_null(latents: Location, buckets: set[Bucket], config: CacheConfig) -> dict[str, str]:
-    """Encode the null conditions that are not there yet; sha256 of each file by name."""
+    """Encode the missing null conditions; return the sha256 of each file by name."""
     missing = [bucket for bucket in sorted(buckets) if not null_path(latents, bucket).is_file()]
     if missing:
         encoders = load_encoders(config.model_copy(update={"captioner": None}))
@@ -178,11 +178,11 @@ def write_null(latents: Location, buckets: set[Bucket], config: CacheConfig) -> 
 
 
 def to_sample(row: Row, config: CacheConfig, mark: str) -> Sample:
-    """A row as it goes into a shard; without members when it was quarantined.
+    """Convert a row to a shard's sample; a quarantined row has no members.
 
     Args:
-        row: as the steps left it.
-        config: of the cache.
+        row: output of the last stage.
+        config: configuration of the cache.
         mark: the cache's fingerprint.
     """
     names = ("clip_id", "source_id", "reason", "detail", "num_frames", "height", "width", "prompt_from")
@@ -199,20 +199,20 @@ def _to_bytes(tensors: dict[str, torch.Tensor], config: CacheConfig) -> bytes:
 
 
 def open_clips(clips: Location, config: CacheConfig) -> Clips:
-    """Each worker opens the curation for itself."""
+    """Open the curation; called once per worker."""
     return Clips(clips)
 
 
 def stages(config: CacheConfig, clips: Location, curated: Mapping[str, Any]) -> list[Stage]:
-    """They run in one worker: a clip's networks share its frames. `curated` is the record of the clips."""
+    """Return the stages, all with the same resources so that they run in one worker. `curated`: the clips' record."""
     place = clips.absolute()
-    lies = ("clip_id", "source_path", "measured_part", "pose_digest")
+    located_by = ("clip_id", "source_path", "measured_part", "pose_digest")
     reads = ("source_path", "source_id", "start_s", "fps", "num_frames", "source_height", "source_width",
              *CROP_COLUMNS, "prompt", "pose")  # fmt: skip
     adds = ("height", "width", "image_height", "image_width", "prompt", "prompt_from", "conditions")
     gpus = config.num_gpus
     return [
         *stages_for(curated, gpus),
-        Stage("pose", find_pose, lies, ("pose",), load=partial(open_clips, place), num_gpus=gpus),
+        Stage("pose", find_pose, located_by, ("pose",), load=partial(open_clips, place), num_gpus=gpus),
         Stage("encode", encode_clip, reads, adds, load=load_encoders, num_gpus=gpus),
     ]

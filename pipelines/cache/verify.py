@@ -1,4 +1,4 @@
-"""Reading a latent cache back: every shard against the index, the index and all else against the record."""
+"""Verification of a latent cache: shards against the index, the index and all other files against the record."""
 
 import hashlib
 import json
@@ -20,18 +20,18 @@ from ..runtime.runner import progress
 
 Kind = Damage | Literal["orphan", "contradicts the record"]
 
-READERS = 4  # checksums leave the interpreter, so a few shards are read at once
+READERS = 4  # threads; computing checksums releases the GIL
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it was written.
+    """A file that differs from what was written.
 
     Attributes:
-        kind: of the damage.
-        place: file, from the cache's folder.
-        detail: in words.
-        packet: id of the packet that has to be made anew, if one has.
+        kind: kind of the damage.
+        place: file, relative to the cache's folder.
+        detail: description.
+        packet: id of the packet to encode again, if any.
     """
 
     kind: Kind
@@ -42,14 +42,14 @@ class Finding:
 
 @dataclass
 class Verified:
-    """What a cache looks like.
+    """Result of verifying a cache.
 
     Attributes:
-        findings: what is wrong.
-        packets: ids of all packets of which the record tells.
-        sound_null: names of null conditions that are as they were written.
-        shards, samples, bytes: read back and sound.
-        without: clips that have no latents, by the reason that the index gives.
+        findings: damaged, missing and unknown files.
+        packets: ids of all packets in the record.
+        sound_null: names of undamaged null conditions.
+        shards, samples, bytes: totals that were read and are sound.
+        without: clips without latents, counted by the index's reason.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -62,20 +62,22 @@ class Verified:
 
     @property
     def sound(self) -> frozenset[str]:
-        """Packets whose part and shard are as they were written."""
+        """Packets whose part and shard are undamaged."""
         return self.packets - {finding.packet for finding in self.findings if finding.packet}
 
 
 def verify(latents: Location) -> Verified:
-    """Read a finished cache back, all of it, and say what is not as it was written.
+    """Read a whole finished cache and compare it with its record.
 
     Raises:
-        ArtifactError: it is no finished cache.
+        ArtifactError: `latents` is not a finished cache.
     """
     artifact = find_artifact(latents, "latents")
     latents, record = artifact.path, artifact.record()
     if "parts" not in record:
-        raise ArtifactError(f"{latents} is of a version that kept no digests of its parts: cache the clips anew")
+        raise ArtifactError(
+            f"{latents} was written by a version that recorded no digests of its parts: cache the clips again"
+        )
     out = Verified(packets=frozenset(map(_packet_of, record["parts"])))
     out.findings += _check_plan(artifact, record)
     shards: dict[str, IndexedShard] = {}
@@ -86,7 +88,7 @@ def verify(latents: Location) -> Verified:
         out.without.update(str(row["reason"]) for row in rows if row["verdict"] != "ok")
         shards |= {_packet_of(part): shard for shard in _shard_of(latents, rows)}
     if out.sound == out.packets and (counts := count_verdicts(len(verdicts), verdicts)) != record["counts"]:
-        words = f"counts {record['counts']}, the index has {counts}"
+        words = f"the record has counts {record['counts']}, the index {counts}"
         out.findings.append(Finding("contradicts the record", "run.json", words))
     _check_shards(shards, out)
     null = list(_check_null(latents, record))
@@ -96,7 +98,7 @@ def verify(latents: Location) -> Verified:
 
 
 def planned(record: dict[str, Any]) -> dict[str, Any]:
-    """What a finished cache was begun with, from its record."""
+    """Return the plan of a finished cache, built from its record."""
     return {
         "config": record["config"],
         "clips": record["inputs"]["digest"],
@@ -110,7 +112,7 @@ def planned(record: dict[str, Any]) -> dict[str, Any]:
 def _check_plan(artifact: Artifact, record: dict[str, Any]) -> Iterator[Finding]:
     file = artifact.path / PLAN
     if not file.is_file():
-        yield Finding("missing", PLAN, "what the cache was begun with")
+        yield Finding("missing", PLAN, "the cache's plan")
         return
     try:
         begun = json.loads(file.read_text())
@@ -122,7 +124,7 @@ def _check_plan(artifact: Artifact, record: dict[str, Any]) -> Iterator[Finding]
 
 
 def _check_part(artifact: Artifact, part: str, record: dict[str, Any], findings: list[Finding]) -> list[dict[str, Any]]:
-    """The rows of a part of the index; none if it is not as it was written."""
+    """Return the rows of a part of the index; empty if it is damaged."""
 
     def wrong(kind: Kind, detail: str) -> list[dict[str, Any]]:
         findings.append(Finding(kind, part, detail, _packet_of(part)))
@@ -131,27 +133,27 @@ def _check_part(artifact: Artifact, part: str, record: dict[str, Any], findings:
     if not (artifact.path / part).is_file():
         return wrong("missing", "a part of the index")
     if content_digest(artifact.path / part) != record["parts"][part]:
-        return wrong("damaged", "a part of the index has other bytes than were recorded")
+        return wrong("damaged", "a part of the index differs from its recorded digest")
     rows = list(artifact.read_part(part).to_pylist())
     if packet_id(row["clip_id"] for row in rows) != _packet_of(part):
-        return wrong("contradicts the record", "holds other clips than its name says")
+        return wrong("contradicts the record", "its clips do not match its file name")
     strange = {row["fingerprint"] for row in rows} - {record["fingerprint"]}
     if strange:
-        words = f"fingerprint {min(map(str, strange))}, the record says {record['fingerprint']}"
+        words = f"fingerprint {min(map(str, strange))}, the record has {record['fingerprint']}"
         return wrong("contradicts the record", words)
     return rows
 
 
 def _shard_of(latents: Location, rows: list[dict[str, Any]]) -> Iterator[IndexedShard]:
-    """The shard of a part's rows; none if all of them were quarantined."""
-    held = [row for row in rows if row["shard"]]
-    if held:
+    """Yield the shard of a part's rows, or nothing if all of them are quarantined."""
+    stored = [row for row in rows if row["shard"]]
+    if stored:
         members = [
             (member["offset"], member["size"], member["crc32"], f"{row['clip_id']}.{member['name']}")
-            for row in held
+            for row in stored
             for member in row["members"]
         ]
-        first = held[0]
+        first = stored[0]
         path = latents / "shards" / first["shard"]
         yield IndexedShard(path, first["shard_bytes"], first["shard_sha256"], sorted(members))
 
@@ -178,13 +180,13 @@ def _check_null(latents: Location, record: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _orphans(artifact: Artifact, record: dict[str, Any]) -> Iterator[Finding]:
-    """Files that the record knows nothing of; nobody reads them."""
+    """Find files that are not in the record; they are never read."""
     known = {*record["parts"], *(f"shards/{_packet_of(part)}.tar" for part in record["parts"])}
     known |= {f"null/{name}" for name in record["null"]}
     for file in sorted(name_below(one, artifact.path) for one in files_below(artifact.path)):
         ours = file.startswith(("part-", "shards/", "null/")) and not file.rpartition("/")[2].startswith(".")
         if ours and file not in known:
-            yield Finding("orphan", file, "the record knows nothing of it")
+            yield Finding("orphan", file, "not in the record")
 
 
 def _packet_of(part: str) -> str:

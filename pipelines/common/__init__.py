@@ -1,1 +1,1 @@
-"""What several jobs share: crops, poses, components, verdicts, artifacts of older versions."""
+"""Code that several jobs share: crops, poses, components, outcomes, compatibility with older versions."""

@@ -1,4 +1,4 @@
-"""Where the networks of a job lie, found before anything starts or is made."""
+"""The networks of a job: their folders, digests and feature sizes, resolved before the job starts."""
 
 import json
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from ...datasets.storage import Location, is_address, location
 
 @dataclass(frozen=True)
 class Widths:
-    """Sizes that the encoders give their features; those of Wan 2.1 14B unless they were read."""
+    """Sizes of the encoders' features; the defaults are those of Wan 2.1 14B."""
 
     latent_channels: int = 16
     image_tokens: int = 257
     image_dim: int = 1280
     text_dim: int = 4096
     is_wan: bool = True
-    """whether the autoencoder is of Wan's size, whose operations are known"""
+    """whether the autoencoder has Wan's size, whose operation count is known"""
 
 
 def find_parts(source: str, names: Sequence[str]) -> Location:
-    """The absolute folder of a folder or hub id that holds all parts `names`; fetches them from the hub if it must.
+    """Return the absolute folder with all components `names`; download a hub id if needed.
 
-    One on a store stays where it is: each machine that loads a part fetches it.
+    An address on an object store is returned as it is: each machine that loads a component downloads it.
 
     Raises:
-        ComponentsError: there is no such folder, or a part is not in it; the message names it.
+        ComponentsError: the folder does not exist or lacks a component; the message names it.
     """
     from ...models.checkpoints.folders import require_parts, resolve_folder
 
@@ -37,25 +37,25 @@ def find_parts(source: str, names: Sequence[str]) -> Location:
 
 
 def part_digests(folder: Location, names: Sequence[str]) -> dict[str, str]:
-    """sha256 of each of the parts that `find_parts` has found; Wan's own layout has no scheduler to digest."""
+    """Compute the sha256 of each component that `find_parts` found; Wan's own layout has no scheduler."""
     from ...models.checkpoints.folders import part_digest, part_path, resolve_folder
 
-    here = resolve_folder(str(folder), names)
-    return {name: part_digest(here, name) for name in names if part_path(here, name)}
+    local = resolve_folder(str(folder), names)
+    return {name: part_digest(local, name) for name in names if part_path(local, name)}
 
 
-def parts_are_here(source: str) -> bool:
-    """Whether `find_parts` would look no further than this machine."""
-    from ...models.weights import lookup as weights
+def parts_are_local(source: str) -> bool:
+    """Check whether `find_parts` needs no download."""
+    from ...models.weights import lookup
 
-    return Path(source).is_dir() or weights.find_hub_id(source) is not None
+    return Path(source).is_dir() or lookup.find_hub_id(source) is not None
 
 
 def captioner_digests(source: str | None) -> dict[str, str]:
-    """sha256 of a captioner by its name among a cache's networks; none without one.
+    """Return `{"captioner": sha256}`, or an empty dict if `source` is None.
 
     Raises:
-        ComponentsError: there is no captioner.
+        ComponentsError: `source` does not contain a captioner.
     """
     if source is None:
         return {}
@@ -65,13 +65,13 @@ def captioner_digests(source: str | None) -> dict[str, str]:
 
 
 def read_widths(source: str) -> Widths:
-    """Sizes of the features that a folder's encoders give, from their configurations; Wan 2.1's where none can be read.
+    """Read the feature sizes of a folder's encoders from their configurations; Wan 2.1's sizes where they are missing.
 
-    Wan's own layout has no such configurations, and a hub id that is not on this machine is not asked for them.
+    Wan's own layout has no such configurations. A hub id that is not on this machine is not downloaded for them.
     """
-    from ...models.weights import lookup as weights
+    from ...models.weights import lookup
 
-    folder = weights.find_hub_id(source) or location(source)
+    folder = lookup.find_hub_id(source) or location(source)
 
     def read(name: str) -> dict[str, Any]:
         file = folder / name / "config.json"

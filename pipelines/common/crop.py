@@ -1,7 +1,7 @@
-"""The picture inside a source's borders: what of a row's frames and keypoints is looked at and trained on.
+"""The picture inside a source's borders: the region of frames and keypoints that is scored and trained on.
 
-Rows and keypoints stay in the source's own frame; `crop_left_px, crop_top_px, crop_width_px, crop_height_px` say what
-is the picture, null for all of it.
+Rows and keypoints use the coordinates of the whole frame; `crop_left_px, crop_top_px, crop_width_px, crop_height_px`
+give the picture, null if it fills the frame.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ WHOLE: Shares = (0.0, 0.0, 1.0, 1.0)
 
 
 def content_shares(row: Row) -> Shares:
-    """Left, top, width and height of the picture as shares of the frame."""
+    """Return left, top, width and height of the picture as shares of the frame."""
     if row.get("crop_width_px") is None:
         return WHOLE
     width, height = row["width"], row["height"]
@@ -47,14 +47,14 @@ def size_to_decode(frame: Row, height: int) -> tuple[int, int]:
 
 
 def content_size(row: Row) -> tuple[int, int]:
-    """Height and width of the picture in pixels of the source."""
+    """Return the (height, width) of the picture in pixels of the source."""
     return row.get("crop_height_px") or row["height"], row.get("crop_width_px") or row["width"]
 
 
 def crop_box(shares: Shares, height: int, width: int) -> tuple[int, int, int, int]:
-    """Left, top, width and height in pixels of the picture in a frame of this size; its sides are even.
+    """Return left, top, width and height in pixels of the picture in a frame of this size; width and height are even.
 
-    All of the frame stays all of it, also where its sides are odd.
+    A picture that fills the frame keeps the frame's size, even if it is odd.
     """
     if shares == WHOLE:
         return 0, 0, width, height
@@ -64,7 +64,7 @@ def crop_box(shares: Shares, height: int, width: int) -> tuple[int, int, int, in
 
 
 def crop_frames(frames: npt.NDArray[np.uint8], shares: Shares) -> npt.NDArray[np.uint8]:
-    """The picture of frames [F, H, W, 3] at any scale: a view."""
+    """Crop frames [F, H, W, 3] of any scale to the picture; returns a view."""
     if shares == WHOLE:
         return frames
     x, y, columns, rows = crop_box(shares, *frames.shape[1:3])
@@ -72,19 +72,19 @@ def crop_frames(frames: npt.NDArray[np.uint8], shares: Shares) -> npt.NDArray[np
 
 
 def cropped_shares(shares: Shares, height: int, width: int) -> Shares:
-    """What `crop_frames` takes of frames of this size, to the pixel: shares for keypoints that are drawn over them."""
+    """Return the exact shares that `crop_frames` cuts from frames of this size, for keypoints drawn over them."""
     x, y, columns, rows = crop_box(shares, height, width)
     return x / width, y / height, columns / width, rows / height
 
 
 def to_content(pose: PoseSequence, shares: Shares) -> PoseSequence:
-    """Keypoints of the whole frame as shares of the picture; a point that was not found stays (−1, −1)."""
+    """Convert keypoints from shares of the frame to shares of the picture; a missing point stays (−1, −1)."""
     left, top, width, height = shares
     return _mapped(pose, np.array([-left / width, -top / height]), np.array([1 / width, 1 / height]))
 
 
 def to_frame(pose: PoseSequence, shares: Shares) -> PoseSequence:
-    """Keypoints of the picture as shares of the whole frame."""
+    """Convert keypoints from shares of the picture to shares of the frame."""
     left, top, width, height = shares
     return _mapped(pose, np.array([left, top]), np.array([width, height]))
 

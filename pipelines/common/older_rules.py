@@ -1,7 +1,7 @@
-"""What was measured by an older rule of pictures, where frames are read again by today's.
+"""Curations made under an older version of the `pictures` rule, whose files are now decoded by the current version.
 
-Keypoints, crops and spans of a curation lie in the frames as they were read then. Of most files these are today's, and
-the few others (mirrored, interlaced) are told by the file itself: their clips are quarantined, the rest goes on.
+Keypoints, crops and spans refer to frames as the older version decoded them. Most files decode the same way today. The
+few that do not (mirrored, interlaced) are recognised by probing the file, and their clips are quarantined.
 """
 
 from collections.abc import Mapping
@@ -11,29 +11,29 @@ from ...datasets.rules import is_older
 from ...datasets.schema import Row
 from ...datasets.storage import local_copy
 from ...datasets.video import VideoError, probe
-from ..runtime.local_files import fetched, reading_video
+from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import BadClip, Stage
 
 REASON = "other_rules"
 
 
-def of_older_pictures(record: Mapping[str, Any]) -> bool:
-    """Whether what a record tells of was measured in frames that an older rule of pictures gave."""
+def uses_older_pictures(record: Mapping[str, Any]) -> bool:
+    """Check whether a record's rows were measured under an older version of the `pictures` rule."""
     return is_older(record, "pictures")
 
 
-def has_the_same_pictures(path: str) -> bool:
-    """Whether a file, here or on a store, gives the frames that an older rule gave; one that is unreadable does not."""
+def has_same_pictures(path: str) -> bool:
+    """Check whether a file (local or on a store) decodes to the same frames as before; False if it is unreadable."""
     try:
-        with local_copy(path) as here:
-            return not probe(here).changed_by_pictures_2
+        with local_copy(path) as local:
+            return not probe(local).changed_by_pictures_2
     except VideoError:
         return False
 
 
-@fetched("source_path", unchanged_since="source_id")
+@on_local_copies("source_path", unchanged_since="source_id")
 def require_same_pictures(row: Row, config: Any, tools: Any = None) -> Row:
-    """The row, if its source's frames lie as they did when it was measured.
+    """Return the row if its source's frames have the same geometry as when it was measured.
 
     Raises:
         BadClip: they do not (`other_rules`), or the source cannot be read or was replaced.
@@ -43,14 +43,14 @@ def require_same_pictures(row: Row, config: Any, tools: Any = None) -> Row:
     if info.geometry_changed_by_pictures_2:
         raise BadClip(
             REASON,
-            f"{row['source_path']} was measured by an older version, which read it otherwise "
-            f"({', '.join(info.changed_by_pictures_2)} now): its keypoints lie elsewhere in its pictures; curate anew",
+            f"{row['source_path']} was measured by an older version, which decoded it differently "
+            f"({', '.join(info.changed_by_pictures_2)} now): its keypoints do not match the frames; curate again",
         )
     return row
 
 
 def stages_for(record: Mapping[str, Any], num_gpus: float = 0.0) -> list[Stage]:
-    """The stage that comes before those which read frames of clips with this record; none where rules are today's."""
-    if not of_older_pictures(record):
+    """Return the stage that must precede stages that read frames of these clips; empty if the rules are current."""
+    if not uses_older_pictures(record):
         return []
     return [Stage("rules", require_same_pictures, ("source_path", "source_id"), (), num_gpus=num_gpus)]

@@ -1,4 +1,4 @@
-"""What earlier versions wrote, read today."""
+"""Compatibility with folders that earlier versions wrote."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from pydantic import BaseModel
 
 
 def absent_fields(config: type[BaseModel]) -> dict[str, Any]:
-    """What each field of a configuration counts as where an older one does not have it: its default.
+    """Return the value that each field has in an older configuration without it: its default.
 
-    A field that is added later takes what the program did before as its default; so older folders go on.
+    The default of a field that is added later must be the earlier behaviour, so that older folders can be resumed.
     """
     fields = config.model_fields.items()
     return {
@@ -17,7 +17,7 @@ def absent_fields(config: type[BaseModel]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it."""
+    """Convert a value to its JSON form."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Keypoints of a file: those supplied beside it, else an estimator's."""
+"""Keypoints of a file: from its sidecar, otherwise from a pose estimator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,24 +12,24 @@ from ...datasets.skeleton import PoseSequence
 from ...datasets.supplied_poses import load_supplied_pose
 from ...models.pose.estimator import REQUIRED_WEIGHTS, PoseEstimator, open_pose_estimator
 from ...models.pose.track import PoseTrack
-from ...models.weights import lookup as weights
+from ...models.weights import lookup
 from ..runtime.stage import BadClip
 
-# Estimators of people, the best one first.
+# Estimators of human poses, the best first.
 ESTIMATORS = ("dwpose", "blazepose")
 
 
 def load_pose_estimator(pose_model: str, device: str = "cpu") -> PoseEstimator | None:
-    """The estimator of that name; `auto` takes the best one whose weights are there, `supplied` none.
+    """Load a pose estimator by name; `auto` selects the best one whose weights are present, `supplied` returns None.
 
-    BlazePose knows the CPU only, whatever the device ("cpu" or "cuda").
+    BlazePose runs on the CPU for either device ("cpu" or "cuda").
     """
     if pose_model == "supplied":
         return None
     if pose_model != "auto":
         return open_pose_estimator(pose_model, device=device)
     for name in ESTIMATORS:
-        if all(weights.find(weights.weight(part)) for part in REQUIRED_WEIGHTS[name]):
+        if all(lookup.find(lookup.weight(part)) for part in REQUIRED_WEIGHTS[name]):
             return open_pose_estimator(name, device=device)
     return None
 
@@ -41,21 +41,21 @@ def find_poses(
     pose_model: str,
     estimator: PoseEstimator | None,
 ) -> tuple[str | None, int | None, list[PoseTrack]]:
-    """Who is seen in a video (or image: one frame) and where.
+    """Find the keypoints of the people in a video (or in an image: one frame).
 
     Args:
-        path: of the file; keypoints beside it (see `datasets/sidecars`) are supplied ones.
-        times_s: frames' times, from the first frame.
-        read_frames: gives the frames at these times, called only if an estimator must look.
-        pose_model: `auto`, `supplied` or an estimator's name; the last ignores sidecars.
-        estimator: what `load_pose_estimator` gave.
+        path: the file; a sidecar (see `datasets/sidecars`) supplies its keypoints.
+        times_s: times of the frames, from the first frame.
+        read_frames: returns the frames at these times; called only if an estimator is needed.
+        pose_model: `auto`, `supplied` or an estimator's name; a name ignores sidecars.
+        estimator: result of `load_pose_estimator`.
 
     Returns:
-        (what gave the keypoints, number of people or None if it cannot count, tracks with the main person first);
-        the name is None when nothing could look.
+        (source of the keypoints, number of people or None if it cannot count, tracks with the main person first);
+        the source is None if there is neither a sidecar nor an estimator.
 
     Raises:
-        BadClip: the sidecar is damaged, or ends before the times asked.
+        BadClip: the sidecar is damaged, or ends before `times_s` does.
     """
     supplied = _supplied_poses(path, times_s) if pose_model in ("auto", "supplied") else None
     if supplied is not None:
@@ -68,7 +68,7 @@ def find_poses(
 
 
 def _supplied_poses(path: Path, times_s: npt.NDArray[np.float64]) -> list[PoseSequence] | None:
-    """Poses at these times, one sequence a person, of the keypoints that lie beside a file; None if none do."""
+    """Read poses at these times from a file's sidecar, one sequence per person; None without a sidecar."""
     try:
         supplied = load_supplied_pose(path)
     except ValueError as error:
@@ -78,12 +78,12 @@ def _supplied_poses(path: Path, times_s: npt.NDArray[np.float64]) -> list[PoseSe
     persons, fps = supplied
     index = np.floor(times_s * fps + 1e-6).astype(int)
     for person in persons:
-        # One frame of grace: containers round the last frame's time.
+        # Allow one frame: containers round the last frame's time.
         if index.max() > len(person):
             seconds = f"{len(person) / fps:.2f} s of keypoints, frames until {times_s.max():.2f} s"
             raise BadClip("pose_too_short", f"{_name(path)}: {seconds}")
         if not np.isfinite(person.body).all():
-            raise BadClip("unreadable_pose", f"{_name(path)} holds keypoints that are no numbers")
+            raise BadClip("unreadable_pose", f"{_name(path)} has keypoints that are not finite numbers")
     return [person[np.minimum(index, len(person) - 1)] for person in persons]
 
 

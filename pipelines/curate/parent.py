@@ -20,7 +20,7 @@ from ...datasets.storage.digests import format_differences
 from ...datasets.storage.files import changed_ns
 from ...datasets.text import TextError, read_caption, strip_text
 from ...datasets.video import VideoError
-from ..common.older_rules import has_the_same_pictures, of_older_pictures
+from ..common.older_rules import has_same_pictures, uses_older_pictures
 from ..common.older_versions import absent_fields
 from ..runtime.stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
@@ -99,7 +99,7 @@ class Parent:
         take = partial(
             take_over,
             self.clips.measured,
-            older_pictures=of_older_pictures(record),
+            older_pictures=uses_older_pictures(record),
             older_sidecars=is_older(record, *SIDECAR_RULES),
         )
         first = Stage("parent", take, ("source_path", "measured_part"), ("measured_part",))
@@ -187,7 +187,7 @@ def take_over(
     newer = any((changed_ns(one) or 0) > measured_ns for one in candidates(place))
     # Whose a sidecar is may have changed without it: another file of the name came or went.
     newer = newer or (same and bool(rows[0].get("sidecar_note") or sidecar_note(place)))
-    if not same or newer or (older_pictures and not has_the_same_pictures(row["source_path"])):
+    if not same or newer or (older_pictures and not has_same_pictures(row["source_path"])):
         return {**row, "measured_part": None}
     if older_sidecars and not _has_the_same_sidecars(row, rows[0]):
         return {**row, "measured_part": None}

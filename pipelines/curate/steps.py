@@ -17,7 +17,7 @@ from ...datasets.video import VideoInfo, decode, decode_sparse, low_resolution_p
 from ...datasets.video.info import identity
 from ..common.crop import content_shares, content_size, crop_frames, to_content, to_frame
 from ..common.poses import find_poses
-from ..runtime.local_files import fetched, reading_video
+from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import BadClip
 from .config import CurateConfig
 from .gates import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES
@@ -43,7 +43,7 @@ def open_source(path: str) -> Row:
     return {"source_path": path, "clip_id": json_digest(path)[:16]}
 
 
-@fetched("source_path")
+@on_local_copies("source_path")
 def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Identity by content, and what demuxing tells; nothing is decoded."""
     path = Path(row["source_path"])
@@ -95,7 +95,7 @@ def _caption(path: Path, row: Row) -> tuple[str | None, Row]:
         return None, {"verdict": "quarantined", "reason": "unreadable_caption", "detail": detail}
 
 
-@fetched("source_path", unchanged_since="source_id")
+@on_local_copies("source_path", unchanged_since="source_id")
 def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -> list[Row]:
     """One low-resolution pass over the source: its shots, cut into windows of `num_frames`, and what moves in them.
 
@@ -161,7 +161,7 @@ def _clip(row: Row, seen: ShotPass, shot: int, start: int, stop: int, config: Cu
     return clip
 
 
-@fetched("source_path", unchanged_since="source_id")
+@on_local_copies("source_path", unchanged_since="source_id")
 def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None) -> Row:
     """Borders, exposure, contrast, colour, sharpness, text and people of a few frames spread over the clip.
 
@@ -209,7 +209,7 @@ def _content(row: Row, box: Box) -> Row:
     }
 
 
-@fetched("source_path", unchanged_since="source_id")
+@on_local_copies("source_path", unchanged_since="source_id")
 def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None) -> Row:
     """Keypoints of every frame, and what they say; a clip that a cheap gate refuses is not decoded for it.
 

@@ -1,1 +1,1 @@
-"""From renders, and the truth where there is one, to rows of (video, metric, value) and a page."""
+"""Evaluation: renders, and ground truth if there is any → rows of (video, metric, value) and a page."""

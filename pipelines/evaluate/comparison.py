@@ -1,8 +1,8 @@
-"""A render against its truth: which frames are held against each other, and where the two cannot be compared.
+"""Comparison of a render with its truth: which frames are compared, and when the two are not comparable.
 
-Both begin at 0 s. Frames that both show at the same times are compared one to one. Otherwise each rendered frame is
-compared with the picture that the truth shows at that frame's time, up to the truth's end. The size is the render's;
-the truth is scaled to it, but never out of its shape.
+Both start at 0 s. If both have the same frame times, frames are compared one to one. Otherwise each rendered frame is
+compared with the truth's frame at that time, up to the truth's end. The truth is scaled to the render's size; a truth
+with another aspect is rejected.
 """
 
 from dataclasses import dataclass
@@ -22,23 +22,23 @@ Size = tuple[int, int]  # height, width
 # Containers round times: Matroska to milliseconds, GIF to hundredths of a second.
 SAME_TIME_S = 0.006
 SLACK_S = 0.001
-# The size rule of `render` and those of other tools move a side by a few per cent.
+# The size rules of `render` and of other tools change a side by a few per cent.
 SAME_ASPECT = 0.03
 
 
 class Compared(NamedTuple):
-    """The truth's frames beside the first ones of the render, and what is out of the ordinary about this truth."""
+    """The truth's frames for the first frames of the render, and remarks on the comparison."""
 
     frames: Frames
     detail: str | None
 
 
 class NotComparable(Exception):
-    """Says that a truth gives no number for a render.
+    """A truth that cannot be compared with its render.
 
     Args:
         reason: `unreadable_truth` or `other_aspect`.
-        detail: what was seen.
+        detail: explanation.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -48,30 +48,30 @@ class NotComparable(Exception):
 
 @dataclass(frozen=True)
 class Clock:
-    """When a render's frames are shown.
+    """Frame times of a render.
 
     Args:
-        shown_s: [n], of the rendered frames.
-        driving: the driving video, which decides where the truth has its frame times; None: it is not known.
-        driving_fps: at which it was read; None: frame by frame.
+        times_s: [n], times of the rendered frames.
+        driving: the driving video, whose frame times a truth may have; None if unknown.
+        driving_fps: rate at which it was resampled; None if every frame was read.
     """
 
-    shown_s: Times
+    times_s: Times
     driving: str | None = None
     driving_fps: float | None = None
 
 
 def truth_frames(truth: Path, clock: Clock, size: Size, image_size: Size | None) -> Compared:
-    """The truth's frames for the first rendered ones: uint8 [n, H, W, 3], n ≥ 1.
+    """Read the truth's frames for the first n rendered frames: uint8 [n, H, W, 3], n ≥ 1.
 
     Args:
-        truth: its file.
-        clock: of the render.
-        size: of the render.
-        image_size: of the reference image, whose shape a render has but for the rounding of its sides.
+        truth: file of the truth.
+        clock: frame times of the render.
+        size: size of the render.
+        image_size: size of the reference image; a render has its aspect, except for rounding.
 
     Raises:
-        NotComparable: it cannot be read, or has another shape.
+        NotComparable: the truth cannot be read, or has another aspect.
     """
     try:
         info = probe(truth)
@@ -79,16 +79,16 @@ def truth_frames(truth: Path, clock: Clock, size: Size, image_size: Size | None)
         if not any(same_aspect(true_size, other) for other in (size, image_size) if other is not None):
             raise NotComparable(
                 "other_aspect",
-                f"the truth is {_size(true_size)}, the render {_size(size)}: it would have to be stretched or cut",
+                f"the truth is {_size(true_size)}, the render {_size(size)}: their aspects differ",
             )
         own_s = frame_times_s(truth)
         times_s, notes = times_in_truth(clock, own_s)
         frames = decode(truth, times_s, *size)
     except VideoError as error:
         raise NotComparable("unreadable_truth", f"the truth cannot be read: {error}") from error
-    if len(times_s) < len(clock.shown_s):
-        notes.append(f"{len(times_s)} of {len(clock.shown_s)} rendered frames were compared: the truth ends there")
-    elif len(own_s) > len(clock.shown_s) and not notes:
+    if len(times_s) < len(clock.times_s):
+        notes.append(f"{len(times_s)} of {len(clock.times_s)} rendered frames were compared: the truth ends there")
+    elif len(own_s) > len(clock.times_s) and not notes:
         notes.append(f"the first {len(times_s)} of the truth's {len(own_s)} frames were compared")
     if true_size != size:
         notes.append(f"the truth was scaled from {_size(true_size)} to {_size(size)}")
@@ -96,27 +96,28 @@ def truth_frames(truth: Path, clock: Clock, size: Size, image_size: Size | None)
 
 
 def times_in_truth(clock: Clock, truth_s: Times) -> tuple[Times, list[str]]:
-    """When the truth shows what the first n rendered frames show, and words where it is not frame by frame.
+    """Return the truth's times for the first n rendered frames, and notes if they are not matched one to one.
 
     Args:
-        clock: of the render.
+        clock: frame times of the render.
         truth_s: times of all frames of the truth.
     """
-    if same_times(clock.shown_s, truth_s):
-        return truth_s[: len(clock.shown_s)], []
-    driven_s, unread = _driven_at(clock, truth_s)
+    if same_times(clock.times_s, truth_s):
+        return truth_s[: len(clock.times_s)], []
+    driven_s, unread = _driving_times(clock, truth_s)
     if driven_s is not None:
-        at, note = driven_s, "the truth has the driving video's frame times: each frame is compared with what drove it"
+        at = driven_s
+        note = "the truth has the driving video's frame times: each frame is compared with its driving frame"
     else:
-        at = clock.shown_s
-        note = f"the truth ({_rate(truth_s)}) was compared as it is shown at the render's times ({_rate(at)})"
-    step = _step(truth_s) or _step(clock.shown_s)
+        at = clock.times_s
+        note = f"the truth ({_rate(truth_s)}) was sampled at the render's times ({_rate(at)})"
+    step = _step(truth_s) or _step(clock.times_s)
     at = at[at < truth_s[-1] + step - SLACK_S] if step else at[:1]
     return at + SLACK_S, [note, *unread]
 
 
 def same_times(one: Times, other: Times) -> bool:
-    """Whether two videos show their frames at the same times, as far as the shorter one goes."""
+    """Check whether two videos have the same frame times, up to the end of the shorter one."""
     count = min(len(one), len(other))
     steps = [step for step in (_step(one), _step(other)) if step]
     allowed = min([SAME_TIME_S, *(step / 2 for step in steps)])
@@ -124,29 +125,29 @@ def same_times(one: Times, other: Times) -> bool:
 
 
 def same_aspect(one: Size, other: Size) -> bool:
-    """Whether two pictures have one shape, but for the rounding of sides to whole numbers."""
+    """Check whether two pictures have the same aspect, allowing for rounded sides."""
     (height, width), (other_height, other_width) = one, other
     rounding = sum(1 / side for side in (*one, *other)) / 2
     return abs(np.log(width * other_height / (height * other_width))) <= SAME_ASPECT + rounding
 
 
-def _driven_at(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str]]:
-    """When the driving video showed what drove each frame, if the truth has its frame times; else words, if any."""
+def _driving_times(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str]]:
+    """Return each rendered frame's time in the driving video if the truth has its frame times; else None, notes."""
     if clock.driving is None:
         return None, []
     try:
-        with local_copy(clock.driving) as here:
-            native_s = frame_times_s(here)
+        with local_copy(clock.driving) as local:
+            native_s = frame_times_s(local)
     except (VideoError, StorageError, OSError):
-        return None, ["the driving video cannot be read any more, its times were not looked at"]
+        return None, ["the driving video can no longer be read, so its frame times were not used"]
     if not same_times(native_s, truth_s):
         return None, []
-    count = len(clock.shown_s)
+    count = len(clock.times_s)
     return (truth_s[:count] if clock.driving_fps is None else np.arange(count) / clock.driving_fps), []
 
 
 def _step(times_s: Times) -> float:
-    """Mean time from frame to frame; 0 of a single one."""
+    """Return the mean time between frames; 0 for a single frame."""
     return float(times_s[-1]) / (len(times_s) - 1) if len(times_s) > 1 else 0.0
 
 

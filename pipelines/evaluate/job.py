@@ -1,4 +1,4 @@
-"""The evaluate job: renders, and truths where there are some → metric rows and a page."""
+"""The evaluate job: renders, and truths if there are any → metric rows and a page."""
 
 import time
 from collections import Counter
@@ -20,12 +20,12 @@ from .config import EvaluateConfig
 from .truths import Truths, find_truths
 
 
-def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], Truths]:
-    """The record of the renders, by id what is to be scored, and what was found of their truths.
+def read_renders(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], Truths]:
+    """Return the record of the renders, the rows to score by id, and the truths that were found.
 
     Raises:
         ArtifactError: the renders are not finished.
-        SteadyDancerError: `truth` is no folder, or holds no truth of any render.
+        SteadyDancerError: `truth` is not a folder, or has no truth for any render.
     """
     artifact = find_artifact(renders, "renders")
     record, pairs = artifact.record(), artifact.read().to_pylist()
@@ -33,14 +33,14 @@ def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any],
     rows: dict[str, Row] = {}
     for row in pairs:
         made = row["verdict"] == "ok"
-        # Of a render that waits, `reason` and `detail` say why it has no truth.
+        # Until a render is scored, `reason` and `detail` explain why it has no truth.
         reason, detail = truths.missing.get(row["id"], (None, None))
         rows[row["id"]] = {
             "video": str(artifact.path.absolute() / row["video"]) if row["video"] else None,
             "image": row["image"],
             "driving": row["driving"],
             "truth": truths.found.get(row["id"]),
-            # A video that was not rendered stays in the table: its absence must not improve a mean.
+            # Keep videos that were not rendered in the table, so that their absence is counted.
             "verdict": None if made else "quarantined",
             "reason": reason if made else "not_rendered",
             "detail": detail if made else ": ".join(filter(None, (row["reason"], row["detail"]))),
@@ -49,30 +49,30 @@ def rendered(renders: Location, truth: Location | None) -> tuple[dict[str, Any],
 
 
 def plan(config: EvaluateConfig, renders: Location, truth: Location | None, out: Location) -> dict[str, Any]:
-    """What `run` would do."""
-    _, rows, truths = rendered(renders, truth)
-    return {"videos": len(rows), "with_truth": len(truths.found), "truths": truths.told(),
+    """Describe what `run` would do."""
+    _, rows, truths = read_renders(renders, truth)
+    return {"videos": len(rows), "with_truth": len(truths.found), "truths": truths.to_record(),
             "protocol": config.protocol, "finished": Artifact(out / "metrics").committed}  # fmt: skip
 
 
 def run(
     config: EvaluateConfig, *, renders: Location, truth: Location | None, out: Location, engine: Engine
 ) -> dict[str, Any]:
-    """Score `renders` into `out/metrics` and `out/report.html`; returns the artifact's record.
+    """Score `renders` into `out/metrics` and `out/report.html`; return the artifact's record.
 
     Raises:
-        ArtifactError: the renders are not finished, the folder was begun with something else, or is in use.
-        SteadyDancerError: a folder of truths was given, and none of them is the truth of a render.
-        JobStopped: the code or the machine failed on the way.
+        ArtifactError: the renders are not finished, the folder was begun with other settings, or it is in use.
+        SteadyDancerError: `truth` has no truth for any render.
+        JobStopped: the code or the machine failed.
     """
-    record, by_id, found = rendered(renders, truth)
+    record, by_id, found = read_renders(renders, truth)
     components = find_parts(str(config.components or record["components"]["path"]), ("vae",))
     with exclusive(out):
         artifact = Artifact(out / "metrics")
         settings = config.model_dump(mode="json", exclude={"packet_size", "components"})
         truths = sorted((place, name) for name, place in found.found.items())
         ids = [name for _, name in truths]
-        # By which rules they were rendered, too: half-made scores of others would be of two kinds of videos.
+        # Include the rules of the renders, so that a resumed evaluation does not mix two kinds of videos.
         rendered_from = record["inputs"] | {"config": record["config"]} | recorded_rules(record)
         begun = {"config": settings, "renders": rendered_from,
                  "truths": [content_digest(place) for place, _ in truths], "truth_ids": ids,
@@ -104,7 +104,7 @@ def run(
                     "counts": count_verdicts(len(by_id), verdicts.values()),
                     "means": means(rows),
                     "missing": missing(rows, METRICS),
-                    "truths": found.told() | compared(rows),
+                    "truths": found.to_record() | count_compared(rows),
                     "seconds": {**seconds, "total": time.perf_counter() - start},
                 }
             )
@@ -116,7 +116,7 @@ def run(
 
 
 def means(rows: list[Row]) -> dict[str, dict[str, Any]]:
-    """Metric → mean over the videos that have a value (null if none has), and how many those are."""
+    """Average each metric over the videos that have a value: metric → mean (null without any) and number of videos."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if row["metric"]:
@@ -125,9 +125,9 @@ def means(rows: list[Row]) -> dict[str, dict[str, Any]]:
 
 
 def missing(rows: list[Row], metrics: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Metric → reason → videos that have no value for it; a video that was not scored at all counts for every metric.
+    """Count videos without a value as metric → reason → number; a video that was not scored counts for every metric.
 
-    Together with the videos of `means` these are all videos.
+    Together with the videos of `means`, these are all videos.
     """
     out: dict[str, Counter[str]] = {name: Counter() for name in metrics}
     for row in rows:
@@ -137,7 +137,7 @@ def missing(rows: list[Row], metrics: Iterable[str]) -> dict[str, dict[str, int]
     return {name: dict(counts.most_common()) for name, counts in out.items()}
 
 
-def compared(rows: list[Row]) -> dict[str, int]:
-    """How many videos, and how many of their frames, were held against a truth."""
+def count_compared(rows: list[Row]) -> dict[str, int]:
+    """Count the videos, and their frames, that were compared with a truth."""
     frames = [row["frames_compared"] for row in rows if row["metric"] == "psnr" and row["value"] is not None]
     return {"compared": len(frames), "frames_compared": sum(frames)}

@@ -1,4 +1,4 @@
-"""One static page: what was rendered beside what was asked, and the numbers. It needs no server and no network."""
+"""The evaluation report: one static page with metrics, and reference, render and truth of each video."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,42 +8,42 @@ from ...datasets.artifact import Artifact
 from ...datasets.finished import find_artifact
 from ...datasets.schema import Row
 from ...datasets.storage import Location
-from ..common.outcomes import counts_in_words, in_words, truths_in_words
+from ..common.outcomes import NO_REASON, format_counts, format_reasons, format_truths
 from ..pages.layout import Section, beside, write_page
 from .steps import METRICS
 
 PAGE = "report.html"
-MOST_LISTED = 200
+MAX_LISTED = 200
 
 
 def metric_section(record: dict[str, Any], text: str = "") -> Section:
-    """The table of metrics of an evaluation, with unit, direction, meaning, and what has no value for which reason."""
+    """Build the table of metrics with unit, direction, meaning, and counts of videos without a value by reason."""
     rows = []
     for name, (unit, better, meaning) in METRICS.items():
         mean = record["means"].get(name, {"mean": None, "videos": 0})
-        without = in_words(Counter(record.get("missing", {}).get(name, {})))
+        without = format_reasons(Counter(record.get("missing", {}).get(name, {})))
         rows.append(
             [name, mean["mean"], unit, mean["videos"], without, f"{better} is better" if better else "", meaning]
         )
-    head = ["metric", "mean", "unit", "videos", "without a value", "", "what it says"]
+    head = ["metric", "mean", "unit", "videos", "without a value", "", "meaning"]
     return Section("Metrics", text, head=head, rows=rows)
 
 
 def unscored_section(rows: Sequence[Row]) -> Section:
-    """What has no value, video by video, and why."""
+    """Build the table of missing values, one row per video and metric, with reasons."""
     listed = [
-        [row["id"], row["metric"] or "every metric", row["reason"] or "not told", row["detail"] or ""]
+        [row["id"], row["metric"] or "every metric", row["reason"] or NO_REASON, row["detail"] or ""]
         for row in rows
         if row["value"] is None
     ]
     text = "" if listed else "Every metric of every video has a value."
-    if len(listed) > MOST_LISTED:
-        text = f"The first {MOST_LISTED} of {len(listed)}; the table has all of them."
-    return Section("Without a value", text, head=["video", "metric", "reason", "detail"], rows=listed[:MOST_LISTED])
+    if len(listed) > MAX_LISTED:
+        text = f"The first {MAX_LISTED} of {len(listed)}; the metrics table has all of them."
+    return Section("Without a value", text, head=["video", "metric", "reason", "detail"], rows=listed[:MAX_LISTED])
 
 
 def write_report(path: Location, metrics: Artifact) -> None:
-    """The page of one finished evaluation."""
+    """Write the page of a finished evaluation."""
     record, rows = metrics.record(), metrics.read().to_pylist()
     videos = {row["id"]: row for row in rows}
     groups = [
@@ -51,20 +51,20 @@ def write_report(path: Location, metrics: Artifact) -> None:
          ("truth", beside(row["truth"], path))]
         for name, row in sorted(videos.items())
     ]  # fmt: skip
-    counts = counts_in_words(record["counts"])
-    text = f"Protocol {record['config']['protocol']}; {counts}. {truths_in_words(record.get('truths'))}"
+    counts = format_counts(record["counts"])
+    text = f"Protocol {record['config']['protocol']}; {counts}. {format_truths(record.get('truths'))}"
     sections = [metric_section(record, text), unscored_section(rows), Section("Videos", media=groups)]
     write_page(path, "Evaluation", sections)
 
 
-def write_report_again(out: Location) -> Location:
-    """The page of a finished evaluation, by its rows alone; its place.
+def rebuild_report(out: Location) -> Location:
+    """Write the page of a finished evaluation again from its rows; return the page's path.
 
     Args:
-        out: what `evaluate --out` was given, or the artifact in it.
+        out: folder given to `evaluate --out`, or the artifact in it.
 
     Raises:
-        ArtifactError: it is not finished.
+        ArtifactError: the evaluation is not finished.
     """
     metrics = find_artifact(out, "metrics")
     page = metrics.path.parent / PAGE

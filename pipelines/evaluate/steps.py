@@ -1,4 +1,4 @@
-"""The step of an evaluation: one rendered video → rows of (video, metric, value), each null with its own reason."""
+"""The row stage of an evaluation: one rendered video → rows of (video, metric, value); a null has its own reason."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from ...models.metrics import (
     start_gap_jump,
     temporal_flickering,
 )
-from ..runtime.local_files import fetched, reading_video
+from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import Stage
 from .comparison import Clock, NotComparable, truth_frames
 from .config import EvaluateConfig
@@ -31,7 +31,7 @@ from .config import EvaluateConfig
 _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("id", "video", "metric")),
     ("value", pa.float64()),
-    ("frames_compared", pa.int32()),  # with the truth; null where none is looked at
+    ("frames_compared", pa.int32()),  # number compared with the truth; null for metrics without a truth
     *((name, pa.string()) for name in ("image", "driving", "truth", "protocol", "verdict", "reason", "detail")),
 ]
 SCHEMA = pa.schema(_FIELDS)
@@ -40,13 +40,13 @@ SCHEMA = pa.schema(_FIELDS)
 # 100 dB one 8-bit sample in 150,000 is one level off.
 MAX_PSNR_DB = 100.0
 
-# metric → (unit, which way is better, what it says)
+# metric → (unit, which direction is better, meaning)
 METRICS: dict[str, tuple[str, str, str]] = {
     "first_frame_psnr": ("dB", "higher", "frame 0 against the reference image"),
     "autoencoder_ceiling_psnr": (
         "dB",
         "",
-        "the autoencoder's round trip of the reference image, for comparison",
+        "the reference image after the autoencoder's round trip, for comparison",
     ),
     "psnr": ("dB", "higher", "against the true video, mean over the frames compared; equal frames count as 100"),
     "ssim": ("", "higher", "against the true video, mean over the frames compared"),
@@ -57,7 +57,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class EvaluateTask:
-    """What a worker is told: the configuration, where the autoencoder is, and at which rate drivings were read."""
+    """Input of a worker: the configuration, the path of the autoencoder, and the rate of the driving videos."""
 
     config: EvaluateConfig
     components: str
@@ -65,7 +65,7 @@ class EvaluateTask:
 
 
 class Score(NamedTuple):
-    """A metric of one video, or why it has none; `detail` of a value says what is out of the ordinary about it."""
+    """A metric of one video, or the reason why it has no value; `detail` of a value is a remark on it."""
 
     value: float | None
     reason: str | None = None
@@ -74,13 +74,13 @@ class Score(NamedTuple):
 
 
 def load_vae(task: EvaluateTask) -> Any:
-    """The autoencoder of the renders: their first frame cannot be better than its round trip."""
+    """Load the renders' autoencoder, whose round trip is an upper bound for their first frame."""
     return load_components(task.components, ("vae",))["vae"]
 
 
-@fetched("video", "image", "truth")
+@on_local_copies("video", "image", "truth")
 def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
-    """One row a metric. `reason` and `detail` of the row that comes in say why it has no truth, if it has none."""
+    """Score a video: one row per metric. The input's `reason` and `detail` explain why it has no truth, if so."""
     frames, times_s = read_render(Path(row["video"]), task.config)
     reference, image_size, unread = read_reference(row["image"], *frames.shape[1:3])
     scores = {
@@ -93,7 +93,7 @@ def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
 
 
 def read_render(path: Path, config: EvaluateConfig) -> tuple[Frames, np.ndarray]:
-    """The frames that the protocol looks at, uint8 [F, H, W, 3], and when they are shown, in seconds.
+    """Read the protocol's frames, uint8 [F, H, W, 3], and their times in seconds.
 
     Raises:
         BadClip: the video cannot be read.
@@ -106,7 +106,7 @@ def read_render(path: Path, config: EvaluateConfig) -> tuple[Frames, np.ndarray]
 
 
 def read_reference(file: str | None, height: int, width: int) -> tuple[Frames | None, tuple[int, int] | None, str]:
-    """The reference image at the render's size, its own (height, width), and else why it cannot be read."""
+    """Return the reference image at the render's size, its own (height, width), and the error if it is unreadable."""
     if not file:
         return None, None, "the reference image cannot be read"
     try:
@@ -121,13 +121,13 @@ def _against_reference(frames: Frames, reference: Frames | None, unread: str, va
         missing = Score(None, "unreadable_image", unread)
         return {"first_frame_psnr": missing, "autoencoder_ceiling_psnr": missing}
     return {
-        "first_frame_psnr": _held(first_frame_psnr(frames, reference), "frame 0 equals the reference"),
-        "autoencoder_ceiling_psnr": _held(autoencoder_ceiling(vae, reference), "the round trip changes nothing"),
+        "first_frame_psnr": _capped_psnr(first_frame_psnr(frames, reference), "frame 0 equals the reference"),
+        "autoencoder_ceiling_psnr": _capped_psnr(autoencoder_ceiling(vae, reference), "the round trip changes nothing"),
     }
 
 
-def _held(value: float, equal: str) -> Score:
-    """A PSNR of one frame, held at `MAX_PSNR_DB`."""
+def _capped_psnr(value: float, equal: str) -> Score:
+    """Return the PSNR of one frame, limited to `MAX_PSNR_DB`."""
     detail = f"{equal}: counted as {MAX_PSNR_DB:g} dB" if math.isinf(value) else None
     return Score(min(value, MAX_PSNR_DB), detail=detail)
 
@@ -151,7 +151,7 @@ def _against_truth(row: Row, frames: Frames, clock: Clock, image_size: tuple[int
 
 
 def _mean_psnr(frames: Frames, truth: Frames) -> tuple[float, int]:
-    """PSNR in dB, mean over frames, and how many equal the truth, of which each counts as `MAX_PSNR_DB`."""
+    """Return the mean PSNR over frames in dB, and how many frames equal the truth and count as `MAX_PSNR_DB`."""
     each = np.array([psnr(frames[i : i + 1], truth[i : i + 1]) for i in range(len(frames))])
     return float(np.mean(np.minimum(each, MAX_PSNR_DB))), int(np.isinf(each).sum())
 
@@ -166,7 +166,7 @@ def _start_gap(frames: Frames) -> Score:
     if value is not None:
         return Score(value)
     if len(frames) <= START_STEPS + 1:
-        return Score(None, "too_short", f"{len(frames)} frames, {START_STEPS + 2} are the least")
+        return Score(None, "too_short", f"{len(frames)} frames, at least {START_STEPS + 2} are needed")
     return Score(None, "no_motion", f"nothing moves after frame {START_STEPS}")
 
 

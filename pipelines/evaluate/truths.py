@@ -1,4 +1,4 @@
-"""Which file of a folder is the truth of which render: found by the render's id, and never guessed."""
+"""Search for the truth of each render in a folder, by the render's id. Ambiguous matches are reported, not guessed."""
 
 import re
 import unicodedata
@@ -14,20 +14,20 @@ from ...datasets.storage import Location, format_location
 from ...datasets.storage.files import files_in, folders_in
 from ...datasets.video.info import VIDEO_SUFFIXES
 
-MOST_NAMED = 3  # names of each kind in a message; a record holds `MOST_RECORDED`
-MOST_RECORDED = 20
+MAX_NAMED = 3  # names of each kind in a message; `MAX_RECORDED` is the limit in a record
+MAX_RECORDED = 20
 NOT_GIVEN = ("no_truth", "no truth was given")
 
 
 @dataclass(frozen=True)
 class Truths:
-    """What was found in a folder of truths.
+    """Truths that were found in a folder.
 
     Args:
-        folder: that was searched; None where none was given.
-        found: id of a render → place of its truth, as tables hold it.
-        missing: id of a render → (reason, detail) why it has none.
-        unused: names of videos in the folder that fit no render.
+        folder: folder that was searched; None if none was given.
+        found: id of a render → path of its truth, as stored in tables.
+        missing: id of a render without a truth → (reason, detail).
+        unused: names of videos in the folder that match no render.
     """
 
     folder: str | None
@@ -35,8 +35,8 @@ class Truths:
     missing: dict[str, tuple[str, str]]
     unused: list[str]
 
-    def told(self) -> dict[str, Any]:
-        """What the record says of them."""
+    def to_record(self) -> dict[str, Any]:
+        """Return the counts and names for the record."""
         reasons: dict[str, list[str]] = defaultdict(list)
         for name, (reason, _) in sorted(self.missing.items()):
             reasons[reason].append(name)
@@ -44,109 +44,109 @@ class Truths:
             "folder": self.folder,
             "asked": len(self.found) + len(self.missing),
             "found": len(self.found),
-            "not_found": {reason: names[:MOST_RECORDED] for reason, names in reasons.items()},
-            "unused": self.unused[:MOST_RECORDED],
+            "not_found": {reason: names[:MAX_RECORDED] for reason, names in reasons.items()},
+            "unused": self.unused[:MAX_RECORDED],
             "num_unused": len(self.unused),
         }
 
 
 def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
-    """Look for the truth of every id among the videos that lie in `folder`.
+    """Find the truth of every id among the videos in `folder`.
 
-    A truth is called `ID.mp4`. Where there is no such file, the id is compared with the names of the others, without
-    their suffix: as they are, then as a render's id is written (`file_stem`), then whatever the case. A file is the
-    truth of one render; two files that fit one id equally well are named and neither is taken.
+    A truth is named `ID.mp4`. Without such a file, the id is compared with the other names without their suffix: first
+    unchanged, then converted like a render's id (`file_stem`), then ignoring case. A file is the truth of one render
+    only; if two files match one id equally well, both are reported and neither is used.
 
     Raises:
-        SteadyDancerError: `folder` is none, or holds no truth of any of them.
+        SteadyDancerError: `folder` is not a folder, or has no truth for any id.
     """
     wanted = sorted(ids)
     if folder is None:
         return Truths(None, {}, dict.fromkeys(wanted, NOT_GIVEN), [])
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise SteadyDancerError(f"{folder} {what}: --truth takes a folder with ID.mp4 for renders with a truth")
+        raise SteadyDancerError(f"{folder} {what}: give --truth a folder with ID.mp4 for each render with a truth")
     videos = _videos(folder)
-    found, doubtful = _matched(wanted, videos)
+    found, ambiguous = _match(wanted, videos)
     missing = {
-        name: ("ambiguous_truth", f"{' and '.join(doubtful[name])} in {folder} fit it equally well")
-        if name in doubtful
-        else ("no_truth", f"{folder} holds no video called {name}")
+        name: ("ambiguous_truth", f"{' and '.join(ambiguous[name])} in {folder} match it equally well")
+        if name in ambiguous
+        else ("no_truth", f"{folder} has no video named {name}")
         for name in wanted
         if name not in found
     }
     unused = sorted(name for name in videos if name not in found.values() and not name.startswith("."))
     if wanted and not found:
-        raise SteadyDancerError(_none_fits(folder, wanted, doubtful, unused))
+        raise SteadyDancerError(_none_fits(folder, wanted, ambiguous, unused))
     places = {name: format_location(videos[file].absolute()) for name, file in found.items()}
-    return Truths(str(folder.absolute()), places, missing, [_shown(name) for name in unused])
+    return Truths(str(folder.absolute()), places, missing, [_printable(name) for name in unused])
 
 
 def _videos(folder: Location) -> dict[str, Location]:
-    """Name → place of what is named like a video and lies in the folder itself."""
+    """List files with a video's suffix directly in the folder: name → path."""
     return {file.name: file for file in files_in(folder) if file.suffix.lower() in VIDEO_SUFFIXES}
 
 
-def _matched(ids: list[str], videos: dict[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Match by the closest kind of fit: id → name of its file, id → names of several that fit equally well."""
+def _match(ids: list[str], videos: dict[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Match ids and files at the closest level: id → file name, and id → names of files that match equally well."""
     found: dict[str, str] = {}
-    doubtful: dict[str, list[str]] = {}
+    ambiguous: dict[str, list[str]] = {}
     for level in range(4):
         fits: dict[str, list[str]] = defaultdict(list)
         for name in sorted(set(videos) - set(found.values())):
             for spelling in _spellings(name, level):
                 fits[spelling].append(name)
-        askers: dict[str, list[str]] = defaultdict(list)
+        requests: dict[str, list[str]] = defaultdict(list)
         for name in ids:
-            if name not in found and name not in doubtful:
-                askers[unicodedata.normalize("NFC", name).casefold() if level == 3 else name].append(name)
-        for key, names in askers.items():
+            if name not in found and name not in ambiguous:
+                requests[unicodedata.normalize("NFC", name).casefold() if level == 3 else name].append(name)
+        for key, names in requests.items():
             files = fits.get(key, [])
             if len(files) > 1:
-                doubtful |= dict.fromkeys(names, files)
+                ambiguous |= dict.fromkeys(names, files)
             elif files and len(names) == 1 and files[0] not in found.values():
                 found[names[0]] = files[0]
-    return found, doubtful
+    return found, ambiguous
 
 
 def _spellings(name: str, level: int) -> set[str]:
-    """Ids that a file's name may mean, the closest kind at level 0."""
+    """Return the ids that a file's name matches at a level; level 0 is the closest match."""
     if level == 0:
         return {name.removesuffix(".mp4")} if name.endswith(".mp4") else set()
     plain = {PurePath(name).stem, name}
     if level == 1:
         return plain
-    written = {spelling for one in plain for spelling in as_ids(one)}
+    written = {spelling for one in plain for spelling in possible_ids(one)}
     return written if level == 2 else {one.casefold() for one in written}
 
 
-def as_ids(text: str) -> set[str]:
-    """How the ids of renders spell a name, today and before; composed letters as one sign or as several."""
+def possible_ids(text: str) -> set[str]:
+    """Return the ids that a name may have had, in this and earlier versions, with composed and decomposed letters."""
     forms = {text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))}
     return {file_stem(form) for form in forms} | {re.sub(r"[^\w.-]+", "_", form) for form in forms}
 
 
-def _none_fits(folder: Location, ids: list[str], doubtful: dict[str, list[str]], unused: list[str]) -> str:
-    if doubtful:
-        name = min(doubtful)
+def _none_fits(folder: Location, ids: list[str], ambiguous: dict[str, list[str]], unused: list[str]) -> str:
+    if ambiguous:
+        name = min(ambiguous)
         return (
-            f"{folder} holds no truth that is clear: {' and '.join(map(_shown, doubtful[name]))} fit the render {name} "
-            "equally well. Leave one file a render there, called ID.mp4"
+            f"{folder} has only ambiguous truths: {' and '.join(map(_printable, ambiguous[name]))} match the render "
+            f"{name} equally well. Keep one file per render, named ID.mp4"
         )
-    there = f"which holds {_some(unused)}" if unused else "in which no video lies"
+    content = f"which has {_list_names(unused)}" if unused else "which has no videos"
     if below := sorted(one.name for one in folders_in(folder)):
-        there += f" (folders in it are not searched: {_some(below)})"
+        content += f" (subfolders are not searched: {_list_names(below)})"
     return (
-        f"no truth fits: {_some([f'{name}.mp4' for name in ids])} were looked for in {folder}, {there}. Name each "
-        "truth after its render's id, or leave --truth out"
+        f"no truth matches a render: expected {_list_names([f'{name}.mp4' for name in ids])} in {folder}, {content}. "
+        "Name each truth after its render's id, or omit --truth"
     )
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(_shown(name) for name in names[:MOST_NAMED]) + more
+def _list_names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(_printable(name) for name in names[:MAX_NAMED]) + more
 
 
-def _shown(name: str) -> str:
-    """A name whose bytes are no UTF-8, so that messages and records can hold it."""
+def _printable(name: str) -> str:
+    """Replace bytes of a name that are not UTF-8 by escape sequences, for messages and records."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -1,1 +1,1 @@
-"""From accepted clips to files that any other project reads: clips, pose videos, keypoints, captions, manifests."""
+"""Export of accepted clips to common file formats: clips, pose videos, keypoints, captions, manifests."""

@@ -30,7 +30,7 @@ SCORES = [
 
 
 def accepted_clips(curated: Clips) -> list[Row]:
-    """Rows of an export's schema, one an accepted clip.
+    """Return rows in the export's schema, one per accepted clip.
 
     Raises:
         ArtifactError: no clip was accepted.
@@ -45,7 +45,7 @@ def accepted_clips(curated: Clips) -> list[Row]:
 
 
 def plan(config: ExportConfig, clips: Location, out: Location) -> dict[str, Any]:
-    """What `run` would do: clips, sizes, seconds of video."""
+    """Describe what `run` would do: clips, sizes, seconds of video."""
     from .steps import export_size
 
     rows = accepted_clips(Clips(clips))
@@ -66,26 +66,26 @@ def plan(config: ExportConfig, clips: Location, out: Location) -> dict[str, Any]
 
 
 def encoding(config: ExportConfig) -> dict[str, Any]:
-    """How the frames are kept; all but `lossless` lose something."""
+    """Return the video encoding; only `lossless` keeps every bit."""
     if config.lossless:
         return {"codec": "h264", "pixel_format": "gbrp", "qp": 0, "lossless": True}
     return {"codec": "h264", "pixel_format": "yuv420p", "crf": 18, "lossless": False}
 
 
 def run(config: ExportConfig, *, clips: Location, out: Location, engine: Engine) -> dict[str, Any]:
-    """Export the accepted clips of `clips` into `out/export`; returns the artifact's record. Resumes after a kill.
+    """Export the accepted clips of `clips` into `out/export`; return the artifact's record. Resumes after a kill.
 
     Raises:
-        ArtifactError: the clips are not finished, the folder was begun with something else, or another run holds it.
-        JobStopped: the code or the machine failed on the way.
+        ArtifactError: the clips are not finished, the folder was begun with other settings, or another run uses it.
+        JobStopped: the code or the machine failed.
     """
     curated = Clips(clips)
     by_id = {row["clip_id"]: row for row in accepted_clips(curated)}
     with exclusive(out):
         artifact = Artifact(out / "export")
         settings = config.model_dump(mode="json", exclude={"packet_size"})
-        told = sorted([row["clip_id"], row["prompt"], row["source_path"]] for row in by_id.values())
-        digest = json_digest([curated.record["config"], told])
+        contents = sorted([row["clip_id"], row["prompt"], row["source_path"]] for row in by_id.values())
+        digest = json_digest([curated.record["config"], contents])
         begun = {"config": settings, "clips": digest, "packet_size": config.packet_size, "rules": versions("pictures")}
         artifact.begin(begun, {"config": absent_fields(ExportConfig)})
         if artifact.committed:

@@ -1,4 +1,4 @@
-"""The step of an export: one accepted clip → its video, pose video, keypoints and caption, frame for frame."""
+"""The row stage of an export: one accepted clip → its video, pose video, keypoints and caption, frame for frame."""
 
 import shutil
 import tempfile
@@ -19,17 +19,17 @@ from ...datasets.storage.atomic import atomic_write
 from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import decode, encode, size_for_area
 from ..common.crop import content_shares, content_size, crop_frames, frame_of, size_to_decode, to_content
-from ..runtime.local_files import fetched, reading_video, same_source
+from ..runtime.local_files import on_local_copies, reading_video, require_unchanged
 from ..runtime.stage import Stage
 from .config import ExportConfig
 
-# A clip goes from file to file in pieces: 81 frames of a large source are half a gigabyte.
+# Clips are decoded and encoded in pieces: 81 frames of a large source are half a gigabyte.
 FRAMES_AT_A_TIME = 27
 
 
 @dataclass(frozen=True)
 class ExportTask:
-    """What a worker is told: the configuration, the clips with their keypoints, and the folder to write to."""
+    """Input of a worker: the configuration, the clips with their keypoints, and the output folder."""
 
     config: ExportConfig
     clips: str
@@ -37,43 +37,43 @@ class ExportTask:
 
 
 def load_clips(task: ExportTask) -> Clips:
-    """The clips, out of which a worker reads keypoints as it needs them."""
+    """Open the clips, from which the worker reads keypoints when needed."""
     return Clips(task.clips)
 
 
 def export_clip(row: Row, task: ExportTask, clips: Clips) -> Row:
-    """Write one clip's four files; its video last, so that what belongs to a video is there when the video is."""
-    # Keypoints are found by the address that the clips know, not by the copy on this machine.
+    """Write a clip's four files, the video last, so that a video always has its other files."""
+    # Keypoints are looked up by the source's original address, not by its local copy.
     pose = PoseSequence.from_bytes(clips.poses([row])[row["clip_id"]])
     out = _write_files(row, task, to_content(pose, content_shares(frame_of(row))))
     assert isinstance(out, dict)  # one row makes one
     return out
 
 
-@fetched("source_path")
+@on_local_copies("source_path")
 def _write_files(row: Row, task: ExportTask, pose: PoseSequence) -> Row:
     height, width = export_size(row, task.config)
     files = clip_files(row["clip_id"])
     source = Path(row["source_path"])
     with tempfile.TemporaryDirectory() as name:
-        here = {kind: Path(name) / kind / Path(file).name for kind, file in files.items()}
-        for file in here.values():
+        local = {kind: Path(name) / kind / Path(file).name for kind, file in files.items()}
+        for file in local.values():
             file.parent.mkdir()
-        here["keypoints"] = here["video"].with_name(here["keypoints"].name)  # where save_supplied_pose lays them
-        with reading_video(), same_source(source, row["source_id"]):
-            encode(_frames(source, row, task.config), here["video"], row["fps"], lossless=task.config.lossless)
+        local["keypoints"] = local["video"].with_name(local["keypoints"].name)  # where save_supplied_pose writes them
+        with reading_video(), require_unchanged(source, row["source_id"]):
+            encode(_frames(source, row, task.config), local["video"], row["fps"], lossless=task.config.lossless)
         drawn = (draw(pose[some], height, width) for some in _slices(row["num_frames"]))
-        encode(drawn, here["pose_video"], row["fps"], lossless=task.config.lossless)
-        save_supplied_pose(here["video"], [pose], row["fps"])
-        here["caption"].write_text(f"{row['prompt'] or ''}\n", encoding="utf-8")
+        encode(drawn, local["pose_video"], row["fps"], lossless=task.config.lossless)
+        save_supplied_pose(local["video"], [pose], row["fps"])
+        local["caption"].write_text(f"{row['prompt'] or ''}\n", encoding="utf-8")
         for kind in ("caption", "keypoints", "pose_video", "video"):
             with atomic_write(location(task.out) / files[kind]) as aside:
-                shutil.copyfile(here[kind], aside)
+                shutil.copyfile(local[kind], aside)
     return {**row, "height": height, "width": width, "verdict": "ok"}
 
 
 def export_size(row: Row, config: ExportConfig) -> tuple[int, int]:
-    """(height, width) of an exported clip: as trained on, or of the source's picture inside its borders; even."""
+    """Return the even (height, width) of an exported clip: the trained size, or that of the source's picture."""
     height, width = content_size(frame_of(row))
     if config.max_area_px is None:
         return height // 2 * 2, width // 2 * 2
@@ -81,10 +81,10 @@ def export_size(row: Row, config: ExportConfig) -> tuple[int, int]:
 
 
 def _frames(source: Path, row: Row, config: ExportConfig) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frames that a cache encodes: at the clip's own times, cropped to the picture, at the trained size.
+    """Yield the frames that a cache encodes: at the clip's times, cropped to the picture, at the trained size.
 
-    The decoder shrinks to twice the trained size at most, what remains is bicubic without antialiasing, as the cache
-    reads and resizes.
+    As in the cache, the decoder scales down to at most twice the trained size, and the rest is bicubic resizing without
+    antialiasing.
     """
     height, width = export_size(row, config)
     frame = frame_of(row)

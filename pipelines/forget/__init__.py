@@ -1,1 +1,1 @@
-"""Forget a source: new versions of every artifact without it."""
+"""Removal of a source: new versions of every artifact without it."""

@@ -1,8 +1,8 @@
-"""New versions of artifacts in which nothing of some sources is left.
+"""New versions of artifacts without the rows and files of some sources.
 
-An artifact is never changed, so whoever is to be forgotten is left out of a new version of it. Parts, shards and files
-that hold nothing of them are taken over as they are: hard links, or on a store copies made by the store. Only what
-holds something is written anew, and what is written is a function of the old version and the ids alone.
+Artifacts are immutable, so a source is removed by writing a new version without it. Parts, shards and files without
+rows of it are reused unchanged: as hard links, or on a store as server-side copies. Only the others are rewritten, and
+their content depends on the old version and the ids alone.
 """
 
 import os
@@ -25,61 +25,61 @@ from ...datasets.storage.atomic import atomic_write
 from ...datasets.storage.copies import copy_atomically, fetch_if_remote
 from ...datasets.storage.digests import json_digest
 
-A_FORGOTTEN_SOURCE = "a forgotten source"
-# A row's own file and words; all other text is looked through for names of forgotten files.
-OWN_TEXT = frozenset({"source_path", "source_id", "clip_id", "prompt", "origin", "licence", "scores"})
-# One boolean a row. (The stubs of Arrow tell apart what its functions do not.)
+REDACTED = "a forgotten source"
+# Columns about the row's own file; all other text is searched for names of forgotten files.
+UNREDACTED_COLUMNS = frozenset({"source_path", "source_id", "clip_id", "prompt", "origin", "licence", "scores"})
+# One boolean per row. (Arrow's type stubs are stricter than its functions.)
 Mask = Any
-PLACE = ("shard", "shard_bytes", "shard_sha256", "members")
+SHARD_COLUMNS = ("shard", "shard_bytes", "shard_sha256", "members")
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """Whom to leave out.
+    """The sources to remove.
 
     Args:
-        source_ids: digests of content.
-        paths: of all their files, and of files that could not be read and have no digest.
+        source_ids: digests of their content.
+        paths: paths of all their files, and of unreadable files, which have no digest.
     """
 
     source_ids: frozenset[str]
     paths: frozenset[str]
 
     def rows(self, table: pa.Table) -> Mask:
-        """Which rows are theirs; `source_path` is looked at where the table has it."""
-        theirs: Mask = pc.is_in(table["source_id"], pa.array(sorted(self.source_ids), pa.string()))
+        """Return the mask of the rows to remove; uses `source_path` if the table has it."""
+        mask: Mask = pc.is_in(table["source_id"], pa.array(sorted(self.source_ids), pa.string()))
         if "source_path" in table.column_names:
-            here = pc.is_in(table["source_path"], pa.array(sorted(self.paths), pa.string()))
-            theirs = pc.or_(theirs, pc.and_(pc.is_null(table["source_id"]), here))
-        return pc.fill_null(theirs, pa.scalar(False))
+            by_path = pc.is_in(table["source_path"], pa.array(sorted(self.paths), pa.string()))
+            mask = pc.or_(mask, pc.and_(pc.is_null(table["source_id"]), by_path))
+        return pc.fill_null(mask, pa.scalar(False))
 
-    def others(self, table: pa.Table) -> pa.Table:
-        """The table without their rows."""
+    def remaining(self, table: pa.Table) -> pa.Table:
+        """Return the table without the rows to remove."""
         rest: Mask = pc.invert(self.rows(table))
         return table.filter(rest)
 
-    def scrubbed(self, value: Any) -> Any:
-        """A JSON value in which none of their files is named."""
+    def redact(self, value: Any) -> Any:
+        """Return a JSON value in which the names of their files are replaced."""
         if isinstance(value, dict):
-            return {name: self.scrubbed(one) for name, one in value.items()}
+            return {name: self.redact(one) for name, one in value.items()}
         if isinstance(value, list):
-            return [self.scrubbed(one) for one in value]
+            return [self.redact(one) for one in value]
         if isinstance(value, str):
             for name in self._names:
-                value = value.replace(name, A_FORGOTTEN_SOURCE)
+                value = value.replace(name, REDACTED)
         return value
 
     @property
     def _names(self) -> list[str]:
         return sorted(self.paths, key=lambda name: (-len(name), name))
 
-    def without_names(self, table: pa.Table) -> pa.Table:
-        """The same rows, with words about a forgotten file (a copy of …) that do not say which file it was."""
+    def redact_table(self, table: pa.Table) -> pa.Table:
+        """Replace the names of their files in texts of other rows (a copy of …)."""
         for index, field in enumerate(table.schema):
-            if field.type == pa.string() and field.name not in OWN_TEXT:
+            if field.type == pa.string() and field.name not in UNREDACTED_COLUMNS:
                 column = table.column(index)
                 for name in self._names:
-                    column = pc.replace_substring(column, name, A_FORGOTTEN_SOURCE)
+                    column = pc.replace_substring(column, name, REDACTED)
                 table = table.set_column(index, field, column)
         return table
 
@@ -87,26 +87,26 @@ class Forgotten:
 def rows_without(
     old: Artifact, new: Artifact, forgotten: Forgotten, columns: tuple[str, ...], groups: dict[str, str] | None = None
 ) -> Iterator[str]:
-    """Write the parts of a table of rows (clips, or what was measured of them) that are not there yet.
+    """Write the missing parts of a table of clips or of measured rows, without the forgotten rows.
 
     Args:
-        old: the version that is read.
-        new: the version that is written; its parts keep their names, by which rows name them.
-        forgotten: whose rows are left out.
-        columns: read to see whether a part must be written anew.
-        groups: new names for groups of copies that were named after who is forgotten.
+        old: the version to read.
+        new: the version to write; its parts keep their names, because rows refer to them.
+        forgotten: sources to remove.
+        columns: columns that decide whether a part must be rewritten.
+        groups: new names for groups of copies that were named after a forgotten source.
 
     Yields:
-        the name of each part that is done.
+        The name of each finished part.
     """
     for part in old.parts():
         if (new.path / part).is_file():
             yield part
             continue
-        told = old.read_part(part, list(columns))
-        if _any(forgotten.rows(told)) or forgotten.without_names(told) != told or _named_after(told, groups):
+        read = old.read_part(part, list(columns))
+        if _any(forgotten.rows(read)) or forgotten.redact_table(read) != read or _named_after(read, groups):
             table = old.read_part(part)
-            table = forgotten.without_names(forgotten.others(table))
+            table = forgotten.redact_table(forgotten.remaining(table))
             with atomic_write(new.path / part) as aside:
                 pq.write_table(_regrouped(table, groups), aside, compression="zstd")
         else:
@@ -127,20 +127,20 @@ def _regrouped(table: pa.Table, groups: dict[str, str] | None) -> pa.Table:
 
 
 def samples_without(old: Artifact, new: Artifact, forgotten: Forgotten) -> Iterator[str]:
-    """Write the shards and parts of the index of a latent cache that are not there yet.
+    """Write the missing shards and index parts of a latent cache, without the forgotten samples.
 
-    A shard is named after its samples: one that loses some has another name, and the same bytes of those that stay.
+    A shard's name depends on its samples: a shard that loses some gets a new name and keeps the other samples' bytes.
 
     Yields:
-        the name of each old part that is done.
+        The name of each finished old part.
 
     Raises:
-        ArtifactError: a shard that must be written anew is damaged.
+        ArtifactError: a shard that must be rewritten is damaged.
     """
     nothing_left = True
     for part in old.parts():
         table = old.read_part(part)
-        rows = forgotten.others(table).to_pylist()
+        rows = forgotten.remaining(table).to_pylist()
         nothing_left = nothing_left and not rows
         if len(rows) == len(table):
             if not (new.path / part).is_file():
@@ -165,7 +165,7 @@ def _packet_of(rows: list[dict[str, Any]]) -> Packet:
 
 
 def _samples(latents: Location, rows: list[dict[str, Any]]) -> list[Sample]:
-    """Samples as they lie in their shard, byte for byte."""
+    """Read samples from their shards, byte for byte."""
     samples = []
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, Path] = {}
@@ -179,11 +179,11 @@ def _samples(latents: Location, rows: list[dict[str, Any]]) -> list[Sample]:
                     data = _read(files[row["shard"]], member["offset"], member["size"])
                     if isal_zlib.crc32(data) != member["crc32"]:
                         raise ArtifactError(
-                            f"shard {place} is cut short or damaged at {row['clip_id']}.{member['name']}: "
-                            "repair the cache first, then forget"
+                            f"shard {place} is truncated or damaged at {row['clip_id']}.{member['name']}: "
+                            "repair the cache first, then run forget again"
                         )
                     members[member["name"]] = data
-            samples.append(Sample({name: value for name, value in row.items() if name not in PLACE}, members))
+            samples.append(Sample({name: value for name, value in row.items() if name not in SHARD_COLUMNS}, members))
     return samples
 
 
@@ -192,8 +192,8 @@ def _read(file: Path, offset: int, size: int) -> bytes:
         return os.pread(opened.fileno(), size, offset)
 
 
-def carry_null(old: Artifact, new: Artifact, buckets: Iterable[tuple[int, int, int]]) -> list[str]:
-    """Take over the null conditions of these buckets; returns their names."""
+def copy_null_conditions(old: Artifact, new: Artifact, buckets: Iterable[tuple[int, int, int]]) -> list[str]:
+    """Copy or hard-link the null conditions of these buckets; return their names."""
     names = []
     for bucket in sorted(buckets):
         target = null_path(new.path, bucket)
@@ -204,17 +204,17 @@ def carry_null(old: Artifact, new: Artifact, buckets: Iterable[tuple[int, int, i
 
 
 def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: str) -> Iterator[str]:
-    """Take over the files of an export that are not there yet, then write its parts and its manifests anew.
+    """Copy or hard-link the missing files of an export, then write its parts and manifests.
 
     Yields:
-        the name of each part that is done.
+        The name of each finished part.
     """
-    kept: list[dict[str, Any]] = []
+    remaining: list[dict[str, Any]] = []
     for part in old.parts():
         table = old.read_part(part)
-        table = forgotten.without_names(forgotten.others(table))
+        table = forgotten.redact_table(forgotten.remaining(table))
         rows = table.to_pylist()
-        kept += rows
+        remaining += rows
         if not (new.path / part).is_file():
             for row in rows:
                 for file in clip_files(row["clip_id"]).values() if row["verdict"] == "ok" else ():
@@ -223,4 +223,4 @@ def files_without(old: Artifact, new: Artifact, forgotten: Forgotten, layout: st
             with atomic_write(new.path / part) as aside:
                 pq.write_table(table, aside, compression="zstd")
         yield part
-    write_manifests(new.path, layout, kept)
+    write_manifests(new.path, layout, remaining)

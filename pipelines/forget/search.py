@@ -1,4 +1,4 @@
-"""Whom a request to forget means (sources, their files, copies under other ids), and which selections hold them."""
+"""Search for the sources of a forget request (with their files and copies), and for selections that contain them."""
 
 import re
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from ...datasets.storage.files import folders_in
 from .removal import Forgotten, Mask
 
 SHORTEST_PREFIX = 6
-KEYS = ["source_id", "source_path", "origin", "clip_id", "duplicate_group", "verdict"]
+COLUMNS = ["source_id", "source_path", "origin", "clip_id", "duplicate_group", "verdict"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """Whom a request means.
+class Matches:
+    """Sources that match a request.
 
     Args:
-        forgotten: sources and files.
-        ids: for tombstones: source ids, and of files that could not be read the id of their row.
-        copies: ids of other sources that show the same.
-        groups: new names for groups of copies that are named after who is forgotten.
-        counts: their rows by verdict, in the first of the curations.
+        forgotten: sources and files to remove.
+        ids: ids for tombstones: source ids, or the row's id for files that could not be read.
+        copies: ids of other sources with the same content.
+        groups: new names for groups of copies that are named after a forgotten source.
+        counts: their rows by verdict, in the first curation.
     """
 
     forgotten: Forgotten
@@ -37,43 +37,43 @@ class Found:
     counts: dict[str, int]
 
 
-def find(source: str, curations: list[Clips], with_copies: bool = False) -> Found:
-    """Whom a request means.
+def find_source(source: str, curations: list[Clips], with_copies: bool = False) -> Matches:
+    """Find the sources that match a request.
 
     Args:
-        source: id of a source or its beginning, the path of its file, or its origin.
-        curations: where they are looked for.
-        with_copies: other sources that show the same are meant, too.
+        source: id of a source or its first characters, the path of its file, or its origin.
+        curations: curations to search.
+        with_copies: include other sources with the same content.
 
     Raises:
-        SteadyDancerError: nobody, or by a prefix more than one.
+        SteadyDancerError: no source matches, or a prefix matches several.
     """
-    tables = [clips.read(KEYS) for clips in curations]
+    tables = [clips.read(COLUMNS) for clips in curations]
     table = pa.concat_tables(tables)
     hit = _matching(table, source)
     ids = set(_texts(table.filter(hit), "source_id"))
     unread = table.filter(pc.and_(hit, pc.is_null(table["source_id"])))
-    theirs = Forgotten(frozenset(ids), frozenset(_texts(unread, "source_path")))
-    groups = sorted(set(_texts(table.filter(theirs.rows(table)), "duplicate_group")))
+    matched = Forgotten(frozenset(ids), frozenset(_texts(unread, "source_path")))
+    groups = sorted(set(_texts(table.filter(matched.rows(table)), "duplicate_group")))
     members: Mask = pc.is_in(table["duplicate_group"], pa.array(groups, pa.string()))
     copies = sorted(set(_texts(table.filter(members), "source_id")) - ids)
     if with_copies:
         ids |= set(copies)
-    theirs = Forgotten(frozenset(ids), theirs.paths)
-    mask = theirs.rows(table)
+    matched = Forgotten(frozenset(ids), matched.paths)
+    mask = matched.rows(table)
     paths = frozenset(_texts(table.filter(mask), "source_path"))
-    removed = tables[0].filter(theirs.rows(tables[0]))
-    return Found(
+    removed = tables[0].filter(matched.rows(tables[0]))
+    return Matches(
         Forgotten(frozenset(ids), paths),
         sorted(ids | set(_texts(unread, "clip_id"))),
         copies,
-        _renamed(table.filter(mask), Forgotten(frozenset(ids), paths).others(table)),
+        _new_group_names(table.filter(mask), Forgotten(frozenset(ids), paths).remaining(table)),
         count_verdicts(len(removed), _texts(removed, "verdict")),
     )
 
 
 def _texts(table: pa.Table, column: str) -> list[str]:
-    """The values of a column that are there."""
+    """Return the values of a column that are not null."""
     return [value for value in table[column].to_pylist() if value is not None]
 
 
@@ -88,30 +88,30 @@ def _matching(table: pa.Table, source: str) -> Mask:
         ids = set(_texts(table.filter(masks[-1]), "source_id"))
         if len(ids) > 1:
             raise SteadyDancerError(
-                f"{source} is the beginning of {len(ids)} source ids, {min(ids)} and others: give more"
+                f"{len(ids)} source ids start with {source}, {min(ids)} and others: give more characters"
             )
     for mask in masks:
         if pc.any(mask).as_py():
             return mask
     raise SteadyDancerError(
-        f"no source here is {source}: give a source_id or {SHORTEST_PREFIX} or more of its first digits, the path of "
+        f"no source matches {source}: give a source_id or at least its first {SHORTEST_PREFIX} characters, the path of "
         "its file as it was curated, or its origin"
     )
 
 
-def _renamed(theirs: pa.Table, rest: pa.Table) -> dict[str, str]:
-    """A group of copies is named after one of its sources or clips; it gets another's name if that one is forgotten."""
+def _new_group_names(removed: pa.Table, rest: pa.Table) -> dict[str, str]:
+    """Return new names for groups of copies named after a forgotten source or clip: the id of a remaining member."""
     names: dict[str, str] = {}
     for column in ("source_id", "clip_id"):
-        named = set(_texts(theirs, "duplicate_group")) & set(_texts(theirs, column))
+        named = set(_texts(removed, "duplicate_group")) & set(_texts(removed, column))
         for group, member in zip(rest["duplicate_group"].to_pylist(), rest[column].to_pylist(), strict=True):
             if group in named and member is not None:
                 names[group] = min(member, names.get(group, member))
     return names
 
 
-def clips_beside(curations: list[Clips], measured: Location | None = None) -> list[Location]:
-    """Finished selections of the same measured rows: in the folders beside it, and in the lines of parents."""
+def find_selections(curations: list[Clips], measured: Location | None = None) -> list[Location]:
+    """Find finished selections of the same measured rows, in the neighbouring folders and among parents."""
     measured = measured or curations[0].measured.path
     folders = [measured.parent, *folders_in(measured.parent), *folders_in(measured.parent.parent)]
     candidates = {str(folder / "clips"): folder / "clips" for folder in folders}
@@ -125,7 +125,7 @@ def clips_beside(curations: list[Clips], measured: Location | None = None) -> li
 
 
 def _selection(place: Location) -> Clips | None:
-    """The finished clips at a place; None if there are none, or none that we may read."""
+    """Open the finished clips at a path; None if there are none, or they are not readable."""
     try:
         return Clips(place)
     except (ArtifactError, PermissionError, ValueError):

@@ -1,4 +1,4 @@
-"""Drawings for static pages: bars in tables, histograms with a bound. Markup of ours alone; no names come in here."""
+"""Charts for static pages: bars in tables, histograms with bounds. The markup contains no user-supplied text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from ...datasets.arrays import Floats64
 Counts = npt.NDArray[np.int64]
 
 NUM_BINS = 40
-WIDTH, HEIGHT, BASE = 320, 118, 92  # of a histogram; its axis lies at BASE
+WIDTH, HEIGHT, BASE = 320, 118, 92  # size of a histogram in px, and the y of its axis
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often which values come, in two groups.
+    """Histogram of two groups of values.
 
     Args:
-        edges: [n + 1], increasing, linear or (`is_log`) geometric; values beyond lie in the first or the last bin.
+        edges: [n + 1], increasing, linear or (`is_log`) geometric; the first and last bin include all values beyond.
         accepted, rejected: [n] counts of each group.
         is_log: whether the axis is logarithmic.
-        is_whole: the values are integers, each in the middle of a bin.
+        is_whole: whether the values are integers, each in the middle of a bin.
     """
 
     edges: Floats64
@@ -34,19 +34,19 @@ class Histogram:
 
 
 def histogram(accepted: Floats64, rejected: Floats64, bounds: Sequence[float] = (), whole: bool = False) -> Histogram:
-    """Count values in bins that hold 99 % of them and the bounds; the few beyond count at the ends, so none is lost.
+    """Count values in bins that span 99 % of them and the bounds; values beyond are counted in the outer bins.
 
     Args:
         accepted: values without NaN.
-        rejected: the same of the other group.
-        bounds: lie inside the axis.
-        whole: the values are integers.
+        rejected: values of the other group.
+        bounds: values that the axis must include.
+        whole: whether the values are integers.
     """
     both = np.concatenate([accepted, rejected])
     finite = both[np.isfinite(both)]
     marks = [*np.quantile(finite, (0.005, 0.995)), *bounds] if len(finite) else [0.0, 1.0, *bounds]
     low, high = float(min(marks)), float(max(marks))
-    # Where most lie in the first tenth of the axis, and none at 0, a linear one would show a single column.
+    # If most values are positive and in the first tenth of the axis, a linear axis would show a single column.
     is_log = not whole and low > 0 and high > 100 * low and float(np.median(finite)) < high / 10
     if whole:
         low, high = np.floor(low), np.ceil(high)
@@ -57,24 +57,24 @@ def histogram(accepted: Floats64, rejected: Floats64, bounds: Sequence[float] = 
     else:
         room = 0.02 * (high - low) or max(abs(low), 1.0) / 10
         edges = np.linspace(max(0.0, low - room) if low >= 0 else low - room, high + room, NUM_BINS + 1)
-    return Histogram(edges, _counted(accepted, edges), _counted(rejected, edges), is_log, whole)
+    return Histogram(edges, _count(accepted, edges), _count(rejected, edges), is_log, whole)
 
 
-def _counted(values: Floats64, edges: Floats64) -> Counts:
+def _count(values: Floats64, edges: Floats64) -> Counts:
     inside = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     return np.bincount(inside, minlength=len(edges) - 1).astype(np.int64)
 
 
 def draw_histogram(bins: Histogram, bounds: Sequence[tuple[str, float]] = ()) -> Markup:
-    """A histogram as inline SVG: accepted below, rejected on top; what the bounds refuse is shaded.
+    """Draw a histogram as inline SVG: accepted below, rejected on top; the range that the bounds reject is shaded.
 
     Args:
         bins: the counts.
-        bounds: ("min" or "max", bound); of several on one side, what all of them refuse.
+        bounds: ("min" or "max", bound); of several on one side, the range that all of them reject is shaded.
     """
     tallest = max(1, int((bins.accepted + bins.rejected).max(initial=0)))
     scale = (BASE - 14) / tallest
-    beside = 0.5 if bins.is_whole else 0.0  # at most 1: the line stands behind the bin of 1
+    beside = 0.5 if bins.is_whole else 0.0  # the line of a bound "at most 1" is right of the bin of 1
     at = [(side, _position(bins, bound + (beside if side == "max" else -beside)), bound) for side, bound in bounds]
     left = min((x for side, x, _ in at if side == "min"), default=0.0)
     right = max((x for side, x, _ in at if side == "max"), default=WIDTH)
@@ -107,7 +107,7 @@ def _bars(counts: Counts, below: Counts, scale: float, tone: str) -> str:
     step = WIDTH / len(counts)
     pieces = []
     for index in np.flatnonzero(counts):
-        height = max(1.0, float(counts[index]) * scale)  # one clip among a million is still to be seen
+        height = max(1.0, float(counts[index]) * scale)  # keep a single clip among a million visible
         bottom = BASE - float(below[index]) * scale
         pieces.append(f"M{index * step + 0.4:.1f} {bottom:.1f}v-{height:.1f}h{step - 0.8:.1f}v{height:.1f}z")
     return f'<path class="{tone}" d="{"".join(pieces)}"/>'
@@ -119,7 +119,7 @@ def _label(x: float, y: float, text: str, anchor: str, colour: str = "") -> str:
 
 
 def bar(shares: Sequence[tuple[float, str]]) -> Markup:
-    """A bar for a table's cell: (share of the full width, tone), one after the other."""
+    """Draw a stacked bar for a table cell from (share of the full width, tone) pairs."""
     parts = "".join(
         f'<div class="bar {tone}" style="width:{100 * share:.2f}%"></div>' for share, tone in shares if share
     )

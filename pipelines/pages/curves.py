@@ -1,4 +1,4 @@
-"""Curves over steps for static pages: lines with the range of what was averaged. Markup of ours; no names come in."""
+"""Curves over steps for static pages: means with a min–max band. The markup contains no user-supplied text."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from markupsafe import Markup
 from ...datasets.arrays import Floats64
 
 WIDTH, HEIGHT, TOP, BASE = 320, 128, 14, 102
-NUM_POINTS = 160  # more would not be seen
-TONES = ("accepted", "rejected", "quarantined")  # colours of the page, in turn; then the same, dashed
+NUM_POINTS = 160  # more would not be visible
+TONES = ("accepted", "rejected", "quarantined")  # the page's colours, in turn; then the same, dashed
 
 
 def draw_curves(lines: Sequence[tuple[Floats64, Floats64]], floor: float | None = None) -> Markup:
-    """Lines in one frame as inline SVG; many points become means, with a band from the least to the greatest of them.
+    """Draw lines in one frame as inline SVG; many points are averaged, with a band from minimum to maximum.
 
     Args:
-        lines: (x increasing, y) of each, of equal lengths; what is not finite is left out.
-        floor: the axis of y begins here; None: at the least value.
+        lines: (x increasing, y) of each line, of equal lengths; values that are not finite are skipped.
+        floor: start of the y axis; None uses the smallest value.
 
     Returns:
-        An empty drawing where no line has a point.
+        A drawing with the text "not measured" if no line has a point.
     """
     binned = [_binned(*line) for line in lines]
     points = [line for line in binned if len(line)]
@@ -41,15 +41,14 @@ def draw_curves(lines: Sequence[tuple[Floats64, Floats64]], floor: float | None 
     return Markup("".join([*pieces, "</svg>"]))
 
 
-def key(names: Sequence[str]) -> str:
-    """Which line of `draw_curves` is which, in words for a caption."""
+def legend(names: Sequence[str]) -> str:
+    """Return the colour and style of each line of `draw_curves`, as text for a caption."""
     colours = ("blue", "orange", "violet")
-    told = [f"{colours[i % 3]}{' dashed' if i // 3 else ''}: {name}" for i, name in enumerate(names)]
-    return ", ".join(told)
+    return ", ".join(f"{colours[i % 3]}{' dashed' if i // 3 else ''}: {name}" for i, name in enumerate(names))
 
 
 def _binned(x: Floats64, y: Floats64) -> Floats64:
-    """[n, 4]: x, mean, least and greatest of at most `NUM_POINTS` neighbouring groups."""
+    """Return [n, 4]: x, mean, minimum and maximum of at most `NUM_POINTS` groups of neighbours."""
     is_finite = np.isfinite(y)
     groups = zip(*(np.array_split(values[is_finite], NUM_POINTS) for values in (x, y)), strict=True)
     rows = [(xs.mean(), ys.mean(), ys.min(), ys.max()) for xs, ys in groups if len(xs)]

@@ -1,4 +1,4 @@
-"""Static pages: one design for all of them, in light and in dark. A page needs no server, no script and no network."""
+"""Static HTML pages with one design, light and dark. A page needs no server, no script and no network."""
 
 import os
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ fill: var(--rejected) } .quarantined { background: var(--quarantined); fill: var
 .key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px; margin: 0 .35rem 0 1rem }
 """
 
-# What is shown lies in the page or beside it; a name that tried to fetch something would be refused by the browser.
+# Media are in the page or beside it; the browser blocks everything else, also if a file name tries to load it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; media-src 'self' file:"
 
 DATA = "data:image/jpeg;base64,"
@@ -68,7 +68,7 @@ PAGE = """<!doctype html>
 {% endif %}{% if section.figures %}<div class="figures">{% for figure in section.figures %}<figure>
 <b>{{ figure.title }}</b>{{ figure.drawing }}<figcaption>{{ figure.caption }}</figcaption></figure>{% endfor %}</div>
 {% endif %}{% for group in section.media %}<div class="pair">
-{% for name, path in group %}<figure>{% if path is none %}<div class="gone">not there</div>
+{% for name, path in group %}<figure>{% if path is none %}<div class="gone">missing</div>
 {% elif path | is_video %}<video src="{{ path | url }}" controls loop muted autoplay playsinline></video>
 {% else %}<img src="{{ path | url }}" alt="{{ name }}">{% endif %}
 <figcaption>{{ name }}</figcaption></figure>{% endfor %}</div>{% endfor %}</section>
@@ -79,7 +79,7 @@ PAGE = """<!doctype html>
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with a title above and words below it; the drawing is markup that `charts` made, never a person's."""
+    """A drawing with a title above and a caption below; the drawing must be markup from `charts` or `curves`."""
 
     title: str
     drawing: Markup
@@ -88,16 +88,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page; what is empty is left out.
+    """One section of a page; empty fields are left out.
 
     Args:
-        title: of the section.
-        text: below it; line breaks stay.
-        tiles: large (number, label).
-        head: of the table.
-        rows: of the table; a number stands to the right, None is "not measured", markup stays as it is.
+        title: title of the section.
+        text: text below the title; line breaks are kept.
+        tiles: (number, label) pairs in large type.
+        head: column headings of the table.
+        rows: rows of the table; numbers are right-aligned, None is "not measured", markup is not escaped.
         figures: drawings side by side.
-        media: groups of (caption, place of a picture or video as the page sees it (`beside`), or None).
+        media: groups of (caption, path of a picture or video relative to the page (`beside`), or None).
     """
 
     title: str
@@ -110,7 +110,7 @@ class Section:
 
 
 def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
-    """Write a page of sections as one HTML file; whatever is no markup of ours is escaped."""
+    """Write a page of sections as one HTML file; everything except `Markup` is escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"show": show, "url": url, "is_video": is_video}
     page = environment.from_string(PAGE)
@@ -120,7 +120,7 @@ def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
 
 
 def beside(file: str | None, page: Location) -> str | None:
-    """A file as its page names it: its way from the page, or the whole of it if only one of them is on a store."""
+    """Return a file's path relative to its page, or its absolute path if only one of them is on a store."""
     if file is None:
         return None
     place = location(file)
@@ -129,9 +129,9 @@ def beside(file: str | None, page: Location) -> str | None:
 
 
 def url(place: str) -> str:
-    """A place as `beside` names it, or a picture in itself (`data:`), as an address that browsers follow to it.
+    """Convert a path from `beside`, or a `data:` picture, to a URL for the page.
 
-    Names may hold all that means something in an address (`#`, `?`, `%`, `:`), and bytes that are no UTF-8.
+    File names may contain characters that are special in a URL (`#`, `?`, `%`, `:`) and bytes that are not UTF-8.
     """
     if place.startswith(DATA):
         return place
@@ -142,12 +142,12 @@ def url(place: str) -> str:
 
 
 def is_video(place: str) -> bool:
-    """Whether a browser shows what is called so as a video; GIF is a picture to it."""
+    """Check by its suffix whether a browser plays the file as a video; a GIF is a picture."""
     return PurePath(place).suffix.lower() in VIDEO_SUFFIXES - {".gif"}
 
 
 def show(value: Any) -> Any:
-    """A value as people read it: four digits, thousands apart, "not measured" for None."""
+    """Format a value: floats with four digits, integers with thousands separators, None as "not measured"."""
     if value is None:
         return "not measured"
     if isinstance(value, int) and not isinstance(value, bool):

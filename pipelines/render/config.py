@@ -13,49 +13,59 @@ class RenderConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     components: str | None = Field(
-        None, description="folder or hub id of VAE and encoders; None takes those that the checkpoint's record names"
+        None, description="folder or hub id of VAE and encoders; None uses those in the checkpoint's record"
     )
     num_frames: int | None = Field(
         81, ge=5, description="frames to render, 4k + 1 (paper); null: as many as the driving video has"
     )
-    window_frames: int = Field(81, ge=5, description="longer videos are made in windows of so many, 4k + 1 (paper)")
+    window_frames: int = Field(81, ge=5, description="window length for longer videos in frames, 4k + 1 (paper)")
     window_overlap: int = Field(20, ge=0, description="frames that neighbouring windows share, a multiple of 4 (ours)")
     max_area_px: int = Field(
         1024 * 576, ge=32 * 32, description="area of the video; aspect is the image's (paper: 768²)"
     )
-    drawing_area_px: int = Field(1024 * 576, ge=32 * 32, description="skeletons are drawn at twice its size (release)")
-    num_inference_steps: int = Field(40, ge=1, description="steps (release)")
-    guidance_scale: float = Field(5.0, ge=0, description="w_txt of Eq. 7 (release)")
-    pose_guidance_scale: float = Field(1.0, ge=0, description="w_pose of Eq. 8 (paper and README; command line: 1.5)")
-    pose_guidance_interval: tuple[float, float] = Field((0.1, 0.4), description="share of the steps, open (release)")
+    drawing_area_px: int = Field(1024 * 576, ge=32 * 32, description="skeletons are drawn at twice this size (release)")
+    num_inference_steps: int = Field(40, ge=1, description="denoising steps (release)")
+    guidance_scale: float = Field(5.0, ge=0, description="text guidance, w_txt of Eq. 7 (release)")
+    pose_guidance_scale: float = Field(
+        1.0, ge=0, description="pose guidance, w_pose of Eq. 8 (paper and release's README; its command line: 1.5)"
+    )
+    pose_guidance_interval: tuple[float, float] = Field(
+        (0.1, 0.4), description="open interval of the steps with pose guidance, as shares (release)"
+    )
     pose_guidance_unit: Literal["step", "timestep"] = Field(
-        "step", description="what the interval is a share of: the steps (release), or t / 1000 (the paper's words)"
+        "step", description="unit of the interval: share of the steps (release), or t / 1000 (as the paper states)"
     )
     negative_pose_shift: bool = Field(
-        False, description="shift the negative pose too (the paper's words), up to a fifth of the picture (release: no)"
+        False, description="also shift the negative pose, up to a fifth of the picture (paper: yes, release: no)"
     )
-    solver: Literal["unipc", "dpm++"] = Field("unipc", description="UniPC (release) or DPM-Solver++ (its option)")
+    solver: Literal["unipc", "dpm++"] = Field(
+        "unipc", description="UniPC (release) or DPM-Solver++ (optional in the release)"
+    )
     flow_shift: float = Field(5.0, gt=0, description="shift of the sigma grid (release; 3.0 for 480p areas)")
-    negative_prompt: str | None = Field(None, description="None takes the pipeline's default")
-    seed: int = Field(106060, ge=0, lt=2**64, description="of the noise and of the negative pose (release's README)")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of transformer and encoders")
+    negative_prompt: str | None = Field(None, description="None uses the pipeline's default")
+    seed: int = Field(106060, ge=0, lt=2**64, description="seed of noise and negative pose (release's README)")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16", description="dtype of transformer and encoders"
+    )
     park_context_projections: bool = Field(
-        False, description="key and value projections of the context wait on the CPU: 26 % less of the network on a GPU"
+        False, description="keep the context's key and value projections on the CPU: 26 % less GPU memory for weights"
     )
-    driving_fps: float | None = Field(None, gt=0, description="resample the driving video to this rate; None: as it is")
-    fps: int = Field(16, ge=1, description="rate of the written video (release)")
+    driving_fps: float | None = Field(
+        None, gt=0, description="resample the driving video to this rate; None: its own rate"
+    )
+    fps: int = Field(16, ge=1, description="frame rate of the written video (release)")
     sound: Literal["none", "keep"] = Field(
-        "none", description="`keep`: the driving video's, of the rendered span, as fast or slow as the picture"
+        "none", description="`keep`: use the driving video's sound of the rendered span, at the speed of the picture"
     )
-    main_person_only: bool = Field(False, description="drive the main person only (release); else all who are found")
+    main_person_only: bool = Field(False, description="drive the main person only (release); otherwise all people")
     on_missing_reference: Literal["keep", "raise"] = Field(
-        "keep", description="image without a person to align to: `keep` the driving pose as it is, or refuse the pair"
+        "keep", description="image without a person to align to: `keep` the driving pose unaligned, or reject the pair"
     )
     pose_model: str = Field(
-        "auto", description="`blazepose`, `dwpose`, `animal`, `supplied`, or `auto`: supplied, else what is there"
+        "auto", description="`blazepose`, `dwpose`, `animal`, `supplied`, or `auto`: supplied, else the best available"
     )
-    num_gpus: float = Field(0.0, ge=0, description="GPUs one rendering worker takes; 0 renders on the CPU")
-    packet_size: int = Field(1, ge=1, description="pairs a packet: the unit of retry")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs per rendering worker; 0 renders on the CPU")
+    packet_size: int = Field(1, ge=1, description="pairs per packet, the unit of retry")
 
     @model_validator(mode="after")
     def _check(self) -> "RenderConfig":

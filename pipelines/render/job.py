@@ -11,7 +11,7 @@ from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
 from ...datasets.storage.digests import content_digest, json_digest
-from ..common.components import find_parts, part_digests, parts_are_here
+from ..common.components import find_parts, part_digests, parts_are_local
 from ..common.older_versions import absent_fields
 from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, Any]) -> str:
-    """Where the VAE and the encoders are: as configured, else in the checkpoint, else where its record says."""
+    """Return the source of VAE and encoders: as configured, else the checkpoint itself, else the one in its record."""
     if config.components:
         return config.components
     is_bundle = (checkpoint / "model_index.json").is_file()
@@ -32,7 +32,7 @@ def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, 
 
 
 def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Location) -> dict[str, Any]:
-    """What `run` would do. How long videos are that go on as long as their driving ones is not known yet: None."""
+    """Describe what `run` would do; window counts are None if a video's length depends on its driving video."""
     require_unique(pairs)
     trained = find_artifact(checkpoint, "checkpoint")
     checkpoint, record = trained.path, trained.record()
@@ -45,14 +45,14 @@ def plan(config: RenderConfig, pairs: list[Row], checkpoint: Location, out: Loca
         "finished": Artifact(out / "renders").committed,
         "stage": record.get("stage"),
         "components": components,
-        "components_here": parts_are_here(components),
+        "components_here": parts_are_local(components),
         "windows_a_video": windows,
         "evaluations_a_video": windows and windows * evaluations,
     }
 
 
 def num_windows(config: RenderConfig) -> int | None:
-    """Windows that a video is made in; None where its length is not known before its driving video is."""
+    """Return the number of windows per video; None if its length depends on the driving video."""
     if config.num_frames is None or config.num_frames <= config.window_frames:
         return config.num_frames and 1
     from ...models.long_video import plan_windows
@@ -63,12 +63,12 @@ def num_windows(config: RenderConfig) -> int | None:
 def run(
     config: RenderConfig, *, checkpoint: Location, pairs: list[Row], out: Location, engine: Engine
 ) -> dict[str, Any]:
-    """Render `pairs` into `out/renders`; returns the artifact's record. A pair that fails does not stop the others.
+    """Render `pairs` into `out/renders`; return the artifact's record. A pair that fails does not stop the others.
 
     Raises:
-        ArtifactError: the checkpoint is not finished, the folder was begun with something else, or is in use.
-        ComponentsError: the VAE or an encoder is not there.
-        JobStopped: the code or the machine failed on the way.
+        ArtifactError: the checkpoint is not finished, the folder was begun with other settings, or it is in use.
+        ComponentsError: the VAE or an encoder is missing.
+        JobStopped: the code or the machine failed.
     """
     require_unique(pairs)
     trained = find_artifact(checkpoint, "checkpoint")
@@ -107,7 +107,7 @@ def run(
         )
         seconds = run_packets(job, artifact, packets, engine)
         rows = artifact.read(["id", "image", "driving", "verdict", "detail"]).to_pylist()
-        _warn(rows)
+        _warn_of_details(rows)
         return artifact.commit(
             {
                 "kind": "renders",
@@ -122,16 +122,16 @@ def run(
         )
 
 
-def _warn(rows: list[Row]) -> None:
-    """Say what of the videos is not as one would suppose, by the names of what they were made from."""
+def _warn_of_details(rows: list[Row]) -> None:
+    """Log the details of rendered videos as warnings, with the names of their image and driving video."""
     lines = []
     for row in rows:
         if row["verdict"] == "ok" and row["detail"]:
             image, driving = (row[name].rsplit("/", 1)[-1] for name in ("image", "driving"))
             lines.append(f"{row['id']} (image {image}, driving {driving}): {row['detail']}")
-    warn_first(_log, lines, "and of %d more; each row's `detail` tells it")
+    warn_first(_log, lines, "%d more videos have a remark; see column `detail` of the renders")
 
 
 def _digest(file: str) -> str | None:
-    """A file that is missing is one pair's fault, and no reason to stop."""
+    """Compute a file's digest; None if it is missing, which fails only its own pair."""
     return content_digest(file) if location(file).is_file() else None

@@ -1,4 +1,4 @@
-"""Pairs to render: an image, a driving video, a prompt, and an id after which the files are called."""
+"""Pairs to render: an image, a driving video, a prompt, and an id that names the output files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ...datasets.schema import Row
 from ...datasets.storage import Location, location
 from ...datasets.text import strip_text
 
-# Column of a table of pairs → other names under which it is taken.
+# Column of a table of pairs → accepted other names.
 PAIR_COLUMNS = {
     "image": ("image_path", "ref", "reference", "ref_image", "reference_image", "ref_image_path", "reference_path",
               "reference_image_path", "ref_path", "source_image", "input_image"),
@@ -19,19 +19,19 @@ PAIR_COLUMNS = {
     "prompt": ("caption", "text"),
     "id": ("pair_id",),
 }  # fmt: skip
-_MOST_NAMED = 8
+_MAX_NAMED = 8
 
 
 def pair(image: Location | str, driving: Location | str, prompt: Any = "", name: Any = None) -> Row:
-    """One pair; its id is the given name, or the two files' stems, as a name of files (`file_stem`).
+    """Build a pair; its id is `name`, or the two files' stems, converted to a file name (`file_stem`).
 
     Raises:
-        SteadyDancerError: prompt or name is no text and no number.
+        SteadyDancerError: prompt or name is neither text nor a number.
     """
     image, driving = location(image), location(driving)
     given = strip_text(_text("id", name))
     prompt = _text("prompt", prompt)
-    # Absolute: workers, and the evaluation later, may run in other folders.
+    # Absolute, because workers and a later evaluation may run in other folders.
     return {
         "id": file_stem(given or f"{image.stem}-{driving.stem}"),
         "image": str(image.absolute()),
@@ -48,10 +48,10 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def read_pairs(path: Location) -> list[Row]:
-    """Pairs of a csv, jsonl or parquet with the columns `image` and `driving` and, if wanted, `prompt` and `id`.
+    """Read pairs from a csv, jsonl or parquet with columns `image`, `driving` and optionally `prompt` and `id`.
 
     Raises:
-        SteadyDancerError: the table cannot be read, or two of its pairs have one id.
+        SteadyDancerError: the table cannot be read, or two of its pairs have the same id.
     """
     rows = read_manifest(path, ("image", "driving"), ("prompt", "id"), PAIR_COLUMNS)
     pairs = [pair(row["image"], row["driving"], row.get("prompt"), row.get("id")) for row in rows]
@@ -60,27 +60,27 @@ def read_pairs(path: Location) -> list[Row]:
 
 
 def require_unique(pairs: Sequence[Row], what: str = "pairs", given: Sequence[str | None] = ()) -> None:
-    """Refuse pairs of one id: their videos would have one name.
+    """Check that all ids differ: pairs with the same id would write the same video.
 
     Args:
-        pairs: all of them.
-        what: they are called in the message, which counts them from 1.
-        given: ids as they were asked for, which may have differed.
+        pairs: all pairs.
+        what: plural noun for the pairs in the message, which counts them from 1.
+        given: ids as the user gave them, before their conversion to file names.
 
     Raises:
-        SteadyDancerError: it names the ids and the pairs.
+        SteadyDancerError: ids repeat; the message names them and their pairs.
     """
     numbers = Counter(row["id"] for row in pairs)
     wrong = []
     for name in [name for name, number in numbers.items() if number > 1]:
         places = [k for k, row in enumerate(pairs) if row["id"] == name]
         asked = {given[k] or "" for k in places} if given else {name}
-        becomes = "" if asked in ({name}, {""}) else f" ({', '.join(map(repr, sorted(asked)))} as a name of files)"
-        numbered = " and ".join(str(k + 1) for k in places[:_MOST_NAMED])
-        wrong.append(f"two pairs have one id, {name}{becomes}: {what} {numbered}")
+        becomes = "" if asked in ({name}, {""}) else f" (the file name of {', '.join(map(repr, sorted(asked)))})"
+        numbered = " and ".join(str(k + 1) for k in places[:_MAX_NAMED])
+        wrong.append(f"several pairs have the id {name}{becomes}: {what} {numbered}")
     if wrong:
-        more = f"\n  and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        more = f"\n  and {len(wrong) - _MAX_NAMED} more" if len(wrong) > _MAX_NAMED else ""
         raise SteadyDancerError(
-            "\n  ".join(wrong[:_MOST_NAMED])
-            + f"{more}\ngive each pair its own (column `id`; without it, it is made of the names of both files)"
+            "\n  ".join(wrong[:_MAX_NAMED])
+            + f"{more}\ngive each pair its own id (column `id`; the default is the names of both files)"
         )

@@ -1,4 +1,4 @@
-"""The sound of a driving video over the span that is rendered."""
+"""The sound of a driving video over the rendered span."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from ...datasets.video import VideoError, frame_times_s
 from ...datasets.video.sound import Sound, change_speed, fit_to_duration, read_sound
 from .config import RenderConfig
 
-MARGIN_S = 0.5  # a change of speed takes a little more than it gives
+MARGIN_S = 0.5  # a change of speed consumes slightly more input than it outputs
 
 
 def driving_sound(driving: Path, config: RenderConfig) -> tuple[str | None, Sound | None]:
-    """(what became of the sound, in words; the sound of the render, where it is to have one).
+    """Return (a note on the sound, the sound of the render or None).
 
-    It is cut to the rendered span and played as much faster or slower as the picture is, at the same pitch, so that the
-    two stay together. What is wrong with it is told and fails nothing.
+    The sound is cut to the rendered span and changed in speed like the picture, at the same pitch, so that both stay in
+    sync. A sound that cannot be read does not fail the pair; the note gives the reason.
     """
     if config.sound == "none":
         return None, None
@@ -26,7 +26,7 @@ def driving_sound(driving: Path, config: RenderConfig) -> tuple[str | None, Soun
     except VideoError as error:
         return f"not kept: {error.detail}", None
     if sound is None:
-        return "not kept: the driving video has none in the rendered span", None
+        return "not kept: the driving video has no sound in the rendered span", None
     changed = change_speed(sound, speed)
-    words = "kept" if changed is sound else f"kept, {speed:.3g} times as fast, as the picture is"
+    words = "kept" if changed is sound else f"kept, at {speed:.3g} times its speed, like the picture"
     return words, fit_to_duration(changed, rendered_s)

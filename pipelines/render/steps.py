@@ -1,4 +1,4 @@
-"""The step of a rendering job: one (image, driving video) pair → one mp4 and its record."""
+"""The row stage of a rendering job: one (image, driving video) pair → one mp4 and its record."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from ...models.pipeline import SteadyDancerPipeline
 from ...models.pipeline_inputs import MIN_SIDE_PX, DrivingError, InputError, align_driving_pose
 from ...models.pose.estimator import PoseEstimator
 from ..common.poses import find_poses, load_pose_estimator
-from ..runtime.local_files import fetched
+from ..runtime.local_files import on_local_copies
 from ..runtime.stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
 from .span import driving_sound
 
-# What the pipeline is told of the configuration, under the same names.
-CALL = (
+# Configuration fields that the pipeline takes as arguments of the same name.
+PIPELINE_ARGUMENTS = (
     *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
     *("guidance_scale", "pose_guidance_scale", "pose_guidance_interval", "pose_guidance_unit"),
     *("negative_pose_shift", "solver", "flow_shift", "negative_prompt"),
@@ -40,8 +40,8 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("id", "image", "driving", "prompt", "video", "pose_model")),
     *((name, pa.int32()) for name in ("height", "width", "num_frames")),
     ("aligned", pa.bool_()),
-    ("sound", pa.string()),  # what became of the driving video's; null: not asked for
-    ("pose_start_frame", pa.int32()),  # the alignment is measured there, and that pose stands before it; null: nowhere
+    ("sound", pa.string()),  # note on the driving video's sound; null: not requested
+    ("pose_start_frame", pa.int32()),  # alignment is measured here, earlier frames repeat its pose; null: not aligned
     *((name, pa.string()) for name in ("verdict", "reason", "detail")),
 ]
 SCHEMA = pa.schema(_FIELDS)
@@ -49,7 +49,7 @@ SCHEMA = pa.schema(_FIELDS)
 
 @dataclass(frozen=True)
 class RenderTools:
-    """What a rendering worker keeps loaded, and where it writes."""
+    """Networks that a rendering worker keeps loaded."""
 
     pipeline: SteadyDancerPipeline
     estimator: PoseEstimator | None
@@ -57,9 +57,9 @@ class RenderTools:
 
 @dataclass(frozen=True)
 class RenderTask:
-    """What a worker is told: the configuration, the model's places and digests, and the folder to write to.
+    """Input of a worker: the configuration, the paths and digests of the model, and the output folder.
 
-    The places are of this machine or on a store.
+    Paths are local or on a store.
     """
 
     config: RenderConfig
@@ -81,13 +81,13 @@ def load_tools(task: RenderTask) -> RenderTools:
     return RenderTools(pipeline, load_pose_estimator(task.config.pose_model))
 
 
-@fetched("image", "driving")
+@on_local_copies("image", "driving")
 def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
     """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
     config = task.config
     image, changes = read_image(Path(row["image"]))
     model, driven = driving_motion(row, image, config, tools.estimator)
-    sounds, sound = driving_sound(Path(row["driving"]), config)
+    sound_note, sound = driving_sound(Path(row["driving"]), config)
     name = f"{row['id']}.mp4"
 
     def write(video: Path) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
             image,
             driven.people,
             row["prompt"] or "",
-            **{name: getattr(config, name) for name in CALL},
+            **{name: getattr(config, name) for name in PIPELINE_ARGUMENTS},
             seed=config.seed,
             fps=config.fps,
             sound=sound,
@@ -107,14 +107,14 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
                 "main_person_only": config.main_person_only,
                 "on_missing_reference": config.on_missing_reference,
                 **driven.to_record(),
-                "sound": sounds,
+                "sound": sound_note,
                 "image_changes": list(changes),
                 "config": config.model_dump(mode="json"),
             },
         )
 
     try:
-        record = _written(task.out, name, write)
+        record = _write_whole(task.out, name, write)
     except InputError as error:
         raise BadClip("bad_input", str(error)) from error
     return {
@@ -125,26 +125,30 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
         "pose_start_frame": driven.start_frame,
         **{name: record["video"][name] for name in ("height", "width", "num_frames")},
         "verdict": "ok",
-        "sound": sounds,
+        "sound": sound_note,
         "detail": "; ".join(
-            [*driven.notes(), *([f"sound {sounds}"] if sounds and sound is None else []), *_sidecar_notes(row, config)]
+            [
+                *driven.notes(),
+                *([f"sound {sound_note}"] if sound_note and sound is None else []),
+                *_sidecar_notes(row, config),
+            ]
         )
         or None,
     }
 
 
-def _written(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """What `write` gives; the video and the record beside it lie in `out`, each whole, the record last."""
+def _write_whole(out: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Call `write` in a temporary folder and move the video and then its record to `out`, each atomically."""
     record_name = Path(name).with_suffix(".json").name
-    with ordered_write(location(out), (name, record_name)) as here:
-        return write(here / name)
+    with ordered_write(location(out), (name, record_name)) as folder:
+        return write(folder / name)
 
 
 def read_image(path: Path) -> Picture:
-    """An image file as viewers show it.
+    """Read an image file as image viewers display it.
 
     Raises:
-        BadClip: it cannot be read, or is smaller than `MIN_SIDE_PX` on a side.
+        BadClip: the file cannot be read, or a side is shorter than `MIN_SIDE_PX`.
     """
     try:
         picture = images.read_image(path)
@@ -152,32 +156,32 @@ def read_image(path: Path) -> Picture:
         raise BadClip("unreadable_image", str(error)) from error
     height, width = picture.pixels.shape[:2]
     if min(height, width) < MIN_SIDE_PX:
-        raise BadClip("too_small", f"{path} is {width}×{height}, {MIN_SIDE_PX}×{MIN_SIDE_PX} is the least")
+        raise BadClip("too_small", f"{path} is {width}×{height}; the minimum is {MIN_SIDE_PX}×{MIN_SIDE_PX}")
     return picture
 
 
 def driving_motion(
     row: Row, image: np.ndarray, config: RenderConfig, estimator: PoseEstimator | None
 ) -> tuple[str, DrivingPoses]:
-    """(what gave the keypoints, the motion of a pair's driving video aligned to the image).
+    """Return (source of the keypoints, the driving video's motion aligned to the image).
 
     Raises:
-        BadClip: the video cannot be read, is too short, or shows nobody whole enough to align by; or the image shows
-            nobody, and the configuration refuses that.
+        BadClip: the video cannot be read, is too short, or has no person complete enough for the alignment; or the
+            image has no person and `on_missing_reference` is `raise`.
     """
     path, place = Path(row["driving"]), Path(row["image"])
     try:
         info = probe(path)
         times_s = driving_times_s(frame_times_s(path), config.num_frames, config.driving_fps)
         if len(times_s) < (asked := config.num_frames or MIN_FRAMES):
-            raise BadClip("too_short", f"{path} has {len(times_s)} frames, {asked} are asked")
+            raise BadClip("too_short", f"{path} has {len(times_s)} frames, {asked} are needed")
         model, _, tracks = find_poses(
             path, times_s, lambda: decode_driving(path, times_s), config.pose_model, estimator
         )
     except VideoError as error:
         raise BadClip(error.reason, f"{path}: {error.detail}") from error
     if model is None or not any(track.pose.body_visible.any() for track in tracks):
-        what = "no pose model is here (`steadydancer weights check`)" if model is None else "nobody was found"
+        what = "no pose model is installed (see `steadydancer weights check`)" if model is None else "no person found"
         raise BadClip("no_pose", f"{path}: {what}")
     _, _, seen = find_poses(place, np.zeros(1), lambda: image[None], config.pose_model, estimator)
     try:
@@ -196,7 +200,7 @@ def driving_motion(
 
 
 def _sidecar_notes(row: Row, config: RenderConfig) -> list[str]:
-    """What to say of keypoints that lie beside the files and were not taken, as they may be another's."""
+    """Return notes on sidecars next to the files that were ignored because they may belong to another file."""
     if config.pose_model not in ("auto", "supplied"):
         return []
     notes = [sidecar_note(Path(row[name]), (KEYPOINTS,)) for name in ("image", "driving")]
@@ -204,7 +208,7 @@ def _sidecar_notes(row: Row, config: RenderConfig) -> list[str]:
 
 
 def stages(config: RenderConfig) -> list[Stage]:
-    """One stage: a pair's networks share its pose."""
+    """Return the only stage: all networks of a pair share its pose."""
     adds = ("video", "pose_model", "aligned", "pose_start_frame", "sound", "height", "width", "num_frames",
             "verdict", "detail")  # fmt: skip
     reads = ("id", "image", "driving", "prompt")

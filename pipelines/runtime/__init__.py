@@ -1,1 +1,1 @@
-"""How a job runs: row stages, packets, Ray Data, a local Ray, job submission, local copies of files."""
+"""Job execution: row stages, packets, Ray Data, a local Ray, job submission, local copies of files."""

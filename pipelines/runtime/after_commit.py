@@ -1,4 +1,4 @@
-"""What is made of a finished artifact: pages, cards, what a user interface shows. It may fail; the artifact stands."""
+"""Optional work after an artifact is committed: pages, cards, UI artifacts. A failure does not affect the artifact."""
 
 import contextlib
 import logging
@@ -13,21 +13,21 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def after_commit(what: str, remedy: str) -> Iterator[None]:
-    """Warn where the block fails, and go on: the outcome of a job was decided when its artifact was committed.
+    """Log a warning instead of raising if the block fails; the job has already succeeded with the commit.
 
     Args:
-        what: the block makes, as the subject of the warning: "OUT/report.html".
-        remedy: how it is made again, in the imperative: "`steadydancer report --clips OUT` makes it again".
+        what: the output of the block, the subject of the warning: "OUT/report.html".
+        remedy: how to create it later: "`steadydancer report --clips OUT` makes it again".
     """
     try:
         yield
-    except Exception as error:  # a fault of ours, too: what it would tell of is whole
-        _log.warning("%s could not be made (%s). The job is not affected; %s", what, _told(error), remedy)
-        _log.debug("%s: the whole traceback", what, exc_info=True)
+    except Exception as error:  # bugs too: the artifact itself is complete
+        _log.warning("%s could not be made (%s). The job is not affected; %s", what, _one_line(error), remedy)
+        _log.debug("%s: full traceback", what, exc_info=True)
 
 
-def _told(error: Exception) -> str:
-    """An error in a line: a person's by its words, one of the code with its class and place."""
+def _one_line(error: Exception) -> str:
+    """Format an error as one line; unexpected errors include their class and source line."""
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     if isinstance(error, SteadyDancerError):

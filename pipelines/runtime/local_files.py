@@ -1,4 +1,4 @@
-"""Files of a row, on this machine while a step looks at them, and the same ones that were curated."""
+"""Local copies of a row's files while a stage reads them, and checks that sources are unchanged since curation."""
 
 import contextlib
 import functools
@@ -15,43 +15,43 @@ from .stage import BadClip
 Function = Callable[[Row, Any, Any], "Row | list[Row]"]
 
 
-def fetched(*columns: str, unchanged_since: str | None = None) -> Callable[[Function], Function]:
-    """A step that finds files of this machine in these columns, whatever the row says, and leaves what the row says.
+def on_local_copies(*columns: str, unchanged_since: str | None = None) -> Callable[[Function], Function]:
+    """Wrap a stage function so that it receives local paths in these columns; its output has the original paths.
 
-    What is wrong with a file is said of its address.
+    Error details name the original address, not the local copy.
 
     Args:
-        columns: with places of files.
-        unchanged_since: the column with the digest that the content of the first of them had when it was curated. The
-            file is held against it before the step and after it: a row of one that was replaced meanwhile is
-            quarantined as `source_changed`.
+        columns: columns with paths of files.
+        unchanged_since: column with the content digest that the first file had at curation. The digest is checked
+            before and after the stage; a row whose file was replaced is quarantined as `source_changed`.
     """
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def on_local_files(row: Row, config: Any, tools: Any = None) -> Row | list[Row]:
-            away = {name: row[name] for name in columns if row.get(name) and is_address(row[name])}
-            with contextlib.ExitStack() as copies:
-                here = {name: str(copies.enter_context(local_copy(place))) for name, place in away.items()}
-                local = {**row, **here}
+            remote = {name: row[name] for name in columns if row.get(name) and is_address(row[name])}
+            with contextlib.ExitStack() as stack:
+                copies = {name: str(stack.enter_context(local_copy(address))) for name, address in remote.items()}
+                local = {**row, **copies}
 
-                def by_address(detail: str) -> str:
-                    for name, copy in here.items():
-                        detail = detail.replace(copy, away[name])
+                def with_addresses(detail: str) -> str:
+                    for name, copy in copies.items():
+                        detail = detail.replace(copy, remote[name])
                     return detail
 
                 try:
-                    with same_source(local[columns[0]], row.get(unchanged_since) if unchanged_since else None):
+                    with require_unchanged(local[columns[0]], row.get(unchanged_since) if unchanged_since else None):
                         out = function(local, config, tools)
                 except BadClip as bad:
-                    raise BadClip(bad.reason, by_address(bad.detail)) from bad
-            if not away:
+                    raise BadClip(bad.reason, with_addresses(bad.detail)) from bad
+            if not remote:
                 return out
             rows = out if isinstance(out, list) else [out]
-            named = [
-                {**one, **away, **({"detail": by_address(one["detail"])} if one.get("detail") else {})} for one in rows
+            restored = [
+                {**one, **remote, **({"detail": with_addresses(one["detail"])} if one.get("detail") else {})}
+                for one in rows
             ]
-            return named if isinstance(out, list) else named[0]
+            return restored if isinstance(out, list) else restored[0]
 
         return on_local_files
 
@@ -59,33 +59,33 @@ def fetched(*columns: str, unchanged_since: str | None = None) -> Callable[[Func
 
 
 @contextlib.contextmanager
-def same_source(path: str | os.PathLike[str], source_id: str | None) -> Iterator[None]:
-    """Hold a file against its digest before the block and after it, also where the block fails; None: do not look.
+def require_unchanged(path: str | os.PathLike[str], source_id: str | None) -> Iterator[None]:
+    """Check a file's digest before and after the block, also if the block fails; do nothing if `source_id` is None.
 
     Raises:
-        BadClip: it cannot be opened (`unreadable`), or is another file now (`source_changed`).
+        BadClip: the file cannot be opened (`unreadable`) or its content has changed (`source_changed`).
     """
     if source_id is None:
         yield
         return
-    _require_same(path, source_id)
+    _check_unchanged(path, source_id)
     try:
         yield
     except Exception:
-        _require_same(path, source_id)  # what was read of two files can fail in any way
+        _check_unchanged(path, source_id)  # a mix of two files can cause any error: report the replacement instead
         raise
-    _require_same(path, source_id)
+    _check_unchanged(path, source_id)
 
 
 @contextlib.contextmanager
 def reading_video(named: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Quarantine the clip, not the job, where a video cannot be read in the block.
+    """Turn a `VideoError` in the block into `BadClip`, which quarantines the clip instead of stopping the job.
 
     Args:
-        named: the path that begins the detail, where a row has several files.
+        named: path to put before the detail, for rows with several files.
 
     Raises:
-        BadClip: in place of a `VideoError`.
+        BadClip: a video cannot be read.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def reading_video(named: str | os.PathLike[str] | None = None) -> Iterator[None]
         raise BadClip(error.reason, error.detail if named is None else f"{named}: {error.detail}") from error
 
 
-def _require_same(path: str | os.PathLike[str], source_id: str) -> None:
+def _check_unchanged(path: str | os.PathLike[str], source_id: str) -> None:
     with reading_video():
         changed = content_mismatch(path, source_id)
     if changed:

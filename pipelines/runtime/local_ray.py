@@ -1,7 +1,7 @@
-"""Ray for a job: a private one on this machine, or the cluster that the job stands in.
+"""Ray for a job: a private instance on this machine, or an existing cluster.
 
-Nothing of the environment's Ray is joined unless an address asks for it, and a private Ray keeps its whole state
-(sockets, logs, token) under the run's folder.
+A running Ray is joined only if an address is given. A private Ray keeps its whole state (sockets, logs, token) under
+the run's folder.
 """
 
 import logging
@@ -14,38 +14,38 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-_QUIET = {
+_BASE_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the commands draw their own
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship the working folder to its workers
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the commands have their own
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would upload the working folder to its workers
     "PYTHONSAFEPATH": "1",  # from the repository's root, `datasets` must stay Hugging Face's
 }
-_PRIVATE = {
-    **_QUIET,
+_PRIVATE_VARIABLES = {
+    **_BASE_VARIABLES,
     "RAY_raylet_start_wait_time_s": "180",  # a loaded machine needs more than the default 30 s
-    "RAY_worker_niceness": "0",  # at Ray's default of 15, workers starve beside anything else
+    "RAY_worker_niceness": "0",  # at Ray's default of 15, workers starve next to other processes
 }
 ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-_ELSEWHERE = (*ADDRESSES, "RAY_NAMESPACE", "RAY_AUTH_TOKEN")
+_CLUSTER_VARIABLES = (*ADDRESSES, "RAY_NAMESPACE", "RAY_AUTH_TOKEN")
 
 # Linux limits a socket's path to 107 bytes; below its folder Ray adds `/session_<date>_<time>_<pid>/sockets/<name>`.
-_LONGEST_STATE_PATH = 36
+_MAX_STATE_PATH_BYTES = 36
 
-# Ray reads its token once a process, so that every private Ray of this process has to share one.
+# Ray reads its token once per process, so every private Ray of this process must use the same one.
 _token = secrets.token_hex(32)
 
 
 @contextmanager
 def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
-    """Have Ray initialised inside the block.
+    """Initialise Ray for the duration of the block.
 
-    Without `address` a private Ray is started on this machine, whatever the environment says, with its state under
-    `state_dir` (logs: `state_dir/logs`) and a token of its own, for Ray listens on every interface; it is gone after
-    the block. With `address` ("auto" inside a submitted job, `HOST:PORT`, or `ray://HOST:PORT`)
-    that cluster is joined and left again. A Ray that is already initialised in this process is used as it is.
+    Without `address`, start a private Ray on this machine and ignore the environment's Ray variables. Its state is
+    under `state_dir` (logs: `state_dir/logs`); it requires its own token, because Ray listens on every interface. It is
+    shut down after the block. With `address` ("auto" inside a submitted job, `HOST:PORT`, or `ray://HOST:PORT`), join
+    that cluster and disconnect after the block. If Ray is already initialised in this process, use it unchanged.
     """
     with ExitStack() as stack:
-        stack.enter_context(environment(_PRIVATE if address is None else _QUIET))
+        stack.enter_context(environment(_PRIVATE_VARIABLES if address is None else _BASE_VARIABLES))
         import ray
 
         if ray.is_initialized():
@@ -59,7 +59,7 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
         }
         if address is None:
             state_dir.mkdir(parents=True, exist_ok=True)
-            state_dir.chmod(0o700)  # Ray opens the folder it is given, and what lies in it, to everybody
+            state_dir.chmod(0o700)  # Ray makes its folder and all files in it accessible to every user
             stack.enter_context(_private_token(state_dir))
             folder = stack.enter_context(short_path(state_dir / "sessions"))
             options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
@@ -75,9 +75,9 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
 
 
 def _job_config() -> Any:
-    """A job configuration that does not put the driver's working folder on the workers' import path.
+    """Return a job configuration that keeps the driver's working folder off the workers' import path.
 
-    Ray puts it first, PYTHONSAFEPATH or not; only a job that claims a shipped working folder is spared.
+    Ray puts it first in spite of PYTHONSAFEPATH, unless the job claims to have an uploaded working folder.
     """
     from ray.job_config import JobConfig
 
@@ -85,14 +85,14 @@ def _job_config() -> Any:
         def _runtime_env_has_working_dir(self) -> bool:
             return True
 
-    # A submitted job brings its variables along, and Ray refuses the same variable twice.
+    # A submitted job already has these variables, and Ray rejects a variable that is set twice.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     return SafePathJobConfig(runtime_env={} if submitted else {"env_vars": {"PYTHONSAFEPATH": "1"}})
 
 
 @contextmanager
 def environment(variables: Mapping[str, str], removed: tuple[str, ...] = ()) -> Iterator[None]:
-    """Set and remove variables of this process (and of those it starts) inside the block."""
+    """Set and remove environment variables of this process and its children inside the block."""
     names = (*variables, *removed)
     before = {name: os.environ[name] for name in names if name in os.environ}
     for name in removed:
@@ -107,7 +107,7 @@ def environment(variables: Mapping[str, str], removed: tuple[str, ...] = ()) -> 
 
 
 def _link_logs(state_dir: Path, session: str) -> None:
-    """Let `state_dir/logs` be the newest session's logs; Ray's own link may lead through a path that is soon gone."""
+    """Link `state_dir/logs` to the newest session's logs; Ray's own link may use a temporary path."""
     new = state_dir / f"logs-{os.getpid()}"
     new.unlink(missing_ok=True)
     new.symlink_to(Path("sessions") / session / "logs", target_is_directory=True)
@@ -116,13 +116,13 @@ def _link_logs(state_dir: Path, session: str) -> None:
 
 @contextmanager
 def _private_token(state_dir: Path) -> Iterator[None]:
-    """Let Ray demand a token from everyone who connects, kept in a file that only this user can read."""
+    """Require a token for every connection to Ray, stored in a file that only this user can read."""
     path = state_dir.resolve() / f"token-{os.getpid()}"
     path.touch(mode=0o600)
     path.write_text(_token)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
     try:
-        with environment(variables, removed=_ELSEWHERE):
+        with environment(variables, removed=_CLUSTER_VARIABLES):
             _reread_environment()
             yield
     finally:
@@ -131,7 +131,7 @@ def _private_token(state_dir: Path) -> Iterator[None]:
 
 
 def _reread_environment() -> None:
-    """Ray's core reads RAY_* variables when it is imported, which an earlier import may have done long ago."""
+    """Make Ray's core read the RAY_* variables again; it otherwise reads them only when it is imported."""
     from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader, Config
 
     Config.initialize("")
@@ -140,15 +140,15 @@ def _reread_environment() -> None:
 
 @contextmanager
 def short_path(folder: Path) -> Iterator[Path]:
-    """The folder, or where its path is too long for sockets, a link to it in the system's temporary folder."""
+    """Yield the folder, or a link to it in the system's temporary folder if its path is too long for sockets."""
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
-    if len(os.fsencode(folder)) <= _LONGEST_STATE_PATH:
+    if len(os.fsencode(folder)) <= _MAX_STATE_PATH_BYTES:
         yield folder
         return
-    for left in Path(tempfile.gettempdir()).glob("sd-*/ray"):  # of a process that was killed, and whose folder is gone
-        if left.is_symlink() and not left.exists():
-            shutil.rmtree(left.parent, ignore_errors=True)
+    for stale in Path(tempfile.gettempdir()).glob("sd-*/ray"):  # links of killed processes whose folders are deleted
+        if stale.is_symlink() and not stale.exists():
+            shutil.rmtree(stale.parent, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="sd-") as private:
         link = Path(private) / "ray"
         link.symlink_to(folder, target_is_directory=True)

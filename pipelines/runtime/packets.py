@@ -1,4 +1,4 @@
-"""Packets of rows, and the worker that takes one through its stages, wherever it lives."""
+"""Packets of rows, and the worker that runs stages on them, in this process or in a Ray actor."""
 
 import json
 from collections.abc import Callable
@@ -10,24 +10,24 @@ import pyarrow as pa
 from ... import SteadyDancerError
 from ...datasets.artifact import Packet
 from ...datasets.schema import Row, from_ipc, to_ipc
-from .stage import Stage, fault, run_stages
+from .stage import Stage, run_stages, stage_fault
 
 Item = dict[str, Any]
-"""A packet on its way: its id, the ids of its rows, the rows, the seconds of each stage, and what stopped it."""
+"""A packet in progress: its id, the ids of its rows, the rows, seconds by stage, and the error that stopped it."""
 WritePacket = Callable[[Packet, list[Row]], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know of a job: its stages, its configuration, and how a packet's rows are committed.
+    """Description of a job for its workers: stages, configuration, and how a packet's rows are committed.
 
     Args:
-        name: of the command.
-        stages: in order.
-        config: the job's configuration, given to every stage.
-        schema: of the rows on their way.
-        open_row: id → row with which the walk begins.
-        write_packet: commits all rows of a packet; the last thing done to it.
+        name: name of the command.
+        stages: row stages, in order.
+        config: the job's configuration, passed to every stage.
+        schema: schema of the rows between workers.
+        open_row: id → input row of the first stage.
+        write_packet: commits all rows of a packet; called last.
     """
 
     name: str
@@ -39,34 +39,34 @@ class Job:
 
 
 class JobStopped(SteadyDancerError):
-    """A job ended early; the message says what happened and what to do."""
+    """A job ended early; the message gives the cause and the remedy."""
 
 
 def item_of(job: Job, packet: Packet) -> Item:
-    """A packet before its first stage."""
+    """Return a packet's item as it enters the first stage."""
     rows = to_ipc(map(job.open_row, packet.ids), job.schema)
     return {"packet": packet.id, "ids": list(packet.ids), "rows": rows, "seconds": "{}", "fault": ""}
 
 
 class PacketWorker:
-    """Runs consecutive stages on packets; one lives in each Ray actor and loads the models once.
+    """Runs consecutive stages on packets; each Ray actor holds one, which loads the models once.
 
     Args:
-        stages: in order.
-        config: given to every stage.
-        schema: of the rows on their way to the next worker.
-        write_packet: given to the worker of the last stages, which commits what it has in hand.
+        stages: row stages, in order.
+        config: passed to every stage.
+        schema: schema of the rows between workers.
+        write_packet: commits the rows; only the worker of the last stages has it.
     """
 
     def __init__(
         self, stages: list[Stage], config: Any, schema: pa.Schema, write_packet: WritePacket | None = None
     ) -> None:
-        """Nothing is loaded yet: what fails in a constructor, Ray reports as the death of an actor."""
+        """Store the arguments; models are loaded later, because Ray reports a failing constructor as a dead actor."""
         self.stages, self.config, self.schema, self.write_packet = stages, config, schema, write_packet
         self.tools: list[Any] | None = None
 
     def __call__(self, item: Item) -> Item:
-        """Run one packet; `rows` comes and goes as an Arrow stream of the schema."""
+        """Run one packet; `rows` is an Arrow stream of the schema, in and out."""
         if self.tools is None:
             self.tools = [stage.load_tools(self.config) for stage in self.stages]
         rows, seconds = run_stages(self.stages, from_ipc(item["rows"]), self.config, self.tools)
@@ -79,5 +79,5 @@ class PacketWorker:
         except OSError:
             raise
         except Exception as error:
-            raise fault("write", f"packet {packet.id}", error) from error
+            raise stage_fault("write", f"packet {packet.id}", error) from error
         return {**out, "rows": b""}

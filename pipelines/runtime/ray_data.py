@@ -1,4 +1,4 @@
-"""Packets on Ray Data: blocks of them, workers as actors, and what becomes of those of a worker that died."""
+"""Packets on Ray Data: blocks of packets, workers as actors, and retries when a worker dies."""
 
 import json
 import logging
@@ -12,32 +12,32 @@ from ...datasets.artifact import Artifact, Packet
 from .packets import Item, Job, JobStopped, PacketWorker, item_of
 from .stage import Stage, StageFault
 
-# Rows that are on their way through Ray at once: 10,000 packets of sources. Workers start anew for the next wave, which
-# costs them a minute in hours.
+# Size of the rows in Ray at one time: 10,000 packets of sources. Workers restart for the next wave, which costs about a
+# minute every few hours.
 WAVE_BYTES = 256 << 20
-# Ray Data's own work is done once a block, whatever is in it: blocks of several packets, as long as enough are left for
-# no worker to stand idle at the end.
+# Ray Data has a fixed cost per block: put several packets into one, but keep enough blocks that no worker idles at the
+# end.
 BLOCKS_A_WORKER = 16
 
 
 class RayPacketWorker(PacketWorker):
-    """The same in a Ray actor, where an exception would lose its cause on its way: it travels as a value, in words."""
+    """`PacketWorker` in a Ray actor. Returns errors as values, because Ray would drop an exception's cause."""
 
     fault = ""
 
     def __call__(self, item: Item) -> Item:
-        """Run one packet, or say in `fault` what stopped it; after that nothing more is begun."""
+        """Run one packet, or return the error in `fault`; after an error, skip all further packets."""
         self.fault = self.fault or item["fault"]
         if self.fault:
             return {**item, "rows": b"", "fault": self.fault}
         try:
             return super().__call__(item)
         except (StageFault, OSError, SteadyDancerError) as error:
-            self.fault = _to_words(error)
+            self.fault = _serialise_error(error)
             return {**item, "rows": b"", "fault": self.fault}
 
 
-def _to_words(error: Exception) -> str:
+def _serialise_error(error: Exception) -> str:
     if isinstance(error, StageFault):
         return json.dumps(["StageFault", *error.args])
     if isinstance(error, OSError):
@@ -45,7 +45,7 @@ def _to_words(error: Exception) -> str:
     return json.dumps(["SteadyDancerError", str(error)])
 
 
-def _from_words(words: str) -> Exception:
+def _restore_error(words: str) -> Exception:
     kind, *arguments = json.loads(words)
     kinds: dict[str, Callable[..., Exception]] = {
         "StageFault": StageFault,
@@ -56,11 +56,11 @@ def _from_words(words: str) -> Exception:
 
 
 def ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator[Item]:
-    """Results as they come. Packets of a worker that died (killed, out of memory, a crash in a library) run again.
+    """Yield results as they arrive. Packets of a worker that died (killed, out of memory, library crash) run again.
 
-    Those that it had finished before, of the block it died in, do not: their seconds are lost with it.
+    Packets of the same block that it had finished do not run again; only their timings are lost.
 
-    Rows are opened a wave at a time: those of a million packets would not fit into the driver.
+    Rows are opened one wave at a time: those of a million packets would not fit into the driver's memory.
 
     Raises:
         JobStopped: packets keep killing their workers.
@@ -68,7 +68,7 @@ def ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator
     import ray.data
 
     for handler in logging.getLogger("ray.data").handlers:
-        if handler.name == "console":  # Ray's own; its file in its session stays, and whatever others have put there
+        if handler.name == "console":  # Ray's own; its log file and handlers of other code stay as they are
             handler.setLevel(logging.CRITICAL)
     pending = {packet.id: packet for packet in packets}
     attempts_left = 2
@@ -77,7 +77,7 @@ def ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator
         try:
             for result in _ray_dataset(job, _wave(job, pending.values())).iter_rows():
                 if result["fault"]:
-                    raise _from_words(result["fault"])
+                    raise _restore_error(result["fault"])
                 del pending[result["packet"]]
                 yield result
         except ray.exceptions.RayActorError as error:
@@ -88,13 +88,14 @@ def ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator
             if attempts_left == 0:
                 ids = [name for packet in pending.values() for name in packet.ids]
                 raise JobStopped(
-                    f"{job.name} stopped: workers die (killed, out of memory, or a crash in a library) on one of these "
-                    f"{len(ids)}, first {ids[0]}.\nFinished packets are kept; --in-process shows which one it is."
+                    f"{job.name} stopped: workers die (killed, out of memory, or a crash in a library) on one of "
+                    f"{len(ids)} inputs, the first of which is {ids[0]}.\n"
+                    "Finished packets are kept; run with --in-process to see which input it is."
                 ) from error
 
 
 def _wave(job: Job, packets: Iterable[Packet]) -> list[Item]:
-    """The first packets, with as many rows as the driver may hold; one packet at least."""
+    """Return the first packets, up to the bytes of rows that the driver may hold; at least one packet."""
     items: list[Item] = []
     num_bytes = 0
     for packet in packets:
@@ -110,7 +111,7 @@ def _ray_dataset(job: Job, items: list[Item]) -> Any:
     from ray.util.annotations import RayDeprecationWarning
 
     warnings.filterwarnings("ignore", category=RayDeprecationWarning, message="`ray_remote_args`")
-    # Stages that need the same share of a machine run fused, in one worker: rows that stay do not travel.
+    # Stages with the same resources are fused into one worker, so that rows are not sent between workers.
     groups = [list(group) for _, group in groupby(job.stages, key=lambda stage: (stage.num_cpus, stage.num_gpus))]
     most_workers = [_most_workers(group[0], len(items)) for group in groups]
     num_blocks = min(len(items), BLOCKS_A_WORKER * max(most_workers))
@@ -124,18 +125,18 @@ def _ray_dataset(job: Job, items: list[Item]) -> Any:
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
                 max_size=most_workers[index],
-                # All at once, not one after another as work piles up; but of two groups, one would take all room.
+                # Start all workers at once instead of as work piles up; with two groups, one would take all resources.
                 initial_size=most_workers[index] if len(groups) == 1 else 1,
             ),
-            # Ray would start a fallen actor again without end, and cannot always (its arguments may be lost with it).
-            # The argument has no other name before Ray 2.64; until then Ray warns.
+            # Ray would restart a dead actor without limit, and sometimes cannot (its arguments may be lost with it).
+            # Before Ray 2.64 the argument has no other name, so Ray warns.
             max_restarts=0,
         )
     return dataset
 
 
 def _most_workers(stage: Stage, num_packets: int) -> int:
-    """So many workers of a stage as the cluster has room for, and no more than packets."""
+    """Return how many workers of a stage fit on the cluster, at most one per packet."""
     import ray
 
     kind, share = ("GPU", stage.num_gpus) if stage.num_gpus else ("CPU", max(stage.num_cpus, 1e-3))

@@ -1,7 +1,7 @@
-"""Packets through stages, on Ray Data or in this process, with progress, resume and readable faults.
+"""Run packets through stages, on Ray Data or in this process, with progress, resuming and readable errors.
 
-Ray Data moves small rows and runs actors; which packets are done is decided by the artifact's parts alone. (Ray's own
-checkpointing forgets rejected rows and loses siblings of a failed fan-out; see docs/log.md.)
+Ray Data moves small rows and runs actors; the artifact's parts alone decide which packets are done. (Ray's own
+checkpointing drops rejected rows and siblings of a failed fan-out; see docs/log.md.)
 """
 
 import contextlib
@@ -35,10 +35,10 @@ class Engine:
     """Where packets run.
 
     Args:
-        state_dir: where a private Ray keeps its files, and fault logs go.
-        in_process: no Ray at all: same rows, same verdicts, `breakpoint()` works.
-        address: of a Ray cluster to join; None starts a private one on this machine.
-        command: the words that reproduce the job, for messages.
+        state_dir: folder for the files of a private Ray and for error logs.
+        in_process: run without Ray: same rows, same verdicts, `breakpoint()` works.
+        address: address of a Ray cluster to join; None starts a private Ray on this machine.
+        command: command line that reproduces the job, for messages.
     """
 
     state_dir: Path
@@ -48,10 +48,10 @@ class Engine:
 
 
 def run_packets(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine) -> dict[str, float]:
-    """Run the packets that have no part in `artifact` yet; returns the seconds of each stage, summed over workers.
+    """Run the packets that have no part in `artifact` yet; return the seconds of each stage, summed over workers.
 
     Raises:
-        JobStopped: the code failed on a row, or the machine did (a full disk). Finished packets stay finished.
+        JobStopped: the code failed on a row, or the machine failed (a full disk). Finished packets are kept.
     """
     seconds: Counter[str] = Counter()
     remaining = artifact.remaining(packets)
@@ -81,7 +81,7 @@ def _results(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine
 
         from .ray_data import ray_results
 
-        if engine.address is None:  # a cluster may be growing towards what is asked of it
+        if engine.address is None:  # an autoscaling cluster may add the GPUs later
             _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
         yield ray_results(job, artifact, packets)
 
@@ -90,40 +90,41 @@ def _enter_ray(job: Job, engine: Engine, stack: contextlib.ExitStack) -> None:
     from .local_ray import local_ray
 
     try:
-        if engine.address and ":" in engine.address:  # Ray itself tries for ten minutes
+        if engine.address and ":" in engine.address:  # fail early: Ray itself retries for ten minutes
             host, port = engine.address.removeprefix("ray://").rsplit(":", 1)
             socket.create_connection((host, int(port)), timeout=10).close()
         stack.enter_context(local_ray(engine.state_dir / "ray", engine.address))
-    except Exception as error:  # Ray has no class for what goes wrong at its start
+    except Exception as error:  # Ray has no common class for start-up errors
         words = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
         if engine.address:
             raise JobStopped(
-                f"{job.name} stopped: no Ray cluster can be joined at {engine.address} ({words})"
+                f"{job.name} stopped: cannot connect to a Ray cluster at {engine.address} ({words})"
             ) from error
         raise JobStopped(
             f"{job.name} stopped: Ray did not start ({words})\n"
-            f"Is there room on the disk? Its logs: {engine.state_dir / 'ray' / 'logs'}; --in-process runs without it."
+            f"Check the free disk space and the logs in {engine.state_dir / 'ray' / 'logs'}; --in-process runs without "
+            "Ray."
         ) from error
 
 
-def _require_gpus(job: Job, wanted: float, here: float) -> None:
-    """A GPU that never comes would be waited for without a word."""
-    if wanted > here:
+def _require_gpus(job: Job, wanted: float, available: float) -> None:
+    """Fail early: Ray would otherwise wait silently for a GPU that does not exist."""
+    if wanted > available:
         raise JobStopped(
-            f"{job.name} asks for {wanted:g} GPU a worker, and this machine has {here:g}: give --address of a cluster "
-            f"that has them, or a preset whose {job.name}.num_gpus is 0 (tiny)"
+            f"{job.name} needs {wanted:g} GPU per worker, but this machine has {available:g}: give --address of a "
+            f"cluster with GPUs, or a preset whose {job.name}.num_gpus is 0 (tiny)"
         )
 
 
 @contextlib.contextmanager
 def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
-    """Turn what stopped a worker into a few lines that name the stage, the clip, the line and the way on."""
+    """Turn a worker's error into a short message with stage, clip, source line and remedy."""
     try:
         yield
     except OSError as error:
         raise JobStopped(
             f"{job.name} stopped: {error.strerror or error} ({error.filename or engine.state_dir})\n"
-            "Finished packets are kept; make room or mend the path, then run the same command again."
+            "Finished packets are kept; free disk space or fix the path, then run the same command again to resume."
         ) from error
     except StageFault as error:
         log = engine.state_dir / "faults" / f"{error.stage}-{error.row_id.split()[0]}.log"
@@ -134,22 +135,22 @@ def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
             f"{job.name} stopped: a fault in stage `{error.stage}`, clip {error.row_id}\n"
             f"  {error.error}\n"
             f"  at {error.place}\n"
-            f"  whole traceback: {log}\n"
+            f"  full traceback: {log}\n"
             f"  reproduce in one process: {command}{'' if engine.in_process else ' --in-process'}\n"
-            "Finished packets are kept; the same command goes on from there."
+            "Finished packets are kept; the same command resumes from there."
         ) from error
 
 
 def progress(items: Iterable[T], name: str, unit: str, total: int, initial: int = 0) -> Iterator[T]:
-    """A progress bar on a terminal; in a log, a line now and then."""
+    """Yield the items with a progress bar on a terminal, or with a line every 20 seconds in a log."""
     if sys.stderr.isatty():
         yield from tqdm(items, desc=name, unit=f" {unit}", total=total, initial=initial, dynamic_ncols=True)
         return
-    start = said = time.monotonic()
-    print(f"{name}: {initial} of {total} {unit} are done", file=sys.stderr, flush=True)
+    start = last_line = time.monotonic()
+    print(f"{name}: {initial} of {total} {unit} done", file=sys.stderr, flush=True)
     for done, item in enumerate(items, initial + 1):
         yield item
         now = time.monotonic()
-        if done == total or now - said > SECONDS_BETWEEN_LINES:
-            said = now
+        if done == total or now - last_line > SECONDS_BETWEEN_LINES:
+            last_line = now
             print(f"{name}: {done} of {total} {unit}, {now - start:.0f} s", file=sys.stderr, flush=True)

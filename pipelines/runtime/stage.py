@@ -1,6 +1,6 @@
-"""The contract of one step: a function on one row, with what it reads, adds and needs standing next to it.
+"""Row stages: a function on one row, with the columns it reads and adds and the resources it needs.
 
-A bad clip is marked and kept (`BadClip`); a fault of the code stops the job (`StageFault`).
+A bad clip is quarantined (`BadClip`); an error of the code stops the job (`StageFault`).
 """
 
 import textwrap
@@ -16,24 +16,24 @@ from ...datasets.schema import Row
 
 
 class BadClip(Exception):
-    """The clip, not the code, is at fault.
+    """A clip that cannot be processed; its row is quarantined.
 
     Args:
-        reason: one of the verdict classes (`unreadable`, `truncated`, ...).
-        detail: the error's own words.
+        reason: reason code (`unreadable`, `truncated`, ...).
+        detail: message of the error.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        """Keep both for the row."""
+        """Store reason and detail for the row."""
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
 
 class StageFault(RuntimeError):
-    """The code failed on a row. Carries words only, so that it crosses process borders whole."""
+    """The code failed on a row. Holds strings only, so that it can be pickled between processes."""
 
     def __init__(self, stage: str, row_id: str, error: str, place: str, trace: str) -> None:
-        """Name the stage, the row, the original exception, its line and its whole traceback."""
+        """Store the stage, the row, the original exception, its source line and its full traceback."""
         super().__init__(stage, row_id, error, place, trace)
         self.stage, self.row_id, self.error, self.place, self.trace = stage, row_id, error, place, trace
 
@@ -43,17 +43,17 @@ class StageFault(RuntimeError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a job.
+    """One row stage of a job.
 
     Args:
-        name: as the walk names it.
-        function: `(row, config, tools) -> row | list of rows`; pure but for the files it reads.
+        name: name of the stage.
+        function: `(row, config, tools) -> row | list of rows`; pure except for the files it reads.
         reads: columns it needs.
         adds: columns it writes.
-        load: `(config) -> tools`, called once per worker: models and other dear things.
-        num_cpus, num_gpus: what one worker takes while it runs; fractions are allowed.
-        meter: running totals of this process (`{name: number}`); by how much they grew in this stage is told beside
-            its seconds.
+        load: `(config) -> tools`, called once per worker: models and other expensive objects.
+        num_cpus, num_gpus: resources of one worker while it runs; fractions are allowed.
+        meter: running totals of this process (`{name: number}`); their increase during the stage is reported with its
+            seconds.
     """
 
     name: str
@@ -66,10 +66,10 @@ class Stage:
     meter: Callable[[], dict[str, float]] | None = None
 
     def apply(self, row: Row, config: Any, tools: Any = None) -> list[Row]:
-        """Rows that come of one row. Rows that already have a verdict pass untouched.
+        """Apply the stage to one row; a row that already has a verdict is returned unchanged.
 
         Raises:
-            StageFault: the function failed for another reason than the clip.
+            StageFault: the function failed for a reason other than the clip.
         """
         if row.get("verdict") is not None:
             return [row]
@@ -78,36 +78,36 @@ class Stage:
         except BadClip as bad:
             return [{**row, "verdict": "quarantined", "reason": bad.reason, "detail": bad.detail}]
         except (OSError, SteadyDancerError):
-            raise  # a full disk or a lost mount is neither the clip's nor the code's fault
+            raise  # a full disk or a lost mount is caused neither by the clip nor by the code
         except Exception as error:
-            raise fault(self.name, _name(row), error) from error
+            raise stage_fault(self.name, _row_label(row), error) from error
         return out if isinstance(out, list) else [out]
 
     def load_tools(self, config: Any) -> Any:
-        """What `load` gives, None without one.
+        """Call `load` and return its result; None without `load`.
 
         Raises:
-            StageFault: the code failed; what a person can mend passes as it is.
+            StageFault: the code failed; errors that the user can fix are raised unchanged.
         """
         try:
             return self.load(config) if self.load else None
         except (OSError, SteadyDancerError):
             raise
         except Exception as error:
-            raise fault(self.name, "none yet: loading", error) from error
+            raise stage_fault(self.name, "none (loading)", error) from error
 
 
-def fault(stage: str, row_id: str, error: Exception) -> StageFault:
-    """Put an exception into words: which row, which line of ours or of a library."""
+def stage_fault(stage: str, row_id: str, error: Exception) -> StageFault:
+    """Build a `StageFault` from an exception, with the row and the source line that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    # Some libraries' messages fill a screen; the whole of it is in the trace.
+    # Some libraries' messages fill a screen; the full text is in the traceback.
     words = textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" …")
     return StageFault(stage, row_id, words, place, traceback.format_exc())
 
 
-def _name(row: Row) -> str:
-    """What a person finds the row by: its id, and the file it is of."""
+def _row_label(row: Row) -> str:
+    """Return a row's id and file, for messages."""
     file = row.get("source_path") or row.get("driving") or row.get("video")
     return f"{row.get('clip_id') or row.get('id')} ({file})"
 
@@ -115,21 +115,21 @@ def _name(row: Row) -> str:
 def run_stages(
     stages: list[Stage], rows: list[Row], config: Any, tools: list[Any]
 ) -> tuple[list[Row], dict[str, float]]:
-    """All rows of a packet through stages in order; returns them, and the seconds that each stage took.
+    """Run all rows of a packet through the stages in order; return the rows, and the seconds of each stage.
 
-    One row goes all the way before the next begins: what a decoder keeps of a file is for that row's later stages.
-    Beside the seconds stand the sums of the stages' meters.
+    A row passes all stages before the next row starts, so that later stages reuse the decoder's cache of its file.
+    The seconds include the sums of the stages' meters, under the meters' names.
     """
     numbers = {stage.name: 0.0 for stage in stages}
     out: list[Row] = []
     for row in rows:
-        on_its_way = [row]
+        current = [row]
         for stage, tool in zip(stages, tools, strict=True):
             before = stage.meter() if stage.meter else {}
             start = time.perf_counter()
-            on_its_way = [one for each in on_its_way for one in stage.apply(each, config, tool)]
+            current = [one for each in current for one in stage.apply(each, config, tool)]
             numbers[stage.name] += time.perf_counter() - start
             for name, total in (stage.meter() if stage.meter else {}).items():
                 numbers[name] = numbers.get(name, 0.0) + total - before.get(name, 0)
-        out += on_its_way
+        out += current
     return out, numbers

@@ -1,4 +1,4 @@
-"""Jobs on a cluster: commands that are submitted to its job server, and followed to their end."""
+"""Jobs on a cluster: submit commands to its job server and follow them to the end."""
 
 import asyncio
 import hashlib
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class JobFailed(SteadyDancerError):
-    """A submitted job ended in failure or was stopped; the message holds its id, its state and its last lines."""
+    """A submitted job failed or was stopped; the message has its id, its status and the last lines of its log."""
 
 
 def submit_job(
@@ -29,14 +29,13 @@ def submit_job(
     run_key: str = "",
     on_log: Callable[[str], None],
 ) -> None:
-    """Run `steadydancer ARGUMENTS` on a cluster, pass its log on line by line, and return when it has succeeded.
+    """Run `steadydancer ARGUMENTS` on a cluster, forward its log line by line, and return when it has succeeded.
 
-    `address` is the cluster's job server, `http(s)://HOST:8265`. The submission id follows from `arguments` and
-    `run_key`: the same call again attaches to the job while it waits or runs, returns at once when it has succeeded,
-    and starts a further attempt when it had failed or been stopped. Give a `run_key` (a flow run's id) where
-    a new run shall run again although the arguments are old. `env` is set for the command and all its workers; it is
-    stored readable by everybody who may see the cluster's jobs, so no secrets. An interrupt stops the job; a lost
-    connection does not.
+    `address` is the cluster's job server, `http(s)://HOST:8265`. The submission id is derived from `arguments` and
+    `run_key`: repeating the call attaches to a pending or running job, returns at once if the job has succeeded, and
+    starts another attempt if it has failed or was stopped. Give a `run_key` (a flow run's id) to run the same arguments
+    again. `env` is set for the command and all its workers; everyone who can see the cluster's jobs can read it, so it
+    must not contain secrets. An interrupt stops the job; a lost connection does not.
 
     Raises:
         SteadyDancerError: the address is not that of a job server.
@@ -47,7 +46,7 @@ def submit_job(
         raise SteadyDancerError(
             f"{address!r} is not the address of a Ray job server: give http(s)://HOST:PORT (usually :8265)"
         )
-    with environment({}, removed=ADDRESSES):  # they would override the address that was asked for
+    with environment({}, removed=ADDRESSES):  # they would override `address`
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -56,8 +55,8 @@ def submit_job(
             client = JobSubmissionClient(address)
         except AuthenticationError as error:
             raise SteadyDancerError(
-                f"{address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN where "
-                "this command, or the worker that runs the flow, is started"
+                f"{address} requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN in the "
+                "environment of this command, or of the worker that runs the flow"
             ) from error
     submission_id, status = _attach_or_submit(client, arguments, env or {}, run_key)
     if status == JobStatus.SUCCEEDED:
@@ -67,12 +66,12 @@ def submit_job(
     try:
         job, last_lines = _follow(client, submission_id, on_log)
     except Exception:
-        raise  # the connection's fault, not the job's: it goes on, and the next call attaches to it
+        raise  # the connection failed, not the job: it keeps running, and the next call attaches to it
     except BaseException:
         client.stop_job(submission_id)
         raise
     if job.status != JobStatus.SUCCEEDED:
-        # Ray's message goes on to repeat the log.
+        # Ray's message repeats the log after this.
         message = (job.message or "").split(", last available logs")[0]
         raise JobFailed("\n".join([f"{submission_id} {job.status.value}: {message}", *last_lines]))
 
@@ -80,7 +79,7 @@ def submit_job(
 def _attach_or_submit(
     client: "JobSubmissionClient", arguments: list[str], env: dict[str, str], run_key: str
 ) -> tuple[str, Any]:
-    """The (submission id, status) of the living or succeeded job with these arguments, or of a new attempt."""
+    """Return (submission id, status) of the active or succeeded job with these arguments, or of a new attempt."""
     from ray.job_submission import JobStatus
 
     base = "steadydancer-" + hashlib.sha256(json.dumps([run_key, arguments]).encode()).hexdigest()[:16]
@@ -95,11 +94,11 @@ def _attach_or_submit(
         client.submit_job(
             entrypoint=shlex.join(["steadydancer", *arguments]),
             submission_id=submission_id,
-            # A progress bar's every move is a line of the job's log.
+            # Every update of a progress bar is a line in the job's log.
             runtime_env={"env_vars": {"PYTHONSAFEPATH": "1", "TQDM_MININTERVAL": "30", **env}},
         )
     except RuntimeError:
-        # Somebody may have submitted the same job a moment ago; anything else is a true refusal.
+        # The same job may have been submitted concurrently; anything else is a real error.
         if submission_id not in {job.submission_id for job in client.list_jobs()}:
             raise
     return submission_id, client.get_job_status(submission_id)
@@ -108,7 +107,7 @@ def _attach_or_submit(
 def _follow(
     client: "JobSubmissionClient", submission_id: str, on_log: Callable[[str], None]
 ) -> tuple["JobDetails", list[str]]:
-    """Pass the log on until the job ends; the job, and the last lines of its log."""
+    """Forward the log until the job ends; return the job and the last lines of its log."""
     last_lines: deque[str] = deque(maxlen=15)
 
     def take(line: str) -> None:
@@ -125,7 +124,7 @@ def _follow(
 
 
 async def _tail(client: "JobSubmissionClient", submission_id: str, num_taken: int, take: Callable[[str], None]) -> int:
-    """Take the log's lines after the first `num_taken` until the job or the connection ends; the number taken now."""
+    """Forward log lines after the first `num_taken` until the job or the connection ends; return the new count."""
     import aiohttp
 
     chunks = client.tail_job_logs(submission_id)
@@ -134,7 +133,7 @@ async def _tail(client: "JobSubmissionClient", submission_id: str, num_taken: in
     while not ended:
         try:
             *lines, rest = (rest + await anext(chunks)).split("\n")
-        except StopAsyncIteration:  # a last line need not end in a newline
+        except StopAsyncIteration:  # the last line may lack a newline
             lines, ended = [rest] if rest else [], True
         except (RuntimeError, OSError, aiohttp.ClientError):
             break

@@ -195,8 +195,8 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{cached} holds latents, {wants_any}", ("render", "--checkpoint", cached, *pair, "--out", "o")),
         (f"{cached} holds latents, not renders: give the --out of `render`",
          ("evaluate", "--renders", cached, "--out", "o")),
-        (f"{clips} holds clips, not metrics: give the --out of `evaluate`", ("report", "--metrics", clips)),
-        (f"{image} is a file; a folder is wanted: give what --out of", ("explain", "x", "--artifact", image)),
+        (f"{clips} holds clips, no metrics: give what `evaluate --out` was given", ("report", "--metrics", clips)),
+        (f"{image} is a file, not a folder: give the --out folder of", ("explain", "x", "--artifact", image)),
         (f"'{image}' is a file, and results go into a folder", ("cache", "--clips", curated, "--out", image / "run")),
         (f"'{image}' is a file, and results go into a folder", ("demo", "--out", image / "run", "--dry-run")),
         ("'-1' is below zero", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
@@ -242,10 +242,10 @@ def test_every_clip_rejected_fails_and_counts_the_reasons(
     answer = call("curate", "--clips", clips, "--out", "o", "--preset", preset, "--in-process")
     assert answer.code == 1
     assert answer.out == "o/clips: 4 inputs, 0 ok, 3 rejected, 1 quarantined\n"
-    assert "nothing came out usable: 2 too_short, 1 min_brightness, 1 truncated" in answer.err
+    assert "no usable output: 2 too_short, 1 min_brightness, 1 truncated" in answer.err
     assert Artifact(tmp_path / "o" / "clips").record()["counts"]["ok"] == 0
     later = call("cache", "--clips", "o", "--out", "o", "--preset", preset, "--in-process")
-    assert later.code == 1 and "holds no accepted clip (2 too_short, 1 min_brightness, 1 truncated)" in later.err
+    assert later.code == 1 and "has no accepted clip (2 too_short, 1 min_brightness, 1 truncated)" in later.err
     assert not (tmp_path / "o/latents").exists()
 
 
@@ -274,7 +274,7 @@ def test_a_fault_fits_on_a_screen_and_the_same_command_goes_on(
     assert answer.code == 1 and len(answer.err.splitlines()) <= 15 and "Traceback" not in answer.err
     assert re.search(r"fault in stage `score`, clip [0-9a-f]{16} \(.*/dark\.mp4\)", answer.err)
     assert re.search(r"ZeroDivisionError: division by zero\n  at flows/test_cli\.py:\d+ in broken", answer.err)
-    log = re.search(r"whole traceback: (\S+)", answer.err)
+    log = re.search(r"full traceback: (\S+)", answer.err)
     assert log and "1 / 0" in Path(log[1]).read_text()
     assert f"steadydancer curate --clips {dancers / 'clips'} --out o" in answer.err
     kept = {path: path.stat().st_mtime_ns for path in Path("o/measured").glob("part-*")}

@@ -183,7 +183,7 @@ def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(
     put(tmp_path / "pairs.csv", root / "pairs.csv")
     answer = call("render", "--checkpoint", checkpoint, "--pairs", root / "pairs.csv", "--out", root / "out",
                   "--preset", "tiny", "--in-process")  # fmt: skip
-    assert answer.code == 1 and "nothing came out usable: 3 unreadable_image" in answer.err
+    assert answer.code == 1 and "no usable output: 3 unreadable_image" in answer.err
     details = {row["id"]: row["detail"] for row in Artifact(root / "out" / "renders").read().to_pylist()}
     assert details["a"].startswith(f"{bucket}/words.png is no image")
     assert details["b"].startswith(f"{bucket}/gone.png: No such file")

@@ -67,4 +67,4 @@ def test_forget_says_what_it_would_do_asks_before_it_deletes_and_goes_on(
     assert not (tmp_path / "run" / "clips").exists() and not (tmp_path / "run" / "measured").exists()
     assert call(*words, "--yes").code == 0
     wrong = call("forget", "nobody", "--clips", tmp_path / "new", "--out", tmp_path / "newer")
-    assert wrong.code == 1 and wrong.err.startswith("steadydancer: no source here is nobody")
+    assert wrong.code == 1 and wrong.err.startswith("steadydancer: no source matches nobody")

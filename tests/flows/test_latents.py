@@ -16,7 +16,7 @@ from steadydancer.datasets.storage import copies as file_copies
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.flows.commands.latents import repair, verify
-from steadydancer.pipelines.cache import reused_shards as takeover
+from steadydancer.pipelines.cache import reused_shards
 from steadydancer.pipelines.cache.repair import repair as repair_now
 from steadydancer.pipelines.cache.verify import verify as verify_now
 from steadydancer.pipelines.runtime.runner import Engine
@@ -85,7 +85,7 @@ def test_everything_that_is_wrong_is_in_the_table(copy: Path) -> None:
         f"damaged shards/{flipped.name} {member['clip_id']}.conditions.safetensors",
         f"cut short shards/{short.name} {size} bytes of {size + 512}",
         f"damaged null/{null.name} null conditions of a bucket",
-        "orphan shards/0000000000000000.tar the record knows nothing of it",
+        "orphan shards/0000000000000000.tar not in the record",
     ])  # fmt: skip
 
 
@@ -101,8 +101,8 @@ def test_the_index_and_the_record_are_looked_at_too(copy: Path) -> None:
     assert told == {
         "plan.json": ("contradicts the record", "packet_size: 2 → 7"),
         first.name: ("missing", "a part of the index"),
-        second.name: ("damaged", "a part of the index has other bytes than were recorded"),
-        "part-00000000000000aa.parquet": ("orphan", "the record knows nothing of it"),
+        second.name: ("damaged", "a part of the index differs from its recorded digest"),
+        "part-00000000000000aa.parquet": ("orphan", "not in the record"),
     }
     second.write_bytes(content)
     first.write_bytes(content)
@@ -111,7 +111,7 @@ def test_the_index_and_the_record_are_looked_at_too(copy: Path) -> None:
     record["counts"]["ok"] = 9
     write_json(copy / "run.json", record)
     kinds = {finding.place: finding.detail for finding in verify_now(copy).findings}
-    assert kinds[first.name] == "holds other clips than its name says"
+    assert kinds[first.name] == "its clips do not match its file name"
 
 
 def test_a_repaired_cache_has_the_bytes_that_were_lost(copy: Path, cached: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_repaired_cache_has_the_bytes_that_were_lost(copy: Path, cached: Path,
 def test_a_stopped_repair_goes_on(copy: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards(copy)[2].unlink()
     copied: list[Any] = []
-    copy_atomically = takeover.copy_atomically
+    copy_atomically = reused_shards.copy_atomically
 
     def stop_at_the_third(source: Path, target: Path) -> None:
         if len(copied) == 2:
@@ -157,7 +157,7 @@ def test_a_stopped_repair_goes_on(copy: Path, cached: Path, tmp_path: Path, monk
 
     engine = Engine(tmp_path / ".engine", in_process=True)
     with monkeypatch.context() as patched:
-        patched.setattr(takeover, "copy_atomically", stop_at_the_third)
+        patched.setattr(reused_shards, "copy_atomically", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             repair_now(copy, tmp_path / "new", engine)
     assert not (tmp_path / "new" / "latents" / "run.json").exists()
@@ -192,7 +192,7 @@ def test_other_networks_sources_or_clips_are_refused_by_name(
     paths = [path.replace("/clips/", "/elsewhere/") for path in rows["source_path"].to_pylist()]
     place = rows.schema.get_field_index("source_path")
     pq.write_table(rows.set_column(place, rows.schema.field(place), [paths]), table)
-    refused(copy, tmp_path / "d", "(gone). Bring them back", "--clips", clips)
+    refused(copy, tmp_path / "d", "(missing). Restore them", "--clips", clips)
     with pytest.raises(ArtifactError, match="not finished"):
         (copy / "run.json").unlink()
         verify_now(copy)
@@ -222,7 +222,7 @@ def test_a_source_that_was_replaced_is_not_encoded_in_the_place_of_the_old_one(
     old = source.read_bytes()
     other = "dancer_1.mp4" if name == "dancer_0.mp4" else "dancer_0.mp4"
     source.write_bytes((tmp_path / "videos" / other).read_bytes())
-    refused(copy, tmp_path / "a", f"{source} (changed). Bring them back", "--clips", clips)
+    refused(copy, tmp_path / "a", f"{source} (changed). Restore them", "--clips", clips)
     source.write_bytes(old)
     answer = call(repair, "--latents", copy, "--out", tmp_path / "b", "--in-process", "--clips", clips)
     assert answer.exit_code == 0, answer.exception

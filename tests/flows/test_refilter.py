@@ -101,7 +101,7 @@ def test_a_dry_run_tells_the_funnel_and_makes_nothing(curated: Path, tmp_path: P
     assert gate["first"] == 6 and gate["alone"] == 3  # three were accepted; the others fail elsewhere, too
     reasons = [row["reason"] for row in rows_of(curated)]
     assert told["funnel"]["measuring"] == reasons.count("too_short") + reasons.count("truncated")
-    with pytest.raises(SteadyDancerError, match="nothing came out usable: .* min_brightness"):
+    with pytest.raises(SteadyDancerError, match="no usable output: .* min_brightness"):
         call(curated, tmp_path / "new", "--set", "min_brightness=0.9")
 
 

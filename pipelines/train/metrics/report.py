@@ -19,7 +19,7 @@ from ....datasets.artifact import RECORD
 from ....datasets.storage import Location
 from ....datasets.storage.files import folders_in
 from ...pages.charts import bar
-from ...pages.curves import draw_curves, key
+from ...pages.curves import draw_curves, legend
 from ...pages.layout import Figure, Section, show, url, write_page
 from ...runtime.after_commit import after_commit
 from ..gallery.folder import REFERENCE_MEDIA, clip_name, gallery_failures, gallery_name, gallery_records
@@ -174,7 +174,7 @@ def _validation(rows: list[Row], title: str) -> Section:
     sigmas = [f"σ = {name.removeprefix('validation_loss_')}" for name in names]
     figures = [
         Figure("mean over σ", draw_curves([_curve(rows, "validation_loss")])),
-        Figure("by σ", draw_curves([_curve(rows, name) for name in names]), key(sigmas)),
+        Figure("by σ", draw_curves([_curve(rows, name) for name in names]), legend(sigmas)),
     ]
     text = "Measured on clips whose sources are not in the training set, always with the same noise."
     return Section(f"{title}Validation", text, figures=figures)
@@ -188,9 +188,9 @@ def _time(rows: list[Row], title: str) -> Section:
     tones = {**dict(zip(PARTS, _TONES, strict=True)), "other": "accepted"}
     table = [[part, f"{share:.1%}", bar([(share, tones[part])])] for part, share in shares.items()]
     figures = [
-        Figure("seconds per step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
-        Figure("shares of a step", draw_curves(list(curves.values()), 0.0), key(list(curves))),
-        Figure("samples per second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
+        Figure("seconds a step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
+        Figure("shares of a step", draw_curves(list(curves.values()), 0.0), legend(list(curves))),
+        Figure("samples a second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
         Figure("memory, GB", draw_curves([_curve(rows, "memory_bytes", 1e-9)], floor=0.0)),
     ]
     text = "" if len(curves) == len(PARTS) else "Set `profile` in the configuration to time the other parts on a GPU."

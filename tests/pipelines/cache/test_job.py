@@ -245,7 +245,7 @@ def test_what_is_missing_is_said_before_anything_is_made(config: CacheConfig, cu
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_here_is_not_waited_for(config: CacheConfig, curated: Path, tmp_path: Path) -> None:
-    with pytest.raises(JobStopped, match=r"cache asks for 1 GPU a worker, and this machine has 0.*tiny"):
+    with pytest.raises(JobStopped, match=r"cache needs 1 GPU per worker, but this machine has 0.*tiny"):
         cache(config.model_copy(update={"num_gpus": 1.0}), curated, tmp_path)
 
 
@@ -278,7 +278,7 @@ def test_what_is_estimated_is_what_it_weighs(config: CacheConfig, curated: Path,
 def price(num_clips: int, **changes: Any) -> dict[str, Any]:
     config, widths = CacheConfig(), Widths()
     shapes = [(81, 640, 640, 4 * 149)] * num_clips
-    return cost.cost(cost.clip_bytes(config, widths, shapes), widths, **changes)
+    return cost.estimate_cost(cost.estimate_bytes(config, widths, shapes), widths, **changes)
 
 
 def test_the_price_of_the_papers_cache_is_that_of_the_arithmetic() -> None:
@@ -296,7 +296,7 @@ def test_the_price_of_the_papers_cache_is_that_of_the_arithmetic() -> None:
     assert paper["cheaper"] == "cache"
     fast = price(7338, samples_drawn=116_000, tflop_per_s=200.0)
     assert fast["gpu_hours"]["cache"] == pytest.approx(paper["gpu_hours"]["cache"] / 2)
-    words = cost.sentence(paper)
+    words = cost.format_cost(paper)
     assert "114 GB" in words and "10.2 GPU-hours" in words and "online 161 in 15.8 passes: cache is cheaper" in words
 
 
@@ -304,10 +304,10 @@ def test_one_pass_is_cheaper_online_and_what_is_not_known_is_null() -> None:
     assert price(1000, samples_drawn=1000)["cheaper"] == "online"
     unknown = price(1000)
     assert unknown["passes"] is None and unknown["gpu_hours"]["online"] is None and unknown["cheaper"] is None
-    assert "once a pass" in cost.sentence(unknown)
+    assert "the same for every pass" in cost.format_cost(unknown)
     # A clip of half the frames at the same size takes half the work.
-    halves = cost.clip_bytes(CacheConfig(), Widths(), [(81, 640, 640, None)] * 2)
-    assert cost.cost(halves, Widths())["gpu_hours"]["cache"] == pytest.approx(2 * 3 * 167 / 100 / 3600)
+    halves = cost.estimate_bytes(CacheConfig(), Widths(), [(81, 640, 640, None)] * 2)
+    assert cost.estimate_cost(halves, Widths())["gpu_hours"]["cache"] == pytest.approx(2 * 3 * 167 / 100 / 3600)
 
 
 @pytest.mark.parametrize(("size", "megabytes"), [((480, 848), 15.43), ((832, 480), 15.19)])
@@ -322,7 +322,7 @@ def test_the_driver_holds_no_keypoints(curated: Path, config: CacheConfig) -> No
     assert "pose" not in row and row["measured_part"].startswith("part-") and row["fps"] == 16.0
     found = steps.find_pose(row, config, Clips(curated))
     assert hashlib.sha256(found["pose"]).hexdigest().startswith(row["pose_digest"])
-    with pytest.raises(ArtifactError, match="other keypoints of .* than were selected"):
+    with pytest.raises(ArtifactError, match="other keypoints for .* than the selection recorded"):
         steps.find_pose({**row, "pose_digest": "0" * 16}, config, Clips(curated))
 
 
@@ -453,7 +453,7 @@ def test_a_file_that_may_not_grow_stops_with_a_sentence_and_the_same_command_goe
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(JobStopped, match=r"cache stopped: File too large .*\n.*make room"):
+        with pytest.raises(JobStopped, match=r"cache stopped: File too large .*\n.*free disk space"):
             cache(config, short, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -21,8 +21,7 @@ from steadydancer.datasets.toydance import draw_dancer, toy_pose
 from steadydancer.datasets.video import encode
 from steadydancer.flows.presets import tiny
 from steadydancer.models.curation import captioner
-from steadydancer.pipelines.cache import job, steps
-from steadydancer.pipelines.cache import reused_shards as takeover
+from steadydancer.pipelines.cache import job, reused_shards, steps
 from steadydancer.pipelines.cache.config import CacheConfig
 from steadydancer.pipelines.cache.repair import repair
 from steadydancer.pipelines.cache.verify import verify
@@ -134,8 +133,10 @@ def test_a_cache_of_an_older_rule_is_repaired_as_it_was_from_sources_that_are_re
     shards = {file.name: file.read_bytes() for file in (captioned / "shards").iterdir()}
     (captioned / "shards" / min(shards)).unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(takeover, "has_the_same_pictures", lambda path: False)
-        with pytest.raises(ArtifactError, match=r"read otherwise by today's rules of pictures: cache the clips anew"):
+        patched.setattr(reused_shards, "has_same_pictures", lambda path: False)
+        with pytest.raises(
+            ArtifactError, match=r"decoded differently by today's `pictures` rule: cache the clips again"
+        ):
             repair(captioned, tmp_path / "other", engine(tmp_path))
     record = repair(captioned, tmp_path / "new", engine(tmp_path))
     assert record is not None and "rules" not in record

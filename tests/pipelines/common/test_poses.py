@@ -72,7 +72,7 @@ def test_keypoints_that_end_too_early_or_are_no_numbers_are_the_clips_fault(vide
     person = toy_pose(3, 24, FPS, aspect=0.75)
     person.body[7, 2, 1] = np.nan
     save_supplied_pose(video, [person], FPS)
-    with pytest.raises(BadClip, match="unreadable_pose: .*no numbers"):
+    with pytest.raises(BadClip, match="unreadable_pose: .*not finite numbers"):
         found(video, [0])
     video.with_name("a.pose.safetensors").write_bytes(b"no such file")
     with pytest.raises(BadClip, match="unreadable_pose"):
@@ -82,7 +82,7 @@ def test_keypoints_that_end_too_early_or_are_no_numbers_are_the_clips_fault(vide
 def test_auto_takes_the_first_estimator_whose_weights_are_all_here(monkeypatch: pytest.MonkeyPatch) -> None:
     here: set[str] = set()
     opened: list[tuple[str, str]] = []
-    monkeypatch.setattr(poses.weights, "find", lambda row: Path("x") if row.name in here else None)
+    monkeypatch.setattr(poses.lookup, "find", lambda row: Path("x") if row.name in here else None)
     monkeypatch.setattr(poses, "open_pose_estimator", lambda name, device: opened.append((name, device)) or name)
     assert poses.load_pose_estimator("auto") is None and poses.load_pose_estimator("supplied") is None
     here |= {"yolox", "blazepose"}

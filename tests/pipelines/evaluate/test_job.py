@@ -182,16 +182,16 @@ def test_change_from_frame_to_frame_needs_no_truth(scored: Path, name: str) -> N
         assert rows[name, "start_gap_jump"]["value"] == pytest.approx(expected, rel=1e-4)
     else:
         row = rows[name, "start_gap_jump"]
-        assert (row["value"], row["reason"], row["detail"]) == (None, "too_short", "9 frames, 10 are the least")
+        assert (row["value"], row["reason"], row["detail"]) == (None, "too_short", "9 frames, at least 10 are needed")
 
 
 def test_every_null_has_its_own_reason_and_no_value_has_one(scored: Path, truth: Path) -> None:
     nulls = {key: (row["reason"], row["detail"]) for key, row in table(scored).items() if row["value"] is None}
-    untrue = {(name, metric): ("no_truth", f"{truth} holds no video called {name}")
+    untrue = {(name, metric): ("no_truth", f"{truth} has no video named {name}")
               for name in ("alone", "one") for metric in NEED_TRUTH}  # fmt: skip
     assert nulls == untrue | {
-        ("equal", "start_gap_jump"): ("too_short", "9 frames, 10 are the least"),
-        ("one", "start_gap_jump"): ("too_short", "1 frames, 10 are the least"),
+        ("equal", "start_gap_jump"): ("too_short", "9 frames, at least 10 are needed"),
+        ("one", "start_gap_jump"): ("too_short", "1 frames, at least 10 are needed"),
         ("one", "temporal_flickering"): ("one_frame", "a single frame has no change"),
         ("failed_1", None): ("not_rendered", "no_pose: why failed_1"),
         ("failed_2", None): ("not_rendered", "too_short: why failed_2"),
@@ -259,8 +259,8 @@ def test_what_is_wrong_with_a_truth_or_an_image_is_no_fault_of_the_render(
     near = rows["near", "psnr"]
     assert near["value"] == pytest.approx(mean_db(render_of("near")[:5], truth_of("near")[:5]), abs=1e-3)
     assert rows["near", "ssim"]["frames_compared"] == near["frames_compared"] == 5 and near["detail"] == (
-        "the truth (10 frames, 32 per second) was compared as it is shown at the render's times (13 frames, 16 per "
-        "second); the driving video cannot be read any more, its times were not looked at; "
+        "the truth (10 frames, 32 per second) was sampled at the render's times (13 frames, 16 per "
+        "second); the driving video can no longer be read, so its frame times were not used; "
         "5 of 13 rendered frames were compared: the truth ends there"
     )
     assert (rows["alone", "psnr"]["reason"], rows["alone", "ssim"]["reason"]) == ("other_aspect",) * 2
@@ -291,7 +291,7 @@ def test_a_render_that_cannot_be_read_is_quarantined(renders: Path, tmp_path: Pa
 def test_the_page_shows_every_video_and_why_values_are_missing(scored: Path, truth: Path) -> None:
     page = (scored / "report.html").read_text()
     assert page.count("<video") == 5 + 3  # renders, truths
-    assert page.count("not there") == 2 + 4  # renders of two, truths of four
+    assert page.count("missing") == 2 + 4  # renders of two, truths of four
     assert "failed_1" in page and "7 inputs, 5 ok, 0 rejected, 2 quarantined" in page
     assert f"3 of 7 renders have a truth in {truth}; 3 were compared, 106 frames" in page
     assert "no_pose: why failed_1" in page and "2 no_truth, 2 not_rendered" in page
@@ -352,14 +352,14 @@ def test_what_is_missing_is_said_before_anything_is_made(renders: Path, tmp_path
     out, folder = tmp_path / "out", tmp_path / "truth"
     with pytest.raises(ArtifactError, match="does not exist"):
         evaluate(tmp_path / "nix", None, out)
-    with pytest.raises(SteadyDancerError, match="--truth takes a folder"):
+    with pytest.raises(SteadyDancerError, match="give --truth a folder"):
         evaluate(renders, tmp_path / "nix", out)
     with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
         evaluate(renders, None, out, components="/nowhere")
     folder.mkdir()
     (folder / "other.mp4").write_bytes(b"x")
     for call in (lambda: evaluate(renders, folder, out), lambda: job.plan(EvaluateConfig(), renders, folder, out)):
-        with pytest.raises(SteadyDancerError, match=r"alone\.mp4, .* were looked for in .*, which holds other\.mp4"):
+        with pytest.raises(SteadyDancerError, match=r"expected alone\.mp4, .* in .*, which has other\.mp4"):
             call()
     assert not out.exists()
 

@@ -9,7 +9,7 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.file_names import file_stem
 from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.datasets.video import encode
-from steadydancer.pipelines.common.outcomes import truths_in_words
+from steadydancer.pipelines.common.outcomes import format_truths
 from steadydancer.pipelines.evaluate.comparison import (
     Clock,
     NotComparable,
@@ -53,7 +53,7 @@ def test_a_truth_is_found_by_its_renders_id_however_it_is_spelled(tmp_path: Path
     folder = folder_of(tmp_path / "truth", file, "other.mp4", "pair_0.txt", ".hidden.mp4", "pair")
     found = find_truths([name, "zzz"], folder)
     assert found.found == {name: str(folder / file)} and found.unused == ["other.mp4"]
-    assert found.missing == {"zzz": ("no_truth", f"{folder} holds no video called zzz")}
+    assert found.missing == {"zzz": ("no_truth", f"{folder} has no video named zzz")}
 
 
 def test_the_closest_name_decides_and_a_file_is_one_renders_truth(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_two_that_fit_equally_well_are_named_and_not_taken(tmp_path: Path) -> No
     reason, detail = found.missing["a"]
     assert reason == "ambiguous_truth" and "a.mkv and a.mov" in detail and str(folder) in detail
     assert "c d.mp4" in found.missing["c_d"][1] and "c#d.mp4" in found.missing["c_d"][1]
-    assert found.told()["not_found"] == {"ambiguous_truth": ["a", "c_d"]}
-    with pytest.raises(SteadyDancerError, match=r"no truth that is clear: a\.mkv and a\.mov fit the render a equally"):
+    assert found.to_record()["not_found"] == {"ambiguous_truth": ["a", "c_d"]}
+    with pytest.raises(SteadyDancerError, match=r"only ambiguous truths: a\.mkv and a\.mov match the render a equally"):
         find_truths(["a"], folder)
 
 
@@ -82,12 +82,12 @@ def test_a_folder_in_which_nothing_fits_is_refused_with_names_of_both_sides(tmp_
     with pytest.raises(SteadyDancerError) as refused:
         find_truths([f"pair_{n}" for n in range(7)], folder)
     said = str(refused.value)
-    assert "pair_0.mp4, pair_1.mp4, pair_2.mp4 and 4 more were looked for" in said and str(folder) in said
-    assert "which holds clip_0.mp4, clip_1.mp4, clip_2.mp4 and 2 more" in said and "\n" not in said
-    with pytest.raises(SteadyDancerError, match="in which no video lies"):
+    assert "expected pair_0.mp4, pair_1.mp4, pair_2.mp4 and 4 more in" in said and str(folder) in said
+    assert "which has clip_0.mp4, clip_1.mp4, clip_2.mp4 and 2 more" in said and "\n" not in said
+    with pytest.raises(SteadyDancerError, match="which has no videos"):
         find_truths(["a"], folder_of(tmp_path / "empty", "a.txt"))
     folder_of(folder_of(tmp_path / "outer") / "set 1", "a.mp4")
-    with pytest.raises(SteadyDancerError, match=r"no video lies \(folders in it are not searched: set 1\)"):
+    with pytest.raises(SteadyDancerError, match=r"no videos \(subfolders are not searched: set 1\)"):
         find_truths(["a"], tmp_path / "outer")
 
 
@@ -105,19 +105,19 @@ def test_a_letter_with_an_accent_is_the_same_in_one_sign_and_in_two(tmp_path: Pa
 def test_without_a_folder_none_is_missed_by_name(tmp_path: Path) -> None:
     found = find_truths(["b", "a"], None)
     assert found.missing == dict.fromkeys(("a", "b"), ("no_truth", "no truth was given"))
-    assert truths_in_words(found.told()) == "No truth was given." and truths_in_words(None) == ""
+    assert format_truths(found.to_record()) == "No truth was given." and format_truths(None) == ""
 
 
 def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a.mp4", "b.mp4", "y.mp4", "z.mp4")
-    told = find_truths(["a", "b", *"cdefg"], folder).told() | {"compared": 1, "frames_compared": 13}
-    assert truths_in_words(told) == (
+    told = find_truths(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
+    assert format_truths(told) == (
         f"2 of 7 renders have a truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
-        "2 videos there fit no render (y.mp4, z.mp4)."
+        "2 videos there match no render (y.mp4, z.mp4)."
     )
     folder = folder_of(tmp_path / "one", "a.mp4", "z.mp4")
-    assert truths_in_words(find_truths(["a"], folder).told()) == (
-        f"1 of 1 renders have a truth in {folder}. 1 video there fits no render (z.mp4)."
+    assert format_truths(find_truths(["a"], folder).to_record()) == (
+        f"1 of 1 renders have a truth in {folder}. 1 video there matches no render (z.mp4)."
     )
 
 
@@ -178,16 +178,16 @@ def test_a_truth_on_the_driving_videos_clock_is_compared_with_what_drove_each_fr
     """The driving at 24 a second, every frame of it rendered and played at 16: frame k was driven by frame k."""
     driving = tmp_path / "driving.mp4"
     encode(np.zeros((30, 32, 32, 3), np.uint8), driving, 24)
-    truth_s, shown_s = times(30, 24), times(13, 16)
-    at, notes = times_in_truth(Clock(shown_s, str(driving)), truth_s)
+    truth_s, render_s = times(30, 24), times(13, 16)
+    at, notes = times_in_truth(Clock(render_s, str(driving)), truth_s)
     assert (np.searchsorted(truth_s, at, side="right") - 1).tolist() == list(range(13)) and "driving" in notes[0]
-    at, _ = times_in_truth(Clock(shown_s, str(driving), driving_fps=12), truth_s)
+    at, _ = times_in_truth(Clock(render_s, str(driving), driving_fps=12), truth_s)
     assert (np.searchsorted(truth_s, at, side="right") - 1).tolist() == list(range(0, 26, 2))
-    at, notes = times_in_truth(Clock(shown_s, str(driving)), times(30, 32))  # neither clock: the render's own
+    at, notes = times_in_truth(Clock(render_s, str(driving)), times(30, 32))  # neither clock: the render's own
     assert (np.searchsorted(times(30, 32), at, side="right") - 1).tolist() == list(range(0, 26, 2))
-    at, notes = times_in_truth(Clock(shown_s, str(tmp_path / "gone.mp4")), truth_s)
+    at, notes = times_in_truth(Clock(render_s, str(tmp_path / "gone.mp4")), truth_s)
     assert (np.searchsorted(truth_s, at, side="right") - 1).tolist() == [k * 3 // 2 for k in range(13)]
-    assert any("driving video cannot be read" in note for note in notes)
+    assert any("driving video can no longer be read" in note for note in notes)
 
 
 def test_shapes_are_the_same_but_for_rounded_sides() -> None:

@@ -79,7 +79,7 @@ def test_where_nothing_was_accepted_the_reasons_are_counted(curated: Path, tmp_p
     refilter.run(config, clips=curated, out=tmp_path)
     refused = sum(row["reason"] == "min_side_px" for row in Clips(tmp_path).read().to_pylist())
     for open_clips in (lambda: job.plan(SOURCE_SIZE, tmp_path, tmp_path), lambda: AcceptedClips(tmp_path)):
-        with pytest.raises(ArtifactError, match=f"holds no accepted clip .*{refused} min_side_px"):
+        with pytest.raises(ArtifactError, match=f"has no accepted clip .*{refused} min_side_px"):
             open_clips()
 
 

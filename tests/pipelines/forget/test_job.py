@@ -238,16 +238,16 @@ def test_a_real_cache_passes_its_verification_afterwards(curated: Path, cached: 
 def test_a_source_is_meant_by_its_path_a_prefix_or_its_origin(copy: Path) -> None:
     row = source_of(copy / "run")
     curations = [Clips(copy / "run")]
-    by_id = forget.find(row["source_id"], curations)
+    by_id = forget.find_source(row["source_id"], curations)
     assert by_id.ids == [row["source_id"]] and by_id.forgotten.paths == {row["source_path"]}
-    assert forget.find(row["source_path"], curations) == by_id
-    assert forget.find(row["source_id"][:8], curations) == by_id
+    assert forget.find_source(row["source_path"], curations) == by_id
+    assert forget.find_source(row["source_id"][:8], curations) == by_id
     (unread,) = (one for one in rows_of(copy / "run") if one["verdict"] == "quarantined")
-    found = forget.find(unread["source_path"], curations)
+    found = forget.find_source(unread["source_path"], curations)
     assert found.counts == {"inputs": 1, "ok": 0, "rejected": 0, "quarantined": 1}
     for wrong in ("ffffffff", "nobody.mp4", row["source_id"][:3]):
-        with pytest.raises(SteadyDancerError, match="no source here is"):
-            forget.find(wrong, curations)
+        with pytest.raises(SteadyDancerError, match="no source matches"):
+            forget.find_source(wrong, curations)
 
 
 def test_an_origin_means_all_that_came_from_there(copy: Path) -> None:
@@ -257,7 +257,7 @@ def test_an_origin_means_all_that_came_from_there(copy: Path) -> None:
     names = ["https://a.org/1" if "dancer" in path else None for path in rows["source_path"].to_pylist()]
     part.unlink()
     pq.write_table(rows.set_column(index, rows.schema.field(index), [names]), part)
-    found = forget.find("https://a.org/1", [Clips(copy / "run")])
+    found = forget.find_source("https://a.org/1", [Clips(copy / "run")])
     assert {Path(path).name for path in found.forgotten.paths} == {"dancer_0.mp4", "dancer_1.mp4"}
 
 
@@ -301,7 +301,7 @@ def test_another_selection_of_the_same_measuring_must_be_given(copy: Path) -> No
     record = Clips(copy / "run").record
     write_json(copy / "stricter" / "clips" / "run.json", {**record, "measured": "../run/measured"})
     gone = source_of(copy / "run")
-    with pytest.raises(ArtifactError, match=r"stricter/clips: also selected of .*run/measured"):
+    with pytest.raises(ArtifactError, match=r"stricter/clips: also selected from .*run/measured"):
         forget.run(request(copy, gone["source_id"]))
     assert not (copy / "new").exists()
     forget.run(request(copy, gone["source_id"], clips=[copy / "run", copy / "stricter"]))
@@ -326,7 +326,7 @@ def test_deletion_ends_the_old_versions_and_no_others(copy: Path) -> None:
     # A rerun has nothing to do, and another request is not taken for this one.
     assert forget.run(request(copy, gone["source_id"])) == record
     assert forget.delete_superseded(record) == left
-    with pytest.raises(ArtifactError, match="something else was forgotten"):
+    with pytest.raises(ArtifactError, match="another forget request"):
         forget.run(request(copy, "abcdefgh"))
 
 
@@ -335,19 +335,19 @@ def test_what_was_made_anew_meanwhile_is_not_deleted(copy: Path) -> None:
     latents = copy / "cached" / "latents" / "run.json"
     told = json.loads(latents.read_text())
     write_json(latents, {**told, "bytes": 0})
-    with pytest.raises(ArtifactError, match="made anew since: nothing was deleted"):
+    with pytest.raises(ArtifactError, match="has been made again since it was replaced: nothing was deleted"):
         forget.delete_superseded(record)
     write_json(latents, told)
     shutil.copytree(copy / "run" / "clips", copy / "later" / "clips")
     write_json(copy / "later" / "clips" / "run.json", {**Clips(copy / "run").record, "measured": "../run/measured"})
-    with pytest.raises(ArtifactError, match="selected of .* meanwhile"):
+    with pytest.raises(ArtifactError, match="selected from .* in the meantime"):
         forget.delete_superseded(record)
     assert (copy / "run" / "clips" / "run.json").is_file() and (copy / "run" / "measured").is_dir()
 
 
 def test_folders_that_are_in_use_are_not_written_into(copy: Path) -> None:
     gone = source_of(copy / "run")["source_id"]
-    with pytest.raises(ArtifactError, match="is there already"):
+    with pytest.raises(ArtifactError, match="already exists"):
         forget.run(request(copy, gone, out=copy / "run"))
     with pytest.raises(ArtifactError, match="holds latents, no export: give what `export --out` was given"):
         forget.run(request(copy, gone, exports=[copy / "cached" / "latents"]))
@@ -451,7 +451,7 @@ def test_a_killed_process_loses_nothing(made: Path, copy: Path) -> None:
         from steadydancer.pipelines.forget import versions as forget_versions
         def kill(*arguments, **named):
             os.kill(os.getpid(), 9)
-        forget_versions.carry_null = kill
+        forget_versions.copy_null_conditions = kill
         root = Path({str(copy)!r})
         forget.run(forget.Request({gone["source_id"]!r}, [root / "run"], root / "new", [root / "cached" / "latents"],
                                   [root / "exported" / "export"]))

@@ -14,7 +14,13 @@ from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample
 from steadydancer.datasets.shards.encodings import ENCODINGS
 from steadydancer.datasets.storage.files import remove_folder
 from steadydancer.pipelines.forget import removal
-from steadydancer.pipelines.forget.removal import Forgotten, carry_null, files_without, rows_without, samples_without
+from steadydancer.pipelines.forget.removal import (
+    Forgotten,
+    copy_null_conditions,
+    files_without,
+    rows_without,
+    samples_without,
+)
 
 GONE = Forgotten(frozenset({"id0"}), frozenset({"/v/a.mp4", "/v/a.mp4.old", "/v/unread.mp4"}))
 
@@ -36,7 +42,7 @@ def test_rows_are_theirs_by_content_or_by_path_where_there_is_no_content():
         {"source_id": "id1", "source_path": "/v/b.mp4"},
     )
     assert GONE.rows(rows).to_pylist() == [True, True, True, False, False, False, False]
-    assert GONE.others(rows).to_pylist() == rows.to_pylist()[3:]
+    assert GONE.remaining(rows).to_pylist() == rows.to_pylist()[3:]
     # Tables that have no paths, and one that has no digest in a row.
     bare = rows.select(["source_id", "clip_id"])
     assert GONE.rows(bare).to_pylist() == [True, True, False, False, False, False, False]
@@ -52,7 +58,7 @@ def test_names_are_hidden_in_words_about_them_and_nowhere_else():
         {"source_path": "/v/b.mp4", "detail": None, "duplicate_group": "/v/a.mp4"},
         {"source_path": "/v/c.mp4", "detail": "a copy of /v/b.mp4", "score": 0.5},
     )
-    told = GONE.without_names(rows)
+    told = GONE.redact_table(rows)
     assert told.schema == rows.schema
     # The longer name first: no ".old" of it stays.
     expected = rows.to_pylist()
@@ -60,7 +66,7 @@ def test_names_are_hidden_in_words_about_them_and_nowhere_else():
     expected[1]["duplicate_group"] = "a forgotten source"
     assert told.to_pylist() == expected
     value = {"left": ["/v/a.mp4", 3, None, {"x": "in /v/unread.mp4:"}], "right": "/v/b.mp4", "n": 1.5}
-    assert GONE.scrubbed(value) == {
+    assert GONE.redact(value) == {
         "left": ["a forgotten source", 3, None, {"x": "in a forgotten source:"}],
         "right": "/v/b.mp4",
         "n": 1.5,
@@ -191,7 +197,7 @@ def test_a_damaged_sample_is_not_taken_over_under_a_fresh_checksum(latents: Arti
     shard.unlink()
     shard.write_bytes(change(content))
     new = Artifact(tmp_path / "new")
-    with pytest.raises(ArtifactError, match=rf"shard {shard} is cut short or damaged at {where}: .*repair"):
+    with pytest.raises(ArtifactError, match=rf"shard {shard} is truncated or damaged at {where}: .*repair"):
         list(samples_without(latents, new, GONE))
     (alone,) = plan_packets(["clip1"], 1)
     assert not shard_of(new, "clip1").exists() and not new.part(alone).is_file()
@@ -244,7 +250,7 @@ def test_null_conditions_go_over_by_bucket(tmp_path: Path):
     for bucket in buckets:
         null_path(old.path, bucket).parent.mkdir(parents=True, exist_ok=True)
         null_path(old.path, bucket).write_bytes(repr(bucket).encode())  # type: ignore[union-attr]
-    assert carry_null(old, new, buckets[:2]) == ["9x16x24.safetensors", "9x16x32.safetensors"]
+    assert copy_null_conditions(old, new, buckets[:2]) == ["9x16x24.safetensors", "9x16x32.safetensors"]
     assert sorted(file.name for file in Path(str(new.path / "null")).iterdir()) == [
         "9x16x24.safetensors",
         "9x16x32.safetensors",
@@ -252,7 +258,7 @@ def test_null_conditions_go_over_by_bucket(tmp_path: Path):
     assert null_path(new.path, buckets[0]).read_bytes() == b"(9, 16, 32)"
     null_path(new.path, buckets[0]).unlink()
     null_path(new.path, buckets[0]).write_bytes(b"there already")  # type: ignore[union-attr]
-    carry_null(old, new, buckets)
+    copy_null_conditions(old, new, buckets)
     assert null_path(new.path, buckets[0]).read_bytes() == b"there already"
     assert null_path(new.path, buckets[2]).read_bytes() == b"(13, 16, 16)"
 
@@ -307,4 +313,4 @@ def test_a_folder_is_deleted_its_record_first_and_what_links_point_to_stays(tmp_
     assert gone[0] == "Run.json" and set(gone) == {"Run.json", "link", "y", "x"}
     assert not folder.exists() and (elsewhere / "mine").read_text() == "1"
     remove_folder(folder, "Run.json")  # gone already
-    assert removal.A_FORGOTTEN_SOURCE == "a forgotten source"
+    assert removal.REDACTED == "a forgotten source"

@@ -16,7 +16,7 @@ from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample
 from steadydancer.datasets.shards.encodings import ENCODINGS
 from steadydancer.pipelines.forget.job import Request
 from steadydancer.pipelines.forget.removal import Forgotten
-from steadydancer.pipelines.forget.search import KEYS, Found, find
+from steadydancer.pipelines.forget.search import COLUMNS, Matches, find_source
 from steadydancer.pipelines.forget.versions import latents_version
 
 A, B, C, D = "aaaaaa1" + "0" * 57, "aaaaaa2" + "0" * 57, "c" * 64, "d" * 64
@@ -24,8 +24,8 @@ A, B, C, D = "aaaaaa1" + "0" * 57, "aaaaaa2" + "0" * 57, "c" * 64, "d" * 64
 
 def curation(*rows: tuple[str | None, str, str | None, str, str | None, str]) -> Clips:
     """Clips of rows (source_id, source_path, origin, clip_id, duplicate_group, verdict)."""
-    schema = pa.schema([(name, pa.string()) for name in KEYS])
-    table = pa.Table.from_pylist([dict(zip(KEYS, row, strict=True)) for row in rows], schema=schema)
+    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
+    table = pa.Table.from_pylist([dict(zip(COLUMNS, row, strict=True)) for row in rows], schema=schema)
     return cast("Clips", SimpleNamespace(read=lambda columns: table.select(columns)))
 
 
@@ -43,40 +43,40 @@ SECOND = curation((A, "/w/a.mp4", None, "a3", None, "ok"), (D, "/v/d.mp4", None,
 
 def test_a_source_is_meant_by_its_id_its_beginning_or_a_file_and_all_of_it_goes() -> None:
     for source in (A, A[:7], "/v/a.mp4", "/v/a_again.mp4"):
-        found = find(source, [FIRST, SECOND])
+        found = find_source(source, [FIRST, SECOND])
         assert found.forgotten == Forgotten(frozenset({A}), frozenset({"/v/a.mp4", "/v/a_again.mp4", "/w/a.mp4"}))
         assert found.ids == [A] and found.copies == [B, C]
         # Rows of the first curation alone are counted; the group has the name of the next one that is in it.
         assert found.counts == {"inputs": 3, "ok": 1, "rejected": 2, "quarantined": 0}
         assert found.groups == {A: B}
-    assert find("/w/a.mp4", [FIRST, SECOND]).ids == [A]
+    assert find_source("/w/a.mp4", [FIRST, SECOND]).ids == [A]
 
 
 def test_copies_are_meant_too_where_they_are_asked_for() -> None:
-    found = find(A, [FIRST], with_copies=True)
+    found = find_source(A, [FIRST], with_copies=True)
     assert found.ids == [A, B, C] and found.copies == [B, C] and found.groups == {}
     assert found.counts == {"inputs": 5, "ok": 1, "rejected": 4, "quarantined": 0}
     assert found.forgotten.paths == {"/v/a.mp4", "/v/a_again.mp4", "/v/b.mp4", "/v/c.mp4"}
     # Who is a copy, but not the one after whom the group is named, leaves the group its name.
-    assert find(C, [FIRST]) == Found(
+    assert find_source(C, [FIRST]) == Matches(
         Forgotten(frozenset({C}), frozenset({"/v/c.mp4"})), [C], [A, B], {},
         {"inputs": 1, "ok": 0, "rejected": 1, "quarantined": 0},
     )  # fmt: skip
 
 
 def test_a_file_that_was_never_read_is_meant_by_its_path() -> None:
-    found = find("/v/unread.mp4", [FIRST])
+    found = find_source("/v/unread.mp4", [FIRST])
     assert found.forgotten == Forgotten(frozenset(), frozenset({"/v/unread.mp4"}))
     assert found.ids == ["u1"] and found.counts["quarantined"] == found.counts["inputs"] == 1
 
 
 def test_an_origin_may_mean_many_and_a_beginning_only_one() -> None:
-    assert find("site", [FIRST]).ids == [A, B]
-    with pytest.raises(SteadyDancerError, match="aaaaaa is the beginning of 2 source ids, aaaaaa10.* give more"):
-        find("aaaaaa", [FIRST])
+    assert find_source("site", [FIRST]).ids == [A, B]
+    with pytest.raises(SteadyDancerError, match="2 source ids start with aaaaaa, aaaaaa10.* give more"):
+        find_source("aaaaaa", [FIRST])
     for nobody in ("aaaaa", "e" * 64, "/v/e.mp4", "AAAAAA1", ""):
-        with pytest.raises(SteadyDancerError, match="no source here is"):
-            find(nobody, [FIRST])
+        with pytest.raises(SteadyDancerError, match="no source matches"):
+            find_source(nobody, [FIRST])
 
 
 def test_the_record_of_a_new_cache_is_that_of_what_is_left(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_what_lies_on_a_store_is_named_from_there(tmp_path: Path) -> None:
 def test_videos_are_shown_as_videos(tmp_path: Path, name: str | None, tag: str | None) -> None:
     media = shown(tmp_path / "page.html", [name])
     assert [found for found, _ in media.found] == ([tag] if tag else [])
-    assert ("not there" in media.texts) == (name is None)
+    assert ("missing" in media.texts) == (name is None)
 
 
 def test_a_picture_in_itself_stays_as_it_is(tmp_path: Path) -> None:

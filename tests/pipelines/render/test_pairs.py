@@ -61,10 +61,10 @@ def test_image_and_driving_have_other_names_too(tmp_path: Path, image: str, driv
         ([{"image": 5, "driving": "d.mp4"}],
          r"row 1: no image \(columns: image, driving; image is 5, which is not a path\)"),
         ([PAIR, {"image": "x.png", "pose_video": "d.mp4"}], r"row 2: no driving \(columns: image, pose_video\)"),
-        ([{**PAIR, "id": "a"}, {**PAIR, "id": "b"}, {**PAIR, "id": "a"}], "one id, a: rows of .*s.jsonl 1 and 3\n"),
-        ([{**PAIR, "id": "take 1"}, {**PAIR, "id": "take/1"}], r"take_1 \('take 1', 'take/1' as.*: .* 1 and 2"),
-        ([{**PAIR, "prompt": "x"}, {**PAIR, "prompt": "y"}], "one id, ref-d: .* 1 and 2\ngive each pair its own"),
-        ([{**PAIR, "id": 1}, {**PAIR, "id": "1"}], "one id, 1: .* 1 and 2\n"),
+        ([{**PAIR, "id": "a"}, {**PAIR, "id": "b"}, {**PAIR, "id": "a"}], "the id a: rows of .*s.jsonl 1 and 3\n"),
+        ([{**PAIR, "id": "take 1"}, {**PAIR, "id": "take/1"}], r"take_1 \(the file name of 'take 1', 'take/1'\): .* 1"),
+        ([{**PAIR, "prompt": "x"}, {**PAIR, "prompt": "y"}], "the id ref-d: .* 1 and 2\ngive each pair its own id"),
+        ([{**PAIR, "id": 1}, {**PAIR, "id": "1"}], "the id 1: .* 1 and 2\n"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence_with_the_row(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
@@ -75,9 +75,9 @@ def test_what_is_wrong_is_one_sentence_with_the_row(tmp_path: Path, rows: list[d
 def test_pairs_given_from_python_are_looked_at_before_anything_else(tmp_path: Path) -> None:
     """By the plan, which is the dry run, and by the run: there is no checkpoint here, which comes later."""
     pairs = [job.pair("a.png", "d.mp4"), job.pair("b.png", "d.mp4", name="a d"), job.pair("b.png", "d.mp4", name="a?d")]
-    with pytest.raises(SteadyDancerError, match="two pairs have one id, a_d: pairs 2 and 3\n"):
+    with pytest.raises(SteadyDancerError, match="several pairs have the id a_d: pairs 2 and 3\n"):
         job.plan(RenderConfig(), pairs, tmp_path / "none", tmp_path)
-    with pytest.raises(SteadyDancerError, match="two pairs have one id, a_d: pairs 2 and 3\n"):
+    with pytest.raises(SteadyDancerError, match="several pairs have the id a_d: pairs 2 and 3\n"):
         job.run(RenderConfig(), checkpoint=tmp_path / "none", pairs=pairs, out=tmp_path, engine=None)  # type: ignore[arg-type]
     with pytest.raises(SteadyDancerError, match="a pair's prompt is not text"):
         job.pair("a.png", "d.mp4", ["x"])

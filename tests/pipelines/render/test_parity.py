@@ -111,7 +111,7 @@ def by_python(pair: Row, pipeline: SteadyDancerPipeline, estimator: Looker, conf
         pose_estimator=estimator,
         main_person_only=config.main_person_only,
         on_missing_reference=config.on_missing_reference,
-        **{name: getattr(config, name) for name in steps.CALL},
+        **{name: getattr(config, name) for name in steps.PIPELINE_ARGUMENTS},
         generator=torch.Generator().manual_seed(config.seed),
         output_type="uint8",
     ).frames[0]

@@ -154,7 +154,7 @@ def test_a_driving_video_that_is_too_short_says_so(checkpoint: Path, pairs: list
     render(checkpoint, pairs[:1], tmp_path, CONFIG.model_copy(update={"num_frames": 17}))
     (row,) = Artifact(tmp_path / "renders").read().to_pylist()
     assert (row["verdict"], row["reason"]) == ("quarantined", "too_short")
-    assert "13 frames, 17 are asked" in row["detail"]
+    assert "13 frames, 17 are needed" in row["detail"]
 
 
 def test_pairs_are_read_from_a_table_and_a_missing_column_is_named(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_is_missing_is_said_before_anything_is_made(checkpoint: Path, pairs
         render(unfinished, pairs, out)
     with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
         render(checkpoint, pairs, out, CONFIG.model_copy(update={"components": "/nowhere"}))
-    with pytest.raises(SteadyDancerError, match="two pairs have one id"):
+    with pytest.raises(SteadyDancerError, match="several pairs have the id"):
         render(checkpoint, [pairs[0], pairs[0]], out)
     assert not out.exists()
 

@@ -173,9 +173,9 @@ def test_the_driving_video_is_taken_frame_by_frame_or_at_a_rate(
 
 
 def test_a_rate_that_gives_too_few_frames_says_so(pair: Row) -> None:
-    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 7 frames, 9 are asked"):
+    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 7 frames, 9 are needed"):
         render(pair, CONFIG.model_copy(update={"driving_fps": 12.0}))
-    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 3 frames, 5 are asked"):
+    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 3 frames, 5 are needed"):
         render(pair, CONFIG.model_copy(update={"driving_fps": 4.0, "num_frames": None}))
 
 
@@ -201,7 +201,7 @@ def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recor
 
 def test_who_is_not_seen_in_the_rendered_frames_is_refused(pair: Row, tmp_path: Path) -> None:
     supply(tmp_path, late(dance(), 9))
-    with pytest.raises(BadClip, match="no_pose: .*dance.mp4: nobody was found"):
+    with pytest.raises(BadClip, match="no_pose: .*dance.mp4: no person found"):
         render(pair)
     row, _ = render(pair, CONFIG.model_copy(update={"num_frames": 13}))
     assert row["pose_start_frame"] == 9
@@ -225,7 +225,7 @@ def test_an_image_without_a_usable_person_is_told(
     assert row["detail"] == "no pose found in the image: the driving pose is used without alignment"
     with pytest.raises(BadClip, match=r"no_pose: .*supplied finds no person .*in the reference image"):
         render(pair, CONFIG.model_copy(update={"on_missing_reference": "raise"}))
-    job._warn([row, row | {"verdict": "quarantined"}, row | {"detail": None}])
+    job._warn_of_details([row, row | {"verdict": "quarantined"}, row | {"detail": None}])
     assert [record.message for record in caplog.records] == [
         f"one (image me.png, driving dance.mp4): {row['detail']}",
     ]  # fmt: skip
@@ -262,8 +262,8 @@ def loud(seconds: float) -> Sound:
     [
         (None, 24, "kept", 0.3),
         (12.0, 12, "kept", 0.3),
-        (None, 12, "kept, 0.5 times as fast, as the picture is", 0.6),
-        (12.0, 24, "kept, 2 times as fast, as the picture is", 0.15),
+        (None, 12, "kept, at 0.5 times its speed, like the picture", 0.6),
+        (12.0, 24, "kept, at 2 times its speed, like the picture", 0.15),
     ],
 )
 def test_the_sound_of_the_rendered_span_goes_with_the_picture(
@@ -295,7 +295,7 @@ def test_sound_is_left_out_unless_asked_for_and_a_video_without_any_says_so(
     encode(np.zeros((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8), pair["driving"], FPS)
     row, told = render(pair, keep)
     assert (row["verdict"], told.settings["sound"]) == ("ok", None)
-    assert row["sound"] == "not kept: the driving video has none in the rendered span"
+    assert row["sound"] == "not kept: the driving video has no sound in the rendered span"
     assert row["detail"] == f"sound {row['sound']}"
 
     def broken(path: Path, duration_s: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.storage.s3 import ObjectPath, put
-from steadydancer.pipelines.runtime.local_files import fetched
+from steadydancer.pipelines.runtime.local_files import on_local_copies
 from steadydancer.pipelines.runtime.stage import BadClip
 
 OLD, NEW = b"old" * 100, b"new" * 100
@@ -18,7 +18,7 @@ def row_of(place: object) -> Row:
     return {"source_path": str(place), "source_id": hashlib.sha256(OLD).hexdigest()}
 
 
-@fetched("source_path", unchanged_since="source_id")
+@on_local_copies("source_path", unchanged_since="source_id")
 def read(row: Row, config: Any, tools: Any = None) -> Row:
     """A step; `config` is called when it has read half."""
     half = Path(row["source_path"]).read_bytes()[:10]
@@ -78,7 +78,7 @@ def test_an_object_that_was_replaced_is_named_by_its_address(bucket: str, tmp_pa
 def test_what_a_step_says_of_an_object_names_its_address(bucket: str, tmp_path: Path) -> None:
     """In rows that stay, too: where the copy lay is of no use to anybody."""
 
-    @fetched("image", "truth")
+    @on_local_copies("image", "truth")
     def look(row: Row, config: Any, tools: Any = None) -> list[Row]:
         return [{**row, "detail": f"{row['truth']} is no {row['image']}"}, {**row, "detail": None}]
 

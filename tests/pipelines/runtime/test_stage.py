@@ -73,7 +73,7 @@ def test_a_fault_in_loading_names_the_stage() -> None:
     def load(config: Any) -> Any:
         raise ValueError("no such weights")
 
-    with pytest.raises(StageFault, match="stage `work`, clip none yet: loading: ValueError: no such weights"):
+    with pytest.raises(StageFault, match=r"stage `work`, clip none \(loading\): ValueError: no such weights"):
         stage(load, load=load).load_tools(None)
 
 
