@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .gates import TASTE_GATES, Gates
+from .gates import RANKING_GATES, Gates
 
 Shape = Literal["vertical", "horizontal", "square"]
 SHAPES: tuple[Shape, ...] = ("vertical", "horizontal", "square")
@@ -30,7 +30,7 @@ class Quotas(BaseModel):
     max_accepted_per_source: int | None = Field(None, ge=1, description="accepted clips of one source")
     max_accepted_by_shape: dict[Shape, int] = Field({}, description="accepted clips of one shape of picture")
     along: tuple[str, ...] = Field(
-        TASTE_GATES, description="gates whose scores make the margin, and that a target moves"
+        RANKING_GATES, description="gates whose scores make the margin, and that a target moves"
     )
 
     @model_validator(mode="after")

@@ -170,13 +170,13 @@ def is_beyond(values: Any, side: str, bound: Any) -> Any:
     return values < bound if side == "min" else values > bound
 
 
-def asked(side: str, bound: float) -> str:
+def bound_text(side: str, bound: float) -> str:
     """Return a gate's bound in words."""
     return f"{'at least' if side == 'min' else 'at most'} {bound:.4g}"
 
 
-def refusal(score: str, value: float, words: str) -> str:
-    """Return the detail of a row that a gate refuses, from its score and the gate's `asked`."""
+def failure_detail(score: str, value: float, words: str) -> str:
+    """Return the detail of a row that a gate refuses, from its score and the gate's `bound_text`."""
     return f"{score} {value:.4g}, {words} is asked"
 
 
@@ -209,7 +209,7 @@ PERSON_GATES = TEXT_GATES | {"max_persons"}
 CHEAP_GATES = PERSON_GATES | {"min_aesthetic_score", "max_extreme_action"}
 
 # What the paper filters on: how a clip pleases, how smoothly it moves, how well its subject is seen, what it does.
-TASTE_GATES = (
+RANKING_GATES = (
     "min_aesthetic_score",
     "max_flicker",
     "max_pose_jerk",

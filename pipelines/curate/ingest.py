@@ -31,7 +31,7 @@ PATH_COLUMNS = ("video", "video_path", "video_file", "file", "file_path", "filep
                 "media_path", "clip", "clip_path", "source_path")  # fmt: skip
 SCHEMA = pa.schema([(name, pa.string()) for name in ("source_path", "origin", "licence", "prompt")])
 _DIGEST_ROWS = 10_000
-MOST_SHOWN, MOST_NAMED = 4, 100  # folders of what was left out: on the terminal, in a record
+MAX_SHOWN, MAX_NAMED = 4, 100  # folders of what was left out: on the terminal, in a record
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class LeftOut:
 
     def record(self) -> dict[str, Any]:
         """For a record and a plan."""
-        return {"files": len(self), "folders": dict(list(self.folders.items())[:MOST_NAMED])}
+        return {"files": len(self), "folders": dict(list(self.folders.items())[:MAX_NAMED])}
 
     def __str__(self) -> str:
         named = [f"{number} in {folder}" for folder, number in self.folders.items()]
-        more = f" and {len(named) - MOST_SHOWN} more folders" if len(named) > MOST_SHOWN else ""
+        more = f" and {len(named) - MAX_SHOWN} more folders" if len(named) > MAX_SHOWN else ""
         return (
-            f"{len(self)} videos are left out, this program made them: {', '.join(named[:MOST_SHOWN])}{more} (to "
+            f"{len(self)} videos are left out, this program made them: {', '.join(named[:MAX_SHOWN])}{more} (to "
             "curate them all the same, give such a folder itself, or a manifest)"
         )
 

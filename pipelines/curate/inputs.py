@@ -36,7 +36,7 @@ class Inputs:
     def __init__(self, config: CurateConfig, clips: str, found: Sources, parent: Location | None) -> None:
         self.config, self.clips, self.found, self.sources = config, clips, found, found.table
         self.paths = paths_of(found.table)
-        _require_what_is_needed(config)
+        _check_prerequisites(config)
         self.parent = Parent.of(parent, config, self.sources["source_path"], self.excluded) if parent else None
 
     @cached_property
@@ -64,7 +64,7 @@ class Inputs:
         return plan
 
 
-def _require_what_is_needed(config: CurateConfig) -> None:
+def _check_prerequisites(config: CurateConfig) -> None:
     """Find what would stop the run at its end, or where it cannot be told from a fault.
 
     Raises:
@@ -91,7 +91,7 @@ def paths_of(sources: pa.Table) -> list[str]:
     return list(map(str, sources["source_path"].to_pylist()))
 
 
-def opener(sources: pa.Table, paths: Sequence[str]) -> Callable[[str], Row]:
+def row_opener(sources: pa.Table, paths: Sequence[str]) -> Callable[[str], Row]:
     """Path → the row with which a source begins its walk, with what a manifest says of it; `paths` are sorted."""
 
     def open_row(path: str) -> Row:

@@ -20,13 +20,13 @@ from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .ingest import find_sources
-from .inputs import Inputs, opener
-from .networks import MOST_SHOWN, gather_excluded
-from .parent import absent_settings, forgotten_in, reopen_changed
+from .inputs import Inputs, row_opener
+from .networks import MAX_SHOWN, gather_excluded
+from .parent import absent_settings, discard_changed_parts, forgotten_fields
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Piece, Selection
-from .stages import stages, told_apart
+from .stages import split_meters, stages
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def run(
         start = time.perf_counter()
         done = _measure(inputs, measured, artifact, engine)
         selection, pieces, seen = _select(done.rows, config, inputs.paths)
-        _warn(seen)
+        _warn_ambiguous_sidecars(seen)
         artifact.begin(begun, absent)
         selection.write(artifact, pieces)
         record = _record(inputs, begun, artifact, done, selection, seen)
@@ -92,11 +92,11 @@ def _measure(inputs: Inputs, measured: Artifact, artifact: Artifact, engine: Eng
     """Measure the sources that have no rows yet, or whose files were replaced since."""
     config, old, packets = inputs.config, inputs.parent, inputs.packets
     working, excluded = _exclude(config, measured.path)
-    if replaced := reopen_changed(measured, packets):
+    if replaced := discard_changed_parts(measured, packets):
         artifact.take_back_parts()  # verdicts that an attempt gave to what was measured of the old files
         words = f"{len(replaced)} sources were replaced since they were measured and are measured again"
         print(f"curate: {words}, first {replaced[0]}", file=sys.stderr, flush=True)
-    open_row = opener(inputs.sources, inputs.paths)
+    open_row = row_opener(inputs.sources, inputs.paths)
     job = Job(
         name="curate",
         stages=old.stages(stages(config)) if old else stages(config),
@@ -105,7 +105,7 @@ def _measure(inputs: Inputs, measured: Artifact, artifact: Artifact, engine: Eng
         open_row=(lambda path: old.open_row(open_row(path))) if old else open_row,
         write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
     )
-    seconds, decoding = told_apart(run_packets(job, measured, packets, engine))
+    seconds, decoding = split_meters(run_packets(job, measured, packets, engine))
     rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
     return Measured(rows, excluded, seconds, decoding)
 
@@ -120,8 +120,8 @@ def _record(
         "version": __version__,
         "config": begun["config"],
         "rules": begun["rules"],
-        "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
-        **({"parent": old.told(out, _num_taken(seen)), **forgotten_in(old.clips.record)} if old else {}),
+        "selection": selection.record() | {"measured_gates": begun["config"]["gates"]},
+        **({"parent": old.record(out, _num_reused_sources(seen)), **forgotten_fields(old.clips.record)} if old else {}),
         "measured": relative(done.rows.measured.path, out),
         "inputs": {
             "clips": inputs.clips,
@@ -143,8 +143,8 @@ def _exclude(config: CurateConfig, measured: Location) -> tuple[CurateConfig, di
         return config, {}
     working, excluded = gather_excluded(config, measured)
     if excluded.unreadable:
-        some = [f"  {name}: {why}" for name, why in list(excluded.unreadable.items())[:MOST_SHOWN]]
-        more = [f"  and {len(excluded.unreadable) - MOST_SHOWN} more"] if len(excluded.unreadable) > MOST_SHOWN else []
+        some = [f"  {name}: {why}" for name, why in list(excluded.unreadable.items())[:MAX_SHOWN]]
+        more = [f"  and {len(excluded.unreadable) - MAX_SHOWN} more"] if len(excluded.unreadable) > MAX_SHOWN else []
         words = f"curate: {len(excluded.unreadable)} videos of {config.exclude} cannot be looked for, and clips of them"
         print("\n".join([f"{words} may be accepted:", *some, *more]), file=sys.stderr, flush=True)
     return working, {"excluded_videos": len(excluded.names), "excluded_unreadable": excluded.unreadable}
@@ -178,7 +178,7 @@ def _select(
     return selection, _pieces(rows, parts), seen
 
 
-def _warn(seen: pa.Table) -> None:
+def _warn_ambiguous_sidecars(seen: pa.Table) -> None:
     """Name the sidecars that were not taken because another file may be meant."""
     rows = seen.select(["source_path", "sidecar_note"]).filter(seen["sidecar_note"].is_valid())
     notes = {row["source_path"]: row["sidecar_note"] for row in rows.to_pylist()}
@@ -186,7 +186,7 @@ def _warn(seen: pa.Table) -> None:
     warn_first(_log, lines, "and beside %d more sources; each row's `sidecar_note` tells it")
 
 
-def _num_taken(seen: pa.Table) -> int:
+def _num_reused_sources(seen: pa.Table) -> int:
     """Sources that were taken over from a parent."""
     return len(pc.unique(seen["source_path"].filter(seen["taken_from"].is_valid())))
 

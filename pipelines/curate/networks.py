@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...models.pose.estimator import PoseEstimator
 
 LOW_RESOLUTION_PX = 128
-MOST_SHOWN = 4  # videos of an excluded set that a message names
+MAX_SHOWN = 4  # videos of an excluded set that a message names
 AESTHETIC_WEIGHTS = ("aesthetic-clip", "aesthetic-head")
 
 
@@ -180,7 +180,7 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
         names.append(named(file))
         sequences.append(sequence)
     if not names:
-        some = "".join(f"\n  {name}: {why}" for name, why in list(unreadable.items())[:MOST_SHOWN])
+        some = "".join(f"\n  {name}: {why}" for name, why in list(unreadable.items())[:MAX_SHOWN])
         raise SteadyDancerError(
             f"exclude {place}: a folder of videos or an .npz of fingerprints is wanted, none that can be read is here"
             + some

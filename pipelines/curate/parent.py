@@ -25,12 +25,14 @@ from ..common.older_versions import absent_fields
 from ..runtime.stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
 from .gates import CHEAP_GATES, Gates
-from .selection.gating import Bounds, Mask, columns_for, judge
+from .selection.gating import Bounds, Mask, apply_gates, columns_for
 
 # Besides the selection: what decides only how the work is cut.
-WITHOUT_INFLUENCE = (*SELECTION_FIELDS, "packet_size", "num_gpus")
-FIXED = pa.array(["too_short", "max_clips_per_source"])  # what refuses a row before there is anything to measure
-MOST_NAMED = 20
+IRRELEVANT_FIELDS = (*SELECTION_FIELDS, "packet_size", "num_gpus")
+REJECTED_UNMEASURED = pa.array(
+    ["too_short", "max_clips_per_source"]
+)  # what refuses a row before there is anything to measure
+MAX_NAMED = 20
 SUPPLIED = "supplied"  # as `pose_model`
 SIDECAR_RULES = ("sidecars", "texts")
 RULES_READ = ("pictures", *SIDECAR_RULES)
@@ -66,7 +68,7 @@ class Parent:
             ArtifactError: it is not finished, or was measured in another way.
         """
         clips = Clips(folder.absolute())  # workers may run in other folders
-        kept = set(CurateConfig.model_fields) - set(WITHOUT_INFLUENCE)
+        kept = set(CurateConfig.model_fields) - set(IRRELEVANT_FIELDS)
         new: dict[str, Any] = config.model_dump(mode="json", include=kept)
         old = CurateConfig.model_validate(clips.record["config"]).model_dump(mode="json", include=kept)
         new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
@@ -75,7 +77,7 @@ class Parent:
                 f"{clips.artifact.path} was measured in another way:\n{changes}\n"
                 "curate without --parent, or with the settings of the parent"
             )
-        # What older rules gave, each file tells by itself whether it is other now: `take_over` asks.
+        # What older rules gave, each file tells by itself whether it is other now: `reuse_measurements` asks.
         if by := newer_rules(clips.record, *RULES_READ):
             raise ArtifactError(
                 f"{clips.artifact.path} was measured by another version of this program, whose rules were others:\n"
@@ -84,26 +86,26 @@ class Parent:
         complete, gone = _sources(clips, config, sources)
         return cls(clips, complete, gone)
 
-    def told(self, out: Location, taken: int) -> dict[str, Any]:
+    def record(self, out: Location, num_reused: int) -> dict[str, Any]:
         """For the record."""
         return {
             **self.clips.artifact.named(out),
-            "sources_taken_over": taken,
+            "sources_taken_over": num_reused,
             "sources_gone": len(self.gone),
-            "gone": self.gone[:MOST_NAMED],
+            "gone": self.gone[:MAX_NAMED],
         }
 
     def stages(self, stages: list[Stage]) -> list[Stage]:
         """The same stages for rows that may be there already."""
         record = self.clips.record
         take = partial(
-            take_over,
+            reuse_measurements,
             self.clips.measured,
             older_pictures=of_older_pictures(record),
             older_sidecars=is_older(record, *SIDECAR_RULES),
         )
         first = Stage("parent", take, ("source_path", "measured_part"), ("measured_part",))
-        probe, *others = (replace(stage, function=unless_taken(stage.function)) for stage in stages)
+        probe, *others = (replace(stage, function=skip_reused_rows(stage.function)) for stage in stages)
         gone = frozenset(self.clips.record.get("forgotten", ()))
         reads = ("source_id",)
         return [
@@ -141,9 +143,9 @@ def _sources(clips: Clips, config: CurateConfig, sources: pa.ChunkedArray) -> tu
     columns = sorted(columns_for({*bounds.gates, *(gate for gate, *_ in old.bounds())}) | set(keys))
     complete, gone = dict[str, str](), list[str]()
     for table in clips.tables(columns):
-        judged = judge(table, bounds, old)
-        missing = (judged.first < 0) & (judged.early >= 0) & table["pose_model"].is_null().to_numpy()
-        missing &= ~_mask(pc.is_in(table["reason"], value_set=FIXED))
+        results = apply_gates(table, bounds, old)
+        missing = (results.first < 0) & (results.early >= 0) & table["pose_model"].is_null().to_numpy()
+        missing &= ~_mask(pc.is_in(table["reason"], value_set=REJECTED_UNMEASURED))
         # There may be a pose model now.
         missing |= _mask(pc.equal(table["reason"], "no_pose")) & table["pose_model"].is_null().to_numpy()
         missing |= _mask(pc.equal(table["verdict"], "quarantined"))
@@ -162,7 +164,7 @@ def _mask(column: pa.ChunkedArray) -> Mask:
     return out
 
 
-def take_over(
+def reuse_measurements(
     measured: Artifact,
     row: Row,
     config: CurateConfig,
@@ -192,15 +194,15 @@ def take_over(
     if older_sidecars and not _has_the_same_sidecars(row, rows[0]):
         return {**row, "measured_part": None}
     said = {name: row.get(name) for name in ("origin", "licence")} | {"prompt": row.get("prompt") or rows[0]["prompt"]}
-    return [{**_without_assumed(one), **said, "measured_part": part} for one in rows]
+    return [{**_without_assumed_confidence(one), **said, "measured_part": part} for one in rows]
 
 
-def _without_assumed(measured: Row) -> Row:
+def _without_assumed_confidence(measured: Row) -> Row:
     """Keypoints that came with a clip have no confidence; older versions gave their visibility for one."""
     return {**measured, "pose_confidence": None} if measured.get("pose_model") == SUPPLIED else measured
 
 
-def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
+def discard_changed_parts(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
     """Take back the parts of packets of which a source was replaced since they were measured; those sources.
 
     Only files that were touched after their part was written are read; what could not be read then and is another file
@@ -250,7 +252,7 @@ def _digest(place: Location) -> str | None:
         return None
 
 
-def forgotten_in(record: dict[str, Any]) -> dict[str, Any]:
+def forgotten_fields(record: dict[str, Any]) -> dict[str, Any]:
     """What a record says of sources that were forgotten, for the record of a version that comes after it."""
     return {name: record[name] for name in ("forgotten", "tombstones") if name in record}
 
@@ -262,7 +264,9 @@ def refuse_forgotten(forgotten: frozenset[str], row: Row, config: CurateConfig, 
     return {**row, "verdict": "rejected", "reason": "forgotten", "detail": "its removal was asked for; see `forget`"}
 
 
-def unless_taken(function: Callable[[Row, Any, Any], Row | list[Row]]) -> Callable[[Row, Any, Any], Row | list[Row]]:
+def skip_reused_rows(
+    function: Callable[[Row, Any, Any], Row | list[Row]],
+) -> Callable[[Row, Any, Any], Row | list[Row]]:
     """A step that leaves rows alone that were taken over."""
 
     def on_new_rows(row: Row, config: Any, tools: Any = None) -> Row | list[Row]:

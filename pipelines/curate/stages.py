@@ -48,7 +48,7 @@ def decoding_meter() -> dict[str, float]:
     return {"decode": decoding_seconds(), **{f"{DECODING}{name}": count for name, count in decoding_counts().items()}}
 
 
-def told_apart(numbers: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+def split_meters(numbers: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
     """Seconds by stage, `decode` among them, and the counts of decoding, out of what stages and their meters told."""
     counts = {name.removeprefix(DECODING): int(n) for name, n in numbers.items() if name.startswith(DECODING)}
     return {name: n for name, n in numbers.items() if not name.startswith(DECODING)}, counts

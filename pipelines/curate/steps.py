@@ -26,7 +26,7 @@ from .scores.borders import Box, find_content
 from .scores.clipping import subject_clipped_ratio
 from .scores.duplicates import fingerprint
 from .scores.frame_scores import blur, technical_scores
-from .scores.key_frame_screen import is_refused_at_a_glance, refused_at_a_glance
+from .scores.key_frame_screen import screen_key_frames, was_screened_out
 from .scores.motion_scores import motion_scores
 from .scores.noise import blockiness
 from .scores.overlays import static_edge_ratio, text_scores
@@ -103,7 +103,7 @@ def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -
     that its key frames refuse is not looked at further.
     """
     tools = tools or ShotTools()
-    refused = None if config.trust else refused_at_a_glance(row, config)
+    refused = None if config.trust else screen_key_frames(row, config)
     if refused is not None:
         return [refused]
     seen = ShotPass(config, tools.detector)
@@ -170,7 +170,7 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
     """
     if config.trust:
         return {**row, **dict.fromkeys(columns_of("score"))}
-    if is_refused_at_a_glance(row):
+    if was_screened_out(row):
         return row
     tools = tools or ScoreTools()
     with reading_video():
@@ -220,11 +220,11 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     tools = tools or PoseTools()
     times_s = row["start_s"] + np.arange(row["num_frames"]) / config.fps
     shares = content_shares(row)
-    looked_at: list[Frames] = []
+    decoded: list[Frames] = []
 
     def read_frames() -> Frames:
-        looked_at.append(crop_frames(_frames(row, times_s, POSE_SIDE_PX), shares))
-        return looked_at[0]
+        decoded.append(crop_frames(_frames(row, times_s, POSE_SIDE_PX), shares))
+        return decoded[0]
 
     model, counted, tracks = find_poses(
         Path(row["source_path"]), times_s, read_frames, config.pose_model, tools.estimator
@@ -238,16 +238,16 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     if not tracks:
         return seen if model is None else {**seen, "missing_pose_ratio": 1.0}
     # Supplied keypoints are of the whole frame, an estimator's of what it was shown.
-    poses = [track.pose if looked_at else to_content(track.pose, shares) for track in tracks]
+    poses = [track.pose if decoded else to_content(track.pose, shares) for track in tracks]
     if counted is not None:
         seen["num_persons"], seen["other_person_ratio"] = count_tracks(poses)
     height, width = content_size(row)
     scores = pose_scores(poses[0], tracks[0].confidence, width / height, config.fps)
-    scores["appearance_change"] = appearance_change(looked_at[0], poses[0]) if looked_at else None
-    scores["subject_clipped_ratio"] = subject_clipped_ratio(looked_at[0], poses[0]) if looked_at else None
+    scores["appearance_change"] = appearance_change(decoded[0], poses[0]) if decoded else None
+    scores["subject_clipped_ratio"] = subject_clipped_ratio(decoded[0], poses[0]) if decoded else None
     # Supplied keypoints need no frames, smoothness does.
     scores["motion_smoothness"] = (
-        tools.smoothness(looked_at[0] if looked_at else read_frames()) if tools.smoothness else None
+        tools.smoothness(decoded[0] if decoded else read_frames()) if tools.smoothness else None
     )
     pose = to_frame(poses[0], shares).to_bytes()
     digest = sha256(pose).hexdigest()[:16]

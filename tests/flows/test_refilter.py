@@ -214,7 +214,7 @@ def test_settings_that_are_none_are_refused_in_a_sentence(curated: Path, tmp_pat
     assert not out.exists()
     assert "never changed: choose another --out" in refused(curated, curated)
     with pytest.raises(ArtifactError, match="decides what is measured"):
-        job.changed(Clips(curated).record, {"num_frames": 81})
+        job.change_selection(Clips(curated).record, {"num_frames": 81})
 
 
 def test_two_runs_on_one_folder_and_a_second_run_after_the_first(curated: Path, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_killed_refilter_goes_on_to_the_same_rows(
         from steadydancer.datasets.clips import Clips
         from steadydancer.pipelines.curate.selection import refilter as job
         job.PART_ROWS = 4
-        config = job.changed(Clips({str(curated)!r}).record, {{"gates": {{"min_brightness": 0.2}}}})
+        config = job.change_selection(Clips({str(curated)!r}).record, {{"gates": {{"min_brightness": 0.2}}}})
         job.run(config, clips=Path({str(curated)!r}), out=Path({str(tmp_path / "new")!r}))
     """
     killed_at_second_part(code)

@@ -16,8 +16,8 @@ from ....datasets.storage import StorageError, local_copy
 from ....datasets.video import VideoError, decode_sparse
 from ...common.crop import content_shares, crop_frames
 from ..selection.gating import Bounds, Floats, shapes_of, values_of
-from .composition import shortened
-from .funnel import bound_words, came_to_gates, refused_by, verdict_is
+from .composition import shorten
+from .funnel import bounds_text, reached_gates, rejected_by, verdict_is
 
 NUM_EACH = 12
 PER_GATE = 3  # one bound does not fill the page
@@ -28,7 +28,7 @@ PICTURE_COLUMNS = ("clip_id", "source_path", "source_id", "start_s", "end_s", "w
 
 
 @dataclass(frozen=True)
-class Near:
+class BorderlineClip:
     """A clip near a bound: its row in the table, the gate, its value and how far it is (1: as far as usual)."""
 
     index: int
@@ -38,7 +38,7 @@ class Near:
     margin: float
 
 
-def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[Near]:
+def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[BorderlineClip]:
     """Clips with this verdict that are nearest to the bound that decides on them, the nearest first.
 
     For an accepted clip that is the nearest of all its bounds, for a rejected one that of the gate that refused it.
@@ -49,26 +49,26 @@ def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[Near]:
         bounds: of the gates.
         verdict: "ok" or "rejected".
     """
-    wanted, accepted = verdict_is(table, verdict) & came_to_gates(table), verdict_is(table, "ok")
+    wanted, accepted = verdict_is(table, verdict) & reached_gates(table), verdict_is(table, "ok")
     shapes = shapes_of(table)
     best, which = np.full(len(table), np.inf), np.full(len(table), -1)
     for index, gate in enumerate(bounds.gates):
         distance = np.abs(values_of(table, bounds.columns[index]) - bounds.values[index][shapes])
-        asked = wanted & ~np.isnan(distance)
+        considered = wanted & ~np.isnan(distance)
         if verdict == "rejected":
-            asked &= refused_by(table, gate)
-        usual = _usual(distance[accepted]) or _usual(distance[asked])
+            considered &= rejected_by(table, gate)
+        usual = _usual(distance[accepted]) or _usual(distance[considered])
         if usual is None:
             continue
-        margin = np.where(asked, distance / usual, np.inf)
+        margin = np.where(considered, distance / usual, np.inf)
         which[margin < best] = index
         best = np.minimum(best, margin)
     order = np.argsort(best, kind="stable")[:CANDIDATES]
     found = [(int(row), int(which[row]), float(best[row])) for row in order if which[row] >= 0]
     return [
-        Near(row, gate, float(values_of(table.slice(row, 1), bounds.columns[gate])[0]),
+        BorderlineClip(row, gate, float(values_of(table.slice(row, 1), bounds.columns[gate])[0]),
              float(bounds.values[gate][shapes[row]]), margin)
-        for row, gate, margin in _spread(table, found)
+        for row, gate, margin in _limit_per_gate_and_source(table, found)
     ]  # fmt: skip
 
 
@@ -78,7 +78,9 @@ def _usual(distances: Floats) -> float | None:
     return float(np.median(known)) or None if len(known) else None
 
 
-def _spread(table: pa.Table, found: list[tuple[int, int, float]]) -> Iterator[tuple[int, int, float]]:
+def _limit_per_gate_and_source(
+    table: pa.Table, found: list[tuple[int, int, float]]
+) -> Iterator[tuple[int, int, float]]:
     """At most `NUM_EACH`; of each gate and of each source only a few."""
     sources: set[str] = set()
     per_gate: Counter[int] = Counter()
@@ -112,12 +114,12 @@ def thumbnail(row: Row) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}" if done else None
 
 
-def pictures(rows: list[Row], near: list[Near], bounds: Bounds) -> list[tuple[str, str | None]]:
+def captioned_thumbnails(rows: list[Row], near: list[BorderlineClip], bounds: Bounds) -> list[tuple[str, str | None]]:
     """(caption, picture or None) of each; `rows` are theirs, in the same order."""
     return [(_caption(row, one, bounds), thumbnail(row)) for row, one in zip(rows, near, strict=True)]
 
 
-def _caption(row: Row, near: Near, bounds: Bounds) -> str:
-    asked = bound_words(bounds.sides[near.gate], [near.bound])
+def _caption(row: Row, near: BorderlineClip, bounds: Bounds) -> str:
+    bound = bounds_text(bounds.sides[near.gate], [near.bound])
     name = PurePath(row["source_path"]).name
-    return f"{bounds.columns[near.gate]} {near.value:.4g}, {asked}\n{row['clip_id']} {shortened(name)}"
+    return f"{bounds.columns[near.gate]} {near.value:.4g}, {bound}\n{row['clip_id']} {shorten(name)}"

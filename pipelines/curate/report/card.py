@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from ....datasets.storage import Location
 from ....datasets.storage.atomic import written_aside
 from ...pages.layout import show
-from .composition import Kinds, composition, copies, hours_of, leaks, measured_by, num_sources, span_words
+from .composition import Kinds, composition, copies, count_by_model, format_hours, hours_of, leaks, num_sources
 from .funnel import GateCount, meaning_of, reasons, verdict_is
 
 # Names that hubs know; a manifest's own words become `other` and stand in the table.
@@ -33,8 +33,16 @@ def card_text(record: dict[str, Any], table: pa.Table, counts: list[GateCount]) 
         table: all rows, as the report reads them.
         counts: what each gate did.
     """
-    parts = [_head(table), _what(record, table), _balance(record, table), _kinds_text(table), _gates(counts),
-             _models(table, record), _limits(record, table, counts), _removal()]  # fmt: skip
+    parts = [
+        _front_matter(table),
+        _description(record, table),
+        _verdict_counts(record, table),
+        _kinds_text(table),
+        _gates(counts),
+        _models(table, record),
+        _limits(record, table, counts),
+        _removal(),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -48,21 +56,21 @@ def licence_name(table: pa.Table) -> str:
     return one if not more and LICENCES.fullmatch(one) else "other"
 
 
-def _head(table: pa.Table) -> str:
+def _front_matter(table: pa.Table) -> str:
     number = int(verdict_is(table, "ok").sum())
     size = next((name for limit, name in SIZES if number < limit), "n>100M")
     lines = [f"license: {licence_name(table)}", f"size_categories: [{size}]", "task_categories: [image-to-video]"]
     return "\n".join(["---", *lines, "---"])
 
 
-def _what(record: dict[str, Any], table: pa.Table) -> str:
+def _description(record: dict[str, Any], table: pa.Table) -> str:
     accepted, config = verdict_is(table, "ok"), record["config"]
     num_prompts = int(pc.sum(pc.and_(pc.equal(table["verdict"], "ok"), pc.is_valid(table["prompt"]))).as_py() or 0)
     seconds = (config["num_frames"] - 1) / config["fps"]
     return (
         f"# Clips of {markdown(PurePath(record['inputs']['clips']).name)}\n\n"
         f"{show(int(accepted.sum()))} clips of people for pose-driven animation, "
-        f"{span_words(hours_of(table, accepted))} together, out of {show(num_sources(table, accepted))} of "
+        f"{format_hours(hours_of(table, accepted))} together, out of {show(num_sources(table, accepted))} of "
         f"{show(record['inputs']['sources'])} source files. Each clip has "
         f"{config['num_frames']} frames at {config['fps']:g} a second ({seconds:.4g} s from first to last), chosen "
         f"by time, of one shot, with keypoints. {show(num_prompts)} have a caption.\n\n"
@@ -72,7 +80,7 @@ def _what(record: dict[str, Any], table: pa.Table) -> str:
     )
 
 
-def _balance(record: dict[str, Any], table: pa.Table) -> str:
+def _verdict_counts(record: dict[str, Any], table: pa.Table) -> str:
     counts = record["counts"]
     rows = [[verdict, reason, number, meaning_of(reason)] for (verdict, reason), number in reasons(table).items()]
     return (
@@ -100,7 +108,7 @@ def _gates(counts: list[GateCount]) -> str:
 
 
 def _models(table: pa.Table, record: dict[str, Any]) -> str:
-    rows = [[name, number or "not used"] for name, number in measured_by(table)]
+    rows = [[name, number or "not used"] for name, number in count_by_model(table)]
     config = record["config"]
     choices = [f"`{name}` {markdown(config[name])}" for name in ("shot_detector", "text_detector", "person_counter",
                                                       "aesthetic_model", "pose_model") if name in config]  # fmt: skip

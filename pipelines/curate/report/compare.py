@@ -209,9 +209,11 @@ def to_text(found: dict[str, Any]) -> str:
     lines += [f"  went: {path}" for path in sources["gone_examples"][:5]]
     shifts = [row for row in found["scores"] if row["old"] != row["new"]]
     lines += ["\nmedians of accepted clips that shifted"] if shifts else []
-    lines += [f"  {row['score']:24} {_told(row['old'])} → {_told(row['new'])} {row['unit']}" for row in shifts]
+    lines += [
+        f"  {row['score']:24} {_format_value(row['old'])} → {_format_value(row['new'])} {row['unit']}" for row in shifts
+    ]
     return "\n".join(lines)
 
 
-def _told(value: float | None) -> str:
+def _format_value(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4g}"

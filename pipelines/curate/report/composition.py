@@ -34,7 +34,7 @@ def hours_of(table: pa.Table, mask: Mask) -> float:
     return float(np.nansum(spans[mask])) / 3600
 
 
-def span_words(hours: float) -> str:
+def format_hours(hours: float) -> str:
     """A span of time in a unit that suits it."""
     unit, name = next((one for one in ((1.0, "hours"), (1 / 60, "minutes")) if hours >= one[0]), (1 / 3600, "seconds"))
     return f"{hours / unit:.3g} {name}"
@@ -80,19 +80,19 @@ def _kinds(column: pa.ChunkedArray, accepted: Mask) -> Kinds:
     good = {row["values"]: row["counts"] for row in known.filter(pa.array(accepted)).value_counts().to_pylist()}
     counted = [(row["values"], good.get(row["values"], 0), row["counts"]) for row in known.value_counts().to_pylist()]
     counted.sort(key=lambda kind: (-kind[1], -kind[2], kind[0]))
-    shown = [(shortened(label), kept, number) for label, kept, number in counted[:MAX_KINDS]]
+    shown = [(shorten(label), kept, number) for label, kept, number in counted[:MAX_KINDS]]
     if rest := counted[MAX_KINDS:]:
         shown.append((f"{len(rest)} others", sum(kind[1] for kind in rest), sum(kind[2] for kind in rest)))
     return shown
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
     """Text of a manifest or a file name, on one line and of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= MAX_CHARACTERS else f"{line[: MAX_CHARACTERS - 1]}…"
 
 
-def measured_by(table: pa.Table) -> list[tuple[str, int]]:
+def count_by_model(table: pa.Table) -> list[tuple[str, int]]:
     """(what measured, clips), first what gave keypoints, then the networks that are known by their scores."""
     poses = table["pose_model"].drop_null().value_counts().to_pylist()
     found = [(f"{row['values']}: keypoints", row["counts"]) for row in sorted(poses, key=lambda row: -row["counts"])]
@@ -118,7 +118,7 @@ def leaks(table: pa.Table) -> list[tuple[str, int]] | None:
     refused = table.filter(pc.equal(table["reason"], "max_leak_score"))
     counted = refused["leak_of"].fill_null("unknown").value_counts().to_pylist()
     counted.sort(key=lambda row: -row["counts"])
-    return [(shortened(row["values"]), row["counts"]) for row in counted[:MAX_KINDS]]
+    return [(shorten(row["values"]), row["counts"]) for row in counted[:MAX_KINDS]]
 
 
 def stage_seconds(record: dict[str, Any]) -> dict[str, float]:

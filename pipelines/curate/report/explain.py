@@ -18,11 +18,11 @@ from ..config import SHAPES
 from ..gates import CHEAP_GATES
 from ..selection.gating import Bounds, shapes_of, values_of
 from .compare import parent_of
-from .funnel import bound_words, config_of, meaning_of, read_columns
+from .funnel import bounds_text, config_of, meaning_of, read_columns
 
-NAMES = ["clip_id", "source_path", "source_id"]
-BRIEF = ["clip_id", "source_path", "start_s", "end_s", "verdict", "reason"]
-SAID = ("verdict", "reason", "detail")
+NAME_COLUMNS = ["clip_id", "source_path", "source_id"]
+BRIEF_COLUMNS = ["clip_id", "source_path", "start_s", "end_s", "verdict", "reason"]
+VERDICT_COLUMNS = ("verdict", "reason", "detail")
 MAX_COPIES, MAX_NEAR, MAX_CANDIDATES = 12, 5, 20_000
 NO_SCORES = (
     *CROP_COLUMNS,
@@ -43,7 +43,7 @@ def find_rows(clips: Clips, wanted: str) -> list[int]:
     Raises:
         SteadyDancerError: there is none; the message names what is written most alike.
     """
-    table = clips.read(NAMES)
+    table = clips.read(NAME_COLUMNS)
     path = wanted if is_address(wanted) else str(Path(wanted).absolute())
     tries = (
         pc.equal(table["clip_id"], wanted),
@@ -76,13 +76,13 @@ def _near(table: pa.Table, wanted: str) -> list[str]:
     return difflib.get_close_matches(PurePath(wanted).name, every[:MAX_CANDIDATES].to_pylist(), MAX_NEAR)
 
 
-def brief(clips: Clips, rows: list[int]) -> list[Row]:
+def summarise_rows(clips: Clips, rows: list[int]) -> list[Row]:
     """A few words on rows, for choosing among them."""
-    found: list[Row] = clips.read(BRIEF).take(rows).to_pylist()
+    found: list[Row] = clips.read(BRIEF_COLUMNS).take(rows).to_pylist()
     return found
 
 
-def tell(clips: Clips, index: int, latents: Location | None = None) -> dict[str, Any]:
+def explain_clip(clips: Clips, index: int, latents: Location | None = None) -> dict[str, Any]:
     """The story of one row, as JSON.
 
     Args:
@@ -111,7 +111,7 @@ def tell(clips: Clips, index: int, latents: Location | None = None) -> dict[str,
             "part": str(clips.measured.path / row["measured_part"]),
         },
         "copies": _copies(clips, row),
-        "verdict": {**{name: row[name] for name in SAID}, "meaning": meaning_of(row["reason"])},
+        "verdict": {**{name: row[name] for name in VERDICT_COLUMNS}, "meaning": meaning_of(row["reason"])},
         "versions": list(_versions(clips, row)),
         "latents": None if latents is None else _in_latents(latents, row["clip_id"]),
         "made_by": f"SteadyDancer {clips.record['version']}",
@@ -131,14 +131,14 @@ def _scores(table: pa.Table, row: Row, bounds: Bounds) -> Iterator[dict[str, Any
     """Every score with what the gates that look at it ask, first the picture's shorter side."""
     shape = int(shapes_of(table)[0])
     side = values_of(table, "side_px")[0]
-    told: list[tuple[str, Any, str, str]] = [
+    scores: list[tuple[str, Any, str, str]] = [
         ("side_px", None if np.isnan(side) else int(side), "px", "shorter side of the picture inside its borders")
     ]
     for field in CLIP_SCHEMA:
         unit, stage, meaning = (field.metadata[key].decode() for key in (b"unit", b"stage", b"meaning"))
         if stage in ("shots", "score", "pose") and field.name not in NO_SCORES:
-            told.append((field.name, row[field.name], unit, meaning))
-    for name, value, unit, meaning in told:
+            scores.append((field.name, row[field.name], unit, meaning))
+    for name, value, unit, meaning in scores:
         gates = list(_gates(table, bounds, name, shape))
         yield {"score": name, "value": value, "unit": unit, "meaning": meaning, "gates": gates}
 
@@ -152,7 +152,7 @@ def _gates(table: pa.Table, bounds: Bounds, column: str, shape: int) -> Iterator
         value = float(values_of(table, column)[0])
         margin = value - bound if bounds.sides[index] == "min" else bound - value
         known = not np.isnan(value)
-        words = bound_words(bounds.sides[index], [bound]) + (
+        words = bounds_text(bounds.sides[index], [bound]) + (
             f" for {SHAPES[shape]} pictures" if np.ptp(np.nan_to_num(bounds.values[index], nan=-1)) else ""
         )
         yield {"gate": gate, "asks": words, "passes": margin >= 0 if known else None, "by": margin if known else None}
@@ -160,7 +160,7 @@ def _gates(table: pa.Table, bounds: Bounds, column: str, shape: int) -> Iterator
 
 def _copies(clips: Clips, row: Row) -> dict[str, Any]:
     """Other rows of the same bytes and span, or of the same group, and which of all was kept."""
-    table = clips.read(["duplicate_group", *BRIEF])
+    table = clips.read(["duplicate_group", *BRIEF_COLUMNS])
     same = pc.equal(table["clip_id"], row["clip_id"])
     if row["duplicate_group"] is not None:
         same = pc.or_(same, pc.fill_null(pc.equal(table["duplicate_group"], row["duplicate_group"]), False))
@@ -170,7 +170,7 @@ def _copies(clips: Clips, row: Row) -> dict[str, Any]:
     return {
         "group": row["duplicate_group"],
         "others": len(others),
-        "some": [{name: one[name] for name in BRIEF} for one in others[:MAX_COPIES]],
+        "some": [{name: one[name] for name in BRIEF_COLUMNS} for one in others[:MAX_COPIES]],
         "kept": kept[:MAX_COPIES],
     }
 
@@ -179,10 +179,10 @@ def _versions(clips: Clips, row: Row) -> Iterator[dict[str, Any]]:
     """The verdict on this clip here and in the versions before, the newest first; null where it had no row."""
     version: Clips | None = clips
     while version is not None:
-        table = version.read(["clip_id", "source_path", *SAID])
+        table = version.read(["clip_id", "source_path", *VERDICT_COLUMNS])
         same = pc.and_(pc.equal(table["clip_id"], row["clip_id"]), pc.equal(table["source_path"], row["source_path"]))
         found = table.filter(same).to_pylist()
-        said = {name: found[0][name] if found else None for name in SAID}
+        said = {name: found[0][name] if found else None for name in VERDICT_COLUMNS}
         yield {"path": str(version.artifact.path), "made_by": f"SteadyDancer {version.record['version']}", **said}
         version = parent_of(version)
 

@@ -1,18 +1,23 @@
-"""One clip's story, as `story.tell` gives it, in lines for a terminal."""
+"""One clip's explanation, as `explanation.tell` gives it, in lines for a terminal."""
 
 from collections.abc import Iterator
 from typing import Any
 
 
-def to_text(story: dict[str, Any]) -> str:
-    """The story as lines for a terminal."""
-    parts = [_told_source(story), _told_scores(story), _told_verdict(story), _told_latents(story)]
+def to_text(explanation: dict[str, Any]) -> str:
+    """The explanation as lines for a terminal."""
+    parts = [
+        _source_lines(explanation),
+        _score_lines(explanation),
+        _verdict_lines(explanation),
+        _latents_lines(explanation),
+    ]
     return "\n".join(line for part in parts for line in part)
 
 
-def _told_source(story: dict[str, Any]) -> Iterator[str]:
-    source, clip = story["source"], story["clip"]
-    yield f"clip {clip['clip_id']}: {story['verdict']['verdict']}"
+def _source_lines(explanation: dict[str, Any]) -> Iterator[str]:
+    source, clip = explanation["source"], explanation["clip"]
+    yield f"clip {clip['clip_id']}: {explanation['verdict']['verdict']}"
     yield "\nsource"
     yield f"  path       {source['source_path']}"
     yield f"  digest     {source['source_id'] or 'none: it could not be read'}"
@@ -34,29 +39,29 @@ def _told_source(story: dict[str, Any]) -> Iterator[str]:
         yield f"\nshot {clip['shot_index']}, {span}"
 
 
-def _told_scores(story: dict[str, Any]) -> Iterator[str]:
+def _score_lines(explanation: dict[str, Any]) -> Iterator[str]:
     yield "\nscores"
-    unknown = [score for score in story["scores"] if score["value"] is None]
-    for score in story["scores"]:
+    unknown = [score for score in explanation["scores"] if score["value"] is None]
+    for score in explanation["scores"]:
         if score["value"] is not None:
             value = f"{score['value']:.4g}" if isinstance(score["value"], float) else str(score["value"])
-            asked = [_told_gate(gate) for gate in score["gates"]] or [""]
+            asked = [_gate_text(gate) for gate in score["gates"]] or [""]
             yield f"  {score['score']:22} {value:>12} {score['unit']:18} {asked[0]:34} {score['meaning']}"
             yield from (f"  {'':54} {more}" for more in asked[1:])
-    if story["pose_was_not_looked_for"]:
-        yield f"\nthe pose was not looked for: {story['verdict']['reason']} had refused the clip before"
+    if explanation["pose_was_not_looked_for"]:
+        yield f"\nthe pose was not looked for: {explanation['verdict']['reason']} had refused the clip before"
     yield "\nnot measured"
     for score in unknown:
         gates = ", ".join(gate["gate"] for gate in score["gates"])
         yield f"  {score['score']:22} {f'{gates} could not be asked: ' if gates else ''}{score['meaning']}"
 
 
-def _told_gate(gate: dict[str, Any]) -> str:
+def _gate_text(gate: dict[str, Any]) -> str:
     return f"{'passes' if gate['passes'] else 'REFUSED'}: {gate['asks']}, by {abs(gate['by']):.3g}"
 
 
-def _told_verdict(story: dict[str, Any]) -> Iterator[str]:
-    copies, keypoints, verdict = story["copies"], story["keypoints"], story["verdict"]
+def _verdict_lines(explanation: dict[str, Any]) -> Iterator[str]:
+    copies, keypoints, verdict = explanation["copies"], explanation["keypoints"], explanation["verdict"]
     yield "\nkeypoints"
     yield f"  {keypoints['model']}, {keypoints['digest']}, in {keypoints['part']}" if keypoints else "  none"
     if copies["others"]:
@@ -67,13 +72,13 @@ def _told_verdict(story: dict[str, Any]) -> Iterator[str]:
     yield f"  {verdict['verdict']}" + (f": {verdict['reason']} ({verdict['detail']})" if verdict["reason"] else "")
     if verdict["meaning"]:
         yield f"  {verdict['reason']}: {verdict['meaning']}"
-    for version in story["versions"]:
+    for version in explanation["versions"]:
         said = " ".join(version[name] for name in ("verdict", "reason") if version[name]) or "no such clip"
         yield f"  in {version['path']} ({version['made_by']}): {said}"
 
 
-def _told_latents(story: dict[str, Any]) -> Iterator[str]:
-    latents = story["latents"]
+def _latents_lines(explanation: dict[str, Any]) -> Iterator[str]:
+    latents = explanation["latents"]
     if latents is None:
         return
     yield f"\nlatents: {latents['path']}"

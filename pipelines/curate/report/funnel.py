@@ -16,8 +16,8 @@ from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ..config import SHAPES, CurateConfig
-from ..gates import Gates, asked
-from ..selection.gating import Bounds, Mask, judge, values_of
+from ..gates import Gates, bound_text
+from ..selection.gating import Bounds, Mask, apply_gates, values_of
 from ..selection.row_keys import REASONS
 
 # A column that a stage always writes: where it is null, the stage did not come to its end.
@@ -94,7 +94,7 @@ class GateCount:
     @property
     def asks(self) -> str:
         """The bound in words; bounds, where shapes have their own."""
-        return bound_words(self.side, self.bounds)
+        return bounds_text(self.side, self.bounds)
 
 
 def config_of(record: dict[str, Any]) -> CurateConfig:
@@ -118,10 +118,10 @@ def read_columns(clips: Clips, columns: Sequence[str]) -> pa.Table:
     return table
 
 
-def bound_words(side: str, bounds: Sequence[float]) -> str:
+def bounds_text(side: str, bounds: Sequence[float]) -> str:
     """What a gate asks, "at least 0.12"; one bound a shape where they differ."""
     if len(set(bounds)) == 1:
-        return asked(side, bounds[0])
+        return bound_text(side, bounds[0])
     words = "at least" if side == "min" else "at most"
     each = (f"{bound:.4g} ({shape})" for shape, bound in zip(SHAPES, bounds, strict=True) if not np.isnan(bound))
     return f"{words} {', '.join(each)}"
@@ -139,13 +139,13 @@ def verdict_is(table: pa.Table, verdict: str) -> Mask:
     return _mask(pc.equal(table["verdict"], verdict))
 
 
-def came_to_gates(table: pa.Table) -> Mask:
+def reached_gates(table: pa.Table) -> Mask:
     """Rows [n] that the gates were asked about: neither quarantined, nor refused while shots were cut."""
     selected = _mask(pc.is_in(table["reason"], value_set=pa.array(SELECTED)))
     return verdict_is(table, "ok") | (verdict_is(table, "rejected") & selected)
 
 
-def refused_by(table: pa.Table, gate: str) -> Mask:
+def rejected_by(table: pa.Table, gate: str) -> Mask:
     """Rows [n] whose reason is this gate."""
     return _mask(pc.equal(table["reason"], gate))
 
@@ -202,13 +202,13 @@ def _losses(table: pa.Table, config: CurateConfig) -> Iterator[tuple[str, int, s
 
 def count_gates(table: pa.Table, bounds: Bounds) -> list[GateCount]:
     """What each gate that is on did; `table` has `FUNNEL_COLUMNS` and the columns of the gates."""
-    table = table.filter(pa.array(came_to_gates(table)))
-    accepted, judged = verdict_is(table, "ok"), judge(table, bounds)
+    table = table.filter(pa.array(reached_gates(table)))
+    accepted, results = verdict_is(table, "ok"), apply_gates(table, bounds)
     first = {reason: number for (_, reason), number in reasons(table).items()}
     counts = []
     for index, gate in enumerate(bounds.gates):
         values = values_of(table, bounds.columns[index])
-        unknown, beyond = np.isnan(values), bounds.refused(index, values, judged.shape)
+        unknown, beyond = np.isnan(values), bounds.rejects(index, values, results.shape)
         counts.append(
             GateCount(
                 gate,
@@ -219,7 +219,7 @@ def count_gates(table: pa.Table, bounds: Bounds) -> list[GateCount]:
                 accepted_unmeasured=int((accepted & unknown).sum()),
                 beyond=int(beyond.sum()),
                 first=first.get(gate, 0),
-                alone=int((beyond & (judged.num_refused == 1)).sum()),
+                alone=int((beyond & (results.num_rejected == 1)).sum()),
             )
         )
     return counts

@@ -18,12 +18,12 @@ from .composition import (
     COMPOSITION_COLUMNS,
     composition,
     copies,
+    count_by_model,
     decode_share,
+    format_hours,
     hours_of,
     leaks,
-    measured_by,
     num_sources,
-    span_words,
     stage_seconds,
 )
 from .funnel import FUNNEL_COLUMNS, Step, config_of, count_gates, funnel, meaning_of, read_columns, reasons, verdict_is
@@ -93,7 +93,7 @@ def _summary(table: pa.Table, record: dict[str, Any]) -> Section:
         (counts["rejected"], "rejected: did not please"),
         (counts["quarantined"], "quarantined: broken"),
         (record["inputs"]["sources"], "sources"),
-        (span_words(hours_of(table, accepted)), "accepted"),
+        (format_hours(hours_of(table, accepted)), "accepted"),
     ]
     text = (
         f"{show(counts['inputs'])} rows, a clip or a source that gave none each = {show(counts['ok'])} ok + "
@@ -211,7 +211,7 @@ def _time_section(record: dict[str, Any], table: pa.Table) -> Section:
 
 
 def _models_section(table: pa.Table, record: dict[str, Any]) -> Section:
-    rows = [[name, number or None] for name, number in measured_by(table)]
+    rows = [[name, number or None] for name, number in count_by_model(table)]
     settings = {name: value for name, value in record["config"].items() if not isinstance(value, dict)}
     text = "Settings: " + ", ".join(f"{name} {value}" for name, value in settings.items())
     return Section("What measured", text, head=["model", "rows"], rows=rows)

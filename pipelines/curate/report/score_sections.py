@@ -7,18 +7,18 @@ from ....datasets.schema import CLIP_SCHEMA
 from ...pages.charts import draw_histogram, histogram
 from ...pages.layout import Figure, Section, show
 from ..selection.gating import Bounds, Floats, values_of
-from .borderline import nearest, pictures
-from .funnel import GateCount, came_to_gates, verdict_is
+from .borderline import captioned_thumbnails, nearest
+from .funnel import GateCount, reached_gates, verdict_is
 
 
 def unmeasured_section(counts: list[GateCount], table: pa.Table) -> Section:
-    """How often each gate could be asked, and what it did."""
+    """How often each gate could be considered, and what it did."""
     silent = [one.gate for one in counts if not one.measured]
-    num_asked = int(came_to_gates(table).sum())
+    num_asked = int(reached_gates(table).sum())
     text = (
         "A score that was not measured passes its gate. Dear scores are taken only where the gates before let a clip "
         "through, so that most of what is missing belongs to clips that were refused already; what counts is how many "
-        f"were accepted without being asked. Of {show(num_asked)} clips that came to the gates:\n"
+        f"were accepted without being considered. Of {show(num_asked)} clips that came to the gates:\n"
     )
     text += f"These gates could say nothing at all, no model having measured for them: {', '.join(silent)}." * bool(
         silent
@@ -35,8 +35,8 @@ def unmeasured_section(counts: list[GateCount], table: pa.Table) -> Section:
 
 def histogram_section(table: pa.Table, counts: list[GateCount]) -> Section:
     """A histogram of each score that a gate looks at."""
-    asked = came_to_gates(table)
-    accepted, rejected = verdict_is(table, "ok"), verdict_is(table, "rejected") & asked
+    considered = reached_gates(table)
+    accepted, rejected = verdict_is(table, "ok"), verdict_is(table, "rejected") & considered
     figures = []
     for column in dict.fromkeys(one.column for one in counts if one.measured):
         values = values_of(table, column)
@@ -77,4 +77,4 @@ def borderline_section(table: pa.Table, bounds: Bounds, verdict: str, title: str
         if near
         else "None lies near a bound."
     )
-    return Section(title, text, media=[pictures(rows, near, bounds)] if near else [])
+    return Section(title, text, media=[captioned_thumbnails(rows, near, bounds)] if near else [])

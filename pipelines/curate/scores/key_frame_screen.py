@@ -24,7 +24,7 @@ MARGINS = {
 }
 
 
-def refused_at_a_glance(row: Row, config: CurateConfig) -> Row | None:
+def screen_key_frames(row: Row, config: CurateConfig) -> Row | None:
     """One row for a source all of whose clips a gate will refuse, as its key frames show; None where they do not.
 
     The key frames lie half a clip apart or nearer, so that each clip holds one or two; every one of them must fail
@@ -47,7 +47,7 @@ def refused_at_a_glance(row: Row, config: CurateConfig) -> Row | None:
     return {**row, **span, "clip_id": clip_id, "border_ratio": 0.0, **technical_scores(frames), "blur": blur(frames)}
 
 
-def is_refused_at_a_glance(row: Row) -> bool:
+def was_screened_out(row: Row) -> bool:
     """Whether a row is one of those: it has scores of pictures before they are due."""
     return row.get("blur") is not None
 

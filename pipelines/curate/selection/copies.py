@@ -8,7 +8,7 @@ from .gating import Floats, Integers, Mask
 
 
 @dataclass(frozen=True)
-class Left:
+class Deduplicated:
     """What is left of candidates, and for each row [n] that is not, the row that it gave way to (−1: none).
 
     Attributes:
@@ -44,7 +44,7 @@ class Copies:
         in_group = np.flatnonzero(group >= 0)
         self.grouped = in_group[np.bincount(group[in_group], minlength=1)[group[in_group]] > 1]
 
-    def left(self, candidates: Mask) -> Left:
+    def deduplicate(self, candidates: Mask) -> Deduplicated:
         """Of each content the first row; of these, of each group what belongs to its best copy."""
         kept = candidates.copy()
         same_as, copy_of = np.full(len(kept), -1), np.full(len(kept), -1)
@@ -56,7 +56,7 @@ class Copies:
         best = _best(rows, self.group, (self.position[rows], -self.quality[rows]))
         out = (self.unit[rows] != self.unit[best]) & ~self.wanted[rows]
         copy_of[rows[out]], kept[rows[out]] = best[out], False
-        return Left(kept, same_as, copy_of)
+        return Deduplicated(kept, same_as, copy_of)
 
 
 def _best(rows: Integers, code: Integers, keys: tuple[Floats | Integers | Mask, ...]) -> Integers:

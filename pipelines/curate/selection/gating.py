@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..config import SHAPES, SQUARE_RATIO, CurateConfig
-from ..gates import CHEAP_GATES, SCORES, SIDE_PX, Gates, asked, is_beyond, refusal, score_of
+from ..gates import CHEAP_GATES, SCORES, SIDE_PX, Gates, bound_text, failure_detail, is_beyond, score_of
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -55,45 +55,47 @@ class Bounds:
             np.array(values, np.float64).reshape(len(on), len(SHAPES)),
         )
 
-    def refused(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> Mask:
+    def rejects(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> Mask:
         """Rows whose value is on the wrong side of gate `index`; what was not measured is on no side."""
         bounds = self.values[index]
         bound = bounds[0] if np.ptp(bounds) == 0 else bounds[shapes]
         out: Mask = is_beyond(values, self.sides[index], bound)
         return out
 
-    def words(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> list[str]:
+    def details(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> list[str]:
         """What gate `index` says to rows that it refuses."""
-        words = [asked(self.sides[index], bound) for bound in self.values[index]]
+        words = [bound_text(self.sides[index], bound) for bound in self.values[index]]
         column = self.columns[index]
-        return [refusal(column, value, words[k]) for value, k in zip(values.tolist(), shapes.tolist(), strict=True)]
+        return [
+            failure_detail(column, value, words[k]) for value, k in zip(values.tolist(), shapes.tolist(), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GateResults:
     """What the gates say of rows [n].
 
     Attributes:
         first: the first gate that refuses a row, as an index into the bounds; −1 if none does.
         value: what that gate looked at.
-        num_refused: gates that refuse it.
+        num_rejected: gates that refuse it.
         unmeasured: bit k: gate k is on, and its score is null.
         shape: of the picture inside its borders, index into `SHAPES`.
         early: the gate that refused it when it was measured, so that its pose was never looked for: an index into the
             fields of `Gates`; −1 if none did.
-        taste: [n, a] what the gates `along` look at, NaN where it is null; a = 0 where it is not asked for.
+        ranking_scores: [n, a] what the gates `along` look at, NaN where it is null; a = 0 where it is not asked for.
     """
 
     first: npt.NDArray[np.int8]
     value: Floats
-    num_refused: npt.NDArray[np.int8]
+    num_rejected: npt.NDArray[np.int8]
     unmeasured: npt.NDArray[np.uint64]
     shape: npt.NDArray[np.int8]
     early: npt.NDArray[np.int8]
-    taste: Floats
+    ranking_scores: Floats
 
     @classmethod
-    def joined(cls, parts: Sequence["Judgement"]) -> "Judgement":
+    def concatenate(cls, parts: Sequence["GateResults"]) -> "GateResults":
         """Those of all parts, in order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
@@ -129,7 +131,9 @@ def shapes_of(table: pa.Table) -> npt.NDArray[np.int8]:
     return np.where(ratio < 1 / SQUARE_RATIO, 0, np.where(ratio > SQUARE_RATIO, 1, 2)).astype(np.int8)
 
 
-def judge(table: pa.Table, bounds: Bounds, measured_gates: Gates | None = None, taste: Sequence[str] = ()) -> Judgement:
+def apply_gates(
+    table: pa.Table, bounds: Bounds, measured_gates: Gates | None = None, ranking_columns: Sequence[str] = ()
+) -> GateResults:
     """Hold rows against gates.
 
     Args:
@@ -137,22 +141,22 @@ def judge(table: pa.Table, bounds: Bounds, measured_gates: Gates | None = None, 
         bounds: of the gates.
         measured_gates: with which the rows were measured, if these were others: what their cheap gates refuse was not
             looked at any further.
-        taste: columns whose values are wanted.
+        ranking_columns: columns whose values are wanted.
     """
     shape, n = shapes_of(table), len(table)
     first, value = np.full(n, -1, np.int8), np.full(n, np.nan)
-    num_refused, unmeasured = np.zeros(n, np.int8), np.zeros(n, np.uint64)
+    num_rejected, unmeasured = np.zeros(n, np.int8), np.zeros(n, np.uint64)
     for index, column in enumerate(bounds.columns):
         values = values_of(table, column)
-        refused = bounds.refused(index, values, shape)
+        refused = bounds.rejects(index, values, shape)
         new = refused & (first < 0)
         first[new], value[new] = index, values[new]
-        num_refused += refused
+        num_rejected += refused
         is_on = ~np.isnan(bounds.values[index])[shape]
         unmeasured |= (np.isnan(values) & is_on).astype(np.uint64) << np.uint64(index)
-    wanted = [values_of(table, column) for column in taste]
+    wanted = [values_of(table, column) for column in ranking_columns]
     columns = np.stack(wanted, axis=1) if wanted else np.zeros((n, 0))
-    return Judgement(first, value, num_refused, unmeasured, shape, _early(table, measured_gates), columns)
+    return GateResults(first, value, num_rejected, unmeasured, shape, _early(table, measured_gates), columns)
 
 
 def _early(table: pa.Table, gates: Gates | None) -> npt.NDArray[np.int8]:

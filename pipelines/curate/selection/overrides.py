@@ -22,7 +22,7 @@ COLUMNS = ("clip_id", "source_path", "start_s", "verdict", "note")
 ACCEPT, REJECT = 1, 2
 VERDICTS = {"accept": ACCEPT, "reject": REJECT}
 SAME_TIME_S = 0.01  # start times are told with two decimals
-MOST_SHOWN = 8
+MAX_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -151,5 +151,5 @@ def _positions(column: pa.ChunkedArray, wanted: Iterable[str]) -> dict[str, list
 
 def _raise(file: str, wrong: list[str]) -> None:
     if wrong:
-        more = f"\n  and {len(wrong) - MOST_SHOWN} more" if len(wrong) > MOST_SHOWN else ""
-        raise ArtifactError(f"{file}: decisions that cannot be followed\n  " + "\n  ".join(wrong[:MOST_SHOWN]) + more)
+        more = f"\n  and {len(wrong) - MAX_SHOWN} more" if len(wrong) > MAX_SHOWN else ""
+        raise ArtifactError(f"{file}: decisions that cannot be followed\n  " + "\n  ".join(wrong[:MAX_SHOWN]) + more)

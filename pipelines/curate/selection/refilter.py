@@ -16,14 +16,14 @@ from ....datasets.storage import Location, relative
 from ....datasets.storage.cache import require_scratch, scratch
 from ....datasets.storage.digests import json_digest
 from ..config import SELECTION_FIELDS, CurateConfig
-from ..parent import absent_settings, forgotten_in, measured_gates
+from ..parent import absent_settings, forgotten_fields, measured_gates
 from .fingerprints import Fingerprints
 from .overrides import Decisions, read_decisions
 from .select import columns_read, select
 from .verdicts import Piece, Selection
 
 
-def changed(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:
+def change_selection(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:
     """The configuration of finished clips with other `SELECTION_FIELDS`.
 
     Args:
@@ -67,7 +67,7 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
     """Select anew from `clips` into `out/clips`, which names its parent; returns its record. Resumes after a kill.
 
     Args:
-        config: of the parent with other `SELECTION_FIELDS` (see `changed`).
+        config: of the parent with other `SELECTION_FIELDS` (see `change_selection`).
         clips: of `curate` or `refilter`, finished.
         out: another folder.
         decisions: a table of a person's accepts and rejects.
@@ -98,17 +98,17 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
                 "config": config.model_dump(mode="json"),
                 # By which the rows were measured; an older version kept none.
                 **said_in(old.record),
-                "selection": selection.told()
+                "selection": selection.record()
                 | {
                     "measured_gates": measured_gates(old.record).model_dump(mode="json"),
-                    "decisions": _told(said, selection),
+                    "decisions": _decisions_record(said, selection),
                 },
                 "parent": old.artifact.named(out),
                 "measured": relative(old.measured.path, out),
                 "inputs": old.record["inputs"],
                 "counts": count_written(artifact, old.record["counts"]["inputs"]),
                 "pose_models": old.record["pose_models"],
-                **forgotten_in(old.record),
+                **forgotten_fields(old.record),
                 "seconds": {"total": time.perf_counter() - start},
             }
         )
@@ -155,7 +155,7 @@ def _pieces(old: Clips, digest: str) -> Iterator[Piece]:
             yield Piece([digest, part, first], len(rows), partial(with_columns, rows, COLUMNS))
 
 
-def _told(decisions: Decisions | None, selection: Selection) -> dict[str, Any] | None:
+def _decisions_record(decisions: Decisions | None, selection: Selection) -> dict[str, Any] | None:
     """For the record: the table's digest, and how many rows a person accepted and rejected, here or before."""
     counts = selection.decided_counts()
     if decisions is None and not any(counts.values()):

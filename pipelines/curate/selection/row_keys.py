@@ -107,7 +107,7 @@ class RowKeys:
         )
 
     @classmethod
-    def joined(cls, parts: Sequence["RowKeys"], groups: pa.Array | None) -> "RowKeys":
+    def concatenate(cls, parts: Sequence["RowKeys"], groups: pa.Array | None) -> "RowKeys":
         """Those of all parts, in order, with other groups if there are."""
 
         def strings(name: str) -> pa.ChunkedArray:

@@ -13,12 +13,21 @@ import pyarrow as pa
 from ....datasets.clips import in_path_order
 from ....datasets.schema import Row
 from ..config import CurateConfig
-from ..gates import SCORES, Gates, asked, is_beyond, refusal
+from ..gates import SCORES, Gates, bound_text, failure_detail, is_beyond
 from .copies import Copies, over_quota
-from .gating import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
+from .gating import Bounds, Floats, GateResults, Integers, Mask, apply_gates, columns_for
 from .overrides import ACCEPT, REJECT, Decisions
 from .row_keys import REASONS, RowKeys
-from .targets import Dial, find_strictness, lacking, margins, moved, parts_of, scales, told
+from .targets import (
+    MovingGates,
+    apply_found_bounds,
+    find_strictness,
+    lacks_ranking_score,
+    margins,
+    mix_parts,
+    scales,
+    target_record,
+)
 from .verdicts import Selection
 
 Batches = Callable[[], Iterable[pa.Table]]
@@ -35,7 +44,7 @@ def failed_gate(row: Row, gates: Gates, among: Collection[str] | None = None) ->
         if among is None or gate in among:
             value = SCORES[score].of(read)
             if is_beyond(value, side, bound):
-                return gate, refusal(score, value, asked(side, bound))
+                return gate, failure_detail(score, value, bound_text(side, bound))
     return None
 
 
@@ -72,38 +81,40 @@ def select(
     Raises:
         ArtifactError: decisions that cannot be followed.
     """
-    dial, target = Dial.of(config), config.target
-    bounds = Bounds.of(config, without=dial.gates if target else ())
-    taste = dial.columns if target or config.quotas.need_margins else ()
-    keys, judgements = [], []
+    moving, target = MovingGates.of(config), config.target
+    bounds = Bounds.of(config, without=moving.gates if target else ())
+    ranking_columns = moving.columns if target or config.quotas.need_margins else ()
+    keys, batch_results = [], []
     for table in batches():
         keys.append(RowKeys.of(table))
-        judgements.append(judge(table, bounds, measured_gates, taste))
-    rows = RowKeys.joined(keys, groups)
-    judgement = Judgement.joined(judgements)
+        batch_results.append(apply_gates(table, bounds, measured_gates, ranking_columns))
+    rows = RowKeys.concatenate(keys, groups)
+    results = GateResults.concatenate(batch_results)
     code, notes = _decided(rows, decisions)
     accepted, refused = code == ACCEPT, code == REJECT
     copies = rows.copies(config.duplicates.scope, accepted)
-    each = scales(judgement.taste, dial) if taste else []
-    margin = margins(judgement.taste, dial, each) if taste else np.zeros(len(rows))
+    each = scales(results.ranking_scores, moving) if ranking_columns else []
+    margin = margins(results.ranking_scores, moving, each) if ranking_columns else np.zeros(len(rows))
     margin[accepted] = np.inf
     result = None
     if target:
-        passing = rows.posed & ~rows.fixed & ((judgement.first < 0) | accepted) & ~refused
-        parts = parts_of(target)
-        shape = judgement.shape.astype(np.int64)
+        passing = rows.posed & ~rows.fixed & ((results.first < 0) | accepted) & ~refused
+        parts = mix_parts(target)
+        shape = results.shape.astype(np.int64)
 
         def keep(candidates: Mask) -> Mask:
-            kept = copies.left(candidates).kept
+            kept = copies.deduplicate(candidates).kept
             for over in _over_quotas(kept, config, rows, shape, margin, accepted).values():
                 kept &= ~over
             return kept
 
-        find_strictness(parts, passing, margin, shape, rows.position, keep, lacking(judgement.taste, each))
-        config = moved(config, parts, dial, each)
-        bounds, result = Bounds.of(config), told(target, parts, config)
-        judgement = Judgement.joined([judge(table, bounds, measured_gates) for table in batches()])
-    selection = Selection(config, bounds, judgement, rows, code, notes, groups, result)
+        find_strictness(
+            parts, passing, margin, shape, rows.position, keep, lacks_ranking_score(results.ranking_scores, each)
+        )
+        config = apply_found_bounds(config, parts, moving, each)
+        bounds, result = Bounds.of(config), target_record(target, parts, config)
+        results = GateResults.concatenate([apply_gates(table, bounds, measured_gates) for table in batches()])
+    selection = Selection(config, bounds, results, rows, code, notes, groups, result)
     _assign(selection, copies, margin, accepted, refused)
     return selection
 
@@ -136,23 +147,23 @@ def _over_quotas(
 
 def _assign(selection: Selection, copies: Copies, margin: Floats, accepted: Mask, refused: Mask) -> None:
     """One reason a row; none is accepted."""
-    rows, judgement = selection.rows, selection.judgement
-    reason = judgement.first.astype(np.int16)
+    rows, results = selection.rows, selection.gate_results
+    reason = results.first.astype(np.int16)
     number = {name: len(selection.bounds.gates) + k for k, name in enumerate(REASONS)}
     reason[accepted] = -1
-    not_looked_at = (judgement.early >= 0) | ((judgement.first >= 0) & accepted)
+    not_looked_at = (results.early >= 0) | ((results.first >= 0) & accepted)
     poseless = (reason < 0) & ~rows.posed
     reason[poseless] = number["no_pose"]
     reason[poseless & ~rows.has_model & not_looked_at] = number["not_measured"]
     reason[refused] = number["decision"]
-    left = copies.left((reason < 0) & ~rows.fixed)
+    left = copies.deduplicate((reason < 0) & ~rows.fixed)
     reason[left.same_as >= 0] = number["duplicate"]
     reason[left.copy_of >= 0] = number["near_duplicate"]
     selection.other = np.maximum(left.same_as, left.copy_of)
-    shape = judgement.shape.astype(np.int64)
+    shape = results.shape.astype(np.int64)
     for name, over in _over_quotas(left.kept, selection.config, rows, shape, margin, accepted).items():
         reason[over] = number[name]
-    selection.settle(reason)
+    selection.set_reasons(reason)
 
 
 def select_table(table: pa.Table, config: CurateConfig) -> pa.Table:

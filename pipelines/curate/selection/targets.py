@@ -22,7 +22,7 @@ UNMEASURED = float(np.nextafter(0, -1))
 
 
 @dataclass(frozen=True)
-class Dial:
+class MovingGates:
     """The gates that move: their names, columns, sides and bounds where they were set."""
 
     gates: tuple[str, ...]
@@ -31,7 +31,7 @@ class Dial:
     bounds: tuple[float, ...]
 
     @classmethod
-    def of(cls, config: CurateConfig) -> "Dial":
+    def of(cls, config: CurateConfig) -> "MovingGates":
         """Those of `quotas.along` that are on."""
         moved = [one for one in config.gates.bounds() if one[0] in config.quotas.along]
         gates, columns, sides, bounds = zip(*moved, strict=True) if moved else ((), (), (), ())
@@ -74,27 +74,27 @@ class Scale:
         return float(value if side == "min" else -value)
 
 
-def scales(taste: Floats, dial: Dial) -> list[Scale]:
+def scales(ranking_scores: Floats, moving: MovingGates) -> list[Scale]:
     """One a gate, from the values [n, gates] of all rows."""
-    return [Scale.of(taste[:, k], dial.sides[k], dial.bounds[k]) for k in range(len(dial.gates))]
+    return [Scale.of(ranking_scores[:, k], moving.sides[k], moving.bounds[k]) for k in range(len(moving.gates))]
 
 
-def lacking(taste: Floats, each: Sequence[Scale]) -> Mask:
+def lacks_ranking_score(ranking_scores: Floats, each: Sequence[Scale]) -> Mask:
     """Rows [n] that lack a score by which others are ranked; one that nobody has ranks nobody."""
     ranks = np.array([len(scale.values) > 0 for scale in each], bool)
-    return np.asarray(np.isnan(taste[:, ranks]).any(axis=1), bool)
+    return np.asarray(np.isnan(ranking_scores[:, ranks]).any(axis=1), bool)
 
 
-def margins(taste: Floats, dial: Dial, each: Sequence[Scale]) -> Floats:
+def margins(ranking_scores: Floats, moving: MovingGates, each: Sequence[Scale]) -> Floats:
     """The margin [n] of every row, in −1..1: 0 or more where the gates as they were set let it through."""
-    out = np.ones(len(taste))
+    out = np.ones(len(ranking_scores))
     for k, scale in enumerate(each):
-        out = np.minimum(out, scale.margin(taste[:, k], dial.sides[k]))
+        out = np.minimum(out, scale.margin(ranking_scores[:, k], moving.sides[k]))
     return out
 
 
 @dataclass
-class Part:
+class MixPart:
     """A part of the mix: its shapes, how many clips of it are wanted, and what was found.
 
     Attributes:
@@ -112,7 +112,7 @@ class Part:
     accepted: dict[Shape, int] = field(default_factory=dict)
 
 
-def parts_of(target: Target) -> list[Part]:
+def mix_parts(target: Target) -> list[MixPart]:
     """The mix in whole clips that sum to the target, largest remainders first; shapes it does not name are one part."""
     rest = tuple(shape for shape in SHAPES if shape not in target.mix)
     shares: list[tuple[tuple[Shape, ...], float]] = [((shape,), share) for shape, share in target.mix.items()]
@@ -123,17 +123,17 @@ def parts_of(target: Target) -> list[Part]:
     by_remainder = sorted(range(len(exact)), key=lambda k: (counts[k] - exact[k], k))
     for k in by_remainder[: target.num_clips - sum(counts)]:
         counts[k] += 1
-    return [Part(shapes, count) for (shapes, _), count in zip(shares, counts, strict=True)]
+    return [MixPart(shapes, count) for (shapes, _), count in zip(shares, counts, strict=True)]
 
 
 def find_strictness(
-    parts: Sequence[Part],
+    parts: Sequence[MixPart],
     candidates: Mask,
     margin: Floats,
     shape: Integers,
     position: Integers,
     keep: Callable[[Mask], Mask],
-    lacking: Mask,
+    lacks_ranking_score: Mask,
 ) -> None:
     """Set every part's `strictness` to the largest at which it has the clips that are wanted, by bisection.
 
@@ -144,7 +144,7 @@ def find_strictness(
         shape: of the rows [n].
         position: of the rows [n] in path order, which decides between equal margins.
         keep: what is left of rows when copies and quotas are seen to.
-        lacking: rows [n] without a score by which others are ranked.
+        lacks_ranking_score: rows [n] without a score by which others are ranked.
     """
     part_of = np.full(len(SHAPES), -1)
     for k, part in enumerate(parts):
@@ -181,18 +181,20 @@ def find_strictness(
     for k, part in enumerate(parts):
         level = float(levels[k][low[k]]) if len(levels[k]) else None
         part.strictness = 0.0 if level == UNMEASURED else level  # the bounds as they were set
-        part.unmeasured = int((left & lacking & (owner == k)).sum())
+        part.unmeasured = int((left & lacks_ranking_score & (owner == k)).sum())
         part.accepted = {one: int((left & (shape == SHAPES.index(one))).sum()) for one in part.shapes}
 
 
-def moved(config: CurateConfig, parts: Sequence[Part], dial: Dial, each: Sequence[Scale]) -> CurateConfig:
+def apply_found_bounds(
+    config: CurateConfig, parts: Sequence[MixPart], moving: MovingGates, each: Sequence[Scale]
+) -> CurateConfig:
     """The configuration with the bounds that were found, and without a target: it gives the same clips again."""
     by_shape: dict[Shape, dict[str, float | None]] = {shape: dict(v) for shape, v in config.gates_by_shape.items()}
     for part in parts:
         for shape in part.shapes if part.strictness is not None else ():
             found = {
                 gate: scale.bound(part.strictness or 0.0, side)
-                for gate, side, scale in zip(dial.gates, dial.sides, each, strict=True)
+                for gate, side, scale in zip(moving.gates, moving.sides, each, strict=True)
             }
             by_shape[shape] = by_shape.get(shape, {}) | {g: b for g, b in found.items() if b is not None}
     limits = {shape: part.accepted.get(shape, 0) for part in parts for shape in part.shapes}
@@ -202,7 +204,7 @@ def moved(config: CurateConfig, parts: Sequence[Part], dial: Dial, each: Sequenc
     return config.model_copy(update={"gates_by_shape": by_shape, "quotas": quotas, "target": None})
 
 
-def told(target: Target, parts: Sequence[Part], config: CurateConfig) -> dict[str, Any]:
+def target_record(target: Target, parts: Sequence[MixPart], config: CurateConfig) -> dict[str, Any]:
     """The result for the record: what was asked for and reached, and the part of a preset that repeats it."""
     got = sum(sum(part.accepted.values()) for part in parts)
     fields = {"gates_by_shape", "quotas", "target"}

@@ -13,7 +13,7 @@ from ....datasets.artifact import VERDICTS, Artifact
 from ....datasets.clips import clips_packet
 from ..config import SHAPES, CurateConfig
 from ..gates import Gates
-from .gating import Bounds, Integers, Judgement
+from .gating import Bounds, GateResults, Integers
 from .overrides import ACCEPT, REJECT
 from .row_keys import OK, REASONS, REJECTED, RowKeys
 
@@ -38,15 +38,15 @@ class Selection:
     """
 
     def __init__(
-        self, config: CurateConfig, bounds: Bounds, judgement: Judgement, rows: RowKeys,
+        self, config: CurateConfig, bounds: Bounds, gate_results: GateResults, rows: RowKeys,
         decided: npt.NDArray[np.int8], notes: dict[int, str], groups: pa.Array | None, target: dict[str, Any] | None,
     ) -> None:  # fmt: skip
-        self.config, self.bounds, self.judgement, self.rows = config, bounds, judgement, rows
+        self.config, self.bounds, self.gate_results, self.rows = config, bounds, gate_results, rows
         self.decided, self.notes, self.groups, self.target = decided, notes, groups, target
         self.other = np.full(len(rows), -1)
         self.names = (*bounds.gates, *REASONS)
 
-    def settle(self, reason: npt.NDArray[np.int16]) -> None:
+    def set_reasons(self, reason: npt.NDArray[np.int16]) -> None:
         """Take the reasons of all rows: an index into `names`, −1 for what is accepted."""
         self.reason = reason
         fixed = self.rows.fixed
@@ -63,7 +63,7 @@ class Selection:
         numbers = np.bincount(self.verdict, minlength=len(VERDICTS))
         return {name: int(number) for name, number in zip(VERDICTS, numbers, strict=True)}
 
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """For the record: the gates that were used, and what each did."""
         fields = {"gates", "gates_by_shape", "quotas", "duplicates"}
         return {
@@ -84,18 +84,18 @@ class Selection:
 
     def accepted_by_shape(self) -> dict[str, int]:
         """Accepted rows of each shape of picture."""
-        numbers = np.bincount(self.judgement.shape[self.verdict == OK], minlength=len(SHAPES))
+        numbers = np.bincount(self.gate_results.shape[self.verdict == OK], minlength=len(SHAPES))
         return {name: int(number) for name, number in zip(SHAPES, numbers, strict=True)}
 
     def funnel(self) -> dict[str, Any]:
         """What each gate does: rows that it is the `first` to refuse, that it `alone` refuses, and has no score of."""
-        judged, open_ = self.judgement, ~self.rows.fixed & (self.decided == 0)
-        alone = open_ & (judged.num_refused == 1) & self.rows.posed
+        results, open_ = self.gate_results, ~self.rows.fixed & (self.decided == 0)
+        alone = open_ & (results.num_rejected == 1) & self.rows.posed
         gates = {
             gate: {
-                "first": int((open_ & (judged.first == k)).sum()),
-                "alone": int((alone & (judged.first == k)).sum()),
-                "unmeasured": int((open_ & (judged.unmeasured >> np.uint64(k) & np.uint64(1)).astype(bool)).sum()),
+                "first": int((open_ & (results.first == k)).sum()),
+                "alone": int((alone & (results.first == k)).sum()),
+                "unmeasured": int((open_ & (results.unmeasured >> np.uint64(k) & np.uint64(1)).astype(bool)).sum()),
             }
             for k, gate in enumerate(self.bounds.gates)
         }
@@ -151,7 +151,7 @@ class Selection:
         return names.take(pa.array(np.where(index < 0, len(self.names), index)))
 
     def _unmeasured(self, rows: slice) -> pa.Array:
-        patterns, which = np.unique(self.judgement.unmeasured[rows], return_inverse=True)
+        patterns, which = np.unique(self.gate_results.unmeasured[rows], return_inverse=True)
         gates = self.bounds.gates
         words = [",".join(g for k, g in enumerate(gates) if bits >> k & 1) or None for bits in patterns.tolist()]
         return pa.array(words, pa.string()).take(pa.array(which))
@@ -163,23 +163,23 @@ class Selection:
             here = np.flatnonzero(reason == code)
             if code < 0:
                 here = here[self.decided[rows][here] == ACCEPT]
-            out[here] = self._words(code, here + rows.start)
+            out[here] = self._details_of(code, here + rows.start)
         return pa.array(out, pa.string())
 
-    def _words(self, code: int, rows: Integers) -> list[str]:
+    def _details_of(self, code: int, rows: Integers) -> list[str]:
         """Details of rows that have one reason."""
         if 0 <= code < len(self.bounds.gates):
-            return self.bounds.words(code, self.judgement.value[rows], self.judgement.shape[rows])
+            return self.bounds.details(code, self.gate_results.value[rows], self.gate_results.shape[rows])
         name = self.names[code] if code >= 0 else "decision"
         if name == "decision":
             return [self.notes.get(row) or "decided by hand" for row in rows.tolist()]
         if name == "no_pose":
             words = ["nobody was found" if has else NO_MODEL for has in self.rows.has_model[rows]]
-            return self._in_vain(rows, words)
+            return self._note_overruled(rows, words)
         if name == "not_measured":
-            return self._in_vain(rows, self._not_measured(rows))
+            return self._note_overruled(rows, self._not_measured(rows))
         if name.startswith("quota"):
-            return self._beyond(name, rows)
+            return self._quota_details(name, rows)
         paths = self.rows.source_path.take(pa.array(self.other[rows])).to_pylist()
         if name == "duplicate":
             return [f"same content as {path}" for path in paths]
@@ -192,21 +192,21 @@ class Selection:
 
     def _not_measured(self, rows: Integers) -> list[str]:
         fields = list(Gates.model_fields)
-        early = [fields[k] if k >= 0 else None for k in self.judgement.early[rows].tolist()]
+        early = [fields[k] if k >= 0 else None for k in self.gate_results.early[rows].tolist()]
         # With all gates off there is no name at all, and an accepted row need not have one.
-        first = [self.bounds.gates[k] if k >= 0 else None for k in self.judgement.first[rows].tolist()]
+        first = [self.bounds.gates[k] if k >= 0 else None for k in self.gate_results.first[rows].tolist()]
         return [
             f"{gate or now} had refused it, so its pose was not measured: `steadydancer curate --parent` with gates "
             "that let it through measures what is missing"
             for gate, now in zip(early, first, strict=True)
         ]
 
-    def _in_vain(self, rows: Integers, words: list[str]) -> list[str]:
+    def _note_overruled(self, rows: Integers, words: list[str]) -> list[str]:
         """A person wanted some of them."""
         wanted = (self.decided[rows] == ACCEPT).tolist()
         return [f"accepted by hand, but {word}" if yes else word for word, yes in zip(words, wanted, strict=True)]
 
-    def _beyond(self, name: str, rows: Integers) -> list[str]:
+    def _quota_details(self, name: str, rows: Integers) -> list[str]:
         quotas = self.config.quotas
         if name == "quota_of_source":
             limit = quotas.max_accepted_per_source
@@ -214,4 +214,4 @@ class Selection:
         limits = [
             f"{quotas.max_accepted_by_shape.get(shape)} {shape} clips are better, and no more asked" for shape in SHAPES
         ]
-        return [limits[k] for k in self.judgement.shape[rows].tolist()]
+        return [limits[k] for k in self.gate_results.shape[rows].tolist()]

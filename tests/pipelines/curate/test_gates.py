@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.pipelines.curate.config import SELECTION_FIELDS, CurateConfig, Quotas
-from steadydancer.pipelines.curate.gates import TASTE_GATES, Gates
+from steadydancer.pipelines.curate.gates import RANKING_GATES, Gates
 from steadydancer.pipelines.curate.selection.select import failed_gate, select_table
 
 # The bounds as they were measured, in the order in which they are applied: what is refused for two reasons is refused
@@ -32,7 +32,7 @@ INTEGERS = {"min_side_px", "max_persons", "max_pose_gap"}
 def test_the_bounds_are_those_that_were_measured_in_the_order_of_what_they_cost() -> None:
     assert list(Gates().model_dump().items()) == list(BOUNDS.items())
     assert [gate for gate, *_ in Gates().bounds()] == [gate for gate, bound in BOUNDS.items() if bound is not None]
-    assert set(BOUNDS) >= set(TASTE_GATES) and len(set(TASTE_GATES)) == len(TASTE_GATES) == 12
+    assert set(BOUNDS) >= set(RANKING_GATES) and len(set(RANKING_GATES)) == len(RANKING_GATES) == 12
 
 
 def column(gate: str) -> str:

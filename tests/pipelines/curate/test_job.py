@@ -29,7 +29,7 @@ from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.curate import ingest, job, networks, steps
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import CHEAP_GATES, Gates
-from steadydancer.pipelines.curate.parent import take_over
+from steadydancer.pipelines.curate.parent import reuse_measurements
 from steadydancer.pipelines.curate.scores.frame_scores import find_cuts
 from steadydancer.pipelines.curate.selection.select import select_table
 from steadydancer.pipelines.curate.stages import stages
@@ -467,9 +467,9 @@ def test_what_a_manifest_says_now_stands_in_rows_that_are_taken_over(tmp_path: P
         ({"origin": "an archive", "licence": None, "prompt": "now"}, ("an archive", None, "now")),
         ({"origin": None, "licence": "CC-BY", "prompt": None}, (None, "CC-BY", "then")),
     ):
-        rows = take_over(measured, {**part, **says}, CONFIG)
+        rows = reuse_measurements(measured, {**part, **says}, CONFIG)
         assert isinstance(rows, list)
         assert [(one["origin"], one["licence"], one["prompt"]) for one in rows] == [wanted] * 2
         assert [(one["start_s"], one["brightness"]) for one in rows] == [(0.0, 0.5), (2.0, None)]
     clip.write_bytes(b"another film")
-    assert take_over(measured, part, CONFIG) == {**part, "measured_part": None}
+    assert reuse_measurements(measured, part, CONFIG) == {**part, "measured_part": None}

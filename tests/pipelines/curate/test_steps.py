@@ -52,7 +52,7 @@ def filmed(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
                 yield None, frames[start : start + num_frames]
 
         monkeypatch.setattr(steps, "low_resolution_pieces", pieces)
-        monkeypatch.setattr(steps, "refused_at_a_glance", lambda row, config: None)
+        monkeypatch.setattr(steps, "screen_key_frames", lambda row, config: None)
 
     return show
 

@@ -23,13 +23,13 @@ from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.video import encode
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import Gates
-from steadydancer.pipelines.curate.report import explain as story
+from steadydancer.pipelines.curate.report import explain
 from steadydancer.pipelines.curate.report.borderline import nearest, thumbnail
 from steadydancer.pipelines.curate.report.card import card_text, licence_name
 from steadydancer.pipelines.curate.report.compare import ABSENT, compare
 from steadydancer.pipelines.curate.report.composition import composition, copies, decode_share, leaks
 from steadydancer.pipelines.curate.report.explain_text import to_text
-from steadydancer.pipelines.curate.report.funnel import bound_words, count_gates, funnel, reasons
+from steadydancer.pipelines.curate.report.funnel import bounds_text, count_gates, funnel, reasons
 from steadydancer.pipelines.curate.report.page import read_table, write_report
 from steadydancer.pipelines.curate.selection.gating import Bounds
 from steadydancer.pipelines.pages.charts import draw_histogram, histogram
@@ -175,7 +175,7 @@ def test_gates_may_differ_by_shape_and_be_moved_by_the_selection(tmp_path: Path)
     (one,) = [c for c in count_gates(read_table(clips), Bounds.of(config_of(clips.record))) if c.gate == "max_blur"]
     assert (one.beyond, one.first) == (1, 1)
     assert one.asks == "at most 0.5 (vertical), 0.3 (horizontal), 0.5 (square)"
-    assert bound_words("min", [math.nan, 1.0, math.nan]) == "at least 1 (horizontal)"
+    assert bounds_text("min", [math.nan, 1.0, math.nan]) == "at least 1 (horizontal)"
 
 
 @pytest.mark.parametrize("values", [
@@ -349,12 +349,12 @@ def test_a_version_shows_what_differs_from_its_parent(tmp_path: Path) -> None:
     new = finish(tmp_path / "new", rows, parent=old.artifact.named(tmp_path / "new"))
     words = Page(write_report(tmp_path / "new")).section("Against the version before")
     assert "1 clips became ok, 0 ceased" in words and "rejected: min_brightness ok 1" in words
-    versions = story.tell(new, 2)["versions"]
+    versions = explain.explain_clip(new, 2)["versions"]
     assert [(one["verdict"], one["reason"]) for one in versions] == [("ok", None), ("rejected", "min_brightness")]
     (tmp_path / "old" / "clips" / "run.json").unlink()  # deleted since
-    assert len(story.tell(new, 2)["versions"]) == 1 and write_report(tmp_path / "new").is_file()
+    assert len(explain.explain_clip(new, 2)["versions"]) == 1 and write_report(tmp_path / "new").is_file()
     finish(tmp_path / "old", ROWS[:3])  # and another made in its place
-    assert len(story.tell(new, 2)["versions"]) == 1
+    assert len(explain.explain_clip(new, 2)["versions"]) == 1
 
 
 def test_rows_of_an_older_version_lack_what_it_did_not_know(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_rows_of_an_older_version_lack_what_it_did_not_know(tmp_path: Path) -> N
     (part,) = (tmp_path / "clips").glob("part-*")
     pq.write_table(pq.read_table(part).drop_columns(["text_ratio", "licence"]), part)
     assert composition(read_table(clips))["licence"] == [("unknown", 3, 11)]
-    (text,) = [one for one in story.tell(clips, 0)["scores"] if one["score"] == "text_ratio"]
+    (text,) = [one for one in explain.explain_clip(clips, 0)["scores"] if one["score"] == "text_ratio"]
     assert text["value"] is None and write_report(tmp_path).is_file() and compare(clips, clips)["moves"] == []
 
 
@@ -374,7 +374,7 @@ def test_trusted_clips_without_scores_are_not_taken_for_broken_ones(tmp_path: Pa
 
 
 def test_a_story_holds_every_score_against_its_gates(clips: Clips) -> None:
-    told = story.tell(clips, 2)
+    told = explain.explain_clip(clips, 2)
     scores = {one["score"]: one for one in told["scores"]}
     (gate,) = scores["brightness"]["gates"]
     assert gate == {"gate": "min_brightness", "asks": "at least 0.1", "passes": False, "by": pytest.approx(-0.01)}
@@ -384,13 +384,13 @@ def test_a_story_holds_every_score_against_its_gates(clips: Clips) -> None:
     text = to_text(told)
     assert "REFUSED: at least 0.1, by 0.01" in text and "licence    unknown" in text
     assert "min_aesthetic_score could not be asked" in text
-    copy = story.tell(clips, 5)["copies"]
+    copy = explain.explain_clip(clips, 5)["copies"]
     assert copy["others"] == 1 and copy["kept"] == ["/clips/6.mp4"]
-    assert "it could not be read" in to_text(story.tell(clips, 8))
+    assert "it could not be read" in to_text(explain.explain_clip(clips, 8))
 
 
 def test_clips_are_found_by_what_people_have_in_hand(clips: Clips, tmp_path: Path) -> None:
-    find: Callable[[str], list[int]] = lambda wanted: story.find_rows(clips, wanted)  # noqa: E731
+    find: Callable[[str], list[int]] = lambda wanted: explain.find_rows(clips, wanted)  # noqa: E731
     assert find(f"{3:016d}") == find("/clips/3.mp4") == find("3.mp4") == find(f"{3:064d}") == [3]
     assert find("000000000000001") == [10]  # the beginning of one id
     assert find("00000000000000") == list(range(11))
@@ -411,7 +411,7 @@ def test_a_real_curation_shows_its_borderline_clips(curated: Path, tmp_path: Pat
     assert len([tag for tag, _ in page.found if tag == "svg"]) >= 20
     clips = Clips(curated)
     rows = clips.read(["verdict"]).column("verdict").to_pylist()
-    told = story.tell(clips, rows.index("ok"))
+    told = explain.explain_clip(clips, rows.index("ok"))
     assert all(gate["passes"] is not False for one in told["scores"] for gate in one["gates"])
     assert Path(told["keypoints"]["part"]).is_file()
 

@@ -14,7 +14,7 @@ from steadydancer.pipelines.curate.config import SHAPES, CurateConfig, Duplicate
 from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.selection.overrides import read_decisions
 from steadydancer.pipelines.curate.selection.select import failed_gate, select, select_table
-from steadydancer.pipelines.curate.selection.targets import UNMEASURED, Scale, parts_of
+from steadydancer.pipelines.curate.selection.targets import UNMEASURED, Scale, mix_parts
 from steadydancer.pipelines.curate.selection.verdicts import NO_MODEL, Selection
 
 GATES = Gates(max_static_edge_ratio=0.4)
@@ -218,7 +218,7 @@ def test_a_target_counts_what_is_left_of_copies() -> None:
 
 
 def test_the_mix_is_shared_out_in_whole_clips() -> None:
-    wanted = lambda number, **mix: [part.wanted for part in parts_of(Target(num_clips=number, mix=mix))]  # noqa: E731
+    wanted = lambda number, **mix: [part.wanted for part in mix_parts(Target(num_clips=number, mix=mix))]  # noqa: E731
     assert wanted(7338, vertical=0.72) == [5283, 2055]
     assert wanted(10, vertical=1 / 3, horizontal=1 / 3, square=1 / 3) == [4, 3, 3]
     assert wanted(5) == [5] and wanted(5, vertical=1.0) == [5, 0]
