@@ -74,7 +74,7 @@ def test_two_selections_are_compared(call: Any, curated: Path, tmp_path: Path) -
     text = call("compare", "--clips", str(curated), "--with", str(tmp_path)).out
     assert "gates.min_brightness: 0.12 → 0.01" in text and "0 became ok, 0 ceased to be" in text
     assert call("report", "--clips", str(tmp_path)).code == 0
-    assert "Against the version before" in (tmp_path / "curation.html").read_text()
+    assert "Changes from the parent version" in (tmp_path / "curation.html").read_text()
 
 
 def test_a_curation_on_a_store_has_its_page_there(call: Any, curated: Path, bucket: str, tmp_path: Path) -> None:

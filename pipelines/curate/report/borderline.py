@@ -1,4 +1,4 @@
-"""The clips nearest to a bound, on both sides of it, with a picture each: what one looks at to judge the bounds."""
+"""Clips nearest to a threshold, accepted and rejected, with a thumbnail each: for checking the thresholds by eye."""
 
 import base64
 from collections import Counter
@@ -20,16 +20,16 @@ from .composition import shorten
 from .funnel import bounds_text, reached_gates, rejected_by, verdict_is
 
 NUM_EACH = 12
-PER_GATE = 3  # one bound does not fill the page
+PER_GATE = 3  # so that one gate does not fill the page
 HEIGHT_PX, MAX_WIDTH_PX, QUALITY = 192, 352, 78
-CANDIDATES = 4096  # rows among which these are chosen, the nearest of all
-# What a row's picture and its caption are made of.
+CANDIDATES = 4096  # nearest rows, for the choice
+# Columns that a row's thumbnail and caption need.
 PICTURE_COLUMNS = ("clip_id", "source_path", "source_id", "start_s", "end_s", "width", "height", *CROP_COLUMNS)
 
 
 @dataclass(frozen=True)
 class BorderlineClip:
-    """A clip near a bound: its row in the table, the gate, its value and how far it is (1: as far as usual)."""
+    """A clip near a threshold: row index, gate index, value, threshold, and margin (1: the usual distance)."""
 
     index: int
     gate: int
@@ -39,10 +39,10 @@ class BorderlineClip:
 
 
 def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[BorderlineClip]:
-    """Clips with this verdict that are nearest to the bound that decides on them, the nearest first.
+    """Return the clips with this verdict that are nearest to the threshold that decides it, nearest first.
 
-    For an accepted clip that is the nearest of all its bounds, for a rejected one that of the gate that refused it.
-    The margin is |value − bound| over the accepted clips' median of it, so that bounds of all units compare.
+    For an accepted clip this is the nearest of all thresholds, for a rejected one that of the gate that rejected it.
+    The margin is |value − bound| divided by its median over the accepted clips, so that all units compare.
 
     Args:
         table: rows with the gates' columns, `verdict`, `reason` and `source_path`.
@@ -54,13 +54,13 @@ def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[BorderlineCli
     best, which = np.full(len(table), np.inf), np.full(len(table), -1)
     for index, gate in enumerate(bounds.gates):
         distance = np.abs(values_of(table, bounds.columns[index]) - bounds.values[index][shapes])
-        considered = wanted & ~np.isnan(distance)
+        candidates = wanted & ~np.isnan(distance)
         if verdict == "rejected":
-            considered &= rejected_by(table, gate)
-        usual = _usual(distance[accepted]) or _usual(distance[considered])
+            candidates &= rejected_by(table, gate)
+        usual = _usual(distance[accepted]) or _usual(distance[candidates])
         if usual is None:
             continue
-        margin = np.where(considered, distance / usual, np.inf)
+        margin = np.where(candidates, distance / usual, np.inf)
         which[margin < best] = index
         best = np.minimum(best, margin)
     order = np.argsort(best, kind="stable")[:CANDIDATES]
@@ -73,7 +73,7 @@ def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[BorderlineCli
 
 
 def _usual(distances: Floats) -> float | None:
-    """The median distance; None where it is 0 (one person, at most one): then nothing is near the bound."""
+    """Return the median distance; None if it is 0 (one person, at most one), where no clip counts as near."""
     known = distances[~np.isnan(distances)]
     return float(np.median(known)) or None if len(known) else None
 
@@ -81,7 +81,7 @@ def _usual(distances: Floats) -> float | None:
 def _limit_per_gate_and_source(
     table: pa.Table, found: list[tuple[int, int, float]]
 ) -> Iterator[tuple[int, int, float]]:
-    """At most `NUM_EACH`; of each gate and of each source only a few."""
+    """Yield at most `NUM_EACH` clips, `PER_GATE` per gate and one per source."""
     sources: set[str] = set()
     per_gate: Counter[int] = Counter()
     for row, gate, margin in found:
@@ -93,7 +93,7 @@ def _limit_per_gate_and_source(
 
 
 def thumbnail(row: Row) -> str | None:
-    """The middle frame of a clip as a JPEG data URI; None if the source is gone, unreadable, or another file by now.
+    """Return the middle frame of a clip as a JPEG data URI; None if the source is missing, unreadable or has changed.
 
     Args:
         row: with `PICTURE_COLUMNS`.
@@ -115,7 +115,7 @@ def thumbnail(row: Row) -> str | None:
 
 
 def captioned_thumbnails(rows: list[Row], near: list[BorderlineClip], bounds: Bounds) -> list[tuple[str, str | None]]:
-    """(caption, picture or None) of each; `rows` are theirs, in the same order."""
+    """Return (caption, thumbnail or None) of each clip; `rows` are their rows, in the same order."""
     return [(_caption(row, one, bounds), thumbnail(row)) for row, one in zip(rows, near, strict=True)]
 
 

@@ -163,7 +163,7 @@ def test_what_each_gate_did(clips: Clips) -> None:
         "max_persons": (7, 0, 0, 0, 0),
         "min_aesthetic_score": (0, 3, 0, 0, 0),
     }
-    assert counts["max_blur"].asks == "at most 0.5"
+    assert counts["max_blur"].threshold_text == "at most 0.5"
 
 
 def test_gates_may_differ_by_shape_and_be_moved_by_the_selection(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_gates_may_differ_by_shape_and_be_moved_by_the_selection(tmp_path: Path)
 
     (one,) = [c for c in count_gates(read_table(clips), Bounds.of(config_of(clips.record))) if c.gate == "max_blur"]
     assert (one.beyond, one.first) == (1, 1)
-    assert one.asks == "at most 0.5 (vertical), 0.3 (horizontal), 0.5 (square)"
+    assert one.threshold_text == "at most 0.5 (vertical), 0.3 (horizontal), 0.5 (square)"
     assert bounds_text("min", [math.nan, 1.0, math.nan]) == "at least 1 (horizontal)"
 
 
@@ -224,13 +224,13 @@ def test_the_nearest_to_a_bound_are_found_on_both_sides(clips: Clips) -> None:
 
 def test_the_page_counts_what_is_broken_apart(clips: Clips) -> None:
     page = Page(write_report(clips.artifact.path.parent))
-    words = page.section("Rejected: what did not please")
-    rejected, quarantined = words.split("Quarantined: what is broken")
+    words = page.section("Rejected by a gate or rule")
+    rejected, quarantined = words.split("Quarantined: unreadable or damaged")
     assert "min_brightness 2 18.18" in rejected and "too_short 1" in rejected and "truncated" not in rejected
     assert "truncated 1 9.091" in quarantined and "corrupt_frames 1" in quarantined
-    assert "11 rows" in page.section("In short") and "= 3 ok + 5 rejected + 3 quarantined" in page.section("In short")
-    assert "no model having measured for them: min_aesthetic_score." in page.section("Gates, and what was not measured")
-    assert "was not looked for" in page.section("Copies and leaks")
+    assert "11 rows" in page.section("Summary") and "= 3 ok + 5 rejected + 3 quarantined" in page.section("Summary")
+    assert "No clip has a score for these gates: min_aesthetic_score." in page.section("Gates and missing scores")
+    assert "was not checked" in page.section("Duplicates and leaks")
 
 
 def test_the_page_stands_alone_and_names_in_it_do_nothing(tmp_path: Path) -> None:
@@ -244,8 +244,8 @@ def test_the_page_stands_alone_and_names_in_it_do_nothing(tmp_path: Path) -> Non
         assert not [name for name in attributes if name.startswith("on")]
         assert all(attributes[name].startswith(("#", "data:")) for name in ("src", "href") if attributes.get(name))
     assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in page.found)
-    assert "not there" in page.section("Accepted, but barely")
-    assert "<b>all</b>" in page.section("What the clips are")
+    assert "not there" in page.section("Accepted clips nearest to a threshold")
+    assert "<b>all</b>" in page.section("Composition")
     card = (tmp_path / "card.md").read_text()
     assert "| licence | \\<b\\>all\\</b\\> | 1 |" in card and "a\\|b c" in card
 
@@ -254,7 +254,7 @@ def test_composition_is_counted_by_what_is_known(clips: Clips) -> None:
     found = composition(read_table(clips))
     assert found["shape"] == [("vertical", 2, 7), ("square", 1, 1), ("horizontal", 0, 1), ("unknown", 0, 2)]
     assert found["licence"] == [("unknown", 2, 10), ("CC-BY-4.0", 1, 1)]
-    assert found["frame rate"] == [("27 to 33 a second", 3, 8), ("unknown", 0, 3)]
+    assert found["frame rate"] == [("27 to 33 fps", 3, 8), ("unknown", 0, 3)]
     assert sum(number for _, _, number in found["origin"]) == len(ROWS)
 
 
@@ -279,11 +279,11 @@ def test_decoding_has_its_share_of_the_time_or_none_is_told(tmp_path: Path) -> N
     assert decode_share(record) == 0.4
     assert decode_share({"seconds": {"probe": 1.0, "total": 2.0}}) is None
     finish(tmp_path, ROWS, seconds=record["seconds"])
-    words = Page(write_report(tmp_path)).section("Time, against the decode limit")
-    assert "Decoding alone is 40 % of it" in words and "2.50 times" in words
+    words = Page(write_report(tmp_path)).section("Time per stage")
+    assert "Decoding takes 40 % of them" in words and "2.50 times" in words
     finish(tmp_path, ROWS)
-    words = Page(write_report(tmp_path)).section("Time, against the decode limit")
-    assert "What decoding takes was not measured" in words and "all stages 10 100" in words
+    words = Page(write_report(tmp_path)).section("Time per stage")
+    assert "The time for decoding was not measured" in words and "all stages 10 100" in words
 
 
 def test_the_cards_numbers_are_those_of_the_table(clips: Clips) -> None:
@@ -292,7 +292,7 @@ def test_the_cards_numbers_are_those_of_the_table(clips: Clips) -> None:
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head) == {"license": "unknown", "size_categories": ["n<1K"],
                                     "task_categories": ["image-to-video"]}  # fmt: skip
-    assert "3 clips of people" in body and "15 seconds together, out of 3 of 11 source files" in body
+    assert "3 clips of people" in body and "15 seconds in total, from 3 of 11 source files" in body
     assert "11 rows = 3 ok + 5 rejected + 3 quarantined" in body and "1 have a caption" in body
     assert "| min\\_brightness | at least 0.1 | 0 |" in body
     assert "- `min_aesthetic_score`: no accepted clip was measured for it." in body
@@ -347,8 +347,8 @@ def test_a_version_shows_what_differs_from_its_parent(tmp_path: Path) -> None:
     old = finish(tmp_path / "old", ROWS)
     rows = [{**row, "verdict": "ok", "reason": None} if row is ROWS[2] else row for row in ROWS]
     new = finish(tmp_path / "new", rows, parent=old.artifact.named(tmp_path / "new"))
-    words = Page(write_report(tmp_path / "new")).section("Against the version before")
-    assert "1 clips became ok, 0 ceased" in words and "rejected: min_brightness ok 1" in words
+    words = Page(write_report(tmp_path / "new")).section("Changes from the parent version")
+    assert "1 clips became ok, 0 are no longer ok" in words and "rejected: min_brightness ok 1" in words
     versions = explain.explain_clip(new, 2)["versions"]
     assert [(one["verdict"], one["reason"]) for one in versions] == [("ok", None), ("rejected", "min_brightness")]
     (tmp_path / "old" / "clips" / "run.json").unlink()  # deleted since
@@ -382,11 +382,11 @@ def test_a_story_holds_every_score_against_its_gates(clips: Clips) -> None:
     assert scores["aesthetic_score"]["gates"][0] | {"asks": ""} == {
         "gate": "min_aesthetic_score", "asks": "", "passes": None, "by": None}  # fmt: skip
     text = to_text(told)
-    assert "REFUSED: at least 0.1, by 0.01" in text and "licence    unknown" in text
-    assert "min_aesthetic_score could not be asked" in text
+    assert "FAILS: at least 0.1, by 0.01" in text and "licence    unknown" in text
+    assert "min_aesthetic_score not applied" in text
     copy = explain.explain_clip(clips, 5)["copies"]
     assert copy["others"] == 1 and copy["kept"] == ["/clips/6.mp4"]
-    assert "it could not be read" in to_text(explain.explain_clip(clips, 8))
+    assert "source could not be read" in to_text(explain.explain_clip(clips, 8))
 
 
 def test_clips_are_found_by_what_people_have_in_hand(clips: Clips, tmp_path: Path) -> None:
@@ -394,9 +394,9 @@ def test_clips_are_found_by_what_people_have_in_hand(clips: Clips, tmp_path: Pat
     assert find(f"{3:016d}") == find("/clips/3.mp4") == find("3.mp4") == find(f"{3:064d}") == [3]
     assert find("000000000000001") == [10]  # the beginning of one id
     assert find("00000000000000") == list(range(11))
-    with pytest.raises(SteadyDancerError, match=r"no clip, source or file '33\.mp4'; near it: .*3\.mp4"):
+    with pytest.raises(SteadyDancerError, match=r"no clip, source or file '33\.mp4'; similar: .*3\.mp4"):
         find("33.mp4")
-    with pytest.raises(SteadyDancerError, match="holds no clip"):
+    with pytest.raises(SteadyDancerError, match="has no clip"):
         find("")
 
 
