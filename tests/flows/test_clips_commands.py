@@ -49,7 +49,7 @@ def test_a_name_of_several_clips_lists_them_and_an_unknown_one_what_is_near(call
     assert answer.code == 0 and listed == [r["clip_id"] for r in rows if r["source_path"].endswith("/cut_long.mp4")]
     assert len(listed) == 2
     unknown = call("explain", "darc.mp4", "--clips", str(curated))
-    assert unknown.code == 1 and "near it: dark.mp4" in unknown.err and not unknown.out
+    assert unknown.code == 1 and "similar: dark.mp4" in unknown.err and not unknown.out
 
 
 def test_a_clip_says_where_its_latents_lie(call: Any, curated: Path, cached: Path) -> None:

@@ -216,7 +216,7 @@ def test_select_applies_gates_in_their_order_and_names_what_was_not_measured() -
 
     out = select_row(Gates())
     assert (out["verdict"], out["reason"]) == ("rejected", "min_brightness")
-    assert out["detail"] == "brightness 0.05, at least 0.12 is asked"
+    assert out["detail"] == "brightness is 0.05, expected at least 0.12"
     out = select_row(Gates(min_brightness=None, min_contrast=0.01))
     assert (out["verdict"], out["reason"]) == ("ok", None)
     measured = {"min_side_px", "min_contrast"}
@@ -296,7 +296,9 @@ def test_an_excluded_set_without_a_file_is_refused_before_anything_is_measured(t
     (tmp_path / "none").mkdir()
     (tmp_path / "a.mp4").write_bytes(b"x")
     config = CONFIG.model_copy(update={"exclude": str(tmp_path / "none")})
-    with pytest.raises(ArtifactError, match="none holds no file: give a folder of videos, or an .npz of theirs"):
+    with pytest.raises(
+        ArtifactError, match="none holds no file: give a folder of videos, or an .npz of their fingerprints"
+    ):
         job.plan(config, str(tmp_path / "*.mp4"), tmp_path / "out")
 
 

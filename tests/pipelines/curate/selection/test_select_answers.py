@@ -129,10 +129,10 @@ def test_the_funnel_counts_who_is_first_who_is_alone_and_what_was_not_measured()
     assert selection.counts == {"ok": 1, "rejected": 7, "quarantined": 1} and len(selection) == 9
     assert told(selection, table, "verdict", "reason", "detail") == [
         ("ok", None, None),
-        ("rejected", "min_brightness", "brightness 0.1, at least 0.5 is asked"),
-        ("rejected", "min_brightness", "brightness 0.1, at least 0.5 is asked"),
-        ("rejected", "min_contrast", "contrast 0.1, at least 0.5 is asked"),
-        ("rejected", "min_contrast", "contrast 0.1, at least 0.5 is asked"),
+        ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
+        ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
+        ("rejected", "min_contrast", "contrast is 0.1, expected at least 0.5"),
+        ("rejected", "min_contrast", "contrast is 0.1, expected at least 0.5"),
         ("rejected", "no_pose", "nobody was found"),
         ("rejected", "too_short", "1 s"),
         ("quarantined", "unreadable", "no"),
@@ -197,7 +197,7 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
         ("rejected", "decision", "decided by hand"),
         ("rejected", "no_pose", "accepted by hand, but nobody was found"),
         ("quarantined", "unreadable", None),
-        ("rejected", "min_brightness", "brightness 0.1, at least 0.5 is asked"),
+        ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
         ("ok", "decision", "here too"),
         ("quarantined", "unreadable", None),
     ]
