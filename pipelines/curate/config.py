@@ -67,7 +67,7 @@ class Target(BaseModel):
     def _check(self) -> "Target":
         total = sum(self.mix.values())
         if any(share < 0 for share in self.mix.values()) or total > 1 + 1e-9:
-            raise ValueError(f"shares of the mix must be in 0..1 and sum to at most 1, got {self.mix}")
+            raise ValueError(f"shares of the mix must be in 0..1 and sum to 1 at most, got {self.mix}")
         if len(self.mix) == len(SHAPES) and total < 1 - 1e-9:
             raise ValueError(f"shares of a mix that names all shapes must sum to 1, got {self.mix}")
         return self

@@ -152,7 +152,7 @@ def test_a_copy_is_found_behind_what_looks_more_alike(monkeypatch: pytest.Monkey
     copy = (one + chance.normal(0, 3, one.shape)).clip(0, 255).astype(np.float32)
     sequences = [one, one[chance.permutation(20)], copy]
     assert find_groups(sequences, 0.8) == all_pairs(sequences, 0.8) == [0, 1, 0]
-    monkeypatch.setattr(groups, "MOST_CANDIDATES", 2)
+    monkeypatch.setattr(groups, "MAX_CANDIDATES", 2)
     assert find_groups(sequences, 0.8) == [0, 1, 0]
 
 
@@ -167,7 +167,7 @@ def test_a_thousand_dances_in_one_studio_are_not_all_compared(
         where = chance.random(64) * 20  # each dances in another corner of it
         studio.append((place + chance.normal(0, 1, (24, 64)) * where).clip(0, 255).astype(np.float32))
     studio += [sequence + chance.normal(0, 1, sequence.shape).astype(np.float32) for sequence in studio[:3]]
-    monkeypatch.setattr(groups, "MOST_CANDIDATES", 3)
+    monkeypatch.setattr(groups, "MAX_CANDIDATES", 3)
     pairs: list[int] = []
     monkeypatch.setattr(groups, "align", lambda *words: pairs.append(1) or align(*words))
     found = find_groups(studio, 0.8)

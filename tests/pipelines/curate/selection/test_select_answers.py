@@ -133,7 +133,7 @@ def test_the_funnel_counts_who_is_first_who_is_alone_and_what_was_not_measured()
         ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
         ("rejected", "min_contrast", "contrast is 0.1, expected at least 0.5"),
         ("rejected", "min_contrast", "contrast is 0.1, expected at least 0.5"),
-        ("rejected", "no_pose", "nobody was found"),
+        ("rejected", "no_pose", "no person was found"),
         ("rejected", "too_short", "1 s"),
         ("quarantined", "unreadable", "no"),
         ("rejected", "duplicate", "same content as /v/0.mp4"),
@@ -158,8 +158,8 @@ def test_what_was_refused_before_its_pose_is_not_measured_rather_than_empty() ->
     loose = run(table, measured_gates=measured)
     assert told(loose, table, "reason") == ["not_measured", "no_pose", "no_pose", None]
     details = told(loose, table, "detail")
-    assert details[0].startswith("min_brightness had refused it, so its pose was not measured")
-    assert details[1:3] == ["nobody was found", NO_MODEL]
+    assert details[0].startswith("no pose was estimated because min_brightness rejected the clip: ")
+    assert details[1:3] == ["no person was found", NO_MODEL]
     # A gate that looks at what was measured later did not keep anything from being measured.
     late = gates(min_pose_motion=99.0)
     table = rows({"pose_motion": 1.0, "pose_digest": None, "pose_model": None})
@@ -195,7 +195,7 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
     assert told(selection, table, "verdict", "reason", "detail") == [
         ("ok", "decision", "the light is meant so"),
         ("rejected", "decision", "decided by hand"),
-        ("rejected", "no_pose", "accepted by hand, but nobody was found"),
+        ("rejected", "no_pose", "accepted by hand, but no person was found"),
         ("quarantined", "unreadable", None),
         ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
         ("ok", "decision", "here too"),
@@ -225,8 +225,8 @@ def test_a_decision_is_about_rows_that_all_its_words_name(tmp_path: Path) -> Non
     rejected = told(run(table, decisions=decided(tmp_path, ",/v/a.mp4,10.009,reject,")), table, "verdict")
     assert rejected == ["ok", "ok", "rejected"]
     for line, words in (
-        (",/v/a.mp4,10.02,reject,", r"line 2: no row is /v/a\.mp4 at 10\.02 s"),
-        ("c1,/v/b.mp4,,reject,", "line 2: no row is c1 of /v/b.mp4"),
+        (",/v/a.mp4,10.02,reject,", r"line 2: no row matches /v/a\.mp4 at 10\.02 s"),
+        ("c1,/v/b.mp4,,reject,", "line 2: no row matches c1 of /v/b.mp4"),
         ("c1,,,reject,\nc1,,,accept,", "lines 2 and 3 contradict each other on c1"),
     ):
         with pytest.raises(ArtifactError, match=words):
@@ -348,11 +348,11 @@ def test_a_quota_of_shape_says_how_many_are_better() -> None:
     quotas = Quotas(max_accepted_by_shape={"horizontal": 2}, along=("min_brightness",))
     selection = run(table, gates=gates(min_brightness=0.5), quotas=quotas)
     assert told(selection, table, "reason") == ["quota_of_shape", None, "quota_of_shape", None]
-    assert told(selection, table, "detail")[0] == "2 horizontal clips are better, and no more asked"
+    assert told(selection, table, "detail")[0] == "over quota: the best 2 horizontal clips were kept"
     quotas = Quotas(max_accepted_per_source=3, max_accepted_by_shape={"horizontal": 2}, along=("min_brightness",))
     selection = run(table, gates=gates(min_brightness=0.5), quotas=quotas)
     assert told(selection, table, "reason") == ["quota_of_source", None, "quota_of_shape", None]
-    assert told(selection, table, "detail")[0] == "not among the best 3 of its source; no more are asked"
+    assert told(selection, table, "detail")[0] == "over quota: the best 3 clips of its source were kept"
 
 
 def test_copies_are_told_with_the_best_ones_place() -> None:
@@ -362,7 +362,7 @@ def test_copies_are_told_with_the_best_ones_place() -> None:
         {"duplicate_group": "g", "source_bytes": 20},
         {"duplicate_group": None, "source_bytes": 5},
     )
-    words = "a copy of /v/1.mp4 from 2.50 s, which has more pixels and bits"
+    words = "copy of /v/1.mp4 at 2.50 s, which has more pixels and bits"
     assert told(run(table), table, "reason", "detail") == [
         ("near_duplicate", words), (None, None), ("near_duplicate", words), (None, None),
     ]  # fmt: skip
