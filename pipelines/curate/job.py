@@ -183,7 +183,7 @@ def _select(
 
 
 def _warn_ambiguous_sidecars(seen: pa.Table) -> None:
-    """Warn of sidecars that were not used because they may belong to another file."""
+    """Warn about sidecars that were not used because they may belong to another file."""
     rows = seen.select(["source_path", "sidecar_note"]).filter(seen["sidecar_note"].is_valid())
     notes = {row["source_path"]: row["sidecar_note"] for row in rows.to_pylist()}
     lines = [f"{path}: {note}" for path, note in notes.items()]

@@ -153,6 +153,6 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
 
 
 def markdown(value: Any) -> str:
-    """Escape text of unknown origin for Markdown, on one line."""
+    """Convert text of unknown origin to escaped Markdown on one line."""
     line = " ".join(str(value).split())
     return re.sub(r"([\\`*_{}\[\]<>|#!~])", r"\\\1", line)

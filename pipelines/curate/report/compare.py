@@ -113,7 +113,7 @@ def _codes(columns: list[pa.ChunkedArray]) -> list[Integers]:
 
 
 def _rank(codes: Integers, table: pa.Table) -> Integers:
-    """Number the rows of each clip_id in path order: 0, 1, …"""
+    """Rank the rows of each clip_id in path order: 0, 1, …"""
     rank = np.zeros(len(codes), np.int64)
     rows = np.flatnonzero(np.bincount(codes, minlength=1)[codes] > 1)
     paths = table["source_path"].take(pa.array(rows)).to_pylist()
