@@ -45,9 +45,9 @@ def plan(config: CurateConfig, clips: str, out: Location, parent: Location | Non
     inputs = Inputs(config, clips, find_sources(clips), parent)
     packets, old, left_out = inputs.packets, inputs.parent, inputs.found.left_out
     remaining = Artifact(out / "measured").remaining(packets)
-    taken: dict[str, Any] = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
-    taken |= {"left_out": left_out.record()} if left_out else {}
-    return {"sources": len(inputs.paths), **taken, "packets": len(packets),
+    optional: dict[str, Any] = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
+    optional |= {"left_out": left_out.record()} if left_out else {}
+    return {"sources": len(inputs.paths), **optional, "packets": len(packets),
             "packets_done": len(packets) - len(remaining), "finished": Artifact(out / "clips").committed,
             "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip
 

@@ -109,7 +109,7 @@ class Parent:
         return [
             first,
             probe,
-            Stage("forgotten", partial(refuse_forgotten, gone), reads, ("verdict", "reason")),
+            Stage("forgotten", partial(reject_forgotten, gone), reads, ("verdict", "reason")),
             *others,
         ]
 
@@ -254,7 +254,7 @@ def forgotten_fields(record: dict[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in ("forgotten", "tombstones") if name in record}
 
 
-def refuse_forgotten(forgotten: frozenset[str], row: Row, config: CurateConfig, tools: None = None) -> Row:
+def reject_forgotten(forgotten: frozenset[str], row: Row, config: CurateConfig, tools: None = None) -> Row:
     """Reject a source that was forgotten, even if its file is back."""
     if row.get("source_id") not in forgotten:
         return row

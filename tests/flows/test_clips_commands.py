@@ -39,7 +39,7 @@ def test_a_clip_explains_itself_to_people_and_machines(call: Any, curated: Path)
     assert gate["passes"] is False and gate["by"] < 0
     text = call("explain", told["clip"]["clip_id"][:8], "--clips", str(curated)).out
     assert f"clip {told['clip']['clip_id']}: rejected" in text
-    assert re.search(r"brightness +0\.0\d+ 0\.\.1 +REFUSED: at least 0\.12, by", text)
+    assert re.search(r"brightness +0\.0\d+ 0\.\.1 +FAILS: at least 0\.12, by", text)
 
 
 def test_a_name_of_several_clips_lists_them_and_an_unknown_one_what_is_near(call: Any, curated: Path) -> None:

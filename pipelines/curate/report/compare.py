@@ -91,12 +91,12 @@ def _states(tables: list[pa.Table]) -> tuple[list[Integers], list[str], list[Int
     ranked = [code + (int(max(c.max(initial=0) for c in codes)) + 1) * _rank(code, table)
               for code, table in zip(codes, tables, strict=True)]  # fmt: skip
     every = np.union1d(*ranked)
-    said = [pc.binary_join_element_wise(table["verdict"], table["reason"].fill_null(""), ": ") for table in tables]
-    said_codes = _codes(said)
-    both = pa.chunked_array([*said[0].chunks, *said[1].chunks], type=pa.string())
+    verdicts = [pc.binary_join_element_wise(table["verdict"], table["reason"].fill_null(""), ": ") for table in tables]
+    verdict_codes = _codes(verdicts)
+    both = pa.chunked_array([*verdicts[0].chunks, *verdicts[1].chunks], type=pa.string())
     names = [str(name).removesuffix(": ") for name in both.unique().to_pylist()]
     states, places = [], []
-    for keys, code in zip(ranked, said_codes, strict=True):
+    for keys, code in zip(ranked, verdict_codes, strict=True):
         state, row = np.full(len(every), len(names)), np.full(len(every), -1)
         at = np.searchsorted(every, keys)
         state[at], row[at] = code, np.arange(len(keys))

@@ -115,8 +115,8 @@ def leaks(table: pa.Table) -> list[tuple[str, int]] | None:
     """Return (excluded video, clips rejected as similar to it), most first; None if the check was off."""
     if table["leak_score"].null_count == len(table):
         return None
-    refused = table.filter(pc.equal(table["reason"], "max_leak_score"))
-    counted = refused["leak_of"].fill_null("unknown").value_counts().to_pylist()
+    rejected = table.filter(pc.equal(table["reason"], "max_leak_score"))
+    counted = rejected["leak_of"].fill_null("unknown").value_counts().to_pylist()
     counted.sort(key=lambda row: -row["counts"])
     return [(shorten(row["values"]), row["counts"]) for row in counted[:MAX_KINDS]]
 

@@ -71,8 +71,8 @@ def _near(table: pa.Table, wanted: str) -> list[str]:
     every = pa.concat_arrays([table["clip_id"].unique(), names])
     if len(every) > MAX_CANDIDATES:
         name = PurePath(wanted)
-        alike = pc.or_(pc.starts_with(every, wanted[:3]), pc.ends_with(every, name.stem[-3:] + name.suffix))
-        every = every.filter(alike)
+        similar = pc.or_(pc.starts_with(every, wanted[:3]), pc.ends_with(every, name.stem[-3:] + name.suffix))
+        every = every.filter(similar)
     return difflib.get_close_matches(PurePath(wanted).name, every[:MAX_CANDIDATES].to_pylist(), MAX_NEAR)
 
 

@@ -148,10 +148,10 @@ def apply_gates(
     num_rejected, unmeasured = np.zeros(n, np.int8), np.zeros(n, np.uint64)
     for index, column in enumerate(bounds.columns):
         values = values_of(table, column)
-        refused = bounds.rejects(index, values, shape)
-        new = refused & (first < 0)
+        rejected = bounds.rejects(index, values, shape)
+        new = rejected & (first < 0)
         first[new], value[new] = index, values[new]
-        num_rejected += refused
+        num_rejected += rejected
         is_on = ~np.isnan(bounds.values[index])[shape]
         unmeasured |= (np.isnan(values) & is_on).astype(np.uint64) << np.uint64(index)
     wanted = [values_of(table, column) for column in ranking_columns]
@@ -165,6 +165,6 @@ def _early(table: pa.Table, gates: Gates | None) -> npt.NDArray[np.int8]:
     names: list[Any] = list(Gates.model_fields)
     for gate, score, side, bound in gates.bounds() if gates else []:
         if gate in CHEAP_GATES:
-            refused = is_beyond(values_of(table, score), side, bound)
-            out[refused & (out < 0)] = names.index(gate)
+            rejected = is_beyond(values_of(table, score), side, bound)
+            out[rejected & (out < 0)] = names.index(gate)
     return out

@@ -140,18 +140,20 @@ def candidate_pairs(signatures: Floats32, lengths: Integers, min_ratio: float) -
         for start in range(begin, int(stops[rows].max()), BLOCK):
             columns = slice(start, min(start + BLOCK, len(order)))
             for flip in (False, True):
-                likeness = means[rows] @ (mirrored(means[columns]) if flip else means[columns]).T
-                row, column = np.nonzero(likeness >= MIN_PLACE)
+                similarity = means[rows] @ (mirrored(means[columns]) if flip else means[columns]).T
+                row, column = np.nonzero(similarity >= MIN_PLACE)
                 fits = (column + start > row + begin) & (column + start < stops[row + begin])
                 row, column = row[fits], column[fits]
                 best.add(
-                    row, column + start, likeness[row, column] + _likeness(changes, row + begin, column + start, flip)
+                    row,
+                    column + start,
+                    similarity[row, column] + _row_products(changes, row + begin, column + start, flip),
                 )
         row, column = best.pairs()
         yield np.sort(np.stack([order[begin + row], order[column]]), axis=0)
 
 
-def _likeness(signatures: Floats32, first: Integers, second: Integers, flip: bool) -> Floats32:
+def _row_products(signatures: Floats32, first: Integers, second: Integers, flip: bool) -> Floats32:
     """Compute the dot products of pairs of rows."""
     out = np.empty(len(first), np.float32)
     for begin in range(0, len(first), 64 * BLOCK):

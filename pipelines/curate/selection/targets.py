@@ -52,10 +52,10 @@ class Scale:
         known = np.sort(sign * values[~np.isnan(values)])
         each = np.unique(known)
         worse = np.searchsorted(known, each) / max(1, len(known))
-        refused = np.searchsorted(known, sign * bound) / max(1, len(known))
+        rejected = np.searchsorted(known, sign * bound) / max(1, len(known))
         with np.errstate(divide="ignore", invalid="ignore"):
-            below, above = (worse - refused) / refused, (worse - refused) / (1 - refused)
-        return cls(each, np.where(worse < refused, below, above))
+            below, above = (worse - rejected) / rejected, (worse - rejected) / (1 - rejected)
+        return cls(each, np.where(worse < rejected, below, above))
 
     def margin(self, values: Floats, side: str) -> Floats:
         """Return the largest strictness at which each value passes; `UNMEASURED` for NaN."""
