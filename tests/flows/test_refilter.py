@@ -194,7 +194,9 @@ def test_decisions_that_cannot_be_followed_are_one_message_with_lines(curated: P
         tmp_path / "b.csv", ("", "", "", "accept", ""), ("x", "", "", "maybe", ""), ("x", "", "soon", "accept", "")
     )
     words = refused(curated, tmp_path / "new", "--decisions", table)
-    assert all(f"line {k}: {what}" in words for k, what in ((2, "neither"), (3, "verdict is"), (4, "start_s is")))
+    assert all(
+        f"line {k}: {what}" in words for k, what in ((2, "clip_id and"), (3, "verdict must"), (4, "start_s must"))
+    )
     table = write_decisions(tmp_path / "c.csv", ("x", "ok"), columns="clip,verdict")
     assert "expected the columns verdict and clip_id or source_path" in refused(
         curated, tmp_path / "new", "--decisions", table

@@ -254,7 +254,7 @@ def test_sources_are_found_by_folder_glob_and_name(dancers: Path, monkeypatch: p
     assert ingest.list_sources(str(clips / "dancer_*.mp4")) == [str(clips / f"dancer_{i}.mp4") for i in (0, 1)]
     monkeypatch.chdir(dancers)
     assert ingest.list_sources("clips/dark.mp4") == [str(clips / "dark.mp4")]  # whoever reads it may stand elsewhere
-    with pytest.raises(SteadyDancerError, match="no folder, no manifest .* and no video"):
+    with pytest.raises(SteadyDancerError, match="not a folder, a manifest .* or a video"):
         ingest.list_sources("clips/dark.txt")
 
 
@@ -451,7 +451,7 @@ def test_a_parent_gives_what_is_the_same_and_the_rest_is_measured(
     assert [Path(name).stem for name in record["parent"]["gone"]] == ["static"]
     accepted = [row for row in rows_of(tmp_path / "new") if row["verdict"] == "ok"]
     assert Clips(tmp_path / "new").poses(accepted) == Clips(tmp_path / "twin").poses(accepted)
-    with pytest.raises(ArtifactError, match="measured in another way:\n  num_score_frames: 4 → 5"):
+    with pytest.raises(ArtifactError, match="measured with other settings:\n  num_score_frames: 4 → 5"):
         job.run(config.model_copy(update={"num_score_frames": 5}), clips=str(clips), out=tmp_path / "x",
                 parent=tmp_path / "old", engine=Engine(tmp_path / "e", in_process=True))  # fmt: skip
 

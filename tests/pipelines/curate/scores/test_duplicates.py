@@ -317,7 +317,7 @@ def test_an_npz_that_holds_no_fingerprints_is_refused(tmp_path: Path, kind: str)
     if kind != "another npz":
         npz.write_bytes({"no npz": b"path,verdict\n", "cut off": npz.read_bytes()[:300], "empty": b""}[kind])
     (tmp_path / "a.mp4").write_bytes(b"")
-    with pytest.raises(SteadyDancerError, match=r"exclude .*set\.NPZ: no \.npz of fingerprints, or a damaged one"):
+    with pytest.raises(SteadyDancerError, match=r"exclude .*set\.NPZ: not an \.npz of fingerprints, or damaged"):
         job.plan(CurateConfig(exclude=str(npz)), str(tmp_path), tmp_path / "out")
 
 
