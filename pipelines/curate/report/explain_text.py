@@ -45,9 +45,9 @@ def _score_lines(explanation: dict[str, Any]) -> Iterator[str]:
     for score in explanation["scores"]:
         if score["value"] is not None:
             value = f"{score['value']:.4g}" if isinstance(score["value"], float) else str(score["value"])
-            gates = [_gate_text(gate) for gate in score["gates"]] or [""]
-            yield f"  {score['score']:22} {value:>12} {score['unit']:18} {gates[0]:34} {score['meaning']}"
-            yield from (f"  {'':54} {more}" for more in gates[1:])
+            gate_texts = [_gate_text(gate) for gate in score["gates"]] or [""]
+            yield f"  {score['score']:22} {value:>12} {score['unit']:18} {gate_texts[0]:34} {score['meaning']}"
+            yield from (f"  {'':54} {more}" for more in gate_texts[1:])
     if explanation["pose_was_not_looked_for"]:
         yield f"\nno pose was estimated: {explanation['verdict']['reason']} had already rejected the clip"
     yield "\nnot measured"
