@@ -24,7 +24,7 @@ from steadydancer.datasets.schema import CLIP_SCHEMA, columns_of
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import CHEAP_GATES, Gates
 from steadydancer.pipelines.curate.selection.fingerprints import Fingerprints
-from steadydancer.pipelines.curate.selection.gating import Bounds, judge
+from steadydancer.pipelines.curate.selection.gating import Bounds, apply_gates
 from steadydancer.pipelines.curate.selection.select import columns_read, select
 
 SCHEMA = pa.schema([CLIP_SCHEMA.field(name) for name in COLUMNS])
@@ -203,7 +203,7 @@ def made_rows(numbers: np.ndarray, chance: np.random.Generator) -> pa.Table:
     columns = [known[f.name] if f.name in known else pa.nulls(n, f.type) for f in SCHEMA]
     table = pa.table(columns, schema=SCHEMA)
     cheap = Bounds.of(CurateConfig(), without=set(Gates.model_fields) - CHEAP_GATES)
-    refused = judge(table, cheap).first >= 0
+    refused = apply_gates(table, cheap).first >= 0
     for place, name in enumerate(SCHEMA.names):
         if name in columns_of("pose"):
             values = pa.array(table[name].to_numpy(zero_copy_only=False), SCHEMA.field(name).type, mask=refused)

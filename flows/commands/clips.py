@@ -81,15 +81,15 @@ def explain(
         _tell_rows(clip, [place for place in (artifact, latents) if place is not None], json_wanted)
         return
     from ...datasets.clips import Clips
-    from ...pipelines.curate.report import explain as story
+    from ...pipelines.curate.report import explain
     from ...pipelines.curate.report.explain_text import to_text
 
     finished = Clips(clips)
-    rows = story.find_rows(finished, clip)
+    rows = explain.find_rows(finished, clip)
     if len(rows) > 1:
-        _tell_choice(clip, story.brief(finished, rows), json_wanted)
+        _tell_choice(clip, explain.summarise_rows(finished, rows), json_wanted)
         return
-    told = story.tell(finished, rows[0], latents)
+    told = explain.explain_clip(finished, rows[0], latents)
     click.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_wanted else to_text(told))
 
 

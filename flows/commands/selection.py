@@ -39,7 +39,7 @@ def refilter(clips: Location, out: Location, preset: str | None, settings: tuple
     if max_per_source is not None:
         changes["quotas"] = changes.get("quotas", {}) | {"max_accepted_per_source": max_per_source}
     _set_target(changes, target, mix, record["config"])
-    config = job.changed(record, changes)
+    config = job.change_selection(record, changes)
     if dry_run:
         click.echo(json.dumps(job.plan(config, clips=clips, out=out, decisions=decisions), indent=2))
         return

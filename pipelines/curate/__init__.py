@@ -1,1 +1,1 @@
-"""From a folder of videos to clips with a verdict each: ingest, probe, shots, scores, pose, select."""
+"""Curation: turn a folder of videos into clips with one verdict each (ingest, probe, shots, score, pose, select)."""

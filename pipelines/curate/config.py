@@ -1,43 +1,46 @@
-"""Configuration of a curation: how clips are cut, scored and chosen."""
+"""Configuration of a curation: how clips are cut, scored and selected."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .gates import TASTE_GATES, Gates
+from .gates import RANKING_GATES, Gates
 
 Shape = Literal["vertical", "horizontal", "square"]
 SHAPES: tuple[Shape, ...] = ("vertical", "horizontal", "square")
-SQUARE_RATIO = 1.05  # sides that differ by less are those of a square
+SQUARE_RATIO = 1.05  # aspect ratios up to this count as square
 
 
 class Duplicates(BaseModel):
-    """Which copies are told apart: clips of the same bytes always are, these by what they show."""
+    """Near-duplicate detection. Clips with the same bytes are always detected; these settings compare the pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scope: Literal["source", "clip", "off"] = Field(
-        "source", description="compare whole files (a part of a video is no copy of it), or each clip with each"
+        "source",
+        description="`source`: compare whole files (an excerpt is not a copy); `clip`: compare each clip with each",
     )
-    min_common_ratio: float = Field(0.8, gt=0, le=1, description="share of the longer one that copies have in common")
+    min_common_ratio: float = Field(
+        0.8, gt=0, le=1, description="share of the longer video that two copies must have in common"
+    )
 
 
 class Quotas(BaseModel):
-    """At most so many accepted clips of a kind; those with the largest margin stay (see `targets.margins`)."""
+    """Upper limits on accepted clips; those with the largest margin are kept (see `targets.margins`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_accepted_per_source: int | None = Field(None, ge=1, description="accepted clips of one source")
-    max_accepted_by_shape: dict[Shape, int] = Field({}, description="accepted clips of one shape of picture")
+    max_accepted_per_source: int | None = Field(None, ge=1, description="accepted clips per source")
+    max_accepted_by_shape: dict[Shape, int] = Field({}, description="accepted clips per shape of picture")
     along: tuple[str, ...] = Field(
-        TASTE_GATES, description="gates whose scores make the margin, and that a target moves"
+        RANKING_GATES, description="gates whose scores define the margin, and whose thresholds a target moves"
     )
 
     @model_validator(mode="after")
     def _check(self) -> "Quotas":
         unknown = sorted(set(self.along) - set(Gates.model_fields))
         if unknown or not self.along:
-            raise ValueError(f"along names gates; {', '.join(unknown) or 'nothing'} is none")
+            raise ValueError(f"along must name at least one gate, and gates only; got {', '.join(unknown) or 'none'}")
         return self
 
     @property
@@ -46,84 +49,84 @@ class Quotas(BaseModel):
         return self.max_accepted_per_source is not None or bool(self.max_accepted_by_shape)
 
     def limits(self) -> list[int]:
-        """Accepted clips of each of `SHAPES`; where there is no limit, more than there can be."""
+        """Return the quota of each of `SHAPES`; without a quota, a number that no selection reaches."""
         return [self.max_accepted_by_shape.get(shape, 2**62) for shape in SHAPES]
 
 
 class Target(BaseModel):
-    """So many accepted clips, found by moving the gates of `Quotas.along` together, for each part of the mix alone."""
+    """A number of accepted clips, reached by moving the gates of `Quotas.along` together, per part of the mix."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_clips: int = Field(ge=1, description="accepted clips (paper: 7,338)")
     mix: dict[Shape, float] = Field(
-        {}, description="shares of shapes of the picture inside its borders; shapes that are not named share the rest"
+        {}, description="share of each shape of picture (inside its borders); shapes not named share the rest"
     )
 
     @model_validator(mode="after")
     def _check(self) -> "Target":
         total = sum(self.mix.values())
         if any(share < 0 for share in self.mix.values()) or total > 1 + 1e-9:
-            raise ValueError(f"shares of the mix lie in 0..1 and sum to 1 at most, got {self.mix}")
+            raise ValueError(f"shares of the mix must be in 0..1 and sum to 1 at most, got {self.mix}")
         if len(self.mix) == len(SHAPES) and total < 1 - 1e-9:
-            raise ValueError(f"the mix names all shapes, so its shares must sum to 1, got {self.mix}")
+            raise ValueError(f"shares of a mix that names all shapes must sum to 1, got {self.mix}")
         return self
 
 
 class CurateConfig(BaseModel):
-    """One curation."""
+    """Configuration of one curation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_frames: int = Field(81, ge=5, description="frames of a clip, 4k + 1 (paper: 81 = five seconds)")
-    fps: float = Field(16.0, gt=0, description="rate at which clips are sampled, by time (81 frames in five seconds)")
+    num_frames: int = Field(81, ge=5, description="frames per clip, 4k + 1 (paper: 81, five seconds)")
+    fps: float = Field(16.0, gt=0, description="sampling rate of clips, frames per second (81 frames: five seconds)")
     max_clips_per_source: int | None = Field(
-        None, ge=1, description="at most this many clips of one source, the first ones"
+        None, ge=1, description="use at most this many clips of one source, the first ones"
     )
     shot_detector: Literal["auto", "transnetv2", "threshold"] = Field(
-        "auto", description="`threshold` compares colours of neighbouring frames; `auto`: TransNetV2 if installed"
+        "auto", description="`threshold` compares the colours of consecutive frames; `auto`: TransNetV2 if installed"
     )
     cut_threshold: float = Field(0.3, gt=0, lt=1, description="change of colours that ends a shot, 0..1 (`threshold`)")
     transition_threshold: float = Field(
-        0.5, gt=0, lt=1, description="probability from which a frame belongs to a transition (`transnetv2`)"
+        0.5, gt=0, lt=1, description="probability from which a frame is part of a transition (`transnetv2`)"
     )
-    num_score_frames: int = Field(8, ge=2, description="frames of a clip that the scores look at")
-    num_network_frames: int = Field(4, ge=1, description="of these, the frames that networks look at")
+    num_score_frames: int = Field(8, ge=2, description="frames per clip for the scores")
+    num_network_frames: int = Field(4, ge=1, description="how many of these frames the networks use")
     text_detector: Literal["auto", "ppocr", "off"] = Field(
-        "auto", description="PP-OCRv4 out of `rapidocr-onnxruntime`; `auto`: if installed"
+        "auto", description="PP-OCRv4 from `rapidocr-onnxruntime`; `auto`: if installed"
     )
     person_counter: Literal["auto", "blazepose", "off"] = Field(
-        "auto", description="counts people where no keypoints are supplied; `auto`: if its weights are here"
+        "auto", description="counts people if no keypoints are supplied; `auto`: if its weights are present"
     )
     aesthetic_model: Literal["auto", "laion", "off"] = Field(
-        "auto", description="CLIP ViT-L/14 and LAION's head; `auto`: if both weights are here"
+        "auto", description="CLIP ViT-L/14 and LAION's head; `auto`: if both weights are present"
     )
     smoothness_model: Literal["auto", "amt", "off"] = Field(
-        "auto", description="AMT-S, which guesses every other frame; `auto`: if its weights are here"
+        "auto", description="AMT-S, which interpolates every other frame; `auto`: if its weights are present"
     )
     exclude: str | None = Field(
-        None, description="a folder of videos, or an .npz of their fingerprints, that no clip may come from; may be s3"
+        None, description="reject clips similar to these videos: a folder, or an .npz of fingerprints; local or s3"
     )
     trust: bool = Field(
-        False, description="sources that were chosen before: no scores and none of their networks; they stay null"
+        False, description="sources are already vetted: skip the scores (they stay null) and their networks"
     )
     duplicates: Duplicates = Duplicates()
     pose_model: str = Field(
-        "auto", description="`blazepose`, `dwpose`, `supplied`, or `auto`: supplied, else what is there"
+        "auto", description="`blazepose`, `dwpose`, `supplied`, or `auto`: supplied keypoints, else an available model"
     )
     min_joint_confidence: float = Field(
-        0.3, ge=0, le=1, description="below it a joint counts as not seen (DWPose's cut)"
+        0.3, ge=0, le=1, description="a joint below this confidence counts as invisible (DWPose's threshold)"
     )
     gates: Gates = Gates()
     gates_by_shape: dict[Shape, dict[str, float | None]] = Field(
-        {}, description="bounds that are other for pictures of one shape: shape → gate → bound"
+        {}, description="thresholds that differ for one shape of picture: shape → gate → threshold"
     )
     quotas: Quotas = Quotas()
-    target: Target | None = Field(None, description="find bounds that accept so many clips")
+    target: Target | None = Field(None, description="find the thresholds that accept this number of clips")
     num_gpus: float = Field(
-        0.0, ge=0, le=1, description="share of a GPU that each worker of the networks holds; 0: they run on the CPU"
+        0.0, ge=0, le=1, description="share of a GPU per worker that runs networks; 0: run them on the CPU"
     )
-    packet_size: int = Field(8, ge=1, description="sources a packet: the unit of retry")
+    packet_size: int = Field(8, ge=1, description="sources per packet, the unit of retry")
 
     @model_validator(mode="after")
     def _check(self) -> "CurateConfig":
@@ -134,10 +137,10 @@ class CurateConfig(BaseModel):
         return self
 
     def gates_for(self, shape: Shape) -> Gates:
-        """The gates of pictures of one shape."""
+        """Return the gates for pictures of one shape."""
         changed: dict[str, Any] = {**self.gates.model_dump(), **self.gates_by_shape.get(shape, {})}
         return Gates(**changed)
 
 
-# What a selection may change without looking at a video again; all else decides what is measured, and how.
+# Fields that `refilter` can change without reading a video; all others decide what is measured, and how.
 SELECTION_FIELDS = ("gates", "gates_by_shape", "duplicates", "quotas", "target")

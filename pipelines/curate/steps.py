@@ -1,4 +1,4 @@
-"""The steps of a curation, each a function on one row: probe → shots → score → pose."""
+"""The row stages of a curation, each a function on one row: probe → shots → score → pose."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -26,7 +26,7 @@ from .scores.borders import Box, find_content
 from .scores.clipping import subject_clipped_ratio
 from .scores.duplicates import fingerprint
 from .scores.frame_scores import blur, technical_scores
-from .scores.key_frame_screen import is_refused_at_a_glance, refused_at_a_glance
+from .scores.key_frame_screen import screen_key_frames, was_screened_out
 from .scores.motion_scores import motion_scores
 from .scores.noise import blockiness
 from .scores.overlays import static_edge_ratio, text_scores
@@ -35,17 +35,17 @@ from .scores.shots import PIECE_FRAMES, ShotPass
 from .selection.select import failed_gate
 
 POSE_SIDE_PX = 512
-ATTEMPTS = 3  # at reading a file that was replaced while it was read
+ATTEMPTS = 3  # to read a file that is replaced meanwhile
 
 
 def open_source(path: str) -> Row:
-    """The row with which a source begins its walk."""
+    """Return the first row of a source."""
     return {"source_path": path, "clip_id": json_digest(path)[:16]}
 
 
 @on_local_copies("source_path")
 def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
-    """Identity by content, and what demuxing tells; nothing is decoded."""
+    """Read a source's digest, container metadata and sidecar caption; nothing is decoded."""
     path = Path(row["source_path"])
     with reading_video():
         source_id, info = _identified(path)
@@ -71,21 +71,21 @@ def probe_source(row: Row, config: CurateConfig, tools: None = None) -> Row:
 
 
 def _identified(path: Path) -> tuple[str, VideoInfo]:
-    """A file's digest, and what demuxing tells of the same file.
+    """Read a file's digest and container metadata consistently.
 
     Raises:
-        BadClip: it is being written to.
+        BadClip: the file is being written to.
     """
     for _ in range(ATTEMPTS):
         before, info = identity(path), probe(path)
         source_id = content_id(path)
         if identity(path) == before:
             return source_id, info
-    raise BadClip("source_changed", f"{path} is being written to: curate it when it is whole")
+    raise BadClip("source_changed", f"{path} is being written to: curate it when it is complete")
 
 
 def _caption(path: Path, row: Row) -> tuple[str | None, Row]:
-    """The prompt, a manifest's before that of the file beside the video, and a verdict if that cannot be read."""
+    """Return the prompt (the manifest's, else the caption file's), and a verdict if the caption cannot be read."""
     if row.get("prompt"):
         return row["prompt"], {}
     try:
@@ -97,15 +97,15 @@ def _caption(path: Path, row: Row) -> tuple[str | None, Row]:
 
 @on_local_copies("source_path", unchanged_since="source_id")
 def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -> list[Row]:
-    """One low-resolution pass over the source: its shots, cut into windows of `num_frames`, and what moves in them.
+    """Decode the source once at low resolution; find shots, cut them into windows, and score their motion.
 
-    A shot that is too short for a window stays in the table as a rejected row; nothing is dropped in silence. A source
-    that its key frames refuse is not looked at further.
+    A shot shorter than `num_frames` becomes a rejected row: nothing is dropped silently. A source that fails the
+    key-frame screen is not decoded further.
     """
     tools = tools or ShotTools()
-    refused = None if config.trust else refused_at_a_glance(row, config)
-    if refused is not None:
-        return [refused]
+    screened = None if config.trust else screen_key_frames(row, config)
+    if screened is not None:
+        return [screened]
     seen = ShotPass(config, tools.detector)
     rows: list[Row] = []
     num_windows = 0
@@ -116,7 +116,7 @@ def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -
                 continue
             num_windows += 1
             if config.max_clips_per_source and num_windows > config.max_clips_per_source:
-                detail = f"clip {num_windows} of its source, at most {config.max_clips_per_source} are asked"
+                detail = f"clip {num_windows} of its source, expected at most {config.max_clips_per_source}"
                 rows[-1] |= {"verdict": "rejected", "reason": "max_clips_per_source", "detail": detail}
                 continue
             if not config.trust:
@@ -127,7 +127,7 @@ def find_shots(row: Row, config: CurateConfig, tools: ShotTools | None = None) -
 
 
 def _read_pieces(path: str, fps: float) -> Iterator[tuple[Frames, bool]]:
-    """Small frames, and whether they are the last ones."""
+    """Yield small frames and whether they are the last ones."""
     pieces = low_resolution_pieces(path, 1 / fps, LOW_RESOLUTION_PX, PIECE_FRAMES)
     ended = False
     while not ended:
@@ -138,8 +138,8 @@ def _read_pieces(path: str, fps: float) -> Iterator[tuple[Frames, bool]]:
 
 
 def _clip(row: Row, seen: ShotPass, shot: int, start: int, stop: int, config: CurateConfig) -> Row:
-    """The row of a span, rejected if it is too short."""
-    # The frame that ends a clip is its last one; the change into it belongs to the clip, the next does not.
+    """Return the row of a span, rejected if it is too short."""
+    # The change into the last frame belongs to the clip, the change after it does not.
     inside, every_s = slice(start, stop - 1), 1 / config.fps
     span = {"start_s": start * every_s, "end_s": (stop - 1) * every_s, "num_frames": stop - start}
     clip = {
@@ -156,21 +156,21 @@ def _clip(row: Row, seen: ShotPass, shot: int, start: int, stop: int, config: Cu
     }
     if stop - start < config.num_frames:
         seconds = (config.num_frames - 1) / config.fps
-        detail = f"{span['end_s'] - span['start_s']:.2f} s, {seconds:.2f} s are needed"
+        detail = f"{span['end_s'] - span['start_s']:.2f} s long, expected at least {seconds:.2f} s"
         clip |= {"verdict": "rejected", "reason": "too_short", "detail": detail}
     return clip
 
 
 @on_local_copies("source_path", unchanged_since="source_id")
 def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None) -> Row:
-    """Borders, exposure, contrast, colour, sharpness, text and people of a few frames spread over the clip.
+    """Score borders, exposure, sharpness, text, people and aesthetics of a few frames spread over the clip.
 
-    Networks look at what the cheaper scores let through: first for text, then for people, then at how it pleases.
-    Clips of trusted sources are not looked at.
+    Networks run only on clips that pass the cheaper gates: text, then people, then aesthetics. Clips of trusted sources
+    are not scored.
     """
     if config.trust:
         return {**row, **dict.fromkeys(columns_of("score"))}
-    if is_refused_at_a_glance(row):
+    if was_screened_out(row):
         return row
     tools = tools or ScoreTools()
     with reading_video():
@@ -194,7 +194,7 @@ def score_frames(row: Row, config: CurateConfig, tools: ScoreTools | None = None
 
 
 def _content(row: Row, box: Box) -> Row:
-    """The picture inside its borders in pixels of the source, even, and the share of the rest."""
+    """Return the crop inside the borders, in even pixels of the source, and the share of the frame outside it."""
     if box.area == 1:
         return {"border_ratio": 0.0}
     left, right = (round(share * row["width"] / 2) * 2 for share in (box.left, box.right))
@@ -211,20 +211,20 @@ def _content(row: Row, box: Box) -> Row:
 
 @on_local_copies("source_path", unchanged_since="source_id")
 def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None) -> Row:
-    """Keypoints of every frame, and what they say; a clip that a cheap gate refuses is not decoded for it.
+    """Estimate keypoints of every frame and score them; skip clips that a cheap gate rejects.
 
-    The pose is looked for and judged inside the borders, and kept in the source's own frame.
+    The pose is estimated and scored inside the borders, and stored relative to the whole frame.
     """
     if failed_gate(row, config.gates, CHEAP_GATES) is not None:
         return row
     tools = tools or PoseTools()
     times_s = row["start_s"] + np.arange(row["num_frames"]) / config.fps
     shares = content_shares(row)
-    looked_at: list[Frames] = []
+    decoded: list[Frames] = []
 
     def read_frames() -> Frames:
-        looked_at.append(crop_frames(_frames(row, times_s, POSE_SIDE_PX), shares))
-        return looked_at[0]
+        decoded.append(crop_frames(_frames(row, times_s, POSE_SIDE_PX), shares))
+        return decoded[0]
 
     model, counted, tracks = find_poses(
         Path(row["source_path"]), times_s, read_frames, config.pose_model, tools.estimator
@@ -237,17 +237,17 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     }
     if not tracks:
         return seen if model is None else {**seen, "missing_pose_ratio": 1.0}
-    # Supplied keypoints are of the whole frame, an estimator's of what it was shown.
-    poses = [track.pose if looked_at else to_content(track.pose, shares) for track in tracks]
+    # Supplied keypoints refer to the whole frame, estimated ones to the crop.
+    poses = [track.pose if decoded else to_content(track.pose, shares) for track in tracks]
     if counted is not None:
         seen["num_persons"], seen["other_person_ratio"] = count_tracks(poses)
     height, width = content_size(row)
     scores = pose_scores(poses[0], tracks[0].confidence, width / height, config.fps)
-    scores["appearance_change"] = appearance_change(looked_at[0], poses[0]) if looked_at else None
-    scores["subject_clipped_ratio"] = subject_clipped_ratio(looked_at[0], poses[0]) if looked_at else None
+    scores["appearance_change"] = appearance_change(decoded[0], poses[0]) if decoded else None
+    scores["subject_clipped_ratio"] = subject_clipped_ratio(decoded[0], poses[0]) if decoded else None
     # Supplied keypoints need no frames, smoothness does.
     scores["motion_smoothness"] = (
-        tools.smoothness(looked_at[0] if looked_at else read_frames()) if tools.smoothness else None
+        tools.smoothness(decoded[0] if decoded else read_frames()) if tools.smoothness else None
     )
     pose = to_frame(poses[0], shares).to_bytes()
     digest = sha256(pose).hexdigest()[:16]
@@ -255,7 +255,7 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
 
 
 def _frames(row: Row, times_s: npt.NDArray[np.float64], short_side: int) -> Frames:
-    """The source's frames at these times, with the given short side (never larger than the source), even."""
+    """Decode the frames at these times, scaled to the given short side (never above the source's), sides even."""
     scale = min(1.0, short_side / min(row["height"], row["width"]))
     height, width = (max(2, round(row[side] * scale / 2) * 2) for side in ("height", "width"))
     with reading_video():

@@ -39,7 +39,7 @@ def test_a_clip_explains_itself_to_people_and_machines(call: Any, curated: Path)
     assert gate["passes"] is False and gate["by"] < 0
     text = call("explain", told["clip"]["clip_id"][:8], "--clips", str(curated)).out
     assert f"clip {told['clip']['clip_id']}: rejected" in text
-    assert re.search(r"brightness +0\.0\d+ 0\.\.1 +REFUSED: at least 0\.12, by", text)
+    assert re.search(r"brightness +0\.0\d+ 0\.\.1 +FAILS: at least 0\.12, by", text)
 
 
 def test_a_name_of_several_clips_lists_them_and_an_unknown_one_what_is_near(call: Any, curated: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_name_of_several_clips_lists_them_and_an_unknown_one_what_is_near(call
     assert answer.code == 0 and listed == [r["clip_id"] for r in rows if r["source_path"].endswith("/cut_long.mp4")]
     assert len(listed) == 2
     unknown = call("explain", "darc.mp4", "--clips", str(curated))
-    assert unknown.code == 1 and "near it: dark.mp4" in unknown.err and not unknown.out
+    assert unknown.code == 1 and "similar: dark.mp4" in unknown.err and not unknown.out
 
 
 def test_a_clip_says_where_its_latents_lie(call: Any, curated: Path, cached: Path) -> None:
@@ -74,7 +74,7 @@ def test_two_selections_are_compared(call: Any, curated: Path, tmp_path: Path) -
     text = call("compare", "--clips", str(curated), "--with", str(tmp_path)).out
     assert "gates.min_brightness: 0.12 → 0.01" in text and "0 became ok, 0 ceased to be" in text
     assert call("report", "--clips", str(tmp_path)).code == 0
-    assert "Against the version before" in (tmp_path / "curation.html").read_text()
+    assert "Changes from the parent version" in (tmp_path / "curation.html").read_text()
 
 
 def test_a_curation_on_a_store_has_its_page_there(call: Any, curated: Path, bucket: str, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_gates_are_tightened_and_loosened_and_what_was_not_measured_says_so(cura
     assert found["two_people", 0] == ("ok", None)  # their keypoints came with the clip
     assert found["dark", 0] == ("rejected", "not_measured")
     (dark,) = (row for row in rows_of(tmp_path / "loose") if row["source_path"].endswith("dark.mp4"))
-    assert "min_brightness had refused it" in dark["detail"] and "curate --parent" in dark["detail"]
+    assert "because min_brightness rejected the clip" in dark["detail"] and "curate --parent" in dark["detail"]
     assert found["truncated", None] == ("quarantined", "truncated")
     # From there back again, and on from a version of a version.
     call(tmp_path / "loose", tmp_path / "back", "--preset", json.dumps({"curate": Clips(curated).record["config"]}))
@@ -138,7 +138,7 @@ def test_a_preset_and_a_table_of_decisions_are_read_as_editors_save_them(curated
     said = refused(curated, tmp_path / "no", "--decisions", decisions)
     assert "mine.csv cannot be read as csv: byte" in said and "(0xe9) is not UTF-8" in said
     decisions.write_text("source_path,start_s,verdict\na.mp4,nan,accept\n")
-    assert "line 2: start_s is a number of seconds, got 'nan'" in refused(
+    assert "line 2: start_s must be a number of seconds, got 'nan'" in refused(
         curated, tmp_path / "no", "--decisions", decisions
     )
 
@@ -162,7 +162,7 @@ def test_a_person_overrules_gates_and_not_the_lack_of_keypoints(curated: Path, t
     assert verdicts(tmp_path / "new") == expected
     details = {(Path(row["source_path"]).stem, row["shot_index"]): row["detail"] for row in rows_of(tmp_path / "new")}
     assert details["two_people", 0] == "the one behind hardly moves" and details["cut_long", 1] == "a logo"
-    assert details["dark", 0].startswith("accepted by hand, but min_brightness had refused it")
+    assert details["dark", 0].startswith("accepted by hand, but no pose was estimated because min_brightness rejected")
     told = Clips(tmp_path / "new").record["selection"]["decisions"]
     assert told == {
         "file": str(table),
@@ -188,15 +188,19 @@ def test_decisions_that_cannot_be_followed_are_one_message_with_lines(curated: P
         ("", row["source_path"], "999", "reject", ""),
     )
     words = refused(curated, tmp_path / "new", "--decisions", table)
-    assert "line 2: no row is no-such-clip" in words and "lines 3 and 4 contradict each other" in words
-    assert "line 5: no row is" in words and "999 s" in words
+    assert "line 2: no row matches no-such-clip" in words and "lines 3 and 4 contradict each other" in words
+    assert "line 5: no row matches" in words and "999 s" in words
     table = write_decisions(
         tmp_path / "b.csv", ("", "", "", "accept", ""), ("x", "", "", "maybe", ""), ("x", "", "soon", "accept", "")
     )
     words = refused(curated, tmp_path / "new", "--decisions", table)
-    assert all(f"line {k}: {what}" in words for k, what in ((2, "neither"), (3, "verdict is"), (4, "start_s is")))
+    assert all(
+        f"line {k}: {what}" in words for k, what in ((2, "clip_id and"), (3, "verdict must"), (4, "start_s must"))
+    )
     table = write_decisions(tmp_path / "c.csv", ("x", "ok"), columns="clip,verdict")
-    assert "columns are verdict and clip_id or source_path" in refused(curated, tmp_path / "new", "--decisions", table)
+    assert "expected the columns verdict and clip_id or source_path" in refused(
+        curated, tmp_path / "new", "--decisions", table
+    )
     assert not (tmp_path / "new" / "clips" / "run.json").exists()
 
 
@@ -213,8 +217,8 @@ def test_settings_that_are_none_are_refused_in_a_sentence(curated: Path, tmp_pat
         assert said in refused(curated, out, *words)
     assert not out.exists()
     assert "never changed: choose another --out" in refused(curated, curated)
-    with pytest.raises(ArtifactError, match="decides what is measured"):
-        job.changed(Clips(curated).record, {"num_frames": 81})
+    with pytest.raises(ArtifactError, match="affects measurements"):
+        job.change_selection(Clips(curated).record, {"num_frames": 81})
 
 
 def test_two_runs_on_one_folder_and_a_second_run_after_the_first(curated: Path, tmp_path: Path) -> None:
@@ -234,7 +238,7 @@ def test_a_parent_that_is_damaged_cut_or_changed_is_refused(curated: Path, tmp_p
     assert "is damaged" in refused(old, tmp_path / "new")
     part.write_bytes(whole)
     pq.write_table(pq.read_table(part).slice(1), part)
-    assert "holds 9 rows, and its record says 10" in refused(old, tmp_path / "new")
+    assert "has 9 rows, but its record states 10" in refused(old, tmp_path / "new")
     assert not (tmp_path / "new" / "clips" / "run.json").exists()
     part.write_bytes(whole)
     record = json.loads((old / "clips" / "run.json").read_text())
@@ -253,7 +257,7 @@ def test_a_killed_refilter_goes_on_to_the_same_rows(
         from steadydancer.datasets.clips import Clips
         from steadydancer.pipelines.curate.selection import refilter as job
         job.PART_ROWS = 4
-        config = job.changed(Clips({str(curated)!r}).record, {{"gates": {{"min_brightness": 0.2}}}})
+        config = job.change_selection(Clips({str(curated)!r}).record, {{"gates": {{"min_brightness": 0.2}}}})
         job.run(config, clips=Path({str(curated)!r}), out=Path({str(tmp_path / "new")!r}))
     """
     killed_at_second_part(code)

@@ -1,1 +1,1 @@
-"""What a curation tells of itself: a page, a card, one clip's story, the difference of two versions."""
+"""Reports on a curation: an HTML page, a data set card, the explanation of one clip, the comparison of two versions."""

@@ -1,4 +1,4 @@
-"""The clips nearest to a bound, on both sides of it, with a picture each: what one looks at to judge the bounds."""
+"""Clips nearest to a threshold, accepted and rejected, with a thumbnail each: for checking the thresholds by eye."""
 
 import base64
 from collections import Counter
@@ -16,20 +16,20 @@ from ....datasets.storage import StorageError, local_copy
 from ....datasets.video import VideoError, decode_sparse
 from ...common.crop import content_shares, crop_frames
 from ..selection.gating import Bounds, Floats, shapes_of, values_of
-from .composition import shortened
-from .funnel import bound_words, came_to_gates, refused_by, verdict_is
+from .composition import shorten
+from .funnel import bounds_text, reached_gates, rejected_by, verdict_is
 
 NUM_EACH = 12
-PER_GATE = 3  # one bound does not fill the page
+PER_GATE = 3  # so that one gate does not fill the page
 HEIGHT_PX, MAX_WIDTH_PX, QUALITY = 192, 352, 78
-CANDIDATES = 4096  # rows among which these are chosen, the nearest of all
-# What a row's picture and its caption are made of.
+CANDIDATES = 4096  # nearest rows, for the choice
+# Columns that a row's thumbnail and caption need.
 PICTURE_COLUMNS = ("clip_id", "source_path", "source_id", "start_s", "end_s", "width", "height", *CROP_COLUMNS)
 
 
 @dataclass(frozen=True)
-class Near:
-    """A clip near a bound: its row in the table, the gate, its value and how far it is (1: as far as usual)."""
+class BorderlineClip:
+    """A clip near a threshold: row index, gate index, value, threshold, and margin (1: the usual distance)."""
 
     index: int
     gate: int
@@ -38,48 +38,50 @@ class Near:
     margin: float
 
 
-def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[Near]:
-    """Clips with this verdict that are nearest to the bound that decides on them, the nearest first.
+def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[BorderlineClip]:
+    """Return the clips with this verdict that are nearest to the threshold that decides it, nearest first.
 
-    For an accepted clip that is the nearest of all its bounds, for a rejected one that of the gate that refused it.
-    The margin is |value − bound| over the accepted clips' median of it, so that bounds of all units compare.
+    For an accepted clip this is the nearest of all thresholds, for a rejected one that of the gate that rejected it.
+    The margin is |value − bound| divided by its median over the accepted clips, so that all units compare.
 
     Args:
         table: rows with the gates' columns, `verdict`, `reason` and `source_path`.
         bounds: of the gates.
         verdict: "ok" or "rejected".
     """
-    wanted, accepted = verdict_is(table, verdict) & came_to_gates(table), verdict_is(table, "ok")
+    wanted, accepted = verdict_is(table, verdict) & reached_gates(table), verdict_is(table, "ok")
     shapes = shapes_of(table)
     best, which = np.full(len(table), np.inf), np.full(len(table), -1)
     for index, gate in enumerate(bounds.gates):
         distance = np.abs(values_of(table, bounds.columns[index]) - bounds.values[index][shapes])
-        asked = wanted & ~np.isnan(distance)
+        candidates = wanted & ~np.isnan(distance)
         if verdict == "rejected":
-            asked &= refused_by(table, gate)
-        usual = _usual(distance[accepted]) or _usual(distance[asked])
+            candidates &= rejected_by(table, gate)
+        usual = _usual(distance[accepted]) or _usual(distance[candidates])
         if usual is None:
             continue
-        margin = np.where(asked, distance / usual, np.inf)
+        margin = np.where(candidates, distance / usual, np.inf)
         which[margin < best] = index
         best = np.minimum(best, margin)
     order = np.argsort(best, kind="stable")[:CANDIDATES]
     found = [(int(row), int(which[row]), float(best[row])) for row in order if which[row] >= 0]
     return [
-        Near(row, gate, float(values_of(table.slice(row, 1), bounds.columns[gate])[0]),
+        BorderlineClip(row, gate, float(values_of(table.slice(row, 1), bounds.columns[gate])[0]),
              float(bounds.values[gate][shapes[row]]), margin)
-        for row, gate, margin in _spread(table, found)
+        for row, gate, margin in _limit_per_gate_and_source(table, found)
     ]  # fmt: skip
 
 
 def _usual(distances: Floats) -> float | None:
-    """The median distance; None where it is 0 (one person, at most one): then nothing is near the bound."""
+    """Return the median distance; None if it is 0 (one person, at most one), where no clip counts as near."""
     known = distances[~np.isnan(distances)]
     return float(np.median(known)) or None if len(known) else None
 
 
-def _spread(table: pa.Table, found: list[tuple[int, int, float]]) -> Iterator[tuple[int, int, float]]:
-    """At most `NUM_EACH`; of each gate and of each source only a few."""
+def _limit_per_gate_and_source(
+    table: pa.Table, found: list[tuple[int, int, float]]
+) -> Iterator[tuple[int, int, float]]:
+    """Yield at most `NUM_EACH` clips, `PER_GATE` per gate and one per source."""
     sources: set[str] = set()
     per_gate: Counter[int] = Counter()
     for row, gate, margin in found:
@@ -91,7 +93,7 @@ def _spread(table: pa.Table, found: list[tuple[int, int, float]]) -> Iterator[tu
 
 
 def thumbnail(row: Row) -> str | None:
-    """The middle frame of a clip as a JPEG data URI; None if the source is gone, unreadable, or another file by now.
+    """Return the middle frame of a clip as a JPEG data URI; None if the source is missing, unreadable or has changed.
 
     Args:
         row: with `PICTURE_COLUMNS`.
@@ -112,12 +114,12 @@ def thumbnail(row: Row) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}" if done else None
 
 
-def pictures(rows: list[Row], near: list[Near], bounds: Bounds) -> list[tuple[str, str | None]]:
-    """(caption, picture or None) of each; `rows` are theirs, in the same order."""
+def captioned_thumbnails(rows: list[Row], near: list[BorderlineClip], bounds: Bounds) -> list[tuple[str, str | None]]:
+    """Return (caption, thumbnail or None) of each clip; `rows` are their rows, in the same order."""
     return [(_caption(row, one, bounds), thumbnail(row)) for row, one in zip(rows, near, strict=True)]
 
 
-def _caption(row: Row, near: Near, bounds: Bounds) -> str:
-    asked = bound_words(bounds.sides[near.gate], [near.bound])
+def _caption(row: Row, near: BorderlineClip, bounds: Bounds) -> str:
+    bound = bounds_text(bounds.sides[near.gate], [near.bound])
     name = PurePath(row["source_path"]).name
-    return f"{bounds.columns[near.gate]} {near.value:.4g}, {asked}\n{row['clip_id']} {shortened(name)}"
+    return f"{bounds.columns[near.gate]} {near.value:.4g}, {bound}\n{row['clip_id']} {shorten(name)}"

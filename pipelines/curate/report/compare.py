@@ -1,4 +1,4 @@
-"""The difference of two versions of a selection: settings, counts, clips and sources that came and went, scores."""
+"""Comparison of two versions of a selection: settings, counts, added and removed clips and sources, scores."""
 
 from typing import Any
 
@@ -28,27 +28,27 @@ SCORES = [
 
 
 def parent_of(clips: Clips) -> Clips | None:
-    """The version that a selection was made from; None if it has none, or that is not there any more."""
+    """Return the version that a selection was made from; None if there is none or it no longer exists."""
     if clips.parent is None:
         return None
     try:
         before = Clips(clips.parent)
     except ArtifactError:
         return None
-    # What was deleted and made anew in its place is another version.
+    # A version that was deleted and rebuilt in the same folder does not count.
     return before if clips.record["parent"]["digest"] == json_digest(before.record) else None
 
 
 def compare(old: Clips, new: Clips) -> dict[str, Any]:
-    """What differs between two finished selections, as JSON.
+    """Compare two finished selections; the result is JSON.
 
-    A clip is the same if its content and span are (`clip_id`), wherever its file lies now; of copies of the same bytes
-    the first, the second, … in path order are held against each other. A source is the same if its content is.
+    Clips are matched by content and span (`clip_id`), whatever the path of their file; copies of the same bytes are
+    matched in path order. Sources are matched by content.
 
     Returns:
         `old` and `new` (path, version, counts), `config` (field: old → new), `became_ok` and `ceased_to_be_ok`
-        (numbers), `moves` (from, to, clips), `examples`, `sources` (added, gone and some of them), `scores` (the
-        accepted clips' medians before and now).
+        (counts), `moves` (from, to, clips), `examples`, `sources` (added, gone and some of them), `scores` (medians
+        of the accepted clips, before and now).
     """
     tables = [clips.read(KEYS) for clips in (old, new)]
     states, names, place = _states(tables)
@@ -82,17 +82,21 @@ def _named(clips: Clips) -> dict[str, Any]:
 
 
 def _states(tables: list[pa.Table]) -> tuple[list[Integers], list[str], list[Integers]]:
-    """Of every clip of either version: verdict and reason in both [n], their names, its rows in both [n] (−1: none)."""
+    """Align the clips of both versions.
+
+    Returns:
+        the state (verdict and reason) of each clip in both [n], the names of the states, its row in both [n] (−1: none)
+    """
     codes = _codes([table["clip_id"] for table in tables])
     ranked = [code + (int(max(c.max(initial=0) for c in codes)) + 1) * _rank(code, table)
               for code, table in zip(codes, tables, strict=True)]  # fmt: skip
     every = np.union1d(*ranked)
-    said = [pc.binary_join_element_wise(table["verdict"], table["reason"].fill_null(""), ": ") for table in tables]
-    said_codes = _codes(said)
-    both = pa.chunked_array([*said[0].chunks, *said[1].chunks], type=pa.string())
+    verdicts = [pc.binary_join_element_wise(table["verdict"], table["reason"].fill_null(""), ": ") for table in tables]
+    verdict_codes = _codes(verdicts)
+    both = pa.chunked_array([*verdicts[0].chunks, *verdicts[1].chunks], type=pa.string())
     names = [str(name).removesuffix(": ") for name in both.unique().to_pylist()]
     states, places = [], []
-    for keys, code in zip(ranked, said_codes, strict=True):
+    for keys, code in zip(ranked, verdict_codes, strict=True):
         state, row = np.full(len(every), len(names)), np.full(len(every), -1)
         at = np.searchsorted(every, keys)
         state[at], row[at] = code, np.arange(len(keys))
@@ -102,14 +106,14 @@ def _states(tables: list[pa.Table]) -> tuple[list[Integers], list[str], list[Int
 
 
 def _codes(columns: list[pa.ChunkedArray]) -> list[Integers]:
-    """Columns of text as integers that mean the same in all of them, in the order of first appearance."""
+    """Encode text columns as integers with one common code, in the order of first appearance."""
     joined = pa.chunked_array([chunk for column in columns for chunk in column.chunks], type=pa.string())
     codes = joined.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return [codes[: len(columns[0])], codes[len(columns[0]) :]]
 
 
 def _rank(codes: Integers, table: pa.Table) -> Integers:
-    """0 for the first row of a clip_id in path order, 1 for the second, …"""
+    """Rank the rows of each clip_id in path order: 0, 1, …"""
     rank = np.zeros(len(codes), np.int64)
     rows = np.flatnonzero(np.bincount(codes, minlength=1)[codes] > 1)
     paths = table["source_path"].take(pa.array(rows)).to_pylist()
@@ -154,7 +158,7 @@ def _scores(old: Clips, new: Clips) -> list[dict[str, Any]]:
 
 
 def _medians(clips: Clips) -> dict[str, tuple[float | None, int]]:
-    """Score → (median, number) of the accepted clips that have it. A few columns at a time: they are long."""
+    """Return score → (median, count) over the accepted clips that have it; reads a few columns at a time."""
     accepted = verdict_is(clips.read(["verdict"]), "ok")
     out: dict[str, tuple[float | None, int]] = {}
     for start in range(0, len(SCORES), 8):
@@ -167,25 +171,27 @@ def _medians(clips: Clips) -> dict[str, tuple[float | None, int]]:
 
 
 def sections(found: dict[str, Any]) -> list[Section]:
-    """The difference as parts of a page."""
+    """Return the comparison as sections of an HTML page."""
     old, new, sources = found["old"], found["new"], found["sources"]
     counts = [[name, old["counts"][name], new["counts"][name], new["counts"][name] - old["counts"][name]]
               for name in new["counts"]]  # fmt: skip
     text = (
-        f"Before: {old['path']} ({old['version']}). {show(found['became_ok'])} clips became ok, "
-        f"{show(found['ceased_to_be_ok'])} ceased to be; {show(sources['added'])} sources came, "
-        f"{show(sources['gone'])} went.\n" + "\n".join(found["config"] or ["The settings are the same."])
+        f"Parent: {old['path']} ({old['version']}). {show(found['became_ok'])} clips became ok, "
+        f"{show(found['ceased_to_be_ok'])} are no longer ok; {show(sources['added'])} sources were added, "
+        f"{show(sources['gone'])} removed.\n" + "\n".join(found["config"] or ["The settings are the same."])
     )
     moves = [[move["from"], move["to"], move["clips"]] for move in found["moves"]]
     shifts = [
         [row["score"], row["old"], row["new"], row["unit"]] for row in found["scores"] if row["old"] != row["new"]
     ]
     return [
-        Section("Against the version before", text, head=["", "before", "now", "difference"], rows=counts),
-        Section("Clips that moved", "" if moves else "None.", head=["from", "to", "clips"], rows=moves),
+        Section("Changes from the parent version", text, head=["", "before", "now", "difference"], rows=counts),
         Section(
-            "Accepted clips' scores that shifted",
-            "Medians." if shifts else "None.",
+            "Clips with another verdict or reason", "" if moves else "None.", head=["from", "to", "clips"], rows=moves
+        ),
+        Section(
+            "Changed medians of accepted clips",
+            "" if shifts else "None.",
             head=["score", "before", "now", "unit"],
             rows=shifts,
         ),
@@ -193,25 +199,27 @@ def sections(found: dict[str, Any]) -> list[Section]:
 
 
 def to_text(found: dict[str, Any]) -> str:
-    """The difference as lines for a terminal."""
+    """Return the comparison as text for a terminal."""
     old, new, sources = found["old"], found["new"], found["sources"]
     lines = [f"{old['path']} ({old['version']}) → {new['path']} ({new['version']})", "\nsettings"]
-    lines += [f"  {change}" for change in found["config"]] or ["  the same"]
+    lines += [f"  {change}" for change in found["config"]] or ["  unchanged"]
     lines += ["\ncounts"]
     for name, number in new["counts"].items():
         lines.append(f"  {name:12} {old['counts'][name]:>10} → {number:>10}  {number - old['counts'][name]:+d}")
-    lines += [f"\nclips: {found['became_ok']} became ok, {found['ceased_to_be_ok']} ceased to be"]
+    lines += [f"\nclips: {found['became_ok']} became ok, {found['ceased_to_be_ok']} are no longer ok"]
     lines += [f"  {move['clips']:>10}  {move['from']} → {move['to']}" for move in found["moves"]]
     for name, examples in found["examples"].items():
         lines += [f"  {name.replace('_', ' ')}: {one['clip_id']} {one['source_path']}" for one in examples[:5]]
-    lines += [f"\nsources: {sources['added']} came, {sources['gone']} went"]
-    lines += [f"  came: {path}" for path in sources["added_examples"][:5]]
-    lines += [f"  went: {path}" for path in sources["gone_examples"][:5]]
+    lines += [f"\nsources: {sources['added']} added, {sources['gone']} removed"]
+    lines += [f"  added: {path}" for path in sources["added_examples"][:5]]
+    lines += [f"  removed: {path}" for path in sources["gone_examples"][:5]]
     shifts = [row for row in found["scores"] if row["old"] != row["new"]]
-    lines += ["\nmedians of accepted clips that shifted"] if shifts else []
-    lines += [f"  {row['score']:24} {_told(row['old'])} → {_told(row['new'])} {row['unit']}" for row in shifts]
+    lines += ["\nchanged medians of accepted clips"] if shifts else []
+    lines += [
+        f"  {row['score']:24} {_format_value(row['old'])} → {_format_value(row['new'])} {row['unit']}" for row in shifts
+    ]
     return "\n".join(lines)
 
 
-def _told(value: float | None) -> str:
+def _format_value(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""What a curation's clips are: shapes, rates, licences, origins, copies, leaks, and what measured them. Columnar."""
+"""Composition of a curation's clips: shapes, frame rates, licences, origins, duplicates, leaks and models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from ..config import SQUARE_RATIO
 from ..selection.gating import SIZE_COLUMNS, Floats, Mask, content_sizes, numbers
 from .funnel import verdict_is
 
-# Scores that only a network gives, and which one; where all are null, it was not here.
+# Score → the network that computes it; where all values are null, the network was not available.
 NETWORKS = {
     "transition_score": "TransNetV2: transitions inside clips",
     "text_ratio": "PP-OCRv4: text",
@@ -23,31 +23,31 @@ NETWORKS = {
 COMPOSITION_COLUMNS = ["source_path", "source_id", "origin", "licence", "prompt", "codec", *SIZE_COLUMNS, "fps",
                        "duration_s", "start_s", "end_s", "pose_model", "duplicate_group", "leak_score", "leak_of",
                        *NETWORKS]  # fmt: skip
-MAX_KINDS, MAX_CHARACTERS = 12, 80  # of a table and of a label: manifests hold what people wrote
+MAX_KINDS, MAX_CHARACTERS = 12, 80  # of a table and of a label: manifests hold free text
 
 Kinds = list[tuple[str, int, int]]  # label, accepted clips, all clips
 
 
 def hours_of(table: pa.Table, mask: Mask) -> float:
-    """How long the clips of `mask` are together."""
+    """Sum the duration of the clips of `mask`, hours."""
     spans = numbers(pc.subtract(table["end_s"], table["start_s"]))
     return float(np.nansum(spans[mask])) / 3600
 
 
-def span_words(hours: float) -> str:
-    """A span of time in a unit that suits it."""
+def format_hours(hours: float) -> str:
+    """Format a duration in hours, minutes or seconds."""
     unit, name = next((one for one in ((1.0, "hours"), (1 / 60, "minutes")) if hours >= one[0]), (1 / 3600, "seconds"))
     return f"{hours / unit:.3g} {name}"
 
 
 def num_sources(table: pa.Table, mask: Mask) -> int:
-    """Files of different content among the rows of `mask`; those that could not be read count by their name."""
+    """Count the sources of the rows of `mask` by content; unreadable ones count by path."""
     names = pc.coalesce(table["source_id"], table["source_path"]).filter(pa.array(mask))
     return int(pc.count_distinct(names).as_py())
 
 
 def composition(table: pa.Table) -> dict[str, Kinds]:
-    """What is counted → (label, accepted clips, all clips); a licence or origin that nobody gave is "unknown"."""
+    """Return property → [(label, accepted clips, all clips)]; a missing licence or origin is "unknown"."""
     accepted = verdict_is(table, "ok")
     height, width = content_sizes(table)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -56,8 +56,8 @@ def composition(table: pa.Table) -> dict[str, Kinds]:
         "shape": _ranges(aspect, (1 / SQUARE_RATIO, SQUARE_RATIO), ("vertical", "square", "horizontal"), accepted),
         "shorter side": _ranges(side, (360, 480, 720, 1080), ("below 360 px", "360 to 479 px", "480 to 719 px",
                                                               "720 to 1079 px", "1080 px and more"), accepted),
-        "frame rate": _ranges(numbers(table["fps"]), (20, 27, 33, 55), ("below 20 a second", "20 to 27 a second",
-                              "27 to 33 a second", "33 to 55 a second", "55 a second and more"), accepted),
+        "frame rate": _ranges(numbers(table["fps"]), (20, 27, 33, 55), ("below 20 fps", "20 to 27 fps",
+                              "27 to 33 fps", "33 to 55 fps", "55 fps and more"), accepted),
         "duration of the source": _ranges(numbers(table["duration_s"]), (10, 30, 60, 600), ("below 10 s",
                               "10 to 30 s", "30 to 60 s", "1 to 10 minutes", "10 minutes and more"), accepted),
     }  # fmt: skip
@@ -75,32 +75,32 @@ def _ranges(values: Floats, bounds: Sequence[float], labels: Sequence[str], acce
 
 
 def _kinds(column: pa.ChunkedArray, accepted: Mask) -> Kinds:
-    """The commonest values of a column of text, the rest in one line."""
+    """Count the most frequent values of a text column; the rest become one line."""
     known = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column).fill_null("unknown")
     good = {row["values"]: row["counts"] for row in known.filter(pa.array(accepted)).value_counts().to_pylist()}
     counted = [(row["values"], good.get(row["values"], 0), row["counts"]) for row in known.value_counts().to_pylist()]
     counted.sort(key=lambda kind: (-kind[1], -kind[2], kind[0]))
-    shown = [(shortened(label), kept, number) for label, kept, number in counted[:MAX_KINDS]]
+    kinds = [(shorten(label), kept, number) for label, kept, number in counted[:MAX_KINDS]]
     if rest := counted[MAX_KINDS:]:
-        shown.append((f"{len(rest)} others", sum(kind[1] for kind in rest), sum(kind[2] for kind in rest)))
-    return shown
+        kinds.append((f"{len(rest)} others", sum(kind[1] for kind in rest), sum(kind[2] for kind in rest)))
+    return kinds
 
 
-def shortened(text: str) -> str:
-    """Text of a manifest or a file name, on one line and of bounded length."""
+def shorten(text: str) -> str:
+    """Return text on one line, cut to `MAX_CHARACTERS`."""
     line = " ".join(text.split())
     return line if len(line) <= MAX_CHARACTERS else f"{line[: MAX_CHARACTERS - 1]}…"
 
 
-def measured_by(table: pa.Table) -> list[tuple[str, int]]:
-    """(what measured, clips), first what gave keypoints, then the networks that are known by their scores."""
+def count_by_model(table: pa.Table) -> list[tuple[str, int]]:
+    """Return (model, clips): first the sources of keypoints, then the networks, recognised by their scores."""
     poses = table["pose_model"].drop_null().value_counts().to_pylist()
     found = [(f"{row['values']}: keypoints", row["counts"]) for row in sorted(poses, key=lambda row: -row["counts"])]
     return found + [(name, len(table) - table[column].null_count) for column, name in NETWORKS.items()]
 
 
 def copies(table: pa.Table) -> dict[str, int]:
-    """Groups of files, or clips, that show the same; how many rows lie in them, and how many the largest holds."""
+    """Count the groups of duplicates, their rows, and the files of the largest group."""
     grouped = table.group_by("duplicate_group").aggregate([("source_path", "count_distinct"), ([], "count_all")])
     several = pc.and_(pc.greater(grouped["source_path_count_distinct"], 1), pc.is_valid(grouped["duplicate_group"]))
     grouped = grouped.filter(several)
@@ -112,22 +112,22 @@ def copies(table: pa.Table) -> dict[str, int]:
 
 
 def leaks(table: pa.Table) -> list[tuple[str, int]] | None:
-    """Excluded videos and how many clips were refused for likeness to them, most first; None: nobody looked."""
+    """Return (excluded video, clips rejected as similar to it), most first; None if the check was off."""
     if table["leak_score"].null_count == len(table):
         return None
-    refused = table.filter(pc.equal(table["reason"], "max_leak_score"))
-    counted = refused["leak_of"].fill_null("unknown").value_counts().to_pylist()
+    rejected = table.filter(pc.equal(table["reason"], "max_leak_score"))
+    counted = rejected["leak_of"].fill_null("unknown").value_counts().to_pylist()
     counted.sort(key=lambda row: -row["counts"])
-    return [(shortened(row["values"]), row["counts"]) for row in counted[:MAX_KINDS]]
+    return [(shorten(row["values"]), row["counts"]) for row in counted[:MAX_KINDS]]
 
 
 def stage_seconds(record: dict[str, Any]) -> dict[str, float]:
-    """Seconds of each stage, summed over workers; empty if all packets were done by an earlier run."""
+    """Return the seconds of each stage, summed over workers; empty if an earlier run did all packets."""
     return {name: seconds for name, seconds in record["seconds"].items() if name in ("probe", "shots", "score", "pose")}
 
 
 def decode_share(record: dict[str, Any]) -> float | None:
-    """Share of the workers' seconds that they waited for decoding: the part that no faster scores can take away."""
+    """Return the share of the workers' time spent on decoding, which faster scores cannot reduce."""
     spent = sum(stage_seconds(record).values())
     decode = record["seconds"].get("decode")
     return float(decode) / spent if decode is not None and spent else None

@@ -1,7 +1,7 @@
-"""Where a curation's rows went: from every input to the accepted clips, in counts that must add up.
+"""The funnel: counts of rows from all inputs to the accepted clips, which must add up.
 
-What is broken (quarantined, with the class of its error) is counted apart from what does not please (rejected by a
-gate). All of it is columnar: a million rows take seconds.
+Quarantined rows (unreadable or damaged) are counted apart from rejected ones (by a gate or rule). Everything is
+columnar: a million rows take seconds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,47 +16,47 @@ from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ..config import SHAPES, CurateConfig
-from ..gates import Gates, asked
-from ..selection.gating import Bounds, Mask, judge, values_of
+from ..gates import Gates, bound_text
+from ..selection.gating import Bounds, Mask, apply_gates, values_of
 from ..selection.row_keys import REASONS
 
-# A column that a stage always writes: where it is null, the stage did not come to its end.
+# Stage → a column that it always writes: null means that the stage did not finish.
 WRITTEN_BY = (("probe", "codec"), ("shots", "start_s"), ("score", "brightness"), ("pose", None))
-BEFORE_GATES = ("too_short", "max_clips_per_source")  # decided while shots are cut
-SELECTED = (*Gates.model_fields, *REASONS)  # what a selection says; other reasons were there before it
+BEFORE_GATES = ("too_short", "max_clips_per_source")  # decided by the stage `shots`
+SELECTION_REASONS = (*Gates.model_fields, *REASONS)  # given by a selection; other reasons come from measuring
 FUNNEL_COLUMNS = ["verdict", "reason", "codec", "start_s", "brightness"]
 
 MEANINGS = {
     "too_short": "the shot is shorter than a clip",
-    "max_clips_per_source": "the source has given as many clips as were asked for",
-    "no_pose": "passed every gate, but there are no keypoints",
-    "not_measured": "a gate had refused it when it was measured, so that its pose is not known",
-    "duplicate": "another clip of the same bytes is kept",
+    "max_clips_per_source": "its source already gave the maximum number of clips",
+    "no_pose": "passes all gates but has no keypoints",
+    "not_measured": "rejected by a cheap gate when it was measured, so no pose was estimated",
+    "duplicate": "another clip with the same bytes is kept",
     "near_duplicate": "a better copy of the same video is kept",
-    "quota_of_source": "its source has enough better clips",
-    "quota_of_shape": "there are enough better clips of its shape",
-    "decision": "a person decided so",
-    "unreadable": "missing, empty, no file, or no known container",
-    "no_video": "sound only, or a still image",
-    "truncated": "packets are missing at the end",
+    "quota_of_source": "over the quota of its source",
+    "quota_of_shape": "over the quota of its shape",
+    "decision": "decided by hand",
+    "unreadable": "missing, empty, not a file, or an unknown container",
+    "no_video": "audio only, or a still image",
+    "truncated": "packets are missing at the end of the file",
     "corrupt_frames": "frames do not decode",
-    "vfr_bad_ts": "times by which no frame can be picked",
-    "unsupported_hdr": "high dynamic range, which eight bits would falsify",
-    "unsupported_colours": "a matrix of colours that cannot be converted here",
-    "unsupported_orientation": "players turn it by no right angle",
-    "interlaced": "a single field in each picture",
-    "changing_aspect": "the picture's width / height changes inside the file",
-    "too_big": "more pixels or a longer duration than is allowed",
-    "other_rules": "measured by an older version, which read the file otherwise",
+    "vfr_bad_ts": "timestamps are unusable for picking frames",
+    "unsupported_hdr": "high dynamic range, which 8 bits cannot represent",
+    "unsupported_colours": "a colour matrix without a conversion",
+    "unsupported_orientation": "its rotation is not a multiple of 90°",
+    "interlaced": "each picture holds a single field",
+    "changing_aspect": "the aspect ratio changes inside the file",
+    "too_big": "more pixels or a longer duration than allowed",
+    "other_rules": "measured by an older version, which read the file differently",
     "source_changed": "the file was replaced after it was curated, or while it was read",
-    "timeout": "the decoder hung and was ended",
-    "decoder_crash": "the decoder crashed in its process",
+    "timeout": "the decoder hung and was killed",
+    "decoder_crash": "the decoder process crashed",
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the funnel: `name`, rows `lost` at it and `left` after it, and with which verdict they were lost."""
+    """One step of the funnel: rows `lost` at it and `left` after it, the verdict of the lost rows, its meaning."""
 
     name: str
     lost: int
@@ -67,18 +67,18 @@ class Step:
 
 @dataclass(frozen=True)
 class GateCount:
-    """What one gate did among the rows that came to the gates.
+    """Counts of one gate over the rows that reached the gates.
 
     Args:
         gate: its name.
-        column: that it looks at.
+        column: the score that it reads.
         side: "min" or "max".
-        bounds: of it, one a shape of picture (`SHAPES`); NaN where it is off.
+        bounds: its thresholds, one per shape (`SHAPES`); NaN where it is off.
         measured: rows with a value.
-        accepted_unmeasured: accepted clips that it could say nothing about.
-        beyond: rows that it refuses, whatever other gates say.
-        first: rows whose reason it is.
-        alone: rows that no other gate refuses.
+        accepted_unmeasured: accepted clips without a value.
+        beyond: rows that it rejects, regardless of other gates.
+        first: rows that have it as their reason.
+        alone: rows that no other gate rejects.
     """
 
     gate: str
@@ -92,15 +92,15 @@ class GateCount:
     alone: int
 
     @property
-    def asks(self) -> str:
-        """The bound in words; bounds, where shapes have their own."""
-        return bound_words(self.side, self.bounds)
+    def threshold_text(self) -> str:
+        """The threshold in words, one per shape where they differ."""
+        return bounds_text(self.side, self.bounds)
 
 
 def config_of(record: dict[str, Any]) -> CurateConfig:
-    """The configuration as a record holds it, with the bounds that the selection used.
+    """Return the configuration of a record, with the thresholds that the selection used.
 
-    A gate that the version that wrote it did not know was off.
+    A gate that the version of the record did not know was off.
     """
     recorded = {**record["config"], **record.get("selection", {})}
     gates = {name: recorded["gates"].get(name) for name in Gates.model_fields}
@@ -109,7 +109,7 @@ def config_of(record: dict[str, Any]) -> CurateConfig:
 
 
 def read_columns(clips: Clips, columns: Sequence[str]) -> pa.Table:
-    """Columns of all rows; one that the version that wrote them did not know is null."""
+    """Read columns of all rows; a column that the version of the rows did not know is null."""
     there = clips.artifact.part_schema(clips.artifact.parts()[0]).names
     table = clips.read([name for name in columns if name in there])
     for name in columns:
@@ -118,35 +118,35 @@ def read_columns(clips: Clips, columns: Sequence[str]) -> pa.Table:
     return table
 
 
-def bound_words(side: str, bounds: Sequence[float]) -> str:
-    """What a gate asks, "at least 0.12"; one bound a shape where they differ."""
+def bounds_text(side: str, bounds: Sequence[float]) -> str:
+    """Return a gate's threshold in words, "at least 0.12"; one value per shape where they differ."""
     if len(set(bounds)) == 1:
-        return asked(side, bounds[0])
+        return bound_text(side, bounds[0])
     words = "at least" if side == "min" else "at most"
     each = (f"{bound:.4g} ({shape})" for shape, bound in zip(SHAPES, bounds, strict=True) if not np.isnan(bound))
     return f"{words} {', '.join(each)}"
 
 
 def meaning_of(reason: str | None) -> str:
-    """A reason in words."""
+    """Return the meaning of a reason."""
     if reason in Gates.model_fields:
         return Gates.model_fields[reason].description or ""
     return MEANINGS.get(reason or "", "")
 
 
 def verdict_is(table: pa.Table, verdict: str) -> Mask:
-    """Rows [n] with this verdict."""
+    """Return a mask [n] of the rows with this verdict."""
     return _mask(pc.equal(table["verdict"], verdict))
 
 
-def came_to_gates(table: pa.Table) -> Mask:
-    """Rows [n] that the gates were asked about: neither quarantined, nor refused while shots were cut."""
-    selected = _mask(pc.is_in(table["reason"], value_set=pa.array(SELECTED)))
+def reached_gates(table: pa.Table) -> Mask:
+    """Return a mask [n] of the rows that reached the gates: not quarantined, not rejected by stage `shots`."""
+    selected = _mask(pc.is_in(table["reason"], value_set=pa.array(SELECTION_REASONS)))
     return verdict_is(table, "ok") | (verdict_is(table, "rejected") & selected)
 
 
-def refused_by(table: pa.Table, gate: str) -> Mask:
-    """Rows [n] whose reason is this gate."""
+def rejected_by(table: pa.Table, gate: str) -> Mask:
+    """Return a mask [n] of the rows whose reason is this gate."""
     return _mask(pc.equal(table["reason"], gate))
 
 
@@ -156,21 +156,21 @@ def _mask(column: Any) -> Mask:
 
 
 def reasons(table: pa.Table) -> dict[tuple[str, str], int]:
-    """(verdict, reason) → rows, most first; what is ok has none, or a person's decision."""
+    """Count rows by (verdict, reason), most first; the reason of ok rows is empty or `decision`."""
     counted = table.group_by(["verdict", "reason"]).aggregate([([], "count_all")]).to_pylist()
     found = {(row["verdict"], row["reason"] or ""): row["count_all"] for row in counted}
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def funnel(table: pa.Table, record: dict[str, Any]) -> list[Step]:
-    """Every loss from the inputs to the accepted clips, in the order of the walk.
+    """Return the steps from the inputs to the accepted clips, in the order of the stages.
 
     Args:
         table: all rows, with `FUNNEL_COLUMNS`.
         record: of the artifact.
 
     Raises:
-        ArtifactError: the steps do not lead from the record's inputs to its accepted clips: rows were lost.
+        ArtifactError: the steps do not add up from the record's inputs to its accepted clips.
     """
     left, steps = record["counts"]["inputs"], []
     for name, lost, verdict, meaning in _losses(table, config_of(record)):
@@ -178,21 +178,21 @@ def funnel(table: pa.Table, record: dict[str, Any]) -> list[Step]:
         steps.append(Step(name, lost, left, verdict, meaning))
     if left != record["counts"]["ok"] or len(table) != record["counts"]["inputs"]:
         raise ArtifactError(
-            f"the funnel does not balance: {len(table)} rows and {left} left, but the record says {record['counts']}: "
-            "parts were added, lost or changed since; curate anew"
+            f"the funnel does not balance: {len(table)} rows, {left} of them accepted, but the record has "
+            f"{record['counts']}: parts were added, lost or changed since; curate again"
         )
     return steps
 
 
 def _losses(table: pa.Table, config: CurateConfig) -> Iterator[tuple[str, int, str, str]]:
-    """(step, rows lost, their verdict, meaning) for stages, then for what is refused, gates in their order."""
+    """Yield (step, rows lost, verdict, meaning): quarantined by stage, then rejected, gates in their order."""
     broken = verdict_is(table, "quarantined")
     for stage, column in WRITTEN_BY:
         if config.trust and stage == "score":
-            continue  # it wrote nothing, and read nothing
+            continue  # the stage was skipped
         here = broken if column is None else broken & _mask(pc.is_null(table[column]))
         broken = broken & ~here
-        yield stage, int(here.sum()), "quarantined", "broken: could not be read or decoded there"
+        yield stage, int(here.sum()), "quarantined", "unreadable or damaged: failed in this stage"
     counted = {reason: number for (verdict, reason), number in reasons(table).items() if verdict == "rejected"}
     order = [*Bounds.of(config).gates, *REASONS]
     before = [*BEFORE_GATES, *sorted(counted.keys() - {*BEFORE_GATES, *order})]
@@ -201,14 +201,14 @@ def _losses(table: pa.Table, config: CurateConfig) -> Iterator[tuple[str, int, s
 
 
 def count_gates(table: pa.Table, bounds: Bounds) -> list[GateCount]:
-    """What each gate that is on did; `table` has `FUNNEL_COLUMNS` and the columns of the gates."""
-    table = table.filter(pa.array(came_to_gates(table)))
-    accepted, judged = verdict_is(table, "ok"), judge(table, bounds)
+    """Count the effect of each active gate; `table` has `FUNNEL_COLUMNS` and the columns of the gates."""
+    table = table.filter(pa.array(reached_gates(table)))
+    accepted, results = verdict_is(table, "ok"), apply_gates(table, bounds)
     first = {reason: number for (_, reason), number in reasons(table).items()}
     counts = []
     for index, gate in enumerate(bounds.gates):
         values = values_of(table, bounds.columns[index])
-        unknown, beyond = np.isnan(values), bounds.refused(index, values, judged.shape)
+        unknown, beyond = np.isnan(values), bounds.rejects(index, values, results.shape)
         counts.append(
             GateCount(
                 gate,
@@ -219,7 +219,7 @@ def count_gates(table: pa.Table, bounds: Bounds) -> list[GateCount]:
                 accepted_unmeasured=int((accepted & unknown).sum()),
                 beyond=int(beyond.sum()),
                 first=first.get(gate, 0),
-                alone=int((beyond & (judged.num_refused == 1)).sum()),
+                alone=int((beyond & (results.num_rejected == 1)).sum()),
             )
         )
     return counts

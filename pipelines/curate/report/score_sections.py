@@ -1,4 +1,4 @@
-"""The page's sections on scores and bounds: what was not measured, where clips lie, which are near to a bound."""
+"""Report sections on scores and thresholds: missing scores, histograms, borderline clips."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,49 +7,47 @@ from ....datasets.schema import CLIP_SCHEMA
 from ...pages.charts import draw_histogram, histogram
 from ...pages.layout import Figure, Section, show
 from ..selection.gating import Bounds, Floats, values_of
-from .borderline import nearest, pictures
-from .funnel import GateCount, came_to_gates, verdict_is
+from .borderline import captioned_thumbnails, nearest
+from .funnel import GateCount, reached_gates, verdict_is
 
 
 def unmeasured_section(counts: list[GateCount], table: pa.Table) -> Section:
-    """How often each gate could be asked, and what it did."""
-    silent = [one.gate for one in counts if not one.measured]
-    num_asked = int(came_to_gates(table).sum())
+    """Return the table of the gates: how many clips have a score, and how many each gate rejects."""
+    without_scores = [one.gate for one in counts if not one.measured]
+    num_gated = int(reached_gates(table).sum())
     text = (
-        "A score that was not measured passes its gate. Dear scores are taken only where the gates before let a clip "
-        "through, so that most of what is missing belongs to clips that were refused already; what counts is how many "
-        f"were accepted without being asked. Of {show(num_asked)} clips that came to the gates:\n"
+        "A missing score passes its gate. Expensive scores are measured only for clips that pass the earlier gates, so "
+        "most missing scores belong to clips that are rejected anyway. Check the column “accepted unmeasured”. "
+        f"{show(num_gated)} clips reached the gates.\n"
     )
-    text += f"These gates could say nothing at all, no model having measured for them: {', '.join(silent)}." * bool(
-        silent
-    )
+    text += f"No clip has a score for these gates: {', '.join(without_scores)}." * bool(without_scores)
     rows = [
-        [one.gate, one.asks, one.measured, num_asked - one.measured, one.accepted_unmeasured,
+        [one.gate, one.threshold_text, one.measured, num_gated - one.measured, one.accepted_unmeasured,
          one.beyond, one.first, one.alone]
         for one in counts
     ]  # fmt: skip
-    head = ["gate", "bound", "measured", "not measured", "accepted unmeasured", "beyond the bound",
-            "first to refuse", "alone to refuse"]  # fmt: skip
-    return Section("Gates, and what was not measured", text, head=head, rows=rows)
+    head = ["gate", "threshold", "measured", "not measured", "accepted unmeasured", "beyond the threshold",
+            "first to reject", "only one to reject"]  # fmt: skip
+    return Section("Gates and missing scores", text, head=head, rows=rows)
 
 
 def histogram_section(table: pa.Table, counts: list[GateCount]) -> Section:
-    """A histogram of each score that a gate looks at."""
-    asked = came_to_gates(table)
-    accepted, rejected = verdict_is(table, "ok"), verdict_is(table, "rejected") & asked
+    """Draw a histogram of each score that a gate reads."""
+    gated = reached_gates(table)
+    accepted, rejected = verdict_is(table, "ok"), verdict_is(table, "rejected") & gated
     figures = []
     for column in dict.fromkeys(one.column for one in counts if one.measured):
         values = values_of(table, column)
         figures.append(_figure([one for one in counts if one.column == column], values[accepted], values[rejected]))
     text = (
-        "Clips that came to the gates: accepted below (blue), rejected for whatever reason on top (orange). The red "
-        "line is the bound, its refused side shaded; what lies beyond the ends of the axis counts in the last bins."
+        "Clips that reached the gates: accepted (blue), and stacked on them rejected for any reason (orange). The red "
+        "line is the threshold; its rejected side is shaded. Values beyond the axis are counted in the outermost bins."
     )
-    return Section("Scores and their bounds", text, figures=figures)
+    return Section("Score histograms", text, figures=figures)
 
 
 def _figure(gates: list[GateCount], accepted: Floats, rejected: Floats) -> Figure:
-    """One score, with the bounds of all gates that look at it."""
+    """Draw one score with the thresholds of all gates that read it."""
     column = gates[0].column
     known = column in CLIP_SCHEMA.names
     bounds = sorted({(one.side, bound) for one in gates for bound in one.bounds if not np.isnan(bound)})
@@ -60,7 +58,7 @@ def _figure(gates: list[GateCount], accepted: Floats, rejected: Floats) -> Figur
         whole=known and pa.types.is_integer(CLIP_SCHEMA.field(column).type),
     )
     caption = f"{show(gates[0].measured)} measured. " + ". ".join(
-        f"{one.gate}: {one.asks}, {show(one.beyond)} beyond" for one in gates
+        f"{one.gate}: {one.threshold_text}, {show(one.beyond)} beyond" for one in gates
     )
     if known:
         metadata = CLIP_SCHEMA.field(column).metadata
@@ -69,12 +67,12 @@ def _figure(gates: list[GateCount], accepted: Floats, rejected: Floats) -> Figur
 
 
 def borderline_section(table: pa.Table, bounds: Bounds, verdict: str, title: str) -> Section:
-    """Pictures of the rows of a verdict that a little more or less would have judged otherwise."""
+    """Show thumbnails of the rows with this verdict that are nearest to a threshold."""
     near = nearest(table, bounds, verdict)
     rows = table.take(pa.array([one.index for one in near], pa.int64())).to_pylist()
     text = (
-        "Nearest to a bound, measured by how far accepted clips usually are from it; of each gate and source a few."
+        "Distance to the threshold relative to the usual distance of accepted clips; few per gate, one per source."
         if near
-        else "None lies near a bound."
+        else "None is near a threshold."
     )
-    return Section(title, text, media=[pictures(rows, near, bounds)] if near else [])
+    return Section(title, text, media=[captioned_thumbnails(rows, near, bounds)] if near else [])

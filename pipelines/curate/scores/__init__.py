@@ -1,1 +1,1 @@
-"""What is measured of a clip: pictures, motion, text, people, pose; one score a column."""
+"""Scores of a clip: pictures, motion, text, people and pose; one column per score."""

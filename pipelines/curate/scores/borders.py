@@ -1,4 +1,4 @@
-"""Borders around the picture: bars of one colour, and the blurred copy that fills the sides of upright videos."""
+"""Borders around the picture: bars of one colour, and the blurred copy that fills the sides of vertical videos."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from .frame_scores import luma_of
 
 Luma = npt.NDArray[np.float32]
 
-MIN_BORDER = 0.015  # of the side; less is a line that a codec left
-BAR_TOLERANCE, MIN_FLAT = 10 / 255, 0.995  # how far from the bar's colour; share of its pixels, over all frames
-EDGE_STEP, MIN_EDGE = 12 / 255, 0.6  # at a bar's end the picture begins along most of the line
-FILL_SHARPNESS, FILL_EDGE = 0.15, 0.6  # a fill's detail beside the picture's; share of the seam that is an edge
+MIN_BORDER = 0.015  # of the side; less is a codec artefact
+BAR_TOLERANCE, MIN_FLAT = 10 / 255, 0.995  # distance from the bar's colour; share of its pixels, over all frames
+EDGE_STEP, MIN_EDGE = 12 / 255, 0.6  # step at the end of a bar; share of the line that has it
+FILL_SHARPNESS, FILL_EDGE = 0.15, 0.6  # a fill's detail relative to the picture's; share of the seam that is an edge
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Box:
 
 
 def find_content(frames: Frames) -> Box:
-    """Where the picture is; the whole frame when it has no borders.
+    """Find the picture inside its borders; the whole frame if it has none.
 
     Args:
-        frames: a few frames [F, H, W, 3] spread over the clip: what stays the same in all of them may be a border.
+        frames: a few frames [F, H, W, 3] spread over the clip; a border is the same in all of them.
     """
     luma = luma_of(frames)
     left, right = _bars(luma.transpose(0, 2, 1))
@@ -50,37 +50,37 @@ def find_content(frames: Frames) -> Box:
 
 
 def _bars(luma: Luma) -> tuple[int, int]:
-    """Rows [F, rows, columns] at the beginning and at the end that are a bar."""
+    """Count the rows of [F, rows, columns] at the beginning and at the end that are a bar."""
     return _bar(luma), _bar(luma[:, ::-1])
 
 
 def _bar(luma: Luma) -> int:
     num_rows = luma.shape[1]
     colour = np.median(luma[:, :2])
-    # Most pictures have no bar, which their first rows tell.
+    # Most pictures have no bar: their first rows suffice to know.
     if not _flat(luma[:, : int(MIN_BORDER * num_rows)], colour).all():
         return 0
     flat = _flat(luma, colour)
     length = int(np.argmin(flat)) if not flat.all() else 0
     if not MIN_BORDER * num_rows <= length < 0.45 * num_rows:
         return 0
-    # A codec softens the seam: one or two rows between bar and picture belong to neither. A night sky fades in slowly.
+    # A codec softens the seam over one or two rows. A night sky fades in slowly and is not a bar.
     step = luma[:, length : length + 3] - luma[:, length - 2, None]
     begun = np.abs(step).max(axis=(0, 1)) > EDGE_STEP
     return min(length + 1, num_rows) if begun.mean() >= MIN_EDGE else 0
 
 
 def _flat(luma: Luma, colour: np.floating) -> npt.NDArray[np.bool_]:
-    """Which rows have the bar's colour almost everywhere and always."""
+    """Return a mask of the rows that have the bar's colour in almost all pixels of all frames."""
     return (np.abs(luma - colour) <= BAR_TOLERANCE).mean(axis=(0, 2)) >= MIN_FLAT
 
 
 def _blurred_sides(luma: Luma) -> tuple[int, int]:
-    """Columns at the left and at the right, equally many, that hold a blurred copy; (0, 0) without one."""
+    """Count the columns left and right (equal) that hold a blurred copy; (0, 0) without one."""
     width = luma.shape[2]
     seams = np.mean([cv2.absdiff(image[:, 1:], image[:, :-1]) for image in luma], axis=0)
     for side in _seam_candidates(seams, width):
-        # A seam is one straight line from edge to edge, much stronger than what lies on its blurred side.
+        # A seam is one straight line from edge to edge, much stronger than the blurred side beside it.
         strong = [
             (seams[:, seam] > 3 * np.maximum(seams[:, beside], 1 / 255)).mean()
             for seam, beside in ((side - 1, side - 4), (width - side - 1, width - side + 2))
@@ -91,20 +91,20 @@ def _blurred_sides(luma: Luma) -> tuple[int, int]:
 
 
 def _plain_sides(luma: Luma, side: int) -> bool:
-    """Whether so many columns at the left and at the right hold much less detail than what is between them."""
+    """Check whether `side` columns left and right have much less detail than the columns between them."""
     width = luma.shape[2]
     # Rounding to 8 bits alone makes Laplacians of 2 grey levels.
     detail = np.stack([np.abs(cv2.Laplacian(image, cv2.CV_32F)) > 3 / 255 for image in luma]).mean(axis=(0, 1))
     outer = np.concatenate([detail[2 : side - 2], detail[width - side + 2 : -2]])
     inner = detail[side + 2 : width - side - 2]
-    if not outer.size or not inner.size:  # a frame so small that nothing is left beside the seams' own columns
+    if not outer.size or not inner.size:  # the frame is too small
         return False
     return bool(outer.mean() <= FILL_SHARPNESS * inner.mean())
 
 
 def _seam_candidates(seams: npt.NDArray[np.floating], width: int) -> list[int]:
-    """Side widths for which both seams stand out, the strongest first."""
-    strength = np.median(seams, axis=0)  # along the line: an edge of the scene covers a part of it only
+    """Return the side widths with the strongest seams, strongest first."""
+    strength = np.median(seams, axis=0)  # along the line: an edge in the scene covers only a part of it
     first, last = max(4, round(MIN_BORDER * width)), round(0.4 * width)
     both = [min(strength[side - 1], strength[width - side - 1]) for side in range(first, last)]
     order = np.argsort(both)[::-1][:3]

@@ -1,4 +1,4 @@
-"""Whether the subject is overexposed: a white studio is no fault, a body without shading is."""
+"""Overexposure of the subject: a white studio is fine, a body without shading is not."""
 
 import numpy as np
 
@@ -6,17 +6,17 @@ from ....datasets.arrays import Frames
 from ....datasets.skeleton import PoseSequence
 from .frame_scores import grey_of
 
-CLIPPED = 250  # luma in levels from which nothing is told apart
+CLIPPED = 250  # luma in levels from which no detail remains
 NUM_FRAMES = 6  # spread over the clip
-# Joints that the body lies between: arms, legs, both sides of the trunk and across it, neck to nose.
+# Pairs of joints with body between them: arms, legs, the sides and diagonals of the trunk, neck to nose.
 LIMBS = np.array(
     [(2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13), (2, 8), (5, 11), (2, 11), (5, 8), (1, 0)]
 )
-ALONG = np.array([0.2, 0.4, 0.6, 0.8])[:, None]  # of a limb; its ends lie on the outline
+ALONG = np.array([0.2, 0.4, 0.6, 0.8])[:, None]  # positions on a limb; its ends may be on the outline
 
 
 def subject_clipped_ratio(frames: Frames, pose: PoseSequence) -> float | None:
-    """Share of points along the seen limbs that are as bright as can be, 0..1; None where no limb is seen.
+    """Return the share of points on visible limbs that are overexposed, 0..1; None if no limb is visible.
 
     Args:
         frames: [F, H, W, 3] RGB, those of the pose.

@@ -1,8 +1,8 @@
-"""The same video twice: recompressed, rescaled, cropped a little, mirrored, begun a little later.
+"""Fingerprints and their comparison: recompressed, rescaled, slightly cropped, mirrored or shifted copies of a video.
 
-A clip's fingerprint is 8 × 8 pictures of its luma, four a second. Two sequences are compared at every shift in time
-by two correlations: of the pictures (do they show the same place?), and of what changes in them (does the same thing
-happen there, at the same moment?). The second tells two dances in one studio apart, which the first cannot.
+A clip's fingerprint is its luma at 8 × 8 pixels, four pictures per second. Two sequences are compared at every shift in
+time by two correlations: of the pictures (the same place?) and of their changes over time (the same events at the same
+moments?). Only the second distinguishes two dances in one studio.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,18 @@ import numpy as np
 
 from ....datasets.arrays import Floats32, Frames
 
-SIDE, RATE = 8, 4  # cells a side, pictures a second
-# Correlations, measured on web clips: 0.86 and 0.71 or more on copies, up to 0.99 and 0.58 on other dances there.
+SIDE, RATE = 8, 4  # cells per side, pictures per second
+# Correlations, measured on web clips: at least 0.86 and 0.71 for copies, up to 0.99 and 0.58 for other dances in the
+# same place.
 MIN_PLACE, MIN_EVENTS = 0.8, 0.65
-LONG, MIN_EVENTS_SHORT = 16, 0.8  # pictures, four seconds: dances to one beat are alike for a while
-MIN_CHANGE = 0.5  # grey levels: where less changes, nothing happens that could be compared
+LONG, MIN_EVENTS_SHORT = 16, 0.8  # pictures, four seconds: dances to one beat are similar for a short time
+MIN_CHANGE = 0.5  # grey levels: below this change there are no events to compare
 
 
 def fingerprint(frames: Frames, fps: float) -> bytes:
-    """uint8 [n, 8, 8] of a clip's frames [F, H, W, 3] at `fps`, four a second, as bytes.
+    """Compute the fingerprint of frames [F, H, W, 3] at `fps`: uint8 [n, 8, 8], four per second, as bytes.
 
-    Each is the mean of a quarter of a second: a copy that begins a little later is then still alike.
+    Each picture is the mean of a quarter of a second, so that a copy with a small time shift is still similar.
     """
     step = max(1, round(fps / RATE))
     small = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in frames])
@@ -35,22 +36,22 @@ def fingerprint(frames: Frames, fps: float) -> bytes:
 
 
 def pictures(data: bytes) -> Floats32:
-    """[n, 64] of a fingerprint."""
+    """Convert a fingerprint to float32 [n, 64]."""
     return np.frombuffer(data, np.uint8).reshape(-1, SIDE * SIDE).astype(np.float32)
 
 
 def mirrored(sequence: Floats32) -> Floats32:
-    """Left and right exchanged."""
+    """Flip a sequence left to right."""
     return np.ascontiguousarray(sequence.reshape(-1, SIDE, SIDE)[:, :, ::-1]).reshape(-1, SIDE * SIDE)
 
 
 @dataclass(frozen=True)
 class Match:
-    """How two sequences agree where they agree best.
+    """The best agreement of two sequences over all shifts.
 
     Attributes:
-        overlap: pictures that the two have in common at that shift; 0 where they do not agree at any.
-        similarity: the smaller of the two correlations there.
+        overlap: number of common pictures at the best shift; 0 if they agree at none.
+        similarity: the smaller of the two correlations at that shift.
     """
 
     overlap: int = 0
@@ -58,7 +59,7 @@ class Match:
 
 
 def align(first: Floats32, second: Floats32, min_overlap: int) -> Match:
-    """The best shift at which `min_overlap` pictures [n, 64] and [m, 64] or more lie over each other; mirrored too."""
+    """Find the best shift of [n, 64] and [m, 64] with at least `min_overlap` common pictures; mirrored too."""
     return max(
         (_align(first, other, min_overlap) for other in (second, mirrored(second))),
         key=lambda match: (match.similarity, match.overlap),
@@ -87,18 +88,18 @@ def _align(first: Floats32, second: Floats32, min_overlap: int) -> Match:
 
 
 def unit(sequence: Floats32) -> Floats32:
-    """Each row less its mean, of length 1."""
+    """Subtract each row's mean and scale the row to length 1."""
     centred = sequence - sequence.mean(axis=1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
 
 
 class Excluded:
-    """Videos that no clip may share a second with: the evaluation sets.
+    """Excluded videos, usually evaluation sets, from which no clip may be taken.
 
     Args:
         names: of the videos.
-        sequences: their pictures, [n, 64] each.
-        unreadable: name → why a video of the set cannot be looked for.
+        sequences: their fingerprints, [n, 64] each.
+        unreadable: name → why a video of the set cannot be compared.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Excluded:
         self.unreadable = dict(unreadable or {})
 
     def closest(self, data: bytes, min_ratio: float = 0.5) -> tuple[float, str | None]:
-        """How much a clip's fingerprint is like one of them over half of the clip or more (0..1), and which."""
+        """Return the highest similarity (0..1) over `min_ratio` of the shorter of clip and video, and the video."""
         clip = pictures(data)
         best, name = 0.0, None
         for other, sequence in zip(self.names, self.sequences, strict=True):
@@ -119,7 +120,7 @@ class Excluded:
         return best, name
 
     def save(self, path: Path) -> None:
-        """Write them as an npz that `load` reads, so that the videos need not be decoded again, nor be there."""
+        """Write an npz that `load` reads, so that the videos are not needed again."""
         arrays: dict[str, Any] = {f"{k}": value.astype(np.uint8) for k, value in enumerate(self.sequences)}
         if self.unreadable:
             arrays["unreadable"] = np.array(list(self.unreadable.items()), str).reshape(-1, 2)
@@ -127,7 +128,7 @@ class Excluded:
 
     @classmethod
     def load(cls, path: Path) -> "Excluded":
-        """What `save` wrote."""
+        """Read an npz of `save`."""
         with np.load(path, allow_pickle=False) as data:
             names = [str(name) for name in data["names"]]
             unreadable = {str(name): str(why) for name, why in data["unreadable"]} if "unreadable" in data else {}

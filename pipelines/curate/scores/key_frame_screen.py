@@ -1,4 +1,4 @@
-"""Sources that a few of their key frames refuse: a tenth of the cost of looking at all of them."""
+"""Key-frame screen: reject sources by a few key frames, at a tenth of the cost of decoding all frames."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from ..gates import is_beyond
 from .borders import find_content
 from .frame_scores import blur, technical_scores
 
-LEAST_PIXELS = 100_000_000  # in all frames: below, the whole pass costs little more than opening the file once more
+LEAST_PIXELS = 100_000_000  # in all frames: below, a full pass costs little more than reopening the file
 
-# What a still picture tells, and how far beyond its bound every key frame must lie: what lies nearer is looked at.
+# Gate → score of a still picture, and the stricter threshold that every key frame must fail.
 MARGINS = {
     "min_brightness": ("brightness", lambda bound: bound / 2),
     "min_contrast": ("contrast", lambda bound: bound / 2),
@@ -24,12 +24,12 @@ MARGINS = {
 }
 
 
-def refused_at_a_glance(row: Row, config: CurateConfig) -> Row | None:
-    """One row for a source all of whose clips a gate will refuse, as its key frames show; None where they do not.
+def screen_key_frames(row: Row, config: CurateConfig) -> Row | None:
+    """Return one row for a source if its key frames show that a gate rejects all of its clips; else None.
 
-    The key frames lie half a clip apart or nearer, so that each clip holds one or two; every one of them must fail
-    the same gate, and by far. Sources with fewer, or with borders, are looked at in full. The row spans the source and
-    has the scores of its key frames; what was not looked at is null, and `select` gives the verdict.
+    Key frames are at most half a clip apart, so that each clip contains one or two; all must fail the same gate by a
+    wide margin. Sources with fewer key frames or with borders are measured in full. The row spans the source and has
+    the scores of its key frames; other scores are null, and `select` gives the verdict.
     """
     path, gap_s = Path(row["source_path"]), (config.num_frames - 1) / config.fps / 2
     try:
@@ -38,7 +38,7 @@ def refused_at_a_glance(row: Row, config: CurateConfig) -> Row | None:
             return None
         _, frames = decode_key_frames(path, gap_s, LEAST_PIXELS)
     except VideoError:
-        return None  # the whole pass tells what is wrong with it
+        return None  # the full pass reports the error
     if not set.intersection(*(_failed(frame, config) for frame in frames)) or find_content(frames).area < 1:
         return None
     times_s = np.arange(0.0, row["duration_s"] - 1e-6, 1 / config.fps)
@@ -47,8 +47,8 @@ def refused_at_a_glance(row: Row, config: CurateConfig) -> Row | None:
     return {**row, **span, "clip_id": clip_id, "border_ratio": 0.0, **technical_scores(frames), "blur": blur(frames)}
 
 
-def is_refused_at_a_glance(row: Row) -> bool:
-    """Whether a row is one of those: it has scores of pictures before they are due."""
+def was_screened_out(row: Row) -> bool:
+    """Check whether a row was made by `screen_key_frames`: it has picture scores before the stage `score`."""
     return row.get("blur") is not None
 
 
@@ -65,7 +65,7 @@ def _failed(frame: np.ndarray, config: CurateConfig) -> set[str]:
 
 
 def _loosest(config: CurateConfig) -> dict[str, float]:
-    """Gate → the bound that lets most through, where pictures of one shape have others; a gate that is off has none."""
+    """Return gate → its loosest threshold over all shapes; gates that are off for any shape are omitted."""
     every = [config.gates, *map(config.gates_for, config.gates_by_shape)]
     out = {}
     for gate in MARGINS:

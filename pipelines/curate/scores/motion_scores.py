@@ -1,6 +1,6 @@
-"""What moves in a clip, and how: the camera apart from the subject, shake, flicker, frozen frames.
+"""Motion scores of a clip: camera motion, subject motion, shake, flicker, frozen frames.
 
-Frames are uint8 [F, H, W, 3] RGB at the clip's rate, small: motion of a 128-pixel picture is known to a tenth of a
+Frames are uint8 [F, H, W, 3] RGB at the clip's rate, small: motion in a 128-pixel picture is precise to a tenth of a
 pixel, a thousandth of its diagonal.
 """
 
@@ -15,26 +15,32 @@ from .frame_scores import grey_change, grey_of
 from .noise import noise
 
 NUM_CORNERS, MIN_CORNERS = 120, 8
-MIN_STILL_SHARE = 0.4  # of the corners that must agree on one motion: below it nobody can say what the camera does
+MIN_STILL_SHARE = 0.4  # of the corners that must agree on one motion; below it the camera motion is unknown
 FROZEN_CHANGE = 0.1 / 255  # a repeated frame, recompressed; film grain and sensor noise change more
 
-APART_S, EVERY_S = 0.5, 0.25  # frames that are compared: so far apart that who stands has swayed; how often
-SOFT, OWN_CHANGE = (5, 5), 5  # pixels of a blur, which takes what scaling does to fine texture; grey levels then
-LEAST_CONTRAST = 10  # grey levels, standard deviation: a picture that is darker or paler shows no motion
-NEXT_TO, AROUND = np.ones((3, 3), np.uint8), np.ones((7, 7), np.uint8)  # pixels; beyond the picture nothing is known
-OWN_MOTION_PERCENTILE = 90  # over the clip: somebody who begins late moves, too
+APART_S, EVERY_S = (
+    0.5,
+    0.25,
+)  # gap between compared frames, in which a standing person sways; interval between comparisons
+SOFT, OWN_CHANGE = (5, 5), 5  # pixels of a blur that removes scaling artefacts of fine texture; grey levels after it
+LEAST_CONTRAST = 10  # grey levels, standard deviation: below it a picture shows no motion
+NEXT_TO, AROUND = (
+    np.ones((3, 3), np.uint8),
+    np.ones((7, 7), np.uint8),
+)  # pixels; a margin to the unknown outside of the picture
+OWN_MOTION_PERCENTILE = 90  # over the clip: includes people who start to move late
 
 
 def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
-    """Camera and subject.
+    """Score the motion of camera and subject.
 
     Returns:
-        camera_motion: mean speed of the background, picture diagonals a second; None where it cannot be told.
-        camera_shake: mean second difference of the camera's path, diagonals a frame².
-        flow_residual: mean change of luma that is left when the camera's motion is undone, 0..1: the subject's.
+        camera_motion: mean speed of the background, picture diagonals per second; None if unknown.
+        camera_shake: mean second difference of the camera path, diagonals per frame².
+        flow_residual: mean change of luma after compensating the camera motion, 0..1: the subject's motion.
         own_motion_ratio: see `own_motion_ratio`.
         flicker: mean second difference of the whole picture's luma, 0..1.
-        frozen_ratio: share of frames that repeat the one before.
+        frozen_ratio: share of frames that repeat the previous one.
         noise: see `noise.noise`.
     """
     luma = grey_of(frames)
@@ -68,19 +74,19 @@ def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
 
 
 def camera_path(luma: npt.NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
-    """From each frame to the next: the camera's motion as matrices, how sure it is, and what change it leaves.
+    """Estimate the camera motion from each frame to the next.
 
-    Corners are followed from frame to frame, and the shift, turn and scaling that most of them agree on is the
-    camera's. Where there are too few corners, nothing agrees.
+    Corners are tracked from frame to frame; the shift, rotation and scaling that most of them agree on is the camera's.
+    With too few corners, `agreed` is 0.
 
     Returns:
         matrices: [F − 1, 2, 3], pixels of one frame to those of the next.
         agreed: [F − 1], share of corners that agree.
-        residual: [F − 1], mean change of luma when the motion is undone, 0..1.
+        residual: [F − 1], mean change of luma after compensating the motion, 0..1.
     """
     num_steps, (height, width) = len(luma) - 1, luma.shape[1:]
     matrices, agreed, residual = np.tile(np.eye(2, 3), (num_steps, 1, 1)), np.zeros(num_steps), np.zeros(num_steps)
-    cv2.setRNGSeed(0)  # of the random samples among which the best agreement is found
+    cv2.setRNGSeed(0)  # of RANSAC's random samples
     for index in range(num_steps):
         found = _camera_step(luma[index], luma[index + 1])
         if found is None:
@@ -94,18 +100,18 @@ def camera_path(luma: npt.NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
 def own_motion_ratio(
     luma: npt.NDArray[np.uint8], matrices: Floats, known: npt.NDArray[np.bool_], fps: float
 ) -> float | None:
-    """Share of the picture that changes within half a second by what no motion of the camera explains, 0..1.
+    """Measure the share of the picture that changes within half a second independently of the camera, 0..1.
 
-    A photo that is zoomed, panned or held in a hand has next to none; somebody who stands and breathes has some. A
-    frame is carried along the camera's path; a pixel has moved by itself if it then differs from all pixels next to
-    it by more than noise. The 90th percentile over the clip; None where the camera is not known for half a second,
-    or the picture has hardly any contrast.
+    It is near 0 for a zoomed, panned or hand-held photo, and above it for a person who stands and breathes. A frame is
+    warped along the camera path; a pixel has moved if it differs from all adjacent warped pixels by more than noise.
+    Returns the 90th percentile over the clip; None if the camera motion is not known for half a second or the picture
+    has hardly any contrast.
 
     Args:
         luma: [F, H, W] in levels.
         matrices: [F − 1, 2, 3] of `camera_path`.
-        known: [F − 1], where they can be trusted.
-        fps: frames a second.
+        known: [F − 1], where they are reliable.
+        fps: frames per second.
     """
     if luma[len(luma) // 2].std() < LEAST_CONTRAST:
         return None

@@ -1,4 +1,4 @@
-"""How noisy frames are, and whether they are made of blocks: small pictures stretched, or squeezed by a codec."""
+"""Noise and blockiness of frames; blocks come from upscaling or from a codec."""
 
 import cv2
 import numpy as np
@@ -10,30 +10,28 @@ from .frame_scores import grey_of
 Luma = npt.NDArray[np.uint8]
 
 NUM_TRIPLES = 12  # of neighbouring frames, spread over the clip
-CALM_PERCENTILE = 10  # of the picture: its calmest tenth has noise and nothing else
-WINDOW = (5, 5)  # pixels over which it is averaged
-# Immerkær's mask: the difference of two Laplacians, which neither a slope nor a curve moves. Its coefficients' squares
-# sum to 36.
+CALM_PERCENTILE = 10  # of the picture: its smoothest tenth shows only noise
+WINDOW = (5, 5)  # pixels of the averaging window
+# Immerkær's mask: the difference of two Laplacians, zero on slopes and curves. Its squared coefficients sum to 36.
 DETAIL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-MEAN_TO_SIGMA = np.sqrt(np.pi / 2)  # of a normal distribution's absolute values
+MEAN_TO_SIGMA = np.sqrt(np.pi / 2)  # for the absolute values of a normal distribution
 
-MAX_PERIOD = 16  # pixels: what is larger than that are windows and tiles, no blocks
-SMOOTHED_PX = 15  # along a profile: its own course, out of which a grid stands
-NUM_BINS = 2048  # of the transform: more than a frame has rows or columns
-PROFILE_FLOOR = 0.5  # grey levels: where less changes from pixel to pixel there is no grid to be seen
+MAX_PERIOD = 16  # pixels; longer periods are windows and tiles, not blocks
+SMOOTHED_PX = 15  # smoothing of a profile, above which a grid is measured
+NUM_BINS = 2048  # of the transform: more than the rows or columns of a frame
+PROFILE_FLOOR = 0.5  # grey levels: smaller changes from pixel to pixel show no visible grid
 
 
 def noise(luma: Luma, matrices: npt.NDArray[np.floating], known: npt.NDArray[np.bool_]) -> float | None:
-    """Standard deviation of noise in the calmest tenth of small frames, 0..1; None of fewer than three frames.
+    """Estimate the noise in the smoothest tenth of small frames, standard deviation 0..1; None below 3 frames.
 
-    The lesser of two estimates: from fine detail in one frame (Immerkær, "Fast noise variance estimation", 1996), which
-    a meadow has too, and from the second difference in time along the camera's path, which whatever moves has too.
-    Noise has both.
+    Returns the smaller of two estimates: from fine detail in one frame (Immerkær, "Fast noise variance estimation",
+    1996), which texture has too, and from the second difference in time along the camera path, which motion has too.
 
     Args:
         luma: [F, H, W] in levels, at the clip's rate.
-        matrices: [F − 1, 2, 3], the camera's motion from each frame to the next, pixels to pixels.
-        known: [F − 1], where they can be trusted; elsewhere the camera counts as still.
+        matrices: [F − 1, 2, 3], the camera motion from each frame to the next, in pixels.
+        known: [F − 1], where they are reliable; elsewhere the camera counts as still.
     """
     if len(luma) < 3:
         return None
@@ -57,10 +55,10 @@ def noise(luma: Luma, matrices: npt.NDArray[np.floating], known: npt.NDArray[np.
 
 
 def blockiness(frames: Frames) -> float:
-    """How much a square grid stands out of frames, 0 (not at all) to about 2.
+    """Measure the strength of a square grid in frames, 0 (none) to about 2.
 
-    Of the mean change from pixel to pixel, along rows and along columns, that part which repeats itself every 2 to 16
-    pixels, over the change there: the strongest period that both directions have. A fence has but one.
+    The periodic part (2 to 16 pixels) of the mean change from pixel to pixel, relative to that change, for the
+    strongest period that rows and columns share. A fence is periodic in one direction only.
 
     Args:
         frames: a few frames [F, H, W, 3].
@@ -72,7 +70,7 @@ def blockiness(frames: Frames) -> float:
 
 
 def _amplitudes(profile: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Of the waves in a profile, over its own course; the same frequencies whatever its length."""
+    """Compute the amplitudes of the waves in a profile relative to its smoothed values, at fixed frequencies."""
     course = cv2.blur(profile[None], (SMOOTHED_PX, 1), borderType=cv2.BORDER_REFLECT)[0]
     wave = (profile - course) / (course + PROFILE_FLOOR) * np.hanning(len(profile))
     amplitudes = np.abs(np.fft.rfft(wave, NUM_BINS)) / (len(profile) / 4)

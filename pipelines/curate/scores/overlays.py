@@ -1,4 +1,4 @@
-"""What was laid over a picture afterwards: captions, watermarks, logos."""
+"""Overlays added to a picture: captions, watermarks, logos."""
 
 import cv2
 import numpy as np
@@ -7,23 +7,22 @@ import numpy.typing as npt
 from ....datasets.arrays import Frames
 from .frame_scores import luma_of
 
-MIN_PERSISTENCE = 0.5  # share of frames in which a place must hold text
-MIN_CAMERA_TRAVEL = 0.03  # picture diagonals: below it everything stands still, not a logo alone
+MIN_PERSISTENCE = 0.5  # share of frames in which a pixel must hold text
+MIN_CAMERA_TRAVEL = 0.03  # picture diagonals: below it all edges are static, not only logos
 
 
 def text_scores(masks: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """How much of the picture holds text that stays, how long its lines are, and how much holds any.
+    """Score the area of static text, the length of its lines, and the area of any text.
 
-    Captions and watermarks stay in their place, as a shop's sign does before a camera that stands still; letters on
-    a dancer's shirt move about, and count only where they overlap themselves. A caption in small letters covers no
-    more than a sign; it runs further.
+    Captions and watermarks stay in place, as do signs in front of a static camera; text on a dancer's shirt moves and
+    counts only where it overlaps itself. A caption in small letters covers no more area than a sign, but is longer.
 
     Args:
-        masks: [F, h, w], where text was read.
+        masks: [F, h, w], where text was detected.
 
     Returns:
         text_ratio: share of the area that holds text in half of the frames or more.
-        text_length: longest of its pieces, over the picture's width, or over its height if it runs down.
+        text_length: longest of its pieces relative to the picture's width, or to its height if vertical.
         any_text_ratio: share of the area that holds text, mean over frames.
     """
     stable = masks.mean(axis=0) >= MIN_PERSISTENCE
@@ -37,14 +36,14 @@ def text_scores(masks: npt.NDArray[np.bool_]) -> dict[str, float]:
 
 
 def static_edge_ratio(frames: Frames, camera_motion: float | None, seconds: float) -> float | None:
-    """Share of the picture whose edges stay while the rest moves: logos, semi-transparent ones too.
+    """Measure the share of the picture with static edges while the rest moves: logos, also semi-transparent ones.
 
-    The gradient of the mean picture is compared with the mean of the gradients' lengths: they are alike where an edge
-    never moves and far apart where edges pass. None where the camera hardly moves, because then all edges stay.
+    Compares the gradient of the mean picture with the mean length of the gradients: similar where an edge never moves,
+    different where edges pass. None if the camera hardly moves, because then all edges are static.
 
     Args:
         frames: a few frames [F, H, W, 3] spread over the clip.
-        camera_motion: picture diagonals a second.
+        camera_motion: picture diagonals per second.
         seconds: the clip's duration.
     """
     if camera_motion is None or camera_motion * seconds < MIN_CAMERA_TRAVEL:
@@ -56,7 +55,7 @@ def static_edge_ratio(frames: Frames, camera_motion: float | None, seconds: floa
             cv2.accumulate(one, total)
     length /= len(frames)
     steady = cv2.magnitude(across, down) / len(frames)
-    # 0.02: an edge of 4 grey levels a pixel, the faintest logo that is still seen.
+    # 0.02: an edge of 4 grey levels per pixel, the faintest visible logo.
     overlaid = (length > 0.02) & (steady > 0.8 * length)
     closed = cv2.morphologyEx(overlaid.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
     return float(closed.mean())

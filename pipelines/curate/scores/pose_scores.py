@@ -1,7 +1,7 @@
-"""What keypoints say about a clip: who is seen, how much of them, how they move.
+"""Scores of keypoints: visibility, size, position and motion of the subject.
 
-Lengths are in torsos (neck to mid-hip, median over the clip) in units of the image height, so that a near and a far
-dancer score alike. A score whose joints are never seen is None.
+Lengths are in torsos (neck to mid-hip, median over the clip) in units of the image height, so that the
+distance to the dancer does not matter. A score whose joints are never visible is None.
 """
 
 import numpy as np
@@ -16,18 +16,18 @@ EYES_AND_EARS = [14, 15, 16, 17]
 # Each joint's counterpart on the other side of the body.
 MIRRORED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
 MIN_USABLE_JOINTS = 6
-MIN_PERSON_RATIO = 1 / 3  # who is smaller beside the main person stands far behind
-MIN_OVERLAP = 0.3  # of a body's boxes in neighbouring frames, intersection over union: below it, somebody else
+MIN_PERSON_RATIO = 1 / 3  # smaller people are in the background
+MIN_OVERLAP = 0.3  # IoU of body boxes in consecutive frames; below it, another person
 
 
 def pose_scores(pose: PoseSequence, confidence: Floats | None, aspect: float, fps: float) -> dict[str, float | None]:
-    """Scores of the main person's pose.
+    """Score the main person's pose.
 
     Args:
         pose: F frames, normalised to [0, 1].
         confidence: [F, 18] of the body's joints, 0..1; None: not measured.
         aspect: width / height of the image.
-        fps: frames a second.
+        fps: frames per second.
     """
     visible = pose.body_visible
     body = pose.body.astype(np.float64) * (aspect, 1.0)
@@ -70,7 +70,7 @@ def pose_scores(pose: PoseSequence, confidence: Floats | None, aspect: float, fp
 
 
 def torso_length(body: Floats, visible: npt.NDArray[np.bool_]) -> float | None:
-    """Median neck–hip distance; 1.3 shoulder widths where the hips are not seen; None where neither is."""
+    """Return the median neck–hip distance; 1.3 shoulder widths if hips are never visible; None if neither is."""
     hips = visible[:, NECK] & visible[:, RIGHT_HIP] & visible[:, LEFT_HIP]
     if hips.any():
         middle = (body[hips, RIGHT_HIP] + body[hips, LEFT_HIP]) / 2
@@ -86,7 +86,7 @@ def torso_length(body: Floats, visible: npt.NDArray[np.bool_]) -> float | None:
 
 
 def _place(body: Floats, visible: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]) -> dict[str, float | None]:
-    """Size and place of the body's box, and the share of neighbouring usable frames whose boxes overlap."""
+    """Score size and position of the body's box, and the share of consecutive usable frames whose boxes overlap."""
     frames = np.flatnonzero(usable)
     points = [np.clip(body[f, visible[f]], 0, 1) for f in frames]
     low, high = np.array([p.min(axis=0) for p in points]), np.array([p.max(axis=0) for p in points])
@@ -102,10 +102,10 @@ def _place(body: Floats, visible: npt.NDArray[np.bool_], usable: npt.NDArray[np.
 
 
 def _acrobatics(body: Floats, visible: npt.NDArray[np.bool_], fps: float) -> dict[str, float | None]:
-    """How far the torso leans (0 upright, 180 on the head), how fast it turns, how high the feet leave the ground.
+    """Score the torso's tilt (0 upright, 180 upside down), its rotation, and the height of the feet above the ground.
 
-    The ground is where the lower foot is in nine frames of ten or above it: who kicks or jumps now and then is not
-    airborne, who flies is.
+    The ground is the 90th percentile of the lower foot's position, so that occasional kicks and jumps do not count as
+    airborne.
     """
     out: dict[str, float | None] = {}
     seen = visible[:, NECK] & visible[:, RIGHT_HIP] & visible[:, LEFT_HIP]
@@ -133,7 +133,7 @@ def _longest_run(flags: npt.NDArray[np.bool_]) -> int:
 
 
 def count_tracks(poses: list[PoseSequence]) -> tuple[int, float]:
-    """People who are a third of the main one's height or more, and the largest other one's height over the main's."""
+    """Count people from a third of the main person's height; also return the largest other height over the main's."""
     heights = [_median_height(pose) for pose in poses]
     if heights[0] == 0:
         return len(poses), 0.0
@@ -147,9 +147,10 @@ def _median_height(pose: PoseSequence) -> float:
 
 
 def appearance_change(frames: npt.NDArray[np.uint8], pose: PoseSequence) -> float | None:
-    """Largest change of the torso's mean colour between neighbouring frames, 0..1; None where it is seen in no two.
+    """Return the largest change of the torso's mean colour between consecutive frames, 0..1.
 
-    A person who turns changes it little by little; another person who takes the track's place changes it at once.
+    A turning person changes it gradually; a switch of the track to another person changes it at once. None if the torso
+    is not visible in two consecutive frames.
 
     Args:
         frames: [F, H, W, 3] RGB, those of the pose.
@@ -161,7 +162,7 @@ def appearance_change(frames: npt.NDArray[np.uint8], pose: PoseSequence) -> floa
     size = np.array(frames.shape[2:0:-1])
     for index in np.flatnonzero(seen):
         known = corners[index][pose.body_visible[index][[RIGHT_SHOULDER, LEFT_SHOULDER, LEFT_HIP, RIGHT_HIP]]]
-        # Where the hips are not seen, a piece of the chest as high as half the shoulders' width.
+        # If the hips are invisible, use the chest down to half the shoulder width.
         low, high = known.min(axis=0), known.max(axis=0)
         high[1] = max(high[1], low[1] + 0.5 * (high[0] - low[0]) * size[0] / size[1])
         (left, top), (right, bottom) = (np.clip(point, 0, 1) * size for point in (low, high))
@@ -173,25 +174,25 @@ def appearance_change(frames: npt.NDArray[np.uint8], pose: PoseSequence) -> floa
 
 
 def without_flips(body: Floats, visible: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Joints [F, 18, 2] and whether they are seen, with left and right as in the frame before.
+    """Swap left and right back where an estimator confused them; return joints [F, 18, 2] and their visibility.
 
-    An estimator takes a back for a front now and then, while somebody turns: all joints change sides at once, which is
-    no motion. A frame is mirrored where that brings the joints nearer to where they were.
+    While a person turns, an estimator sometimes confuses front and back: all joints swap sides at once without motion.
+    A frame is mirrored if that brings the joints closer to the previous ones.
     """
     body, visible = body.copy(), visible.copy()
     for frame in range(1, len(body)):
         known = visible[frame] & visible[frame][MIRRORED] & visible[frame - 1]
-        kept, flipped = (
+        unflipped, flipped = (
             np.linalg.norm(body[frame][order] - body[frame - 1], axis=1)[known].sum()
             for order in (slice(None), MIRRORED)
         )
-        if flipped < kept:
+        if flipped < unflipped:
             body[frame], visible[frame] = body[frame][MIRRORED], visible[frame][MIRRORED]
     return body, visible
 
 
 def _dynamics(body: Floats, visible: npt.NDArray[np.bool_], fps: float) -> dict[str, float | None]:
-    """Mean speed and 95th percentile of the second difference, over joints seen in every frame that is differenced."""
+    """Compute mean speed and p95 of the second difference over joints visible in all differenced frames."""
     speed = np.linalg.norm(np.diff(body, axis=0), axis=2)[visible[1:] & visible[:-1]]
     jerk = np.linalg.norm(np.diff(body, n=2, axis=0), axis=2)[visible[2:] & visible[1:-1] & visible[:-2]]
     return {

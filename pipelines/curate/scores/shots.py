@@ -1,4 +1,4 @@
-"""A source's shots and the spans that they are cut into, from a pass that holds two minutes of it at a time."""
+"""Shots of a source and their spans, from one pass with two minutes of frames in memory."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -10,20 +10,23 @@ from ....datasets.arrays import Frames
 from ..config import CurateConfig
 from .frame_scores import find_cuts, histogram_change, luma_change
 
-PIECE_FRAMES = 2048  # two minutes at 16 a second: 57 MB
-CUT_NEIGHBOURS = 5  # frames after a cut that decide whether it is one
-DETECTOR_STEP, DETECTOR_CONTEXT = 50, 25  # TransNetV2 answers for 50 frames at a time and sees 25 beyond
+PIECE_FRAMES = 2048  # two minutes at 16 fps: 57 MB
+CUT_NEIGHBOURS = 5  # frames after a cut that confirm it
+DETECTOR_STEP, DETECTOR_CONTEXT = (
+    50,
+    25,
+)  # TransNetV2 predicts 50 frames at a time with 25 frames of context on each side
 
 Detector = Callable[[Frames], npt.NDArray[np.float32]]
 
 
 class ShotPass:
-    """What is known of a source so far, and those of its frames that are still needed.
+    """State of the pass over a source: scores of its frames so far, and the frames still needed.
 
     Attributes:
-        change: `histogram_change` of all frames that came, [n − 1].
+        change: `histogram_change` of all frames so far, [n − 1].
         motion: `luma_change` of the same.
-        transition: the detector's answers, as far as no later frame alters them; None without a detector.
+        transition: the detector's predictions that later frames cannot change; None without a detector.
     """
 
     def __init__(self, config: CurateConfig, detector: Detector | None) -> None:
@@ -32,27 +35,27 @@ class ShotPass:
         self.motion: npt.NDArray[np.float64] = np.empty(0)
         self.transition: npt.NDArray[np.float32] | None = None if detector is None else np.empty(0, np.float32)
         self._frames: Frames | None = None
-        self._begin = 0  # position of the first frame that is held
+        self._begin = 0  # position of the first frame in memory
         self._shot = 0
-        self._next: int | None = None  # where the next window of that shot begins, once it has one
+        self._next: int | None = None  # start of the shot's next window, once it has one
 
     def frames(self, start: int, stop: int) -> Frames:
-        """Frames of a span that `spans` has just given."""
+        """Return the frames of a span that `spans` has just yielded."""
         assert self._frames is not None
         return self._frames[start - self._begin : stop - self._begin]
 
     def spans(self, frames: Frames, ended: bool) -> Iterator[tuple[int, int, int]]:
-        """Add frames; gives (shot, first frame, one after the last) of all spans that are certain by now, in order.
+        """Add frames; yield (shot, first frame, one after the last) of all spans that are final, in order.
 
-        A span is a window of `num_frames`, or a whole shot that is too short for one. The same spans come however
-        the source was cut into pieces.
+        A span is a window of `num_frames`, or a whole shot that is too short for one. The spans do not depend on how
+        the source is divided into pieces.
         """
         self._add(frames, ended)
         shots = self._shots(ended)
         length = self.config.num_frames
         while self._shot < len(shots):
             (first, stop), shot = shots[self._shot], self._shot
-            # The last one may go on; and it may seem to end one frame later than it will.
+            # The last shot may continue, and its end may still move by one frame.
             closed = ended or (shot + 1 < len(shots) if self.transition is None else stop + 3 <= len(self.transition))
             begin = first if self._next is None else self._next
             for start in range(begin, stop - (not closed) - length + 1, length):
@@ -84,7 +87,7 @@ class ShotPass:
             self.transition = np.concatenate([self.transition, found])
 
     def _shots(self, ended: bool) -> list[tuple[int, int]]:
-        """Of the frames about which nothing can change any more; see `find_shots`."""
+        """Return the shots of the frames whose scores are final; see `transition_shots` and `find_cuts`."""
         if self.transition is not None:
             if not ended and not (self.transition < self.config.transition_threshold).any():
                 return []
@@ -110,12 +113,12 @@ class ShotPass:
 
 
 def transition_shots(transition: npt.NDArray[np.float32], threshold: float) -> list[tuple[int, int]]:
-    """First frame of each shot and the one after its last; frames of a dissolve belong to no shot."""
+    """Return the first frame of each shot and the one after its last; frames of a dissolve belong to no shot."""
     num_frames = len(transition)
     inside = transition < threshold
     edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(int)))
     shots = [(int(first), int(stop)) for first, stop in edges.reshape(-1, 2)]
-    # A hard cut is told by the last frame before it, which is whole: it belongs to its shot.
+    # A hard cut is marked on the last frame before it, which is intact and belongs to its shot.
     closed = [
         (first, stop + 1 if stop < num_frames and (stop + 1 == num_frames or inside[stop + 1]) else stop)
         for first, stop in shots

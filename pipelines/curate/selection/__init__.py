@@ -1,1 +1,1 @@
-"""From scores to verdicts: gates, copies, quotas, targets, a person's decisions. No video is touched."""
+"""Selection: from scores to verdicts, by gates, duplicates, quotas, targets and manual decisions. Reads no video."""

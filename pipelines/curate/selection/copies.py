@@ -1,4 +1,4 @@
-"""Which of the rows that could be accepted are left out because another shows the same."""
+"""Rejection of duplicates and of clips over quota."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from .gating import Floats, Integers, Mask
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left of candidates, and for each row [n] that is not, the row that it gave way to (−1: none).
+class Deduplicated:
+    """Candidates that are kept, and for each other row [n] the row kept in its place (−1: none).
 
     Attributes:
-        kept: candidates that stay.
-        same_as: the accepted row with the same content.
-        copy_of: the best copy of what the row shows.
+        kept: candidates that are kept.
+        same_as: the kept row with the same content.
+        copy_of: the kept row with the best copy of the same video.
     """
 
     kept: Mask
@@ -23,15 +23,15 @@ class Left:
 
 
 class Copies:
-    """Rows that cannot all be accepted.
+    """Groups of duplicate rows, of which only the best are accepted.
 
     Args:
         clip: code of the clip's content [n].
-        group: code of what it shows [n], −1 where nothing is known to show the same.
-        unit: code of what stays whole when copies are told apart [n]: the source, or the clip.
-        quality: the larger, the better the copy [n].
-        position: place in path order [n]; the first of equals stays.
-        wanted: rows that a person has accepted [n]: they stay before others, and beside better copies.
+        group: code of its group of near-duplicates [n], −1 without one.
+        unit: code of what is kept as a whole [n]: the source or the clip.
+        quality: higher is better [n].
+        position: rank in path order [n]; the first of equals is kept.
+        wanted: rows accepted by hand [n]: they are preferred, and kept beside better copies.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class Copies:
     ) -> None:
         self.clip, self.group, self.unit, self.wanted = clip, group, unit, wanted
         self.quality, self.position = np.where(wanted, np.inf, quality), position
-        # Most rows are nobody's copy: only these need be looked at, however often.
+        # Most rows are not duplicates: only these rows need comparing.
         self.repeated = np.flatnonzero(np.bincount(clip, minlength=1)[clip] > 1)
         in_group = np.flatnonzero(group >= 0)
         self.grouped = in_group[np.bincount(group[in_group], minlength=1)[group[in_group]] > 1]
 
-    def left(self, candidates: Mask) -> Left:
-        """Of each content the first row; of these, of each group what belongs to its best copy."""
+    def deduplicate(self, candidates: Mask) -> Deduplicated:
+        """Keep the first row of each content, and of these in each group the unit of the best copy."""
         kept = candidates.copy()
         same_as, copy_of = np.full(len(kept), -1), np.full(len(kept), -1)
         rows = self.repeated[kept[self.repeated]]
@@ -56,11 +56,11 @@ class Copies:
         best = _best(rows, self.group, (self.position[rows], -self.quality[rows]))
         out = (self.unit[rows] != self.unit[best]) & ~self.wanted[rows]
         copy_of[rows[out]], kept[rows[out]] = best[out], False
-        return Left(kept, same_as, copy_of)
+        return Deduplicated(kept, same_as, copy_of)
 
 
 def _best(rows: Integers, code: Integers, keys: tuple[Floats | Integers | Mask, ...]) -> Integers:
-    """For each of `rows` the one of its code with the smallest keys, the last key first."""
+    """Return for each of `rows` the row of its code with the smallest keys; the last key is the primary one."""
     order = np.lexsort((*keys, code[rows]))
     codes = code[rows[order]]
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]]) if len(rows) else np.array([], np.int64)
@@ -72,9 +72,9 @@ def _best(rows: Integers, code: Integers, keys: tuple[Floats | Integers | Mask, 
 def over_quota(
     kept: Mask, code: Integers, limit: int | Integers, margin: Floats, position: Integers, wanted: Mask
 ) -> Mask:
-    """Rows [n] of `kept` beyond the first `limit` of their code, the largest margin first.
+    """Return a mask [n] of the rows of `kept` beyond the first `limit` of their code, largest margin first.
 
-    What a person has accepted counts and stays.
+    Rows accepted by hand count towards the limit and are kept.
     """
     rows = np.flatnonzero(kept)
     order = np.lexsort((position[rows], -margin[rows], ~wanted[rows], code[rows]))

@@ -1,4 +1,4 @@
-"""Fingerprints of many rows, held in a file until it is asked which of them show the same."""
+"""Fingerprints of many rows, stored in a temporary file until near-duplicates are searched."""
 
 import tempfile
 from collections import defaultdict
@@ -17,12 +17,12 @@ from .near_duplicates import find_groups
 
 
 class Fingerprints:
-    """Fingerprints of many rows, gathered a table at a time in a file, and the groups of those that show the same.
+    """Fingerprints of many rows, collected table by table in a temporary file, and their groups of near-duplicates.
 
     Args:
         scope: "source" compares whole files (all clips of a file share its group), "clip" each clip with each, so
-            that of two overlapping parts of one video one clip stays.
-        folder: where the file is made; it is gone when the process ends, however it ends.
+            that of two overlapping excerpts of one video one clip is kept.
+        folder: of the temporary file, which is deleted when the process ends, even if it is killed.
     """
 
     COLUMNS = ("source_id", "clip_id", "start_s", "fingerprint")
@@ -35,13 +35,13 @@ class Fingerprints:
         self.size = 0
 
     def add(self, table: pa.Table) -> None:
-        """Take the rows of a table with `COLUMNS`, in path order; all clips of a source are in one table."""
+        """Add the rows of a table with `COLUMNS`, in path order; all clips of a source must be in one table."""
         has = pc.and_(pc.is_valid(table["fingerprint"]), pc.is_valid(table["source_id"]))
         key = pc.if_else(has, table[self.key], pa.scalar(None, pa.string()))
         self.keys_of_rows.append(key.combine_chunks() if isinstance(key, pa.ChunkedArray) else key)
         members: dict[str, dict[float, bytes]] = defaultdict(dict)
         for row in table.select(self.COLUMNS).filter(has).to_pylist():
-            # A file that lies there twice has every clip twice; the pictures of a moment count once.
+            # A file that exists twice has every clip twice; count the pictures of each moment once.
             if row[self.key] not in self.places:
                 members[row[self.key]][row["start_s"]] = row["fingerprint"]
         for name, clips in members.items():
@@ -51,11 +51,11 @@ class Fingerprints:
             self.size += len(data)
 
     def groups(self, min_ratio: float, rows: pa.ChunkedArray | None = None) -> pa.Array:
-        """For every row, in the order in which they came, the name of its group; null without a fingerprint.
+        """Return the group of every row, in the order of `add`; null without a fingerprint.
 
         Args:
-            min_ratio: share of the longer one that two copies have in common.
-            rows: ids of other rows (of sources, or of clips, by the scope) that are asked about instead.
+            min_ratio: share of the longer video that two copies must have in common.
+            rows: ids of the rows to return groups for instead (of sources or clips, by the scope).
         """
         names = sorted(self.places)
         rows = pa.chunked_array(self.keys_of_rows, pa.string()) if rows is None else rows
@@ -69,7 +69,7 @@ class Fingerprints:
 
 
 class _Stored(Sequence[Floats32]):
-    """Sequences [n, 64] that lie one after the other in a file."""
+    """Sequences [n, 64] stored one after the other in a file."""
 
     def __init__(self, data: npt.NDArray[np.uint8], places: list[tuple[int, int]]) -> None:
         self.data, self.places = data, places

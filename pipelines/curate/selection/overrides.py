@@ -1,4 +1,4 @@
-"""A person's own accepts and rejects: a table of single clips or whole sources, which overrules the gates."""
+"""Manual decisions: a table of accepted and rejected clips or sources, which overrule the gates."""
 
 import csv
 import io
@@ -21,13 +21,13 @@ from .gating import Floats
 COLUMNS = ("clip_id", "source_path", "start_s", "verdict", "note")
 ACCEPT, REJECT = 1, 2
 VERDICTS = {"accept": ACCEPT, "reject": REJECT}
-SAME_TIME_S = 0.01  # start times are told with two decimals
-MOST_SHOWN = 8
+SAME_TIME_S = 0.01  # start times are printed with two decimals
+MAX_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One line of the table: which rows it is about, and what is to become of them."""
+    """One line of the table: the rows it refers to, and their verdict."""
 
     line: int
     clip_id: str
@@ -48,10 +48,10 @@ class Decisions:
     def resolve(
         self, clip_id: pa.ChunkedArray, source_path: pa.ChunkedArray, start_s: Floats
     ) -> tuple[npt.NDArray[np.int8], dict[int, str]]:
-        """What each row [n] is to become (0: nothing is said of it), and what was noted beside it.
+        """Return the decision on each row [n] (0: none) and the notes by row.
 
         Raises:
-            ArtifactError: lines that are about no row, or that contradict each other.
+            ArtifactError: lines that match no row or contradict each other.
         """
         code, by = np.zeros(len(start_s), np.int8), np.full(len(start_s), -1)
         rows_of = {
@@ -65,7 +65,7 @@ class Decisions:
             if one.start_s is not None:
                 rows = rows[np.abs(np.nan_to_num(start_s[rows]) - one.start_s) <= SAME_TIME_S]
             if not len(rows):
-                wrong.append(f"line {one.line}: no row is {_name(one)}")
+                wrong.append(f"line {one.line}: no row matches {_name(one)}")
             for row in rows[(code[rows] != 0) & (code[rows] != one.code)][:1]:
                 first = self.lines[by[row]]
                 wrong.append(f"lines {first.line} and {one.line} contradict each other on {_name(one)}")
@@ -75,12 +75,12 @@ class Decisions:
 
 
 def read_decisions(place: Location) -> Decisions:
-    """A csv with the columns `clip_id` or `source_path` [and `start_s`], `verdict` (accept or reject) and `note`.
+    """Read a csv with the columns `clip_id` or `source_path` [and `start_s`], `verdict` (accept or reject) and `note`.
 
     Paths are those of the clips' rows, or relative to the table.
 
     Raises:
-        ArtifactError: lines that are no decision; the message names them.
+        ArtifactError: a line is not a valid decision; the message lists these lines.
     """
     data = place.read_bytes()
     try:
@@ -91,10 +91,10 @@ def read_decisions(place: Location) -> Decisions:
         unknown = sorted(set(columns) - set(COLUMNS))
         if unknown or "verdict" not in columns or not {"clip_id", "source_path"} & set(columns):
             raise ArtifactError(
-                f"{place}: columns are verdict and clip_id or source_path, and if wanted start_s, note; "
+                f"{place}: expected the columns verdict and clip_id or source_path, optionally start_s and note; "
                 f"got {', '.join(map(str, columns)) or 'none'}"
             )
-        # Spreadsheets leave rows of nothing but separators at the end.
+        # Spreadsheets append rows of separators only.
         rows = [(reader.line_num, row) for row in reader if any(map(bool, row.values()))]
     except TextError as error:
         raise ArtifactError(f"{place} cannot be read as csv: {error.detail}") from error
@@ -112,22 +112,22 @@ def read_decisions(place: Location) -> Decisions:
 
 def _decision(line: int, row: dict[str, str | None], folder: Location) -> Decision:
     if None in row or None in row.values():
-        raise ValueError("it has not as many values as there are columns")
-    said = {name: (row.get(name) or "").strip() for name in COLUMNS}
-    if said["verdict"] not in VERDICTS:
-        raise ValueError(f"verdict is accept or reject, got {said['verdict']!r}")
-    if not said["clip_id"] and not said["source_path"]:
-        raise ValueError("neither clip_id nor source_path")
-    path = said["source_path"]
+        raise ValueError("the number of values differs from the number of columns")
+    values = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    if values["verdict"] not in VERDICTS:
+        raise ValueError(f"verdict must be accept or reject, got {values['verdict']!r}")
+    if not values["clip_id"] and not values["source_path"]:
+        raise ValueError("clip_id and source_path are both empty; give one")
+    path = values["source_path"]
     if path and not is_address(path):
         path = format_location(join(folder, path).absolute())
     try:
-        start_s = float(said["start_s"]) if said["start_s"] else None
+        start_s = float(values["start_s"]) if values["start_s"] else None
         if start_s is not None and not math.isfinite(start_s):
             raise ValueError
     except ValueError:
-        raise ValueError(f"start_s is a number of seconds, got {said['start_s']!r}") from None
-    return Decision(line, said["clip_id"], path, start_s, VERDICTS[said["verdict"]], said["note"])
+        raise ValueError(f"start_s must be a number of seconds, got {values['start_s']!r}") from None
+    return Decision(line, values["clip_id"], path, start_s, VERDICTS[values["verdict"]], values["note"])
 
 
 def _keys(one: Decision) -> list[tuple[str, str]]:
@@ -140,7 +140,7 @@ def _name(one: Decision) -> str:
 
 
 def _positions(column: pa.ChunkedArray, wanted: Iterable[str]) -> dict[str, list[int]]:
-    """Where each of a few values stands in a long column."""
+    """Return the rows of each of a few values in a long column."""
     values = pa.array(sorted(set(wanted) - {""}), pa.string())
     rows = np.flatnonzero(pc.is_in(column, value_set=values).to_numpy())
     out: dict[str, list[int]] = {}
@@ -151,5 +151,5 @@ def _positions(column: pa.ChunkedArray, wanted: Iterable[str]) -> dict[str, list
 
 def _raise(file: str, wrong: list[str]) -> None:
     if wrong:
-        more = f"\n  and {len(wrong) - MOST_SHOWN} more" if len(wrong) > MOST_SHOWN else ""
-        raise ArtifactError(f"{file}: decisions that cannot be followed\n  " + "\n  ".join(wrong[:MOST_SHOWN]) + more)
+        more = f"\n  and {len(wrong) - MAX_SHOWN} more" if len(wrong) > MAX_SHOWN else ""
+        raise ArtifactError(f"{file}: invalid decisions\n  " + "\n  ".join(wrong[:MAX_SHOWN]) + more)

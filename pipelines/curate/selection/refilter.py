@@ -1,4 +1,4 @@
-"""Refilter: another selection of what was measured. No video is touched, and no keypoints are copied."""
+"""Refilter: select again from stored scores. Reads no video and copies no keypoints."""
 
 import time
 from collections.abc import Iterator
@@ -16,39 +16,41 @@ from ....datasets.storage import Location, relative
 from ....datasets.storage.cache import require_scratch, scratch
 from ....datasets.storage.digests import json_digest
 from ..config import SELECTION_FIELDS, CurateConfig
-from ..parent import absent_settings, forgotten_in, measured_gates
+from ..parent import absent_settings, forgotten_fields, measured_gates
 from .fingerprints import Fingerprints
 from .overrides import Decisions, read_decisions
 from .select import columns_read, select
 from .verdicts import Piece, Selection
 
 
-def changed(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:
-    """The configuration of finished clips with other `SELECTION_FIELDS`.
+def change_selection(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:
+    """Return the configuration of finished clips with other `SELECTION_FIELDS`.
 
     Args:
         record: of the clips.
-        changes: field → value; of `gates` and `quotas` those that are named, of the others all.
+        changes: field → value; `gates` and `quotas` are updated, other fields replaced.
 
     Raises:
-        ArtifactError: a field is wrong, or decides what is measured.
+        ArtifactError: a value is invalid, or a field affects measurements.
     """
-    # An older version did not ask a gate that it did not know, whatever its bound is today.
+    # A gate that an older version did not know was off, whatever its default is today.
     config = with_absent(record["config"], CurateConfig().model_dump(), absent_settings())
     for name, value in changes.items():
         if name not in SELECTION_FIELDS:
-            raise ArtifactError(f"{name} decides what is measured: curate anew (--parent takes over what stays)")
+            raise ArtifactError(
+                f"{name} affects measurements: run `steadydancer curate --parent`, which reuses what is unchanged"
+            )
         config[name] = {**config.get(name, {}), **value} if name in ("gates", "quotas") else value
     try:
         return CurateConfig.model_validate(config)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"no such selection: {place}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise ArtifactError(f"invalid selection: {place}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def plan(config: CurateConfig, *, clips: Location, out: Location, decisions: Location | None = None) -> dict[str, Any]:
-    """What `run` would give: counts, what each gate does, and the bounds that a target found."""
+    """Return what `run` would give: counts, the funnel, and the thresholds found for a target."""
     old = Clips(clips)
     selection = _select(old, config, read_decisions(decisions) if decisions else None)
     counts = {"inputs": len(selection), **selection.counts}
@@ -64,51 +66,51 @@ def plan(config: CurateConfig, *, clips: Location, out: Location, decisions: Loc
 
 
 def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Location | None = None) -> dict[str, Any]:
-    """Select anew from `clips` into `out/clips`, which names its parent; returns its record. Resumes after a kill.
+    """Select from `clips` again into `out/clips`, which records its parent; return its record. Resumes after a kill.
 
     Args:
-        config: of the parent with other `SELECTION_FIELDS` (see `changed`).
-        clips: of `curate` or `refilter`, finished.
+        config: of the parent with other `SELECTION_FIELDS` (see `change_selection`).
+        clips: finished output of `curate` or `refilter`.
         out: another folder.
-        decisions: a table of a person's accepts and rejects.
+        decisions: a table of manual decisions.
 
     Raises:
-        ArtifactError: the parent is unfinished, damaged or the same folder, `out` was begun with something else, the
-            decisions cannot be followed, or rows do not balance.
+        ArtifactError: the parent is unfinished, damaged or the same folder, `out` holds an unfinished run with other
+            settings, decisions are invalid, or rows do not add up.
     """
     start = time.perf_counter()
     old = Clips(clips)
     artifact = Artifact(out / "clips")
     if artifact.path == old.artifact.path:
-        raise ArtifactError(f"{artifact.path} is finished and never changed: choose another --out")
-    said = read_decisions(decisions) if decisions else None
+        raise ArtifactError(f"{artifact.path} is the input and never changed: choose another --out")
+    table = read_decisions(decisions) if decisions else None
     digest = json_digest(old.record)
     fields = config.model_dump(mode="json", include=set(SELECTION_FIELDS))
     with exclusive(out):
-        begun = {"selection": fields, "parent": digest, "decisions": said.digest if said else None}
-        artifact.begin(begun, {"selection": absent_settings()})
+        run_plan = {"selection": fields, "parent": digest, "decisions": table.digest if table else None}
+        artifact.begin(run_plan, {"selection": absent_settings()})
         if artifact.committed:
             return artifact.record()
-        selection = _select(old, config, said)
+        selection = _select(old, config, table)
         selection.write(artifact, _pieces(old, digest))
         return artifact.commit(
             {
                 "kind": "clips",
                 "version": __version__,
                 "config": config.model_dump(mode="json"),
-                # By which the rows were measured; an older version kept none.
+                # Rules by which the rows were measured; older versions recorded none.
                 **recorded_rules(old.record),
-                "selection": selection.told()
+                "selection": selection.record()
                 | {
                     "measured_gates": measured_gates(old.record).model_dump(mode="json"),
-                    "decisions": _told(said, selection),
+                    "decisions": _decisions_record(table, selection),
                 },
                 "parent": old.artifact.reference_from(out),
                 "measured": relative(old.measured.path, out),
                 "inputs": old.record["inputs"],
                 "counts": count_written(artifact, old.record["counts"]["inputs"]),
                 "pose_models": old.record["pose_models"],
-                **forgotten_in(old.record),
+                **forgotten_fields(old.record),
                 "seconds": {"total": time.perf_counter() - start},
             }
         )
@@ -118,7 +120,7 @@ def _select(old: Clips, config: CurateConfig, decisions: Decisions | None) -> Se
     gates = measured_gates(old.record)
     columns = columns_read(config, gates)
     if not old.record.get("selection", {}).get("decisions"):
-        columns.remove("detail")  # it is read for what a person noted
+        columns.remove("detail")  # only needed for notes of manual decisions
     selection = select(
         lambda: old.tables(columns),
         config,
@@ -129,13 +131,13 @@ def _select(old: Clips, config: CurateConfig, decisions: Decisions | None) -> Se
     expected = old.record["counts"]["inputs"]
     if len(selection) != expected:
         raise ArtifactError(
-            f"{old.artifact.path} holds {len(selection)} rows, and its record says {expected}: copy it or make it again"
+            f"{old.artifact.path} has {len(selection)} rows, but its record states {expected}: copy it or curate again"
         )
     return selection
 
 
 def _groups(old: Clips, config: CurateConfig) -> pa.Array | None:
-    """Groups of copies, if others are asked for than the rows already say."""
+    """Return the groups of near-duplicates if the settings differ from those of the rows; else None."""
     wanted = config.duplicates
     if wanted.scope == "off" or wanted.model_dump() == old.record["config"]["duplicates"]:
         return None
@@ -147,7 +149,7 @@ def _groups(old: Clips, config: CurateConfig) -> pa.Array | None:
 
 
 def _pieces(old: Clips, digest: str) -> Iterator[Piece]:
-    """Yield the rows of the parent, at most `PART_ROWS` a part; `digest` is of its record."""
+    """Yield the rows of the parent, at most `PART_ROWS` per part; `digest` is of its record."""
     for part in old.artifact.parts():
         table = old.artifact.read_part(part)
         for first in range(0, len(table), PART_ROWS):
@@ -155,8 +157,8 @@ def _pieces(old: Clips, digest: str) -> Iterator[Piece]:
             yield Piece([digest, part, first], len(rows), partial(with_columns, rows, COLUMNS))
 
 
-def _told(decisions: Decisions | None, selection: Selection) -> dict[str, Any] | None:
-    """For the record: the table's digest, and how many rows a person accepted and rejected, here or before."""
+def _decisions_record(decisions: Decisions | None, selection: Selection) -> dict[str, Any] | None:
+    """Return the record's entry on decisions: the table's digest, and counts that include earlier decisions."""
     counts = selection.decided_counts()
     if decisions is None and not any(counts.values()):
         return None

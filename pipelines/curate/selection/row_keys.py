@@ -1,4 +1,4 @@
-"""What a selection has to know of every row."""
+"""Per-row data of a selection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .copies import Copies
 from .gating import SIZE_COLUMNS, Floats, Integers, Mask, content_sizes, numbers
 from .overrides import ACCEPT, REJECT
 
-# What a selection says besides the names of gates; all other reasons are given where rows are measured, and stay.
+# Reasons given by a selection, besides the names of gates; all others are given when rows are measured, and kept.
 REASONS = (
     "no_pose",
     "not_measured",
@@ -28,8 +28,8 @@ REASONS = (
 OK, REJECTED, QUARANTINED = range(3)
 
 
-# Half of its lines are made up, and weaving fields costs several times the bits: a progressive copy of its size goes
-# before it, one of a quarter of its area does not.
+# Half of the lines are interpolated, and interlaced coding costs several times the bits: prefer a progressive copy of
+# the same size, but not one of a quarter of the area.
 DEINTERLACED_QUALITY = 1 / 16
 
 
@@ -40,13 +40,13 @@ class RowKeys:
     Attributes:
         clip_id, source_path, source_id, duplicate_group: as in the table.
         start_s: 0 where it is null.
-        quality: area of the picture × bits a second, by which copies are told apart; of deinterlaced ones a part of it.
-        deinterlaced: half of its lines are made up.
+        quality: area of the picture × bit rate, for choosing among copies; reduced if deinterlaced.
+        deinterlaced: half of its lines are interpolated.
         posed: it has keypoints.
-        has_model: something looked for them.
-        fixed: its verdict was given while it was measured.
+        has_model: a pose model was run, or keypoints were supplied.
+        fixed: its verdict was given when it was measured.
         verdict: that verdict, an index into `VERDICTS`.
-        decided, notes: what a person had decided when these rows were selected before.
+        decided, notes: manual decisions of an earlier selection of these rows.
     """
 
     COLUMNS = (
@@ -77,7 +77,7 @@ class RowKeys:
 
     @classmethod
     def of(cls, table: pa.Table) -> "RowKeys":
-        """Those of a table with `COLUMNS`; `detail` is asked for where a person has decided."""
+        """Build from a table with `COLUMNS`; `detail` is read only for manual decisions."""
         height, width = content_sizes(table)
         reason = table["reason"]
         ours = _mask(pc.is_in(reason, value_set=pa.array([*Gates.model_fields, *REASONS])))
@@ -87,7 +87,7 @@ class RowKeys:
         rows = np.flatnonzero(by_hand)
         details = table["detail"].take(pa.array(rows)).to_pylist() if len(rows) else []
         seconds = numbers(table["duration_s"])
-        # NaN where it is not known, or no rate could be: such a copy comes after all others.
+        # NaN if unknown; such a copy comes after all others.
         quality = height * width * numbers(table["source_bytes"]) / np.where(seconds > 0, seconds, np.nan)
         deinterlaced = _mask(table["deinterlaced"])
         return cls(
@@ -107,8 +107,8 @@ class RowKeys:
         )
 
     @classmethod
-    def joined(cls, parts: Sequence["RowKeys"], groups: pa.Array | None) -> "RowKeys":
-        """Those of all parts, in order, with other groups if there are."""
+    def concatenate(cls, parts: Sequence["RowKeys"], groups: pa.Array | None) -> "RowKeys":
+        """Concatenate all parts, in order, optionally with other groups."""
 
         def strings(name: str) -> pa.ChunkedArray:
             return pa.chunked_array([chunk for part in parts for chunk in getattr(part, name).chunks], pa.string())
@@ -134,7 +134,7 @@ class RowKeys:
         )
 
     def copies(self, scope: str, accepted: Mask) -> Copies:
-        """Rows that cannot all be accepted; `accepted` are those that a person wants."""
+        """Return the duplicates; `accepted` marks rows accepted by hand."""
         clip = _codes(self.clip_id)
         group = _codes(self.duplicate_group) if scope != "off" else np.full(len(self), -1)
         unit = self.source if scope == "source" else clip
@@ -142,7 +142,7 @@ class RowKeys:
 
 
 def _positions(path: pa.ChunkedArray, start_s: Floats) -> Integers:
-    """The place of each row in path order."""
+    """Return the rank of each row in path order."""
     paths = path.combine_chunks()
     if len(paths) < 2:
         return np.arange(len(paths))
@@ -158,7 +158,7 @@ def _positions(path: pa.ChunkedArray, start_s: Floats) -> Integers:
 
 
 def _codes(column: pa.ChunkedArray) -> Integers:
-    """A number for each value [n]; −1 for null."""
+    """Encode values as integers [n]; −1 for null."""
     indices = column.combine_chunks().dictionary_encode().indices
     out: Integers = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     return out

@@ -1,7 +1,7 @@
-"""Select: every row gets exactly one verdict, from its scores alone. No video is touched.
+"""Select: give every row exactly one verdict, from its scores alone. Reads no video.
 
-A selection reads tables of rows twice, a part at a time: once for what decides (`select`), and once, if its verdicts
-are to be written, for all the rest (`Selection.apply`). Between the two it holds some 300 bytes a row.
+A selection reads the rows twice, part by part: first the columns that decide (`select`), then, to write the verdicts,
+all columns (`Selection.apply`). In between it keeps about 300 bytes per row.
 """
 
 import math
@@ -13,19 +13,28 @@ import pyarrow as pa
 from ....datasets.clips import in_path_order
 from ....datasets.schema import Row
 from ..config import CurateConfig
-from ..gates import SCORES, Gates, asked, is_beyond, refusal
+from ..gates import SCORES, Gates, bound_text, failure_detail, is_beyond
 from .copies import Copies, over_quota
-from .gating import Bounds, Floats, Integers, Judgement, Mask, columns_for, judge
+from .gating import Bounds, Floats, GateResults, Integers, Mask, apply_gates, columns_for
 from .overrides import ACCEPT, REJECT, Decisions
 from .row_keys import REASONS, RowKeys
-from .targets import Dial, find_strictness, lacking, margins, moved, parts_of, scales, told
+from .targets import (
+    MovingGates,
+    apply_found_bounds,
+    find_strictness,
+    lacks_ranking_score,
+    margins,
+    mix_parts,
+    scales,
+    target_record,
+)
 from .verdicts import Selection
 
 Batches = Callable[[], Iterable[pa.Table]]
 
 
 def failed_gate(row: Row, gates: Gates, among: Collection[str] | None = None) -> tuple[str, str] | None:
-    """The first gate that refuses a row, with the value and the bound; None when all that were measured pass."""
+    """Return the first gate that rejects a row, and a detail; None if all measured scores pass."""
 
     def read(column: str) -> float:
         value = row.get(column)
@@ -35,12 +44,12 @@ def failed_gate(row: Row, gates: Gates, among: Collection[str] | None = None) ->
         if among is None or gate in among:
             value = SCORES[score].of(read)
             if is_beyond(value, side, bound):
-                return gate, refusal(score, value, asked(side, bound))
+                return gate, failure_detail(score, value, bound_text(side, bound))
     return None
 
 
 def columns_read(config: CurateConfig, measured_gates: Gates | None = None) -> list[str]:
-    """Columns that `select` needs of its tables."""
+    """Return the columns that `select` reads."""
     gates = {*Bounds.of(config).gates, *config.quotas.along}
     gates |= {gate for gate, *_ in measured_gates.bounds()} if measured_gates else set()
     return sorted(columns_for(gates) | set(RowKeys.COLUMNS))
@@ -54,74 +63,76 @@ def select(
     measured_gates: Gates | None = None,
     decisions: Decisions | None = None,
 ) -> Selection:
-    """A verdict for every row. Those that were given one while they were measured (quarantined, too short) keep it.
+    """Give every row a verdict. Verdicts given when rows were measured (quarantined, too short) are kept.
 
-    What passes the gates and has keypoints is accepted, with three exceptions. Of clips with the same content the first
-    in path order stays; of files that show the same (`duplicate_group`) the best copy: the largest product of the
-    picture's area and bits a second. Where there are quotas, those with the largest margins stay (see `targets`).
-    A person's decision overrules gates, copies and quotas, not the lack of keypoints.
+    Clips that pass the gates and have keypoints are accepted, with three exceptions. Of clips with the same content,
+    the first in path order is kept; of near-duplicates (`duplicate_group`), the copy with the largest product of
+    picture area and bit rate. Under quotas, clips with the largest margins are kept (see `targets`). A manual decision
+    overrules gates, copies and quotas, but not missing keypoints.
 
     Args:
-        batches: gives all rows, in the same order whenever it is called, with `columns_read`.
-        config: gates, what copies are, quotas, and the target if bounds are to be found.
-        groups: the `duplicate_group` of all rows, where the tables do not say it.
-        measured_gates: with which the rows were measured, if these were others: what a cheap gate refused then has no
-            pose, and is refused as `not_measured` if these gates would let it through.
-        decisions: of a person.
+        batches: returns all rows with `columns_read`, in the same order on every call.
+        config: gates, duplicate detection, quotas, and optionally a target.
+        groups: the `duplicate_group` of all rows, if it differs from the tables.
+        measured_gates: the gates of the measuring run, if different: a clip that a cheap gate rejected then has no
+            pose, and is rejected as `not_measured` if the new gates let it pass.
+        decisions: manual decisions.
 
     Raises:
-        ArtifactError: decisions that cannot be followed.
+        ArtifactError: invalid decisions.
     """
-    dial, target = Dial.of(config), config.target
-    bounds = Bounds.of(config, without=dial.gates if target else ())
-    taste = dial.columns if target or config.quotas.need_margins else ()
-    keys, judgements = [], []
+    moving, target = MovingGates.of(config), config.target
+    bounds = Bounds.of(config, without=moving.gates if target else ())
+    ranking_columns = moving.columns if target or config.quotas.need_margins else ()
+    keys, batch_results = [], []
     for table in batches():
         keys.append(RowKeys.of(table))
-        judgements.append(judge(table, bounds, measured_gates, taste))
-    rows = RowKeys.joined(keys, groups)
-    judgement = Judgement.joined(judgements)
+        batch_results.append(apply_gates(table, bounds, measured_gates, ranking_columns))
+    rows = RowKeys.concatenate(keys, groups)
+    results = GateResults.concatenate(batch_results)
     code, notes = _decided(rows, decisions)
-    accepted, refused = code == ACCEPT, code == REJECT
+    accepted, rejected = code == ACCEPT, code == REJECT
     copies = rows.copies(config.duplicates.scope, accepted)
-    each = scales(judgement.taste, dial) if taste else []
-    margin = margins(judgement.taste, dial, each) if taste else np.zeros(len(rows))
+    each = scales(results.ranking_scores, moving) if ranking_columns else []
+    margin = margins(results.ranking_scores, moving, each) if ranking_columns else np.zeros(len(rows))
     margin[accepted] = np.inf
     result = None
     if target:
-        passing = rows.posed & ~rows.fixed & ((judgement.first < 0) | accepted) & ~refused
-        parts = parts_of(target)
-        shape = judgement.shape.astype(np.int64)
+        passing = rows.posed & ~rows.fixed & ((results.first < 0) | accepted) & ~rejected
+        parts = mix_parts(target)
+        shape = results.shape.astype(np.int64)
 
         def keep(candidates: Mask) -> Mask:
-            kept = copies.left(candidates).kept
+            kept = copies.deduplicate(candidates).kept
             for over in _over_quotas(kept, config, rows, shape, margin, accepted).values():
                 kept &= ~over
             return kept
 
-        find_strictness(parts, passing, margin, shape, rows.position, keep, lacking(judgement.taste, each))
-        config = moved(config, parts, dial, each)
-        bounds, result = Bounds.of(config), told(target, parts, config)
-        judgement = Judgement.joined([judge(table, bounds, measured_gates) for table in batches()])
-    selection = Selection(config, bounds, judgement, rows, code, notes, groups, result)
-    _assign(selection, copies, margin, accepted, refused)
+        find_strictness(
+            parts, passing, margin, shape, rows.position, keep, lacks_ranking_score(results.ranking_scores, each)
+        )
+        config = apply_found_bounds(config, parts, moving, each)
+        bounds, result = Bounds.of(config), target_record(target, parts, config)
+        results = GateResults.concatenate([apply_gates(table, bounds, measured_gates) for table in batches()])
+    selection = Selection(config, bounds, results, rows, code, notes, groups, result)
+    _assign(selection, copies, margin, accepted, rejected)
     return selection
 
 
 def _decided(rows: RowKeys, decisions: Decisions | None) -> tuple[np.ndarray, dict[int, str]]:
-    """What a person said of each row: here, or else for the selection that these rows come from."""
+    """Return the manual decision on each row: the new one, else that of the earlier selection."""
     code, notes = rows.decided.copy(), dict(rows.notes)
     if decisions is not None:
-        new, said = decisions.resolve(rows.clip_id, rows.source_path, rows.start_s)
+        new, new_notes = decisions.resolve(rows.clip_id, rows.source_path, rows.start_s)
         code[new != 0] = new[new != 0]
-        notes |= said
+        notes |= new_notes
     return code, notes
 
 
 def _over_quotas(
     kept: Mask, config: CurateConfig, rows: RowKeys, shape: Integers, margin: Floats, accepted: Mask
 ) -> dict[str, Mask]:
-    """Reason → rows that are beyond a quota; those of the second are counted when the first are gone."""
+    """Return reason → mask of the rows over that quota; the shape quota is applied after the source quota."""
     out = {}
     quotas = config.quotas
     if quotas.max_accepted_per_source is not None:
@@ -134,28 +145,28 @@ def _over_quotas(
     return out
 
 
-def _assign(selection: Selection, copies: Copies, margin: Floats, accepted: Mask, refused: Mask) -> None:
-    """One reason a row; none is accepted."""
-    rows, judgement = selection.rows, selection.judgement
-    reason = judgement.first.astype(np.int16)
+def _assign(selection: Selection, copies: Copies, margin: Floats, accepted: Mask, rejected: Mask) -> None:
+    """Give each row one reason; a row without one is accepted."""
+    rows, results = selection.rows, selection.gate_results
+    reason = results.first.astype(np.int16)
     number = {name: len(selection.bounds.gates) + k for k, name in enumerate(REASONS)}
     reason[accepted] = -1
-    not_looked_at = (judgement.early >= 0) | ((judgement.first >= 0) & accepted)
+    pose_skipped = (results.early >= 0) | ((results.first >= 0) & accepted)
     poseless = (reason < 0) & ~rows.posed
     reason[poseless] = number["no_pose"]
-    reason[poseless & ~rows.has_model & not_looked_at] = number["not_measured"]
-    reason[refused] = number["decision"]
-    left = copies.left((reason < 0) & ~rows.fixed)
+    reason[poseless & ~rows.has_model & pose_skipped] = number["not_measured"]
+    reason[rejected] = number["decision"]
+    left = copies.deduplicate((reason < 0) & ~rows.fixed)
     reason[left.same_as >= 0] = number["duplicate"]
     reason[left.copy_of >= 0] = number["near_duplicate"]
     selection.other = np.maximum(left.same_as, left.copy_of)
-    shape = judgement.shape.astype(np.int64)
+    shape = results.shape.astype(np.int64)
     for name, over in _over_quotas(left.kept, selection.config, rows, shape, margin, accepted).items():
         reason[over] = number[name]
-    selection.settle(reason)
+    selection.set_reasons(reason)
 
 
 def select_table(table: pa.Table, config: CurateConfig) -> pa.Table:
-    """All rows of one table with their verdicts, in path order."""
+    """Return all rows of one table with their verdicts, in path order."""
     table = in_path_order(table)
     return select(lambda: [table], config).apply(table, 0)

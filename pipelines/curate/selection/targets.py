@@ -1,9 +1,9 @@
-"""Bounds that accept so many clips: the gates of taste move together along one number, the strictness.
+"""Find thresholds that accept a given number of clips: the ranking gates move together by one number, the strictness.
 
-A gate that alone refuses the share q of the clips that have its score refuses q (1 + s) of them at strictness s ≤ 0,
-and q + s (1 − q) at s ≥ 0: at −1 nobody, at 0 as many as it does where it was set, at 1 everybody. Each bound is thus a
-quantile of its column. A clip's **margin** is the largest strictness at which all of these gates let it through, so the
-N clips with the largest margins are those that the bounds at the N-th one's margin accept.
+A gate that rejects the share q of the clips with its score rejects q (1 + s) of them at strictness s ≤ 0, and
+q + s (1 − q) at s ≥ 0: none at −1, as configured at 0, all at 1. Each threshold is thus a quantile of its column. A
+clip's **margin** is the largest strictness at which it passes all of these gates. The N clips with the largest margins
+are those that the thresholds at the N-th margin accept.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ from ..config import SHAPES, CurateConfig, Shape, Target
 from .copies import over_quota
 from .gating import Floats, Integers, Mask
 
-# The margin of a score that was measured of other clips and not of this one. A gate lets such a clip through, and
-# nobody knows how good it is: it comes after all that keep the bound as it was set (0 and more), before all others.
+# Margin of a clip that lacks a score which other clips have. It passes the gate, but its quality is unknown: it ranks
+# after all clips that pass the configured threshold (0 and more) and before all others.
 UNMEASURED = float(np.nextafter(0, -1))
 
 
 @dataclass(frozen=True)
-class Dial:
-    """The gates that move: their names, columns, sides and bounds where they were set."""
+class MovingGates:
+    """The gates that move: names, columns, sides and configured thresholds."""
 
     gates: tuple[str, ...]
     columns: tuple[str, ...]
@@ -31,8 +31,8 @@ class Dial:
     bounds: tuple[float, ...]
 
     @classmethod
-    def of(cls, config: CurateConfig) -> "Dial":
-        """Those of `quotas.along` that are on."""
+    def of(cls, config: CurateConfig) -> "MovingGates":
+        """Return the gates of `quotas.along` that are on."""
         moved = [one for one in config.gates.bounds() if one[0] in config.quotas.along]
         gates, columns, sides, bounds = zip(*moved, strict=True) if moved else ((), (), (), ())
         return cls(gates, columns, sides, bounds)
@@ -40,25 +40,25 @@ class Dial:
 
 @dataclass(frozen=True)
 class Scale:
-    """How one gate's bound follows the strictness: the column's values, each once, and the margin of each."""
+    """How one gate's threshold depends on the strictness: the column's distinct values, and the margin of each."""
 
     values: Floats
     margins: Floats
 
     @classmethod
     def of(cls, values: Floats, side: str, bound: float) -> "Scale":
-        """Of the values [n] of a column (NaN: not measured); the better the later."""
+        """Build from the values [n] of a column (NaN: not measured), sorted from worst to best."""
         sign = 1.0 if side == "min" else -1.0
         known = np.sort(sign * values[~np.isnan(values)])
         each = np.unique(known)
         worse = np.searchsorted(known, each) / max(1, len(known))
-        refused = np.searchsorted(known, sign * bound) / max(1, len(known))
+        rejected = np.searchsorted(known, sign * bound) / max(1, len(known))
         with np.errstate(divide="ignore", invalid="ignore"):
-            below, above = (worse - refused) / refused, (worse - refused) / (1 - refused)
-        return cls(each, np.where(worse < refused, below, above))
+            below, above = (worse - rejected) / rejected, (worse - rejected) / (1 - rejected)
+        return cls(each, np.where(worse < rejected, below, above))
 
     def margin(self, values: Floats, side: str) -> Floats:
-        """The largest strictness at which each value passes; `UNMEASURED` for what was not measured."""
+        """Return the largest strictness at which each value passes; `UNMEASURED` for NaN."""
         if not len(self.values):
             return np.ones(len(values))
         sign = 1.0 if side == "min" else -1.0
@@ -66,7 +66,7 @@ class Scale:
         return np.where(np.isnan(values), UNMEASURED, self.margins[place])
 
     def bound(self, strictness: float, side: str) -> float | None:
-        """The worst value that passes; None if nothing was measured that could say."""
+        """Return the worst value that passes; None if no clip has the score."""
         if not len(self.values):
             return None
         place = int(np.searchsorted(self.margins, strictness))
@@ -74,33 +74,33 @@ class Scale:
         return float(value if side == "min" else -value)
 
 
-def scales(taste: Floats, dial: Dial) -> list[Scale]:
-    """One a gate, from the values [n, gates] of all rows."""
-    return [Scale.of(taste[:, k], dial.sides[k], dial.bounds[k]) for k in range(len(dial.gates))]
+def scales(ranking_scores: Floats, moving: MovingGates) -> list[Scale]:
+    """Build one scale per gate from the scores [n, gates] of all rows."""
+    return [Scale.of(ranking_scores[:, k], moving.sides[k], moving.bounds[k]) for k in range(len(moving.gates))]
 
 
-def lacking(taste: Floats, each: Sequence[Scale]) -> Mask:
-    """Rows [n] that lack a score by which others are ranked; one that nobody has ranks nobody."""
+def lacks_ranking_score(ranking_scores: Floats, each: Sequence[Scale]) -> Mask:
+    """Return a mask of rows [n] that lack a score by which others are ranked; a score that no clip has is ignored."""
     ranks = np.array([len(scale.values) > 0 for scale in each], bool)
-    return np.asarray(np.isnan(taste[:, ranks]).any(axis=1), bool)
+    return np.asarray(np.isnan(ranking_scores[:, ranks]).any(axis=1), bool)
 
 
-def margins(taste: Floats, dial: Dial, each: Sequence[Scale]) -> Floats:
-    """The margin [n] of every row, in −1..1: 0 or more where the gates as they were set let it through."""
-    out = np.ones(len(taste))
+def margins(ranking_scores: Floats, moving: MovingGates, each: Sequence[Scale]) -> Floats:
+    """Compute the margin [n] of every row, −1..1; 0 or more if it passes the gates as configured."""
+    out = np.ones(len(ranking_scores))
     for k, scale in enumerate(each):
-        out = np.minimum(out, scale.margin(taste[:, k], dial.sides[k]))
+        out = np.minimum(out, scale.margin(ranking_scores[:, k], moving.sides[k]))
     return out
 
 
 @dataclass
-class Part:
-    """A part of the mix: its shapes, how many clips of it are wanted, and what was found.
+class MixPart:
+    """A part of the mix: its shapes, the wanted number of clips, and the result of the search.
 
     Attributes:
-        strictness: at which the gates accept as many; None where nothing is to be moved.
-        accepted: by it, of each shape; what ties brought in beyond `wanted` is not counted.
-        available: what passes when the moving gates refuse nobody.
+        strictness: at which the gates accept that many clips; None if there is no threshold to move.
+        accepted: clips by shape; ties beyond `wanted` are not counted.
+        available: clips that pass when the moving gates reject none.
         unmeasured: accepted clips that lack a score by which others were ranked.
     """
 
@@ -112,8 +112,8 @@ class Part:
     accepted: dict[Shape, int] = field(default_factory=dict)
 
 
-def parts_of(target: Target) -> list[Part]:
-    """The mix in whole clips that sum to the target, largest remainders first; shapes it does not name are one part."""
+def mix_parts(target: Target) -> list[MixPart]:
+    """Split the target into whole clips per part of the mix, largest remainders first; unnamed shapes form one part."""
     rest = tuple(shape for shape in SHAPES if shape not in target.mix)
     shares: list[tuple[tuple[Shape, ...], float]] = [((shape,), share) for shape, share in target.mix.items()]
     if rest:
@@ -123,28 +123,28 @@ def parts_of(target: Target) -> list[Part]:
     by_remainder = sorted(range(len(exact)), key=lambda k: (counts[k] - exact[k], k))
     for k in by_remainder[: target.num_clips - sum(counts)]:
         counts[k] += 1
-    return [Part(shapes, count) for (shapes, _), count in zip(shares, counts, strict=True)]
+    return [MixPart(shapes, count) for (shapes, _), count in zip(shares, counts, strict=True)]
 
 
 def find_strictness(
-    parts: Sequence[Part],
+    parts: Sequence[MixPart],
     candidates: Mask,
     margin: Floats,
     shape: Integers,
     position: Integers,
     keep: Callable[[Mask], Mask],
-    lacking: Mask,
+    lacks_ranking_score: Mask,
 ) -> None:
     """Set every part's `strictness` to the largest at which it has the clips that are wanted, by bisection.
 
     Args:
         parts: of the mix.
-        candidates: rows [n] that pass all gates which do not move.
-        margin: of the rows [n]; what a person has accepted has an infinite one.
+        candidates: rows [n] that pass all gates that do not move.
+        margin: of the rows [n]; infinite for rows accepted by hand.
         shape: of the rows [n].
-        position: of the rows [n] in path order, which decides between equal margins.
-        keep: what is left of rows when copies and quotas are seen to.
-        lacking: rows [n] without a score by which others are ranked.
+        position: rank of the rows [n] in path order, which decides between equal margins.
+        keep: removes duplicates and clips over quota from a mask of rows.
+        lacks_ranking_score: rows [n] without a score by which others are ranked.
     """
     part_of = np.full(len(SHAPES), -1)
     for k, part in enumerate(parts):
@@ -170,7 +170,7 @@ def find_strictness(
                 low[k] = middle[k]
             else:
                 high[k] = max(low[k], middle[k] - 1)
-    # Copies of another shape gave way while their part was at another strictness: go back where one is now short.
+    # Duplicates of another shape were removed at another strictness of their part: relax parts that are now short.
     for _ in range(64):
         short = {k: parts[k].wanted - number for k, number in enumerate(counts(low)) if number < parts[k].wanted}
         if not any(low[k] for k in short):
@@ -180,19 +180,21 @@ def find_strictness(
     left &= ~over_quota(left, owner, np.array([part.wanted for part in parts]), margin, position, np.isinf(margin))
     for k, part in enumerate(parts):
         level = float(levels[k][low[k]]) if len(levels[k]) else None
-        part.strictness = 0.0 if level == UNMEASURED else level  # the bounds as they were set
-        part.unmeasured = int((left & lacking & (owner == k)).sum())
+        part.strictness = 0.0 if level == UNMEASURED else level  # the configured thresholds
+        part.unmeasured = int((left & lacks_ranking_score & (owner == k)).sum())
         part.accepted = {one: int((left & (shape == SHAPES.index(one))).sum()) for one in part.shapes}
 
 
-def moved(config: CurateConfig, parts: Sequence[Part], dial: Dial, each: Sequence[Scale]) -> CurateConfig:
-    """The configuration with the bounds that were found, and without a target: it gives the same clips again."""
+def apply_found_bounds(
+    config: CurateConfig, parts: Sequence[MixPart], moving: MovingGates, each: Sequence[Scale]
+) -> CurateConfig:
+    """Return the configuration with the found thresholds and without a target; it selects the same clips."""
     by_shape: dict[Shape, dict[str, float | None]] = {shape: dict(v) for shape, v in config.gates_by_shape.items()}
     for part in parts:
         for shape in part.shapes if part.strictness is not None else ():
             found = {
                 gate: scale.bound(part.strictness or 0.0, side)
-                for gate, side, scale in zip(dial.gates, dial.sides, each, strict=True)
+                for gate, side, scale in zip(moving.gates, moving.sides, each, strict=True)
             }
             by_shape[shape] = by_shape.get(shape, {}) | {g: b for g, b in found.items() if b is not None}
     limits = {shape: part.accepted.get(shape, 0) for part in parts for shape in part.shapes}
@@ -202,8 +204,8 @@ def moved(config: CurateConfig, parts: Sequence[Part], dial: Dial, each: Sequenc
     return config.model_copy(update={"gates_by_shape": by_shape, "quotas": quotas, "target": None})
 
 
-def told(target: Target, parts: Sequence[Part], config: CurateConfig) -> dict[str, Any]:
-    """The result for the record: what was asked for and reached, and the part of a preset that repeats it."""
+def target_record(target: Target, parts: Sequence[MixPart], config: CurateConfig) -> dict[str, Any]:
+    """Return the record of a target: what was requested and reached, and a preset that repeats it."""
     got = sum(sum(part.accepted.values()) for part in parts)
     fields = {"gates_by_shape", "quotas", "target"}
     return {

@@ -1,4 +1,4 @@
-"""What a selection says of every row."""
+"""Verdicts, reasons and details of a selection."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,15 +13,15 @@ from ....datasets.artifact import VERDICTS, Artifact
 from ....datasets.clips import clips_packet
 from ..config import SHAPES, CurateConfig
 from ..gates import Gates
-from .gating import Bounds, Integers, Judgement
+from .gating import Bounds, GateResults, Integers
 from .overrides import ACCEPT, REJECT
 from .row_keys import OK, REASONS, REJECTED, RowKeys
 
-NO_MODEL = "no keypoints beside the clip, and no pose model here: `steadydancer weights fetch blazepose`"
+NO_MODEL = "no keypoints supplied and no pose model found; run `steadydancer weights fetch blazepose`"
 
 
 class Piece(NamedTuple):
-    """The rows of one part of `clips`: `read` returns them, `content` (a JSON value) gives the part its name."""
+    """The rows of one part of `clips`: `read` returns them, `content` (a JSON value) names the part."""
 
     content: Any
     num_rows: int
@@ -32,22 +32,22 @@ class Selection:
     """Verdicts of rows [n].
 
     Attributes:
-        config: with the bounds that were found, where there was a target.
-        target: what was asked for and reached; None without a target.
+        config: with the found thresholds, if there was a target.
+        target: the record of the target; None without one.
         verdict: indices into `VERDICTS`.
     """
 
     def __init__(
-        self, config: CurateConfig, bounds: Bounds, judgement: Judgement, rows: RowKeys,
+        self, config: CurateConfig, bounds: Bounds, gate_results: GateResults, rows: RowKeys,
         decided: npt.NDArray[np.int8], notes: dict[int, str], groups: pa.Array | None, target: dict[str, Any] | None,
     ) -> None:  # fmt: skip
-        self.config, self.bounds, self.judgement, self.rows = config, bounds, judgement, rows
+        self.config, self.bounds, self.gate_results, self.rows = config, bounds, gate_results, rows
         self.decided, self.notes, self.groups, self.target = decided, notes, groups, target
         self.other = np.full(len(rows), -1)
         self.names = (*bounds.gates, *REASONS)
 
-    def settle(self, reason: npt.NDArray[np.int16]) -> None:
-        """Take the reasons of all rows: an index into `names`, −1 for what is accepted."""
+    def set_reasons(self, reason: npt.NDArray[np.int16]) -> None:
+        """Set the reasons of all rows: indices into `names`, −1 for accepted rows; derive the verdicts."""
         self.reason = reason
         fixed = self.rows.fixed
         self.verdict = np.where(fixed, self.rows.verdict, np.where(reason < 0, OK, REJECTED)).astype(np.int8)
@@ -59,12 +59,12 @@ class Selection:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows of each verdict."""
+        """Number of rows of each verdict."""
         numbers = np.bincount(self.verdict, minlength=len(VERDICTS))
         return {name: int(number) for name, number in zip(VERDICTS, numbers, strict=True)}
 
-    def told(self) -> dict[str, Any]:
-        """For the record: the gates that were used, and what each did."""
+    def record(self) -> dict[str, Any]:
+        """Return the entry for the record: settings, target and funnel."""
         fields = {"gates", "gates_by_shape", "quotas", "duplicates"}
         return {
             **self.config.model_dump(mode="json", include=fields),
@@ -74,7 +74,7 @@ class Selection:
         }
 
     def decided_counts(self) -> dict[str, int]:
-        """Rows that a person accepted, rejected, and accepted in vain: unreadable, without keypoints, twice."""
+        """Count rows accepted and rejected by hand; accepted in vain: unreadable, without keypoints or duplicate."""
         accepted, ok = self.decided == ACCEPT, self.verdict == OK
         return {
             "accepted": int((accepted & ok).sum()),
@@ -83,19 +83,19 @@ class Selection:
         }
 
     def accepted_by_shape(self) -> dict[str, int]:
-        """Accepted rows of each shape of picture."""
-        numbers = np.bincount(self.judgement.shape[self.verdict == OK], minlength=len(SHAPES))
+        """Count accepted rows by shape of picture."""
+        numbers = np.bincount(self.gate_results.shape[self.verdict == OK], minlength=len(SHAPES))
         return {name: int(number) for name, number in zip(SHAPES, numbers, strict=True)}
 
     def funnel(self) -> dict[str, Any]:
-        """What each gate does: rows that it is the `first` to refuse, that it `alone` refuses, and has no score of."""
-        judged, open_ = self.judgement, ~self.rows.fixed & (self.decided == 0)
-        alone = open_ & (judged.num_refused == 1) & self.rows.posed
+        """Count per gate the rows that it rejects `first`, that it rejects `alone`, and that lack its score."""
+        results, open_ = self.gate_results, ~self.rows.fixed & (self.decided == 0)
+        alone = open_ & (results.num_rejected == 1) & self.rows.posed
         gates = {
             gate: {
-                "first": int((open_ & (judged.first == k)).sum()),
-                "alone": int((alone & (judged.first == k)).sum()),
-                "unmeasured": int((open_ & (judged.unmeasured >> np.uint64(k) & np.uint64(1)).astype(bool)).sum()),
+                "first": int((open_ & (results.first == k)).sum()),
+                "alone": int((alone & (results.first == k)).sum()),
+                "unmeasured": int((open_ & (results.unmeasured >> np.uint64(k) & np.uint64(1)).astype(bool)).sum()),
             }
             for k, gate in enumerate(self.bounds.gates)
         }
@@ -104,16 +104,16 @@ class Selection:
         return {"measuring": int(self.rows.fixed.sum()), "gates": gates, **others}
 
     def apply(self, table: pa.Table, start: int) -> pa.Table:
-        """Rows `start` and on, with what this selection says of them."""
+        """Return the rows from `start` on with the verdicts of this selection."""
         rows = slice(start, start + len(table))
         fixed = pa.array(self.rows.fixed[rows])
-        said = {
+        columns = {
             "verdict": pa.array(VERDICTS).take(pa.array(self.verdict[rows])),
             "reason": self._reasons(rows),
             "detail": self._details(rows),
             "unmeasured": self._unmeasured(rows),
         }
-        for name, column in said.items():
+        for name, column in columns.items():
             place = table.schema.get_field_index(name)
             kept = table[name].combine_chunks() if name in table.column_names else column
             table = table.set_column(place, table.schema.field(name), pc.if_else(fixed, kept, column))
@@ -124,11 +124,11 @@ class Selection:
         return table
 
     def write(self, artifact: Artifact, pieces: Iterable[Piece]) -> None:
-        """Write the parts of `clips` that are not there yet, each while the rows of the next are read.
+        """Write the missing parts of `clips`, each while the rows of the next are read.
 
         Args:
-            artifact: in which the parts lie.
-            pieces: all rows, in the order of this selection, one piece a part.
+            artifact: receives the parts.
+            pieces: all rows, in the order of this selection, one piece per part.
         """
         start = 0
         with ThreadPoolExecutor(1) as writer:
@@ -138,7 +138,7 @@ class Selection:
                 if not artifact.part(packet).is_file():
                     table = self.apply(piece.read(), start)
                     if writing:
-                        writing.result()  # a full disk is told here
+                        writing.result()  # raises here if the disk is full
                     writing = writer.submit(artifact.write_part, packet, table)
                 start += piece.num_rows
             if writing:
@@ -151,7 +151,7 @@ class Selection:
         return names.take(pa.array(np.where(index < 0, len(self.names), index)))
 
     def _unmeasured(self, rows: slice) -> pa.Array:
-        patterns, which = np.unique(self.judgement.unmeasured[rows], return_inverse=True)
+        patterns, which = np.unique(self.gate_results.unmeasured[rows], return_inverse=True)
         gates = self.bounds.gates
         words = [",".join(g for k, g in enumerate(gates) if bits >> k & 1) or None for bits in patterns.tolist()]
         return pa.array(words, pa.string()).take(pa.array(which))
@@ -163,55 +163,56 @@ class Selection:
             here = np.flatnonzero(reason == code)
             if code < 0:
                 here = here[self.decided[rows][here] == ACCEPT]
-            out[here] = self._words(code, here + rows.start)
+            out[here] = self._details_of(code, here + rows.start)
         return pa.array(out, pa.string())
 
-    def _words(self, code: int, rows: Integers) -> list[str]:
-        """Details of rows that have one reason."""
+    def _details_of(self, code: int, rows: Integers) -> list[str]:
+        """Return the details of rows with one reason."""
         if 0 <= code < len(self.bounds.gates):
-            return self.bounds.words(code, self.judgement.value[rows], self.judgement.shape[rows])
+            return self.bounds.details(code, self.gate_results.value[rows], self.gate_results.shape[rows])
         name = self.names[code] if code >= 0 else "decision"
         if name == "decision":
             return [self.notes.get(row) or "decided by hand" for row in rows.tolist()]
         if name == "no_pose":
-            words = ["nobody was found" if has else NO_MODEL for has in self.rows.has_model[rows]]
-            return self._in_vain(rows, words)
+            words = ["no person was found" if has else NO_MODEL for has in self.rows.has_model[rows]]
+            return self._note_overruled(rows, words)
         if name == "not_measured":
-            return self._in_vain(rows, self._not_measured(rows))
+            return self._note_overruled(rows, self._not_measured(rows))
         if name.startswith("quota"):
-            return self._beyond(name, rows)
+            return self._quota_details(name, rows)
         paths = self.rows.source_path.take(pa.array(self.other[rows])).to_pylist()
         if name == "duplicate":
             return [f"same content as {path}" for path in paths]
         starts = self.rows.start_s[self.other[rows]].tolist()
         woven = self.rows.deinterlaced[rows] & ~self.rows.deinterlaced[self.other[rows]]
         return [
-            f"a copy of {path} from {start:.2f} s, which {'is not interlaced' if only else 'has more pixels and bits'}"
+            f"copy of {path} at {start:.2f} s, which {'is not interlaced' if only else 'has more pixels and bits'}"
             for path, start, only in zip(paths, starts, woven.tolist(), strict=True)
         ]
 
     def _not_measured(self, rows: Integers) -> list[str]:
         fields = list(Gates.model_fields)
-        early = [fields[k] if k >= 0 else None for k in self.judgement.early[rows].tolist()]
-        # With all gates off there is no name at all, and an accepted row need not have one.
-        first = [self.bounds.gates[k] if k >= 0 else None for k in self.judgement.first[rows].tolist()]
+        early = [fields[k] if k >= 0 else None for k in self.gate_results.early[rows].tolist()]
+        # With all gates off there is no name, and a row accepted by hand may have none.
+        first = [self.bounds.gates[k] if k >= 0 else None for k in self.gate_results.first[rows].tolist()]
         return [
-            f"{gate or now} had refused it, so its pose was not measured: `steadydancer curate --parent` with gates "
-            "that let it through measures what is missing"
+            f"no pose was estimated because {gate or now} rejected the clip: run `steadydancer curate --parent` with "
+            "gates that let it pass"
             for gate, now in zip(early, first, strict=True)
         ]
 
-    def _in_vain(self, rows: Integers, words: list[str]) -> list[str]:
-        """A person wanted some of them."""
+    def _note_overruled(self, rows: Integers, words: list[str]) -> list[str]:
+        """Mark the details of rows that were accepted by hand."""
         wanted = (self.decided[rows] == ACCEPT).tolist()
         return [f"accepted by hand, but {word}" if yes else word for word, yes in zip(words, wanted, strict=True)]
 
-    def _beyond(self, name: str, rows: Integers) -> list[str]:
+    def _quota_details(self, name: str, rows: Integers) -> list[str]:
         quotas = self.config.quotas
         if name == "quota_of_source":
             limit = quotas.max_accepted_per_source
-            return [f"not among the best {limit} of its source; no more are asked"] * len(rows)
+            return [f"over quota: the best {limit} clips of its source were kept"] * len(rows)
         limits = [
-            f"{quotas.max_accepted_by_shape.get(shape)} {shape} clips are better, and no more asked" for shape in SHAPES
+            f"over quota: the best {quotas.max_accepted_by_shape.get(shape)} {shape} clips were kept"
+            for shape in SHAPES
         ]
-        return [limits[k] for k in self.judgement.shape[rows].tolist()]
+        return [limits[k] for k in self.gate_results.shape[rows].tolist()]

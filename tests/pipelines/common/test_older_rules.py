@@ -17,7 +17,7 @@ from steadydancer.flows.demo.pairs import pairs_of_clips
 from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.cache import steps
 from steadydancer.pipelines.common.older_rules import stages_for
-from steadydancer.pipelines.curate.parent import take_over
+from steadydancer.pipelines.curate.parent import reuse_measurements
 from steadydancer.pipelines.curate.selection import refilter
 from steadydancer.pipelines.export import job
 from steadydancer.pipelines.export.config import ExportConfig
@@ -76,11 +76,11 @@ def test_a_clip_whose_pictures_are_mirrored_today_is_not_exported_with_the_keypo
 ) -> None:
     assert export(tmp_path, tmp_path / "a") == {"plain": ("ok", None), "mirrored": ("quarantined", "other_rules")}
     # Another selection of it was measured by the same rules as it was.
-    refilter.run(refilter.changed(Clips(tmp_path).record, {}), clips=tmp_path, out=tmp_path / "again")
+    refilter.run(refilter.change_selection(Clips(tmp_path).record, {}), clips=tmp_path, out=tmp_path / "again")
     assert "rules" not in Clips(tmp_path / "again").record
     finish(tmp_path, rules=versions("pictures"))
     assert export(tmp_path, tmp_path / "b") == {"plain": ("ok", None), "mirrored": ("ok", None)}
-    refilter.run(refilter.changed(Clips(tmp_path).record, {}), clips=tmp_path, out=tmp_path / "anew")
+    refilter.run(refilter.change_selection(Clips(tmp_path).record, {}), clips=tmp_path, out=tmp_path / "anew")
     assert Clips(tmp_path / "anew").record["rules"] == versions("pictures")
 
 
@@ -99,7 +99,7 @@ def test_pairs_and_a_new_curation_leave_such_a_clip_out(rows: list[Row], tmp_pat
     measured = Artifact(tmp_path / "measured")
     for older, taken in ((True, [True, False]), (False, [True, True])):
         asked = [{"source_path": row["source_path"], "measured_part": "part-x.parquet"} for row in rows]
-        found = [take_over(measured, row, tiny().curate, older_pictures=older) for row in asked]
+        found = [reuse_measurements(measured, row, tiny().curate, older_pictures=older) for row in asked]
         assert [isinstance(one, list) for one in found] == taken
     pairs = pairs_of_clips(tmp_path, 2).read_text().splitlines()
     assert len(pairs) == 1 and f'"{rows[0]["clip_id"]}-{rows[0]["clip_id"]}"' in pairs[0]
@@ -118,6 +118,6 @@ def test_the_visibility_of_supplied_keypoints_is_not_taken_over_as_a_confidence(
     taken = []
     for row in rows:
         asked = {"source_path": row["source_path"], "measured_part": "part-x.parquet"}
-        (one,) = take_over(Artifact(tmp_path / "measured"), asked, tiny().curate)
+        (one,) = reuse_measurements(Artifact(tmp_path / "measured"), asked, tiny().curate)
         taken.append((one["pose_model"], one["pose_confidence"], one["head_ratio"]))
     assert taken == [("supplied", None, 0.5), ("dwpose", 0.7, 0.5)]

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_table
 from steadydancer.pipelines.curate.config import SELECTION_FIELDS, CurateConfig, Quotas
-from steadydancer.pipelines.curate.gates import TASTE_GATES, Gates
+from steadydancer.pipelines.curate.gates import RANKING_GATES, Gates
 from steadydancer.pipelines.curate.selection.select import failed_gate, select_table
 
 # The bounds as they were measured, in the order in which they are applied: what is refused for two reasons is refused
@@ -32,7 +32,7 @@ INTEGERS = {"min_side_px", "max_persons", "max_pose_gap"}
 def test_the_bounds_are_those_that_were_measured_in_the_order_of_what_they_cost() -> None:
     assert list(Gates().model_dump().items()) == list(BOUNDS.items())
     assert [gate for gate, *_ in Gates().bounds()] == [gate for gate, bound in BOUNDS.items() if bound is not None]
-    assert set(BOUNDS) >= set(TASTE_GATES) and len(set(TASTE_GATES)) == len(TASTE_GATES) == 12
+    assert set(BOUNDS) >= set(RANKING_GATES) and len(set(RANKING_GATES)) == len(RANKING_GATES) == 12
 
 
 def column(gate: str) -> str:
@@ -72,7 +72,7 @@ def test_a_gate_is_closed_beyond_its_bound_and_open_at_it(gate: str) -> None:
         below, above = math.nextafter(bound, -1), math.nextafter(bound, math.inf)
     is_min = gate.startswith("min")
     refused, passed = (below, above) if is_min else (above, below)
-    words = f"{column(gate)} {refused:.4g}, {'at least' if is_min else 'at most'} {bound:.4g} is asked"
+    words = f"{column(gate)} is {refused:.4g}, expected {'at least' if is_min else 'at most'} {bound:.4g}"
     rows = [row_with(gate, value) for value in (refused, bound, passed, None)]
     assert verdicts(rows, gates) == [(gate, words), (None, None), (None, None), (None, None)]
     assert verdict(row_with(gate, refused), Gates(**{gate: None})) == (None, None)
@@ -110,10 +110,10 @@ def test_the_first_gate_that_refuses_is_told() -> None:
 
 def test_the_side_is_that_of_the_picture_inside_its_borders() -> None:
     told = {
-        (500, 100, None, None): "side_px 100, at least 160 is asked",
-        (100, 500, None, None): "side_px 100, at least 160 is asked",
-        (500, 100, 90, 80): "side_px 80, at least 160 is asked",
-        (500, 500, 150, 500): "side_px 150, at least 160 is asked",
+        (500, 100, None, None): "side_px is 100, expected at least 160",
+        (100, 500, None, None): "side_px is 100, expected at least 160",
+        (500, 100, 90, 80): "side_px is 80, expected at least 160",
+        (500, 500, 150, 500): "side_px is 150, expected at least 160",
         (500, 500, 170, 160): None,
         (None, None, None, None): None,
     }
@@ -127,7 +127,7 @@ def test_people_are_counted_by_keypoints_and_else_by_the_detector() -> None:
         row = row_with("max_persons", counted) | {"num_detected_persons": detected}
         return verdict(row, Gates())[1]
 
-    assert refused(2, None) == refused(2, 1) == refused(None, 2) == "num_persons 2, at most 1 is asked"
+    assert refused(2, None) == refused(2, 1) == refused(None, 2) == "num_persons is 2, expected at most 1"
     assert refused(1, 3) is None and refused(None, 1) is None and refused(None, None) is None and refused(0, 2) is None
 
 
@@ -164,9 +164,9 @@ def by_the_rule(row: Row, gates: Gates) -> tuple[tuple[str, str] | tuple[None, N
         if value is None or math.isnan(value):
             unmeasured.append(gate)
         elif gate.startswith("min") and value < bound:
-            failed.append((gate, f"{name} {value:.4g}, at least {bound:.4g} is asked"))
+            failed.append((gate, f"{name} is {value:.4g}, expected at least {bound:.4g}"))
         elif gate.startswith("max") and value > bound:
-            failed.append((gate, f"{name} {value:.4g}, at most {bound:.4g} is asked"))
+            failed.append((gate, f"{name} is {value:.4g}, expected at most {bound:.4g}"))
     return failed[0] if failed else (None, None), ",".join(unmeasured) or None
 
 

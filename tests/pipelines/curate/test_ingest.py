@@ -111,7 +111,7 @@ def test_what_this_program_made_below_a_folder_is_no_source_and_is_counted(tmp_p
     assert names(top, top) == mine
     folders = {str(top / name): made[name] for name in sorted(made)}
     assert found.left_out.record() == {"files": 11, "folders": folders}
-    assert str(found.left_out).startswith("11 videos are left out, this program made them: 1 in ")
+    assert str(found.left_out).startswith("skipping 11 videos that this program made: 1 in ")
     # The same by a glob, and below a link.
     assert names(top / "**" / "*.mp4", top) == mine
     linked = tmp_path / "linked"
@@ -134,14 +134,14 @@ def test_what_is_given_itself_is_a_source_whoever_made_it(tmp_path: Path) -> Non
     # A glob names a folder, or a star stands for it.
     assert names(top / "*" / "renders" / "*.mp4", run) == ["renders/a.mp4", "renders/b.mp4"]
     assert names(top / "**" / "renders" / "*.mp4", run) == ["renders/a.mp4", "renders/b.mp4"]
-    with pytest.raises(ArtifactError, match="no video but those of this program's own"):
+    with pytest.raises(ArtifactError, match="no videos except those that this program made"):
         names(run / "exp*" / "videos" / "*.mp4", run)
 
 
 def test_a_folder_of_nothing_but_products_is_refused_by_saying_so(tmp_path: Path) -> None:
     products(tmp_path)
     with pytest.raises(
-        ArtifactError, match=r"no video but those of this program's own: 9 videos .* 2 in .*/run/export"
+        ArtifactError, match=r"no videos except those that this program made: skipping 9 videos .* 2 in .*/run/export"
     ):
         list_sources(str(tmp_path / "run"))
     (tmp_path / "m.csv").write_text("path\nrun/renders/a.mp4\n")
@@ -271,7 +271,7 @@ def test_columns_that_are_not_read_are_named_but_for_those_of_an_export(
 
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,licence\na.mp4,CC0\nb.mp4,CC0\nsub/../b.mp4,\n./a.mp4,all rights reserved\n")
-    with pytest.raises(SteadyDancerError, match=r"m\.csv names /.*/a\.mp4 twice, with licence 'CC0' and 'all rights r"):
+    with pytest.raises(SteadyDancerError, match=r"m\.csv lists /.*/a\.mp4 twice, with licence 'CC0' and 'all rights r"):
         read_sources(str(tmp_path / "m.csv"))
 
 
@@ -486,5 +486,5 @@ def test_a_curation_that_took_sidecars_by_the_stem_is_a_parent_of_those_whose_si
     assert made["parent"]["sources_taken_over"] == 1
     record["rules"] = {"sidecars": 99}
     (parent / "clips" / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ArtifactError, match=r"whose rules were others:\n  sidecars: version 99 → 2"):
+    with pytest.raises(ArtifactError, match=r"with other rules:\n  sidecars: version 99 → 2"):
         job.plan(config, str(clips), tmp_path / "later", parent)

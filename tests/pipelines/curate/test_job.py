@@ -29,7 +29,7 @@ from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.curate import ingest, job, networks, steps
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import CHEAP_GATES, Gates
-from steadydancer.pipelines.curate.parent import take_over
+from steadydancer.pipelines.curate.parent import reuse_measurements
 from steadydancer.pipelines.curate.scores.frame_scores import find_cuts
 from steadydancer.pipelines.curate.selection.select import select_table
 from steadydancer.pipelines.curate.stages import stages
@@ -216,7 +216,7 @@ def test_select_applies_gates_in_their_order_and_names_what_was_not_measured() -
 
     out = select_row(Gates())
     assert (out["verdict"], out["reason"]) == ("rejected", "min_brightness")
-    assert out["detail"] == "brightness 0.05, at least 0.12 is asked"
+    assert out["detail"] == "brightness is 0.05, expected at least 0.12"
     out = select_row(Gates(min_brightness=None, min_contrast=0.01))
     assert (out["verdict"], out["reason"]) == ("ok", None)
     measured = {"min_side_px", "min_contrast"}
@@ -254,7 +254,7 @@ def test_sources_are_found_by_folder_glob_and_name(dancers: Path, monkeypatch: p
     assert ingest.list_sources(str(clips / "dancer_*.mp4")) == [str(clips / f"dancer_{i}.mp4") for i in (0, 1)]
     monkeypatch.chdir(dancers)
     assert ingest.list_sources("clips/dark.mp4") == [str(clips / "dark.mp4")]  # whoever reads it may stand elsewhere
-    with pytest.raises(SteadyDancerError, match="no folder, no manifest .* and no video"):
+    with pytest.raises(SteadyDancerError, match="not a folder, a manifest .* or a video"):
         ingest.list_sources("clips/dark.txt")
 
 
@@ -296,7 +296,9 @@ def test_an_excluded_set_without_a_file_is_refused_before_anything_is_measured(t
     (tmp_path / "none").mkdir()
     (tmp_path / "a.mp4").write_bytes(b"x")
     config = CONFIG.model_copy(update={"exclude": str(tmp_path / "none")})
-    with pytest.raises(ArtifactError, match="none holds no file: give a folder of videos, or an .npz of theirs"):
+    with pytest.raises(
+        ArtifactError, match="none holds no file: give a folder of videos, or an .npz of their fingerprints"
+    ):
         job.plan(config, str(tmp_path / "*.mp4"), tmp_path / "out")
 
 
@@ -449,7 +451,7 @@ def test_a_parent_gives_what_is_the_same_and_the_rest_is_measured(
     assert [Path(name).stem for name in record["parent"]["gone"]] == ["static"]
     accepted = [row for row in rows_of(tmp_path / "new") if row["verdict"] == "ok"]
     assert Clips(tmp_path / "new").poses(accepted) == Clips(tmp_path / "twin").poses(accepted)
-    with pytest.raises(ArtifactError, match="measured in another way:\n  num_score_frames: 4 → 5"):
+    with pytest.raises(ArtifactError, match="measured with other settings:\n  num_score_frames: 4 → 5"):
         job.run(config.model_copy(update={"num_score_frames": 5}), clips=str(clips), out=tmp_path / "x",
                 parent=tmp_path / "old", engine=Engine(tmp_path / "e", in_process=True))  # fmt: skip
 
@@ -467,9 +469,9 @@ def test_what_a_manifest_says_now_stands_in_rows_that_are_taken_over(tmp_path: P
         ({"origin": "an archive", "licence": None, "prompt": "now"}, ("an archive", None, "now")),
         ({"origin": None, "licence": "CC-BY", "prompt": None}, (None, "CC-BY", "then")),
     ):
-        rows = take_over(measured, {**part, **says}, CONFIG)
+        rows = reuse_measurements(measured, {**part, **says}, CONFIG)
         assert isinstance(rows, list)
         assert [(one["origin"], one["licence"], one["prompt"]) for one in rows] == [wanted] * 2
         assert [(one["start_s"], one["brightness"]) for one in rows] == [(0.0, 0.5), (2.0, None)]
     clip.write_bytes(b"another film")
-    assert take_over(measured, part, CONFIG) == {**part, "measured_part": None}
+    assert reuse_measurements(measured, part, CONFIG) == {**part, "measured_part": None}

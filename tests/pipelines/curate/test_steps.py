@@ -52,7 +52,7 @@ def filmed(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
                 yield None, frames[start : start + num_frames]
 
         monkeypatch.setattr(steps, "low_resolution_pieces", pieces)
-        monkeypatch.setattr(steps, "refused_at_a_glance", lambda row, config: None)
+        monkeypatch.setattr(steps, "screen_key_frames", lambda row, config: None)
 
     return show
 
@@ -87,7 +87,7 @@ def test_a_source_is_cut_into_spans_at_its_own_times(
         (2, pytest.approx(3.5), pytest.approx(4.3), 9, None),
         (2, pytest.approx(4.4), pytest.approx(5.2), 9, None),
     ]
-    assert rows[2]["detail"] == "0.50 s, 0.80 s are needed" and rows[2]["verdict"] == "rejected"
+    assert rows[2]["detail"] == "0.50 s long, expected at least 0.80 s" and rows[2]["verdict"] == "rejected"
     assert len({row["clip_id"] for row in rows}) == 6 and all(len(row["clip_id"]) == 16 for row in rows)
     # A clip that ends where a shot ends has no cut in it; each is measured, the short one is not looked at further.
     assert max(row["cut_score"] for row in rows) < 0.2
@@ -112,7 +112,11 @@ def test_numbers_of_a_span_are_those_of_the_changes_inside_it() -> None:
     assert (row["cut_score"], row["motion_magnitude"], row["shot_index"]) == (0.3, 3.0, 3)
     assert row["transition_score"] == pytest.approx(0.4)
     assert (row["start_s"], row["end_s"], row["num_frames"]) == (0.1, pytest.approx(0.4), 4)
-    assert (row["verdict"], row["reason"], row["detail"]) == ("rejected", "too_short", "0.30 s, 0.40 s are needed")
+    assert (row["verdict"], row["reason"], row["detail"]) == (
+        "rejected",
+        "too_short",
+        "0.30 s long, expected at least 0.40 s",
+    )
     assert len(row["fingerprint"]) == 2 * 64  # ten frames a second, four pictures a second: two frames each
     one = steps._clip({**SIZE, "source_id": "a" * 64}, cast("ShotPass", seen), 0, 2, 3, config(num_frames=5))
     assert (one["cut_score"], one["motion_magnitude"], one["transition_score"]) == (0, None, 0)
@@ -128,7 +132,7 @@ def test_windows_beyond_the_limit_are_named_and_not_measured(filmed: Callable[[n
     excluded = SimpleNamespace(closest=lambda data: asked.append(data) or (0.25, "known.mp4"))
     rows = cast("list[Row]", find_shots(source, config(max_clips_per_source=3), ShotTools(None, cast("Any", excluded))))
     assert [row.get("reason") for row in rows] == [None, None, "too_short", None, *["max_clips_per_source"] * 2]
-    assert rows[4]["detail"] == "clip 4 of its source, at most 3 are asked" and rows[4]["verdict"] == "rejected"
+    assert rows[4]["detail"] == "clip 4 of its source, expected at most 3" and rows[4]["verdict"] == "rejected"
     # What is left out is not measured, and nothing stands in for what was not.
     assert [row["leak_of"] for row in rows] == ["known.mp4", "known.mp4", None, "known.mp4", None, None]
     assert [row["leak_score"] for row in rows] == [0.25, 0.25, None, 0.25, None, None]

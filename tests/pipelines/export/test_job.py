@@ -75,7 +75,7 @@ def test_every_exported_frame_is_the_sources_frame_at_that_time(curated: Path, e
 
 
 def test_where_nothing_was_accepted_the_reasons_are_counted(curated: Path, tmp_path: Path) -> None:
-    config = refilter.changed(Clips(curated).record, {"gates": {"min_side_px": 99999}})
+    config = refilter.change_selection(Clips(curated).record, {"gates": {"min_side_px": 99999}})
     refilter.run(config, clips=curated, out=tmp_path)
     refused = sum(row["reason"] == "min_side_px" for row in Clips(tmp_path).read().to_pylist())
     for open_clips in (lambda: job.plan(SOURCE_SIZE, tmp_path, tmp_path), lambda: AcceptedClips(tmp_path)):

@@ -23,13 +23,13 @@ from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.video import encode
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import Gates
-from steadydancer.pipelines.curate.report import explain as story
+from steadydancer.pipelines.curate.report import explain
 from steadydancer.pipelines.curate.report.borderline import nearest, thumbnail
 from steadydancer.pipelines.curate.report.card import card_text, licence_name
 from steadydancer.pipelines.curate.report.compare import ABSENT, compare
 from steadydancer.pipelines.curate.report.composition import composition, copies, decode_share, leaks
 from steadydancer.pipelines.curate.report.explain_text import to_text
-from steadydancer.pipelines.curate.report.funnel import bound_words, count_gates, funnel, reasons
+from steadydancer.pipelines.curate.report.funnel import bounds_text, count_gates, funnel, reasons
 from steadydancer.pipelines.curate.report.page import read_table, write_report
 from steadydancer.pipelines.curate.selection.gating import Bounds
 from steadydancer.pipelines.pages.charts import draw_histogram, histogram
@@ -163,7 +163,7 @@ def test_what_each_gate_did(clips: Clips) -> None:
         "max_persons": (7, 0, 0, 0, 0),
         "min_aesthetic_score": (0, 3, 0, 0, 0),
     }
-    assert counts["max_blur"].asks == "at most 0.5"
+    assert counts["max_blur"].threshold_text == "at most 0.5"
 
 
 def test_gates_may_differ_by_shape_and_be_moved_by_the_selection(tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_gates_may_differ_by_shape_and_be_moved_by_the_selection(tmp_path: Path)
 
     (one,) = [c for c in count_gates(read_table(clips), Bounds.of(config_of(clips.record))) if c.gate == "max_blur"]
     assert (one.beyond, one.first) == (1, 1)
-    assert one.asks == "at most 0.5 (vertical), 0.3 (horizontal), 0.5 (square)"
-    assert bound_words("min", [math.nan, 1.0, math.nan]) == "at least 1 (horizontal)"
+    assert one.threshold_text == "at most 0.5 (vertical), 0.3 (horizontal), 0.5 (square)"
+    assert bounds_text("min", [math.nan, 1.0, math.nan]) == "at least 1 (horizontal)"
 
 
 @pytest.mark.parametrize("values", [
@@ -224,13 +224,13 @@ def test_the_nearest_to_a_bound_are_found_on_both_sides(clips: Clips) -> None:
 
 def test_the_page_counts_what_is_broken_apart(clips: Clips) -> None:
     page = Page(write_report(clips.artifact.path.parent))
-    words = page.section("Rejected: what did not please")
-    rejected, quarantined = words.split("Quarantined: what is broken")
+    words = page.section("Rejected by a gate or rule")
+    rejected, quarantined = words.split("Quarantined: unreadable or damaged")
     assert "min_brightness 2 18.18" in rejected and "too_short 1" in rejected and "truncated" not in rejected
     assert "truncated 1 9.091" in quarantined and "corrupt_frames 1" in quarantined
-    assert "11 rows" in page.section("In short") and "= 3 ok + 5 rejected + 3 quarantined" in page.section("In short")
-    assert "no model having measured for them: min_aesthetic_score." in page.section("Gates, and what was not measured")
-    assert "was not looked for" in page.section("Copies and leaks")
+    assert "11 rows" in page.section("Summary") and "= 3 ok + 5 rejected + 3 quarantined" in page.section("Summary")
+    assert "No clip has a score for these gates: min_aesthetic_score." in page.section("Gates and missing scores")
+    assert "was not checked" in page.section("Duplicates and leaks")
 
 
 def test_the_page_stands_alone_and_names_in_it_do_nothing(tmp_path: Path) -> None:
@@ -244,8 +244,8 @@ def test_the_page_stands_alone_and_names_in_it_do_nothing(tmp_path: Path) -> Non
         assert not [name for name in attributes if name.startswith("on")]
         assert all(attributes[name].startswith(("#", "data:")) for name in ("src", "href") if attributes.get(name))
     assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in page.found)
-    assert "missing" in page.section("Accepted, but barely")
-    assert "<b>all</b>" in page.section("What the clips are")
+    assert "not there" in page.section("Accepted clips nearest to a threshold")
+    assert "<b>all</b>" in page.section("Composition")
     card = (tmp_path / "card.md").read_text()
     assert "| licence | \\<b\\>all\\</b\\> | 1 |" in card and "a\\|b c" in card
 
@@ -254,7 +254,7 @@ def test_composition_is_counted_by_what_is_known(clips: Clips) -> None:
     found = composition(read_table(clips))
     assert found["shape"] == [("vertical", 2, 7), ("square", 1, 1), ("horizontal", 0, 1), ("unknown", 0, 2)]
     assert found["licence"] == [("unknown", 2, 10), ("CC-BY-4.0", 1, 1)]
-    assert found["frame rate"] == [("27 to 33 a second", 3, 8), ("unknown", 0, 3)]
+    assert found["frame rate"] == [("27 to 33 fps", 3, 8), ("unknown", 0, 3)]
     assert sum(number for _, _, number in found["origin"]) == len(ROWS)
 
 
@@ -279,11 +279,11 @@ def test_decoding_has_its_share_of_the_time_or_none_is_told(tmp_path: Path) -> N
     assert decode_share(record) == 0.4
     assert decode_share({"seconds": {"probe": 1.0, "total": 2.0}}) is None
     finish(tmp_path, ROWS, seconds=record["seconds"])
-    words = Page(write_report(tmp_path)).section("Time, against the decode limit")
-    assert "Decoding alone is 40 % of it" in words and "2.50 times" in words
+    words = Page(write_report(tmp_path)).section("Time per stage")
+    assert "Decoding takes 40 % of them" in words and "2.50 times" in words
     finish(tmp_path, ROWS)
-    words = Page(write_report(tmp_path)).section("Time, against the decode limit")
-    assert "What decoding takes was not measured" in words and "all stages 10 100" in words
+    words = Page(write_report(tmp_path)).section("Time per stage")
+    assert "The time for decoding was not measured" in words and "all stages 10 100" in words
 
 
 def test_the_cards_numbers_are_those_of_the_table(clips: Clips) -> None:
@@ -292,7 +292,7 @@ def test_the_cards_numbers_are_those_of_the_table(clips: Clips) -> None:
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head) == {"license": "unknown", "size_categories": ["n<1K"],
                                     "task_categories": ["image-to-video"]}  # fmt: skip
-    assert "3 clips of people" in body and "15 seconds together, out of 3 of 11 source files" in body
+    assert "3 clips of people" in body and "15 seconds in total, from 3 of 11 source files" in body
     assert "11 rows = 3 ok + 5 rejected + 3 quarantined" in body and "1 have a caption" in body
     assert "| min\\_brightness | at least 0.1 | 0 |" in body
     assert "- `min_aesthetic_score`: no accepted clip was measured for it." in body
@@ -346,15 +346,15 @@ def test_copies_of_the_same_bytes_are_held_against_each_other_in_order(tmp_path:
 def test_a_version_shows_what_differs_from_its_parent(tmp_path: Path) -> None:
     old = finish(tmp_path / "old", ROWS)
     rows = [{**row, "verdict": "ok", "reason": None} if row is ROWS[2] else row for row in ROWS]
-    new = finish(tmp_path / "new", rows, parent=old.artifact.reference_from(tmp_path / "new"))
-    words = Page(write_report(tmp_path / "new")).section("Against the version before")
-    assert "1 clips became ok, 0 ceased" in words and "rejected: min_brightness ok 1" in words
-    versions = story.tell(new, 2)["versions"]
+    new = finish(tmp_path / "new", rows, parent=old.artifact.named(tmp_path / "new"))
+    words = Page(write_report(tmp_path / "new")).section("Changes from the parent version")
+    assert "1 clips became ok, 0 are no longer ok" in words and "rejected: min_brightness ok 1" in words
+    versions = explain.explain_clip(new, 2)["versions"]
     assert [(one["verdict"], one["reason"]) for one in versions] == [("ok", None), ("rejected", "min_brightness")]
     (tmp_path / "old" / "clips" / "run.json").unlink()  # deleted since
-    assert len(story.tell(new, 2)["versions"]) == 1 and write_report(tmp_path / "new").is_file()
+    assert len(explain.explain_clip(new, 2)["versions"]) == 1 and write_report(tmp_path / "new").is_file()
     finish(tmp_path / "old", ROWS[:3])  # and another made in its place
-    assert len(story.tell(new, 2)["versions"]) == 1
+    assert len(explain.explain_clip(new, 2)["versions"]) == 1
 
 
 def test_rows_of_an_older_version_lack_what_it_did_not_know(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_rows_of_an_older_version_lack_what_it_did_not_know(tmp_path: Path) -> N
     (part,) = (tmp_path / "clips").glob("part-*")
     pq.write_table(pq.read_table(part).drop_columns(["text_ratio", "licence"]), part)
     assert composition(read_table(clips))["licence"] == [("unknown", 3, 11)]
-    (text,) = [one for one in story.tell(clips, 0)["scores"] if one["score"] == "text_ratio"]
+    (text,) = [one for one in explain.explain_clip(clips, 0)["scores"] if one["score"] == "text_ratio"]
     assert text["value"] is None and write_report(tmp_path).is_file() and compare(clips, clips)["moves"] == []
 
 
@@ -374,7 +374,7 @@ def test_trusted_clips_without_scores_are_not_taken_for_broken_ones(tmp_path: Pa
 
 
 def test_a_story_holds_every_score_against_its_gates(clips: Clips) -> None:
-    told = story.tell(clips, 2)
+    told = explain.explain_clip(clips, 2)
     scores = {one["score"]: one for one in told["scores"]}
     (gate,) = scores["brightness"]["gates"]
     assert gate == {"gate": "min_brightness", "asks": "at least 0.1", "passes": False, "by": pytest.approx(-0.01)}
@@ -382,21 +382,21 @@ def test_a_story_holds_every_score_against_its_gates(clips: Clips) -> None:
     assert scores["aesthetic_score"]["gates"][0] | {"asks": ""} == {
         "gate": "min_aesthetic_score", "asks": "", "passes": None, "by": None}  # fmt: skip
     text = to_text(told)
-    assert "REFUSED: at least 0.1, by 0.01" in text and "licence    unknown" in text
-    assert "min_aesthetic_score could not be asked" in text
-    copy = story.tell(clips, 5)["copies"]
+    assert "FAILS: at least 0.1, by 0.01" in text and "licence    unknown" in text
+    assert "min_aesthetic_score not applied" in text
+    copy = explain.explain_clip(clips, 5)["copies"]
     assert copy["others"] == 1 and copy["kept"] == ["/clips/6.mp4"]
-    assert "it could not be read" in to_text(story.tell(clips, 8))
+    assert "source could not be read" in to_text(explain.explain_clip(clips, 8))
 
 
 def test_clips_are_found_by_what_people_have_in_hand(clips: Clips, tmp_path: Path) -> None:
-    find: Callable[[str], list[int]] = lambda wanted: story.find_rows(clips, wanted)  # noqa: E731
+    find: Callable[[str], list[int]] = lambda wanted: explain.find_rows(clips, wanted)  # noqa: E731
     assert find(f"{3:016d}") == find("/clips/3.mp4") == find("3.mp4") == find(f"{3:064d}") == [3]
     assert find("000000000000001") == [10]  # the beginning of one id
     assert find("00000000000000") == list(range(11))
-    with pytest.raises(SteadyDancerError, match=r"no clip, source or file '33\.mp4'; near it: .*3\.mp4"):
+    with pytest.raises(SteadyDancerError, match=r"no clip, source or file '33\.mp4'; similar: .*3\.mp4"):
         find("33.mp4")
-    with pytest.raises(SteadyDancerError, match="holds no clip"):
+    with pytest.raises(SteadyDancerError, match="has no clip"):
         find("")
 
 
@@ -411,7 +411,7 @@ def test_a_real_curation_shows_its_borderline_clips(curated: Path, tmp_path: Pat
     assert len([tag for tag, _ in page.found if tag == "svg"]) >= 20
     clips = Clips(curated)
     rows = clips.read(["verdict"]).column("verdict").to_pylist()
-    told = story.tell(clips, rows.index("ok"))
+    told = explain.explain_clip(clips, rows.index("ok"))
     assert all(gate["passes"] is not False for one in told["scores"] for gate in one["gates"])
     assert Path(told["keypoints"]["part"]).is_file()
 

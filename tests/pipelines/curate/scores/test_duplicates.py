@@ -152,7 +152,7 @@ def test_a_copy_is_found_behind_what_looks_more_alike(monkeypatch: pytest.Monkey
     copy = (one + chance.normal(0, 3, one.shape)).clip(0, 255).astype(np.float32)
     sequences = [one, one[chance.permutation(20)], copy]
     assert find_groups(sequences, 0.8) == all_pairs(sequences, 0.8) == [0, 1, 0]
-    monkeypatch.setattr(groups, "MOST_CANDIDATES", 2)
+    monkeypatch.setattr(groups, "MAX_CANDIDATES", 2)
     assert find_groups(sequences, 0.8) == [0, 1, 0]
 
 
@@ -167,7 +167,7 @@ def test_a_thousand_dances_in_one_studio_are_not_all_compared(
         where = chance.random(64) * 20  # each dances in another corner of it
         studio.append((place + chance.normal(0, 1, (24, 64)) * where).clip(0, 255).astype(np.float32))
     studio += [sequence + chance.normal(0, 1, sequence.shape).astype(np.float32) for sequence in studio[:3]]
-    monkeypatch.setattr(groups, "MOST_CANDIDATES", 3)
+    monkeypatch.setattr(groups, "MAX_CANDIDATES", 3)
     pairs: list[int] = []
     monkeypatch.setattr(groups, "align", lambda *words: pairs.append(1) or align(*words))
     found = find_groups(studio, 0.8)
@@ -303,7 +303,7 @@ def test_an_excluded_video_that_cannot_be_read_is_named_and_not_dropped(original
     assert load_excluded(tmp_path / "set.npz", FPS).unreadable == excluded.unreadable
     assert load_excluded(folder / "good.mp4", FPS).names == [str(folder / "good.mp4")]
     (folder / "good.mp4").unlink()
-    with pytest.raises(SteadyDancerError, match=r"none that can be read is here\n  .*cut\.mp4: "):
+    with pytest.raises(SteadyDancerError, match=r"no readable video found; give .*\n  .*cut\.mp4: "):
         load_excluded(folder, FPS)
 
 
@@ -317,7 +317,7 @@ def test_an_npz_that_holds_no_fingerprints_is_refused(tmp_path: Path, kind: str)
     if kind != "another npz":
         npz.write_bytes({"no npz": b"path,verdict\n", "cut off": npz.read_bytes()[:300], "empty": b""}[kind])
     (tmp_path / "a.mp4").write_bytes(b"")
-    with pytest.raises(SteadyDancerError, match=r"exclude .*set\.NPZ: no \.npz of fingerprints, or a damaged one"):
+    with pytest.raises(SteadyDancerError, match=r"exclude .*set\.NPZ: not an \.npz of fingerprints, or damaged"):
         job.plan(CurateConfig(exclude=str(npz)), str(tmp_path), tmp_path / "out")
 
 

@@ -92,7 +92,7 @@ def test_few_key_frames_tell_nothing_and_a_gate_that_is_off_refuses_nothing(
     def refused(path: Path, **gates: Any) -> bool:
         row = probe_source(open_source(str(path)), CONFIG)
         assert isinstance(row, dict)
-        return glance.refused_at_a_glance(row, CONFIG.model_copy(update={"gates": Gates(**gates)})) is not None
+        return glance.screen_key_frames(row, CONFIG.model_copy(update={"gates": Gates(**gates)})) is not None
 
     assert not refused(one_group) and refused(grouped)
     still = {"min_contrast": None, "min_sharpness": None, "max_blur": None}

@@ -14,7 +14,7 @@ from steadydancer.pipelines.curate.config import SHAPES, CurateConfig, Duplicate
 from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.selection.overrides import read_decisions
 from steadydancer.pipelines.curate.selection.select import failed_gate, select, select_table
-from steadydancer.pipelines.curate.selection.targets import UNMEASURED, Scale, parts_of
+from steadydancer.pipelines.curate.selection.targets import UNMEASURED, Scale, mix_parts
 from steadydancer.pipelines.curate.selection.verdicts import NO_MODEL, Selection
 
 GATES = Gates(max_static_edge_ratio=0.4)
@@ -65,7 +65,7 @@ def by_rows(rows: list[Row], gates: Gates, scope: str) -> list[Row]:
         if row["verdict"] is None:
             failure = failed_gate(row, gates)
             if failure is None and row["pose_digest"] is None:
-                failure = "no_pose", NO_MODEL if row["pose_model"] is None else "nobody was found"
+                failure = "no_pose", NO_MODEL if row["pose_model"] is None else "no person was found"
             if failure is None and row["clip_id"] in first:
                 failure = "duplicate", f"same content as {first[row['clip_id']]}"
             missing = [g for g, column, *_ in gates.bounds() if column != "side_px" and row[column] is None]
@@ -90,7 +90,7 @@ def by_rows(rows: list[Row], gates: Gates, scope: str) -> list[Row]:
     for row in out:
         kept = best.get(row["duplicate_group"] or "")
         if scope != "off" and row["verdict"] == "ok" and kept is not None and row[key] != kept[key]:
-            detail = f"a copy of {kept['source_path']} from {kept['start_s']:.2f} s, which has more pixels and bits"
+            detail = f"copy of {kept['source_path']} at {kept['start_s']:.2f} s, which has more pixels and bits"
             row |= {"verdict": "rejected", "reason": "near_duplicate", "detail": detail}
     return out
 
@@ -218,7 +218,7 @@ def test_a_target_counts_what_is_left_of_copies() -> None:
 
 
 def test_the_mix_is_shared_out_in_whole_clips() -> None:
-    wanted = lambda number, **mix: [part.wanted for part in parts_of(Target(num_clips=number, mix=mix))]  # noqa: E731
+    wanted = lambda number, **mix: [part.wanted for part in mix_parts(Target(num_clips=number, mix=mix))]  # noqa: E731
     assert wanted(7338, vertical=0.72) == [5283, 2055]
     assert wanted(10, vertical=1 / 3, horizontal=1 / 3, square=1 / 3) == [4, 3, 3]
     assert wanted(5) == [5] and wanted(5, vertical=1.0) == [5, 0]
@@ -241,8 +241,8 @@ def test_of_each_source_the_best_clips_stay() -> None:
     expected = {row["clip_id"] for k, row in enumerate(best) if not k or best[k - 1]["source_id"] != row["source_id"]}
     assert {row["clip_id"] for row in kept} == expected and len(expected) < len(free)
     over = [row for row in selection.apply(table, 0).to_pylist() if row["reason"] == "quota_of_source"]
-    assert len(over) == len(free) - len(kept) and "not among the best 1 of its source" in over[0]["detail"]
-    with pytest.raises(ValueError, match="min_beauty is none"):
+    assert len(over) == len(free) - len(kept) and "the best 1 clips of its source were kept" in over[0]["detail"]
+    with pytest.raises(ValueError, match="gates only; got min_beauty"):
         Quotas(along=("min_beauty",))
 
 
@@ -262,7 +262,7 @@ def test_what_a_person_wants_stays_before_copies_and_quotas(tmp_path: Path) -> N
         "near_duplicate", "near_duplicate", "decision", "near_duplicate", "duplicate", "decision", None,
         "quota_of_shape",
     ]  # fmt: skip
-    assert "copy of /videos/00000.mp4 from 10.00 s" in found[0]["detail"]
+    assert "copy of /videos/00000.mp4 at 10.00 s" in found[0]["detail"]
     assert found[4]["detail"] == "same content as /videos/00001.mp4"
 
 
@@ -274,7 +274,7 @@ def test_a_progressive_copy_goes_before_the_interlaced_one_with_more_bytes() -> 
                    "source_bytes": 1000, "deinterlaced": False}  # fmt: skip
     found = run(to_table([woven, clean])).apply(to_table([woven, clean]), 0).to_pylist()
     assert [one["reason"] for one in found] == ["near_duplicate", None]
-    assert found[0]["detail"] == "a copy of /videos/b.mp4 from 0.00 s, which is not interlaced"
+    assert found[0]["detail"] == "copy of /videos/b.mp4 at 0.00 s, which is not interlaced"
     # a copy of a ninth of the area and the bits is no better for that
     small = clean | {"width": row["width"] // 3, "height": row["height"] // 3}
     found = run(to_table([woven, small])).apply(to_table([woven, small]), 0).to_pylist()

@@ -15,7 +15,7 @@ from steadydancer.pipelines.curate.selection.copies import Copies, over_quota
 from steadydancer.pipelines.curate.selection.overrides import read_decisions
 from steadydancer.pipelines.curate.selection.row_keys import RowKeys
 from steadydancer.pipelines.curate.selection.select import columns_read, select
-from steadydancer.pipelines.curate.selection.targets import UNMEASURED, Dial, Scale, margins, parts_of
+from steadydancer.pipelines.curate.selection.targets import UNMEASURED, MovingGates, Scale, margins, mix_parts
 from steadydancer.pipelines.curate.selection.verdicts import NO_MODEL, Selection
 
 OFF: dict[str, Any] = dict.fromkeys(Gates.model_fields)
@@ -55,21 +55,21 @@ def test_of_one_content_the_first_stays_and_of_one_look_the_best() -> None:
     quality = np.array([1.0, 3.0, 9.0, 2.0, 9.0, 3.0, 9.0])
     position = np.array([3, 5, 1, 2, 0, 4, 6])
     nobody = np.zeros(7, bool)
-    left = Copies(clip, group, unit, quality, position, nobody).left(np.ones(7, bool))
+    left = Copies(clip, group, unit, quality, position, nobody).deduplicate(np.ones(7, bool))
     # Content 0: row 2 comes first in path order. Then group 5: row 2 is the best; 1, 3 and 5 are other units.
     assert left.same_as.tolist() == [2, -1, -1, -1, -1, -1, 2]
     assert left.copy_of.tolist() == [-1, 2, -1, 2, -1, 2, -1]
     assert left.kept.tolist() == [False, False, True, False, True, False, False]
     # Without row 2 row 0 is content 0's; then rows 1 and 5 are equally good, and 5 comes first: row 1 goes, row 3 too.
-    left = Copies(clip, group, unit, quality, position, nobody).left(np.arange(7) != 2)
+    left = Copies(clip, group, unit, quality, position, nobody).deduplicate(np.arange(7) != 2)
     assert left.same_as.tolist() == [-1, -1, -1, -1, -1, -1, 0]
     assert left.copy_of.tolist() == [5, 5, -1, 5, -1, -1, -1]
     # What belongs to the unit of the best one stays beside it.
-    left = Copies(clip, group, unit, quality, position, nobody).left(np.isin(np.arange(7), [0, 1, 3]))
+    left = Copies(clip, group, unit, quality, position, nobody).deduplicate(np.isin(np.arange(7), [0, 1, 3]))
     assert left.kept.tolist() == [False, True, False, True, False, False, False]
     # A person's choice goes before path order and quality, and stays beside a better copy.
     wanted = np.isin(np.arange(7), [3, 6])
-    left = Copies(clip, group, unit, quality, position, wanted).left(np.ones(7, bool))
+    left = Copies(clip, group, unit, quality, position, wanted).deduplicate(np.ones(7, bool))
     assert left.same_as.tolist() == [6, -1, 6, -1, -1, -1, -1]
     assert left.copy_of.tolist() == [-1, -1, -1, -1, -1, 3, -1]
     assert left.kept.tolist() == [False, True, False, True, True, False, True]
@@ -129,11 +129,11 @@ def test_the_funnel_counts_who_is_first_who_is_alone_and_what_was_not_measured()
     assert selection.counts == {"ok": 1, "rejected": 7, "quarantined": 1} and len(selection) == 9
     assert told(selection, table, "verdict", "reason", "detail") == [
         ("ok", None, None),
-        ("rejected", "min_brightness", "brightness 0.1, at least 0.5 is asked"),
-        ("rejected", "min_brightness", "brightness 0.1, at least 0.5 is asked"),
-        ("rejected", "min_contrast", "contrast 0.1, at least 0.5 is asked"),
-        ("rejected", "min_contrast", "contrast 0.1, at least 0.5 is asked"),
-        ("rejected", "no_pose", "nobody was found"),
+        ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
+        ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
+        ("rejected", "min_contrast", "contrast is 0.1, expected at least 0.5"),
+        ("rejected", "min_contrast", "contrast is 0.1, expected at least 0.5"),
+        ("rejected", "no_pose", "no person was found"),
         ("rejected", "too_short", "1 s"),
         ("quarantined", "unreadable", "no"),
         ("rejected", "duplicate", "same content as /v/0.mp4"),
@@ -142,7 +142,7 @@ def test_the_funnel_counts_who_is_first_who_is_alone_and_what_was_not_measured()
         None, None, "min_contrast", None, "min_brightness", "min_brightness,min_contrast", None, None, None,
     ]  # fmt: skip
     assert selection.accepted_by_shape() == {"vertical": 0, "horizontal": 0, "square": 1}
-    record = selection.told()
+    record = selection.record()
     assert record["funnel"] == selection.funnel() and record["target"] is None
     assert record["gates"]["min_brightness"] == 0.5 and record["quotas"]["max_accepted_per_source"] is None
 
@@ -158,8 +158,8 @@ def test_what_was_refused_before_its_pose_is_not_measured_rather_than_empty() ->
     loose = run(table, measured_gates=measured)
     assert told(loose, table, "reason") == ["not_measured", "no_pose", "no_pose", None]
     details = told(loose, table, "detail")
-    assert details[0].startswith("min_brightness had refused it, so its pose was not measured")
-    assert details[1:3] == ["nobody was found", NO_MODEL]
+    assert details[0].startswith("no pose was estimated because min_brightness rejected the clip: ")
+    assert details[1:3] == ["no person was found", NO_MODEL]
     # A gate that looks at what was measured later did not keep anything from being measured.
     late = gates(min_pose_motion=99.0)
     table = rows({"pose_motion": 1.0, "pose_digest": None, "pose_model": None})
@@ -195,9 +195,9 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
     assert told(selection, table, "verdict", "reason", "detail") == [
         ("ok", "decision", "the light is meant so"),
         ("rejected", "decision", "decided by hand"),
-        ("rejected", "no_pose", "accepted by hand, but nobody was found"),
+        ("rejected", "no_pose", "accepted by hand, but no person was found"),
         ("quarantined", "unreadable", None),
-        ("rejected", "min_brightness", "brightness 0.1, at least 0.5 is asked"),
+        ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
         ("ok", "decision", "here too"),
         ("quarantined", "unreadable", None),
     ]
@@ -225,8 +225,8 @@ def test_a_decision_is_about_rows_that_all_its_words_name(tmp_path: Path) -> Non
     rejected = told(run(table, decisions=decided(tmp_path, ",/v/a.mp4,10.009,reject,")), table, "verdict")
     assert rejected == ["ok", "ok", "rejected"]
     for line, words in (
-        (",/v/a.mp4,10.02,reject,", r"line 2: no row is /v/a\.mp4 at 10\.02 s"),
-        ("c1,/v/b.mp4,,reject,", "line 2: no row is c1 of /v/b.mp4"),
+        (",/v/a.mp4,10.02,reject,", r"line 2: no row matches /v/a\.mp4 at 10\.02 s"),
+        ("c1,/v/b.mp4,,reject,", "line 2: no row matches c1 of /v/b.mp4"),
         ("c1,,,reject,\nc1,,,accept,", "lines 2 and 3 contradict each other on c1"),
     ):
         with pytest.raises(ArtifactError, match=words):
@@ -261,17 +261,17 @@ def test_a_bound_is_a_quantile_of_its_column_and_a_margin_the_strictness_at_whic
     config = CurateConfig(
         gates=gates(min_brightness=0.3, max_blur=0.5), quotas=Quotas(along=("min_brightness", "max_blur"))
     )
-    dial = Dial.of(config)
-    assert (dial.gates, dial.columns) == (("min_brightness", "max_blur"), ("brightness", "blur"))
-    assert (dial.sides, dial.bounds) == (("min", "max"), (0.3, 0.5))
+    moving = MovingGates.of(config)
+    assert (moving.gates, moving.columns) == (("min_brightness", "max_blur"), ("brightness", "blur"))
+    assert (moving.sides, moving.bounds) == (("min", "max"), (0.3, 0.5))
     taste = np.array([[0.1, 0.1], [0.5, 0.9], [np.nan, np.nan], [0.9, 0.4]])
-    each = [Scale.of(taste[:, k], dial.sides[k], dial.bounds[k]) for k in (0, 1)]
+    each = [Scale.of(taste[:, k], moving.sides[k], moving.bounds[k]) for k in (0, 1)]
     np.testing.assert_allclose(
-        margins(taste, dial, each),
-        [min(each[k].margin(taste[i : i + 1, k], dial.sides[k])[0] for k in (0, 1)) for i in range(4)],
+        margins(taste, moving, each),
+        [min(each[k].margin(taste[i : i + 1, k], moving.sides[k])[0] for k in (0, 1)) for i in range(4)],
     )
     # What was not measured is behind what keeps the bound, if only just, and before what does not.
-    assert margins(taste, dial, each).tolist()[0] == -1 and -1e-9 < margins(taste, dial, each)[2] < 0
+    assert margins(taste, moving, each).tolist()[0] == -1 and -1e-9 < margins(taste, moving, each)[2] < 0
 
 
 def test_a_target_takes_the_largest_margins_of_each_part() -> None:
@@ -288,7 +288,7 @@ def test_a_target_takes_the_largest_margins_of_each_part() -> None:
     assert found["vertical"]["min_brightness"] == pytest.approx(0.9)
     assert found["horizontal"]["min_brightness"] == found["square"]["min_brightness"] == pytest.approx(0.4)
     assert selection.config.quotas.max_accepted_by_shape == {"vertical": 1, "horizontal": 3, "square": 0}
-    assert [part.wanted for part in parts_of(target)] == [1, 3]
+    assert [part.wanted for part in mix_parts(target)] == [1, 3]
     # Gates that do not move stay where they are: what they refuse is not to be had.
     still = run(table, gates=gates(min_brightness=0.5, max_blur=0.5), target=target, quotas=quotas)
     assert still.target is not None and still.target["reached"]
@@ -348,11 +348,11 @@ def test_a_quota_of_shape_says_how_many_are_better() -> None:
     quotas = Quotas(max_accepted_by_shape={"horizontal": 2}, along=("min_brightness",))
     selection = run(table, gates=gates(min_brightness=0.5), quotas=quotas)
     assert told(selection, table, "reason") == ["quota_of_shape", None, "quota_of_shape", None]
-    assert told(selection, table, "detail")[0] == "2 horizontal clips are better, and no more asked"
+    assert told(selection, table, "detail")[0] == "over quota: the best 2 horizontal clips were kept"
     quotas = Quotas(max_accepted_per_source=3, max_accepted_by_shape={"horizontal": 2}, along=("min_brightness",))
     selection = run(table, gates=gates(min_brightness=0.5), quotas=quotas)
     assert told(selection, table, "reason") == ["quota_of_source", None, "quota_of_shape", None]
-    assert told(selection, table, "detail")[0] == "not among the best 3 of its source; no more are asked"
+    assert told(selection, table, "detail")[0] == "over quota: the best 3 clips of its source were kept"
 
 
 def test_copies_are_told_with_the_best_ones_place() -> None:
@@ -362,7 +362,7 @@ def test_copies_are_told_with_the_best_ones_place() -> None:
         {"duplicate_group": "g", "source_bytes": 20},
         {"duplicate_group": None, "source_bytes": 5},
     )
-    words = "a copy of /v/1.mp4 from 2.50 s, which has more pixels and bits"
+    words = "copy of /v/1.mp4 at 2.50 s, which has more pixels and bits"
     assert told(run(table), table, "reason", "detail") == [
         ("near_duplicate", words), (None, None), ("near_duplicate", words), (None, None),
     ]  # fmt: skip
