@@ -18,7 +18,7 @@ import numpy as np
 from steadydancer.datasets.artifact import plan_packets
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_ipc
 from steadydancer.datasets.toydance import make_toy_clips
-from steadydancer.datasets.video import client as video_process
+from steadydancer.datasets.video import client
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.stages import stages
 from steadydancer.pipelines.curate.steps import open_source
@@ -71,7 +71,7 @@ def main() -> None:
             rows = to_ipc(map(open_source, packet.ids), CLIP_SCHEMA)
             worker({"packet": packet.id, "ids": list(packet.ids), "rows": rows, "seconds": "{}", "fault": ""})
             ours.append(resident_mb(os.getpid()))
-            pid = video_process.child_pid()
+            pid = client.child_pid()
             if pid:
                 decoders.append(resident_mb(pid))
     hundred = 100 / CONFIG.packet_size

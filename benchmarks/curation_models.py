@@ -19,7 +19,7 @@ from typing import Any
 
 from steadydancer.datasets.schema import CLIP_SCHEMA, Row, to_ipc
 from steadydancer.datasets.toydance import make_toy_clips
-from steadydancer.datasets.video import client as video_process
+from steadydancer.datasets.video import client
 from steadydancer.datasets.video.reader import VideoReader
 from steadydancer.datasets.video.worker import perform
 from steadydancer.pipelines.curate.config import CurateConfig
@@ -71,7 +71,7 @@ def watched_stages(config: CurateConfig, calls: list[Call], names: set[str]) -> 
 
 def cpu_seconds() -> float:
     """Of this process, of its decoding child, and of children that ended."""
-    pid = video_process.child_pid()
+    pid = client.child_pid()
     child = time.clock_gettime((~pid << 3) | 2) if pid else 0.0
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + child + ended.ru_utime + ended.ru_stime
@@ -94,7 +94,7 @@ def main() -> None:
     calls: list[Call] = []
     names: set[str] = set()
     requests: list[tuple[str, str, dict[str, Any]]] = []
-    ask = video_process.request
+    ask = client.request
 
     def noted(operation: str, path: str | os.PathLike[str], **words: Any) -> Any:
         requests.append((operation, str(path), words))
@@ -122,11 +122,11 @@ def main() -> None:
         for _ in range(arguments.rounds):
             calls.clear()
             requests.clear()
-            video_process.end_child()  # what it has kept would be no work
-            video_process.request("index", paths[-1])
-            video_process.request = noted
+            client.end_child()  # what it has kept would be no work
+            client.request("index", paths[-1])
+            client.request = noted
             seconds["curate"].append(timed(lambda: worker(item)))
-            video_process.request = ask
+            client.request = ask
             seconds["networks"].append(timed(lambda: [call(*given) for call, given in calls]))
             seconds["decode"].append(timed(decode_alone))
     middle = {name: statistics.median(values) for name, values in seconds.items()}

@@ -26,8 +26,7 @@ import numpy as np
 
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.toydance import draw_dancer, load_supplied_pose, save_supplied_pose, toy_pose
-from steadydancer.datasets.video import client as video_process
-from steadydancer.datasets.video import probe
+from steadydancer.datasets.video import client, probe
 from steadydancer.datasets.video.reader import VideoReader
 from steadydancer.pipelines.curate import job
 from steadydancer.pipelines.curate.config import CurateConfig
@@ -223,7 +222,7 @@ def decode_barely(paths: list[Path], config: CurateConfig) -> None:
 
 def cpu_seconds() -> float:
     """Of this process, of its decoding child, and of children that ended."""
-    pid = video_process.child_pid()
+    pid = client.child_pid()
     child = time.clock_gettime((~pid << 3) | 2) if pid else 0.0  # the kernel's number for another process's CPU clock
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + child + ended.ru_utime + ended.ru_stime

@@ -17,8 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from steadydancer.datasets.video import client as video_process
-from steadydancer.datasets.video import decode, decode_low_resolution, probe
+from steadydancer.datasets.video import client, decode, decode_low_resolution, probe
 from steadydancer.datasets.video.decoders import DecordCursor
 from steadydancer.datasets.video.index import read_index
 from steadydancer.datasets.video.reader import VideoReader
@@ -50,7 +49,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 
 def _child_seconds() -> float:
-    pid = video_process.child_pid()
+    pid = client.child_pid()
     return time.clock_gettime((~pid << 3) | 2) if pid else 0.0  # the kernel's number for another process's CPU clock
 
 

@@ -29,7 +29,7 @@ from steadydancer.models.objectives import (
     wan_velocity,
 )
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.pipelines.train import flops as cost
+from steadydancer.pipelines.train import flops
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.engine import Workers, open_engine, workers
 from steadydancer.pipelines.train.memory_optimizations import checkpoint_blocks
@@ -123,18 +123,18 @@ def report(way: str, rounds: int, tiny: bool) -> dict[str, Any]:
     bucket = (9, 64, 64) if tiny else (81, 640, 640)
     changes = {"use_gpu": False, "dtype": "float32", "lora_rank": 2, "lora_alpha": 2} if tiny else {}
     config = TrainConfig(num_workers=0, global_batch_size=1, warmup_steps=0, **settings, **changes)
-    network = cost.count(config, {name: size for name, size in sizes.items() if name != "in_channels"})
-    flops = cost.step_flops(config, network, bucket)
+    network = flops.count(config, {name: size for name, size in sizes.items() if name != "in_channels"})
+    step = flops.step_flops(config, network, bucket)
     torch.manual_seed(0)
     with workers(config) as team:
         measured = measure(config, sizes, bucket, rounds, team)
     counted = footprint.gpu_memory(config, network, bucket)["total"] / 1e9
     return {
         **measured,
-        "tokens": cost.num_tokens(network, bucket),
-        "tflop": round(flops.hardware / 1e12, 6),
-        "tflop_per_s": round(flops.hardware / measured["seconds"] / 1e12, 4),
-        "needed_tflop_per_s": round(flops.model / measured["seconds"] / 1e12, 4),
+        "tokens": flops.num_tokens(network, bucket),
+        "tflop": round(step.hardware / 1e12, 6),
+        "tflop_per_s": round(step.hardware / measured["seconds"] / 1e12, 4),
+        "needed_tflop_per_s": round(step.model / measured["seconds"] / 1e12, 4),
         "counted_gb": round(counted, 2),
     }
 

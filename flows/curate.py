@@ -12,7 +12,15 @@ from ..datasets.storage.files import file_url
 from ..pipelines.common.outcomes import require_usable
 from ..pipelines.runtime.after_commit import after_commit
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_here, absolute_preset, announce, counts_table, publish, shown
+from .prefect_ui import (
+    absolute,
+    absolute_if_exists,
+    absolute_preset,
+    announce,
+    counts_table,
+    publish,
+    warn_if_not_shown,
+)
 
 
 @flow(name="curate-dataset")
@@ -44,7 +52,7 @@ def curate_dataset(
         The records of both artifacts.
     """
     run = presets.load(preset)
-    components = absolute_if_here(components or run.cache.components)
+    components = absolute_if_exists(components or run.cache.components)
     run = presets.change(run, "cache", components=components)
     clips, folder = absolute(clips), location(absolute(out))
     curated = tasks.curate(run, clips, folder, cluster, in_process)
@@ -53,7 +61,7 @@ def curate_dataset(
     cached = tasks.cache(run, folder, folder, cluster, in_process)
     require_usable(Artifact(folder / "latents"), cached["counts"])
     records = {"clips": curated, "latents": cached}
-    with shown("curated-clips"):
+    with warn_if_not_shown("curated-clips"):
         publish("curated-clips", f"Clips of {clips} and their latents in {folder}", counts_table(folder, records))
     if trigger_next:
         next_parameters = {
@@ -79,14 +87,14 @@ def publish_curation(folder: Location) -> None:
     with after_commit(f"{page} and {CARD}", f"`steadydancer report --clips {folder}` makes them again"):
         write_report(folder)
         card = (page.parent / CARD).read_text()
-        with shown("clip-card"):
+        with warn_if_not_shown("clip-card"):
             create_markdown_artifact(
                 key="clip-card", markdown=card.split("---\n", 2)[-1], description=f"Card of {folder}/clips"
             )
         if link := file_url(page):
-            with shown("clip-report"):
+            with warn_if_not_shown("clip-report"):
                 create_link_artifact(key="clip-report", link=link, link_text=str(page))
-    with shown("clip-funnel"):
+    with warn_if_not_shown("clip-funnel"):
         clips = Clips(folder)
         table = clips.read(FUNNEL_COLUMNS)
         publish("clip-verdicts", f"Why, in {folder}/clips", reason_rows(reasons(table)))

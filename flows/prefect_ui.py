@@ -42,7 +42,7 @@ def absolute(path: str) -> str:
     return path if "://" in path else str(Path.cwd() / path)
 
 
-def absolute_if_here(name: str) -> str:
+def absolute_if_exists(name: str) -> str:
     """A path if there is something at it, else the name (a hub id) as it is."""
     return absolute(name) if Path(name).exists() else name
 
@@ -52,14 +52,14 @@ def absolute_preset(preset: str) -> str:
     return absolute(preset) if preset.lower().endswith(".json") else preset
 
 
-def shown(key: str) -> AbstractContextManager[None]:
+def warn_if_not_shown(key: str) -> AbstractContextManager[None]:
     """For what shows an artifact of a finished job in the UI: its failure is a warning, and no failure of the flow."""
     return after_commit(f"the table or page `{key}` of the UI", "another run of the flow shows it again")
 
 
 def publish(key: str, title: str, rows: list[dict[str, Any]]) -> None:
     """Show a table in the UI, under a key that later runs add versions to."""
-    with shown(key):
+    with warn_if_not_shown(key):
         create_table_artifact(key=key, table=rows, description=title)
 
 

@@ -11,7 +11,7 @@ from ..datasets.storage import location
 from ..datasets.storage.files import file_url
 from ..pipelines.common.outcomes import in_words, require_usable, truths_in_words
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_here, counts_table, publish, shown
+from .prefect_ui import absolute, absolute_if_exists, counts_table, publish, warn_if_not_shown
 
 
 @flow(name="render-evaluation")
@@ -40,7 +40,7 @@ def render_evaluation(
     Returns:
         The records of both artifacts.
     """
-    run = presets.change(presets.load(preset), "render", components=components and absolute_if_here(components))
+    run = presets.change(presets.load(preset), "render", components=components and absolute_if_exists(components))
     trained, table, folder = (location(absolute(place)) for place in (checkpoint, pairs, out))
     truth_folder = location(absolute(truth)) if truth else None
     rendered = tasks.render(run, trained, table, folder, cluster, in_process)
@@ -48,12 +48,12 @@ def render_evaluation(
     scored = tasks.evaluate(run, folder, truth_folder, folder, cluster, in_process)
     require_usable(Artifact(folder / "metrics"), scored["counts"])
     records = {"renders": rendered, "metrics": scored}
-    with shown("rendered-videos"):
+    with warn_if_not_shown("rendered-videos"):
         publish("rendered-videos", f"Videos of {table} in {folder}", counts_table(folder, records))
     publish("scores", f"Metrics of {folder}. {truths_in_words(scored.get('truths'))}", scores_table(scored))
     report = folder / "report.html"
     if link := file_url(report):
-        with shown("report"):
+        with warn_if_not_shown("report"):
             create_link_artifact(key="report", link=link, link_text=str(report))
     return records
 

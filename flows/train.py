@@ -11,7 +11,7 @@ from ..datasets.storage.files import file_url
 from ..pipelines.runtime.after_commit import after_commit
 from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_in_words, write_stages_report
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_here, absolute_preset, announce, publish, shown
+from .prefect_ui import absolute, absolute_if_exists, absolute_preset, announce, publish, warn_if_not_shown
 
 
 @flow(name="train-steadydancer")
@@ -52,7 +52,7 @@ def train_steadydancer(
     if trigger_next and pairs is None:
         raise SteadyDancerError("trigger_next starts render-evaluation, which needs to know what to render: give pairs")
     run = presets.load(preset)
-    base = absolute_if_here(base or run.cache.components)
+    base = absolute_if_exists(base or run.cache.components)
     cached, folder = location(absolute(latents)), location(absolute(out))
     records: dict[str, Any] = {}
     checkpoint: Location | None = None
@@ -88,10 +88,10 @@ def publish_training(folder: Location) -> None:
         page = write_stages_report(folder)
     if page is None:
         return
-    with shown("training-report"):
+    with warn_if_not_shown("training-report"):
         create_markdown_artifact(
             key="training-report", markdown=stages_in_words(folder), description=f"Training in {folder}: {named(page)}"
         )
     if link := file_url(page):
-        with shown("training-page"):
+        with warn_if_not_shown("training-page"):
             create_link_artifact(key="training-page", link=link, link_text=str(page))

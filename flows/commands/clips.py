@@ -14,7 +14,7 @@ from .options import FOLDER
 if TYPE_CHECKING:
     from ...datasets.storage import Location
 
-as_json = click.option("--json", "json_wanted", is_flag=True, help="For machines.")
+as_json = click.option("--json", "print_json", is_flag=True, help="For machines.")
 
 
 def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
@@ -44,11 +44,11 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
     if out is not None and clips is None:
         raise click.UsageError("--out goes with --clips; other pages lie in the folder that they tell of")
     if clips is not None:
-        from ...pipelines.curate.report import page as pages
+        from ...pipelines.curate.report.page import CARD, PAGE, write_report
 
-        page = out if out is None or out.suffix.lower() == ".html" else out / pages.PAGE
-        page = pages.write_report(clips, page)
-        click.echo(f"{page}\n{page.parent / pages.CARD}")
+        page = out if out is None or out.suffix.lower() == ".html" else out / PAGE
+        page = write_report(clips, page)
+        click.echo(f"{page}\n{page.parent / CARD}")
     elif metrics is not None:
         from ...pipelines.evaluate.report import write_report_again
 
@@ -68,7 +68,7 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
               help="What --out of any other command was given, or the artifact in it.")  # fmt: skip
 @as_json
 def explain(
-    clip: str, clips: Location | None, latents: Location | None, artifact: Location | None, json_wanted: bool
+    clip: str, clips: Location | None, latents: Location | None, artifact: Location | None, print_json: bool
 ) -> None:
     """Tell what became of one clip, render or sample, and why.
 
@@ -78,7 +78,7 @@ def explain(
     if (clips is None) == (artifact is None) and (clips is not None or latents is None):
         raise click.UsageError("give --clips, --latents or both for a clip, or --artifact for a row of anything else")
     if clips is None:
-        _tell_rows(clip, [place for place in (artifact, latents) if place is not None], json_wanted)
+        _print_rows(clip, [place for place in (artifact, latents) if place is not None], print_json)
         return
     from ...datasets.clips import Clips
     from ...pipelines.curate.report import explain as story
@@ -87,45 +87,45 @@ def explain(
     finished = Clips(clips)
     rows = story.find_rows(finished, clip)
     if len(rows) > 1:
-        _tell_choice(clip, story.brief(finished, rows), json_wanted)
+        _print_matches(clip, story.brief(finished, rows), print_json)
         return
     told = story.tell(finished, rows[0], latents)
-    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_wanted else to_text(told))
+    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if print_json else to_text(told))
 
 
-def _tell_rows(wanted: str, folders: list[Location], json_wanted: bool) -> None:
+def _print_rows(wanted: str, folders: list[Location], print_json: bool) -> None:
     """Rows of any artifacts; of several that fit, what there is to choose from."""
-    from ...pipelines.common import outcomes as verdicts
+    from ...pipelines.common import outcomes
 
-    artifacts = [one for folder in folders for one in verdicts.artifacts_in(folder)]
-    found = [(one, rows) for one in artifacts if (rows := verdicts.find_rows(one, wanted))]
+    artifacts = [one for folder in folders for one in outcomes.artifacts_in(folder)]
+    found = [(one, rows) for one in artifacts if (rows := outcomes.find_rows(one, wanted))]
     if not found:
-        near = [name for one in artifacts for name in verdicts.names_near(one, wanted)]
+        near = [name for one in artifacts for name in outcomes.names_near(one, wanted)]
         places = " and ".join(str(one.path) for one in artifacts)
         raise SteadyDancerError(
             f"{places} hold{'s' * (len(artifacts) == 1)} no row {wanted!r}"
             + (f"; near it: {', '.join(dict.fromkeys(near))}" if near else "")
             + ". An id, its beginning, or the path or name of a file is wanted"
         )
-    if json_wanted:
+    if print_json:
         told = [{"artifact": str(one.path), "rows": rows} for one, rows in found]
         click.echo(json.dumps(told, indent=2, ensure_ascii=False, default=str))
         return
     for one, rows in found:
         by_name: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
-            by_name.setdefault(verdicts.name_of(row), []).append(row)
+            by_name.setdefault(outcomes.name_of(row), []).append(row)
         if len(by_name) == 1:
-            click.echo(verdicts.told_rows(one, rows))
+            click.echo(outcomes.told_rows(one, rows))
             continue
         click.echo(f"{wanted} is {len(by_name)} rows of {one.path}; ask for one by its id:")
         for several in by_name.values():
-            click.echo(verdicts.told_row(several[0]) if several[0]["verdict"] != "ok"
-                       else f"    {verdicts.name_of(several[0])}: ok")  # fmt: skip
+            click.echo(outcomes.told_row(several[0]) if several[0]["verdict"] != "ok"
+                       else f"    {outcomes.name_of(several[0])}: ok")  # fmt: skip
 
 
-def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> None:
-    if json_wanted:
+def _print_matches(clip: str, rows: list[dict[str, Any]], print_json: bool) -> None:
+    if print_json:
         click.echo(json.dumps({"matches": rows}, indent=2, ensure_ascii=False))
         return
     click.echo(f"{clip} is {len(rows)} clips; ask for one by its id:")
@@ -138,10 +138,10 @@ def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> No
 @click.option("--clips", type=FOLDER, required=True, help="The version before: what its `--out` was.")
 @click.option("--with", "other", type=FOLDER, required=True, help="The version after.")
 @as_json
-def compare(clips: Location, other: Location, json_wanted: bool) -> None:
+def compare(clips: Location, other: Location, print_json: bool) -> None:
     """Say what differs between two versions."""
     from ...datasets.clips import Clips
-    from ...pipelines.curate.report import compare as versions
+    from ...pipelines.curate.report.compare import compare, to_text
 
-    found = versions.compare(Clips(clips), Clips(other))
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if json_wanted else versions.to_text(found))
+    differences = compare(Clips(clips), Clips(other))
+    click.echo(json.dumps(differences, indent=2, ensure_ascii=False) if print_json else to_text(differences))

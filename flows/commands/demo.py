@@ -25,10 +25,10 @@ def demo(clips: str | None, out: Path | None, preset: str, print_config: bool, d
     if print_config:
         click.echo(run.model_dump_json(indent=2))
         return
-    from ..demo import run as road
+    from ..demo.run import free_folder, plan, run_demo
 
-    out = out or road.free_folder(clips)
+    out = out or free_folder(clips)
     if dry_run:
-        click.echo(json.dumps(road.plan(run, clips, out), indent=2))
+        click.echo(json.dumps(plan(run, clips, out), indent=2))
         return
-    road.walk(run, clips=clips, out=out, in_process=in_process)
+    run_demo(run, clips=clips, out=out, in_process=in_process)

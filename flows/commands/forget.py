@@ -37,22 +37,22 @@ def forget(source: str, clips: tuple[Location, ...], latents: tuple[Location, ..
     without it are written and read back; only then, and only if you say so, the old ones are deleted. The file itself
     and weights that were trained on it are left as they are. The same command again goes on where it was stopped.
     """
-    from ...pipelines.forget import job as job
+    from ...pipelines.forget import job
 
     request = job.Request(source, list(clips), out, list(latents), list(exports), reason, with_copies)
     if dry_run:
         click.echo(json.dumps(job.plan(request), indent=2))
         return
     record = job.run(request)
-    _tell(record)
+    _print_record(record)
     places = "\n".join(f"  {one['path']}" for one in record["superseded"])
     if yes or (sys.stdin.isatty() and click.confirm(f"{places}\nstill hold it. Delete them?")):
-        _tell_what_is_left(job.delete_superseded(record))
+        _print_leftovers(job.delete_superseded(record))
     else:
         click.echo(f"Still holding it, to be deleted when nothing needs them (the same command with --yes):\n{places}")
 
 
-def _tell(record: dict[str, Any]) -> None:
+def _print_record(record: dict[str, Any]) -> None:
     counts = record["counts"]
     words = ", ".join(f"{counts[name]} {name}" for name in ("ok", "rejected", "quarantined"))
     click.echo(f"{', '.join(record['forgotten'])}: {counts['inputs']} rows were left out ({words})")
@@ -66,7 +66,7 @@ def _tell(record: dict[str, Any]) -> None:
         )
 
 
-def _tell_what_is_left(left: list[str]) -> None:
+def _print_leftovers(left: list[str]) -> None:
     click.echo("deleted what was replaced")
     if left:
         click.echo("not looked into, and perhaps telling of it:\n" + "\n".join(f"  {place}" for place in left))

@@ -51,7 +51,7 @@ def refilter(clips: Location, out: Location, preset: str | None, settings: tuple
 
     finish(out / "clips", run)
     if reached := found["selection"]["target"]:
-        _tell_target(reached)
+        _print_target(reached)
 
 
 def _of_preset(preset: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _set_target(changes: dict[str, Any], target: int | None, mix: tuple[str, ...
     changes["target"] = wanted | {"mix": shares}
 
 
-def _tell_target(target: dict[str, Any]) -> None:
+def _print_target(target: dict[str, Any]) -> None:
     for part in target["parts"]:
         shapes, asked, got = "/".join(part["shapes"]), part["asked"], part["accepted"]
         missing = (

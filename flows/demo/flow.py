@@ -18,7 +18,7 @@ from .pairs import pairs_of_clips
 
 
 @flow(name="demo", validate_parameters=False)
-def road(
+def demo_flow(
     run: Run,
     clips: str,
     out: Path,

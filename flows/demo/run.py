@@ -35,7 +35,7 @@ ARTIFACTS = {
 
 
 def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
-    """What `walk` would do, and what of it is finished."""
+    """What `run_demo` would do, and what of it is finished."""
     finished = {name: Artifact(out / folder).committed for name, folder in ARTIFACTS.items()}
     sources = len(list_sources(clips)) if clips else "procedural dancers"
     steps = {f"stage{n}_steps": run.stage(n).steps for n in (1, 2, 3)}
@@ -48,7 +48,7 @@ def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
     }
 
 
-def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) -> dict[str, Any]:
+def run_demo(run: Run, *, clips: str | None, out: Path, in_process: bool = False) -> dict[str, Any]:
     """Raw clips to a trained, rendered and scored dancer; returns the summary, which lies in `out/summary.json`.
 
     Args:
@@ -79,7 +79,7 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
         summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
         _write_page(out, summary, records)
         write_json(out / SUMMARY, summary)
-    _tell(summary, out)
+    _print_summary(summary, out)
     return summary
 
 
@@ -115,10 +115,10 @@ def _run(run: Run, clips: str | None, out: Path, steps: "Steps", in_process: boo
             clips = make_dancers(out / "dancers")
     _use_own_prefect(out)
     with steps("start Prefect"):
-        from .flow import road
+        from .flow import demo_flow
 
         start_prefect()
-    return road(run, clips, out, NUM_PAIRS, steps, in_process)
+    return demo_flow(run, clips, out, NUM_PAIRS, steps, in_process)
 
 
 class Steps:
@@ -134,9 +134,9 @@ class Steps:
         click.echo(f"→ {name}")
         start = time.perf_counter()
         yield
-        self.took(name, time.perf_counter() - start)
+        self.finish(name, time.perf_counter() - start)
 
-    def took(self, name: str, seconds: float) -> None:
+    def finish(self, name: str, seconds: float) -> None:
         """Note and say how long a step took."""
         self.seconds[name] = round(seconds, 1)
         click.echo(f"  {name}: {seconds:.1f} s")
@@ -207,29 +207,29 @@ def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-def _tell(summary: dict[str, Any], out: Path) -> None:
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
     click.echo()
-    _tell_counts("clips", summary["clips"], out / ARTIFACTS["clips"])
-    _tell_counts("latents", summary["latents"], out / ARTIFACTS["latents"])
+    _print_counts("clips", summary["clips"], out / ARTIFACTS["clips"])
+    _print_counts("latents", summary["latents"], out / ARTIFACTS["latents"])
     for n in (1, 2, 3):
         stage = summary[f"stage{n}"]
-        before, after = (_said(stage[name], ".4f") for name in ("loss_before", "loss_after"))
+        before, after = (_formatted(stage[name], ".4f") for name in ("loss_before", "loss_after"))
         click.echo(f"stage {n}: {stage['steps']} steps, loss {before} → {after}")
-    _tell_counts("renders", summary["renders"], out / ARTIFACTS["renders"])
+    _print_counts("renders", summary["renders"], out / ARTIFACTS["renders"])
     metrics = summary["metrics"]
-    first, ceiling = (_said(metrics.get(name), ".2f") for name in ("first_frame_psnr", "autoencoder_ceiling_psnr"))
+    first, ceiling = (_formatted(metrics.get(name), ".2f") for name in ("first_frame_psnr", "autoencoder_ceiling_psnr"))
     click.echo(f"metrics: first frame {first} dB (the autoencoder's own: {ceiling} dB)")
     for line in closing_lines(Artifact(out / ARTIFACTS["metrics"])):
         click.echo(line)
     click.echo(f"{sum(summary['seconds'].values()):.0f} s in all; open {summary['report']}")
 
 
-def _tell_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
+def _print_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
     """How many rows an artifact has of each verdict, and every reason."""
     click.echo(f"{name}: {counts_in_words(counts)}")
     for line in closing_lines(Artifact(folder)):
         click.echo(line)
 
 
-def _said(value: float | None, form: str) -> str:
+def _formatted(value: float | None, form: str) -> str:
     return "not measured" if value is None else format(value, form)
