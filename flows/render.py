@@ -1,4 +1,4 @@
-"""The flow `render-evaluation`: a checkpoint and pairs to scored videos."""
+"""The flow `render-evaluation`: render pairs with a checkpoint and score them."""
 
 from collections import Counter
 from typing import Any
@@ -28,14 +28,14 @@ def render_evaluation(
     """Render `pairs` and score them.
 
     Args:
-        checkpoint: `checkpoint` folder of a training stage.
-        pairs: csv, json, jsonl or parquet with `image`, `driving` and, if wanted, `prompt`, `id`.
+        checkpoint: folder `checkpoint` of a training stage.
+        pairs: csv, json, jsonl or parquet with columns `image`, `driving` and optionally `prompt`, `id`.
         out: folder for `renders/`, `metrics/` and `report.html`.
-        truth: folder with `ID.mp4` for every pair that has a truth.
+        truth: folder with `ID.mp4` for every pair that has a ground truth.
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
-        components: Wan 2.1 I2V folder or hub id; None takes those of the checkpoint's record.
-        cluster: job server of a Ray cluster, `http://HOST:8265`; None runs on this machine.
-        in_process: run without Ray; of no meaning on a cluster.
+        components: Wan 2.1 I2V folder or hub id; None: the one in the checkpoint's record.
+        cluster: job server of a Ray cluster, `http://HOST:8265`; None: this machine.
+        in_process: run without Ray; ignored on a cluster.
 
     Returns:
         The records of both artifacts.
@@ -59,7 +59,7 @@ def render_evaluation(
 
 
 def scores_table(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a metric: its mean, of how many videos, and why the others have no value."""
+    """Return one row per metric: its mean, the number of videos, and why others have no value."""
     missing = record.get("missing", {})
     return [
         {"metric": name, **mean, "without a value": in_words(Counter(missing.get(name, {})))}

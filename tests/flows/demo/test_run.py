@@ -79,7 +79,7 @@ def test_the_demo_is_killed_at_three_moments_and_ends_whole(tmp_path: Path) -> N
     before = {path: path.stat().st_mtime_ns for path in out.rglob("run.json")}
     with start(out) as run:
         text, _ = run.communicate(timeout=120)
-    assert run.returncode == 0 and "finished already" in text
+    assert run.returncode == 0 and "already finished" in text
     assert {path: path.stat().st_mtime_ns for path in out.rglob("run.json")} == before
 
 
