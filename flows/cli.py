@@ -56,7 +56,7 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def cli() -> None:
-    """Animate a person from an image and a driving video: curate, cache, train, render, evaluate.
+    """Curate, cache, train, render and evaluate: animate a person from an image and a driving video.
 
     A command that was interrupted resumes when it is run again, and reports when there is nothing left to do.
     """
