@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 class SteadyDancerError(Exception):
-    """An error that the user can fix. The message states problem and remedy; commands print it and exit with status 1."""
+    """An error that the user can fix. The message states problem and remedy; commands print it and exit with 1."""
 
 
 def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
