@@ -1,7 +1,7 @@
 """SteadyDancer: animate a person so that the video starts exactly at the reference image.
 
-Rooms, each importing only those below it: `flows` (which job runs, in which order), `pipelines` (how a job runs on
-machines), `models` (what the paper says), `datasets` (what the data is).
+Packages, each importing only those after it: `flows` (command line and Prefect flows), `pipelines` (jobs and how they
+run on machines), `models` (the paper's networks and sampling), `datasets` (data formats, video and storage).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ __version__ = "0.1.0"
 
 
 class SteadyDancerError(Exception):
-    """Something a person can mend. The message says what happened and what to do; commands print it and end with 1."""
+    """An error that the user can fix. The message states problem and remedy; commands print it and exit with 1."""
 
 
 def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a package that imports each public name when it is first asked for.
+    """Return `__getattr__` and `__dir__` of a package that imports each public name on first access.
 
-    Asking for one name then does not load the libraries of the others.
+    Accessing one name then does not load the libraries of the others.
 
     Args:
         package: `__name__` of the package.

@@ -1,8 +1,8 @@
-"""Whether memory stays flat: a curation of 2,000 clips in one process, its resident memory and its decoder's.
+"""Memory growth of a curation of 2,000 clips in one process: resident memory of the process and of its decoder.
 
-Small procedural clips. Memory is read after every packet; the slope of a straight line through the second half, MB a
-hundred clips, is printed for both processes. (The decoder is replaced after 1,000 requests, so its own goes up and
-down.) One JSON line.
+Uses small procedural clips and reads memory after every packet. Prints one JSON line with the slope of a line through
+the second half, in MB per hundred clips, for both processes. The decoder is recycled after 1,000 requests, so its
+memory rises and falls.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CONFIG = CurateConfig(
 
 
 def make_clips(folder: Path, count: int) -> list[str]:
-    """So many files: a few dancers, again and again, with their keypoints."""
+    """Write `count` videos, copies of a few dancers with their keypoints."""
     made = make_toy_clips(folder / "made", num_good=6)[:6]
     (folder / "clips").mkdir()
     paths = []
@@ -45,18 +45,18 @@ def make_clips(folder: Path, count: int) -> list[str]:
 
 
 def resident_mb(pid: int) -> float:
-    """Of a process."""
+    """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE / 1e6
 
 
 def slope(values: list[float]) -> float:
-    """Growth from one packet to the next over the second half."""
+    """Return the growth per packet over the second half."""
     half = np.array(values[len(values) // 2 :])
     return float(np.polyfit(np.arange(len(half)), half, 1)[0])
 
 
 def main() -> None:
-    """Curate and watch."""
+    """Curate and measure memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=2000)
     arguments = parser.parse_args()

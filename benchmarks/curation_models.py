@@ -1,8 +1,8 @@
-"""With the networks on: what of a curation's time is spent in decoding and in networks, and how much is ours.
+"""Share of networks and decoding in the CPU time of a curation with networks.
 
-One packet of procedural dancers without keypoints is curated with whatever networks are here (TransNetV2, PP-OCR, the
-person counter, CLIP, a pose model, AMT). What the networks were shown and the decoder was asked for is noted, and done
-again alone: the sum of both over the curation's CPU seconds is the share that cannot be saved. One JSON line.
+Curates one packet of procedural dancers without keypoints, with all networks that are installed (TransNetV2, PP-OCR,
+person counter, CLIP, a pose model, AMT). Records the calls of networks and decoder, repeats them alone, and prints one
+JSON line with their CPU seconds over those of the curation.
 """
 
 import argparse
@@ -31,13 +31,13 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Watched:
-    """A network whose calls are noted."""
+    """A network that records its calls."""
 
     def __init__(self, network: Any, calls: list[Call]) -> None:
         self._network, self._calls = network, calls
 
     def __call__(self, *arguments: Any) -> Any:
-        """As the network does."""
+        """Call the network and record the call."""
         self._calls.append((self._network, arguments))
         return self._network(*arguments)
 
@@ -54,15 +54,15 @@ class Watched:
 
 
 def watched_stages(config: CurateConfig, calls: list[Call], names: set[str]) -> list[Any]:
-    """The walk, with every network watched; their names are collected."""
+    """Return the row stages with recording networks, and collect the names of the networks."""
 
     def loading(load: Callable[[CurateConfig], Any]) -> Callable[[CurateConfig], Any]:
         def loaded(config: CurateConfig) -> Any:
             tools = load(config)
-            here = {field.name: getattr(tools, field.name) for field in fields(tools)}
-            here = {name: tool for name, tool in here.items() if tool is not None and name != "excluded"}
-            names.update(here)
-            return replace(tools, **{name: Watched(tool, calls) for name, tool in here.items()})
+            networks = {field.name: getattr(tools, field.name) for field in fields(tools)}
+            networks = {name: tool for name, tool in networks.items() if tool is not None and name != "excluded"}
+            names.update(networks)
+            return replace(tools, **{name: Watched(tool, calls) for name, tool in networks.items()})
 
         return loaded
 
@@ -70,7 +70,7 @@ def watched_stages(config: CurateConfig, calls: list[Call], names: set[str]) -> 
 
 
 def cpu_seconds() -> float:
-    """Of this process, of its decoding child, and of children that ended."""
+    """Return CPU seconds of this process, its decoder process, and finished child processes."""
     pid = client.worker_pid()
     child = time.clock_gettime((~pid << 3) | 2) if pid else 0.0
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -78,14 +78,14 @@ def cpu_seconds() -> float:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
+    """Measure the CPU seconds of a call."""
     start = cpu_seconds()
     work()
     return cpu_seconds() - start
 
 
 def main() -> None:
-    """Curate, then do again what cannot be saved."""
+    """Curate, then repeat the calls of networks and decoder alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
@@ -122,7 +122,7 @@ def main() -> None:
         for _ in range(arguments.rounds):
             calls.clear()
             requests.clear()
-            client.stop_worker()  # what it has kept would be no work
+            client.stop_worker()  # clear its caches
             client.request("index", paths[-1])
             client.request = noted
             seconds["curate"].append(timed(lambda: worker(item)))

@@ -1,10 +1,10 @@
-"""What a curation costs: beside a plain script that opens a file once per score, and beside decoding alone.
+"""CPU time of a curation, compared with a plain script that opens a file once per score, and with decoding alone.
 
-CPU seconds of this process and its children, the sides in turn in one run (A B, B A, …), medians; one JSON line a
-comparison. Films are made once: 720p and 1080p, some with a key frame a second and some with a single one, three in ten
-good and the others dark, blurred, still or cut every second. Keypoints lie beside them. The cheap scores, the cut
-detector by threshold, no networks. The plain script decodes at full size with OpenCV, converts only the frames that a
-score looks at, and measures fewer scores than the curation does (no camera, borders, flicker, copies).
+Measures CPU seconds of this process and its children; the sides alternate (A B, B A, …). Prints one JSON line of
+medians per comparison. Films are 720p and 1080p, with one key frame per second or only one; three in ten are good, the
+others dark, blurred, still or cut every second. Keypoints are supplied. The curation uses the cheap scores and the
+threshold cut detector, without networks. The plain script decodes at full size with OpenCV, converts only the frames
+that a score needs, and measures fewer scores than the curation (no camera motion, borders, flicker or copies).
 """
 
 import argparse
@@ -42,7 +42,7 @@ FLAWS = ("good", "dark", "blurred", "cuts", "good", "still", "dark", "good", "bl
 
 
 def make_film(path: Path, seed: int, flaw: str, seconds: int, height: int, width: int, group: int) -> None:
-    """A dancer before a wall with grain and detail, as a phone would code it."""
+    """Write a video of a dancer in front of a grainy, detailed wall, encoded like a phone video."""
     rng = np.random.default_rng(seed)
     detail = cv2.GaussianBlur(rng.normal(0, 40, (height, width, 3)).astype(np.float32), (0, 0), 1.5)
     textures = [(detail + rng.normal(0, 3, (height, width, 1))).astype(np.int16) for _ in range(4)]
@@ -70,7 +70,7 @@ def make_film(path: Path, seed: int, flaw: str, seconds: int, height: int, width
 
 
 def make_films(folder: Path, count: int, seconds: int, flaws: tuple[str, ...]) -> list[Path]:
-    """So many films, those that lie there already are taken as they are."""
+    """Make `count` films; existing files are reused."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for k in range(count):
@@ -84,7 +84,7 @@ def make_films(folder: Path, count: int, seconds: int, flaws: tuple[str, ...]) -
 
 
 def read_plainly(path: Path, wanted: np.ndarray | None, fps: float) -> Iterator[np.ndarray]:
-    """Full-size frames of a file from its start: those at `fps` a second, or of those the wanted ones."""
+    """Yield full-size frames of a file, sampled at `fps`, optionally only those with wanted numbers."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     rate = capture.get(cv2.CAP_PROP_FPS)
     keep, position, number = None if wanted is None else set(wanted.tolist()), 0, 0
@@ -98,14 +98,14 @@ def read_plainly(path: Path, wanted: np.ndarray | None, fps: float) -> Iterator[
 
 
 def plain_colours(image: np.ndarray) -> float:
-    """Hasler and Süsstrunk's M3 / 255."""
+    """Compute Hasler and Süsstrunk's M3 / 255."""
     blue, green, red = (image[..., k].astype(np.float32) for k in range(3))
     first, second = red - green, (red + green) / 2 - blue
     return float(np.hypot(first.std(), second.std()) + 0.3 * np.hypot(first.mean(), second.mean())) / 255
 
 
 def plain_sharpness(image: np.ndarray) -> float:
-    """Variance of the Laplacian at a short side of 256 pixels."""
+    """Compute the variance of the Laplacian at a short side of 256 pixels."""
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32) / 255
     scale = 256 / min(grey.shape)
     small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -113,7 +113,7 @@ def plain_sharpness(image: np.ndarray) -> float:
 
 
 def plain_blur(image: np.ndarray) -> float:
-    """How little another blur changes, at a short side of 256 pixels."""
+    """Compute the blur score (1 − relative loss of gradients under another blur) at a short side of 256 pixels."""
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32) / 255
     scale = min(1.0, 256 / min(grey.shape))
     small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -134,7 +134,7 @@ PICTURE_SCORES: dict[str, Callable[[np.ndarray], float]] = {
 
 
 def plain_cuts(path: Path, config: CurateConfig) -> np.ndarray:
-    """Change of colours from frame to frame."""
+    """Compute the change of colour histograms between frames."""
     histograms = []
     for image in read_plainly(path, None, config.fps):
         hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
@@ -145,7 +145,7 @@ def plain_cuts(path: Path, config: CurateConfig) -> np.ndarray:
 
 
 def plain_motion(path: Path, config: CurateConfig) -> np.ndarray:
-    """Mean change of luma from frame to frame."""
+    """Compute the mean change of luma between frames."""
     change, before = [], None
     for image in read_plainly(path, None, config.fps):
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
@@ -156,7 +156,7 @@ def plain_motion(path: Path, config: CurateConfig) -> np.ndarray:
 
 
 def plain_script(paths: list[Path], config: CurateConfig, scores: tuple[str, ...]) -> dict[str, bool]:
-    """File → whether a window of it passes the gates: one pass over the file for each score."""
+    """Return file → whether a window of it passes the gates, with one pass over the file per score."""
     accepted = {}
     for path in paths:
         cuts, motion = plain_cuts(path, config), plain_motion(path, config)
@@ -191,7 +191,7 @@ def plain_script(paths: list[Path], config: CurateConfig, scores: tuple[str, ...
 
 
 def plain_pose_scores(path: Path, window: np.ndarray, config: CurateConfig) -> dict[str, Any]:
-    """What the supplied keypoints say."""
+    """Compute the pose scores from the supplied keypoints."""
     supplied = load_supplied_pose(path)
     assert supplied is not None
     (pose, *_), fps = supplied
@@ -201,7 +201,7 @@ def plain_pose_scores(path: Path, window: np.ndarray, config: CurateConfig) -> d
 
 
 def curate(clips: Path, config: CurateConfig) -> tuple[dict[str, bool], dict[str, float]]:
-    """File → whether a clip of it is accepted; and the record's seconds."""
+    """Curate; return file → whether a clip of it is accepted, and the record's seconds."""
     with tempfile.TemporaryDirectory() as out:
         engine = Engine(Path(out) / ".engine", in_process=True)
         record = job.run(config, clips=str(clips), out=Path(out), engine=engine)
@@ -213,7 +213,7 @@ def curate(clips: Path, config: CurateConfig) -> tuple[dict[str, bool], dict[str
 
 
 def decode_barely(paths: list[Path], config: CurateConfig) -> None:
-    """The frames of one low-resolution pass over every file, in this process, and nothing else."""
+    """Decode one low-resolution pass over every file, in this process."""
     for path in paths:
         reader = VideoReader()
         for _ in reader.low_resolution(path, 1 / config.fps, 128)[1].stream:
@@ -221,15 +221,15 @@ def decode_barely(paths: list[Path], config: CurateConfig) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process, of its decoding child, and of children that ended."""
+    """Return CPU seconds of this process, its decoder process, and finished child processes."""
     pid = client.worker_pid()
-    child = time.clock_gettime((~pid << 3) | 2) if pid else 0.0  # the kernel's number for another process's CPU clock
+    child = time.clock_gettime((~pid << 3) | 2) if pid else 0.0  # Linux clock id of another process's CPU time
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + child + ended.ru_utime + ended.ru_stime
 
 
 def compare(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each side in each round; they take turns, and who begins changes. One round more warms up."""
+    """Measure CPU seconds of each side per round, in alternating order, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name in list(sides) if turn % 2 else list(sides)[::-1]:
@@ -241,7 +241,7 @@ def compare(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
 
 
 def report(what: str, paths: list[Path], rounds: int, seconds_each: int) -> None:
-    """Run the three sides over a folder of films and print a line."""
+    """Run the three sides over a folder of films and print one line."""
     folder = paths[0].parent
     scores = tuple(PICTURE_SCORES)
     plain, (ours, stages) = plain_script(paths, CONFIG, scores), curate(folder, CONFIG)
@@ -276,12 +276,12 @@ def report(what: str, paths: list[Path], rounds: int, seconds_each: int) -> None
 
 
 def main() -> None:
-    """Three in ten pass; all pass."""
+    """Compare on films of which three in ten pass, and on films that all pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=int, default=10, help="of each of the two folders")
-    parser.add_argument("--seconds", type=int, default=12, help="of a film")
+    parser.add_argument("--films", type=int, default=10, help="number in each of the two folders")
+    parser.add_argument("--seconds", type=int, default=12, help="length of a film")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--media", type=Path, help="keep the films here")
+    parser.add_argument("--media", type=Path, help="folder to keep the films in")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:

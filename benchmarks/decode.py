@@ -1,8 +1,8 @@
-"""What reading videos costs: in a process of its own against in this one, and late in a source against from its start.
+"""CPU time of reading videos: in the decoder process or in this process, and late or early in a source.
 
-CPU seconds, both sides in turn in one run, one JSON line a comparison. A 60-second film is made for it unless `--clip`
-names one. `ratio` is the first over the second, of the medians; `ratio_fastest` of the fastest rounds, which met the
-least company on the machine.
+The sides alternate; prints one JSON line of CPU seconds per comparison. A 60-second film is made unless `--clip` names
+a video. `ratio` is the first side over the second, of medians; `ratio_fastest` of the fastest rounds, which other
+programs disturbed least.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CLIP_S = np.arange(81) / 16
 
 
 def film(path: Path, seconds: int, height: int, width: int, group: int) -> Path:
-    """A moving texture at 24 frames a second, with groups of so many frames."""
+    """Write a video of a moving texture at 24 frames per second, with `group` frames per group of pictures."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24, options={"preset": "veryfast", "g": str(group)})
@@ -42,7 +42,7 @@ def film(path: Path, seconds: int, height: int, width: int, group: int) -> Path:
 
 
 def cpu_seconds(call: Callable[[], object]) -> float:
-    """Of this process and of its decoding child."""
+    """Measure CPU seconds of this process and its decoder process during a call."""
     start = time.process_time() + _child_seconds()
     call()
     return time.process_time() + _child_seconds() - start
@@ -50,11 +50,11 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 def _child_seconds() -> float:
     pid = client.worker_pid()
-    return time.clock_gettime((~pid << 3) | 2) if pid else 0.0  # the kernel's number for another process's CPU clock
+    return time.clock_gettime((~pid << 3) | 2) if pid else 0.0  # Linux clock id of another process's CPU time
 
 
 def compare(what: str, first: Callable[[], object], second: Callable[[], object], rounds: int, **notes: object) -> None:
-    """Print one line; the two take turns, and who begins changes."""
+    """Measure two calls in alternating order and print one line."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
         for side in (0, 1) if turn % 2 else (1, 0):
@@ -78,7 +78,7 @@ def compare(what: str, first: Callable[[], object], second: Callable[[], object]
 
 
 def by_decord_from_the_start(path: Path, times_s: np.ndarray, size: tuple[int, int]) -> None:
-    """A plain sequential read: the cost of a clip grows with its place."""
+    """Read sequentially from the start, so that the cost of a clip grows with its position."""
     index = read_index(path)
     cursor = DecordCursor(path, index, size)
     for position in np.unique(index.positions_at(times_s)):

@@ -1,8 +1,8 @@
-"""One forward at the released model's shapes, random weights: 81 frames of 1024 × 576, beside eager diffusers' Wan.
+"""One forward pass with random weights at the released shapes (81 frames of 1024 × 576), compared with diffusers' Wan.
 
-Both have the same blocks and the same 52,992 tokens (diffusers is given 23 latent frames, ours 21 and two references).
-Prints one JSON line a network: seconds (median of the rounds), TFLOP/s by the count below, and peak memory. Needs an
-accelerator with 45 GB; without one it says so and prints nulls. `--tiny` tries the script itself on a CPU.
+Both networks have the same blocks and the same 52,992 tokens (23 latent frames for diffusers, 21 and two reference
+frames for ours). Prints one JSON line per network: seconds (median of the rounds), TFLOP/s by `forward_flops`, and peak
+memory. Needs an accelerator with 45 GB, and prints nulls without one. `--tiny` tests the script on a CPU.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TINY = {"added_kv_proj_dim": 48, "num_attention_heads": 2, "attention_head_dim":
 
 
 def forward_flops(config: Any, num_tokens: int) -> float:
-    """Multiplications and additions of the blocks' matrix products; 3.6e15 at full size."""
+    """Count multiplications and additions of the blocks' matrix products: 3.6e15 at full size."""
     width = config.num_attention_heads * config.attention_head_dim
     projections = 2 * num_tokens * width**2 * (4 + 2) + 2 * CONTEXT_TOKENS * width**2 * 2
     attention = 4 * num_tokens * width * (num_tokens + CONTEXT_TOKENS)
@@ -36,7 +36,7 @@ def forward_flops(config: Any, num_tokens: int) -> float:
 
 
 def random_network(cls: Any, sizes: dict[str, Any], device: str) -> Any:
-    """A network in bfloat16, float32 where the class wants it, that is never whole anywhere else than on the device."""
+    """Build a bfloat16 network directly on the device; modules that the class keeps in float32 stay float32."""
     with torch.device("meta"):
         model = cls(**sizes)
     for path, module in model.named_modules():
@@ -45,14 +45,14 @@ def random_network(cls: Any, sizes: dict[str, Any], device: str) -> Any:
             data = torch.empty(parameter.shape, dtype=torch.float32 if full else torch.bfloat16, device=device)
             is_norm_weight = name == "weight" and parameter.ndim == 1
             setattr(module, name, nn.Parameter(data.fill_(1) if is_norm_weight else data.normal_(std=0.02)))
-    # Tables are made in the constructor, which had no device to make them on.
+    # The constructor made the rotary tables on the meta device.
     config = model.config
     model.rope = type(model.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len).to(device)
     return model.eval()
 
 
 def conditions(config: Any, grid: tuple[int, int, int], device: str) -> dict[str, Tensor]:
-    """Random inputs, bfloat16, of a clip of `grid` latent frames, height and width."""
+    """Build random bfloat16 inputs for a clip of `grid` latent frames, height and width."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(1, *shape, device=device, dtype=torch.bfloat16)
@@ -67,7 +67,7 @@ def conditions(config: Any, grid: tuple[int, int, int], device: str) -> dict[str
 
 
 def measure(call: Any, rounds: int, device: str) -> tuple[float, float | None]:
-    """(median seconds, peak gigabytes) of a call, after one that is not counted."""
+    """Measure (median seconds, peak GB) of a call, after one warm-up call."""
     cuda = device == "cuda"
     seconds = []
     with torch.no_grad():
@@ -88,13 +88,13 @@ def measure(call: Any, rounds: int, device: str) -> tuple[float, float | None]:
 def main() -> None:
     """Measure both networks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU")
+    parser.add_argument("--tiny", action="store_true", help="use small sizes on the CPU")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--attention", help="diffusers' name of an attention back-end, such as _native_cudnn")
+    parser.add_argument("--attention", help="attention backend, as diffusers names it, such as _native_cudnn")
     options = parser.parse_args()
     device = "cpu" if options.tiny else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
-        print(json.dumps({"benchmark": "forward_14b", "seconds": None, "why": "no accelerator here"}))
+        print(json.dumps({"benchmark": "forward_14b", "seconds": None, "why": "no accelerator"}))
         return
     grid = (3, 4, 6) if options.tiny else (21, 128, 72)
     sizes = TINY if options.tiny else FULL
@@ -115,16 +115,16 @@ def main() -> None:
         model = random_network(WanTransformer3DModel, sizes, device)
         given = conditions(model.config, (grid[0] + 2, *grid[1:]), device)
         latents = torch.cat([given["image_latents"], given["pose_latents"]], dim=1)
-        told = [given["encoder_hidden_states"], given["encoder_hidden_states_image"]]
-        report("diffusers Wan 2.1 I2V", model, lambda: model(latents, timestep, *told, return_dict=False))
+        embeds = [given["encoder_hidden_states"], given["encoder_hidden_states_image"]]
+        report("diffusers Wan 2.1 I2V", model, lambda: model(latents, timestep, *embeds, return_dict=False))
 
     def ours() -> None:
         model = random_network(SteadyDancerTransformer3DModel, sizes, device)
-        told = conditions(model.config, grid, device)
-        report("SteadyDancer", model, lambda: model(noise, timestep, **told, return_dict=False))
+        inputs = conditions(model.config, grid, device)
+        report("SteadyDancer", model, lambda: model(noise, timestep, **inputs, return_dict=False))
         memory = {"step_memory": StepMemory()}
-        call = partial(model, noise, timestep, **told, **memory, return_dict=False)
-        report("SteadyDancer, remembering", model, call)
+        call = partial(model, noise, timestep, **inputs, **memory, return_dict=False)
+        report("SteadyDancer, step memory", model, call)
 
     for network in (eager_diffusers, ours):
         network()

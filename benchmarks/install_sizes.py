@@ -1,6 +1,6 @@
-"""What each extra adds: install it into a clean environment, open what it is for, weigh it.
+"""Installed size of each extra: install it into a clean environment, import its modules, measure its size.
 
-Run from the repository's root with the project's own Python; needs a package index. Prints one line an extra.
+Run it in the repository's root with the project's Python; needs a package index. Prints one line per extra.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# extra → what must open with it, and what it must do without
+# extra → (modules that must be importable with it, packages that must be absent)
 PROBES = {
     "": ("import steadydancer.datasets.shards, steadydancer.models.pipeline", ("ray", "prefect", "deepspeed")),
     "curate": (
@@ -26,7 +26,7 @@ PROBES = {
 
 
 def measure(extra: str, scratch: Path) -> str:
-    """Install, probe and weigh one extra."""
+    """Install one extra, check its imports and measure its size."""
     environment = scratch / (extra or "base").replace(",", "-")
     uv = [str(Path(sys.executable).parent / "uv"), "--quiet"]
     python = environment / "bin" / "python"

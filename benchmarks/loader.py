@@ -1,9 +1,9 @@
-"""What reading samples of a cache costs: by our index, by plain webdataset over the same shards, and by bare reads.
+"""Time to read samples of a cache with our index, with plain webdataset over the same shards, and with bare reads.
 
-Samples of 15.5 MB (81 frames of 640², 150 tokens, bfloat16) of random numbers: bytes from the page cache, tensors at
-the end. The sides take turns; CPU and wall seconds; `ratio` is webdataset's CPU seconds over ours, of the medians.
-The first reading of a sample compares its checksums, all later ones do not; both are told. Then `--reads` reads in a
-row: what the process grows by.
+Samples are 15.5 MB (81 frames of 640², 150 tokens, bfloat16) of random numbers, read from the page cache into tensors.
+The sides alternate; CPU and wall seconds are measured, and `ratio` is webdataset's median CPU seconds over ours. The
+first read of a sample verifies its checksums, later reads do not; both are reported. Then memory growth is measured
+over `--reads` reads.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CLIP, IMAGE, TEXT = (16, 21, 80, 80), (257, 1280), (150, 4096)
 
 
 def make_cache(folder: Path, num_samples: int, shards: int) -> list[str]:
-    """A cache of random numbers; returns its shards."""
+    """Write a cache of random numbers; return its shards."""
     shapes = {"latents": CLIP, "image_latents": CLIP, "pose_latents": CLIP, "image_embeds": IMAGE,
               "pose_image_embeds": IMAGE, "prompt_embeds": TEXT}  # fmt: skip
     row = {"verdict": "ok", "num_frames": 81, "height": 640, "width": 640}
@@ -46,19 +46,19 @@ def make_cache(folder: Path, num_samples: int, shards: int) -> list[str]:
 
 
 def by_webdataset(shards: list[str]) -> None:
-    """The loop that anybody would write."""
+    """Read all samples with webdataset."""
     for sample in wds.WebDataset(shards, shardshuffle=False):
         load(sample["conditions.safetensors"])
 
 
 def by_index(data: ShardDataset) -> None:
-    """As training reads."""
+    """Read all samples as training does."""
     for key in data.keys:
         tensors_of(data.read(key)["conditions"])
 
 
 def bare(shards: list[str], piece: int) -> None:
-    """The same bytes, and nothing done with them."""
+    """Read the same bytes without decoding."""
     for shard in shards:
         file = os.open(shard, os.O_RDONLY)
         for offset in range(0, os.fstat(file).st_size, piece):
@@ -67,7 +67,7 @@ def bare(shards: list[str], piece: int) -> None:
 
 
 def take_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """CPU and wall seconds of each side in each round; the first round warms the page cache."""
+    """Measure CPU and wall seconds of each side per round; the first round warms the page cache."""
     measured = {name: {"cpu_s": [], "wall_s": []} for name in sides}
     for turn in range(rounds + 1):
         for name in sides if turn % 2 else reversed(sides):
@@ -80,12 +80,12 @@ def take_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def resident_bytes() -> int:
-    """Of this process."""
+    """Return the resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def growth(data: ShardDataset, reads: int) -> dict[str, object]:
-    """Memory over many reads, in samples' order over and over."""
+    """Measure memory over many reads, repeating the samples in order."""
     seen = []
     for i in range(reads):
         tensors_of(data.read(data.keys[i % len(data)])["conditions"])
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--reads", type=int, default=2000)
-    parser.add_argument("--folder", type=Path, help="where the shards are made; 0.5 GB")
+    parser.add_argument("--folder", type=Path, help="folder for the shards (0.5 GB)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         latents = Path(folder) / "latents"

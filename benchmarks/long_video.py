@@ -1,9 +1,9 @@
-"""Long video on tiny random weights: is there a seam, does memory stay flat, does decoding in pieces change a bit?
+"""Long video with tiny random weights: seams between windows, memory growth, and exactness of chunked decoding.
 
-Prints JSON lines. `seam`: the mean change from one frame to the next where a window begins or ends, against the median
-change elsewhere, of fused windows and of windows laid end to end. `memory`: the peak of a whole process that samples,
-decodes and writes a video of so many windows, above what it had loaded before. `decoding`: pieces against all at once.
-Random weights show that the machinery adds no seam; whether a trained network's windows agree is not shown by them.
+Prints JSON lines. `seam`: the mean change between frames where a window starts or ends, over the median change
+elsewhere, for overlapping windows and for windows without overlap. `memory`: peak memory of a process that samples,
+decodes and writes a video of several windows, above what it had loaded before. `decoding`: chunked against whole
+decoding. Random weights show that the window fusion adds no seam, not that the windows of a trained network agree.
 """
 
 import argparse
@@ -21,11 +21,11 @@ FPS = 16
 
 
 def main() -> None:
-    """Measure."""
+    """Measure memory, seams and decoding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=64, help="height and width of the video in pixels")
-    parser.add_argument("--windows", type=int, nargs="+", default=[2, 10], help="videos for the memory's peak")
-    parser.add_argument("--seeds", type=int, default=2, help="videos for the seam")
+    parser.add_argument("--windows", type=int, nargs="+", default=[2, 10], help="numbers of windows for peak memory")
+    parser.add_argument("--seeds", type=int, default=2, help="number of videos for seams")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
@@ -42,16 +42,16 @@ def main() -> None:
 
 
 def measured_apart(side: int, num_windows: int) -> dict[str, Any]:
-    """`peak` in a process of its own: a peak never falls again."""
+    """Run `peak` in a separate process, because peak memory never decreases."""
     command = [sys.executable, __file__, "--side", str(side), "--peak-of", str(num_windows)]
-    # Otherwise glibc keeps what was freed, by chance up to 250 MB of it, and the peak says nothing.
+    # Otherwise glibc may keep up to 250 MB of freed memory, which hides the true peak.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return dict(json.loads(answer.splitlines()[-1]))
 
 
 def peak(side: int, num_windows: int) -> dict[str, Any]:
-    """Peak memory of rendering `num_windows` windows to a file."""
+    """Measure the peak memory of rendering `num_windows` windows to a file."""
     pipeline, call = tiny_call(side, num_frames=1 + 80 + 60 * (num_windows - 1))
     before = high_water_mb()
     with tempfile.TemporaryDirectory() as folder:
@@ -62,21 +62,21 @@ def peak(side: int, num_windows: int) -> dict[str, Any]:
 
 
 def high_water_mb() -> float:
-    """The most this process has had in memory."""
+    """Return the peak resident memory of this process."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) / 1024
 
 
 def seam(side: int, overlap: int, num_seeds: int) -> dict[str, Any]:
-    """Change between neighbouring frames at seams over the median elsewhere, in latents and in pixels."""
+    """Measure the change between frames at seams over the median elsewhere, in latents and pixels."""
     import torch
 
     from steadydancer.models.encoders import decode_pixels
     from steadydancer.models.long_video import plan_windows
 
-    pipeline, call = tiny_call(side, num_frames=241)  # three windows end to end, or four that overlap
+    pipeline, call = tiny_call(side, num_frames=241)  # three windows without overlap, or four with
     windows = plan_windows(call["num_frames"], window_overlap=overlap)
-    # Where a window begins to count, and where the one before it ends to.
+    # Seams: where a window starts, and where the previous one ends.
     cuts = {cut for before, after in pairwise(windows) for cut in (after.start, before.stop)}
     ratios: dict[str, list[float]] = {"latents": [], "pixels": []}
     for seed in range(num_seeds):
@@ -85,7 +85,7 @@ def seam(side: int, overlap: int, num_seeds: int) -> dict[str, Any]:
         changes = {"latents": changes_of(latents), "pixels": changes_of(decode_pixels(pipeline.vae, latents))}
         at = {"latents": {cut - 1 for cut in cuts}, "pixels": {4 * cut - 4 for cut in cuts}}
         for kind, change in changes.items():
-            # The start is a seam of another kind: one picture, and then motion.
+            # Exclude the start of the video: the first latent frame is one picture, the others are four.
             inside = [c for k, c in enumerate(change) if k not in at[kind] and k >= (1 if kind == "latents" else 4)]
             ratios[kind] += [change[k] / statistics.median(inside) for k in sorted(at[kind])]
     return {"seam": "change at seams over the median elsewhere", "overlap": overlap, "windows": len(windows),
@@ -95,12 +95,12 @@ def seam(side: int, overlap: int, num_seeds: int) -> dict[str, Any]:
 
 
 def changes_of(clip: Any) -> list[float]:
-    """Mean absolute change from each frame of [C, F, H, W] to the next."""
+    """Compute the mean absolute change from each frame of [C, F, H, W] to the next."""
     return [float(change) for change in clip.diff(dim=1).abs().mean(dim=(0, 2, 3))]
 
 
 def decoding(side: int) -> dict[str, Any]:
-    """The largest difference between a video decoded in pieces and at once."""
+    """Measure the largest difference between a video decoded in chunks and at once."""
     import torch
 
     from steadydancer.models.encoders import decode_chunks, decode_pixels
@@ -109,11 +109,11 @@ def decoding(side: int) -> dict[str, Any]:
     latents = torch.randn(16, 61, side // 8, side // 8, generator=torch.Generator().manual_seed(0))
     whole = decode_pixels(pipeline.vae, latents)
     off = (torch.cat(list(decode_chunks(pipeline.vae, latents)), dim=1) - whole).abs().max()
-    return {"decoding": "pieces of 4 latent frames", "largest_difference": float(off)}
+    return {"decoding": "chunks of 4 latent frames", "largest_difference": float(off)}
 
 
 def tiny_call(side: int, num_frames: int) -> tuple[Any, dict[str, Any]]:
-    """A pipeline of tiny components and what to call it with."""
+    """Build a pipeline of tiny components, and its call arguments."""
     import numpy as np
     import torch
 
@@ -126,7 +126,7 @@ def tiny_call(side: int, num_frames: int) -> tuple[Any, dict[str, Any]]:
     parts = tiny_components(seed=0, transformer={"num_layers": 2})
     torch.manual_seed(0)
     transformer = SteadyDancerTransformer3DModel.from_wan(parts.pop("transformer")).eval()
-    transformer.patch_embedding_fuse.weight.data.normal_(std=0.05)  # a new network does not see the pose
+    transformer.patch_embedding_fuse.weight.data.normal_(std=0.05)  # zero in a new network, which ignores the pose
     pipeline = SteadyDancerPipeline(transformer=transformer, **parts)
     pipeline.set_progress_bar_config(disable=True)
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)

@@ -1,8 +1,8 @@
-"""What Ray costs: the curation's packets on Ray Data, and by the same functions in a plain pool of two processes.
+"""Overhead of Ray: the packets of a curation on Ray Data, compared with a plain pool of two processes.
 
-Small procedural clips, 500 unless told otherwise, each measured once by each side in each round; medians. Compared are
-CPU seconds (of this process and all that come of it) and seconds by the clock from the first finished packet to the
-last, for the same number of packets; what comes before the first one is start-up and stands apart. One JSON line.
+Each side curates the same small procedural clips (500 by default) in each round. Prints one JSON line of medians: CPU
+seconds of this process and its descendants, and wall seconds, both from the first finished packet to the last. Start-up
+time, before the first packet is finished, is reported separately.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _worker: PacketWorker | None = None
 
 
 def make_clips(folder: Path, count: int) -> None:
-    """So many files: a few dancers, again and again, with their keypoints."""
+    """Write `count` videos, copies of a few dancers with their keypoints."""
     made = make_toy_clips(folder / "made", num_good=6)[:6]
     (folder / "clips").mkdir()
     for k in range(count):
@@ -47,7 +47,7 @@ def make_clips(folder: Path, count: int) -> None:
 
 
 def write(measured: Artifact, packet: Packet, rows: list[Row]) -> None:
-    """Commit a packet's part."""
+    """Write the part of a packet."""
     measured.write_part(packet, to_table(rows))
 
 
@@ -64,19 +64,19 @@ def _work(packet: Packet) -> str:
 
 
 def in_a_pool(packets: list[Packet], out: Path) -> None:
-    """Two processes, one packet at a time each."""
+    """Run packets in a pool of two processes."""
     with multiprocessing.get_context("spawn").Pool(2, _start, (out,)) as pool:
         list(pool.imap_unordered(_work, packets))
 
 
 def on_ray(packets: list[Packet], out: Path) -> None:
-    """As the job does."""
+    """Run packets on Ray, like the job."""
     job = Job("curate", stages(CONFIG), CONFIG, CLIP_SCHEMA, open_source, partial(write, Artifact(out)))
     run_packets(job, Artifact(out), packets, Engine(out / ".engine"))
 
 
 class Descendants(threading.Thread):
-    """CPU seconds of this process and all that came of it, twice a second."""
+    """Sample the CPU seconds of this process and its descendants, twice per second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -84,7 +84,7 @@ class Descendants(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Until `end`."""
+        """Sample until `end`."""
         most: dict[int, float] = {}
         while not self._ended.wait(0.5):
             parents, seconds = {}, {}
@@ -103,17 +103,17 @@ class Descendants(threading.Thread):
             self.seen.append((time.time(), sum(most.values())))
 
     def end(self) -> None:
-        """Stop looking."""
+        """Stop sampling."""
         self._ended.set()
         self.join()
 
     def at(self, moment: float) -> float:
-        """Seconds until a moment."""
+        """Return the CPU seconds used until a moment."""
         return max((seconds for when, seconds in self.seen if when <= moment), default=0.0)
 
 
 def measure(run: Any, packets: list[Packet], out: Path) -> dict[str, float]:
-    """Start-up, and what the packets took from the first that was finished to the last."""
+    """Measure start-up, and the time from the first finished packet to the last."""
     Artifact(out).begin({})
     watch = Descendants()
     watch.start()
@@ -129,13 +129,13 @@ def measure(run: Any, packets: list[Packet], out: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Both sides, in turn."""
+    """Measure both sides alternately."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # or they starve beside others
+    os.environ.setdefault("RAY_worker_niceness", "0")  # otherwise other processes starve the workers
     found: dict[str, list[dict[str, float]]] = {"pool": [], "ray": []}
     with tempfile.TemporaryDirectory() as scratch:
         make_clips(Path(scratch), arguments.clips)

@@ -1,7 +1,7 @@
-"""A million measured clips: planning a manifest, selecting anew, telling of it, each in a process of its own.
+"""Commands on one million measured clips: planning a manifest, refiltering and reporting, each in its own process.
 
-One JSON line a run: seconds, CPU seconds, and the peak of the process's memory (`ru_maxrss`). The rows are made here,
-and look like those of web clips: scores around the gates' bounds, null from the stage on that a row did not come to.
+Prints one JSON line per run: seconds, CPU seconds and peak memory (`ru_maxrss`). The rows are synthetic and resemble
+web clips: scores near the thresholds of the gates, and null for stages that a row did not reach.
 """
 
 import argparse
@@ -31,12 +31,12 @@ SCHEMA = pa.schema([CLIP_SCHEMA.field(name) for name in COLUMNS])
 
 
 def main() -> None:
-    """Make the rows, then run each command in a child."""
+    """Make the rows, then run each command in a child process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, help="where rows are made, and kept for another run")
-    parser.add_argument("--copies", type=int, default=20_000, help="sources among which copies are looked for; 0: none")
-    parser.add_argument("--search", action="store_true", help="look for them in this process, and do nothing else")
+    parser.add_argument("--folder", type=Path, help="folder in which rows are kept for another run")
+    parser.add_argument("--copies", type=int, default=20_000, help="sources to search for copies; 0: skip the search")
+    parser.add_argument("--search", action="store_true", help="only search for copies, in this process")
     arguments = parser.parse_args()
     if arguments.search:
         print(json.dumps(search(arguments.copies)))
@@ -67,14 +67,14 @@ def main() -> None:
 
 
 def measure(name: str, words: list[str], rows: int) -> None:
-    """Run the command line in a child and print one line."""
+    """Run a command in a child process and print one line."""
     start = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen([sys.executable, *words], stdout=said, stderr=subprocess.STDOUT)
+    with tempfile.TemporaryFile() as file:
+        child = subprocess.Popen([sys.executable, *words], stdout=file, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        words_said = said.read().decode()
+        file.seek(0)
+        output = file.read().decode()
     line = {
         "benchmark": "refilter",
         "what": name,
@@ -86,14 +86,14 @@ def measure(name: str, words: list[str], rows: int) -> None:
         "load": round(os.getloadavg()[0], 1),
     }
     if "--search" in words and not child.returncode:
-        line |= json.loads(words_said)
+        line |= json.loads(output)
     if child.returncode:
-        line["said"] = words_said[-400:]
+        line["output"] = output[-400:]
     print(json.dumps(line), flush=True)
 
 
 def search(sources: int) -> dict[str, int]:
-    """Copies among clips of five seconds; one in ten is one, and fifty at a time are of one place."""
+    """Search for copies among clips of five seconds: one in ten is a copy, and about fifty share a place."""
     chance = np.random.default_rng(0)
     places = chance.random((max(1, sources // 50), 64)) * 200
     fingerprints = Fingerprints("source")
@@ -125,7 +125,7 @@ def search(sources: int) -> dict[str, int]:
 
 
 def make_manifest(path: Path, rows: int) -> Path:
-    """A table of paths, licences and captions."""
+    """Write a table of paths, licences and captions."""
     table = pa.table(
         {
             "path": [f"videos/{k // 1000:04d}/a clip with a name {k:07d}.mp4" for k in range(rows)],
@@ -138,7 +138,7 @@ def make_manifest(path: Path, rows: int) -> Path:
 
 
 def make_clips(folder: Path, rows: int) -> None:
-    """A finished curation of `rows` clips of sources with three each."""
+    """Write a finished curation of `rows` clips, three per source."""
     artifact = Artifact(folder)
     if artifact.committed:
         return
@@ -166,14 +166,14 @@ def make_clips(folder: Path, rows: int) -> None:
 
 
 def made_tables(rows: int) -> Iterator[pa.Table]:
-    """Rows as they come from measuring, a part at a time."""
+    """Yield measured rows, one part at a time."""
     chance = np.random.default_rng(0)
     for start in range(0, rows, PART_ROWS):
         yield made_rows(np.arange(start, min(rows, start + PART_ROWS)), chance)
 
 
 def made_rows(numbers: np.ndarray, chance: np.random.Generator) -> pa.Table:
-    """Rows with scores; from the stage on that a row did not come to, null."""
+    """Make rows with scores, null for stages that a row did not reach."""
     n = len(numbers)
     source = numbers // 3
     shape = chance.choice(3, n, p=[0.6, 0.35, 0.05])

@@ -1,7 +1,7 @@
-"""What a kill costs: a curation on Ray is killed (-9) at half of its packets and started again.
+"""Work repeated after a kill: a curation on Ray is killed (-9) after half of its packets and started again.
 
-Every source that a worker begins is noted. A source that is noted twice was repeated; at most one packet a worker may
-be. One JSON line.
+Every source that a worker starts is recorded. A source recorded twice was repeated; at most one packet per worker may
+be repeated. Prints one JSON line.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CONFIG = CurateConfig(
 
 
 def make_clips(folder: Path, count: int) -> None:
-    """So many files: a few dancers, again and again, with their keypoints."""
+    """Write `count` videos, copies of a few dancers with their keypoints."""
     made = make_toy_clips(folder / "made", num_good=6)[:6]
     (folder / "clips").mkdir()
     for k in range(count):
@@ -45,12 +45,12 @@ def make_clips(folder: Path, count: int) -> None:
 
 
 def packets_of(folder: Path) -> list[Packet]:
-    """The plan."""
+    """Plan the packets."""
     return plan_packets(sorted(map(str, (folder / "clips").glob("*.mp4"))), CONFIG.packet_size)
 
 
 def run(folder: Path) -> None:
-    """The job, with a note of every source that is begun."""
+    """Run the job, and record every source that is started."""
 
     def note(row: Row, config: Any, tools: Any) -> Row:
         with (folder / "notes").open("a") as notes:
@@ -63,13 +63,13 @@ def run(folder: Path) -> None:
     def write(packet: Packet, rows: list[Row]) -> None:
         measured.write_part(packet, to_table(rows))
 
-    walk = [Stage("note", note, ("source_path",), ()), *stages(CONFIG)]
-    job = Job("curate", walk, CONFIG, CLIP_SCHEMA, partial(open_source), write)
+    row_stages = [Stage("note", note, ("source_path",), ()), *stages(CONFIG)]
+    job = Job("curate", row_stages, CONFIG, CLIP_SCHEMA, partial(open_source), write)
     run_packets(job, measured, packets_of(folder), Engine(folder / ".engine"))
 
 
 def main() -> None:
-    """Start, kill at half, start again, count."""
+    """Start the job, kill it halfway, start it again and count repeated sources."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=96)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
@@ -90,7 +90,7 @@ def main() -> None:
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
         first.wait()
-        time.sleep(5)  # its workers end after it
+        time.sleep(5)  # until its workers have ended
         done = len(packets) - len(measured.remaining(packets))
         subprocess.run(command, check=True)
         begun = Counter((folder / "notes").read_text().split("\n"))

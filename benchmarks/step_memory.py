@@ -1,8 +1,8 @@
-"""Sampling with what does not depend on the step computed once, against computing it at every step.
+"""Sampling with step-independent values cached, compared with computing them at every step.
 
-One process, one thread, random weights, 40 steps of the whole guidance (91 evaluations); the two take turns so that
-both meet the same company on the machine. Prints one JSON line: the ratio of the fastest runs of each, the ratio of
-the medians, whether the two videos are equal to the bit, and the share of parameters that may be given up.
+Runs in one process and one thread with random weights, 40 steps with full guidance (91 evaluations); the two sides
+alternate. Prints one JSON line: the ratios of the fastest runs and of the medians, whether the two videos are bitwise
+equal, and the share of parameters that can be freed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 
 def video(model: SteadyDancerTransformer3DModel, side: int, num_frames: int, remember: bool) -> Callable[[], Tensor]:
-    """A run of the sampling loop on latents of num_frames × side × side, always on the same numbers."""
+    """Return a function that samples latents of num_frames × side × side from fixed inputs."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -44,7 +44,7 @@ def video(model: SteadyDancerTransformer3DModel, side: int, num_frames: int, rem
 
 
 def main() -> None:
-    """Measure."""
+    """Measure both ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=8, help="height and width of the latents")
     parser.add_argument("--frames", type=int, default=5, help="latent frames")

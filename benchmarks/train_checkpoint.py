@@ -1,9 +1,9 @@
-"""How long the loop stands still for a training state: written beside the training, against waited for.
+"""Stall of the training loop for saving a training state: asynchronously or synchronously.
 
-Prints one JSON line for each size: seconds of both, medians, and their ratio. The engine is a real one (DeepSpeed,
-ZeRO-2, one process on the CPU) around one layer of a given number of weights, so that what is copied and written is
-what training copies and writes; only the network is none. A stall is what `save` takes and how long the optimizer's
-next step waits for the copy; forward and backward of a batch lie between, as they do in training.
+Prints one JSON line per size: median seconds of both, and their ratio. The engine is real (DeepSpeed, ZeRO-2, one
+process on the CPU) and trains one linear layer with a given number of weights, so training states are copied and
+written as in training. A stall is the time of `save` plus the time that the next optimizer step waits for the copy;
+forward and backward of a batch run between them, as in training.
 """
 
 import json
@@ -29,11 +29,17 @@ SETTINGS = {"stage": 2, "num_workers": 0, "use_gpu": False, "zero_stage": 2, "dt
 
 @click.command()
 @click.option(
-    "--million", type=int, multiple=True, default=(20, 60), help="10^6 trained weights; a state has 16 bytes of each."
+    "--million",
+    type=int,
+    multiple=True,
+    default=(20, 60),
+    help="Millions of trained weights; a training state has 16 bytes per weight.",
 )
-@click.option("--batch", type=int, default=64, help="Rows that go through the layer between a save and the next step.")
+@click.option("--batch", type=int, default=64, help="Batch size of the pass between a save and the next step.")
 @click.option("--rounds", type=int, default=5)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Disk to write to; else a temporary one.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write to. Default: a temporary one."
+)
 def main(million: tuple[int, ...], batch: int, rounds: int, out: Path | None) -> None:
     logging.disable(logging.WARNING)
     config = TrainConfig(**SETTINGS)
@@ -46,12 +52,12 @@ def main(million: tuple[int, ...], batch: int, rounds: int, out: Path | None) ->
 def measured(
     config: TrainConfig, group: ProcessGroup, million: int, batch: int, rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Seconds of the loop that a state costs, both ways."""
+    """Measure the stall for a training state, both ways."""
     side = int((million * 1e6) ** 0.5)
     engine = open_engine(nn.Linear(side, side), config)
 
     def step() -> float:
-        """Seconds of forward and backward."""
+        """Run one step; return the seconds of forward and backward."""
         began = time.perf_counter()
         engine.backward(engine(torch.ones(batch, side)).square().mean())
         seconds = time.perf_counter() - began
@@ -59,13 +65,13 @@ def measured(
         return seconds
 
     def mark() -> list[float]:
-        """Times at which the optimizer's steps come by here, among what is to be done before them."""
+        """Register a hook before optimizer steps; return the growing list of its call times."""
         times: list[float] = []
         engine.optimizer.optimizer.register_step_pre_hook(lambda *_: times.append(time.perf_counter()))
         return times
 
     before = mark()
-    passes = [step()]  # the moments are there from now on
+    passes = [step()]  # creates the optimizer's moments
     with ExitStack() as stack:
         writers = {}
         for asynchronous in (True, False):
@@ -73,16 +79,16 @@ def measured(
             (place / "state").mkdir(parents=True)
             changed = config.model_copy(update={"asynchronous_checkpoints": asynchronous})
             writers[asynchronous] = stack.enter_context(StateWriter(place, changed, group))
-            writers[asynchronous].save(engine, 1)  # warms up, and puts its wait among what is done before a step
+            writers[asynchronous].save(engine, 1)  # warm-up; also registers the wait before a step
         after = mark()
         stalls: dict[bool, list[float]] = {True: [], False: []}
-        for asynchronous in (True, False) * rounds:  # in turns: the disk's mood is shared
+        for asynchronous in (True, False) * rounds:  # alternate, so that both see the same disk load
             began = time.perf_counter()
             writers[asynchronous].save(engine, 2 + len(stalls[asynchronous]))
             saving = time.perf_counter() - began
             passes.append(step())
             stalls[asynchronous].append(saving + after[-1] - before[-1])
-            writers[asynchronous].wait()  # steps are taken meanwhile, longer than writing
+            writers[asynchronous].wait()  # in training, the time between saves is longer than writing
     state = next((folder / "False" / "state").glob("step-*"))
     size = sum(file.stat().st_size for file in state.rglob("*.pt"))
     engine.destroy()

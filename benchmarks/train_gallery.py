@@ -1,8 +1,8 @@
-"""How long the loop stands still for the weights of a gallery: written beside the training, against waited for.
+"""Stall of the training loop for writing the weights of a gallery: asynchronously or synchronously.
 
-Prints one JSON line: seconds of both and their ratio. The engine is a real one (DeepSpeed, ZeRO-2, one process on the
-CPU) around one layer of a given number of weights. The rendering itself is another worker's; what a gallery takes of
-the loop is the gathering of the trained weights.
+Prints one JSON line: seconds of both, and their ratio. The engine is real (DeepSpeed, ZeRO-2, one process on the CPU)
+and trains one linear layer with a given number of weights. Another worker renders the gallery; the training loop only
+gathers the trained weights.
 """
 
 import json
@@ -25,9 +25,11 @@ GALLERY = GalleryConfig(num_clips=1, every_steps=1)
 
 
 @click.command()
-@click.option("--million", type=int, default=40, help="10^6 trained weights; four bytes of each are kept.")
+@click.option("--million", type=int, default=40, help="Millions of trained weights; four bytes per weight are written.")
 @click.option("--rounds", type=int, default=5)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Disk to write to; else a temporary one.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write to. Default: a temporary one."
+)
 def main(million: int, rounds: int, out: Path | None) -> None:
     logging.disable(logging.WARNING)
     config = TrainConfig(stage=2, num_workers=0, use_gpu=False, zero_stage=2, dtype="float32", global_batch_size=1,
@@ -41,7 +43,7 @@ def main(million: int, rounds: int, out: Path | None) -> None:
 
 
 def measured(engine: Any, trained: TrainedWriter, rounds: int) -> dict[str, Any]:
-    """Seconds of the loop that keeping the weights costs, both ways; the least of all rounds."""
+    """Measure the stall for writing the weights, both ways; the minimum of all rounds."""
     beside, waited, steps = [], [], []
     for count in range(rounds):
         began = time.perf_counter()
@@ -54,9 +56,9 @@ def measured(engine: Any, trained: TrainedWriter, rounds: int) -> dict[str, Any]
         wait([trained._writing])  # type: ignore[list-item]
         waited.append(time.perf_counter() - began)
     size = sum(weight.nbytes for weight in engine.module.parameters())
-    told = {"weights_gb": size / 1e9, "stall_beside_s": min(beside), "stall_waiting_s": min(waited),
+    figures = {"weights_gb": size / 1e9, "stall_beside_s": min(beside), "stall_waiting_s": min(waited),
             "ratio": min(beside) / min(waited), "step_s": min(steps)}  # fmt: skip
-    return {"benchmark": "train_gallery", **{name: round(value, 3) for name, value in told.items()}}
+    return {"benchmark": "train_gallery", **{name: round(value, 3) for name, value in figures.items()}}
 
 
 if __name__ == "__main__":

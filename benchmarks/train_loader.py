@@ -1,17 +1,15 @@
-"""What reading the data costs a training step: batches read from shards, one ahead, against one that stays in memory.
+"""Cost of data loading per training step: batches prefetched from shards, compared with a batch that stays in memory.
 
-A whole step's time tells little of it where other programs run, so the parts are measured: what the loop's thread waits
-for its batch, what it computes in the meantime, what handing the batch over costs, and by how much the reading thread
-slows the loop's own work down (blocks of steps of both kinds take turns; the quickest tenth of each is compared,
-because company only ever adds).
+On a busy machine the time of a whole step is too noisy, so the parts are measured: the time that the loop waits for its
+batch, its own CPU time, the time to copy the batch, and the slow-down of the loop's work by the reading thread. Blocks
+of steps of both kinds alternate, and the fastest tenth of each is compared, because other programs only add time.
 
-`samples`: one worker's share at full size, a sample of 15.5 MB (81 frames of 640², 150 tokens, bfloat16), read for the
-first time, when its checksums are compared. The step is 12,000 small calls of torch from Python, about what 40 blocks
-take to be launched three times, and a pause. Its length counts only where shares are told: `--step-seconds`, 9.8 s
-is what the fastest GPU at hand could do. `ratio` is 1 + (wait + copy + slow-down) / step. Then `--reads` batches in a
-row: what the process grows by, a line through the second half.
+`samples`: one worker's share at full size, samples of 15.5 MB (81 frames of 640², 150 tokens, bfloat16), read for the
+first time, with checksums verified. A step is 12,000 small torch calls from Python, about as many as launch 40 blocks
+three times, and a pause. `--step-seconds` is the length of a real step, used only for ratios. `ratio` is 1 + (wait +
+copy + slow-down) / step. Then memory growth over `--reads` batches is measured by a line through the second half.
 
-`tiny`: real steps of DeepSpeed on tiny networks on this CPU, 33 frames at 64 x 64; `ratio` is 1 + wait / step.
+`tiny`: real DeepSpeed steps of tiny networks on the CPU, 33 frames at 64 × 64; `ratio` is 1 + wait / step.
 """
 
 import json
@@ -49,7 +47,7 @@ BLOCK, CALLS, PAUSE_S = 6, 12_000, 0.25
 def write_latents(
     folder: Path, bucket: tuple[int, int, int], image: tuple[int, int], text: tuple[int, int], clips: int
 ) -> None:
-    """Random tensors in the shapes of a cache."""
+    """Write a cache of random tensors."""
     clip = (16, (bucket[0] - 1) // 4 + 1, bucket[1] // 8, bucket[2] // 8)
     shapes = {"latents": clip, "image_latents": clip, "pose_latents": clip, "image_embeds": image,
               "pose_image_embeds": image, "prompt_embeds": text}  # fmt: skip
@@ -77,34 +75,34 @@ def settings(num_frames: int, batch: int) -> TrainConfig:
 
 
 class Times:
-    """Seconds by name, one a step."""
+    """Seconds by name, one value per step."""
 
     def __init__(self) -> None:
         self.taken: dict[str, list[float]] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Count the block: `NAME_s` by the clock, `NAME_cpu_s` of this thread alone."""
+        """Time a block: wall seconds `NAME_s`, and CPU seconds of this thread `NAME_cpu_s`."""
         wall, cpu = time.perf_counter(), time.thread_time()
         yield
         self.taken.setdefault(f"{name}_cpu_s", []).append(time.thread_time() - cpu)
         self.taken.setdefault(f"{name}_s", []).append(time.perf_counter() - wall)
 
     def median(self, name: str) -> float:
-        """Of all steps."""
+        """Return the median over all steps."""
         return statistics.median(self.taken[name])
 
     def quick(self, name: str) -> float:
-        """A tenth of the steps is quicker: those that other programs disturbed least."""
+        """Return the first decile over all steps, which other programs disturb least."""
         return statistics.quantiles(self.taken[name], n=10)[0]
 
 
 def take_turns(
     times: Times, share: Callable[[int], StepBatch], step: Callable[[StepBatch, int], None], rounds: int
 ) -> None:
-    """Blocks of steps that read and that do not, in turns.
+    """Run blocks of steps alternately, with and without reading.
 
-    The first step of a block, which finds nothing read ahead or nothing to disturb it, does not count.
+    The first step of a block does not count, because no batch is prefetched before it.
     """
 
     def read(number: int) -> StepBatch:
@@ -127,12 +125,12 @@ def take_turns(
 
 
 def full_size(folder: Path, step_seconds: float, rounds: int, reads: int) -> dict[str, Any]:
-    """Samples of full size beside a step that only launches."""
+    """Measure full-size samples with a step that only launches torch calls."""
     write_latents(folder, (81, 640, 640), (257, 1280), (150, 4096), BLOCK * 4)
     data, times, value = [], Times(), torch.ones(4)
 
     def share(number: int) -> StepBatch:
-        if number % BLOCK == 0:  # all but new to the one who reads: checksums are compared
+        if number % BLOCK == 0:  # a new reader verifies checksums
             data[:] = [TrainingData(folder, settings(81, 1))]
         return data[0].share(number, 0, 1)
 
@@ -160,13 +158,13 @@ def full_size(folder: Path, step_seconds: float, rounds: int, reads: int) -> dic
     wait = statistics.fmean(times.taken["wait_s"])
     grown = [memory_mb() for number in range(reads) if share(1 + number % (BLOCK - 1))]
     half = grown[reads // 2 :]
-    told = ("reading_s", "reading_cpu_s", "wait_cpu_s", "copy_s", "step_cpu_s", "resident_step_cpu_s")
+    names = ("reading_s", "reading_cpu_s", "wait_cpu_s", "copy_s", "step_cpu_s", "resident_step_cpu_s")
     return {
         "steps": len(times.taken["wait_s"]),
         "step_seconds": step_seconds,
         "wait_mean_s": wait,
         "wait_longest_s": max(times.taken["wait_s"]),
-        **{name: times.median(name) for name in told},
+        **{name: times.median(name) for name in names},
         "slower_s": slower,
         "slower_median_s": times.median("step_s") - times.median("resident_step_s"),
         "ratio": 1 + (wait + times.median("copy_s") + slower) / step_seconds,
@@ -177,13 +175,13 @@ def full_size(folder: Path, step_seconds: float, rounds: int, reads: int) -> dic
 
 
 def memory_mb() -> float:
-    """What of this process lies in memory, files that it only looks at apart."""
+    """Return the resident memory of this process without mapped files."""
     pages = Path("/proc/self/statm").read_text().split()
     return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def tiny(folder: Path, rounds: int) -> dict[str, Any]:
-    """Real steps on tiny networks."""
+    """Measure real steps of tiny networks."""
     config, times = settings(33, 4), Times()
     with process_group(config) as group:
         parts = tiny_components()
@@ -200,21 +198,21 @@ def tiny(folder: Path, rounds: int) -> dict[str, Any]:
         take_turns(times, lambda number: data.share(number, 0, 1), step, rounds)
         engine.destroy()
     wait = statistics.fmean(times.taken["wait_s"])
-    told = ("reading_cpu_s", "wait_cpu_s", "step_s", "resident_step_s", "step_cpu_s", "resident_step_cpu_s")
+    names = ("reading_cpu_s", "wait_cpu_s", "step_s", "resident_step_s", "step_cpu_s", "resident_step_cpu_s")
     return {
         "steps": len(times.taken["wait_s"]),
         "wait_mean_s": wait,
         "wait_longest_s": max(times.taken["wait_s"]),
-        **{name: times.median(name) for name in told},
+        **{name: times.median(name) for name in names},
         "ratio": 1 + wait / times.median("resident_step_s"),
         "wanted": 1.02,
     }
 
 
 @click.command()
-@click.option("--rounds", type=int, default=20, help="Blocks of six steps, of each kind.")
-@click.option("--step-seconds", type=float, default=9.8, help="Of a real step, for the full size.")
-@click.option("--reads", type=int, default=600, help="In a row, for the memory.")
+@click.option("--rounds", type=int, default=20, help="Number of blocks of six steps of each kind.")
+@click.option("--step-seconds", type=float, default=9.8, help="Length of a real step at full size.")
+@click.option("--reads", type=int, default=600, help="Number of reads for memory growth.")
 def main(rounds: int, step_seconds: float, reads: int) -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""One optimizer step at the released model's shapes, random weights, one clip of 81 frames of 640 × 640.
+"""One optimizer step with random weights at the released shapes, on one clip of 81 frames of 640 × 640.
 
-Stage 1 (LoRA) with all 40 blocks; stage 2 (all parameters, ZeRO-3, Eq. 6 with its teacher) on a slice of 8 of them,
-whose rate carries over: all 40 with their optimizer do not fit one GPU. The steps are the training's: its engine, its
-objectives, activations computed again in backward. Prints one JSON line a way: seconds (median of the rounds),
-TFLOP/s done and needed by the count of `cost`, peak memory beside what `footprint` says of it, and the losses, which
-are the same for all ways of a stage. Needs an accelerator with 80 GB; without one it says so and prints nulls. `--tiny`
-tries the script itself on a CPU.
+Stage 1 (LoRA) uses all 40 blocks. Stage 2 (all parameters, ZeRO-3, Eq. 6 with its teacher) uses 8 blocks, because 40
+blocks with their optimizer do not fit on one GPU; its TFLOP/s carry over. Steps use the engine and objectives of
+training, with activation checkpointing. Prints one JSON line per variant: seconds (median of the rounds), TFLOP/s
+executed and needed as counted by `flops`, peak memory and the estimate of `footprint`, and the losses, which are equal
+for all variants of a stage. Needs an accelerator with 80 GB, and prints nulls without one. `--tiny` tests the script on
+a CPU.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from steadydancer.pipelines.train.preflight import footprint
 WAN = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}  # the rest are the classes' defaults
 TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "text_dim": 16, "freq_dim": 16,
         "image_dim": 8, "added_kv_proj_dim": 48, "in_channels": 36}  # fmt: skip
-# Way to take the step → (blocks at full size, settings).
+# Variant → (number of blocks at full size, settings).
 WAYS: dict[str, tuple[int, dict[str, Any]]] = {
     "stage 1, LoRA": (40, {"stage": 1}),
     "stage 1, LoRA, attention kept": (40, {"stage": 1, "keep_attention_outputs": True}),
@@ -50,7 +50,7 @@ WAYS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def random_network(cls: Any, sizes: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
-    """A network of small random weights that is never whole anywhere else than on the device."""
+    """Build a network with small random weights directly on the device."""
     with torch.device("meta"):
         model = cls(**sizes)
     for _, module in model.named_modules():
@@ -58,20 +58,20 @@ def random_network(cls: Any, sizes: dict[str, Any], dtype: torch.dtype, device: 
             data = torch.empty(parameter.shape, dtype=dtype, device=device)
             is_norm_weight = name == "weight" and parameter.ndim == 1
             setattr(module, name, nn.Parameter(data.fill_(1) if is_norm_weight else data.normal_(std=0.02)))
-    # Tables are made in the constructor, which had no device to make them on.
+    # The constructor made the rotary tables on the meta device.
     config = model.config
     model.rope = type(model.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len).to(device)
     return model
 
 
 def random_batch(config: Any, bucket: tuple[int, int, int], device: torch.device) -> TrainingBatch:
-    """One clip of (pixel frames, height, width), all of it noise."""
+    """Build one clip of random values; `bucket` is (pixel frames, height, width)."""
     grid = ((bucket[0] - 1) // 4 + 1, bucket[1] // 8, bucket[2] // 8)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(1, *shape, device=device)
 
-    told = Conditions(
+    conditions = Conditions(
         image_latents=with_frame_mask(normal(16, *grid)),
         pose_latents=normal(16, *grid),
         image_embeds=normal(257, config.image_dim),
@@ -79,13 +79,13 @@ def random_batch(config: Any, bucket: tuple[int, int, int], device: torch.device
         prompt_embeds=normal(512, config.text_dim),
     )
     null = NullConditions(normal(16, *grid), normal(257, config.image_dim), normal(1, config.text_dim))
-    return TrainingBatch(normal(16, *grid), told, null, normal(16, *grid), torch.tensor([0.5], device=device))
+    return TrainingBatch(normal(16, *grid), conditions, null, normal(16, *grid), torch.tensor([0.5], device=device))
 
 
 def student_and_objective(
     config: TrainConfig, sizes: dict[str, Any], dtype: torch.dtype, device: torch.device
 ) -> tuple[Any, Objective]:
-    """As a stage would load them."""
+    """Build student and objective of a stage."""
     student = random_network(SteadyDancerTransformer3DModel, sizes, dtype, device)
     student.enable_gradient_checkpointing(checkpoint_blocks(config))
     if config.stage == 1:
@@ -98,7 +98,7 @@ def student_and_objective(
 def measure(
     config: TrainConfig, sizes: dict[str, Any], bucket: Any, rounds: int, group: ProcessGroup
 ) -> dict[str, Any]:
-    """Seconds of a step (median after one that is not counted), its loss, and peak gigabytes on a GPU."""
+    """Measure a step: median seconds after one warm-up step, losses, and peak GB on a GPU."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     student, objective = student_and_objective(config, sizes, dtype, group.device)
     batch = random_batch(student.config, bucket, group.device)
@@ -119,14 +119,14 @@ def measure(
 
 
 def report(way: str, rounds: int, tiny: bool) -> dict[str, Any]:
-    """The line of one way, measured."""
+    """Measure one variant and return its line."""
     num_layers, settings = WAYS[way]
     sizes = {**(TINY if tiny else WAN), "num_layers": 2 if tiny else num_layers}
     bucket = (9, 64, 64) if tiny else (81, 640, 640)
     changes = {"use_gpu": False, "dtype": "float32", "lora_rank": 2, "lora_alpha": 2} if tiny else {}
     config = TrainConfig(num_workers=0, global_batch_size=1, warmup_steps=0, **settings, **changes)
     network = flops.count(config, {name: size for name, size in sizes.items() if name != "in_channels"})
-    step_flops = flops.step_flops(config, network, bucket)
+    step = flops.step_flops(config, network, bucket)
     torch.manual_seed(0)
     with process_group(config) as group:
         measured = measure(config, sizes, bucket, rounds, group)
@@ -134,25 +134,25 @@ def report(way: str, rounds: int, tiny: bool) -> dict[str, Any]:
     return {
         **measured,
         "tokens": flops.num_tokens(network, bucket),
-        "tflop": round(step_flops.hardware / 1e12, 6),
-        "tflop_per_s": round(step_flops.hardware / measured["seconds"] / 1e12, 4),
-        "needed_tflop_per_s": round(step_flops.model / measured["seconds"] / 1e12, 4),
+        "tflop": round(step.hardware / 1e12, 6),
+        "tflop_per_s": round(step.hardware / measured["seconds"] / 1e12, 4),
+        "needed_tflop_per_s": round(step.model / measured["seconds"] / 1e12, 4),
         "counted_gb": round(counted, 2),
     }
 
 
 def main() -> None:
-    """Measure all ways, or the one that is named."""
+    """Measure all variants, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU")
+    parser.add_argument("--tiny", action="store_true", help="use small sizes on the CPU")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--way", choices=WAYS, help="only this one")
+    parser.add_argument("--way", choices=WAYS, help="measure only this variant")
     options = parser.parse_args()
     for way in [options.way] if options.way else WAYS:
         line = {"benchmark": "train_step_14b", "way": way}
         if not options.tiny and not torch.cuda.is_available():
             nothing = dict.fromkeys(("seconds", "tflop_per_s", "peak_gb"))
-            print(json.dumps({**line, **nothing, "why": "no accelerator here"}))
+            print(json.dumps({**line, **nothing, "why": "no accelerator"}))
             continue
         try:
             print(json.dumps({**line, **report(way, options.rounds, options.tiny)}), flush=True)

@@ -1,4 +1,4 @@
-"""Look into the folders of a run: verdicts, a clip's drawn pose, a cached sample.
+"""Inspect the folders of a run: verdicts, the pose of a clip, a cached sample.
 
 python examples/look_inside.py runs/tutorial
 """

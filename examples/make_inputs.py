@@ -2,8 +2,8 @@
 
     python examples/make_inputs.py runs/tutorial
 
-writes `clips/` (one good video, six with a known flaw), `pairs.jsonl` with an image, a driving video and the video that
-a perfect model would render, and `components/`, a base model of the real classes at a very small size.
+writes `clips/` (one good video and six with a known flaw), `pairs.jsonl` with an image, a driving video and its ground
+truth, and `components/`, a tiny base model of the real classes.
 """
 
 import sys
@@ -14,7 +14,7 @@ from steadydancer.models.checkpoints.components import save_components, tiny_com
 
 
 def main(folder: Path) -> None:
-    """Write everything below `folder`; the same call gives the same bytes."""
+    """Write the inputs to `folder`; the same call writes the same bytes."""
     videos = make_toy_clips(folder / "clips", seed=0, num_good=1)
     pairs = make_toy_pairs(folder, seed=1, num_pairs=1, num_frames=33)
     save_components(tiny_components(seed=0), folder / "components")

@@ -1,9 +1,9 @@
-"""A training objective of your own, evaluated on one sample of a latent cache.
+"""Define a custom training objective, and evaluate it on one sample of a latent cache.
 
     python examples/objective.py runs/tutorial/latents runs/tutorial/stage1/checkpoint
 
-An objective maps (velocity, batch) to loss terms. The batch carries noise and sigma already drawn, so an objective has
-no randomness of its own; the velocity is the network, seen as a function of noisy latents, time and conditions.
+An objective maps (velocity, batch) to loss terms. Noise and sigma are already drawn in the batch, so an objective is
+deterministic. `velocity` is the network as a function of noisy latents, timestep and conditions.
 """
 
 import sys
@@ -21,7 +21,7 @@ from steadydancer.models.objectives import Objective, TrainingBatch, Velocity, s
 
 
 def huber_supervision(delta: float = 0.5) -> Objective:
-    """Stage 1's regression with a Huber loss: outliers of the velocity count linearly above `delta`."""
+    """Return the objective of stage 1 with a Huber loss: velocity errors above `delta` count linearly."""
 
     def objective(velocity: Velocity, batch: TrainingBatch) -> dict[str, Tensor]:
         latents = noisy(batch.latents, batch.noise, batch.sigma)
@@ -33,7 +33,7 @@ def huber_supervision(delta: float = 0.5) -> Objective:
 
 
 def cached_batch(latents: str, sigma: float = 0.7, seed: int = 0) -> TrainingBatch:
-    """The first sample of a cache as a batch of one."""
+    """Read the first sample of a cache as a batch of one."""
     shards = ShardDataset(latents)
     key = shards.keys[0]
     sample = {name: tensor.float()[None] for name, tensor in load(shards.read(key)["conditions"]).items()}
@@ -45,7 +45,7 @@ def cached_batch(latents: str, sigma: float = 0.7, seed: int = 0) -> TrainingBat
 
 
 def main(latents: str, checkpoint: str) -> dict[str, float]:
-    """Loss terms of the sample, after one backward pass."""
+    """Return the loss terms of the sample, after one backward pass."""
     transformer = SteadyDancerTransformer3DModel.from_pretrained(checkpoint, subfolder="transformer")
     terms = huber_supervision()(steadydancer_velocity(transformer), cached_batch(latents))
     terms["loss"].backward()

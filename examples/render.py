@@ -1,8 +1,8 @@
-"""Render a video from Python: an image, a driving video and a checkpoint make an mp4.
+"""Render an mp4 from an image, a driving video and a checkpoint.
 
     python examples/render.py CHECKPOINT IMAGE DRIVING OUT.mp4 ["PROMPT"]
 
-`CHECKPOINT` is a folder of `steadydancer convert` or `steadydancer train`, or a hub id.
+`CHECKPOINT` is a folder written by `steadydancer convert` or `steadydancer train`, or a hub id.
 """
 
 import sys
@@ -21,12 +21,12 @@ def render(
     checkpoint: str, image: str, driving: str, out: str, prompt: str = "",
     pose_estimator: PoseEstimator | None = None, num_frames: int = 81, **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Render `num_frames` frames to `out` and return the record that is stored in the mp4."""
+    """Render `num_frames` frames to `out`, and return the record that is stored in the mp4."""
     on_gpu = torch.cuda.is_available()
     pipeline = SteadyDancerPipeline.from_pretrained(checkpoint, torch_dtype=torch.bfloat16 if on_gpu else torch.float32)
     if on_gpu:
-        pipeline.enable_model_cpu_offload()  # 33 GB of transformer and 11 GB of text encoder take turns on the GPU
-    times_s = frame_times_s(driving)[:num_frames]  # frame by frame, as the released code reads it
+        pipeline.enable_model_cpu_offload()  # transformer (33 GB) and text encoder (11 GB) are on the GPU in turn
+    times_s = frame_times_s(driving)[:num_frames]  # every frame, like the released code
     return pipeline.render_to(
         Path(out),
         Image.open(image),

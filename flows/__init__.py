@@ -1,1 +1,1 @@
-"""Which job runs, in which order: the command line, the presets and the Prefect flows."""
+"""The command line, the presets and the Prefect flows."""

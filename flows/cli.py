@@ -1,4 +1,4 @@
-"""The command line. Only click is imported here: `--help` must answer at once, torch and Ray come when work begins."""
+"""The command line. Only click is imported at the top, so that `--help` is fast; torch and Ray are imported on use."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .commands.selection import refilter
 from .commands.weights import weights
 
 REMEDIES = {
-    errno.ENOSPC: "make room there, or choose another --out; the same command goes on from here",
-    errno.EDQUOT: "make room there, or choose another --out; the same command goes on from here",
-    errno.EROFS: "choose a folder that can be written with --out",
-    errno.EACCES: "ask for the right to it, or choose another folder",
+    errno.ENOSPC: "free some space or choose another --out, then run the same command again to resume",
+    errno.EDQUOT: "free some space or choose another --out, then run the same command again to resume",
+    errno.EROFS: "choose a writable folder with --out",
+    errno.EACCES: "check the permissions or choose another folder",
 }
 
 
 def main() -> None:
-    """Entry point: errors that a person can mend are one message and exit status 1."""
-    # From the repository's root, `datasets` must stay Hugging Face's for the libraries that look for it.
+    """Run the command line. An error that the user can fix is printed as one message, with exit status 1."""
+    # In the repository's root, our `datasets` would shadow Hugging Face's.
     sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path(__file__).resolve().parent.parent))]
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -41,24 +41,24 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; the same command goes on from here", err=True)
+        click.echo("stopped; run the same command again to resume", err=True)
         sys.exit(130)
     except SteadyDancerError as error:
         click.echo(f"steadydancer: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        what = f"{error.strerror or error}: {error.filename or 'the run folder'}"
+        message = f"{error.strerror or error}: {error.filename or 'the run folder'}"
         remedy = REMEDIES.get(error.errno or 0)
-        click.echo(f"steadydancer: {what}{f' ({remedy})' if remedy else ''}", err=True)
+        click.echo(f"steadydancer: {message}{f' ({remedy})' if remedy else ''}", err=True)
         sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def cli() -> None:
-    """Animate a person from an image and a driving video: curate, cache, train, render, evaluate.
+    """Curate, cache, train, render and evaluate: animate a person from an image and a driving video.
 
-    Each command takes up where it was stopped, and says so when it has nothing left to do.
+    A command that was interrupted resumes when it is run again, and reports when there is nothing left to do.
     """
 
 

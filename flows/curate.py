@@ -1,4 +1,4 @@
-"""The flow `curate-dataset`: raw clips to latents."""
+"""The flow `curate-dataset`: curate videos and cache their latents."""
 
 from typing import Any
 
@@ -12,7 +12,15 @@ from ..datasets.storage.files import file_url
 from ..pipelines.common.outcomes import require_usable
 from ..pipelines.runtime.after_commit import after_commit
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_here, absolute_preset, announce, counts_table, publish, shown
+from .prefect_ui import (
+    absolute,
+    absolute_if_exists,
+    absolute_preset,
+    announce,
+    counts_table,
+    publish,
+    warn_if_not_shown,
+)
 
 
 @flow(name="curate-dataset")
@@ -27,24 +35,24 @@ def curate_dataset(
     pairs: str | None = None,
     truth: str | None = None,
 ) -> dict[str, Any]:
-    """Curate `clips` and cache what is accepted.
+    """Curate `clips` and cache the accepted ones.
 
     Args:
-        clips: folder, glob or manifest of videos, here or on a store (`s3://BUCKET/KEY`), as all paths may be.
-        out: folder for `clips/` and `latents/`; on a cluster, one that every node sees.
+        clips: folder, glob or manifest of videos. This and all other paths may be local or `s3://BUCKET/KEY`.
+        out: folder for `clips/` and `latents/`; on a cluster, a folder that every node can access.
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
-        components: Wan 2.1 I2V folder or hub id; None takes the preset's.
-        cluster: job server of a Ray cluster, `http://HOST:8265`; None runs on this machine.
-        in_process: run without Ray; of no meaning on a cluster.
-        trigger_next: start `train-steadydancer` on these latents, into the same `out`.
-        pairs: with `trigger_next`, what is rendered after the training; None ends the chain there.
-        truth: with `pairs`, folder with `ID.mp4` for every pair that has a truth.
+        components: Wan 2.1 I2V folder or hub id; None: the preset's.
+        cluster: job server of a Ray cluster, `http://HOST:8265`; None: this machine.
+        in_process: run without Ray; ignored on a cluster.
+        trigger_next: start `train-steadydancer` on these latents, with the same `out`.
+        pairs: with `trigger_next`, table of pairs to render after the training; None: do not render.
+        truth: with `pairs`, folder with `ID.mp4` for every pair that has a ground truth.
 
     Returns:
         The records of both artifacts.
     """
     run = presets.load(preset)
-    components = absolute_if_here(components or run.cache.components)
+    components = absolute_if_exists(components or run.cache.components)
     run = presets.change(run, "cache", components=components)
     clips, folder = absolute(clips), location(absolute(out))
     curated = tasks.curate(run, clips, folder, cluster, in_process)
@@ -53,7 +61,7 @@ def curate_dataset(
     cached = tasks.cache(run, folder, folder, cluster, in_process)
     require_usable(Artifact(folder / "latents"), cached["counts"])
     records = {"clips": curated, "latents": cached}
-    with shown("curated-clips"):
+    with warn_if_not_shown("curated-clips"):
         publish("curated-clips", f"Clips of {clips} and their latents in {folder}", counts_table(folder, records))
     if trigger_next:
         next_parameters = {
@@ -71,23 +79,23 @@ def curate_dataset(
 
 
 def publish_curation(folder: Location) -> None:
-    """Write the curation's page and card, and show funnel, reasons and card in the UI, with a link to the page."""
+    """Write the curation report and card, and publish funnel, reasons, card and a link to the report in the UI."""
     from ..pipelines.curate.report.funnel import FUNNEL_COLUMNS, funnel, reasons
     from ..pipelines.curate.report.page import CARD, PAGE, funnel_rows, reason_rows, write_report
 
     page = folder / PAGE
-    with after_commit(f"{page} and {CARD}", f"`steadydancer report --clips {folder}` makes them again"):
+    with after_commit(f"{page} and {CARD}", f"run `steadydancer report --clips {folder}` to write them"):
         write_report(folder)
         card = (page.parent / CARD).read_text()
-        with shown("clip-card"):
+        with warn_if_not_shown("clip-card"):
             create_markdown_artifact(
                 key="clip-card", markdown=card.split("---\n", 2)[-1], description=f"Card of {folder}/clips"
             )
         if link := file_url(page):
-            with shown("clip-report"):
+            with warn_if_not_shown("clip-report"):
                 create_link_artifact(key="clip-report", link=link, link_text=str(page))
-    with shown("clip-funnel"):
+    with warn_if_not_shown("clip-funnel"):
         clips = Clips(folder)
         table = clips.read(FUNNEL_COLUMNS)
-        publish("clip-verdicts", f"Why, in {folder}/clips", reason_rows(reasons(table)))
-        publish("clip-funnel", f"Where the rows of {folder}/clips went", funnel_rows(funnel(table, clips.record)))
+        publish("clip-verdicts", f"Verdicts and reasons of {folder}/clips", reason_rows(reasons(table)))
+        publish("clip-funnel", f"Rows of {folder}/clips by stage", funnel_rows(funnel(table, clips.record)))

@@ -1,4 +1,4 @@
-"""What a flow leaves behind: artifacts and readable failures for people, one event for the next deployment."""
+"""Prefect integration of the flows: UI artifacts, short error logs, and the event that starts the next deployment."""
 
 import logging
 import time
@@ -24,10 +24,10 @@ TIMEOUT_S = 120.0
 
 
 class _WithoutTraceback(logging.Filter):
-    """Tell an error that a person can mend by its message alone; Prefect logs a page for it, at each level."""
+    """Log errors that the user can fix without traceback; Prefect logs a long one at each level."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep every record; drop the traceback of some."""
+        """Keep every record; drop the traceback of errors that the user can fix."""
         if record.exc_info and isinstance(record.exc_info[1], SteadyDancerError | ConnectionError):
             record.exc_info = None
         return True
@@ -38,33 +38,33 @@ for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
 
 
 def absolute(path: str) -> str:
-    """A local path, seen from the folder that the worker was started in; an address as it is."""
+    """Resolve a local path against the worker's directory; return an address unchanged."""
     return path if "://" in path else str(Path.cwd() / path)
 
 
-def absolute_if_here(name: str) -> str:
-    """A path if there is something at it, else the name (a hub id) as it is."""
+def absolute_if_exists(name: str) -> str:
+    """Resolve a path that exists; return another name (a hub id) unchanged."""
     return absolute(name) if Path(name).exists() else name
 
 
 def absolute_preset(preset: str) -> str:
-    """The path of a preset's file; other presets (a name, `module:function`, JSON) as they are."""
+    """Resolve the path of a preset file; return other presets (a name, `module:function`, JSON) unchanged."""
     return absolute(preset) if preset.lower().endswith(".json") else preset
 
 
-def shown(key: str) -> AbstractContextManager[None]:
-    """For what shows an artifact of a finished job in the UI: its failure is a warning, and no failure of the flow."""
-    return after_commit(f"the table or page `{key}` of the UI", "another run of the flow shows it again")
+def warn_if_not_shown(key: str) -> AbstractContextManager[None]:
+    """Turn a failure to publish a UI artifact of a finished job into a warning, so that the flow does not fail."""
+    return after_commit(f"the UI artifact `{key}`", "run the flow again to publish it")
 
 
 def publish(key: str, title: str, rows: list[dict[str, Any]]) -> None:
-    """Show a table in the UI, under a key that later runs add versions to."""
-    with shown(key):
+    """Publish a table in the UI; runs with the same key add versions."""
+    with warn_if_not_shown(key):
         create_table_artifact(key=key, table=rows, description=title)
 
 
 def counts_table(folder: Location, records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row an artifact of `folder`: its verdicts, all reasons of what is not ok, and the seconds it took."""
+    """Return one row per artifact of `folder`: verdict counts, all reasons of rows that are not ok, and seconds."""
     return [
         {
             "artifact": name,
@@ -81,25 +81,27 @@ def counts_table(folder: Location, records: dict[str, dict[str, Any]]) -> list[d
 
 
 def announce(kind: str, artifact: Location, cluster: str | None, payload: dict[str, Any]) -> None:
-    """Start the next deployment on a finished artifact, once: by an event that its trigger waits for.
+    """Emit the event that starts the next deployment on a finished artifact, once.
 
-    The event's id is a function of the artifact's record, and an event that the server already has is not sent again:
-    a flow that is retried, or run again on what is finished, starts nothing twice. An artifact that was deleted and
-    made anew has another record and starts the next deployment again.
+    The event's id is derived from the artifact's record, and an event that the server already has is not sent again, so
+    a flow that is retried or run again does not start the next deployment twice. An artifact that was deleted and
+    rebuilt has another record, and starts the next deployment again.
 
     Args:
-        kind: of the artifact, `latents` or `checkpoint`; the trigger matches it.
-        artifact: its folder.
+        kind: `latents` or `checkpoint`; the trigger matches it.
+        artifact: folder of the artifact.
         cluster: where the flow ran; a local flow starts the local deployment.
-        payload: parameters of the next flow: strings, booleans, None; paths become strings.
+        payload: parameters of the next flow: strings, booleans or None; paths are converted to strings.
 
     Raises:
-        SteadyDancerError: the server did not take the event.
+        SteadyDancerError: the server did not accept the event.
     """
     where = "local" if cluster is None else "cluster"
     event_id = uuid5(NAMESPACE_URL, f"{kind}/{where}/{artifact}/{content_digest(artifact / RECORD)}")
     if _is_known(event_id):
-        get_run_logger().info(f"{artifact} was handed over before (event {event_id}): nothing is started again")
+        get_run_logger().info(
+            f"event {event_id} for {artifact} was already sent; not starting the next deployment again"
+        )
         return
     emit_event(
         COMMITTED,
@@ -113,16 +115,16 @@ def announce(kind: str, artifact: Location, cluster: str | None, payload: dict[s
         },
         id=event_id,
     )
-    # Sending happens in the background and may fail in silence; the flow is finished when the server has the event.
+    # Prefect sends in the background and may fail silently, so wait until the server has the event.
     deadline = time.monotonic() + TIMEOUT_S
     while not _is_known(event_id):
         if time.monotonic() > deadline:
             raise SteadyDancerError(
-                f"{artifact} is finished, but within {TIMEOUT_S:.0f} s the Prefect server did not take the event that "
-                "starts the next deployment: retry this flow run, or start that deployment by hand"
+                f"{artifact} is finished, but the Prefect server did not accept the event that starts the next "
+                f"deployment within {TIMEOUT_S:.0f} s; retry this flow run, or start that deployment manually"
             )
         time.sleep(1)
-    get_run_logger().info(f"{artifact} was handed over (event {event_id})")
+    get_run_logger().info(f"sent event {event_id} for {artifact}")
 
 
 def _is_known(event_id: UUID) -> bool:

@@ -1,6 +1,6 @@
-"""Whole configurations, as functions. Importing this module loads pydantic and nothing heavier.
+"""Presets: functions that return a configuration. Importing this module loads nothing heavier than pydantic.
 
-A preset is also any `module:function` that returns a `Run`, a JSON file that `--print-config` wrote, or that JSON.
+A preset may also be a `module:function` that returns a `Run`, a JSON file from `--print-config`, or that JSON.
 """
 
 import importlib
@@ -24,7 +24,7 @@ WAN_480P = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 
 
 class Run(BaseModel):
-    """The configuration of the whole road, one model a job."""
+    """The configuration of all jobs, one model per job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -37,19 +37,19 @@ class Run(BaseModel):
     evaluate: EvaluateConfig
 
     def stage(self, number: int) -> TrainConfig:
-        """The configuration of training stage 1, 2 or 3."""
+        """Return the configuration of training stage 1, 2 or 3."""
         return {1: self.stage1, 2: self.stage2, 3: self.stage3}[number]
 
     @property
     def samples_drawn(self) -> int:
-        """How many cached samples the three stages read: what a cache's price is weighed against."""
+        """Number of cached samples that the three stages read, to compare with the cost of the cache."""
         return sum(stage.steps * stage.global_batch_size for stage in (self.stage1, self.stage2, self.stage3))
 
 
 def paper() -> Run:
-    """The paper's numbers: 81 frames, 640² to train and 768² to render, 12,000 / 2,000 / 500 steps, 8 GPUs.
+    """Return the paper's configuration: 81 frames, 640² to train, 768² to render, 12,000 / 2,000 / 500 steps, 8 GPUs.
 
-    What the paper leaves open has the defaults of the configurations, each with its source.
+    Values that the paper does not give are the defaults of the configuration models, each with its source.
     """
     return Run(
         curate=CurateConfig(num_frames=81),
@@ -63,7 +63,7 @@ def paper() -> Run:
             num_workers=8,
             global_batch_size=8,
             offload_optimizer=True,
-            gallery=GalleryConfig(num_clips=4),  # this stage's checkpoint is chosen by eye (paper)
+            gallery=GalleryConfig(num_clips=4),  # the paper selects this checkpoint by eye
         ),
         stage3=TrainConfig(stage=3, steps=500, learning_rate=1e-4, zero_stage=2, num_workers=8, global_batch_size=8),
         render=RenderConfig(max_area_px=1024 * 576, num_gpus=1),
@@ -72,10 +72,10 @@ def paper() -> Run:
 
 
 def one_gpu() -> Run:
-    """The paper's recipe on one GPU of 80 GB or more: the same global batch, gathered in eight micro-batches.
+    """Return the paper's configuration for one GPU of 80 GB or more, with eight accumulated micro-batches.
 
     Stage 2 trains all 16 B parameters and needs about 262 GB for weights, gradients and optimizer state, with
-    `offload_optimizer` mostly in host memory; `train --dry-run` says whether this machine has it.
+    `offload_optimizer` mostly in host memory; `train --dry-run` reports whether this machine has enough.
     """
     run = paper()
     alone = {"num_workers": 1, "gradient_accumulation": 8}
@@ -85,7 +85,7 @@ def one_gpu() -> Run:
 
 
 def tiny() -> Run:
-    """Minutes on two CPU cores: 33 frames at 64², tiny components, training in this process. What `demo` runs."""
+    """Return a tiny configuration for `demo`: 33 frames at 64², trained in this process, minutes on two CPU cores."""
     components = "runs/demo/components"
     small: dict[str, Any] = {
         "num_frames": 33, "num_workers": 0, "use_gpu": False, "zero_stage": 2, "dtype": "float32",
@@ -127,13 +127,13 @@ PRESETS: dict[str, Callable[[], Run]] = {"tiny": tiny, "one_gpu": one_gpu, "pape
 
 
 def load(preset: str) -> Run:
-    """The configuration that `preset` names.
+    """Load a configuration.
 
     Args:
-        preset: a name in `PRESETS`, `module:function`, the path of a JSON file, or JSON itself.
+        preset: a name in `PRESETS`, `module:function`, the path of a JSON file, or JSON.
 
     Raises:
-        SteadyDancerError: there is no such preset, or a field is wrong; the message names the field.
+        SteadyDancerError: the preset is unknown, or a field is invalid; the message names the field.
     """
     try:
         if preset in PRESETS:
@@ -144,21 +144,19 @@ def load(preset: str) -> Run:
             return Run.model_validate_json(read_text(preset))
         if ":" in preset:
             run = _call(*preset.split(":", 1))
-            # Anew: `model_copy` checks nothing.
+            # Validate again, because `model_copy` does not.
             return Run.model_validate(run.model_dump() if isinstance(run, Run) else run)
     except ValidationError as error:
         raise SteadyDancerError(explain(error, preset if len(preset) < 80 else "the preset")) from error
     except SteadyDancerError:
         raise
     except (OSError, ImportError, AttributeError, ValueError) as error:
-        raise SteadyDancerError(f"preset {preset} cannot be read: {error}") from error
-    raise SteadyDancerError(
-        f"no preset is called {preset}; there are {', '.join(PRESETS)}, module:function, or FILE.json"
-    )
+        raise SteadyDancerError(f"cannot read preset {preset}: {error}") from error
+    raise SteadyDancerError(f"unknown preset {preset}; choose {', '.join(PRESETS)}, module:function, or FILE.json")
 
 
 def _call(module: str, function: str) -> Any:
-    # A module in the current folder may be meant; last in line, it hides no library.
+    # The module may be in the current directory; at the end of the path it does not shadow a library.
     sys.path.append(str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), function)()
@@ -167,7 +165,7 @@ def _call(module: str, function: str) -> Any:
 
 
 def explain(error: ValidationError, source: str) -> str:
-    """A validation error as lines of `field: what is wrong (what came)`."""
+    """Format a validation error as lines of `field: message (got value)`."""
     lines = []
     for e in error.errors():
         given = "" if isinstance(e["input"], dict) else f" (got {str(e['input'])[:60]})"
@@ -176,7 +174,7 @@ def explain(error: ValidationError, source: str) -> str:
 
 
 def change(run: Run, job: str, **fields: Any) -> Run:
-    """A run with some fields of one job set; fields that are None are left as they are. Validated anew."""
+    """Return a validated copy of a run with fields of one job changed; fields that are None stay unchanged."""
     given = {name: value for name, value in fields.items() if value is not None}
     data = run.model_dump()
     data[job].update(given)

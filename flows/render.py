@@ -1,4 +1,4 @@
-"""The flow `render-evaluation`: a checkpoint and pairs to scored videos."""
+"""The flow `render-evaluation`: render pairs with a checkpoint and score them."""
 
 from collections import Counter
 from typing import Any
@@ -11,7 +11,7 @@ from ..datasets.storage import location
 from ..datasets.storage.files import file_url
 from ..pipelines.common.outcomes import format_reasons, format_truths, require_usable
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_here, counts_table, publish, shown
+from .prefect_ui import absolute, absolute_if_exists, counts_table, publish, warn_if_not_shown
 
 
 @flow(name="render-evaluation")
@@ -28,19 +28,19 @@ def render_evaluation(
     """Render `pairs` and score them.
 
     Args:
-        checkpoint: `checkpoint` folder of a training stage.
-        pairs: csv, json, jsonl or parquet with `image`, `driving` and, if wanted, `prompt`, `id`.
+        checkpoint: folder `checkpoint` of a training stage.
+        pairs: csv, json, jsonl or parquet with columns `image`, `driving` and optionally `prompt`, `id`.
         out: folder for `renders/`, `metrics/` and `report.html`.
-        truth: folder with `ID.mp4` for every pair that has a truth.
+        truth: folder with `ID.mp4` for every pair that has a ground truth.
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
-        components: Wan 2.1 I2V folder or hub id; None takes those of the checkpoint's record.
-        cluster: job server of a Ray cluster, `http://HOST:8265`; None runs on this machine.
-        in_process: run without Ray; of no meaning on a cluster.
+        components: Wan 2.1 I2V folder or hub id; None: the one in the checkpoint's record.
+        cluster: job server of a Ray cluster, `http://HOST:8265`; None: this machine.
+        in_process: run without Ray; ignored on a cluster.
 
     Returns:
         The records of both artifacts.
     """
-    run = presets.change(presets.load(preset), "render", components=components and absolute_if_here(components))
+    run = presets.change(presets.load(preset), "render", components=components and absolute_if_exists(components))
     trained, table, folder = (location(absolute(place)) for place in (checkpoint, pairs, out))
     truth_folder = location(absolute(truth)) if truth else None
     rendered = tasks.render(run, trained, table, folder, cluster, in_process)
@@ -48,18 +48,18 @@ def render_evaluation(
     scored = tasks.evaluate(run, folder, truth_folder, folder, cluster, in_process)
     require_usable(Artifact(folder / "metrics"), scored["counts"])
     records = {"renders": rendered, "metrics": scored}
-    with shown("rendered-videos"):
+    with warn_if_not_shown("rendered-videos"):
         publish("rendered-videos", f"Videos of {table} in {folder}", counts_table(folder, records))
     publish("scores", f"Metrics of {folder}. {format_truths(scored.get('truths'))}", scores_table(scored))
     report = folder / "report.html"
     if link := file_url(report):
-        with shown("report"):
+        with warn_if_not_shown("report"):
             create_link_artifact(key="report", link=link, link_text=str(report))
     return records
 
 
 def scores_table(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a metric: its mean, of how many videos, and why the others have no value."""
+    """Return one row per metric: its mean, the number of videos, and why others have no value."""
     missing = record.get("missing", {})
     return [
         {"metric": name, **mean, "without a value": format_reasons(Counter(missing.get(name, {})))}

@@ -1,4 +1,4 @@
-"""The flow `reproduce`: the whole road, raw clips to scored videos."""
+"""The flow `reproduce`: all jobs, from raw clips to scored videos."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -9,7 +9,7 @@ from ..datasets.storage import location, state_folder
 from ..pipelines.runtime.local_ray import local_ray
 from . import presets
 from .curate import curate_dataset
-from .prefect_ui import absolute, absolute_if_here
+from .prefect_ui import absolute, absolute_if_exists
 from .render import render_evaluation
 from .train import train_steadydancer
 
@@ -25,11 +25,11 @@ def reproduce(
     cluster: str | None = None,
     in_process: bool = False,
 ) -> dict[str, Any]:
-    """Curate, train the three stages, render and score; the arguments are those of the three flows."""
+    """Curate, train the three stages, render and score. Arguments are those of the three flows."""
     run, folder = presets.load(preset), location(absolute(out))
-    run = presets.change(run, "cache", components=absolute_if_here(components or run.cache.components))
+    run = presets.change(run, "cache", components=absolute_if_exists(components or run.cache.components))
     config, checkpoint = run.model_dump_json(), str(folder / "stage3" / "checkpoint")
-    # One Ray for all jobs: starting it takes longer than a small one of them.
+    # One Ray for all jobs, because starting it takes longer than a small job.
     with nullcontext() if cluster or in_process else local_ray(state_folder(folder) / "ray"):
         curated = curate_dataset(clips, out, config, cluster=cluster, in_process=in_process)
         trained = train_steadydancer(str(folder / "latents"), out, config, cluster=cluster)

@@ -1,6 +1,6 @@
-"""The verbs of the flows: each task runs one job, here or on a Ray cluster, and returns the artifact's record.
+"""Prefect tasks: each runs one job, on this machine or on a Ray cluster, and returns the artifact's record.
 
-Only paths and records travel between tasks. Jobs take up where they were stopped, so a task may be retried freely.
+Tasks exchange only paths and records. Jobs resume after an interruption, so a task can be retried.
 """
 
 import shlex
@@ -30,17 +30,19 @@ Record = dict[str, Any]
 Words = list[str | Location]
 
 
-def _job(cluster: str | None, arguments: Words, run: Run, artifact: Location, here: Callable[[], Record]) -> Record:
-    """Run a job here, or the same as a command submitted to a cluster, which must see the same paths."""
+def _job(
+    cluster: str | None, arguments: Words, run: Run, artifact: Location, run_local: Callable[[], Record]
+) -> Record:
+    """Run a job on this machine, or submit it as a command to a cluster that has the same paths; return its record."""
     if cluster is None:
-        return here()
+        return run_local()
     words = [*map(str, arguments), "--preset", run.model_dump_json(), "--address", "auto"]
     submit_job(cluster, words, run_key=str(flow_run.root_flow_run_id), on_log=get_run_logger().info)
     return Artifact(artifact).record()
 
 
 def _engine(run: Run, out: Location, in_process: bool, arguments: Words) -> Engine:
-    """Where packets run here; its command reproduces the job, with the configuration in a file beside its logs."""
+    """Return the engine of a local job; its command reproduces the job from a preset file in the state folder."""
     state = state_folder(out)
     preset = state / "preset.json"
     write_json(preset, run.model_dump(mode="json"))
@@ -50,25 +52,25 @@ def _engine(run: Run, out: Location, in_process: bool, arguments: Words) -> Engi
 
 @task(task_run_name="curate {clips}")
 def curate(run: Run, clips: str, out: Location, cluster: str | None = None, in_process: bool = False) -> Record:
-    """Ingest, probe, shots, scores, pose, select: `out/clips`."""
+    """Curate clips: ingest, probe, shots, scores, pose, select; write `out/clips`."""
     arguments: Words = ["curate", "--clips", clips, "--out", out]
 
-    def here() -> Record:
+    def run_local() -> Record:
         return curate_job.run(run.curate, clips=clips, out=out, engine=_engine(run, out, in_process, arguments))
 
-    return _job(cluster, arguments, run, out / "clips", here)
+    return _job(cluster, arguments, run, out / "clips", run_local)
 
 
 @task(task_run_name="cache {clips}")
 def cache(run: Run, clips: Location, out: Location, cluster: str | None = None, in_process: bool = False) -> Record:
-    """Latents, image features and text embeddings of the accepted clips: `out/latents`."""
+    """Cache latents, image features and text embeddings of the accepted clips; write `out/latents`."""
     arguments: Words = ["cache", "--clips", clips, "--out", out]
 
-    def here() -> Record:
+    def run_local() -> Record:
         engine = _engine(run, out, in_process, arguments)
         return cache_job.run(run.cache, clips=clips, out=out, engine=engine, samples_drawn=run.samples_drawn)
 
-    return _job(cluster, arguments, run, out / "latents", here)
+    return _job(cluster, arguments, run, out / "latents", run_local)
 
 
 @task(task_run_name="train stage {stage}")
@@ -81,22 +83,22 @@ def train(
     from_checkpoint: Location | None,
     cluster: str | None = None,
 ) -> Record:
-    """One training stage: `out/checkpoint`."""
+    """Train one stage; write `out/checkpoint`."""
     arguments: Words = ["train", "--latents", latents, "--stage", str(stage), "--base", base, "--out", out]
     if from_checkpoint is not None:
         arguments += ["--from", from_checkpoint]
 
-    def here() -> Record:
+    def run_local() -> Record:
         config, place = run.stage(stage), find_artifact(latents, "latents").path
         require_settings(place, run.cache.settings, absent_fields(CacheConfig))
         return train_job.run(config, latents=place, base=base, out=out, from_checkpoint=from_checkpoint)
 
-    return _job(cluster, arguments, run, out / "checkpoint", here)
+    return _job(cluster, arguments, run, out / "checkpoint", run_local)
 
 
 @task(task_run_name="pick {steps} steps")
 def pick(run_out: Location, steps: int, cluster: str | None = None) -> Location:
-    """The checkpoint of a training run after `steps`, made if it is not there."""
+    """Return the checkpoint of a training run after `steps`; write it if it does not exist."""
     if cluster is None:
         return train_job.pick(run_out, steps)
     words = ["pick", "--run", str(run_out), "--steps", str(steps)]
@@ -108,15 +110,15 @@ def pick(run_out: Location, steps: int, cluster: str | None = None) -> Location:
 def render(
     run: Run, checkpoint: Location, pairs: Location, out: Location, cluster: str | None = None, in_process: bool = False
 ) -> Record:
-    """One video a pair: `out/renders`."""
+    """Render one video per pair; write `out/renders`."""
     arguments: Words = ["render", "--checkpoint", checkpoint, "--pairs", pairs, "--out", out]
 
-    def here() -> Record:
+    def run_local() -> Record:
         engine = _engine(run, out, in_process, arguments)
         wanted = render_job.read_pairs(pairs)
         return render_job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=engine)
 
-    return _job(cluster, arguments, run, out / "renders", here)
+    return _job(cluster, arguments, run, out / "renders", run_local)
 
 
 @task(task_run_name="evaluate {renders}")
@@ -128,13 +130,13 @@ def evaluate(
     cluster: str | None = None,
     in_process: bool = False,
 ) -> Record:
-    """Metric rows and a page: `out/metrics`, `out/report.html`."""
+    """Evaluate renders; write `out/metrics` and `out/report.html`."""
     arguments: Words = ["evaluate", "--renders", renders, "--out", out]
     if truth is not None:
         arguments += ["--truth", truth]
 
-    def here() -> Record:
+    def run_local() -> Record:
         engine = _engine(run, out, in_process, arguments)
         return evaluate_job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine)
 
-    return _job(cluster, arguments, run, out / "metrics", here)
+    return _job(cluster, arguments, run, out / "metrics", run_local)

@@ -1,4 +1,4 @@
-"""The flow `train-steadydancer`: the three stages in order, each from the one before."""
+"""The flow `train-steadydancer`: the three stages in order, each starting from the previous one."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..datasets.storage.files import file_url
 from ..pipelines.runtime.after_commit import after_commit
 from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_markdown, write_stages_report
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_here, absolute_preset, announce, publish, shown
+from .prefect_ui import absolute, absolute_if_exists, absolute_preset, announce, publish, warn_if_not_shown
 
 
 @flow(name="train-steadydancer")
@@ -26,33 +26,33 @@ def train_steadydancer(
     truth: str | None = None,
     pick: int | None = None,
 ) -> dict[str, Any]:
-    """Train stages 1, 2 and 3 into `out/stage1`, `out/stage2` and `out/stage3`; what is finished is not done again.
+    """Train stages 1, 2 and 3 into `out/stage1`, `out/stage2` and `out/stage3`; finished stages are not run again.
 
-    `out/training.html` is written after each stage: losses, times, and the galleries of all checkpoints side by side.
+    `out/training.html` is written after each stage, with losses, times and the galleries of all checkpoints.
 
     Args:
-        latents: artifact of `curate-dataset`.
+        latents: the artifact `latents` of `curate-dataset`.
         out: folder of the run.
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
-        base: Wan 2.1 I2V folder or hub id; None takes the preset's.
-        cluster: job server of a Ray cluster, `http://HOST:8265`; None runs on this machine.
-        trigger_next: start `render-evaluation` on the last checkpoint, into the same `out`; needs `pairs`.
-        pairs: with `trigger_next`, what is rendered: csv or jsonl as `render-evaluation` takes it.
-        truth: with `pairs`, folder with `ID.mp4` for every pair that has a truth.
-        pick: stage 3 starts from stage 2's weights after so many steps, chosen by eye; None: after all of them. A
-            stage 3 that was begun from others stays as it is and refuses: choose another `out` for it.
+        base: Wan 2.1 I2V folder or hub id; None: the preset's.
+        cluster: job server of a Ray cluster, `http://HOST:8265`; None: this machine.
+        trigger_next: start `render-evaluation` on the last checkpoint, with the same `out`; needs `pairs`.
+        pairs: with `trigger_next`, the table of pairs for `render-evaluation`.
+        truth: with `pairs`, folder with `ID.mp4` for every pair that has a ground truth.
+        pick: step of stage 2 from whose weights stage 3 starts, chosen by eye; None: the last step. If stage 3 in `out`
+            was started from other weights, it fails; choose another `out`.
 
     Returns:
         The records of the three checkpoints.
 
     Raises:
-        SteadyDancerError: a parameter is missing, or a stage cannot begin; the message says why.
-        TrainingStopped: a stage was asked to stop; the same flow run, or another with the same `out`, goes on.
+        SteadyDancerError: a parameter is missing, or a stage cannot start; the message states the reason.
+        TrainingStopped: a stop was requested; retry the flow run, or start another with the same `out`, to resume.
     """
     if trigger_next and pairs is None:
-        raise SteadyDancerError("trigger_next starts render-evaluation, which needs to know what to render: give pairs")
+        raise SteadyDancerError("trigger_next starts render-evaluation, which needs pairs to render; give pairs")
     run = presets.load(preset)
-    base = absolute_if_here(base or run.cache.components)
+    base = absolute_if_exists(base or run.cache.components)
     cached, folder = location(absolute(latents)), location(absolute(out))
     records: dict[str, Any] = {}
     checkpoint: Location | None = None
@@ -82,18 +82,18 @@ def train_steadydancer(
 
 
 def publish_training(folder: Location) -> None:
-    """Write the page of the stages so far, and show what it says in the UI, with a link to it."""
+    """Write the report of the stages so far, and publish its text and a link to it in the UI."""
     page = None
-    with after_commit(f"{folder / STAGES_PAGE}", f"`steadydancer report --run {folder}` makes it again"):
+    with after_commit(f"{folder / STAGES_PAGE}", f"run `steadydancer report --run {folder}` to write it"):
         page = write_stages_report(folder)
     if page is None:
         return
-    with shown("training-report"):
+    with warn_if_not_shown("training-report"):
         create_markdown_artifact(
             key="training-report",
             markdown=stages_markdown(folder),
             description=f"Training in {folder}: {format_location(page)}",
         )
     if link := file_url(page):
-        with shown("training-page"):
+        with warn_if_not_shown("training-page"):
             create_link_artifact(key="training-page", link=link, link_text=str(page))

@@ -1,7 +1,7 @@
-"""Make `.venv` ready: a virtual environment, the locked packages (checked by hash), this project, the pose model.
+"""Set up `.venv`: a virtual environment with the locked packages (checked by hash), this project and the pose model.
 
-Needs python3.11 with pip, and a package index that pip is configured for; nothing else, no compiler. A second run
-finds its stamp and returns at once.
+Needs python3.11 with pip and a package index that pip is configured for, but no compiler. If `.venv` is up to date, it
+returns at once.
 """
 
 import hashlib
@@ -20,49 +20,49 @@ STAMP = VENV / "setup.sha256"
 
 
 def fingerprint() -> str:
-    """Digest of everything that decides what the environment holds."""
+    """Return the digest of all inputs that determine the environment."""
     inputs = (LOCK, ROOT / "pyproject.toml", Path(__file__))
     return hashlib.sha256(sys.version.encode() + b"".join(path.read_bytes() for path in inputs)).hexdigest()
 
 
 def pip_index() -> str | None:
-    """The package index that pip is told to use, by its environment or configuration; None is its default."""
+    """Return the package index set in pip's environment or configuration; None: pip's default."""
     command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
     configured = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return os.environ.get("PIP_INDEX_URL") or configured or None
 
 
 def run(*command: str | Path) -> None:
-    """Run a command, or end with its exit status."""
+    """Run a command; exit with its status if it fails."""
     environment = {
         **os.environ,
         "VIRTUAL_ENV": str(VENV),
-        "DS_BUILD_OPS": "0",  # DeepSpeed's build script must neither look for nor compile CUDA operators
-        "UV_SYSTEM_CERTS": "1",  # trust whom this machine trusts, a company's proxy too
+        "DS_BUILD_OPS": "0",  # DeepSpeed's build script must not compile CUDA operators
+        "UV_SYSTEM_CERTS": "1",  # use this machine's certificates, for proxies
     }
     if index := pip_index():
         environment.setdefault("UV_DEFAULT_INDEX", index)
     status = subprocess.run([str(part) for part in command], env=environment).returncode
     if status:
-        sys.exit(f"setup: `{' '.join(map(str, command))}` ended with status {status}")
+        sys.exit(f"setup: `{' '.join(map(str, command))}` failed with exit status {status}")
 
 
 def main() -> None:
-    """Bring `.venv` to what the lock says."""
+    """Make `.venv` match the lock."""
     if sys.version_info[:2] not in {(3, 11), (3, 12)}:
         sys.exit(
-            f"setup: Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}; call `make PYTHON=python3.11`"
+            f"setup: this is Python {sys.version.split()[0]}, but 3.11 or 3.12 is needed; run `make PYTHON=python3.11`"
         )
     if STAMP.is_file() and STAMP.read_text() == fingerprint():
         return
-    print("setup: making .venv from requirements.lock (about 7 GB, the network decides how long it takes)", flush=True)
-    # Without a pip of its own: the modules that would put it there are missing from some systems' python3.11.
+    print("setup: installing requirements.lock into .venv (about 7 GB to download)", flush=True)
+    # Without pip, because some systems' python3.11 lacks the modules that would install it.
     venv.create(VENV)
     python = VENV / "bin" / "python"
-    # The installer comes from the same lock, by hash, as everything it will install.
+    # Install uv from the same lock, checked by hash.
     uv_lines = re.search(r"^uv==.*?(?=^\S)", LOCK.read_text() + "\nend\n", re.MULTILINE | re.DOTALL)
     if uv_lines is None:
-        sys.exit("setup: requirements.lock names no uv; make it again with `make lock`")
+        sys.exit("setup: requirements.lock does not contain uv; run `make lock`")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as bootstrap:
         bootstrap.write(uv_lines.group())
         bootstrap.flush()

@@ -1,4 +1,4 @@
-"""What tests of jobs and commands begin with, made once a session when first asked for, never changed by a test."""
+"""Fixtures of job and command tests, built once per session on first use. Tests must not change them."""
 
 import atexit
 import contextlib
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-# As in Ray's workers: two processes of two threads each wait for one another on two cores, forty times as long.
+# As in Ray's workers: on two cores, two processes of two threads each are up to forty times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Files whose tests start Ray or Prefect's server: one worker of pytest runs them all, for two of them starve two cores.
+# Files whose tests start Ray or a Prefect server run in one pytest worker, because two at once overload two cores.
 ENGINES = {
     *("pipelines/runtime/test_runner.py", "pipelines/runtime/test_submit.py", "pipelines/test_jobs_on_a_store.py"),
     *("pipelines/train/test_loop.py", "pipelines/train/test_kills.py", "pipelines/train/gallery/test_folder.py"),
@@ -30,23 +30,23 @@ _exit_status: list[int] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one of several workers of pytest have all tests of a file, which share fixtures."""
+    """Assign all tests of a file, which share fixtures, to one pytest worker."""
     for item in items:
         name = item.path.relative_to(Path(__file__).parent).as_posix()
         item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:
-    """What the process shall end with."""
+    """Record the exit status of the session."""
     _exit_status.append(int(exitstatus))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """End before the destructors of native libraries run: Ray, gloo and the S3 client leave threads in this process.
+    """Exit before destructors of native libraries run: Ray, gloo and the S3 client leave threads in this process.
 
-    After all tests had passed, one of them ended it by a segmentation fault (docs/log.md). What Python was asked to do
-    at its end is done. Commands are tested in processes of their own, which end as anybody's do.
+    One of them caused a segmentation fault after all tests had passed (docs/log.md). Python's exit functions still run.
+    Commands are tested in separate processes, which exit normally.
     """
     if _exit_status:
         atexit._run_exitfuncs()
@@ -57,7 +57,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """As ever; but once a flow has run in this process, Prefect keeps the package's lines from all others."""
+    """Capture log lines also after a flow has run in this process, because Prefect stops their propagation."""
     monkeypatch.setattr(logging.getLogger("steadydancer"), "propagate", True)
     return caplog
 
@@ -75,12 +75,12 @@ def dancers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def curated(dancers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `curate --out` was given, finished."""
+    """The --out folder of a finished `curate`."""
     from steadydancer.flows.presets import tiny
     from steadydancer.pipelines.curate import job
     from steadydancer.pipelines.runtime.runner import Engine
 
-    # A folder of its own: a removal looks at selections in the folders beside it.
+    # In a separate parent folder, because a removal also looks at selections in sibling folders.
     out = tmp_path_factory.mktemp("curated") / "run"
     config = tiny().curate.model_copy(update={"pose_model": "supplied", "packet_size": 3})
     job.run(config, clips=str(dancers / "clips"), out=out, engine=Engine(out / ".engine", in_process=True))
@@ -99,7 +99,7 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(components: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained checkpoint as a training stage leaves it."""
+    """An untrained checkpoint in the layout of a training stage."""
     from steadydancer.datasets.storage.atomic import write_json
     from steadydancer.models.checkpoints.components import load_components
     from steadydancer.models.transformer import SteadyDancerTransformer3DModel
@@ -113,7 +113,7 @@ def checkpoint(components: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def cached(curated: Path, components: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder `latents` that `cache` made of the accepted clips."""
+    """The folder `latents` written by `cache` from the accepted clips."""
     from steadydancer.flows.presets import tiny
     from steadydancer.pipelines.cache import job
     from steadydancer.pipelines.runtime.runner import Engine
@@ -139,7 +139,7 @@ Artifact.write_part = kill_at_the_second
 
 @pytest.fixture
 def killed_at_second_part() -> Callable[[str], None]:
-    """Run code in a process of its own, which is killed (-9) where it would write its second part."""
+    """Run code in a separate process that is killed (-9) before it writes its second part."""
 
     def run(code: str) -> None:
         words = [sys.executable, "-c", KILLING + textwrap.dedent(code)]
@@ -151,7 +151,7 @@ def killed_at_second_part() -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[str]:
-    """The endpoint of an S3 server of this machine, in memory, ended after the session."""
+    """The endpoint of an in-memory S3 server on this machine, stopped after the session."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}"
@@ -170,7 +170,7 @@ def object_store() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """`s3://NAME` of an empty bucket; the environment leads to it, and copies of what is in it go to a folder here."""
+    """`s3://NAME` of an empty bucket; the environment selects its endpoint and a temporary folder for local copies."""
     from steadydancer.datasets.storage.requests import filesystem, upload_filesystem
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:

@@ -1,1 +1,1 @@
-"""Faults planted in the modules that decide results: do their tests notice?"""
+"""Mutation tests of the modules that determine results."""

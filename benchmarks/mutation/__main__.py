@@ -1,11 +1,11 @@
-"""Plant faults in the modules that decide results and see whether their tests notice.
+"""Mutation testing: plant faults in the modules that determine results, and check whether their tests fail.
 
-`make mutation` plants ten faults in each module of `targets.py`, drawn by a recorded seed, one at a time, in a copy of
-the project under build/mutation, and runs the module's own tests there. Each outcome is a line of `results.jsonl`; a
-run that is stopped goes on where it was, and an outcome holds as long as the module and its tests are what they were.
-Before any fault, each module's tests must pass on the copy, and fail on a copy whose module raises at its end: so a
-fault that is planted is seen. Survivors are listed with the reason given in `survivors.json`; a fault that changes no
-result is `equivalent` and does not count.
+`make mutation` plants ten faults in each module of `targets.py`, drawn with a recorded seed, one at a time, in a copy
+of the project under build/mutation, and runs the tests of the module there. Each outcome is a line of `results.jsonl`.
+An interrupted run resumes, and an outcome is reused while the module and its tests are unchanged. Before planting
+faults, the tests of each module must pass on the copy, and must fail if the module raises an error at its end, which
+proves that they use the copy. Survivors are listed with the reason in `survivors.json`; a fault that changes no result
+is `equivalent` and does not count.
 """
 
 import argparse
@@ -26,22 +26,22 @@ SURVIVORS = HERE / "survivors.json"
 
 
 def main() -> None:
-    """Try what has no outcome yet, then print the score and write the list of survivors."""
+    """Run the trials without a stored outcome, then print the score and the survivors."""
     parser = argparse.ArgumentParser(prog="mutation", description=__doc__)
-    parser.add_argument("files", nargs="*", help="modules, from the root; none: all targets")
-    parser.add_argument("--faults", type=int, default=10, help="in each module (%(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="draws them (%(default)s)")
+    parser.add_argument("files", nargs="*", help="modules, relative to the root (default: all targets)")
+    parser.add_argument("--faults", type=int, default=10, help="number of faults in each module (%(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the draw (%(default)s)")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "mutation" / "results.jsonl")
     parser.add_argument(
         "--trust-kills",
         action="store_true",
-        help="a fault that was noticed counts as noticed though tests have changed",
+        help="reuse the outcome of a noticed fault even if its tests have changed",
     )
-    parser.add_argument("--report", type=Path, help="write the score and the survivors here, as Markdown")
+    parser.add_argument("--report", type=Path, help="Markdown file for the score and the survivors")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.files) - set(TARGETS))
     if unknown:
-        parser.error(f"{', '.join(unknown)}: no target; targets are {', '.join(TARGETS)}")
+        parser.error(f"unknown targets {', '.join(unknown)}; choose from {', '.join(TARGETS)}")
     files = arguments.files or [file for file in TARGETS if (ROOT / file).is_file()]
     run = Run(arguments.results, arguments.trust_kills)
     outcomes = {file: list(run.outcomes(file, arguments.faults, arguments.seed)) for file in files}
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 class Run:
-    """Outcomes that are known, and trials for those that are not."""
+    """Stored outcomes, and trials for the missing ones."""
 
     def __init__(self, results: Path, trust_kills: bool) -> None:
         self.results, self.trust_kills = results, trust_kills
@@ -62,7 +62,7 @@ class Run:
         self.copy: Copy | None = None
 
     def outcomes(self, file: str, faults: int, seed: int) -> Iterator[dict[str, Any]]:
-        """The first so many faults of a module that leave it importable, each with what came of it."""
+        """Yield the outcomes of the first `faults` faults of a module that leave it importable."""
         source, tests = (ROOT / file).read_text(), tests_of(TARGETS[file])
         digests = {"module": _digest(source), "tests": _digest(*((ROOT / one).read_text() for one in tests))}
         seconds: float | None = None
@@ -89,17 +89,17 @@ class Run:
         return line["tests"] == digests["tests"] or (noticed and self.trust_kills)
 
     def _seconds(self, file: str, source: str, tests: list[str]) -> float:
-        """Time a module's tests. They must pass on the copy, and a module that raises must be seen."""
+        """Time the tests of a module. They must pass on the copy, and fail if the module raises an error."""
         if self.copy is None:
             preload()
             self.copy = Copy(self.results.parent / f"copy-{self.results.stem}")
         plain = self.copy.trial(file, tests, 900.0)
         if plain.how != "passed":
-            raise SystemExit(f"{file}: without a fault its tests {tests} do not pass on the copy: {plain}")
+            raise SystemExit(f"{file}: tests {tests} fail on the copy without a fault: {plain}")
         with self.copy.holding(file, f"{source}\nraise RuntimeError('planted')\n"):
             seen = self.copy.trial(file, tests, 900.0)
         if seen.how != "broken":
-            raise SystemExit(f"{file}: a fault in the copy is not seen: {seen}")
+            raise SystemExit(f"{file}: tests do not use the copy: {seen}")
         print(f"{file}: {len(tests)} test files pass in {plain.seconds:.1f} s", flush=True)
         return plain.seconds
 
@@ -109,11 +109,11 @@ class Run:
             outcome: Outcome = self.copy.trial(fault.file, tests, 3 * seconds + SECONDS_MORE)
         after = mutant.splitlines()[fault.line - 1].strip()
         print(f"  {outcome.how:8s} {fault.file}:{fault.line} {fault.operator}: {after[:100]}", flush=True)
-        return {"key": fault.key, **fault.told(), "mutant": after, **outcome._asdict()}
+        return {"key": fault.key, **fault.to_dict(), "mutant": after, **outcome._asdict()}
 
 
 def report(outcomes: dict[str, list[dict[str, Any]]], seed: int) -> str:
-    """Markdown: the score, a line a module, and each survivor with its reason."""
+    """Format as Markdown the score, one line per module, and each survivor with its reason."""
     reasons: dict[str, dict[str, str]] = json.loads(SURVIVORS.read_text()) if SURVIVORS.is_file() else {}
     lines = [
         f"# Planted faults and the tests that notice them\n\n`make mutation`, seed {seed}, {describe_machine()}.\n"
@@ -132,8 +132,8 @@ def report(outcomes: dict[str, list[dict[str, Any]]], seed: int) -> str:
     lines += ["\n## Survivors\n", "| where | fault | why |", "|---|---|---|"]
     for one in chain.from_iterable(outcomes.values()):
         if one["how"] == "passed":
-            told = reasons.get(one["key"], {})
-            why = f"{told.get('kind', 'not looked at')}: {told.get('reason', '')}".rstrip(": ")
+            known = reasons.get(one["key"], {})
+            why = f"{known.get('kind', 'not examined')}: {known.get('reason', '')}".rstrip(": ")
             lines.append(
                 f"| `{one['file']}:{one['line']}` | `{_cell(one['text'])}` → `{_cell(one['mutant'])}` | {why} |"
             )

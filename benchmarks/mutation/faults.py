@@ -1,4 +1,4 @@
-"""Draw the faults to plant: operators of cosmic-ray at places of a module, in an order that a seed decides."""
+"""Draw the faults to plant: cosmic-ray operators at positions of a module, in an order given by a seed."""
 
 import ast
 import random
@@ -13,19 +13,19 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 SEED = 20261129
-# These two take names from the module's text and mostly break its import.
+# These two insert names from the module, which mostly breaks its import.
 LEFT_OUT = ("VariableReplacer", "VariableInserter")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: the `occurrence`-th place of a module at which an operator of cosmic-ray applies.
+    """One fault: the `occurrence`-th position of a module at which a cosmic-ray operator applies.
 
     Attributes:
-        file: module, from the root.
+        file: module, relative to the root.
         operator, occurrence: what cosmic-ray plants.
-        line, column: where, from 1 and from 0.
-        text: the line as it is.
+        line, column: position, counted from 1 and from 0.
+        text: the original line.
     """
 
     file: str
@@ -37,29 +37,29 @@ class Fault:
 
     @property
     def key(self) -> str:
-        """Names it as long as the line, and what comes before the fault in it, stay what they are."""
+        """Identifier that is stable while the line and the text before the fault in it are unchanged."""
         return f"{self.file} | {self.operator} | {self.column} | {self.text}"
 
-    def told(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
         return asdict(self)
 
     def planted(self, source: str) -> str | None:
-        """The module with the fault; None where cosmic-ray makes nothing that is Python."""
+        """Return the module's source with the fault; None if cosmic-ray cannot produce valid Python."""
         try:
             mutant = mutate_code(source, get_operator(self.operator)(), self.occurrence)
             if mutant is None or mutant == source:
                 return None
             ast.parse(mutant)
-        except (SyntaxError, AttributeError):  # cosmic-ray meets nodes that it did not foresee (`except a.b as c`)
+        except (SyntaxError, AttributeError):  # cosmic-ray does not support some nodes (`except a.b as c`)
             return None
         return str(mutant)
 
 
 def draw(file: str, source: str, seed: int = SEED) -> Iterator[Fault]:
-    """Faults of a module in the order in which they are to be planted, at most one a place.
+    """Yield faults of a module in planting order, at most one per position.
 
-    Kinds of operators take turns, or numbers and comparisons would be nearly all there is.
+    Kinds of operators alternate; otherwise almost all faults would be numbers and comparisons.
     """
     generator = random.Random(f"{seed} {file}")
     kinds: dict[str, dict[tuple[int, int], list[Fault]]] = defaultdict(lambda: defaultdict(list))
@@ -83,7 +83,7 @@ def draw(file: str, source: str, seed: int = SEED) -> Iterator[Fault]:
 
 
 def places(file: str, source: str) -> list[Fault]:
-    """All places at which an operator applies, but for those that decide no result."""
+    """Return all positions at which an operator applies, except those that do not affect results."""
     tree, lines, silent = get_ast(source), source.splitlines(), _silent(source)
     out = []
     for name in _operators():
@@ -102,14 +102,14 @@ def _operators() -> tuple[str, ...]:
 
 
 def _nodes(node: Any) -> Iterator[Any]:
-    """In the order in which cosmic-ray walks them."""
+    """Yield nodes in the order in which cosmic-ray visits them."""
     yield node
     for child in getattr(node, "children", ()):
         yield from _nodes(child)
 
 
 def _silent(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """From where to where nothing decides a result: types, and `strict=` and `frozen=`, which guard programmers."""
+    """Return spans that do not affect results: types, and `strict=` and `frozen=`, which catch programming errors."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.keyword) and node.arg in ("strict", "frozen"):

@@ -1,4 +1,4 @@
-"""The modules that decide results, and the test files that mirror them."""
+"""The modules that determine results, and the test files that mirror them."""
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "models/guidance.py": ("models/test_sampling.py", "models/test_guidance*.py", "models/test_objectives.py"),
@@ -92,4 +92,4 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/evaluate/steps.py": ("pipelines/evaluate/test_*.py", "models/test_metrics.py"),
     "pipelines/evaluate/report.py": ("pipelines/evaluate/test_*.py",),
 }
-"""Module → patterns of its tests, under `tests/`."""
+"""Module → glob patterns of its tests below `tests/`."""

@@ -1,4 +1,4 @@
-"""One trial: the tests of a module on a copy of the project, in a forked process that has its libraries loaded."""
+"""Trials: run the tests of a module on a copy of the project, in a forked process with preloaded libraries."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ COPIED = (
     "docs",
     "tests",
 )
-# Half of a trial's time would be their imports. Nothing of the project: the copy is imported in the fork.
+# Importing these would take half of a trial's time. The project itself is imported from the copy, in the fork.
 PRELOADED = (
     *("numpy", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "cv2", "av", "safetensors.torch", "torch", "pytest"),
     *("diffusers", "transformers", "peft", "webdataset", "pydantic", "diffusers.models.transformers.transformer_wan"),
@@ -35,9 +35,9 @@ SECONDS_MORE = 30.0
 
 
 class Outcome(NamedTuple):
-    """How a trial ended.
+    """The outcome of a trial.
 
-    `passed`, `failed`, `timeout`, or `broken`: the module could not be imported. `by` is the test that failed first.
+    `how` is `passed`, `failed`, `timeout`, or `broken` (the module cannot be imported); `by` is the first failed test.
     """
 
     how: str
@@ -49,7 +49,7 @@ class Copy:
     """A copy of the project to which `steadydancer` resolves in trials."""
 
     def __init__(self, folder: Path) -> None:
-        """Make a fresh copy; whatever `folder` held is removed first."""
+        """Make a fresh copy; the old content of `folder` is removed."""
         shutil.rmtree(folder, ignore_errors=True)
         self.root = folder.resolve() / "steadydancer"
         self.root.mkdir(parents=True)
@@ -62,7 +62,7 @@ class Copy:
 
     @contextlib.contextmanager
     def holding(self, file: str, text: str) -> Any:
-        """The copy with another text of one file."""
+        """Replace the text of one file in the copy, within the context."""
         place = self.root / file
         before = place.read_text()
         place.write_text(text)
@@ -80,27 +80,27 @@ class Copy:
             os.close(reader)
             _run(self.root, file, tests, writer)  # never returns
         os.close(writer)
-        told = _read(reader, seconds)
-        if told is None:
-            # The whole group: tests start commands, decoders and Ray.
+        answer = _read(reader, seconds)
+        if answer is None:
+            # Kill the whole group, because tests start commands, decoders and Ray.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
-        how, _, by = (told if told is not None else "timeout").partition(" ")
+        how, _, by = (answer if answer is not None else "timeout").partition(" ")
         return Outcome(how or "failed", by or ("" if how else "the process died"), time.perf_counter() - start)
 
 
 def preload() -> None:
-    """Import the libraries once, for all forks."""
+    """Import the libraries once for all forks."""
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     for name in PRELOADED:
         __import__(name)
 
 
 def tests_of(patterns: Sequence[str]) -> list[str]:
-    """Test files, from the root, in the order of their patterns."""
+    """List test files relative to the root, in the order of their patterns."""
     found = [path.relative_to(ROOT).as_posix() for one in patterns for path in sorted((ROOT / "tests").glob(one))]
     return list(dict.fromkeys(found))
 
@@ -138,7 +138,7 @@ def _tested(tests: Sequence[str]) -> str:
     failed: list[str] = []
 
     class First:
-        """Remembers the first test that fails; a file that cannot be collected counts as one."""
+        """Record failed tests; a file that cannot be collected counts as one."""
 
         def pytest_runtest_logreport(self, report: Any) -> None:
             if report.failed:
@@ -164,6 +164,6 @@ class Finished(Exception):
 
 
 def describe_machine() -> str:
-    """Processor count and commit, for the record."""
+    """Return processor count and commit, for the report."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return f"{os.cpu_count()} cores, commit {commit.stdout.strip() or 'unknown'}"

@@ -1,4 +1,4 @@
-"""What a finished curation says of itself: its page, one clip's story, what differs from another version."""
+"""The commands `report`, `explain` and `compare`: pages of finished jobs, one row in detail, two versions compared."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .options import FOLDER
 if TYPE_CHECKING:
     from ...datasets.storage import Location
 
-as_json = click.option("--json", "json_wanted", is_flag=True, help="For machines.")
+as_json = click.option("--json", "print_json", is_flag=True, help="Print JSON.")
 
 
 def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """A job that makes `out/clips`, which then leaves its page and card beside it."""
+    """Wrap a job that makes `out/clips`, so that it also writes the report page and the card."""
 
     def run() -> dict[str, Any]:
         from ...pipelines.curate.report.page import CARD, PAGE, write_report
         from ...pipelines.runtime.after_commit import after_commit
 
         record = job()
-        with after_commit(f"{out / PAGE} and {CARD}", f"`steadydancer report --clips {out}` makes them again"):
+        with after_commit(f"{out / PAGE} and {CARD}", f"run `steadydancer report --clips {out}` to write them"):
             write_report(out)
         return record
 
@@ -33,22 +33,22 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, help="What `curate --out` or `refilter --out` was given: its page and card.")
-@click.option("--metrics", type=FOLDER, help="What `evaluate --out` was given: its page.")
-@click.option("--run", "run_out", type=FOLDER, help="What `train --out` was given, or the folder of its three stages.")
-@click.option("--out", type=FOLDER, help="With --clips: FILE.html, or a folder for curation.html; else beside them.")
+@click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`: write its page and card.")
+@click.option("--metrics", type=FOLDER, help="The --out of `evaluate`: write its page.")
+@click.option("--run", "run_out", type=FOLDER, help="The --out of `train`, or the folder that holds the three stages.")
+@click.option("--out", type=FOLDER, help="With --clips: FILE.html, or a folder for curation.html. Default: in --clips.")
 def report(clips: Location | None, metrics: Location | None, run_out: Location | None, out: Location | None) -> None:
-    """Write the page of a curation (with its card), of an evaluation or of a training run anew."""
+    """Write the page of a curation (with its card), an evaluation or a training run again."""
     if sum(place is not None for place in (clips, metrics, run_out)) != 1:
         raise click.UsageError("give one of --clips, --metrics and --run")
     if out is not None and clips is None:
-        raise click.UsageError("--out goes with --clips; other pages lie in the folder that they tell of")
+        raise click.UsageError("--out needs --clips; the other pages are written into the folder that they describe")
     if clips is not None:
-        from ...pipelines.curate.report import page as pages
+        from ...pipelines.curate.report.page import CARD, PAGE, write_report
 
-        page = out if out is None or out.suffix.lower() == ".html" else out / pages.PAGE
-        page = pages.write_report(clips, page)
-        click.echo(f"{page}\n{page.parent / pages.CARD}")
+        page = out if out is None or out.suffix.lower() == ".html" else out / PAGE
+        page = write_report(clips, page)
+        click.echo(f"{page}\n{page.parent / CARD}")
     elif metrics is not None:
         from ...pipelines.evaluate.report import rebuild_report
 
@@ -62,23 +62,23 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
 
 @click.command()
 @click.argument("clip", metavar="ID")
-@click.option("--clips", type=FOLDER, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--latents", type=FOLDER, help="What `cache --out` was given: say where the clip's sample lies.")
+@click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`.")
+@click.option("--latents", type=FOLDER, help="The --out of `cache`: also show the shard that holds the clip's sample.")
 @click.option("--artifact", "--renders", "--metrics", "--export", "artifact", type=FOLDER,
-              help="What --out of any other command was given, or the artifact in it.")  # fmt: skip
+              help="The --out of any other command, or an artifact in it.")  # fmt: skip
 @as_json
 def explain(
-    clip: str, clips: Location | None, latents: Location | None, artifact: Location | None, json_wanted: bool
+    clip: str, clips: Location | None, latents: Location | None, artifact: Location | None, print_json: bool
 ) -> None:
-    """Tell what became of one clip, render or sample, and why.
+    """Show the verdict of one clip, render or sample, and the reasons for it.
 
-    With --clips, ID is a clip_id or its beginning, a source's path, file name or source_id, and its whole story is
-    told. Of other artifacts, ID is an id or its beginning, or a file's path or name.
+    With --clips, ID is a clip_id or a prefix of it, or the path, file name or source_id of a source; all stages of the
+    clip are shown. For other artifacts, ID is an id or a prefix of it, or the path or name of a file.
     """
     if (clips is None) == (artifact is None) and (clips is not None or latents is None):
-        raise click.UsageError("give --clips, --latents or both for a clip, or --artifact for a row of anything else")
+        raise click.UsageError("give --clips, --latents or both for a clip, or --artifact for any other row")
     if clips is None:
-        _tell_rows(clip, [place for place in (artifact, latents) if place is not None], json_wanted)
+        _print_rows(clip, [place for place in (artifact, latents) if place is not None], print_json)
         return
     from ...datasets.clips import Clips
     from ...pipelines.curate.report import explain
@@ -87,61 +87,61 @@ def explain(
     finished = Clips(clips)
     rows = explain.find_rows(finished, clip)
     if len(rows) > 1:
-        _tell_choice(clip, explain.summarise_rows(finished, rows), json_wanted)
+        _print_matches(clip, explain.summarise_rows(finished, rows), print_json)
         return
     told = explain.explain_clip(finished, rows[0], latents)
-    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_wanted else to_text(told))
+    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if print_json else to_text(told))
 
 
-def _tell_rows(wanted: str, folders: list[Location], json_wanted: bool) -> None:
-    """Rows of any artifacts; of several that fit, what there is to choose from."""
-    from ...pipelines.common import outcomes as verdicts
+def _print_rows(wanted: str, folders: list[Location], print_json: bool) -> None:
+    """Print the matching rows of artifacts; if several ids match, list them."""
+    from ...pipelines.common import outcomes
 
-    artifacts = [one for folder in folders for one in verdicts.artifacts_in(folder)]
-    found = [(one, rows) for one in artifacts if (rows := verdicts.find_rows(one, wanted))]
+    artifacts = [one for folder in folders for one in outcomes.artifacts_in(folder)]
+    found = [(one, rows) for one in artifacts if (rows := outcomes.find_rows(one, wanted))]
     if not found:
-        near = [name for one in artifacts for name in verdicts.similar_ids(one, wanted)]
+        near = [name for one in artifacts for name in outcomes.similar_ids(one, wanted)]
         places = " and ".join(str(one.path) for one in artifacts)
         raise SteadyDancerError(
-            f"{places} hold{'s' * (len(artifacts) == 1)} no row {wanted!r}"
-            + (f"; near it: {', '.join(dict.fromkeys(near))}" if near else "")
-            + ". An id, its beginning, or the path or name of a file is wanted"
+            f"no row {wanted!r} in {places}"
+            + (f"; similar ids: {', '.join(dict.fromkeys(near))}" if near else "")
+            + ". Give an id, a prefix of it, or the path or name of a file"
         )
-    if json_wanted:
-        told = [{"artifact": str(one.path), "rows": rows} for one, rows in found]
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False, default=str))
+    if print_json:
+        matches = [{"artifact": str(one.path), "rows": rows} for one, rows in found]
+        click.echo(json.dumps(matches, indent=2, ensure_ascii=False, default=str))
         return
     for one, rows in found:
         by_name: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
-            by_name.setdefault(verdicts.name_of(row), []).append(row)
+            by_name.setdefault(outcomes.name_of(row), []).append(row)
         if len(by_name) == 1:
-            click.echo(verdicts.format_rows(one, rows))
+            click.echo(outcomes.format_rows(one, rows))
             continue
-        click.echo(f"{wanted} is {len(by_name)} rows of {one.path}; ask for one by its id:")
+        click.echo(f"{wanted} matches {len(by_name)} rows of {one.path}; give one of these ids:")
         for several in by_name.values():
-            click.echo(verdicts.format_row(several[0]) if several[0]["verdict"] != "ok"
-                       else f"    {verdicts.name_of(several[0])}: ok")  # fmt: skip
+            click.echo(outcomes.format_row(several[0]) if several[0]["verdict"] != "ok"
+                       else f"    {outcomes.name_of(several[0])}: ok")  # fmt: skip
 
 
-def _tell_choice(clip: str, rows: list[dict[str, Any]], json_wanted: bool) -> None:
-    if json_wanted:
+def _print_matches(clip: str, rows: list[dict[str, Any]], print_json: bool) -> None:
+    if print_json:
         click.echo(json.dumps({"matches": rows}, indent=2, ensure_ascii=False))
         return
-    click.echo(f"{clip} is {len(rows)} clips; ask for one by its id:")
+    click.echo(f"{clip} matches {len(rows)} clips; give one of these ids:")
     for row in rows:
         span = "" if row["start_s"] is None else f"{row['start_s']:.2f} to {row['end_s']:.2f} s  "
         click.echo(f"  {row['clip_id']}  {span}{row['verdict']} {row['reason'] or ''}  {row['source_path']}")
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, required=True, help="The version before: what its `--out` was.")
-@click.option("--with", "other", type=FOLDER, required=True, help="The version after.")
+@click.option("--clips", type=FOLDER, required=True, help="The --out of the first version.")
+@click.option("--with", "other", type=FOLDER, required=True, help="The --out of the second version.")
 @as_json
-def compare(clips: Location, other: Location, json_wanted: bool) -> None:
-    """Say what differs between two versions."""
+def compare(clips: Location, other: Location, print_json: bool) -> None:
+    """Compare two versions of a curation."""
     from ...datasets.clips import Clips
-    from ...pipelines.curate.report import compare as versions
+    from ...pipelines.curate.report.compare import compare, to_text
 
-    found = versions.compare(Clips(clips), Clips(other))
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if json_wanted else versions.to_text(found))
+    differences = compare(Clips(clips), Clips(other))
+    click.echo(json.dumps(differences, indent=2, ensure_ascii=False) if print_json else to_text(differences))

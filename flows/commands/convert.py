@@ -1,4 +1,4 @@
-"""The command `convert`: what `models.convert` does, with a bar and a last line."""
+"""The command `convert`: `models.checkpoints.convert` with a progress bar."""
 
 from __future__ import annotations
 
@@ -14,27 +14,37 @@ if TYPE_CHECKING:
     from ...models.checkpoints.conversion_output import LoraLayout, Target
 
 _TARGET = (
-    "diffusers: a pipeline's folder, a release's encoders too. official: the release's names. lora: the adapter of a "
-    "training checkpoint."
+    "diffusers: a pipeline folder, with the encoders of a release. official: the names of the released checkpoint. "
+    "lora: the adapter of a training checkpoint."
 )
 
 
 @click.command()
 @click.option(
-    "--from", "source", type=NAME, required=True, help="A safetensors file, an index, a folder in any layout, a hub id."
+    "--from",
+    "source",
+    type=NAME,
+    required=True,
+    help="Safetensors file, index, folder in any layout, or hub id.",
 )
-@click.option("--to", type=OUT, required=True, help="The folder to make.")
+@click.option("--to", type=OUT, required=True, help="Folder to write.")
 @click.option("--as", "target", type=click.Choice(["diffusers", "official", "lora"]), default="diffusers", help=_TARGET)
-@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Of the weights; else as stored.")
-@click.option("--shard-size", default="5GB", show_default=True, help="The most that one file holds.")
-@click.option("--layout", type=click.Choice(["diffusers", "comfyui"]), default="diffusers", help="Names, for lora.")
-@click.option("--dry-run", is_flag=True, help="Say what would be written, from headers alone, and stop.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    help="Data type of the weights. Default: as stored.",
+)
+@click.option("--shard-size", default="5GB", show_default=True, help="Maximum size of a file.")
+@click.option(
+    "--layout", type=click.Choice(["diffusers", "comfyui"]), default="diffusers", help="Parameter names of a lora."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be written, from the file headers alone, and stop.")
 def convert(
     source: str, to: Location, target: Target, dtype: str | None, shard_size: str, layout: LoraLayout, dry_run: bool
 ) -> None:
-    """Write a checkpoint in another layout, a megabyte at a time.
+    """Write a checkpoint in another layout, with little memory.
 
-    The folder appears when it is whole. The same command again finds it finished.
+    The folder appears when it is complete. If it exists already, the command has nothing to do.
     """
     from ...datasets.storage import location
     from ...models.checkpoints import convert
@@ -54,5 +64,5 @@ def convert(
                 place, to, target, dtype=dtype, shard_size=shard_size, lora_layout=layout, advance=advance,
                 source_name=source if "://" in source else None,
             )  # fmt: skip
-    done = " (finished already, nothing was left to do)" if record.get("already_finished") else ""
+    done = " (already finished; nothing to do)" if record.get("already_finished") else ""
     click.echo(f"{to}: {record['num_tensors']} tensors, {record['num_bytes'] / 1e9:.2f} GB{done}")

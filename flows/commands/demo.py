@@ -11,24 +11,24 @@ from .options import LOCAL_FOLDER, NAME
 
 
 @click.command()
-@click.option("--clips", type=NAME, help="Your own videos, here or on a store; else procedural dancers are made.")
-@click.option("--out", type=LOCAL_FOLDER, help="On this machine; by default runs/demo.")
+@click.option("--clips", type=NAME, help="Your own videos, local or on an object store. Default: generated dancers.")
+@click.option("--out", type=LOCAL_FOLDER, help="Folder on this machine. Default: runs/demo.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny, module:function, or FILE.json.")
 @click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
 @click.option("--in-process", is_flag=True, help="Curate, cache, render and evaluate without Ray.")
 def demo(clips: str | None, out: Path | None, preset: str, print_config: bool, dry_run: bool, in_process: bool) -> None:
-    """Walk the whole road in minutes: raw clips to a trained, rendered and scored dancer."""
+    """Run all jobs at tiny size, in minutes: curate, cache, train, render, evaluate."""
     from .. import presets
 
     run = presets.load(preset)
     if print_config:
         click.echo(run.model_dump_json(indent=2))
         return
-    from ..demo import run as road
+    from ..demo.run import free_folder, plan, run_demo
 
-    out = out or road.free_folder(clips)
+    out = out or free_folder(clips)
     if dry_run:
-        click.echo(json.dumps(road.plan(run, clips, out), indent=2))
+        click.echo(json.dumps(plan(run, clips, out), indent=2))
         return
-    road.walk(run, clips=clips, out=out, in_process=in_process)
+    run_demo(run, clips=clips, out=out, in_process=in_process)

@@ -1,4 +1,4 @@
-"""The command `export`: accepted clips as files that other projects read."""
+"""The command `export`: accepted clips as files for other training projects."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=JobCommand)
-@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--out", type=OUT, required=True, help="OUT/export is made.")
+@click.option("--clips", type=FOLDER, required=True, help="The --out of `curate` or `refilter`.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/export.")
 @click.option(
     "--as",
     "layout",
     type=click.Choice(["mp4+jsonl", "diffsynth", "musubi"]),
     default="mp4+jsonl",
     show_default=True,
-    help="mp4+jsonl: clips.jsonl. diffsynth: metadata.csv too. musubi: dataset.toml and dataset.jsonl too.",
+    help="mp4+jsonl: clips.jsonl. diffsynth: adds metadata.csv. musubi: adds dataset.toml and dataset.jsonl.",
 )
-@click.option("--area", type=click.IntRange(min=32 * 32), help="Area in pixels; without it, the preset's trained one.")
-@click.option("--size", type=click.Choice(["source"]), help="`source`: the picture's own size, nothing is scaled.")
-@click.option("--lossless", is_flag=True, help="Keep every bit: H.264 RGB, which FFmpeg reads and browsers do not.")
+@click.option("--area", type=click.IntRange(min=32 * 32), help="Area in pixels. Default: the preset's training area.")
+@click.option("--size", type=click.Choice(["source"]), help="`source`: keep the size of the source.")
+@click.option("--lossless", is_flag=True, help="Lossless H.264 RGB; FFmpeg plays it, browsers do not.")
 @configured
 @in_process_option
 def export(clips: Location, out: Location, layout: str, area: int | None, size: str | None, lossless: bool, preset: str,
            print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
-    """Write accepted clips, frame for frame, with pose videos, keypoints and captions."""
+    """Write accepted clips, frame by frame, with pose videos, keypoints and captions."""
     from ...pipelines.export import job
     from ...pipelines.export.config import ExportConfig
     from .. import presets

@@ -1,4 +1,4 @@
-"""The jobs of the walk, one command each: curate, cache, train, render, evaluate."""
+"""The commands `curate`, `cache`, `train`, `render` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
     "--clips",
     type=NAME,
     required=True,
-    help="Folder, glob, or manifest: csv, json, jsonl or parquet with a column `path`.",
+    help="Folder, glob, or manifest (csv, json, jsonl or parquet with a column `path`).",
+)
+@click.option("--out", type=OUT, required=True, help="Write OUT/clips, OUT/curation.html and OUT/card.md.")
+@click.option("--num-frames", type=int, help="Frames per clip, 4k + 1.")
+@click.option(
+    "--exclude", type=FOLDER, help="Evaluation videos, or an .npz of their fingerprints: reject clips that match these."
 )
 @click.option(
-    "--out", type=OUT, required=True, help="OUT/clips is made, and OUT/curation.html and OUT/card.md tell of it."
+    "--trust", is_flag=True, help="Inputs are already vetted: skip quality scores; still probe, split and find poses."
 )
-@click.option("--num-frames", type=int, help="Frames of a clip, 4k + 1.")
-@click.option(
-    "--exclude", type=FOLDER, help="Evaluation videos, or an .npz of their fingerprints: no clip may be theirs."
-)
-@click.option("--trust", is_flag=True, help="Chosen before: no scores; probing, shots and pose stay.")
-@click.option("--parent", type=FOLDER, help="OUT of an earlier run: what is the same file is not measured again.")
+@click.option("--parent", type=FOLDER, help="OUT of an earlier run: reuse the measurements of unchanged files.")
 @configured
 @in_process_option
 def curate(clips: str, out: Location, num_frames: int | None, exclude: Location | None, trust: bool,
            parent: Location | None, preset: str, print_config: bool, dry_run: bool, address: str | None,
            in_process: bool) -> None:  # fmt: skip
-    """Cut videos into clips, measure them, and give each a verdict."""
+    """Cut videos into clips, score them, and give each clip a verdict."""
     from ...pipelines.curate import job
     from .. import presets
 
-    # Absolute: workers may run in other folders.
+    # Absolute, because workers may run in other directories.
     excluded = str(exclude.absolute()) if exclude else None
     run = presets.change(presets.load(preset), "curate", num_frames=num_frames, exclude=excluded, trust=trust or None)
     if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: job.plan(run.curate, clips, out, parent)):
@@ -65,15 +65,15 @@ def curate(clips: str, out: Location, num_frames: int | None, exclude: Location 
 
 
 @click.command(cls=JobCommand)
-@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--out", type=OUT, required=True, help="OUT/latents is made.")
-@click.option("--components", type=NAME, help="Wan 2.1 I2V folder or hub id of VAE, text and image encoder.")
-@click.option("--captioner", type=NAME, help="Folder of an image-and-text model, for clips without a prompt.")
+@click.option("--clips", type=FOLDER, required=True, help="The --out of `curate` or `refilter`.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/latents.")
+@click.option("--components", type=NAME, help="Wan 2.1 I2V folder or hub id: VAE, text encoder and image encoder.")
+@click.option("--captioner", type=NAME, help="Folder of an image-to-text model, for clips without a prompt.")
 @configured
 @in_process_option
 def cache(clips: Location, out: Location, components: str | None, captioner: str | None, preset: str,
           print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
-    """Encode accepted clips into WebDataset shards that training reads."""
+    """Encode accepted clips into WebDataset shards for training."""
     from ...pipelines.cache import job
     from .. import presets
 
@@ -90,24 +90,31 @@ def cache(clips: Location, out: Location, components: str | None, captioner: str
 @click.option(
     "--stage", type=click.IntRange(1, 3), required=True, help="1 action supervision, 2 distillation, 3 pose simulation."
 )
-@click.option("--base", type=NAME, help="Wan 2.1 I2V folder or hub id: where stage 1 starts and what teaches stage 2.")
-@click.option("--from", "from_checkpoint", type=FOLDER, help="OUT/checkpoint of the stage before.")
-@click.option("--out", type=OUT, required=True, help="OUT/checkpoint and OUT/metrics.jsonl are made.")
-@click.option("--steps", type=int, help="Optimizer steps of the whole stage; more than before continues a run.")
-@click.option("--seed", type=int, help="Of initial weights, order and all draws.")
+@click.option("--base", type=NAME, help="Wan 2.1 I2V folder or hub id: start of stage 1, teacher of stage 2.")
+@click.option("--from", "from_checkpoint", type=FOLDER, help="OUT/checkpoint of the previous stage.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/checkpoint and OUT/metrics.jsonl.")
+@click.option("--steps", type=int, help="Total optimizer steps of the stage; a larger number continues a finished run.")
+@click.option("--seed", type=int, help="Seed of initial weights, sample order and all random draws.")
 @click.option("--num-workers", type=int, help="Ray Train workers; 0 trains in this process.")
-@click.option("--fork", type=FOLDER, help="Another run's --out: begin from its newest state, with other settings.")
-@click.option("--bundle", is_flag=True, help="Copy VAE, encoders and tokenizer into the checkpoint: a whole pipeline.")
 @click.option(
-    "--tflops", type=POSITIVE, help="For --dry-run: rate of a GPU, 10^12 operations a second. Else as measured."
+    "--fork", type=FOLDER, help="--out of another run: start from its newest training state, with new settings."
 )
-@click.option("--gpu-memory-gb", type=POSITIVE, help="For --dry-run: memory of a GPU, 10^9 bytes. Else this machine's.")
+@click.option(
+    "--bundle", is_flag=True, help="Copy VAE, encoders and tokenizer into the checkpoint, for a complete pipeline."
+)
+@click.option("--tflops", type=POSITIVE, help="For --dry-run: speed of a GPU in TFLOP/s. Default: the measured rate.")
+@click.option(
+    "--gpu-memory-gb", type=POSITIVE, help="For --dry-run: memory of a GPU in GB. Default: this machine's GPU."
+)
 @configured
 def train(latents: Location, stage: int, base: str | None, from_checkpoint: Location | None, out: Location,
           steps: int | None, seed: int | None, num_workers: int | None, fork: Location | None, bundle: bool,
           tflops: float | None, gpu_memory_gb: float | None, preset: str, print_config: bool, dry_run: bool,
           address: str | None) -> None:  # fmt: skip
-    """Train one of the three stages; the same command again resumes. SIGTERM: stop after the step, exit status 75."""
+    """Train one of the three stages.
+
+    If interrupted, run the same command again to resume. SIGTERM stops after the current step, with exit status 75.
+    """
     from ...pipelines.train import job
     from ...pipelines.train.preflight.table import table
     from ...pipelines.train.resume.stop import EXIT_CODE, TrainingStopped
@@ -115,7 +122,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 
     run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers,
                          bundle=bundle or None)  # fmt: skip
-    if stage == 1:  # the later stages know their base from the checkpoint they start from
+    if stage == 1:  # later stages read their base from the checkpoint that they start from
         base = base or run.cache.components
     if not print_config:
         latents = require_cache(run, latents)
@@ -126,8 +133,8 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
         plan = job.plan(run.stage(stage), **inputs, **given)
     if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: plan):
         if plan:
-            click.echo(f"\n{table(plan)}\n", err=True)  # for a person; the JSON before it is for machines
-        if refusals := plan.get("refusals"):  # after the figures that tell why
+            click.echo(f"\n{table(plan)}\n", err=True)  # stdout has the JSON alone
+        if refusals := plan.get("refusals"):  # printed after the table that explains them
             raise SteadyDancerError("\n".join(refusals))
         return
     try:
@@ -136,34 +143,34 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
         click.echo(f"steadydancer: {stopped}", err=True)
         sys.exit(EXIT_CODE)
     if record.get("already_finished"):
-        click.echo("this run is finished already; more --steps would continue it")
+        click.echo("this run is already finished; give more --steps to continue it")
     click.echo(f"{out / 'checkpoint'}: stage {stage}, {record['steps']} steps, "
-               f"loss {record['loss_before']} before and {record['loss_after']} after")  # fmt: skip
+               f"loss {record['loss_before']} before, {record['loss_after']} after")  # fmt: skip
 
 
 @click.command(cls=JobCommand)
-@click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`, or what `convert` made.")
-@click.option("--image", type=FILE, help="Reference image; the video starts at it. Transparent parts become white.")
+@click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`, or the --to of `convert`.")
+@click.option("--image", type=FILE, help="Reference image: the first frame. Transparent areas become white.")
 @click.option("--driving", type=FILE, help="Driving video.")
-@click.option("--prompt", default="", help="What happens, in words.")
+@click.option("--prompt", default="", help="Text prompt.")
 @click.option(
     "--pairs",
     type=FILE,
-    help="Table (csv, json, jsonl, parquet) with columns image, driving and, if wanted, prompt, id.",
+    help="Table (csv, json, jsonl or parquet) with columns image, driving and optionally prompt, id.",
 )
-@click.option("--out", type=OUT, required=True, help="OUT/renders is made.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/renders.")
 @click.option(
-    "--components", type=NAME, help="Wan 2.1 I2V folder or hub id; without it, those of the checkpoint's record."
+    "--components", type=NAME, help="Wan 2.1 I2V folder or hub id. Default: the one in the checkpoint's record."
 )
 @click.option("--num-frames", type=int, help="Frames to render, 4k + 1.")
 @click.option("--steps", type=int, help="Sampling steps.")
-@click.option("--seed", type=int, help="Of the noise.")
+@click.option("--seed", type=int, help="Seed of the noise.")
 @click.option(
     "--sound",
     type=click.Choice(["none", "keep"]),
-    help="Default: the preset's; all presets here say none, a silent video. keep: the driving video's sound, cut to "
-    "what is rendered, at the picture's speed and the same pitch; where it has none, or none that can be decoded, the "
-    "video is silent and the row says so.",
+    help="none: a silent video. keep: the sound of the driving video, cut to the rendered part, at the speed of the "
+    "video and with the same pitch; if there is no sound that can be decoded, the video is silent and the row states "
+    "it. Default: the preset's value, `none` in all built-in presets.",
 )
 @configured
 @in_process_option
@@ -171,7 +178,7 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
            out: Location, components: str | None, num_frames: int | None, steps: int | None, seed: int | None,
            sound: str | None, preset: str, print_config: bool, dry_run: bool, address: str | None,
            in_process: bool) -> None:  # fmt: skip
-    """Render (image, driving video) pairs."""
+    """Render pairs of a reference image and a driving video."""
     from ...pipelines.render import job
     from .. import presets
 
@@ -191,15 +198,15 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
 
 
 @click.command(cls=JobCommand)
-@click.option("--renders", type=FOLDER, required=True, help="What `render --out` was given.")
-@click.option("--truth", type=FOLDER, help="Folder with ID.mp4 for every render that has a truth; compared by time.")
+@click.option("--renders", type=FOLDER, required=True, help="The --out of `render`.")
+@click.option("--truth", type=FOLDER, help="Folder of ground truth, ID.mp4 per render; compared by time.")
 @click.option("--protocol", help="`all` or `first-81`.")
-@click.option("--out", type=OUT, required=True, help="OUT/metrics and OUT/report.html are made.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/metrics and OUT/report.html.")
 @configured
 @in_process_option
 def evaluate(renders: Location, truth: Location | None, protocol: str | None, out: Location, preset: str,
              print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
-    """Score renders; what could not be measured is null, with its reason."""
+    """Score renders; a metric that could not be measured is null, with a reason."""
     from ...pipelines.evaluate import job
     from .. import presets
 

@@ -1,4 +1,4 @@
-"""The commands `verify` and `repair`: what lies in a latent cache, read back, and made anew where it is damaged."""
+"""The commands `verify` and `repair`: check a latent cache, and rebuild damaged shards."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ latents_option = click.option("--latents", type=FOLDER, required=True, help="OUT
 @click.command()
 @latents_option
 def verify(latents: Location) -> None:
-    """Read a latent cache back, all of it, against its index and its record.
+    """Read a whole latent cache and compare it with its index and record.
 
-    Exit status 1 and a table if something is missing, cut short, damaged or unknown. Nothing is changed.
+    Prints a table and exits with status 1 if anything is missing, truncated, damaged or unknown. Changes nothing.
     """
     from ... import SteadyDancerError
     from ...pipelines.cache.verify import verify
@@ -32,31 +32,31 @@ def verify(latents: Location) -> None:
         reasons = ", ".join(f"{number} {reason}" for reason, number in found.without.most_common())
         click.echo(f"{latents}: {sum(found.without.values())} clips have no latents: {reasons}")
     if not found.findings:
-        click.echo(f"{latents}: {read}, all as they were written")
+        click.echo(f"{latents}: {read}, all intact")
         return
     click.echo(_table(found.findings))
-    click.echo(f"sound: {read}")
+    click.echo(f"intact: {read}")
     raise SteadyDancerError(
         f"{latents} has {len(found.findings)} faults in {len(found.packets - found.sound)} of {len(found.packets)} "
-        f"packets: `steadydancer repair --latents {latents} --out NEW` makes a sound version in NEW/latents"
+        f"packets; run `steadydancer repair --latents {latents} --out NEW` to write an intact version to NEW/latents"
     )
 
 
 @click.command()
 @latents_option
-@click.option("--out", type=OUT, required=True, help="OUT/latents is made; what is damaged stays as it is.")
-@click.option("--clips", type=FOLDER, help="The curation it was made of, if it lies elsewhere now.")
-@click.option("--components", type=NAME, help="The encoders, if they lie elsewhere now.")
-@click.option("--captioner", type=NAME, help="The captioner, if it lies elsewhere now.")
-@click.option("--num-gpus", type=NOT_NEGATIVE, help="GPUs of an encoding worker, if other than before.")
-@click.option("--dry-run", is_flag=True, help="Read the cache, say what would be encoded anew, and stop.")
-@click.option("--address", help="Ray cluster to join; without it a private Ray starts on this machine.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/latents; the damaged cache is not changed.")
+@click.option("--clips", type=FOLDER, help="The curation that the cache was made from, if it has moved.")
+@click.option("--components", type=NAME, help="The encoders, if they have moved.")
+@click.option("--captioner", type=NAME, help="The captioner, if it has moved.")
+@click.option("--num-gpus", type=NOT_NEGATIVE, help="GPUs per encoding worker. Default: as recorded.")
+@click.option("--dry-run", is_flag=True, help="Read the cache, print what would be encoded again, and stop.")
+@click.option("--address", help="Ray cluster to join. Default: start a private Ray on this machine.")
 @in_process_option
 def repair(latents: Location, out: Location, clips: Location | None, components: str | None, captioner: str | None,
            num_gpus: float | None, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
-    """Make a new version of a damaged latent cache, with the bytes that it had.
+    """Write a new version of a damaged latent cache, with the same bytes as the original.
 
-    Sound shards are linked or copied; the others are encoded again from the clips, by the same networks.
+    Intact shards are linked or copied; the others are encoded again from the clips, with the same networks.
     """
     from ...datasets.artifact import Artifact
     from ...pipelines.cache import repair
@@ -76,19 +76,19 @@ def repair(latents: Location, out: Location, clips: Location | None, components:
         num_gpus=num_gpus,
     )
     if record is None:
-        click.echo(f"{latents}: all as it was written, nothing to repair; nothing was made")
+        click.echo(f"{latents}: intact; nothing to repair, nothing written")
         return
     parent = record["parent"] or {}
-    done = " (finished already, nothing was left to do)" if was_finished else ""
+    done = " (already finished; nothing to do)" if was_finished else ""
     click.echo(
         f"{out / 'latents'}: {record['counts']['ok']} samples, {parent.get('packets_made_anew', 0)} of "
-        f"{len(record['parts'])} shards were made anew{done}"
+        f"{len(record['parts'])} shards rebuilt{done}"
     )
     for line in closing_lines(Artifact(out / "latents")):
         click.echo(line)
 
 
 def _table(findings: list[Finding]) -> str:
-    rows = [("what", "where", "detail"), *((one.kind, one.place, one.detail) for one in findings)]
+    rows = [("fault", "file", "detail"), *((one.kind, one.place, one.detail) for one in findings)]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    return "\n".join(f"{what:{widths[0]}}  {where:{widths[1]}}  {detail}" for what, where, detail in rows)
+    return "\n".join(f"{fault:{widths[0]}}  {file:{widths[1]}}  {detail}" for fault, file, detail in rows)

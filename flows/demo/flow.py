@@ -1,4 +1,4 @@
-"""The demo's flow: the three flows in a row, with pairs made of what was accepted where none are supplied."""
+"""The flow of the demo: the three flows in order, with pairs made from accepted clips if none are supplied."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -18,7 +18,7 @@ from .pairs import pairs_of_clips
 
 
 @flow(name="demo", validate_parameters=False)
-def road(
+def demo_flow(
     run: Run,
     clips: str,
     out: Path,
@@ -26,16 +26,16 @@ def road(
     steps: Callable[[str], AbstractContextManager[None]],
     in_process: bool,
 ) -> dict[str, Any]:
-    """Curate and cache, train three stages, render and score; returns the records of all artifacts.
+    """Curate and cache, train three stages, render and score; return the records of all artifacts.
 
-    Unlike `reproduce` it needs no pairs: where none lie beside the clips, `num_pairs` are made of accepted ones.
-    `steps` is told of each step that begins.
+    Unlike `reproduce` it needs no pairs: if there is no `pairs.jsonl` beside the clips, `num_pairs` pairs are made from
+    accepted clips. `steps` is entered with the name of each step.
     """
     config = run.model_dump_json()
     with ExitStack() as stack:
         if not in_process:
             with steps("start Ray"):
-                # One Ray for all jobs: starting it takes longer than most of them.
+                # One Ray for all jobs, because starting it takes longer than most of them.
                 stack.enter_context(local_ray(out / ".engine" / "ray"))
         with steps("curate and cache"):
             records = curate_dataset(clips, str(out), config, in_process=in_process)
@@ -43,7 +43,7 @@ def road(
             records |= train_steadydancer(str(out / "latents"), str(out), config)
         with steps("render and evaluate"):
             beside = location(clips).parent / "pairs.jsonl"
-            # The page copies what it shows, from this machine.
+            # The report copies its media, so supplied pairs must be local.
             supplied = exists_locally(beside) and beside.is_file()
             pairs = beside if supplied else pairs_of_clips(out, num_pairs)
             records |= render_evaluation(

@@ -1,4 +1,4 @@
-"""Pairs to render out of curated clips: a person's first frame, driven by the same person (truth known) or another."""
+"""Make pairs to render from curated clips: a first frame, driven by the same clip (with ground truth) or another."""
 
 import json
 import logging
@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 def pairs_of_clips(out: Path, num_pairs: int) -> Path:
-    """Write images, driving clips with their keypoints, truths and `pairs.jsonl` under `out/pairs`; returns the last.
+    """Write images, driving clips with keypoints, ground truths and `pairs.jsonl` to `out/pairs`; return the last path.
 
-    Pairs take turns: clip i driven by itself, then by the clip after it. The truth of the first kind is the clip.
+    Clips are driven alternately by themselves and by the next clip. A clip driven by itself is its own ground truth.
     """
     folder, clips = out / "pairs", Clips(out)
     record = clips.record
@@ -42,12 +42,12 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
                 require_same_pictures(row, record["config"], None)
             written[row["clip_id"]] = _write_clip({**row, "pose": poses[row["clip_id"]]}, folder / "clips", record)
         except BadClip as bad:
-            _log.warning("no pair of clip %s of %s: %s", row["clip_id"], row["source_path"], bad)
+            _log.warning("skipping clip %s of %s for pairs: %s", row["clip_id"], row["source_path"], bad)
     chosen = [row for row in wanted if row["clip_id"] in written]
     if not chosen:
         raise SteadyDancerError(
-            f"no pairs: of {len(wanted)} accepted clips of {clips.artifact.path} no source is what it was when it was "
-            "curated; bring the files back, or curate anew"
+            f"cannot make pairs: the sources of all {len(wanted)} chosen clips of {clips.artifact.path} are missing or "
+            "have changed since curation; restore the files or curate again"
         )
     pairs = []
     for i, row in enumerate(chosen):
@@ -66,10 +66,10 @@ def pairs_of_clips(out: Path, num_pairs: int) -> Path:
 
 
 def _write_clip(row: Row, folder: Path, record: Row) -> Path:
-    """The clip as an mp4 of its own, its first frame as a png, and beside both their keypoints by the full name.
+    """Write a clip as mp4 and its first frame as png, each with its keypoints in a sidecar; return the video's path.
 
     Raises:
-        BadClip: its source cannot be read, or is another file than was curated.
+        BadClip: the source cannot be read, or has changed since curation.
     """
     fps = record["config"]["fps"]
     video = folder / f"{row['clip_id']}.mp4"

@@ -1,4 +1,4 @@
-"""The demo's page: the walk from raw clips to scores, with the videos. Self-contained in its folder."""
+"""The report of the demo: all jobs, scores and videos, self-contained in its folder."""
 
 import shutil
 from collections import Counter
@@ -12,13 +12,13 @@ from ...pipelines.train.metrics.metrics_file import read_rows
 
 
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
-    """Write `page` and copy what it shows beside it."""
+    """Write `page` and copy its media beside it."""
     clips = Artifact(out / "clips").read().to_pylist()
     write_page(
         page,
-        "SteadyDancer: the road, at tiny size",
+        "SteadyDancer demo",
         [
-            _walk_section(summary),
+            _seconds_section(summary),
             _funnel_section(clips, records["clips"]),
             _clips_section(clips),
             _training_section(out, summary),
@@ -30,18 +30,18 @@ def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: d
 
 
 METRICS_TEXT = (
-    "Means over the rendered videos. Beside the first frame stands the autoencoder's own round trip of the reference "
-    "image, which a trained model comes close to. What has no value is listed below, with the reason."
+    "Means over the rendered videos. For the first frame, the autoencoder's round trip of the reference image is the "
+    "upper bound for a trained model. Metrics without a value are listed below with the reason."
 )
 VIDEOS_TEXT = (
-    "The networks are tiny and were trained for a minute: the pictures show that the road is whole, not how well a "
-    "trained model dances."
+    "The networks are tiny and were trained for about a minute: the videos show that all jobs work together, not the "
+    "quality of a trained model."
 )
 
 
-def _walk_section(summary: dict[str, Any]) -> Section:
+def _seconds_section(summary: dict[str, Any]) -> Section:
     rows = [[name, seconds] for name, seconds in summary["seconds"].items()]
-    return Section("The walk", head=["step", "seconds"], rows=rows)
+    return Section("Run time", head=["step", "seconds"], rows=rows)
 
 
 def _funnel_section(clips: list[dict[str, Any]], record: dict[str, Any]) -> Section:
@@ -61,7 +61,7 @@ def _clips_section(clips: list[dict[str, Any]]) -> Section:
         [Path(row["source_path"]).name, _span(row), row["verdict"], row["reason"] or "", row["detail"] or ""]
         for row in clips
     ]
-    return Section("Every clip", head=["source", "span", "verdict", "reason", "detail"], rows=rows)
+    return Section("Clips", head=["source", "span", "verdict", "reason", "detail"], rows=rows)
 
 
 def _span(row: dict[str, Any]) -> str:
@@ -76,27 +76,27 @@ def _training_section(out: Path, summary: dict[str, Any]) -> Section:
         rows.append([f"{n} {name}", stage["steps"], stage["loss_before"], stage["loss_after"], sum(seconds)])
     return Section(
         "Training",
-        "The stage's objective on fixed clips, noise and timesteps, before its first step and after its last.",
+        "Loss of each stage on fixed clips, noise and timesteps, before the first and after the last step.",
         head=["stage", "steps", "loss before", "loss after", "seconds"],
         rows=rows,
     )
 
 
 def _media(folder: Path, out: Path) -> Any:
-    """Groups of (caption, copied file): reference, driving, render, truth."""
+    """Copy the media of each pair and yield groups of (caption, file): reference, driving, render, truth."""
     media = folder / "media"
     media.mkdir(parents=True, exist_ok=True)
     truths = {row["video"]: row["truth"] for row in Artifact(out / "metrics").read(["video", "truth"]).to_pylist()}
     for row in Artifact(out / "renders").read().to_pylist():
         video = str(out / "renders" / row["video"]) if row["video"] else None
-        shown = {
+        sources = {
             "reference": row["image"],
             "driving": row["driving"],
             "render": video,
             "truth": truths.get(video or ""),
         }
         group = []
-        for name, source in shown.items():
+        for name, source in sources.items():
             copied = f"media/{row['id']}-{name}{Path(source).suffix}" if source else None
             if copied:
                 shutil.copyfile(source, folder / copied)

@@ -1,4 +1,4 @@
-"""The whole road at tiny size, on this machine: `steadydancer demo`. Nothing of the environment's Prefect is joined."""
+"""All jobs at tiny size on this machine: `steadydancer demo`. Uses its own Prefect, not one set in the environment."""
 
 import json
 import os
@@ -35,7 +35,7 @@ ARTIFACTS = {
 
 
 def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
-    """What `walk` would do, and what of it is finished."""
+    """Describe what `run_demo` would do, and which artifacts are finished."""
     finished = {name: Artifact(out / folder).committed for name, folder in ARTIFACTS.items()}
     sources = len(list_sources(clips)) if clips else "procedural dancers"
     steps = {f"stage{n}_steps": run.stage(n).steps for n in (1, 2, 3)}
@@ -48,19 +48,19 @@ def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
     }
 
 
-def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) -> dict[str, Any]:
-    """Raw clips to a trained, rendered and scored dancer; returns the summary, which lies in `out/summary.json`.
+def run_demo(run: Run, *, clips: str | None, out: Path, in_process: bool = False) -> dict[str, Any]:
+    """Run all jobs on a few clips; return the summary, which is also written to `out/summary.json`.
 
     Args:
-        run: the configuration; its components are made from a seed under `out`.
-        clips: folder, glob or manifest of videos, here or on a store; None makes procedural dancers.
+        run: the configuration; tiny components are created from a seed under `out`.
+        clips: folder, glob or manifest of videos, local or on an object store; None: generate procedural dancers.
         out: folder of the run.
         in_process: curate, cache, render and evaluate without Ray.
 
     Raises:
-        SteadyDancerError: what a job raises; what was finished stays, and the same call goes on from there.
+        SteadyDancerError: a job failed; call again with the same arguments to resume.
     """
-    sources = list_sources(clips) if clips else []  # a folder without videos is refused before an engine starts
+    sources = list_sources(clips) if clips else []  # fail on a folder without videos before Ray starts
     run = presets.change(run, "cache", components=str(out / "components"))
     digest = json_digest([run.model_dump(mode="json"), sources])
     with exclusive(out / ".engine"):
@@ -71,7 +71,7 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
                     _write_page(
                         out, summary, {name: Artifact(out / folder).record() for name, folder in ARTIFACTS.items()}
                     )
-                click.echo(f"everything is finished already; open {summary['report']}")
+                click.echo(f"everything is already finished; open {summary['report']}")
                 return summary
         write_json(out / INPUTS, {"clips": clips})
         steps = Steps()
@@ -79,35 +79,35 @@ def walk(run: Run, *, clips: str | None, out: Path, in_process: bool = False) ->
         summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
         _write_page(out, summary, records)
         write_json(out / SUMMARY, summary)
-    _tell(summary, out)
+    _print_summary(summary, out)
     return summary
 
 
 def _write_page(out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
     page = out / "report" / "index.html"
-    with after_commit(f"{page}", "the same command, given again, makes it again"):
+    with after_commit(f"{page}", "run the same command again to write it"):
         from .report import write_demo_report
 
         write_demo_report(page, out, summary, records)
 
 
 def free_folder(clips: str | None) -> Path:
-    """`runs/demo`, or if that holds a demo of other videos, a folder named after these."""
+    """Return `runs/demo`, or a folder named after the videos if that holds a demo of others."""
     folder = Path("runs/demo")
     begun = folder / INPUTS
     if not begun.is_file() or json.loads(begun.read_text())["clips"] == clips:
         return folder
     other = Path(f"runs/demo-{location(clips).stem if clips else 'dancers'}")
-    click.echo(f"{folder} holds another demo; this one goes to {other}")
+    click.echo(f"{folder} holds a demo of other videos; writing to {other}")
     return other
 
 
 def _run(run: Run, clips: str | None, out: Path, steps: "Steps", in_process: bool) -> dict[str, Any]:
-    # Tiny tensors gain nothing from more threads, and on cores that others use too, threads that wait for each other
-    # made a training step 25 times slower.
+    # Tiny tensors do not profit from more threads. On busy cores, threads that wait for each other made a training step
+    # 25 times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not run.stage1.use_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for another, and warn
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed searches for an accelerator and warns
     with steps("make components"):
         make_components(out / "components")
     if clips is None:
@@ -115,17 +115,17 @@ def _run(run: Run, clips: str | None, out: Path, steps: "Steps", in_process: boo
             clips = make_dancers(out / "dancers")
     _use_own_prefect(out)
     with steps("start Prefect"):
-        from .flow import road
+        from .flow import demo_flow
 
         start_prefect()
-    return road(run, clips, out, NUM_PAIRS, steps, in_process)
+    return demo_flow(run, clips, out, NUM_PAIRS, steps, in_process)
 
 
 class Steps:
-    """Says which step begins, and remembers how long each took."""
+    """Print each step as it starts, and record its seconds."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without steps."""
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -134,18 +134,18 @@ class Steps:
         click.echo(f"→ {name}")
         start = time.perf_counter()
         yield
-        self.took(name, time.perf_counter() - start)
+        self.finish(name, time.perf_counter() - start)
 
-    def took(self, name: str, seconds: float) -> None:
-        """Note and say how long a step took."""
+    def finish(self, name: str, seconds: float) -> None:
+        """Record and print the seconds of a step."""
         self.seconds[name] = round(seconds, 1)
         click.echo(f"  {name}: {seconds:.1f} s")
 
 
 def _use_own_prefect(out: Path) -> None:
-    """Keep Prefect's state under the run's folder, join no server of the environment, and send nothing anywhere."""
+    """Keep Prefect's state in the run folder, ignore servers set in the environment, and disable telemetry."""
     home = (out / ".engine" / "prefect").resolve()
-    home.mkdir(parents=True, exist_ok=True)  # Prefect's server waits forever for a home whose parent is missing
+    home.mkdir(parents=True, exist_ok=True)  # Prefect's server hangs if the parent folder is missing
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ |= {
@@ -153,25 +153,25 @@ def _use_own_prefect(out: Path) -> None:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what fails is said once, by the command
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command prints errors itself
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     }
 
 
 def start_prefect() -> None:
-    """Start Prefect's temporary server, which is to end even when this process is killed outright."""
+    """Start a temporary Prefect server that ends even if this process is killed (-9)."""
     from prefect.server.api.server import SubprocessASGIServer
 
     server = SubprocessASGIServer()
     server.start()
     assert server.server_process is not None
     watch = f"while kill -0 {os.getpid()} 2>/dev/null; do sleep 1; done; kill {server.server_process.pid} 2>/dev/null"
-    null = subprocess.DEVNULL  # whoever reads our output to its end must not wait for the watcher
+    null = subprocess.DEVNULL  # the watcher must not keep our stdout open
     subprocess.Popen(["sh", "-c", watch], start_new_session=True, stdin=null, stdout=null, stderr=null)
 
 
 def make_components(folder: Path) -> None:
-    """Tiny components of the real classes, from a seed; once."""
+    """Save tiny components of the real classes, from a seed, unless they exist."""
     if not (folder / "model_index.json").is_file():
         from ...models.checkpoints.components import save_components, tiny_components
 
@@ -179,7 +179,7 @@ def make_components(folder: Path) -> None:
 
 
 def make_dancers(folder: Path) -> str:
-    """Procedural dancers, some of them flawed, and pairs with their truth; once."""
+    """Make procedural dancers, some of them flawed, and pairs with ground truth, unless they exist."""
     from ...datasets.toydance import make_toy_clips, make_toy_pairs
 
     if not (folder / "pairs.jsonl").is_file():
@@ -189,7 +189,7 @@ def make_dancers(folder: Path) -> str:
 
 
 def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The keys that others read: `clips latents stage1 stage2 stage3 renders metrics report`."""
+    """Build the summary: keys `clips latents stage1 stage2 stage3 renders metrics report`."""
     stages = {
         f"stage{n}": {
             "checkpoint": str(out / f"stage{n}" / "checkpoint"),
@@ -207,29 +207,29 @@ def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-def _tell(summary: dict[str, Any], out: Path) -> None:
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
     click.echo()
-    _tell_counts("clips", summary["clips"], out / ARTIFACTS["clips"])
-    _tell_counts("latents", summary["latents"], out / ARTIFACTS["latents"])
+    _print_counts("clips", summary["clips"], out / ARTIFACTS["clips"])
+    _print_counts("latents", summary["latents"], out / ARTIFACTS["latents"])
     for n in (1, 2, 3):
         stage = summary[f"stage{n}"]
-        before, after = (_said(stage[name], ".4f") for name in ("loss_before", "loss_after"))
+        before, after = (_formatted(stage[name], ".4f") for name in ("loss_before", "loss_after"))
         click.echo(f"stage {n}: {stage['steps']} steps, loss {before} → {after}")
-    _tell_counts("renders", summary["renders"], out / ARTIFACTS["renders"])
+    _print_counts("renders", summary["renders"], out / ARTIFACTS["renders"])
     metrics = summary["metrics"]
-    first, ceiling = (_said(metrics.get(name), ".2f") for name in ("first_frame_psnr", "autoencoder_ceiling_psnr"))
-    click.echo(f"metrics: first frame {first} dB (the autoencoder's own: {ceiling} dB)")
+    first, ceiling = (_formatted(metrics.get(name), ".2f") for name in ("first_frame_psnr", "autoencoder_ceiling_psnr"))
+    click.echo(f"metrics: first frame {first} dB (autoencoder round trip: {ceiling} dB)")
     for line in closing_lines(Artifact(out / ARTIFACTS["metrics"])):
         click.echo(line)
-    click.echo(f"{sum(summary['seconds'].values()):.0f} s in all; open {summary['report']}")
+    click.echo(f"{sum(summary['seconds'].values()):.0f} s in total; open {summary['report']}")
 
 
-def _tell_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
-    """How many rows an artifact has of each verdict, and every reason."""
+def _print_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
+    """Print the number of rows per verdict, and all reasons."""
     click.echo(f"{name}: {format_counts(counts)}")
     for line in closing_lines(Artifact(folder)):
         click.echo(line)
 
 
-def _said(value: float | None, form: str) -> str:
+def _formatted(value: float | None, form: str) -> str:
     return "not measured" if value is None else format(value, form)

@@ -1,7 +1,7 @@
 """Draw the figures of README.md and docs/ into docs/figures: `python infra/docs/figures.py [runs/tutorial]`.
 
-With the folder of a finished tutorial, its result is drawn too. The frames are procedural dancers; the diagrams name no
-font that a browser would have to fetch.
+With the folder of a finished tutorial, the figure of its result is drawn too. Frames show procedural dancers. The
+diagrams use only generic fonts, so that a browser fetches nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLUE, GREEN, ORANGE, GREY, INK = "#dbe9f6", "#dff0d8", "#fde8cf", "#eeeeee", "#2
 
 
 def input_to_output() -> None:
-    """One reference image, the frames of a driving video, the aligned pose, and the video that is asked for."""
+    """Draw a reference image, frames of a driving video, the aligned pose, and the expected video."""
     height, width = SIZE
     aspect = width / height
     driving_pose = toy_pose(DRIVER, FRAMES[-1] + 1, FPS, aspect=aspect)
@@ -65,7 +65,7 @@ def _gap(height: int) -> np.ndarray:
 
 
 def tutorial(run: Path) -> None:
-    """What goes into the tutorial's rendering and what comes out, five frames each."""
+    """Draw inputs and outputs of the tutorial's rendering, five frames each."""
     height, width = SIZE
     chosen = np.arange(0, 33, 8)
     files = {"driving video": "driving", "rendered": "renders", "ground truth": "truth"}
@@ -97,7 +97,7 @@ class Drawing:
         ]
 
     def box(self, x: int, y: int, width: int, height: int, lines: list[str], fill: str = GREY) -> None:
-        """A box with centred lines, the first of them bold."""
+        """Draw a box with centred lines; the first line is bold."""
         self._parts.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{fill}" stroke="{INK}"/>'
         )
@@ -106,12 +106,12 @@ class Drawing:
             self.text(x + width // 2, round(top + 16 * k), line, bold=k == 0, centred=True)
 
     def text(self, x: int, y: int, line: str, bold: bool = False, centred: bool = False) -> None:
-        """One line of text; `y` is its baseline."""
+        """Draw one line of text; `y` is its baseline."""
         weight, anchor = ' font-weight="bold"' if bold else "", ' text-anchor="middle"' if centred else ""
         self._parts.append(f'<text x="{x}" y="{y}"{weight}{anchor}>{escape(line)}</text>')
 
     def arrow(self, *points: tuple[int, int]) -> None:
-        """A line through the points with an arrow at its end."""
+        """Draw a line through the points, with an arrow at its end."""
         line = " ".join(f"{x},{y}" for x, y in points)
         self._parts.append(f'<polyline points="{line}" fill="none" stroke="{INK}" marker-end="url(#a)"/>')
 
@@ -121,7 +121,7 @@ class Drawing:
 
 
 def data_flow() -> None:
-    """The five jobs and the folders that they exchange."""
+    """Draw the five jobs and the folders that they exchange."""
     svg = Drawing(980, 250, "Data flow: curate, cache, train, render, evaluate")
     steps = [
         ("curate", ["probe, shots", "scores, pose", "select"], "clips/", "verdict, reason, scores"),
@@ -148,7 +148,7 @@ def data_flow() -> None:
 
 
 def network() -> None:
-    """The transformer of the paper, with its equations."""
+    """Draw the transformer of the paper, with its equations."""
     svg = Drawing(980, 560, "The SteadyDancer network: conditions, pose modulation, condition reconciliation")
     svg.text(20, 24, "latents (16 channels each)", bold=True)
     svg.box(20, 40, 150, 46, ["z", "noisy video"], BLUE)

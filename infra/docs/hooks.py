@@ -1,4 +1,4 @@
-"""Hooks of `mkdocs build`: tables made from the code, the sources for mkdocstrings, and a check of the result.
+"""Hooks of `mkdocs build`: tables generated from the code, sources for mkdocstrings, and a check of the result.
 
 In a page, a line `<!-- generated: NAME -->` becomes a table (see `TABLES`). A line `<!-- source: FILE NAME -->`
 becomes the source of one function of an example; without NAME, the whole file.
@@ -23,7 +23,7 @@ JOBS = {"stage1": "train"}  # the first of the three fields that share a model
 ROOT_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "RESPONSIBLE_USE.md")
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 SOURCE = re.compile(r"^<!-- source: (\S+)(?: (\w+))? -->$", re.MULTILINE)
-# What a browser would fetch: scripts, styles, images and frames. Links that a reader follows are not meant.
+# References that a browser fetches: scripts, styles, images and frames, but not links.
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|source|video)\b[^>]*\bsrc=["']?(?:https?:)?//[^"'> ]+"""
     r"""|<link\b[^>]*\brel=["']?(?:stylesheet|preload|preconnect|icon)[^>]*\bhref=["']?(?:https?:)?//[^"'> ]+"""
@@ -32,7 +32,7 @@ FETCHED = re.compile(
 
 
 def on_config(config: Any) -> Any:
-    """Link the package under its import name, which the folder that holds it does not have."""
+    """Link the package under its import name, because its folder has another name."""
     package = ROOT / "build" / "docs" / "steadydancer"
     package.mkdir(parents=True, exist_ok=True)
     for name in PACKAGE:
@@ -44,7 +44,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages at the repository's root, whose links into docs/ become links beside them."""
+    """Add the pages of the repository's root, with links into docs/ made relative."""
     for name in ROOT_PAGES:
         text = (ROOT / name).read_text().replace("](docs/", "](")
         files.append(File.generated(config, name, content=text))
@@ -52,20 +52,20 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the generated tables and sources into a page."""
+    """Insert the generated tables and sources into a page."""
     markdown = SOURCE.sub(lambda found: source(found[1], found[2]), markdown)
     return MARK.sub(lambda found: TABLES[found[1]](), markdown)
 
 
 def on_post_build(config: Any) -> None:
-    """Refuse a site that would load anything from another host."""
+    """Fail if the site would load anything from another host."""
     fetched = fetched_from_elsewhere(Path(config["site_dir"]))
     if fetched:
-        raise SystemExit("the site would load files from elsewhere:\n" + "\n".join(fetched))
+        raise SystemExit("the site would load files from other hosts:\n" + "\n".join(fetched))
 
 
 def fetched_from_elsewhere(site: Path) -> list[str]:
-    """`file: reference` of everything in HTML and CSS that a browser would fetch from another host."""
+    """List `file: reference` for everything in HTML and CSS that a browser would fetch from another host."""
     return [
         f"{path.relative_to(site)}: {found.group()[:120]}"
         for path in sorted(site.rglob("*"))
@@ -75,7 +75,7 @@ def fetched_from_elsewhere(site: Path) -> list[str]:
 
 
 def source(file: str, name: str | None) -> str:
-    """A code block with a file of the repository, or with one function or class of it."""
+    """Return a code block with a file of the repository, or with one function or class of it."""
     text = (ROOT / file).read_text()
     if name is not None:
         node = next(node for node in ast.parse(text).body if getattr(node, "name", None) == name)
@@ -84,7 +84,7 @@ def source(file: str, name: str | None) -> str:
 
 
 def configuration() -> str:
-    """One table for each job's configuration model, and what the presets set."""
+    """Return one table per configuration model of a job."""
     from steadydancer.flows.presets import Run
 
     parts: list[str] = []
@@ -104,7 +104,7 @@ def configuration() -> str:
 
 
 def presets() -> str:
-    """The fields in which the presets differ from the defaults, or from each other."""
+    """Return the table of fields in which the presets differ from each other."""
     from steadydancer.flows.presets import PRESETS
 
     runs = {name: make().model_dump() for name, make in PRESETS.items()}
@@ -118,14 +118,14 @@ def presets() -> str:
 
 
 def commands() -> str:
-    """Help text and options of every command."""
+    """Return help text and options of every command."""
     from steadydancer.flows.cli import cli
 
     return "\n\n".join(_command(cli, ["steadydancer"], None))
 
 
 def columns() -> str:
-    """The columns of a clip row."""
+    """Return the table of the columns of a clip row."""
     from steadydancer.datasets.schema import CLIP_SCHEMA
 
     rows = [["column", "type", "unit or range", "written by", "meaning"]]
@@ -148,7 +148,7 @@ def _fields(model: type[BaseModel]) -> str:
 
 
 def _nested(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
-    """(field, model) of the models that are fields of a model, at any depth."""
+    """Return (field, model) of the models nested in a model, at any depth."""
     found: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
         inner = field.annotation
@@ -159,7 +159,7 @@ def _nested(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
 
 def _type(field: FieldInfo) -> str:
     text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
-    text = re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)  # without the modules
+    text = re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)  # drop module names
     bounds = [
         f"{sign} {getattr(limit, key)}"
         for limit in field.metadata
@@ -213,7 +213,7 @@ def _cell(value: Any) -> str:
 
 
 def _escaped(cell: str) -> str:
-    """A cell in one line; outside of code its bars are no borders."""
+    """Join a cell to one line, and escape bars outside of code."""
     pieces = cell.replace("\n", " ").split("`")
     return "`".join(piece if k % 2 else piece.replace("|", "\\|") for k, piece in enumerate(pieces))
 

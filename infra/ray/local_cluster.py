@@ -1,9 +1,9 @@
-"""A Ray cluster of several nodes on this machine, with a job server: what a deployment to a cluster is tried against.
+"""Start a Ray cluster of several nodes on this machine, with a job server, to test cluster deployments.
 
     python infra/ray/local_cluster.py --nodes 3 --state DIR
 
-It prints the job server's address and the variables a client needs, then waits until it is interrupted (Ctrl-C or
-SIGTERM) and takes its nodes along. Everything it writes lies under DIR; the token that its clients need is DIR/token.
+It prints the address of the job server and the environment variables for clients, and runs until it is interrupted
+(Ctrl-C or SIGTERM). All files are written to DIR; the clients' token is DIR/token.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from steadydancer.pipelines.runtime.local_ray import short_path
 
 
 def prepare_environment(state_dir: Path, folder: Path) -> None:
-    """Set what Ray reads when it is imported, for this process and the nodes it starts."""
+    """Set the environment variables that Ray reads on import, for this process and its nodes."""
     token = state_dir.resolve() / "token"
     token.unlink(missing_ok=True)
     token.touch(mode=0o600)
@@ -35,16 +35,18 @@ def prepare_environment(state_dir: Path, folder: Path) -> None:
     )
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN"):
         os.environ.pop(name, None)
-    if shutil.which("steadydancer") is None:  # submitted jobs are commands, found as a shell finds them
+    if shutil.which("steadydancer") is None:  # submitted jobs run this command from PATH
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def main() -> None:
-    """Start the nodes, say where they are, wait, and end them."""
-    parser = argparse.ArgumentParser(description="A Ray cluster of several nodes on this machine, with a job server.")
-    parser.add_argument("--nodes", type=int, default=3, help="head included (default 3)")
+    """Start the nodes, print their addresses, wait, and stop them."""
+    parser = argparse.ArgumentParser(
+        description="Start a Ray cluster of several nodes on this machine, with a job server."
+    )
+    parser.add_argument("--nodes", type=int, default=3, help="number of nodes, including the head (default 3)")
     parser.add_argument("--cpus-per-node", type=int, default=1)
-    parser.add_argument("--port", type=int, default=0, help="of the job server; 0 takes a free one (default)")
+    parser.add_argument("--port", type=int, default=0, help="port of the job server; 0: a free one (default)")
     parser.add_argument("--state", type=Path, required=True, help="folder for sockets, logs and the token")
     arguments = parser.parse_args()
 
@@ -55,7 +57,7 @@ def main() -> None:
     arguments.state.chmod(0o700)
     with short_path(arguments.state) as folder:
         prepare_environment(arguments.state, folder)
-        sessions = folder / "ray"  # where Ray looks below RAY_TMPDIR, for the sessions and for its note of the address
+        sessions = folder / "ray"  # Ray looks here, below RAY_TMPDIR, for sessions and the address file
         sessions.mkdir(exist_ok=True)
         from ray.cluster_utils import Cluster
 

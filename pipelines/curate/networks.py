@@ -92,7 +92,9 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
 
             persons = PersonCounter(folder)
         elif config.person_counter == "blazepose":
-            raise SteadyDancerError(f"person_counter blazepose: its weights are not in {row.search_locations}; {row.remedy}")
+            raise SteadyDancerError(
+                f"person_counter blazepose: its weights are not in {row.search_locations}; {row.remedy}"
+            )
     if config.aesthetic_model != "off":
         files = find_aesthetic_files()
         if files is not None:
@@ -138,7 +140,9 @@ def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":
     folder = lookup.find(row)
     if folder is None:
         if config.smoothness_model == "amt":
-            raise SteadyDancerError(f"smoothness_model amt: its weights are not in {row.search_locations}; {row.remedy}")
+            raise SteadyDancerError(
+                f"smoothness_model amt: its weights are not in {row.search_locations}; {row.remedy}"
+            )
         return None
     from ...models.curation.motion_smoothness import MotionSmoothness
 

@@ -1,4 +1,4 @@
-"""Media that tests of videos write by plain PyAV, without our writer."""
+"""Videos written with plain PyAV, without our encoder."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,7 +12,7 @@ import pytest
 def write_plain(
     path: Path, frames: list[np.ndarray], codec: str = "libx264", setup=None, pixel_format="yuv420p", **options
 ):
-    """Plain PyAV; `frames` are RGB or RGBA, or `VideoFrame`s."""
+    """Write a video with PyAV; `frames` are RGB or RGBA arrays, or `VideoFrame`s."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         first = frames[0]

@@ -1,4 +1,4 @@
-"""Commands as a user calls them."""
+"""Call commands as a user does."""
 
 import sys
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Answer:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """Call the command as the shell would, in an empty folder; in this process, which is faster."""
+    """Call a command like a shell, in an empty folder, but in this process, which is faster."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
 

@@ -108,7 +108,7 @@ FOLDER = "FOLDER"  # replaced by an empty folder
         (["curate", "--clips", FOLDER, "--out", "o"], 1, "holds no video (looked for .3gp"),
         (["curate", "--clips", "*.mp4", "--out", "o"], 1, "*.mp4 holds no video"),
         (["curate", "--clips", FOLDER, "--out", "o", "--num-frames", "32"], 1, "num_frames must be 4k + 1"),
-        (["curate", "--clips", FOLDER, "--out", "o", "--preset", "nix"], 1, "no preset is called nix"),
+        (["curate", "--clips", FOLDER, "--out", "o", "--preset", "nix"], 1, "unknown preset nix"),
         (["curate", "--clips", FOLDER, "--out", "o", "--nix"], 2, "No such option '--nix'"),
         (["curate", "--clips", FOLDER], 2, "Missing option '--out'"),
         (["nix"], 2, "No such command 'nix'"),
@@ -196,13 +196,13 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{cached} holds latents, not renders: give the --out of `render`",
          ("evaluate", "--renders", cached, "--out", "o")),
         (f"{clips} holds clips, no metrics: give what `evaluate --out` was given", ("report", "--metrics", clips)),
-        (f"{image} is a file, not a folder: give the --out folder of", ("explain", "x", "--artifact", image)),
-        (f"'{image}' is a file, and results go into a folder", ("cache", "--clips", curated, "--out", image / "run")),
-        (f"'{image}' is a file, and results go into a folder", ("demo", "--out", image / "run", "--dry-run")),
-        ("'-1' is below zero", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
+        (f"{image} is a file; a folder is wanted: give what --out of", ("explain", "x", "--artifact", image)),
+        (f"'{image}' is a file; give a folder", ("cache", "--clips", curated, "--out", image / "run")),
+        (f"'{image}' is a file; give a folder", ("demo", "--out", image / "run", "--dry-run")),
+        ("'-1' must not be below zero", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
         ("exclude: /nowhere does not exist", ("curate", "--clips", videos, "--exclude", "/nowhere", "--out", "o")),
-        (f"'{image}' is a file, and results go into a folder", ("cache", "--clips", curated, "--out", image)),
-        (f"'{clips}' is a folder, a file is wanted",
+        (f"'{image}' is a file; give a folder", ("cache", "--clips", curated, "--out", image)),
+        (f"'{clips}' is a folder; give a file",
          ("render", "--checkpoint", checkpoint, "--pairs", clips, "--out", "o")),
     ]  # fmt: skip
     of_jobs = ("cache", "export", "curate", "train", "render", "evaluate")
@@ -285,7 +285,7 @@ def test_a_fault_fits_on_a_screen_and_the_same_command_goes_on(
     assert mended.code == 0 and mended.out.splitlines()[:1] == ["o/clips: 10 inputs, 3 ok, 6 rejected, 1 quarantined"]
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
     again = call(*words)
-    assert again.code == 0 and "finished already" in again.out
+    assert again.code == 0 and "already finished" in again.out
 
 
 def test_an_interrupt_says_how_to_go_on(call: Any, monkeypatch: pytest.MonkeyPatch, dancers: Path) -> None:
@@ -296,7 +296,7 @@ def test_an_interrupt_says_how_to_go_on(call: Any, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(job, "run", interrupted)
     answer = call("curate", "--clips", dancers / "clips", "--out", "o", "--preset", "tiny")
-    assert answer.code == 130 and answer.err.strip() == "stopped; the same command goes on from here"
+    assert answer.code == 130 and answer.err.strip() == "stopped; run the same command again to resume"
 
 
 def in_a_small_world(folder: Path, options: str, words: list[Any]) -> subprocess.CompletedProcess[str]:
@@ -314,7 +314,7 @@ def in_a_small_world(folder: Path, options: str, words: list[Any]) -> subprocess
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [("ro", "Read-only file system: {folder}/out (choose a folder"), ("size=48k", "No space left on device")],
+    [("ro", "Read-only file system: {folder}/out (choose a writable folder"), ("size=48k", "No space left on device")],
     ids=["read-only", "full"],
 )
 def test_a_folder_that_takes_nothing_is_a_sentence(
@@ -373,7 +373,7 @@ def test_ray_ends_with_its_driver(preset: Path, dancers: Path, tmp_path: Path, e
         run.send_signal(end)
         _, err = run.communicate(timeout=120)
     if end == signal.SIGINT:
-        assert run.returncode == 130 and err.splitlines()[-1] == "stopped; the same command goes on from here"
+        assert run.returncode == 130 and err.splitlines()[-1] == "stopped; run the same command again to resume"
     assert len(started) > 3  # Ray's head and workers
     deadline = time.monotonic() + 180  # after -9 Ray's agents take more than a minute to see it
     while any(alive(process) for process in started) and time.monotonic() < deadline:

@@ -96,7 +96,7 @@ def test_every_option_of_every_command_that_names_a_place_takes_a_store() -> Non
 
 def test_a_demo_is_made_on_this_machine(call: Any, tmp_path: Path) -> None:
     answer = call("demo", "--out", "s3://bucket/demo")
-    assert answer.code == 2 and "s3://bucket/demo: this must lie on this machine; give a folder" in answer.err
+    assert answer.code == 2 and "s3://bucket/demo is not on this machine; give a local folder" in answer.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,7 +155,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
         assert (answer.code, answer.out.splitlines()[0]) == (0, f"{bucket}/out/{said}"), answer
         assert json.loads(call(*words, *options, "--dry-run").out)["finished"] is True
         again = call(*words, *options, "--in-process")
-        assert again.code == 0 and "finished already" in again.out
+        assert again.code == 0 and "already finished" in again.out
         told += plan.out + answer.out + answer.err + again.err
     (row,) = Artifact(store.root / "out" / "renders").read().to_pylist()
     assert row["image"] == f"{bucket}/images/pair_0.png" and row["video"] == "pair_0.mp4"
@@ -210,14 +210,14 @@ def test_a_conversion_from_a_store_to_a_store(
         assert call(*words).code == 130
     assert not (root / "official" / "run.json").is_file()
     done = call(*words)
-    assert done.code == 0 and "finished already" not in done.out, done
+    assert done.code == 0 and "already finished" not in done.out, done
     record = json.loads((root / "official" / "run.json").read_text())
     assert record["source"]["path"] == f"{bucket}/dancer"
     call("convert", "--from", checkpoint, "--to", "here", "--as", "official")
     for file in (tmp_path / "here").glob("*.safetensors"):
         assert (root / "official" / file.name).read_bytes() == file.read_bytes()
     again = call(*words)
-    assert again.code == 0 and "finished already" in again.out
+    assert again.code == 0 and "already finished" in again.out
     other = call("convert", "--from", root / "official", "--to", root / "dancer", "--as", "diffusers")
     assert other.code == 1 and f"{bucket}/dancer exists and was not written by a conversion" in other.err
     back = call("convert", "--from", root / "official", "--to", "back", "--as", "diffusers")

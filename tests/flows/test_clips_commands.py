@@ -122,7 +122,11 @@ def test_a_page_that_fails_is_a_warning_and_report_makes_it_again(
     assert "curation.html" in line and "KeyError: 'crop_left_px'" in line
     assert f"`steadydancer report --clips {tmp_path}`" in line
     curate_flow.publish_curation(tmp_path)
-    assert [line.partition(" could")[0].split()[-1] for line in caplog.messages[1:]] == ["card.md", "UI", "UI"]
+    assert [line.partition(" could")[0].split()[-1] for line in caplog.messages[1:]] == [
+        "card.md",
+        "`clip-verdicts`",
+        "`clip-funnel`",
+    ]
     assert not (tmp_path / "curation.html").exists()
     monkeypatch.undo()
     assert call("report", "--clips", str(tmp_path)).code == 0 and (tmp_path / "curation.html").is_file()
@@ -168,9 +172,10 @@ def test_a_row_of_any_artifact_explains_itself(call: Any, cached: Path, tmp_path
     (one,) = json.loads(call("explain", "d.mp4", "--artifact", str(tmp_path / "renders"), "--json").out)
     assert one["artifact"] == str(tmp_path / "renders") and one["rows"][0]["detail"] == "nobody was found"
     several = call("explain", "wall.png", "--artifact", str(tmp_path)).out
-    assert "wall.png is 2 rows" in several and "good: ok" in several and "wall: no_pose: nobody was found" in several
+    assert "wall.png matches 2 rows" in several and "good: ok" in several
+    assert "wall: no_pose: nobody was found" in several
     unknown = call("explain", "wal1", "--artifact", str(tmp_path))
-    assert unknown.code == 1 and "renders holds no row 'wal1'; near it: wall" in unknown.err
+    assert unknown.code == 1 and "renders; similar ids: wall" in unknown.err
     for words in ((), ("--clips", "x", "--artifact", "y")):
         refused = call("explain", "a", *words)
         assert refused.code == 2 and "--artifact" in refused.err

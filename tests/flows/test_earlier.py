@@ -112,7 +112,7 @@ def test_a_gate_that_it_did_not_know_is_off_where_its_curation_is_selected_anew(
     # The selection itself is as old: the same command is the same selection.
     rewritten(Path("again/clips") / PLAN, "selection", "gates", "min_brightness")
     told = call(*words)
-    assert told.code == 0 and "finished already" in told.out
+    assert told.code == 0 and "already finished" in told.out
     told = call(*words, "--set", "min_brightness=0.12")
     assert told.code != 0 and "selection.gates.min_brightness: null → 0.12" in told.err
     told = call("refilter", "--clips", earlier / "run", "--out", "asked", "--set", "min_brightness=0.12")

@@ -34,7 +34,7 @@ def test_export_says_what_it_would_do_does_it_and_has_nothing_left_to_do(
     assert done.code == 0 and "3 inputs, 3 ok, 0 rejected, 0 quarantined" in done.out
     assert (tmp_path / "out" / "export" / "dataset.toml").is_file()
     again = call(*words)
-    assert again.code == 0 and "nothing was left to do" in again.out
+    assert again.code == 0 and "nothing to do" in again.out
     other = call(*words, "--lossless")
     assert other.code == 1 and "config.lossless: false → true" in other.err
     assert call(*words, "--size", "source").code == 2
@@ -60,10 +60,10 @@ def test_forget_says_what_it_would_do_asks_before_it_deletes_and_goes_on(
 
     # No terminal, no --yes: nothing goes, and the person is told what still holds it.
     done = call(*words)
-    assert done.code == 0 and "1 rows were left out" in done.out and f"  {tmp_path / 'run' / 'clips'}" in done.out
+    assert done.code == 0 and "1 rows removed" in done.out and f"  {tmp_path / 'run' / 'clips'}" in done.out
     assert Artifact(tmp_path / "run" / "clips").committed and Artifact(tmp_path / "new" / "clips").committed
     ended = call(*words, "--yes")
-    assert ended.code == 0 and "deleted what was replaced" in ended.out
+    assert ended.code == 0 and "deleted the replaced versions" in ended.out
     assert not (tmp_path / "run" / "clips").exists() and not (tmp_path / "run" / "measured").exists()
     assert call(*words, "--yes").code == 0
     wrong = call("forget", "nobody", "--clips", tmp_path / "new", "--out", tmp_path / "newer")

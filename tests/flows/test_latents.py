@@ -59,7 +59,7 @@ def test_a_sound_cache_is_said_to_be_sound_and_is_not_repaired(cached: Path, tmp
     before = files(cached)
     answer = call(verify, "--latents", cached)
     assert answer.exit_code == 0 and "3 samples in 3 shards" in answer.output
-    assert "all as they were written" in answer.output
+    assert "all intact" in answer.output
     answer = call(repair, "--latents", cached, "--out", tmp_path / "new", "--in-process")
     assert answer.exit_code == 0 and "nothing to repair" in answer.output
     assert not (tmp_path / "new").exists() and files(cached) == before
@@ -77,10 +77,10 @@ def test_everything_that_is_wrong_is_in_the_table(copy: Path) -> None:
     (copy / "shards" / ".left.tmp.tar").write_bytes(b"what a killed run leaves is not looked at")
     answer = call(verify, "--latents", copy)
     assert answer.exit_code == 1 and isinstance(answer.exception, SteadyDancerError)
-    assert "5 faults in 3 of 3 packets: `steadydancer repair" in str(answer.exception)
+    assert "5 faults in 3 of 3 packets; run `steadydancer repair" in str(answer.exception)
     size = short.stat().st_size
     lines = [" ".join(line.split()) for line in answer.stdout.splitlines()]
-    assert lines[0] == "what where detail" and sorted(lines[1:-1]) == sorted([
+    assert lines[0] == "fault file detail" and sorted(lines[1:-1]) == sorted([
         f"missing shards/{gone.name} {bytes_of(copy, gone)} bytes",
         f"damaged shards/{flipped.name} {member['clip_id']}.conditions.safetensors",
         f"cut short shards/{short.name} {size} bytes of {size + 512}",
@@ -131,7 +131,7 @@ def test_a_repaired_cache_has_the_bytes_that_were_lost(copy: Path, cached: Path,
 
     answer = call(repair, "--latents", copy, "--out", new, "--in-process")
     assert answer.exit_code == 0, answer.exception
-    assert "3 samples, 2 of 3 shards were made anew" in answer.output
+    assert "3 samples, 2 of 3 shards rebuilt" in answer.output
     assert files(new / "latents") == files(cached) and files(copy) == before
     assert (new / "latents" / "shards" / sound.name).stat().st_ino == sound.stat().st_ino  # taken over, not made
     record, twin = Artifact(new / "latents").record(), Artifact(cached).record()
@@ -142,7 +142,7 @@ def test_a_repaired_cache_has_the_bytes_that_were_lost(copy: Path, cached: Path,
     }
     assert not verify_now(new / "latents").findings
     again = call(repair, "--latents", copy, "--out", new, "--in-process")
-    assert again.exit_code == 0 and "finished already" in again.output
+    assert again.exit_code == 0 and "already finished" in again.output
 
 
 def test_a_stopped_repair_goes_on(copy: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

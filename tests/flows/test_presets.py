@@ -81,9 +81,9 @@ def wrong(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("preset", "words"),
     [
-        ("nix", "no preset is called nix; there are tiny, one_gpu, paper"),
-        ("nix.json", r"nix\.json cannot be read: .*No such file"),
-        ("no_such_module:run", "cannot be read: No module named 'no_such_module'"),
+        ("nix", "unknown preset nix; choose tiny, one_gpu, paper"),
+        ("nix.json", r"cannot read preset nix\.json: .*No such file"),
+        ("no_such_module:run", "cannot read preset no_such_module:run: No module named 'no_such_module'"),
         ("json:nix", "module 'json' has no attribute 'nix'"),
         ("json:JSONDecoder", "json:JSONDecoder is not a valid configuration"),
         ("gs://bucket/run.json", "gs://… is not supported"),

@@ -112,9 +112,9 @@ def test_bounds_and_shares_that_are_no_numbers_are_refused_by_dry_run_and_run(
     for more in ((), ("--dry-run",)):
         for words in ((f"max_pose_jerk={value}",), (f"square.max_pose_jerk={value}",)):
             said = refused(curated, tmp_path / "new", "--set", *words, *more)
-            assert f"{words[0]}: a number or `off` is wanted" in said
+            assert f"{words[0]}: expected a number or `off`" in said
         said = refused(curated, tmp_path / "new", "--target", "1", "--mix", f"square={value}", *more)
-        assert f"square={value}: SHAPE=SHARE is wanted" in said
+        assert f"square={value}: expected SHAPE=SHARE" in said
         text = json.dumps({"curate": {"gates": {"max_pose_jerk": float("nan")}}})
         assert "gates.max_pose_jerk: Input should be a finite number" in refused(
             curated, tmp_path / "new", "--preset", text, *more
@@ -212,7 +212,7 @@ def test_settings_that_are_none_are_refused_in_a_sentence(curated: Path, tmp_pat
         (["--mix", "vertical=0.5"], "give both"),
         (["--target", "3", "--mix", "vertical=1.5"], "sum to 1 at most"),
         (["--target", "3", "--mix", "round=0.5"], "mix"),
-        (["--preset", '{"gates": {}}'], "is wanted"),
+        (["--preset", '{"gates": {}}'], "expected"),
     ):
         assert said in refused(curated, out, *words)
     assert not out.exists()
@@ -225,7 +225,7 @@ def test_two_runs_on_one_folder_and_a_second_run_after_the_first(curated: Path, 
     with exclusive(tmp_path / "new"):
         assert "in use by another run" in refused(curated, tmp_path / "new")
     call(curated, tmp_path / "new")
-    assert "finished already" in call(curated, tmp_path / "new")
+    assert "already finished" in call(curated, tmp_path / "new")
     assert "begun with other settings" in refused(curated, tmp_path / "new", "--set", "min_brightness=0.2")
 
 
@@ -293,7 +293,7 @@ def test_a_target_is_reached_and_its_bounds_give_the_same_clips_again(curated: P
     said = call(curated, tmp_path / "many", "--target", "100")
     target = Clips(tmp_path / "many").record["selection"]["target"]
     assert not target["reached"] and target["accepted"] == Clips(tmp_path / "many").record["counts"]["ok"] >= 3
-    assert "of 100" in said and "no more is there" in said
+    assert "of 100" in said and "with the adjustable gates off" in said
     call(tmp_path / "many", tmp_path / "none", "--target", "0")
     assert CurateConfig.model_validate(Clips(tmp_path / "none").record["config"]).target is None
     assert verdicts(tmp_path / "none") == verdicts(curated)

@@ -1,6 +1,6 @@
-"""Tiny networks: the released code's numbers, transformers with random weights, and ONNX models for pose estimators.
+"""Tiny networks: golden values of the released code, random transformers, and ONNX models for pose estimators.
 
-The latter are written byte by byte: a known answer needs no exporter.
+The ONNX models are written as protobuf bytes, without an exporter.
 """
 
 import json
@@ -22,7 +22,7 @@ Golden = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _field(number: int, value: int | bytes | str | float) -> bytes:
-    """One field of a protobuf message: a whole number, a string or message, or a 32-bit float."""
+    """Encode one field of a protobuf message: an integer, a string or message, or a 32-bit float."""
     if isinstance(value, float):
         return _varint(number << 3 | 5) + struct.pack("<f", value)
     if isinstance(value, int):
@@ -69,7 +69,7 @@ def _node(operation: str, inputs: Sequence[str], output: str, attributes: dict[s
 
 
 class OnnxGraph:
-    """Nodes by calls: `graph.add("Mul", "a", array, attribute=1)` gives the name of the result."""
+    """Build an ONNX graph: `graph.add("Mul", "a", array, attribute=1)` returns the name of the output."""
 
     def __init__(self) -> None:
         self._nodes: list[bytes] = []
@@ -109,7 +109,7 @@ TINY_TRANSFORMER = {
 
 
 def read_golden(name: str) -> Golden:
-    """(configuration in the released names, tensors) of a fixture; golden/README.md says what they are."""
+    """Read (configuration in the released names, tensors) of a fixture, described in golden/README.md."""
     data = lzma.decompress((GOLDEN / f"{name}.safetensors.xz").read_bytes())
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return json.loads(header["__metadata__"]["config"]), load_safetensors(data)
@@ -117,20 +117,20 @@ def read_golden(name: str) -> Golden:
 
 @pytest.fixture(scope="session")
 def golden_network() -> Golden:
-    """A whole network: weights (`sd.`), inputs (`in.`) and what the released code makes of them (`mid.`, `out`)."""
+    """A whole network: weights (`sd.`), inputs (`in.`) and outputs of the released code (`mid.`, `out`)."""
     return read_golden("model_1")
 
 
 @pytest.fixture(scope="session", params=["model_1", "model_2_pose"])
 def golden_modules(request: pytest.FixtureRequest, golden_network: Golden) -> Golden:
-    """Pose modules and patch embeddings of two networks, of other sizes, with what the released code makes of them."""
+    """Pose modules and patch embeddings of two networks of different sizes, with outputs of the released code."""
     return golden_network if request.param == "model_1" else read_golden(request.param)
 
 
 @pytest.fixture
 def tiny_model() -> Callable[..., Any]:
     """`tiny_model(seed=0, **changes)`: our network with random weights."""
-    # Here, so that `test_diffusers_internals.py` runs where the network cannot be imported.
+    # Imported in the fixture, so that `test_diffusers_internals.py` runs where the network cannot be imported.
     from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
     def make(seed: int = 0, **changes: Any) -> SteadyDancerTransformer3DModel:
@@ -154,17 +154,17 @@ def plain_wan() -> Callable[..., WanTransformer3DModel]:
 
 @pytest.fixture
 def onnx_graph() -> type[OnnxGraph]:
-    """An empty graph of ONNX's operator set 13, input "input"."""
+    """The class of ONNX graphs with operator set 13 and input "input"."""
     return OnnxGraph
 
 
 @pytest.fixture
 def write_toy_yolox() -> Callable[[Path, int | str], Path]:
-    """A detector with YOLOX's output that finds square marks: red 200, second channel 200 a person, 100 a dog.
+    """A detector with YOLOX's output that finds square marks: red 200; second channel 200 for a person, 100 for a dog.
 
-    Each mark lies within one cell of 32 × 32 pixels, whose centre is the box's; its third channel is half the box's
-    width in pixels of the detector, and the height is 4/3 of the width. The score falls with the square of what red is
-    off 200: 0.75 at 205. Channels are counted in the order that the detector is shown.
+    Each mark is inside one cell of 32 × 32 pixels, and the box is centred on the cell. The third channel is half the
+    box's width in detector pixels; the height is 4/3 of the width. The score falls with the squared difference of red
+    from 200: 0.75 at 205. Channels are in the order of the detector's input.
     """
 
     def write(path: Path, batch: int | str) -> Path:
@@ -182,7 +182,7 @@ def write_toy_yolox() -> Callable[[Path, int | str], Path]:
             rows.append((solid, graph.add("Mul", width, graph.add("Cast", is_mark, to=1))))
 
         def per_cell(picture: str) -> str:
-            """[N, 8400, 1] of [N, 1, 640, 640]: the largest value within each coarse cell, 0 in the finer ones."""
+            """Map [N, 1, 640, 640] to [N, 8400, 1]: the maximum of each coarse cell, 0 in the finer cells."""
             grids = []
             for stride in (8, 16, 32):
                 pooled = graph.add("MaxPool", picture, kernel_shape=[stride, stride], strides=[stride, stride])

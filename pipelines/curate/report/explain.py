@@ -189,7 +189,7 @@ def _versions(clips: Clips, row: Row) -> Iterator[dict[str, Any]]:
 
 def _in_latents(latents: Location, clip_id: str) -> dict[str, Any]:
     """Locate a clip's sample in a cache: its shard, and offset and size of each member."""
-    artifact = finished(latents, "latents")
+    artifact = find_artifact(latents, "latents")
     table = artifact.read(["clip_id", "verdict", "reason", "detail", "shard", "members"])
     found = table.filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
     return {"path": str(artifact.path), **(found[0] if found else {"clip_id": clip_id, "verdict": None, "shard": None})}

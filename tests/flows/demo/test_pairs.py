@@ -136,5 +136,5 @@ def test_clips_whose_source_was_replaced_make_no_pairs(
     assert len(caplog.messages) == 2 and all("source_changed" in line for line in caplog.messages)
     (tmp_path / "wide.mp4").unlink()
     shutil.rmtree(tmp_path / "pairs")
-    with pytest.raises(SteadyDancerError, match="of 4 accepted clips .* no source is what it was"):
+    with pytest.raises(SteadyDancerError, match="sources of all 4 chosen clips .* have changed since curation"):
         pairs_of_clips(tmp_path, 4)

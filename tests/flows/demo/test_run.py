@@ -31,7 +31,7 @@ def test_the_plan_names_every_artifact_and_makes_nothing(tmp_path: Path) -> None
 def test_a_folder_without_videos_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     with pytest.raises(SteadyDancerError, match="holds no video"):
-        demo.walk(tiny(), clips=str(tmp_path / "clips"), out=tmp_path / "out")
+        demo.run_demo(tiny(), clips=str(tmp_path / "clips"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -79,7 +79,7 @@ def test_the_demo_is_killed_at_three_moments_and_ends_whole(tmp_path: Path) -> N
     before = {path: path.stat().st_mtime_ns for path in out.rglob("run.json")}
     with start(out) as run:
         text, _ = run.communicate(timeout=120)
-    assert run.returncode == 0 and "finished already" in text
+    assert run.returncode == 0 and "already finished" in text
     assert {path: path.stat().st_mtime_ns for path in out.rglob("run.json")} == before
 
 

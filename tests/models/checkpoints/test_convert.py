@@ -292,7 +292,7 @@ def test_the_command_converts_says_so_twice_and_refuses_in_a_sentence(
     assert code == 0 and json.loads(said)["num_tensors"] == 129 and not (tmp_path / "out").exists()
     assert call(*words)[0] == 0
     code, said = call(*words)
-    assert code == 0 and "129 tensors" in said and "finished already" in said
+    assert code == 0 and "129 tensors" in said and "already finished" in said
     code, said = call("--from", str(tmp_path / "out" / "config.json"), "--to", str(tmp_path / "more"))
     assert code == 1 and "is not a safetensors file, an index" in said.splitlines()[-1]
     assert "Traceback" not in said

@@ -346,7 +346,7 @@ def test_copies_of_the_same_bytes_are_held_against_each_other_in_order(tmp_path:
 def test_a_version_shows_what_differs_from_its_parent(tmp_path: Path) -> None:
     old = finish(tmp_path / "old", ROWS)
     rows = [{**row, "verdict": "ok", "reason": None} if row is ROWS[2] else row for row in ROWS]
-    new = finish(tmp_path / "new", rows, parent=old.artifact.named(tmp_path / "new"))
+    new = finish(tmp_path / "new", rows, parent=old.artifact.reference_from(tmp_path / "new"))
     words = Page(write_report(tmp_path / "new")).section("Changes from the parent version")
     assert "1 clips became ok, 0 are no longer ok" in words and "rejected: min_brightness ok 1" in words
     versions = explain.explain_clip(new, 2)["versions"]
