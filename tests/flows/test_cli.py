@@ -168,10 +168,10 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
 ) -> None:
     """Of every option that takes an artifact: the kind found, the kind wanted, and where that comes from."""
     image, driving = dancers / "images/pair_0.png", dancers / "driving/pair_0.mp4"
-    clips, wants_clips = curated / "clips", "no clips: give what `curate --out` or `refilter --out` was given"
-    wants_latents, videos = "no latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
+    clips, wants_clips = curated / "clips", "not clips: give the --out of `curate` or `refilter`"
+    wants_latents, videos = "not latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
     wants_stage = "not a checkpoint of a stage: give OUT/checkpoint of the previous stage"
-    wants_any = "no checkpoint: give OUT/checkpoint of `train --out OUT`, or what `convert` made"
+    wants_any = "not a checkpoint: give OUT/checkpoint of `train --out OUT`, or the output of `convert`"
     pair = ("--image", image, "--driving", driving)
     refusals: list[tuple[str, tuple[Any, ...]]] = [
         (f"{cached} holds latents, {wants_clips}", ("cache", "--clips", cached, "--out", "o")),
@@ -182,7 +182,7 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{checkpoint} holds a checkpoint, {wants_clips}", ("compare", "--clips", curated, "--with", checkpoint)),
         (f"{cached} holds latents, {wants_clips}", ("forget", "x", "--clips", cached, "--out", "o")),
         (f"{cached} holds latents, {wants_clips}", ("curate", "--clips", videos, "--parent", cached, "--out", "o")),
-        (f"{cached} holds latents of this program, and no video", ("curate", "--clips", cached, "--out", "o")),
+        (f"{cached} holds latents of this program and no video", ("curate", "--clips", cached, "--out", "o")),
         (f"{image} is a file, but a folder with clips is needed", ("cache", "--clips", image, "--out", "o")),
         (f"{clips} holds clips, {wants_latents}", ("verify", "--latents", clips)),
         (f"{clips} holds clips, {wants_latents}", ("repair", "--latents", clips, "--out", "o")),
@@ -195,8 +195,8 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{cached} holds latents, {wants_any}", ("render", "--checkpoint", cached, *pair, "--out", "o")),
         (f"{cached} holds latents, not renders: give the --out of `render`",
          ("evaluate", "--renders", cached, "--out", "o")),
-        (f"{clips} holds clips, no metrics: give what `evaluate --out` was given", ("report", "--metrics", clips)),
-        (f"{image} is a file; a folder is wanted: give what --out of", ("explain", "x", "--artifact", image)),
+        (f"{clips} holds clips, not metrics: give the --out of `evaluate`", ("report", "--metrics", clips)),
+        (f"{image} is a file, not a folder: give the --out folder of", ("explain", "x", "--artifact", image)),
         (f"'{image}' is a file; give a folder", ("cache", "--clips", curated, "--out", image / "run")),
         (f"'{image}' is a file; give a folder", ("demo", "--out", image / "run", "--dry-run")),
         ("'-1' must not be below zero", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
@@ -226,7 +226,7 @@ def test_a_home_that_cannot_be_written_is_noticed_before_anything_is_measured(
     for more in ("--dry-run", "--in-process"):
         answer = call(*words, more)
         assert answer.code == 1 and "set STEADYDANCER_SCRATCH to a writable folder" in answer.err
-        assert f"{tmp_path / 'home'}/.cache/steadydancer cannot be written" in answer.err
+        assert f"{tmp_path / 'home'}/.cache/steadydancer" in answer.err and "is not writable" in answer.err
     assert not (tmp_path / "o").exists()
     monkeypatch.setenv("STEADYDANCER_SCRATCH", str(tmp_path / "scratch"))
     assert call(*words, "--dry-run").code == 0

@@ -185,7 +185,7 @@ def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(
                   "--preset", "tiny", "--in-process")  # fmt: skip
     assert answer.code == 1 and "no usable output: 3 unreadable_image" in answer.err
     details = {row["id"]: row["detail"] for row in Artifact(root / "out" / "renders").read().to_pylist()}
-    assert details["a"].startswith(f"{bucket}/words.png is no image")
+    assert details["a"].startswith(f"{bucket}/words.png is not a readable image")
     assert details["b"].startswith(f"{bucket}/gone.png: No such file")
 
 

@@ -72,7 +72,7 @@ def test_two_selections_are_compared(call: Any, curated: Path, tmp_path: Path) -
     assert found["old"]["counts"]["inputs"] == found["new"]["counts"]["inputs"]
     assert [move["from"] for move in found["moves"]] == ["rejected: min_brightness"]
     text = call("compare", "--clips", str(curated), "--with", str(tmp_path)).out
-    assert "gates.min_brightness: 0.12 → 0.01" in text and "0 became ok, 0 ceased to be" in text
+    assert "gates.min_brightness: 0.12 → 0.01" in text and "0 became ok, 0 are no longer ok" in text
     assert call("report", "--clips", str(tmp_path)).code == 0
     assert "Changes from the parent version" in (tmp_path / "curation.html").read_text()
 

@@ -274,7 +274,7 @@ def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
     run = presets.load("tiny")
     require_cache(run, cached)
     for field, value in (("dtype", "bfloat16"), ("max_area_px", 9216), ("drawing_area_px", 9216)):
-        with pytest.raises(ArtifactError, match=rf"otherwise than this run's `cache` says .*\n  {field}: "):
+        with pytest.raises(ArtifactError, match=rf"with other settings than this run's `cache` .*\n  {field}: "):
             require_cache(presets.change(run, "cache", **{field: value}), cached)
     assert run.samples_drawn == (40 + 20 + 20) * 4
 

@@ -65,9 +65,9 @@ def test_inputs_are_asked_for_unless_only_the_configuration_is(file: Path) -> No
     [
         (("--file", "{folder}"), "is a folder"),
         (("--file", "{folder}/none"), "does not exist"),
-        (("--folder", "gs://bucket/x"), "the stores that can be read are s3://"),
-        (("--folder", "s3://key:secret@bucket/x"), "carries no credentials"),
-        (("--name", "gs://bucket/*.mp4"), "the stores that can be read are s3://"),
+        (("--folder", "gs://bucket/x"), "gs://… is not supported"),
+        (("--folder", "s3://key:secret@bucket/x"), "must not contain credentials"),
+        (("--name", "gs://bucket/*.mp4"), "gs://… is not supported"),
         (("--here", "s3://bucket/x"), "s3://bucket/x is not on this machine; give a local folder"),
         (("--here", "{file}"), "is a file"),
         *(((option, value), f"'{value}' is not a finite number")

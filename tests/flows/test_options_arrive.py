@@ -161,12 +161,12 @@ def test_a_conversion_is_of_the_form_that_was_asked_for(begun: list[Any], tmp_pa
     words = ("convert", "--from", tmp_path / "w.safetensors", "--to", tmp_path / "o")
     arguments, told = arguments_of(begun, *words)
     assert arguments == (tmp_path / "w.safetensors", tmp_path / "o", "diffusers")
-    assert told == {"dtype": None, "shard_size": "5GB", "lora_layout": "diffusers", "called": None}
+    assert told == {"dtype": None, "shard_size": "5GB", "lora_layout": "diffusers", "source_name": None}
     arguments, told = arguments_of(
         begun, *words, "--as", "lora", "--dtype", "float16", "--shard-size", "1GiB", "--layout", "comfyui"
     )
     assert arguments[2] == "lora"
-    assert told == {"dtype": "float16", "shard_size": "1GiB", "lora_layout": "comfyui", "called": None}
+    assert told == {"dtype": "float16", "shard_size": "1GiB", "lora_layout": "comfyui", "source_name": None}
 
 
 BEFORE = CurateConfig.model_validate(

@@ -180,7 +180,7 @@ class HeadOnly(Estimator):
 def test_a_driving_video_with_nobody_to_follow_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DrivingError, match="two finds no person .*in the driving video: choose another one"):
         prepared(estimator=Estimator(in_video=False))
-    with pytest.raises(DrivingError, match=r"cannot be aligned by keypoints of two: in none of its 5 frames"):
+    with pytest.raises(DrivingError, match=r"cannot be aligned by keypoints of two: none of its 5 frames shows a neck"):
         prepared(estimator=HeadOnly(5))
     assert caplog.records == []
 

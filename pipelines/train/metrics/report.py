@@ -188,9 +188,9 @@ def _time(rows: list[Row], title: str) -> Section:
     tones = {**dict(zip(PARTS, _TONES, strict=True)), "other": "accepted"}
     table = [[part, f"{share:.1%}", bar([(share, tones[part])])] for part, share in shares.items()]
     figures = [
-        Figure("seconds a step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
+        Figure("seconds per step", draw_curves([_curve(rows, "seconds")], floor=0.0)),
         Figure("shares of a step", draw_curves(list(curves.values()), 0.0), legend(list(curves))),
-        Figure("samples a second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
+        Figure("samples per second", draw_curves([_curve(rows, "samples_per_second")], floor=0.0)),
         Figure("memory, GB", draw_curves([_curve(rows, "memory_bytes", 1e-9)], floor=0.0)),
     ]
     text = "" if len(curves) == len(PARTS) else "Set `profile` in the configuration to time the other parts on a GPU."

@@ -51,5 +51,5 @@ def test_cached_tensors_whose_last_bytes_are_missing_are_refused():
     assert tensors_of(data)["b"].sum() == 100
     with pytest.raises(ValueError, match="cut short"):
         tensors_of(data[:-1])
-    with pytest.raises(ValueError, match="a is F64, known are BF16, F16, F32"):
+    with pytest.raises(ValueError, match="a is F64; supported types are BF16, F16, F32"):
         tensors_of(save({"a": torch.zeros(3, dtype=torch.float64)}))

@@ -110,7 +110,7 @@ def test_an_accepted_clip_is_measured_in_full_and_a_refused_one_says_by_how_much
     pose = Clips(curated).poses([good])[good["clip_id"]]
     assert len(PoseSequence.from_bytes(pose)) == 33 and good["pose_digest"] == sha256(pose).hexdigest()[:16]
     dark = rows["dark", 0]
-    assert "brightness 0.0" in dark["detail"] and "at least 0.12" in dark["detail"]
+    assert "brightness is 0.0" in dark["detail"] and "at least 0.12" in dark["detail"]
     # A cheap gate had refused it: the pose was not worth its decoding, and is not measured rather than zero.
     assert dark["pose_motion"] is None and "min_pose_motion" in dark["unmeasured"]
     with pytest.raises(ArtifactError, match=f"no keypoints of {dark['clip_id']}"):

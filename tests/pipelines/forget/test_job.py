@@ -349,7 +349,7 @@ def test_folders_that_are_in_use_are_not_written_into(copy: Path) -> None:
     gone = source_of(copy / "run")["source_id"]
     with pytest.raises(ArtifactError, match="already exists"):
         forget.run(request(copy, gone, out=copy / "run"))
-    with pytest.raises(ArtifactError, match="holds latents, no export: give what `export --out` was given"):
+    with pytest.raises(ArtifactError, match="holds latents, not an export: give the --out of `export`"):
         forget.run(request(copy, gone, exports=[copy / "cached" / "latents"]))
 
 

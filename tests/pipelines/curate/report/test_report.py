@@ -244,7 +244,7 @@ def test_the_page_stands_alone_and_names_in_it_do_nothing(tmp_path: Path) -> Non
         assert not [name for name in attributes if name.startswith("on")]
         assert all(attributes[name].startswith(("#", "data:")) for name in ("src", "href") if attributes.get(name))
     assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in page.found)
-    assert "not there" in page.section("Accepted clips nearest to a threshold")
+    assert "missing" in page.section("Accepted clips nearest to a threshold")
     assert "<b>all</b>" in page.section("Composition")
     card = (tmp_path / "card.md").read_text()
     assert "| licence | \\<b\\>all\\</b\\> | 1 |" in card and "a\\|b c" in card

@@ -387,7 +387,7 @@ def test_smoothness_is_null_without_its_network_and_never_refuses_by_default(
     assert all(gate != "min_motion_smoothness" for gate, *_ in Gates().bounds())
     asked = Gates(min_motion_smoothness=0.5)
     failed = failed_gate(row, asked, {"min_motion_smoothness"})
-    assert failed is not None and "motion_smoothness 0.25, at least 0.5" in failed[1]
+    assert failed is not None and "motion_smoothness is 0.25, expected at least 0.5" in failed[1]
     assert failed_gate({**row, "motion_smoothness": None}, asked, {"min_motion_smoothness"}) is None
 
 
