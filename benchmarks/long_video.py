@@ -118,7 +118,7 @@ def tiny_call(side: int, num_frames: int) -> tuple[Any, dict[str, Any]]:
     import torch
 
     from steadydancer.datasets.toydance import toy_pose
-    from steadydancer.models.checkpoints.components import tiny_components
+    from steadydancer.models.components import tiny_components
     from steadydancer.models.pipeline import SteadyDancerPipeline
     from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 from steadydancer.models.conditions import Conditions, with_frame_mask
 from steadydancer.models.guidance import branch_conditions, branch_velocity
 from steadydancer.models.inference.step_memory import CONTEXT_PROJECTIONS

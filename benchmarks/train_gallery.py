@@ -19,7 +19,7 @@ from torch import nn
 
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.engine import open_engine, process_group
-from steadydancer.pipelines.train.gallery.weights_writer import TrainedWriter
+from steadydancer.pipelines.train.weights_writer import TrainedWriter
 
 GALLERY = GalleryConfig(num_clips=1, every_steps=1)
 

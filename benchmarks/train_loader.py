@@ -31,7 +31,7 @@ from safetensors.torch import save
 from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.shards import Sample, null_path, sample_members, write_shard
 from steadydancer.datasets.shards.encodings import ENCODINGS
-from steadydancer.models.checkpoints.components import save_components, tiny_components
+from steadydancer.models.components import save_components, tiny_components
 from steadydancer.models.objectives import action_supervision
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.batches import StepBatch, TrainingData

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import SteadyDancerError
-from .storage import Location, format_location, join, local_copy
+from .local_copies import local_copy
+from .storage import Location, format_location, join
 from .storage.files import exists_locally
 from .text import TextError, decode_text, open_text
 

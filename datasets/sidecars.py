@@ -16,11 +16,14 @@ from typing import TypeVar
 
 from .storage.files import is_another_file, listing_mark, names_in
 from .storage.s3 import ObjectPath
-from .video.info import VIDEO_SUFFIXES
 
 CAPTION, KEYPOINTS = ".txt", ".pose.safetensors"
 SIDECARS = (CAPTION, KEYPOINTS)
 
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in "mp4 m4v mov mkv webm avi gif mpg mpeg ts mts wmv flv 3gp ogv".split()  # noqa: SIM905
+)
 IMAGE_SUFFIXES = frozenset(
     f".{name}"
     for name in "png jpg jpeg jpe jfif webp bmp dib tif tiff avif heic heif jp2 ppm pgm".split()  # noqa: SIM905

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .. import SteadyDancerError
+from .local_copies import local_copy
 from .sidecars import CAPTION, sidecar
-from .storage import Location, ObjectPath, local_copy, location
+from .storage import Location, ObjectPath, location
 
 if TYPE_CHECKING:
     import pyarrow as pa

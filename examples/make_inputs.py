@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from steadydancer.datasets.toydance import make_toy_clips, make_toy_pairs
-from steadydancer.models.checkpoints.components import save_components, tiny_components
+from steadydancer.models.components import save_components, tiny_components
 
 
 def main(folder: Path) -> None:

@@ -24,8 +24,8 @@ from ..datasets.driving_poses import DrivingPoses
 from ..datasets.provenance import make_record, write_video
 from ..datasets.video.sound import Sound
 from . import encoders
-from .checkpoints.components import load_components
 from .checkpoints.folders import NAMES, ComponentsError, require_parts, resolve_folder
+from .components import load_components
 from .conditions import Conditions, with_frame_mask
 from .encoders import decode_chunks, encode_image_condition, encode_video, to_frames
 from .guidance import BranchVelocity, branch_conditions, branch_velocity

@@ -90,7 +90,7 @@ def curated(dancers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of tiny components."""
-    from steadydancer.models.checkpoints.components import save_components, tiny_components
+    from steadydancer.models.components import save_components, tiny_components
 
     folder = tmp_path_factory.mktemp("components")
     save_components(tiny_components(seed=0), folder)
@@ -101,7 +101,7 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(components: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained checkpoint in the layout of a training stage."""
     from steadydancer.datasets.storage.atomic import write_json
-    from steadydancer.models.checkpoints.components import load_components
+    from steadydancer.models.components import load_components
     from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
     folder = tmp_path_factory.mktemp("checkpoint")

@@ -227,6 +227,7 @@ STORAGE = {
     "datasets/storage/files.py",
     "datasets/storage/tree.py",
     "datasets/storage/locations.py",
+    "datasets/local_copies.py",
     "datasets/storage/atomic.py",
     "datasets/storage/copies.py",
     "datasets/storage/lease.py",

@@ -63,7 +63,6 @@ TARGETS: dict[str, tuple[str, ...]] = {
             "fingerprints": ("pipelines/curate/scores/test_duplicates.py",),
             "near_duplicates": ("pipelines/curate/scores/test_duplicates.py",),
             "gating": ("flows/test_refilter.py",),
-            "refilter": ("flows/test_refilter.py",),
             "row_keys": ("flows/test_refilter.py", "pipelines/curate/scores/test_duplicates.py"),
             "select": ("flows/test_refilter.py",),
             "targets": ("flows/test_refilter.py",),
@@ -71,6 +70,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         }.items()
     },
     "models/negative_pose.py": ("models/test_negative_pose.py",),
+    "pipelines/curate/refilter.py": ("pipelines/curate/selection/test_*.py", "flows/test_refilter.py"),
     "models/pipeline_inputs.py": ("models/test_pipeline_inputs.py",),
     "datasets/driving_poses.py": ("datasets/test_driving_poses.py",),
     "datasets/video/sound.py": ("datasets/video/test_sound.py",),

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         format_location,
         is_address,
         join,
-        local_copy,
         local_folder,
         location,
         publish,
@@ -42,4 +41,4 @@ __all__ = [
     "working_folder",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "locations"))
+__getattr__, __dir__ = lazy_names(__name__, {**dict.fromkeys(__all__, "locations"), "local_copy": ".local_copies"})

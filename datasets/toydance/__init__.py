@@ -1,12 +1,5 @@
 """Procedural dancers: ordinary mp4s with keypoints and captions, some of them flawed on purpose."""
 
-from .sets import (
-    draw_dancer,
-    load_supplied_pose,
-    make_toy_clips,
-    make_toy_pairs,
-    save_supplied_pose,
-    toy_pose,
-)
+from .sets import draw_dancer, load_supplied_pose, make_toy_clips, make_toy_pairs, save_supplied_pose, toy_pose
 
 __all__ = ["draw_dancer", "load_supplied_pose", "make_toy_clips", "make_toy_pairs", "save_supplied_pose", "toy_pose"]

@@ -42,11 +42,6 @@ METADATA_KEY = "steadydancer"
 """Key of the container metadata for the record of how a file was made (see `provenance`)."""
 
 # Suffixes of videos, in any case. The content is checked when a file is opened.
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in "mp4 m4v mov mkv webm avi gif mpg mpeg ts mts wmv flv 3gp ogv".split()  # noqa: SIM905
-)
-
 # Formats that open other files (playlists, concat scripts, image sequences) are excluded: a clip must be one file.
 _VIDEO_FORMATS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,h264,hevc,ivf,rm,mxf,wtv,nut"
 STILL_FORMATS = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,j2k_pipe"

@@ -47,7 +47,7 @@ def convert(
     The folder appears when it is complete. If it exists already, the command has nothing to do.
     """
     from ...datasets.storage import location
-    from ...models.checkpoints import convert
+    from ...models.conversion import convert
 
     with convert.local_source(source) as place:
         if dry_run:

@@ -33,7 +33,7 @@ def refilter(clips: Location, out: Location, preset: str | None, settings: tuple
              target: int | None, mix: tuple[str, ...], max_per_source: int | None, dry_run: bool) -> None:  # fmt: skip
     """Select clips again from stored scores; no video is read."""
     from ...datasets.clips import Clips
-    from ...pipelines.curate.selection import refilter as job
+    from ...pipelines.curate import refilter as job
 
     record = Clips(clips).record
     changes = _of_preset(preset) if preset else {}

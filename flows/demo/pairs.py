@@ -9,10 +9,10 @@ import numpy as np
 
 from ... import SteadyDancerError
 from ...datasets.clips import Clips
+from ...datasets.local_copies import local_copy
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, sidecar
 from ...datasets.skeleton import PoseSequence
-from ...datasets.storage import local_copy
 from ...datasets.supplied_poses import save_supplied_pose
 from ...datasets.video import decode, encode, size_for_area
 from ...pipelines.common.older_rules import require_same_pictures, uses_older_pictures

@@ -8,7 +8,7 @@ from typing import Any
 from ...datasets.artifact import Artifact
 from ...pipelines.evaluate.report import metric_section, unscored_section
 from ...pipelines.pages.layout import Section, write_page
-from ...pipelines.train.metrics.metrics_file import read_rows
+from ...pipelines.train.metrics_file import read_rows
 
 
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:

@@ -173,7 +173,7 @@ def start_prefect() -> None:
 def make_components(folder: Path) -> None:
     """Save tiny components of the real classes, from a seed, unless they exist."""
     if not (folder / "model_index.json").is_file():
-        from ...models.checkpoints.components import save_components, tiny_components
+        from ...models.components import save_components, tiny_components
 
         save_components(tiny_components(seed=0), folder)
 

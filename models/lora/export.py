@@ -19,7 +19,7 @@ from ..checkpoints.conversion_output import Conversion, LoraLayout, output_tenso
 from ..checkpoints.files import CheckpointError, StoredTensor, open_checkpoint
 from ..checkpoints.key_maps import POSE_MODULE_NAMES, official_shape, renamed_to_official
 from ..checkpoints.streaming import OutputTensor, unchanged, write_safetensors
-from ..checkpoints.transformer_loading import open_transformer
+from ..transformer_loading import open_transformer
 from .scale import HEADER_KEY, AdapterScale, adapter_config, read_scale
 
 LORA_FILES = {"diffusers": "pytorch_lora_weights.safetensors", "comfyui": "steadydancer_lora_comfyui.safetensors"}

@@ -20,7 +20,7 @@ from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import Location
 from ...datasets.storage.atomic import atomic_write
 from ...datasets.video import decode, size_for_area
-from ...models.checkpoints.components import load_components
+from ...models.components import load_components
 from ...models.curation.captioner import Captioner
 from ...models.encoders import encode_image, encode_image_condition, encode_prompt, encode_video
 from ...models.pose_condition import draw_pose_condition, encode_pose_condition

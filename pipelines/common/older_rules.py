@@ -7,9 +7,9 @@ few that do not (mirrored, interlaced) are recognised by probing the file, and t
 from collections.abc import Mapping
 from typing import Any
 
+from ...datasets.local_copies import local_copy
 from ...datasets.rules import is_older
 from ...datasets.schema import Row
-from ...datasets.storage import local_copy
 from ...datasets.video import VideoError, probe
 from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import BadClip, Stage

@@ -14,11 +14,11 @@ from ...datasets.exports import LINE_FIELDS
 from ...datasets.finished import describe_artifacts
 from ...datasets.manifest import SUFFIXES, read_columns
 from ...datasets.own_products import OwnProducts
+from ...datasets.sidecars import VIDEO_SUFFIXES
 from ...datasets.storage import Location, format_location, location
 from ...datasets.storage.files import name_below
 from ...datasets.storage.tree import tree_of
 from ...datasets.text import strip_column
-from ...datasets.video.info import VIDEO_SUFFIXES
 
 # Column of a manifest → its names in musubi-tuner, DiffSynth-Studio, VideoX-Fun, finetrainers and Hugging Face's
 # datasets. `source` becomes the column `origin` of a row.

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from ... import SteadyDancerError
-from ...datasets.storage import Location, format_location, local_copy, location
+from ...datasets.local_copies import local_copy
+from ...datasets.sidecars import VIDEO_SUFFIXES
+from ...datasets.storage import Location, format_location, location
 from ...datasets.storage.atomic import atomic_write
 from ...datasets.storage.tree import tree_of
 from ...datasets.video import VideoError, decode_low_resolution
-from ...datasets.video.info import VIDEO_SUFFIXES
 from ...models.weights.catalogue import local_folder
 from ..common.poses import load_pose_estimator
 from .config import CurateConfig

@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 
 from ...datasets.artifact import MAX_LOOKUPS, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
+from ...datasets.local_copies import local_copy
 from ...datasets.rules import is_older, newer_rules
 from ...datasets.schema import Row
 from ...datasets.sidecars import KEYPOINTS, candidates, sidecar, sidecar_note
 from ...datasets.source_content import content_id
-from ...datasets.storage import Location, is_address, local_copy, location
+from ...datasets.storage import Location, is_address, location
 from ...datasets.storage.digests import format_differences
 from ...datasets.storage.files import changed_ns
 from ...datasets.text import TextError, read_caption, strip_text

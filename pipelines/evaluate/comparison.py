@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.arrays import Frames
-from ...datasets.storage import StorageError, local_copy
+from ...datasets.local_copies import local_copy
+from ...datasets.storage import StorageError
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 
 Times = NDArray[np.float64]

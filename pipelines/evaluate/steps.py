@@ -12,7 +12,7 @@ from ...datasets.arrays import Frames
 from ...datasets.images import ImageError, read_image
 from ...datasets.schema import Row
 from ...datasets.video import decode, frame_times_s, probe
-from ...models.checkpoints.components import load_components
+from ...models.components import load_components
 from ...models.encoders import resize_image
 from ...models.metrics import (
     START_STEPS,

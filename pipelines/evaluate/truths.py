@@ -10,9 +10,9 @@ from typing import Any
 
 from ... import SteadyDancerError
 from ...datasets.file_names import file_stem
+from ...datasets.sidecars import VIDEO_SUFFIXES
 from ...datasets.storage import Location, format_location
 from ...datasets.storage.files import files_in, folders_in
-from ...datasets.video.info import VIDEO_SUFFIXES
 
 MAX_NAMED = 3  # names of each kind in a message; `MAX_RECORDED` is the limit in a record
 MAX_RECORDED = 20

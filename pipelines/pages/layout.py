@@ -10,10 +10,10 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from ...datasets.sidecars import VIDEO_SUFFIXES
 from ...datasets.storage import Location, is_address, location
 from ...datasets.storage.atomic import atomic_write
 from ...datasets.storage.files import relative_path
-from ...datasets.video.info import VIDEO_SUFFIXES
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c2430; --dim: #667282; --line: #dbe1e8; --back: #fff; --panel: #f4f6f9;

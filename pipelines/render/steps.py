@@ -18,7 +18,7 @@ from ...datasets.storage import location
 from ...datasets.storage.atomic import ordered_write
 from ...datasets.storage.digests import content_digest
 from ...datasets.video import VideoError, frame_times_s, probe
-from ...models.checkpoints.components import load_components
+from ...models.components import load_components
 from ...models.inference.step_memory import park_context_projections
 from ...models.pipeline import SteadyDancerPipeline
 from ...models.pipeline_inputs import MIN_SIDE_PX, DrivingError, InputError, align_driving_pose

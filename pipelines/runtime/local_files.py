@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ...datasets.local_copies import local_copy
 from ...datasets.schema import Row
 from ...datasets.source_content import content_mismatch
-from ...datasets.storage import is_address, local_copy
+from ...datasets.storage import is_address
 from ...datasets.video import VideoError
 from .stage import BadClip
 

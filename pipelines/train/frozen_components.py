@@ -47,7 +47,7 @@ def bundle(checkpoint: Path, components: str) -> None:
 
     Only one component is in memory at a time. The scheduler is the default one.
     """
-    from ...models.checkpoints.components import flow_scheduler, load_components, write_model_index
+    from ...models.components import flow_scheduler, load_components, write_model_index
     from ...models.transformer import SteadyDancerTransformer3DModel
 
     classes: dict[str, type] = {"transformer": SteadyDancerTransformer3DModel}

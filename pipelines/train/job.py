@@ -15,7 +15,7 @@ from ...datasets.finished import describe_artifacts
 from ...datasets.storage import Location
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
-from .gallery.schedule import ray_validation, render_remaining
+from .gallery_schedule import ray_validation, render_remaining
 from .metrics.progress import progress
 from .metrics.report import write_run_report
 from .preflight.fork import begin_fork, forked_from

@@ -13,26 +13,18 @@ from .config import TrainConfig
 from .data.batches import StepBatch, TrainingData
 from .data.draws import digest
 from .data.prefetch import Prefetch
-from .engine import (
-    ProcessGroup,
-    full_weights,
-    grad_norm,
-    open_engine,
-    process_group,
-    set_learning_rate,
-    trained_names,
-)
+from .engine import ProcessGroup, full_weights, grad_norm, open_engine, process_group, set_learning_rate, trained_names
 from .gallery.kept_weights import write_parts
-from .gallery.schedule import report_weights
-from .gallery.weights_writer import TrainedWriter
+from .gallery_schedule import report_weights
 from .metrics.evaluation import Evaluator
 from .metrics.meter import Meter
-from .metrics.metrics_file import read_rows
+from .metrics_file import read_rows
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
 from .resume.states import StateWriter, newest_state, read_state_record
 from .resume.stop import preemption_watch, stop_requested
 from .resume.universal import read_state
 from .run_folder import NonFiniteError, TrainingRefused, append_metrics, commit_checkpoint, cut_metrics
+from .weights_writer import TrainedWriter
 
 
 def train_loop(settings: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from ...datasets.storage import Location
-from ...models.checkpoints.components import load_components
 from ...models.checkpoints.transformer_files import Kind
+from ...models.components import load_components
 from ...models.conditions import Conditions
 from ...models.lora.adapters import add_lora
 from ...models.objectives import (

@@ -23,8 +23,8 @@ from ...datasets.finished import WORDS, describe_artifacts
 from ...datasets.storage import Location
 from ...datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ...datasets.storage.digests import content_digest
-from .metrics.metrics_file import METRICS, read_lines
-from .resume.integrity import find_damage, warn_damaged_state
+from .integrity import find_damage, warn_damaged_state
+from .metrics_file import METRICS, read_lines
 
 
 class TrainingRefused(SteadyDancerError, ValueError):

@@ -192,7 +192,7 @@ def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(
 def test_a_conversion_from_a_store_to_a_store(
     call: Any, bucket: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steadydancer.models.checkpoints import convert
+    from steadydancer.models.conversion import convert
 
     root = ObjectPath.parse(bucket)
     for file in (checkpoint / "transformer").iterdir():

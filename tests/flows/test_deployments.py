@@ -265,7 +265,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), cwd=folder, log=log)
     try:
         from steadydancer.datasets.toydance import make_toy_clips
-        from steadydancer.models.checkpoints.components import save_components, tiny_components
+        from steadydancer.models.components import save_components, tiny_components
 
         save_components(tiny_components(seed=0), folder / "components")
         make_toy_clips(folder / "all_clips", num_good=2)

@@ -13,12 +13,12 @@ from steadydancer.datasets import clips as datasets_clips
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.flows.cli import cli
 from steadydancer.flows.presets import tiny
-from steadydancer.models.checkpoints import convert
+from steadydancer.models.conversion import convert
 from steadydancer.pipelines.cache import job as cache_job
 from steadydancer.pipelines.cache import repair as repair_job
 from steadydancer.pipelines.curate import job as curate_job
+from steadydancer.pipelines.curate import refilter as refilter_job
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.curate.selection import refilter as refilter_job
 from steadydancer.pipelines.evaluate import job as evaluate_job
 from steadydancer.pipelines.export import job as export_job
 from steadydancer.pipelines.forget import job as forget_job

@@ -21,8 +21,8 @@ from steadydancer.datasets.schema import Row
 from steadydancer.datasets.storage.digests import content_digest, json_digest
 from steadydancer.datasets.storage.s3 import ObjectPath, put
 from steadydancer.flows.commands.selection import refilter
+from steadydancer.pipelines.curate import refilter as job
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.curate.selection import refilter as job
 
 
 def call(clips: Any, out: Any, *words: Any) -> str:
@@ -255,7 +255,7 @@ def test_a_killed_refilter_goes_on_to_the_same_rows(
     code = f"""
         from pathlib import Path
         from steadydancer.datasets.clips import Clips
-        from steadydancer.pipelines.curate.selection import refilter as job
+        from steadydancer.pipelines.curate import refilter as job
         job.PART_ROWS = 4
         config = job.change_selection(Clips({str(curated)!r}).record, {{"gates": {{"min_brightness": 0.2}}}})
         job.run(config, clips=Path({str(curated)!r}), out=Path({str(tmp_path / "new")!r}))

@@ -11,7 +11,7 @@ from steadydancer.flows.cli import cli
 from steadydancer.flows.presets import Run
 from steadydancer.pipelines.train import job, loop
 from steadydancer.pipelines.train.config import GalleryConfig
-from steadydancer.pipelines.train.metrics.metrics_file import read_rows
+from steadydancer.pipelines.train.metrics_file import read_rows
 from steadydancer.pipelines.train.run_folder import read_checkpoint_record
 
 

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import Tensor, nn
 
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 from steadydancer.models.conditions import Conditions, with_frame_mask
 from steadydancer.models.inference.step_memory import StepMemory
 from steadydancer.models.pipeline import SteadyDancerPipeline

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from steadydancer.models import encoders
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 
 
 @pytest.fixture(scope="module")

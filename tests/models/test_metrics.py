@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from steadydancer.models import metrics as judges
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (10, 24, 20, 3), dtype=np.uint8)

@@ -21,8 +21,8 @@ from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.video import decode, encode
 from steadydancer.models import encoders, pipeline_inputs
-from steadydancer.models.checkpoints.components import flow_scheduler, load_components, save_components, tiny_components
 from steadydancer.models.checkpoints.folders import ComponentsError
+from steadydancer.models.components import flow_scheduler, load_components, save_components, tiny_components
 from steadydancer.models.pipeline import WAN_NEGATIVE_PROMPT, SteadyDancerPipeline
 from steadydancer.models.pipeline_inputs import InputError
 from steadydancer.models.pose.track import PoseTrack

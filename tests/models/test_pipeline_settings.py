@@ -8,7 +8,7 @@ import torch
 
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.models import encoders
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 from steadydancer.models.conditions import Conditions
 from steadydancer.models.long_video import free_noise
 from steadydancer.models.negative_pose import Perturbation

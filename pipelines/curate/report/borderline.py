@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from ....datasets.local_copies import local_copy
 from ....datasets.schema import CROP_COLUMNS, Row
 from ....datasets.source_content import is_unchanged
-from ....datasets.storage import StorageError, local_copy
+from ....datasets.storage import StorageError
 from ....datasets.video import VideoError, decode_sparse
 from ...common.crop import content_shares, crop_frames
 from ..selection.gating import Bounds, Floats, shapes_of, values_of

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from ....datasets.artifact import RECORD
 from ....datasets.storage.atomic import atomic_folder, write_json
 from ....datasets.storage.digests import content_digest
-from ....models.checkpoints.components import load_components
 from ....models.checkpoints.folders import resolve_folder
+from ....models.components import load_components
 from ....models.diffusers_internals import float32_modules
 from ....models.lora.adapters import save_trained
 from ..config import TrainConfig

@@ -18,7 +18,7 @@ from ....datasets.skeleton import PoseSequence
 from ....datasets.storage import location
 from ....datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ....datasets.video import encode
-from ....models.checkpoints.components import flow_scheduler, load_components
+from ....models.components import flow_scheduler, load_components
 from ....models.encoders import decode_latents, encode_video, resize_frames
 from ....models.negative_pose import Perturbation, negative_motion
 from ....models.pipeline import SteadyDancerPipeline

@@ -13,7 +13,7 @@ import torch
 
 from .. import flops
 from ..config import TrainConfig
-from .metrics_file import PARTS
+from ..metrics_file import PARTS
 
 # Vendor's peak for dense bfloat16 matrix products, operations per second, by torch's full device name. A prefix of the
 # name is not enough: an H100 NVL, or a slice of an H100, is slower than an H100.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ...runtime.runner import SECONDS_BETWEEN_LINES
 from ..config import TrainConfig
-from .metrics_file import METRICS, PARTS, NewRows, loss_terms
+from ..metrics_file import METRICS, PARTS, NewRows, loss_terms
 from .trackers import open_trackers
 
 

@@ -23,7 +23,7 @@ from ...pages.curves import draw_curves, legend
 from ...pages.layout import Figure, Section, show, url, write_page
 from ...runtime.after_commit import after_commit
 from ..gallery.folder import REFERENCE_MEDIA, clip_name, gallery_failures, gallery_name, gallery_records
-from .metrics_file import METRICS, PARTS, damaged_lines, loss_terms, read_rows
+from ..metrics_file import METRICS, PARTS, damaged_lines, loss_terms, read_rows
 
 PAGE, STAGES_PAGE = "report.html", "training.html"
 STAGES = {1: "action supervision", 2: "condition-decoupled distillation", 3: "motion discontinuity mitigation"}

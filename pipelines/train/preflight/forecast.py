@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ....datasets.shards import Bucket
 from .. import flops
 from ..config import TrainConfig
-from ..metrics.metrics_file import read_rows
+from ..metrics_file import read_rows
 from . import footprint
 
 _MEASURED_STEPS = 50  # the measured rate is the median of this many last steps

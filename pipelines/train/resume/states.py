@@ -24,10 +24,10 @@ from ....datasets.storage.digests import json_digest
 from .. import run_folder
 from ..config import TrainConfig
 from ..engine import ProcessGroup, call_before_updates, collect_state_files, trained_names
-from ..metrics.metrics_file import METRICS
+from ..integrity import COMPLETE, find_damage, warn_damaged_state
+from ..metrics_file import METRICS
 from ..run_folder import NotWritten, state_folders
 from .host_copy import HostCopy, num_bytes
-from .integrity import COMPLETE, find_damage, warn_damaged_state
 
 HostFiles = dict[Path, Any]
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadydancer import SteadyDancerError
-from steadydancer.models.checkpoints import transformer_loading
+from steadydancer.models import transformer_loading
 from steadydancer.models.checkpoints.files import CheckpointError, open_checkpoint
 from steadydancer.models.checkpoints.key_maps import to_official
-from steadydancer.models.checkpoints.transformer_loading import load_transformer, open_transformer
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+from steadydancer.models.transformer_loading import load_transformer, open_transformer
 
 TINY: dict[str, Any] = {
     "num_attention_heads": 1,

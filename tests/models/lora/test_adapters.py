@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 from steadydancer.models.lora.adapters import add_lora, save_trained
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steadydancer.models.checkpoints.convert import convert
 from steadydancer.models.checkpoints.files import CheckpointError
 from steadydancer.models.checkpoints.key_maps import to_official
+from steadydancer.models.conversion.convert import convert
 from steadydancer.models.lora.adapters import add_lora, save_trained
 from steadydancer.models.lora.export import LORA_FILES, export_lora
 from steadydancer.models.lora.loading import load_lora

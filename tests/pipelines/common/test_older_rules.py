@@ -17,8 +17,8 @@ from steadydancer.flows.demo.pairs import pairs_of_clips
 from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.cache import steps
 from steadydancer.pipelines.common.older_rules import stages_for
+from steadydancer.pipelines.curate import refilter
 from steadydancer.pipelines.curate.parent import reuse_measurements
-from steadydancer.pipelines.curate.selection import refilter
 from steadydancer.pipelines.export import job
 from steadydancer.pipelines.export.config import ExportConfig
 from steadydancer.pipelines.runtime.runner import Engine

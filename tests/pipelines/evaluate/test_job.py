@@ -157,7 +157,7 @@ def test_a_truth_is_compared_frame_by_frame(scored: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", RENDERS)
 def test_frame_0_is_compared_with_the_reference_in_its_colours(scored: Path, components: Path, name: str) -> None:
-    from steadydancer.models.checkpoints.components import load_components
+    from steadydancer.models.components import load_components
 
     rows, frames, image = table(scored), render_of(name), image_of(name)
     pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1

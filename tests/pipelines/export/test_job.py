@@ -25,8 +25,8 @@ from steadydancer.datasets.video import decode, encode, probe, size_for_area
 from steadydancer.pipelines.cache.accepted import AcceptedClips
 from steadydancer.pipelines.common.crop import to_content
 from steadydancer.pipelines.curate import job as curate_job
+from steadydancer.pipelines.curate import refilter
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.curate.selection import refilter
 from steadydancer.pipelines.export import job, steps
 from steadydancer.pipelines.export.config import ExportConfig
 from steadydancer.pipelines.runtime.runner import Engine

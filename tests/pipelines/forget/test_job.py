@@ -25,8 +25,8 @@ from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest, json_digest
 from steadydancer.datasets.storage.s3 import ObjectPath, listing, put
 from steadydancer.pipelines.curate import job as curate_job
+from steadydancer.pipelines.curate import refilter
 from steadydancer.pipelines.curate.config import CurateConfig
-from steadydancer.pipelines.curate.selection import refilter
 from steadydancer.pipelines.export import job as export_job
 from steadydancer.pipelines.export.config import ExportConfig
 from steadydancer.pipelines.forget import job as forget

@@ -16,7 +16,7 @@ from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import toy_pose
 from steadydancer.datasets.video import decode, encode
 from steadydancer.models import pipeline as module
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 from steadydancer.models.pipeline import SteadyDancerPipeline
 from steadydancer.models.pipeline_inputs import DrivingError
 from steadydancer.models.pose.track import PoseTrack

@@ -12,8 +12,8 @@ from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.storage import location
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.flows import presets
-from steadydancer.models.checkpoints.components import load_components, save_components, tiny_components
 from steadydancer.models.checkpoints.folders import ComponentsError
+from steadydancer.models.components import load_components, save_components, tiny_components
 from steadydancer.models.pipeline import SteadyDancerPipeline
 from steadydancer.models.render_record import model_digests
 from steadydancer.pipelines.render import job as render_job

@@ -23,8 +23,8 @@ import torch
 from safetensors.torch import load_file
 
 from steadydancer.flows import presets
-from steadydancer.models.checkpoints.components import save_components, tiny_components
-from steadydancer.pipelines.train.metrics.metrics_file import PARTS, read_rows
+from steadydancer.models.components import save_components, tiny_components
+from steadydancer.pipelines.train.metrics_file import PARTS, read_rows
 from steadydancer.pipelines.train.run_folder import intact_states, state_folders
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]

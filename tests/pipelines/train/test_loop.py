@@ -20,7 +20,7 @@ from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample
 from steadydancer.datasets.shards import dataset as shards
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.storage.digests import content_digest
-from steadydancer.models.checkpoints.components import load_components, save_components, tiny_components
+from steadydancer.models.components import load_components, save_components, tiny_components
 from steadydancer.models.encoders import encode_video
 from steadydancer.models.objectives import action_supervision, steadydancer_velocity
 from steadydancer.models.pose_condition import draw_pose_condition
@@ -29,7 +29,7 @@ from steadydancer.pipelines.train import memory_optimizations as memory
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.batches import TrainingData
 from steadydancer.pipelines.train.metrics.evaluation import Evaluator
-from steadydancer.pipelines.train.metrics.metrics_file import PARTS, read_rows
+from steadydancer.pipelines.train.metrics_file import PARTS, read_rows
 from steadydancer.pipelines.train.networks import load_student
 from steadydancer.pipelines.train.preflight import disk
 from steadydancer.pipelines.train.resume.host_copy import num_bytes

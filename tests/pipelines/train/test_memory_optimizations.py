@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from steadydancer.models.checkpoints.components import save_components
+from steadydancer.models.components import save_components
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import memory_optimizations as memory
 from steadydancer.pipelines.train.config import TrainConfig

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from steadydancer.pipelines.train import integrity
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.gallery import folder as gallery
 from steadydancer.pipelines.train.metrics import report
 from steadydancer.pipelines.train.metrics.evaluation import Evaluator
-from steadydancer.pipelines.train.metrics.metrics_file import NewRows, damaged_lines, read_rows
 from steadydancer.pipelines.train.metrics.report import write_run_report
+from steadydancer.pipelines.train.metrics_file import NewRows, damaged_lines, read_rows
 from steadydancer.pipelines.train.preflight import inputs as start
 from steadydancer.pipelines.train.preflight.fork import begin_fork, check_fork
 from steadydancer.pipelines.train.preflight.inputs import refuse_other_run
-from steadydancer.pipelines.train.resume import integrity
 from steadydancer.pipelines.train.resume.states import newest_state, read_state_record
 from steadydancer.pipelines.train.run_folder import (
     TrainingRefused,

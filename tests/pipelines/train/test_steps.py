@@ -15,14 +15,13 @@ from safetensors.torch import load_file
 
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.models.conditions import Conditions
-from steadydancer.pipelines.train import loop, networks, run_folder
+from steadydancer.pipelines.train import loop, networks, run_folder, weights_writer
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.data.batches import StepBatch
 from steadydancer.pipelines.train.data.draws import SampleDraws, digest
 from steadydancer.pipelines.train.engine import deepspeed_config, set_learning_rate
-from steadydancer.pipelines.train.gallery import weights_writer
 from steadydancer.pipelines.train.metrics.evaluation import Evaluator
-from steadydancer.pipelines.train.metrics.metrics_file import read_rows
+from steadydancer.pipelines.train.metrics_file import read_rows
 from steadydancer.pipelines.train.run_folder import (
     NonFiniteError,
     NotWritten,

@@ -108,7 +108,7 @@ import hashlib, json, os, signal, sys, tempfile
 import torch, torch.distributed as dist
 from steadydancer.datasets.shards import ranges
 from steadydancer.datasets.storage import location
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 from steadydancer.pipelines.train.data.batches import TrainingData
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.draws import digest

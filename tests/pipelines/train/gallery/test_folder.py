@@ -18,19 +18,20 @@ from steadydancer.datasets.storage import location
 from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.video import decode, frame_times_s
 from steadydancer.models import pipeline
-from steadydancer.models.checkpoints.components import load_components, save_components, tiny_components
+from steadydancer.models.components import load_components, save_components, tiny_components
 from steadydancer.models.encoders import decode_latents
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.pages.curves import BASE, TOP, WIDTH, draw_curves
 from steadydancer.pipelines.runtime.local_ray import local_ray
-from steadydancer.pipelines.train import job, publish
+from steadydancer.pipelines.train import gallery_schedule as schedule
+from steadydancer.pipelines.train import job, publish, weights_writer
 from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
 from steadydancer.pipelines.train.data.batches import TrainingData
 from steadydancer.pipelines.train.gallery import folder as gallery
-from steadydancer.pipelines.train.gallery import kept_weights, schedule, weights_writer
+from steadydancer.pipelines.train.gallery import kept_weights
 from steadydancer.pipelines.train.gallery import render as gallery_render
 from steadydancer.pipelines.train.metrics import report
-from steadydancer.pipelines.train.metrics.metrics_file import PARTS, read_rows
+from steadydancer.pipelines.train.metrics_file import PARTS, read_rows
 from steadydancer.pipelines.train.resume.stop import TrainingStopped
 from steadydancer.pipelines.train.run_folder import TrainingRefused
 

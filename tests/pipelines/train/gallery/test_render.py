@@ -14,7 +14,7 @@ from steadydancer.datasets.sampler import draw_seed
 from steadydancer.datasets.skeleton import PoseSequence, perturb
 from steadydancer.datasets.toydance import toy_pose
 from steadydancer.datasets.video import decode, frame_times_s, probe
-from steadydancer.models.checkpoints.components import tiny_components
+from steadydancer.models.components import tiny_components
 from steadydancer.models.negative_pose import Perturbation
 from steadydancer.models.pipeline import SteadyDancerPipeline
 from steadydancer.models.pose_condition import draw_pose_condition

@@ -11,10 +11,10 @@ import torch
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.metrics import meter
 from steadydancer.pipelines.train.metrics.meter import Meter
-from steadydancer.pipelines.train.metrics.metrics_file import PARTS, NewRows, loss_terms
 from steadydancer.pipelines.train.metrics.progress import format_row, progress
 from steadydancer.pipelines.train.metrics.report import write_run_page
 from steadydancer.pipelines.train.metrics.trackers import open_trackers
+from steadydancer.pipelines.train.metrics_file import PARTS, NewRows, loss_terms
 from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics, cut_metrics
 
 

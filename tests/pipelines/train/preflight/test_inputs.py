@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steadydancer.datasets.storage.digests import json_digest
+from steadydancer.pipelines.train import integrity
 from steadydancer.pipelines.train.config import NETWORK_FIELDS, TrainConfig
 from steadydancer.pipelines.train.preflight import inputs as start
 from steadydancer.pipelines.train.preflight.fork import begin_fork, check_fork, forked_from
@@ -18,7 +19,6 @@ from steadydancer.pipelines.train.preflight.inputs import (
     identity,
     refuse_other_run,
 )
-from steadydancer.pipelines.train.resume import integrity
 from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics
 
 # A setting for each field that is another than the default.

@@ -13,9 +13,10 @@ import torch
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.storage.digests import json_digest
+from steadydancer.pipelines.train import integrity
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.prefetch import Prefetch
-from steadydancer.pipelines.train.resume import integrity, states
+from steadydancer.pipelines.train.resume import states
 from steadydancer.pipelines.train.resume.host_copy import HostCopy
 from steadydancer.pipelines.train.resume.states import StateNotWritten, StateWriter, newest_state
 from steadydancer.pipelines.train.resume.stop import preemption_watch, stop_requested, stops_on_sigterm

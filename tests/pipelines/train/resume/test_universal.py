@@ -18,11 +18,11 @@ from steadydancer.datasets.shards import Sample, null_path, sample_members, writ
 from steadydancer.datasets.shards.encodings import ENCODINGS
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest
-from steadydancer.models.checkpoints.components import save_components, tiny_components
+from steadydancer.models.components import save_components, tiny_components
 from steadydancer.pipelines.train import engine, job
 from steadydancer.pipelines.train.config import STAGE_DEFAULTS, TrainConfig
 from steadydancer.pipelines.train.loop import train_loop
-from steadydancer.pipelines.train.metrics.metrics_file import read_rows
+from steadydancer.pipelines.train.metrics_file import read_rows
 from steadydancer.pipelines.train.preflight.inputs import check_same_run
 from steadydancer.pipelines.train.resume import universal
 from steadydancer.pipelines.train.resume.states import StateNotWritten, read_state_record

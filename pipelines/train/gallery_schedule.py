@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import TrainConfig
-from ..metrics.report import write_run_report
-from .folder import checkpoint_folders, gallery_failures, missing_galleries, record_failure, trained_steps
+from .config import TrainConfig
+from .gallery.folder import checkpoint_folders, gallery_failures, missing_galleries, record_failure, trained_steps
+from .metrics.report import write_run_report
 
 if TYPE_CHECKING:
-    from ..engine import ProcessGroup
+    from .engine import ProcessGroup
 
 Render = Callable[[dict[str, Any], int], None]
 _MAX_WRITE_S = 1800.0  # to write the weights: 33 GB on a slow file system
@@ -79,7 +79,7 @@ def render_remaining(config: TrainConfig, settings: dict[str, Any], out: Path, a
     if config.num_workers == 0:
         render_missing(config, settings, render_in_process)
         return
-    from ...runtime.local_ray import local_ray
+    from ..runtime.local_ray import local_ray
 
     with local_ray(out / ".engine" / "ray", address):
         render_missing(config, settings, render_in_worker)
@@ -104,7 +104,7 @@ def render_missing(config: TrainConfig, settings: dict[str, Any], render: Render
 
 def render_in_process(settings: dict[str, Any], steps: int) -> None:
     """Render one gallery in this process."""
-    from .render import render_gallery
+    from .gallery.render import render_gallery
 
     render_gallery(settings, steps)
 

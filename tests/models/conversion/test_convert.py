@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steadydancer.datasets.storage.digests import content_digest
-from steadydancer.models.checkpoints.components import byte_tokenizer, load_components
-from steadydancer.models.checkpoints.convert import convert, describe
 from steadydancer.models.checkpoints.files import CheckpointError, open_checkpoint
 from steadydancer.models.checkpoints.key_maps import to_official
 from steadydancer.models.checkpoints.streaming import parse_size
-from steadydancer.models.checkpoints.transformer_loading import load_transformer
+from steadydancer.models.components import byte_tokenizer, load_components
+from steadydancer.models.conversion.convert import convert, describe
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+from steadydancer.models.transformer_loading import load_transformer
 
 SIZES: dict[str, Any] = {
     "num_attention_heads": 1,
@@ -225,7 +225,7 @@ def test_a_released_folder_becomes_a_pipelines_folder(tmp_path: Path) -> None:
 PEAK = """
 import json, sys
 from pathlib import Path
-from steadydancer.models.checkpoints.convert import convert
+from steadydancer.models.conversion.convert import convert
 import steadydancer.models.transformer, accelerate, diffusers  # what planning imports
 
 def status(name):

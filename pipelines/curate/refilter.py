@@ -8,19 +8,19 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from .... import __version__
-from ....datasets.artifact import Artifact, ArtifactError, exclusive
-from ....datasets.clips import COLUMNS, PART_ROWS, Clips, MeasuredRows, count_written, with_columns
-from ....datasets.rules import recorded_rules, with_absent
-from ....datasets.storage import Location, relative
-from ....datasets.storage.cache import require_scratch, scratch
-from ....datasets.storage.digests import json_digest
-from ..config import SELECTION_FIELDS, CurateConfig
-from ..parent import absent_settings, forgotten_fields, measured_gates
-from .fingerprints import Fingerprints
-from .overrides import Decisions, read_decisions
-from .select import columns_read, select
-from .verdicts import Piece, Selection
+from ... import __version__
+from ...datasets.artifact import Artifact, ArtifactError, exclusive
+from ...datasets.clips import COLUMNS, PART_ROWS, Clips, MeasuredRows, count_written, with_columns
+from ...datasets.rules import recorded_rules, with_absent
+from ...datasets.storage import Location, relative
+from ...datasets.storage.cache import require_scratch, scratch
+from ...datasets.storage.digests import json_digest
+from .config import SELECTION_FIELDS, CurateConfig
+from .parent import absent_settings, forgotten_fields, measured_gates
+from .selection.fingerprints import Fingerprints
+from .selection.overrides import Decisions, read_decisions
+from .selection.select import columns_read, select
+from .selection.verdicts import Piece, Selection
 
 
 def change_selection(record: dict[str, Any], changes: dict[str, Any]) -> CurateConfig:

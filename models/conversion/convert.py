@@ -17,16 +17,17 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import RECORD, exclusive
-from ...datasets.storage import Location, is_address, local_copy, local_folder, location, publish, working_folder
+from ...datasets.local_copies import local_copy
+from ...datasets.storage import Location, is_address, local_folder, location, publish, working_folder
 from ...datasets.storage.atomic import write_json
 from ...datasets.storage.copies import copy_atomically
 from ...datasets.storage.digests import content_digest, json_digest
 from ...datasets.storage.files import is_not_empty
-from .conversion_output import Conversion, LoraLayout, Target
-from .conversion_plan import plan_conversion
-from .files import CheckpointError
-from .folders import ComponentsError, resolve_folder
-from .streaming import parse_size, write_safetensors
+from ..checkpoints.conversion_output import Conversion, LoraLayout, Target
+from ..checkpoints.files import CheckpointError
+from ..checkpoints.folders import ComponentsError, resolve_folder
+from ..checkpoints.streaming import parse_size, write_safetensors
+from .plan import plan_conversion
 
 _MARGIN_BYTES = 64 << 20
 

@@ -13,14 +13,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ....datasets.artifact import RECORD
-from ....datasets.storage.atomic import atomic_folder, write_json
-from ..config import TrainConfig
-from ..engine import ProcessGroup, gather_trained
-from ..networks import torch_dtype
-from .folder import record_failure, trained_folder
-from .kept_weights import WEIGHTS
-from .schedule import report_weights
+from ...datasets.artifact import RECORD
+from ...datasets.storage.atomic import atomic_folder, write_json
+from .config import TrainConfig
+from .engine import ProcessGroup, gather_trained
+from .gallery.folder import record_failure, trained_folder
+from .gallery.kept_weights import WEIGHTS
+from .gallery_schedule import report_weights
+from .networks import torch_dtype
 
 
 class TrainedWriter:

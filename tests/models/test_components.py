@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from steadydancer.models.checkpoints.components import (
+from steadydancer.models.checkpoints.folders import missing_parts, part_digest, resolve_folder
+from steadydancer.models.checkpoints.key_maps import to_official
+from steadydancer.models.components import (
     NAMES,
     ComponentsError,
     byte_tokenizer,
@@ -18,8 +20,6 @@ from steadydancer.models.checkpoints.components import (
     save_components,
     tiny_components,
 )
-from steadydancer.models.checkpoints.folders import missing_parts, part_digest, resolve_folder
-from steadydancer.models.checkpoints.key_maps import to_official
 from steadydancer.models.encoders import encode_image, encode_prompt, encode_video
 from steadydancer.models.image_encoder import OpenCLIPImageEncoder
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....datasets.storage import Location
+from ...datasets.storage import Location
 
 METRICS = "metrics.jsonl"
 PARTS = ("data", "forward", "backward", "optimizer")  # of a step; a row has the share of each in `seconds`

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .key_maps import Shape
-from .transformer_files import (
+from .checkpoints.key_maps import Shape
+from .checkpoints.transformer_files import (
     Kind,
     Layout,
     TransformerFile,
@@ -77,6 +77,6 @@ def empty_transformer(kind: Kind, config: Mapping[str, Any]) -> Any:
     """
     from diffusers import WanTransformer3DModel
 
-    from ..transformer import SteadyDancerTransformer3DModel
+    from .transformer import SteadyDancerTransformer3DModel
 
     return create_empty(SteadyDancerTransformer3DModel if kind == "steadydancer" else WanTransformer3DModel, config)

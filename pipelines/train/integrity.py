@@ -10,7 +10,7 @@ from pathlib import Path
 
 from isal import isal_zlib
 
-from ....datasets.storage.digests import json_digest
+from ...datasets.storage.digests import json_digest
 
 COMPLETE = "complete.json"
 

@@ -18,14 +18,14 @@ from tokenizers import Tokenizer, decoders, models, processors
 from torch import nn
 from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from ...datasets.storage import Location
-from ...datasets.storage.atomic import write_json
-from ..encoders import encode_video
-from ..image_encoder import OpenCLIPImageEncoder
-from . import official_encoders
-from .files import CheckpointError
-from .folders import NAMES, ComponentsError, part_folders, part_path, resolve_folder
-from .transformer_files import Kind
+from ..datasets.storage import Location
+from ..datasets.storage.atomic import write_json
+from .checkpoints import official_encoders
+from .checkpoints.files import CheckpointError
+from .checkpoints.folders import NAMES, ComponentsError, part_folders, part_path, resolve_folder
+from .checkpoints.transformer_files import Kind
+from .encoders import encode_video
+from .image_encoder import OpenCLIPImageEncoder
 from .transformer_loading import load_transformer
 
 

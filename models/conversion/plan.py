@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.conversion_output import DTYPES, Conversion, LoraLayout, Target, output_tensor
+from ..checkpoints.files import CheckpointError, StoredTensor
+from ..checkpoints.folders import part_path
+from ..checkpoints.key_maps import config_from_official, official_shape, renamed_to_official
+from ..checkpoints.streaming import OutputTensor, unchanged
+from ..checkpoints.transformer_files import TransformerFile
 from ..lora.export import plan_lora
-from .conversion_output import DTYPES, Conversion, LoraLayout, Target, output_tensor
-from .files import CheckpointError, StoredTensor
-from .folders import part_path
-from .key_maps import config_from_official, official_shape, renamed_to_official
-from .streaming import OutputTensor, unchanged
-from .transformer_files import TransformerFile
-from .transformer_loading import empty_transformer, open_transformer
+from ..transformer_loading import empty_transformer, open_transformer
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -128,7 +128,7 @@ def _plan_encoders(plan: Conversion, source: Path, shard_bytes: int) -> dict[str
             plan.copies |= {f"tokenizer/{file.name}": file for file in sorted(path.iterdir()) if file.is_file()}
             index[name] = ["transformers", "AutoTokenizer"]
             continue
-        from .official_encoders import describe
+        from ..checkpoints.official_encoders import describe
 
         tensors, config, library = describe(name, path)
         prefix = "model" if library == "transformers" else WEIGHTS
@@ -137,7 +137,7 @@ def _plan_encoders(plan: Conversion, source: Path, shard_bytes: int) -> dict[str
         plan.texts[f"{name}/config.json"] = config
         index[name] = [library, config.get("_class_name") or config["architectures"][0]]
     if index:
-        from .components import flow_scheduler
+        from ..components import flow_scheduler
 
         scheduler = flow_scheduler()
         plan.texts["scheduler/scheduler_config.json"] = json.loads(scheduler.to_json_string())
