@@ -17,9 +17,12 @@ from .dataset import (
     shard_path,
     write_shard,
 )
+from .encodings import ENCODINGS
+from .index import require_settings
 
 __all__ = [
     "CONDITIONS",
+    "ENCODINGS",
     "INDEX_SCHEMA",
     "MEMBER",
     "MEMBERS",
@@ -31,6 +34,7 @@ __all__ = [
     "ShardDataset",
     "index_shard",
     "null_path",
+    "require_settings",
     "sample_members",
     "shard_path",
     "write_shard",

@@ -21,7 +21,7 @@ from .requests import StorageError
 from .s3 import Entry, ObjectPath, get, listing, put
 
 __all__ = ["Location", "ObjectPath", "StorageError", "entries_key", "fetch_entries", "format_location", "is_address",
-           "is_utf8", "join", "local_folder", "location", "publish", "relative", "state_folder", "total_bytes",
+           "is_utf8", "join", "local_folder", "location", "named", "publish", "relative", "state_folder", "total_bytes",
            "working_folder"]  # fmt: skip
 
 FILE_SCHEME = "file://"
@@ -52,6 +52,9 @@ def format_location(place: Location) -> str:
     """Format a location for a table: its path, or `file:///…%XX…` if the path is not valid UTF-8."""
     name = str(place)
     return name if is_utf8(name) else Path(name).absolute().as_uri()
+
+
+named = format_location  # the name under which other programs import it
 
 
 def is_utf8(name: str) -> bool:

@@ -242,7 +242,10 @@ def test_a_copy_is_named_after_place_size_and_time_of_all_that_belongs_to_it() -
     clip = ObjectPath.parse("s3://bucket/a.mp4")
     found = [[Entry(clip, 5, 1)], [Entry(clip, 5, 2)], [Entry(clip, 6, 1)], [Entry(clip.with_name("b.mp4"), 5, 1)],
              [Entry(clip, 5, 1), Entry(clip.with_name("a.txt"), 1, 1)]]  # fmt: skip
-    assert len({storage.entries_key(one) for one in found} | {storage.entries_key(found[0], ["a.mp4"], [])}) == len(found) + 1
+    assert (
+        len({storage.entries_key(one) for one in found} | {storage.entries_key(found[0], ["a.mp4"], [])})
+        == len(found) + 1
+    )
 
 
 def test_a_local_file_is_no_copy(tmp_path: Path) -> None:
