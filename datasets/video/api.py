@@ -25,25 +25,6 @@ from .info import DEMUX_OPTIONS, MAX_DURATION_S, MAX_PIXELS, VideoError, VideoIn
 from .sound import Sound, add_sound_stream, write_sound
 from .sound_samples import RATE_HZ
 
-__all__ = [
-    "MAX_DURATION_S",
-    "MAX_PIXELS",
-    "VideoError",
-    "VideoInfo",
-    "decode",
-    "decode_key_frames",
-    "decode_low_resolution",
-    "decode_sparse",
-    "decoding_counts",
-    "decoding_seconds",
-    "encode",
-    "frame_times_s",
-    "low_resolution_pieces",
-    "probe",
-    "read_metadata",
-    "size_for_area",
-]
-
 
 def probe(
     path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, max_duration_s: float = MAX_DURATION_S

@@ -170,9 +170,8 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
 def _original(failures: list[Exception], out: Path) -> Exception:
     """Pick the exception that caused the failure, rather than those of workers that only lost a peer."""
     causes = [getattr(failure, "cause", None) or failure for failure in failures]
-    lost = [
-        cause for cause in causes if type(cause).__module__.startswith("ray.")
-    ]  # Ray has no common base class for them
+    # Ray has no common base class for them.
+    lost = [cause for cause in causes if type(cause).__module__.startswith("ray.")]
     own = [cause for cause in causes if not isinstance(cause, RuntimeError) and cause not in lost]
     if own or not lost:
         return (own or causes)[0]
