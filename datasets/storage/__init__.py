@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ... import lazy_names
 
 if TYPE_CHECKING:
+    from .files import total_bytes
     from .locations import (
         Location,
         ObjectPath,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         publish,
         relative,
         state_folder,
-        total_bytes,
         working_folder,
     )
 
@@ -43,4 +43,6 @@ __all__ = [
     "working_folder",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, {**dict.fromkeys(__all__, "locations"), "local_copy": ".local_copies"})
+__getattr__, __dir__ = lazy_names(
+    __name__, {**dict.fromkeys(__all__, "locations"), "total_bytes": "files", "local_copy": ".local_copies"}
+)

@@ -16,13 +16,9 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from .cache import cached_entry, scratch
-from .files import Location, relative_path, total_bytes
+from .files import Location, relative_path
 from .requests import StorageError
 from .s3 import Entry, ObjectPath, get, listing, put
-
-__all__ = ["Location", "ObjectPath", "StorageError", "entries_key", "fetch_entries", "format_location", "is_address",
-           "is_utf8", "join", "local_folder", "location", "named", "publish", "relative", "state_folder", "total_bytes",
-           "working_folder"]  # fmt: skip
 
 FILE_SCHEME = "file://"
 
