@@ -1,0 +1,138 @@
+"""Fit the small autoencoder: diffusers' `AutoencoderKLWan`, 4 × 8 × 8 pixels to 16 numbers, on ToyDance and skeletons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from ..encoders import decode_latents, encode_video
+from .clips import clip_pool
+from .fitting import fit
+
+SIZES: dict[str, Any] = {
+    "base_dim": 16,
+    "dim_mult": [1, 2, 4],
+    "num_res_blocks": 1,
+    "temperal_downsample": [True, True],
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "is_residual": False,
+}
+UNNORMALISED = {"latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
+KL_WEIGHT = 3e-5  # per latent number
+SKELETON_SHARE = 0.25  # of the batches
+
+
+def new_autoencoder(seed: int = 0) -> AutoencoderKLWan:
+    """Build the autoencoder with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoencoderKLWan(**SIZES, **UNNORMALISED)
+
+
+def reconstruct(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode with the posterior's noise and decode: pixels [B, 3, F, H, W], not clamped, and the KL per latent number.
+
+    `vae.decode` clamps its output, which would stop the gradient of pixels outside [−1, 1].
+    """
+    posterior = vae.encode(pixels).latent_dist
+    with _unclamped():
+        decoded = vae.decode(posterior.sample()).sample
+    kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+    return decoded, kl
+
+
+class _unclamped:  # noqa: N801 - a context manager, used like a function
+    """Replace torch.clamp by the identity inside diffusers' autoencoder."""
+
+    def __enter__(self) -> None:
+        self._clamp = torch.clamp
+        torch.clamp = lambda x, *_, **__: x  # type: ignore[assignment]
+
+    def __exit__(self, *_: object) -> None:
+        torch.clamp = self._clamp  # type: ignore[assignment]
+
+
+def batch(dancers: np.ndarray, skeletons: np.ndarray, rng: np.random.Generator, progress: float) -> Tensor:
+    """Draw a batch [B, 3, F, h, w] in [−1, 1]: crops of 32² first, more and more whole clips later."""
+    pool = skeletons if rng.random() < SKELETON_SHARE else dancers
+    whole = rng.random() < (0.1 if progress < 0.5 else 0.4 if progress < 0.75 else 1.0)
+    if whole:
+        frames = int(rng.choice((9, 17, 33), p=(0.45, 0.4, 0.15)))
+        side, size = 64, {9: 6, 17: 3, 33: 2}[frames]
+    else:
+        frames = int(rng.choice((5, 9)))
+        side, size = 32, {5: 24, 9: 16}[frames]
+    clips = []
+    for index in rng.integers(len(pool), size=size):
+        begin = int(rng.integers(pool.shape[1] - frames + 1))
+        y, x = (4 * int(k) for k in rng.integers((64 - side) // 4 + 1, size=2))
+        clip = pool[index, begin : begin + frames, y : y + side, x : x + side]
+        clips.append(clip[:, :, ::-1] if rng.random() < 0.5 else clip)
+    pixels = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
+    return pixels.float().div_(127.5).sub_(1)
+
+
+def clip_psnr(frames: np.ndarray, truth: np.ndarray) -> float:
+    """Return the mean over frames of the PSNR in dB."""
+    errors = ((frames.astype(np.float64) - truth) ** 2).mean(axis=(1, 2, 3))
+    return float((20 * np.log10(255) - 10 * np.log10(np.maximum(errors, 1e-9))).mean())
+
+
+def evaluate(vae: Any, dancers: np.ndarray, skeletons: np.ndarray) -> dict[str, float]:
+    """Return the PSNR in dB of unseen clips, of their first frames, and of skeletons."""
+    decoded = [decode_latents(vae, encode_video(vae, clip)) for clip in dancers]
+    drawn = [decode_latents(vae, encode_video(vae, clip)) for clip in skeletons]
+    return {
+        "psnr_db": float(np.mean([clip_psnr(a, b) for a, b in zip(decoded, dancers, strict=True)])),
+        "first_frame_psnr_db": float(np.mean([clip_psnr(a[:1], b[:1]) for a, b in zip(decoded, dancers, strict=True)])),
+        "skeleton_psnr_db": float(np.mean([clip_psnr(a, b) for a, b in zip(drawn, skeletons, strict=True)])),
+    }
+
+
+def fit_autoencoder(
+    folder: Path, pools: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 4000
+) -> AutoencoderKLWan | None:
+    """Fit the autoencoder in `folder`; return it with measured latent statistics, or None if time ran out."""
+    dancers = clip_pool(pools / f"dancers-{num_clips}.npy", 1_000_000, num_clips)
+    skeletons = clip_pool(pools / f"skeletons-{num_clips // 4}.npy", 1_000_000, num_clips // 4, skeletons=True)
+    unseen = clip_pool(pools / "unseen-48.npy", 9_000_000, 48)[:12]
+    unseen_skeletons = clip_pool(pools / "unseen-skeletons-48.npy", 9_000_000, 48, skeletons=True)[:6]
+    vae = new_autoencoder()
+
+    def loss(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        torch.manual_seed(step)
+        pixels = batch(dancers, skeletons, rng, step / steps)
+        decoded, kl = reconstruct(vae, pixels)
+        mse = torch.nn.functional.mse_loss(decoded, pixels)
+        return {"loss": mse + KL_WEIGHT * kl, "mse": mse.detach(), "kl": kl.detach()}
+
+    finished = fit(
+        vae,
+        loss,
+        folder,
+        steps=steps,
+        learning_rate=learning_rate,
+        ema_decay=0.995,
+        evaluate=lambda network: evaluate(network, np.asarray(unseen), np.asarray(unseen_skeletons)),
+        evaluate_every=250,
+        minutes=minutes,
+    )
+    if not finished:
+        return None
+    latents = torch.cat([encode_video(vae, clip).flatten(1) for clip in _calibration(dancers, skeletons)], dim=1)
+    vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
+    return vae
+
+
+def _calibration(dancers: np.ndarray, skeletons: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield clips whose latents give the statistics of the channels: three of dancers for one of a skeleton."""
+    yield from dancers[:192]
+    yield from skeletons[:64]

@@ -1,0 +1,68 @@
+"""Pools of drawn clips, kept on disk as one array so that a fit reads crops without drawing them again."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ...datasets.skeleton import PoseSequence, draw
+from ...datasets.storage.atomic import atomic_write
+from ... import datasets as _d
+try:
+    from ...datasets.toydance import toy_clip
+except ImportError:
+    toy_clip = None
+
+SIDE_PX = 64
+NUM_FRAMES = 33
+SKELETON_SIDE_PX = 96  # drawn at this side and shrunk: lines of a 64 pixel drawing would be too thick
+MIXTURE = {"easy": 0.65, "standard": 0.25, "hard": 0.1}
+"""Share of each difficulty in the data of the autoencoder and the other encoders."""
+
+
+def difficulty_of(index: int) -> str:
+    """Choose the difficulty of clip `index` of a pool, in the shares of `MIXTURE`."""
+    share = np.random.default_rng([index, 77]).random()
+    for name, size in MIXTURE.items():
+        share -= size
+        if share < 0:
+            return name
+    return "easy"
+
+
+def drawn_skeleton(pose: PoseSequence) -> np.ndarray:
+    """Draw a pose as the cache does for small clips: uint8 [F, 64, 64, 3]."""
+    large = draw(pose, SKELETON_SIDE_PX, SKELETON_SIDE_PX)
+    return np.stack([cv2.resize(frame, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA) for frame in large])
+
+
+def _pool_clip(arguments: tuple[int, int, bool]) -> np.ndarray:
+    first_seed, index, skeleton = arguments
+    clip = toy_clip(first_seed + index, difficulty_of(index), NUM_FRAMES, SIDE_PX)
+    return drawn_skeleton(clip.pose) if skeleton else clip.frames
+
+
+def clip_pool(path: Path, first_seed: int, num_clips: int, *, skeletons: bool = False) -> np.ndarray:
+    """Open the pool at `path`, drawing it first if it is missing: uint8 [num_clips, 33, 64, 64, 3], memory-mapped."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (num_clips, NUM_FRAMES, SIDE_PX, SIDE_PX, 3)
+        with atomic_write(path) as aside, ProcessPoolExecutor() as workers:
+            array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
+            tasks = ((first_seed, index, skeletons) for index in range(num_clips))
+            for index, frames in enumerate(workers.map(_pool_clip, tasks, chunksize=16)):
+                array[index] = frames
+            array.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def pool_digest(pool: np.ndarray) -> str:
+    """Return the SHA-256 of a pool's pixels."""
+    digest = hashlib.sha256()
+    for clip in pool:
+        digest.update(np.ascontiguousarray(clip))
+    return digest.hexdigest()
