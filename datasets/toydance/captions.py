@@ -1,0 +1,74 @@
+"""Say in words what a scene shows: a caption, and a dictionary of all that varies."""
+
+from __future__ import annotations
+
+from .look import Look
+from .scenes import Scene
+
+
+def attributes_of(scene: Scene) -> dict[str, str]:
+    """List what varies from scene to scene and can be seen, as words."""
+    look = scene.look
+    return {
+        "style": look.style,
+        "top": "dress" if look.bottom == "dress" else look.top,
+        "top_colour": look.top_colour,
+        "pattern": look.pattern,
+        "pattern_colour": look.pattern_colour if look.pattern != "plain" else "none",
+        "bottom": look.bottom,
+        "bottom_colour": look.bottom_colour,
+        "shoes": look.shoes,
+        "hair": look.hair,
+        "hair_colour": look.hair_colour if look.hair != "bald" else "none",
+        "hat": look.hat,
+        "hat_colour": look.hat_colour if look.hat != "none" else "none",
+        "glasses": "glasses" if look.glasses else "none",
+        "beard": "beard" if look.beard else "none",
+        "prop": look.prop,
+        "prop_colour": look.prop_colour if look.prop != "none" else "none",
+        "move": scene.steps.named("moves", scene.seconds)[0],
+        "arms": scene.steps.named("arms", scene.seconds)[0],
+        "wall": scene.wall,
+        "wall_colour": look.wall,
+    }
+
+
+def caption_of(scene: Scene) -> str:
+    """Describe a scene in a few plain sentences."""
+    look = scene.look
+    who = "A cartoon dancer" if look.cartoon else "A dancer"
+    moves = " and then ".join(scene.steps.named("moves", scene.seconds)[:3])
+    arms = " and then ".join(scene.steps.named("arms", scene.seconds)[:2])
+    return f"{who} with {_hair(look)}, in {_clothes(look)}{_extras(look)}, {moves}, and {arms}. {_wall(scene)}"
+
+
+def _hair(look: Look) -> str:
+    if look.hair == "bald":
+        return "no hair"
+    shape = {"bob": "a {} bob", "ponytail": "a {} ponytail", "bun": "a {} bun", "mohawk": "a {} mohawk"}
+    return shape.get(look.hair, look.hair + " {} hair").format(look.hair_colour)
+
+
+def _clothes(look: Look) -> str:
+    pattern = {"band": "with a {} band", "stripes": "with {} stripes", "dots": "with {} dots"}.get(look.pattern, "")
+    pattern = " " + pattern.format(look.pattern_colour) if pattern else ""
+    if look.bottom == "dress":
+        return f"{_article(look.top_colour)} dress{pattern} and {look.shoes} shoes"
+    bottom = f"{_article(look.bottom_colour) if look.bottom == 'skirt' else look.bottom_colour} {look.bottom}"
+    return f"{_article(look.top_colour)} {look.top}{pattern}, {bottom} and {look.shoes} shoes"
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def _extras(look: Look) -> str:
+    worn = [f"{_article(look.hat_colour)} {look.hat}"] if look.hat != "none" else []
+    worn += ["glasses"] if look.glasses else []
+    worn += ["a beard"] if look.beard else []
+    text = f", with {' and '.join(worn)}" if worn else ""
+    return text + (f", holding {_article(look.prop_colour)} {look.prop}" if look.prop != "none" else "")
+
+
+def _wall(scene: Scene) -> str:
+    return f"The wall behind is {scene.look.wall}, and the camera stands still."
