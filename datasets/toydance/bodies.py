@@ -35,7 +35,8 @@ def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
 def _add_leg(layers: Layers, figure: Figure, look: Look, joints: np.ndarray, unit: float, k: int) -> None:
     hip, knee, ankle = ((11, 12, 13), (8, 9, 10))[k]
     depth = figure.depth[:, [hip, knee, ankle]].mean(axis=1) - 0.06
-    layers.layer(depth)
+    # A skirt covers the legs from all sides.
+    layers.layer(np.minimum(depth, -0.01) if look.bottom in ("skirt", "dress") else depth)
     dark = 0.9 if k == 0 else 0.97
     skin = shade(look.skin, dark)
     cloth = shade(COLOURS[look.bottom_colour], dark)

@@ -119,6 +119,7 @@ def make_look(seed: int, odds: LookOdds) -> Look:
     clothes = sorted(COLOURS, key=lambda name: contrast(COLOURS[name], wall_colour(wall)))
     clothes = [name for name in clothes if contrast(COLOURS[name], wall_colour(wall)) > odds.min_contrast] or clothes
     clothes = [name for name in clothes[-7:] if contrast(COLOURS[name], skin) > 30] or clothes
+    clothes = [name for name in clothes if name != "brown" or skin in SKINS[:2]]  # brown on brown looks bare
     top_colour = pick(clothes)
     bottom_colour = pick([name for name in clothes if contrast(COLOURS[name], COLOURS[top_colour]) > 20] or clothes)
     others = [name for name in COLOURS if contrast(COLOURS[name], COLOURS[top_colour]) > 50]
