@@ -120,7 +120,7 @@ def _add_skirt(layers: Layers, joints: np.ndarray, unit: float, waist: np.ndarra
         [
             *((ends[:, k], 0.13 * unit) for k in (0, 1)),
             *((waist[:, k], 0.14 * unit) for k in (0, 1)),
-            *((hips[:, k], 0.22 * unit) for k in (0, 1)),
+            *((hips[:, k], 0.25 * unit) for k in (0, 1)),
         ],
         shade(colour, 0.95),
     )
