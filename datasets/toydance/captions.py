@@ -8,7 +8,7 @@ from .scenes import Scene
 
 def attributes_of(scene: Scene) -> dict[str, str]:
     """List what varies from scene to scene and can be seen, as words."""
-    look = scene.look
+    look, steps = scene.main.look, scene.main.steps
     return {
         "style": look.style,
         "top": "dress" if look.bottom == "dress" else look.top,
@@ -26,20 +26,25 @@ def attributes_of(scene: Scene) -> dict[str, str]:
         "beard": "beard" if look.beard else "none",
         "prop": look.prop,
         "prop_colour": look.prop_colour if look.prop != "none" else "none",
-        "move": scene.steps.named("moves", scene.seconds)[0],
-        "arms": scene.steps.named("arms", scene.seconds)[0],
+        "move": steps.named("moves", scene.seconds)[0],
+        "arms": steps.named("arms", scene.seconds)[0],
         "wall": scene.wall,
         "wall_colour": look.wall,
+        "framing": scene.framing,
+        "occluder": scene.occluder,
+        "light": scene.film.light,
+        "camera": scene.film.camera,
+        "blur": "motion blur" if scene.film.blur else "none",
     }
 
 
 def caption_of(scene: Scene) -> str:
     """Describe a scene in a few plain sentences."""
-    look = scene.look
+    look, steps = scene.main.look, scene.main.steps
     who = "A cartoon dancer" if look.cartoon else "A dancer"
-    moves = " and then ".join(scene.steps.named("moves", scene.seconds)[:3])
-    arms = " and then ".join(scene.steps.named("arms", scene.seconds)[:2])
-    return f"{who} with {_hair(look)}, in {_clothes(look)}{_extras(look)}, {moves}, and {arms}. {_wall(scene)}"
+    moves = " and then ".join(steps.named("moves", scene.seconds)[:3])
+    arms = " and then ".join(steps.named("arms", scene.seconds)[:2])
+    return f"{who} with {_hair(look)}, in {_clothes(look)}{_extras(look)}, {moves}, and {arms}. {_surroundings(scene)}"
 
 
 def _hair(look: Look) -> str:
@@ -70,5 +75,22 @@ def _extras(look: Look) -> str:
     return text + (f", holding {_article(look.prop_colour)} {look.prop}" if look.prop != "none" else "")
 
 
-def _wall(scene: Scene) -> str:
-    return f"The wall behind is {scene.look.wall}, and the camera stands still."
+def _surroundings(scene: Scene) -> str:
+    """Describe place, framing, light and camera."""
+    wall = {
+        "plain": "The wall behind is {}",
+        "panelled": "The panelled wall behind is {}",
+        "brick": "The brick wall behind is {}",
+        "window": "The wall behind is {} and has a window",
+        "stage": "The dancer is on a stage with a {} curtain",
+        "park": "The dancer is in a park under {} light",
+        "tiled": "The tiled wall behind is {}",
+    }[scene.wall].format(scene.main.look.wall)
+    sentences = [f"{wall}, and the camera {scene.film.camera}."]
+    if scene.framing == "waist up":
+        sentences.append("The dancer is seen from the waist up.")
+    if scene.occluder != "none":
+        sentences.append(f"{_article(scene.occluder).capitalize()} stands in front.")
+    if scene.film.light != "plain":
+        sentences.append(f"The light is {scene.film.light}.")
+    return " ".join(sentences)

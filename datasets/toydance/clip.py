@@ -8,8 +8,8 @@ import numpy as np
 
 from ..skeleton import PoseSequence
 from .captions import attributes_of, caption_of
-from .figure import with_visibility
-from .scenes import FPS, make_scene, render
+from .render import render
+from .scenes import FPS, make_scene
 
 
 class ToyClip(NamedTuple):
@@ -42,5 +42,5 @@ def toy_clip(
     """
     height, width = (size, size) if isinstance(size, int) else size
     scene = make_scene(seed, difficulty, num_frames, aspect=width / height, fps=fps)
-    frames, masks = render(scene, height, width)
-    return ToyClip(frames, with_visibility(scene.figure), masks, caption_of(scene), attributes_of(scene))
+    rendered = render(scene, height, width)
+    return ToyClip(rendered.frames, rendered.poses[0], rendered.masks, caption_of(scene), attributes_of(scene))

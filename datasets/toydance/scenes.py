@@ -2,56 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
-from .bodies import add_dancer
 from .choreography import Choreography, choreograph, dance_of
+from .difficulties import difficulty_of
 from .figure import Dance, Figure, joints_of, make_figure
-from .look import Look, LookOdds, make_look
-from .shapes import Layers
-from .walls import draw_wall
+from .film import Film, make_film
+from .look import Look, make_look
 
 FPS = 16.0
-_DIMMED = (np.arange(256) * 0.74).astype(np.uint8)
 _FASTEST = 1.22  # picture heights per second: 8 % of the picture in a frame, with room for the way of the whole body
 _MARGIN = 0.035  # of the picture, which the dancers keep free
 _REACH = 0.45  # of the length of a leg: how much wider than the body is a place that a dance may need
+_WAIST_UP = 1.75  # how much larger a dancer is who is seen from the waist up
 
 
 @dataclass(frozen=True)
-class Difficulty:
-    """What occurs in the scenes of a difficulty, and how often."""
+class Dancer:
+    """A dancer in the picture."""
 
-    look: LookOdds = field(default_factory=LookOdds)
-    stature: tuple[float, float] = (0.58, 0.7)
-    walls: tuple[str, ...] = ("plain",)
-
-
-DIFFICULTIES: dict[str, Difficulty] = {"easy": Difficulty()}
+    figure: Figure
+    look: Look
+    steps: Choreography
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a clip shows."""
+    """All that a clip shows; the first dancer is the main one."""
 
     seed: int
-    figure: Figure
-    look: Look
-    steps: Choreography
+    dancers: tuple[Dancer, ...]
     seconds: float
     wall: str
     floor: float
+    """where the floor begins, as a share of the picture's height; 1 or more: below the picture"""
+    framing: str
+    """whole body or waist up"""
+    occluder: str
+    film: Film
     shadow: bool = True
 
+    @property
+    def main(self) -> Dancer:
+        """The main dancer."""
+        return self.dancers[0]
 
-def difficulty_of(name: str) -> Difficulty:
-    """Look up a difficulty; raises `ValueError` for an unknown name."""
-    if name not in DIFFICULTIES:
-        raise ValueError(f"difficulty is {name!r}, expected one of {', '.join(DIFFICULTIES)}")
-    return DIFFICULTIES[name]
+    @property
+    def aspect(self) -> float:
+        """Width / height of the picture."""
+        return self.main.figure.aspect
+
+    def with_main(self, **changes: object) -> Scene:
+        """Replace fields of the main dancer."""
+        return replace(self, dancers=(replace(self.main, **changes), *self.dancers[1:]))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dancer stands and how large the dancer is."""
+
+    stature: float
+    x: float
+    """of the neck in frame 0, as a share of the picture's width"""
+    ground: float
+    """of the feet, as a share of the picture's height"""
+    left: float = 0.0
+    """part of the width that the dancer may use"""
+    right: float = 1.0
 
 
 def make_scene(
@@ -63,7 +82,7 @@ def make_scene(
     fps: float = FPS,
     dance_seed: int | None = None,
 ) -> Scene:
-    """Make the scene `seed`.
+    """Make the scene `seed` with one dancer.
 
     Args:
         seed: of all that is random.
@@ -77,17 +96,66 @@ def make_scene(
     rng = np.random.default_rng([seed, 4])
     look = make_look(seed, odds.look)
     stature = float(rng.uniform(*odds.stature)) * min(1.0, aspect**0.5)
-    look = replace(look, body=look.body.scaled(stature))
-    room = 0.5 * aspect / look.body.leg - _REACH
-    steps = choreograph(seed if dance_seed is None else dance_seed, num_frames / fps, room=(-room, room))
-    steps, dance = _slow_enough(steps, look, num_frames, fps)
-    floor = float(rng.uniform(0.9, 0.95))
-    start = (float(rng.uniform(0.42, 0.58)) * aspect, floor - look.body.ankle - 0.02 + _neck_over_floor(look, dance))
-    dance = replace(dance, path=_inside(look, dance, start, aspect))
-    figure = make_figure(look.body, dance, start, aspect)
-    return Scene(
-        seed, figure, look, steps, num_frames / fps, str(rng.choice(odds.walls)), float(floor - rng.uniform(0.08, 0.14))
+    ground = float(rng.uniform(0.9, 0.95))
+    place = Place(stature, float(rng.uniform(*odds.x)), ground)
+    wall, edge = str(rng.choice(odds.walls)), float(ground - rng.uniform(0.08, 0.14))
+    # Later draws have a generator of their own, so that what is added there changes nothing above.
+    rng = np.random.default_rng([seed, 5])
+    framing = "waist up" if rng.random() < odds.waist_up else "whole body"
+    occluder = str(rng.choice(odds.occluders)) if rng.random() < odds.occlusion else "none"
+    film = make_film(rng, odds.film)
+    dancer = make_dancer(
+        look, place, seed if dance_seed is None else dance_seed, num_frames, aspect=aspect, fps=fps, framing=framing
     )
+    floor = edge if framing == "whole body" else 1.2
+    return Scene(seed, (dancer,), num_frames / fps, wall, floor, framing, occluder, film)
+
+
+def make_duo(seed: int, difficulty: str = "easy", num_frames: int = 33, *, aspect: float = 1.0, fps: float = FPS) -> Scene:
+    """Make the scene `seed` with two dancers side by side, each with a dance of its own."""
+    scene = make_scene(seed, difficulty, num_frames, aspect=aspect, fps=fps)
+    odds = difficulty_of(difficulty)
+    rng = np.random.default_rng([seed, 9])
+    stature = float(rng.uniform(0.46, 0.54)) * min(1.0, aspect**0.5)
+    first = replace(make_look(seed, odds.look), prop="none")
+    second = make_look(seed + 1_000_000_007, odds.look)
+    # The second one is seen in front of the wall of the first.
+    second = next(
+        (look for look in (make_look(seed + 1_000_000_007 + k, odds.look) for k in range(40)) if look.wall == first.wall),
+        second,
+    )
+    dancers = tuple(
+        make_dancer(replace(look, prop="none"), place, dance_seed, num_frames, aspect=aspect, fps=fps)
+        for look, place, dance_seed in (
+            (first, Place(stature, 0.27, 0.93, 0.0, 0.52), seed),
+            (second, Place(stature * float(rng.uniform(0.88, 0.98)), 0.74, 0.92, 0.48, 1.0), seed + 500_000_003),
+        )
+    )
+    return replace(scene, dancers=dancers, framing="whole body", occluder="none", floor=0.82)
+
+
+def make_dancer(
+    look: Look,
+    place: Place,
+    dance_seed: int,
+    num_frames: int,
+    *,
+    aspect: float,
+    fps: float,
+    framing: str = "whole body",
+    dance: Dance | None = None,
+) -> Dancer:
+    """Let a dancer dance at a place, without leaving it; a `dance` that is given replaces the procedural one."""
+    whole = framing == "whole body"
+    look = replace(look, body=look.body.scaled(place.stature * (1.0 if whole else _WAIST_UP)))
+    room = 0.5 * aspect * (place.right - place.left) / look.body.leg - _REACH
+    steps = choreograph(dance_seed, num_frames / fps, room=(-room, room), gentle=not whole)
+    if dance is None:
+        steps, dance = _slow_enough(steps, look, num_frames, fps)
+    y = place.ground - look.body.ankle - 0.02 + _neck_over_floor(look, dance) if whole else 0.44
+    start = (place.x * aspect, y)
+    dance = replace(dance, path=_inside(look, dance, start, (place.left * aspect, place.right * aspect)))
+    return Dancer(make_figure(look.body, dance, start, aspect), look, steps)
 
 
 def _slow_enough(steps: Choreography, look: Look, num_frames: int, fps: float) -> tuple[Choreography, Dance]:
@@ -106,57 +174,14 @@ def _neck_over_floor(look: Look, dance: Dance) -> float:
     return -float(joints_of(look.body, dance[:1])[0, [10, 13], 1].max())
 
 
-def _inside(look: Look, dance: Dance, start: tuple[float, float], aspect: float) -> np.ndarray:
-    """Keep a path so far from the sides that hands and feet stay in the picture."""
+def _inside(look: Look, dance: Dance, start: tuple[float, float], limits: tuple[float, float]) -> np.ndarray:
+    """Keep a path so far from the sides that hands and feet stay between the limits."""
     joints = joints_of(look.body, dance)[..., 0]
     hands = 0.3 * look.body.arm
-    low = _MARGIN * aspect - joints.min(axis=1) + hands
-    high = (1 - _MARGIN) * aspect - joints.max(axis=1) - hands
+    margin = _MARGIN * (limits[1] - limits[0])
+    low = limits[0] + margin - joints.min(axis=1) + hands
+    high = limits[1] - margin - joints.max(axis=1) - hands
     path = dance.path.copy()
     path[:, 0] = np.where(low < high, np.clip(start[0] + path[:, 0], low, np.maximum(low, high)), (low + high) / 2)
     path[:, 0] -= start[0]
     return path
-
-
-def render(scene: Scene, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene: frames uint8 [F, height, width, 3] RGB, and the dancer's silhouettes bool [F, height, width]."""
-    factor = 2 if height < 400 else 1
-    large = (height * factor, width * factor)
-    layers = Layers(
-        len(scene.figure), outline=0.011 * large[0] if scene.look.cartoon else 0.0, corners=12 if large[0] < 200 else 16
-    )
-    add_dancer(layers, scene.figure, scene.look, large[0])
-    painter = layers.finish()
-    wall = draw_wall(scene.wall, scene.look.wall, scene.seed, *large, scene.floor)
-    background = np.dstack([wall, np.zeros(large, np.uint8)])
-    shadows = _shadows(scene, *large) if scene.shadow else None
-    frames = np.empty((len(scene.figure), height, width, 4), np.uint8)
-    for k in range(len(frames)):
-        canvas = background.copy()
-        if shadows is not None:
-            _cast(canvas, *shadows[k])
-        painter.paint(canvas, k)
-        cv2.resize(canvas, (width, height), dst=frames[k], interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(frames[..., :3]), frames[..., 3] > 127
-
-
-def _shadows(scene: Scene, height: int, width: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Compute the ellipses (centre, half axes) of the shadow on the floor."""
-    body = scene.figure.pose.body
-    ankles = body[:, [10, 13]] * [width, height]
-    ground = float(ankles[0, :, 1].max()) + scene.look.body.ankle * height
-    x = 0.6 * ankles[..., 0].mean(axis=1) + 0.4 * body[:, [8, 11], 0].mean(axis=1) * width
-    half = 0.5 * np.abs(ankles[:, 0, 0] - ankles[:, 1, 0]) + 0.45 * scene.look.body.torso * height
-    flat = 0.13 * scene.look.body.torso * height
-    return [((round(a), round(ground)), (round(b), round(flat))) for a, b in zip(x, half, strict=True)]
-
-
-def _cast(canvas: np.ndarray, centre: tuple[int, int], axes: tuple[int, int]) -> None:
-    top, bottom = max(centre[1] - axes[1], 0), min(centre[1] + axes[1] + 1, canvas.shape[0])
-    left, right = max(centre[0] - axes[0], 0), min(centre[0] + axes[0] + 1, canvas.shape[1])
-    if top >= bottom or left >= right:
-        return
-    part = canvas[top:bottom, left:right]
-    dark = np.zeros(part.shape[:2], np.uint8)
-    cv2.ellipse(dark, (centre[0] - left, centre[1] - top), axes, 0, 0, 360, 1, -1)
-    cv2.copyTo(cv2.LUT(part, _DIMMED), dark, part)

@@ -39,7 +39,10 @@ class Layers:
     num_frames: int
     outline: float = 0.0
     corners: int = 18
+    behind: float = 0.0
+    """how far the following layers are behind what their depths say"""
     keys: list[np.ndarray] = field(default_factory=list)
+    _growths: list[float] = field(default_factory=list)
     _discs: list[list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[int, ...], list[bool] | None]]] = (
         field(default_factory=list)
     )
@@ -47,7 +50,8 @@ class Layers:
 
     def layer(self, depth: np.ndarray | float) -> int:
         """Open a layer at a depth [F]; nearer layers are painted later."""
-        self.keys.append(np.broadcast_to(np.asarray(depth, np.float64), (self.num_frames,)))
+        self.keys.append(np.broadcast_to(np.asarray(depth, np.float64) - self.behind, (self.num_frames,)))
+        self._growths.append(self.outline)
         self._discs.append([])
         return len(self.keys) - 1
 
@@ -89,25 +93,27 @@ class Layers:
         centre, radius = discs[0]
         self.disc(centre, radius, colour, shown, layer)
 
-    def finish(self) -> Painter:
-        """Compute all polygons."""
+    def finish(self, origin: tuple[int, int] = (0, 0)) -> Painter:
+        """Compute all polygons, moved so that (0, 0) is at `origin` (x, y) of the canvas."""
         flat = [shape for layer in self._discs for shape in layer]
-        starts, ends = (np.stack([shape[k] for shape in flat]) for k in (0, 1))
+        starts, ends = (np.stack([shape[k] for shape in flat]) + np.asarray(origin) for k in (0, 1))
         start_radii, end_radii = (np.stack([shape[k] for shape in flat]) for k in (2, 3))
+        growth = np.concatenate([np.full(len(layer), g) for layer, g in zip(self._discs, self._growths, strict=True)])
         polygons = _capsules(starts, ends, start_radii, end_radii, self.corners)
-        grown = (
-            _capsules(starts, ends, start_radii + self.outline, end_radii + self.outline, self.corners)
-            if self.outline
-            else None
-        )
+        grown = None
+        if growth.any():
+            wider = growth[:, None].astype(np.float32)
+            grown = _capsules(starts, ends, start_radii + wider, end_radii + wider, self.corners)
         shapes, position = [], 0
         for index, layer in enumerate(self._discs):
             row = []
             for k, (*_, colour, shown) in enumerate(layer):
-                polygon, outline = polygons[position], None if grown is None else grown[position]
+                outlined = grown is not None and growth[position] > 0
+                polygon, outline = polygons[position], grown[position] if grown is not None and outlined else None
                 if (index, k) in self._hulls:
-                    polygon = _hulls(self._hulls[index, k], 0.0)
-                    outline = _hulls(self._hulls[index, k], self.outline) if self.outline else None
+                    discs = [(centre + np.asarray(origin), radius) for centre, radius in self._hulls[index, k]]
+                    polygon = _hulls(discs, 0.0)
+                    outline = _hulls(discs, growth[position]) if outlined else None
                 row.append(_Shape(colour, shown, polygon, outline))
                 position += 1
             shapes.append(row)
