@@ -16,8 +16,8 @@ from ..skeleton import PoseSequence
 from ..storage.atomic import atomic_write
 from ..supplied_poses import load_supplied_pose, save_supplied_pose
 from ..video import encode
-from .drawing import draw_dancer, draw_dancers
-from .figure import COLOURS, dance, dancer_look, toy_pose
+from .drawing_flat import draw_dancer, draw_dancers
+from .figure_flat import COLOURS, dance, dancer_look, toy_pose
 
 __all__ = ["draw_dancer", "load_supplied_pose", "make_toy_clips", "make_toy_pairs", "save_supplied_pose", "toy_pose"]
 

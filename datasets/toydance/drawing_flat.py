@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ..skeleton import PoseSequence
-from .figure import COLOURS, Colour, Look, dancer_look
+from .figure_flat import COLOURS, Colour, Look, dancer_look
 
 _SUPERSAMPLING = 2
 _SUBPIXEL_BITS = 4
