@@ -1,4 +1,4 @@
-"""Fit the small autoencoder: diffusers' `AutoencoderKLWan`, 4 × 8 × 8 pixels to 16 numbers, on ToyDance and skeletons."""
+"""Fit the small autoencoder (`AutoencoderKLWan`, 4 × 8 × 8 pixels to 16 numbers) on dancers and skeletons."""
 
 from __future__ import annotations
 

@@ -115,9 +115,7 @@ class CachedClips:
         null = NullConditions(
             pose_latents=self._null.pose_latents.expand(count, -1, -1, -1, -1),
             pose_image_embeds=self._null.pose_image_embeds.expand(count, -1, -1),
-            prompt_embeds=None
-            if self._null.prompt_embeds is None
-            else self._null.prompt_embeds.expand(count, -1, -1),
+            prompt_embeds=None if self._null.prompt_embeds is None else self._null.prompt_embeds.expand(count, -1, -1),
         )
         conditions = Conditions(
             image_latents=with_frame_mask(stack("image_latents")),

@@ -11,11 +11,7 @@ import numpy as np
 
 from ...datasets.skeleton import PoseSequence, draw
 from ...datasets.storage.atomic import atomic_write
-from ... import datasets as _d
-try:
-    from ...datasets.toydance import toy_clip
-except ImportError:
-    toy_clip = None
+from ...datasets.toydance import toy_clip
 
 SIDE_PX = 64
 NUM_FRAMES = 33

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from ...datasets.toydance import toy_clip
 from ..encoders import CLIP_MEAN, CLIP_STD
 from ..image_encoder import OpenCLIPImageEncoder
-from .clips import SIDE_PX, difficulty_of, drawn_skeleton
+from .clips import NUM_FRAMES, SIDE_PX, difficulty_of, drawn_skeleton
 from .fitting import fit
 
 IMAGE_SIZES: dict[str, Any] = {
@@ -46,23 +46,28 @@ class Still:
     attributes: dict[str, str]
 
 
-def draw_still(seed: int) -> Still:
-    """Draw one random frame of clip `seed`, mirrored with its joints for half of the seeds."""
-    clip = toy_clip(seed, difficulty_of(seed), 5, SIDE_PX)
-    return Still(
-        picture=clip.frames[0],
-        skeleton=drawn_skeleton(clip.pose[:1])[0],
-        joints=clip.pose.body[0].astype(np.float32),
-        visible=clip.pose.body_visible[0],
-        caption=clip.caption,
-        attributes=clip.attributes,
-    )
+def draw_stills(seed: int) -> list[Still]:
+    """Draw clip `seed` and keep its first frame and another one."""
+    clip = toy_clip(seed, difficulty_of(seed), NUM_FRAMES, SIDE_PX)
+    frames = (0, int(np.random.default_rng([seed, 6]).integers(1, NUM_FRAMES)))
+    skeletons = drawn_skeleton(clip.pose[list(frames)])
+    return [
+        Still(
+            picture=clip.frames[frame].copy(),
+            skeleton=skeleton,
+            joints=clip.pose.body[frame].astype(np.float32),
+            visible=clip.pose.body_visible[frame],
+            caption=clip.caption,
+            attributes=clip.attributes,
+        )
+        for frame, skeleton in zip(frames, skeletons, strict=True)
+    ]
 
 
-def draw_stills(first_seed: int, count: int) -> list[Still]:
-    """Draw `count` stills in all cores."""
+def _draw(first_seed: int, num_clips: int) -> list[Still]:
     with ProcessPoolExecutor() as workers:
-        return list(workers.map(draw_still, range(first_seed, first_seed + count), chunksize=64))
+        drawn = workers.map(draw_stills, range(first_seed, first_seed + num_clips), chunksize=32)
+        return [still for stills in drawn for still in stills]
 
 
 def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -84,7 +89,9 @@ def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
     vocabulary += [(piece, scores[piece]) for piece, _ in pieces if piece != "<unk>"]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=True))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFKC(), spaces
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
@@ -183,10 +190,10 @@ def evaluate(
 
 
 def fit_encoders(
-    folder: Path, *, steps: int, learning_rate: float, minutes: float, num_stills: int = 12_000
+    folder: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 6000
 ) -> dict[str, Any] | None:
     """Fit tokenizer, text encoder and image tower in `folder`; return the components, or None if time ran out."""
-    stills, unseen = draw_stills(1_000_000, num_stills), draw_stills(9_000_000, 256)
+    stills, unseen = _draw(1_000_000, num_clips), _draw(9_000_000, 128)
     names = sorted(stills[0].attributes)
     classes = {name: sorted({still.attributes[name] for still in [*stills, *unseen]}) for name in names}
     tokenizer = train_tokenizer(still.caption for still in stills)

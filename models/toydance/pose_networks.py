@@ -53,15 +53,11 @@ class KeypointNetwork(nn.Module):
         return x.sub(x.amax(-1, keepdim=True)).exp() * peak, y.sub(y.amax(-1, keepdim=True)).exp() * peak
 
 
-def keypoint_loss(
-    network: KeypointNetwork, crops: Tensor, points: Tensor, visible: Tensor
-) -> dict[str, Tensor]:
+def keypoint_loss(network: KeypointNetwork, crops: Tensor, points: Tensor, visible: Tensor) -> dict[str, Tensor]:
     """Return the cross-entropy of visible points [N,133,2], in pixels of the crop, and of the visibility [N,133]."""
     x, y, logits = network.logits(crops)
     seen = visible.float()
-    places = (
-        _cross_entropy(x, points[..., 0] * SPLIT) + _cross_entropy(y, points[..., 1] * SPLIT)
-    ) * seen
+    places = (_cross_entropy(x, points[..., 0] * SPLIT) + _cross_entropy(y, points[..., 1] * SPLIT)) * seen
     located = places.sum() / seen.sum().clamp(min=1)
     found = F.binary_cross_entropy_with_logits(logits, seen)
     return {"loss": located + 2 * found, "places": located.detach(), "visibility": found.detach()}

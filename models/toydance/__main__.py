@@ -1,0 +1,55 @@
+"""Make the small networks: `python -m steadydancer.models.toydance autoencoder|encoders|pose|base --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from .autoencoder import fit_autoencoder
+from .base import fit_base
+from .encoders import fit_encoders
+from .pose import fit_pose
+
+STEPS = {"autoencoder": 6000, "encoders": 3000, "pose": 5000, "base": 3000}
+LEARNING_RATES = {"autoencoder": 3e-3, "encoders": 2e-3, "pose": 2e-3, "base": 2e-3}
+
+
+def main() -> None:
+    """Fit one part, or resume it; the components are written to `--out/components` when it is finished."""
+    parser = argparse.ArgumentParser(prog="python -m steadydancer.models.toydance", description=__doc__)
+    parser.add_argument("part", choices=STEPS)
+    parser.add_argument("--out", type=Path, default=Path("build/toydance"), help="folder of states and components")
+    parser.add_argument("--latents", type=Path, help="latents folder, for `base`")
+    parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped weights)")
+    parser.add_argument("--minutes", type=float, default=140.0, help="stop after this time; run again to resume")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # the order of sums, and so the bits, depend on the number of threads
+    steps = options.steps or STEPS[options.part]
+    settings = {"steps": steps, "learning_rate": LEARNING_RATES[options.part], "minutes": options.minutes}
+    folder, components = options.out / options.part, options.out / "components"
+    match options.part:
+        case "autoencoder":
+            vae = fit_autoencoder(folder, options.out / "pools", **settings)
+            made = vae and {"vae": vae.half()}
+        case "encoders":
+            made = fit_encoders(folder, **settings)
+            made = made and {name: part.half() if hasattr(part, "half") else part for name, part in made.items()}
+        case "pose":
+            made = {} if fit_pose(folder, **settings) else None
+        case _:
+            if options.latents is None:
+                parser.error("base: give --latents, a folder that `steadydancer cache --preset toydance` wrote")
+            base = fit_base(folder, options.latents, **settings)
+            made = base and {"transformer": base.half()}
+    if made is None:
+        print(json.dumps({"part": options.part, "finished": False, "next": "run the same command again"}))
+        return
+    for name, component in made.items():
+        component.save_pretrained(components / name)
+
+
+if __name__ == "__main__":
+    main()
