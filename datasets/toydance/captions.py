@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .look import Look
-from .scenes import Scene
+from .scenes import Dancer, Scene
 
 
 def attributes_of(scene: Scene) -> dict[str, str]:
@@ -40,11 +40,16 @@ def attributes_of(scene: Scene) -> dict[str, str]:
 
 def caption_of(scene: Scene) -> str:
     """Describe a scene in a few plain sentences."""
-    look, steps = scene.main.look, scene.main.steps
+    sentences = [f"{_dancer(dancer, scene.seconds)}." for dancer in scene.dancers]
+    return " ".join([*sentences, _surroundings(scene)])
+
+
+def _dancer(dancer: Dancer, seconds: float) -> str:
+    look = dancer.look
     who = "A cartoon dancer" if look.cartoon else "A dancer"
-    moves = " and then ".join(steps.named("moves", scene.seconds)[:3])
-    arms = " and then ".join(steps.named("arms", scene.seconds)[:2])
-    return f"{who} with {_hair(look)}, in {_clothes(look)}{_extras(look)}, {moves}, and {arms}. {_surroundings(scene)}"
+    moves = " and then ".join(dancer.steps.named("moves", seconds)[:3])
+    arms = " and then ".join(dancer.steps.named("arms", seconds)[:2])
+    return f"{who} with {_hair(look)}, in {_clothes(look)}{_extras(look)}, {moves}, and {arms}"
 
 
 def _hair(look: Look) -> str:

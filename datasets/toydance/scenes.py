@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .choreography import Choreography, choreograph, dance_of
+from .choreography import FREE_DANCE, Choreography, choreograph, dance_of
 from .difficulties import difficulty_of
 from .figure import Dance, Figure, joints_of, make_figure
 from .film import Film, make_film
@@ -81,6 +81,9 @@ def make_scene(
     aspect: float = 1.0,
     fps: float = FPS,
     dance_seed: int | None = None,
+    still: bool = False,
+    whole_body: bool = False,
+    dance: Dance | None = None,
 ) -> Scene:
     """Make the scene `seed` with one dancer.
 
@@ -91,6 +94,9 @@ def make_scene(
         aspect: width / height of the picture.
         fps: frames per second.
         dance_seed: of the dance; None: `seed`.
+        still: film with a still camera and nothing in front, as a truth needs that must be exact.
+        whole_body: do not show the dancer from the waist up.
+        dance: replaces the procedural one.
     """
     odds = difficulty_of(difficulty)
     rng = np.random.default_rng([seed, 4])
@@ -101,17 +107,20 @@ def make_scene(
     wall, edge = str(rng.choice(odds.walls)), float(ground - rng.uniform(0.08, 0.14))
     # Later draws have a generator of their own, so that what is added there changes nothing above.
     rng = np.random.default_rng([seed, 5])
-    framing = "waist up" if rng.random() < odds.waist_up else "whole body"
+    framing = "waist up" if rng.random() < odds.waist_up and not whole_body else "whole body"
     occluder = str(rng.choice(odds.occluders)) if rng.random() < odds.occlusion else "none"
     film = make_film(rng, odds.film)
-    dancer = make_dancer(
-        look, place, seed if dance_seed is None else dance_seed, num_frames, aspect=aspect, fps=fps, framing=framing
-    )
+    if still:
+        occluder, film = "none", replace(film, shake=0.0, pan=(0.0, 0.0), zoom=0.0, blur=0.0)
+    dance_seed = seed if dance_seed is None else dance_seed
+    dancer = make_dancer(look, place, dance_seed, num_frames, aspect=aspect, fps=fps, framing=framing, dance=dance)
     floor = edge if framing == "whole body" else 1.2
     return Scene(seed, (dancer,), num_frames / fps, wall, floor, framing, occluder, film)
 
 
-def make_duo(seed: int, difficulty: str = "easy", num_frames: int = 33, *, aspect: float = 1.0, fps: float = FPS) -> Scene:
+def make_duo(
+    seed: int, difficulty: str = "easy", num_frames: int = 33, *, aspect: float = 1.0, fps: float = FPS
+) -> Scene:
     """Make the scene `seed` with two dancers side by side, each with a dance of its own."""
     scene = make_scene(seed, difficulty, num_frames, aspect=aspect, fps=fps)
     odds = difficulty_of(difficulty)
@@ -121,7 +130,11 @@ def make_duo(seed: int, difficulty: str = "easy", num_frames: int = 33, *, aspec
     second = make_look(seed + 1_000_000_007, odds.look)
     # The second one is seen in front of the wall of the first.
     second = next(
-        (look for look in (make_look(seed + 1_000_000_007 + k, odds.look) for k in range(40)) if look.wall == first.wall),
+        (
+            look
+            for look in (make_look(seed + 1_000_000_007 + k, odds.look) for k in range(40))
+            if look.wall == first.wall
+        ),
         second,
     )
     dancers = tuple(
@@ -149,8 +162,9 @@ def make_dancer(
     whole = framing == "whole body"
     look = replace(look, body=look.body.scaled(place.stature * (1.0 if whole else _WAIST_UP)))
     room = 0.5 * aspect * (place.right - place.left) / look.body.leg - _REACH
-    steps = choreograph(dance_seed, num_frames / fps, room=(-room, room), gentle=not whole)
+    steps = FREE_DANCE
     if dance is None:
+        steps = choreograph(dance_seed, num_frames / fps, room=(-room, room), gentle=not whole)
         steps, dance = _slow_enough(steps, look, num_frames, fps)
     y = place.ground - look.body.ankle - 0.02 + _neck_over_floor(look, dance) if whole else 0.44
     start = (place.x * aspect, y)
