@@ -17,9 +17,9 @@ from ..supplied_poses import load_supplied_pose
 from ..video import decode, frame_times_s
 from .captions import caption_of
 from .colours import contrast
+from .difficulties import difficulty_of
 from .files import write_bytes, write_clip
 from .film import Film
-from .difficulties import difficulty_of
 from .look import make_look, wall_colour
 from .render import render
 from .scenes import Scene, make_duo, make_scene
@@ -67,11 +67,11 @@ def make_toy_clips(
     fps: float = FPS,
     sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> list[Path]:
-    """Write `num_good` good clips and some flawed ones, with keypoints and captions; the same seed gives the same bytes.
+    """Write `num_good` good clips and some flawed ones, with keypoints and captions.
 
-    The flaws: `static` (no motion), `cut_short` (two scenes, each shorter than 2.06 s = 33 frames at 16 fps), `cut_long`
-    (the second scene is long enough for a clip), `dark`, `two_people`, `truncated` (half of a file), `shaky` (the camera
-    jumps about), `duplicate` (the first good clip, encoded once more).
+    The same seed gives the same bytes. The flaws: `static` (no motion), `cut_short` (two scenes, each shorter than
+    2.06 s = 33 frames at 16 fps), `cut_long` (the second scene is long enough for a clip), `dark`, `two_people`,
+    `truncated` (half of a file), `shaky` (the camera jumps), `duplicate` (the first good clip, encoded again).
 
     Args:
         directory: of the clips.

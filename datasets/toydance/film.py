@@ -86,10 +86,10 @@ def make_film(rng: np.random.Generator, odds: FilmOdds) -> Film:
     )
 
 
-def camera_path(film: Film, seed: int, num_frames: int, aspect: float) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the zoom [F] and shift [F, 2] in picture heights: a point p is seen at centre + zoom · (p − centre) + shift.
+def camera_path(film: Film, seed: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the zoom [F] and the shift [F, 2] in picture heights.
 
-    The first frame of a pan or zoom shows the scene as it is.
+    A point p is seen at centre + zoom · (p − centre) + shift. A pan or zoom begins with the scene as it is.
     """
     rng = np.random.default_rng([seed, 6])
     t = np.linspace(0, 1, num_frames) if num_frames > 1 else np.zeros(num_frames)

@@ -48,10 +48,10 @@ def make_pair(
     aspect: float = 1.0,
     driving_aspect: float = 1.0,
 ) -> Pair:
-    """Make pair `seed`: its dancers are scenes `3 · seed` (reference), `3 · seed + 1` (driving), `3 · seed + 2` (wrong).
+    """Make pair `seed` of the scenes `3 · seed` (reference), `3 · seed + 1` (driving) and `3 · seed + 2` (wrong).
 
-    They differ in body, clothes, place, size and often in style. Cameras stand still and nothing is in front, so that the
-    truth is exact; walls, light and props follow the difficulty.
+    They differ in body, clothes, place, size and often in style. Cameras stand still and nothing is in front of the
+    dancers, so that the truth is exact; walls, light and props follow the difficulty.
 
     Args:
         seed: of the pair.
@@ -122,10 +122,10 @@ def make_toy_pairs(
 ) -> Path:
     """Write an evaluation set with ground truth and return the path of its `pairs.jsonl`.
 
-    `images/ID.png` shows a dancer, `driving/ID.mp4` another one, and `truth/ID.mp4` the first dancer in the dance of the
-    other, which is the perfect render; `wrong/ID.mp4` shows the first dancer in the dance of a third one. Beside truth
-    and wrong are silhouettes (`load_masks`) and keypoints. Videos have 16 fps. `pairs.jsonl` has the columns id, image,
-    driving and prompt; its paths are relative to it. None of the dancers appears in `make_toy_clips`.
+    `images/ID.png` shows a dancer, `driving/ID.mp4` another one, and `truth/ID.mp4` the first dancer in the dance of
+    the other, which is the perfect render; `wrong/ID.mp4` shows the first dancer in the dance of a third one. Beside
+    the latter two are silhouettes (`load_masks`) and keypoints. Videos have 16 fps. `pairs.jsonl` has the columns id,
+    image, driving and prompt; its paths are relative to it. None of the dancers appears in `make_toy_clips`.
 
     Args:
         directory: of the set.

@@ -1,7 +1,7 @@
 """Four-legged dancers: a seeded animal seen from the side, its keypoints as a human skeleton, and its picture.
 
-The joints are those of `models.pose.animal`: front legs are arms, hind legs are legs, and ears, which the networks do not
-find, are marked as unseen behind the eyes.
+The joints are those of `models.pose.animal`: front legs are arms, hind legs are legs, and ears, which the network does
+not find, are marked as unseen behind the eyes.
 """
 
 from __future__ import annotations

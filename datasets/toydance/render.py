@@ -95,7 +95,7 @@ class _View:
     def __init__(self, picture: _Picture, scene: Scene, offset: float) -> None:
         self._picture, self._scene = picture, scene
         self._figures = [_later(dancer.figure, offset) for dancer in scene.dancers]
-        zoom, shift = camera_path(scene.film, scene.seed, len(self._figures[0]), scene.aspect)
+        zoom, shift = camera_path(scene.film, scene.seed, len(self._figures[0]))
         self._zoom, self._shift = _between(zoom, offset), _between(shift, offset)
         self._painter = self._paint(picture, scene)
         self._shadows = [

@@ -104,10 +104,9 @@ def _dance(points: np.ndarray, head: np.ndarray, body: Body, fps: float) -> Danc
     hips = _frame(towards(right[:, 3], left[:, 3]), np.array([0.0, 1.0, 0.0]))
     skull = _head(head, depth)
     toes = 0.9 * hips[:, None, :, 2] + np.array([1.0, -1.0])[:, None] * 0.45 * hips[:, None, :, 0]
-    dance = Dance(
-        path=np.zeros((len(points), 2)), chest=chest, hips=hips, head=skull, spine=spine,
-        upper_arms=directions(0, 1), forearms=directions(1, 2), thighs=directions(3, 4), shins=directions(4, 5), feet=toes,
-    )  # fmt: skip
+    arms = (directions(0, 1), directions(1, 2))
+    legs = (directions(3, 4), directions(4, 5))
+    dance = Dance(np.zeros((len(points), 2)), chest, hips, skull, spine, *arms, *legs, toes)
     leg = np.linalg.norm(np.diff(left[:, 3:], axis=1), axis=-1).sum(axis=1).mean()
     ankles = points[:, [5, 11], 1]
     above = (ankles.max() - ankles.max(axis=1)) * body.leg / leg
