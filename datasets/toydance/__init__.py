@@ -4,7 +4,8 @@ from ..supplied_poses import load_supplied_pose, save_supplied_pose
 from .clip import ToyClip, toy_clip
 from .clips import make_toy_clips
 from .files import load_masks
-from .flat import draw_dancer, toy_pose
+from .flat import toy_pose
+from .flat_drawing import draw_dancer
 from .pairs import make_toy_pairs
 
 __all__ = [

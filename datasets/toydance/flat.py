@@ -1,32 +1,46 @@
-"""A flat dance: keypoints of a seeded body whose bones keep their lengths in the picture, for any number of frames.
+"""A flat dancer: a seeded body whose bones keep their lengths in the picture, and its keypoints in a seeded dance.
 
-Without depth and turns, each frame can serve as a reference picture. The clips and pairs show richer dances
-(`choreography`); this one stays for keypoints alone.
+Without depth and turns, each frame can serve as a reference picture, and aligning one dancer's pose to another's
+picture gives exactly the pose in which the other dances the same dance. Tests of scores and keypoints use this dancer;
+the clips and pairs show richer ones (`scenes`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from ..skeleton import PoseSequence
-from .bodies import add_dancer
-from .difficulties import difficulty_of
-from .figure import Dance as SpatialDance
-from .figure import Figure
-from .look import Body, Look, make_look
-from .shapes import Layers
-from .walls import draw_wall
+from .colours import Colour
 
+COLOURS: dict[str, Colour] = {
+    "red": (205, 45, 50),
+    "orange": (232, 135, 40),
+    "yellow": (235, 205, 75),
+    "green": (60, 150, 80),
+    "turquoise": (60, 175, 175),
+    "blue": (55, 95, 190),
+    "violet": (125, 75, 165),
+    "pink": (225, 130, 165),
+    "white": (235, 233, 228),
+    "grey": (125, 128, 135),
+}
+_SKINS: list[Colour] = [(244, 205, 175), (224, 172, 130), (176, 122, 84), (110, 74, 52)]
+_HAIRS: list[Colour] = [(35, 28, 25), (95, 60, 35), (165, 110, 60), (200, 165, 95)]
 _FLOOR_Y = 0.92
 
 
 @dataclass(frozen=True)
-class FlatBody:
-    """Lengths of limbs in picture heights."""
+class Look:
+    """Body, clothes and background of a dancer. Lengths are relative to the height of the picture."""
 
+    shirt: str
+    trousers: str
+    wall: str
+    skin: Colour
+    hair: Colour
+    long_hair: bool
     head: float
     shoulder: float
     torso: float
@@ -36,7 +50,7 @@ class FlatBody:
 
 
 @dataclass(frozen=True)
-class FlatDance:
+class Dance:
     """Joint angles [F] in radians, and the shift of the body [F] in picture heights."""
 
     lean: np.ndarray
@@ -51,18 +65,25 @@ class FlatDance:
     arms_go_high: bool
 
 
-def flat_body(seed: int) -> FlatBody:
-    """Choose the proportions of dancer `seed`."""
+def dancer_look(seed: int) -> Look:
+    """Choose clothes, colours and proportions of dancer `seed`."""
     rng = np.random.default_rng([seed, 1])
-    rng.choice(10)  # these three draws were colours; seeds keep their bodies
-    rng.choice(6, 2, replace=False)
+    wall = str(rng.choice(list(COLOURS)))
+    # Clothes differ from the wall in brightness too, so that the dancer is visible.
+    clothes = sorted(COLOURS, key=lambda name: abs(sum(COLOURS[name]) - sum(COLOURS[wall])))[-6:]
+    shirt, trousers = rng.choice(clothes, 2, replace=False)
     stature = rng.uniform(0.63, 0.72)
 
     def length(share: float) -> float:
         return float(stature * share * rng.uniform(0.92, 1.08))
 
-    rng.integers(4), rng.integers(4), rng.random()
-    return FlatBody(
+    return Look(
+        shirt=str(shirt),
+        trousers=str(trousers),
+        wall=wall,
+        skin=_SKINS[rng.integers(len(_SKINS))],
+        hair=_HAIRS[rng.integers(len(_HAIRS))],
+        long_hair=bool(rng.random() < 0.5),
         head=length(0.12),
         shoulder=length(0.115),
         torso=length(0.3),
@@ -72,7 +93,7 @@ def flat_body(seed: int) -> FlatBody:
     )
 
 
-def dance(seed: int, num_frames: int, fps: float) -> FlatDance:
+def dance(seed: int, num_frames: int, fps: float) -> Dance:
     """Build the dance `seed`: every angle is a seeded sum of sinusoids on one beat."""
     rng = np.random.default_rng([seed, 2])
     beat_hz = rng.uniform(0.55, 0.8)
@@ -89,7 +110,7 @@ def dance(seed: int, num_frames: int, fps: float) -> FlatDance:
         return np.stack([middle + wave(amplitude), middle + wave(amplitude)])
 
     arms_go_high = bool(rng.random() < 0.5)
-    return FlatDance(
+    return Dance(
         lean=wave(0.1),
         tilt=wave(0.12),
         head=wave(0.15),
@@ -126,8 +147,8 @@ def toy_pose(
     """
     motion_seed = seed if motion_seed is None else motion_seed
     steps = dance(motion_seed, num_frames, fps)
-    body, hands = _joints(flat_body(seed), steps)
-    own_body, _ = _joints(flat_body(motion_seed), steps)
+    body, hands = _joints(dancer_look(seed), steps)
+    own_body, _ = _joints(dancer_look(motion_seed), steps)
     to_feet = own_body[:, [10, 13], 1].max(axis=1)
     neck = np.stack(
         [centre_x * aspect + steps.sway, _FLOOR_Y - body[0, [10, 13], 1].max() + to_feet[0] - to_feet], axis=-1
@@ -140,7 +161,7 @@ def toy_pose(
     )
 
 
-def _joints(look: FlatBody, steps: FlatDance) -> tuple[np.ndarray, np.ndarray]:
+def _joints(look: Look, steps: Dance) -> tuple[np.ndarray, np.ndarray]:
     """Compute body [F, 18, 2] and hands [F, 2, 21, 2] in picture heights, with the neck at (0, 0)."""
 
     def down(angle: np.ndarray) -> np.ndarray:
@@ -173,60 +194,3 @@ def _joints(look: FlatBody, steps: FlatDance) -> tuple[np.ndarray, np.ndarray]:
             hands[:, k, 1 + 4 * finger : 5 + 4 * finger] = points
         hands[:, k, 0] = body[:, shoulder + 2]
     return body, hands
-
-
-def draw_dancer(pose: PoseSequence, seed: int, height: int, width: int) -> np.ndarray:
-    """Draw dancer `seed` in any pose in front of that dancer's wall: uint8 [F, height, width, 3] RGB.
-
-    The limbs are as long as the keypoints say; clothes, hair and wall are those of an easy scene of that seed.
-    """
-    look = _fitted(make_look(seed, difficulty_of("easy").look), pose, width / height)
-    factor = 2 if height < 400 else 1
-    large = (height * factor, width * factor)
-    layers = Layers(len(pose), outline=0.011 * large[0] if look.cartoon else 0.0)
-    add_dancer(layers, _as_figure(pose, width / height), look, large[0])
-    painter = layers.finish()
-    wall = np.dstack([draw_wall("plain", look.wall, seed, *large, 0.82), np.zeros(large, np.uint8)])
-    frames = np.empty((len(pose), height, width, 3), np.uint8)
-    for k in range(len(pose)):
-        canvas = wall.copy()
-        painter.paint(canvas, k)
-        frames[k] = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)[..., :3]
-    return frames
-
-
-def _fitted(look: Look, pose: PoseSequence, aspect: float) -> Look:
-    """Give a look the proportions of a pose, measured in its first frame."""
-    body = pose.body[0] * [aspect, 1.0]
-
-    def length(start: int, end: int) -> float:
-        return float(np.linalg.norm(body[start] - body[end]))
-
-    torso = float(np.linalg.norm(body[1] - (body[8] + body[11]) / 2))
-    return replace(
-        look,
-        body=Body(
-            neck=length(0, 1),
-            face=max(length(16, 17) / 0.76, 0.4 * torso),
-            shoulder=length(2, 5) / 2,
-            torso=torso,
-            arm=length(2, 3),
-            thigh=length(8, 9),
-            shin=length(9, 10),
-            girth=look.body.girth,
-        ),
-    )
-
-
-def _as_figure(pose: PoseSequence, aspect: float) -> Figure:
-    """Add what a flat pose lacks: a dancer who faces the camera, with the head upright between the eyes."""
-    num_frames = len(pose)
-    eyes = (pose.body[:, 15] - pose.body[:, 14]) * [aspect, 1.0]
-    roll = np.arctan2(eyes[:, 1], eyes[:, 0])
-    head = np.tile(np.eye(3), (num_frames, 1, 1))
-    head[:, :2, :2] = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]]).transpose(2, 0, 1)
-    facing = np.tile(np.eye(3), (num_frames, 1, 1))
-    down, pairs = facing[:, 1], np.zeros((num_frames, 2, 3))
-    toes = np.tile([[0.5, 0.0, 0.9], [-0.5, 0.0, 0.9]], (num_frames, 1, 1))
-    dance = SpatialDance(np.zeros((num_frames, 2)), facing, facing, head, down, pairs, pairs, pairs, pairs, toes)
-    return Figure(pose, aspect, np.zeros((num_frames, 18)), dance)
