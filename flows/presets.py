@@ -16,7 +16,6 @@ from ..datasets.storage import is_address
 from ..datasets.text import read_text
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.curate.config import CurateConfig
-from ..pipelines.curate.gates import Gates
 from ..pipelines.evaluate.config import EvaluateConfig
 from ..pipelines.render.config import RenderConfig
 from ..pipelines.train.config import GalleryConfig, TrainConfig
@@ -101,9 +100,6 @@ def tiny() -> Run:
             max_clips_per_source=4,
             shot_detector="threshold",
             text_detector="off",
-            # Plain walls have few corners, so that a lively dancer of 24 fps read at 16 looks like a shake of 0.006;
-            # a camera that does shake has 0.02 and more.
-            gates=Gates(max_camera_shake=0.012),
         ),
         cache=CacheConfig(
             components=components,

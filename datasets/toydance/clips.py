@@ -92,8 +92,15 @@ def make_toy_clips(
     paths = []
     for k in range(num_good):
         height, width = sizes[k % len(sizes)]
-        paths.append(maker.write(f"dancer_{k}", [maker.scene(seed * 1000 + k, seconds, height, width)], height, width))
+        paths.append(
+            maker.write(f"dancer_{k}", [maker.scene(good_seed(seed, k), seconds, height, width)], height, width)
+        )
     return [*paths, *(_MAKE[name](maker) for name in flaws)]
+
+
+def good_seed(seed: int, k: int) -> int:
+    """Return the seed of the scene of `dancer_k.mp4` in set `seed`."""
+    return seed * 1000 + 20 + k
 
 
 def _seed(maker: _Maker, offset: int) -> int:
@@ -127,7 +134,7 @@ def _with_other_wall(maker: _Maker, first: Scene, seconds: float) -> Scene:
 
 
 def _dark(maker: _Maker) -> Path:
-    return maker.write("dark", [maker.scene(_seed(maker, 40), SECONDS)], brightness=0.06)
+    return maker.write("dark", [maker.scene(_seed(maker, 44), SECONDS)], brightness=0.06)
 
 
 def _two_people(maker: _Maker) -> Path:
@@ -162,7 +169,7 @@ def _duplicate(maker: _Maker) -> Path:
 _MAKE: dict[str, Callable[[_Maker], Path]] = {
     "static": _static,
     "cut_short": _cut("cut_short", 1, (1.5, 1.5)),
-    "cut_long": _cut("cut_long", 20, (1.25, 2.75)),
+    "cut_long": _cut("cut_long", 120, (1.25, 2.75)),
     "dark": _dark,
     "two_people": _two_people,
     "truncated": _truncated,

@@ -79,7 +79,7 @@ def make_film(rng: np.random.Generator, odds: FilmOdds) -> Film:
         side_light=side * float(rng.choice((-1.0, 1.0))) if has["side"] else 0.0,
         top_light=top if has["top"] else 0.0,
         grain=float(2.5 * s) if rng.random() < odds.light * 0.6 else 0.0,
-        shake=0.006 * s if camera == "shake" else 0.0,
+        shake=0.0025 * s if camera == "shake" else 0.0,
         pan=(float(direction * 0.05 * s), float(rng.uniform(-0.015, 0.015))) if camera == "pan" else (0.0, 0.0),
         zoom=0.08 * s if camera == "zoom" else 0.0,
         blur=0.5 if rng.random() < odds.blur else 0.0,

@@ -117,6 +117,7 @@ def make_toy_pairs(
     difficulty: str = "easy",
     *,
     start_gap: bool = False,
+    wrong: bool = False,
     size: tuple[int, int] = (256, 192),
     driving_sizes: Sequence[tuple[int, int]] = _SIZES,
 ) -> Path:
@@ -124,7 +125,7 @@ def make_toy_pairs(
 
     `images/ID.png` shows a dancer, `driving/ID.mp4` another one, and `truth/ID.mp4` the first dancer in the dance of
     the other, which is the perfect render; `wrong/ID.mp4` shows the first dancer in the dance of a third one. Beside
-    the latter two are silhouettes (`load_masks`) and keypoints. Videos have 16 fps. `pairs.jsonl` has the columns id,
+    these two are silhouettes (`load_masks`) and keypoints. Videos have 16 fps. `pairs.jsonl` has the columns id,
     image, driving and prompt; its paths are relative to it. None of the dancers appears in `make_toy_clips`.
 
     Args:
@@ -134,11 +135,12 @@ def make_toy_pairs(
         num_frames: of each video.
         difficulty: `easy`, `standard` or `hard`.
         start_gap: whether a picture shows another pose than its driving video begins with.
+        wrong: whether to write the folder `wrong`.
         size: height and width of pictures and truths.
         driving_sizes: height and width of driving videos, in turn.
     """
     rows = []
-    for folder in ("images", "driving", "truth", "wrong"):
+    for folder in ("images", "driving", "truth", *(["wrong"] if wrong else [])):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     for k in range(num_pairs):
         name, driving_size = f"pair_{k}", driving_sizes[k % len(driving_sizes)]
@@ -154,7 +156,7 @@ def make_toy_pairs(
         save_supplied_pose(directory / "images" / f"{name}.png", image.poses, PAIR_FPS)
         write_png(directory / "images" / f"{name}.png", image.frames[0])
         _write_video(directory / "driving" / f"{name}.mp4", render(pair.driving, *driving_size), masks=False)
-        for folder, scene in (("truth", pair.truth), ("wrong", pair.wrong)):
+        for folder, scene in (("truth", pair.truth), *([("wrong", pair.wrong)] if wrong else [])):
             _write_video(directory / folder / f"{name}.mp4", render(scene, *size), masks=True)
         prompt = caption_of(pair.truth)
         rows.append({"id": name, "image": f"images/{name}.png", "driving": f"driving/{name}.mp4", "prompt": prompt})
