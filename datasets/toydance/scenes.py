@@ -16,6 +16,7 @@ FPS = 16.0
 _FASTEST = 1.22  # picture heights per second: 8 % of the picture in a frame, with room for the way of the whole body
 _MARGIN = 0.035  # of the picture, which the dancers keep free
 _REACH = 0.45  # of the length of a leg: how much wider than the body is a place that a dance may need
+_SECOND = 3_000_000_019  # between the seeds of the first and of the second of two dancers
 _WAIST_UP = 1.75  # how much larger a dancer is who is seen from the waist up
 
 
@@ -127,21 +128,14 @@ def make_duo(
     rng = np.random.default_rng([seed, 9])
     stature = float(rng.uniform(0.46, 0.54)) * min(1.0, aspect**0.5)
     first = replace(make_look(seed, odds.look), prop="none")
-    second = make_look(seed + 1_000_000_007, odds.look)
-    # The second one is seen in front of the wall of the first.
-    second = next(
-        (
-            look
-            for look in (make_look(seed + 1_000_000_007 + k, odds.look) for k in range(40))
-            if look.wall == first.wall
-        ),
-        second,
-    )
+    # The second one is seen in front of the wall of the first, so both look for the same wall.
+    looks = [make_look(seed + _SECOND + k, odds.look) for k in range(40)]
+    second = next((look for look in looks if look.wall == first.wall), looks[0])
     dancers = tuple(
         make_dancer(replace(look, prop="none"), place, dance_seed, num_frames, aspect=aspect, fps=fps)
         for look, place, dance_seed in (
             (first, Place(stature, 0.27, 0.93, 0.0, 0.52), seed),
-            (second, Place(stature * float(rng.uniform(0.88, 0.98)), 0.74, 0.92, 0.48, 1.0), seed + 500_000_003),
+            (second, Place(stature * float(rng.uniform(0.88, 0.98)), 0.74, 0.92, 0.48, 1.0), seed + _SECOND),
         )
     )
     return replace(scene, dancers=dancers, framing="whole body", occluder="none", floor=0.82)

@@ -49,15 +49,13 @@ def make_toy_zero_shot(
         num_frames: of each video.
         size: height and width of pictures and videos.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    _check(kind)
     for folder in ("images", "driving", "truth"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
-    make = _two_people if kind == "two people" else _animals
     rows = []
     for k in range(num_pairs):
         name = f"pair_{k}"
-        image, driving, truth, prompt = make(ZERO_SHOT_SEEDS + 1000 * seed + 2 * k, num_frames, size)
+        image, driving, truth, prompt = make_zero_shot(kind, ZERO_SHOT_SEEDS + 1000 * seed + 2 * k, num_frames, size)
         save_supplied_pose(directory / "images" / f"{name}.png", image.poses, PAIR_FPS)
         write_png(directory / "images" / f"{name}.png", image.frames[0])
         for folder, rendered in (("driving", driving), ("truth", truth)):
@@ -72,6 +70,17 @@ def make_toy_zero_shot(
 
 
 _Made = tuple[Rendered, Rendered, Rendered, str]
+
+
+def _check(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+
+
+def make_zero_shot(kind: str, seed: int, num_frames: int, size: tuple[int, int]) -> _Made:
+    """Draw reference picture, driving video and truth of one pair, and describe the truth."""
+    _check(kind)
+    return (_two_people if kind == "two people" else _animals)(seed, num_frames, size)
 
 
 def _two_people(seed: int, num_frames: int, size: tuple[int, int]) -> _Made:

@@ -29,9 +29,10 @@ def test_a_clip_is_a_function_of_its_arguments(difficulty):
     assert one.frames.tobytes() != other.frames.tobytes()
 
 
-def test_a_longer_clip_begins_as_a_shorter_one():
-    short, long = toy_clip(5, "easy", 9, 48), toy_clip(5, "easy", 9, (48, 64))
-    assert long.frames.shape == (9, 48, 64, 3) and short.frames.shape == (9, 48, 48, 3)
+def test_a_clip_has_the_size_and_the_number_of_frames_that_were_asked_for():
+    clip = toy_clip(5, "easy", 9, (48, 64))
+    assert clip.frames.shape == (9, 48, 64, 3) and clip.masks.shape == (9, 48, 64) and len(clip.pose) == 9
+    assert toy_clip(5, "easy", 1, 48).frames.shape == (1, 48, 48, 3)
 
 
 def test_an_unknown_difficulty_is_named():
