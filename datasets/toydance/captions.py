@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .look import Look
-from .scenes import Scene
+from .scenes import Dancer, Scene
 
 
 def attributes_of(scene: Scene) -> dict[str, str]:
@@ -40,23 +40,30 @@ def attributes_of(scene: Scene) -> dict[str, str]:
 
 def caption_of(scene: Scene) -> str:
     """Describe a scene in a few plain sentences."""
-    look, steps = scene.main.look, scene.main.steps
+    sentences = [f"{_dancer(dancer, scene.seconds)}." for dancer in scene.dancers]
+    return " ".join([*sentences, _surroundings(scene)])
+
+
+def _dancer(dancer: Dancer, seconds: float) -> str:
+    look = dancer.look
     who = "A cartoon dancer" if look.cartoon else "A dancer"
-    moves = " and then ".join(steps.named("moves", scene.seconds)[:3])
-    arms = " and then ".join(steps.named("arms", scene.seconds)[:2])
-    return f"{who} with {_hair(look)}, in {_clothes(look)}{_extras(look)}, {moves}, and {arms}. {_surroundings(scene)}"
+    moves = " and then ".join(dancer.steps.named("moves", seconds)[:3])
+    arms = " and then ".join(dancer.steps.named("arms", seconds)[:2])
+    return f"{who} with {_hair(look)}, in {_clothes(look)}{_extras(look)}, {moves}, and {arms}"
 
 
 def _hair(look: Look) -> str:
     if look.hair == "bald":
         return "no hair"
-    shape = {"bob": "a {} bob", "ponytail": "a {} ponytail", "bun": "a {} bun", "mohawk": "a {} mohawk"}
-    return shape.get(look.hair, look.hair + " {} hair").format(look.hair_colour)
+    if look.hair in ("bob", "ponytail", "bun", "mohawk"):
+        return f"a {look.hair_colour} {look.hair}"
+    return f"{look.hair} {look.hair_colour} hair"
 
 
 def _clothes(look: Look) -> str:
-    pattern = {"band": "with a {} band", "stripes": "with {} stripes", "dots": "with {} dots"}.get(look.pattern, "")
-    pattern = " " + pattern.format(look.pattern_colour) if pattern else ""
+    pattern = {"band": f" with {_article(look.pattern_colour)} band", "plain": ""}.get(
+        look.pattern, f" with {look.pattern_colour} {look.pattern}"
+    )
     if look.bottom == "dress":
         return f"{_article(look.top_colour)} dress{pattern} and {look.shoes} shoes"
     bottom = f"{_article(look.bottom_colour) if look.bottom == 'skirt' else look.bottom_colour} {look.bottom}"
@@ -82,8 +89,8 @@ def _surroundings(scene: Scene) -> str:
         "panelled": "The panelled wall behind is {}",
         "brick": "The brick wall behind is {}",
         "window": "The wall behind is {} and has a window",
-        "stage": "The dancer is on a stage with a {} curtain",
-        "park": "The dancer is in a park under {} light",
+        "stage": "The curtain of the stage behind is {}",
+        "park": "The sky over the park behind is {}",
         "tiled": "The tiled wall behind is {}",
     }[scene.wall].format(scene.main.look.wall)
     sentences = [f"{wall}, and the camera {scene.film.camera}."]

@@ -29,7 +29,11 @@ class Choreography:
     def named(self, which: str, seconds: float) -> list[str]:
         """List the `moves` or `arms` of the first seconds, each once, without those that have hardly begun."""
         begun = [name for beat, name in getattr(self, which) if (beat + 0.6) * self.beat_s < seconds]
-        return list(dict.fromkeys(begun))
+        return list(dict.fromkeys(begun)) or [getattr(self, which)[0][1]]
+
+
+FREE_DANCE = Choreography(np.zeros((0, len(CHANNELS))), 1.0, ((0, "dances"),), ((0, "moves both arms"),))
+"""what can be said of a dance that is not from here"""
 
 
 def choreograph(

@@ -79,17 +79,17 @@ def make_film(rng: np.random.Generator, odds: FilmOdds) -> Film:
         side_light=side * float(rng.choice((-1.0, 1.0))) if has["side"] else 0.0,
         top_light=top if has["top"] else 0.0,
         grain=float(2.5 * s) if rng.random() < odds.light * 0.6 else 0.0,
-        shake=0.006 * s if camera == "shake" else 0.0,
+        shake=0.0025 * s if camera == "shake" else 0.0,
         pan=(float(direction * 0.05 * s), float(rng.uniform(-0.015, 0.015))) if camera == "pan" else (0.0, 0.0),
         zoom=0.08 * s if camera == "zoom" else 0.0,
         blur=0.5 if rng.random() < odds.blur else 0.0,
     )
 
 
-def camera_path(film: Film, seed: int, num_frames: int, aspect: float) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the zoom [F] and shift [F, 2] in picture heights: a point p is seen at centre + zoom · (p − centre) + shift.
+def camera_path(film: Film, seed: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the zoom [F] and the shift [F, 2] in picture heights.
 
-    The first frame of a pan or zoom shows the scene as it is.
+    A point p is seen at centre + zoom · (p − centre) + shift. A pan or zoom begins with the scene as it is.
     """
     rng = np.random.default_rng([seed, 6])
     t = np.linspace(0, 1, num_frames) if num_frames > 1 else np.zeros(num_frames)

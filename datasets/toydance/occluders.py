@@ -30,7 +30,9 @@ def draw_occluder(kind: str, seed: int, height: int, width: int, centre_x: float
     return image
 
 
-def _fill(image: np.ndarray, x: float, y: float, corners: list[tuple[float, float]], size: float, colour: tuple[int, int, int]) -> None:
+def _fill(
+    image: np.ndarray, x: float, y: float, corners: list[tuple[float, float]], size: float, colour: tuple[int, int, int]
+) -> None:
     points = np.array([(x + size * dx, y - size * dy) for dx, dy in corners]).round().astype(np.int32)
     cv2.fillPoly(image, [points], (*colour, 255))
 

@@ -82,7 +82,9 @@ class _Picture:
         feet = float(np.median(scene.main.figure.pose.body[:, [10, 13], 1])) + scene.main.look.body.ankle
         thing = np.zeros((*full, 4), np.uint8)
         top, left = self.border
-        inner = draw_occluder(scene.occluder, scene.seed, tall + top, full[1] - left, float(x), min(feet, 0.97) * tall / (tall + top))
+        inner = draw_occluder(
+            scene.occluder, scene.seed, tall + top, full[1] - left, float(x), min(feet, 0.97) * tall / (tall + top)
+        )
         thing[top:, left:] = inner
         return thing
 
@@ -93,7 +95,7 @@ class _View:
     def __init__(self, picture: _Picture, scene: Scene, offset: float) -> None:
         self._picture, self._scene = picture, scene
         self._figures = [_later(dancer.figure, offset) for dancer in scene.dancers]
-        zoom, shift = camera_path(scene.film, scene.seed, len(self._figures[0]), scene.aspect)
+        zoom, shift = camera_path(scene.film, scene.seed, len(self._figures[0]))
         self._zoom, self._shift = _between(zoom, offset), _between(shift, offset)
         self._painter = self._paint(picture, scene)
         self._shadows = [
@@ -142,13 +144,18 @@ class _View:
         hidden = None
         if self._picture.occluder is not None:
             thing = np.ascontiguousarray(self._picture.occluder[..., 3])
-            small = [cv2.resize(self._seen(thing, k), (width, height), interpolation=cv2.INTER_AREA) for k in range(len(self._zoom))]
+            small = [
+                cv2.resize(self._seen(thing, k), (width, height), interpolation=cv2.INTER_AREA)
+                for k in range(len(self._zoom))
+            ]
             hidden = np.stack(small) > 127
         poses = []
         for figure in self._figures:
             if self._scene.film.moves:
                 pose = figure.pose
-                body, hands = (moved(points, self._zoom, self._shift, figure.aspect) for points in (pose.body, pose.hands))
+                body, hands = (
+                    moved(points, self._zoom, self._shift, figure.aspect) for points in (pose.body, pose.hands)
+                )
                 faces = None if pose.faces is None else moved(pose.faces, self._zoom, self._shift, figure.aspect)
                 figure = replace(figure, pose=replace(pose, body=body, hands=hands, faces=faces))
             poses.append(with_visibility(figure, hidden))

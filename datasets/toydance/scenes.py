@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .choreography import Choreography, choreograph, dance_of
+from .choreography import FREE_DANCE, Choreography, choreograph, dance_of
 from .difficulties import difficulty_of
 from .figure import Dance, Figure, joints_of, make_figure
 from .film import Film, make_film
@@ -16,6 +16,7 @@ FPS = 16.0
 _FASTEST = 1.22  # picture heights per second: 8 % of the picture in a frame, with room for the way of the whole body
 _MARGIN = 0.035  # of the picture, which the dancers keep free
 _REACH = 0.45  # of the length of a leg: how much wider than the body is a place that a dance may need
+_SECOND = 3_000_000_019  # between the seeds of the first and of the second of two dancers
 _WAIST_UP = 1.75  # how much larger a dancer is who is seen from the waist up
 
 
@@ -81,6 +82,9 @@ def make_scene(
     aspect: float = 1.0,
     fps: float = FPS,
     dance_seed: int | None = None,
+    still: bool = False,
+    whole_body: bool = False,
+    dance: Dance | None = None,
 ) -> Scene:
     """Make the scene `seed` with one dancer.
 
@@ -91,6 +95,9 @@ def make_scene(
         aspect: width / height of the picture.
         fps: frames per second.
         dance_seed: of the dance; None: `seed`.
+        still: film with a still camera and nothing in front, as a truth needs that must be exact.
+        whole_body: do not show the dancer from the waist up.
+        dance: replaces the procedural one.
     """
     odds = difficulty_of(difficulty)
     rng = np.random.default_rng([seed, 4])
@@ -101,34 +108,34 @@ def make_scene(
     wall, edge = str(rng.choice(odds.walls)), float(ground - rng.uniform(0.08, 0.14))
     # Later draws have a generator of their own, so that what is added there changes nothing above.
     rng = np.random.default_rng([seed, 5])
-    framing = "waist up" if rng.random() < odds.waist_up else "whole body"
+    framing = "waist up" if rng.random() < odds.waist_up and not whole_body else "whole body"
     occluder = str(rng.choice(odds.occluders)) if rng.random() < odds.occlusion else "none"
     film = make_film(rng, odds.film)
-    dancer = make_dancer(
-        look, place, seed if dance_seed is None else dance_seed, num_frames, aspect=aspect, fps=fps, framing=framing
-    )
+    if still:
+        occluder, film = "none", replace(film, shake=0.0, pan=(0.0, 0.0), zoom=0.0, blur=0.0)
+    dance_seed = seed if dance_seed is None else dance_seed
+    dancer = make_dancer(look, place, dance_seed, num_frames, aspect=aspect, fps=fps, framing=framing, dance=dance)
     floor = edge if framing == "whole body" else 1.2
     return Scene(seed, (dancer,), num_frames / fps, wall, floor, framing, occluder, film)
 
 
-def make_duo(seed: int, difficulty: str = "easy", num_frames: int = 33, *, aspect: float = 1.0, fps: float = FPS) -> Scene:
+def make_duo(
+    seed: int, difficulty: str = "easy", num_frames: int = 33, *, aspect: float = 1.0, fps: float = FPS
+) -> Scene:
     """Make the scene `seed` with two dancers side by side, each with a dance of its own."""
     scene = make_scene(seed, difficulty, num_frames, aspect=aspect, fps=fps)
     odds = difficulty_of(difficulty)
     rng = np.random.default_rng([seed, 9])
     stature = float(rng.uniform(0.46, 0.54)) * min(1.0, aspect**0.5)
     first = replace(make_look(seed, odds.look), prop="none")
-    second = make_look(seed + 1_000_000_007, odds.look)
-    # The second one is seen in front of the wall of the first.
-    second = next(
-        (look for look in (make_look(seed + 1_000_000_007 + k, odds.look) for k in range(40)) if look.wall == first.wall),
-        second,
-    )
+    # The second one is seen in front of the wall of the first, so both look for the same wall.
+    looks = [make_look(seed + _SECOND + k, odds.look) for k in range(40)]
+    second = next((look for look in looks if look.wall == first.wall), looks[0])
     dancers = tuple(
         make_dancer(replace(look, prop="none"), place, dance_seed, num_frames, aspect=aspect, fps=fps)
         for look, place, dance_seed in (
             (first, Place(stature, 0.27, 0.93, 0.0, 0.52), seed),
-            (second, Place(stature * float(rng.uniform(0.88, 0.98)), 0.74, 0.92, 0.48, 1.0), seed + 500_000_003),
+            (second, Place(stature * float(rng.uniform(0.88, 0.98)), 0.74, 0.92, 0.48, 1.0), seed + _SECOND),
         )
     )
     return replace(scene, dancers=dancers, framing="whole body", occluder="none", floor=0.82)
@@ -149,8 +156,9 @@ def make_dancer(
     whole = framing == "whole body"
     look = replace(look, body=look.body.scaled(place.stature * (1.0 if whole else _WAIST_UP)))
     room = 0.5 * aspect * (place.right - place.left) / look.body.leg - _REACH
-    steps = choreograph(dance_seed, num_frames / fps, room=(-room, room), gentle=not whole)
+    steps = FREE_DANCE
     if dance is None:
+        steps = choreograph(dance_seed, num_frames / fps, room=(-room, room), gentle=not whole)
         steps, dance = _slow_enough(steps, look, num_frames, fps)
     y = place.ground - look.body.ankle - 0.02 + _neck_over_floor(look, dance) if whole else 0.44
     start = (place.x * aspect, y)

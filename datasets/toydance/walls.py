@@ -114,12 +114,13 @@ def _park(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generat
 
 
 def _tiled(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Tile a wall in two shades."""
+    """Tile a wall in two shades, with tiles that are wider than they are high."""
     height, width = image.shape[:2]
-    size = max(6, round(height * rng.uniform(0.1, 0.16)))
-    for row, y in enumerate(range(0, edge, size)):
-        for x in range(size * (row % 2), width, 2 * size):
-            cv2.rectangle(image, (x, y), (x + size - 1, y + size - 1), (wall * 0.93).tolist(), thickness=-1)
+    tall = max(6, round(height * rng.uniform(0.1, 0.14)))
+    wide = round(1.6 * tall)
+    for row, y in enumerate(range(0, edge, tall)):
+        for x in range(wide * (row % 2), width, 2 * wide):
+            cv2.rectangle(image, (x, y), (x + wide - 1, y + tall - 1), (wall * 0.93).tolist(), thickness=-1)
 
 
 _FURNISH = {

@@ -1,7 +1,8 @@
-"""A procedural dancer: a seeded body, a seeded dance, and the keypoints of that body in that dance.
+"""A flat dancer: a seeded body whose bones keep their lengths in the picture, and its keypoints in a seeded dance.
 
-The figure is flat and its bones keep their lengths. Aligning one dancer's pose to another's picture therefore gives
-exactly the pose in which the other dances the same dance: a ground truth for pose transfer.
+Without depth and turns, each frame can serve as a reference picture, and aligning one dancer's pose to another's
+picture gives exactly the pose in which the other dances the same dance. Tests of scores and keypoints use this dancer;
+the clips and pairs show richer ones (`scenes`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..skeleton import PoseSequence
-
-Colour = tuple[int, int, int]
+from .colours import Colour
 
 COLOURS: dict[str, Colour] = {
     "red": (205, 45, 50),
