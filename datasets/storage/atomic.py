@@ -12,7 +12,7 @@ from typing import Any
 
 from ..file_names import aside_of
 from .cache import scratch
-from .disk import errors_name, sync
+from .disk import sync, temporary_file
 from .files import Location
 from .locations import location
 from .s3 import ObjectPath, put
@@ -32,7 +32,7 @@ def atomic_write(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool =
             put(aside, path)
         return
     aside = aside_of(path, keeps_suffix)
-    with _aside(aside, path):
+    with temporary_file(aside, path):
         yield aside
         sync(aside)
         aside.replace(path)
@@ -76,7 +76,7 @@ def write_once(path: Path, data: bytes) -> None:
     """Write a local file atomically unless it exists. Several machines may call this at the same time."""
     # Not `aside_of`: machines that share the folder can have processes with the same id.
     aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    with _aside(aside, path), contextlib.suppress(FileExistsError):
+    with temporary_file(aside, path), contextlib.suppress(FileExistsError):
         aside.write_bytes(data)
         sync(aside)
         os.link(aside, path)
@@ -108,14 +108,3 @@ def atomic_folder(
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-@contextlib.contextmanager
-def _aside(aside: Path, path: Path) -> Iterator[None]:
-    """Make the folder of `path`, name `path` in errors, and remove `aside` at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with errors_name(path):
-            yield
-    finally:
-        aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Writes to the local disk: flushing, and errors that name their file."""
+"""Writes to the local disk: flushing, temporary files, and errors that name their file."""
 
 import contextlib
 import os
@@ -25,3 +25,14 @@ def errors_name(path: Path) -> Iterator[None]:
             with contextlib.suppress(AttributeError):  # errors of PyAV do not accept a name
                 error.filename = str(path)
         raise
+
+
+@contextlib.contextmanager
+def temporary_file(aside: Path, path: Path) -> Iterator[None]:
+    """Make the folder of `path`, name `path` in errors, and remove the temporary file `aside` at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with errors_name(path):
+            yield
+    finally:
+        aside.unlink(missing_ok=True)
