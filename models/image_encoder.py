@@ -1,4 +1,7 @@
-"""The image tower of open_clip as a diffusers component: it returns the tokens for cross-attention."""
+"""The image tower of open_clip as a diffusers component: it returns the tokens for cross-attention.
+
+Saved pipelines name this module in `model_index.json`: it cannot be moved or renamed.
+"""
 
 from typing import Any
 

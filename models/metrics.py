@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ..datasets.arrays import Frames
+from ..datasets.arrays import Floats32, Frames
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -89,7 +88,7 @@ def start_gap_jump(frames: Frames) -> float | None:
     return float(lengths[:START_STEPS].max()) / median if median > 0 else None
 
 
-def _steps(frames: Frames) -> Iterator[NDArray[np.float32]]:
+def _steps(frames: Frames) -> Iterator[Floats32]:
     return (after.astype(np.float32) - before for before, after in pairwise(frames))
 
 

@@ -15,11 +15,11 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
+from ..datasets.arrays import Frames
 from ..datasets.driving_poses import DrivingPoses
 from ..datasets.provenance import make_record, write_video
 from ..datasets.video.sound import Sound
@@ -51,7 +51,6 @@ from .render_record import INPUTS, call_settings, input_digest, model_digests
 from .sampling import PoseGuidanceUnit, Solver, guided_velocity, released_scheduler
 from .transformer import SteadyDancerTransformer3DModel
 
-Frames = NDArray[np.uint8]
 Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 OUTPUT_TYPES = ("np", "uint8", "pil", "latent")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from .. import SteadyDancerError
+from ..datasets.arrays import Frames
 from ..datasets.driving_poses import DrivingPoses, NoStartError, decode_driving, driving_poses, driving_times_s
 from ..datasets.images import ImageError, convert_image
 from ..datasets.skeleton import PoseSequence
@@ -24,7 +24,6 @@ from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition, relea
 
 _log = logging.getLogger(__name__)
 
-Frames = NDArray[np.uint8]
 People = list[PoseSequence]
 Clip = Frames | Sequence[Image.Image] | PoseSequence | People
 DrivingVideo = Frames | Sequence[Image.Image] | str | os.PathLike[str]
@@ -41,7 +40,7 @@ class DrivingError(InputError):
     """A driving video or image without a usable pose. The message states what to do."""
 
 
-def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
+def as_frame(image: Any, name: str = "the image") -> Frames:
     """Convert a picture, PIL or array, to uint8 RGB [H, W, 3].
 
     A PIL image is converted as viewers show it (`datasets.images`).
@@ -60,7 +59,7 @@ def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
     raise InputError(f"{name} must be a PIL image or uint8 RGB [H, W, 3], not {what}: convert it first.")
 
 
-def as_reference(image: Any) -> NDArray[np.uint8]:
+def as_reference(image: Any) -> Frames:
     """Convert the reference image to uint8 RGB [H, W, 3].
 
     Raises:
@@ -76,7 +75,7 @@ def as_reference(image: Any) -> NDArray[np.uint8]:
     return frame
 
 
-def video_size(image: NDArray[np.uint8], height: int | None, width: int | None, max_area_px: int) -> tuple[int, int]:
+def video_size(image: Frames, height: int | None, width: int | None, max_area_px: int) -> tuple[int, int]:
     """Return height and width of the video: as given, otherwise by the release's size rule.
 
     Raises:

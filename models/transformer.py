@@ -1,6 +1,7 @@
 """The network: diffusers' Wan 2.1 image-to-video transformer, conditioned on a pose.
 
-The transformer blocks are unchanged. Only their inputs differ, and the output frames that are kept.
+The transformer blocks are unchanged. Only their inputs differ, and the output frames that are kept. Saved pipelines
+name this module in `model_index.json`: it cannot be moved or renamed.
 """
 
 from __future__ import annotations

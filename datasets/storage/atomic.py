@@ -12,6 +12,7 @@ from typing import Any
 
 from ..file_names import aside_of
 from .cache import scratch
+from .disk import sync, temporary_file
 from .files import Location
 from .locations import location
 from .s3 import ObjectPath, put
@@ -30,17 +31,11 @@ def atomic_write(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool =
             yield aside
             put(aside, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(path, keeps_suffix)
-    try:
+    with temporary_file(aside, path):
         yield aside
         sync(aside)
         aside.replace(path)
-    except OSError as error:
-        _name_file(error, path)
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -79,21 +74,12 @@ def write_json(path: str | os.PathLike[str] | ObjectPath, value: Any) -> None:
 
 def write_once(path: Path, data: bytes) -> None:
     """Write a local file atomically unless it exists. Several machines may call this at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not `aside_of`: machines that share the folder can have processes with the same id.
     aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-    except OSError as error:
-        _name_file(error, path)
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
+    with temporary_file(aside, path), contextlib.suppress(FileExistsError):
+        aside.write_bytes(data)
+        sync(aside)
+        os.link(aside, path)
 
 
 @contextlib.contextmanager
@@ -122,19 +108,3 @@ def atomic_folder(
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-def sync(path: Path) -> None:
-    """Write a file's bytes or a folder's entries to disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _name_file(error: OSError, path: Path) -> None:
-    """Set the file name of an error that lacks one (Arrow, full disk); errors of PyAV do not accept it."""
-    if error.filename is None:
-        with contextlib.suppress(AttributeError):
-            error.filename = str(path)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ... import SteadyDancerError
+from .disk import errors_name, sync
 
 _DEFAULT_GB = "20"
 # The whole cache is scanned once this share of the limit has been added since the last scan.
@@ -116,15 +117,12 @@ def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
         mark = os.open(aside, os.O_RDONLY)  # locked while its owner is alive
         try:
             fcntl.flock(mark, fcntl.LOCK_EX)
-            fetch(aside)
-            for file in _files(aside):
-                _sync(file)  # a power failure must not leave an entry of zeros
-            size = _size(aside)
-            aside.rename(folder)
-        except OSError as error:
-            if error.filename is None:  # the error of a full disk has no file name
-                error.filename = str(scratch())
-            raise
+            with errors_name(scratch()):
+                fetch(aside)
+                for file in _files(aside):
+                    sync(file)  # a power failure must not leave an entry of zeros
+                size = _size(aside)
+                aside.rename(folder)
         finally:
             os.close(mark)
             shutil.rmtree(aside, ignore_errors=True)
@@ -189,8 +187,3 @@ def _files(folder: Path) -> list[Path]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in _files(folder))
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

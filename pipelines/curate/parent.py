@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...datasets.arrays import Mask
 from ...datasets.artifact import MAX_LOOKUPS, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
 from ...datasets.local_copies import local_copy
@@ -26,7 +27,7 @@ from ..common.older_versions import absent_fields
 from ..runtime.stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
 from .gates import CHEAP_GATES, Gates
-from .selection.gating import Bounds, Mask, apply_gates, columns_for
+from .selection.gating import Bounds, apply_gates, columns_for
 
 # Fields that do not affect measurements: those of the selection, and those that only divide the work.
 IRRELEVANT_FIELDS = (*SELECTION_FIELDS, "packet_size", "num_gpus")

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...datasets.arrays import Frames
+from ...datasets.arrays import Floats64, Frames
 from ...datasets.local_copies import local_copy
 from ...datasets.storage import StorageError
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 
-Times = NDArray[np.float64]
 Size = tuple[int, int]  # height, width
 
 # Containers round times: Matroska to milliseconds, GIF to hundredths of a second.
@@ -57,7 +55,7 @@ class Clock:
         driving_fps: rate at which it was resampled; None if every frame was read.
     """
 
-    times_s: Times
+    times_s: Floats64
     driving: str | None = None
     driving_fps: float | None = None
 
@@ -96,7 +94,7 @@ def truth_frames(truth: Path, clock: Clock, size: Size, image_size: Size | None)
     return Compared(frames, "; ".join(notes) or None)
 
 
-def times_in_truth(clock: Clock, truth_s: Times) -> tuple[Times, list[str]]:
+def times_in_truth(clock: Clock, truth_s: Floats64) -> tuple[Floats64, list[str]]:
     """Return the truth's times for the first n rendered frames, and notes if they are not matched one to one.
 
     Args:
@@ -117,7 +115,7 @@ def times_in_truth(clock: Clock, truth_s: Times) -> tuple[Times, list[str]]:
     return at + SLACK_S, [note, *unread]
 
 
-def same_times(one: Times, other: Times) -> bool:
+def same_times(one: Floats64, other: Floats64) -> bool:
     """Check whether two videos have the same frame times, up to the end of the shorter one."""
     count = min(len(one), len(other))
     steps = [step for step in (_step(one), _step(other)) if step]
@@ -132,7 +130,7 @@ def same_aspect(one: Size, other: Size) -> bool:
     return abs(np.log(width * other_height / (height * other_width))) <= SAME_ASPECT + rounding
 
 
-def _driving_times(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str]]:
+def _driving_times(clock: Clock, truth_s: Floats64) -> tuple[Floats64 | None, list[str]]:
     """Return each rendered frame's time in the driving video if the truth has its frame times; else None, notes."""
     if clock.driving is None:
         return None, []
@@ -147,12 +145,12 @@ def _driving_times(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str
     return (truth_s[:count] if clock.driving_fps is None else np.arange(count) / clock.driving_fps), []
 
 
-def _step(times_s: Times) -> float:
+def _step(times_s: Floats64) -> float:
     """Return the mean time between frames; 0 for a single frame."""
     return float(times_s[-1]) / (len(times_s) - 1) if len(times_s) > 1 else 0.0
 
 
-def _rate(times_s: Times) -> str:
+def _rate(times_s: Floats64) -> str:
     step = _step(times_s)
     return f"{len(times_s)} frames, {1 / step:.4g} per second" if step else "one frame"
 

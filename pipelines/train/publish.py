@@ -18,6 +18,7 @@ from ...datasets.storage.files import files_below, name_below
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
 from .metrics.report import PAGE
+from .metrics_file import METRICS
 from .run_folder import TrainingRefused, intact_states, read_json
 
 
@@ -54,7 +55,7 @@ def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -
 
 def publish(local: Path, out: Location) -> None:
     """Upload a run's metrics, report page, galleries and checkpoints; finished uploads are not repeated."""
-    for name in ("start.json", "metrics.jsonl"):
+    for name in ("start.json", METRICS):
         if (local / name).exists():
             copy_atomically(local / name, out / name)
     with after_commit(f"{PAGE} and galleries of {out}", "run the same command again to upload what is missing"):

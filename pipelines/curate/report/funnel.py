@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Mask
 from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ..config import SHAPES, CurateConfig
 from ..gates import Gates, bound_text
-from ..selection.gating import Bounds, Mask, apply_gates, values_of
+from ..selection.gating import Bounds, apply_gates, values_of
 from ..selection.row_keys import REASONS
 
 # Stage → a column that it always writes: null means that the stage did not finish.

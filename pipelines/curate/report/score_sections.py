@@ -3,10 +3,11 @@
 import numpy as np
 import pyarrow as pa
 
+from ....datasets.arrays import Floats64
 from ....datasets.schema import CLIP_SCHEMA
 from ...pages.charts import draw_histogram, histogram
 from ...pages.layout import Figure, Section, show
-from ..selection.gating import Bounds, Floats, values_of
+from ..selection.gating import Bounds, values_of
 from .borderline import captioned_thumbnails, nearest
 from .funnel import GateCount, reached_gates, verdict_is
 
@@ -46,7 +47,7 @@ def histogram_section(table: pa.Table, counts: list[GateCount]) -> Section:
     return Section("Score histograms", text, figures=figures)
 
 
-def _figure(gates: list[GateCount], accepted: Floats, rejected: Floats) -> Figure:
+def _figure(gates: list[GateCount], accepted: Floats64, rejected: Floats64) -> Figure:
     """Draw one score with the thresholds of all gates that read it."""
     column = gates[0].column
     known = column in CLIP_SCHEMA.names

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Floats64
 from ....datasets.artifact import ArtifactError
 from ....datasets.manifest import csv_lines
 from ....datasets.storage import Location, format_location, is_address, join
 from ....datasets.text import TextError, decode_text
-from .gating import Floats
 
 COLUMNS = ("clip_id", "source_path", "start_s", "verdict", "note")
 ACCEPT, REJECT = 1, 2
@@ -46,7 +46,7 @@ class Decisions:
     lines: tuple[Decision, ...]
 
     def resolve(
-        self, clip_id: pa.ChunkedArray, source_path: pa.ChunkedArray, start_s: Floats
+        self, clip_id: pa.ChunkedArray, source_path: pa.ChunkedArray, start_s: Floats64
     ) -> tuple[npt.NDArray[np.int8], dict[int, str]]:
         """Return the decision on each row [n] (0: none) and the notes by row.
 

@@ -19,8 +19,9 @@ from typing import Any, BinaryIO, cast
 import torch
 from isal import isal_zlib
 
-from ....datasets.storage.atomic import sync, write_json
+from ....datasets.storage.atomic import write_json
 from ....datasets.storage.digests import json_digest
+from ....datasets.storage.disk import sync
 from .. import run_folder
 from ..config import TrainConfig
 from ..engine import ProcessGroup, call_before_updates, collect_state_files, trained_names
