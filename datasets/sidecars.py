@@ -57,7 +57,7 @@ def sidecar_note(place: Place, kinds: Iterable[str] = SIDECARS) -> str | None:
             # Do not name the other file: a row must not name a file that may be removed by `forget`.
             why = f"it belongs to the {('video', 'GIF', 'image')[foremost]} of that name"
             if foremost == _rank(place.name):
-                why = f"several files in the folder are called {place.stem}"
+                why = f"several files in the folder are named {place.stem}"
             notes.append(f"{found.name} was ignored: {why}; to assign it to this file, name it {place.name}{kind}")
     return "; ".join(notes) or None
 

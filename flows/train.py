@@ -50,7 +50,7 @@ def train_steadydancer(
         TrainingStopped: a stop was requested; retry the flow run, or start another with the same `out`, to resume.
     """
     if trigger_next and pairs is None:
-        raise SteadyDancerError("trigger_next starts render-evaluation, which needs pairs to render; give pairs")
+        raise SteadyDancerError("trigger_next starts render-evaluation, which needs pairs to render: set pairs")
     run = presets.load(preset)
     base = absolute_if_exists(base or run.cache.components)
     cached, folder = location(absolute(latents)), location(absolute(out))

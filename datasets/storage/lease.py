@@ -143,7 +143,7 @@ def _refusal(folder: ObjectPath, other: Entry, own: Entry) -> str:
     age_s = max(0.0, (own.modified_ns - other.modified_ns) / 1e9)
     return (
         f"{folder} is in use by another run (process {holder.get('process', 'unknown')} on "
-        f"{holder.get('host', 'an unknown host')}, seen {age_s:.0f} s ago): wait for it to end, or choose another "
+        f"{holder.get('host', 'an unknown host')}, last seen {age_s:.0f} s ago): wait for it to end, or choose another "
         f"--out. If it was killed, its claim expires {EXPIRY_S:.0f} s after it was last seen; to remove it now, "
         f"delete {other.path}"
     )

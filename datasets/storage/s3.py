@@ -49,7 +49,7 @@ class ObjectPath:
         """
         if not uri.startswith(SCHEME):
             scheme = uri.split("://")[0]
-            raise SteadyDancerError(f"{scheme}://… is not supported: give a local path or {SCHEME}BUCKET/KEY")
+            raise SteadyDancerError(f"{scheme}://… is not supported: pass a local path or {SCHEME}BUCKET/KEY")
         bucket, _, key = uri.removeprefix(SCHEME).partition("/")
         if "@" in bucket or ":" in bucket or _SETTING.search(uri):
             raise SteadyDancerError(
@@ -57,7 +57,7 @@ class ObjectPath:
                 "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION)"
             )
         if not _BUCKET.fullmatch(bucket):
-            raise SteadyDancerError(f"{uri}: {bucket!r} is not a valid bucket name; give {SCHEME}BUCKET/KEY")
+            raise SteadyDancerError(f"{uri}: {bucket!r} is not a valid bucket name; use {SCHEME}BUCKET/KEY")
         return cls(bucket, key.strip("/"))
 
     def __str__(self) -> str:

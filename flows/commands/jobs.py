@@ -143,7 +143,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
         click.echo(f"steadydancer: {stopped}", err=True)
         sys.exit(EXIT_CODE)
     if record.get("already_finished"):
-        click.echo("this run is already finished; give more --steps to continue it")
+        click.echo("this run is already finished; pass a larger --steps to continue it")
     click.echo(f"{out / 'checkpoint'}: stage {stage}, {record['steps']} steps, "
                f"loss {record['loss_before']} before, {record['loss_after']} after")  # fmt: skip
 
@@ -183,7 +183,7 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
     from .. import presets
 
     if not print_config and ((pairs is None) == (image is None) or (image is None) != (driving is None)):
-        raise click.UsageError("give --image and --driving, or --pairs")
+        raise click.UsageError("pass --image and --driving, or --pairs")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
                          num_inference_steps=steps, seed=seed, sound=sound)  # fmt: skip
 

@@ -37,7 +37,7 @@ class Place(click.ParamType):
         """Convert a path or an address; refuse unknown schemes and addresses with credentials."""
         place = _location(self, value, param, ctx)
         if self.is_file and not place.is_file():
-            what = "is a folder; give a file" if place.is_dir() else "does not exist"
+            what = "is a folder; pass a file" if place.is_dir() else "does not exist"
             self.fail(f"'{place}' {what}", param, ctx)
         if self.is_out:
             _require_no_file(self, place, param, ctx)
@@ -75,7 +75,7 @@ class LocalFolder(click.Path):
         """Convert a path; refuse addresses."""
         if "://" in str(value):
             place = _location(self, value, param, ctx)
-            self.fail(f"{place} is not on this machine; give a local folder", param, ctx)
+            self.fail(f"{place} is not on this machine; pass a local folder", param, ctx)
         _require_no_file(self, Path(value), param, ctx)
         return super().convert(value, param, ctx)
 
@@ -87,7 +87,7 @@ def _require_no_file(
     from ...datasets.storage.files import blocking_file
 
     if (there := blocking_file(place)) is not None:
-        kind.fail(f"'{there}' is a file; give a folder", param, ctx)
+        kind.fail(f"'{there}' is a file; pass a folder", param, ctx)
 
 
 def number(text: str) -> float:

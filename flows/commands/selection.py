@@ -104,7 +104,7 @@ def _set_target(changes: dict[str, Any], target: int | None, mix: tuple[str, ...
         return
     wanted = changes.get("target", config.get("target"))
     if wanted is None:
-        raise click.BadParameter("--mix needs a --target; give both")
+        raise click.BadParameter("--mix requires --target: pass both")
     shares = {}
     for share in ",".join(mix).split(","):
         shape, _, value = share.partition("=")

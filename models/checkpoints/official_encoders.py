@@ -179,11 +179,14 @@ def _unpickle(file: Path, load: Callable[[], Any]) -> dict[str, Tensor]:
         state = load()
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{file} cannot be read as tensors only: {str(error).splitlines()[0]}. It is damaged, truncated, or has "
-            "other objects, which are not loaded; download the official file or give the encoder in diffusers' layout"
+            f"{file} cannot be read as tensors only: {str(error).splitlines()[0]}. It is damaged or truncated, or "
+            "contains other objects, which are never loaded: download the official file, or pass the encoder in the "
+            "diffusers layout"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file} contains more than named tensors: it is not one of Wan's official encoders")
+        raise CheckpointError(
+            f"{file} contains objects other than named tensors: it is not one of Wan's official encoders"
+        )
     return dict(state)
 
 

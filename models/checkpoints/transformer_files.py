@@ -89,10 +89,10 @@ def read_transformer(
     if kind is not None and found != kind:
         raise CheckpointError(
             f"{source} is a SteadyDancer checkpoint, but a base is expected: a plain Wan 2.1 I2V transformer. "
-            "Give a trained checkpoint with --from or --checkpoint."
+            "Pass a trained checkpoint with --from or --checkpoint."
             if found == "steadydancer"
             else f"{source} is a plain Wan 2.1 I2V checkpoint without pose modules, but SteadyDancer weights are "
-            "expected: give it as --base, or initialise from it with `SteadyDancerTransformer3DModel.from_wan`."
+            "expected: pass it as --base, or initialise from it with `SteadyDancerTransformer3DModel.from_wan`."
         )
     return TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads))
 

@@ -42,7 +42,7 @@ class Parent:
         if changes := other_settings(was, begun, absent) or other_rules(was, begun):
             raise ArtifactError(
                 f"{self.latents} cannot be repaired: settings have changed (left: recorded, right: now):\n{changes}\n"
-                "give the same curation and networks (--clips, --components), or cache the clips again"
+                "pass the same curation and networks (--clips, --components), or cache the clips again"
             )
 
     def to_record(self, out: Location) -> dict[str, Any]:

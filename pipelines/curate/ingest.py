@@ -55,8 +55,8 @@ class LeftOut:
         named = [f"{number} in {folder}" for folder, number in self.folders.items()]
         more = f" and {len(named) - MAX_SHOWN} more folders" if len(named) > MAX_SHOWN else ""
         return (
-            f"skipping {len(self)} videos that this program made: {', '.join(named[:MAX_SHOWN])}{more} (to "
-            "curate them, give such a folder itself, or a manifest)"
+            f"skipping {len(self)} videos that this program wrote: {', '.join(named[:MAX_SHOWN])}{more} (to "
+            "curate them, pass their folder itself, or a manifest)"
         )
 
 
@@ -97,12 +97,14 @@ def find_sources(clips: str) -> Sources:
     found, left_out = _places(place, clips)
     if not found:
         if left_out:
-            raise ArtifactError(f"{clips} holds no videos except those that this program made: {left_out}")
+            raise ArtifactError(f"{clips} contains no videos except those that this program wrote: {left_out}")
         if not place.exists() and not glob.has_magic(clips):
-            raise ArtifactError(f"{clips} does not exist: give a folder, a glob or a manifest of videos")
+            raise ArtifactError(f"{clips} does not exist: pass a folder, a glob or a manifest of videos")
         if (kind := describe_artifacts(place)) is not None:
-            raise ArtifactError(f"{clips} holds {kind} of this program and no video: give a folder of videos")
-        raise ArtifactError(f"{clips} holds no video (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
+            raise ArtifactError(
+                f"{clips} contains {kind} written by this program and no videos: pass a folder of videos"
+            )
+        raise ArtifactError(f"{clips} contains no videos (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
     paths = pa.array(sorted(found), pa.string())
     nothing = pa.nulls(len(paths), pa.string())
     return Sources(pa.table([paths, *[nothing] * len(MANIFEST_COLUMNS)], schema=SCHEMA), left_out)

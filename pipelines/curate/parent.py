@@ -73,13 +73,13 @@ class Parent:
         new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
         if changes := format_differences(old, new):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured with other settings:\n{changes}\n"
-                "curate without --parent, or with the settings of the parent"
+                f"{clips.artifact.path} was measured with different settings:\n{changes}\n"
+                "curate without --parent, or with the parent's settings"
             )
         # Older rules: `reuse_measurements` checks per file whether today's rules give another result.
         if by := newer_rules(clips.record, *RULES_READ):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured by a newer version of this program, with other rules:\n"
+                f"{clips.artifact.path} was measured by a newer version of this program with different rules:\n"
                 f"{by}\ncurate without --parent"
             )
         complete, gone = _sources(clips, config, sources)

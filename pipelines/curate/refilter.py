@@ -82,7 +82,7 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
     old = Clips(clips)
     artifact = Artifact(out / "clips")
     if artifact.path == old.artifact.path:
-        raise ArtifactError(f"{artifact.path} is the input and never changed: choose another --out")
+        raise ArtifactError(f"{artifact.path} is the input, which refilter never changes: choose another --out")
     table = read_decisions(decisions) if decisions else None
     digest = json_digest(old.record)
     fields = config.model_dump(mode="json", include=set(SELECTION_FIELDS))
@@ -131,7 +131,8 @@ def _select(old: Clips, config: CurateConfig, decisions: Decisions | None) -> Se
     expected = old.record["counts"]["inputs"]
     if len(selection) != expected:
         raise ArtifactError(
-            f"{old.artifact.path} has {len(selection)} rows, but its record states {expected}: copy it or curate again"
+            f"{old.artifact.path} has {len(selection)} rows, but its record states {expected}: copy it again, or curate "
+            "again"
         )
     return selection
 

@@ -110,7 +110,7 @@ def run(
             )
         from .report import PAGE, write_report
 
-        with after_commit(f"{out / PAGE}", f"`steadydancer report --metrics {out}` makes it again"):
+        with after_commit(f"{out / PAGE}", f"run `steadydancer report --metrics {out}` to write it"):
             write_report(out / PAGE, artifact)
         return artifact.record()
 

@@ -16,7 +16,7 @@ from ...datasets.storage.files import files_in, folders_in
 
 MAX_NAMED = 3  # names of each kind in a message; `MAX_RECORDED` is the limit in a record
 MAX_RECORDED = 20
-NOT_GIVEN = ("no_truth", "no truth was given")
+NOT_GIVEN = ("no_truth", "no ground truth was given")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
         return Truths(None, {}, dict.fromkeys(wanted, NOT_GIVEN), [])
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise SteadyDancerError(f"{folder} {what}: give --truth a folder with ID.mp4 for each render with a truth")
+        raise SteadyDancerError(
+            f"--truth: {folder} {what}: pass a folder of ground-truth videos, one ID.mp4 per render"
+        )
     videos = _videos(folder)
     found, ambiguous = _match(wanted, videos)
     missing = {
@@ -130,15 +132,15 @@ def _none_fits(folder: Location, ids: list[str], ambiguous: dict[str, list[str]]
     if ambiguous:
         name = min(ambiguous)
         return (
-            f"{folder} has only ambiguous truths: {' and '.join(map(_printable, ambiguous[name]))} match the render "
-            f"{name} equally well. Keep one file per render, named ID.mp4"
+            f"--truth: every match in {folder} is ambiguous: {' and '.join(map(_printable, ambiguous[name]))} match "
+            f"the render {name} equally well. Keep one file per render, named ID.mp4"
         )
     content = f"which has {_list_names(unused)}" if unused else "which has no videos"
     if below := sorted(one.name for one in folders_in(folder)):
         content += f" (subfolders are not searched: {_list_names(below)})"
     return (
-        f"no truth matches a render: expected {_list_names([f'{name}.mp4' for name in ids])} in {folder}, {content}. "
-        "Name each truth after its render's id, or omit --truth"
+        f"--truth: no video matches a render: expected {_list_names([f'{name}.mp4' for name in ids])} in {folder}, "
+        f"{content}. Name each ground-truth video after its render's id, or omit --truth"
     )
 
 

@@ -129,7 +129,7 @@ def _warn_of_details(rows: list[Row]) -> None:
         if row["verdict"] == "ok" and row["detail"]:
             image, driving = (row[name].rsplit("/", 1)[-1] for name in ("image", "driving"))
             lines.append(f"{row['id']} (image {image}, driving {driving}): {row['detail']}")
-    warn_first(_log, lines, "%d more videos have a remark; see column `detail` of the renders")
+    warn_first(_log, lines, "%d more videos have notes; see column `detail` of the renders")
 
 
 def _digest(file: str) -> str | None:

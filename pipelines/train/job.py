@@ -116,7 +116,7 @@ def pick(out: Location, steps: int) -> Location:
     if not any((local / name).exists() for name in ("start.json", "trained", "checkpoint")):
         found = "a file" if out.is_file() else describe_artifacts(out)
         words = f"{found}, not a training run" if found else "not a training run"
-        raise TrainingRefused(f"run: {out} is {words}: give the --out of `train`")
+        raise TrainingRefused(f"run: {out} is {words}: pass the --out of `train`")
     name = kept_weights.pick(local, steps).name
     if local != out:
         publish_folder(local / name, out / name)
@@ -128,7 +128,7 @@ def find_checkpoint(out: Location, steps: int) -> Location:
     for name in (f"checkpoint-{steps:06d}", "checkpoint"):
         if (out / name / RECORD).is_file() and read_checkpoint_record(out / name)["steps"] == steps:
             return out / name
-    raise TrainingRefused(f"steps: {out} has no checkpoint of {steps} steps")
+    raise TrainingRefused(f"steps: {out} has no checkpoint for step {steps}")
 
 
 def _report(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:

@@ -149,13 +149,13 @@ def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     file = checkpoint_folder(checkpoint) / RECORD
     if not file.exists():
         found = describe_artifacts(checkpoint)
-        words = f"holds {found}, not a checkpoint" if found else f"holds no finished checkpoint (no {RECORD} in it)"
+        words = f"contains {found}, not a checkpoint" if found else f"contains no finished checkpoint (no {RECORD})"
         words = "is a file" if checkpoint.is_file() else words
-        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the previous stage")
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: pass OUT/checkpoint of the previous stage")
     record = read_json(file)
     if (kind := record.get("kind", "checkpoint")) != "checkpoint":
-        words = f"holds {WORDS.get(kind, kind)}, not a checkpoint of a stage"
-        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the previous stage")
+        words = f"contains {WORDS.get(kind, kind)}, not a checkpoint of a stage"
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: pass OUT/checkpoint of the previous stage")
     return record
 
 

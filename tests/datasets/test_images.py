@@ -283,7 +283,7 @@ def test_numbers_without_a_white_are_refused():
             ImageError, match="it contains float.* numbers, whose white level is unknown: save it with 8 or 16"
         ):
             decode_image(by_opencv(array, suffix), "it")
-    with pytest.raises(ImageError, match="32-bit numbers"):
+    with pytest.raises(ImageError, match="32-bit integers"):
         decode_image(coded(photo()[..., 0].astype(np.int32), "TIFF"), "it")
     with pytest.raises(ImageError, match="floating-point"):
         convert_image(Image.fromarray(np.zeros((4, 4), np.float32)))

@@ -79,7 +79,7 @@ def test_what_is_not_taken_is_said_with_the_name_that_it_should_have(tmp_path: P
     for name in ("a.mp4", "a.mov", "a.txt", "b.mp4", "b.png", "b.pose.safetensors"):
         (tmp_path / name).write_text("")
     assert sidecar_note(tmp_path / "a.mp4") == (
-        "a.txt was ignored: several files in the folder are called a; to assign it to this file, name it a.mp4.txt"
+        "a.txt was ignored: several files in the folder are named a; to assign it to this file, name it a.mp4.txt"
     )
     assert sidecar_note(tmp_path / "b.png") == (
         "b.pose.safetensors was ignored: it belongs to the video of that name; "

@@ -43,8 +43,8 @@ def test_latin_text_shows_its_encoding_without_a_mark(encoding: str) -> None:
         ("一个舞者".encode("utf-16-le"), r"byte 5 \(0x82\)"),  # no mark, no Latin letter: many things could be meant
         (b"\xef\xbb\xbfcaf\xe9", r"byte 6 \(0xe9\)"),  # counted from the file's beginning
         (FRENCH.encode()[:14], r"byte 13 \(0xc3\)"),  # cut off
-        ("abc".encode("utf-16")[:-1], "byte 6 is not UTF-16-LE, the encoding at the file's start"),
-        (b"ab\x00cd", "byte 2 is zero, so it is not text"),
+        ("abc".encode("utf-16")[:-1], "byte 6 is not valid UTF-16-LE, which the start of the file indicates"),
+        (b"ab\x00cd", "byte 2 is zero, so the file is not text"),
         ("踊る女の子".encode("iso2022_jp"), "its control characters show that it is not UTF-8"),
         ("Девушка".encode("utf-16-le"), "its control characters show that it is not UTF-8"),  # sound UTF-8
     ],

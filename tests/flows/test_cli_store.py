@@ -96,7 +96,7 @@ def test_every_option_of_every_command_that_names_a_place_takes_a_store() -> Non
 
 def test_a_demo_is_made_on_this_machine(call: Any, tmp_path: Path) -> None:
     answer = call("demo", "--out", "s3://bucket/demo")
-    assert answer.code == 2 and "s3://bucket/demo is not on this machine; give a local folder" in answer.err
+    assert answer.code == 2 and "s3://bucket/demo is not on this machine; pass a local folder" in answer.err
     assert list(tmp_path.iterdir()) == []
 
 

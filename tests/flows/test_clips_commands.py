@@ -136,7 +136,7 @@ def test_what_is_made_after_a_commit_may_fail_in_any_way_but_an_interrupt(caplog
     for error in (KeyError("x"), OSError(28, "No space left on device", "page"), MemoryError(), SteadyDancerError("x")):
         with after_commit("OUT/page", "make it again"):
             raise error
-    assert [line.partition(" (")[0] for line in caplog.messages] == ["OUT/page could not be made"] * 4
+    assert [line.partition(" (")[0] for line in caplog.messages] == ["OUT/page could not be written"] * 4
     assert all(line.endswith("The job is not affected; make it again") for line in caplog.messages)
     assert "No space left on device: page" in caplog.messages[1]
     with pytest.raises(KeyboardInterrupt), after_commit("OUT/page", "make it again"):

@@ -175,7 +175,7 @@ def test_a_chain_on_a_store_hands_addresses_over(
 
 
 def test_training_that_would_start_rendering_of_nothing_is_refused_before_it_begins(tmp_path: Path) -> None:
-    with pytest.raises(handover.SteadyDancerError, match="give pairs"):
+    with pytest.raises(handover.SteadyDancerError, match="set pairs"):
         train.train_steadydancer.fn("latents", str(tmp_path), "tiny", trigger_next=True)
     assert not list(tmp_path.iterdir())
 

@@ -148,5 +148,5 @@ def test_what_it_left_half_made_is_refused_by_the_rules_name(
     monkeypatch.setattr(rules, "RULES", dict(rules.RULES) | {"pictures": Rule(2, "mirrors count")})
     told = call(*words.format(earlier, components, checkpoint).split(), "--preset", "tiny", "--in-process")
     assert told.code != 0
-    assert "started by another version" in told.err and "pictures: version 1 → 2 (mirrors count)" in told.err
+    assert "started by a version" in told.err and "pictures: version 1 → 2 (mirrors count)" in told.err
     assert (earlier / "run" / folder / PLAN).read_bytes() == plan

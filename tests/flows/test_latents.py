@@ -182,7 +182,7 @@ def test_other_networks_sources_or_clips_are_refused_by_name(
     refused(copy, tmp_path / "b", "There is no folder /nowhere", "--components", "/nowhere")
     refused(copy, tmp_path / "c", "/nowhere", "--clips", "/nowhere")
     answer = call(repair, "--latents", copy, "--out", copy.parent, "--in-process")
-    assert "a finished cache is never changed" in str(answer.exception)
+    assert "contains a finished cache, which repair never changes" in str(answer.exception)
     # The same curation, but its videos have gone.
     clips = Path(shutil.copytree(curated, tmp_path / "moved"))
     (table,) = (clips / "clips").glob("part-*")
@@ -232,7 +232,7 @@ def test_a_source_that_was_replaced_is_not_encoded_in_the_place_of_the_old_one(
 
 def test_what_is_no_cache_is_said(curated: Path) -> None:
     answer = call(verify, "--latents", curated / "clips")
-    assert answer.exit_code == 1 and "holds clips, not latents" in str(answer.exception)
+    assert answer.exit_code == 1 and "contains clips, not latents" in str(answer.exception)
 
 
 def test_a_cache_on_a_store_is_read_back_and_repaired_there(
@@ -274,7 +274,7 @@ def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
     run = presets.load("tiny")
     require_cache(run, cached)
     for field, value in (("dtype", "bfloat16"), ("max_area_px", 9216), ("drawing_area_px", 9216)):
-        with pytest.raises(ArtifactError, match=rf"with other settings than this run's `cache` .*\n  {field}: "):
+        with pytest.raises(ArtifactError, match=rf"with settings that differ from this run's `cache` .*\n  {field}: "):
             require_cache(presets.change(run, "cache", **{field: value}), cached)
     assert run.samples_drawn == (40 + 20 + 20) * 4
 

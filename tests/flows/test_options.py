@@ -68,7 +68,7 @@ def test_inputs_are_asked_for_unless_only_the_configuration_is(file: Path) -> No
         (("--folder", "gs://bucket/x"), "gs://… is not supported"),
         (("--folder", "s3://key:secret@bucket/x"), "must not contain credentials"),
         (("--name", "gs://bucket/*.mp4"), "gs://… is not supported"),
-        (("--here", "s3://bucket/x"), "s3://bucket/x is not on this machine; give a local folder"),
+        (("--here", "s3://bucket/x"), "s3://bucket/x is not on this machine; pass a local folder"),
         (("--here", "{file}"), "is a file"),
         *(((option, value), f"'{value}' is not a finite number")
           for option in ("--number", "--rate") for value in ("nan", "inf", "-inf", "1e999", "NaN", "x", "")),

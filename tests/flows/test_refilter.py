@@ -209,14 +209,14 @@ def test_settings_that_are_none_are_refused_in_a_sentence(curated: Path, tmp_pat
     for words, said in (
         (["--set", "min_beauty=3"], "GATE=VALUE"),
         (["--set", "min_brightness=bright"], "a number or `off`"),
-        (["--mix", "vertical=0.5"], "give both"),
+        (["--mix", "vertical=0.5"], "pass both"),
         (["--target", "3", "--mix", "vertical=1.5"], "sum to 1 at most"),
         (["--target", "3", "--mix", "round=0.5"], "mix"),
         (["--preset", '{"gates": {}}'], "expected"),
     ):
         assert said in refused(curated, out, *words)
     assert not out.exists()
-    assert "never changed: choose another --out" in refused(curated, curated)
+    assert "never changes: choose another --out" in refused(curated, curated)
     with pytest.raises(ArtifactError, match="affects measurements"):
         job.change_selection(Clips(curated).record, {"num_frames": 81})
 
@@ -226,7 +226,7 @@ def test_two_runs_on_one_folder_and_a_second_run_after_the_first(curated: Path, 
         assert "in use by another run" in refused(curated, tmp_path / "new")
     call(curated, tmp_path / "new")
     assert "already finished" in call(curated, tmp_path / "new")
-    assert "begun with other settings" in refused(curated, tmp_path / "new", "--set", "min_brightness=0.2")
+    assert "started with different settings" in refused(curated, tmp_path / "new", "--set", "min_brightness=0.2")
 
 
 def test_a_parent_that_is_damaged_cut_or_changed_is_refused(curated: Path, tmp_path: Path) -> None:

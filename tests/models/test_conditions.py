@@ -117,7 +117,9 @@ def test_without_an_empty_prompt_no_text_is_dropped() -> None:
     nothing = NullConditions(null(1).pose_latents, null(1).pose_image_embeds)
     draws = torch.zeros(3, dtype=torch.bool)
     for drop in (lambda: members().without_text(nothing), lambda: members().with_dropout(nothing, draws, draws)):
-        with pytest.raises(ValueError, match="null.prompt_embeds is None: give the text features of the empty prompt"):
+        with pytest.raises(
+            ValueError, match="null.prompt_embeds is None: set it to the text features of the empty prompt"
+        ):
             drop()
 
 

@@ -181,12 +181,13 @@ def test_a_pipeline_may_be_saved_with_its_own_negative_prompt(pipeline: SteadyDa
 def test_another_model_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = tiny_components(transformer={"num_layers": 1})
     with pytest.raises(
-        ValueError, match="must be a SteadyDancerTransformer3DModel, not WanTransformer3DModel: `from_wan`"
+        ValueError,
+        match="must be a SteadyDancerTransformer3DModel, not WanTransformer3DModel: `SteadyDancerTrans",
     ):
         SteadyDancerPipeline(**parts)
     save_components(parts, tmp_path)
     monkeypatch.setattr(AutoencoderKLWan, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(ComponentsError, match="holds a WanTransformer3DModel, not a SteadyDancer.*from_wan"):
+    with pytest.raises(ComponentsError, match="contains a WanTransformer3DModel, not a SteadyDancer.*from_wan"):
         SteadyDancerPipeline.from_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "vae")
     with pytest.raises(ComponentsError, match="has no vae/"):
@@ -347,10 +348,10 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"num_frames": 9}, "has 5 frames and num_frames is 9"),
         ({"height": 40}, "multiples of 16"),
         ({"width": None}, "given together"),
-        ({"driving_video": IMAGE[None], "pose_video": pose()}, "Give either pose_video or driving_video, not both"),
-        ({"pose_video": None}, "Give either pose_video or driving_video, not neither"),
+        ({"driving_video": IMAGE[None], "pose_video": pose()}, "Pass either pose_video or driving_video, not both"),
+        ({"pose_video": None}, "Pass either pose_video or driving_video, not neither"),
         ({"driving_video": IMAGE[None]}, "needs a pose_estimator"),
-        ({"driving_fps": 8.0}, "driving_fps needs a driving_video that is a file"),
+        ({"driving_fps": 8.0}, "driving_fps requires driving_video to be a file"),
         ({"pose_video": None, "driving_video": "gone.mp4", "pose_estimator": object()}, "gone.mp4 cannot be read"),
         ({"output_type": "gif"}, "gif"),
         ({"num_videos_per_prompt": 0}, "at least 1, not 0"),
@@ -361,8 +362,8 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"callback_on_step_end_tensor_inputs": ["latents", "noise"]}, "prompt_embeds, .*, not noise"),
         ({"num_frames": 0}, r"4k \+ 1, .*not 0"),
         ({"num_frames": -3}, r"4k \+ 1, .*not -3"),
-        ({"image": IMAGE[:1, :1]}, "1×1 px, the minimum is 32×32"),
-        ({"image": IMAGE[:, :31]}, "31×64 px, the minimum is 32×32"),
+        ({"image": IMAGE[:1, :1]}, "1×1 px, but the minimum is 32×32"),
+        ({"image": IMAGE[:, :31]}, "31×64 px, but the minimum is 32×32"),
         ({"image": IMAGE / 255}, r"uint8 RGB \[H, W, 3\], not float64"),
         ({"image": "me.png"}, "PIL image or uint8 .*not str"),
         ({"pose_video": IMAGE[None][..., :1].repeat(5, 0)}, "each frame of the motion must be .*64, 36, 1"),
@@ -548,7 +549,7 @@ def test_what_a_subclass_overrides_is_used(pipeline: SteadyDancerPipeline) -> No
 
 
 def test_several_videos_are_not_streamed(pipeline: SteadyDancerPipeline) -> None:
-    with pytest.raises(InputError, match="num_videos_per_prompt must be 1: call once per video"):
+    with pytest.raises(InputError, match="num_videos_per_prompt must be 1: call them once per video"):
         pipeline.stream(IMAGE, pose(), num_videos_per_prompt=2)
 
 

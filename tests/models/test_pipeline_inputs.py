@@ -180,7 +180,9 @@ class HeadOnly(Estimator):
 def test_a_driving_video_with_nobody_to_follow_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DrivingError, match="two finds no person .*in the driving video: choose another one"):
         prepared(estimator=Estimator(in_video=False))
-    with pytest.raises(DrivingError, match=r"cannot be aligned by keypoints of two: none of its 5 frames shows a neck"):
+    with pytest.raises(
+        DrivingError, match=r"cannot be aligned with the keypoints of two: none of its 5 frames shows a neck"
+    ):
         prepared(estimator=HeadOnly(5))
     assert caplog.records == []
 
@@ -238,5 +240,5 @@ def test_what_is_no_picture_of_eight_bits_is_refused():
             as_frame(image, "the pose")
     with pytest.raises(InputError, match="the pose contains floating-point numbers"):
         as_frame(Image.fromarray(np.zeros((40, 40), np.float32)), "the pose")
-    with pytest.raises(InputError, match="31×40 px, the minimum is 32×32"):
+    with pytest.raises(InputError, match="31×40 px, but the minimum is 32×32"):
         as_reference(quarters()[:, :31])

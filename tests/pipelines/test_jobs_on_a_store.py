@@ -89,8 +89,8 @@ def test_a_prefix_a_glob_a_table_and_one_object_name_sources(store: ObjectPath, 
     assert ingest.list_sources(f"{store}/lists/a.csv") == ["/local/x.mp4", f"{store}/clips/dark.mp4"]
     for clips, words in (
         (f"{store}/none", "does not exist"),
-        (f"{store}/lists", "holds no video"),
-        (f"{store}/clips/*.mov", "holds no video"),
+        (f"{store}/lists", "contains no video"),
+        (f"{store}/clips/*.mov", "contains no video"),
         ("s3://no-such-bucket/clips", "bucket no-such-bucket does not exist"),
     ):
         with pytest.raises(SteadyDancerError, match=words):
@@ -178,7 +178,7 @@ def test_training_from_a_store_to_a_store(latents: ObjectPath, cached: Path, com
     shutil.rmtree(state_folder(out))
     assert train(latents, f"{root}/wan", out)["already_finished"]
     shutil.rmtree(state_folder(out))
-    with pytest.raises(TrainingRefused, match=r"steps: s3://.* holds a checkpoint of 2 steps"):
+    with pytest.raises(TrainingRefused, match=r"steps: s3://.* contains a checkpoint of 2 steps"):
         train(latents, f"{root}/wan", out, steps=3)
     with pytest.raises(TrainingRefused, match="learning_rate"):
         train(latents, f"{root}/wan", out, learning_rate=1e-3)

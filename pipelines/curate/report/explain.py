@@ -61,7 +61,7 @@ def find_rows(clips: Clips, wanted: str) -> list[int]:
     raise SteadyDancerError(
         f"{clips.artifact.path} has no clip, source or file {wanted!r}"
         + (f"; similar: {', '.join(near)}" if near else "")
-        + ". Give a clip_id (or its beginning), a path, a file name or a source_id"
+        + ". Pass a clip_id (or its beginning), a path, a file name or a source_id"
     )
 
 

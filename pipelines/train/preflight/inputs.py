@@ -234,8 +234,8 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
             )
             hint += "gradient_accumulation × clips in one forward pass"
         raise TrainingRefused(
-            f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to start from its "
-            "newest training state:\n" + "\n".join(f"  {change}" for change in changes) + hint
+            f"{out} was started with different settings or inputs; choose another --out, with --fork {out} to start "
+            "from its newest training state:\n" + "\n".join(f"  {change}" for change in changes) + hint
         )
     newest = newest_intact_state(out)
     if newest is None:
@@ -243,7 +243,7 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
     steps, state = newest
     if steps > record["config"]["steps"]:
         raise TrainingRefused(
-            f"steps: {record['config']['steps']} steps requested, but {out} already has {steps}: give at least {steps}"
+            f"steps: {record['config']['steps']} steps requested, but {out} already has {steps}: use at least {steps}"
         )
     from ..resume.universal import refuse_without_room
 

@@ -176,7 +176,7 @@ def _missing_workers(config: TrainConfig) -> Iterator[str]:
     wanted = max(config.num_workers, 1)
     if config.use_gpu and wanted > (count := torch.cuda.device_count()):
         yield (
-            f"num_workers: {wanted} GPUs requested, but this machine has {count}: give the --address of a cluster that "
+            f"num_workers: {wanted} GPUs requested, but this machine has {count}: pass the --address of a cluster that "
             "has them, lower --num-workers, or use a preset without GPU (tiny)"
         )
     if not config.use_gpu and wanted > (count := os.cpu_count() or 1):

@@ -246,7 +246,7 @@ def test_one_message_names_all_that_is_wrong(dancer: Any, tmp_path: Path, save: 
     assert f"{1 + len(gone)} missing: patch_embedding_fuse.weight" in message
     assert f"… and {len(gone) - 4} more" in message
     assert "1 unexpected: vocals.weight" in message
-    assert f"1 of another shape: {query} [5, 128] (expected [128, 128])" in message
+    assert f"1 with the wrong shape: {query} [5, 128] (expected [128, 128])" in message
 
 
 def test_any_single_tensor_that_is_missing_is_the_only_one_named(

@@ -112,7 +112,7 @@ def test_few_frames_are_looked_at_evenly(folder: Path) -> None:
 
 
 def test_what_is_no_captioner_is_said(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ComponentsError, match=r"is not a captioner: give a folder .* its safetensors"):
+    with pytest.raises(ComponentsError, match=r"is not a captioner: pass a folder .* its safetensors"):
         Captioner(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
     (tmp_path / "model.safetensors").write_bytes(b"")

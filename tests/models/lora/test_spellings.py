@@ -442,7 +442,7 @@ REFUSED: dict[str, tuple[State, str]] = {
     "other layer": ({"lora_unet_blocks_9_ffn_0.lora_down.weight": torch.ones(2, WIDTH)}, "1 unexpected"),
     "modulation": ({"lora_unet_blocks_0_modulation.lora_down.weight": torch.ones(2, WIDTH)}, "1 unexpected"),
     "two adapters": (
-        {f"{LAYER}.lora_A.one.weight": torch.ones(2, WIDTH)}, "two adapters of one layer .*ffn_0.lora_down.weight"
+        {f"{LAYER}.lora_A.one.weight": torch.ones(2, WIDTH)}, "two adapters for one layer .*ffn_0.lora_down.weight"
     ),
     "LoKr of another size": (
         {"lora_unet_blocks_0_self_attn_k.lokr_w1": torch.ones(4, 4),

@@ -111,7 +111,7 @@ def test_what_this_program_made_below_a_folder_is_no_source_and_is_counted(tmp_p
     assert names(top, top) == mine
     folders = {str(top / name): made[name] for name in sorted(made)}
     assert found.left_out.record() == {"files": 11, "folders": folders}
-    assert str(found.left_out).startswith("skipping 11 videos that this program made: 1 in ")
+    assert str(found.left_out).startswith("skipping 11 videos that this program wrote: 1 in ")
     # The same by a glob, and below a link.
     assert names(top / "**" / "*.mp4", top) == mine
     linked = tmp_path / "linked"
@@ -134,14 +134,14 @@ def test_what_is_given_itself_is_a_source_whoever_made_it(tmp_path: Path) -> Non
     # A glob names a folder, or a star stands for it.
     assert names(top / "*" / "renders" / "*.mp4", run) == ["renders/a.mp4", "renders/b.mp4"]
     assert names(top / "**" / "renders" / "*.mp4", run) == ["renders/a.mp4", "renders/b.mp4"]
-    with pytest.raises(ArtifactError, match="no videos except those that this program made"):
+    with pytest.raises(ArtifactError, match="no videos except those that this program wrote"):
         names(run / "exp*" / "videos" / "*.mp4", run)
 
 
 def test_a_folder_of_nothing_but_products_is_refused_by_saying_so(tmp_path: Path) -> None:
     products(tmp_path)
     with pytest.raises(
-        ArtifactError, match=r"no videos except those that this program made: skipping 9 videos .* 2 in .*/run/export"
+        ArtifactError, match=r"no videos except those that this program wrote: skipping 9 videos .* 2 in .*/run/export"
     ):
         list_sources(str(tmp_path / "run"))
     (tmp_path / "m.csv").write_text("path\nrun/renders/a.mp4\n")
@@ -393,7 +393,7 @@ def test_what_lies_beside_two_files_is_nobodys_and_each_row_and_the_console_say_
     assert {row["pose_model"] for row in rows.values()} == {"supplied"}  # the mov has keypoints of its own
     for name in ("dance.mp4", "dance.MOV"):
         said = (
-            "dance.txt was ignored: several files in the folder are called dance; "
+            "dance.txt was ignored: several files in the folder are named dance; "
             f"to assign it to this file, name it {name}.txt"
         )
         assert rows[name]["sidecar_note"] == said

@@ -297,7 +297,7 @@ def test_an_excluded_set_without_a_file_is_refused_before_anything_is_measured(t
     (tmp_path / "a.mp4").write_bytes(b"x")
     config = CONFIG.model_copy(update={"exclude": str(tmp_path / "none")})
     with pytest.raises(
-        ArtifactError, match="none holds no file: give a folder of videos, or an .npz of their fingerprints"
+        ArtifactError, match="none contains no files: pass a folder of videos, or an .npz of fingerprints"
     ):
         job.plan(config, str(tmp_path / "*.mp4"), tmp_path / "out")
 
@@ -451,7 +451,7 @@ def test_a_parent_gives_what_is_the_same_and_the_rest_is_measured(
     assert [Path(name).stem for name in record["parent"]["gone"]] == ["static"]
     accepted = [row for row in rows_of(tmp_path / "new") if row["verdict"] == "ok"]
     assert Clips(tmp_path / "new").poses(accepted) == Clips(tmp_path / "twin").poses(accepted)
-    with pytest.raises(ArtifactError, match="measured with other settings:\n  num_score_frames: 4 → 5"):
+    with pytest.raises(ArtifactError, match="measured with different settings:\n  num_score_frames: 4 → 5"):
         job.run(config.model_copy(update={"num_score_frames": 5}), clips=str(clips), out=tmp_path / "x",
                 parent=tmp_path / "old", engine=Engine(tmp_path / "e", in_process=True))  # fmt: skip
 

@@ -73,7 +73,9 @@ def test_two_that_fit_equally_well_are_named_and_not_taken(tmp_path: Path) -> No
     assert reason == "ambiguous_truth" and "a.mkv and a.mov" in detail and str(folder) in detail
     assert "c d.mp4" in found.missing["c_d"][1] and "c#d.mp4" in found.missing["c_d"][1]
     assert found.to_record()["not_found"] == {"ambiguous_truth": ["a", "c_d"]}
-    with pytest.raises(SteadyDancerError, match=r"only ambiguous truths: a\.mkv and a\.mov match the render a equally"):
+    with pytest.raises(
+        SteadyDancerError, match=r"every match in .* is ambiguous: a\.mkv and a\.mov match the render a equally"
+    ):
         find_truths(["a"], folder)
 
 
@@ -104,20 +106,20 @@ def test_a_letter_with_an_accent_is_the_same_in_one_sign_and_in_two(tmp_path: Pa
 
 def test_without_a_folder_none_is_missed_by_name(tmp_path: Path) -> None:
     found = find_truths(["b", "a"], None)
-    assert found.missing == dict.fromkeys(("a", "b"), ("no_truth", "no truth was given"))
-    assert format_truths(found.to_record()) == "No truth was given." and format_truths(None) == ""
+    assert found.missing == dict.fromkeys(("a", "b"), ("no_truth", "no ground truth was given"))
+    assert format_truths(found.to_record()) == "No ground truth was given." and format_truths(None) == ""
 
 
 def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a.mp4", "b.mp4", "y.mp4", "z.mp4")
     told = find_truths(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
     assert format_truths(told) == (
-        f"2 of 7 renders have a truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
-        "2 videos there match no render (y.mp4, z.mp4)."
+        f"2 of 7 renders have ground truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
+        "2 videos in it match no render (y.mp4, z.mp4)."
     )
     folder = folder_of(tmp_path / "one", "a.mp4", "z.mp4")
     assert format_truths(find_truths(["a"], folder).to_record()) == (
-        f"1 of 1 renders have a truth in {folder}. 1 video there matches no render (z.mp4)."
+        f"1 of 1 renders have ground truth in {folder}. 1 video in it matches no render (z.mp4)."
     )
 
 
@@ -204,10 +206,10 @@ def test_a_truth_is_scaled_but_not_stretched(tmp_path: Path) -> None:
     encode(frames, tmp_path / "t.mp4", 16, lossless=True)
     clock = Clock(times(3, 16))
     half = truth_frames(tmp_path / "t.mp4", clock, (32, 48), None)
-    assert half.frames.shape == (3, 32, 48, 3) and half.detail == "the truth was scaled from 96×64 to 48×32"
+    assert half.frames.shape == (3, 32, 48, 3) and half.detail == "the ground truth was scaled from 96×64 to 48×32"
     assert np.abs(half.frames[:, 4:-4, 4:20].astype(int) - (200, 30, 60)).max() <= 2
     assert np.abs(half.frames[:, 4:-4, 28:-4].astype(int) - (20, 90, 180)).max() <= 2
-    with pytest.raises(NotComparable, match="the truth is 96×64, the render 64×64") as other:
+    with pytest.raises(NotComparable, match="the ground truth is 96×64, the render 64×64") as other:
         truth_frames(tmp_path / "t.mp4", clock, (64, 64), (80, 80))
     assert other.value.reason == "other_aspect"
     # The render has the shape of its image, but for its sides' rounding to 16; so has this truth.

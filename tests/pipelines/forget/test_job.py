@@ -335,7 +335,7 @@ def test_what_was_made_anew_meanwhile_is_not_deleted(copy: Path) -> None:
     latents = copy / "cached" / "latents" / "run.json"
     told = json.loads(latents.read_text())
     write_json(latents, {**told, "bytes": 0})
-    with pytest.raises(ArtifactError, match="has been made again since it was replaced: nothing was deleted"):
+    with pytest.raises(ArtifactError, match="was written again after it was replaced, so nothing was deleted"):
         forget.delete_superseded(record)
     write_json(latents, told)
     shutil.copytree(copy / "run" / "clips", copy / "later" / "clips")
@@ -349,7 +349,7 @@ def test_folders_that_are_in_use_are_not_written_into(copy: Path) -> None:
     gone = source_of(copy / "run")["source_id"]
     with pytest.raises(ArtifactError, match="already exists"):
         forget.run(request(copy, gone, out=copy / "run"))
-    with pytest.raises(ArtifactError, match="holds latents, not an export: give the --out of `export`"):
+    with pytest.raises(ArtifactError, match="contains latents, not an export: pass the --out of `export`"):
         forget.run(request(copy, gone, exports=[copy / "cached" / "latents"]))
 
 

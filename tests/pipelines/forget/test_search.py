@@ -72,7 +72,7 @@ def test_a_file_that_was_never_read_is_meant_by_its_path() -> None:
 
 def test_an_origin_may_mean_many_and_a_beginning_only_one() -> None:
     assert find_source("site", [FIRST]).ids == [A, B]
-    with pytest.raises(SteadyDancerError, match="2 source ids start with aaaaaa, aaaaaa10.* give more"):
+    with pytest.raises(SteadyDancerError, match="2 source ids start with aaaaaa, aaaaaa10.* use more"):
         find_source("aaaaaa", [FIRST])
     for nobody in ("aaaaa", "e" * 64, "/v/e.mp4", "AAAAAA1", ""):
         with pytest.raises(SteadyDancerError, match="no source matches"):

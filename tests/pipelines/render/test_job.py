@@ -116,7 +116,7 @@ def test_a_file_that_changes_is_another_job_whichever_it_is(
 ) -> None:
     run(folder)
     (folder / changed).write_text("other content")
-    with pytest.raises(ArtifactError, match="was begun with other settings or inputs"):
+    with pytest.raises(ArtifactError, match="was started with different settings or inputs"):
         run(folder)
     assert len(told) == 3
 

@@ -246,7 +246,7 @@ def test_the_python_pipeline_chooses_what_the_command_chooses(
     assert [record.message.split(":")[0] for record in caplog.records] == (
         ["the driving video does not fully show the person before frame 3"] if first else []
     )
-    with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer finds no person in the driving video"):
+    with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer found no person in the driving video"):
         pipeline_inputs.prepare_motion(told.image, None, frames, SlowDancer(9), 9)
 
 
@@ -329,7 +329,7 @@ def test_keypoints_beside_the_files_that_may_be_anothers_are_told(tmp_path: Path
         "to assign it to this file, name it a.png.pose.safetensors"
     )
     assert of_video == (
-        "a.pose.safetensors was ignored: several files in the folder are called a; to assign it to this file, name it "
+        "a.pose.safetensors was ignored: several files in the folder are named a; to assign it to this file, name it "
         "a.mp4.pose.safetensors"
     )
     assert steps._sidecar_notes(row, RenderConfig(pose_model="dwpose")) == []  # which looks at no sidecar

@@ -130,7 +130,7 @@ def test_a_fault_is_told_in_few_lines_and_the_same_command_goes_on(
     spilled = capfd.readouterr()
     message = str(caught.value).splitlines()
     log = tmp_path / "state" / "faults" / "measure-clip3.log"
-    assert message[0] == "trial stopped: a fault in stage `measure`, clip clip3 (None)"
+    assert message[0] == "trial stopped: stage `measure` failed on clip clip3 (None)"
     assert message[1] == "  ZeroDivisionError: a fault of two lines"
     assert message[2].startswith("  at runtime/test_runner.py:") and message[2].endswith("in measure")
     assert message[3] == f"  full traceback: {log}" and "a fault\nof two lines" in log.read_text()
@@ -228,7 +228,7 @@ def test_a_gpu_that_never_comes_is_not_waited_for(own_ray: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nix:words"])
 def test_a_cluster_that_does_not_answer_is_said_at_once(tmp_path: Path, address: str) -> None:
-    with pytest.raises(JobStopped, match=f"trial stopped: cannot connect to a Ray cluster at {address}"):
+    with pytest.raises(JobStopped, match=f"trial stopped: cannot connect to the Ray cluster at {address}"):
         run(tmp_path / "out", {}, Engine(tmp_path / "state", address=address))
 
 

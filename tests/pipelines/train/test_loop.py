@@ -635,7 +635,7 @@ def test_a_fork_goes_on_from_the_newest_state_with_other_settings(world, stages,
     same = micro(1, steps=7, learning_rate=3e-3)
     assert train(world, same, tmp_path / "fork", fork=stages[1])["already_finished"]
     assert train(world, same, tmp_path / "fork")["already_finished"]
-    with pytest.raises(TrainingRefused, match="^fork: .* was begun from"):
+    with pytest.raises(TrainingRefused, match="^fork: .* was started from"):
         train(world, same, tmp_path / "fork", fork=tmp_path / "straight")
 
 

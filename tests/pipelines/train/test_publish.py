@@ -119,13 +119,15 @@ def test_a_run_begins_on_this_machine_and_a_finished_one_is_known_by_its_record(
     monkeypatch.setattr(publish, "run_folder", lambda place: here)
     config: Any = SimpleNamespace(steps=5)
     assert prepare_store_run(config, out, None) == here and not list(here.iterdir())
-    with pytest.raises(TrainingRefused, match=rf"^out: {out} is on a store, but the machines of a cluster need"):
+    with pytest.raises(TrainingRefused, match=rf"^out: {out} is on an object store, but a cluster needs"):
         prepare_store_run(config, out, "ray://head")
 
     (tmp_path / "start.json").write_text("begun")
     publish.copy_atomically(tmp_path / "start.json", out / "start.json")
     publish_folder(checkpoint(tmp_path / "checkpoint", 5), out / "checkpoint")
-    with pytest.raises(TrainingRefused, match=rf"^steps: {out} holds a checkpoint of 5 steps, and the training state"):
+    with pytest.raises(
+        TrainingRefused, match=rf"^steps: {out} contains a checkpoint of 5 steps, but the training state"
+    ):
         prepare_store_run(SimpleNamespace(steps=9), out, None)  # type: ignore[arg-type]
     assert not list(here.iterdir())
     assert prepare_store_run(config, out, None) == here

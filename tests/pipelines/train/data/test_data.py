@@ -566,7 +566,7 @@ def test_a_cache_of_other_weights_sizes_types_or_code_ends_the_command(
     refused(train(cached, other), f"vae: {cached} was cached with another VAE")
     refused(
         train(cached, cache={"max_area_px": 96 * 96}),
-        f"{cached} was cached with other settings",
+        f"{cached} was cached with settings that differ",
         "max_area_px: 4096 → 9216",
     )
     refused(train(cached, cache={"dtype": "bfloat16"}), 'dtype: "float32" → "bfloat16"')

@@ -264,7 +264,7 @@ def test_a_picked_step_is_the_checkpoint_of_a_run_that_ended_there(world, run, t
 
 
 def test_a_step_that_is_not_kept_cannot_be_picked(run):
-    with pytest.raises(TrainingRefused, match=r"^steps: .* no weights of 3 steps; steps with weights: 2, 4, 5$"):
+    with pytest.raises(TrainingRefused, match=r"^steps: .* no weights for step 3; steps with weights: 2, 4, 5$"):
         kept_weights.pick(run, 3)
 
 
@@ -346,7 +346,7 @@ def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, buc
     assert picked == out / "checkpoint-000002" == job.find_checkpoint(out, 2)
     assert json.loads((picked / "run.json").read_text())["steps"] == 2
     assert job.pick(out, 5) == out / "checkpoint" == job.find_checkpoint(out, 5)  # the last one is there
-    with pytest.raises(TrainingRefused, match="has no checkpoint of 4 steps"):
+    with pytest.raises(TrainingRefused, match="has no checkpoint for step 4"):
         job.find_checkpoint(out, 4)
 
 

@@ -96,7 +96,9 @@ def test_a_setting_that_changes_what_is_computed_makes_another_run(run: Path, fi
     if field in FREE or field == "num_workers":  # the global batch stays
         refuse_other_run(run, record(other))
         return
-    with pytest.raises(TrainingRefused, match=rf"(?s)was begun with other settings .*--fork .*\n  config\.{field}"):
+    with pytest.raises(
+        TrainingRefused, match=rf"(?s)was started with different settings .*--fork .*\n  config\.{field}"
+    ):
         refuse_other_run(run, record(other))
 
 
@@ -177,9 +179,9 @@ def test_a_fork_has_the_state_and_its_steps_and_leaves_the_other_run_alone(run: 
 
     begin_fork(run, out, told)  # the same command again
     assert check_fork(run, out, told) is None
-    with pytest.raises(TrainingRefused, match=rf"^fork: {out} was begun from {run}; choose another"):
+    with pytest.raises(TrainingRefused, match=rf"^fork: {out} was started from {run}; choose another"):
         check_fork(tmp_path / "third", out, told)
-    with pytest.raises(TrainingRefused, match=rf"^fork: {run} was begun without --fork"):
+    with pytest.raises(TrainingRefused, match=rf"^fork: {run} was started without --fork"):
         check_fork(out, run, told)
 
 

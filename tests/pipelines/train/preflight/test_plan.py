@@ -329,4 +329,4 @@ def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_
 
     # The old run itself, with another rate: not its own any more.
     (refusal,) = preflight.plan(changed, **{**given, "out": old, "fork": None})["refusals"]
-    assert "was begun with other settings" in refusal and "config.learning_rate: 0.002 → 1e-05" in refusal
+    assert "was started with different settings" in refusal and "config.learning_rate: 0.002 → 1e-05" in refusal
