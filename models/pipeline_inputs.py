@@ -88,8 +88,8 @@ def video_size(image: NDArray[np.uint8], height: int | None, width: int | None, 
         if not height or not width:
             raise InputError(
                 f"max_area_px {max_area_px} is too small for a video with the aspect ratio of the image "
-                f"({image.shape[1]}×{image.shape[0]}) and sides of at least 16 px: use a larger area (default: 589824), or crop the "
-                "image."
+                f"({image.shape[1]}×{image.shape[0]}) and sides of at least 16 px: use a larger area "
+                "(default: 589824), or crop the image."
             )
     elif height is None or width is None or height <= 0 or width <= 0 or height % 16 or width % 16:
         raise InputError(

@@ -33,16 +33,18 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`: write its page and card.")
-@click.option("--metrics", type=FOLDER, help="The --out of `evaluate`: write its page.")
-@click.option("--run", "run_out", type=FOLDER, help="The --out of `train`, or the folder that holds the three stages.")
+@click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`: rewrite its page and card.")
+@click.option("--metrics", type=FOLDER, help="The --out of `evaluate`: rewrite its page.")
+@click.option(
+    "--run", "run_out", type=FOLDER, help="The --out of `train`, or the folder that contains the three stages."
+)
 @click.option("--out", type=FOLDER, help="With --clips: FILE.html, or a folder for curation.html. Default: in --clips.")
 def report(clips: Location | None, metrics: Location | None, run_out: Location | None, out: Location | None) -> None:
-    """Write the page of a curation (with its card), an evaluation or a training run again."""
+    """Rewrite the report page of a curation (and its dataset card), an evaluation or a training run."""
     if sum(place is not None for place in (clips, metrics, run_out)) != 1:
         raise click.UsageError("pass one of --clips, --metrics and --run")
     if out is not None and clips is None:
-        raise click.UsageError("--out needs --clips; the other pages are written into the folder that they describe")
+        raise click.UsageError("--out requires --clips; the other pages are written to the folder that they describe")
     if clips is not None:
         from ...pipelines.curate.report.page import CARD, PAGE, write_report
 
@@ -63,14 +65,16 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
 @click.command()
 @click.argument("clip", metavar="ID")
 @click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`.")
-@click.option("--latents", type=FOLDER, help="The --out of `cache`: also show the shard that holds the clip's sample.")
+@click.option(
+    "--latents", type=FOLDER, help="The --out of `cache`: also show the shard that contains the clip's sample."
+)
 @click.option("--artifact", "--renders", "--metrics", "--export", "artifact", type=FOLDER,
               help="The --out of any other command, or an artifact in it.")  # fmt: skip
 @as_json
 def explain(
     clip: str, clips: Location | None, latents: Location | None, artifact: Location | None, print_json: bool
 ) -> None:
-    """Show the verdict of one clip, render or sample, and the reasons for it.
+    """Show the verdict on one clip, render or sample, and the reasons for it.
 
     With --clips, ID is a clip_id or a prefix of it, or the path, file name or source_id of a source; all stages of the
     clip are shown. For other artifacts, ID is an id or a prefix of it, or the path or name of a file.

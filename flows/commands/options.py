@@ -208,6 +208,8 @@ def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
     counts = job()["counts"]
     click.echo(f"{folder}: {format_counts(counts)}{' (already finished; nothing to do)' if was_finished else ''}")
     require_usable(artifact, counts)
-    with after_commit(f"The list of reasons of {folder}", f"`steadydancer explain ID --artifact {folder}` shows each"):
+    with after_commit(
+        f"The list of reasons for {folder}", f"run `steadydancer explain ID --artifact {folder}` for one row"
+    ):
         for line in closing_lines(artifact):
             click.echo(line)

@@ -98,7 +98,7 @@ def free_folder(clips: str | None) -> Path:
     if not begun.is_file() or json.loads(begun.read_text())["clips"] == clips:
         return folder
     other = Path(f"runs/demo-{location(clips).stem if clips else 'dancers'}")
-    click.echo(f"{folder} holds a demo of other videos; writing to {other}")
+    click.echo(f"{folder} contains a demo of other videos; writing to {other}")
     return other
 
 

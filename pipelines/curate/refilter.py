@@ -131,8 +131,8 @@ def _select(old: Clips, config: CurateConfig, decisions: Decisions | None) -> Se
     expected = old.record["counts"]["inputs"]
     if len(selection) != expected:
         raise ArtifactError(
-            f"{old.artifact.path} has {len(selection)} rows, but its record states {expected}: copy it again, or curate "
-            "again"
+            f"{old.artifact.path} has {len(selection)} rows, but its record states {expected}: copy it again, or "
+            "curate again"
         )
     return selection
 

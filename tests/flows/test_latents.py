@@ -283,5 +283,5 @@ def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
         other = Path(shutil.copytree(components, tmp_path / part))
         file = next((other / part).glob("*.json"))
         file.write_text(file.read_text() + " ")
-        with pytest.raises(TrainingRefused, match=f"^{part}: .* was cached with another {part} "):
+        with pytest.raises(TrainingRefused, match=f"^{part}: .* was cached with a different {part} "):
             check_inputs(run.stage1, cached, str(other), None)

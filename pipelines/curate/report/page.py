@@ -103,7 +103,7 @@ def _summary(table: pa.Table, record: dict[str, Any]) -> Section:
     left_out = record["inputs"].get("left_out", {"files": 0})
     if left_out["files"]:
         folders = "\n".join(f"{number} in {folder}" for folder, number in left_out["folders"].items())
-        text += f"\n{show(left_out['files'])} videos in the given folder were made by this program and "
+        text += f"\n{show(left_out['files'])} videos in the given folder were written by this program and "
         text += f"are not used as sources:\n{folders}"
     return Section("Summary", text, tiles)
 
@@ -123,8 +123,8 @@ def _funnel_section(steps: list[Step], inputs: int) -> Section:
     idle = sum(not step.lost and step.verdict != "quarantined" for step in steps)
     rows = [["" if cell is None else cell for cell in row] for row in rows]
     text = (
-        "Quarantined rows by stage, then rejected rows by gate or rule. A clip counts at the first gate that rejects "
-        f"it. {idle} further gates and rules rejected nothing."
+        "Quarantined rows by stage, then rejected rows by gate or rule. A clip is counted at the first gate that "
+        f"rejects it. {idle} further gates and rules rejected nothing."
     )
     return Section("Funnel", text, head=["step", "lost", "left", "", "meaning"], rows=rows)
 
@@ -164,8 +164,9 @@ def _copies_section(table: pa.Table, record: dict[str, Any]) -> Section:
     found, counted, leaked = copies(table), reasons(table), leaks(table)
     text = (
         f"{show(found['groups'])} groups of duplicates ({show(found['rows'])} rows; the largest group has "
-        f"{show(found['largest'])} files). {show(counted.get(('rejected', 'duplicate'), 0))} rows were rejected as the "
-        f"same bytes as another, {show(counted.get(('rejected', 'near_duplicate'), 0))} as copies of a better one.\n"
+        f"{show(found['largest'])} files). {show(counted.get(('rejected', 'duplicate'), 0))} rows were rejected as "
+        f"byte-identical to another, {show(counted.get(('rejected', 'near_duplicate'), 0))} as copies of a better "
+        "one.\n"
     )
     if leaked is None:
         return Section("Duplicates and leaks", text + "Similarity to evaluation sets was not checked (`exclude`).")
@@ -174,7 +175,7 @@ def _copies_section(table: pa.Table, record: dict[str, Any]) -> Section:
         unread = inputs["excluded_unreadable"]
         text += f"{show(inputs['excluded_videos'])} excluded videos were compared.\n"
         if unread:
-            text += f"{show(len(unread))} others could not be read; clips of them may have been accepted:\n"
+            text += f"{show(len(unread))} others could not be read; clips that match them may be accepted:\n"
             text += "".join(f"{name}: {why}\n" for name, why in unread.items())
     text += f"Rejected as similar to excluded videos: {show(counted.get(('rejected', 'max_leak_score'), 0))}."
     return Section("Duplicates and leaks", text, head=["excluded video", "clips"], rows=leaked)
@@ -198,12 +199,12 @@ def _time_section(record: dict[str, Any], table: pa.Table) -> Section:
     limit = (
         "The time for decoding was not measured."
         if share is None
-        else f"Decoding takes {100 * share:.0f} % of them: with this decoder, faster scores would make the curation at "
-        f"most {1 / max(share, 1e-9):.2f} times as fast."
+        else f"Decoding takes {100 * share:.0f} % of this time, so faster scores alone can speed up curation by at most "
+        f"{1 / max(share, 1e-9):.2f} times."
     )
     text = (
-        f"Wall-clock time of the run that finished the curation: {record['seconds']['total']:.1f} s. The table gives "
-        f"its seconds summed over all workers. {limit}"
+        f"Wall-clock time of the run that finished the curation: {record['seconds']['total']:.1f} s. The table lists "
+        f"its seconds, summed over all workers. {limit}"
     )
     if counts := record.get("decoding"):
         text += f"\nDecoding: {', '.join(f'{name} {show(number)}' for name, number in counts.items())}."

@@ -27,7 +27,7 @@ def unmeasured_section(counts: list[GateCount], table: pa.Table) -> Section:
         for one in counts
     ]  # fmt: skip
     head = ["gate", "threshold", "measured", "not measured", "accepted unmeasured", "beyond the threshold",
-            "first to reject", "only one to reject"]  # fmt: skip
+            "first to reject", "only gate to reject"]  # fmt: skip
     return Section("Gates and missing scores", text, head=head, rows=rows)
 
 

@@ -64,7 +64,7 @@ def seconds_a_step(
         known = {name: value for name, value in begun.items() if name in TrainConfig.model_fields}
         other = TrainConfig.model_validate({**config.model_dump(mode="json"), **known})
         fork_flops = mean_step_flops(other, network, buckets).hardware / max(other.num_workers, 1)
-        return taken * (step_flops / workers) / fork_flops, "measured in the fork"
+        return taken * (step_flops / workers) / fork_flops, "measured in the forked run"
     return None, None
 
 

@@ -104,11 +104,11 @@ def check_inputs(
 def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict[str, Any] | None:
     if config.stage == 1:
         if from_checkpoint is not None:
-            raise TrainingRefused("from_checkpoint: stage 1 starts from --base; only stages 2 and 3 take --from")
+            raise TrainingRefused("from_checkpoint: stage 1 starts from --base; only stages 2 and 3 accept --from")
         return None
     if from_checkpoint is None:
         raise TrainingRefused(
-            f"from_checkpoint: stage {config.stage} needs --from, the checkpoint of stage {config.stage - 1}"
+            f"from_checkpoint: stage {config.stage} requires --from, the checkpoint of stage {config.stage - 1}"
         )
     parent = read_checkpoint_record(from_checkpoint)
     if parent["stage"] != config.stage - 1:
@@ -120,7 +120,9 @@ def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict
     parent_config = {**absent_fields(TrainConfig), **parent["config"]}
     for name, value in wanted.items():
         if parent_config[name] != value:
-            raise TrainingRefused(f"{name}: the checkpoint has {parent_config[name]!r}, the configuration {value!r}")
+            raise TrainingRefused(
+                f"{name}: the checkpoint has {parent_config[name]!r}, but the configuration {value!r}"
+            )
     return parent
 
 
@@ -135,8 +137,8 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
         is_here = folder and name in folders.NAMES and not folders.missing_parts(folder, (name,))
         if folder and is_here and folders.part_digest(folder, name) != digest:
             raise TrainingRefused(
-                f"{name}: {shards.path} was cached with another {'VAE' if name == 'vae' else name} (digest "
-                f"{digest[:12]}…) than the one in {base}"
+                f"{name}: {shards.path} was cached with a different {'VAE' if name == 'vae' else name} (digest "
+                f"{digest[:12]}…) from the one in {base}"
             )
     for num_frames in sorted({bucket[0] for bucket in shards.bucket.values()}):
         if num_frames != config.num_frames:
@@ -165,7 +167,7 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
         if shapes[name][-1] != transformer[field]:
             raise TrainingRefused(
                 f"{name}: {shards.path} has features of width {shapes[name][-1]}, but the transformer's {field} is "
-                f"{transformer[field]}: the cache was made with other components"
+                f"{transformer[field]}: the cache was made with different components"
             )
 
 

@@ -141,7 +141,7 @@ def test_what_cannot_be_bundled_is_said_before_the_first_step(cached: Path, base
     inputs = {"latents": latents, "base": str(tmp_path / "base"), "out": tmp_path / "run"}
 
     (other / "tokenizer/tokenizer_config.json").write_text("{}")
-    with pytest.raises(TrainingRefused, match=f"bundle: the tokenizer in {other} is not the one that the clips were"):
+    with pytest.raises(TrainingRefused, match=f"bundle: the tokenizer in {other} is not the one used to cache"):
         job.run(one_step(cached, bundle=True), **inputs)
     shutil.rmtree(other / "text_encoder")
     with pytest.raises(TrainingRefused, match=r"bundle: .*/base has no vae and no text_encoder and"):

@@ -356,7 +356,7 @@ def test_resuming_reads_the_state_and_cuts_the_metrics_and_refuses_other_weights
     monkeypatch.setattr(loop, "read_state_record", lambda state: {"trained": ["a", "b"]})
     monkeypatch.setattr(loop, "read_state", lambda *given: read.append(given))
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "c"])
-    with pytest.raises(TrainingRefused, match="step-000003 has other trained weights than this run trains"):
+    with pytest.raises(TrainingRefused, match="step-000003 has a different set of trained weights from this run"):
         loop._resume(engine, group, tmp_path)  # type: ignore[arg-type]
     assert not read and len(read_rows(tmp_path)) == 5
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "b"])

@@ -563,7 +563,7 @@ def test_a_cache_of_other_weights_sizes_types_or_code_ends_the_command(
     other = Path(shutil.copytree(components, tmp_path / "other"))
     settings_file = other / "vae" / "config.json"
     settings_file.write_text(settings_file.read_text() + " ")
-    refused(train(cached, other), f"vae: {cached} was cached with another VAE")
+    refused(train(cached, other), f"vae: {cached} was cached with a different VAE")
     refused(
         train(cached, cache={"max_area_px": 96 * 96}),
         f"{cached} was cached with settings that differ",

@@ -79,7 +79,7 @@ def test_tensorboard_shows_what_the_metrics_hold_after_a_cut_too(tmp_path):
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(TrainingRefused, match="^trackers: wandb needs the package wandb: install it with pip"):
+    with pytest.raises(TrainingRefused, match="^trackers: wandb requires the package wandb: install it with pip"):
         open_trackers(config(trackers=("wandb",)), tmp_path)
 
 

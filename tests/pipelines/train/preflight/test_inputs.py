@@ -219,7 +219,7 @@ def test_a_stage_starts_from_the_stage_before_it(tmp_path: Path, stage: Any) -> 
         with pytest.raises(TrainingRefused, match=rf"^stage: .* checkpoint of stage {of}, but stage {stage} starts"):
             start._check_parent(config, parent(of))
     with pytest.raises(
-        TrainingRefused, match=rf"^from_checkpoint: stage {stage} needs --from, the checkpoint of stage {stage - 1}"
+        TrainingRefused, match=rf"^from_checkpoint: stage {stage} requires --from, the checkpoint of stage {stage - 1}"
     ):
         start._check_parent(config, None)
     for field in NETWORK_FIELDS:

@@ -77,7 +77,7 @@ def test_the_memory_of_the_released_shapes_is_what_is_known_of_it(networks):
     assert host["offloaded_optimizer"] * 12 / 16 == pytest.approx(197e9, rel=0.01)
     (refusal,) = preflight._too_little_host_memory(host, int(128e9))
     assert refusal.startswith("host_memory: 328 GB are needed (offloaded_optimizer 262.3, export 65.6)")
-    assert "has 128 GB: try no offload_optimizer, machines with more" in refusal
+    assert "has 128 GB: try offload_optimizer off, machines with more memory" in refusal
 
 
 def test_simulated_poses_take_a_vae_beside_the_step_where_they_are_encoded(networks):
