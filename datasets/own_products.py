@@ -1,7 +1,7 @@
 """Recognise folders that this program wrote, so that curation does not read them as source videos.
 
 An artifact, finished or not, is recognised by its record or plan. A few other folders (galleries of a training run,
-outputs of the demo) are recognised by the files beside them. Names alone are not enough: a user's own folder `renders`
+outputs of the demo) are recognised by the files next to them. Names alone are not enough: a user's own folder `renders`
 or `clips` is a source.
 """
 

@@ -1,4 +1,4 @@
-"""Provenance of a rendered video: a record beside the file and inside it, so that a copy of the video keeps it.
+"""Provenance of a rendered video: a record next to the file and inside it, so that a copy of the video keeps it.
 
 The record is JSON: `ID.json` beside `ID.mp4`, and the key `steadydancer` of the container's metadata. It contains
 digests of contents, never paths.
@@ -64,9 +64,9 @@ def write_video(
     fps: float = 16,
     sound: Sound | None = None,
 ) -> dict[str, Any]:
-    """Write an mp4 with `encode`, containing `record`, and beside it the record with the file's own digest.
+    """Write an mp4 with `encode`, containing `record`, and next to it the record with the file's own digest.
 
-    Returns the record beside the file: `record` and `video` (sha256, height, width, num_frames, fps). Both files are
+    Returns the record next to the file: `record` and `video` (sha256, height, width, num_frames, fps). Both files are
     written atomically, the video first.
 
     Raises:

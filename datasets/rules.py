@@ -29,7 +29,7 @@ RULES: Mapping[str, Rule] = {
     "driving_poses": Rule(2, "aligned at the first frame that fully shows the person; earlier frames repeat it"),
     # bytes → captions and tables
     "texts": Rule(2, "UTF-16 and UTF-32 are read, text that is not Unicode is rejected, columns have aliases"),
-    # which file beside a video is its caption, and which its keypoints
+    # which file next to a video is its caption, and which its keypoints
     "sidecars": Rule(2, "matched by the full name first; by the stem only if no other file matches it"),
     "truth": Rule(  # renders and truths → which frames are compared, and why a value is null
         2, "ground truth is also found by other spellings of an id, and compared by time; every null has a reason"

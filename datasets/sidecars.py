@@ -1,4 +1,4 @@
-"""Sidecars: which file beside a video or an image is its caption, and which its keypoints.
+"""Sidecars: which file next to a video or an image is its caption, and which its keypoints.
 
 A sidecar with the full name (`dance.mp4.txt`) belongs only to that file. A sidecar with the stem (`dance.txt`) belongs
 to the file called `dance`. If there are several, a video takes precedence over a GIF (a preview), and a GIF over an
@@ -80,7 +80,7 @@ def file_exists(place: Place) -> bool:
 def find(
     place: AnyPlace, kind: str, is_file: Callable[[AnyPlace], bool] = file_exists
 ) -> tuple[AnyPlace | None, list[str]]:
-    """Return the sidecar beside a file, and the names of other files in the folder that may claim it."""
+    """Return the sidecar next to a file, and the names of other files in the folder that may claim it."""
     by_full_name, by_stem = _names(place, kind)
     for name in by_full_name:
         if is_file(place.with_name(name)):

@@ -90,7 +90,7 @@ def read_text(place: str | os.PathLike[str] | ObjectPath) -> str:
 
 
 def read_caption(path: Path) -> str | None:
-    """Read the caption beside a video or image; None if there is none or it may belong to another file.
+    """Read the caption next to a video or image; None if there is none or it may belong to another file.
 
     Raises:
         TextError: see `decode_text`.

@@ -729,7 +729,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """Make one video as a call does, and write it to an mp4 with a record of its provenance while it is decoded.
 
         Args:
-            path: the mp4; the record is written beside it with the suffix `.json`.
+            path: the mp4; the record is written next to it with the suffix `.json`.
             args: as in a call.
             seed: of all random numbers, drawn on the CPU.
             fps: frames per second of the file; 16 is released.

@@ -161,7 +161,7 @@ class ShardDataset:
         """Check that shards and null conditions are complete, without reading the shards.
 
         Raises:
-            ArtifactError: a shard is missing, cut short or too long, the index lists a sample that its shard cannot
+            ArtifactError: a shard is missing, truncated or too long, the index lists a sample that its shard cannot
                 contain, or the null conditions of a bucket are missing. The message names the first of each kind.
         """
         wrong = sorted((str(place), damage) for place, damage in wrong_sizes(self._shards()).items())
@@ -188,7 +188,7 @@ class ShardDataset:
         Sizes are checked at every read, checksums only at the first read by this dataset.
 
         Raises:
-            ArtifactError: the shard is missing, cut short or damaged. The message names it.
+            ArtifactError: the shard is missing, truncated or damaged. The message names it.
         """
         path = self.shard(key)
         members = self._index["members"][self._rows[key]].as_py() or []

@@ -45,8 +45,8 @@ def forget(source: str, clips: tuple[Location, ...], latents: tuple[Location, ..
     """Remove SOURCE from manifests, shards and exports.
 
     SOURCE is a source_id or a prefix of it, the path of the file as it was curated, or an origin. New versions without
-    it are written and read back; then, if you confirm, the old versions are deleted. The source file, and weights trained
-    on it, are not changed. If interrupted, run the same command again to resume.
+    it are written and read back; then, if you confirm, the old versions are deleted. The source file, and weights
+    trained on it, are not changed. If interrupted, run the same command again to resume.
     """
     from ...pipelines.forget import job
 

@@ -185,7 +185,7 @@ def check_tensors(given: Mapping[str, Shape], wanted: Mapping[str, Shape], sourc
     """Check that names and shapes are exactly the expected ones, and report all differences in one message.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or of another shape.
+        CheckpointError: tensors are missing, unexpected or of the wrong shape.
     """
     missing = [name for name in wanted if name not in given]
     unexpected = [name for name in given if name not in wanted]

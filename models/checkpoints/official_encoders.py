@@ -194,7 +194,7 @@ def _matching_model(empty: Callable[[Mapping[str, Shaped]], Any], state: Mapping
     """Build the model without weights for the tensors, and check that they are complete.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or of another shape.
+        CheckpointError: tensors are missing, unexpected or of the wrong shape.
     """
     try:
         with torch.device("meta"):

@@ -214,7 +214,7 @@ def _finished(to: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a finished conversion.
 
     Raises:
-        CheckpointError: it was converted from another source or with other settings.
+        CheckpointError: it was converted from another source or with different settings.
     """
     record = dict(json.loads((to / RECORD).read_text()))
     made = {**{name: record.get(name) for name in settings}, "digest": record["source"]["digest"]}

@@ -76,7 +76,7 @@ def run(
         parent: a damaged cache with the same plan, whose sound shards are reused.
 
     Raises:
-        ArtifactError: the clips are not finished, the folder was begun with other settings, or another run uses it.
+        ArtifactError: the clips are not finished, the folder has different settings, or another run uses it.
         ComponentsError: the VAE, an encoder or the captioner is missing.
         JobStopped: the code or the machine failed.
     """

@@ -159,7 +159,7 @@ def _render_remarks(artifact: Artifact) -> list[str]:
 
 
 def format_truths(truths: dict[str, Any] | None) -> str:
-    """Format a record's counts of truths found and compared; empty for a record without them."""
+    """Format a record's counts of ground-truth videos found and compared; empty for a record without them."""
     if truths is None:
         return ""
     if truths["folder"] is None:

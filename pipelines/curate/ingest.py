@@ -76,7 +76,7 @@ def read_sources(clips: str) -> pa.Table:
 def find_sources(clips: str) -> Sources:
     """Find the sources and their metadata without opening them: `SCHEMA`, sorted by `source_path`, unique.
 
-    Videos below a given folder that this program made (renders, exports, galleries; see `own_products`) are skipped.
+    Videos below a given folder that this program wrote (renders, exports, galleries; see `own_products`) are skipped.
     A path that is given itself, listed in a manifest or spelled out in a glob is always a source.
 
     Args:

@@ -64,7 +64,7 @@ def run(
     scores that these gates read; other sources are measured.
 
     Raises:
-        ArtifactError: no sources, a parent measured with other settings, settings that differ from those of an
+        ArtifactError: no sources, a parent measured with different settings, settings that differ from those of an
             unfinished run in `out`, or another run uses `out`.
         JobStopped: the code or the machine failed.
     """

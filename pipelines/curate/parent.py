@@ -64,7 +64,7 @@ class Parent:
             excluded: digest of the excluded set.
 
         Raises:
-            ArtifactError: the parent is not finished, or was measured with other settings or rules.
+            ArtifactError: the parent is not finished, or was measured with different settings or rules.
         """
         clips = Clips(folder.absolute())  # workers may run in other folders
         kept = set(CurateConfig.model_fields) - set(IRRELEVANT_FIELDS)

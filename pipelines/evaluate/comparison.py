@@ -1,4 +1,4 @@
-"""Comparison of a render with its truth: which frames are compared, and when the two are not comparable.
+"""Comparison of a render with its ground truth: which frames are compared, and when the two are not comparable.
 
 Both start at 0 s. If both have the same frame times, frames are compared one to one. Otherwise each rendered frame is
 compared with the truth's frame at that time, up to the truth's end. The truth is scaled to the render's size; a truth
@@ -35,7 +35,7 @@ class Compared(NamedTuple):
 
 
 class NotComparable(Exception):
-    """A truth that cannot be compared with its render.
+    """Ground truth that cannot be compared with its render.
 
     Args:
         reason: `unreadable_truth` or `other_aspect`.

@@ -1,4 +1,4 @@
-"""The evaluate job: renders, and truths if there are any → metric rows and a page."""
+"""The evaluate job: renders, and ground truth if there is any → metric rows and a page."""
 
 import time
 from collections import Counter
@@ -61,7 +61,7 @@ def run(
     """Score `renders` into `out/metrics` and `out/report.html`; return the artifact's record.
 
     Raises:
-        ArtifactError: the renders are not finished, the folder was begun with other settings, or it is in use.
+        ArtifactError: the renders are not finished, the folder was started with different settings, or it is in use.
         SteadyDancerError: `truth` has no truth for any render.
         JobStopped: the code or the machine failed.
     """
@@ -138,6 +138,6 @@ def missing(rows: list[Row], metrics: Iterable[str]) -> dict[str, dict[str, int]
 
 
 def count_compared(rows: list[Row]) -> dict[str, int]:
-    """Count the videos, and their frames, that were compared with a truth."""
+    """Count the videos, and their frames, that were compared with ground truth."""
     frames = [row["frames_compared"] for row in rows if row["metric"] == "psnr" and row["value"] is not None]
     return {"compared": len(frames), "frames_compared": sum(frames)}

@@ -1,4 +1,4 @@
-"""The evaluation report: one static page with metrics, and reference, render and truth of each video."""
+"""The evaluation report: one static page with metrics, and reference, render and ground truth of each video."""
 
 from collections import Counter
 from collections.abc import Sequence

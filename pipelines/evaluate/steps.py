@@ -84,7 +84,7 @@ def load_vae(task: EvaluateTask) -> Any:
 
 @on_local_copies("video", "image", "truth")
 def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
-    """Score a video: one row per metric. The input's `reason` and `detail` explain why it has no truth, if so."""
+    """Score a video, one row per metric. Input's `reason` and `detail` explain why ground truth is missing."""
     frames, times_s = read_render(Path(row["video"]), task.config)
     reference, image_size, unread = read_reference(row["image"], *frames.shape[1:3])
     scores = {

@@ -1,4 +1,4 @@
-"""Search for the truth of each render in a folder, by the render's id. Ambiguous matches are reported, not guessed."""
+"""Find the ground truth of each render in a folder, by the render's id. Ambiguous matches are reported, not guessed."""
 
 import re
 import unicodedata
@@ -21,12 +21,12 @@ NOT_GIVEN = ("no_truth", "no ground truth was given")
 
 @dataclass(frozen=True)
 class Truths:
-    """Truths that were found in a folder.
+    """Ground-truth videos found in a folder.
 
     Args:
         folder: folder that was searched; None if none was given.
-        found: id of a render → path of its truth, as stored in tables.
-        missing: id of a render without a truth → (reason, detail).
+        found: id of a render → path of its ground truth, as stored in tables.
+        missing: id of a render without ground truth → (reason, detail).
         unused: names of videos in the folder that match no render.
     """
 
@@ -51,7 +51,7 @@ class Truths:
 
 
 def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
-    """Find the truth of every id among the videos in `folder`.
+    """Find the ground truth of every id among the videos in `folder`.
 
     A truth is named `ID.mp4`. Without such a file, the id is compared with the other names without their suffix: first
     unchanged, then converted like a render's id (`file_stem`), then ignoring case. A file is the truth of one render

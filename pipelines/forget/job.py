@@ -145,7 +145,7 @@ def _curations(request: Request) -> list[Clips]:
     """Open a request's curations and check that they are all selections of one set of measured rows.
 
     Raises:
-        ArtifactError: they select from different measured rows, or another selection beside them was not given.
+        ArtifactError: they select from different measured rows, or another selection next to them was not given.
     """
     curations = [Clips(place) for place in request.clips]
     measured = {str(clips.measured.path.absolute().resolve()) for clips in curations}

@@ -45,7 +45,7 @@ fill: var(--rejected) } .quarantined { background: var(--quarantined); fill: var
 .key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px; margin: 0 .35rem 0 1rem }
 """
 
-# Media are in the page or beside it; the browser blocks everything else, also if a file name tries to load it.
+# Media are in the page or next to it; the browser blocks everything else, also if a file name tries to load it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; media-src 'self' file:"
 
 DATA = "data:image/jpeg;base64,"

@@ -66,7 +66,7 @@ def run(
     """Render `pairs` into `out/renders`; return the artifact's record. A pair that fails does not stop the others.
 
     Raises:
-        ArtifactError: the checkpoint is not finished, the folder was begun with other settings, or it is in use.
+        ArtifactError: the checkpoint is not finished, the folder was started with different settings, or it is in use.
         ComponentsError: the VAE or an encoder is missing.
         JobStopped: the code or the machine failed.
     """

@@ -83,7 +83,7 @@ def load_tools(task: RenderTask) -> RenderTools:
 
 @on_local_copies("image", "driving")
 def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
-    """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
+    """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` next to it."""
     config = task.config
     image, changes = read_image(Path(row["image"]))
     model, driven = driving_motion(row, image, config, tools.estimator)

@@ -50,7 +50,7 @@ def run(
             changed.
         from_checkpoint: checkpoint of the previous stage, for stages 2 and 3.
         address: address of a Ray cluster; None: a private Ray on this machine, or no Ray with `num_workers=0`.
-        fork: folder of another run; this run starts from its newest training state, with other settings.
+        fork: folder of another run; this run starts from its newest training state, with different settings.
 
     Returns:
         The checkpoint's record, `out/checkpoint/run.json`; with `"already_finished": True` if the run was complete.

@@ -34,11 +34,11 @@ PAGE, CARD = "curation.html", "card.md"
 
 
 def write_report(folder: Location, page: Location | None = None) -> Location:
-    """Write the report of a finished curation and its card beside it; return the path of the report.
+    """Write the report of a finished curation and its card next to it; return the path of the report.
 
     Args:
         folder: what `curate --out` was given, or the artifact in it.
-        page: path of the HTML file; None: beside the artifact.
+        page: path of the HTML file; None: next to the artifact.
 
     Raises:
         ArtifactError: the curation is not finished, or its counts do not balance.
@@ -199,7 +199,7 @@ def _time_section(record: dict[str, Any], table: pa.Table) -> Section:
     limit = (
         "The time for decoding was not measured."
         if share is None
-        else f"Decoding takes {100 * share:.0f} % of this time, so faster scores alone can speed up curation by at most "
+        else f"Decoding takes {100 * share:.0f} % of this time, so faster scores alone can speed up curation at most "
         f"{1 / max(share, 1e-9):.2f} times."
     )
     text = (

@@ -1,4 +1,4 @@
-"""Fork a run: start from the newest training state of another run, with other settings."""
+"""Fork a run: start from the newest training state of another run, with different settings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
     """Find the training state that a run in `out` would start from; None if it has already started. Writes nothing.
 
     Raises:
-        TrainingRefused: `fork` has no intact state, this run cannot load it, or `out` was begun differently.
+        TrainingRefused: `fork` has no intact state, this run cannot load it, or `out` was started differently.
     """
     known = forked_from(out)
     if known is not None or (out / "start.json").exists():

@@ -200,7 +200,7 @@ def read_identity(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparable_identity(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """Return `identity(record)` to compare with a begun run; a base that a plan did not read counts as the same."""
+    """Return `identity(record)` to compare with an earlier run; a base that a plan did not read counts as the same."""
     now = identity(record)
     return now if now["base"] is not None else {**now, "base": begun["base"]}
 
@@ -217,10 +217,10 @@ def check_same_run(out: Path, record: dict[str, Any]) -> None:
 
 
 def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
-    """Check that `out` is new or was begun by the same run; more steps, and other workers for its batches, are allowed.
+    """Check that `out` is new or belongs to this run; more steps, and other workers for its batches, are allowed.
 
     Raises:
-        TrainingRefused: the folder was begun with other settings or inputs (the message lists each change, old → new),
+        TrainingRefused: the folder has different settings or inputs (the message lists each change, old → new),
             its newest state has more steps than requested, or the disk is too full to convert it for these workers.
     """
     file = out / "start.json"

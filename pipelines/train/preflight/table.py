@@ -9,7 +9,7 @@ _GB = 1e9
 
 
 def table(plan: dict[str, Any]) -> str:
-    """Format what will be done, its memory, disk and time, and the memory with other settings.
+    """Format what will be done, its memory, disk and time, and the memory with different settings.
 
     Refusals are not included: the command prints them at the end.
 
