@@ -116,7 +116,7 @@ FOLDER = "FOLDER"  # replaced by an empty folder
         (["cache", "--clips", FOLDER, "--out", "o"], 1, "is not finished (it has no run.json)"),
         (["train", "--latents", FOLDER, "--stage", "1", "--base", FOLDER, "--out", "o"], 1, ""),
         (["train", "--latents", FOLDER, "--stage", "4", "--out", "o"], 2, "'--stage': 4 is not in the range 1<=x<=3"),
-        (["train", "--latents", FOLDER, "--stage", "2", "--out", "o"], 1, "stage 2 needs --from"),
+        (["train", "--latents", FOLDER, "--stage", "2", "--out", "o"], 1, "stage 2 requires --from"),
         (["render", "--checkpoint", FOLDER, "--out", "o"], 2, "pass --image and --driving, or --pairs"),
         (["render", "--checkpoint", FOLDER, "--pairs", "nix.csv", "--out", "o"], 2, "'nix.csv' does not exist"),
         (["evaluate", "--renders", "nowhere", "--out", "o"], 1, "nowhere does not exist"),

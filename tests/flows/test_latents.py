@@ -77,7 +77,7 @@ def test_everything_that_is_wrong_is_in_the_table(copy: Path) -> None:
     (copy / "shards" / ".left.tmp.tar").write_bytes(b"what a killed run leaves is not looked at")
     answer = call(verify, "--latents", copy)
     assert answer.exit_code == 1 and isinstance(answer.exception, SteadyDancerError)
-    assert "5 faults in 3 of 3 packets; run `steadydancer repair" in str(answer.exception)
+    assert "5 errors in 3 of 3 packets; run `steadydancer repair" in str(answer.exception)
     size = short.stat().st_size
     lines = [" ".join(line.split()) for line in answer.stdout.splitlines()]
     assert lines[0] == "fault file detail" and sorted(lines[1:-1]) == sorted([

@@ -337,7 +337,7 @@ def test_a_record_says_from_which_frame_the_driving_video_was_followed(
 @pytest.mark.parametrize(("nobody_in", "where"), [(1, "the reference image"), (5, "the driving video")])
 def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in: int, where: str) -> None:
     frames = np.zeros((5, 64, 36, 3), np.uint8)
-    with pytest.raises(pipeline_inputs.DrivingError, match=f"one-dancer finds no person .*in {where}"):
+    with pytest.raises(pipeline_inputs.DrivingError, match=f"one-dancer found no person .*in {where}"):
         run(pipeline, driving_video=frames, pose_estimator=OneDancer(nobody_in), on_missing_reference="raise")
 
 
@@ -347,10 +347,10 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"num_frames": 6}, r"4k \+ 1, .*not 6"),
         ({"num_frames": 9}, "has 5 frames and num_frames is 9"),
         ({"height": 40}, "multiples of 16"),
-        ({"width": None}, "given together"),
+        ({"width": None}, "passed together"),
         ({"driving_video": IMAGE[None], "pose_video": pose()}, "Pass either pose_video or driving_video, not both"),
         ({"pose_video": None}, "Pass either pose_video or driving_video, not neither"),
-        ({"driving_video": IMAGE[None]}, "needs a pose_estimator"),
+        ({"driving_video": IMAGE[None]}, "requires a pose_estimator"),
         ({"driving_fps": 8.0}, "driving_fps requires driving_video to be a file"),
         ({"pose_video": None, "driving_video": "gone.mp4", "pose_estimator": object()}, "gone.mp4 cannot be read"),
         ({"output_type": "gif"}, "gif"),
@@ -359,7 +359,7 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"negative_prompt": "", "negative_prompt_embeds": torch.zeros(1, 2, 4)}, "either negative_prompt or"),
         ({"prompt": "", "prompt_embeds": torch.zeros(2, 4)}, r"prompt_embeds must be \[1, L, \d+\], not \[2, 4\]"),
         ({"latents": torch.zeros(1, 16, 3, 6, 4)}, r"must have shape \[1, 16, 2, 6, 4\] .*, not \[1, 16, 3, 6, 4\]"),
-        ({"callback_on_step_end_tensor_inputs": ["latents", "noise"]}, "prompt_embeds, .*, not noise"),
+        ({"callback_on_step_end_tensor_inputs": ["latents", "noise"]}, "prompt_embeds, .*; got noise"),
         ({"num_frames": 0}, r"4k \+ 1, .*not 0"),
         ({"num_frames": -3}, r"4k \+ 1, .*not -3"),
         ({"image": IMAGE[:1, :1]}, "1×1 px, but the minimum is 32×32"),
@@ -620,7 +620,7 @@ def test_a_file_is_there_whole_or_not_at_all(
     monkeypatch.setattr("steadydancer.models.pipeline.decode_chunks", some)
     with pytest.raises(RuntimeError, match="out of memory"):
         pipeline.render_to(tmp_path / "video.mp4", IMAGE, pose(), seed=0, **SMALL)
-    with pytest.raises(InputError, match=r"must end with \.mp4, not \.gif"):
+    with pytest.raises(InputError, match=r"must end in \.mp4, not in \.gif"):
         pipeline.render_to(tmp_path / "video.gif", IMAGE, pose(), seed=0, **SMALL)
     assert not list(tmp_path.iterdir())
 

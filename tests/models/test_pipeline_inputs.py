@@ -136,7 +136,7 @@ def test_a_motion_that_is_given_is_left_as_it_is() -> None:
     [
         ({"pose_video": clip(5), "driving_video": DRIVING}, "not both"),
         ({}, "not neither"),
-        ({"driving_video": DRIVING}, "needs a pose_estimator"),
+        ({"driving_video": DRIVING}, "requires a pose_estimator"),
     ],
 )
 def test_one_motion_and_somebody_who_looks_at_it_are_needed(given: dict[str, Any], words: str) -> None:
@@ -178,7 +178,7 @@ class HeadOnly(Estimator):
 
 
 def test_a_driving_video_with_nobody_to_follow_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(DrivingError, match="two finds no person .*in the driving video: choose another one"):
+    with pytest.raises(DrivingError, match="two found no person .*in the driving video: choose one"):
         prepared(estimator=Estimator(in_video=False))
     with pytest.raises(
         DrivingError, match=r"cannot be aligned with the keypoints of two: none of its 5 frames shows a neck"
@@ -198,7 +198,7 @@ def test_an_image_with_nobody_to_align_to_keeps_the_pose_or_is_refused_as_chosen
         "no pose found in the image: the driving pose is used without alignment"
     ]  # fmt: skip
     with pytest.raises(
-        DrivingError, match='two finds no person .*in the reference image: .*on_missing_reference="keep"'
+        DrivingError, match='two found no person .*in the reference image: .*on_missing_reference="keep"'
     ):
         prepared(estimator=estimator, on_missing_reference="raise")
 

@@ -273,7 +273,7 @@ def test_any_single_tensor_that_is_missing_is_the_only_one_named(
         if name in ("text_embedding.0.weight", "time_embedding.0.weight"):  # nothing else shows their size
             assert name in message
         else:
-            assert f"1 missing: {name}\n" in message and "another shape" not in message, name
+            assert f"1 missing: {name}\n" in message and "wrong shape" not in message, name
 
 
 def test_cut_and_broken_files_are_named(dancer: Any, tmp_path: Path) -> None:

@@ -486,5 +486,5 @@ def test_a_curation_that_took_sidecars_by_the_stem_is_a_parent_of_those_whose_si
     assert made["parent"]["sources_taken_over"] == 1
     record["rules"] = {"sidecars": 99}
     (parent / "clips" / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ArtifactError, match=r"with other rules:\n  sidecars: version 99 → 2"):
+    with pytest.raises(ArtifactError, match=r"with different rules:\n  sidecars: version 99 → 2"):
         job.plan(config, str(clips), tmp_path / "later", parent)

@@ -113,7 +113,7 @@ def test_an_accepted_clip_is_measured_in_full_and_a_refused_one_says_by_how_much
     assert "brightness is 0.0" in dark["detail"] and "at least 0.12" in dark["detail"]
     # A cheap gate had refused it: the pose was not worth its decoding, and is not measured rather than zero.
     assert dark["pose_motion"] is None and "min_pose_motion" in dark["unmeasured"]
-    with pytest.raises(ArtifactError, match=f"no keypoints of {dark['clip_id']}"):
+    with pytest.raises(ArtifactError, match=f"no keypoints for {dark['clip_id']}"):
         Clips(curated).poses([good, dark])
     second = rows["cut_long", 1]
     assert second["start_s"] == pytest.approx(1.25, abs=1 / 24)  # where the second scene was drawn to begin

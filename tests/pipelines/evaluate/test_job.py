@@ -356,7 +356,7 @@ def test_what_is_missing_is_said_before_anything_is_made(renders: Path, tmp_path
     out, folder = tmp_path / "out", tmp_path / "truth"
     with pytest.raises(ArtifactError, match="does not exist"):
         evaluate(tmp_path / "nix", None, out)
-    with pytest.raises(SteadyDancerError, match="give --truth a folder"):
+    with pytest.raises(SteadyDancerError, match="pass a folder of ground-truth videos"):
         evaluate(renders, tmp_path / "nix", out)
     with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
         evaluate(renders, None, out, components="/nowhere")

@@ -223,7 +223,7 @@ def test_an_image_without_a_usable_person_is_told(
     assert_same(told.people, [as_stored(dance())[0][:9]])
     assert told.settings["more_settings"]["aligned"] is row["aligned"] is False
     assert row["detail"] == "no pose found in the image: the driving pose is used without alignment"
-    with pytest.raises(BadClip, match=r"no_pose: .*supplied finds no person .*in the reference image"):
+    with pytest.raises(BadClip, match=r"no_pose: .*supplied found no person .*in the reference image"):
         render(pair, CONFIG.model_copy(update={"on_missing_reference": "raise"}))
     job._warn_of_details([row, row | {"verdict": "quarantined"}, row | {"detail": None}])
     assert [record.message for record in caplog.records] == [

@@ -87,7 +87,7 @@ def spoil(folder: Path) -> None:
 def test_the_same_settings_go_on_and_others_are_named(out: Path) -> None:
     refuse_other_run(out, record())
     refuse_other_run(out, record(steps=9, checkpoint_every_steps=3, trackers=("wandb",)))
-    with pytest.raises(TrainingRefused, match=r"(?s)other settings.*:\n  config.seed: 3 → 4$"):
+    with pytest.raises(TrainingRefused, match=r"(?s)different settings.*:\n  config.seed: 3 → 4$"):
         refuse_other_run(out, record(seed=4))
 
 

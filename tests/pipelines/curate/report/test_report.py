@@ -280,7 +280,7 @@ def test_decoding_has_its_share_of_the_time_or_none_is_told(tmp_path: Path) -> N
     assert decode_share({"seconds": {"probe": 1.0, "total": 2.0}}) is None
     finish(tmp_path, ROWS, seconds=record["seconds"])
     words = Page(write_report(tmp_path)).section("Time per stage")
-    assert "Decoding takes 40 % of them" in words and "2.50 times" in words
+    assert "Decoding takes 40 % of this time" in words and "2.50 times" in words
     finish(tmp_path, ROWS)
     words = Page(write_report(tmp_path)).section("Time per stage")
     assert "The time for decoding was not measured" in words and "all stages 10 100" in words

@@ -168,7 +168,7 @@ def test_hours_follow_a_rate_that_was_given_or_measured(networks, tmp_path):
     (fork / "start.json").write_text(json.dumps({"config": other.model_dump(mode="json")}))
     append_metrics(fork, {"step": 0, "seconds": 10.0})
     ratio = flops.step_flops(config, networks[1], CLIP).hardware / flops.step_flops(other, networks[1], CLIP).hardware
-    assert rate(fork=fork) == (pytest.approx(10.0 * ratio), "measured in the fork")
+    assert rate(fork=fork) == (pytest.approx(10.0 * ratio), "measured in the forked run")
     for step, taken in enumerate((100.0, 3.0, 4.0)):
         append_metrics(_made(tmp_path / "out"), {"step": step, "seconds": taken})
     assert rate(fork=fork) == (4.0, "measured")
@@ -320,7 +320,7 @@ def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_
     plan = preflight.plan(changed, **given)
     assert plan["refusals"] == []
     assert plan["forked_from"] == {"path": str(old), "steps": 7, "changes": ["config.learning_rate: 0.002 → 1e-05"]}
-    assert (plan["steps_done"], plan["seconds_a_step"], plan["rate_from"]) == (7, 2.0, "measured in the fork")
+    assert (plan["steps_done"], plan["seconds_a_step"], plan["rate_from"]) == (7, 2.0, "measured in the forked run")
     assert plan["hours_left"] == pytest.approx((config.steps - 7) * 2.0 / 3600)
     assert f"fork    of {old} after 7 steps" in table.table(plan)
     refused = preflight.plan(config.model_copy(update={"lora_rank": 2}), **given)["refusals"]
