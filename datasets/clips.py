@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .artifact import VERDICTS, Artifact, ArtifactError, Packet
-from .finished import find_artifact
+from .artifact_lookup import find_artifact
 from .schema import CLIP_SCHEMA, Row
 from .storage import Location, join, location
 from .storage.digests import json_digest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .sidecars import SIDECARS, AnyPlace, candidates, file_exists, find
-from .storage.cache import cached_entry, scratch
+from .storage.cache import cached_entry, scratch_dir
 from .storage.locations import entries_key, fetch_entries, is_utf8, location
 from .storage.s3 import ObjectPath, describe, entry
 
@@ -31,7 +31,7 @@ def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
         return
     existing = {info.path: entry(info) for info in describe([where, *candidates(where)]) if info.is_file}
     if where.place not in existing:
-        yield scratch() / "missing" / where.name
+        yield scratch_dir() / "missing" / where.name
         return
     beside, stand_ins = _beside(where, lambda one: one.place in existing)
     found = [existing[where.place], *(existing[one.place] for one in beside.values())]
@@ -71,7 +71,7 @@ def _beside(place: AnyPlace, is_file: Callable[[Any], bool]) -> tuple[dict[str, 
 @contextlib.contextmanager
 def _linked(path: Path) -> Iterator[Path]:
     """Yield a link to a file with an ASCII stem, with links to its caption and keypoints next to it."""
-    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch_dir()) as folder:
         link = Path(folder) / f"video{path.suffix if is_utf8(path.suffix) else ''}"
         link.symlink_to(path)
         beside, stand_ins = _beside(path, file_exists)

@@ -11,7 +11,7 @@ from ..datasets.storage.files import file_url
 from ..pipelines.runtime.after_commit import after_commit
 from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_markdown, write_stages_report
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_exists, absolute_preset, announce, publish, warn_if_not_shown
+from .prefect_ui import absolute, absolute_if_exists, absolute_preset, emit_artifact_event, publish, warn_if_not_shown
 
 
 @flow(name="train-steadydancer")
@@ -77,7 +77,7 @@ def train_steadydancer(
             "pairs": pairs and absolute(pairs),
             "truth": truth and absolute(truth),
         }
-        announce("checkpoint", checkpoint, cluster, next_parameters)
+        emit_artifact_event("checkpoint", checkpoint, cluster, next_parameters)
     return records
 
 

@@ -20,7 +20,7 @@ import webdataset as wds
 from isal import isal_zlib  # the same checksums as zlib, nine times as fast
 
 from ..artifact import Artifact, ArtifactError, Packet
-from ..finished import find_artifact
+from ..artifact_lookup import find_artifact
 from ..sidecars import KEYPOINTS
 from ..storage import Location, location
 from ..storage.atomic import atomic_write

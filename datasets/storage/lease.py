@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .cache import scratch
+from .cache import scratch_dir
 from .files import Location
 from .requests import StorageError
-from .s3 import Entry, ObjectPath, describe, entry, listing, put
+from .s3 import Entry, ObjectPath, describe, entry, listing, upload_file
 
 RENEWAL_S = 20.0
 EXPIRY_S = 90.0
@@ -100,10 +100,10 @@ def _renew(claim: ObjectPath, stop: threading.Event) -> None:
 
 
 def _write(claim: ObjectPath) -> None:
-    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch_dir()) as folder:
         file = Path(folder) / "claim.json"
         file.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "space": _process_space()}))
-        put(file, claim)
+        upload_file(file, claim)
 
 
 def _is_live(other: Entry, own: Entry) -> bool:

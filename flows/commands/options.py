@@ -172,7 +172,7 @@ def require_cache(run: Run, latents: Location) -> Location:
     An unfinished cache passes: the job refuses it later, together with other errors in the arguments.
     """
     from ...datasets.artifact import ArtifactError
-    from ...datasets.finished import find_artifact
+    from ...datasets.artifact_lookup import find_artifact
     from ...datasets.shards.dataset import require_settings
     from ...pipelines.cache.config import CacheConfig
     from ...pipelines.common.older_versions import absent_fields

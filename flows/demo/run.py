@@ -91,7 +91,7 @@ def _write_page(out: Path, summary: dict[str, Any], records: dict[str, Any]) -> 
         write_demo_report(page, out, summary, records)
 
 
-def free_folder(clips: str | None) -> Path:
+def choose_out_folder(clips: str | None) -> Path:
     """Return `runs/demo`, or a folder named after the videos if that holds a demo of others."""
     folder = Path("runs/demo")
     begun = folder / INPUTS

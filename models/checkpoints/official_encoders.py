@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .files import PICKLES, CheckpointError, StoredTensor, check_tensors, open_checkpoint
 from .key_maps import Shaped
-from .official_encoder_names import image_encoder_from_official, text_encoder_from_official, vae_from_official
+from .official_encoder_key_maps import image_encoder_from_official, text_encoder_from_official, vae_from_official
 from .safetensors_header import FLOATS
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from .key_maps import (
     renamed_from_official,
     renamed_to_official,
 )
-from .other_models import POSE_KEYS, reject_other_models
+from .unsupported_models import POSE_KEYS, reject_unsupported_models
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ def read_transformer(
         CheckpointError: it cannot be read, or is another model.
     """
     checkpoint = open_checkpoint(source)
-    reject_other_models(checkpoint)
+    reject_unsupported_models(checkpoint)
     layout = _layout(checkpoint)
     # The naive baseline (pose latents added to the image's) differs from plain Wan only in its configuration.
     is_ours = checkpoint.config.get("_class_name") == "SteadyDancerTransformer3DModel"
@@ -115,7 +115,7 @@ def transformer_config(source: str | Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or is another model.
     """
     checkpoint = open_checkpoint(source)
-    reject_other_models(checkpoint)
+    reject_unsupported_models(checkpoint)
     return _constructor(checkpoint, _layout(checkpoint), None)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...datasets.artifact import Artifact, ArtifactError
-from ...datasets.finished import find_artifact
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.storage import Location, location
 from ..runtime.runner import Engine
 from . import job

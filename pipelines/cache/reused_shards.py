@@ -13,7 +13,7 @@ from ...datasets.storage.digests import content_digest
 from ..common.older_rules import has_same_pictures, uses_older_pictures
 from ..common.older_versions import absent_fields
 from ..runtime.runner import progress
-from .accepted import AcceptedClips
+from .accepted_clips import AcceptedClips
 from .config import CacheConfig
 from .verify import Verified, planned
 

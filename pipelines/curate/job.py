@@ -15,7 +15,7 @@ from ...datasets.artifact import Artifact, ArtifactError, exclusive
 from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, count_written
 from ...datasets.schema import CLIP_SCHEMA, to_table
 from ...datasets.storage import Location, relative
-from ...datasets.storage.cache import scratch
+from ...datasets.storage.cache import scratch_dir
 from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
 from .config import CurateConfig
@@ -159,7 +159,7 @@ def _select(
     """
     columns = columns_read(config)
     scope = config.duplicates.scope
-    fingerprints = Fingerprints(scope, scratch()) if scope != "off" else None
+    fingerprints = Fingerprints(scope, scratch_dir()) if scope != "off" else None
     summary_columns = ["source_path", "pose_model", "taken_from", "sidecar_note"]
     tables, parts, summaries = [], [], []
     for names, table in rows.tables(

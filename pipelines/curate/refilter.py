@@ -13,7 +13,7 @@ from ...datasets.artifact import Artifact, ArtifactError, exclusive
 from ...datasets.clips import COLUMNS, PART_ROWS, Clips, MeasuredRows, count_written, with_columns
 from ...datasets.rules import recorded_rules, with_absent
 from ...datasets.storage import Location, relative
-from ...datasets.storage.cache import require_scratch, scratch
+from ...datasets.storage.cache import require_scratch, scratch_dir
 from ...datasets.storage.digests import json_digest
 from .config import SELECTION_FIELDS, CurateConfig
 from .parent import absent_settings, forgotten_fields, measured_gates
@@ -143,7 +143,7 @@ def _groups(old: Clips, config: CurateConfig) -> pa.Array | None:
     if wanted.scope == "off" or wanted.model_dump() == old.record["config"]["duplicates"]:
         return None
     require_scratch()
-    fingerprints = Fingerprints(wanted.scope, scratch())
+    fingerprints = Fingerprints(wanted.scope, scratch_dir())
     for _, table in MeasuredRows(old.measured, old.measured.parts()).tables(list(Fingerprints.COLUMNS)):
         fingerprints.add(table)
     return fingerprints.groups(wanted.min_common_ratio, old.read([fingerprints.key])[fingerprints.key])

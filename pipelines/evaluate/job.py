@@ -7,7 +7,7 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
-from ...datasets.finished import find_artifact
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.rules import recorded_rules, versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
@@ -17,10 +17,10 @@ from ..common.older_versions import absent_fields
 from ..runtime.after_commit import after_commit
 from ..runtime.runner import Engine, Job, run_packets
 from .config import EvaluateConfig
-from .truths import Truths, find_truths
+from .ground_truth import GroundTruth, find_ground_truth
 
 
-def read_renders(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], Truths]:
+def read_renders(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], GroundTruth]:
     """Return the record of the renders, the rows to score by id, and the truths that were found.
 
     Raises:
@@ -29,7 +29,7 @@ def read_renders(renders: Location, truth: Location | None) -> tuple[dict[str, A
     """
     artifact = find_artifact(renders, "renders")
     record, pairs = artifact.record(), artifact.read().to_pylist()
-    truths = find_truths([row["id"] for row in pairs], truth)
+    truths = find_ground_truth([row["id"] for row in pairs], truth)
     rows: dict[str, Row] = {}
     for row in pairs:
         made = row["verdict"] == "ok"

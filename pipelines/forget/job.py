@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from ... import __version__
 from ...datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, exclusive
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.clips import Clips
-from ...datasets.finished import find_artifact
 from ...datasets.storage import Location, location
 from ...datasets.storage.digests import json_digest
 from ...datasets.storage.files import files_in, folders_in, remove_folder

@@ -119,7 +119,7 @@ def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
         aside.write_text(html, encoding="utf-8", errors="replace")
 
 
-def beside(file: str | None, page: Location) -> str | None:
+def path_from_page(file: str | None, page: Location) -> str | None:
     """Return a file's path relative to its page, or its absolute path if only one of them is on a store."""
     if file is None:
         return None
@@ -129,7 +129,7 @@ def beside(file: str | None, page: Location) -> str | None:
 
 
 def url(place: str) -> str:
-    """Convert a path from `beside`, or a `data:` picture, to a URL for the page.
+    """Convert a path from `path_from_page`, or a `data:` picture, to a URL for the page.
 
     File names may contain characters that are special in a URL (`#`, `?`, `%`, `:`) and bytes that are not UTF-8.
     """

@@ -27,7 +27,7 @@ from ..common.poses import find_poses, load_pose_estimator
 from ..runtime.local_files import on_local_copies
 from ..runtime.stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
-from .span import driving_sound
+from .sound import driving_sound
 
 # Configuration fields that the pipeline takes as arguments of the same name.
 PIPELINE_ARGUMENTS = (

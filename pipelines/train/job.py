@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive
-from ...datasets.finished import describe_artifacts
+from ...datasets.artifact_lookup import describe_artifacts
 from ...datasets.storage import Location
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig

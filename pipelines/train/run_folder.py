@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
-from ...datasets.finished import WORDS, describe_artifacts
+from ...datasets.artifact_lookup import WORDS, describe_artifacts
 from ...datasets.storage import Location
 from ...datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ...datasets.storage.digests import content_digest
@@ -60,11 +60,11 @@ def newest_intact_state(out: Path) -> tuple[int, Path] | None:
     """
     newest = next(intact_states(out), None)
     if newest is None and state_folders(out):
-        raise no_intact_state(out)
+        raise no_intact_state_error(out)
     return newest
 
 
-def no_intact_state(out: Path) -> TrainingRefused:
+def no_intact_state_error(out: Path) -> TrainingRefused:
     """Build the exception for a run whose training states are all damaged."""
     (_, newest), *others = state_folders(out)
     return TrainingRefused(

@@ -10,7 +10,7 @@ import pytest
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.manifest import read_columns, read_manifest
 from steadydancer.datasets.storage import format_location, join
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 
 
 def manifest(tmp_path: Path, name: str, text: str) -> Path:
@@ -68,7 +68,7 @@ def test_csv_jsonl_and_parquet_say_the_same_wherever_they_lie(bucket: str, tmp_p
     manifest(tmp_path, "a.csv", "path,licence\n" + "".join(f"{row['path']},{row['licence']}\n" for row in rows))
     for name in ("a.parquet", "a.jsonl", "a.csv"):
         there = ObjectPath.parse(f"{bucket}/lists/{name}")
-        put(tmp_path / name, there)
+        upload_file(tmp_path / name, there)
         for file, first in ((tmp_path / name, f"{tmp_path}/sub/a b.mp4"), (there, f"{bucket}/lists/sub/a b.mp4")):
             assert read_manifest(file, ("path",)) == [{**rows[0], "path": first}, rows[1]]
             assert read_columns(file, "path", ("licence",)).to_pylist() == read_manifest(file, ("path",))

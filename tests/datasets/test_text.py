@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.datasets.text import TextError, decode_text, open_text, read_text, strip_column, strip_text
 
 FRENCH = "Une danseuse à l’écharpe rouge tourne.\r\nElle saute.\n"
@@ -66,7 +66,7 @@ def test_zeros_at_the_end_are_no_text() -> None:
 
 def test_a_file_is_read_with_plain_line_ends_here_and_on_a_store(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(FRENCH.encode("utf-16"))
-    put(tmp_path / "a.txt", there := ObjectPath.parse(f"{bucket}/a.txt"))
+    upload_file(tmp_path / "a.txt", there := ObjectPath.parse(f"{bucket}/a.txt"))
     for place in (tmp_path / "a.txt", str(tmp_path / "a.txt"), there):
         assert read_text(place) == FRENCH.replace("\r\n", "\n")
     with pytest.raises(FileNotFoundError):

@@ -11,7 +11,7 @@ import pytest
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.storage import local_copy
 from steadydancer.datasets.storage.atomic import write_json
-from steadydancer.datasets.storage.s3 import ObjectPath, listing, put
+from steadydancer.datasets.storage.s3 import ObjectPath, listing, upload_file
 from steadydancer.datasets.video import decode, frame_times_s
 from steadydancer.flows import cli
 from steadydancer.flows.commands.options import LOCAL_FOLDER, Name, Place
@@ -108,10 +108,10 @@ class Store:
         files = [file for name in clips for file in (dancers / "clips").glob(f"{name}.*")]
         files += [file for name in ("images", "driving", "truth") for file in (dancers / name).iterdir()]
         for file in (*files, dancers / "pairs.jsonl"):
-            put(file, self.root / file.relative_to(dancers).as_posix())
+            upload_file(file, self.root / file.relative_to(dancers).as_posix())
         for file in components.rglob("*"):
             if file.is_file():
-                put(file, self.root / "wan" / file.relative_to(components).as_posix())
+                upload_file(file, self.root / "wan" / file.relative_to(components).as_posix())
         run = change(load("tiny"), "curate", pose_model="supplied")
         run = change(run, "cache", components=f"{self.root}/wan")
         run = change(run, "stage1", steps=2, warmup_steps=0, evaluation_samples=1, global_batch_size=1)
@@ -131,7 +131,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
 ) -> None:
     store = Store(bucket, dancers, components, ("dancer_0", "truncated"))
     for file in (checkpoint / "transformer").iterdir():
-        put(file, store.root / "stage3" / "checkpoint" / "transformer" / file.name)
+        upload_file(file, store.root / "stage3" / "checkpoint" / "transformer" / file.name)
     record = {"kind": "checkpoint", "stage": 3, "base": {"path": f"{bucket}/wan"}}
     write_json(store.root / "stage3" / "checkpoint" / "run.json", record)
     commands = {
@@ -173,14 +173,14 @@ def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(
 ) -> None:
     root = ObjectPath.parse(bucket)
     (tmp_path / "words.png").write_text("this is no picture")
-    put(tmp_path / "words.png", root / "words.png")
+    upload_file(tmp_path / "words.png", root / "words.png")
     driving = dancers / "driving" / "pair_0.mp4"
     pairs = "image,driving,id\n" + "".join(
         f"{image},{video},{name}\n"
         for image, video, name in (("words.png", driving, "a"), ("gone.png", driving, "b"), ("words.png", "x.mp4", "c"))
     )
     (tmp_path / "pairs.csv").write_text(pairs)
-    put(tmp_path / "pairs.csv", root / "pairs.csv")
+    upload_file(tmp_path / "pairs.csv", root / "pairs.csv")
     answer = call("render", "--checkpoint", checkpoint, "--pairs", root / "pairs.csv", "--out", root / "out",
                   "--preset", "tiny", "--in-process")  # fmt: skip
     assert answer.code == 1 and "no usable output: 3 unreadable_image" in answer.err
@@ -196,13 +196,13 @@ def test_a_conversion_from_a_store_to_a_store(
 
     root = ObjectPath.parse(bucket)
     for file in (checkpoint / "transformer").iterdir():
-        put(file, root / "dancer" / "transformer" / file.name)
+        upload_file(file, root / "dancer" / "transformer" / file.name)
     words = ("convert", "--from", root / "dancer", "--to", root / "official", "--as", "official")
     plan = json.loads(call(*words, "--dry-run").out)
     assert (plan["from"], plan["to"], plan["finished"]) == (f"{bucket}/dancer", f"{bucket}/official", False)
 
     def broken_off(folder: Path, target: ObjectPath, last: str) -> None:
-        put(folder / "config.json", target / "config.json")
+        upload_file(folder / "config.json", target / "config.json")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -12,7 +12,7 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.clips import Clips
 from steadydancer.datasets.schema import to_table
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows import curate as curate_flow
 from steadydancer.flows import prefect_ui as handover
 from steadydancer.flows.commands.clips import with_page
@@ -80,7 +80,7 @@ def test_two_selections_are_compared(call: Any, curated: Path, tmp_path: Path) -
 def test_a_curation_on_a_store_has_its_page_there(call: Any, curated: Path, bucket: str, tmp_path: Path) -> None:
     root = ObjectPath.parse(bucket)
     for file in sorted((curated / "clips").iterdir()):
-        put(file, root / "out" / "clips" / file.name)
+        upload_file(file, root / "out" / "clips" / file.name)
     assert call("report", "--clips", f"{bucket}/out").code == 0
     assert "data:image/jpeg" in (root / "out" / "curation.html").read_text()
     told = json.loads(call("explain", "dark.mp4", "--clips", f"{bucket}/out", "--json").out)

@@ -324,7 +324,7 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, mon
     monkeypatch.setattr(handover, "emit_event", lambda *_, **__: pytest.fail("sent again"))
     monkeypatch.setattr(handover, "get_run_logger", lambda: logging.getLogger("test"))
     with temporary_settings({PREFECT_API_URL: server.api}):
-        handover.announce("latents", out / "latents", None, {})
+        handover.emit_artifact_event("latents", out / "latents", None, {})
     assert [flow_run["id"] for flow_run in server.flow_runs("train-steadydancer")] == [started["id"]]
 
 

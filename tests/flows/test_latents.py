@@ -14,7 +14,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.shards import ShardDataset
 from steadydancer.datasets.storage import copies as file_copies
 from steadydancer.datasets.storage.atomic import write_json
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows.commands.latents import repair, verify
 from steadydancer.pipelines.cache import reused_shards
 from steadydancer.pipelines.cache.repair import repair as repair_now
@@ -242,18 +242,18 @@ def test_a_cache_on_a_store_is_read_back_and_repaired_there(
     root = ObjectPath.parse(bucket)
     for file in cached.rglob("*"):
         if file.is_file():
-            put(file, root / "old" / file.relative_to(cached).as_posix())
+            upload_file(file, root / "old" / file.relative_to(cached).as_posix())
     assert not verify_now(root / "old").findings
     gone, flipped, sound = (root / "old" / "shards" / file.name for file in shards(cached))
     gone.unlink()
     content = bytearray(flipped.read_bytes())
     content[6000] ^= 1
     (tmp_path / "flipped").write_bytes(content)
-    put(tmp_path / "flipped", flipped)
+    upload_file(tmp_path / "flipped", flipped)
     found = {finding.place: finding.kind for finding in verify_now(root / "old").findings}
     assert found == {f"shards/{gone.name}": "missing", f"shards/{flipped.name}": "damaged"}
     uploaded: list[str] = []
-    monkeypatch.setattr(file_copies, "put", lambda source, target: uploaded.append(str(target)))
+    monkeypatch.setattr(file_copies, "upload_file", lambda source, target: uploaded.append(str(target)))
     repair_now(root / "old", root / "new", Engine(tmp_path / ".engine", in_process=True))
     new = root / "new" / "latents"
     assert not uploaded and not verify_now(new).findings

@@ -19,7 +19,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError, exclusive
 from steadydancer.datasets.clips import COLUMNS, Clips
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.storage.digests import content_digest, json_digest
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows.commands.selection import refilter
 from steadydancer.pipelines.curate import refilter as job
 from steadydancer.pipelines.curate.config import CurateConfig
@@ -309,7 +309,7 @@ def test_other_copies_are_looked_for_where_they_are_asked_for(curated: Path, tmp
 def test_clips_on_a_store_are_selected_there(bucket: str, curated: Path, tmp_path: Path) -> None:
     root = ObjectPath.parse(bucket)
     for file in (curated / "clips").iterdir():
-        put(file, root / "old" / "clips" / file.name)
+        upload_file(file, root / "old" / "clips" / file.name)
     call(root / "old", root / "new", "--set", "min_brightness=0.2")
     call(curated, tmp_path / "new", "--set", "min_brightness=0.2")
     assert Clips(root / "new").read().equals(Clips(tmp_path / "new").read())

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from steadydancer.datasets import finished as datasets_finished
+from steadydancer.datasets import artifact_lookup as datasets_finished
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.shards import dataset as shards
 from steadydancer.datasets.storage import location

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steadydancer.models.conditions import Conditions, NullConditions, frame_mask, stack_prompt_embeds, with_frame_mask
-from steadydancer.models.flow_matching import noisy, shift_sigma
+from steadydancer.models.flow_matching import add_noise, shift_sigma
 from steadydancer.models.objectives import (
     TrainingBatch,
     action_supervision,
@@ -52,7 +52,7 @@ def test_a_perfect_velocity_has_no_loss_and_a_constant_error_its_square(batch):
 
 def test_the_network_sees_the_noisy_latents_at_a_thousand_sigma(batch):
     def velocity(latents, timestep, conditions):
-        assert torch.equal(latents, noisy(batch.latents, batch.noise, batch.sigma))
+        assert torch.equal(latents, add_noise(batch.latents, batch.noise, batch.sigma))
         torch.testing.assert_close(timestep, torch.tensor([300.0, 800.0]))
         assert conditions is batch.conditions
         return latents

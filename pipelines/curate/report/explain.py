@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .... import SteadyDancerError
+from ....datasets.artifact_lookup import find_artifact
 from ....datasets.clips import COLUMNS, Clips
-from ....datasets.finished import find_artifact
 from ....datasets.schema import CLIP_SCHEMA, CROP_COLUMNS, Row, columns_of
 from ....datasets.storage import Location, is_address
 from ..config import SHAPES

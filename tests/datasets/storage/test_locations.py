@@ -36,8 +36,8 @@ from steadydancer.datasets.storage import (
 from steadydancer.datasets.storage import locations as storage
 from steadydancer.datasets.storage.atomic import atomic_write, write_json
 from steadydancer.datasets.storage.digests import content_digest
-from steadydancer.datasets.storage.s3 import Entry, ObjectPath, listing, put
-from steadydancer.datasets.storage.tree import fits
+from steadydancer.datasets.storage.s3 import Entry, ObjectPath, listing, upload_file
+from steadydancer.datasets.storage.tree import matches_glob
 
 SECRETS = ("AKIATESTKEY", "test-secret")
 
@@ -136,7 +136,7 @@ def test_globs_mean_what_they_mean_in_a_folder(bucket: str, tmp_path: Path) -> N
         local = glob.glob(str(tmp_path / "in" / pattern), recursive=True)  # noqa: PTH207 - the twin
         wanted = sorted(Path(name).relative_to(tmp_path / "in").as_posix() for name in local if Path(name).is_file())
         listed = [one.path.key for one in listing(ObjectPath.parse(bucket))]
-        assert [key for key in listed if fits(key.split("/"), pattern.split("/"))] == wanted, pattern
+        assert [key for key in listed if matches_glob(key.split("/"), pattern.split("/"))] == wanted, pattern
 
 
 def test_a_digest_is_of_the_content_wherever_it_lies(bucket: str, tmp_path: Path) -> None:
@@ -165,11 +165,11 @@ def test_a_killed_upload_leaves_no_object(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(os.urandom(60_000_000))
     code = f"""
         from pathlib import Path
-        from steadydancer.datasets.storage.s3 import ObjectPath, put
-        put(Path({str(tmp_path / "big")!r}), ObjectPath.parse("{bucket}/small"))
+        from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
+        upload_file(Path({str(tmp_path / "big")!r}), ObjectPath.parse("{bucket}/small"))
         print("ready", flush=True)
         while True:
-            put(Path({str(tmp_path / "big")!r}), ObjectPath.parse("{bucket}/big"))
+            upload_file(Path({str(tmp_path / "big")!r}), ObjectPath.parse("{bucket}/big"))
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -263,7 +263,7 @@ def test_copies_are_bounded_and_those_in_use_stay(bucket: str, monkeypatch: pyte
             with local_copy(file) as path:
                 assert path.read_text() == file.stem * 1_000_000
         assert used.read_text() == "0" * 1_000_000
-        kept = sorted(file.name for file in (cache.scratch() / "entries").rglob("*.mp4"))
+        kept = sorted(file.name for file in (cache.scratch_dir() / "entries").rglob("*.mp4"))
         assert kept == ["0.mp4", "5.mp4"]
     monkeypatch.setenv("STEADYDANCER_SCRATCH_GB", "much")
     with pytest.raises(SteadyDancerError, match="'much' is not a number of gigabytes"), local_copy(files[3]):
@@ -272,7 +272,7 @@ def test_copies_are_bounded_and_those_in_use_stay(bucket: str, monkeypatch: pyte
 
 def test_a_fetch_that_was_killed_is_swept_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = write(f"{bucket}/a.mp4", "video")
-    torn = cache.scratch() / "entries" / ".torn"
+    torn = cache.scratch_dir() / "entries" / ".torn"
     torn.mkdir(parents=True)
     (torn / "half").write_text("vid")
     monkeypatch.setattr(cache, "_added_bytes", None)
@@ -406,7 +406,7 @@ def test_what_a_store_refuses_is_one_sentence_without_secrets(
     monkeypatch.setattr(requests, "PAUSES_S", ())
     (tmp_path / "file").write_text("x")
     path = ObjectPath.parse("s3://bucket/out/x")
-    for ask in (lambda: listing(path), lambda: put(tmp_path / "file", path)):
+    for ask in (lambda: listing(path), lambda: upload_file(tmp_path / "file", path)):
         with pytest.raises(StorageError, match=words) as told:
             ask()
         assert str(told.value).startswith("s3://bucket/out/x: ") and "\n" not in str(told.value)
@@ -426,7 +426,7 @@ def test_a_busy_store_is_asked_again(recorder: Recorder, monkeypatch: pytest.Mon
             raise OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.")
         return answer
 
-    assert requests.attempt(ObjectPath.parse("s3://bucket/x"), ask) == "done"
+    assert requests.call_with_retries(ObjectPath.parse("s3://bucket/x"), ask) == "done"
 
 
 @pytest.mark.acceptance

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import UMT5Config, UMT5EncoderModel
 
 from steadydancer.models.checkpoints.files import CheckpointError
-from steadydancer.models.checkpoints.official_encoder_names import text_encoder_from_official
+from steadydancer.models.checkpoints.official_encoder_key_maps import text_encoder_from_official
 from steadydancer.models.checkpoints.official_encoders import (
     describe,
     load_autoencoder,

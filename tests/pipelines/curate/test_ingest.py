@@ -14,7 +14,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.exports import LINE_FIELDS
 from steadydancer.datasets.schema import Row, columns_of
 from steadydancer.datasets.storage import local_copy, location
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.datasets.toydance import load_supplied_pose
 from steadydancer.datasets.video import VideoError, probe
 from steadydancer.flows.presets import tiny
@@ -153,7 +153,7 @@ def test_products_below_a_prefix_of_a_store_are_no_sources(bucket: str, tmp_path
     root = ObjectPath.parse(bucket)
     for file in (tmp_path / "clips").rglob("*"):
         if file.is_file():
-            put(file, root / file.relative_to(tmp_path).as_posix())
+            upload_file(file, root / file.relative_to(tmp_path).as_posix())
     found = find_sources(f"{bucket}/clips")
     assert found.table["source_path"].to_pylist() == [f"{bucket}/clips/{name}" for name in mine]
     assert found.left_out.folders == {f"{bucket}/clips/{name}": made[name] for name in sorted(made)}
@@ -425,8 +425,8 @@ def test_trusted_sources_are_probed_cut_and_posed_but_not_scored(dancers: Path, 
 
 def test_clips_of_an_evaluation_set_on_a_store_are_refused(bucket: str, dancers: Path, tmp_path: Path) -> None:
     root = ObjectPath.parse(bucket)
-    put(dancers / "clips" / "dancer_0.mp4", root / "set" / "deep" / "down.mp4")
-    put(dancers / "clips" / "dancer_0.txt", root / "set" / "label.txt")
+    upload_file(dancers / "clips" / "dancer_0.mp4", root / "set" / "deep" / "down.mp4")
+    upload_file(dancers / "clips" / "dancer_0.txt", root / "set" / "label.txt")
     clips = tmp_path / "clips"
     clips.mkdir()
     for name in ("dancer_0", "dancer_1"):
@@ -436,10 +436,10 @@ def test_clips_of_an_evaluation_set_on_a_store_are_refused(bucket: str, dancers:
     assert (rows["dancer_0"]["reason"], rows["dancer_1"]["verdict"]) == ("max_leak_score", "ok")
     assert rows["dancer_0"]["leak_of"] == f"{bucket}/set/deep/down.mp4"
     load_excluded(f"{bucket}/set", 16.0).save(tmp_path / "set.npz")
-    put(tmp_path / "set.npz", root / "set.npz")
+    upload_file(tmp_path / "set.npz", root / "set.npz")
     assert load_excluded(f"{bucket}/set.npz", 16.0).names == [f"{bucket}/set/deep/down.mp4"]
     # Another set is another curation.
-    put(dancers / "clips" / "dark.mp4", root / "set" / "another.mp4")
+    upload_file(dancers / "clips" / "dark.mp4", root / "set" / "another.mp4")
     with pytest.raises(ArtifactError, match="excluded: "):
         curate(clips, tmp_path / "out", exclude=f"{bucket}/set")
 

@@ -19,10 +19,10 @@ from steadydancer.datasets.skeleton import PoseSequence, draw
 from steadydancer.datasets.storage import Location, state_folder
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.datasets.toydance import load_supplied_pose, toy_pose
 from steadydancer.datasets.video import decode, encode, probe, size_for_area
-from steadydancer.pipelines.cache.accepted import AcceptedClips
+from steadydancer.pipelines.cache.accepted_clips import AcceptedClips
 from steadydancer.pipelines.common.crop import to_content
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate import refilter
@@ -281,12 +281,12 @@ def test_exporting_from_a_store_to_a_store(bucket: str, bordered: Path) -> None:
     root = ObjectPath.parse(bucket)
     for file in bordered.rglob("*"):
         if file.is_file():
-            put(file, root / "curated" / file.relative_to(bordered).as_posix())
+            upload_file(file, root / "curated" / file.relative_to(bordered).as_posix())
     for name, columns in (("clips", COLUMNS), ("measured", CLIP_SCHEMA.names)):
         rows = pq.read_table(bordered / name / "part-0.parquet").to_pylist()
         moved = to_table([{**row, "source_path": f"{root}/curated/source.mp4"} for row in rows]).select(columns)
         pq.write_table(moved, bordered / f"{name}.parquet")
-        put(bordered / f"{name}.parquet", root / "curated" / name / "part-0.parquet")
+        upload_file(bordered / f"{name}.parquet", root / "curated" / name / "part-0.parquet")
     export(SOURCE_SIZE, root / "curated", root / "out")
     export(SOURCE_SIZE, bordered, bordered / "out")
     here, there = bordered / "out" / "export", root / "out" / "export"

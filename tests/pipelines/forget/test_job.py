@@ -23,7 +23,7 @@ from steadydancer.datasets.shards.encodings import ENCODINGS
 from steadydancer.datasets.storage import total_bytes
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest, json_digest
-from steadydancer.datasets.storage.s3 import ObjectPath, listing, put
+from steadydancer.datasets.storage.s3 import ObjectPath, listing, upload_file
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate import refilter
 from steadydancer.pipelines.curate.config import CurateConfig
@@ -469,7 +469,7 @@ def test_forgetting_on_a_store(made: Path, bucket: str, tmp_path: Path) -> None:
     for name in ("run", "cached", "exported"):
         for file, data in contents(made / name).items():
             (tmp_path / "file").write_bytes(data)
-            put(tmp_path / "file", root / name / file)
+            upload_file(tmp_path / "file", root / name / file)
     gone = source_of(made / "run")
     record, local = (
         forget.run(

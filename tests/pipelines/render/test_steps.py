@@ -18,7 +18,7 @@ from steadydancer.datasets.video.sound import Sound
 from steadydancer.models import pipeline_inputs
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.pose_condition import released_aspect
-from steadydancer.pipelines.render import job, span, steps
+from steadydancer.pipelines.render import job, sound, steps
 from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.runtime.stage import BadClip
 
@@ -301,7 +301,7 @@ def test_sound_is_left_out_unless_asked_for_and_a_video_without_any_says_so(
     def broken(path: Path, duration_s: float) -> None:
         raise VideoError("timeout", "its sound cannot be decoded: no end")
 
-    monkeypatch.setattr(span, "read_sound", broken)
+    monkeypatch.setattr(sound, "read_sound", broken)
     row, told = render(pair, keep)
     assert (row["verdict"], told.settings["sound"]) == ("ok", None)
     assert row["detail"] == "sound not kept: its sound cannot be decoded: no end"

@@ -23,7 +23,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet
 from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
 from steadydancer.datasets.shards.encodings import ENCODINGS
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.models.cached_conditions import tensors_of
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.batches import TrainingData
@@ -98,7 +98,7 @@ def uploaded(latents: Path, bucket: str) -> ObjectPath:
     place = ObjectPath.parse(bucket) / "latents"
     for file in latents.rglob("*"):
         if file.is_file():
-            put(file, place / file.relative_to(latents).as_posix())
+            upload_file(file, place / file.relative_to(latents).as_posix())
     return place
 
 

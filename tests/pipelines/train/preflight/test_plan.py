@@ -4,7 +4,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows import presets
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import flops
@@ -266,7 +266,7 @@ def test_workers_that_would_be_waited_for_without_end_are_refused(use_gpu, monke
 def upload(folder, target):
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            put(file, target / file.relative_to(folder).as_posix())
+            upload_file(file, target / file.relative_to(folder).as_posix())
 
 
 def test_a_base_on_a_store_is_planned_with_by_its_sizes_alone(cached, components, bucket, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
-"""Find the finished artifact of a kind in a folder that the user gives: the artifact itself, or the OUT around it."""
+"""Find the finished artifact of a kind in a folder passed by the user: the artifact itself, or the OUT that contains it."""
 
 from .artifact import PLAN, RECORD, Artifact, ArtifactError
-from .own_products import kind_of_folder
+from .generated_outputs import kind_of_folder
 from .storage import Location, location
 from .storage.files import folders_with
 

@@ -20,7 +20,7 @@ NOT_GIVEN = ("no_truth", "no ground truth was given")
 
 
 @dataclass(frozen=True)
-class Truths:
+class GroundTruth:
     """Ground-truth videos found in a folder.
 
     Args:
@@ -50,7 +50,7 @@ class Truths:
         }
 
 
-def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
+def find_ground_truth(ids: Iterable[str], folder: Location | None) -> GroundTruth:
     """Find the ground truth of every id among the videos in `folder`.
 
     A truth is named `ID.mp4`. Without such a file, the id is compared with the other names without their suffix: first
@@ -62,7 +62,7 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
     """
     wanted = sorted(ids)
     if folder is None:
-        return Truths(None, {}, dict.fromkeys(wanted, NOT_GIVEN), [])
+        return GroundTruth(None, {}, dict.fromkeys(wanted, NOT_GIVEN), [])
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
         raise SteadyDancerError(
@@ -81,7 +81,7 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
     if wanted and not found:
         raise SteadyDancerError(_none_fits(folder, wanted, ambiguous, unused))
     places = {name: format_location(videos[file].absolute()) for name, file in found.items()}
-    return Truths(str(folder.absolute()), places, missing, [_printable(name) for name in unused])
+    return GroundTruth(str(folder.absolute()), places, missing, [_printable(name) for name in unused])
 
 
 def _videos(folder: Location) -> dict[str, Location]:

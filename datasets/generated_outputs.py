@@ -48,7 +48,7 @@ def kind_of_folder(folder: Location, is_file: Callable[[Location], bool] = lambd
     return next((kind for fields, kind in _PLANS if plan is not None and fields <= plan.keys()), None)
 
 
-class OwnProducts:
+class GeneratedOutputs:
     """Folders below a given one that this program wrote (products).
 
     The given folder itself never counts as a product: a user who gives an export or rendered videos wants to use them.
