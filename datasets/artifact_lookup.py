@@ -1,4 +1,4 @@
-"""Find the finished artifact of a kind in a folder passed by the user: the artifact itself, or the OUT that contains it."""
+"""Find the finished artifact of a kind in a folder from the user: the artifact itself, or the OUT that contains it."""
 
 from .artifact import PLAN, RECORD, Artifact, ArtifactError
 from .generated_outputs import kind_of_folder

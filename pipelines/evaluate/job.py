@@ -21,11 +21,11 @@ from .ground_truth import GroundTruth, find_ground_truth
 
 
 def read_renders(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], GroundTruth]:
-    """Return the record of the renders, the rows to score by id, and the truths that were found.
+    """Return the record of the renders, the rows to score by id, and the ground truth that was found.
 
     Raises:
         ArtifactError: the renders are not finished.
-        SteadyDancerError: `truth` is not a folder, or has no truth for any render.
+        SteadyDancerError: `truth` is not a folder, or has no ground truth for any render.
     """
     artifact = find_artifact(renders, "renders")
     record, pairs = artifact.record(), artifact.read().to_pylist()
@@ -62,7 +62,7 @@ def run(
 
     Raises:
         ArtifactError: the renders are not finished, the folder was started with different settings, or it is in use.
-        SteadyDancerError: `truth` has no truth for any render.
+        SteadyDancerError: `truth` has no ground truth for any render.
         JobStopped: the code or the machine failed.
     """
     record, by_id, found = read_renders(renders, truth)
