@@ -93,8 +93,8 @@ def explain(
     if len(rows) > 1:
         _print_matches(clip, explain.summarise_rows(finished, rows), print_json)
         return
-    told = explain.explain_clip(finished, rows[0], latents)
-    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if print_json else to_text(told))
+    explanation = explain.explain_clip(finished, rows[0], latents)
+    click.echo(json.dumps(explanation, indent=2, ensure_ascii=False) if print_json else to_text(explanation))
 
 
 def _print_rows(wanted: str, folders: list[Location], print_json: bool) -> None:

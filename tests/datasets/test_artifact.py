@@ -234,9 +234,9 @@ def test_what_a_disk_or_a_store_says_is_no_damage(tmp_path, monkeypatch, error, 
         raise error
 
     monkeypatch.setattr(artifact.pq, "read_table", fails)
-    with pytest.raises(ArtifactError if is_damage else OSError) as told:
+    with pytest.raises(ArtifactError if is_damage else OSError) as reported:
         Artifact(tmp_path).read_part("part-a.parquet")
-    assert ("damaged" in str(told.value)) == is_damage
+    assert ("damaged" in str(reported.value)) == is_damage
 
 
 def test_the_columns_of_a_part_are_named_without_its_rows(tmp_path):

@@ -44,8 +44,10 @@ def test_finished_by_another_rule_stays_finished(changed, tmp_path):
     Artifact(tmp_path).commit({"counts": {"inputs": 0, "ok": 0, "rejected": 0, "quarantined": 0}})
     Artifact(tmp_path).begin(plan())
     # What is asked for otherwise may come of the other rule: it is named below what differs.
-    told = r"config.size: 4 → 5\nand by a version [^\n]*:\n  pictures: version 1 → 2 \(mirrors count\)\nchoose another"
-    with pytest.raises(ArtifactError, match=told):
+    reported = (
+        r"config.size: 4 → 5\nand by a version [^\n]*:\n  pictures: version 1 → 2 \(mirrors count\)\nchoose another"
+    )
+    with pytest.raises(ArtifactError, match=reported):
         Artifact(tmp_path).begin(plan() | {"config": {"size": 5}})
 
 

@@ -146,7 +146,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
             *("--truth", f"{bucket}/truth"),
         ),
     }
-    told = ""
+    reported = ""
     for said, words in commands.items():
         options = ("--out", f"{bucket}/out", "--preset", f"{bucket}/preset.json")
         plan = call(*words, *options, "--dry-run")
@@ -156,7 +156,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
         assert json.loads(call(*words, *options, "--dry-run").out)["finished"] is True
         again = call(*words, *options, "--in-process")
         assert again.code == 0 and "already finished" in again.out
-        told += plan.out + answer.out + answer.err + again.err
+        reported += plan.out + answer.out + answer.err + again.err
     (row,) = Artifact(store.root / "out" / "renders").read().to_pylist()
     assert row["image"] == f"{bucket}/images/pair_0.png" and row["video"] == "pair_0.mp4"
     made = json.loads((store.root / "out" / "renders" / "pair_0.json").read_text())
@@ -165,7 +165,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
     assert "renders/pair_0.mp4" in page and str(tmp_path) not in page
     # Nothing was made on this machine but copies, and nowhere stands who we are.
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
-    assert not any(secret in told + store.all_text() for secret in SECRETS)
+    assert not any(secret in reported + store.all_text() for secret in SECRETS)
 
 
 def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(

@@ -97,8 +97,8 @@ def test_the_index_and_the_record_are_looked_at_too(copy: Path) -> None:
     shutil.copy(third, copy / "part-00000000000000aa.parquet")
     plan = json.loads((copy / "plan.json").read_text())
     write_json(copy / "plan.json", plan | {"packet_size": 7})
-    told = {finding.place: (finding.kind, finding.detail) for finding in verify_now(copy).findings}
-    assert told == {
+    reported = {finding.place: (finding.kind, finding.detail) for finding in verify_now(copy).findings}
+    assert reported == {
         "plan.json": ("contradicts the record", "packet_size: 2 → 7"),
         first.name: ("missing", "a part of the index"),
         second.name: ("damaged", "a part of the index differs from its recorded digest"),

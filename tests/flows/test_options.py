@@ -31,9 +31,9 @@ def command(ctx: click.Context, **values: Any) -> None:
 
 
 def call(*words: Any) -> dict[str, Any]:
-    told: list[dict[str, Any]] = []
-    answer = CliRunner().invoke(command, [*map(str, words)], obj=told, catch_exceptions=False)
-    return told[0] if told else {"exit": answer.exit_code, "said": " ".join(answer.output.split())}
+    reported: list[dict[str, Any]] = []
+    answer = CliRunner().invoke(command, [*map(str, words)], obj=reported, catch_exceptions=False)
+    return reported[0] if reported else {"exit": answer.exit_code, "said": " ".join(answer.output.split())}
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def test_what_cannot_be_used_is_refused_by_its_option(file: Path, words: tuple[s
 
 
 def test_places_here_and_on_a_store_and_names_as_they_are(file: Path) -> None:
-    told = call("--file", file, "--stage", 1, "--folder", "s3://bucket/a b", "--name", "org/model", "--number", "-2.5",
-                "--rate", "1e-3", "--here", file.parent)  # fmt: skip
-    assert told["folder"] == location("s3://bucket/a b") and told["name"] == "org/model"
-    assert (told["number"], told["rate"], told["here"]) == (-2.5, 0.001, file.parent)
+    reported = call("--file", file, "--stage", 1, "--folder", "s3://bucket/a b", "--name", "org/model", "--number",
+                    "-2.5", "--rate", "1e-3", "--here", file.parent)  # fmt: skip
+    assert reported["folder"] == location("s3://bucket/a b") and reported["name"] == "org/model"
+    assert (reported["number"], reported["rate"], reported["here"]) == (-2.5, 0.001, file.parent)
     assert call("--file", file, "--stage", 1, "--name", "s3://bucket/*.mp4")["name"] == "s3://bucket/*.mp4"
     assert call("--file", file, "--stage", 1, "--folder", "new folder")["folder"] == Path("new folder")
 

@@ -327,8 +327,8 @@ def test_a_record_says_from_which_frame_the_driving_video_was_followed(
     frames, settings = np.zeros((5, 64, 36, 3), np.uint8), SMALL | {"num_inference_steps": 1}
     given = {"driving_video": frames, "pose_estimator": LateDancer()}
     record = pipeline.render_to(tmp_path / "late.mp4", IMAGE, **given, **settings, seed=0)
-    told = {name: record["settings"][name] for name in ("num_people", "aligned", "pose_start_frame")}
-    assert told == {"num_people": 1, "aligned": True, "pose_start_frame": 2}
+    reported = {name: record["settings"][name] for name in ("num_people", "aligned", "pose_start_frame")}
+    assert reported == {"num_people": 1, "aligned": True, "pose_start_frame": 2}
     assert (record["settings"]["on_missing_reference"], record["settings"]["driving_fps"]) == ("keep", None)
     drawn = pipeline.render_to(tmp_path / "drawn.mp4", IMAGE, np.zeros_like(frames), **settings, seed=0)
     assert not {"pose_start_frame", "on_missing_reference"} & drawn["settings"].keys()
@@ -577,9 +577,9 @@ def test_every_window_is_a_clip_that_opens_with_the_image(
     out = run(pipeline, **LONG, num_inference_steps=1, guidance_scale=1.0, pose_guidance_scale=0.0)
     assert out.shape[2] == 4
     first, second = calls
-    for name, told in first.items():
-        if isinstance(told, torch.Tensor) and name not in ("latents", "pose_latents"):
-            assert second[name] is told, name
+    for name, reported in first.items():
+        if isinstance(reported, torch.Tensor) and name not in ("latents", "pose_latents"):
+            assert second[name] is reported, name
     assert first["image_latents"][0, :4, 0].eq(1).all() and first["image_latents"][0, :4, 1:].eq(0).all()
     frames = draw_pose_condition(pose(13), *IMAGE.shape[:2], AREA_PX)
     for call, pixels in ((first, range(9)), (second, [0, *range(5, 13)])):
@@ -601,13 +601,13 @@ def test_in_pieces_and_in_a_file_it_is_the_same_video(pipeline: SteadyDancerPipe
     assert np.array_equal(decode(tmp_path / "long.mp4", times_s), decode(tmp_path / "whole.mp4", times_s))
     assert record["video"]["num_frames"] == 13
 
-    told = read_provenance(shutil.move(tmp_path / "long.mp4", tmp_path / "elsewhere"))
-    assert {**told, "video": record["video"]} == record == json.loads((tmp_path / "long.json").read_text())
-    assert told["model"] == model_digests(pipeline)
-    assert told["inputs"] == {"image": input_digest(IMAGE), "pose_video": input_digest(pose(13))}
-    settings = told["settings"]
+    reported = read_provenance(shutil.move(tmp_path / "long.mp4", tmp_path / "elsewhere"))
+    assert {**reported, "video": record["video"]} == record == json.loads((tmp_path / "long.json").read_text())
+    assert reported["model"] == model_digests(pipeline)
+    assert reported["inputs"] == {"image": input_digest(IMAGE), "pose_video": input_digest(pose(13))}
+    settings = reported["settings"]
     assert (settings["negative_prompt"], settings["flow_shift"]) == (WAN_NEGATIVE_PROMPT, 5.0)
-    assert (told["seed"], settings["window_overlap"], settings["dtype"]) == (0, 4, "float32")
+    assert (reported["seed"], settings["window_overlap"], settings["dtype"]) == (0, 4, "float32")
 
 
 def test_a_file_is_there_whole_or_not_at_all(

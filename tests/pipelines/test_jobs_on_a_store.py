@@ -1,4 +1,4 @@
-"""The walk with everything on an object store: the rows, latents and weights that the same walk gives in folders."""
+"""All jobs with every path on an object store: the same rows, latents and weights as in local folders."""
 
 import shutil
 from collections.abc import Callable
@@ -229,8 +229,8 @@ def test_a_store_that_goes_away_ends_a_run_with_one_sentence(
 
     with monkeypatch.context() as patched:
         patched.setattr(Artifact, "write_part", away)
-        with pytest.raises(SteadyDancerError, match="cannot be reached: check AWS_ENDPOINT_URL") as told:
+        with pytest.raises(SteadyDancerError, match="cannot be reached: check AWS_ENDPOINT_URL") as reported:
             curate(f"{store}/clips", store / "out")
-    assert not any(secret in str(told.value) for secret in SECRETS)
+    assert not any(secret in str(reported.value) for secret in SECRETS)
     curate(f"{store}/clips", store / "out")
     assert rows_of(store / "out") == rows_of(curated)

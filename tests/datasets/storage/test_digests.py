@@ -53,9 +53,9 @@ def test_what_lies_on_a_store_has_the_digest_of_its_folder(folder, bucket):
     upload_file(folder / "a", location(bucket) / "some" / "topmost")
     assert content_digest(top) == content_digest(f"{bucket}/some/top") == OF_FOLDER
     assert content_digest(top / "a") == sha256(b"22")
-    with pytest.raises(FileNotFoundError) as told:
+    with pytest.raises(FileNotFoundError) as reported:
         content_digest(location(bucket) / "some" / "to")
-    assert told.value.filename.endswith("/some/to")
+    assert reported.value.filename.endswith("/some/to")
 
 
 def test_there_is_no_digest_of_nothing(tmp_path):

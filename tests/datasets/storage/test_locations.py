@@ -104,9 +104,9 @@ def test_a_relative_name_is_found_again_by_join(place: str, folder: str, name: s
     ],
 )
 def test_addresses_that_cannot_be_used_are_refused_without_repeating_a_secret(place: str, words: str) -> None:
-    with pytest.raises(SteadyDancerError, match=words) as told:
+    with pytest.raises(SteadyDancerError, match=words) as reported:
         location(place)
-    assert not any(secret in str(told.value) for secret in SECRETS)
+    assert not any(secret in str(reported.value) for secret in SECRETS)
 
 
 def test_objects_are_written_read_listed_and_removed(bucket: str) -> None:
@@ -228,13 +228,14 @@ def test_a_folder_is_published_whole_before_the_file_that_finishes_it(
     for name in ("a.bin", "run.json", "sub/z.bin", ".lock", "sub/.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        "steadydancer.datasets.storage.locations.put", lambda file, target: told.append((file.read_text(), str(target)))
+        "steadydancer.datasets.storage.locations.put",
+        lambda file, target: reported.append((file.read_text(), str(target))),
     )
     publish(tmp_path, ObjectPath.parse("s3://bucket/out"), "run.json")
     assert total_bytes(tmp_path) == len("a.bin") + len("run.json") + len("sub/z.bin")  # what is hidden is not finished
-    assert told == [(name, f"s3://bucket/out/{name}") for name in ("a.bin", "sub/z.bin", "run.json")]
+    assert reported == [(name, f"s3://bucket/out/{name}") for name in ("a.bin", "sub/z.bin", "run.json")]
 
 
 def test_a_copy_is_named_after_place_size_and_time_of_all_that_belongs_to_it() -> None:
@@ -407,12 +408,12 @@ def test_what_a_store_refuses_is_one_sentence_without_secrets(
     (tmp_path / "file").write_text("x")
     path = ObjectPath.parse("s3://bucket/out/x")
     for ask in (lambda: listing(path), lambda: upload_file(tmp_path / "file", path)):
-        with pytest.raises(StorageError, match=words) as told:
+        with pytest.raises(StorageError, match=words) as reported:
             ask()
-        assert str(told.value).startswith("s3://bucket/out/x: ") and "\n" not in str(told.value)
-        assert not any(secret in str(told.value) for secret in SECRETS)
-        assert told.value.__suppress_context__
-        assert isinstance(pickle.loads(pickle.dumps(told.value)), StorageError)
+        assert str(reported.value).startswith("s3://bucket/out/x: ") and "\n" not in str(reported.value)
+        assert not any(secret in str(reported.value) for secret in SECRETS)
+        assert reported.value.__suppress_context__
+        assert isinstance(pickle.loads(pickle.dumps(reported.value)), StorageError)
     assert len(recorder.lines) < 100  # bounded
 
 
@@ -434,9 +435,11 @@ def test_an_endpoint_where_nobody_listens(bucket: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:test-secret@127.0.0.1:9")
     requests.filesystem.cache_clear()
     requests.upload_filesystem.cache_clear()
-    with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9 cannot be reached: check AWS_ENDPOINT_URL") as told:
+    with pytest.raises(
+        StorageError, match=r"http://127\.0\.0\.1:9 cannot be reached: check AWS_ENDPOINT_URL"
+    ) as reported:
         listing(ObjectPath.parse("s3://bucket/x"))
-    assert "test-secret" not in str(told.value)
+    assert "test-secret" not in str(reported.value)
     requests.filesystem.cache_clear()
     requests.upload_filesystem.cache_clear()
 

@@ -1,4 +1,4 @@
-"""The road from end to end: what it promises to write, and that it can be killed and walked again."""
+"""The demo from end to end: the files that it writes, and that it can be killed and resumed."""
 
 import json
 import os

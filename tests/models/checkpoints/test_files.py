@@ -95,11 +95,11 @@ LAYOUTS = (one_file, prefixed, shards, index_file, diffusers_folder, diffusers_f
 def test_every_layout_gives_the_same_network(dancer: Any, tmp_path: Path, save: Callable[..., Path]) -> None:
     loaded = load_transformer(save(dancer, tmp_path))
     assert isinstance(loaded, SteadyDancerTransformer3DModel)
-    told, wanted = (
+    reported, wanted = (
         json.loads(json.dumps({name: value for name, value in model.config.items() if not name.startswith("_")}))
         for model in (loaded, dancer)
     )
-    assert told == wanted
+    assert reported == wanted
     assert not loaded.training and not any(t.is_meta for t in (*loaded.parameters(), *loaded.buffers()))
     weights = dancer.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())

@@ -42,8 +42,8 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    told = json.loads((folder / "config.json").read_text())
-    return {name: value for name, value in told.items() if name != "_name_or_path"}
+    reported = json.loads((folder / "config.json").read_text())
+    return {name: value for name, value in reported.items() if name != "_name_or_path"}
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,9 @@ def test_null_conditions_exist_for_each_bucket_and_hold_nobody(cached: Path) -> 
         "pose_image_embeds": (257, 32),
         "prompt_embeds": (1, 64),
     }
-    told = load(shards.read(shards.keys[0])["conditions"])
-    assert not torch.equal(null["pose_latents"], told["pose_latents"])
-    assert not torch.equal(null["pose_image_embeds"], told["pose_image_embeds"])
+    reported = load(shards.read(shards.keys[0])["conditions"])
+    assert not torch.equal(null["pose_latents"], reported["pose_latents"])
+    assert not torch.equal(null["pose_image_embeds"], reported["pose_image_embeds"])
 
 
 def test_half_precision_halves_the_tensors(config: CacheConfig, short: Path, tmp_path: Path) -> None:
@@ -416,8 +416,8 @@ def some(tensor: torch.Tensor) -> tuple[float, ...]:
 
 
 def test_encodings_are_those_of_their_version(config: CacheConfig, encoders: steps.Encoders, dancer: Row) -> None:
-    told = steps.encode_clip(dancer, config, encoders)
-    for name, tensor in tensors_of(told["conditions"]).items():
+    reported = steps.encode_clip(dancer, config, encoders)
+    for name, tensor in tensors_of(reported["conditions"]).items():
         wanted = NUMBERS[name, ENCODINGS[name]]
         assert some(tensor) == pytest.approx(wanted, abs=2e-3), name
     assert (ENCODINGS["pose"], ENCODINGS["caption"]) == (1, 1)
@@ -538,7 +538,7 @@ def test_a_million_clips_are_planned_in_less_than_2_gb(tmp_path: Path) -> None:
     script = textwrap.dedent(code)
     subprocess.run([sys.executable, "-c", script, "make"], check=True)
     script = script[: script.index("packets =")] + script[script.index("if sys.argv") :]
-    told = subprocess.run([sys.executable, "-c", script, "plan"], check=True, capture_output=True, text=True)
-    clips, shards, total, peak = json.loads(told.stdout)
+    reported = subprocess.run([sys.executable, "-c", script, "plan"], check=True, capture_output=True, text=True)
+    clips, shards, total, peak = json.loads(reported.stdout)
     assert clips == 1_000_000 and total == pytest.approx(shards * 1e9, rel=0.02)
     assert peak < 2e9, f"{peak / 1e9:.2f} GB"

@@ -102,8 +102,8 @@ def test_videos_are_counted_once_however_many_metrics_they_have(tmp_path: Path) 
     rows = [{"id": name, "metric": metric, "verdict": "ok", "value": None, "reason": "no_truth"}
             for name in "ab" for metric in ("psnr", "ssim")]  # fmt: skip
     rows.append({"id": "c", "metric": None, "verdict": "quarantined", "reason": "not_rendered", "detail": "no_pose"})
-    told = {"folder": None, "asked": 3, "found": 0, "not_found": {}, "unused": [], "num_unused": 0}
-    artifact = finished(tmp_path / "a", rows, kind="metrics", truths=told,
+    reported = {"folder": None, "asked": 3, "found": 0, "not_found": {}, "unused": [], "num_unused": 0}
+    artifact = finished(tmp_path / "a", rows, kind="metrics", truths=reported,
                         missing={"psnr": {"no_truth": 2, "not_rendered": 1}, "ssim": {}})  # fmt: skip
     assert outcomes.closing_lines(artifact) == [
         "  quarantined: 1 not_rendered",

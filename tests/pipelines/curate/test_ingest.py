@@ -42,9 +42,9 @@ def test_a_folder_is_searched_through_and_what_is_no_file_is_listed_once(tmp_pat
     found = names(top, top)
     assert found == ["dangling.mp4", "folder.mp4", "folder.mp4/inside.MP4", "itself.mp4", "pipe.mp4", "sub/b.mov"]
     for name in found:
-        with pytest.raises(VideoError) as told:
+        with pytest.raises(VideoError) as reported:
             probe(top / name)
-        assert told.value.reason == "unreadable"
+        assert reported.value.reason == "unreadable"
 
 
 def test_links_to_folders_are_followed_and_none_is_looked_into_twice(tmp_path: Path) -> None:

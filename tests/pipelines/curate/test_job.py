@@ -438,8 +438,8 @@ def test_a_parent_gives_what_is_the_same_and_the_rest_is_measured(
         )
         return record, sorted(looked_at)
 
-    told = job.plan(config, str(clips), tmp_path / "new", tmp_path / "old")
-    assert told["sources_measured_before"] == 3 and told["sources_gone"] == 1
+    reported = job.plan(config, str(clips), tmp_path / "new", tmp_path / "old")
+    assert reported["sources_measured_before"] == 3 and reported["sources_gone"] == 1
     twin, everything = curated_with(tmp_path / "twin", None)
     record, looked_at = curated_with(tmp_path / "new", tmp_path / "old")
     # `dark` had been refused before its pose; what was quarantined is tried again.

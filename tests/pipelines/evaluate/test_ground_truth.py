@@ -112,8 +112,8 @@ def test_without_a_folder_none_is_missed_by_name(tmp_path: Path) -> None:
 
 def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a.mp4", "b.mp4", "y.mp4", "z.mp4")
-    told = find_ground_truth(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
-    assert format_truths(told) == (
+    reported = find_ground_truth(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
+    assert format_truths(reported) == (
         f"2 of 7 renders have ground truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
         "2 videos in it match no render (y.mp4, z.mp4)."
     )

@@ -376,15 +376,15 @@ def test_workers_are_told_at_which_rate_drivings_were_read(
     record = json.loads((tmp_path / "r" / "renders" / "run.json").read_text())
     record["config"]["driving_fps"] = driving_fps
     write_json(tmp_path / "r" / "renders" / "run.json", record)
-    told: list[Any] = []
+    reported: list[Any] = []
 
     def stopped(work: Any, *_: Any) -> None:
-        told.append(work.config)
+        reported.append(work.config)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "run_packets", stopped)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "r", None, tmp_path / "out", protocol="first-81")
-    (task,) = told
+    (task,) = reported
     assert (task.driving_fps, task.config.protocol) == (driving_fps, "first-81")
     assert task.components == record["components"]["path"]

@@ -36,7 +36,7 @@ class Media(HTMLParser):
         self.texts.append(data)
 
 
-def shown(page: Path, files: list[str | None]) -> Media:
+def written_media(page: Path, files: list[str | None]) -> Media:
     write_page(page, "A <title>", [Section("Media", media=[[(f"{file} & more", file) for file in files]])])
     return Media(page)
 
@@ -58,7 +58,7 @@ def test_every_name_leads_to_its_file(tmp_path: Path) -> None:
         file.write_bytes(b"x")
     for page in (folder / "p#.html", tmp_path / "page.html", tmp_path / "below" / "page?.html"):
         page.parent.mkdir(exist_ok=True)
-        media = shown(page, [path_from_page(str(file), page) for file in files])
+        media = written_media(page, [path_from_page(str(file), page) for file in files])
         assert [followed(page, address) for _, address in media.found] == [os.fsencode(file) for file in files]
         assert all(address.isascii() and not address.startswith("file:") for _, address in media.found)
         assert [tag for tag, _ in media.found] == ["img"] * 14 + ["video", "img"]
@@ -73,7 +73,7 @@ def test_a_name_that_tables_hold_as_an_address_leads_to_its_file(tmp_path: Path)
     file.write_bytes(b"x")
     assert format_location(file).startswith("file:///")
     page = tmp_path / "p.html"
-    media = shown(page, [path_from_page(format_location(file), page)])
+    media = written_media(page, [path_from_page(format_location(file), page)])
     assert [followed(page, address) for _, address in media.found] == [os.fsencode(file)]
 
 
@@ -101,11 +101,11 @@ def test_what_lies_on_a_store_is_named_from_there(tmp_path: Path) -> None:
      ("a.PNG", "img"), ("mp4", "img"), (None, None)],
 )  # fmt: skip
 def test_videos_are_shown_as_videos(tmp_path: Path, name: str | None, tag: str | None) -> None:
-    media = shown(tmp_path / "page.html", [name])
+    media = written_media(tmp_path / "page.html", [name])
     assert [found for found, _ in media.found] == ([tag] if tag else [])
     assert ("missing" in media.texts) == (name is None)
 
 
 def test_a_picture_in_itself_stays_as_it_is(tmp_path: Path) -> None:
     picture = "data:image/jpeg;base64,/9j/4AA+b/c=="
-    assert shown(tmp_path / "page.html", [picture]).found == [("img", picture)]
+    assert written_media(tmp_path / "page.html", [picture]).found == [("img", picture)]

@@ -182,7 +182,7 @@ def _made(folder):
 def test_a_plan_is_put_down_for_a_person(networks):
     config = TrainConfig(stage=2, offload_optimizer=True)
     step_flops = forecast.mean_step_flops(config, networks[2], [CLIP])
-    told = table.table({
+    reported = table.table({
         "stage": 2, "steps": 2000, "steps_done": 500, "workers": 8, "epochs": 2.18, "samples": 7338,
         "trained_parameters": networks[2].trained, "parameters": networks[2].parameters,
         "hardware_flops_a_step": step_flops.hardware, "model_flops_a_step": step_flops.model,
@@ -205,9 +205,9 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "fork    of /old after 500 steps; config.distillation_weight: 1.0 → 0.5",
         "while loading ",
     ):
-        assert line in told, line
-    assert "58.7 of 80.0" in next(line for line in told.splitlines() if line.startswith("total"))
-    own = next(line for line in told.splitlines() if "set, fits" in line)
+        assert line in reported, line
+    assert "58.7 of 80.0" in next(line for line in reported.splitlines() if line.startswith("total"))
+    own = next(line for line in reported.splitlines() if "set, fits" in line)
     assert own.startswith("3, on the hosts, block inputs ") and "58.7" in own
 
 
@@ -275,7 +275,9 @@ def test_a_base_on_a_store_is_planned_with_by_its_sizes_alone(cached, components
     here = preflight.plan(config, base=str(components), **given)
     upload(components / "transformer", ObjectPath.parse(bucket) / "wan/transformer")
     asked = []
-    monkeypatch.setattr("steadydancer.models.checkpoints.folders.local_folder", lambda *told: asked.append(told))
+    monkeypatch.setattr(
+        "steadydancer.models.checkpoints.folders.local_folder", lambda *reported: asked.append(reported)
+    )
     there = preflight.plan(config, base=f"{bucket}/wan", **given)
     assert not asked
     assert there["base"] == {"source": f"{bucket}/wan", "path": None, "digest": None}
