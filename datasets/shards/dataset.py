@@ -144,7 +144,7 @@ class ShardDataset:
             self.left_out = sorted(key for key, i in rows.items() if shards[i] in wrong)
             rows = {key: i for key, i in rows.items() if shards[i] not in wrong}
         if not rows:
-            raise ArtifactError(f"{self.path} has no usable sample: every clip was rejected, quarantined or lost")
+            raise ArtifactError(f"{self.path} has no usable samples: every clip was rejected, quarantined or lost")
         self._rows = rows
         self.keys: list[str] = sorted(rows)
         sizes = list(zip(*(_column(index, name) for name in ("num_frames", "height", "width")), strict=True))

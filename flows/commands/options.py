@@ -113,9 +113,9 @@ class Number(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is not a finite number", param, ctx)
         if self.above_zero and converted <= 0:
-            self.fail(f"{value!r} must be above zero", param, ctx)
+            self.fail(f"{value!r} must be greater than 0", param, ctx)
         if self.not_below_zero and converted < 0:
-            self.fail(f"{value!r} must not be below zero", param, ctx)
+            self.fail(f"{value!r} must be at least 0", param, ctx)
         return converted
 
 

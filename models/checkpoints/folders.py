@@ -132,7 +132,7 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
             return found
     remedy = "Pass a folder, or list missing weights and where they are looked up with `steadydancer weights check`."
     if not is_hub_id(str(source)):
-        raise ComponentsError(f"There is no folder {source}. {remedy}")
+        raise ComponentsError(f"The folder {source} does not exist. {remedy}")
     from huggingface_hub import snapshot_download
 
     try:

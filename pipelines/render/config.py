@@ -57,7 +57,7 @@ class RenderConfig(BaseModel):
     sound: Literal["none", "keep"] = Field(
         "none", description="`keep`: add the driving video's sound for the rendered span, at the speed of the video"
     )
-    main_person_only: bool = Field(False, description="drive the main person only (release); otherwise all people")
+    main_person_only: bool = Field(False, description="drive only the main person (release); otherwise all people")
     on_missing_reference: Literal["keep", "raise"] = Field(
         "keep",
         description="without a person in the image to align to: `keep` the pose unaligned, or `raise`: reject the pair",

@@ -153,7 +153,7 @@ def test_jobs_refuse_what_is_not_finished_or_not_there(
         "latents is not finished": ("train", "--latents", begun / "latents", "--stage", 1),
         "checkpoint is not finished": ("render", "--checkpoint", begun / "checkpoint", *pair),
         "renders is not finished": ("evaluate", "--renders", begun),
-        "There is no folder /nowhere": ("cache", "--clips", curated, "--components", "/nowhere"),
+        "The folder /nowhere does not exist": ("cache", "--clips", curated, "--components", "/nowhere"),
         "row 1: no driving (columns: image, prompt)": ("render", "--checkpoint", checkpoint, "--pairs", table),
     }
     for said, words in refusals.items():
@@ -199,7 +199,7 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
         (f"{image} is a file, not a folder: pass the --out folder of", ("explain", "x", "--artifact", image)),
         (f"'{image}' is a file; pass a folder", ("cache", "--clips", curated, "--out", image / "run")),
         (f"'{image}' is a file; pass a folder", ("demo", "--out", image / "run", "--dry-run")),
-        ("'-1' must not be below zero", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
+        ("'-1' must be at least 0", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
         ("exclude: /nowhere does not exist", ("curate", "--clips", videos, "--exclude", "/nowhere", "--out", "o")),
         (f"'{image}' is a file; pass a folder", ("cache", "--clips", curated, "--out", image)),
         (f"'{clips}' is a folder; pass a file",

@@ -179,7 +179,7 @@ def test_other_networks_sources_or_clips_are_refused_by_name(
     other = Path(shutil.copytree(components, tmp_path / "other"))
     (other / "vae" / "config.json").write_text((other / "vae" / "config.json").read_text() + " ")
     refused(copy, tmp_path / "a", "components.vae: ", "--components", other)
-    refused(copy, tmp_path / "b", "There is no folder /nowhere", "--components", "/nowhere")
+    refused(copy, tmp_path / "b", "The folder /nowhere does not exist", "--components", "/nowhere")
     refused(copy, tmp_path / "c", "/nowhere", "--clips", "/nowhere")
     answer = call(repair, "--latents", copy, "--out", copy.parent, "--in-process")
     assert "contains a finished cache, which repair never changes" in str(answer.exception)

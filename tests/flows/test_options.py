@@ -72,8 +72,8 @@ def test_inputs_are_asked_for_unless_only_the_configuration_is(file: Path) -> No
         (("--here", "{file}"), "is a file"),
         *(((option, value), f"'{value}' is not a finite number")
           for option in ("--number", "--rate") for value in ("nan", "inf", "-inf", "1e999", "NaN", "x", "")),
-        (("--rate", "0"), "'0' must be above zero"),
-        (("--rate", "-1"), "'-1' must be above zero"),
+        (("--rate", "0"), "'0' must be greater than 0"),
+        (("--rate", "-1"), "'-1' must be greater than 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_by_its_option(file: Path, words: tuple[str, str], said: str) -> None:

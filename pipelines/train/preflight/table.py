@@ -16,8 +16,8 @@ def table(plan: dict[str, Any]) -> str:
     Args:
         plan: result of `plan.plan`.
     """
-    parts = [_summary(plan), _memory_table("memory of a GPU", plan["gpu_memory_bytes"], plan["gpu_bytes"])]
-    parts += [_memory_table("memory of all hosts", plan["host_memory_bytes"], None), _disk(plan)]
+    parts = [_summary(plan), _memory_table("memory per GPU", plan["gpu_memory_bytes"], plan["gpu_bytes"])]
+    parts += [_memory_table("memory on all hosts", plan["host_memory_bytes"], None), _disk(plan)]
     if plan["memory_by_size"]:
         parts += [_sizes(plan["memory_by_size"]), _settings(plan["memory_by_setting"], plan["gpu_bytes"])]
     return "\n\n".join(part for part in parts if part)
@@ -82,7 +82,7 @@ def _sizes(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _settings(rows: Iterable[dict[str, Any]], available: int | None) -> str:
-    head = ("ZeRO, optimizer, saved for backward", "GB per GPU", "GB of hosts", "PFLOP per clip", "")
+    head = ("ZeRO, optimizer, saved for backward", "GB per GPU", "GB on hosts", "PFLOP per clip", "")
     lines = []
     for row in rows:
         place = "on the hosts" if row["offload_optimizer"] else "on the GPUs"

@@ -236,7 +236,7 @@ def test_what_is_missing_is_said_before_anything_is_made(config: CacheConfig, cu
         cache(config, unfinished, out)
     from steadydancer import SteadyDancerError
 
-    with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
+    with pytest.raises(SteadyDancerError, match="folder /nowhere does not exist"):
         cache(config.model_copy(update={"components": "/nowhere"}), curated, out)
     with pytest.raises(SteadyDancerError, match="has no vae/, no text_encoder/"):
         cache(config.model_copy(update={"components": str(unfinished)}), curated, out)

@@ -358,7 +358,7 @@ def test_what_is_missing_is_said_before_anything_is_made(renders: Path, tmp_path
         evaluate(tmp_path / "nix", None, out)
     with pytest.raises(SteadyDancerError, match="pass a folder of ground-truth videos"):
         evaluate(renders, tmp_path / "nix", out)
-    with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
+    with pytest.raises(SteadyDancerError, match="folder /nowhere does not exist"):
         evaluate(renders, None, out, components="/nowhere")
     folder.mkdir()
     (folder / "other.mp4").write_bytes(b"x")

@@ -176,7 +176,7 @@ def test_what_is_missing_is_said_before_anything_is_made(checkpoint: Path, pairs
     (unfinished / "run.json").unlink()
     with pytest.raises(ArtifactError, match="not finished"):
         render(unfinished, pairs, out)
-    with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
+    with pytest.raises(SteadyDancerError, match="folder /nowhere does not exist"):
         render(checkpoint, pairs, out, CONFIG.model_copy(update={"components": "/nowhere"}))
     with pytest.raises(SteadyDancerError, match="several pairs have the id"):
         render(checkpoint, [pairs[0], pairs[0]], out)
