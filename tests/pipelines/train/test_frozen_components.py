@@ -87,7 +87,7 @@ def test_a_bundle_opens_without_the_base_and_is_the_same_pipeline(
     half = SteadyDancerPipeline.from_pretrained(moved, torch_dtype=torch.bfloat16)
     assert (half.text_encoder.dtype, half.vae.dtype) == (torch.bfloat16, torch.float32)
 
-    with pytest.raises(ComponentsError, match=rf"uses the vae, .* of {base}, according to its run.json. There is no"):
+    with pytest.raises(ComponentsError, match=rf"uses the vae, .* of {base}, according to its run.json. The folder"):
         SteadyDancerPipeline.from_pretrained(trained)
     given = load_components(without_base, FROZEN)
     assert SteadyDancerPipeline.from_pretrained(trained, **given).vae is given["vae"]
