@@ -76,7 +76,7 @@ def test_nothing_is_left_of_a_video_that_could_not_be_written(tmp_path: Path) ->
         write_video(growing(), tmp_path / "a.mp4", record())
     with pytest.raises(ValueError, match="F ≥ 1"):
         write_video(iter([]), tmp_path / "a.mp4", record())
-    with pytest.raises(ValueError, match=r"\.mp4, not \.avi"):
+    with pytest.raises(ValueError, match=r"\.mp4, not in \.avi"):
         write_video(FRAMES, tmp_path / "a.avi", record())
     with pytest.raises(ValueError, match="JSON"):
         write_video(FRAMES, tmp_path / "a.mp4", record(settings={"scale": float("nan")}))
