@@ -198,7 +198,9 @@ def test_a_copy_comes_with_what_lies_beside_it_and_is_fetched_once(
         assert path.name == "a.mp4" and path.read_text() == "video"
         assert sorted(file.name for file in path.parent.iterdir()) == ["a.mp4", "a.pose.safetensors", "a.txt"]
         with monkeypatch.context() as patched:
-            patched.setattr("steadydancer.datasets.storage.locations.download_file", lambda *_: pytest.fail("fetched twice"))
+            patched.setattr(
+                "steadydancer.datasets.storage.locations.download_file", lambda *_: pytest.fail("fetched twice")
+            )
             with local_copy(clip) as again:
                 assert again == path
     write(f"{bucket}/clips/a.mp4", "another video")
@@ -214,7 +216,8 @@ def test_an_object_that_is_replaced_while_it_is_fetched_is_no_copy(
     clip = write(f"{bucket}/clips/a.mp4", "video")
     with monkeypatch.context() as patched:
         patched.setattr(
-            "steadydancer.datasets.storage.locations.download_file", lambda _, target: target.write_text("another video")
+            "steadydancer.datasets.storage.locations.download_file",
+            lambda _, target: target.write_text("another video"),
         )
         with pytest.raises(StorageError, match="the object changed while it was read"), local_copy(clip):
             pass
