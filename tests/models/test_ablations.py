@@ -395,7 +395,7 @@ def test_the_adapter_stands_beside_gradient_checkpointing(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"pose_fusion": "multiplication"}, "'concatenation', 'addition', 'latent_addition' or 'adapter'"),
         ({"pose_fusion": "latent_addition", "pose_channels": 8}, "pose_channels must be 16, not 8"),
