@@ -192,7 +192,7 @@ def _time_section(record: dict[str, Any], table: pa.Table) -> Section:
         for name, took in seconds.items()
     ]
     rows.append(["all stages", spent, 100.0, "", 1000 * spent / max(1, len(table))])
-    rows.append(["of which decoding", record["seconds"].get("decode"),
+    rows.append(["decoding (included above)", record["seconds"].get("decode"),
                  None if share is None else 100 * share,
                  bar([] if share is None else [(share, "quarantined")]),
                  None if share is None else 1000 * share * spent / max(1, len(table))])  # fmt: skip

@@ -98,6 +98,6 @@ def _read(out: Path, steps: int) -> tuple[TrainConfig, Any, dict[str, torch.Tens
     trained = load_file(folder / WEIGHTS)
     if mismatch := trained.keys() ^ {name for name, weight in student.named_parameters() if weight.requires_grad}:
         raise TrainingRefused(
-            f"{folder} has a different set of weights than this version trains, such as {min(mismatch)}"
+            f"{folder} does not have the weights that this version trains: {min(mismatch)} differs"
         )
     return config, student, {**student.state_dict(), **trained}, settings["record"]
