@@ -93,7 +93,7 @@ def test_a_render_whose_pose_was_not_aligned_is_said(tmp_path: Path) -> None:
     lines = outcomes.closing_lines(finished(tmp_path / "a", rows))
     assert lines[-2:] == [
         "  1 rendered without alignment",
-        f"  1 with a note:  `steadydancer explain ID --renders {tmp_path}/a`",
+        f"  1 with a note: `steadydancer explain ID --renders {tmp_path}/a`",
     ]
     assert outcomes.closing_lines(finished(tmp_path / "b", rows[:2])) == []
 

@@ -173,9 +173,9 @@ def test_the_driving_video_is_taken_frame_by_frame_or_at_a_rate(
 
 
 def test_a_rate_that_gives_too_few_frames_says_so(pair: Row) -> None:
-    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 7 frames, 9 are needed"):
+    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 7 frames, but 9 are needed"):
         render(pair, CONFIG.model_copy(update={"driving_fps": 12.0}))
-    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 3 frames, 5 are needed"):
+    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 3 frames, but 5 are needed"):
         render(pair, CONFIG.model_copy(update={"driving_fps": 4.0, "num_frames": None}))
 
 
