@@ -154,7 +154,7 @@ def test_a_driving_video_that_is_too_short_says_so(checkpoint: Path, pairs: list
     render(checkpoint, pairs[:1], tmp_path, CONFIG.model_copy(update={"num_frames": 17}))
     (row,) = Artifact(tmp_path / "renders").read().to_pylist()
     assert (row["verdict"], row["reason"]) == ("quarantined", "too_short")
-    assert "13 frames, 17 are needed" in row["detail"]
+    assert "13 frames, but 17 are needed" in row["detail"]
 
 
 def test_pairs_are_read_from_a_table_and_a_missing_column_is_named(tmp_path: Path) -> None:
