@@ -95,7 +95,7 @@ def _steps(frames: Frames) -> Iterator[Floats32]:
 def _check_same_shape(frames: Frames, truth: Frames) -> None:
     if frames.shape != truth.shape:
         raise ValueError(
-            f"A clip of shape {frames.shape} cannot be compared with one of shape {truth.shape}: resize or cut one."
+            f"A clip of shape {frames.shape} cannot be compared with one of shape {truth.shape}: resize or trim one."
         )
 
 

@@ -122,8 +122,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
         super().__init__()
         if not isinstance(transformer, SteadyDancerTransformer3DModel):
             raise ValueError(
-                f"transformer must be a SteadyDancerTransformer3DModel, not {type(transformer).__name__}: `from_wan` "
-                "starts one from a plain Wan."
+                f"transformer must be a SteadyDancerTransformer3DModel, not {type(transformer).__name__}: "
+                "`SteadyDancerTransformer3DModel.from_wan` initialises one from a plain Wan transformer."
             )
         if isinstance(image_encoder, CLIPVisionModel):
             image_encoder = OpenCLIPImageEncoder.from_clip_vision_model(image_encoder)
@@ -208,14 +208,14 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """
         if num_frames is not None and (num_frames < 1 or num_frames % 4 != 1):
             near = max(1, num_frames // 4 * 4 + 1)
-            raise InputError(f"num_frames must be 4k + 1, such as 81, not {num_frames}: take {near}, or {near + 4}.")
+            raise InputError(f"num_frames must be 4k + 1, such as 81, not {num_frames}: use {near} or {near + 4}.")
         if num_inference_steps < 1:
-            raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps} (released: 40).")
+            raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps} (default: 40).")
         low, high = pose_guidance_interval
         if not 0 <= low < high <= 1:
             raise InputError(
-                f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, not {(low, high)} (released: "
-                "(0.1, 0.4)); pose_guidance_scale=0 turns the pose guidance off."
+                f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, not {(low, high)} (default: "
+                "(0.1, 0.4)). Use pose_guidance_scale=0 to disable pose guidance."
             )
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}.")
@@ -223,20 +223,20 @@ class SteadyDancerPipeline(DiffusionPipeline):
             raise InputError(f"num_videos_per_prompt must be at least 1, not {num_videos_per_prompt}.")
         if isinstance(generator, list) and len(generator) != num_videos_per_prompt:
             raise InputError(
-                f"generator is a list of {len(generator)} and num_videos_per_prompt is {num_videos_per_prompt}: give "
-                "one generator for each video, or one for all."
+                f"generator is a list of {len(generator)} and num_videos_per_prompt is {num_videos_per_prompt}: pass "
+                "one generator per video, or a single generator for all of them."
             )
         if prompt and prompt_embeds is not None:
-            raise InputError("Give either prompt or prompt_embeds, not both.")
+            raise InputError("Pass either prompt or prompt_embeds, not both.")
         if negative_prompt is not None and negative_prompt_embeds is not None:
-            raise InputError("Give either negative_prompt or negative_prompt_embeds, not both.")
+            raise InputError("Pass either negative_prompt or negative_prompt_embeds, not both.")
         for name, embeds in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
             if embeds is not None and (embeds.ndim != 3 or len(embeds) != 1):
                 raise InputError(f"{name} must be [1, L, {self.transformer.config.text_dim}], not {[*embeds.shape]}.")
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
             raise InputError(
-                f"callback_on_step_end_tensor_inputs may name {', '.join(self._callback_tensor_inputs)}, not "
+                f"callback_on_step_end_tensor_inputs must be among {', '.join(self._callback_tensor_inputs)}; got "
                 f"{', '.join(unknown)}."
             )
 
@@ -701,8 +701,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """
         if kwargs.get("num_videos_per_prompt", 1) != 1:
             raise InputError(
-                "stream and render_to make one video, so num_videos_per_prompt must be 1: call once per video, each "
-                "with its own generator or seed."
+                "stream and render_to generate one video, so num_videos_per_prompt must be 1: call them once per "
+                "video, each time with its own generator or seed."
             )
         (latents,) = self(*args, **kwargs | {"output_type": "latent", "return_dict": False})
 
@@ -728,7 +728,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """Make one video as a call does, and write it to an mp4 with a record of its provenance while it is decoded.
 
         Args:
-            path: the mp4; the record is written beside it with the suffix `.json`.
+            path: the mp4; the record is written next to it with the suffix `.json`.
             args: as in a call.
             seed: of all random numbers, drawn on the CPU.
             fps: frames per second of the file; 16 is released.
@@ -747,7 +747,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """
         path = Path(path)
         if path.suffix.lower() != ".mp4":
-            raise InputError(f"path must end with .mp4, not {path.suffix or 'without a suffix'}: {path}.")
+            raise InputError(f"path must end in .mp4, not in {path.suffix or 'no suffix'}: {path}.")
         call = inspect.signature(self.__call__).bind(*args, **kwargs)
         call.apply_defaults()
         given = {name: value for name in INPUTS if (value := call.arguments[name]) is not None}
@@ -785,7 +785,7 @@ def _check_folder(folder: Path, names: Collection[str]) -> None:
     kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
     if "transformer" in names and kind != "SteadyDancerTransformer3DModel":
         raise ComponentsError(
-            f"{folder / 'transformer'} holds {f'a {kind}' if kind else 'no config.json'}, not a "
-            "SteadyDancerTransformer3DModel: give the folder of a trained or converted SteadyDancer, or start one from "
-            "Wan with `SteadyDancerTransformer3DModel.from_wan`."
+            f"{folder / 'transformer'} contains {f'a {kind}' if kind else 'no config.json'}, not a "
+            "SteadyDancerTransformer3DModel: pass the folder of a trained or converted SteadyDancer model, or "
+            "initialise one from Wan with `SteadyDancerTransformer3DModel.from_wan`."
         )

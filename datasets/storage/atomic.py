@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..file_names import aside_of
-from .cache import scratch
+from .cache import scratch_dir
 from .disk import sync, temporary_file
 from .files import Location
 from .locations import location
-from .s3 import ObjectPath, put
+from .s3 import ObjectPath, upload_file
 
 
 @contextlib.contextmanager
@@ -26,10 +26,10 @@ def atomic_write(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool =
     """
     path = location(path)
     if isinstance(path, ObjectPath):
-        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        with tempfile.TemporaryDirectory(dir=scratch_dir()) as folder:
             aside = Path(folder) / path.name
             yield aside
-            put(aside, path)
+            upload_file(aside, path)
         return
     aside = aside_of(path, keeps_suffix)
     with temporary_file(aside, path):
@@ -47,10 +47,10 @@ def ordered_write(folder: Location, names: Sequence[str]) -> Iterator[Path]:
     if isinstance(folder, Path):
         yield folder
         return
-    with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
+    with tempfile.TemporaryDirectory(dir=scratch_dir()) as temporary:
         yield Path(temporary)
         for name in names:
-            put(Path(temporary) / name, folder / name)
+            upload_file(Path(temporary) / name, folder / name)
 
 
 def begin_folder(folder: Location) -> None:

@@ -23,7 +23,7 @@ _SHARE_BETWEEN_SCANS = 0.02
 _added_bytes: int | None = None
 
 
-def scratch() -> Path:
+def scratch_dir() -> Path:
     """Return the local scratch folder for copies of remote files; create it if it does not exist.
 
     Raises:
@@ -44,7 +44,7 @@ def require_scratch() -> None:
     Raises:
         SteadyDancerError: it is not writable; the message names the variable that sets it.
     """
-    folder = scratch()
+    folder = scratch_dir()
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -107,7 +107,7 @@ def drop(key: str) -> None:
 def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
     global _added_bytes
     # One process fetches and the others wait, because components are gigabytes large. All keys share 256 locks.
-    locks = scratch() / "locks"
+    locks = scratch_dir() / "locks"
     locks.mkdir(exist_ok=True)
     with (locks / folder.name[:2]).open("w") as slot:
         fcntl.flock(slot, fcntl.LOCK_EX)
@@ -117,7 +117,7 @@ def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
         mark = os.open(aside, os.O_RDONLY)  # locked while its owner is alive
         try:
             fcntl.flock(mark, fcntl.LOCK_EX)
-            with errors_name(scratch()):
+            with errors_name(scratch_dir()):
                 fetch(aside)
                 for file in _files(aside):
                     sync(file)  # a power failure must not leave an entry of zeros
@@ -169,7 +169,7 @@ def _remove_if_free(folder: Path) -> bool:
 
 
 def _entries() -> Path:
-    folder = scratch() / "entries"
+    folder = scratch_dir() / "entries"
     folder.mkdir(exist_ok=True)
     return folder
 

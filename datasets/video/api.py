@@ -67,7 +67,7 @@ def decode(
         VideoError: the file cannot be read, or its aspect changes (`changing_aspect`). If decord fails, PyAV decides.
     """
     if (height is None) != (width is None):
-        raise ValueError(f"height={height}, width={width}: give both or neither")
+        raise ValueError(f"height={height}, width={width}: pass both or neither")
     times = np.asarray(times_s, np.float64)
     if times.ndim != 1 or len(times) == 0 or not (times >= 0).all():
         raise ValueError(f"times_s must be a 1-D array of one or more times ≥ 0, not {times_s}")

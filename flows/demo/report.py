@@ -12,7 +12,7 @@ from ...pipelines.train.metrics_file import read_rows
 
 
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
-    """Write `page` and copy its media beside it."""
+    """Write `page` and copy its media next to it."""
     clips = Artifact(out / "clips").read().to_pylist()
     write_page(
         page,

@@ -48,7 +48,7 @@ def local_source(source: str) -> Iterator[Path]:
         with local_copy(place) as file:
             yield file
     elif is_address(source):
-        raise ComponentsError(f"{place} does not exist; give a file or folder.")
+        raise ComponentsError(f"{place} does not exist; pass a file or folder.")
     else:
         yield resolve_folder(source)
 
@@ -213,13 +213,13 @@ def _finished(to: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a finished conversion.
 
     Raises:
-        CheckpointError: it was converted from another source or with other settings.
+        CheckpointError: it was converted from another source or with different settings.
     """
     record = dict(json.loads((to / RECORD).read_text()))
     made = {**{name: record.get(name) for name in settings}, "digest": record["source"]["digest"]}
     changed = [f"{name} {made[name]} → {settings[name]}" for name in settings if made[name] != settings[name]]
     if changed:
-        raise CheckpointError(f"{to} was written with other settings ({'; '.join(changed)}): choose another --to")
+        raise CheckpointError(f"{to} was written with different settings ({'; '.join(changed)}): choose another --to")
     return {**record, "already_finished": True}
 
 

@@ -40,7 +40,7 @@ def captioner_folder(source: str) -> Path:
     folder = local_folder(location(source), _FILES)
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ComponentsError(
-            f"{source} is not a captioner: give a folder with an image-text-to-text model saved by transformers: "
+            f"{source} is not a captioner: pass a folder with an image-text-to-text model saved by transformers: "
             "config.json, its safetensors files and its processor"
         )
     return folder.resolve()

@@ -121,7 +121,7 @@ CATALOGUE: tuple[Weight, ...] = (
     ),
     Weight(
         "aesthetic-clip",
-        "image embeddings for the aesthetic score and the type of action (CLIP ViT-L/14 by open_clip)",
+        "image embeddings for the aesthetic score and the action type (CLIP ViT-L/14 by open_clip)",
         ("one_gpu", "paper"),
         "timm/vit_large_patch14_clip_224.openai",
         1_710_466_052,

@@ -65,7 +65,7 @@ class Parent:
             excluded: digest of the excluded set.
 
         Raises:
-            ArtifactError: the parent is not finished, or was measured with other settings or rules.
+            ArtifactError: the parent is not finished, or was measured with different settings or rules.
         """
         clips = Clips(folder.absolute())  # workers may run in other folders
         kept = set(CurateConfig.model_fields) - set(IRRELEVANT_FIELDS)
@@ -74,13 +74,13 @@ class Parent:
         new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
         if changes := format_differences(old, new):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured with other settings:\n{changes}\n"
-                "curate without --parent, or with the settings of the parent"
+                f"{clips.artifact.path} was measured with different settings:\n{changes}\n"
+                "curate without --parent, or with the parent's settings"
             )
         # Older rules: `reuse_measurements` checks per file whether today's rules give another result.
         if by := newer_rules(clips.record, *RULES_READ):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured by a newer version of this program, with other rules:\n"
+                f"{clips.artifact.path} was measured by a newer version of this program with different rules:\n"
                 f"{by}\ncurate without --parent"
             )
         complete, gone = _sources(clips, config, sources)

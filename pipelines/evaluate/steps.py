@@ -48,10 +48,14 @@ METRICS: dict[str, tuple[str, str, str]] = {
         "",
         "the reference image after the autoencoder's round trip, for comparison",
     ),
-    "psnr": ("dB", "higher", "against the true video, mean over the frames compared; equal frames count as 100"),
-    "ssim": ("", "higher", "against the true video, mean over the frames compared"),
+    "psnr": ("dB", "higher", "against the ground truth, mean over the frames compared; equal frames count as 100"),
+    "ssim": ("", "higher", "against the ground truth, mean over the frames compared"),
     "temporal_flickering": ("0..1", "higher", "(255 − mean change between frames) / 255, as in VBench"),
-    "start_gap_jump": ("ratio", "lower", "largest change among the first frames over the median change after"),
+    "start_gap_jump": (
+        "ratio",
+        "lower",
+        "largest change among the first frames, relative to the median change after them",
+    ),
 }
 
 
@@ -80,7 +84,7 @@ def load_vae(task: EvaluateTask) -> Any:
 
 @on_local_copies("video", "image", "truth")
 def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
-    """Score a video: one row per metric. The input's `reason` and `detail` explain why it has no truth, if so."""
+    """Score a video, one row per metric. Input's `reason` and `detail` explain why ground truth is missing."""
     frames, times_s = read_render(Path(row["video"]), task.config)
     reference, image_size, unread = read_reference(row["image"], *frames.shape[1:3])
     scores = {
@@ -122,7 +126,7 @@ def _against_reference(frames: Frames, reference: Frames | None, unread: str, va
         return {"first_frame_psnr": missing, "autoencoder_ceiling_psnr": missing}
     return {
         "first_frame_psnr": _capped_psnr(first_frame_psnr(frames, reference), "frame 0 equals the reference"),
-        "autoencoder_ceiling_psnr": _capped_psnr(autoencoder_ceiling(vae, reference), "the round trip changes nothing"),
+        "autoencoder_ceiling_psnr": _capped_psnr(autoencoder_ceiling(vae, reference), "the round trip is lossless"),
     }
 
 
@@ -143,7 +147,7 @@ def _against_truth(row: Row, frames: Frames, clock: Clock, image_size: tuple[int
         return {"psnr": missing, "ssim": missing}
     count = len(truth)
     value, equal = _mean_psnr(frames[:count], truth)
-    notes = [f"{equal} of {count} frames equal the truth and count as {MAX_PSNR_DB:g} dB"] if equal else []
+    notes = [f"{equal} of {count} frames equal the ground truth and count as {MAX_PSNR_DB:g} dB"] if equal else []
     return {
         "psnr": Score(value, None, "; ".join([*([detail] if detail else []), *notes]) or None, count),
         "ssim": Score(ssim(frames[:count], truth), None, detail, count),
@@ -166,7 +170,7 @@ def _start_gap(frames: Frames) -> Score:
     if value is not None:
         return Score(value)
     if len(frames) <= START_STEPS + 1:
-        return Score(None, "too_short", f"{len(frames)} frames, at least {START_STEPS + 2} are needed")
+        return Score(None, "too_short", f"{len(frames)} frames, but at least {START_STEPS + 2} are needed")
     return Score(None, "no_motion", f"nothing moves after frame {START_STEPS}")
 
 

@@ -129,7 +129,7 @@ def _check_finite(what: str, values: dict[str, float], batch: StepBatch, step: i
         keys = ", ".join(row.key for row in batch.draws)
         raise NonFiniteError(
             f"step {step}: the {what} is not finite ({values}), so the weights were not updated. Resume from the "
-            f"newest training state, or change settings with --fork. Samples of the batch: {keys}"
+            f"newest training state, or change settings with --fork. Samples in the batch: {keys}"
         )
 
 
@@ -141,7 +141,9 @@ def _resume(engine: Any, group: ProcessGroup, out: Path) -> int:
     if newest is not None:
         done, folder = newest
         if read_state_record(folder)["trained"] != trained_names(engine):
-            raise TrainingRefused(f"{folder} has other trained weights than this run trains: choose another --out")
+            raise TrainingRefused(
+                f"{folder} has a different set of trained weights from this run: choose another --out"
+            )
         read_state(engine, folder, group)
     if group.rank == 0:
         cut_metrics(out, done)

@@ -37,7 +37,7 @@ def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -
     local = run_folder(out)
     if address is not None:
         raise TrainingRefused(
-            f"out: {out} is on a store, but the machines of a cluster need a folder that all of them can access: set "
+            f"out: {out} is on an object store, but a cluster needs a folder that all its machines can access: set "
             "--out to a folder on a shared file system"
         )
     record = _record(out / "checkpoint")
@@ -45,7 +45,7 @@ def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -
         return local
     if record["steps"] != config.steps:
         raise TrainingRefused(
-            f"steps: {out} holds a checkpoint of {record['steps']} steps, and the training state to continue it is "
+            f"steps: {out} contains a checkpoint of {record['steps']} steps, but the training state to continue it is "
             f"not on this machine ({local}): choose another --out"
         )
     copy_atomically(out / "start.json", local / "start.json")  # enough to report that the run is finished

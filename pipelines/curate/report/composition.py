@@ -18,7 +18,7 @@ NETWORKS = {
     "text_ratio": "PP-OCRv4: text",
     "num_detected_persons": "BlazePose's detector: people",
     "aesthetic_score": "CLIP ViT-L/14 and LAION's head: aesthetics",
-    "extreme_action": "CLIP ViT-L/14: kind of action",
+    "extreme_action": "CLIP ViT-L/14: action type",
     "motion_smoothness": "AMT-S: smoothness",
 }
 COMPOSITION_COLUMNS = ["source_path", "source_id", "origin", "licence", "prompt", "codec", *SIZE_COLUMNS, "fps",

@@ -28,7 +28,7 @@ def unmeasured_section(counts: list[GateCount], table: pa.Table) -> Section:
         for one in counts
     ]  # fmt: skip
     head = ["gate", "threshold", "measured", "not measured", "accepted unmeasured", "beyond the threshold",
-            "first to reject", "only one to reject"]  # fmt: skip
+            "first to reject", "only gate to reject"]  # fmt: skip
     return Section("Gates and missing scores", text, head=head, rows=rows)
 
 
@@ -72,8 +72,8 @@ def borderline_section(table: pa.Table, bounds: Bounds, verdict: str, title: str
     near = nearest(table, bounds, verdict)
     rows = table.take(pa.array([one.index for one in near], pa.int64())).to_pylist()
     text = (
-        "Distance to the threshold relative to the usual distance of accepted clips; few per gate, one per source."
+        "Distance to the threshold, relative to the typical distance of accepted clips. A few per gate, one per source."
         if near
-        else "None is near a threshold."
+        else "No clip is near a threshold."
     )
     return Section(title, text, media=[captioned_thumbnails(rows, near, bounds)] if near else [])

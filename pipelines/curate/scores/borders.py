@@ -77,7 +77,7 @@ def _blurred_sides(luma: Floats32) -> tuple[int, int]:
     width = luma.shape[2]
     seams = np.mean([cv2.absdiff(image[:, 1:], image[:, :-1]) for image in luma], axis=0)
     for side in _seam_candidates(seams, width):
-        # A seam is one straight line from edge to edge, much stronger than the blurred side beside it.
+        # A seam is one straight line from edge to edge, much stronger than the blurred side next to it.
         strong = [
             (seams[:, seam] > 3 * np.maximum(seams[:, beside], 1 / 255)).mean()
             for seam, beside in ((side - 1, side - 4), (width - side - 1, width - side + 2))

@@ -117,7 +117,7 @@ def _decision(line: int, row: dict[str, str | None], folder: Location) -> Decisi
     if values["verdict"] not in VERDICTS:
         raise ValueError(f"verdict must be accept or reject, got {values['verdict']!r}")
     if not values["clip_id"] and not values["source_path"]:
-        raise ValueError("clip_id and source_path are both empty; give one")
+        raise ValueError("clip_id and source_path are both empty: set one")
     path = values["source_path"]
     if path and not is_address(path):
         path = format_location(join(folder, path).absolute())

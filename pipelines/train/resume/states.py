@@ -53,7 +53,7 @@ def newest_state(out: Path, group: ProcessGroup) -> tuple[int, Path] | None:
         if not group.any(damage is not None):
             return steps, folder
     if state_folders(out):
-        raise run_folder.no_intact_state(out)
+        raise run_folder.no_intact_state_error(out)
     return None
 
 

@@ -72,9 +72,9 @@ def refuse_without_room(state: Path, num_workers: int) -> None:
     if needed > free:
         wrote = read_state_record(state)["world_size"]
         raise TrainingRefused(
-            f"disk: resuming with {num_workers} workers converts the state of {wrote}, which needs "
-            f"{needed / 1e9:.1f} GB for a while in {state.parent}, where {free / 1e9:.1f} GB are free: free disk space,"
-            f" or resume with --num-workers {wrote}"
+            f"disk: resuming with {num_workers} workers converts the state of {wrote}, which temporarily "
+            f"needs {needed / 1e9:.1f} GB in {state.parent}, where {free / 1e9:.1f} GB are free: free disk space, or "
+            f"resume with --num-workers {wrote}"
         )
 
 

@@ -113,8 +113,8 @@ def test_files_are_written_in_order_and_nothing_is_uploaded_after_a_failure(
     twins: tuple[Location, Location], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded: list[str] = []
-    put = atomic.put
-    monkeypatch.setattr(atomic, "put", lambda file, place: (uploaded.append(place.name), put(file, place)))
+    upload = atomic.upload_file
+    monkeypatch.setattr(atomic, "upload_file", lambda file, place: (uploaded.append(place.name), upload(file, place)))
     for folder in twins:
         with ordered_write(folder / "new", ("video", "record")) as here:
             here.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The road from end to end: what it promises to write, and that it can be killed and walked again."""
+"""The demo from end to end: the files that it writes, and that it can be killed and resumed."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_the_plan_names_every_artifact_and_makes_nothing(tmp_path: Path) -> None
 
 def test_a_folder_without_videos_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
-    with pytest.raises(SteadyDancerError, match="holds no video"):
+    with pytest.raises(SteadyDancerError, match="contains no video"):
         demo.run_demo(tiny(), clips=str(tmp_path / "clips"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -254,8 +254,10 @@ def test_validation_clips_are_never_trained_on_and_their_loss_is_recorded(world,
 
     measured = [row for row in read_rows(stages[1]) if "validation_loss" in row]
     assert [row["step"] for row in measured] == [2]  # after three steps
-    for told in (measured[0], record):
-        assert told["validation_loss"] == pytest.approx((told["validation_loss_0.3"] + told["validation_loss_0.8"]) / 2)
+    for reported in (measured[0], record):
+        assert reported["validation_loss"] == pytest.approx(
+            (reported["validation_loss_0.3"] + reported["validation_loss_0.8"]) / 2
+        )
     assert record["validation_loss"] != measured[0]["validation_loss"]
     assert "validation_loss" not in json.loads((stages[1] / "state/before.json").read_text())
 
@@ -361,14 +363,14 @@ def test_stage_2s_terms_are_those_of_eq_6_and_of_its_ablation_written_out(world,
     teacher = load_components(world["base"], ["transformer"], dtype=torch.float32, kind="wan")["transformer"]
     sigma = batch.sigma.view(-1, 1, 1, 1, 1)
     seen = ((1 - sigma) * batch.latents + sigma * batch.noise, 1000 * batch.sigma)
-    told, null = batch.conditions, batch.null
-    poseless = told.replace(pose_latents=null.pose_latents, pose_image_embeds=null.pose_image_embeds)
+    reported, null = batch.conditions, batch.null
+    poseless = reported.replace(pose_latents=null.pose_latents, pose_image_embeds=null.pose_image_embeds)
     with torch.no_grad():
-        predicted = steadydancer_velocity(student)(*seen, told)
+        predicted = steadydancer_velocity(student)(*seen, reported)
         without = steadydancer_velocity(student)(*seen, poseless)
         # Wan's 36 channels: noise, mask and image latents; the text filled up to what it was trained with.
-        words = torch.nn.functional.pad(told.prompt_embeds, (0, 0, 0, 512 - told.prompt_embeds.shape[1]))
-        wan = torch.cat([seen[0], told.image_latents], 1), seen[1], words, told.image_embeds
+        words = torch.nn.functional.pad(reported.prompt_embeds, (0, 0, 0, 512 - reported.prompt_embeds.shape[1]))
+        wan = torch.cat([seen[0], reported.image_latents], 1), seen[1], words, reported.image_embeds
         held = teacher(*wan, return_dict=False)[0]
     fidelity = (predicted - (batch.noise - batch.latents)).square().mean().item()
 
@@ -635,7 +637,7 @@ def test_a_fork_goes_on_from_the_newest_state_with_other_settings(world, stages,
     same = micro(1, steps=7, learning_rate=3e-3)
     assert train(world, same, tmp_path / "fork", fork=stages[1])["already_finished"]
     assert train(world, same, tmp_path / "fork")["already_finished"]
-    with pytest.raises(TrainingRefused, match="^fork: .* was begun from"):
+    with pytest.raises(TrainingRefused, match="^fork: .* was started from"):
         train(world, same, tmp_path / "fork", fork=tmp_path / "straight")
 
 

@@ -222,13 +222,13 @@ def test_a_checksum_is_of_the_whole_file(tmp_path):
 
 
 def test_ranks_share_out_the_reading_and_agree(tmp_path, monkeypatch):
-    barrier, told = threading.Barrier(2), [False, False]
+    barrier, reported = threading.Barrier(2), [False, False]
 
     class Ranks(Team):
         def any(self, flag: bool) -> bool:
-            told[self.rank] = flag
+            reported[self.rank] = flag
             self.barrier()
-            answer = any(told)
+            answer = any(reported)
             self.barrier()
             return answer
 
@@ -310,11 +310,11 @@ def test_a_full_disk_is_one_clear_error_and_touches_nothing(tmp_path, monkeypatc
             with pytest.raises(
                 StateNotWritten,
                 match=r"^disk: the state after 2 steps .*File too large.* the state of 1 steps is intact",
-            ) as told:
+            ) as reported:
                 writer.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert isinstance(told.value, SteadyDancerError)
+        assert isinstance(reported.value, SteadyDancerError)
         assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000001"]
 
         usage = states.shutil.disk_usage(tmp_path)
