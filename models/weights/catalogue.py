@@ -43,14 +43,20 @@ class Weight:
         return str(folder) if self.hub_id is None else f"{folder}, then the model hub's cache ({self.hub_id})"
 
     @property
+    def command(self) -> str:
+        """The command that downloads the weights, for messages."""
+        if self.hub_id is None or self.files:
+            return f"steadydancer weights fetch {self.name}"
+        return f"hf download {self.hub_id}"
+
+    @property
     def remedy(self) -> str:
         """What to do if the weights are missing, for messages."""
         if self.hub_id is None:
-            return f"run `steadydancer weights fetch {self.name}`"
+            return f"run `{self.command}`"
         if self.folder is not None:
             files = " and ".join(self.files)
-            command = f"steadydancer weights fetch {self.name}"
-            return f"put {files} ({self.hub_id} on the hub) into that folder, or run `{command}`"
+            return f"put {files} ({self.hub_id} on the hub) into that folder, or run `{self.command}`"
         command = " ".join(["hf download", self.hub_id, *self.files])
         return f"put it into that folder, or run `{command}` on a machine with network access"
 

@@ -124,6 +124,7 @@ FOLDER = "FOLDER"  # replaced by an empty folder
         (["demo", "--clips", FOLDER, "--out", "o"], 1, "contains no video"),
         (["weights", "check", "--preset", "nix"], 1, "No weights are listed"),
         (["weights", "list", "--preset", "nix"], 1, "No weights are listed"),
+        (["weights", "check"], 1, "needs wan-480p (`hf download Wan-AI/Wan2.1-I2V-14B-480P-Diffusers`)"),
     ],
 )  # fmt: skip
 def test_bad_input_is_a_sentence_and_makes_nothing(
