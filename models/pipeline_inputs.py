@@ -217,6 +217,8 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
     if isinstance(clip, PoseSequence):
         clip = [clip]
     people: People = [person for person in clip if isinstance(person, PoseSequence)]
+    if people and len(people) < len(clip):
+        raise InputError(f"A clip must hold keypoints or frames, not both: {len(people)} of {len(clip)} are keypoints.")
     lengths = {len(person) for person in people} or {len(clip)}
     if len(lengths) > 1:
         raise InputError(f"All people of a clip must have the same number of frames, not {sorted(lengths)}.")
@@ -233,7 +235,12 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
     if people:
         return [person[:num_frames] for person in people]
     frames = [as_frame(frame, "each frame of the motion") for frame in clip[:num_frames]]
-    return clip[:num_frames] if isinstance(clip, np.ndarray) else np.stack(frames)
+    if isinstance(clip, np.ndarray):
+        return clip[:num_frames]
+    if len({frame.shape for frame in frames}) > 1:
+        sizes = sorted({f"{width}×{height}" for height, width, _ in (frame.shape for frame in frames)})
+        raise InputError(f"All frames of the motion must have the same size, not {', '.join(sizes)}.")
+    return np.stack(frames)
 
 
 def num_frames_of(motion: Any) -> int:
