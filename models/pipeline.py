@@ -268,10 +268,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
                 continue
             width, found = self.transformer.config.text_dim, [*getattr(embeds, "shape", ())]
             if len(found) != 3 or [found[0], found[2]] != [1, width] or found[1] > TEXT_LENGTH:
-                raise InputError(
-                    f"{name} must be [1, L, {width}] with L of at most {TEXT_LENGTH}, not "
-                    f"{found or type(embeds).__name__}."
-                )
+                given = found or type(embeds).__name__
+                raise InputError(f"{name} must be [1, L, {width}], not {given}; L is at most {TEXT_LENGTH}.")
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
             raise InputError(

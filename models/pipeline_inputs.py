@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import SteadyDancerError
-from ..datasets.driving_poses import DrivingPoses, NoStartError, decode_driving, driving_poses, driving_times_s
+from ..datasets.driving_poses import (
+    MIN_FRAMES,
+    DrivingPoses,
+    NoStartError,
+    decode_driving,
+    driving_poses,
+    driving_times_s,
+)
 from ..datasets.images import ImageError, convert_image
 from ..datasets.skeleton import PoseSequence
 from ..datasets.video import VideoError, frame_times_s, probe, size_for_area
@@ -201,6 +208,8 @@ def _read_driving(path: Any, num_frames: int | None, fps: float | None) -> tuple
     try:
         info = probe(path)
         times_s = driving_times_s(frame_times_s(path), num_frames, fps)
+        if len(times_s) < (needed := num_frames or MIN_FRAMES):
+            raise InputError(f"driving_video {Path(path).name} has {len(times_s)} frames, {needed} are needed.")
         return decode_driving(path, times_s), info.width / info.height
     except VideoError as error:
         raise InputError(f"driving_video {Path(path).name} cannot be read ({error.reason}): {error.detail}") from error
