@@ -13,7 +13,14 @@ from PIL import Image
 
 from .. import SteadyDancerError
 from ..datasets.arrays import Frames
-from ..datasets.driving_poses import DrivingPoses, NoStartError, decode_driving, driving_poses, driving_times_s
+from ..datasets.driving_poses import (
+    MIN_FRAMES,
+    DrivingPoses,
+    NoStartError,
+    decode_driving,
+    driving_poses,
+    driving_times_s,
+)
 from ..datasets.images import ImageError, convert_image
 from ..datasets.skeleton import PoseSequence
 from ..datasets.video import VideoError, frame_times_s, probe, size_for_area
@@ -202,6 +209,8 @@ def _read_driving(path: Any, num_frames: int | None, fps: float | None) -> tuple
     try:
         info = probe(path)
         times_s = driving_times_s(frame_times_s(path), num_frames, fps)
+        if len(times_s) < (needed := num_frames or MIN_FRAMES):
+            raise InputError(f"driving_video {Path(path).name} has {len(times_s)} frames, {needed} are needed.")
         return decode_driving(path, times_s), info.width / info.height
     except VideoError as error:
         raise InputError(f"driving_video {Path(path).name} cannot be read ({error.reason}): {error.detail}") from error
@@ -218,6 +227,8 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
     if isinstance(clip, PoseSequence):
         clip = [clip]
     people: People = [person for person in clip if isinstance(person, PoseSequence)]
+    if people and len(people) < len(clip):
+        raise InputError(f"A clip must hold keypoints or frames, not both: {len(people)} of {len(clip)} are keypoints.")
     lengths = {len(person) for person in people} or {len(clip)}
     if len(lengths) > 1:
         raise InputError(f"All people of a clip must have the same number of frames, not {sorted(lengths)}.")
@@ -234,7 +245,12 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
     if people:
         return [person[:num_frames] for person in people]
     frames = [as_frame(frame, "each frame of the motion") for frame in clip[:num_frames]]
-    return clip[:num_frames] if isinstance(clip, np.ndarray) else np.stack(frames)
+    if isinstance(clip, np.ndarray):
+        return clip[:num_frames]
+    if len({frame.shape for frame in frames}) > 1:
+        sizes = sorted({f"{width}×{height}" for height, width, _ in (frame.shape for frame in frames)})
+        raise InputError(f"All frames of the motion must have the same size, not {', '.join(sizes)}.")
+    return np.stack(frames)
 
 
 def num_frames_of(motion: Any) -> int:

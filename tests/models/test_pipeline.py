@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.callbacks import SDCFGCutoffCallback
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -377,6 +378,23 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"pose_guidance_interval": (0.4, 0.1)}, r"low < high <= 1, not \(0.4, 0.1\)"),
         ({"window_frames": 80}, "window_frames must be 4k"),
         ({"window_overlap": 80}, "window_overlap must be a multiple of 4"),
+        ({"prompt": ["a dance"]}, r"prompt must be one string, not \['a dance'\]"),
+        ({"prompt": None}, "prompt must be one string, not None"),
+        ({"negative_prompt": ["stills"]}, "negative_prompt must be one string or None"),
+        (
+            {"prompt": "", "prompt_embeds": torch.zeros(1, 3, 65)},
+            r"prompt_embeds must be \[1, L, 64\], not \[1, 3, 65\]",
+        ),
+        ({"prompt": "", "prompt_embeds": torch.zeros(1, 513, 64)}, r"not \[1, 513, 64\]; L is at most 512"),
+        ({"prompt": "", "prompt_embeds": [torch.zeros(3, 64)]}, r"prompt_embeds must be .*, not list"),
+        ({"guidance_scale": "5"}, "guidance_scale must be a finite number, not '5'"),
+        ({"pose_guidance_scale": float("nan")}, "pose_guidance_scale must be a finite number, not nan"),
+        ({"flow_shift": 0.0}, "flow_shift must be a number above 0, not 0.0"),
+        ({"drawing_area_px": 5}, "drawing_area_px must be at least 1024, not 5"),
+        ({"pose_guidance_unit": "percent"}, "pose_guidance_unit must be one of step, timestep, not 'percent'"),
+        ({"solver": "euler"}, r"solver must be one of unipc, dpm\+\+, not 'euler'"),
+        ({"pose_video": [pose(), IMAGE]}, "keypoints or frames, not both: 1 of 2 are keypoints"),
+        ({"pose_video": [IMAGE, IMAGE[:, :35]] * 3}, "the same size, not 35×64, 36×64"),
     ],
 )
 def test_what_cannot_be_is_refused(pipeline: SteadyDancerPipeline, arguments: dict[str, Any], message: str) -> None:
@@ -456,6 +474,46 @@ def test_a_callback_may_turn_the_guidance_off(pipeline: SteadyDancerPipeline, mo
 
     run(pipeline, callback_on_step_end=off, pose_guidance_scale=0.0)
     assert len(calls) == 2 + 1 + 1 and not pipeline.do_classifier_free_guidance
+
+
+def test_diffusers_own_cutoff_turns_the_guidance_off(
+    pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(pipe: Any, step: int, timestep: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 1.0
+        return given
+
+    quiet = {"pose_guidance_scale": 0.0}
+    expected = run(pipeline, callback_on_step_end=off, **quiet)
+    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)  # it sets the guidance scale to 0
+    assert torch.equal(run(pipeline, callback_on_step_end=cutoff, **quiet), expected)
+    assert not pipeline.do_classifier_free_guidance
+    # A scale of 0 in the call itself is the velocity of the negative prompt.
+    swapped = {"prompt": WAN_NEGATIVE_PROMPT, "negative_prompt": "a dance", "guidance_scale": 1.0}
+    torch.testing.assert_close(run(pipeline, guidance_scale=0.0, **quiet), run(pipeline, **swapped, **quiet))
+
+
+def test_without_a_text_encoder_both_embeddings_are_needed(pipeline: SteadyDancerPipeline) -> None:
+    embeds, _ = pipeline.encode_prompt("a dance")
+    without = SteadyDancerPipeline(**pipeline.components | {"text_encoder": None, "tokenizer": None})
+    with pytest.raises(InputError, match="no text encoder: .*; prompt_embeds is missing"):
+        run(without)
+    with pytest.raises(InputError, match="no text encoder: .*; negative_prompt_embeds is missing"):
+        run(without, prompt="", prompt_embeds=embeds)
+
+
+def test_an_overridden_decoder_also_writes_the_file(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
+    class Inverted(SteadyDancerPipeline):
+        def decode_chunks(self, latents: torch.Tensor) -> Any:
+            yield from (-pixels for pixels in super().decode_chunks(latents))
+
+    inverted = Inverted(**pipeline.components)
+    inverted.set_progress_bar_config(disable=True)
+    whole = run(inverted, output_type="uint8")[0]
+    assert abs(255 - whole.astype(int) - run(pipeline, output_type="uint8")[0]).max() <= 1
+    generator = torch.Generator().manual_seed(0)
+    pieces = inverted.stream(IMAGE, pose(), "a dance", **SMALL, generator=generator)
+    assert np.array_equal(np.concatenate(list(pieces)), whole)
 
 
 def test_embeddings_give_the_bits_of_their_prompts(pipeline: SteadyDancerPipeline) -> None:
