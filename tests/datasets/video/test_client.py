@@ -116,12 +116,14 @@ def test_one_process_serves_many_requests_and_its_memory_is_flat(clip):
 
 
 def test_an_old_child_is_replaced(clip, monkeypatch):
-    decode(clip, np.zeros(1))
-    old = worker_pid()
+    client.stop_worker()
     monkeypatch.setattr(client, "MAX_REQUESTS", 3)
+    pids = []
     for _ in range(5):
         decode(clip, np.zeros(1))
-    assert worker_pid() != old and gone(old)
+        pids.append(client.worker_pid())
+    assert pids[0] == pids[1] and pids[3] == pids[4] != pids[0] and gone(pids[0])
+    assert pids[2] is None  # it has answered three, and is replaced at the next request
     fat = worker_pid()
     monkeypatch.setattr(client, "MAX_RESIDENT_BYTES", 1)
     decode(clip, np.zeros(1))
