@@ -88,7 +88,7 @@ def conditions_of_call(negative: Any, **arguments: Any) -> dict[Any, Any]:
     dancer.set_progress_bar_config(disable=True)
     dancer(
         IMAGE, frames(0), "ab", "abcde", negative_pose_video=negative, height=SIZE[0], width=SIZE[1], num_frames=13,
-        drawing_area_px=99, num_inference_steps=1, flow_shift=5.0, output_type="latent", **WINDOWS | arguments,
+        drawing_area_px=1099, num_inference_steps=1, flow_shift=5.0, output_type="latent", **WINDOWS | arguments,
     )  # fmt: skip
     (branches,) = dancer.transformer
     return branches

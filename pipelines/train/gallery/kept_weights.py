@@ -97,7 +97,5 @@ def _read(out: Path, steps: int) -> tuple[TrainConfig, Any, dict[str, torch.Tens
     student = load_student(config, settings["base"], parent, torch.device("cpu"))
     trained = load_file(folder / WEIGHTS)
     if mismatch := trained.keys() ^ {name for name, weight in student.named_parameters() if weight.requires_grad}:
-        raise TrainingRefused(
-            f"{folder} does not have the weights that this version trains: {min(mismatch)} differs"
-        )
+        raise TrainingRefused(f"{folder} does not have the weights that this version trains: {min(mismatch)} differs")
     return config, student, {**student.state_dict(), **trained}, settings["record"]

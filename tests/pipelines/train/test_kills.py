@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -50,7 +50,6 @@ class World:
     def __init__(self, root: Path, latents: Path, components: Path) -> None:
         self.root, self.latents, self.components = root, latents, components
         self._log = root / "told.log"
-        os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # sums are the same for as many threads
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["steadydancer.pipelines.train.loop", "deepspeed", "ray.train"])
 
@@ -123,12 +122,15 @@ def die(*arguments):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, cached: Path, components: Path) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, cached: Path, components: Path) -> Iterator[World]:
     root = tmp_path_factory.mktemp("kills")
     shutil.copytree(components, root / "base")
     shape = {"num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 32, "num_layers": 2, "freq_dim": 16}
     save_components({"transformer": tiny_components(seed=0, transformer=shape)["transformer"]}, root / "base")
-    return World(root, cached, root / "base")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DS_ACCELERATOR", "cpu")
+        environment.setenv("OMP_NUM_THREADS", "1")  # sums are the same for as many threads
+        yield World(root, cached, root / "base")
 
 
 def parent_of(pid: int) -> int:

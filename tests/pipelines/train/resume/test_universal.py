@@ -2,7 +2,6 @@
 
 import glob
 import multiprocessing
-import os
 import re
 import shutil
 import time
@@ -120,14 +119,15 @@ def settings(world, config: TrainConfig, out: Path, parent: Path | None = None) 
 
 def together(world_size: int, tmp_path: Path, calls: list[dict]) -> None:
     """Run the loop in so many processes, one call after another, without Ray."""
-    os.environ["DS_ACCELERATOR"] = "cpu"
     processes = multiprocessing.get_context("forkserver")  # one import for all of them
     processes.set_forkserver_preload(["steadydancer.pipelines.train.loop", "deepspeed"])
     given = {"world_size": world_size, "store": str(tmp_path / f"store-{time.time_ns()}"), "calls": calls}
     ranks = [processes.Process(target=exec, args=(WORKER, {**given, "rank": rank})) for rank in range(world_size)]
     try:
-        for rank in ranks:
-            rank.start()
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("DS_ACCELERATOR", "cpu")
+            for rank in ranks:
+                rank.start()
         for rank in ranks:
             rank.join(600)
         assert [rank.exitcode for rank in ranks] == [0] * world_size
