@@ -51,7 +51,7 @@ def encoder_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return [torch.full((len(text), 2), float(len(text))) for text in prompts]
 
     def drawn(motion: np.ndarray, picture: np.ndarray, area_px: int) -> np.ndarray:
-        assert picture is IMAGE and area_px == 99
+        assert picture is IMAGE and area_px == 1099
         return motion
 
     for name, function in {

@@ -253,7 +253,7 @@ def test_progress_is_a_bar_on_a_terminal_and_a_few_lines_in_a_log(monkeypatch: p
     bar = stderr_of(monkeypatch, True, work)
     assert "\r" in bar and "curate" in bar and "600/600" in bar
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 7.0))
-    log = shown(monkeypatch, False, work)
+    log = stderr_of(monkeypatch, False, work)
     assert log.splitlines() == ["curate: 100 of 600 packets done", "curate: 600 of 600 packets, 0 s"]
 
 
