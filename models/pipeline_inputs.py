@@ -210,7 +210,7 @@ def _read_driving(path: Any, num_frames: int | None, fps: float | None) -> tuple
         info = probe(path)
         times_s = driving_times_s(frame_times_s(path), num_frames, fps)
         if len(times_s) < (needed := num_frames or MIN_FRAMES):
-            raise InputError(f"driving_video {Path(path).name} has {len(times_s)} frames, {needed} are needed.")
+            raise InputError(f"driving_video {Path(path).name} has {len(times_s)} frames, but {needed} are needed.")
         return decode_driving(path, times_s), info.width / info.height
     except VideoError as error:
         raise InputError(f"driving_video {Path(path).name} cannot be read ({error.reason}): {error.detail}") from error

@@ -70,7 +70,7 @@ def test_a_flow_that_was_interrupted_goes_on_where_it_stopped_and_shows_what_was
     for place in [part.split('"')[0] for part in page.split('src="')[1:]]:
         assert (tmp_path / place).is_file()
     words = ui_artifacts["training-report"]["markdown"]
-    assert f"Stage 2 has galleries at steps 1, 2:  `steadydancer pick --run {tmp_path / 'stage2'} --steps N`" in words
+    assert f"Stage 2 has galleries at steps 1, 2: `steadydancer pick --run {tmp_path / 'stage2'} --steps N`" in words
     assert f"| {records['stage3']['validation_loss']:.4g} |" in words
     assert ui_artifacts["training-page"]["link"] == (tmp_path / "training.html").as_uri()
 

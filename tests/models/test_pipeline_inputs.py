@@ -156,7 +156,7 @@ def test_a_file_is_read_at_its_rate_and_scaled_down_for_the_estimator(
         assert estimator.shown == [(expected, 40, 64, 3), (1, 64, 40, 3)]  # 80 × 130: not the file's own aspect
         tracks = Estimator().estimate(np.zeros((expected, 40, 64, 3)))
         assert_same(motion, align_driving_pose(tracks, Estimator().estimate(IMAGE[None]), 130 / 80, IMAGE).people)
-    with pytest.raises(InputError, match="has 13 frames and num_frames is 17"):
+    with pytest.raises(InputError, match="has 13 frames, but 17 are needed"):
         prepared(str(tmp_path / "dance.mp4"), num_frames=17)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"driving_video text.mp4 cannot be read \(unreadable\)"):

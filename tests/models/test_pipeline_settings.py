@@ -117,14 +117,14 @@ def test_each_setting_goes_to_its_place(pipeline: Told) -> None:
     }  # fmt: skip
     pipeline(
         IMAGE, pose(13), "a walk", "stills", negative_pose_video=black, height=32, width=64, num_frames=None,
-        window_frames=9, window_overlap=4, drawing_area_px=999, output_type="uint8",
+        window_frames=9, window_overlap=4, drawing_area_px=1999, output_type="uint8",
         generator=torch.Generator().manual_seed(3), **settings,
     )  # fmt: skip
     reported = pipeline.given
     assert reported["settings"] == settings
     _, (negative,), _, windows, *sizes = reported["pose"]
     np.testing.assert_array_equal(negative, black[:13])
-    assert (reported["prompts"], sizes) == (("a walk", "stills", None, None), [32, 64, 999])
+    assert (reported["prompts"], sizes) == (("a walk", "stills", None, None), [32, 64, 1999])
     assert [(window.start, window.stop) for window in windows] == [(1, 3), (2, 4)]
     noise, conditions, _, _, given = reported["denoise"]
     assert given is windows and [each.pose_latents for each in conditions] == ["first pose", "second pose"]

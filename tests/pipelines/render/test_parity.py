@@ -173,7 +173,7 @@ def test_both_refuse_a_file_that_is_too_short(
     encode(np.zeros((length, HEIGHT, WIDTH, 3), np.uint8), tmp_path / "short.mp4", FPS)
     short = job.pair(tmp_path / "me.png", tmp_path / "short.mp4", "A dancer.", "one")
     config = CONFIG.model_copy(update={"num_frames": num_frames})
-    with pytest.raises(BadClip, match=f"has {length} frames, 5 are needed"):
+    with pytest.raises(BadClip, match=f"has {length} frames, but 5 are needed"):
         by_command(short, pipeline, Looker(), config, monkeypatch)
-    with pytest.raises(InputError, match=f"short.mp4 has {length} frames, 5 are needed"):
+    with pytest.raises(InputError, match=f"short.mp4 has {length} frames, but 5 are needed"):
         by_python(short, pipeline, Looker(), config)

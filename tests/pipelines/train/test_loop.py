@@ -600,7 +600,7 @@ def test_another_base_than_the_checkpoints_is_refused(world, stages, tmp_path):
     other = tiny_components(seed=1, transformer={"num_layers": 1})
     save_components({"transformer": other["transformer"]}, tmp_path / "other")
     refused(
-        world, micro(2), tmp_path / "run", "^base: .* another", from_checkpoint=stages[1], base=str(tmp_path / "other")
+        world, micro(2), tmp_path / "run", "^base: .* a different transformer", from_checkpoint=stages[1], base=str(tmp_path / "other")
     )
 
 
@@ -610,7 +610,7 @@ def test_a_cache_made_with_other_components_is_refused(world, tmp_path):
     refused(world, micro(1), tmp_path / "run", "^image_embeds: .* width 16", base=str(tmp_path / "wide"))
     shutil.copytree(world["base"], tmp_path / "base")
     save_components({"vae": other["vae"]}, tmp_path / "base")
-    refused(world, micro(1), tmp_path / "run", "^vae: .* another VAE", base=str(tmp_path / "base"))
+    refused(world, micro(1), tmp_path / "run", "^vae: .* a different VAE", base=str(tmp_path / "base"))
 
 
 def test_other_settings_on_the_same_folder_are_refused_and_named(world, stages):

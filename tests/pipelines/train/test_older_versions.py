@@ -119,7 +119,7 @@ def test_a_parent_that_does_not_name_its_network_is_the_one_that_its_version_mad
     rewritten(out / "run.json", lambda reported: reported["config"].pop("image_feature_fusion"))
     stage2 = {"stage": 2, "num_workers": 0, "use_gpu": False}
     assert start._check_parent(TrainConfig(**stage2), out)["stage"] == 1
-    with pytest.raises(TrainingRefused, match=r"^image_feature_fusion: the checkpoint has 'sum', the con"):
+    with pytest.raises(TrainingRefused, match=r"^image_feature_fusion: the checkpoint has 'sum', but the con"):
         start._check_parent(TrainConfig(**stage2, image_feature_fusion="concatenation"), out)
 
 

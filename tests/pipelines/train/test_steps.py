@@ -486,7 +486,7 @@ def test_a_checkpoint_is_there_when_it_is_whole_and_one_of_fewer_steps_stays(tmp
     assert (tmp_path / "checkpoint-000005/transformer/weights").read_text() == "five"
     assert read_checkpoint_record(tmp_path)["steps"] == read_checkpoint_record(tmp_path / "checkpoint")["steps"] == 7
     assert checkpoint_folder(tmp_path) == first == checkpoint_folder(first)
-    with pytest.raises(TrainingRefused, match=r"contains no finished checkpoint \(no run.json in it\)"):
+    with pytest.raises(TrainingRefused, match=r"contains no finished checkpoint \(no run.json\)"):
         read_checkpoint_record(tmp_path / "nowhere")
 
 
