@@ -82,7 +82,7 @@ def fid_infinity(
     permutation: Sequence[int] | None = None,
     seed: int = 0,
 ) -> tuple[float, float, Floats64]:
-    """Extrapolate the Fréchet distance to infinitely many samples of x.
+    """Estimate the Fréchet distance at infinitely many samples of x.
 
     Args:
         x: [n, D].

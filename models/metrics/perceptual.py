@@ -44,7 +44,7 @@ class IdentityOverTime(NamedTuple):
 
 
 def identity_over_time(similarity: Floats, fps: float) -> IdentityOverTime:
-    """Summarise the similarity to the reference face [F], NaN in frames without a face.
+    """Describe the similarity to the reference face [F], NaN in frames without a face.
 
     The slope is that of least squares over the found frames, per second; the last quarter are frames from ⌈0.75 F⌉ on.
     Faces below about 40 pixels are not found, which does not make them unlike: print `found_share` beside the rest.

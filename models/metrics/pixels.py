@@ -91,7 +91,7 @@ def masked_psnr(
 
 
 def first_frame_psnr(frames: Frames, reference: Frames) -> float:
-    """Return the PSNR in dB of frame 0 against the reference image [H, W, 3], which it should preserve; inf if equal."""
+    """Return the PSNR in dB of frame 0 against the reference image [H, W, 3]; inf if equal."""
     return float(psnr_per_frame(frames[:1], reference[None])[0])
 
 

@@ -51,7 +51,7 @@ class Poses:
 
     @property
     def errors(self) -> Floats64:
-        """e [F, J] in pixels; it means something only where `both`."""
+        """Distances e [F, J] in pixels; they mean something only where `both`."""
         return np.linalg.norm(self.render - self.driven, axis=-1)
 
 

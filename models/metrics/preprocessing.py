@@ -101,7 +101,7 @@ def _i2v_dreamsim_image(image: Frames) -> Floats32:
 
 
 def _imaging_longer(image: Frames) -> Floats32:
-    """Shrink to a longer side of at most 512."""
+    """Scale down to a longer side of at most 512."""
     height, width = image.shape[:2]
     if max(height, width) <= _MAX_IMAGING_SIDE:
         return image.transpose(2, 0, 1).astype(np.float32) / 255
@@ -133,7 +133,7 @@ def _torchfidelity_299(image: Frames) -> Floats32:
         length = values.shape[axis]
         source = np.arange(299, dtype=np.float32) * np.float32(length / 299)
         low = np.floor(source).astype(np.int64)
-        share = (source - low).reshape(-1, *[1] * (2 - axis))
+        share = (source - low).astype(np.float32).reshape(-1, *[1] * (2 - axis))
         high = np.minimum(low + 1, length - 1)
         values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
     return (values - 128) / 128

@@ -9,6 +9,7 @@ from ...datasets.arrays import Floats64, Frames
 from .pixels import require_same_shape
 
 SsimVariant = Literal["zero-gauss11", "reflect-gauss11", "interior-gauss11", "gray-uniform7"]
+_MIN_SIDE = {"zero-gauss11": 1, "reflect-gauss11": 6, "interior-gauss11": 11, "gray-uniform7": 7}
 
 
 def ssim(frames: Frames, truth: Frames, variant: SsimVariant = "reflect-gauss11") -> float:
@@ -30,14 +31,14 @@ def ssim_per_frame(frames: Frames, truth: Frames, variant: SsimVariant = "reflec
             `gray-uniform7`: uniform 7 × 7 inside the picture, on 8-bit grey, with the sample covariance (DisCo).
 
     Raises:
-        ValueError: the clips differ in shape or are smaller than the window, or there is no such variant.
+        ValueError: the clips differ in shape or are too small for the variant, or there is no such variant.
     """
     require_same_shape(frames, truth)
     if variant not in get_args(SsimVariant):
         raise ValueError(f"There is no SSIM variant {variant!r}: choose one of {', '.join(get_args(SsimVariant))}.")
-    size = 7 if variant == "gray-uniform7" else 11
-    if min(frames.shape[1:3]) < size:
-        raise ValueError(f"Frames of {frames.shape[1]} × {frames.shape[2]} are smaller than the window of {size}.")
+    if min(frames.shape[1:3]) < _MIN_SIDE[variant]:
+        size = f"{frames.shape[1]} × {frames.shape[2]}"
+        raise ValueError(f"Frames of {size} are too small for {variant}: sides of {_MIN_SIDE[variant]} are needed.")
     return np.array([_similarity(a, b, variant) for a, b in zip(frames, truth, strict=True)])
 
 
