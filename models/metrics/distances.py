@@ -104,15 +104,15 @@ def fid_infinity(
 
 
 def _rows(x: Floats, y: Floats) -> tuple[Floats64, Floats64]:
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"Expected features [n, D] and [m, D], got {x.shape} and {y.shape}.")
-    return x, y
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"Expected features [n, D] and [m, D], got {a.shape} and {b.shape}.")
+    return a, b
 
 
 def _small(rows: Floats64) -> Floats64:
     """Return at most D rows with the same Gram matrix, which is all that the nuclear norm depends on."""
-    return np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
+    return np.asarray(np.linalg.qr(rows, mode="r"), np.float64) if len(rows) > rows.shape[1] else rows
 
 
 def _kernel(x: Floats64, y: Floats64) -> Floats64:

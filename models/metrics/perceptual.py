@@ -56,7 +56,7 @@ def identity_over_time(similarity: Floats, fps: float) -> IdentityOverTime:
     values = np.asarray(similarity, np.float64)
     found = np.flatnonzero(~np.isnan(values))
     if not len(found):
-        return IdentityOverTime(*[np.nan] * 5, 0.0 if len(values) else np.nan)
+        return IdentityOverTime(np.nan, np.nan, np.nan, np.nan, np.nan, 0.0 if len(values) else np.nan)
     seen, times_s = values[found], found / fps
     spread = ((times_s - times_s.mean()) ** 2).sum()
     slope = float(((times_s - times_s.mean()) * (seen - seen.mean())).sum() / spread) if spread > 0 else np.nan

@@ -88,7 +88,12 @@ def start_gap(
     Returns:
         NaN if no joint is visible in both.
     """
-    poses = Poses.of(*(np.asarray(part)[None] for part in (driven, driven_visible, reference, reference_visible)))
+    poses = Poses.of(
+        np.asarray(driven)[None],
+        np.asarray(driven_visible)[None],
+        np.asarray(reference)[None],
+        np.asarray(reference_visible)[None],
+    )
     return mean(poses.errors[poses.both]) / torso_px
 
 

@@ -35,14 +35,14 @@ class Poses:
         Raises:
             ValueError: the shapes do not fit each other.
         """
-        driven, render = np.asarray(driven, np.float64), np.asarray(render, np.float64)
-        shapes = (driven.shape, (*np.shape(driven_visible), 2), (*np.shape(render_visible), 2))
-        if any(shape != render.shape for shape in shapes) or render.ndim != 3:
+        d, r = np.asarray(driven, np.float64), np.asarray(render, np.float64)
+        shapes = (d.shape, (*np.shape(driven_visible), 2), (*np.shape(render_visible), 2))
+        if any(shape != r.shape for shape in shapes) or r.ndim != 3:
             raise ValueError(
-                f"Expected points [F, J, 2] and visibility [F, J] of two tracks, got {driven.shape} with "
-                f"{np.shape(driven_visible)} and {render.shape} with {np.shape(render_visible)}."
+                f"Expected points [F, J, 2] and visibility [F, J] of two tracks, got {d.shape} with "
+                f"{np.shape(driven_visible)} and {r.shape} with {np.shape(render_visible)}."
             )
-        return cls(*_hidden(driven, driven_visible), *_hidden(render, render_visible))
+        return cls(*_hidden(d, driven_visible), *_hidden(r, render_visible))
 
     @property
     def both(self) -> Visible:

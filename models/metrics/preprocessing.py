@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from ...datasets.arrays import Floats32, Frames
+from ...datasets.arrays import Floats, Floats32, Frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ def preprocess(frames: Frames, name: str) -> Floats32:
     """
     if name not in PREPROCESSING:
         raise ValueError(f"There is no preprocessing {name!r}: choose one of {', '.join(PREPROCESSING)}.")
-    return np.stack([PREPROCESSING[name](frame) for frame in frames])
+    return np.stack([PREPROCESSING[name](frame) for frame in frames]).astype(np.float32, copy=False)
 
 
 def resize_truth(frames: Frames, height: int, width: int) -> Frames:
@@ -45,7 +45,7 @@ def resize_truth(frames: Frames, height: int, width: int) -> Frames:
     return np.stack(resized).transpose(0, 2, 3, 1)
 
 
-def _resized(image: Frames | Floats32, size: tuple[int, int], mode: Mode, antialias: bool = False) -> Floats32:
+def _resized(image: Frames | Floats, size: tuple[int, int], mode: Mode, antialias: bool = False) -> Floats:
     """Resize [H, W, 3] to (height, width) by torch, in float32 and in the units of the input: [3, height, width]."""
     import torch
     from torch.nn.functional import interpolate
@@ -65,42 +65,42 @@ def _shorter(image: Frames, side: int, whole: Callable[[float], int] = int) -> t
     return (side, longer) if height <= width else (longer, side)
 
 
-def _cropped(image: Floats32 | Frames, side: int) -> np.ndarray:
+def _cropped(image: Floats | Frames, side: int) -> np.ndarray:
     top, left = (round((length - side) / 2) for length in image.shape[1:])
     return image[:, top : top + side, left : left + side]
 
 
-def _normalised(image: Floats32 | Frames, mean_std: tuple[tuple[float, ...], tuple[float, ...]]) -> Floats32:
+def _normalised(image: Floats | Frames, mean_std: tuple[tuple[float, ...], tuple[float, ...]]) -> Floats:
     mean, std = (np.array(values, np.float32)[:, None, None] for values in mean_std)
     return (np.asarray(image, np.float32) / 255 - mean) / std
 
 
-def _dino_frames(image: Frames) -> Floats32:
+def _dino_frames(image: Frames) -> Floats:
     return _normalised(_resized(image, _shorter(image, 224), "bilinear"), _IMAGENET)
 
 
-def _clip_frames(image: Frames) -> Floats32:
+def _clip_frames(image: Frames) -> Floats:
     return _normalised(_cropped(_resized(image, _shorter(image, 224), "bicubic"), 224), _CLIP)
 
 
-def _i2v_dino_frames(image: Frames, antialias: bool = True) -> Floats32:
+def _i2v_dino_frames(image: Frames, antialias: bool = True) -> Floats:
     return _normalised(_cropped(_resized(image, _shorter(image, 256), "bicubic", antialias), 224), _IMAGENET)
 
 
-def _i2v_dino_image(image: Frames) -> Floats32:
+def _i2v_dino_image(image: Frames) -> Floats:
     resized = _resized_by_pil(image, _shorter(image, 256), Image.Resampling.BICUBIC)
     return _normalised(_cropped(resized, 224), _IMAGENET)
 
 
-def _i2v_dreamsim_frames(image: Frames, antialias: bool = True) -> Floats32:
+def _i2v_dreamsim_frames(image: Frames, antialias: bool = True) -> Floats:
     return _resized(image, (224, 224), "bicubic", antialias) / 255
 
 
-def _i2v_dreamsim_image(image: Frames) -> Floats32:
+def _i2v_dreamsim_image(image: Frames) -> Floats:
     return _resized_by_pil(image, (224, 224), Image.Resampling.BICUBIC).astype(np.float32) / 255
 
 
-def _imaging_longer(image: Frames) -> Floats32:
+def _imaging_longer(image: Frames) -> Floats:
     """Scale down to a longer side of at most 512."""
     height, width = image.shape[:2]
     if max(height, width) <= _MAX_IMAGING_SIDE:
@@ -109,24 +109,24 @@ def _imaging_longer(image: Frames) -> Floats32:
     return _resized(image, (int(scale * height), int(scale * width)), "bilinear") / 255
 
 
-def _cleanfid_299(image: Frames) -> Floats32:
+def _cleanfid_299(image: Frames) -> Floats:
     """Resize each channel as a float image by PIL's bicubic filter, with antialiasing: [0, 255]."""
     channels = [Image.fromarray(image[..., c].astype(np.float32)) for c in range(3)]
     resized = [np.asarray(channel.resize((299, 299), Image.Resampling.BICUBIC)) for channel in channels]
     return np.clip(np.stack(resized), 0, 255)
 
 
-def _pytorchfid_299(image: Frames) -> Floats32:
+def _pytorchfid_299(image: Frames) -> Floats:
     return _resized(image.astype(np.float32) / 255, (299, 299), "bilinear") * 2 - 1
 
 
-def _humanvid_fid_299(image: Frames) -> Floats32:
+def _humanvid_fid_299(image: Frames) -> Floats:
     """Resize in HumanVid's two steps: PIL to 768 × 768, where the aspect is lost, then as pytorch-fid."""
     square = _resized_by_pil(image, (768, 768), Image.Resampling.BILINEAR)
     return _pytorchfid_299(square.transpose(1, 2, 0))
 
 
-def _torchfidelity_299(image: Frames) -> Floats32:
+def _torchfidelity_299(image: Frames) -> Floats:
     """Resize on TensorFlow 1's grid: pixel i comes from i · H / 299, without the half pixel."""
     values = image.astype(np.float32).transpose(2, 0, 1)
     for axis in (1, 2):
@@ -139,18 +139,18 @@ def _torchfidelity_299(image: Frames) -> Floats32:
     return (values - 128) / 128
 
 
-def _fvd_humanvid_224(image: Frames) -> Floats32:
+def _fvd_humanvid_224(image: Frames) -> Floats:
     resized = _resized(image.astype(np.float32) / 255, _shorter(image, 224, math.ceil), "bilinear")
     return _cropped(resized, 224) * 2 - 1
 
 
-def _fvd_cdfvd_224(image: Frames) -> Floats32:
+def _fvd_cdfvd_224(image: Frames) -> Floats:
     return _resized(image.astype(np.float32) / 255, (224, 224), "bilinear") * 2 - 1
 
 
 # name → function of one frame. *_frames are tensors of a video, *_image the reference image, which goes through PIL.
 # i2v_*_frames_no_aa is what torchvision before 0.17 made of frames.
-PREPROCESSING: dict[str, Callable[[Frames], Floats32]] = {
+PREPROCESSING: dict[str, Callable[[Frames], Floats]] = {
     "dino_frames": _dino_frames,
     "clip_frames": _clip_frames,
     "i2v_dino_frames": _i2v_dino_frames,

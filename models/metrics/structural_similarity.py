@@ -45,7 +45,7 @@ def ssim_per_frame(frames: Frames, truth: Frames, variant: SsimVariant = "reflec
 def _similarity(frame: Frames, truth: Frames, variant: SsimVariant) -> float:
     """Return the mean of (2 μ_x μ_y + C₁)(2 σ_xy + C₂) / ((μ_x² + μ_y² + C₁)(σ_x² + σ_y² + C₂)) over windows."""
     if variant == "gray-uniform7":
-        frame, truth = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (frame, truth))
+        frame, truth = (np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8) for image in (frame, truth))
     x, y = frame.astype(np.float64) / 255, truth.astype(np.float64) / 255
     mean_x, mean_y, xx, yy, xy = (_window_mean(image, variant) for image in (x, y, x * x, y * y, x * y))
     sample = 49 / 48 if variant == "gray-uniform7" else 1.0
@@ -57,8 +57,8 @@ def _similarity(frame: Frames, truth: Frames, variant: SsimVariant) -> float:
 
 def _window_mean(image: Floats64, variant: SsimVariant) -> Floats64:
     if variant == "gray-uniform7":
-        return cv2.boxFilter(image, -1, (7, 7))[3:-3, 3:-3]
+        return np.asarray(cv2.boxFilter(image, -1, (7, 7)), np.float64)[3:-3, 3:-3]
     border = cv2.BORDER_CONSTANT if variant == "zero-gauss11" else cv2.BORDER_REFLECT_101
     kernel = cv2.getGaussianKernel(11, 1.5, cv2.CV_64F)
-    mean = cv2.sepFilter2D(image, -1, kernel, kernel, borderType=border)
+    mean = np.asarray(cv2.sepFilter2D(image, -1, kernel, kernel, borderType=border), np.float64)
     return mean[5:-5, 5:-5] if variant == "interior-gauss11" else mean

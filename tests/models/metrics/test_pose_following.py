@@ -52,6 +52,25 @@ def test_a_render_that_is_late_has_a_positive_lag(lag: int, dance: Dance) -> Non
     assert ours["lag"] == lag and ours["lag_correlation"] == pytest.approx(1)
 
 
+def test_of_equal_correlations_the_shorter_lag_counts_and_then_the_positive_one() -> None:
+    points, visible = np.zeros((20, 18, 2)), np.ones((20, 18), bool)
+    points[1::2, :, 0] = 10  # to and fro: every second lag correlates fully
+    assert metrics.pose_metrics(points, visible, points, visible, 400, 300)["lag"] == 0
+    opposite = metrics.pose_metrics(points, visible, 10 - points, visible, 400, 300)
+    assert opposite["lag"] == 1 and opposite["curve"][7:10] == pytest.approx([1, -1, 1])
+
+
+def test_a_slip_of_the_estimator_is_left_out_of_the_correlation() -> None:
+    """A step more than three times as long as nearly all driven ones is left out, a shorter one counts."""
+    points, visible = np.zeros((41, 18, 2)), np.ones((41, 18), bool)
+    points[1::2, :, 0] = 10
+    for slip, is_left_out in ((28, False), (31, True)):
+        render = points.copy()
+        render[20:, 4, 1] += slip  # across the motion, so that it can only lower the correlation
+        value = metrics.pose_metrics(points, visible, render, visible, 400, 300)["velocity_correlation"]
+        assert (value == pytest.approx(1)) == is_left_out
+
+
 def test_a_mirrored_render_correlates_better_when_mirrored(dance: Dance) -> None:
     points, visible = dance(3, 40)
     mirrored = points[:, SWAPPED] * (-1, 1) + (400, 0)
