@@ -130,6 +130,24 @@ def test_torso_rules(dance: Dance) -> None:
     assert math.isnan(length) and number == 0
 
 
+def test_points_that_are_not_finite_count_as_invisible(dance: Dance, same: Same) -> None:
+    points, visible = dance(9, 12)
+    holes, hidden = points.copy(), visible.copy()
+    holes[3, 4], holes[7, 6, 1], hidden[3, 4], hidden[7, 6] = math.nan, math.inf, False, False
+    ours = metrics.pose_metrics(points, visible, holes, visible, 400, 300)
+    same(ours, metrics.pose_metrics(points, visible, points, hidden, 400, 300))
+    assert ours["missing_rate"] == pytest.approx(2 / (12 * 18))
+
+
+def test_oks_needs_three_joints_and_an_area(dance: Dance) -> None:
+    points, visible = dance(10, 4)
+    visible[0], visible[1] = False, False
+    visible[0, :2] = visible[1, :3] = True
+    points[2, :, 0] = 50  # all joints on one line
+    frames = metrics.pose_metrics(points, visible, points, visible, 400, 300)["oks_frames"]
+    np.testing.assert_array_equal(frames, [math.nan, 1, math.nan, 1])
+
+
 def test_shapes_that_do_not_fit_are_refused(dance: Dance) -> None:
     points, visible = dance(8, 6)
     for wrong in ((points[:5], visible), (points, visible[:5]), (points[:, :17], visible[:, :17])):
