@@ -89,7 +89,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/evaluate/job.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/comparison.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/ground_truth.py": ("pipelines/evaluate/test_*.py",),
-    "pipelines/evaluate/steps.py": ("pipelines/evaluate/test_*.py", "models/test_metrics.py"),
+    "pipelines/evaluate/steps.py": ("pipelines/evaluate/test_*.py", "models/metrics/test_*.py"),
     "pipelines/evaluate/report.py": ("pipelines/evaluate/test_*.py",),
 }
 """Module → glob patterns of its tests below `tests/`."""

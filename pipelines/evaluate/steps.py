@@ -15,12 +15,14 @@ from ...datasets.video import decode, frame_times_s, probe
 from ...models.components import load_components
 from ...models.encoders import resize_image
 from ...models.metrics import (
+    MAX_PSNR_DB,
     START_STEPS,
     autoencoder_ceiling,
     first_frame_psnr,
+    pixel_jump,
     psnr,
+    psnr_per_frame,
     ssim,
-    start_gap_jump,
     temporal_flickering,
 )
 from ..runtime.local_files import on_local_copies, reading_video
@@ -35,10 +37,6 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
     *((name, pa.string()) for name in ("image", "driving", "truth", "protocol", "verdict", "reason", "detail")),
 ]
 SCHEMA = pa.schema(_FIELDS)
-
-# A frame that equals its truth has infinite PSNR, which JSON does not hold and which makes every mean infinite. At
-# 100 dB one 8-bit sample in 150,000 is one level off.
-MAX_PSNR_DB = 100.0
 
 # metric → (unit, which direction is better, meaning)
 METRICS: dict[str, tuple[str, str, str]] = {
@@ -146,28 +144,24 @@ def _against_truth(row: Row, frames: Frames, clock: Clock, image_size: tuple[int
         missing = Score(None, error.reason, error.detail)
         return {"psnr": missing, "ssim": missing}
     count = len(truth)
-    value, equal = _mean_psnr(frames[:count], truth)
+    equal = int(np.isinf(psnr_per_frame(frames[:count], truth)).sum())
     notes = [f"{equal} of {count} frames equal the ground truth and count as {MAX_PSNR_DB:g} dB"] if equal else []
     return {
-        "psnr": Score(value, None, "; ".join([*([detail] if detail else []), *notes]) or None, count),
-        "ssim": Score(ssim(frames[:count], truth), None, detail, count),
+        "psnr": Score(
+            psnr(frames[:count], truth), None, "; ".join([*([detail] if detail else []), *notes]) or None, count
+        ),
+        "ssim": Score(ssim(frames[:count], truth, "reflect-gauss11"), None, detail, count),
     }
-
-
-def _mean_psnr(frames: Frames, truth: Frames) -> tuple[float, int]:
-    """Return the mean PSNR over frames in dB, and how many frames equal the truth and count as `MAX_PSNR_DB`."""
-    each = np.array([psnr(frames[i : i + 1], truth[i : i + 1]) for i in range(len(frames))])
-    return float(np.mean(np.minimum(each, MAX_PSNR_DB))), int(np.isinf(each).sum())
 
 
 def _flickering(frames: Frames) -> Score:
     value = temporal_flickering(frames)
-    return Score(value) if value is not None else Score(None, "one_frame", "a single frame has no change")
+    return Score(None, "one_frame", "a single frame has no change") if math.isnan(value) else Score(value)
 
 
 def _start_gap(frames: Frames) -> Score:
-    value = start_gap_jump(frames)
-    if value is not None:
+    value = pixel_jump(frames)
+    if not math.isnan(value):
         return Score(value)
     if len(frames) <= START_STEPS + 1:
         return Score(None, "too_short", f"{len(frames)} frames, but at least {START_STEPS + 2} are needed")

@@ -600,7 +600,12 @@ def test_another_base_than_the_checkpoints_is_refused(world, stages, tmp_path):
     other = tiny_components(seed=1, transformer={"num_layers": 1})
     save_components({"transformer": other["transformer"]}, tmp_path / "other")
     refused(
-        world, micro(2), tmp_path / "run", "^base: .* a different transformer", from_checkpoint=stages[1], base=str(tmp_path / "other")
+        world,
+        micro(2),
+        tmp_path / "run",
+        "^base: .* a different transformer",
+        from_checkpoint=stages[1],
+        base=str(tmp_path / "other"),
     )
 
 
