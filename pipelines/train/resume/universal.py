@@ -42,7 +42,8 @@ def read_state(engine: Any, state: Path, group: ProcessGroup) -> None:
     if facts["world_size"] == group.world_size:
         read_engine(engine, state)
         return
-    refuse_average(state, group.world_size, getattr(engine.optimizer.optimizer, "ema_decay", 0.0))
+    if facts.get("ema_decay"):
+        refuse_average(state, group.world_size, getattr(engine.optimizer.optimizer, "ema_decay", 0.0))
     if group.rank == 0:
         _convert(state, facts, place)
     while not place.exists():  # no barrier: it would time out while a large state is converted
