@@ -179,8 +179,9 @@ def _data_digest(latents: dict[str, Any]) -> str:
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same when a run is resumed: its fixed settings and the digests of its inputs."""
+    free = _free_settings(record["config"])
     same: dict[str, Any] = {
-        "config": _fixed_settings(record["config"]),
+        "config": {name: value for name, value in record["config"].items() if name not in free},
         **{name: record[name] and record[name]["digest"] for name in ("latents", "base", "parent")},
     }
     return dict(json.loads(json.dumps(same)))
@@ -193,14 +194,15 @@ def read_identity(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         TrainingRefused: the file is damaged.
     """
     begun = read_json(folder / "start.json")
-    config = _fixed_settings(begun.get("config", {}))
-    return with_absent({**begun, "config": config}, identity(record), {"config": absent_fields(TrainConfig)})
+    free = _free_settings(record["config"])
+    config = {name: value for name, value in begun.get("config", {}).items() if name not in free}
+    absent = {**absent_fields(TrainConfig), "steps": record["config"].get("steps")}
+    return with_absent({**begun, "config": config}, identity(record), {"config": absent})
 
 
-def _fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that may not change when a run is resumed; a cosine schedule depends on the steps."""
-    free = _FREE - {"steps"} if config.get("learning_rate_schedule") == "cosine" else _FREE
-    return {name: value for name, value in config.items() if name not in free}
+def _free_settings(config: dict[str, Any]) -> set[str]:
+    """Return the settings that may change when a run is resumed; a cosine schedule depends on the steps."""
+    return _FREE - {"steps"} if config.get("learning_rate_schedule") == "cosine" else _FREE
 
 
 def comparable_identity(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
