@@ -1,10 +1,10 @@
 """Optimizers on the flat float32 shards that ZeRO keeps: Muon for the matrices of the blocks, and averaged weights.
 
-ZeRO gives an optimizer flat tensors that hold parts of many weights. AdamW updates every element separately, so torch's
-serves. Muon's momentum is elementwise too; only the direction of its update needs the whole matrix. So each worker keeps
-the momentum of its shard, and for a step the workers gather each matrix in one of them, which orthogonalises it with
-`torch.optim.Muon`. DeepSpeed's own Muon needs a compiler, has no learning rate matched to AdamW's, and clips the update
-instead of the gradient.
+ZeRO gives an optimizer flat tensors that hold parts of many weights. That is enough for AdamW, which updates every
+element separately. Muon's momentum is elementwise too; only the direction of its update needs the whole matrix. So each
+worker keeps the momentum of its shard, and for a step the workers gather each matrix in one of them, which
+orthogonalises it with `torch.optim.Muon`. DeepSpeed's own Muon needs a compiler, has no learning rate matched to
+AdamW's, and clips the update instead of the gradient.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_block_matrix(name: str, weight: Tensor) -> bool:
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Build the stage's optimizer for the weights that require gradients; call `bind` after DeepSpeed has wrapped it."""
+    """Build the stage's optimizer for the weights that require gradients. A `ShardedOptimizer` then needs `bind`."""
     trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     settings: dict[str, Any] = {
         "lr": config.learning_rate,
@@ -100,8 +100,8 @@ class ShardedOptimizer(torch.optim.AdamW):
     """AdamW on ZeRO's flat tensors; Muon for the matrices of the blocks; optionally the moving average of all weights.
 
     Muon has the learning rate and weight decay of AdamW: torch's `match_rms_adamw` scales its updates to the size of
-    AdamW's. The state has the names of AdamW's moments, which DeepSpeed's conversion to another number of workers reads.
-    Muon has one moment: its `exp_avg_sq` is the same tensor as its `exp_avg`.
+    AdamW's. The state has the names of AdamW's moments, which DeepSpeed's conversion to another number of workers
+    reads. Muon has one moment: its `exp_avg_sq` is the same tensor as its `exp_avg`.
 
     Args:
         adamw: weights for AdamW.

@@ -89,7 +89,7 @@ def training_state_bytes(config: TrainConfig, network: Network) -> int:
 
 
 def _optimizer_bytes(config: TrainConfig, network: Network) -> int:
-    """Compute the bytes of a float32 copy of the trained weights, AdamW's two moments or Muon's one, and the average."""
+    """Compute the bytes of float32 weights, AdamW's two moments or Muon's one, and the average of the weights."""
     average = 4 * network.trained if config.ema_decay else 0
     return 12 * network.trained - 4 * network.matrices * (config.optimizer == "muon") + average
 

@@ -2,7 +2,8 @@
 
 A state is sharded over the workers that wrote it. To resume with another number, rank 0 converts it into
 OUT/state/universal, one folder per weight with the full float32 weight and the optimizer's moments; all workers read
-their shards of these, and the folder is removed. The state itself does not change, and an interrupted conversion is deleted.
+their shards of these, and the folder is removed. The state itself does not change, and an interrupted conversion is
+deleted.
 """
 
 from __future__ import annotations

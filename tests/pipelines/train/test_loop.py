@@ -223,7 +223,9 @@ def test_an_interrupted_run_gives_the_same_bits(
     train(world, micro(stage, **changes), tmp_path / "run", parent)
     assert without_times(tmp_path / "run") == without_times(straight)
     assert equal(weights(tmp_path / "run"), weights(straight))
-    losses = [json.loads((out / "checkpoint/run.json").read_text())["loss_after"] for out in (tmp_path / "run", straight)]
+    losses = [
+        json.loads((out / "checkpoint/run.json").read_text())["loss_after"] for out in (tmp_path / "run", straight)
+    ]
     assert losses[0] == losses[1]
 
 
@@ -721,14 +723,19 @@ def test_what_would_fail_later_is_refused_before_anything_is_written(world, tmp_
     assert not list((tmp_path / "run").glob("*.json"))  # the folder is not bound to what was refused
 
 
-def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path, monkeypatch, optimizer):
     """Ray Train, two gloo workers, DeepSpeed ZeRO-2; no compiler within reach."""
     (tmp_path / "bin").mkdir()
     for tool in ("bash", "sh"):  # Ray starts its workers through a shell
         (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    record = train(world, micro(1, num_workers=2, steps=2), tmp_path / "two")
-    alone = read_rows(stages[1])[:2]
+    one = stages[1]
+    if optimizer == "muon":
+        one = tmp_path / "one"
+        train(world, micro(1, steps=2, optimizer=optimizer), one)
+    record = train(world, micro(1, num_workers=2, steps=2, optimizer=optimizer), tmp_path / "two")
+    alone = read_rows(one)[:2]
     assert [row["batch_digest"] for row in read_rows(tmp_path / "two")] == [row["batch_digest"] for row in alone]
     assert [row["loss"] for row in read_rows(tmp_path / "two")] == pytest.approx(
         [row["loss"] for row in alone], rel=1e-5
@@ -736,6 +743,6 @@ def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path
     assert [row["grad_norm"] for row in read_rows(tmp_path / "two")] == pytest.approx(
         [row["grad_norm"] for row in alone], rel=1e-4
     )
-    before = json.loads((stages[1] / "checkpoint/run.json").read_text())["loss_before"]
+    before = json.loads((one / "checkpoint/run.json").read_text())["loss_before"]
     assert record["loss_before"] == pytest.approx(before, rel=1e-5)
     assert load_components(tmp_path / "two/checkpoint", ["transformer"])
