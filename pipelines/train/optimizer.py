@@ -41,7 +41,8 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opti
     }
     if config.optimizer == "adamw" and not config.ema_decay:
         return torch.optim.AdamW(trained.values(), **settings)
-    adamw, muon = [], []
+    adamw: list[Tensor] = []
+    muon: list[Tensor] = []
     for name, weight in trained.items():
         by_muon = config.optimizer == "muon" and is_block_matrix(name, weight)
         (muon if by_muon else adamw).append(weight)
