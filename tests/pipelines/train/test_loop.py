@@ -305,6 +305,23 @@ def test_fixed_losses_are_the_same_to_the_bit_however_many_share_them_out(world)
     assert sum(shares).tolist() == alone and len(set(alone)) == 3
 
 
+def test_the_loss_after_a_run_with_an_average_is_that_of_its_checkpoint(world, muon_stages):
+    config = micro(1, **MUON)
+    published = load_components(muon_stages[1] / "checkpoint", ["transformer"], dtype=torch.float32)["transformer"]
+
+    class Team:
+        rank, world_size, device = 0, 1, torch.device("cpu")
+
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            return values
+
+    data, velocity = TrainingData(world["latents"], config), steadydancer_velocity(published)
+    evaluator = Evaluator(published, action_supervision(), velocity, data, Team())
+    record = json.loads((muon_stages[1] / "checkpoint/run.json").read_text())
+    assert record["loss_after"] == pytest.approx(evaluator.loss(), rel=1e-6)
+    assert record["loss_after"] != pytest.approx(record["loss_before"], rel=1e-2)
+
+
 def test_a_finished_run_stops_and_more_steps_go_on(world, stages, tmp_path):
     shutil.copytree(stages[1], tmp_path / "run")
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
