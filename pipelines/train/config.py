@@ -86,10 +86,26 @@ class TrainConfig(BaseModel):
         0, ge=0, lt=2**64, description="seed of initial weights, order, noise, σ, dropouts and pose simulation"
     )
 
-    learning_rate: float = Field(gt=0, description="constant rate after warm-up (paper: 1e-4 / 1e-6 / 1e-4)")
+    learning_rate: float = Field(gt=0, description="rate after warm-up (paper: 1e-4 / 1e-6 / 1e-4)")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up (choice)")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        description="rate after warm-up: constant, or half a cosine that falls to 0 at the end of the stage (choice)",
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: torch's Muon for the matrices of the blocks and their LoRA, AdamW for all others (choice)",
+    )
+    muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon's Nesterov momentum (choice)")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's β1, β2 (choice)")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (choice)")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of AdamW and Muon (choice)")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the trained weights that checkpoint and galleries get; 0: the "
+        "weights of the last step (choice)",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global L2 norm (choice)")
 
     global_batch_size: int = Field(8, ge=1, description="clips per optimizer step over all workers (choice: 1 per GPU)")

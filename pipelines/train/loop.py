@@ -20,6 +20,7 @@ from .metrics.evaluation import Evaluator
 from .metrics.meter import Meter
 from .metrics_file import read_rows
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
+from .optimizer import use_average
 from .resume.states import StateWriter, newest_state, read_state_record
 from .resume.stop import preemption_watch, stop_requested
 from .resume.universal import read_state
@@ -86,6 +87,8 @@ def train_loop(settings: dict[str, Any]) -> None:
                     return
                 trained.keep(engine, step + 1)
 
+        if config.ema_decay:
+            use_average(engine)
         # Not in the metrics of the last step: they must be the same when the run is continued later.
         losses = {"loss_before": loss_before, "loss_after": evaluator.loss(), **evaluator.validation(config)}
         _commit(engine, config, group, out, {**settings["record"], **losses})

@@ -181,8 +181,9 @@ def _data_digest(latents: dict[str, Any]) -> str:
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same when a run is resumed: its fixed settings and the digests of its inputs."""
+    free = _free_settings(record["config"])
     same: dict[str, Any] = {
-        "config": {name: value for name, value in record["config"].items() if name not in _FREE},
+        "config": {name: value for name, value in record["config"].items() if name not in free},
         **{name: record[name] and record[name]["digest"] for name in ("latents", "base", "parent")},
     }
     return dict(json.loads(json.dumps(same)))
@@ -195,8 +196,15 @@ def read_identity(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         TrainingRefused: the file is damaged.
     """
     begun = read_json(folder / "start.json")
-    config = {name: value for name, value in begun.get("config", {}).items() if name not in _FREE}
-    return with_absent({**begun, "config": config}, identity(record), {"config": absent_fields(TrainConfig)})
+    free = _free_settings(record["config"])
+    config = {name: value for name, value in begun.get("config", {}).items() if name not in free}
+    absent = {**absent_fields(TrainConfig), "steps": record["config"].get("steps")}
+    return with_absent({**begun, "config": config}, identity(record), {"config": absent})
+
+
+def _free_settings(config: dict[str, Any]) -> set[str]:
+    """Return the settings that may change when a run is resumed; a cosine schedule depends on the steps."""
+    return _FREE - {"steps"} if config.get("learning_rate_schedule") == "cosine" else _FREE
 
 
 def comparable_identity(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +229,8 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
 
     Raises:
         TrainingRefused: the folder has different settings or inputs (the message lists each change, old → new),
-            its newest state has more steps than requested, or the disk is too full to convert it for these workers.
+            its newest state has more steps than requested, or it cannot be converted for these workers (the disk is
+            too full, or it has an average of the weights).
     """
     file = out / "start.json"
     if not file.exists():
@@ -247,9 +256,11 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
         raise TrainingRefused(
             f"steps: {record['config']['steps']} steps requested, but {out} already has {steps}: use at least {steps}"
         )
-    from ..resume.universal import refuse_without_room
+    from ..resume.universal import refuse_average, refuse_without_room
 
-    refuse_without_room(state, max(record["config"]["num_workers"], 1))
+    num_workers = max(record["config"]["num_workers"], 1)
+    refuse_average(state, num_workers, record["config"]["ema_decay"])
+    refuse_without_room(state, num_workers)
 
 
 def _with_workers_of(begun: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -116,6 +116,8 @@ class StateWriter:
         facts = {
             "world_size": group.world_size,
             "zero_stage": self._config.zero_stage,
+            "optimizer": self._config.optimizer,
+            "ema_decay": self._config.ema_decay,
             "trained": trained_names(engine),
             "steps_done": steps_done,
         }

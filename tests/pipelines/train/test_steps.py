@@ -374,6 +374,15 @@ def test_the_rate_rises_to_its_value_and_stays(warmup: int, rates: list[float]) 
         assert [group["lr"] for group in engine.optimizer.param_groups] == pytest.approx([rate, rate])
 
 
+def test_a_cosine_falls_from_the_rate_after_warm_up_to_0_at_the_end_of_the_stage() -> None:
+    engine, told = Engine(), {"warmup_steps": 4, "steps": 12, "learning_rate_schedule": "cosine"}
+    rates = [set_learning_rate(engine, config(**told), step) for step in range(12)]
+    assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert rates[8] == pytest.approx(0.05) and rates[10] == pytest.approx(0.1 * (1 - math.sqrt(0.5)) / 2)
+    assert rates[4:] == sorted(rates[4:], reverse=True) and rates[11] > 0
+    assert set_learning_rate(engine, config(**{**told, "warmup_steps": 12}), 11) == pytest.approx(0.1)
+
+
 def test_deepspeed_is_told_the_stages_settings() -> None:
     reported = deepspeed_config(config(num_workers=2, global_batch_size=12, gradient_accumulation=3, max_grad_norm=0.5,
                                    zero_stage=3, offload_optimizer=True, dtype="bfloat16"))  # fmt: skip

@@ -19,11 +19,13 @@ from steadydancer.pipelines.train.preflight.inputs import (
     identity,
     refuse_other_run,
 )
+from steadydancer.pipelines.train.resume.universal import refuse_average
 from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics
 
 # A setting for each field that is another than the default.
 OTHER: dict[str, Any] = {
     "num_frames": 77, "steps": 50, "seed": 1, "learning_rate": 0.5, "warmup_steps": 5, "betas": (0.5, 0.9),
+    "learning_rate_schedule": "cosine", "optimizer": "muon", "muon_momentum": 0.5, "ema_decay": 0.5,
     "weight_decay": 0.5, "max_grad_norm": 2.0, "global_batch_size": 32, "gradient_accumulation": 2, "num_workers": 4,
     "use_gpu": False, "max_restarts": 2, "bundle": True, "zero_stage": 3, "offload_optimizer": True, "dtype": "float32",
     "gradient_checkpointing": False, "keep_attention_outputs": True, "offload_activations": True,
@@ -44,7 +46,7 @@ FREE = {
     "asynchronous_checkpoints", "max_restarts", "gallery", "trackers", "profile", "bundle",
 }  # fmt: skip
 # What a training state is cut up by, or trains, and which network it is.
-FIXED = {"zero_stage", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}
+FIXED = {"zero_stage", "optimizer", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}
 
 
 def stage_1(**changes: Any) -> TrainConfig:
@@ -126,6 +128,27 @@ def test_other_workers_take_the_same_global_batch_in_any_micro_batches_and_no_ot
     ):
         with pytest.raises(TrainingRefused, match=named):
             refuse_other_run(run, record(stage_1(**changes)))
+
+
+def test_more_steps_are_another_schedule_where_the_rate_falls_with_them(tmp_path: Path) -> None:
+    cosine = {"learning_rate_schedule": "cosine"}
+    check_same_run(tmp_path, record(stage_1(**cosine)))
+    refuse_other_run(tmp_path, record(stage_1(**cosine)))
+    with pytest.raises(TrainingRefused, match=r"(?s)--fork .*\n  config.steps: 12000 → 13000"):
+        refuse_other_run(tmp_path, record(stage_1(**cosine, steps=13_000)))
+    assert "steps" not in identity(record())["config"]
+
+
+def test_an_average_is_not_converted_for_other_workers(run: Path) -> None:
+    folder = run / "state/step-000003"
+    facts = {**json.loads((folder / "complete.json").read_text()), "ema_decay": 0.9}
+    del facts["digest"]
+    (folder / "complete.json").write_text(json.dumps({**facts, "digest": json_digest(facts)}))
+    refuse_average(folder, 8, 0.9)
+    refuse_average(folder, 4, 0.0)  # without it the average is left out
+    (run / "start.json").write_text(json.dumps(identity(record(stage_1(ema_decay=0.9)))))
+    with pytest.raises(TrainingRefused, match=r"^ema_decay: .* 8 workers .* for 4: resume with --num-workers 8, or"):
+        refuse_other_run(run, record(stage_1(ema_decay=0.9, num_workers=4)))
 
 
 def test_fewer_steps_than_are_taken_are_refused_and_as_many_are_not(run: Path) -> None:

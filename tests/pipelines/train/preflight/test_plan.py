@@ -80,6 +80,26 @@ def test_the_memory_of_the_released_shapes_is_what_is_known_of_it(networks):
     assert "has 128 GB: try offload_optimizer off, machines with more memory" in refusal
 
 
+def test_muon_has_one_moment_of_a_matrix_and_an_average_takes_four_bytes_a_weight(networks):
+    """Of 16.4 B weights of stage 2, 16.2 B are in matrices of the blocks."""
+    full = networks[2]
+    assert full.matrices / full.parameters == pytest.approx(0.988, abs=0.01)
+    assert networks[1].matrices == networks[1].adapters
+
+    def sizes(**changes):
+        told = TrainConfig(stage=2, **changes)
+        offloaded = TrainConfig(stage=2, offload_optimizer=True, **changes)
+        return (
+            footprint.gpu_memory(told, full, CLIP)["gradients_and_optimizer"] * 8,
+            footprint.host_memory(offloaded, full, CLIP)["offloaded_optimizer"],
+            footprint.training_state_bytes(told, full),
+        )
+
+    for changes, more in ((("muon", 0.0), -4 * full.matrices), (("adamw", 0.9), 4 * full.parameters)):
+        other = sizes(optimizer=changes[0], ema_decay=changes[1])
+        assert [a - b for a, b in zip(other, sizes(), strict=True)] == pytest.approx([more] * 3, abs=8)
+
+
 def test_simulated_poses_take_a_vae_beside_the_step_where_they_are_encoded(networks):
     per_unit = {
         unit: footprint.gpu_memory(TrainConfig(stage=3, pose_simulation_unit=unit), networks[1], CLIP)

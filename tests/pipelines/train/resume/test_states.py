@@ -17,7 +17,7 @@ from steadydancer.pipelines.train import integrity
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.prefetch import Prefetch
 from steadydancer.pipelines.train.resume import states
-from steadydancer.pipelines.train.resume.host_copy import HostCopy
+from steadydancer.pipelines.train.resume.host_copy import HostCopy, num_bytes
 from steadydancer.pipelines.train.resume.states import StateNotWritten, StateWriter, newest_state
 from steadydancer.pipelines.train.resume.stop import preemption_watch, stop_requested, stops_on_sigterm
 from steadydancer.pipelines.train.run_folder import intact_states
@@ -127,7 +127,8 @@ def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_pa
     facts, file = states.read_state_record(five), (five / "engine/rank-0.pt").read_bytes()
     assert facts.pop("digest") == json_digest(facts)
     assert facts == {
-        "world_size": 1, "zero_stage": 2, "trained": ["weights"], "steps_done": 5,
+        "world_size": 1, "zero_stage": 2, "optimizer": "adamw", "ema_decay": 0.0, "trained": ["weights"],
+        "steps_done": 5,
         "files": {"engine/rank-0.pt": len(file)}, "crc32": {"engine/rank-0.pt": zlib.crc32(file)},
     }  # fmt: skip
 
@@ -381,6 +382,19 @@ def test_a_copy_on_the_host_is_the_same_and_its_own():
     assert again["a"] is copied["a"] and torch.equal(again["a"], state["a"])
     wider = copied_of({"a": torch.ones(9)})
     assert torch.equal(wider["a"], torch.ones(9)) and again["a"].shape == (2, 3)
+
+
+def test_a_tensor_that_occurs_twice_is_copied_and_counted_once():
+    copy, moment = HostCopy(), torch.arange(4.0)
+    for _ in range(2):  # the second time into the same memory
+        copy.begin()
+        first = copy({"exp_avg": moment, "exp_avg_sq": moment, "step": torch.tensor(1.0)})
+        second = copy({"exp_avg": moment.clone()})
+        copy.finish()
+        assert first["exp_avg"] is first["exp_avg_sq"] and first["exp_avg"] is not second["exp_avg"]
+        assert torch.equal(first["exp_avg"], moment) and torch.equal(second["exp_avg"], moment)
+        moment += 1
+    assert num_bytes(first) == 16 + 4 and num_bytes([moment[:2], moment[2:], moment]) == 8 + 8 + 16
 
 
 def test_batches_come_in_order_one_ahead_and_errors_at_their_step():
