@@ -49,10 +49,12 @@ def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE / 1e6
 
 
-def slope(values: list[float]) -> float:
-    """Return the growth per packet over the second half."""
+def growth_mb(values: list[float]) -> float | None:
+    """Return the growth per hundred clips over the second half, from one value per packet; None for fewer than two."""
     half = np.array(values[len(values) // 2 :])
-    return float(np.polyfit(np.arange(len(half)), half, 1)[0])
+    if len(half) < 2:
+        return None
+    return round(float(np.polyfit(np.arange(len(half)), half, 1)[0]) * 100 / CONFIG.packet_size, 3)
 
 
 def main() -> None:
@@ -74,17 +76,16 @@ def main() -> None:
             pid = client.worker_pid()
             if pid:
                 decoders.append(resident_mb(pid))
-    hundred = 100 / CONFIG.packet_size
     print(
         json.dumps(
             {
                 "measured": "resident memory of a curation",
                 "clips": arguments.clips,
-                "mb_a_hundred_clips": round(slope(ours) * hundred, 3),
-                "decoder_mb_a_hundred_clips": round(slope(decoders) * hundred, 3),
+                "mb_a_hundred_clips": growth_mb(ours),
+                "decoder_mb_a_hundred_clips": growth_mb(decoders),
                 "mb": [round(ours[len(ours) // 2]), round(ours[-1])],
                 "most_mb": round(max(ours)),
-                "decoder_most_mb": round(max(decoders)),
+                "decoder_most_mb": round(max(decoders)) if decoders else None,
             }
         ),
         flush=True,

@@ -19,7 +19,7 @@ PROBES = {
         ("prefect", "deepspeed"),
     ),
     "train": ("import steadydancer.pipelines.train.job, ray.train, deepspeed", ("prefect",)),
-    "evaluate": ("import steadydancer.pipelines.evaluate.steps, ray.data, torchmetrics", ("prefect", "deepspeed")),
+    "evaluate": ("import steadydancer.pipelines.evaluate.steps, ray.data", ("prefect", "deepspeed")),
     "flows": ("import prefect, ray.job_submission", ("deepspeed",)),
     "curate,train,evaluate,flows": ("import steadydancer.flows.reproduce", ()),
 }

@@ -9,3 +9,5 @@ Floats = NDArray[np.floating]
 """Floating-point numbers of any width."""
 Floats32 = NDArray[np.float32]
 Floats64 = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]

@@ -22,7 +22,7 @@ from .rules import other_rules, other_settings
 from .storage import Location, location, relative
 from .storage.atomic import atomic_write, begin_folder, write_json
 from .storage.digests import json_digest
-from .storage.files import arrow_source, blocking_file, names_in, sizes, store_errors
+from .storage.files import arrow_source, blocking_file, names_in, needs_download, sizes, store_errors
 from .storage.lease import FolderInUseError, folder_lock
 from .storage.s3 import ObjectPath
 
@@ -88,10 +88,8 @@ class Artifact:
         """
         if not self.committed:
             if not self.path.is_dir():
-                raise ArtifactError(f"{self.path} does not exist: give the --out of the command that writes it")
-            raise ArtifactError(
-                f"{self.path} is not finished (it has no {RECORD}): run the command that writes it again"
-            )
+                raise ArtifactError(f"{self.path} does not exist: pass the --out of the command that writes it")
+            raise ArtifactError(f"{self.path} is not finished (it has no {RECORD}): rerun the command that writes it")
         return dict(json.loads((self.path / RECORD).read_text()))
 
     def reference_from(self, folder: Location) -> dict[str, str]:
@@ -128,13 +126,13 @@ class Artifact:
         rules = other_rules(begun, plan)
         if not finished and rules:
             raise ArtifactError(
-                f"{self.path} is incomplete and was started by another version of this program, with other rules:\n"
+                f"{self.path} is incomplete and was started by a version of this program with different rules:\n"
                 f"{rules}\nchoose another --out, delete this folder to start again, or finish it with that version"
             )
         if changes := other_settings(begun, plan, absent):
             raise ArtifactError(
-                f"{self.path} was begun with other settings or inputs:\n{changes}\n"
-                + (f"by another version of this program, with other rules:\n{rules}\n" if rules else "")
+                f"{self.path} was started with different settings or inputs:\n{changes}\n"
+                + (f"and by a version of this program with different rules:\n{rules}\n" if rules else "")
                 + "choose another --out, or delete this folder to start again"
             )
 
@@ -172,7 +170,7 @@ class Artifact:
         """
         parts = self._parts()
         if not parts:
-            raise ArtifactError(f"{self.path} contains no parts: run the command that writes it again")
+            raise ArtifactError(f"{self.path} contains no parts: rerun the command that writes it")
         return parts
 
     def _parts(self) -> list[str]:
@@ -203,6 +201,8 @@ class Artifact:
             ArtifactError: there are no parts, or one is damaged.
         """
         parts = self.parts()
+        if not needs_download(self.path):
+            return pa.concat_tables(self.read_part(part, columns) for part in parts)
         with ThreadPoolExecutor(8) as pool:  # hides the latency of a store
             return pa.concat_tables(pool.map(lambda part: self.read_part(part, columns), parts))
 
@@ -214,7 +214,7 @@ class Artifact:
         """
         counts = record["counts"]
         if counts["inputs"] != sum(counts[verdict] for verdict in VERDICTS):
-            raise ArtifactError(f"{self.path}: the counts do not add up, rows were lost or repeated: {counts}")
+            raise ArtifactError(f"{self.path}: the counts do not add up, so rows were lost or duplicated: {counts}")
         write_json(self.path / RECORD, record)
         return record
 
@@ -231,13 +231,13 @@ def _damage_as_artifact_error(part: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ArtifactError(f"{part} is missing: delete its folder and run the command that writes it again") from None
+        raise ArtifactError(f"{part} is missing: delete its folder and rerun the command that writes it") from None
     except (pa.ArrowInvalid, OSError) as error:
         # For damage Arrow raises an OSError, too, but without an errno.
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise
         raise ArtifactError(
-            f"{part} is damaged ({error}): copy it again, or delete its folder and run the command that writes it again"
+            f"{part} is damaged ({error}): copy it again, or delete its folder and rerun the command that writes it"
         ) from None
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .artifact import VERDICTS, Artifact, ArtifactError, Packet
-from .finished import find_artifact
+from .artifact_lookup import find_artifact
 from .schema import CLIP_SCHEMA, Row
 from .storage import Location, join, location
 from .storage.digests import json_digest
@@ -75,7 +75,9 @@ class Clips:
                 if key in keys and (pose := table.column("pose")[index].as_py()) is not None:
                     poses[keys.pop(key)] = pose
             if keys:
-                raise ArtifactError(f"{self.measured.path / part} has no keypoints of {min(keys)[0]}: curate it again")
+                raise ArtifactError(
+                    f"{self.measured.path / part} has no keypoints for {min(keys)[0]}: curate the clips again"
+                )
         return poses
 
 
@@ -148,5 +150,5 @@ def count_written(artifact: Artifact, num_inputs: int) -> dict[str, int]:
         for one in artifact.read_part(part, ["verdict"]).column("verdict").value_counts().to_pylist():
             counts[one["values"]] += one["counts"]
     if num_inputs != sum(counts[verdict] for verdict in VERDICTS):
-        raise ArtifactError(f"{artifact.path}: the counts do not add up, rows were lost or repeated: {counts}")
+        raise ArtifactError(f"{artifact.path}: the counts do not add up, so rows were lost or duplicated: {counts}")
     return counts

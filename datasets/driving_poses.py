@@ -122,7 +122,7 @@ def driving_poses(
     if start is None:
         if factors is not None:
             raise NoStartError(
-                f"none of its {len(people[0])} frames shows a neck and a limb, which the alignment measures: choose a "
+                f"none of its {len(people[0])} frames shows a neck and a limb, which alignment requires: choose a "
                 "video that shows one person in full, or use more of its frames"
             )
         return DrivingPoses(people, None, False)

@@ -119,7 +119,7 @@ def _musubi_settings(clips: list[Row]) -> str:
     text = (
         "# Start the tuner in this folder: the paths are relative to it.\n"
         "[general]\n"
-        f"resolution = [{width}, {height}]  # width, height: the largest clip's\n"
+        f"resolution = [{width}, {height}]  # width, height of the largest clip\n"
         "batch_size = 1\n"
         "enable_bucket = true\n"
         "bucket_no_upscale = true\n"

@@ -90,8 +90,8 @@ def convert_image(image: Image.Image, name: str = "the image") -> Picture:
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):  # 16 bits stored in 32
         return _show(_sixteen_to_eight(np.asarray(image)), image, ("16 bits scaled to 8",))
     if mode in ("F", "I"):
-        kind = "floating-point numbers" if mode == "F" else "32-bit numbers"
-        raise ImageError(f"{name} contains {kind}, whose white level is unknown: save it with 8 or 16 bits")
+        kind = "floating-point numbers" if mode == "F" else "32-bit integers"
+        raise ImageError(f"{name} contains {kind}, whose white level is unknown: save it with 8 or 16 bits per channel")
     return _show(image, image, ())
 
 
@@ -170,8 +170,8 @@ def _in_8_bits(stored: np.ndarray | None, name: str, found: str) -> np.ndarray:
     if stored is None:
         raise ImageError(f"{name} is {found if found.startswith('HE') else f'not a readable image{found}'}")
     if stored.dtype not in (np.uint8, np.uint16):
-        kind = f"{stored.dtype} numbers"
-        raise ImageError(f"{name} contains {kind}, whose white level is unknown: save it with 8 or 16 bits")
+        kind = f"{stored.dtype} values"
+        raise ImageError(f"{name} contains {kind}, whose white level is unknown: save it with 8 or 16 bits per channel")
     eight = _sixteen_to_eight(stored) if stored.dtype == np.uint16 else stored
     return eight if eight.ndim == 2 else np.ascontiguousarray(eight[..., [2, 1, 0, *range(3, eight.shape[2])]])
 

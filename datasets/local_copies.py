@@ -1,4 +1,4 @@
-"""Yield a local copy of a file, wherever it is stored, with its caption and keypoints beside it."""
+"""Yield a local copy of a file, wherever it is stored, with its caption and keypoints next to it."""
 
 import contextlib
 import os
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .sidecars import SIDECARS, AnyPlace, candidates, file_exists, find
-from .storage.cache import cached_entry, scratch
+from .storage.cache import cached_entry, scratch_dir
 from .storage.locations import entries_key, fetch_entries, is_utf8, location
 from .storage.s3 import ObjectPath, describe, entry
 
 
 @contextlib.contextmanager
 def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
-    """Yield a local copy of a file with its caption and keypoints beside it; a local file is yielded as it is.
+    """Yield a local copy of a file with its caption and keypoints next to it; a local file is yielded as it is.
 
     A local file whose name is not UTF-8 is yielded through a link, because video libraries fail or crash on such
     names. Copies are cached (see `cache`) and fetched again if the object changes. If the object does not exist, the
@@ -31,7 +31,7 @@ def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
         return
     existing = {info.path: entry(info) for info in describe([where, *candidates(where)]) if info.is_file}
     if where.place not in existing:
-        yield scratch() / "missing" / where.name
+        yield scratch_dir() / "missing" / where.name
         return
     beside, stand_ins = _beside(where, lambda one: one.place in existing)
     found = [existing[where.place], *(existing[one.place] for one in beside.values())]
@@ -54,9 +54,9 @@ def local_copy(place: str | os.PathLike[str] | ObjectPath) -> Iterator[Path]:
 
 
 def _beside(place: AnyPlace, is_file: Callable[[Any], bool]) -> tuple[dict[str, AnyPlace], list[str]]:
-    """Return the sidecars to place beside a copy of a file, by name, and the names of empty stand-in files.
+    """Return the sidecars to place next to a copy of a file, by name, and the names of empty stand-in files.
 
-    They make the rule of `sidecars` give the same result beside the copy: empty files stand in for others that may
+    They make the rule of `sidecars` give the same result next to the copy: empty files stand in for others that may
     claim a sidecar by its stem, and a sidecar that belongs to this file despite them gets the full name.
     """
     found = {kind: find(place, kind, is_file) for kind in SIDECARS}
@@ -70,8 +70,8 @@ def _beside(place: AnyPlace, is_file: Callable[[Any], bool]) -> tuple[dict[str, 
 
 @contextlib.contextmanager
 def _linked(path: Path) -> Iterator[Path]:
-    """Yield a link to a file with an ASCII stem, with links to its caption and keypoints beside it."""
-    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+    """Yield a link to a file with an ASCII stem, with links to its caption and keypoints next to it."""
+    with tempfile.TemporaryDirectory(dir=scratch_dir()) as folder:
         link = Path(folder) / f"video{path.suffix if is_utf8(path.suffix) else ''}"
         link.symlink_to(path)
         beside, stand_ins = _beside(path, file_exists)

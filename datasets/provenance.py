@@ -1,4 +1,4 @@
-"""Provenance of a rendered video: a record beside the file and inside it, so that a copy of the video keeps it.
+"""Provenance of a rendered video: a record next to the file and inside it, so that a copy of the video keeps it.
 
 The record is JSON: `ID.json` beside `ID.mp4`, and the key `steadydancer` of the container's metadata. It contains
 digests of contents, never paths.
@@ -25,8 +25,9 @@ __all__ = ["METADATA_KEY", "ProvenanceError", "make_record", "read_provenance", 
 
 SOFTWARE = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "av")
 DETERMINISM = (
-    "The same model, inputs, settings, seed, software and kind of processor give the same bytes. On another processor "
-    "or with other versions the noise is the same, being drawn on the CPU, and the rest equal to rounding."
+    "The same model, inputs, settings, seed, software versions and processor type give the same bytes. On another "
+    "processor or with other versions, the noise is the same, because it is drawn on the CPU, and everything else "
+    "matches up to rounding."
 )
 
 
@@ -63,9 +64,9 @@ def write_video(
     fps: float = 16,
     sound: Sound | None = None,
 ) -> dict[str, Any]:
-    """Write an mp4 with `encode`, containing `record`, and beside it the record with the file's own digest.
+    """Write an mp4 with `encode`, containing `record`, and next to it the record with the file's own digest.
 
-    Returns the record beside the file: `record` and `video` (sha256, height, width, num_frames, fps). Both files are
+    Returns the record next to the file: `record` and `video` (sha256, height, width, num_frames, fps). Both files are
     written atomically, the video first.
 
     Raises:
@@ -73,7 +74,7 @@ def write_video(
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise ValueError(f"{path.name}: the suffix must be .mp4, not {path.suffix or 'missing'}")
+        raise ValueError(f"{path.name}: the file name must end in .mp4, not in {path.suffix or 'no suffix'}")
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     name, digest = next(iter(record["model"].items()))
     line = f"{record['made_by']}, {name} {digest[:16]}, seed {record['seed']}"
@@ -100,8 +101,8 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     if text is None:
         raise ProvenanceError(
             f"{path} has no provenance record: its container has no metadata entry {METADATA_KEY!r}. "
-            "SteadyDancer did not write it, or another program dropped the metadata: look for a .json file beside the "
-            "original."
+            "SteadyDancer did not write it, or another program dropped the metadata: look for a .json file next to "
+            "the original."
         )
     return dict(json.loads(text))
 

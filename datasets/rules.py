@@ -22,17 +22,17 @@ class Rule:
 RULES: Mapping[str, Rule] = {
     "pictures": Rule(
         2,
-        "mirrored and interlaced videos, and transparency, orientation, profiles and 16 bits of images are read as "
-        "players and viewers display them; HD without colour tags is BT.709, and written videos are tagged",
+        "mirrored and interlaced videos are read as players display them, and images with transparency, orientation, "
+        "colour profile or 16 bits as viewers do; HD without colour tags is BT.709; written videos are tagged",
     ),  # files → frames, in `datasets/video` and `datasets/images`; and encoding of frames
     # a driving video and a reference image → aligned poses
     "driving_poses": Rule(2, "aligned at the first frame that fully shows the person; earlier frames repeat it"),
     # bytes → captions and tables
-    "texts": Rule(2, "UTF-16 and UTF-32 are read, text that is not Unicode is refused, columns have aliases"),
-    # which file beside a video is its caption, and which its keypoints
-    "sidecars": Rule(2, "by the full name first; by the stem only if no other file may claim it"),
+    "texts": Rule(2, "UTF-16 and UTF-32 are read, text that is not Unicode is rejected, columns have aliases"),
+    # which file next to a video is its caption, and which its keypoints
+    "sidecars": Rule(2, "matched by the full name first; by the stem only if no other file matches it"),
     "truth": Rule(  # renders and truths → which frames are compared, and why a value is null
-        2, "truths are also found by other spellings of an id, and compared by time; every null has a reason"
+        2, "ground truth is also found by other spellings of an id, and compared by time; every null has a reason"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Sidecars: which file beside a video or an image is its caption, and which its keypoints.
+"""Sidecars: which file next to a video or an image is its caption, and which its keypoints.
 
 A sidecar with the full name (`dance.mp4.txt`) belongs only to that file. A sidecar with the stem (`dance.txt`) belongs
 to the file called `dance`. If there are several, a video takes precedence over a GIF (a preview), and a GIF over an
@@ -57,7 +57,7 @@ def sidecar_note(place: Place, kinds: Iterable[str] = SIDECARS) -> str | None:
             # Do not name the other file: a row must not name a file that may be removed by `forget`.
             why = f"it belongs to the {('video', 'GIF', 'image')[foremost]} of that name"
             if foremost == _rank(place.name):
-                why = f"several files in the folder are called {place.stem}"
+                why = f"several files in the folder are named {place.stem}"
             notes.append(f"{found.name} was ignored: {why}; to assign it to this file, name it {place.name}{kind}")
     return "; ".join(notes) or None
 
@@ -80,7 +80,7 @@ def file_exists(place: Place) -> bool:
 def find(
     place: AnyPlace, kind: str, is_file: Callable[[AnyPlace], bool] = file_exists
 ) -> tuple[AnyPlace | None, list[str]]:
-    """Return the sidecar beside a file, and the names of other files in the folder that may claim it."""
+    """Return the sidecar next to a file, and the names of other files in the folder that may claim it."""
     by_full_name, by_stem = _names(place, kind)
     for name in by_full_name:
         if is_file(place.with_name(name)):

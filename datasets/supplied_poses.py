@@ -1,4 +1,4 @@
-"""Read and write the keypoints supplied beside a video or an image: `NAME` + `sidecars.KEYPOINTS`.
+"""Read and write the keypoints supplied next to a video or an image: `NAME` + `sidecars.KEYPOINTS`.
 
 If several videos and images share a name, `sidecars` determines to which one a file of keypoints belongs.
 """
@@ -16,7 +16,7 @@ from .storage.atomic import atomic_write
 
 
 def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_full_name: bool = False) -> None:
-    """Write keypoints beside the video or image `path`: one sequence per person, main person first, from frame 0 on.
+    """Write keypoints next to the video or image `path`: one sequence per person, main person first, from frame 0 on.
 
     The file is `STEM.pose.safetensors`. It has the full name instead if `by_full_name`, if another video or image has
     that stem, or if keypoints with the full name exist.

@@ -63,7 +63,8 @@ def decode_text(data: bytes, name: object) -> str:
         at = start + error.start
         if encoding != "utf-8":
             raise TextError(
-                str(name), f"byte {at} is not {encoding.upper()}, the encoding at the file's start: save it as UTF-8"
+                str(name),
+                f"byte {at} is not valid {encoding.upper()}, which the start of the file indicates: save it as UTF-8",
             ) from None
         raise TextError(
             str(name),
@@ -71,7 +72,7 @@ def decode_text(data: bytes, name: object) -> str:
             "UTF-8 (iconv -f ENCODING -t UTF-8; ENCODING is CP1252 for many Windows files, GBK for Chinese)",
         ) from None
     if "\x00" in text.rstrip("\x00"):
-        raise TextError(str(name), f"byte {data.index(0)} is zero, so it is not text: save it as UTF-8")
+        raise TextError(str(name), f"byte {data.index(0)} is zero, so the file is not text: save it as UTF-8")
     # Also valid as UTF-8: Japanese with escapes (ISO-2022), and a Cyrillic or Greek word in UTF-16 without a mark.
     if _ISO_2022.search(text) or 4 * len(_CONTROL.findall(text)) > len(text):
         raise TextError(str(name), "its control characters show that it is not UTF-8: save it as UTF-8")
@@ -89,7 +90,7 @@ def read_text(place: str | os.PathLike[str] | ObjectPath) -> str:
 
 
 def read_caption(path: Path) -> str | None:
-    """Read the caption beside a video or image; None if there is none or it may belong to another file.
+    """Read the caption next to a video or image; None if there is none or it may belong to another file.
 
     Raises:
         TextError: see `decode_text`.

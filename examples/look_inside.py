@@ -28,7 +28,7 @@ def main(run: Path) -> None:
     shards = ShardDataset(run / "latents")
     sample = shards.read(accepted["clip_id"])
     print(f"\nsample {accepted['clip_id']} in {shards.shard(accepted['clip_id'])}")
-    for name, tensor in load(sample["conditions"]).items():
+    for name, tensor in sorted(load(sample["conditions"]).items()):
         print(f"{name:18} {tensor.dtype!s:9} {list(tensor.shape)}")
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import huber_loss
 from steadydancer.datasets.shards import ShardDataset
 from steadydancer.models import SteadyDancerTransformer3DModel
 from steadydancer.models.conditions import Conditions, NullConditions, with_frame_mask
-from steadydancer.models.flow_matching import noisy, timestep_of, velocity_target
+from steadydancer.models.flow_matching import add_noise, timestep_of, velocity_target
 from steadydancer.models.objectives import Objective, TrainingBatch, Velocity, steadydancer_velocity
 
 
@@ -24,7 +24,7 @@ def huber_supervision(delta: float = 0.5) -> Objective:
     """Return the objective of stage 1 with a Huber loss: velocity errors above `delta` count linearly."""
 
     def objective(velocity: Velocity, batch: TrainingBatch) -> dict[str, Tensor]:
-        latents = noisy(batch.latents, batch.noise, batch.sigma)
+        latents = add_noise(batch.latents, batch.noise, batch.sigma)
         predicted = velocity(latents, timestep_of(batch.sigma), batch.conditions)
         loss = huber_loss(predicted.float(), velocity_target(batch.latents, batch.noise), delta=delta)
         return {"loss": loss, "huber": loss.detach()}

@@ -3,6 +3,7 @@
     python examples/render.py CHECKPOINT IMAGE DRIVING OUT.mp4 ["PROMPT"]
 
 `CHECKPOINT` is a folder written by `steadydancer convert` or `steadydancer train`, or a hub id.
+Poses are estimated with DWPose: run `steadydancer weights fetch yolox` and `steadydancer weights fetch dwpose` first.
 """
 
 import sys

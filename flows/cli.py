@@ -58,7 +58,7 @@ def main() -> None:
 def cli() -> None:
     """Curate, cache, train, render and evaluate: animate a person from an image and a driving video.
 
-    A command that was interrupted resumes when it is run again, and reports when there is nothing left to do.
+    Run an interrupted command again to resume it. A finished command reports that there is nothing to do.
     """
 
 

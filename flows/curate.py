@@ -16,8 +16,8 @@ from .prefect_ui import (
     absolute,
     absolute_if_exists,
     absolute_preset,
-    announce,
     counts_table,
+    emit_artifact_event,
     publish,
     warn_if_not_shown,
 )
@@ -74,7 +74,7 @@ def curate_dataset(
             "pairs": pairs and absolute(pairs),
             "truth": truth and absolute(truth),
         }
-        announce("latents", folder / "latents", cluster, next_parameters)
+        emit_artifact_event("latents", folder / "latents", cluster, next_parameters)
     return records
 
 

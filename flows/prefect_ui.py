@@ -80,7 +80,7 @@ def counts_table(folder: Location, records: dict[str, dict[str, Any]]) -> list[d
     ]
 
 
-def announce(kind: str, artifact: Location, cluster: str | None, payload: dict[str, Any]) -> None:
+def emit_artifact_event(kind: str, artifact: Location, cluster: str | None, payload: dict[str, Any]) -> None:
     """Emit the event that starts the next deployment on a finished artifact, once.
 
     The event's id is derived from the artifact's record, and an event that the server already has is not sent again, so

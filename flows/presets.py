@@ -170,7 +170,9 @@ def explain(error: ValidationError, source: str) -> str:
     for e in error.errors():
         given = "" if isinstance(e["input"], dict) else f" (got {str(e['input'])[:60]})"
         lines.append(f"  {'.'.join(map(str, e['loc'])) or e['type']}: {e['msg'].removeprefix('Value error, ')}{given}")
-    return f"{source} is not a valid configuration:\n" + "\n".join(lines[:8])
+    incomplete = any(e["type"] == "missing" for e in error.errors())
+    hint = "; --print-config prints a complete one" if incomplete else ""
+    return f"{source} is not a valid configuration{hint}:\n" + "\n".join(lines[:8])
 
 
 def change(run: Run, job: str, **fields: Any) -> Run:

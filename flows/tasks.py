@@ -11,7 +11,7 @@ from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
 from ..datasets.artifact import Artifact
-from ..datasets.finished import find_artifact
+from ..datasets.artifact_lookup import find_artifact
 from ..datasets.shards.dataset import require_settings
 from ..datasets.storage import Location, state_folder
 from ..datasets.storage.atomic import write_json

@@ -11,7 +11,7 @@ from ..datasets.storage.files import file_url
 from ..pipelines.runtime.after_commit import after_commit
 from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_markdown, write_stages_report
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_exists, absolute_preset, announce, publish, warn_if_not_shown
+from .prefect_ui import absolute, absolute_if_exists, absolute_preset, emit_artifact_event, publish, warn_if_not_shown
 
 
 @flow(name="train-steadydancer")
@@ -50,7 +50,7 @@ def train_steadydancer(
         TrainingStopped: a stop was requested; retry the flow run, or start another with the same `out`, to resume.
     """
     if trigger_next and pairs is None:
-        raise SteadyDancerError("trigger_next starts render-evaluation, which needs pairs to render; give pairs")
+        raise SteadyDancerError("trigger_next starts render-evaluation, which needs pairs to render: set pairs")
     run = presets.load(preset)
     base = absolute_if_exists(base or run.cache.components)
     cached, folder = location(absolute(latents)), location(absolute(out))
@@ -77,7 +77,7 @@ def train_steadydancer(
             "pairs": pairs and absolute(pairs),
             "truth": truth and absolute(truth),
         }
-        announce("checkpoint", checkpoint, cluster, next_parameters)
+        emit_artifact_event("checkpoint", checkpoint, cluster, next_parameters)
     return records
 
 

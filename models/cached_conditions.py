@@ -31,7 +31,7 @@ def tensors_of(data: bytes) -> dict[str, Tensor]:
 
 def _tensor(data: bytes, entry: TensorEntry) -> Tensor:
     if entry.stop > len(data):
-        raise ValueError("the file is cut short")
+        raise ValueError("the file is truncated")
     if entry.start == entry.stop:
         return torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
     view = memoryview(data)[entry.start : entry.stop]

@@ -179,5 +179,7 @@ def pad_text(prompt_embeds: Tensor) -> Tensor:
     """
     length = prompt_embeds.shape[1]
     if length > TEXT_LENGTH:
-        raise ValueError(f"{length} text tokens given, the network takes at most {TEXT_LENGTH}: shorten the prompt")
+        raise ValueError(
+            f"prompt_embeds has {length} text tokens, but the model takes at most {TEXT_LENGTH}: shorten the prompt"
+        )
     return F.pad(prompt_embeds, (0, 0, 0, TEXT_LENGTH - length))

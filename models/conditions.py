@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 MASK_CHANNELS = 4  # one per pixel frame inside a latent frame: the VAE compresses time by 4
-_NO_EMPTY_PROMPT = "null.prompt_embeds is None: give the text features of the empty prompt"
+_NO_EMPTY_PROMPT = "null.prompt_embeds is None: set it to the text features of the empty prompt"
 
 
 def frame_mask(num_frames: int, height: int, width: int) -> Tensor:

@@ -51,7 +51,7 @@ __all__ = [
 # LORA_ADAPTER_METADATA_KEY         header key of an exported adapter's configuration (`lora/adapters`)
 # LORA_WEIGHT_NAME_SAFE             file name that diffusers' LoRA loader looks for (`lora/adapters`, `lora/loading`)
 # WanAttention, WanAttnProcessor    cross-attention that keeps keys and values between steps (`inference/step_memory`)
-# convert_wan_vae_to_diffusers      key map of Wan's official autoencoder (`checkpoints/official_encoder_names`)
+# convert_wan_vae_to_diffusers      key map of Wan's official autoencoder (`checkpoints/official_encoder_key_maps`)
 # dispatch_attention_fn             attention with the backend that the user selected (`inference/step_memory`)
 # get_pattern_key                   matches a layer's name with PEFT's alpha and rank patterns (`lora/scale`)
 # no_init_weights                   builds a 14B network without initialising it (`checkpoints/transformer_files`)

@@ -132,7 +132,7 @@ def _encode_pixels(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     num_frames = pixels.shape[1]
     if num_frames % 4 != 1:
         near = max(1, num_frames // 4 * 4 + 1)
-        raise ValueError(f"A clip has {num_frames} frames, the autoencoder takes 4k + 1: give {near} or {near + 4}.")
+        raise ValueError(f"A clip has {num_frames} frames, the autoencoder takes 4k + 1: use {near} or {near + 4}.")
     raw = vae.encode(pixels[None].to(execution_device(vae), vae.dtype)).latent_dist.mode()[0].float()
     mean, std = _latent_statistics(vae)
     return (raw - mean) / std

@@ -16,7 +16,7 @@ Sigma = TypeVar("Sigma", float, Tensor)
 SIGMA_MAX = np.float32(0.999)  # the released grid starts here, rounded to float32 (diffusers' own starts at 1)
 
 
-def noisy(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+def add_noise(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """Return the point on the path x = (1 − σ) x0 + σ ε.
 
     x0 -> `latents` and ε -> `noise`, both [B,C,T,H,W]; σ -> `sigma` [B] in [0,1].

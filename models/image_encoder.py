@@ -1,4 +1,7 @@
-"""The image tower of open_clip as a diffusers component: it returns the tokens for cross-attention."""
+"""The image tower of open_clip as a diffusers component: it returns the tokens for cross-attention.
+
+Saved pipelines name this module in `model_index.json`: it cannot be moved or renamed.
+"""
 
 from typing import Any
 
@@ -74,8 +77,8 @@ class OpenCLIPImageEncoder(ModelMixin, ConfigMixin):
         config = model.config
         if config.hidden_act != "gelu" or config.layer_norm_eps != 1e-5:
             raise ValueError(
-                f"The image encoder has activation {config.hidden_act} and epsilon {config.layer_norm_eps}, Wan's has "
-                "gelu and 1e-5: give Wan's image encoder."
+                f"The image encoder has activation {config.hidden_act} and epsilon {config.layer_norm_eps}, but "
+                "Wan's has gelu and 1e-5: pass Wan's image encoder."
             )
         encoder = cls(
             image_size=config.image_size,
@@ -138,7 +141,7 @@ def _open_clip_state(model: CLIPVisionModel) -> dict[str, Tensor]:
                 state[f"{new}.{ours}.{kind}"] = source.pop(f"{old}.{theirs}.{kind}")
     if source:
         raise ValueError(
-            f"The image encoder has tensors that Wan's does not have, such as {sorted(source)[:3]}: give Wan's image "
-            "encoder."
+            f"The image encoder has tensors that Wan's does not have, such as {sorted(source)[:3]}: pass Wan's "
+            "image encoder."
         )
     return state

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ..datasets.arrays import Floats64, Frames
 from ..datasets.skeleton import perturb
-from .pipeline_inputs import Frames, Motion
+from .pipeline_inputs import Motion
 
 SCALE_RANGE, ASPECT_RANGE, SHIFT_RANGE = (0.7, 1.3), (0.6, 1.4), (-0.2, 0.2)
 
@@ -24,9 +24,9 @@ class Perturbation:
     as released, does not.
     """
 
-    scale: NDArray[np.float64]
-    aspect: NDArray[np.float64]
-    shift: NDArray[np.float64] | None = None
+    scale: Floats64
+    aspect: Floats64
+    shift: Floats64 | None = None
 
     def __getitem__(self, frames: Sequence[int]) -> Perturbation:
         """Select frames."""
@@ -41,7 +41,7 @@ class Perturbation:
         it). It is drawn last, so the same generator gives the same scale and aspect with and without it.
         """
 
-        def uniform(*ranges: tuple[float, float]) -> NDArray[np.float64]:
+        def uniform(*ranges: tuple[float, float]) -> Floats64:
             device = generator.device if generator is not None else "cpu"
             drawn = torch.rand(num_frames, len(ranges), generator=generator, device=device, dtype=torch.float64)
             low, high = np.transpose(ranges)

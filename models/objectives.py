@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .condition_reconciliation import image_to_video_channels, pad_text
 from .conditions import Conditions, NullConditions
-from .flow_matching import noisy, shift_sigma, timestep_of, velocity_target
+from .flow_matching import add_noise, shift_sigma, timestep_of, velocity_target
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def action_supervision(weight: LossWeight = torch.ones_like) -> Objective:
     """
 
     def objective(velocity: Velocity, batch: TrainingBatch) -> dict[str, Tensor]:
-        latents = noisy(batch.latents, batch.noise, batch.sigma)
+        latents = add_noise(batch.latents, batch.noise, batch.sigma)
         fidelity = _fidelity(velocity(latents, timestep_of(batch.sigma), batch.conditions), batch, weight)
         return {"loss": fidelity, "fidelity": fidelity.detach()}
 
@@ -126,7 +126,7 @@ def condition_decoupled_distillation(
         unconditional = batch.conditions.without_pose(batch.null)
         if unconditional_text == "empty" and decoupled:
             unconditional = unconditional.without_text(batch.null)
-        latents, timestep = noisy(batch.latents, batch.noise, batch.sigma), timestep_of(batch.sigma)
+        latents, timestep = add_noise(batch.latents, batch.noise, batch.sigma), timestep_of(batch.sigma)
         with torch.no_grad():
             target = teacher(latents, timestep, unconditional)
         predicted = velocity(latents, timestep, batch.conditions)

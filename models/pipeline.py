@@ -2,11 +2,13 @@
 
 import inspect
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -15,17 +17,18 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
+from ..datasets.arrays import Frames
 from ..datasets.driving_poses import DrivingPoses
 from ..datasets.provenance import make_record, write_video
 from ..datasets.video.sound import Sound
 from . import encoders
 from .checkpoints.folders import NAMES, ComponentsError, require_parts, resolve_folder
 from .components import load_components
+from .condition_reconciliation import TEXT_LENGTH
 from .conditions import Conditions, with_frame_mask
 from .encoders import decode_chunks, encode_image_condition, encode_video, to_frames
 from .guidance import BranchVelocity, branch_conditions, branch_velocity
@@ -33,6 +36,7 @@ from .image_encoder import OpenCLIPImageEncoder
 from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, Window, free_noise, plan_windows, window_key
 from .negative_pose import Perturbation, negative_motion
 from .pipeline_inputs import (
+    MIN_SIDE_PX,
     Clip,
     DrivingVideo,
     InputError,
@@ -51,7 +55,6 @@ from .render_record import INPUTS, call_settings, input_digest, model_digests
 from .sampling import PoseGuidanceUnit, Solver, guided_velocity, released_scheduler
 from .transformer import SteadyDancerTransformer3DModel
 
-Frames = NDArray[np.uint8]
 Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 OUTPUT_TYPES = ("np", "uint8", "pil", "latent")
@@ -123,8 +126,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
         super().__init__()
         if not isinstance(transformer, SteadyDancerTransformer3DModel):
             raise ValueError(
-                f"transformer must be a SteadyDancerTransformer3DModel, not {type(transformer).__name__}: `from_wan` "
-                "starts one from a plain Wan."
+                f"transformer must be a SteadyDancerTransformer3DModel, not {type(transformer).__name__}: "
+                "`SteadyDancerTransformer3DModel.from_wan` initialises one from a plain Wan transformer."
             )
         if isinstance(image_encoder, CLIPVisionModel):
             image_encoder = OpenCLIPImageEncoder.from_clip_vision_model(image_encoder)
@@ -201,6 +204,13 @@ class SteadyDancerPipeline(DiffusionPipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        guidance_scale: float = 5.0,
+        pose_guidance_scale: float = 1.0,
+        pose_guidance_unit: PoseGuidanceUnit = "step",
+        solver: Solver = "unipc",
+        flow_shift: float | None = None,
+        drawing_area_px: int = RELEASED_DRAWING_AREA_PX,
     ) -> None:
         """Check numbers, options and combinations of a call before anything is computed.
 
@@ -209,35 +219,60 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """
         if num_frames is not None and (num_frames < 1 or num_frames % 4 != 1):
             near = max(1, num_frames // 4 * 4 + 1)
-            raise InputError(f"num_frames must be 4k + 1, such as 81, not {num_frames}: take {near}, or {near + 4}.")
+            raise InputError(f"num_frames must be 4k + 1, such as 81, not {num_frames}: use {near} or {near + 4}.")
         if num_inference_steps < 1:
-            raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps} (released: 40).")
+            raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps} (default: 40).")
         low, high = pose_guidance_interval
         if not 0 <= low < high <= 1:
             raise InputError(
-                f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, not {(low, high)} (released: "
-                "(0.1, 0.4)); pose_guidance_scale=0 turns the pose guidance off."
+                f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, not {(low, high)} (default: "
+                "(0.1, 0.4)). Use pose_guidance_scale=0 to disable pose guidance."
             )
-        if output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}.")
+        for name, scale in (("guidance_scale", guidance_scale), ("pose_guidance_scale", pose_guidance_scale)):
+            if not isinstance(scale, Real) or not math.isfinite(scale):
+                raise InputError(f"{name} must be a finite number, not {scale!r}.")
+        if flow_shift is not None and not 0 < flow_shift < math.inf:
+            raise InputError(f"flow_shift must be a number above 0, not {flow_shift} (released: 5.0; 3.0 for 480p).")
+        if drawing_area_px < MIN_SIDE_PX**2:
+            raise InputError(f"drawing_area_px must be at least {MIN_SIDE_PX**2}, not {drawing_area_px}.")
+        for name, value, options in (
+            ("output_type", output_type, OUTPUT_TYPES),
+            ("pose_guidance_unit", pose_guidance_unit, get_args(PoseGuidanceUnit)),
+            ("solver", solver, get_args(Solver)),
+        ):
+            if value not in options:
+                raise InputError(f"{name} must be one of {', '.join(options)}, not {value!r}.")
         if num_videos_per_prompt < 1:
             raise InputError(f"num_videos_per_prompt must be at least 1, not {num_videos_per_prompt}.")
         if isinstance(generator, list) and len(generator) != num_videos_per_prompt:
             raise InputError(
-                f"generator is a list of {len(generator)} and num_videos_per_prompt is {num_videos_per_prompt}: give "
-                "one generator for each video, or one for all."
+                f"generator is a list of {len(generator)} and num_videos_per_prompt is {num_videos_per_prompt}: pass "
+                "one generator per video, or a single generator for all of them."
             )
         if prompt and prompt_embeds is not None:
-            raise InputError("Give either prompt or prompt_embeds, not both.")
+            raise InputError("Pass either prompt or prompt_embeds, not both.")
         if negative_prompt is not None and negative_prompt_embeds is not None:
-            raise InputError("Give either negative_prompt or negative_prompt_embeds, not both.")
+            raise InputError("Pass either negative_prompt or negative_prompt_embeds, not both.")
+        if not isinstance(prompt, str) and prompt_embeds is None:
+            raise InputError(f"prompt must be one string, not {prompt!r}: call once per prompt, or pass prompt_embeds.")
+        if not isinstance(negative_prompt, str | None):
+            raise InputError(f"negative_prompt must be one string or None, not {negative_prompt!r}.")
         for name, embeds in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
-            if embeds is not None and (embeds.ndim != 3 or len(embeds) != 1):
-                raise InputError(f"{name} must be [1, L, {self.transformer.config.text_dim}], not {[*embeds.shape]}.")
+            if embeds is None:
+                if self.text_encoder is None:
+                    raise InputError(
+                        "This pipeline has no text encoder: pass prompt_embeds and negative_prompt_embeds; "
+                        f"{name} is missing."
+                    )
+                continue
+            width, found = self.transformer.config.text_dim, [*getattr(embeds, "shape", ())]
+            if len(found) != 3 or [found[0], found[2]] != [1, width] or found[1] > TEXT_LENGTH:
+                given = found or type(embeds).__name__
+                raise InputError(f"{name} must be [1, L, {width}], not {given}; L is at most {TEXT_LENGTH}.")
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
             raise InputError(
-                f"callback_on_step_end_tensor_inputs may name {', '.join(self._callback_tensor_inputs)}, not "
+                f"callback_on_step_end_tensor_inputs must be among {', '.join(self._callback_tensor_inputs)}; got "
                 f"{', '.join(unknown)}."
             )
 
@@ -455,6 +490,9 @@ class SteadyDancerPipeline(DiffusionPipeline):
                     }
                     callback_kwargs = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                     tensors |= callback_on_step_end(self, step, timestep, callback_kwargs) or {}
+                    if self._guidance_scale == 0 != guidance_scale:
+                        # diffusers' `SDCFGCutoffCallback` turns guidance off by 0, which here is the negative prompt.
+                        self._guidance_scale = 1.0
                     latents = tensors["latents"].to(latents)
                     changed = (tensors["prompt_embeds"], tensors["negative_prompt_embeds"])
                     if changed[0] is not prompt_embeds or changed[1] is not negative_prompt_embeds:
@@ -509,9 +547,16 @@ class SteadyDancerPipeline(DiffusionPipeline):
         videos = [self._decode(each, output_type) for each in latents]
         return videos if output_type == "pil" else np.stack(videos)
 
+    def decode_chunks(self, latents: Tensor) -> Iterator[Tensor]:
+        """Decode the latents [16, T, h, w] of one video to pixels in [-1, 1], in chunks [3, n, H, W].
+
+        Calls, `stream` and `render_to` all decode by this method.
+        """
+        yield from decode_chunks(self.vae, latents)
+
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         """Decode the latents [16, T, h, w] of one video."""
-        pieces = decode_chunks(self.vae, latents)
+        pieces = self.decode_chunks(latents)
         if output_type == "np":
             return np.concatenate([((pixels + 1) / 2).permute(1, 2, 3, 0).cpu().numpy() for pixels in pieces])
         frames = np.concatenate([to_frames(pixels) for pixels in pieces])
@@ -603,7 +648,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             return_dict: False returns the tuple (frames,).
             callback: called with (step, timestep, latents) after every step.
             callback_on_step_end: diffusers' callback (pipeline, step, timestep, callback_kwargs) -> dict. Sampling
-                continues with the tensors in the returned dict.
+                continues with the tensors in the returned dict. Return new embeddings: those changed in place have no
+                effect.
             callback_on_step_end_tensor_inputs: tensors in `callback_kwargs`: "latents", "prompt_embeds" and
                 "negative_prompt_embeds".
 
@@ -630,6 +676,12 @@ class SteadyDancerPipeline(DiffusionPipeline):
             prompt_embeds,
             negative_prompt_embeds,
             callback_on_step_end_tensor_inputs,
+            guidance_scale=guidance_scale,
+            pose_guidance_scale=pose_guidance_scale,
+            pose_guidance_unit=pose_guidance_unit,
+            solver=solver,
+            flow_shift=flow_shift,
+            drawing_area_px=drawing_area_px,
         )
 
         # 2. Find and align the motion, and cut it into windows
@@ -702,13 +754,13 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """
         if kwargs.get("num_videos_per_prompt", 1) != 1:
             raise InputError(
-                "stream and render_to make one video, so num_videos_per_prompt must be 1: call once per video, each "
-                "with its own generator or seed."
+                "stream and render_to generate one video, so num_videos_per_prompt must be 1: call them once per "
+                "video, each time with its own generator or seed."
             )
         (latents,) = self(*args, **kwargs | {"output_type": "latent", "return_dict": False})
 
         def pieces() -> Iterator[Frames]:
-            for pixels in decode_chunks(self.vae, latents[0]):
+            for pixels in self.decode_chunks(latents[0]):
                 yield to_frames(pixels)
             self.maybe_free_model_hooks()
 
@@ -729,7 +781,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """Make one video as a call does, and write it to an mp4 with a record of its provenance while it is decoded.
 
         Args:
-            path: the mp4; the record is written beside it with the suffix `.json`.
+            path: the mp4; the record is written next to it with the suffix `.json`.
             args: as in a call.
             seed: of all random numbers, drawn on the CPU.
             fps: frames per second of the file; 16 is released.
@@ -748,7 +800,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """
         path = Path(path)
         if path.suffix.lower() != ".mp4":
-            raise InputError(f"path must end with .mp4, not {path.suffix or 'without a suffix'}: {path}.")
+            raise InputError(f"path must end in .mp4, not in {path.suffix or 'no suffix'}: {path}.")
         call = inspect.signature(self.__call__).bind(*args, **kwargs)
         call.apply_defaults()
         given = {name: value for name in INPUTS if (value := call.arguments[name]) is not None}
@@ -786,7 +838,7 @@ def _check_folder(folder: Path, names: Collection[str]) -> None:
     kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
     if "transformer" in names and kind != "SteadyDancerTransformer3DModel":
         raise ComponentsError(
-            f"{folder / 'transformer'} holds {f'a {kind}' if kind else 'no config.json'}, not a "
-            "SteadyDancerTransformer3DModel: give the folder of a trained or converted SteadyDancer, or start one from "
-            "Wan with `SteadyDancerTransformer3DModel.from_wan`."
+            f"{folder / 'transformer'} contains {f'a {kind}' if kind else 'no config.json'}, not a "
+            "SteadyDancerTransformer3DModel: pass the folder of a trained or converted SteadyDancer model, or "
+            "initialise one from Wan with `SteadyDancerTransformer3DModel.from_wan`."
         )

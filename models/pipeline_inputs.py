@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from .. import SteadyDancerError
-from ..datasets.driving_poses import DrivingPoses, NoStartError, decode_driving, driving_poses, driving_times_s
+from ..datasets.arrays import Frames
+from ..datasets.driving_poses import (
+    MIN_FRAMES,
+    DrivingPoses,
+    NoStartError,
+    decode_driving,
+    driving_poses,
+    driving_times_s,
+)
 from ..datasets.images import ImageError, convert_image
 from ..datasets.skeleton import PoseSequence
 from ..datasets.video import VideoError, frame_times_s, probe, size_for_area
@@ -24,7 +31,6 @@ from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition, relea
 
 _log = logging.getLogger(__name__)
 
-Frames = NDArray[np.uint8]
 People = list[PoseSequence]
 Clip = Frames | Sequence[Image.Image] | PoseSequence | People
 DrivingVideo = Frames | Sequence[Image.Image] | str | os.PathLike[str]
@@ -41,7 +47,7 @@ class DrivingError(InputError):
     """A driving video or image without a usable pose. The message states what to do."""
 
 
-def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
+def as_frame(image: Any, name: str = "the image") -> Frames:
     """Convert a picture, PIL or array, to uint8 RGB [H, W, 3].
 
     A PIL image is converted as viewers show it (`datasets.images`).
@@ -57,10 +63,10 @@ def as_frame(image: Any, name: str = "the image") -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
     what = f"{image.dtype} {list(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
-    raise InputError(f"{name} must be a PIL image or uint8 RGB [H, W, 3], not {what}: convert it first.")
+    raise InputError(f"{name} must be a PIL image or uint8 RGB [H, W, 3], not {what}: convert it before the call.")
 
 
-def as_reference(image: Any) -> NDArray[np.uint8]:
+def as_reference(image: Any) -> Frames:
     """Convert the reference image to uint8 RGB [H, W, 3].
 
     Raises:
@@ -70,13 +76,13 @@ def as_reference(image: Any) -> NDArray[np.uint8]:
     height, width = frame.shape[:2]
     if min(height, width) < MIN_SIDE_PX:
         raise InputError(
-            f"The image is {width}×{height} px, the minimum is {MIN_SIDE_PX}×{MIN_SIDE_PX}: give a larger picture "
+            f"The image is {width}×{height} px, but the minimum is {MIN_SIDE_PX}×{MIN_SIDE_PX}: pass a larger image "
             "(the released model works at about 1024×576)."
         )
     return frame
 
 
-def video_size(image: NDArray[np.uint8], height: int | None, width: int | None, max_area_px: int) -> tuple[int, int]:
+def video_size(image: Frames, height: int | None, width: int | None, max_area_px: int) -> tuple[int, int]:
     """Return height and width of the video: as given, otherwise by the release's size rule.
 
     Raises:
@@ -87,14 +93,14 @@ def video_size(image: NDArray[np.uint8], height: int | None, width: int | None, 
             height, width = size_for_area(image.shape[0], image.shape[1], max_area_px)
         if not height or not width:
             raise InputError(
-                f"max_area_px {max_area_px} is too small for a video with the aspect of the image, {image.shape[1]}×"
-                f"{image.shape[0]}, and sides of at least 16 px: give a larger area (released: 589824), or crop the "
-                "image."
+                f"max_area_px {max_area_px} is too small for a video with the aspect ratio of the image "
+                f"({image.shape[1]}×{image.shape[0]}) and sides of at least 16 px: use a larger area "
+                "(default: 589824), or crop the image."
             )
     elif height is None or width is None or height <= 0 or width <= 0 or height % 16 or width % 16:
         raise InputError(
-            f"height and width must be given together as multiples of 16, not {height} and {width}: "
-            "leave both out to follow the image's aspect."
+            f"height and width must be passed together, as multiples of 16, not {height} and {width}: "
+            "omit both to use the image's aspect ratio."
         )
     return height, width
 
@@ -121,15 +127,15 @@ def prepare_motion(
     """
     if (driving_video is None) == (pose_video is None):
         raise InputError(
-            f"Give either pose_video or driving_video, not {'neither' if driving_video is None else 'both'}."
+            f"Pass either pose_video or driving_video, not {'neither' if driving_video is None else 'both'}."
         )
     is_file = isinstance(driving_video, (str, os.PathLike))
     if driving_fps is not None and not is_file:
-        raise InputError("driving_fps needs a driving_video that is a file: resample the frames before the call.")
+        raise InputError("driving_fps requires driving_video to be a file: resample frames before the call.")
     if driving_video is None:
         return as_motion(pose_video, num_frames), None
     if pose_estimator is None:
-        raise InputError("driving_video needs a pose_estimator: give one, such as open_pose_estimator('dwpose').")
+        raise InputError("driving_video requires a pose_estimator, such as open_pose_estimator('dwpose').")
     frames, aspect = _read_driving(driving_video, num_frames, driving_fps) if is_file else (driving_video, None)
     frames = as_motion(frames, num_frames)
     driven = align_driving_pose(
@@ -175,9 +181,9 @@ def align_driving_pose(
         DrivingError: no person is found in the driving video, or none with enough joints to measure the alignment; or
             the image shows no person to align to and `on_missing_reference` is "raise".
     """
-    remedy = "choose another one, with one person in full view"
+    remedy = "choose one with a single person in full view"
     if not any(track.pose.body_visible.any() for track in driving):
-        raise DrivingError(f"{estimator_name} finds no person in the driving video: {remedy}.")
+        raise DrivingError(f"{estimator_name} found no person in the driving video: {remedy}.")
     try:
         driven = driving_poses(
             [track.pose for track in driving],
@@ -187,11 +193,13 @@ def align_driving_pose(
             main_person_only,
         )
     except NoStartError as error:
-        raise DrivingError(f"The driving video cannot be aligned by keypoints of {estimator_name}: {error}.") from error
+        raise DrivingError(
+            f"The driving video cannot be aligned with the keypoints of {estimator_name}: {error}."
+        ) from error
     if not driven.aligned and on_missing_reference == "raise":
         raise DrivingError(
-            f"{estimator_name} finds no person with a measurable neck and limb in the reference image: {remedy}, or "
-            'use the driving pose unchanged with on_missing_reference="keep".'
+            f"{estimator_name} found no person with a measurable neck and limb in the reference image: {remedy}, or "
+            'pass on_missing_reference="keep" to use the driving pose unchanged.'
         )
     return driven
 
@@ -201,6 +209,8 @@ def _read_driving(path: Any, num_frames: int | None, fps: float | None) -> tuple
     try:
         info = probe(path)
         times_s = driving_times_s(frame_times_s(path), num_frames, fps)
+        if len(times_s) < (needed := num_frames or MIN_FRAMES):
+            raise InputError(f"driving_video {Path(path).name} has {len(times_s)} frames, but {needed} are needed.")
         return decode_driving(path, times_s), info.width / info.height
     except VideoError as error:
         raise InputError(f"driving_video {Path(path).name} cannot be read ({error.reason}): {error.detail}") from error
@@ -217,23 +227,30 @@ def as_motion(clip: Any, num_frames: int | None) -> Any:
     if isinstance(clip, PoseSequence):
         clip = [clip]
     people: People = [person for person in clip if isinstance(person, PoseSequence)]
+    if people and len(people) < len(clip):
+        raise InputError(f"A clip must hold keypoints or frames, not both: {len(people)} of {len(clip)} are keypoints.")
     lengths = {len(person) for person in people} or {len(clip)}
     if len(lengths) > 1:
         raise InputError(f"All people of a clip must have the same number of frames, not {sorted(lengths)}.")
     (length,) = lengths
     if length == 0:
-        raise InputError("The motion is empty: give frames or keypoints.")
+        raise InputError("The motion is empty: pass frames or keypoints.")
     if num_frames is None:
         num_frames = (length - 1) // 4 * 4 + 1
     if length < num_frames:
         raise InputError(
-            f"The motion has {length} frames and num_frames is {num_frames}: give a longer one, or num_frames="
-            f"{(length - 1) // 4 * 4 + 1} (None takes as many as possible)."
+            f"The motion has {length} frames and num_frames is {num_frames}: pass a longer motion, or num_frames="
+            f"{(length - 1) // 4 * 4 + 1} (None uses as many frames as possible)."
         )
     if people:
         return [person[:num_frames] for person in people]
     frames = [as_frame(frame, "each frame of the motion") for frame in clip[:num_frames]]
-    return clip[:num_frames] if isinstance(clip, np.ndarray) else np.stack(frames)
+    if isinstance(clip, np.ndarray):
+        return clip[:num_frames]
+    if len({frame.shape for frame in frames}) > 1:
+        sizes = sorted({f"{width}×{height}" for height, width, _ in (frame.shape for frame in frames)})
+        raise InputError(f"All frames of the motion must have the same size, not {', '.join(sizes)}.")
+    return np.stack(frames)
 
 
 def num_frames_of(motion: Any) -> int:

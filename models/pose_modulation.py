@@ -159,8 +159,8 @@ class FrameWiseAttentionAlignmentUnit(nn.Module):
         """Return which attention weights are kept, bool [N,heads,L,L], drawn sample by sample from its seed."""
         if dropout_seeds is None or len(q) % len(dropout_seeds):
             raise ValueError(
-                f"attention dropout {self.dropout} is drawn from one seed per sample, got {dropout_seeds}: give one "
-                "seed for each sample, set the dropout to 0, or call .eval()"
+                f"attention dropout {self.dropout} is drawn from one seed per sample, got {dropout_seeds}: pass one "
+                "seed per sample, set the dropout to 0, or call .eval()"
             )
         num_sequences, length = len(q) // len(dropout_seeds), q.shape[2]
         shape = (num_sequences, self.num_attention_heads, length, length)

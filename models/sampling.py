@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -104,7 +104,10 @@ def guided_velocity(
 
     Raises:
         FloatingPointError: the velocity is not finite; the message names the step and the branches.
+        ValueError: `pose_guidance_unit` is unknown.
     """
+    if pose_guidance_unit not in get_args(PoseGuidanceUnit):
+        raise ValueError(f"pose_guidance_unit must be 'step' or 'timestep', not {pose_guidance_unit!r}")
     share = step / num_inference_steps if pose_guidance_unit == "step" else timestep.item() / NUM_TRAIN_TIMESTEPS
     pose_guided = in_pose_guidance_interval(share, pose_guidance_interval)
     branches = needed_branches(guidance_scale, pose_guidance_scale, pose_guided)

@@ -1,6 +1,7 @@
 """The network: diffusers' Wan 2.1 image-to-video transformer, conditioned on a pose.
 
-The transformer blocks are unchanged. Only their inputs differ, and the output frames that are kept.
+The transformer blocks are unchanged. Only their inputs differ, and the output frames that are kept. Saved pipelines
+name this module in `model_index.json`: it cannot be moved or renamed.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     ) -> None:
         if pos_embed_seq_len is not None:
             raise ValueError(
-                f"pos_embed_seq_len must be None, not {pos_embed_seq_len}: it joins two images into one embedding, and "
-                "here each image has its own"
+                f"pos_embed_seq_len must be None, not {pos_embed_seq_len}: it joins two images into one embedding, but "
+                "this model embeds each image separately"
             )
         inner_dim = num_attention_heads * attention_head_dim
         super().__init__(
@@ -202,7 +203,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         if base.config.in_channels != 36 or base.config.image_dim is None:
             raise ValueError(
                 f"base is not a Wan 2.1 image-to-video transformer: in_channels is {base.config.in_channels} (must be "
-                f"36), image_dim is {base.config.image_dim} (1280 in the released ones)"
+                f"36), image_dim is {base.config.image_dim} (1280 in the released models)"
             )
         config = {name: value for name, value in base.config.items() if not name.startswith("_")}
         with init_empty_weights():

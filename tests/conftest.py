@@ -1,10 +1,9 @@
 """Fixtures of job and command tests, built once per session on first use. Tests must not change them."""
 
 import atexit
-import contextlib
 import logging
 import os
-import socket
+import re
 import subprocess
 import sys
 import textwrap
@@ -150,20 +149,16 @@ def killed_at_second_part() -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def object_store() -> Iterator[str]:
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of an in-memory S3 server on this machine, stopped after the session."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    log = tmp_path_factory.mktemp("object_store") / "log"
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]  # the server takes a free port itself
+    with log.open("wb") as output, subprocess.Popen(words, stdout=output, stderr=output) as server:
         try:
-            for _ in range(600):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                    break
-                assert server.poll() is None, "the S3 server did not start"
+            while not (endpoint := re.search(r"Running on (http://127\.0\.0\.1:\d+)\s", log.read_text())):
+                assert server.poll() is None, f"the S3 server did not start:\n{log.read_text()}"
                 time.sleep(0.1)
-            yield endpoint
+            yield endpoint[1]
         finally:
             server.terminate()
 

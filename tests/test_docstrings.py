@@ -27,7 +27,7 @@ label launch leave let limit link list load locate lock log look lower make map 
 mirror move multiply name normalise notify offer open order pack pad paint park parse pass patch perturb pick place
 plan plot prepare print probe project publish put raise rank read receive record redirect reduce refuse register
 reject release remove rename render repair repeat replace report request require resample reset resize resolve restore
-resume retry return reuse reverse rotate round run sample save scale scan score search seek select send separate
+resume retry return reuse reverse rewrite rotate round run sample save scale scan score search seek select send separate
 serialise serve set shift show shuffle shut simulate skip smooth sort split stack start stop store stream strip submit
 subtract sum swap synchronise take tell terminate test time trace track train translate trim truncate try turn unpack
 unpatchify update upload use validate verify visit wait walk warn weigh wrap write yield

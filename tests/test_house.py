@@ -140,14 +140,47 @@ def test_one_library_lives_in_one_room() -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports inside functions count: they hide a circle and do not open it."""
-    names = {path: module_name(path.relative_to(ROOT)) for path in sources()}
-    modules, graph = set(names.values()), {name: set[str]() for name in names.values()}
-    for path, name in names.items():
-        for entry in imports_of(path):
-            parts = entry.module.split(".")
-            prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-            graph[name] |= {next((prefix for prefix in prefixes if prefix in modules), name)} - {name}
-    graphlib.TopologicalSorter(graph).prepare()
+    graphlib.TopologicalSorter(import_graph()).prepare()
+
+
+@functools.cache
+def import_graph() -> dict[str, set[str]]:
+    """Module → the modules of ours that it imports, inside functions too."""
+    graph = {module_name(path.relative_to(ROOT)): set[str]() for path in sources()}
+    for entry in all_imports():
+        name, parts = module_name(Path(entry.path)), entry.module.split(".")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        graph[name] |= {next((prefix for prefix in prefixes if prefix in graph), name)} - {name}
+    return graph
+
+
+def folder_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """In each folder, a circle among the files and folders in it, if there is one; `__init__` files do not count."""
+    packages = {name.rpartition(".")[0] for name in graph}
+    inside: dict[str, dict[str, set[str]]] = {}
+    for module, targets in graph.items():
+        for target in targets - packages:
+            if module in packages:
+                continue
+            ours, theirs = module.split("."), target.split(".")
+            depth = next(k for k, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1])
+            folder = inside.setdefault(".".join(ours[:depth]), {})
+            folder.setdefault(ours[depth], set()).add(theirs[depth])
+    found = []
+    for folder, edges in sorted(inside.items()):
+        try:
+            graphlib.TopologicalSorter(edges).prepare()
+        except graphlib.CycleError as error:
+            found.append([folder, *error.args[1]])
+    return found
+
+
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    """Also where no two modules do: a folder then has no place above or below the other."""
+    assert folder_circles(import_graph()) == []
+    graph = {"s.a.x": {"s.b.y"}, "s.b.z": {"s.a.w"}, "s.a.w": set[str](), "s.b.y": set[str]()}
+    assert [circle[0] for circle in folder_circles(graph)] == ["s"]
+    assert folder_circles({**graph, "s.b.z": {"s.b.y"}}) == []
 
 
 def module_name(path: Path) -> str:

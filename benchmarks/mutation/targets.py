@@ -79,7 +79,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/render/config.py": ("pipelines/render/test_*.py", "flows/test_presets.py"),
     "pipelines/render/job.py": ("pipelines/render/test_*.py",),
     "pipelines/render/steps.py": ("pipelines/render/test_*.py",),
-    "pipelines/render/span.py": ("pipelines/render/test_steps.py",),
+    "pipelines/render/sound.py": ("pipelines/render/test_steps.py",),
     "pipelines/train/gallery/render.py": ("pipelines/train/gallery/test_render.py",),
     "pipelines/train/data/pose_simulation.py": (
         "pipelines/train/data/test_pose_simulation.py",
@@ -88,8 +88,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/evaluate/config.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/job.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/comparison.py": ("pipelines/evaluate/test_*.py",),
-    "pipelines/evaluate/truths.py": ("pipelines/evaluate/test_*.py",),
-    "pipelines/evaluate/steps.py": ("pipelines/evaluate/test_*.py", "models/test_metrics.py"),
+    "pipelines/evaluate/ground_truth.py": ("pipelines/evaluate/test_*.py",),
+    "pipelines/evaluate/steps.py": ("pipelines/evaluate/test_*.py", "models/metrics/test_*.py"),
     "pipelines/evaluate/report.py": ("pipelines/evaluate/test_*.py",),
 }
 """Module → glob patterns of its tests below `tests/`."""

@@ -20,7 +20,7 @@ import webdataset as wds
 from isal import isal_zlib  # the same checksums as zlib, nine times as fast
 
 from ..artifact import Artifact, ArtifactError, Packet
-from ..finished import find_artifact
+from ..artifact_lookup import find_artifact
 from ..sidecars import KEYPOINTS
 from ..storage import Location, location
 from ..storage.atomic import atomic_write
@@ -144,7 +144,7 @@ class ShardDataset:
             self.left_out = sorted(key for key, i in rows.items() if shards[i] in wrong)
             rows = {key: i for key, i in rows.items() if shards[i] not in wrong}
         if not rows:
-            raise ArtifactError(f"{self.path} has no usable sample: every clip was rejected, quarantined or lost")
+            raise ArtifactError(f"{self.path} has no usable samples: every clip was rejected, quarantined or lost")
         self._rows = rows
         self.keys: list[str] = sorted(rows)
         sizes = list(zip(*(_column(index, name) for name in ("num_frames", "height", "width")), strict=True))
@@ -161,7 +161,7 @@ class ShardDataset:
         """Check that shards and null conditions are complete, without reading the shards.
 
         Raises:
-            ArtifactError: a shard is missing, cut short or too long, the index lists a sample that its shard cannot
+            ArtifactError: a shard is missing, truncated or too long, the index lists a sample that its shard cannot
                 contain, or the null conditions of a bucket are missing. The message names the first of each kind.
         """
         wrong = sorted((str(place), damage) for place, damage in wrong_sizes(self._shards()).items())
@@ -188,7 +188,7 @@ class ShardDataset:
         Sizes are checked at every read, checksums only at the first read by this dataset.
 
         Raises:
-            ArtifactError: the shard is missing, cut short or damaged. The message names it.
+            ArtifactError: the shard is missing, truncated or damaged. The message names it.
         """
         path = self.shard(key)
         members = self._index["members"][self._rows[key]].as_py() or []

@@ -27,7 +27,7 @@ def check_index(path: Location, record: Mapping[str, Any], index: pa.Table) -> N
     changes = list(differences(record.get("encodings"), ENCODINGS, "encodings"))
     if changes:
         raise ArtifactError(
-            f"{path} was made with other encodings ({', '.join(changes)}; left: the cache, right: this version): "
+            f"{path} was made with different encodings ({', '.join(changes)}; left: the cache, right: this version): "
             "cache the clips again into another --out"
         )
     foreign = set(index["fingerprint"].unique().to_pylist()) - {record.get("fingerprint")}
@@ -83,7 +83,7 @@ def require_settings(latents: Location, settings: Mapping[str, Any], absent: Map
     changes = list(differences(cached, dict(settings)))
     if changes:
         raise ArtifactError(
-            f"{latents} was cached with other settings than this run's `cache` (left: the cache):\n  "
+            f"{latents} was cached with settings that differ from this run's `cache` (left: the cache):\n  "
             + "\n  ".join(changes)
             + "\ntrain with the preset that it was cached with, or cache the clips again into another --out"
         )

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from ..storage.cache import cached_entry, drop
 from ..storage.digests import json_digest
 from ..storage.files import Location
-from ..storage.requests import attempt
+from ..storage.requests import call_with_retries
 from ..storage.s3 import ObjectPath
 
 
@@ -86,4 +86,4 @@ def _read(path: ObjectPath, offset: int, size: int) -> bytes:
     with path.open() as file:
         # Arrow raises an unspecific error for a range that starts beyond the end.
         available = max(0, min(size, file.size() - offset))
-        return bytes(attempt(path, lambda: file.read_at(available, offset))) if available else b""
+        return bytes(call_with_retries(path, lambda: file.read_at(available, offset))) if available else b""

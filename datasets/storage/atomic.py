@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..file_names import aside_of
-from .cache import scratch
+from .cache import scratch_dir
+from .disk import sync, temporary_file
 from .files import Location
 from .locations import location
-from .s3 import ObjectPath, put
+from .s3 import ObjectPath, upload_file
 
 
 @contextlib.contextmanager
@@ -25,22 +26,16 @@ def atomic_write(path: str | os.PathLike[str] | ObjectPath, keeps_suffix: bool =
     """
     path = location(path)
     if isinstance(path, ObjectPath):
-        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        with tempfile.TemporaryDirectory(dir=scratch_dir()) as folder:
             aside = Path(folder) / path.name
             yield aside
-            put(aside, path)
+            upload_file(aside, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(path, keeps_suffix)
-    try:
+    with temporary_file(aside, path):
         yield aside
         sync(aside)
         aside.replace(path)
-    except OSError as error:
-        _name_file(error, path)
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -52,10 +47,10 @@ def ordered_write(folder: Location, names: Sequence[str]) -> Iterator[Path]:
     if isinstance(folder, Path):
         yield folder
         return
-    with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
+    with tempfile.TemporaryDirectory(dir=scratch_dir()) as temporary:
         yield Path(temporary)
         for name in names:
-            put(Path(temporary) / name, folder / name)
+            upload_file(Path(temporary) / name, folder / name)
 
 
 def begin_folder(folder: Location) -> None:
@@ -79,21 +74,12 @@ def write_json(path: str | os.PathLike[str] | ObjectPath, value: Any) -> None:
 
 def write_once(path: Path, data: bytes) -> None:
     """Write a local file atomically unless it exists. Several machines may call this at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not `aside_of`: machines that share the folder can have processes with the same id.
     aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-    except OSError as error:
-        _name_file(error, path)
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
+    with temporary_file(aside, path), contextlib.suppress(FileExistsError):
+        aside.write_bytes(data)
+        sync(aside)
+        os.link(aside, path)
 
 
 @contextlib.contextmanager
@@ -122,19 +108,3 @@ def atomic_folder(
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-def sync(path: Path) -> None:
-    """Write a file's bytes or a folder's entries to disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _name_file(error: OSError, path: Path) -> None:
-    """Set the file name of an error that lacks one (Arrow, full disk); errors of PyAV do not accept it."""
-    if error.filename is None:
-        with contextlib.suppress(AttributeError):
-            error.filename = str(path)

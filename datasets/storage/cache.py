@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ... import SteadyDancerError
+from .disk import errors_name, sync
 
 _DEFAULT_GB = "20"
 # The whole cache is scanned once this share of the limit has been added since the last scan.
@@ -22,7 +23,7 @@ _SHARE_BETWEEN_SCANS = 0.02
 _added_bytes: int | None = None
 
 
-def scratch() -> Path:
+def scratch_dir() -> Path:
     """Return the local scratch folder for copies of remote files; create it if it does not exist.
 
     Raises:
@@ -43,7 +44,7 @@ def require_scratch() -> None:
     Raises:
         SteadyDancerError: it is not writable; the message names the variable that sets it.
     """
-    folder = scratch()
+    folder = scratch_dir()
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -106,7 +107,7 @@ def drop(key: str) -> None:
 def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
     global _added_bytes
     # One process fetches and the others wait, because components are gigabytes large. All keys share 256 locks.
-    locks = scratch() / "locks"
+    locks = scratch_dir() / "locks"
     locks.mkdir(exist_ok=True)
     with (locks / folder.name[:2]).open("w") as slot:
         fcntl.flock(slot, fcntl.LOCK_EX)
@@ -116,15 +117,12 @@ def _fill(folder: Path, fetch: Callable[[Path], None]) -> None:
         mark = os.open(aside, os.O_RDONLY)  # locked while its owner is alive
         try:
             fcntl.flock(mark, fcntl.LOCK_EX)
-            fetch(aside)
-            for file in _files(aside):
-                _sync(file)  # a power failure must not leave an entry of zeros
-            size = _size(aside)
-            aside.rename(folder)
-        except OSError as error:
-            if error.filename is None:  # the error of a full disk has no file name
-                error.filename = str(scratch())
-            raise
+            with errors_name(scratch_dir()):
+                fetch(aside)
+                for file in _files(aside):
+                    sync(file)  # a power failure must not leave an entry of zeros
+                size = _size(aside)
+                aside.rename(folder)
         finally:
             os.close(mark)
             shutil.rmtree(aside, ignore_errors=True)
@@ -171,7 +169,7 @@ def _remove_if_free(folder: Path) -> bool:
 
 
 def _entries() -> Path:
-    folder = scratch() / "entries"
+    folder = scratch_dir() / "entries"
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -189,8 +187,3 @@ def _files(folder: Path) -> list[Path]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in _files(folder))
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

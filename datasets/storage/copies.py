@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .atomic import atomic_write
 from .files import Location
-from .s3 import ObjectPath, copy, get, put
+from .s3 import ObjectPath, copy, download_file, upload_file
 
 
 def copy_atomically(source: Location, target: Location) -> None:
@@ -15,11 +15,11 @@ def copy_atomically(source: Location, target: Location) -> None:
         copy(source, target)
     elif isinstance(target, ObjectPath):
         assert isinstance(source, Path)
-        put(source, target)
+        upload_file(source, target)
     else:
         with atomic_write(target) as aside:
             if isinstance(source, ObjectPath):
-                get(source, aside)
+                download_file(source, aside)
             else:
                 link_or_copy(source, aside)
 
@@ -28,7 +28,7 @@ def fetch_if_remote(place: Location, folder: Path) -> Path:
     """Return a local path unchanged; download an object into `folder`, without using the cache."""
     if isinstance(place, Path):
         return place
-    get(place, folder / place.name)
+    download_file(place, folder / place.name)
     return folder / place.name
 
 

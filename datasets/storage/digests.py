@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,7 +28,12 @@ def content_digest(path: str | os.PathLike[str] | ObjectPath) -> str:
     if not path.is_dir():
         return _file_digest(path)
     files = {name_below(file, path): file for file in files_below(path) if not file.name.startswith(".")}
-    return json_digest([[name, _file_digest(files[name])] for name in sorted(files, key=PurePosixPath)])
+    return folder_digest({name: _file_digest(file) for name, file in files.items()})
+
+
+def folder_digest(digests: Mapping[str, str]) -> str:
+    """Return the `content_digest` of a folder from the digests of its files by their relative names."""
+    return json_digest([[name, digests[name]] for name in sorted(digests, key=PurePosixPath)])
 
 
 def _file_digest(path: Location) -> str:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .requests import attempt, translated_errors
+from .requests import call_with_retries, translated_errors
 from .s3 import ObjectPath, children, describe, listing, prefixes
 
 Location = Path | ObjectPath
@@ -194,7 +194,7 @@ def range_reader(place: Location) -> Iterator[RangeReader]:
     """Yield a function `(offset, size) → bytes` that reads a file; of an object it fetches only those ranges."""
     if isinstance(place, ObjectPath):
         with place.open() as stream:
-            yield lambda offset, size: bytes(attempt(place, lambda: stream.read_at(size, offset)))
+            yield lambda offset, size: bytes(call_with_retries(place, lambda: stream.read_at(size, offset)))
     else:
         with place.open("rb") as file:
             yield lambda offset, size: os.pread(file.fileno(), size, offset)

@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .cache import scratch
+from .cache import scratch_dir
 from .files import Location
 from .requests import StorageError
-from .s3 import Entry, ObjectPath, describe, entry, listing, put
+from .s3 import Entry, ObjectPath, describe, entry, listing, upload_file
 
 RENEWAL_S = 20.0
 EXPIRY_S = 90.0
@@ -100,10 +100,10 @@ def _renew(claim: ObjectPath, stop: threading.Event) -> None:
 
 
 def _write(claim: ObjectPath) -> None:
-    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch_dir()) as folder:
         file = Path(folder) / "claim.json"
         file.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "space": _process_space()}))
-        put(file, claim)
+        upload_file(file, claim)
 
 
 def _is_live(other: Entry, own: Entry) -> bool:
@@ -143,7 +143,7 @@ def _refusal(folder: ObjectPath, other: Entry, own: Entry) -> str:
     age_s = max(0.0, (own.modified_ns - other.modified_ns) / 1e9)
     return (
         f"{folder} is in use by another run (process {holder.get('process', 'unknown')} on "
-        f"{holder.get('host', 'an unknown host')}, seen {age_s:.0f} s ago): wait for it to end, or choose another "
+        f"{holder.get('host', 'an unknown host')}, last seen {age_s:.0f} s ago): wait for it to end, or choose another "
         f"--out. If it was killed, its claim expires {EXPIRY_S:.0f} s after it was last seen; to remove it now, "
         f"delete {other.path}"
     )

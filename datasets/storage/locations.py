@@ -15,10 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from .cache import cached_entry, scratch
+from .cache import cached_entry, scratch_dir
 from .files import Location, relative_path
 from .requests import StorageError
-from .s3 import Entry, ObjectPath, get, listing, put
+from .s3 import Entry, ObjectPath, download_file, listing, upload_file
 
 FILE_SCHEME = "file://"
 
@@ -83,7 +83,7 @@ def state_folder(out: Location) -> Path:
     """Return the folder for a run's local files (logs, a private Ray): within a local `out`, otherwise in scratch."""
     if isinstance(out, Path):
         return out / ".engine"
-    return scratch() / "state" / sha256(str(out).encode()).hexdigest()[:16]
+    return scratch_dir() / "state" / sha256(str(out).encode()).hexdigest()[:16]
 
 
 def working_folder(out: Location) -> Path:
@@ -110,7 +110,7 @@ def local_folder(folder: Location, patterns: Iterable[str]) -> Path:
         name = one.path.key.removeprefix(f"{folder.key}/")
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             parts.setdefault(name.split("/")[0], []).append(one)
-    view = scratch() / "views" / entries_key([one for found in parts.values() for one in found])
+    view = scratch_dir() / "views" / entries_key([one for found in parts.values() for one in found])
     view.mkdir(parents=True, exist_ok=True)
     for name, found in parts.items():
         key = entries_key(found)
@@ -126,7 +126,7 @@ def publish(folder: Path, target: Location, last: str) -> None:
     assert isinstance(target, ObjectPath), target
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     for file in sorted(files, key=lambda file: file == folder / last):
-        put(file, target / file.relative_to(folder).as_posix())
+        upload_file(file, target / file.relative_to(folder).as_posix())
 
 
 def entries_key(found: list[Entry], *more: list[str]) -> str:
@@ -144,6 +144,6 @@ def fetch_entries(found: list[Entry], base: ObjectPath, folder: Path) -> None:
     for one in found:
         target = folder / one.path.key.removeprefix(f"{base.key}/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        get(one.path, target)
+        download_file(one.path, target)
         if target.stat().st_size != one.size:
             raise StorageError(errno.EIO, "the object changed while it was read: run the command again", str(one.path))

@@ -52,7 +52,7 @@ class Place(Protocol):
         """Name of the bucket."""
 
 
-def attempt(path: Place, call: Callable[[], T]) -> T:
+def call_with_retries(path: Place, call: Callable[[], T]) -> T:
     """Call a store and return the result; if the store is busy, retry a few times.
 
     Raises:

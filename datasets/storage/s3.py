@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ... import SteadyDancerError
-from .requests import StorageError, attempt, filesystem, upload_filesystem
+from .requests import StorageError, call_with_retries, filesystem, upload_filesystem
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -49,7 +49,7 @@ class ObjectPath:
         """
         if not uri.startswith(SCHEME):
             scheme = uri.split("://")[0]
-            raise SteadyDancerError(f"{scheme}://… is not supported: give a local path or {SCHEME}BUCKET/KEY")
+            raise SteadyDancerError(f"{scheme}://… is not supported: pass a local path or {SCHEME}BUCKET/KEY")
         bucket, _, key = uri.removeprefix(SCHEME).partition("/")
         if "@" in bucket or ":" in bucket or _SETTING.search(uri):
             raise SteadyDancerError(
@@ -57,7 +57,7 @@ class ObjectPath:
                 "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION)"
             )
         if not _BUCKET.fullmatch(bucket):
-            raise SteadyDancerError(f"{uri}: {bucket!r} is not a valid bucket name; give {SCHEME}BUCKET/KEY")
+            raise SteadyDancerError(f"{uri}: {bucket!r} is not a valid bucket name; use {SCHEME}BUCKET/KEY")
         return cls(bucket, key.strip("/"))
 
     def __str__(self) -> str:
@@ -172,7 +172,7 @@ class Entry:
 
 def _ask(path: ObjectPath, request: "Callable[[FileSystem], T]") -> T:
     """Send a request to the store of a path; retries and errors are those of `attempt`."""
-    return attempt(path, lambda: request(filesystem(path.bucket)))
+    return call_with_retries(path, lambda: request(filesystem(path.bucket)))
 
 
 def describe(paths: list[ObjectPath]) -> list["FileInfo"]:
@@ -220,13 +220,13 @@ def _inside(folder: ObjectPath) -> list["FileInfo"]:
         return []
 
 
-def put(source: Path, target: ObjectPath) -> None:
+def upload_file(source: Path, target: ObjectPath) -> None:
     """Upload a finished local file atomically: by one PUT, or by a multipart upload if it is large.
 
     Raises:
         StorageError: the upload failed; an earlier object of that name is unchanged.
     """
-    attempt(target, lambda: _upload(source, target))
+    call_with_retries(target, lambda: _upload(source, target))
     size, wanted = describe([target])[0].size, source.stat().st_size
     if size != wanted:
         raise StorageError(errno.EIO, f"uploaded {wanted} bytes but found {size}: run the command again", str(target))
@@ -247,7 +247,7 @@ def _upload(source: Path, target: ObjectPath) -> None:
         raise
 
 
-def get(source: ObjectPath, target: Path) -> None:
+def download_file(source: ObjectPath, target: Path) -> None:
     """Download an object to a local file.
 
     Raises:

@@ -77,20 +77,20 @@ def tree_of(folder: Location) -> LocalTree | StoreTree:
     return StoreTree(folder) if isinstance(folder, ObjectPath) else LocalTree(folder)
 
 
-def fits(parts: list[str], wanted: list[str]) -> bool:
+def matches_glob(parts: list[str], wanted: list[str]) -> bool:
     """Check whether path components match those of a glob (`*`, `?`, `[…]` within a name, `**` for any folders)."""
     if not wanted:
         return not parts
     is_visible = bool(parts) and not parts[0].startswith(".")  # a wildcard does not match a leading dot
     if wanted[0] == "**":
-        return fits(parts, wanted[1:]) or (is_visible and fits(parts[1:], wanted))
+        return matches_glob(parts, wanted[1:]) or (is_visible and matches_glob(parts[1:], wanted))
     if not parts or not (is_visible or wanted[0].startswith(".")):
         return False
-    return fnmatch.fnmatchcase(parts[0], wanted[0]) and fits(parts[1:], wanted[1:])
+    return fnmatch.fnmatchcase(parts[0], wanted[0]) and matches_glob(parts[1:], wanted[1:])
 
 
 def _fits(place: Location, folder: Location, wanted: Sequence[str]) -> bool:
-    return fits(name_below(place, folder).split("/"), list(wanted))
+    return matches_glob(name_below(place, folder).split("/"), list(wanted))
 
 
 def _scan(top: Path, suffixes: Container[str]) -> Iterator[Path]:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
         decode_sparse,
         decoding_counts,
         decoding_seconds,
-        encode,
         frame_times_s,
         low_resolution_pieces,
         probe,
         read_metadata,
         size_for_area,
     )
+    from .writer import encode
 
 __all__ = [
     "MAX_DURATION_S",
@@ -46,4 +46,4 @@ __all__ = [
     "size_for_area",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "api"))
+__getattr__, __dir__ = lazy_names(__name__, {**dict.fromkeys(__all__, "api"), "encode": "writer"})

@@ -50,12 +50,12 @@ class Deadline:
             self._last_active, self._last_cpu_s = now, cpu_s
         used_s = cpu_s - self._start_cpu_s
         if used_s > self._budget_s:
-            raise VideoError("timeout", f"decoding took {used_s:.0f} s of CPU time, limit {self._budget_s:.0f} s")
+            raise VideoError("timeout", f"decoding took {used_s:.0f} s of CPU time (limit: {self._budget_s:.0f} s)")
         if now - self._last_active > self._limits.idle_s:
             raise VideoError("timeout", f"the decoder was idle for {now - self._last_active:.0f} s")
         limit_s = self._limits.clock_factor * self._budget_s
         if now - self._start > limit_s:
-            raise VideoError("timeout", f"decoding took {now - self._start:.0f} s, limit {limit_s:.0f} s")
+            raise VideoError("timeout", f"decoding took {now - self._start:.0f} s (limit: {limit_s:.0f} s)")
 
     def _read(self) -> tuple[str, float]:
         """Read the state of the process (a letter, see proc(5)) and its CPU seconds."""

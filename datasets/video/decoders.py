@@ -188,10 +188,10 @@ class DecordCursor:
                 raise DecordRefusal("decord cannot open the file") from error
         # A different count or different times mean a different set of displayed frames (edit lists, dropped packets).
         if len(self._reader) != index.info.num_frames:
-            raise DecordRefusal(f"decord counts {len(self._reader)} frames, the packets {index.info.num_frames}")
+            raise DecordRefusal(f"decord reports {len(self._reader)} frames, the packets {index.info.num_frames}")
         times_s = np.sort(self._reader.get_frame_timestamp(np.arange(len(self._reader)))[:, 0]).astype(np.float64)
         if np.abs(times_s - times_s[0] - index.times_s()).max() > _MAX_TIME_DIFFERENCE_S:
-            raise DecordRefusal("decord's times differ from those of the packets")
+            raise DecordRefusal("decord's timestamps differ from those of the packets")
 
     def picture(self, position: int) -> np.ndarray:
         """Return the frame at `position`, which must not precede the current one. Raises `DecordRefusal`."""
@@ -203,5 +203,5 @@ class DecordCursor:
             raise DecordRefusal(f"decord stops at frame {self.position + 1}") from error
         # decord returns the padding of narrow rows as a channel: 48 pixels give [H, 48, 4].
         if tuple(self._frame.shape) != (*self.size, 3):
-            raise DecordRefusal(f"decord pads rows of {self.size[1]} pixels")
+            raise DecordRefusal(f"decord adds padding to rows of {self.size[1]} pixels")
         return self._frame.asnumpy()

@@ -92,7 +92,7 @@ def _video_stream(container: Any, max_pixels: int | None) -> Any:
         kinds = sorted({stream.type for stream in container.streams})
         raise VideoError("no_video", f"no video stream; streams: {', '.join(kinds) or 'none'}")
     if stream.disposition & av.stream.Disposition.attached_pic:
-        raise VideoError("no_video", "the only video stream is a cover picture")
+        raise VideoError("no_video", "the only video stream is cover art")
     context = stream.codec_context
     if context is None:
         raise VideoError("unreadable", "no decoder for the video stream")
@@ -110,7 +110,7 @@ def _read_packets(container: Any, stream: Any, context: Any) -> tuple[list[_Pack
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:
-                raise VideoError("truncated", f"packet {len(packets)} is cut off")
+                raise VideoError("truncated", f"packet {len(packets)} is truncated")
             if first_frame is None:
                 first_frame = _first_frame(packet, context)
             if packet.size == 0:
@@ -133,9 +133,9 @@ def _read_packets(container: Any, stream: Any, context: Any) -> tuple[list[_Pack
         message = f"reading stopped after {len(packets)} packets: {error_message(error)}"
         raise VideoError("truncated", message) from error
     if not any(packet.displayed for packet in packets):
-        raise VideoError("no_video", "the video stream has no packet")
+        raise VideoError("no_video", "the video stream has no packets")
     if first_frame is None:
-        raise VideoError("corrupt_frames", f"none of {len(packets)} packets can be decoded")
+        raise VideoError("corrupt_frames", f"none of the {len(packets)} packets can be decoded")
     return packets, first_frame, key_packets.change_parameters
 
 
@@ -237,10 +237,12 @@ def _check_times(pts: np.ndarray, packets: list[_Packet], time_base: Fraction) -
     steps = np.diff(pts)
     num_duplicates = int((steps == 0).sum())
     if num_duplicates > _MAX_DUPLICATE_TIMES * len(pts):
-        raise VideoError("vfr_bad_ts", f"{num_duplicates} of {len(pts)} frames have the time of another frame")
+        raise VideoError(
+            "vfr_bad_ts", f"{num_duplicates} of {len(pts)} frames have the same timestamp as another frame"
+        )
     fps = len(steps) / float(int(pts[-1] - pts[0]) * time_base)
     if fps > _MAX_FPS:
-        raise VideoError("vfr_bad_ts", f"{fps:.0f} frames per second, limit {_MAX_FPS:.0f}")
+        raise VideoError("vfr_bad_ts", f"{fps:.0f} frames per second exceed the limit of {_MAX_FPS:.0f}")
     longest, usual = int(steps.max()), float(np.median(steps))
     if longest * time_base > _MAX_GAP_S and longest > _MAX_GAP_STEPS * usual:
         where = int(steps.argmax())
@@ -249,7 +251,7 @@ def _check_times(pts: np.ndarray, packets: list[_Packet], time_base: Fraction) -
     decoded = np.array([packet.dts for packet in packets if packet.dts is not None], np.int64)
     back = -int(np.diff(decoded).min(initial=0))
     if back * time_base > 1:
-        message = f"decoding time decreases by {float(back * time_base):.1f} s between two packets"
+        message = f"the decoding timestamp decreases by {float(back * time_base):.1f} s between two packets"
         raise VideoError("vfr_bad_ts", message)
 
 

@@ -52,7 +52,9 @@ def deinterlacing_options(name: str, stream: Any, context: Any, first_frame: Any
     """
     codec = context.codec.canonical_name
     if codec == "hevc" and first_frame.interlaced_frame:
-        raise VideoError("interlaced", "HEVC with one field in a picture: convert it to frames, e.g. with bwdif")
+        raise VideoError(
+            "interlaced", "HEVC with one field per picture: deinterlace it to frames first, e.g. with bwdif"
+        )
     declared = _PARITIES.get(stream.codec_context.field_order)
     fields_possible = codec in _BROADCAST_CODECS or (
         codec == "h264" and (parameters_change or h264_fields_possible(context.extradata or b""))

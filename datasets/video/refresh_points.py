@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .stream_headers import num_length_bytes, sets_parameters, units_of
+from .stream_headers import nal_units, num_length_bytes, sets_parameters
 
 
 class KeyPackets:
@@ -32,7 +32,7 @@ class KeyPackets:
             return True
         if self._codec not in ("h264", "hevc"):
             return False
-        for unit in units_of(bytes(packet), self._num_length_bytes):
+        for unit in nal_units(bytes(packet), self._num_length_bytes):
             if not unit:
                 continue
             if sets_parameters(self._codec, unit) and unit.rstrip(b"\x00") not in self._header:

@@ -15,7 +15,7 @@ def num_length_bytes(codec: str, header: bytes) -> int:
     return (header[length_at] & 3) + 1 if len(header) > length_at and header[0] == 1 else 0
 
 
-def units_of(data: bytes, num_length_bytes: int) -> Iterator[bytes]:
+def nal_units(data: bytes, num_length_bytes: int) -> Iterator[bytes]:
     """Yield the NAL units of a packet of H.264 or HEVC."""
     if num_length_bytes == 0:
         starts = _START_CODE.finditer(data)
@@ -40,7 +40,7 @@ def sets_parameters(codec: str, unit: bytes) -> bool:
 def h264_fields_possible(header: bytes) -> bool:
     """Check whether a header of H.264 allows interlacing, or cannot be read."""
     if header[:1] != b"\x01":
-        return any(_fields_possible(unit) for unit in units_of(header, 0) if sets_parameters("h264", unit))
+        return any(_fields_possible(unit) for unit in nal_units(header, 0) if sets_parameters("h264", unit))
     start = 6
     for _ in range(header[5] & 31 if len(header) > 5 else 0):
         length = int.from_bytes(header[start : start + 2], "big")
@@ -65,7 +65,7 @@ def _fields_possible(unit: bytes) -> bool:
         bits.take(1)
         if bits.take(1):
             for k in range(num_lists):
-                bits.pass_scaling_list(16 if k < 6 else 64)
+                bits.skip_scaling_list(16 if k < 6 else 64)
     bits.number()
     order_kind = bits.number()
     if order_kind == 0:
@@ -104,7 +104,7 @@ class _Bits:
         for _ in range(count):
             self.number()
 
-    def pass_scaling_list(self, size: int) -> None:
+    def skip_scaling_list(self, size: int) -> None:
         """Skip a scaling list, if there is one (7.3.2.1.1.1)."""
         last = following = 8
         for _ in range(size if self.take(1) else 0):

@@ -33,16 +33,18 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`: write its page and card.")
-@click.option("--metrics", type=FOLDER, help="The --out of `evaluate`: write its page.")
-@click.option("--run", "run_out", type=FOLDER, help="The --out of `train`, or the folder that holds the three stages.")
+@click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`: rewrite its page and card.")
+@click.option("--metrics", type=FOLDER, help="The --out of `evaluate`: rewrite its page.")
+@click.option(
+    "--run", "run_out", type=FOLDER, help="The --out of `train`, or the folder that contains the three stages."
+)
 @click.option("--out", type=FOLDER, help="With --clips: FILE.html, or a folder for curation.html. Default: in --clips.")
 def report(clips: Location | None, metrics: Location | None, run_out: Location | None, out: Location | None) -> None:
-    """Write the page of a curation (with its card), an evaluation or a training run again."""
+    """Rewrite the report page of a curation (and its dataset card), an evaluation or a training run."""
     if sum(place is not None for place in (clips, metrics, run_out)) != 1:
-        raise click.UsageError("give one of --clips, --metrics and --run")
+        raise click.UsageError("pass one of --clips, --metrics and --run")
     if out is not None and clips is None:
-        raise click.UsageError("--out needs --clips; the other pages are written into the folder that they describe")
+        raise click.UsageError("--out requires --clips; the other pages are written to the folder that they describe")
     if clips is not None:
         from ...pipelines.curate.report.page import CARD, PAGE, write_report
 
@@ -63,20 +65,22 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
 @click.command()
 @click.argument("clip", metavar="ID")
 @click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`.")
-@click.option("--latents", type=FOLDER, help="The --out of `cache`: also show the shard that holds the clip's sample.")
+@click.option(
+    "--latents", type=FOLDER, help="The --out of `cache`: also show the shard that contains the clip's sample."
+)
 @click.option("--artifact", "--renders", "--metrics", "--export", "artifact", type=FOLDER,
               help="The --out of any other command, or an artifact in it.")  # fmt: skip
 @as_json
 def explain(
     clip: str, clips: Location | None, latents: Location | None, artifact: Location | None, print_json: bool
 ) -> None:
-    """Show the verdict of one clip, render or sample, and the reasons for it.
+    """Show the verdict on one clip, render or sample, and the reasons for it.
 
     With --clips, ID is a clip_id or a prefix of it, or the path, file name or source_id of a source; all stages of the
     clip are shown. For other artifacts, ID is an id or a prefix of it, or the path or name of a file.
     """
     if (clips is None) == (artifact is None) and (clips is not None or latents is None):
-        raise click.UsageError("give --clips, --latents or both for a clip, or --artifact for any other row")
+        raise click.UsageError("pass --clips, --latents or both for a clip, or --artifact for any other row")
     if clips is None:
         _print_rows(clip, [place for place in (artifact, latents) if place is not None], print_json)
         return
@@ -89,8 +93,8 @@ def explain(
     if len(rows) > 1:
         _print_matches(clip, explain.summarise_rows(finished, rows), print_json)
         return
-    told = explain.explain_clip(finished, rows[0], latents)
-    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if print_json else to_text(told))
+    explanation = explain.explain_clip(finished, rows[0], latents)
+    click.echo(json.dumps(explanation, indent=2, ensure_ascii=False) if print_json else to_text(explanation))
 
 
 def _print_rows(wanted: str, folders: list[Location], print_json: bool) -> None:
@@ -105,7 +109,7 @@ def _print_rows(wanted: str, folders: list[Location], print_json: bool) -> None:
         raise SteadyDancerError(
             f"no row {wanted!r} in {places}"
             + (f"; similar ids: {', '.join(dict.fromkeys(near))}" if near else "")
-            + ". Give an id, a prefix of it, or the path or name of a file"
+            + ". Pass an id, a prefix of it, or the path or name of a file"
         )
     if print_json:
         matches = [{"artifact": str(one.path), "rows": rows} for one, rows in found]
@@ -118,7 +122,7 @@ def _print_rows(wanted: str, folders: list[Location], print_json: bool) -> None:
         if len(by_name) == 1:
             click.echo(outcomes.format_rows(one, rows))
             continue
-        click.echo(f"{wanted} matches {len(by_name)} rows of {one.path}; give one of these ids:")
+        click.echo(f"{wanted} matches {len(by_name)} rows of {one.path}; use one of these ids:")
         for several in by_name.values():
             click.echo(outcomes.format_row(several[0]) if several[0]["verdict"] != "ok"
                        else f"    {outcomes.name_of(several[0])}: ok")  # fmt: skip
@@ -128,7 +132,7 @@ def _print_matches(clip: str, rows: list[dict[str, Any]], print_json: bool) -> N
     if print_json:
         click.echo(json.dumps({"matches": rows}, indent=2, ensure_ascii=False))
         return
-    click.echo(f"{clip} matches {len(rows)} clips; give one of these ids:")
+    click.echo(f"{clip} matches {len(rows)} clips; use one of these ids:")
     for row in rows:
         span = "" if row["start_s"] is None else f"{row['start_s']:.2f} to {row['end_s']:.2f} s  "
         click.echo(f"  {row['clip_id']}  {span}{row['verdict']} {row['reason'] or ''}  {row['source_path']}")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ...models.checkpoints.conversion_output import LoraLayout, Target
 
 _TARGET = (
-    "diffusers: a pipeline folder, with the encoders of a release. official: the names of the released checkpoint. "
-    "lora: the adapter of a training checkpoint."
+    "diffusers: a pipeline folder, including the encoders of a release. official: the layout of the released "
+    "checkpoint. lora: the adapter of a training checkpoint."
 )
 
 
@@ -34,17 +34,20 @@ _TARGET = (
     type=click.Choice(["bfloat16", "float16", "float32"]),
     help="Data type of the weights. Default: as stored.",
 )
-@click.option("--shard-size", default="5GB", show_default=True, help="Maximum size of a file.")
+@click.option("--shard-size", default="5GB", show_default=True, help="Maximum size of each file.")
 @click.option(
-    "--layout", type=click.Choice(["diffusers", "comfyui"]), default="diffusers", help="Parameter names of a lora."
+    "--layout",
+    type=click.Choice(["diffusers", "comfyui"]),
+    default="diffusers",
+    help="Naming scheme of LoRA parameters.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be written, from the file headers alone, and stop.")
+@click.option("--dry-run", is_flag=True, help="Read only the file headers, print what would be written, and stop.")
 def convert(
     source: str, to: Location, target: Target, dtype: str | None, shard_size: str, layout: LoraLayout, dry_run: bool
 ) -> None:
-    """Write a checkpoint in another layout, with little memory.
+    """Convert a checkpoint to another layout, using little memory.
 
-    The folder appears when it is complete. If it exists already, the command has nothing to do.
+    The folder appears once it is complete. If it already exists, there is nothing to do.
     """
     from ...datasets.storage import location
     from ...models.conversion import convert

@@ -25,9 +25,9 @@ def demo(clips: str | None, out: Path | None, preset: str, print_config: bool, d
     if print_config:
         click.echo(run.model_dump_json(indent=2))
         return
-    from ..demo.run import free_folder, plan, run_demo
+    from ..demo.run import choose_out_folder, plan, run_demo
 
-    out = out or free_folder(clips)
+    out = out or choose_out_folder(clips)
     if dry_run:
         click.echo(json.dumps(plan(run, clips, out), indent=2))
         return

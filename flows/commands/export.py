@@ -36,7 +36,7 @@ def export(clips: Location, out: Location, layout: str, area: int | None, size: 
     from .. import presets
 
     if area and size:
-        raise click.UsageError("give --area or --size, not both")
+        raise click.UsageError("pass --area or --size, not both")
     run = presets.load(preset)
     trained = area or run.cache.max_area_px
     config = ExportConfig(layout=layout, max_area_px=None if size else trained, lossless=lossless)

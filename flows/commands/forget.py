@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=OUT, required=True, help="Write the new versions: OUT/clips, OUT/measured, OUT/latents, …")
 @click.option(
-    "--reason", default="asked for", show_default=True, help="Stored in the tombstone; do not name the source in it."
+    "--reason",
+    default="asked for",
+    show_default=True,
+    help="Stored in the record of the removal; must not name the source.",
 )
 @click.option("--with-copies", is_flag=True, help="Also forget copies: other files with the same content.")
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, written and replaced, and stop.")
@@ -42,8 +45,8 @@ def forget(source: str, clips: tuple[Location, ...], latents: tuple[Location, ..
     """Remove SOURCE from manifests, shards and exports.
 
     SOURCE is a source_id or a prefix of it, the path of the file as it was curated, or an origin. New versions without
-    it are written and read back; then, if you confirm, the old versions are deleted. The source file and weights that
-    were trained on it are not changed. If interrupted, run the same command again to resume.
+    it are written and read back; then, if you confirm, the old versions are deleted. The source file, and weights
+    trained on it, are not changed. If interrupted, run the same command again to resume.
     """
     from ...pipelines.forget import job
 

@@ -42,15 +42,17 @@ if TYPE_CHECKING:
     "--exclude", type=FOLDER, help="Evaluation videos, or an .npz of their fingerprints: reject clips that match these."
 )
 @click.option(
-    "--trust", is_flag=True, help="Inputs are already vetted: skip quality scores; still probe, split and find poses."
+    "--trust",
+    is_flag=True,
+    help="Inputs are already vetted: skip quality scores, but still probe, split and find poses.",
 )
-@click.option("--parent", type=FOLDER, help="OUT of an earlier run: reuse the measurements of unchanged files.")
+@click.option("--parent", type=FOLDER, help="The --out of an earlier run: reuse the measurements of unchanged files.")
 @configured
 @in_process_option
 def curate(clips: str, out: Location, num_frames: int | None, exclude: Location | None, trust: bool,
            parent: Location | None, preset: str, print_config: bool, dry_run: bool, address: str | None,
            in_process: bool) -> None:  # fmt: skip
-    """Cut videos into clips, score them, and give each clip a verdict."""
+    """Split videos into clips, score the clips, and accept or reject each one."""
     from ...pipelines.curate import job
     from .. import presets
 
@@ -97,7 +99,7 @@ def cache(clips: Location, out: Location, components: str | None, captioner: str
 @click.option("--seed", type=int, help="Seed of initial weights, sample order and all random draws.")
 @click.option("--num-workers", type=int, help="Ray Train workers; 0 trains in this process.")
 @click.option(
-    "--fork", type=FOLDER, help="--out of another run: start from its newest training state, with new settings."
+    "--fork", type=FOLDER, help="The --out of another run: start from its newest training state, with new settings."
 )
 @click.option(
     "--bundle", is_flag=True, help="Copy VAE, encoders and tokenizer into the checkpoint, for a complete pipeline."
@@ -143,7 +145,7 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
         click.echo(f"steadydancer: {stopped}", err=True)
         sys.exit(EXIT_CODE)
     if record.get("already_finished"):
-        click.echo("this run is already finished; give more --steps to continue it")
+        click.echo("this run is already finished; pass a larger --steps to continue it")
     click.echo(f"{out / 'checkpoint'}: stage {stage}, {record['steps']} steps, "
                f"loss {record['loss_before']} before, {record['loss_after']} after")  # fmt: skip
 
@@ -168,9 +170,9 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @click.option(
     "--sound",
     type=click.Choice(["none", "keep"]),
-    help="none: a silent video. keep: the sound of the driving video, cut to the rendered part, at the speed of the "
-    "video and with the same pitch; if there is no sound that can be decoded, the video is silent and the row states "
-    "it. Default: the preset's value, `none` in all built-in presets.",
+    help="none: no sound. keep: the driving video's sound for the rendered part, at the speed of the video and with "
+    "unchanged pitch; without sound that can be decoded, the video is silent and the row records this. Default: the "
+    "preset's value, `none` in all built-in presets.",
 )
 @configured
 @in_process_option
@@ -183,7 +185,7 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
     from .. import presets
 
     if not print_config and ((pairs is None) == (image is None) or (image is None) != (driving is None)):
-        raise click.UsageError("give --image and --driving, or --pairs")
+        raise click.UsageError("pass --image and --driving, or --pairs")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
                          num_inference_steps=steps, seed=seed, sound=sound)  # fmt: skip
 
@@ -199,14 +201,16 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
 
 @click.command(cls=JobCommand)
 @click.option("--renders", type=FOLDER, required=True, help="The --out of `render`.")
-@click.option("--truth", type=FOLDER, help="Folder of ground truth, ID.mp4 per render; compared by time.")
+@click.option(
+    "--truth", type=FOLDER, help="Folder of ground-truth videos, one ID.mp4 per render; frames are matched by time."
+)
 @click.option("--protocol", help="`all` or `first-81`.")
 @click.option("--out", type=OUT, required=True, help="Write OUT/metrics and OUT/report.html.")
 @configured
 @in_process_option
 def evaluate(renders: Location, truth: Location | None, protocol: str | None, out: Location, preset: str,
              print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
-    """Score renders; a metric that could not be measured is null, with a reason."""
+    """Score renders. A metric that cannot be measured is null, with a reason."""
     from ...pipelines.evaluate import job
     from .. import presets
 

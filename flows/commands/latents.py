@@ -21,7 +21,7 @@ latents_option = click.option("--latents", type=FOLDER, required=True, help="OUT
 def verify(latents: Location) -> None:
     """Read a whole latent cache and compare it with its index and record.
 
-    Prints a table and exits with status 1 if anything is missing, truncated, damaged or unknown. Changes nothing.
+    If anything is missing, truncated, damaged or unknown, print a table and exit with status 1. Read-only.
     """
     from ... import SteadyDancerError
     from ...pipelines.cache.verify import verify
@@ -37,7 +37,7 @@ def verify(latents: Location) -> None:
     click.echo(_table(found.findings))
     click.echo(f"intact: {read}")
     raise SteadyDancerError(
-        f"{latents} has {len(found.findings)} faults in {len(found.packets - found.sound)} of {len(found.packets)} "
+        f"{latents} has {len(found.findings)} errors in {len(found.packets - found.sound)} of {len(found.packets)} "
         f"packets; run `steadydancer repair --latents {latents} --out NEW` to write an intact version to NEW/latents"
     )
 
@@ -76,7 +76,7 @@ def repair(latents: Location, out: Location, clips: Location | None, components:
         num_gpus=num_gpus,
     )
     if record is None:
-        click.echo(f"{latents}: intact; nothing to repair, nothing written")
+        click.echo(f"{latents}: intact; nothing to repair")
         return
     parent = record["parent"] or {}
     done = " (already finished; nothing to do)" if was_finished else ""

@@ -37,7 +37,7 @@ class Place(click.ParamType):
         """Convert a path or an address; refuse unknown schemes and addresses with credentials."""
         place = _location(self, value, param, ctx)
         if self.is_file and not place.is_file():
-            what = "is a folder; give a file" if place.is_dir() else "does not exist"
+            what = "is a folder; pass a file" if place.is_dir() else "does not exist"
             self.fail(f"'{place}' {what}", param, ctx)
         if self.is_out:
             _require_no_file(self, place, param, ctx)
@@ -75,7 +75,7 @@ class LocalFolder(click.Path):
         """Convert a path; refuse addresses."""
         if "://" in str(value):
             place = _location(self, value, param, ctx)
-            self.fail(f"{place} is not on this machine; give a local folder", param, ctx)
+            self.fail(f"{place} is not on this machine; pass a local folder", param, ctx)
         _require_no_file(self, Path(value), param, ctx)
         return super().convert(value, param, ctx)
 
@@ -87,7 +87,7 @@ def _require_no_file(
     from ...datasets.storage.files import blocking_file
 
     if (there := blocking_file(place)) is not None:
-        kind.fail(f"'{there}' is a file; give a folder", param, ctx)
+        kind.fail(f"'{there}' is a file; pass a folder", param, ctx)
 
 
 def number(text: str) -> float:
@@ -113,9 +113,9 @@ class Number(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is not a finite number", param, ctx)
         if self.above_zero and converted <= 0:
-            self.fail(f"{value!r} must be above zero", param, ctx)
+            self.fail(f"{value!r} must be greater than 0", param, ctx)
         if self.not_below_zero and converted < 0:
-            self.fail(f"{value!r} must not be below zero", param, ctx)
+            self.fail(f"{value!r} must be at least 0", param, ctx)
         return converted
 
 
@@ -172,7 +172,7 @@ def require_cache(run: Run, latents: Location) -> Location:
     An unfinished cache passes: the job refuses it later, together with other errors in the arguments.
     """
     from ...datasets.artifact import ArtifactError
-    from ...datasets.finished import find_artifact
+    from ...datasets.artifact_lookup import find_artifact
     from ...datasets.shards.dataset import require_settings
     from ...pipelines.cache.config import CacheConfig
     from ...pipelines.common.older_versions import absent_fields
@@ -208,6 +208,8 @@ def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
     counts = job()["counts"]
     click.echo(f"{folder}: {format_counts(counts)}{' (already finished; nothing to do)' if was_finished else ''}")
     require_usable(artifact, counts)
-    with after_commit(f"The list of reasons of {folder}", f"`steadydancer explain ID --artifact {folder}` shows each"):
+    with after_commit(
+        f"The list of reasons for {folder}", f"run `steadydancer explain ID --artifact {folder}` for one row"
+    ):
         for line in closing_lines(artifact):
             click.echo(line)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--clips", type=FOLDER, required=True, help="The --out of `curate` or `refilter`.")
 @click.option("--out", type=OUT, required=True, help="Write OUT/clips: a new version, which records its parent.")
-@click.option("--preset", help="Gates, duplicates, quotas and target of tiny, one_gpu, paper, module:function or "
-              "FILE.json, which may hold only some of them. Default: the parent's.")  # fmt: skip
+@click.option("--preset", help="Preset with the gates, duplicates, quotas and target: tiny, one_gpu, paper, "
+              "module:function or FILE.json (may set only some of them). Default: the parent's.")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="GATE=VALUE",
               help="A threshold, or `off`; SHAPE.GATE=VALUE for vertical, horizontal or square videos.")  # fmt: skip
 @click.option("--decisions", type=FILE, help="CSV of manual verdicts: clip_id or source_path [and start_s], "
@@ -104,7 +104,7 @@ def _set_target(changes: dict[str, Any], target: int | None, mix: tuple[str, ...
         return
     wanted = changes.get("target", config.get("target"))
     if wanted is None:
-        raise click.BadParameter("--mix needs a --target; give both")
+        raise click.BadParameter("--mix requires --target: pass both")
     shares = {}
     for share in ",".join(mix).split(","):
         shape, _, value = share.partition("=")
@@ -121,6 +121,6 @@ def _print_target(target: dict[str, Any]) -> None:
         missing = "" if got >= asked else f": only {part['available']} are available with the adjustable gates off"
         strictness = "" if part["strictness"] is None else f" at strictness {part['strictness']:+.3f}"
         number = part.get("unmeasured", 0)  # absent in records of older versions
-        unscored = f"; {number} of them lack a score that ranks the others" * bool(number)
+        unscored = f"; {number} of them lack a score that the ranking needs" * bool(number)
         click.echo(f"{shapes}: {got} of {asked}{strictness}{missing}{unscored}")
     click.echo(f"thresholds, for --preset: {json.dumps(target['preset'])}")

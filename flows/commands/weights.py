@@ -26,7 +26,7 @@ def weights_list(preset: str | None) -> None:
 
 
 @weights.command("check")
-@click.option("--preset", default="paper", show_default=True)
+@click.option("--preset", default="paper", show_default=True, help="tiny, one_gpu or paper.")
 def weights_check(preset: str) -> None:
     """Check which weights are present; exit with status 1 if needed weights are missing."""
     from ...models.weights import lookup
@@ -36,10 +36,11 @@ def weights_check(preset: str) -> None:
         needed = "optional" if row.is_optional else "needed"
         click.echo(f"{'present' if present else 'missing'} {needed:8} {row.name:22} {where}")
         if not present and not row.is_optional:
-            missing.append(row.name)
+            missing.append(row)
     if missing:
+        commands = ", ".join(f"{row.name} (`{row.command}`)" for row in missing)
         raise SteadyDancerError(
-            f"preset {preset} needs {', '.join(missing)}; download them or set --base or --components"
+            f"preset {preset} needs {commands}; download them, or use other networks with --base and --components"
         )
 
 

@@ -28,7 +28,7 @@ def demo_flow(
 ) -> dict[str, Any]:
     """Curate and cache, train three stages, render and score; return the records of all artifacts.
 
-    Unlike `reproduce` it needs no pairs: if there is no `pairs.jsonl` beside the clips, `num_pairs` pairs are made from
+    Unlike `reproduce` it needs no pairs: without a `pairs.jsonl` next to the clips, `num_pairs` pairs are made from
     accepted clips. `steps` is entered with the name of each step.
     """
     config = run.model_dump_json()

@@ -12,7 +12,7 @@ from ...pipelines.train.metrics_file import read_rows
 
 
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
-    """Write `page` and copy its media beside it."""
+    """Write `page` and copy its media next to it."""
     clips = Artifact(out / "clips").read().to_pylist()
     write_page(
         page,
@@ -86,14 +86,14 @@ def _media(folder: Path, out: Path) -> Any:
     """Copy the media of each pair and yield groups of (caption, file): reference, driving, render, truth."""
     media = folder / "media"
     media.mkdir(parents=True, exist_ok=True)
-    truths = {row["video"]: row["truth"] for row in Artifact(out / "metrics").read(["video", "truth"]).to_pylist()}
+    truths = {row["id"]: row["truth"] for row in Artifact(out / "metrics").read(["id", "truth"]).to_pylist()}
     for row in Artifact(out / "renders").read().to_pylist():
         video = str(out / "renders" / row["video"]) if row["video"] else None
         sources = {
             "reference": row["image"],
             "driving": row["driving"],
             "render": video,
-            "truth": truths.get(video or ""),
+            "truth": truths.get(row["id"]),
         }
         group = []
         for name, source in sources.items():

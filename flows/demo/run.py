@@ -91,14 +91,14 @@ def _write_page(out: Path, summary: dict[str, Any], records: dict[str, Any]) -> 
         write_demo_report(page, out, summary, records)
 
 
-def free_folder(clips: str | None) -> Path:
+def choose_out_folder(clips: str | None) -> Path:
     """Return `runs/demo`, or a folder named after the videos if that holds a demo of others."""
     folder = Path("runs/demo")
     begun = folder / INPUTS
     if not begun.is_file() or json.loads(begun.read_text())["clips"] == clips:
         return folder
     other = Path(f"runs/demo-{location(clips).stem if clips else 'dancers'}")
-    click.echo(f"{folder} holds a demo of other videos; writing to {other}")
+    click.echo(f"{folder} contains a demo of other videos; writing to {other}")
     return other
 
 

@@ -131,7 +131,7 @@ def weight_files(source: Path) -> list[Path]:
             return weight_files((indices or files)[0])
         if indices or files:
             found = ", ".join(file.name for file in (indices or files)[:4])
-            raise CheckpointError(f"{source} contains several sets of weights ({found}): give the path of one")
+            raise CheckpointError(f"{source} contains several sets of weights ({found}): pass the path of one")
         pickles = [file for file in sorted(source.iterdir()) if file.suffix in PICKLES]
         raise _pickle_error(pickles[0]) if pickles else CheckpointError(f"{source} contains no safetensors files")
     if source.suffix in PICKLES:
@@ -185,7 +185,7 @@ def check_tensors(given: Mapping[str, Shape], wanted: Mapping[str, Shape], sourc
     """Check that names and shapes are exactly the expected ones, and report all differences in one message.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or of another shape.
+        CheckpointError: tensors are missing, unexpected or of the wrong shape.
     """
     missing = [name for name in wanted if name not in given]
     unexpected = [name for name in given if name not in wanted]
@@ -196,14 +196,14 @@ def check_tensors(given: Mapping[str, Shape], wanted: Mapping[str, Shape], sourc
     ]
     problems = [
         f"{len(names)} {kind}: {', '.join(_some(names))}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("with the wrong shape", misshaped))
         if names
     ]
     if problems:
         raise CheckpointError(
             f"{source} is not {what} ({len(wanted)} tensors expected, {len(given)} given)\n  "
             + "\n  ".join(problems)
-            + "\nnothing was loaded; download the file again, or give one for this model"
+            + "\nnothing was loaded; download the file again, or pass one for this model"
         )
 
 
@@ -233,6 +233,6 @@ def _config(file: Path) -> dict[str, Any]:
 
 def _pickle_error(file: Path) -> CheckpointError:
     return CheckpointError(
-        f"{file} is a pickle, which can run code when it is read: give safetensors instead. "
+        f"{file} is a pickle, which can run code when it is read: pass safetensors instead. "
         "(Only the three encoders of an official Wan 2.1 folder are read from .pth, as tensors only.)"
     )

@@ -64,8 +64,8 @@ def require_parts(folder: str | Path, names: Iterable[str] = NAMES) -> None:
     missing = missing_parts(folder, names)
     if missing:
         raise ComponentsError(
-            f"{folder} has no {'/, no '.join(missing)}/: it is not a pipeline folder in diffusers' layout or in Wan's "
-            "own. `steadydancer weights check` lists missing weights and where they are searched for."
+            f"{folder} has no {'/, no '.join(missing)}/: it is not a pipeline folder in the layout of diffusers or of "
+            "Wan. `steadydancer weights check` lists missing weights and where they are looked up."
         )
 
 
@@ -130,9 +130,9 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
     for row in lookup.CATALOGUE:
         if row.hub_id == str(source) and (found := lookup.find(row)) and not missing_parts(found, names):
             return found
-    remedy = "Give a folder, or list missing weights and where they are searched for with `steadydancer weights check`."
+    remedy = "Pass a folder, or list missing weights and where they are looked up with `steadydancer weights check`."
     if not is_hub_id(str(source)):
-        raise ComponentsError(f"There is no folder {source}. {remedy}")
+        raise ComponentsError(f"The folder {source} does not exist. {remedy}")
     from huggingface_hub import snapshot_download
 
     try:

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .files import PICKLES, CheckpointError, StoredTensor, check_tensors, open_checkpoint
 from .key_maps import Shaped
-from .official_encoder_names import image_encoder_from_official, text_encoder_from_official, vae_from_official
+from .official_encoder_key_maps import image_encoder_from_official, text_encoder_from_official, vae_from_official
 from .safetensors_header import FLOATS
 
 if TYPE_CHECKING:
@@ -179,11 +179,14 @@ def _unpickle(file: Path, load: Callable[[], Any]) -> dict[str, Tensor]:
         state = load()
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{file} cannot be read as tensors only: {str(error).splitlines()[0]}. It is damaged, truncated, or has "
-            "other objects, which are not loaded; download the official file or give the encoder in diffusers' layout"
+            f"{file} cannot be read as tensors only: {str(error).splitlines()[0]}. It is damaged or truncated, or "
+            "contains other objects, which are never loaded: download the official file, or pass the encoder in the "
+            "diffusers layout"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file} contains more than named tensors: it is not one of Wan's official encoders")
+        raise CheckpointError(
+            f"{file} contains objects other than named tensors: it is not one of Wan's official encoders"
+        )
     return dict(state)
 
 
@@ -191,7 +194,7 @@ def _matching_model(empty: Callable[[Mapping[str, Shaped]], Any], state: Mapping
     """Build the model without weights for the tensors, and check that they are complete.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or of another shape.
+        CheckpointError: tensors are missing, unexpected or of the wrong shape.
     """
     try:
         with torch.device("meta"):

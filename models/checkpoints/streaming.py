@@ -49,7 +49,7 @@ def parse_size(text: str) -> int:
     except (ValueError, KeyError, OverflowError):  # OverflowError: "inf"
         raise CheckpointError(f"{text!r} is not a size; use the form 5GB or 512MiB") from None
     if size <= 0:
-        raise CheckpointError(f"The shard size {text} is not positive; give one such as 5GB")
+        raise CheckpointError(f"The shard size {text} is not positive: use one such as 5GB")
     return size
 
 

@@ -22,7 +22,7 @@ from .key_maps import (
     renamed_from_official,
     renamed_to_official,
 )
-from .other_models import POSE_KEYS, reject_other_models
+from .unsupported_models import POSE_KEYS, reject_unsupported_models
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ def read_transformer(
         CheckpointError: it cannot be read, or is another model.
     """
     checkpoint = open_checkpoint(source)
-    reject_other_models(checkpoint)
+    reject_unsupported_models(checkpoint)
     layout = _layout(checkpoint)
     # The naive baseline (pose latents added to the image's) differs from plain Wan only in its configuration.
     is_ours = checkpoint.config.get("_class_name") == "SteadyDancerTransformer3DModel"
@@ -89,10 +89,10 @@ def read_transformer(
     if kind is not None and found != kind:
         raise CheckpointError(
             f"{source} is a SteadyDancer checkpoint, but a base is expected: a plain Wan 2.1 I2V transformer. "
-            "Give a trained checkpoint with --from or --checkpoint."
+            "Pass a trained checkpoint with --from or --checkpoint."
             if found == "steadydancer"
             else f"{source} is a plain Wan 2.1 I2V checkpoint without pose modules, but SteadyDancer weights are "
-            "expected: give it as --base, or initialise from it with `SteadyDancerTransformer3DModel.from_wan`."
+            "expected: pass it as --base, or initialise from it with `SteadyDancerTransformer3DModel.from_wan`."
         )
     return TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads))
 
@@ -115,7 +115,7 @@ def transformer_config(source: str | Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or is another model.
     """
     checkpoint = open_checkpoint(source)
-    reject_other_models(checkpoint)
+    reject_unsupported_models(checkpoint)
     return _constructor(checkpoint, _layout(checkpoint), None)
 
 

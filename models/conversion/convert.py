@@ -21,7 +21,7 @@ from ...datasets.local_copies import local_copy
 from ...datasets.storage import Location, is_address, local_folder, location, publish, working_folder
 from ...datasets.storage.atomic import write_json
 from ...datasets.storage.copies import copy_atomically
-from ...datasets.storage.digests import content_digest, json_digest
+from ...datasets.storage.digests import content_digest, folder_digest, json_digest
 from ...datasets.storage.files import is_not_empty
 from ..checkpoints.conversion_output import Conversion, LoraLayout, Target
 from ..checkpoints.files import CheckpointError
@@ -48,7 +48,7 @@ def local_source(source: str) -> Iterator[Path]:
         with local_copy(place) as file:
             yield file
     elif is_address(source):
-        raise ComponentsError(f"{place} does not exist; give a file or folder.")
+        raise ComponentsError(f"{place} does not exist; pass a file or folder.")
     else:
         yield resolve_folder(source)
 
@@ -197,9 +197,8 @@ def _write(plan: Conversion, folder: Path, advance: Callable[[int], object]) -> 
 
 
 def _folder_digest(digests: dict[str, str], prefix: str) -> str:
-    """Return the `content_digest` of the folder, from the digests of its files."""
-    inside = {name.removeprefix(prefix): digest for name, digest in digests.items() if name.startswith(prefix)}
-    return json_digest([[name, inside[name]] for name in sorted(inside, key=Path)])
+    """Return the `content_digest` of the folder `prefix`, from the digests of all files."""
+    return folder_digest({name.removeprefix(prefix): digests[name] for name in digests if name.startswith(prefix)})
 
 
 def _source_digest(plan: Conversion, advance: Callable[[int], object]) -> str:
@@ -214,13 +213,13 @@ def _finished(to: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a finished conversion.
 
     Raises:
-        CheckpointError: it was converted from another source or with other settings.
+        CheckpointError: it was converted from another source or with different settings.
     """
     record = dict(json.loads((to / RECORD).read_text()))
     made = {**{name: record.get(name) for name in settings}, "digest": record["source"]["digest"]}
     changed = [f"{name} {made[name]} → {settings[name]}" for name in settings if made[name] != settings[name]]
     if changed:
-        raise CheckpointError(f"{to} was written with other settings ({'; '.join(changed)}): choose another --to")
+        raise CheckpointError(f"{to} was written with different settings ({'; '.join(changed)}): choose another --to")
     return {**record, "already_finished": True}
 
 

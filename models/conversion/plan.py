@@ -39,7 +39,7 @@ def plan_conversion(
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError(f"Unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     if not source.exists():
-        raise CheckpointError(f"{source} does not exist; give a file or folder")
+        raise CheckpointError(f"{source} does not exist; pass a file or folder")
     if source.is_dir() and not part_path(source, "transformer") and (source / "checkpoint").is_dir():
         source = source / "checkpoint"  # folder of a training run
     if target == "lora":

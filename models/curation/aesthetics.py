@@ -21,6 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ...datasets.arrays import Floats32
+
 # Each action with its prompt for CLIP; the paper excludes the last one.
 ACTIONS = {
     "dance": "a person dancing",
@@ -62,7 +64,7 @@ class Aesthetics:
             words = self._clip.encode_text(open_clip.get_tokenizer(model)(list(ACTIONS.values())).to(device))
             self._actions = nn.functional.normalize(words.float(), dim=-1)
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, frames: NDArray[np.uint8]) -> tuple[Floats32, Floats32]:
         """Compute scores [F] and probabilities [F, 5] of `ACTIONS` for images uint8 [F, H, W, 3] RGB."""
         pictures = torch.stack([self._prepare(Image.fromarray(frame)) for frame in frames])
         with torch.inference_mode():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.storage import local_folder, location
-from ...datasets.storage.digests import content_digest, json_digest
+from ...datasets.storage.digests import content_digest, folder_digest
 from ..checkpoints.folders import ComponentsError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def captioner_folder(source: str) -> Path:
     folder = local_folder(location(source), _FILES)
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ComponentsError(
-            f"{source} is not a captioner: give a folder with an image-text-to-text model saved by transformers: "
+            f"{source} is not a captioner: pass a folder with an image-text-to-text model saved by transformers: "
             "config.json, its safetensors files and its processor"
         )
     return folder.resolve()
@@ -53,8 +53,8 @@ def captioner_digest(source: str) -> str:
         ComponentsError: as for `captioner_folder`.
     """
     folder = captioner_folder(source)
-    files = sorted({file for pattern in _FILES for file in folder.rglob(pattern) if file.is_file()})
-    return json_digest([[file.relative_to(folder).as_posix(), content_digest(file)] for file in files])
+    files = {file for pattern in _FILES for file in folder.rglob(pattern) if file.is_file()}
+    return folder_digest({file.relative_to(folder).as_posix(): content_digest(file) for file in files})
 
 
 class Captioner:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...datasets.arrays import Floats32, Frames
+from ...datasets.arrays import Floats32, Frames, Integers
 from ..pose.blazepose import (
     DETECTOR_SIDE,
     LANDMARK_SIDE,
@@ -121,7 +120,7 @@ def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
     return list(dict.fromkeys(out))
 
 
-def non_maximum_suppression(boxes: Floats32, max_overlap: float = 0.3) -> NDArray[np.int64]:
+def non_maximum_suppression(boxes: Floats32, max_overlap: float = 0.3) -> Integers:
     """Return the indices of boxes [N, 5] (corners, score) that overlap with no kept box of a higher score."""
     order, kept = np.argsort(-boxes[:, 4], kind="stable"), []
     areas = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...datasets.arrays import Floats32
+
 HEIGHT, WIDTH = 27, 48  # input size of the network
 WINDOW, CONTEXT = 100, 25  # each run takes 100 frames and scores the 50 in the middle
 
@@ -31,7 +33,7 @@ class ShotDetector:
 
             self._network = TransNetV2(device="cpu")
 
-    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, frames: NDArray[np.uint8]) -> Floats32:
         """Compute the probability [F] that each frame belongs to a transition; a hard cut marks the frame before it.
 
         Args:
@@ -45,7 +47,7 @@ class ShotDetector:
         found = [self._score_window(padded[k * step : k * step + WINDOW]) for k in range(num_windows)]
         return np.concatenate(found)[: len(small)]
 
-    def _score_window(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _score_window(self, window: NDArray[np.uint8]) -> Floats32:
         """Return the larger of the network's two outputs: for the middle frame, and for all frames of a transition."""
         with torch.inference_mode():
             middle, extent = self._network(torch.from_numpy(window)[None])

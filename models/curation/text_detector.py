@@ -12,9 +12,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from ...datasets.arrays import Floats, Frames
+from ...datasets.arrays import Floats, Frames, Mask
 
 _PACKAGE = "rapidocr_onnxruntime"
 _DETECTOR, _READER = "ch_PP-OCRv4_det_infer.onnx", "ch_PP-OCRv4_rec_infer.onnx"
@@ -48,11 +47,11 @@ class TextDetector:
         letters = self._reader.get_modelmeta().custom_metadata_map["character"].splitlines()
         self._letters = ["", *letters, " "]  # index 0 means no letter
 
-    def __call__(self, frames: Frames) -> NDArray[np.bool_]:
+    def __call__(self, frames: Frames) -> Mask:
         """Compute text masks [F, h, w] of images uint8 [F, H, W, 3] RGB; the longer of h, w is about 640."""
         return np.stack([self._mask(frame) for frame in frames])
 
-    def _mask(self, frame: Frames) -> NDArray[np.bool_]:
+    def _mask(self, frame: Frames) -> Mask:
         probability = self._probability(frame)
         mask = np.zeros(probability.shape, np.uint8)
         scale = np.array(frame.shape[1::-1]) / probability.shape[::-1]

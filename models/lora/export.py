@@ -101,7 +101,7 @@ def plan_lora(source: Path, dtype: str | None, layout: LoraLayout) -> Conversion
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         raise CheckpointError(
-            f"{source} contains no adapter (no lora/{LORA_FILES['diffusers']}): give a checkpoint of stage 1 or 3; "
+            f"{source} contains no adapter (no lora/{LORA_FILES['diffusers']}): pass a checkpoint of stage 1 or 3; "
             "stage 2 trains all weights"
         )
     adapter = open_checkpoint(file)

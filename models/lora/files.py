@@ -86,7 +86,7 @@ def read_lora(transformer: Any, file: str | Path) -> LoraTensors:
     if not any(role not in ("alpha", "rank") for layer in layers for role in layer.keys):
         begin = ", ".join(list(checkpoint.tensors)[:3])
         raise CheckpointError(
-            f"{file} is not a LoRA for this transformer: none of its keys belongs to a layer ({begin}); {SUPPORTED}"
+            f"{file} is not a LoRA for this transformer: none of its keys match a layer ({begin}); {SUPPORTED}"
         )
     found, wanted = LoraTensors(), dict[str, Shape]()
     for layer in layers:
@@ -116,7 +116,7 @@ def _layers(transformer: Any, checkpoint: Checkpoint) -> list[_Layer]:
         weights, role, spelled[weights] = found
         if role in keys[weights]:
             raise CheckpointError(
-                f"{checkpoint.source} contains two adapters of one layer ({keys[weights][role]}, {key}): give a file "
+                f"{checkpoint.source} contains two adapters for one layer ({keys[weights][role]}, {key}): pass a file "
                 "with only one"
             )
         keys[weights][role] = key

@@ -84,7 +84,7 @@ def _file(folder: Path) -> Path:
     names = ", ".join(file.name for file in found[:4])
     raise CheckpointError(
         f"{folder} contains neither {LORA_WEIGHT_NAME_SAFE} nor {ADAPTER_MODEL} nor a single safetensors file "
-        f"({names}): give the path of one file"
+        f"({names}): pass the path of one file"
     )
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from ...datasets.arrays import Floats32, Frames
+from ...datasets.arrays import Floats32, Floats64, Frames
 from ...datasets.skeleton import PoseSequence
 from .track import PoseTrack, to_openpose
 
@@ -27,9 +26,9 @@ _REGION = (33, 34)  # auxiliary landmarks: hip centre, and the point that define
 class Region:
     """A rotated square in pixels: its centre, half its side, and the unit vector of its upward direction."""
 
-    centre: NDArray[np.float64]
+    centre: Floats64
     half_side: float
-    up: NDArray[np.float64]
+    up: Floats64
 
     @classmethod
     def around(cls, hip_centre: Floats32, toward: Floats32) -> "Region":
@@ -38,7 +37,7 @@ class Region:
         length = max(float(np.hypot(*offset)), 1.0)  # a degenerate detection still gives a region
         return cls(np.asarray(hip_centre, np.float64), 1.25 * length, offset / length)
 
-    def to_image(self, side: int) -> NDArray[np.float64]:
+    def to_image(self, side: int) -> Floats64:
         """Return the affine map [2, 3] from pixels of a side² crop of this region to pixels of the image."""
         right = np.array([-self.up[1], self.up[0]])
         axes = np.stack([right, -self.up], axis=1) * (2 * self.half_side / side)

@@ -29,7 +29,7 @@ def open_network(kind: Callable[..., Any], path: Path, device: str, height_first
         WeightsError: the file does not exist or is not an ONNX model.
     """
     if not path.is_file():
-        raise WeightsError(f"There is no file {path}: give the folder that contains {path.name}.")
+        raise WeightsError(f"The file {path} does not exist: pass the folder that contains {path.name}.")
     try:
         with redirect_stdout(io.StringIO()):  # rtmlib prints to stdout, which is for a command's own output
             tool = kind(str(path), device=device, **options)

@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...datasets.arrays import Floats
-
-Indices = NDArray[np.int64]
+from ...datasets.arrays import Floats, Integers
 
 # Differences that cost one unit. Distances are in box sizes (√ of the area), independent of a person's size.
 STEP, SIZE_CHANGE, COLOUR_CHANGE = 0.3, 0.5, 0.12  # √areas; log of the area; of the colour range
@@ -42,7 +39,7 @@ class Detections:
         return len(self.boxes)
 
 
-def link(frames: Sequence[Detections]) -> Indices:
+def link(frames: Sequence[Detections]) -> Integers:
     """Link detections into tracks [P, F]: the index of the person's detection in each frame, −1 if there is none.
 
     The main person is first: the largest sum of area × score over the frames, that is area × duration × score.

@@ -13,7 +13,7 @@ from .base import fit_base
 from .encoders import fit_encoders
 from .pose import fit_pose
 
-STEPS = {"autoencoder": 6000, "encoders": 3000, "pose": 5000, "base": 3000}
+STEPS = {"autoencoder": 8000, "encoders": 3000, "pose": 5000, "base": 3000}
 LEARNING_RATES = {"autoencoder": 3e-3, "encoders": 2e-3, "pose": 2e-3, "base": 2e-3}
 
 

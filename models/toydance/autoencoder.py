@@ -66,10 +66,10 @@ def batch(dancers: np.ndarray, skeletons: np.ndarray, rng: np.random.Generator, 
     whole = rng.random() < (0.1 if progress < 0.5 else 0.4 if progress < 0.75 else 1.0)
     if whole:
         frames = int(rng.choice((9, 17, 33), p=(0.45, 0.4, 0.15)))
-        side, size = 64, {9: 6, 17: 3, 33: 2}[frames]
+        side, size = 64, {9: 4, 17: 2, 33: 1}[frames]
     else:
         frames = int(rng.choice((5, 9)))
-        side, size = 32, {5: 24, 9: 16}[frames]
+        side, size = 32, {5: 18, 9: 12}[frames]
     clips = []
     for index in rng.integers(len(pool), size=size):
         begin = int(rng.integers(pool.shape[1] - frames + 1))

@@ -43,14 +43,20 @@ class Weight:
         return str(folder) if self.hub_id is None else f"{folder}, then the model hub's cache ({self.hub_id})"
 
     @property
+    def command(self) -> str:
+        """The command that downloads the weights, for messages."""
+        if self.hub_id is None or self.files:
+            return f"steadydancer weights fetch {self.name}"
+        return f"hf download {self.hub_id}"
+
+    @property
     def remedy(self) -> str:
         """What to do if the weights are missing, for messages."""
         if self.hub_id is None:
-            return f"run `steadydancer weights fetch {self.name}`"
+            return f"run `{self.command}`"
         if self.folder is not None:
             files = " and ".join(self.files)
-            command = f"steadydancer weights fetch {self.name}"
-            return f"put {files} ({self.hub_id} on the hub) into that folder, or run `{command}`"
+            return f"put {files} ({self.hub_id} on the hub) into that folder, or run `{self.command}`"
         command = " ".join(["hf download", self.hub_id, *self.files])
         return f"put it into that folder, or run `{command}` on a machine with network access"
 
@@ -121,7 +127,7 @@ CATALOGUE: tuple[Weight, ...] = (
     ),
     Weight(
         "aesthetic-clip",
-        "image embeddings for the aesthetic score and the type of action (CLIP ViT-L/14 by open_clip)",
+        "image embeddings for the aesthetic score and the action type (CLIP ViT-L/14 by open_clip)",
         ("one_gpu", "paper"),
         "timm/vit_large_patch14_clip_224.openai",
         1_710_466_052,

@@ -86,15 +86,16 @@ def fetch(name: str) -> Path:
         return folder
     if row.hub_id is None:
         return fetch_blazepose()
+    where = f"Its folder is {local_folder(row)}"
     if not row.files:
-        raise WeightsError(f"{name} is a whole repository, which `fetch` does not download: {row.remedy}.")
+        raise WeightsError(f"{name} is a whole repository, which `fetch` does not download. {where}: {row.remedy}.")
     from huggingface_hub import hf_hub_download
 
     try:
         for file in row.files:
             path = hf_hub_download(row.hub_id, file)
     except Exception as error:  # offline, refused, moved, disk full: the remedy is the same
-        raise WeightsError(f"{name} could not be downloaded ({error}): {row.remedy}.") from error
+        raise WeightsError(f"{name} could not be downloaded ({error}). {where}: {row.remedy}.") from error
     return Path(path.removesuffix(row.files[-1]))
 
 

@@ -15,13 +15,14 @@ class CacheConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     components: str = Field(
-        "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", description="folder or hub id of VAE, text and image encoder"
+        "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+        description="folder or hub id of the VAE, text encoder and image encoder",
     )
     captioner: str | None = Field(
-        None, description="folder of an image-and-text model that captions clips without a prompt; null: no captions"
+        None, description="folder of an image-to-text model that captions clips without a prompt; null: no captions"
     )
     max_area_px: int = Field(
-        640 * 640, ge=32 * 32, description="area of the trained size; aspect is kept (paper: 640²)"
+        640 * 640, ge=32 * 32, description="area of the training size; the aspect ratio is kept (paper: 640²)"
     )
     drawing_area_px: int = Field(
         1024 * 576, ge=32 * 32, description="skeletons are drawn at twice the size of this area (release: 1024·576)"
@@ -33,7 +34,7 @@ class CacheConfig(BaseModel):
     shard_bytes: int = Field(
         1_000_000_000,
         ge=1,
-        description="approximate bytes per shard (65 clips of 81 frames of 640²); less in a small cache",
+        description="approximate bytes per shard (65 clips of 81 frames at 640²); smaller in a small cache",
     )
     packet_size: int = Field(256, ge=1, description="maximum clips per shard; a shard is the unit of retry")
     num_gpus: float = Field(0.0, ge=0, description="GPUs per encoding worker; 0 encodes on the CPU")

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ...datasets.video import size_for_area
-from ..common.components import Widths
+from ..common.components import FeatureSizes
 from .config import CacheConfig
 
 ENCODE_TFLOP = 167.0
@@ -35,7 +35,7 @@ FIELDS = ("latents", "image_latents", "pose_latents", "image_embeds", "pose_imag
 
 
 def sample_bytes(
-    num_frames: int, height: int, width: int, num_tokens: int, bytes_each: int, widths: Widths
+    num_frames: int, height: int, width: int, num_tokens: int, bytes_each: int, widths: FeatureSizes
 ) -> tuple[int, ...]:
     """Compute the bytes of one sample, in the order of `FIELDS`.
 
@@ -73,7 +73,7 @@ class SizeEstimate:
 
 
 def estimate_bytes(
-    config: CacheConfig, widths: Widths, shapes: Iterable[tuple[int, int, int, int | None]]
+    config: CacheConfig, widths: FeatureSizes, shapes: Iterable[tuple[int, int, int, int | None]]
 ) -> SizeEstimate:
     """Estimate the bytes of each clip.
 
@@ -100,7 +100,7 @@ def estimate_bytes(
 
 def estimate_cost(
     sizes: SizeEstimate,
-    widths: Widths,
+    widths: FeatureSizes,
     samples_drawn: int | None = None,
     tflop_per_s: float = ASSUMED_TFLOP_PER_S,
     months: float = ASSUMED_MONTHS,

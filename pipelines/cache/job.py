@@ -17,10 +17,10 @@ from ...datasets.shards.encodings import ENCODINGS, fingerprint
 from ...datasets.shards.plan import plan_shards, shard_limit
 from ...datasets.storage import Location, total_bytes
 from ...datasets.storage.digests import content_digest
-from ..common.components import captioner_digests, find_parts, part_digests, parts_are_local, read_widths
+from ..common.components import captioner_digests, find_parts, part_digests, parts_are_local, read_feature_sizes
 from ..common.older_versions import absent_fields
 from ..runtime.runner import Engine, Job, run_packets
-from .accepted import AcceptedClips
+from .accepted_clips import AcceptedClips
 from .config import ENCODERS, CacheConfig
 from .cost import SizeEstimate, estimate_bytes, estimate_cost, format_cost
 from .reused_shards import Parent, reuse_sound_shards
@@ -32,7 +32,7 @@ def plan(config: CacheConfig, clips: Location, out: Location, samples_drawn: int
     `samples_drawn` is the number of samples that training will draw; None if unknown.
     """
     accepted = AcceptedClips(clips)
-    widths = read_widths(config.components)
+    widths = read_feature_sizes(config.components)
     sizes = estimate_bytes(config, widths, accepted.shapes())
     packets = plan_cache_packets(accepted, sizes, config)
     artifact = Artifact(out / "latents")
@@ -76,7 +76,7 @@ def run(
         parent: a damaged cache with the same plan, whose sound shards are reused.
 
     Raises:
-        ArtifactError: the clips are not finished, the folder was begun with other settings, or another run uses it.
+        ArtifactError: the clips are not finished, the folder has different settings, or another run uses it.
         ComponentsError: the VAE, an encoder or the captioner is missing.
         JobStopped: the code or the machine failed.
     """
@@ -125,7 +125,7 @@ def run(
 
 def _print_cost_and_plan(accepted: AcceptedClips, config: CacheConfig, samples_drawn: int | None) -> list[Packet]:
     """Print the estimated cost and return the packets."""
-    widths = read_widths(config.components)
+    widths = read_feature_sizes(config.components)
     sizes = estimate_bytes(config, widths, accepted.shapes())
     print(format_cost(estimate_cost(sizes, widths, samples_drawn)), file=sys.stderr, flush=True)
     return plan_cache_packets(accepted, sizes, config)

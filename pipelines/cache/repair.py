@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...datasets.artifact import Artifact, ArtifactError
-from ...datasets.finished import find_artifact
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.storage import Location, location
 from ..runtime.runner import Engine
 from . import job
@@ -60,7 +60,7 @@ def repair(
     """
     latents = find_artifact(latents, "latents").path
     if (out / "latents").absolute() == latents.absolute():
-        raise ArtifactError(f"{out}: a finished cache is never changed; give another --out")
+        raise ArtifactError(f"{out} contains a finished cache, which repair never changes: choose another --out")
     if Artifact(out / "latents").committed:
         return Artifact(out / "latents").record()
     record, verified = Artifact(latents).record(), verify(latents)

@@ -13,7 +13,7 @@ from ...datasets.storage.digests import content_digest
 from ..common.older_rules import has_same_pictures, uses_older_pictures
 from ..common.older_versions import absent_fields
 from ..runtime.runner import progress
-from .accepted import AcceptedClips
+from .accepted_clips import AcceptedClips
 from .config import CacheConfig
 from .verify import Verified, planned
 
@@ -42,7 +42,7 @@ class Parent:
         if changes := other_settings(was, begun, absent) or other_rules(was, begun):
             raise ArtifactError(
                 f"{self.latents} cannot be repaired: settings have changed (left: recorded, right: now):\n{changes}\n"
-                "give the same curation and networks (--clips, --components), or cache the clips again"
+                "pass the same curation and networks (--clips, --components), or cache the clips again"
             )
 
     def to_record(self, out: Location) -> dict[str, Any]:

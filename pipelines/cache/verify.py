@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
-from ...datasets.finished import find_artifact
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.rules import recorded_rules
 from ...datasets.shards.integrity import Damage, IndexedShard, check_shard
 from ...datasets.shards.plan import packet_id

@@ -10,7 +10,7 @@ from ...datasets.storage import Location, is_address, location
 
 
 @dataclass(frozen=True)
-class Widths:
+class FeatureSizes:
     """Sizes of the encoders' features; the defaults are those of Wan 2.1 14B."""
 
     latent_channels: int = 16
@@ -64,7 +64,7 @@ def captioner_digests(source: str | None) -> dict[str, str]:
     return {"captioner": captioner_digest(source)}
 
 
-def read_widths(source: str) -> Widths:
+def read_feature_sizes(source: str) -> FeatureSizes:
     """Read the feature sizes of a folder's encoders from their configurations; Wan 2.1's sizes where they are missing.
 
     Wan's own layout has no such configurations. A hub id that is not on this machine is not downloaded for them.
@@ -78,8 +78,8 @@ def read_widths(source: str) -> Widths:
         return dict(json.loads(file.read_text())) if file.is_file() else {}
 
     vae, text, image = (read(name) for name in ("vae", "text_encoder", "image_encoder"))
-    wan = Widths()
-    return Widths(
+    wan = FeatureSizes()
+    return FeatureSizes(
         latent_channels=vae.get("z_dim", wan.latent_channels),
         image_tokens=(image.get("image_size", 224) // image.get("patch_size", 14)) ** 2 + 1,
         image_dim=image.get("width") or image.get("hidden_size") or wan.image_dim,

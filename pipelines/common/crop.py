@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ...datasets.arrays import Floats32, Floats64
 from ...datasets.schema import Row
 from ...datasets.skeleton import PoseSequence
 
@@ -89,8 +90,8 @@ def to_frame(pose: PoseSequence, shares: Shares) -> PoseSequence:
     return _mapped(pose, np.array([left, top]), np.array([width, height]))
 
 
-def _mapped(pose: PoseSequence, shift: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> PoseSequence:
-    def moved(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _mapped(pose: PoseSequence, shift: Floats64, scale: Floats64) -> PoseSequence:
+    def moved(points: Floats32) -> Floats32:
         missing = (points == -1).all(axis=-1, keepdims=True)
         return np.where(missing, points, points * scale + shift).astype(np.float32)
 

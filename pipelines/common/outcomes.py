@@ -62,7 +62,7 @@ def accepted_rows(curated: Clips, columns: Sequence[str]) -> pa.Table:
     table = pa.concat_tables(part.filter(pc.equal(part["verdict"], "ok")) for part in parts).select(columns)
     if not len(table):
         reasons = format_reasons(sum(count_reasons(curated.artifact).values(), Counter[str]()))
-        raise ArtifactError(f"{curated.artifact.path} has no accepted clip ({reasons}): loosen the gates of curate")
+        raise ArtifactError(f"{curated.artifact.path} has no accepted clip ({reasons}): curate again with looser gates")
     return table
 
 
@@ -144,7 +144,7 @@ def _remarks(artifact: Artifact) -> list[str]:
     if record.get("kind") == "metrics":
         missing = {name: Counter(found) for name, found in record.get("missing", {}).items() if found}
         truths = format_truths(record.get("truths"))
-        return [*([f"  truths: {truths}"] if truths else []),
+        return [*([f"  {truths}"] if truths else []),
                 *(f"  {name} without a value: {format_reasons(found)}" for name, found in missing.items())]  # fmt: skip
     return []
 
@@ -154,17 +154,17 @@ def _render_remarks(artifact: Artifact) -> list[str]:
     table = read_known(artifact, ["id", "verdict", "aligned", "detail"])
     rows = table.filter(pc.equal(table["verdict"], "ok")).to_pylist()
     unaligned, noted = (sum(row.get("aligned") is False for row in rows), sum(bool(row.get("detail")) for row in rows))
-    lines = [f"  {unaligned} not aligned"] if unaligned else []
-    return lines + ([f"  {noted} with a remark: `steadydancer explain ID --renders {artifact.path}`"] if noted else [])
+    lines = [f"  {unaligned} rendered without alignment"] if unaligned else []
+    return lines + ([f"  {noted} with a note: `steadydancer explain ID --renders {artifact.path}`"] if noted else [])
 
 
 def format_truths(truths: dict[str, Any] | None) -> str:
-    """Format a record's counts of truths found and compared; empty for a record without them."""
+    """Format a record's counts of ground-truth videos found and compared; empty for a record without them."""
     if truths is None:
         return ""
     if truths["folder"] is None:
-        return "No truth was given."
-    words = f"{truths['found']} of {truths['asked']} renders have a truth in {truths['folder']}"
+        return "No ground truth was given."
+    words = f"{truths['found']} of {truths['asked']} renders have ground truth in {truths['folder']}"
     if "compared" in truths:
         words += f"; {truths['compared']} were compared, {truths['frames_compared']} frames"
     for reason, names in truths["not_found"].items():
@@ -172,7 +172,7 @@ def format_truths(truths: dict[str, Any] | None) -> str:
         words += f". {reason}: {number} ({', '.join(names[:3])}{', …' if number > 3 else ''})"
     if truths["num_unused"]:
         listed = ", ".join(truths["unused"][:3]) + (", …" if truths["num_unused"] > 3 else "")
-        match = "video there matches" if truths["num_unused"] == 1 else "videos there match"
+        match = "video in it matches" if truths["num_unused"] == 1 else "videos in it match"
         words += f". {truths['num_unused']} {match} no render ({listed})"
     return f"{words}."
 
@@ -187,7 +187,7 @@ def artifacts_in(folder: Location) -> list[Artifact]:
     if not found:
         where = "has no artifact with rows" if folder.is_dir() else "does not exist"
         where = "is a file, not a folder" if folder.is_file() else where
-        raise ArtifactError(f"{folder} {where}: give the --out folder of {', '.join(ARTIFACTS.values())}")
+        raise ArtifactError(f"{folder} {where}: pass the --out folder of {', '.join(ARTIFACTS.values())}")
     return found[:1] if found[0].path == folder else found
 
 

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ...datasets.arrays import Frames
+from ...datasets.arrays import Floats64, Frames
 from ...datasets.sidecars import KEYPOINTS, sidecar
 from ...datasets.skeleton import PoseSequence
 from ...datasets.supplied_poses import load_supplied_pose
@@ -36,7 +35,7 @@ def load_pose_estimator(pose_model: str, device: str = "cpu") -> PoseEstimator |
 
 def find_poses(
     path: Path,
-    times_s: npt.NDArray[np.float64],
+    times_s: Floats64,
     read_frames: Callable[[], Frames],
     pose_model: str,
     estimator: PoseEstimator | None,
@@ -67,7 +66,7 @@ def find_poses(
     return estimator.name, len(tracks) if estimator.counts_people else None, tracks
 
 
-def _supplied_poses(path: Path, times_s: npt.NDArray[np.float64]) -> list[PoseSequence] | None:
+def _supplied_poses(path: Path, times_s: Floats64) -> list[PoseSequence] | None:
     """Read poses at these times from a file's sidecar, one sequence per person; None without a sidecar."""
     try:
         supplied = load_supplied_pose(path)

@@ -18,7 +18,7 @@ class Duplicates(BaseModel):
 
     scope: Literal["source", "clip", "off"] = Field(
         "source",
-        description="`source`: compare whole files (an excerpt is not a copy); `clip`: compare each clip with each",
+        description="`source`: compare whole files (an excerpt is not a copy); `clip`: compare every pair of clips",
     )
     min_common_ratio: float = Field(
         0.8, gt=0, le=1, description="share of the longer video that two copies must have in common"
@@ -30,8 +30,8 @@ class Quotas(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_accepted_per_source: int | None = Field(None, ge=1, description="accepted clips per source")
-    max_accepted_by_shape: dict[Shape, int] = Field({}, description="accepted clips per shape of picture")
+    max_accepted_per_source: int | None = Field(None, ge=1, description="maximum accepted clips per source")
+    max_accepted_by_shape: dict[Shape, int] = Field({}, description="maximum accepted clips per picture shape")
     along: tuple[str, ...] = Field(
         RANKING_GATES, description="gates whose scores define the margin, and whose thresholds a target moves"
     )
@@ -40,7 +40,7 @@ class Quotas(BaseModel):
     def _check(self) -> "Quotas":
         unknown = sorted(set(self.along) - set(Gates.model_fields))
         if unknown or not self.along:
-            raise ValueError(f"along must name at least one gate, and gates only; got {', '.join(unknown) or 'none'}")
+            raise ValueError(f"along must contain gate names, at least one; got {', '.join(unknown) or 'none'}")
         return self
 
     @property
@@ -60,7 +60,7 @@ class Target(BaseModel):
 
     num_clips: int = Field(ge=1, description="accepted clips (paper: 7,338)")
     mix: dict[Shape, float] = Field(
-        {}, description="share of each shape of picture (inside its borders); shapes not named share the rest"
+        {}, description="share of each picture shape (inside its borders); shapes not named share the rest"
     )
 
     @model_validator(mode="after")
@@ -81,17 +81,17 @@ class CurateConfig(BaseModel):
     num_frames: int = Field(81, ge=5, description="frames per clip, 4k + 1 (paper: 81, five seconds)")
     fps: float = Field(16.0, gt=0, description="sampling rate of clips, frames per second (81 frames: five seconds)")
     max_clips_per_source: int | None = Field(
-        None, ge=1, description="use at most this many clips of one source, the first ones"
+        None, ge=1, description="maximum clips per source; later clips are dropped"
     )
     shot_detector: Literal["auto", "transnetv2", "threshold"] = Field(
         "auto", description="`threshold` compares the colours of consecutive frames; `auto`: TransNetV2 if installed"
     )
     cut_threshold: float = Field(0.3, gt=0, lt=1, description="change of colours that ends a shot, 0..1 (`threshold`)")
     transition_threshold: float = Field(
-        0.5, gt=0, lt=1, description="probability from which a frame is part of a transition (`transnetv2`)"
+        0.5, gt=0, lt=1, description="a frame with at least this probability is part of a transition (`transnetv2`)"
     )
-    num_score_frames: int = Field(8, ge=2, description="frames per clip for the scores")
-    num_network_frames: int = Field(4, ge=1, description="how many of these frames the networks use")
+    num_score_frames: int = Field(8, ge=2, description="frames per clip that are scored")
+    num_network_frames: int = Field(4, ge=1, description="number of these frames that the networks see")
     text_detector: Literal["auto", "ppocr", "off"] = Field(
         "auto", description="PP-OCRv4 from `rapidocr-onnxruntime`; `auto`: if installed"
     )
@@ -105,7 +105,7 @@ class CurateConfig(BaseModel):
         "auto", description="AMT-S, which interpolates every other frame; `auto`: if its weights are present"
     )
     exclude: str | None = Field(
-        None, description="reject clips similar to these videos: a folder, or an .npz of fingerprints; local or s3"
+        None, description="reject clips similar to these videos: a folder, or an .npz of fingerprints; local or s3://"
     )
     trust: bool = Field(
         False, description="sources are already vetted: skip the scores (they stay null) and their networks"
@@ -119,7 +119,7 @@ class CurateConfig(BaseModel):
     )
     gates: Gates = Gates()
     gates_by_shape: dict[Shape, dict[str, float | None]] = Field(
-        {}, description="thresholds that differ for one shape of picture: shape → gate → threshold"
+        {}, description="thresholds that differ for a picture shape: shape → gate → threshold"
     )
     quotas: Quotas = Quotas()
     target: Target | None = Field(None, description="find the thresholds that accept this number of clips")

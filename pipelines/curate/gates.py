@@ -59,7 +59,7 @@ class Gates(BaseModel):
         description="share of the frame cropped away as border (a vertical video in a horizontal one: 0.68); 0.02 "
         "rejects such clips instead of cropping them",
     )
-    max_leak_score: float | None = Field(0.65, description="similarity to a video of the excluded set, 0..1")
+    max_leak_score: float | None = Field(0.65, description="similarity to a video in the excluded set, 0..1")
     max_cut_score: float | None = Field(
         0.2, description="largest change of colours between consecutive frames, 0..1 (0.06 | 0.28)"
     )
@@ -75,7 +75,9 @@ class Gates(BaseModel):
     min_motion_magnitude: float | None = Field(
         0.0006, description="mean change of luma between frames 1/16 s apart (0.0029 | 0.0003)"
     )
-    max_motion_magnitude: float | None = Field(0.12, description="the same; more is noise, flicker or camera shake")
+    max_motion_magnitude: float | None = Field(
+        0.12, description="the same, upper limit; more is noise, flicker or camera shake"
+    )
     max_frozen_ratio: float | None = Field(
         0.6, description="share of frames that repeat the previous one (0.23 | 0.85)"
     )
@@ -103,10 +105,10 @@ class Gates(BaseModel):
         0.25, description="longest line of such text relative to the picture (0.20 | 0.30); catches captions"
     )
     max_persons: Annotated[int | None, NUM_PERSONS] = Field(
-        1, description="people in the clip, counted from a third of the main person's size"
+        1, description="people in the clip that are at least a third the size of the main person"
     )
-    min_aesthetic_score: float | None = Field(5.0, description="LAION's aesthetic score; null without its weights")
-    max_extreme_action: float | None = Field(0.5, description="CLIP's probability of acrobatics; null without weights")
+    min_aesthetic_score: float | None = Field(5.0, description="LAION's aesthetic score; null without weights")
+    max_extreme_action: float | None = Field(0.5, description="probability of acrobatics by CLIP; null without weights")
     max_missing_pose_ratio: float | None = Field(0.1, description="share of frames without a usable body")
     max_pose_gap: int | None = Field(4, description="longest run of frames without a usable body")
     min_pose_confidence: float | None = Field(

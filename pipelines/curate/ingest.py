@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...datasets.artifact import ArtifactError
+from ...datasets.artifact_lookup import describe_artifacts
 from ...datasets.exports import LINE_FIELDS
-from ...datasets.finished import describe_artifacts
+from ...datasets.generated_outputs import GeneratedOutputs
 from ...datasets.manifest import SUFFIXES, read_columns
-from ...datasets.own_products import OwnProducts
 from ...datasets.sidecars import VIDEO_SUFFIXES
 from ...datasets.storage import Location, format_location, location
 from ...datasets.storage.files import name_below
@@ -35,7 +35,7 @@ MAX_SHOWN, MAX_NAMED = 4, 100  # folders of skipped videos: on the terminal, in 
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedOutputs:
     """Videos in the given folder that are not sources because this program made them.
 
     Attributes:
@@ -55,8 +55,8 @@ class LeftOut:
         named = [f"{number} in {folder}" for folder, number in self.folders.items()]
         more = f" and {len(named) - MAX_SHOWN} more folders" if len(named) > MAX_SHOWN else ""
         return (
-            f"skipping {len(self)} videos that this program made: {', '.join(named[:MAX_SHOWN])}{more} (to "
-            "curate them, give such a folder itself, or a manifest)"
+            f"skipping {len(self)} videos that this program wrote: {', '.join(named[:MAX_SHOWN])}{more} (to "
+            "curate them, pass their folder itself, or a manifest)"
         )
 
 
@@ -65,7 +65,7 @@ class Sources:
     """Sources of a curation: their `table` (see `find_sources`), and the videos that were `left_out`."""
 
     table: pa.Table
-    left_out: LeftOut
+    left_out: SkippedOutputs
 
 
 def read_sources(clips: str) -> pa.Table:
@@ -76,8 +76,8 @@ def read_sources(clips: str) -> pa.Table:
 def find_sources(clips: str) -> Sources:
     """Find the sources and their metadata without opening them: `SCHEMA`, sorted by `source_path`, unique.
 
-    Videos below a given folder that this program made (renders, exports, galleries; see `own_products`) are skipped.
-    A path that is given itself, listed in a manifest or spelled out in a glob is always a source.
+    Videos below a given folder that this program wrote (renders, exports, galleries, …) are skipped: see
+    `generated_outputs`. A path that is passed itself, listed in a manifest or spelled out in a glob is always a source.
 
     Args:
         clips: a folder (searched recursively, following links), a glob, a manifest (csv, json, jsonl or parquet with a
@@ -93,16 +93,18 @@ def find_sources(clips: str) -> Sources:
     """
     place = location(clips)
     if place.suffix.lower() in SUFFIXES and place.is_file():
-        return Sources(_of_manifest(place), LeftOut({}))
+        return Sources(_of_manifest(place), SkippedOutputs({}))
     found, left_out = _places(place, clips)
     if not found:
         if left_out:
-            raise ArtifactError(f"{clips} holds no videos except those that this program made: {left_out}")
+            raise ArtifactError(f"{clips} contains no videos except those that this program wrote: {left_out}")
         if not place.exists() and not glob.has_magic(clips):
-            raise ArtifactError(f"{clips} does not exist: give a folder, a glob or a manifest of videos")
+            raise ArtifactError(f"{clips} does not exist: pass a folder, a glob or a manifest of videos")
         if (kind := describe_artifacts(place)) is not None:
-            raise ArtifactError(f"{clips} holds {kind} of this program and no video: give a folder of videos")
-        raise ArtifactError(f"{clips} holds no video (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
+            raise ArtifactError(
+                f"{clips} contains {kind} written by this program and no videos: pass a folder of videos"
+            )
+        raise ArtifactError(f"{clips} contains no videos (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
     paths = pa.array(sorted(found), pa.string())
     nothing = pa.nulls(len(paths), pa.string())
     return Sources(pa.table([paths, *[nothing] * len(MANIFEST_COLUMNS)], schema=SCHEMA), left_out)
@@ -121,19 +123,21 @@ def sources_digest(sources: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _places(place: Location, clips: str) -> tuple[set[str], LeftOut]:
+def _places(place: Location, clips: str) -> tuple[set[str], SkippedOutputs]:
     place = place.absolute()
     fixed, wanted = place, list[str]()
     if not place.is_dir():
         if place.exists():
             if not looks_like_video(place):
                 raise ArtifactError(f"{clips} is not a folder, a manifest ({', '.join(sorted(SUFFIXES))}) or a video")
-            return {format_location(place)}, LeftOut({})
+            return {format_location(place)}, SkippedOutputs({})
         fixed, wanted = _split(place)
     below = tree_of(fixed)
-    products = OwnProducts(fixed, below.is_file, lambda folder: _is_named(name_below(folder, fixed).split("/"), wanted))
+    products = GeneratedOutputs(
+        fixed, below.is_file, lambda folder: _is_named(name_below(folder, fixed).split("/"), wanted)
+    )
     kept, left_out = products.without(below.find(VIDEO_SUFFIXES, wanted))
-    return set(map(format_location, kept)), LeftOut(left_out)
+    return set(map(format_location, kept)), SkippedOutputs(left_out)
 
 
 def _split(pattern: Location) -> tuple[Location, list[str]]:

@@ -74,13 +74,13 @@ def _check_prerequisites(config: CurateConfig) -> None:
         place = location(config.exclude)
         if not place.exists():
             raise ArtifactError(
-                f"exclude: {config.exclude} does not exist: give a folder of videos, or an .npz of their fingerprints"
+                f"exclude: {config.exclude} does not exist: pass a folder of videos, or an .npz of fingerprints"
             )
         if place.suffix.lower() == ".npz" and place.is_file():
             load_excluded(place, config.fps)
         if not files_of_excluded(place):
             raise ArtifactError(
-                f"exclude: {config.exclude} holds no file: give a folder of videos, or an .npz of their fingerprints"
+                f"exclude: {config.exclude} contains no files: pass a folder of videos, or an .npz of fingerprints"
             )
     if config.duplicates.scope != "off":
         require_scratch()

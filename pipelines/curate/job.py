@@ -15,7 +15,7 @@ from ...datasets.artifact import Artifact, ArtifactError, exclusive
 from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, count_written
 from ...datasets.schema import CLIP_SCHEMA, to_table
 from ...datasets.storage import Location, relative
-from ...datasets.storage.cache import scratch
+from ...datasets.storage.cache import scratch_dir
 from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
 from .config import CurateConfig
@@ -64,7 +64,7 @@ def run(
     scores that these gates read; other sources are measured.
 
     Raises:
-        ArtifactError: no sources, a parent measured with other settings, settings that differ from those of an
+        ArtifactError: no sources, a parent measured with different settings, settings that differ from those of an
             unfinished run in `out`, or another run uses `out`.
         JobStopped: the code or the machine failed.
     """
@@ -94,7 +94,7 @@ def _measure(inputs: Inputs, measured: Artifact, artifact: Artifact, engine: Eng
     working, excluded = _exclude(config, measured.path)
     if replaced := discard_changed_parts(measured, packets):
         artifact.remove_parts()  # verdicts of an earlier attempt on the old files
-        words = f"measuring {len(replaced)} sources again whose files were replaced"
+        words = f"measuring {len(replaced)} sources again because their files were replaced"
         print(f"curate: {words}, first {replaced[0]}", file=sys.stderr, flush=True)
     open_row = row_opener(inputs.sources, inputs.paths)
     job = Job(
@@ -145,7 +145,7 @@ def _exclude(config: CurateConfig, measured: Location) -> tuple[CurateConfig, di
     if excluded.unreadable:
         some = [f"  {name}: {why}" for name, why in list(excluded.unreadable.items())[:MAX_SHOWN]]
         more = [f"  and {len(excluded.unreadable) - MAX_SHOWN} more"] if len(excluded.unreadable) > MAX_SHOWN else []
-        words = f"curate: {len(excluded.unreadable)} videos of {config.exclude} cannot be compared; clips of them"
+        words = f"curate: {len(excluded.unreadable)} videos of {config.exclude} cannot be compared; matching clips"
         print("\n".join([f"{words} may be accepted:", *some, *more]), file=sys.stderr, flush=True)
     return working, {"excluded_videos": len(excluded.names), "excluded_unreadable": excluded.unreadable}
 
@@ -159,7 +159,7 @@ def _select(
     """
     columns = columns_read(config)
     scope = config.duplicates.scope
-    fingerprints = Fingerprints(scope, scratch()) if scope != "off" else None
+    fingerprints = Fingerprints(scope, scratch_dir()) if scope != "off" else None
     summary_columns = ["source_path", "pose_model", "taken_from", "sidecar_note"]
     tables, parts, summaries = [], [], []
     for names, table in rows.tables(
@@ -187,7 +187,7 @@ def _warn_ambiguous_sidecars(seen: pa.Table) -> None:
     rows = seen.select(["source_path", "sidecar_note"]).filter(seen["sidecar_note"].is_valid())
     notes = {row["source_path"]: row["sidecar_note"] for row in rows.to_pylist()}
     lines = [f"{path}: {note}" for path, note in notes.items()]
-    warn_first(_log, lines, "and beside %d more sources; see column `sidecar_note`")
+    warn_first(_log, lines, "%d more sources have ignored sidecars; see column `sidecar_note`")
 
 
 def _num_reused_sources(seen: pa.Table) -> int:

@@ -165,8 +165,8 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
                 return Excluded.load(npz)
             except (ValueError, KeyError, EOFError, BadZipFile):
                 raise SteadyDancerError(
-                    f"exclude {place}: not an .npz of fingerprints, or damaged; give the one that a curation writes to "
-                    "OUT/measured/excluded.npz, or a folder of videos"
+                    f"exclude {place}: not an .npz of fingerprints, or damaged; pass OUT/measured/excluded.npz of a "
+                    "curation, or a folder of videos"
                 ) from None
     names, sequences, unreadable = [], [], {}
     for file, is_video in files_of_excluded(place):
@@ -187,7 +187,7 @@ def load_excluded(exclude: str | Location, fps: float) -> Excluded:
     if not names:
         some = "".join(f"\n  {name}: {why}" for name, why in list(unreadable.items())[:MAX_SHOWN])
         raise SteadyDancerError(
-            f"exclude {place}: no readable video found; give a folder of videos or an .npz of fingerprints" + some
+            f"exclude {place}: no readable video found; pass a folder of videos or an .npz of fingerprints" + some
         )
     return Excluded(names, sequences, unreadable)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...datasets.arrays import Mask
 from ...datasets.artifact import MAX_LOOKUPS, Artifact, ArtifactError, Packet
 from ...datasets.clips import Clips
 from ...datasets.local_copies import local_copy
@@ -26,7 +27,7 @@ from ..common.older_versions import absent_fields
 from ..runtime.stage import Stage
 from .config import SELECTION_FIELDS, CurateConfig
 from .gates import CHEAP_GATES, Gates
-from .selection.gating import Bounds, Mask, apply_gates, columns_for
+from .selection.gating import Bounds, apply_gates, columns_for
 
 # Fields that do not affect measurements: those of the selection, and those that only divide the work.
 IRRELEVANT_FIELDS = (*SELECTION_FIELDS, "packet_size", "num_gpus")
@@ -64,7 +65,7 @@ class Parent:
             excluded: digest of the excluded set.
 
         Raises:
-            ArtifactError: the parent is not finished, or was measured with other settings or rules.
+            ArtifactError: the parent is not finished, or was measured with different settings or rules.
         """
         clips = Clips(folder.absolute())  # workers may run in other folders
         kept = set(CurateConfig.model_fields) - set(IRRELEVANT_FIELDS)
@@ -73,13 +74,13 @@ class Parent:
         new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
         if changes := format_differences(old, new):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured with other settings:\n{changes}\n"
-                "curate without --parent, or with the settings of the parent"
+                f"{clips.artifact.path} was measured with different settings:\n{changes}\n"
+                "curate without --parent, or with the parent's settings"
             )
         # Older rules: `reuse_measurements` checks per file whether today's rules give another result.
         if by := newer_rules(clips.record, *RULES_READ):
             raise ArtifactError(
-                f"{clips.artifact.path} was measured by a newer version of this program, with other rules:\n"
+                f"{clips.artifact.path} was measured by a newer version of this program with different rules:\n"
                 f"{by}\ncurate without --parent"
             )
         complete, gone = _sources(clips, config, sources)

@@ -13,7 +13,7 @@ from ...datasets.artifact import Artifact, ArtifactError, exclusive
 from ...datasets.clips import COLUMNS, PART_ROWS, Clips, MeasuredRows, count_written, with_columns
 from ...datasets.rules import recorded_rules, with_absent
 from ...datasets.storage import Location, relative
-from ...datasets.storage.cache import require_scratch, scratch
+from ...datasets.storage.cache import require_scratch, scratch_dir
 from ...datasets.storage.digests import json_digest
 from .config import SELECTION_FIELDS, CurateConfig
 from .parent import absent_settings, forgotten_fields, measured_gates
@@ -82,7 +82,7 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
     old = Clips(clips)
     artifact = Artifact(out / "clips")
     if artifact.path == old.artifact.path:
-        raise ArtifactError(f"{artifact.path} is the input and never changed: choose another --out")
+        raise ArtifactError(f"{artifact.path} is the input, which refilter never changes: choose another --out")
     table = read_decisions(decisions) if decisions else None
     digest = json_digest(old.record)
     fields = config.model_dump(mode="json", include=set(SELECTION_FIELDS))
@@ -131,7 +131,8 @@ def _select(old: Clips, config: CurateConfig, decisions: Decisions | None) -> Se
     expected = old.record["counts"]["inputs"]
     if len(selection) != expected:
         raise ArtifactError(
-            f"{old.artifact.path} has {len(selection)} rows, but its record states {expected}: copy it or curate again"
+            f"{old.artifact.path} has {len(selection)} rows, but its record states {expected}: copy it again, or "
+            "curate again"
         )
     return selection
 
@@ -142,7 +143,7 @@ def _groups(old: Clips, config: CurateConfig) -> pa.Array | None:
     if wanted.scope == "off" or wanted.model_dump() == old.record["config"]["duplicates"]:
         return None
     require_scratch()
-    fingerprints = Fingerprints(wanted.scope, scratch())
+    fingerprints = Fingerprints(wanted.scope, scratch_dir())
     for _, table in MeasuredRows(old.measured, old.measured.parts()).tables(list(Fingerprints.COLUMNS)):
         fingerprints.add(table)
     return fingerprints.groups(wanted.min_common_ratio, old.read([fingerprints.key])[fingerprints.key])

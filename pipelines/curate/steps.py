@@ -5,9 +5,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ...datasets.arrays import Frames
+from ...datasets.arrays import Floats64, Frames
 from ...datasets.schema import Row, columns_of
 from ...datasets.sidecars import KEYPOINTS, sidecar, sidecar_note
 from ...datasets.source_content import content_id
@@ -254,7 +253,7 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     return {**seen, "pose": pose, "pose_digest": digest, **scores}
 
 
-def _frames(row: Row, times_s: npt.NDArray[np.float64], short_side: int) -> Frames:
+def _frames(row: Row, times_s: Floats64, short_side: int) -> Frames:
     """Decode the frames at these times, scaled to the given short side (never above the source's), sides even."""
     scale = min(1.0, short_side / min(row["height"], row["width"]))
     height, width = (max(2, round(row[side] * scale / 2) * 2) for side in ("height", "width"))

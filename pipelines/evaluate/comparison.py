@@ -1,4 +1,4 @@
-"""Comparison of a render with its truth: which frames are compared, and when the two are not comparable.
+"""Comparison of a render with its ground truth: which frames are compared, and when the two are not comparable.
 
 Both start at 0 s. If both have the same frame times, frames are compared one to one. Otherwise each rendered frame is
 compared with the truth's frame at that time, up to the truth's end. The truth is scaled to the render's size; a truth
@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...datasets.arrays import Frames
+from ...datasets.arrays import Floats64, Frames
 from ...datasets.local_copies import local_copy
 from ...datasets.storage import StorageError
 from ...datasets.video import VideoError, decode, frame_times_s, probe
 
-Times = NDArray[np.float64]
 Size = tuple[int, int]  # height, width
 
 # Containers round times: Matroska to milliseconds, GIF to hundredths of a second.
@@ -35,7 +33,7 @@ class Compared(NamedTuple):
 
 
 class NotComparable(Exception):
-    """A truth that cannot be compared with its render.
+    """Ground truth that cannot be compared with its render.
 
     Args:
         reason: `unreadable_truth` or `other_aspect`.
@@ -57,7 +55,7 @@ class Clock:
         driving_fps: rate at which it was resampled; None if every frame was read.
     """
 
-    times_s: Times
+    times_s: Floats64
     driving: str | None = None
     driving_fps: float | None = None
 
@@ -80,23 +78,25 @@ def truth_frames(truth: Path, clock: Clock, size: Size, image_size: Size | None)
         if not any(same_aspect(true_size, other) for other in (size, image_size) if other is not None):
             raise NotComparable(
                 "other_aspect",
-                f"the truth is {_size(true_size)}, the render {_size(size)}: their aspects differ",
+                f"the ground truth is {_size(true_size)}, the render {_size(size)}: their aspect ratios differ",
             )
         own_s = frame_times_s(truth)
         times_s, notes = times_in_truth(clock, own_s)
         frames = decode(truth, times_s, *size)
     except VideoError as error:
-        raise NotComparable("unreadable_truth", f"the truth cannot be read: {error}") from error
+        raise NotComparable("unreadable_truth", f"the ground truth cannot be read: {error}") from error
     if len(times_s) < len(clock.times_s):
-        notes.append(f"{len(times_s)} of {len(clock.times_s)} rendered frames were compared: the truth ends there")
+        notes.append(
+            f"{len(times_s)} of {len(clock.times_s)} rendered frames were compared: the ground truth is shorter"
+        )
     elif len(own_s) > len(clock.times_s) and not notes:
-        notes.append(f"the first {len(times_s)} of the truth's {len(own_s)} frames were compared")
+        notes.append(f"the first {len(times_s)} of {len(own_s)} ground-truth frames were compared")
     if true_size != size:
-        notes.append(f"the truth was scaled from {_size(true_size)} to {_size(size)}")
+        notes.append(f"the ground truth was scaled from {_size(true_size)} to {_size(size)}")
     return Compared(frames, "; ".join(notes) or None)
 
 
-def times_in_truth(clock: Clock, truth_s: Times) -> tuple[Times, list[str]]:
+def times_in_truth(clock: Clock, truth_s: Floats64) -> tuple[Floats64, list[str]]:
     """Return the truth's times for the first n rendered frames, and notes if they are not matched one to one.
 
     Args:
@@ -108,16 +108,16 @@ def times_in_truth(clock: Clock, truth_s: Times) -> tuple[Times, list[str]]:
     driven_s, unread = _driving_times(clock, truth_s)
     if driven_s is not None:
         at = driven_s
-        note = "the truth has the driving video's frame times: each frame is compared with its driving frame"
+        note = "the ground truth has the driving video's frame times: each frame is compared with its driving frame"
     else:
         at = clock.times_s
-        note = f"the truth ({_rate(truth_s)}) was sampled at the render's times ({_rate(at)})"
+        note = f"the ground truth ({_rate(truth_s)}) was sampled at the render's times ({_rate(at)})"
     step = _step(truth_s) or _step(clock.times_s)
     at = at[at < truth_s[-1] + step - SLACK_S] if step else at[:1]
     return at + SLACK_S, [note, *unread]
 
 
-def same_times(one: Times, other: Times) -> bool:
+def same_times(one: Floats64, other: Floats64) -> bool:
     """Check whether two videos have the same frame times, up to the end of the shorter one."""
     count = min(len(one), len(other))
     steps = [step for step in (_step(one), _step(other)) if step]
@@ -132,7 +132,7 @@ def same_aspect(one: Size, other: Size) -> bool:
     return abs(np.log(width * other_height / (height * other_width))) <= SAME_ASPECT + rounding
 
 
-def _driving_times(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str]]:
+def _driving_times(clock: Clock, truth_s: Floats64) -> tuple[Floats64 | None, list[str]]:
     """Return each rendered frame's time in the driving video if the truth has its frame times; else None, notes."""
     if clock.driving is None:
         return None, []
@@ -147,12 +147,12 @@ def _driving_times(clock: Clock, truth_s: Times) -> tuple[Times | None, list[str
     return (truth_s[:count] if clock.driving_fps is None else np.arange(count) / clock.driving_fps), []
 
 
-def _step(times_s: Times) -> float:
+def _step(times_s: Floats64) -> float:
     """Return the mean time between frames; 0 for a single frame."""
     return float(times_s[-1]) / (len(times_s) - 1) if len(times_s) > 1 else 0.0
 
 
-def _rate(times_s: Times) -> str:
+def _rate(times_s: Floats64) -> str:
     step = _step(times_s)
     return f"{len(times_s)} frames, {1 / step:.4g} per second" if step else "one frame"
 

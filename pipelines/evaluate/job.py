@@ -1,4 +1,4 @@
-"""The evaluate job: renders, and truths if there are any → metric rows and a page."""
+"""The evaluate job: renders, and ground truth if there is any → metric rows and a page."""
 
 import time
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
-from ...datasets.finished import find_artifact
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.rules import recorded_rules, versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
@@ -17,19 +17,19 @@ from ..common.older_versions import absent_fields
 from ..runtime.after_commit import after_commit
 from ..runtime.runner import Engine, Job, run_packets
 from .config import EvaluateConfig
-from .truths import Truths, find_truths
+from .ground_truth import GroundTruth, find_ground_truth
 
 
-def read_renders(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], Truths]:
-    """Return the record of the renders, the rows to score by id, and the truths that were found.
+def read_renders(renders: Location, truth: Location | None) -> tuple[dict[str, Any], dict[str, Row], GroundTruth]:
+    """Return the record of the renders, the rows to score by id, and the ground truth that was found.
 
     Raises:
         ArtifactError: the renders are not finished.
-        SteadyDancerError: `truth` is not a folder, or has no truth for any render.
+        SteadyDancerError: `truth` is not a folder, or has no ground truth for any render.
     """
     artifact = find_artifact(renders, "renders")
     record, pairs = artifact.record(), artifact.read().to_pylist()
-    truths = find_truths([row["id"] for row in pairs], truth)
+    truths = find_ground_truth([row["id"] for row in pairs], truth)
     rows: dict[str, Row] = {}
     for row in pairs:
         made = row["verdict"] == "ok"
@@ -61,8 +61,8 @@ def run(
     """Score `renders` into `out/metrics` and `out/report.html`; return the artifact's record.
 
     Raises:
-        ArtifactError: the renders are not finished, the folder was begun with other settings, or it is in use.
-        SteadyDancerError: `truth` has no truth for any render.
+        ArtifactError: the renders are not finished, the folder was started with different settings, or it is in use.
+        SteadyDancerError: `truth` has no ground truth for any render.
         JobStopped: the code or the machine failed.
     """
     record, by_id, found = read_renders(renders, truth)
@@ -110,7 +110,7 @@ def run(
             )
         from .report import PAGE, write_report
 
-        with after_commit(f"{out / PAGE}", f"`steadydancer report --metrics {out}` makes it again"):
+        with after_commit(f"{out / PAGE}", f"run `steadydancer report --metrics {out}` to write it"):
             write_report(out / PAGE, artifact)
         return artifact.record()
 
@@ -138,6 +138,6 @@ def missing(rows: list[Row], metrics: Iterable[str]) -> dict[str, dict[str, int]
 
 
 def count_compared(rows: list[Row]) -> dict[str, int]:
-    """Count the videos, and their frames, that were compared with a truth."""
+    """Count the videos, and their frames, that were compared with ground truth."""
     frames = [row["frames_compared"] for row in rows if row["metric"] == "psnr" and row["value"] is not None]
     return {"compared": len(frames), "frames_compared": sum(frames)}

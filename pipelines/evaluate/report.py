@@ -1,15 +1,15 @@
-"""The evaluation report: one static page with metrics, and reference, render and truth of each video."""
+"""The evaluation report: one static page with metrics, and reference, render and ground truth of each video."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from ...datasets.artifact import Artifact
-from ...datasets.finished import find_artifact
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.schema import Row
 from ...datasets.storage import Location
 from ..common.outcomes import NO_REASON, format_counts, format_reasons, format_truths
-from ..pages.layout import Section, beside, write_page
+from ..pages.layout import Section, path_from_page, write_page
 from .steps import METRICS
 
 PAGE = "report.html"
@@ -47,8 +47,8 @@ def write_report(path: Location, metrics: Artifact) -> None:
     record, rows = metrics.record(), metrics.read().to_pylist()
     videos = {row["id"]: row for row in rows}
     groups = [
-        [("reference", beside(row["image"], path)), (f"render {name}", beside(row["video"], path)),
-         ("truth", beside(row["truth"], path))]
+        [("reference", path_from_page(row["image"], path)), (f"render {name}", path_from_page(row["video"], path)),
+         ("truth", path_from_page(row["truth"], path))]
         for name, row in sorted(videos.items())
     ]  # fmt: skip
     counts = format_counts(record["counts"])

@@ -15,12 +15,14 @@ from ...datasets.video import decode, frame_times_s, probe
 from ...models.components import load_components
 from ...models.encoders import resize_image
 from ...models.metrics import (
+    MAX_PSNR_DB,
     START_STEPS,
     autoencoder_ceiling,
     first_frame_psnr,
+    pixel_jump,
     psnr,
+    psnr_per_frame,
     ssim,
-    start_gap_jump,
     temporal_flickering,
 )
 from ..runtime.local_files import on_local_copies, reading_video
@@ -36,10 +38,6 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
 ]
 SCHEMA = pa.schema(_FIELDS)
 
-# A frame that equals its truth has infinite PSNR, which JSON does not hold and which makes every mean infinite. At
-# 100 dB one 8-bit sample in 150,000 is one level off.
-MAX_PSNR_DB = 100.0
-
 # metric → (unit, which direction is better, meaning)
 METRICS: dict[str, tuple[str, str, str]] = {
     "first_frame_psnr": ("dB", "higher", "frame 0 against the reference image"),
@@ -48,10 +46,14 @@ METRICS: dict[str, tuple[str, str, str]] = {
         "",
         "the reference image after the autoencoder's round trip, for comparison",
     ),
-    "psnr": ("dB", "higher", "against the true video, mean over the frames compared; equal frames count as 100"),
-    "ssim": ("", "higher", "against the true video, mean over the frames compared"),
+    "psnr": ("dB", "higher", "against the ground truth, mean over the frames compared; equal frames count as 100"),
+    "ssim": ("", "higher", "against the ground truth, mean over the frames compared"),
     "temporal_flickering": ("0..1", "higher", "(255 − mean change between frames) / 255, as in VBench"),
-    "start_gap_jump": ("ratio", "lower", "largest change among the first frames over the median change after"),
+    "start_gap_jump": (
+        "ratio",
+        "lower",
+        "largest change among the first frames, relative to the median change after them",
+    ),
 }
 
 
@@ -80,7 +82,7 @@ def load_vae(task: EvaluateTask) -> Any:
 
 @on_local_copies("video", "image", "truth")
 def score_video(row: Row, task: EvaluateTask, vae: Any) -> list[Row]:
-    """Score a video: one row per metric. The input's `reason` and `detail` explain why it has no truth, if so."""
+    """Score a video, one row per metric. Input's `reason` and `detail` explain why ground truth is missing."""
     frames, times_s = read_render(Path(row["video"]), task.config)
     reference, image_size, unread = read_reference(row["image"], *frames.shape[1:3])
     scores = {
@@ -122,7 +124,7 @@ def _against_reference(frames: Frames, reference: Frames | None, unread: str, va
         return {"first_frame_psnr": missing, "autoencoder_ceiling_psnr": missing}
     return {
         "first_frame_psnr": _capped_psnr(first_frame_psnr(frames, reference), "frame 0 equals the reference"),
-        "autoencoder_ceiling_psnr": _capped_psnr(autoencoder_ceiling(vae, reference), "the round trip changes nothing"),
+        "autoencoder_ceiling_psnr": _capped_psnr(autoencoder_ceiling(vae, reference), "the round trip is lossless"),
     }
 
 
@@ -142,31 +144,27 @@ def _against_truth(row: Row, frames: Frames, clock: Clock, image_size: tuple[int
         missing = Score(None, error.reason, error.detail)
         return {"psnr": missing, "ssim": missing}
     count = len(truth)
-    value, equal = _mean_psnr(frames[:count], truth)
-    notes = [f"{equal} of {count} frames equal the truth and count as {MAX_PSNR_DB:g} dB"] if equal else []
+    equal = int(np.isinf(psnr_per_frame(frames[:count], truth)).sum())
+    notes = [f"{equal} of {count} frames equal the ground truth and count as {MAX_PSNR_DB:g} dB"] if equal else []
     return {
-        "psnr": Score(value, None, "; ".join([*([detail] if detail else []), *notes]) or None, count),
-        "ssim": Score(ssim(frames[:count], truth), None, detail, count),
+        "psnr": Score(
+            psnr(frames[:count], truth), None, "; ".join([*([detail] if detail else []), *notes]) or None, count
+        ),
+        "ssim": Score(ssim(frames[:count], truth, "reflect-gauss11"), None, detail, count),
     }
-
-
-def _mean_psnr(frames: Frames, truth: Frames) -> tuple[float, int]:
-    """Return the mean PSNR over frames in dB, and how many frames equal the truth and count as `MAX_PSNR_DB`."""
-    each = np.array([psnr(frames[i : i + 1], truth[i : i + 1]) for i in range(len(frames))])
-    return float(np.mean(np.minimum(each, MAX_PSNR_DB))), int(np.isinf(each).sum())
 
 
 def _flickering(frames: Frames) -> Score:
     value = temporal_flickering(frames)
-    return Score(value) if value is not None else Score(None, "one_frame", "a single frame has no change")
+    return Score(None, "one_frame", "a single frame has no change") if math.isnan(value) else Score(value)
 
 
 def _start_gap(frames: Frames) -> Score:
-    value = start_gap_jump(frames)
-    if value is not None:
+    value = pixel_jump(frames)
+    if not math.isnan(value):
         return Score(value)
     if len(frames) <= START_STEPS + 1:
-        return Score(None, "too_short", f"{len(frames)} frames, at least {START_STEPS + 2} are needed")
+        return Score(None, "too_short", f"{len(frames)} frames, but at least {START_STEPS + 2} are needed")
     return Score(None, "no_motion", f"nothing moves after frame {START_STEPS}")
 
 

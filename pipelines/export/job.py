@@ -76,7 +76,7 @@ def run(config: ExportConfig, *, clips: Location, out: Location, engine: Engine)
     """Export the accepted clips of `clips` into `out/export`; return the artifact's record. Resumes after a kill.
 
     Raises:
-        ArtifactError: the clips are not finished, the folder was begun with other settings, or another run uses it.
+        ArtifactError: the clips are not finished, the folder has different settings, or another run uses it.
         JobStopped: the code or the machine failed.
     """
     curated = Clips(clips)

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from ... import __version__
 from ...datasets.artifact import PLAN, RECORD, Artifact, ArtifactError, exclusive
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.clips import Clips
-from ...datasets.finished import find_artifact
 from ...datasets.storage import Location, location
 from ...datasets.storage.digests import json_digest
 from ...datasets.storage.files import files_in, folders_in, remove_folder
@@ -131,35 +131,35 @@ def _utc_now() -> str:
 
 def _same_request(record: dict[str, Any], request: Request) -> dict[str, Any]:
     if record["request"] != request.digest():
-        raise ArtifactError(f"{request.out} has the result of another forget request: give another --out")
+        raise ArtifactError(f"{request.out} contains the result of another forget request: choose another --out")
     return record
 
 
 def _require_empty(request: Request, targets: Iterable[Location]) -> None:
     for place in [*targets, request.out / "measured"]:
         if place.exists():
-            raise ArtifactError(f"{place} already exists: give another --out for the new versions")
+            raise ArtifactError(f"{place} already exists: choose another --out for the new versions")
 
 
 def _curations(request: Request) -> list[Clips]:
     """Open a request's curations and check that they are all selections of one set of measured rows.
 
     Raises:
-        ArtifactError: they select from different measured rows, or another selection beside them was not given.
+        ArtifactError: they select from different measured rows, or another selection next to them was not given.
     """
     curations = [Clips(place) for place in request.clips]
     measured = {str(clips.measured.path.absolute().resolve()) for clips in curations}
     if len(measured) > 1:
         raise ArtifactError(
-            f"--clips select from {len(measured)} sets of measured rows, {', '.join(sorted(measured))}: "
-            "give those of one set"
+            f"--clips names selections from {len(measured)} sets of measured rows, {', '.join(sorted(measured))}: "
+            "pass selections from one set"
         )
     given = {str(clips.artifact.path.absolute().resolve()) for clips in curations}
     missing = sorted(str(place) for place in find_selections(curations) if str(place.absolute().resolve()) not in given)
     if missing:
         raise ArtifactError(
-            f"{', '.join(missing)}: also selected from {curations[0].measured.path}, so the source would remain there. "
-            "Give them with --clips too, or delete them"
+            f"{', '.join(missing)}: also selected from {curations[0].measured.path}, so the source would remain in it. "
+            "Pass it with --clips too, or delete it"
         )
     return curations
 
@@ -189,7 +189,7 @@ def _targets(request: Request, affected: list[Location]) -> list[tuple[Location,
     names = Counter(str(new) for _, new in out)
     twice = [name for name, number in names.items() if number > 1]
     if twice:
-        raise ArtifactError(f"two of the given folders would be written to {twice[0]}: give one at a time")
+        raise ArtifactError(f"two of the given folders would be written to {twice[0]}: pass one at a time")
     return out
 
 
@@ -216,7 +216,7 @@ def delete_superseded(record: dict[str, Any]) -> list[str]:
     for place, digest in places:
         artifact = Artifact(place)
         if digest and artifact.committed and json_digest(artifact.record()) != digest:
-            raise ArtifactError(f"{place} has been made again since it was replaced: nothing was deleted")
+            raise ArtifactError(f"{place} was written again after it was replaced, so nothing was deleted")
     measured, _ = places[-1]
     own = {str(place) for place, _ in places}
     others = [str(place) for place in find_selections([], measured) if str(place.absolute()) not in own]

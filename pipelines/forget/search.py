@@ -88,13 +88,13 @@ def _matching(table: pa.Table, source: str) -> Mask:
         ids = set(_texts(table.filter(masks[-1]), "source_id"))
         if len(ids) > 1:
             raise SteadyDancerError(
-                f"{len(ids)} source ids start with {source}, {min(ids)} and others: give more characters"
+                f"{len(ids)} source ids start with {source}, {min(ids)} and others: use more characters"
             )
     for mask in masks:
         if pc.any(mask).as_py():
             return mask
     raise SteadyDancerError(
-        f"no source matches {source}: give a source_id or at least its first {SHORTEST_PREFIX} characters, the path of "
+        f"no source matches {source}: pass a source_id or at least its first {SHORTEST_PREFIX} characters, the path of "
         "its file as it was curated, or its origin"
     )
 

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
-from ...datasets.arrays import Floats64
-
-Counts = npt.NDArray[np.int64]
+from ...datasets.arrays import Floats64, Integers
 
 NUM_BINS = 40
 WIDTH, HEIGHT, BASE = 320, 118, 92  # size of a histogram in px, and the y of its axis
@@ -27,8 +24,8 @@ class Histogram:
     """
 
     edges: Floats64
-    accepted: Counts
-    rejected: Counts
+    accepted: Integers
+    rejected: Integers
     is_log: bool
     is_whole: bool = False
 
@@ -60,7 +57,7 @@ def histogram(accepted: Floats64, rejected: Floats64, bounds: Sequence[float] = 
     return Histogram(edges, _count(accepted, edges), _count(rejected, edges), is_log, whole)
 
 
-def _count(values: Floats64, edges: Floats64) -> Counts:
+def _count(values: Floats64, edges: Floats64) -> Integers:
     inside = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     return np.bincount(inside, minlength=len(edges) - 1).astype(np.int64)
 
@@ -103,7 +100,7 @@ def _position(bins: Histogram, value: float) -> float:
     return float(np.clip((value - low) / (high - low), 0, 1) * WIDTH)
 
 
-def _bars(counts: Counts, below: Counts, scale: float, tone: str) -> str:
+def _bars(counts: Integers, below: Integers, scale: float, tone: str) -> str:
     step = WIDTH / len(counts)
     pieces = []
     for index in np.flatnonzero(counts):

@@ -45,7 +45,7 @@ fill: var(--rejected) } .quarantined { background: var(--quarantined); fill: var
 .key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px; margin: 0 .35rem 0 1rem }
 """
 
-# Media are in the page or beside it; the browser blocks everything else, also if a file name tries to load it.
+# Media are in the page or next to it; the browser blocks everything else, also if a file name tries to load it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; media-src 'self' file:"
 
 DATA = "data:image/jpeg;base64,"
@@ -119,7 +119,7 @@ def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
         aside.write_text(html, encoding="utf-8", errors="replace")
 
 
-def beside(file: str | None, page: Location) -> str | None:
+def path_from_page(file: str | None, page: Location) -> str | None:
     """Return a file's path relative to its page, or its absolute path if only one of them is on a store."""
     if file is None:
         return None
@@ -129,7 +129,7 @@ def beside(file: str | None, page: Location) -> str | None:
 
 
 def url(place: str) -> str:
-    """Convert a path from `beside`, or a `data:` picture, to a URL for the page.
+    """Convert a path from `path_from_page`, or a `data:` picture, to a URL for the page.
 
     File names may contain characters that are special in a URL (`#`, `?`, `%`, `:`) and bytes that are not UTF-8.
     """

@@ -13,7 +13,7 @@ class RenderConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     components: str | None = Field(
-        None, description="folder or hub id of VAE and encoders; None uses those in the checkpoint's record"
+        None, description="folder or hub id of the VAE and encoders; null: those in the checkpoint's record"
     )
     num_frames: int | None = Field(
         81, ge=5, description="frames to render, 4k + 1 (paper); null: as many as the driving video has"
@@ -21,7 +21,7 @@ class RenderConfig(BaseModel):
     window_frames: int = Field(81, ge=5, description="window length for longer videos in frames, 4k + 1 (paper)")
     window_overlap: int = Field(20, ge=0, description="frames that neighbouring windows share, a multiple of 4 (ours)")
     max_area_px: int = Field(
-        1024 * 576, ge=32 * 32, description="area of the video; aspect is the image's (paper: 768²)"
+        1024 * 576, ge=32 * 32, description="area of the video; the aspect ratio is the image's (paper: 768²)"
     )
     drawing_area_px: int = Field(1024 * 576, ge=32 * 32, description="skeletons are drawn at twice this size (release)")
     num_inference_steps: int = Field(40, ge=1, description="denoising steps (release)")
@@ -30,7 +30,7 @@ class RenderConfig(BaseModel):
         1.0, ge=0, description="pose guidance, w_pose of Eq. 8 (paper and release's README; its command line: 1.5)"
     )
     pose_guidance_interval: tuple[float, float] = Field(
-        (0.1, 0.4), description="open interval of the steps with pose guidance, as shares (release)"
+        (0.1, 0.4), description="open interval of the steps with pose guidance, in `pose_guidance_unit` (release)"
     )
     pose_guidance_unit: Literal["step", "timestep"] = Field(
         "step", description="unit of the interval: share of the steps (release), or t / 1000 (as the paper states)"
@@ -42,7 +42,7 @@ class RenderConfig(BaseModel):
         "unipc", description="UniPC (release) or DPM-Solver++ (optional in the release)"
     )
     flow_shift: float = Field(5.0, gt=0, description="shift of the sigma grid (release; 3.0 for 480p areas)")
-    negative_prompt: str | None = Field(None, description="None uses the pipeline's default")
+    negative_prompt: str | None = Field(None, description="null: the pipeline's default")
     seed: int = Field(106060, ge=0, lt=2**64, description="seed of noise and negative pose (release's README)")
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="dtype of transformer and encoders"
@@ -51,15 +51,16 @@ class RenderConfig(BaseModel):
         False, description="keep the context's key and value projections on the CPU: 26 % less GPU memory for weights"
     )
     driving_fps: float | None = Field(
-        None, gt=0, description="resample the driving video to this rate; None: its own rate"
+        None, gt=0, description="resample the driving video to this rate; null: its own rate"
     )
     fps: int = Field(16, ge=1, description="frame rate of the written video (release)")
     sound: Literal["none", "keep"] = Field(
-        "none", description="`keep`: use the driving video's sound of the rendered span, at the speed of the picture"
+        "none", description="`keep`: add the driving video's sound for the rendered span, at the speed of the video"
     )
-    main_person_only: bool = Field(False, description="drive the main person only (release); otherwise all people")
+    main_person_only: bool = Field(False, description="drive only the main person (release); otherwise all people")
     on_missing_reference: Literal["keep", "raise"] = Field(
-        "keep", description="image without a person to align to: `keep` the driving pose unaligned, or reject the pair"
+        "keep",
+        description="without a person in the image to align to: `keep` the pose unaligned, or `raise`: reject the pair",
     )
     pose_model: str = Field(
         "auto", description="`blazepose`, `dwpose`, `animal`, `supplied`, or `auto`: supplied, else the best available"

@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
-from ...datasets.finished import find_artifact
+from ...datasets.artifact_lookup import find_artifact
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
@@ -66,7 +66,7 @@ def run(
     """Render `pairs` into `out/renders`; return the artifact's record. A pair that fails does not stop the others.
 
     Raises:
-        ArtifactError: the checkpoint is not finished, the folder was begun with other settings, or it is in use.
+        ArtifactError: the checkpoint is not finished, the folder was started with different settings, or it is in use.
         ComponentsError: the VAE or an encoder is missing.
         JobStopped: the code or the machine failed.
     """
@@ -129,7 +129,7 @@ def _warn_of_details(rows: list[Row]) -> None:
         if row["verdict"] == "ok" and row["detail"]:
             image, driving = (row[name].rsplit("/", 1)[-1] for name in ("image", "driving"))
             lines.append(f"{row['id']} (image {image}, driving {driving}): {row['detail']}")
-    warn_first(_log, lines, "%d more videos have a remark; see column `detail` of the renders")
+    warn_first(_log, lines, "%d more videos have notes; see column `detail` of the renders")
 
 
 def _digest(file: str) -> str | None:

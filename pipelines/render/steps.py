@@ -27,7 +27,7 @@ from ..common.poses import find_poses, load_pose_estimator
 from ..runtime.local_files import on_local_copies
 from ..runtime.stage import BadClip, Stage
 from .config import FROZEN, RenderConfig
-from .span import driving_sound
+from .sound import driving_sound
 
 # Configuration fields that the pipeline takes as arguments of the same name.
 PIPELINE_ARGUMENTS = (
@@ -83,7 +83,7 @@ def load_tools(task: RenderTask) -> RenderTools:
 
 @on_local_copies("image", "driving")
 def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
-    """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` beside it."""
+    """Align the driving poses to the image, sample, and write `ID.mp4` with `ID.json` next to it."""
     config = task.config
     image, changes = read_image(Path(row["image"]))
     model, driven = driving_motion(row, image, config, tools.estimator)
@@ -156,7 +156,7 @@ def read_image(path: Path) -> Picture:
         raise BadClip("unreadable_image", str(error)) from error
     height, width = picture.pixels.shape[:2]
     if min(height, width) < MIN_SIDE_PX:
-        raise BadClip("too_small", f"{path} is {width}×{height}; the minimum is {MIN_SIDE_PX}×{MIN_SIDE_PX}")
+        raise BadClip("too_small", f"{path} is {width}×{height} px, but the minimum is {MIN_SIDE_PX}×{MIN_SIDE_PX}")
     return picture
 
 
@@ -174,7 +174,7 @@ def driving_motion(
         info = probe(path)
         times_s = driving_times_s(frame_times_s(path), config.num_frames, config.driving_fps)
         if len(times_s) < (asked := config.num_frames or MIN_FRAMES):
-            raise BadClip("too_short", f"{path} has {len(times_s)} frames, {asked} are needed")
+            raise BadClip("too_short", f"{path} has {len(times_s)} frames, but {asked} are needed")
         model, _, tracks = find_poses(
             path, times_s, lambda: decode_driving(path, times_s), config.pose_model, estimator
         )

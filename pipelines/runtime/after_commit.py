@@ -17,12 +17,12 @@ def after_commit(what: str, remedy: str) -> Iterator[None]:
 
     Args:
         what: the output of the block, the subject of the warning: "OUT/report.html".
-        remedy: how to create it later: "`steadydancer report --clips OUT` makes it again".
+        remedy: how to create it later: "run `steadydancer report --clips OUT` to write it".
     """
     try:
         yield
     except Exception as error:  # bugs too: the artifact itself is complete
-        _log.warning("%s could not be made (%s). The job is not affected; %s", what, _one_line(error), remedy)
+        _log.warning("%s could not be written (%s). The job is not affected; %s", what, _one_line(error), remedy)
         _log.debug("%s: full traceback", what, exc_info=True)
 
 

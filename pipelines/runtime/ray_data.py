@@ -89,8 +89,8 @@ def ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator
                 ids = [name for packet in pending.values() for name in packet.ids]
                 raise JobStopped(
                     f"{job.name} stopped: workers die (killed, out of memory, or a crash in a library) on one of "
-                    f"{len(ids)} inputs, the first of which is {ids[0]}.\n"
-                    "Finished packets are kept; run with --in-process to see which input it is."
+                    f"{len(ids)} inputs, starting with {ids[0]}.\n"
+                    "Finished packets are kept; run with --in-process to find the input."
                 ) from error
 
 

@@ -98,12 +98,12 @@ def _enter_ray(job: Job, engine: Engine, stack: contextlib.ExitStack) -> None:
         words = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
         if engine.address:
             raise JobStopped(
-                f"{job.name} stopped: cannot connect to a Ray cluster at {engine.address} ({words})"
+                f"{job.name} stopped: cannot connect to the Ray cluster at {engine.address} ({words}); check --address"
             ) from error
         raise JobStopped(
             f"{job.name} stopped: Ray did not start ({words})\n"
-            f"Check the free disk space and the logs in {engine.state_dir / 'ray' / 'logs'}; --in-process runs without "
-            "Ray."
+            f"Check the free disk space and the logs in {engine.state_dir / 'ray' / 'logs'}, or run without Ray: "
+            "--in-process"
         ) from error
 
 
@@ -111,7 +111,7 @@ def _require_gpus(job: Job, wanted: float, available: float) -> None:
     """Fail early: Ray would otherwise wait silently for a GPU that does not exist."""
     if wanted > available:
         raise JobStopped(
-            f"{job.name} needs {wanted:g} GPU per worker, but this machine has {available:g}: give --address of a "
+            f"{job.name} needs {wanted:g} GPU per worker, but this machine has {available:g}: pass --address of a "
             f"cluster with GPUs, or a preset whose {job.name}.num_gpus is 0 (tiny)"
         )
 
@@ -132,7 +132,7 @@ def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
         log.write_text(error.trace)
         command = engine.command or "the same command"
         raise JobStopped(
-            f"{job.name} stopped: a fault in stage `{error.stage}`, clip {error.row_id}\n"
+            f"{job.name} stopped: stage `{error.stage}` failed on clip {error.row_id}\n"
             f"  {error.error}\n"
             f"  at {error.place}\n"
             f"  full traceback: {log}\n"

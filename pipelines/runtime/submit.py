@@ -44,7 +44,7 @@ def submit_job(
     """
     if not address.startswith(("http://", "https://")):
         raise SteadyDancerError(
-            f"{address!r} is not the address of a Ray job server: give http(s)://HOST:PORT (usually :8265)"
+            f"{address!r} is not the address of a Ray job server: use http(s)://HOST:PORT (usually :8265)"
         )
     with environment({}, removed=ADDRESSES):  # they would override `address`
         from ray.exceptions import AuthenticationError
@@ -60,7 +60,7 @@ def submit_job(
             ) from error
     submission_id, status = _attach_or_submit(client, arguments, env or {}, run_key)
     if status == JobStatus.SUCCEEDED:
-        on_log(f"{submission_id} has already succeeded; not run again")
+        on_log(f"{submission_id} has already succeeded and is not run again")
         return
     on_log(f"{submission_id} on {address}: steadydancer {shlex.join(arguments)}")
     try:

@@ -45,7 +45,9 @@ class GalleryConfig(BaseModel):
         0, ge=0, description="validation clips in a gallery; 0 disables galleries (choice: they cost GPU time)"
     )
     every_steps: int = Field(
-        500, ge=1, description="steps between galleries; their trained weights are kept. The last step has one too"
+        500,
+        ge=1,
+        description="steps between galleries; their trained weights are kept. The last step always has a gallery",
     )
     num_inference_steps: int = Field(40, ge=1, description="sampling steps per clip (release)")
     guidance_scale: float = Field(5.0, ge=0, description="w_txt of Eq. 7 (release)")
@@ -59,7 +61,7 @@ class GalleryConfig(BaseModel):
     num_gpus: float = Field(
         1.0,
         gt=0,
-        description="GPUs of the rendering worker, on top of those for training; without use_gpu it takes one CPU core",
+        description="GPUs of the rendering worker, in addition to those for training; without use_gpu, one CPU core",
     )
     max_seconds: float = Field(
         7200.0,
@@ -84,10 +86,26 @@ class TrainConfig(BaseModel):
         0, ge=0, lt=2**64, description="seed of initial weights, order, noise, σ, dropouts and pose simulation"
     )
 
-    learning_rate: float = Field(gt=0, description="constant rate after warm-up (paper: 1e-4 / 1e-6 / 1e-4)")
+    learning_rate: float = Field(gt=0, description="rate after warm-up (paper: 1e-4 / 1e-6 / 1e-4)")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up (choice)")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        description="rate after warm-up: constant, or half a cosine that falls to 0 at the end of the stage (choice)",
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: torch's Muon for the matrices of the blocks and their LoRA, AdamW for all others (choice)",
+    )
+    muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon's Nesterov momentum (choice)")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's β1, β2 (choice)")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (choice)")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of AdamW and Muon (choice)")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the trained weights that checkpoint and galleries get; 0: the "
+        "weights of the last step (choice)",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global L2 norm (choice)")
 
     global_batch_size: int = Field(8, ge=1, description="clips per optimizer step over all workers (choice: 1 per GPU)")
@@ -95,7 +113,7 @@ class TrainConfig(BaseModel):
     num_workers: int = Field(8, ge=0, description="Ray Train workers (paper: 8 GPUs); 0 trains in this process")
     use_gpu: bool = Field(True, description="use one GPU per worker (NCCL); otherwise CPU (gloo)")
     max_restarts: int = Field(
-        0, ge=0, description="times Ray restarts a failed worker group from the newest training state"
+        0, ge=0, description="number of times Ray restarts a failed worker group from the newest training state"
     )
     bundle: bool = Field(
         False,
@@ -116,12 +134,12 @@ class TrainConfig(BaseModel):
         description="do not recompute self-attention: 14 % fewer operations, 2 × the activation memory (choice)",
     )
     offload_activations: bool = Field(
-        False, description="keep the inputs that gradient_checkpointing saves in host memory; the same bits (choice)"
+        False, description="keep the inputs that gradient_checkpointing saves in host memory; bit-identical (choice)"
     )
     shard_teacher: bool = Field(
         True,
         description="shard stage 2's frozen teacher over the workers as ZeRO-3 shards the student, and gather each "
-        "layer when it runs; off: a full copy on every GPU; the same bits (choice)",
+        "layer when it runs; off: a full copy on every GPU; bit-identical either way (choice)",
     )
 
     lora_rank: int = Field(128, ge=1, description="rank of the LoRA of stages 1 and 3 (choice)")
@@ -160,7 +178,7 @@ class TrainConfig(BaseModel):
     )
     alignment_axis: Literal["temporal", "spatial"] = Field(
         "temporal",
-        description="axis of FAAU's attention: as in the released weights (temporal) or as the paper's text (choice)",
+        description="axis of FAAU's attention: as in the released weights (temporal) or in the paper's text (choice)",
     )
 
     pose_modulation_modules: tuple[Literal["spatial", "temporal", "alignment"], ...] = Field(
@@ -173,22 +191,22 @@ class TrainConfig(BaseModel):
         "image's (Eq. 2), or inject it into the blocks (adapter)",
     )
     image_feature_fusion: Literal["sum", "concatenation"] = Field(
-        "sum", description="fusion of the two image features: as in the released weights (sum), or as the paper's text"
+        "sum", description="fusion of the two image features: as in the released weights (sum) or in the paper's text"
     )
     temporal_kernel_size: Literal[3, 1] = Field(
         3,
-        description="frames of TMCM's temporal kernel: 3 as in the released weights, or pointwise as the paper's text",
+        description="frames of TMCM's temporal kernel: 3 as in the released weights, or 1 as in the paper's text",
     )
     reference_embedding: Literal["separate", "shared"] = Field(
         "separate",
-        description="patch embeddings of Eq. 4's frames: as in the released weights (separate), or as in the paper",
+        description="patch embeddings of Eq. 4's frames: as in the released weights (separate) or in the paper",
     )
 
     alignment_dropout: float = Field(
         0.0, ge=0, lt=1, description="attention dropout inside FAAU (choice; the release's modules have 0.1)"
     )
 
-    checkpoint_every_steps: int = Field(250, ge=1, description="steps between two saved training states (choice)")
+    checkpoint_every_steps: int = Field(250, ge=1, description="steps between saved training states (choice)")
     keep_checkpoints: int = Field(2, ge=1, description="training states to keep; older ones are removed (choice)")
     asynchronous_checkpoints: bool = Field(
         True, description="copy a training state to host memory and write it while training continues (choice)"
@@ -196,7 +214,7 @@ class TrainConfig(BaseModel):
     evaluation_samples: int = Field(
         16,
         ge=0,
-        description="fixed (clip, noise, σ) triples on which the loss is measured before and after the stage; 0: none",
+        description="number of fixed (clip, noise, σ) triples on which the loss is measured before and after the stage",
     )
     validation_share: float = Field(
         0.02, ge=0, lt=1, description="share of the sources held out from training, chosen by hash (choice)"
@@ -206,16 +224,17 @@ class TrainConfig(BaseModel):
         (0.1, 0.3, 0.5, 0.7, 0.9), min_length=1, description="σ at which each validation clip is measured (choice)"
     )
     validation_every_steps: int = Field(
-        500, ge=1, description="steps between two measurements of the validation loss (choice)"
+        500, ge=1, description="steps between measurements of the validation loss (choice)"
     )
     gallery: GalleryConfig = Field(GalleryConfig(), description="videos rendered while the stage trains")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
-        ("tensorboard",), description="experiment trackers that get the metrics, besides metrics.jsonl (choice)"
+        ("tensorboard",),
+        description="experiment trackers that receive the metrics, in addition to metrics.jsonl (choice)",
     )
     profile: bool = Field(
         False,
-        description="synchronise with the GPU after each part of a step, so that the metrics give the share of each; "
-        "slower, the same bits (choice)",
+        description="synchronise with the GPU after each part of a step, so that the metrics contain each part's "
+        "share; slower, bit-identical (choice)",
     )
 
     @model_validator(mode="before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .config import TrainConfig
+from .optimizer import ShardedOptimizer, build_optimizer, gather_average
 
 TAG = "engine"
 
@@ -103,20 +105,18 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": zero,
         "bf16": {"enabled": config.dtype == "bfloat16"},
-        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's optimizers need a compiler
+        "zero_allow_untested_optimizer": True,  # torch's AdamW and Muon: DeepSpeed's optimizers need a compiler
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
 
 
 def open_engine(network: nn.Module, config: TrainConfig) -> Any:
-    """Open a DeepSpeed engine that trains the weights of `network` that require gradients, with AdamW."""
+    """Open a DeepSpeed engine that trains the weights of `network` that require gradients."""
     import deepspeed
 
     trained = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
+    optimizer = build_optimizer(network, config)
     engine, *_ = deepspeed.initialize(
         model=network,
         model_parameters=trained,
@@ -124,12 +124,17 @@ def open_engine(network: nn.Module, config: TrainConfig) -> Any:
         config=deepspeed_config(config),
         dist_init_required=False,
     )
+    if isinstance(optimizer, ShardedOptimizer):
+        optimizer.bind(engine)
     return engine
 
 
 def set_learning_rate(engine: Any, config: TrainConfig, step: int) -> float:
-    """Set linear warm-up, then a constant rate: a function of the step, so there is no scheduler state to save."""
+    """Set the rate of a step: linear warm-up, then the schedule, without any scheduler state to save."""
     rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    if config.learning_rate_schedule == "cosine" and step >= config.warmup_steps:
+        done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+        rate *= (1 + math.cos(math.pi * done)) / 2
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     return rate
@@ -201,9 +206,11 @@ def read_engine(engine: Any, folder: Path, *, universal: bool = False) -> None:
     with symlink_without_brackets(folder) as plain:
         engine.load_checkpoint(str(plain), tag=TAG, load_module_strict=False)
     if universal:
-        # ZeRO-3 shares one step counter between all parameter groups; AdamW would increment it once per group.
+        # ZeRO-3 shares one step counter between all parameter groups; the optimizer would increment it once per group.
         for state in engine.optimizer.optimizer.state.values():
             state["step"] = state["step"].clone()
+    if isinstance(engine.optimizer.optimizer, ShardedOptimizer):
+        engine.optimizer.optimizer.tie_moments()
 
 
 @contextmanager
@@ -216,16 +223,26 @@ def symlink_without_brackets(folder: Path) -> Iterator[Path]:
 
 
 def gather_trained(engine: Any, dtype: torch.dtype, is_first: bool) -> dict[str, torch.Tensor]:
-    """Gather the full trained weights in host memory, one at a time. All ranks call this; rank 0 gets them."""
+    """Gather the full trained weights in host memory, one at a time. All ranks call this; rank 0 gets them.
+
+    With `ema_decay` they are the average of the weights.
+    """
+    weights = {}
+    for name, whole in _whole_weights(engine):
+        if is_first:
+            weights[name] = torch.empty(whole.shape, dtype=dtype).copy_(whole.detach())
+    return weights
+
+
+def _whole_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
     from deepspeed.utils import safe_get_full_fp32_param
 
-    weights = {}
-    for name, weight in engine.module.named_parameters():
-        if weight.requires_grad:
-            whole = safe_get_full_fp32_param(weight)
-            if is_first:
-                weights[name] = torch.empty(whole.shape, dtype=dtype).copy_(whole.detach())
-    return weights
+    named = {name: weight for name, weight in engine.module.named_parameters() if weight.requires_grad}
+    if getattr(engine.optimizer.optimizer, "ema_decay", 0.0):
+        names = {weight: name for name, weight in named.items()}
+        yield from ((names[weight], whole) for weight, whole in gather_average(engine))
+    else:
+        yield from ((name, safe_get_full_fp32_param(weight)) for name, weight in named.items())
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:

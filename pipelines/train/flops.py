@@ -15,6 +15,7 @@ from ...datasets.shards import Bucket
 from ...models.lora.adapters import add_lora
 from ...models.transformer import SteadyDancerTransformer3DModel
 from .config import NETWORK_FIELDS, TrainConfig
+from .optimizer import is_block_matrix
 
 CONTEXT_TOKENS = 512 + 257  # text, image
 _PIXELS_A_LATENT = 8  # VAE downsampling in height and width
@@ -31,6 +32,7 @@ class Network:
         trained: parameters that the stage trains: adapters and pose modules, or all.
         adapters: parameters of the adapters, included in `trained`.
         teacher: parameters of the frozen teacher (stage 2).
+        matrices: parameters of the matrices that Muon would update, included in `trained`.
     """
 
     arguments: dict[str, Any]
@@ -38,6 +40,7 @@ class Network:
     trained: int
     adapters: int
     teacher: int
+    matrices: int
 
     @property
     def width(self) -> int:
@@ -71,7 +74,8 @@ def count(config: TrainConfig, transformer_config: dict[str, Any]) -> Network:
         plain = SteadyDancerTransformer3DModel(**given)
         network = empty_network(given, config)
     own = [weight.numel() for name in plain.pose_module_names for weight in plain.get_submodule(name).parameters()]
-    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    named = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    trained = sum(weight.numel() for weight in named.values())
     total = sum(weight.numel() for weight in plain.parameters())
     return Network(
         arguments={name: value for name, value in plain.config.items() if not name.startswith("_")},
@@ -79,6 +83,7 @@ def count(config: TrainConfig, transformer_config: dict[str, Any]) -> Network:
         trained=trained,
         adapters=trained - sum(own) if config.trains_lora else 0,
         teacher=total - sum(own) if config.stage == 2 else 0,
+        matrices=sum(weight.numel() for name, weight in named.items() if is_block_matrix(name, weight)),
     )
 
 

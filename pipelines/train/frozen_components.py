@@ -38,7 +38,7 @@ def frozen_parts(config: TrainConfig, base: str | None, cached: dict[str, Any], 
             raise TrainingRefused(f"bundle: {path} has no {' and no '.join(missing)} to copy into the checkpoint")
         for name, digest in digests.items() if path != base or is_address(path) else ():
             if folders.part_digest(folder, name) != digest:
-                raise TrainingRefused(f"bundle: the {name} in {path} is not the one that the clips were cached with")
+                raise TrainingRefused(f"bundle: the {name} in {path} is not the one used to cache the clips")
     return {"path": path, "digests": digests}
 
 

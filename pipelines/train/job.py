@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import RECORD, exclusive
-from ...datasets.finished import describe_artifacts
+from ...datasets.artifact_lookup import describe_artifacts
 from ...datasets.storage import Location
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
@@ -50,7 +50,7 @@ def run(
             changed.
         from_checkpoint: checkpoint of the previous stage, for stages 2 and 3.
         address: address of a Ray cluster; None: a private Ray on this machine, or no Ray with `num_workers=0`.
-        fork: folder of another run; this run starts from its newest training state, with other settings.
+        fork: folder of another run; this run starts from its newest training state, with different settings.
 
     Returns:
         The checkpoint's record, `out/checkpoint/run.json`; with `"already_finished": True` if the run was complete.
@@ -116,7 +116,7 @@ def pick(out: Location, steps: int) -> Location:
     if not any((local / name).exists() for name in ("start.json", "trained", "checkpoint")):
         found = "a file" if out.is_file() else describe_artifacts(out)
         words = f"{found}, not a training run" if found else "not a training run"
-        raise TrainingRefused(f"run: {out} is {words}: give the --out of `train`")
+        raise TrainingRefused(f"run: {out} is {words}: pass the --out of `train`")
     name = kept_weights.pick(local, steps).name
     if local != out:
         publish_folder(local / name, out / name)
@@ -128,7 +128,7 @@ def find_checkpoint(out: Location, steps: int) -> Location:
     for name in (f"checkpoint-{steps:06d}", "checkpoint"):
         if (out / name / RECORD).is_file() and read_checkpoint_record(out / name)["steps"] == steps:
             return out / name
-    raise TrainingRefused(f"steps: {out} has no checkpoint of {steps} steps")
+    raise TrainingRefused(f"steps: {out} has no checkpoint for step {steps}")
 
 
 def _report(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:

@@ -20,6 +20,7 @@ from .metrics.evaluation import Evaluator
 from .metrics.meter import Meter
 from .metrics_file import read_rows
 from .networks import engine_velocity, load_objective, load_pose_simulation, load_student
+from .optimizer import use_average
 from .resume.states import StateWriter, newest_state, read_state_record
 from .resume.stop import preemption_watch, stop_requested
 from .resume.universal import read_state
@@ -86,6 +87,8 @@ def train_loop(settings: dict[str, Any]) -> None:
                     return
                 trained.keep(engine, step + 1)
 
+        if config.ema_decay:
+            use_average(engine)
         # Not in the metrics of the last step: they must be the same when the run is continued later.
         losses = {"loss_before": loss_before, "loss_after": evaluator.loss(), **evaluator.validation(config)}
         _commit(engine, config, group, out, {**settings["record"], **losses})
@@ -129,7 +132,7 @@ def _check_finite(what: str, values: dict[str, float], batch: StepBatch, step: i
         keys = ", ".join(row.key for row in batch.draws)
         raise NonFiniteError(
             f"step {step}: the {what} is not finite ({values}), so the weights were not updated. Resume from the "
-            f"newest training state, or change settings with --fork. Samples of the batch: {keys}"
+            f"newest training state, or change settings with --fork. Samples in the batch: {keys}"
         )
 
 
@@ -141,7 +144,9 @@ def _resume(engine: Any, group: ProcessGroup, out: Path) -> int:
     if newest is not None:
         done, folder = newest
         if read_state_record(folder)["trained"] != trained_names(engine):
-            raise TrainingRefused(f"{folder} has other trained weights than this run trains: choose another --out")
+            raise TrainingRefused(
+                f"{folder} has a different set of trained weights from this run: choose another --out"
+            )
         read_state(engine, folder, group)
     if group.rank == 0:
         cut_metrics(out, done)

@@ -18,6 +18,7 @@ from ...datasets.storage.files import files_below, name_below
 from ..runtime.after_commit import after_commit
 from .config import TrainConfig
 from .metrics.report import PAGE
+from .metrics_file import METRICS
 from .run_folder import TrainingRefused, intact_states, read_json
 
 
@@ -36,7 +37,7 @@ def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -
     local = run_folder(out)
     if address is not None:
         raise TrainingRefused(
-            f"out: {out} is on a store, but the machines of a cluster need a folder that all of them can access: set "
+            f"out: {out} is on an object store, but a cluster needs a folder that all its machines can access: set "
             "--out to a folder on a shared file system"
         )
     record = _record(out / "checkpoint")
@@ -44,7 +45,7 @@ def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -
         return local
     if record["steps"] != config.steps:
         raise TrainingRefused(
-            f"steps: {out} holds a checkpoint of {record['steps']} steps, and the training state to continue it is "
+            f"steps: {out} contains a checkpoint of {record['steps']} steps, but the training state to continue it is "
             f"not on this machine ({local}): choose another --out"
         )
     copy_atomically(out / "start.json", local / "start.json")  # enough to report that the run is finished
@@ -54,7 +55,7 @@ def prepare_store_run(config: TrainConfig, out: Location, address: str | None) -
 
 def publish(local: Path, out: Location) -> None:
     """Upload a run's metrics, report page, galleries and checkpoints; finished uploads are not repeated."""
-    for name in ("start.json", "metrics.jsonl"):
+    for name in ("start.json", METRICS):
         if (local / name).exists():
             copy_atomically(local / name, out / name)
     with after_commit(f"{PAGE} and galleries of {out}", "run the same command again to upload what is missing"):

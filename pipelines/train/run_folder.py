@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from ... import SteadyDancerError
 from ...datasets.artifact import RECORD
-from ...datasets.finished import WORDS, describe_artifacts
+from ...datasets.artifact_lookup import WORDS, describe_artifacts
 from ...datasets.storage import Location
 from ...datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ...datasets.storage.digests import content_digest
@@ -60,11 +60,11 @@ def newest_intact_state(out: Path) -> tuple[int, Path] | None:
     """
     newest = next(intact_states(out), None)
     if newest is None and state_folders(out):
-        raise no_intact_state(out)
+        raise no_intact_state_error(out)
     return newest
 
 
-def no_intact_state(out: Path) -> TrainingRefused:
+def no_intact_state_error(out: Path) -> TrainingRefused:
     """Build the exception for a run whose training states are all damaged."""
     (_, newest), *others = state_folders(out)
     return TrainingRefused(
@@ -149,13 +149,13 @@ def read_checkpoint_record(checkpoint: Location) -> dict[str, Any]:
     file = checkpoint_folder(checkpoint) / RECORD
     if not file.exists():
         found = describe_artifacts(checkpoint)
-        words = f"holds {found}, not a checkpoint" if found else f"holds no finished checkpoint (no {RECORD} in it)"
+        words = f"contains {found}, not a checkpoint" if found else f"contains no finished checkpoint (no {RECORD})"
         words = "is a file" if checkpoint.is_file() else words
-        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the previous stage")
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: pass OUT/checkpoint of the previous stage")
     record = read_json(file)
     if (kind := record.get("kind", "checkpoint")) != "checkpoint":
-        words = f"holds {WORDS.get(kind, kind)}, not a checkpoint of a stage"
-        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: give OUT/checkpoint of the previous stage")
+        words = f"contains {WORDS.get(kind, kind)}, not a checkpoint of a stage"
+        raise TrainingRefused(f"from_checkpoint: {checkpoint} {words}: pass OUT/checkpoint of the previous stage")
     return record
 
 

@@ -54,7 +54,7 @@ def test_a_parent_is_named_by_its_place_and_its_record(tmp_path):
 
 
 def test_what_is_not_finished_and_what_is_not_there_are_told_apart(tmp_path):
-    with pytest.raises(ArtifactError, match="none does not exist: give the --out"):
+    with pytest.raises(ArtifactError, match="none does not exist: pass the --out"):
         Artifact(tmp_path / "none").record()
     Artifact(tmp_path / "half").begin({})
     with pytest.raises(ArtifactError, match=r"half is not finished \(it has no run.json\)"):
@@ -201,7 +201,7 @@ def test_an_artifact_is_the_same_in_a_folder_and_on_a_store(place):
     assert table["id"].to_pylist()[:2] == list(min(packets, key=lambda packet: packet.id).ids[:2])
     artifact.commit({"counts": count_verdicts(2, ["ok", "rejected"])})
     assert pickle.loads(pickle.dumps(artifact)).record()["counts"]["inputs"] == 2
-    with pytest.raises(ArtifactError, match="was begun with other settings"):
+    with pytest.raises(ArtifactError, match="was started with different settings"):
         artifact.begin({"ids": []})
 
 
@@ -234,9 +234,9 @@ def test_what_a_disk_or_a_store_says_is_no_damage(tmp_path, monkeypatch, error, 
         raise error
 
     monkeypatch.setattr(artifact.pq, "read_table", fails)
-    with pytest.raises(ArtifactError if is_damage else OSError) as told:
+    with pytest.raises(ArtifactError if is_damage else OSError) as reported:
         Artifact(tmp_path).read_part("part-a.parquet")
-    assert ("damaged" in str(told.value)) == is_damage
+    assert ("damaged" in str(reported.value)) == is_damage
 
 
 def test_the_columns_of_a_part_are_named_without_its_rows(tmp_path):

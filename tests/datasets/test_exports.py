@@ -70,7 +70,7 @@ def test_the_settings_of_musubi(tmp_path: Path) -> None:
     block = '[[datasets]]\nvideo_jsonl_file = "dataset.jsonl"\ncache_directory = "musubi_cache"\n'
     assert texts["dataset.toml"] == (
         "# Start the tuner in this folder: the paths are relative to it.\n"
-        "[general]\nresolution = [100, 160]  # width, height: the largest clip's\nbatch_size = 1\n"
+        "[general]\nresolution = [100, 160]  # width, height of the largest clip\nbatch_size = 1\n"
         "enable_bucket = true\nbucket_no_upscale = true\n"
         f'\n{block}target_frames = [17]\nframe_extraction = "head"\n'
         f'\n{block}target_frames = [33]\nframe_extraction = "head"\n'

@@ -10,7 +10,7 @@ import pytest
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.manifest import read_columns, read_manifest
 from steadydancer.datasets.storage import format_location, join
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 
 
 def manifest(tmp_path: Path, name: str, text: str) -> Path:
@@ -48,11 +48,11 @@ def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_said_with_its_row(tmp_path: Path, name: str, text: str, words: str) -> None:
     file = manifest(tmp_path, name, text)
-    with pytest.raises(SteadyDancerError, match=words) as told:
+    with pytest.raises(SteadyDancerError, match=words) as reported:
         read_manifest(file, ("path",))
     with pytest.raises(SteadyDancerError, match=words):
         read_columns(file, "path", ("licence",))
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(reported.value)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_csv_jsonl_and_parquet_say_the_same_wherever_they_lie(bucket: str, tmp_p
     manifest(tmp_path, "a.csv", "path,licence\n" + "".join(f"{row['path']},{row['licence']}\n" for row in rows))
     for name in ("a.parquet", "a.jsonl", "a.csv"):
         there = ObjectPath.parse(f"{bucket}/lists/{name}")
-        put(tmp_path / name, there)
+        upload_file(tmp_path / name, there)
         for file, first in ((tmp_path / name, f"{tmp_path}/sub/a b.mp4"), (there, f"{bucket}/lists/sub/a b.mp4")):
             assert read_manifest(file, ("path",)) == [{**rows[0], "path": first}, rows[1]]
             assert read_columns(file, "path", ("licence",)).to_pylist() == read_manifest(file, ("path",))
@@ -176,9 +176,9 @@ def test_both_readers_say_the_same_of_every_table(tmp_path: Path, case: str) -> 
         said = []
         for read in (lambda: read_manifest(file, ("path",), others, ALIASES),
                      lambda: read_columns(file, "path", others, ALIASES)):  # fmt: skip
-            with pytest.raises(SteadyDancerError, match=wanted) as told:
+            with pytest.raises(SteadyDancerError, match=wanted) as reported:
                 read()
-            said.append(str(told.value))
+            said.append(str(reported.value))
         assert said[0] == said[1]
         return
     rows = [{"licence": None, "prompt": None, **row, "path": f"{tmp_path}/{row['path']}"} for row in wanted]

@@ -33,9 +33,7 @@ def test_rules_that_are_newer_or_unknown_are_others_too(changed):
 
 def test_half_made_by_another_rule_is_refused_by_its_name_and_left_as_it_was(changed, tmp_path):
     (tmp_path / PLAN).write_text(json.dumps({"config": {"size": 4}}))
-    with pytest.raises(
-        ArtifactError, match=r"started by another version[^$]*pictures: version 1 → 2 \(mirrors count\)"
-    ):
+    with pytest.raises(ArtifactError, match=r"started by a version[^$]*pictures: version 1 → 2 \(mirrors count\)"):
         Artifact(tmp_path).begin(plan())
     assert json.loads((tmp_path / PLAN).read_text()) == {"config": {"size": 4}}
 
@@ -46,16 +44,16 @@ def test_finished_by_another_rule_stays_finished(changed, tmp_path):
     Artifact(tmp_path).commit({"counts": {"inputs": 0, "ok": 0, "rejected": 0, "quarantined": 0}})
     Artifact(tmp_path).begin(plan())
     # What is asked for otherwise may come of the other rule: it is named below what differs.
-    told = (
-        r"config.size: 4 → 5\nby another version [^\n]*:\n  pictures: version 1 → 2 \(mirrors count\)\nchoose another"
+    reported = (
+        r"config.size: 4 → 5\nand by a version [^\n]*:\n  pictures: version 1 → 2 \(mirrors count\)\nchoose another"
     )
-    with pytest.raises(ArtifactError, match=told):
+    with pytest.raises(ArtifactError, match=reported):
         Artifact(tmp_path).begin(plan() | {"config": {"size": 5}})
 
 
 def test_other_settings_by_the_same_rules_are_told_alone(changed, tmp_path):
     Artifact(tmp_path).begin(plan())
-    with pytest.raises(ArtifactError, match=r"other settings or inputs:\n  config.size: 4 → 5\nchoose another"):
+    with pytest.raises(ArtifactError, match=r"different settings or inputs:\n  config.size: 4 → 5\nchoose another"):
         Artifact(tmp_path).begin(plan() | {"config": {"size": 5}})
 
 

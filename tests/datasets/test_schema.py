@@ -44,7 +44,14 @@ CONTRACT = {"source_path", "source_id", "clip_id", "start_s", "end_s", "verdict"
 def test_the_schema_holds_what_others_read_and_says_who_writes_each_column() -> None:
     assert set(CLIP_SCHEMA.names) >= CONTRACT
     writers = [field.metadata[b"stage"].decode() for field in CLIP_SCHEMA]
-    assert list(dict.fromkeys(writers)) == ["ingest", "probe", "shots", "score", "pose", "select"]  # order of the walk
+    assert list(dict.fromkeys(writers)) == [
+        "ingest",
+        "probe",
+        "shots",
+        "score",
+        "pose",
+        "select",
+    ]  # order of the row stages
     assert [name for stage in dict.fromkeys(writers) for name in columns_of(stage)] == CLIP_SCHEMA.names
     assert all(field.metadata[b"meaning"] for field in CLIP_SCHEMA)
 
@@ -70,8 +77,8 @@ def test_a_field_that_nobody_declared_is_refused() -> None:
 
 
 def test_columns_of_the_first_version_keep_their_names_types_writers_and_order() -> None:
-    for stage, told in FIRST.items():
-        columns = told.split()
+    for stage, reported in FIRST.items():
+        columns = reported.split()
         now = [f"{name}:{CLIP_SCHEMA.field(name).type}" for name in columns_of(stage)]
         assert [column for column in now if column in columns] == columns
 

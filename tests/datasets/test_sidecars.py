@@ -9,7 +9,7 @@ import pytest
 
 from steadydancer.datasets.sidecars import CAPTION, KEYPOINTS, candidates, sidecar, sidecar_note
 from steadydancer.datasets.storage import local_copy
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.datasets.toydance import save_supplied_pose, toy_pose
 
 FOLDERS: dict[str, tuple[list[str], dict[str, str | None]]] = {
@@ -79,7 +79,7 @@ def test_what_is_not_taken_is_said_with_the_name_that_it_should_have(tmp_path: P
     for name in ("a.mp4", "a.mov", "a.txt", "b.mp4", "b.png", "b.pose.safetensors"):
         (tmp_path / name).write_text("")
     assert sidecar_note(tmp_path / "a.mp4") == (
-        "a.txt was ignored: several files in the folder are called a; to assign it to this file, name it a.mp4.txt"
+        "a.txt was ignored: several files in the folder are named a; to assign it to this file, name it a.mp4.txt"
     )
     assert sidecar_note(tmp_path / "b.png") == (
         "b.pose.safetensors was ignored: it belongs to the video of that name; "
@@ -123,11 +123,14 @@ def test_a_folder_that_changes_is_looked_at_anew(tmp_path: Path) -> None:
     assert sidecar(tmp_path / "a.mp4", CAPTION) is not None
 
 
-def test_a_folder_that_was_just_changed_is_not_known_by_its_time(tmp_path: Path) -> None:
+def test_a_folder_that_was_just_changed_is_not_known_by_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two changes within a tick of the file system's clock have one time."""
     for name in ("a.mp4", "a.txt"):
         (tmp_path / name).write_text("")
     now = time.time_ns()
+    monkeypatch.setattr(time, "time", lambda: now / 1e9)  # however long the test takes
     for more, wanted in ((None, tmp_path / "a.txt"), ("a.mov", None)):
         if more:
             (tmp_path / more).write_text("")
@@ -140,7 +143,7 @@ def test_a_copy_from_a_store_has_the_same_sidecars(bucket: str, tmp_path: Path, 
     names, wanted = FOLDERS[case]
     for name in names:
         (tmp_path / name).write_text(name)
-        put(tmp_path / name, ObjectPath.parse(f"{bucket}/clips/{name}"))
+        upload_file(tmp_path / name, ObjectPath.parse(f"{bucket}/clips/{name}"))
     for media, name in wanted.items():
         place = ObjectPath.parse(f"{bucket}/clips/{media}")
         assert sidecar(place, CAPTION) == (name and place.with_name(name))
@@ -155,7 +158,7 @@ def test_a_copy_has_its_keypoints_although_its_caption_may_be_anothers(bucket: s
     """`a.mov` claims the caption, and not the keypoints, of which it has some by its full name."""
     for name in ("a.mp4", "a.mov", "a.txt", "a.pose.safetensors", "a.mov.pose.safetensors"):
         (tmp_path / name).write_text(name)
-        put(tmp_path / name, ObjectPath.parse(f"{bucket}/clips/{name}"))
+        upload_file(tmp_path / name, ObjectPath.parse(f"{bucket}/clips/{name}"))
     for media, name in (("a.mp4", "a.pose.safetensors"), ("a.mov", "a.mov.pose.safetensors")):
         with local_copy(ObjectPath.parse(f"{bucket}/clips/{media}")) as here:
             for place in (here, tmp_path / media):

@@ -77,11 +77,15 @@ def test_a_file_that_was_written_over_in_its_place_is_noticed_though_its_time_wa
     assert content_id(file) == digest(NEW)
 
 
-def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:
+def test_a_file_that_was_just_written_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two writings within one tick of the clock leave one time: what is so young is not remembered."""
     file = tmp_path / "a.mp4"
     file.write_bytes(OLD)
+    changed_ns = file.stat().st_ctime_ns
+    monkeypatch.setattr(source_content.time, "time_ns", lambda: changed_ns + 1_900_000_000)
     assert content_id(file) == digest(OLD) and not source_content._known
+    monkeypatch.setattr(source_content.time, "time_ns", lambda: changed_ns + 2_100_000_000)
+    assert content_id(file) == digest(OLD) and source_content._known
 
 
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.datasets.text import TextError, decode_text, open_text, read_text, strip_column, strip_text
 
 FRENCH = "Une danseuse à l’écharpe rouge tourne.\r\nElle saute.\n"
@@ -43,8 +43,8 @@ def test_latin_text_shows_its_encoding_without_a_mark(encoding: str) -> None:
         ("一个舞者".encode("utf-16-le"), r"byte 5 \(0x82\)"),  # no mark, no Latin letter: many things could be meant
         (b"\xef\xbb\xbfcaf\xe9", r"byte 6 \(0xe9\)"),  # counted from the file's beginning
         (FRENCH.encode()[:14], r"byte 13 \(0xc3\)"),  # cut off
-        ("abc".encode("utf-16")[:-1], "byte 6 is not UTF-16-LE, the encoding at the file's start"),
-        (b"ab\x00cd", "byte 2 is zero, so it is not text"),
+        ("abc".encode("utf-16")[:-1], "byte 6 is not valid UTF-16-LE, which the start of the file indicates"),
+        (b"ab\x00cd", "byte 2 is zero, so the file is not text"),
         ("踊る女の子".encode("iso2022_jp"), "its control characters show that it is not UTF-8"),
         ("Девушка".encode("utf-16-le"), "its control characters show that it is not UTF-8"),  # sound UTF-8
     ],
@@ -66,7 +66,7 @@ def test_zeros_at_the_end_are_no_text() -> None:
 
 def test_a_file_is_read_with_plain_line_ends_here_and_on_a_store(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(FRENCH.encode("utf-16"))
-    put(tmp_path / "a.txt", there := ObjectPath.parse(f"{bucket}/a.txt"))
+    upload_file(tmp_path / "a.txt", there := ObjectPath.parse(f"{bucket}/a.txt"))
     for place in (tmp_path / "a.txt", str(tmp_path / "a.txt"), there):
         assert read_text(place) == FRENCH.replace("\r\n", "\n")
     with pytest.raises(FileNotFoundError):

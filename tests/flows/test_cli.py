@@ -104,9 +104,9 @@ FOLDER = "FOLDER"  # replaced by an empty folder
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["curate", "--clips", "nowhere", "--out", "o"], 1, "nowhere does not exist: give a folder, a glob"),
-        (["curate", "--clips", FOLDER, "--out", "o"], 1, "holds no video (looked for .3gp"),
-        (["curate", "--clips", "*.mp4", "--out", "o"], 1, "*.mp4 holds no video"),
+        (["curate", "--clips", "nowhere", "--out", "o"], 1, "nowhere does not exist: pass a folder, a glob"),
+        (["curate", "--clips", FOLDER, "--out", "o"], 1, "contains no videos (looked for .3gp"),
+        (["curate", "--clips", "*.mp4", "--out", "o"], 1, "*.mp4 contains no video"),
         (["curate", "--clips", FOLDER, "--out", "o", "--num-frames", "32"], 1, "num_frames must be 4k + 1"),
         (["curate", "--clips", FOLDER, "--out", "o", "--preset", "nix"], 1, "unknown preset nix"),
         (["curate", "--clips", FOLDER, "--out", "o", "--nix"], 2, "No such option '--nix'"),
@@ -116,14 +116,15 @@ FOLDER = "FOLDER"  # replaced by an empty folder
         (["cache", "--clips", FOLDER, "--out", "o"], 1, "is not finished (it has no run.json)"),
         (["train", "--latents", FOLDER, "--stage", "1", "--base", FOLDER, "--out", "o"], 1, ""),
         (["train", "--latents", FOLDER, "--stage", "4", "--out", "o"], 2, "'--stage': 4 is not in the range 1<=x<=3"),
-        (["train", "--latents", FOLDER, "--stage", "2", "--out", "o"], 1, "stage 2 needs --from"),
-        (["render", "--checkpoint", FOLDER, "--out", "o"], 2, "give --image and --driving, or --pairs"),
+        (["train", "--latents", FOLDER, "--stage", "2", "--out", "o"], 1, "stage 2 requires --from"),
+        (["render", "--checkpoint", FOLDER, "--out", "o"], 2, "pass --image and --driving, or --pairs"),
         (["render", "--checkpoint", FOLDER, "--pairs", "nix.csv", "--out", "o"], 2, "'nix.csv' does not exist"),
         (["evaluate", "--renders", "nowhere", "--out", "o"], 1, "nowhere does not exist"),
         (["evaluate", "--renders", FOLDER, "--out", "o", "--protocol", "nix"], 1, "evaluate.protocol: Input should be"),
-        (["demo", "--clips", FOLDER, "--out", "o"], 1, "holds no video"),
+        (["demo", "--clips", FOLDER, "--out", "o"], 1, "contains no video"),
         (["weights", "check", "--preset", "nix"], 1, "No weights are listed"),
         (["weights", "list", "--preset", "nix"], 1, "No weights are listed"),
+        (["weights", "check"], 1, "needs wan-480p (`hf download Wan-AI/Wan2.1-I2V-14B-480P-Diffusers`)"),
     ],
 )  # fmt: skip
 def test_bad_input_is_a_sentence_and_makes_nothing(
@@ -153,7 +154,7 @@ def test_jobs_refuse_what_is_not_finished_or_not_there(
         "latents is not finished": ("train", "--latents", begun / "latents", "--stage", 1),
         "checkpoint is not finished": ("render", "--checkpoint", begun / "checkpoint", *pair),
         "renders is not finished": ("evaluate", "--renders", begun),
-        "There is no folder /nowhere": ("cache", "--clips", curated, "--components", "/nowhere"),
+        "The folder /nowhere does not exist": ("cache", "--clips", curated, "--components", "/nowhere"),
         "row 1: no driving (columns: image, prompt)": ("render", "--checkpoint", checkpoint, "--pairs", table),
     }
     for said, words in refusals.items():
@@ -168,41 +169,41 @@ def test_another_kind_or_a_file_is_one_sentence_that_says_what_is_there_and_what
 ) -> None:
     """Of every option that takes an artifact: the kind found, the kind wanted, and where that comes from."""
     image, driving = dancers / "images/pair_0.png", dancers / "driving/pair_0.mp4"
-    clips, wants_clips = curated / "clips", "not clips: give the --out of `curate` or `refilter`"
-    wants_latents, videos = "not latents: give OUT/latents of `cache --out OUT`", dancers / "clips"
-    wants_stage = "not a checkpoint of a stage: give OUT/checkpoint of the previous stage"
-    wants_any = "not a checkpoint: give OUT/checkpoint of `train --out OUT`, or the output of `convert`"
+    clips, wants_clips = curated / "clips", "not clips: pass the --out of `curate` or `refilter`"
+    wants_latents, videos = "not latents: pass OUT/latents of `cache --out OUT`", dancers / "clips"
+    wants_stage = "not a checkpoint of a stage: pass OUT/checkpoint of the previous stage"
+    wants_any = "not a checkpoint: pass OUT/checkpoint of `train --out OUT`, or the output of `convert`"
     pair = ("--image", image, "--driving", driving)
     refusals: list[tuple[str, tuple[Any, ...]]] = [
-        (f"{cached} holds latents, {wants_clips}", ("cache", "--clips", cached, "--out", "o")),
-        (f"{cached} holds latents, {wants_clips}", ("export", "--clips", cached, "--out", "o")),
-        (f"{cached.parent} holds latents, {wants_clips}", ("refilter", "--clips", cached.parent, "--out", "o")),
-        (f"{checkpoint} holds a checkpoint, {wants_clips}", ("report", "--clips", checkpoint)),
-        (f"{checkpoint} holds a checkpoint, {wants_clips}", ("explain", "x", "--clips", checkpoint)),
-        (f"{checkpoint} holds a checkpoint, {wants_clips}", ("compare", "--clips", curated, "--with", checkpoint)),
-        (f"{cached} holds latents, {wants_clips}", ("forget", "x", "--clips", cached, "--out", "o")),
-        (f"{cached} holds latents, {wants_clips}", ("curate", "--clips", videos, "--parent", cached, "--out", "o")),
-        (f"{cached} holds latents of this program and no video", ("curate", "--clips", cached, "--out", "o")),
+        (f"{cached} contains latents, {wants_clips}", ("cache", "--clips", cached, "--out", "o")),
+        (f"{cached} contains latents, {wants_clips}", ("export", "--clips", cached, "--out", "o")),
+        (f"{cached.parent} contains latents, {wants_clips}", ("refilter", "--clips", cached.parent, "--out", "o")),
+        (f"{checkpoint} contains a checkpoint, {wants_clips}", ("report", "--clips", checkpoint)),
+        (f"{checkpoint} contains a checkpoint, {wants_clips}", ("explain", "x", "--clips", checkpoint)),
+        (f"{checkpoint} contains a checkpoint, {wants_clips}", ("compare", "--clips", curated, "--with", checkpoint)),
+        (f"{cached} contains latents, {wants_clips}", ("forget", "x", "--clips", cached, "--out", "o")),
+        (f"{cached} contains latents, {wants_clips}", ("curate", "--clips", videos, "--parent", cached, "--out", "o")),
+        (f"{cached} contains latents written by this program and no", ("curate", "--clips", cached, "--out", "o")),
         (f"{image} is a file, but a folder with clips is needed", ("cache", "--clips", image, "--out", "o")),
-        (f"{clips} holds clips, {wants_latents}", ("verify", "--latents", clips)),
-        (f"{clips} holds clips, {wants_latents}", ("repair", "--latents", clips, "--out", "o")),
-        (f"{clips} holds clips, {wants_latents}", ("train", "--latents", clips, "--stage", 1, "--out", "o")),
-        (f"{clips} holds clips, {wants_latents}", ("explain", "dark.mp4", "--clips", curated, "--latents", clips)),
-        (f"from_checkpoint: {clips} holds clips, {wants_stage}",
+        (f"{clips} contains clips, {wants_latents}", ("verify", "--latents", clips)),
+        (f"{clips} contains clips, {wants_latents}", ("repair", "--latents", clips, "--out", "o")),
+        (f"{clips} contains clips, {wants_latents}", ("train", "--latents", clips, "--stage", 1, "--out", "o")),
+        (f"{clips} contains clips, {wants_latents}", ("explain", "dark.mp4", "--clips", curated, "--latents", clips)),
+        (f"from_checkpoint: {clips} contains clips, {wants_stage}",
          ("train", "--latents", cached, "--stage", 2, "--from", clips, "--out", "o")),
-        (f"run: {cached} is latents, not a training run: give the --out of `train`",
+        (f"run: {cached} is latents, not a training run: pass the --out of `train`",
          ("pick", "--run", cached, "--steps", 1)),
-        (f"{cached} holds latents, {wants_any}", ("render", "--checkpoint", cached, *pair, "--out", "o")),
-        (f"{cached} holds latents, not renders: give the --out of `render`",
+        (f"{cached} contains latents, {wants_any}", ("render", "--checkpoint", cached, *pair, "--out", "o")),
+        (f"{cached} contains latents, not renders: pass the --out of `render`",
          ("evaluate", "--renders", cached, "--out", "o")),
-        (f"{clips} holds clips, not metrics: give the --out of `evaluate`", ("report", "--metrics", clips)),
-        (f"{image} is a file, not a folder: give the --out folder of", ("explain", "x", "--artifact", image)),
-        (f"'{image}' is a file; give a folder", ("cache", "--clips", curated, "--out", image / "run")),
-        (f"'{image}' is a file; give a folder", ("demo", "--out", image / "run", "--dry-run")),
-        ("'-1' must not be below zero", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
+        (f"{clips} contains clips, not metrics: pass the --out of `evaluate`", ("report", "--metrics", clips)),
+        (f"{image} is a file, not a folder: pass the --out folder of", ("explain", "x", "--artifact", image)),
+        (f"'{image}' is a file; pass a folder", ("cache", "--clips", curated, "--out", image / "run")),
+        (f"'{image}' is a file; pass a folder", ("demo", "--out", image / "run", "--dry-run")),
+        ("'-1' must be at least 0", ("repair", "--latents", cached, "--out", "o", "--num-gpus", -1)),
         ("exclude: /nowhere does not exist", ("curate", "--clips", videos, "--exclude", "/nowhere", "--out", "o")),
-        (f"'{image}' is a file; give a folder", ("cache", "--clips", curated, "--out", image)),
-        (f"'{clips}' is a folder; give a file",
+        (f"'{image}' is a file; pass a folder", ("cache", "--clips", curated, "--out", image)),
+        (f"'{clips}' is a folder; pass a file",
          ("render", "--checkpoint", checkpoint, "--pairs", clips, "--out", "o")),
     ]  # fmt: skip
     of_jobs = ("cache", "export", "curate", "train", "render", "evaluate")
@@ -272,7 +273,7 @@ def test_a_fault_fits_on_a_screen_and_the_same_command_goes_on(
     monkeypatch.setattr(steps, "technical_scores", broken)
     answer = call(*words)
     assert answer.code == 1 and len(answer.err.splitlines()) <= 15 and "Traceback" not in answer.err
-    assert re.search(r"fault in stage `score`, clip [0-9a-f]{16} \(.*/dark\.mp4\)", answer.err)
+    assert re.search(r"stage `score` failed on clip [0-9a-f]{16} \(.*/dark\.mp4\)", answer.err)
     assert re.search(r"ZeroDivisionError: division by zero\n  at flows/test_cli\.py:\d+ in broken", answer.err)
     log = re.search(r"full traceback: (\S+)", answer.err)
     assert log and "1 / 0" in Path(log[1]).read_text()
@@ -352,7 +353,7 @@ def test_a_fault_in_a_ray_worker_fits_on_a_screen_and_the_same_command_goes_on(
     answer = subprocess.run(command, capture_output=True, text=True, env=faulty, timeout=400)
     assert answer.returncode == 1
     assert len(answer.stderr.splitlines()) <= 15 and "Traceback" not in answer.stderr, answer.stderr
-    assert re.search(r"fault in stage `score`, clip [0-9a-f]{16} \(.*/dark\.mp4\)", answer.stderr)
+    assert re.search(r"stage `score` failed on clip [0-9a-f]{16} \(.*/dark\.mp4\)", answer.stderr)
     assert "ZeroDivisionError: division by zero\n  at broken/sitecustomize.py:5 in broken" in answer.stderr
     assert "--in-process\n" in answer.stderr and not (tmp_path / "out" / "clips").exists()
     done = subprocess.run(command, capture_output=True, text=True, env=mended, timeout=400)

@@ -11,7 +11,7 @@ import pytest
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.storage import local_copy
 from steadydancer.datasets.storage.atomic import write_json
-from steadydancer.datasets.storage.s3 import ObjectPath, listing, put
+from steadydancer.datasets.storage.s3 import ObjectPath, listing, upload_file
 from steadydancer.datasets.video import decode, frame_times_s
 from steadydancer.flows import cli
 from steadydancer.flows.commands.options import LOCAL_FOLDER, Name, Place
@@ -96,7 +96,7 @@ def test_every_option_of_every_command_that_names_a_place_takes_a_store() -> Non
 
 def test_a_demo_is_made_on_this_machine(call: Any, tmp_path: Path) -> None:
     answer = call("demo", "--out", "s3://bucket/demo")
-    assert answer.code == 2 and "s3://bucket/demo is not on this machine; give a local folder" in answer.err
+    assert answer.code == 2 and "s3://bucket/demo is not on this machine; pass a local folder" in answer.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,10 +108,10 @@ class Store:
         files = [file for name in clips for file in (dancers / "clips").glob(f"{name}.*")]
         files += [file for name in ("images", "driving", "truth") for file in (dancers / name).iterdir()]
         for file in (*files, dancers / "pairs.jsonl"):
-            put(file, self.root / file.relative_to(dancers).as_posix())
+            upload_file(file, self.root / file.relative_to(dancers).as_posix())
         for file in components.rglob("*"):
             if file.is_file():
-                put(file, self.root / "wan" / file.relative_to(components).as_posix())
+                upload_file(file, self.root / "wan" / file.relative_to(components).as_posix())
         run = change(load("tiny"), "curate", pose_model="supplied")
         run = change(run, "cache", components=f"{self.root}/wan")
         run = change(run, "stage1", steps=2, warmup_steps=0, evaluation_samples=1, global_batch_size=1)
@@ -131,7 +131,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
 ) -> None:
     store = Store(bucket, dancers, components, ("dancer_0", "truncated"))
     for file in (checkpoint / "transformer").iterdir():
-        put(file, store.root / "stage3" / "checkpoint" / "transformer" / file.name)
+        upload_file(file, store.root / "stage3" / "checkpoint" / "transformer" / file.name)
     record = {"kind": "checkpoint", "stage": 3, "base": {"path": f"{bucket}/wan"}}
     write_json(store.root / "stage3" / "checkpoint" / "run.json", record)
     commands = {
@@ -146,7 +146,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
             *("--truth", f"{bucket}/truth"),
         ),
     }
-    told = ""
+    reported = ""
     for said, words in commands.items():
         options = ("--out", f"{bucket}/out", "--preset", f"{bucket}/preset.json")
         plan = call(*words, *options, "--dry-run")
@@ -156,7 +156,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
         assert json.loads(call(*words, *options, "--dry-run").out)["finished"] is True
         again = call(*words, *options, "--in-process")
         assert again.code == 0 and "already finished" in again.out
-        told += plan.out + answer.out + answer.err + again.err
+        reported += plan.out + answer.out + answer.err + again.err
     (row,) = Artifact(store.root / "out" / "renders").read().to_pylist()
     assert row["image"] == f"{bucket}/images/pair_0.png" and row["video"] == "pair_0.mp4"
     made = json.loads((store.root / "out" / "renders" / "pair_0.json").read_text())
@@ -165,7 +165,7 @@ def test_clips_become_latents_and_a_checkpoint_scored_videos_on_a_store_alone(
     assert "renders/pair_0.mp4" in page and str(tmp_path) not in page
     # Nothing was made on this machine but copies, and nowhere stands who we are.
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
-    assert not any(secret in told + store.all_text() for secret in SECRETS)
+    assert not any(secret in reported + store.all_text() for secret in SECRETS)
 
 
 def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(
@@ -173,14 +173,14 @@ def test_a_file_that_is_wrong_on_a_store_is_named_by_its_address(
 ) -> None:
     root = ObjectPath.parse(bucket)
     (tmp_path / "words.png").write_text("this is no picture")
-    put(tmp_path / "words.png", root / "words.png")
+    upload_file(tmp_path / "words.png", root / "words.png")
     driving = dancers / "driving" / "pair_0.mp4"
     pairs = "image,driving,id\n" + "".join(
         f"{image},{video},{name}\n"
         for image, video, name in (("words.png", driving, "a"), ("gone.png", driving, "b"), ("words.png", "x.mp4", "c"))
     )
     (tmp_path / "pairs.csv").write_text(pairs)
-    put(tmp_path / "pairs.csv", root / "pairs.csv")
+    upload_file(tmp_path / "pairs.csv", root / "pairs.csv")
     answer = call("render", "--checkpoint", checkpoint, "--pairs", root / "pairs.csv", "--out", root / "out",
                   "--preset", "tiny", "--in-process")  # fmt: skip
     assert answer.code == 1 and "no usable output: 3 unreadable_image" in answer.err
@@ -196,13 +196,13 @@ def test_a_conversion_from_a_store_to_a_store(
 
     root = ObjectPath.parse(bucket)
     for file in (checkpoint / "transformer").iterdir():
-        put(file, root / "dancer" / "transformer" / file.name)
+        upload_file(file, root / "dancer" / "transformer" / file.name)
     words = ("convert", "--from", root / "dancer", "--to", root / "official", "--as", "official")
     plan = json.loads(call(*words, "--dry-run").out)
     assert (plan["from"], plan["to"], plan["finished"]) == (f"{bucket}/dancer", f"{bucket}/official", False)
 
     def broken_off(folder: Path, target: ObjectPath, last: str) -> None:
-        put(folder / "config.json", target / "config.json")
+        upload_file(folder / "config.json", target / "config.json")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

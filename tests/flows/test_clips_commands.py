@@ -12,7 +12,7 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.clips import Clips
 from steadydancer.datasets.schema import to_table
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows import curate as curate_flow
 from steadydancer.flows import prefect_ui as handover
 from steadydancer.flows.commands.clips import with_page
@@ -33,12 +33,12 @@ def test_a_report_and_its_card_go_where_they_are_asked(call: Any, curated: Path,
 
 
 def test_a_clip_explains_itself_to_people_and_machines(call: Any, curated: Path) -> None:
-    told = json.loads(call("explain", "dark.mp4", "--clips", str(curated), "--json").out)
-    assert told["verdict"]["reason"] == "min_brightness" and told["pose_was_not_looked_for"]
-    (gate,) = [gate for one in told["scores"] if one["score"] == "brightness" for gate in one["gates"]]
+    reported = json.loads(call("explain", "dark.mp4", "--clips", str(curated), "--json").out)
+    assert reported["verdict"]["reason"] == "min_brightness" and reported["pose_was_not_looked_for"]
+    (gate,) = [gate for one in reported["scores"] if one["score"] == "brightness" for gate in one["gates"]]
     assert gate["passes"] is False and gate["by"] < 0
-    text = call("explain", told["clip"]["clip_id"][:8], "--clips", str(curated)).out
-    assert f"clip {told['clip']['clip_id']}: rejected" in text
+    text = call("explain", reported["clip"]["clip_id"][:8], "--clips", str(curated)).out
+    assert f"clip {reported['clip']['clip_id']}: rejected" in text
     assert re.search(r"brightness +0\.0\d+ 0\.\.1 +FAILS: at least 0\.12, by", text)
 
 
@@ -80,11 +80,11 @@ def test_two_selections_are_compared(call: Any, curated: Path, tmp_path: Path) -
 def test_a_curation_on_a_store_has_its_page_there(call: Any, curated: Path, bucket: str, tmp_path: Path) -> None:
     root = ObjectPath.parse(bucket)
     for file in sorted((curated / "clips").iterdir()):
-        put(file, root / "out" / "clips" / file.name)
+        upload_file(file, root / "out" / "clips" / file.name)
     assert call("report", "--clips", f"{bucket}/out").code == 0
     assert "data:image/jpeg" in (root / "out" / "curation.html").read_text()
-    told = json.loads(call("explain", "dark.mp4", "--clips", f"{bucket}/out", "--json").out)
-    assert told["versions"][0]["path"] == f"{bucket}/out/clips"
+    reported = json.loads(call("explain", "dark.mp4", "--clips", f"{bucket}/out", "--json").out)
+    assert reported["versions"][0]["path"] == f"{bucket}/out/clips"
 
 
 def test_a_flow_shows_funnel_reasons_card_and_page(
@@ -136,7 +136,7 @@ def test_what_is_made_after_a_commit_may_fail_in_any_way_but_an_interrupt(caplog
     for error in (KeyError("x"), OSError(28, "No space left on device", "page"), MemoryError(), SteadyDancerError("x")):
         with after_commit("OUT/page", "make it again"):
             raise error
-    assert [line.partition(" (")[0] for line in caplog.messages] == ["OUT/page could not be made"] * 4
+    assert [line.partition(" (")[0] for line in caplog.messages] == ["OUT/page could not be written"] * 4
     assert all(line.endswith("The job is not affected; make it again") for line in caplog.messages)
     assert "No space left on device: page" in caplog.messages[1]
     with pytest.raises(KeyboardInterrupt), after_commit("OUT/page", "make it again"):
@@ -166,9 +166,9 @@ def test_a_row_of_any_artifact_explains_itself(call: Any, cached: Path, tmp_path
     renders.path.mkdir()
     renders.write_part(plan_packets(["good", "wall"], 2)[0], to_table(rows, RENDERS_SCHEMA))
     for option in ("--artifact", "--renders"):
-        told = call("explain", "wall", option, str(tmp_path))
-        assert told.code == 0 and "(not finished): quarantined, no_pose\n  nobody was found" in told.out
-        assert "/p/wall.png" in told.out and "good" not in told.out
+        reported = call("explain", "wall", option, str(tmp_path))
+        assert reported.code == 0 and "(not finished): quarantined, no_pose\n  nobody was found" in reported.out
+        assert "/p/wall.png" in reported.out and "good" not in reported.out
     (one,) = json.loads(call("explain", "d.mp4", "--artifact", str(tmp_path / "renders"), "--json").out)
     assert one["artifact"] == str(tmp_path / "renders") and one["rows"][0]["detail"] == "nobody was found"
     several = call("explain", "wall.png", "--artifact", str(tmp_path)).out
@@ -190,9 +190,9 @@ def test_the_tables_of_the_interface_add_up(tmp_path: Path) -> None:
     artifact.path.mkdir()
     artifact.write_part(plan_packets([row["id"] for row in rows], 9)[0], to_table(rows, RENDERS_SCHEMA))
     counts = {"inputs": 4, "ok": 1, "rejected": 0, "quarantined": 3}
-    told = {"reasons": "quarantined: 2 no_pose, 1 too_short", "seconds": 1.2}
+    reported = {"reasons": "quarantined: 2 no_pose, 1 too_short", "seconds": 1.2}
     record = {"counts": counts, "seconds": {"total": 1.23}}
-    assert handover.counts_table(tmp_path, {"renders": record}) == [{"artifact": "renders", **counts, **told}]
+    assert handover.counts_table(tmp_path, {"renders": record}) == [{"artifact": "renders", **counts, **reported}]
     means = {"psnr": {"mean": 30.0, "videos": 1}, "ssim": {"mean": None, "videos": 0}}
     assert scores_table({"means": means, "missing": {"psnr": {"not_rendered": 3}}}) == [
         {"metric": "psnr", "mean": 30.0, "videos": 1, "without a value": "3 not_rendered"},

@@ -175,7 +175,7 @@ def test_a_chain_on_a_store_hands_addresses_over(
 
 
 def test_training_that_would_start_rendering_of_nothing_is_refused_before_it_begins(tmp_path: Path) -> None:
-    with pytest.raises(handover.SteadyDancerError, match="give pairs"):
+    with pytest.raises(handover.SteadyDancerError, match="set pairs"):
         train.train_steadydancer.fn("latents", str(tmp_path), "tiny", trigger_next=True)
     assert not list(tmp_path.iterdir())
 
@@ -324,7 +324,7 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, mon
     monkeypatch.setattr(handover, "emit_event", lambda *_, **__: pytest.fail("sent again"))
     monkeypatch.setattr(handover, "get_run_logger", lambda: logging.getLogger("test"))
     with temporary_settings({PREFECT_API_URL: server.api}):
-        handover.announce("latents", out / "latents", None, {})
+        handover.emit_artifact_event("latents", out / "latents", None, {})
     assert [flow_run["id"] for flow_run in server.flow_runs("train-steadydancer")] == [started["id"]]
 
 

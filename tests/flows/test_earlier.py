@@ -74,16 +74,16 @@ def test_its_curation_is_selected_anew_to_the_same_verdicts(earlier, call):
     assert [verdict for verdict, *_ in before] == ["ok", "quarantined", "rejected"]
     assert call("refilter", "--clips", earlier / "run", "--out", "again").code == 0
     assert verdicts(Path("again") / "clips", "clip_id") == before
-    told = call("explain", "dark.mp4", "--clips", earlier / "run")
-    assert told.code == 0 and "rejected" in told.out
+    reported = call("explain", "dark.mp4", "--clips", earlier / "run")
+    assert reported.code == 0 and "rejected" in reported.out
 
 
 def test_its_latents_are_whole_and_its_renders_are_scored(earlier, call):
-    told = call("verify", "--latents", earlier / "run" / "latents")
-    assert told.code == 0, told.err
+    reported = call("verify", "--latents", earlier / "run" / "latents")
+    assert reported.code == 0, reported.err
     words = ("--preset", "tiny", "--renders", earlier / "run", "--truth", earlier / "truth", "--out", "scores")
-    told = call("evaluate", *words, "--in-process")
-    assert told.code == 0, told.err
+    reported = call("evaluate", *words, "--in-process")
+    assert reported.code == 0, reported.err
     new, old = ({(row["id"], row["metric"]): row["value"] for row in Artifact(folder).read().to_pylist()}
                 for folder in (Path("scores/metrics"), earlier / "run" / "metrics"))  # fmt: skip
     shared = sorted(key for key in new.keys() & old.keys() if key[1] in ("psnr", "ssim", "temporal_flickering"))
@@ -93,12 +93,12 @@ def test_its_latents_are_whole_and_its_renders_are_scored(earlier, call):
 
 def rewritten(file, *names):
     """The JSON file without a field, as a version wrote it that did not know the field."""
-    told = json.loads(file.read_text())
-    place = told
+    reported = json.loads(file.read_text())
+    place = reported
     for name in names[:-1]:
         place = place[name]
     del place[names[-1]]
-    file.write_text(json.dumps(told))
+    file.write_text(json.dumps(reported))
 
 
 def test_a_gate_that_it_did_not_know_is_off_where_its_curation_is_selected_anew(earlier, call):
@@ -111,11 +111,11 @@ def test_a_gate_that_it_did_not_know_is_off_where_its_curation_is_selected_anew(
     assert {reason for verdict, reason in verdicts(Path("again/clips")) if verdict == "rejected"} == {"min_contrast"}
     # The selection itself is as old: the same command is the same selection.
     rewritten(Path("again/clips") / PLAN, "selection", "gates", "min_brightness")
-    told = call(*words)
-    assert told.code == 0 and "already finished" in told.out
-    told = call(*words, "--set", "min_brightness=0.12")
-    assert told.code != 0 and "selection.gates.min_brightness: null → 0.12" in told.err
-    told = call("refilter", "--clips", earlier / "run", "--out", "asked", "--set", "min_brightness=0.12")
+    reported = call(*words)
+    assert reported.code == 0 and "already finished" in reported.out
+    reported = call(*words, "--set", "min_brightness=0.12")
+    assert reported.code != 0 and "selection.gates.min_brightness: null → 0.12" in reported.err
+    reported = call("refilter", "--clips", earlier / "run", "--out", "asked", "--set", "min_brightness=0.12")
     assert {reason for verdict, reason in verdicts(Path("asked/clips")) if verdict == "rejected"} == {"min_brightness"}
 
 
@@ -146,7 +146,7 @@ def test_what_it_left_half_made_is_refused_by_the_rules_name(
     (earlier / "run" / folder / RECORD).unlink()
     plan = (earlier / "run" / folder / PLAN).read_bytes()
     monkeypatch.setattr(rules, "RULES", dict(rules.RULES) | {"pictures": Rule(2, "mirrors count")})
-    told = call(*words.format(earlier, components, checkpoint).split(), "--preset", "tiny", "--in-process")
-    assert told.code != 0
-    assert "started by another version" in told.err and "pictures: version 1 → 2 (mirrors count)" in told.err
+    reported = call(*words.format(earlier, components, checkpoint).split(), "--preset", "tiny", "--in-process")
+    assert reported.code != 0
+    assert "started by a version" in reported.err and "pictures: version 1 → 2 (mirrors count)" in reported.err
     assert (earlier / "run" / folder / PLAN).read_bytes() == plan

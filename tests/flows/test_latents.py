@@ -14,7 +14,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.shards import ShardDataset
 from steadydancer.datasets.storage import copies as file_copies
 from steadydancer.datasets.storage.atomic import write_json
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows.commands.latents import repair, verify
 from steadydancer.pipelines.cache import reused_shards
 from steadydancer.pipelines.cache.repair import repair as repair_now
@@ -77,7 +77,7 @@ def test_everything_that_is_wrong_is_in_the_table(copy: Path) -> None:
     (copy / "shards" / ".left.tmp.tar").write_bytes(b"what a killed run leaves is not looked at")
     answer = call(verify, "--latents", copy)
     assert answer.exit_code == 1 and isinstance(answer.exception, SteadyDancerError)
-    assert "5 faults in 3 of 3 packets; run `steadydancer repair" in str(answer.exception)
+    assert "5 errors in 3 of 3 packets; run `steadydancer repair" in str(answer.exception)
     size = short.stat().st_size
     lines = [" ".join(line.split()) for line in answer.stdout.splitlines()]
     assert lines[0] == "fault file detail" and sorted(lines[1:-1]) == sorted([
@@ -97,8 +97,8 @@ def test_the_index_and_the_record_are_looked_at_too(copy: Path) -> None:
     shutil.copy(third, copy / "part-00000000000000aa.parquet")
     plan = json.loads((copy / "plan.json").read_text())
     write_json(copy / "plan.json", plan | {"packet_size": 7})
-    told = {finding.place: (finding.kind, finding.detail) for finding in verify_now(copy).findings}
-    assert told == {
+    reported = {finding.place: (finding.kind, finding.detail) for finding in verify_now(copy).findings}
+    assert reported == {
         "plan.json": ("contradicts the record", "packet_size: 2 → 7"),
         first.name: ("missing", "a part of the index"),
         second.name: ("damaged", "a part of the index differs from its recorded digest"),
@@ -179,10 +179,10 @@ def test_other_networks_sources_or_clips_are_refused_by_name(
     other = Path(shutil.copytree(components, tmp_path / "other"))
     (other / "vae" / "config.json").write_text((other / "vae" / "config.json").read_text() + " ")
     refused(copy, tmp_path / "a", "components.vae: ", "--components", other)
-    refused(copy, tmp_path / "b", "There is no folder /nowhere", "--components", "/nowhere")
+    refused(copy, tmp_path / "b", "The folder /nowhere does not exist", "--components", "/nowhere")
     refused(copy, tmp_path / "c", "/nowhere", "--clips", "/nowhere")
     answer = call(repair, "--latents", copy, "--out", copy.parent, "--in-process")
-    assert "a finished cache is never changed" in str(answer.exception)
+    assert "contains a finished cache, which repair never changes" in str(answer.exception)
     # The same curation, but its videos have gone.
     clips = Path(shutil.copytree(curated, tmp_path / "moved"))
     (table,) = (clips / "clips").glob("part-*")
@@ -232,7 +232,7 @@ def test_a_source_that_was_replaced_is_not_encoded_in_the_place_of_the_old_one(
 
 def test_what_is_no_cache_is_said(curated: Path) -> None:
     answer = call(verify, "--latents", curated / "clips")
-    assert answer.exit_code == 1 and "holds clips, not latents" in str(answer.exception)
+    assert answer.exit_code == 1 and "contains clips, not latents" in str(answer.exception)
 
 
 def test_a_cache_on_a_store_is_read_back_and_repaired_there(
@@ -242,18 +242,18 @@ def test_a_cache_on_a_store_is_read_back_and_repaired_there(
     root = ObjectPath.parse(bucket)
     for file in cached.rglob("*"):
         if file.is_file():
-            put(file, root / "old" / file.relative_to(cached).as_posix())
+            upload_file(file, root / "old" / file.relative_to(cached).as_posix())
     assert not verify_now(root / "old").findings
     gone, flipped, sound = (root / "old" / "shards" / file.name for file in shards(cached))
     gone.unlink()
     content = bytearray(flipped.read_bytes())
     content[6000] ^= 1
     (tmp_path / "flipped").write_bytes(content)
-    put(tmp_path / "flipped", flipped)
+    upload_file(tmp_path / "flipped", flipped)
     found = {finding.place: finding.kind for finding in verify_now(root / "old").findings}
     assert found == {f"shards/{gone.name}": "missing", f"shards/{flipped.name}": "damaged"}
     uploaded: list[str] = []
-    monkeypatch.setattr(file_copies, "put", lambda source, target: uploaded.append(str(target)))
+    monkeypatch.setattr(file_copies, "upload_file", lambda source, target: uploaded.append(str(target)))
     repair_now(root / "old", root / "new", Engine(tmp_path / ".engine", in_process=True))
     new = root / "new" / "latents"
     assert not uploaded and not verify_now(new).findings
@@ -274,7 +274,7 @@ def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
     run = presets.load("tiny")
     require_cache(run, cached)
     for field, value in (("dtype", "bfloat16"), ("max_area_px", 9216), ("drawing_area_px", 9216)):
-        with pytest.raises(ArtifactError, match=rf"with other settings than this run's `cache` .*\n  {field}: "):
+        with pytest.raises(ArtifactError, match=rf"with settings that differ from this run's `cache` .*\n  {field}: "):
             require_cache(presets.change(run, "cache", **{field: value}), cached)
     assert run.samples_drawn == (40 + 20 + 20) * 4
 
@@ -283,5 +283,5 @@ def test_training_refuses_a_cache_of_other_settings_or_encoders_by_name(
         other = Path(shutil.copytree(components, tmp_path / part))
         file = next((other / part).glob("*.json"))
         file.write_text(file.read_text() + " ")
-        with pytest.raises(TrainingRefused, match=f"^{part}: .* was cached with another {part} "):
+        with pytest.raises(TrainingRefused, match=f"^{part}: .* was cached with a different {part} "):
             check_inputs(run.stage1, cached, str(other), None)

@@ -31,9 +31,9 @@ def command(ctx: click.Context, **values: Any) -> None:
 
 
 def call(*words: Any) -> dict[str, Any]:
-    told: list[dict[str, Any]] = []
-    answer = CliRunner().invoke(command, [*map(str, words)], obj=told, catch_exceptions=False)
-    return told[0] if told else {"exit": answer.exit_code, "said": " ".join(answer.output.split())}
+    reported: list[dict[str, Any]] = []
+    answer = CliRunner().invoke(command, [*map(str, words)], obj=reported, catch_exceptions=False)
+    return reported[0] if reported else {"exit": answer.exit_code, "said": " ".join(answer.output.split())}
 
 
 @pytest.fixture
@@ -68,12 +68,12 @@ def test_inputs_are_asked_for_unless_only_the_configuration_is(file: Path) -> No
         (("--folder", "gs://bucket/x"), "gs://… is not supported"),
         (("--folder", "s3://key:secret@bucket/x"), "must not contain credentials"),
         (("--name", "gs://bucket/*.mp4"), "gs://… is not supported"),
-        (("--here", "s3://bucket/x"), "s3://bucket/x is not on this machine; give a local folder"),
+        (("--here", "s3://bucket/x"), "s3://bucket/x is not on this machine; pass a local folder"),
         (("--here", "{file}"), "is a file"),
         *(((option, value), f"'{value}' is not a finite number")
           for option in ("--number", "--rate") for value in ("nan", "inf", "-inf", "1e999", "NaN", "x", "")),
-        (("--rate", "0"), "'0' must be above zero"),
-        (("--rate", "-1"), "'-1' must be above zero"),
+        (("--rate", "0"), "'0' must be greater than 0"),
+        (("--rate", "-1"), "'-1' must be greater than 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_by_its_option(file: Path, words: tuple[str, str], said: str) -> None:
@@ -85,10 +85,10 @@ def test_what_cannot_be_used_is_refused_by_its_option(file: Path, words: tuple[s
 
 
 def test_places_here_and_on_a_store_and_names_as_they_are(file: Path) -> None:
-    told = call("--file", file, "--stage", 1, "--folder", "s3://bucket/a b", "--name", "org/model", "--number", "-2.5",
-                "--rate", "1e-3", "--here", file.parent)  # fmt: skip
-    assert told["folder"] == location("s3://bucket/a b") and told["name"] == "org/model"
-    assert (told["number"], told["rate"], told["here"]) == (-2.5, 0.001, file.parent)
+    reported = call("--file", file, "--stage", 1, "--folder", "s3://bucket/a b", "--name", "org/model", "--number",
+                    "-2.5", "--rate", "1e-3", "--here", file.parent)  # fmt: skip
+    assert reported["folder"] == location("s3://bucket/a b") and reported["name"] == "org/model"
+    assert (reported["number"], reported["rate"], reported["here"]) == (-2.5, 0.001, file.parent)
     assert call("--file", file, "--stage", 1, "--name", "s3://bucket/*.mp4")["name"] == "s3://bucket/*.mp4"
     assert call("--file", file, "--stage", 1, "--folder", "new folder")["folder"] == Path("new folder")
 

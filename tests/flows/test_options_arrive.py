@@ -92,21 +92,21 @@ def test_inputs_of_a_job_are_those_that_were_given(begun: list[Any], tmp_path: P
         file.touch()
     run = tiny()
     there = ("--out", tmp_path / "o", "--preset", "tiny", "--in-process")
-    _, told = arguments_of(begun, "curate", "--clips", "some/*.mp4", "--parent", "/before", *there)
-    assert told == {"clips": "some/*.mp4", "out": tmp_path / "o", "parent": Path("/before")}
-    _, told = arguments_of(begun, "cache", "--clips", "/c", *there)
-    assert told == {"clips": Path("/c"), "out": tmp_path / "o", "samples_drawn": run.samples_drawn}
-    _, told = arguments_of(
+    _, reported = arguments_of(begun, "curate", "--clips", "some/*.mp4", "--parent", "/before", *there)
+    assert reported == {"clips": "some/*.mp4", "out": tmp_path / "o", "parent": Path("/before")}
+    _, reported = arguments_of(begun, "cache", "--clips", "/c", *there)
+    assert reported == {"clips": Path("/c"), "out": tmp_path / "o", "samples_drawn": run.samples_drawn}
+    _, reported = arguments_of(
         begun, "render", "--checkpoint", "/k", "--image", image, "--driving", driving, "--prompt", "she turns", *there
     )
     pairs = [render_job.pair(image, driving, "she turns")]
-    assert told == {"checkpoint": Path("/k"), "pairs": pairs, "out": tmp_path / "o"}
+    assert reported == {"checkpoint": Path("/k"), "pairs": pairs, "out": tmp_path / "o"}
     assert pairs[0]["prompt"] == "she turns"
-    _, told = arguments_of(begun, "evaluate", "--renders", "/r", "--truth", "/t", *there)
-    assert told == {"renders": Path("/r"), "truth": Path("/t"), "out": tmp_path / "o"}
+    _, reported = arguments_of(begun, "evaluate", "--renders", "/r", "--truth", "/t", *there)
+    assert reported == {"renders": Path("/r"), "truth": Path("/t"), "out": tmp_path / "o"}
     words = ("--stage", 2, "--latents", "/l", "--base", "/b", "--from", "/f", "--fork", "/other", "--address", "auto")
-    (config,), told = arguments_of(begun, "train", *words, *there[:-1])
-    assert config == run.stage2 and told == {
+    (config,), reported = arguments_of(begun, "train", *words, *there[:-1])
+    assert config == run.stage2 and reported == {
         "latents": Path("/l"), "base": "/b", "out": tmp_path / "o", "from_checkpoint": Path("/f"), "address": "auto",
         "fork": Path("/other"),
     }  # fmt: skip
@@ -124,9 +124,9 @@ def test_an_export_is_of_the_size_and_kind_that_was_asked_for(
     words: tuple[object, ...], wanted: dict[str, Any], begun: list[Any], tmp_path: Path
 ) -> None:
     there = ("--clips", "/c", "--out", tmp_path / "o", "--preset", "tiny", "--in-process")
-    (config,), told = arguments_of(begun, "export", *there, *words)
+    (config,), reported = arguments_of(begun, "export", *there, *words)
     assert config.model_dump(exclude={"packet_size"}) == wanted
-    assert told == {"clips": Path("/c"), "out": tmp_path / "o"}
+    assert reported == {"clips": Path("/c"), "out": tmp_path / "o"}
 
 
 def test_a_removal_is_asked_of_everything_that_was_named(
@@ -147,26 +147,26 @@ def test_a_removal_is_asked_of_everything_that_was_named(
 
 def test_a_repair_looks_where_it_is_told_to(begun: list[Any], tmp_path: Path) -> None:
     words = ("repair", "--latents", "/l", "--out", tmp_path / "o", "--in-process")
-    arguments, told = arguments_of(begun, *words)
+    arguments, reported = arguments_of(begun, *words)
     assert arguments[:2] == (Path("/l"), tmp_path / "o")
-    assert told == dict.fromkeys(("clips", "components", "captioner", "num_gpus"))
-    _, told = arguments_of(
+    assert reported == dict.fromkeys(("clips", "components", "captioner", "num_gpus"))
+    _, reported = arguments_of(
         begun, *words, "--clips", "/c", "--components", "/wan", "--captioner", "/says", "--num-gpus", "0.5"
     )
-    assert told == {"clips": Path("/c"), "components": "/wan", "captioner": "/says", "num_gpus": 0.5}
+    assert reported == {"clips": Path("/c"), "components": "/wan", "captioner": "/says", "num_gpus": 0.5}
 
 
 def test_a_conversion_is_of_the_form_that_was_asked_for(begun: list[Any], tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").touch()
     words = ("convert", "--from", tmp_path / "w.safetensors", "--to", tmp_path / "o")
-    arguments, told = arguments_of(begun, *words)
+    arguments, reported = arguments_of(begun, *words)
     assert arguments == (tmp_path / "w.safetensors", tmp_path / "o", "diffusers")
-    assert told == {"dtype": None, "shard_size": "5GB", "lora_layout": "diffusers", "source_name": None}
-    arguments, told = arguments_of(
+    assert reported == {"dtype": None, "shard_size": "5GB", "lora_layout": "diffusers", "source_name": None}
+    arguments, reported = arguments_of(
         begun, *words, "--as", "lora", "--dtype", "float16", "--shard-size", "1GiB", "--layout", "comfyui"
     )
     assert arguments[2] == "lora"
-    assert told == {"dtype": "float16", "shard_size": "1GiB", "lora_layout": "comfyui", "source_name": None}
+    assert reported == {"dtype": "float16", "shard_size": "1GiB", "lora_layout": "comfyui", "source_name": None}
 
 
 BEFORE = CurateConfig.model_validate(
@@ -215,14 +215,14 @@ def test_a_selection_changes_what_was_asked_for_and_keeps_the_rest_of_its_parent
     monkeypatch.setattr(datasets_clips, "Clips", lambda place: SimpleNamespace(record={"config": before}))
     decisions = tmp_path / "mine.csv"
     decisions.touch()
-    (config,), told = arguments_of(
+    (config,), reported = arguments_of(
         begun, "refilter", "--clips", "/c", "--out", tmp_path / "o", "--decisions", decisions, *words
     )
     wanted = {**before, **{name: changed[name] for name in changed.keys() - {"gates", "quotas"}}}
     for name in ("gates", "quotas"):
         wanted[name] = {**before[name], **changed.get(name, {})}
     assert config.model_dump(mode="json") == wanted
-    assert told == {"clips": Path("/c"), "out": tmp_path / "o", "decisions": decisions}
+    assert reported == {"clips": Path("/c"), "out": tmp_path / "o", "decisions": decisions}
 
 
 def test_no_option_was_forgotten_here() -> None:

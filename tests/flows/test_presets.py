@@ -88,6 +88,7 @@ def wrong(**changes: Any) -> str:
         ("json:JSONDecoder", "json:JSONDecoder is not a valid configuration"),
         ("gs://bucket/run.json", "gs://… is not supported"),
         ("{", "the preset|Invalid JSON"),
+        ('{"curate": {}}', r"valid configuration; --print-config prints a complete one:\n  cache: Field required"),
         (wrong(curate__nix=1), r"curate\.nix: Extra inputs are not permitted"),
         (wrong(stage2__steps="many"), r"stage2\.steps: Input should be a valid integer.*got many"),
         (wrong(render__pose_guidance_interval=[0.4, 0.1]), r"render: pose_guidance_interval must be \(low, high\)"),

@@ -19,7 +19,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError, exclusive
 from steadydancer.datasets.clips import COLUMNS, Clips
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.storage.digests import content_digest, json_digest
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows.commands.selection import refilter
 from steadydancer.pipelines.curate import refilter as job
 from steadydancer.pipelines.curate.config import CurateConfig
@@ -89,18 +89,18 @@ def test_gates_are_tightened_and_loosened_and_what_was_not_measured_says_so(cura
     call(tmp_path / "back", tmp_path / "wide", "--set", "horizontal.min_side_px=1000")
     expected = verdicts(curated) | {("two_people", 0): ("rejected", "min_side_px")}
     assert verdicts(tmp_path / "wide") == expected
-    told = json.loads(call(tmp_path / "wide", tmp_path / "x", "--dry-run", "--set", "vertical.min_side_px=1000"))
-    assert told["counts"]["ok"] == 0 and told["funnel"]["gates"]["min_side_px"]["first"] == 6
+    reported = json.loads(call(tmp_path / "wide", tmp_path / "x", "--dry-run", "--set", "vertical.min_side_px=1000"))
+    assert reported["counts"]["ok"] == 0 and reported["funnel"]["gates"]["min_side_px"]["first"] == 6
 
 
 def test_a_dry_run_tells_the_funnel_and_makes_nothing(curated: Path, tmp_path: Path) -> None:
-    told = json.loads(call(curated, tmp_path / "new", "--set", "min_brightness=0.9", "--dry-run"))
-    assert not (tmp_path / "new").exists() and not told["finished"]
-    assert told["counts"]["inputs"] == told["were"]["inputs"] == 10 and told["counts"]["ok"] == 0
-    gate = told["funnel"]["gates"]["min_brightness"]
+    reported = json.loads(call(curated, tmp_path / "new", "--set", "min_brightness=0.9", "--dry-run"))
+    assert not (tmp_path / "new").exists() and not reported["finished"]
+    assert reported["counts"]["inputs"] == reported["were"]["inputs"] == 10 and reported["counts"]["ok"] == 0
+    gate = reported["funnel"]["gates"]["min_brightness"]
     assert gate["first"] == 6 and gate["alone"] == 3  # three were accepted; the others fail elsewhere, too
     reasons = [row["reason"] for row in rows_of(curated)]
-    assert told["funnel"]["measuring"] == reasons.count("too_short") + reasons.count("truncated")
+    assert reported["funnel"]["measuring"] == reasons.count("too_short") + reasons.count("truncated")
     with pytest.raises(SteadyDancerError, match="no usable output: .* min_brightness"):
         call(curated, tmp_path / "new", "--set", "min_brightness=0.9")
 
@@ -124,8 +124,8 @@ def test_bounds_and_shares_that_are_no_numbers_are_refused_by_dry_run_and_run(
 
 def test_a_preset_and_a_table_of_decisions_are_read_as_editors_save_them(curated: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.JSON").write_bytes(json.dumps({"curate": {"gates": {"min_side_px": 9999}}}).encode("utf-16"))
-    told = json.loads(call(curated, tmp_path / "x", "--preset", tmp_path / "mine.JSON", "--dry-run"))
-    assert told["counts"]["ok"] == 0 and told["funnel"]["gates"]["min_side_px"]["first"] > 0
+    reported = json.loads(call(curated, tmp_path / "x", "--preset", tmp_path / "mine.JSON", "--dry-run"))
+    assert reported["counts"]["ok"] == 0 and reported["funnel"]["gates"]["min_side_px"]["first"] > 0
     row = next(row for row in rows_of(curated) if row["verdict"] == "ok")
     table = f"Clip_ID, Verdict, note\n{row['clip_id']}, reject, déjà vu\n"
     decisions = tmp_path / "mine.csv"
@@ -163,8 +163,8 @@ def test_a_person_overrules_gates_and_not_the_lack_of_keypoints(curated: Path, t
     details = {(Path(row["source_path"]).stem, row["shot_index"]): row["detail"] for row in rows_of(tmp_path / "new")}
     assert details["two_people", 0] == "the one behind hardly moves" and details["cut_long", 1] == "a logo"
     assert details["dark", 0].startswith("accepted by hand, but no pose was estimated because min_brightness rejected")
-    told = Clips(tmp_path / "new").record["selection"]["decisions"]
-    assert told == {
+    reported = Clips(tmp_path / "new").record["selection"]["decisions"]
+    assert reported == {
         "file": str(table),
         "digest": content_digest(table),
         "accepted": 1,
@@ -209,14 +209,14 @@ def test_settings_that_are_none_are_refused_in_a_sentence(curated: Path, tmp_pat
     for words, said in (
         (["--set", "min_beauty=3"], "GATE=VALUE"),
         (["--set", "min_brightness=bright"], "a number or `off`"),
-        (["--mix", "vertical=0.5"], "give both"),
+        (["--mix", "vertical=0.5"], "pass both"),
         (["--target", "3", "--mix", "vertical=1.5"], "sum to 1 at most"),
         (["--target", "3", "--mix", "round=0.5"], "mix"),
         (["--preset", '{"gates": {}}'], "expected"),
     ):
         assert said in refused(curated, out, *words)
     assert not out.exists()
-    assert "never changed: choose another --out" in refused(curated, curated)
+    assert "never changes: choose another --out" in refused(curated, curated)
     with pytest.raises(ArtifactError, match="affects measurements"):
         job.change_selection(Clips(curated).record, {"num_frames": 81})
 
@@ -226,7 +226,7 @@ def test_two_runs_on_one_folder_and_a_second_run_after_the_first(curated: Path, 
         assert "in use by another run" in refused(curated, tmp_path / "new")
     call(curated, tmp_path / "new")
     assert "already finished" in call(curated, tmp_path / "new")
-    assert "begun with other settings" in refused(curated, tmp_path / "new", "--set", "min_brightness=0.2")
+    assert "started with different settings" in refused(curated, tmp_path / "new", "--set", "min_brightness=0.2")
 
 
 def test_a_parent_that_is_damaged_cut_or_changed_is_refused(curated: Path, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_other_copies_are_looked_for_where_they_are_asked_for(curated: Path, tmp
 def test_clips_on_a_store_are_selected_there(bucket: str, curated: Path, tmp_path: Path) -> None:
     root = ObjectPath.parse(bucket)
     for file in (curated / "clips").iterdir():
-        put(file, root / "old" / "clips" / file.name)
+        upload_file(file, root / "old" / "clips" / file.name)
     call(root / "old", root / "new", "--set", "min_brightness=0.2")
     call(curated, tmp_path / "new", "--set", "min_brightness=0.2")
     assert Clips(root / "new").read().equals(Clips(tmp_path / "new").read())

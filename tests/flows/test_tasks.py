@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from steadydancer.datasets import finished as datasets_finished
+from steadydancer.datasets import artifact_lookup
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.shards import dataset as shards
 from steadydancer.datasets.storage import location
@@ -43,7 +43,7 @@ def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
 
         monkeypatch.setattr(job, "run", run)
     monkeypatch.setattr(Artifact, "committed", False)  # without asking a store
-    for module in (tasks, datasets_finished):
+    for module in (tasks, artifact_lookup):
         monkeypatch.setattr(module, "find_artifact", lambda place, kind: SimpleNamespace(path=place))
     monkeypatch.setattr(tasks, "require_settings", lambda *_: None)
     monkeypatch.setattr(shards, "require_settings", lambda *_: None)

@@ -16,7 +16,7 @@ from steadydancer.pipelines.train.run_folder import read_checkpoint_record
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def ui_artifacts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The flow without a server: tasks are plain functions, and what the UI is shown is kept by its key."""
     artifacts: dict[str, Any] = {}
 
@@ -44,7 +44,7 @@ def short() -> Run:
 
 
 def test_a_flow_that_was_interrupted_goes_on_where_it_stopped_and_shows_what_was_trained(
-    cached: Path, components: Path, shown: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached: Path, components: Path, ui_artifacts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"latents": str(cached), "out": str(tmp_path), "preset": _fitting(cached), "base": str(components)}
     original, steps = loop._step, list[int]()
@@ -69,16 +69,18 @@ def test_a_flow_that_was_interrupted_goes_on_where_it_stopped_and_shows_what_was
     assert page.count("finished</td>") == 3 and 'href="stage3/report.html"' in page
     for place in [part.split('"')[0] for part in page.split('src="')[1:]]:
         assert (tmp_path / place).is_file()
-    words = shown["training-report"]["markdown"]
-    assert f"Stage 2 has galleries of 1, 2 steps: `steadydancer pick --run {tmp_path / 'stage2'} --steps N`" in words
+    words = ui_artifacts["training-report"]["markdown"]
+    assert f"Stage 2 has galleries at steps 1, 2: `steadydancer pick --run {tmp_path / 'stage2'} --steps N`" in words
     assert f"| {records['stage3']['validation_loss']:.4g} |" in words
-    assert shown["training-page"]["link"] == (tmp_path / "training.html").as_uri()
+    assert ui_artifacts["training-page"]["link"] == (tmp_path / "training.html").as_uri()
 
     monkeypatch.undo()
-    _check_picking(settings, tmp_path, shown, monkeypatch)
+    _check_picking(settings, tmp_path, ui_artifacts, monkeypatch)
 
 
-def _check_picking(settings: dict[str, Any], out: Path, shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def _check_picking(
+    settings: dict[str, Any], out: Path, ui_artifacts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stage 3 of the step that pleased; one that was begun from another checkpoint is not changed."""
     for name in ("train", "pick"):
         monkeypatch.setattr(tasks, name, getattr(tasks, name).fn)
@@ -90,8 +92,8 @@ def _check_picking(settings: dict[str, Any], out: Path, shown: dict[str, Any], m
     train.train_steadydancer.fn(**settings, pick=1)
     parent = read_checkpoint_record(out / "stage3")["parent"]
     assert Path(parent["path"]) == out / "stage2" / "checkpoint-000001"
-    told = CliRunner().invoke(cli, ["pick", "--run", str(out / "stage2"), "--steps", "1"])
-    assert (told.exit_code, told.output) == (0, f"{parent['path']}: the weights after 1 steps\n")
+    reported = CliRunner().invoke(cli, ["pick", "--run", str(out / "stage2"), "--steps", "1"])
+    assert (reported.exit_code, reported.output) == (0, f"{parent['path']}: the weights after 1 steps\n")
 
 
 def _fitting(cached: Path) -> str:

@@ -161,14 +161,16 @@ def test_a_pose_value_reaches_the_tokens_that_its_modules_let_it_reach(fusion, s
 def test_the_adapter_leaves_the_input_alone_and_reaches_every_block_once(tiny_model):
     model = tiny_model(pose_fusion="adapter", **NAIVE)
     latents, timestep, conditions = tiny_inputs()
-    told = conditions.replace(pose_latents=-conditions.pose_latents)
-    assert torch.equal(first_tokens(model, latents, timestep, told), first_tokens(model, latents, timestep, conditions))
+    reported = conditions.replace(pose_latents=-conditions.pose_latents)
+    assert torch.equal(
+        first_tokens(model, latents, timestep, reported), first_tokens(model, latents, timestep, conditions)
+    )
     before = velocity(model, latents, timestep, conditions)
     for i in range(2):
-        assert not torch.allclose(before, velocity(model, latents, timestep, told), atol=1e-4)
+        assert not torch.allclose(before, velocity(model, latents, timestep, reported), atol=1e-4)
         model.pose_adapter.injections[i].weight.zero_()
         assert not torch.allclose(before, velocity(model, latents, timestep, conditions), atol=1e-4)
-    assert torch.equal(velocity(model, latents, timestep, told), velocity(model, latents, timestep, conditions))
+    assert torch.equal(velocity(model, latents, timestep, reported), velocity(model, latents, timestep, conditions))
 
 
 @torch.no_grad()
@@ -393,7 +395,7 @@ def test_the_adapter_stands_beside_gradient_checkpointing(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"pose_fusion": "multiplication"}, "'concatenation', 'addition', 'latent_addition' or 'adapter'"),
         ({"pose_fusion": "latent_addition", "pose_channels": 8}, "pose_channels must be 16, not 8"),
@@ -404,23 +406,23 @@ def test_the_adapter_stands_beside_gradient_checkpointing(tiny_model):
         ({"alignment_dropout": 1.0}, "dropout must be .*, not 1.0"),
     ],
 )
-def test_unknown_variants_are_refused(changes, told, tiny_model):
-    with pytest.raises(ValueError, match=told):
+def test_unknown_variants_are_refused(changes, reported, tiny_model):
+    with pytest.raises(ValueError, match=reported):
         tiny_model(**changes)
 
 
 def test_dropout_of_the_alignment_unit_reaches_it_from_the_network_and_in_training_alone(tiny_model):
     model = tiny_model(alignment_dropout=0.5)
     latents, timestep, conditions = tiny_inputs()
-    told = conditions.model_arguments()
+    reported = conditions.model_arguments()
     plain = velocity(model, latents, timestep, conditions)
-    assert torch.equal(model(latents, timestep, **told, alignment_seeds=[3]).sample, plain)
+    assert torch.equal(model(latents, timestep, **reported, alignment_seeds=[3]).sample, plain)
     assert torch.equal(velocity(tiny_model().train(), latents, timestep, conditions), plain)
 
     model.train()
     with pytest.raises(ValueError, match="one seed per sample"):
         velocity(model, latents, timestep, conditions)
-    outputs = [model(latents, timestep, **told, alignment_seeds=[seed]).sample for seed in (3, 3, 4)]
+    outputs = [model(latents, timestep, **reported, alignment_seeds=[seed]).sample for seed in (3, 3, 4)]
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.allclose(outputs[0], outputs[2], atol=1e-5)
     assert not torch.allclose(outputs[0], plain, atol=1e-5)

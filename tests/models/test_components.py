@@ -138,7 +138,10 @@ def test_tokenizer_spells_any_text_in_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("./nowhere", "There is no folder .*weights check"), ("a/b/c", "There is no folder .*weights check")],
+    [
+        ("./nowhere", "The folder .*does not exist.*weights check"),
+        ("a/b/c", "The folder .*does not exist.*weights check"),
+    ],
 )
 def test_a_missing_folder_is_one_sentence(source: str, message: str) -> None:
     with pytest.raises(ComponentsError, match=message):

@@ -92,7 +92,7 @@ def test_text_is_filled_with_zeros_to_512(length: int) -> None:
     padded = pad_text(words)
     assert padded.shape == (2, 512, 3)
     assert torch.equal(padded[:, :length], words) and not padded[:, length:].any()
-    with pytest.raises(ValueError, match="513 text tokens given, the network takes at most 512"):
+    with pytest.raises(ValueError, match="prompt_embeds has 513 text tokens, but the model takes at most 512"):
         pad_text(torch.ones(1, 513, 3))
 
 

@@ -33,8 +33,8 @@ def null(length: int, batch_size: int = 1) -> NullConditions:
 
 
 def test_each_member_has_its_name_in_the_network() -> None:
-    told = members()
-    assert {name: float(value[0].flatten()[0]) for name, value in told.model_arguments().items()} == {
+    reported = members()
+    assert {name: float(value[0].flatten()[0]) for name, value in reported.model_arguments().items()} == {
         "image_latents": 10.0,
         "pose_latents": 20.0,
         "encoder_hidden_states_image": 30.0,
@@ -58,8 +58,8 @@ def test_another_float_type_is_given_to_every_member(record: Conditions | NullCo
 
 
 def test_what_is_absent_stays_absent() -> None:
-    told = members().replace(reference_latents=None, reference_pose_latents=None).to(dtype=torch.float16)
-    assert told.reference_latents is None and told.reference_pose_latents is None
+    reported = members().replace(reference_latents=None, reference_pose_latents=None).to(dtype=torch.float16)
+    assert reported.reference_latents is None and reported.reference_pose_latents is None
     assert NullConditions(torch.zeros(1), torch.zeros(1)).to("cpu").prompt_embeds is None
 
 
@@ -75,8 +75,8 @@ def test_the_mask_is_of_the_latents_kind_and_before_them() -> None:
 
 @pytest.mark.parametrize(("length", "null_length"), [(4, 1), (1, 4), (3, 3)])
 def test_text_and_pose_are_dropped_each_by_its_own_draws(length: int, null_length: int) -> None:
-    told = members(length=length)
-    dropped = told.with_dropout(
+    reported = members(length=length)
+    dropped = reported.with_dropout(
         null(null_length), text=torch.tensor([True, False, False]), pose=torch.tensor([False, False, True])
     )
     longest = max(length, null_length)
@@ -90,8 +90,8 @@ def test_text_and_pose_are_dropped_each_by_its_own_draws(length: int, null_lengt
     assert dropped.reference_pose_latents.shape == (3, 16, 1, 2, 2)
     assert dropped.reference_pose_latents[:, 0, 0, 0, 0].tolist() == [70.0, 71.0, -2.0]
     for name in ("image_latents", "image_embeds", "reference_latents"):
-        assert getattr(dropped, name) is getattr(told, name)
-    unnamed = told.replace(reference_pose_latents=None)
+        assert getattr(dropped, name) is getattr(reported, name)
+    unnamed = reported.replace(reference_pose_latents=None)
     poses = unnamed.with_dropout(null(1), torch.zeros(3, dtype=bool), torch.ones(3, dtype=bool)).reference_pose_latents
     assert poses is None
 
@@ -104,20 +104,22 @@ def assert_same_tensors(one: Conditions, other: Conditions) -> None:
 
 
 def test_without_pose_or_text_the_rest_is_left_alone() -> None:
-    told, nothing = members(), null(2)
-    posed = told.without_pose(nothing)
-    expected = told.replace(
+    reported, nothing = members(), null(2)
+    posed = reported.without_pose(nothing)
+    expected = reported.replace(
         pose_latents=nothing.pose_latents, pose_image_embeds=nothing.pose_image_embeds, reference_pose_latents=None
     )
     assert_same_tensors(posed, expected)
-    assert_same_tensors(told.without_text(nothing), told.replace(prompt_embeds=nothing.prompt_embeds))
+    assert_same_tensors(reported.without_text(nothing), reported.replace(prompt_embeds=nothing.prompt_embeds))
 
 
 def test_without_an_empty_prompt_no_text_is_dropped() -> None:
     nothing = NullConditions(null(1).pose_latents, null(1).pose_image_embeds)
     draws = torch.zeros(3, dtype=torch.bool)
     for drop in (lambda: members().without_text(nothing), lambda: members().with_dropout(nothing, draws, draws)):
-        with pytest.raises(ValueError, match="null.prompt_embeds is None: give the text features of the empty prompt"):
+        with pytest.raises(
+            ValueError, match="null.prompt_embeds is None: set it to the text features of the empty prompt"
+        ):
             drop()
 
 

@@ -93,8 +93,8 @@ def test_two_processes_that_share_the_tokens_give_the_bits_of_one(tmp_path):
         one.join(PATIENCE_S)
         one.kill()
     assert [one.exitcode for one in processes] == [0, 0]
-    told = dict(results.get() for _ in processes)
+    reported = dict(results.get() for _ in processes)
     # (2 frames + 2 references, or none) x 2 rows x 3 columns, cut in two.
     tokens = {"joined by channels": 12, "injected": 12, "without references": 6}
     for name, num_tokens in tokens.items():
-        assert [told[rank][name] for rank in range(2)] == [(True, True, num_tokens)] * 2, name
+        assert [reported[rank][name] for rank in range(2)] == [(True, True, num_tokens)] * 2, name

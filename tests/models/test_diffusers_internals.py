@@ -225,17 +225,17 @@ def test_nothing_is_initialised_inside_and_all_is_afterwards(internals: Any) -> 
 
 
 def test_the_official_autoencoders_names_are_mapped(internals: Any) -> None:
-    told = {
+    reported = {
         "conv1.weight": "quant_conv.weight",
         "conv2.bias": "post_quant_conv.bias",
         "encoder.conv1.weight": "encoder.conv_in.weight",
         "decoder.head.2.weight": "decoder.conv_out.weight",
         "encoder.middle.1.to_qkv.weight": "encoder.mid_block.attentions.0.to_qkv.weight",
     }
-    tensors = {name: torch.tensor(float(k)) for k, name in enumerate(told)}
+    tensors = {name: torch.tensor(float(k)) for k, name in enumerate(reported)}
     mapped = internals.convert_wan_vae_to_diffusers(dict(tensors))
     assert {name: tensor.item() for name, tensor in mapped.items()} == {
-        told[name]: tensor.item() for name, tensor in tensors.items()
+        reported[name]: tensor.item() for name, tensor in tensors.items()
     }
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steadydancer.models.flow_matching import (
-    noisy,
+    add_noise,
     shift_sigma,
     sigma_grid,
     timestep_of,
@@ -22,20 +22,20 @@ def pair():
 
 def test_the_path_ends_in_data_and_in_noise(pair):
     latents, noise = pair
-    assert torch.equal(noisy(latents, noise, torch.zeros(2)), latents)
-    assert torch.equal(noisy(latents, noise, torch.ones(2)), noise)
+    assert torch.equal(add_noise(latents, noise, torch.zeros(2)), latents)
+    assert torch.equal(add_noise(latents, noise, torch.ones(2)), noise)
 
 
 def test_the_velocity_is_the_derivative_of_the_path(pair):
     latents, noise = pair
     sigma, h = torch.tensor([0.2, 0.9], dtype=torch.float64), 1e-4
-    slope = (noisy(latents, noise, sigma + h) - noisy(latents, noise, sigma - h)) / (2 * h)
+    slope = (add_noise(latents, noise, sigma + h) - add_noise(latents, noise, sigma - h)) / (2 * h)
     torch.testing.assert_close(slope, velocity_target(latents, noise), atol=1e-9, rtol=1e-9)
 
 
 def test_each_sample_has_its_own_sigma(pair):
     latents, noise = pair
-    mixed = noisy(latents, noise, torch.tensor([0.0, 1.0]))
+    mixed = add_noise(latents, noise, torch.tensor([0.0, 1.0]))
     assert torch.equal(mixed[0], latents[0])
     assert torch.equal(mixed[1], noise[1])
 
@@ -43,7 +43,7 @@ def test_each_sample_has_its_own_sigma(pair):
 def test_following_the_true_velocity_integrates_exactly(pair):
     latents, noise = pair
     x, v, sigmas = noise, velocity_target(latents, noise), sigma_grid(7, 3.0).double()
-    x = noisy(latents, noise, sigmas[:1])
+    x = add_noise(latents, noise, sigmas[:1])
     for sigma, following in pairwise(sigmas):
         x = x + (following - sigma) * v
     torch.testing.assert_close(x, latents)

@@ -19,7 +19,7 @@ from steadydancer.models.guidance import (
 from steadydancer.models.inference.step_memory import StepMemory
 
 
-def told() -> dict[Any, Conditions]:
+def branch_inputs() -> dict[Any, Conditions]:
     conditions = Conditions(*(torch.full((1, 20, 2, 2, 2), float(value)) for value in range(5)))
     return branch_conditions(conditions, torch.full((1, 3, 2), 10.0), torch.full((1, 16, 2, 2, 2), 11.0))
 
@@ -48,7 +48,7 @@ class Network:
 
 
 def test_a_branch_is_asked_in_its_own_context_with_what_it_is_told() -> None:
-    network, branches = Network(), told()
+    network, branches = Network(), branch_inputs()
     velocity = branch_velocity(network, branches)
     assert network.resets == 1  # what a loop before this one left is gone
     latents, timestep = torch.zeros(1), torch.ones(1)
@@ -66,7 +66,7 @@ def test_a_branch_is_asked_in_its_own_context_with_what_it_is_told() -> None:
 
 def test_each_branch_keeps_its_memory_and_shares_what_the_branches_have_in_common() -> None:
     network = Network()
-    velocity = branch_velocity(network, told())
+    velocity = branch_velocity(network, branch_inputs())
     for branch in ("conditional", "negative_text", "negative_pose", "conditional"):
         velocity(torch.zeros(1), torch.zeros(1), branch)
     positive, text, pose, again = (call["step_memory"] for call in network.calls)
@@ -75,14 +75,14 @@ def test_each_branch_keeps_its_memory_and_shares_what_the_branches_have_in_commo
     assert positive.pose is text.pose is not pose.pose
     assert positive.context is pose.context is not text.context
 
-    forgetful = branch_velocity(network, told(), use_step_memory=False)
+    forgetful = branch_velocity(network, branch_inputs(), use_step_memory=False)
     forgetful(torch.zeros(1), torch.zeros(1), "conditional")
     assert network.calls[-1]["step_memory"] is None
     assert network.resets == 2
 
 
 def test_the_named_pose_reference_stays_in_the_negative_branch() -> None:
-    named = told()["conditional"].replace(reference_pose_latents=torch.full((1, 16, 1, 2, 2), 12.0))
+    named = branch_inputs()["conditional"].replace(reference_pose_latents=torch.full((1, 16, 1, 2, 2), 12.0))
     branches = branch_conditions(named, torch.zeros(1, 3, 2), torch.zeros(1, 16, 2, 2, 2))
     assert all(each.reference_pose_latents is named.reference_pose_latents for each in branches.values())
     assert all(each.image_latents is named.image_latents for each in branches.values())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steadydancer.models.conditions import Conditions, NullConditions, frame_mask, stack_prompt_embeds, with_frame_mask
-from steadydancer.models.flow_matching import noisy, shift_sigma
+from steadydancer.models.flow_matching import add_noise, shift_sigma
 from steadydancer.models.objectives import (
     TrainingBatch,
     action_supervision,
@@ -52,7 +52,7 @@ def test_a_perfect_velocity_has_no_loss_and_a_constant_error_its_square(batch):
 
 def test_the_network_sees_the_noisy_latents_at_a_thousand_sigma(batch):
     def velocity(latents, timestep, conditions):
-        assert torch.equal(latents, noisy(batch.latents, batch.noise, batch.sigma))
+        assert torch.equal(latents, add_noise(batch.latents, batch.noise, batch.sigma))
         torch.testing.assert_close(timestep, torch.tensor([300.0, 800.0]))
         assert conditions is batch.conditions
         return latents
@@ -101,7 +101,7 @@ def test_by_default_the_terms_weigh_alike_and_v_u_keeps_the_text(batch):
 
     terms = condition_decoupled_distillation(perfect(batch))(student, batch)
     assert {name: term.item() for name, term in terms.items()} == {"loss": 5.0, "fidelity": 1.0, "distillation": 4.0}
-    assert [told.prompt_embeds is batch.conditions.prompt_embeds for told in asked] == [True, True]
+    assert [reported.prompt_embeds is batch.conditions.prompt_embeds for reported in asked] == [True, True]
 
 
 def test_errors_are_measured_in_float32(batch):
@@ -139,11 +139,11 @@ def test_networks_are_called_as_velocity_fields(batch):
     x, t = batch.latents, torch.tensor([3.0, 4.0])
     assert steadydancer_velocity(network, alignment_seeds=(5, 6))(x, t, batch.conditions) == 7
     assert steadydancer_velocity(network)(x, t, batch.conditions) == 7
-    told = batch.conditions.model_arguments()
+    reported = batch.conditions.model_arguments()
     for (given, named), seeds in zip(calls, [(5, 6), None], strict=True):
         assert given[0] is x and given[1] is t and len(given) == 2
         assert (named.pop("alignment_seeds"), named.pop("return_dict")) == (seeds, False)
-        assert named.keys() == told.keys() and all(named[name] is value for name, value in told.items())
+        assert named.keys() == reported.keys() and all(named[name] is value for name, value in reported.items())
 
 
 def test_the_teacher_is_given_its_own_float_type_and_512_words(batch):
@@ -209,16 +209,16 @@ def test_without_pose_means_without_it_everywhere_and_with_everything_else(batch
     conditional = next(given for given in asked if given[2] is batch.conditions)
     unconditional = [given for given in asked if given[2] is not batch.conditions]
     assert len(unconditional) == 2
-    for latents, timestep, told in unconditional:
+    for latents, timestep, reported in unconditional:
         assert torch.equal(latents, conditional[0])
         assert torch.equal(timestep, conditional[1])
-        assert told.pose_latents is batch.null.pose_latents
-        assert told.pose_image_embeds is batch.null.pose_image_embeds
-        assert told.reference_pose_latents is None
-        assert told.image_latents is batch.conditions.image_latents
-        assert told.image_embeds is batch.conditions.image_embeds
+        assert reported.pose_latents is batch.null.pose_latents
+        assert reported.pose_image_embeds is batch.null.pose_image_embeds
+        assert reported.reference_pose_latents is None
+        assert reported.image_latents is batch.conditions.image_latents
+        assert reported.image_embeds is batch.conditions.image_embeds
         source = batch.conditions if text == "same" else batch.null
-        assert told.prompt_embeds is source.prompt_embeds
+        assert reported.prompt_embeds is source.prompt_embeds
 
 
 def test_normal_distillation_holds_the_student_to_the_teacher_where_it_follows_the_pose(batch):
@@ -328,16 +328,16 @@ def test_the_mask_knows_the_first_frame_only():
 
 
 def test_dropout_takes_pose_or_text_from_the_samples_it_names(batch):
-    told = batch.conditions.replace(reference_pose_latents=batch.conditions.pose_latents[:, :, :1])
-    dropped = told.with_dropout(batch.null, text=torch.tensor([True, False]), pose=torch.tensor([False, True]))
+    reported = batch.conditions.replace(reference_pose_latents=batch.conditions.pose_latents[:, :, :1])
+    dropped = reported.with_dropout(batch.null, text=torch.tensor([True, False]), pose=torch.tensor([False, True]))
     assert torch.equal(dropped.prompt_embeds[0, :1], batch.null.prompt_embeds[0])
     assert not dropped.prompt_embeds[0, 1:].any()
-    assert torch.equal(dropped.prompt_embeds[1], told.prompt_embeds[1])
-    assert torch.equal(dropped.pose_latents, torch.stack([told.pose_latents[0], batch.null.pose_latents[1]]))
+    assert torch.equal(dropped.prompt_embeds[1], reported.prompt_embeds[1])
+    assert torch.equal(dropped.pose_latents, torch.stack([reported.pose_latents[0], batch.null.pose_latents[1]]))
     assert torch.equal(dropped.pose_image_embeds[1], batch.null.pose_image_embeds[1])
     assert torch.equal(dropped.reference_pose_latents[1], batch.null.pose_latents[1, :, :1])
-    assert torch.equal(dropped.reference_pose_latents[0], told.reference_pose_latents[0])
-    assert dropped.image_embeds is told.image_embeds
+    assert torch.equal(dropped.reference_pose_latents[0], reported.reference_pose_latents[0])
+    assert dropped.image_embeds is reported.image_embeds
 
 
 def test_prompts_of_different_lengths_are_stacked_with_zeros():
@@ -354,16 +354,16 @@ def base_and_student(plain_wan, **fusion):
 @torch.no_grad()
 def test_stage_one_without_pose_and_extra_frames_is_wans_own_flow_matching(batch, plain_wan):
     base, student = base_and_student(plain_wan, condition_augmentation=False)
-    told = batch.conditions.replace(pose_latents=torch.zeros_like(batch.conditions.pose_latents))
-    given = TrainingBatch(batch.latents, told, batch.null, batch.noise, batch.sigma)
+    reported = batch.conditions.replace(pose_latents=torch.zeros_like(batch.conditions.pose_latents))
+    given = TrainingBatch(batch.latents, reported, batch.null, batch.noise, batch.sigma)
     ours = action_supervision()(steadydancer_velocity(student), given)["loss"]
 
     x = (1 - batch.sigma.view(2, 1, 1, 1, 1)) * batch.latents + batch.sigma.view(2, 1, 1, 1, 1) * batch.noise
     predicted = base(
-        torch.cat([x, told.image_latents], dim=1),
+        torch.cat([x, reported.image_latents], dim=1),
         1000 * batch.sigma,
-        torch.nn.functional.pad(told.prompt_embeds, (0, 0, 0, 512 - told.prompt_embeds.shape[1])),
-        told.image_embeds,
+        torch.nn.functional.pad(reported.prompt_embeds, (0, 0, 0, 512 - reported.prompt_embeds.shape[1])),
+        reported.image_embeds,
     ).sample
     torch.testing.assert_close(ours, torch.nn.functional.mse_loss(predicted, batch.noise - batch.latents))
 
@@ -405,12 +405,12 @@ def test_one_batch_is_overfitted_by_each_objective(batch, stage, plain_wan):
     assert losses[-1] < 0.1 * losses[0], (losses[0], losses[-1])
 
 
-def _first(told):
+def _first(reported):
     """The first sample of a batch of conditions."""
-    return type(told)(
+    return type(reported)(
         **{
             field.name: value if value is None else value[:1]
-            for field in dataclasses.fields(told)
-            for value in [getattr(told, field.name)]
+            for field in dataclasses.fields(reported)
+            for value in [getattr(reported, field.name)]
         }
     )

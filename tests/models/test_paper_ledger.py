@@ -130,14 +130,14 @@ def walk(node, prefix=""):
 
 def claims():
     """(path:name, number) for each docstring whose first sentence begins with equation numbers."""
-    for path in sorted((ROOT / "models").glob("*.py")):
+    for path in sorted((ROOT / "models").rglob("*.py")):
         for name, node in walk(ast.parse(path.read_text())):
             opening = re.match(
                 r"Eq\. (\d)((?:, \d| and \d| with the poses of Eq\. \d)*)", ast.get_docstring(node) or ""
             )
             if opening:
                 for number in re.findall(r"\d", opening.group()):
-                    yield f"models/{path.name}:{name}", int(number)
+                    yield f"{path.relative_to(ROOT).as_posix()}:{name}", int(number)
 
 
 def test_every_equation_in_the_code_is_in_its_row():

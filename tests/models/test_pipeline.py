@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.callbacks import SDCFGCutoffCallback
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -181,12 +182,13 @@ def test_a_pipeline_may_be_saved_with_its_own_negative_prompt(pipeline: SteadyDa
 def test_another_model_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = tiny_components(transformer={"num_layers": 1})
     with pytest.raises(
-        ValueError, match="must be a SteadyDancerTransformer3DModel, not WanTransformer3DModel: `from_wan`"
+        ValueError,
+        match="must be a SteadyDancerTransformer3DModel, not WanTransformer3DModel: `SteadyDancerTrans",
     ):
         SteadyDancerPipeline(**parts)
     save_components(parts, tmp_path)
     monkeypatch.setattr(AutoencoderKLWan, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(ComponentsError, match="holds a WanTransformer3DModel, not a SteadyDancer.*from_wan"):
+    with pytest.raises(ComponentsError, match="contains a WanTransformer3DModel, not a SteadyDancer.*from_wan"):
         SteadyDancerPipeline.from_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "vae")
     with pytest.raises(ComponentsError, match="has no vae/"):
@@ -326,8 +328,8 @@ def test_a_record_says_from_which_frame_the_driving_video_was_followed(
     frames, settings = np.zeros((5, 64, 36, 3), np.uint8), SMALL | {"num_inference_steps": 1}
     given = {"driving_video": frames, "pose_estimator": LateDancer()}
     record = pipeline.render_to(tmp_path / "late.mp4", IMAGE, **given, **settings, seed=0)
-    told = {name: record["settings"][name] for name in ("num_people", "aligned", "pose_start_frame")}
-    assert told == {"num_people": 1, "aligned": True, "pose_start_frame": 2}
+    reported = {name: record["settings"][name] for name in ("num_people", "aligned", "pose_start_frame")}
+    assert reported == {"num_people": 1, "aligned": True, "pose_start_frame": 2}
     assert (record["settings"]["on_missing_reference"], record["settings"]["driving_fps"]) == ("keep", None)
     drawn = pipeline.render_to(tmp_path / "drawn.mp4", IMAGE, np.zeros_like(frames), **settings, seed=0)
     assert not {"pose_start_frame", "on_missing_reference"} & drawn["settings"].keys()
@@ -336,7 +338,7 @@ def test_a_record_says_from_which_frame_the_driving_video_was_followed(
 @pytest.mark.parametrize(("nobody_in", "where"), [(1, "the reference image"), (5, "the driving video")])
 def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in: int, where: str) -> None:
     frames = np.zeros((5, 64, 36, 3), np.uint8)
-    with pytest.raises(pipeline_inputs.DrivingError, match=f"one-dancer finds no person .*in {where}"):
+    with pytest.raises(pipeline_inputs.DrivingError, match=f"one-dancer found no person .*in {where}"):
         run(pipeline, driving_video=frames, pose_estimator=OneDancer(nobody_in), on_missing_reference="raise")
 
 
@@ -346,11 +348,11 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"num_frames": 6}, r"4k \+ 1, .*not 6"),
         ({"num_frames": 9}, "has 5 frames and num_frames is 9"),
         ({"height": 40}, "multiples of 16"),
-        ({"width": None}, "given together"),
-        ({"driving_video": IMAGE[None], "pose_video": pose()}, "Give either pose_video or driving_video, not both"),
-        ({"pose_video": None}, "Give either pose_video or driving_video, not neither"),
-        ({"driving_video": IMAGE[None]}, "needs a pose_estimator"),
-        ({"driving_fps": 8.0}, "driving_fps needs a driving_video that is a file"),
+        ({"width": None}, "passed together"),
+        ({"driving_video": IMAGE[None], "pose_video": pose()}, "Pass either pose_video or driving_video, not both"),
+        ({"pose_video": None}, "Pass either pose_video or driving_video, not neither"),
+        ({"driving_video": IMAGE[None]}, "requires a pose_estimator"),
+        ({"driving_fps": 8.0}, "driving_fps requires driving_video to be a file"),
         ({"pose_video": None, "driving_video": "gone.mp4", "pose_estimator": object()}, "gone.mp4 cannot be read"),
         ({"output_type": "gif"}, "gif"),
         ({"num_videos_per_prompt": 0}, "at least 1, not 0"),
@@ -358,11 +360,11 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"negative_prompt": "", "negative_prompt_embeds": torch.zeros(1, 2, 4)}, "either negative_prompt or"),
         ({"prompt": "", "prompt_embeds": torch.zeros(2, 4)}, r"prompt_embeds must be \[1, L, \d+\], not \[2, 4\]"),
         ({"latents": torch.zeros(1, 16, 3, 6, 4)}, r"must have shape \[1, 16, 2, 6, 4\] .*, not \[1, 16, 3, 6, 4\]"),
-        ({"callback_on_step_end_tensor_inputs": ["latents", "noise"]}, "prompt_embeds, .*, not noise"),
+        ({"callback_on_step_end_tensor_inputs": ["latents", "noise"]}, "prompt_embeds, .*; got noise"),
         ({"num_frames": 0}, r"4k \+ 1, .*not 0"),
         ({"num_frames": -3}, r"4k \+ 1, .*not -3"),
-        ({"image": IMAGE[:1, :1]}, "1×1 px, the minimum is 32×32"),
-        ({"image": IMAGE[:, :31]}, "31×64 px, the minimum is 32×32"),
+        ({"image": IMAGE[:1, :1]}, "1×1 px, but the minimum is 32×32"),
+        ({"image": IMAGE[:, :31]}, "31×64 px, but the minimum is 32×32"),
         ({"image": IMAGE / 255}, r"uint8 RGB \[H, W, 3\], not float64"),
         ({"image": "me.png"}, "PIL image or uint8 .*not str"),
         ({"pose_video": IMAGE[None][..., :1].repeat(5, 0)}, "each frame of the motion must be .*64, 36, 1"),
@@ -376,6 +378,23 @@ def test_nobody_found_is_one_sentence(pipeline: SteadyDancerPipeline, nobody_in:
         ({"pose_guidance_interval": (0.4, 0.1)}, r"low < high <= 1, not \(0.4, 0.1\)"),
         ({"window_frames": 80}, "window_frames must be 4k"),
         ({"window_overlap": 80}, "window_overlap must be a multiple of 4"),
+        ({"prompt": ["a dance"]}, r"prompt must be one string, not \['a dance'\]"),
+        ({"prompt": None}, "prompt must be one string, not None"),
+        ({"negative_prompt": ["stills"]}, "negative_prompt must be one string or None"),
+        (
+            {"prompt": "", "prompt_embeds": torch.zeros(1, 3, 65)},
+            r"prompt_embeds must be \[1, L, 64\], not \[1, 3, 65\]",
+        ),
+        ({"prompt": "", "prompt_embeds": torch.zeros(1, 513, 64)}, r"not \[1, 513, 64\]; L is at most 512"),
+        ({"prompt": "", "prompt_embeds": [torch.zeros(3, 64)]}, r"prompt_embeds must be .*, not list"),
+        ({"guidance_scale": "5"}, "guidance_scale must be a finite number, not '5'"),
+        ({"pose_guidance_scale": float("nan")}, "pose_guidance_scale must be a finite number, not nan"),
+        ({"flow_shift": 0.0}, "flow_shift must be a number above 0, not 0.0"),
+        ({"drawing_area_px": 5}, "drawing_area_px must be at least 1024, not 5"),
+        ({"pose_guidance_unit": "percent"}, "pose_guidance_unit must be one of step, timestep, not 'percent'"),
+        ({"solver": "euler"}, r"solver must be one of unipc, dpm\+\+, not 'euler'"),
+        ({"pose_video": [pose(), IMAGE]}, "keypoints or frames, not both: 1 of 2 are keypoints"),
+        ({"pose_video": [IMAGE, IMAGE[:, :35]] * 3}, "the same size, not 35×64, 36×64"),
     ],
 )
 def test_what_cannot_be_is_refused(pipeline: SteadyDancerPipeline, arguments: dict[str, Any], message: str) -> None:
@@ -455,6 +474,46 @@ def test_a_callback_may_turn_the_guidance_off(pipeline: SteadyDancerPipeline, mo
 
     run(pipeline, callback_on_step_end=off, pose_guidance_scale=0.0)
     assert len(calls) == 2 + 1 + 1 and not pipeline.do_classifier_free_guidance
+
+
+def test_diffusers_own_cutoff_turns_the_guidance_off(
+    pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(pipe: Any, step: int, timestep: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 1.0
+        return given
+
+    quiet = {"pose_guidance_scale": 0.0}
+    expected = run(pipeline, callback_on_step_end=off, **quiet)
+    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)  # it sets the guidance scale to 0
+    assert torch.equal(run(pipeline, callback_on_step_end=cutoff, **quiet), expected)
+    assert not pipeline.do_classifier_free_guidance
+    # A scale of 0 in the call itself is the velocity of the negative prompt.
+    swapped = {"prompt": WAN_NEGATIVE_PROMPT, "negative_prompt": "a dance", "guidance_scale": 1.0}
+    torch.testing.assert_close(run(pipeline, guidance_scale=0.0, **quiet), run(pipeline, **swapped, **quiet))
+
+
+def test_without_a_text_encoder_both_embeddings_are_needed(pipeline: SteadyDancerPipeline) -> None:
+    embeds, _ = pipeline.encode_prompt("a dance")
+    without = SteadyDancerPipeline(**pipeline.components | {"text_encoder": None, "tokenizer": None})
+    with pytest.raises(InputError, match="no text encoder: .*; prompt_embeds is missing"):
+        run(without)
+    with pytest.raises(InputError, match="no text encoder: .*; negative_prompt_embeds is missing"):
+        run(without, prompt="", prompt_embeds=embeds)
+
+
+def test_an_overridden_decoder_also_writes_the_file(pipeline: SteadyDancerPipeline, tmp_path: Path) -> None:
+    class Inverted(SteadyDancerPipeline):
+        def decode_chunks(self, latents: torch.Tensor) -> Any:
+            yield from (-pixels for pixels in super().decode_chunks(latents))
+
+    inverted = Inverted(**pipeline.components)
+    inverted.set_progress_bar_config(disable=True)
+    whole = run(inverted, output_type="uint8")[0]
+    assert abs(255 - whole.astype(int) - run(pipeline, output_type="uint8")[0]).max() <= 1
+    generator = torch.Generator().manual_seed(0)
+    pieces = inverted.stream(IMAGE, pose(), "a dance", **SMALL, generator=generator)
+    assert np.array_equal(np.concatenate(list(pieces)), whole)
 
 
 def test_embeddings_give_the_bits_of_their_prompts(pipeline: SteadyDancerPipeline) -> None:
@@ -548,7 +607,7 @@ def test_what_a_subclass_overrides_is_used(pipeline: SteadyDancerPipeline) -> No
 
 
 def test_several_videos_are_not_streamed(pipeline: SteadyDancerPipeline) -> None:
-    with pytest.raises(InputError, match="num_videos_per_prompt must be 1: call once per video"):
+    with pytest.raises(InputError, match="num_videos_per_prompt must be 1: call them once per video"):
         pipeline.stream(IMAGE, pose(), num_videos_per_prompt=2)
 
 
@@ -576,9 +635,9 @@ def test_every_window_is_a_clip_that_opens_with_the_image(
     out = run(pipeline, **LONG, num_inference_steps=1, guidance_scale=1.0, pose_guidance_scale=0.0)
     assert out.shape[2] == 4
     first, second = calls
-    for name, told in first.items():
-        if isinstance(told, torch.Tensor) and name not in ("latents", "pose_latents"):
-            assert second[name] is told, name
+    for name, reported in first.items():
+        if isinstance(reported, torch.Tensor) and name not in ("latents", "pose_latents"):
+            assert second[name] is reported, name
     assert first["image_latents"][0, :4, 0].eq(1).all() and first["image_latents"][0, :4, 1:].eq(0).all()
     frames = draw_pose_condition(pose(13), *IMAGE.shape[:2], AREA_PX)
     for call, pixels in ((first, range(9)), (second, [0, *range(5, 13)])):
@@ -600,13 +659,13 @@ def test_in_pieces_and_in_a_file_it_is_the_same_video(pipeline: SteadyDancerPipe
     assert np.array_equal(decode(tmp_path / "long.mp4", times_s), decode(tmp_path / "whole.mp4", times_s))
     assert record["video"]["num_frames"] == 13
 
-    told = read_provenance(shutil.move(tmp_path / "long.mp4", tmp_path / "elsewhere"))
-    assert {**told, "video": record["video"]} == record == json.loads((tmp_path / "long.json").read_text())
-    assert told["model"] == model_digests(pipeline)
-    assert told["inputs"] == {"image": input_digest(IMAGE), "pose_video": input_digest(pose(13))}
-    settings = told["settings"]
+    reported = read_provenance(shutil.move(tmp_path / "long.mp4", tmp_path / "elsewhere"))
+    assert {**reported, "video": record["video"]} == record == json.loads((tmp_path / "long.json").read_text())
+    assert reported["model"] == model_digests(pipeline)
+    assert reported["inputs"] == {"image": input_digest(IMAGE), "pose_video": input_digest(pose(13))}
+    settings = reported["settings"]
     assert (settings["negative_prompt"], settings["flow_shift"]) == (WAN_NEGATIVE_PROMPT, 5.0)
-    assert (told["seed"], settings["window_overlap"], settings["dtype"]) == (0, 4, "float32")
+    assert (reported["seed"], settings["window_overlap"], settings["dtype"]) == (0, 4, "float32")
 
 
 def test_a_file_is_there_whole_or_not_at_all(
@@ -619,7 +678,7 @@ def test_a_file_is_there_whole_or_not_at_all(
     monkeypatch.setattr("steadydancer.models.pipeline.decode_chunks", some)
     with pytest.raises(RuntimeError, match="out of memory"):
         pipeline.render_to(tmp_path / "video.mp4", IMAGE, pose(), seed=0, **SMALL)
-    with pytest.raises(InputError, match=r"must end with \.mp4, not \.gif"):
+    with pytest.raises(InputError, match=r"must end in \.mp4, not in \.gif"):
         pipeline.render_to(tmp_path / "video.gif", IMAGE, pose(), seed=0, **SMALL)
     assert not list(tmp_path.iterdir())
 

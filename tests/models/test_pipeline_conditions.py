@@ -24,7 +24,7 @@ def frames(first: int) -> np.ndarray:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def encoder_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Encoders that answer with what they are shown, and keep a list of it."""
     asked: list[Any] = []
 
@@ -51,7 +51,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return [torch.full((len(text), 2), float(len(text))) for text in prompts]
 
     def drawn(motion: np.ndarray, picture: np.ndarray, area_px: int) -> np.ndarray:
-        assert picture is IMAGE and area_px == 99
+        assert picture is IMAGE and area_px == 1099
         return motion
 
     for name, function in {
@@ -83,12 +83,12 @@ class Unloaded(SteadyDancerPipeline):
         pass
 
 
-def told(negative: Any, **arguments: Any) -> dict[Any, Any]:
+def conditions_of_call(negative: Any, **arguments: Any) -> dict[Any, Any]:
     dancer = Unloaded()
     dancer.set_progress_bar_config(disable=True)
     dancer(
         IMAGE, frames(0), "ab", "abcde", negative_pose_video=negative, height=SIZE[0], width=SIZE[1], num_frames=13,
-        drawing_area_px=99, num_inference_steps=1, flow_shift=5.0, output_type="latent", **WINDOWS | arguments,
+        drawing_area_px=1099, num_inference_steps=1, flow_shift=5.0, output_type="latent", **WINDOWS | arguments,
     )  # fmt: skip
     (branches,) = dancer.transformer
     return branches
@@ -98,8 +98,8 @@ def pose_of(conditions: Any) -> list[int]:
     return conditions.pose_latents[0, 0, :, 0, 0].int().tolist()
 
 
-def test_each_window_is_told_its_own_frames_and_all_else_is_the_same_tensor(shown: list[Any]) -> None:
-    branches = told(frames(100))
+def test_each_window_is_told_its_own_frames_and_all_else_is_the_same_tensor(encoder_calls: list[Any]) -> None:
+    branches = conditions_of_call(frames(100))
     names = [*("conditional", "negative_text", "negative_pose")]
     assert list(branches) == [*names, *(f"{name} of window 1" for name in names)]
     first, second = branches["conditional"], branches["conditional of window 1"]
@@ -113,17 +113,27 @@ def test_each_window_is_told_its_own_frames_and_all_else_is_the_same_tensor(show
     for name in ("image_latents", "image_embeds", "pose_image_embeds", "prompt_embeds"):
         assert getattr(second, name) is getattr(first, name), name
     assert branches["negative_text of window 1"].pose_latents is second.pose_latents
-    assert [kind for kind, _ in shown] == ["image condition", "image", "video", "image", "video", "video", "video"]
-    assert shown[:2] == [("image condition", [10, 20, 30]), ("image", [10, 20, 30])]  # red first, as it came
+    assert [kind for kind, _ in encoder_calls] == [
+        "image condition",
+        "image",
+        "video",
+        "image",
+        "video",
+        "video",
+        "video",
+    ]
+    assert encoder_calls[:2] == [("image condition", [10, 20, 30]), ("image", [10, 20, 30])]  # red first, as it came
 
 
-def test_without_a_negative_pose_nothing_is_encoded_for_it(shown: list[Any]) -> None:
-    branches = told(None, pose_guidance_scale=0.0)
+def test_without_a_negative_pose_nothing_is_encoded_for_it(encoder_calls: list[Any]) -> None:
+    branches = conditions_of_call(None, pose_guidance_scale=0.0)
     assert branches["negative_pose of window 1"].pose_latents is branches["conditional of window 1"].pose_latents
-    assert [kind for kind, _ in shown].count("video") == 2
+    assert [kind for kind, _ in encoder_calls].count("video") == 2
 
 
-def test_a_perturbation_follows_the_frames_of_its_window(shown: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_perturbation_follows_the_frames_of_its_window(
+    encoder_calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def negative_motion(moved: np.ndarray, perturbation: Perturbation) -> np.ndarray:
@@ -133,13 +143,13 @@ def test_a_perturbation_follows_the_frames_of_its_window(shown: list[Any], monke
     drawn = Perturbation(np.arange(13.0), 20 + np.arange(13.0))
     monkeypatch.setattr(pipeline, "negative_motion", negative_motion)
     monkeypatch.setattr(Perturbation, "draw", lambda num_frames, generator, has_shift: drawn)
-    branches = told(None)
+    branches = conditions_of_call(None)
     assert asked == [(of, of, [20 + frame for frame in of]) for of in (list(range(9)), SECOND)]
     assert pose_of(branches["negative_pose of window 1"]) == [100 + frame for frame in SECOND]
 
 
 def test_several_videos_share_all_but_their_own_negative_pose(
-    shown: list[Any], monkeypatch: pytest.MonkeyPatch
+    encoder_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = iter([1, 2])
     monkeypatch.setattr(pipeline, "negative_motion", lambda moved, perturbation: moved + perturbation.scale[0])
@@ -149,13 +159,13 @@ def test_several_videos_share_all_but_their_own_negative_pose(
         lambda num_frames, generator, has_shift: Perturbation(np.full(13, 100 * next(draws), np.uint8), []),
     )
     monkeypatch.setattr(Perturbation, "__getitem__", lambda self, frames: self)
-    branches = told(None, num_videos_per_prompt=2)
+    branches = conditions_of_call(None, num_videos_per_prompt=2)
     assert len(branches) == 2 * 2 * 3
     first, second = branches["negative_pose of window 1"], branches["negative_pose of window 1 of video 1"]
     assert (pose_of(first), pose_of(second)) == ([100 + frame for frame in SECOND], [200 + frame for frame in SECOND])
     assert branches["conditional of window 1 of video 1"] is branches["conditional of window 1"]
     # A clip that is given is the same for all videos, and encoded once.
-    shown.clear()
-    branches = told(frames(100), num_videos_per_prompt=2)
+    encoder_calls.clear()
+    branches = conditions_of_call(frames(100), num_videos_per_prompt=2)
     assert branches["negative_pose of video 1"].pose_latents is branches["negative_pose"].pose_latents
-    assert [kind for kind, _ in shown].count("video") == 4
+    assert [kind for kind, _ in encoder_calls].count("video") == 4

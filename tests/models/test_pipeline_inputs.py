@@ -136,7 +136,7 @@ def test_a_motion_that_is_given_is_left_as_it_is() -> None:
     [
         ({"pose_video": clip(5), "driving_video": DRIVING}, "not both"),
         ({}, "not neither"),
-        ({"driving_video": DRIVING}, "needs a pose_estimator"),
+        ({"driving_video": DRIVING}, "requires a pose_estimator"),
     ],
 )
 def test_one_motion_and_somebody_who_looks_at_it_are_needed(given: dict[str, Any], words: str) -> None:
@@ -156,7 +156,7 @@ def test_a_file_is_read_at_its_rate_and_scaled_down_for_the_estimator(
         assert estimator.shown == [(expected, 40, 64, 3), (1, 64, 40, 3)]  # 80 × 130: not the file's own aspect
         tracks = Estimator().estimate(np.zeros((expected, 40, 64, 3)))
         assert_same(motion, align_driving_pose(tracks, Estimator().estimate(IMAGE[None]), 130 / 80, IMAGE).people)
-    with pytest.raises(InputError, match="has 13 frames and num_frames is 17"):
+    with pytest.raises(InputError, match="has 13 frames, but 17 are needed"):
         prepared(str(tmp_path / "dance.mp4"), num_frames=17)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"driving_video text.mp4 cannot be read \(unreadable\)"):
@@ -178,9 +178,11 @@ class HeadOnly(Estimator):
 
 
 def test_a_driving_video_with_nobody_to_follow_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(DrivingError, match="two finds no person .*in the driving video: choose another one"):
+    with pytest.raises(DrivingError, match="two found no person .*in the driving video: choose one"):
         prepared(estimator=Estimator(in_video=False))
-    with pytest.raises(DrivingError, match=r"cannot be aligned by keypoints of two: none of its 5 frames shows a neck"):
+    with pytest.raises(
+        DrivingError, match=r"cannot be aligned with the keypoints of two: none of its 5 frames shows a neck"
+    ):
         prepared(estimator=HeadOnly(5))
     assert caplog.records == []
 
@@ -196,7 +198,7 @@ def test_an_image_with_nobody_to_align_to_keeps_the_pose_or_is_refused_as_chosen
         "no pose found in the image: the driving pose is used without alignment"
     ]  # fmt: skip
     with pytest.raises(
-        DrivingError, match='two finds no person .*in the reference image: .*on_missing_reference="keep"'
+        DrivingError, match='two found no person .*in the reference image: .*on_missing_reference="keep"'
     ):
         prepared(estimator=estimator, on_missing_reference="raise")
 
@@ -238,5 +240,5 @@ def test_what_is_no_picture_of_eight_bits_is_refused():
             as_frame(image, "the pose")
     with pytest.raises(InputError, match="the pose contains floating-point numbers"):
         as_frame(Image.fromarray(np.zeros((40, 40), np.float32)), "the pose")
-    with pytest.raises(InputError, match="31×40 px, the minimum is 32×32"):
+    with pytest.raises(InputError, match="31×40 px, but the minimum is 32×32"):
         as_reference(quarters()[:, :31])

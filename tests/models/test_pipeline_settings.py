@@ -29,9 +29,9 @@ def made(kind: Any) -> Any:
 
 @pytest.fixture
 def pipeline() -> Any:
-    told = made(Told)
-    told.given = {}
-    return told
+    reported = made(Told)
+    reported.given = {}
+    return reported
 
 
 def pose(num_frames: int) -> PoseSequence:
@@ -72,22 +72,22 @@ class Told(SteadyDancerPipeline):
 def test_by_default_a_call_is_the_released_one(pipeline: Told) -> None:
     motion = pose(83)
     out = pipeline(IMAGE, motion, "a dance", generator=torch.Generator().manual_seed(3))
-    told = pipeline.given
+    reported = pipeline.given
     assert out.frames == "frames"
-    assert told["settings"] == {
+    assert reported["settings"] == {
         "num_inference_steps": 40, "flow_shift": 5.0, "guidance_scale": 5.0, "pose_guidance_scale": 1.0,
         "pose_guidance_interval": (0.1, 0.4), "pose_guidance_unit": "step", "solver": "unipc", **NO_CALLBACKS,
     }  # fmt: skip
-    (moved,), (negative,), image, (window,), *sizes = told["pose"]
-    assert image is IMAGE and told["image"] is IMAGE
+    (moved,), (negative,), image, (window,), *sizes = reported["pose"]
+    assert image is IMAGE and reported["image"] is IMAGE
     np.testing.assert_array_equal(moved.body, motion.body[:81])
-    assert told["prompts"] == ("a dance", None, None, None)
+    assert reported["prompts"] == ("a dance", None, None, None)
     assert (len(window.pixel_frames), sizes) == (81, [880, 656, 1024 * 576])
-    assert told["image latents"] == (IMAGE, 81, 880, 656)
-    noise, conditions, negative_prompt, negative_poses, windows = told["denoise"]
+    assert reported["image latents"] == (IMAGE, 81, 880, 656)
+    noise, conditions, negative_prompt, negative_poses, windows = reported["denoise"]
     assert conditions == [Conditions("image latents", "first pose", "image embeds", "pose embeds", "prompt")]
     assert (negative_prompt, negative_poses, windows) == ("negative prompt", "negative poses", [window])
-    assert told["decode"] == ("latents", "np")
+    assert reported["decode"] == ("latents", "np")
     # The noise is drawn first, then the perturbation, from the one generator.
     generator = torch.Generator().manual_seed(3)
     assert torch.equal(noise, torch.randn(1, 16, 21, 110, 82, generator=generator))
@@ -117,21 +117,21 @@ def test_each_setting_goes_to_its_place(pipeline: Told) -> None:
     }  # fmt: skip
     pipeline(
         IMAGE, pose(13), "a walk", "stills", negative_pose_video=black, height=32, width=64, num_frames=None,
-        window_frames=9, window_overlap=4, drawing_area_px=999, output_type="uint8",
+        window_frames=9, window_overlap=4, drawing_area_px=1999, output_type="uint8",
         generator=torch.Generator().manual_seed(3), **settings,
     )  # fmt: skip
-    told = pipeline.given
-    assert told["settings"] == settings
-    _, (negative,), _, windows, *sizes = told["pose"]
+    reported = pipeline.given
+    assert reported["settings"] == settings
+    _, (negative,), _, windows, *sizes = reported["pose"]
     np.testing.assert_array_equal(negative, black[:13])
-    assert (told["prompts"], sizes) == (("a walk", "stills", None, None), [32, 64, 999])
+    assert (reported["prompts"], sizes) == (("a walk", "stills", None, None), [32, 64, 1999])
     assert [(window.start, window.stop) for window in windows] == [(1, 3), (2, 4)]
-    noise, conditions, _, _, given = told["denoise"]
+    noise, conditions, _, _, given = reported["denoise"]
     assert given is windows and [each.pose_latents for each in conditions] == ["first pose", "second pose"]
     generator = torch.Generator().manual_seed(3)
     first = torch.randn(1, 16, 3, 4, 8, generator=generator)
     assert torch.equal(noise, free_noise(first, windows, generator)) and noise.shape[2] == 4
-    assert told["decode"] == ("latents", "uint8")
+    assert reported["decode"] == ("latents", "uint8")
 
 
 def test_where_the_pose_does_not_guide_nothing_is_drawn_for_it(pipeline: Told) -> None:

@@ -56,11 +56,11 @@ def sample(pipe: Counted, noise: torch.Tensor, **settings: Any) -> torch.Tensor:
 
 
 def test_every_step_is_told_and_counted() -> None:
-    pipe, noise, told = Counted(), torch.randn(1, 16, 2, 2, 2), []
-    out = sample(pipe, noise, callback=lambda *step: told.append(step), flow_shift=3.0)
+    pipe, noise, reported = Counted(), torch.randn(1, 16, 2, 2, 2), []
+    out = sample(pipe, noise, callback=lambda *step: reported.append(step), flow_shift=3.0)
     assert torch.equal(out, denoise(velocity, noise, **GUIDANCE | {"flow_shift": 3.0}))
     assert (pipe.total, pipe.updates, pipe.num_timesteps) == (5, 5, 5)
-    assert [step for step, _, _ in told] == [0, 1, 2, 3, 4] and torch.equal(told[-1][2], out)
+    assert [step for step, _, _ in reported] == [0, 1, 2, 3, 4] and torch.equal(reported[-1][2], out)
     assert torch.equal(sample(pipe, noise, flow_shift=3.0), out)
 
 
@@ -79,12 +79,12 @@ def test_it_is_the_loop_of_denoise_with_every_setting(settings: dict[str, Any]) 
 
 
 def test_interrupted_it_returns_what_it_has() -> None:
-    noise, told = torch.randn(1, 16, 2, 2, 2), []
-    denoise(velocity, noise, **GUIDANCE, callback=lambda *step: told.append(step))
+    noise, reported = torch.randn(1, 16, 2, 2, 2), []
+    denoise(velocity, noise, **GUIDANCE, callback=lambda *step: reported.append(step))
     pipe = Counted(stop_after=2)
     out = sample(pipe, noise)
     assert pipe.updates == 2
-    assert torch.equal(out, told[1][2])
+    assert torch.equal(out, reported[1][2])
 
 
 def test_frames_come_in_the_kind_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

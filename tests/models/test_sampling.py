@@ -181,7 +181,7 @@ def test_the_network_is_given_float32_latents_and_a_time_a_sample_and_may_answer
 
 def test_no_graph_of_the_network_is_kept():
     weight = torch.nn.Parameter(torch.tensor(0.5))
-    assert not denoise(lambda latents, *told: weight * latents, normal(0), num_inference_steps=2).requires_grad
+    assert not denoise(lambda latents, *reported: weight * latents, normal(0), num_inference_steps=2).requires_grad
 
 
 def test_a_guided_sum_that_overflows_is_told_from_a_branch_that_does():
@@ -230,7 +230,7 @@ def test_branches_asked_together_give_the_same_and_the_callback_sees_every_step(
             return {branch: velocity(latents, timestep, branch) for branch in branches}
 
     steps = []
-    apart = denoise(velocity, normal(0), num_inference_steps=10, callback=lambda *told: steps.append(told))
+    apart = denoise(velocity, normal(0), num_inference_steps=10, callback=lambda *reported: steps.append(reported))
     assert torch.equal(denoise(Together(), normal(0), num_inference_steps=10), apart)
     assert [step for step, _, _ in steps] == list(range(10))
     assert [timestep.item() for _, timestep, _ in steps] == released_scheduler(10, 5.0).timesteps.tolist()
@@ -243,9 +243,9 @@ def test_each_negative_branch_changes_one_thing():
     branches = branch_conditions(conditions, normal(3, (1, 2, 6)), normal(4))
     assert branches["conditional"] is conditions
     for branch, differing in [("negative_text", {"prompt_embeds"}), ("negative_pose", {"pose_latents"})]:
-        told = branches[branch].model_arguments()
+        reported = branches[branch].model_arguments()
         positive = conditions.replace(reference_pose_latents=branches[branch].reference_pose_latents).model_arguments()
         names = {"encoder_hidden_states": "prompt_embeds"}
-        assert {names.get(n, n) for n in told if told[n] is not positive[n]} == differing
+        assert {names.get(n, n) for n in reported if reported[n] is not positive[n]} == differing
     # The perturbed clip must not become the pose reference.
     assert torch.equal(branches["negative_pose"].reference_pose_latents, conditions.pose_latents[:, :, :1])

@@ -1,4 +1,4 @@
-"""The walk with everything on an object store: the rows, latents and weights that the same walk gives in folders."""
+"""All jobs with every path on an object store: the same rows, latents and weights as in local folders."""
 
 import shutil
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from steadydancer.datasets.shards import ShardDataset
 from steadydancer.datasets.storage import Location, location, state_folder
 from steadydancer.datasets.storage import requests as store_requests
 from steadydancer.datasets.storage.atomic import write_json
-from steadydancer.datasets.storage.s3 import ObjectPath, listing, put
+from steadydancer.datasets.storage.s3 import ObjectPath, listing, upload_file
 from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.cache import job as cache_job
 from steadydancer.pipelines.curate import ingest
@@ -34,7 +34,7 @@ SECRETS = ("AKIATESTKEY", "test-secret")
 def upload(folder: Path, target: ObjectPath) -> None:
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            put(file, target / file.relative_to(folder).as_posix())
+            upload_file(file, target / file.relative_to(folder).as_posix())
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_a_prefix_a_glob_a_table_and_one_object_name_sources(store: ObjectPath, 
     assert ingest.list_sources(f"{store}/cli*/d*.mp4") == [name for name in all_of_them if "/d" in name]
     assert ingest.list_sources(f"{store}/clips/dark.mp4") == [f"{store}/clips/dark.mp4"]
     (tmp_path / "a.csv").write_text("path,licence\n../clips/dark.mp4,CC0\n/local/x.mp4,\n")
-    put(tmp_path / "a.csv", store / "lists" / "a.csv")
+    upload_file(tmp_path / "a.csv", store / "lists" / "a.csv")
     assert ingest.list_sources(f"{store}/lists/a.csv") == ["/local/x.mp4", f"{store}/clips/dark.mp4"]
     for clips, words in (
         (f"{store}/none", "does not exist"),
-        (f"{store}/lists", "holds no video"),
-        (f"{store}/clips/*.mov", "holds no video"),
+        (f"{store}/lists", "contains no video"),
+        (f"{store}/clips/*.mov", "contains no video"),
         ("s3://no-such-bucket/clips", "bucket no-such-bucket does not exist"),
     ):
         with pytest.raises(SteadyDancerError, match=words):
@@ -178,7 +178,7 @@ def test_training_from_a_store_to_a_store(latents: ObjectPath, cached: Path, com
     shutil.rmtree(state_folder(out))
     assert train(latents, f"{root}/wan", out)["already_finished"]
     shutil.rmtree(state_folder(out))
-    with pytest.raises(TrainingRefused, match=r"steps: s3://.* holds a checkpoint of 2 steps"):
+    with pytest.raises(TrainingRefused, match=r"steps: s3://.* contains a checkpoint of 2 steps"):
         train(latents, f"{root}/wan", out, steps=3)
     with pytest.raises(TrainingRefused, match="learning_rate"):
         train(latents, f"{root}/wan", out, learning_rate=1e-3)
@@ -186,9 +186,9 @@ def test_training_from_a_store_to_a_store(latents: ObjectPath, cached: Path, com
 
 def test_evaluating_renders_on_a_store(bucket: str, dancers: Path, components: Path) -> None:
     root = ObjectPath.parse(bucket)
-    put(dancers / "images" / "pair_0.png", root / "images" / "pair_0.png")
+    upload_file(dancers / "images" / "pair_0.png", root / "images" / "pair_0.png")
     for place in (root / "out" / "renders" / "equal.mp4", root / "truth" / "equal.mp4"):
-        put(dancers / "truth" / "pair_0.mp4", place)
+        upload_file(dancers / "truth" / "pair_0.mp4", place)
     renders = Artifact(root / "out" / "renders")
     (packet,) = plan_packets(["equal"], 1)
     row = {"id": "equal", "image": f"{root}/images/pair_0.png", "video": "equal.mp4", "verdict": "ok"}
@@ -229,8 +229,8 @@ def test_a_store_that_goes_away_ends_a_run_with_one_sentence(
 
     with monkeypatch.context() as patched:
         patched.setattr(Artifact, "write_part", away)
-        with pytest.raises(SteadyDancerError, match="cannot be reached: check AWS_ENDPOINT_URL") as told:
+        with pytest.raises(SteadyDancerError, match="cannot be reached: check AWS_ENDPOINT_URL") as reported:
             curate(f"{store}/clips", store / "out")
-    assert not any(secret in str(told.value) for secret in SECRETS)
+    assert not any(secret in str(reported.value) for secret in SECRETS)
     curate(f"{store}/clips", store / "out")
     assert rows_of(store / "out") == rows_of(curated)

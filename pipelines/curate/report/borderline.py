@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from ....datasets.arrays import Floats64
 from ....datasets.local_copies import local_copy
 from ....datasets.schema import CROP_COLUMNS, Row
 from ....datasets.source_content import is_unchanged
 from ....datasets.storage import StorageError
 from ....datasets.video import VideoError, decode_sparse
 from ...common.crop import content_shares, crop_frames
-from ..selection.gating import Bounds, Floats, shapes_of, values_of
+from ..selection.gating import Bounds, shapes_of, values_of
 from .composition import shorten
 from .funnel import bounds_text, reached_gates, rejected_by, verdict_is
 
@@ -73,7 +74,7 @@ def nearest(table: pa.Table, bounds: Bounds, verdict: str) -> list[BorderlineCli
     ]  # fmt: skip
 
 
-def _usual(distances: Floats) -> float | None:
+def _usual(distances: Floats64) -> float | None:
     """Return the median distance; None if it is 0 (one person, at most one), where no clip counts as near."""
     known = distances[~np.isnan(distances)]
     return float(np.median(known)) or None if len(known) else None

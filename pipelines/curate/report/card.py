@@ -76,7 +76,7 @@ def _description(record: dict[str, Any], table: pa.Table) -> str:
         f"time from one shot, with keypoints. {show(num_prompts)} have a caption.\n\n"
         "The table `clips/` has one row per clip, or per source without clips, with all scores and the verdict. "
         "Keypoints are in `measured/`. The videos themselves are not copied: `source_path` names their location.\n\n"
-        f"Made by SteadyDancer {markdown(record['version'])}."
+        f"Written by SteadyDancer {markdown(record['version'])}."
     )
 
 
@@ -101,8 +101,8 @@ def _kinds_text(table: pa.Table) -> str:
 def _gates(counts: list[GateCount]) -> str:
     rows = [[one.gate, one.threshold_text, one.accepted_unmeasured, meaning_of(one.gate)] for one in counts]
     return (
-        "## Filtering\n\nThe paper names its filters but no thresholds; these are this project's. In brackets, "
-        "where labelled clips exist: the worst good clip | the best clip to reject.\n\n"
+        "## Filtering\n\nThe paper names its filters but not their thresholds; these are this project's. In brackets, "
+        "where labelled clips exist: the worst good clip | the best bad clip.\n\n"
         + _table(["gate", "threshold", "accepted without a score", "meaning"], rows)
     )
 
@@ -131,7 +131,7 @@ def _limits(record: dict[str, Any], table: pa.Table, counts: list[GateCount]) ->
         lines.append("- Similarity to evaluation sets was not checked: these clips may overlap with them.")
     if unread := record["inputs"].get("excluded_unreadable"):
         lines.append(
-            f"- {show(len(unread))} videos of the evaluation sets could not be read and were not checked against."
+            f"- {show(len(unread))} videos of the evaluation sets could not be read, so no clip was compared with them."
         )
     if licence_name(table) == "unknown":
         lines.append(

@@ -6,12 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Integers
 from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ....datasets.storage.digests import differences, json_digest
 from ...pages.layout import Section, show
-from ..selection.gating import Integers, numbers
+from ..selection.gating import numbers
 from .funnel import config_of, read_columns, verdict_is
 
 KEYS = ["clip_id", "source_path", "source_id", "verdict", "reason"]

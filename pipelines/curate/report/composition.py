@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Floats64, Mask
 from ..config import SQUARE_RATIO
-from ..selection.gating import SIZE_COLUMNS, Floats, Mask, content_sizes, numbers
+from ..selection.gating import SIZE_COLUMNS, content_sizes, numbers
 from .funnel import verdict_is
 
 # Score → the network that computes it; where all values are null, the network was not available.
@@ -17,7 +18,7 @@ NETWORKS = {
     "text_ratio": "PP-OCRv4: text",
     "num_detected_persons": "BlazePose's detector: people",
     "aesthetic_score": "CLIP ViT-L/14 and LAION's head: aesthetics",
-    "extreme_action": "CLIP ViT-L/14: kind of action",
+    "extreme_action": "CLIP ViT-L/14: action type",
     "motion_smoothness": "AMT-S: smoothness",
 }
 COMPOSITION_COLUMNS = ["source_path", "source_id", "origin", "licence", "prompt", "codec", *SIZE_COLUMNS, "fps",
@@ -67,7 +68,7 @@ def composition(table: pa.Table) -> dict[str, Kinds]:
     }
 
 
-def _ranges(values: Floats, bounds: Sequence[float], labels: Sequence[str], accepted: Mask) -> Kinds:
+def _ranges(values: Floats64, bounds: Sequence[float], labels: Sequence[str], accepted: Mask) -> Kinds:
     places = np.where(np.isnan(values), len(labels), np.searchsorted(bounds, values, side="right"))
     counted = np.bincount(places, minlength=len(labels) + 1)
     good = np.bincount(places[accepted], minlength=len(labels) + 1)

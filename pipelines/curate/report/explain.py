@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .... import SteadyDancerError
+from ....datasets.artifact_lookup import find_artifact
 from ....datasets.clips import COLUMNS, Clips
-from ....datasets.finished import find_artifact
 from ....datasets.schema import CLIP_SCHEMA, CROP_COLUMNS, Row, columns_of
 from ....datasets.storage import Location, is_address
 from ..config import SHAPES
@@ -61,7 +61,7 @@ def find_rows(clips: Clips, wanted: str) -> list[int]:
     raise SteadyDancerError(
         f"{clips.artifact.path} has no clip, source or file {wanted!r}"
         + (f"; similar: {', '.join(near)}" if near else "")
-        + ". Give a clip_id (or its beginning), a path, a file name or a source_id"
+        + ". Pass a clip_id (or its beginning), a path, a file name or a source_id"
     )
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Mask
 from ....datasets.artifact import ArtifactError
 from ....datasets.clips import Clips
 from ....datasets.schema import CLIP_SCHEMA
 from ..config import SHAPES, CurateConfig
 from ..gates import Gates, bound_text
-from ..selection.gating import Bounds, Mask, apply_gates, values_of
+from ..selection.gating import Bounds, apply_gates, values_of
 from ..selection.row_keys import REASONS
 
 # Stage → a column that it always writes: null means that the stage did not finish.
@@ -28,7 +29,7 @@ FUNNEL_COLUMNS = ["verdict", "reason", "codec", "start_s", "brightness"]
 
 MEANINGS = {
     "too_short": "the shot is shorter than a clip",
-    "max_clips_per_source": "its source already gave the maximum number of clips",
+    "max_clips_per_source": "its source already has the maximum number of clips",
     "no_pose": "passes all gates but has no keypoints",
     "not_measured": "rejected by a cheap gate when it was measured, so no pose was estimated",
     "duplicate": "another clip with the same bytes is kept",
@@ -40,12 +41,12 @@ MEANINGS = {
     "no_video": "audio only, or a still image",
     "truncated": "packets are missing at the end of the file",
     "corrupt_frames": "frames do not decode",
-    "vfr_bad_ts": "timestamps are unusable for picking frames",
-    "unsupported_hdr": "high dynamic range, which 8 bits cannot represent",
-    "unsupported_colours": "a colour matrix without a conversion",
+    "vfr_bad_ts": "timestamps cannot be used to select frames",
+    "unsupported_hdr": "high dynamic range, which does not fit into 8 bits",
+    "unsupported_colours": "unsupported colour matrix",
     "unsupported_orientation": "its rotation is not a multiple of 90°",
-    "interlaced": "each picture holds a single field",
-    "changing_aspect": "the aspect ratio changes inside the file",
+    "interlaced": "each picture contains a single field",
+    "changing_aspect": "the aspect ratio changes within the file",
     "too_big": "more pixels or a longer duration than allowed",
     "other_rules": "measured by an older version, which read the file differently",
     "source_changed": "the file was replaced after it was curated, or while it was read",

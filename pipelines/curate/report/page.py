@@ -34,11 +34,11 @@ PAGE, CARD = "curation.html", "card.md"
 
 
 def write_report(folder: Location, page: Location | None = None) -> Location:
-    """Write the report of a finished curation and its card beside it; return the path of the report.
+    """Write the report of a finished curation and its card next to it; return the path of the report.
 
     Args:
         folder: what `curate --out` was given, or the artifact in it.
-        page: path of the HTML file; None: beside the artifact.
+        page: path of the HTML file; None: next to the artifact.
 
     Raises:
         ArtifactError: the curation is not finished, or its counts do not balance.
@@ -103,7 +103,7 @@ def _summary(table: pa.Table, record: dict[str, Any]) -> Section:
     left_out = record["inputs"].get("left_out", {"files": 0})
     if left_out["files"]:
         folders = "\n".join(f"{number} in {folder}" for folder, number in left_out["folders"].items())
-        text += f"\n{show(left_out['files'])} videos in the given folder were made by this program and "
+        text += f"\n{show(left_out['files'])} videos in the given folder were written by this program and "
         text += f"are not used as sources:\n{folders}"
     return Section("Summary", text, tiles)
 
@@ -123,8 +123,8 @@ def _funnel_section(steps: list[Step], inputs: int) -> Section:
     idle = sum(not step.lost and step.verdict != "quarantined" for step in steps)
     rows = [["" if cell is None else cell for cell in row] for row in rows]
     text = (
-        "Quarantined rows by stage, then rejected rows by gate or rule. A clip counts at the first gate that rejects "
-        f"it. {idle} further gates and rules rejected nothing."
+        "Quarantined rows by stage, then rejected rows by gate or rule. A clip is counted at the first gate that "
+        f"rejects it. {idle} further gates and rules rejected nothing."
     )
     return Section("Funnel", text, head=["step", "lost", "left", "", "meaning"], rows=rows)
 
@@ -164,8 +164,9 @@ def _copies_section(table: pa.Table, record: dict[str, Any]) -> Section:
     found, counted, leaked = copies(table), reasons(table), leaks(table)
     text = (
         f"{show(found['groups'])} groups of duplicates ({show(found['rows'])} rows; the largest group has "
-        f"{show(found['largest'])} files). {show(counted.get(('rejected', 'duplicate'), 0))} rows were rejected as the "
-        f"same bytes as another, {show(counted.get(('rejected', 'near_duplicate'), 0))} as copies of a better one.\n"
+        f"{show(found['largest'])} files). {show(counted.get(('rejected', 'duplicate'), 0))} rows were rejected as "
+        f"byte-identical to another, {show(counted.get(('rejected', 'near_duplicate'), 0))} as copies of a better "
+        "one.\n"
     )
     if leaked is None:
         return Section("Duplicates and leaks", text + "Similarity to evaluation sets was not checked (`exclude`).")
@@ -174,7 +175,7 @@ def _copies_section(table: pa.Table, record: dict[str, Any]) -> Section:
         unread = inputs["excluded_unreadable"]
         text += f"{show(inputs['excluded_videos'])} excluded videos were compared.\n"
         if unread:
-            text += f"{show(len(unread))} others could not be read; clips of them may have been accepted:\n"
+            text += f"{show(len(unread))} others could not be read; clips that match them may be accepted:\n"
             text += "".join(f"{name}: {why}\n" for name, why in unread.items())
     text += f"Rejected as similar to excluded videos: {show(counted.get(('rejected', 'max_leak_score'), 0))}."
     return Section("Duplicates and leaks", text, head=["excluded video", "clips"], rows=leaked)
@@ -191,19 +192,19 @@ def _time_section(record: dict[str, Any], table: pa.Table) -> Section:
         for name, took in seconds.items()
     ]
     rows.append(["all stages", spent, 100.0, "", 1000 * spent / max(1, len(table))])
-    rows.append(["of which decoding", record["seconds"].get("decode"),
+    rows.append(["decoding (included above)", record["seconds"].get("decode"),
                  None if share is None else 100 * share,
                  bar([] if share is None else [(share, "quarantined")]),
                  None if share is None else 1000 * share * spent / max(1, len(table))])  # fmt: skip
     limit = (
         "The time for decoding was not measured."
         if share is None
-        else f"Decoding takes {100 * share:.0f} % of them: with this decoder, faster scores would make the curation at "
-        f"most {1 / max(share, 1e-9):.2f} times as fast."
+        else f"Decoding takes {100 * share:.0f} % of this time, so faster scores alone can speed up curation at most "
+        f"{1 / max(share, 1e-9):.2f} times."
     )
     text = (
-        f"Wall-clock time of the run that finished the curation: {record['seconds']['total']:.1f} s. The table gives "
-        f"its seconds summed over all workers. {limit}"
+        f"Wall-clock time of the run that finished the curation: {record['seconds']['total']:.1f} s. The table lists "
+        f"its seconds, summed over all workers. {limit}"
     )
     if counts := record.get("decoding"):
         text += f"\nDecoding: {', '.join(f'{name} {show(number)}' for name, number in counts.items())}."

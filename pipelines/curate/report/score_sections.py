@@ -3,10 +3,11 @@
 import numpy as np
 import pyarrow as pa
 
+from ....datasets.arrays import Floats64
 from ....datasets.schema import CLIP_SCHEMA
 from ...pages.charts import draw_histogram, histogram
 from ...pages.layout import Figure, Section, show
-from ..selection.gating import Bounds, Floats, values_of
+from ..selection.gating import Bounds, values_of
 from .borderline import captioned_thumbnails, nearest
 from .funnel import GateCount, reached_gates, verdict_is
 
@@ -27,7 +28,7 @@ def unmeasured_section(counts: list[GateCount], table: pa.Table) -> Section:
         for one in counts
     ]  # fmt: skip
     head = ["gate", "threshold", "measured", "not measured", "accepted unmeasured", "beyond the threshold",
-            "first to reject", "only one to reject"]  # fmt: skip
+            "first to reject", "only gate to reject"]  # fmt: skip
     return Section("Gates and missing scores", text, head=head, rows=rows)
 
 
@@ -46,7 +47,7 @@ def histogram_section(table: pa.Table, counts: list[GateCount]) -> Section:
     return Section("Score histograms", text, figures=figures)
 
 
-def _figure(gates: list[GateCount], accepted: Floats, rejected: Floats) -> Figure:
+def _figure(gates: list[GateCount], accepted: Floats64, rejected: Floats64) -> Figure:
     """Draw one score with the thresholds of all gates that read it."""
     column = gates[0].column
     known = column in CLIP_SCHEMA.names
@@ -71,8 +72,8 @@ def borderline_section(table: pa.Table, bounds: Bounds, verdict: str, title: str
     near = nearest(table, bounds, verdict)
     rows = table.take(pa.array([one.index for one in near], pa.int64())).to_pylist()
     text = (
-        "Distance to the threshold relative to the usual distance of accepted clips; few per gate, one per source."
+        "Distance to the threshold, relative to the typical distance of accepted clips. A few per gate, one per source."
         if near
-        else "None is near a threshold."
+        else "No clip is near a threshold."
     )
     return Section(title, text, media=[captioned_thumbnails(rows, near, bounds)] if near else [])

@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ....datasets.arrays import Frames
+from ....datasets.arrays import Floats, Floats32, Frames, Mask
 from .frame_scores import luma_of
-
-Luma = npt.NDArray[np.float32]
 
 MIN_BORDER = 0.015  # of the side; less is a codec artefact
 BAR_TOLERANCE, MIN_FLAT = 10 / 255, 0.995  # distance from the bar's colour; share of its pixels, over all frames
@@ -49,12 +46,12 @@ def find_content(frames: Frames) -> Box:
     return Box(left / width, top / height, 1 - right / width, 1 - bottom / height)
 
 
-def _bars(luma: Luma) -> tuple[int, int]:
+def _bars(luma: Floats32) -> tuple[int, int]:
     """Count the rows of [F, rows, columns] at the beginning and at the end that are a bar."""
     return _bar(luma), _bar(luma[:, ::-1])
 
 
-def _bar(luma: Luma) -> int:
+def _bar(luma: Floats32) -> int:
     num_rows = luma.shape[1]
     colour = np.median(luma[:, :2])
     # Most pictures have no bar: their first rows suffice to know.
@@ -70,17 +67,17 @@ def _bar(luma: Luma) -> int:
     return min(length + 1, num_rows) if begun.mean() >= MIN_EDGE else 0
 
 
-def _flat(luma: Luma, colour: np.floating) -> npt.NDArray[np.bool_]:
+def _flat(luma: Floats32, colour: np.floating) -> Mask:
     """Return a mask of the rows that have the bar's colour in almost all pixels of all frames."""
     return (np.abs(luma - colour) <= BAR_TOLERANCE).mean(axis=(0, 2)) >= MIN_FLAT
 
 
-def _blurred_sides(luma: Luma) -> tuple[int, int]:
+def _blurred_sides(luma: Floats32) -> tuple[int, int]:
     """Count the columns left and right (equal) that hold a blurred copy; (0, 0) without one."""
     width = luma.shape[2]
     seams = np.mean([cv2.absdiff(image[:, 1:], image[:, :-1]) for image in luma], axis=0)
     for side in _seam_candidates(seams, width):
-        # A seam is one straight line from edge to edge, much stronger than the blurred side beside it.
+        # A seam is one straight line from edge to edge, much stronger than the blurred side next to it.
         strong = [
             (seams[:, seam] > 3 * np.maximum(seams[:, beside], 1 / 255)).mean()
             for seam, beside in ((side - 1, side - 4), (width - side - 1, width - side + 2))
@@ -90,7 +87,7 @@ def _blurred_sides(luma: Luma) -> tuple[int, int]:
     return 0, 0
 
 
-def _plain_sides(luma: Luma, side: int) -> bool:
+def _plain_sides(luma: Floats32, side: int) -> bool:
     """Check whether `side` columns left and right have much less detail than the columns between them."""
     width = luma.shape[2]
     # Rounding to 8 bits alone makes Laplacians of 2 grey levels.
@@ -102,7 +99,7 @@ def _plain_sides(luma: Luma, side: int) -> bool:
     return bool(outer.mean() <= FILL_SHARPNESS * inner.mean())
 
 
-def _seam_candidates(seams: npt.NDArray[np.floating], width: int) -> list[int]:
+def _seam_candidates(seams: Floats, width: int) -> list[int]:
     """Return the side widths with the strongest seams, strongest first."""
     strength = np.median(seams, axis=0)  # along the line: an edge in the scene covers only a part of it
     first, last = max(4, round(MIN_BORDER * width)), round(0.4 * width)

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ....datasets.arrays import Frames
+from ....datasets.arrays import Floats32, Floats64, Frames
 
 
-def histogram_change(frames: Frames) -> npt.NDArray[np.float64]:
+def histogram_change(frames: Frames) -> Floats64:
     """Compute half the L1 distance of consecutive frames' HSV histograms: [F − 1], 0 (same) to 1 (no common colour).
 
     A moving dancer keeps the picture's colours, a cut does not.
@@ -26,18 +26,18 @@ def histogram_change(frames: Frames) -> npt.NDArray[np.float64]:
     return np.abs(np.diff(np.asarray(histograms, dtype=np.float64), axis=0)).sum(axis=1) / 2
 
 
-def luma_change(frames: Frames) -> npt.NDArray[np.float64]:
+def luma_change(frames: Frames) -> Floats64:
     """Compute the mean absolute change of luma between consecutive frames: [F − 1], 0..1."""
     return grey_change(grey_of(frames))
 
 
-def grey_change(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+def grey_change(grey: npt.NDArray[np.uint8]) -> Floats64:
     """Compute `luma_change` from luma in levels [F, H, W]."""
     size = 255 * max(1, grey[0].size)
     return np.array([cv2.norm(one, other, cv2.NORM_L1) / size for one, other in pairwise(grey)])
 
 
-def find_cuts(change: npt.NDArray[np.float64], threshold: float) -> list[int]:
+def find_cuts(change: Floats64, threshold: float) -> list[int]:
     """Find the first frames of new shots: the change is large, also relative to its neighbours.
 
     Args:
@@ -58,7 +58,7 @@ def grey_of(frames: Frames) -> npt.NDArray[np.uint8]:
     return _converted(frames, cv2.COLOR_RGB2GRAY)
 
 
-def luma_of(frames: Frames) -> npt.NDArray[np.float32]:
+def luma_of(frames: Frames) -> Floats32:
     """Convert RGB frames to luma (BT.601): [F, H, W], 0..1."""
     return np.divide(grey_of(frames), np.float32(255), dtype=np.float32)
 
@@ -100,7 +100,7 @@ def technical_scores(frames: Frames) -> dict[str, float]:
     return out
 
 
-def _opponents(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+def _opponents(frame: npt.NDArray[np.uint8]) -> Floats64:
     """Compute standard deviation and mean of red − green and yellow − blue: [2, 2], in levels."""
     red, green, blue = cv2.split(frame)
     first = cv2.subtract(red, green, dtype=cv2.CV_16S)
@@ -127,7 +127,7 @@ def blur(frames: Frames) -> float:
     return float(np.mean(np.max(np.reshape(values, (-1, 2)), axis=1)))
 
 
-def _steps(image: npt.NDArray[np.float32], kernel: tuple[int, int]) -> npt.NDArray[np.float32]:
+def _steps(image: Floats32, kernel: tuple[int, int]) -> Floats32:
     """Compute the absolute change from pixel to pixel along the kernel."""
     before, after = (image[:-1], image[1:]) if kernel[1] > 1 else (image[:, :-1], image[:, 1:])
     return np.asarray(cv2.absdiff(before, after), np.float32)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ....datasets.arrays import Floats, Frames
+from ....datasets.arrays import Floats, Frames, Mask
 from .frame_scores import grey_change, grey_of
 from .noise import noise
 
@@ -97,9 +97,7 @@ def camera_path(luma: npt.NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
     return matrices, agreed, residual
 
 
-def own_motion_ratio(
-    luma: npt.NDArray[np.uint8], matrices: Floats, known: npt.NDArray[np.bool_], fps: float
-) -> float | None:
+def own_motion_ratio(luma: npt.NDArray[np.uint8], matrices: Floats, known: Mask, fps: float) -> float | None:
     """Measure the share of the picture that changes within half a second independently of the camera, 0..1.
 
     It is near 0 for a zoomed, panned or hand-held photo, and above it for a person who stands and breathes. A frame is

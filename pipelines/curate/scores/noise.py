@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ....datasets.arrays import Frames
+from ....datasets.arrays import Floats, Frames, Mask
 from .frame_scores import grey_of
 
 Luma = npt.NDArray[np.uint8]
@@ -22,7 +22,7 @@ NUM_BINS = 2048  # of the transform: more than the rows or columns of a frame
 PROFILE_FLOOR = 0.5  # grey levels: smaller changes from pixel to pixel show no visible grid
 
 
-def noise(luma: Luma, matrices: npt.NDArray[np.floating], known: npt.NDArray[np.bool_]) -> float | None:
+def noise(luma: Luma, matrices: Floats, known: Mask) -> float | None:
     """Estimate the noise in the smoothest tenth of small frames, standard deviation 0..1; None below 3 frames.
 
     Returns the smaller of two estimates: from fine detail in one frame (Immerkær, "Fast noise variance estimation",
@@ -69,7 +69,7 @@ def blockiness(frames: Frames) -> float:
     return float(np.minimum(*(_amplitudes(np.mean(profiles, axis=0).ravel()) for profiles in (across, down))).max())
 
 
-def _amplitudes(profile: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def _amplitudes(profile: Floats) -> Floats:
     """Compute the amplitudes of the waves in a profile relative to its smoothed values, at fixed frequencies."""
     course = cv2.blur(profile[None], (SMOOTHED_PX, 1), borderType=cv2.BORDER_REFLECT)[0]
     wave = (profile - course) / (course + PROFILE_FLOOR) * np.hanning(len(profile))

@@ -2,16 +2,15 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ....datasets.arrays import Frames
+from ....datasets.arrays import Frames, Mask
 from .frame_scores import luma_of
 
 MIN_PERSISTENCE = 0.5  # share of frames in which a pixel must hold text
 MIN_CAMERA_TRAVEL = 0.03  # picture diagonals: below it all edges are static, not only logos
 
 
-def text_scores(masks: npt.NDArray[np.bool_]) -> dict[str, float]:
+def text_scores(masks: Mask) -> dict[str, float]:
     """Score the area of static text, the length of its lines, and the area of any text.
 
     Captions and watermarks stay in place, as do signs in front of a static camera; text on a dancer's shirt moves and

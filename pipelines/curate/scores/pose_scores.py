@@ -7,7 +7,7 @@ distance to the dancer does not matter. A score whose joints are never visible i
 import numpy as np
 import numpy.typing as npt
 
-from ....datasets.arrays import Floats
+from ....datasets.arrays import Floats, Mask
 from ....datasets.skeleton import PoseSequence
 
 NECK, RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 1, 2, 5, 8, 11
@@ -69,7 +69,7 @@ def pose_scores(pose: PoseSequence, confidence: Floats | None, aspect: float, fp
     return out
 
 
-def torso_length(body: Floats, visible: npt.NDArray[np.bool_]) -> float | None:
+def torso_length(body: Floats, visible: Mask) -> float | None:
     """Return the median neck–hip distance; 1.3 shoulder widths if hips are never visible; None if neither is."""
     hips = visible[:, NECK] & visible[:, RIGHT_HIP] & visible[:, LEFT_HIP]
     if hips.any():
@@ -85,7 +85,7 @@ def torso_length(body: Floats, visible: npt.NDArray[np.bool_]) -> float | None:
     return float(length) if length > 1e-3 else None
 
 
-def _place(body: Floats, visible: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]) -> dict[str, float | None]:
+def _place(body: Floats, visible: Mask, usable: Mask) -> dict[str, float | None]:
     """Score size and position of the body's box, and the share of consecutive usable frames whose boxes overlap."""
     frames = np.flatnonzero(usable)
     points = [np.clip(body[f, visible[f]], 0, 1) for f in frames]
@@ -101,7 +101,7 @@ def _place(body: Floats, visible: npt.NDArray[np.bool_], usable: npt.NDArray[np.
     }
 
 
-def _acrobatics(body: Floats, visible: npt.NDArray[np.bool_], fps: float) -> dict[str, float | None]:
+def _acrobatics(body: Floats, visible: Mask, fps: float) -> dict[str, float | None]:
     """Score the torso's tilt (0 upright, 180 upside down), its rotation, and the height of the feet above the ground.
 
     The ground is the 90th percentile of the lower foot's position, so that occasional kicks and jumps do not count as
@@ -124,7 +124,7 @@ def _acrobatics(body: Floats, visible: npt.NDArray[np.bool_], fps: float) -> dic
     return out
 
 
-def _longest_run(flags: npt.NDArray[np.bool_]) -> int:
+def _longest_run(flags: Mask) -> int:
     longest = run = 0
     for flag in flags:
         run = run + 1 if flag else 0
@@ -173,7 +173,7 @@ def appearance_change(frames: npt.NDArray[np.uint8], pose: PoseSequence) -> floa
     return float(np.nanmax(change)) if np.isfinite(change).any() else None
 
 
-def without_flips(body: Floats, visible: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def without_flips(body: Floats, visible: Mask) -> tuple[Floats, Mask]:
     """Swap left and right back where an estimator confused them; return joints [F, 18, 2] and their visibility.
 
     While a person turns, an estimator sometimes confuses front and back: all joints swap sides at once without motion.
@@ -191,7 +191,7 @@ def without_flips(body: Floats, visible: npt.NDArray[np.bool_]) -> tuple[Floats,
     return body, visible
 
 
-def _dynamics(body: Floats, visible: npt.NDArray[np.bool_], fps: float) -> dict[str, float | None]:
+def _dynamics(body: Floats, visible: Mask, fps: float) -> dict[str, float | None]:
     """Compute mean speed and p95 of the second difference over joints visible in all differenced frames."""
     speed = np.linalg.norm(np.diff(body, axis=0), axis=2)[visible[1:] & visible[:-1]]
     jerk = np.linalg.norm(np.diff(body, n=2, axis=0), axis=2)[visible[2:] & visible[1:-1] & visible[:-2]]

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from ....datasets.arrays import Frames
+from ....datasets.arrays import Floats32, Floats64, Frames
 from ..config import CurateConfig
 from .frame_scores import find_cuts, histogram_change, luma_change
 
@@ -17,7 +16,7 @@ DETECTOR_STEP, DETECTOR_CONTEXT = (
     25,
 )  # TransNetV2 predicts 50 frames at a time with 25 frames of context on each side
 
-Detector = Callable[[Frames], npt.NDArray[np.float32]]
+Detector = Callable[[Frames], Floats32]
 
 
 class ShotPass:
@@ -31,9 +30,9 @@ class ShotPass:
 
     def __init__(self, config: CurateConfig, detector: Detector | None) -> None:
         self.config, self.detector = config, detector
-        self.change: npt.NDArray[np.float64] = np.empty(0)
-        self.motion: npt.NDArray[np.float64] = np.empty(0)
-        self.transition: npt.NDArray[np.float32] | None = None if detector is None else np.empty(0, np.float32)
+        self.change: Floats64 = np.empty(0)
+        self.motion: Floats64 = np.empty(0)
+        self.transition: Floats32 | None = None if detector is None else np.empty(0, np.float32)
         self._frames: Frames | None = None
         self._begin = 0  # position of the first frame in memory
         self._shot = 0
@@ -112,7 +111,7 @@ class ShotPass:
             self._begin = needed
 
 
-def transition_shots(transition: npt.NDArray[np.float32], threshold: float) -> list[tuple[int, int]]:
+def transition_shots(transition: Floats32, threshold: float) -> list[tuple[int, int]]:
     """Return the first frame of each shot and the one after its last; frames of a dissolve belong to no shot."""
     num_frames = len(transition)
     inside = transition < threshold

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .gating import Floats, Integers, Mask
+from ....datasets.arrays import Floats64, Integers, Mask
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Copies:
     """
 
     def __init__(
-        self, clip: Integers, group: Integers, unit: Integers, quality: Floats, position: Integers, wanted: Mask
+        self, clip: Integers, group: Integers, unit: Integers, quality: Floats64, position: Integers, wanted: Mask
     ) -> None:
         self.clip, self.group, self.unit, self.wanted = clip, group, unit, wanted
         self.quality, self.position = np.where(wanted, np.inf, quality), position
@@ -59,7 +59,7 @@ class Copies:
         return Deduplicated(kept, same_as, copy_of)
 
 
-def _best(rows: Integers, code: Integers, keys: tuple[Floats | Integers | Mask, ...]) -> Integers:
+def _best(rows: Integers, code: Integers, keys: tuple[Floats64 | Integers | Mask, ...]) -> Integers:
     """Return for each of `rows` the row of its code with the smallest keys; the last key is the primary one."""
     order = np.lexsort((*keys, code[rows]))
     codes = code[rows[order]]
@@ -70,7 +70,7 @@ def _best(rows: Integers, code: Integers, keys: tuple[Floats | Integers | Mask, 
 
 
 def over_quota(
-    kept: Mask, code: Integers, limit: int | Integers, margin: Floats, position: Integers, wanted: Mask
+    kept: Mask, code: Integers, limit: int | Integers, margin: Floats64, position: Integers, wanted: Mask
 ) -> Mask:
     """Return a mask [n] of the rows of `kept` beyond the first `limit` of their code, largest margin first.
 

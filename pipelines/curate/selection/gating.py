@@ -13,12 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Floats64, Mask
 from ..config import SHAPES, SQUARE_RATIO, CurateConfig
 from ..gates import CHEAP_GATES, SCORES, SIDE_PX, Gates, bound_text, failure_detail, is_beyond, score_of
-
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
 
 SIZE_COLUMNS = tuple(name for side in SIDE_PX.columns for name in side)
 
@@ -37,7 +34,7 @@ class Bounds:
     gates: tuple[str, ...]
     columns: tuple[str, ...]
     sides: tuple[str, ...]
-    values: Floats
+    values: Floats64
 
     @classmethod
     def of(cls, config: CurateConfig, without: Iterable[str] = ()) -> "Bounds":
@@ -55,14 +52,14 @@ class Bounds:
             np.array(values, np.float64).reshape(len(on), len(SHAPES)),
         )
 
-    def rejects(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> Mask:
+    def rejects(self, index: int, values: Floats64, shapes: npt.NDArray[np.int8]) -> Mask:
         """Return a mask of the rows that gate `index` rejects; NaN (not measured) passes."""
         bounds = self.values[index]
         bound = bounds[0] if np.ptp(bounds) == 0 else bounds[shapes]
         out: Mask = is_beyond(values, self.sides[index], bound)
         return out
 
-    def details(self, index: int, values: Floats, shapes: npt.NDArray[np.int8]) -> list[str]:
+    def details(self, index: int, values: Floats64, shapes: npt.NDArray[np.int8]) -> list[str]:
         """Return the details of rows that gate `index` rejects."""
         words = [bound_text(self.sides[index], bound) for bound in self.values[index]]
         column = self.columns[index]
@@ -87,12 +84,12 @@ class GateResults:
     """
 
     first: npt.NDArray[np.int8]
-    value: Floats
+    value: Floats64
     num_rejected: npt.NDArray[np.int8]
     unmeasured: npt.NDArray[np.uint64]
     shape: npt.NDArray[np.int8]
     early: npt.NDArray[np.int8]
-    ranking_scores: Floats
+    ranking_scores: Floats64
 
     @classmethod
     def concatenate(cls, parts: Sequence["GateResults"]) -> "GateResults":
@@ -105,19 +102,19 @@ def columns_for(gates: Iterable[str]) -> set[str]:
     return {name for gate in gates for side in score_of(gate).columns for name in side} | set(SIZE_COLUMNS)
 
 
-def values_of(table: pa.Table, score: str) -> Floats:
+def values_of(table: pa.Table, score: str) -> Floats64:
     """Return a score of all rows [n]; NaN where it was not measured."""
-    values: Floats = SCORES[score].of(lambda column: numbers(table[column]))
+    values: Floats64 = SCORES[score].of(lambda column: numbers(table[column]))
     return values
 
 
-def numbers(column: pa.ChunkedArray) -> Floats:
+def numbers(column: pa.ChunkedArray) -> Floats64:
     """Convert a column to float64 [n]; NaN for null."""
-    out: Floats = pc.cast(column, pa.float64()).to_numpy()
+    out: Floats64 = pc.cast(column, pa.float64()).to_numpy()
     return out
 
 
-def content_sizes(table: pa.Table) -> tuple[Floats, Floats]:
+def content_sizes(table: pa.Table) -> tuple[Floats64, Floats64]:
     """Return height and width [n] inside the borders in pixels; NaN where the source could not be read."""
     height, width = (numbers(pc.coalesce(*(table[name] for name in side))) for side in SIDE_PX.columns)
     return height, width

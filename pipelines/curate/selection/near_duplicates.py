@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ....datasets.arrays import Floats32
+from ....datasets.arrays import Floats32, Integers, Mask
 from ..scores.duplicates import LONG, MIN_CHANGE, MIN_EVENTS, MIN_EVENTS_SHORT, MIN_PLACE, SIDE, align, mirrored, unit
-from .gating import Integers, Mask
 
 BLOCK = 2048  # rows and columns of a tile of comparisons
 # Partners that are aligned with one sequence. A copy is among the most similar; a thousand dances in one studio need

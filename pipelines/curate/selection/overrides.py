@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Floats64
 from ....datasets.artifact import ArtifactError
 from ....datasets.manifest import csv_lines
 from ....datasets.storage import Location, format_location, is_address, join
 from ....datasets.text import TextError, decode_text
-from .gating import Floats
 
 COLUMNS = ("clip_id", "source_path", "start_s", "verdict", "note")
 ACCEPT, REJECT = 1, 2
@@ -46,7 +46,7 @@ class Decisions:
     lines: tuple[Decision, ...]
 
     def resolve(
-        self, clip_id: pa.ChunkedArray, source_path: pa.ChunkedArray, start_s: Floats
+        self, clip_id: pa.ChunkedArray, source_path: pa.ChunkedArray, start_s: Floats64
     ) -> tuple[npt.NDArray[np.int8], dict[int, str]]:
         """Return the decision on each row [n] (0: none) and the notes by row.
 
@@ -117,7 +117,7 @@ def _decision(line: int, row: dict[str, str | None], folder: Location) -> Decisi
     if values["verdict"] not in VERDICTS:
         raise ValueError(f"verdict must be accept or reject, got {values['verdict']!r}")
     if not values["clip_id"] and not values["source_path"]:
-        raise ValueError("clip_id and source_path are both empty; give one")
+        raise ValueError("clip_id and source_path are both empty: set one")
     path = values["source_path"]
     if path and not is_address(path):
         path = format_location(join(folder, path).absolute())

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Floats64, Integers, Mask
 from ....datasets.artifact import VERDICTS
 from ..gates import Gates
 from .copies import Copies
-from .gating import SIZE_COLUMNS, Floats, Integers, Mask, content_sizes, numbers
+from .gating import SIZE_COLUMNS, content_sizes, numbers
 from .overrides import ACCEPT, REJECT
 
 # Reasons given by a selection, besides the names of gates; all others are given when rows are measured, and kept.
@@ -58,8 +59,8 @@ class RowKeys:
     source_path: pa.ChunkedArray
     source_id: pa.ChunkedArray
     duplicate_group: pa.ChunkedArray
-    start_s: Floats
-    quality: Floats
+    start_s: Floats64
+    quality: Floats64
     deinterlaced: Mask
     posed: Mask
     has_model: Mask
@@ -141,7 +142,7 @@ class RowKeys:
         return Copies(clip, group, unit, self.quality, self.position, accepted)
 
 
-def _positions(path: pa.ChunkedArray, start_s: Floats) -> Integers:
+def _positions(path: pa.ChunkedArray, start_s: Floats64) -> Integers:
     """Return the rank of each row in path order."""
     paths = path.combine_chunks()
     if len(paths) < 2:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Iterable
 import numpy as np
 import pyarrow as pa
 
+from ....datasets.arrays import Floats64, Integers, Mask
 from ....datasets.clips import in_path_order
 from ....datasets.schema import Row
 from ..config import CurateConfig
 from ..gates import SCORES, Gates, bound_text, failure_detail, is_beyond
 from .copies import Copies, over_quota
-from .gating import Bounds, Floats, GateResults, Integers, Mask, apply_gates, columns_for
+from .gating import Bounds, GateResults, apply_gates, columns_for
 from .overrides import ACCEPT, REJECT, Decisions
 from .row_keys import REASONS, RowKeys
 from .targets import (
@@ -130,7 +131,7 @@ def _decided(rows: RowKeys, decisions: Decisions | None) -> tuple[np.ndarray, di
 
 
 def _over_quotas(
-    kept: Mask, config: CurateConfig, rows: RowKeys, shape: Integers, margin: Floats, accepted: Mask
+    kept: Mask, config: CurateConfig, rows: RowKeys, shape: Integers, margin: Floats64, accepted: Mask
 ) -> dict[str, Mask]:
     """Return reason → mask of the rows over that quota; the shape quota is applied after the source quota."""
     out = {}
@@ -145,7 +146,7 @@ def _over_quotas(
     return out
 
 
-def _assign(selection: Selection, copies: Copies, margin: Floats, accepted: Mask, rejected: Mask) -> None:
+def _assign(selection: Selection, copies: Copies, margin: Floats64, accepted: Mask, rejected: Mask) -> None:
     """Give each row one reason; a row without one is accepted."""
     rows, results = selection.rows, selection.gate_results
     reason = results.first.astype(np.int16)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ....datasets.arrays import Floats64, Integers, Mask
 from ..config import SHAPES, CurateConfig, Shape, Target
 from .copies import over_quota
-from .gating import Floats, Integers, Mask
 
 # Margin of a clip that lacks a score which other clips have. It passes the gate, but its quality is unknown: it ranks
 # after all clips that pass the configured threshold (0 and more) and before all others.
@@ -42,11 +42,11 @@ class MovingGates:
 class Scale:
     """How one gate's threshold depends on the strictness: the column's distinct values, and the margin of each."""
 
-    values: Floats
-    margins: Floats
+    values: Floats64
+    margins: Floats64
 
     @classmethod
-    def of(cls, values: Floats, side: str, bound: float) -> "Scale":
+    def of(cls, values: Floats64, side: str, bound: float) -> "Scale":
         """Build from the values [n] of a column (NaN: not measured), sorted from worst to best."""
         sign = 1.0 if side == "min" else -1.0
         known = np.sort(sign * values[~np.isnan(values)])
@@ -57,7 +57,7 @@ class Scale:
             below, above = (worse - rejected) / rejected, (worse - rejected) / (1 - rejected)
         return cls(each, np.where(worse < rejected, below, above))
 
-    def margin(self, values: Floats, side: str) -> Floats:
+    def margin(self, values: Floats64, side: str) -> Floats64:
         """Return the largest strictness at which each value passes; `UNMEASURED` for NaN."""
         if not len(self.values):
             return np.ones(len(values))
@@ -74,18 +74,18 @@ class Scale:
         return float(value if side == "min" else -value)
 
 
-def scales(ranking_scores: Floats, moving: MovingGates) -> list[Scale]:
+def scales(ranking_scores: Floats64, moving: MovingGates) -> list[Scale]:
     """Build one scale per gate from the scores [n, gates] of all rows."""
     return [Scale.of(ranking_scores[:, k], moving.sides[k], moving.bounds[k]) for k in range(len(moving.gates))]
 
 
-def lacks_ranking_score(ranking_scores: Floats, each: Sequence[Scale]) -> Mask:
+def lacks_ranking_score(ranking_scores: Floats64, each: Sequence[Scale]) -> Mask:
     """Return a mask of rows [n] that lack a score by which others are ranked; a score that no clip has is ignored."""
     ranks = np.array([len(scale.values) > 0 for scale in each], bool)
     return np.asarray(np.isnan(ranking_scores[:, ranks]).any(axis=1), bool)
 
 
-def margins(ranking_scores: Floats, moving: MovingGates, each: Sequence[Scale]) -> Floats:
+def margins(ranking_scores: Floats64, moving: MovingGates, each: Sequence[Scale]) -> Floats64:
     """Compute the margin [n] of every row, −1..1; 0 or more if it passes the gates as configured."""
     out = np.ones(len(ranking_scores))
     for k, scale in enumerate(each):
@@ -129,7 +129,7 @@ def mix_parts(target: Target) -> list[MixPart]:
 def find_strictness(
     parts: Sequence[MixPart],
     candidates: Mask,
-    margin: Floats,
+    margin: Floats64,
     shape: Integers,
     position: Integers,
     keep: Callable[[Mask], Mask],

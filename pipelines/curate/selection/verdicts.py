@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....datasets.arrays import Integers
 from ....datasets.artifact import VERDICTS, Artifact
 from ....datasets.clips import clips_packet
 from ..config import SHAPES, CurateConfig
 from ..gates import Gates
-from .gating import Bounds, GateResults, Integers
+from .gating import Bounds, GateResults
 from .overrides import ACCEPT, REJECT
 from .row_keys import OK, REASONS, REJECTED, RowKeys
 

@@ -92,7 +92,7 @@ def gallery_failures(out: Location) -> dict[int, dict[str, Any]]:
 
 def record_failure(out: Path, steps: int, reason: str, attempt: str) -> None:
     """Log and store why a gallery could not be rendered; errors in writing the file are ignored."""
-    _log.warning("the gallery of %d steps could not be rendered: %s", steps, reason)
+    _log.warning("the gallery at step %d could not be rendered: %s", steps, reason)
     with contextlib.suppress(OSError):
         write_json(_failure_file(out, steps), {"reason": reason, "attempt": attempt})
 

@@ -90,12 +90,12 @@ def _read(out: Path, steps: int) -> tuple[TrainConfig, Any, dict[str, torch.Tens
     folder = trained_folder(out, steps)
     if not (folder / RECORD).exists():
         kept = ", ".join(map(str, sorted({*trained_steps(out), *checkpoint_folders(out)})))
-        raise TrainingRefused(f"steps: {out} has no weights of {steps} steps; steps with weights: {kept or 'none'}")
+        raise TrainingRefused(f"steps: {out} has no weights for step {steps}; steps with weights: {kept or 'none'}")
     settings = json.loads((folder / RECORD).read_text())["settings"]
     config = TrainConfig.model_validate(settings["config"])
     parent = settings["from_checkpoint"] and resolve_folder(settings["from_checkpoint"], ("transformer",))
     student = load_student(config, settings["base"], parent, torch.device("cpu"))
     trained = load_file(folder / WEIGHTS)
     if mismatch := trained.keys() ^ {name for name, weight in student.named_parameters() if weight.requires_grad}:
-        raise TrainingRefused(f"{folder} has other trained weights than this version trains: {min(mismatch)}")
+        raise TrainingRefused(f"{folder} does not have the weights that this version trains: {min(mismatch)} differs")
     return config, student, {**student.state_dict(), **trained}, settings["record"]

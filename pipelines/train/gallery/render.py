@@ -59,7 +59,7 @@ def render_gallery(settings: dict[str, Any], steps: int) -> None:
     for leftover in place.parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}.tmp")
-    # A gallery rendered with other settings is replaced.
+    # A gallery rendered with different settings is replaced.
     with atomic_folder(place, aside=aside, retire=lambda: shutil.rmtree(place, ignore_errors=True)):
         for key in keys:
             encode(render_clip(key, data, pipeline, config), aside / f"{key}.mp4", fps)

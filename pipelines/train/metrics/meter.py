@@ -115,5 +115,5 @@ def _peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     if name not in _PEAK_FLOPS:
-        logging.getLogger(__name__).warning("the peak rate of %s is unknown: mfu is null in the metrics", name)
+        logging.getLogger(__name__).warning("the peak FLOP/s of %s are unknown, so mfu is null in the metrics", name)
     return _PEAK_FLOPS.get(name)

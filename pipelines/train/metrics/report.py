@@ -71,7 +71,7 @@ def write_pages(out: Location) -> list[Location]:
     written = [page for page in pages if page is not None]
     if not written:
         raise SteadyDancerError(
-            f"neither {out} nor its stage folders have a metrics.jsonl with steps: give the --out of `train`"
+            f"neither {out} nor its stage folders have a metrics.jsonl with steps: pass the --out of `train`"
         )
     return written
 
@@ -103,9 +103,9 @@ def stages_markdown(out: Location) -> str:
     for stage in STAGES:
         folder = out / f"stage{stage}"
         if steps := gallery_steps(folder):
-            lines += ["", f"Stage {stage} has galleries of {', '.join(map(str, steps))} steps: "
+            lines += ["", f"Stage {stage} has galleries at steps {', '.join(map(str, steps))}: "
                       f"`steadydancer pick --run {folder} --steps N`"]  # fmt: skip
-        lines += ["", *(f"* stage {stage}: the gallery of {step} steps could not be rendered: {failure['reason']}"
+        lines += ["", *(f"* stage {stage}: the gallery at step {step} could not be rendered: {failure['reason']}"
                         for step, failure in gallery_failures(folder).items())]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -118,9 +118,9 @@ def _overview(folders: dict[int, Location], rows_of: dict[int, list[Row]] | None
         page = Markup('<a href="stage{}/{}">{} {}</a>').format(stage, PAGE, stage, STAGES[stage])
         table.append([page if rows else f"{stage} {STAGES[stage]}", len(rows), *losses, _hours(rows),
                       "finished" if record else "not finished"])  # fmt: skip
-    head = ["stage", "steps", "loss before", "loss after", "validation loss", "hours of steps", ""]
-    return Section("Stages", "The loss of each stage, on fixed samples. Stages have different losses.",
-                   head=head, rows=table)  # fmt: skip
+    head = ["stage", "steps", "loss before", "loss after", "validation loss", "training hours", ""]
+    text = "Measured on fixed samples. Each stage has its own loss, so losses of different stages are not comparable."
+    return Section("Stages", text, head=head, rows=table)
 
 
 def _numbers(rows: list[Row], record: Row, title: str, prefix: str, damaged: list[int]) -> Section:
@@ -131,7 +131,7 @@ def _numbers(rows: list[Row], record: Row, title: str, prefix: str, damaged: lis
         tiles.append((measured[-1], "validation loss"))
     if "seconds" in rows[-1]:
         rates = [row["samples_per_second"] for row in rows if "samples_per_second" in row]
-        tiles += [(_hours(rows), "hours of steps"), (statistics.median(rates), "samples per second")]
+        tiles += [(_hours(rows), "training hours"), (statistics.median(rates), "samples per second")]
     if rows[-1].get("mfu") is not None:
         tiles.append((f"{statistics.median(row['mfu'] for row in rows if row.get('mfu')):.0%}", "MFU"))
     facts: list[list[Any]] = [["metrics of every step", _link(prefix + METRICS)]]
@@ -219,8 +219,8 @@ def _galleries(out: Location, rows: list[Row], record: Row, title: str, prefix: 
         media.append(group)
     text = (
         "Clips whose sources are not in the training set, each rendered from the same noise with the weights of every "
-        f"kept step.\n`steadydancer pick --run {out} --steps N` writes the checkpoint of the step you choose, for the "
-        "next stage, `render` and the pipeline."
+        f"step that was kept.\n`steadydancer pick --run {out} --steps N` writes the checkpoint of the step you choose, "
+        "for the next stage, `render` and the pipeline."
     )
     yield Section(f"{title}Galleries", text, media=media)
     if failed:

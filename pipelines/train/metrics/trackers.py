@@ -43,7 +43,9 @@ def missing_tracker(config: TrainConfig) -> str | None:
     """Describe the first configured tracker whose package is not installed; None if all are."""
     for name in config.trackers:
         if importlib.util.find_spec(_DISTRIBUTIONS[name]) is None:
-            return f"trackers: {name} needs the package {_DISTRIBUTIONS[name]}: install it with pip, or remove {name}"
+            return (
+                f"trackers: {name} requires the package {_DISTRIBUTIONS[name]}: install it with pip, or remove {name}"
+            )
     return None
 
 
@@ -89,7 +91,7 @@ class RetryingTracker:
         except Exception as error:  # each library has its own exceptions for server and network errors
             if not self._has_failed:
                 logging.getLogger(__name__).warning(
-                    "%s does not accept metrics (%s); training continues", self._name, _redacted(error)
+                    "%s rejected the metrics (%s); training continues", self._name, _redacted(error)
                 )
             self._has_failed = True
         else:

@@ -26,7 +26,7 @@ def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | No
     if base is None and parent is not None:
         base = parent["base"]["path"] or parent["base"]["source"]
     if base is None:
-        raise TrainingRefused("base: stage 1 needs --base, a Wan 2.1 I2V folder or hub id")
+        raise TrainingRefused("base: stage 1 requires --base, a Wan 2.1 I2V folder or hub id")
     names = ["transformer"] + ["vae"] * (config.stage == 3 and config.pose_simulation_unit == "frame")
     folder = _local_folder(base, names, fetch)
     if folder is None:
@@ -40,8 +40,8 @@ def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | No
     digest = folders.part_digest(folder, "transformer")
     if parent is not None and parent["base"]["digest"] != digest:
         raise TrainingRefused(
-            f"base: {base} has another transformer (digest {digest[:12]}…) than the base that the checkpoint was "
-            f"trained from ({parent['base']['digest'][:12]}…, {parent['base']['path']})"
+            f"base: {base} has a different transformer (digest {digest[:12]}…) from the base that the checkpoint "
+            f"was trained from ({parent['base']['digest'][:12]}…, {parent['base']['path']})"
         )
     # A base on a store keeps its address: each machine downloads it.
     return {"source": str(base), "path": str(base) if is_address(base) else str(folder), "digest": digest}

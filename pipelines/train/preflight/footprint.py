@@ -36,8 +36,8 @@ def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[st
     """
     ranks, item = max(config.num_workers, 1), _bytes(config)
     weights = whole = item * (network.parameters + network.adapters)
-    # float32 copy and AdamW's two moments; gradients in the compute dtype.
-    state = 0 if config.offload_optimizer else (12 + item) * network.trained // ranks
+    # Gradients in the compute dtype. Whole matrices that Muon gathers are freed before the next forward pass.
+    state = 0 if config.offload_optimizer else (_optimizer_bytes(config, network) + item * network.trained) // ranks
     buckets = 2 * item * min(_BUCKET, network.trained)
     if config.zero_stage == 3:
         gathered = item * min(_LIVE_PARAMETERS, network.parameters)
@@ -64,15 +64,15 @@ def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[st
 def host_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[str, int]:
     """Compute the bytes of host memory over all workers, by content.
 
-    Offloaded optimizer state (12 bytes per trained weight: float32 copy and two moments; 4 for its gradient) and
-    activations, the copy that a training state is written from, and the weights that rank 0 gathers for the checkpoint:
-    trained ones in float32, others in their dtype, and with LoRA the merged ones. Weights are loaded without a copy.
+    Offloaded optimizer state (with AdamW 12 bytes per trained weight; 4 for its gradient) and activations, the copy
+    that a training state is written from, and the weights that rank 0 gathers for the checkpoint: trained ones in
+    float32, others in their dtype, and with LoRA the merged ones. Weights are loaded without a copy.
     """
     ranks, item = max(config.num_workers, 1), _bytes(config)
     saved = activations(config, network, bucket)[0] * num_branches(config) * config.micro_batch_size
     gathered = 4 * network.trained + item * (network.parameters + network.adapters - network.trained)
     parts = {
-        "offloaded_optimizer": 16 * network.trained if config.offload_optimizer else 0,
+        "offloaded_optimizer": (_optimizer_bytes(config, network) + 4 * network.trained) * config.offload_optimizer,
         "offloaded_activations": ranks * saved if config.offload_activations else 0,
         "checkpoint_copy": training_state_bytes(config, network) if config.asynchronous_checkpoints else 0,
         "export": gathered + (item * network.parameters if config.trains_lora else 0),
@@ -81,11 +81,17 @@ def host_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[s
 
 
 def training_state_bytes(config: TrainConfig, network: Network) -> int:
-    """Compute the bytes of one training state on disk: float32 weights and two moments of the trained weights.
+    """Compute the bytes of one training state on disk: the optimizer, and the trained weights in float32.
 
     With ZeRO-2 also their copy in the compute dtype, which ZeRO-3 does not write.
     """
-    return network.trained * (12 + (_bytes(config) if config.zero_stage == 2 else 0))
+    return _optimizer_bytes(config, network) + network.trained * (_bytes(config) if config.zero_stage == 2 else 0)
+
+
+def _optimizer_bytes(config: TrainConfig, network: Network) -> int:
+    """Compute the bytes of float32 weights, AdamW's two moments or Muon's one, and the average of the weights."""
+    average = 4 * network.trained if config.ema_decay else 0
+    return 12 * network.trained - 4 * network.matrices * (config.optimizer == "muon") + average
 
 
 def checkpoint_bytes(config: TrainConfig, network: Network) -> int:

@@ -1,4 +1,4 @@
-"""Estimate the duration of a stage, and its memory with other settings."""
+"""Estimate the duration of a stage, and its memory with different settings."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def seconds_a_step(
         known = {name: value for name, value in begun.items() if name in TrainConfig.model_fields}
         other = TrainConfig.model_validate({**config.model_dump(mode="json"), **known})
         fork_flops = mean_step_flops(other, network, buckets).hardware / max(other.num_workers, 1)
-        return taken * (step_flops / workers) / fork_flops, "measured in the fork"
+        return taken * (step_flops / workers) / fork_flops, "measured in the forked run"
     return None, None
 
 
@@ -135,7 +135,7 @@ def memory_reductions(config: TrainConfig, network: flops.Network, bucket: Bucke
 
 
 def with_settings(config: TrainConfig, **changes: Any) -> TrainConfig | None:
-    """Return the configuration with other settings; None if the result is not valid."""
+    """Return the configuration with different settings; None if the result is not valid."""
     try:
         return TrainConfig.model_validate({**config.model_dump(), **changes})
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Fork a run: start from the newest training state of another run, with other settings."""
+"""Fork a run: start from the newest training state of another run, with different settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .inputs import comparable_identity, read_identity
 
 # A training state has the trained weights and the optimizer as sharded by the ZeRO stage. A run with other sharding,
 # other trained weights or other frozen weights cannot load it. For another number of workers it is converted.
-_FIXED_FIELDS = ("stage", "zero_stage", "offload_optimizer", "dtype", "lora_rank", "lora_targets")
+_FIXED_FIELDS = ("stage", "zero_stage", "optimizer", "offload_optimizer", "dtype", "lora_rank", "lora_targets")
 _FIXED = (*(f"config.{name}" for name in (*_FIXED_FIELDS, *NETWORK_FIELDS)), "base", "parent")
 
 
@@ -48,17 +48,17 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
     """Find the training state that a run in `out` would start from; None if it has already started. Writes nothing.
 
     Raises:
-        TrainingRefused: `fork` has no intact state, this run cannot load it, or `out` was begun differently.
+        TrainingRefused: `fork` has no intact state, this run cannot load it, or `out` was started differently.
     """
     known = forked_from(out)
     if known is not None or (out / "start.json").exists():
         if known is None or known["path"] != str(fork):
             begun = f"from {known['path']}" if known else "without --fork"
-            raise TrainingRefused(f"fork: {out} was begun {begun}; choose another --out")
+            raise TrainingRefused(f"fork: {out} was started {begun}; choose another --out")
         return None
     newest = newest_intact_state(fork)
     if newest is None:
-        raise TrainingRefused(f"fork: {fork} has no intact training state: give the --out of a run that has one")
+        raise TrainingRefused(f"fork: {fork} has no intact training state: pass the --out of a run that has one")
     steps, state = newest
     parent = read_identity(fork, record)
     changes = list(differences(parent, comparable_identity(parent, record)))
@@ -70,7 +70,7 @@ def check_fork(fork: Path, out: Path, record: dict[str, Any]) -> ForkedState | N
         )
     if steps > record["config"]["steps"]:
         raise TrainingRefused(
-            f"steps: {record['config']['steps']} steps requested, but {fork} already has {steps}: give at least {steps}"
+            f"steps: {record['config']['steps']} steps requested, but {fork} already has {steps}: use at least {steps}"
         )
     return ForkedState(steps, state, changes)
 

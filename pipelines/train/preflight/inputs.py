@@ -104,11 +104,11 @@ def check_inputs(
 def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict[str, Any] | None:
     if config.stage == 1:
         if from_checkpoint is not None:
-            raise TrainingRefused("from_checkpoint: stage 1 starts from --base; only stages 2 and 3 take --from")
+            raise TrainingRefused("from_checkpoint: stage 1 starts from --base; only stages 2 and 3 accept --from")
         return None
     if from_checkpoint is None:
         raise TrainingRefused(
-            f"from_checkpoint: stage {config.stage} needs --from, the checkpoint of stage {config.stage - 1}"
+            f"from_checkpoint: stage {config.stage} requires --from, the checkpoint of stage {config.stage - 1}"
         )
     parent = read_checkpoint_record(from_checkpoint)
     if parent["stage"] != config.stage - 1:
@@ -120,7 +120,9 @@ def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict
     parent_config = {**absent_fields(TrainConfig), **parent["config"]}
     for name, value in wanted.items():
         if parent_config[name] != value:
-            raise TrainingRefused(f"{name}: the checkpoint has {parent_config[name]!r}, the configuration {value!r}")
+            raise TrainingRefused(
+                f"{name}: the checkpoint has {parent_config[name]!r}, but the configuration {value!r}"
+            )
     return parent
 
 
@@ -135,8 +137,8 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
         is_here = folder and name in folders.NAMES and not folders.missing_parts(folder, (name,))
         if folder and is_here and folders.part_digest(folder, name) != digest:
             raise TrainingRefused(
-                f"{name}: {shards.path} was cached with another {'VAE' if name == 'vae' else name} (digest "
-                f"{digest[:12]}…) than the one in {base}"
+                f"{name}: {shards.path} was cached with a different {'VAE' if name == 'vae' else name} (digest "
+                f"{digest[:12]}…) from the one in {base}"
             )
     for num_frames in sorted({bucket[0] for bucket in shards.bucket.values()}):
         if num_frames != config.num_frames:
@@ -165,7 +167,7 @@ def _check_cache(config: TrainConfig, shards: ShardDataset, base: str | None, tr
         if shapes[name][-1] != transformer[field]:
             raise TrainingRefused(
                 f"{name}: {shards.path} has features of width {shapes[name][-1]}, but the transformer's {field} is "
-                f"{transformer[field]}: the cache was made with other components"
+                f"{transformer[field]}: the cache was made with different components"
             )
 
 
@@ -179,8 +181,9 @@ def _data_digest(latents: dict[str, Any]) -> str:
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same when a run is resumed: its fixed settings and the digests of its inputs."""
+    free = _free_settings(record["config"])
     same: dict[str, Any] = {
-        "config": {name: value for name, value in record["config"].items() if name not in _FREE},
+        "config": {name: value for name, value in record["config"].items() if name not in free},
         **{name: record[name] and record[name]["digest"] for name in ("latents", "base", "parent")},
     }
     return dict(json.loads(json.dumps(same)))
@@ -193,12 +196,19 @@ def read_identity(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         TrainingRefused: the file is damaged.
     """
     begun = read_json(folder / "start.json")
-    config = {name: value for name, value in begun.get("config", {}).items() if name not in _FREE}
-    return with_absent({**begun, "config": config}, identity(record), {"config": absent_fields(TrainConfig)})
+    free = _free_settings(record["config"])
+    config = {name: value for name, value in begun.get("config", {}).items() if name not in free}
+    absent = {**absent_fields(TrainConfig), "steps": record["config"].get("steps")}
+    return with_absent({**begun, "config": config}, identity(record), {"config": absent})
+
+
+def _free_settings(config: dict[str, Any]) -> set[str]:
+    """Return the settings that may change when a run is resumed; a cosine schedule depends on the steps."""
+    return _FREE - {"steps"} if config.get("learning_rate_schedule") == "cosine" else _FREE
 
 
 def comparable_identity(begun: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """Return `identity(record)` to compare with a begun run; a base that a plan did not read counts as the same."""
+    """Return `identity(record)` to compare with an earlier run; a base that a plan did not read counts as the same."""
     now = identity(record)
     return now if now["base"] is not None else {**now, "base": begun["base"]}
 
@@ -215,11 +225,12 @@ def check_same_run(out: Path, record: dict[str, Any]) -> None:
 
 
 def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
-    """Check that `out` is new or was begun by the same run; more steps, and other workers for its batches, are allowed.
+    """Check that `out` is new or belongs to this run; more steps, and other workers for its batches, are allowed.
 
     Raises:
-        TrainingRefused: the folder was begun with other settings or inputs (the message lists each change, old → new),
-            its newest state has more steps than requested, or the disk is too full to convert it for these workers.
+        TrainingRefused: the folder has different settings or inputs (the message lists each change, old → new),
+            its newest state has more steps than requested, or it cannot be converted for these workers (the disk is
+            too full, or it has an average of the weights).
     """
     file = out / "start.json"
     if not file.exists():
@@ -234,8 +245,8 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
             )
             hint += "gradient_accumulation × clips in one forward pass"
         raise TrainingRefused(
-            f"{out} was begun with other settings or inputs; choose another --out, with --fork {out} to start from its "
-            "newest training state:\n" + "\n".join(f"  {change}" for change in changes) + hint
+            f"{out} was started with different settings or inputs; choose another --out, with --fork {out} to start "
+            "from its newest training state:\n" + "\n".join(f"  {change}" for change in changes) + hint
         )
     newest = newest_intact_state(out)
     if newest is None:
@@ -243,11 +254,13 @@ def refuse_other_run(out: Path, record: dict[str, Any]) -> None:
     steps, state = newest
     if steps > record["config"]["steps"]:
         raise TrainingRefused(
-            f"steps: {record['config']['steps']} steps requested, but {out} already has {steps}: give at least {steps}"
+            f"steps: {record['config']['steps']} steps requested, but {out} already has {steps}: use at least {steps}"
         )
-    from ..resume.universal import refuse_without_room
+    from ..resume.universal import refuse_average, refuse_without_room
 
-    refuse_without_room(state, max(record["config"]["num_workers"], 1))
+    num_workers = max(record["config"]["num_workers"], 1)
+    refuse_average(state, num_workers, record["config"]["ema_decay"])
+    refuse_without_room(state, num_workers)
 
 
 def _with_workers_of(begun: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

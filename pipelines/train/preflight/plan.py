@@ -176,8 +176,8 @@ def _missing_workers(config: TrainConfig) -> Iterator[str]:
     wanted = max(config.num_workers, 1)
     if config.use_gpu and wanted > (count := torch.cuda.device_count()):
         yield (
-            f"num_workers: {wanted} GPUs requested, but this machine has {count}: give the --address of a cluster that "
-            "has them, lower --num-workers, or use a preset without GPU (tiny)"
+            f"num_workers: {wanted} GPUs requested, but this machine has {count}: pass the --address of a cluster that "
+            "has them, lower --num-workers, or use a preset without GPUs (tiny)"
         )
     if not config.use_gpu and wanted > (count := os.cpu_count() or 1):
         yield f"num_workers: {wanted} cores requested, but this machine has {count}: lower --num-workers"
@@ -211,14 +211,14 @@ def _too_little_host_memory(parts: dict[str, int], available: int) -> Iterator[s
             way
             for way, part in (
                 ("asynchronous_checkpoints off", "checkpoint_copy"),
-                ("no offload_activations", "offloaded_activations"),
-                ("no offload_optimizer", "offloaded_optimizer"),
+                ("offload_activations off", "offloaded_activations"),
+                ("offload_optimizer off", "offloaded_optimizer"),
             )
             if parts[part]
         ]
         yield (
             f"host_memory: {parts['total'] / _GB:.0f} GB are needed ({_breakdown(parts)}), but this machine has "
-            f"{available / _GB:.0f} GB: try {', '.join([*ways, 'machines with more (--address)'])}"
+            f"{available / _GB:.0f} GB: try {', '.join([*ways, 'machines with more memory (--address)'])}"
         )
 
 

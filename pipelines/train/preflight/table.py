@@ -9,22 +9,22 @@ _GB = 1e9
 
 
 def table(plan: dict[str, Any]) -> str:
-    """Format what will be done, its memory, disk and time, and the memory with other settings.
+    """Format what will be done, its memory, disk and time, and the memory with different settings.
 
     Refusals are not included: the command prints them at the end.
 
     Args:
         plan: result of `plan.plan`.
     """
-    parts = [_summary(plan), _memory_table("memory of a GPU", plan["gpu_memory_bytes"], plan["gpu_bytes"])]
-    parts += [_memory_table("memory of all hosts", plan["host_memory_bytes"], None), _disk(plan)]
+    parts = [_summary(plan), _memory_table("memory per GPU", plan["gpu_memory_bytes"], plan["gpu_bytes"])]
+    parts += [_memory_table("memory on all hosts", plan["host_memory_bytes"], None), _disk(plan)]
     if plan["memory_by_size"]:
         parts += [_sizes(plan["memory_by_size"]), _settings(plan["memory_by_setting"], plan["gpu_bytes"])]
     return "\n\n".join(part for part in parts if part)
 
 
 def _summary(plan: dict[str, Any]) -> str:
-    hours = "unknown rate: give --tflops"
+    hours = "unknown: pass --tflops"
     if plan["hours_left"] is not None:
         hours = f"{plan['hours_left']:.1f} h at {plan['seconds_a_step']:.2f} s per step ({plan['rate_from']})"
     begun = f", {plan['steps_done']} done" if plan["steps_done"] else ""
@@ -33,7 +33,7 @@ def _summary(plan: dict[str, Any]) -> str:
         ("stage", f"{plan['stage']}: {plan['steps']} steps{begun}, {plan['workers']} workers, "
                   f"{plan['epochs']:.1f} epochs of {plan['samples']} clips"
                   + (f", {plan['repeated_per_epoch']} repeated to fill batches" if plan["repeated_per_epoch"] else "")),
-        ("trains", f"{plan['trained_parameters'] / 1e6:,.1f} of {plan['parameters'] / 1e6:,.1f} million parameters"),
+        ("trains", f"{plan['trained_parameters'] / 1e6:,.1f} of {plan['parameters'] / 1e6:,.1f} M parameters"),
         ("step", f"{plan['hardware_flops_a_step'] / 1e15:,.2f} PFLOP, "
                    f"{plan['model_flops_a_step'] / 1e15:,.2f} of them needed"),
         ("time", hours),
@@ -42,7 +42,10 @@ def _summary(plan: dict[str, Any]) -> str:
     ]  # fmt: skip
     if fork:
         rows.append(
-            ("fork", f"of {fork['path']} after {fork['steps']} steps; {'; '.join(fork['changes']) or 'as it was'}")
+            (
+                "fork",
+                f"of {fork['path']} after {fork['steps']} steps; {'; '.join(fork['changes']) or 'unchanged settings'}",
+            )
         )
     return "\n".join(f"{name:8}{text}" for name, text in rows)
 
@@ -79,7 +82,7 @@ def _sizes(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _settings(rows: Iterable[dict[str, Any]], available: int | None) -> str:
-    head = ("ZeRO, optimizer, saved for backward", "GB per GPU", "GB of hosts", "PFLOP per clip", "")
+    head = ("ZeRO, optimizer, saved for backward", "GB per GPU", "GB on hosts", "PFLOP per clip", "")
     lines = []
     for row in rows:
         place = "on the hosts" if row["offload_optimizer"] else "on the GPUs"

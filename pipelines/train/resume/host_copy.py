@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ class HostCopy:
     def __init__(self) -> None:
         self._memory: list[torch.Tensor] = []
         self._used = 0
+        self._copied: dict[int, torch.Tensor] = {}
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._is_finished = threading.Event()
         self.wait = self._is_finished.wait
@@ -30,8 +32,12 @@ class HostCopy:
         self._is_finished.clear()
 
     def __call__(self, state: Any) -> Any:
-        """Copy a state: tensors on other devices and non-tensors now, tensors in host memory in `finish`."""
+        """Copy a state: tensors on other devices and non-tensors now, tensors in host memory in `finish`.
+
+        A tensor that occurs twice is copied once.
+        """
         copied = self._copy(state)
+        self._copied.clear()  # by identity, which is unique only while the state exists
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return copied
@@ -47,7 +53,9 @@ class HostCopy:
 
     def _copy(self, state: Any) -> Any:
         if isinstance(state, torch.Tensor):
-            place = self._place_like(state)
+            if id(state) in self._copied:
+                return self._copied[id(state)]
+            place = self._copied[id(state)] = self._place_like(state)
             if state.device.type == "cpu":
                 self._pending.append((place, state.detach()))
                 return place
@@ -69,9 +77,14 @@ class HostCopy:
 
 
 def num_bytes(state: Any) -> int:
-    """Sum the bytes of all tensors in a state."""
+    """Sum the bytes of all tensors in a state; a tensor that occurs twice counts once."""
+    sizes = {(tensor.data_ptr(), tensor.nbytes): tensor.nbytes for tensor in _tensors(state)}
+    return sum(sizes.values())
+
+
+def _tensors(state: Any) -> Iterator[torch.Tensor]:
     if isinstance(state, torch.Tensor):
-        return state.nbytes
-    if isinstance(state, dict):
-        return sum(num_bytes(value) for value in state.values())
-    return sum(map(num_bytes, state)) if isinstance(state, list | tuple) else 0
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for value in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(value)

@@ -19,8 +19,9 @@ from typing import Any, BinaryIO, cast
 import torch
 from isal import isal_zlib
 
-from ....datasets.storage.atomic import sync, write_json
+from ....datasets.storage.atomic import write_json
 from ....datasets.storage.digests import json_digest
+from ....datasets.storage.disk import sync
 from .. import run_folder
 from ..config import TrainConfig
 from ..engine import ProcessGroup, call_before_updates, collect_state_files, trained_names
@@ -52,7 +53,7 @@ def newest_state(out: Path, group: ProcessGroup) -> tuple[int, Path] | None:
         if not group.any(damage is not None):
             return steps, folder
     if state_folders(out):
-        raise run_folder.no_intact_state(out)
+        raise run_folder.no_intact_state_error(out)
     return None
 
 
@@ -115,6 +116,8 @@ class StateWriter:
         facts = {
             "world_size": group.world_size,
             "zero_stage": self._config.zero_stage,
+            "optimizer": self._config.optimizer,
+            "ema_decay": self._config.ema_decay,
             "trained": trained_names(engine),
             "steps_done": steps_done,
         }

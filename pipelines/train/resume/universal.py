@@ -1,8 +1,9 @@
 """Resume a training state with another number of workers, by DeepSpeed's universal checkpoint.
 
 A state is sharded over the workers that wrote it. To resume with another number, rank 0 converts it into
-OUT/state/universal, one folder per weight with the full float32 weight and AdamW's moments; all workers read their
-shards of these, and the folder is removed. The state itself does not change, and an interrupted conversion is deleted.
+OUT/state/universal, one folder per weight with the full float32 weight and the optimizer's moments; all workers read
+their shards of these, and the folder is removed. The state itself does not change, and an interrupted conversion is
+deleted.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def read_state(engine: Any, state: Path, group: ProcessGroup) -> None:
 
     Raises:
         StateNotWritten: the state cannot be converted; it is untouched.
+        TrainingRefused: see `refuse_average`.
     """
     facts, place = read_state_record(state), state.with_name("universal")
     if group.rank == 0:
@@ -41,6 +43,8 @@ def read_state(engine: Any, state: Path, group: ProcessGroup) -> None:
     if facts["world_size"] == group.world_size:
         read_engine(engine, state)
         return
+    if facts.get("ema_decay"):
+        refuse_average(state, group.world_size, getattr(engine.optimizer.optimizer, "ema_decay", 0.0))
     if group.rank == 0:
         _convert(state, facts, place)
     while not place.exists():  # no barrier: it would time out while a large state is converted
@@ -63,7 +67,20 @@ def bytes_to_convert(state: Path, num_workers: int) -> int:
     sizes = {file.name: file.stat().st_size for file in (state / TAG).iterdir()}
     optimizer = sum(size for name, size in sizes.items() if name.endswith("_optim_states.pt"))
     copied = optimizer // facts["world_size"] if facts["zero_stage"] == 3 else 0
+    if facts.get("optimizer") == "muon":  # DeepSpeed writes Muon's one moment twice
+        optimizer = optimizer * 3 // 2
     return optimizer + copied + sum(sizes.values())
+
+
+def refuse_average(state: Path, num_workers: int, ema_decay: float) -> None:
+    """Raise `TrainingRefused` if a run with `ema_decay` would resume a state with an average with other workers."""
+    facts = read_state_record(state)
+    if ema_decay and facts.get("ema_decay") and facts["world_size"] != num_workers:
+        raise TrainingRefused(
+            f"ema_decay: the average of the weights in {state}, which {facts['world_size']} workers wrote, cannot be "
+            f"converted for {num_workers}: resume with --num-workers {facts['world_size']}, or set ema_decay to 0 with "
+            "--fork"
+        )
 
 
 def refuse_without_room(state: Path, num_workers: int) -> None:
@@ -72,9 +89,9 @@ def refuse_without_room(state: Path, num_workers: int) -> None:
     if needed > free:
         wrote = read_state_record(state)["world_size"]
         raise TrainingRefused(
-            f"disk: resuming with {num_workers} workers converts the state of {wrote}, which needs "
-            f"{needed / 1e9:.1f} GB for a while in {state.parent}, where {free / 1e9:.1f} GB are free: free disk space,"
-            f" or resume with --num-workers {wrote}"
+            f"disk: resuming with {num_workers} workers converts the state of {wrote}, which temporarily "
+            f"needs {needed / 1e9:.1f} GB in {state.parent}, where {free / 1e9:.1f} GB are free: free disk space, or "
+            f"resume with --num-workers {wrote}"
         )
 
 

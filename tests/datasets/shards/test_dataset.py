@@ -22,7 +22,7 @@ from steadydancer.datasets.shards.integrity import IndexedShard, check_shard
 from steadydancer.datasets.shards.plan import plan_shards, shard_limit
 from steadydancer.datasets.storage import cache, location
 from steadydancer.datasets.storage.atomic import atomic_write
-from steadydancer.datasets.storage.cache import scratch
+from steadydancer.datasets.storage.cache import scratch_dir
 from steadydancer.datasets.storage.s3 import ObjectPath
 
 
@@ -369,11 +369,11 @@ def test_a_copy_of_a_damaged_object_does_not_outlive_its_mending(bucket):
         with atomic_write(shard) as aside:
             aside.write_bytes(content)
         assert ShardDataset(latents).read("clip2")["conditions"] == b"clip2" * 50
-        (copy,) = (scratch() / "entries").glob("*/bytes")
+        (copy,) = (scratch_dir() / "entries").glob("*/bytes")
         copy.write_bytes(copy.read_bytes()[:-1] + b"?")
         assert ShardDataset(latents).read("clip2")["pose"] == b"poseclip2"
-        for left in (scratch() / "entries").glob("*/bytes"):
+        for left in (scratch_dir() / "entries").glob("*/bytes"):
             left.write_bytes(b"")  # a machine that lost its power after the rename
         assert ShardDataset(latents).read("clip2")["pose"] == b"poseclip2"
         ShardDataset(latents).read("clip2")
-        cache.drop(next((scratch() / "entries").glob("*/bytes")).parent.name)
+        cache.drop(next((scratch_dir() / "entries").glob("*/bytes")).parent.name)

@@ -84,3 +84,10 @@ def test_an_error_that_takes_no_file_name_stays_what_it_is(tmp_path):
     with pytest.raises(Denied, match="denied"), atomic_write(tmp_path / "a.mp4"):
         raise Denied(13, "denied")
     assert not names_in(tmp_path)
+
+
+def test_an_error_without_a_file_name_gets_the_files(tmp_path):
+    with pytest.raises(OSError, match="full") as raised, atomic_write(tmp_path / "a" / "x.json"):
+        raise OSError(28, "the disk is full")
+    assert raised.value.filename == str(tmp_path / "a" / "x.json")
+    assert list((tmp_path / "a").iterdir()) == []

@@ -7,7 +7,7 @@ import pytest
 
 from steadydancer.datasets.storage import location
 from steadydancer.datasets.storage.digests import content_digest, differences, format_differences, json_digest
-from steadydancer.datasets.storage.s3 import put
+from steadydancer.datasets.storage.s3 import upload_file
 
 
 def sha256(data: bytes) -> str:
@@ -49,13 +49,13 @@ def test_what_lies_on_a_store_has_the_digest_of_its_folder(folder, bucket):
     top = location(bucket) / "some" / "top"
     for file in folder.rglob("*"):
         if file.is_file():
-            put(file, top / file.relative_to(folder).as_posix())
-    put(folder / "a", location(bucket) / "some" / "topmost")
+            upload_file(file, top / file.relative_to(folder).as_posix())
+    upload_file(folder / "a", location(bucket) / "some" / "topmost")
     assert content_digest(top) == content_digest(f"{bucket}/some/top") == OF_FOLDER
     assert content_digest(top / "a") == sha256(b"22")
-    with pytest.raises(FileNotFoundError) as told:
+    with pytest.raises(FileNotFoundError) as reported:
         content_digest(location(bucket) / "some" / "to")
-    assert told.value.filename.endswith("/some/to")
+    assert reported.value.filename.endswith("/some/to")
 
 
 def test_there_is_no_digest_of_nothing(tmp_path):

@@ -1,6 +1,6 @@
 """Whatever is asked of a folder of this machine and of the same folder on a store has the same answer."""
 
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,13 +91,14 @@ def test_what_only_one_of_them_can_do_is_said(twins: tuple[Location, Location]) 
     assert working_folder(here) == here and isinstance(working_folder(there), Path)
 
 
-def test_a_listing_is_believed_until_its_mark_changes(tmp_path: Path) -> None:
-    assert files.listing_mark(tmp_path) is None  # it was changed a moment ago
-    time.sleep(2.1)
+def test_a_listing_is_believed_until_its_mark_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed_s = tmp_path.stat().st_mtime
+    for age_s, is_known in ((0.0, False), (1.9, False), (2.1, True), (3600.0, True)):
+        monkeypatch.setattr(files.time, "time", lambda age_s=age_s: changed_s + age_s)
+        assert (files.listing_mark(tmp_path) is not None) == is_known
     mark = files.listing_mark(tmp_path)
-    assert mark is not None and mark == files.listing_mark(tmp_path)
-    (tmp_path / "new").touch()
-    assert files.listing_mark(tmp_path) is None
+    os.utime(tmp_path, (changed_s + 60, changed_s + 60))
+    assert files.listing_mark(tmp_path) not in (None, mark)
 
 
 def test_other_names_of_the_same_file_are_not_other_files(twins: tuple[Location, Location]) -> None:
@@ -113,8 +114,8 @@ def test_files_are_written_in_order_and_nothing_is_uploaded_after_a_failure(
     twins: tuple[Location, Location], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded: list[str] = []
-    put = atomic.put
-    monkeypatch.setattr(atomic, "put", lambda file, place: (uploaded.append(place.name), put(file, place)))
+    upload = atomic.upload_file
+    monkeypatch.setattr(atomic, "upload_file", lambda file, place: (uploaded.append(place.name), upload(file, place)))
     for folder in twins:
         with ordered_write(folder / "new", ("video", "record")) as here:
             here.mkdir(exist_ok=True)

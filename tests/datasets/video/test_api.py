@@ -263,10 +263,10 @@ def test_encoding_refuses_what_it_cannot_write_and_leaves_nothing(tmp_path):
 
 def test_an_encoder_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):
     code = (
-        "import os, sys, numpy as np\nfrom steadydancer.datasets.video import api\n"
+        "import os, sys, numpy as np\nfrom steadydancer.datasets.video import encode\n"
         "class Frames(np.ndarray):\n"
         "    def __iter__(self):\n        yield np.zeros((64, 96, 3), np.uint8)\n        os._exit(9)\n"
-        "api.encode(np.zeros((50, 64, 96, 3), np.uint8).view(Frames), sys.argv[1])\n"
+        "encode(np.zeros((50, 64, 96, 3), np.uint8).view(Frames), sys.argv[1])\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "clip.mp4")], capture_output=True, check=False)
     assert ended.returncode == 9, ended.stderr

@@ -116,12 +116,14 @@ def test_one_process_serves_many_requests_and_its_memory_is_flat(clip):
 
 
 def test_an_old_child_is_replaced(clip, monkeypatch):
-    decode(clip, np.zeros(1))
-    old = worker_pid()
+    client.stop_worker()
     monkeypatch.setattr(client, "MAX_REQUESTS", 3)
+    pids = []
     for _ in range(5):
         decode(clip, np.zeros(1))
-    assert worker_pid() != old and gone(old)
+        pids.append(client.worker_pid())
+    assert pids[0] == pids[1] and pids[3] == pids[4] != pids[0] and gone(pids[0])
+    assert pids[2] is None  # it has answered three, and is replaced at the next request
     fat = worker_pid()
     monkeypatch.setattr(client, "MAX_RESIDENT_BYTES", 1)
     decode(clip, np.zeros(1))
@@ -144,7 +146,7 @@ def test_a_child_that_sleeps_is_killed(clip, prepared, monkeypatch, hang):
 def test_a_child_that_spins_is_killed_and_one_that_moves_a_little_in_the_end(clip, prepared, monkeypatch):
     prepared("def spin(*a):\n while True: pass\nr.VideoReader.frames = spin\n")
     probe(clip)
-    monkeypatch.setattr(client, "LIMITS", Limits(base_s=0.2, factor=0))
+    monkeypatch.setattr(client, "LIMITS", Limits(base_s=0.2, factor=0, clock_factor=1000))
     with pytest.raises(VideoError, match="CPU time") as hung:
         decode(clip, np.zeros(1))
     assert hung.value.reason == "timeout"
@@ -184,14 +186,20 @@ def test_a_crash_is_tried_once_more_and_then_a_verdict(clip, prepared, death, tm
     assert once.exists()
 
 
-def test_a_child_killed_from_outside_costs_nothing(clip, prepared):
+def test_a_child_killed_from_outside_costs_nothing(clip, prepared, tmp_path):
     expected = decode(clip, np.arange(48) / 16)
     os.kill(worker_pid(), signal.SIGKILL)  # idle
     np.testing.assert_array_equal(decode(clip, np.arange(48) / 16), expected)
-    prepared("good = r.VideoReader.frames\nr.VideoReader.frames = lambda *a: (time.sleep(0.5), good(*a))[1]\n")
+    at_work = tmp_path / "at_work"
+    prepared(
+        f"good, at_work = r.VideoReader.frames, {str(at_work)!r}\n"
+        "def frames(*a):\n if not os.path.exists(at_work): open(at_work, 'w'); time.sleep(1000)\n"
+        " return good(*a)\nr.VideoReader.frames = frames\n"
+    )
     probe(clip)
     pid = worker_pid()
-    threading.Timer(0.2, os.kill, (pid, signal.SIGKILL)).start()  # at work
+    killer = threading.Thread(target=lambda: (wait_until(at_work.exists), os.kill(pid, signal.SIGKILL)))
+    killer.start()
     np.testing.assert_array_equal(decode(clip, np.arange(48) / 16), expected)
     assert worker_pid() != pid
 

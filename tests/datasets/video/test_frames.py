@@ -222,7 +222,7 @@ def test_packets_of_vp8_that_are_not_shown_are_no_frames(coded, tmp_path):
     ("steps", "decoded", "words"),
     [
         ([0] * 5 + [40] * 95, None, None),  # five of a hundred, and one frame more
-        ([0] * 6 + [40] * 94, None, "6 of 101 frames have the time of another"),
+        ([0] * 6 + [40] * 94, None, "6 of 101 frames have the same timestamp as another"),
         ([1] * 100, None, None),
         ([1] * 99 + [0], None, "1010 frames per second"),
         ([40] * 99 + [10_000], None, None),

@@ -200,7 +200,7 @@ def test_fields_that_begin_behind_whole_frames(tmp_path):
 def test_single_fields_of_hevc_are_refused(tmp_path):
     path = tmp_path / "clip.mp4"
     write(path, moments(8), "libx265", **{"x265-params": "log-level=none:interlace=tff"})
-    with pytest.raises(VideoError, match="one field in a picture") as refused:
+    with pytest.raises(VideoError, match="one field per picture") as refused:
         probe(path)
     assert refused.value.reason == "interlaced"
 

@@ -1,4 +1,4 @@
-"""The road from end to end: what it promises to write, and that it can be killed and walked again."""
+"""The demo from end to end: the files that it writes, and that it can be killed and resumed."""
 
 import json
 import os
@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.datasets.artifact import Artifact
+from steadydancer.datasets.artifact import Artifact, Packet
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.video import probe
+from steadydancer.flows.demo import report
 from steadydancer.flows.demo import run as demo
 from steadydancer.flows.presets import tiny
 
@@ -30,7 +32,7 @@ def test_the_plan_names_every_artifact_and_makes_nothing(tmp_path: Path) -> None
 
 def test_a_folder_without_videos_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
-    with pytest.raises(SteadyDancerError, match="holds no video"):
+    with pytest.raises(SteadyDancerError, match="contains no video"):
         demo.run_demo(tiny(), clips=str(tmp_path / "clips"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -49,6 +51,27 @@ def test_the_summary_has_the_keys_that_others_read(tmp_path: Path) -> None:
     assert set(summary) == KEYS
     assert summary["clips"] == counts and summary["metrics"] == {"psnr": None, "ssim": 0.5}
     write_json(tmp_path / "summary.json", summary)  # JSON, and no NaN in it
+
+
+def test_the_page_shows_the_ground_truth_of_a_render_in_a_relative_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`runs/demo`, the default, is relative; the tables name videos by absolute paths."""
+    monkeypatch.chdir(tmp_path)
+    files = {name: str(tmp_path / name) for name in ("image.png", "driving.mp4", "truth.mp4")}
+    for file in (*files.values(), "out/renders/pair_0.mp4"):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes(b"")
+    render = {"id": "pair_0", "image": files["image.png"], "driving": files["driving.mp4"], "video": "pair_0.mp4"}
+    metric = {"id": "pair_0", "video": str(tmp_path / "out/renders/pair_0.mp4"), "truth": files["truth.mp4"]}
+    for name, row in (("renders", render), ("metrics", metric)):
+        artifact = Artifact(Path("out") / name)
+        artifact.begin({})
+        artifact.write_part(Packet("x", ()), pa.Table.from_pylist([row]))
+        artifact.commit({"counts": {"inputs": 1, "ok": 1, "rejected": 0, "quarantined": 0}})
+    groups = list(report._media(tmp_path / "page", Path("out")))
+    assert [dict(group)["truth"] for group in groups] == ["media/pair_0-truth.mp4"]
+    assert (tmp_path / "page/media/pair_0-truth.mp4").is_file()
 
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:

@@ -95,11 +95,11 @@ LAYOUTS = (one_file, prefixed, shards, index_file, diffusers_folder, diffusers_f
 def test_every_layout_gives_the_same_network(dancer: Any, tmp_path: Path, save: Callable[..., Path]) -> None:
     loaded = load_transformer(save(dancer, tmp_path))
     assert isinstance(loaded, SteadyDancerTransformer3DModel)
-    told, wanted = (
+    reported, wanted = (
         json.loads(json.dumps({name: value for name, value in model.config.items() if not name.startswith("_")}))
         for model in (loaded, dancer)
     )
-    assert told == wanted
+    assert reported == wanted
     assert not loaded.training and not any(t.is_meta for t in (*loaded.parameters(), *loaded.buffers()))
     weights = dancer.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
@@ -246,7 +246,7 @@ def test_one_message_names_all_that_is_wrong(dancer: Any, tmp_path: Path, save: 
     assert f"{1 + len(gone)} missing: patch_embedding_fuse.weight" in message
     assert f"… and {len(gone) - 4} more" in message
     assert "1 unexpected: vocals.weight" in message
-    assert f"1 of another shape: {query} [5, 128] (expected [128, 128])" in message
+    assert f"1 with the wrong shape: {query} [5, 128] (expected [128, 128])" in message
 
 
 def test_any_single_tensor_that_is_missing_is_the_only_one_named(
@@ -273,7 +273,7 @@ def test_any_single_tensor_that_is_missing_is_the_only_one_named(
         if name in ("text_embedding.0.weight", "time_embedding.0.weight"):  # nothing else shows their size
             assert name in message
         else:
-            assert f"1 missing: {name}\n" in message and "another shape" not in message, name
+            assert f"1 missing: {name}\n" in message and "wrong shape" not in message, name
 
 
 def test_cut_and_broken_files_are_named(dancer: Any, tmp_path: Path) -> None:

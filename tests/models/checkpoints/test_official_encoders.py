@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import UMT5Config, UMT5EncoderModel
 
 from steadydancer.models.checkpoints.files import CheckpointError
-from steadydancer.models.checkpoints.official_encoder_names import text_encoder_from_official
+from steadydancer.models.checkpoints.official_encoder_key_maps import text_encoder_from_official
 from steadydancer.models.checkpoints.official_encoders import (
     describe,
     load_autoencoder,
@@ -193,7 +193,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_not_run(tmp_path: Path, capsys
     whole = tmp_path / "whole.pth"
     torch.save(official_text_state(), whole)
     whole.write_bytes(whole.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match="damaged, truncated"):
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
         load_text_encoder(whole)
 
 

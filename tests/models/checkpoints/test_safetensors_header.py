@@ -49,7 +49,7 @@ def test_what_is_no_header_is_a_value_error(header):
 def test_cached_tensors_whose_last_bytes_are_missing_are_refused():
     data = save({"a": torch.zeros(100), "b": torch.ones(100)})
     assert tensors_of(data)["b"].sum() == 100
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="is truncated"):
         tensors_of(data[:-1])
     with pytest.raises(ValueError, match="a is F64; supported types are BF16, F16, F32"):
         tensors_of(save({"a": torch.zeros(3, dtype=torch.float64)}))

@@ -61,9 +61,9 @@ def test_a_file_is_what_the_library_writes(tmp_path: Path, monkeypatch: pytest.M
     out = {name: OutputTensor(place, place.shape, targets.get(name, place.dtype)) for name, place in places.items()} | {
         "given": OutputTensor(b"\x01\x02\x03", (3, 1), "U8")
     }
-    told: list[int] = []
+    reported: list[int] = []
     file = tmp_path / "out.safetensors"
-    digest = write_safetensors(file, out, {"from": "a test"}, told.append)
+    digest = write_safetensors(file, out, {"from": "a test"}, reported.append)
     content = file.read_bytes()
     assert digest == hashlib.sha256(content).hexdigest()
 
@@ -87,8 +87,8 @@ def test_a_file_is_what_the_library_writes(tmp_path: Path, monkeypatch: pytest.M
     widths = [items[row["dtype"]] for row in header.values()]
     assert widths == sorted(widths, reverse=True)
     assert all(row["data_offsets"][0] % items[row["dtype"]] == 0 for row in header.values())
-    assert sum(told) == sum(row["data_offsets"][1] - row["data_offsets"][0] for row in header.values())
-    assert max(told) <= 2 * 64 and len(told) > 10
+    assert sum(reported) == sum(row["data_offsets"][1] - row["data_offsets"][0] for row in header.values())
+    assert max(reported) <= 2 * 64 and len(reported) > 10
 
 
 def test_what_is_not_changed_keeps_its_type_and_shape(tmp_path: Path) -> None:

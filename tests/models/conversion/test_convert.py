@@ -42,8 +42,8 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    told = json.loads((folder / "config.json").read_text())
-    return {name: value for name, value in told.items() if name != "_name_or_path"}
+    reported = json.loads((folder / "config.json").read_text())
+    return {name: value for name, value in reported.items() if name != "_name_or_path"}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_second_time_it_says_so_and_other_settings_are_refused(tmp_path: Pat
     again = convert(tmp_path / "ours", tmp_path / "out", "official")
     assert again == {**first, "already_finished": True}
     assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
-    with pytest.raises(CheckpointError, match=r"written with other settings \(dtype None → bfloat16\)"):
+    with pytest.raises(CheckpointError, match=r"written with different settings \(dtype None → bfloat16\)"):
         convert(tmp_path / "ours", tmp_path / "out", "official", dtype="bfloat16")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")

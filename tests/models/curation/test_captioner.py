@@ -112,7 +112,7 @@ def test_few_frames_are_looked_at_evenly(folder: Path) -> None:
 
 
 def test_what_is_no_captioner_is_said(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ComponentsError, match=r"is not a captioner: give a folder .* its safetensors"):
+    with pytest.raises(ComponentsError, match=r"is not a captioner: pass a folder .* its safetensors"):
         Captioner(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
@@ -163,11 +163,11 @@ def test_clips_without_a_prompt_are_captioned_and_counted(
     assert record["prompts"] == {"supplied": 1, "captioner": 1, "none": 0}
     assert record["components"]["digests"]["captioner"] == captioner_digest(str(folder))
     shards = ShardDataset(tmp_path / "with" / "latents")
-    told = {sample["meta"]["prompt_from"]: sample for sample in map(shards.read, shards.keys)}
-    caption = told["captioner"]["meta"]["prompt"]
-    assert set(caption.split()) <= {*WORDS, "<unk>"} and "dancer_0" in told["captioner"]["meta"]["source_path"]
+    reported = {sample["meta"]["prompt_from"]: sample for sample in map(shards.read, shards.keys)}
+    caption = reported["captioner"]["meta"]["prompt"]
+    assert set(caption.split()) <= {*WORDS, "<unk>"} and "dancer_0" in reported["captioner"]["meta"]["source_path"]
     # The byte tokenizer spells it, and ends it.
-    assert len(load(told["captioner"]["conditions"])["prompt_embeds"]) == min(512, len(caption) + 1)
+    assert len(load(reported["captioner"]["conditions"])["prompt_embeds"]) == min(512, len(caption) + 1)
 
     plain = job.run(config.model_copy(update={"captioner": None}), clips=tmp_path, out=tmp_path / "no", engine=engine)
     assert plain["prompts"] == {"supplied": 1, "captioner": 0, "none": 1}

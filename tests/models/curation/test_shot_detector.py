@@ -22,7 +22,6 @@ def scene(seed: int, num_frames: int) -> np.ndarray:
 
 
 def test_scenes_end_where_they_were_joined_and_a_dance_has_no_cut(detector: ShotDetector) -> None:
-    torch.set_num_threads(1)
     frames = np.concatenate([scene(3, 19), scene(8, 15), scene(12, 16)])  # walls of three colours
     likelihood = detector(frames)
     assert likelihood.shape == (50,) and likelihood.min() >= 0 and likelihood.max() <= 1

@@ -41,7 +41,7 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def told() -> dict[Branch, Conditions]:
+def branch_inputs() -> dict[Branch, Conditions]:
     conditions = Conditions(
         image_latents=with_frame_mask(normal(1, 16, 2, 4, 4)),
         pose_latents=normal(2, 16, 2, 4, 4),
@@ -70,7 +70,7 @@ class Watched:
 
 
 def run(model: SteadyDancerTransformer3DModel, remember: bool = True, **options: Any) -> tuple[Tensor, Watched]:
-    watched = Watched(branch_velocity(model, told(), use_step_memory=remember))
+    watched = Watched(branch_velocity(model, branch_inputs(), use_step_memory=remember))
     return denoise(watched, normal(0, 16, 2, 4, 4), num_inference_steps=STEPS, **options), watched
 
 
@@ -153,7 +153,7 @@ def test_a_branch_answers_as_if_it_were_alone(
 
     assert {branch: len(asked) for branch, asked in together.asked.items()} == NUM_ASKED
     for branch in BRANCHES:
-        alone = Watched(branch_velocity(model, told()))
+        alone = Watched(branch_velocity(model, branch_inputs()))
         for latents, timestep, answer in together.asked[branch]:
             assert torch.equal(alone(latents, timestep, branch), answer), branch
 
@@ -184,8 +184,8 @@ def test_step_caches_and_step_memory_go_together(model: SteadyDancerTransformer3
 @torch.no_grad()
 def test_outside_of_any_context_a_broadcast_has_one_state_of_its_own(model: SteadyDancerTransformer3DModel) -> None:
     model.enable_cache(broadcast(2))
-    velocity = Watched(branch_velocity(model, told()))
-    arguments = told()["conditional"].model_arguments()
+    velocity = Watched(branch_velocity(model, branch_inputs()))
+    arguments = branch_inputs()["conditional"].model_arguments()
 
     def outside(timestep: float) -> Tensor:
         clock["timestep"] = timestep

@@ -31,12 +31,12 @@ def branches(dtype=torch.float32):
         pose_image_embeds=normal(1, 257, 8, seed=4),
         prompt_embeds=normal(1, 5, 16, seed=5),
     )
-    told = branch_conditions(conditions, normal(1, 9, 16, seed=6), normal(1, 16, 3, 4, 6, seed=7))
-    return {branch: one.to(dtype=dtype) for branch, one in told.items()} if dtype != torch.float32 else told
+    reported = branch_conditions(conditions, normal(1, 9, 16, seed=6), normal(1, 16, 3, 4, 6, seed=7))
+    return {branch: one.to(dtype=dtype) for branch, one in reported.items()} if dtype != torch.float32 else reported
 
 
-def video(model, told, remember):
-    velocity = branch_velocity(model, told, use_step_memory=remember)
+def video(model, reported, remember):
+    velocity = branch_velocity(model, reported, use_step_memory=remember)
     return denoise(velocity, normal(1, 16, 3, 4, 6, seed=8), num_inference_steps=NUM_STEPS)
 
 
@@ -44,20 +44,20 @@ def video(model, told, remember):
 @pytest.mark.parametrize("axis", ["temporal", "spatial"])
 def test_remembering_changes_no_bit(dtype, axis):
     model = tiny_model(alignment_axis=axis).to(dtype)
-    told = branches(dtype)
-    plain = video(model, told, remember=False)
-    assert torch.equal(video(model, told, remember=True), plain)
-    assert not torch.equal(plain, video(model, told | {"negative_text": told["conditional"]}, remember=True))
+    reported = branches(dtype)
+    plain = video(model, reported, remember=False)
+    assert torch.equal(video(model, reported, remember=True), plain)
+    assert not torch.equal(plain, video(model, reported | {"negative_text": reported["conditional"]}, remember=True))
 
 
 def test_two_image_features_side_by_side_are_remembered_as_both():
-    model, told = tiny_model(image_feature_fusion="concatenation"), branches()
-    plain = video(model, told, remember=False)
-    assert torch.equal(video(model, told, remember=True), plain)
+    model, reported = tiny_model(image_feature_fusion="concatenation"), branches()
+    plain = video(model, reported, remember=False)
+    assert torch.equal(video(model, reported, remember=True), plain)
 
 
 def test_each_thing_is_computed_once_for_what_it_depends_on():
-    model, told = tiny_model(), branches()
+    model, reported = tiny_model(), branches()
     calls = dict.fromkeys(["rope", "spatial", "temporal", "alignment", "image_embedder", "to_k", "add_v_proj"], 0)
     words = []
 
@@ -80,7 +80,7 @@ def test_each_thing_is_computed_once_for_what_it_depends_on():
     model.condition_embedder.text_embedder.register_forward_hook(
         lambda module, given, output: words.append(given[0].shape[1])
     )
-    video(model, told, remember=True)
+    video(model, reported, remember=True)
     # Two pose clips (positive, negative), two texts; the alignment meets the noise in every evaluation.
     assert calls == {
         "rope": 1, "spatial": 2, "temporal": 2, "alignment": 14, "image_embedder": 4, "to_k": 2, "add_v_proj": 2,
@@ -93,8 +93,8 @@ def resident(model):
 
 
 def test_context_projections_can_be_given_up_after_the_first_step():
-    model, told = tiny_model(), branches()
-    plain, whole = video(model, told, remember=False), resident(model)
+    model, reported = tiny_model(), branches()
+    plain, whole = video(model, reported, remember=False), resident(model)
     after_first_step = []
 
     def after_step(step, timestep, latents):
@@ -102,13 +102,13 @@ def test_context_projections_can_be_given_up_after_the_first_step():
             park_context_projections(model, "meta")
         after_first_step.append(resident(model))
 
-    velocity = branch_velocity(model, told)
+    velocity = branch_velocity(model, reported)
     out = denoise(velocity, normal(1, 16, 3, 4, 6, seed=8), num_inference_steps=NUM_STEPS, callback=after_step)
     assert torch.equal(out, plain)
     of_one_block = 4 * (24 * 24 + 24)
     assert after_first_step == [whole - 2 * of_one_block] * NUM_STEPS
     with pytest.raises(ValueError, match="load the transformer again"):
-        video(model, told, remember=True)
+        video(model, reported, remember=True)
 
 
 def test_at_full_size_a_quarter_of_the_network_is_given_up():
@@ -120,26 +120,29 @@ def test_at_full_size_a_quarter_of_the_network_is_given_up():
 
 
 def test_adapters_and_fused_projections_are_remembered_too():
-    told = branches()
+    reported = branches()
     adapted = tiny_model()
     adapted.add_adapter(LoraConfig(r=2, target_modules=["to_k", "add_v_proj"], init_lora_weights=False))
-    assert torch.equal(video(adapted, told, remember=True), video(adapted, told, remember=False))
+    assert torch.equal(video(adapted, reported, remember=True), video(adapted, reported, remember=False))
     fused = tiny_model()
     fused.fuse_qkv_projections()
-    assert torch.equal(video(fused, told, remember=True), video(fused, told, remember=False))
+    assert torch.equal(video(fused, reported, remember=True), video(fused, reported, remember=False))
 
 
 def test_nothing_is_remembered_while_gradients_flow():
-    told = branches()["conditional"]
+    reported = branches()["conditional"]
     with pytest.raises(ValueError, match="no_grad"):
         tiny_model()(
-            normal(1, 16, 3, 4, 6, seed=8), torch.tensor([500.0]), **told.model_arguments(), step_memory=StepMemory()
+            normal(1, 16, 3, 4, 6, seed=8),
+            torch.tensor([500.0]),
+            **reported.model_arguments(),
+            step_memory=StepMemory(),
         )
 
 
 def test_weights_that_are_brought_by_a_hook_are_brought_for_the_first_step_too():
-    told, model = branches(), tiny_model()
-    plain = video(model, told, remember=False)
+    reported, model = branches(), tiny_model()
+    plain = video(model, reported, remember=False)
     cpu_offload(model, execution_device="cpu")
     assert model.blocks[0].attn2.to_k.weight.is_meta
-    assert torch.equal(video(model, told, remember=True), plain)
+    assert torch.equal(video(model, reported, remember=True), plain)

@@ -109,7 +109,9 @@ def merged(plain: State, strengths: dict[str, float]) -> State:
 def same(ours: State, expected: State, atol: float = 1e-5) -> None:
     assert ours.keys() == expected.keys()
     for name, weight in expected.items():
-        torch.testing.assert_close(ours[name], weight, atol=atol, rtol=1e-5, msg=lambda told, at=name: f"{at}: {told}")
+        torch.testing.assert_close(
+            ours[name], weight, atol=atol, rtol=1e-5, msg=lambda expected_scales, at=name: f"{at}: {expected_scales}"
+        )
 
 
 def written(
@@ -222,7 +224,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-def told(alpha_of: dict[str, float], stabilised: bool) -> dict[str, float]:
+def expected_scales(alpha_of: dict[str, float], stabilised: bool) -> dict[str, float]:
     """alpha / r, or alpha / √r, of every layer."""
     alphas = {layer: alpha_of.get(layer, 8.0) for layer in LAYERS}
     return {layer: alpha / (math.sqrt(RANKS[layer]) if stabilised else RANKS[layer]) for layer, alpha in alphas.items()}
@@ -256,7 +258,7 @@ def test_alpha_of_a_whole_file_with_patterns_and_rank_stabilised(
         name_of = diffusers
         metadata = in_diffusers_words(config, "" if "no prefix" in where else "transformer.")
     save_file(written(name_of, *PEFT, None, "base_model.model."), file, metadata)
-    expected = merged(plain, told({"self_attn.o": 5.0, "ffn.2": 7.5}, stabilised))
+    expected = merged(plain, expected_scales({"self_attn.o": 5.0, "ffn.2": 7.5}, stabilised))
     same(loaded(tmp_path), expected)
     same(loaded(file), expected)
     assert not read_lora(network(), file).assumed_alpha
@@ -442,7 +444,7 @@ REFUSED: dict[str, tuple[State, str]] = {
     "other layer": ({"lora_unet_blocks_9_ffn_0.lora_down.weight": torch.ones(2, WIDTH)}, "1 unexpected"),
     "modulation": ({"lora_unet_blocks_0_modulation.lora_down.weight": torch.ones(2, WIDTH)}, "1 unexpected"),
     "two adapters": (
-        {f"{LAYER}.lora_A.one.weight": torch.ones(2, WIDTH)}, "two adapters of one layer .*ffn_0.lora_down.weight"
+        {f"{LAYER}.lora_A.one.weight": torch.ones(2, WIDTH)}, "two adapters for one layer .*ffn_0.lora_down.weight"
     ),
     "LoKr of another size": (
         {"lora_unet_blocks_0_self_attn_k.lokr_w1": torch.ones(4, 4),
@@ -458,9 +460,9 @@ def test_what_is_not_understood_is_refused_whole_with_one_message(tmp_path: Path
     more, message = REFUSED[case]
     save_file(written(flat, *KOHYA, "lora_unet_") | more, tmp_path / "x.safetensors")
     model = network()
-    with pytest.raises(CheckpointError, match=message) as told:
+    with pytest.raises(CheckpointError, match=message) as expected_scales:
         load_lora(model, tmp_path / "x.safetensors")
-    assert case in ("two adapters", "alpha") or "LoKr" in str(told.value)  # what is read
+    assert case in ("two adapters", "alpha") or "LoKr" in str(expected_scales.value)  # what is read
     same(model.state_dict(), plain, atol=0.0)
 
 
@@ -477,7 +479,7 @@ def test_an_adapter_whose_beginning_was_taken_out_of_the_base_is_refused(
         with pytest.raises(CheckpointError, match=f"initialisation {str(begun).lower()} changes the base's weights"):
             loaded(tmp_path)
     else:
-        same(loaded(tmp_path), merged(plain, told({}, False)))
+        same(loaded(tmp_path), merged(plain, expected_scales({}, False)))
 
 
 def test_no_two_layers_share_a_name() -> None:

@@ -248,7 +248,7 @@ def test_frames_are_shown_with_a_short_side_of_1024(shape: tuple[int, int], show
 
 
 def test_a_file_that_is_no_model_is_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(weights.WeightsError, match=r"no file .*yolox_l\.onnx: give the folder"):
+    with pytest.raises(weights.WeightsError, match=r"file .*yolox_l\.onnx does not exist: pass the folder"):
         DWPose(tmp_path, tmp_path)
     (tmp_path / "yolox_l.onnx").write_bytes(b"cut off")
     with pytest.raises(weights.WeightsError, match=r"yolox_l\.onnx cannot be opened .* download it again"):

@@ -158,7 +158,7 @@ def test_single_files_are_fetched_from_the_hub_once(monkeypatch: pytest.MonkeyPa
 def test_without_a_hub_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     _fake_hub(monkeypatch, OSError("offline"))
     with pytest.raises(
-        weights.WeightsError, match=r"dwpose could not be downloaded \(offline\).*hf download yzd-v/DWPose"
+        weights.WeightsError, match=r"dwpose could not be downloaded \(offline\)\. .*/DWPose: .*hf download yzd-v"
     ):
         weights.fetch("dwpose")
     with pytest.raises(weights.WeightsError, match="whole repository, .*hf download Wan-AI/"):

@@ -29,10 +29,10 @@ from steadydancer.datasets.video import encode
 from steadydancer.flows.presets import tiny
 from steadydancer.models.cached_conditions import tensors_of
 from steadydancer.pipelines.cache import cost, job, steps
-from steadydancer.pipelines.cache.accepted import AcceptedClips
+from steadydancer.pipelines.cache.accepted_clips import AcceptedClips
 from steadydancer.pipelines.cache.config import CacheConfig
 from steadydancer.pipelines.cache.verify import verify
-from steadydancer.pipelines.common.components import Widths
+from steadydancer.pipelines.common.components import FeatureSizes
 from steadydancer.pipelines.common.crop import to_frame
 from steadydancer.pipelines.runtime.runner import Engine, JobStopped
 
@@ -146,9 +146,9 @@ def test_null_conditions_exist_for_each_bucket_and_hold_nobody(cached: Path) -> 
         "pose_image_embeds": (257, 32),
         "prompt_embeds": (1, 64),
     }
-    told = load(shards.read(shards.keys[0])["conditions"])
-    assert not torch.equal(null["pose_latents"], told["pose_latents"])
-    assert not torch.equal(null["pose_image_embeds"], told["pose_image_embeds"])
+    reported = load(shards.read(shards.keys[0])["conditions"])
+    assert not torch.equal(null["pose_latents"], reported["pose_latents"])
+    assert not torch.equal(null["pose_image_embeds"], reported["pose_image_embeds"])
 
 
 def test_half_precision_halves_the_tensors(config: CacheConfig, short: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_what_is_missing_is_said_before_anything_is_made(config: CacheConfig, cu
         cache(config, unfinished, out)
     from steadydancer import SteadyDancerError
 
-    with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
+    with pytest.raises(SteadyDancerError, match="folder /nowhere does not exist"):
         cache(config.model_copy(update={"components": "/nowhere"}), curated, out)
     with pytest.raises(SteadyDancerError, match="has no vae/, no text_encoder/"):
         cache(config.model_copy(update={"components": str(unfinished)}), curated, out)
@@ -276,14 +276,14 @@ def test_what_is_estimated_is_what_it_weighs(config: CacheConfig, curated: Path,
 
 
 def price(num_clips: int, **changes: Any) -> dict[str, Any]:
-    config, widths = CacheConfig(), Widths()
+    config, widths = CacheConfig(), FeatureSizes()
     shapes = [(81, 640, 640, 4 * 149)] * num_clips
     return cost.estimate_cost(cost.estimate_bytes(config, widths, shapes), widths, **changes)
 
 
 def test_the_price_of_the_papers_cache_is_that_of_the_arithmetic() -> None:
     """81 frames of 640² are 21 × 80 × 80 × 16 latents; 150 tokens; 3 encodes of 167 TFLOP; 116,000 draws."""
-    clip = cost.sample_bytes(81, 640, 640, 150, 2, Widths())
+    clip = cost.sample_bytes(81, 640, 640, 150, 2, FeatureSizes())
     by_field = dict(zip(cost.FIELDS, clip, strict=True))
     assert by_field["latents"] == by_field["image_latents"] == by_field["pose_latents"] == 4_300_800
     assert by_field["image_embeds"] == 657_920 and by_field["prompt_embeds"] == 1_228_800
@@ -306,13 +306,13 @@ def test_one_pass_is_cheaper_online_and_what_is_not_known_is_null() -> None:
     assert unknown["passes"] is None and unknown["gpu_hours"]["online"] is None and unknown["cheaper"] is None
     assert "the same for every pass" in cost.format_cost(unknown)
     # A clip of half the frames at the same size takes half the work.
-    halves = cost.estimate_bytes(CacheConfig(), Widths(), [(81, 640, 640, None)] * 2)
-    assert cost.estimate_cost(halves, Widths())["gpu_hours"]["cache"] == pytest.approx(2 * 3 * 167 / 100 / 3600)
+    halves = cost.estimate_bytes(CacheConfig(), FeatureSizes(), [(81, 640, 640, None)] * 2)
+    assert cost.estimate_cost(halves, FeatureSizes())["gpu_hours"]["cache"] == pytest.approx(2 * 3 * 167 / 100 / 3600)
 
 
 @pytest.mark.parametrize(("size", "megabytes"), [((480, 848), 15.43), ((832, 480), 15.19)])
 def test_the_bucket_hardly_matters(size: tuple[int, int], megabytes: float) -> None:
-    clip = cost.sample_bytes(81, *size, 150, 2, Widths())
+    clip = cost.sample_bytes(81, *size, 150, 2, FeatureSizes())
     assert (sum(clip) - clip[-1] - clip[-2]) / 1e6 == pytest.approx(megabytes - 0.065, rel=2e-3)
 
 
@@ -416,8 +416,8 @@ def some(tensor: torch.Tensor) -> tuple[float, ...]:
 
 
 def test_encodings_are_those_of_their_version(config: CacheConfig, encoders: steps.Encoders, dancer: Row) -> None:
-    told = steps.encode_clip(dancer, config, encoders)
-    for name, tensor in tensors_of(told["conditions"]).items():
+    reported = steps.encode_clip(dancer, config, encoders)
+    for name, tensor in tensors_of(reported["conditions"]).items():
         wanted = NUMBERS[name, ENCODINGS[name]]
         assert some(tensor) == pytest.approx(wanted, abs=2e-3), name
     assert (ENCODINGS["pose"], ENCODINGS["caption"]) == (1, 1)
@@ -538,7 +538,7 @@ def test_a_million_clips_are_planned_in_less_than_2_gb(tmp_path: Path) -> None:
     script = textwrap.dedent(code)
     subprocess.run([sys.executable, "-c", script, "make"], check=True)
     script = script[: script.index("packets =")] + script[script.index("if sys.argv") :]
-    told = subprocess.run([sys.executable, "-c", script, "plan"], check=True, capture_output=True, text=True)
-    clips, shards, total, peak = json.loads(told.stdout)
+    reported = subprocess.run([sys.executable, "-c", script, "plan"], check=True, capture_output=True, text=True)
+    clips, shards, total, peak = json.loads(reported.stdout)
     assert clips == 1_000_000 and total == pytest.approx(shards * 1e9, rel=0.02)
     assert peak < 2e9, f"{peak / 1e9:.2f} GB"

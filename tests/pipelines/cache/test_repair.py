@@ -85,13 +85,13 @@ def engine(folder: Path) -> Engine:
     return Engine(folder / ".engine", in_process=True)
 
 
-def told(latents: Path) -> dict[str, str | None]:
+def captions_in(latents: Path) -> dict[str, str | None]:
     data = ShardDataset(latents)
     return {key: data.read(key)["meta"]["prompt"] for key in data.keys}
 
 
 def test_a_repaired_shard_has_the_caption_that_was_lost(captioned: Path, tmp_path: Path) -> None:
-    before = told(captioned)
+    before = captions_in(captioned)
     assert before[f"{1:016d}"] == "somebody's words"
     assert before[f"{0:016d}"].startswith("parrot sees ")
     shards = {file.name: file.read_bytes() for file in (captioned / "shards").iterdir()}
@@ -103,7 +103,7 @@ def test_a_repaired_shard_has_the_caption_that_was_lost(captioned: Path, tmp_pat
     assert record["components"]["captioner"] == "/here/parrot"
     assert record["prompts"] == {"supplied": 1, "captioner": 1, "none": 0}
     assert {file.name: file.read_bytes() for file in (tmp_path / "new/latents/shards").iterdir()} == shards
-    assert told(tmp_path / "new" / "latents") == before
+    assert captions_in(tmp_path / "new" / "latents") == before
     index = Artifact(tmp_path / "new" / "latents").read(["clip_id", "prompt_from"]).to_pylist()
     assert {row["clip_id"][-1]: row["prompt_from"] for row in index} == {
         "0": "captioner", "1": "supplied"

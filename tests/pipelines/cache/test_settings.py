@@ -7,7 +7,7 @@ import pytest
 
 from steadydancer.datasets.schema import CROP_COLUMNS
 from steadydancer.datasets.shards.encodings import fingerprint
-from steadydancer.pipelines.cache.accepted import COLUMNS, AcceptedClips
+from steadydancer.pipelines.cache.accepted_clips import COLUMNS, AcceptedClips
 from steadydancer.pipelines.cache.config import CacheConfig
 
 # Each field with another value than the default.

@@ -111,9 +111,9 @@ def test_the_visibility_of_supplied_keypoints_is_not_taken_over_as_a_confidence(
     for seed, (model, confidence) in enumerate((("supplied", 0.4), ("dwpose", 0.7))):
         source = tmp_path / f"{model}.mp4"
         encode(draw_dancer(toy_pose(seed, NUM_FRAMES, 16), seed, HEIGHT, WIDTH), source, 16)
-        told: Row = {"source_path": str(source), "source_id": content_digest(source), "pose_model": model,
+        reported: Row = {"source_path": str(source), "source_id": content_digest(source), "pose_model": model,
                      "pose_confidence": confidence, "head_ratio": 0.5}  # fmt: skip
-        rows.append(told)
+        rows.append(reported)
     Artifact(tmp_path / "measured").write_part(Packet("x", ()), to_table(rows))
     taken = []
     for row in rows:

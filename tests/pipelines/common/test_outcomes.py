@@ -91,7 +91,10 @@ def test_a_render_whose_pose_was_not_aligned_is_said(tmp_path: Path) -> None:
             {"id": "b", "verdict": "ok", "aligned": False, "detail": "no pose found in the image"},
             {"id": "c", "verdict": "quarantined", "reason": "no_pose", "aligned": None}]  # fmt: skip
     lines = outcomes.closing_lines(finished(tmp_path / "a", rows))
-    assert lines[-2:] == ["  1 not aligned", f"  1 with a remark: `steadydancer explain ID --renders {tmp_path}/a`"]
+    assert lines[-2:] == [
+        "  1 rendered without alignment",
+        f"  1 with a note: `steadydancer explain ID --renders {tmp_path}/a`",
+    ]
     assert outcomes.closing_lines(finished(tmp_path / "b", rows[:2])) == []
 
 
@@ -99,13 +102,13 @@ def test_videos_are_counted_once_however_many_metrics_they_have(tmp_path: Path) 
     rows = [{"id": name, "metric": metric, "verdict": "ok", "value": None, "reason": "no_truth"}
             for name in "ab" for metric in ("psnr", "ssim")]  # fmt: skip
     rows.append({"id": "c", "metric": None, "verdict": "quarantined", "reason": "not_rendered", "detail": "no_pose"})
-    told = {"folder": None, "asked": 3, "found": 0, "not_found": {}, "unused": [], "num_unused": 0}
-    artifact = finished(tmp_path / "a", rows, kind="metrics", truths=told,
+    reported = {"folder": None, "asked": 3, "found": 0, "not_found": {}, "unused": [], "num_unused": 0}
+    artifact = finished(tmp_path / "a", rows, kind="metrics", truths=reported,
                         missing={"psnr": {"no_truth": 2, "not_rendered": 1}, "ssim": {}})  # fmt: skip
     assert outcomes.closing_lines(artifact) == [
         "  quarantined: 1 not_rendered",
         "    c: not_rendered: no_pose",
-        "  truths: No truth was given.",
+        "  No ground truth was given.",
         "  psnr without a value: 2 no_truth, 1 not_rendered",
     ]
     write_json(tmp_path / "a" / "run.json", {"kind": "metrics"})  # as older versions wrote it
@@ -158,7 +161,7 @@ def test_artifacts_are_found_by_the_folder_that_commands_were_given(tmp_path: Pa
     assert [one.path.name for one in outcomes.artifacts_in(tmp_path / "out")] == ["renders", "metrics"]
     assert [one.path.name for one in outcomes.artifacts_in(tmp_path / "out" / "metrics")] == ["metrics"]
     with pytest.raises(
-        ArtifactError, match="does not exist: give the --out folder of curate, cache, export, render, eval"
+        ArtifactError, match="does not exist: pass the --out folder of curate, cache, export, render, eval"
     ):
         outcomes.artifacts_in(tmp_path / "nix")
     with pytest.raises(ArtifactError, match="has no artifact with rows"):

@@ -51,10 +51,10 @@ def verdicts(rows: list[Row], gates: Gates) -> list[tuple[str | None, str | None
     """By columns, as a whole selection judges them; and by each row alone, which must say the same."""
     rows = [row | {"source_path": f"{k:03d}", "clip_id": f"{k}"} for k, row in enumerate(rows)]
     found = select_table(to_table(rows), CurateConfig(gates=gates)).to_pylist()
-    told = [(row["reason"], row["detail"]) for row in found]
-    assert [failed_gate(row, gates) or (None, None) for row in rows] == told
-    assert [row["verdict"] for row in found] == ["ok" if reason is None else "rejected" for reason, _ in told]
-    return told
+    reported = [(row["reason"], row["detail"]) for row in found]
+    assert [failed_gate(row, gates) or (None, None) for row in rows] == reported
+    assert [row["verdict"] for row in found] == ["ok" if reason is None else "rejected" for reason, _ in reported]
+    return reported
 
 
 def verdict(row: Row, gates: Gates) -> tuple[str | None, str | None]:
@@ -109,7 +109,7 @@ def test_the_first_gate_that_refuses_is_told() -> None:
 
 
 def test_the_side_is_that_of_the_picture_inside_its_borders() -> None:
-    told = {
+    reported = {
         (500, 100, None, None): "side_px is 100, expected at least 160",
         (100, 500, None, None): "side_px is 100, expected at least 160",
         (500, 100, 90, 80): "side_px is 80, expected at least 160",
@@ -118,8 +118,8 @@ def test_the_side_is_that_of_the_picture_inside_its_borders() -> None:
         (None, None, None, None): None,
     }
     names = ("width", "height", "crop_width_px", "crop_height_px")
-    rows = [row_with("min_side_px", 500) | dict(zip(names, sizes, strict=True)) for sizes in told]
-    assert [detail for _, detail in verdicts(rows, Gates())] == list(told.values())
+    rows = [row_with("min_side_px", 500) | dict(zip(names, sizes, strict=True)) for sizes in reported]
+    assert [detail for _, detail in verdicts(rows, Gates())] == list(reported.values())
 
 
 def test_people_are_counted_by_keypoints_and_else_by_the_detector() -> None:
@@ -218,11 +218,15 @@ def test_settings_outside_their_range_are_refused() -> None:
 
 
 def test_settings_as_the_paper_and_the_measurements_have_them() -> None:
-    told = CurateConfig().model_dump(exclude={"gates"})
-    assert told["num_frames"] == 81 and told["fps"] == 16.0  # five seconds
-    assert (told["cut_threshold"], told["transition_threshold"], told["min_joint_confidence"]) == (0.3, 0.5, 0.3)
-    assert (told["num_score_frames"], told["num_network_frames"], told["packet_size"]) == (8, 4, 8)
-    assert told["duplicates"] == {"scope": "source", "min_common_ratio": 0.8}
+    reported = CurateConfig().model_dump(exclude={"gates"})
+    assert reported["num_frames"] == 81 and reported["fps"] == 16.0  # five seconds
+    assert (reported["cut_threshold"], reported["transition_threshold"], reported["min_joint_confidence"]) == (
+        0.3,
+        0.5,
+        0.3,
+    )
+    assert (reported["num_score_frames"], reported["num_network_frames"], reported["packet_size"]) == (8, 4, 8)
+    assert reported["duplicates"] == {"scope": "source", "min_common_ratio": 0.8}
     assert SELECTION_FIELDS == ("gates", "gates_by_shape", "duplicates", "quotas", "target")
     assert Quotas().limits() == [2**62] * 3 and not Quotas().need_margins
     assert Quotas(max_accepted_by_shape={"square": 3}).limits() == [2**62, 2**62, 3]

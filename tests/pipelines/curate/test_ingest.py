@@ -14,7 +14,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.exports import LINE_FIELDS
 from steadydancer.datasets.schema import Row, columns_of
 from steadydancer.datasets.storage import local_copy, location
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.datasets.toydance import load_supplied_pose
 from steadydancer.datasets.video import VideoError, probe
 from steadydancer.flows.presets import tiny
@@ -42,9 +42,9 @@ def test_a_folder_is_searched_through_and_what_is_no_file_is_listed_once(tmp_pat
     found = names(top, top)
     assert found == ["dangling.mp4", "folder.mp4", "folder.mp4/inside.MP4", "itself.mp4", "pipe.mp4", "sub/b.mov"]
     for name in found:
-        with pytest.raises(VideoError) as told:
+        with pytest.raises(VideoError) as reported:
             probe(top / name)
-        assert told.value.reason == "unreadable"
+        assert reported.value.reason == "unreadable"
 
 
 def test_links_to_folders_are_followed_and_none_is_looked_into_twice(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_this_program_made_below_a_folder_is_no_source_and_is_counted(tmp_p
     assert names(top, top) == mine
     folders = {str(top / name): made[name] for name in sorted(made)}
     assert found.left_out.record() == {"files": 11, "folders": folders}
-    assert str(found.left_out).startswith("skipping 11 videos that this program made: 1 in ")
+    assert str(found.left_out).startswith("skipping 11 videos that this program wrote: 1 in ")
     # The same by a glob, and below a link.
     assert names(top / "**" / "*.mp4", top) == mine
     linked = tmp_path / "linked"
@@ -134,14 +134,14 @@ def test_what_is_given_itself_is_a_source_whoever_made_it(tmp_path: Path) -> Non
     # A glob names a folder, or a star stands for it.
     assert names(top / "*" / "renders" / "*.mp4", run) == ["renders/a.mp4", "renders/b.mp4"]
     assert names(top / "**" / "renders" / "*.mp4", run) == ["renders/a.mp4", "renders/b.mp4"]
-    with pytest.raises(ArtifactError, match="no videos except those that this program made"):
+    with pytest.raises(ArtifactError, match="no videos except those that this program wrote"):
         names(run / "exp*" / "videos" / "*.mp4", run)
 
 
 def test_a_folder_of_nothing_but_products_is_refused_by_saying_so(tmp_path: Path) -> None:
     products(tmp_path)
     with pytest.raises(
-        ArtifactError, match=r"no videos except those that this program made: skipping 9 videos .* 2 in .*/run/export"
+        ArtifactError, match=r"no videos except those that this program wrote: skipping 9 videos .* 2 in .*/run/export"
     ):
         list_sources(str(tmp_path / "run"))
     (tmp_path / "m.csv").write_text("path\nrun/renders/a.mp4\n")
@@ -153,7 +153,7 @@ def test_products_below_a_prefix_of_a_store_are_no_sources(bucket: str, tmp_path
     root = ObjectPath.parse(bucket)
     for file in (tmp_path / "clips").rglob("*"):
         if file.is_file():
-            put(file, root / file.relative_to(tmp_path).as_posix())
+            upload_file(file, root / file.relative_to(tmp_path).as_posix())
     found = find_sources(f"{bucket}/clips")
     assert found.table["source_path"].to_pylist() == [f"{bucket}/clips/{name}" for name in mine]
     assert found.left_out.folders == {f"{bucket}/clips/{name}": made[name] for name in sorted(made)}
@@ -286,7 +286,7 @@ def test_the_digest_changes_with_every_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.acceptance
-def test_a_million_rows_are_read_in_seconds_and_little_memory(tmp_path: Path) -> None:
+def test_a_million_rows_are_read_in_little_memory(tmp_path: Path) -> None:
     """In a process of its own, whose largest size is told."""
     import subprocess
     import sys
@@ -296,15 +296,13 @@ def test_a_million_rows_are_read_in_seconds_and_little_memory(tmp_path: Path) ->
         for i in range(1_000_000):
             file.write(f'folder_{i % 1000}/clip {i}.mp4,CC-BY,https://host/{i},"A dancer, number {i}, swings."\n')
     code = (
-        "import resource, sys, time\n"
+        "import resource, sys\n"
         "from steadydancer.pipelines.curate.ingest import read_sources\n"
-        "start = time.process_time()\n"
         "assert len(read_sources(sys.argv[1])) == 1_000_000\n"
-        "print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "m.csv"], capture_output=True, text=True, check=True)
-    seconds, gigabytes = map(float, done.stdout.split())
-    assert seconds < 30 and gigabytes < 1.5
+    assert float(done.stdout) < 1.5, "GB"
 
 
 CONFIG = tiny().curate.model_copy(update={"pose_model": "supplied"})
@@ -393,7 +391,7 @@ def test_what_lies_beside_two_files_is_nobodys_and_each_row_and_the_console_say_
     assert {row["pose_model"] for row in rows.values()} == {"supplied"}  # the mov has keypoints of its own
     for name in ("dance.mp4", "dance.MOV"):
         said = (
-            "dance.txt was ignored: several files in the folder are called dance; "
+            "dance.txt was ignored: several files in the folder are named dance; "
             f"to assign it to this file, name it {name}.txt"
         )
         assert rows[name]["sidecar_note"] == said
@@ -425,8 +423,8 @@ def test_trusted_sources_are_probed_cut_and_posed_but_not_scored(dancers: Path, 
 
 def test_clips_of_an_evaluation_set_on_a_store_are_refused(bucket: str, dancers: Path, tmp_path: Path) -> None:
     root = ObjectPath.parse(bucket)
-    put(dancers / "clips" / "dancer_0.mp4", root / "set" / "deep" / "down.mp4")
-    put(dancers / "clips" / "dancer_0.txt", root / "set" / "label.txt")
+    upload_file(dancers / "clips" / "dancer_0.mp4", root / "set" / "deep" / "down.mp4")
+    upload_file(dancers / "clips" / "dancer_0.txt", root / "set" / "label.txt")
     clips = tmp_path / "clips"
     clips.mkdir()
     for name in ("dancer_0", "dancer_1"):
@@ -436,10 +434,10 @@ def test_clips_of_an_evaluation_set_on_a_store_are_refused(bucket: str, dancers:
     assert (rows["dancer_0"]["reason"], rows["dancer_1"]["verdict"]) == ("max_leak_score", "ok")
     assert rows["dancer_0"]["leak_of"] == f"{bucket}/set/deep/down.mp4"
     load_excluded(f"{bucket}/set", 16.0).save(tmp_path / "set.npz")
-    put(tmp_path / "set.npz", root / "set.npz")
+    upload_file(tmp_path / "set.npz", root / "set.npz")
     assert load_excluded(f"{bucket}/set.npz", 16.0).names == [f"{bucket}/set/deep/down.mp4"]
     # Another set is another curation.
-    put(dancers / "clips" / "dark.mp4", root / "set" / "another.mp4")
+    upload_file(dancers / "clips" / "dark.mp4", root / "set" / "another.mp4")
     with pytest.raises(ArtifactError, match="excluded: "):
         curate(clips, tmp_path / "out", exclude=f"{bucket}/set")
 
@@ -486,5 +484,5 @@ def test_a_curation_that_took_sidecars_by_the_stem_is_a_parent_of_those_whose_si
     assert made["parent"]["sources_taken_over"] == 1
     record["rules"] = {"sidecars": 99}
     (parent / "clips" / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ArtifactError, match=r"with other rules:\n  sidecars: version 99 → 2"):
+    with pytest.raises(ArtifactError, match=r"with different rules:\n  sidecars: version 99 → 2"):
         job.plan(config, str(clips), tmp_path / "later", parent)

@@ -113,7 +113,7 @@ def test_an_accepted_clip_is_measured_in_full_and_a_refused_one_says_by_how_much
     assert "brightness is 0.0" in dark["detail"] and "at least 0.12" in dark["detail"]
     # A cheap gate had refused it: the pose was not worth its decoding, and is not measured rather than zero.
     assert dark["pose_motion"] is None and "min_pose_motion" in dark["unmeasured"]
-    with pytest.raises(ArtifactError, match=f"no keypoints of {dark['clip_id']}"):
+    with pytest.raises(ArtifactError, match=f"no keypoints for {dark['clip_id']}"):
         Clips(curated).poses([good, dark])
     second = rows["cut_long", 1]
     assert second["start_s"] == pytest.approx(1.25, abs=1 / 24)  # where the second scene was drawn to begin
@@ -297,7 +297,7 @@ def test_an_excluded_set_without_a_file_is_refused_before_anything_is_measured(t
     (tmp_path / "a.mp4").write_bytes(b"x")
     config = CONFIG.model_copy(update={"exclude": str(tmp_path / "none")})
     with pytest.raises(
-        ArtifactError, match="none holds no file: give a folder of videos, or an .npz of their fingerprints"
+        ArtifactError, match="none contains no files: pass a folder of videos, or an .npz of fingerprints"
     ):
         job.plan(config, str(tmp_path / "*.mp4"), tmp_path / "out")
 
@@ -438,8 +438,8 @@ def test_a_parent_gives_what_is_the_same_and_the_rest_is_measured(
         )
         return record, sorted(looked_at)
 
-    told = job.plan(config, str(clips), tmp_path / "new", tmp_path / "old")
-    assert told["sources_measured_before"] == 3 and told["sources_gone"] == 1
+    reported = job.plan(config, str(clips), tmp_path / "new", tmp_path / "old")
+    assert reported["sources_measured_before"] == 3 and reported["sources_gone"] == 1
     twin, everything = curated_with(tmp_path / "twin", None)
     record, looked_at = curated_with(tmp_path / "new", tmp_path / "old")
     # `dark` had been refused before its pose; what was quarantined is tried again.
@@ -451,7 +451,7 @@ def test_a_parent_gives_what_is_the_same_and_the_rest_is_measured(
     assert [Path(name).stem for name in record["parent"]["gone"]] == ["static"]
     accepted = [row for row in rows_of(tmp_path / "new") if row["verdict"] == "ok"]
     assert Clips(tmp_path / "new").poses(accepted) == Clips(tmp_path / "twin").poses(accepted)
-    with pytest.raises(ArtifactError, match="measured with other settings:\n  num_score_frames: 4 → 5"):
+    with pytest.raises(ArtifactError, match="measured with different settings:\n  num_score_frames: 4 → 5"):
         job.run(config.model_copy(update={"num_score_frames": 5}), clips=str(clips), out=tmp_path / "x",
                 parent=tmp_path / "old", engine=Engine(tmp_path / "e", in_process=True))  # fmt: skip
 

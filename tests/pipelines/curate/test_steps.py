@@ -77,9 +77,9 @@ def test_a_source_is_cut_into_spans_at_its_own_times(
 ) -> None:
     filmed(coloured(20, 6, 30))
     rows = cast("list[Row]", find_shots(source, config()))
-    told = [(row["shot_index"], row["start_s"], row["end_s"], row["num_frames"], row.get("reason")) for row in rows]
+    reported = [(row["shot_index"], row["start_s"], row["end_s"], row["num_frames"], row.get("reason")) for row in rows]
     # Shots of 20, 6 and 30 frames: two windows of nine, none, three; what is left over at a shot's end is nobody's.
-    assert told == [
+    assert reported == [
         (0, 0.0, pytest.approx(0.8), 9, None),
         (0, pytest.approx(0.9), pytest.approx(1.7), 9, None),
         (1, pytest.approx(2.0), pytest.approx(2.5), 6, "too_short"),
@@ -177,7 +177,7 @@ def clip_row(source: Row, **changes: Any) -> Row:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def requested_frames(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What `score_frames` asks to see; eight frames with bars of 20 pixels at the left and 40 at the right of 320."""
     asked: list[Any] = []
     rng = np.random.default_rng(0)
@@ -224,10 +224,12 @@ class Looks:
         return ScoreTools(cast("Any", self.text), cast("Any", self), cast("Any", self))
 
 
-def test_networks_see_four_of_eight_frames_inside_the_borders(shown: list[Any], row_of: Callable[..., Row]) -> None:
+def test_networks_see_four_of_eight_frames_inside_the_borders(
+    requested_frames: list[Any], row_of: Callable[..., Row]
+) -> None:
     looks = Looks()
     row = cast("Row", score_frames(row_of(), config(), looks.tools))
-    assert shown == [(row["source_path"], 1.5, 3.5, 8)]
+    assert requested_frames == [(row["source_path"], 1.5, 3.5, 8)]
     assert looks.seen == {name: [0, 2, 5, 7] for name in ("text", "persons", "aesthetics")}
     # Of 160 columns 11 and 21 are bars: 22 and 42 of 320, and that is where the picture lies in the source.
     assert [row[f"crop_{side}_px"] for side in ("left", "top", "width", "height")] == [22, 0, 256, 240]
@@ -237,7 +239,9 @@ def test_networks_see_four_of_eight_frames_inside_the_borders(shown: list[Any], 
     assert row["text_ratio"] == 0 and row["static_edge_ratio"] is None
 
 
-def test_what_a_cheaper_score_refuses_is_not_looked_at_further(shown: list[Any], row_of: Callable[..., Row]) -> None:
+def test_what_a_cheaper_score_refuses_is_not_looked_at_further(
+    requested_frames: list[Any], row_of: Callable[..., Row]
+) -> None:
     def looked(looks: Looks, **gates: Any) -> tuple[set[str], Row]:
         row = cast("Row", score_frames(row_of(), config(gates=gates), looks.tools))
         return set(looks.seen), row
@@ -250,7 +254,7 @@ def test_what_a_cheaper_score_refuses_is_not_looked_at_further(shown: list[Any],
     assert looked(Looks(persons=2), max_persons=2)[0] == {"text", "persons", "aesthetics"}
     # Sources that are trusted are not looked at at all, and say nothing.
     trusted = cast("Row", score_frames(row_of(), config(trust=True), Looks().tools))
-    assert len(shown) == 4 and trusted["brightness"] is None and trusted["border_ratio"] is None
+    assert len(requested_frames) == 4 and trusted["brightness"] is None and trusted["border_ratio"] is None
 
 
 def test_the_content_is_even_and_inside_the_frame() -> None:
@@ -273,10 +277,10 @@ class Estimator:
     name, counts_people = "there", True
 
     def __init__(self, *people: PoseSequence) -> None:
-        self.people, self.shown = people, list[tuple[int, ...]]()
+        self.people, self.requested_frames = people, list[tuple[int, ...]]()
 
     def estimate(self, frames: np.ndarray) -> list[PoseTrack]:
-        self.shown.append(frames.shape)
+        self.requested_frames.append(frames.shape)
         return [PoseTrack(one, np.full((len(one), 18), 0.75, np.float32)) for one in self.people]
 
 
@@ -303,7 +307,7 @@ def test_a_pose_is_looked_for_inside_the_borders_and_kept_in_the_sources_frame(
     # Nine frames from its own beginning on, with a shorter side of 512; of them the picture inside the borders.
     ((times, height, width),) = decoded
     assert times == pytest.approx([1.5 + k / FPS for k in range(9)]) and (height, width) == (512, 682)
-    assert estimator.shown == [(9, 384, 510, 3)]
+    assert estimator.requested_frames == [(9, 384, 510, 3)]
     kept = PoseSequence.from_bytes(out["pose"])
     np.testing.assert_allclose(kept.body, one.body * [0.75, 0.75] + [0.125, 0], atol=1e-6)
     assert (out["pose_model"], out["num_persons"], out["pose_confidence"]) == ("there", 2, 0.75)

@@ -151,7 +151,7 @@ def test_a_truth_is_compared_frame_by_frame(scored: Path, name: str) -> None:
     expected = np.mean([windowed_ssim(*pair) for pair in zip(frames, truth, strict=True)])
     assert rows[name, "ssim"]["value"] == pytest.approx(expected, abs=2e-4) and expected < 0.9999
     assert rows[name, "psnr"]["frames_compared"] == rows[name, "ssim"]["frames_compared"] == len(frames)
-    equal = "8 of 9 frames equal the truth and count as 100 dB" if name == "equal" else None
+    equal = "8 of 9 frames equal the ground truth and count as 100 dB" if name == "equal" else None
     assert (rows[name, "psnr"]["detail"], rows[name, "ssim"]["detail"]) == (equal, None)
 
 
@@ -182,7 +182,11 @@ def test_change_from_frame_to_frame_needs_no_truth(scored: Path, name: str) -> N
         assert rows[name, "start_gap_jump"]["value"] == pytest.approx(expected, rel=1e-4)
     else:
         row = rows[name, "start_gap_jump"]
-        assert (row["value"], row["reason"], row["detail"]) == (None, "too_short", "9 frames, at least 10 are needed")
+        assert (row["value"], row["reason"], row["detail"]) == (
+            None,
+            "too_short",
+            "9 frames, but at least 10 are needed",
+        )
 
 
 def test_every_null_has_its_own_reason_and_no_value_has_one(scored: Path, truth: Path) -> None:
@@ -190,8 +194,8 @@ def test_every_null_has_its_own_reason_and_no_value_has_one(scored: Path, truth:
     untrue = {(name, metric): ("no_truth", f"{truth} has no video named {name}")
               for name in ("alone", "one") for metric in NEED_TRUTH}  # fmt: skip
     assert nulls == untrue | {
-        ("equal", "start_gap_jump"): ("too_short", "9 frames, at least 10 are needed"),
-        ("one", "start_gap_jump"): ("too_short", "1 frames, at least 10 are needed"),
+        ("equal", "start_gap_jump"): ("too_short", "9 frames, but at least 10 are needed"),
+        ("one", "start_gap_jump"): ("too_short", "1 frames, but at least 10 are needed"),
         ("one", "temporal_flickering"): ("one_frame", "a single frame has no change"),
         ("failed_1", None): ("not_rendered", "no_pose: why failed_1"),
         ("failed_2", None): ("not_rendered", "too_short: why failed_2"),
@@ -259,14 +263,14 @@ def test_what_is_wrong_with_a_truth_or_an_image_is_no_fault_of_the_render(
     near = rows["near", "psnr"]
     assert near["value"] == pytest.approx(mean_db(render_of("near")[:5], truth_of("near")[:5]), abs=1e-3)
     assert rows["near", "ssim"]["frames_compared"] == near["frames_compared"] == 5 and near["detail"] == (
-        "the truth (10 frames, 32 per second) was sampled at the render's times (13 frames, 16 per "
+        "the ground truth (10 frames, 32 per second) was sampled at the render's times (13 frames, 16 per "
         "second); the driving video can no longer be read, so its frame times were not used; "
-        "5 of 13 rendered frames were compared: the truth ends there"
+        "5 of 13 rendered frames were compared: the ground truth is shorter"
     )
     assert (rows["alone", "psnr"]["reason"], rows["alone", "ssim"]["reason"]) == ("other_aspect",) * 2
     assert rows["equal", "psnr"]["reason"] == "unreadable_truth" and "unreadable" in rows["equal", "psnr"]["detail"]
     assert rows["long", "psnr"]["value"] == pytest.approx(mean_db(render_of("long")[:7], truth_of("long")[:7]), abs=2)
-    assert "the truth was scaled from 64×96 to 32×32" in rows["long", "psnr"]["detail"]
+    assert "the ground truth was scaled from 64×96 to 32×32" in rows["long", "psnr"]["detail"]
     for metric in ("first_frame_psnr", "autoencoder_ceiling_psnr"):
         assert (rows["one", metric]["value"], rows["one", metric]["reason"]) == (None, "unreadable_image")
     assert {row["verdict"] for key, row in rows.items() if key[0] in RENDERS} == {"ok"}
@@ -284,7 +288,7 @@ def test_a_render_that_cannot_be_read_is_quarantined(renders: Path, tmp_path: Pa
     row = table(tmp_path / "out")["near", None]
     assert (row["verdict"], row["reason"], row["value"]) == ("quarantined", "unreadable", None)
     assert record["counts"]["quarantined"] == 3 and record["missing"]["temporal_flickering"]["unreadable"] == 1
-    assert all(row["detail"] == "no truth was given" for row in table(tmp_path / "out").values()
+    assert all(row["detail"] == "no ground truth was given" for row in table(tmp_path / "out").values()
                if row["metric"] in NEED_TRUTH)  # fmt: skip
 
 
@@ -293,7 +297,7 @@ def test_the_page_shows_every_video_and_why_values_are_missing(scored: Path, tru
     assert page.count("<video") == 5 + 3  # renders, truths
     assert page.count("missing") == 2 + 4  # renders of two, truths of four
     assert "failed_1" in page and "7 inputs, 5 ok, 0 rejected, 2 quarantined" in page
-    assert f"3 of 7 renders have a truth in {truth}; 3 were compared, 106 frames" in page
+    assert f"3 of 7 renders have ground truth in {truth}; 3 were compared, 106 frames" in page
     assert "no_pose: why failed_1" in page and "2 no_truth, 2 not_rendered" in page
     for name in METRICS:
         assert name in page
@@ -352,9 +356,9 @@ def test_what_is_missing_is_said_before_anything_is_made(renders: Path, tmp_path
     out, folder = tmp_path / "out", tmp_path / "truth"
     with pytest.raises(ArtifactError, match="does not exist"):
         evaluate(tmp_path / "nix", None, out)
-    with pytest.raises(SteadyDancerError, match="give --truth a folder"):
+    with pytest.raises(SteadyDancerError, match="pass a folder of ground-truth videos"):
         evaluate(renders, tmp_path / "nix", out)
-    with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
+    with pytest.raises(SteadyDancerError, match="folder /nowhere does not exist"):
         evaluate(renders, None, out, components="/nowhere")
     folder.mkdir()
     (folder / "other.mp4").write_bytes(b"x")
@@ -372,15 +376,15 @@ def test_workers_are_told_at_which_rate_drivings_were_read(
     record = json.loads((tmp_path / "r" / "renders" / "run.json").read_text())
     record["config"]["driving_fps"] = driving_fps
     write_json(tmp_path / "r" / "renders" / "run.json", record)
-    told: list[Any] = []
+    reported: list[Any] = []
 
     def stopped(work: Any, *_: Any) -> None:
-        told.append(work.config)
+        reported.append(work.config)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "run_packets", stopped)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "r", None, tmp_path / "out", protocol="first-81")
-    (task,) = told
+    (task,) = reported
     assert (task.driving_fps, task.config.protocol) == (driving_fps, "first-81")
     assert task.components == record["components"]["path"]

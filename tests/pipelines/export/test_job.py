@@ -19,10 +19,10 @@ from steadydancer.datasets.skeleton import PoseSequence, draw
 from steadydancer.datasets.storage import Location, state_folder
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.datasets.toydance import load_supplied_pose, toy_pose
 from steadydancer.datasets.video import decode, encode, probe, size_for_area
-from steadydancer.pipelines.cache.accepted import AcceptedClips
+from steadydancer.pipelines.cache.accepted_clips import AcceptedClips
 from steadydancer.pipelines.common.crop import to_content
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate import refilter
@@ -61,12 +61,12 @@ def exported(curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_exported_frame_is_the_sources_frame_at_that_time(curated: Path, exported: Path) -> None:
     clips = accepted(curated)
     assert {row["id"] for row in lines(exported)} == set(clips) and len(clips) == 3
-    for told in lines(exported):
-        row = clips[told["id"]]
+    for reported in lines(exported):
+        row = clips[reported["id"]]
         at_source = decode(row["source_path"], row["start_s"] + np.arange(33) / 16)
-        info = probe(exported / told["video"])
+        info = probe(exported / reported["video"])
         assert (info.num_frames, info.fps, info.height, info.width) == (33, 16.0, *at_source.shape[1:3])
-        ours = decode(exported / told["video"], np.arange(33) / 16)
+        ours = decode(exported / reported["video"], np.arange(33) / 16)
         distance = np.array([[np.abs(a[::4, ::4].astype(int) - b[::4, ::4]).mean() for b in at_source] for a in ours])
         # Frames that the source repeats are equally near; the frame's own is never farther than any.
         assert (distance.diagonal() <= distance.min(axis=1) + 1e-9).all()
@@ -87,27 +87,27 @@ def test_lossless_means_every_bit(curated: Path, tmp_path: Path) -> None:
     record = export(SOURCE_SIZE.model_copy(update={"lossless": True}), curated, tmp_path)
     assert record["encoding"]["lossless"] and record["counts"]["ok"] == 3
     clips = accepted(curated)
-    for told in lines(tmp_path / "export"):
-        row = clips[told["id"]]
+    for reported in lines(tmp_path / "export"):
+        row = clips[reported["id"]]
         at_source = decode(row["source_path"], row["start_s"] + np.arange(33) / 16)
-        assert np.array_equal(decode(tmp_path / "export" / told["video"], np.arange(33) / 16), at_source)
+        assert np.array_equal(decode(tmp_path / "export" / reported["video"], np.arange(33) / 16), at_source)
 
 
 def test_pose_videos_keypoints_and_captions_belong_to_the_frames(curated: Path, exported: Path) -> None:
     clips = accepted(curated)
     poses = Clips(curated).poses(clips.values())
-    for told in lines(exported):
-        row = clips[told["id"]]
-        pose = PoseSequence.from_bytes(poses[told["id"]])
-        supplied = load_supplied_pose(exported / told["video"])
+    for reported in lines(exported):
+        row = clips[reported["id"]]
+        pose = PoseSequence.from_bytes(poses[reported["id"]])
+        supplied = load_supplied_pose(exported / reported["video"])
         assert supplied is not None and supplied[1] == 16 and len(supplied[0]) == 1
         for name in ("body", "body_visible", "hands"):
             assert np.array_equal(getattr(supplied[0][0], name), getattr(pose, name))
         drawn = draw(pose, row["height"], row["width"])
-        assert psnr(decode(exported / told["pose_video"], np.arange(33) / 16), drawn) > 25
-        assert (exported / told["caption"]).read_text().strip() == row["prompt"] == told["prompt"]
-        assert told["scores"]["pose_motion"] == row["pose_motion"] and told["source_id"] == row["source_id"]
-        assert (told["start_s"], told["end_s"], told["num_frames"]) == (row["start_s"], row["end_s"], 33)
+        assert psnr(decode(exported / reported["pose_video"], np.arange(33) / 16), drawn) > 25
+        assert (exported / reported["caption"]).read_text().strip() == row["prompt"] == reported["prompt"]
+        assert reported["scores"]["pose_motion"] == row["pose_motion"] and reported["source_id"] == row["source_id"]
+        assert (reported["start_s"], reported["end_s"], reported["num_frames"]) == (row["start_s"], row["end_s"], 33)
 
 
 def test_curate_reads_an_export_again(curated: Path, exported: Path, tmp_path: Path) -> None:
@@ -150,15 +150,17 @@ def bordered(tmp_path: Path) -> Path:
 def test_borders_are_cut_off_and_keypoints_follow(bordered: Path) -> None:
     export(SOURCE_SIZE.model_copy(update={"lossless": True}), bordered, bordered / "out")
     folder = bordered / "out" / "export"
-    (told,) = lines(folder)
+    (reported,) = lines(folder)
     picture = decode(bordered / "source.mp4", np.arange(9) / 16)[:, 4:36, 8:56]
-    assert np.array_equal(decode(folder / told["video"], np.arange(9) / 16), picture)
+    assert np.array_equal(decode(folder / reported["video"], np.arange(9) / 16), picture)
     pose = to_content(toy_pose(3, 9, 16, aspect=64 / 48), (8 / 64, 4 / 48, 48 / 64, 32 / 48))
-    supplied = load_supplied_pose(folder / told["video"])
+    supplied = load_supplied_pose(folder / reported["video"])
     assert supplied is not None
     np.testing.assert_allclose(supplied[0][0].body, pose.body, atol=1e-6)
-    np.testing.assert_array_equal(decode(folder / told["pose_video"], np.arange(9) / 16), draw(supplied[0][0], 32, 48))
-    assert (told["origin"], told["source"], told["licence"]) == ("a set", "a set", "CC0")
+    np.testing.assert_array_equal(
+        decode(folder / reported["pose_video"], np.arange(9) / 16), draw(supplied[0][0], 32, 48)
+    )
+    assert (reported["origin"], reported["source"], reported["licence"]) == ("a set", "a set", "CC0")
 
 
 def test_at_the_trained_size_frames_are_those_that_a_cache_encodes(bordered: Path) -> None:
@@ -231,9 +233,9 @@ def test_a_source_that_went_or_changed_is_quarantined_and_counts_balance(dancers
         Path(row["source_path"]).stem: row["reason"] for row in Artifact(tmp_path / "out/export").read().to_pylist()
     }
     assert reasons == {"dancer_0": "unreadable", "dancer_1": "source_changed", "dancer_2": None}
-    (told,) = lines(tmp_path / "out" / "export")
+    (reported,) = lines(tmp_path / "out" / "export")
     names = {file.name.split(".")[0] for file in (tmp_path / "out" / "export" / "videos").iterdir()}
-    assert names == {told["id"]}
+    assert names == {reported["id"]}
 
 
 def test_a_killed_export_goes_on_to_the_same_bytes(
@@ -281,12 +283,12 @@ def test_exporting_from_a_store_to_a_store(bucket: str, bordered: Path) -> None:
     root = ObjectPath.parse(bucket)
     for file in bordered.rglob("*"):
         if file.is_file():
-            put(file, root / "curated" / file.relative_to(bordered).as_posix())
+            upload_file(file, root / "curated" / file.relative_to(bordered).as_posix())
     for name, columns in (("clips", COLUMNS), ("measured", CLIP_SCHEMA.names)):
         rows = pq.read_table(bordered / name / "part-0.parquet").to_pylist()
         moved = to_table([{**row, "source_path": f"{root}/curated/source.mp4"} for row in rows]).select(columns)
         pq.write_table(moved, bordered / f"{name}.parquet")
-        put(bordered / f"{name}.parquet", root / "curated" / name / "part-0.parquet")
+        upload_file(bordered / f"{name}.parquet", root / "curated" / name / "part-0.parquet")
     export(SOURCE_SIZE, root / "curated", root / "out")
     export(SOURCE_SIZE, bordered, bordered / "out")
     here, there = bordered / "out" / "export", root / "out" / "export"

@@ -23,7 +23,7 @@ from steadydancer.datasets.shards.encodings import ENCODINGS
 from steadydancer.datasets.storage import total_bytes
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest, json_digest
-from steadydancer.datasets.storage.s3 import ObjectPath, listing, put
+from steadydancer.datasets.storage.s3 import ObjectPath, listing, upload_file
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate import refilter
 from steadydancer.pipelines.curate.config import CurateConfig
@@ -65,10 +65,10 @@ def make_cache(clips: Clips, latents: Path) -> None:
         samples = []
         for clip_id in packet.ids:
             row = rows[clip_id]
-            told = {name: row[name] for name in ("clip_id", "source_id", "verdict", "num_frames")}
-            told |= {"height": 64, "width": 48, "prompt_from": "supplied", "fingerprint": "f"}
+            reported = {name: row[name] for name in ("clip_id", "source_id", "verdict", "num_frames")}
+            reported |= {"height": 64, "width": 48, "prompt_from": "supplied", "fingerprint": "f"}
             meta = {name: row[name] for name in ("clip_id", "source_path", "prompt")}
-            samples.append(Sample(told, sample_members(meta, clip_id.encode() * 50, poses[clip_id])))
+            samples.append(Sample(reported, sample_members(meta, clip_id.encode() * 50, poses[clip_id])))
         write_shard(latents, packet, samples)
     write_json(latents / "plan.json", {"clips": "digest"})
     (latents / "null").mkdir()
@@ -143,8 +143,8 @@ def check_new(root: Path, gone: Row) -> None:
         assert shards.read(key)["meta"]["clip_id"] == key
     for part in Clips(new).measured.parts():
         assert gone["source_id"] not in Clips(new).measured.read_part(part)["source_id"].to_pylist()
-    told = [json.loads(line) for line in (new / "export" / "clips.jsonl").read_text().splitlines()]
-    assert sorted(row["id"] for row in told) == shards.keys
+    reported = [json.loads(line) for line in (new / "export" / "clips.jsonl").read_text().splitlines()]
+    assert sorted(row["id"] for row in reported) == shards.keys
     assert {file.name.split(".")[0] for file in (new / "export" / "videos").iterdir()} == set(shards.keys)
 
 
@@ -156,12 +156,12 @@ def test_nothing_of_the_source_is_left_but_its_tombstone(made: Path, copy: Path)
     check_new(copy, gone)
     stone = {"source_id": gone["source_id"], "reason": "the dancer asked"}
     for folder, name in (("run", "clips"), ("cached", "latents"), ("exported", "export")):
-        told = Artifact(copy / "new" / name).record()
-        assert told["forgotten"] == [gone["source_id"]]
-        assert [{**one, "time": None} for one in told["tombstones"]] == [{**stone, "time": None}]
-        parent = Artifact(copy / "new" / told["parent"]["path"])
+        reported = Artifact(copy / "new" / name).record()
+        assert reported["forgotten"] == [gone["source_id"]]
+        assert [{**one, "time": None} for one in reported["tombstones"]] == [{**stone, "time": None}]
+        parent = Artifact(copy / "new" / reported["parent"]["path"])
         assert parent.path.resolve() == copy / folder / name
-        assert told["parent"]["digest"] == json_digest(parent.record())
+        assert reported["parent"]["digest"] == json_digest(parent.record())
     # Its id stands on tombstones alone, its name, caption's file, keypoints and clips nowhere.
     assert all(name.endswith(("run.json", "plan.json")) for name in traces(copy / "new", [gone["source_id"]]))
     assert traces(copy / "new", [gone["source_path"], *theirs]) == []
@@ -333,11 +333,11 @@ def test_deletion_ends_the_old_versions_and_no_others(copy: Path) -> None:
 def test_what_was_made_anew_meanwhile_is_not_deleted(copy: Path) -> None:
     record = forget.run(request(copy, source_of(copy / "run")["source_id"]))
     latents = copy / "cached" / "latents" / "run.json"
-    told = json.loads(latents.read_text())
-    write_json(latents, {**told, "bytes": 0})
-    with pytest.raises(ArtifactError, match="has been made again since it was replaced: nothing was deleted"):
+    reported = json.loads(latents.read_text())
+    write_json(latents, {**reported, "bytes": 0})
+    with pytest.raises(ArtifactError, match="was written again after it was replaced, so nothing was deleted"):
         forget.delete_superseded(record)
-    write_json(latents, told)
+    write_json(latents, reported)
     shutil.copytree(copy / "run" / "clips", copy / "later" / "clips")
     write_json(copy / "later" / "clips" / "run.json", {**Clips(copy / "run").record, "measured": "../run/measured"})
     with pytest.raises(ArtifactError, match="selected from .* in the meantime"):
@@ -349,7 +349,7 @@ def test_folders_that_are_in_use_are_not_written_into(copy: Path) -> None:
     gone = source_of(copy / "run")["source_id"]
     with pytest.raises(ArtifactError, match="already exists"):
         forget.run(request(copy, gone, out=copy / "run"))
-    with pytest.raises(ArtifactError, match="holds latents, not an export: give the --out of `export`"):
+    with pytest.raises(ArtifactError, match="contains latents, not an export: pass the --out of `export`"):
         forget.run(request(copy, gone, exports=[copy / "cached" / "latents"]))
 
 
@@ -469,7 +469,7 @@ def test_forgetting_on_a_store(made: Path, bucket: str, tmp_path: Path) -> None:
     for name in ("run", "cached", "exported"):
         for file, data in contents(made / name).items():
             (tmp_path / "file").write_bytes(data)
-            put(tmp_path / "file", root / name / file)
+            upload_file(tmp_path / "file", root / name / file)
     gone = source_of(made / "run")
     record, local = (
         forget.run(

@@ -58,13 +58,13 @@ def test_names_are_hidden_in_words_about_them_and_nowhere_else():
         {"source_path": "/v/b.mp4", "detail": None, "duplicate_group": "/v/a.mp4"},
         {"source_path": "/v/c.mp4", "detail": "a copy of /v/b.mp4", "score": 0.5},
     )
-    told = GONE.redact_table(rows)
-    assert told.schema == rows.schema
+    reported = GONE.redact_table(rows)
+    assert reported.schema == rows.schema
     # The longer name first: no ".old" of it stays.
     expected = rows.to_pylist()
     expected[0]["detail"] = "a copy of a forgotten source and of a forgotten source"
     expected[1]["duplicate_group"] = "a forgotten source"
-    assert told.to_pylist() == expected
+    assert reported.to_pylist() == expected
     value = {"left": ["/v/a.mp4", 3, None, {"x": "in /v/unread.mp4:"}], "right": "/v/b.mp4", "n": 1.5}
     assert GONE.redact(value) == {
         "left": ["a forgotten source", 3, None, {"x": "in a forgotten source:"}],
@@ -105,11 +105,11 @@ def test_parts_without_a_word_of_them_are_the_same_files_and_the_others_lose_jus
     assert list(rows_without(old, new, GONE, COLUMNS, {"c0": "c5"})) == names == new.parts()
     assert (new.path / names[0]).samefile(old.path / names[0])
     assert not any((new.path / name).samefile(old.path / name) for name in names[1:])
-    told = {name: old.read_part(name).to_pylist() for name in names}
-    del told[names[1]][1]
-    told[names[2]][0]["detail"] = "a copy of a forgotten source"
-    told[names[3]][0]["duplicate_group"] = "c5"
-    assert {name: new.read_part(name).to_pylist() for name in names} == told
+    reported = {name: old.read_part(name).to_pylist() for name in names}
+    del reported[names[1]][1]
+    reported[names[2]][0]["detail"] = "a copy of a forgotten source"
+    reported[names[3]][0]["duplicate_group"] = "c5"
+    assert {name: new.read_part(name).to_pylist() for name in names} == reported
     assert all(new.read_part(name).schema == old.read_part(name).schema for name in names)
 
 
@@ -168,13 +168,13 @@ def test_samples_that_stay_are_read_from_their_new_places_byte_for_byte(latents:
     }
     # All that was said of them but where they lay.
     places = ("shard", "shard_bytes", "shard_sha256", "members")
-    told = {
+    reported = {
         row["clip_id"]: {name: row[name] for name in row if name not in places} for row in latents.read().to_pylist()
     }
     rows = {row["clip_id"]: row for row in new.read().to_pylist()}
     assert rows.keys() == {"clip1", "clip3", "clip4", "clip5", "worse"}
     for key, row in rows.items():
-        assert {name: row[name] for name in row if name not in places} == told[key]
+        assert {name: row[name] for name in row if name not in places} == reported[key]
     # Once more: nothing is written again.
     times = {file: file.stat().st_mtime_ns for file in new.path.rglob("*.*")}
     assert list(samples_without(latents, new, GONE)) == latents.parts()
@@ -286,8 +286,8 @@ def test_an_export_keeps_the_files_of_what_stays_and_its_manifests_name_no_other
     rows = new.read().to_pylist()
     assert [(row["clip_id"], row["verdict"]) for row in rows] == [("c1", "ok"), ("c2", "quarantined"), ("c3", "ok")]
     assert {row["detail"] for row in rows} == {"beside a forgotten source"}
-    told = [json.loads(line)["id"] for line in (new.path / "clips.jsonl").read_text().splitlines()]
-    assert told == ["c1", "c3"] and (new.path / "metadata.csv").read_text().count("videos/") == 6
+    reported = [json.loads(line)["id"] for line in (new.path / "clips.jsonl").read_text().splitlines()]
+    assert reported == ["c1", "c3"] and (new.path / "metadata.csv").read_text().count("videos/") == 6
     # Again, after it was stopped between parts: what is there is left as it is.
     (new.path / "part-b.parquet").unlink()
     (new.path / "videos" / "c3.txt").unlink()
@@ -295,8 +295,8 @@ def test_an_export_keeps_the_files_of_what_stays_and_its_manifests_name_no_other
     assert len(list(files_without(old, new, GONE, "diffsynth"))) == 2
     assert (new.path / "videos" / "c3.txt").exists() and not (new.path / "videos" / "c1.txt").exists()
     # The manifests name what stood there before the stop as well.
-    told = [json.loads(line)["id"] for line in (new.path / "clips.jsonl").read_text().splitlines()]
-    assert told == ["c1", "c3"] and (new.path / "metadata.csv").read_text().count("videos/") == 6
+    reported = [json.loads(line)["id"] for line in (new.path / "clips.jsonl").read_text().splitlines()]
+    assert reported == ["c1", "c3"] and (new.path / "metadata.csv").read_text().count("videos/") == 6
 
 
 def test_a_folder_is_deleted_its_record_first_and_what_links_point_to_stays(tmp_path: Path, monkeypatch):

@@ -72,7 +72,7 @@ def test_a_file_that_was_never_read_is_meant_by_its_path() -> None:
 
 def test_an_origin_may_mean_many_and_a_beginning_only_one() -> None:
     assert find_source("site", [FIRST]).ids == [A, B]
-    with pytest.raises(SteadyDancerError, match="2 source ids start with aaaaaa, aaaaaa10.* give more"):
+    with pytest.raises(SteadyDancerError, match="2 source ids start with aaaaaa, aaaaaa10.* use more"):
         find_source("aaaaaa", [FIRST])
     for nobody in ("aaaaa", "e" * 64, "/v/e.mp4", "AAAAAA1", ""):
         with pytest.raises(SteadyDancerError, match="no source matches"):
@@ -110,19 +110,21 @@ def test_the_record_of_a_new_cache_is_that_of_what_is_left(tmp_path: Path) -> No
     old.commit(record)
     moved = {str(tmp_path / "run" / "clips"): tmp_path / "new" / "clips"}
     latents_version(old, new, Forgotten(frozenset({A}), frozenset()), record | {"forgotten": [A]}, moved)
-    told = new.record()
+    reported = new.record()
     left = {"9x24x16.safetensors", "13x16x16.safetensors"}
-    assert told["counts"] == {"inputs": 3, "ok": 2, "rejected": 0, "quarantined": 1} and told["forgotten"] == [A]
-    assert told["buckets"] == [[9, 24, 16], [13, 16, 16]]
-    assert told["null"] == {name: digest for name, digest in null.items() if name in left}
+    assert reported["counts"] == {"inputs": 3, "ok": 2, "rejected": 0, "quarantined": 1} and reported["forgotten"] == [
+        A
+    ]
+    assert reported["buckets"] == [[9, 24, 16], [13, 16, 16]]
+    assert reported["null"] == {name: digest for name, digest in null.items() if name in left}
     assert {file.name for file in Path(str(new.path / "null")).iterdir()} == left
-    assert told["prompts"] == {"supplied": 1, "captioner": 1, "none": 0}
+    assert reported["prompts"] == {"supplied": 1, "captioner": 1, "none": 0}
     shards = list(Path(str(new.path / "shards")).iterdir())
-    assert told["bytes"] == sum(file.stat().st_size for file in shards)
+    assert reported["bytes"] == sum(file.stat().st_size for file in shards)
     parts = {one: hashlib.sha256(Path(str(new.path / one)).read_bytes()).hexdigest() for one in new.parts()}
-    assert told["parts"] == parts
-    assert told["inputs"] == {"clips": str(tmp_path / "new"), "digest": "x"}
-    assert told["parent"]["path"] == "../old/latents" and told["seconds"]["encode"] == 5.0
+    assert reported["parts"] == parts
+    assert reported["inputs"] == {"clips": str(tmp_path / "new"), "digest": "x"}
+    assert reported["parent"]["path"] == "../old/latents" and reported["seconds"]["encode"] == 5.0
     assert json.loads((new.path / "plan.json").read_text()) == {"packet_size": 2}
     data = ShardDataset(new.path)
     assert data.keys == ["d1", "d2"] and all(data.null(size) for size in data.bucket.values())

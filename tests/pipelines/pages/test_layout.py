@@ -9,7 +9,7 @@ import pytest
 
 from steadydancer.datasets.storage import format_location
 from steadydancer.datasets.storage.s3 import ObjectPath
-from steadydancer.pipelines.pages.layout import Section, beside, url, write_page
+from steadydancer.pipelines.pages.layout import Section, path_from_page, url, write_page
 
 HOSTILE = [
     "plain.png", "me #1.png", "what?.png", "100% done.png", "%41.png", "a&amp;b.png", "<b>.png", "say \"hi\" 'x'.png",
@@ -36,7 +36,7 @@ class Media(HTMLParser):
         self.texts.append(data)
 
 
-def shown(page: Path, files: list[str | None]) -> Media:
+def written_media(page: Path, files: list[str | None]) -> Media:
     write_page(page, "A <title>", [Section("Media", media=[[(f"{file} & more", file) for file in files]])])
     return Media(page)
 
@@ -58,12 +58,14 @@ def test_every_name_leads_to_its_file(tmp_path: Path) -> None:
         file.write_bytes(b"x")
     for page in (folder / "p#.html", tmp_path / "page.html", tmp_path / "below" / "page?.html"):
         page.parent.mkdir(exist_ok=True)
-        media = shown(page, [beside(str(file), page) for file in files])
+        media = written_media(page, [path_from_page(str(file), page) for file in files])
         assert [followed(page, address) for _, address in media.found] == [os.fsencode(file) for file in files]
         assert all(address.isascii() and not address.startswith("file:") for _, address in media.found)
         assert [tag for tag, _ in media.found] == ["img"] * 14 + ["video", "img"]
         assert not {"b", "script"} & set(media.tags)
-        assert all(any(f"{beside(str(file), page)} & more" == text for text in media.texts) for file in files[:-1])
+        assert all(
+            any(f"{path_from_page(str(file), page)} & more" == text for text in media.texts) for file in files[:-1]
+        )
 
 
 def test_a_name_that_tables_hold_as_an_address_leads_to_its_file(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_name_that_tables_hold_as_an_address_leads_to_its_file(tmp_path: Path)
     file.write_bytes(b"x")
     assert format_location(file).startswith("file:///")
     page = tmp_path / "p.html"
-    media = shown(page, [beside(format_location(file), page)])
+    media = written_media(page, [path_from_page(format_location(file), page)])
     assert [followed(page, address) for _, address in media.found] == [os.fsencode(file)]
 
 
@@ -79,18 +81,18 @@ def test_what_lies_on_a_store_is_named_from_there(tmp_path: Path) -> None:
     """A page on a store and its pictures go by relative addresses, so that any server of the bucket shows them."""
     page = ObjectPath.parse("s3://bucket/runs #1/report.html")
     for key in ("runs #1/renders/a?b 100%.mp4", "images/x&y.png", "runs #1/c:d.png"):
-        place = beside(f"s3://bucket/{key}", page)
+        place = path_from_page(f"s3://bucket/{key}", page)
         assert place is not None
         address = urljoin("https://host/bucket/runs%20%231/report.html", url(place))
         assert unquote(urlsplit(address).path) == f"/bucket/{key}"
         assert not urlsplit(address).query and not urlsplit(address).fragment
-    assert beside("s3://other/a#b.png", page) == "s3://other/a#b.png" and url("s3://other/a#b.png") == (
+    assert path_from_page("s3://other/a#b.png", page) == "s3://other/a#b.png" and url("s3://other/a#b.png") == (
         "s3://other/a%23b.png"
     )
-    assert beside("s3://bucket/a.png", tmp_path / "p.html") == "s3://bucket/a.png"
-    here = beside("/pictures/a #1.png", page)
+    assert path_from_page("s3://bucket/a.png", tmp_path / "p.html") == "s3://bucket/a.png"
+    here = path_from_page("/pictures/a #1.png", page)
     assert here == "/pictures/a #1.png" and url(here) == "file:///pictures/a%20%231.png"
-    assert beside(None, page) is None
+    assert path_from_page(None, page) is None
 
 
 @pytest.mark.parametrize(
@@ -99,11 +101,11 @@ def test_what_lies_on_a_store_is_named_from_there(tmp_path: Path) -> None:
      ("a.PNG", "img"), ("mp4", "img"), (None, None)],
 )  # fmt: skip
 def test_videos_are_shown_as_videos(tmp_path: Path, name: str | None, tag: str | None) -> None:
-    media = shown(tmp_path / "page.html", [name])
+    media = written_media(tmp_path / "page.html", [name])
     assert [found for found, _ in media.found] == ([tag] if tag else [])
     assert ("missing" in media.texts) == (name is None)
 
 
 def test_a_picture_in_itself_stays_as_it_is(tmp_path: Path) -> None:
     picture = "data:image/jpeg;base64,/9j/4AA+b/c=="
-    assert shown(tmp_path / "page.html", [picture]).found == [("img", picture)]
+    assert written_media(tmp_path / "page.html", [picture]).found == [("img", picture)]

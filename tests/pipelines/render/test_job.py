@@ -47,7 +47,7 @@ def pairs_of(folder: Path) -> list[Row]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Row, Any]]:
+def recorded_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Row, Any]]:
     """The stage is left out; what it is given is kept."""
     seen: list[tuple[Row, Any]] = []
 
@@ -69,11 +69,13 @@ def run(folder: Path, config: RenderConfig = CONFIG, pairs: list[Row] | None = N
     return job.run(config, checkpoint=folder / "checkpoint", pairs=pairs or pairs_of(folder), out=out, engine=engine)
 
 
-def test_workers_are_told_the_pairs_the_model_and_where_to_write(folder: Path, told: list[tuple[Row, Any]]) -> None:
+def test_workers_are_told_the_pairs_the_model_and_where_to_write(
+    folder: Path, recorded_calls: list[tuple[Row, Any]]
+) -> None:
     run(folder)
-    given = {row["id"]: {name: row[name] for name in ("id", "image", "driving", "prompt")} for row, _ in told}
+    given = {row["id"]: {name: row[name] for name in ("id", "image", "driving", "prompt")} for row, _ in recorded_calls}
     assert given == {row["id"]: row for row in pairs_of(folder)}
-    (task,) = {id(task): task for _, task in told}.values()
+    (task,) = {id(task): task for _, task in recorded_calls}.values()
     digests = {name: part_digest(folder / "parts", name) for name in FROZEN}
     assert task == steps.RenderTask(
         CONFIG,
@@ -86,7 +88,7 @@ def test_workers_are_told_the_pairs_the_model_and_where_to_write(folder: Path, t
 
 
 def test_the_record_says_what_was_made_of_what_and_the_console_what_is_odd(
-    folder: Path, told: list[tuple[Row, Any]], caplog: pytest.LogCaptureFixture
+    folder: Path, recorded_calls: list[tuple[Row, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     record = run(folder)
     seconds = record.pop("seconds")
@@ -112,13 +114,13 @@ def test_the_record_says_what_was_made_of_what_and_the_console_what_is_odd(
 
 @pytest.mark.parametrize("changed", ["b.png", "a.mp4", "parts/vae/config.json", "checkpoint/transformer/config.json"])
 def test_a_file_that_changes_is_another_job_whichever_it_is(
-    folder: Path, told: list[tuple[Row, Any]], changed: str
+    folder: Path, recorded_calls: list[tuple[Row, Any]], changed: str
 ) -> None:
     run(folder)
     (folder / changed).write_text("other content")
-    with pytest.raises(ArtifactError, match="was begun with other settings or inputs"):
+    with pytest.raises(ArtifactError, match="was started with different settings or inputs"):
         run(folder)
-    assert len(told) == 3
+    assert len(recorded_calls) == 3
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_a_file_that_changes_is_another_job_whichever_it_is(
     ],
 )  # fmt: skip
 def test_a_setting_that_changes_is_another_job_and_how_many_gpus_is_not(
-    folder: Path, told: list[tuple[Row, Any]], field: str, value: Any
+    folder: Path, recorded_calls: list[tuple[Row, Any]], field: str, value: Any
 ) -> None:
     record = run(folder)
     assert run(folder, CONFIG.model_copy(update={"num_gpus": 0.5, "components": str(folder / "parts")})) == record
@@ -138,7 +140,7 @@ def test_a_setting_that_changes_is_another_job_and_how_many_gpus_is_not(
 
 
 def test_what_the_version_before_half_made_is_refused_by_the_rules_name(
-    folder: Path, told: list[tuple[Row, Any]]
+    folder: Path, recorded_calls: list[tuple[Row, Any]]
 ) -> None:
     run(folder)
     renders = folder / "out/renders"
@@ -149,18 +151,18 @@ def test_what_the_version_before_half_made_is_refused_by_the_rules_name(
     (renders / "run.json").unlink()
     with pytest.raises(ArtifactError, match=r"driving_poses: version 1 → 2 \(aligned at the first frame"):
         run(folder)
-    assert len(told) == 3
+    assert len(recorded_calls) == 3
 
 
-def test_packets_of_some_pairs_are_made_once(folder: Path, told: list[tuple[Row, Any]]) -> None:
+def test_packets_of_some_pairs_are_made_once(folder: Path, recorded_calls: list[tuple[Row, Any]]) -> None:
     config = CONFIG.model_copy(update={"packet_size": 2})
     run(folder, config)
     parts = sorted((folder / "out/renders").glob("part-*.parquet"))
-    assert len(parts) == 2 and [row["id"] for row, _ in told] == ["first", "second", "third"]
+    assert len(parts) == 2 and [row["id"] for row, _ in recorded_calls] == ["first", "second", "third"]
     (folder / "out/renders/run.json").unlink()
     parts[0].unlink()
     run(folder, config)
-    assert 4 <= len(told) <= 5
+    assert 4 <= len(recorded_calls) <= 5
     assert Artifact(folder / "out/renders").read(["id"]).num_rows == 3
 
 

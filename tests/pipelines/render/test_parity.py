@@ -18,7 +18,7 @@ from steadydancer.datasets.video import decode, encode
 from steadydancer.models import pipeline as module
 from steadydancer.models.components import tiny_components
 from steadydancer.models.pipeline import SteadyDancerPipeline
-from steadydancer.models.pipeline_inputs import DrivingError
+from steadydancer.models.pipeline_inputs import DrivingError, InputError
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.render import job, steps
@@ -163,3 +163,17 @@ def test_what_one_refuses_the_other_refuses(
             by_command(pair, pipeline, estimator, config, monkeypatch)
         with pytest.raises(DrivingError):
             by_python(pair, pipeline, estimator, config)
+
+
+@pytest.mark.parametrize(("length", "num_frames"), [(4, 5), (3, None)])
+def test_both_refuse_a_file_that_is_too_short(
+    pipeline: SteadyDancerPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, num_frames: int | None
+) -> None:
+    cv2.imwrite(str(tmp_path / "me.png"), np.zeros((70, 50, 3), np.uint8))
+    encode(np.zeros((length, HEIGHT, WIDTH, 3), np.uint8), tmp_path / "short.mp4", FPS)
+    short = job.pair(tmp_path / "me.png", tmp_path / "short.mp4", "A dancer.", "one")
+    config = CONFIG.model_copy(update={"num_frames": num_frames})
+    with pytest.raises(BadClip, match=f"has {length} frames, but 5 are needed"):
+        by_command(short, pipeline, Looker(), config, monkeypatch)
+    with pytest.raises(InputError, match=f"short.mp4 has {length} frames, but 5 are needed"):
+        by_python(short, pipeline, Looker(), config)

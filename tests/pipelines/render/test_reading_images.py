@@ -69,8 +69,8 @@ def test_a_curations_row_says_how_its_pictures_differ_from_what_is_stored(tmp_pa
             for picture in pictures:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode(None))
-    told = ("height", "width", "rotation_deg", "mirrored", "deinterlaced", "transparent")
+    reported = ("height", "width", "rotation_deg", "mirrored", "deinterlaced", "transparent")
     rows = [probe_source(open_source(str(path)), CurateConfig()) for path in (mirrored, fields)]
     # a mirror after a turn to the left is a mirror before a turn to the right
-    assert [rows[0][name] for name in told] == [64, 40, 90, True, False, False]
-    assert [rows[1][name] for name in told] == [40, 64, 0, False, True, False]
+    assert [rows[0][name] for name in reported] == [64, 40, 90, True, False, False]
+    assert [rows[1][name] for name in reported] == [40, 64, 0, False, True, False]

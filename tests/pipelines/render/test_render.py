@@ -154,7 +154,7 @@ def test_a_driving_video_that_is_too_short_says_so(checkpoint: Path, pairs: list
     render(checkpoint, pairs[:1], tmp_path, CONFIG.model_copy(update={"num_frames": 17}))
     (row,) = Artifact(tmp_path / "renders").read().to_pylist()
     assert (row["verdict"], row["reason"]) == ("quarantined", "too_short")
-    assert "13 frames, 17 are needed" in row["detail"]
+    assert "13 frames, but 17 are needed" in row["detail"]
 
 
 def test_pairs_are_read_from_a_table_and_a_missing_column_is_named(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_what_is_missing_is_said_before_anything_is_made(checkpoint: Path, pairs
     (unfinished / "run.json").unlink()
     with pytest.raises(ArtifactError, match="not finished"):
         render(unfinished, pairs, out)
-    with pytest.raises(SteadyDancerError, match="no folder /nowhere"):
+    with pytest.raises(SteadyDancerError, match="folder /nowhere does not exist"):
         render(checkpoint, pairs, out, CONFIG.model_copy(update={"components": "/nowhere"}))
     with pytest.raises(SteadyDancerError, match="several pairs have the id"):
         render(checkpoint, [pairs[0], pairs[0]], out)

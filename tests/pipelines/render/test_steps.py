@@ -18,7 +18,7 @@ from steadydancer.datasets.video.sound import Sound
 from steadydancer.models import pipeline_inputs
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.pose_condition import released_aspect
-from steadydancer.pipelines.render import job, span, steps
+from steadydancer.pipelines.render import job, sound, steps
 from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.runtime.stage import BadClip
 
@@ -113,13 +113,13 @@ def aligned(people: list[PoseSequence]) -> list[PoseSequence]:
 
 
 def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Row) -> None:
-    row, told = render(pair)
-    assert told.video.name == "one.mp4" and told.video.parent.name == "out"
-    assert told.prompt == "A dancer."
-    assert told.image[0, 0].tolist() == [10, 220, 90] and told.image[77, 111].tolist() == [200, 100, 20]
-    assert told.image.shape == (*IMAGE_SIZE, 3)
-    assert_same(told.people, aligned([as_stored(dance())[0][:9]]))
-    assert told.settings == {
+    row, reported = render(pair)
+    assert reported.video.name == "one.mp4" and reported.video.parent.name == "out"
+    assert reported.prompt == "A dancer."
+    assert reported.image[0, 0].tolist() == [10, 220, 90] and reported.image[77, 111].tolist() == [200, 100, 20]
+    assert reported.image.shape == (*IMAGE_SIZE, 3)
+    assert_same(reported.people, aligned([as_stored(dance())[0][:9]]))
+    assert reported.settings == {
         "num_frames": 9, "window_frames": 17, "window_overlap": 8, "max_area_px": 64 * 48, "drawing_area_px": 96 * 64,
         "num_inference_steps": 3, "guidance_scale": 4.5, "pose_guidance_scale": 0.5,
         "pose_guidance_interval": (0.2, 0.7), "pose_guidance_unit": "timestep", "negative_pose_shift": True,
@@ -154,9 +154,9 @@ def test_the_driving_video_is_taken_frame_by_frame_or_at_a_rate(
     pair: Row, driving_fps: float | None, num_frames: int | None, shown: list[int]
 ) -> None:
     config = CONFIG.model_copy(update={"driving_fps": driving_fps, "num_frames": num_frames})
-    row, told = render(pair, config)
+    row, reported = render(pair, config)
     assert row["num_frames"] == len(shown)
-    assert_same(told.people, aligned([as_stored(dance())[0][np.array(shown)]]))
+    assert_same(reported.people, aligned([as_stored(dance())[0][np.array(shown)]]))
     greys: list[int] = []
 
     class Looker(SlowDancer):
@@ -164,7 +164,7 @@ def test_the_driving_video_is_taken_frame_by_frame_or_at_a_rate(
             greys.extend(np.rint(frames.mean(axis=(1, 2, 3)) / 15).astype(int).tolist())
             return super().estimate(frames)
 
-    _, told = render(pair, config.model_copy(update={"pose_model": "auto"}), Looker())
+    _, reported = render(pair, config.model_copy(update={"pose_model": "auto"}), Looker())
     assert greys == []  # the supplied keypoints were enough
     Path(pair["driving"]).with_name("dance.pose.safetensors").unlink()
     Path(pair["image"]).with_name("me.pose.safetensors").unlink()
@@ -173,30 +173,30 @@ def test_the_driving_video_is_taken_frame_by_frame_or_at_a_rate(
 
 
 def test_a_rate_that_gives_too_few_frames_says_so(pair: Row) -> None:
-    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 7 frames, 9 are needed"):
+    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 7 frames, but 9 are needed"):
         render(pair, CONFIG.model_copy(update={"driving_fps": 12.0}))
-    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 3 frames, 5 are needed"):
+    with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 3 frames, but 5 are needed"):
         render(pair, CONFIG.model_copy(update={"driving_fps": 4.0, "num_frames": None}))
 
 
 def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recorded(pair: Row, tmp_path: Path) -> None:
     supply(tmp_path, late(dance(), 4), dance(8))
-    row, told = render(pair)
+    row, reported = render(pair)
     main, other = as_stored(dance(), dance(8))
     expected = aligned([main[np.array([4, 4, 4, 4, 4, 5, 6, 7, 8])]])
-    assert_same(told.people[:1], expected)
-    assert len(told.people) == 2
+    assert_same(reported.people[:1], expected)
+    assert len(reported.people) == 2
     # The other one, who is there from the beginning, moves as in the driving video, beside the main one.
     unit = np.array([released_aspect(*IMAGE_SIZE), 1])
     apart = (other.body[2, 1] - main.body[4, 1]) * [WIDTH / HEIGHT, 1]
-    np.testing.assert_allclose((told.people[1].body[2, 1] - expected[0].body[0, 1]) * unit, apart, atol=1e-6)
-    assert told.settings["more_settings"]["pose_start_frame"] == row["pose_start_frame"] == 4
-    assert told.settings["more_settings"]["num_people"] == 2
+    np.testing.assert_allclose((reported.people[1].body[2, 1] - expected[0].body[0, 1]) * unit, apart, atol=1e-6)
+    assert reported.settings["more_settings"]["pose_start_frame"] == row["pose_start_frame"] == 4
+    assert reported.settings["more_settings"]["num_people"] == 2
     assert (row["verdict"], row["aligned"]) == ("ok", True)
     assert "before frame 4: earlier frames copy the pose of that frame" in row["detail"]
 
-    _, told = render(pair, CONFIG.model_copy(update={"main_person_only": True}))
-    assert_same(told.people, expected)
+    _, reported = render(pair, CONFIG.model_copy(update={"main_person_only": True}))
+    assert_same(reported.people, expected)
 
 
 def test_who_is_not_seen_in_the_rendered_frames_is_refused(pair: Row, tmp_path: Path) -> None:
@@ -219,11 +219,11 @@ def test_an_image_without_a_usable_person_is_told(
     visible = np.zeros((1, 18), bool)
     visible[:, seen] = True
     save_supplied_pose(tmp_path / "me.png", [PoseSequence(reference_pose().body, visible, reference_pose().hands)], FPS)
-    row, told = render(pair)
-    assert_same(told.people, [as_stored(dance())[0][:9]])
-    assert told.settings["more_settings"]["aligned"] is row["aligned"] is False
+    row, reported = render(pair)
+    assert_same(reported.people, [as_stored(dance())[0][:9]])
+    assert reported.settings["more_settings"]["aligned"] is row["aligned"] is False
     assert row["detail"] == "no pose found in the image: the driving pose is used without alignment"
-    with pytest.raises(BadClip, match=r"no_pose: .*supplied finds no person .*in the reference image"):
+    with pytest.raises(BadClip, match=r"no_pose: .*supplied found no person .*in the reference image"):
         render(pair, CONFIG.model_copy(update={"on_missing_reference": "raise"}))
     job._warn_of_details([row, row | {"verdict": "quarantined"}, row | {"detail": None}])
     assert [record.message for record in caplog.records] == [
@@ -237,17 +237,17 @@ def test_the_python_pipeline_chooses_what_the_command_chooses(
 ) -> None:
     Path(pair["driving"]).with_name("dance.pose.safetensors").unlink()
     Path(pair["image"]).with_name("me.pose.safetensors").unlink()
-    _, told = render(pair, CONFIG.model_copy(update={"pose_model": "auto"}), SlowDancer(first))
+    _, reported = render(pair, CONFIG.model_copy(update={"pose_model": "auto"}), SlowDancer(first))
     frames = np.zeros((9, HEIGHT, WIDTH, 3), np.uint8)
-    _, driven = pipeline_inputs.prepare_motion(told.image, None, frames, SlowDancer(first), 9)
+    _, driven = pipeline_inputs.prepare_motion(reported.image, None, frames, SlowDancer(first), 9)
     assert driven is not None
-    assert_same(driven.people, told.people)
-    assert driven.start_frame == told.settings["more_settings"]["pose_start_frame"] == first
+    assert_same(driven.people, reported.people)
+    assert driven.start_frame == reported.settings["more_settings"]["pose_start_frame"] == first
     assert [record.message.split(":")[0] for record in caplog.records] == (
         ["the driving video does not fully show the person before frame 3"] if first else []
     )
-    with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer finds no person in the driving video"):
-        pipeline_inputs.prepare_motion(told.image, None, frames, SlowDancer(9), 9)
+    with pytest.raises(pipeline_inputs.DrivingError, match="slow-dancer found no person in the driving video"):
+        pipeline_inputs.prepare_motion(reported.image, None, frames, SlowDancer(9), 9)
 
 
 def loud(seconds: float) -> Sound:
@@ -273,15 +273,15 @@ def test_the_sound_of_the_rendered_span_goes_with_the_picture(
     encode(frames, pair["driving"], FPS, sound=loud(0.6))
     config = CONFIG.model_copy(update={"sound": "keep", "driving_fps": driving_fps, "fps": fps, "num_frames": 5})
     for num_frames in (5, 9) if driving_fps is None else (5,):
-        row, told = render(pair, config.model_copy(update={"num_frames": num_frames}))
-        samples = told.settings["sound"].samples
+        row, reported = render(pair, config.model_copy(update={"num_frames": num_frames}))
+        samples = reported.settings["sound"].samples
         assert len(samples) == round(num_frames / fps * 48000)  # as long as the picture
         heard = np.flatnonzero(np.abs(samples[:, 0].astype(int)) > 3000)
         if begins_s < num_frames / fps:
             assert heard[0] / 48000 == pytest.approx(begins_s, abs=0.06)  # a window of the stretching
         else:
             assert len(heard) == 0 or heard[0] / 48000 > begins_s - 0.06
-        assert row["sound"] == told.settings["more_settings"]["sound"] == words
+        assert row["sound"] == reported.settings["more_settings"]["sound"] == words
         assert row["detail"] is None
 
 
@@ -289,21 +289,21 @@ def test_sound_is_left_out_unless_asked_for_and_a_video_without_any_says_so(
     pair: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode(np.zeros((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8), pair["driving"], FPS, sound=loud(0.6))
-    _, told = render(pair)
-    assert RenderConfig().sound == "none" and told.settings["sound"] is None
+    _, reported = render(pair)
+    assert RenderConfig().sound == "none" and reported.settings["sound"] is None
     keep = CONFIG.model_copy(update={"sound": "keep"})
     encode(np.zeros((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8), pair["driving"], FPS)
-    row, told = render(pair, keep)
-    assert (row["verdict"], told.settings["sound"]) == ("ok", None)
+    row, reported = render(pair, keep)
+    assert (row["verdict"], reported.settings["sound"]) == ("ok", None)
     assert row["sound"] == "not kept: the driving video has no sound in the rendered span"
     assert row["detail"] == f"sound {row['sound']}"
 
     def broken(path: Path, duration_s: float) -> None:
         raise VideoError("timeout", "its sound cannot be decoded: no end")
 
-    monkeypatch.setattr(span, "read_sound", broken)
-    row, told = render(pair, keep)
-    assert (row["verdict"], told.settings["sound"]) == ("ok", None)
+    monkeypatch.setattr(sound, "read_sound", broken)
+    row, reported = render(pair, keep)
+    assert (row["verdict"], reported.settings["sound"]) == ("ok", None)
     assert row["detail"] == "sound not kept: its sound cannot be decoded: no end"
 
 
@@ -329,7 +329,7 @@ def test_keypoints_beside_the_files_that_may_be_anothers_are_told(tmp_path: Path
         "to assign it to this file, name it a.png.pose.safetensors"
     )
     assert of_video == (
-        "a.pose.safetensors was ignored: several files in the folder are called a; to assign it to this file, name it "
+        "a.pose.safetensors was ignored: several files in the folder are named a; to assign it to this file, name it "
         "a.mp4.pose.safetensors"
     )
     assert steps._sidecar_notes(row, RenderConfig(pose_model="dwpose")) == []  # which looks at no sidecar

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from steadydancer.datasets.schema import Row
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.pipelines.runtime.local_files import on_local_copies
 from steadydancer.pipelines.runtime.stage import BadClip
 
@@ -67,10 +67,10 @@ def test_a_file_that_is_replaced_while_it_is_read_is_noticed_whatever_comes_of_i
 def test_an_object_that_was_replaced_is_named_by_its_address(bucket: str, tmp_path: Path) -> None:
     place = ObjectPath.parse(bucket) / "clips" / "a.mp4"
     (tmp_path / "local").write_bytes(OLD)
-    put(tmp_path / "local", place)
+    upload_file(tmp_path / "local", place)
     assert read(row_of(place), None) == {**row_of(place), "seen": OLD[:10]}
     (tmp_path / "local").write_bytes(NEW + b".")
-    put(tmp_path / "local", place)
+    upload_file(tmp_path / "local", place)
     with pytest.raises(BadClip, match=f"source_changed: {place} has changed since"):
         read(row_of(place), None)
 
@@ -85,6 +85,6 @@ def test_what_a_step_says_of_an_object_names_its_address(bucket: str, tmp_path: 
     row = {"image": f"{bucket}/a.png", "truth": f"{bucket}/b.mp4"}
     (tmp_path / "local").write_bytes(OLD)
     for place in row.values():
-        put(tmp_path / "local", ObjectPath.parse(place))
+        upload_file(tmp_path / "local", ObjectPath.parse(place))
     said, silent = look(row, None)
     assert said == {**row, "detail": f"{bucket}/b.mp4 is no {bucket}/a.png"} and silent == {**row, "detail": None}

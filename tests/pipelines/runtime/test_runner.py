@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -130,7 +131,7 @@ def test_a_fault_is_told_in_few_lines_and_the_same_command_goes_on(
     spilled = capfd.readouterr()
     message = str(caught.value).splitlines()
     log = tmp_path / "state" / "faults" / "measure-clip3.log"
-    assert message[0] == "trial stopped: a fault in stage `measure`, clip clip3 (None)"
+    assert message[0] == "trial stopped: stage `measure` failed on clip clip3 (None)"
     assert message[1] == "  ZeroDivisionError: a fault of two lines"
     assert message[2].startswith("  at runtime/test_runner.py:") and message[2].endswith("in measure")
     assert message[3] == f"  full traceback: {log}" and "a fault\nof two lines" in log.read_text()
@@ -228,7 +229,7 @@ def test_a_gpu_that_never_comes_is_not_waited_for(own_ray: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nix:words"])
 def test_a_cluster_that_does_not_answer_is_said_at_once(tmp_path: Path, address: str) -> None:
-    with pytest.raises(JobStopped, match=f"trial stopped: cannot connect to a Ray cluster at {address}"):
+    with pytest.raises(JobStopped, match=f"trial stopped: cannot connect to the Ray cluster at {address}"):
         run(tmp_path / "out", {}, Engine(tmp_path / "state", address=address))
 
 
@@ -238,7 +239,7 @@ class Stream(io.StringIO):
         self.isatty = lambda: is_terminal  # type: ignore[method-assign]
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, is_terminal: bool, work: Callable[[], None]) -> str:
+def stderr_of(monkeypatch: pytest.MonkeyPatch, is_terminal: bool, work: Callable[[], None]) -> str:
     stream = Stream(is_terminal)
     monkeypatch.setattr(sys, "stderr", stream)
     work()
@@ -249,16 +250,17 @@ def test_progress_is_a_bar_on_a_terminal_and_a_few_lines_in_a_log(monkeypatch: p
     def work() -> None:
         assert list(progress(range(500), "curate", "packets", total=600, initial=100)) == list(range(500))
 
-    log = shown(monkeypatch, False, work)
-    assert log.splitlines() == ["curate: 100 of 600 packets done", "curate: 600 of 600 packets, 0 s"]
-    bar = shown(monkeypatch, True, work)
+    bar = stderr_of(monkeypatch, True, work)
     assert "\r" in bar and "curate" in bar and "600/600" in bar
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 7.0))
+    log = stderr_of(monkeypatch, False, work)
+    assert log.splitlines() == ["curate: 100 of 600 packets done", "curate: 600 of 600 packets, 0 s"]
 
 
 def test_a_long_job_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 7))
-    monkeypatch.setattr("steadydancer.pipelines.runtime.runner.time.monotonic", lambda: next(clock))
-    log = shown(monkeypatch, False, lambda: list(progress(range(30), "cache", "packets", total=30)) and None)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(clock)))  # Ray's threads have theirs
+    log = stderr_of(monkeypatch, False, lambda: list(progress(range(30), "cache", "packets", total=30)) and None)
     lines = log.splitlines()
     assert 3 <= len(lines) - 2 <= 30 * 7 / SECONDS_BETWEEN_LINES
     assert lines[1] == "cache: 3 of 30 packets, 21 s" and lines[-1].startswith("cache: 30 of 30")

@@ -48,14 +48,14 @@ def step(engine, samples: torch.Tensor, factor: float = 1.0) -> None:
 def test_the_gradient_norm_is_torchs_before_clipping_and_without_one_no_weight_moves(
     zero_stage, offload, dtype, accumulation
 ):
-    told = config(zero_stage=zero_stage, offload_optimizer=offload, dtype=dtype, gradient_accumulation=accumulation)
+    reported = config(zero_stage=zero_stage, offload_optimizer=offload, dtype=dtype, gradient_accumulation=accumulation)
     samples = torch.randn(4, 8, generator=torch.Generator().manual_seed(1)).to(getattr(torch, dtype))
     twin = network(dtype)
     twin(samples).float().square().mean().backward()
     norm = torch.nn.utils.clip_grad_norm_(twin.float().parameters(), MAX_NORM).item()
     assert norm > 2 * MAX_NORM  # it is clipped
-    with process_group(told) as group:
-        engine = open_engine(network(dtype), told)
+    with process_group(reported) as group:
+        engine = open_engine(network(dtype), reported)
         updates: list[int] = []
         hook = call_before_updates(engine, lambda: updates.append(len(updates)) or "an answer")
         step(engine, samples)

@@ -87,7 +87,7 @@ def test_a_bundle_opens_without_the_base_and_is_the_same_pipeline(
     half = SteadyDancerPipeline.from_pretrained(moved, torch_dtype=torch.bfloat16)
     assert (half.text_encoder.dtype, half.vae.dtype) == (torch.bfloat16, torch.float32)
 
-    with pytest.raises(ComponentsError, match=rf"uses the vae, .* of {base}, according to its run.json. There is no"):
+    with pytest.raises(ComponentsError, match=rf"uses the vae, .* of {base}, according to its run.json. The folder"):
         SteadyDancerPipeline.from_pretrained(trained)
     given = load_components(without_base, FROZEN)
     assert SteadyDancerPipeline.from_pretrained(trained, **given).vae is given["vae"]
@@ -141,7 +141,7 @@ def test_what_cannot_be_bundled_is_said_before_the_first_step(cached: Path, base
     inputs = {"latents": latents, "base": str(tmp_path / "base"), "out": tmp_path / "run"}
 
     (other / "tokenizer/tokenizer_config.json").write_text("{}")
-    with pytest.raises(TrainingRefused, match=f"bundle: the tokenizer in {other} is not the one that the clips were"):
+    with pytest.raises(TrainingRefused, match=f"bundle: the tokenizer in {other} is not the one used to cache"):
         job.run(one_step(cached, bundle=True), **inputs)
     shutil.rmtree(other / "text_encoder")
     with pytest.raises(TrainingRefused, match=r"bundle: .*/base has no vae and no text_encoder and"):

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -50,7 +50,6 @@ class World:
     def __init__(self, root: Path, latents: Path, components: Path) -> None:
         self.root, self.latents, self.components = root, latents, components
         self._log = root / "told.log"
-        os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # sums are the same for as many threads
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["steadydancer.pipelines.train.loop", "deepspeed", "ray.train"])
 
@@ -77,7 +76,7 @@ class World:
         process.start()
         return process
 
-    def told(self) -> str:
+    def log_text(self) -> str:
         """What the process that was begun last has said."""
         return self._log.read_text()
 
@@ -85,7 +84,7 @@ class World:
         """The same run again, to its end."""
         process = self.begin(stage, out, **changes)
         process.join()
-        assert process.exitcode == 0, self.told()
+        assert process.exitcode == 0, self.log_text()
 
     def command(
         self, stage: int, out: Path, *options: str, env: dict[str, str] | None = None, **changes
@@ -96,11 +95,11 @@ class World:
         words = ["--preset", preset, "--stage", stage, "--out", out, "--latents", self.latents, *options]
         words += ["--from", self.parent(stage)] if stage > 1 else ["--base", self.components]
         call = "from steadydancer.flows.cli import main; main()"
-        with out.with_suffix(".log").open("ab") as told:
+        with out.with_suffix(".log").open("ab") as reported:
             return subprocess.Popen(
                 [sys.executable, "-c", call, "train", *map(str, words)],
-                stdout=told,
-                stderr=told,
+                stdout=reported,
+                stderr=reported,
                 env=env,
                 start_new_session=True,
             )
@@ -108,8 +107,8 @@ class World:
 
 PRELUDE = """
 import multiprocessing, os, signal
-told = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-os.dup2(told, 1), os.dup2(told, 2)
+log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(log_file, 1), os.dup2(log_file, 2)
 multiprocessing.set_start_method("fork", force=True)  # as in a command; or the bar's lock outlives the process
 from pathlib import Path
 from steadydancer.pipelines.train import run_folder
@@ -123,12 +122,15 @@ def die(*arguments):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, cached: Path, components: Path) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, cached: Path, components: Path) -> Iterator[World]:
     root = tmp_path_factory.mktemp("kills")
     shutil.copytree(components, root / "base")
     shape = {"num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 32, "num_layers": 2, "freq_dim": 16}
     save_components({"transformer": tiny_components(seed=0, transformer=shape)["transformer"]}, root / "base")
-    return World(root, cached, root / "base")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DS_ACCELERATOR", "cpu")
+        environment.setenv("OMP_NUM_THREADS", "1")  # sums are the same for as many threads
+        yield World(root, cached, root / "base")
 
 
 def parent_of(pid: int) -> int:
@@ -196,8 +198,8 @@ def assert_same(run: Path, straight: Path) -> None:
     assert lines(run) == lines(straight)
     ours, theirs = weights(run), weights(straight)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    told, wanted = (json.loads((out / "checkpoint/run.json").read_text()) for out in (run, straight))
-    assert {name: told[name] for name in ("loss_before", "loss_after", "validation_loss", "digest")} == {
+    reported, wanted = (json.loads((out / "checkpoint/run.json").read_text()) for out in (run, straight))
+    assert {name: reported[name] for name in ("loss_before", "loss_after", "validation_loss", "digest")} == {
         name: wanted[name] for name in ("loss_before", "loss_after", "validation_loss", "digest")
     }
     assert [steps for steps, _ in intact_states(run)] == [steps for steps, _ in intact_states(straight)]
@@ -313,7 +315,7 @@ def test_a_damaged_state_is_not_resumed_from(world, tmp_path, harm):
     world.begin(1, run, before=f"loop.set_learning_rate = lambda *given, original=loop.set_learning_rate: "
                 f"open({str(taken)!r}, 'a').write(f'{{given[-1]}}\\n') and original(*given)").join()  # fmt: skip
     assert [int(step) for step in taken.read_text().split()] == list(range(before, STEPS))
-    assert f"skipping the damaged training state {folder} ({file.relative_to(folder)} is " in world.told()
+    assert f"skipping the damaged training state {folder} ({file.relative_to(folder)} is " in world.log_text()
     assert before < newest
     assert_same(run, straight)
 
@@ -325,7 +327,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(world, tmp_path):
     second = world.begin(1, run)
     second.join()
     assert second.exitcode == 1 and first.exitcode is None
-    assert f"{run} is in use by another run (process {first.pid})" in world.told()
+    assert f"{run} is in use by another run (process {first.pid})" in world.log_text()
     first.kill()
     world.finish(1, run)  # at once: nobody has to remove a lock
     first.join()
@@ -360,15 +362,15 @@ def test_a_file_that_cannot_be_written_to_its_end(world, tmp_path, what):
     before = sizes(run / "state/step-000008")
     process = world.begin(1, run, before=LIMITED[what].format(limit=limit))
     process.join()
-    told = world.told()
-    assert process.exitcode == 1 and "File too large" in told
+    reported = world.log_text()
+    assert process.exitcode == 1 and "File too large" in reported
     if what == "state":
-        assert f"disk: the state after 12 steps could not be written to {run}/state (" in told
-        assert "the state of 8 steps is intact" in told and sizes(run / "state/step-000008") == before
+        assert f"disk: the state after 12 steps could not be written to {run}/state (" in reported
+        assert "the state of 8 steps is intact" in reported and sizes(run / "state/step-000008") == before
         assert next(intact_states(run))[0] == 8
     else:
-        assert f"disk: the checkpoint of 20 steps could not be written to {run}/checkpoint (" in told
-    assert "the same command" in told and not (run / "checkpoint").exists()
+        assert f"disk: the checkpoint of 20 steps could not be written to {run}/checkpoint (" in reported
+    assert "the same command" in reported and not (run / "checkpoint").exists()
     assert not [path for path in (*run.iterdir(), *(run / "state").iterdir()) if path.name.endswith(".tmp")]
     world.finish(1, run)
     assert_same(run, straight)
@@ -387,14 +389,14 @@ def test_a_disk_that_fills_up_while_it_trains(world, tmp_path, room):
         wait_until(lambda: (run / "state/step-000008").exists(), process)
         filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - room)))
         process.join()
-        told = world.told()
-        assert process.exitcode == 1 and "disk: " in told and "free disk space" in told and str(run) in told
+        reported = world.log_text()
+        assert process.exitcode == 1 and "disk: " in reported and "free disk space" in reported and str(run) in reported
         newest, _ = next(intact_states(run))
         assert newest >= 8 and not (run / "checkpoint").exists()
         again = world.begin(1, run)  # nothing has changed: refused again, and nothing is lost
         again.join()
         assert again.exitcode == 1 and next(intact_states(run))[0] == newest
-        assert "No space left on device" in (told := world.told()) or "disk: " in told
+        assert "No space left on device" in (reported := world.log_text()) or "disk: " in reported
         filler.unlink()
         world.finish(1, run)
         assert_same(run, straight)
@@ -485,10 +487,10 @@ def test_a_lost_worker_without_restarts_is_one_error_and_the_same_command_goes_o
     os.kill(train_workers(driver)[0], signal.SIGKILL)
     assert driver.wait(300) == 1
     assert not [line for pid, line in everybody.items() if is_alive(pid) and "Agent" not in line]
-    told = run.with_suffix(".log").read_text()
-    assert "a worker was lost" in told and "run the same command to resume" in told and "Traceback" not in told, told[
-        -3000:
-    ]
+    reported = run.with_suffix(".log").read_text()
+    assert (
+        "a worker was lost" in reported and "run the same command to resume" in reported and "Traceback" not in reported
+    ), reported[-3000:]
     assert world.command(1, run, **changes).wait(600) == 0
     assert_same(run, undisturbed(world, 1, **changes))
 
@@ -510,7 +512,10 @@ def test_a_machine_that_is_taken_away(world, tmp_path):
     run, state, changes = tmp_path / "run", tmp_path / "cluster", {"num_workers": 2, "steps": 120}
     script = Path(__file__).parents[3] / "infra/ray/local_cluster.py"
     call = [sys.executable, script, "--nodes", "4", "--state", state]
-    with (tmp_path / "cluster.log").open("wb") as told, subprocess.Popen(call, stdout=told, stderr=told) as cluster:
+    with (
+        (tmp_path / "cluster.log").open("wb") as reported,
+        subprocess.Popen(call, stdout=reported, stderr=reported) as cluster,
+    ):
         try:
             wait_until(lambda: b"job server" in (tmp_path / "cluster.log").read_bytes(), cluster)
             env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state / "token")}
@@ -518,7 +523,7 @@ def test_a_machine_that_is_taken_away(world, tmp_path):
             driver = world.command(1, run, "--address", address, env=env, **changes)
             wait_until(lambda: len(read_rows(run)) >= 6, driver, 600)
             asked = subprocess.run([sys.executable, "-c", NODES, address], env=env, capture_output=True, check=True)
-            node, pid = next(told[:2] for told in json.loads(asked.stdout.splitlines()[-1]) if not told[2])
+            node, pid = next(reported[:2] for reported in json.loads(asked.stdout.splitlines()[-1]) if not reported[2])
             words = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
             ray = Path(sys.executable).with_name("ray")
             subprocess.run(

@@ -148,6 +148,18 @@ def stages(world, tmp_path_factory) -> dict[int, Path]:
     return {stage: root / f"stage{stage}" for stage in (1, 2, 3)}
 
 
+MUON = {"optimizer": "muon", "learning_rate_schedule": "cosine", "ema_decay": 0.5}
+
+
+@pytest.fixture(scope="module")
+def muon_stages(world, stages, tmp_path_factory) -> dict[int, Path]:
+    """The same by Muon, with a falling rate and averaged weights, each after the stage before by AdamW."""
+    root = tmp_path_factory.mktemp("muon")
+    for stage in (1, 2, 3):
+        train(world, micro(stage, **MUON), root / f"stage{stage}", stages[stage - 1] if stage > 1 else None)
+    return {stage: root / f"stage{stage}" for stage in (1, 2, 3)}
+
+
 def without_times(out: Path) -> list[dict]:
     """What must not depend on the machine."""
     measured = {"seconds", "samples_per_second", "memory_bytes", "mfu", *(f"{part}_share" for part in PARTS)}
@@ -188,11 +200,14 @@ def test_only_the_weights_of_the_stage_change(stages):
     )
 
 
+@pytest.mark.parametrize("changes", [{}, MUON], ids=["adamw", "muon"])
 @pytest.mark.parametrize(
     ("step", "stage"), [(1, 1), (1, 2), (1, 3), (3, 1), pytest.param(3, 2, marks=pytest.mark.acceptance), (3, 3)]
 )
-def test_an_interrupted_run_gives_the_same_bits(world, stages, tmp_path, monkeypatch, stage, step):
-    parent = stages[stage - 1] if stage > 1 else None
+def test_an_interrupted_run_gives_the_same_bits(
+    world, stages, muon_stages, tmp_path, monkeypatch, stage, step, changes
+):
+    parent, straight = stages[stage - 1] if stage > 1 else None, (muon_stages if changes else stages)[stage]
     original = loop._step
 
     def interrupted(*arguments):
@@ -202,12 +217,16 @@ def test_an_interrupted_run_gives_the_same_bits(world, stages, tmp_path, monkeyp
 
     monkeypatch.setattr(loop, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(world, micro(stage), tmp_path / "run", parent)
+        train(world, micro(stage, **changes), tmp_path / "run", parent)
     assert not (tmp_path / "run/checkpoint").exists()
     monkeypatch.undo()
-    train(world, micro(stage), tmp_path / "run", parent)
-    assert without_times(tmp_path / "run") == without_times(stages[stage])
-    assert equal(weights(tmp_path / "run"), weights(stages[stage]))
+    train(world, micro(stage, **changes), tmp_path / "run", parent)
+    assert without_times(tmp_path / "run") == without_times(straight)
+    assert equal(weights(tmp_path / "run"), weights(straight))
+    losses = [
+        json.loads((out / "checkpoint/run.json").read_text())["loss_after"] for out in (tmp_path / "run", straight)
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_a_torn_state_is_passed_over_and_old_ones_are_removed(world, stages, tmp_path):
@@ -254,8 +273,10 @@ def test_validation_clips_are_never_trained_on_and_their_loss_is_recorded(world,
 
     measured = [row for row in read_rows(stages[1]) if "validation_loss" in row]
     assert [row["step"] for row in measured] == [2]  # after three steps
-    for told in (measured[0], record):
-        assert told["validation_loss"] == pytest.approx((told["validation_loss_0.3"] + told["validation_loss_0.8"]) / 2)
+    for reported in (measured[0], record):
+        assert reported["validation_loss"] == pytest.approx(
+            (reported["validation_loss_0.3"] + reported["validation_loss_0.8"]) / 2
+        )
     assert record["validation_loss"] != measured[0]["validation_loss"]
     assert "validation_loss" not in json.loads((stages[1] / "state/before.json").read_text())
 
@@ -284,6 +305,23 @@ def test_fixed_losses_are_the_same_to_the_bit_however_many_share_them_out(world)
     for rank in (0, 1):
         evaluator(rank, 2).losses(rows)
     assert sum(shares).tolist() == alone and len(set(alone)) == 3
+
+
+def test_the_loss_after_a_run_with_an_average_is_that_of_its_checkpoint(world, muon_stages):
+    config = micro(1, **MUON)
+    published = load_components(muon_stages[1] / "checkpoint", ["transformer"], dtype=torch.float32)["transformer"]
+
+    class Team:
+        rank, world_size, device = 0, 1, torch.device("cpu")
+
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            return values
+
+    data, velocity = TrainingData(world["latents"], config), steadydancer_velocity(published)
+    evaluator = Evaluator(published, action_supervision(), velocity, data, Team())
+    record = json.loads((muon_stages[1] / "checkpoint/run.json").read_text())
+    assert record["loss_after"] == pytest.approx(evaluator.loss(), rel=1e-6)
+    assert record["loss_after"] != pytest.approx(record["loss_before"], rel=1e-2)
 
 
 def test_a_finished_run_stops_and_more_steps_go_on(world, stages, tmp_path):
@@ -361,14 +399,14 @@ def test_stage_2s_terms_are_those_of_eq_6_and_of_its_ablation_written_out(world,
     teacher = load_components(world["base"], ["transformer"], dtype=torch.float32, kind="wan")["transformer"]
     sigma = batch.sigma.view(-1, 1, 1, 1, 1)
     seen = ((1 - sigma) * batch.latents + sigma * batch.noise, 1000 * batch.sigma)
-    told, null = batch.conditions, batch.null
-    poseless = told.replace(pose_latents=null.pose_latents, pose_image_embeds=null.pose_image_embeds)
+    reported, null = batch.conditions, batch.null
+    poseless = reported.replace(pose_latents=null.pose_latents, pose_image_embeds=null.pose_image_embeds)
     with torch.no_grad():
-        predicted = steadydancer_velocity(student)(*seen, told)
+        predicted = steadydancer_velocity(student)(*seen, reported)
         without = steadydancer_velocity(student)(*seen, poseless)
         # Wan's 36 channels: noise, mask and image latents; the text filled up to what it was trained with.
-        words = torch.nn.functional.pad(told.prompt_embeds, (0, 0, 0, 512 - told.prompt_embeds.shape[1]))
-        wan = torch.cat([seen[0], told.image_latents], 1), seen[1], words, told.image_embeds
+        words = torch.nn.functional.pad(reported.prompt_embeds, (0, 0, 0, 512 - reported.prompt_embeds.shape[1]))
+        wan = torch.cat([seen[0], reported.image_latents], 1), seen[1], words, reported.image_embeds
         held = teacher(*wan, return_dict=False)[0]
     fidelity = (predicted - (batch.noise - batch.latents)).square().mean().item()
 
@@ -598,7 +636,12 @@ def test_another_base_than_the_checkpoints_is_refused(world, stages, tmp_path):
     other = tiny_components(seed=1, transformer={"num_layers": 1})
     save_components({"transformer": other["transformer"]}, tmp_path / "other")
     refused(
-        world, micro(2), tmp_path / "run", "^base: .* another", from_checkpoint=stages[1], base=str(tmp_path / "other")
+        world,
+        micro(2),
+        tmp_path / "run",
+        "^base: .* a different transformer",
+        from_checkpoint=stages[1],
+        base=str(tmp_path / "other"),
     )
 
 
@@ -608,7 +651,7 @@ def test_a_cache_made_with_other_components_is_refused(world, tmp_path):
     refused(world, micro(1), tmp_path / "run", "^image_embeds: .* width 16", base=str(tmp_path / "wide"))
     shutil.copytree(world["base"], tmp_path / "base")
     save_components({"vae": other["vae"]}, tmp_path / "base")
-    refused(world, micro(1), tmp_path / "run", "^vae: .* another VAE", base=str(tmp_path / "base"))
+    refused(world, micro(1), tmp_path / "run", "^vae: .* a different VAE", base=str(tmp_path / "base"))
 
 
 def test_other_settings_on_the_same_folder_are_refused_and_named(world, stages):
@@ -635,7 +678,7 @@ def test_a_fork_goes_on_from_the_newest_state_with_other_settings(world, stages,
     same = micro(1, steps=7, learning_rate=3e-3)
     assert train(world, same, tmp_path / "fork", fork=stages[1])["already_finished"]
     assert train(world, same, tmp_path / "fork")["already_finished"]
-    with pytest.raises(TrainingRefused, match="^fork: .* was begun from"):
+    with pytest.raises(TrainingRefused, match="^fork: .* was started from"):
         train(world, same, tmp_path / "fork", fork=tmp_path / "straight")
 
 
@@ -673,11 +716,12 @@ def test_plan_counts_without_training(world, stages, tmp_path):
     assert (measured["rate_from"], measured["seconds_a_step"]) == ("measured", seconds[2])
 
 
-def test_the_disk_that_is_planned_for_is_the_disk_that_is_used(world, stages):
-    for stage, out in stages.items():
+@pytest.mark.parametrize("changes", [{}, MUON], ids=["adamw", "muon"])
+def test_the_disk_that_is_planned_for_is_the_disk_that_is_used(world, stages, muon_stages, changes):
+    for stage, out in (muon_stages if changes else stages).items():
         parent = stages[stage - 1] if stage > 1 else None
         plan = job.plan(
-            micro(stage), latents=world["latents"], base=str(world["base"]), out=out, from_checkpoint=parent
+            micro(stage, **changes), latents=world["latents"], base=str(world["base"]), out=out, from_checkpoint=parent
         )
 
         # Of the tensors, to the byte; a file's header is as large as a tiny network's weights.
@@ -685,7 +729,7 @@ def test_the_disk_that_is_planned_for_is_the_disk_that_is_used(world, stages):
         assert sum(num_bytes(load_file(file)) for file in weights_files) == plan["disk_bytes"]["checkpoint"]
         states = [torch.load(file, weights_only=False) for file in (out / "state/step-000005").rglob("*.pt")]
         beside = sum(map(num_bytes, states)) - plan["engine_state_bytes"]
-        assert 0 < beside <= 64  # how many steps the optimizer has taken, and what evens out the cut
+        assert 0 < beside <= 128  # how many steps the optimizer has taken, and what evens out the cut
         assert plan["disk_bytes"]["engine_states"] == 3 * plan["engine_state_bytes"]  # two are kept, one is written
 
 
@@ -703,14 +747,19 @@ def test_what_would_fail_later_is_refused_before_anything_is_written(world, tmp_
     assert not list((tmp_path / "run").glob("*.json"))  # the folder is not bound to what was refused
 
 
-def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path, monkeypatch, optimizer):
     """Ray Train, two gloo workers, DeepSpeed ZeRO-2; no compiler within reach."""
     (tmp_path / "bin").mkdir()
     for tool in ("bash", "sh"):  # Ray starts its workers through a shell
         (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    record = train(world, micro(1, num_workers=2, steps=2), tmp_path / "two")
-    alone = read_rows(stages[1])[:2]
+    one = stages[1]
+    if optimizer == "muon":
+        one = tmp_path / "one"
+        train(world, micro(1, steps=2, optimizer=optimizer), one)
+    record = train(world, micro(1, num_workers=2, steps=2, optimizer=optimizer), tmp_path / "two")
+    alone = read_rows(one)[:2]
     assert [row["batch_digest"] for row in read_rows(tmp_path / "two")] == [row["batch_digest"] for row in alone]
     assert [row["loss"] for row in read_rows(tmp_path / "two")] == pytest.approx(
         [row["loss"] for row in alone], rel=1e-5
@@ -718,6 +767,6 @@ def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path
     assert [row["grad_norm"] for row in read_rows(tmp_path / "two")] == pytest.approx(
         [row["grad_norm"] for row in alone], rel=1e-4
     )
-    before = json.loads((stages[1] / "checkpoint/run.json").read_text())["loss_before"]
+    before = json.loads((one / "checkpoint/run.json").read_text())["loss_before"]
     assert record["loss_before"] == pytest.approx(before, rel=1e-5)
     assert load_components(tmp_path / "two/checkpoint", ["transformer"])

@@ -107,10 +107,10 @@ device = torch.device("cpu")
 def batch(step):
     generator = torch.Generator().manual_seed(10 * step + rank)
     normal = lambda *shape: torch.randn(1, *shape, generator=generator)
-    told = Conditions(image_latents=with_frame_mask(normal(16, 3, 4, 4)), pose_latents=normal(16, 3, 4, 4),
+    conditions = Conditions(image_latents=with_frame_mask(normal(16, 3, 4, 4)), pose_latents=normal(16, 3, 4, 4),
                       image_embeds=normal(257, 8), pose_image_embeds=normal(257, 8), prompt_embeds=normal(5, 8))
     null = NullConditions(normal(16, 3, 4, 4), normal(257, 8), normal(1, 8))
-    return TrainingBatch(normal(16, 3, 4, 4), told, null, normal(16, 3, 4, 4), torch.tensor([0.3 + 0.4 * rank]))
+    return TrainingBatch(normal(16, 3, 4, 4), conditions, null, normal(16, 3, 4, 4), torch.tensor([0.3 + 0.4 * rank]))
 
 def run(zero_stage, dtype, shard_teacher):
     config = TrainConfig(stage=2, num_workers=2, global_batch_size=2, use_gpu=False, learning_rate=1e-2, dtype=dtype,
@@ -131,14 +131,14 @@ def run(zero_stage, dtype, shard_teacher):
     engine.destroy()
     return losses, weights, held
 
-told = []
+results = []
 # ZeRO-2 first: ZeRO-3 leaves a linear layer of its own behind.
 for zero_stage, dtype in ((2, "float32"), (3, "float32"), (3, "bfloat16")):
     whole, apart = run(zero_stage, dtype, False), run(zero_stage, dtype, True)
-    told.append({"losses": whole[0] == apart[0], "last": whole[0][-1], "shares": apart[2] / whole[2],
+    results.append({"losses": whole[0] == apart[0], "last": whole[0][-1], "shares": apart[2] / whole[2],
                  "weights": all(torch.equal(whole[1][name], apart[1][name]) for name in whole[1]),
                  "num_weights": len(whole[1])})
-open(f"{folder}/{rank}.json", "w").write(json.dumps(told))
+open(f"{folder}/{rank}.json", "w").write(json.dumps(results))
 """
 
 
@@ -152,7 +152,7 @@ def test_two_workers_with_half_a_teacher_each_take_the_same_steps(tmp_path):
     ]
     assert [process.wait() for process in processes] == [0, 0]
     for rank in range(2):
-        for told in json.loads((tmp_path / f"{rank}.json").read_text()):
-            assert told["losses"] and told["weights"] and told["last"][1] > 0
-            assert told["shares"] == pytest.approx(0.5, abs=0.02)
-            assert (told["num_weights"] > 0) == (rank == 0)
+        for reported in json.loads((tmp_path / f"{rank}.json").read_text()):
+            assert reported["losses"] and reported["weights"] and reported["last"][1] > 0
+            assert reported["shares"] == pytest.approx(0.5, abs=0.02)
+            assert (reported["num_weights"] > 0) == (rank == 0)

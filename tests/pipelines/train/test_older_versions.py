@@ -5,6 +5,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,15 @@ def out(tmp_path: Path) -> Path:
 
 def record(**changes: Any) -> dict[str, Any]:
     """What this version says of the same inputs, with the same settings."""
-    told = json.loads((GOLDEN / "run.json").read_text())
-    config = TrainConfig.model_validate({**told["config"], **changes})
-    return {**told, "config": config.model_dump(mode="json")}
+    reported = json.loads((GOLDEN / "run.json").read_text())
+    config = TrainConfig.model_validate({**reported["config"], **changes})
+    return {**reported, "config": config.model_dump(mode="json")}
 
 
 def rewritten(file: Path, change: Any) -> None:
-    told = json.loads(file.read_text())
-    change(told)
-    file.write_text(json.dumps(told))
+    reported = json.loads(file.read_text())
+    change(reported)
+    file.write_text(json.dumps(reported))
 
 
 def state(out: Path, steps: int, sums: bool = True) -> Path:
@@ -82,12 +83,13 @@ def spoil(folder: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
+    os.utime(file, (1, 1))  # checksums are cached by time, and a clock may not have ticked since the last write
 
 
 def test_the_same_settings_go_on_and_others_are_named(out: Path) -> None:
     refuse_other_run(out, record())
     refuse_other_run(out, record(steps=9, checkpoint_every_steps=3, trackers=("wandb",)))
-    with pytest.raises(TrainingRefused, match=r"(?s)other settings.*:\n  config.seed: 3 → 4$"):
+    with pytest.raises(TrainingRefused, match=r"(?s)different settings.*:\n  config.seed: 3 → 4$"):
         refuse_other_run(out, record(seed=4))
 
 
@@ -99,7 +101,7 @@ def test_the_same_settings_go_on_and_others_are_named(out: Path) -> None:
 )  # fmt: skip
 def test_a_field_that_an_older_version_did_not_know_counts_as_what_it_did(out: Path, field: str, other: Any) -> None:
     default = TrainConfig.model_fields[field].default
-    rewritten(out / "start.json", lambda told: told["config"].pop(field, None))
+    rewritten(out / "start.json", lambda reported: reported["config"].pop(field, None))
     refuse_other_run(out, record(**{field: default}))
     with pytest.raises(TrainingRefused, match=rf"\n  config.{field}: "):
         refuse_other_run(out, record(**{field: other}))
@@ -109,15 +111,15 @@ def test_a_field_that_an_older_version_did_not_know_counts_as_what_it_did(out: P
 
 
 def test_a_setting_that_an_older_version_took_for_part_of_the_run_does_not_count_any_more(out: Path) -> None:
-    rewritten(out / "start.json", lambda told: told["config"].update(bundle=True, max_restarts=3))
+    rewritten(out / "start.json", lambda reported: reported["config"].update(bundle=True, max_restarts=3))
     refuse_other_run(out, record())
 
 
 def test_a_parent_that_does_not_name_its_network_is_the_one_that_its_version_made(out: Path) -> None:
-    rewritten(out / "run.json", lambda told: told["config"].pop("image_feature_fusion"))
+    rewritten(out / "run.json", lambda reported: reported["config"].pop("image_feature_fusion"))
     stage2 = {"stage": 2, "num_workers": 0, "use_gpu": False}
     assert start._check_parent(TrainConfig(**stage2), out)["stage"] == 1
-    with pytest.raises(TrainingRefused, match=r"^image_feature_fusion: the checkpoint has 'sum', the con"):
+    with pytest.raises(TrainingRefused, match=r"^image_feature_fusion: the checkpoint has 'sum', but the con"):
         start._check_parent(TrainConfig(**stage2, image_feature_fusion="concatenation"), out)
 
 
@@ -151,13 +153,13 @@ def test_a_run_whose_states_are_all_damaged_does_not_begin_again(out: Path) -> N
     assert newest_state(out, Alone()) == (1, out / "state/step-000001")  # the one before
     refuse_other_run(out, record())
     spoil(out / "state/step-000001")
-    told = r"^state: all 2 training states in .*/state are damaged \(step-000002: engine/rank-0.pt is damaged"
+    reported = r"^state: all 2 training states in .*/state are damaged \(step-000002: engine/rank-0.pt is damaged"
     for begin in (
         lambda: newest_state(out, Alone()),
         lambda: refuse_other_run(out, record()),
         lambda: check_fork(out, out.parent / "fork", record()),
     ):
-        with pytest.raises(TrainingRefused, match=told):
+        with pytest.raises(TrainingRefused, match=reported):
             begin()
     shutil.rmtree(out / "state")
     assert newest_state(out, Alone()) is None and not list(intact_states(out))
@@ -179,8 +181,8 @@ def lines(out: Path, *rows: bytes) -> Path:
 
 def row(step: int) -> bytes:
     shares = {f"{part}_share": 0.25 for part in ("data", "forward", "backward", "optimizer")}
-    told = {"step": step, "loss": step + 0.5, "batch_digest": "ab", "lr": 0.1, "seconds": 2.0, **shares}
-    return json.dumps({**told, "samples_per_second": 1.0, "memory_bytes": 10**9, "mfu": None}).encode() + b"\n"
+    reported = {"step": step, "loss": step + 0.5, "batch_digest": "ab", "lr": 0.1, "seconds": 2.0, **shares}
+    return json.dumps({**reported, "samples_per_second": 1.0, "memory_bytes": 10**9, "mfu": None}).encode() + b"\n"
 
 
 DAMAGED = (row(0), row(1), b'{"step": 2, "lo\x00\n', row(3), b"17\n", row(5))
@@ -188,11 +190,11 @@ DAMAGED = (row(0), row(1), b'{"step": 2, "lo\x00\n', row(3), b"17\n", row(5))
 
 def test_a_line_that_a_kill_cut_off_is_taken_again_without_a_word(tmp_path: Path, caplog: Any) -> None:
     lines(tmp_path, row(0), row(1), row(2)[:-20])
-    assert [told["step"] for told in read_rows(tmp_path)] == [0, 1]
+    assert [reported["step"] for reported in read_rows(tmp_path)] == [0, 1]
     cut_metrics(tmp_path, 2)
     assert (tmp_path / "metrics.jsonl").read_bytes() == row(0) + row(1)
     lines(tmp_path, row(0), row(1)[:-1])  # all of it but the end of the line
-    assert [told["step"] for told in read_rows(tmp_path)] == [0, 1]
+    assert [reported["step"] for reported in read_rows(tmp_path)] == [0, 1]
     assert not caplog.messages
 
 
@@ -200,14 +202,14 @@ def test_a_damaged_line_between_others_is_named_and_costs_its_own_step_alone(tmp
     """It used to take all that followed with it, for good: the file was written anew without."""
     out = lines(tmp_path, *DAMAGED)
     with caplog.at_level(logging.WARNING):
-        assert [told["step"] for told in read_rows(out)] == [0, 1, 3, 5]
+        assert [reported["step"] for reported in read_rows(out)] == [0, 1, 3, 5]
         read_rows(out)
     assert caplog.messages == [
         f"{out}/metrics.jsonl: line {number} of 6 is damaged; its step is skipped" for number in (3, 5)
     ]
     assert damaged_lines(out) == [3, 5]
     follow = NewRows(out / "metrics.jsonl")
-    assert [told["step"] for told in follow()] == [0, 1, 3, 5] and follow() == []
+    assert [reported["step"] for reported in follow()] == [0, 1, 3, 5] and follow() == []
     cut_metrics(out, 5)
     assert (out / "metrics.jsonl").read_bytes() == b"".join(DAMAGED[:4])  # nothing of it is thrown away
     cut_metrics(out, 2)

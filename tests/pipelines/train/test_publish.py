@@ -19,7 +19,7 @@ def out(bucket: str) -> ObjectPath:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def store_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is uploaded and removed, in order, as `+ key` and `- key` below the run's folder."""
     did: list[str] = []
     copy_atomically, unlink = publish.copy_atomically, ObjectPath.unlink
@@ -50,19 +50,21 @@ def there(out: ObjectPath) -> dict[str, bytes]:
     return {found.path.key.partition("run/")[2]: found.path.read_bytes() for found in listing(out)}
 
 
-def test_a_checkpoint_is_finished_when_its_record_lies_there(out: ObjectPath, tmp_path: Path, told: list[str]) -> None:
+def test_a_checkpoint_is_finished_when_its_record_lies_there(
+    out: ObjectPath, tmp_path: Path, store_calls: list[str]
+) -> None:
     folder = checkpoint(tmp_path / "checkpoint", 5, extra="x")
     publish_folder(folder, out / "checkpoint")
     record = "checkpoint/run.json"
-    assert told == [f"- {record}", "+ checkpoint/extra", "+ checkpoint/transformer/weights", f"+ {record}"]
+    assert store_calls == [f"- {record}", "+ checkpoint/extra", "+ checkpoint/transformer/weights", f"+ {record}"]
     assert there(out)["checkpoint/transformer/weights"] == b"weights of 5"
-    told.clear()
+    store_calls.clear()
     publish_folder(folder, out / "checkpoint")
-    assert told == []  # the same one
+    assert store_calls == []  # the same one
 
     (folder / "extra").unlink()
     publish_folder(checkpoint(folder, 7), out / "checkpoint")
-    assert told == [f"- {record}", "+ checkpoint/transformer/weights", "- checkpoint/extra", f"+ {record}"]
+    assert store_calls == [f"- {record}", "+ checkpoint/transformer/weights", "- checkpoint/extra", f"+ {record}"]
     assert there(out) == {record: b'{"steps": 7}', "checkpoint/transformer/weights": b"weights of 7"}
 
 
@@ -76,7 +78,7 @@ def gallery(here: Path, step: int, record: dict[str, Any] | None, **videos: str)
 
 
 def test_a_run_is_published_with_all_its_checkpoints_and_each_gallery_once(
-    out: ObjectPath, tmp_path: Path, told: list[str]
+    out: ObjectPath, tmp_path: Path, store_calls: list[str]
 ) -> None:
     here = tmp_path / "here"
     checkpoint(here / "checkpoint", 9)
@@ -94,20 +96,20 @@ def test_a_run_is_published_with_all_its_checkpoints_and_each_gallery_once(
         "checkpoint-000005/run.json", "checkpoint-000005/transformer/weights",
     }  # fmt: skip
     assert first["checkpoint/run.json"] == b'{"steps": 9}' and first["checkpoint-000005/run.json"] == b'{"steps": 5}'
-    told.clear()
+    store_calls.clear()
 
     gallery(here, 3, {"seed": 1}, a="of the same record")  # what is there and finished stays
     gallery(here, 6, {"seed": 1}, a="six")
     (here / "gallery/clips/b-pose.mp4").write_text("pose of b")
     publish.publish(here, out)
-    assert told == [
+    assert store_calls == [
         "+ start.json", "+ metrics.jsonl", "+ report.html", "+ gallery/clips/b-pose.mp4", "+ gallery/step-000006/a.mp4",
         "+ gallery/step-000006/run.json",
     ]  # fmt: skip
-    told.clear()
+    store_calls.clear()
     gallery(here, 3, {"seed": 2}, a="made anew")
     publish.publish(here, out)
-    assert told[3:] == ["+ gallery/step-000003/a.mp4", "+ gallery/step-000003/run.json"]  # the record last
+    assert store_calls[3:] == ["+ gallery/step-000003/a.mp4", "+ gallery/step-000003/run.json"]  # the record last
     assert there(out)["gallery/step-000003/a.mp4"] == b"made anew"
 
 
@@ -119,13 +121,15 @@ def test_a_run_begins_on_this_machine_and_a_finished_one_is_known_by_its_record(
     monkeypatch.setattr(publish, "run_folder", lambda place: here)
     config: Any = SimpleNamespace(steps=5)
     assert prepare_store_run(config, out, None) == here and not list(here.iterdir())
-    with pytest.raises(TrainingRefused, match=rf"^out: {out} is on a store, but the machines of a cluster need"):
+    with pytest.raises(TrainingRefused, match=rf"^out: {out} is on an object store, but a cluster needs"):
         prepare_store_run(config, out, "ray://head")
 
     (tmp_path / "start.json").write_text("begun")
     publish.copy_atomically(tmp_path / "start.json", out / "start.json")
     publish_folder(checkpoint(tmp_path / "checkpoint", 5), out / "checkpoint")
-    with pytest.raises(TrainingRefused, match=rf"^steps: {out} holds a checkpoint of 5 steps, and the training state"):
+    with pytest.raises(
+        TrainingRefused, match=rf"^steps: {out} contains a checkpoint of 5 steps, but the training state"
+    ):
         prepare_store_run(SimpleNamespace(steps=9), out, None)  # type: ignore[arg-type]
     assert not list(here.iterdir())
     assert prepare_store_run(config, out, None) == here

@@ -141,8 +141,8 @@ def one_step(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> tuple[Engi
     """The engine and the seeds of the alignment's dropout that a step has asked for, and how to take the step."""
     engine, seeds = Engine(), []
 
-    def velocity(given: Any, told: TrainConfig, alignment_seeds: Any) -> str:
-        assert given is engine and told == config()
+    def velocity(given: Any, reported: TrainConfig, alignment_seeds: Any) -> str:
+        assert given is engine and reported == config()
         seeds.append(list(alignment_seeds))
         return f"velocity {len(seeds)}"
 
@@ -187,7 +187,7 @@ class World:
             yield world.group
 
         class Data:
-            def __init__(self, latents: Path, told: TrainConfig, simulation: Any) -> None:
+            def __init__(self, latents: Path, reported: TrainConfig, simulation: Any) -> None:
                 assert simulation == "simulation"
                 self.shards = SimpleNamespace(bucket={row.key: BUCKET for step in range(9) for row in rows_of(step)})
 
@@ -207,7 +207,7 @@ class World:
                 world.did.append("after")
                 return 1.0
 
-            def validation(self, told: TrainConfig) -> dict[str, float]:
+            def validation(self, reported: TrainConfig) -> dict[str, float]:
                 world.did.append("validation")
                 return {"validation_loss": 0.5}
 
@@ -231,7 +231,7 @@ class World:
             def keep(self, engine: Engine, steps: int) -> None:
                 world.did.append(("keep", steps))
 
-        def step(engine: Any, objective: str, told: TrainConfig, batch: StepBatch, *rest: Any) -> dict[str, float]:
+        def step(engine: Any, objective: str, reported: TrainConfig, batch: StepBatch, *rest: Any) -> dict[str, float]:
             at = rest[-1]
             assert (objective, batch.draws) == ("objective", rows_of(at))
             world.did.append(("step", at, engine.optimizer.param_groups[0]["lr"]))
@@ -248,7 +248,7 @@ class World:
             "load_student": lambda *_: "student", "open_engine": lambda *_: self.engine, "_step": step,
             "load_objective": lambda *_: "objective", "engine_velocity": lambda *_: None,
             "newest_state": lambda *_: None, "full_weights": lambda _: {"w": torch.ones(1)},
-            "report_weights": lambda told, group, steps: self.did.append(("offer", steps)),
+            "report_weights": lambda reported, group, steps: self.did.append(("offer", steps)),
             "commit_checkpoint": lambda where, write, record: setattr(self, "committed", record),
         }  # fmt: skip
         for name, value in given.items():
@@ -256,9 +256,9 @@ class World:
         if done:
             monkeypatch.setattr(loop, "_resume", lambda *_: done)
 
-    def run(self, told: TrainConfig) -> None:
+    def run(self, reported: TrainConfig) -> None:
         loop.train_loop({
-            "config": told.model_dump(mode="json"), "latents": str(self.out), "out": str(self.out), "base": "base",
+            "config": reported.model_dump(mode="json"), "latents": str(self.out), "out": str(self.out), "base": "base",
             "from_checkpoint": None, "record": {"kind": "checkpoint"},
         })  # fmt: skip
 
@@ -356,7 +356,7 @@ def test_resuming_reads_the_state_and_cuts_the_metrics_and_refuses_other_weights
     monkeypatch.setattr(loop, "read_state_record", lambda state: {"trained": ["a", "b"]})
     monkeypatch.setattr(loop, "read_state", lambda *given: read.append(given))
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "c"])
-    with pytest.raises(TrainingRefused, match="step-000003 has other trained weights than this run trains"):
+    with pytest.raises(TrainingRefused, match="step-000003 has a different set of trained weights from this run"):
         loop._resume(engine, group, tmp_path)  # type: ignore[arg-type]
     assert not read and len(read_rows(tmp_path)) == 5
     monkeypatch.setattr(loop, "trained_names", lambda engine: ["a", "b"])
@@ -374,14 +374,23 @@ def test_the_rate_rises_to_its_value_and_stays(warmup: int, rates: list[float]) 
         assert [group["lr"] for group in engine.optimizer.param_groups] == pytest.approx([rate, rate])
 
 
+def test_a_cosine_falls_from_the_rate_after_warm_up_to_0_at_the_end_of_the_stage() -> None:
+    engine, told = Engine(), {"warmup_steps": 4, "steps": 12, "learning_rate_schedule": "cosine"}
+    rates = [set_learning_rate(engine, config(**told), step) for step in range(12)]
+    assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert rates[8] == pytest.approx(0.05) and rates[10] == pytest.approx(0.1 * (1 - math.sqrt(0.5)) / 2)
+    assert rates[4:] == sorted(rates[4:], reverse=True) and rates[11] > 0
+    assert set_learning_rate(engine, config(**{**told, "warmup_steps": 12}), 11) == pytest.approx(0.1)
+
+
 def test_deepspeed_is_told_the_stages_settings() -> None:
-    told = deepspeed_config(config(num_workers=2, global_batch_size=12, gradient_accumulation=3, max_grad_norm=0.5,
+    reported = deepspeed_config(config(num_workers=2, global_batch_size=12, gradient_accumulation=3, max_grad_norm=0.5,
                                    zero_stage=3, offload_optimizer=True, dtype="bfloat16"))  # fmt: skip
-    assert (told["train_batch_size"], told["train_micro_batch_size_per_gpu"]) == (12, 2)
-    assert (told["gradient_accumulation_steps"], told["gradient_clipping"]) == (3, 0.5)
-    assert told["zero_optimization"]["stage"] == 3
-    assert told["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
-    assert told["bf16"] == {"enabled": True} and deepspeed_config(config())["bf16"] == {"enabled": False}
+    assert (reported["train_batch_size"], reported["train_micro_batch_size_per_gpu"]) == (12, 2)
+    assert (reported["gradient_accumulation_steps"], reported["gradient_clipping"]) == (3, 0.5)
+    assert reported["zero_optimization"]["stage"] == 3
+    assert reported["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert reported["bf16"] == {"enabled": True} and deepspeed_config(config())["bf16"] == {"enabled": False}
     assert "offload_optimizer" not in deepspeed_config(config())["zero_optimization"]
 
 
@@ -390,8 +399,8 @@ def test_the_network_is_asked_in_the_stages_type_with_the_seeds_and_answers_in_f
     asked: dict[str, Any] = {}
     kind = getattr(torch, dtype)
 
-    def engine(latents: torch.Tensor, timestep: torch.Tensor, **told: Any) -> tuple[torch.Tensor]:
-        asked.update(told, latents=latents, timestep=timestep)
+    def engine(latents: torch.Tensor, timestep: torch.Tensor, **reported: Any) -> tuple[torch.Tensor]:
+        asked.update(reported, latents=latents, timestep=timestep)
         return (latents * 2,)
 
     parts = [torch.full((2, 3), float(i)) for i in range(5)]
@@ -486,7 +495,7 @@ def test_a_checkpoint_is_there_when_it_is_whole_and_one_of_fewer_steps_stays(tmp
     assert (tmp_path / "checkpoint-000005/transformer/weights").read_text() == "five"
     assert read_checkpoint_record(tmp_path)["steps"] == read_checkpoint_record(tmp_path / "checkpoint")["steps"] == 7
     assert checkpoint_folder(tmp_path) == first == checkpoint_folder(first)
-    with pytest.raises(TrainingRefused, match=r"holds no finished checkpoint \(no run.json in it\)"):
+    with pytest.raises(TrainingRefused, match=r"contains no finished checkpoint \(no run.json\)"):
         read_checkpoint_record(tmp_path / "nowhere")
 
 
@@ -537,7 +546,7 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: int
 ) -> None:
     """Of 9 steps every third, and not the last: that one has the checkpoint. With LoRA in float32."""
-    told = config(stage=stage, steps=9, gallery=GalleryConfig(num_clips=1, every_steps=3), validation_clips=2,
+    reported = config(stage=stage, steps=9, gallery=GalleryConfig(num_clips=1, every_steps=3), validation_clips=2,
                   dtype="bfloat16")  # fmt: skip
     gathered: list[Any] = []
     offered: list[int] = []
@@ -548,7 +557,7 @@ def test_weights_are_kept_at_the_steps_of_a_gallery_and_what_is_kept_stays(
 
     monkeypatch.setattr(weights_writer, "gather_trained", gather)
     monkeypatch.setattr(weights_writer, "report_weights", lambda config, group, steps: offered.append(steps))
-    settings = {"config": told.model_dump(mode="json"), "attempt": "a"}
+    settings = {"config": reported.model_dump(mode="json"), "attempt": "a"}
     for steps in (range(10), range(10)):
         with weights_writer.TrainedWriter(tmp_path, Team(), settings) as writer:  # type: ignore[arg-type]
             for step in steps:

@@ -280,7 +280,7 @@ def test_decoding_has_its_share_of_the_time_or_none_is_told(tmp_path: Path) -> N
     assert decode_share({"seconds": {"probe": 1.0, "total": 2.0}}) is None
     finish(tmp_path, ROWS, seconds=record["seconds"])
     words = Page(write_report(tmp_path)).section("Time per stage")
-    assert "Decoding takes 40 % of them" in words and "2.50 times" in words
+    assert "Decoding takes 40 % of this time" in words and "2.50 times" in words
     finish(tmp_path, ROWS)
     words = Page(write_report(tmp_path)).section("Time per stage")
     assert "The time for decoding was not measured" in words and "all stages 10 100" in words
@@ -300,13 +300,13 @@ def test_the_cards_numbers_are_those_of_the_table(clips: Clips) -> None:
 
 
 def test_a_licence_is_told_only_if_all_have_it(tmp_path: Path) -> None:
-    def told(*licences: str | None) -> str:
+    def licence_of(*licences: str | None) -> str:
         rows = [clip(k, licence=name) for k, name in enumerate(licences)]
         return licence_name(to_table([*rows, clip(99, "rejected", "max_blur", licence="mit")]))
 
-    assert told("CC-BY-4.0", "cc-by-4.0 ") == "cc-by-4.0"
-    assert told("CC-BY-4.0", None) == told("mit", " ") == told() == "unknown"
-    assert told("mit", "apache-2.0") == told("my aunt says yes") == "other"
+    assert licence_of("CC-BY-4.0", "cc-by-4.0 ") == "cc-by-4.0"
+    assert licence_of("CC-BY-4.0", None) == licence_of("mit", " ") == licence_of() == "unknown"
+    assert licence_of("mit", "apache-2.0") == licence_of("my aunt says yes") == "other"
 
 
 def test_two_versions_differ_in_what_was_changed(clips: Clips, tmp_path: Path) -> None:
@@ -374,14 +374,14 @@ def test_trusted_clips_without_scores_are_not_taken_for_broken_ones(tmp_path: Pa
 
 
 def test_a_story_holds_every_score_against_its_gates(clips: Clips) -> None:
-    told = explain.explain_clip(clips, 2)
-    scores = {one["score"]: one for one in told["scores"]}
+    reported = explain.explain_clip(clips, 2)
+    scores = {one["score"]: one for one in reported["scores"]}
     (gate,) = scores["brightness"]["gates"]
     assert gate == {"gate": "min_brightness", "asks": "at least 0.1", "passes": False, "by": pytest.approx(-0.01)}
     assert scores["brightness"]["unit"] == "0..1" and scores["blur"]["gates"][0]["by"] == pytest.approx(0.3)
     assert scores["aesthetic_score"]["gates"][0] | {"asks": ""} == {
         "gate": "min_aesthetic_score", "asks": "", "passes": None, "by": None}  # fmt: skip
-    text = to_text(told)
+    text = to_text(reported)
     assert "FAILS: at least 0.1, by 0.01" in text and "licence    unknown" in text
     assert "min_aesthetic_score not applied" in text
     copy = explain.explain_clip(clips, 5)["copies"]
@@ -411,9 +411,9 @@ def test_a_real_curation_shows_its_borderline_clips(curated: Path, tmp_path: Pat
     assert len([tag for tag, _ in page.found if tag == "svg"]) >= 20
     clips = Clips(curated)
     rows = clips.read(["verdict"]).column("verdict").to_pylist()
-    told = explain.explain_clip(clips, rows.index("ok"))
-    assert all(gate["passes"] is not False for one in told["scores"] for gate in one["gates"])
-    assert Path(told["keypoints"]["part"]).is_file()
+    reported = explain.explain_clip(clips, rows.index("ok"))
+    assert all(gate["passes"] is not False for one in reported["scores"] for gate in one["gates"])
+    assert Path(reported["keypoints"]["part"]).is_file()
 
 
 def test_the_page_of_a_bordered_clip_near_a_bound_shows_the_picture_inside_its_borders(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_an_excluded_video_that_cannot_be_read_is_named_and_not_dropped(original
     assert load_excluded(tmp_path / "set.npz", FPS).unreadable == excluded.unreadable
     assert load_excluded(folder / "good.mp4", FPS).names == [str(folder / "good.mp4")]
     (folder / "good.mp4").unlink()
-    with pytest.raises(SteadyDancerError, match=r"no readable video found; give .*\n  .*cut\.mp4: "):
+    with pytest.raises(SteadyDancerError, match=r"no readable video found; pass .*\n  .*cut\.mp4: "):
         load_excluded(folder, FPS)
 
 

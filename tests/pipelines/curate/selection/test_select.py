@@ -242,7 +242,7 @@ def test_of_each_source_the_best_clips_stay() -> None:
     assert {row["clip_id"] for row in kept} == expected and len(expected) < len(free)
     over = [row for row in selection.apply(table, 0).to_pylist() if row["reason"] == "quota_of_source"]
     assert len(over) == len(free) - len(kept) and "the best 1 clips of its source were kept" in over[0]["detail"]
-    with pytest.raises(ValueError, match="gates only; got min_beauty"):
+    with pytest.raises(ValueError, match="at least one; got min_beauty"):
         Quotas(along=("min_beauty",))
 
 

@@ -42,7 +42,7 @@ def run(table: pa.Table, **fields: Any) -> Selection:
     return select(lambda: [table.slice(0, 2), table.slice(2)], config, decisions=decisions, measured_gates=measured)
 
 
-def told(selection: Selection, table: pa.Table, *names: str) -> list[Any]:
+def selected_values(selection: Selection, table: pa.Table, *names: str) -> list[Any]:
     found = selection.apply(table, 0).to_pylist()
     return [row[names[0]] if len(names) == 1 else tuple(row[name] for name in names) for row in found]
 
@@ -127,7 +127,7 @@ def test_the_funnel_counts_who_is_first_who_is_alone_and_what_was_not_measured()
         "duplicate": 1,
     }
     assert selection.counts == {"ok": 1, "rejected": 7, "quarantined": 1} and len(selection) == 9
-    assert told(selection, table, "verdict", "reason", "detail") == [
+    assert selected_values(selection, table, "verdict", "reason", "detail") == [
         ("ok", None, None),
         ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
         ("rejected", "min_brightness", "brightness is 0.1, expected at least 0.5"),
@@ -138,7 +138,7 @@ def test_the_funnel_counts_who_is_first_who_is_alone_and_what_was_not_measured()
         ("quarantined", "unreadable", "no"),
         ("rejected", "duplicate", "same content as /v/0.mp4"),
     ]
-    assert told(selection, table, "unmeasured") == [
+    assert selected_values(selection, table, "unmeasured") == [
         None, None, "min_contrast", None, "min_brightness", "min_brightness,min_contrast", None, None, None,
     ]  # fmt: skip
     assert selection.accepted_by_shape() == {"vertical": 0, "horizontal": 0, "square": 1}
@@ -152,18 +152,18 @@ def test_what_was_refused_before_its_pose_is_not_measured_rather_than_empty() ->
     table = rows(early, early | {"pose_model": "m"}, {"pose_digest": None, "pose_model": None}, {"brightness": 0.1})
     measured = gates(min_brightness=0.5)
     # With the gates of then it is refused as then; with none, its pose is what is lacking.
-    assert told(run(table, gates=measured, measured_gates=measured), table, "reason") == [
+    assert selected_values(run(table, gates=measured, measured_gates=measured), table, "reason") == [
         "min_brightness", "min_brightness", "no_pose", "min_brightness",
     ]  # fmt: skip
     loose = run(table, measured_gates=measured)
-    assert told(loose, table, "reason") == ["not_measured", "no_pose", "no_pose", None]
-    details = told(loose, table, "detail")
+    assert selected_values(loose, table, "reason") == ["not_measured", "no_pose", "no_pose", None]
+    details = selected_values(loose, table, "detail")
     assert details[0].startswith("no pose was estimated because min_brightness rejected the clip: ")
     assert details[1:3] == ["no person was found", NO_MODEL]
     # A gate that looks at what was measured later did not keep anything from being measured.
     late = gates(min_pose_motion=99.0)
     table = rows({"pose_motion": 1.0, "pose_digest": None, "pose_model": None})
-    assert told(run(table, measured_gates=late), table, "reason") == ["no_pose"]
+    assert selected_values(run(table, measured_gates=late), table, "reason") == ["no_pose"]
 
 
 def decided(folder: Path, *lines: str, columns: str = "clip_id,source_path,start_s,verdict,note") -> Any:
@@ -192,7 +192,7 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
     )
     assert said.digest and [one.line for one in said.lines] == [2, 3, 4, 5, 6, 7]
     selection = run(table, gates=gates(min_brightness=0.5), decisions=said)
-    assert told(selection, table, "verdict", "reason", "detail") == [
+    assert selected_values(selection, table, "verdict", "reason", "detail") == [
         ("ok", "decision", "the light is meant so"),
         ("rejected", "decision", "decided by hand"),
         ("rejected", "no_pose", "accepted by hand, but no person was found"),
@@ -208,21 +208,31 @@ def test_a_person_accepts_rejects_and_accepts_in_vain(tmp_path: Path) -> None:
     # Once more, without the table: what was decided is read from the rows, its notes too.
     after = selection.apply(table, 0)
     again = select(lambda: [after.slice(0, 1), after.slice(1)], CurateConfig(gates=gates(min_brightness=0.95)))
-    assert told(again, after, "verdict", "reason", "detail")[0] == ("ok", "decision", "the light is meant so")
-    assert told(again, after, "verdict")[1:6] == ["rejected", "rejected", "quarantined", "rejected", "ok"]
+    assert selected_values(again, after, "verdict", "reason", "detail")[0] == (
+        "ok",
+        "decision",
+        "the light is meant so",
+    )
+    assert selected_values(again, after, "verdict")[1:6] == ["rejected", "rejected", "quarantined", "rejected", "ok"]
     # Gates of an earlier selection do not bind: what they refused is judged anew.
     loose = select(lambda: [after], CurateConfig(gates=gates()))
-    assert told(loose, after, "verdict", "reason")[4] == ("ok", None)
-    assert told(again, after, "reason")[1:6] == ["decision", "no_pose", "unreadable", "min_brightness", "decision"]
+    assert selected_values(loose, after, "verdict", "reason")[4] == ("ok", None)
+    assert selected_values(again, after, "reason")[1:6] == [
+        "decision",
+        "no_pose",
+        "unreadable",
+        "min_brightness",
+        "decision",
+    ]
 
 
 def test_a_decision_is_about_rows_that_all_its_words_name(tmp_path: Path) -> None:
     table = rows(*({"source_path": "/v/a.mp4", "start_s": start} for start in (0.0, 5.0, 10.0)))
-    rejected = told(run(table, decisions=decided(tmp_path, "c1,/v/a.mp4,,reject,")), table, "verdict")
+    rejected = selected_values(run(table, decisions=decided(tmp_path, "c1,/v/a.mp4,,reject,")), table, "verdict")
     assert rejected == ["ok", "rejected", "ok"]
-    rejected = told(run(table, decisions=decided(tmp_path, ",/v/a.mp4,,reject,")), table, "verdict")
+    rejected = selected_values(run(table, decisions=decided(tmp_path, ",/v/a.mp4,,reject,")), table, "verdict")
     assert rejected == ["rejected"] * 3
-    rejected = told(run(table, decisions=decided(tmp_path, ",/v/a.mp4,10.009,reject,")), table, "verdict")
+    rejected = selected_values(run(table, decisions=decided(tmp_path, ",/v/a.mp4,10.009,reject,")), table, "verdict")
     assert rejected == ["ok", "ok", "rejected"]
     for line, words in (
         (",/v/a.mp4,10.02,reject,", r"line 2: no row matches /v/a\.mp4 at 10\.02 s"),
@@ -234,10 +244,12 @@ def test_a_decision_is_about_rows_that_all_its_words_name(tmp_path: Path) -> Non
     # Paths are relative to the table, blanks do not count, and the same said twice is no contradiction.
     table = rows({"source_path": str(tmp_path / "x" / "b.mp4")})
     said = decided(tmp_path, " , x/b.mp4 ,, accept ,  as it is ", "c0,,,accept,again")
-    assert told(run(table, decisions=said), table, "detail") == ["again"]
+    assert selected_values(run(table, decisions=said), table, "detail") == ["again"]
     # As a spreadsheet saves it where the comma stands in numbers, with rows of nothing at the end.
     (tmp_path / "mine.csv").write_bytes("\ufeffclip_id;verdict;note\r\nc0;accept;weiter, so\r\n;;\r\n".encode())
-    assert told(run(table, decisions=read_decisions(tmp_path / "mine.csv")), table, "detail") == ["weiter, so"]
+    assert selected_values(run(table, decisions=read_decisions(tmp_path / "mine.csv")), table, "detail") == [
+        "weiter, so"
+    ]
     with pytest.raises(ArtifactError, match="and 2 more"):
         run(table, decisions=decided(tmp_path, *["zz,,,accept,"] * 10))
 
@@ -280,8 +292,9 @@ def test_a_target_takes_the_largest_margins_of_each_part() -> None:
     quotas = Quotas(along=("min_brightness",))
     selection = run(table, gates=gates(min_brightness=0.5), target=target, quotas=quotas)
     # Vertical: 1, 3, 5, 7, 9, one is wanted; others: 2, 4, 6, 8, three are wanted.
-    assert told(selection, table, "verdict") == ["rejected", "rejected", "rejected", "ok", "rejected", "ok", "rejected",
-                                                 "ok", "ok"]  # fmt: skip
+    assert selected_values(selection, table, "verdict") == [
+        "rejected", "rejected", "rejected", "ok", "rejected", "ok", "rejected", "ok", "ok"
+    ]  # fmt: skip
     assert selection.target is not None and selection.target["reached"] and selection.target["asked"] == 4
     assert [part["available"] for part in selection.target["parts"]] == [5, 4]
     found = selection.config.gates_by_shape
@@ -301,27 +314,29 @@ def test_what_was_not_measured_is_not_taken_for_the_best_there_is() -> None:
     takes = {1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [0, 1, 2, 3], 5: [0, 1, 2, 3, 4]}
     for number, taken in takes.items():
         selection = run(table, gates=gates(min_brightness=0.5), target=Target(num_clips=number), quotas=along)
-        verdicts = told(selection, table, "verdict")
+        verdicts = selected_values(selection, table, "verdict")
         assert [k for k, verdict in enumerate(verdicts) if verdict == "ok"] == taken
         assert selection.target is not None
         (part,) = selection.target["parts"]
         assert part["unmeasured"] == (0 in taken) and part["accepted"] == number
         again = run(table, **{name: getattr(selection.config, name) for name in ("gates", "gates_by_shape", "quotas")})
-        assert told(again, table, "verdict") == verdicts  # the bounds that were found give the same clips again
+        assert (
+            selected_values(again, table, "verdict") == verdicts
+        )  # the bounds that were found give the same clips again
     quota = Quotas(max_accepted_per_source=2, along=("min_brightness",))
     selection = run(table, gates=gates(min_brightness=0.5), quotas=quota)
-    assert told(selection, table, "verdict") == ["rejected", "ok", "ok", "rejected", "rejected"]
+    assert selected_values(selection, table, "verdict") == ["rejected", "ok", "ok", "rejected", "rejected"]
     # A score that nobody has ranks nobody: all are alike, and the first in path order stay.
     blind = rows(*[{"brightness": None}] * 3)
     selection = run(blind, gates=gates(min_brightness=0.5), target=Target(num_clips=2), quotas=along)
-    assert told(selection, blind, "verdict") == ["ok", "ok", "rejected"]
+    assert selected_values(selection, blind, "verdict") == ["ok", "ok", "rejected"]
 
 
 def test_a_copy_of_unknown_rate_is_not_the_best_one() -> None:
     for duration_s in (0.0, None):
         table = rows({"duplicate_group": "g", "duration_s": duration_s, "source_bytes": 100},
                      {"duplicate_group": "g", "duration_s": 4.0, "source_bytes": 1})  # fmt: skip
-        assert told(run(table), table, "reason") == ["near_duplicate", None]
+        assert selected_values(run(table), table, "reason") == ["near_duplicate", None]
 
 
 def test_what_a_person_accepts_is_one_of_a_targets_clips(tmp_path: Path) -> None:
@@ -331,7 +346,7 @@ def test_what_a_person_accepts_is_one_of_a_targets_clips(tmp_path: Path) -> None
     fields |= {"target": Target(num_clips=3), "quotas": Quotas(along=("min_brightness",))}
     selection = run(table, **fields)
     # The first, which a gate that does not move refuses, and the two best that are not rejected.
-    assert np.flatnonzero([word == "ok" for word in told(selection, table, "verdict")]).tolist() == [0, 6, 7]
+    assert np.flatnonzero([word == "ok" for word in selected_values(selection, table, "verdict")]).tolist() == [0, 6, 7]
     assert selection.config.gates_by_shape["horizontal"]["min_brightness"] == pytest.approx(0.7)
 
 
@@ -339,7 +354,7 @@ def test_a_gate_that_is_off_for_a_shape_is_not_missed_there() -> None:
     table = rows({"width": 300}, {"width": 500}, {"width": 500, "contrast": 0.5})
     shapes: dict[Any, Any] = {"square": {"min_contrast": None}}
     selection = run(table, gates=gates(min_contrast=0.1, max_blur=0.5), gates_by_shape=shapes)
-    assert told(selection, table, "unmeasured") == ["max_blur", "min_contrast,max_blur", "max_blur"]
+    assert selected_values(selection, table, "unmeasured") == ["max_blur", "min_contrast,max_blur", "max_blur"]
     assert [gate["unmeasured"] for gate in selection.funnel()["gates"].values()] == [1, 3]
 
 
@@ -347,12 +362,12 @@ def test_a_quota_of_shape_says_how_many_are_better() -> None:
     table = rows(*({"brightness": b, "width": 500, "source_id": "one"} for b in (0.6, 0.9, 0.7, 0.8)))
     quotas = Quotas(max_accepted_by_shape={"horizontal": 2}, along=("min_brightness",))
     selection = run(table, gates=gates(min_brightness=0.5), quotas=quotas)
-    assert told(selection, table, "reason") == ["quota_of_shape", None, "quota_of_shape", None]
-    assert told(selection, table, "detail")[0] == "over quota: the best 2 horizontal clips were kept"
+    assert selected_values(selection, table, "reason") == ["quota_of_shape", None, "quota_of_shape", None]
+    assert selected_values(selection, table, "detail")[0] == "over quota: the best 2 horizontal clips were kept"
     quotas = Quotas(max_accepted_per_source=3, max_accepted_by_shape={"horizontal": 2}, along=("min_brightness",))
     selection = run(table, gates=gates(min_brightness=0.5), quotas=quotas)
-    assert told(selection, table, "reason") == ["quota_of_source", None, "quota_of_shape", None]
-    assert told(selection, table, "detail")[0] == "over quota: the best 3 clips of its source were kept"
+    assert selected_values(selection, table, "reason") == ["quota_of_source", None, "quota_of_shape", None]
+    assert selected_values(selection, table, "detail")[0] == "over quota: the best 3 clips of its source were kept"
 
 
 def test_copies_are_told_with_the_best_ones_place() -> None:
@@ -363,20 +378,20 @@ def test_copies_are_told_with_the_best_ones_place() -> None:
         {"duplicate_group": None, "source_bytes": 5},
     )
     words = "copy of /v/1.mp4 at 2.50 s, which has more pixels and bits"
-    assert told(run(table), table, "reason", "detail") == [
+    assert selected_values(run(table), table, "reason", "detail") == [
         ("near_duplicate", words), (None, None), ("near_duplicate", words), (None, None),
     ]  # fmt: skip
-    assert told(run(table, duplicates=Duplicates(scope="off")), table, "reason") == [None] * 4
+    assert selected_values(run(table, duplicates=Duplicates(scope="off")), table, "reason") == [None] * 4
     # Other clips of the file that is the best copy stay, unless clips are compared with each other.
     ours = rows({"duplicate_group": "g", "source_bytes": 9, "source_id": "a"},
                 {"duplicate_group": "g", "source_bytes": 9, "source_id": "a"},
                 {"duplicate_group": "g", "source_bytes": 5})  # fmt: skip
-    assert told(run(ours), ours, "reason") == [None, None, "near_duplicate"]
+    assert selected_values(run(ours), ours, "reason") == [None, None, "near_duplicate"]
     one = run(ours, duplicates=Duplicates(scope="clip"))
-    assert told(one, ours, "reason") == [None, "near_duplicate", "near_duplicate"]
+    assert selected_values(one, ours, "reason") == [None, "near_duplicate", "near_duplicate"]
     other = pa.array([None, "h", "h", None], pa.string())
     grouped = select(lambda: [table], CurateConfig(gates=gates()), groups=other)
-    assert told(grouped, table, "duplicate_group", "reason") == [
+    assert selected_values(grouped, table, "duplicate_group", "reason") == [
         (None, None), ("h", None), ("h", "near_duplicate"), (None, None),
     ]  # fmt: skip
 

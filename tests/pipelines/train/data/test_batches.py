@@ -76,7 +76,7 @@ def config(**changes: Any) -> TrainConfig:
     return TrainConfig(**{**values, **changes})
 
 
-def told(tensor: torch.Tensor) -> float:
+def constant_value(tensor: torch.Tensor) -> float:
     """The one number that a tensor is full of."""
     (number,) = set(tensor.flatten().tolist())
     return float(number)
@@ -94,21 +94,21 @@ def test_every_tensor_is_the_samples_own_or_the_null_ones_where_that_was_drawn(
     length = max(length, 2 + null_of(bucket) % 3)
     for i, row in enumerate(rows):
         sample, null = int(row.key[4:]), null_of(bucket)
-        assert told(batch.latents[i]) == value("latents", sample)
-        assert told(batch.conditions.image_latents[i, 4:]) == value("image_latents", sample)
-        assert told(batch.conditions.image_embeds[i]) == value("image_embeds", sample)
+        assert constant_value(batch.latents[i]) == value("latents", sample)
+        assert constant_value(batch.conditions.image_latents[i, 4:]) == value("image_latents", sample)
+        assert constant_value(batch.conditions.image_embeds[i]) == value("image_embeds", sample)
         for name in ("pose_latents", "pose_image_embeds"):
             whole = -value(name, null) if row.pose_dropped else value(name, sample)
-            assert told(getattr(batch.conditions, name)[i]) == whole, name
+            assert constant_value(getattr(batch.conditions, name)[i]) == whole, name
         text = -value("prompt_embeds", null) if row.text_dropped else value("prompt_embeds", sample)
         words = 2 + (null if row.text_dropped else sample) % 3
         assert batch.conditions.prompt_embeds[i].shape[0] == length
-        assert told(batch.conditions.prompt_embeds[i, :words]) == text
+        assert constant_value(batch.conditions.prompt_embeds[i, :words]) == text
         assert not batch.conditions.prompt_embeds[i, words:].any()
-        assert told(batch.null.pose_latents[i]) == -value("pose_latents", null)
-        assert told(batch.null.pose_image_embeds[i]) == -value("pose_image_embeds", null)
+        assert constant_value(batch.null.pose_latents[i]) == -value("pose_latents", null)
+        assert constant_value(batch.null.pose_image_embeds[i]) == -value("pose_image_embeds", null)
         assert batch.null.prompt_embeds is not None
-        assert told(batch.null.prompt_embeds[i]) == -value("prompt_embeds", null)
+        assert constant_value(batch.null.prompt_embeds[i]) == -value("prompt_embeds", null)
         assert torch.equal(batch.noise[i], noise(row, (16, 3, bucket[1] // 8, bucket[2] // 8)))
     assert batch.sigma.tolist() == [row.sigma for row in rows]
     mask = batch.conditions.image_latents[:, :4]
@@ -147,7 +147,9 @@ def test_shares_and_micro_batches_are_the_global_batch_in_its_order(
         assert share.draws == alone and len(share.micro_batches) == accumulation
         for rows, batch in share.micro_batches:
             assert len(rows) == len(batch.sigma) == 4 // (world_size * accumulation)
-            assert [told(latent) for latent in batch.latents] == [value("latents", int(row.key[4:])) for row in rows]
+            assert [constant_value(latent) for latent in batch.latents] == [
+                value("latents", int(row.key[4:])) for row in rows
+            ]
             assert batch.sigma.tolist() == pytest.approx([row.sigma for row in rows])
             together += rows
     assert together == alone
@@ -157,18 +159,18 @@ def test_a_simulated_pose_takes_the_place_of_the_cached_one_alone(latents: Path)
     asked: list[Any] = []
 
     def simulate(key: str, target: int, sample: Any, pose_latents: torch.Tensor, bucket: Any) -> torch.Tensor:
-        asked.append((key, target, sorted(sample), told(pose_latents), bucket))
+        asked.append((key, target, sorted(sample), constant_value(pose_latents), bucket))
         return pose_latents.float() + 0.5
 
     data = TrainingData(latents, config(stage=3), simulate)  # type: ignore[arg-type]
     rows = [SampleDraws("clip04", 0.5, 1, pose_target=3), SampleDraws("clip05", 0.5, 2)]
     batch = data.load(rows, CPU)
     assert asked == [("clip04", 3, ["conditions", "meta", "pose"], value("pose_latents", 4), WIDE)]
-    assert [told(pose) for pose in batch.conditions.pose_latents] == [
+    assert [constant_value(pose) for pose in batch.conditions.pose_latents] == [
         value("pose_latents", 4) + 0.5,
         value("pose_latents", 5),
     ]
-    assert [told(clip) for clip in batch.latents] == [value("latents", 4), value("latents", 5)]
+    assert [constant_value(clip) for clip in batch.latents] == [value("latents", 4), value("latents", 5)]
     with pytest.raises(ValueError, match="pose simulation was drawn for sample clip04, but `pose_simulation` is None"):
         TrainingData(latents, config(stage=3)).load(rows, CPU)
 
@@ -214,9 +216,9 @@ def test_a_tensor_of_another_shape_or_with_infinity_is_named_each_time(
         sample = {"conditions": save(given), "meta": {}, "pose": b""}
         monkeypatch.setattr(data.shards, "read", lambda key, sample=sample: sample)
         for _ in range(2):
-            with pytest.raises(error, match=rf"shard\.tar: sample clip01: {name} .*") as told:
+            with pytest.raises(error, match=rf"shard\.tar: sample clip01: {name} .*") as constant_value:
                 data.load([SampleDraws("clip01", 0.5, 1)], CPU)
-            assert words in str(told.value)
+            assert words in str(constant_value.value)
     given = tensors(WIDE, 1)
     del given[name]
     monkeypatch.setattr(data.shards, "read", lambda key: {"conditions": save(given), "meta": {}, "pose": b""})

@@ -23,7 +23,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError, Packet
 from steadydancer.datasets.shards import Sample, ShardDataset, null_path, sample_members, write_shard
 from steadydancer.datasets.shards.encodings import ENCODINGS
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.models.cached_conditions import tensors_of
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.batches import TrainingData
@@ -98,7 +98,7 @@ def uploaded(latents: Path, bucket: str) -> ObjectPath:
     place = ObjectPath.parse(bucket) / "latents"
     for file in latents.rglob("*"):
         if file.is_file():
-            put(file, place / file.relative_to(latents).as_posix())
+            upload_file(file, place / file.relative_to(latents).as_posix())
     return place
 
 
@@ -122,14 +122,14 @@ encode = PoseSimulation._encode
 
 def name(batch, i):
     """Digest of all that the network is told of a sample; the text as it fills it up."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     c, n = batch.conditions, batch.null
     for text in (c.prompt_embeds, n.prompt_embeds):
-        told.update(torch.nn.functional.pad(text[i], (0, 0, 0, 512 - text.shape[1])).numpy().tobytes())
+        digest.update(torch.nn.functional.pad(text[i], (0, 0, 0, 512 - text.shape[1])).numpy().tobytes())
     for tensor in (batch.latents, batch.noise, batch.sigma, c.image_latents, c.pose_latents, c.image_embeds,
                    c.pose_image_embeds, n.pose_latents, n.pose_image_embeds):
-        told.update(tensor[i].contiguous().numpy().tobytes())
-    return told.hexdigest()
+        digest.update(tensor[i].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def worker(task, rank, store):
@@ -216,7 +216,7 @@ class FlakyStore:
     def __init__(self, endpoint: str) -> None:
         host = endpoint.removeprefix("http://")
         answers = itertools.cycle(["503", "sound", "500", "sound", "cut", "sound"])
-        told, lock = self.told, _ = [], threading.Lock()  # type: ignore[var-annotated]
+        reported, lock = self.reported, _ = [], threading.Lock()  # type: ignore[var-annotated]
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -227,7 +227,7 @@ class FlakyStore:
                 if self.command == "GET" and ".tar" in self.path:
                     with lock:
                         how = next(answers)
-                        told.append((how, self.path))
+                        reported.append((how, self.path))
                 upstream = http.client.HTTPConnection(host)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 reply = upstream.getresponse()
@@ -289,7 +289,7 @@ def test_workers_are_told_the_same_to_the_bit(latents: Path, bucket: str, flaky:
         assert len({name for _, names in alone for name in names}) == STEPS * 4  # noise is never the same
         assert steps["2"][variant] == alone and steps["4"].get(variant, alone) == alone, variant
     assert steps["1"]["cut"] == steps["1"]["1"] == steps["1"]["2"] == steps["roomy"]["1"] == steps["narrow"]["1"]
-    assert steps["again"]["3"] == steps["1"]["3"] and len({repr(told) for told in steps["1"].values()}) == 3
+    assert steps["again"]["3"] == steps["1"]["3"] and len({repr(reported) for reported in steps["1"].values()}) == 3
     poses_are_whole(latents, tmp_path)
 
     # One copy of each sample for the machine's four workers, whatever the store answered, and nothing of the killed.
@@ -297,7 +297,7 @@ def test_workers_are_told_the_same_to_the_bit(latents: Path, bucket: str, flaky:
     assert len(entries["roomy"]) == len(BUCKETS)
     held = sum(file.stat().st_size for entry in entries["narrow"] for file in entry.iterdir())
     assert 0 < held <= (2.5 + 4) * sample  # and what four workers have just fetched
-    assert {"503", "500", "cut"} < {how for how, _ in flaky.told}
+    assert {"503", "500", "cut"} < {how for how, _ in flaky.reported}
 
 
 def poses_are_whole(latents: Path, folder: Path) -> None:
@@ -529,9 +529,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def refused(answer: tuple[int, str], *words: Any) -> None:
     """One sentence, status 1, no traceback."""
-    code, told = answer
-    assert code == 1 and told.count("steadydancer: ") == 1 and "Traceback" not in told, told
-    assert all(str(word) in told for word in words), told
+    code, reported = answer
+    assert code == 1 and reported.count("steadydancer: ") == 1 and "Traceback" not in reported, reported
+    assert all(str(word) in reported for word in words), reported
 
 
 def test_bad_shards_end_the_command_before_any_work(
@@ -563,10 +563,10 @@ def test_a_cache_of_other_weights_sizes_types_or_code_ends_the_command(
     other = Path(shutil.copytree(components, tmp_path / "other"))
     settings_file = other / "vae" / "config.json"
     settings_file.write_text(settings_file.read_text() + " ")
-    refused(train(cached, other), f"vae: {cached} was cached with another VAE")
+    refused(train(cached, other), f"vae: {cached} was cached with a different VAE")
     refused(
         train(cached, cache={"max_area_px": 96 * 96}),
-        f"{cached} was cached with other settings",
+        f"{cached} was cached with settings that differ",
         "max_area_px: 4096 → 9216",
     )
     refused(train(cached, cache={"dtype": "bfloat16"}), 'dtype: "float32" → "bfloat16"')

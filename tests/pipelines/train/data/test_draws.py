@@ -90,11 +90,11 @@ def test_a_digest_names_keys_and_draws_in_order():
 
 def test_validation_is_a_fixed_choice_of_clips_each_with_one_noise_at_every_sigma():
     keys = [f"clip{i}" for i in range(9)]
-    told = config(seed=7, validation_clips=3, validation_sigmas=(0.2, 0.7))
+    reported = config(seed=7, validation_clips=3, validation_sigmas=(0.2, 0.7))
     chosen = sorted(keys, key=lambda key: bits(7, 0, 0, f"validation/{key}"))[:3]
     assert (
-        draw_validation(told, keys)
-        == draw_validation(told, keys[::-1])
+        draw_validation(reported, keys)
+        == draw_validation(reported, keys[::-1])
         == [
             SampleDraws(key, sigma, bits(7, 0, i, "validation noise"))
             for i, key in enumerate(chosen)
@@ -102,7 +102,7 @@ def test_validation_is_a_fixed_choice_of_clips_each_with_one_noise_at_every_sigm
         ]
     )
     assert chosen != sorted(chosen)  # by hash, not by name
-    assert len(draw_validation(told, keys[:2])) == 4 and draw_validation(told, []) == []
+    assert len(draw_validation(reported, keys[:2])) == 4 and draw_validation(reported, []) == []
 
 
 def test_evaluation_simulates_poses_of_its_own():
@@ -123,7 +123,7 @@ def test_evaluation_simulates_poses_of_its_own():
 
 
 def test_poses_that_will_be_simulated_are_those_of_all_steps_and_of_the_fixed_samples():
-    told = config(**DRAWN, steps=3, evaluation_samples=5, global_batch_size=8)
+    reported = config(**DRAWN, steps=3, evaluation_samples=5, global_batch_size=8)
     sampler = StepSampler(KEYS, 8, 7)
     expected = {
         (row.key, row.pose_target)
@@ -131,8 +131,8 @@ def test_poses_that_will_be_simulated_are_those_of_all_steps_and_of_the_fixed_sa
         for place, key in enumerate(sampler.batch(step))
         if (row := by_hand(7, step, place, key)).pose_target
     }
-    fixed = {(row.key, row.pose_target) for row in draw_evaluation(told, ["x", "y"]) if row.pose_target}
-    assert fixed and expected and simulated_poses(told, sampler, ["x", "y"]) == expected | fixed
+    fixed = {(row.key, row.pose_target) for row in draw_evaluation(reported, ["x", "y"]) if row.pose_target}
+    assert fixed and expected and simulated_poses(reported, sampler, ["x", "y"]) == expected | fixed
     assert simulated_poses(config(stage=1), sampler, ["x", "y"]) == set()
 
 
@@ -215,8 +215,8 @@ def test_settings_that_cannot_work_are_refused_by_name(changes, message):
 
 
 def test_stages_begin_with_the_papers_numbers():
-    told = {stage: TrainConfig(stage=stage) for stage in (1, 2, 3)}
-    assert [told[stage].steps for stage in told] == [12_000, 2_000, 500]
-    assert [told[stage].learning_rate for stage in told] == [1e-4, 1e-6, 1e-4]
-    assert told[1].num_frames == 81 and told[1].num_workers == 8
-    assert TrainConfig.model_validate_json(told[2].model_dump_json()) == told[2]
+    reported = {stage: TrainConfig(stage=stage) for stage in (1, 2, 3)}
+    assert [reported[stage].steps for stage in reported] == [12_000, 2_000, 500]
+    assert [reported[stage].learning_rate for stage in reported] == [1e-4, 1e-6, 1e-4]
+    assert reported[1].num_frames == 81 and reported[1].num_workers == 8
+    assert TrainConfig.model_validate_json(reported[2].model_dump_json()) == reported[2]

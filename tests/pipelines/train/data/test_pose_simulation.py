@@ -36,10 +36,10 @@ class Encoder:
     """Stands for `encode_video`: one value a latent frame, thirds, and what it was told."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.reported: list[Any] = []
 
     def __call__(self, vae: Any, frames: np.ndarray, height: int, width: int) -> torch.Tensor:
-        self.told.append((vae, frames, height, width))
+        self.reported.append((vae, frames, height, width))
         return torch.arange(3.0).reshape(1, 3, 1, 1).expand(latent_shape(BUCKET)) / 3
 
 
@@ -51,7 +51,7 @@ def test_keypoints_of_a_later_frame_set_the_pace_and_are_drawn_as_for_the_cache(
     simulation = PoseSimulation(config("frame", 5), "vae", tmp_path / "poses")
     given = sample()
     made = simulation("clip", 5, given, PLAIN.bfloat16(), BUCKET)
-    ((vae, frames, height, width),) = encoder.told
+    ((vae, frames, height, width),) = encoder.reported
     moved = simulate_first_motion(PoseSequence.from_bytes(given["pose"]), 5)
     np.testing.assert_array_equal(frames, draw_pose_condition(moved, 80, 60, 96 * 64))
     assert not np.array_equal(frames, draw_pose_condition(PoseSequence.from_bytes(given["pose"]), 80, 60, 96 * 64))
@@ -64,10 +64,10 @@ def test_keypoints_of_a_later_frame_set_the_pace_and_are_drawn_as_for_the_cache(
     assert [file.name for file in (tmp_path / "poses").iterdir()] == ["clip-5.safetensors"]
 
     again = PoseSimulation(config("frame", 5), None, tmp_path / "poses")("clip", 5, {}, PLAIN.bfloat16(), BUCKET)
-    assert torch.equal(again, made) and len(encoder.told) == 1
+    assert torch.equal(again, made) and len(encoder.reported) == 1
     for key, target in (("clip", 4), ("other", 5)):
         simulation(key, target, given, PLAIN, BUCKET)
-    assert len(encoder.told) == 3
+    assert len(encoder.reported) == 3
     assert load_file(tmp_path / "poses/other-5.safetensors")["pose_latents"].dtype == torch.float32
 
 

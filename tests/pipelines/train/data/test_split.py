@@ -81,6 +81,6 @@ def test_no_share_holds_nothing_out_and_all_of_it_is_refused(shards: Any) -> Non
 
 
 def test_the_record_names_sources_and_clips_of_the_validation() -> None:
-    told = Split(("a", "b"), ("c", "d", "e"), ("s1", "s2")).record()
+    reported = Split(("a", "b"), ("c", "d", "e"), ("s1", "s2")).record()
     text = json.dumps([["s1", "s2"], ["c", "d", "e"]], separators=(",", ":"))
-    assert told == {"sources": 2, "clips": 3, "digest": hashlib.sha256(text.encode()).hexdigest()}
+    assert reported == {"sources": 2, "clips": 3, "digest": hashlib.sha256(text.encode()).hexdigest()}

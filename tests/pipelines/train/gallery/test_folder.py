@@ -264,7 +264,7 @@ def test_a_picked_step_is_the_checkpoint_of_a_run_that_ended_there(world, run, t
 
 
 def test_a_step_that_is_not_kept_cannot_be_picked(run):
-    with pytest.raises(TrainingRefused, match=r"^steps: .* no weights of 3 steps; steps with weights: 2, 4, 5$"):
+    with pytest.raises(TrainingRefused, match=r"^steps: .* no weights for step 3; steps with weights: 2, 4, 5$"):
         kept_weights.pick(run, 3)
 
 
@@ -287,10 +287,10 @@ def test_a_network_that_knows_the_answer_renders_the_clip_itself(world, monkeypa
     data = TrainingData(world["latents"], config)
     (key,) = gallery_render.gallery_keys(data, config)
     clip, _ = gallery_render._clip(key, data, torch.device("cpu"), 0)
-    told: list[dict] = []
+    reported: list[dict] = []
 
     def oracle(transformer, branches):
-        told.append(branches)
+        reported.append(branches)
         return lambda latents, timestep, branch: (latents - clip.latents) / (timestep.view(-1, 1, 1, 1, 1) / 1000)
 
     monkeypatch.setattr(pipeline, "branch_velocity", oracle)
@@ -300,12 +300,12 @@ def test_a_network_that_knows_the_answer_renders_the_clip_itself(world, monkeypa
     frames = gallery_render.render_clip(key, data, renderer, config)
     truth = decode_latents(vae, clip.latents[0])
     assert np.abs(frames.astype(int) - truth.astype(int)).max() <= 1
-    (branches,) = told
+    (branches,) = reported
     assert torch.equal(branches["negative_text"].prompt_embeds, clip.null.prompt_embeds)
     assert not torch.equal(branches["negative_pose"].pose_latents, clip.conditions.pose_latents)
     again = gallery_render.render_clip(key, data, renderer, config)
     assert np.array_equal(frames, again)
-    assert torch.equal(told[1]["negative_pose"].pose_latents, branches["negative_pose"].pose_latents)
+    assert torch.equal(reported[1]["negative_pose"].pose_latents, branches["negative_pose"].pose_latents)
 
 
 def test_more_clips_than_are_measured_are_refused():
@@ -346,7 +346,7 @@ def test_a_run_on_a_store_has_its_galleries_there_and_uploads_each_once(run, buc
     assert picked == out / "checkpoint-000002" == job.find_checkpoint(out, 2)
     assert json.loads((picked / "run.json").read_text())["steps"] == 2
     assert job.pick(out, 5) == out / "checkpoint" == job.find_checkpoint(out, 5)  # the last one is there
-    with pytest.raises(TrainingRefused, match="has no checkpoint of 4 steps"):
+    with pytest.raises(TrainingRefused, match="has no checkpoint for step 4"):
         job.find_checkpoint(out, 4)
 
 
@@ -368,9 +368,9 @@ def test_galleries_are_made_beside_the_training_which_waits_for_none(world, tmp_
         steps = gallery.trained_steps(out)[-1] + 101
         hasty = micro(steps=steps, shown={**shown, "max_seconds": 1e-3}, **slow)
         assert train(world, hasty, out)["steps"] == steps
-        told, there = gallery.gallery_failures(out), report.gallery_steps(out)
-        assert steps in told and 100 in there and not set(there) & set(told)
-        assert all("max_seconds" in failure["reason"] for failure in told.values())
+        reported, there = gallery.gallery_failures(out), report.gallery_steps(out)
+        assert steps in reported and 100 in there and not set(there) & set(reported)
+        assert all("max_seconds" in failure["reason"] for failure in reported.values())
 
         assert train(world, micro(steps=steps, shown=shown, **slow), out)["already_finished"]
         assert report.gallery_steps(out) == [*gallery.trained_steps(out), steps] and not gallery.gallery_failures(out)

@@ -63,7 +63,7 @@ class Data:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The networks are left out; what they are told is kept."""
     seen: dict[str, Any] = {"encoded": []}
 
@@ -113,19 +113,19 @@ def test_the_first_clips_of_the_validation_are_shown_each_once() -> None:
         gallery_render.gallery_keys(nothing, config())
 
 
-def test_a_clip_is_rendered_with_the_gallerys_settings_and_its_own_seed(told: dict[str, Any]) -> None:
+def test_a_clip_is_rendered_with_the_gallerys_settings_and_its_own_seed(recorded: dict[str, Any]) -> None:
     data: Any = Data("a", "b")
     frames = clip_of("b", data, config())
     seed = draw_seed(21, 0, 0, "gallery/b")
     assert [(draw.key, draw.noise_seed) for draw in data.asked] == [("b", seed)]
-    noise, (positive,), prompt, ((negative,),), settings = told["denoise"]
-    assert told["made of"] == ("network", "vae", config()) and noise.flatten().tolist() == [3, 3]
+    noise, (positive,), prompt, ((negative,),), settings = recorded["denoise"]
+    assert recorded["made of"] == ("network", "vae", config()) and noise.flatten().tolist() == [3, 3]
     assert settings == {
         "num_inference_steps": 7, "flow_shift": 2.5, "guidance_scale": 3.5, "pose_guidance_scale": 0.8,
     }  # fmt: skip
     # The negative pose: the clip's own keypoints, perturbed by draws from the same seed, drawn as for the cache.
     draws = Perturbation.draw(NUM_FRAMES, torch.Generator().manual_seed(seed))
-    ((drawn, height, width),) = told["encoded"]
+    ((drawn, height, width),) = recorded["encoded"]
     perturbed = perturb(dancer("b"), draws.scale, draws.aspect)
     np.testing.assert_array_equal(drawn, draw_pose_condition(perturbed, 60, 40, 96 * 64))
     assert (height, width) == (HEIGHT, WIDTH)
@@ -133,15 +133,17 @@ def test_a_clip_is_rendered_with_the_gallerys_settings_and_its_own_seed(told: di
     assert frames[0, 0, 0].tolist() == [200, 120, 60]  # of the first sample of the batch
 
 
-def test_without_guidance_by_the_pose_none_is_perturbed(told: dict[str, Any]) -> None:
+def test_without_guidance_by_the_pose_none_is_perturbed(recorded: dict[str, Any]) -> None:
     data: Any = Data("a")
     clip_of("a", data, config(pose_guidance_scale=0.0))
-    *_, ((negative,),), settings = told["denoise"]
-    assert told["encoded"] == [] and negative.tolist() == [[5, 5]]
+    *_, ((negative,),), settings = recorded["denoise"]
+    assert recorded["encoded"] == [] and negative.tolist() == [[5, 5]]
     assert settings["pose_guidance_scale"] == 0
 
 
-def test_beside_the_renders_lie_the_image_the_pose_and_the_clip_made_once(told: dict[str, Any], tmp_path: Path) -> None:
+def test_beside_the_renders_lie_the_image_the_pose_and_the_clip_made_once(
+    recorded: dict[str, Any], tmp_path: Path
+) -> None:
     data: Any = Data("a")
     vae: Any = SimpleNamespace(device=DEVICE)
     gallery_render.write_reference_media(tmp_path, "a", data, vae, 12)
@@ -165,7 +167,7 @@ def test_beside_the_renders_lie_the_image_the_pose_and_the_clip_made_once(told: 
 
 
 def test_a_gallery_is_of_the_weights_after_its_steps_and_says_what_it_shows(
-    told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, asked = Data("a", "b", "c"), []
     monkeypatch.setattr(gallery_render, "TrainingData", lambda latents, config: data)

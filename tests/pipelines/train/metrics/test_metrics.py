@@ -79,7 +79,7 @@ def test_tensorboard_shows_what_the_metrics_hold_after_a_cut_too(tmp_path):
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(TrainingRefused, match="^trackers: wandb needs the package wandb: install it with pip"):
+    with pytest.raises(TrainingRefused, match="^trackers: wandb requires the package wandb: install it with pip"):
         open_trackers(config(trackers=("wandb",)), tmp_path)
 
 
@@ -146,8 +146,8 @@ def test_servers_are_told_of_every_step_once_over_all_starts(tmp_path, server):
             append_metrics(tmp_path, row(step))
         with progress(settings, tmp_path, 0):
             pass
-    told = [said for said in server.said if isinstance(said, tuple) and isinstance(said[0], int)]
-    assert told == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0)]
+    reported = [said for said in server.said if isinstance(said, tuple) and isinstance(said[0], int)]
+    assert reported == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0)]
     assert server.said.count("end") == 2
     assert json.loads((tmp_path / f"state/{server.__name__}.json").read_text()) == {"run": "r1", "step": 3}
     if isinstance(server, FakeMLflow):
@@ -180,8 +180,8 @@ def test_a_server_that_fails_stops_nothing_says_no_secret_and_is_told_later(tmp_
     if isinstance(server, FakeWandb):
         tracker._tracker._run.log = works
     tracker.close()
-    told = [said for said in server.said if isinstance(said, tuple) and isinstance(said[0], int)]
-    assert told == [(0, 1.0), (1, 1.0), (2, 1.0)]
+    reported = [said for said in server.said if isinstance(said, tuple) and isinstance(said[0], int)]
+    assert reported == [(0, 1.0), (1, 1.0), (2, 1.0)]
 
 
 def test_the_bar_tells_terms_rate_shares_and_memory():
@@ -209,7 +209,7 @@ def test_the_page_draws_the_gradient_norm_and_the_shares_that_were_measured(tmp_
     append_metrics(tmp_path, row(1))
     assert "gradient norm" in page() and "grad_norm" not in page()
     assert all(f"<td>{part}" in page() for part in (*PARTS, "other")) and "profile" not in page()
-    assert [loss_terms(told) for told in (row(0), earlier, {"step": 0, "loss": 1.0})] == [
+    assert [loss_terms(reported) for reported in (row(0), earlier, {"step": 0, "loss": 1.0})] == [
         ["loss", "fidelity"], ["loss", "fidelity"], ["loss"],
     ]  # fmt: skip
 

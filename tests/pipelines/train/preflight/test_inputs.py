@@ -19,11 +19,13 @@ from steadydancer.pipelines.train.preflight.inputs import (
     identity,
     refuse_other_run,
 )
+from steadydancer.pipelines.train.resume.universal import refuse_average
 from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metrics
 
 # A setting for each field that is another than the default.
 OTHER: dict[str, Any] = {
     "num_frames": 77, "steps": 50, "seed": 1, "learning_rate": 0.5, "warmup_steps": 5, "betas": (0.5, 0.9),
+    "learning_rate_schedule": "cosine", "optimizer": "muon", "muon_momentum": 0.5, "ema_decay": 0.5,
     "weight_decay": 0.5, "max_grad_norm": 2.0, "global_batch_size": 32, "gradient_accumulation": 2, "num_workers": 4,
     "use_gpu": False, "max_restarts": 2, "bundle": True, "zero_stage": 3, "offload_optimizer": True, "dtype": "float32",
     "gradient_checkpointing": False, "keep_attention_outputs": True, "offload_activations": True,
@@ -44,7 +46,7 @@ FREE = {
     "asynchronous_checkpoints", "max_restarts", "gallery", "trackers", "profile", "bundle",
 }  # fmt: skip
 # What a training state is cut up by, or trains, and which network it is.
-FIXED = {"zero_stage", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}
+FIXED = {"zero_stage", "optimizer", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}
 
 
 def stage_1(**changes: Any) -> TrainConfig:
@@ -52,8 +54,8 @@ def stage_1(**changes: Any) -> TrainConfig:
 
 
 def record(config: TrainConfig | None = None, **digests: Any) -> dict[str, Any]:
-    told = {"latents": "l", "base": "b", "parent": None, **digests}
-    inputs = {name: digest and {"path": "somewhere", "digest": digest} for name, digest in told.items()}
+    reported = {"latents": "l", "base": "b", "parent": None, **digests}
+    inputs = {name: digest and {"path": "somewhere", "digest": digest} for name, digest in reported.items()}
     config = config or stage_1()
     return {"kind": "checkpoint", "config": config.model_dump(mode="json"), **inputs, "code_version": "0"}
 
@@ -96,7 +98,9 @@ def test_a_setting_that_changes_what_is_computed_makes_another_run(run: Path, fi
     if field in FREE or field == "num_workers":  # the global batch stays
         refuse_other_run(run, record(other))
         return
-    with pytest.raises(TrainingRefused, match=rf"(?s)was begun with other settings .*--fork .*\n  config\.{field}"):
+    with pytest.raises(
+        TrainingRefused, match=rf"(?s)was started with different settings .*--fork .*\n  config\.{field}"
+    ):
         refuse_other_run(run, record(other))
 
 
@@ -124,6 +128,27 @@ def test_other_workers_take_the_same_global_batch_in_any_micro_batches_and_no_ot
     ):
         with pytest.raises(TrainingRefused, match=named):
             refuse_other_run(run, record(stage_1(**changes)))
+
+
+def test_more_steps_are_another_schedule_where_the_rate_falls_with_them(tmp_path: Path) -> None:
+    cosine = {"learning_rate_schedule": "cosine"}
+    check_same_run(tmp_path, record(stage_1(**cosine)))
+    refuse_other_run(tmp_path, record(stage_1(**cosine)))
+    with pytest.raises(TrainingRefused, match=r"(?s)--fork .*\n  config.steps: 12000 → 13000"):
+        refuse_other_run(tmp_path, record(stage_1(**cosine, steps=13_000)))
+    assert "steps" not in identity(record())["config"]
+
+
+def test_an_average_is_not_converted_for_other_workers(run: Path) -> None:
+    folder = run / "state/step-000003"
+    facts = {**json.loads((folder / "complete.json").read_text()), "ema_decay": 0.9}
+    del facts["digest"]
+    (folder / "complete.json").write_text(json.dumps({**facts, "digest": json_digest(facts)}))
+    refuse_average(folder, 8, 0.9)
+    refuse_average(folder, 4, 0.0)  # without it the average is left out
+    (run / "start.json").write_text(json.dumps(identity(record(stage_1(ema_decay=0.9)))))
+    with pytest.raises(TrainingRefused, match=r"^ema_decay: .* 8 workers .* for 4: resume with --num-workers 8, or"):
+        refuse_other_run(run, record(stage_1(ema_decay=0.9, num_workers=4)))
 
 
 def test_fewer_steps_than_are_taken_are_refused_and_as_many_are_not(run: Path) -> None:
@@ -164,9 +189,9 @@ def test_a_fork_of_another_network_is_refused_and_other_latents_are_not(run: Pat
 
 
 def test_a_fork_has_the_state_and_its_steps_and_leaves_the_other_run_alone(run: Path, tmp_path: Path) -> None:
-    out, told = tmp_path / "fork", record(stage_1(learning_rate=0.5))
+    out, reported = tmp_path / "fork", record(stage_1(learning_rate=0.5))
     (out / "state/step-000099").mkdir(parents=True)  # of an attempt that was killed in here
-    begin_fork(run, out, told)
+    begin_fork(run, out, reported)
     assert [path.name for path in sorted((out / "state").iterdir())] == ["before.json", "step-000003"]
     ours, theirs = (folder / "state/step-000003/engine/rank.pt" for folder in (out, run))
     assert ours.samefile(theirs)  # shared, not copied
@@ -175,12 +200,12 @@ def test_a_fork_has_the_state_and_its_steps_and_leaves_the_other_run_alone(run: 
     assert forked_from(out) == {"path": str(run), "steps": 3, "changes": ["config.learning_rate: 0.0001 → 0.5"]}
     assert forked_from(run) is None
 
-    begin_fork(run, out, told)  # the same command again
-    assert check_fork(run, out, told) is None
-    with pytest.raises(TrainingRefused, match=rf"^fork: {out} was begun from {run}; choose another"):
-        check_fork(tmp_path / "third", out, told)
-    with pytest.raises(TrainingRefused, match=rf"^fork: {run} was begun without --fork"):
-        check_fork(out, run, told)
+    begin_fork(run, out, reported)  # the same command again
+    assert check_fork(run, out, reported) is None
+    with pytest.raises(TrainingRefused, match=rf"^fork: {out} was started from {run}; choose another"):
+        check_fork(tmp_path / "third", out, reported)
+    with pytest.raises(TrainingRefused, match=rf"^fork: {run} was started without --fork"):
+        check_fork(out, run, reported)
 
 
 def test_a_fork_without_a_state_or_of_fewer_steps_is_refused(run: Path, tmp_path: Path) -> None:
@@ -207,17 +232,17 @@ def test_a_stage_starts_from_the_stage_before_it(tmp_path: Path, stage: Any) -> 
     def parent(of: int, **changes: Any) -> Path:
         folder = tmp_path / f"stage{of}"
         folder.mkdir(exist_ok=True)
-        told = {"stage": of, "config": {**config.model_dump(mode="json"), **changes}}
-        (folder / "run.json").write_text(json.dumps(told))
+        reported = {"stage": of, "config": {**config.model_dump(mode="json"), **changes}}
+        (folder / "run.json").write_text(json.dumps(reported))
         return folder
 
-    told = start._check_parent(config, parent(stage - 1))
-    assert told is not None and told["stage"] == stage - 1
+    reported = start._check_parent(config, parent(stage - 1))
+    assert reported is not None and reported["stage"] == stage - 1
     for of in {1, 2, 3} - {stage - 1}:
         with pytest.raises(TrainingRefused, match=rf"^stage: .* checkpoint of stage {of}, but stage {stage} starts"):
             start._check_parent(config, parent(of))
     with pytest.raises(
-        TrainingRefused, match=rf"^from_checkpoint: stage {stage} needs --from, the checkpoint of stage {stage - 1}"
+        TrainingRefused, match=rf"^from_checkpoint: stage {stage} requires --from, the checkpoint of stage {stage - 1}"
     ):
         start._check_parent(config, None)
     for field in NETWORK_FIELDS:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows import presets
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import flops
@@ -77,7 +77,27 @@ def test_the_memory_of_the_released_shapes_is_what_is_known_of_it(networks):
     assert host["offloaded_optimizer"] * 12 / 16 == pytest.approx(197e9, rel=0.01)
     (refusal,) = preflight._too_little_host_memory(host, int(128e9))
     assert refusal.startswith("host_memory: 328 GB are needed (offloaded_optimizer 262.3, export 65.6)")
-    assert "has 128 GB: try no offload_optimizer, machines with more" in refusal
+    assert "has 128 GB: try offload_optimizer off, machines with more memory" in refusal
+
+
+def test_muon_has_one_moment_of_a_matrix_and_an_average_takes_four_bytes_a_weight(networks):
+    """Of 16.4 B weights of stage 2, 16.2 B are in matrices of the blocks."""
+    full = networks[2]
+    assert full.matrices / full.parameters == pytest.approx(0.988, abs=0.01)
+    assert networks[1].matrices == networks[1].adapters
+
+    def sizes(**changes):
+        told = TrainConfig(stage=2, **changes)
+        offloaded = TrainConfig(stage=2, offload_optimizer=True, **changes)
+        return (
+            footprint.gpu_memory(told, full, CLIP)["gradients_and_optimizer"] * 8,
+            footprint.host_memory(offloaded, full, CLIP)["offloaded_optimizer"],
+            footprint.training_state_bytes(told, full),
+        )
+
+    for changes, more in ((("muon", 0.0), -4 * full.matrices), (("adamw", 0.9), 4 * full.parameters)):
+        other = sizes(optimizer=changes[0], ema_decay=changes[1])
+        assert [a - b for a, b in zip(other, sizes(), strict=True)] == pytest.approx([more] * 3, abs=8)
 
 
 def test_simulated_poses_take_a_vae_beside_the_step_where_they_are_encoded(networks):
@@ -168,7 +188,7 @@ def test_hours_follow_a_rate_that_was_given_or_measured(networks, tmp_path):
     (fork / "start.json").write_text(json.dumps({"config": other.model_dump(mode="json")}))
     append_metrics(fork, {"step": 0, "seconds": 10.0})
     ratio = flops.step_flops(config, networks[1], CLIP).hardware / flops.step_flops(other, networks[1], CLIP).hardware
-    assert rate(fork=fork) == (pytest.approx(10.0 * ratio), "measured in the fork")
+    assert rate(fork=fork) == (pytest.approx(10.0 * ratio), "measured in the forked run")
     for step, taken in enumerate((100.0, 3.0, 4.0)):
         append_metrics(_made(tmp_path / "out"), {"step": step, "seconds": taken})
     assert rate(fork=fork) == (4.0, "measured")
@@ -182,7 +202,7 @@ def _made(folder):
 def test_a_plan_is_put_down_for_a_person(networks):
     config = TrainConfig(stage=2, offload_optimizer=True)
     step_flops = forecast.mean_step_flops(config, networks[2], [CLIP])
-    told = table.table({
+    reported = table.table({
         "stage": 2, "steps": 2000, "steps_done": 500, "workers": 8, "epochs": 2.18, "samples": 7338,
         "trained_parameters": networks[2].trained, "parameters": networks[2].parameters,
         "hardware_flops_a_step": step_flops.hardware, "model_flops_a_step": step_flops.model,
@@ -205,9 +225,9 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "fork    of /old after 500 steps; config.distillation_weight: 1.0 → 0.5",
         "while loading ",
     ):
-        assert line in told, line
-    assert "58.7 of 80.0" in next(line for line in told.splitlines() if line.startswith("total"))
-    own = next(line for line in told.splitlines() if "set, fits" in line)
+        assert line in reported, line
+    assert "58.7 of 80.0" in next(line for line in reported.splitlines() if line.startswith("total"))
+    own = next(line for line in reported.splitlines() if "set, fits" in line)
     assert own.startswith("3, on the hosts, block inputs ") and "58.7" in own
 
 
@@ -266,7 +286,7 @@ def test_workers_that_would_be_waited_for_without_end_are_refused(use_gpu, monke
 def upload(folder, target):
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            put(file, target / file.relative_to(folder).as_posix())
+            upload_file(file, target / file.relative_to(folder).as_posix())
 
 
 def test_a_base_on_a_store_is_planned_with_by_its_sizes_alone(cached, components, bucket, tmp_path, monkeypatch):
@@ -275,7 +295,9 @@ def test_a_base_on_a_store_is_planned_with_by_its_sizes_alone(cached, components
     here = preflight.plan(config, base=str(components), **given)
     upload(components / "transformer", ObjectPath.parse(bucket) / "wan/transformer")
     asked = []
-    monkeypatch.setattr("steadydancer.models.checkpoints.folders.local_folder", lambda *told: asked.append(told))
+    monkeypatch.setattr(
+        "steadydancer.models.checkpoints.folders.local_folder", lambda *reported: asked.append(reported)
+    )
     there = preflight.plan(config, base=f"{bucket}/wan", **given)
     assert not asked
     assert there["base"] == {"source": f"{bucket}/wan", "path": None, "digest": None}
@@ -320,7 +342,7 @@ def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_
     plan = preflight.plan(changed, **given)
     assert plan["refusals"] == []
     assert plan["forked_from"] == {"path": str(old), "steps": 7, "changes": ["config.learning_rate: 0.002 → 1e-05"]}
-    assert (plan["steps_done"], plan["seconds_a_step"], plan["rate_from"]) == (7, 2.0, "measured in the fork")
+    assert (plan["steps_done"], plan["seconds_a_step"], plan["rate_from"]) == (7, 2.0, "measured in the forked run")
     assert plan["hours_left"] == pytest.approx((config.steps - 7) * 2.0 / 3600)
     assert f"fork    of {old} after 7 steps" in table.table(plan)
     refused = preflight.plan(config.model_copy(update={"lora_rank": 2}), **given)["refusals"]
@@ -329,4 +351,4 @@ def test_a_fork_is_planned_with_from_its_state_and_rate(cached, components, tmp_
 
     # The old run itself, with another rate: not its own any more.
     (refusal,) = preflight.plan(changed, **{**given, "out": old, "fork": None})["refusals"]
-    assert "was begun with other settings" in refusal and "config.learning_rate: 0.002 → 1e-05" in refusal
+    assert "was started with different settings" in refusal and "config.learning_rate: 0.002 → 1e-05" in refusal

@@ -17,7 +17,7 @@ from steadydancer.pipelines.train import integrity
 from steadydancer.pipelines.train.config import TrainConfig
 from steadydancer.pipelines.train.data.prefetch import Prefetch
 from steadydancer.pipelines.train.resume import states
-from steadydancer.pipelines.train.resume.host_copy import HostCopy
+from steadydancer.pipelines.train.resume.host_copy import HostCopy, num_bytes
 from steadydancer.pipelines.train.resume.states import StateNotWritten, StateWriter, newest_state
 from steadydancer.pipelines.train.resume.stop import preemption_watch, stop_requested, stops_on_sigterm
 from steadydancer.pipelines.train.run_folder import intact_states
@@ -63,7 +63,7 @@ class Engine:
         self.optimizer.optimizer.step()
 
 
-LONGEST_S = 10.0
+LONGEST_S = 100.0
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_pa
     may_write, original = threading.Event(), torch.save
 
     def slow(*arguments):
-        assert may_write.wait(20)
+        assert may_write.wait(LONGEST_S)
         original(*arguments)
 
     monkeypatch.setattr(torch, "save", slow)
@@ -127,7 +127,8 @@ def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_pa
     facts, file = states.read_state_record(five), (five / "engine/rank-0.pt").read_bytes()
     assert facts.pop("digest") == json_digest(facts)
     assert facts == {
-        "world_size": 1, "zero_stage": 2, "trained": ["weights"], "steps_done": 5,
+        "world_size": 1, "zero_stage": 2, "optimizer": "adamw", "ema_decay": 0.0, "trained": ["weights"],
+        "steps_done": 5,
         "files": {"engine/rank-0.pt": len(file)}, "crc32": {"engine/rank-0.pt": zlib.crc32(file)},
     }  # fmt: skip
 
@@ -176,6 +177,7 @@ def flip(file: Path, at: float = 0.5) -> None:
     data = bytearray(file.read_bytes())
     data[int(len(data) * at)] ^= 1
     file.write_bytes(data)
+    os.utime(file, (1, 1))  # checksums are cached by time, and a clock may not have ticked since the last write
 
 
 @pytest.mark.parametrize(
@@ -222,13 +224,13 @@ def test_a_checksum_is_of_the_whole_file(tmp_path):
 
 
 def test_ranks_share_out_the_reading_and_agree(tmp_path, monkeypatch):
-    barrier, told = threading.Barrier(2), [False, False]
+    barrier, reported = threading.Barrier(2), [False, False]
 
     class Ranks(Team):
         def any(self, flag: bool) -> bool:
-            told[self.rank] = flag
+            reported[self.rank] = flag
             self.barrier()
-            answer = any(told)
+            answer = any(reported)
             self.barrier()
             return answer
 
@@ -261,7 +263,7 @@ def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypat
     second_may_write, original = threading.Event(), torch.save
 
     def save(state, file):
-        assert state["weights"][0] == 0 or second_may_write.wait(20)
+        assert state["weights"][0] == 0 or second_may_write.wait(LONGEST_S)
         original(state, file)
 
     monkeypatch.setattr(torch, "save", save)
@@ -283,7 +285,7 @@ def test_a_state_counts_when_every_rank_has_written_its_part(tmp_path, monkeypat
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(30)
+        rank.join(LONGEST_S)
     assert not errors
     ((steps, folder),) = intact_states(tmp_path)
     assert (steps, saved(folder, 0)[0], saved(folder, 1)[0]) == (4, 0.0, 1.0)
@@ -310,11 +312,11 @@ def test_a_full_disk_is_one_clear_error_and_touches_nothing(tmp_path, monkeypatc
             with pytest.raises(
                 StateNotWritten,
                 match=r"^disk: the state after 2 steps .*File too large.* the state of 1 steps is intact",
-            ) as told:
+            ) as reported:
                 writer.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert isinstance(told.value, SteadyDancerError)
+        assert isinstance(reported.value, SteadyDancerError)
         assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000001"]
 
         usage = states.shutil.disk_usage(tmp_path)
@@ -330,7 +332,7 @@ def test_what_went_wrong_in_writing_is_raised_at_a_later_step(tmp_path, monkeypa
     with StateWriter(tmp_path, config(), Team()) as writer:
         writer.save(Engine(), 1)
         with pytest.raises(StateNotWritten, match="No space left on device.*there is no earlier state"):
-            for _ in range(200):
+            for _ in range(10_000):
                 time.sleep(0.01)
                 writer.check()
 
@@ -339,7 +341,7 @@ def test_the_optimizer_waits_until_what_it_would_change_is_copied(tmp_path, monk
     may_copy, original = threading.Event(), HostCopy.finish
 
     def late(copies: HostCopy) -> None:
-        assert may_copy.wait(20)
+        assert may_copy.wait(LONGEST_S)
         original(copies)
 
     monkeypatch.setattr(HostCopy, "finish", late)
@@ -380,6 +382,19 @@ def test_a_copy_on_the_host_is_the_same_and_its_own():
     assert again["a"] is copied["a"] and torch.equal(again["a"], state["a"])
     wider = copied_of({"a": torch.ones(9)})
     assert torch.equal(wider["a"], torch.ones(9)) and again["a"].shape == (2, 3)
+
+
+def test_a_tensor_that_occurs_twice_is_copied_and_counted_once():
+    copy, moment = HostCopy(), torch.arange(4.0)
+    for _ in range(2):  # the second time into the same memory
+        copy.begin()
+        first = copy({"exp_avg": moment, "exp_avg_sq": moment, "step": torch.tensor(1.0)})
+        second = copy({"exp_avg": moment.clone()})
+        copy.finish()
+        assert first["exp_avg"] is first["exp_avg_sq"] and first["exp_avg"] is not second["exp_avg"]
+        assert torch.equal(first["exp_avg"], moment) and torch.equal(second["exp_avg"], moment)
+        moment += 1
+    assert num_bytes(first) == 16 + 4 and num_bytes([moment[:2], moment[2:], moment]) == 8 + 8 + 16
 
 
 def test_batches_come_in_order_one_ahead_and_errors_at_their_step():

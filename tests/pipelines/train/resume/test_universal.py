@@ -2,7 +2,6 @@
 
 import glob
 import multiprocessing
-import os
 import re
 import shutil
 import time
@@ -120,14 +119,15 @@ def settings(world, config: TrainConfig, out: Path, parent: Path | None = None) 
 
 def together(world_size: int, tmp_path: Path, calls: list[dict]) -> None:
     """Run the loop in so many processes, one call after another, without Ray."""
-    os.environ["DS_ACCELERATOR"] = "cpu"
     processes = multiprocessing.get_context("forkserver")  # one import for all of them
     processes.set_forkserver_preload(["steadydancer.pipelines.train.loop", "deepspeed"])
     given = {"world_size": world_size, "store": str(tmp_path / f"store-{time.time_ns()}"), "calls": calls}
     ranks = [processes.Process(target=exec, args=(WORKER, {**given, "rank": rank})) for rank in range(world_size)]
     try:
-        for rank in ranks:
-            rank.start()
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("DS_ACCELERATOR", "cpu")
+            for rank in ranks:
+                rank.start()
         for rank in ranks:
             rank.join(600)
         assert [rank.exitcode for rank in ranks] == [0] * world_size
@@ -199,16 +199,19 @@ def check_conversion(world, parent: Path | None, tmp_path: Path, monkeypatch, co
     agree(through, direct)
 
 
-@pytest.mark.parametrize(("stage", "dtype"), [(1, "bfloat16"), (2, "float32")])
-def test_a_conversion_changes_no_bit(world, straight, tmp_path, monkeypatch, stage, dtype):
+@pytest.mark.parametrize(
+    ("stage", "dtype", "optimizer"),
+    [(1, "bfloat16", "adamw"), (2, "float32", "adamw"), (1, "float32", "muon"), (2, "bfloat16", "muon")],
+)
+def test_a_conversion_changes_no_bit(world, straight, tmp_path, monkeypatch, stage, dtype, optimizer):
     parent = straight / "checkpoint" if stage == 2 else None
-    check_conversion(world, parent, tmp_path, monkeypatch, micro(stage, dtype=dtype, steps=3))
+    check_conversion(world, parent, tmp_path, monkeypatch, micro(stage, dtype=dtype, steps=3, optimizer=optimizer))
 
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize(("stage", "changes"), [
     (1, {}), (1, {"offload_optimizer": True}), (2, {"dtype": "bfloat16"}), (2, {"offload_optimizer": True}),
-    (2, {"zero_stage": 2}),
+    (2, {"zero_stage": 2}), (2, {"optimizer": "muon", "offload_optimizer": True}),
 ])  # fmt: skip
 def test_nor_does_it_of_other_settings(world, straight, tmp_path, monkeypatch, stage, changes):
     parent = straight / "checkpoint" if stage == 2 else None
@@ -353,6 +356,19 @@ def test_runs_go_from_any_number_of_workers_to_any(world, tmp_path, stage):
     alone(one, world, down, parent)
     for out in (up, down):
         agree(out, straight, losses=1e-6, trained=1e-6)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("stage", [1, 2])
+def test_muon_takes_the_same_steps_with_any_number_of_workers(world, straight, tmp_path, stage):
+    parent, muon = straight / "checkpoint" if stage == 2 else None, {"optimizer": "muon"}
+    one = alone(micro(stage, gradient_accumulation=2, **muon), world, tmp_path / "one", parent)
+    up, down = as_of(one, 2, tmp_path / "up"), tmp_path / "down"
+    calls = [(micro(stage, num_workers=2, **muon), up), (micro(stage, num_workers=2, steps=2, **muon), down)]
+    together(2, tmp_path, [settings(world, config, out, parent) for config, out in calls])
+    alone(micro(stage, gradient_accumulation=2, **muon), world, down, parent)
+    for out in (up, down):
+        agree(out, one, losses=1e-6, trained=1e-6)
 
 
 @pytest.mark.acceptance

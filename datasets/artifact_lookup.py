@@ -1,7 +1,7 @@
-"""Find the finished artifact of a kind in a folder that the user gives: the artifact itself, or the OUT around it."""
+"""Find the finished artifact of a kind in a folder from the user: the artifact itself, or the OUT that contains it."""
 
 from .artifact import PLAN, RECORD, Artifact, ArtifactError
-from .own_products import kind_of_folder
+from .generated_outputs import kind_of_folder
 from .storage import Location, location
 from .storage.files import folders_with
 
@@ -27,7 +27,7 @@ def find_artifact(place: Location, kind: str) -> Artifact:
     Raises:
         ArtifactError: there is none; the message states what was found, what is needed, and what to give.
     """
-    name, wanted = WORDS.get(kind, kind), f"give {EXPECTED[kind]}"
+    name, wanted = WORDS.get(kind, kind), f"pass {EXPECTED[kind]}"
     if place.is_file():
         raise ArtifactError(f"{place} is a file, but a folder with {name} is needed: {wanted}")
     artifact = Artifact(place)
@@ -36,20 +36,20 @@ def find_artifact(place: Location, kind: str) -> Artifact:
     if artifact.committed:
         found = artifact.record().get("kind", kind)
         if found != kind and found not in _ALSO.get(kind, ()):
-            raise ArtifactError(f"{artifact.path} holds {WORDS.get(found, found)}, not {name}: {wanted}")
+            raise ArtifactError(f"{artifact.path} contains {WORDS.get(found, found)}, not {name}: {wanted}")
         return artifact
     if not place.exists():
         raise ArtifactError(f"{place} does not exist: {wanted}")
     unfinished = kind_of_folder(artifact.path)
     if unfinished is not None and unfinished != kind:
         other = WORDS.get(unfinished, unfinished)
-        raise ArtifactError(f"{artifact.path} holds {other} (not finished), not {name}: {wanted}")
+        raise ArtifactError(f"{artifact.path} contains {other} (not finished), not {name}: {wanted}")
     others = kinds_in(place) if unfinished is None and artifact.path == place else []
     if others and kind not in others:
-        raise ArtifactError(f"{place} holds {_listed(others)}, not {name}: {wanted}")
+        raise ArtifactError(f"{place} contains {_listed(others)}, not {name}: {wanted}")
     if unfinished is None and artifact.path == place:
         raise ArtifactError(
-            f"{place} is not finished (it has no {RECORD}) and contains no {kind} of this program: {wanted}"
+            f"{place} is not finished (it has no {RECORD}) and contains no {kind} written by this program: {wanted}"
         )
     artifact.record()  # raises the error for an artifact that is not finished
     raise AssertionError("read a record that does not exist")

@@ -15,7 +15,7 @@ _ADVICE = (
 )
 
 
-def reject_other_models(checkpoint: Checkpoint) -> None:
+def reject_unsupported_models(checkpoint: Checkpoint) -> None:
     """Raise an error with the reason if a checkpoint is not a Wan 2.1 image-to-video transformer.
 
     Raises:

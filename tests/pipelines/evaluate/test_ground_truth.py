@@ -7,7 +7,7 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.file_names import file_stem
-from steadydancer.datasets.storage.s3 import ObjectPath, put
+from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.datasets.video import encode
 from steadydancer.pipelines.common.outcomes import format_truths
 from steadydancer.pipelines.evaluate.comparison import (
@@ -18,7 +18,7 @@ from steadydancer.pipelines.evaluate.comparison import (
     times_in_truth,
     truth_frames,
 )
-from steadydancer.pipelines.evaluate.truths import find_truths
+from steadydancer.pipelines.evaluate.ground_truth import find_ground_truth
 
 CAFE_COMPOSED, CAFE_TWO_SIGNS = "caf\u00e9", "cafe\u0301"
 
@@ -51,44 +51,46 @@ def folder_of(folder: Path, *names: str) -> Path:
 )
 def test_a_truth_is_found_by_its_renders_id_however_it_is_spelled(tmp_path: Path, name: str, file: str) -> None:
     folder = folder_of(tmp_path / "truth", file, "other.mp4", "pair_0.txt", ".hidden.mp4", "pair")
-    found = find_truths([name, "zzz"], folder)
+    found = find_ground_truth([name, "zzz"], folder)
     assert found.found == {name: str(folder / file)} and found.unused == ["other.mp4"]
     assert found.missing == {"zzz": ("no_truth", f"{folder} has no video named zzz")}
 
 
 def test_the_closest_name_decides_and_a_file_is_one_renders_truth(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a b.mp4", "a_b.mp4", "a_b.mov", "c.mp4", "C.mp4", "x.mp4")
-    found = find_truths(["a_b", "c", "X", "x"], folder)
+    found = find_ground_truth(["a_b", "c", "X", "x"], folder)
     assert found.found == {"a_b": f"{folder}/a_b.mp4", "c": f"{folder}/c.mp4", "x": f"{folder}/x.mp4"}
     assert set(found.missing) == {"X"} and found.unused == ["C.mp4", "a b.mp4", "a_b.mov"]
-    both = find_truths(["y", "y.mov"], folder_of(tmp_path / "one", "y.mov"))
+    both = find_ground_truth(["y", "y.mov"], folder_of(tmp_path / "one", "y.mov"))
     assert both.found == {"y": f"{tmp_path}/one/y.mov"} and set(both.missing) == {"y.mov"}
 
 
 def test_two_that_fit_equally_well_are_named_and_not_taken(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a.mov", "a.mkv", "b.mp4", "c d.mp4", "c#d.mp4")
-    found = find_truths(["a", "b", "c_d"], folder)
+    found = find_ground_truth(["a", "b", "c_d"], folder)
     assert found.found == {"b": f"{folder}/b.mp4"}
     reason, detail = found.missing["a"]
     assert reason == "ambiguous_truth" and "a.mkv and a.mov" in detail and str(folder) in detail
     assert "c d.mp4" in found.missing["c_d"][1] and "c#d.mp4" in found.missing["c_d"][1]
     assert found.to_record()["not_found"] == {"ambiguous_truth": ["a", "c_d"]}
-    with pytest.raises(SteadyDancerError, match=r"only ambiguous truths: a\.mkv and a\.mov match the render a equally"):
-        find_truths(["a"], folder)
+    with pytest.raises(
+        SteadyDancerError, match=r"every match in .* is ambiguous: a\.mkv and a\.mov match the render a equally"
+    ):
+        find_ground_truth(["a"], folder)
 
 
 def test_a_folder_in_which_nothing_fits_is_refused_with_names_of_both_sides(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", *(f"clip_{n}.mp4" for n in range(5)))
     with pytest.raises(SteadyDancerError) as refused:
-        find_truths([f"pair_{n}" for n in range(7)], folder)
+        find_ground_truth([f"pair_{n}" for n in range(7)], folder)
     said = str(refused.value)
     assert "expected pair_0.mp4, pair_1.mp4, pair_2.mp4 and 4 more in" in said and str(folder) in said
     assert "which has clip_0.mp4, clip_1.mp4, clip_2.mp4 and 2 more" in said and "\n" not in said
     with pytest.raises(SteadyDancerError, match="which has no videos"):
-        find_truths(["a"], folder_of(tmp_path / "empty", "a.txt"))
+        find_ground_truth(["a"], folder_of(tmp_path / "empty", "a.txt"))
     folder_of(folder_of(tmp_path / "outer") / "set 1", "a.mp4")
     with pytest.raises(SteadyDancerError, match=r"no videos \(subfolders are not searched: set 1\)"):
-        find_truths(["a"], tmp_path / "outer")
+        find_ground_truth(["a"], tmp_path / "outer")
 
 
 def test_a_letter_with_an_accent_is_the_same_in_one_sign_and_in_two(tmp_path: Path) -> None:
@@ -97,27 +99,27 @@ def test_a_letter_with_an_accent_is_the_same_in_one_sign_and_in_two(tmp_path: Pa
 
     apart, whole = "cafe\u0301 1", "caf\u00e9 1"
     folder = folder_of(tmp_path / "truth", f"{whole}.mp4")
-    assert find_truths([file_stem(apart)], folder).found == {"cafe_1": f"{folder}/{whole}.mp4"}
+    assert find_ground_truth([file_stem(apart)], folder).found == {"cafe_1": f"{folder}/{whole}.mp4"}
     other = folder_of(tmp_path / "other", f"{apart}.mp4")
-    assert find_truths([file_stem(whole)], other).found == {"caf\u00e9_1": f"{other}/{apart}.mp4"}
+    assert find_ground_truth([file_stem(whole)], other).found == {"caf\u00e9_1": f"{other}/{apart}.mp4"}
 
 
 def test_without_a_folder_none_is_missed_by_name(tmp_path: Path) -> None:
-    found = find_truths(["b", "a"], None)
-    assert found.missing == dict.fromkeys(("a", "b"), ("no_truth", "no truth was given"))
-    assert format_truths(found.to_record()) == "No truth was given." and format_truths(None) == ""
+    found = find_ground_truth(["b", "a"], None)
+    assert found.missing == dict.fromkeys(("a", "b"), ("no_truth", "no ground truth was given"))
+    assert format_truths(found.to_record()) == "No ground truth was given." and format_truths(None) == ""
 
 
 def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a.mp4", "b.mp4", "y.mp4", "z.mp4")
-    told = find_truths(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
-    assert format_truths(told) == (
-        f"2 of 7 renders have a truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
-        "2 videos there match no render (y.mp4, z.mp4)."
+    reported = find_ground_truth(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
+    assert format_truths(reported) == (
+        f"2 of 7 renders have ground truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
+        "2 videos in it match no render (y.mp4, z.mp4)."
     )
     folder = folder_of(tmp_path / "one", "a.mp4", "z.mp4")
-    assert format_truths(find_truths(["a"], folder).to_record()) == (
-        f"1 of 1 renders have a truth in {folder}. 1 video there matches no render (z.mp4)."
+    assert format_truths(find_ground_truth(["a"], folder).to_record()) == (
+        f"1 of 1 renders have ground truth in {folder}. 1 video in it matches no render (z.mp4)."
     )
 
 
@@ -126,8 +128,8 @@ def test_a_store_is_searched_as_a_folder_is(bucket: str, tmp_path: Path) -> None
     for name in ("my pair.MP4", "below/b.mp4", "other.mov"):
         file = tmp_path / "file"
         file.write_bytes(b"x")
-        put(file, root / name)
-    found = find_truths(["my_pair", "b"], root)
+        upload_file(file, root / name)
+    found = find_ground_truth(["my_pair", "b"], root)
     assert found.found == {"my_pair": f"{bucket}/truth/my pair.MP4"} and found.unused == ["other.mov"]
 
 
@@ -204,10 +206,10 @@ def test_a_truth_is_scaled_but_not_stretched(tmp_path: Path) -> None:
     encode(frames, tmp_path / "t.mp4", 16, lossless=True)
     clock = Clock(times(3, 16))
     half = truth_frames(tmp_path / "t.mp4", clock, (32, 48), None)
-    assert half.frames.shape == (3, 32, 48, 3) and half.detail == "the truth was scaled from 96×64 to 48×32"
+    assert half.frames.shape == (3, 32, 48, 3) and half.detail == "the ground truth was scaled from 96×64 to 48×32"
     assert np.abs(half.frames[:, 4:-4, 4:20].astype(int) - (200, 30, 60)).max() <= 2
     assert np.abs(half.frames[:, 4:-4, 28:-4].astype(int) - (20, 90, 180)).max() <= 2
-    with pytest.raises(NotComparable, match="the truth is 96×64, the render 64×64") as other:
+    with pytest.raises(NotComparable, match="the ground truth is 96×64, the render 64×64") as other:
         truth_frames(tmp_path / "t.mp4", clock, (64, 64), (80, 80))
     assert other.value.reason == "other_aspect"
     # The render has the shape of its image, but for its sides' rounding to 16; so has this truth.

@@ -1,4 +1,4 @@
-"""Search for the truth of each render in a folder, by the render's id. Ambiguous matches are reported, not guessed."""
+"""Find the ground truth of each render in a folder, by the render's id. Ambiguous matches are reported, not guessed."""
 
 import re
 import unicodedata
@@ -16,17 +16,17 @@ from ...datasets.storage.files import files_in, folders_in
 
 MAX_NAMED = 3  # names of each kind in a message; `MAX_RECORDED` is the limit in a record
 MAX_RECORDED = 20
-NOT_GIVEN = ("no_truth", "no truth was given")
+NOT_GIVEN = ("no_truth", "no ground truth was given")
 
 
 @dataclass(frozen=True)
-class Truths:
-    """Truths that were found in a folder.
+class GroundTruth:
+    """Ground-truth videos found in a folder.
 
     Args:
         folder: folder that was searched; None if none was given.
-        found: id of a render → path of its truth, as stored in tables.
-        missing: id of a render without a truth → (reason, detail).
+        found: id of a render → path of its ground truth, as stored in tables.
+        missing: id of a render without ground truth → (reason, detail).
         unused: names of videos in the folder that match no render.
     """
 
@@ -50,8 +50,8 @@ class Truths:
         }
 
 
-def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
-    """Find the truth of every id among the videos in `folder`.
+def find_ground_truth(ids: Iterable[str], folder: Location | None) -> GroundTruth:
+    """Find the ground truth of every id among the videos in `folder`.
 
     A truth is named `ID.mp4`. Without such a file, the id is compared with the other names without their suffix: first
     unchanged, then converted like a render's id (`file_stem`), then ignoring case. A file is the truth of one render
@@ -62,10 +62,12 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
     """
     wanted = sorted(ids)
     if folder is None:
-        return Truths(None, {}, dict.fromkeys(wanted, NOT_GIVEN), [])
+        return GroundTruth(None, {}, dict.fromkeys(wanted, NOT_GIVEN), [])
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise SteadyDancerError(f"{folder} {what}: give --truth a folder with ID.mp4 for each render with a truth")
+        raise SteadyDancerError(
+            f"--truth: {folder} {what}: pass a folder of ground-truth videos, one ID.mp4 per render"
+        )
     videos = _videos(folder)
     found, ambiguous = _match(wanted, videos)
     missing = {
@@ -79,7 +81,7 @@ def find_truths(ids: Iterable[str], folder: Location | None) -> Truths:
     if wanted and not found:
         raise SteadyDancerError(_none_fits(folder, wanted, ambiguous, unused))
     places = {name: format_location(videos[file].absolute()) for name, file in found.items()}
-    return Truths(str(folder.absolute()), places, missing, [_printable(name) for name in unused])
+    return GroundTruth(str(folder.absolute()), places, missing, [_printable(name) for name in unused])
 
 
 def _videos(folder: Location) -> dict[str, Location]:
@@ -130,15 +132,15 @@ def _none_fits(folder: Location, ids: list[str], ambiguous: dict[str, list[str]]
     if ambiguous:
         name = min(ambiguous)
         return (
-            f"{folder} has only ambiguous truths: {' and '.join(map(_printable, ambiguous[name]))} match the render "
-            f"{name} equally well. Keep one file per render, named ID.mp4"
+            f"--truth: every match in {folder} is ambiguous: {' and '.join(map(_printable, ambiguous[name]))} match "
+            f"the render {name} equally well. Keep one file per render, named ID.mp4"
         )
     content = f"which has {_list_names(unused)}" if unused else "which has no videos"
     if below := sorted(one.name for one in folders_in(folder)):
         content += f" (subfolders are not searched: {_list_names(below)})"
     return (
-        f"no truth matches a render: expected {_list_names([f'{name}.mp4' for name in ids])} in {folder}, {content}. "
-        "Name each truth after its render's id, or omit --truth"
+        f"--truth: no video matches a render: expected {_list_names([f'{name}.mp4' for name in ids])} in {folder}, "
+        f"{content}. Name each ground-truth video after its render's id, or omit --truth"
     )
 
 

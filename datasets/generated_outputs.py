@@ -1,7 +1,7 @@
 """Recognise folders that this program wrote, so that curation does not read them as source videos.
 
 An artifact, finished or not, is recognised by its record or plan. A few other folders (galleries of a training run,
-outputs of the demo) are recognised by the files beside them. Names alone are not enough: a user's own folder `renders`
+outputs of the demo) are recognised by the files next to them. Names alone are not enough: a user's own folder `renders`
 or `clips` is a source.
 """
 
@@ -48,7 +48,7 @@ def kind_of_folder(folder: Location, is_file: Callable[[Location], bool] = lambd
     return next((kind for fields, kind in _PLANS if plan is not None and fields <= plan.keys()), None)
 
 
-class OwnProducts:
+class GeneratedOutputs:
     """Folders below a given one that this program wrote (products).
 
     The given folder itself never counts as a product: a user who gives an export or rendered videos wants to use them.

@@ -1,0 +1,106 @@
+"""Intervals: published values with given draws, loops over the resamples, and known answers."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from steadydancer.models import metrics
+
+
+def test_published_values(golden: Mapping[str, np.ndarray]) -> None:
+    a, b = golden["stats.a"], golden["stats.b"]
+    paired = metrics.paired_bootstrap(a, b, golden["stats.index"])
+    np.testing.assert_allclose(paired, golden["stats.paired_mean_low_high_p"], rtol=1e-9)
+    clustered = metrics.paired_bootstrap(a, b, golden["stats.cluster_index"], golden["stats.cluster"])
+    np.testing.assert_allclose(clustered[:3], golden["stats.cluster_mean_low_high"], rtol=1e-9)
+
+
+def test_the_paired_bootstrap_by_loops() -> None:
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(2, 9))
+        a, b = rng.normal(size=(2, n))
+        a[rng.random(n) < 0.2], b[rng.random(n) < 0.2] = math.nan, math.nan
+        clusters = rng.integers(0, 4, n) if rng.random() < 0.5 else np.arange(n)
+        index = rng.integers(0, 100, (30, n + 2))
+        pairs = [(b[i] - a[i], clusters[i]) for i in range(n) if not math.isnan(a[i] + b[i])]
+        ours = metrics.paired_bootstrap(a, b, index, clusters if rng.random() < 0.5 else list(clusters))
+        if not pairs:
+            assert np.isnan(ours).all()
+            continue
+        names = sorted({name for _, name in pairs})
+        means = []
+        for row in index:
+            drawn = [names[row[j] % len(names)] for j in range(len(names))]
+            pooled = [difference for name in drawn for difference, other in pairs if other == name]
+            means.append(sum(pooled) / len(pooled))
+        low, high = np.percentile(means, [2.5, 97.5])
+        p = min(1, 2 * min(np.mean([m <= 0 for m in means]), np.mean([m >= 0 for m in means])))
+        np.testing.assert_allclose(ours, [np.mean([d for d, _ in pairs]), low, high, p], atol=1e-12)
+
+
+def test_a_constant_difference_has_no_width() -> None:
+    a = np.arange(6.0)
+    same = metrics.paired_bootstrap(a, a)
+    assert (same.mean, same.low, same.high, same.p) == (0, 0, 0, 1)
+    better = metrics.paired_bootstrap(a, a + 1)
+    assert (better.mean, better.low, better.high, better.p) == (1, 1, 1, 0)
+
+
+def test_draws_depend_on_the_seed_alone() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 30))
+    assert metrics.paired_bootstrap(a, b) == metrics.paired_bootstrap(a, b, seed=0)
+    assert metrics.paired_bootstrap(a, b) != metrics.paired_bootstrap(a, b, seed=1)
+    clusters = np.repeat(np.arange(3), 10)
+    grouped = metrics.paired_bootstrap(a + clusters, b, clusters=clusters)
+    alone = metrics.paired_bootstrap(a + clusters, b)
+    assert grouped.high - grouped.low > alone.high - alone.low
+
+
+def test_intervals_have_the_width_of_the_normal_law() -> None:
+    values = np.random.default_rng(0).normal(5, 2, 400)
+    mean, low, high, n = metrics.bootstrap_mean(values, seed=3)
+    half = 1.96 * values.std() / 20
+    assert mean == pytest.approx(values.mean()) and n == 400
+    assert low == pytest.approx(mean - half, abs=0.02) and high == pytest.approx(mean + half, abs=0.02)
+    assert metrics.bootstrap_mean(values, seed=3) == (mean, low, high, n)
+    difference = metrics.paired_bootstrap(np.zeros(400), values)
+    assert difference.low == pytest.approx(low, abs=0.02) and difference.high == pytest.approx(high, abs=0.02)
+
+
+def test_clips_without_a_value_are_left_out() -> None:
+    assert metrics.bootstrap_mean([1.0, math.nan, 3.0]).mean == 2 and metrics.bootstrap_mean([1.0, math.nan]).n == 1
+    assert metrics.bootstrap_mean([4.0]) == (4, 4, 4, 1)
+    mean, low, high, n = metrics.bootstrap_mean([math.nan])
+    assert n == 0 and np.isnan([mean, low, high]).all()
+    assert np.isnan(metrics.paired_bootstrap([math.nan, 1], [1, math.nan])).all()
+
+
+def test_a_ratio_is_that_of_means_over_whole_pairs() -> None:
+    """The start-gap jump: renders that jump half as much as their truths have the ratio 0.5 in every resample."""
+    truths = np.random.default_rng(0).uniform(1, 20, 24)
+    half = metrics.bootstrap_ratio(truths / 2, truths)
+    assert half.mean == half.low == half.high == pytest.approx(0.5) and half.n == 24
+    renders = np.array([1.0, 3.0, math.nan, 8.0])
+    ratio = metrics.bootstrap_ratio(renders, [2.0, 2.0, 5.0, math.nan])
+    assert ratio.mean == 1 and ratio.n == 2  # 4 / 4, not the mean of 0.5 and 1.5
+    assert (ratio.low, ratio.high) == (0.5, 1.5)
+    uneven = metrics.bootstrap_ratio([1.0, 9.0], [1.0, 3.0])
+    assert uneven.mean == 2.5 and (uneven.low, uneven.high) == (1, 3)
+    assert metrics.bootstrap_ratio([math.nan], [1.0]).n == 0
+
+
+def test_holm_multiplies_by_the_tests_that_remain() -> None:
+    adjusted = metrics.holm([0.04, 0.01, math.nan, 0.03, 0.9])
+    np.testing.assert_allclose(adjusted, [0.09, 0.04, math.nan, 0.09, 0.9])
+    np.testing.assert_allclose(metrics.holm([0.6, 0.7]), [1, 1])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="Pairs of different number"):
+        metrics.paired_bootstrap([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="fewer than 3 columns"):
+        metrics.paired_bootstrap([1, 2, 3], [1, 2, 4], np.zeros((5, 2), int))
