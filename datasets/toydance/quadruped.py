@@ -152,7 +152,8 @@ def add_animal(layers: Layers, pose: PoseSequence, animal: Animal, height: int, 
         layers.capsule(
             neck + np.array([-0.12 * side, -0.12]) * unit,
             skull + np.array([-0.1 * side, -0.1]) * unit,
-            *[0.06 * unit] * 2,
+            0.06 * unit,
+            0.06 * unit,
             sock,
         )
     layers.layer(2)

@@ -37,9 +37,9 @@ def _hang_picture(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random
     y = rng.uniform(0.16, 0.4) * height
     corners = [(round(x + s * half[0]), round(y + s * half[1])) for s in (-1, 1)]
     frame = max(2, round(0.018 * height))
-    cv2.rectangle(image, *corners, (wall * 0.55).tolist(), thickness=-1)
+    cv2.rectangle(image, corners[0], corners[1], (wall * 0.55).tolist(), thickness=-1)
     inner = [(corners[0][0] + frame, corners[0][1] + frame), (corners[1][0] - frame, corners[1][1] - frame)]
-    cv2.rectangle(image, *inner, (0.6 * wall + 0.4 * np.array(_any_colour(rng))).tolist(), thickness=-1)
+    cv2.rectangle(image, inner[0], inner[1], (0.6 * wall + 0.4 * np.array(_any_colour(rng))).tolist(), thickness=-1)
 
 
 def _any_colour(rng: np.random.Generator) -> Colour:
