@@ -100,7 +100,7 @@ def animal_pose(
     side = animal.facing
 
     def towards(angle: np.ndarray) -> np.ndarray:
-        """Point down for 0 and forward for π/2."""
+        """Return the direction at an angle: down for 0, forward for π/2."""
         return np.stack([side * np.sin(angle), np.cos(angle)], axis=-1)
 
     body = np.zeros((num_frames, 18, 2))

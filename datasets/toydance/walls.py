@@ -25,7 +25,7 @@ def draw_wall(kind: str, colour_name: str, seed: int, height: int, width: int, f
 
 
 def _plain(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Hang at most one picture on a plain wall."""
+    """Draw at most one picture on a plain wall."""
     if rng.random() < 0.6:
         _hang_picture(image, wall, edge, rng)
 
@@ -57,7 +57,7 @@ def _panelled(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Gen
 
 
 def _brick(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Lay bricks of slightly different brightness."""
+    """Draw bricks of slightly different brightness."""
     height, width = image.shape[:2]
     tall = max(4, round(height * rng.uniform(0.055, 0.08)))
     for row, y in enumerate(range(0, edge, tall)):
@@ -87,7 +87,7 @@ def _window(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Gener
 
 
 def _stage(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Light a dark stage with coloured spots and a curtain's folds."""
+    """Draw a stage with coloured spots and a curtain's folds."""
     height, width = image.shape[:2]
     folds = 1 + 0.1 * np.sin(np.arange(width) / width * 2 * np.pi * rng.integers(5, 9))
     image *= folds[None, :, None] * 0.9
@@ -99,7 +99,7 @@ def _stage(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Genera
 
 
 def _park(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Plant trees in front of a sky of the wall's colour."""
+    """Draw trees in front of a sky of the wall's colour."""
     height, width = image.shape[:2]
     hedge = 0.55 * wall + 0.45 * np.array((95, 140, 85))
     top = round(edge - 0.1 * height)
@@ -114,7 +114,7 @@ def _park(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generat
 
 
 def _tiled(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Tile a wall in two shades, with tiles that are wider than they are high."""
+    """Draw tiles in two shades, with tiles that are wider than they are high."""
     height, width = image.shape[:2]
     tall = max(6, round(height * rng.uniform(0.1, 0.14)))
     wide = round(1.6 * tall)
