@@ -8,7 +8,7 @@ import numpy as np
 
 from .figure import HIP_WIDTH, Dance
 from .look import Body
-from .moves import ARMS, CHANNEL, CHANNELS, MOVES, STANCE, START_ARMS
+from .moves import ARMS, CHANNEL, CHANNELS, MOVES, SEEN_FROM_THE_WAIST, STANCE, START_ARMS
 
 _STANDS = ("foot_left", "foot_right")
 _TRAVELS = ("x", "foot_left", "foot_right")
@@ -63,7 +63,7 @@ def choreograph(
         elif rng.random() < 0.35:
             sign = -sign
         name = names[rng.integers(len(names))] if len(moves) else names[int(rng.choice([0, 0, 1, 4, 5, 7]))]
-        moves.append((len(keys) - 1, name))
+        moves.append((len(keys) - 1, name if name in SEEN_FROM_THE_WAIST or not gentle else "sways"))
         for change in MOVES[name](rng, sign):
             keys.append(_next_key(last, keys[-1], change, gentle))
         # A move ends on both feet, so that the next one starts from a stance.

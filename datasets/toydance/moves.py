@@ -124,6 +124,8 @@ MOVES: dict[str, Move] = {
     "leans to the side": lean,
 }
 
+SEEN_FROM_THE_WAIST = ("turns around", "looks over the shoulder", "circles the hips", "leans to the side")
+
 # Left and right arm of key poses: raise (0 hangs, π/2 level, π up), elbow (outwards), front (0 sideways, π/2 forward).
 _UP, _HIGH, _LEVEL, _LOW, _HANG = 2.75, 2.2, 1.5, 0.8, 0.25
 Arm = tuple[float, float, float]
