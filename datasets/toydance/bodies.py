@@ -81,7 +81,8 @@ def _add_trunk(layers: Layers, figure: Figure, look: Look, joints: np.ndarray, u
         layers.capsule(
             _between(neck, shoulders[:, 0], 0.5),
             _between(neck, shoulders[:, 1], 0.5),
-            *[0.14 * unit] * 2,
+            0.14 * unit,
+            0.14 * unit,
             shade(top, 0.8),
         )
     elif look.top != "tank top":
@@ -103,7 +104,7 @@ def _add_pattern(
                 layers.disc(_between(ends[0], ends[1], share), 0.055 * unit, colour)
         else:
             width = (0.085 if look.pattern == "band" else 0.05) * unit
-            layers.capsule(*ends, width, width, colour)
+            layers.capsule(ends[0], ends[1], width, width, colour)
     if look.pattern == "stripes" and look.bottom != "dress":
         layers.capsule(hem[:, 0], hem[:, 1], 0.05 * unit, 0.05 * unit, colour)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .figure import HIP_WIDTH, Dance
 from .look import Body
-from .moves import ARMS, CHANNEL, CHANNELS, MOVES, STANCE, START_ARMS
+from .moves import ARMS, CHANNEL, CHANNELS, MOVES, SEEN_FROM_THE_WAIST, STANCE, START_ARMS
 
 _STANDS = ("foot_left", "foot_right")
 _TRAVELS = ("x", "foot_left", "foot_right")
@@ -63,7 +63,7 @@ def choreograph(
         elif rng.random() < 0.35:
             sign = -sign
         name = names[rng.integers(len(names))] if len(moves) else names[int(rng.choice([0, 0, 1, 4, 5, 7]))]
-        moves.append((len(keys) - 1, name))
+        moves.append((len(keys) - 1, name if name in SEEN_FROM_THE_WAIST or not gentle else "sways"))
         for change in MOVES[name](rng, sign):
             keys.append(_next_key(last, keys[-1], change, gentle))
         # A move ends on both feet, so that the next one starts from a stance.
@@ -147,7 +147,7 @@ def channels_at(steps: Choreography, times_s: np.ndarray) -> dict[str, np.ndarra
 
 
 def dance_of(steps: Choreography, body: Body, num_frames: int, fps: float) -> Dance:
-    """Dance with a body: its feet stay on the floor, others who dance the same dance copy its directions."""
+    """Compute the dance of a body whose feet stay on the floor; other bodies copy its directions."""
     c = channels_at(steps, np.arange(num_frames) / fps)
     leg = body.leg
     hips = rotation(c["yaw"], 0 * c["yaw"], 0 * c["yaw"])
@@ -207,7 +207,10 @@ def _sink(middle: np.ndarray, sides: np.ndarray, feet: np.ndarray, leg: float) -
 def _legs(
     hips: np.ndarray, feet: np.ndarray, frame: np.ndarray, knee_front: np.ndarray, body: Body
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bend the legs between hips and ankles [F, 2, 3]: knees point outwards, or forward by `knee_front` [F, 2]."""
+    """Compute thighs and shins between hips and ankles [F, 2, 3].
+
+    Knees point outwards, or forward by `knee_front` [F, 2].
+    """
     reach = feet - hips
     distance = np.linalg.norm(reach, axis=-1, keepdims=True)
     along = reach / np.maximum(distance, 1e-6)
@@ -226,7 +229,7 @@ def _legs(
 
 
 def _arms(c: dict[str, np.ndarray], chest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Direct upper arms and forearms [F, 2, 3]."""
+    """Compute the directions of upper arms and forearms [F, 2, 3]."""
     upper, fore = np.zeros((2, len(chest), 2, 3))
     for k, (side, sign) in enumerate((("left", 1.0), ("right", -1.0))):
         front = c[f"front_{side}"]

@@ -38,7 +38,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
-    """Blend two colours; `share` is that of `other`."""
+    """Compute a blend of two colours; `share` is that of `other`."""
     red, green, blue = (round((1 - share) * a + share * b) for a, b in zip(one, other, strict=True))
     return red, green, blue
 

@@ -9,7 +9,7 @@ CENTRE = np.array([0, -0.06, -0.43])  # of the head, from the tip of the nose
 
 
 def _flat_points() -> np.ndarray:
-    """Lay out the 68 points [68, 2] as seen from the front, from the centre of the head."""
+    """Compute the 68 points [68, 2] as seen from the front, from the centre of the head."""
     turn = np.linspace(0.02 * np.pi, 0.98 * np.pi, 17)
     jaw = np.stack([-0.37 * np.cos(turn), 0.02 + 0.45 * np.sin(turn)], axis=-1)
     brow = np.stack([np.linspace(-0.27, -0.07, 5), np.array([-0.12, -0.155, -0.165, -0.155, -0.135])], axis=-1)

@@ -109,7 +109,7 @@ def moved(points: np.ndarray, zoom: np.ndarray, shift: np.ndarray, aspect: float
 
 
 def develop(frames: np.ndarray, film: Film, seed: int) -> np.ndarray:
-    """Light and expose frames uint8 [F, H, W, 3]."""
+    """Apply light and exposure to frames uint8 [F, H, W, 3]."""
     height, width = frames.shape[1:3]
     if film == Film(shake=film.shake, pan=film.pan, zoom=film.zoom, blur=film.blur):
         return frames

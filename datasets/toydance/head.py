@@ -105,8 +105,8 @@ def _add_face(layers: Layers, head: Head, look: Look) -> None:
         centre = head.from_nose(eye + np.array([0, 0.02, 0]))
         layers.disc(centre, 0.085 * large * size, (250, 248, 244), seen)
         layers.disc(centre, 0.052 * large * size, _DARK, seen)
-        lift = np.array([0, -0.02, 0])
-        layers.capsule(*(head.from_nose(end + lift) for end in ends), 0.026 * size, 0.026 * size, brow, seen)
+        outer, inner = (head.from_nose(end + np.array([0, -0.02, 0])) for end in ends)
+        layers.capsule(outer, inner, 0.026 * size, 0.026 * size, brow, seen)
         if look.glasses:
             layers.capsule(
                 head.from_nose(eye + np.array([-0.05, 0.02, 0])),

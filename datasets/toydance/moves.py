@@ -28,7 +28,7 @@ def _sides(sign: int) -> tuple[str, str]:
 
 
 def side_step(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Step to the side and close."""
+    """Return a step to the side that closes."""
     near, far = _sides(sign)
     reach = float(rng.uniform(0.42, 0.56)) * sign
     step = {"x": reach * 0.6, f"foot_{near}": reach, f"lift_{near}": 0.0, "crouch": 0.1, "lean": 0.12 * sign}
@@ -36,7 +36,7 @@ def side_step(rng: np.random.Generator, sign: int) -> list[Key]:
 
 
 def lunge(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Sink over a wide foot, then draw the other foot in."""
+    """Return a lunge: sink over a wide foot, then draw the other foot in."""
     near, far = _sides(sign)
     reach = float(rng.uniform(0.6, 0.75)) * sign
     low = {"x": reach * 0.75, f"foot_{near}": reach, "crouch": 0.26, "lean": -0.2 * sign, "head_tilt": 0.15 * sign}
@@ -44,14 +44,14 @@ def lunge(rng: np.random.Generator, sign: int) -> list[Key]:
 
 
 def squat(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Bend both knees outwards and come up."""
+    """Return a squat with the knees outwards."""
     depth = float(rng.uniform(0.25, 0.38))
     spread = {"foot_left": 0.16, "foot_right": -0.16, "knee_left": 0.2, "knee_right": 0.2}
     return [{"crouch": depth, "bend": 0.2, **spread}, {"crouch": 0.0, "x": 0.1 * sign, **spread}]
 
 
 def knee_lift(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Lift one knee, then step out with it."""
+    """Return a lift of one knee, and a step with it."""
     near, far = _sides(sign)
     up = {
         f"lift_{near}": float(rng.uniform(0.4, 0.52)),
@@ -62,7 +62,7 @@ def knee_lift(rng: np.random.Generator, sign: int) -> list[Key]:
 
 
 def kick(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Kick to the side with a straight leg, then step."""
+    """Return a kick to the side with a straight leg, and a step."""
     near, _ = _sides(sign)
     out, high = float(rng.uniform(0.5, 0.62)), float(rng.uniform(0.25, 0.42))
     up = {f"foot_{near}": out * sign, f"lift_{near}": high, "lean": -0.28 * sign, "x": -0.05 * sign}
@@ -70,7 +70,7 @@ def kick(rng: np.random.Generator, sign: int) -> list[Key]:
 
 
 def turn(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Turn once around, travelling."""
+    """Return a turn around that travels."""
     step = 0.12 * sign
     sixths = [
         {"yaw": sign * part * np.pi / 3, "x": step * part, "foot_left": step * part, "foot_right": step * part}
@@ -80,7 +80,7 @@ def turn(rng: np.random.Generator, sign: int) -> list[Key]:
 
 
 def look_back(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Turn to the side and return."""
+    """Return a turn to the side and back, with a look into the camera."""
     angle = sign * float(rng.uniform(0.7, 1.5))
     step = 0.15 * sign
     there = {"yaw": angle, "x": step, "foot_left": step, "foot_right": step, "crouch": 0.12, "head_turn": -0.6 * angle}
@@ -88,14 +88,14 @@ def look_back(rng: np.random.Generator, sign: int) -> list[Key]:
 
 
 def jump(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Crouch, jump with spread legs, land."""
+    """Return a crouch and a jump with spread legs."""
     step = float(rng.uniform(0.1, 0.3)) * sign
     wide = {"foot_left": step + 0.16, "foot_right": step - 0.16}
     return [{"crouch": 0.24, "bend": 0.15}, {"hop": float(rng.uniform(0.2, 0.3)), "x": step, "crouch": 0.1, **wide}]
 
 
 def hip_circle(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Circle the hips over standing feet."""
+    """Return a circle of the hips over standing feet."""
     swing = 0.19 * sign
     return [
         {"hip_x": swing, "crouch": 0.1, "lean": -0.16 * sign},
@@ -106,7 +106,7 @@ def hip_circle(rng: np.random.Generator, sign: int) -> list[Key]:
 
 
 def lean(rng: np.random.Generator, sign: int) -> list[Key]:
-    """Lean far to the side with the arms."""
+    """Return a lean far to the side."""
     far = float(rng.uniform(0.35, 0.5)) * sign
     return [{"lean": far, "hip_x": -0.12 * sign, "crouch": 0.06}, {"lean": -0.3 * far, "hip_x": 0.05 * sign}]
 
@@ -123,6 +123,8 @@ MOVES: dict[str, Move] = {
     "circles the hips": hip_circle,
     "leans to the side": lean,
 }
+
+SEEN_FROM_THE_WAIST = ("turns around", "looks over the shoulder", "circles the hips", "leans to the side")
 
 # Left and right arm of key poses: raise (0 hangs, π/2 level, π up), elbow (outwards), front (0 sideways, π/2 forward).
 _UP, _HIGH, _LEVEL, _LOW, _HANG = 2.75, 2.2, 1.5, 0.8, 0.25

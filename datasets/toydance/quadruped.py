@@ -80,50 +80,69 @@ def action_of(seed: int) -> str:
     return ACTIONS[int(np.random.default_rng([seed, 12]).integers(len(ACTIONS)))]
 
 
+@dataclass(frozen=True)
+class _Gait:
+    """Angles [F] in radians of an animal's dance, and shifts [F] in picture heights; near and far legs are [2, F]."""
+
+    pitch: np.ndarray
+    nod: np.ndarray
+    sway: np.ndarray
+    hop: np.ndarray
+    front: np.ndarray
+    hind: np.ndarray
+    bend: np.ndarray
+
+
+def _gait(seed: int, num_frames: int, fps: float) -> _Gait:
+    """Compute dance `seed` of an animal, which begins on four straight legs."""
+    rng = np.random.default_rng([seed, 13])
+    beat = 2 * np.pi * float(rng.uniform(0.8, 1.0)) * np.arange(num_frames) / fps
+    phase = rng.uniform(0, 2 * np.pi, 4)
+    action = action_of(seed)
+    grow = np.minimum(np.arange(num_frames) / fps / 0.4, 1.0)
+    slow = 0.5 - 0.5 * np.cos(0.5 * beat)
+    rears, bows = slow * (action == "rears up"), slow * (action == "bows and stretches")
+    pitch = 0.85 * rears - 0.42 * bows
+    if action in ("trots on the spot", "jumps"):
+        pitch = 0.06 * np.sin(beat + phase[0]) * grow
+    swing = {"trots on the spot": 0.5, "jumps": 0.35}.get(action, 0.18) * grow
+    legs = np.array([[0.0], [np.pi]])  # of a pair, one swings forward when the other swings back
+    return _Gait(
+        pitch=pitch,
+        nod=0.25 * np.sin(0.5 * beat + phase[1]) * grow,
+        sway=0.07 * np.sin(0.5 * beat) * float(rng.choice((-1, 1))),
+        hop=0.16 * np.abs(np.sin(0.5 * beat)) * (action == "jumps"),
+        front=swing * np.sin(beat + legs) + rears + 0.35 * bows,
+        hind=swing * np.sin(beat + np.pi - legs) + 0.3 * np.maximum(pitch, 0),
+        bend=0.5 * np.maximum(0, np.cos(beat + legs)) * swing + 0.9 * rears,
+    )
+
+
 def animal_pose(
     animal: Animal, num_frames: int, fps: float = 16, *, dance_seed: int = 0, aspect: float = 1.0, centre_x: float = 0.5
 ) -> PoseSequence:
     """Compute the keypoints of an animal in dance `dance_seed`: F frames, float64."""
-    rng = np.random.default_rng([dance_seed, 13])
-    beat = 2 * np.pi * float(rng.uniform(0.8, 1.0)) * np.arange(num_frames) / fps
-    grow = np.minimum(np.arange(num_frames) / fps / 0.4, 1.0)
-    phase = rng.uniform(0, 2 * np.pi, 4)
-    action = action_of(dance_seed)
-    swing = {"trots on the spot": 0.5, "jumps": 0.35}.get(action, 0.18) * grow
-    slow = 0.5 - 0.5 * np.cos(0.5 * beat)
-    pitch = {"bows and stretches": -0.42 * slow, "rears up": 0.85 * slow}.get(
-        action, 0.06 * np.sin(beat + phase[0]) * grow
-    )
-    nod = 0.25 * np.sin(0.5 * beat + phase[1]) * grow
-    sway = 0.07 * np.sin(0.5 * beat) * float(rng.choice((-1, 1)))
-    hop = 0.16 * np.abs(np.sin(0.5 * beat)) if action == "jumps" else np.zeros(num_frames)
-    side = animal.facing
+    gait, side = _gait(dance_seed, num_frames, fps), animal.facing
 
     def towards(angle: np.ndarray) -> np.ndarray:
-        """Point down for 0 and forward for π/2."""
+        """Return the direction at an angle: down for 0, forward for π/2."""
         return np.stack([side * np.sin(angle), np.cos(angle)], axis=-1)
 
     body = np.zeros((num_frames, 18, 2))
-    back = towards(pitch - np.pi / 2)
-    body[:, 0] = animal.neck * towards(2.05 + nod + 0.5 * pitch)
+    back = towards(gait.pitch - np.pi / 2)
+    body[:, 0] = animal.neck * towards(2.05 + gait.nod + 0.5 * gait.pitch)
     for k, (shoulder, hip, eye, ear) in enumerate(((5, 11, 15, 17), (2, 8, 14, 16))):
-        offset = 1 - 2 * k
-        phase_front, phase_hind = k * np.pi, (1 - k) * np.pi
-        front = swing * np.sin(beat + phase_front) + (
-            1.0 * slow if action == "rears up" else 0.35 * slow if action == "bows and stretches" else 0
-        )
-        hind = swing * np.sin(beat + phase_hind) + 0.3 * np.maximum(pitch, 0)
-        bend = 0.5 * np.maximum(0, np.cos(beat + phase_front)) * swing + (0.9 * slow if action == "rears up" else 0)
+        offset, front, hind = 1 - 2 * k, gait.front[k], gait.hind[k]
         body[:, shoulder] = offset * np.array([animal.shoulder, 0.25 * animal.shoulder])
         body[:, shoulder + 1] = body[:, shoulder] + animal.arm * towards(front - 0.18)
-        body[:, shoulder + 2] = body[:, shoulder + 1] + animal.arm * towards(front + 0.05 - 1.3 * bend)
+        body[:, shoulder + 2] = body[:, shoulder + 1] + animal.arm * towards(front + 0.05 - 1.3 * gait.bend[k])
         body[:, hip] = animal.torso * (back + offset * np.array([_HIPS, 0.25 * _HIPS]))
         body[:, hip + 1] = body[:, hip] + animal.thigh * towards(hind + 0.22)
         body[:, hip + 2] = body[:, hip + 1] + animal.shin * towards(hind - 0.2)
         body[:, eye] = body[:, 0] + animal.head * np.array([-0.5 * side - 0.06 * offset, -0.32])
         body[:, ear] = 2 * body[:, eye] - body[:, 0]
     lowest = body[:, [4, 7, 10, 13], 1].max(axis=1)
-    neck = np.stack([centre_x * aspect + 0.5 * side * animal.torso + sway, _FLOOR_Y - lowest - hop], axis=-1)
+    neck = np.stack([centre_x * aspect + 0.5 * side * animal.torso + gait.sway, _FLOOR_Y - lowest - gait.hop], axis=-1)
     visible = np.ones((num_frames, 18), bool)
     visible[:, 16:] = False
     hands = np.full((num_frames, 2, 21, 2), -1.0)
@@ -152,7 +171,8 @@ def add_animal(layers: Layers, pose: PoseSequence, animal: Animal, height: int, 
         layers.capsule(
             neck + np.array([-0.12 * side, -0.12]) * unit,
             skull + np.array([-0.1 * side, -0.1]) * unit,
-            *[0.06 * unit] * 2,
+            0.06 * unit,
+            0.06 * unit,
             sock,
         )
     layers.layer(2)

@@ -34,7 +34,7 @@ class Rendered(NamedTuple):
 
 
 def render(scene: Scene, height: int, width: int) -> Rendered:
-    """Film a scene: the same scene gives the same bytes."""
+    """Render a scene: the same scene gives the same bytes."""
     large = _Picture(height, width, scene)
     num_frames = len(scene.main.figure)
     frames, covered = np.empty((num_frames, height, width, 3), np.uint8), np.empty((num_frames, height, width), bool)
@@ -196,7 +196,7 @@ def _shadow(figure: Figure, dancer: Dancer, height: int, width: int, border: tup
 
 
 def _cast(canvas: np.ndarray, centre: tuple[int, int], axes: tuple[int, int]) -> None:
-    """Darken an ellipse of the floor."""
+    """Draw an ellipse of shadow on the floor."""
     top, bottom = max(centre[1] - axes[1], 0), min(centre[1] + axes[1] + 1, canvas.shape[0])
     left, right = max(centre[0] - axes[0], 0), min(centre[0] + axes[0] + 1, canvas.shape[1])
     if top >= bottom or left >= right:

@@ -167,7 +167,7 @@ def make_dancer(
 
 
 def _slow_enough(steps: Choreography, look: Look, num_frames: int, fps: float) -> tuple[Choreography, Dance]:
-    """Dance, with longer beats if a joint is so fast that a frame shows only its blur."""
+    """Compute the dance, with longer beats if a joint is so fast that a frame shows only its blur."""
     dance = dance_of(steps, look.body, num_frames, fps)
     joints = joints_of(look.body, dance)[..., :2] + dance.path[:, None]
     speed = float(np.linalg.norm(np.diff(joints, axis=0), axis=-1).max(initial=0)) * fps

@@ -66,11 +66,13 @@ class Layers:
         layer: int = -1,
     ) -> None:
         """Add the convex hull of two discs, with centres [F, 2], to a layer."""
-        radii = [
-            np.broadcast_to(np.asarray(radius, np.float32), (self.num_frames,)) for radius in (start_radius, end_radius)
-        ]
+        first, second = self._radii(start_radius), self._radii(end_radius)
         when = None if shown is None else shown.tolist()
-        self._discs[layer].append((start, end, *radii, (*colour, 255), when))
+        self._discs[layer].append((start, end, first, second, (*colour, 255), when))
+
+    def _radii(self, radius: _Number) -> np.ndarray:
+        """Return a radius in each frame [F]."""
+        return np.broadcast_to(np.asarray(radius, np.float32), (self.num_frames,))
 
     def disc(
         self, centre: np.ndarray, radius: _Number, colour: Colour, shown: np.ndarray | None = None, layer: int = -1
@@ -96,8 +98,9 @@ class Layers:
     def finish(self, origin: tuple[int, int] = (0, 0)) -> Painter:
         """Compute all polygons, moved so that (0, 0) is at `origin` (x, y) of the canvas."""
         flat = [shape for layer in self._discs for shape in layer]
-        starts, ends = (np.stack([shape[k] for shape in flat]) + np.asarray(origin) for k in (0, 1))
-        start_radii, end_radii = (np.stack([shape[k] for shape in flat]) for k in (2, 3))
+        starts = np.stack([shape[0] for shape in flat]) + np.asarray(origin)
+        ends = np.stack([shape[1] for shape in flat]) + np.asarray(origin)
+        start_radii, end_radii = np.stack([shape[2] for shape in flat]), np.stack([shape[3] for shape in flat])
         growth = np.concatenate([np.full(len(layer), g) for layer, g in zip(self._discs, self._growths, strict=True)])
         polygons = _capsules(starts, ends, start_radii, end_radii, self.corners)
         grown = None

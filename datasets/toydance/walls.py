@@ -25,7 +25,7 @@ def draw_wall(kind: str, colour_name: str, seed: int, height: int, width: int, f
 
 
 def _plain(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Hang at most one picture on a plain wall."""
+    """Draw at most one picture on a plain wall."""
     if rng.random() < 0.6:
         _hang_picture(image, wall, edge, rng)
 
@@ -37,9 +37,9 @@ def _hang_picture(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random
     y = rng.uniform(0.16, 0.4) * height
     corners = [(round(x + s * half[0]), round(y + s * half[1])) for s in (-1, 1)]
     frame = max(2, round(0.018 * height))
-    cv2.rectangle(image, *corners, (wall * 0.55).tolist(), thickness=-1)
+    cv2.rectangle(image, corners[0], corners[1], (wall * 0.55).tolist(), thickness=-1)
     inner = [(corners[0][0] + frame, corners[0][1] + frame), (corners[1][0] - frame, corners[1][1] - frame)]
-    cv2.rectangle(image, *inner, (0.6 * wall + 0.4 * np.array(_any_colour(rng))).tolist(), thickness=-1)
+    cv2.rectangle(image, inner[0], inner[1], (0.6 * wall + 0.4 * np.array(_any_colour(rng))).tolist(), thickness=-1)
 
 
 def _any_colour(rng: np.random.Generator) -> Colour:
@@ -57,7 +57,7 @@ def _panelled(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Gen
 
 
 def _brick(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Lay bricks of slightly different brightness."""
+    """Draw bricks of slightly different brightness."""
     height, width = image.shape[:2]
     tall = max(4, round(height * rng.uniform(0.055, 0.08)))
     for row, y in enumerate(range(0, edge, tall)):
@@ -87,7 +87,7 @@ def _window(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Gener
 
 
 def _stage(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Light a dark stage with coloured spots and a curtain's folds."""
+    """Draw a stage with coloured spots and a curtain's folds."""
     height, width = image.shape[:2]
     folds = 1 + 0.1 * np.sin(np.arange(width) / width * 2 * np.pi * rng.integers(5, 9))
     image *= folds[None, :, None] * 0.9
@@ -99,7 +99,7 @@ def _stage(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Genera
 
 
 def _park(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Plant trees in front of a sky of the wall's colour."""
+    """Draw trees in front of a sky of the wall's colour."""
     height, width = image.shape[:2]
     hedge = 0.55 * wall + 0.45 * np.array((95, 140, 85))
     top = round(edge - 0.1 * height)
@@ -114,7 +114,7 @@ def _park(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generat
 
 
 def _tiled(image: np.ndarray, wall: np.ndarray, edge: int, rng: np.random.Generator) -> None:
-    """Tile a wall in two shades, with tiles that are wider than they are high."""
+    """Draw tiles in two shades, with tiles that are wider than they are high."""
     height, width = image.shape[:2]
     tall = max(6, round(height * rng.uniform(0.1, 0.14)))
     wide = round(1.6 * tall)
