@@ -5,9 +5,11 @@
 (see `folders`).
 """
 
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -156,6 +158,7 @@ def _load_part(name: str, path: Path, dtype: torch.dtype | None, kind: Kind | No
         }
         return load[name](path, dtype)
     if name == "vae":
+        check_vae_config(path)
         return AutoencoderKLWan.from_pretrained(path, use_safetensors=True, torch_dtype=torch.float32)
     options: dict[str, Any] = {"use_safetensors": True} | ({} if dtype is None else {"torch_dtype": dtype})
     if name == "text_encoder":
@@ -164,6 +167,41 @@ def _load_part(name: str, path: Path, dtype: torch.dtype | None, kind: Kind | No
     if class_name == OpenCLIPImageEncoder.__name__:
         return OpenCLIPImageEncoder.from_pretrained(path, **options)
     return OpenCLIPImageEncoder.from_clip_vision_model(CLIPVisionModel.from_pretrained(path, **options))
+
+
+def check_vae_config(folder: Path) -> None:
+    """Check that an autoencoder's folder in diffusers' layout gives Wan 2.1's latents; loads nothing.
+
+    With a patch size p, the encoder reads p × p pixels as 3p² channels.
+
+    Raises:
+        ComponentsError: its latents are not 16 numbers for 4 frames of 8 × 8 pixels, or its channels do not fit.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        return  # diffusers names what is missing
+    config = json.loads(file.read_text())
+    defaults = {name: item.default for name, item in inspect.signature(AutoencoderKLWan.__init__).parameters.items()}
+    given = SimpleNamespace(**(defaults | config))
+    patch = given.patch_size or 1
+    side_px = patch * 2 ** (len(given.dim_mult) - 1)
+    num_frames = 2 ** sum(given.temperal_downsample)
+    if (given.z_dim, num_frames, side_px) != (16, 4, 8):
+        raise ComponentsError(
+            f"{folder} turns {num_frames} frames of {side_px} × {side_px} pixels into {given.z_dim} numbers; Wan 2.1's "
+            "latents, which all parts of this package expect, are 16 numbers for 4 frames of 8 × 8 pixels"
+        )
+    # diffusers' tiling and its own pipelines read these two numbers, not the layers.
+    if (given.scale_factor_temporal, given.scale_factor_spatial) != (4, 8):
+        raise ComponentsError(
+            f"{file}: scale_factor_temporal is {given.scale_factor_temporal} and scale_factor_spatial "
+            f"{given.scale_factor_spatial}, but the layers compress 4 frames of 8 × 8 pixels: set them to 4 and 8"
+        )
+    if {given.in_channels, given.out_channels} != {3 * patch**2}:
+        raise ComponentsError(
+            f"{file}: in_channels is {given.in_channels} and out_channels {given.out_channels}; with patch_size "
+            f"{given.patch_size} both must be {3 * patch**2}"
+        )
 
 
 def _tiny_transformer(image_dim: int, text_dim: int, sizes: Mapping[str, Any]) -> WanTransformer3DModel:

@@ -112,14 +112,23 @@ def decode_chunk(vae: Any, latents: Tensor, feature_cache: list[Any] | None) -> 
         cannot be used for another chunk.
     """
     vae.clear_cache()
+    shortcut = None
     if feature_cache is not None:
         vae._feat_map = feature_cache
+        if vae.config.is_residual:  # `decode` marks the first frame of each call; its shortcuts then drop pixel frames
+            shortcut = vae.decoder.register_forward_pre_hook(_not_first_chunk, with_kwargs=True)
     if not vae.use_tiling:
         vae.clear_cache = lambda: None
     try:
         sample = vae.decode(latents).sample
         feature_cache = vae._feat_map
     finally:
+        if shortcut is not None:
+            shortcut.remove()
         vars(vae).pop("clear_cache", None)
         vae.clear_cache()
     return sample, feature_cache or []
+
+
+def _not_first_chunk(decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**kwargs, "first_chunk": False}

@@ -27,7 +27,7 @@ from ..datasets.provenance import make_record, write_video
 from ..datasets.video.sound import Sound
 from . import encoders
 from .checkpoints.folders import NAMES, ComponentsError, require_parts, resolve_folder
-from .components import load_components
+from .components import check_vae_config, load_components
 from .condition_reconciliation import TEXT_LENGTH
 from .conditions import Conditions, with_frame_mask
 from .encoders import decode_chunks, encode_image_condition, encode_video, to_frames
@@ -831,7 +831,7 @@ def _check_folder(folder: Path, names: Collection[str]) -> None:
     """Check that a folder in diffusers' layout has the components `names` and a SteadyDancer; loads nothing.
 
     Raises:
-        ComponentsError: a component is missing, or the transformer is another model.
+        ComponentsError: a component is missing, or the transformer or the autoencoder is another model.
     """
     require_parts(folder, names)
     config = folder / "transformer" / "config.json"
@@ -842,3 +842,5 @@ def _check_folder(folder: Path, names: Collection[str]) -> None:
             "SteadyDancerTransformer3DModel: pass the folder of a trained or converted SteadyDancer model, or "
             "initialise one from Wan with `SteadyDancerTransformer3DModel.from_wan`."
         )
+    if "vae" in names:
+        check_vae_config(folder / "vae")

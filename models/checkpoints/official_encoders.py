@@ -119,7 +119,13 @@ def _empty_text_encoder(state: Mapping[str, Shaped]) -> Any:
 def _empty_autoencoder(state: Mapping[str, Shaped]) -> Any:
     from diffusers import AutoencoderKLWan
 
-    return AutoencoderKLWan(base_dim=_shape(state, "encoder.conv_in.weight", 5)[0])
+    base_dim, in_channels = _shape(state, "encoder.conv_in.weight", 5)[:2]
+    if in_channels != 3:
+        raise KeyError(
+            f"its encoder reads {in_channels} channels, but Wan 2.1's reads 3, and this layout has no field for a "
+            "patch size: use a vae/ folder in diffusers' layout"
+        )
+    return AutoencoderKLWan(base_dim=base_dim)
 
 
 def _empty_image_encoder(state: Mapping[str, Shaped]) -> Any:

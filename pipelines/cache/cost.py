@@ -1,8 +1,8 @@
 """Estimated size and cost of a cache, compared with encoding in every training step, from shapes alone.
 
-Operations are counted for Wan 2.1's autoencoder, whose encoder needs 167 TFLOP for 81 frames of 640² (counted from its
-layers, without memory traffic). The text and image encoders are not counted: they run once per clip, on a few hundred
-tokens.
+Wan 2.1's encoder needs 167 TFLOP for 81 frames of 640² (counted from its layers, without memory traffic); for another
+autoencoder, operations are counted on the meta device. The text and image encoders are not counted: they run once per
+clip, on a few hundred tokens.
 """
 
 from collections.abc import Iterable
@@ -65,11 +65,11 @@ _size_for_area = lru_cache(maxsize=4096)(size_for_area)
 
 @dataclass(frozen=True)
 class SizeEstimate:
-    """Estimated bytes of each clip and of each field, and the total pixels of all frames at the trained size."""
+    """Estimated bytes of each clip and of each field, and 10¹² operations of encoding each clip's video once."""
 
     each: list[int]
     fields: dict[str, int]
-    pixels: int
+    encode_tflop: float
 
 
 def estimate_bytes(
@@ -84,7 +84,7 @@ def estimate_bytes(
     """
     each: list[int] = []
     fields = dict.fromkeys(FIELDS, 0)
-    pixels = 0
+    encode_tflop = 0.0
     bytes_each = 2 if config.dtype == "bfloat16" else 4
     one = lru_cache(maxsize=65536)(sample_bytes)
     for num_frames, source_height, source_width, prompt_bytes in shapes:
@@ -94,8 +94,17 @@ def estimate_bytes(
         each.append(sum(by_field))
         for name, num_bytes in zip(FIELDS, by_field, strict=True):
             fields[name] += num_bytes
-        pixels += num_frames * height * width
-    return SizeEstimate(each, fields, pixels)
+        encode_tflop += _encode_tflop(widths, num_frames, height, width)
+    return SizeEstimate(each, fields, encode_tflop)
+
+
+def _encode_tflop(widths: FeatureSizes, num_frames: int, height: int, width: int) -> float:
+    """Return 10¹² operations of encoding a video of this size once."""
+    if not widths.vae_config:
+        return ENCODE_TFLOP * num_frames * height * width / _ENCODE_PIXELS
+    from ...models.inference.encoder_memory import encoding_flops
+
+    return encoding_flops(num_frames, height, width, widths.vae_config) / 1e12
 
 
 def estimate_cost(
@@ -120,14 +129,11 @@ def estimate_cost(
     """
     num_clips, total = len(sizes.each), sum(sizes.each)
     passes = samples_drawn / num_clips if samples_drawn is not None else None
-    caching = None
-    if widths.is_wan:
-        tflop = ENCODES_PER_CLIP * ENCODE_TFLOP * sizes.pixels / _ENCODE_PIXELS
-        caching = tflop / tflop_per_s / 3600
-    online = caching * passes if caching is not None and passes is not None else None
+    caching = ENCODES_PER_CLIP * sizes.encode_tflop / tflop_per_s / 3600
+    online = caching * passes if passes is not None else None
     keeping = total / 1e9 * months / GB_MONTHS_PER_GPU_HOUR
     cheaper = None
-    if caching is not None and online is not None:
+    if online is not None:
         cheaper = "cache" if caching + keeping < online else "online"
     return {
         "bytes": {**sizes.fields, "total": total, "per_clip": total // num_clips},
@@ -136,7 +142,7 @@ def estimate_cost(
         "cheaper": cheaper,
         "assumed": {
             "tflop_per_s": tflop_per_s,
-            "tflop_per_encode_81x640x640": ENCODE_TFLOP,
+            "tflop_per_encode_81x640x640": _encode_tflop(widths, 81, 640, 640),
             "encodes_per_clip": ENCODES_PER_CLIP,
             "months_kept": months,
             "gb_months_per_gpu_hour": GB_MONTHS_PER_GPU_HOUR,
@@ -150,8 +156,6 @@ def format_cost(cost: dict[str, Any]) -> str:
     """Format the cost as one line."""
     hours, num_bytes = cost["gpu_hours"], cost["bytes"]
     words = f"cache: about {num_bytes['total'] / 1e9:.3g} GB ({num_bytes['per_clip'] / 1e6:.3g} MB per clip)"
-    if hours["cache"] is None:
-        return f"{words}; GPU-hours are unknown for these encoders"
     speed = f"at {cost['assumed']['tflop_per_s']:g} TFLOP/s"
     words += f", {hours['cache']:.3g} GPU-hours of encoding {speed}"
     if hours["online"] is None:

@@ -2,11 +2,24 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...datasets.storage import Location, is_address, location
+
+# The arguments of Wan 2.1's autoencoder that decide its operations; the defaults of diffusers' class.
+_WAN_VAE: dict[str, Any] = {
+    "base_dim": 96,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],
+    "is_residual": False,
+    "in_channels": 3,
+    "patch_size": None,
+}
 
 
 @dataclass(frozen=True)
@@ -17,8 +30,8 @@ class FeatureSizes:
     image_tokens: int = 257
     image_dim: int = 1280
     text_dim: int = 4096
-    is_wan: bool = True
-    """whether the autoencoder has Wan's size, whose operation count is known"""
+    vae_config: dict[str, Any] = field(default_factory=dict, hash=False)
+    """configuration of the autoencoder, whose operations are counted; empty for Wan 2.1's, whose count is known"""
 
 
 def find_parts(source: str, names: Sequence[str]) -> Location:
@@ -84,5 +97,5 @@ def read_feature_sizes(source: str) -> FeatureSizes:
         image_tokens=(image.get("image_size", 224) // image.get("patch_size", 14)) ** 2 + 1,
         image_dim=image.get("width") or image.get("hidden_size") or wan.image_dim,
         text_dim=text.get("d_model", wan.text_dim),
-        is_wan=vae.get("base_dim", 96) == 96 and vae.get("z_dim", 16) == 16,
+        vae_config={} if all(vae.get(name, value) == value for name, value in _WAN_VAE.items()) else vae,
     )

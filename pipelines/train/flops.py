@@ -6,7 +6,7 @@ Parameters are counted on the network itself, built on the meta device: no weigh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class Network:
         adapters: parameters of the adapters, included in `trained`.
         teacher: parameters of the frozen teacher (stage 2).
         matrices: parameters of the matrices that Muon would update, included in `trained`.
+        vae_config: configuration of the VAE that encodes the simulated poses of stage 3; empty: Wan 2.1's.
     """
 
     arguments: dict[str, Any]
@@ -41,6 +42,7 @@ class Network:
     adapters: int
     teacher: int
     matrices: int
+    vae_config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -61,12 +63,13 @@ def empty_network(arguments: dict[str, Any], config: TrainConfig) -> SteadyDance
     return network
 
 
-def count(config: TrainConfig, transformer_config: dict[str, Any]) -> Network:
+def count(config: TrainConfig, transformer_config: dict[str, Any], vae_config: dict[str, Any] | None = None) -> Network:
     """Count the parameters of the stage's network.
 
     Args:
         config: the stage; its `NETWORK_FIELDS` choose the variant of the network.
         transformer_config: configuration of the transformer that the stage starts from; empty: Wan 14B.
+        vae_config: see `Network`.
     """
     given = {name: value for name, value in transformer_config.items() if not name.startswith("_")}
     given |= config.model_dump(include=set(NETWORK_FIELDS))
@@ -84,6 +87,7 @@ def count(config: TrainConfig, transformer_config: dict[str, Any]) -> Network:
         adapters=trained - sum(own) if config.trains_lora else 0,
         teacher=total - sum(own) if config.stage == 2 else 0,
         matrices=sum(weight.numel() for name, weight in named.items() if is_block_matrix(name, weight)),
+        vae_config=vae_config or {},
     )
 
 

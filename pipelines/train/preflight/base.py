@@ -27,7 +27,7 @@ def find_base(config: TrainConfig, base: str | None, parent: dict[str, Any] | No
         base = parent["base"]["path"] or parent["base"]["source"]
     if base is None:
         raise TrainingRefused("base: stage 1 requires --base, a Wan 2.1 I2V folder or hub id")
-    names = ["transformer"] + ["vae"] * (config.stage == 3 and config.pose_simulation_unit == "frame")
+    names = ["transformer"] + ["vae"] * _encodes_poses(config)
     folder = _local_folder(base, names, fetch)
     if folder is None:
         return {"source": str(base), "path": None, "digest": None}
@@ -59,6 +59,26 @@ def constructor_arguments(source: Location | str, fetch: bool) -> dict[str, Any]
         return _remote_arguments(str(source))
     folder = folders.resolve_folder(str(source), ("transformer",))
     return transformer_config(folders.part_path(folder, "transformer") or folder)
+
+
+def vae_config(config: TrainConfig, source: Location | str, fetch: bool) -> dict[str, Any]:
+    """Read the configuration of the base's VAE if the stage encodes simulated poses with it.
+
+    The result is empty, which means Wan 2.1's, in Wan's own layout, and if the stage does not use the VAE.
+    """
+    if not _encodes_poses(config):
+        return {}
+    if not fetch and _is_remote(str(source)):
+        from_catalogue = any(row.hub_id == str(source) for row in lookup.CATALOGUE)
+        text = None if from_catalogue else _read_remote(str(source), "vae/config.json")
+    else:
+        file = folders.resolve_folder(str(source), ("vae",)) / "vae" / "config.json"
+        text = file.read_bytes() if file.is_file() else None
+    return dict(json.loads(text)) if text is not None else {}
+
+
+def _encodes_poses(config: TrainConfig) -> bool:
+    return config.stage == 3 and config.pose_simulation_unit == "frame"
 
 
 def _local_folder(base: str, names: list[str], fetch: bool) -> Path | None:

@@ -43,6 +43,7 @@ def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[st
         gathered = item * min(_LIVE_PARAMETERS, network.parameters)
         weights, buckets = weights // ranks, buckets + gathered * (ranks > 1)
     saved, block = activations(config, network, bucket)
+    encodes = config.stage == 3 and config.pose_simulation_unit == "frame"
     saved *= num_branches(config) * config.micro_batch_size
     if config.offload_activations:  # one in transfer, and the one in use
         saved = 2 * saved // (num_branches(config) * network.num_layers)
@@ -55,7 +56,7 @@ def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[st
         "kept_activations": saved,
         "one_block": config.micro_batch_size * block,
         # Runs while the next batch is read, at the same time as the step.
-        "pose_encoder": encoding_bytes(*bucket) if config.stage == 3 and config.pose_simulation_unit == "frame" else 0,
+        "pose_encoder": encoding_bytes(*bucket, network.vae_config) if encodes else 0,
     }
     loading = max(whole, weights + state + item * network.teacher)
     return {**parts, "loading": loading, "total": max(sum(parts.values()), loading)}

@@ -20,7 +20,7 @@ from ..config import NETWORK_FIELDS, TrainConfig
 from ..data.split import split
 from ..frozen_components import frozen_parts
 from ..run_folder import TrainingRefused, checkpoint_folder, newest_intact_state, read_checkpoint_record, read_json
-from .base import constructor_arguments, find_base
+from .base import constructor_arguments, find_base, vae_config
 
 # Settings that may change when a run is resumed: they do not affect the steps already done.
 _FREE = {
@@ -49,6 +49,7 @@ class StageInputs:
         latents, base, from_checkpoint: absolute paths or addresses; None if not needed or not on this machine.
         record: their entries in `run.json`, with digests.
         transformer_config: constructor arguments of the transformer that the stage starts from.
+        vae_config: configuration of the VAE that encodes simulated poses; empty: Wan 2.1's, or none is needed.
         shards: the open latents folder.
     """
 
@@ -57,6 +58,7 @@ class StageInputs:
     from_checkpoint: Location | None
     record: dict[str, Any]
     transformer_config: dict[str, Any]
+    vae_config: dict[str, Any]
     shards: ShardDataset
 
 
@@ -97,6 +99,7 @@ def check_inputs(
         from_checkpoint=location(begins_from) if from_checkpoint else None,
         record=record,
         transformer_config=transformer_config,
+        vae_config=vae_config(config, base_record["path"] or base_record["source"], fetch),
         shards=shards,
     )
 

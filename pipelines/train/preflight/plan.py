@@ -66,7 +66,7 @@ def plan(
     folder, fork_folder = run_folder(out), run_folder(fork).resolve() if fork is not None else None
     keys, sampler = _order(config, inputs)
     buckets = [inputs.shards.bucket[key] for key in keys]
-    network, largest = flops.count(config, inputs.transformer_config), _largest(inputs)
+    network, largest = flops.count(config, inputs.transformer_config, inputs.vae_config), _largest(inputs)
     step_flops = forecast.mean_step_flops(config, network, buckets)
     on_disk = disk.needed_bytes(config, inputs, network, sampler, keys)
     refusals = list(_folder_conflicts(inputs, folder, fork_folder))
@@ -137,7 +137,7 @@ def check_feasible(config: TrainConfig, inputs: StageInputs, out: Path, address:
     from .. import flops
     from . import disk
 
-    network = flops.count(config, inputs.transformer_config)
+    network = flops.count(config, inputs.transformer_config, inputs.vae_config)
     keys, sampler = _order(config, inputs)
     on_disk = disk.needed_bytes(config, inputs, network, sampler, keys)
     for refusal in _refusals(config, inputs, network, on_disk, out, address, None):
