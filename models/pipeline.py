@@ -153,8 +153,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
                 component), and components to use instead of the stored ones. A `CLIPVisionModel` is converted.
 
         Raises:
-            ComponentsError: a component is missing, or the transformer is another model. Raised before anything is
-                loaded.
+            ComponentsError: a component is missing, or the transformer or the autoencoder is another model. Raised
+                before anything is loaded.
         """
         needed = [name for name in NAMES if name not in kwargs]
         folder = resolve_folder(str(pretrained_model_name_or_path), needed)
