@@ -1,196 +1,156 @@
-"""A procedural dancer: a seeded body, a seeded dance, and the keypoints of that body in that dance.
+"""The body in a dance: joints in space, and their projection to keypoints of the picture.
 
-The figure is flat and its bones keep their lengths. Aligning one dancer's pose to another's picture therefore gives
-exactly the pose in which the other dances the same dance: a ground truth for pose transfer.
+A dance is the same for every body: unit directions of limbs, and the path of the neck. A body multiplies the directions
+by its own bone lengths and drops the depth. Alignment scales limbs in the same way, so that aligning one dancer's pose
+to the picture of another gives exactly the pose in which the other dances the same dance: a ground truth for pose
+transfer. x goes to the right of the picture, y down, z towards the camera; the unit is the height of the picture.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from ..skeleton import PoseSequence
+from .face_points import FACE_NORMALS, FACE_POINTS
+from .look import Body
 
-Colour = tuple[int, int, int]
-
-COLOURS: dict[str, Colour] = {
-    "red": (205, 45, 50),
-    "orange": (232, 135, 40),
-    "yellow": (235, 205, 75),
-    "green": (60, 150, 80),
-    "turquoise": (60, 175, 175),
-    "blue": (55, 95, 190),
-    "violet": (125, 75, 165),
-    "pink": (225, 130, 165),
-    "white": (235, 233, 228),
-    "grey": (125, 128, 135),
-}
-_SKINS: list[Colour] = [(244, 205, 175), (224, 172, 130), (176, 122, 84), (110, 74, 52)]
-_HAIRS: list[Colour] = [(35, 28, 25), (95, 60, 35), (165, 110, 60), (200, 165, 95)]
-_FLOOR_Y = 0.92
-
-
-@dataclass(frozen=True)
-class Look:
-    """Body, clothes and background of a dancer. Lengths are relative to the height of the picture."""
-
-    shirt: str
-    trousers: str
-    wall: str
-    skin: Colour
-    hair: Colour
-    long_hair: bool
-    head: float
-    shoulder: float
-    torso: float
-    arm: float
-    thigh: float
-    shin: float
+HIP_WIDTH = 0.27  # of the torso
+FOREARM = 0.92  # of the upper arm
+_SHOULDER = np.array([[1, 0.12, 0], [-1, 0.12, 0]])  # left, right
+# In heights of the head, from the nose: right eye, left eye, right ear, left ear.
+_EYES_AND_EARS = np.array([[-0.17, -0.1, -0.03], [0.17, -0.1, -0.03], [-0.38, -0.04, -0.4], [0.38, -0.04, -0.4]])
+_NECK_TO_NOSE = np.array([0, -0.95, 0.31])
+_FINGER_SPREAD = np.array([-0.75, -0.3, 0.0, 0.25, 0.5])
+_FINGER_REACH = np.array([0.16, 0.26, 0.34, 0.4])
 
 
 @dataclass(frozen=True)
 class Dance:
-    """Joint angles [F] in radians, and the shift of the body [F] in picture heights."""
+    """Directions [F, ..., 3] of limbs, left before right, and the path of the neck [F, 2] from (0, 0) at frame 0."""
 
-    lean: np.ndarray
-    tilt: np.ndarray
+    path: np.ndarray
+    chest: np.ndarray
+    """rotation [F, 3, 3]: columns are the directions of the left side, down and front"""
+    hips: np.ndarray
     head: np.ndarray
-    arms: np.ndarray
-    """[2, F] upper arms, left first: 0 hangs down, π/2 is level"""
-    elbows: np.ndarray
-    legs: np.ndarray
-    knees: np.ndarray
-    sway: np.ndarray
-    arms_go_high: bool
+    spine: np.ndarray
+    """[F, 3] from the neck to the middle of the hips"""
+    upper_arms: np.ndarray
+    """[F, 2, 3]"""
+    forearms: np.ndarray
+    thighs: np.ndarray
+    shins: np.ndarray
+    feet: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def __getitem__(self, frames: slice | np.ndarray) -> Self:
+        """Select frames by a slice or an index array."""
+        return replace(self, **{name: array[frames] for name, array in vars(self).items()})
 
 
-def dancer_look(seed: int) -> Look:
-    """Choose clothes, colours and proportions of dancer `seed`."""
-    rng = np.random.default_rng([seed, 1])
-    wall = str(rng.choice(list(COLOURS)))
-    # Clothes differ from the wall in brightness too, so that the dancer is visible.
-    clothes = sorted(COLOURS, key=lambda name: abs(sum(COLOURS[name]) - sum(COLOURS[wall])))[-6:]
-    shirt, trousers = rng.choice(clothes, 2, replace=False)
-    stature = rng.uniform(0.63, 0.72)
+@dataclass(frozen=True)
+class Figure:
+    """A body in a dance as it is drawn: keypoints, and what a picture needs besides them."""
 
-    def length(share: float) -> float:
-        return float(stature * share * rng.uniform(0.92, 1.08))
+    pose: PoseSequence
+    aspect: float
+    depth: np.ndarray
+    """[F, 18] of the joints; larger is nearer to the camera"""
+    dance: Dance
 
-    return Look(
-        shirt=str(shirt),
-        trousers=str(trousers),
-        wall=wall,
-        skin=_SKINS[rng.integers(len(_SKINS))],
-        hair=_HAIRS[rng.integers(len(_HAIRS))],
-        long_hair=bool(rng.random() < 0.5),
-        head=length(0.12),
-        shoulder=length(0.115),
-        torso=length(0.3),
-        arm=length(0.17),
-        thigh=length(0.26),
-        shin=length(0.26),
+    def __len__(self) -> int:
+        return len(self.pose)
+
+    def __getitem__(self, frames: slice | np.ndarray) -> Self:
+        """Select frames by a slice or an index array."""
+        return replace(self, pose=self.pose[frames], depth=self.depth[frames], dance=self.dance[frames])
+
+
+def joints_of(body: Body, dance: Dance) -> np.ndarray:
+    """Compute joints [F, 18, 3] of a body, with the neck at (0, 0, 0)."""
+    joints = np.zeros((len(dance), 18, 3))
+    joints[:, 0] = body.neck * dance.head @ _NECK_TO_NOSE
+    joints[:, 14:] = joints[:, :1] + body.face * _EYES_AND_EARS @ dance.head.transpose(0, 2, 1)
+    shoulders = body.shoulder * _SHOULDER @ dance.chest.transpose(0, 2, 1)
+    for k, (shoulder, hip, side) in enumerate(((5, 11, 1), (2, 8, -1))):
+        joints[:, shoulder] = shoulders[:, k]
+        joints[:, shoulder + 1] = joints[:, shoulder] + body.arm * dance.upper_arms[:, k]
+        joints[:, shoulder + 2] = joints[:, shoulder + 1] + FOREARM * body.arm * dance.forearms[:, k]
+        joints[:, hip] = body.torso * (dance.spine + side * HIP_WIDTH * dance.hips[..., 0])
+        joints[:, hip + 1] = joints[:, hip] + body.thigh * dance.thighs[:, k]
+        joints[:, hip + 2] = joints[:, hip + 1] + body.shin * dance.shins[:, k]
+    return joints
+
+
+def hands_of(body: Body, dance: Dance) -> np.ndarray:
+    """Compute hands [F, 2, 21, 2], each with its wrist at (0, 0)."""
+    palms = np.cross(dance.forearms, dance.chest[:, None, :, 2])
+    palms /= np.linalg.norm(palms, axis=-1, keepdims=True) + 1e-9
+    palms[:, 1] *= -1  # thumbs point up when arms are level
+    fingers = (
+        np.cos(_FINGER_SPREAD)[:, None] * dance.forearms[:, :, None, :2]
+        - np.sin(_FINGER_SPREAD)[:, None] * palms[:, :, None, :2]
     )
+    reach = np.where(np.arange(5)[:, None] == 0, 0.8, 1.0) * _FINGER_REACH
+    hands = np.zeros((len(dance), 2, 21, 2))
+    hands[:, :, 1:] = (body.arm * reach[..., None] * fingers[..., None, :]).reshape(len(dance), 2, 20, 2)
+    return hands
 
 
-def dance(seed: int, num_frames: int, fps: float) -> Dance:
-    """Build the dance `seed`: every angle is a seeded sum of sinusoids on one beat."""
-    rng = np.random.default_rng([seed, 2])
-    beat_hz = rng.uniform(0.55, 0.8)
-    times_s = np.arange(num_frames) / fps
-
-    def wave(amplitude: float) -> np.ndarray:
-        total = np.zeros(num_frames)
-        for harmonic, share in ((0.5, 0.4), (1, 0.7), (2, 0.15)):
-            phase = rng.uniform(0, 2 * np.pi)
-            total += share * np.sin(2 * np.pi * harmonic * beat_hz * times_s + phase)
-        return amplitude * total
-
-    def pair(middle: float, amplitude: float) -> np.ndarray:
-        return np.stack([middle + wave(amplitude), middle + wave(amplitude)])
-
-    arms_go_high = bool(rng.random() < 0.5)
-    return Dance(
-        lean=wave(0.1),
-        tilt=wave(0.12),
-        head=wave(0.15),
-        arms=pair(1.5 if arms_go_high else 0.9, 0.8),
-        elbows=pair(0.6, 0.7),
-        legs=pair(0.16, 0.14),
-        knees=pair(0.16, 0.2),
-        sway=wave(0.035),
-        arms_go_high=arms_go_high,
+def make_figure(body: Body, dance: Dance, start: tuple[float, float], aspect: float) -> Figure:
+    """Put a body into a dance, with its neck at `start` (x, y in picture heights) at frame 0."""
+    joints = joints_of(body, dance)
+    neck = np.asarray(start) + dance.path
+    unit = np.array([aspect, 1.0])
+    positions = joints[..., :2] + neck[:, None]
+    hands = hands_of(body, dance) + positions[:, [7, 4], None]
+    faces = positions[:, :1] + body.face * (FACE_POINTS @ dance.head.transpose(0, 2, 1))[..., :2]
+    pose = PoseSequence(
+        body=positions / unit,
+        body_visible=np.ones((len(dance), 18), bool),
+        hands=hands / unit,
+        faces=faces / unit,
     )
+    return Figure(pose, aspect, joints[..., 2], dance)
 
 
-def toy_pose(
-    seed: int,
-    num_frames: int,
-    fps: float = 24,
-    *,
-    aspect: float = 0.75,
-    motion_seed: int | None = None,
-    centre_x: float = 0.5,
-) -> PoseSequence:
-    """Compute the keypoints of dancer `seed` in the dance `motion_seed`: F frames, all visible, float64.
+def realigned(figure: Figure, pose: PoseSequence, aspect: float) -> Figure:
+    """Draw the same dance with other keypoints, as `align_to_reference` gives them."""
+    return replace(figure, pose=pose, aspect=aspect)
 
-    The vertical motion keeps the feet of dancer `motion_seed` on the floor, for any dancer, because alignment scales
-    limbs and not the path of the neck.
+
+def with_visibility(figure: Figure, hidden: np.ndarray | None = None) -> PoseSequence:
+    """Mark points as unseen that are outside the picture, on the far side of the head, or hidden.
 
     Args:
-        seed: of the dancer.
-        num_frames: F.
-        fps: frames per second.
-        aspect: width / height of the picture; use at least 0.7 to keep the arms inside.
-        motion_seed: of the dance; None: the dancer's own.
-        centre_x: horizontal position of the dancer in [0, 1].
+        figure: with all points.
+        hidden: bool [F, H, W], pixels at which something else is in front of the dancer.
     """
-    motion_seed = seed if motion_seed is None else motion_seed
-    steps = dance(motion_seed, num_frames, fps)
-    body, hands = _joints(dancer_look(seed), steps)
-    own_body, _ = _joints(dancer_look(motion_seed), steps)
-    to_feet = own_body[:, [10, 13], 1].max(axis=1)
-    neck = np.stack(
-        [centre_x * aspect + steps.sway, _FLOOR_Y - body[0, [10, 13], 1].max() + to_feet[0] - to_feet], axis=-1
-    )
-    unit = np.array([aspect, 1.0])
-    return PoseSequence(
-        body=(body + neck[:, None]) / unit,
-        body_visible=np.ones((num_frames, 18), bool),
-        hands=(hands + neck[:, None, None]) / unit,
-    )
+    pose, head = figure.pose, figure.dance.head
+    front = head[:, 2, 2]
+    side = head[:, 2, 0]  # depth of the direction to the left side of the head
+    visible = _seen(pose.body, hidden)
+    visible[:, 0] &= front > -0.15
+    for eye, ear, sign in ((14, 16, -1), (15, 17, 1)):
+        visible[:, eye] &= front + 0.45 * sign * side > 0
+        visible[:, ear] &= sign * side > -0.35
+    hands = np.where(_seen(pose.hands, hidden)[..., None], pose.hands, -1.0)
+    faces = pose.faces
+    if faces is not None:
+        towards = (FACE_NORMALS @ head.transpose(0, 2, 1))[..., 2]
+        faces = np.where((_seen(faces, hidden) & (towards > -0.1))[..., None], faces, -1.0)
+    return replace(pose, body_visible=visible, hands=hands, faces=faces)
 
 
-def _joints(look: Look, steps: Dance) -> tuple[np.ndarray, np.ndarray]:
-    """Compute body [F, 18, 2] and hands [F, 2, 21, 2] in picture heights, with the neck at (0, 0)."""
-
-    def down(angle: np.ndarray) -> np.ndarray:
-        return np.stack([np.sin(angle), np.cos(angle)], axis=-1)
-
-    def turned(x: float, y: float, angle: np.ndarray) -> np.ndarray:
-        return np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=-1)
-
-    body = np.zeros((len(steps.lean), 18, 2))
-    hands = np.zeros((len(steps.lean), 2, 21, 2))
-    body[:, 0] = look.head * turned(0, -1, steps.head)
-    for eye, ear, side in ((14, 16, -1), (15, 17, 1)):
-        body[:, eye] = body[:, 0] + look.head * turned(0.24 * side, -0.2, steps.head)
-        body[:, ear] = body[:, 0] + look.head * turned(0.5 * side, -0.1, steps.head)
-    # side: the dancer faces the camera, so the left arm is on the right of the picture
-    for k, (side, shoulder, hip) in enumerate(((1, 5, 11), (-1, 2, 8))):
-        mirror = np.array([side, 1.0])
-        forearm = down(steps.arms[k] + steps.elbows[k]) * mirror
-        body[:, shoulder] = look.shoulder * turned(side, 0.15, steps.tilt)
-        body[:, shoulder + 1] = body[:, shoulder] + look.arm * down(steps.arms[k]) * mirror
-        body[:, shoulder + 2] = body[:, shoulder + 1] + 0.9 * look.arm * forearm
-        # Hips scale with the torso and fingers with the arm, as alignment scales them.
-        body[:, hip] = look.torso * (down(steps.lean) + turned(0.28 * side, 0, steps.lean))
-        body[:, hip + 1] = body[:, hip] + look.thigh * down(steps.legs[k]) * mirror
-        body[:, hip + 2] = body[:, hip + 1] + look.shin * down(steps.legs[k] - steps.knees[k]) * mirror
-        for finger, spread in enumerate((-0.7, -0.3, 0.0, 0.25, 0.5)):
-            pointing = down(steps.arms[k] + steps.elbows[k] + spread) * mirror
-            reach = np.array([0.14, 0.22, 0.28, 0.32])[:, None] * (0.8 if finger == 0 else 1.0)
-            points = body[:, [shoulder + 2]] + look.arm * reach * pointing[:, None]
-            hands[:, k, 1 + 4 * finger : 5 + 4 * finger] = points
-        hands[:, k, 0] = body[:, shoulder + 2]
-    return body, hands
+def _seen(points: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
+    inside = np.asarray(((points > 0) & (points < 1)).all(axis=-1))
+    if hidden is not None:
+        height, width = hidden.shape[1:]
+        x, y = (np.clip(points * [width, height], 0, [width - 1, height - 1]).astype(int)).reshape(len(points), -1, 2).T
+        inside &= ~hidden[np.arange(len(points)), y, x].T.reshape(inside.shape)
+    return inside

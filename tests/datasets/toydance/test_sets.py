@@ -1,6 +1,7 @@
 """The dancers are what they claim: known keypoints, a truth that alignment reaches, flaws that can be found."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -9,19 +10,25 @@ import pytest
 from steadydancer.datasets.skeleton import align_to_reference
 from steadydancer.datasets.toydance import (
     draw_dancer,
+    load_masks,
     load_supplied_pose,
     make_toy_clips,
     make_toy_pairs,
     save_supplied_pose,
     toy_pose,
 )
-from steadydancer.datasets.toydance.figure import COLOURS, dancer_look
+from steadydancer.datasets.toydance.clips import FLAWS, good_seed
+from steadydancer.datasets.toydance.colours import contrast
+from steadydancer.datasets.toydance.look import wall_colour
+from steadydancer.datasets.toydance.pairs import PAIR_SEEDS
+from steadydancer.datasets.toydance.scenes import make_scene
 from steadydancer.datasets.video import VideoError, decode, frame_times_s, probe
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return {path.stem: path for path in make_toy_clips(tmp_path_factory.mktemp("toy"), seed=3, num_good=2)}
+    folder = tmp_path_factory.mktemp("toy")
+    return {path.stem: path for path in make_toy_clips(folder, seed=3, num_good=2, flaws=FLAWS)}
 
 
 def whole(path):
@@ -33,10 +40,10 @@ def frame_change(frames):
 
 
 def test_the_set_is_what_the_docstring_says(clips):
-    flawed = ["static", "cut_short", "cut_long", "dark", "two_people", "truncated"]
+    flawed = ["static", "cut_short", "cut_long", "dark", "two_people", "truncated", "shaky", "duplicate"]
     assert list(clips) == ["dancer_0", "dancer_1", *flawed]
     for path in clips.values():
-        assert path.with_suffix(".txt").read_text().startswith("A dancer with")
+        assert re.match("A (cartoon )?dancer with", path.with_suffix(".txt").read_text())
         persons, fps = load_supplied_pose(path)
         assert (len(persons), fps) == (2 if path.stem == "two_people" else 1, 24)
         if path.stem != "truncated":
@@ -45,7 +52,8 @@ def test_the_set_is_what_the_docstring_says(clips):
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(clips, tmp_path):
-    again, other = make_toy_clips(tmp_path / "again", 3, 1), make_toy_clips(tmp_path / "other", 4, 1)
+    few = ("static", "two_people", "truncated", "shaky")
+    again, other = (make_toy_clips(tmp_path / name, seed, 1, flaws=few) for name, seed in (("again", 3), ("other", 4)))
     for path, different in zip(again, other, strict=True):
         assert path.read_bytes() == clips[path.stem].read_bytes()
         assert different.read_bytes() != clips[path.stem].read_bytes()
@@ -54,17 +62,18 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(clips, tmp_pa
 
 
 def test_the_keypoints_lie_on_the_body_in_the_decoded_video(clips):
-    seed = 3000
     frames, (pose,) = whole(clips["dancer_0"]), load_supplied_pose(clips["dancer_0"])[0]
     height, width = frames.shape[1:3]
-    look = dancer_look(seed)
-    for joint, colour in ((9, COLOURS[look.trousers]), (12, COLOURS[look.trousers]), (0, look.skin)):
+    scene = make_scene(good_seed(3, 0), "easy", len(frames), aspect=width / height, fps=24)
+    np.testing.assert_allclose(pose.body, scene.main.figure.pose.body, atol=1e-6)
+    look = scene.main.look
+    for joint in (4, 7):
         x, y = np.round(pose.body[:, joint].T * [[width], [height]]).astype(int)
-        shade = 1.0 if joint == 0 else 0.88  # below the knee
         painted = np.median(frames[np.arange(len(frames)), y, x], axis=0)
-        np.testing.assert_allclose(painted, np.array(colour) * shade, atol=40)
-    elsewhere = frames[:, height // 10, width // 2]
-    assert np.abs(np.median(elsewhere, axis=0) - look.skin).max() > 20
+        np.testing.assert_allclose(painted, 0.97 * np.array(look.skin), atol=25)
+    elsewhere = frames[:, height // 20, width // 20]
+    assert contrast(tuple(np.median(elsewhere, axis=0)), look.skin) > 20
+    assert contrast(tuple(np.median(elsewhere, axis=0)), wall_colour(look.wall)) < 25
 
 
 def test_good_dancers_move_stay_in_the_picture_and_keep_their_bones():
@@ -101,6 +110,11 @@ def test_flaws_can_be_seen(clips):
     assert whole(clips["dark"]).mean() < 0.12 * 255 < whole(clips["dancer_0"]).mean()
     left, right = load_supplied_pose(clips["two_people"])[0]
     assert left.body[..., 0].max() < right.body[:, 1, 0].min()
+    edges = {name: whole(clips[name])[:, :, :3] for name in ("shaky", "dancer_0")}
+    assert frame_change(edges["shaky"]).mean() > 3 * frame_change(edges["dancer_0"]).mean()
+    original, copy = (whole(clips[name]) for name in ("dancer_0", "duplicate"))
+    assert clips["duplicate"].read_bytes() != clips["dancer_0"].read_bytes()
+    assert np.abs(original.astype(int) - copy).mean() < 2
     with pytest.raises(VideoError) as error:
         probe(clips["truncated"])
     assert error.value.reason == "truncated"
@@ -118,8 +132,11 @@ def test_pairs_have_a_truth_that_begins_with_the_image(tmp_path):
         assert probe(tmp_path / row["driving"]).fps == pytest.approx(16)
         (reference,), _ = load_supplied_pose(tmp_path / row["image"])
         assert len(reference) == 1
-        look = dancer_look(1900 - 2 * rows.index(row))
-        assert look.shirt in row["prompt"] and look.wall in row["prompt"]
+        look = make_scene(3 * (PAIR_SEEDS + 1000 + rows.index(row))).main.look
+        assert look.top_colour in row["prompt"] and look.wall in row["prompt"]
+        masks = load_masks(tmp_path / "truth" / f"{row['id']}.mp4")
+        assert masks.shape == truth.shape[:3] and 0.03 < masks.mean() < 0.4
+        assert load_supplied_pose(tmp_path / "truth" / f"{row['id']}.mp4")[1] == 16
         assert driving.shape[1:3] != truth.shape[1:3] or np.abs(driving[0].astype(int) - truth[0]).mean() > 10
 
 
@@ -146,3 +163,13 @@ def test_a_dancer_is_drawn_at_any_size():
     half = np.stack([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in large])
     # lines and grain of the wall have another width; the figure has not
     assert np.median(np.abs(small.astype(int) - half)) < 8
+
+
+def test_a_wrong_truth_shows_the_same_dancer_in_another_dance(tmp_path):
+    make_toy_pairs(tmp_path, seed=2, num_pairs=1, num_frames=9, start_gap=True, wrong=True, size=(128, 128))
+    truth, wrong = (whole(tmp_path / folder / "pair_0.mp4") for folder in ("truth", "wrong"))
+    masks, other = (load_masks(tmp_path / folder / "pair_0.mp4") for folder in ("truth", "wrong"))
+    outside = ~np.stack([cv2.dilate(one.astype(np.uint8), np.ones((15, 15))) for one in masks | other]).astype(bool)
+    outside[:, 100:] = False  # shadows
+    assert np.abs(truth.astype(int) - wrong)[outside].mean() < 2
+    assert (masks[-1] ^ other[-1]).sum() > 0.3 * masks[-1].sum()

@@ -1,4 +1,4 @@
-"""Draw procedural dancers: filled, anti-aliased limbs in seeded clothes in front of a seeded wall."""
+"""Draw a flat dancer: filled, anti-aliased limbs in seeded clothes in front of a seeded, detailed wall."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from ..skeleton import PoseSequence
-from .figure import COLOURS, Colour, Look, dancer_look
+from .colours import Colour, shade
+from .flat import COLOURS, Look, dancer_look
 
 _SUPERSAMPLING = 2
 _SUBPIXEL_BITS = 4
@@ -14,19 +15,12 @@ _SUBPIXEL_BITS = 4
 
 def draw_dancer(pose: PoseSequence, seed: int, height: int, width: int) -> np.ndarray:
     """Draw dancer `seed` in `pose` in front of that dancer's wall: uint8 [F, height, width, 3] RGB."""
-    return draw_dancers([pose], [seed], height, width)
-
-
-def draw_dancers(poses: list[PoseSequence], seeds: list[int], height: int, width: int) -> np.ndarray:
-    """Draw several dancers in front of the first one's wall: uint8 [F, height, width, 3] RGB."""
     large = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
-    wall = _background(seeds[0], large[1], large[0])
-    looks = [dancer_look(seed) for seed in seeds]
+    wall, look = _background(seed, large[1], large[0]), dancer_look(seed)
     frames = []
-    for frame in range(len(poses[0])):
+    for joints in pose.body:
         canvas = wall.copy()
-        for pose, look in zip(poses, looks, strict=True):
-            _paint_figure(canvas, pose.body[frame] * large, look)
+        _paint_figure(canvas, joints * large, look)
         frames.append(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA))
     return np.stack(frames)
 
@@ -65,10 +59,10 @@ def _paint_figure(canvas: np.ndarray, joints: np.ndarray, look: Look) -> None:
     _capsule(canvas, crown, hair_end, 0.6 * head, 0.5 * head, look.hair)
     for hip, knee, ankle in ((8, 9, 10), (11, 12, 13)):
         _capsule(canvas, joints[hip], joints[knee], 0.22 * size, 0.16 * size, trousers)
-        _capsule(canvas, joints[knee], joints[ankle], 0.16 * size, 0.1 * size, _shade(trousers, 0.88))
+        _capsule(canvas, joints[knee], joints[ankle], 0.16 * size, 0.1 * size, shade(trousers, 0.88))
         toe = joints[ankle] + np.array([0.16 * np.sign(joints[ankle, 0] - joints[hip, 0]), 0.06]) * size
         _capsule(canvas, joints[ankle], toe, 0.11 * size, 0.09 * size, (45, 42, 48))
-    _capsule(canvas, neck, nose, 0.28 * head, 0.28 * head, _shade(look.skin, 0.85))
+    _capsule(canvas, neck, nose, 0.28 * head, 0.28 * head, shade(look.skin, 0.85))
     middle = (joints[8] + joints[11]) / 2
     _capsule(canvas, joints[8], joints[11], 0.2 * size, 0.2 * size, trousers)
     _polygon(
@@ -77,7 +71,7 @@ def _paint_figure(canvas: np.ndarray, joints: np.ndarray, look: Look) -> None:
     _capsule(canvas, joints[2], joints[5], 0.13 * size, 0.13 * size, shirt)
     _capsule(canvas, 0.75 * neck + 0.25 * middle, 0.3 * neck + 0.7 * middle, 0.36 * size, 0.3 * size, shirt)
     for shoulder, elbow, wrist in ((2, 3, 4), (5, 6, 7)):
-        _capsule(canvas, joints[shoulder], joints[elbow], 0.13 * size, 0.105 * size, _shade(shirt, 0.88))
+        _capsule(canvas, joints[shoulder], joints[elbow], 0.13 * size, 0.105 * size, shade(shirt, 0.88))
         _capsule(canvas, joints[elbow], joints[wrist], 0.085 * size, 0.065 * size, look.skin)
         palm = joints[wrist] + 0.18 * (joints[wrist] - joints[elbow])
         _capsule(canvas, joints[wrist], palm, 0.075 * size, 0.09 * size, look.skin)
@@ -86,11 +80,6 @@ def _paint_figure(canvas: np.ndarray, joints: np.ndarray, look: Look) -> None:
     _capsule(canvas, joints[14] + fringe, joints[15] + fringe, 0.22 * head, 0.22 * head, look.hair)
     for eye in (14, 15):
         _capsule(canvas, joints[eye], joints[eye], 0.07 * head, 0.07 * head, (30, 25, 25))
-
-
-def _shade(colour: Colour, factor: float) -> Colour:
-    red, green, blue = (int(channel * factor) for channel in colour)
-    return red, green, blue
 
 
 def _fixed_point(points: np.ndarray) -> np.ndarray:
