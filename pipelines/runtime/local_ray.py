@@ -76,8 +76,8 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
             if "timed out during startup" not in str(error):
                 raise
             raise SteadyDancerError(
-                f"Ray did not start in time ({error}); this happens on an overloaded machine. Run the same command again "
-                f"to resume. Ray's logs are below {state_dir}."
+                f"Ray did not start in time ({error}); this happens on an overloaded machine. Run the same command "
+                f"again to resume. Ray's logs are below {state_dir}."
             ) from error
         if address is None:
             _link_logs(state_dir, ray.get_runtime_context().get_session_name())
