@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -81,7 +82,9 @@ def _write(folder: str, seed: int, num_clips: int) -> float:
 
 def measure_writing(num_clips: int) -> None:
     """Print the time of writing clips of 81 frames at 128² with H.264 in two processes."""
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2) as pool:
+    # Forked processes would inherit OpenCV's threads in a state in which they wait for ever.
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2, context) as pool:
         start = time.perf_counter()
         half = num_clips // 2
         cpu = sum(pool.map(_write, [folder] * 2, (900, 901), (half, num_clips - half)))

@@ -47,8 +47,8 @@ def caption_of(scene: Scene) -> str:
 def _dancer(dancer: Dancer, seconds: float) -> str:
     look = dancer.look
     who = "A cartoon dancer" if look.cartoon else "A dancer"
-    moves = " and then ".join(dancer.steps.named("moves", seconds)[:3])
-    arms = " and then ".join(dancer.steps.named("arms", seconds)[:2])
+    moves = " and then ".join(dancer.steps.named("moves", seconds)[:2])
+    arms = dancer.steps.named("arms", seconds)[0]
     return f"{who} with {_hair(look)}, in {_clothes(look)}{_extras(look)}, {moves}, and {arms}"
 
 

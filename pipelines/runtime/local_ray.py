@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ... import SteadyDancerError
+
 _BASE_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the commands have their own
@@ -43,6 +45,9 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
     under `state_dir` (logs: `state_dir/logs`); it requires its own token, because Ray listens on every interface. It is
     shut down after the block. With `address` ("auto" inside a submitted job, `HOST:PORT`, or `ray://HOST:PORT`), join
     that cluster and disconnect after the block. If Ray is already initialised in this process, use it unchanged.
+
+    Raises:
+        SteadyDancerError: Ray did not start in time.
     """
     with ExitStack() as stack:
         stack.enter_context(environment(_PRIVATE_VARIABLES if address is None else _BASE_VARIABLES))
@@ -65,7 +70,15 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
             options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
         else:
             options["address"] = address
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            raise SteadyDancerError(
+                f"Ray did not start in time ({error}); this happens on an overloaded machine. Run the same command "
+                f"again to resume. Ray's logs are below {state_dir}."
+            ) from error
         if address is None:
             _link_logs(state_dir, ray.get_runtime_context().get_session_name())
         try:

@@ -88,7 +88,8 @@ def test_its_latents_are_whole_and_its_renders_are_scored(earlier, call):
                 for folder in (Path("scores/metrics"), earlier / "run" / "metrics"))  # fmt: skip
     shared = sorted(key for key in new.keys() & old.keys() if key[1] in ("psnr", "ssim", "temporal_flickering"))
     assert len(shared) == 3
-    assert [new[key] for key in shared] == pytest.approx([old[key] for key in shared], abs=1e-6)
+    # Sums were in float32 then; in SSIM's variances of noise that was off by up to 2e-5.
+    assert [new[key] for key in shared] == pytest.approx([old[key] for key in shared], abs=2e-5)
 
 
 def rewritten(file, *names):

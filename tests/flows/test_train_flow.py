@@ -36,7 +36,7 @@ def short() -> Run:
     run = presets.tiny()
     for stage in (1, 2, 3):
         run = presets.change(run, f"stage{stage}", steps=2, global_batch_size=1, evaluation_samples=0,
-                             validation_share=0.4, validation_sigmas=[0.5], validation_every_steps=1,
+                             validation_share=0.7, validation_sigmas=[0.5], validation_every_steps=1,
                              checkpoint_every_steps=1, pose_simulation_probability=0.0)  # fmt: skip
     gallery = GalleryConfig(num_clips=1, every_steps=1, num_inference_steps=1, guidance_scale=1.0,
                             pose_guidance_scale=0.0)  # fmt: skip

@@ -7,6 +7,7 @@ import shutil
 import time
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -330,6 +331,8 @@ def test_deepspeed_gets_no_name_that_it_takes_for_a_pattern(tmp_path):
     (folder / "engine").mkdir(parents=True)
 
     class Engine:
+        optimizer = SimpleNamespace(optimizer=None)
+
         def load_checkpoint(self, place: str, **options) -> None:
             re.compile(place)
             seen.extend(glob.glob(f"{place}/*"))  # noqa: PTH207 - as DeepSpeed does
