@@ -6,17 +6,17 @@ import hashlib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from ...datasets.skeleton import PoseSequence, draw
+from ...datasets.skeleton import PoseSequence
 from ...datasets.storage.atomic import atomic_write
-from ...datasets.toydance import toy_clip
+from ...datasets.toydance.clip import toy_clip
+from ..pose_condition import draw_pose_condition
 
 SIDE_PX = 64
 NUM_FRAMES = 33
-SKELETON_SIDE_PX = 96  # drawn at this side and shrunk: lines of a 64 pixel drawing would be too thick
-MIXTURE = {"easy": 0.65, "standard": 0.25, "hard": 0.1}
+DRAWING_AREA_PX = 48 * 48  # of the preset `toydance` too: strokes are 2.7 of 64 pixels wide
+MIXTURE = {"easy": 0.75, "standard": 0.18, "hard": 0.07}
 """Share of each difficulty in the data of the autoencoder and the other encoders."""
 
 
@@ -31,9 +31,8 @@ def difficulty_of(index: int) -> str:
 
 
 def drawn_skeleton(pose: PoseSequence) -> np.ndarray:
-    """Draw a pose as the cache does for small clips: uint8 [F, 64, 64, 3]."""
-    large = draw(pose, SKELETON_SIDE_PX, SKELETON_SIDE_PX)
-    return np.stack([cv2.resize(frame, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA) for frame in large])
+    """Draw a pose as the jobs do with the preset `toydance`: uint8 [F, 64, 64, 3]."""
+    return draw_pose_condition(pose, SIDE_PX, SIDE_PX, DRAWING_AREA_PX)
 
 
 def _pool_clip(arguments: tuple[int, int, bool]) -> np.ndarray:

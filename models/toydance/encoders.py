@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from ...datasets.toydance import toy_clip
+from ...datasets.toydance.clip import toy_clip
 from ..encoders import CLIP_MEAN, CLIP_STD
 from ..image_encoder import OpenCLIPImageEncoder
 from .clips import NUM_FRAMES, SIDE_PX, difficulty_of, drawn_skeleton

@@ -26,7 +26,7 @@ Loss = Callable[[int, np.random.Generator], dict[str, Tensor]]
 
 
 class MatrixOptimizer:
-    """Muon on weights with at least two dimensions, as matrices [out, rest], and AdamW on the others.
+    """Muon on matrices and kernels, as matrices [out, rest], and AdamW on the others, such as biases and gains.
 
     Args:
         weights: the weights to train.
@@ -36,14 +36,16 @@ class MatrixOptimizer:
 
     def __init__(self, weights: Iterable[nn.Parameter], elementwise: Iterable[nn.Parameter] = ()) -> None:
         weights, by_element = list(weights), {id(weight) for weight in elementwise}
-        self._kernels = [weight for weight in weights if weight.ndim >= 2 and id(weight) not in by_element]
+        self._kernels = [weight for weight in weights if len(weight) < weight.numel() and id(weight) not in by_element]
         # Views: torch.optim.Muon takes two dimensions only.
-        self._matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in self._kernels]
-        others = [weight for weight in weights if weight.ndim < 2 or id(weight) in by_element]
-        self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(self._matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0),
-        ]
+        self._matrices = [nn.Parameter(weight.detach().view(len(weight), -1)) for weight in self._kernels]
+        kernels = {id(weight) for weight in self._kernels}
+        others = [weight for weight in weights if id(weight) not in kernels]
+        self._optimizers: list[torch.optim.Optimizer] = []
+        if self._matrices:
+            self._optimizers.append(torch.optim.Muon(self._matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self._optimizers.append(torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0))
 
     def step(self, learning_rate: float) -> None:
         """Update the weights with their gradients, then clear the gradients."""
@@ -102,17 +104,21 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is not finite.
+        RuntimeError: a gradient is not finite.
+        ValueError: the folder has a state of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     optimizer = MatrixOptimizer(trained.values(), elementwise)
     average = {name: weight.detach().clone() for name, weight in trained.items()}
-    begin, seconds = _resume(folder, network, optimizer, average)
+    settings = {"steps": steps, "learning_rate": learning_rate, "seed": seed, "ema_decay": ema_decay}
+    begin, seconds = _resume(folder, settings, network, optimizer, average)
     start, last_line = time.monotonic(), begin
     sums: dict[str, float] = {}
 
     def save(step: int) -> None:
         state = {
+            "settings": settings,
             "step": step,
             "seconds": seconds + time.monotonic() - start,
             "network": network.state_dict(),
@@ -123,7 +129,7 @@ def fit(
             torch.save(state, aside)
 
     def write_line(step: int) -> None:
-        row: dict[str, Any] = {"step": step, "cpu_minutes": round((seconds + time.monotonic() - start) / 60, 3)}
+        row: dict[str, Any] = {"step": step, "minutes": round((seconds + time.monotonic() - start) / 60, 3)}
         row |= {name: total / max(step - last_line, 1) for name, total in sums.items()}
         if evaluate is not None:
             live = {name: weight.detach().clone() for name, weight in trained.items()}
@@ -144,7 +150,7 @@ def fit(
         if not torch.isfinite(total):
             raise FloatingPointError(f"the loss of step {step} is {total.item()}: lower the learning rate")
         total.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), max_norm)
+        torch.nn.utils.clip_grad_norm_(trained.values(), max_norm, error_if_nonfinite=True)
         optimizer.step(schedule(step, steps, learning_rate))
         decay = min(ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -173,13 +179,19 @@ def schedule(step: int, steps: int, highest: float, warmup_steps: int = 50) -> f
 
 
 def _resume(
-    folder: Path, network: nn.Module, optimizer: MatrixOptimizer, average: dict[str, Tensor]
+    folder: Path,
+    settings: dict[str, Any],
+    network: nn.Module,
+    optimizer: MatrixOptimizer,
+    average: dict[str, Tensor],
 ) -> tuple[int, float]:
     """Load the saved state, if there is one; return its step and the seconds spent so far."""
     path = folder / STATE
     if not path.is_file():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
+    if state["settings"] != settings:
+        raise ValueError(f"{path} was written with {state['settings']}, not {settings}: use another folder")
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     for name, weight in state["average"].items():

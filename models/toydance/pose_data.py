@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ...datasets.skeleton import PoseSequence
-from ...datasets.toydance import toy_clip
+from ...datasets.toydance.clip import toy_clip
 from ..pose.dwpose import COCO_FACE, COCO_HANDS, COCO_JOINTS
 from .clips import difficulty_of
 from .pose_networks import CROP_HEIGHT, CROP_WIDTH, DETECTOR_SIDE, NUM_KEYPOINTS
@@ -119,7 +119,7 @@ def _half(frame: LabelledFrame, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def _without_dancer(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Enlarge the wider strip beside the dancer to the whole picture."""
+    """Resize the wider strip beside the dancer to the whole picture."""
     width = picture.shape[1]
     left, right = int(box[0] * width), int(np.ceil(box[2] * width))
     strip = picture[:, :left] if left > width - right else picture[:, right:]
@@ -128,7 +128,7 @@ def _without_dancer(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _worsened(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brighten, blur, shrink or code a picture; half of the pictures stay as they are."""
+    """Change brightness, blur, noise or compression of a picture; half of the pictures stay as they are."""
     if rng.random() < 0.5:
         return picture
     if rng.random() < 0.4:
