@@ -128,7 +128,7 @@ def _without_dancer(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _worsened(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change brightness, blur, noise or compression of a picture; half of the pictures stay as they are."""
+    """Apply another brightness, blur, noise or compression to a picture; half of the pictures stay as they are."""
     if rng.random() < 0.5:
         return picture
     if rng.random() < 0.4:

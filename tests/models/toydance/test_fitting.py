@@ -56,7 +56,7 @@ def run(folder: Path, **changes: Any) -> tuple[bool, nn.Module]:
 
 def curve(folder: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (folder / fitting.CURVE).read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "cpu_minutes"} for row in rows]
+    return [{name: value for name, value in row.items() if name != "minutes"} for row in rows]
 
 
 def test_an_interrupted_fit_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
