@@ -5,6 +5,7 @@
 | `dwpose` | several people: body, hands, face (the release's estimator) | `yolox_l.onnx`, `dw-ll_ucoco_384.onnx` |
 | `animal` | animals: four legs as arms and legs | `yolox_l.onnx`, `vitpose-b-apt36k.onnx` |
 | `blazepose` | one person's body, on a CPU | two files from a Python package |
+| `toydance` | as `dwpose`, procedural dancers only | small files of the same names, part of this package |
 
 A custom estimator needs no base class and no registration: any object with the two attributes and the method of
 `PoseEstimator` is accepted (`SteadyDancerPipeline(..., pose_estimator=...)`):
@@ -42,7 +43,7 @@ def open_pose_estimator(
     """Open a pose estimator by name, with the weights on this machine.
 
     Args:
-        name: "dwpose", "animal" or "blazepose".
+        name: "dwpose", "animal", "blazepose" or "toydance".
         device: "cpu" or "cuda" (for onnxruntime); BlazePose always runs on the CPU.
         max_people: maximum number of tracks, the main ones; None: all. BlazePose finds one.
         download: download missing weights first.
@@ -58,17 +59,25 @@ def open_pose_estimator(
         from .blazepose import BlazePose
 
         return BlazePose(*folders)
-    if name == "dwpose":
+    if name in ("dwpose", "toydance"):
         from .dwpose import DWPose
 
-        return DWPose(*folders, device=device, max_people=max_people)
+        estimator = DWPose(folders[0], folders[-1], device=device, max_people=max_people)
+        if name == "toydance":
+            estimator.name = name
+        return estimator
     from .animal import AnimalPose
 
     return AnimalPose(*folders, device=device, max_people=max_people)
 
 
 # Weights that each estimator needs, by their names in the catalogue.
-REQUIRED_WEIGHTS = {"dwpose": ("yolox", "dwpose"), "animal": ("yolox", "animal"), "blazepose": ("blazepose",)}
+REQUIRED_WEIGHTS = {
+    "dwpose": ("yolox", "dwpose"),
+    "animal": ("yolox", "animal"),
+    "blazepose": ("blazepose",),
+    "toydance": ("toydance-pose",),
+}
 
 
 def _folder_of(name: str, download: bool) -> Path:

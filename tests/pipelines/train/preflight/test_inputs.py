@@ -29,7 +29,7 @@ OTHER: dict[str, Any] = {
     "weight_decay": 0.5, "max_grad_norm": 2.0, "global_batch_size": 32, "gradient_accumulation": 2, "num_workers": 4,
     "use_gpu": False, "max_restarts": 2, "bundle": True, "zero_stage": 3, "offload_optimizer": True, "dtype": "float32",
     "gradient_checkpointing": False, "keep_attention_outputs": True, "offload_activations": True,
-    "shard_teacher": False, "lora_rank": 4, "lora_alpha": 4, "lora_targets": ("to_q",), "flow_shift": 3.0,
+    "shard_teacher": False, "merge_text_padding": True, "continue_stage": True, "lora_rank": 4, "lora_alpha": 4, "lora_targets": ("to_q",), "flow_shift": 3.0,
     "loss_weighting": "gaussian", "text_dropout": 0.5, "pose_dropout": 0.5, "distillation_weight": 2.0,
     "distillation": "normal", "uncond_text": "empty", "pose_simulation_targets": (3,),
     "pose_simulation_probability": 0.1, "pose_simulation_unit": "latent", "alignment_axis": "spatial",
