@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datasets", "models", "pipelines", "flows")  # each may import those before it
 SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export", "forget"}
-DEMO = {"flows/demo/run.py"}
+DEMO = {"flows/demo/dancers.py", "flows/demo/measure.py"}
 ONLY_IN = {
     "prefect": ("flows/",),
     "ray": ("pipelines/",),

@@ -127,8 +127,9 @@ def make_toy_pairs(
 
     `images/ID.png` shows a dancer, `driving/ID.mp4` another one, and `truth/ID.mp4` the first dancer in the dance of
     the other, which is the perfect render; `wrong/ID.mp4` shows the first dancer in the dance of a third one, who is in
-    `wrong_driving/ID.mp4`. Beside truth and wrong are silhouettes (`load_masks`) and keypoints. Videos have 16 fps. `pairs.jsonl` has the columns id,
-    image, driving and prompt; its paths are relative to it. None of the dancers appears in `make_toy_clips`.
+    `wrong_driving/ID.mp4`. Beside truth and wrong are silhouettes (`load_masks`) and keypoints. Videos have 16 fps.
+    `pairs.jsonl` has the columns id, image, driving and prompt; its paths are relative to it. None of the dancers
+    appears in `make_toy_clips`.
 
     Args:
         directory: of the set.
