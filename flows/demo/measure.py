@@ -68,7 +68,7 @@ def measure_pair(files: PairFiles, vae: Any, estimator: PoseEstimator) -> dict[s
     reference = resize_image(read_image(files.image).pixels, height, width)
     ceiling, wrong_ceiling, first_ceiling = (round_trip(vae, frames) for frames in (truth, wrong, reference[None]))
     found, found_ceiling = (find_joints(estimator, frames) for frames in (render, ceiling))
-    (seen,) = (find_joints(estimator, reference[None]),)
+    seen = find_joints(estimator, reference[None])
     right_db, wrong_db = (masked_psnr(frames, truth, union) for frames in (render, wrong_render))
     ceiling_db, wrong_ceiling_db = (masked_psnr(frames, truth, union) for frames in (ceiling, wrong_ceiling))
     frozen = tuple(np.repeat(values[:1], count, axis=0) for values in found)
@@ -134,12 +134,13 @@ def find_joints(estimator: PoseEstimator, frames: Frames) -> Track:
 def silhouettes(files: PairFiles, count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Read the silhouettes [F, H, W] of the dancer of the truth, and of both dancers together."""
     own, other = (load_masks(path)[:count] for path in (files.truth, files.wrong))
-    return tuple(  # type: ignore[return-value]
-        np.stack(
-            [cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) >= 0.5 for mask in masks]
-        )
-        for masks in (own, own | other)
-    )
+    return _shrunk(own, size), _shrunk(own | other, size)
+
+
+def _shrunk(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Shrink silhouettes: a pixel counts if at least half of it is covered."""
+    shares = [cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
+    return np.stack(shares) >= 0.5
 
 
 def round_trip(vae: Any, frames: Frames) -> Frames:

@@ -40,8 +40,8 @@ MORE_MEANS = (
 
 # metric → what it says
 MEANINGS: dict[str, str] = {
-    "right_minus_wrong_pose_psnr_db": "PSNR against the right truth inside both silhouettes, frames ≥ 1: render with the "
-    "right pose minus render with another dancer's",
+    "right_minus_wrong_pose_psnr_db": "PSNR against the right truth inside both silhouettes, frames ≥ 1: render with "
+    "the right pose minus render with another dancer's",
     "right_minus_wrong_ceiling_db": "the same of both truths through the autoencoder and the codec",
     "pck_0_1": "share of the first 14 joints that the pose estimator finds within 0.1 × the person's size",
     "pck_0_1_limbs": "the same for elbows and wrists",
@@ -49,8 +49,8 @@ MEANINGS: dict[str, str] = {
     "first_frame_psnr_db": "first frame of the render against the reference picture",
     "autoencoder_first_frame_psnr_db": "the reference picture through the autoencoder and the codec",
     "autoencoder_psnr_db": "truths through the autoencoder and the codec",
-    "start_gap_jump_stage2": "jump at the start over that of the truths through autoencoder and codec, stage 2 trained on "
-    "for as long as stage 3",
+    "start_gap_jump_stage2": "jump at the start over that of the truths through autoencoder and codec: stage 2 trained "
+    "on for as long as stage 3",
     "start_gap_jump_stage3": "the same for stage 3",
     "right_pose_psnr_db": "PSNR inside both silhouettes with the right pose",
     "wrong_pose_psnr_db": "the same of the render with another dancer's pose",

@@ -61,6 +61,7 @@ def _learned(records: dict[str, Any], out: Path, metrics: dict[str, float | None
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:
+    """Print counts, losses and results."""
     click.echo()
     _print_counts("clips", summary["clips"], out / ARTIFACTS["clips"])
     _print_counts("latents", summary["latents"], out / ARTIFACTS["latents"])

@@ -27,7 +27,7 @@ NUM_THREADS = 2
 
 
 def train_on(run: Run, out: Path, steps: Steps) -> dict[str, Record]:
-    """Train every shipped checkpoint on into `out`: stages 1, 2, 3, and the control of stage 3; return their records."""
+    """Train the shipped checkpoints of stages 1, 2, 3 and the control on into `out`; return their records."""
     components, latents = Path(run.cache.components), out / "latents"
     controlled = with_control(run)
     records = {}

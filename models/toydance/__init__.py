@@ -37,7 +37,7 @@ def require_shipped(folder: Path) -> Path:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise WeightsError(
-            f"{folder} has no {', '.join(missing[:3])}{more}: the small ToyDance weights are part of this package. Install "
-            "it again or restore the files, or pass another --preset."
+            f"{folder} has no {', '.join(missing[:3])}{more}: the small ToyDance weights are part of this package. "
+            "Install it again or restore the files, or pass another --preset."
         )
     return folder

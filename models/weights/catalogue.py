@@ -206,7 +206,7 @@ def weights_dir() -> Path:
 
 
 def shipped_folder(row: Weight) -> Path | None:
-    """Return the folder of `row` in this package, whether or not it exists; None for weights that are not part of it."""
+    """Return the folder of `row` in this package, whether or not it exists; None if it is not part of the package."""
     return None if row.shipped is None else Path(__file__).parents[2] / row.shipped
 
 
