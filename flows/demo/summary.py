@@ -26,8 +26,8 @@ ARTIFACTS = {
 def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
     """Build the summary: keys `clips latents stage1 stage2 stage3 renders metrics report`.
 
-    `metrics` are means by name; of the learned demo, each is {mean, low, high, num_clips}, and the keys `more_metrics`,
-    `difficulties` and `stage2_control` are added.
+    `metrics` are means by name; of the learned demo, each is {mean, low, high, num_clips}, and the keys `pairs`,
+    `more_metrics`, `evaluated`, `difficulties` and `stage2_control` are added.
     """
     learned: list[dict[str, Any]] = records.get("measured", [])
     stages = {
@@ -53,6 +53,7 @@ def _learned(records: dict[str, Any], out: Path, metrics: dict[str, float | None
     first, *others = records["measured"]
     control = {key: records["stage2_control"][key] for key in ("steps", "loss_before", "loss_after")}
     return {
+        "pairs": first["pairs"],
         "more_metrics": first["more"],
         "evaluated": metrics,
         "difficulties": {each["difficulty"]: {**each["metrics"], **each["more"]} for each in others},

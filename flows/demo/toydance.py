@@ -56,7 +56,7 @@ def render_and_score(
         in_process: render without Ray.
 
     Returns:
-        Metric → result, `metrics` and `more`, and the number of `pairs`.
+        `difficulty`, the folder `pairs`, and metric → result as `metrics` and `more`.
     """
     name = "" if out == trained else f" {pairs.difficulty}"
     stage3, control = (trained / stage / "checkpoint" for stage in ("stage3", "stage2_control"))
@@ -71,7 +71,7 @@ def render_and_score(
             require_usable(Artifact(folder / "renders"), record["counts"])
     with steps(f"score{name}"):
         scores = score(run, pairs, out)
-    result = {"difficulty": pairs.difficulty, "pairs": len(scores)}
+    result = {"difficulty": pairs.difficulty, "pairs": str(pairs.folder)}
     return {**result, "metrics": judged_metrics(scores), "more": more_metrics(scores)}
 
 
