@@ -23,6 +23,7 @@ from .options import LOCAL_FOLDER, NAME
     multiple=True,
     help="Also render and measure generated pairs of this difficulty, about two minutes each.",
 )
+@click.option("--compare-stages", is_flag=True, help="Also render with stages 1 and 2, and compare the two.")
 @click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
 @click.option("--in-process", is_flag=True, help="Curate, cache, render and evaluate without Ray.")
@@ -31,6 +32,7 @@ def demo(
     out: Path | None,
     preset: str | None,
     difficulties: tuple[str, ...],
+    compare_stages: bool,
     print_config: bool,
     dry_run: bool,
     in_process: bool,
@@ -52,4 +54,4 @@ def demo(
     if dry_run:
         click.echo(json.dumps(plan(run, clips, out, difficulties), indent=2))
         return
-    run_demo(run, clips=clips, out=out, in_process=in_process, difficulties=difficulties)
+    run_demo(run, clips=clips, out=out, in_process=in_process, difficulties=difficulties, compare_stages=compare_stages)

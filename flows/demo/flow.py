@@ -16,6 +16,7 @@ from ..render import render_evaluation
 from ..train import train_steadydancer
 from .dancers import PairSet, make_pairs
 from .pairs import pairs_of_clips
+from .stages import compare_stages
 from .toydance import render_and_score, train_on
 
 
@@ -28,12 +29,14 @@ def demo_flow(
     steps: Callable[[str], AbstractContextManager[None]],
     in_process: bool,
     measure: Sequence[str] = (),
+    compares_stages: bool = False,
 ) -> dict[str, Any]:
     """Curate and cache, train three stages, render and score; return the records of all artifacts.
 
     Unlike `reproduce` it needs no pairs: without a `pairs.jsonl` next to the clips, `num_pairs` pairs are made from
     accepted clips. `steps` is entered with the name of each step. If the stages continue, they start from the shipped
-    checkpoints. `measure` are the difficulties of procedural pairs to measure, those beside the clips first.
+    checkpoints. `measure` are the difficulties of procedural pairs to measure, those beside the clips first; with
+    `compares_stages`, stages 1 and 2 are compared on the latter.
     """
     config = run.model_dump_json()
     with ExitStack() as stack:
@@ -68,4 +71,6 @@ def demo_flow(
                 render_and_score(run, pairs, folder, out, steps, in_process)
                 for pairs, folder in zip(sets, folders, strict=True)
             ]
+        if compares_stages:
+            records["stages"] = compare_stages(run, PairSet(location(clips).parent), out, steps, in_process)
     return records

@@ -64,7 +64,7 @@ def measure_pair(files: PairFiles, vae: Any, estimator: PoseEstimator) -> dict[s
     wrong_render = read_frames(files.wrong_render, count)
     truth, wrong = (read_frames(path, count, (height, width)) for path in (files.truth, files.wrong))
     driven, other = (true_joints(path, count, (height, width)) for path in (files.truth, files.wrong))
-    own, union = silhouettes(files, count, (height, width))
+    own, union = silhouettes(files.truth, files.wrong, count, (height, width))
     reference = resize_image(read_image(files.image).pixels, height, width)
     ceiling, wrong_ceiling, first_ceiling = (round_trip(vae, frames) for frames in (truth, wrong, reference[None]))
     found, found_ceiling = (find_joints(estimator, frames) for frames in (render, ceiling))
@@ -131,9 +131,9 @@ def find_joints(estimator: PoseEstimator, frames: Frames) -> Track:
     return pose.body * np.array(frames.shape[2:0:-1], np.float64), pose.body_visible
 
 
-def silhouettes(files: PairFiles, count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Read the silhouettes [F, H, W] of the dancer of the truth, and of both dancers together."""
-    own, other = (load_masks(path)[:count] for path in (files.truth, files.wrong))
+def silhouettes(truth: Path, wrong: Path, count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Read the silhouettes [F, H, W] of the dancer of the truth, and of both dances together."""
+    own, other = (load_masks(path)[:count] for path in (truth, wrong))
     return _shrunk(own, size), _shrunk(own | other, size)
 
 

@@ -34,7 +34,7 @@ def result_sections(summary: dict[str, Any]) -> list[Section]:
     results = {**summary["metrics"], **summary["more_metrics"]}
     rows = [
         [name, result["mean"], result["low"], result["high"], result["num_clips"], MEANINGS[name]]
-        for name, result in results.items()
+        for name, result in {**results, **summary["stages"]}.items()
     ]
     words = {True: "met", False: "missed", None: "not measured"}
     goals = [[goal, measured, words[met]] for goal, measured, met in judgements(*_both(summary))]

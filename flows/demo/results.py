@@ -38,7 +38,6 @@ MORE_MEANS = (
     "psnr_db",
 )
 
-# metric → what it says
 MEANINGS: dict[str, str] = {
     "right_minus_wrong_pose_psnr_db": "PSNR against the right truth inside both silhouettes, frames ≥ 1: render with "
     "the right pose minus render with another dancer's",
@@ -66,29 +65,32 @@ MEANINGS: dict[str, str] = {
     "identity_retrieval": "share of renders whose colours of body parts are nearest to those of their own reference",
     "identity_retrieval_ceiling": "the same of the truths through autoencoder and codec",
     "start_gap_jump_stage3_over_stage2": "jump of stage 3 over that of the control, on the same pairs",
+    "stage2_minus_stage1_psnr_db": "PSNR inside both silhouettes, frames ≥ 1, right pose: stage 2 minus stage 1",
+    "unconditional_distance_stage2_over_stage1": "mean squared distance of the velocity without pose to the base's: "
+    "stage 2 over stage 1",
 }
 
 
 def judged_metrics(pairs: Sequence[Pair]) -> dict[str, Result]:
     """Return the judged metrics of the pairs, each as mean, low and high of its 95 % interval, and num_clips."""
-    metrics = {name: _result(bootstrap_mean(_column(pairs, name))) for name in MEANS}
+    metrics = {name: result_of(bootstrap_mean(_column(pairs, name))) for name in MEANS}
     ceiling = _column(pairs, "jump_ceiling")
     for stage in (2, 3):
         jumps = bootstrap_ratio(_column(pairs, f"jump_stage{stage}"), ceiling)
-        metrics[f"start_gap_jump_stage{stage}"] = _result(jumps)
+        metrics[f"start_gap_jump_stage{stage}"] = result_of(jumps)
     return metrics
 
 
 def more_metrics(pairs: Sequence[Pair]) -> dict[str, Result]:
     """Return what is printed beside the judged metrics, in the same form."""
-    metrics = {name: _result(bootstrap_mean(_column(pairs, name))) for name in MORE_MEANS}
-    metrics["start_gap_jump_stage3_over_stage2"] = _result(
+    metrics = {name: result_of(bootstrap_mean(_column(pairs, name))) for name in MORE_MEANS}
+    metrics["start_gap_jump_stage3_over_stage2"] = result_of(
         bootstrap_ratio(_column(pairs, "jump_stage3"), _column(pairs, "jump_stage2"))
     )
     gallery = [np.asarray(pair["appearance_reference"], np.float64) for pair in pairs]
     for name, query in (("identity_retrieval", "appearance"), ("identity_retrieval_ceiling", "appearance_ceiling")):
         hits = [nearest(np.asarray(pair[query], np.float64), gallery) == k for k, pair in enumerate(pairs)]
-        metrics[name] = _result(bootstrap_mean(np.array(hits, np.float64)))
+        metrics[name] = result_of(bootstrap_mean(np.array(hits, np.float64)))
     return metrics
 
 
@@ -123,8 +125,8 @@ def _column(pairs: Sequence[Pair], name: str) -> np.ndarray:
     return np.array([np.nan if pair[name] is None else pair[name] for pair in pairs], np.float64)
 
 
-def _result(interval: Interval) -> Result:
-    """Return an interval with None for what was not measured, which JSON holds."""
+def result_of(interval: Interval) -> Result:
+    """Return {mean, low, high, num_clips} of an interval, with None for what was not measured: JSON has no NaN."""
     mean, low, high, n = interval
     numbers = {"mean": mean, "low": low, "high": high}
     return {**{name: float(v) if math.isfinite(v) else None for name, v in numbers.items()}, "num_clips": n}

@@ -48,7 +48,13 @@ def plan(run: Run, clips: str | None, out: Path, difficulties: Sequence[str] = (
 
 
 def run_demo(
-    run: Run, *, clips: str | None, out: Path, in_process: bool = False, difficulties: Sequence[str] = ()
+    run: Run,
+    *,
+    clips: str | None,
+    out: Path,
+    in_process: bool = False,
+    difficulties: Sequence[str] = (),
+    compare_stages: bool = False,
 ) -> dict[str, Any]:
     """Run all jobs on a few clips; return the summary, which is also written to `out/summary.json`.
 
@@ -59,6 +65,7 @@ def run_demo(
         out: folder of the run.
         in_process: curate, cache, render and evaluate without Ray.
         difficulties: also render and measure pairs of these difficulties.
+        compare_stages: also render with stages 1 and 2, and compare the two.
 
     Raises:
         SteadyDancerError: a job failed; call again with the same arguments to resume.
@@ -70,7 +77,8 @@ def run_demo(
         run = presets.change(presets.change(run, "cache", components=components), "render", components=components)
     else:
         run = presets.change(run, "cache", components=str(out / "components"))
-    digest = json_digest([run.model_dump(mode="json"), sources, *([sorted(difficulties)] if difficulties else [])])
+    more = [sorted(difficulties), compare_stages] if difficulties or compare_stages else []
+    digest = json_digest([run.model_dump(mode="json"), sources, *more])
     with exclusive(out / ".engine"):
         if (out / SUMMARY).is_file():
             summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
@@ -83,7 +91,7 @@ def run_demo(
                 return summary
         write_json(out / INPUTS, {"clips": clips})
         steps = Steps()
-        records = _run(run, clips, out, steps, in_process, difficulties)
+        records = _run(run, clips, out, steps, in_process, difficulties, compare_stages)
         summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
         _write_page(out, summary, records)
         write_json(out / SUMMARY, summary)
@@ -111,7 +119,13 @@ def choose_out_folder(clips: str | None) -> Path:
 
 
 def _run(
-    run: Run, clips: str | None, out: Path, steps: "Steps", in_process: bool, difficulties: Sequence[str]
+    run: Run,
+    clips: str | None,
+    out: Path,
+    steps: "Steps",
+    in_process: bool,
+    difficulties: Sequence[str],
+    compare_stages: bool,
 ) -> dict[str, Any]:
     # Tiny tensors do not profit from more threads. On busy cores, threads that wait for each other made a training step
     # 25 times slower.
@@ -132,7 +146,7 @@ def _run(
 
         start_prefect()
     measure = ("easy", *(name for name in difficulties if name != "easy")) if measured else ()
-    return demo_flow(run, clips, out, TINY_PAIRS, steps, in_process, measure)
+    return demo_flow(run, clips, out, TINY_PAIRS, steps, in_process, measure, measured and compare_stages)
 
 
 class Steps:

@@ -27,7 +27,7 @@ def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
     """Build the summary: keys `clips latents stage1 stage2 stage3 renders metrics report`.
 
     `metrics` are means by name; of the learned demo, each is {mean, low, high, num_clips}, and the keys `pairs`,
-    `more_metrics`, `evaluated`, `difficulties` and `stage2_control` are added.
+    `more_metrics`, `evaluated`, `stages`, `difficulties` and `stage2_control` are added.
     """
     learned: list[dict[str, Any]] = records.get("measured", [])
     stages = {
@@ -56,6 +56,7 @@ def _learned(records: dict[str, Any], out: Path, metrics: dict[str, float | None
         "pairs": first["pairs"],
         "more_metrics": first["more"],
         "evaluated": metrics,
+        "stages": records.get("stages", {}),
         "difficulties": {each["difficulty"]: {**each["metrics"], **each["more"]} for each in others},
         "stage2_control": {"checkpoint": str(out / "stage2_control" / "checkpoint"), **control},
     }
@@ -81,7 +82,7 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
 
 
 def _print_results(summary: dict[str, Any]) -> None:
-    for name, result in {**summary["metrics"], **summary["more_metrics"]}.items():
+    for name, result in {**summary["metrics"], **summary["more_metrics"], **summary["stages"]}.items():
         mean, low, high = (_formatted(result[key], ".3f") for key in ("mean", "low", "high"))
         click.echo(f"{name}: {mean} ({low} to {high}, {result['num_clips']} clips): {MEANINGS[name]}")
     for goal, measured, is_met in judgements(summary["metrics"], summary["more_metrics"]):
