@@ -138,7 +138,7 @@ def silhouettes(truth: Path, wrong: Path, count: int, size: tuple[int, int]) -> 
 
 
 def _shrunk(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Shrink silhouettes: a pixel counts if at least half of it is covered."""
+    """Resize silhouettes: a pixel counts if at least half of it is covered."""
     shares = [cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
     return np.stack(shares) >= 0.5
 

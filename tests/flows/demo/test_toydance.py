@@ -1,13 +1,16 @@
 """The learned demo on stand-ins for the shipped weights: what is read, written, resumed and refused."""
 
 import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from steadydancer.datasets.artifact import Artifact
+from steadydancer.datasets.artifact import Artifact, Packet
 from steadydancer.datasets.clips import Clips
 from steadydancer.flows import presets
 from steadydancer.flows.demo import dancers, run, toydance
@@ -87,6 +90,8 @@ def texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
+@pytest.mark.acceptance
+@pytest.mark.timeout(1200)
 def test_the_demo_from_end_to_end_and_once_more(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,12 +138,38 @@ def test_the_demo_from_end_to_end_and_once_more(
     run.run_demo(configured, clips=None, out=out, in_process=True)
     assert "already finished" in capsys.readouterr().out and len(calls) == 3
 
-    # Other renders are scored again.
-    pairs = dancers.PairSet(out / "dancers")
-    stored = json.loads((out / "scores" / "pair_0.json").read_text())
-    (out / "scores" / "pair_0.json").write_text(json.dumps({**stored, "digest": "other"}))
-    toydance.score(configured, pairs, out)
-    assert calls[3:] == ["pair_0.mp4"]
+
+def test_a_pair_is_scored_once_for_the_same_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair that one of the three jobs did not render is left out."""
+    pairs = dancers.PairSet(tmp_path / "pairs")
+    pairs.folder.mkdir()
+    (pairs.folder / "pairs.jsonl").write_text("".join(f'{{"id": "pair_{k}"}}\n' for k in range(3)))
+
+    def rendered(folder: str, digest: str, names: tuple[int, ...]) -> None:
+        shutil.rmtree(tmp_path / folder / "renders", ignore_errors=True)
+        artifact = Artifact(tmp_path / folder / "renders")
+        artifact.begin({})
+        rows = [{"id": f"pair_{k}", "video": f"pair_{k}.mp4"} for k in names]
+        artifact.write_part(Packet("x", ()), pa.Table.from_pylist(rows))
+        artifact.commit({"inputs": {"digest": digest}})
+
+    for folder in (".", "wrong_pose", "control"):
+        rendered(folder, "first", (0, 1, 2) if folder != "control" else (0, 2))
+    calls: list[str] = []
+
+    def measure(files: Any, *_: Any) -> dict[str, Any]:
+        calls.append(files.render.stem)
+        return {"psnr_db": np.float64(len(calls)), "pck_0_1": np.nan, "appearance": np.array([[1.0, np.nan]])}
+
+    monkeypatch.setattr(toydance, "measure_pair", measure)
+    monkeypatch.setattr(toydance, "NUM_THREADS", 1)
+    monkeypatch.setattr(toydance._Tools, "of_this_thread", lambda _: (None, None))
+    scores = toydance.score(load("toydance_demo"), pairs, tmp_path)
+    assert calls == ["pair_0", "pair_2"]
+    assert scores == [{"psnr_db": k, "pck_0_1": None, "appearance": [[1.0, None]]} for k in (1.0, 2.0)]
+    assert toydance.score(load("toydance_demo"), pairs, tmp_path) == scores and len(calls) == 2
+    rendered("control", "second", (0, 2))
+    assert [one["psnr_db"] for one in toydance.score(load("toydance_demo"), pairs, tmp_path)] == [3.0, 4.0]
 
 
 def test_pairs_of_another_difficulty_are_measured_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
