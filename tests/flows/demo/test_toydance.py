@@ -151,7 +151,8 @@ def test_a_pair_is_scored_once_for_the_same_renders(tmp_path: Path, monkeypatch:
         artifact.begin({})
         rows = [{"id": f"pair_{k}", "video": f"pair_{k}.mp4"} for k in names]
         artifact.write_part(Packet("x", ()), pa.Table.from_pylist(rows))
-        artifact.commit({"inputs": {"digest": digest}})
+        counts = {"inputs": len(names), "ok": len(names), "rejected": 0, "quarantined": 0}
+        artifact.commit({"inputs": {"digest": digest}, "counts": counts})
 
     for folder in (".", "wrong_pose", "control"):
         rendered(folder, "first", (0, 1, 2) if folder != "control" else (0, 2))
