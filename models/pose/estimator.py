@@ -59,17 +59,24 @@ def open_pose_estimator(
         from .blazepose import BlazePose
 
         return BlazePose(*folders)
-    if name in ("dwpose", "toydance"):
+    if name == "dwpose":
         from .dwpose import DWPose
 
-        estimator = DWPose(folders[0], folders[-1], device=device, max_people=max_people)
-        if name == "toydance":
-            estimator.name = name
+        return DWPose(*folders, device=device, max_people=max_people)
+    if name == "toydance":
+        from .dwpose import DWPose
+
+        (folder,) = folders
+        estimator = DWPose(folder, folder, device=device, max_people=max_people, short_side=TOYDANCE_SHORT_SIDE)
+        estimator.name = name
         return estimator
     from .animal import AnimalPose
 
     return AnimalPose(*folders, device=device, max_people=max_people)
 
+
+# The small networks see crops of 96 × 128 pixels: enlarging frames to DWPose's 1024 first would change nothing.
+TOYDANCE_SHORT_SIDE = 256
 
 # Weights that each estimator needs, by their names in the catalogue.
 REQUIRED_WEIGHTS = {
