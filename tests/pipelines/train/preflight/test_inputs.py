@@ -254,6 +254,24 @@ def test_a_stage_starts_from_the_stage_before_it(tmp_path: Path, stage: Any) -> 
             )
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_stage_goes_on_from_a_checkpoint_of_its_own_if_asked(tmp_path: Path, stage: Any) -> None:
+    config = TrainConfig(stage=stage, num_workers=0, continue_stage=True)
+    for of in (1, 2, 3):
+        (tmp_path / f"stage{of}").mkdir()
+        reported = {"stage": of, "config": config.model_dump(mode="json")}
+        (tmp_path / f"stage{of}" / "run.json").write_text(json.dumps(reported))
+        if of == stage:
+            assert start._check_parent(config, tmp_path / f"stage{of}") == reported
+            continue
+        with pytest.raises(
+            TrainingRefused, match=f"checkpoint of stage {of}, but stage {stage} starts from stage {stage}"
+        ):
+            start._check_parent(config, tmp_path / f"stage{of}")
+    with pytest.raises(TrainingRefused, match=f"requires --from, the checkpoint of stage {stage}"):
+        start._check_parent(config, None)
+
+
 def test_a_cache_is_named_by_what_it_was_made_of() -> None:
     """Not by when, where, or with which version."""
     latents: dict[str, Any] = {
