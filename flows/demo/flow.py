@@ -65,12 +65,12 @@ def demo_flow(
                 in_process=in_process,
             )
         if measure:
-            sets = [PairSet(location(clips).parent), *(make_pairs(out / name / "pairs", name) for name in measure[1:])]
+            sets = [PairSet(Path(clips).parent), *(make_pairs(out / name / "pairs", name) for name in measure[1:])]
             folders = [out, *(out / name for name in measure[1:])]
             records["measured"] = [
                 render_and_score(run, pairs, folder, out, steps, in_process)
                 for pairs, folder in zip(sets, folders, strict=True)
             ]
         if compares_stages:
-            records["stages"] = compare_stages(run, PairSet(location(clips).parent), out, steps, in_process)
+            records["stages"] = compare_stages(run, PairSet(Path(clips).parent), out, steps, in_process)
     return records

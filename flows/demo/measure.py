@@ -71,7 +71,7 @@ def measure_pair(files: PairFiles, vae: Any, estimator: PoseEstimator) -> dict[s
     seen = find_joints(estimator, reference[None])
     right_db, wrong_db = (masked_psnr(frames, truth, union) for frames in (render, wrong_render))
     ceiling_db, wrong_ceiling_db = (masked_psnr(frames, truth, union) for frames in (ceiling, wrong_ceiling))
-    frozen = tuple(np.repeat(values[:1], count, axis=0) for values in found)
+    frozen: Track = (np.repeat(found[0][:1], count, axis=0), np.repeat(found[1][:1], count, axis=0))
     return {
         "right_minus_wrong_pose_psnr_db": right_db - wrong_db,
         "right_minus_wrong_ceiling_db": ceiling_db - wrong_ceiling_db,
