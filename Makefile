@@ -19,7 +19,7 @@ help: ## list the targets
 setup: ## install requirements.lock into .venv, if it is not up to date
 	@$(PYTHON) infra/setup.py
 
-demo: setup ## run all jobs at tiny size on procedural dancers: runs/demo/report/index.html
+demo: setup ## run all jobs at small size on procedural dancers: runs/demo/report/index.html
 	@.venv/bin/steadydancer demo
 
 # -X faulthandler prints a traceback if a library crashes, even after the last test.

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .. import SteadyDancerError
 from ..datasets.storage import is_address
 from ..datasets.text import read_text
+from ..models.toydance import components_folder
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.curate.config import CurateConfig
+from ..pipelines.curate.gates import Gates
 from ..pipelines.evaluate.config import EvaluateConfig
 from ..pipelines.render.config import RenderConfig
 from ..pipelines.train.config import GalleryConfig, TrainConfig
@@ -123,7 +125,88 @@ def tiny() -> Run:
     )
 
 
-PRESETS: dict[str, Callable[[], Run]] = {"tiny": tiny, "one_gpu": one_gpu, "paper": paper}
+def toydance() -> Run:
+    """Return the configuration that makes the shipped ToyDance checkpoints: 33 frames at 64², hours on two CPU cores.
+
+    The components, with the base, are those of the package; see `docs/toydance.md`.
+    """
+    small: dict[str, Any] = {
+        "num_frames": 33, "num_workers": 0, "use_gpu": False, "zero_stage": 2, "dtype": "float32",
+        "gradient_checkpointing": False, "merge_text_padding": True, "global_batch_size": 16, "flow_shift": 3.0,
+        "optimizer": "muon", "weight_decay": 0.0, "ema_decay": 0.998, "learning_rate_schedule": "cosine",
+        "warmup_steps": 50, "lora_rank": 64, "lora_alpha": 64, "checkpoint_every_steps": 100,
+    }  # fmt: skip
+    size: dict[str, Any] = {"max_area_px": 64 * 64, "drawing_area_px": 96 * 96, "dtype": "float32"}
+    return Run(
+        curate=CurateConfig(
+            num_frames=33,
+            fps=16.0,
+            packet_size=4,
+            num_score_frames=4,
+            max_clips_per_source=1,
+            shot_detector="threshold",
+            text_detector="off",
+            person_counter="off",
+            aesthetic_model="off",
+            smoothness_model="off",
+            pose_model="toydance",
+            gates=Gates(min_side_px=96),
+        ),
+        cache=CacheConfig(components=str(components_folder()), encoder_dtype="float32", packet_size=64, **size),
+        stage1=TrainConfig(stage=1, steps=4000, learning_rate=2e-3, **small),
+        stage2=TrainConfig(stage=2, steps=1500, learning_rate=1e-3, **small),
+        stage3=TrainConfig(stage=3, steps=1500, learning_rate=1e-3, **small),
+        render=RenderConfig(
+            num_frames=33,
+            num_inference_steps=4,
+            flow_shift=3.0,
+            guidance_scale=1.0,
+            pose_model="toydance",
+            main_person_only=True,
+            packet_size=4,
+            **size,
+        ),
+        evaluate=EvaluateConfig(),
+    )
+
+
+def toydance_demo() -> Run:
+    """Return the configuration of `demo`: the shipped ToyDance checkpoints, each trained on for 50 steps.
+
+    AdamW, because on a CPU Muon's orthogonalisation in bfloat16 takes as long as a forward and backward pass of two
+    clips.
+    """
+    short: dict[str, Any] = {
+        "steps": 50, "continue_stage": True, "global_batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-4,
+        "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every_steps": 25, "evaluation_samples": 8,
+        "validation_share": 0.0,
+    }  # fmt: skip
+    run = toydance()
+    for name in ("stage1", "stage2", "stage3"):
+        run = change(run, name, **short)
+    return run
+
+
+def with_control(run: Run) -> Run:
+    """Return a run whose stage 2 is the control of stage 3: stage 2 trained on for as many steps as stage 3.
+
+    It starts from a checkpoint of stage 2. What stage 3 gains over it is not due to more training.
+    """
+    return change(run, "stage2", steps=run.stage3.steps, continue_stage=True)
+
+
+def toydance_control() -> Run:
+    """Return the configuration that makes the shipped control of stage 3, see `with_control`."""
+    return with_control(toydance())
+
+
+PRESETS: dict[str, Callable[[], Run]] = {
+    "tiny": tiny,
+    "toydance": toydance,
+    "toydance_demo": toydance_demo,
+    "one_gpu": one_gpu,
+    "paper": paper,
+}
 
 
 def load(preset: str) -> Run:

@@ -21,7 +21,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datasets", "models", "pipelines", "flows")  # each may import those before it
 SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export", "forget"}
-DEMO = {"flows/demo/run.py"}
+WEIGHTS = "models/toydance/components"
+DEMO = {"flows/demo/dancers.py", "flows/demo/measure.py"}
 ONLY_IN = {
     "prefect": ("flows/",),
     "ray": ("pipelines/",),
@@ -187,11 +188,11 @@ def module_name(path: Path) -> str:
     return ".".join(["steadydancer", *path.with_suffix("").parts]).removesuffix(".__init__")
 
 
-def test_only_the_demo_imports_the_procedural_dancers() -> None:
+def test_only_the_demo_and_its_networks_import_the_procedural_dancers() -> None:
     """Other code may read what they write, by the modules that write it."""
     wrong = []
     for entry in all_imports():
-        is_its_own = entry.path.startswith("datasets/toydance")
+        is_its_own = entry.path.startswith(("datasets/toydance", "models/toydance"))
         if entry.module.startswith("steadydancer.datasets.toydance") and not is_its_own and entry.path not in DEMO:
             wrong.append(str(entry))
     assert not wrong
@@ -343,6 +344,11 @@ def test_the_wheel_holds_all_modules_and_nothing_else(tmp_path: Path) -> None:
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source / name)
+    # Weights are data of the package: one more of them is in the wheel, too.
+    data = source / "models" / "toydance" / "components" / "stage1" / "transformer" / "test.safetensors"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    data.write_bytes(b"weights")
+    weights = {path.relative_to(source).as_posix() for path in (source / WEIGHTS).rglob("*") if path.is_file()}
     out.mkdir()
     build = "import setuptools.build_meta as backend, sys; backend.build_wheel(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", build, out], cwd=source, capture_output=True, text=True)
@@ -350,7 +356,20 @@ def test_the_wheel_holds_all_modules_and_nothing_else(tmp_path: Path) -> None:
     (wheel,) = out.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {f"steadydancer/{path.relative_to(ROOT).as_posix()}" for path in sources()}
-    assert names == expected | {"steadydancer/__init__.py"}
+    assert names == expected | {"steadydancer/__init__.py"} | {f"steadydancer/{name}" for name in weights}
+
+
+def test_the_shipped_weights_are_at_most_40_megabytes_in_half_precision() -> None:
+    files = [path for path in (ROOT / WEIGHTS).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40_000_000
+    kinds = {path.suffix for path in files}
+    assert kinds <= {".safetensors", ".onnx", ".json"}
+    for path in files:
+        if path.suffix == ".safetensors":
+            header = path.read_bytes()[8:]
+            size = int.from_bytes(path.read_bytes()[:8], "little")
+            dtypes = {entry["dtype"] for name, entry in json.loads(header[:size]).items() if name != "__metadata__"}
+            assert dtypes == {"F16"}, path
 
 
 def locked_packages() -> list[tuple[Requirement, str]]:

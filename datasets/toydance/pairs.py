@@ -35,6 +35,8 @@ class Pair:
     truth: Scene
     wrong: Scene
     """the reference dancer in the dance of a third one"""
+    wrong_driving: Scene
+    """the third dancer"""
     start_gap: bool
     """whether the reference picture shows another pose than the first frame of the dance"""
 
@@ -74,7 +76,7 @@ def make_pair(
         )
         for scene in (driving, other)
     )
-    return Pair(host, driving, truth, wrong, start_gap)
+    return Pair(host, driving, truth, wrong, other, start_gap)
 
 
 def _host(seed: int, difficulty: str, aspect: float, dance: Dance, start_gap: bool) -> Scene:
@@ -124,9 +126,10 @@ def make_toy_pairs(
     """Write an evaluation set with ground truth and return the path of its `pairs.jsonl`.
 
     `images/ID.png` shows a dancer, `driving/ID.mp4` another one, and `truth/ID.mp4` the first dancer in the dance of
-    the other, which is the perfect render; `wrong/ID.mp4` shows the first dancer in the dance of a third one. Beside
-    these two are silhouettes (`load_masks`) and keypoints. Videos have 16 fps. `pairs.jsonl` has the columns id,
-    image, driving and prompt; its paths are relative to it. None of the dancers appears in `make_toy_clips`.
+    the other, which is the perfect render; `wrong/ID.mp4` shows the first dancer in the dance of a third one, who is in
+    `wrong_driving/ID.mp4`. Beside truth and wrong are silhouettes (`load_masks`) and keypoints. Videos have 16 fps.
+    `pairs.jsonl` has the columns id, image, driving and prompt; its paths are relative to it. None of the dancers
+    appears in `make_toy_clips`.
 
     Args:
         directory: of the set.
@@ -135,12 +138,12 @@ def make_toy_pairs(
         num_frames: of each video.
         difficulty: `easy`, `standard` or `hard`.
         start_gap: whether a picture shows another pose than its driving video begins with.
-        wrong: whether to write the folder `wrong`.
+        wrong: whether to write the folders `wrong` and `wrong_driving`.
         size: height and width of pictures and truths.
         driving_sizes: height and width of driving videos, in turn.
     """
     rows = []
-    for folder in ("images", "driving", "truth", *(["wrong"] if wrong else [])):
+    for folder in ("images", "driving", "truth", *(["wrong", "wrong_driving"] if wrong else [])):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     for k in range(num_pairs):
         name, driving_size = f"pair_{k}", driving_sizes[k % len(driving_sizes)]
@@ -156,6 +159,9 @@ def make_toy_pairs(
         save_supplied_pose(directory / "images" / f"{name}.png", image.poses, PAIR_FPS)
         write_png(directory / "images" / f"{name}.png", image.frames[0])
         _write_video(directory / "driving" / f"{name}.mp4", render(pair.driving, *driving_size), masks=False)
+        if wrong:
+            shown = render(pair.wrong_driving, *driving_size)
+            _write_video(directory / "wrong_driving" / f"{name}.mp4", shown, masks=False)
         for folder, scene in (("truth", pair.truth), *([("wrong", pair.wrong)] if wrong else [])):
             _write_video(directory / folder / f"{name}.mp4", render(scene, *size), masks=True)
         prompt = caption_of(pair.truth)

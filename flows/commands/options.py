@@ -142,7 +142,7 @@ def configured(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that runs a job."""
     options = [
         click.option("--preset", default="paper", show_default=True,
-                     help="tiny, one_gpu, paper, module:function, or FILE.json."),
+                     help="tiny, toydance, one_gpu, paper, module:function, or FILE.json."),
         click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop."),
         click.option("--dry-run", is_flag=True, help="Print what would be done, needed and written, and stop."),
         click.option("--address", help="Ray cluster to join. Default: start a private Ray on this machine."),

@@ -26,7 +26,7 @@ def weights_list(preset: str | None) -> None:
 
 
 @weights.command("check")
-@click.option("--preset", default="paper", show_default=True, help="tiny, one_gpu or paper.")
+@click.option("--preset", default="paper", show_default=True, help="tiny, toydance, one_gpu or paper.")
 def weights_check(preset: str) -> None:
     """Check which weights are present; exit with status 1 if needed weights are missing."""
     from ...models.weights import lookup

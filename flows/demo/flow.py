@@ -1,6 +1,6 @@
 """The flow of the demo: the three flows in order, with pairs made from accepted clips if none are supplied."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from ..curate import curate_dataset
 from ..presets import Run
 from ..render import render_evaluation
 from ..train import train_steadydancer
+from .dancers import PairSet, make_pairs
 from .pairs import pairs_of_clips
+from .stages import compare_stages
+from .toydance import render_and_score, train_on
 
 
 @flow(name="demo", validate_parameters=False)
@@ -25,11 +28,15 @@ def demo_flow(
     num_pairs: int,
     steps: Callable[[str], AbstractContextManager[None]],
     in_process: bool,
+    measure: Sequence[str] = (),
+    compares_stages: bool = False,
 ) -> dict[str, Any]:
     """Curate and cache, train three stages, render and score; return the records of all artifacts.
 
     Unlike `reproduce` it needs no pairs: without a `pairs.jsonl` next to the clips, `num_pairs` pairs are made from
-    accepted clips. `steps` is entered with the name of each step.
+    accepted clips. `steps` is entered with the name of each step. If the stages continue, they start from the shipped
+    checkpoints. `measure` are the difficulties of procedural pairs to measure, those beside the clips first; with
+    `compares_stages`, stages 1 and 2 are compared on the latter.
     """
     config = run.model_dump_json()
     with ExitStack() as stack:
@@ -39,8 +46,11 @@ def demo_flow(
                 stack.enter_context(local_ray(out / ".engine" / "ray"))
         with steps("curate and cache"):
             records = curate_dataset(clips, str(out), config, in_process=in_process)
-        with steps("train stages 1, 2, 3"):
-            records |= train_steadydancer(str(out / "latents"), str(out), config)
+        if run.stage1.continue_stage:
+            records |= train_on(run, out, steps)
+        else:
+            with steps("train stages 1, 2, 3"):
+                records |= train_steadydancer(str(out / "latents"), str(out), config)
         with steps("render and evaluate"):
             beside = location(clips).parent / "pairs.jsonl"
             # The report copies its media, so supplied pairs must be local.
@@ -54,4 +64,13 @@ def demo_flow(
                 config,
                 in_process=in_process,
             )
+        if measure:
+            sets = [PairSet(Path(clips).parent), *(make_pairs(out / name / "pairs", name) for name in measure[1:])]
+            folders = [out, *(out / name for name in measure[1:])]
+            records["measured"] = [
+                render_and_score(run, pairs, folder, out, steps, in_process)
+                for pairs, folder in zip(sets, folders, strict=True)
+            ]
+        if compares_stages:
+            records["stages"] = compare_stages(run, PairSet(Path(clips).parent), out, steps, in_process)
     return records

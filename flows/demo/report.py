@@ -9,22 +9,33 @@ from ...datasets.artifact import Artifact
 from ...pipelines.evaluate.report import metric_section, unscored_section
 from ...pipelines.pages.layout import Section, write_page
 from ...pipelines.train.metrics_file import read_rows
+from .dancers import PairSet
+from .pairs_page import pairs_section, result_sections
 
 
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
     """Write `page` and copy its media next to it."""
     clips = Artifact(out / "clips").read().to_pylist()
+    learned = "more_metrics" in summary
+    if learned:
+        results = result_sections(summary)
+        videos = pairs_section(page.parent, out, PairSet(Path(summary["pairs"])))
+    else:
+        results = []
+        videos = Section("Videos", VIDEOS_TEXT, media=list(_media(page.parent, out)))
     write_page(
         page,
         "SteadyDancer demo",
         [
+            *results,
+            *([videos] if learned else []),
             _seconds_section(summary),
             _funnel_section(clips, records["clips"]),
             _clips_section(clips),
             _training_section(out, summary),
             metric_section(records["metrics"], METRICS_TEXT),
             unscored_section(Artifact(out / "metrics").read().to_pylist()),
-            Section("Videos", VIDEOS_TEXT, media=list(_media(page.parent, out))),
+            *([] if learned else [videos]),
         ],
     )
 
@@ -69,11 +80,14 @@ def _span(row: dict[str, Any]) -> str:
 
 
 def _training_section(out: Path, summary: dict[str, Any]) -> Section:
+    names = {"stage1": "1 action supervision", "stage2": "2 condition-decoupled distillation",
+             "stage3": "3 pose simulation", "stage2_control": "control: stage 2 for as long as stage 3"}  # fmt: skip
     rows = []
-    for n, name in enumerate(("action supervision", "condition-decoupled distillation", "pose simulation"), 1):
-        stage = summary[f"stage{n}"]
-        seconds = [row["seconds"] for row in read_rows(out / f"stage{n}")]
-        rows.append([f"{n} {name}", stage["steps"], stage["loss_before"], stage["loss_after"], sum(seconds)])
+    for key, name in names.items():
+        if key in summary:
+            stage = summary[key]
+            seconds = [row["seconds"] for row in read_rows(out / key)]
+            rows.append([name, stage["steps"], stage["loss_before"], stage["loss_after"], sum(seconds)])
     return Section(
         "Training",
         "Loss of each stage on fixed clips, noise and timesteps, before the first and after the last step.",

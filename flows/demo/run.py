@@ -1,10 +1,10 @@
-"""All jobs at tiny size on this machine: `steadydancer demo`. Uses its own Prefect, not one set in the environment."""
+"""All jobs at small size on this machine: `steadydancer demo`. Uses its own Prefect, not one set in the environment."""
 
 import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,54 +15,70 @@ from ...datasets.artifact import Artifact, exclusive
 from ...datasets.storage import location
 from ...datasets.storage.atomic import write_json
 from ...datasets.storage.digests import json_digest
-from ...pipelines.common.outcomes import closing_lines, format_counts
+from ...models.toydance import require_shipped
 from ...pipelines.curate.ingest import list_sources
 from ...pipelines.runtime.after_commit import after_commit
 from .. import presets
 from ..presets import Run
+from .dancers import NUM_PAIRS, TINY_PAIRS, make_dancers, make_tiny_dancers
+from .summary import ARTIFACTS, print_summary, summarise
 
-NUM_PAIRS = 3
 SUMMARY, INPUTS = "summary.json", "inputs.json"
-ARTIFACTS = {
-    "clips": "clips",
-    "latents": "latents",
-    "stage1": "stage1/checkpoint",
-    "stage2": "stage2/checkpoint",
-    "stage3": "stage3/checkpoint",
-    "renders": "renders",
-    "metrics": "metrics",
-}
 
 
-def plan(run: Run, clips: str | None, out: Path) -> dict[str, Any]:
+def is_learned(run: Run) -> bool:
+    """Return whether a run trains the shipped ToyDance checkpoints on; otherwise its networks begin with noise."""
+    return run.stage1.continue_stage
+
+
+def plan(run: Run, clips: str | None, out: Path, difficulties: Sequence[str] = ()) -> dict[str, Any]:
     """Describe what `run_demo` would do, and which artifacts are finished."""
     finished = {name: Artifact(out / folder).committed for name, folder in ARTIFACTS.items()}
     sources = len(list_sources(clips)) if clips else "procedural dancers"
+    learned = is_learned(run) and clips is None
     steps = {f"stage{n}_steps": run.stage(n).steps for n in (1, 2, 3)}
     return {
         "clips": sources,
         **steps,
-        "pairs": NUM_PAIRS,
+        "pairs": NUM_PAIRS if learned else TINY_PAIRS,
+        **({"components": run.cache.components, "also_measured": list(difficulties)} if learned else {}),
         "finished": finished,
         "report": str(out / "report/index.html"),
     }
 
 
-def run_demo(run: Run, *, clips: str | None, out: Path, in_process: bool = False) -> dict[str, Any]:
+def run_demo(
+    run: Run,
+    *,
+    clips: str | None,
+    out: Path,
+    in_process: bool = False,
+    difficulties: Sequence[str] = (),
+    compare_stages: bool = False,
+) -> dict[str, Any]:
     """Run all jobs on a few clips; return the summary, which is also written to `out/summary.json`.
 
     Args:
-        run: the configuration; tiny components are created from a seed under `out`.
+        run: the configuration. If its stages continue, they start from the checkpoints in `cache.components`; otherwise
+            tiny components are created from a seed under `out`.
         clips: folder, glob or manifest of videos, local or on an object store; None: generate procedural dancers.
         out: folder of the run.
         in_process: curate, cache, render and evaluate without Ray.
+        difficulties: also render and measure pairs of these difficulties.
+        compare_stages: also render with stages 1 and 2, and compare the two.
 
     Raises:
         SteadyDancerError: a job failed; call again with the same arguments to resume.
+        WeightsError: the shipped weights are missing.
     """
     sources = list_sources(clips) if clips else []  # fail on a folder without videos before Ray starts
-    run = presets.change(run, "cache", components=str(out / "components"))
-    digest = json_digest([run.model_dump(mode="json"), sources])
+    if is_learned(run):
+        components = str(require_shipped(Path(run.cache.components)).resolve())
+        run = presets.change(presets.change(run, "cache", components=components), "render", components=components)
+    else:
+        run = presets.change(run, "cache", components=str(out / "components"))
+    more = [sorted(difficulties), compare_stages] if difficulties or compare_stages else []
+    digest = json_digest([run.model_dump(mode="json"), sources, *more])
     with exclusive(out / ".engine"):
         if (out / SUMMARY).is_file():
             summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
@@ -75,11 +91,11 @@ def run_demo(run: Run, *, clips: str | None, out: Path, in_process: bool = False
                 return summary
         write_json(out / INPUTS, {"clips": clips})
         steps = Steps()
-        records = _run(run, clips, out, steps, in_process)
+        records = _run(run, clips, out, steps, in_process, difficulties, compare_stages)
         summary = {"digest": digest, **summarise(records, out), "seconds": steps.seconds}
         _write_page(out, summary, records)
         write_json(out / SUMMARY, summary)
-    _print_summary(summary, out)
+    print_summary(summary, out)
     return summary
 
 
@@ -102,23 +118,35 @@ def choose_out_folder(clips: str | None) -> Path:
     return other
 
 
-def _run(run: Run, clips: str | None, out: Path, steps: "Steps", in_process: bool) -> dict[str, Any]:
+def _run(
+    run: Run,
+    clips: str | None,
+    out: Path,
+    steps: "Steps",
+    in_process: bool,
+    difficulties: Sequence[str],
+    compare_stages: bool,
+) -> dict[str, Any]:
     # Tiny tensors do not profit from more threads. On busy cores, threads that wait for each other made a training step
     # 25 times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not run.stage1.use_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed searches for an accelerator and warns
-    with steps("make components"):
-        make_components(out / "components")
+    learned = is_learned(run)
+    if not learned:
+        with steps("make components"):
+            make_components(out / "components")
+    measured = learned and clips is None
     if clips is None:
         with steps("make dancers"):
-            clips = make_dancers(out / "dancers")
+            clips = (make_dancers if learned else make_tiny_dancers)(out / "dancers")
     _use_own_prefect(out)
     with steps("start Prefect"):
         from .flow import demo_flow
 
         start_prefect()
-    return demo_flow(run, clips, out, NUM_PAIRS, steps, in_process)
+    measure = ("easy", *(name for name in difficulties if name != "easy")) if measured else ()
+    return demo_flow(run, clips, out, TINY_PAIRS, steps, in_process, measure, measured and compare_stages)
 
 
 class Steps:
@@ -176,60 +204,3 @@ def make_components(folder: Path) -> None:
         from ...models.components import save_components, tiny_components
 
         save_components(tiny_components(seed=0), folder)
-
-
-def make_dancers(folder: Path) -> str:
-    """Make procedural dancers, some of them flawed, and pairs with ground truth, unless they exist."""
-    from ...datasets.toydance import make_toy_clips, make_toy_pairs
-
-    if not (folder / "pairs.jsonl").is_file():
-        make_toy_clips(folder / "clips", seed=0)
-        make_toy_pairs(folder, seed=1, num_pairs=NUM_PAIRS)
-    return str(folder / "clips")
-
-
-def summarise(records: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Build the summary: keys `clips latents stage1 stage2 stage3 renders metrics report`."""
-    stages = {
-        f"stage{n}": {
-            "checkpoint": str(out / f"stage{n}" / "checkpoint"),
-            **{key: records[f"stage{n}"][key] for key in ("steps", "loss_before", "loss_after")},
-        }
-        for n in (1, 2, 3)
-    }
-    return {
-        "clips": records["clips"]["counts"],
-        "latents": {"path": str(out / "latents"), **records["latents"]["counts"], "bytes": records["latents"]["bytes"]},
-        **stages,
-        "renders": {"path": str(out / "renders"), **records["renders"]["counts"]},
-        "metrics": {name: mean["mean"] for name, mean in records["metrics"]["means"].items()},
-        "report": str(out / "report" / "index.html"),
-    }
-
-
-def _print_summary(summary: dict[str, Any], out: Path) -> None:
-    click.echo()
-    _print_counts("clips", summary["clips"], out / ARTIFACTS["clips"])
-    _print_counts("latents", summary["latents"], out / ARTIFACTS["latents"])
-    for n in (1, 2, 3):
-        stage = summary[f"stage{n}"]
-        before, after = (_formatted(stage[name], ".4f") for name in ("loss_before", "loss_after"))
-        click.echo(f"stage {n}: {stage['steps']} steps, loss {before} → {after}")
-    _print_counts("renders", summary["renders"], out / ARTIFACTS["renders"])
-    metrics = summary["metrics"]
-    first, ceiling = (_formatted(metrics.get(name), ".2f") for name in ("first_frame_psnr", "autoencoder_ceiling_psnr"))
-    click.echo(f"metrics: first frame {first} dB (autoencoder round trip: {ceiling} dB)")
-    for line in closing_lines(Artifact(out / ARTIFACTS["metrics"])):
-        click.echo(line)
-    click.echo(f"{sum(summary['seconds'].values()):.0f} s in total; open {summary['report']}")
-
-
-def _print_counts(name: str, counts: dict[str, Any], folder: Path) -> None:
-    """Print the number of rows per verdict, and all reasons."""
-    click.echo(f"{name}: {format_counts(counts)}")
-    for line in closing_lines(Artifact(folder)):
-        click.echo(line)
-
-
-def _formatted(value: float | None, form: str) -> str:
-    return "not measured" if value is None else format(value, form)

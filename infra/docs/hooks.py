@@ -106,8 +106,12 @@ def configuration() -> str:
 def presets() -> str:
     """Return the table of fields in which the presets differ from each other."""
     from steadydancer.flows.presets import PRESETS
+    from steadydancer.models.toydance import components_folder
 
     runs = {name: make().model_dump() for name, make in PRESETS.items()}
+    here = str(components_folder())  # of this machine
+    for run in runs.values():
+        run["cache"]["components"] = run["cache"]["components"].replace(here, "models/toydance/components")
     flat = {name: dict(_flattened(run)) for name, run in runs.items()}
     rows = [["field", *flat]]
     for field in sorted({field for values in flat.values() for field in values}):

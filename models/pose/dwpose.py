@@ -29,6 +29,7 @@ class DWPose(TopDownEstimator):
         device: "cpu" or "cuda".
         batch_size: frames prepared at a time, and images per run of a network if its file allows more than one.
         max_people: maximum number of tracks, the main ones; None: all.
+        short_side: short side of the pictures that both networks are given, see `detection_size`.
     """
 
     name = "dwpose"
@@ -41,7 +42,9 @@ class DWPose(TopDownEstimator):
         device: str = "cpu",
         batch_size: int = 8,
         max_people: int | None = None,
+        short_side: int = SHORT_SIDE,
     ) -> None:
+        self.short_side = short_side
         # The release passes RGB to a detector that expects BGR, and BGR to a pose network that expects RGB.
         boxes = BoxDetector(detector / "yolox_l.onnx", [PERSON], is_rgb=True, device=device)
         network = WholeBodyNetwork(whole_body / "dw-ll_ucoco_384.onnx", device)
@@ -50,9 +53,10 @@ class DWPose(TopDownEstimator):
     def prepare(self, frame: Frames) -> Frames:
         """Resize the frame to `detection_size` as released: Lanczos to enlarge it, area averaging to shrink it."""
         height, width = frame.shape[:2]
-        grows = min(height, width) < SHORT_SIDE
+        grows = min(height, width) < self.short_side
         method = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
-        return np.asarray(cv2.resize(frame, detection_size(height, width)[::-1], interpolation=method), np.uint8)
+        size = detection_size(height, width, self.short_side)[::-1]
+        return np.asarray(cv2.resize(frame, size, interpolation=method), np.uint8)
 
     def to_track(self, points: Floats, scores: Floats) -> PoseTrack:
         """Convert COCO-WholeBody's 133 keypoints; only invisible points of hands and face become −1."""
@@ -112,7 +116,7 @@ def mirrored_keypoints() -> list[int]:
     return [number[row["swap"] or row["name"]] for _, row in sorted(rows.items())]
 
 
-def detection_size(height: int, width: int) -> tuple[int, int]:
+def detection_size(height: int, width: int, short_side: int = SHORT_SIDE) -> tuple[int, int]:
     """Compute the input size (height, width) of both networks: short side 1024, both rounded to multiples of 64."""
-    scale = SHORT_SIDE / min(height, width)
+    scale = short_side / min(height, width)
     return round(height * scale / 64) * 64, round(width * scale / 64) * 64

@@ -5,6 +5,7 @@
 | `dwpose` | several people: body, hands, face (the release's estimator) | `yolox_l.onnx`, `dw-ll_ucoco_384.onnx` |
 | `animal` | animals: four legs as arms and legs | `yolox_l.onnx`, `vitpose-b-apt36k.onnx` |
 | `blazepose` | one person's body, on a CPU | two files from a Python package |
+| `toydance` | as `dwpose`, procedural dancers only | small files of the same names, part of this package |
 
 A custom estimator needs no base class and no registration: any object with the two attributes and the method of
 `PoseEstimator` is accepted (`SteadyDancerPipeline(..., pose_estimator=...)`):
@@ -42,7 +43,7 @@ def open_pose_estimator(
     """Open a pose estimator by name, with the weights on this machine.
 
     Args:
-        name: "dwpose", "animal" or "blazepose".
+        name: "dwpose", "animal", "blazepose" or "toydance".
         device: "cpu" or "cuda" (for onnxruntime); BlazePose always runs on the CPU.
         max_people: maximum number of tracks, the main ones; None: all. BlazePose finds one.
         download: download missing weights first.
@@ -62,13 +63,28 @@ def open_pose_estimator(
         from .dwpose import DWPose
 
         return DWPose(*folders, device=device, max_people=max_people)
+    if name == "toydance":
+        from .dwpose import DWPose
+
+        (folder,) = folders
+        estimator = DWPose(folder, folder, device=device, max_people=max_people, short_side=TOYDANCE_SHORT_SIDE)
+        estimator.name = name
+        return estimator
     from .animal import AnimalPose
 
     return AnimalPose(*folders, device=device, max_people=max_people)
 
 
+# The small networks see crops of 96 × 128 pixels: enlarging frames to DWPose's 1024 first would change nothing.
+TOYDANCE_SHORT_SIDE = 256
+
 # Weights that each estimator needs, by their names in the catalogue.
-REQUIRED_WEIGHTS = {"dwpose": ("yolox", "dwpose"), "animal": ("yolox", "animal"), "blazepose": ("blazepose",)}
+REQUIRED_WEIGHTS = {
+    "dwpose": ("yolox", "dwpose"),
+    "animal": ("yolox", "animal"),
+    "blazepose": ("blazepose",),
+    "toydance": ("toydance-pose",),
+}
 
 
 def _folder_of(name: str, download: bool) -> Path:

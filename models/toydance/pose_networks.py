@@ -95,7 +95,7 @@ class PersonDetector(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Return YOLOX's output: centre, log size, objectness and 80 classes of each cell."""
         cells = self.cells(pictures).flatten(2).transpose(1, 2)
-        count = len(pictures)
+        count = pictures.shape[0]  # `len` would fix the batch size of the exported file
         coarse = sum((DETECTOR_SIDE // stride) ** 2 for stride in STRIDES[1:])
         person = torch.ones_like(cells[:, :, :1])
         others = torch.zeros_like(person).expand(-1, -1, NUM_CLASSES - 1)

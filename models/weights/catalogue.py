@@ -6,6 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 APACHE = "Apache-2.0"
+TOYDANCE_FILES = (
+    "transformer/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "tokenizer/tokenizer.json",
+    "image_encoder/config.json",
+    *(f"{stage}/run.json" for stage in ("stage1", "stage2", "stage2_control", "stage3")),
+)
 
 
 @dataclass(frozen=True)
@@ -16,13 +24,14 @@ class Weight:
         name: name in `steadydancer weights`.
         purpose: purpose, in a few words.
         presets: presets that use it.
-        hub_id: repository on the model hub; None if a Python package contains it.
+        hub_id: repository on the model hub; None if a Python package contains it, ours or another.
         num_bytes: size; None if unknown.
         size_note: what `num_bytes` counts.
         licence: licence of the weights.
         is_optional: True if the preset also runs without it, with fewer functions.
         files: its files, relative to its folder; empty for a whole repository.
         folder: its folder below `weights_dir()`; None: `name`, or the repository's name without its owner.
+        shipped: its folder in this package, from the package's root; None if it is not part of it.
     """
 
     name: str
@@ -35,16 +44,21 @@ class Weight:
     is_optional: bool = False
     files: tuple[str, ...] = ()
     folder: str | None = None
+    shipped: str | None = None
 
     @property
     def search_locations(self) -> str:
         """The places that `find` searches, for messages."""
         folder = local_folder(self)
+        if self.shipped is not None:
+            return f"{folder}, then {shipped_folder(self)}"
         return str(folder) if self.hub_id is None else f"{folder}, then the model hub's cache ({self.hub_id})"
 
     @property
     def command(self) -> str:
         """The command that downloads the weights, for messages."""
+        if self.shipped is not None:
+            return "steadydancer weights check --preset toydance"
         if self.hub_id is None or self.files:
             return f"steadydancer weights fetch {self.name}"
         return f"hf download {self.hub_id}"
@@ -52,6 +66,8 @@ class Weight:
     @property
     def remedy(self) -> str:
         """What to do if the weights are missing, for messages."""
+        if self.shipped is not None:
+            return "they are part of this package: install it again, or restore the files"
         if self.hub_id is None:
             return f"run `{self.command}`"
         if self.folder is not None:
@@ -126,6 +142,26 @@ CATALOGUE: tuple[Weight, ...] = (
         files=("pose_detection.tflite", "pose_landmark_full.tflite"),
     ),
     Weight(
+        "toydance-pose",
+        "keypoints of procedural dancers (detector and whole-body network in ONNX)",
+        ("toydance", "toydance_demo"),
+        None,
+        None,
+        "part of this package",
+        files=("yolox_l.onnx", "dw-ll_ucoco_384.onnx"),
+        shipped="models/toydance/components/pose",
+    ),
+    Weight(
+        "toydance",
+        "small base, autoencoder, encoders and checkpoints for procedural dancers",
+        ("toydance", "toydance_demo"),
+        None,
+        None,
+        "part of this package",
+        files=TOYDANCE_FILES,
+        shipped="models/toydance/components",
+    ),
+    Weight(
         "aesthetic-clip",
         "image embeddings for the aesthetic score and the action type (CLIP ViT-L/14 by open_clip)",
         ("one_gpu", "paper"),
@@ -167,6 +203,11 @@ def weights_dir() -> Path:
     """Return the folder of local weights: $STEADYDANCER_WEIGHTS, else a folder inside the Python environment."""
     chosen = os.environ.get("STEADYDANCER_WEIGHTS")
     return Path(chosen) if chosen else Path(sys.prefix) / "share" / "steadydancer"
+
+
+def shipped_folder(row: Weight) -> Path | None:
+    """Return the folder of `row` in this package, whether or not it exists; None if it is not part of the package."""
+    return None if row.shipped is None else Path(__file__).parents[2] / row.shipped
 
 
 def local_folder(row: Weight) -> Path:

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from ... import SteadyDancerError
-from .catalogue import CATALOGUE, Weight, local_folder
+from .catalogue import CATALOGUE, Weight, local_folder, shipped_folder
 
 _SAFETENSORS_INDEX = "*.safetensors.index.json"
 _WHEEL = "mediapipe==0.10.21"  # the last release that contains the models
@@ -47,7 +47,8 @@ def weight(name: str) -> Weight:
 
 def find(row: Weight) -> Path | None:
     """Return the folder that contains all of `row`, or None. Searches this machine only."""
-    for folder in (local_folder(row), *_cached_snapshots(row)):
+    shipped = shipped_folder(row)
+    for folder in (local_folder(row), *([shipped] if shipped else []), *_cached_snapshots(row)):
         if _is_complete(folder, row):
             return folder
     return None
@@ -84,6 +85,8 @@ def fetch(name: str) -> Path:
     folder = find(row)
     if folder is not None:
         return folder
+    if row.shipped is not None:
+        raise WeightsError(f"{name} not found in {row.search_locations}: {row.remedy}.")
     if row.hub_id is None:
         return fetch_blazepose()
     where = f"Its folder is {local_folder(row)}"

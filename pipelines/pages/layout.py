@@ -1,4 +1,7 @@
-"""Static HTML pages with one design, light and dark. A page needs no server, no script and no network."""
+"""Static HTML pages with one design, light and dark. A page needs no server and no network.
+
+A page has no script, except the one of `players` if a section has videos that play in step.
+"""
 
 import os
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from ...datasets.sidecars import VIDEO_SUFFIXES
 from ...datasets.storage import Location, is_address, location
 from ...datasets.storage.atomic import atomic_write
 from ...datasets.storage.files import relative_path
+from . import players
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c2430; --dim: #667282; --line: #dbe1e8; --back: #fff; --panel: #f4f6f9;
@@ -62,6 +66,12 @@ PAGE = """<!doctype html>
 {% if section.tiles %}<div class="tiles">{% for number, label in section.tiles %}
 <div class="tile"><b>{{ number | show }}</b>{{ label }}</div>{% endfor %}</div>{% endif %}
 {% if section.text %}<p>{{ section.text }}</p>{% endif %}
+{% if section.players %}{{ controls }}{% endif %}
+{% for group in section.players %}<div class="pair step">
+{% for name, path in group %}<figure>{% if path is none %}<div class="gone">missing</div>
+{% elif path | is_video %}<video data-src="{{ path | url }}" preload="auto" muted playsinline></video>
+{% else %}<img src="{{ path | url }}" alt="{{ name }}">{% endif %}
+<figcaption>{{ name }}</figcaption></figure>{% endfor %}</div>{% endfor %}
 {% if section.rows %}<div class="wide"><table><tr>{% for head in section.head %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in section.rows %}<tr>{% for cell in row %}
 <td{% if cell is number %} class="n"{% endif %}>{{ cell | show }}</td>{% endfor %}</tr>{% endfor %}</table></div>
@@ -73,7 +83,7 @@ PAGE = """<!doctype html>
 {% else %}<img src="{{ path | url }}" alt="{{ name }}">{% endif %}
 <figcaption>{{ name }}</figcaption></figure>{% endfor %}</div>{% endfor %}</section>
 {% endfor %}
-</body></html>
+{% if script %}<script>{{ script }}</script>{% endif %}</body></html>
 """
 
 
@@ -98,6 +108,7 @@ class Section:
         rows: rows of the table; numbers are right-aligned, None is "not measured", markup is not escaped.
         figures: drawings side by side.
         media: groups of (caption, path of a picture or video relative to the page (`beside`), or None).
+        players: groups like those of `media`, whose videos play in step; at most one section of a page has them.
     """
 
     title: str
@@ -107,14 +118,30 @@ class Section:
     rows: Sequence[Sequence[Any]] = ()
     figures: Sequence[Figure] = ()
     media: Sequence[Sequence[tuple[str, str | None]]] = ()
+    players: Sequence[Sequence[tuple[str, str | None]]] = ()
 
 
 def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
-    """Write a page of sections as one HTML file; everything except `Markup` is escaped."""
+    """Write a page of sections as one HTML file; everything except `Markup` is escaped.
+
+    Raises:
+        ValueError: several sections have players, which would be two clocks.
+    """
+    with_players = sum(bool(section.players) for section in sections)
+    if with_players > 1:
+        raise ValueError(f"{with_players} sections have players; put them into one, because a page has one clock")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"show": show, "url": url, "is_video": is_video}
     page = environment.from_string(PAGE)
-    html = page.render(title=title, sections=sections, style=Markup(STYLE), policy=Markup(POLICY))
+    inlined = {"style": Markup(STYLE), "policy": Markup(POLICY), "script": "", "controls": ""}
+    if with_players:
+        inlined |= {
+            "style": Markup(STYLE + players.STYLE),
+            "policy": Markup(f"{POLICY}; script-src {players.script_hash()}"),
+            "script": Markup(players.SCRIPT),
+            "controls": Markup(players.CONTROLS),
+        }
+    html = page.render(title=title, sections=sections, **inlined)
     with atomic_write(path) as aside:
         aside.write_text(html, encoding="utf-8", errors="replace")
 

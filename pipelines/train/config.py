@@ -86,6 +86,12 @@ class TrainConfig(BaseModel):
         0, ge=0, lt=2**64, description="seed of initial weights, order, noise, σ, dropouts and pose simulation"
     )
 
+    continue_stage: bool = Field(
+        False,
+        description="start from a checkpoint of the same stage, with a new optimizer, instead of the previous stage's "
+        "(choice)",
+    )
+
     learning_rate: float = Field(gt=0, description="rate after warm-up (paper: 1e-4 / 1e-6 / 1e-4)")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up (choice)")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
@@ -135,6 +141,11 @@ class TrainConfig(BaseModel):
     )
     offload_activations: bool = Field(
         False, description="keep the inputs that gradient_checkpointing saves in host memory; bit-identical (choice)"
+    )
+    merge_text_padding: bool = Field(
+        False,
+        description="attend to the text's equal padding rows once, with the weight of all of them; exact up to "
+        "rounding, and for small networks on CPUs faster (choice)",
     )
     shard_teacher: bool = Field(
         True,

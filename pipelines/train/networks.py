@@ -13,6 +13,7 @@ from ...datasets.storage import Location
 from ...models.checkpoints.transformer_files import Kind
 from ...models.components import load_components
 from ...models.conditions import Conditions
+from ...models.inference.text_padding import merge_text_padding
 from ...models.lora.adapters import add_lora
 from ...models.objectives import (
     LossWeight,
@@ -45,6 +46,8 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
         student = SteadyDancerTransformer3DModel.from_wan(wan, copy=False, **variant)
     else:
         student = _load(checkpoint_folder(from_checkpoint), "steadydancer", config, device)
+    if config.merge_text_padding:
+        merge_text_padding(student)
     _set_alignment_dropout(student, config.alignment_dropout)
     if config.trains_lora:
         add_lora(student, config.lora_rank, config.lora_alpha, config.lora_targets)
@@ -76,6 +79,8 @@ def load_objective(config: TrainConfig, base: str | None, device: torch.device) 
     if config.stage != 2:
         return action_supervision(weight)
     teacher = _load(str(base), "wan", config, device).requires_grad_(False)
+    if config.merge_text_padding:
+        merge_text_padding(teacher)
     if config.shard_teacher and dist.get_world_size() > 1:
         teacher = shard_frozen(teacher)
     return condition_decoupled_distillation(

@@ -105,19 +105,20 @@ def check_inputs(
 
 
 def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict[str, Any] | None:
-    if config.stage == 1:
+    begins_from = config.stage if config.continue_stage else config.stage - 1
+    if begins_from == 0:
         if from_checkpoint is not None:
             raise TrainingRefused("from_checkpoint: stage 1 starts from --base; only stages 2 and 3 accept --from")
         return None
     if from_checkpoint is None:
         raise TrainingRefused(
-            f"from_checkpoint: stage {config.stage} requires --from, the checkpoint of stage {config.stage - 1}"
+            f"from_checkpoint: stage {config.stage} requires --from, the checkpoint of stage {begins_from}"
         )
     parent = read_checkpoint_record(from_checkpoint)
-    if parent["stage"] != config.stage - 1:
+    if parent["stage"] != begins_from:
         raise TrainingRefused(
             f"stage: {from_checkpoint} is a checkpoint of stage {parent['stage']}, but stage {config.stage} starts "
-            f"from stage {config.stage - 1}"
+            f"from stage {begins_from}"
         )
     wanted = config.model_dump(mode="json", include=set(NETWORK_FIELDS))
     parent_config = {**absent_fields(TrainConfig), **parent["config"]}

@@ -29,7 +29,8 @@ OTHER: dict[str, Any] = {
     "weight_decay": 0.5, "max_grad_norm": 2.0, "global_batch_size": 32, "gradient_accumulation": 2, "num_workers": 4,
     "use_gpu": False, "max_restarts": 2, "bundle": True, "zero_stage": 3, "offload_optimizer": True, "dtype": "float32",
     "gradient_checkpointing": False, "keep_attention_outputs": True, "offload_activations": True,
-    "shard_teacher": False, "lora_rank": 4, "lora_alpha": 4, "lora_targets": ("to_q",), "flow_shift": 3.0,
+    "shard_teacher": False, "merge_text_padding": True, "continue_stage": True,
+    "lora_rank": 4, "lora_alpha": 4, "lora_targets": ("to_q",), "flow_shift": 3.0,
     "loss_weighting": "gaussian", "text_dropout": 0.5, "pose_dropout": 0.5, "distillation_weight": 2.0,
     "distillation": "normal", "uncond_text": "empty", "pose_simulation_targets": (3,),
     "pose_simulation_probability": 0.1, "pose_simulation_unit": "latent", "alignment_axis": "spatial",
@@ -251,6 +252,24 @@ def test_a_stage_starts_from_the_stage_before_it(tmp_path: Path, stage: Any) -> 
             start._check_parent(
                 config, parent(stage - 1, **{field: list(other) if isinstance(other, tuple) else other})
             )
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_stage_goes_on_from_a_checkpoint_of_its_own_if_asked(tmp_path: Path, stage: Any) -> None:
+    config = TrainConfig(stage=stage, num_workers=0, continue_stage=True)
+    for of in (1, 2, 3):
+        (tmp_path / f"stage{of}").mkdir()
+        reported = {"stage": of, "config": config.model_dump(mode="json")}
+        (tmp_path / f"stage{of}" / "run.json").write_text(json.dumps(reported))
+        if of == stage:
+            assert start._check_parent(config, tmp_path / f"stage{of}") == reported
+            continue
+        with pytest.raises(
+            TrainingRefused, match=f"checkpoint of stage {of}, but stage {stage} starts from stage {stage}"
+        ):
+            start._check_parent(config, tmp_path / f"stage{of}")
+    with pytest.raises(TrainingRefused, match=f"requires --from, the checkpoint of stage {stage}"):
+        start._check_parent(config, None)
 
 
 def test_a_cache_is_named_by_what_it_was_made_of() -> None:

@@ -1,0 +1,129 @@
+"""The learned demo: train the shipped checkpoints on, render the miniature X-Dance three times, and score it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from threading import local
+from typing import Any
+
+from ...datasets.artifact import Artifact
+from ...datasets.storage.atomic import write_json
+from ...datasets.storage.digests import json_digest
+from ...pipelines.common.outcomes import require_usable
+from .. import tasks
+from ..presets import Run, with_control
+from .dancers import PAIRS, WRONG_PAIRS, PairSet
+from .measure import PairFiles, measure_pair
+from .results import judged_metrics, more_metrics
+
+Steps = Callable[[str], AbstractContextManager[None]]
+Record = dict[str, Any]
+RENDERS = {"render": ".", "wrong_render": "wrong_pose", "control": "control"}  # folder of each, below the set's
+NUM_THREADS = 2
+
+
+def train_on(run: Run, out: Path, steps: Steps) -> dict[str, Record]:
+    """Train the shipped checkpoints of stages 1, 2, 3 and the control on into `out`; return their records."""
+    components, latents = Path(run.cache.components), out / "latents"
+    controlled = with_control(run)
+    records = {}
+    for name, configured, stage in (
+        ("stage1", run, 1),
+        ("stage2", run, 2),
+        ("stage3", run, 3),
+        ("stage2_control", controlled, 2),
+    ):
+        with steps(f"train {name.replace('_', ', ')}"):
+            records[name] = tasks.train(configured, stage, latents, str(components), out / name, components / name)
+    return records
+
+
+def render_and_score(
+    run: Run, pairs: PairSet, out: Path, trained: Path, steps: Steps, in_process: bool
+) -> dict[str, Any]:
+    """Render pairs with the right pose, with another dancer's and by the control, and score them.
+
+    Args:
+        run: the configuration.
+        pairs: the pairs.
+        out: gets `renders`, `wrong_pose/renders`, `control/renders` and `scores`.
+        trained: the folder with `stage3` and `stage2_control`.
+        steps: entered with the name of each step.
+        in_process: render without Ray.
+
+    Returns:
+        `difficulty`, the folder `pairs`, and metric → result as `metrics` and `more`.
+    """
+    name = "" if out == trained else f" {pairs.difficulty}"
+    stage3, control = (trained / stage / "checkpoint" for stage in ("stage3", "stage2_control"))
+    for kind, checkpoint, table in (
+        ("render", stage3, PAIRS),
+        ("wrong_render", stage3, WRONG_PAIRS),
+        ("control", control, PAIRS),
+    ):
+        folder = out / RENDERS[kind]
+        with steps(f"render{name}: {kind.replace('_', ' ')}"):
+            record = tasks.render(run, checkpoint, pairs.folder / table, folder, in_process=in_process)
+            require_usable(Artifact(folder / "renders"), record["counts"])
+    with steps(f"score{name}"):
+        scores = score(run, pairs, out)
+    result = {"difficulty": pairs.difficulty, "pairs": str(pairs.folder)}
+    return {**result, "metrics": judged_metrics(scores), "more": more_metrics(scores)}
+
+
+def score(run: Run, pairs: PairSet, out: Path) -> list[dict[str, Any]]:
+    """Measure all rendered pairs, several at a time; pairs measured before from the same renders are read."""
+    digest = json_digest([Artifact(out / folder / "renders").record()["inputs"] for folder in RENDERS.values()])
+    rendered = [rendered_videos(out / folder / "renders") for folder in RENDERS.values()]
+    names = [name for name in pairs.ids() if all(name in videos for videos in rendered)]
+    tools = _Tools(run)
+
+    def one(name: str) -> dict[str, Any]:
+        file = out / "scores" / f"{name}.json"
+        if file.is_file() and (stored := json.loads(file.read_text()))["digest"] == digest:
+            return dict(stored["values"])
+        files = PairFiles(
+            pairs.image(name), pairs.video("truth", name), pairs.video("wrong", name), *(v[name] for v in rendered)
+        )
+        values = {key: _plain(value) for key, value in measure_pair(files, *tools.of_this_thread()).items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"digest": digest, "values": values})
+        return values
+
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        return list(threads.map(one, names))
+
+
+def rendered_videos(renders: Path) -> dict[str, Path]:
+    """Return the videos that were rendered, by the pair's id."""
+    rows = Artifact(renders).read(["id", "video"]).to_pylist()
+    return {row["id"]: renders / row["video"] for row in rows if row["video"]}
+
+
+class _Tools:
+    """The autoencoder and the pose estimator, one of each per thread: the autoencoder keeps state while it runs."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._here = run, local()
+
+    def of_this_thread(self) -> tuple[Any, Any]:
+        from ...models.components import load_components
+        from ...models.pose.estimator import open_pose_estimator
+
+        if not hasattr(self._here, "tools"):
+            vae = load_components(self._run.cache.components, ("vae",))["vae"]
+            self._here.tools = vae, open_pose_estimator(self._run.render.pose_model)
+        return self._here.tools
+
+
+def _plain(value: Any) -> Any:
+    """Convert NaN to None, and arrays to lists, for JSON."""
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if value != value else value
