@@ -77,7 +77,7 @@ class Artifact:
 
     @property
     def committed(self) -> bool:
-        """Whether the folder contains the record: the artifact is finished and will not change."""
+        """Return whether the folder contains the record: the artifact is finished and will not change."""
         return (self.path / RECORD).is_file()
 
     def record(self) -> dict[str, Any]:

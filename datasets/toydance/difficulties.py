@@ -12,7 +12,7 @@ from .walls import WALL_KINDS
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What occurs in the scenes of a difficulty, and how often."""
+    """Options of the scenes of a difficulty, and how often each occurs."""
 
     look: LookOdds = field(default_factory=LookOdds)
     film: FilmOdds = field(default_factory=FilmOdds)

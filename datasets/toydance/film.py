@@ -33,7 +33,7 @@ class Film:
 
     @property
     def moves(self) -> bool:
-        """Whether the camera does anything but stand still."""
+        """Return whether the camera shakes, pans or zooms."""
         return bool(self.shake or self.zoom or any(self.pan))
 
     @property

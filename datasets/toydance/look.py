@@ -84,7 +84,7 @@ class Look:
 
     @property
     def cartoon(self) -> bool:
-        """Whether the dancer has outlines, flat colours and a large head."""
+        """Return whether the dancer has outlines, flat colours and a large head."""
         return self.style == "cartoon"
 
 

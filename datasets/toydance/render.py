@@ -23,7 +23,7 @@ _OTHERS_BEHIND = 3.0  # picture heights, by which each further dancer is behind 
 
 
 class Rendered(NamedTuple):
-    """What a camera records of a scene, and what is known about it."""
+    """Frames of a scene with the exact silhouettes and keypoints of its dancers."""
 
     frames: np.ndarray
     """uint8 [F, height, width, 3] RGB"""
@@ -58,7 +58,7 @@ def _shutter_times(scene: Scene, num_frames: int) -> list[float]:
 
 
 class _Picture:
-    """The wall and what stands in front, larger than the picture if the camera moves."""
+    """Background and foreground of a scene, larger than a frame if the camera moves."""
 
     def __init__(self, height: int, width: int, scene: Scene) -> None:
         self.size = (height, width)
@@ -90,7 +90,7 @@ class _Picture:
 
 
 class _View:
-    """What is seen at a moment within each frame."""
+    """Draws every frame at one moment of its exposure."""
 
     def __init__(self, picture: _Picture, scene: Scene, offset: float) -> None:
         self._picture, self._scene = picture, scene

@@ -89,9 +89,7 @@ class Layers:
     ) -> None:
         """Add the convex hull of several discs (centre [F, 2], radius)."""
         layer %= len(self.keys)
-        self._hulls[layer, len(self._discs[layer])] = [
-            (centre, np.broadcast_to(np.asarray(radius, np.float32), (self.num_frames,))) for centre, radius in discs
-        ]
+        self._hulls[layer, len(self._discs[layer])] = [(centre, self._radii(radius)) for centre, radius in discs]
         centre, radius = discs[0]
         self.disc(centre, radius, colour, shown, layer)
 

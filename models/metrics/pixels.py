@@ -197,7 +197,7 @@ def require_same_shape(frames: Frames, truth: Frames) -> None:
     """Raise ValueError if the clips differ in shape."""
     if frames.shape != truth.shape:
         raise ValueError(
-            f"A clip of shape {frames.shape} cannot be compared with one of shape {truth.shape}: resize or cut one."
+            f"A clip of shape {frames.shape} cannot be compared with one of shape {truth.shape}: resize or trim one."
         )
 
 

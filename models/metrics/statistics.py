@@ -61,7 +61,7 @@ def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 
         denominators: [N], of the same pairs.
         seed: of the draws.
     """
-    above, below = _measured_in_both(numerators, denominators)
+    above, below, _ = _pairs(numerators, denominators, None)
     n = len(above)
     if not n:
         return Interval(np.nan, np.nan, np.nan, 0)
@@ -127,10 +127,6 @@ def _pairs(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None) -> tuple[Floa
         raise ValueError(f"Pairs of different number: a has {len(first)}, b {len(second)}, clusters {len(groups)}.")
     both = ~(np.isnan(first) | np.isnan(second))
     return first[both], second[both], groups[both]
-
-
-def _measured_in_both(a: ArrayLike, b: ArrayLike) -> tuple[Floats64, Floats64]:
-    return _pairs(a, b, None)[:2]
 
 
 def _picks(index: Index, n: int) -> Index:

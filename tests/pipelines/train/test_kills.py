@@ -37,7 +37,7 @@ def settings(stage: int, **changes) -> presets.Run:
     """The tiny preset with one stage changed: a state every four steps, a validation every five."""
     small = {
         "steps": STEPS, "checkpoint_every_steps": EVERY, "global_batch_size": 2, "evaluation_samples": 2,
-        "validation_share": 0.4, "validation_clips": 1, "validation_sigmas": (0.5,), "validation_every_steps": 5,
+        "validation_share": 0.7, "validation_clips": 1, "validation_sigmas": (0.5,), "validation_every_steps": 5,
         "lora_rank": 4, "trackers": (), "zero_stage": 3 if stage == 2 else 2, "gradient_checkpointing": True,
         "text_dropout": 0.3, "pose_dropout": 0.3, "alignment_dropout": 0.1,
     }  # fmt: skip

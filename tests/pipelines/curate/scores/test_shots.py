@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from steadydancer.datasets.arrays import Frames
+from steadydancer.models.curation import shot_detector
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.scores.shots import DETECTOR_CONTEXT, DETECTOR_STEP, ShotPass
 
@@ -74,6 +75,5 @@ def test_a_source_without_a_shot_is_one() -> None:
 
 
 def test_the_detector_has_the_windows_that_pieces_respect() -> None:
-    shot_detector = pytest.importorskip("steadydancer.models.curation.shot_detector")
     assert DETECTOR_CONTEXT == shot_detector.CONTEXT
     assert DETECTOR_STEP == shot_detector.WINDOW - 2 * shot_detector.CONTEXT
