@@ -11,9 +11,10 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from ..encoders import decode_latents, encode_video
-from .clips import clip_pool
+from ..encoders import encode_video
+from .clips import TRAINING_SEED, UNSEEN_SEED, clip_pool
 from .fitting import fit
+from .whole_clips import allow_whole_clips, decode, posterior_of
 
 SIZES: dict[str, Any] = {
     "base_dim": 16,
@@ -26,8 +27,13 @@ SIZES: dict[str, Any] = {
     "is_residual": False,
 }
 UNNORMALISED = {"latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
-KL_WEIGHT = 3e-5  # per latent number
+KL_WEIGHT = 1e-4  # per latent number
 SKELETON_SHARE = 0.25  # of the batches
+
+
+def is_elementwise(name: str) -> bool:
+    """Return whether AdamW updates this weight although it has several dimensions: gains, first and last layers."""
+    return name.endswith("gamma") or "quant_conv" in name or name.startswith(("encoder.conv_in", "decoder.conv_out"))
 
 
 def new_autoencoder(seed: int = 0) -> AutoencoderKLWan:
@@ -40,38 +46,27 @@ def new_autoencoder(seed: int = 0) -> AutoencoderKLWan:
 def reconstruct(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Encode with the posterior's noise and decode: pixels [B, 3, F, H, W], not clamped, and the KL per latent number.
 
-    `vae.decode` clamps its output, which would stop the gradient of pixels outside [−1, 1].
+    The autoencoder must be one that `allow_whole_clips` returned.
     """
-    posterior = vae.encode(pixels).latent_dist
-    with _unclamped():
-        decoded = vae.decode(posterior.sample()).sample
+    posterior = posterior_of(vae, pixels)
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    return decoded, kl
+    return decode(vae, posterior.sample()), kl
 
 
-class _unclamped:  # noqa: N801 - a context manager, used like a function
-    """Replace torch.clamp by the identity inside diffusers' autoencoder."""
-
-    def __enter__(self) -> None:
-        self._clamp = torch.clamp
-        torch.clamp = lambda x, *_, **__: x  # type: ignore[assignment]
-
-    def __exit__(self, *_: object) -> None:
-        torch.clamp = self._clamp  # type: ignore[assignment]
+CROPS = {5: 10, 9: 6, 17: 3}
+"""Number of crops of 32² in a batch, by their frames."""
+CLIPS = {9: 2, 17: 2, 33: 2}
+"""Number of whole clips in a batch, by their frames. A single one would take PyTorch's slow convolution."""
 
 
 def batch(dancers: np.ndarray, skeletons: np.ndarray, rng: np.random.Generator, progress: float) -> Tensor:
     """Draw a batch [B, 3, F, h, w] in [−1, 1]: crops of 32² first, more and more whole clips later."""
     pool = skeletons if rng.random() < SKELETON_SHARE else dancers
-    whole = rng.random() < (0.1 if progress < 0.5 else 0.4 if progress < 0.75 else 1.0)
-    if whole:
-        frames = int(rng.choice((9, 17, 33), p=(0.45, 0.4, 0.15)))
-        side, size = 64, {9: 4, 17: 2, 33: 1}[frames]
-    else:
-        frames = int(rng.choice((5, 9)))
-        side, size = 32, {5: 18, 9: 12}[frames]
+    whole = rng.random() < (0.2 if progress < 0.5 else 0.5 if progress < 0.8 else 0.9)
+    side, sizes = (64, CLIPS) if whole else (32, CROPS)
+    frames = int(rng.choice(list(sizes), p=(0.5, 0.35, 0.15)))
     clips = []
-    for index in rng.integers(len(pool), size=size):
+    for index in rng.integers(len(pool), size=sizes[frames]):
         begin = int(rng.integers(pool.shape[1] - frames + 1))
         y, x = (4 * int(k) for k in rng.integers((64 - side) // 4 + 1, size=2))
         clip = pool[index, begin : begin + frames, y : y + side, x : x + side]
@@ -88,8 +83,7 @@ def clip_psnr(frames: np.ndarray, truth: np.ndarray) -> float:
 
 def evaluate(vae: Any, dancers: np.ndarray, skeletons: np.ndarray) -> dict[str, float]:
     """Return the PSNR in dB of unseen clips, of their first frames, and of skeletons."""
-    decoded = [decode_latents(vae, encode_video(vae, clip)) for clip in dancers]
-    drawn = [decode_latents(vae, encode_video(vae, clip)) for clip in skeletons]
+    decoded, drawn = ([_round_trip(vae, clip) for clip in clips] for clips in (dancers, skeletons))
     return {
         "psnr_db": float(np.mean([clip_psnr(a, b) for a, b in zip(decoded, dancers, strict=True)])),
         "first_frame_psnr_db": float(np.mean([clip_psnr(a[:1], b[:1]) for a, b in zip(decoded, dancers, strict=True)])),
@@ -97,15 +91,24 @@ def evaluate(vae: Any, dancers: np.ndarray, skeletons: np.ndarray) -> dict[str, 
     }
 
 
+def _round_trip(vae: Any, clip: np.ndarray) -> np.ndarray:
+    """Encode and decode frames uint8 [F, H, W, 3]."""
+    pair = np.stack([clip, clip[:, :, ::-1]])  # two at a time are faster than one
+    pixels = torch.from_numpy(pair).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
+    decoded = decode(vae, posterior_of(vae, pixels).mode())[0].permute(1, 2, 3, 0)
+    return decoded.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).numpy()
+
+
 def fit_autoencoder(
-    folder: Path, pools: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 4000
+    folder: Path, pools: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 2100
 ) -> AutoencoderKLWan | None:
     """Fit the autoencoder in `folder`; return it with measured latent statistics, or None if time ran out."""
-    dancers = clip_pool(pools / f"dancers-{num_clips}.npy", 1_000_000, num_clips)
-    skeletons = clip_pool(pools / f"skeletons-{num_clips // 4}.npy", 1_000_000, num_clips // 4, skeletons=True)
-    unseen = clip_pool(pools / "unseen-48.npy", 9_000_000, 48)[:12]
-    unseen_skeletons = clip_pool(pools / "unseen-skeletons-48.npy", 9_000_000, 48, skeletons=True)[:6]
-    vae = new_autoencoder()
+    dancers = clip_pool(pools / f"dancers-{num_clips}.npy", TRAINING_SEED, num_clips)
+    skeletons = clip_pool(pools / f"skeletons-{num_clips // 4}.npy", TRAINING_SEED, num_clips // 4, skeletons=True)
+    unseen = clip_pool(pools / "unseen-48.npy", UNSEEN_SEED, 48)[:12]
+    unseen_skeletons = clip_pool(pools / "unseen-skeletons-48.npy", UNSEEN_SEED, 48, skeletons=True)[:6]
+    vae = allow_whole_clips(new_autoencoder())
+    elementwise = [weight for name, weight in vae.named_parameters() if is_elementwise(name)]
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         torch.manual_seed(step)
@@ -121,6 +124,7 @@ def fit_autoencoder(
         steps=steps,
         learning_rate=learning_rate,
         ema_decay=0.995,
+        elementwise=elementwise,
         evaluate=lambda network: evaluate(network, np.asarray(unseen), np.asarray(unseen_skeletons)),
         evaluate_every=250,
         minutes=minutes,

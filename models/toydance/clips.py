@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -11,13 +12,18 @@ import numpy as np
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage.atomic import atomic_write
 from ...datasets.toydance.clip import toy_clip
+from ...datasets.video import decode, encode, frame_times_s
 from ..pose_condition import draw_pose_condition
 
 SIDE_PX = 64
 NUM_FRAMES = 33
+FPS = 16
 DRAWING_AREA_PX = 48 * 48  # of the preset `toydance` too: strokes are 2.7 of 64 pixels wide
-MIXTURE = {"easy": 0.75, "standard": 0.18, "hard": 0.07}
+MIXTURE = {"easy": 0.85, "standard": 0.1, "hard": 0.05}
 """Share of each difficulty in the data of the autoencoder and the other encoders."""
+TRAINING_SEED, UNSEEN_SEED = 1_000_000_000, 1_990_000_000
+"""First seeds of the training data, and of the data that fits are measured on. `make_toy_pairs` uses neither."""
+FILE_SIDES_PX = (128, 144, 160)  # of the files that clips are read from
 
 
 def difficulty_of(index: int) -> str:
@@ -35,10 +41,19 @@ def drawn_skeleton(pose: PoseSequence) -> np.ndarray:
     return draw_pose_condition(pose, SIDE_PX, SIDE_PX, DRAWING_AREA_PX)
 
 
+def read_clip(frames: np.ndarray) -> np.ndarray:
+    """Write frames as an mp4 and read them at 64², as the jobs do: compression and scaling soften the picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        encode(frames, path, FPS)
+        return decode(path, frame_times_s(path), SIDE_PX, SIDE_PX)
+
+
 def _pool_clip(arguments: tuple[int, int, bool]) -> np.ndarray:
     first_seed, index, skeleton = arguments
-    clip = toy_clip(first_seed + index, difficulty_of(index), NUM_FRAMES, SIDE_PX)
-    return drawn_skeleton(clip.pose) if skeleton else clip.frames
+    side = FILE_SIDES_PX[index % len(FILE_SIDES_PX)]
+    clip = toy_clip(first_seed + index, difficulty_of(index), NUM_FRAMES, side, FPS)
+    return drawn_skeleton(clip.pose) if skeleton else read_clip(clip.frames)
 
 
 def clip_pool(path: Path, first_seed: int, num_clips: int, *, skeletons: bool = False) -> np.ndarray:

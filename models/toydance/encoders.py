@@ -22,7 +22,16 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from ...datasets.toydance.clip import toy_clip
 from ..encoders import CLIP_MEAN, CLIP_STD
 from ..image_encoder import OpenCLIPImageEncoder
-from .clips import NUM_FRAMES, SIDE_PX, difficulty_of, drawn_skeleton
+from .clips import (
+    FILE_SIDES_PX,
+    FPS,
+    NUM_FRAMES,
+    TRAINING_SEED,
+    UNSEEN_SEED,
+    difficulty_of,
+    drawn_skeleton,
+    read_clip,
+)
 from .fitting import fit
 
 IMAGE_SIZES: dict[str, Any] = {
@@ -47,20 +56,20 @@ class Still:
 
 
 def draw_stills(seed: int) -> list[Still]:
-    """Draw clip `seed` and keep its first frame and another one."""
-    clip = toy_clip(seed, difficulty_of(seed), NUM_FRAMES, SIDE_PX)
-    frames = (0, int(np.random.default_rng([seed, 6]).integers(1, NUM_FRAMES)))
-    skeletons = drawn_skeleton(clip.pose[list(frames)])
+    """Draw clip `seed` and keep its first frame and another one, as a job would read them from a file."""
+    clip = toy_clip(seed, difficulty_of(seed), NUM_FRAMES, FILE_SIDES_PX[seed % len(FILE_SIDES_PX)], FPS)
+    frames = [0, int(np.random.default_rng([seed, 6]).integers(1, NUM_FRAMES))]
+    pictures, skeletons = read_clip(clip.frames[frames]), drawn_skeleton(clip.pose[frames])
     return [
         Still(
-            picture=clip.frames[frame].copy(),
+            picture=picture,
             skeleton=skeleton,
             joints=clip.pose.body[frame].astype(np.float32),
             visible=clip.pose.body_visible[frame],
             caption=clip.caption,
             attributes=clip.attributes,
         )
-        for frame, skeleton in zip(frames, skeletons, strict=True)
+        for frame, picture, skeleton in zip(frames, pictures, skeletons, strict=True)
     ]
 
 
@@ -193,7 +202,7 @@ def fit_encoders(
     folder: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 6000
 ) -> dict[str, Any] | None:
     """Fit tokenizer, text encoder and image tower in `folder`; return the components, or None if time ran out."""
-    stills, unseen = _draw(1_000_000, num_clips), _draw(9_000_000, 128)
+    stills, unseen = _draw(TRAINING_SEED, num_clips), _draw(UNSEEN_SEED, 128)
     names = sorted(stills[0].attributes)
     classes = {name: sorted({still.attributes[name] for still in [*stills, *unseen]}) for name in names}
     tokenizer = train_tokenizer(still.caption for still in stills)

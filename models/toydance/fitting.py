@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.storage.atomic import atomic_write
+from ..newton_schulz import muon_update
 
 STATE, CURVE = "state.pt", "curve.jsonl"
+MUON_MOMENTUM = 0.95
 
 Loss = Callable[[int, np.random.Generator], dict[str, Tensor]]
 """(step, generator of that step) -> loss terms; the first one is minimised."""
@@ -37,36 +39,36 @@ class MatrixOptimizer:
     def __init__(self, weights: Iterable[nn.Parameter], elementwise: Iterable[nn.Parameter] = ()) -> None:
         weights, by_element = list(weights), {id(weight) for weight in elementwise}
         self._kernels = [weight for weight in weights if len(weight) < weight.numel() and id(weight) not in by_element]
-        # Views: torch.optim.Muon takes two dimensions only.
-        self._matrices = [nn.Parameter(weight.detach().view(len(weight), -1)) for weight in self._kernels]
+        self._momenta = [torch.zeros(len(weight), weight[0].numel()) for weight in self._kernels]
         kernels = {id(weight) for weight in self._kernels}
         others = [weight for weight in weights if id(weight) not in kernels]
-        self._optimizers: list[torch.optim.Optimizer] = []
-        if self._matrices:
-            self._optimizers.append(torch.optim.Muon(self._matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
-        if others:
-            self._optimizers.append(torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0))
+        self._adamw = torch.optim.AdamW(others or [torch.zeros(1)], betas=(0.9, 0.99), weight_decay=0.0)
 
+    @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Update the weights with their gradients, then clear the gradients."""
-        for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            optimizer.step()
-            optimizer.zero_grad()
-        for kernel in self._kernels:
+        for kernel, momentum in zip(self._kernels, self._momenta, strict=True):
+            if kernel.grad is None:
+                continue
+            gradient = kernel.grad.flatten(1)
+            momentum.lerp_(gradient, 1 - MUON_MOMENTUM)
+            direction = gradient.lerp(momentum, MUON_MOMENTUM)
+            kernel.sub_(muon_update(direction, learning_rate).view(kernel.shape))
             kernel.grad = None
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        self._adamw.zero_grad()
 
-    def state_dict(self) -> list[dict[str, Any]]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state of both optimizers."""
-        return [optimizer.state_dict() for optimizer in self._optimizers]
+        return {"momenta": self._momenta, "adamw": self._adamw.state_dict()}
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned."""
-        for optimizer, state in zip(self._optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+        for momentum, saved in zip(self._momenta, state["momenta"], strict=True):
+            momentum.copy_(saved)
+        self._adamw.load_state_dict(state["adamw"])
 
 
 def fit(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .clips import TRAINING_SEED, UNSEEN_SEED
 from .fitting import fit
 from .pose_data import MEAN, STD, LabelledFrame, crop_example, detection_example, labelled_frames
 from .pose_networks import (
@@ -29,7 +30,7 @@ DETECTOR_FILE, KEYPOINT_FILE = "yolox_l.onnx", "dw-ll_ucoco_384.onnx"
 
 def fit_pose(folder: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 4000) -> bool:
     """Fit both networks in `folder` and write `folder/onnx`; return False if time ran out."""
-    frames, unseen = _draw(1_000_000, num_clips), _draw(9_000_000, 64)
+    frames, unseen = _draw(TRAINING_SEED, num_clips), _draw(UNSEEN_SEED, 64)
     torch.manual_seed(0)
     detector, network = PersonDetector(), KeypointNetwork()
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...datasets.skeleton import PoseSequence
 from ...datasets.toydance.clip import toy_clip
 from ..pose.dwpose import COCO_FACE, COCO_HANDS, COCO_JOINTS
-from .clips import difficulty_of
+from .clips import FPS, difficulty_of
 from .pose_networks import CROP_HEIGHT, CROP_WIDTH, DETECTOR_SIDE, NUM_KEYPOINTS
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RTMPose's, in BGR order as the release passes them
@@ -33,7 +33,7 @@ def labelled_frames(seed: int) -> list[LabelledFrame]:
     """Draw clip `seed` and label four of its frames."""
     rng = np.random.default_rng([seed, 5])
     side = int(rng.choice(SIDES_PX))
-    clip = toy_clip(seed, difficulty_of(seed), 33, side)
+    clip = toy_clip(seed, difficulty_of(seed), 33, side, FPS)
     frames = []
     for k in np.sort(rng.choice(33, 4, replace=False)):
         points, visible = whole_body(clip.pose[k : k + 1])

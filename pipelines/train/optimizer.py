@@ -3,8 +3,8 @@
 ZeRO gives an optimizer flat tensors that hold parts of many weights. That is enough for AdamW, which updates every
 element separately. Muon's momentum is elementwise too; only the direction of its update needs the whole matrix. So each
 worker keeps the momentum of its shard, and for a step the workers gather each matrix in one of them, which
-orthogonalises it with `torch.optim.Muon`. DeepSpeed's own Muon needs a compiler, has no learning rate matched to
-AdamW's, and clips the update instead of the gradient.
+orthogonalises it: `torch.optim.Muon` on a GPU, its float32 twin on a CPU. DeepSpeed's own Muon needs a compiler, has no
+learning rate matched to AdamW's, and clips the update instead of the gradient.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ...models.newton_schulz import muon_update
 from .config import TrainConfig
 
 AVERAGE = "average"
@@ -189,6 +190,8 @@ class ShardedOptimizer(torch.optim.AdamW):
 
     def _orthogonal_update(self, direction: Tensor, rate: float) -> Tensor:
         """Return what `torch.optim.Muon` adds to a matrix whose gradient with momentum is `direction`."""
+        if direction.device.type == "cpu":
+            return muon_update(direction, rate).neg_()
         update = torch.zeros_like(direction)
         update.grad = direction
         (group,) = self._muon.param_groups

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from steadydancer.models.newton_schulz import orthogonalise
 from steadydancer.models.toydance import fitting
 from steadydancer.models.toydance.autoencoder import batch
 from steadydancer.models.toydance.clips import MIXTURE, clip_pool, difficulty_of, pool_digest
@@ -74,7 +75,7 @@ def test_an_interrupted_fit_has_the_bits_of_an_uninterrupted_one(tmp_path: Path)
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     for name in ("network", "average"):
         torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=0)
-    moments = [[each["state"] for each in state["optimizer"]] for state in states]
+    moments = [(state["optimizer"]["momenta"], state["optimizer"]["adamw"]["state"]) for state in states]
     torch.testing.assert_close(moments[0], moments[1], rtol=0, atol=0)
     # Called again, a finished fit takes no step.
     assert torch.equal(run(tmp_path / "whole")[1][0].weight, whole[0].weight)
@@ -93,7 +94,8 @@ def test_a_killed_fit_repeats_the_steps_since_its_last_state(tmp_path: Path, mon
         assert torch.equal(weight, resumed.state_dict()[name]), name
 
 
-def test_a_step_is_muons_on_the_flattened_kernels_and_adamws_on_the_rest() -> None:
+def test_a_step_is_muons_on_the_flattened_kernels_and_adamws_on_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", lambda matrix, *_: orthogonalise(matrix))
     model, twin = network(), network()
     optimizer = MatrixOptimizer(model.parameters(), [model[0].weight])
     names = ["2.weight", "5.weight"]
@@ -120,15 +122,8 @@ def test_a_step_is_muons_on_the_flattened_kernels_and_adamws_on_the_rest() -> No
                 weights[name].copy_(matrix.view_as(weights[name]))
                 weights[name].grad = None
     for name, weight in model.named_parameters():
-        assert torch.equal(weight, weights[name]), name
+        torch.testing.assert_close(weight, weights[name], rtol=0, atol=1e-6)
         assert not torch.equal(weight, before[name]), name
-
-
-def test_the_matrices_that_muon_updates_are_the_kernels_themselves() -> None:
-    """A copy would be trained in place of the weights."""
-    optimizer = MatrixOptimizer(network().parameters())
-    for kernel, matrix in zip(optimizer._kernels, optimizer._matrices, strict=True):
-        assert kernel.data_ptr() == matrix.data_ptr()
 
 
 def test_the_average_of_two_steps_has_a_known_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +146,7 @@ def test_an_evaluation_sees_the_average_and_leaves_the_trained_weights(tmp_path:
 
     def evaluate(model: Any) -> dict[str, float]:
         assert not model.training and not torch.is_grad_enabled()
-        seen.append(model[5].weight.sum().item())
+        seen.append(model[5].weight[0, 0].item())
         return {"score": 2.0}
 
     _, whole = run(tmp_path / "whole")
@@ -159,7 +154,7 @@ def test_an_evaluation_sees_the_average_and_leaves_the_trained_weights(tmp_path:
     assert torch.equal(whole[5].weight, measured[5].weight)
     rows = curve(tmp_path / "measured")
     assert [row["step"] for row in rows] == [3, 6, 7] and all(row["score"] == 2.0 for row in rows)
-    assert seen[-1] == measured[5].weight.sum().item() and len(set(seen)) == 3
+    assert seen[-1] == measured[5].weight[0, 0].item() and len(set(seen)) == 3
     assert [{**row, "score": 2.0} for row in curve(tmp_path / "whole")] == rows
 
 
@@ -205,7 +200,7 @@ def test_a_pool_has_the_shares_of_the_mixture() -> None:
 
 def test_batches_are_crops_first_and_whole_clips_later() -> None:
     dancers, skeletons = (np.full((3, 33, 64, 64, 3), value, np.uint8) for value in (255, 0))
-    for progress, whole_share in ((0.1, 0.1), (0.6, 0.4), (0.9, 1.0)):
+    for progress, whole_share in ((0.1, 0.2), (0.6, 0.5), (0.9, 0.9)):
         batches = [batch(dancers, skeletons, np.random.default_rng([7, k]), progress) for k in range(200)]
         assert np.mean([pixels.shape[3] == 64 for pixels in batches]) == pytest.approx(whole_share, abs=0.1)
         assert {pixels.shape[2] % 4 for pixels in batches} == {1}

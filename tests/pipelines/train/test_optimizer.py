@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from steadydancer.models.newton_schulz import orthogonalise
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import flops
 from steadydancer.pipelines.train.config import TrainConfig
@@ -53,6 +54,12 @@ def take_steps(engine, parts: torch.Tensor, num: int = STEPS, factor: float = 1.
         for part in parts.chunk(engine.gradient_accumulation_steps()):
             engine.backward(engine(part).float().square().mean() * factor)
             engine.step()
+
+
+@pytest.fixture(autouse=True)
+def float32_muon(monkeypatch):
+    """Let torch's Muon orthogonalise as ours does on a CPU; `tests/models/test_newton_schulz.py` compares the two."""
+    monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", lambda matrix, *_: orthogonalise(matrix))
 
 
 def twin(dtype: str, decay: float = 0.0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
