@@ -63,11 +63,12 @@ def write_video(
     record: Mapping[str, Any],
     fps: float = 16,
     sound: Sound | None = None,
+    **coding: Any,
 ) -> dict[str, Any]:
     """Write an mp4 with `encode`, containing `record`, and next to it the record with the file's own digest.
 
     Returns the record next to the file: `record` and `video` (sha256, height, width, num_frames, fps). Both files are
-    written atomically, the video first.
+    written atomically, the video first. `coding` are `encode`'s `crf` and `chroma`.
 
     Raises:
         ValueError: the path's suffix is not `.mp4`, the frames cannot be encoded, or the record is not JSON.
@@ -79,7 +80,7 @@ def write_video(
     name, digest = next(iter(record["model"].items()))
     line = f"{record['made_by']}, {name} {digest[:16]}, seed {record['seed']}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    encode(frames, path, fps, {"comment": line, METADATA_KEY: text}, sound=sound)
+    encode(frames, path, fps, {"comment": line, METADATA_KEY: text}, sound=sound, **coding)
     info = probe(path)
     video = {"sha256": content_digest(path), "height": info.height, "width": info.width,
              "num_frames": info.num_frames, "fps": info.fps}  # fmt: skip

@@ -136,7 +136,7 @@ def toydance() -> Run:
         "optimizer": "muon", "weight_decay": 0.0, "ema_decay": 0.998, "learning_rate_schedule": "cosine",
         "warmup_steps": 50, "lora_rank": 64, "lora_alpha": 64, "checkpoint_every_steps": 100,
     }  # fmt: skip
-    size: dict[str, Any] = {"max_area_px": 64 * 64, "drawing_area_px": 96 * 96, "dtype": "float32"}
+    size: dict[str, Any] = {"max_area_px": 64 * 64, "drawing_area_px": 48 * 48, "dtype": "float32"}
     return Run(
         curate=CurateConfig(
             num_frames=33,
@@ -164,6 +164,8 @@ def toydance() -> Run:
             pose_model="toydance",
             main_person_only=True,
             packet_size=4,
+            crf=12,
+            chroma="4:4:4",
             **size,
         ),
         evaluate=EvaluateConfig(),

@@ -25,6 +25,7 @@ from ..datasets.arrays import Frames
 from ..datasets.driving_poses import DrivingPoses
 from ..datasets.provenance import make_record, write_video
 from ..datasets.video.sound import Sound
+from ..datasets.video.writer import Chroma
 from . import encoders
 from .checkpoints.folders import NAMES, ComponentsError, require_parts, resolve_folder
 from .components import check_vae_config, load_components
@@ -773,6 +774,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
         seed: int,
         fps: float = 16,
         sound: Sound | None = None,
+        crf: int = 18,
+        chroma: Chroma = "4:2:0",
         model: Mapping[str, str] | None = None,
         inputs: Mapping[str, str] | None = None,
         more_settings: Mapping[str, Any] | None = None,
@@ -786,6 +789,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             seed: of all random numbers, drawn on the CPU.
             fps: frames per second of the file; 16 is released.
             sound: sound track from `datasets.video.sound.read_sound`; None for a silent video.
+            crf: constant rate factor of the file.
+            chroma: resolution of the file's colours, see `datasets.video.encode`.
             model: sha256 per component, the transformer's first, if known. None: computed from the weights in memory.
             inputs: sha256 of the input files by name; for other inputs it is computed from the given pixels or
                 keypoints.
@@ -819,7 +824,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
             settings=settings | {"dtype": str(self.transformer.dtype).removeprefix("torch."), **(more_settings or {})},
             seed=seed,
         )
-        return write_video(frames, path, record, fps, sound)
+        return write_video(frames, path, record, fps, sound, crf=crf, chroma=chroma)
 
 
 def _video_key(branch: Any, video: int) -> Any:

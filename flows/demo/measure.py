@@ -48,13 +48,14 @@ class PairFiles:
     control: Path | None = None
 
 
-def measure_pair(files: PairFiles, vae: Any, estimator: PoseEstimator) -> dict[str, Any]:
+def measure_pair(files: PairFiles, vae: Any, estimator: PoseEstimator, **coding: Any) -> dict[str, Any]:
     """Measure a pair; values that are not measured are NaN.
 
     Args:
         files: the files of the pair.
         vae: the autoencoder of the renders.
         estimator: finds the joints in the renders.
+        coding: `crf` and `chroma` of the renders, for the ceilings.
 
     Returns:
         metric → value. `appearance`, `appearance_reference` and `appearance_ceiling` are colours [9, 3].
@@ -66,7 +67,9 @@ def measure_pair(files: PairFiles, vae: Any, estimator: PoseEstimator) -> dict[s
     driven, other = (true_joints(path, count, (height, width)) for path in (files.truth, files.wrong))
     own, union = silhouettes(files.truth, files.wrong, count, (height, width))
     reference = resize_image(read_image(files.image).pixels, height, width)
-    ceiling, wrong_ceiling, first_ceiling = (round_trip(vae, frames) for frames in (truth, wrong, reference[None]))
+    ceiling, wrong_ceiling, first_ceiling = (
+        round_trip(vae, frames, **coding) for frames in (truth, wrong, reference[None])
+    )
     found, found_ceiling = (find_joints(estimator, frames) for frames in (render, ceiling))
     seen = find_joints(estimator, reference[None])
     right_db, wrong_db = (masked_psnr(frames, truth, union) for frames in (render, wrong_render))
@@ -143,10 +146,10 @@ def _shrunk(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack(shares) >= 0.5
 
 
-def round_trip(vae: Any, frames: Frames) -> Frames:
+def round_trip(vae: Any, frames: Frames, **coding: Any) -> Frames:
     """Encode and decode frames by the autoencoder, then by the codec of the renders."""
     decoded = decode_latents(vae, encode_video(vae, frames))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "coded.mp4"
-        encode(decoded, path, FPS)
+        encode(decoded, path, FPS, **coding)
         return read_frames(path, len(frames))

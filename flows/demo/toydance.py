@@ -80,7 +80,7 @@ def score(run: Run, pairs: PairSet, out: Path) -> list[dict[str, Any]]:
     digest = json_digest([Artifact(out / folder / "renders").record()["inputs"] for folder in RENDERS.values()])
     rendered = [rendered_videos(out / folder / "renders") for folder in RENDERS.values()]
     names = [name for name in pairs.ids() if all(name in videos for videos in rendered)]
-    tools = _Tools(run)
+    tools, coding = _Tools(run), {"crf": run.render.crf, "chroma": run.render.chroma}
 
     def one(name: str) -> dict[str, Any]:
         file = out / "scores" / f"{name}.json"
@@ -89,7 +89,7 @@ def score(run: Run, pairs: PairSet, out: Path) -> list[dict[str, Any]]:
         files = PairFiles(
             pairs.image(name), pairs.video("truth", name), pairs.video("wrong", name), *(v[name] for v in rendered)
         )
-        values = {key: _plain(value) for key, value in measure_pair(files, *tools.of_this_thread()).items()}
+        values = {key: _plain(value) for key, value in measure_pair(files, *tools.of_this_thread(), **coding).items()}
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"digest": digest, "values": values})
         return values

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...datasets.video.writer import Chroma
+
 FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
 
 
@@ -54,6 +56,10 @@ class RenderConfig(BaseModel):
         None, gt=0, description="resample the driving video to this rate; null: its own rate"
     )
     fps: int = Field(16, ge=1, description="frame rate of the written video (release)")
+    crf: int = Field(18, ge=0, le=51, description="H.264's constant rate factor of the written video; fewer is better")
+    chroma: Chroma = Field(
+        "4:2:0", description="`4:4:4` keeps the colours of small pictures sharp, but some browsers cannot play it"
+    )
     sound: Literal["none", "keep"] = Field(
         "none", description="`keep`: add the driving video's sound for the rendered span, at the speed of the video"
     )

@@ -99,6 +99,8 @@ def render_pair(row: Row, task: RenderTask, tools: RenderTools) -> Row:
             **{name: getattr(config, name) for name in PIPELINE_ARGUMENTS},
             seed=config.seed,
             fps=config.fps,
+            crf=config.crf,
+            chroma=config.chroma,
             sound=sound,
             model=task.digests,
             inputs={name: content_digest(row[name]) for name in ("image", "driving")},

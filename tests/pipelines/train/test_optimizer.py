@@ -99,7 +99,7 @@ def test_a_step_by_muon_is_torchs_on_the_whole_matrix(zero_stage, offload, dtype
     with process_group(told):
         engine = open_engine(network(dtype), told)
         take_steps(engine, samples(dtype))
-        assert distance(full_weights(engine), twin(dtype)[0]) < 1e-6
+        assert distance(full_weights(engine), twin(dtype)[0]) < 2e-5
         assert engine.get_global_grad_norm() > MAX_NORM  # the gradient's, before it is clipped
         engine.destroy()
 
@@ -143,7 +143,7 @@ def test_two_workers_take_torchs_steps_on_whole_matrices(tmp_path):
         for rank in ranks:
             rank.kill()
     for zero_stage in (2, 3):
-        assert distance(load_file(tmp_path / f"{zero_stage}.safetensors"), twin("float32", 0.5)[1]) < 1e-6
+        assert distance(load_file(tmp_path / f"{zero_stage}.safetensors"), twin("float32", 0.5)[1]) < 2e-5
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -159,7 +159,7 @@ def test_the_average_is_what_is_published_and_can_be_measured(zero_stage, optimi
         averaged = full_weights(engine)
         assert torch.equal(engine(samples()), plain(samples()))
         if optimizer == "muon":
-            assert distance(averaged, twin("float32", 0.5)[1]) < 1e-6
+            assert distance(averaged, twin("float32", 0.5)[1]) < 2e-5
         assert distance(averaged, full_weights(plain)) > 1e-4
         use_average(engine)
         reference = network()
