@@ -28,6 +28,7 @@ from .checkpoints.folders import NAMES, ComponentsError, part_folders, part_path
 from .checkpoints.transformer_files import Kind
 from .encoders import encode_video
 from .image_encoder import OpenCLIPImageEncoder
+from .inference.cpu_convolution import use_onednn
 from .transformer_loading import load_transformer
 
 
@@ -138,6 +139,8 @@ def load_components(
         except (OSError, ValueError, KeyError) as error:
             raise ComponentsError(f"{path} cannot be loaded: {error}") from error
         parts[name] = part.to(device).eval() if isinstance(part, nn.Module) else part
+        if name == "vae":
+            use_onednn(part)
     return parts
 
 

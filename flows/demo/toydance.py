@@ -80,7 +80,8 @@ def score(run: Run, pairs: PairSet, out: Path) -> list[dict[str, Any]]:
     digest = json_digest([Artifact(out / folder / "renders").record()["inputs"] for folder in RENDERS.values()])
     rendered = [rendered_videos(out / folder / "renders") for folder in RENDERS.values()]
     names = [name for name in pairs.ids() if all(name in videos for videos in rendered)]
-    tools, coding = _Tools(run), {"crf": run.render.crf, "chroma": run.render.chroma}
+    tools = _Tools(run)
+    coding: dict[str, Any] = {"crf": run.render.crf, "chroma": run.render.chroma}
 
     def one(name: str) -> dict[str, Any]:
         file = out / "scores" / f"{name}.json"

@@ -1,4 +1,4 @@
-"""Make the small networks: `python -m steadydancer.models.toydance autoencoder|encoders|pose|base --out DIR`."""
+"""Make the small networks: `python -m steadydancer.models.toydance autoencoder|encoders|pose|clips|base --out DIR`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .autoencoder import fit_autoencoder
 from .base import fit_base
 from .encoders import fit_encoders
 from .pose import fit_pose
+from .training_clips import write_training_clips
 
 STEPS = {"autoencoder": 8000, "encoders": 3000, "pose": 5000, "base": 3000}
 LEARNING_RATES = {"autoencoder": 3e-3, "encoders": 2e-3, "pose": 2e-3, "base": 2e-3}
@@ -20,12 +21,15 @@ LEARNING_RATES = {"autoencoder": 3e-3, "encoders": 2e-3, "pose": 2e-3, "base": 2
 def main() -> None:
     """Fit one part, or resume it; the components are written to `--out/components` when it is finished."""
     parser = argparse.ArgumentParser(prog="python -m steadydancer.models.toydance", description=__doc__)
-    parser.add_argument("part", choices=STEPS)
+    parser.add_argument("part", choices=[*STEPS, "clips"], help="`clips` writes the videos that stages are trained on")
     parser.add_argument("--out", type=Path, default=Path("build/toydance"), help="folder of states and components")
     parser.add_argument("--latents", type=Path, help="latents folder, for `base`")
     parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped weights)")
     parser.add_argument("--minutes", type=float, default=140.0, help="stop after this time; run again to resume")
     options = parser.parse_args()
+    if options.part == "clips":
+        write_training_clips(options.out / "clips")
+        return
     torch.set_num_threads(1)  # the order of sums, and so the bits, depend on the number of threads
     steps = options.steps or STEPS[options.part]
     settings = {"steps": steps, "learning_rate": LEARNING_RATES[options.part], "minutes": options.minutes}

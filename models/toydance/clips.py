@@ -74,5 +74,5 @@ def pool_digest(pool: np.ndarray) -> str:
     """Return the SHA-256 of a pool's pixels."""
     digest = hashlib.sha256()
     for clip in pool:
-        digest.update(np.ascontiguousarray(clip))
+        digest.update(np.ascontiguousarray(clip).data)
     return digest.hexdigest()

@@ -58,7 +58,7 @@ class Still:
 def draw_stills(seed: int) -> list[Still]:
     """Draw clip `seed` and keep its first frame and another one, as a job would read them from a file."""
     clip = toy_clip(seed, difficulty_of(seed), NUM_FRAMES, FILE_SIDES_PX[seed % len(FILE_SIDES_PX)], FPS)
-    frames = [0, int(np.random.default_rng([seed, 6]).integers(1, NUM_FRAMES))]
+    frames = np.array([0, np.random.default_rng([seed, 6]).integers(1, NUM_FRAMES)])
     pictures, skeletons = read_clip(clip.frames[frames]), drawn_skeleton(clip.pose[frames])
     return [
         Still(
@@ -199,7 +199,7 @@ def evaluate(
 
 
 def fit_encoders(
-    folder: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 6000
+    folder: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 3000
 ) -> dict[str, Any] | None:
     """Fit tokenizer, text encoder and image tower in `folder`; return the components, or None if time ran out."""
     stills, unseen = _draw(TRAINING_SEED, num_clips), _draw(UNSEEN_SEED, 128)
@@ -219,7 +219,7 @@ def fit_encoders(
         folder,
         steps=steps,
         learning_rate=learning_rate,
-        elementwise=[network.text_encoder.shared.weight],
+        elementwise=network.text_encoder.shared.parameters(),
         evaluate=lambda _: evaluate(network, unseen, tokenizer, classes),
         evaluate_every=250,
         minutes=minutes,

@@ -38,7 +38,7 @@ class MatrixOptimizer:
 
     def __init__(self, weights: Iterable[nn.Parameter], elementwise: Iterable[nn.Parameter] = ()) -> None:
         weights, by_element = list(weights), {id(weight) for weight in elementwise}
-        self._kernels = [weight for weight in weights if len(weight) < weight.numel() and id(weight) not in by_element]
+        self._kernels = [weight for weight in weights if weight.ndim > 1 and id(weight) not in by_element]
         self._momenta = [torch.zeros(len(weight), weight[0].numel()) for weight in self._kernels]
         kernels = {id(weight) for weight in self._kernels}
         others = [weight for weight in weights if id(weight) not in kernels]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def fit_pose(folder: Path, *, steps: int, learning_rate: float, minutes: float, 
         chosen = [crop_example(pool[index], rng) for index in rng.integers(len(pool), size=size)]
         crops, points, visible = (np.stack(parts) for parts in zip(*chosen, strict=True))
         # As released: RTMPose's RGB means on pictures in BGR order.
-        normalised = (crops[..., ::-1].astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+        normalised = ((crops[..., ::-1] - np.array(MEAN)) / np.array(STD)).astype(np.float32)
         return (
             torch.from_numpy(normalised).permute(0, 3, 1, 2),
             torch.from_numpy(points.astype(np.float32)),
@@ -69,12 +70,12 @@ def fit_pose(folder: Path, *, steps: int, learning_rate: float, minutes: float, 
         pictures, boxes = detection_batch(np.random.default_rng(0), unseen, 128)
         return {f"unseen_{name}": term.item() for name, term in detector_loss(detector, pictures, boxes).items()}
 
-    options = {"steps": steps, "learning_rate": learning_rate, "minutes": minutes / 2, "evaluate_every": 250}
+    options: dict[str, Any] = {"learning_rate": learning_rate, "minutes": minutes / 2}
     finished = [
         fit(detector, lambda _, rng: detector_loss(detector, *detection_batch(rng, frames, BATCH_SIZE)),
-            folder / "detector", evaluate=detector_errors, **options),
+            folder / "detector", steps=2 * steps // 5, evaluate=detector_errors, **options),
         fit(network, lambda _, rng: keypoint_loss(network, *crop_batch(rng, frames, BATCH_SIZE)),
-            folder / "keypoints", evaluate=keypoint_errors, **options),
+            folder / "keypoints", steps=steps, evaluate=keypoint_errors, **options),
     ]  # fmt: skip
     if not all(finished):
         return False
