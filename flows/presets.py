@@ -149,7 +149,7 @@ def toydance() -> Run:
             person_counter="off",
             aesthetic_model="off",
             smoothness_model="off",
-            pose_model="toydance",
+            pose_model="auto",  # the keypoints beside the training clips
             gates=Gates(min_side_px=96),
         ),
         cache=CacheConfig(components=str(components_folder()), encoder_dtype="float32", packet_size=64, **size),
@@ -183,7 +183,7 @@ def toydance_demo() -> Run:
         "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every_steps": 25, "evaluation_samples": 8,
         "validation_share": 0.0,
     }  # fmt: skip
-    run = toydance()
+    run = change(toydance(), "curate", pose_model="toydance")
     for name in ("stage1", "stage2", "stage3"):
         run = change(run, name, **short)
     return run
