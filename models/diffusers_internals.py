@@ -18,6 +18,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_N
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from diffusers.models._modeling_parallel import ContextParallelInput
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from diffusers.models.modeling_utils import no_init_weights
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from peft.utils.other import get_pattern_key
@@ -35,8 +36,10 @@ __all__ = [
     "accelerate_hooks",
     "cache_hooks",
     "convert_wan_vae_to_diffusers",
+    "decode_at_once",
     "decode_chunk",
     "dispatch_attention_fn",
+    "encode_at_once",
     "float32_modules",
     "get_pattern_key",
     "group_offload_device",
@@ -96,7 +99,44 @@ def float32_modules(model: Any) -> tuple[str, ...]:
     return tuple(model._keep_in_fp32_modules or ())
 
 
-def decode_chunk(vae: Any, latents: Tensor, feature_cache: list[Any] | None) -> tuple[Tensor, list[Any]]:
+def encode_at_once(vae: Any, pixels: Tensor) -> Tensor:
+    """Encode clips [B, 3, F, H, W] with `AutoencoderKLWan`: the first frame, then all others in one piece.
+
+    `encode` takes four frames at a time, each with a pass over all weights, which takes most of the time of small
+    pictures. Memory grows with the number of frames. The difference is that of rounding.
+
+    Returns:
+        The posterior's parameters [B, 32, T, h, w].
+    """
+    vae.clear_cache()
+    x = pixels if vae.config.patch_size is None else patchify(pixels, vae.config.patch_size)
+    pieces = [x[:, :, :1], x[:, :, 1:]] if x.shape[2] > 1 else [x]
+    out = torch.cat([vae.encoder(piece, feat_cache=vae._enc_feat_map, feat_idx=[0]) for piece in pieces], dim=2)
+    vae.clear_cache()
+    return vae.quant_conv(out)
+
+
+def decode_at_once(vae: Any, latents: Tensor) -> Tensor:
+    """Decode [B, 16, T, h, w] to pixels [B, 3, F, H, W] as `encode_at_once` encodes; unlike `decode`, without clamping.
+
+    It continues from the feature cache `_feat_map`, if that is not empty, and leaves it for the next call.
+    """
+    x = vae.post_quant_conv(latents)
+    begins = all(cache is None for cache in vae._feat_map)
+    pieces = [x[:, :, :1], x[:, :, 1:]] if begins and x.shape[2] > 1 else [x]
+    out = torch.cat(
+        [
+            vae.decoder(piece, feat_cache=vae._feat_map, feat_idx=[0], first_chunk=begins and k == 0)
+            for k, piece in enumerate(pieces)
+        ],
+        dim=2,
+    )
+    return out if vae.config.patch_size is None else unpatchify(out, vae.config.patch_size)
+
+
+def decode_chunk(
+    vae: Any, latents: Tensor, feature_cache: list[Any] | None, at_once: bool = False
+) -> tuple[Tensor, list[Any]]:
     """Decode one chunk of a video with `AutoencoderKLWan`, continuing from the chunk before it.
 
     `decode` clears the feature cache of the causal convolutions (`_feat_map`) before and after each call, so on its own
@@ -106,17 +146,23 @@ def decode_chunk(vae: Any, latents: Tensor, feature_cache: list[Any] | None) -> 
         vae: the autoencoder.
         latents: [B, 16, T, h, w], as `decode` takes them.
         feature_cache: returned by the call for the chunk before, None for the first chunk.
+        at_once: use `decode_at_once`; the chunk is not tiled then.
 
     Returns:
         The sample [B, 3, F, H, W], and the feature cache for the next chunk. A tiled decoder caches per tile: its cache
         cannot be used for another chunk.
     """
     vae.clear_cache()
-    shortcut = None
     if feature_cache is not None:
         vae._feat_map = feature_cache
-        if vae.config.is_residual:  # `decode` marks the first frame of each call; its shortcuts then drop pixel frames
-            shortcut = vae.decoder.register_forward_pre_hook(_not_first_chunk, with_kwargs=True)
+    if at_once:
+        sample, feature_cache = decode_at_once(vae, latents).clamp(-1, 1), vae._feat_map
+        vae.clear_cache()
+        return sample, feature_cache
+    shortcut = None
+    if feature_cache is not None and vae.config.is_residual:
+        # `decode` marks the first frame of each call; its shortcuts then drop pixel frames.
+        shortcut = vae.decoder.register_forward_pre_hook(_not_first_chunk, with_kwargs=True)
     if not vae.use_tiling:
         vae.clear_cache = lambda: None
     try:

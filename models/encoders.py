@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..datasets.arrays import Frames
-from .diffusers_internals import decode_chunk
+from .diffusers_internals import decode_chunk, encode_at_once
 from .image_encoder import OpenCLIPImageEncoder
 from .inference.offload import execution_device
 
 MAX_TOKENS = 512
+MAX_LATENTS_AT_ONCE = 4096  # of each channel: 113 frames of 192 × 192 pixels
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -76,29 +77,30 @@ def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Frames:
 
 def decode_pixels(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Decode normalised latents [16, T, h, w] to float32 pixels [3, F, H, W] in [−1, 1], not rounded to bytes."""
-    return _decode_chunk(vae, latents, None)[0]
+    return torch.cat(list(decode_chunks(vae, latents)), dim=1)
 
 
 @torch.no_grad()
-def decode_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int = 4) -> Iterator[Tensor]:
-    """Decode as `decode_pixels`, to the same bits, in chunks [3, n, H, W] of `chunk_frames` latent frames each.
+def decode_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int | None = None) -> Iterator[Tensor]:
+    """Decode as `decode_pixels`, in chunks [3, n, H, W] of `chunk_frames` latent frames each, to the same bits.
 
     The decoder is causal: the feature cache of its convolutions is passed from chunk to chunk, so there are no seams
-    and memory use does not grow with the length. A tiled decoder caches per tile and yields a single chunk.
+    and memory use does not grow with the length. A tiled decoder caches per tile and yields a single chunk. None: 4
+    frames, or all at once if they are few and small, on a CPU; that differs by rounding.
     """
-    feature_cache = None
-    for chunk in latents.split(latents.shape[1] if vae.use_tiling else chunk_frames, dim=1):
-        pixels, feature_cache = _decode_chunk(vae, chunk, feature_cache)
-        yield pixels
-
-
-@torch.no_grad()
-def _decode_chunk(vae: AutoencoderKLWan, latents: Tensor, feature_cache: list[Any] | None) -> tuple[Tensor, list[Any]]:
-    """Return pixels and the decoder's feature cache after them; `feature_cache` is None for the first chunk."""
+    at_once = chunk_frames is None and _fits_at_once(vae, latents.shape[1], latents.shape[2] * latents.shape[3])
     mean, std = _latent_statistics(vae)
-    raw = latents.to(execution_device(vae), torch.float32) * std + mean
-    pixels, feature_cache = decode_chunk(vae, raw[None].to(vae.dtype), feature_cache)
-    return pixels[0].float().clamp(-1, 1), feature_cache
+    feature_cache = None
+    for chunk in latents.split(latents.shape[1] if vae.use_tiling or at_once else chunk_frames or 4, dim=1):
+        raw = chunk.to(execution_device(vae), torch.float32) * std + mean
+        pixels, feature_cache = decode_chunk(vae, raw[None].to(vae.dtype), feature_cache, at_once)
+        yield pixels[0].float().clamp(-1, 1)
+
+
+def _fits_at_once(vae: AutoencoderKLWan, num_latent_frames: int, latent_area: int) -> bool:
+    """Return whether a clip is small enough to pass the autoencoder in one piece, which is faster on a CPU."""
+    is_here = execution_device(vae).type == vae.device.type == "cpu"
+    return is_here and not vae.use_tiling and num_latent_frames * latent_area <= MAX_LATENTS_AT_ONCE
 
 
 @torch.no_grad()
@@ -133,7 +135,11 @@ def _encode_pixels(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     if num_frames % 4 != 1:
         near = max(1, num_frames // 4 * 4 + 1)
         raise ValueError(f"A clip has {num_frames} frames, the autoencoder takes 4k + 1: use {near} or {near + 4}.")
-    raw = vae.encode(pixels[None].to(execution_device(vae), vae.dtype)).latent_dist.mode()[0].float()
+    clip = pixels[None].to(execution_device(vae), vae.dtype)
+    if _fits_at_once(vae, num_frames // 4 + 1, pixels.shape[2] // 8 * (pixels.shape[3] // 8)):
+        raw = encode_at_once(vae, clip).chunk(2, dim=1)[0][0].float()
+    else:
+        raw = vae.encode(clip).latent_dist.mode()[0].float()
     mean, std = _latent_statistics(vae)
     return (raw - mean) / std
 

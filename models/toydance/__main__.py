@@ -1,4 +1,7 @@
-"""Make the small networks: `python -m steadydancer.models.toydance autoencoder|encoders|pose|clips|base --out DIR`."""
+"""Make the small networks: `python -m steadydancer.models.toydance PART --out DIR`, in the order of `STEPS`.
+
+`decoder` trains the decoder of `autoencoder` on. `clips` writes the videos that base and stages are trained on.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from pathlib import Path
 
 import torch
 
-from .autoencoder import fit_autoencoder
+from ..components import load_components
+from .autoencoder import fit_autoencoder, fit_decoder, open_pools
 from .base import fit_base
 from .encoders import fit_encoders
 from .pose import fit_pose
 from .training_clips import write_training_clips
 
-STEPS = {"autoencoder": 5000, "encoders": 1200, "pose": 4000, "base": 1500}
-LEARNING_RATES = {"autoencoder": 3e-3, "encoders": 2e-3, "pose": 2e-3, "base": 2e-3}
+STEPS = {"autoencoder": 5000, "decoder": 4000, "encoders": 1200, "pose": 4000, "base": 1500}
+LEARNING_RATES = {"autoencoder": 3e-3, "decoder": 2e-3, "encoders": 2e-3, "pose": 2e-3, "base": 2e-3}
 
 
 def main() -> None:
@@ -36,7 +40,11 @@ def main() -> None:
     folder, components = options.out / options.part, options.out / "components"
     match options.part:
         case "autoencoder":
-            vae = fit_autoencoder(folder, options.out / "pools", **settings)
+            vae = fit_autoencoder(folder, open_pools(options.out / "pools"), **settings)
+            made = vae and {"vae": vae.half()}
+        case "decoder":
+            fitted = load_components(str(components), ("vae",))["vae"]
+            vae = fit_decoder(fitted, folder, open_pools(options.out / "pools"), **settings)
             made = vae and {"vae": vae.half()}
         case "encoders":
             made = fit_encoders(folder, **settings)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
+from ..diffusers_internals import decode_at_once, encode_at_once
 from ..encoders import encode_video
 from .clips import TRAINING_SEED, UNSEEN_SEED, clip_pool
-from .fitting import fit
-from .whole_clips import allow_whole_clips, decode, posterior_of
+from .fitting import Loss, fit
 
 SIZES: dict[str, Any] = {
     "base_dim": 16,
@@ -44,13 +45,15 @@ def new_autoencoder(seed: int = 0) -> AutoencoderKLWan:
 
 
 def reconstruct(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode with the posterior's noise and decode: pixels [B, 3, F, H, W], not clamped, and the KL per latent number.
-
-    The autoencoder must be one that `allow_whole_clips` returned.
-    """
-    posterior = posterior_of(vae, pixels)
+    """Encode with the posterior's noise and decode [B, 3, F, H, W], not clamped; also return KL per latent number."""
+    posterior = DiagonalGaussianDistribution(encode_at_once(vae, pixels))
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    return decode(vae, posterior.sample()), kl
+    return _decode(vae, posterior.sample()), kl
+
+
+def _decode(vae: Any, latents: Tensor) -> Tensor:
+    vae.clear_cache()
+    return decode_at_once(vae, latents)
 
 
 CROPS = {5: 10, 9: 6, 17: 3}
@@ -59,9 +62,9 @@ CLIPS = {9: 2, 17: 2, 33: 2}
 """Number of whole clips in a batch, by their frames. A single one would take PyTorch's slow convolution."""
 
 
-def batch(dancers: np.ndarray, skeletons: np.ndarray, rng: np.random.Generator, progress: float) -> Tensor:
+def batch(dancers: np.ndarray, skeletons: np.ndarray | None, rng: np.random.Generator, progress: float) -> Tensor:
     """Draw a batch [B, 3, F, h, w] in [−1, 1]: crops of 32² first, more and more whole clips later."""
-    pool = skeletons if rng.random() < SKELETON_SHARE else dancers
+    pool = skeletons if skeletons is not None and rng.random() < SKELETON_SHARE else dancers
     whole = rng.random() < (0.2 if progress < 0.5 else 0.5 if progress < 0.8 else 0.9)
     side, sizes = (64, CLIPS) if whole else (32, CROPS)
     frames = int(rng.choice(list(sizes), p=(0.5, 0.35, 0.15)))
@@ -91,49 +94,89 @@ def evaluate(vae: Any, dancers: np.ndarray, skeletons: np.ndarray) -> dict[str, 
     }
 
 
+def _mean(vae: Any, pixels: Tensor) -> Tensor:
+    return encode_at_once(vae, pixels).chunk(2, dim=1)[0]
+
+
 def _round_trip(vae: Any, clip: np.ndarray) -> np.ndarray:
     """Encode and decode frames uint8 [F, H, W, 3]."""
     pair = np.stack([clip, clip[:, :, ::-1]])  # two at a time are faster than one
     pixels = torch.from_numpy(pair).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
-    decoded = decode(vae, posterior_of(vae, pixels).mode())[0].permute(1, 2, 3, 0)
+    decoded = _decode(vae, _mean(vae, pixels))[0].permute(1, 2, 3, 0)
     return decoded.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).numpy()
 
 
+class Pools(NamedTuple):
+    """Clips to train on, and unseen ones: uint8 [N, 33, 64, 64, 3]."""
+
+    dancers: np.ndarray
+    skeletons: np.ndarray
+    unseen: np.ndarray
+    unseen_skeletons: np.ndarray
+
+
+def open_pools(folder: Path, num_clips: int = 2100) -> Pools:
+    """Open the pools in `folder`, drawing those that are missing."""
+    return Pools(
+        clip_pool(folder / f"dancers-{num_clips}.npy", TRAINING_SEED, num_clips),
+        clip_pool(folder / f"skeletons-{num_clips // 4}.npy", TRAINING_SEED, num_clips // 4, skeletons=True),
+        np.asarray(clip_pool(folder / "unseen-48.npy", UNSEEN_SEED, 48)[:12]),
+        np.asarray(clip_pool(folder / "unseen-skeletons-48.npy", UNSEEN_SEED, 48, skeletons=True)[:6]),
+    )
+
+
 def fit_autoencoder(
-    folder: Path, pools: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 2100
+    folder: Path, pools: Pools, *, steps: int, learning_rate: float, minutes: float
 ) -> AutoencoderKLWan | None:
     """Fit the autoencoder in `folder`; return it with measured latent statistics, or None if time ran out."""
-    dancers = clip_pool(pools / f"dancers-{num_clips}.npy", TRAINING_SEED, num_clips)
-    skeletons = clip_pool(pools / f"skeletons-{num_clips // 4}.npy", TRAINING_SEED, num_clips // 4, skeletons=True)
-    unseen = clip_pool(pools / "unseen-48.npy", UNSEEN_SEED, 48)[:12]
-    unseen_skeletons = clip_pool(pools / "unseen-skeletons-48.npy", UNSEEN_SEED, 48, skeletons=True)[:6]
-    vae = allow_whole_clips(new_autoencoder())
-    elementwise = [weight for name, weight in vae.named_parameters() if is_elementwise(name)]
+    vae = new_autoencoder()
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         torch.manual_seed(step)
-        pixels = batch(dancers, skeletons, rng, step / steps)
+        pixels = batch(pools.dancers, pools.skeletons, rng, step / steps)
         decoded, kl = reconstruct(vae, pixels)
         mse = torch.nn.functional.mse_loss(decoded, pixels)
         return {"loss": mse + KL_WEIGHT * kl, "mse": mse.detach(), "kl": kl.detach()}
 
-    finished = fit(
+    if not _fit(vae, loss, folder, pools, steps=steps, learning_rate=learning_rate, minutes=minutes):
+        return None
+    clips = _calibration(pools.dancers, pools.skeletons)
+    latents = torch.cat([encode_video(vae, clip).flatten(1) for clip in clips], dim=1)
+    vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
+    return vae
+
+
+def fit_decoder(
+    vae: AutoencoderKLWan, folder: Path, pools: Pools, *, steps: int, learning_rate: float, minutes: float
+) -> AutoencoderKLWan | None:
+    """Train the decoder of a fitted autoencoder on in `folder`, on dancers alone; None if time ran out.
+
+    Latents stay the same, so networks that were trained on them stay valid.
+    """
+    for name, weight in vae.named_parameters():
+        weight.requires_grad_(name.startswith(("decoder", "post_quant_conv")))
+
+    def loss(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        pixels = batch(pools.dancers, None, rng, 0.5 + 0.5 * step / steps)
+        with torch.no_grad():
+            latents = _mean(vae, pixels)
+        return {"loss": torch.nn.functional.mse_loss(_decode(vae, latents), pixels)}
+
+    finished = _fit(vae, loss, folder, pools, steps=steps, learning_rate=learning_rate, minutes=minutes)
+    return vae if finished else None
+
+
+def _fit(vae: Any, loss: Loss, folder: Path, pools: Pools, **settings: Any) -> bool:
+    return fit(
         vae,
         loss,
         folder,
-        steps=steps,
-        learning_rate=learning_rate,
         ema_decay=0.995,
-        elementwise=elementwise,
-        evaluate=lambda network: evaluate(network, np.asarray(unseen), np.asarray(unseen_skeletons)),
-        evaluate_every=250,
-        minutes=minutes,
+        elementwise=[weight for name, weight in vae.named_parameters() if is_elementwise(name)],
+        evaluate=lambda network: evaluate(network, pools.unseen, pools.unseen_skeletons),
+        evaluate_every=500,
+        **settings,
     )
-    if not finished:
-        return None
-    latents = torch.cat([encode_video(vae, clip).flatten(1) for clip in _calibration(dancers, skeletons)], dim=1)
-    vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
-    return vae
 
 
 def _calibration(dancers: np.ndarray, skeletons: np.ndarray) -> Iterator[np.ndarray]:

@@ -69,7 +69,7 @@ class Plain:
     """Stands for the autoencoder: its latents are the pixels that it is given, its pixels the latents."""
 
     dtype, device = torch.float32, torch.device("cpu")
-    use_tiling, _feat_map = False, None
+    use_tiling, _feat_map = True, None  # takes no clip at once
 
     class config:  # noqa: N801
         latents_mean, latents_std = [0.5, 0.0, -0.5], [2.0, 1.0, 0.5]
@@ -192,9 +192,10 @@ def test_text_is_cleaned() -> None:
 
 @pytest.fixture(scope="module")
 def decoded(components: dict[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """The autoencoder, latents of 9 frames, and their pixels, decoded at once."""
+    """The autoencoder, latents of 9 frames, and their pixels, decoded by diffusers."""
     latents = torch.randn(16, 9, 2, 2, generator=torch.Generator().manual_seed(0))
-    return components["vae"], latents, encoders.decode_pixels(components["vae"], latents)
+    (whole,) = encoders.decode_chunks(components["vae"], latents, 9)
+    return components["vae"], latents, whole
 
 
 @pytest.mark.parametrize("chunk_frames", [1, 3, 9])
@@ -211,7 +212,7 @@ def test_pieces_are_seamless_because_the_decoder_remembers(decoded: Any) -> None
     alone = encoders.decode_pixels(vae, latents[:, 4:])
     assert (alone[:, 1:] - whole[:, 17:]).abs().max() > 0.01  # what forgetting would cost
     # Something else may be encoded and decoded between two pieces, and nothing is left behind.
-    pieces = encoders.decode_chunks(vae, latents)
+    pieces = encoders.decode_chunks(vae, latents, 4)
     first = next(pieces)
     assert first.shape[1] == 13
     encoders.encode_video(vae, np.zeros((5, 32, 32, 3), np.uint8))

@@ -15,6 +15,7 @@ from steadydancer.models import encoders
 from steadydancer.models.checkpoints.files import CheckpointError
 from steadydancer.models.checkpoints.official_encoders import load_autoencoder
 from steadydancer.models.components import ComponentsError, load_components, save_components, tiny_components
+from steadydancer.models.diffusers_internals import decode_at_once, encode_at_once
 from steadydancer.models.pipeline import SteadyDancerPipeline
 from steadydancer.models.toydance.autoencoder import SIZES
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
@@ -48,8 +49,33 @@ def test_chunks_have_the_bits_of_the_whole(vae: Any, clip: np.ndarray, chunk_fra
     latents = encoders.encode_video(vae, clip)
     chunks = list(encoders.decode_chunks(vae, latents, chunk_frames))
     assert [chunk.shape[1] for chunk in chunks[:2]] == [4 * chunk_frames - 3, 4 * chunk_frames][: len(chunks)]
-    assert torch.equal(torch.cat(chunks, dim=1), encoders.decode_pixels(vae, latents))
+    (whole,) = encoders.decode_chunks(vae, latents, 99)
+    assert torch.equal(torch.cat(chunks, dim=1), whole)
     assert not vae.decoder._forward_pre_hooks and "clear_cache" not in vars(vae)
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 33])
+def test_a_small_clip_at_once_is_what_diffusers_computes_in_pieces(
+    vae: Any, clip: np.ndarray, num_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = encoders.encode_video(vae, clip[:num_frames])
+    pixels = encoders.decode_pixels(vae, latents)
+    monkeypatch.setattr(encoders, "MAX_LATENTS_AT_ONCE", 0)
+    torch.testing.assert_close(latents, encoders.encode_video(vae, clip[:num_frames]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pixels, encoders.decode_pixels(vae, latents), rtol=1e-4, atol=1e-5)
+    assert (pixels.std() > 0.05 and not torch.equal(pixels[:, :1], pixels[:, -1:])) or num_frames == 1
+
+
+def test_clips_at_once_keep_gradients_also_outside_the_range_of_pixels(components: dict[str, Any]) -> None:
+    vae = components["vae"]
+    pixels = torch.rand(2, 3, 9, 32, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mean = encode_at_once(vae, pixels).chunk(2, dim=1)[0]
+    decoded = decode_at_once(vae, 50 * mean)
+    assert decoded.abs().max() > 1
+    decoded[decoded.abs() > 1].sum().backward()
+    vae.clear_cache()
+    assert vae.decoder.conv_out.weight.grad.abs().sum() > 0 and vae.encoder.conv_in.weight.grad.abs().sum() > 0
+    vae.zero_grad()
 
 
 def test_a_residual_decoder_that_fails_between_chunks_decodes_the_next_video(clip: np.ndarray) -> None:
