@@ -18,7 +18,7 @@ from .encoders import fit_encoders
 from .pose import fit_pose
 from .training_clips import write_training_clips
 
-STEPS = {"autoencoder": 5000, "decoder": 4000, "encoders": 1200, "pose": 4000, "base": 1500}
+STEPS = {"autoencoder": 4500, "decoder": 4000, "encoders": 1200, "pose": 4000, "base": 1500}
 LEARNING_RATES = {"autoencoder": 3e-3, "decoder": 2e-3, "encoders": 2e-3, "pose": 2e-3, "base": 2e-3}
 
 

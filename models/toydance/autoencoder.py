@@ -28,13 +28,13 @@ SIZES: dict[str, Any] = {
     "is_residual": False,
 }
 UNNORMALISED = {"latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
-KL_WEIGHT = 1e-4  # per latent number
+KL_WEIGHT = 3e-4  # per latent number
 SKELETON_SHARE = 0.25  # of the batches
 
 
 def is_elementwise(name: str) -> bool:
-    """Return whether AdamW updates this weight although it has several dimensions: gains, first and last layers."""
-    return name.endswith("gamma") or "quant_conv" in name or name.startswith(("encoder.conv_in", "decoder.conv_out"))
+    """Return whether AdamW updates this weight although it has several dimensions: the gains."""
+    return name.endswith("gamma")
 
 
 def new_autoencoder(seed: int = 0) -> AutoencoderKLWan:

@@ -1,7 +1,7 @@
 """Fit a small network in pieces: a run that stops, or is killed, resumes from its last state to the same bits.
 
-Matrices and convolution kernels are updated by Muon, all other weights by AdamW, with one learning rate: Muon's updates
-are scaled to AdamW's size. Everything random is a function of (seed, step), so a state is weights, optimizers and step.
+Matrices and convolution kernels are updated by Muon, all other weights by AdamW, with one learning rate. Everything
+random is a function of (seed, step), so a state is weights, optimizers and step.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ..newton_schulz import muon_update
 
 STATE, CURVE = "state.pt", "curve.jsonl"
 MUON_MOMENTUM = 0.95
+MUON_SCALE = 5.0
+"""Muon's learning rate over AdamW's: `match_rms_adamw` makes its updates a fifth of the rate, so here they have it."""
 
 Loss = Callable[[int, np.random.Generator], dict[str, Tensor]]
 """(step, generator of that step) -> loss terms; the first one is minimised."""
@@ -53,7 +55,7 @@ class MatrixOptimizer:
             gradient = kernel.grad.flatten(1)
             momentum.lerp_(gradient, 1 - MUON_MOMENTUM)
             direction = gradient.lerp(momentum, MUON_MOMENTUM)
-            kernel.sub_(muon_update(direction, learning_rate).view(kernel.shape))
+            kernel.sub_(muon_update(direction, MUON_SCALE * learning_rate).view(kernel.shape))
             kernel.grad = None
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate

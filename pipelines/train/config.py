@@ -102,6 +102,9 @@ class TrainConfig(BaseModel):
         "adamw",
         description="muon: torch's Muon for the matrices of the blocks and their LoRA, AdamW for all others (choice)",
     )
+    muon_learning_rate: float | None = Field(
+        None, gt=0, description="Muon's rate, with the same schedule; null: `learning_rate` (choice)"
+    )
     muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon's Nesterov momentum (choice)")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's β1, β2 (choice)")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of AdamW and Muon (choice)")

@@ -47,7 +47,9 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opti
     for name, weight in trained.items():
         by_muon = config.optimizer == "muon" and is_block_matrix(name, weight)
         (muon if by_muon else adamw).append(weight)
-    return ShardedOptimizer(adamw, muon, momentum=config.muon_momentum, ema_decay=config.ema_decay, **settings)
+    rate = config.muon_learning_rate or config.learning_rate
+    own: dict[str, Any] = {"momentum": config.muon_momentum, "rate_scale": rate / config.learning_rate}
+    return ShardedOptimizer(adamw, muon, **own, ema_decay=config.ema_decay, **settings)
 
 
 @dataclass(frozen=True)
@@ -101,24 +103,33 @@ def find_shards(engine: Any) -> Iterator[tuple[Tensor, Shard]]:
 class ShardedOptimizer(torch.optim.AdamW):
     """AdamW on ZeRO's flat tensors; Muon for the matrices of the blocks; optionally the moving average of all weights.
 
-    Muon has the learning rate and weight decay of AdamW: torch's `match_rms_adamw` scales its updates to the size of
-    AdamW's. The state has the names of AdamW's moments, which DeepSpeed's conversion to another number of workers
-    reads. Muon has one moment: its `exp_avg_sq` is the same tensor as its `exp_avg`.
+    Muon has the weight decay of AdamW and, unless told otherwise, its learning rate: torch's `match_rms_adamw` scales
+    updates to a fifth of the rate, about the size of AdamW's. The state has the names of AdamW's moments, which
+    DeepSpeed's conversion to another number of workers reads. Muon has one moment: its `exp_avg_sq` is the same tensor
+    as its `exp_avg`.
 
     Args:
         adamw: weights for AdamW.
         muon: weights for Muon.
         momentum: Muon's Nesterov momentum.
+        rate_scale: Muon's learning rate over AdamW's.
         ema_decay: decay of the average of the weights, kept as the state `average`; 0: no average.
         settings: arguments of `torch.optim.AdamW`.
     """
 
     def __init__(
-        self, adamw: list[Tensor], muon: list[Tensor], *, momentum: float, ema_decay: float, **settings: Any
+        self,
+        adamw: list[Tensor],
+        muon: list[Tensor],
+        *,
+        momentum: float,
+        rate_scale: float = 1.0,
+        ema_decay: float,
+        **settings: Any,
     ) -> None:
         super().__init__([{"params": weights} for weights in (adamw, muon) if weights], **settings)
         self.ema_decay = ema_decay
-        self._momentum = momentum
+        self._momentum, self._rate_scale = momentum, rate_scale
         self._muon_weights = set(muon)
         self._matrices: dict[Tensor, list[Shard]] = {}  # by flat tensor
         self._device = torch.device("cpu")
@@ -147,7 +158,7 @@ class ShardedOptimizer(torch.optim.AdamW):
         first = {flat: flat.clone() for flat, _ in flats if self.ema_decay and AVERAGE not in self.state[flat]}
         for flat, group in flats:
             if flat in self._matrices:
-                self._muon_step(flat, group["lr"], group["weight_decay"])
+                self._muon_step(flat, group["lr"] * self._rate_scale, group["weight_decay"])
         self.param_groups = [group for flat, group in flats if flat not in self._matrices]
         try:
             if self.param_groups:

@@ -103,7 +103,7 @@ def test_a_step_is_muons_on_the_flattened_kernels_and_adamws_on_the_rest(monkeyp
     matrices = {name: nn.Parameter(weights[name].detach().clone().flatten(1)) for name in names}
     others = [weight for name, weight in weights.items() if name not in names]
     twins = [
-        torch.optim.Muon(matrices.values(), lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices.values(), lr=0.05, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=0.01, betas=(0.9, 0.99), weight_decay=0.0),
     ]
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}

@@ -62,13 +62,15 @@ def float32_muon(monkeypatch):
     monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", lambda matrix, *_: orthogonalise(matrix))
 
 
-def twin(dtype: str, decay: float = 0.0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def twin(
+    dtype: str, decay: float = 0.0, muon_rate: float = 1e-2
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The same steps by `torch.optim.Muon` and AdamW on whole float32 weights: (weights, their average)."""
     computing, master = network(dtype), network(dtype).float()
     matrices = [block.weight for block in master.blocks]
     others = [weight for name, weight in master.named_parameters() if not is_block_matrix(name, weight)]
     optimizers = [
-        torch.optim.Muon(matrices, lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=1e-2, betas=(0.9, 0.999), weight_decay=0.01),
     ]
     average = copy.deepcopy(master.state_dict())
@@ -99,8 +101,20 @@ def test_a_step_by_muon_is_torchs_on_the_whole_matrix(zero_stage, offload, dtype
     with process_group(told):
         engine = open_engine(network(dtype), told)
         take_steps(engine, samples(dtype))
-        assert distance(full_weights(engine), twin(dtype)[0]) < 2e-5
+        # In bfloat16 a weight that differs in its last bit may round to another number.
+        assert distance(full_weights(engine), twin(dtype)[0]) < (2e-5 if dtype == "float32" else 1e-3)
         assert engine.get_global_grad_norm() > MAX_NORM  # the gradient's, before it is clipped
+        engine.destroy()
+
+
+def test_muon_has_a_learning_rate_of_its_own():
+    told = config(zero_stage=2, muon_learning_rate=3e-2)
+    with process_group(told):
+        engine = open_engine(network(), told)
+        take_steps(engine, samples())
+        weights = full_weights(engine)
+        assert distance(weights, twin("float32", muon_rate=3e-2)[0]) < 2e-5
+        assert distance(weights, twin("float32")[0]) > 1e-2
         engine.destroy()
 
 
