@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
@@ -28,7 +31,7 @@ SIZES: dict[str, Any] = {
     "is_residual": False,
 }
 UNNORMALISED = {"latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
-KL_WEIGHT = 3e-4  # per latent number
+KL_WEIGHT = 1e-4  # per latent number
 SKELETON_SHARE = 0.25  # of the batches
 
 
@@ -44,6 +47,23 @@ def new_autoencoder(seed: int = 0) -> AutoencoderKLWan:
         return AutoencoderKLWan(**SIZES, **UNNORMALISED)
 
 
+def quickened(vae: Any) -> Any:
+    """Prepare an autoencoder for training on a CPU, which takes 0.7 of the time; return it.
+
+    Kernels get the memory order in which a CPU convolves and normalises fastest, and norms are compiled, if there is a
+    C++ compiler.
+    """
+    for weight in vae.parameters():
+        if weight.ndim == 5:
+            weight.data = weight.data.to(memory_format=torch.channels_last_3d)
+    if shutil.which(os.environ.get("CXX", "g++")):
+        torch._dynamo.config.recompile_limit = 64  # sizes of batches
+        for layer in vae.modules():
+            if isinstance(layer, WanRMS_norm):
+                layer.compile(dynamic=True)
+    return vae
+
+
 def reconstruct(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Encode with the posterior's noise and decode [B, 3, F, H, W], not clamped; also return KL per latent number."""
     posterior = DiagonalGaussianDistribution(encode_at_once(vae, pixels))
@@ -56,9 +76,9 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
     return decode_at_once(vae, latents)
 
 
-CROPS = {5: 10, 9: 6, 17: 3}
+CROPS = {5: 20, 9: 12, 17: 7}
 """Number of crops of 32² in a batch, by their frames."""
-CLIPS = {9: 2, 17: 2, 33: 2}
+CLIPS = {9: 3, 17: 2, 33: 2}
 """Number of whole clips in a batch, by their frames. A single one would take PyTorch's slow convolution."""
 
 
@@ -129,7 +149,7 @@ def fit_autoencoder(
     folder: Path, pools: Pools, *, steps: int, learning_rate: float, minutes: float
 ) -> AutoencoderKLWan | None:
     """Fit the autoencoder in `folder`; return it with measured latent statistics, or None if time ran out."""
-    vae = new_autoencoder()
+    vae = quickened(new_autoencoder())
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         torch.manual_seed(step)
@@ -153,7 +173,7 @@ def fit_decoder(
 
     Latents stay the same, so networks that were trained on them stay valid.
     """
-    for name, weight in vae.named_parameters():
+    for name, weight in quickened(vae).named_parameters():
         weight.requires_grad_(name.startswith(("decoder", "post_quant_conv")))
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -171,7 +191,7 @@ def _fit(vae: Any, loss: Loss, folder: Path, pools: Pools, **settings: Any) -> b
         vae,
         loss,
         folder,
-        ema_decay=0.995,
+        ema_decay=0.998,
         elementwise=[weight for name, weight in vae.named_parameters() if is_elementwise(name)],
         evaluate=lambda network: evaluate(network, pools.unseen, pools.unseen_skeletons),
         evaluate_every=500,
