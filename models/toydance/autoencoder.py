@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from ..diffusers_internals import decode_at_once, encode_at_once
@@ -59,16 +57,17 @@ def quickened(vae: Any) -> Any:
     if shutil.which(os.environ.get("CXX", "g++")):
         torch._dynamo.config.recompile_limit = 64  # sizes of batches
         for layer in vae.modules():
-            if isinstance(layer, WanRMS_norm):
+            if type(layer).__name__ == "WanRMS_norm":
                 layer.compile(dynamic=True)
     return vae
 
 
 def reconstruct(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Encode with the posterior's noise and decode [B, 3, F, H, W], not clamped; also return KL per latent number."""
-    posterior = DiagonalGaussianDistribution(encode_at_once(vae, pixels))
-    kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    return _decode(vae, posterior.sample()), kl
+    mean, log_variance = encode_at_once(vae, pixels).chunk(2, dim=1)
+    log_variance = log_variance.clamp(-30, 20)  # as diffusers
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    return _decode(vae, mean + (0.5 * log_variance).exp() * torch.randn_like(mean)), kl
 
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:
