@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from steadydancer.datasets.video import VideoError, decode, decode_low_resolution, encode, probe
+from steadydancer.datasets.video import VideoError, decode, decode_low_resolution, encode, frame_times_s, probe
 from steadydancer.datasets.video.decoders import DecordCursor, PyavCursor
 from steadydancer.datasets.video.index import read_index
 from steadydancer.datasets.video.info import METADATA_KEY
+from steadydancer.datasets.video.writer import Chroma
 
 COLOURS = np.array([[200, 30, 40], [30, 180, 60], [40, 60, 200], [230, 200, 40], [224, 172, 140], [128, 128, 128]])
 
@@ -159,3 +160,31 @@ def test_the_formulas_of_these_tests_are_swscales(tmp_path):
         expected = VideoReformatter().reformat(frame, format="yuv444p", dst_colorspace=theirs, dst_color_range=1)
         difference = stored(rgb, matrix, False).to_ndarray().astype(int) - expected.to_ndarray()
         assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(("chroma", "pixel_format"), [("4:2:0", "yuv420p"), ("4:4:4", "yuv444p")])
+def test_chroma_decides_whether_neighbours_keep_their_own_colours(
+    tmp_path: Path, chroma: Chroma, pixel_format: str
+) -> None:
+    """Columns of red and blue, which 4:2:0 averages in pairs."""
+    frames = np.zeros((3, 32, 32, 3), np.uint8)
+    frames[:, :, ::2], frames[:, :, 1::2] = (200, 40, 40), (40, 40, 200)
+    path = tmp_path / "columns.mp4"
+    encode(frames, path, chroma=chroma, crf=10)
+    error = np.abs(decode(path, frame_times_s(path)).astype(int) - frames).mean()
+    assert (error < 4) if chroma == "4:4:4" else (error > 30)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == pixel_format
+
+
+def test_a_smaller_rate_factor_is_nearer_to_the_picture(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    errors, sizes = [], []
+    for crf in (8, 18, 30):
+        path = tmp_path / f"{crf}.mp4"
+        encode(frames, path, crf=crf, chroma="4:4:4")
+        errors.append(np.abs(decode(path, frame_times_s(path)).astype(int) - frames).mean())
+        sizes.append(path.stat().st_size)
+    assert errors == sorted(errors) and sizes == sorted(sizes, reverse=True)
+    encode(frames, tmp_path / "default.mp4", chroma="4:4:4")
+    assert (tmp_path / "default.mp4").read_bytes() == (tmp_path / "18.mp4").read_bytes()

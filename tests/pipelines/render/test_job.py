@@ -238,6 +238,6 @@ def test_the_settings_are_those_of_the_release_unless_they_are_given() -> None:
         "pose_guidance_interval": (0.1, 0.4), "pose_guidance_unit": "step", "negative_pose_shift": False,
         "solver": "unipc", "flow_shift": 5.0,
         "negative_prompt": None, "seed": 106060, "dtype": "bfloat16", "park_context_projections": False,
-        "driving_fps": None, "fps": 16, "sound": "none", "main_person_only": False,
+        "driving_fps": None, "fps": 16, "crf": 18, "chroma": "4:2:0", "sound": "none", "main_person_only": False,
         "on_missing_reference": "keep", "pose_model": "auto", "num_gpus": 0.0, "packet_size": 1,
     }  # fmt: skip

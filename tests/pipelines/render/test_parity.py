@@ -89,7 +89,7 @@ def by_command(
     """(frames as they go to the encoder, the record's settings) of the render job's own step."""
     written: list[Any] = []
 
-    def write_video(frames: Any, path: Path, record: Any, *_: Any) -> dict[str, Any]:
+    def write_video(frames: Any, path: Path, record: Any, *_: Any, **__: Any) -> dict[str, Any]:
         written.extend([np.concatenate(list(frames)), record["settings"]])
         num_frames, height, width, _ = written[0].shape
         return {"video": {"height": height, "width": width, "num_frames": num_frames}}

@@ -28,7 +28,7 @@ CONFIG = RenderConfig(
     num_frames=9, window_frames=17, window_overlap=8, max_area_px=64 * 48, drawing_area_px=96 * 64,
     num_inference_steps=3, guidance_scale=4.5, pose_guidance_scale=0.5, pose_guidance_interval=(0.2, 0.7),
     pose_guidance_unit="timestep", negative_pose_shift=True, solver="dpm++", flow_shift=3.0, negative_prompt="stills",
-    seed=11, fps=12, pose_model="supplied",
+    seed=11, fps=12, crf=23, chroma="4:4:4", pose_model="supplied",
 )  # fmt: skip
 
 
@@ -124,6 +124,7 @@ def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Ro
         "num_inference_steps": 3, "guidance_scale": 4.5, "pose_guidance_scale": 0.5,
         "pose_guidance_interval": (0.2, 0.7), "pose_guidance_unit": "timestep", "negative_pose_shift": True,
         "solver": "dpm++", "flow_shift": 3.0, "negative_prompt": "stills", "seed": 11, "fps": 12,
+        "crf": 23, "chroma": "4:4:4",
         "sound": None, "model": {"checkpoint": "c0", "vae": "f1"},
         "inputs": {"image": content_digest(pair["image"]), "driving": content_digest(pair["driving"])},
         "more_settings": {
