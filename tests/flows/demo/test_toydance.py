@@ -47,7 +47,10 @@ def test_the_demo_trains_the_shipped_checkpoints_on_for_fifty_steps(shipped: Pat
         assert 50 <= demo.stage(n).steps < making.stage(n).steps
         assert making.stage(n).optimizer == "muon"
         assert demo.stage(n).merge_text_padding and demo.stage(n).num_frames == 33
-    assert (demo.curate, demo.cache, demo.render) == (making.curate, making.cache, making.render)
+    # Poses of the demo's dancers are estimated; the making takes the exact ones beside the clips.
+    assert (demo.curate.pose_model, making.curate.pose_model) == ("toydance", "auto")
+    assert demo.curate == making.curate.model_copy(update={"pose_model": "toydance"})
+    assert (demo.cache, demo.render) == (making.cache, making.render)
     control = with_control(demo)
     assert control.stage2.steps == demo.stage3.steps and control.stage2.continue_stage
     assert change(control, "stage2", steps=demo.stage2.steps) == demo
@@ -158,7 +161,8 @@ def test_a_pair_is_scored_once_for_the_same_renders(tmp_path: Path, monkeypatch:
         rendered(folder, "first", (0, 1, 2) if folder != "control" else (0, 2))
     calls: list[str] = []
 
-    def measure(files: Any, *_: Any) -> dict[str, Any]:
+    def measure(files: Any, *_: Any, crf: int, chroma: str) -> dict[str, Any]:
+        assert (crf, chroma) == (12, "4:4:4")
         calls.append(files.render.stem)
         return {"psnr_db": np.float64(len(calls)), "pck_0_1": np.nan, "appearance": np.array([[1.0, np.nan]])}
 
