@@ -52,7 +52,8 @@ def fit_base(
     velocity, objective = wan_velocity(base), action_supervision()
 
     def loss(_: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        return objective(velocity, data.batch(rng.choice(data.training, BATCH_SIZE, replace=False), rng))
+        chosen = rng.choice(data.training, BATCH_SIZE, replace=len(data.training) < BATCH_SIZE)
+        return objective(velocity, data.batch(chosen, rng))
 
     def evaluate(_: Any) -> dict[str, float]:
         errors = {}
