@@ -173,7 +173,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether the negative prompt guides the current call."""
+        """Return whether the negative prompt guides the current call."""
         return self.guidance_scale != 1
 
     @property
@@ -189,7 +189,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
 
     @property
     def interrupt(self) -> bool:
-        """Whether sampling stops after this step: set `_interrupt` in a callback. The current latents are decoded."""
+        """Return whether sampling stops after this step: set `_interrupt` in a callback. Its latents are decoded."""
         return bool(self._interrupt)
 
     def check_inputs(

@@ -106,7 +106,7 @@ def test_files_and_modules_exist(page: Path) -> None:
 
 
 def is_importable(name: str) -> bool:
-    """Whether a dotted name is a module, or something in one."""
+    """Return whether a dotted name is a module, or something in one."""
     module, _, attribute = name.rpartition(".")
     try:
         importlib.import_module(name)

@@ -97,7 +97,7 @@ class VideoInfo:
 
     @property
     def geometry_changed_by_pictures_2(self) -> bool:
-        """Whether version 1 measured positions (poses, crops, motion) that are wrong in the frames of version 2."""
+        """Return whether version 1 measured positions (poses, crops, motion) that are wrong in version 2's frames."""
         return self.mirrored or self.deinterlaced
 
 

@@ -45,7 +45,7 @@ class Quotas(BaseModel):
 
     @property
     def need_margins(self) -> bool:
-        """Whether clips must be ranked."""
+        """Return whether clips must be ranked."""
         return self.max_accepted_per_source is not None or bool(self.max_accepted_by_shape)
 
     def limits(self) -> list[int]:

@@ -299,5 +299,5 @@ class TrainConfig(BaseModel):
 
     @property
     def trains_lora(self) -> bool:
-        """Whether the stage trains LoRA and the pose modules (1 and 3) instead of all parameters (2)."""
+        """Return whether the stage trains LoRA and the pose modules (1, 3) instead of all parameters (2)."""
         return self.stage != 2
