@@ -126,7 +126,7 @@ def tiny() -> Run:
 
 
 def toydance() -> Run:
-    """Return the configuration that makes the shipped ToyDance checkpoints: 33 frames at 64², hours on two CPU cores.
+    """Return the configuration that makes the shipped ToyDance checkpoints: 33 frames at 96², hours on two CPU cores.
 
     The components, with the base, are those of the package; see `docs/toydance.md`.
     """
@@ -136,7 +136,7 @@ def toydance() -> Run:
         "optimizer": "muon", "weight_decay": 0.0, "ema_decay": 0.998, "learning_rate_schedule": "cosine",
         "warmup_steps": 50, "lora_rank": 64, "lora_alpha": 64, "checkpoint_every_steps": 100,
     }  # fmt: skip
-    size: dict[str, Any] = {"max_area_px": 64 * 64, "drawing_area_px": 48 * 48, "dtype": "float32"}
+    size: dict[str, Any] = {"max_area_px": 96 * 96, "drawing_area_px": 72 * 72, "dtype": "float32"}
     return Run(
         curate=CurateConfig(
             num_frames=33,

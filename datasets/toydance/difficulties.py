@@ -18,6 +18,8 @@ class Difficulty:
     film: FilmOdds = field(default_factory=FilmOdds)
     stature: tuple[float, float] = (0.58, 0.7)
     x: tuple[float, float] = (0.42, 0.58)
+    fastest: float = 1.22
+    """picture heights per second that a joint may move: 8 % of the picture in a frame"""
     walls: tuple[str, ...] = ("plain",)
     waist_up: float = 0.0
     occlusion: float = 0.0
@@ -25,7 +27,8 @@ class Difficulty:
 
 
 DIFFICULTIES: dict[str, Difficulty] = {
-    "easy": Difficulty(),
+    # Sturdy bodies without outlines, in slow dances: what a small autoencoder can draw sharply.
+    "easy": Difficulty(look=LookOdds(girth=1.4, outlines=False), fastest=0.8),
     "standard": Difficulty(
         look=LookOdds(0.25, PATTERNS, hat=0.3, glasses=0.2, beard=0.25, prop=0.4, min_contrast=48),
         film=FilmOdds(light=0.3, camera=0.4, blur=0.25),

@@ -81,10 +81,11 @@ class Look:
     """0 left, 1 right"""
     wall: str
     """name of the colour of the wall, which the clothes stand out from"""
+    outlined: bool = False
 
     @property
     def cartoon(self) -> bool:
-        """Return whether the dancer has outlines, flat colours and a large head."""
+        """Return whether the dancer has flat colours and a large head, and outlines where the difficulty has them."""
         return self.style == "cartoon"
 
 
@@ -99,6 +100,10 @@ class LookOdds:
     beard: float = 0.0
     prop: float = 0.0
     min_contrast: float = _MIN_CONTRAST
+    girth: float = 1.0
+    """factor of the thickness of bodies"""
+    outlines: bool = True
+    """whether cartoons have dark outlines"""
 
 
 def wall_colour(name: str) -> Colour:
@@ -129,7 +134,7 @@ def make_look(seed: int, odds: LookOdds) -> Look:
     hair = pick(HAIR_STYLES[:6] * 3 + HAIR_STYLES[6:])
     has_hat, has_prop = rng.random() < odds.hat, rng.random() < odds.prop
     return Look(
-        body=_body(rng, cartoon),
+        body=_body(rng, cartoon, odds.girth),
         style="cartoon" if cartoon else "natural",
         skin=skin,
         top=pick(TOPS),
@@ -150,10 +155,11 @@ def make_look(seed: int, odds: LookOdds) -> Look:
         prop_colour=pick(clothes),
         prop_hand=int(rng.integers(2)),
         wall=wall,
+        outlined=cartoon and odds.outlines,
     )
 
 
-def _body(rng: np.random.Generator, cartoon: bool) -> Body:
+def _body(rng: np.random.Generator, cartoon: bool, girth: float) -> Body:
     """Draw proportions; a figure is about one picture height tall before `scaled`."""
 
     def length(share: float, spread: float = 0.07) -> float:
@@ -169,5 +175,5 @@ def _body(rng: np.random.Generator, cartoon: bool) -> Body:
         arm=length(0.165) * (0.95 if cartoon else 1.0),
         thigh=length(0.235) * leg,
         shin=length(0.235) * leg,
-        girth=build * (1.12 if cartoon else 1.0),
+        girth=girth * build * (1.12 if cartoon else 1.0),
     )

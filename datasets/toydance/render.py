@@ -108,7 +108,7 @@ class _View:
         tall = picture.inner[0]
         layers = Layers(len(self._figures[0]), corners=12 if tall < 200 else 16)
         for k, (figure, dancer) in enumerate(zip(self._figures, scene.dancers, strict=True)):
-            layers.outline = 0.011 * tall if dancer.look.cartoon else 0.0
+            layers.outline = 0.011 * tall if dancer.look.outlined else 0.0
             layers.behind = _OTHERS_BEHIND * k
             add_dancer(layers, figure, dancer.look, tall)
         return layers.finish((picture.border[1], picture.border[0]))

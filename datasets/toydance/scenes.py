@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from .film import Film, make_film
 from .look import Look, make_look
 
 FPS = 16.0
-_FASTEST = 1.22  # picture heights per second: 8 % of the picture in a frame, with room for the way of the whole body
 _MARGIN = 0.035  # of the picture, which the dancers keep free
 _REACH = 0.45  # of the length of a leg: how much wider than the body is a place that a dance may need
 _SECOND = 3_000_000_019  # between the seeds of the first and of the second of two dancers
@@ -114,7 +114,8 @@ def make_scene(
     if still:
         occluder, film = "none", replace(film, shake=0.0, pan=(0.0, 0.0), zoom=0.0, blur=0.0)
     dance_seed = seed if dance_seed is None else dance_seed
-    dancer = make_dancer(look, place, dance_seed, num_frames, aspect=aspect, fps=fps, framing=framing, dance=dance)
+    options: dict[str, Any] = {"aspect": aspect, "fps": fps, "fastest": odds.fastest, "framing": framing}
+    dancer = make_dancer(look, place, dance_seed, num_frames, dance=dance, **options)
     floor = edge if framing == "whole body" else 1.2
     return Scene(seed, (dancer,), num_frames / fps, wall, floor, framing, occluder, film)
 
@@ -132,7 +133,9 @@ def make_duo(
     looks = [make_look(seed + _SECOND + k, odds.look) for k in range(40)]
     second = next((look for look in looks if look.wall == first.wall), looks[0])
     dancers = tuple(
-        make_dancer(replace(look, prop="none"), place, dance_seed, num_frames, aspect=aspect, fps=fps)
+        make_dancer(
+            replace(look, prop="none"), place, dance_seed, num_frames, aspect=aspect, fps=fps, fastest=odds.fastest
+        )
         for look, place, dance_seed in (
             (first, Place(stature, 0.27, 0.93, 0.0, 0.52), seed),
             (second, Place(stature * float(rng.uniform(0.88, 0.98)), 0.74, 0.92, 0.48, 1.0), seed + _SECOND),
@@ -149,6 +152,7 @@ def make_dancer(
     *,
     aspect: float,
     fps: float,
+    fastest: float,
     framing: str = "whole body",
     dance: Dance | None = None,
 ) -> Dancer:
@@ -159,21 +163,23 @@ def make_dancer(
     steps = FREE_DANCE
     if dance is None:
         steps = choreograph(dance_seed, num_frames / fps, room=(-room, room), gentle=not whole)
-        steps, dance = _slow_enough(steps, look, num_frames, fps)
+        steps, dance = _slow_enough(steps, look, num_frames, fps, fastest)
     y = place.ground - look.body.ankle - 0.02 + _neck_over_floor(look, dance) if whole else 0.44
     start = (place.x * aspect, y)
     dance = replace(dance, path=_inside(look, dance, start, (place.left * aspect, place.right * aspect)))
     return Dancer(make_figure(look.body, dance, start, aspect), look, steps)
 
 
-def _slow_enough(steps: Choreography, look: Look, num_frames: int, fps: float) -> tuple[Choreography, Dance]:
+def _slow_enough(
+    steps: Choreography, look: Look, num_frames: int, fps: float, fastest: float
+) -> tuple[Choreography, Dance]:
     """Compute the dance, with longer beats if a joint is so fast that a frame shows only its blur."""
     dance = dance_of(steps, look.body, num_frames, fps)
     joints = joints_of(look.body, dance)[..., :2] + dance.path[:, None]
     speed = float(np.linalg.norm(np.diff(joints, axis=0), axis=-1).max(initial=0)) * fps
-    if speed <= _FASTEST:
+    if speed <= fastest:
         return steps, dance
-    slower = replace(steps, beat_s=steps.beat_s * speed / _FASTEST)
+    slower = replace(steps, beat_s=steps.beat_s * speed / fastest)
     return slower, dance_of(slower, look.body, num_frames, fps)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..diffusers_internals import decode_at_once, encode_at_once
 from ..encoders import encode_video
-from .clips import TRAINING_SEED, UNSEEN_SEED, clip_pool
+from .clips import SIDE_PX, TRAINING_SEED, UNSEEN_SEED, clip_pool
 from .fitting import Loss, fit
 
 SIZES: dict[str, Any] = {
@@ -75,26 +75,41 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
     return decode_at_once(vae, latents)
 
 
-CROPS = {5: 20, 9: 12, 17: 7}
-"""Number of crops of 32² in a batch, by their frames."""
-CLIPS = {9: 3, 17: 2, 33: 2}
-"""Number of whole clips in a batch, by their frames. A single one would take PyTorch's slow convolution."""
+BATCHES = {32: {5: 20, 9: 12, 17: 7}, 64: {5: 5, 9: 3, 17: 2}, SIDE_PX: {9: 2, 33: 2}}
+"""Side of the crops of a batch -> their frames -> their number. A single one would take PyTorch's slow convolution."""
+PHASES = ((0.5, (0.8, 0.2, 0.0)), (0.8, (0.45, 0.45, 0.1)), (1.0, (0.15, 0.55, 0.3)))
+"""Until this share of the steps, the shares of batches with each side."""
+DETAILED_SHARE = 0.7
+"""Of the crops, those that are chosen from a few for their detail: most of a picture is an empty wall."""
+CHOICES = 4
 
 
 def batch(dancers: np.ndarray, skeletons: np.ndarray | None, rng: np.random.Generator, progress: float) -> Tensor:
-    """Draw a batch [B, 3, F, h, w] in [−1, 1]: crops of 32² first, more and more whole clips later."""
+    """Draw a batch [B, 3, F, h, w] in [−1, 1]: small crops first, more and more whole clips later."""
     pool = skeletons if skeletons is not None and rng.random() < SKELETON_SHARE else dancers
-    whole = rng.random() < (0.2 if progress < 0.5 else 0.5 if progress < 0.8 else 0.9)
-    side, sizes = (64, CLIPS) if whole else (32, CROPS)
-    frames = int(rng.choice(list(sizes), p=(0.5, 0.35, 0.15)))
+    shares = next(shares for until, shares in PHASES if progress <= until)
+    side = int(rng.choice(list(BATCHES), p=shares))
+    sizes = BATCHES[side]
+    frames = int(rng.choice(list(sizes), p={3: (0.5, 0.35, 0.15), 2: (0.7, 0.3)}[len(sizes)]))
     clips = []
     for index in rng.integers(len(pool), size=sizes[frames]):
         begin = int(rng.integers(pool.shape[1] - frames + 1))
-        y, x = (4 * int(k) for k in rng.integers((64 - side) // 4 + 1, size=2))
-        clip = pool[index, begin : begin + frames, y : y + side, x : x + side]
+        crops = [_crop(pool[index], begin, frames, side, rng) for _ in range(CHOICES)]
+        clip = max(crops, key=_detail) if rng.random() < DETAILED_SHARE else crops[0]
         clips.append(clip[:, :, ::-1] if rng.random() < 0.5 else clip)
     pixels = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
     return pixels.float().div_(127.5).sub_(1)
+
+
+def _crop(clip: np.ndarray, begin: int, frames: int, side: int, rng: np.random.Generator) -> np.ndarray:
+    y, x = (4 * int(k) for k in rng.integers((SIDE_PX - side) // 4 + 1, size=2))
+    return clip[begin : begin + frames, y : y + side, x : x + side]
+
+
+def _detail(crop: np.ndarray) -> float:
+    """Return the mean difference of neighbours in the first, the middle and the last frame."""
+    few = crop[:: max(1, (len(crop) - 1) // 2)].astype(np.int16)
+    return float(np.abs(np.diff(few, axis=1)).mean() + np.abs(np.diff(few, axis=2)).mean())
 
 
 def clip_psnr(frames: np.ndarray, truth: np.ndarray) -> float:
@@ -126,7 +141,7 @@ def _round_trip(vae: Any, clip: np.ndarray) -> np.ndarray:
 
 
 class Pools(NamedTuple):
-    """Clips to train on, and unseen ones: uint8 [N, 33, 64, 64, 3]."""
+    """Clips to train on, and unseen ones: uint8 [N, 33, 96, 96, 3]."""
 
     dancers: np.ndarray
     skeletons: np.ndarray

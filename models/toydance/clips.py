@@ -15,15 +15,15 @@ from ...datasets.toydance.clip import toy_clip
 from ...datasets.video import decode, encode, frame_times_s
 from ..pose_condition import draw_pose_condition
 
-SIDE_PX = 64
+SIDE_PX = 96
 NUM_FRAMES = 33
 FPS = 16
-DRAWING_AREA_PX = 48 * 48  # of the preset `toydance` too: strokes are 2.7 of 64 pixels wide
+DRAWING_AREA_PX = 72 * 72  # of the preset `toydance` too: strokes are 4 of 96 pixels wide
 MIXTURE = {"easy": 0.85, "standard": 0.1, "hard": 0.05}
 """Share of each difficulty in the data of the autoencoder and the other encoders."""
 TRAINING_SEED, UNSEEN_SEED = 1_000_000_000, 1_990_000_000
 """First seeds of the training data, and of the data that fits are measured on. `make_toy_pairs` uses neither."""
-FILE_SIDES_PX = (128, 144, 160)  # of the files that clips are read from
+FILE_SIDES_PX = (144, 160, 192)  # of the files that clips are read from
 
 
 def difficulty_of(index: int) -> str:
@@ -37,12 +37,12 @@ def difficulty_of(index: int) -> str:
 
 
 def drawn_skeleton(pose: PoseSequence) -> np.ndarray:
-    """Draw a pose as the jobs do with the preset `toydance`: uint8 [F, 64, 64, 3]."""
+    """Draw a pose as the jobs do with the preset `toydance`: uint8 [F, 96, 96, 3]."""
     return draw_pose_condition(pose, SIDE_PX, SIDE_PX, DRAWING_AREA_PX)
 
 
 def read_clip(frames: np.ndarray) -> np.ndarray:
-    """Write frames as an mp4 and read them at 64², as the jobs do: compression and scaling soften the picture."""
+    """Write frames as an mp4 and read them at 96², as the jobs do: compression and scaling soften the picture."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         encode(frames, path, FPS)
@@ -57,7 +57,7 @@ def _pool_clip(arguments: tuple[int, int, bool]) -> np.ndarray:
 
 
 def clip_pool(path: Path, first_seed: int, num_clips: int, *, skeletons: bool = False) -> np.ndarray:
-    """Open the pool at `path`, drawing it first if it is missing: uint8 [num_clips, 33, 64, 64, 3], memory-mapped."""
+    """Open the pool at `path`, drawing it first if it is missing: uint8 [num_clips, 33, 96, 96, 3], memory-mapped."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (num_clips, NUM_FRAMES, SIDE_PX, SIDE_PX, 3)

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from ...datasets.toydance.clip import toy_clip
-from ..encoders import CLIP_MEAN, CLIP_STD
+from ..encoders import CLIP_MEAN, CLIP_STD, resize_image
 from ..image_encoder import OpenCLIPImageEncoder
 from .clips import (
     FILE_SIDES_PX,
@@ -45,7 +45,7 @@ JOINT_DIM = 64  # of the space in which images and texts are compared
 
 @dataclass(frozen=True)
 class Still:
-    """One frame of a clip: picture, skeleton [64, 64, 3], joints [18, 2], their visibility, caption, attributes."""
+    """One frame of a clip as the tower sees it: picture and skeleton [64, 64, 3], joints [18, 2], visibility, texts."""
 
     picture: np.ndarray
     skeleton: np.ndarray
@@ -59,7 +59,11 @@ def draw_stills(seed: int) -> list[Still]:
     """Draw clip `seed` and keep its first frame and another one, as a job would read them from a file."""
     clip = toy_clip(seed, difficulty_of(seed), NUM_FRAMES, FILE_SIDES_PX[seed % len(FILE_SIDES_PX)], FPS)
     frames = np.array([0, np.random.default_rng([seed, 6]).integers(1, NUM_FRAMES)])
-    pictures, skeletons = read_clip(clip.frames[frames]), drawn_skeleton(clip.pose[frames])
+    side = IMAGE_SIZES["image_size"]
+    pictures, skeletons = (
+        [resize_image(picture, side, side) for picture in shown]
+        for shown in (read_clip(clip.frames[frames]), drawn_skeleton(clip.pose[frames]))
+    )
     return [
         Still(
             picture=picture,

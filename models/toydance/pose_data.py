@@ -16,7 +16,7 @@ from .pose_networks import CROP_HEIGHT, CROP_WIDTH, DETECTOR_SIDE, NUM_KEYPOINTS
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RTMPose's, in BGR order as the release passes them
 PADDING = 1.25  # RTMPose's: a crop is larger than its box
 ENLARGED_PX = 256  # the release enlarges a frame to 1024 pixels; beyond this nothing changes at these crops
-SIDES_PX = (64, 64, 128)
+SIDES_PX = (96, 96, 160)
 
 
 @dataclass(frozen=True)
