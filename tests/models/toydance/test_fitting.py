@@ -183,7 +183,7 @@ def test_the_rate_warms_up_and_falls_to_two_percent() -> None:
 
 def test_a_pool_is_drawn_once_and_the_same_from_the_same_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = clip_pool(tmp_path / "a.npy", 500, 2)
-    assert first.shape == (2, 33, 64, 64, 3) and first.dtype == np.uint8
+    assert first.shape == (2, 33, 96, 96, 3) and first.dtype == np.uint8
     assert pool_digest(first) == pool_digest(clip_pool(tmp_path / "b.npy", 500, 2))
     assert pool_digest(first) != pool_digest(clip_pool(tmp_path / "c.npy", 501, 2))
     drawn = clip_pool(tmp_path / "d.npy", 500, 2, skeletons=True)
@@ -199,11 +199,26 @@ def test_a_pool_has_the_shares_of_the_mixture() -> None:
 
 
 def test_batches_are_crops_first_and_whole_clips_later() -> None:
-    dancers, skeletons = (np.full((3, 33, 64, 64, 3), value, np.uint8) for value in (255, 0))
-    for progress, whole_share in ((0.1, 0.2), (0.6, 0.5), (0.9, 0.9)):
-        batches = [batch(dancers, skeletons, np.random.default_rng([7, k]), progress) for k in range(200)]
-        assert np.mean([pixels.shape[3] == 64 for pixels in batches]) == pytest.approx(whole_share, abs=0.1)
+    dancers, skeletons = (np.full((3, 33, 96, 96, 3), value, np.uint8) for value in (255, 0))
+    for progress, shares in ((0.1, (0.8, 0.2, 0.0)), (0.6, (0.45, 0.45, 0.1)), (0.9, (0.15, 0.55, 0.3))):
+        batches = [batch(dancers, skeletons, np.random.default_rng([7, k]), progress) for k in range(80)]
+        for side, share in zip((32, 64, 96), shares, strict=True):
+            assert np.mean([pixels.shape[3] == side for pixels in batches]) == pytest.approx(share, abs=0.1)
         assert {pixels.shape[2] % 4 for pixels in batches} == {1}
         assert np.mean([pixels.min().item() for pixels in batches]) == pytest.approx(0.5, abs=0.15)  # a quarter is −1
     again = [batch(dancers, skeletons, np.random.default_rng([7, 0]), 0.1) for _ in range(2)]
     assert torch.equal(*again)
+
+
+def test_most_crops_show_what_has_detail() -> None:
+    clips = np.zeros((2, 33, 96, 96, 3), np.uint8)
+    clips[:, :, 40:56:2, 40:56] = 255  # stripes in a thirty-sixth of the picture
+    batches = [batch(clips, None, np.random.default_rng([8, k]), 0.1) for k in range(60)]
+    small = [crop for pixels in batches if pixels.shape[3] == 32 for crop in pixels]
+    seen = np.mean([crop.max().item() > 0 for crop in small])
+    alone = np.mean([(_overlaps(y) and _overlaps(x)) for y in range(0, 65, 4) for x in range(0, 65, 4)])
+    assert seen > 1.5 * alone
+
+
+def _overlaps(begin: int) -> bool:
+    return begin < 56 and begin + 32 > 40
