@@ -15,8 +15,8 @@ NUM_DANCERS = 16
 # Sets of dancers that the training of the shipped weights never saw.
 SEED = 400
 PAIR_SEEDS = {"easy": 400, "standard": 401, "hard": 402}
-CLIP_SIZES = ((128, 128), (160, 160), (144, 144))
-DRIVING_SIZES = ((160, 120), (128, 128))
+CLIP_SIZES = ((144, 144), (192, 192), (160, 160))
+DRIVING_SIZES = ((192, 144), (160, 160))
 PAIRS, WRONG_PAIRS = "pairs.jsonl", "pairs_wrong.jsonl"
 
 
@@ -77,7 +77,7 @@ def make_pairs(folder: Path, difficulty: str, num_pairs: int = NUM_PAIRS) -> Pai
             difficulty,
             start_gap=True,
             wrong=True,
-            size=(128, 128),
+            size=(160, 160),
             driving_sizes=DRIVING_SIZES,
         )
         rows = [json.loads(line) for line in pairs.read_text().splitlines()]
