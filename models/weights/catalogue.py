@@ -24,6 +24,10 @@ _DREAMSIM_FILES = (
     "open_clip_vitb16_pretrain.pth.tar",
     "ensemble_lora/adapter_config.json",
 )
+_DREAMSIM_ADAPTERS = ("ensemble_lora/adapter_model.safetensors", "ensemble_lora/adapter_model.bin")
+_DREAMSIM_ARCHIVE = (
+    "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints/dreamsim_ensemble_checkpoint.zip"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Weight:
         name: name in `steadydancer weights`.
         purpose: purpose, in a few words.
         presets: presets that use it.
-        hub_id: repository on the model hub; None if it is in a Python package, ours or another, or at `urls`.
+        hub_id: repository on the model hub; None if it is in a Python package, ours or another, or at `sources`.
         num_bytes: size; None if unknown.
         size_note: what `num_bytes` counts.
         licence: licence of the weights.
@@ -43,7 +47,7 @@ class Weight:
         folder: its folder below `weights_dir()`; None: `name`, or the repository's name without its owner.
         shipped: its folder in this package, from the package's root; None if it is not part of it.
         alternatives: other sets of files with the same parameters; one of them replaces `files`.
-        urls: where its authors publish it, if not (only) on the hub: its files, or a zip archive with them.
+        sources: file → address where its authors publish it, if not (only) on the hub; a zip archive holds it by its name.
         sha256: file → its digest, or the first eight digits, where the authors publish no more.
     """
 
@@ -59,13 +63,18 @@ class Weight:
     folder: str | None = None
     shipped: str | None = None
     alternatives: tuple[tuple[str, ...], ...] = ()
-    urls: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
     sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def file_sets(self) -> tuple[tuple[str, ...], ...]:
         """The sets of files of which one is needed; the first one is what `fetch` downloads."""
         return (self.files, *self.alternatives)
+
+    @property
+    def addresses(self) -> list[str]:
+        """The distinct addresses of `sources`, in order."""
+        return list(dict.fromkeys(self.sources.values()))
 
     @property
     def is_non_commercial(self) -> bool:
@@ -77,7 +86,7 @@ class Weight:
         """Where the weights come from, in a word."""
         if self.hub_id is not None:
             return self.hub_id
-        return self.urls[0].split("/")[2] if self.urls else "(inside a Python package)"
+        return self.addresses[0].split("/")[2] if self.sources else "(inside a Python package)"
 
     @property
     def search_locations(self) -> str:
@@ -101,9 +110,9 @@ class Weight:
         """What to do if the weights are missing, for messages."""
         if self.shipped is not None:
             return "they are part of this package: install it again, or restore the files"
-        if self.urls:
+        if self.sources:
             files = " or ".join(" and ".join(names) for names in self.file_sets)
-            return f"put {files} ({', '.join(self.urls)}) into that folder, or run `{self.command}`"
+            return f"put {files} ({', '.join(self.addresses)}) into that folder, or run `{self.command}`"
         if self.hub_id is None:
             return f"run `{self.command}`"
         if self.folder is not None:
@@ -242,7 +251,11 @@ CATALOGUE: tuple[Weight, ...] = (
         is_optional=True,
         files=("dino_vitbase16_pretrain.pth",),
         alternatives=(("dino_vitbase16_pretrain.safetensors",),),
-        urls=("https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",),
+        sources={
+            "dino_vitbase16_pretrain.pth": (
+                "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+            )
+        },
     ),
     Weight(
         "clip-vit-b-32",
@@ -256,7 +269,7 @@ CATALOGUE: tuple[Weight, ...] = (
         files=("ViT-B-32.pt",),
         folder="clip-vit-b-32",
         alternatives=(("open_clip_model.safetensors",),),
-        urls=(f"{_OPENAI_CLIP}/{_CLIP_B_32_SHA256}/ViT-B-32.pt",),
+        sources={"ViT-B-32.pt": f"{_OPENAI_CLIP}/{_CLIP_B_32_SHA256}/ViT-B-32.pt"},
         sha256={"ViT-B-32.pt": _CLIP_B_32_SHA256},
     ),
     Weight(
@@ -271,7 +284,7 @@ CATALOGUE: tuple[Weight, ...] = (
         files=("ViT-L-14.pt",),
         folder="clip-vit-l-14",
         alternatives=(("open_clip_model.safetensors",),),
-        urls=(f"{_OPENAI_CLIP}/{_CLIP_L_14_SHA256}/ViT-L-14.pt",),
+        sources={"ViT-L-14.pt": f"{_OPENAI_CLIP}/{_CLIP_L_14_SHA256}/ViT-L-14.pt"},
         sha256={"ViT-L-14.pt": _CLIP_L_14_SHA256},
     ),
     Weight(
@@ -284,7 +297,11 @@ CATALOGUE: tuple[Weight, ...] = (
         licence="MIT",
         is_optional=True,
         files=("sa_0_4_vit_l_14_linear.pth",),
-        urls=("https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main/sa_0_4_vit_l_14_linear.pth",),
+        sources={
+            "sa_0_4_vit_l_14_linear.pth": (
+                "https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main/sa_0_4_vit_l_14_linear.pth"
+            )
+        },
     ),
     Weight(
         "dreamsim",
@@ -295,12 +312,9 @@ CATALOGUE: tuple[Weight, ...] = (
         "unknown",
         licence="MIT",
         is_optional=True,
-        files=(*_DREAMSIM_FILES, "ensemble_lora/adapter_model.safetensors"),
-        alternatives=((*_DREAMSIM_FILES, "ensemble_lora/adapter_model.bin"),),
-        urls=(
-            "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints/"
-            "dreamsim_ensemble_checkpoint.zip",
-        ),
+        files=(*_DREAMSIM_FILES, _DREAMSIM_ADAPTERS[0]),
+        alternatives=((*_DREAMSIM_FILES, _DREAMSIM_ADAPTERS[1]),),
+        sources=dict.fromkeys((*_DREAMSIM_FILES, *_DREAMSIM_ADAPTERS), _DREAMSIM_ARCHIVE),
     ),
     Weight(
         "musiq",

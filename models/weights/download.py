@@ -18,7 +18,7 @@ class WeightsError(SteadyDancerError):
 
 
 def download(row: Weight) -> Path:
-    """Download `row` from its `urls` into its local folder, which is returned; of an archive, only the needed files.
+    """Download `row` from its `sources` into its local folder, which is returned; of an archive, only the needed files.
 
     Files appear in the folder complete, and only with the digests of the catalogue.
 
@@ -31,7 +31,7 @@ def download(row: Weight) -> Path:
         new = Path(scratch) / "new"
         new.mkdir()
         try:
-            for url in row.urls:
+            for url in row.addresses:
                 _download_one(url, new, row)
         except (OSError, zipfile.BadZipFile) as error:
             raise WeightsError(
@@ -39,7 +39,7 @@ def download(row: Weight) -> Path:
             ) from error
         names = next((names for names in row.file_sets if all((new / name).is_file() for name in names)), None)
         if names is None:
-            raise WeightsError(f"{', '.join(row.urls)} does not have all of {', '.join(row.files)}: {row.remedy}.")
+            raise WeightsError(f"{', '.join(row.addresses)} does not have all of {', '.join(row.files)}: {row.remedy}.")
         if wrong := wrong_digest(new, row):
             raise WeightsError(f"{row.name} was not stored: {wrong}.")
         for name in names:

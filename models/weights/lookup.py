@@ -84,7 +84,7 @@ def fetch(name: str) -> Path:
         return folder
     if row.shipped is not None:
         raise WeightsError(f"{name} not found in {row.search_locations}: {row.remedy}.")
-    if row.urls:
+    if row.sources:
         return download(row)
     if row.hub_id is None:
         return fetch_blazepose()

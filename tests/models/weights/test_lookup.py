@@ -109,8 +109,8 @@ def test_a_file_with_another_digest_is_not_present(empty_machine: Path) -> None:
 def _served(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
     """The row `name` with the files of `folder` at its addresses."""
     row = weights.weight(name)
-    urls = tuple((folder / url.rsplit("/", 1)[-1]).as_uri() for url in row.urls)
-    changed = dataclasses.replace(row, urls=urls, **changes)
+    sources = {file: (folder / url.rsplit("/", 1)[-1]).as_uri() for file, url in row.sources.items()}
+    changed = dataclasses.replace(row, sources=sources, **changes)
     monkeypatch.setattr(weights, "CATALOGUE", tuple(changed if one is row else one for one in weights.CATALOGUE))
 
 
@@ -135,7 +135,7 @@ def test_of_an_archive_only_the_needed_files_are_kept(empty_machine: Path, monke
     _served(empty_machine, monkeypatch, "dreamsim")
     with pytest.raises(weights.WeightsError, match=r"dreamsim could not be downloaded.*put clip_vitb16.*weights fetch"):
         weights.fetch("dreamsim")
-    archive = empty_machine / row.urls[0].rsplit("/", 1)[-1]
+    archive = empty_machine / row.addresses[0].rsplit("/", 1)[-1]
     names = [*row.alternatives[0], "dino_vitb16_pretrain.pth"]
     for count in (1, len(names)):
         with zipfile.ZipFile(archive, "w") as out:
