@@ -47,7 +47,7 @@ class Weight:
         folder: its folder below `weights_dir()`; None: `name`, or the repository's name without its owner.
         shipped: its folder in this package, from the package's root; None if it is not part of it.
         alternatives: other sets of files with the same parameters; one of them replaces `files`.
-        sources: file → address where its authors publish it, if not (only) on the hub; a zip archive holds it by its name.
+        sources: file → address where its authors publish it, if not (only) on the hub; maybe in a zip archive there.
         sha256: file → its digest, or the first eight digits, where the authors publish no more.
     """
 
