@@ -39,9 +39,14 @@ class Dino:
         """Compute [F, 768] of frames [F, H, W, 3] as subject_consistency sees them: shorter side 224, not cropped."""
         return self._features(frames, "dino_frames")
 
-    def i2v_frames(self, frames: Frames) -> Floats32:
-        """Compute [F, 768] of frames [F, H, W, 3] as i2v_subject sees them: shorter side 256, centre 224 × 224."""
-        return self._features(frames, "i2v_dino_frames")
+    def i2v_frames(self, frames: Frames, antialias: bool = True) -> Floats32:
+        """Compute [F, 768] of frames [F, H, W, 3] as i2v_subject sees them: shorter side 256, centre 224 × 224.
+
+        Args:
+            frames: uint8 RGB.
+            antialias: False: resize as VBench did with torchvision before 0.17.
+        """
+        return self._features(frames, "i2v_dino_frames" if antialias else "i2v_dino_frames_no_aa")
 
     def i2v_image(self, image: Frames) -> Floats32:
         """Compute [768] of the reference image [H, W, 3] as i2v_subject sees it: resized by PIL."""

@@ -70,9 +70,14 @@ class DreamSim:
             self._load(weights, dino_weights or _find_dino(weights))
         self._network.to(device).eval()
 
-    def frames(self, frames: Frames) -> Floats32:
-        """Compute [F, 1792] of frames [F, H, W, 3], resized to 224 × 224: the aspect is not kept."""
-        return self._features(frames, "i2v_dreamsim_frames")
+    def frames(self, frames: Frames, antialias: bool = True) -> Floats32:
+        """Compute [F, 1792] of frames [F, H, W, 3], resized to 224 × 224: the aspect is not kept.
+
+        Args:
+            frames: uint8 RGB.
+            antialias: False: resize as VBench did with torchvision before 0.17.
+        """
+        return self._features(frames, "i2v_dreamsim_frames" if antialias else "i2v_dreamsim_frames_no_aa")
 
     def image(self, image: Frames) -> Floats32:
         """Compute [1792] of the reference image [H, W, 3], resized by PIL."""

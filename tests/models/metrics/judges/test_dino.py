@@ -100,6 +100,8 @@ def test_each_input_is_prepared_as_its_dimension_wants(judge: Dino, monkeypatch:
     seen = judge.frames(frames)[0], judge.i2v_frames(frames)[0], judge.i2v_image(frames[0])
     assert asked == ["dino_frames", "i2v_dino_frames", "i2v_dino_image"]
     assert all(token.shape == (768,) for token in seen)
+    judge.i2v_frames(frames, antialias=False)
+    assert asked[3:] == ["i2v_dino_frames_no_aa"]
     # Both are cropped and antialiased, but PIL rounds to 8 bits.
     assert 0 < np.abs(seen[1] - seen[2]).max() < 0.2 * np.abs(seen[1] - seen[0]).max()
 

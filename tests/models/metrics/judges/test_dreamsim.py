@@ -85,6 +85,9 @@ def test_features_are_those_of_the_adapted_ensemble(published: tuple[nn.Module, 
     assert features.shape == (2, 1792) and features.dtype == np.float32
     np.testing.assert_allclose(features, expected, atol=1e-4)
     np.testing.assert_allclose(judge.image(frames[0]), image, atol=1e-4)
+    with torch.inference_mode():
+        older = adapted(torch.from_numpy(preprocess(frames[:1], "i2v_dreamsim_frames_no_aa")), projections).numpy()
+    np.testing.assert_allclose(judge.frames(frames[:1], antialias=False), older, atol=1e-4)
     np.testing.assert_allclose(judge.frames(frames[1:]), features[1:], atol=1e-4)
     for part in (slice(768), slice(768, 1280), slice(1280, None)):  # every network is adapted, and sees the picture
         assert np.abs(expected - bare)[:, part].max() > 0.02 and np.ptp(expected[:, part], axis=0).max() > 0.02
