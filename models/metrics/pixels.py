@@ -143,7 +143,7 @@ def motion_smoothness(frames: Frames, interpolated: Floats) -> float:
     dropped = frames[1 : len(frames) - 1 : 2]
     if not len(dropped):
         return np.nan
-    # In float32, as VBench: k / 255 of a network times 255 is k there, but may be less in float64 and lose a level.
+    # In float32, as VBench computes it before it cuts off.
     images = np.clip(np.asarray(interpolated, np.float32) * 255, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     require_same_shape(images, dropped)
     errors = [np.abs(_difference(*pair)).mean() for pair in zip(images, dropped, strict=True)]

@@ -14,6 +14,7 @@ DINO's own parameters are not in it: they are the published `dino_vitbase16_pret
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,7 @@ def _find_dino(weights: Path) -> Path:
     return found
 
 
-def _add_adapters(networks: list[nn.Module], folder: Path) -> None:
+def _add_adapters(networks: list[Any], folder: Path) -> None:
     """Add (α / r) · B · A of each adapter to the weight that it adapts.
 
     Raises:

@@ -4,6 +4,7 @@ timm's blocks are the same; its interpolation of the position embedding is not, 
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models import VisionTransformer
@@ -16,7 +17,7 @@ PATCH = 16
 _SIDE = 14  # of the grid of patches in training: 224 pixels
 
 
-def vit_base(clip: bool = False, quick_gelu: bool = False) -> VisionTransformer:
+def vit_base(clip: bool = False, quick_gelu: bool = False) -> nn.Module:
     """Build ViT-B/16 without a head, with PyTorch's random initial weights.
 
     Args:
@@ -26,15 +27,18 @@ def vit_base(clip: bool = False, quick_gelu: bool = False) -> VisionTransformer:
     norm = partial(nn.LayerNorm, eps=1e-5 if clip else 1e-6)
     activation = "quick_gelu" if quick_gelu else nn.GELU
     # timm's own initial values take seconds; without them it leaves these two as they were in memory.
-    network = VisionTransformer(depth=DEPTH, num_classes=0, weight_init="skip", norm_layer=norm, act_layer=activation)
+    network: Any = VisionTransformer(
+        depth=DEPTH, num_classes=0, weight_init="skip", norm_layer=norm, act_layer=activation
+    )
     nn.init.normal_(network.pos_embed, std=0.02)
     nn.init.normal_(network.cls_token, std=0.02)
     if clip:
         network.pos_drop = norm(WIDTH)
-    return network
+    built: nn.Module = network
+    return built
 
 
-def class_tokens(network: VisionTransformer, pictures: Tensor, final_norm: bool = True) -> Tensor:
+def class_tokens(network: Any, pictures: Tensor, final_norm: bool = True) -> Tensor:
     """Compute the class token after the last block [B, 768] of normalised pictures [B, 3, H, W] of any size.
 
     Pixels to the right of and below the last whole patch of 16 × 16 are not seen.
