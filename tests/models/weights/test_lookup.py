@@ -1,14 +1,20 @@
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 
 from steadydancer.models.curation.aesthetics import aesthetic_head
-from steadydancer.models.curation.motion_smoothness import FrameInterpolator
+from steadydancer.models.metrics.judges.interpolation import FrameInterpolator
+from steadydancer.models.metrics.judges.musiq import MultiScaleQuality
+from steadydancer.models.metrics.judges.vision_transformer import vit_base
 from steadydancer.models.weights import lookup as weights
 from steadydancer.models.weights.catalogue import local_folder, weights_dir
 
@@ -69,9 +75,78 @@ def test_the_aesthetic_pair_lies_in_one_folder_and_says_what_to_put_there(empty_
 
 
 def test_the_sizes_are_those_of_the_parameters() -> None:
-    networks = {"aesthetic-head": aesthetic_head(), "amt": FrameInterpolator()}
+    with torch.device("meta"):
+        networks = {
+            "aesthetic-head": aesthetic_head(),
+            "amt": FrameInterpolator(),
+            "dino": vit_base(),
+            "musiq": MultiScaleQuality(),
+        }
     for name, network in networks.items():
         assert weights.weight(name).num_bytes == 4 * sum(value.numel() for value in network.parameters())
+
+
+def test_the_judges_of_an_evaluation_are_all_listed_and_optional() -> None:
+    names = {row.name for row, _, _ in weights.check("evaluate")}
+    assert names >= {"dino", "clip-vit-b-32", "clip-vit-l-14", "vbench-aesthetic-head", "musiq", "dreamsim", "amt"}
+    assert all(weights.weight(name).is_optional for name in names)
+    non_commercial = {name for name in names if weights.weight(name).is_non_commercial}
+    assert non_commercial >= {"amt", "musiq"} and not non_commercial & {"dino", "clip-vit-b-32", "dreamsim"}
+
+
+def test_a_file_with_another_digest_is_not_present(empty_machine: Path) -> None:
+    folder = empty_machine / "weights/musiq"
+    folder.mkdir(parents=True)
+    (folder / "musiq_spaq_ckpt-358bb6af.pth").write_bytes(b"damaged")
+    digest = hashlib.sha256(b"damaged").hexdigest()
+    (answer,) = [(present, where) for row, present, where in weights.check("evaluate") if row.name == "musiq"]
+    assert answer[0] is False and f"sha256 {digest}, expected 358bb6af" in answer[1]
+    (folder / "musiq_spaq_ckpt-358bb6af.pth").rename(folder / "musiq_spaq_ckpt-358bb6af.safetensors")
+    assert weights.find(weights.weight("musiq")) == folder  # the same parameters in another form, of no known digest
+    assert next(present for row, present, _ in weights.check("evaluate") if row.name == "musiq")
+
+
+def _served(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
+    """The row `name` with the files of `folder` at its addresses."""
+    row = weights.weight(name)
+    sources = {file: (folder / url.rsplit("/", 1)[-1]).as_uri() for file, url in row.sources.items()}
+    changed = dataclasses.replace(row, sources=sources, **changes)
+    monkeypatch.setattr(weights, "CATALOGUE", tuple(changed if one is row else one for one in weights.CATALOGUE))
+
+
+def test_files_are_fetched_from_their_authors_and_compared_with_their_digests(
+    empty_machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_machine / "ViT-B-32.pt").write_bytes(b"parameters")
+    _served(empty_machine, monkeypatch, "clip-vit-b-32")
+    with pytest.raises(weights.WeightsError, match=r"clip-vit-b-32 was not stored: .* expected 40d36571"):
+        weights.fetch("clip-vit-b-32")
+    assert not list((empty_machine / "weights/clip-vit-b-32").iterdir())
+    digest = hashlib.sha256(b"parameters").hexdigest()
+    _served(empty_machine, monkeypatch, "clip-vit-b-32", sha256={"ViT-B-32.pt": digest})
+    folder = weights.fetch("clip-vit-b-32")
+    assert [path.name for path in folder.iterdir()] == ["ViT-B-32.pt"]
+    (folder / "ViT-B-32.pt").write_bytes(b"damaged")
+    assert (weights.fetch("clip-vit-b-32") / "ViT-B-32.pt").read_bytes() == b"parameters"
+
+
+def test_of_an_archive_only_the_needed_files_are_kept(empty_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = weights.weight("dreamsim")
+    _served(empty_machine, monkeypatch, "dreamsim")
+    with pytest.raises(weights.WeightsError, match=r"dreamsim could not be downloaded.*put clip_vitb16.*weights fetch"):
+        weights.fetch("dreamsim")
+    archive = empty_machine / row.addresses[0].rsplit("/", 1)[-1]
+    names = [*row.alternatives[0], "dino_vitb16_pretrain.pth"]
+    for count in (1, len(names)):
+        with zipfile.ZipFile(archive, "w") as out:
+            for name in names[:count]:
+                out.writestr(name, name)
+        if count == 1:
+            with pytest.raises(weights.WeightsError, match="does not have all of"):
+                weights.fetch("dreamsim")
+    folder = weights.fetch("dreamsim")
+    kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert kept == set(row.alternatives[0])
 
 
 def _fake_pip(monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes] | None) -> list[list[str]]:
@@ -93,7 +168,7 @@ def _fake_pip(monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes] | None
 def test_fetched_once_then_left_alone(empty_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = {name: name.encode() for name in weights.BLAZEPOSE_FILES}
     digests = {
-        name: (member, weights.hashlib.sha256(contents[name]).hexdigest())
+        name: (member, hashlib.sha256(contents[name]).hexdigest())
         for name, (member, _) in weights.BLAZEPOSE_FILES.items()
     }
     monkeypatch.setattr(weights, "BLAZEPOSE_FILES", digests)

@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steadydancer import SteadyDancerError
-from steadydancer.models.curation.amt import correlation_pyramid, lookup_correlations, warp
-from steadydancer.models.curation.motion_smoothness import FrameInterpolator, MotionSmoothness
+from steadydancer.models.curation.motion_smoothness import MotionSmoothness
+from steadydancer.models.metrics import motion_smoothness
+from steadydancer.models.metrics.judges.amt import correlation_pyramid, lookup_correlations, warp
+from steadydancer.models.metrics.judges.interpolation import FrameInterpolator, Interpolator
+from steadydancer.models.weights import WeightsError
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "amt_s.npz"
+GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "amt_s.npz"
 
 
 def formula_weights(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -77,25 +79,32 @@ def test_correlations_are_highest_where_the_flow_is_right() -> None:
     assert (short[0, :49, 2:-3, 2:-3].argmax(dim=0) == 24 + 7).all()
 
 
-def test_smoothness_is_how_near_the_guesses_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smoothness_is_how_near_the_guesses_come(tmp_path: Path) -> None:
     state = formula_weights(FrameInterpolator())
     torch.save({"state_dict": state}, tmp_path / "amt-s.pth")
     save_file(state, tmp_path / "amt-s.safetensors")
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
-    official, other = (MotionSmoothness(tmp_path / f"amt-s{end}", "cpu") for end in (".pth", ".safetensors"))
-    guess = official.interpolate(frames[0], frames[2])
-    assert guess.shape == (50, 70, 3) and guess.dtype == np.uint8
-    score = official(frames)
-    assert score == other(frames) == pytest.approx(1 - np.abs(guess.astype(float) - frames[1]).mean() / 255)
-    assert official(frames[:2]) is None
-    # Six frames: of the last odd one nothing is known on its other side.
-    shown = np.repeat(np.array([0, 60, 100, 90, 200, 7], np.uint8), 48).reshape(6, 4, 4, 3)
-    monkeypatch.setattr(official, "interpolate", lambda one, two: (one // 2 + two // 2).astype(np.uint8))
-    assert official(shown) == pytest.approx(1 - np.mean([60 - 50, 150 - 90]) / 255)
+    frames = np.random.default_rng(0).integers(0, 255, (5, 50, 70, 3), dtype=np.uint8)
+    judge = Interpolator(tmp_path)  # the folder
+    middles = judge.middles(frames)
+    assert middles.shape == (2, 3, 50, 70) and middles.dtype == np.float32
+    np.testing.assert_array_equal(judge.middles(frames[2:5])[0], middles[1])
+    assert judge.middles(frames[:2]).shape == (0, 3, 50, 70)
+    guesses = (middles * 255).astype(np.uint8).transpose(0, 2, 3, 1)  # rounded down
+    expected = 1 - np.abs(guesses.astype(float) - frames[1::2]).mean() / 255
+    assert motion_smoothness(frames, middles) == pytest.approx(expected)
+    score = MotionSmoothness(tmp_path / "amt-s.safetensors", "cpu")
+    assert score(frames) == pytest.approx(expected)
+    assert score(frames[:2]) is None
+
+
+def test_a_guess_that_hits_every_level_counts_as_no_error() -> None:
+    """Cutting off loses no level of k / 255."""
+    frames = np.tile(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), (3, 1, 1, 3))
+    middle = torch.from_numpy(frames[:1]).permute(0, 3, 1, 2) / 255
+    assert motion_smoothness(frames, middle.numpy()) == 1
 
 
 def test_other_parameters_are_refused_with_the_files_name(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(SteadyDancerError, match=r"other\.safetensors does not contain AMT-S"):
+    with pytest.raises(WeightsError, match=r"other\.safetensors does not contain AMT-S.*1 unexpected \(conv\.weight\)"):
         MotionSmoothness(tmp_path / "other.safetensors", "cpu")
