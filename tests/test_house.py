@@ -31,6 +31,8 @@ ONLY_IN = {
     "peft": ("models/",),
     "open_clip": ("models/",),
     "rtmlib": ("models/",),
+    "timm": ("models/",),
+    "dlib": ("models/",),
     "transformers": ("models/",),
     "torch": ("models/", "pipelines/", "flows/"),
     "decord": ("datasets/video",),
