@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ....datasets.arrays import Floats32, Floats64, Frames
+from ..identity import distance_similarity
 
 EMBEDDING_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 POINTS_FILE = "shape_predictor_5_face_landmarks.dat"
@@ -34,6 +35,8 @@ class Faces:
     """
 
     name = "dlib-face"
+    missing = "no_face"
+    similarity = staticmethod(distance_similarity)
 
     def __init__(self, weights: Path | None, device: str = "cpu") -> None:
         if weights is None:
