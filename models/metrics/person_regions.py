@@ -17,7 +17,7 @@ GREY = 127
 
 
 def dilate(masks: Mask, share: float = DILATION) -> Mask:
-    """Dilate masks [F, H, W] by `share` of the longer side, in all directions."""
+    """Extend masks [F, H, W] by `share` of the longer side, in all directions."""
     radius = round(share * max(masks.shape[1:]))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     return np.stack([cv2.dilate(mask.astype(np.uint8), disc) > 0 for mask in masks]) if len(masks) else masks.copy()
