@@ -77,7 +77,7 @@ def _cut(picture: Frames, left: float, top: float, size: float, side: int) -> Fr
     if shrink > 1:
         height, width = (max(1, length // shrink) for length in picture.shape[:2])
         across, down = width / picture.shape[1], height / picture.shape[0]
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     else:
         across = down = 1.0
     matrix: Floats32 = np.array(

