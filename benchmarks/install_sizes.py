@@ -20,6 +20,10 @@ PROBES = {
     ),
     "train": ("import steadydancer.pipelines.train.job, ray.train, deepspeed", ("prefect",)),
     "evaluate": ("import steadydancer.pipelines.evaluate.steps, ray.data", ("prefect", "deepspeed")),
+    "judges": (
+        "import steadydancer.models.metrics.judges.efficientnet, ai_edge_litert, dlib, timm",
+        ("ray", "prefect", "deepspeed"),
+    ),
     "flows": ("import prefect, ray.job_submission", ("deepspeed",)),
     "curate,train,evaluate,flows": ("import steadydancer.flows.reproduce", ()),
 }

@@ -32,6 +32,7 @@ ONLY_IN = {
     "open_clip": ("models/",),
     "rtmlib": ("models/",),
     "timm": ("models/",),
+    "dlib": ("models/",),
     "transformers": ("models/",),
     "torch": ("models/", "pipelines/", "flows/"),
     "decord": ("datasets/video",),

@@ -73,6 +73,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/curate/refilter.py": ("pipelines/curate/selection/test_*.py", "flows/test_refilter.py"),
     "models/pipeline_inputs.py": ("models/test_pipeline_inputs.py",),
     "datasets/driving_poses.py": ("datasets/test_driving_poses.py",),
+    "datasets/video/camera.py": ("datasets/video/test_camera.py", "pipelines/curate/scores/test_motion.py"),
     "datasets/video/sound.py": ("datasets/video/test_sound.py",),
     "datasets/video/sound_samples.py": ("datasets/video/test_sound.py",),
     "pipelines/common/poses.py": ("pipelines/common/test_poses.py",),

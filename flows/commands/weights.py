@@ -3,6 +3,7 @@
 import click
 
 from ... import SteadyDancerError
+from ...models.weights.catalogue import CATALOGUE
 
 
 @click.group()

@@ -149,6 +149,16 @@ def _fvd_cdfvd_224(image: Frames) -> Floats:
     return _resized(image.astype(np.float32) / 255, (224, 224), "bilinear") * 2 - 1
 
 
+def _efficientnet_224(image: Frames) -> Floats:
+    """Scale the whole picture to 224 × 224, with antialiasing: (x − 127) / 128 as EfficientNet-Lite was trained."""
+    return (_resized(image, (224, 224), "bilinear", antialias=True) - 127) / 128
+
+
+def _i2v_efficientnet_224(image: Frames) -> Floats:
+    """Crop the middle as `i2v_dino_frames` does, with EfficientNet-Lite's scaling."""
+    return (_cropped(_resized(image, _shorter(image, 256), "bicubic", antialias=True), 224) - 127) / 128
+
+
 # name → function of one frame. *_frames are tensors of a video, *_image the reference image, which goes through PIL.
 # i2v_*_frames_no_aa is what torchvision before 0.17 made of frames.
 PREPROCESSING: dict[str, Callable[[Frames], Floats]] = {
@@ -167,4 +177,6 @@ PREPROCESSING: dict[str, Callable[[Frames], Floats]] = {
     "torchfidelity_299": _torchfidelity_299,
     "fvd_humanvid_224": _fvd_humanvid_224,
     "fvd_cdfvd_224": _fvd_cdfvd_224,
+    "efficientnet_224": _efficientnet_224,
+    "i2v_efficientnet_224": _i2v_efficientnet_224,
 }

@@ -16,6 +16,10 @@ TOYDANCE_FILES = (
     *(f"{stage}/run.json" for stage in ("stage1", "stage2", "stage2_control", "stage3")),
 )
 
+_LPIPS_HEADS = (
+    "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/082bb24f84c091ea94de2867d34c4544f68e0963/"
+    "lpips/weights/v0.1"
+)
 _OPENAI_CLIP = "https://openaipublic.azureedge.net/clip/models"
 _CLIP_B_32_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
 _CLIP_L_14_SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
@@ -329,6 +333,141 @@ CATALOGUE: tuple[Weight, ...] = (
         folder="musiq",
         alternatives=(("musiq_spaq_ckpt-358bb6af.safetensors",),),
         sha256={"musiq_spaq_ckpt-358bb6af.pth": "358bb6af"},
+    ),
+    Weight(
+        "inception-fid",
+        "features of FID and KID (the Inception network of December 2015)",
+        ("evaluate",),
+        None,
+        95_628_359,
+        "the file",
+        is_optional=True,
+        files=("pt_inception-2015-12-05-6726825d.pth",),
+        sources={
+            "pt_inception-2015-12-05-6726825d.pth": "https://github.com/mseitzer/pytorch-fid/releases/download/"
+            "fid_weights/pt_inception-2015-12-05-6726825d.pth"
+        },
+        sha256={
+            "pt_inception-2015-12-05-6726825d.pth": "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+        },
+    ),
+    Weight(
+        "i3d",
+        "features of FVD (I3D trained on Kinetics-400, TorchScript archive that is read, not run)",
+        ("evaluate",),
+        "flateon/FVD-I3D-torchscript",
+        51_235_320,
+        "the file",
+        is_optional=True,
+        files=("i3d_torchscript.pt",),
+        folder="i3d",
+        sha256={"i3d_torchscript.pt": "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"},
+    ),
+    Weight(
+        "i3d-kinetics-400",
+        "the parameters of i3d from a Python package, for machines without a hub",
+        ("evaluate",),
+        None,
+        50_830_672,
+        "the file",
+        licence="Apache-2.0, package MIT",
+        is_optional=True,
+        files=("i3d-kinetics-400.ckpt",),
+    ),
+    Weight(
+        "i3d-videogpt",
+        "features of cd-fvd's FVD (the same network with another ε)",
+        ("evaluate",),
+        None,
+        None,
+        "unknown",
+        is_optional=True,
+        files=("i3d_pretrained_400.pt",),
+        sources={
+            "i3d_pretrained_400.pt": "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt",
+        },
+    ),
+    Weight(
+        "lpips-vgg",
+        "LPIPS on VGG16: torchvision's backbone and the linear heads of v0.1",
+        ("evaluate",),
+        None,
+        553_441_170,
+        "both files",
+        licence="BSD-3-Clause, heads BSD-2-Clause",
+        is_optional=True,
+        files=("vgg16-397923af.pth", "vgg.pth"),
+        sources={
+            "vgg16-397923af.pth": "https://download.pytorch.org/models/vgg16-397923af.pth",
+            "vgg.pth": f"{_LPIPS_HEADS}/vgg.pth",
+        },
+        sha256={
+            "vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+            "vgg.pth": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        },
+    ),
+    Weight(
+        "lpips-alex",
+        "LPIPS on AlexNet: torchvision's backbone and the linear heads of v0.1",
+        ("evaluate",),
+        None,
+        244_414_920,
+        "both files",
+        licence="BSD-3-Clause, heads BSD-2-Clause",
+        is_optional=True,
+        files=("alexnet-owt-7be5be79.pth", "alex.pth"),
+        sources={
+            "alexnet-owt-7be5be79.pth": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+            "alex.pth": f"{_LPIPS_HEADS}/alex.pth",
+        },
+        sha256={
+            "alexnet-owt-7be5be79.pth": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+            "alex.pth": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+        },
+    ),
+    Weight(
+        "raft",
+        "optical flow of VBench's dynamic_degree (RAFT trained on FlyingThings)",
+        ("evaluate",),
+        "sbalani/raft-things",
+        21_108_000,
+        "the file",
+        licence="BSD-3-Clause",
+        is_optional=True,
+        files=("raft-things.pth",),
+        folder="raft",
+        sha256={"raft-things.pth": "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1"},
+    ),
+    Weight(
+        "dlib-face",
+        "embedding of faces, for identity over time (dlib's ResNet and predictor of 5 points)",
+        ("evaluate",),
+        None,
+        31_616_555,
+        "both files; the package is 100 MB",
+        licence="CC0-1.0",
+        is_optional=True,
+        files=("dlib_face_recognition_resnet_model_v1.dat", "shape_predictor_5_face_landmarks.dat"),
+    ),
+    Weight(
+        "efficientnet-lite0",
+        "ImageNet features of pictures and of people (EfficientNet-Lite0)",
+        ("evaluate",),
+        None,
+        18_826_032,
+        "the file",
+        is_optional=True,
+        files=("efficientnet-lite0-57934424.pth",),
+    ),
+    Weight(
+        "selfie-segmentation",
+        "masks of people, for background drift and person crops (MediaPipe's selfie segmentation)",
+        ("evaluate",),
+        None,
+        249_505,
+        "the file",
+        is_optional=True,
+        files=("selfie_segmentation.tflite",),
     ),
 )
 

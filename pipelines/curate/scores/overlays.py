@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 
 from ....datasets.arrays import Frames, Mask
+from ....datasets.video.camera import MIN_CAMERA_TRAVEL
 from .frame_scores import luma_of
 
 MIN_PERSISTENCE = 0.5  # share of frames in which a pixel must hold text
-MIN_CAMERA_TRAVEL = 0.03  # picture diagonals: below it all edges are static, not only logos
 
 
 def text_scores(masks: Mask) -> dict[str, float]:
@@ -38,7 +38,7 @@ def static_edge_ratio(frames: Frames, camera_motion: float | None, seconds: floa
     """Measure the share of the picture with static edges while the rest moves: logos, also semi-transparent ones.
 
     Compares the gradient of the mean picture with the mean length of the gradients: similar where an edge never moves,
-    different where edges pass. None if the camera hardly moves, because then all edges are static.
+    different where edges pass. None if the camera counts as still, because then all edges are static.
 
     Args:
         frames: a few frames [F, H, W, 3] spread over the clip.
