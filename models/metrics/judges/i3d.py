@@ -131,6 +131,7 @@ class Unit(nn.Module):
         super().__init__()
         self.conv3d = nn.Conv3d(channels, width, side, stride=stride, bias=False)
         self.batch3d = nn.BatchNorm3d(width, eps=1e-3)
+        nn.init.kaiming_normal_(self.conv3d.weight)  # keeps the size of the signal where parameters stay random
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, width, ⌈T / stride⌉, ⌈H / stride⌉, ⌈W / stride⌉]."""

@@ -74,6 +74,9 @@ def fid_inception() -> nn.Module:
     for name, width in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
         setattr(network, name, _BlockC(768, channels_7x7=width))
     network.Mixed_7b, network.Mixed_7c = _BlockE(1280), _LastBlock(2048)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)  # keeps the size of the signal where parameters stay random
     return network
 
 

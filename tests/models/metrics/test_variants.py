@@ -37,21 +37,19 @@ def test_small_sets_are_remarked_on() -> None:
 
 
 def test_fvd_pictures_are_cut_where_the_code_cuts_them() -> None:
-    """HumanVid rounds the crop down, SCAIL to the even pixel; their longer sides are rounded up and down."""
-    ramp = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 100, 0) * np.ones(3, np.uint8)
-    tall, wide = ramp.transpose(1, 0, 2), ramp
-    for image, axis in ((wide, 2), (tall, 1)):
-        humanvid, scail = (
-            metrics.preprocess(image[None], name)[0, 0] for name in ("fvd_humanvid_224", "fvd_scail_224")
-        )
-        assert humanvid.shape == scail.shape == (224, 224)
-        np.testing.assert_allclose(np.diff(humanvid, axis=axis - 1).mean(), 2 / 255 / 2.24, rtol=1e-3)
-    # 1080 × 1923: 398.84… is 399 or 398 pixels wide, and 175 or 174 too wide: 87 (not 88) or 87 are cut at the left.
-    wide = np.repeat(np.linspace(0, 255, 1923).astype(np.uint8)[None, :, None], 1080, 0) * np.ones(3, np.uint8)
-    humanvid, scail = (
-        metrics.preprocess(wide[None], name)[0, 0, 0, 0] for name in ("fvd_humanvid_224", "fvd_scail_224")
-    )
-    for value, size in ((humanvid, 399), (scail, 398)):
-        at = (87 + 0.5) * 1923 / size - 0.5
-        expected = np.interp(at, np.arange(1923), wide[0, :, 0].astype(float)) / 127.5 - 1
-        assert value == pytest.approx(expected, abs=1e-4)
+    """HumanVid rounds the longer side up and the crop down, SCAIL the side down and the crop to the even pixel.
+
+    200 · (224 / 100) is 448.00000000000006, which HumanVid rounds up to 449. 1923 of 1080 gives 399 or 398 pixels, of
+    which 175 or 174 are too many: 87 (not 88) or 87 are cut before the picture.
+    """
+    for height, width, sizes, cuts in ((100, 200, (449, 448), (112, 112)), (1080, 1923, (399, 398), (87, 87))):
+        ramp = np.linspace(0, 255, width).astype(np.uint8)
+        wide = np.repeat(ramp[None, :, None], height, 0) * np.ones(3, np.uint8)
+        for name, size, cut in zip(("fvd_humanvid_224", "fvd_scail_224"), sizes, cuts, strict=True):
+            at = (cut + np.arange(224) + 0.5) * width / size - 0.5
+            expected = np.interp(at, np.arange(width), ramp.astype(float)) / 127.5 - 1
+            for image in (wide, wide.transpose(1, 0, 2)):
+                picture = metrics.preprocess(image[None], name)[0]
+                assert picture.shape == (3, 224, 224)
+                line = picture[1, 7] if image is wide else picture[1, :, 7]
+                np.testing.assert_allclose(line, expected, atol=1e-4)
