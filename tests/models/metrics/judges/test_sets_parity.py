@@ -79,7 +79,7 @@ def near(ours: Any, theirs: np.ndarray, tolerance: float = 1e-4) -> None:
     """Compare, and print the largest difference; a result that does not depend on its input would prove nothing."""
     ours = np.asarray(ours, np.float64)
     assert ours.shape == theirs.shape and np.isfinite(theirs).all()
-    scale = max(1.0, float(np.abs(theirs).max()))
+    scale = float(np.abs(theirs).max())
     worst = float(np.abs(ours - theirs).max()) / scale
     print(f"\nlargest difference {worst:.1e} of {scale:.3g}, spread {theirs.std():.2g}")
     assert worst <= tolerance
