@@ -164,7 +164,7 @@ class MaxPool(nn.Module):
 
 
 def max_pool(x: Tensor, kernel: Size, stride: Size) -> Tensor:
-    """Pool with "SAME" padding. The padding is 0, which is no maximum of what ReLU leaves."""
+    """Take maxima with "SAME" padding by 0, which is no maximum of what ReLU leaves."""
     return F.max_pool3d(same_padding(x, kernel, stride), kernel, stride)
 
 
