@@ -79,6 +79,8 @@ def fetch(name: str) -> Path:
     where = f"Its folder is {local_folder(row)}"
     if not row.files:
         raise WeightsError(f"{name} is a whole repository, which `fetch` does not download. {where}: {row.remedy}.")
+    if row.hub_id is None:
+        raise WeightsError(f"{name} has no address that `fetch` knows. {where}: {row.remedy}.")
     from huggingface_hub import hf_hub_download
 
     try:

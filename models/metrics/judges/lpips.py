@@ -60,9 +60,10 @@ class Lpips:
         self.name = f"lpips-{network}"
         self._device, self._layout = device, _LAYOUTS[network]
         self._layers = _layers(network)
-        self._heads = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in self._layout.widths)
-        for head in self._heads:
+        heads = [nn.Conv2d(width, 1, 1, bias=False) for width in self._layout.widths]
+        for head in heads:
             nn.init.uniform_(head.weight)
+        self._heads = nn.ModuleList(heads)
         if weights is not None:
             self._load(weights)
         self._layers.to(device).eval()
