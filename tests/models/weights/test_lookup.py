@@ -149,6 +149,30 @@ def test_of_an_archive_only_the_needed_files_are_kept(empty_machine: Path, monke
     assert kept == set(row.alternatives[0])
 
 
+def test_set_judges_are_listed_with_what_is_known_of_their_files() -> None:
+    names = {row.name for row, _, _ in weights.check("evaluate")}
+    assert names >= {"inception-fid", "i3d", "i3d-kinetics-400", "i3d-videogpt", "lpips-vgg", "lpips-alex", "raft"}
+    for row in map(weights.weight, names):
+        assert row.is_optional and set(row.sha256) | set(row.sources) <= {file for one in row.file_sets for file in one}
+        assert all(len(bytes.fromhex(digest)) in (4, 32) for digest in row.sha256.values())  # four: in a file's name
+
+
+def test_lpips_is_put_together_from_two_places(empty_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = weights.weight("lpips-alex")
+    contents = {file: file.encode() for file in row.files}
+    for file, url in row.sources.items():
+        (empty_machine / url.rsplit("/", 1)[-1]).write_bytes(contents[file])
+    served = {file: (empty_machine / url.rsplit("/", 1)[-1]).as_uri() for file, url in row.sources.items()}
+    for digests in (row.sha256, {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}):
+        changed = dataclasses.replace(row, sources=served, sha256=digests)
+        monkeypatch.setattr(weights, "CATALOGUE", (changed,))
+        if digests is row.sha256:
+            with pytest.raises(weights.WeightsError, match="lpips-alex was not stored: .*expected 7be5be79"):
+                weights.fetch("lpips-alex")
+    folder = weights.fetch("lpips-alex")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
+
+
 def _fake_pip(monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes] | None) -> list[list[str]]:
     calls: list[list[str]] = []
 
