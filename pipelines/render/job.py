@@ -7,6 +7,7 @@ from typing import Any
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.artifact_lookup import find_artifact
+from ...datasets.pairs import pair, read_pairs, require_unique
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
@@ -16,7 +17,6 @@ from ..common.older_versions import absent_fields
 from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
-from .pairs import pair, read_pairs, require_unique
 
 __all__ = ["components_of", "num_windows", "pair", "plan", "read_pairs", "run"]
 
