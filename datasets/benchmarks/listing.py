@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..sidecars import KEYPOINTS, sidecar
 from ..storage import Location, join
 from ..storage.atomic import write_json
 from ..storage.digests import content_digest, json_digest
@@ -58,7 +59,8 @@ def write_listing(
         seen: names of all files of the folder, to find later ones.
         remarks: for the reader of results.
     """
-    used = sorted({getattr(entry.draft, role) for entry in entries for role in PATHS} - {None})
+    named = sorted({getattr(entry.draft, role) for entry in entries for role in PATHS} - {None})
+    used = [*named, *_keypoints(folder, named)]
     places = {name: join(folder, name) for name in used}
     bytes_of = sizes(places.values())
     files = {
@@ -181,6 +183,12 @@ def _require_some(
         named = [row[role] for row in listing["pairs"]]
         if not any(name in listing["files"] and name not in missing for name in named):
             raise BenchmarkError(f"{folder}: the {role} of every one of {len(pairs)} pairs is missing")
+
+
+def _keypoints(folder: Location, names: Sequence[str]) -> list[str]:
+    """Return the keypoints beside images and videos, which a render reads as well."""
+    found = [(name, sidecar(join(folder, name), KEYPOINTS)) for name in names]
+    return sorted({"".join([*name.rpartition("/")[:2], beside.name]) for name, beside in found if beside is not None})
 
 
 def _measured(folder: Location, images: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from ..file_names import file_stem
 from ..manifest import read_manifest
 from ..pairs import BENCHMARK_COLUMNS, PAIR_COLUMNS
+from ..schema import Row
 from ..storage import Location, join, location, relative
 from ..storage.files import files_below, name_below
 from ..storage.locations import is_utf8
@@ -33,6 +34,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Name of a benchmark → the layouts in which it is published."""
 
 _SPELLINGS = {"xdance": "x-dance", "realisdance": "realisdance-val"}
+_OWN_FOLDERS = (PREPARED, "measured")  # the latter is of `xdance build`
 _HUMANVID_CLIPS, _TIKTOK_CLIPS = 40, 340
 _COLUMNS = {
     **PAIR_COLUMNS,
@@ -114,7 +116,7 @@ def _names(folder: Location) -> list[str]:
         name
         for name in names
         if not any(part.startswith(".") for part in name.split("/"))
-        and name.split("/")[0] != PREPARED
+        and name.split("/")[0] not in _OWN_FOLDERS
         and not (name.startswith("benchmark") and name.endswith(".json"))
     ]
     if odd := [name for name in own if not is_utf8(name)]:
@@ -128,21 +130,38 @@ def _list(name: str | None, folder: Location, file: Location, names: Sequence[st
     Raises:
         BenchmarkError: no layout fits, or names repeat.
     """
+    known, found, entries = _detected(name, folder, names)
+    drafts = prepare(found, folder, known, humanvid_reference if known == "tiktok-humanvid" else first_frame)
+    if entries is None:
+        entries = [Entry(draft, _prompt(folder, draft)) for draft in drafts]
+    entries = [Entry(_renamed(one.draft), one.prompt, one.kinds, one.measured) for one in entries]
+    write_listing(
+        folder, file, known, found.layout, entries, sequences=found.sequences, seen=names, remarks=found.remarks
+    )
+
+
+def list_pairs(name_or_folder: str | os.PathLike[str] | Location) -> list[Row]:
+    """Return the pairs of a benchmark for a plan: nothing is written, prepared or checked, and prompts are not read.
+
+    Raises:
+        BenchmarkError: as `read_benchmark`, except for changed files.
+    """
+    name, place = _find(str(name_or_folder), None)
+    _, found, _ = _detected(name, place, _names(place))
+    return [
+        {"id": file_stem(draft.name), "image": draft.image or "", "driving": draft.driving or "", "prompt": ""}
+        for draft in found.drafts
+    ]
+
+
+def _detected(name: str | None, folder: Location, names: Sequence[str]) -> tuple[str, Found, list[Entry] | None]:
+    """Return the benchmark's name, its pairs, and their entries if a table states them."""
     found, entries = _detect(name, folder, names)
     known = name or _name_of(folder, found.layout)
     if known == "tiktok-humanvid":
         found = _last_forty(found, folder)
-    drafts = prepare(found, folder, known, humanvid_reference if known == "tiktok-humanvid" else first_frame)
-    if entries is None:
-        entries = [Entry(draft, _prompt(folder, draft)) for draft in drafts]
-    entries = [
-        Entry(_renamed(one.draft), one.prompt, one.kinds, one.measured)
-        for one in sorted(entries, key=lambda one: one.draft.name)
-    ]
-    _require_unique(folder, [entry.draft for entry in entries])
-    write_listing(
-        folder, file, known, found.layout, entries, sequences=found.sequences, seen=names, remarks=found.remarks
-    )
+    _require_unique(folder, [_renamed(draft) for draft in found.drafts])
+    return known, found, entries
 
 
 def _name_of(folder: Location, layout: str) -> str:
