@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..sidecars import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from .pairs import BenchmarkError
+from .file_lists import by_folder, by_stem, is_image, is_video, listed, nearest, only
 
 TABLES = ("pairs", "metadata")
 TABLE_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
@@ -27,7 +27,6 @@ MIN_SEQUENCE_FRAMES = 5
 _REFERENCE = "_reference"
 _PICTURES = ("images", "frames")
 _BESIDE = ("masks", "densepose", "dwpose", "pose", "poses")
-_MAX_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def find_tables(names: Sequence[str]) -> list[str]:
 
 def realisdance(names: Sequence[str]) -> Found | None:
     """Recognise `ref/` beside `gt/` or `smpl/`, at the top or in one subfolder."""
-    folders = _by_folder(names)
+    folders = by_folder(names)
     tops = [
         top
         for folder in folders
@@ -82,7 +81,7 @@ def realisdance(names: Sequence[str]) -> Found | None:
     if len(tops) != 1:
         return None
     role = {
-        name: _by_stem(folders.get(str(tops[0] / name), []), kinds)
+        name: by_stem(folders.get(str(tops[0] / name), []), kinds)
         for name, kinds in (("ref", IMAGE_SUFFIXES), ("gt", VIDEO_SUFFIXES), ("smpl", VIDEO_SUFFIXES),
                             ("prompt", {".txt"}))
     }  # fmt: skip
@@ -90,7 +89,7 @@ def realisdance(names: Sequence[str]) -> Found | None:
         return None
     drafts = []
     for name in sorted(role["ref"].keys() | role["gt"].keys() | role["smpl"].keys()):
-        image, truth, smpl, prompt = (_only(role[one].get(name, []), name) for one in ("ref", "gt", "smpl", "prompt"))
+        image, truth, smpl, prompt = (only(role[one].get(name, []), name) for one in ("ref", "gt", "smpl", "prompt"))
         problems = [f"{one}/ has no file of this name" for one, file in (("ref", image), ("gt", truth)) if not file]
         if not truth and smpl:
             problems.append("driven by the rendered body in smpl/, as the copy has no driving video")
@@ -100,7 +99,7 @@ def realisdance(names: Sequence[str]) -> Found | None:
 
 def frames(names: Sequence[str]) -> Found | None:
     """Recognise folders of numbered images: `NAME/images/*.png` or `NAME/*.png`."""
-    folders = _by_folder(names)
+    folders = by_folder(names)
     sequences = {
         folder: tuple(sorted(images, key=_number))
         for folder, files in folders.items()
@@ -142,15 +141,15 @@ def stems(names: Sequence[str]) -> Found | None:
     pairs = _pairs_in_folders(images, videos) or _pairs_by_stem(images, videos)
     if not pairs:
         return None
-    texts = _by_stem([name for name in names if PurePosixPath(name).suffix.lower() == ".txt"], {".txt"})
-    of_truth = _by_stem(sorted(truths), VIDEO_SUFFIXES)
+    texts = by_stem([name for name in names if PurePosixPath(name).suffix.lower() == ".txt"], {".txt"})
+    of_truth = by_stem(sorted(truths), VIDEO_SUFFIXES)
     drafts = []
     for name, image, video in pairs:
         by_name = texts.get(PurePosixPath(image).stem) or texts.get(name) or texts.get(PurePosixPath(video).stem) or []
-        drafts.append(Draft(name, image, video, _nearest(by_name, image), _only(of_truth.get(name, []), name)))
+        drafts.append(Draft(name, image, video, nearest(by_name, image), only(of_truth.get(name, []), name)))
     used = {file for _, image, video in pairs for file in (image, video)}
     alone = sorted({*images, *videos} - used)
-    remarks = (f"{len(alone)} files belong to no pair: {_listed(alone)}",) if alone else ()
+    remarks = (f"{len(alone)} files belong to no pair: {listed(alone)}",) if alone else ()
     _require_unique(drafts)
     return Found("stems", tuple(drafts), {}, remarks)
 
@@ -164,79 +163,32 @@ LAYOUTS: dict[str, Callable[[Sequence[str]], Found | None]] = {
 """Layouts without a table, in the order in which they are tried."""
 
 
-def describe(names: Sequence[str], most: int = 12) -> str:
-    """List what a folder holds, for a refusal: for each folder the number of files and the first names."""
-    if not names:
-        return "  no files"
-    folders = _by_folder(names)
-    lines = []
-    for folder in sorted(folders)[:most]:
-        files = sorted(PurePosixPath(name).name for name in folders[folder])
-        where = "at the top" if folder == "." else f"{folder}/"
-        lines.append(f"  {where}: {len(files)} {'file' if len(files) == 1 else 'files'}: {_listed(files)}")
-    more = len(folders) - most
-    return "\n".join([*lines, *([f"  and {more} more folders"] if more > 0 else [])])
-
-
 def _pairs_in_folders(images: list[str], videos: list[str]) -> list[tuple[str, str, str]]:
     """Pair each folder's only video with every image of it; empty unless all folders are of that form."""
-    by_folder: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    groups: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for kind, names in enumerate((images, videos)):
         for name in names:
-            by_folder[str(PurePosixPath(name).parent)][kind].append(name)
-    if len(by_folder) < 2 or any(len(video) != 1 or not image for image, video in by_folder.values()):
+            groups[str(PurePosixPath(name).parent)][kind].append(name)
+    if len(groups) < 2 or any(len(video) != 1 or not image for image, video in groups.values()):
         return []
     return [
         (f"{PurePosixPath(folder).name}-{PurePosixPath(image).stem}", image, video[0])
-        for folder, (some, video) in sorted(by_folder.items())
+        for folder, (some, video) in sorted(groups.items())
         for image in sorted(some)
     ]
 
 
 def _pairs_by_stem(images: list[str], videos: list[str]) -> list[tuple[str, str, str]]:
     """Pair images with the video of their stem, or of the longest stem that theirs starts with (`DRIVER_ref2.png`)."""
-    by_stem = _by_stem(videos, VIDEO_SUFFIXES)
+    videos_by_stem = by_stem(videos, VIDEO_SUFFIXES)
     pairs = []
     for image in sorted(images):
         stem = PurePosixPath(image).stem
-        starts = [one for one in by_stem if stem == one or stem.startswith((f"{one}_", f"{one}-"))]
+        starts = [one for one in videos_by_stem if stem == one or stem.startswith((f"{one}_", f"{one}-"))]
         if starts:
             video = max(starts, key=len)
-            pairs.append((stem, image, _only(by_stem[video], video) or ""))
+            pairs.append((stem, image, only(videos_by_stem[video], video) or ""))
     return pairs
-
-
-def _by_folder(names: Sequence[str]) -> dict[str, list[str]]:
-    folders: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        folders[str(PurePosixPath(name).parent)].append(name)
-    return dict(folders)
-
-
-def _by_stem(names: Sequence[str], suffixes: frozenset[str] | set[str]) -> dict[str, list[str]]:
-    stems: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(names):
-        path = PurePosixPath(name)
-        if path.suffix.lower() in suffixes:
-            stems[path.stem].append(name)
-    return dict(stems)
-
-
-def _only(files: list[str], name: str) -> str | None:
-    """Return the only file; None without one.
-
-    Raises:
-        BenchmarkError: there are several.
-    """
-    if len(files) > 1:
-        raise BenchmarkError(f"several files are called {name}: {_listed(files)}; keep one of them")
-    return files[0] if files else None
-
-
-def _nearest(files: list[str], image: str) -> str | None:
-    """Return the text in the image's folder, else the only one."""
-    beside = [file for file in files if PurePosixPath(file).parent == PurePosixPath(image).parent]
-    return beside[0] if beside else _only(files, PurePosixPath(image).stem)
 
 
 def _require_unique(drafts: Sequence[Draft]) -> None:
@@ -244,22 +196,12 @@ def _require_unique(drafts: Sequence[Draft]) -> None:
     for draft in drafts:
         by_name[draft.name].append(draft.image or draft.driving or "")
     for name, files in by_name.items():
-        _only(sorted(files), name)
+        only(sorted(files), name)
 
 
 def _is_sequence(folder: PurePosixPath) -> bool:
     """Exclude the top, a folder of pictures at the top, and the masks and body maps beside a sequence's pictures."""
     return folder.name not in ("", *_BESIDE) and (folder.name not in _PICTURES or folder.parent.name != "")
-
-
-def is_image(name: str) -> bool:
-    """Check a name's suffix."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-def is_video(name: str) -> bool:
-    """Check a name's suffix."""
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def _frames_of(files: Sequence[str]) -> list[str]:
@@ -280,8 +222,3 @@ def _references(names: Sequence[str]) -> dict[str, str]:
         for name in names
         if PurePosixPath(name).stem.endswith(_REFERENCE) and is_image(name)
     }
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", … ({len(names)} in all)" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more

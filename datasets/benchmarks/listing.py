@@ -13,7 +13,8 @@ from ..storage import Location, join
 from ..storage.atomic import write_json
 from ..storage.digests import content_digest, json_digest
 from ..storage.files import name_below, sizes
-from .layouts import Draft, is_image
+from .file_lists import is_image
+from .layouts import Draft
 from .pairs import Benchmark, BenchmarkError, BenchmarkPair
 
 FILE = "benchmark.json"

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
 from ..file_names import file_stem
-from ..manifest import read_manifest
-from ..pairs import BENCHMARK_COLUMNS, PAIR_COLUMNS
 from ..schema import Row
-from ..storage import Location, join, location, relative
+from ..storage import Location, location
 from ..storage.files import files_below, name_below
 from ..storage.locations import is_utf8
 from ..text import TextError, read_text, strip_text
 from . import layouts
+from .file_lists import describe
 from .layouts import Draft, Found
 from .listing import FILE, Entry, read_listing, write_listing
-from .pairs import KINDS, Benchmark, BenchmarkError
+from .pairs import Benchmark, BenchmarkError
 from .prepared import FOLDER as PREPARED
 from .prepared import first_frame, humanvid_reference, prepare
+from .tables import read_table
 
 ENVIRONMENT = "STEADYDANCER_BENCHMARKS"
 """Folder that holds benchmarks by name."""
@@ -36,12 +35,6 @@ NAMES: dict[str, tuple[str, ...]] = {
 _SPELLINGS = {"xdance": "x-dance", "realisdance": "realisdance-val"}
 _OWN_FOLDERS = (PREPARED, "measured")  # the latter is of `xdance build`
 _HUMANVID_CLIPS, _TIKTOK_CLIPS = 40, 340
-_COLUMNS = {
-    **PAIR_COLUMNS,
-    "image": (*PAIR_COLUMNS["image"], "image_file_name"),
-    "driving": (*PAIR_COLUMNS["driving"], "video", "video_path", "video_file_name"),
-    "truth": ("gt", "ground_truth", "truth_video"),
-}
 _EXPECTED = (
     "expected one of: a table pairs.* or metadata.* with columns image and driving; ref/ beside gt/ "
     "(RealisDance-Val); NAME/images/*.png, NAME/*.png or NAME.mp4 with NAME_reference.png (TikTok); images and "
@@ -179,7 +172,7 @@ def _detect(name: str | None, folder: Location, names: Sequence[str]) -> tuple[F
     tables = layouts.find_tables(names) if "table" in allowed else []
     entries, texts = list[Entry](), dict[str, str]()
     for table in tables:
-        more, prompts = _read_table(folder, table, names)
+        more, prompts = read_table(folder, table, names)
         entries, texts = entries + more, texts | prompts
     if entries:
         return Found("table", tuple(entry.draft for entry in entries), {}), entries
@@ -189,58 +182,7 @@ def _detect(name: str | None, folder: Location, names: Sequence[str]) -> tuple[F
             if found is not None:
                 return found, _with_texts(folder, found, texts) if texts else None
     what = f"the layouts of {name} ({', '.join(allowed)})" if name else "any known layout of a benchmark"
-    raise BenchmarkError(f"{folder} does not have {what}. Found:\n{layouts.describe(names)}\n{_EXPECTED}")
-
-
-def _read_table(folder: Location, table: str, names: Sequence[str]) -> tuple[list[Entry], dict[str, str]]:
-    """Return the pairs of a table, or, if it names no driving videos, its prompts by the names of its files."""
-    place = folder / table
-    # `file_name` is an image or a video, by its suffix.
-    rows = read_manifest(
-        place, (), ("image", "driving", "prompt", "id", "truth", "file_name"), _COLUMNS, BENCHMARK_COLUMNS
-    )
-    entries, texts = [], {}
-    for number, row in enumerate(rows, 1):
-        file = row.get("file_name") or ""
-        image = row.get("image") or (file if layouts.is_image(file) else None)
-        driving = row.get("driving") or (file if layouts.is_video(file) else None)
-        prompt = row.get("prompt") or ""
-        if image and driving:
-            entries.append(_entry(folder, place, row, (image, driving), names))
-        elif image or driving:
-            texts[PurePosixPath((image or driving or "").strip()).name] = prompt
-        else:
-            raise BenchmarkError(f"{place}, row {number}: no image and no driving (columns: {', '.join(row)})")
-    if entries and texts:
-        raise BenchmarkError(
-            f"{place}: {len(texts)} of {len(rows)} rows lack an image or a driving video, first {next(iter(texts))}"
-        )
-    return entries, texts
-
-
-def _entry(
-    folder: Location, table: Location, row: dict[str, Any], files: tuple[str, str], names: Sequence[str]
-) -> Entry:
-    image, driving = (_relative(folder, table, file) for file in files)
-    name = strip_text(row.get("id")) or f"{PurePosixPath(image).stem}-{PurePosixPath(driving).stem}"
-    top = PurePosixPath(relative(table.parent, folder))
-    beside = [str(top / one / f"{file_stem(name)}.mp4").removeprefix("./") for one in layouts.TRUTH_FOLDERS]
-    truth = (
-        _relative(folder, table, row["truth"]) if row.get("truth") else next((t for t in beside if t in names), None)
-    )
-    kinds = row.get("kinds") or row.get("kind") or ()
-    kinds = kinds.replace(";", ",").replace(" ", "").split(",") if isinstance(kinds, str) else kinds
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise BenchmarkError(f"{table}, pair {name}: unknown kind {unknown[0]!r}; choose some of {', '.join(KINDS)}")
-    draft = Draft(name, image, driving, None, truth)
-    return Entry(draft, row.get("prompt") or "", tuple(kinds), row.get("measured") or {})
-
-
-def _relative(folder: Location, table: Location, name: str) -> str:
-    """Return a name in a table relative to the benchmark's folder if the file is in it, else absolute."""
-    place = join(table.parent, name.strip())
-    path = relative(place.absolute(), folder.absolute())
-    return str(place.absolute()) if path.startswith("..") else path
+    raise BenchmarkError(f"{folder} does not have {what}. Found:\n{describe(names)}\n{_EXPECTED}")
 
 
 def _with_texts(folder: Location, found: Found, texts: dict[str, str]) -> list[Entry]:

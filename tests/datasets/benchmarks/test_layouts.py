@@ -3,7 +3,8 @@
 import pytest
 
 from steadydancer.datasets.benchmarks import BenchmarkError
-from steadydancer.datasets.benchmarks.layouts import Draft, clips, describe, find_tables, frames, realisdance, stems
+from steadydancer.datasets.benchmarks.file_lists import describe
+from steadydancer.datasets.benchmarks.layouts import Draft, clips, find_tables, frames, realisdance, stems
 
 
 def test_realisdance_at_the_top_and_one_folder_below() -> None:

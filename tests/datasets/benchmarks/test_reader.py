@@ -10,8 +10,12 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.benchmarks import BenchmarkError, read_benchmark
+from steadydancer.datasets.benchmarks.reader import list_pairs
 from steadydancer.datasets.images import read_image
+from steadydancer.datasets.local_copies import local_copy
 from steadydancer.datasets.pairs import read_pairs
+from steadydancer.datasets.storage import location
+from steadydancer.datasets.storage.atomic import atomic_write
 from steadydancer.datasets.video import decode, encode, frame_times_s
 
 SIZE = (16, 24)  # height, width
@@ -316,3 +320,47 @@ def test_the_wrong_name_or_no_folder_is_refused(realisdance: Path, tmp_path: Pat
         read_benchmark(tmp_path / "nowhere")
     with pytest.raises(BenchmarkError, match="is a file"):
         read_benchmark(realisdance / "ref" / "0001.png")
+
+
+def test_keypoints_beside_the_files_are_part_of_the_benchmark(realisdance: Path) -> None:
+    keypoints = realisdance / "gt" / "0001.pose.safetensors"
+    keypoints.write_bytes(b"one")
+    read_benchmark(realisdance)
+    assert "gt/0001.pose.safetensors" in json.loads((realisdance / "benchmark.json").read_text())["files"]
+    keypoints.write_bytes(b"two")
+    with pytest.raises(BenchmarkError, match=r"changed: gt/0001\.pose\.safetensors"):
+        read_benchmark(realisdance)
+    keypoints.unlink()
+    benchmark = read_benchmark(realisdance)
+    assert benchmark.problems == {} and "1 files are missing: gt/0001.pose.safetensors" in benchmark.remarks
+
+
+def test_a_plan_writes_nothing(tmp_path: Path, realisdance: Path) -> None:
+    for k in range(5):
+        write_image(tmp_path / "tiktok" / "00001" / f"{k}.png", k)
+    before = sorted(tmp_path.rglob("*"))
+    assert list_pairs(tmp_path / "tiktok") == [{"id": "00001", "image": "", "driving": "00001", "prompt": ""}]
+    assert [row["id"] for row in list_pairs(f"realisdance-val={realisdance}")] == ["0001", "0002", "0003"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_benchmark_on_a_store(realisdance: Path, bucket: str, tmp_path: Path) -> None:
+    here = read_benchmark(realisdance)
+    (realisdance / "benchmark.json").unlink()
+    frames = tmp_path / "tiktok"
+    for k in range(5):
+        write_image(frames / "00001" / "images" / f"{k}.png", k)
+    for folder in (realisdance, frames):
+        for file in folder.rglob("*"):
+            if file.is_file():
+                place = location(f"{bucket}/{folder.name}/{file.relative_to(folder).as_posix()}")
+                with atomic_write(place) as aside:
+                    shutil.copyfile(file, aside)
+    for _ in range(2):  # listed, then checked
+        there = read_benchmark(f"{bucket}/val")
+        assert (there.digest, there.problems) == (here.digest, {})
+        assert there.pairs[0].truth == f"{bucket}/val/gt/0001.mp4"
+        clip = read_benchmark(f"{bucket}/tiktok").pairs[0]
+        assert clip.problems == () and clip.driving == f"{bucket}/tiktok/prepared/tiktok/00001.mp4"
+    with local_copy(clip.driving) as file:
+        assert np.array_equal(decode(file, frame_times_s(file)), np.stack([picture(k) for k in range(5)]))
