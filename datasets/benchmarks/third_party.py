@@ -180,7 +180,7 @@ def read_judge_table(
 def _split(lines: Iterator[list[str]]) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the names of the columns, and the lines that are not blank with their numbers from 1."""
     head: list[str] = []
-    body = []
+    body: list[tuple[int, list[str]]] = []
     for line in lines:
         if not head:
             head = [name.strip().strip("\ufeff") for name in line]
