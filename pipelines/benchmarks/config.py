@@ -28,8 +28,8 @@ class XDanceConfig(BaseModel):
     min_skeleton_gap: float = Field(
         0.2,
         gt=0,
-        description="mean |ln| of the limbs' ratios from which the skeleton differs (ours; two adults: up to 0.15, "
-        "cartoon figures: 0.3 to 0.5)",
+        description="mean |ln| of the limbs' ratios from which the skeleton differs (ours; adults: mostly below "
+        "0.15, cartoon figures: 0.3 to 0.5)",
     )
     min_start_gap: float = Field(
         0.2,

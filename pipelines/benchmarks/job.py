@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -157,25 +158,31 @@ def _write(config: XDanceConfig, artifact: Artifact, out: Location) -> tuple[Ben
     for folder in FOLDERS.values():
         begin_folder(out / folder)
     named = {one.id: _copy(one.row, out) for pair in selected for one in (pair.candidate.image, pair.candidate.driving)}
-    table = [_table_row(one, named) for one in sorted(selected, key=lambda one: _pair_id(one.candidate))]
+    ids = pair_ids(candidates)
+    table = sorted((_table_row(one, ids, named) for one in selected), key=lambda row: str(row["id"]))
     _write_text(out / PAIRS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table))
-    _write_candidates(out / CANDIDATES, candidates, {id(one.candidate): one.kind for one in selected})
+    _write_candidates(out / CANDIDATES, candidates, ids, {id(one.candidate): one.kind for one in selected})
     (out / FILE).unlink(missing_ok=True)  # of a run that was killed before the commit
     benchmark = read_benchmark(out)
     levels = {one.id: {"dynamics": dynamics_of(one, config), **_hardness(one.row)} for one in drivers}
     return benchmark, {"balance": balance(selected), "drivers": levels, "remarks": [*remarks, *lacks]}
 
 
-def _pair_id(candidate: Any) -> str:
-    names = [one.id.partition("-")[2] for one in (candidate.image, candidate.driving)]
-    return file_stem("-".join(names))
+def pair_ids(candidates: Sequence[Any]) -> dict[int, str]:
+    """Return id(candidate) → `IMAGE-DRIVING`, with a digest where two pairs would have it (a-b with c, a with b-c)."""
+    names = {id(one): [file.id.partition("-")[2] for file in (one.image, one.driving)] for one in candidates}
+    counts = Counter("-".join(both) for both in names.values())
+    return {
+        key: file_stem("-".join([*both, *([json_digest(both)[:6]] if counts["-".join(both)] > 1 else [])]))
+        for key, both in names.items()
+    }
 
 
-def _table_row(one: Any, named: dict[str, str]) -> Row:
+def _table_row(one: Any, ids: dict[int, str], named: dict[str, str]) -> Row:
     candidate = one.candidate
     captions = (candidate.image.row["caption"], candidate.driving.row["caption"])
     return {
-        "id": _pair_id(candidate),
+        "id": ids[id(candidate)],
         "image": named[candidate.image.id],
         "driving": named[candidate.driving.id],
         "prompt": next(filter(None, captions), ""),
@@ -209,11 +216,13 @@ def _write_text(place: Location, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def _write_candidates(place: Location, candidates: list[Any], selected_for: dict[int, str]) -> None:
+def _write_candidates(
+    place: Location, candidates: Sequence[Any], ids: dict[int, str], selected_for: dict[int, str]
+) -> None:
     """Write every pair that was considered, so that the selection can be checked."""
     rows = [
         {
-            "id": _pair_id(one),
+            "id": ids[id(one)],
             "image": one.image.row["source_path"],
             "driving": one.driving.row["source_path"],
             "selected_for": selected_for.get(id(one)),

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -166,6 +167,17 @@ def test_nobody_to_pair_is_an_error_with_all_reasons(inputs: Path, tmp_path: Pat
     with pytest.raises(SteadyDancerError, match=r"(?s)no pair can be selected .*1 no_pose, 1 unreadable.*nobody\.png"):
         job.run(CONFIG, images=tmp_path / "images", driving=tmp_path / "driving", out=out, engine=engine(out))
     assert not Artifact(out / "measured").committed
+
+
+def test_two_pairs_never_have_one_id() -> None:
+    def one(image: str, driving: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            image=SimpleNamespace(id=f"image-{image}"), driving=SimpleNamespace(id=f"driving-{driving}")
+        )
+
+    candidates = [one("a-b", "c"), one("a", "b-c"), one("a", "c")]
+    first, second, third = job.pair_ids(candidates).values()
+    assert third == "a-c" and first != second and {first[:6], second[:6]} == {"a-b-c-"}
 
 
 def test_files_of_one_name_keep_apart(tmp_path: Path) -> None:
