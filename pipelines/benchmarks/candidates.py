@@ -13,7 +13,7 @@ from ...datasets.benchmarks.pairs import KINDS
 from ...datasets.schema import Row
 from ...datasets.skeleton import PoseSequence
 from .config import XDanceConfig
-from .misalignment import Box, framing_gap, person_box, shown_parts, skeleton_gap, start_gap
+from .misalignment import MIN_LIMBS, Box, framing_gap, person_box, shown_parts, skeleton_gap, start_gap
 
 _LEGS = {"leg_upper", "leg_lower"}
 
@@ -62,7 +62,7 @@ class Candidate:
 
     def gap(self, kind: str) -> float | None:
         """Return the measured gap of a kind."""
-        value = self.measured[f"{kind}_gap" if kind != "start_gap" else kind]
+        value = self.measured[gap_name(kind)]
         return None if value is None else float(value)
 
 
@@ -83,38 +83,45 @@ def measure_pair(image: File, driving: File, config: XDanceConfig) -> Candidate:
     notes: dict[str, str] = {}
     styles = (image.row["style"], driving.row["style"])
     is_given = all(styles)
-    flat = (image.row["flatness"], driving.row["flatness"])
-    if None in flat:
-        notes["style_gap"] = "a person is too small to measure the picture in"
-    boxes = (image.box, driving.box)
+    one, other = image.box, driving.box
+    framing = np.nan if one is None or other is None else framing_gap(one, other)
     skeleton = skeleton_gap(image.pose, driving.pose, image.aspect, driving.aspect)
-    if np.isnan(skeleton):
-        notes["skeleton_gap"] = "fewer than four limbs are visible in both"
-    gap, reason = start_gap(image.pose, driving.pose, image.aspect, driving.aspect)
-    if reason:
-        notes["start_gap"] = reason
-    measured: dict[str, Any] = {
-        "style_gap": None if None in flat else abs(flat[0] - flat[1]),
-        "framing_gap": None if None in boxes else framing_gap(*boxes),
-        "skeleton_gap": None if np.isnan(skeleton) else skeleton,
-        "start_gap": None if np.isnan(gap) else gap,
+    start, reason = start_gap(image.pose, driving.pose, image.aspect, driving.aspect)
+    flat = (image.row["flatness"], driving.row["flatness"])
+    gaps = {
+        "style": (
+            np.nan if None in flat else abs(flat[0] - flat[1]),
+            "a person is too small to measure the picture in",
+        ),
+        "framing": (framing, "too few joints are visible to have a box"),
+        "skeleton": (skeleton, f"fewer than {MIN_LIMBS} limbs are visible in both"),
+        "start_gap": (start, reason or ""),
+    }
+    measured: dict[str, Any] = {}
+    for kind, (value, why) in gaps.items():
+        measured[gap_name(kind)] = None if np.isnan(value) else value
+        if np.isnan(value):
+            notes[gap_name(kind)] = why
+    heights = (_height(one), _height(other))
+    measured |= {
         "style_source": "given" if is_given else "measured",
         "reference_style": styles[0],
         "driving_style": styles[1],
-        "height_ratio": None if None in boxes else _height(boxes[0]) / max(_height(boxes[1]), 1e-6),
+        "height_ratio": heights[0] / heights[1] if all(heights) else None,
         "hidden_parts": sorted(driving.parts - image.parts),
     }
-    thresholds = {kind: getattr(config, f"min_{kind}" if kind == "start_gap" else f"min_{kind}_gap") for kind in KINDS}
-    kinds = [
-        kind
-        for kind in KINDS
-        if (value := measured[kind if kind == "start_gap" else f"{kind}_gap"]) is not None and value >= thresholds[kind]
-    ]
+    least = {kind: getattr(config, f"min_{gap_name(kind)}") for kind in KINDS}
+    kinds = [kind for kind in KINDS if not np.isnan(gaps[kind][0]) and gaps[kind][0] >= least[kind]]
     if "framing" not in kinds and _LEGS & set(measured["hidden_parts"]):
         kinds.append("framing")
     if is_given:
         kinds = [*(["style"] if styles[0] != styles[1] else []), *(kind for kind in kinds if kind != "style")]
     return Candidate(image, driving, measured, tuple(kind for kind in KINDS if kind in kinds), notes)
+
+
+def gap_name(kind: str) -> str:
+    """Return the name of a kind's gap in `measured`."""
+    return kind if kind == "start_gap" else f"{kind}_gap"
 
 
 def _height(box: Box | None) -> float:

@@ -220,6 +220,8 @@ def _write_candidates(
     place: Location, candidates: Sequence[Any], ids: dict[int, str], selected_for: dict[int, str]
 ) -> None:
     """Write every pair that was considered, so that the selection can be checked."""
+    from .candidates import gap_name
+
     rows = [
         {
             "id": ids[id(one)],
@@ -227,8 +229,7 @@ def _write_candidates(
             "driving": one.driving.row["source_path"],
             "selected_for": selected_for.get(id(one)),
             "kinds": list(one.kinds),
-            **{name: one.gap(name.removesuffix("_gap") if name != "start_gap" else name)
-               for name in (f"{kind}_gap" if kind != "start_gap" else kind for kind in KINDS)},
+            **{gap_name(kind): one.gap(kind) for kind in KINDS},
             "not_measured": json.dumps(one.notes) if one.notes else None,
         }
         for one in candidates

@@ -52,7 +52,7 @@ def shown_parts(pose: PoseSequence) -> set[str]:
     present = pose.body_visible.any(axis=1)
     shown: set[str] = set()
     for part, side in SIDES:
-        seen = pose.body_visible[present][:, list(side)].all(axis=1)
+        seen = np.asarray(pose.body_visible[present][:, list(side)].all(axis=1))
         if len(seen) and seen.mean() >= MIN_PART_SHARE:
             shown.add(part)
     return shown
@@ -67,7 +67,7 @@ def flatness(image: Frames, box: Box) -> float:
     scale = STYLE_SIDE_PX / min(image.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
     grey = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    patch = crop(grey, box)
+    patch = crop(np.asarray(grey, np.uint8), box)
     if min(patch.shape[:2]) < MIN_BOX_PX:
         return np.nan
     kernel = np.ones((3, 3), np.uint8)

@@ -1,10 +1,15 @@
 """Gaps of poses and pictures with a known answer."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 
+from steadydancer.datasets.benchmarks import KINDS
 from steadydancer.datasets.skeleton import PoseSequence
+from steadydancer.pipelines.benchmarks.candidates import File, measure_pair
+from steadydancer.pipelines.benchmarks.config import XDanceConfig
 from steadydancer.pipelines.benchmarks.drivers import motion_scores, person_blur
 from steadydancer.pipelines.benchmarks.misalignment import (
     Box,
@@ -167,3 +172,29 @@ def test_blur_is_of_the_person() -> None:
     left, right = Box(0, 0, 0.45, 1), Box(0.55, 0, 1, 1)
     assert person_blur(mixed[None], [left]) > person_blur(mixed[None], [right]) + 0.2
     assert np.isnan(person_blur(mixed[None], [None]))
+
+
+def test_what_cannot_be_measured_is_null_with_a_reason_and_gives_no_kind() -> None:
+    def file(pose: PoseSequence) -> File:
+        return File({"id": "x", "pose": pose.to_bytes(), "width": 64, "height": 64, "style": None, "flatness": None})
+
+    shoulders = pose_of(STANDING, hidden=(0, 1, 3, 4, *range(6, 18)))  # a line, not a box
+    one = measure_pair(file(shoulders), file(pose_of(STANDING)), XDanceConfig())
+    assert [one.gap(kind) for kind in KINDS] == [None, pytest.approx(1), None, None]
+    assert set(one.notes) == {"style_gap", "skeleton_gap", "start_gap"} and all(one.notes.values())
+    one = measure_pair(file(shoulders), file(shoulders), XDanceConfig())
+    assert [one.gap(kind) for kind in KINDS] == [None] * 4 and one.kinds == ()
+    assert one.notes["framing_gap"] == "too few joints are visible to have a box"
+    assert one.measured["height_ratio"] is None
+    json.dumps(one.measured, allow_nan=False)
+
+
+def test_hidden_legs_are_a_kind_of_framing() -> None:
+    def file(pose: PoseSequence) -> File:
+        return File({"id": "x", "pose": pose.to_bytes(), "width": 64, "height": 64, "style": None, "flatness": 0.5})
+
+    half = pose_of(STANDING, hidden=(9, 10, 12, 13))
+    one = measure_pair(file(half), file(pose_of(STANDING)), XDanceConfig())
+    assert one.measured["hidden_parts"] == ["leg_lower", "leg_upper"] and one.kinds == ("framing",)
+    assert one.gap("framing") == pytest.approx(1 - 0.32 / 0.62, rel=1e-6)
+    assert measure_pair(file(pose_of(STANDING)), file(half), XDanceConfig()).kinds == ()
