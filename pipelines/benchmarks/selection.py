@@ -55,7 +55,7 @@ def select_drivers(drivings: Sequence[File], config: XDanceConfig) -> tuple[list
     calm = sorted(low, key=lambda one: (one.row["motion"] if one.row["motion"] is not None else np.inf, one.id))
     kept = calm[: config.low_drivers]
     remarks = [
-        f"{found} drivers of {much} motion, {wanted} were asked for"
+        f"{wanted} drivers of {much} motion were asked for, found {found}"
         for much, found, wanted in (
             ("much", len(chosen), config.high_drivers),
             ("little", len(kept), config.low_drivers),
@@ -63,7 +63,7 @@ def select_drivers(drivings: Sequence[File], config: XDanceConfig) -> tuple[list
         if found < wanted
     ]
     if unknown := [one.id for one in drivings if levels[one.id] is None]:
-        remarks.append(f"{len(unknown)} drivers have no measured motion and were left out: {', '.join(unknown[:5])}")
+        remarks.append(f"left out, as their motion is not measured ({len(unknown)}): {', '.join(unknown[:5])}")
     return [*chosen, *kept], remarks
 
 
@@ -139,9 +139,9 @@ def _lacks(
     for kind in KINDS:
         without = [driver for (driver, name), cell in cells.items() if name == kind and not cell]
         if without:
-            remarks.append(f"no pair of kind {kind} for {len(without)} drivers: {', '.join(without[:5])}")
+            remarks.append(f"no pair of kind {kind} for these drivers ({len(without)}): {', '.join(without[:5])}")
     if len(chosen) < config.num_pairs:
-        remarks.append(f"{len(chosen)} pairs, {config.num_pairs} were asked for: no more pairs have a kind")
+        remarks.append(f"{config.num_pairs} pairs were asked for, found {len(chosen)}: no more have a kind")
     measured = sum(
         "style" in one.candidate.kinds and one.candidate.measured["style_source"] == "measured" for one in chosen
     )

@@ -38,8 +38,8 @@ def test_drivers_that_are_lacking_are_not_replaced() -> None:
     chosen, remarks = select_drivers(drivers, XDanceConfig(high_drivers=2, low_drivers=1))
     assert [one.id for one in chosen] == ["a", "b"]
     assert remarks == [
-        "1 drivers of much motion, 2 were asked for",
-        "1 drivers have no measured motion and were left out: lost",
+        "2 drivers of much motion were asked for, found 1",
+        "left out, as their motion is not measured (1): lost",
     ]
 
 
@@ -85,9 +85,9 @@ def test_a_kind_that_nobody_has_is_said() -> None:
     selected, remarks = select_pairs([candidate("i", "d", framing=0.9, style=None)], XDanceConfig(num_pairs=4))
     assert [(one.kind, one.strength) for one in selected] == [("style", "mild")]
     assert remarks == [
-        "no pair of kind skeleton for 1 drivers: d",
-        "no pair of kind start_gap for 1 drivers: d",
-        "1 pairs, 4 were asked for: no more pairs have a kind",
+        "no pair of kind skeleton for these drivers (1): d",
+        "no pair of kind start_gap for these drivers (1): d",
+        "4 pairs were asked for, found 1: no more have a kind",
     ]
 
 
