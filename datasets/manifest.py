@@ -42,7 +42,11 @@ Names = Mapping[str, tuple[str, ...]]
 
 
 def read_manifest(
-    path: Location, paths: tuple[str, ...], texts: tuple[str, ...] = (), aliases: Names | None = None
+    path: Location,
+    paths: tuple[str, ...],
+    texts: tuple[str, ...] = (),
+    aliases: Names | None = None,
+    known: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """Read the rows of a manifest, with the columns `paths` resolved against its folder.
 
@@ -52,6 +56,7 @@ def read_manifest(
         texts: columns of text or None; numbers are converted to text.
         aliases: column → other names that it may have. All other columns are returned unchanged, and logged if
             `aliases` is given.
+        known: other columns that are not logged if all of them are present.
 
     Raises:
         SteadyDancerError: the file is empty, does not have the format of its suffix, lacks a path in a row, has a value
@@ -62,7 +67,7 @@ def read_manifest(
     for _, row in reader.rows():
         resolved = {name: str(join(path.parent, row[name])) for name in paths}
         out.append({**row, **resolved})
-    reader.log_unread_columns()
+    reader.log_unread_columns(known)
     return out
 
 

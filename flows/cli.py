@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from .. import SteadyDancerError, __version__
+from .commands.benchmarks import stitch, xdance
 from .commands.clips import compare, explain, report
 from .commands.convert import convert
 from .commands.demo import demo
@@ -69,6 +70,8 @@ for command in (
     pick,
     render,
     evaluate,
+    xdance,
+    stitch,
     demo,
     convert,
     weights,

@@ -15,6 +15,7 @@ from .. import SteadyDancerError
 from ..datasets.storage import is_address
 from ..datasets.text import read_text
 from ..models.toydance import components_folder
+from ..pipelines.benchmarks.config import XDanceConfig
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.curate.config import CurateConfig
 from ..pipelines.curate.gates import Gates
@@ -37,6 +38,7 @@ class Run(BaseModel):
     stage3: TrainConfig
     render: RenderConfig
     evaluate: EvaluateConfig
+    xdance: XDanceConfig = XDanceConfig()
 
     def stage(self, number: int) -> TrainConfig:
         """Return the configuration of training stage 1, 2 or 3."""

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datasets", "models", "pipelines", "flows")  # each may import those before it
-SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export", "forget"}
+SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export", "forget", "benchmarks"}
 WEIGHTS = "models/toydance/components"
 DEMO = {"flows/demo/dancers.py", "flows/demo/measure.py"}
 ONLY_IN = {

@@ -39,6 +39,12 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "pipelines/curate/test_gates.py",
         "flows/test_refilter.py",
     ),
+    "pipelines/common/blur.py": ("pipelines/curate/scores/test_frames.py", "pipelines/curate/scores/test_scores.py"),
+    **{
+        f"pipelines/benchmarks/{name}.py": ("pipelines/benchmarks/test_misalignment.py",)
+        for name in ("candidates", "drivers", "misalignment")
+    },
+    "pipelines/benchmarks/selection.py": ("pipelines/benchmarks/test_selection.py",),
     "pipelines/curate/steps.py": ("pipelines/curate/test_steps.py", "pipelines/curate/test_ingest.py"),
     **{
         f"pipelines/curate/scores/{name}.py": tuple(f"pipelines/curate/scores/test_{one}.py" for one in tests)

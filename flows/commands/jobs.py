@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import SteadyDancerError
+from .benchmarks import benchmark_pairs
 from .clips import with_page
 from .options import (
     FILE,
@@ -160,6 +161,11 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     type=FILE,
     help="Table (csv, json, jsonl or parquet) with columns image, driving and optionally prompt, id.",
 )
+@click.option(
+    "--benchmark",
+    type=NAME,
+    help="All pairs of a benchmark: tiktok, tiktok-humanvid, realisdance-val, x-dance, its folder, or NAME=FOLDER.",
+)
 @click.option("--out", type=OUT, required=True, help="Write OUT/renders.")
 @click.option(
     "--components", type=NAME, help="Wan 2.1 I2V folder or hub id. Default: the one in the checkpoint's record."
@@ -177,26 +183,36 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @configured
 @in_process_option
 def render(checkpoint: Location, image: Location | None, driving: Location | None, prompt: str, pairs: Location | None,
-           out: Location, components: str | None, num_frames: int | None, steps: int | None, seed: int | None,
-           sound: str | None, preset: str, print_config: bool, dry_run: bool, address: str | None,
-           in_process: bool) -> None:  # fmt: skip
+           benchmark: str | None, out: Location, components: str | None, num_frames: int | None,
+           steps: int | None, seed: int | None, sound: str | None, preset: str, print_config: bool, dry_run: bool,
+           address: str | None, in_process: bool) -> None:  # fmt: skip
     """Render pairs of a reference image and a driving video."""
+    from ...datasets.benchmarks.reader import list_pairs
     from ...pipelines.render import job
     from .. import presets
 
-    if not print_config and ((pairs is None) == (image is None) or (image is None) != (driving is None)):
-        raise click.UsageError("pass --image and --driving, or --pairs")
+    given = [one for one in (image, pairs, benchmark) if one is not None]
+    if not print_config and (len(given) != 1 or (image is None) != (driving is None)):
+        raise click.UsageError("pass --image and --driving, or --pairs, or --benchmark")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
                          num_inference_steps=steps, seed=seed, sound=sound)  # fmt: skip
 
+    source: dict[str, Any] = {}
+
     def wanted() -> list[Row]:
+        if benchmark:
+            return list_pairs(benchmark) if dry_run else benchmark_pairs(benchmark, source)
         return job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]
 
     if prepare(run, print_config=print_config, dry_run=dry_run,
                plan=lambda: job.plan(run.render, wanted(), checkpoint, out)):  # fmt: skip
         return
     engine = engine_at(out, in_process, address)
-    finish(out / "renders", lambda: job.run(run.render, checkpoint=checkpoint, pairs=wanted(), out=out, engine=engine))
+    rows = wanted()  # first, as it tells the benchmark
+    finish(
+        out / "renders",
+        lambda: job.run(run.render, checkpoint=checkpoint, pairs=rows, out=out, engine=engine, **source),
+    )
 
 
 @click.command(cls=JobCommand)

@@ -7,6 +7,7 @@ from typing import Any
 from ... import __version__
 from ...datasets.artifact import Artifact, count_verdicts, exclusive, plan_packets
 from ...datasets.artifact_lookup import find_artifact
+from ...datasets.pairs import pair, read_pairs, require_unique
 from ...datasets.rules import versions
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location, location
@@ -16,7 +17,6 @@ from ..common.older_versions import absent_fields
 from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
 from .config import FROZEN, RenderConfig
-from .pairs import pair, read_pairs, require_unique
 
 __all__ = ["components_of", "num_windows", "pair", "plan", "read_pairs", "run"]
 
@@ -61,9 +61,23 @@ def num_windows(config: RenderConfig) -> int | None:
 
 
 def run(
-    config: RenderConfig, *, checkpoint: Location, pairs: list[Row], out: Location, engine: Engine
+    config: RenderConfig,
+    *,
+    checkpoint: Location,
+    pairs: list[Row],
+    out: Location,
+    engine: Engine,
+    benchmark: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Render `pairs` into `out/renders`; return the artifact's record. A pair that fails does not stop the others.
+
+    Args:
+        config: settings.
+        checkpoint: trained checkpoint.
+        pairs: rows of `datasets.pairs`.
+        out: folder.
+        engine: where packets run.
+        benchmark: record of the benchmark that the pairs are from, stored in the artifact's record.
 
     Raises:
         ArtifactError: the checkpoint is not finished, the folder was started with different settings, or it is in use.
@@ -116,6 +130,7 @@ def run(
                 "rules": by,
                 "inputs": {"checkpoint": str(checkpoint), "digest": digest, "pairs": pairs_digest},
                 "components": {"path": components, "digests": frozen},
+                **({"benchmark": benchmark} if benchmark else {}),
                 "counts": count_verdicts(len(pairs), (row["verdict"] for row in rows)),
                 "seconds": {**seconds, "total": time.perf_counter() - start},
             }

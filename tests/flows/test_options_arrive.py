@@ -231,6 +231,7 @@ def test_no_option_was_forgotten_here() -> None:
     elsewhere = {
         *("preset", "print_config", "dry_run", "help", "json_wanted"),  # asked for in `test_cli.py`
         *("tflops", "gpu_memory_gb"),  # of a plan, in `test_train_preflight.py`
+        "benchmark",  # in `test_benchmarks.py`, with the options of `xdance build` and `stitch`
         *("pairs", "yes"),  # in `test_render_pairs.py`, `test_export_forget.py`
     }
     for name in ("curate", "cache", "train", "render", "evaluate", "export", "forget", "repair", "convert", "refilter"):

@@ -1,4 +1,4 @@
-"""Scores of frames: cuts, exposure, sharpness, blur. NumPy and OpenCV, no network.
+"""Scores of frames: cuts, exposure, sharpness. NumPy and OpenCV, no network. `blur` is in `pipelines/common`.
 
 Frames are uint8 [F, H, W, 3] RGB.
 """
@@ -9,7 +9,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ....datasets.arrays import Floats32, Floats64, Frames
+from ....datasets.arrays import Floats64, Frames
+from ...common.blur import blur, converted, grey_of, luma_of
+
+__all__ = [
+    "blur",
+    "find_cuts",
+    "grey_change",
+    "grey_of",
+    "histogram_change",
+    "luma_change",
+    "luma_of",
+    "technical_scores",
+]
 
 
 def histogram_change(frames: Frames) -> Floats64:
@@ -18,7 +30,7 @@ def histogram_change(frames: Frames) -> Floats64:
     A moving dancer keeps the picture's colours, a cut does not.
     """
     histograms = []
-    for hsv in _converted(frames, cv2.COLOR_RGB2HSV):
+    for hsv in converted(frames, cv2.COLOR_RGB2HSV):
         histogram = cv2.calcHist([hsv], [0, 1, 2], None, [12, 4, 8], [0, 180, 0, 256, 0, 256])
         # Smooth, so that a small drift of brightness across a bin's edge is not a cut.
         histogram = cv2.GaussianBlur(histogram.reshape(12, 32), (3, 3), 0).ravel()
@@ -51,23 +63,6 @@ def find_cuts(change: Floats64, threshold: float) -> list[int]:
         if neighbours.size == 0 or change[i] > 2.5 * np.median(neighbours):
             cuts.append(i + 1)
     return cuts
-
-
-def grey_of(frames: Frames) -> npt.NDArray[np.uint8]:
-    """Convert RGB frames to luma (BT.601) in levels: [F, H, W]."""
-    return _converted(frames, cv2.COLOR_RGB2GRAY)
-
-
-def luma_of(frames: Frames) -> Floats32:
-    """Convert RGB frames to luma (BT.601): [F, H, W], 0..1."""
-    return np.divide(grey_of(frames), np.float32(255), dtype=np.float32)
-
-
-def _converted(frames: Frames, code: int) -> npt.NDArray[np.uint8]:
-    """Convert the colour space of all frames in one call, stacked into one tall picture."""
-    height, width = frames.shape[1:3]
-    tall = cv2.cvtColor(np.ascontiguousarray(frames).reshape(-1, width, 3), code)
-    return np.asarray(tall.reshape(-1, height, width, *tall.shape[2:]), np.uint8)
 
 
 def technical_scores(frames: Frames) -> dict[str, float]:
@@ -107,27 +102,3 @@ def _opponents(frame: npt.NDArray[np.uint8]) -> Floats64:
     twice_second = cv2.subtract(cv2.add(red, green, dtype=cv2.CV_16S), cv2.add(blue, blue, dtype=cv2.CV_16S))
     out = np.array([[value.item() for value in cv2.meanStdDev(one)[::-1]] for one in (first, twice_second)])
     return out / [[1], [2]]
-
-
-def blur(frames: Frames) -> float:
-    """Measure the blur of frames, mean: 0 (sharp) to 1; a short side above 256 pixels is scaled down.
-
-    Crété-Roffet and others, "The blur effect" (2007): a blurred picture hardly changes when blurred again.
-    Unlike the Laplacian's variance it does not depend on how much of the picture is plain.
-    """
-    values = []
-    for image in luma_of(frames):
-        scale = min(1.0, 256 / min(image.shape))
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        for kernel in ((1, 9), (9, 1)):
-            steps, left = (_steps(one, kernel) for one in (small, cv2.blur(small, kernel)))
-            lost = cv2.subtract(steps, cv2.min(steps, left))
-            values.append(1 - cv2.sumElems(lost)[0] / max(cv2.sumElems(steps)[0], 1e-6))
-    # Take the blurrier direction: a moving camera blurs one of them.
-    return float(np.mean(np.max(np.reshape(values, (-1, 2)), axis=1)))
-
-
-def _steps(image: Floats32, kernel: tuple[int, int]) -> Floats32:
-    """Compute the absolute change from pixel to pixel along the kernel."""
-    before, after = (image[:-1], image[1:]) if kernel[1] > 1 else (image[:, :-1], image[:, 1:])
-    return np.asarray(cv2.absdiff(before, after), np.float32)

@@ -1,15 +1,15 @@
-"""Pairs to render: an image, a driving video, a prompt, and an id that names the output files."""
+"""Pairs to render and to score: an image, a driving video, a prompt, and an id that names the output files."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ... import SteadyDancerError
-from ...datasets.file_names import file_stem
-from ...datasets.manifest import as_text, read_manifest
-from ...datasets.schema import Row
-from ...datasets.storage import Location, location
-from ...datasets.text import strip_text
+from .. import SteadyDancerError
+from .file_names import file_stem
+from .manifest import as_text, read_manifest
+from .schema import Row
+from .storage import Location, location
+from .text import strip_text
 
 # Column of a table of pairs → accepted other names.
 PAIR_COLUMNS = {
@@ -19,6 +19,8 @@ PAIR_COLUMNS = {
     "prompt": ("caption", "text"),
     "id": ("pair_id",),
 }  # fmt: skip
+# Columns of a benchmark's table that a render does not need.
+BENCHMARK_COLUMNS = ("kinds", "selected_for", "measured")
 _MAX_NAMED = 8
 
 
@@ -53,7 +55,7 @@ def read_pairs(path: Location) -> list[Row]:
     Raises:
         SteadyDancerError: the table cannot be read, or two of its pairs have the same id.
     """
-    rows = read_manifest(path, ("image", "driving"), ("prompt", "id"), PAIR_COLUMNS)
+    rows = read_manifest(path, ("image", "driving"), ("prompt", "id"), PAIR_COLUMNS, BENCHMARK_COLUMNS)
     pairs = [pair(row["image"], row["driving"], row.get("prompt"), row.get("id")) for row in rows]
     require_unique(pairs, f"rows of {path}", [row.get("id") for row in rows])
     return pairs

@@ -1,0 +1,1 @@
+"""Benchmarks: misaligned pairs are measured, selected and written; clips are stitched to their reference images."""
