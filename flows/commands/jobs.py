@@ -257,7 +257,7 @@ class NamedFolder(click.ParamType):
     callback=_print_catalogue,
     help="List the metrics, what each needs, and which weights are here; then stop.",
 )
-@click.option("--out", type=OUT, required=True, help="Write OUT/metrics, OUT/measured and OUT/report.html.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/metrics, OUT/measurements and OUT/report.html.")
 @configured
 @in_process_option
 def evaluate(renders: Location | None, videos: tuple[tuple[str | None, Location], ...], truth: Location | None,

@@ -152,7 +152,7 @@ def _evaluate(
     engine: Engine,
 ) -> None:
     """Measure what is missing, and commit a version of the table with it."""
-    from .measured import Measured, newest_earlier, set_aside
+    from .measured import MEASUREMENTS, Measured, newest_earlier, set_aside
 
     start, out = time.perf_counter(), artifact.path.parent
     was_committed = artifact.committed
@@ -161,7 +161,7 @@ def _evaluate(
         known = earlier.record()
         before = known.get("metrics", known["means"])
         selected = _selected([name for name in METRICS if name in before or name in selected.metrics])
-    measured = Measured(out / "measured", [group.name for group in selected.measured])
+    measured = Measured(out / MEASUREMENTS, [group.name for group in selected.measured])
     measured.begin(*begun)
     packets = plan_packets(inputs.rows, config.packet_size)
     weights = _begin_groups(measured, selected, config, packets)

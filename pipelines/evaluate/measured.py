@@ -1,6 +1,6 @@
 """Measurements of an evaluation: one folder of parts for each group of metrics, kept so that nothing is measured twice.
 
-`OUT/measured/GROUP` has a part for each packet of videos. A later run with more metrics, or with weights that were
+`OUT/measurements/GROUP` has a part for each packet of videos. A later run with more metrics, or with weights that were
 missing, measures the groups that have none, and writes a new version of `OUT/metrics` from all of them.
 """
 
@@ -18,11 +18,12 @@ from ...datasets.storage.s3 import ObjectPath
 from .catalogue import Group
 from .steps import MEASURED
 
+MEASUREMENTS = "measurements"  # not `measured`, which a curation with the same --out writes
 EARLIER = "earlier"
 
 
 class Measured(Artifact):
-    """The folder `measured` of an evaluation, as the runner sees it: a packet is done if all groups have its part."""
+    """The folder `measurements`, as the runner sees it: a packet is done if all groups have its part."""
 
     def __init__(self, path: Location, groups: Sequence[str]) -> None:
         """Set the folder and the groups that are wanted."""

@@ -33,6 +33,7 @@ _WHY = {
     "jump_driven": ("too_short", "9 steps or more with motion are needed"),
     "jump_excess": ("too_short", "9 steps or more with motion are needed"),
     "jerk_ratio": ("too_short", "no joint is seen in four frames in a row of both"),
+    "extra_rate": ("all_driven", "every joint is driven in every frame"),
     "torso_px": ("no_torso", "the driven motion shows neither neck and hip nor both shoulders"),
 }
 _UNSEEN = ("no_pose", "no joint is seen in both")
