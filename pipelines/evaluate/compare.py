@@ -64,7 +64,7 @@ def _require_one_protocol(a: Artifact, b: Artifact) -> Any:
 
 def _values(artifact: Artifact, method: str | None) -> tuple[str | None, dict[str, Values]]:
     """Return a method's name and its values by metric."""
-    table = Table()
+    table = Table(order=list(artifact.record().get("methods", {})))
     for part in artifact.parts():
         rows = [{"method": None, **row} for row in artifact.read_part(part).to_pylist()]
         table.add(rows, [])

@@ -15,12 +15,14 @@ from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
 from ...datasets.storage.digests import content_digest
 from ..common.older_versions import absent_fields
+from ..common.poses import ESTIMATORS
 from ..runtime.after_commit import after_commit
 from ..runtime.runner import Engine, Job, run_packets
 from .catalogue import METRICS, Group, groups_of, select_metrics
 from .config import EvaluateConfig
 from .inputs import Inputs, Source, read_inputs
 from .judges import Availability, availability, weights_record
+from .scores import Score
 
 SETS = "sets"  # name of the packet of the set metrics
 
@@ -38,14 +40,17 @@ class Selected(NamedTuple):
         return [group for group in self.groups if self.here[group.name].missing is None]
 
 
-def select(config: EvaluateConfig) -> Selected:
-    """Return the metrics that are asked for, and which of them can be measured on this machine."""
-    return _selected(select_metrics(config.metrics, config.rules))
-
-
-def _selected(metrics: list[str]) -> Selected:
+def _selected(metrics: list[str], config: EvaluateConfig, inputs: Inputs) -> Selected:
+    """Return the metrics with their groups, and which of these can be measured on this machine."""
+    estimators = (config.pose_model,) if config.pose_model != "auto" else _rendered_by(inputs)
     groups = groups_of(metrics)
-    return Selected(metrics, groups, {group.name: availability(group) for group in groups})
+    return Selected(metrics, groups, {group.name: availability(group, estimators) for group in groups})
+
+
+def _rendered_by(inputs: Inputs) -> tuple[str, ...]:
+    """Return the estimators that `auto` may choose: those of the renders, and the general ones."""
+    names = {row["pose_model"] for row in inputs.rows.values()} - {None, "supplied"}
+    return *sorted(names), *(name for name in ESTIMATORS if name not in names)
 
 
 def plan(
@@ -57,8 +62,9 @@ def plan(
     benchmark: str | None = None,
 ) -> dict[str, Any]:
     """Describe what `run` would do."""
-    selected = select(config)
+    metrics = select_metrics(config.metrics, config.rules)
     inputs = read_inputs(config, _sources(renders, videos), truth, benchmark)
+    selected = _selected(metrics, config, inputs)
     artifact = Artifact(out / "metrics")
     weights = {group.name: missing for group in selected.groups if (missing := selected.here[group.name].missing)}
     return {
@@ -99,8 +105,9 @@ def run(
         SteadyDancerError: `truth` has no ground truth for any video, or a word of `metrics` is unknown.
         JobStopped: the code or the machine failed.
     """
-    selected = select(config)
+    metrics = select_metrics(config.metrics, config.rules)
     inputs = read_inputs(config, _sources(renders, videos), truth, benchmark)
+    selected = _selected(metrics, config, inputs)
     with exclusive(out):
         artifact = Artifact(out / "metrics")
         begun = _plan(config, inputs)
@@ -160,7 +167,8 @@ def _evaluate(
     if earlier is not None:  # the new version has the metrics of the earlier one, too
         known = earlier.record()
         before = known.get("metrics", known["means"])
-        selected = _selected([name for name in METRICS if name in before or name in selected.metrics])
+        kept = [name for name in METRICS if name in before or name in selected.metrics]
+        selected = _selected(kept, config, inputs)
     measured = Measured(out / MEASUREMENTS, [group.name for group in selected.measured])
     measured.begin(*begun)
     packets = plan_packets(inputs.rows, config.packet_size)
@@ -253,7 +261,7 @@ def _write(
     from .steps import SCHEMA
     from .summary import Table, comparisons, means, missing, summarise, summarise_kinds
 
-    table, verdicts = Table(), dict[str, str]()
+    table, verdicts = Table(order=list(inputs.methods)), dict[str, str]()
     for packet in packets:
         rows = [row for key, own in _by_key(packet, measured) for row in _rows(key, own, config, inputs, selected)]
         artifact.write_part(packet, to_table([row for _, row in rows], SCHEMA))
@@ -318,8 +326,8 @@ def _unmeasured(name: str, selected: Selected) -> Row:
     """Return a null of a metric that no worker measured."""
     missing = selected.here[METRICS[name].group].missing
     if missing:
-        return {"reason": "weights_missing", "detail": missing}
-    return {"reason": "not_computed", "detail": "its group gave no value"}
+        return Score(None, "weights_missing", missing)._asdict()
+    return Score(None, "not_computed", "its group gave no value")._asdict()
 
 
 def _set_rows(
@@ -336,7 +344,7 @@ def _set_rows(
         found = score_sets(scored, measured, packets, keys) if scored else {}
         for name in names:
             row = found[name]._asdict() if name in found else _unmeasured(name, selected)
-            yield {"metric": name, "method": method, "protocol": config.rules.name, "verdict": "ok", **row}
+            yield {"id": None, "metric": name, "method": method, "protocol": config.rules.name, "verdict": "ok", **row}
 
 
 def _count_compared(table: Any) -> dict[str, int]:

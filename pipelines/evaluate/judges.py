@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ... import SteadyDancerError
 from ...datasets.storage.digests import content_digest
+from ...models.pose.estimator import REQUIRED_WEIGHTS
 from ...models.weights import lookup
 from ...models.weights.catalogue import Weight
 from ..common.poses import ESTIMATORS, load_pose_estimator
@@ -50,7 +51,6 @@ JUDGES: Mapping[str, Judge] = {
     "efficientnet": Judge("efficientnet", "EfficientNetLite0", ("efficientnet-lite0",)),
     "person-mask": Judge("person_mask", "PersonMask", ("selfie-segmentation",)),
 }
-ESTIMATOR_WEIGHTS = {"blazepose": ("blazepose",), "dwpose": ("yolox", "dwpose")}
 
 
 class Judges:
@@ -138,10 +138,18 @@ class Availability(NamedTuple):
     missing: str | None
 
 
-def availability(group: Group) -> Availability:
-    """Check whether the weights of a group are on this machine. Of alternatives, the first one that is here is used."""
+def availability(group: Group, estimators: Sequence[str] = ESTIMATORS) -> Availability:
+    """Check whether the weights of a group are on this machine. Of alternatives, the first one that is here is used.
+
+    Args:
+        group: the group.
+        estimators: pose estimators that serve, any of them; `supplied` needs no weights.
+
+    Raises:
+        SteadyDancerError: an estimator has an unknown name.
+    """
     if group.estimator:
-        return _estimators()
+        return _estimators(estimators)
     used, missing = list[Weight](), list[str]()
     for names in group.weights:
         rows = _rows(names)
@@ -166,12 +174,20 @@ def _absent(names: Sequence[str], rows: Sequence[Weight]) -> str:
     return f"not in {rows[0].search_locations}; {rows[0].remedy}"
 
 
-def _estimators() -> Availability:
-    """Check for any of the pose estimators; keypoints beside the videos serve too."""
-    rows = {name: [lookup.weight(part) for part in ESTIMATOR_WEIGHTS[name]] for name in ESTIMATORS}
+def _estimators(names: Sequence[str]) -> Availability:
+    if "supplied" in names:
+        return Availability((), None)
+    if unknown := [name for name in names if name not in REQUIRED_WEIGHTS]:
+        raise SteadyDancerError(
+            f"unknown pose estimator {unknown[0]!r}: choose auto, supplied, {', '.join(REQUIRED_WEIGHTS)}"
+        )
+    rows = {name: _rows(REQUIRED_WEIGHTS[name]) for name in names}
     here = [name for name, parts in rows.items() if all(lookup.find(part) for part in parts)]
-    wanted = here[:1] or list(rows)
-    return Availability(tuple(part for name in wanted for part in rows[name]), None)
+    used = tuple(dict.fromkeys(part for name in here or names for part in rows[name]))
+    if here:
+        return Availability(used, None)
+    absent = "; ".join(f"`{row.name}`: {_absent((row.name,), [row])}" for row in used)
+    return Availability(used, f"no pose estimator is here, weights {absent}")
 
 
 def _has_module(module: str) -> bool:

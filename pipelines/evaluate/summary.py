@@ -27,6 +27,7 @@ class Table:
         reasons: (method, metric) → reason → number of nulls.
         sets: (method, metric) → row of a set metric.
         excluded: method → ids of the clips whose motion cannot be measured.
+        order: methods in the order in which they were given; others follow.
         compared: number of videos that were compared with ground truth.
         frames_compared: number of their frames.
     """
@@ -37,6 +38,7 @@ class Table:
     reasons: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     sets: dict[tuple[str, str], Row] = field(default_factory=dict)
     excluded: dict[str, list[str]] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
     compared: int = 0
     frames_compared: int = 0
 
@@ -44,7 +46,7 @@ class Table:
         """Add rows of the metrics table; a row without a metric counts as a null of each metric of a video."""
         for row in rows:
             method = row.get("method") or ""
-            if row["id"] is None:
+            if row.get("id") is None:
                 self.sets[method, row["metric"]] = dict(row)
                 continue
             number = self._number(method, row)
@@ -60,8 +62,9 @@ class Table:
                     self._exclude(name, row)
 
     def methods(self) -> list[str]:
-        """List the methods in the order in which they came."""
-        return list(dict.fromkeys(method for method, _, _ in self.videos))
+        """List the methods that have videos, in order."""
+        found = dict.fromkeys(method for method, _, _ in self.videos)
+        return [*(name for name in self.order if name in found), *(name for name in found if name not in self.order)]
 
     def _number(self, method: str, row: Row) -> int:
         key = method, row["id"], row.get("seed")
