@@ -118,6 +118,7 @@ def _read_source(source: Source, config: EvaluateConfig, pairs: Mapping[str, Row
     )
     # Include the rules of the renders, so that a resumed evaluation does not mix two kinds of videos.
     origin = record["inputs"] | {"config": record["config"]} | recorded_rules(record)
+    origin |= {"method": source.name} if source.name else {}
     return _Read(name, rendered, videos, origin)
 
 
@@ -174,7 +175,8 @@ def _read_folder(folder: Location, method: str, config: EvaluateConfig, pairs: M
             videos.append({**empty, "id": name, "method": method, "video": None, "verdict": "quarantined",
                            "reason": _ABSENT, "detail": why})  # fmt: skip
     digests = {video["id"] + _suffix(video): content_digest(video["video"]) for video in videos if video["video"]}
-    return _Read(method, Rendered(components=components), videos, {"videos": json_digest(digests)}, ignored)
+    origin = {"method": method, "videos": json_digest(digests)}
+    return _Read(method, Rendered(components=components), videos, origin, ignored)
 
 
 def _id_of(stem: str, pairs: Mapping[str, Row]) -> tuple[str, int | None]:

@@ -111,10 +111,17 @@ class Judges:
         return self._loaded[key]
 
     def estimator(self, name: str) -> Any:
-        """Return a pose estimator by name; None if `auto` finds none."""
+        """Return a pose estimator by name; None if `auto` finds none.
+
+        Raises:
+            NotMeasured: its package is not installed.
+        """
         key = f"pose {name}"
         if key not in self._loaded:
-            self._loaded[key] = load_pose_estimator(name, self.device)
+            try:
+                self._loaded[key] = load_pose_estimator(name, self.device)
+            except ImportError as error:
+                raise NotMeasured("package_missing", f"the estimator {name} cannot be loaded: {error}") from error
         return self._loaded[key]
 
 

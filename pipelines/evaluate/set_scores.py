@@ -29,7 +29,7 @@ class _Set(NamedTuple):
 def score_sets(
     names: Sequence[str], measured: Measured, packets: Sequence[Packet], keys: Iterable[str]
 ) -> dict[str, Score]:
-    """Return the set metrics of the videos `keys`, which are one method's."""
+    """Return the set metrics of the videos `keys`, one method's; `frames_compared` is N, the number of features."""
     wanted, out = set(keys), dict[str, Score]()
     for variant in dict.fromkeys(str((METRICS[name].variant or ("", ""))[1]) for name in names):
         group = next(metric.group for metric in METRICS.values() if metric.variant and metric.variant[1] == variant)
@@ -63,7 +63,7 @@ def _score(kind: str, variant: str, features: _Set) -> Score:
         return Score(None, next(iter(features.missing), "no_features"), f"no video has features ({lost})")
     if variant == "humanvid-pair":
         value = humanvid_fvd(np.stack(features.render), np.stack(features.truth))
-        return score(value, "too_few", "no pair has features", _words(num_videos, 0, lost))
+        return score(value, "too_few", "no pair has features", _words(num_videos, 0, lost), num_videos)
     render, truth = np.concatenate(features.render), np.concatenate(features.truth)
     functions: dict[str, Callable[[Floats, Floats], float]] = {
         "fid": frechet_distance,
@@ -74,7 +74,9 @@ def _score(kind: str, variant: str, features: _Set) -> Score:
     }
     needed = MIN_ROWS if kind == "fid_infinity" else 2
     why = f"{len(render)} features, but {needed} are needed"
-    return score(functions[kind](render, truth), "too_few", why, _words(num_videos, len(render), lost, kind))
+    return score(
+        functions[kind](render, truth), "too_few", why, _words(num_videos, len(render), lost, kind), len(render)
+    )
 
 
 def _words(num_videos: int, num_rows: int, lost: str, kind: str = "") -> str:

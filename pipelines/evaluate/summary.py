@@ -131,7 +131,8 @@ def _summaries(
     for name in metrics:
         if METRICS[name].level == "set":
             if kind is None and (row := table.sets.get((method, name))):
-                out[name] = {"mean": row["value"], "low": None, "high": None, "n": None, "detail": row["detail"]}
+                number, detail = row.get("frames_compared"), row.get("detail")
+                out[name] = {"mean": row["value"], "low": None, "high": None, "n": number, "detail": detail}
             continue
         values = table.of(method, name, kind)
         weighted = protocol.aggregation == "frame" and METRICS[name].weighted != ""

@@ -34,6 +34,9 @@ def measure(video: Video, judges: Judges, autoencoder: Any) -> dict[str, Outcome
         why = "the renders' autoencoder is not known: pass --preset with evaluate.components"
         return values | NotMeasured("no_autoencoder", why).scores(CEILING)
     decoded = decode_latents(autoencoder, encode_video(autoencoder, reference[None]))
+    if decoded.shape[1:] != reference.shape:
+        why = f"the autoencoder makes {decoded.shape[2]}×{decoded.shape[1]} px of {video.size[1]}×{video.size[0]}"
+        return values | NotMeasured("odd_size", why).scores(CEILING)
     codec = Codec(crf=video.rendered.crf, chroma=video.rendered.chroma)
     coded = through_codec(decoded, video.fps, codec)
     _, ceiling, gap, explained = first_frame_gap(_error(frame, reference), _error(coded[0], reference))
