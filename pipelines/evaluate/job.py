@@ -271,6 +271,7 @@ def _write(
     if sets:
         artifact.write_part(Packet(SETS, ()), to_table(sets, SCHEMA))
         table.add(sets, selected.metrics)
+    methods = summarise(table, selected.metrics, config.rules)
     unmeasured = {
         group.name: [name for name in selected.metrics if METRICS[name].group == group.name]
         for group in selected.groups
@@ -280,9 +281,9 @@ def _write(
         "counts": count_verdicts(len(inputs.rows), verdicts.values()),
         "metrics": selected.metrics,
         "weights_missing": unmeasured,
-        "means": means(table, selected.metrics),
+        "means": means(table, methods),
         "missing": missing(table, selected.metrics),
-        "methods": summarise(table, selected.metrics, config.rules),
+        "methods": methods,
         "missing_by_method": {name: missing(table, selected.metrics, name) for name in table.methods()},
         "kinds": summarise_kinds(table, selected.metrics, config.rules),
         "comparisons": comparisons(table, selected.metrics),

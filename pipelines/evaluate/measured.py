@@ -12,9 +12,8 @@ import pyarrow as pa
 from ...datasets.artifact import RECORD, Artifact, Packet
 from ...datasets.schema import Row, to_table
 from ...datasets.storage import Location
-from ...datasets.storage.copies import copy_atomically
-from ...datasets.storage.files import files_in, folders_in, remove_folder
-from ...datasets.storage.s3 import ObjectPath
+from ...datasets.storage.copies import move_folder
+from ...datasets.storage.files import folders_in, remove_folder
 from .catalogue import Group
 from .steps import MEASURED
 
@@ -86,15 +85,7 @@ def set_aside(metrics: Artifact) -> None:
     if newest is not None and newest.record() == metrics.record():  # a copy that a kill interrupted at its end
         remove_folder(metrics.path, RECORD)
         return
-    target = folder / f"{metrics.path.name}-{_number(newest) + 1}"
-    if not isinstance(metrics.path, ObjectPath) and not isinstance(target, ObjectPath):
-        folder.mkdir(parents=True, exist_ok=True)
-        metrics.path.rename(target)
-        return
-    files = sorted(files_in(metrics.path), key=lambda file: file.name == RECORD)  # the record last
-    for file in files:
-        copy_atomically(file, target / file.name)
-    remove_folder(metrics.path, RECORD)
+    move_folder(metrics.path, folder / f"{metrics.path.name}-{_number(newest) + 1}", RECORD)
 
 
 def newest_earlier(out: Location) -> Artifact | None:

@@ -159,18 +159,20 @@ def _summary(values: Values, weighted: bool) -> dict[str, Any]:
     return out
 
 
-def means(table: Table, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Average each metric over the first method's videos that have a value: metric → mean (null: none), videos."""
+def means(table: Table, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the first method's means: metric → mean (null: no value), and number of videos with a value.
+
+    Args:
+        table: all values.
+        summaries: of `summarise`.
+    """
     first = next(iter(table.methods()), "")
+    total = sum(method == first for method, _, _ in table.videos)
     out: dict[str, dict[str, Any]] = {}
-    for name in metrics:
-        if METRICS[name].level == "set":
-            row = table.sets.get((first, name), {"value": None})
-            count = sum(method == first for method, _, _ in table.videos) if row["value"] is not None else 0
-            out[name] = {"mean": row["value"], "videos": count}
-            continue
-        found = list(table.values.get((first, name), {}).values())
-        out[name] = {"mean": sum(found) / len(found) if found else None, "videos": len(found)}
+    for name, one in summaries.get(first, {}).items():
+        is_set = METRICS[name].level == "set"
+        count = len(table.values.get((first, name), {})) if not is_set else total * (one["mean"] is not None)
+        out[name] = {"mean": one["mean"], "videos": count}
     return out
 
 
@@ -231,7 +233,7 @@ def compare_values(a: Mapping[str, Values], b: Mapping[str, Values]) -> dict[str
             "difference": found.mean,
             "low": found.low,
             "high": found.high,
-            "p": found.p if len(both) > 1 else None,
+            "p": found.p if len({one.clusters[index] for index in first}) > 1 else None,
         }
     judged = [name for name in METRICS if name in out and METRICS[name].better and out[name]["p"] is not None]
     adjusted = dict(zip(judged, holm([out[name]["p"] for name in judged]), strict=True))

@@ -242,6 +242,7 @@ def test_no_option_was_forgotten_here() -> None:
         *("preset", "print_config", "dry_run", "help", "json_wanted"),  # asked for in `test_cli.py`
         *("tflops", "gpu_memory_gb"),  # of a plan, in `test_train_preflight.py`
         *("pairs", "yes"),  # in `test_render_pairs.py`, `test_export_forget.py`
+        "list_metrics",  # in `pipelines/evaluate/test_catalogue.py`
     }
     for name in ("curate", "cache", "train", "render", "evaluate", "export", "forget", "repair", "convert", "refilter"):
         for param in cli.commands[name].params:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from steadydancer import SteadyDancerError
+from steadydancer.flows.cli import cli
 from steadydancer.models.weights import catalogue as weights
 from steadydancer.pipelines.evaluate.catalogue import CEILINGS, GROUPS, METRICS, TABLES, metrics_of, select_metrics
 from steadydancer.pipelines.evaluate.groups.pose import _PLAIN
@@ -63,11 +65,25 @@ def test_the_list_says_of_each_metric_what_it_needs(monkeypatch: pytest.MonkeyPa
     assert f"present in {file.parent}" in lines[lines.index("amt: VBench: motion smoothness") + 1]
 
 
+def test_the_command_prints_the_list_and_needs_nothing_else() -> None:
+    answer = CliRunner().invoke(cli, ["evaluate", "--list"])
+    assert answer.exit_code == 0 and answer.output.splitlines() == catalogue_lines()
+
+
 def test_licences_that_forbid_commerce_are_known() -> None:
     for licence, is_so in [("CC-BY-NC-4.0", True), ("PolyForm-Noncommercial-1.0.0", True), ("Apache-2.0", False)]:
         assert is_non_commercial(weights.Weight("a", "b", (), None, None, "", licence=licence)) == is_so
 
 
-def test_weights_that_no_row_describes_are_missing() -> None:
-    found = availability(GROUPS["amt"])
-    assert [row.name for row in found.rows] == ["amt"]
+def test_estimators_of_poses_are_any_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STEADYDANCER_WEIGHTS", str(tmp_path))
+    pose = GROUPS["pose"]
+    assert "no pose estimator is here" in str(availability(pose).missing)
+    assert availability(pose, ["supplied"]).missing is None
+    for name in ("yolox_l.onnx", "dw-ll_ucoco_384.onnx"):
+        (tmp_path / "DWPose").mkdir(exist_ok=True)
+        (tmp_path / "DWPose" / name).touch()
+    found = availability(pose)
+    assert found.missing is None and {row.name for row in found.rows} == {"yolox", "dwpose"}
+    with pytest.raises(SteadyDancerError, match="unknown pose estimator 'mine'"):
+        availability(pose, ["mine"])
