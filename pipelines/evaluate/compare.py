@@ -107,7 +107,7 @@ def to_text(found: dict[str, Any]) -> str:
 
 
 def _better(name: str, one: dict[str, Any]) -> str:
-    """State which one is better, if the interval excludes 0."""
+    """Name the better one, if the interval excludes 0."""
     direction = METRICS[name].better
     if not direction or one["n"] < 2 or one["low"] <= 0 <= one["high"]:
         return ""

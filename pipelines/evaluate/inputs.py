@@ -154,7 +154,7 @@ def _read_folder(folder: Location, method: str, config: EvaluateConfig, pairs: M
     components = str(find_parts(config.components, ("vae",))) if config.components else None
     empty = {"image": None, "driving": None, "pose_model": None, "aligned": None, "verdict": None, "reason": None,
              "detail": None}  # fmt: skip
-    videos, ignored = [], []
+    videos, ignored = list[Row](), list[str]()
     for file in files:
         name, seed = _id_of(file.stem, pairs)
         if pairs and name not in pairs:

@@ -136,8 +136,9 @@ def _driving_clip(video: Video, name: str, judges: Judges) -> tuple[Clip, str]:
     try:
         with local_copy(row["driving"]) as path:
             native_s = frame_times_s(path)
+            notes: list[str] = []
             if rendered.has_record:
-                times_s, notes = driving_times_s(native_s, len(video.times_s), rendered.driving_fps), []
+                times_s = driving_times_s(native_s, len(video.times_s), rendered.driving_fps)
             else:
                 times_s, notes = times_in_truth(Clock(video.times_s), native_s)
                 notes = [note.replace("the ground truth", "the driving video") for note in notes]
@@ -216,11 +217,13 @@ def compare_people(
 
 def _find(path: Path, times_s: Floats64, frames: Frames, name: str, judges: Judges) -> list[PoseTrack]:
     """Find the people in frames, or beside the file at `path`."""
-    estimator = None if name == SUPPLIED else judges.estimator(name)
-    if name != SUPPLIED and estimator is None:
-        raise NotMeasured("weights_missing", "no pose estimator is here: see `steadydancer weights check`")
+    estimator, model = None, SUPPLIED
+    if name != SUPPLIED:
+        estimator = judges.estimator(name)
+        if estimator is None:
+            raise NotMeasured("weights_missing", "no pose estimator is here: see `steadydancer weights check`")
+        model = estimator.name
     try:
-        model = SUPPLIED if name == SUPPLIED else estimator.name
         source, _, tracks = find_poses(path, times_s, lambda: shrunk(frames, POSE_SIDE_PX), model, estimator)
     except BadClip as bad:
         raise NotMeasured(bad.reason, bad.detail) from bad
@@ -234,5 +237,8 @@ def _seen(tracks: Sequence[PoseTrack]) -> list[PoseSequence]:
 
 
 def _has_keypoints(file: str) -> bool:
-    with local_copy(file) as path:
-        return sidecar(path, KEYPOINTS) is not None
+    try:
+        with local_copy(file) as path:
+            return sidecar(path, KEYPOINTS) is not None
+    except OSError:  # a store that cannot be reached is the reason of a null later
+        return False
