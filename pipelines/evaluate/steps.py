@@ -108,6 +108,10 @@ FUNCTIONS: Mapping[str, Callable[[Video, Judges], dict[str, Outcome]]] = {
 }
 
 
+# Group → shortest side that its network takes, in pixels.
+MIN_SIDES = {"lpips-vgg": 16, "lpips-alex": 63, "raft": 128}
+
+
 @on_local_copies("video", "image", "truth")
 def score_video(row: Row, task: EvaluateTask, judges: Judges) -> list[Row]:
     """Score a video, one row per metric. Input's `reason` and `detail` explain why ground truth is missing."""
@@ -131,6 +135,9 @@ def measure_group(group: str, video: Video, config: EvaluateConfig, judges: Judg
     names = [name for name, metric in METRICS.items() if metric.group == group and metric.level == "video"]
     is_set = any(metric.group == group and metric.level == "set" for metric in METRICS.values())
     try:
+        if min(video.size) < MIN_SIDES.get(group, 0):
+            why = f"{video.size[1]}×{video.size[0]} px, but sides of {MIN_SIDES[group]} are needed"
+            raise NotMeasured("too_small", why)
         if group == "pose":
             return pose.measure(video, judges, config.pose_model)
         return FUNCTIONS[group](video, judges)

@@ -118,7 +118,7 @@ def judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr("steadydancer.pipelines.evaluate.judges.PACKAGE", package)
     known = {row.name for row in lookup.CATALOGUE}
     rows = [Weight(name, "stand-in", ("evaluate",), None, 1, "", licence="CC-BY-NC-4.0", files=("w.bin",))
-            for name in ("dino", "inception-fid", "lpips-vgg")]  # fmt: skip
+            for name in ("dino", "inception-fid", "lpips-vgg", "lpips-alex")]  # fmt: skip
     catalogue = [row for row in lookup.CATALOGUE if row.name not in {one.name for one in rows}] + rows
     assert known
     monkeypatch.setattr(lookup, "CATALOGUE", tuple(catalogue))
@@ -261,7 +261,10 @@ def test_distances_of_sets_come_from_all_videos_of_a_method(folders: Path, judge
     assert record["methods"]["near"]["fid[pytorchfid]"]["mean"] == row["value"]
     assert record["means"]["fid[pytorchfid]"] == {"mean": row["value"], "videos": 4}
     assert record["missing"]["fid[efficientnet-lite0]"] == {"weights_missing": 4}
-    # Without a truth there is a reason, not a number.
+    # Pictures that are too small for a network, and videos without a truth, have a reason, not a number.
+    put(judges, "lpips-alex")
+    evaluate(folders, tmp_path / "small", metrics=("lpips[alex,0..1]",))
+    assert table(tmp_path / "small")["near", "a", "lpips[alex,0..1]"]["reason"] == "too_small"
     evaluate(folders, tmp_path / "alone", metrics=names, truth=None)
     assert table(tmp_path / "alone")["near", None, "fid[pytorchfid]"]["reason"] == "no_truth"
     assert table(tmp_path / "alone")["near", "a", "lpips[vgg,0..1]"]["reason"] == "no_truth"
