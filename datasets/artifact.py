@@ -102,6 +102,10 @@ class Artifact:
         """
         return {"path": relative(self.path, folder), "digest": json_digest(self.record())}
 
+    def plan(self) -> dict[str, Any]:
+        """Read the plan under which the folder was begun."""
+        return dict(json.loads((self.path / PLAN).read_text()))
+
     def begin(self, plan: dict[str, Any], absent: dict[str, Any] | None = None, finished: bool | None = None) -> None:
         """Open the folder for work on `plan`, or resume the same plan.
 

@@ -186,6 +186,7 @@ def toydance_demo() -> Run:
         "validation_share": 0.0,
     }  # fmt: skip
     run = change(toydance(), "curate", pose_model="toydance")
+    run = change(run, "evaluate", metrics=("basic",))  # the demo measures poses itself, on the same videos
     for name in ("stage1", "stage2", "stage3"):
         run = change(run, name, **short)
     return run

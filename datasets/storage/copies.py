@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from .atomic import atomic_write
-from .files import Location
+from .files import Location, files_in, remove_folder
 from .s3 import ObjectPath, copy, download_file, upload_file
 
 
@@ -22,6 +22,20 @@ def copy_atomically(source: Location, target: Location) -> None:
                 download_file(source, aside)
             else:
                 link_or_copy(source, aside)
+
+
+def move_folder(source: Location, target: Location, last: str) -> None:
+    """Move a folder of files to a path that does not exist: by renaming, or in a store by copies, the file `last` last.
+
+    A copy that was interrupted is repeated by the next call; the source then still has the file `last`.
+    """
+    if isinstance(source, Path) and isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+        return
+    for file in sorted(files_in(source), key=lambda file: file.name == last):
+        copy_atomically(file, target / file.name)
+    remove_folder(source, last)
 
 
 def fetch_if_remote(place: Location, folder: Path) -> Path:

@@ -139,13 +139,37 @@ def _print_matches(clip: str, rows: list[dict[str, Any]], print_json: bool) -> N
 
 
 @click.command()
-@click.option("--clips", type=FOLDER, required=True, help="The --out of the first version.")
-@click.option("--with", "other", type=FOLDER, required=True, help="The --out of the second version.")
+@click.option("--clips", type=FOLDER, help="The --out of the first version of a curation.")
+@click.option("--metrics", type=FOLDER, help="The --out of the first evaluation.")
+@click.option("--with", "other", type=FOLDER, required=True, help="The --out of the second one.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    help="With --metrics: method to compare, of both results; twice: one of each. Default: the first of each.",
+)
 @as_json
-def compare(clips: Location, other: Location, print_json: bool) -> None:
-    """Compare two versions of a curation."""
-    from ...datasets.clips import Clips
-    from ...pipelines.curate.report.compare import compare, to_text
+def compare(
+    clips: Location | None, metrics: Location | None, other: Location, methods: tuple[str, ...], print_json: bool
+) -> None:
+    """Compare two versions of a curation, or two evaluations of one protocol pair by pair."""
+    if (clips is None) == (metrics is None):
+        raise click.UsageError("pass one of --clips and --metrics")
+    differences: dict[str, Any]
+    if metrics is not None:
+        from ...pipelines.evaluate import compare as evaluations
 
-    differences = compare(Clips(clips), Clips(other))
-    click.echo(json.dumps(differences, indent=2, ensure_ascii=False) if print_json else to_text(differences))
+        if len(methods) > 2:
+            raise click.UsageError(f"pass --method at most twice, not {len(methods)} times")
+        differences = evaluations.compare(metrics, other, methods)
+        text = evaluations.to_text
+    else:
+        if methods:
+            raise click.UsageError("--method requires --metrics")
+        from ...datasets.clips import Clips
+        from ...pipelines.curate.report.compare import compare as compare_clips
+        from ...pipelines.curate.report.compare import to_text as text
+
+        assert clips is not None
+        differences = compare_clips(Clips(clips), Clips(other))
+    click.echo(json.dumps(differences, indent=2, ensure_ascii=False) if print_json else text(differences))

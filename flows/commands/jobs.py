@@ -215,24 +215,89 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
     )
 
 
+def _print_catalogue(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    """Print the catalogue of metrics and stop."""
+    if wanted and not ctx.resilient_parsing:
+        from ...pipelines.evaluate.listing import catalogue_lines
+
+        click.echo("\n".join(catalogue_lines()))
+        ctx.exit()
+
+
+class NamedFolder(click.ParamType):
+    """A folder with an optional name before it, `NAME=DIR`."""
+
+    name = "[name=]path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return (name or None, folder). A path that contains `=` exists as it is, or follows a name."""
+        if isinstance(value, tuple):
+            return value
+        name, mark, place = str(value).partition("=")
+        is_named = bool(mark) and "/" not in name and not FOLDER.convert(value, param, ctx).is_dir()
+        if is_named and not (name and place):
+            self.fail(f"{value!r}: pass NAME=DIR, or DIR", param, ctx)
+        return (name, FOLDER.convert(place, param, ctx)) if is_named else (None, FOLDER.convert(value, param, ctx))
+
+
 @click.command(cls=JobCommand)
-@click.option("--renders", type=FOLDER, required=True, help="The --out of `render`.")
+@click.option("--renders", type=FOLDER, help="The --out of `render`, or a folder of ID.mp4.")
+@click.option(
+    "--videos",
+    type=NamedFolder(),
+    multiple=True,
+    help="[NAME=]DIR: the videos ID.mp4 of a method, or the --out of `render`; repeat it to compare methods. The same "
+    "NAME again: another seed of that method.",
+)
 @click.option(
     "--truth", type=FOLDER, help="Folder of ground-truth videos, one ID.mp4 per render; frames are matched by time."
 )
-@click.option("--protocol", help="`all` or `first-81`.")
-@click.option("--out", type=OUT, required=True, help="Write OUT/metrics and OUT/report.html.")
+@click.option(
+    "--benchmark", type=NAME, help="Benchmark, by name or folder: reference, driving video and ground truth by ID."
+)
+@click.option(
+    "--protocol", help="`all`, `first-81`, `humanvid-24x3-mid`, `vbench-i2v`, …, or FILE.json with one's own."
+)
+@click.option(
+    "--metrics",
+    multiple=True,
+    help="Metrics, groups or tables (`pose`, `vbench`) to measure; repeat it, or put commas between. Default: all "
+    "whose weights are here.",
+)
+@click.option(
+    "--list",
+    "list_metrics",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_catalogue,
+    help="List the metrics, what each needs, and which weights are here; then stop.",
+)
+@click.option("--out", type=OUT, required=True, help="Write OUT/metrics, OUT/measurements and OUT/report.html.")
 @configured
 @in_process_option
-def evaluate(renders: Location, truth: Location | None, protocol: str | None, out: Location, preset: str,
+def evaluate(renders: Location | None, videos: tuple[tuple[str | None, Location], ...], truth: Location | None,
+             benchmark: str | None, protocol: str | None, metrics: tuple[str, ...], out: Location, preset: str,
              print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
-    """Score renders. A metric that cannot be measured is null, with a reason."""
+    """Score the videos of one or several methods. A metric that cannot be measured is null, with a reason.
+
+    Run it again with more --metrics, or once missing weights are here: only these are measured.
+    """
     from ...pipelines.evaluate import job
+    from ...pipelines.evaluate.inputs import Source
     from .. import presets
 
-    run = presets.change(presets.load(preset), "evaluate", protocol=protocol)
+    if not print_config and renders is None and not videos:
+        raise click.UsageError("pass --renders or --videos")
+    run = presets.change(presets.load(preset), "evaluate", protocol=protocol, metrics=list(metrics) or None)
+    given: dict[str, Any] = {}
+    if videos:
+        given["videos"] = [Source(name, folder) for name, folder in videos]
+    if benchmark:
+        given["benchmark"] = benchmark
     if prepare(run, print_config=print_config, dry_run=dry_run,
-               plan=lambda: job.plan(run.evaluate, renders, truth, out)):  # fmt: skip
+               plan=lambda: job.plan(run.evaluate, renders, truth, out, **given)):  # fmt: skip
         return
     engine = engine_at(out, in_process, address)
-    finish(out / "metrics", lambda: job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine))
+    inputs: dict[str, Any] = {"renders": renders, "truth": truth, "out": out, **given}
+    finish(out / "metrics", lambda: job.run(run.evaluate, **inputs, engine=engine))

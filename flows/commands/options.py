@@ -204,9 +204,11 @@ def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
     from ...pipelines.runtime.after_commit import after_commit
 
     artifact = Artifact(folder)
-    was_finished = artifact.committed
-    counts = job()["counts"]
-    click.echo(f"{folder}: {format_counts(counts)}{' (already finished; nothing to do)' if was_finished else ''}")
+    before = artifact.record() if artifact.committed else None
+    record = job()
+    counts = record["counts"]
+    # A finished evaluation may get a new version.
+    click.echo(f"{folder}: {format_counts(counts)}{' (already finished; nothing to do)' if record == before else ''}")
     require_usable(artifact, counts)
     with after_commit(
         f"The list of reasons for {folder}", f"run `steadydancer explain ID --artifact {folder}` for one row"

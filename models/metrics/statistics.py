@@ -50,6 +50,33 @@ def bootstrap_mean(values: ArrayLike, seed: int = 0) -> Interval:
     return Interval(float(measured.mean()), float(low), float(high), n)
 
 
+def bootstrap_clusters(
+    values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None, seed: int = 0
+) -> Interval:
+    """Return the weighted mean over clips and its interval: clusters are drawn with replacement, with all their clips.
+
+    Args:
+        values: [N], one per clip; NaN where not measured.
+        clusters: [N], equal for clips that depend on each other, such as those with one driving video.
+        weights: [N], for example numbers of frames; None: equal.
+        seed: of the draws.
+
+    Returns:
+        The interval, whose `n` is the number of clusters.
+    """
+    measured = np.asarray(values, np.float64).ravel()
+    known = ~np.isnan(measured)
+    shares = np.ones(len(measured)) if weights is None else np.asarray(weights, np.float64).ravel()
+    if not known.any():
+        return Interval(np.nan, np.nan, np.nan, 0)
+    measured, shares = measured[known], shares[known]
+    _, group = np.unique(np.asarray(clusters).ravel()[known], return_inverse=True)
+    sums, totals = np.bincount(group, measured * shares), np.bincount(group, shares)
+    draws = _draw(len(sums), seed)
+    low, high = np.percentile(sums[draws].sum(1) / totals[draws].sum(1), _INTERVAL)
+    return Interval(float(sums.sum() / totals.sum()), float(low), float(high), len(sums))
+
+
 def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Interval:
     """Return the mean of the numerators over the mean of the denominators, and its interval over pairs.
 

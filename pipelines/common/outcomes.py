@@ -142,11 +142,22 @@ def _remarks(artifact: Artifact) -> list[str]:
     if record.get("kind") == "renders":
         return _render_remarks(artifact)
     if record.get("kind") == "metrics":
-        missing = {name: Counter(found) for name, found in record.get("missing", {}).items() if found}
         truths = format_truths(record.get("truths"))
-        return [*([f"  {truths}"] if truths else []),
-                *(f"  {name} without a value: {format_reasons(found)}" for name, found in missing.items())]  # fmt: skip
+        return [*([f"  {truths}"] if truths else []), *_missing_metrics(record.get("missing", {}))]
     return []
+
+
+def _missing_metrics(missing: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """List the metrics that some videos lack, with the reasons; metrics with the same reasons share a line."""
+    by_reasons: dict[str, list[str]] = {}
+    for name, found in missing.items():
+        if found:
+            by_reasons.setdefault(format_reasons(Counter(found)), []).append(name)
+    lines = []
+    for reasons, names in by_reasons.items():
+        several = f"{len(names)} metrics ({', '.join(names[:3])}, …)" if len(names) > 3 else " and ".join(names)
+        lines.append(f"  {several} without a value: {reasons}")
+    return lines
 
 
 def _render_remarks(artifact: Artifact) -> list[str]:

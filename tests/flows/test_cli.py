@@ -120,7 +120,7 @@ FOLDER = "FOLDER"  # replaced by an empty folder
         (["render", "--checkpoint", FOLDER, "--out", "o"], 2, "pass --image and --driving, or --pairs"),
         (["render", "--checkpoint", FOLDER, "--pairs", "nix.csv", "--out", "o"], 2, "'nix.csv' does not exist"),
         (["evaluate", "--renders", "nowhere", "--out", "o"], 1, "nowhere does not exist"),
-        (["evaluate", "--renders", FOLDER, "--out", "o", "--protocol", "nix"], 1, "evaluate.protocol: Input should be"),
+        (["evaluate", "--renders", FOLDER, "--out", "o", "--protocol", "nix"], 1, "evaluate.protocol: 'nix' is not a"),
         (["demo", "--clips", FOLDER, "--out", "o"], 1, "contains no video"),
         (["weights", "check", "--preset", "nix"], 1, "No weights are listed"),
         (["weights", "list", "--preset", "nix"], 1, "No weights are listed"),

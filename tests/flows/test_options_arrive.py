@@ -20,6 +20,7 @@ from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate import refilter as refilter_job
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.evaluate import job as evaluate_job
+from steadydancer.pipelines.evaluate.inputs import Source
 from steadydancer.pipelines.export import job as export_job
 from steadydancer.pipelines.forget import job as forget_job
 from steadydancer.pipelines.render import job as render_job
@@ -73,7 +74,10 @@ CONFIGURED: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--components", "/wan", "--num-frames", "9", "--steps", "4", "--seed", "0", "--sound", "keep"),
         {"components": "/wan", "num_frames": 9, "num_inference_steps": 4, "seed": 0, "sound": "keep"},
     ),
-    ("evaluate", "evaluate"): (("--protocol", "first-81"), {"protocol": "first-81"}),
+    ("evaluate", "evaluate"): (
+        ("--protocol", "first-81", "--metrics", "pose", "--metrics", "psnr,ssim"),
+        {"protocol": "first-81", "metrics": ["pose", "psnr,ssim"]},
+    ),
 }
 
 
@@ -104,6 +108,12 @@ def test_inputs_of_a_job_are_those_that_were_given(begun: list[Any], tmp_path: P
     assert pairs[0]["prompt"] == "she turns"
     _, reported = arguments_of(begun, "evaluate", "--renders", "/r", "--truth", "/t", *there)
     assert reported == {"renders": Path("/r"), "truth": Path("/t"), "out": tmp_path / "o"}
+    words = ("--videos", "ours=/r", "--videos", "/a/b=c", "--benchmark", "x-dance")
+    _, reported = arguments_of(begun, "evaluate", *words, *there)
+    assert reported == {
+        "renders": None, "truth": None, "out": tmp_path / "o", "benchmark": "x-dance",
+        "videos": [Source("ours", Path("/r")), Source(None, Path("/a/b=c"))],
+    }  # fmt: skip
     words = ("--stage", 2, "--latents", "/l", "--base", "/b", "--from", "/f", "--fork", "/other", "--address", "auto")
     (config,), reported = arguments_of(begun, "train", *words, *there[:-1])
     assert config == run.stage2 and reported == {
@@ -233,6 +243,7 @@ def test_no_option_was_forgotten_here() -> None:
         *("tflops", "gpu_memory_gb"),  # of a plan, in `test_train_preflight.py`
         "benchmark",  # in `test_benchmarks.py`, with the options of `xdance build` and `stitch`
         *("pairs", "yes"),  # in `test_render_pairs.py`, `test_export_forget.py`
+        "list_metrics",  # in `pipelines/evaluate/test_catalogue.py`
     }
     for name in ("curate", "cache", "train", "render", "evaluate", "export", "forget", "repair", "convert", "refilter"):
         for param in cli.commands[name].params:

@@ -180,14 +180,14 @@ def test_every_option_of_a_job_is_given_by_its_task_or_by_the_configuration() ->
         "cache": {"components", "captioner"},
         "train": {"steps", "seed", "num_workers", "bundle"},
         "render": {"components", "num_frames", "steps", "seed", "sound"},
-        "evaluate": {"protocol"},
+        "evaluate": {"protocol", "metrics"},
     }
     not_in_flows = {
         "curate": {"parent"},
         "cache": set[str](),
         "train": {"fork", "tflops", "gpu_memory_gb"},
         "render": {"image", "driving", "prompt"},  # one pair; flows take a table
-        "evaluate": set[str](),
+        "evaluate": {"videos", "benchmark", "list_metrics"},  # other methods' videos; flows score what they rendered
     }
     everywhere = {"preset", "print_config", "dry_run", "address", "in_process", "help"}
     for name in JOBS:

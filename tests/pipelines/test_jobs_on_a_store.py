@@ -197,6 +197,13 @@ def test_evaluating_renders_on_a_store(bucket: str, dancers: Path, components: P
         renders.path / "run.json",
         {"kind": "renders", "config": {"seed": 0}, "inputs": {"digest": "d"}, "components": {"path": str(components)}},
     )
+    few = evaluate_job.run(
+        EvaluateConfig(metrics=("psnr",)),
+        renders=root / "out",
+        truth=root / "truth",
+        out=root / "scores",
+        engine=engine(root / "scores"),
+    )
     record = evaluate_job.run(
         EvaluateConfig(),
         renders=root / "out",
@@ -205,8 +212,19 @@ def test_evaluating_renders_on_a_store(bucket: str, dancers: Path, components: P
         engine=engine(root / "scores"),
     )
     assert record["means"]["psnr"] == {"mean": 100.0, "videos": 1}
-    (video,) = {row["video"] for row in Artifact(root / "scores" / "metrics").read().to_pylist()}
+    rows = Artifact(root / "scores" / "metrics").read().to_pylist()
+    (video,) = {row["video"] for row in rows if row["id"] is not None}  # metrics of the set have no video
     assert video == f"{root}/out/renders/equal.mp4"
+    assert record["parent"]["path"].endswith("scores/earlier/metrics-1")
+    assert Artifact(root / "scores" / "earlier" / "metrics-1").record() == few
+    again = evaluate_job.run(
+        EvaluateConfig(metrics=("psnr",), packet_size=8),
+        renders=root / "out",
+        truth=root / "truth",
+        out=root / "scores",
+        engine=engine(root / "scores"),
+    )
+    assert again == record
     page = (root / "scores" / "report.html").read_text()
     assert 'src="../out/renders/equal.mp4"' in page and 'src="../images/pair_0.png"' in page
 

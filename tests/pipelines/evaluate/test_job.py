@@ -22,7 +22,6 @@ from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.video import encode
 from steadydancer.pipelines.evaluate import job
 from steadydancer.pipelines.evaluate.config import EvaluateConfig
-from steadydancer.pipelines.evaluate.steps import METRICS
 from steadydancer.pipelines.render.steps import SCHEMA as RENDERS_SCHEMA
 from steadydancer.pipelines.runtime.runner import Engine
 
@@ -31,6 +30,7 @@ RENDERS = {"near": (48, 64, 13), "equal": (64, 48, 9), "alone": (32, 80, 12), "l
 FAILED = {"failed_1": "no_pose", "failed_2": "too_short"}
 TRUTHS = ("near", "equal", "long")
 NEED_TRUTH = {"psnr", "ssim"}
+METRICS = ("first_frame_psnr", "autoencoder_ceiling_psnr", "psnr", "ssim", "temporal_flickering", "start_gap_jump")
 
 
 def picture(seed: int, frames: int, height: int, width: int) -> np.ndarray:
@@ -97,7 +97,9 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(renders: Path, truth: Path | None, out: Path, **settings: Any) -> dict[str, Any]:
     engine = Engine(out / ".engine", in_process=True)
-    return job.run(EvaluateConfig(**settings), renders=renders, truth=truth, out=out, engine=engine)
+    return job.run(
+        EvaluateConfig(**{"metrics": METRICS, **settings}), renders=renders, truth=truth, out=out, engine=engine
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,114 @@
+"""Compare two evaluations pair by pair: `steadydancer compare --metrics A --with B`. One protocol only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...datasets.artifact import Artifact, ArtifactError
+from ...datasets.artifact_lookup import find_artifact
+from ...datasets.storage import Location
+from .catalogue import METRICS
+from .protocols import protocol_differences, recorded_protocol
+from .summary import FEW_CLUSTERS, Table, Values, compare_values
+
+
+def compare(one: Location, other: Location, methods: Sequence[str] = ()) -> dict[str, Any]:
+    """Compare two evaluations on the pairs that both have.
+
+    Args:
+        one: the --out of the first evaluation, a.
+        other: the --out of the second one, b.
+        methods: method to compare, of both results or one of each; by default the first of each.
+
+    Returns:
+        The two results, the protocol, and metric → difference b − a, its interval, p, and p by Holm.
+
+    Raises:
+        ArtifactError: a result is not finished, or has no such method; or their protocols differ, with the fields.
+    """
+    a, b = (find_artifact(place, "metrics") for place in (one, other))
+    protocol = _require_one_protocol(a, b)
+    names = [*methods, *methods][:2] if methods else [None, None]
+    (method_a, first), (method_b, second) = (_values(*each) for each in zip((a, b), names, strict=True))
+    return {
+        "protocol": {"name": protocol.name, "digest": protocol.digest},
+        "a": {"metrics": str(a.path), "method": method_a, "weights": a.record().get("weights", {})},
+        "b": {"metrics": str(b.path), "method": method_b, "weights": b.record().get("weights", {})},
+        "remarks": _remarks(a, b),
+        "metrics": compare_values(first, second),
+    }
+
+
+def _require_one_protocol(a: Artifact, b: Artifact) -> Any:
+    """Return the protocol of both results.
+
+    Raises:
+        ArtifactError: they differ, or one is not known.
+    """
+    protocols = []
+    for artifact in (a, b):
+        protocol = recorded_protocol(artifact.record())
+        if protocol is None:
+            name = artifact.record().get("config", {}).get("protocol")
+            raise ArtifactError(
+                f"{artifact.path} was scored by the protocol {name!r}, which this version does not know"
+            )
+        protocols.append(protocol)
+    first, second = protocols
+    if first.digest != second.digest:
+        raise ArtifactError(
+            f"{a.path} and {b.path} were scored by different protocols, whose values are not comparable:\n"
+            f"{protocol_differences(first, second)}\nscore the videos of one of them again with the other's protocol"
+        )
+    return first
+
+
+def _values(artifact: Artifact, method: str | None) -> tuple[str | None, dict[str, Values]]:
+    """Return a method's name and its values by metric."""
+    table = Table(order=list(artifact.record().get("methods", {})))
+    for part in artifact.parts():
+        rows = [{"method": None, **row} for row in artifact.read_part(part).to_pylist()]
+        table.add(rows, [])
+    known = table.methods()
+    chosen = (known or [""])[0] if method is None else method
+    if chosen not in known:
+        raise ArtifactError(f"{artifact.path} has no method {chosen!r}: choose {', '.join(filter(None, known))}")
+    names = [name for name in METRICS if (chosen, name) in table.values]
+    return chosen or None, {name: table.of(chosen, name) for name in names}
+
+
+def _remarks(a: Artifact, b: Artifact) -> list[str]:
+    """Name the weights that both results used in different versions."""
+    one, other = (artifact.record().get("weights", {}) for artifact in (a, b))
+    return [
+        f"the weights {name} differ: metrics that use them are not comparable"
+        for name in sorted(one.keys() & other.keys())
+        if one[name]["sha256"] != other[name]["sha256"]
+    ]
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """Format the result of `compare` for a terminal."""
+    names = [f"{one['method'] or 'the renders'} ({one['metrics']})" for one in (found["a"], found["b"])]
+    lines = [f"a: {names[0]}", f"b: {names[1]}", f"protocol {found['protocol']['name']}", *found["remarks"], ""]
+    if not found["metrics"]:
+        return "\n".join([*lines, "no pair has a value of the same metric in both"])
+    lines.append(f"{'metric':34} {'a':>9} {'b':>9} {'b − a':>9} {'95 %':>20} {'N':>5} {'p':>7} {'Holm':>7}")
+    for name, one in found["metrics"].items():
+        interval = f"[{one['low']:.4g}, {one['high']:.4g}]" if one["n"] > 1 else ""
+        p, holm = ("" if one[key] is None else f"{one[key]:.3g}" for key in ("p", "p_holm"))
+        lines.append(
+            f"{name:34} {one['mean_a']:>9.4g} {one['mean_b']:>9.4g} {one['difference']:>9.4g} {interval:>20} "
+            f"{one['n']:>5} {p:>7} {holm:>7}  {_better(name, one)}"
+        )
+    fewest = min(one["clusters"] for one in found["metrics"].values())
+    if fewest < FEW_CLUSTERS:
+        lines.append(f"intervals over fewer than {FEW_CLUSTERS} driving videos (here {fewest}) are too short")
+    return "\n".join(lines)
+
+
+def _better(name: str, one: dict[str, Any]) -> str:
+    """Name the better one, if the interval excludes 0."""
+    direction = METRICS[name].better
+    if not direction or one["n"] < 2 or one["low"] <= 0 <= one["high"]:
+        return ""
+    return "b is better" if (one["difference"] > 0) == (direction == "higher") else "a is better"

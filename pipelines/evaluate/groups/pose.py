@@ -1,0 +1,159 @@
+"""Pose following: how well a render follows the driven joints, beside the estimator's limit, and the start gap.
+
+In clips whose driving video and its own coded copy correlate by less than .5, the estimator sees no motion: all metrics
+of motion are null, `not_measurable`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ....datasets.skeleton import PoseSequence
+from ....models.metrics import hand_metrics, start_gap
+from ....models.metrics.pose_following import RESOLVED_EXCESS, RESOLVED_GAP
+from ..catalogue import CEILINGS, METRICS
+from ..judges import Judges
+from ..pose_tracks import (
+    Driven,
+    compare_people,
+    driven_people,
+    estimator_name,
+    reference_people,
+    rendered_people,
+)
+from ..scores import NotMeasured, Outcome, Score, score
+from ..video import Video
+
+# Metric → why it is null if it has no value.
+_WHY = {
+    "lag": ("uncorrelated", "no lag of up to 8 frames correlates by .5 or more"),
+    "jump": ("too_short", "9 steps or more with motion are needed"),
+    "jump_driven": ("too_short", "9 steps or more with motion are needed"),
+    "jump_excess": ("too_short", "9 steps or more with motion are needed"),
+    "jerk_ratio": ("too_short", "no joint is seen in four frames in a row of both"),
+    "extra_rate": ("all_driven", "every joint is driven in every frame"),
+    "torso_px": ("no_torso", "the driven motion shows neither neck and hip nor both shoulders"),
+}
+_UNSEEN = ("no_pose", "no joint is seen in both")
+_PLAIN = (
+    *("pck_10", "pck_20", "pck_50", "pck_detected_10", "pck_detected_20", "pck_detected_50", "akd_px", "akd_l1_px"),
+    *("akd_torso", "mkr", "missing_rate", "extra_rate", "oks", "oks_ap", "motion_ratio", "velocity_correlation", "lag"),
+    *("lag_correlation", "jerk_ratio", "mirror_correlation", "jump", "jump_driven", "jump_excess", "torso_px"),
+)
+
+
+def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]:
+    """Measure how a video follows its driving clip.
+
+    Args:
+        video: the video.
+        judges: has the estimator.
+        pose_model: of the configuration.
+
+    Raises:
+        NotMeasured: there is no driving clip, no estimator, or nobody is found in the clip.
+    """
+    name = estimator_name(video, pose_model)
+    driven = driven_people(video, name, judges)
+    count = len(driven.people[0])
+    shown = [person[np.arange(count)] for person in rendered_people(video, name, judges)]
+    height, width = video.size
+    compared = compare_people(driven.people, shown, width, height)
+    main = compared["people"][0]
+    notes = [*([f"the first {count} frames"] if count < len(video.frames) else []), *filter(None, [driven.note])]
+    detail = "; ".join([f"{driven.source}", *notes])
+    values: dict[str, Outcome] = {key: _plain(key, main, detail, count) for key in _PLAIN}
+    values["mirrored"] = _mirrored(main, detail)
+    values |= _ceilings(driven) | _people(driven, compared) | _hands(driven, compared, width, height)
+    values |= _start_gap(video, driven, main, judges)
+    return values if driven.is_measurable else values | _not_measurable(driven)
+
+
+def _plain(name: str, values: Mapping[str, Any], detail: str, count: int) -> Score:
+    reason, why = _WHY.get(name, _UNSEEN)
+    return score(values[name], reason, why, detail, count)
+
+
+def _mirrored(main: Mapping[str, Any], detail: str) -> Score:
+    mirrored, plain = main["mirror_correlation"], main["velocity_correlation"]
+    known = math.isfinite(mirrored) and math.isfinite(plain)
+    return Score(float(mirrored > plain), detail=detail) if known else Score(None, *_UNSEEN)
+
+
+def _not_measurable(driven: Driven) -> dict[str, Outcome]:
+    """Return a null for every metric of motion."""
+    ceiling = driven.clip.ceiling
+    found = math.nan if ceiling is None else ceiling["velocity_correlation"]
+    words = "no joint is found in both" if math.isnan(found) else f"it reaches a velocity correlation of {found:.2f}"
+    why = f"the driving clip against its own coded copy: {words}, and .5 is needed"
+    return NotMeasured("not_measurable", why).scores(name for name, metric in METRICS.items() if metric.is_motion)
+
+
+def _ceilings(driven: Driven) -> dict[str, Outcome]:
+    ceiling = driven.clip.ceiling
+    if ceiling is None:
+        why = "supplied keypoints have no estimator whose limit could be measured"
+        return NotMeasured("supplied_keypoints", why).scores(f"{name}[ceiling]" for name in CEILINGS)
+    return {f"{name}[ceiling]": score(ceiling[name], *_WHY.get(name, _UNSEEN)) for name in CEILINGS}
+
+
+def _people(driven: Driven, compared: Mapping[str, Any]) -> dict[str, Outcome]:
+    """Return the metrics of all persons; a driven one that nobody is matched to counts as missing."""
+    people = compared["people"]
+    found = [one["oks"] for one, index in zip(people, compared["assignment"], strict=True) if index >= 0]
+    return {
+        "people_driven": Score(float(len(driven.people))),
+        "people_extra": Score(float(compared["num_extra"])),
+        "people_pck_10": score(_mean([one["pck_10"] for one in people]), *_UNSEEN),
+        "people_oks": score(_mean(found), *_UNSEEN),
+    }
+
+
+def _hands(driven: Driven, compared: Mapping[str, Any], width: int, height: int) -> dict[str, Outcome]:
+    """Return the metrics of the main person's hands, averaged over those that are driven."""
+    own: PoseSequence = driven.people[0]
+    index = int(compared["assignment"][0])
+    shown: Sequence[PoseSequence] = compared["tracks"]
+    render = shown[index].hands if index >= 0 else np.full_like(own.hands, -1)
+    seen, found = ((hands != -1).any(-1) & np.isfinite(hands).all(-1) for hands in (own.hands, render))
+    size = np.array([width, height], np.float64)
+    sides = [
+        hand_metrics(own.hands[:, side] * size, seen[:, side], render[:, side] * size, found[:, side])
+        for side in (0, 1)
+        if seen[:, side].any()
+    ]
+    why = ("no_hands", "no hand is found in the driven motion" if not sides else "no hand is found in both")
+    keys = {"hands_pck_20": "pck_20", "hands_akd": "akd_torso", "hands_missing_rate": "missing_rate"}
+    return {name: score(_mean([side[key] for side in sides]), *why) for name, key in keys.items()}
+
+
+def _start_gap(video: Video, driven: Driven, main: Mapping[str, Any], judges: Judges) -> dict[str, Outcome]:
+    """Return the start gap, and whether a large one is resolved."""
+    names = ("start_gap", "start_gap_resolved")
+    try:
+        people = reference_people(video, driven.source, judges)
+    except NotMeasured as missing:
+        return missing.scores(names)
+    if not people:
+        return NotMeasured("no_pose", "no person is found in the reference image").scores(names)
+    height, width = video.size
+    size, reference, own = np.array([width, height], np.float64), people[0].pose, driven.people[0]
+    gap = start_gap(
+        reference.body[0] * size, reference.body_visible[0], own.body[0] * size, own.body_visible[0], main["torso_px"]
+    )
+    measured = score(gap, "no_pose", "the reference and the first driven frame have no joint in common")
+    excess = main["jump_excess"]
+    if not gap >= RESOLVED_GAP:
+        resolved = Score(None, "small_gap", f"pairs with a start gap of {RESOLVED_GAP:g} or more count")
+    elif math.isnan(excess):
+        resolved = Score(None, *_WHY["jump_excess"])
+    else:
+        resolved = Score(float(excess <= RESOLVED_EXCESS))
+    return {"start_gap": measured, "start_gap_resolved": resolved}
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
