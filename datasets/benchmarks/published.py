@@ -85,7 +85,7 @@ _COLUMNS: dict[str, tuple[_Column, ...]] = {
     "2a": (
         _Column("ssim[zero-gauss11]", "", "higher", "zero-gauss11", _HUMANVID),
         _Column("psnr", "dB", "higher", "mean of frames", _HUMANVID),
-        _Column("lpips[vgg,zero-to-one]", "", "lower", "vgg,zero-to-one", f"{_HUMANVID}; its code gives [0, 1]"),
+        _Column("lpips[vgg,0-1]", "", "lower", "vgg,0-1", f"{_HUMANVID}; its code gives [0, 1]"),
         _Column("fid[humanvid]", "", "lower", "humanvid", f"{_HUMANVID}; its code resizes to 768 and then to 299"),
         _Column("fvd[humanvid-pair]", "", "lower", "humanvid-pair", f"{_HUMANVID}; its code compares pairs, not sets"),
     ),

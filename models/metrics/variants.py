@@ -17,6 +17,7 @@ FID_VARIANTS = {
     "fid[clean-fid]": "cleanfid_299",
     "fid[humanvid]": "humanvid_fid_299",
 }
+PACKAGED_FID = "fid[efficientnet-lite0]"  # of `EfficientNetLite0.features`, whose weights need no hub
 LPIPS_VARIANTS = {
     # name → network and `zero_to_one` of `Lpips.distances`
     "lpips[vgg]": ("vgg", False),
@@ -67,6 +68,11 @@ FVD_VARIANTS = {
     "fvd[common-metrics]": FvdVariant(_TENSORFLOW, "fvd_humanvid_224"),
     "fvd[scail,81f]": FvdVariant(_TENSORFLOW, "fvd_scail_224", 81),
 }
+
+
+def variant_of(name: str) -> str:
+    """Return what stands in the brackets of a metric's name: `fid[humanvid]` → `humanvid`."""
+    return name.partition("[")[2].removesuffix("]")
 
 
 def small_set_remark(set_sizes: Sequence[int]) -> str | None:

@@ -1,8 +1,8 @@
 """Pairs of a benchmark by id: the only place that knows `datasets.benchmarks`."""
 
-import importlib
 from typing import Any, NamedTuple
 
+from ...datasets.benchmarks import read_benchmark
 from ...datasets.schema import Row
 
 
@@ -20,10 +20,9 @@ def read_pairs(name_or_folder: str) -> BenchmarkPairs:
         name_or_folder: name of a benchmark with a local copy, or the folder of one.
 
     Raises:
-        SteadyDancerError: there is no such benchmark, or its layout is not known.
+        BenchmarkError: there is no such benchmark, its layout is not known, or its files have changed.
     """
-    read: Any = importlib.import_module("steadydancer.datasets.benchmarks").read_benchmark
-    benchmark = read(name_or_folder)
+    benchmark = read_benchmark(name_or_folder)
     pairs = {
         pair.id: {
             "image": pair.image,

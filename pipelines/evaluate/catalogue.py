@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ... import SteadyDancerError
+from ...models.metrics.variants import FID_VARIANTS, FVD_VARIANTS, LPIPS_VARIANTS, PACKAGED_FID, variant_of
 from .protocols import Protocol
 
 Better = Literal["higher", "lower", ""]
@@ -69,6 +70,15 @@ class Metric:
     weighted: Literal["frames", "steps", ""] = ""
 
 
+FACE, PERSON_CROP = "dlib-face", "efficientnet-lite0,person-crop"  # judges of identity
+I3D_WEIGHTS = FVD_VARIANTS["fvd[humanvid-pair]"].weights
+
+
+def fvd_group(name: str) -> str:
+    """Return the group of an FVD: variants on the same weights share it."""
+    return "i3d" if FVD_VARIANTS[name].weights == I3D_WEIGHTS else "i3d-videogpt"
+
+
 _GROUPS = (
     Group("first_frame", "First frame"),
     Group("truth", "Against the ground truth"),
@@ -85,8 +95,12 @@ _GROUPS = (
     Group("lpips-vgg", "LPIPS, VGG16", (("lpips-vgg",),)),
     Group("lpips-alex", "LPIPS, AlexNet", (("lpips-alex",),)),
     Group("inception", "Inception", (("inception-fid",),)),
-    Group("i3d", "I3D", (("i3d", "i3d-kinetics-400"),)),
-    Group("face", "Identity over time", (("dlib-face",),)),
+    Group("i3d", "I3D", (I3D_WEIGHTS,)),
+    Group("i3d-videogpt", "I3D, VideoGPT's file", (("i3d-videogpt",),)),
+    Group("face", "Identity over time, by the face", (("dlib-face",),)),
+    Group(
+        "person-crop", "Identity over time, by the whole person", (("efficientnet-lite0",), ("selfie-segmentation",))
+    ),
     Group("background", "Background", (("selfie-segmentation",),)),
 )
 GROUPS: Mapping[str, Group] = {group.name: group for group in _GROUPS}
@@ -305,65 +319,103 @@ def _efficientnet() -> list[Metric]:
 def _lpips() -> list[Metric]:
     return [
         Metric(
-            f"lpips[{network},{limits}]",
+            name,
             f"lpips-{network}",
             "distance",
             "lower",
-            f"LPIPS v0.1, {network}, given pictures in [{limits.replace('..', ', ')}]"
-            + (" where it expects [−1, 1] (HumanVid, DisCo)" if limits == "0..1" else ""),
+            f"LPIPS v0.1, {network}, "
+            + ("given [0, 1] where it expects [−1, 1] (HumanVid, DisCo)" if odd else "as published"),
             ("truth",),
-            variant=("lpips_range", limits),
+            variant=("lpips", variant_of(name)),
             weighted="frames",
         )
-        for network in ("vgg", "alex")
-        for limits in ("-1..1", "0..1")
+        for name, (network, odd) in LPIPS_VARIANTS.items()
     ]
 
 
-FID_GROUPS = {"efficientnet-lite0": "efficientnet"}  # of the other variants: inception
-
-
 def _sets() -> list[Metric]:
-    metrics = []
-    for name in ("pytorchfid", "torchfidelity", "cleanfid", "humanvid", "efficientnet-lite0"):
-        one = Metric("", FID_GROUPS.get(name, "inception"), "distance", "lower", "", ("truth",), "set", ("fid", name),
-                     tables=("sets",))  # fmt: skip
-        metrics += [
-            replace(one, name=f"fid[{name}]", meaning="Fréchet distance of the frames' features; falls with N"),
-            replace(one, name=f"fid_infinity[{name}]", meaning="the same, extrapolated to infinitely many frames"),
-            replace(one, name=f"kid[{name}]", meaning="unbiased kernel distance of the same features"),
-        ]
-    one = Metric("", "i3d", "distance", "lower", "", ("truth",), "set", tables=("sets",))
-    humanvid, set_fvd = ("fvd", "humanvid-pair"), ("fvd", "i3d-torchscript,16f")
+    one = Metric("", "", "distance", "lower", "", ("truth",), "set", tables=("sets",))
     return [
-        *metrics,
-        replace(one, name="fvd[humanvid-pair]", variant=humanvid,
-                meaning="what HumanVid prints as FVD: pair by pair, never comparable with a set's"),
-        replace(one, name="fvd[i3d-torchscript,16f]", variant=set_fvd,
-                meaning="Fréchet distance of the videos' features, 16 frames"),
-        replace(one, name="kvd[i3d-torchscript,16f]", variant=set_fvd,
-                meaning="unbiased kernel distance of the same features"),
-    ]  # fmt: skip
+        *(metric for name in (*FID_VARIANTS, PACKAGED_FID) for metric in _fid(one, variant_of(name))),
+        *(metric for name in FVD_VARIANTS for metric in _fvd(one, name)),
+    ]
 
 
-def _identity() -> list[Metric]:
-    one = Metric("", "face", "distance-1", "higher", "", ("reference",))
-    what = "1 − distance of the face's embedding to that of the reference"
+def _fid(one: Metric, variant: str) -> list[Metric]:
+    group = "efficientnet" if variant == variant_of(PACKAGED_FID) else "inception"
+    one = replace(one, group=group, variant=("fid", variant))
     return [
-        replace(one, name="identity", meaning=f"{what}, mean over frames with a face"),
-        replace(one, name="identity_min", meaning="the smallest"),
-        replace(one, name="identity_p5", meaning="5th percentile"),
-        replace(one, name="identity_slope", unit="1/s", meaning="change per second"),
-        replace(one, name="identity_last_quarter", meaning="mean of the last quarter"),
-        replace(one, name="identity_found", unit="share", better="", meaning="frames in which a face is found"),
+        replace(one, name=f"fid[{variant}]", meaning="Fréchet distance of the frames' features; falls with N"),
+        replace(one, name=f"fid_infinity[{variant}]", meaning="the same, extrapolated to infinitely many frames"),
+        replace(one, name=f"kid[{variant}]", meaning="unbiased kernel distance of the same features"),
+    ]
+
+
+_FVD_FRAMES = {
+    "fvd[i3d-torchscript,16f]": "16 frames, stretched (StyleGAN-V)",
+    "fvd[cd-fvd,16f]": "16 frames, stretched, VideoGPT's file of I3D",
+    "fvd[common-metrics]": "all frames, cut to the centre",
+    "fvd[scail,81f]": "81 frames, cut to the centre",
+}
+
+
+def _fvd(one: Metric, name: str) -> list[Metric]:
+    variant = variant_of(name)
+    one = replace(one, group=fvd_group(name), variant=("fvd", variant))
+    if FVD_VARIANTS[name].is_paired:
+        words = "what HumanVid prints as FVD: pair by pair, never comparable with a set's"
+        return [replace(one, name=name, meaning=words)]
+    return [
+        replace(one, name=name, meaning=f"Fréchet distance of the videos' features: {_FVD_FRAMES[name]}"),
+        replace(one, name=f"kvd[{variant}]", meaning="unbiased kernel distance of the same features"),
+    ]
+
+
+_IDENTITY: dict[str, tuple[str, Better, str]] = {
+    "identity": ("", "higher", "mean over the frames in which it is found"),
+    "identity_min": ("", "higher", "the smallest"),
+    "identity_p5": ("", "higher", "5th percentile"),
+    "identity_slope": ("1/s", "higher", "change per second"),
+    "identity_last_quarter": ("", "higher", "mean of the last quarter"),
+    "identity_found": ("share", "", "frames in which it is found"),
+}
+
+
+def _identity(group: str, judge: str, unit: str, what: str) -> list[Metric]:
+    """Return the metrics of one judge; two judges are two variants, which are never mixed."""
+    one = Metric("", group, unit, "higher", "", ("reference",))
+    return [
+        *(
+            replace(one, name=f"{name}[{judge}]", unit=own or unit, better=better, meaning=f"{what}: {words}")
+            for name, (own, better, words) in _IDENTITY.items()
+        ),
         replace(
             one,
-            name="identity[ceiling]",
+            name=f"identity[{judge},ceiling]",
             better="",
-            ceiling_of="identity",
+            ceiling_of=f"identity[{judge}]",
             needs=("driving",),
-            meaning="frames of the driving video against each other",
+            meaning="different frames of the driving video against each other",
         ),
+        replace(
+            one,
+            name=f"identity[{judge},floor]",
+            better="",
+            level="set",
+            tables=("sets",),
+            meaning="the reference images of different people against each other",
+        ),
+    ]
+
+
+def _background() -> list[Metric]:
+    one = Metric("background_drift", "background", "0..1", "lower", "", ("driving",))
+    return [
+        replace(
+            one, meaning="mean change of the background against frame 0; only where the driving camera stands still"
+        ),
+        replace(one, name="background_drift[driving]", better="", meaning="the same of the driving video itself"),
+        replace(one, name="camera_travel", unit="diagonals", better="", meaning="way of the driving camera"),
     ]
 
 
@@ -377,12 +429,12 @@ METRICS: Mapping[str, Metric] = {
         *_vbench(),
         *_lpips(),
         *_efficientnet(),
-        *_identity(),
-        Metric("background_drift", "background", "0..1", "lower",
-               "mean change of the background against frame 0; only where the camera stands still"),
+        *_identity("face", FACE, "1 − distance", "likeness of the face to that of the reference"),
+        *_identity("person-crop", PERSON_CROP, "cosine", "likeness of the person's crop to that of the reference"),
+        *_background(),
         *_sets(),
     )
-}  # fmt: skip
+}
 
 
 def metrics_of(protocol: Protocol) -> list[str]:

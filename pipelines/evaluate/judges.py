@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ... import SteadyDancerError
 from ...datasets.storage.digests import content_digest
+from ...models.metrics.variants import FVD_VARIANTS
 from ...models.pose.estimator import REQUIRED_WEIGHTS
 from ...models.weights import lookup
 from ...models.weights.catalogue import Weight
@@ -44,7 +45,8 @@ JUDGES: Mapping[str, Judge] = {
     "raft": Judge("raft", "Raft", ("raft",)),
     "amt": Judge("interpolation", "Interpolator", ("amt",)),
     "inception": Judge("inception", "Inception", ("inception-fid",)),
-    "i3d": Judge("i3d", "I3D", ("i3d", "i3d-kinetics-400")),
+    "i3d": Judge("i3d", "I3D", FVD_VARIANTS["fvd[humanvid-pair]"].weights),
+    "i3d-videogpt": Judge("i3d", "I3D", FVD_VARIANTS["fvd[cd-fvd,16f]"].weights),
     "lpips-vgg": Judge("lpips", "Lpips", ("lpips-vgg",), {"network": "vgg"}),
     "lpips-alex": Judge("lpips", "Lpips", ("lpips-alex",), {"network": "alex"}),
     "face": Judge("face", "Faces", ("dlib-face",)),
@@ -98,6 +100,13 @@ class Judges:
             self._loaded["aesthetic-head"] = read(folder_of(("vbench-aesthetic-head",)))
         head: tuple[Any, Any] = self._loaded["aesthetic-head"]
         return head
+
+    def person_crops(self) -> Any:
+        """Return the judge of identity by crops of the person, from two of the others."""
+        if "person-crops" not in self._loaded:
+            made = importlib.import_module(f"{PACKAGE}.person_crops").PersonCrops
+            self._loaded["person-crops"] = made(self["efficientnet"], self["person-mask"])
+        return self._loaded["person-crops"]
 
     def autoencoder(self, components: str | None) -> Any:
         """Return the autoencoder of a folder of components; None without one."""

@@ -15,11 +15,14 @@ from ... import SteadyDancerError
 from ...datasets.arrays import Floats64, Integers
 from ...datasets.storage.digests import format_differences, json_digest
 from ...datasets.video.writer import Chroma
+from ...models.metrics.variants import FID_VARIANTS, FVD_VARIANTS, LPIPS_VARIANTS, PACKAGED_FID, variant_of
 
 SsimVariant = Literal["zero-gauss11", "reflect-gauss11", "interior-gauss11", "gray-uniform7"]
 Filter = Literal["decoder", "pil-bilinear", "pil-bicubic"]
-FidVariant = Literal["pytorchfid", "torchfidelity", "cleanfid", "humanvid", "efficientnet-lite0"]
-FvdVariant = Literal["humanvid-pair", "i3d-torchscript,16f"]
+# Names of the variants, without the metric: models.metrics.variants says what each one is.
+LPIPS = tuple(map(variant_of, LPIPS_VARIANTS))
+FID = tuple(map(variant_of, (*FID_VARIANTS, PACKAGED_FID)))
+FVD = tuple(map(variant_of, FVD_VARIANTS))
 # Rates within 1 % are the same rate: 29.97 and 30.
 SAME_RATE = 0.01
 SLACK_S = 0.001
@@ -94,9 +97,9 @@ class Protocol(BaseModel):
     codec: Codec | None = Field(None, description="the truth passes through this codec first; null: as its file is")
 
     ssim: tuple[SsimVariant, ...] = ("zero-gauss11", "reflect-gauss11", "interior-gauss11", "gray-uniform7")
-    lpips_range: tuple[Literal["-1..1", "0..1"], ...] = Field(("-1..1", "0..1"), description="range of LPIPS's input")
-    fid: tuple[FidVariant, ...] = ("pytorchfid", "torchfidelity", "cleanfid", "humanvid", "efficientnet-lite0")
-    fvd: tuple[FvdVariant, ...] = ("humanvid-pair", "i3d-torchscript,16f")
+    lpips: tuple[str, ...] = LPIPS
+    fid: tuple[str, ...] = FID
+    fvd: tuple[str, ...] = FVD
     antialias: bool = Field(True, description="whether i2v_* resize frames with antialiasing (torchvision from 0.17)")
     aggregation: Literal["video", "frame"] = Field("video", description="a set's mean weighs videos or frames equally")
 
@@ -104,6 +107,9 @@ class Protocol(BaseModel):
     def _check(self) -> "Protocol":
         if (self.height is None) != (self.width is None):
             raise ValueError(f"give height and width together, not {self.height} and {self.width}")
+        for field, known in (("lpips", LPIPS), ("fid", FID), ("fvd", FVD)):
+            if unknown := set(getattr(self, field)) - set(known):
+                raise ValueError(f"{field} has no variant {min(unknown)!r}: choose among {known}")
         return self
 
     @property
@@ -177,7 +183,7 @@ _HUMANVID: dict[str, Any] = {
     "truth_filter": "pil-bilinear",
     "fit": "stretch",
     "ssim": ("zero-gauss11",),
-    "lpips_range": ("0..1",),
+    "lpips": ("vgg,0-1",),
     "fid": ("humanvid",),
     "fvd": ("humanvid-pair",),
 }

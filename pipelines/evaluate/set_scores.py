@@ -9,12 +9,13 @@ import numpy as np
 from ...datasets.arrays import Floats
 from ...datasets.artifact import Packet
 from ...models.metrics import fid_infinity, frechet_distance, humanvid_fvd, kernel_distance
-from .catalogue import METRICS
+from ...models.metrics.identity import cosine_similarity, distance_similarity
+from ...models.metrics.variants import FVD_VARIANTS, small_set_remark, variant_of
+from .catalogue import FACE, METRICS
 from .groups.sets import feature_name
 from .measured import Measured
 from .scores import Score, from_bytes, score
 
-FEW_VIDEOS = 256  # below it, a Fréchet distance of videos is mostly bias
 MIN_ROWS = 16  # for the line through the distances of eight subsets
 
 
@@ -31,13 +32,30 @@ def score_sets(
 ) -> dict[str, Score]:
     """Return the set metrics of the videos `keys`, one method's; `frames_compared` is N, the number of features."""
     wanted, out = set(keys), dict[str, Score]()
-    for variant in dict.fromkeys(str((METRICS[name].variant or ("", ""))[1]) for name in names):
-        group = next(metric.group for metric in METRICS.values() if metric.variant and metric.variant[1] == variant)
+    by_features: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        by_features.setdefault((METRICS[name].group, variant_of(name).removesuffix(",floor")), []).append(name)
+    for (group, variant), own in by_features.items():
+        if own[0].startswith("identity["):
+            out[own[0]] = _floor(group, variant, measured, packets, wanted)
+            continue
         features = _read(measured, group, variant, packets, wanted)
-        for name in names:
-            if (METRICS[name].variant or ("", ""))[1] == variant:
-                out[name] = _score(name.partition("[")[0], variant, features)
+        out |= {name: _score(name.partition("[")[0], f"fvd[{variant}]", features) for name in own}
     return out
+
+
+def _floor(group: str, judge: str, measured: Measured, packets: Sequence[Packet], keys: set[str]) -> Score:
+    """Return the mean similarity of the reference images of different people; equal features are one image."""
+    name = feature_name(judge, "reference")
+    rows = [row for table in measured.features(group, packets) for row in table.to_pylist()]
+    stored = [from_bytes(row["features"]) for row in rows if row["key"] in keys and row["metric"] == name]
+    known = [one for one in stored if len(one)]
+    people = np.unique(np.concatenate(known), axis=0) if known else np.zeros((0, 1), np.float32)
+    if len(people) < 2:
+        return Score(None, "too_few", f"{len(people)} different reference images have features, but 2 are needed")
+    similarity = distance_similarity if judge == FACE else cosine_similarity
+    value = similarity(people, people)[np.triu_indices(len(people), 1)].mean()
+    return Score(float(value), None, f"{len(people)} reference images", len(people))
 
 
 def _read(measured: Measured, group: str, variant: str, packets: Sequence[Packet], keys: set[str]) -> _Set:
@@ -47,7 +65,7 @@ def _read(measured: Measured, group: str, variant: str, packets: Sequence[Packet
         for row in table.to_pylist():
             if row["key"] in keys and row["features"] is not None and row["metric"] in sides:
                 sides[row["metric"]][row["key"]] = from_bytes(row["features"])
-            elif row["key"] in keys and row["reason"]:
+            elif row["key"] in keys and row["reason"] and row["metric"] in (*sides, "features"):
                 reasons[row["key"]] = row["reason"]
     render, truth = sides.values()
     both = sorted(render.keys() & truth.keys())
@@ -56,12 +74,12 @@ def _read(measured: Measured, group: str, variant: str, packets: Sequence[Packet
     return _Set([render[key] for key in both], [truth[key] for key in both], +missing)
 
 
-def _score(kind: str, variant: str, features: _Set) -> Score:
+def _score(kind: str, name: str, features: _Set) -> Score:
     num_videos = len(features.render)
     lost = ", ".join(f"{number} {reason}" for reason, number in sorted(features.missing.items()))
     if num_videos == 0:
         return Score(None, next(iter(features.missing), "no_features"), f"no video has features ({lost})")
-    if variant == "humanvid-pair":
+    if name in FVD_VARIANTS and FVD_VARIANTS[name].is_paired:
         value = humanvid_fvd(np.stack(features.render), np.stack(features.truth))
         return score(value, "too_few", "no pair has features", _words(num_videos, 0, lost), num_videos)
     render, truth = np.concatenate(features.render), np.concatenate(features.truth)
@@ -82,6 +100,6 @@ def _score(kind: str, variant: str, features: _Set) -> Score:
 def _words(num_videos: int, num_rows: int, lost: str, kind: str = "") -> str:
     """Describe the set: N beside every distance, and a warning where N is small."""
     parts = [f"{num_videos} videos", *([f"{num_rows} features"] if num_rows else [])]
-    if kind == "fvd" and num_videos < FEW_VIDEOS:
-        parts.append(f"below {FEW_VIDEOS} videos this is mostly bias: read kvd instead")
+    if kind == "fvd" and (remark := small_set_remark([num_videos])):
+        parts.append(remark)
     return "; ".join([*parts, *([f"without {lost}"] if lost else [])])

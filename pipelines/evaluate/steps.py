@@ -102,14 +102,12 @@ FUNCTIONS: Mapping[str, Callable[[Video, Judges], dict[str, Outcome]]] = {
     "lpips-vgg": partial(perceptual.measure_lpips, network="vgg"),
     "lpips-alex": partial(perceptual.measure_lpips, network="alex"),
     "inception": sets.measure_inception,
-    "i3d": sets.measure_i3d,
-    "face": perceptual.measure_identity,
-    "background": perceptual.measure_background,
+    "i3d": partial(sets.measure_i3d, group="i3d"),
+    "i3d-videogpt": partial(sets.measure_i3d, group="i3d-videogpt"),
+    "face": perceptual.measure_face,
+    "person-crop": perceptual.measure_person,
+    "background": perceptual.measure_drift,
 }
-
-
-# Group → shortest side that its network takes, in pixels.
-MIN_SIDES = {"lpips-vgg": 16, "lpips-alex": 63, "raft": 128}
 
 
 @on_local_copies("video", "image", "truth")
@@ -135,9 +133,6 @@ def measure_group(group: str, video: Video, config: EvaluateConfig, judges: Judg
     names = [name for name, metric in METRICS.items() if metric.group == group and metric.level == "video"]
     is_set = any(metric.group == group and metric.level == "set" for metric in METRICS.values())
     try:
-        if min(video.size) < MIN_SIDES.get(group, 0):
-            why = f"{video.size[1]}×{video.size[0]} px, but sides of {MIN_SIDES[group]} are needed"
-            raise NotMeasured("too_small", why)
         if group == "pose":
             return pose.measure(video, judges, config.pose_model)
         return FUNCTIONS[group](video, judges)

@@ -151,6 +151,16 @@ class Video:
         detail = "; ".join([*([detail] if detail else []), "frame 0 is not scored"])
         return Pair(render[1:], truth[1:], detail, times_s[1:])
 
+    def require_side(self, pixels: int) -> None:
+        """Check that a network can take the frames.
+
+        Raises:
+            NotMeasured: a side has fewer pixels.
+        """
+        height, width = self.size
+        if min(height, width) < pixels:
+            raise NotMeasured("too_small", f"{width}×{height} px, but sides of {pixels} are needed")
+
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Return what `make` returned, or raise the `NotMeasured` that it raised, the first time."""
         if name not in self._kept:

@@ -26,17 +26,19 @@ class _Layout(NamedTuple):
         heads: the package's file of the linear heads.
         taps: positions in the backbone after which an activation is read.
         widths: channels of these activations.
+        min_side: of a picture that has a pixel after the last tap.
     """
 
     file: str
     heads: str
     taps: tuple[int, ...]
     widths: tuple[int, ...]
+    min_side: int
 
 
 _LAYOUTS: dict[str, _Layout] = {
-    "vgg": _Layout("vgg16-397923af.pth", "vgg.pth", (3, 8, 15, 22, 29), (64, 128, 256, 512, 512)),
-    "alex": _Layout("alexnet-owt-7be5be79.pth", "alex.pth", (1, 4, 7, 9, 11), (64, 192, 384, 256, 256)),
+    "vgg": _Layout("vgg16-397923af.pth", "vgg.pth", (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
+    "alex": _Layout("alexnet-owt-7be5be79.pth", "alex.pth", (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 63),
 }
 
 
@@ -58,6 +60,7 @@ class Lpips:
         if network not in _LAYOUTS:
             raise ValueError(f"LPIPS has no network {network!r}: choose one of {', '.join(_LAYOUTS)}.")
         self.name = f"lpips-{network}"
+        self.min_side = _LAYOUTS[network].min_side
         self._device, self._layout = device, _LAYOUTS[network]
         self._layers = _layers(network)
         heads = [nn.Conv2d(width, 1, 1, bias=False) for width in self._layout.widths]

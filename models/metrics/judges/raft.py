@@ -48,6 +48,7 @@ class Raft:
     """
 
     name = "raft-things"
+    min_side = MIN_SIDE
 
     def __init__(self, weights: Path | None, device: str = "cpu") -> None:
         self._device = device

@@ -1,18 +1,14 @@
 """Features of render and truth for the distances between sets, which are computed when all videos are measured."""
 
+from typing import Any
+
 from ....datasets.arrays import Frames
+from ....models.metrics.variants import FID_VARIANTS, FVD_VARIANTS, PACKAGED_FID, variant_of
+from ..catalogue import fvd_group
 from ..judges import Judges
-from ..scores import Features, NotMeasured, Outcome
+from ..scores import Features, Outcome, Score
 from ..video import Video
 
-PREPROCESSING = {
-    "pytorchfid": "pytorchfid_299",
-    "torchfidelity": "torchfidelity_299",
-    "cleanfid": "cleanfid_299",
-    "humanvid": "humanvid_fid_299",
-}
-PREFIXES = range(10, 25)  # lengths of the beginnings that HumanVid's FVD compares
-SET_FRAMES = 16
 SIDES = ("render", "truth")
 
 
@@ -25,10 +21,10 @@ def measure_inception(video: Video, judges: Judges) -> dict[str, Outcome]:
     """Compute Inception's features in each variant of the protocol."""
     pair, inception = video.compared, judges["inception"]
     out: dict[str, Outcome] = {}
-    for variant in video.protocol.fid:
-        if variant in PREPROCESSING:
+    for name, preprocessing in FID_VARIANTS.items():
+        if (variant := variant_of(name)) in video.protocol.fid:
             for side, frames in zip(SIDES, pair[:2], strict=True):
-                rows = inception.features(frames, preprocessing=PREPROCESSING[variant])
+                rows = inception.features(frames, preprocessing=preprocessing)
                 out[feature_name(variant, side)] = Features(rows, pair.detail)
     return out
 
@@ -37,28 +33,29 @@ def measure_efficientnet(video: Video, judges: Judges) -> dict[str, Outcome]:
     """Compute EfficientNet-Lite0's features, for a Fréchet distance under its name."""
     pair, network = video.compared, judges["efficientnet"]
     return {
-        feature_name("efficientnet-lite0", side): Features(network.features(frames), pair.detail)
+        feature_name(variant_of(PACKAGED_FID), side): Features(network.features(frames), pair.detail)
         for side, frames in zip(SIDES, pair[:2], strict=True)
     }
 
 
-def measure_i3d(video: Video, judges: Judges) -> dict[str, Outcome]:
-    """Compute I3D's logits: of HumanVid's beginnings of the clip, and of its first 16 frames."""
-    pair, i3d = video.compared, judges["i3d"]
-    out: dict[str, Outcome] = {}
-    for side, frames in zip(SIDES, pair[:2], strict=True):
-        if "humanvid-pair" in video.protocol.fvd:
-            out[feature_name("humanvid-pair", side)] = _logits(
-                i3d, frames, [frames[:length] for length in PREFIXES], PREFIXES[-1], "fvd_humanvid_224"
-            )
-        if "i3d-torchscript,16f" in video.protocol.fvd:
-            clips = [frames[:SET_FRAMES]]
-            out[feature_name("i3d-torchscript,16f", side)] = _logits(i3d, frames, clips, SET_FRAMES, "fvd_cdfvd_224")
-    return out
+def measure_i3d(video: Video, judges: Judges, group: str) -> dict[str, Outcome]:
+    """Compute I3D's logits in each variant of the protocol that is in the group."""
+    pair = video.compared
+    return {
+        feature_name(variant, side): _logits(judges[group], frames, name)
+        for name in FVD_VARIANTS
+        if fvd_group(name) == group and (variant := variant_of(name)) in video.protocol.fvd
+        for side, frames in zip(SIDES, pair[:2], strict=True)
+    }
 
 
-def _logits(i3d: object, frames: Frames, clips: list[Frames], needed: int, preprocessing: str) -> Outcome:
-    if len(frames) < needed:
-        missing = NotMeasured("too_short", f"{len(frames)} frames were compared, but {needed} are needed")
-        return missing.scores(["features"])["features"]
-    return Features(i3d.logits(clips, preprocessing=preprocessing))  # type: ignore[attr-defined]
+def _logits(i3d: Any, frames: Frames, name: str) -> Outcome:
+    """Return the logits [1, 400] of the frames that count, or [K, 400] of K prefixes."""
+    variant = FVD_VARIANTS[name]
+    try:
+        clip = variant.clip(frames)
+        if variant.is_paired:
+            return Features(i3d.prefix_logits(clip, variant.prefixes, preprocessing=variant.preprocessing))
+        return Features(i3d.logits([clip], preprocessing=variant.preprocessing))
+    except ValueError as error:  # fewer frames than the variant or the network needs
+        return Score(None, "too_short", str(error))

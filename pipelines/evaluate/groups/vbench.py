@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import numpy as np
-
-from ....datasets.arrays import Floats
 from ....models.metrics import (
     aesthetic_quality,
     consistency,
+    dynamic_degree,
+    flow_stride,
     image_to_video,
     imaging_quality,
     motion_smoothness,
@@ -16,7 +15,6 @@ from ..judges import Judges
 from ..scores import NotMeasured, Outcome, Score, score
 from ..video import Video
 
-DYNAMICS_FPS = 8
 _ONE_FRAME = ("one_frame", "a single frame has no change")
 
 
@@ -68,24 +66,10 @@ def measure_smoothness(video: Video, judges: Judges) -> dict[str, Outcome]:
 
 def measure_dynamics(video: Video, judges: Judges) -> dict[str, Outcome]:
     """Measure dynamic_degree with RAFT, on frames at about 8 per second as VBench samples them."""
-    frames = video.frames[:: max(1, round(video.fps / DYNAMICS_FPS))]
-    if len(frames) < 2:
-        return {"dynamic_degree": Score(None, *_ONE_FRAME)}
-    return {"dynamic_degree": Score(_moves(judges["raft"].flow(frames), *video.size))}
-
-
-def _moves(flow: Floats, height: int, width: int) -> float:
-    """Return 1 if the largest 5 % of flow exceed 6 px per 256 of the shorter side in round(n / 4) steps, else 0.
-
-    Args:
-        flow: [n − 1, 2, H, W] in px.
-        height: of the frames.
-        width: of the frames.
-    """
-    lengths = np.sort(np.linalg.norm(np.asarray(flow, np.float64), axis=1).reshape(len(flow), -1), axis=1)
-    largest = lengths[:, -max(1, int(0.05 * lengths.shape[1])) :].mean(1)
-    moving = int((largest > 6 * min(height, width) / 256).sum())
-    return float(moving >= round((len(flow) + 1) / 4))
+    raft = judges["raft"]
+    video.require_side(raft.min_side)
+    frames = video.frames[:: flow_stride(video.fps)]
+    return {"dynamic_degree": score(dynamic_degree(raft.largest_flows(frames), *video.size), *_ONE_FRAME)}
 
 
 def measure_efficientnet(video: Video, judges: Judges) -> dict[str, Outcome]:

@@ -29,7 +29,7 @@ def test_every_group_has_a_function_and_every_metric_a_group() -> None:
 
 def test_words_choose_metrics_groups_tables_and_variants() -> None:
     assert select_metrics(["ssim"], ALL) == ["ssim"]
-    assert select_metrics(["lpips[vgg,0..1], psnr"], ALL) == ["psnr", "lpips[vgg,0..1]"]
+    assert select_metrics(["lpips[vgg,0-1], psnr"], ALL) == ["psnr", "lpips[vgg,0-1]"]
     assert set(select_metrics(["fid"], ALL)) == {name for name in METRICS if name.startswith("fid[")}
     eight = {"subject_consistency", "background_consistency", "temporal_flickering", "motion_smoothness",
              "aesthetic_quality", "imaging_quality", "i2v_subject", "i2v_background"}  # fmt: skip
@@ -41,7 +41,7 @@ def test_words_choose_metrics_groups_tables_and_variants() -> None:
 
 
 def test_a_protocol_leaves_variants_out() -> None:
-    own = Protocol(name="one", ssim=("zero-gauss11",), fid=(), fvd=("humanvid-pair",), lpips_range=("0..1",))
+    own = Protocol(name="one", ssim=("zero-gauss11",), fid=(), fvd=("humanvid-pair",), lpips=("vgg,0-1",))
     names = metrics_of(own)
     assert "ssim[zero-gauss11]" in names and "ssim[gray-uniform7]" not in names and "ssim" in names
     assert not [name for name in names if name.startswith(("fid", "kid", "kvd"))] and "fvd[humanvid-pair]" in names

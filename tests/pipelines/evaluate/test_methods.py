@@ -85,6 +85,7 @@ class StandIn:
     def __init__(self, weights: Path | None, device: str = "cpu", network: str = "") -> None:
         assert weights is not None and weights.is_dir() and device == "cpu"
         CALLS.append("made")
+        self.min_side = 63 if network == "alex" else 16
 
     def frames(self, frames: np.ndarray) -> np.ndarray:
         CALLS.append("frames")
@@ -154,8 +155,8 @@ def test_methods_stand_side_by_side_with_intervals_and_p(folders: Path, tmp_path
 
 
 def test_missing_weights_are_a_reason_and_the_rest_stands(folders: Path, judges: Path, tmp_path: Path) -> None:
-    record = evaluate(folders, tmp_path / "out", metrics=("psnr", "dino", "lpips[vgg,0..1]"))
-    for name in ("subject_consistency", "lpips[vgg,0..1]"):
+    record = evaluate(folders, tmp_path / "out", metrics=("psnr", "dino", "lpips[vgg,0-1]"))
+    for name in ("subject_consistency", "lpips[vgg,0-1]"):
         row = table(tmp_path / "out")["near", "a", name]
         assert (row["value"], row["reason"]) == (None, "weights_missing") and str(judges) in row["detail"]
     assert "`dino`" in table(tmp_path / "out")["near", "a", "i2v_subject"]["detail"]
@@ -240,11 +241,11 @@ def test_a_job_killed_three_times_gives_the_same_table(
 def test_distances_of_sets_come_from_all_videos_of_a_method(folders: Path, judges: Path, tmp_path: Path) -> None:
     put(judges, "inception-fid"), put(judges, "lpips-vgg")
     names = (
-        "fid[pytorchfid]",
-        "kid[pytorchfid]",
-        "fid_infinity[pytorchfid]",
+        "fid[pytorch-fid]",
+        "kid[pytorch-fid]",
+        "fid_infinity[pytorch-fid]",
         "fid[efficientnet-lite0]",
-        "lpips[vgg,0..1]",
+        "lpips[vgg,0-1]",
     )
     record = evaluate(folders, tmp_path / "out", ("near", "exact"), metrics=names, packet_size=2)
     rows = table(tmp_path / "out")
@@ -252,22 +253,22 @@ def test_distances_of_sets_come_from_all_videos_of_a_method(folders: Path, judge
         np.concatenate([shifted(frames_of(folders / side / f"{name}.mp4")) for name in IDS])
         for side in ("near", "truth")
     ]
-    row = rows["near", None, "fid[pytorchfid]"]
+    row = rows["near", None, "fid[pytorch-fid]"]
     assert row["value"] == pytest.approx(frechet_distance(*sides), rel=1e-5) and row["video"] is None
-    assert rows["near", None, "kid[pytorchfid]"]["value"] == pytest.approx(kernel_distance(*sides), rel=1e-4)
-    assert rows["exact", None, "fid[pytorchfid]"]["value"] == pytest.approx(0, abs=1e-6)
+    assert rows["near", None, "kid[pytorch-fid]"]["value"] == pytest.approx(kernel_distance(*sides), rel=1e-4)
+    assert rows["exact", None, "fid[pytorch-fid]"]["value"] == pytest.approx(0, abs=1e-6)
     assert row["detail"] == f"4 videos; {len(sides[0])} features"
     assert rows["near", None, "fid[efficientnet-lite0]"]["reason"] == "weights_missing"
-    assert record["methods"]["near"]["fid[pytorchfid]"]["mean"] == row["value"]
-    assert record["means"]["fid[pytorchfid]"] == {"mean": row["value"], "videos": 4}
+    assert record["methods"]["near"]["fid[pytorch-fid]"]["mean"] == row["value"]
+    assert record["means"]["fid[pytorch-fid]"] == {"mean": row["value"], "videos": 4}
     assert record["missing"]["fid[efficientnet-lite0]"] == {"weights_missing": 4}
     # Pictures that are too small for a network, and videos without a truth, have a reason, not a number.
     put(judges, "lpips-alex")
-    evaluate(folders, tmp_path / "small", metrics=("lpips[alex,0..1]",))
-    assert table(tmp_path / "small")["near", "a", "lpips[alex,0..1]"]["reason"] == "too_small"
+    evaluate(folders, tmp_path / "small", metrics=("lpips[alex]",))
+    assert table(tmp_path / "small")["near", "a", "lpips[alex]"]["reason"] == "too_small"
     evaluate(folders, tmp_path / "alone", metrics=names, truth=None)
-    assert table(tmp_path / "alone")["near", None, "fid[pytorchfid]"]["reason"] == "no_truth"
-    assert table(tmp_path / "alone")["near", "a", "lpips[vgg,0..1]"]["reason"] == "no_truth"
+    assert table(tmp_path / "alone")["near", None, "fid[pytorch-fid]"]["reason"] == "no_truth"
+    assert table(tmp_path / "alone")["near", "a", "lpips[vgg,0-1]"]["reason"] == "no_truth"
 
 
 def shifted(frames: np.ndarray) -> np.ndarray:

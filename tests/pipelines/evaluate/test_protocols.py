@@ -66,8 +66,7 @@ OTHERS: dict[str, Any] = {
     "stride": 2, "rendered": "scored-frames", "short_clip": "refuse", "fps": 12.0, "other_fps": "refuse",
     "reference_index": 1, "score_first_frame": False, "height": 64, "width": 64, "render_filter": "pil-bicubic",
     "truth_filter": "pil-bilinear", "fit": "crop", "codec": Codec(), "ssim": ("gray-uniform7",),
-    "lpips_range": ("0..1",),
-    "fid": ("humanvid",), "fvd": (), "antialias": False, "aggregation": "frame",
+    "lpips": ("vgg,0-1",), "fid": ("humanvid",), "fvd": (), "antialias": False, "aggregation": "frame",
 }  # fmt: skip
 
 
