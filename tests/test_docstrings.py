@@ -36,7 +36,7 @@ VERBS = {*_VERBS.split()}
 
 
 def opens_well(docstring: str) -> bool:
-    """Whether a docstring opens with a verb that is known here, or with an equation's number."""
+    """Return whether a docstring opens with a verb that is known here, or with an equation's number."""
     if re.match(r"Eqs?\. \d", docstring):
         return True
     first, second = (*docstring.split(maxsplit=2), "", "")[:2]

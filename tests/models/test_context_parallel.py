@@ -51,7 +51,7 @@ def answer(model: SteadyDancerTransformer3DModel, **more: Any) -> torch.Tensor:
 
 
 def compare(model: SteadyDancerTransformer3DModel) -> tuple[bool, bool, int]:
-    """Whether two processes give the bits of one, also from memory, and how many tokens this one had in its blocks."""
+    """Return whether two processes give the bits of one, also from memory, and how many tokens this one had."""
     expected = answer(model)
     model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
     num_tokens: list[int] = []
