@@ -18,7 +18,7 @@ from .encoders import fit_encoders
 from .pose import fit_pose
 from .training_clips import write_training_clips
 
-STEPS = {"autoencoder": 7000, "decoder": 4000, "encoders": 1200, "pose": 4000, "base": 1500}
+STEPS = {"autoencoder": 7000, "decoder": 4000, "encoders": 1200, "pose": 4000, "base": 1000}
 LEARNING_RATES = {"autoencoder": 1.2e-3, "decoder": 1e-3, "encoders": 2e-3, "pose": 2e-3, "base": 3e-3}
 
 
