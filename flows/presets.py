@@ -180,8 +180,8 @@ def toydance_demo() -> Run:
     """
     short: dict[str, Any] = {
         "steps": 50, "continue_stage": True, "num_workers": 0, "global_batch_size": 2, "optimizer": "adamw",
-        "learning_rate": 1e-4, "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every_steps": 25, "evaluation_samples": 8,
-        "validation_share": 0.0,
+        "learning_rate": 1e-4, "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every_steps": 25,
+        "evaluation_samples": 8, "validation_share": 0.0,
     }  # fmt: skip
     run = change(toydance(), "curate", pose_model="toydance")
     for name in ("stage1", "stage2", "stage3"):
