@@ -133,7 +133,7 @@ def toydance() -> Run:
     The components, with the base, are those of the package; see `docs/toydance.md`.
     """
     small: dict[str, Any] = {
-        "num_frames": 33, "num_workers": 0, "use_gpu": False, "zero_stage": 2, "dtype": "float32",
+        "num_frames": 33, "num_workers": 2, "use_gpu": False, "zero_stage": 2, "dtype": "float32",
         "gradient_checkpointing": False, "merge_text_padding": True, "global_batch_size": 16, "flow_shift": 3.0,
         "optimizer": "muon", "weight_decay": 0.0, "ema_decay": 0.998, "learning_rate_schedule": "cosine",
         "warmup_steps": 50, "lora_rank": 64, "lora_alpha": 64, "checkpoint_every_steps": 100,
@@ -181,9 +181,9 @@ def toydance_demo() -> Run:
     clips.
     """
     short: dict[str, Any] = {
-        "steps": 50, "continue_stage": True, "global_batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-4,
-        "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every_steps": 25, "evaluation_samples": 8,
-        "validation_share": 0.0,
+        "steps": 50, "continue_stage": True, "num_workers": 0, "global_batch_size": 2, "optimizer": "adamw",
+        "learning_rate": 1e-4, "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every_steps": 25,
+        "evaluation_samples": 8, "validation_share": 0.0,
     }  # fmt: skip
     run = change(toydance(), "curate", pose_model="toydance")
     run = change(run, "evaluate", metrics=("basic",))  # the demo measures poses itself, on the same videos

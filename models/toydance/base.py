@@ -5,6 +5,7 @@ It reads the shards that `steadydancer cache` writes with the preset `toydance`,
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,18 @@ def fit_base(
 class CachedClips:
     """The samples of a latents folder, read into memory as float16; some sources are held out.
 
+    Clips of another size than most are left out: those that curation has cropped, because a dark edge looked like a
+    border.
+
     Args:
-        latents: a finished latents folder with clips of one size.
+        latents: a finished latents folder.
     """
 
     def __init__(self, latents: Path) -> None:
         shards = ShardDataset(latents)
-        if len(set(shards.bucket.values())) != 1:
-            raise ValueError(f"{latents} has clips of several sizes: {sorted(set(shards.bucket.values()))}")
-        keys = sorted(shards.bucket)
+        bucket = Counter(shards.bucket.values()).most_common(1)[0][0]
+        keys = sorted(key for key, size in shards.bucket.items() if size == bucket)
         self._samples = [tensors_of(shards.read(key)["conditions"]) for key in keys]
-        bucket = next(iter(shards.bucket.values()))
         null = tensors_of(null_path(shards.path, bucket).read_bytes())
         self._null = NullConditions(**{name: tensor.float()[None] for name, tensor in null.items()})
         held_out = np.random.default_rng(0).permutation(len(keys))[: max(32, round(VALIDATION_SHARE * len(keys)))]
