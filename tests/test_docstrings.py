@@ -24,13 +24,13 @@ evaluate exclude exit expand explain export extend extract fail fetch fill filte
 follow forbid forget format forward free freeze fuse gather generate get give grant group guess handle hash hold
 identify ignore import ingest initialise inject insert inspect install interpolate invert iterate join judge keep kill
 label launch leave let limit link list load locate lock log look lower make map mark mask match measure merge migrate
-mirror move multiply name normalise notify offer open order pack pad paint park parse pass patch perturb pick place
-plan plot prepare print probe project publish put raise rank read receive record redirect reduce refuse register
-reject release remove rename render repair repeat replace report request require resample reset resize resolve restore
-resume retry return reuse reverse rewrite rotate round run sample save scale scan score search seek select send separate
-serialise serve set shift show shuffle shut simulate skip smooth sort split stack start stop store stream strip submit
-subtract sum swap synchronise take tell terminate test time trace track train translate trim truncate try turn unpack
-unpatchify update upload use validate verify visit wait walk warn weigh wrap write yield
+mirror move multiply name normalise notify offer open order pack pad paint pair park parse pass patch perturb pick place
+plan plot prepare print probe project publish put raise rank read receive recognise record redirect reduce refuse
+register reject release remove rename render repair repeat replace report request require resample reset resize resolve
+restore resume retry return reuse reverse rewrite rotate round run sample save scale scan score search seek select send
+separate serialise serve set shift show shuffle shut simulate skip smooth sort split stack start stitch stop store
+stream strip submit subtract sum swap synchronise take tell terminate test time trace track train translate trim
+truncate try turn unpack unpatchify update upload use validate verify visit wait walk warn weigh wrap write yield
 """
 VERBS = {*_VERBS.split()}
 
