@@ -98,6 +98,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/evaluate/comparison.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/ground_truth.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/steps.py": ("pipelines/evaluate/test_*.py", "models/metrics/test_*.py"),
-    "pipelines/evaluate/report.py": ("pipelines/evaluate/test_*.py",),
+    "pipelines/evaluate/report/results.py": ("pipelines/evaluate/report/test_*.py",),
+    "pipelines/evaluate/report/page.py": ("pipelines/evaluate/test_*.py",),
 }
 """Module → glob patterns of its tests below `tests/`."""

@@ -8,7 +8,8 @@ from ...datasets.artifact_lookup import find_artifact
 from ...datasets.storage import Location
 from .catalogue import METRICS
 from .protocols import protocol_differences, recorded_protocol
-from .summary import FEW_CLUSTERS, Table, Values, compare_values
+from .summary import FEW_CLUSTERS, compare_values
+from .values import Table, Values
 
 
 def compare(one: Location, other: Location, methods: Sequence[str] = ()) -> dict[str, Any]:

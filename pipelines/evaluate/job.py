@@ -19,6 +19,7 @@ from ..runtime.after_commit import after_commit
 from ..runtime.runner import Engine, Job, run_packets
 from .catalogue import METRICS
 from .config import EvaluateConfig
+from .imported import ScoreFile, keep_scores, read_score_file
 from .inputs import Inputs, Source, read_inputs
 from .judges import weights_record
 from .selection import Selected, holds, select_metrics, selected_here
@@ -59,8 +60,9 @@ def run(
     engine: Engine,
     videos: Sequence[Source] = (),
     benchmark: str | None = None,
+    scores: Sequence[ScoreFile] = (),
 ) -> dict[str, Any]:
-    """Score videos into `out/metrics` and `out/report.html`; return the artifact's record.
+    """Score videos into `out/metrics`, with page, CSV and LaTeX table beside it; return the artifact's record.
 
     Args:
         config: protocol, metrics and networks.
@@ -70,15 +72,19 @@ def run(
         engine: where the packets run.
         videos: further methods.
         benchmark: name or folder of a benchmark, whose pairs have reference, driving video and ground truth.
+        scores: files of other programs, whose scores stand beside those that are measured.
 
     Raises:
         ArtifactError: renders are not finished, the folder was started with different settings, or it is in use.
-        SteadyDancerError: `truth` has no ground truth for any video, or a word of `metrics` is unknown.
+        SteadyDancerError: `truth` has no ground truth for any video, a word of `metrics` is unknown, or a file of
+            scores cannot be imported.
         JobStopped: the code or the machine failed.
     """
     metrics = select_metrics(config.metrics, config.rules)
     inputs = read_inputs(config, _sources(renders, videos), truth, benchmark)
     selected = selected_here(metrics, config, inputs)
+    ids = {row["id"] for row in inputs.rows.values()}
+    imported = [read_score_file(one, ids, list(inputs.methods)) for one in scores]
     with exclusive(out):
         artifact = Artifact(out / "metrics")
         begun = _plan(config, inputs)
@@ -86,7 +92,8 @@ def run(
         artifact.begin(begun, absent)
         if not (artifact.committed and holds(artifact.record(), config, selected)):
             _evaluate(config, inputs, selected, artifact, (begun, absent), engine)
-        from .report import PAGE, write_report
+        keep_scores(out, imported)
+        from .report.page import PAGE, write_report
 
         with after_commit(f"{out / PAGE}", f"run `steadydancer report --metrics {out}` to write it"):
             write_report(out / PAGE, artifact)

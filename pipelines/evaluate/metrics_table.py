@@ -13,7 +13,8 @@ from .scores import Score
 from .selection import Selected
 from .set_scores import score_sets
 from .steps import SCHEMA
-from .summary import Table, comparisons, means, missing, summarise, summarise_kinds
+from .summary import comparisons, means, missing, summarise, summarise_kinds
+from .values import Table
 
 SETS = "sets"  # name of the packet of the set metrics
 

@@ -29,7 +29,7 @@ from steadydancer.pipelines.evaluate.config import EvaluateConfig
 from steadydancer.pipelines.evaluate.inputs import Source
 from steadydancer.pipelines.evaluate.measured import Measured
 from steadydancer.pipelines.evaluate.protocols import Protocol
-from steadydancer.pipelines.evaluate.report import rebuild_report
+from steadydancer.pipelines.evaluate.report.page import rebuild_report
 from steadydancer.pipelines.runtime.runner import Engine
 
 IDS = ("a", "b", "c", "d")
