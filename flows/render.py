@@ -1,4 +1,4 @@
-"""The flow `render-evaluation`: render pairs with a checkpoint and score them, beside other methods if there are some."""
+"""The flow `render-evaluation`: render pairs with a checkpoint and score them, beside other methods if given."""
 
 from collections.abc import Sequence
 from typing import Any

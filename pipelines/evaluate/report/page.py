@@ -115,7 +115,7 @@ def _comparison_sections(record: Mapping[str, Any]) -> list[Section]:
     sections = []
     for one in record.get("comparisons", []):
         rows = [
-            [name, found["difference"], interval(found["low"], found["high"]), found["n"], found["clusters"],
+            [name, found["difference"], _interval(found), found["n"], found["clusters"],
              found["p"], found["p_holm"]]
             for name, found in one["metrics"].items()
         ]  # fmt: skip
@@ -123,6 +123,11 @@ def _comparison_sections(record: Mapping[str, Any]) -> list[Section]:
         text = "Pairs that both have; driving videos are drawn as clusters where pairs share one."
         sections.append(Section(f"{one['b']} against {one['a']}", text, head=head, rows=rows, is_folded=True))
     return sections
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    """Format the interval of a difference; one driving video has none."""
+    return interval(found["low"], found["high"]) if found["clusters"] > 1 else ""
 
 
 def _import_sections(imported: Sequence[ImportedScores]) -> list[Section]:

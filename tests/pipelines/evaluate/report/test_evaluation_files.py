@@ -188,7 +188,9 @@ def test_published_rows_are_marked_and_in_the_units_of_the_paper(finish: Make, r
     )
     assert "{mine} & " in text and "90.00" in text and "Stage 1" not in text
     assert "Table 4" in page and "Table 1" in page and "OOM" not in text
-    assert "Published" not in (finish(rows, out.parent / "plain") / "metrics" / "run.json").read_text()
+    plain = finish(rows, out.parent / "plain")
+    assert "published" not in {one["origin"] for one in written(plain)}
+    assert "Published" not in (plain / "report.html").read_text()
 
 
 def test_imported_scores_are_columns_of_their_own(finish: Make, row: Make, tmp_path: Path) -> None:
