@@ -158,7 +158,11 @@ def _print_matches(clip: str, rows: list[dict[str, Any]], print_json: bool) -> N
 def compare(
     clips: Location | None, metrics: Location | None, other: Location, methods: tuple[str, ...], print_json: bool
 ) -> None:
-    """Compare two versions of a curation, or two evaluations of one protocol pair by pair."""
+    """Compare two versions of a curation, or two evaluations of one protocol pair by pair.
+
+    Of evaluations, print the difference (second minus first) of each metric over the pairs that both have, its 95 %
+    interval, N, p, and p by Holm for the number of metrics. Two protocols are refused, with the fields that differ.
+    """
     if (clips is None) == (metrics is None):
         raise click.UsageError("pass one of --clips and --metrics")
     differences: dict[str, Any]

@@ -42,7 +42,7 @@ GROUPS: Mapping[str, Group] = {group.name: group for group in _GROUPS}
 # Tables that hold metrics of several groups.
 TABLES = {
     "basic": "Without networks",
-    "vbench": "VBench-I2V (print motion_ratio or dynamic_degree beside it: six of the eight reward stillness)",
+    "vbench": "VBench-I2V, with motion_ratio and dynamic_degree beside it: six of the eight reward stillness",
     "sets": "Distances between sets",
 }
 

@@ -19,7 +19,12 @@ def shortfall(clusters: int | None) -> str | None:
         return None
     if clusters == 1:
         return "one driving video: no interval"
-    return f"an interval over {clusters} driving videos contains the mean in {interval_coverage(clusters):.0%}, not 95%"
+    return f"an interval over {clusters} driving videos contains the mean in {covered(clusters)}, not 95%"
+
+
+def covered(clusters: int | None) -> str:
+    """Return the share of 95 % intervals over so many clusters that contain the mean, as `91%`."""
+    return f"{interval_coverage(clusters):.0%}" if clusters and clusters > 1 else "nothing"
 
 
 def summarise(table: Table, metrics: Sequence[str], protocol: Protocol) -> dict[str, dict[str, Any]]:

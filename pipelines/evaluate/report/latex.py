@@ -127,12 +127,15 @@ def _caption(evaluation: Evaluation, results: Sequence[Result], title: str, kind
 
 def _notes(results: Sequence[Result]) -> list[str]:
     """Return what limits the numbers, below the table: nulls with their reasons, warnings, non-commercial judges."""
-    notes: dict[str, None] = {}
+    lacking: dict[tuple[str, str], list[str]] = {}
     for one in results:
         if one.without_value and one.origin == "measured":
-            notes[f"{escaped(one.metric)} of {escaped(one.method or 'render')} lacks {escaped(one.without_value)}"] = (
-                None
-            )
+            lacking.setdefault((one.method or "render", one.without_value), []).append(one.metric)
+    number = len({one.metric for one in results})
+    notes = {
+        escaped(f"{method} lacks {words}" + (f" in {', '.join(names)}" if len(names) < number else "")): None
+        for (method, words), names in lacking.items()
+    }
     notes |= dict.fromkeys(escaped(word) for one in results if one.origin != "published" for word in one.warnings)
     licences: Mapping[str, str] = {
         judge.name: judge.licence for one in results for judge in one.judges if judge.non_commercial

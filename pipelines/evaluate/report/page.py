@@ -96,11 +96,11 @@ def summary_text(evaluation: Evaluation) -> str:
         parts.append(
             "Below a mean stand its 95 % interval by the bootstrap over clips, or over driving videos where several "
             "pairs share one, and N."
-            + (
-                f" With fewer than {FEW_CLUSTERS} of them intervals are too short."
-                if min(clusters) < FEW_CLUSTERS
-                else ""
-            )
+        )
+    if clusters and min(clusters) < FEW_CLUSTERS:
+        parts.append(
+            f"With fewer than {FEW_CLUSTERS} of them intervals are too short: “covers” is the share of such intervals "
+            "that contain the mean, by Student's t."
         )
     if len(evaluation.methods) > 1:
         parts.append(

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,12 +10,13 @@ from ....models.pose.estimator import REQUIRED_WEIGHTS
 from ...common.outcomes import format_reasons
 from ..catalogue import GROUPS, METRICS
 from ..summary import compare_values, shortfall
-from ..values import Table
+from ..values import Values
 from .evaluation import Evaluation
 
 Origin = Literal["measured", "imported", "published"]
 ALL_PAIRS = ""  # kind of a result over all pairs
 _COUNTS = re.compile(r"\d+ (videos|features|reference images)")
+FEATURE_SIZES = {"inception": 2048, "efficientnet": 1280}  # numbers in a feature; of fewer features FID is mostly bias
 # Motion, which must stand beside the dimensions that a still picture wins.
 MOTION = ("motion_ratio", "dynamic_degree")
 REWARDS_STILLNESS = (
@@ -91,7 +92,7 @@ def measured_results(evaluation: Evaluation) -> list[Result]:
     out = []
     for kind in (ALL_PAIRS, *evaluation.kinds):
         summaries = evaluation.summaries(kind)
-        best = best_methods(evaluation.table, evaluation.methods, evaluation.metrics, kind or None)
+        best = best_methods(evaluation, kind)
         for method in evaluation.methods:
             own = summaries.get(method, {})
             names = [name for name in evaluation.metrics if name in own]
@@ -106,6 +107,9 @@ def _measured(
     ceiling = next((one for one in METRICS.values() if one.ceiling_of == name), None)
     detail = summary.get("detail") or ""
     remarks, warnings = _of_set(detail) if summary["mean"] is not None else ([detail], [])
+    size = FEATURE_SIZES.get(metric.group, 0)
+    if name.startswith("fid[") and summary["mean"] is not None and summary["n"] < size:
+        warnings.append(f"{summary['n']} features of {size} numbers: mostly bias; compare with equal N, and read KID")
     if metric.level == "video" and (words := shortfall(summary.get("clusters"))):
         warnings.append(words)
     if name in REWARDS_STILLNESS and not any(own.get(one, {}).get("mean") is not None for one in MOTION):
@@ -158,32 +162,45 @@ def _with_unequal_sizes(results: list[Result]) -> list[Result]:
     ]
 
 
-def best_methods(
-    table: Table, methods: Sequence[str], metrics: Sequence[str], kind: str | None = None
-) -> dict[str, dict[str, bool]]:
+def best_methods(evaluation: Evaluation, kind: str = ALL_PAIRS) -> dict[str, dict[str, bool]]:
     """Return metric → method → whether it is the best, for metrics that several methods have on pairs in common.
 
     A method is the best if the 95 % interval of its paired difference from every other method excludes 0. Set metrics
     have no pairs, and no best.
     """
+    stored = evaluation.record.get("comparisons", ()) if kind == ALL_PAIRS else ()
+    known = {(one["a"], one["b"]): one["metrics"] for one in stored}
     out = {}
-    for name in metrics:
+    for name in evaluation.metrics:
         metric = METRICS[name]
         if metric.level == "set" or not metric.better:
             continue
-        values = {method: table.of(method, name, kind) for method in methods}
+        values = {method: evaluation.table.of(method, name, kind or None) for method in evaluation.methods}
         sign = 1 if metric.better == "higher" else -1
-        ranked = sorted((m for m in methods if values[m].ids), key=lambda m: -sign * values[m].means.mean())
+        ranked = sorted((m for m in values if values[m].ids), key=lambda m: -sign * values[m].means.mean())
         if len(ranked) > 1:
             first, *others = ranked
             # The nearest first: it decides most often, and the others are not drawn.
-            is_best = all(_beats(name, values[first], values[other], sign) for other in others)
+            is_best = all(_beats(_difference(known, name, first, other, values), sign) for other in others)
             out[name] = {method: is_best and method == first for method in ranked}
     return out
 
 
-def _beats(name: str, one: Any, other: Any, sign: int) -> bool:
-    found = compare_values({name: other}, {name: one}).get(name)
+def _difference(
+    known: Mapping[tuple[str, str], Any], name: str, first: str, other: str, values: Mapping[str, Values]
+) -> Mapping[str, Any] | None:
+    """Return first − other over the pairs that both have, as the record has it or computed."""
+    if (other, first) in known:
+        stored: Mapping[str, Any] | None = known[other, first].get(name)
+        return stored
+    if (first, other) in known:
+        found = known[first, other].get(name)
+        return found and {**found, "low": -found["high"], "high": -found["low"]}
+    return compare_values({name: values[other]}, {name: values[first]}).get(name)
+
+
+def _beats(found: Mapping[str, Any] | None, sign: int) -> bool:
+    """Check whether the interval of a difference lies on one side of 0; one driving video has no interval."""
     return found is not None and found["clusters"] > 1 and min(sign * found["low"], sign * found["high"]) > 0
 
 

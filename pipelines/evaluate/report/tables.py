@@ -7,6 +7,7 @@ from markupsafe import Markup, escape
 
 from ...pages.layout import Section, show
 from ..catalogue import METRICS, Metric
+from ..summary import covered, shortfall
 from .results import ALL_PAIRS, MOTION, Result
 
 NON_COMMERCIAL = "non-commercial"
@@ -116,7 +117,9 @@ def cell(result: Result) -> Markup:
     """Format value, interval, N, ceiling, reasons of nulls and warnings; the best value is bold."""
     number = escape(show(None if result.value is None else float(result.value)))
     value = Markup("<b>{}</b>").format(number) if result.is_best else number
-    lines = [facts(result), result.without_value, *result.warnings]
+    has_interval = result.low is not None  # then the share that it covers stands beside it
+    warnings = [one for one in result.warnings if not (has_interval and one == shortfall(result.clusters))]
+    lines = [facts(result), result.without_value, *warnings]
     small = [Markup('<span class="dim">{}</span>').format(line) for line in lines if line]
     return Markup("<br>").join([value, *small])
 
@@ -125,6 +128,7 @@ def facts(result: Result) -> str:
     """Return interval, N and ceiling in a line."""
     parts = [
         "" if result.low is None or result.high is None else interval(result.low, result.high),
+        "" if result.low is None or not shortfall(result.clusters) else f"covers {covered(result.clusters)}",
         "" if result.n is None or result.value is None else f"N {result.n}",
         "" if result.ceiling is None else f"ceiling {show(float(result.ceiling))}",
     ]

@@ -96,7 +96,7 @@ def test_a_known_table_is_written_as_in_papers(known: Path) -> None:
     )
     text = (out / LATEX).read_text(encoding="utf-8")
     assert "fvd[scail,81f] $\\downarrow$" in text and "{b} & -- \\\\" in text
-    assert "fvd[scail,81f] of b lacks 4 too\\_few" in text and "$N$ counts features." in text
+    assert "b lacks 4 too\\_few; " in text and "$N$ counts features." in text
     assert text.count("pairs of kind style") == 1 and text.count("\\begin{table}") == text.count("\\end{table}") == 4
 
 
@@ -129,6 +129,31 @@ def test_lower_is_better_where_the_catalogue_says_so_and_descriptions_have_no_be
     best = {(one["method"], one["metric"]): one["best"] for one in written(finish(rows))}
     assert best == {("a", "akd_torso"): "yes", ("b", "akd_torso"): "no", ("a", "motion_ratio"): "",
                     ("b", "motion_ratio"): ""}  # fmt: skip
+
+
+def test_what_a_method_lacks_is_told_once_below_the_table(finish: Make, row: Make) -> None:
+    names = ("psnr", "psnr[mean-mse]", "ssim")
+    rows = [row("a", f"p{k}", name, 20.0 + k) for k in range(3) for name in names]
+    rows += [row("a", "p3", name, None, reason="no_truth") for name in names]
+    rows += [row("a", "p4", "ssim", None, reason="too_small"), row("a", "p4", "psnr", 21.0)]
+    out = finish(rows)
+    rebuild_report(out)
+    text = (out / LATEX).read_text()
+    notes = text.split("\\par{\\scriptsize ")[1]
+    some = "a lacks 1 no\\_truth in psnr, psnr[mean-mse]; a lacks 1 no\\_truth, 1 too\\_small in ssim; "
+    assert notes.startswith(some) and text.count("lacks") == 2
+
+
+def test_a_small_set_and_unequal_sets_are_warned_of(finish: Make, row: Make, of_set: Make) -> None:
+    rows = [row(method, "p0", "psnr", 20.0) for method in ("a", "b")]
+    few, many = "5 videos; 100 features; without 2 too_short", "150 videos; 3000 features"
+    rows += [of_set("a", "fid[clean-fid]", 50.0, frames_compared=100, detail=few)]
+    rows += [of_set("b", "fid[clean-fid]", 40.0, frames_compared=3000, detail=many)]
+    a, b = (one for one in written(finish(rows)) if one["metric"] == "fid[clean-fid]")
+    unequal = "N differs between the methods, and a Fréchet distance falls with N"
+    small = "100 features of 2048 numbers: mostly bias; compare with equal N, and read KID"
+    assert (a["warnings"], b["warnings"]) == (f"{small}; {unequal}", unequal) and a["best"] == b["best"] == ""
+    assert (a["remark"], a["n"]) == (few, "100")
 
 
 def test_ceilings_seeds_and_non_commercial_judges_stand_beside_their_metric(finish: Make, row: Make) -> None:
