@@ -121,9 +121,11 @@ def test_kinds_have_tables_of_their_own(finish: Make, row: Make) -> None:
         for method, more in (("a", 0), ("b", 4))
         for k, own in enumerate(kinds)
     ]
+    rows.append(row("a", "p9", "psnr", None, reason="no_truth", kinds="framing"))
     html = page_of(finish(rows))
     style, framing = (section(html, f"Pairs of kind {kind}") for kind in ("style", "framing"))
     assert "N 5" in style and "N 3" in framing and "<b>26.6</b>" in style and "22.33" in framing
+    assert "1 no_truth" in framing and "no_truth" not in style
 
 
 @pytest.mark.parametrize(("clusters", "told"), [(12, "covers 91%"), (24, "covers 93%")])
