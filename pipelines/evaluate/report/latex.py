@@ -27,7 +27,7 @@ _ARROWS = {"higher": " $\\uparrow$", "lower": " $\\downarrow$", "": ""}
 
 
 def escaped(text: str) -> str:
-    """Escape the characters that LaTeX reads as commands."""
+    """Replace the characters that LaTeX reads as commands."""
     return "".join(_SPECIAL.get(sign, sign) for sign in text.replace("\n", " "))
 
 
@@ -100,7 +100,7 @@ def _number(value: float, unit: str) -> str:
 
 
 def _caption(evaluation: Evaluation, results: Sequence[Result], title: str, kind: str) -> str:
-    """State pairs, N, protocol, and what the marks mean."""
+    """Describe pairs, N, protocol, and what the marks mean."""
     record = evaluation.record
     counts = {one.n for one in results if one.origin == "measured" and one.n is not None and one.value is not None}
     benchmark, protocol = record.get("benchmark", {}).get("name"), evaluation.protocol
