@@ -48,7 +48,7 @@ def _metric(metric: Metric) -> str:
 
 
 def _needs(metric: Metric) -> str:
-    """Say whether a metric needs a truth, and what else."""
+    """Describe whether a metric needs a truth, and what else."""
     if "truth" in metric.needs:
         first = "truth"
     else:
