@@ -1,67 +1,116 @@
-"""The flow `render-evaluation`: render pairs with a checkpoint and score them."""
+"""The flow `render-evaluation`: render pairs with a checkpoint and score them, beside other methods if given."""
 
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact
 
+from .. import SteadyDancerError
 from ..datasets.artifact import Artifact
-from ..datasets.storage import location
+from ..datasets.storage import Location, location
 from ..datasets.storage.files import file_url
-from ..pipelines.common.outcomes import format_reasons, format_truths, require_usable
+from ..pipelines.common.outcomes import require_usable
+from ..pipelines.evaluate.imported import ScoreFile, kept_scores
+from ..pipelines.evaluate.inputs import Source
+from ..pipelines.evaluate.report.evaluation import read_evaluation
+from ..pipelines.evaluate.report.page import PAGE, results_of, summary_text
+from ..pipelines.evaluate.report.results import ALL_PAIRS, Result
+from ..pipelines.evaluate.report.tables import interval, judges_text
 from . import presets, tasks
+from .named_paths import absolute_name, split_name
 from .prefect_ui import absolute, absolute_if_exists, counts_table, publish, warn_if_not_shown
 
 
 @flow(name="render-evaluation")
 def render_evaluation(
     checkpoint: str,
-    pairs: str,
     out: str,
+    pairs: str | None = None,
     truth: str | None = None,
     preset: str = "paper",
     components: str | None = None,
     cluster: str | None = None,
     in_process: bool = False,
+    benchmark: str | None = None,
+    videos: list[str] | None = None,
+    scores: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Render `pairs` and score them.
+    """Render `pairs`, or all pairs of a benchmark, and score them.
 
     Args:
         checkpoint: folder `checkpoint` of a training stage.
+        out: folder for `renders/`, `metrics/`, `report.html`, `report.csv` and `report.tex`.
         pairs: csv, json, jsonl or parquet with columns `image`, `driving` and optionally `prompt`, `id`.
-        out: folder for `renders/`, `metrics/` and `report.html`.
         truth: folder with `ID.mp4` for every pair that has a ground truth.
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
         components: Wan 2.1 I2V folder or hub id; None: the one in the checkpoint's record.
         cluster: job server of a Ray cluster, `http://HOST:8265`; None: this machine.
         in_process: run without Ray; ignored on a cluster.
+        benchmark: instead of `pairs`, a benchmark by name or folder, or `NAME=FOLDER`: its pairs, with ground truth.
+        videos: videos of other methods that are scored beside the renders, each `NAME=DIR` or `DIR`.
+        scores: scores of other programs that are shown beside these, each `METHOD=FILE` or `FILE`.
 
     Returns:
         The records of both artifacts.
+
+    Raises:
+        SteadyDancerError: neither `pairs` nor `benchmark` is given, or both; or a job cannot start.
     """
+    if (pairs is None) == (benchmark is None):
+        raise SteadyDancerError(f"set pairs or benchmark, one of them: they are {pairs!r} and {benchmark!r}")
     run = presets.change(presets.load(preset), "render", components=components and absolute_if_exists(components))
-    trained, table, folder = (location(absolute(place)) for place in (checkpoint, pairs, out))
-    truth_folder = location(absolute(truth)) if truth else None
-    rendered = tasks.render(run, trained, table, folder, cluster, in_process)
+    trained, folder = (location(absolute(place)) for place in (checkpoint, out))
+    table, truth_folder = (location(absolute(place)) if place else None for place in (pairs, truth))
+    named = benchmark and absolute_name(benchmark)
+    others = [Source(*_named(one, False)) for one in videos or ()]
+    files = [ScoreFile(*_named(one, True)) for one in scores or ()]
+    rendered = tasks.render(run, trained, table, folder, cluster, in_process, named)
     require_usable(Artifact(folder / "renders"), rendered["counts"])
-    scored = tasks.evaluate(run, folder, truth_folder, folder, cluster, in_process)
+    scored = tasks.evaluate(run, folder, truth_folder, folder, cluster, in_process, named, others, files)
     require_usable(Artifact(folder / "metrics"), scored["counts"])
     records = {"renders": rendered, "metrics": scored}
     with warn_if_not_shown("rendered-videos"):
-        publish("rendered-videos", f"Videos of {table} in {folder}", counts_table(folder, records))
-    publish("scores", f"Metrics of {folder}. {format_truths(scored.get('truths'))}", scores_table(scored))
-    report = folder / "report.html"
-    if link := file_url(report):
-        with warn_if_not_shown("report"):
-            create_link_artifact(key="report", link=link, link_text=str(report))
+        publish("rendered-videos", f"Videos of {table or named} in {folder}", counts_table(folder, records))
+    publish_scores(folder)
     return records
 
 
-def scores_table(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per metric: its mean, the number of videos, and why others have no value."""
-    missing = record.get("missing", {})
+def _named(text: str, is_file: bool) -> tuple[str | None, Location]:
+    name, place = split_name(text, is_file)
+    return name, location(absolute(place))
+
+
+def publish_scores(folder: Location) -> None:
+    """Publish the results of an evaluation as a table in the UI, and a link to its page."""
+    with warn_if_not_shown("scores"):
+        evaluation = read_evaluation(Artifact(folder / "metrics"))
+        table = scores_table(results_of(evaluation, kept_scores(folder)))
+        publish("scores", f"Metrics of {folder}. {summary_text(evaluation)}", table)
+    report = folder / PAGE
+    if link := file_url(report):
+        with warn_if_not_shown("report"):
+            create_link_artifact(key="report", link=link, link_text=str(report))
+
+
+def scores_table(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return one row per method and metric over all pairs: its value, and what a reader needs to judge it."""
     return [
-        {"metric": name, **mean, "without a value": format_reasons(Counter(missing.get(name, {})))}
-        for name, mean in record["means"].items()
+        {
+            "method": one.method or "render",
+            "origin": " ".join(filter(None, (one.origin, one.source))),
+            "metric": one.metric,
+            "value": one.value,
+            "95 %": "" if one.low is None or one.high is None else interval(one.low, one.high),
+            "N": one.n,
+            "unit": one.unit,
+            "better": one.better,
+            "ceiling": one.ceiling,
+            "best": "best" if one.is_best else "",
+            "without a value": one.without_value,
+            "warnings": "; ".join(one.warnings),
+            "judges": judges_text([one]),
+        }
+        for one in results
+        if one.kind == ALL_PAIRS
     ]

@@ -33,5 +33,5 @@ def reproduce(
     with nullcontext() if cluster or in_process else local_ray(state_folder(folder) / "ray"):
         curated = curate_dataset(clips, out, config, cluster=cluster, in_process=in_process)
         trained = train_steadydancer(str(folder / "latents"), out, config, cluster=cluster)
-        rendered = render_evaluation(checkpoint, pairs, out, truth, config, cluster=cluster, in_process=in_process)
+        rendered = render_evaluation(checkpoint, out, pairs, truth, config, cluster=cluster, in_process=in_process)
     return {**curated, **trained, **rendered}

@@ -4,7 +4,7 @@ Tasks exchange only paths and records. Jobs resume after an interruption, so a t
 """
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -12,6 +12,8 @@ from prefect.runtime import flow_run
 
 from ..datasets.artifact import Artifact
 from ..datasets.artifact_lookup import find_artifact
+from ..datasets.benchmarks import read_benchmark
+from ..datasets.schema import Row
 from ..datasets.shards.dataset import require_settings
 from ..datasets.storage import Location, state_folder
 from ..datasets.storage.atomic import write_json
@@ -20,6 +22,8 @@ from ..pipelines.cache.config import CacheConfig
 from ..pipelines.common.older_versions import absent_fields
 from ..pipelines.curate import job as curate_job
 from ..pipelines.evaluate import job as evaluate_job
+from ..pipelines.evaluate.imported import ScoreFile
+from ..pipelines.evaluate.inputs import Source
 from ..pipelines.render import job as render_job
 from ..pipelines.runtime.runner import Engine
 from ..pipelines.runtime.submit import submit_job
@@ -106,19 +110,36 @@ def pick(run_out: Location, steps: int, cluster: str | None = None) -> Location:
     return train_job.find_checkpoint(run_out, steps)
 
 
-@task(task_run_name="render {pairs}")
+@task(task_run_name="render into {out}")
 def render(
-    run: Run, checkpoint: Location, pairs: Location, out: Location, cluster: str | None = None, in_process: bool = False
+    run: Run,
+    checkpoint: Location,
+    pairs: Location | None,
+    out: Location,
+    cluster: str | None = None,
+    in_process: bool = False,
+    benchmark: str | None = None,
 ) -> Record:
-    """Render one video per pair; write `out/renders`."""
-    arguments: Words = ["render", "--checkpoint", checkpoint, "--pairs", pairs, "--out", out]
+    """Render one video per pair, of a table or a benchmark; write `out/renders`."""
+    chosen: Words = ["--benchmark", benchmark or ""] if pairs is None else ["--pairs", pairs]
+    arguments: Words = ["render", "--checkpoint", checkpoint, *chosen, "--out", out]
 
     def run_local() -> Record:
         engine = _engine(run, out, in_process, arguments)
-        wanted = render_job.read_pairs(pairs)
-        return render_job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=engine)
+        wanted, source = _pairs_of(pairs, benchmark or "")
+        return render_job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=engine, **source)
 
     return _job(cluster, arguments, run, out / "renders", run_local)
+
+
+def _pairs_of(pairs: Location | None, benchmark: str) -> tuple[list[Row], Record]:
+    """Return the pairs to render, and what the record states about their benchmark."""
+    if pairs is not None:
+        return render_job.read_pairs(pairs), {}
+    found = read_benchmark(benchmark)
+    for line in found.remarks:
+        get_run_logger().info(f"{found.name}: {line}")
+    return [pair.to_row() for pair in found.pairs], {"benchmark": found.to_record()}
 
 
 @task(task_run_name="evaluate {renders}")
@@ -129,14 +150,32 @@ def evaluate(
     out: Location,
     cluster: str | None = None,
     in_process: bool = False,
+    benchmark: str | None = None,
+    videos: Sequence[Source] = (),
+    scores: Sequence[ScoreFile] = (),
 ) -> Record:
-    """Evaluate renders; write `out/metrics` and `out/report.html`."""
+    """Evaluate renders and the videos of other methods; write `out/metrics`, and page, CSV and LaTeX table."""
     arguments: Words = ["evaluate", "--renders", renders, "--out", out]
+    given: Record = {}
     if truth is not None:
         arguments += ["--truth", truth]
+    if benchmark is not None:
+        arguments += ["--benchmark", benchmark]
+        given["benchmark"] = benchmark
+    if videos:
+        arguments += _named_words("--videos", [(one.name, one.folder) for one in videos])
+        given["videos"] = list(videos)
+    if scores:
+        arguments += _named_words("--scores", [(one.method, one.file) for one in scores])
+        given["scores"] = list(scores)
 
     def run_local() -> Record:
         engine = _engine(run, out, in_process, arguments)
-        return evaluate_job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine)
+        return evaluate_job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine, **given)
 
     return _job(cluster, arguments, run, out / "metrics", run_local)
+
+
+def _named_words(option: str, named: Sequence[tuple[str | None, Location]]) -> Words:
+    """Return the words of an option that is given once for each `NAME=PATH`."""
+    return [word for name, place in named for word in (option, f"{name}={place}" if name else place)]

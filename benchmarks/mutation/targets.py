@@ -94,9 +94,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
     ),
     "pipelines/evaluate/config.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/job.py": ("pipelines/evaluate/test_*.py",),
+    "pipelines/evaluate/metrics_table.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/comparison.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/ground_truth.py": ("pipelines/evaluate/test_*.py",),
     "pipelines/evaluate/steps.py": ("pipelines/evaluate/test_*.py", "models/metrics/test_*.py"),
-    "pipelines/evaluate/report.py": ("pipelines/evaluate/test_*.py",),
+    "pipelines/evaluate/report/results.py": ("pipelines/evaluate/report/test_*.py",),
+    "pipelines/evaluate/report/page.py": ("pipelines/evaluate/test_*.py",),
 }
 """Module → glob patterns of its tests below `tests/`."""

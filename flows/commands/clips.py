@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import SteadyDancerError
-from .options import FOLDER
+from .options import FOLDER, scores_option
 
 if TYPE_CHECKING:
     from ...datasets.storage import Location
@@ -34,15 +34,19 @@ def with_page(out: Location, job: Callable[[], dict[str, Any]]) -> Callable[[], 
 
 @click.command()
 @click.option("--clips", type=FOLDER, help="The --out of `curate` or `refilter`: rewrite its page and card.")
-@click.option("--metrics", type=FOLDER, help="The --out of `evaluate`: rewrite its page.")
+@click.option("--metrics", type=FOLDER, help="The --out of `evaluate`: rewrite its page, CSV and LaTeX table.")
+@scores_option
 @click.option(
     "--run", "run_out", type=FOLDER, help="The --out of `train`, or the folder that contains the three stages."
 )
 @click.option("--out", type=FOLDER, help="With --clips: FILE.html, or a folder for curation.html. Default: in --clips.")
-def report(clips: Location | None, metrics: Location | None, run_out: Location | None, out: Location | None) -> None:
+def report(clips: Location | None, metrics: Location | None, scores: tuple[tuple[str | None, Location], ...],
+           run_out: Location | None, out: Location | None) -> None:  # fmt: skip
     """Rewrite the report page of a curation (and its dataset card), an evaluation or a training run."""
     if sum(place is not None for place in (clips, metrics, run_out)) != 1:
         raise click.UsageError("pass one of --clips, --metrics and --run")
+    if scores and metrics is None:
+        raise click.UsageError("--scores requires --metrics")
     if out is not None and clips is None:
         raise click.UsageError("--out requires --clips; the other pages are written to the folder that they describe")
     if clips is not None:
@@ -52,9 +56,11 @@ def report(clips: Location | None, metrics: Location | None, run_out: Location |
         page = write_report(clips, page)
         click.echo(f"{page}\n{page.parent / CARD}")
     elif metrics is not None:
-        from ...pipelines.evaluate.report import rebuild_report
+        from ...pipelines.evaluate.imported import ScoreFile
+        from ...pipelines.evaluate.report.page import CSV, LATEX, rebuild_report
 
-        click.echo(str(rebuild_report(metrics)))
+        page = rebuild_report(metrics, [ScoreFile(*one) for one in scores])
+        click.echo("\n".join(str(page.parent / name) for name in (page.name, CSV, LATEX)))
     elif run_out is not None:
         from ...pipelines.train.metrics.report import write_pages
 
@@ -152,7 +158,11 @@ def _print_matches(clip: str, rows: list[dict[str, Any]], print_json: bool) -> N
 def compare(
     clips: Location | None, metrics: Location | None, other: Location, methods: tuple[str, ...], print_json: bool
 ) -> None:
-    """Compare two versions of a curation, or two evaluations of one protocol pair by pair."""
+    """Compare two versions of a curation, or two evaluations of one protocol pair by pair.
+
+    Of evaluations, print the difference (second minus first) of each metric over the pairs that both have, its 95 %
+    interval, N, p, and p by Holm for the number of metrics. Two protocols are refused, with the fields that differ.
+    """
     if (clips is None) == (metrics is None):
         raise click.UsageError("pass one of --clips and --metrics")
     differences: dict[str, Any]

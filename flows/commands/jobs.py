@@ -17,12 +17,14 @@ from .options import (
     OUT,
     POSITIVE,
     JobCommand,
+    NamedPlace,
     configured,
     engine_at,
     finish,
     in_process_option,
     prepare,
     require_cache,
+    scores_option,
 )
 
 if TYPE_CHECKING:
@@ -224,27 +226,11 @@ def _print_catalogue(ctx: click.Context, param: click.Parameter, wanted: bool) -
         ctx.exit()
 
 
-class NamedFolder(click.ParamType):
-    """A folder with an optional name before it, `NAME=DIR`."""
-
-    name = "[name=]path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return (name or None, folder). A path that contains `=` exists as it is, or follows a name."""
-        if isinstance(value, tuple):
-            return value
-        name, mark, place = str(value).partition("=")
-        is_named = bool(mark) and "/" not in name and not FOLDER.convert(value, param, ctx).is_dir()
-        if is_named and not (name and place):
-            self.fail(f"{value!r}: pass NAME=DIR, or DIR", param, ctx)
-        return (name, FOLDER.convert(place, param, ctx)) if is_named else (None, FOLDER.convert(value, param, ctx))
-
-
 @click.command(cls=JobCommand)
 @click.option("--renders", type=FOLDER, help="The --out of `render`, or a folder of ID.mp4.")
 @click.option(
     "--videos",
-    type=NamedFolder(),
+    type=NamedPlace(FOLDER),
     multiple=True,
     help="[NAME=]DIR: the videos ID.mp4 of a method, or the --out of `render`; repeat it to compare methods. The same "
     "NAME again: another seed of that method.",
@@ -255,6 +241,7 @@ class NamedFolder(click.ParamType):
 @click.option(
     "--benchmark", type=NAME, help="Benchmark, by name or folder: reference, driving video and ground truth by ID."
 )
+@scores_option
 @click.option(
     "--protocol", help="`all`, `first-81`, `humanvid-24x3-mid`, `vbench-i2v`, …, or FILE.json with one's own."
 )
@@ -273,17 +260,21 @@ class NamedFolder(click.ParamType):
     callback=_print_catalogue,
     help="List the metrics, what each needs, and which weights are here; then stop.",
 )
-@click.option("--out", type=OUT, required=True, help="Write OUT/metrics, OUT/measurements and OUT/report.html.")
+@click.option(
+    "--out", type=OUT, required=True, help="Write OUT/metrics, OUT/measurements and OUT/report.html, .csv, .tex."
+)
 @configured
 @in_process_option
 def evaluate(renders: Location | None, videos: tuple[tuple[str | None, Location], ...], truth: Location | None,
-             benchmark: str | None, protocol: str | None, metrics: tuple[str, ...], out: Location, preset: str,
-             print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
+             benchmark: str | None, scores: tuple[tuple[str | None, Location], ...], protocol: str | None,
+             metrics: tuple[str, ...], out: Location, preset: str, print_config: bool, dry_run: bool,
+             address: str | None, in_process: bool) -> None:  # fmt: skip
     """Score the videos of one or several methods. A metric that cannot be measured is null, with a reason.
 
     Run it again with more --metrics, or once missing weights are here: only these are measured.
     """
     from ...pipelines.evaluate import job
+    from ...pipelines.evaluate.imported import ScoreFile
     from ...pipelines.evaluate.inputs import Source
     from .. import presets
 
@@ -300,4 +291,6 @@ def evaluate(renders: Location | None, videos: tuple[tuple[str | None, Location]
         return
     engine = engine_at(out, in_process, address)
     inputs: dict[str, Any] = {"renders": renders, "truth": truth, "out": out, **given}
+    if scores:
+        inputs["scores"] = [ScoreFile(method, file) for method, file in scores]
     finish(out / "metrics", lambda: job.run(run.evaluate, **inputs, engine=engine))

@@ -56,6 +56,31 @@ class Name(click.ParamType):
         return value
 
 
+class NamedPlace(click.ParamType):
+    """A path with an optional name before it, `NAME=PATH`.
+
+    Args:
+        kind: type of the path.
+    """
+
+    name = "[name=]path"
+
+    def __init__(self, kind: Place) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return (name or None, path)."""
+        if isinstance(value, tuple):
+            return value
+        from ..named_paths import split_name
+
+        try:
+            name, place = split_name(str(value), self.kind.is_file)
+        except (ValueError, SteadyDancerError) as error:
+            self.fail(str(error), param, ctx)
+        return name, self.kind.convert(place, param, ctx)
+
+
 def _location(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     from ...datasets.storage import location
 
@@ -152,6 +177,13 @@ def configured(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+scores_option = click.option(
+    "--scores",
+    type=NamedPlace(FILE),
+    multiple=True,
+    help="[METHOD=]FILE: scores of another program, shown beside the measured ones and marked: VBench's result json, "
+    "or a csv of a judge with one video a row; repeatable. OUT/imported keeps them.",
+)
 in_process_option = click.option(
     "--in-process", is_flag=True, help="Run in this process, without Ray; breakpoint() works."
 )

@@ -58,8 +58,8 @@ def demo_flow(
             pairs = beside if supplied else pairs_of_clips(out, num_pairs)
             records |= render_evaluation(
                 str(out / "stage3" / "checkpoint"),
-                str(pairs),
                 str(out),
+                str(pairs),
                 str(truth) if (truth := pairs.parent / "truth").is_dir() else None,
                 config,
                 in_process=in_process,

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.artifact import Artifact
-from ...pipelines.evaluate.report import metric_section, unscored_section
+from ...pipelines.evaluate.report.evaluation import read_evaluation
+from ...pipelines.evaluate.report.nulls import nulls_section
+from ...pipelines.evaluate.report.results import measured_results
+from ...pipelines.evaluate.report.tables import metric_sections
 from ...pipelines.pages.layout import Section, write_page
 from ...pipelines.train.metrics_file import read_rows
 from .dancers import PairSet
@@ -16,6 +19,7 @@ from .pairs_page import pairs_section, result_sections
 def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: dict[str, Any]) -> None:
     """Write `page` and copy its media next to it."""
     clips = Artifact(out / "clips").read().to_pylist()
+    evaluation = read_evaluation(Artifact(out / "metrics"))
     learned = "more_metrics" in summary
     if learned:
         results = result_sections(summary)
@@ -33,8 +37,9 @@ def write_demo_report(page: Path, out: Path, summary: dict[str, Any], records: d
             _funnel_section(clips, records["clips"]),
             _clips_section(clips),
             _training_section(out, summary),
-            metric_section(records["metrics"], METRICS_TEXT),
-            unscored_section(Artifact(out / "metrics").read().to_pylist()),
+            Section("Metrics", METRICS_TEXT),
+            *metric_sections(measured_results(evaluation)),
+            nulls_section(evaluation),
             *([] if learned else [videos]),
         ],
     )

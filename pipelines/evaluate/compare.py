@@ -8,7 +8,8 @@ from ...datasets.artifact_lookup import find_artifact
 from ...datasets.storage import Location
 from .catalogue import METRICS
 from .protocols import protocol_differences, recorded_protocol
-from .summary import FEW_CLUSTERS, Table, Values, compare_values
+from .summary import FEW_CLUSTERS, compare_values, shortfall
+from .values import Table, Values
 
 
 def compare(one: Location, other: Location, methods: Sequence[str] = ()) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def to_text(found: dict[str, Any]) -> str:
         return "\n".join([*lines, "no pair has a value of the same metric in both"])
     lines.append(f"{'metric':34} {'a':>9} {'b':>9} {'b − a':>9} {'95 %':>20} {'N':>5} {'p':>7} {'Holm':>7}")
     for name, one in found["metrics"].items():
-        interval = f"[{one['low']:.4g}, {one['high']:.4g}]" if one["n"] > 1 else ""
+        interval = f"[{one['low']:.4g}, {one['high']:.4g}]" if one["clusters"] > 1 else ""
         p, holm = ("" if one[key] is None else f"{one[key]:.3g}" for key in ("p", "p_holm"))
         lines.append(
             f"{name:34} {one['mean_a']:>9.4g} {one['mean_b']:>9.4g} {one['difference']:>9.4g} {interval:>20} "
@@ -102,13 +103,13 @@ def to_text(found: dict[str, Any]) -> str:
         )
     fewest = min(one["clusters"] for one in found["metrics"].values())
     if fewest < FEW_CLUSTERS:
-        lines.append(f"intervals over fewer than {FEW_CLUSTERS} driving videos (here {fewest}) are too short")
+        lines.append(f"intervals over fewer than {FEW_CLUSTERS} driving videos are too short: {shortfall(fewest)}")
     return "\n".join(lines)
 
 
 def _better(name: str, one: dict[str, Any]) -> str:
     """Name the better one, if the interval excludes 0."""
     direction = METRICS[name].better
-    if not direction or one["n"] < 2 or one["low"] <= 0 <= one["high"]:
+    if not direction or one["clusters"] < 2 or one["low"] <= 0 <= one["high"]:
         return ""
     return "b is better" if (one["difference"] > 0) == (direction == "higher") else "a is better"

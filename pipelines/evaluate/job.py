@@ -5,52 +5,24 @@ measures what is missing and commits a new version of the table, which names the
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from ... import __version__
-from ...datasets.artifact import Artifact, Packet, count_verdicts, exclusive, plan_packets
+from ...datasets.artifact import Artifact, Packet, exclusive, plan_packets
 from ...datasets.rules import versions
-from ...datasets.schema import Row, to_table
+from ...datasets.schema import Row
 from ...datasets.storage import Location
 from ...datasets.storage.digests import content_digest
 from ..common.older_versions import absent_fields
-from ..common.poses import ESTIMATORS
 from ..runtime.after_commit import after_commit
 from ..runtime.runner import Engine, Job, run_packets
-from .catalogue import METRICS, Group, groups_of, select_metrics
+from .catalogue import METRICS
 from .config import EvaluateConfig
+from .imported import ScoreFile, keep_scores, read_score_file
 from .inputs import Inputs, Source, read_inputs
-from .judges import Availability, availability, weights_record
-from .scores import Score
-
-SETS = "sets"  # name of the packet of the set metrics
-
-
-class Selected(NamedTuple):
-    """Metrics of a run in the catalogue's order, the groups that measure them, and what each group has here."""
-
-    metrics: list[str]
-    groups: list[Group]
-    here: dict[str, Availability]
-
-    @property
-    def measured(self) -> list[Group]:
-        """The groups whose weights are here."""
-        return [group for group in self.groups if self.here[group.name].missing is None]
-
-
-def _selected(metrics: list[str], config: EvaluateConfig, inputs: Inputs) -> Selected:
-    """Return the metrics with their groups, and which of these can be measured on this machine."""
-    estimators = (config.pose_model,) if config.pose_model != "auto" else _rendered_by(inputs)
-    groups = groups_of(metrics)
-    return Selected(metrics, groups, {group.name: availability(group, estimators) for group in groups})
-
-
-def _rendered_by(inputs: Inputs) -> tuple[str, ...]:
-    """Return the estimators that `auto` may choose: those of the renders, and the general ones."""
-    names = {row["pose_model"] for row in inputs.rows.values()} - {None, "supplied"}
-    return *sorted(names), *(name for name in ESTIMATORS if name not in names)
+from .judges import weights_record
+from .selection import Selected, holds, select_metrics, selected_here
 
 
 def plan(
@@ -64,7 +36,7 @@ def plan(
     """Describe what `run` would do."""
     metrics = select_metrics(config.metrics, config.rules)
     inputs = read_inputs(config, _sources(renders, videos), truth, benchmark)
-    selected = _selected(metrics, config, inputs)
+    selected = selected_here(metrics, config, inputs)
     artifact = Artifact(out / "metrics")
     weights = {group.name: missing for group in selected.groups if (missing := selected.here[group.name].missing)}
     return {
@@ -75,7 +47,7 @@ def plan(
         "protocol": config.rules.name,
         "metrics": [name for name in selected.metrics if METRICS[name].group not in weights],
         "weights_missing": weights,
-        "finished": artifact.committed and _holds(artifact.record(), config, selected),
+        "finished": artifact.committed and holds(artifact.record(), config, selected),
     }
 
 
@@ -88,8 +60,9 @@ def run(
     engine: Engine,
     videos: Sequence[Source] = (),
     benchmark: str | None = None,
+    scores: Sequence[ScoreFile] = (),
 ) -> dict[str, Any]:
-    """Score videos into `out/metrics` and `out/report.html`; return the artifact's record.
+    """Score videos into `out/metrics`, with page, CSV and LaTeX table beside it; return the artifact's record.
 
     Args:
         config: protocol, metrics and networks.
@@ -99,23 +72,28 @@ def run(
         engine: where the packets run.
         videos: further methods.
         benchmark: name or folder of a benchmark, whose pairs have reference, driving video and ground truth.
+        scores: files of other programs, whose scores stand beside those that are measured.
 
     Raises:
         ArtifactError: renders are not finished, the folder was started with different settings, or it is in use.
-        SteadyDancerError: `truth` has no ground truth for any video, or a word of `metrics` is unknown.
+        SteadyDancerError: `truth` has no ground truth for any video, a word of `metrics` is unknown, or a file of
+            scores cannot be imported.
         JobStopped: the code or the machine failed.
     """
     metrics = select_metrics(config.metrics, config.rules)
     inputs = read_inputs(config, _sources(renders, videos), truth, benchmark)
-    selected = _selected(metrics, config, inputs)
+    selected = selected_here(metrics, config, inputs)
+    ids = {row["id"] for row in inputs.rows.values()}
+    imported = [read_score_file(one, ids, list(inputs.methods)) for one in scores]
     with exclusive(out):
         artifact = Artifact(out / "metrics")
         begun = _plan(config, inputs)
         absent = {"config": absent_fields(EvaluateConfig), "truth_ids": begun["truth_ids"]}
         artifact.begin(begun, absent)
-        if not (artifact.committed and _holds(artifact.record(), config, selected)):
+        if not (artifact.committed and holds(artifact.record(), config, selected)):
             _evaluate(config, inputs, selected, artifact, (begun, absent), engine)
-        from .report import PAGE, write_report
+        keep_scores(out, imported)
+        from .report.page import PAGE, write_report
 
         with after_commit(f"{out / PAGE}", f"run `steadydancer report --metrics {out}` to write it"):
             write_report(out / PAGE, artifact)
@@ -135,21 +113,6 @@ def _plan(config: EvaluateConfig, inputs: Inputs) -> dict[str, Any]:
             "packet_size": config.packet_size, "rules": versions("pictures", "truth")}  # fmt: skip
 
 
-def _holds(record: Mapping[str, Any], config: EvaluateConfig, selected: Selected) -> bool:
-    """Check whether a finished version has all metrics that this run would measure.
-
-    A version without a list of metrics is of an earlier program, and is only extended if others are asked for.
-    """
-    if "metrics" not in record:
-        return config.metrics is None or set(selected.metrics) <= record["means"].keys()
-    unmeasured = {name for one in record["weights_missing"].values() for name in one}
-    here = {group.name for group in selected.measured}
-    return all(
-        name in record["metrics"] and (name not in unmeasured or METRICS[name].group not in here)
-        for name in selected.metrics
-    )
-
-
 def _evaluate(
     config: EvaluateConfig,
     inputs: Inputs,
@@ -160,6 +123,7 @@ def _evaluate(
 ) -> None:
     """Measure what is missing, and commit a version of the table with it."""
     from .measured import MEASUREMENTS, Measured, newest_earlier, set_aside
+    from .metrics_table import write_table
 
     start, out = time.perf_counter(), artifact.path.parent
     was_committed = artifact.committed
@@ -168,7 +132,7 @@ def _evaluate(
         known = earlier.record()
         before = known.get("metrics", known["means"])
         kept = [name for name in METRICS if name in before or name in selected.metrics]
-        selected = _selected(kept, config, inputs)
+        selected = selected_here(kept, config, inputs)
     measured = Measured(out / MEASUREMENTS, [group.name for group in selected.measured])
     measured.begin(*begun)
     packets = plan_packets(inputs.rows, config.packet_size)
@@ -179,7 +143,7 @@ def _evaluate(
         artifact.begin(*begun)
     artifact.remove_parts()  # of an attempt that was killed, perhaps with other metrics
     parent = newest_earlier(out)
-    record = _write(config, inputs, selected, measured, packets, artifact)
+    record = write_table(config, inputs, selected, measured, packets, artifact)
     artifact.commit(
         {
             "kind": "metrics",
@@ -247,107 +211,3 @@ def _work(key: str, row: Row, groups: Sequence[str]) -> Row:
     names = ("id", "method", "video", "image", "driving", "truth", "pose_model", "aligned")
     state = ("verdict", "reason", "detail")
     return {"key": key, "groups": " ".join(groups), **{name: row[name] for name in (*names, *state)}}
-
-
-def _write(
-    config: EvaluateConfig,
-    inputs: Inputs,
-    selected: Selected,
-    measured: Any,
-    packets: Sequence[Packet],
-    artifact: Artifact,
-) -> dict[str, Any]:
-    """Write the rows of the table, packet by packet, and return the tables of the record."""
-    from .steps import SCHEMA
-    from .summary import Table, comparisons, means, missing, summarise, summarise_kinds
-
-    table, verdicts = Table(order=list(inputs.methods)), dict[str, str]()
-    for packet in packets:
-        rows = [row for key, own in _by_key(packet, measured) for row in _rows(key, own, config, inputs, selected)]
-        artifact.write_part(packet, to_table([row for _, row in rows], SCHEMA))
-        table.add((row for _, row in rows), selected.metrics)
-        verdicts |= {key: row["verdict"] for key, row in rows}
-    sets = list(_set_rows(config, inputs, selected, measured, packets))
-    if sets:
-        artifact.write_part(Packet(SETS, ()), to_table(sets, SCHEMA))
-        table.add(sets, selected.metrics)
-    methods = summarise(table, selected.metrics, config.rules)
-    unmeasured = {
-        group.name: [name for name in selected.metrics if METRICS[name].group == group.name]
-        for group in selected.groups
-        if selected.here[group.name].missing
-    }
-    return {
-        "counts": count_verdicts(len(inputs.rows), verdicts.values()),
-        "metrics": selected.metrics,
-        "weights_missing": unmeasured,
-        "means": means(table, methods),
-        "missing": missing(table, selected.metrics),
-        "methods": methods,
-        "missing_by_method": {name: missing(table, selected.metrics, name) for name in table.methods()},
-        "kinds": summarise_kinds(table, selected.metrics, config.rules),
-        "comparisons": comparisons(table, selected.metrics),
-        "not_measurable": {name: sorted(set(ids)) for name, ids in table.excluded.items()},
-        "truths": inputs.truths.to_record() | _count_compared(table),
-    }
-
-
-def _by_key(packet: Packet, measured: Any) -> Iterator[tuple[str, list[Row]]]:
-    rows: dict[str, list[Row]] = {key: [] for key in packet.ids}
-    for row in measured.rows(packet):
-        rows[row["key"]].append(row)
-    yield from rows.items()
-
-
-def _rows(
-    key: str, measured: Sequence[Row], config: EvaluateConfig, inputs: Inputs, selected: Selected
-) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of a video: one for each metric, or one alone if it could not be scored."""
-    video = inputs.rows[key]
-    names = ("id", "video", "image", "driving", "truth", "method", "seed", "kinds")
-    empty = {"metric": None, "value": None}
-    base = {**{name: video[name] for name in names}, **empty, "protocol": config.rules.name}
-    bad = next((row for row in measured if row["verdict"] != "ok"), None)
-    if bad is None and not measured and video["verdict"]:
-        bad = video
-    if bad is not None:
-        yield key, {**base, **{name: bad[name] for name in ("verdict", "reason", "detail")}}
-        return
-    values = {row["metric"]: row for row in measured}
-    num_frames = next((row["num_frames"] for row in measured), None)
-    for name in selected.metrics:
-        if METRICS[name].level == "video":
-            row = values.get(name) or _unmeasured(name, selected)
-            columns = ("value", "reason", "detail", "frames_compared")
-            yield key, {**base, "metric": name, "verdict": "ok", "num_frames": num_frames,
-                        **{column: row.get(column) for column in columns}}  # fmt: skip
-
-
-def _unmeasured(name: str, selected: Selected) -> Row:
-    """Return a null of a metric that no worker measured."""
-    missing = selected.here[METRICS[name].group].missing
-    if missing:
-        return Score(None, "weights_missing", missing)._asdict()
-    return Score(None, "not_computed", "its group gave no value")._asdict()
-
-
-def _set_rows(
-    config: EvaluateConfig, inputs: Inputs, selected: Selected, measured: Any, packets: Sequence[Packet]
-) -> Iterator[Row]:
-    """Yield the rows of the set metrics of each method, without a video."""
-    from .set_scores import score_sets
-
-    names = [name for name in selected.metrics if METRICS[name].level == "set"]
-    here = {group.name for group in selected.measured}
-    for method in inputs.methods if names else ():
-        keys = [key for key, row in inputs.rows.items() if row["method"] == method]
-        scored = [name for name in names if METRICS[name].group in here]
-        found = score_sets(scored, measured, packets, keys) if scored else {}
-        for name in names:
-            row = found[name]._asdict() if name in found else _unmeasured(name, selected)
-            yield {"id": None, "metric": name, "method": method, "protocol": config.rules.name, "verdict": "ok", **row}
-
-
-def _count_compared(table: Any) -> dict[str, int]:
-    """Count the videos, and their frames, that were compared with ground truth."""
-    return {"compared": table.compared, "frames_compared": table.frames_compared}

@@ -14,9 +14,9 @@ def catalogue_lines() -> list[str]:
     lines: list[str] = []
     for group in GROUPS.values():
         lines += [*_group_lines(group), ""]
-    tables = ", ".join(f"{name} ({words.lower()})" for name, words in TABLES.items())
+    tables = (f"  {name:20} {words}" for name, words in TABLES.items())
     protocols = (f"  {name:20} {protocol.description}" for name, protocol in PROTOCOLS.items())
-    return [*lines, f"tables for --metrics: {tables}", "", "protocols", *protocols]
+    return [*lines, "tables for --metrics", *tables, "", "protocols", *protocols]
 
 
 def _group_lines(group: Group) -> Iterator[str]:
@@ -41,8 +41,16 @@ def _weights(row: Weight) -> str:
 
 
 def _metric(metric: Metric) -> str:
-    needs = ["truth" if "truth" in metric.needs else "no truth", *(need for need in metric.needs if need != "truth")]
-    needs = ["driving video or truth" if need == "driving" else need for need in needs]
-    unit = f"{metric.unit}{f', {metric.better} is better' if metric.better else ''}".strip(", ")
+    """Return name, level, unit with an arrow to the better values, what it needs, and its meaning."""
+    arrow = {"higher": " ↑", "lower": " ↓", "": ""}[metric.better]
     level = "set" if metric.level == "set" else "per video"
-    return f"  {metric.name:34} {level:9}  needs {', '.join(needs):42}  {metric.meaning}{f' ({unit})' if unit else ''}"
+    return f"  {metric.name:40} {level:9}  {metric.unit + arrow:12}  needs {_needs(metric):40}  {metric.meaning}"
+
+
+def _needs(metric: Metric) -> str:
+    """Describe whether a metric needs a truth, and what else."""
+    if "truth" in metric.needs:
+        first = "truth"
+    else:
+        first = "driving video, else truth" if "driving" in metric.needs else "no truth"
+    return "; ".join([first, *(need for need in metric.needs if need not in ("truth", "driving"))])

@@ -1,113 +1,30 @@
 """Tables of an evaluation: means with intervals by method, reasons of nulls, and the methods compared pair by pair."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...datasets.arrays import Floats64
-from ...datasets.schema import Row
-from ...models.metrics.statistics import bootstrap_clusters, holm, paired_bootstrap
+from ...models.metrics.statistics import bootstrap_clusters, holm, interval_coverage, paired_bootstrap
 from .catalogue import METRICS
 from .protocols import Protocol
+from .values import Table, Values
 
 FEW_CLUSTERS = 100  # below it, intervals by the bootstrap are too short
 
 
-@dataclass
-class Table:
-    """Values of all videos, in little memory: one array for each method and metric.
-
-    Args:
-        videos: (method, id, seed) → number of the video.
-        rows: one row for each video, without metrics.
-        values: (method, metric) → number of the video → value.
-        reasons: (method, metric) → reason → number of nulls.
-        sets: (method, metric) → row of a set metric.
-        excluded: method → ids of the clips whose motion cannot be measured.
-        order: methods in the order in which they were given; others follow.
-        compared: number of videos that were compared with ground truth.
-        frames_compared: number of their frames.
-    """
-
-    videos: dict[tuple[str, str, Any], int] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    values: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
-    reasons: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
-    sets: dict[tuple[str, str], Row] = field(default_factory=dict)
-    excluded: dict[str, list[str]] = field(default_factory=dict)
-    order: list[str] = field(default_factory=list)
-    compared: int = 0
-    frames_compared: int = 0
-
-    def add(self, rows: Iterable[Row], metrics: Sequence[str]) -> None:
-        """Add rows of the metrics table; a row without a metric counts as a null of each metric of a video."""
-        for row in rows:
-            method = row.get("method") or ""
-            if row.get("id") is None:
-                self.sets[method, row["metric"]] = dict(row)
-                continue
-            number = self._number(method, row)
-            if row["metric"] == "psnr" and row["value"] is not None:
-                self.compared += 1
-                self.frames_compared += row.get("frames_compared") or 0
-            per_video = [name for name in metrics if METRICS[name].level == "video"]
-            for name in [row["metric"]] if row["metric"] else per_video:
-                if row["value"] is not None:
-                    self.values.setdefault((method, name), {})[number] = row["value"]
-                else:
-                    self.reasons.setdefault((method, name), Counter())[row["reason"] or "unknown"] += 1
-                    self._exclude(name, row)
-
-    def methods(self) -> list[str]:
-        """List the methods that have videos, in order."""
-        found = dict.fromkeys(method for method, _, _ in self.videos)
-        return [*(name for name in self.order if name in found), *(name for name in found if name not in self.order)]
-
-    def _number(self, method: str, row: Row) -> int:
-        key = method, row["id"], row.get("seed")
-        if key not in self.videos:
-            self.videos[key] = len(self.rows)
-            names = ("id", "seed", "kinds", "num_frames", "driving", "truth")
-            self.rows.append({name: row.get(name) for name in names})
-        return self.videos[key]
-
-    def _exclude(self, name: str, row: Row) -> None:
-        if row["reason"] == "not_measurable" and name == "velocity_correlation":
-            self.excluded.setdefault(row.get("method") or "", []).append(row["id"])
-
-    def of(self, method: str, metric: str, kind: str | None = None) -> "Values":
-        """Return the values of a method, averaged over seeds."""
-        by_id: dict[str, list[int]] = {}
-        found = self.values.get((method, metric), {})
-        for number in found:
-            row = self.rows[number]
-            if kind is None or kind in (row["kinds"] or "").split(","):
-                by_id.setdefault(row["id"], []).append(number)
-        values = [[found[number] for number in numbers] for numbers in by_id.values()]
-        first = [self.rows[numbers[0]] for numbers in by_id.values()]
-        steps = METRICS[metric].weighted == "steps" if metric in METRICS else False
-        return Values(
-            list(by_id),
-            np.array([np.mean(each) for each in values], np.float64),
-            # Pairs that share a driving video depend on each other.
-            [row["driving"] or row["truth"] or row["id"] for row in first],
-            np.array([max((row["num_frames"] or 1) - steps, 1) for row in first], np.float64),
-            values,
-        )
+def shortfall(clusters: int | None) -> str | None:
+    """Return the remark that an interval over few clusters must carry; None if there are enough."""
+    if not clusters or clusters >= FEW_CLUSTERS:
+        return None
+    if clusters == 1:
+        return "one driving video: no interval"
+    return f"an interval over {clusters} driving videos contains the mean in {covered(clusters)}, not 95%"
 
 
-@dataclass(frozen=True)
-class Values:
-    """Values of a metric: ids [N], means over seeds [N], clusters [N], numbers of frames [N], values of each seed."""
-
-    ids: list[str]
-    means: Floats64
-    clusters: list[str]
-    frames: Floats64
-    by_seed: list[list[float]]
+def covered(clusters: int | None) -> str:
+    """Return the share of 95 % intervals over so many clusters that contain the mean, as `91%`."""
+    return f"{interval_coverage(clusters):.0%}" if clusters and clusters > 1 else "nothing"
 
 
 def summarise(table: Table, metrics: Sequence[str], protocol: Protocol) -> dict[str, dict[str, Any]]:
@@ -136,11 +53,17 @@ def _summaries(
             continue
         values = table.of(method, name, kind)
         weighted = protocol.aggregation == "frame" and METRICS[name].weighted != ""
-        out[name] = _summary(values, weighted)
+        out[name] = summary_of(values, weighted)
     return out
 
 
-def _summary(values: Values, weighted: bool) -> dict[str, Any]:
+def summary_of(values: Values, weighted: bool = False) -> dict[str, Any]:
+    """Return mean, 95 % interval, N and clusters, and the variances if there are several seeds.
+
+    Args:
+        values: of one metric.
+        weighted: whether videos count by their frames.
+    """
     if not values.ids:
         return {"mean": None, "low": None, "high": None, "n": 0, "clusters": 0}
     weights = values.frames if weighted else np.ones(len(values.ids))
@@ -179,14 +102,7 @@ def means(table: Table, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str,
 def missing(table: Table, metrics: Sequence[str], method: str | None = None) -> dict[str, dict[str, int]]:
     """Count videos without a value as metric → reason → number; together with those of `means` these are all videos."""
     first = next(iter(table.methods()), "") if method is None else method
-    out = {}
-    for name in metrics:
-        counts = table.reasons.get((first, name), Counter())
-        row = table.sets.get((first, name))
-        if row is not None and row["value"] is None:
-            counts = Counter({row["reason"]: sum(one == first for one, _, _ in table.videos)})
-        out[name] = dict(counts.most_common())
-    return out
+    return {name: dict(table.without_value(first, name).most_common()) for name in metrics}
 
 
 def comparisons(table: Table, metrics: Sequence[str]) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ video, img, .gone { height: 192px; max-width: 100%; background: var(--panel); bo
 .bar { height: .8rem; border-radius: 3px; min-width: 1px; margin-top: .3rem } .track { width: 14rem }
 .accepted { background: var(--accepted); fill: var(--accepted) } .rejected { background: var(--rejected);
 fill: var(--rejected) } .quarantined { background: var(--quarantined); fill: var(--quarantined) }
+details { margin: .6rem 0 } summary { cursor: pointer; color: var(--dim) }
 .key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px; margin: 0 .35rem 0 1rem }
 """
 
@@ -53,6 +54,7 @@ fill: var(--rejected) } .quarantined { background: var(--quarantined); fill: var
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; media-src 'self' file:"
 
 DATA = "data:image/jpeg;base64,"
+ROWS_IN_A_FOLD = 25
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -67,14 +69,22 @@ PAGE = """<!doctype html>
 <div class="tile"><b>{{ number | show }}</b>{{ label }}</div>{% endfor %}</div>{% endif %}
 {% if section.text %}<p>{{ section.text }}</p>{% endif %}
 {% if section.players %}{{ controls }}{% endif %}
-{% for group in section.players %}<div class="pair step">
+{% for batch in section.players | batch(rows_in_a_fold) %}
+{% if section.players | length > rows_in_a_fold %}
+<details{% if loop.first %} open{% endif %}><summary>{{ loop.index0 * rows_in_a_fold + 1 }} to
+{{ loop.index0 * rows_in_a_fold + batch | length }} of {{ section.players | length }}</summary>{% endif %}
+{% for group in batch %}<div class="pair step{% if section.is_smooth %} smooth{% endif %}">
 {% for name, path in group %}<figure>{% if path is none %}<div class="gone">missing</div>
 {% elif path | is_video %}<video data-src="{{ path | url }}" preload="auto" muted playsinline></video>
-{% else %}<img src="{{ path | url }}" alt="{{ name }}">{% endif %}
+{% else %}<img src="{{ path | url }}" alt="{{ name }}" loading="lazy">{% endif %}
 <figcaption>{{ name }}</figcaption></figure>{% endfor %}</div>{% endfor %}
-{% if section.rows %}<div class="wide"><table><tr>{% for head in section.head %}<th>{{ head }}</th>{% endfor %}</tr>
+{% if section.players | length > rows_in_a_fold %}</details>{% endif %}{% endfor %}
+{% if section.rows %}
+{% if section.is_folded %}<details><summary>{{ section.rows | length }} rows</summary>{% endif %}
+<div class="wide"><table><tr>{% for head in section.head %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in section.rows %}<tr>{% for cell in row %}
 <td{% if cell is number %} class="n"{% endif %}>{{ cell | show }}</td>{% endfor %}</tr>{% endfor %}</table></div>
+{% if section.is_folded %}</details>{% endif %}
 {% endif %}{% if section.figures %}<div class="figures">{% for figure in section.figures %}<figure>
 <b>{{ figure.title }}</b>{{ figure.drawing }}<figcaption>{{ figure.caption }}</figcaption></figure>{% endfor %}</div>
 {% endif %}{% for group in section.media %}<div class="pair">
@@ -108,7 +118,10 @@ class Section:
         rows: rows of the table; numbers are right-aligned, None is "not measured", markup is not escaped.
         figures: drawings side by side.
         media: groups of (caption, path of a picture or video relative to the page (`beside`), or None).
-        players: groups like those of `media`, whose videos play in step; at most one section of a page has them.
+        players: groups like those of `media`, whose videos play in step; at most one section of a page has them. More
+            than `ROWS_IN_A_FOLD` groups are folded; what is folded, or far from the window, is not loaded.
+        is_smooth: whether players smooth enlarged or reduced pictures; otherwise pixels stay squares.
+        is_folded: whether the table is folded.
     """
 
     title: str
@@ -119,6 +132,8 @@ class Section:
     figures: Sequence[Figure] = ()
     media: Sequence[Sequence[tuple[str, str | None]]] = ()
     players: Sequence[Sequence[tuple[str, str | None]]] = ()
+    is_smooth: bool = False
+    is_folded: bool = False
 
 
 def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
@@ -141,7 +156,7 @@ def write_page(path: Location, title: str, sections: Sequence[Section]) -> None:
             "script": Markup(players.SCRIPT),
             "controls": Markup(players.CONTROLS),
         }
-    html = page.render(title=title, sections=sections, **inlined)
+    html = page.render(title=title, sections=sections, rows_in_a_fold=ROWS_IN_A_FOLD, **inlined)
     with atomic_write(path) as aside:
         aside.write_text(html, encoding="utf-8", errors="replace")
 

@@ -17,6 +17,7 @@ STYLE = """
 background: var(--back) } #clock input { flex: 1; max-width: 30rem } #clock button { font: inherit; min-width: 3rem }
 #clock output { font-variant-numeric: tabular-nums; min-width: 9rem }
 .step video, .step img { width: 192px; height: auto; min-height: 96px; image-rendering: pixelated; border-radius: 0 }
+.smooth video, .smooth img { image-rendering: auto }
 """
 
 CONTROLS = """<div id="clock"><button data-act="back" title="one frame back (←)">◀︎</button>

@@ -16,7 +16,6 @@ from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows import curate as curate_flow
 from steadydancer.flows import prefect_ui as handover
 from steadydancer.flows.commands.clips import with_page
-from steadydancer.flows.render import scores_table
 from steadydancer.pipelines.curate.report import page as pages
 from steadydancer.pipelines.render.steps import SCHEMA as RENDERS_SCHEMA
 from steadydancer.pipelines.runtime.after_commit import after_commit
@@ -182,7 +181,7 @@ def test_a_row_of_any_artifact_explains_itself(call: Any, cached: Path, tmp_path
 
 
 def test_the_tables_of_the_interface_add_up(tmp_path: Path) -> None:
-    """One row an artifact with all reasons of what is not ok; one row a metric with why videos have no value."""
+    """One row an artifact with all reasons of what is not ok."""
     rows = [{"id": str(n), "verdict": verdict, "reason": reason}
             for n, (verdict, reason) in enumerate([("ok", None), ("quarantined", "no_pose"), ("quarantined", "no_pose"),
                                                    ("quarantined", "too_short")])]  # fmt: skip
@@ -193,8 +192,3 @@ def test_the_tables_of_the_interface_add_up(tmp_path: Path) -> None:
     reported = {"reasons": "quarantined: 2 no_pose, 1 too_short", "seconds": 1.2}
     record = {"counts": counts, "seconds": {"total": 1.23}}
     assert handover.counts_table(tmp_path, {"renders": record}) == [{"artifact": "renders", **counts, **reported}]
-    means = {"psnr": {"mean": 30.0, "videos": 1}, "ssim": {"mean": None, "videos": 0}}
-    assert scores_table({"means": means, "missing": {"psnr": {"not_rendered": 3}}}) == [
-        {"metric": "psnr", "mean": 30.0, "videos": 1, "without a value": "3 not_rendered"},
-        {"metric": "ssim", "mean": None, "videos": 0, "without a value": ""},
-    ]

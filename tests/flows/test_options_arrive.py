@@ -20,6 +20,7 @@ from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.curate import refilter as refilter_job
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.evaluate import job as evaluate_job
+from steadydancer.pipelines.evaluate.imported import ScoreFile
 from steadydancer.pipelines.evaluate.inputs import Source
 from steadydancer.pipelines.export import job as export_job
 from steadydancer.pipelines.forget import job as forget_job
@@ -108,11 +109,11 @@ def test_inputs_of_a_job_are_those_that_were_given(begun: list[Any], tmp_path: P
     assert pairs[0]["prompt"] == "she turns"
     _, reported = arguments_of(begun, "evaluate", "--renders", "/r", "--truth", "/t", *there)
     assert reported == {"renders": Path("/r"), "truth": Path("/t"), "out": tmp_path / "o"}
-    words = ("--videos", "ours=/r", "--videos", "/a/b=c", "--benchmark", "x-dance")
+    words = ("--videos", "ours=/r", "--videos", "/a/b=c", "--benchmark", "x-dance", "--scores", f"ours={image}")
     _, reported = arguments_of(begun, "evaluate", *words, *there)
     assert reported == {
         "renders": None, "truth": None, "out": tmp_path / "o", "benchmark": "x-dance",
-        "videos": [Source("ours", Path("/r")), Source(None, Path("/a/b=c"))],
+        "videos": [Source("ours", Path("/r")), Source(None, Path("/a/b=c"))], "scores": [ScoreFile("ours", image)],
     }  # fmt: skip
     words = ("--stage", 2, "--latents", "/l", "--base", "/b", "--from", "/f", "--fork", "/other", "--address", "auto")
     (config,), reported = arguments_of(begun, "train", *words, *there[:-1])

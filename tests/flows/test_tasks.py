@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,8 @@ from steadydancer.flows.presets import Run, change, tiny
 from steadydancer.pipelines.cache import job as cache_job
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.evaluate import job as evaluate_job
+from steadydancer.pipelines.evaluate.imported import ScoreFile
+from steadydancer.pipelines.evaluate.inputs import Source
 from steadydancer.pipelines.render import job as render_job
 from steadydancer.pipelines.train import job as train_job
 
@@ -76,6 +79,8 @@ def cases(folder: Path) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], 
     run, store = run_of(), location("s3://bucket/a b")
     clips = folder / "clips x"
     pairs = render_job.read_pairs(folder / "pairs.jsonl")
+    others = {"benchmark": "x-dance", "videos": [Source("a b", store), Source(None, folder / "truth")],
+              "scores": [ScoreFile("m", folder / "pairs.jsonl")]}  # fmt: skip
     return {
         "curate": (tasks.curate.fn, (str(clips), folder / "o"),
                    {"config": run.curate, "clips": str(clips), "out": folder / "o"}),
@@ -100,11 +105,14 @@ def cases(folder: Path) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], 
         "evaluate with truth": (tasks.evaluate.fn, (folder / "r", folder / "truth", folder / "o"),
                                 {"config": run.evaluate, "renders": folder / "r", "truth": folder / "truth",
                                  "out": folder / "o"}),
+        "evaluate with others": (partial(tasks.evaluate.fn, **others), (folder / "r", None, folder / "o"),
+                                 {"config": run.evaluate, "renders": folder / "r", "truth": None, "out": folder / "o",
+                                  **others}),
     }  # fmt: skip
 
 
 NAMES = ("curate", "curate on a store", "cache", "train 1", "train 2", "train 3", "render", "evaluate",
-         "evaluate with truth")  # fmt: skip
+         "evaluate with truth", "evaluate with others")  # fmt: skip
 
 
 def meant(call: dict[str, Any]) -> dict[str, Any]:
@@ -172,8 +180,8 @@ def test_every_option_of_a_job_is_given_by_its_task_or_by_the_configuration() ->
         "curate": {"clips", "out"},
         "cache": {"clips", "out"},
         "train": {"latents", "stage", "base", "from_checkpoint", "out"},
-        "render": {"checkpoint", "pairs", "out"},
-        "evaluate": {"renders", "truth", "out"},
+        "render": {"checkpoint", "pairs", "benchmark", "out"},
+        "evaluate": {"renders", "truth", "benchmark", "videos", "scores", "out"},
     }
     by_configuration = {
         "curate": {"num_frames", "exclude", "trust"},
@@ -187,7 +195,7 @@ def test_every_option_of_a_job_is_given_by_its_task_or_by_the_configuration() ->
         "cache": set[str](),
         "train": {"fork", "tflops", "gpu_memory_gb"},
         "render": {"image", "driving", "prompt"},  # one pair; flows take a table
-        "evaluate": {"videos", "benchmark", "list_metrics"},  # other methods' videos; flows score what they rendered
+        "evaluate": {"list_metrics"},
     }
     everywhere = {"preset", "print_config", "dry_run", "address", "in_process", "help"}
     for name in JOBS:

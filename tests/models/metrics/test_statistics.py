@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from steadydancer.models import metrics
+from steadydancer.models.metrics.statistics import interval_coverage
 
 
 def test_published_values(golden: Mapping[str, np.ndarray]) -> None:
@@ -69,6 +70,25 @@ def test_intervals_have_the_width_of_the_normal_law() -> None:
     assert metrics.bootstrap_mean(values, seed=3) == (mean, low, high, n)
     difference = metrics.paired_bootstrap(np.zeros(400), values)
     assert difference.low == pytest.approx(low, abs=0.02) and difference.high == pytest.approx(high, abs=0.02)
+
+
+@pytest.mark.parametrize("n", [5, 12])
+def test_the_coverage_of_small_intervals_is_that_of_simulated_sets(n: int) -> None:
+    draw = np.random.default_rng(1)
+    sets, index = draw.normal(size=(1500, n)), draw.integers(0, n, (500, n))
+    low, high = np.percentile(sets[:, index].mean(2), [2.5, 97.5], axis=1)
+    assert interval_coverage(n) == pytest.approx(float(((low <= 0) & (high >= 0)).mean()), abs=0.025)
+
+
+def test_the_coverage_follows_students_t() -> None:
+    """Of one and two degrees of freedom in closed form, of three from a table: P(|t| ≤ 1.6974) = .8118."""
+    assert interval_coverage(2) == pytest.approx(2 / math.pi * math.atan(1.959964 / math.sqrt(2)), abs=1e-6)
+    limit = 1.959964 * math.sqrt(2 / 3)
+    assert interval_coverage(3) == pytest.approx(limit / math.sqrt(limit**2 + 2), abs=1e-6)
+    assert interval_coverage(4) == pytest.approx(0.8118, abs=1e-4)
+    assert interval_coverage(1000) == pytest.approx(0.95, abs=1e-3)
+    with pytest.raises(ValueError, match="at least 2"):
+        interval_coverage(1)
 
 
 def test_clips_without_a_value_are_left_out() -> None:

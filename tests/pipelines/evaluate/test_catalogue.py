@@ -8,11 +8,12 @@ from click.testing import CliRunner
 from steadydancer import SteadyDancerError
 from steadydancer.flows.cli import cli
 from steadydancer.models.weights import catalogue as weights
-from steadydancer.pipelines.evaluate.catalogue import CEILINGS, GROUPS, METRICS, TABLES, metrics_of, select_metrics
+from steadydancer.pipelines.evaluate.catalogue import CEILINGS, GROUPS, METRICS, TABLES
 from steadydancer.pipelines.evaluate.groups.pose import _PLAIN
 from steadydancer.pipelines.evaluate.judges import JUDGES, availability, is_non_commercial
 from steadydancer.pipelines.evaluate.listing import catalogue_lines
 from steadydancer.pipelines.evaluate.protocols import PROTOCOLS, Protocol
+from steadydancer.pipelines.evaluate.selection import metrics_of, select_metrics
 from steadydancer.pipelines.evaluate.steps import FUNCTIONS
 
 ALL = PROTOCOLS["all"]

@@ -1,0 +1,1 @@
+"""The metrics of the catalogue, one module for each family."""

@@ -1,0 +1,1 @@
+"""What an evaluation shows: its page, a CSV and a LaTeX table, all from one list of results."""

@@ -1,0 +1,103 @@
+"""The flow `render-evaluation`: what it hands to its tasks, and what the interface shows of the results."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from steadydancer import SteadyDancerError
+from steadydancer.flows import render, tasks
+from steadydancer.flows.named_paths import absolute_name, split_name
+from steadydancer.flows.presets import tiny
+from steadydancer.pipelines.evaluate.imported import ScoreFile
+from steadydancer.pipelines.evaluate.inputs import Source
+from steadydancer.pipelines.evaluate.report.results import Judge, Result
+from steadydancer.pipelines.render import job as render_job
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
+    """What the tasks were given; they finish at once."""
+    calls: dict[str, tuple[Any, ...]] = {}
+    for name in ("render", "evaluate"):
+
+        def finish(run: Any, *arguments: Any, name: str = name) -> dict[str, Any]:
+            calls[name] = arguments
+            return {"counts": {"ok": 1}, "seconds": {"total": 1.0}}
+
+        monkeypatch.setattr(tasks, name, finish)
+    monkeypatch.setattr(render, "publish", lambda *_: None)
+    monkeypatch.setattr(render, "publish_scores", lambda folder: calls.update(published=(folder,)))
+    return calls
+
+
+def test_a_benchmark_and_other_methods_reach_both_jobs(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    (tmp_path / "judge.csv").touch()
+    out = tmp_path / "o"
+    render.render_evaluation.fn("c", "o", preset="tiny", benchmark="x-dance", scores=["theirs=judge.csv"],
+                                videos=["theirs=v", "a=b", "s3://bucket/v"])  # fmt: skip
+    assert given["render"] == (tmp_path / "c", None, out, None, False, "x-dance")
+    renders, truth, folder, cluster, in_process, benchmark, videos, scores = given["evaluate"]
+    assert (renders, truth, folder, cluster, in_process, benchmark) == (out, None, out, None, False, "x-dance")
+    assert videos[:2] == [Source("theirs", tmp_path / "v"), Source(None, tmp_path / "a=b")]
+    assert (videos[2].name, str(videos[2].folder)) == (None, "s3://bucket/v")
+    assert scores == [ScoreFile("theirs", tmp_path / "judge.csv")] and given["published"] == (out,)
+
+
+@pytest.mark.parametrize("words", [{}, {"pairs": "p.csv", "benchmark": "x-dance"}])
+def test_pairs_or_a_benchmark_is_rendered_and_not_both(given: dict[str, Any], words: dict[str, str]) -> None:
+    with pytest.raises(SteadyDancerError, match="set pairs or benchmark, one of them"):
+        render.render_evaluation.fn("c", "o", preset="tiny", **words)
+    assert not given
+
+
+def test_the_pairs_of_a_benchmark_are_rendered_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = render_job.pair("/i.png", "/d.mp4", "")
+    found = SimpleNamespace(name="toy", remarks=("a copy",), pairs=[SimpleNamespace(to_row=lambda: row)],
+                            to_record=lambda: {"name": "toy"})  # fmt: skip
+    begun: dict[str, Any] = {}
+    monkeypatch.setattr(tasks, "read_benchmark", lambda name: found)
+    monkeypatch.setattr(tasks, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(render_job, "run", lambda config, **more: begun.update(more) or {})
+    tasks.render.fn(tiny(), tmp_path / "c", None, tmp_path / "o", None, True, "toy")
+    assert (begun["pairs"], begun["benchmark"]) == ([row], {"name": "toy"})
+    assert begun["engine"].command.split()[1:6] == ["render", "--checkpoint", str(tmp_path / "c"), "--benchmark", "toy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [("a=/b", ("a", "/b")), ("/a=b", (None, "/a=b")), ("b", (None, "b")), ("a=s3://b/c=d", ("a", "s3://b/c=d"))],
+)
+def test_a_name_stands_before_its_path(text: str, split: tuple[str | None, str]) -> None:
+    assert split_name(text) == split
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x=y").mkdir()
+    assert split_name("x=y") == (None, "x=y") and absolute_name("x=y") == str(tmp_path / "x=y")
+    assert absolute_name("x-dance=copy") == f"x-dance={tmp_path / 'copy'}" and absolute_name("x-dance") == "x-dance"
+    with pytest.raises(ValueError, match="pass NAME=PATH"):
+        split_name("=y")
+
+
+def test_the_table_of_the_interface_shows_what_the_page_shows() -> None:
+    judge = Judge("musiq", "PolyForm", True)
+    rows = render.scores_table([
+        Result("a", "measured", "", "imaging_quality", "", 60.0, 55.0, 65.0, 12, 12, "0..100", "higher", is_best=True,
+               missing={"not_rendered": 3}, warnings=("few",), judges=(judge,)),
+        Result("a", "measured", "", "imaging_quality", "style", 61.0),
+        Result("SteadyDancer", "published", "the paper, Table 2c", "imaging_quality", "", 71.74, unit="%"),
+    ])  # fmt: skip
+    assert [row["origin"] for row in rows] == ["measured", "published the paper, Table 2c"]
+    assert rows[0] == {
+        "method": "a", "origin": "measured", "metric": "imaging_quality", "value": 60.0, "95 %": "[55, 65]", "N": 12,
+        "unit": "0..100", "better": "higher", "ceiling": None, "best": "best", "without a value": "3 not_rendered",
+        "warnings": "few", "judges": "musiq (PolyForm, non-commercial)",
+    }  # fmt: skip
