@@ -98,9 +98,10 @@ def measure_drift(video: Video, judges: Judges) -> dict[str, Outcome]:
 
 def _drift_scores(found: Background) -> dict[str, Outcome]:
     reason = found.reason or "one_frame"
-    travel = "the driving background has too few corners to follow"
+    bare = "less than a tenth of the driving video's pictures is background, or it has a single frame"
+    travel = "the driving background has too few corners to follow, or the driving video has a single frame"
     return {
         "background_drift": score(found.mean, reason, _WHY[reason]),
-        "background_drift[driving]": score(found.driving, "little_background", _WHY["little_background"]),
+        "background_drift[driving]": score(found.driving, "little_background", bare),
         "camera_travel": score(found.camera_travel, "unknown_camera", travel),
     }
