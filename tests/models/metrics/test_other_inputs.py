@@ -1,4 +1,4 @@
-"""Upright pictures, clips of one to twelve frames, and sets of other sizes: the definitions once more, in plain loops."""
+"""Upright pictures, clips of one to twelve frames, sets of other sizes: the definitions once more, in plain loops."""
 
 import itertools
 import math

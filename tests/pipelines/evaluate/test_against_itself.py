@@ -1,4 +1,4 @@
-"""A video against itself is perfect in every metric that has an optimum, and another one of its size and rate is not."""
+"""A video against itself is perfect in every metric with an optimum, and another one of its size and rate is not."""
 
 from pathlib import Path
 from typing import Any

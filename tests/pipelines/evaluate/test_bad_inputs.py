@@ -235,7 +235,7 @@ def test_driven_frames_of_a_strided_protocol(tmp_path: Path) -> None:
 
 
 class Estimator:
-    """Finds the dancer where pictures are grey; where they are blue, somewhere else in every frame and at every call."""
+    """Finds the dancer where pictures are grey; where they are blue, elsewhere in every frame and at every call."""
 
     name, counts_people = "stub", True
 

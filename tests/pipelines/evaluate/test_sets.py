@@ -1,7 +1,6 @@
 """Distances of sets: what is stored of each video, which videos count, and the warning on few of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
