@@ -74,7 +74,7 @@ def spread_frames(driving: str, num_frames: int, longest_px: int) -> Frames:
             kept = np.unique(np.linspace(0, len(times_s) - 1, num_frames).round().astype(int))
             return sized(path, times_s[kept], longest_px)
     except (VideoError, StorageError, OSError) as error:
-        raise unreadable(error) from error
+        raise unreadable(driving, error) from error
 
 
 def driven_part(video: Video, longest_px: int, longest_s: float) -> tuple[Frames, float]:
@@ -95,9 +95,9 @@ def driven_part(video: Video, longest_px: int, longest_s: float) -> tuple[Frames
             span_s = float(times_s[-1] - times_s[0])
             return sized(path, times_s, longest_px), (len(times_s) - 1) / span_s if span_s > 0 else 1.0
     except (VideoError, StorageError, OSError) as error:
-        raise unreadable(error) from error
+        raise unreadable(driving, error) from error
 
 
-def unreadable(error: Exception) -> NotMeasured:
+def unreadable(driving: str, error: Exception) -> NotMeasured:
     """Return the reason of a driving video that cannot be read."""
-    return NotMeasured("unreadable_driving", f"the driving video cannot be read: {error}")
+    return NotMeasured("unreadable_driving", f"the driving video {driving} cannot be read: {error}")

@@ -138,7 +138,7 @@ def _driving_clip(video: Video, name: str, judges: Judges) -> tuple[Clip, Intege
             key = (row["driving"], name, longest_px, tuple(np.round(times_s, 4)), rendered.crf, rendered.chroma)
             clip = judges.remember(key, lambda: _read_clip(path, times_s, longest_px, rendered, name, judges))
     except (VideoError, StorageError, OSError) as error:
-        raise unreadable(error) from error
+        raise unreadable(row["driving"], error) from error
     return clip, positions, notes
 
 
