@@ -64,8 +64,10 @@ class PoseSequence:
     def to_bytes(self) -> bytes:
         """Serialise to a safetensors file in float32."""
         arrays = self._arrays()
-        seen = arrays.pop("body_visible")
-        return save({"body_visible": seen} | {name: array.astype(np.float32) for name, array in arrays.items()})
+        seen = np.ascontiguousarray(arrays.pop("body_visible"))
+        # `save` writes the memory of an array as it lies, whatever its strides.
+        points = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+        return save({"body_visible": seen} | points)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

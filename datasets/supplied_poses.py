@@ -21,13 +21,14 @@ def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_f
     The file is `STEM.pose.safetensors`. It has the full name instead if `by_full_name`, if another video or image has
     that stem, or if keypoints with the full name exist.
     """
+    # `save` writes the memory of an array as it lies, whatever its strides: all arrays must be contiguous.
     tensors: dict[str, np.ndarray] = {"fps": np.array([fps], np.float64)}
     for k, person in enumerate(persons):
-        tensors[f"{k}.body"] = person.body.astype(np.float32)
-        tensors[f"{k}.body_visible"] = person.body_visible
-        tensors[f"{k}.hands"] = person.hands.astype(np.float32)
+        tensors[f"{k}.body"] = np.ascontiguousarray(person.body, np.float32)
+        tensors[f"{k}.body_visible"] = np.ascontiguousarray(person.body_visible)
+        tensors[f"{k}.hands"] = np.ascontiguousarray(person.hands, np.float32)
         if person.faces is not None:
-            tensors[f"{k}.faces"] = person.faces.astype(np.float32)
+            tensors[f"{k}.faces"] = np.ascontiguousarray(person.faces, np.float32)
     full = path.with_name(path.name + KEYPOINTS)
     by_full_name = by_full_name or file_exists(full) or (path.parent.is_dir() and bool(media_with_stem(path)))
     by_full_name = by_full_name and len(os.fsencode(full.name)) <= LONGEST_BYTES

@@ -38,7 +38,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def save_masks(path: Path, masks: np.ndarray) -> None:
     """Write silhouettes bool [F, H, W] beside the video `path`, eight pixels a byte."""
     packed: dict[str, np.ndarray] = {
-        "bits": np.packbits(masks, axis=-1),
+        "bits": np.ascontiguousarray(np.packbits(masks, axis=-1)),  # `save` writes the memory as it lies
         "width": np.array([masks.shape[-1]], np.int64),
     }
     write_bytes(path.with_name(path.stem + MASKS), save(packed))

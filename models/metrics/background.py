@@ -52,12 +52,14 @@ def measure_background(frames: Frames, masks: Mask, driving: Frames, driving_mas
     travel = np.nan if speed is None else speed * len(driving) / fps
     drift = background_drift(frames, dilate(masks))
     mean = _mean(drift)
-    if travel >= MIN_CAMERA_TRAVEL:
+    if len(frames) < 2:
+        reason = "one_frame"
+    elif travel >= MIN_CAMERA_TRAVEL:
         reason = "moving_camera"
     elif speed is None and not own <= MAX_EVEN_DRIFT:
         reason = "unknown_camera"
     elif np.isnan(mean):
-        reason = "one_frame" if len(frames) < 2 else "little_background"
+        reason = "little_background"
     else:
         return Background(drift, mean, own, travel)
     return Background(drift, np.nan, own, travel, reason)

@@ -52,7 +52,8 @@ class Identity(NamedTuple):
 def distance_similarity(features: Floats, others: Floats) -> Floats64:
     """Return 1 − the Euclidean distance of embeddings [N, D] and [M, D]: [N, M]; 0.4 is dlib's usual threshold."""
     one, other = np.asarray(features, np.float64), np.asarray(others, np.float64)
-    return 1 - np.linalg.norm(one[:, None] - other[None], axis=-1)
+    distances = [np.linalg.norm(row - other, axis=-1) for row in one]  # not all differences [N, M, D] at once
+    return 1 - np.array(distances).reshape(len(one), len(other))
 
 
 def cosine_similarity(features: Floats, others: Floats) -> Floats64:
@@ -118,14 +119,13 @@ def identity(
     """
     ceiling = np.nan if real is None else mean_similarity(judge, real)
     if np.isnan(reference).any():
-        return Identity(judge.name, _nothing(len(features)), ceiling, np.nan, f"{judge.missing}_in_reference")
+        return Identity(judge.name, _nothing(features), ceiling, np.nan, f"{judge.missing}_in_reference")
     floor = np.nan
     if others is not None and len(seen := _found(others)):
         floor = float(judge.similarity(seen, reference[None]).mean())
     over_time = identity_over_time(judge.similarity(features, reference[None])[:, 0], fps)
     if not over_time.found_share >= MIN_FOUND_SHARE:
-        nothing = _nothing(len(features))._replace(found_share=over_time.found_share)
-        return Identity(judge.name, nothing, ceiling, floor, judge.missing)
+        return Identity(judge.name, _nothing(features), ceiling, floor, judge.missing)
     return Identity(judge.name, over_time, ceiling, floor)
 
 
@@ -141,5 +141,7 @@ def _found(features: Floats) -> Floats:
     return features[~np.isnan(features).any(axis=1)]
 
 
-def _nothing(num_frames: int) -> IdentityOverTime:
-    return identity_over_time(np.full(num_frames, np.nan), 1.0)
+def _nothing(features: Floats) -> IdentityOverTime:
+    """Return NaN for all but the share of frames in which the judge finds the person."""
+    found = len(_found(features)) / len(features) if len(features) else np.nan
+    return identity_over_time(np.full(len(features), np.nan), 1.0)._replace(found_share=found)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.arrays import Floats64, Frames
-from ...datasets.driving_poses import POSE_SIDE_PX, driving_times_s
+from ...datasets.arrays import Floats64, Frames, Integers
+from ...datasets.driving_poses import POSE_SIDE_PX
 from ...datasets.local_copies import local_copy
 from ...datasets.sidecars import KEYPOINTS, sidecar
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import StorageError
-from ...datasets.video import VideoError, decode, frame_times_s, probe
+from ...datasets.video import VideoError, frame_times_s, probe
 from ...models.metrics import people_metrics
 from ...models.pipeline_inputs import DrivingError, align_driving_pose
 from ...models.pose.estimator import REQUIRED_WEIGHTS
@@ -25,7 +25,7 @@ from ...models.pose.track import PoseTrack
 from ...models.weights import lookup
 from ..common.poses import find_poses
 from ..runtime.stage import BadClip
-from .comparison import Clock, times_in_truth
+from .driving import driven_times, sized, unreadable
 from .judges import Judges
 from .protocols import Codec
 from .scores import NotMeasured
@@ -42,13 +42,11 @@ class Clip:
         tracks: its people, the main one first.
         aspect: width / height of its picture.
         ceiling: `pose_metrics` of the clip against its own coded copy; None for supplied keypoints.
-        count: number of its frames.
     """
 
     tracks: list[PoseTrack]
     aspect: float
     ceiling: dict[str, Any] | None
-    count: int
 
 
 @dataclass(frozen=True)
@@ -114,11 +112,10 @@ def driven_people(video: Video, name: str, judges: Judges) -> Driven:
         NotMeasured: there is neither, it cannot be read, or it shows no person.
     """
     if video.row["driving"]:
-        clip, note = _driving_clip(video, name, judges)
+        clip, positions, notes = _driving_clip(video, name, judges)
         people, aligned = _aligned(video, clip, name, judges)
-        positions = video.positions[video.positions < clip.count]
         people = [person[positions] for person in people]
-        note = "; ".join(filter(None, [note, aligned]))
+        note = "; ".join(filter(None, [*notes, aligned]))
     elif video.row["truth"]:
         clip = _truth_clip(video, name, judges)
         people, note = _seen(clip.tracks), "the driven pose is that of the ground truth"
@@ -129,31 +126,25 @@ def driven_people(video: Video, name: str, judges: Judges) -> Driven:
     return Driven(people, clip, name, note)
 
 
-def _driving_clip(video: Video, name: str, judges: Judges) -> tuple[Clip, str]:
-    """Return the clip of the driving video's frames, one for each frame of the render, as far as it goes."""
+def _driving_clip(video: Video, name: str, judges: Judges) -> tuple[Clip, Integers, list[str]]:
+    """Return the clip of the driven frames, the positions of the scored ones among them, and remarks."""
     row, rendered = video.row, video.rendered
     longest_px = min(POSE_SIDE_PX, max(video.size))
     try:
         with local_copy(row["driving"]) as path:
-            native_s = frame_times_s(path)
-            notes: list[str] = []
-            if rendered.has_record:
-                times_s = driving_times_s(native_s, len(video.times_s), rendered.driving_fps)
-            else:
-                times_s, notes = times_in_truth(Clock(video.times_s), native_s)
-                notes = [note.replace("the ground truth", "the driving video") for note in notes]
+            times_s, positions, notes = driven_times(video, frame_times_s(path))
+            if not len(positions):
+                raise NotMeasured("too_short", "the driving video ends before the first scored frame")
             key = (row["driving"], name, longest_px, tuple(np.round(times_s, 4)), rendered.crf, rendered.chroma)
             clip = judges.remember(key, lambda: _read_clip(path, times_s, longest_px, rendered, name, judges))
     except (VideoError, StorageError, OSError) as error:
-        raise NotMeasured("unreadable_driving", f"the driving video cannot be read: {error}") from error
-    return clip, "; ".join(notes)
+        raise unreadable(row["driving"], error) from error
+    return clip, positions, notes
 
 
 def _read_clip(path: Path, times_s: Floats64, longest_px: int, rendered: Rendered, name: str, judges: Judges) -> Clip:
     info = probe(path)
-    scale = min(1.0, longest_px / max(info.height, info.width))
-    height, width = (max(2, round(side * scale / 2) * 2) for side in (info.height, info.width))
-    frames = decode(path, times_s, height, width)
+    frames = sized(path, times_s, longest_px)
     return _clip(path, times_s, frames, info.width / info.height, rendered, name, judges)
 
 
@@ -175,7 +166,7 @@ def _clip(
         again = [track.pose for track in _find(path, times_s, coded, name, judges)]
         height, width = frames.shape[1:3]
         ceiling = compare_people([tracks[0].pose], again, width, height)["people"][0]
-    return Clip(tracks, aspect, ceiling, len(times_s))
+    return Clip(tracks, aspect, ceiling)
 
 
 def _aligned(video: Video, clip: Clip, name: str, judges: Judges) -> tuple[list[PoseSequence], str]:

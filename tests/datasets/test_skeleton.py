@@ -492,3 +492,37 @@ def test_a_picture_of_one_persons_limbs_has_their_colours_joint_by_joint():
             name = f"{first}-{second}"
             colour = [int(0.6 * level) for level in wheel[limbs.index(name)]] if name in limbs else [0, 0, 0]
             assert painted(PoseSequence(body, visible, unseen))[50, 50].tolist() == colour, name
+
+
+@pytest.mark.parametrize("order", ["transposed", "strided", "reversed", "columns"])
+def test_an_arrays_layout_in_memory_does_not_change_what_is_saved(tmp_path: Path, order: str) -> None:
+    """The library of the format writes memory as it lies: a mirrored or selected pose came back with mixed joints."""
+    from steadydancer.datasets.supplied_poses import load_supplied_pose, save_supplied_pose
+
+    def laid_out(array: np.ndarray) -> np.ndarray:
+        if order == "transposed":
+            return np.asfortranarray(array)
+        if order == "strided":
+            return np.repeat(array, 2, axis=1)[:, ::2]
+        return array[::-1][::-1] if order == "reversed" else array[:, list(range(array.shape[1]))]
+
+    plain = random_pose()
+    faces = np.random.default_rng(1).uniform(0, 1, (6, 68, 2))
+    parts = [laid_out(part) for part in (plain.body, plain.body_visible, plain.hands, faces)]
+    assert order == "reversed" or not any(part.flags.c_contiguous for part in parts)
+    odd, expected = PoseSequence(*parts), PoseSequence(plain.body, plain.body_visible, plain.hands, faces)
+    assert_same(PoseSequence.from_bytes(odd.to_bytes()), expected, 1e-6)
+    save_supplied_pose(tmp_path / "a.mp4", [odd, odd], 16)
+    supplied = load_supplied_pose(tmp_path / "a.mp4")
+    assert supplied is not None and len(supplied[0]) == 2
+    for person in supplied[0]:
+        assert_same(person, expected, 1e-6)
+
+
+def test_masks_are_saved_whatever_their_layout(tmp_path: Path) -> None:
+    from steadydancer.datasets.toydance.files import load_masks, save_masks
+
+    masks = np.random.default_rng(0).random((5, 9, 13)) < 0.5
+    for odd in (np.asfortranarray(masks), masks.transpose(2, 1, 0).copy().transpose(2, 1, 0), masks[:, ::-1]):
+        save_masks(tmp_path / "a.mp4", odd)
+        np.testing.assert_array_equal(load_masks(tmp_path / "a.mp4"), odd)

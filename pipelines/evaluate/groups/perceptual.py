@@ -1,17 +1,12 @@
 """LPIPS against the ground truth, identity over time, and the drift of the background."""
 
-from typing import NamedTuple
-
 import numpy as np
 
-from ....datasets.arrays import Floats32, Frames
-from ....datasets.local_copies import local_copy
-from ....datasets.storage import StorageError
-from ....datasets.video import VideoError, decode, frame_times_s, probe
 from ....models.metrics.background import Background, measure_background
 from ....models.metrics.identity import Identity, IdentityJudge, identity, mean_similarity
 from ....models.metrics.variants import LPIPS_VARIANTS, variant_of
 from ..catalogue import FACE, PERSON_CROP
+from ..driving import driven_part, spread_frames
 from ..judges import Judges
 from ..scores import Features, NotMeasured, Outcome, Score, score
 from ..video import Video
@@ -84,61 +79,29 @@ def _ceiling(video: Video, judges: Judges, judge: IdentityJudge) -> Outcome:
     if not driving:
         return Score(None, "no_driving", "no driving video was given")
     try:
-        features = judges.remember((judge.name, driving), lambda: _embedded(driving, judge))
-    except (VideoError, StorageError, OSError) as error:
-        return Score(None, "unreadable_driving", f"the driving video cannot be read: {error}")
+        features = judges.remember(
+            (judge.name, driving), lambda: judge.embed(spread_frames(driving, MAX_CEILING_FRAMES, FACE_SIDE_PX))
+        )
+    except NotMeasured as missing:
+        return Score(None, missing.reason, missing.detail)
     why = f"{_WHY[judge.missing]}, or in one frame of the driving video only"
     return score(mean_similarity(judge, features), judge.missing, why)
 
 
-def _embedded(driving: str, judge: IdentityJudge) -> Floats32:
-    return judge.embed(_read(driving, FACE_SIDE_PX, MAX_CEILING_FRAMES).frames)
-
-
-class _Clip(NamedTuple):
-    frames: Frames
-    fps: float
-
-
-def _read(driving: str, longest_px: int, num_frames: int | None = None, seconds: float | None = None) -> _Clip:
-    """Read a driving video: `num_frames` spread over it, or all frames of its first `seconds`.
-
-    Raises:
-        VideoError: it cannot be decoded.
-        StorageError: it cannot be fetched.
-    """
-    with local_copy(driving) as path:
-        info, times_s = probe(path), frame_times_s(path)
-        if num_frames is not None:
-            times_s = times_s[np.unique(np.linspace(0, len(times_s) - 1, num_frames).round().astype(int))]
-        if seconds is not None:
-            times_s = times_s[times_s <= times_s[0] + seconds]
-        scale = min(1.0, longest_px / max(info.height, info.width))
-        size = (max(2, round(side * scale / 2) * 2) for side in (info.height, info.width))
-        span = float(times_s[-1] - times_s[0])
-        return _Clip(decode(path, times_s, *size), (len(times_s) - 1) / span if span > 0 else 1.0)
-
-
 def measure_drift(video: Video, judges: Judges) -> dict[str, Outcome]:
     """Measure the drift of the background outside of people, where the driving camera stands still."""
-    driving = video.row["driving"]
-    if not driving:
-        raise NotMeasured("no_driving", "no driving video was given, so that it is unknown whether the camera moves")
+    clip, fps = driven_part(video, CAMERA_SIDE_PX, MAX_CAMERA_S)
     masks = judges["person-mask"].masks
-    seconds = min(MAX_CAMERA_S, float(video.times_s[video.positions[-1]]))
-    try:
-        clip = _read(driving, CAMERA_SIDE_PX, seconds=seconds)
-    except (VideoError, StorageError, OSError) as error:
-        raise NotMeasured("unreadable_driving", f"the driving video cannot be read: {error}") from error
-    found = measure_background(video.frames, masks(video.frames), clip.frames, masks(clip.frames), clip.fps)
+    found = measure_background(video.frames, masks(video.frames), clip, masks(clip), fps)
     return _drift_scores(found)
 
 
 def _drift_scores(found: Background) -> dict[str, Outcome]:
     reason = found.reason or "one_frame"
-    travel = "the driving background has too few corners to follow"
+    bare = "less than a tenth of the driving video's pictures is background, or it has a single frame"
+    travel = "the driving background has too few corners to follow, or the driving video has a single frame"
     return {
         "background_drift": score(found.mean, reason, _WHY[reason]),
-        "background_drift[driving]": score(found.driving, "little_background", _WHY["little_background"]),
+        "background_drift[driving]": score(found.driving, "little_background", bare),
         "camera_travel": score(found.camera_travel, "unknown_camera", travel),
     }

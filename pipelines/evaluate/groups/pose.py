@@ -26,20 +26,43 @@ from ..pose_tracks import (
 from ..scores import NotMeasured, Outcome, Score, score
 from ..video import Video
 
-# Metric → why it is null if it has no value.
-_WHY = {
-    "lag": ("uncorrelated", "no lag of up to 8 frames correlates by .5 or more"),
-    "jump": ("too_short", "9 steps or more with motion are needed"),
-    "jump_driven": ("too_short", "9 steps or more with motion are needed"),
-    "jump_excess": ("too_short", "9 steps or more with motion are needed"),
-    "jerk_ratio": ("too_short", "no joint is seen in four frames in a row of both"),
-    "extra_rate": ("all_driven", "every joint is driven in every frame"),
-    "torso_px": ("no_torso", "the driven motion shows neither neck and hip nor both shoulders"),
-}
 _UNSEEN = ("no_pose", "no joint is seen in both")
+_NO_TORSO = ("no_torso", "the driven motion shows neither neck and hip nor both shoulders, which give the scale")
+_STILL = ("no_motion", "no joint that the driving clip moves is seen in two frames in a row of both")
+_SHORT_JUMP = ("too_short", "9 steps or more with motion are needed")
+# Metric → why it is null if it has no value, where joints are seen in both.
+_WHY = {
+    "motion_ratio": _STILL,
+    "velocity_correlation": _STILL,
+    "mirror_correlation": _STILL,
+    "lag": ("uncorrelated", "no lag of up to 8 frames correlates by .5 or more"),
+    "lag_correlation": ("no_motion", "the render stands still"),
+    "jump": _SHORT_JUMP,
+    "jump_driven": _SHORT_JUMP,
+    "jump_excess": _SHORT_JUMP,
+    "jerk_ratio": ("too_short", "no joint that moves is seen in four frames in a row of both"),
+    "oks": ("no_pose", "no frame has three driven joints that span a box"),
+    "oks_ap": ("no_pose", "no frame has three driven joints that span a box"),
+    "extra_rate": ("all_driven", "every joint is driven in every frame"),
+    "torso_px": _NO_TORSO,
+}
+_OF_DRIVEN = ("extra_rate", "torso_px", "jump_driven", "oks", "oks_ap")  # also null where no joint is seen in both
+_SCALED = tuple(f"pck_{name}" for name in ("10", "20", "50", "detected_10", "detected_20", "detected_50"))
 _PLAIN = (
-    *("pck_10", "pck_20", "pck_50", "pck_detected_10", "pck_detected_20", "pck_detected_50", "akd_px", "akd_l1_px"),
-    *("akd_torso", "mkr", "missing_rate", "extra_rate", "oks", "oks_ap", "motion_ratio", "velocity_correlation", "lag"),
+    *_SCALED,
+    *(
+        "akd_px",
+        "akd_l1_px",
+        "akd_torso",
+        "mkr",
+        "missing_rate",
+        "extra_rate",
+        "oks",
+        "oks_ap",
+        "motion_ratio",
+        "velocity_correlation",
+        "lag",
+    ),
     *("lag_correlation", "jerk_ratio", "mirror_correlation", "jump", "jump_driven", "jump_excess", "torso_px"),
 )
 
@@ -72,21 +95,35 @@ def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]
 
 
 def _plain(name: str, values: Mapping[str, Any], detail: str, count: int) -> Score:
-    reason, why = _WHY.get(name, _UNSEEN)
-    return score(values[name], reason, why, detail, count)
+    return score(values[name], *_why(name, values), detail, count)
+
+
+def _why(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the reason and the explanation of a null among the values of `pose_metrics`."""
+    if name in (*_SCALED, "akd_torso") and not values["torso_rule"]:
+        return _NO_TORSO
+    if math.isnan(values["akd_px"]) and name not in _OF_DRIVEN:
+        return _UNSEEN
+    if name in ("lag", "lag_correlation") and math.isnan(values["motion_ratio"]):
+        return _STILL
+    return _WHY.get(name, _UNSEEN)
 
 
 def _mirrored(main: Mapping[str, Any], detail: str) -> Score:
     mirrored, plain = main["mirror_correlation"], main["velocity_correlation"]
     known = math.isfinite(mirrored) and math.isfinite(plain)
-    return Score(float(mirrored > plain), detail=detail) if known else Score(None, *_UNSEEN)
+    return Score(float(mirrored > plain), detail=detail) if known else Score(None, *_why("mirror_correlation", main))
 
 
 def _not_measurable(driven: Driven) -> dict[str, Outcome]:
     """Return a null for every metric of motion."""
     ceiling = driven.clip.ceiling
     found = math.nan if ceiling is None else ceiling["velocity_correlation"]
-    words = "no joint is found in both" if math.isnan(found) else f"it reaches a velocity correlation of {found:.2f}"
+    words = (
+        "no joint that moves is found in both"
+        if math.isnan(found)
+        else f"it reaches a velocity correlation of {found:.2f}"
+    )
     why = f"the driving clip against its own coded copy: {words}, and .5 is needed"
     return NotMeasured("not_measurable", why).scores(name for name, metric in METRICS.items() if metric.is_motion)
 
@@ -96,7 +133,7 @@ def _ceilings(driven: Driven) -> dict[str, Outcome]:
     if ceiling is None:
         why = "supplied keypoints have no estimator whose limit could be measured"
         return NotMeasured("supplied_keypoints", why).scores(f"{name}[ceiling]" for name in CEILINGS)
-    return {f"{name}[ceiling]": score(ceiling[name], *_WHY.get(name, _UNSEEN)) for name in CEILINGS}
+    return {f"{name}[ceiling]": score(ceiling[name], *_why(name, ceiling)) for name in CEILINGS}
 
 
 def _people(driven: Driven, compared: Mapping[str, Any]) -> dict[str, Outcome]:
@@ -106,7 +143,7 @@ def _people(driven: Driven, compared: Mapping[str, Any]) -> dict[str, Outcome]:
     return {
         "people_driven": Score(float(len(driven.people))),
         "people_extra": Score(float(compared["num_extra"])),
-        "people_pck_10": score(_mean([one["pck_10"] for one in people]), *_UNSEEN),
+        "people_pck_10": score(_mean([one["pck_10"] for one in people]), *_why("pck_10", people[0])),
         "people_oks": score(_mean(found), *_UNSEEN),
     }
 
@@ -124,7 +161,8 @@ def _hands(driven: Driven, compared: Mapping[str, Any], width: int, height: int)
         for side in (0, 1)
         if seen[:, side].any()
     ]
-    why = ("no_hands", "no hand is found in the driven motion" if not sides else "no hand is found in both")
+    unseen = "no hand is found in both, or wrist and middle knuckle are not"
+    why = ("no_hands", unseen if sides else "no hand is found in the driven motion")
     keys = {"hands_pck_20": "pck_20", "hands_akd": "akd_torso", "hands_missing_rate": "missing_rate"}
     return {name: score(_mean([side[key] for side in sides]), *why) for name, key in keys.items()}
 
@@ -143,12 +181,15 @@ def _start_gap(video: Video, driven: Driven, main: Mapping[str, Any], judges: Ju
     gap = start_gap(
         reference.body[0] * size, reference.body_visible[0], own.body[0] * size, own.body_visible[0], main["torso_px"]
     )
-    measured = score(gap, "no_pose", "the reference and the first driven frame have no joint in common")
+    apart = ("no_pose", "the reference and the first driven frame have no joint in common")
+    measured = score(gap, *(apart if main["torso_rule"] else _NO_TORSO))
     excess = main["jump_excess"]
-    if not gap >= RESOLVED_GAP:
+    if measured.value is None:
+        resolved = measured
+    elif gap < RESOLVED_GAP:
         resolved = Score(None, "small_gap", f"pairs with a start gap of {RESOLVED_GAP:g} or more count")
     elif math.isnan(excess):
-        resolved = Score(None, *_WHY["jump_excess"])
+        resolved = Score(None, *_why("jump_excess", main))
     else:
         resolved = Score(float(excess <= RESOLVED_EXCESS))
     return {"start_gap": measured, "start_gap_resolved": resolved}

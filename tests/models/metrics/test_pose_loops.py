@@ -1,5 +1,6 @@
 """The definitions of the pose metrics once more, joint by joint in plain loops, on 200 random clips."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -196,6 +197,44 @@ def test_two_hundred_clips_by_loops_over_joints(dance: Dance, same: Same) -> Non
         lags.add(ours["lag"])
         measured |= {key for key, value in ours.items() if not np.isnan(value).all()}
     assert rules == {0, 1, 2, 3} and {-2.0, -1.0, 1.0, 2.0} <= lags and measured == set(ours)
+
+
+@pytest.mark.parametrize("shift", [-3, -1, 2])
+def test_early_and_late_renders_on_an_upright_picture(shift: int, dance: Dance) -> None:
+    """A render that is early has a negative lag."""
+    points, visible = dance(3, 60, (240, 420))
+    driven, render = points[10:40], points[10 - shift : 40 - shift]
+    ours = metrics.pose_metrics(driven, visible[:30], render, visible[:30], 240, 420)
+    assert ours["lag"] == shift and ours["lag_correlation"] == pytest.approx(1)
+    expected = slow_pose_metrics(driven, visible[:30], render, visible[:30], 240)
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def test_several_people_by_trying_every_assignment(dance: Dance) -> None:
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        size, count = (int(rng.integers(90, 500)), int(rng.integers(90, 500))), int(rng.integers(1, 9))
+        people = [dance(seed * 9 + k, count, size)[0] + rng.normal(0, 40, 2) for k in range(4)]
+        driven, render = np.stack(people[: rng.integers(1, 4)]), np.stack(people[int(rng.integers(0, 3)) :])
+        render = render[rng.permutation(len(render))] + rng.normal(0, 2, render.shape)
+        dv, rv = rng.random(driven.shape[:3]) < 0.9, rng.random(render.shape[:3]) < 0.8
+        table = [
+            [average([v for v in oks(d, a, r, b) if not math.isnan(v)]) for r, b in zip(render, rv, strict=True)]
+            for d, a in zip(driven, dv, strict=True)
+        ]
+        ours = metrics.people_metrics(driven, dv, render, rv, *size)
+        np.testing.assert_allclose(ours["oks_matrix"], table, rtol=1e-9)
+        gains = np.nan_to_num(np.array(table))
+        picks = [index for index in itertools.product(range(-1, len(render)), repeat=len(driven))
+                 if len({k for k in index if k >= 0}) == sum(k >= 0 for k in index) == min(gains.shape)]  # fmt: skip
+        best = max(sum(gains[i, k] for i, k in enumerate(index) if k >= 0) for index in picks)
+        assert sum(gains[i, k] for i, k in enumerate(ours["assignment"]) if k >= 0) == pytest.approx(best)
+        assert ours["num_extra"] == max(0, len(render) - len(driven))
+        for person, index in enumerate(ours["assignment"]):
+            shown = (render[index], rv[index]) if index >= 0 else (driven[person] * 0, dv[person] & False)
+            slow = slow_pose_metrics(driven[person], dv[person], *shown, size[0])
+            np.testing.assert_allclose(ours["people"][person]["pck_20"], slow["pck_20"], rtol=1e-9)
 
 
 def slow_box_pck(d: Any, dv: Any, r: Any, rv: Any, joints: Any, threshold: float) -> float:
