@@ -1,6 +1,7 @@
 """Intervals by the bootstrap: of a mean, of a ratio of means, and of the paired difference of two methods.
 
-Intervals are the 2.5th and 97.5th percentiles. NaN means not measured: such a clip is left out, and n counts the rest.
+Intervals are the 2.5th and 97.5th percentiles; over few clips they carry `small_n_remark`. NaN means not measured: such
+a clip is left out, and n counts the rest.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,16 @@ from ...datasets.arrays import Floats64
 
 NUM_RESAMPLES = 10_000
 _INTERVAL = (2.5, 97.5)
+# Number of clips, or of driving videos where several pairs share one → smallest and largest share of 95 % intervals that
+# contain the true value, over the kinds of metrics that `benchmarks/interval_coverage.py` simulates (30 November 2026).
+COVERAGE = {
+    2: (0.32, 0.5),
+    5: (0.67, 0.84),
+    12: (0.87, 0.92),
+    24: (0.9, 0.94),
+    50: (0.92, 0.95),
+    100: (0.93, 0.96),
+}
 
 Index = NDArray[np.integer]
 
@@ -145,6 +156,23 @@ def holm(p_values: ArrayLike) -> Floats64:
     factors = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1)
     return adjusted
+
+
+def small_n_remark(n: int) -> str | None:
+    """Return the remark that an interval of this module must carry where it is over few clips; None where it need not.
+
+    The bootstrap's intervals are too short for few clips: of `COVERAGE`, the largest number that is at most n counts.
+
+    Args:
+        n: number of clips or pairs; of driving videos where several pairs share one (`Interval.n`).
+    """
+    if n < min(COVERAGE) or n >= max(COVERAGE):
+        return None
+    low, high = COVERAGE[max(size for size in COVERAGE if size <= n)]
+    return (
+        f"an interval over {n} is too short: about {low * 100:.0f} to {high * 100:.0f} % of such intervals contain the "
+        "true value, not 95 %"
+    )
 
 
 def _pairs(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None) -> tuple[Floats64, Floats64, NDArray]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from steadydancer.models import metrics
+from steadydancer.models.metrics import statistics
 
 
 def test_published_values(golden: Mapping[str, np.ndarray]) -> None:
@@ -91,6 +92,26 @@ def test_a_ratio_is_that_of_means_over_whole_pairs() -> None:
     uneven = metrics.bootstrap_ratio([1.0, 9.0], [1.0, 3.0])
     assert uneven.mean == 2.5 and (uneven.low, uneven.high) == (1, 3)
     assert metrics.bootstrap_ratio([math.nan], [1.0]).n == 0
+
+
+def test_intervals_over_few_clips_carry_how_often_they_hold() -> None:
+    assert metrics.small_n_remark(1) is None and metrics.small_n_remark(100) is None  # no interval; enough clips
+    twelve = metrics.small_n_remark(12)
+    assert twelve is not None and "over 12 " in twelve and "about 87 to 92 %" in twelve
+    between = metrics.small_n_remark(23)  # what is known of 12, not of 24
+    assert between is not None and "over 23 " in between and "about 87 to 92 %" in between
+    assert all(metrics.small_n_remark(n) for n in range(2, 100))
+    lows, highs = zip(*statistics.COVERAGE.values(), strict=True)
+    assert [*lows] == sorted(lows) and [*highs] == sorted(highs) and lows[-1] >= 0.93
+
+
+def test_intervals_hold_as_often_as_their_remark_says() -> None:
+    """Normal clips: the largest share; `benchmarks/interval_coverage.py` has the other kinds."""
+    sets = np.random.default_rng(0).normal(5, 1, (400, 12))
+    intervals = [metrics.bootstrap_mean(values) for values in sets]
+    assert np.mean([one.low <= 5 <= one.high for one in intervals]) == pytest.approx(
+        statistics.COVERAGE[12][1], abs=0.04
+    )
 
 
 def test_holm_multiplies_by_the_tests_that_remain() -> None:

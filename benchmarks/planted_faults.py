@@ -1,0 +1,232 @@
+"""Faults planted into real clips: do the pose metrics find them, and do they spare clean copies?
+
+The first 81 frames at 16 per second of each video in a folder are the driving clip. Renders are made from its pictures,
+coded with crf 23, and given to the pose estimator as any render is:
+
+- clean: the clip itself; every fault is compared with it by AUC;
+- frozen: frame 0 repeated: `velocity_correlation` is lower;
+- late, early: by two frames: |`lag`| is larger, 0 where there is no lag; `exact` is the share of clips with ±2;
+- mirrored: left and right exchanged: `mirror_correlation` − `velocity_correlation` is higher;
+- jump: the first four frames are moved by half a torso to the side: `jump_excess` is higher.
+
+A clip counts if it reaches a velocity correlation of .5 against its own copy with crf 18 (the ceiling of `evaluate`);
+the others are named with the reason. Poses are kept in --cache, so that a second run takes seconds. Prints JSON lines,
+of each clip and of each fault, and fails where an AUC is below 0.95.
+
+The clips are supplied by the user; none are part of the project.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from steadydancer.datasets.arrays import Floats64, Frames
+from steadydancer.datasets.video import VideoError, decode, probe
+from steadydancer.models.metrics import pose_metrics, torso_length
+from steadydancer.models.pose.estimator import PoseEstimator
+from steadydancer.pipelines.common.poses import load_pose_estimator
+from steadydancer.pipelines.evaluate.protocols import Codec
+from steadydancer.pipelines.evaluate.video import through_codec
+
+FPS, SIDE_PX, NUM_FRAMES, MIN_FRAMES = 16.0, 640, 81, 16
+CEILING_CRF, RENDER_CRF = 18, 23
+MIN_CEILING, REQUIRED_AUC = 0.5, 0.95
+LAG = 2  # frames
+JUMP_FRAMES, JUMP_TORSOS = 4, 0.5
+FAULTS = {
+    # fault → what is compared, and whether a fault raises it
+    "frozen": ("velocity_correlation", False),
+    "late": ("lag", True),
+    "early": ("lag", True),
+    "mirrored": ("mirrored", True),
+    "jump": ("jump_excess", True),
+}
+RENDERS = ("clean", *FAULTS)
+
+
+class Track(NamedTuple):
+    """The main person: body [F, 18, 2] in pixels and where it is visible [F, 18]."""
+
+    body: Floats64
+    visible: np.ndarray
+
+
+class Clip(NamedTuple):
+    """Tracks of the driving clip, of its coded copy (`ceiling`) and of the renders; and the frames' size."""
+
+    tracks: dict[str, Track]
+    height: int
+    width: int
+
+
+def read(path: Path) -> Frames:
+    """Read the frames that count, at most 640 pixels high or wide."""
+    info = probe(path)
+    scale = min(1.0, SIDE_PX / max(info.height, info.width))
+    times_s = np.arange(NUM_FRAMES) / FPS
+    times_s = times_s[times_s < info.duration_s]
+    return decode(path, times_s, *(round(side * scale / 2) * 2 for side in (info.height, info.width)))
+
+
+def plant(fault: str, frames: Frames, driven: Track) -> Frames:
+    """Return the frames with a fault."""
+    index = np.arange(len(frames))
+    if fault == "frozen":
+        return frames[0 * index]
+    if fault == "late":
+        return frames[np.maximum(index - LAG, 0)]
+    if fault == "early":
+        return frames[np.minimum(index + LAG, len(frames) - 1)]
+    if fault == "mirrored":
+        return np.ascontiguousarray(frames[:, :, ::-1])
+    if fault == "jump":
+        return jumping(frames, driven)
+    return frames
+
+
+def jumping(frames: Frames, driven: Track) -> Frames:
+    """Move the first frames to the side, towards the middle; without a torso by a tenth of the width."""
+    height, width = frames.shape[1:3]
+    torso_px, _ = torso_length(driven.body, driven.visible)
+    shift = width / 10 if np.isnan(torso_px) else JUMP_TORSOS * torso_px
+    seen = driven.body[:JUMP_FRAMES][driven.visible[:JUMP_FRAMES]]
+    towards = -1 if len(seen) and seen[:, 0].mean() > width / 2 else 1
+    move = np.array([[1, 0, towards * shift], [0, 1, 0]], np.float64)
+    out = frames.copy()
+    for frame in out[:JUMP_FRAMES]:
+        frame[:] = cv2.warpAffine(frame.copy(), move, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return out
+
+
+def estimate(estimator: PoseEstimator, frames: Frames) -> Track:
+    """Find the main person; nobody is a person of whom no joint is visible."""
+    tracks = estimator.estimate(frames)
+    if not tracks:
+        return Track(np.zeros((len(frames), 18, 2)), np.zeros((len(frames), 18), bool))
+    pose = tracks[0].pose
+    return Track(pose.body * np.array([frames.shape[2], frames.shape[1]], np.float64), pose.body_visible)
+
+
+def poses_of(path: Path, estimator: PoseEstimator, cache: Path) -> Clip | str:
+    """Return the tracks of a clip, from the cache if they are there, or why there are none."""
+    settings = [estimator.name, FPS, SIDE_PX, NUM_FRAMES, CEILING_CRF, RENDER_CRF, LAG, JUMP_FRAMES, JUMP_TORSOS]
+    digest = hashlib.sha256(path.read_bytes() + json.dumps([settings, RENDERS]).encode()).hexdigest()[:16]
+    file = cache / f"{path.stem}-{digest}.npz"
+    if not file.is_file():
+        try:
+            frames = read(path)
+        except VideoError as error:
+            return f"unreadable: {error}"
+        if len(frames) < MIN_FRAMES:
+            return f"{len(frames)} frames at {FPS:g} per second, {MIN_FRAMES} are needed"
+        tracks = {"driven": estimate(estimator, frames)}
+        tracks["ceiling"] = estimate(estimator, through_codec(frames, FPS, Codec(crf=CEILING_CRF)))
+        for fault in RENDERS:
+            planted = through_codec(plant(fault, frames, tracks["driven"]), FPS, Codec(crf=RENDER_CRF))
+            tracks[fault] = estimate(estimator, planted)
+        cache.mkdir(parents=True, exist_ok=True)
+        arrays = {f"{name}.{part}": value for name, one in tracks.items() for part, value in one._asdict().items()}
+        np.savez(file, size=frames.shape[1:3], **arrays)
+    with np.load(file) as stored:
+        names = ("driven", "ceiling", *RENDERS)
+        tracks = {name: Track(stored[f"{name}.body"], stored[f"{name}.visible"]) for name in names}
+        return Clip(tracks, *map(int, stored["size"]))
+
+
+def compare(clip: Clip, render: str) -> dict[str, float]:
+    """Return the values by which faults are found: NaN where not measured, but |lag| is then 0."""
+    values = pose_metrics(*clip.tracks["driven"], *clip.tracks[render], clip.width, clip.height)
+    return {
+        "velocity_correlation": values["velocity_correlation"],
+        "lag": abs(float(np.nan_to_num(values["lag"]))),
+        "signed_lag": values["lag"],
+        "mirrored": values["mirror_correlation"] - values["velocity_correlation"],
+        "jump_excess": values["jump_excess"],
+        "motion_ratio": values["motion_ratio"],
+    }
+
+
+def auc(higher: Floats64, lower: Floats64) -> float | None:
+    """Return the share of pairs in which `higher` is above `lower`, ties half."""
+    if not len(higher) or not len(lower):
+        return None
+    differences = higher[:, None] - lower
+    return round(float((differences > 0).mean() + (differences == 0).mean() / 2), 4)
+
+
+def found(fault: str, clips: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Compare a fault with the clean renders, over the clips that measure both."""
+    name, raises = FAULTS[fault]
+    pairs = {key: (values["clean"][name], values[fault][name]) for key, values in clips.items()}
+    measured = np.array([pair for pair in pairs.values() if not np.isnan(pair).any()], np.float64).reshape(-1, 2)
+    clean, faulty = measured.T
+    worst, nearest = (np.max, np.min) if raises else (np.min, np.max)
+    line = {"fault": fault, "by": name, "clips": len(measured),
+            "auc": auc(faulty, clean) if raises else auc(clean, faulty),
+            "worst_clean": rounded(worst(clean)) if len(clean) else None,
+            "nearest_fault": rounded(nearest(faulty)) if len(faulty) else None,
+            "not_measured": [key for key, pair in pairs.items() if np.isnan(pair).any()]}  # fmt: skip
+    if name == "lag":
+        expected = LAG if fault == "late" else -LAG
+        line["exact"] = rounded(np.mean([values[fault]["signed_lag"] == expected for values in clips.values()]))
+    return line
+
+
+def rounded(value: Any) -> float | None:
+    """Return a number for JSON; NaN is null."""
+    return None if np.isnan(value) else round(float(value), 3)
+
+
+def main() -> None:
+    """Read, plant, compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = Path(__file__).resolve().parents[1]
+    parser.add_argument("--clips", type=Path, default=root.parent / "shared" / "corpus" / "clips")
+    parser.add_argument("--skip", nargs="*", default=["d_*", "*_noisy.*"], help="patterns of files to leave out")
+    parser.add_argument("--cache", type=Path, default=root / "build" / "planted_faults", help="folder of the poses")
+    parser.add_argument("--pose-model", default="auto", help="name of the estimator")
+    options = parser.parse_args()
+    estimator = load_pose_estimator(options.pose_model) if options.clips.is_dir() else None
+    if estimator is None:
+        why = "no pose estimator is here" if options.clips.is_dir() else f"{options.clips} does not exist; give --clips"
+        print(json.dumps({"skipped": why}))
+        return
+    start, clips, excluded = time.process_time(), {}, {}
+    for path in sorted(options.clips.iterdir()):
+        if any(path.match(pattern) for pattern in options.skip):
+            continue
+        clip = poses_of(path, estimator, options.cache)
+        if isinstance(clip, str):
+            excluded[path.name] = clip
+            continue
+        ceiling = compare(clip, "ceiling")["velocity_correlation"]
+        if not ceiling >= MIN_CEILING:
+            seen = "no joint is found" if np.isnan(ceiling) else f"velocity correlation {ceiling:.2f}"
+            excluded[path.name] = f"against its own copy: {seen}"
+            continue
+        clips[path.name] = {render: compare(clip, render) for render in RENDERS}
+        values = {
+            render: {name: rounded(value) for name, value in one.items()} for render, one in clips[path.name].items()
+        }
+        print(json.dumps({"clip": path.name, "ceiling": rounded(ceiling), **values}), flush=True)
+    for name, reason in excluded.items():
+        print(json.dumps({"excluded": name, "reason": reason}))
+    lines = [found(fault, clips) for fault in FAULTS]
+    for line in lines:
+        print(json.dumps(line))
+    print(json.dumps({"estimator": estimator.name, "clips": len(clips), "excluded": len(excluded),
+                      "cpu_s": round(time.process_time() - start, 1)}))  # fmt: skip
+    failed = [line["fault"] for line in lines if line["auc"] is None or line["auc"] < REQUIRED_AUC]
+    if failed:
+        sys.exit(f"an AUC is below {REQUIRED_AUC}: {failed}")
+
+
+if __name__ == "__main__":
+    main()
