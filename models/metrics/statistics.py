@@ -13,7 +13,7 @@ from ...datasets.arrays import Floats64
 
 NUM_RESAMPLES = 10_000
 _INTERVAL = (2.5, 97.5)
-# Number of clips, or of driving videos where several pairs share one → smallest and largest share of 95 % intervals that
+# Number of clips (of driving videos where several pairs share one) → smallest and largest share of 95 % intervals that
 # contain the true value, over the kinds of metrics that `benchmarks/interval_coverage.py` simulates (30 November 2026).
 COVERAGE = {
     2: (0.32, 0.5),
