@@ -10,7 +10,7 @@ coded with crf 23, and given to the pose estimator as any render is:
 - jump: the first four frames are moved by half a torso to the side: `jump_excess` is higher.
 
 A clip counts if it reaches a velocity correlation of .5 against its own copy with crf 18 (the ceiling of `evaluate`);
-the others are named with the reason. Poses are kept in --cache, so that a second run takes seconds. Prints JSON lines,
+the others are named with the reason. Poses are kept in --cache: a second run takes seconds. Prints JSON lines,
 of each clip and of each fault, and fails where an AUC is below 0.95.
 
 The clips are supplied by the user; none are part of the project.
@@ -21,6 +21,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,30 +115,55 @@ def estimate(estimator: PoseEstimator, frames: Frames) -> Track:
     return Track(pose.body * np.array([frames.shape[2], frames.shape[1]], np.float64), pose.body_visible)
 
 
-def poses_of(path: Path, estimator: PoseEstimator, cache: Path) -> Clip | str:
-    """Return the tracks of a clip, from the cache if they are there, or why there are none."""
-    settings = [estimator.name, FPS, SIDE_PX, NUM_FRAMES, CEILING_CRF, RENDER_CRF, LAG, JUMP_FRAMES, JUMP_TORSOS]
-    digest = hashlib.sha256(path.read_bytes() + json.dumps([settings, RENDERS]).encode()).hexdigest()[:16]
-    file = cache / f"{path.stem}-{digest}.npz"
-    if not file.is_file():
-        try:
-            frames = read(path)
-        except VideoError as error:
-            return f"unreadable: {error}"
-        if len(frames) < MIN_FRAMES:
-            return f"{len(frames)} frames at {FPS:g} per second, {MIN_FRAMES} are needed"
-        tracks = {"driven": estimate(estimator, frames)}
-        tracks["ceiling"] = estimate(estimator, through_codec(frames, FPS, Codec(crf=CEILING_CRF)))
-        for fault in RENDERS if is_measurable(Clip(tracks, *frames.shape[1:3])) else ():
-            planted = through_codec(plant(fault, frames, tracks["driven"]), FPS, Codec(crf=RENDER_CRF))
-            tracks[fault] = estimate(estimator, planted)
-        cache.mkdir(parents=True, exist_ok=True)
-        arrays = {f"{name}.{part}": value for name, one in tracks.items() for part, value in one._asdict().items()}
-        np.savez(file, size=frames.shape[1:3], **arrays)
-    with np.load(file) as stored:
-        names = [name.removesuffix(".body") for name in stored.files if name.endswith(".body")]
-        tracks = {name: Track(stored[f"{name}.body"], stored[f"{name}.visible"]) for name in names}
-        return Clip(tracks, *map(int, stored["size"]))
+class Poses:
+    """Tracks of a file's pictures, each kept in a file of its own, so that a killed run continues.
+
+    Args:
+        path: the video.
+        estimator: finds the tracks.
+        cache: folder of the tracks.
+    """
+
+    def __init__(self, path: Path, estimator: PoseEstimator, cache: Path) -> None:
+        settings = [estimator.name, FPS, SIDE_PX, NUM_FRAMES, CEILING_CRF, RENDER_CRF, LAG, JUMP_FRAMES, JUMP_TORSOS]
+        digest = hashlib.sha256(path.read_bytes() + json.dumps(settings).encode()).hexdigest()[:16]
+        self.path, self._estimator, self._folder = path, estimator, cache / f"{path.stem}-{digest}"
+        self._frames: Frames | None = None
+
+    def frames(self) -> Frames:
+        """Return the frames that count."""
+        if self._frames is None:
+            self._frames = read(self.path)
+        return self._frames
+
+    def track(self, name: str, make: Callable[[Frames], Frames]) -> tuple[Track, tuple[int, int]]:
+        """Return a track in the pictures that `make` makes of the frames, and the pictures' height and width."""
+        file = self._folder / f"{name}.npz"
+        if not file.is_file():
+            track, size = estimate(self._estimator, make(self.frames())), self.frames().shape[1:3]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            np.savez(file.with_name(f"{name}.part.npz"), size=size, **track._asdict())
+            file.with_name(f"{name}.part.npz").replace(file)
+        with np.load(file) as stored:
+            height, width = map(int, stored["size"])
+            return Track(stored["body"], stored["visible"]), (height, width)
+
+
+def clip_of(poses: Poses) -> Clip | str:
+    """Return the tracks of a clip, those of renders only if its motion can be measured; or why there are none."""
+    try:
+        driven, size = poses.track("driven", lambda frames: frames)
+    except VideoError as error:
+        return f"unreadable: {error}"
+    if len(driven.body) < MIN_FRAMES:
+        return f"{len(driven.body)} frames at {FPS:g} per second, {MIN_FRAMES} are needed"
+    ceiling, _ = poses.track("ceiling", lambda frames: through_codec(frames, FPS, Codec(crf=CEILING_CRF)))
+    clip, codec = Clip({"driven": driven, "ceiling": ceiling}, *size), Codec(crf=RENDER_CRF)
+    for fault in RENDERS if is_measurable(clip) else ():
+        clip.tracks[fault], _ = poses.track(
+            fault, lambda frames, fault=fault: through_codec(plant(fault, frames, driven), FPS, codec)
+        )
+    return clip
 
 
 def is_measurable(clip: Clip) -> bool:
@@ -207,7 +233,7 @@ def main() -> None:
     for path in sorted(options.clips.iterdir()):
         if any(path.match(pattern) for pattern in options.skip):
             continue
-        clip = poses_of(path, estimator, options.cache)
+        clip = clip_of(Poses(path, estimator, options.cache))
         if isinstance(clip, str):
             excluded[path.name] = clip
             continue
