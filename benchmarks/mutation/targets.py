@@ -100,5 +100,30 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/evaluate/steps.py": ("pipelines/evaluate/test_*.py", "models/metrics/test_*.py"),
     "pipelines/evaluate/report/results.py": ("pipelines/evaluate/report/test_*.py",),
     "pipelines/evaluate/report/page.py": ("pipelines/evaluate/test_*.py",),
+    **{
+        f"pipelines/evaluate/{name}.py": ("pipelines/evaluate/test_*.py",)
+        for name in ("inputs", "pose_tracks", "protocols", "set_scores", "summary", "video")
+    },
+    **{
+        f"models/metrics/{name}.py": tuple(f"models/metrics/test_{one}.py" for one in tests)
+        for name, tests in {
+            "assignment": ("pose_following",),
+            "background": ("background",),
+            "distances": ("features",),
+            "features": ("features",),
+            "identity": ("identity",),
+            "person_regions": ("person_regions",),
+            "pixels": ("pixels",),
+            "pose_accuracy": ("pose_following", "pose_loops"),
+            "pose_following": ("pose_following", "pose_loops"),
+            "pose_motion": ("pose_following", "pose_loops"),
+            "pose_points": ("pose_following", "pose_loops"),
+            "preferences": ("features",),
+            "preprocessing": ("features",),
+            "statistics": ("statistics", "cluster_intervals"),
+            "structural_similarity": ("structural_similarity", "pixels"),
+            "variants": ("variants",),
+        }.items()
+    },
 }
 """Module → glob patterns of its tests below `tests/`."""

@@ -41,7 +41,15 @@ if TYPE_CHECKING:
     from .pose_points import BODY_14, LIMBS, torso_length
     from .preferences import bradley_terry, good_same_bad, kendall_tau_b
     from .preprocessing import PREPROCESSING, preprocess, resize_truth
-    from .statistics import Interval, PairedDifference, bootstrap_mean, bootstrap_ratio, holm, paired_bootstrap
+    from .statistics import (
+        Interval,
+        PairedDifference,
+        bootstrap_mean,
+        bootstrap_ratio,
+        holm,
+        paired_bootstrap,
+        small_n_remark,
+    )
     from .structural_similarity import SsimVariant, ssim, ssim_per_frame
     from .variants import FID_VARIANTS, FVD_VARIANTS, LPIPS_VARIANTS, FvdVariant, small_set_remark
 
@@ -100,6 +108,7 @@ __all__ = [
     "psnr_per_frame",
     "resize_truth",
     "resolved_share",
+    "small_n_remark",
     "small_set_remark",
     "ssim",
     "ssim_per_frame",
@@ -153,7 +162,15 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("bradley_terry", "good_same_bad", "kendall_tau_b"), "preferences"),
         **dict.fromkeys(("PREPROCESSING", "preprocess", "resize_truth"), "preprocessing"),
         **dict.fromkeys(
-            ("Interval", "PairedDifference", "bootstrap_mean", "bootstrap_ratio", "holm", "paired_bootstrap"),
+            (
+                "Interval",
+                "PairedDifference",
+                "bootstrap_mean",
+                "bootstrap_ratio",
+                "holm",
+                "paired_bootstrap",
+                "small_n_remark",
+            ),
             "statistics",
         ),
         **dict.fromkeys(("SsimVariant", "ssim", "ssim_per_frame"), "structural_similarity"),

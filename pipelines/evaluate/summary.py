@@ -5,26 +5,32 @@ from typing import Any
 
 import numpy as np
 
-from ...models.metrics.statistics import bootstrap_clusters, holm, interval_coverage, paired_bootstrap
+from ...models.metrics.statistics import (
+    MANY_CLIPS,
+    bootstrap_clusters,
+    holm,
+    interval_coverage,
+    paired_bootstrap,
+    small_n_remark,
+)
 from .catalogue import METRICS
 from .protocols import Protocol
 from .values import Table, Values
 
-FEW_CLUSTERS = 100  # below it, intervals by the bootstrap are too short
+FEW_CLUSTERS = MANY_CLIPS  # below it, intervals by the bootstrap are too short
 
 
 def shortfall(clusters: int | None) -> str | None:
     """Return the remark that an interval over few clusters must carry; None if there are enough."""
-    if not clusters or clusters >= FEW_CLUSTERS:
-        return None
     if clusters == 1:
         return "one driving video: no interval"
-    return f"an interval over {clusters} driving videos contains the mean in {covered(clusters)}, not 95%"
+    return small_n_remark(clusters) if clusters else None
 
 
-def covered(clusters: int | None) -> str:
-    """Return the share of 95 % intervals over so many clusters that contain the mean, as `91%`."""
-    return f"{interval_coverage(clusters):.0%}" if clusters and clusters > 1 else "nothing"
+def covered(clusters: int) -> str:
+    """Return the shares of 95 % intervals over so many clusters that contain the true value, as `87–91 %`."""
+    shares = interval_coverage(clusters)
+    return "95 %" if shares is None else f"{shares[0] * 100:.0f}–{shares[1] * 100:.0f} %"
 
 
 def summarise(table: Table, metrics: Sequence[str], protocol: Protocol) -> dict[str, dict[str, Any]]:

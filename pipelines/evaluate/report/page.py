@@ -100,7 +100,7 @@ def summary_text(evaluation: Evaluation) -> str:
     if clusters and min(clusters) < FEW_CLUSTERS:
         parts.append(
             f"With fewer than {FEW_CLUSTERS} of them intervals are too short: “covers” is the share of such intervals "
-            "that contain the mean, by Student's t."
+            "that contain the true value, by simulation."
         )
     if len(evaluation.methods) > 1:
         parts.append(

@@ -128,7 +128,9 @@ def facts(result: Result) -> str:
     """Return interval, N and ceiling in a line."""
     parts = [
         "" if result.low is None or result.high is None else interval(result.low, result.high),
-        "" if result.low is None or not shortfall(result.clusters) else f"covers {covered(result.clusters)}",
+        ""
+        if result.low is None or not result.clusters or not shortfall(result.clusters)
+        else f"covers {covered(result.clusters)}",
         "" if result.n is None or result.value is None else f"N {result.n}",
         "" if result.ceiling is None else f"ceiling {show(float(result.ceiling))}",
     ]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 PACKAGES, FOLDER = (Path(argument) for argument in sys.argv[1:])
 sys.path.append(str(PACKAGES))
 torch.set_num_threads(1)
+RATES = (5, 8, 12, 15, 16, 20, 23.976, 24, 25, 30, 60)  # frames per second
 Clips = dict[str, np.ndarray]
 
 
@@ -137,7 +138,25 @@ def raft(clips: Clips) -> dict[str, np.ndarray]:
         )
         judge.get_frames = lambda _, frames=frames: frames
         values[f"{name}.moves"] = np.array(float(judge.infer("clip.mp4")))
+    values |= fastvideo_dynamics(clips, judge.model)
     return {f"raft.{name}": value for name, value in values.items()}
+
+
+def fastvideo_dynamics(clips: Clips, network: nn.Module) -> dict[str, np.ndarray]:
+    """Run FastVideo's dynamic_degree with this network: steps, verdicts, strides at rates, verdict on one frame."""
+    for name in ("fastvideo", "fastvideo.eval", "fastvideo.eval.metrics", "fastvideo.eval.metrics.vbench"):
+        package(name)
+    metric = importlib.import_module("fastvideo.eval.metrics.vbench.dynamic_degree.metric").DynamicDegreeMetric()
+    metric.to("cpu")._model = network
+    values = {}
+    for name in ("portrait", "landscape"):
+        result = metric.compute({"video": tensor(clips[name]) / 255, "fps": 8})
+        values[f"{name}.fastvideo.largest"] = np.array(result.details["per_pair_magnitude"])
+        values[f"{name}.fastvideo.moves"] = np.array(result.score)
+    one = {fps: metric.compute({"video": tensor(clips["portrait"][:1]) / 255, "fps": fps}) for fps in RATES}
+    values["fastvideo.strides"] = np.array([result.details["interval"] for result in one.values()])
+    values["fastvideo.one_frame"] = np.array([result.score for result in one.values()])
+    return values
 
 
 def i3d(clips: Clips) -> dict[str, np.ndarray]:
@@ -158,7 +177,32 @@ def i3d(clips: Clips) -> dict[str, np.ndarray]:
                 module.eps = epsilon
         for name in ("clip16", "clip11"):
             values[f"{name}.{epsilon:.0e}"] = network(preprocess_i3d(clips[name][None])).numpy()[0]
+    values |= fastvideo_fvd(clips, network)
     return {f"i3d.{name}": value for name, value in values.items()}
+
+
+def fastvideo_fvd(clips: Clips, network: nn.Module) -> dict[str, np.ndarray]:
+    """Run FastVideo's FVD from frames to distance, with this network in place of the TorchScript archive."""
+    for name in ("fastvideo", "fastvideo.eval", "fastvideo.eval.metrics", "fastvideo.eval.metrics.common"):
+        package(name)
+    extractors = importlib.import_module("fastvideo.eval.metrics.common.fvd.extractors")
+    metric = importlib.import_module("fastvideo.eval.metrics.common.fvd.metric").FVDMetric(cache_mode="off")
+
+    def archive(batch: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
+        assert (rescale, resize, return_features) == (False, False, True)
+        logits: Tensor = network(batch)
+        return logits
+
+    metric._extractor = extractors._I3DExtractor.__new__(extractors._I3DExtractor)
+    metric._extractor.device, metric._extractor._model = torch.device("cpu"), archive
+    for name in (name for name in clips if name.startswith("fvd.render.")):
+        pair = {"video": clips[name], "reference": clips[name.replace("render", "truth")]}
+        metric.accumulate({key: tensor(frames) / 255 for key, frames in pair.items()})
+    return {
+        "fastvideo.render": np.concatenate(metric._gen_buf),
+        "fastvideo.truth": np.concatenate(metric._real_buf),
+        "fastvideo.fvd": np.array(metric.finalize().score),
+    }
 
 
 def fastvideo(clips: Clips) -> dict[str, np.ndarray]:

@@ -59,7 +59,9 @@ def clips() -> dict[str, np.ndarray]:
     truths = {f"{name}.truth": moving(LENGTHS[name], *SIZES[name], seed=1) for name in ("portrait", "landscape")}
     rng = np.random.default_rng(2)
     features = {"features.x": rng.normal(0, 2, (300, 40)), "features.y": rng.normal(0.2, 1.5, (300, 40))}
-    return clips | truths | features
+    sides = ("render", "truth")
+    pairs = {f"fvd.{side}.{k}": moving(10, 72, 96, seed=2 * k + n) for n, side in enumerate(sides) for k in range(3)}
+    return clips | truths | features | pairs
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,17 @@ def test_raft(originals: Any, clips: Mapping[str, np.ndarray], name: str) -> Non
     largest = judge.largest_flows(clips[name])
     near(largest, values[f"raft.{name}.largest"])
     assert metrics.dynamic_degree(largest, *SIZES[name]) == values[f"raft.{name}.moves"]
+    near(largest, values[f"raft.{name}.fastvideo.largest"])
+    assert values[f"raft.{name}.fastvideo.moves"] == values[f"raft.{name}.moves"]
+
+
+def test_fastvideo_measures_dynamics_at_the_same_rate(originals: Any) -> None:
+    """But it calls one frame dynamic, where VBench says that it is not, and here nothing is measured."""
+    _, values = originals
+    rates = (5, 8, 12, 15, 16, 20, 23.976, 24, 25, 30, 60)
+    assert [metrics.flow_stride(fps) for fps in rates] == values["raft.fastvideo.strides"].tolist()
+    assert (values["raft.fastvideo.one_frame"] == 1).all()
+    assert np.isnan(metrics.dynamic_degree(np.zeros(0), *SIZES["portrait"]))
 
 
 @pytest.mark.parametrize("name", ["clip16", "clip11"])
@@ -132,6 +145,26 @@ def test_i3d(originals: Any, clips: Mapping[str, np.ndarray], name: str, tmp_pat
     assert judge.name == "i3d-torchscript"
     near(judge.logits([clips[name]], "fvd_cdfvd_224")[0], values[f"i3d.{name}.1e-03"])
     assert np.abs(values[f"i3d.{name}.1e-05"] - values[f"i3d.{name}.1e-03"]).max() > 1e-4
+
+
+def test_fastvideo_fvd(originals: Any, clips: Mapping[str, np.ndarray]) -> None:
+    """From frames to distance, as `fvd[i3d-torchscript,16f]`, but for the frames that count: FastVideo takes all.
+
+    It adds 1e-6 to both diagonals, which shows where, as here, there are fewer videos than features.
+    """
+    folder, values = originals
+    judge = I3D(folder / "i3d-videogpt")
+    judge._network.set_epsilon(1e-3)
+    sides = [
+        judge.logits([clips[f"fvd.{side}.{k}"] for k in range(3)], "fvd_cdfvd_224") for side in ("render", "truth")
+    ]
+    for side, ours in zip(("render", "truth"), sides, strict=True):
+        theirs = values[f"i3d.fastvideo.{side}"]
+        assert theirs.std(0).mean() > 1e-3
+        near(ours, theirs)
+    exact, theirs = metrics.frechet_distance(*sides), float(values["i3d.fastvideo.fvd"])
+    print(f"FVD {exact:.9g}, FastVideo {theirs:.9g}, relative {theirs / exact - 1:.1e}")
+    assert theirs == pytest.approx(exact, rel=1e-4) and theirs != exact
 
 
 # FVD of white against black videos of n frames. TensorFlow's own I3D: n = 30. `i3d_torchscript.pt`, on a GPU: the rest

@@ -128,7 +128,7 @@ def test_kinds_have_tables_of_their_own(finish: Make, row: Make) -> None:
     assert "1 no_truth" in framing and "no_truth" not in style
 
 
-@pytest.mark.parametrize(("clusters", "told"), [(12, "covers 91%"), (24, "covers 93%")])
+@pytest.mark.parametrize(("clusters", "told"), [(12, "covers 87–91 %"), (24, "covers 90–94 %")])
 def test_small_numbers_of_clips_are_told_beside_the_interval(finish: Make, row: Make, clusters: int, told: str) -> None:
     rows = [row("a", f"p{k}", "psnr", 20.0 + k % 5, driving=f"/d/{k}.mp4") for k in range(clusters)]
     html = page_of(finish(rows))
@@ -139,4 +139,4 @@ def test_small_numbers_of_clips_are_told_beside_the_interval(finish: Make, row: 
 def test_enough_clips_have_no_such_remark(finish: Make, row: Make) -> None:
     rows = [row("a", f"p{k}", "psnr", 20.0 + k % 5, driving=f"/d/{k}.mp4") for k in range(100)]
     html = page_of(finish(rows))
-    assert "covers" not in html and "contain the mean" not in html and "too short" not in html
+    assert "covers" not in html and "contain the true value" not in html and "too short" not in html
