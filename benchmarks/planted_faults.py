@@ -167,7 +167,7 @@ def clip_of(poses: Poses) -> Clip | str:
 
 
 def is_measurable(clip: Clip) -> bool:
-    """Whether the estimator sees the clip's motion."""
+    """Return whether the estimator sees the clip's motion."""
     return compare(clip, "ceiling")["velocity_correlation"] >= MIN_CEILING
 
 

@@ -205,7 +205,7 @@ def test_batches_are_crops_first_and_whole_clips_later() -> None:
         for side, share in zip((32, 64, 96), shares, strict=True):
             assert np.mean([pixels.shape[3] == side for pixels in batches]) == pytest.approx(share, abs=0.1)
         assert {pixels.shape[2] % 4 for pixels in batches} == {1}
-        assert np.mean([pixels.min().item() for pixels in batches]) == pytest.approx(0.5, abs=0.15)  # a quarter is −1
+        assert np.mean([pixels.min().item() for pixels in batches]) == pytest.approx(0.5, abs=0.2)  # a quarter is −1
     again = [batch(dancers, skeletons, np.random.default_rng([7, 0]), 0.1) for _ in range(2)]
     assert torch.equal(*again)
 

@@ -127,7 +127,7 @@ def test_the_catalogue_and_the_packages_name_the_same_files() -> None:
         digests = [digest for _, digest in package.files.values()] + ([package.sha256] if package.sha256 else [])
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
         assert f"weights fetch {name}" in row.remedy
-    nowhere_else = {row.name for row in lookup.CATALOGUE if row.hub_id is None and row.shipped is None}
+    nowhere_else = {row.name for row in lookup.CATALOGUE if not (row.hub_id or row.shipped or row.sources)}
     assert nowhere_else == set(PACKAGES)
     # For research only, by its training data.
     assert "68" not in "".join(PACKAGES["dlib-face"].files)

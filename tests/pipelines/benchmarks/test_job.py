@@ -111,7 +111,7 @@ def test_the_record_counts_the_selection(built: Path) -> None:
     assert record["drivers"]["driving-pair_1"]["dynamics"] == "low"
     assert record["benchmark"]["digest"] == read_benchmark(built).digest
     candidates = pq.read_table(built / "candidates.parquet").to_pylist()
-    assert len(candidates) == 4 * record["balance"]["drivers"] == 16
+    assert len(candidates) == 4 * len(record["drivers"]) == 16
     assert sum(row["selected_for"] is not None for row in candidates) == 6
     assert job.summary(record)[0].startswith("6 pairs of ")
 

@@ -20,7 +20,7 @@ from steadydancer.datasets.toydance import draw_dancer, save_supplied_pose, toy_
 from steadydancer.datasets.video import encode
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.weights import lookup
-from steadydancer.pipelines.evaluate import job, judges
+from steadydancer.pipelines.evaluate import job, judges, selection
 from steadydancer.pipelines.evaluate.catalogue import METRICS
 from steadydancer.pipelines.evaluate.config import EvaluateConfig
 from steadydancer.pipelines.evaluate.inputs import Source
@@ -254,7 +254,7 @@ def test_clips_whose_motion_the_estimator_does_not_see_are_counted_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judges, "load_pose_estimator", lambda name, device: Estimator())
-    monkeypatch.setattr(job, "availability", lambda group, estimators: Availability((), None))
+    monkeypatch.setattr(selection, "availability", lambda group, estimators: Availability((), None))
     for folder in ("bench", "ours"):
         for name, colour in {"clear": (90, 90, 90), "blurred": (20, 20, 200), "dark": (20, 20, 180)}.items():
             (tmp_path / folder).mkdir(exist_ok=True)

@@ -10,7 +10,9 @@ from PIL import Image
 from steadydancer.models.encoders import resize_image
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.steps import open_source, probe_source
-from steadydancer.pipelines.evaluate.steps import read_reference
+from steadydancer.pipelines.evaluate.config import EvaluateConfig
+from steadydancer.pipelines.evaluate.scores import NotMeasured
+from steadydancer.pipelines.evaluate.video import Video
 from steadydancer.pipelines.render.steps import read_image
 from steadydancer.pipelines.runtime.stage import BadClip
 
@@ -28,6 +30,13 @@ def held_upright(tmp_path: Path) -> Path:
     return tmp_path / "me.png"
 
 
+def video_of(image: Path | None) -> Video:
+    """A render of 32 × 20 pixels from a reference picture, as the evaluation reads it."""
+    protocol, times_s = EvaluateConfig().rules, np.zeros(1)
+    row = {"image": image and str(image), "truth": None, "reason": None, "detail": None}
+    return Video(row, protocol, None, np.zeros((1, 32, 20, 3), np.uint8), times_s, np.arange(1))  # type: ignore[arg-type]
+
+
 def test_both_read_the_same_picture(held_upright: Path) -> None:
     shown = PICTURE.copy()
     shown[:10, :10] = 255
@@ -35,9 +44,7 @@ def test_both_read_the_same_picture(held_upright: Path) -> None:
     pixels, changes = read_image(held_upright)
     np.testing.assert_array_equal(pixels, shown)
     assert changes == ("transparency composited on white", "orientation 8 applied")
-    reference, size, unread = read_reference(str(held_upright), 32, 20)
-    assert size == (64, 40) and unread == ""
-    np.testing.assert_array_equal(reference, resize_image(np.ascontiguousarray(shown), 32, 20))
+    np.testing.assert_array_equal(video_of(held_upright).reference, resize_image(np.ascontiguousarray(shown), 32, 20))
 
 
 def test_what_cannot_be_read_is_a_verdict(tmp_path: Path) -> None:
@@ -51,8 +58,10 @@ def test_what_cannot_be_read_is_a_verdict(tmp_path: Path) -> None:
         with pytest.raises(BadClip) as bad:
             read_image(tmp_path / name)
         assert bad.value.reason == reason
-    assert read_reference(str(tmp_path / "text.png"), 32, 20)[2].endswith("is not a readable image")
-    assert read_reference(None, 32, 20) == (None, None, "the reference image cannot be read")
+    with pytest.raises(NotMeasured, match="is not a readable image"):
+        _ = video_of(tmp_path / "text.png").reference
+    with pytest.raises(NotMeasured, match="the reference image cannot be read: none was given"):
+        _ = video_of(None).reference
 
 
 def test_a_curations_row_says_how_its_pictures_differ_from_what_is_stored(tmp_path: Path) -> None:

@@ -457,8 +457,9 @@ def test_simulated_poses_are_encoded_as_the_cache_encodes(world, stages):
     for file in files:
         simulated = load_file(file)["pose_latents"]
         plain = load(cached.read(file.stem.removesuffix("-2"))["conditions"])["pose_latents"]
-        assert torch.equal(simulated[:, 0], plain[:, 0])  # the reference's frame
-        assert not torch.equal(simulated[:, 1], plain[:, 1])
+        # The reference's frame, up to the order of sums: it depends on the number of threads.
+        torch.testing.assert_close(simulated[:, 0], plain[:, 0], rtol=0, atol=1e-5)
+        assert (simulated[:, 1] - plain[:, 1]).abs().max() > 1e-3
 
 
 def test_the_papers_naive_baseline_is_trained_without_a_new_weight(world, tmp_path):

@@ -91,7 +91,8 @@ def test_a_known_table_is_written_as_in_papers(known: Path) -> None:
         "{b} & \\shortstack{\\textbf{23.5}\\\\{\\scriptsize [22.5, 24.5]}} \\\\\n"
         "\\bottomrule\n"
         "\\end{tabular}\n"
-        "\\par{\\scriptsize an interval over 2 driving videos contains the mean in 60\\%, not 95\\%.}\n"
+        "\\par{\\scriptsize an interval over 2 is too short: about 32 to 50 \\% of such intervals contain "
+        "the true value, not 95 \\%.}\n"
     )
     text = (out / LATEX).read_text(encoding="utf-8")
     assert "fvd[scail,81f] $\\downarrow$" in text and "{b} & -- \\\\" in text

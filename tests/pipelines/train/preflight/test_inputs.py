@@ -25,8 +25,9 @@ from steadydancer.pipelines.train.run_folder import TrainingRefused, append_metr
 # A setting for each field that is another than the default.
 OTHER: dict[str, Any] = {
     "num_frames": 77, "steps": 50, "seed": 1, "learning_rate": 0.5, "warmup_steps": 5, "betas": (0.5, 0.9),
-    "learning_rate_schedule": "cosine", "optimizer": "muon", "muon_momentum": 0.5, "ema_decay": 0.5,
-    "weight_decay": 0.5, "max_grad_norm": 2.0, "global_batch_size": 32, "gradient_accumulation": 2, "num_workers": 4,
+    "learning_rate_schedule": "cosine", "optimizer": "muon", "muon_momentum": 0.5,
+    "muon_learning_rate": 0.1, "ema_decay": 0.5, "weight_decay": 0.5, "max_grad_norm": 2.0,
+    "global_batch_size": 32, "gradient_accumulation": 2, "num_workers": 4,
     "use_gpu": False, "max_restarts": 2, "bundle": True, "zero_stage": 3, "offload_optimizer": True, "dtype": "float32",
     "gradient_checkpointing": False, "keep_attention_outputs": True, "offload_activations": True,
     "shard_teacher": False, "merge_text_padding": True, "continue_stage": True,
