@@ -107,7 +107,7 @@ def jumping(frames: Frames, driven: Track) -> Frames:
 
 
 def estimate(estimator: PoseEstimator, frames: Frames) -> Track:
-    """Find the main person; nobody is a person of whom no joint is visible."""
+    """Find the main person; if none is found, return one without a visible joint."""
     tracks = estimator.estimate(frames)
     if not tracks:
         return Track(np.zeros((len(frames), 18, 2)), np.zeros((len(frames), 18), bool))

@@ -1,7 +1,5 @@
 """Paths with a name before them, as commands and flows take them: `NAME=PATH`."""
 
-from pathlib import Path
-
 from ..datasets.storage import location
 
 
@@ -26,11 +24,3 @@ def split_name(text: str, is_file: bool = False) -> tuple[str | None, str]:
 def _exists(text: str, is_file: bool) -> bool:
     place = location(text)
     return place.is_file() if is_file else place.is_dir()
-
-
-def absolute_name(text: str) -> str:
-    """Resolve the folder in `NAME=FOLDER`, or a folder that exists; return a name unchanged."""
-    name, folder = split_name(text)
-    if name is not None:
-        return f"{name}={folder if '://' in folder else Path.cwd() / folder}"
-    return str(Path.cwd() / text) if "://" not in text and Path(text).exists() else text

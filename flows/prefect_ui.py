@@ -18,6 +18,7 @@ from ..datasets.storage import Location
 from ..datasets.storage.digests import content_digest
 from ..pipelines.common.outcomes import count_reasons, format_reasons
 from ..pipelines.runtime.after_commit import after_commit
+from .named_paths import split_name
 
 COMMITTED = "steadydancer.artifact.committed"
 TIMEOUT_S = 120.0
@@ -45,6 +46,12 @@ def absolute(path: str) -> str:
 def absolute_if_exists(name: str) -> str:
     """Resolve a path that exists; return another name (a hub id) unchanged."""
     return absolute(name) if Path(name).exists() else name
+
+
+def absolute_name(text: str) -> str:
+    """Resolve the folder in `NAME=FOLDER`, or a folder that exists; return a name unchanged."""
+    name, folder = split_name(text)
+    return absolute_if_exists(text) if name is None else f"{name}={absolute(folder)}"
 
 
 def absolute_preset(preset: str) -> str:

@@ -18,8 +18,8 @@ from ..pipelines.evaluate.report.page import PAGE, results_of, summary_text
 from ..pipelines.evaluate.report.results import ALL_PAIRS, Result
 from ..pipelines.evaluate.report.tables import interval, judges_text
 from . import presets, tasks
-from .named_paths import absolute_name, split_name
-from .prefect_ui import absolute, absolute_if_exists, counts_table, publish, warn_if_not_shown
+from .named_paths import split_name
+from .prefect_ui import absolute, absolute_if_exists, absolute_name, counts_table, publish, warn_if_not_shown
 
 
 @flow(name="render-evaluation")

@@ -61,11 +61,11 @@ def demo(
 
 def _default_preset(clips: str | None) -> str:
     """Return `toydance_demo` for generated dancers if its weights are here, else `tiny`."""
-    from ...models.toydance import components_folder, is_shipped
+    from ...models.weights.lookup import find, weight
 
     if clips:
         return "tiny"
-    if is_shipped(components_folder()):
+    if find(weight("toydance")):
         return "toydance_demo"
     click.echo("the ToyDance weights are not in this package: random networks, --preset tiny", err=True)
     return "tiny"

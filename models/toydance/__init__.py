@@ -27,11 +27,6 @@ def components_folder() -> Path:
     return folder
 
 
-def is_shipped(folder: Path) -> bool:
-    """Return whether a folder has all files of the shipped components."""
-    return all((folder / name).is_file() for name in TOYDANCE_FILES)
-
-
 def require_shipped(folder: Path) -> Path:
     """Check that a folder has the layout of the shipped components, and return it.
 

@@ -6,9 +6,10 @@ from typing import Any
 from ...datasets.artifact import Artifact, ArtifactError
 from ...datasets.artifact_lookup import find_artifact
 from ...datasets.storage import Location
+from ...models.metrics.statistics import MANY_CLIPS
 from .catalogue import METRICS
 from .protocols import protocol_differences, recorded_protocol
-from .summary import FEW_CLUSTERS, compare_values, shortfall
+from .summary import compare_values, shortfall
 from .values import Table, Values
 
 
@@ -102,8 +103,8 @@ def to_text(found: dict[str, Any]) -> str:
             f"{one['n']:>5} {p:>7} {holm:>7}  {_better(name, one)}"
         )
     fewest = min(one["clusters"] for one in found["metrics"].values())
-    if fewest < FEW_CLUSTERS:
-        lines.append(f"intervals over fewer than {FEW_CLUSTERS} driving videos are too short: {shortfall(fewest)}")
+    if fewest < MANY_CLIPS:
+        lines.append(f"intervals over fewer than {MANY_CLIPS} driving videos are too short: {shortfall(fewest)}")
     return "\n".join(lines)
 
 

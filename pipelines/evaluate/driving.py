@@ -9,7 +9,7 @@ from ...datasets.arrays import Floats64, Frames, Integers
 from ...datasets.driving_poses import driving_times_s
 from ...datasets.local_copies import local_copy
 from ...datasets.storage import StorageError
-from ...datasets.video import VideoError, decode, frame_times_s, probe
+from ...datasets.video import VideoError, VideoInfo, decode, frame_times_s, probe
 from .comparison import Clock, times_in_truth
 from .scores import NotMeasured
 from .video import Video
@@ -50,13 +50,12 @@ def driven_times(video: Video, native_s: Floats64) -> DrivenTimes:
     return DrivenTimes(times_s, positions[positions < len(times_s)], notes)
 
 
-def sized(path: Path, times_s: Floats64, longest_px: int) -> Frames:
-    """Decode frames with a longer side of at most `longest_px`, and even sides.
+def sized(path: Path, info: VideoInfo, times_s: Floats64, longest_px: int) -> Frames:
+    """Decode frames, of a video that was probed, with a longer side of at most `longest_px`, and even sides.
 
     Raises:
         VideoError: they cannot be decoded.
     """
-    info = probe(path)
     scale = min(1.0, longest_px / max(info.height, info.width))
     height, width = (max(2, round(side * scale / 2) * 2) for side in (info.height, info.width))
     return decode(path, times_s, height, width)
@@ -72,7 +71,7 @@ def spread_frames(driving: str, num_frames: int, longest_px: int) -> Frames:
         with local_copy(driving) as path:
             times_s = frame_times_s(path)
             kept = np.unique(np.linspace(0, len(times_s) - 1, num_frames).round().astype(int))
-            return sized(path, times_s[kept], longest_px)
+            return sized(path, probe(path), times_s[kept], longest_px)
     except (VideoError, StorageError, OSError) as error:
         raise unreadable(driving, error) from error
 
@@ -93,7 +92,8 @@ def driven_part(video: Video, longest_px: int, longest_s: float) -> tuple[Frames
             last_s = driven.times_s[driven.positions[-1]] if len(driven.positions) else native_s[-1]
             times_s = native_s[native_s <= min(last_s, native_s[0] + longest_s)]
             span_s = float(times_s[-1] - times_s[0])
-            return sized(path, times_s, longest_px), (len(times_s) - 1) / span_s if span_s > 0 else 1.0
+            fps = (len(times_s) - 1) / span_s if span_s > 0 else 1.0
+            return sized(path, probe(path), times_s, longest_px), fps
     except (VideoError, StorageError, OSError) as error:
         raise unreadable(driving, error) from error
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ...models.weights import lookup
 from ...models.weights.catalogue import Weight
 from .catalogue import GROUPS, METRICS, TABLES, Group, Metric
+from .families.entry import ARROWS
 from .judges import availability, is_non_commercial
 from .protocols import PROTOCOLS
 
@@ -42,9 +43,9 @@ def _weights(row: Weight) -> str:
 
 def _metric(metric: Metric) -> str:
     """Return name, level, unit with an arrow to the better values, what it needs, and its meaning."""
-    arrow = {"higher": " ↑", "lower": " ↓", "": ""}[metric.better]
+    unit = f"{metric.unit} {ARROWS[metric.better]}".rstrip()
     level = "set" if metric.level == "set" else "per video"
-    return f"  {metric.name:40} {level:9}  {metric.unit + arrow:12}  needs {_needs(metric):40}  {metric.meaning}"
+    return f"  {metric.name:40} {level:9}  {unit:12}  needs {_needs(metric):40}  {metric.meaning}"
 
 
 def _needs(metric: Metric) -> str:

@@ -144,7 +144,7 @@ def _driving_clip(video: Video, name: str, judges: Judges) -> tuple[Clip, Intege
 
 def _read_clip(path: Path, times_s: Floats64, longest_px: int, rendered: Rendered, name: str, judges: Judges) -> Clip:
     info = probe(path)
-    frames = sized(path, times_s, longest_px)
+    frames = sized(path, info, times_s, longest_px)
     return _clip(path, times_s, frames, info.width / info.height, rendered, name, judges)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from ...models.metrics.statistics import (
-    MANY_CLIPS,
     bootstrap_clusters,
     holm,
     interval_coverage,
@@ -17,8 +16,6 @@ from .catalogue import METRICS
 from .protocols import Protocol
 from .values import Table, Values
 
-FEW_CLUSTERS = MANY_CLIPS  # below it, intervals by the bootstrap are too short
-
 
 def shortfall(clusters: int | None) -> str | None:
     """Return the remark that an interval over few clusters must carry; None if there are enough."""
@@ -27,10 +24,10 @@ def shortfall(clusters: int | None) -> str | None:
     return small_n_remark(clusters) if clusters else None
 
 
-def covered(clusters: int) -> str:
-    """Return the shares of 95 % intervals over so many clusters that contain the true value, as `87–91 %`."""
-    shares = interval_coverage(clusters)
-    return "95 %" if shares is None else f"{shares[0] * 100:.0f}–{shares[1] * 100:.0f} %"
+def covered(clusters: int | None) -> str:
+    """Return how many 95 % intervals over few clusters contain the true value, `covers 87–91 %`; empty for enough."""
+    shares = interval_coverage(clusters) if clusters else None
+    return f"covers {shares[0] * 100:.0f}–{shares[1] * 100:.0f} %" if shares else ""
 
 
 def summarise(table: Table, metrics: Sequence[str], protocol: Protocol) -> dict[str, dict[str, Any]]:

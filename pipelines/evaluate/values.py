@@ -40,6 +40,7 @@ class Table:
 
     def add(self, rows: Iterable[Row], metrics: Sequence[str]) -> None:
         """Add rows of the metrics table; a row without a metric counts as a null of each metric of a video."""
+        per_video = [name for name in metrics if METRICS[name].level == "video"]
         for row in rows:
             method = row.get("method") or ""
             if row.get("id") is None:
@@ -49,7 +50,6 @@ class Table:
             if row["metric"] == "psnr" and row["value"] is not None:
                 self.compared += 1
                 self.frames_compared += row.get("frames_compared") or 0
-            per_video = [name for name in metrics if METRICS[name].level == "video"]
             for name in [row["metric"]] if row["metric"] else per_video:
                 if row["value"] is not None:
                     self.values.setdefault((method, name), {})[number] = row["value"]

@@ -9,7 +9,8 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.flows import render, tasks
-from steadydancer.flows.named_paths import absolute_name, split_name
+from steadydancer.flows.named_paths import split_name
+from steadydancer.flows.prefect_ui import absolute_name
 from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.evaluate.imported import ScoreFile
 from steadydancer.pipelines.evaluate.inputs import Source

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["higher", "lower", ""]
+ARROWS = {"higher": "↑", "lower": "↓", "": ""}  # to the better values
 Need = Literal["truth", "driving", "reference", "autoencoder"]
 
 

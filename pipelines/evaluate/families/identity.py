@@ -14,6 +14,8 @@ _IDENTITY: dict[str, tuple[str, Better, str]] = {
     "identity_last_quarter": ("", "higher", "mean of the last quarter"),
     "identity_found": ("share", "", "frames in which it is found"),
 }
+OVER_TIME = tuple(_IDENTITY)
+"""Names of the metrics over time, in the order of `models.metrics.IdentityOverTime`."""
 
 
 def identity(group: str, judge: str, unit: str, what: str) -> list[Metric]:

@@ -15,7 +15,7 @@ _POSE: dict[str, tuple[str, Better, str, bool]] = {
     "akd_torso": ("torso", "lower", "akd_px in torso lengths", False),
     "mkr": ("share", "lower", "driven joints that are lost, mean over frames (FOMM)", False),
     "missing_rate": ("share", "lower", "driven joints that are lost, pooled", False),
-    "extra_rate": ("share", "lower", "joints that are shown though nobody drives them", False),
+    "extra_rate": ("share", "lower", "joints that are shown but not driven", False),
     "oks": ("0..1", "higher", "object keypoint similarity, mean over frames", False),
     "oks_ap": ("0..1", "higher", "share of frames above OKS .50 … .95, mean", False),
     "motion_ratio": ("ratio", "", "amount of motion, render over driven; 1 is right", True),
@@ -32,7 +32,7 @@ _POSE: dict[str, tuple[str, Better, str, bool]] = {
     "start_gap_resolved": ("share", "higher", "1 if start_gap ≥ 0.5 and jump_excess ≤ 1.3", True),
     "torso_px": ("px", "", "length of the driven torso", False),
     "people_driven": ("persons", "", "persons in the driven motion", False),
-    "people_extra": ("persons", "lower", "rendered persons that nobody drives", False),
+    "people_extra": ("persons", "lower", "rendered persons without a driven one", False),
     "people_pck_10": ("share", "higher", "pck_10, mean over all driven persons; a lost person is wrong", False),
     "people_oks": ("0..1", "higher", "oks, mean over all driven persons that are found", False),
     "hands_pck_20": (

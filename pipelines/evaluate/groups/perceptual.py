@@ -7,6 +7,7 @@ from ....models.metrics.identity import Identity, IdentityJudge, identity, mean_
 from ....models.metrics.variants import LPIPS_VARIANTS, variant_of
 from ..catalogue import FACE, PERSON_CROP
 from ..driving import driven_part, spread_frames
+from ..families.identity import OVER_TIME
 from ..judges import Judges
 from ..scores import Features, NotMeasured, Outcome, Score, score
 from ..video import Video
@@ -64,8 +65,7 @@ def _measure_identity(video: Video, judges: Judges, judge: IdentityJudge, name: 
 
 
 def _identity_names(judge: str) -> list[str]:
-    parts = ("identity", "identity_min", "identity_p5", "identity_slope", "identity_last_quarter", "identity_found")
-    return [f"{part}[{judge}]" for part in parts]
+    return [f"{name}[{judge}]" for name in OVER_TIME]
 
 
 def _identity_scores(found: Identity) -> list[Score]:

@@ -6,10 +6,10 @@ from typing import Any
 from ....datasets.artifact import Artifact
 from ....datasets.artifact_lookup import find_artifact
 from ....datasets.storage import Location
+from ....models.metrics.statistics import MANY_CLIPS
 from ...common.outcomes import format_counts, format_truths
 from ...pages.layout import Section, write_page
 from ..imported import ImportedScores, ScoreFile, keep_scores, kept_scores, read_score_file
-from ..summary import FEW_CLUSTERS
 from .evaluation import Evaluation, read_evaluation
 from .imported_results import imported_results
 from .latex import write_latex
@@ -97,9 +97,9 @@ def summary_text(evaluation: Evaluation) -> str:
             "Below a mean stand its 95 % interval by the bootstrap over clips, or over driving videos where several "
             "pairs share one, and N."
         )
-    if clusters and min(clusters) < FEW_CLUSTERS:
+    if clusters and min(clusters) < MANY_CLIPS:
         parts.append(
-            f"With fewer than {FEW_CLUSTERS} of them intervals are too short: “covers” is the share of such intervals "
+            f"With fewer than {MANY_CLIPS} of them intervals are too short: “covers” is the share of such intervals "
             "that contain the true value, by simulation."
         )
     if len(evaluation.methods) > 1:

@@ -1,6 +1,7 @@
 """Tables of the paper's published rows, with the methods of an evaluation above them in the same units."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ....datasets.benchmarks import PublishedRow
@@ -23,7 +24,7 @@ def published_sections(record: Mapping[str, Any], results: Sequence[Result]) -> 
     ours = [one for one in results if one.origin != "published" and one.kind == ALL_PAIRS]
     sections = [_beside(source, ours, [one for one in published if one.source == source]) for source in sources]
     sections += [_general(table, rows) for table, rows in general_tables(record).items()]
-    return [*sections[:1], *(_folded(section) for section in sections[1:])]
+    return [*sections[:1], *(replace(section, is_folded=True) for section in sections[1:])]
 
 
 def _beside(source: str, ours: Sequence[Result], published: Sequence[Result]) -> Section:
@@ -79,7 +80,3 @@ def _general(table: str, rows: Sequence[PublishedRow]) -> Section:
 
 def _text(row: PublishedRow | None) -> str:
     return "" if row is None else row.text
-
-
-def _folded(section: Section) -> Section:
-    return Section(**{**section.__dict__, "is_folded": True})

@@ -7,6 +7,7 @@ from markupsafe import Markup, escape
 
 from ...pages.layout import Section, show
 from ..catalogue import METRICS, Metric
+from ..families.entry import ARROWS
 from ..summary import covered, shortfall
 from .results import ALL_PAIRS, MOTION, Result
 
@@ -128,9 +129,7 @@ def facts(result: Result) -> str:
     """Return interval, N and ceiling in a line."""
     parts = [
         "" if result.low is None or result.high is None else interval(result.low, result.high),
-        ""
-        if result.low is None or not result.clusters or not shortfall(result.clusters)
-        else f"covers {covered(result.clusters)}",
+        "" if result.low is None else covered(result.clusters),
         "" if result.n is None or result.value is None else f"N {result.n}",
         "" if result.ceiling is None else f"ceiling {show(float(result.ceiling))}",
     ]
@@ -147,7 +146,7 @@ def interval(low: float, high: float) -> str:
 
 def direction(result: Result) -> str:
     """Return an arrow to the better values, or nothing."""
-    return {"higher": "↑", "lower": "↓"}.get(result.better, "")
+    return ARROWS.get(result.better, "")
 
 
 def judges_text(results: Iterable[Result | None]) -> str:
