@@ -286,11 +286,11 @@ def evaluate(renders: Location | None, videos: tuple[tuple[str | None, Location]
         given["videos"] = [Source(name, folder) for name, folder in videos]
     if benchmark:
         given["benchmark"] = benchmark
+    if scores:
+        given["scores"] = [ScoreFile(method, file) for method, file in scores]
     if prepare(run, print_config=print_config, dry_run=dry_run,
                plan=lambda: job.plan(run.evaluate, renders, truth, out, **given)):  # fmt: skip
         return
     engine = engine_at(out, in_process, address)
     inputs: dict[str, Any] = {"renders": renders, "truth": truth, "out": out, **given}
-    if scores:
-        inputs["scores"] = [ScoreFile(method, file) for method, file in scores]
     finish(out / "metrics", lambda: job.run(run.evaluate, **inputs, engine=engine))

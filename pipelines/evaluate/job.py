@@ -19,7 +19,7 @@ from ..runtime.after_commit import after_commit
 from ..runtime.runner import Engine, Job, run_packets
 from .catalogue import METRICS
 from .config import EvaluateConfig
-from .imported import ScoreFile, keep_scores, read_score_file
+from .imported import ImportedScores, ScoreFile, keep_scores, read_score_file
 from .inputs import Inputs, Source, read_inputs
 from .judges import weights_record
 from .selection import Selected, holds, select_metrics, selected_here
@@ -32,11 +32,13 @@ def plan(
     out: Location,
     videos: Sequence[Source] = (),
     benchmark: str | None = None,
+    scores: Sequence[ScoreFile] = (),
 ) -> dict[str, Any]:
-    """Describe what `run` would do."""
+    """Describe what `run` would do, and raise what it would raise before its first measurement."""
     metrics = select_metrics(config.metrics, config.rules)
     inputs = read_inputs(config, _sources(renders, videos), truth, benchmark)
     selected = selected_here(metrics, config, inputs)
+    imported = _read_scores(scores, inputs)
     artifact = Artifact(out / "metrics")
     weights = {group.name: missing for group in selected.groups if (missing := selected.here[group.name].missing)}
     return {
@@ -47,6 +49,7 @@ def plan(
         "protocol": config.rules.name,
         "metrics": [name for name in selected.metrics if METRICS[name].group not in weights],
         "weights_missing": weights,
+        "imported_scores": {one.file: len(one.rows) for one in imported},
         "finished": artifact.committed and holds(artifact.record(), config, selected),
     }
 
@@ -83,8 +86,7 @@ def run(
     metrics = select_metrics(config.metrics, config.rules)
     inputs = read_inputs(config, _sources(renders, videos), truth, benchmark)
     selected = selected_here(metrics, config, inputs)
-    ids = {row["id"] for row in inputs.rows.values()}
-    imported = [read_score_file(one, ids, list(inputs.methods)) for one in scores]
+    imported = _read_scores(scores, inputs)
     with exclusive(out):
         artifact = Artifact(out / "metrics")
         begun = _plan(config, inputs)
@@ -102,6 +104,11 @@ def run(
 
 def _sources(renders: Location | None, videos: Sequence[Source]) -> list[Source]:
     return [*([Source(None, renders)] if renders is not None else []), *videos]
+
+
+def _read_scores(scores: Sequence[ScoreFile], inputs: Inputs) -> list[ImportedScores]:
+    ids = {row["id"] for row in inputs.rows.values()}
+    return [read_score_file(one, ids, list(inputs.methods)) for one in scores]
 
 
 def _plan(config: EvaluateConfig, inputs: Inputs) -> dict[str, Any]:

@@ -47,24 +47,6 @@ _WHY = {
     "torso_px": _NO_TORSO,
 }
 _OF_DRIVEN = ("extra_rate", "torso_px", "jump_driven", "oks", "oks_ap")  # also null where no joint is seen in both
-_SCALED = tuple(f"pck_{name}" for name in ("10", "20", "50", "detected_10", "detected_20", "detected_50"))
-_PLAIN = (
-    *_SCALED,
-    *(
-        "akd_px",
-        "akd_l1_px",
-        "akd_torso",
-        "mkr",
-        "missing_rate",
-        "extra_rate",
-        "oks",
-        "oks_ap",
-        "motion_ratio",
-        "velocity_correlation",
-        "lag",
-    ),
-    *("lag_correlation", "jerk_ratio", "mirror_correlation", "jump", "jump_driven", "jump_excess", "torso_px"),
-)
 
 
 def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]:
@@ -87,7 +69,7 @@ def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]
     main = compared["people"][0]
     notes = [*([f"the first {count} frames"] if count < len(video.frames) else []), *filter(None, [driven.note])]
     detail = "; ".join([f"{driven.source}", *notes])
-    values: dict[str, Outcome] = {key: _plain(key, main, detail, count) for key in _PLAIN}
+    values: dict[str, Outcome] = {key: _plain(key, main, detail, count) for key in main if key in METRICS}
     values["mirrored"] = _mirrored(main, detail)
     values |= _ceilings(driven) | _people(driven, compared) | _hands(driven, compared, width, height)
     values |= _start_gap(video, driven, main, judges)
@@ -100,7 +82,7 @@ def _plain(name: str, values: Mapping[str, Any], detail: str, count: int) -> Sco
 
 def _why(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
     """Return the reason and the explanation of a null among the values of `pose_metrics`."""
-    if name in (*_SCALED, "akd_torso") and not values["torso_rule"]:
+    if name.startswith(("pck_", "akd_torso")) and not values["torso_rule"]:
         return _NO_TORSO
     if math.isnan(values["akd_px"]) and name not in _OF_DRIVEN:
         return _UNSEEN

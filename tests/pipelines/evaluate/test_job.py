@@ -6,6 +6,7 @@ The renders are written without loss, so that every number is had from the array
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.video import encode
 from steadydancer.pipelines.evaluate import job
 from steadydancer.pipelines.evaluate.config import EvaluateConfig
+from steadydancer.pipelines.evaluate.imported import ScoreFile
 from steadydancer.pipelines.render.steps import SCHEMA as RENDERS_SCHEMA
 from steadydancer.pipelines.runtime.runner import Engine
 
@@ -367,6 +369,15 @@ def test_what_is_missing_is_said_before_anything_is_made(renders: Path, tmp_path
     for call in (lambda: evaluate(renders, folder, out), lambda: job.plan(EvaluateConfig(), renders, folder, out)):
         with pytest.raises(SteadyDancerError, match=r"expected alone\.mp4, .* in .*, which has other\.mp4"):
             call()
+    judge = tmp_path / "judge.csv"
+    judge.write_text("video,method,appeal\nother,mine,4\n")
+    plan = job.plan
+    for function in (plan, partial(job.run, engine=Engine(tmp_path, in_process=True))):
+        with pytest.raises(SteadyDancerError, match="no score of a pair of this evaluation"):
+            function(EvaluateConfig(), renders=renders, truth=None, out=out, scores=[ScoreFile(None, judge)])
+    judge.write_text("video,method,appeal\nnear,mine,4\n")
+    planned = plan(EvaluateConfig(), renders, None, out, scores=[ScoreFile(None, judge)])
+    assert list(planned["imported_scores"].values()) == [1]
     assert not out.exists()
 
 

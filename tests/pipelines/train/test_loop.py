@@ -748,7 +748,7 @@ def test_what_would_fail_later_is_refused_before_anything_is_written(world, tmp_
     assert not list((tmp_path / "run").glob("*.json"))  # the folder is not bound to what was refused
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.acceptance)])
 def test_two_workers_take_the_same_steps_under_ray_train(world, stages, tmp_path, monkeypatch, optimizer):
     """Ray Train, two gloo workers, DeepSpeed ZeRO-2; no compiler within reach."""
     (tmp_path / "bin").mkdir()
