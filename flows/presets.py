@@ -174,6 +174,11 @@ def toydance() -> Run:
     )
 
 
+def toydance_longer() -> Run:
+    """Return `toydance` whose stage 1 goes on from a checkpoint of stage 1, with a cosine of its own."""
+    return change(toydance(), "stage1", steps=2400, continue_stage=True)
+
+
 def toydance_demo() -> Run:
     """Return the configuration of `demo`: the shipped ToyDance checkpoints, each trained on for 50 steps.
 

@@ -1,6 +1,7 @@
 """Make the small networks: `python -m steadydancer.models.toydance PART --out DIR`, in the order of `STEPS`.
 
-`decoder` trains the decoder of `autoencoder` on. `clips` writes the videos that base and stages are trained on.
+`decoder` trains the decoder of `autoencoder` on. `clips` writes the videos that base and stages are trained on. `ship`
+writes the folder that the package ships.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .autoencoder import fit_autoencoder, fit_decoder, open_pools
 from .base import fit_base
 from .encoders import fit_encoders
 from .pose import fit_pose
+from .shipping import ship
 from .training_clips import write_training_clips
 
 STEPS = {"autoencoder": 7000, "decoder": 4000, "encoders": 1200, "pose": 4000, "base": 1000}
@@ -25,14 +27,21 @@ LEARNING_RATES = {"autoencoder": 1.2e-3, "decoder": 1e-3, "encoders": 2e-3, "pos
 def main() -> None:
     """Fit one part, or resume it; the components are written to `--out/components` when it is finished."""
     parser = argparse.ArgumentParser(prog="python -m steadydancer.models.toydance", description=__doc__)
-    parser.add_argument("part", choices=[*STEPS, "clips"], help="`clips` writes the videos that stages are trained on")
+    parser.add_argument("part", choices=[*STEPS, "clips", "ship"], help="what to make")
     parser.add_argument("--out", type=Path, default=Path("build/toydance"), help="folder of states and components")
     parser.add_argument("--latents", type=Path, help="latents folder, for `base`")
+    parser.add_argument("--stages", type=Path, help="folder of the training runs, for `ship`")
     parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped weights)")
     parser.add_argument("--minutes", type=float, default=140.0, help="stop after this time; run again to resume")
     options = parser.parse_args()
     if options.part == "clips":
         write_training_clips(options.out / "clips")
+        return
+    if options.part == "ship":
+        if options.stages is None:
+            parser.error("ship: give --stages, the folder with the training runs of stage 1, 2, 3 and the control")
+        size = ship(options.out / "components", options.out / "pose/onnx", options.stages, options.out / "package")
+        print(json.dumps({"part": "ship", "folder": str(options.out / "package"), "bytes": size}))
         return
     torch.set_num_threads(1)  # the order of sums, and so the bits, depend on the number of threads
     steps = options.steps or STEPS[options.part]

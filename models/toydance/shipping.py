@@ -1,16 +1,22 @@
-"""Write a checkpoint of a training stage in the form in which the package ships it."""
+"""Write components, pose networks and checkpoints in the form in which the package ships them: in half precision."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...datasets.artifact import RECORD
 from ...datasets.storage.atomic import atomic_folder, write_json
 from ...datasets.storage.digests import content_digest
 from ..components import load_components
+from . import CHECKPOINTS
 
+PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler", "transformer")
+MAX_BYTES = 40_000_000
 KEPT = ("kind", "stage", "seed", "config", "steps", "loss_before", "loss_after", "validation_loss", "code_version")
 
 
@@ -36,3 +42,47 @@ def ship_checkpoint(checkpoint: Path, out: Path) -> dict[str, Any]:
         shipped["digest"] = content_digest(aside / "transformer")
         write_json(aside / RECORD, shipped)
     return shipped
+
+
+def ship(components: Path, pose: Path, stages: Path, out: Path) -> int:
+    """Write the whole folder that the package ships, and return its size in bytes.
+
+    Args:
+        components: the fitted components, in half precision.
+        pose: folder of the two ONNX files.
+        stages: the folder with the training runs of `CHECKPOINTS`.
+        out: folder to write; replaced if it exists.
+
+    Raises:
+        ValueError: the folder would have more than 40 MB.
+    """
+    with atomic_folder(out) as aside:
+        for name in PARTS:
+            shutil.copytree(components / name, aside / name)
+        (aside / "pose").mkdir()
+        for file in sorted(pose.glob("*.onnx")):
+            halve_weights(file, aside / "pose" / file.name)
+        for name in CHECKPOINTS:
+            ship_checkpoint(stages / name / "checkpoint", aside / name)
+        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
+        if size > MAX_BYTES:
+            raise ValueError(f"the folder has {size / 1e6:.1f} MB, but the package ships at most {MAX_BYTES / 1e6:.0f}")
+    return size
+
+
+def halve_weights(file: Path, out: Path) -> None:
+    """Write an ONNX file whose float32 weights are stored in half precision; it computes in float32. Needs `onnx`."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(file)
+    casts = []
+    for weight in [one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT]:
+        name = weight.name
+        half = numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), f"{name}.half")
+        weight.CopyFrom(half)
+        casts.append(helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT))
+    for k, node in enumerate(casts):
+        model.graph.node.insert(k, node)
+    onnx.checker.check_model(model)
+    onnx.save(model, out)
