@@ -30,6 +30,7 @@ class DWPose(TopDownEstimator):
         batch_size: frames prepared at a time, and images per run of a network if its file allows more than one.
         max_people: maximum number of tracks, the main ones; None: all.
         short_side: short side of the pictures that both networks are given, see `detection_size`.
+        max_overlap: threshold of intersection over union; of two boxes above it, the better one is kept.
     """
 
     name = "dwpose"
@@ -43,10 +44,12 @@ class DWPose(TopDownEstimator):
         batch_size: int = 8,
         max_people: int | None = None,
         short_side: int = SHORT_SIDE,
+        max_overlap: float = 0.7,
     ) -> None:
         self.short_side = short_side
         # The release passes RGB to a detector that expects BGR, and BGR to a pose network that expects RGB.
-        boxes = BoxDetector(detector / "yolox_l.onnx", [PERSON], is_rgb=True, device=device)
+        file = detector / "yolox_l.onnx"
+        boxes = BoxDetector(file, [PERSON], max_overlap=max_overlap, is_rgb=True, device=device)
         network = WholeBodyNetwork(whole_body / "dw-ll_ucoco_384.onnx", device)
         super().__init__(boxes, network, batch_size, max_people)
 

@@ -19,7 +19,7 @@ A custom estimator needs no base class and no registration: any object with the 
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...datasets.arrays import Frames
 from ..weights import lookup
@@ -67,7 +67,7 @@ def open_pose_estimator(
         from .dwpose import DWPose
 
         (folder,) = folders
-        estimator = DWPose(folder, folder, device=device, max_people=max_people, short_side=TOYDANCE_SHORT_SIDE)
+        estimator = DWPose(folder, folder, device=device, max_people=max_people, **TOYDANCE_SETTINGS)
         estimator.name = name
         return estimator
     from .animal import AnimalPose
@@ -75,8 +75,9 @@ def open_pose_estimator(
     return AnimalPose(*folders, device=device, max_people=max_people)
 
 
-# The small networks see crops of 96 × 128 pixels: enlarging frames to DWPose's 1024 first would change nothing.
-TOYDANCE_SHORT_SIDE = 256
+# The small networks see crops of 96 × 128 pixels: enlarging frames to DWPose's 1024 first would change nothing. Neighbouring
+# cells of the small detector find one dancer twice, with an overlap of .45 to .7; a clip would fall into two tracks.
+TOYDANCE_SETTINGS: dict[str, Any] = {"short_side": 256, "max_overlap": 0.4}
 
 # Weights that each estimator needs, by their names in the catalogue.
 REQUIRED_WEIGHTS = {
