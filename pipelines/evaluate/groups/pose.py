@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....datasets.skeleton import PoseSequence
-from ....models.metrics import hand_metrics, start_gap
+from ....models.metrics import START_STEPS, hand_metrics, start_gap
 from ....models.metrics.pose_following import RESOLVED_EXCESS, RESOLVED_GAP
 from ..catalogue import CEILINGS, METRICS
 from ..judges import Judges
@@ -29,7 +29,8 @@ from ..video import Video
 _UNSEEN = ("no_pose", "no joint is seen in both")
 _NO_TORSO = ("no_torso", "the driven motion shows neither neck and hip nor both shoulders, which give the scale")
 _STILL = ("no_motion", "no joint that the driving clip moves is seen in two frames in a row of both")
-_SHORT_JUMP = ("too_short", "9 steps or more with motion are needed")
+_SHORT_JUMP = ("too_short", f"more than {START_STEPS} steps are needed")
+_NO_JUMP = ("no_motion", f"no joint is seen to move both in the first {START_STEPS} steps and after them")
 # Metric → why it is null if it has no value, where joints are seen in both.
 _WHY = {
     "motion_ratio": _STILL,
@@ -37,9 +38,9 @@ _WHY = {
     "mirror_correlation": _STILL,
     "lag": ("uncorrelated", "no lag of up to 8 frames correlates by .5 or more"),
     "lag_correlation": ("no_motion", "the render stands still"),
-    "jump": _SHORT_JUMP,
-    "jump_driven": _SHORT_JUMP,
-    "jump_excess": _SHORT_JUMP,
+    "jump": _NO_JUMP,
+    "jump_driven": _NO_JUMP,
+    "jump_excess": _NO_JUMP,
     "jerk_ratio": ("too_short", "no joint that moves is seen in four frames in a row of both"),
     "oks": ("no_pose", "no frame has three driven joints that span a box"),
     "oks_ap": ("no_pose", "no frame has three driven joints that span a box"),
@@ -88,6 +89,8 @@ def _why(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
         return _UNSEEN
     if name in ("lag", "lag_correlation") and math.isnan(values["motion_ratio"]):
         return _STILL
+    if name.startswith("jump") and len(values["speed"]) <= START_STEPS:
+        return _SHORT_JUMP
     return _WHY.get(name, _UNSEEN)
 
 

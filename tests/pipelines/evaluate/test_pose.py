@@ -84,6 +84,7 @@ def test_planted_faults_are_found(tmp_path: Path, driven: PoseSequence) -> None:
     assert value["late"]["lag"] == 2 and value["late"]["lag_correlation"] > 0.9
     assert value["frozen"]["velocity_correlation"] == 0 and value["frozen"]["motion_ratio"] == 0
     assert found["frozen"]["lag"][:2] == (None, "uncorrelated")
+    assert found["frozen"]["jump"].reason == found["frozen"]["jump_excess"].reason == "no_motion"
     assert value["mirrored"]["mirrored"] == 1 and value["mirrored"]["mirror_correlation"] == pytest.approx(1)
     assert value["jump"]["jump_excess"] > 2
     for name in ("pck_10[ceiling]", "velocity_correlation[ceiling]"):
