@@ -11,7 +11,7 @@ from typing import Any
 
 from ... import SteadyDancerError
 from ...datasets.artifact import Artifact
-from ...datasets.artifact_lookup import find_artifact
+from ...datasets.artifact_lookup import describe_artifacts, find_artifact
 from ...datasets.file_names import file_stem
 from ...datasets.generated_outputs import kind_of_folder
 from ...datasets.rules import recorded_rules
@@ -19,7 +19,7 @@ from ...datasets.schema import Row
 from ...datasets.sidecars import VIDEO_SUFFIXES
 from ...datasets.storage import Location, format_location
 from ...datasets.storage.digests import content_digest, json_digest
-from ...datasets.storage.files import files_in
+from ...datasets.storage.files import files_in, folders_in
 from ..common.components import find_parts
 from .benchmark_pairs import BenchmarkPairs, read_pairs
 from .config import EvaluateConfig
@@ -70,6 +70,7 @@ def read_inputs(
         SteadyDancerError: a folder has no videos, `truth` has no ground truth for any of them, the benchmark cannot be
             read, or the autoencoder is missing.
     """
+    _require_names(sources)
     pairs = read_pairs(benchmark) if benchmark else BenchmarkPairs({}, {})
     read = [_read_source(source, config, pairs.pairs) for source in sources]
     videos = _numbered([video for one in read for video in one.videos])
@@ -89,6 +90,31 @@ def read_inputs(
     return Inputs(rows, methods, truths, origin, pairs.record or None, ignored)
 
 
+def _require_names(sources: Sequence[Source]) -> None:
+    """Refuse folders whose videos would pass for seeds of one method by mistake.
+
+    Raises:
+        SteadyDancerError: two folders without a name are called alike, or one is given twice for a method.
+    """
+    given: dict[str, list[Source]] = {}
+    for source in sources:
+        given.setdefault(_method_of(source), []).append(source)
+    for name, own in given.items():
+        places = [str(one.folder.absolute()) for one in own]
+        if len({*places}) < len(places):
+            twice = max(places, key=places.count)
+            raise SteadyDancerError(f"{twice} is given twice for the method {name}: its seeds are different folders")
+        if len(own) > 1 and any(one.name is None for one in own):
+            raise SteadyDancerError(
+                f"{' and '.join(places)} are both called {name}: pass --videos NAME={places[-1]} with another name, or "
+                f"with {name} before each of them if they are seeds of one method"
+            )
+
+
+def _method_of(source: Source) -> str:
+    return source.name or source.folder.absolute().name
+
+
 @dataclass(frozen=True)
 class _Read:
     method: str
@@ -99,7 +125,8 @@ class _Read:
 
 
 def _read_source(source: Source, config: EvaluateConfig, pairs: Mapping[str, Row]) -> _Read:
-    name = source.name or source.folder.absolute().name
+    name = _method_of(source)
+    _require_content(source.folder)
     if _is_plain_folder(source.folder):
         return _read_folder(source.folder, name, config, pairs)
     artifact = find_artifact(source.folder, "renders")
@@ -120,6 +147,21 @@ def _read_source(source: Source, config: EvaluateConfig, pairs: Mapping[str, Row
     origin = record["inputs"] | {"config": record["config"]} | recorded_rules(record)
     origin |= {"method": source.name} if source.name else {}
     return _Read(name, rendered, videos, origin)
+
+
+def _require_content(folder: Location) -> None:
+    """Refuse a folder that does not exist, or has neither videos nor anything that this program wrote.
+
+    Raises:
+        SteadyDancerError: it is such a folder; the message names what it has.
+    """
+    wanted = "pass a folder with the videos ID.mp4 directly in it, or the --out of `render`"
+    if not folder.exists():
+        raise SteadyDancerError(f"{folder} does not exist: {wanted}")
+    if folder.is_dir() and not _is_plain_folder(folder) and not describe_artifacts(folder):
+        found = sorted(one.name for one in (*files_in(folder), *folders_in(folder)))
+        names = f"found {', '.join(found[:3])}{', …' if len(found) > 3 else ''}" if found else "it is empty"
+        raise SteadyDancerError(f"{folder} has no video ({names}): {wanted}")
 
 
 def _is_plain_folder(folder: Location) -> bool:
