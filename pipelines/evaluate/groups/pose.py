@@ -22,6 +22,7 @@ from ..pose_tracks import (
     estimator_name,
     reference_people,
     rendered_people,
+    source_name,
 )
 from ..scores import NotMeasured, Outcome, Score, score
 from ..video import Video
@@ -69,7 +70,7 @@ def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]
     compared = compare_people(driven.people, shown, width, height)
     main = compared["people"][0]
     notes = [*([f"the first {count} frames"] if count < len(video.frames) else []), *filter(None, [driven.note])]
-    detail = "; ".join([f"{driven.source}", *notes])
+    detail = "; ".join([source_name(driven.source, judges), *notes])
     values: dict[str, Outcome] = {key: _plain(key, main, detail, count) for key in main if key in METRICS}
     values["mirrored"] = _mirrored(main, detail)
     values |= _ceilings(driven) | _people(driven, compared) | _hands(driven, compared, width, height)

@@ -162,6 +162,15 @@ class StubJudges(Judges):
         return [PoseTrack(replace(dancer, body=dancer.body + shift), None)]
 
 
+def test_a_value_names_the_estimator_that_was_chosen(tmp_path: Path, driven: PoseSequence) -> None:
+    for name in ("render", "truth"):
+        encode(np.full((COUNT, 64, 48, 3), 90, np.uint8), tmp_path / f"{name}.mp4", 16)
+    row = {"image": None, "driving": None, "pose_model": None, "aligned": None, "reason": None, "detail": None,
+           "video": str(tmp_path / "render.mp4"), "truth": str(tmp_path / "truth.mp4")}  # fmt: skip
+    found = pose.measure(Video.read(row, PROTOCOLS["all"], Rendered()), StubJudges(), "auto")
+    assert str(found["pck_10"].detail).startswith("stub; ")
+
+
 def test_clips_that_the_estimator_cannot_see_are_excluded_from_motion(tmp_path: Path, driven: PoseSequence) -> None:
     row = {
         "video": write(tmp_path / "render.mp4", driven),
