@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ... import SteadyDancerError
-from ...datasets.artifact import Artifact
+from ...datasets.artifact import Artifact, ArtifactError
 from ...datasets.artifact_lookup import describe_artifacts
 from ...datasets.generated_outputs import kind_of_folder
 from ...datasets.sidecars import VIDEO_SUFFIXES
@@ -50,17 +50,17 @@ def require_content(folder: Location) -> None:
     """Refuse a folder that does not exist, or has neither videos nor anything that this program wrote.
 
     Raises:
-        SteadyDancerError: it is such a folder; the message names what it has.
+        ArtifactError: it is such a folder; the message names what it has.
     """
     wanted = "pass a folder with the videos ID.mp4 directly in it, or the --out of `render`"
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise SteadyDancerError(f"{folder} {what}: {wanted}")
+        raise ArtifactError(f"{folder} {what}: {wanted}")
     written = any(Artifact(place).committed for place in (folder, folder / "renders")) or describe_artifacts(folder)
     if not written and not is_plain_folder(folder):
         found = sorted(one.name for one in (*files_in(folder), *folders_in(folder)))
         names = f"found {', '.join(found[:3])}{', …' if len(found) > 3 else ''}" if found else "it is empty"
-        raise SteadyDancerError(f"{folder} has no video ({names}): {wanted}")
+        raise ArtifactError(f"{folder} has no video ({names}): {wanted}")
 
 
 def is_plain_folder(folder: Location) -> bool:
