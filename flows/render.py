@@ -12,11 +12,11 @@ from ..datasets.storage import Location, location
 from ..datasets.storage.files import file_url
 from ..pipelines.common.outcomes import require_usable
 from ..pipelines.evaluate.imported import ScoreFile, kept_scores
-from ..pipelines.evaluate.inputs import Source
 from ..pipelines.evaluate.report.evaluation import read_evaluation
 from ..pipelines.evaluate.report.page import PAGE, results_of, summary_text
 from ..pipelines.evaluate.report.results import ALL_PAIRS, Result
 from ..pipelines.evaluate.report.tables import interval, judges_text
+from ..pipelines.evaluate.sources import Source
 from . import presets, tasks
 from .named_paths import split_name
 from .prefect_ui import absolute, absolute_if_exists, absolute_name, counts_table, publish, warn_if_not_shown

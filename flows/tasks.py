@@ -23,7 +23,7 @@ from ..pipelines.common.older_versions import absent_fields
 from ..pipelines.curate import job as curate_job
 from ..pipelines.evaluate import job as evaluate_job
 from ..pipelines.evaluate.imported import ScoreFile
-from ..pipelines.evaluate.inputs import Source
+from ..pipelines.evaluate.sources import Source
 from ..pipelines.render import job as render_job
 from ..pipelines.runtime.runner import Engine
 from ..pipelines.runtime.submit import submit_job

@@ -33,7 +33,9 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Name of a benchmark → the layouts in which it is published."""
 
 _SPELLINGS = {"xdance": "x-dance", "realisdance": "realisdance-val"}
-_OWN_FOLDERS = (PREPARED, "measured")  # the latter is of `xdance build`
+_MEASURED = "measured"
+"""Folder that `xdance build` writes beside the pairs."""
+_OWN_FOLDERS = (PREPARED, _MEASURED)
 _HUMANVID_CLIPS, _TIKTOK_CLIPS = 40, 340
 _EXPECTED = (
     "expected one of: a table pairs.* or metadata.* with columns image and driving; ref/ beside gt/ "
@@ -158,8 +160,13 @@ def _detected(name: str | None, folder: Location, names: Sequence[str]) -> tuple
 
 
 def _name_of(folder: Location, layout: str) -> str:
-    """Name a copy after its folder; only the layout of RealisDance-Val is no other benchmark's."""
+    """Name a copy after its folder; only the layout of RealisDance-Val is no other benchmark's.
+
+    What `xdance build` made is never a published benchmark, however its folder is called.
+    """
     own = file_stem(folder.absolute().name)
+    if (folder / _MEASURED).is_dir():
+        return f"{own}-built" if _SPELLINGS.get(own.lower(), own.lower()) in NAMES else own
     spelled = own.lower().replace("_", "-")
     published = [name for name in ("tiktok", "realisdance", "x-dance", "xdance") if name in spelled]
     if layout == "realisdance" or published:

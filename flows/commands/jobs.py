@@ -275,7 +275,7 @@ def evaluate(renders: Location | None, videos: tuple[tuple[str | None, Location]
     """
     from ...pipelines.evaluate import job
     from ...pipelines.evaluate.imported import ScoreFile
-    from ...pipelines.evaluate.inputs import Source
+    from ...pipelines.evaluate.sources import Source
     from .. import presets
 
     if not print_config and renders is None and not videos:

@@ -65,14 +65,13 @@ def torso_length(points: Floats, visible: Visible) -> tuple[float, int]:
 
     Rule 1: median over frames of ‖neck − middle of the hips‖. Rule 2, if no frame shows neck and both hips: of
     ‖neck − right hip‖, or the left one in frames without the right. Rule 3: 1.3 × the median width of the shoulders.
-    Rule 0: none of them is visible, the length is NaN.
+    Rule 0: none of them is visible, the length is NaN. Points that are not finite count as invisible.
 
     Args:
         points: [F, 18, 2] in pixels.
         visible: bool [F, 18].
     """
-    seen = np.asarray(visible, bool)
-    points = np.where(seen[..., None], points, 0.0).astype(np.float64)
+    points, seen = _hidden(np.asarray(points, np.float64), visible)
     neck, right, left = (points[:, joint] for joint in (NECK, RIGHT_HIP, LEFT_HIP))
     hip = np.where(seen[:, RIGHT_HIP, None], right, left)
     widths = SHOULDERS_PER_TORSO * np.linalg.norm(points[:, RIGHT_SHOULDER] - points[:, LEFT_SHOULDER], axis=-1)

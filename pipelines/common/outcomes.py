@@ -143,11 +143,15 @@ def _remarks(artifact: Artifact) -> list[str]:
         return _render_remarks(artifact)
     if record.get("kind") == "metrics":
         truths = format_truths(record.get("truths"))
-        return [*([f"  {truths}"] if truths else []), *_missing_metrics(record.get("missing", {}))]
+        by_method: Mapping[str, Any] = record.get("missing_by_method", {})
+        if len(by_method) < 2:  # the names of several methods stand before their lines
+            by_method = {"": record.get("missing", {})}
+        lines = [line for method, found in by_method.items() for line in _missing_metrics(found, method)]
+        return [*([f"  {truths}"] if truths else []), *lines]
     return []
 
 
-def _missing_metrics(missing: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _missing_metrics(missing: Mapping[str, Mapping[str, int]], method: str) -> list[str]:
     """List the metrics that some videos lack, with the reasons; metrics with the same reasons share a line."""
     by_reasons: dict[str, list[str]] = {}
     for name, found in missing.items():
@@ -156,7 +160,7 @@ def _missing_metrics(missing: Mapping[str, Mapping[str, int]]) -> list[str]:
     lines = []
     for reasons, names in by_reasons.items():
         several = f"{len(names)} metrics ({', '.join(names[:3])}, …)" if len(names) > 3 else " and ".join(names)
-        lines.append(f"  {several} without a value: {reasons}")
+        lines.append(f"  {f'{method}: ' if method else ''}{several} without a value: {reasons}")
     return lines
 
 

@@ -9,8 +9,10 @@ from ...datasets.storage import Location
 from ...models.metrics.statistics import MANY_CLIPS
 from .catalogue import METRICS
 from .protocols import protocol_differences, recorded_protocol
-from .summary import compare_values, shortfall
+from .summary import compare_values, format_p, shortfall
 from .values import Table, Values
+
+MAX_NAMED = 3  # pairs in a remark
 
 
 def compare(one: Location, other: Location, methods: Sequence[str] = ()) -> dict[str, Any]:
@@ -79,13 +81,29 @@ def _values(artifact: Artifact, method: str | None) -> tuple[str | None, dict[st
 
 
 def _remarks(a: Artifact, b: Artifact) -> list[str]:
-    """Name the weights that both results used in different versions."""
-    one, other = (artifact.record().get("weights", {}) for artifact in (a, b))
-    return [
+    """Name what both results used in different versions: weights, ground truths, the benchmark."""
+    records = [artifact.record() for artifact in (a, b)]
+    one, other = (record.get("weights", {}) for record in records)
+    out = [
         f"the weights {name} differ: metrics that use them are not comparable"
         for name in sorted(one.keys() & other.keys())
         if one[name]["sha256"] != other[name]["sha256"]
     ]
+    first, second = map(_truth_digests, (a, b))
+    if changed := sorted(name for name in first.keys() & second.keys() if first[name] != second[name]):
+        named = ", ".join(changed[:MAX_NAMED]) + (", …" if len(changed) > MAX_NAMED else "")
+        out.append(f"{len(changed)} ground truths differ ({named}): metrics against them are not comparable")
+    digests = {record["benchmark"]["digest"] for record in records if record.get("benchmark")}
+    if len(digests) > 1:
+        out.append("the benchmarks differ in pairs or files: only pairs with equal files are comparable")
+    return out
+
+
+def _truth_digests(artifact: Artifact) -> dict[str, str]:
+    """Return id → digest of its ground truth; empty for a result of an earlier program."""
+    plan = artifact.plan()
+    names, digests = plan.get("truth_ids", []), plan.get("truths", [])
+    return dict(zip(names, digests, strict=True)) if len(names) == len(digests) else {}
 
 
 def to_text(found: dict[str, Any]) -> str:
@@ -97,7 +115,7 @@ def to_text(found: dict[str, Any]) -> str:
     lines.append(f"{'metric':34} {'a':>9} {'b':>9} {'b − a':>9} {'95 %':>20} {'N':>5} {'p':>7} {'Holm':>7}")
     for name, one in found["metrics"].items():
         interval = f"[{one['low']:.4g}, {one['high']:.4g}]" if one["clusters"] > 1 else ""
-        p, holm = ("" if one[key] is None else f"{one[key]:.3g}" for key in ("p", "p_holm"))
+        p, holm = (format_p(one[key]) for key in ("p", "p_holm"))
         lines.append(
             f"{name:34} {one['mean_a']:>9.4g} {one['mean_b']:>9.4g} {one['difference']:>9.4g} {interval:>20} "
             f"{one['n']:>5} {p:>7} {holm:>7}  {_better(name, one)}"

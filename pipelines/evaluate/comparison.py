@@ -98,7 +98,8 @@ def truth_frames(
     if len(times_s) < len(positions):
         notes.append(f"{len(times_s)} of {len(positions)} rendered frames were compared: the ground truth is shorter")
     elif len(own_s) > len(positions) and not notes:
-        notes.append(f"the first {len(times_s)} of {len(own_s)} ground-truth frames were compared")
+        first = "the first " if np.array_equal(positions, np.arange(len(positions))) else ""
+        notes.append(f"{first}{len(times_s)} of {len(own_s)} ground-truth frames were compared")
     if true_size != size:
         changed = {"refuse": "scaled", "stretch": "scaled, its aspect not kept,", "crop": "cropped and scaled"}
         notes.append(f"the ground truth was {changed[protocol.fit]} from {_size(true_size)} to {_size(size)}")

@@ -13,7 +13,6 @@ from ... import SteadyDancerError
 from ...datasets.artifact import Artifact
 from ...datasets.artifact_lookup import find_artifact
 from ...datasets.file_names import file_stem
-from ...datasets.generated_outputs import kind_of_folder
 from ...datasets.rules import recorded_rules
 from ...datasets.schema import Row
 from ...datasets.sidecars import VIDEO_SUFFIXES
@@ -24,18 +23,13 @@ from ..common.components import find_parts
 from .benchmark_pairs import BenchmarkPairs, read_pairs
 from .config import EvaluateConfig
 from .ground_truth import GroundTruth, find_ground_truth, possible_ids
+from .protocols import Protocol
+from .sources import Source, is_plain_folder, require_content, require_names
 from .video import Rendered
 
 _SEED = re.compile(r"(?P<id>.+)-(?P<seed>\d+)")
 _ABSENT = "not_rendered"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The videos of a method: name as given (None: the folder's), and the folder."""
-
-    name: str | None
-    folder: Location
+_EMPTY: Row = dict.fromkeys(("video", "image", "driving", "pose_model", "aligned", "verdict", "reason", "detail"))
 
 
 @dataclass
@@ -70,6 +64,7 @@ def read_inputs(
         SteadyDancerError: a folder has no videos, `truth` has no ground truth for any of them, the benchmark cannot be
             read, or the autoencoder is missing.
     """
+    require_names(sources)
     pairs = read_pairs(benchmark) if benchmark else BenchmarkPairs({}, {})
     read = [_read_source(source, config, pairs.pairs) for source in sources]
     videos = _numbered([video for one in read for video in one.videos])
@@ -79,6 +74,7 @@ def read_inputs(
     if not ids:
         raise SteadyDancerError(f"no video has an id of the protocol {config.rules.name}: {', '.join(wanted or ())}")
     truths = _truths(ids, truth, pairs.pairs)
+    videos += _absent_clips(videos, config.rules)
     several = len({video["method"] for video in videos}) > 1
     rows = {_key(video, several): _completed(video, truths, pairs.pairs) for video in videos}
     origin = read[0].origin if len(read) == 1 and not benchmark else _origin(read, rows, pairs.record)
@@ -99,8 +95,9 @@ class _Read:
 
 
 def _read_source(source: Source, config: EvaluateConfig, pairs: Mapping[str, Row]) -> _Read:
-    name = source.name or source.folder.absolute().name
-    if _is_plain_folder(source.folder):
+    name = source.method
+    require_content(source.folder)
+    if is_plain_folder(source.folder):
         return _read_folder(source.folder, name, config, pairs)
     artifact = find_artifact(source.folder, "renders")
     record = artifact.record()
@@ -120,13 +117,6 @@ def _read_source(source: Source, config: EvaluateConfig, pairs: Mapping[str, Row
     origin = record["inputs"] | {"config": record["config"]} | recorded_rules(record)
     origin |= {"method": source.name} if source.name else {}
     return _Read(name, rendered, videos, origin)
-
-
-def _is_plain_folder(folder: Location) -> bool:
-    """Check whether a folder has videos and is not the output of `render`, nor contains it."""
-    if Artifact(folder / "renders").committed or kind_of_folder(folder) is not None:
-        return False
-    return any(file.suffix.lower() in VIDEO_SUFFIXES for file in files_in(folder))
 
 
 def _rendered_video(row: Row, artifact: Artifact, method: str) -> Row:
@@ -152,8 +142,6 @@ def _read_folder(folder: Location, method: str, config: EvaluateConfig, pairs: M
         (file for file in files_in(folder) if file.suffix.lower() in VIDEO_SUFFIXES and file.name[0] != "."), key=str
     )
     components = str(find_parts(config.components, ("vae",))) if config.components else None
-    empty = {"image": None, "driving": None, "pose_model": None, "aligned": None, "verdict": None, "reason": None,
-             "detail": None}  # fmt: skip
     videos, ignored = list[Row](), list[str]()
     for file in files:
         name, seed = _id_of(file.stem, pairs)
@@ -161,7 +149,7 @@ def _read_folder(folder: Location, method: str, config: EvaluateConfig, pairs: M
             ignored.append(format_location(file.absolute()))
             continue
         place = format_location(file.absolute())
-        videos.append({**empty, "id": name, "method": method, "seed": seed, "video": place})
+        videos.append({**_EMPTY, "id": name, "method": method, "seed": seed, "video": place})
     if pairs and not videos:
         raise SteadyDancerError(
             f"{folder} has no video of a pair of the benchmark: expected {next(iter(pairs))}.mp4 and so on, found "
@@ -171,12 +159,28 @@ def _read_folder(folder: Location, method: str, config: EvaluateConfig, pairs: M
     found = {video["id"] for video in videos}
     for name in pairs:
         if name not in found:
-            why = f"{folder} has no video named {name}"
-            videos.append({**empty, "id": name, "method": method, "video": None, "verdict": "quarantined",
-                           "reason": _ABSENT, "detail": why})  # fmt: skip
+            videos.append(_absent(name, method, f"{folder} has no video named {name}"))
     digests = {video["id"] + _suffix(video): content_digest(video["video"]) for video in videos if video["video"]}
     origin = {"method": method, "videos": json_digest(digests)}
     return _Read(method, Rendered(components=components), videos, origin, ignored)
+
+
+def _absent(name: str, method: str, why: str) -> Row:
+    """Return the row of a pair that a method lacks, so that its absence is counted."""
+    return {**_EMPTY, "id": name, "method": method, "verdict": "quarantined", "reason": _ABSENT, "detail": why}
+
+
+def _absent_clips(videos: Sequence[Row], protocol: Protocol) -> list[Row]:
+    """Return a row for each clip that the protocol names and a method lacks; a mean over others would hide it."""
+    found: dict[str, set[str]] = {}
+    for video in videos:
+        found.setdefault(video["method"], set()).add(video["id"])
+    return [
+        _absent(name, method, f"the protocol {protocol.name} names {name}, and {method} has no video of it")
+        for method, ids in found.items()
+        for name in protocol.clips or ()
+        if name not in ids
+    ]
 
 
 def _id_of(stem: str, pairs: Mapping[str, Row]) -> tuple[str, int | None]:

@@ -20,9 +20,10 @@ from ..runtime.runner import Engine, Job, run_packets
 from .catalogue import METRICS
 from .config import EvaluateConfig
 from .imported import ImportedScores, ScoreFile, keep_scores, read_score_file
-from .inputs import Inputs, Source, read_inputs
+from .inputs import Inputs, read_inputs
 from .judges import weights_record
 from .selection import Selected, holds, select_metrics, selected_here
+from .sources import Source
 
 
 def plan(

@@ -52,6 +52,8 @@ def _needs(metric: Metric) -> str:
     """Describe whether a metric needs a truth, and what else."""
     if "truth" in metric.needs:
         first = "truth"
-    else:
-        first = "driving video, else truth" if "driving" in metric.needs else "no truth"
+    elif "driving" not in metric.needs:
+        first = "no truth"
+    else:  # without a driving video, the driven pose is the truth's
+        first = "driving video, else truth" if GROUPS[metric.group].estimator else "driving video"
     return "; ".join([first, *(need for need in metric.needs if need not in ("truth", "driving"))])

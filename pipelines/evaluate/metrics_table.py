@@ -115,4 +115,4 @@ def _set_rows(
 
 def _count_compared(table: Table) -> dict[str, int]:
     """Count the videos, and their frames, that were compared with ground truth."""
-    return {"compared": table.compared, "frames_compared": table.frames_compared}
+    return {"compared": len(table.compared), "frames_compared": sum(table.compared.values())}

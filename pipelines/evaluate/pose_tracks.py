@@ -88,6 +88,11 @@ def estimator_name(video: Video, pose_model: str) -> str:
     return rendered_by if parts and all(lookup.find(lookup.weight(part)) for part in parts) else "auto"
 
 
+def source_name(name: str, judges: Judges) -> str:
+    """Return `supplied`, or the name of the estimator that was used: `auto` says nothing about a number."""
+    return name if name == SUPPLIED else str(judges.estimator(name).name)
+
+
 def rendered_people(video: Video, name: str, judges: Judges) -> list[PoseSequence]:
     """Return the people that a render shows, in shares of its picture; empty if there are none."""
     times_s = video.times_s[video.positions]

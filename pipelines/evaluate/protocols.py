@@ -236,7 +236,8 @@ def find_protocol(name: str) -> Protocol:
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not json: {error}") from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        places = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        wrong = "; ".join(": ".join(filter(None, place)) for place in places)
         raise ValueError(f"{name} is not a protocol: {wrong}") from error
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...models.metrics.statistics import (
+    NUM_RESAMPLES,
     bootstrap_clusters,
     holm,
     interval_coverage,
@@ -28,6 +29,11 @@ def covered(clusters: int | None) -> str:
     """Return how many 95 % intervals over few clusters contain the true value, `covers 87–91 %`; empty for enough."""
     shares = interval_coverage(clusters) if clusters else None
     return f"covers {shares[0] * 100:.0f}–{shares[1] * 100:.0f} %" if shares else ""
+
+
+def format_p(p: float | None) -> str:
+    """Format p; if no resample lies on the other side of 0, it is below what the resamples can tell, not 0."""
+    return "" if p is None else f"{p:.3g}" if p > 0 else f"<{2 / NUM_RESAMPLES:g}"
 
 
 def summarise(table: Table, metrics: Sequence[str], protocol: Protocol) -> dict[str, dict[str, Any]]:

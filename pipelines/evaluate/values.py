@@ -24,8 +24,7 @@ class Table:
         sets: (method, metric) → row of a set metric.
         excluded: method → ids of the clips whose motion cannot be measured.
         order: methods in the order in which they were given; others follow.
-        compared: number of videos that were compared with ground truth.
-        frames_compared: number of their frames.
+        compared: number of a video that was compared with ground truth, by any metric → number of frames.
     """
 
     videos: dict[tuple[str, str, Any], int] = field(default_factory=dict)
@@ -35,8 +34,7 @@ class Table:
     sets: dict[tuple[str, str], Row] = field(default_factory=dict)
     excluded: dict[str, list[str]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
-    compared: int = 0
-    frames_compared: int = 0
+    compared: dict[int, int] = field(default_factory=dict)
 
     def add(self, rows: Iterable[Row], metrics: Sequence[str]) -> None:
         """Add rows of the metrics table; a row without a metric counts as a null of each metric of a video."""
@@ -47,9 +45,9 @@ class Table:
                 self.sets[method, row["metric"]] = dict(row)
                 continue
             number = self._number(method, row)
-            if row["metric"] == "psnr" and row["value"] is not None:
-                self.compared += 1
-                self.frames_compared += row.get("frames_compared") or 0
+            if row["value"] is not None and row["metric"] in METRICS and "truth" in METRICS[row["metric"]].needs:
+                count = row.get("frames_compared") or 0
+                self.compared[number] = min(self.compared.get(number, count), count)
             for name in [row["metric"]] if row["metric"] else per_video:
                 if row["value"] is not None:
                     self.values.setdefault((method, name), {})[number] = row["value"]

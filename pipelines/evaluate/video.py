@@ -203,7 +203,8 @@ class Video:
             coded = through_codec(compared.frames, self.fps, self.protocol.codec)
             note = f"the ground truth passed through {self.protocol.codec.name}, crf {self.protocol.codec.crf}"
             compared = Compared(coded, "; ".join(filter(None, [compared.detail, note])), compared.times_s)
-        return Pair(self.frames[: len(compared.frames)], *compared)
+        detail = "; ".join([*self.notes, *filter(None, [compared.detail])]) or None
+        return Pair(self.frames[: len(compared.frames)], compared.frames, detail, compared.times_s)
 
 
 def through_codec(frames: Frames, fps: float, codec: Codec) -> Frames:

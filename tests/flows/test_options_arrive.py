@@ -21,7 +21,7 @@ from steadydancer.pipelines.curate import refilter as refilter_job
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.evaluate import job as evaluate_job
 from steadydancer.pipelines.evaluate.imported import ScoreFile
-from steadydancer.pipelines.evaluate.inputs import Source
+from steadydancer.pipelines.evaluate.sources import Source
 from steadydancer.pipelines.export import job as export_job
 from steadydancer.pipelines.forget import job as forget_job
 from steadydancer.pipelines.render import job as render_job

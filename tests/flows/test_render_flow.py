@@ -13,8 +13,8 @@ from steadydancer.flows.named_paths import split_name
 from steadydancer.flows.prefect_ui import absolute_name
 from steadydancer.flows.presets import tiny
 from steadydancer.pipelines.evaluate.imported import ScoreFile
-from steadydancer.pipelines.evaluate.inputs import Source
 from steadydancer.pipelines.evaluate.report.results import Judge, Result
+from steadydancer.pipelines.evaluate.sources import Source
 from steadydancer.pipelines.render import job as render_job
 
 

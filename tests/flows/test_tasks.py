@@ -23,7 +23,7 @@ from steadydancer.pipelines.cache import job as cache_job
 from steadydancer.pipelines.curate import job as curate_job
 from steadydancer.pipelines.evaluate import job as evaluate_job
 from steadydancer.pipelines.evaluate.imported import ScoreFile
-from steadydancer.pipelines.evaluate.inputs import Source
+from steadydancer.pipelines.evaluate.sources import Source
 from steadydancer.pipelines.render import job as render_job
 from steadydancer.pipelines.train import job as train_job
 

@@ -78,9 +78,9 @@ def against_truth() -> list[Metric]:
             one,
             name="start_gap_jump_excess",
             unit="ratio",
-            better="lower",
+            better="",
             weighted="",
-            meaning="start_gap_jump of the render over that of the truth",
+            meaning="start_gap_jump of the render over that of the truth; 1 is right",
         ),
     ]
 
@@ -117,7 +117,7 @@ def change() -> list[Metric]:
             one,
             name="start_gap_jump",
             unit="ratio",
-            better="lower",
+            better="",  # a dance may begin quickly, and a render that stands still at first has the smallest
             meaning="largest change among the first frames, relative to the median change after them",
         ),
     ]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....datasets.skeleton import PoseSequence
-from ....models.metrics import hand_metrics, start_gap
+from ....models.metrics import START_STEPS, hand_metrics, start_gap
 from ....models.metrics.pose_following import RESOLVED_EXCESS, RESOLVED_GAP
 from ..catalogue import CEILINGS, METRICS
 from ..judges import Judges
@@ -22,6 +22,7 @@ from ..pose_tracks import (
     estimator_name,
     reference_people,
     rendered_people,
+    source_name,
 )
 from ..scores import NotMeasured, Outcome, Score, score
 from ..video import Video
@@ -29,7 +30,8 @@ from ..video import Video
 _UNSEEN = ("no_pose", "no joint is seen in both")
 _NO_TORSO = ("no_torso", "the driven motion shows neither neck and hip nor both shoulders, which give the scale")
 _STILL = ("no_motion", "no joint that the driving clip moves is seen in two frames in a row of both")
-_SHORT_JUMP = ("too_short", "9 steps or more with motion are needed")
+_SHORT_JUMP = ("too_short", f"more than {START_STEPS} steps are needed")
+_NO_JUMP = ("no_motion", f"no joint is seen to move both in the first {START_STEPS} steps and after them")
 # Metric → why it is null if it has no value, where joints are seen in both.
 _WHY = {
     "motion_ratio": _STILL,
@@ -37,9 +39,9 @@ _WHY = {
     "mirror_correlation": _STILL,
     "lag": ("uncorrelated", "no lag of up to 8 frames correlates by .5 or more"),
     "lag_correlation": ("no_motion", "the render stands still"),
-    "jump": _SHORT_JUMP,
-    "jump_driven": _SHORT_JUMP,
-    "jump_excess": _SHORT_JUMP,
+    "jump": _NO_JUMP,
+    "jump_driven": _NO_JUMP,
+    "jump_excess": _NO_JUMP,
     "jerk_ratio": ("too_short", "no joint that moves is seen in four frames in a row of both"),
     "oks": ("no_pose", "no frame has three driven joints that span a box"),
     "oks_ap": ("no_pose", "no frame has three driven joints that span a box"),
@@ -68,7 +70,7 @@ def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]
     compared = compare_people(driven.people, shown, width, height)
     main = compared["people"][0]
     notes = [*([f"the first {count} frames"] if count < len(video.frames) else []), *filter(None, [driven.note])]
-    detail = "; ".join([f"{driven.source}", *notes])
+    detail = "; ".join([source_name(driven.source, judges), *notes])
     values: dict[str, Outcome] = {key: _plain(key, main, detail, count) for key in main if key in METRICS}
     values["mirrored"] = _mirrored(main, detail)
     values |= _ceilings(driven) | _people(driven, compared) | _hands(driven, compared, width, height)
@@ -88,6 +90,8 @@ def _why(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
         return _UNSEEN
     if name in ("lag", "lag_correlation") and math.isnan(values["motion_ratio"]):
         return _STILL
+    if name.startswith("jump") and len(values["speed"]) <= START_STEPS:
+        return _SHORT_JUMP
     return _WHY.get(name, _UNSEEN)
 
 

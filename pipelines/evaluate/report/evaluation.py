@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ....datasets.artifact import Artifact
 from ....datasets.schema import Row
-from ..catalogue import METRICS
+from ..catalogue import GROUPS, METRICS
 from ..protocols import PROTOCOLS, Protocol, recorded_protocol
 from ..summary import summarise
 from ..values import Table
@@ -40,12 +40,14 @@ class Evaluation:
         table: all values.
         nulls: video → metrics without a value; empty: all of them.
         pairs: id → (method, seed) → files.
+        pose_sources: where poses came from: names of estimators, or `supplied`.
     """
 
     record: Mapping[str, Any]
     table: Table
     nulls: dict[Null, list[str]] = field(default_factory=dict)
     pairs: dict[str, dict[tuple[str, int | None], Shown]] = field(default_factory=dict)
+    pose_sources: set[str] = field(default_factory=set)
 
     @property
     def metrics(self) -> list[str]:
@@ -100,6 +102,9 @@ def _add(out: Evaluation, row: Row) -> None:
         number = out.table.videos[method, row["id"], seed]
         files = (row.get(name) for name in ("video", "image", "driving", "truth"))
         out.pairs[row["id"]][method, seed] = Shown(number, *files)
+    metric = METRICS.get(row["metric"] or "")
+    if metric is not None and GROUPS[metric.group].estimator and row["value"] is not None and row["detail"]:
+        out.pose_sources.add(row["detail"].partition(";")[0])
     if row["value"] is None:
         label = row["id"] if seed is None or row["id"] is None else f"{row['id']}, seed {seed}"
         null = Null(method, label, row["reason"] or "unknown", row["detail"] or "")

@@ -104,7 +104,7 @@ def _caption(evaluation: Evaluation, results: Sequence[Result], title: str, kind
     record = evaluation.record
     counts = {one.n for one in results if one.origin == "measured" and one.n is not None and one.value is not None}
     benchmark, protocol = record.get("benchmark", {}).get("name"), evaluation.protocol
-    number = "" if not counts else f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}--{max(counts)}"
+    number = "" if not counts else f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}$--${max(counts)}"
     parts = [
         f"{escaped(title)}{f', pairs of kind {escaped(kind)}' if kind else ''}.",
         f"Protocol {escaped(protocol.name)}{f', benchmark {escaped(benchmark)}' if benchmark else ''}"

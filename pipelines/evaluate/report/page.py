@@ -10,6 +10,7 @@ from ....models.metrics.statistics import MANY_CLIPS
 from ...common.outcomes import format_counts, format_truths
 from ...pages.layout import Section, write_page
 from ..imported import ImportedScores, ScoreFile, keep_scores, kept_scores, read_score_file
+from ..summary import format_p
 from .evaluation import Evaluation, read_evaluation
 from .imported_results import imported_results
 from .latex import write_latex
@@ -116,7 +117,7 @@ def _comparison_sections(record: Mapping[str, Any]) -> list[Section]:
     for one in record.get("comparisons", []):
         rows = [
             [name, found["difference"], _interval(found), found["n"], found["clusters"],
-             found["p"], found["p_holm"]]
+             format_p(found["p"]), format_p(found["p_holm"])]
             for name, found in one["metrics"].items()
         ]  # fmt: skip
         head = ["metric", f"{one['b']} − {one['a']}", "95 %", "N", "driving videos", "p", "p (Holm)"]

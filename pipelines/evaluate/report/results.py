@@ -16,6 +16,7 @@ from .evaluation import Evaluation
 Origin = Literal["measured", "imported", "published"]
 ALL_PAIRS = ""  # kind of a result over all pairs
 _COUNTS = re.compile(r"\d+ (videos|features|reference images)")
+SUPPLIED = "supplied"  # keypoints beside the videos, as `detail` of a row names them
 FEATURE_SIZES = {"inception": 2048, "efficientnet": 1280}  # numbers in a feature; of fewer features FID is mostly bias
 # Motion, which must stand beside the dimensions that a still picture wins.
 MOTION = ("motion_ratio", "dynamic_degree")
@@ -134,7 +135,7 @@ def _measured(
         is_best=None if best is None or summary["mean"] is None else best.get(method),
         missing=evaluation.table.without_value(method, name, kind or None),
         warnings=tuple(warnings),
-        judges=judges_of(evaluation.record, name),
+        judges=judges_of(evaluation, name),
         spread=spread,
         remark="; ".join(remarks),
     )
@@ -204,12 +205,15 @@ def _beats(found: Mapping[str, Any] | None, sign: int) -> bool:
     return found is not None and found["clusters"] > 1 and min(sign * found["low"], sign * found["high"]) > 0
 
 
-def judges_of(record: Mapping[str, Any], metric: str) -> tuple[Judge, ...]:
-    """Return the networks of a metric whose weights the record names."""
-    group, used = GROUPS[METRICS[metric].group], record.get("weights", {})
+def judges_of(evaluation: Evaluation, metric: str) -> tuple[Judge, ...]:
+    """Return the networks of a metric whose weights the record names; supplied keypoints have none."""
+    group, used = GROUPS[METRICS[metric].group], evaluation.record.get("weights", {})
     wanted = [name for names in group.weights for name in names]
     if group.estimator:
-        wanted += [name for names in REQUIRED_WEIGHTS.values() for name in names]
+        # Rows of an earlier program do not say which estimator was used.
+        named = bool(evaluation.pose_sources) and evaluation.pose_sources <= {*REQUIRED_WEIGHTS, SUPPLIED}
+        sources = evaluation.pose_sources if named else REQUIRED_WEIGHTS
+        wanted += [name for source in sorted(sources) for name in REQUIRED_WEIGHTS.get(source, ())]
     return tuple(
         Judge(
             name, used[name].get("licence", ""), used[name].get("non_commercial", False), used[name].get("sha256", "")

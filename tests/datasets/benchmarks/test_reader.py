@@ -258,6 +258,17 @@ def test_an_image_folder_with_a_table_of_texts(tmp_path: Path) -> None:
     assert benchmark.truths == {}
 
 
+@pytest.mark.parametrize(("folder", "name"), [("my-xdance", "my-xdance"), ("X-Dance", "X-Dance-built")])
+def test_a_built_benchmark_is_no_published_one(tmp_path: Path, folder: str, name: str) -> None:
+    """The numbers that are published for X-Dance must not stand beside those of other pairs."""
+    root = tmp_path / folder
+    write_image(root / "images" / "a.png")
+    write_video(root / "driving" / "d.mp4")
+    table(root, {"id": "a-d", "image": "images/a.png", "driving": "driving/d.mp4"})
+    (root / "measured").mkdir()  # as `xdance build` leaves it
+    assert read_benchmark(root).name == name
+
+
 def test_an_image_folder_with_a_table_of_pairs(tmp_path: Path) -> None:
     for k in (1, 2):
         write_image(tmp_path / "test" / "images" / f"{k}.png", k)

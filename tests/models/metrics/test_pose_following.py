@@ -128,6 +128,8 @@ def test_torso_rules(dance: Dance) -> None:
     assert rule(8, 11) == rule(1) == (pytest.approx(130), 3)
     length, number = rule(1, 2)
     assert math.isnan(length) and number == 0
+    points[2, :, 0] = math.nan  # hidden in one frame: the others give the length
+    assert rule() == (pytest.approx(math.hypot(5, 90)), 1)
 
 
 def test_points_that_are_not_finite_count_as_invisible(dance: Dance, same: Same) -> None:

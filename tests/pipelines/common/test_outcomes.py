@@ -111,6 +111,9 @@ def test_videos_are_counted_once_however_many_metrics_they_have(tmp_path: Path) 
         "  No ground truth was given.",
         "  psnr without a value: 2 no_truth, 1 not_rendered",
     ]
+    several = {"ours": {"psnr": {}}, "theirs": {"psnr": {"no_truth": 2}}}
+    write_json(tmp_path / "a" / "run.json", {"kind": "metrics", "missing": {"psnr": {}}, "missing_by_method": several})
+    assert outcomes.closing_lines(artifact)[2:] == ["  theirs: psnr without a value: 2 no_truth"]
     write_json(tmp_path / "a" / "run.json", {"kind": "metrics"})  # as older versions wrote it
     assert outcomes.closing_lines(artifact) == ["  quarantined: 1 not_rendered", "    c: not_rendered: no_pose"]
 

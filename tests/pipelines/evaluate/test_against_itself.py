@@ -11,7 +11,7 @@ from steadydancer.datasets.video import encode
 from steadydancer.pipelines.evaluate import job
 from steadydancer.pipelines.evaluate.catalogue import METRICS
 from steadydancer.pipelines.evaluate.config import EvaluateConfig
-from steadydancer.pipelines.evaluate.inputs import Source
+from steadydancer.pipelines.evaluate.sources import Source
 from steadydancer.pipelines.runtime.runner import Engine
 
 COUNT, SIZE = 33, (96, 64)  # upright

@@ -23,9 +23,9 @@ from steadydancer.models.weights import lookup
 from steadydancer.pipelines.evaluate import job, judges, selection
 from steadydancer.pipelines.evaluate.catalogue import METRICS
 from steadydancer.pipelines.evaluate.config import EvaluateConfig
-from steadydancer.pipelines.evaluate.inputs import Source
 from steadydancer.pipelines.evaluate.judges import Availability
 from steadydancer.pipelines.evaluate.protocols import Protocol
+from steadydancer.pipelines.evaluate.sources import Source
 from steadydancer.pipelines.runtime.runner import Engine
 
 COUNT, SIZE, FPS = 25, (64, 48), 16  # upright

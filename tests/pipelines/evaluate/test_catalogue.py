@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from steadydancer import SteadyDancerError
 from steadydancer.flows.cli import cli
+from steadydancer.models.metrics import pose_metrics
 from steadydancer.models.weights import catalogue as weights
 from steadydancer.pipelines.evaluate.catalogue import CEILINGS, GROUPS, METRICS, TABLES
-from steadydancer.pipelines.evaluate.groups.pose import _PLAIN
 from steadydancer.pipelines.evaluate.judges import JUDGES, availability, is_non_commercial
 from steadydancer.pipelines.evaluate.listing import catalogue_lines
 from steadydancer.pipelines.evaluate.protocols import PROTOCOLS, Protocol
@@ -22,7 +23,9 @@ ALL = PROTOCOLS["all"]
 def test_every_group_has_a_function_and_every_metric_a_group() -> None:
     assert {metric.group for metric in METRICS.values()} == GROUPS.keys() == FUNCTIONS.keys() | {"pose"}
     assert all(metric.ceiling_of in METRICS for metric in METRICS.values() if metric.ceiling_of)
-    assert set(_PLAIN) < METRICS.keys() and {f"{name}[ceiling]" for name in CEILINGS} < METRICS.keys()
+    one = np.zeros((1, 18, 2)), np.zeros((1, 18), bool)
+    plain = pose_metrics(*one, *one, 16, 16).keys() - {"curve", "oks_frames", "speed", "torso_rule"}
+    assert plain < METRICS.keys() and {f"{name}[ceiling]" for name in CEILINGS} < METRICS.keys()
     judged = {row for judge in JUDGES.values() for row in judge.weights}
     asked = {row for group in GROUPS.values() for rows in group.weights for row in rows}
     assert asked - judged == {"vbench-aesthetic-head"} and judged <= asked
@@ -56,6 +59,9 @@ def test_the_list_says_of_each_metric_what_it_needs(monkeypatch: pytest.MonkeyPa
     told = {line.split()[0]: line for line in lines if line.startswith("  ")}
     assert METRICS.keys() <= told.keys()
     assert "needs truth" in told["psnr"] and "needs no truth" in told["temporal_flickering"]
+    assert "needs driving video, else truth" in told["pck_10"]
+    for name in ("background_drift", "identity[dlib-face,ceiling]"):  # a truth does not replace the driving video here
+        assert "needs driving video " in told[name]
     assert " set " in told["fid[humanvid]"] and "per video" in told["psnr"]
     amt = lines[lines.index("amt: VBench: motion smoothness") + 1]
     assert "CC-BY-NC-4.0 (non-commercial): missing" in amt and "steadydancer weights fetch amt" in amt
@@ -69,6 +75,12 @@ def test_the_list_says_of_each_metric_what_it_needs(monkeypatch: pytest.MonkeyPa
 def test_the_command_prints_the_list_and_needs_nothing_else() -> None:
     answer = CliRunner().invoke(cli, ["evaluate", "--list"])
     assert answer.exit_code == 0 and answer.output.splitlines() == catalogue_lines()
+
+
+def test_what_is_right_at_1_has_no_better_direction() -> None:
+    """A render that stands still at first has the smallest jump, and one that stands still correlates with nothing."""
+    for name in ("jump", "jump_excess", "start_gap_jump", "start_gap_jump_excess", "mirror_correlation", "lag"):
+        assert METRICS[name].better == "", name
 
 
 def test_licences_that_forbid_commerce_are_known() -> None:

@@ -26,10 +26,10 @@ from steadydancer.pipelines.evaluate.benchmark_pairs import BenchmarkPairs
 from steadydancer.pipelines.evaluate.catalogue import METRICS
 from steadydancer.pipelines.evaluate.compare import compare, to_text
 from steadydancer.pipelines.evaluate.config import EvaluateConfig
-from steadydancer.pipelines.evaluate.inputs import Source
 from steadydancer.pipelines.evaluate.measured import Measured
 from steadydancer.pipelines.evaluate.protocols import Protocol
 from steadydancer.pipelines.evaluate.report.page import rebuild_report
+from steadydancer.pipelines.evaluate.sources import Source
 from steadydancer.pipelines.runtime.runner import Engine
 
 IDS = ("a", "b", "c", "d")
@@ -337,6 +337,18 @@ def test_a_name_that_comes_again_is_another_seed(folders: Path, tmp_path: Path) 
     assert "variance_between_seeds" not in record["methods"]["theirs"]["psnr"]
 
 
+def test_folders_that_are_called_alike_are_no_seeds_by_mistake(folders: Path, tmp_path: Path) -> None:
+    """`--videos mine/videos --videos theirs/videos` are two methods, whose values must not be averaged."""
+    for name in ("mine", "theirs"):
+        shutil.copytree(folders / "near", tmp_path / name / "videos")
+    places = [tmp_path / name / "videos" for name in ("mine", "theirs")]
+    for first in (None, "videos"):
+        with pytest.raises(SteadyDancerError, match=r"both called videos: pass --videos NAME=.*theirs/videos"):
+            evaluate(folders, tmp_path / "o", sources=[Source(first, places[0]), Source(None, places[1])])
+    with pytest.raises(SteadyDancerError, match="is given twice for the method x"):
+        evaluate(folders, tmp_path / "o", sources=[Source("x", places[0]), Source("x", places[0])])
+
+
 def test_two_results_are_compared_pair_by_pair(folders: Path, tmp_path: Path) -> None:
     for method in ("near", "far"):
         evaluate(folders, tmp_path / method, (method,), metrics=("psnr", "ssim", "temporal_flickering"))
@@ -348,7 +360,15 @@ def test_two_results_are_compared_pair_by_pair(folders: Path, tmp_path: Path) ->
     assert found["metrics"]["ssim"]["p"] == 0 and found["metrics"]["ssim"]["p_holm"] == 0
     text = to_text(found)
     assert "protocol all" in text and "a is better" in text and "too short" in text
+    assert found["remarks"] == [] and "<0.0002" in text
     json.dumps(found, allow_nan=False)
+    alone = evaluate(folders, tmp_path / "ssim", metrics=("ssim", "temporal_flickering"))["truths"]
+    assert (alone["compared"], alone["frames_compared"]) == (4, 12 + 13 + 14 + 15)
+    shutil.copytree(folders / "truth", tmp_path / "truths")
+    shutil.copy(folders / "far" / "b.mp4", tmp_path / "truths" / "b.mp4")
+    evaluate(folders, tmp_path / "other", ("near",), truth=tmp_path / "truths", metrics=("psnr",))
+    (remark,) = compare(tmp_path / "near", tmp_path / "other")["remarks"]
+    assert remark.startswith("1 ground truths differ (b)")
     with pytest.raises(ArtifactError, match="has no method 'nix': choose near"):
         compare(tmp_path / "near", tmp_path / "far", ["nix"])
     with pytest.raises(ArtifactError, match=r"different protocols[^\0]*num_frames: null → 5[^\0]*score the videos"):
@@ -361,6 +381,11 @@ def test_a_protocol_names_the_clips(folders: Path, tmp_path: Path) -> None:
     record = evaluate(folders, tmp_path, protocol=own)
     assert record["counts"]["inputs"] == 2 and {key[1] for key in table(tmp_path)} == {"b", "d"}
     assert record["protocol"] == own.model_dump(mode="json") | {"digest": own.digest}
+    more = Protocol(name="more", clips=("b", "z"))
+    record = evaluate(folders, tmp_path / "more", protocol=more)
+    row = table(tmp_path / "more")["near", "z", None]
+    assert (row["verdict"], row["reason"]) == ("quarantined", "not_rendered") and "names z" in row["detail"]
+    assert record["means"]["psnr"]["videos"] == 1 and record["missing"]["psnr"] == {"not_rendered": 1}
     one = Protocol(name="long", num_frames=14, short_clip="refuse")
     evaluate(folders, tmp_path / "long", protocol=one)
     row = table(tmp_path / "long")["near", "b", None]
@@ -372,8 +397,15 @@ def test_a_protocol_names_the_clips(folders: Path, tmp_path: Path) -> None:
 def test_a_folder_in_which_nothing_fits_is_refused(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SteadyDancerError, match="does not exist"):
+    with pytest.raises(SteadyDancerError, match=r"nix does not exist: pass a folder with the videos ID\.mp4"):
         evaluate(folders, tmp_path / "o", sources=[Source("x", tmp_path / "nix")])
+    with pytest.raises(SteadyDancerError, match=r"a\.mp4 is a file: pass a folder with the videos"):
+        evaluate(folders, tmp_path / "o", sources=[Source("x", folders / "near" / "a.mp4")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SteadyDancerError, match=r"empty has no video \(it is empty\): pass a folder"):
+        evaluate(folders, tmp_path / "o", sources=[Source("x", tmp_path / "empty")])
+    with pytest.raises(SteadyDancerError, match=r"images has no video \(found a\.png, b\.png, c\.png, …\)"):
+        evaluate(folders, tmp_path / "o", sources=[Source("x", folders / "images")])
     read = BenchmarkPairs({"name": "toy"}, {"z": {"image": None, "driving": None, "truth": None, "kinds": None}})
     monkeypatch.setattr(evaluate_inputs, "read_pairs", lambda name: read)
     with pytest.raises(SteadyDancerError, match=r"no video of a pair of the benchmark: expected z\.mp4"):

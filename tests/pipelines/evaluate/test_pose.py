@@ -84,6 +84,7 @@ def test_planted_faults_are_found(tmp_path: Path, driven: PoseSequence) -> None:
     assert value["late"]["lag"] == 2 and value["late"]["lag_correlation"] > 0.9
     assert value["frozen"]["velocity_correlation"] == 0 and value["frozen"]["motion_ratio"] == 0
     assert found["frozen"]["lag"][:2] == (None, "uncorrelated")
+    assert found["frozen"]["jump"].reason == found["frozen"]["jump_excess"].reason == "no_motion"
     assert value["mirrored"]["mirrored"] == 1 and value["mirrored"]["mirror_correlation"] == pytest.approx(1)
     assert value["jump"]["jump_excess"] > 2
     for name in ("pck_10[ceiling]", "velocity_correlation[ceiling]"):
@@ -159,6 +160,15 @@ class StubJudges(Judges):
         shift = self.noise * np.random.default_rng(len(self.calls)).normal(size=dancer.body.shape) if self.calls else 0
         self.calls.append(frames.shape)
         return [PoseTrack(replace(dancer, body=dancer.body + shift), None)]
+
+
+def test_a_value_names_the_estimator_that_was_chosen(tmp_path: Path, driven: PoseSequence) -> None:
+    for name in ("render", "truth"):
+        encode(np.full((COUNT, 64, 48, 3), 90, np.uint8), tmp_path / f"{name}.mp4", 16)
+    row = {"image": None, "driving": None, "pose_model": None, "aligned": None, "reason": None, "detail": None,
+           "video": str(tmp_path / "render.mp4"), "truth": str(tmp_path / "truth.mp4")}  # fmt: skip
+    found = pose.measure(Video.read(row, PROTOCOLS["all"], Rendered()), StubJudges(), "auto")
+    assert str(found["pck_10"].detail).startswith("stub; ")
 
 
 def test_clips_that_the_estimator_cannot_see_are_excluded_from_motion(tmp_path: Path, driven: PoseSequence) -> None:

@@ -17,8 +17,8 @@ from steadydancer.datasets.video import encode
 from steadydancer.models.weights import lookup
 from steadydancer.pipelines.evaluate import job
 from steadydancer.pipelines.evaluate.config import EvaluateConfig
-from steadydancer.pipelines.evaluate.inputs import Source
 from steadydancer.pipelines.evaluate.protocols import Protocol
+from steadydancer.pipelines.evaluate.sources import Source
 from steadydancer.pipelines.runtime.runner import Engine
 
 WEIGHTS = ("dlib-face", "efficientnet-lite0", "selfie-segmentation", "i3d-kinetics-400")

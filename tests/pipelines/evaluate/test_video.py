@@ -46,6 +46,10 @@ def test_strided_frames_meet_the_truths_frames_of_the_same_times(tmp_path: Path)
     video = read(tmp_path, Protocol(name="a", num_frames=4, stride=3), numbered(20), numbered(20))
     assert numbers(video.frames) == numbers(video.pair.truth) == [0, 3, 6, 9]
     assert video.fps == pytest.approx(16 / 3)
+    assert video.pair.detail == "4 of 20 ground-truth frames were compared"  # not the first 4
+    slow = read(tmp_path, Protocol(name="a", fps=8), numbered(20), numbered(20))
+    assert numbers(slow.frames) == numbers(slow.pair.truth) == [*range(0, 20, 2)]
+    assert "the render was sampled at 8 frames per second (its own: 16)" in str(slow.pair.detail)
     late = read(tmp_path, Protocol(name="a", num_frames=4, position="middle"), numbered(20), numbered(30), truth_fps=32)
     assert numbers(late.frames) == [8, 9, 10, 11] and numbers(late.pair.truth) == [16, 18, 20, 22]
     short = read(tmp_path, Protocol(name="a", num_frames=9, stride=2), numbered(20), numbered(6))

@@ -100,6 +100,21 @@ def test_a_known_table_is_written_as_in_papers(known: Path) -> None:
     assert text.count("pairs of kind style") == 1 and text.count("\\begin{table}") == text.count("\\end{table}") == 4
 
 
+@pytest.mark.parametrize(("source", "judges"), [("supplied", ""), ("blazepose", "blazepose"), ("auto", "blazepose")])
+def test_supplied_keypoints_are_of_no_network(finish: Make, row: Make, source: str, judges: str) -> None:
+    """An earlier program called every estimator `auto`: then all that were here are named."""
+    rows = [row("a", "p0", "pck_10", 0.5, detail=f"{source}; the driven pose is that of the ground truth")]
+    rebuild_report(out := finish(rows, weights={"blazepose": {"licence": "Apache-2.0", "sha256": "12"}}))
+    with (out / CSV).open(encoding="utf-8", newline="") as file:
+        assert [one["judges"] for one in csv.DictReader(file)] == [judges]
+
+
+def test_a_range_of_n_is_no_subtraction(finish: Make, row: Make) -> None:
+    rows = [row("a", "p0", "psnr", 20.0), row("a", "p2", "psnr", 21.0), row("a", "p0", "ssim", 0.5)]
+    rebuild_report(out := finish(rows))
+    assert "$N = 1$--$2$" in (out / LATEX).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("differences", "bold"),
     [((2.0, 2.0, 2.0, 2.0), True), ((4.0, 4.0, -1.0, -1.0), False), ((-2.0, -2.0, -2.0, -2.0), True)],
