@@ -33,6 +33,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Name of a benchmark → the layouts in which it is published."""
 
 _SPELLINGS = {"xdance": "x-dance", "realisdance": "realisdance-val"}
+_USUAL_WORDS = ("dataset", "data", "benchmark", "val")  # at the end of a copy's name
 _MEASURED = "measured"
 """Folder that `xdance build` writes beside the pairs."""
 _OWN_FOLDERS = (PREPARED, _MEASURED)
@@ -168,10 +169,14 @@ def _name_of(folder: Location, layout: str) -> str:
     if (folder / _MEASURED).is_dir():
         return f"{own}-built" if _SPELLINGS.get(own.lower(), own.lower()) in NAMES else own
     spelled = own.lower().replace("_", "-")
-    published = [name for name in ("tiktok", "realisdance", "x-dance", "xdance") if name in spelled]
-    if layout == "realisdance" or published:
-        return _SPELLINGS.get(published[0], published[0]) if published else "realisdance-val"
-    return own
+    for (
+        word
+    ) in _USUAL_WORDS:  # "TikTok_dataset", but not "realisdance-own": a copy with other pairs is no published one
+        spelled = spelled.removesuffix(f"-{word}")
+    spelled = _SPELLINGS.get(spelled, spelled)
+    if layout == "realisdance":
+        return "realisdance-val"
+    return spelled if spelled in NAMES else own
 
 
 def _detect(name: str | None, folder: Location, names: Sequence[str]) -> tuple[Found, list[Entry] | None]:

@@ -127,6 +127,11 @@ def speed_jump(speeds: Floats64, num_start_steps: int = START_STEPS) -> float:
     return ratio(np.nanmax(first), np.nanmedian(later))
 
 
+def shows_start(speeds: Floats64, num_start_steps: int = START_STEPS) -> bool:
+    """Return whether half or more of the first eight speeds are known: a jump in the others cannot be seen."""
+    return int(np.isfinite(speeds[:num_start_steps]).sum()) >= num_start_steps // 2
+
+
 def jumps(poses: Poses, torso_px: float) -> dict[str, float | Floats64]:
     """Compute `speed` of the render in torso lengths, and the jumps, which have no unit and need no torso."""
     ours, theirs = speed(poses.render, poses.render_visible), speed(poses.driven, poses.driven_visible)

@@ -75,8 +75,9 @@ def open_pose_estimator(
     return AnimalPose(*folders, device=device, max_people=max_people)
 
 
-# The small networks see crops of 96 × 128 pixels: enlarging frames to DWPose's 1024 first would change nothing. Neighbouring
-# cells of the small detector find one dancer twice, with an overlap of .45 to .7; a clip would fall into two tracks.
+# The small networks see crops of 96 × 128 pixels: enlarging frames to DWPose's 1024 first would change nothing.
+# Neighbouring cells of the small detector find one dancer twice, with an overlap of .45 to .7; a clip would fall into
+# two tracks.
 TOYDANCE_SETTINGS: dict[str, Any] = {"short_side": 256, "max_overlap": 0.4}
 
 # Weights that each estimator needs, by their names in the catalogue.

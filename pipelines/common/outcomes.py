@@ -179,9 +179,9 @@ def format_truths(truths: dict[str, Any] | None) -> str:
         return ""
     if truths["folder"] is None:
         return "No ground truth was given."
-    words = f"{truths['found']} of {truths['asked']} renders have ground truth in {truths['folder']}"
+    words = f"{truths['found']} of {truths['asked']} ids have ground truth in {truths['folder']}"
     if "compared" in truths:
-        words += f"; {truths['compared']} were compared, {truths['frames_compared']} frames"
+        words += f"; {truths['compared']} renders were compared, {truths['frames_compared']} frames"
     for reason, names in truths["not_found"].items():
         number = truths["asked"] - truths["found"] if len(truths["not_found"]) == 1 else len(names)
         words += f". {reason}: {number} ({', '.join(names[:3])}{', …' if number > 3 else ''})"

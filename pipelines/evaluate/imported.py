@@ -82,7 +82,8 @@ def keep_scores(out: Location, found: Sequence[ImportedScores]) -> None:
 def kept_scores(out: Location) -> list[ImportedScores]:
     """Return what was imported beside an evaluation, in the order of the files' names."""
     folder = out / FOLDER
-    records = [json.loads(file.read_text()) for file in files_in(folder)] if folder.is_dir() else []
+    files = [file for file in files_in(folder) if file.suffix == ".json"] if folder.is_dir() else []
+    records = [json.loads(file.read_text()) for file in files]
     return [_from_record(record) for record in sorted(records, key=lambda one: (one["file"], one["sha256"]))]
 
 

@@ -206,7 +206,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             description="the frames of humanvid-24x3-mid for a model that renders every frame and begins with the "
             "reference image, which is not scored",
             score_first_frame=False,
-            **_HUMANVID,
+            **(_HUMANVID | {"fvd": ()}),  # of 24 frames 23 are scored, and its FVD needs 24
         ),
         Protocol(
             name="vbench-i2v",

@@ -131,11 +131,19 @@ def _values(table: Table, method: str, metrics: Sequence[str]) -> dict[str, Valu
     return {name: table.of(method, name) for name in metrics if METRICS[name].level == "video"}
 
 
+MIN_JUDGED_CLUSTERS = 6  # by signs alone, five pairs cannot give p < .05: 2 · 2⁻⁵ = .0625
+
+
+def smallest_p(clusters: int) -> float:
+    """Return the p of pairs that all have one sign, which resampling puts at 0 however few they are."""
+    return float(2.0 ** (1 - clusters))
+
+
 def compare_values(a: Mapping[str, Values], b: Mapping[str, Values]) -> dict[str, dict[str, Any]]:
     """Compare two results on the pairs that both have: metric → difference b − a, its interval, p, and p by Holm.
 
     Driving videos are drawn as clusters where several pairs share one. Holm's method adjusts for the number of metrics
-    that can be compared; ceilings and descriptions are not counted.
+    that can be compared; ceilings and descriptions are not counted. p is never below that of the sign test.
     """
     out: dict[str, dict[str, Any]] = {}
     for name in a.keys() & b.keys():
@@ -145,6 +153,7 @@ def compare_values(a: Mapping[str, Values], b: Mapping[str, Values]) -> dict[str
         if not both:
             continue
         first, second = (np.array(index) for index in zip(*both, strict=True))
+        clusters = len({one.clusters[index] for index in first})
         found = paired_bootstrap(
             one.means[first], other.means[second], clusters=[one.clusters[index] for index in first]
         )
@@ -152,13 +161,13 @@ def compare_values(a: Mapping[str, Values], b: Mapping[str, Values]) -> dict[str
             "n": len(both),
             "n_a": len(one.ids),
             "n_b": len(other.ids),
-            "clusters": len({one.clusters[index] for index in first}),
+            "clusters": clusters,
             "mean_a": float(one.means[first].mean()),
             "mean_b": float(other.means[second].mean()),
             "difference": found.mean,
             "low": found.low,
             "high": found.high,
-            "p": found.p if len({one.clusters[index] for index in first}) > 1 else None,
+            "p": max(found.p, smallest_p(clusters)) if clusters > 1 else None,
         }
     judged = [name for name in METRICS if name in out and METRICS[name].better and out[name]["p"] is not None]
     adjusted = dict(zip(judged, holm([out[name]["p"] for name in judged]), strict=True))

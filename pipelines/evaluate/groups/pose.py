@@ -13,6 +13,7 @@ import numpy as np
 from ....datasets.skeleton import PoseSequence
 from ....models.metrics import START_STEPS, hand_metrics, start_gap
 from ....models.metrics.pose_following import RESOLVED_EXCESS, RESOLVED_GAP
+from ....models.metrics.pose_motion import shows_start
 from ..catalogue import CEILINGS, METRICS
 from ..judges import Judges
 from ..pose_tracks import (
@@ -31,6 +32,7 @@ _UNSEEN = ("no_pose", "no joint is seen in both")
 _NO_TORSO = ("no_torso", "the driven motion shows neither neck and hip nor both shoulders, which give the scale")
 _STILL = ("no_motion", "no joint that the driving clip moves is seen in two frames in a row of both")
 _SHORT_JUMP = ("too_short", f"more than {START_STEPS} steps are needed")
+_HIDDEN_JUMP = ("no_pose", f"a joint is seen to move in fewer than half of the first {START_STEPS} steps of the render")
 _NO_JUMP = ("no_motion", f"no joint is seen to move both in the first {START_STEPS} steps and after them")
 # Metric → why it is null if it has no value, where joints are seen in both.
 _WHY = {
@@ -68,7 +70,7 @@ def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]
     shown = [person[np.arange(count)] for person in rendered_people(video, name, judges)]
     height, width = video.size
     compared = compare_people(driven.people, shown, width, height)
-    main = compared["people"][0]
+    main = _without_hidden_jump(compared["people"][0])
     notes = [*([f"the first {count} frames"] if count < len(video.frames) else []), *filter(None, [driven.note])]
     detail = "; ".join([source_name(driven.source, judges), *notes])
     values: dict[str, Outcome] = {key: _plain(key, main, detail, count) for key in main if key in METRICS}
@@ -76,6 +78,15 @@ def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]
     values |= _ceilings(driven) | _people(driven, compared) | _hands(driven, compared, width, height)
     values |= _start_gap(video, driven, main, judges)
     return values if driven.is_measurable else values | _not_measurable(driven)
+
+
+def _hides_start(main: Mapping[str, Any]) -> bool:
+    return bool(main["torso_rule"]) and not shows_start(main["speed"])  # without a torso, there are no speeds
+
+
+def _without_hidden_jump(main: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Remove a jump that is the largest of the few steps that the estimator saw: the render may jump in the others."""
+    return {**main, "jump": math.nan, "jump_excess": math.nan} if _hides_start(main) else main
 
 
 def _plain(name: str, values: Mapping[str, Any], detail: str, count: int) -> Score:
@@ -92,6 +103,8 @@ def _why(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
         return _STILL
     if name.startswith("jump") and len(values["speed"]) <= START_STEPS:
         return _SHORT_JUMP
+    if name.startswith("jump") and _hides_start(values):
+        return _HIDDEN_JUMP
     return _WHY.get(name, _UNSEEN)
 
 

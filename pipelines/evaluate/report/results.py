@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ....models.pose.estimator import REQUIRED_WEIGHTS
 from ...common.outcomes import format_reasons
 from ..catalogue import GROUPS, METRICS
-from ..summary import compare_values, shortfall
+from ..summary import MIN_JUDGED_CLUSTERS, compare_values, shortfall
 from ..values import Values
 from .evaluation import Evaluation
 
@@ -166,8 +166,8 @@ def _with_unequal_sizes(results: list[Result]) -> list[Result]:
 def best_methods(evaluation: Evaluation, kind: str = ALL_PAIRS) -> dict[str, dict[str, bool]]:
     """Return metric → method → whether it is the best, for metrics that several methods have on pairs in common.
 
-    A method is the best if the 95 % interval of its paired difference from every other method excludes 0. Set metrics
-    have no pairs, and no best.
+    A method is the best if the 95 % interval of its paired difference from every other method excludes 0, over six
+    driving videos or more. Set metrics have no pairs, and no best.
     """
     stored = evaluation.record.get("comparisons", ()) if kind == ALL_PAIRS else ()
     known = {(one["a"], one["b"]): one["metrics"] for one in stored}
@@ -201,8 +201,12 @@ def _difference(
 
 
 def _beats(found: Mapping[str, Any] | None, sign: int) -> bool:
-    """Check whether the interval of a difference lies on one side of 0; one driving video has no interval."""
-    return found is not None and found["clusters"] > 1 and min(sign * found["low"], sign * found["high"]) > 0
+    """Check whether the interval of a difference lies on one side of 0, with enough pairs to tell."""
+    return (
+        found is not None
+        and found["clusters"] >= MIN_JUDGED_CLUSTERS
+        and min(sign * found["low"], sign * found["high"]) > 0
+    )
 
 
 def judges_of(evaluation: Evaluation, metric: str) -> tuple[Judge, ...]:

@@ -114,12 +114,12 @@ def test_what_was_found_is_said_in_a_sentence(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "truth", "a.mp4", "b.mp4", "y.mp4", "z.mp4")
     reported = find_ground_truth(["a", "b", *"cdefg"], folder).to_record() | {"compared": 1, "frames_compared": 13}
     assert format_truths(reported) == (
-        f"2 of 7 renders have ground truth in {folder}; 1 were compared, 13 frames. no_truth: 5 (c, d, e, …). "
+        f"2 of 7 ids have ground truth in {folder}; 1 renders were compared, 13 frames. no_truth: 5 (c, d, e, …). "
         "2 videos in it match no render (y.mp4, z.mp4)."
     )
     folder = folder_of(tmp_path / "one", "a.mp4", "z.mp4")
     assert format_truths(find_ground_truth(["a"], folder).to_record()) == (
-        f"1 of 1 renders have ground truth in {folder}. 1 video in it matches no render (z.mp4)."
+        f"1 of 1 ids have ground truth in {folder}. 1 video in it matches no render (z.mp4)."
     )
 
 

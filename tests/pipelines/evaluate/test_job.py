@@ -301,7 +301,7 @@ def test_the_page_shows_every_video_and_why_values_are_missing(scored: Path, tru
     assert page.count("<video") == 5 + 3 + 7  # renders, truths, driving videos
     assert page.count('<div class="gone">missing</div>') == 2 + 4  # renders of two, truths of four
     assert "failed_1" in page and "7 inputs, 5 ok, 0 rejected, 2 quarantined" in page
-    assert f"3 of 7 renders have ground truth in {truth}; 3 were compared, 106 frames" in page
+    assert f"3 of 7 ids have ground truth in {truth}; 3 renders were compared, 106 frames" in page
     assert "no_pose: why failed_1" in page and "2 no_truth, 2 not_rendered" in page
     for name in METRICS:
         assert name in page

@@ -357,10 +357,11 @@ def test_two_results_are_compared_pair_by_pair(folders: Path, tmp_path: Path) ->
     differences = [other["far", n, "ssim"]["value"] - one["near", n, "ssim"]["value"] for n in IDS]
     assert found["metrics"]["ssim"]["difference"] == pytest.approx(np.mean(differences))
     assert found["metrics"]["ssim"]["n"] == 4 and found["metrics"]["ssim"]["high"] < 0
-    assert found["metrics"]["ssim"]["p"] == 0 and found["metrics"]["ssim"]["p_holm"] == 0
+    # Four pairs: by their signs alone p is .125, and none is called better.
+    assert found["metrics"]["ssim"]["p"] == 0.125 and found["metrics"]["ssim"]["p_holm"] >= 0.125
     text = to_text(found)
-    assert "protocol all" in text and "a is better" in text and "too short" in text
-    assert found["remarks"] == [] and "<0.0002" in text
+    assert "protocol all" in text and "is better" not in text and "too short" in text
+    assert found["remarks"] == []
     json.dumps(found, allow_nan=False)
     alone = evaluate(folders, tmp_path / "ssim", metrics=("ssim", "temporal_flickering"))["truths"]
     assert (alone["compared"], alone["frames_compared"]) == (4, 12 + 13 + 14 + 15)

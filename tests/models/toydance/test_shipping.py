@@ -1,0 +1,74 @@
+"""The folder that the package ships: complete, in half precision, and read as the files it was made from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from steadydancer.datasets.storage.atomic import write_json
+from steadydancer.models.components import load_components, save_components, tiny_components
+from steadydancer.models.toydance import CHECKPOINTS, require_shipped, shipping
+from steadydancer.models.toydance.pose import DETECTOR_FILE, KEYPOINT_FILE, export
+from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`components`, `pose` and `stages`, as the commands leave them."""
+    folder = tmp_path_factory.mktemp("fitted")
+    save_components(tiny_components(0), folder / "components")
+    (folder / "pose").mkdir()
+    for name in (DETECTOR_FILE, KEYPOINT_FILE):
+        torch.manual_seed(len(name))
+        export(nn.Conv2d(3, 8, 3), torch.zeros(2, 3, 8, 8), folder / "pose" / name, ["output"])
+    base = load_components(folder / "components", ("transformer",), torch.float32)["transformer"]
+    for name in CHECKPOINTS:
+        checkpoint = folder / "stages" / name / "checkpoint"
+        SteadyDancerTransformer3DModel.from_wan(base).save_pretrained(checkpoint / "transformer")
+        path = {"path": "/home/someone", "source": "/home/someone", "digest": "d"}
+        record = {"kind": "checkpoint", "stage": int(name[5]), "steps": 3, "base": path, "parent": path, "seed": 0}
+        write_json(checkpoint / "run.json", record)
+    return folder
+
+
+def ship(fitted: Path, out: Path) -> int:
+    return shipping.ship(fitted / "components", fitted / "pose", fitted / "stages", out)
+
+
+def test_the_shipped_folder_is_complete_in_half_precision_and_names_no_place(fitted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "package"
+    size = ship(fitted, out)
+    assert size == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    require_shipped(out)
+    made = load_components(fitted / "stages/stage3/checkpoint", ("transformer",), kind="steadydancer")["transformer"]
+    read = load_components(out / "stage3", ("transformer",), kind="steadydancer")["transformer"]
+    assert read.dtype == torch.float16
+    for name, weight in read.state_dict().items():
+        assert torch.equal(weight, made.state_dict()[name].half()), name
+    for name in CHECKPOINTS:
+        assert "/home" not in (out / name / "run.json").read_text()
+        assert json.loads((out / name / "run.json").read_text())["parent"] == {"digest": "d"}
+
+
+def test_pose_networks_keep_their_outputs_in_half_precision(fitted: Path, tmp_path: Path) -> None:
+    ship(fitted, tmp_path / "package")
+    picture = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    for name in (DETECTOR_FILE, KEYPOINT_FILE):
+        (before,), (after,) = (
+            onnxruntime.InferenceSession(folder / name).run(None, {"input": picture})
+            for folder in (fitted / "pose", tmp_path / "package" / "pose")
+        )
+        assert after.dtype == np.float32 and 0 < np.abs(after - before).max() < 2e-3
+
+
+def test_a_folder_that_is_too_large_is_not_written(
+    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"has .* MB, but the package ships at most"):
+        ship(fitted, tmp_path / "package")
+    assert not (tmp_path / "package").exists()
