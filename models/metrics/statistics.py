@@ -17,6 +17,8 @@ _INTERVAL = (2.5, 97.5)
 # contain the true value, over the kinds of metrics that `benchmarks/interval_coverage.py` simulates (30 November 2026).
 COVERAGE = {
     2: (0.32, 0.5),
+    3: (0.48, 0.75),
+    4: (0.56, 0.8),
     5: (0.67, 0.84),
     12: (0.87, 0.91),
     24: (0.9, 0.94),
