@@ -56,7 +56,7 @@ def require_content(folder: Location) -> None:
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
         raise ArtifactError(f"{folder} {what}: {wanted}")
-    written = any(Artifact(place).committed for place in (folder, folder / "renders")) or describe_artifacts(folder)
+    written = Artifact(folder).committed or (folder / "renders").is_dir() or describe_artifacts(folder)
     if not written and not is_plain_folder(folder):
         found = sorted(one.name for one in (*files_in(folder), *folders_in(folder)))
         names = f"found {', '.join(found[:3])}{', …' if len(found) > 3 else ''}" if found else "it is empty"
