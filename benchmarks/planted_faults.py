@@ -31,7 +31,7 @@ import numpy as np
 from steadydancer.datasets.arrays import Floats64, Frames
 from steadydancer.datasets.video import VideoError, decode, probe
 from steadydancer.models.metrics import pose_metrics, torso_length
-from steadydancer.models.metrics.pose_motion import shows_start
+from steadydancer.models.metrics.pose_motion import hides_start
 from steadydancer.models.pose.estimator import PoseEstimator
 from steadydancer.pipelines.common.poses import load_pose_estimator
 from steadydancer.pipelines.evaluate.protocols import Codec
@@ -175,13 +175,12 @@ def is_measurable(clip: Clip) -> bool:
 def compare(clip: Clip, render: str) -> dict[str, float]:
     """Return the values by which faults are found: NaN where not measured, but |lag| is then 0."""
     values = pose_metrics(*clip.tracks["driven"], *clip.tracks[render], clip.width, clip.height)
-    shows = shows_start(values["speed"])  # as in `evaluate`: a jump in steps without joints is not seen
     return {
         "velocity_correlation": values["velocity_correlation"],
         "lag": abs(float(np.nan_to_num(values["lag"]))),
         "signed_lag": values["lag"],
         "mirrored": values["mirror_correlation"] - values["velocity_correlation"],
-        "jump_excess": values["jump_excess"] if shows else np.nan,
+        "jump_excess": np.nan if hides_start(values) else values["jump_excess"],  # as in `evaluate`
         "motion_ratio": values["motion_ratio"],
     }
 

@@ -14,6 +14,8 @@ from .sidecars import KEYPOINTS, file_exists, media_with_stem, sidecar
 from .skeleton import PoseSequence
 from .storage.atomic import atomic_write
 
+SUPPLIED = "supplied"  # what stands in place of an estimator's name for such keypoints
+
 
 def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_full_name: bool = False) -> None:
     """Write keypoints next to the video or image `path`: one sequence per person, main person first, from frame 0 on.

@@ -175,7 +175,7 @@ def toydance() -> Run:
 
 
 def toydance_longer() -> Run:
-    """Return `toydance` whose stage 1 goes on from a checkpoint of stage 1, with a cosine of its own."""
+    """Return `toydance` with a stage 1 that continues a checkpoint of stage 1, with a new cosine schedule."""
     return change(toydance(), "stage1", steps=2400, continue_stage=True)
 
 

@@ -33,7 +33,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Name of a benchmark → the layouts in which it is published."""
 
 _SPELLINGS = {"xdance": "x-dance", "realisdance": "realisdance-val"}
-_USUAL_WORDS = ("dataset", "data", "benchmark", "val")  # at the end of a copy's name
+# At the end of a copy's name, as in "TikTok_dataset". "realisdance-own" is no published benchmark: it has other pairs.
+_USUAL_WORDS = ("dataset", "data", "benchmark", "val")
 _MEASURED = "measured"
 """Folder that `xdance build` writes beside the pairs."""
 _OWN_FOLDERS = (PREPARED, _MEASURED)
@@ -79,9 +80,9 @@ def read_benchmark(
 def _find(text: str, folder: Location | None) -> tuple[str | None, Location]:
     """Return (name or None, folder)."""
     before, equals, after = text.partition("=")
-    if folder is None and equals and _SPELLINGS.get(before.lower(), before.lower()) in NAMES:
+    if folder is None and equals and _spelled(before) in NAMES:
         text, folder = before, location(after)
-    name = _SPELLINGS.get(text.lower(), text.lower())
+    name = _spelled(text)
     if folder is None and (name not in NAMES or location(text).is_dir()):
         name, folder = ("" if name not in NAMES else name), location(text)
     if folder is not None:
@@ -167,16 +168,18 @@ def _name_of(folder: Location, layout: str) -> str:
     """
     own = file_stem(folder.absolute().name)
     if (folder / _MEASURED).is_dir():
-        return f"{own}-built" if _SPELLINGS.get(own.lower(), own.lower()) in NAMES else own
-    spelled = own.lower().replace("_", "-")
-    for (
-        word
-    ) in _USUAL_WORDS:  # "TikTok_dataset", but not "realisdance-own": a copy with other pairs is no published one
-        spelled = spelled.removesuffix(f"-{word}")
-    spelled = _SPELLINGS.get(spelled, spelled)
+        return f"{own}-built" if _spelled(own) in NAMES else own
     if layout == "realisdance":
         return "realisdance-val"
-    return spelled if spelled in NAMES else own
+    short = own.lower().replace("_", "-")
+    for word in _USUAL_WORDS:
+        short = short.removesuffix(f"-{word}")
+    return _spelled(short) if _spelled(short) in NAMES else own
+
+
+def _spelled(text: str) -> str:
+    """Return a name in lower case, spelled as in `NAMES`."""
+    return _SPELLINGS.get(text.lower(), text.lower())
 
 
 def _detect(name: str | None, folder: Location, names: Sequence[str]) -> tuple[Found, list[Entry] | None]:

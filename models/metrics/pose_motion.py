@@ -3,6 +3,9 @@
 u_t = p_{t+1} − p_t is the step of a joint that is visible in both frames.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from ...datasets.arrays import Floats64
@@ -127,9 +130,14 @@ def speed_jump(speeds: Floats64, num_start_steps: int = START_STEPS) -> float:
     return ratio(np.nanmax(first), np.nanmedian(later))
 
 
-def shows_start(speeds: Floats64, num_start_steps: int = START_STEPS) -> bool:
-    """Return whether half or more of the first eight speeds are known: a jump in the others cannot be seen."""
-    return int(np.isfinite(speeds[:num_start_steps]).sum()) >= num_start_steps // 2
+def hides_start(metrics: Mapping[str, Any]) -> bool:
+    """Return whether fewer than half of the first eight speeds are known: the render may jump in the others.
+
+    Args:
+        metrics: of `pose_metrics`. Without a torso they have no speeds, and this is False.
+    """
+    known = np.isfinite(metrics["speed"][:START_STEPS]).sum()
+    return bool(metrics["torso_rule"]) and int(known) < START_STEPS // 2
 
 
 def jumps(poses: Poses, torso_px: float) -> dict[str, float | Floats64]:

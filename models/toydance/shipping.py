@@ -12,6 +12,7 @@ import numpy as np
 from ...datasets.artifact import RECORD
 from ...datasets.storage.atomic import atomic_folder, write_json
 from ...datasets.storage.digests import content_digest
+from ...datasets.storage.files import total_bytes
 from ..components import load_components
 from . import CHECKPOINTS
 
@@ -64,7 +65,7 @@ def ship(components: Path, pose: Path, stages: Path, out: Path) -> int:
             halve_weights(file, aside / "pose" / file.name)
         for name in CHECKPOINTS:
             ship_checkpoint(stages / name / "checkpoint", aside / name)
-        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
+        size = total_bytes(aside)
         if size > MAX_BYTES:
             raise ValueError(f"the folder has {size / 1e6:.1f} MB, but the package ships at most {MAX_BYTES / 1e6:.0f}")
     return size

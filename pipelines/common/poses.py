@@ -8,7 +8,7 @@ import numpy as np
 from ...datasets.arrays import Floats64, Frames
 from ...datasets.sidecars import KEYPOINTS, sidecar
 from ...datasets.skeleton import PoseSequence
-from ...datasets.supplied_poses import load_supplied_pose
+from ...datasets.supplied_poses import SUPPLIED, load_supplied_pose
 from ...models.pose.estimator import REQUIRED_WEIGHTS, PoseEstimator, open_pose_estimator
 from ...models.pose.track import PoseTrack
 from ...models.weights import lookup
@@ -23,7 +23,7 @@ def load_pose_estimator(pose_model: str, device: str = "cpu") -> PoseEstimator |
 
     BlazePose runs on the CPU for either device ("cpu" or "cuda").
     """
-    if pose_model == "supplied":
+    if pose_model == SUPPLIED:
         return None
     if pose_model != "auto":
         return open_pose_estimator(pose_model, device=device)
@@ -56,10 +56,10 @@ def find_poses(
     Raises:
         BadClip: the sidecar is damaged, or ends before `times_s` does.
     """
-    supplied = _supplied_poses(path, times_s) if pose_model in ("auto", "supplied") else None
+    supplied = _supplied_poses(path, times_s) if pose_model in ("auto", SUPPLIED) else None
     if supplied is not None:
         seen = [person for person in supplied if person.body_visible.any()]
-        return "supplied", len(seen), [PoseTrack(person, confidence=None) for person in seen]
+        return SUPPLIED, len(seen), [PoseTrack(person, confidence=None) for person in seen]
     if estimator is None:
         return None, None, []
     tracks = estimator.estimate(read_frames())

@@ -12,6 +12,7 @@ from ...datasets.sidecars import VIDEO_SUFFIXES
 from ...datasets.storage import Location, format_location, location
 from ...datasets.storage.atomic import atomic_write
 from ...datasets.storage.tree import tree_of
+from ...datasets.supplied_poses import SUPPLIED
 from ...datasets.video import VideoError, decode_low_resolution
 from ...models.weights.catalogue import local_folder
 from ..common.poses import load_pose_estimator
@@ -83,7 +84,7 @@ def load_score_tools(config: CurateConfig) -> ScoreTools:
         from ...models.curation.text_detector import TextDetector
 
         text = TextDetector(_device(config))
-    if config.person_counter != "off" and config.pose_model != "supplied":
+    if config.person_counter != "off" and config.pose_model != SUPPLIED:
         from ...models.weights import lookup
 
         row = lookup.weight("blazepose")

@@ -20,6 +20,7 @@ from ...datasets.source_content import content_id
 from ...datasets.storage import Location, is_address, location
 from ...datasets.storage.digests import format_differences
 from ...datasets.storage.files import changed_ns
+from ...datasets.supplied_poses import SUPPLIED
 from ...datasets.text import TextError, read_caption, strip_text
 from ...datasets.video import VideoError
 from ..common.older_rules import has_same_pictures, uses_older_pictures
@@ -33,7 +34,6 @@ from .selection.gating import Bounds, apply_gates, columns_for
 IRRELEVANT_FIELDS = (*SELECTION_FIELDS, "packet_size", "num_gpus")
 REJECTED_UNMEASURED = pa.array(["too_short", "max_clips_per_source"])  # reasons given before any measurement
 MAX_NAMED = 20
-SUPPLIED = "supplied"  # a value of `pose_model`
 SIDECAR_RULES = ("sidecars", "texts")
 RULES_READ = ("pictures", *SIDECAR_RULES)
 

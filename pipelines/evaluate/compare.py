@@ -9,7 +9,7 @@ from ...datasets.storage import Location
 from ...models.metrics.statistics import MANY_CLIPS
 from .catalogue import METRICS
 from .protocols import protocol_differences, recorded_protocol
-from .summary import MIN_JUDGED_CLUSTERS, compare_values, format_p, shortfall
+from .summary import compare_values, format_p, shortfall, tells_apart
 from .values import Table, Values
 
 MAX_NAMED = 3  # pairs in a remark
@@ -127,8 +127,8 @@ def to_text(found: dict[str, Any]) -> str:
 
 
 def _better(name: str, one: dict[str, Any]) -> str:
-    """Name the better one, if the interval excludes 0 and there are enough pairs to tell."""
+    """Name the better one, if the pairs tell."""
     direction = METRICS[name].better
-    if not direction or one["clusters"] < MIN_JUDGED_CLUSTERS or one["low"] <= 0 <= one["high"]:
+    if not direction or not tells_apart(one):
         return ""
     return "b is better" if (one["difference"] > 0) == (direction == "higher") else "a is better"

@@ -24,7 +24,7 @@ from .benchmark_pairs import BenchmarkPairs, read_pairs
 from .config import EvaluateConfig
 from .ground_truth import GroundTruth, find_ground_truth, possible_ids
 from .protocols import Protocol
-from .sources import Source, is_plain_folder, require_content, require_names
+from .sources import Source, is_plain_folder, require_artifact, require_names
 from .video import Rendered
 
 _SEED = re.compile(r"(?P<id>.+)-(?P<seed>\d+)")
@@ -96,9 +96,9 @@ class _Read:
 
 def _read_source(source: Source, config: EvaluateConfig, pairs: Mapping[str, Row]) -> _Read:
     name = source.method
-    require_content(source.folder)
     if is_plain_folder(source.folder):
         return _read_folder(source.folder, name, config, pairs)
+    require_artifact(source.folder)
     artifact = find_artifact(source.folder, "renders")
     record = artifact.record()
     videos = [_rendered_video(row, artifact, name) for row in artifact.read().to_pylist()]

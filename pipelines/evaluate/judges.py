@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ... import SteadyDancerError
 from ...datasets.storage.digests import content_digest
+from ...datasets.supplied_poses import SUPPLIED
 from ...models.metrics.variants import FVD_VARIANTS
 from ...models.pose.estimator import REQUIRED_WEIGHTS
 from ...models.weights import lookup
@@ -191,7 +192,7 @@ def _absent(names: Sequence[str], rows: Sequence[Weight]) -> str:
 
 
 def _estimators(names: Sequence[str]) -> Availability:
-    if "supplied" in names:
+    if SUPPLIED in names:
         return Availability((), None)
     if unknown := [name for name in names if name not in REQUIRED_WEIGHTS]:
         raise SteadyDancerError(

@@ -17,6 +17,7 @@ from ...datasets.local_copies import local_copy
 from ...datasets.sidecars import KEYPOINTS, sidecar
 from ...datasets.skeleton import PoseSequence
 from ...datasets.storage import StorageError
+from ...datasets.supplied_poses import SUPPLIED
 from ...datasets.video import VideoError, frame_times_s, probe
 from ...models.metrics import people_metrics
 from ...models.pipeline_inputs import DrivingError, align_driving_pose
@@ -30,8 +31,6 @@ from .judges import Judges
 from .protocols import Codec
 from .scores import NotMeasured
 from .video import Rendered, Video, shrunk, through_codec
-
-SUPPLIED = "supplied"
 
 
 @dataclass(frozen=True)

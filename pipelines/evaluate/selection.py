@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ... import SteadyDancerError
+from ...datasets.supplied_poses import SUPPLIED
 from ..common.poses import ESTIMATORS
 from .catalogue import GROUPS, METRICS, TABLES, Group
 from .config import EvaluateConfig
@@ -88,7 +89,7 @@ def selected_here(metrics: list[str], config: EvaluateConfig, inputs: Inputs) ->
 
 def _rendered_by(inputs: Inputs) -> tuple[str, ...]:
     """Return the estimators that `auto` may choose: those of the renders, and the general ones."""
-    names = {row["pose_model"] for row in inputs.rows.values()} - {None, "supplied"}
+    names = {row["pose_model"] for row in inputs.rows.values()} - {None, SUPPLIED}
     return *sorted(names), *(name for name in ESTIMATORS if name not in names)
 
 

@@ -46,8 +46,8 @@ def require_names(sources: Sequence[Source]) -> None:
             )
 
 
-def require_content(folder: Location) -> None:
-    """Refuse a folder that does not exist, or has neither videos nor anything that this program wrote.
+def require_artifact(folder: Location) -> None:
+    """Refuse a folder without videos that does not exist, or has nothing that this program wrote.
 
     Raises:
         ArtifactError: it is such a folder; the message names what it has.
@@ -57,7 +57,7 @@ def require_content(folder: Location) -> None:
         what = "is a file" if folder.is_file() else "does not exist"
         raise ArtifactError(f"{folder} {what}: {wanted}")
     written = Artifact(folder).committed or (folder / "renders").is_dir() or describe_artifacts(folder)
-    if not written and not is_plain_folder(folder):
+    if not written:
         found = sorted(one.name for one in (*files_in(folder), *folders_in(folder)))
         names = f"found {', '.join(found[:3])}{', …' if len(found) > 3 else ''}" if found else "it is empty"
         raise ArtifactError(f"{folder} has no video ({names}): {wanted}")

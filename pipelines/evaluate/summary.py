@@ -134,6 +134,11 @@ def _values(table: Table, method: str, metrics: Sequence[str]) -> dict[str, Valu
 MIN_JUDGED_CLUSTERS = 6  # by signs alone, five pairs cannot give p < .05: 2 · 2⁻⁵ = .0625
 
 
+def tells_apart(found: Mapping[str, Any]) -> bool:
+    """Return whether the interval of a difference excludes 0, over enough driving videos to tell."""
+    return found["clusters"] >= MIN_JUDGED_CLUSTERS and not found["low"] <= 0 <= found["high"]
+
+
 def smallest_p(clusters: int) -> float:
     """Return the p of pairs that all have one sign, which resampling puts at 0 however few they are."""
     return float(2.0 ** (1 - clusters))

@@ -17,6 +17,7 @@ from ...datasets.sidecars import KEYPOINTS, sidecar_note
 from ...datasets.storage import location
 from ...datasets.storage.atomic import ordered_write
 from ...datasets.storage.digests import content_digest
+from ...datasets.supplied_poses import SUPPLIED
 from ...datasets.video import VideoError, frame_times_s, probe
 from ...models.components import load_components
 from ...models.inference.step_memory import park_context_projections
@@ -203,7 +204,7 @@ def driving_motion(
 
 def _sidecar_notes(row: Row, config: RenderConfig) -> list[str]:
     """Return notes on sidecars next to the files that were ignored because they may belong to another file."""
-    if config.pose_model not in ("auto", "supplied"):
+    if config.pose_model not in ("auto", SUPPLIED):
         return []
     notes = [sidecar_note(Path(row[name]), (KEYPOINTS,)) for name in ("image", "driving")]
     return [note for note in notes if note]

@@ -13,7 +13,7 @@ import numpy as np
 from ....datasets.skeleton import PoseSequence
 from ....models.metrics import START_STEPS, hand_metrics, start_gap
 from ....models.metrics.pose_following import RESOLVED_EXCESS, RESOLVED_GAP
-from ....models.metrics.pose_motion import shows_start
+from ....models.metrics.pose_motion import hides_start
 from ..catalogue import CEILINGS, METRICS
 from ..judges import Judges
 from ..pose_tracks import (
@@ -80,13 +80,9 @@ def measure(video: Video, judges: Judges, pose_model: str) -> dict[str, Outcome]
     return values if driven.is_measurable else values | _not_measurable(driven)
 
 
-def _hides_start(main: Mapping[str, Any]) -> bool:
-    return bool(main["torso_rule"]) and not shows_start(main["speed"])  # without a torso, there are no speeds
-
-
 def _without_hidden_jump(main: Mapping[str, Any]) -> Mapping[str, Any]:
     """Remove a jump that is the largest of the few steps that the estimator saw: the render may jump in the others."""
-    return {**main, "jump": math.nan, "jump_excess": math.nan} if _hides_start(main) else main
+    return {**main, "jump": math.nan, "jump_excess": math.nan} if hides_start(main) else main
 
 
 def _plain(name: str, values: Mapping[str, Any], detail: str, count: int) -> Score:
@@ -103,7 +99,7 @@ def _why(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
         return _STILL
     if name.startswith("jump") and len(values["speed"]) <= START_STEPS:
         return _SHORT_JUMP
-    if name.startswith("jump") and _hides_start(values):
+    if name in ("jump", "jump_excess") and hides_start(values):
         return _HIDDEN_JUMP
     return _WHY.get(name, _UNSEEN)
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ....datasets.supplied_poses import SUPPLIED
 from ....models.pose.estimator import REQUIRED_WEIGHTS
 from ...common.outcomes import format_reasons
 from ..catalogue import GROUPS, METRICS
-from ..summary import MIN_JUDGED_CLUSTERS, compare_values, shortfall
+from ..summary import compare_values, shortfall, tells_apart
 from ..values import Values
 from .evaluation import Evaluation
 
 Origin = Literal["measured", "imported", "published"]
 ALL_PAIRS = ""  # kind of a result over all pairs
 _COUNTS = re.compile(r"\d+ (videos|features|reference images)")
-SUPPLIED = "supplied"  # keypoints beside the videos, as `detail` of a row names them
 FEATURE_SIZES = {"inception": 2048, "efficientnet": 1280}  # numbers in a feature; of fewer features FID is mostly bias
 # Motion, which must stand beside the dimensions that a still picture wins.
 MOTION = ("motion_ratio", "dynamic_degree")
@@ -201,12 +201,8 @@ def _difference(
 
 
 def _beats(found: Mapping[str, Any] | None, sign: int) -> bool:
-    """Check whether the interval of a difference lies on one side of 0, with enough pairs to tell."""
-    return (
-        found is not None
-        and found["clusters"] >= MIN_JUDGED_CLUSTERS
-        and min(sign * found["low"], sign * found["high"]) > 0
-    )
+    """Check whether the pairs tell that a difference has this sign."""
+    return found is not None and tells_apart(found) and sign * found["low"] > 0
 
 
 def judges_of(evaluation: Evaluation, metric: str) -> tuple[Judge, ...]:
