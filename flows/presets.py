@@ -156,8 +156,8 @@ def toydance() -> Run:
         ),
         cache=CacheConfig(components=str(components_folder()), encoder_dtype="float32", packet_size=64, **size),
         stage1=TrainConfig(stage=1, steps=2000, learning_rate=4e-3, muon_learning_rate=1.5e-2, **small),
-        stage2=TrainConfig(stage=2, steps=500, learning_rate=1.5e-3, muon_learning_rate=6e-3, **small),
-        stage3=TrainConfig(stage=3, steps=500, learning_rate=2e-3, muon_learning_rate=1e-2, **small),
+        stage2=TrainConfig(stage=2, steps=250, learning_rate=1.5e-3, muon_learning_rate=6e-3, **small),
+        stage3=TrainConfig(stage=3, steps=250, learning_rate=2e-3, muon_learning_rate=1e-2, **small),
         render=RenderConfig(
             num_frames=33,
             num_inference_steps=4,
