@@ -14,7 +14,7 @@ from .sidecars import KEYPOINTS, file_exists, media_with_stem, sidecar
 from .skeleton import PoseSequence
 from .storage.atomic import atomic_write
 
-SUPPLIED = "supplied"  # what stands in place of an estimator's name for such keypoints
+SUPPLIED = "supplied"  # source of keypoints that were read from a sidecar; otherwise the name of an estimator
 
 
 def save_supplied_pose(path: Path, persons: list[PoseSequence], fps: float, by_full_name: bool = False) -> None:
