@@ -156,6 +156,11 @@ class TrainConfig(BaseModel):
         "layer when it runs; off: a full copy on every GPU; bit-identical either way (choice)",
     )
 
+    trained_weights: Literal["by_stage", "lora", "all"] = Field(
+        "by_stage",
+        description="`by_stage`: LoRA and the pose modules in stages 1 and 3, all weights in stage 2 (paper); `lora`, "
+        "`all`: these in any stage. A LoRA whose rank is near the network's width takes longer than all weights",
+    )
     lora_rank: int = Field(128, ge=1, description="rank of the LoRA of stages 1 and 3 (choice)")
     lora_alpha: int = Field(128, ge=1, description="the LoRA update is scaled by alpha / rank (choice: alpha = rank)")
     lora_targets: tuple[str, ...] = Field(
@@ -299,5 +304,5 @@ class TrainConfig(BaseModel):
 
     @property
     def trains_lora(self) -> bool:
-        """Return whether the stage trains LoRA and the pose modules (1, 3) instead of all parameters (2)."""
-        return self.stage != 2
+        """Return whether the stage trains LoRA and the pose modules (by stage: 1, 3) instead of all weights (2)."""
+        return self.stage != 2 if self.trained_weights == "by_stage" else self.trained_weights == "lora"

@@ -16,7 +16,10 @@ from .inputs import comparable_identity, read_identity
 
 # A training state has the trained weights and the optimizer as sharded by the ZeRO stage. A run with other sharding,
 # other trained weights or other frozen weights cannot load it. For another number of workers it is converted.
-_FIXED_FIELDS = ("stage", "zero_stage", "optimizer", "offload_optimizer", "dtype", "lora_rank", "lora_targets")
+_FIXED_FIELDS = (
+    *("stage", "zero_stage", "optimizer", "offload_optimizer", "dtype"),
+    *("trained_weights", "lora_rank", "lora_targets"),
+)
 _FIXED = (*(f"config.{name}" for name in (*_FIXED_FIELDS, *NETWORK_FIELDS)), "base", "parent")
 
 

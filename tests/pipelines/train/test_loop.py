@@ -200,6 +200,19 @@ def test_only_the_weights_of_the_stage_change(stages):
     )
 
 
+def test_all_weights_can_be_trained_in_stage_1_and_a_lora_in_stage_2(world, stages, tmp_path):
+    train(world, micro(1, trained_weights="all", **MUON), tmp_path / "all")
+    start, end = weights(stages[1]), weights(tmp_path / "all")
+    assert not (tmp_path / "all/checkpoint/lora").exists()
+    norms = [name for name in end if "norm" in name and name.startswith("blocks.")]  # what a LoRA never changes
+    assert norms and not any(torch.equal(start[name], end[name]) for name in norms)
+    train(world, micro(2, trained_weights="lora"), tmp_path / "lora", tmp_path / "all")
+    assert (tmp_path / "lora/checkpoint/lora").exists()
+    after = weights(tmp_path / "lora")
+    assert all(torch.equal(end[name], after[name]) for name in norms)
+    assert not torch.equal(end["blocks.0.attn1.to_q.weight"], after["blocks.0.attn1.to_q.weight"])
+
+
 @pytest.mark.parametrize("changes", [{}, MUON], ids=["adamw", "muon"])
 @pytest.mark.parametrize(
     ("step", "stage"), [(1, 1), (1, 2), (1, 3), (3, 1), pytest.param(3, 2, marks=pytest.mark.acceptance), (3, 3)]

@@ -31,7 +31,7 @@ OTHER: dict[str, Any] = {
     "use_gpu": False, "max_restarts": 2, "bundle": True, "zero_stage": 3, "offload_optimizer": True, "dtype": "float32",
     "gradient_checkpointing": False, "keep_attention_outputs": True, "offload_activations": True,
     "shard_teacher": False, "merge_text_padding": True, "continue_stage": True,
-    "lora_rank": 4, "lora_alpha": 4, "lora_targets": ("to_q",), "flow_shift": 3.0,
+    "trained_weights": "all", "lora_rank": 4, "lora_alpha": 4, "lora_targets": ("to_q",), "flow_shift": 3.0,
     "loss_weighting": "gaussian", "text_dropout": 0.5, "pose_dropout": 0.5, "distillation_weight": 2.0,
     "distillation": "normal", "uncond_text": "empty", "pose_simulation_targets": (3,),
     "pose_simulation_probability": 0.1, "pose_simulation_unit": "latent", "alignment_axis": "spatial",
@@ -48,7 +48,10 @@ FREE = {
     "asynchronous_checkpoints", "max_restarts", "gallery", "trackers", "profile", "bundle",
 }  # fmt: skip
 # What a training state is cut up by, or trains, and which network it is.
-FIXED = {"zero_stage", "optimizer", "offload_optimizer", "dtype", "lora_rank", "lora_targets", *NETWORK_FIELDS}
+FIXED = {
+    *("zero_stage", "optimizer", "offload_optimizer", "dtype", "trained_weights", "lora_rank", "lora_targets"),
+    *NETWORK_FIELDS,
+}
 
 
 def stage_1(**changes: Any) -> TrainConfig:
