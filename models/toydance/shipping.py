@@ -13,10 +13,11 @@ from ...datasets.artifact import RECORD
 from ...datasets.storage.atomic import atomic_folder, write_json
 from ...datasets.storage.digests import content_digest
 from ...datasets.storage.files import total_bytes
-from ..components import load_components
+from ..components import flow_scheduler, load_components
 from . import CHECKPOINTS
+from .base import FLOW_SHIFT
 
-PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler", "transformer")
+FITTED = ("vae", "text_encoder", "tokenizer", "image_encoder", "transformer")
 MAX_BYTES = 40_000_000
 KEPT = ("kind", "stage", "seed", "config", "steps", "loss_before", "loss_after", "validation_loss", "code_version")
 
@@ -58,8 +59,9 @@ def ship(components: Path, pose: Path, stages: Path, out: Path) -> int:
         ValueError: the folder would have more than 40 MB.
     """
     with atomic_folder(out) as aside:
-        for name in PARTS:
+        for name in FITTED:
             shutil.copytree(components / name, aside / name)
+        flow_scheduler(FLOW_SHIFT).save_pretrained(aside / "scheduler")
         (aside / "pose").mkdir()
         for file in sorted(pose.glob("*.onnx")):
             halve_weights(file, aside / "pose" / file.name)

@@ -20,7 +20,8 @@ from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`components`, `pose` and `stages`, as the commands leave them."""
     folder = tmp_path_factory.mktemp("fitted")
-    save_components(tiny_components(0), folder / "components")
+    parts = tiny_components(0)
+    save_components({name: parts[name] for name in shipping.FITTED}, folder / "components")
     (folder / "pose").mkdir()
     for name in (DETECTOR_FILE, KEYPOINT_FILE):
         torch.manual_seed(len(name))
@@ -44,6 +45,7 @@ def test_the_shipped_folder_is_complete_in_half_precision_and_names_no_place(fit
     size = ship(fitted, out)
     assert size == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     require_shipped(out)
+    assert load_components(out, ("scheduler",))["scheduler"].config.flow_shift == 3.0
     made = load_components(fitted / "stages/stage3/checkpoint", ("transformer",), kind="steadydancer")["transformer"]
     read = load_components(out / "stage3", ("transformer",), kind="steadydancer")["transformer"]
     assert read.dtype == torch.float16
