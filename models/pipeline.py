@@ -2,13 +2,11 @@
 
 import inspect
 import json
-import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,43 +20,46 @@ from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..datasets.arrays import Frames
-from ..datasets.driving_poses import DrivingPoses
-from ..datasets.provenance import make_record, write_video
+from ..datasets.provenance import write_video
 from ..datasets.video.sound import Sound
 from ..datasets.video.writer import Chroma
 from . import encoders
+from .call_checks import check_encoded, check_encoding, check_sampling
 from .checkpoints.folders import NAMES, ComponentsError, require_parts, resolve_folder
 from .components import check_vae_config, load_components
-from .condition_reconciliation import TEXT_LENGTH
 from .conditions import Conditions, with_frame_mask
-from .encoders import decode_chunks, encode_image_condition, encode_video, to_frames
+from .encoded_inputs import EncodedInputs, encode_negative_windows, encode_pose_windows
+from .encoders import decode_chunks, encode_image_condition, to_frames
 from .guidance import BranchVelocity, branch_conditions, branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
 from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, Window, free_noise, plan_windows, window_key
-from .negative_pose import Perturbation, negative_motion
+from .negative_pose import Perturbation
 from .pipeline_inputs import (
-    MIN_SIDE_PX,
     Clip,
     DrivingVideo,
     InputError,
     OnMissingReference,
     as_motion,
     as_reference,
-    draw_motion,
-    frames_of,
     num_frames_of,
     prepare_motion,
     video_size,
 )
 from .pose.estimator import PoseEstimator
-from .pose_condition import RELEASED_DRAWING_AREA_PX, encode_pose_condition
-from .render_record import INPUTS, call_settings, input_digest, model_digests
+from .pose_condition import RELEASED_DRAWING_AREA_PX
+from .render_record import model_digests, video_record
 from .sampling import PoseGuidanceUnit, Solver, guided_velocity, released_scheduler
 from .transformer import SteadyDancerTransformer3DModel
 
 Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
-OUTPUT_TYPES = ("np", "uint8", "pil", "latent")
+# Arguments of a call that `encode_inputs` uses, besides `latents`.
+ENCODING_ARGUMENTS = (
+    *("image", "pose_video", "prompt", "negative_prompt", "driving_video", "driving_fps", "pose_estimator"),
+    *("main_person_only", "on_missing_reference", "negative_pose_video", "height", "width", "max_area_px"),
+    *("drawing_area_px", "num_frames", "window_frames", "window_overlap", "pose_guidance_scale"),
+    *("negative_pose_shift", "num_videos_per_prompt", "generator", "prompt_embeds", "negative_prompt_embeds"),
+)
 # Wan's own default for image to video; a pipeline may be saved with another one.
 WAN_NEGATIVE_PROMPT = (
     "镜头晃动，色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"
@@ -192,91 +193,6 @@ class SteadyDancerPipeline(DiffusionPipeline):
         """Return whether sampling stops after this step: set `_interrupt` in a callback. Its latents are decoded."""
         return bool(self._interrupt)
 
-    def check_inputs(
-        self,
-        prompt: str,
-        negative_prompt: str | None,
-        num_frames: int | None,
-        num_inference_steps: int,
-        pose_guidance_interval: tuple[float, float],
-        output_type: str,
-        num_videos_per_prompt: int = 1,
-        generator: Generators = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        *,
-        guidance_scale: float = 5.0,
-        pose_guidance_scale: float = 1.0,
-        pose_guidance_unit: PoseGuidanceUnit = "step",
-        solver: Solver = "unipc",
-        flow_shift: float | None = None,
-        drawing_area_px: int = RELEASED_DRAWING_AREA_PX,
-    ) -> None:
-        """Check numbers, options and combinations of a call before anything is computed.
-
-        Raises:
-            InputError: an argument is out of range, or two arguments exclude each other.
-        """
-        if num_frames is not None and (num_frames < 1 or num_frames % 4 != 1):
-            near = max(1, num_frames // 4 * 4 + 1)
-            raise InputError(f"num_frames must be 4k + 1, such as 81, not {num_frames}: use {near} or {near + 4}.")
-        if num_inference_steps < 1:
-            raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps} (default: 40).")
-        low, high = pose_guidance_interval
-        if not 0 <= low < high <= 1:
-            raise InputError(
-                f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, not {(low, high)} (default: "
-                "(0.1, 0.4)). Use pose_guidance_scale=0 to disable pose guidance."
-            )
-        for name, scale in (("guidance_scale", guidance_scale), ("pose_guidance_scale", pose_guidance_scale)):
-            if not isinstance(scale, Real) or not math.isfinite(scale):
-                raise InputError(f"{name} must be a finite number, not {scale!r}.")
-        if flow_shift is not None and not 0 < flow_shift < math.inf:
-            raise InputError(f"flow_shift must be a number above 0, not {flow_shift} (released: 5.0; 3.0 for 480p).")
-        if drawing_area_px < MIN_SIDE_PX**2:
-            raise InputError(f"drawing_area_px must be at least {MIN_SIDE_PX**2}, not {drawing_area_px}.")
-        for name, value, options in (
-            ("output_type", output_type, OUTPUT_TYPES),
-            ("pose_guidance_unit", pose_guidance_unit, get_args(PoseGuidanceUnit)),
-            ("solver", solver, get_args(Solver)),
-        ):
-            if value not in options:
-                raise InputError(f"{name} must be one of {', '.join(options)}, not {value!r}.")
-        if num_videos_per_prompt < 1:
-            raise InputError(f"num_videos_per_prompt must be at least 1, not {num_videos_per_prompt}.")
-        if isinstance(generator, list) and len(generator) != num_videos_per_prompt:
-            raise InputError(
-                f"generator is a list of {len(generator)} and num_videos_per_prompt is {num_videos_per_prompt}: pass "
-                "one generator per video, or a single generator for all of them."
-            )
-        if prompt and prompt_embeds is not None:
-            raise InputError("Pass either prompt or prompt_embeds, not both.")
-        if negative_prompt is not None and negative_prompt_embeds is not None:
-            raise InputError("Pass either negative_prompt or negative_prompt_embeds, not both.")
-        if not isinstance(prompt, str) and prompt_embeds is None:
-            raise InputError(f"prompt must be one string, not {prompt!r}: call once per prompt, or pass prompt_embeds.")
-        if not isinstance(negative_prompt, str | None):
-            raise InputError(f"negative_prompt must be one string or None, not {negative_prompt!r}.")
-        for name, embeds in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
-            if embeds is None:
-                if self.text_encoder is None:
-                    raise InputError(
-                        "This pipeline has no text encoder: pass prompt_embeds and negative_prompt_embeds; "
-                        f"{name} is missing."
-                    )
-                continue
-            width, found = self.transformer.config.text_dim, [*getattr(embeds, "shape", ())]
-            if len(found) != 3 or [found[0], found[2]] != [1, width] or found[1] > TEXT_LENGTH:
-                given = found or type(embeds).__name__
-                raise InputError(f"{name} must be [1, L, {width}], not {given}; L is at most {TEXT_LENGTH}.")
-        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise InputError(
-                f"callback_on_step_end_tensor_inputs must be among {', '.join(self._callback_tensor_inputs)}; got "
-                f"{', '.join(unknown)}."
-            )
-
     def encode_prompt(
         self,
         prompt: str = "",
@@ -341,27 +257,124 @@ class SteadyDancerPipeline(DiffusionPipeline):
             latents are the positive ones.
         """
         device = self._execution_device
-        pose_latents: list[Tensor] = []
-        negative_latents: list[list[Tensor]] = [[] for _ in negatives]
-        for window in windows:
-            moved = frames_of(motion, window.pixel_frames)
-            drawn = draw_motion(moved, image, drawing_area_px)
-            if not pose_latents:
-                latents, embeds = encode_pose_condition(self.vae, self.image_encoder, drawn, height, width)
-            else:
-                latents = encode_video(self.vae, drawn, height, width)
-            pose_latents.append(latents[None].to(device))
-            for negative, encoded in zip(negatives, negative_latents, strict=True):
-                if negative is None:
-                    encoded.append(pose_latents[-1])
-                    continue
-                if isinstance(negative, Perturbation):
-                    frames = negative_motion(moved, negative[window.pixel_frames])
-                else:
-                    frames = frames_of(negative, window.pixel_frames)
-                drawn = draw_motion(frames, image, drawing_area_px)
-                encoded.append(encode_video(self.vae, drawn, height, width)[None].to(device))
-        return pose_latents, embeds[None].to(device), negative_latents
+        size = (height, width, drawing_area_px)
+        pose_latents, embeds = encode_pose_windows(self.vae, self.image_encoder, motion, image, windows, *size)
+        pose_latents = [each.to(device) for each in pose_latents]
+        negative_latents = [
+            pose_latents
+            if negative is None
+            else [
+                each.to(device) for each in encode_negative_windows(self.vae, motion, negative, image, windows, *size)
+            ]
+            for negative in negatives
+        ]
+        return pose_latents, embeds.to(device), negative_latents
+
+    @torch.no_grad()
+    def encode_inputs(self, *args: Any, **kwargs: Any) -> EncodedInputs:
+        """Encode everything that sampling needs besides noise, to sample from it later: `pipeline(encoded=...)`.
+
+        Args:
+            args: as in a call.
+            kwargs: as in a call; those of sampling are not used, except `generator`, `latents` and
+                `num_videos_per_prompt`: the negative pose is drawn after the noise, as in a call.
+
+        Raises:
+            InputError: as in a call.
+        """
+        call = inspect.signature(self.__call__).bind(*args, **kwargs)
+        call.apply_defaults()
+        arguments = {name: call.arguments[name] for name in ENCODING_ARGUMENTS}
+        _, encoded = self._draw_and_encode(**arguments, latents=call.arguments["latents"])
+        self.maybe_free_model_hooks()
+        return replace(encoded, negative_pose_latents=()) if arguments["pose_guidance_scale"] == 0 else encoded
+
+    def _draw_and_encode(
+        self,
+        *,
+        image: Any,
+        pose_video: Clip | None,
+        prompt: str,
+        negative_prompt: str | None,
+        driving_video: DrivingVideo | None,
+        driving_fps: float | None,
+        pose_estimator: PoseEstimator | None,
+        main_person_only: bool,
+        on_missing_reference: OnMissingReference,
+        negative_pose_video: Clip | None,
+        height: int | None,
+        width: int | None,
+        max_area_px: int,
+        drawing_area_px: int,
+        num_frames: int | None,
+        window_frames: int,
+        window_overlap: int,
+        pose_guidance_scale: float,
+        negative_pose_shift: bool,
+        num_videos_per_prompt: int,
+        generator: Generators,
+        latents: Tensor | None,
+        prompt_embeds: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+    ) -> tuple[Tensor, EncodedInputs]:
+        """Return the noise of a call and its encoded inputs."""
+        # 1. Check the inputs
+        image = as_reference(image)
+        height, width = video_size(image, height, width, max_area_px)
+        check_encoding(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_frames=num_frames,
+            drawing_area_px=drawing_area_px,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            transformer=self.transformer,
+            has_text_encoder=self.text_encoder is not None,
+        )
+
+        # 2. Find and align the motion, and cut it into windows
+        motion, self._driving_poses = prepare_motion(
+            image,
+            pose_video,
+            driving_video,
+            pose_estimator,
+            num_frames,
+            driving_fps=driving_fps,
+            main_person_only=main_person_only,
+            on_missing_reference=on_missing_reference,
+        )
+        num_frames = num_frames_of(motion)
+        windows = plan_windows(num_frames, window_frames, window_overlap)
+
+        # 3. Draw the noise, then the negative pose
+        latents = self.prepare_latents(num_videos_per_prompt, windows, height, width, generator, latents)
+        negatives = self.prepare_negative_motion(
+            num_videos_per_prompt, num_frames, generator, negative_pose_video, pose_guidance_scale, negative_pose_shift
+        )
+
+        # 4. Encode the conditions
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
+        )
+        image_latents = self.prepare_image_latents(image, len(windows[0].pixel_frames), height, width)
+        image_embeds = self.encode_image(image)
+        pose_latents, pose_image_embeds, negative_pose_latents = self.encode_pose(
+            motion, negatives, image, windows, height, width, drawing_area_px
+        )
+        encoded = EncodedInputs(
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            windows=windows,
+            image_latents=image_latents,
+            image_embeds=image_embeds,
+            pose_latents=pose_latents,
+            pose_image_embeds=pose_image_embeds,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_pose_latents=negative_pose_latents,
+        )
+        return latents, encoded
 
     def prepare_latents(
         self,
@@ -566,7 +579,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image: Frames | Image.Image,
+        image: Frames | Image.Image | None = None,
         pose_video: Clip | None = None,
         prompt: str = "",
         negative_prompt: str | None = None,
@@ -597,6 +610,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        encoded: EncodedInputs | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
@@ -645,6 +659,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             latents: noise [n, 16, T, h, w] to use instead of drawn noise.
             prompt_embeds: [1, L, Dt] from `encode_prompt`, instead of `prompt`.
             negative_prompt_embeds: the same, instead of `negative_prompt`.
+            encoded: from `encode_inputs`, instead of image, motion, prompts, size and length. `generator` is one with
+                the seed that was given to `encode_inputs`: the noise is drawn again.
             output_type: "np", "uint8", "pil" or "latent", see `SteadyDancerOutput`.
             return_dict: False returns the tuple (frames,).
             callback: called with (step, timestep, latents) after every step.
@@ -662,71 +678,42 @@ class SteadyDancerPipeline(DiffusionPipeline):
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
-        # 1. Check the inputs
-        image = as_reference(image)
-        height, width = video_size(image, height, width, max_area_px)
-        self.check_inputs(
-            prompt,
-            negative_prompt,
-            num_frames,
-            num_inference_steps,
-            pose_guidance_interval,
-            output_type,
-            num_videos_per_prompt,
-            generator,
-            prompt_embeds,
-            negative_prompt_embeds,
-            callback_on_step_end_tensor_inputs,
+        # 1. Check the settings of sampling
+        check_sampling(
+            num_inference_steps=num_inference_steps,
+            pose_guidance_interval=pose_guidance_interval,
+            pose_guidance_unit=pose_guidance_unit,
             guidance_scale=guidance_scale,
             pose_guidance_scale=pose_guidance_scale,
-            pose_guidance_unit=pose_guidance_unit,
             solver=solver,
             flow_shift=flow_shift,
-            drawing_area_px=drawing_area_px,
+            output_type=output_type,
+            num_videos=num_videos_per_prompt,
+            generator=generator,
+            callback_tensors=callback_on_step_end_tensor_inputs,
+            known_callback_tensors=self._callback_tensor_inputs,
         )
 
-        # 2. Find and align the motion, and cut it into windows
-        motion, self._driving_poses = prepare_motion(
-            image,
-            pose_video,
-            driving_video,
-            pose_estimator,
-            num_frames,
-            driving_fps=driving_fps,
-            main_person_only=main_person_only,
-            on_missing_reference=on_missing_reference,
-        )
-        num_frames = num_frames_of(motion)
-        windows = plan_windows(num_frames, window_frames, window_overlap)
+        # 2. Draw the noise, and encode all other inputs
+        arguments = {name: value for name, value in locals().items() if name in ENCODING_ARGUMENTS}
+        if encoded is None:
+            latents, encoded = self._draw_and_encode(**arguments, latents=latents)
+            negative_poses = encoded.negative_pose_latents
+        else:
+            check_encoded(arguments)
+            encoded = encoded.to(self._execution_device)
+            negative_poses = encoded.negative_poses(num_videos_per_prompt, pose_guidance_scale)
+            self._driving_poses = None
+            size = (encoded.height, encoded.width)
+            latents = self.prepare_latents(num_videos_per_prompt, encoded.windows, *size, generator, latents)
 
-        # 3. Draw the noise, then the negative pose
-        latents = self.prepare_latents(num_videos_per_prompt, windows, height, width, generator, latents)
-        negatives = self.prepare_negative_motion(
-            num_videos_per_prompt, num_frames, generator, negative_pose_video, pose_guidance_scale, negative_pose_shift
-        )
-
-        # 4. Encode the conditions
-        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
-            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
-        )
-        image_latents = self.prepare_image_latents(image, len(windows[0].pixel_frames), height, width)
-        image_embeds = self.encode_image(image)
-        pose_latents, pose_image_embeds, negative_pose_latents = self.encode_pose(
-            motion, negatives, image, windows, height, width, drawing_area_px
-        )
-        # Reference latents default to the first frames of the clips. All windows share the other tensors, so that the
-        # step memory keeps their results once.
-        conditions = [
-            Conditions(image_latents, each, image_embeds, pose_image_embeds, prompt_embeds) for each in pose_latents
-        ]
-
-        # 5. Denoise
+        # 3. Denoise
         latents = self.denoise(
             latents,
-            conditions,
-            negative_prompt_embeds,
-            negative_pose_latents,
-            windows,
+            encoded.conditions(),
+            encoded.negative_prompt_embeds,
+            negative_poses,
+            encoded.windows,
             num_inference_steps=num_inference_steps,
             flow_shift=self.scheduler.config.flow_shift if flow_shift is None else flow_shift,
             guidance_scale=guidance_scale,
@@ -739,7 +726,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
 
-        # 6. Decode
+        # 4. Decode
         frames = self.decode_latents(latents, output_type)
         self.maybe_free_model_hooks()
         return SteadyDancerOutput(frames=frames) if return_dict else (frames,)
@@ -808,21 +795,19 @@ class SteadyDancerPipeline(DiffusionPipeline):
             raise InputError(f"path must end in .mp4, not in {path.suffix or 'no suffix'}: {path}.")
         call = inspect.signature(self.__call__).bind(*args, **kwargs)
         call.apply_defaults()
-        given = {name: value for name in INPUTS if (value := call.arguments[name]) is not None}
-        settings = call_settings(call.arguments, self.config.negative_prompt, self.scheduler.config.flow_shift)
         frames = self.stream(*args, **kwargs, generator=torch.Generator("cpu").manual_seed(seed))
-        settings["fps"] = fps
-        if sound is not None:
-            settings["sound"] = "kept"
-        driven: DrivingPoses | None = self._driving_poses
-        if driven is not None:
-            settings |= driven.to_record()
-        digests = {name: input_digest(value) for name, value in given.items() if name not in (inputs or {})}
-        record = make_record(
-            model=model_digests(self) if model is None else model,
-            inputs=digests | dict(inputs or {}),
-            settings=settings | {"dtype": str(self.transformer.dtype).removeprefix("torch."), **(more_settings or {})},
+        record = video_record(
+            call.arguments,
             seed=seed,
+            fps=fps,
+            has_sound=sound is not None,
+            negative_prompt=self.config.negative_prompt,
+            flow_shift=self.scheduler.config.flow_shift,
+            dtype=self.transformer.dtype,
+            driven=self._driving_poses,
+            model=model_digests(self) if model is None else model,
+            inputs=inputs,
+            more_settings=more_settings,
         )
         return write_video(frames, path, record, fps, sound, crf=crf, chroma=chroma)
 

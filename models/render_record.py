@@ -13,13 +13,16 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
+from ..datasets.driving_poses import DrivingPoses
+from ..datasets.provenance import make_record
 from ..datasets.skeleton import PoseSequence
 from ..datasets.storage.digests import content_digest, json_digest
 from .diffusers_internals import accelerate_hooks
+from .encoded_inputs import EncodedInputs
 
 INPUTS = (
     *("image", "pose_video", "driving_video", "negative_pose_video"),
-    *("prompt_embeds", "negative_prompt_embeds", "latents"),
+    *("prompt_embeds", "negative_prompt_embeds", "latents", "encoded"),
 )
 _NOT_RECORDED = (
     *INPUTS,
@@ -27,6 +30,54 @@ _NOT_RECORDED = (
     *("callback", "callback_on_step_end", "callback_on_step_end_tensor_inputs"),
 )
 _DRIVING_SETTINGS = ("driving_fps", "on_missing_reference")
+
+
+def video_record(
+    arguments: Mapping[str, Any],
+    *,
+    seed: int,
+    fps: float,
+    has_sound: bool,
+    negative_prompt: str,
+    flow_shift: float,
+    dtype: torch.dtype,
+    driven: DrivingPoses | None = None,
+    model: Mapping[str, str],
+    inputs: Mapping[str, str] | None = None,
+    more_settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Make the record of a video from the call that made it.
+
+    Args:
+        arguments: all arguments of the call by name.
+        seed: of all random numbers.
+        fps: of the file.
+        has_sound: whether the file has a sound track.
+        negative_prompt: the pipeline's default.
+        flow_shift: the scheduler's.
+        dtype: of the transformer.
+        driven: how the call aligned its driving video, if it did.
+        model: sha256 per component, the transformer's first.
+        inputs: sha256 of the input files by name; for other inputs it is computed from the given pixels or keypoints.
+        more_settings: recorded in addition to the call's own.
+    """
+    inputs = inputs or {}
+    encoded = arguments.get("encoded")
+    if encoded is not None:
+        arguments = {**arguments, **{name: getattr(encoded, name) for name in ("height", "width", "num_frames")}}
+    given = {name: value for name in INPUTS if (value := arguments.get(name)) is not None}
+    settings = call_settings(arguments, negative_prompt, flow_shift)
+    settings["fps"] = fps
+    if has_sound:
+        settings["sound"] = "kept"
+    if driven is not None:
+        settings |= driven.to_record()
+    return make_record(
+        model=model,
+        inputs={name: input_digest(value) for name, value in given.items() if name not in inputs} | dict(inputs),
+        settings=settings | {"dtype": str(dtype).removeprefix("torch."), **(more_settings or {})},
+        seed=seed,
+    )
 
 
 def call_settings(arguments: Mapping[str, Any], negative_prompt: str, flow_shift: float) -> dict[str, Any]:
@@ -84,6 +135,8 @@ def input_digest(value: Any) -> str:
     """Return the sha256 of a file, a tensor, an image, a clip of frames, or the keypoints of one or several people."""
     if isinstance(value, (str, os.PathLike)):
         return content_digest(value)
+    if isinstance(value, EncodedInputs):
+        return json_digest([input_digest(each) for each in value.tensors()])
     if isinstance(value, Tensor):
         return hashlib.sha256(_tensor_head("", value) + _tensor_data(value)).hexdigest()
     if isinstance(value, PoseSequence):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steadydancer.models import encoders, pipeline
+from steadydancer.models import encoded_inputs, encoders, pipeline
 from steadydancer.models.negative_pose import Perturbation
 from steadydancer.models.pipeline import SteadyDancerPipeline
 
@@ -58,7 +58,9 @@ def encoder_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         "encode_video": video, "encode_image_condition": image_condition, "encode_pose_condition": pose,
         "draw_motion": drawn, "branch_velocity": velocity,
     }.items():  # fmt: skip
-        monkeypatch.setattr(pipeline, name, function)
+        for module in (encoded_inputs, pipeline):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, function)
     monkeypatch.setattr(encoders, "encode_image", image)
     monkeypatch.setattr(encoders, "encode_prompt", prompt)
     return asked
@@ -141,7 +143,7 @@ def test_a_perturbation_follows_the_frames_of_its_window(
         return moved + 100
 
     drawn = Perturbation(np.arange(13.0), 20 + np.arange(13.0))
-    monkeypatch.setattr(pipeline, "negative_motion", negative_motion)
+    monkeypatch.setattr(encoded_inputs, "negative_motion", negative_motion)
     monkeypatch.setattr(Perturbation, "draw", lambda num_frames, generator, has_shift: drawn)
     branches = conditions_of_call(None)
     assert asked == [(of, of, [20 + frame for frame in of]) for of in (list(range(9)), SECOND)]
@@ -152,7 +154,7 @@ def test_several_videos_share_all_but_their_own_negative_pose(
     encoder_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = iter([1, 2])
-    monkeypatch.setattr(pipeline, "negative_motion", lambda moved, perturbation: moved + perturbation.scale[0])
+    monkeypatch.setattr(encoded_inputs, "negative_motion", lambda moved, perturbation: moved + perturbation.scale[0])
     monkeypatch.setattr(
         Perturbation,
         "draw",
