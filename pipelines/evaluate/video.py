@@ -180,7 +180,7 @@ class Video:
             index = self.protocol.reference_index
             if index is not None and index < len(self.pair.truth):
                 return self.pair.truth[index]
-            raise NotMeasured("unreadable_image", "the reference image cannot be read: none was given")
+            raise NotMeasured("no_image", "no reference image was given")
         try:
             return read_image(Path(file)).pixels
         except ImageError as error:

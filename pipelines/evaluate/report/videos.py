@@ -11,6 +11,8 @@ TEXT = (
     "videos have one clock; space plays and pauses, the arrow keys step. Videos are loaded near the window only. "
     "No pair is left out."
 )
+INPUTS = {"image": "reference", "driving": "driving", "truth": "truth"}
+"""What a pair is rendered from and compared with -> its caption. What no pair has gets no column."""
 CAPTION_METRICS = ("psnr", "pck_10", "velocity_correlation")
 
 
@@ -20,18 +22,20 @@ def videos_section(evaluation: Evaluation, page: Location) -> Section:
 
 
 def _rows(evaluation: Evaluation, page: Location) -> Iterator[list[tuple[str, str | None]]]:
-    given = any(shown.driving for methods in evaluation.pairs.values() for shown in methods.values())
+    every = [shown for methods in evaluation.pairs.values() for shown in methods.values()]
+    given = [kind for kind in INPUTS if any(getattr(shown, kind) for shown in every)]
+    place = {method: number for number, method in enumerate(evaluation.methods)}
     for name, methods in sorted(evaluation.pairs.items()):
         first = next(iter(methods.values()))
-        yield [
-            (f"{name}: reference", path_from_page(first.image, page)),
-            *([("driving", path_from_page(first.driving, page))] if given else []),
-            ("truth", path_from_page(first.truth, page)),
-            *(
-                (_caption(evaluation, method, seed, shown.number), path_from_page(shown.video, page))
-                for (method, seed), shown in methods.items()
-            ),
+        # Packets end in any order; the columns have that of the tables.
+        ordered = sorted(methods, key=lambda key: (place.get(key[0], len(place)), key[0], key[1] or 0))
+        columns = [(INPUTS[kind], path_from_page(getattr(first, kind), page)) for kind in given]
+        columns += [
+            (_caption(evaluation, *key, methods[key].number), path_from_page(methods[key].video, page))
+            for key in ordered
         ]
+        (caption, file), *others = columns
+        yield [(f"{name}: {caption}", file), *others]
 
 
 def _caption(evaluation: Evaluation, method: str, seed: int | None, number: int) -> str:

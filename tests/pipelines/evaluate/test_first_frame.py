@@ -92,7 +92,7 @@ def test_why_the_first_frame_or_its_ceiling_has_no_value(tmp_path: Path, vae: An
     assert equal["first_frame_psnr"].value == 100 and "counted as 100 dB" in equal["first_frame_psnr"].detail
     assert {equal[name][:2] for name in ("first_frame_gap", "first_frame_explained")} == {(None, "equal")}
     assert equal["first_frame_psnr[ceiling]"].value < 60
-    with pytest.raises(NotMeasured, match="none was given"):
+    with pytest.raises(NotMeasured, match="no reference image was given"):
         measured(tmp_path, frames, None, vae)
     cv2.imwrite(str(tmp_path / "i.png"), reference)
     (tmp_path / "i.png").write_bytes((tmp_path / "i.png").read_bytes()[:60])

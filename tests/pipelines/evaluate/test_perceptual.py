@@ -135,7 +135,7 @@ def test_without_reference_or_driving_video_each_has_its_own_reason(tmp_path: Pa
     found = measured(read(tmp_path, reds(100, 120), "damaged"), "face", StandIns())
     ceiling = found.pop("identity[dlib-face,ceiling]")
     assert (ceiling.value, ceiling.reason) == (None, "unreadable_driving")
-    assert {one[:2] for one in found.values()} == {(None, "unreadable_image")}
+    assert {one[:2] for one in found.values()} == {(None, "no_image")}
     assert found.keys() == {*(f"{name}[dlib-face]" for name in OVER_TIME), "features"}
     dark = reds(HIDDEN, 40)
     one_face = measured(read(tmp_path, reds(100), dark, image=reds(100)[0]), "face", StandIns())

@@ -89,7 +89,7 @@ def test_planted_faults_are_found(tmp_path: Path, driven: PoseSequence) -> None:
     assert value["jump"]["jump_excess"] > 2
     for name in ("pck_10[ceiling]", "velocity_correlation[ceiling]"):
         assert found["same"][name].reason == "supplied_keypoints"
-    assert found["same"]["start_gap"].reason == "unreadable_image"
+    assert found["same"]["start_gap"].reason == "no_image"
     assert found["same"]["extra_rate"].reason == "all_driven"
 
 

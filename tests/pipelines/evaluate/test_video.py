@@ -115,5 +115,5 @@ def test_what_is_missing_is_a_reason_each_time_it_is_asked(tmp_path: Path) -> No
     for _ in range(2):
         with pytest.raises(NotMeasured, match="why"):
             video.pair  # noqa: B018
-        with pytest.raises(NotMeasured, match="unreadable_image"):
+        with pytest.raises(NotMeasured, match="no_image"):
             video.reference  # noqa: B018

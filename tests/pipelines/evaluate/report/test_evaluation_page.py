@@ -114,6 +114,15 @@ def test_all_methods_of_a_pair_stand_in_one_row_and_load_late(finish: Make, row:
     assert 'loading="lazy"' in first and len(html) < 1_500_000
 
 
+def test_videos_have_the_order_of_the_tables_and_no_column_of_what_no_pair_has(finish: Make, row: Make) -> None:
+    ends = [("b", "p0"), ("a", "p1"), ("b", "p1"), ("a", "p0")]  # in the order in which packets may end
+    rows = [row("b", "p9", "psnr", 1.0, image=None), row("a", "p9", "psnr", 1.0, image=None)]
+    rows += [row(method, name, "psnr", 2.0, image=None) for method, name in ends]
+    players = section(page_of(finish(rows)), "Videos").split('class="pair step smooth"')[1:]
+    captions = [re.findall(r"<figcaption>([^<]*)</figcaption>", one) for one in players]
+    assert captions[:2] == [[f"{name}: driving", "b\npsnr 2", "a\npsnr 2"] for name in ("p0", "p1")]
+
+
 def test_kinds_have_tables_of_their_own(finish: Make, row: Make) -> None:
     kinds = ("style", "style,framing", "framing", "style", "style,framing", "style") * 3
     rows = [
