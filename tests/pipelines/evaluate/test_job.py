@@ -276,7 +276,7 @@ def test_what_is_wrong_with_a_truth_or_an_image_is_no_fault_of_the_render(
     assert rows["long", "psnr"]["value"] == pytest.approx(mean_db(render_of("long")[:7], truth_of("long")[:7]), abs=2)
     assert "the ground truth was scaled from 64×96 to 32×32" in rows["long", "psnr"]["detail"]
     for metric in ("first_frame_psnr", "autoencoder_ceiling_psnr"):
-        assert (rows["one", metric]["value"], rows["one", metric]["reason"]) == (None, "no_image")
+        assert (rows["one", metric]["value"], rows["one", metric]["reason"]) == (None, "unreadable_image")
     assert {row["verdict"] for key, row in rows.items() if key[0] in RENDERS} == {"ok"}
     assert all(rows[name, "temporal_flickering"]["value"] for name in ("alone", "equal", "near", "long"))
     assert record["truths"]["found"] == 4 and record["truths"]["compared"] == 2
