@@ -15,6 +15,7 @@ from .long_video import Window
 from .negative_pose import Perturbation, negative_motion
 from .pipeline_inputs import InputError, draw_motion, frames_of
 from .pose_condition import encode_pose_condition
+from .window_openings import own_latents, window_conditions
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -32,7 +33,7 @@ class EncodedInputs:
         width: of the video in pixels.
         num_frames: of the video.
         windows: from `plan_windows`.
-        image_latents: [1, 20, T, h, w], the image condition of every window with its mask.
+        image_latents: [1, 20, T, h, w], the image condition with its mask, of every window that opens with the image.
         image_embeds: [1, 257, D] of the reference image.
         pose_latents: [1, 16, T, h, w] of each window.
         pose_image_embeds: [1, 257, D] of the first pose frame.
@@ -55,15 +56,16 @@ class EncodedInputs:
     negative_pose_latents: Sequence[Sequence[Tensor]] = ()
 
     def conditions(self) -> list[Conditions]:
-        """Return the positive conditions of each window.
+        """Return the positive conditions of each window, see `window_openings`.
 
         Reference latents default to the first frames of the clips. All windows share the other tensors, so that the
         step memory keeps their results once.
         """
-        return [
+        conditions = [
             Conditions(self.image_latents, each, self.image_embeds, self.pose_image_embeds, self.prompt_embeds)
             for each in self.pose_latents
         ]
+        return window_conditions(self.windows, conditions)
 
     def negative_poses(self, num_videos: int, pose_guidance_scale: float) -> Sequence[Sequence[Tensor]]:
         """Return the negative pose latents of a sampling; without pose guidance, the positive ones.
@@ -130,7 +132,7 @@ def encode_pose_windows(
     for window in windows:
         drawn = draw_motion(frames_of(motion, window.pixel_frames), image, drawing_area_px)
         if pose_latents:
-            latents = encode_video(vae, drawn, height, width)
+            latents = own_latents(window, encode_video(vae, drawn, height, width))
         else:
             latents, embeds = encode_pose_condition(vae, image_encoder, drawn, height, width)
         pose_latents.append(latents[None])
@@ -158,5 +160,5 @@ def encode_negative_windows(
         else:
             frames = frames_of(negative, window.pixel_frames)
         drawn = draw_motion(frames, image, drawing_area_px)
-        encoded.append(encode_video(vae, drawn, height, width)[None])
+        encoded.append(own_latents(window, encode_video(vae, drawn, height, width))[None])
     return encoded

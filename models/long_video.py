@@ -1,23 +1,17 @@
 """Long videos: overlapping windows of 81 frames that start from related noise and are fused in every step.
 
-The paper specifies only this much. The first frame of a later window is our choice: **every window is a complete clip
-of the kind that the network was trained on.** It opens with latent frame 0 of the video, the reference image, followed
-by `window_frames` − 1 frames of motion from its own place in the video. Its image condition is therefore the trained
-one (the image under mask 1, then grey), its first latent frame is a single picture and all others hold four, its pose
-clip opens with the first pose, and every window takes the identity from the image. The network has to bridge the gap
-between the image and a pose that does not follow from it. Training stage 3 prepares it for this, and in the frames of
-the gap the window before still has the larger weight. The alternative, a mask of zeros, never occurs in training.
+The paper specifies only this much. How a later window opens is our choice and a setting: see `window_openings`.
 
-Latent frame 0 is pixel frame 0; latent frame k ≥ 1 is pixel frames 4k−3 to 4k. A window of W latent frames holds
-latent frame 0 and W−1 latent frames of motion.
+Latent frame 0 is pixel frame 0; latent frame k ≥ 1 is pixel frames 4k−3 to 4k. A window of W latent frames holds one
+for its opening and W−1 of motion; without an opening, it holds only the motion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,37 +19,52 @@ from torch import Tensor
 from .guidance import Branch, BranchVelocity
 from .pipeline_inputs import InputError
 
+WindowOpening = Literal["reference", "tail", "none"]  # explained in `window_openings`
 WINDOW_FRAMES = 81
 WINDOW_OVERLAP = 20  # pixel frames: five latent frames to bridge the gap; a quarter of a window's motion is made twice
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the video that the network sees at once: latent frames 0 and `start` … `stop` − 1.
+    """A part of the video that the network sees at once: an opening, and latent frames `start` … `stop` − 1.
 
     Attributes:
         start: first latent frame of its motion, ≥ 1.
         stop: one after the last.
-        weights: float32 [1 + stop − start], the window's share of the fused velocity in each of its latent frames.
+        weights: float32, the window's share of the fused velocity in each of its `latent_frames`.
+        opening: what comes before its motion; the first window opens with the reference in any case.
     """
 
     start: int
     stop: int
     weights: Tensor
+    opening: WindowOpening = "reference"
 
     @property
     def latent_frames(self) -> Tensor:
-        """Indices of the window's latent frames, int64."""
-        return torch.tensor([0, *range(self.start, self.stop)])
+        """Indices in the video of the window's latent frames, int64. The first is 0 if it has an opening.
+
+        With `tail`, only the noise of the opening is that of latent frame 0; what it becomes is no frame of the video.
+        """
+        opening = [] if self.opening == "none" else [0]
+        return torch.tensor([*opening, *range(self.start, self.stop)])
 
     @property
     def pixel_frames(self) -> list[int]:
-        """Indices of the window's pixel frames: 0, then four for each latent frame of motion."""
-        return [0, *range(4 * self.start - 3, 4 * self.stop - 3)]
+        """Indices of the frames of its pose clip, 4k + 1: the frame of its opening, then those of its motion.
+
+        The reference is at frame 0. `tail` opens with the frame before the motion. `none` has the same pose clip, since
+        a clip begins with a single frame; its latent is left out.
+        """
+        first = 0 if self.opening == "reference" else 4 * self.start - 4
+        return [first, *range(4 * self.start - 3, 4 * self.stop - 3)]
 
 
 def plan_windows(
-    num_frames: int, window_frames: int = WINDOW_FRAMES, window_overlap: int = WINDOW_OVERLAP
+    num_frames: int,
+    window_frames: int = WINDOW_FRAMES,
+    window_overlap: int = WINDOW_OVERLAP,
+    window_opening: WindowOpening = "reference",
 ) -> list[Window]:
     """Plan the fewest windows that cover `num_frames` pixel frames, all of full length and evenly spaced.
 
@@ -63,6 +72,7 @@ def plan_windows(
         num_frames: 4k + 1.
         window_frames: 4k + 1; the network was trained at 81.
         window_overlap: minimum number of pixel frames that neighbours share, a multiple of 4 below `window_frames` − 1.
+        window_opening: opening of all windows after the first. It changes neither their places nor their weights.
 
     Returns:
         Windows whose weights in each latent frame sum to exactly 1. Over the n frames that a window shares with earlier
@@ -70,8 +80,10 @@ def plan_windows(
         Latent frame 0 belongs to the first window; the others see it and do not change it.
 
     Raises:
-        InputError: (a ValueError) `window_frames` or `window_overlap` is invalid.
+        InputError: (a ValueError) `window_frames`, `window_overlap` or `window_opening` is invalid.
     """
+    if window_opening not in get_args(WindowOpening):
+        raise InputError(f"window_opening must be one of {', '.join(get_args(WindowOpening))}, not {window_opening!r}.")
     if window_frames % 4 != 1 or window_frames < 5:
         raise InputError(f"window_frames must be 4k + 1 and at least 5, such as 81, not {window_frames}.")
     if window_overlap % 4 or not 0 <= window_overlap < window_frames - 1:
@@ -93,10 +105,11 @@ def plan_windows(
     # Multiples of 2⁻²⁰ add up without rounding; the largest weight takes the remainder.
     weights = (weights * 2**20).round() / 2**20
     weights[weights.argmax(dim=0), torch.arange(1 + num_motion)] += 1 - weights.sum(dim=0)
-    return [
-        Window(start, start + length, weights[k, [0, *range(start, start + length)]].float())
-        for k, start in enumerate(starts)
-    ]
+    planned: list[Window] = []
+    for k, start in enumerate(starts):
+        window = Window(start, start + length, weights[k], window_opening if k else "reference")
+        planned.append(replace(window, weights=weights[k, window.latent_frames].float()))
+    return planned
 
 
 def free_noise(noise: Tensor, windows: Sequence[Window], generator: torch.Generator | None) -> Tensor:
@@ -132,6 +145,8 @@ class FusedVelocity:
     v_k -> `velocity` of window k, w_k -> `Window.weights`. Fusing in every step of `denoise` keeps the windows
     consistent from the first step. Guidance is linear in the branches' velocities, so fusing before or after guiding is
     the same.
+
+    Windows that open with the tail of the one before cannot be fused so: `window_openings.sample_in_turn`.
 
     Args:
         velocity: (latents, timestep, key) -> velocity of one window, with keys from `window_key`.

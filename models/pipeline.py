@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +33,16 @@ from .encoded_inputs import EncodedInputs, encode_negative_windows, encode_pose_
 from .encoders import decode_chunks, encode_image_condition, to_frames
 from .guidance import BranchVelocity, branch_conditions, branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
-from .long_video import WINDOW_FRAMES, WINDOW_OVERLAP, FusedVelocity, Window, free_noise, plan_windows, window_key
+from .long_video import (
+    WINDOW_FRAMES,
+    WINDOW_OVERLAP,
+    FusedVelocity,
+    Window,
+    WindowOpening,
+    free_noise,
+    plan_windows,
+    window_key,
+)
 from .negative_pose import Perturbation
 from .pipeline_inputs import (
     Clip,
@@ -50,6 +60,7 @@ from .pose_condition import RELEASED_DRAWING_AREA_PX
 from .render_record import model_digests, video_record
 from .sampling import PoseGuidanceUnit, Solver, guided_velocity, released_scheduler
 from .transformer import SteadyDancerTransformer3DModel
+from .window_openings import Continuation, denoise_in_turn
 
 Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -57,8 +68,15 @@ StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 ENCODING_ARGUMENTS = (
     *("image", "pose_video", "prompt", "negative_prompt", "driving_video", "driving_fps", "pose_estimator"),
     *("main_person_only", "on_missing_reference", "negative_pose_video", "height", "width", "max_area_px"),
-    *("drawing_area_px", "num_frames", "window_frames", "window_overlap", "pose_guidance_scale"),
-    *("negative_pose_shift", "num_videos_per_prompt", "generator", "prompt_embeds", "negative_prompt_embeds"),
+    *("drawing_area_px", "num_frames", "window_frames", "window_overlap", "window_opening"),
+    *(
+        "pose_guidance_scale",
+        "negative_pose_shift",
+        "num_videos_per_prompt",
+        "generator",
+        "prompt_embeds",
+        "negative_prompt_embeds",
+    ),
 )
 # Wan's own default for image to video; a pipeline may be saved with another one.
 WAN_NEGATIVE_PROMPT = (
@@ -309,6 +327,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         num_frames: int | None,
         window_frames: int,
         window_overlap: int,
+        window_opening: WindowOpening,
         pose_guidance_scale: float,
         negative_pose_shift: bool,
         num_videos_per_prompt: int,
@@ -344,7 +363,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
             on_missing_reference=on_missing_reference,
         )
         num_frames = num_frames_of(motion)
-        windows = plan_windows(num_frames, window_frames, window_overlap)
+        windows = plan_windows(num_frames, window_frames, window_overlap, window_opening)
 
         # 3. Draw the noise, then the negative pose
         latents = self.prepare_latents(num_videos_per_prompt, windows, height, width, generator, latents)
@@ -454,6 +473,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        continuation: Continuation | None = None,
     ) -> Tensor:
         """Denoise `latents` [n, 16, T, h, w] under the conditions; returns float32 of the same shape.
 
@@ -475,11 +495,14 @@ class SteadyDancerPipeline(DiffusionPipeline):
             callback: as in a call.
             callback_on_step_end: as in a call.
             callback_on_step_end_tensor_inputs: as in a call.
+            continuation: what a single window knows of finished ones.
         """
         scheduler = released_scheduler(num_inference_steps, flow_shift, solver)
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, num_inference_steps, False
         latents = latents.float()
-        velocity = self._velocity(conditions, negative_prompt_embeds, negative_pose_latents, windows, len(latents))
+        velocity = self._velocity(
+            conditions, negative_prompt_embeds, negative_pose_latents, windows, len(latents), continuation
+        )
         with self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(scheduler.timesteps):
                 self._current_timestep = timestep
@@ -513,7 +536,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
                         conditions = [each.replace(prompt_embeds=changed[0]) for each in conditions]
                         negative_prompt_embeds = changed[1]
                         velocity = self._velocity(
-                            conditions, negative_prompt_embeds, negative_pose_latents, windows, len(latents)
+                            *(conditions, negative_prompt_embeds, negative_pose_latents, windows, len(latents)),
+                            continuation,
                         )
                 progress.update()
                 if callback is not None:
@@ -530,6 +554,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         negative_pose_latents: Sequence[Sequence[Tensor]],
         windows: Sequence[Window],
         num_videos: int,
+        continuation: Continuation | None,
     ) -> BranchVelocity:
         """Wrap the transformer and the conditions of all branches for `denoise`: windows fused, videos stacked."""
         branches: dict[Any, Conditions] = {}
@@ -544,6 +569,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             def window_velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
                 return velocity(latents, timestep, _video_key(branch, video))
 
+            if continuation is not None:
+                return continuation.fuse(window_velocity)
             return window_velocity if len(conditions) == 1 else FusedVelocity(window_velocity, windows)
 
         videos = [video_velocity(video) for video in range(num_videos)]
@@ -597,6 +624,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         num_frames: int | None = 81,
         window_frames: int = WINDOW_FRAMES,
         window_overlap: int = WINDOW_OVERLAP,
+        window_opening: WindowOpening = "reference",
         num_inference_steps: int = 40,
         flow_shift: float | None = None,
         guidance_scale: float = 5.0,
@@ -644,6 +672,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             num_frames: F = 4k + 1; the first F frames of the motion are used. None: as many as it has.
             window_frames: longer videos are made in windows of this many frames, see `long_video`.
             window_overlap: minimum number of frames that neighbouring windows share, a multiple of 4.
+            window_opening: how windows after the first open: with the "reference", with the "tail" of the window before
+                (windows are then sampled one after another), or with "none", see `window_openings`.
             num_inference_steps: number of steps from noise to data.
             flow_shift: shift of the sigmas; None takes the scheduler's. 3.0 is released for 480p areas.
             guidance_scale: text guidance; 1 turns it off.
@@ -708,7 +738,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
             latents = self.prepare_latents(num_videos_per_prompt, encoded.windows, *size, generator, latents)
 
         # 3. Denoise
-        latents = self.denoise(
+        denoise = partial(denoise_in_turn, self) if encoded.windows[-1].opening == "tail" else self.denoise
+        latents = denoise(
             latents,
             encoded.conditions(),
             encoded.negative_prompt_embeds,

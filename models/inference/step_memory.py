@@ -38,7 +38,7 @@ class StepMemory:
 def share_memory(branches: Mapping[Any, Conditions]) -> dict[Any, StepMemory]:
     """Return one memory per branch; branches with identical condition tensors share the caches of these."""
     caches: dict[tuple[int, ...], dict[str, Any]] = {}
-    grid: dict[str, Any] = {}
+    grids: dict[torch.Size, dict[str, Any]] = {}  # windows of a long video may differ in length
 
     def cache_of(*tensors: Tensor) -> dict[str, Any]:
         return caches.setdefault(tuple(map(id, tensors)), {})
@@ -47,7 +47,7 @@ def share_memory(branches: Mapping[Any, Conditions]) -> dict[Any, StepMemory]:
         branch: StepMemory(
             pose=cache_of(conditions.pose_latents),
             context=cache_of(conditions.prompt_embeds, conditions.image_embeds, conditions.pose_image_embeds),
-            grid=grid,
+            grid=grids.setdefault(conditions.pose_latents.shape, {}),
         )
         for branch, conditions in branches.items()
     }

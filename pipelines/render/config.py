@@ -22,6 +22,10 @@ class RenderConfig(BaseModel):
     )
     window_frames: int = Field(81, ge=5, description="window length for longer videos in frames, 4k + 1 (paper)")
     window_overlap: int = Field(20, ge=0, description="frames that neighbouring windows share, a multiple of 4 (ours)")
+    window_opening: Literal["reference", "tail", "none"] = Field(
+        "reference",
+        description="opening of later windows: the image, the last picture before them, or nothing (ours)",
+    )
     max_area_px: int = Field(
         1024 * 576, ge=32 * 32, description="area of the video; the aspect ratio is the image's (paper: 768²)"
     )

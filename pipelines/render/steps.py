@@ -32,7 +32,8 @@ from .sound import driving_sound
 
 # Configuration fields that the pipeline takes as arguments of the same name.
 PIPELINE_ARGUMENTS = (
-    *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "num_inference_steps"),
+    *("max_area_px", "drawing_area_px", "num_frames", "window_frames", "window_overlap", "window_opening"),
+    "num_inference_steps",
     *("guidance_scale", "pose_guidance_scale", "pose_guidance_interval", "pose_guidance_unit"),
     *("negative_pose_shift", "solver", "flow_shift", "negative_prompt"),
 )
