@@ -173,6 +173,12 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     "--components", type=NAME, help="Wan 2.1 I2V folder or hub id. Default: the one in the checkpoint's record."
 )
 @click.option("--num-frames", type=int, help="Frames to render, 4k + 1.")
+@click.option(
+    "--window-opening",
+    type=click.Choice(["reference", "tail", "none"]),
+    help="Opening of later windows of a long video: the reference image, the last picture before the window (windows "
+    "are then sampled one after another), or nothing.",
+)
 @click.option("--steps", type=int, help="Sampling steps.")
 @click.option("--seed", type=int, help="Seed of the noise.")
 @click.option(
@@ -186,8 +192,8 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @in_process_option
 def render(checkpoint: Location, image: Location | None, driving: Location | None, prompt: str, pairs: Location | None,
            benchmark: str | None, out: Location, components: str | None, num_frames: int | None,
-           steps: int | None, seed: int | None, sound: str | None, preset: str, print_config: bool, dry_run: bool,
-           address: str | None, in_process: bool) -> None:  # fmt: skip
+           window_opening: str | None, steps: int | None, seed: int | None, sound: str | None, preset: str,
+           print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
     """Render pairs of a reference image and a driving video."""
     from ...datasets.benchmarks.reader import list_pairs
     from ...pipelines.render import job
@@ -197,7 +203,7 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
     if not print_config and (len(given) != 1 or (image is None) != (driving is None)):
         raise click.UsageError("pass --image and --driving, or --pairs, or --benchmark")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
-                         num_inference_steps=steps, seed=seed, sound=sound)  # fmt: skip
+                         window_opening=window_opening, num_inference_steps=steps, seed=seed, sound=sound)  # fmt: skip
 
     source: dict[str, Any] = {}
 

@@ -25,7 +25,8 @@ from steadydancer.pipelines.runtime.stage import BadClip
 HEIGHT, WIDTH, FPS, NUM_FRAMES = 96, 64, 24, 13
 IMAGE_SIZE = (78, 112)  # another aspect than the driving video's, and than the release measures it at
 CONFIG = RenderConfig(
-    num_frames=9, window_frames=17, window_overlap=8, max_area_px=64 * 48, drawing_area_px=96 * 64,
+    num_frames=9, window_frames=17, window_overlap=8, window_opening="none",
+    max_area_px=64 * 48, drawing_area_px=96 * 64,
     num_inference_steps=3, guidance_scale=4.5, pose_guidance_scale=0.5, pose_guidance_interval=(0.2, 0.7),
     pose_guidance_unit="timestep", negative_pose_shift=True, solver="dpm++", flow_shift=3.0, negative_prompt="stills",
     seed=11, fps=12, crf=23, chroma="4:4:4", pose_model="supplied",
@@ -120,7 +121,8 @@ def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Ro
     assert reported.image.shape == (*IMAGE_SIZE, 3)
     assert_same(reported.people, aligned([as_stored(dance())[0][:9]]))
     assert reported.settings == {
-        "num_frames": 9, "window_frames": 17, "window_overlap": 8, "max_area_px": 64 * 48, "drawing_area_px": 96 * 64,
+        "num_frames": 9, "window_frames": 17, "window_overlap": 8, "window_opening": "none",
+        "max_area_px": 64 * 48, "drawing_area_px": 96 * 64,
         "num_inference_steps": 3, "guidance_scale": 4.5, "pose_guidance_scale": 0.5,
         "pose_guidance_interval": (0.2, 0.7), "pose_guidance_unit": "timestep", "negative_pose_shift": True,
         "solver": "dpm++", "flow_shift": 3.0, "negative_prompt": "stills", "seed": 11, "fps": 12,
