@@ -47,6 +47,7 @@ def read_manifest(
     texts: tuple[str, ...] = (),
     aliases: Names | None = None,
     known: Iterable[str] = (),
+    flags: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
     """Read the rows of a manifest, with the columns `paths` resolved against its folder.
 
@@ -57,13 +58,14 @@ def read_manifest(
         aliases: column → other names that it may have. All other columns are returned unchanged, and logged if
             `aliases` is given.
         known: other columns that are not logged if all of them are present.
+        flags: those of `texts` that may also be true or false, which become "yes" and "no".
 
     Raises:
         SteadyDancerError: the file is empty, does not have the format of its suffix, lacks a path in a row, has a value
             that is not text, or has two aliases of a column that contradict each other; the message names the row.
     """
     out = []
-    reader = _Reader(path, paths, texts, aliases)
+    reader = _Reader(path, paths, texts, aliases, flags=flags)
     for _, row in reader.rows():
         resolved = {name: str(join(path.parent, row[name])) for name in paths}
         out.append({**row, **resolved})
@@ -106,9 +108,9 @@ class _Reader:
 
     def __init__(
         self, path: Location, paths: tuple[str, ...], texts: tuple[str, ...], aliases: Names | None,
-        whole_rows: bool = False,
+        whole_rows: bool = False, flags: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        self.path, self.paths, self.texts, self.whole_rows = path, paths, texts, whole_rows
+        self.path, self.paths, self.texts, self.whole_rows, self.flags = path, paths, texts, whole_rows, flags
         self.aliases = aliases
         self.names = {_plain(name): name for name in (*paths, *texts)}
         for name, others in (aliases or {}).items():
@@ -238,6 +240,8 @@ class _Reader:
         try:
             if name in self.paths:
                 return self._place(value)
+            if name in self.flags and isinstance(value, bool):
+                return "yes" if value else "no"
             text = as_text(value)
         except ValueError as error:
             raise SteadyDancerError(f"{where}: {column} {error}") from None

@@ -17,6 +17,7 @@ from ..pipelines.evaluate.report.page import PAGE, results_of, summary_text
 from ..pipelines.evaluate.report.results import ALL_PAIRS, Result
 from ..pipelines.evaluate.report.tables import interval, judges_text
 from ..pipelines.evaluate.sources import Source
+from ..pipelines.render.job import folder_of, name_checkpoints
 from . import presets, tasks
 from .named_paths import split_name
 from .prefect_ui import absolute, absolute_if_exists, absolute_name, counts_table, publish, warn_if_not_shown
@@ -24,7 +25,7 @@ from .prefect_ui import absolute, absolute_if_exists, absolute_name, counts_tabl
 
 @flow(name="render-evaluation")
 def render_evaluation(
-    checkpoint: str,
+    checkpoint: str | list[str],
     out: str,
     pairs: str | None = None,
     truth: str | None = None,
@@ -38,10 +39,15 @@ def render_evaluation(
 ) -> dict[str, Any]:
     """Render `pairs`, or all pairs of a benchmark, and score them.
 
+    A flow that was interrupted is resumed by running it again: both jobs keep what is finished.
+
     Args:
-        checkpoint: folder `checkpoint` of a training stage.
-        out: folder for `renders/`, `metrics/`, `report.html`, `report.csv` and `report.tex`.
-        pairs: csv, json, jsonl or parquet with columns `image`, `driving` and optionally `prompt`, `id`.
+        checkpoint: folder `checkpoint` of a training stage; or several, each `NAME=DIR` or `DIR`, which are methods of
+            one evaluation.
+        out: folder for `renders/` (of several checkpoints `NAME/renders/`), `metrics/`, `report.html`, `report.csv` and
+            `report.tex`.
+        pairs: csv, json, jsonl or parquet with columns `image`, `driving` and optionally `prompt`, `pair_id`, `seed`,
+            `licence`, `consent`.
         truth: folder with `ID.mp4` for every pair that has a ground truth.
         preset: tiny, one_gpu, paper, `module:function`, a JSON file or JSON.
         components: Wan 2.1 I2V folder or hub id; None: the one in the checkpoint's record.
@@ -52,7 +58,7 @@ def render_evaluation(
         scores: scores of other programs that are shown beside these, each `METHOD=FILE` or `FILE`.
 
     Returns:
-        The records of both artifacts.
+        The records of both artifacts; `renders` of several checkpoints by name.
 
     Raises:
         SteadyDancerError: neither `pairs` nor `benchmark` is given, or both; or a job cannot start.
@@ -60,18 +66,33 @@ def render_evaluation(
     if (pairs is None) == (benchmark is None):
         raise SteadyDancerError(f"set pairs or benchmark, one of them: they are {pairs!r} and {benchmark!r}")
     run = presets.change(presets.load(preset), "render", components=components and absolute_if_exists(components))
-    trained, folder = (location(absolute(place)) for place in (checkpoint, out))
+    folder = location(absolute(out))
+    given = [checkpoint] if isinstance(checkpoint, str) else checkpoint
+    is_one = len(given) == 1  # its folder may have any name, also with `=`
+    trained = name_checkpoints([(None, location(absolute(each))) if is_one else _named(each, False) for each in given])
     table, truth_folder = (location(absolute(place)) if place else None for place in (pairs, truth))
     named = benchmark and absolute_name(benchmark)
     others = [Source(*_named(one, False)) for one in videos or ()]
     files = [ScoreFile(*_named(one, True)) for one in scores or ()]
-    rendered = tasks.render(run, trained, table, folder, cluster, in_process, named)
-    require_usable(Artifact(folder / "renders"), rendered["counts"])
-    scored = tasks.evaluate(run, folder, truth_folder, folder, cluster, in_process, named, others, files)
+    if is_one:
+        rendered = tasks.render(run, trained[""], table, folder, cluster, in_process, named)
+    else:
+        rendered = tasks.render(run, trained, table, folder, cluster, in_process, named)
+        others = [Source(name, folder_of(folder, name)) for name in trained] + others
+    by_name = {"": rendered} if is_one else rendered
+    for name, record in by_name.items():
+        require_usable(Artifact(folder_of(folder, name) / "renders"), record["counts"])
+    renders = folder if is_one else None
+    scored = tasks.evaluate(run, renders, truth_folder, folder, cluster, in_process, named, others, files)
     require_usable(Artifact(folder / "metrics"), scored["counts"])
     records = {"renders": rendered, "metrics": scored}
+    shown = {f"{name}/renders" if name else "renders": record for name, record in by_name.items()}
     with warn_if_not_shown("rendered-videos"):
-        publish("rendered-videos", f"Videos of {table or named} in {folder}", counts_table(folder, records))
+        publish(
+            "rendered-videos",
+            f"Videos of {table or named} in {folder}",
+            counts_table(folder, {**shown, "metrics": scored}),
+        )
     publish_scores(folder)
     return records
 

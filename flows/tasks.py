@@ -4,7 +4,7 @@ Tasks exchange only paths and records. Jobs resume after an interruption, so a t
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -113,23 +113,35 @@ def pick(run_out: Location, steps: int, cluster: str | None = None) -> Location:
 @task(task_run_name="render into {out}")
 def render(
     run: Run,
-    checkpoint: Location,
+    checkpoint: Location | Mapping[str, Location],
     pairs: Location | None,
     out: Location,
     cluster: str | None = None,
     in_process: bool = False,
     benchmark: str | None = None,
 ) -> Record:
-    """Render one video per pair, of a table or a benchmark; write `out/renders`."""
+    """Render the pairs of a table or a benchmark; write `out/renders`, or of several checkpoints `out/NAME/renders`.
+
+    Returns the record; of several checkpoints, those by name.
+    """
+    several = checkpoint if isinstance(checkpoint, Mapping) else {"": checkpoint}
     chosen: Words = ["--benchmark", benchmark or ""] if pairs is None else ["--pairs", pairs]
-    arguments: Words = ["render", "--checkpoint", checkpoint, *chosen, "--out", out]
+    named = _named_words("--checkpoint", list(several.items()))
+    arguments: Words = ["render", *named, *chosen, "--out", out]
 
     def run_local() -> Record:
         engine = _engine(run, out, in_process, arguments)
         wanted, source = _pairs_of(pairs, benchmark or "")
-        return render_job.run(run.render, checkpoint=checkpoint, pairs=wanted, out=out, engine=engine, **source)
+        given: Record = {"pairs": wanted, "out": out, "engine": engine, **source}
+        if several is checkpoint:
+            return dict(render_job.run_checkpoints(run.render, checkpoints=several, **given))
+        return render_job.run(run.render, checkpoint=several[""], **given)
 
-    return _job(cluster, arguments, run, out / "renders", run_local)
+    if several is not checkpoint or cluster is None:
+        return _job(cluster, arguments, run, out / "renders", run_local)
+    folders = {name: render_job.folder_of(out, name) / "renders" for name in several}
+    _job(cluster, arguments, run, next(iter(folders.values())), run_local)
+    return {name: Artifact(folder).record() for name, folder in folders.items()}
 
 
 def _pairs_of(pairs: Location | None, benchmark: str) -> tuple[list[Row], Record]:
@@ -142,10 +154,10 @@ def _pairs_of(pairs: Location | None, benchmark: str) -> tuple[list[Row], Record
     return [pair.to_row() for pair in found.pairs], {"benchmark": found.to_record()}
 
 
-@task(task_run_name="evaluate {renders}")
+@task(task_run_name="evaluate into {out}")
 def evaluate(
     run: Run,
-    renders: Location,
+    renders: Location | None,
     truth: Location | None,
     out: Location,
     cluster: str | None = None,
@@ -155,7 +167,7 @@ def evaluate(
     scores: Sequence[ScoreFile] = (),
 ) -> Record:
     """Evaluate renders and the videos of other methods; write `out/metrics`, and page, CSV and LaTeX table."""
-    arguments: Words = ["evaluate", "--renders", renders, "--out", out]
+    arguments: Words = ["evaluate", *(["--renders", renders] if renders else []), "--out", out]
     given: Record = {}
     if truth is not None:
         arguments += ["--truth", truth]

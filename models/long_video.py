@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .guidance import Branch, BranchVelocity
@@ -132,6 +133,22 @@ def free_noise(noise: Tensor, windows: Sequence[Window], generator: torch.Genera
         order = torch.randperm(num_new, generator=generator, device=device).to(noise.device)
         noise = torch.cat([noise, noise[:, :, before.start + order]], dim=2)
     return noise
+
+
+def draw_noise(
+    windows: Sequence[Window],
+    height: int,
+    width: int,
+    generator: torch.Generator | None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw the noise of a video of height × width pixels, float32 [1,16,T,h,w]: that of one window, then `free_noise`.
+
+    A CPU generator draws the same numbers for every device.
+    """
+    shape = (1, 16, len(windows[0].weights), height // 8, width // 8)
+    place = torch.device(device)
+    return free_noise(randn_tensor(shape, generator, place, torch.float32), windows, generator)
 
 
 def window_key(branch: Branch, index: int) -> Any:

@@ -15,7 +15,6 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
@@ -39,6 +38,7 @@ from .long_video import (
     FusedVelocity,
     Window,
     WindowOpening,
+    draw_noise,
     free_noise,
     plan_windows,
     window_key,
@@ -424,11 +424,9 @@ class SteadyDancerPipeline(DiffusionPipeline):
             if latents.shape != shape:
                 raise InputError(f"latents must have shape {[*shape]} for these videos, not {[*latents.shape]}.")
             return latents.to(device, torch.float32)
-        shape = (1, 16, len(windows[0].weights), *grid)
         generators = generator if isinstance(generator, list) else [generator] * num_videos
-        noise = [randn_tensor(shape, generator=each, device=device, dtype=torch.float32) for each in generators]
-        longer = zip(noise, generators, strict=True)
-        return torch.cat([free_noise(first, windows, each) for first, each in longer])
+        drawn = [(each, draw_noise(windows[:1], height, width, each, device)) for each in generators]
+        return torch.cat([free_noise(noise, windows, each) for each, noise in drawn])
 
     def prepare_image_latents(self, image: Frames, num_frames: int, height: int, width: int) -> Tensor:
         """Encode the image followed by grey frames, with its mask before it: [1, 20, T, h, w]."""

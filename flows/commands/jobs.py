@@ -21,6 +21,7 @@ from .options import (
     configured,
     engine_at,
     finish,
+    finish_all,
     in_process_option,
     prepare,
     require_cache,
@@ -154,21 +155,34 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 
 
 @click.command(cls=JobCommand)
-@click.option("--checkpoint", type=FOLDER, required=True, help="OUT/checkpoint of `train`, or the --to of `convert`.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=NamedPlace(FOLDER),
+    required=True,
+    multiple=True,
+    help="[NAME=]DIR: OUT/checkpoint of `train`, or the --to of `convert`; repeat it to render all pairs with several.",
+)
 @click.option("--image", type=FILE, help="Reference image: the first frame. Transparent areas become white.")
 @click.option("--driving", type=FILE, help="Driving video.")
 @click.option("--prompt", default="", help="Text prompt.")
 @click.option(
     "--pairs",
     type=FILE,
-    help="Table (csv, json, jsonl or parquet) with columns image, driving and optionally prompt, id.",
+    help="Table (csv, json, jsonl or parquet) with columns image, driving and optionally prompt, pair_id, seed, "
+    "licence, consent.",
 )
 @click.option(
     "--benchmark",
     type=NAME,
     help="All pairs of a benchmark: tiktok, tiktok-humanvid, realisdance-val, x-dance, its folder, or NAME=FOLDER.",
 )
-@click.option("--out", type=OUT, required=True, help="Write OUT/renders.")
+@click.option("--out", type=OUT, required=True, help="Write OUT/renders; with several checkpoints, OUT/NAME/renders.")
+@click.option(
+    "--work",
+    type=OUT,
+    help="Folder of poses, encoded inputs and latents, which other runs read again. Default: OUT/work.",
+)
 @click.option(
     "--components", type=NAME, help="Wan 2.1 I2V folder or hub id. Default: the one in the checkpoint's record."
 )
@@ -180,7 +194,8 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     "are then sampled one after another), or nothing.",
 )
 @click.option("--steps", type=int, help="Sampling steps.")
-@click.option("--seed", type=int, help="Seed of the noise.")
+@click.option("--seed", type=int, help="Seed of the noise, for pairs whose table has none.")
+@click.option("--num-seeds", type=int, help="Videos per pair: its seed, and those that follow it.")
 @click.option(
     "--sound",
     type=click.Choice(["none", "keep"]),
@@ -190,11 +205,15 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 )
 @configured
 @in_process_option
-def render(checkpoint: Location, image: Location | None, driving: Location | None, prompt: str, pairs: Location | None,
-           benchmark: str | None, out: Location, components: str | None, num_frames: int | None,
-           window_opening: str | None, steps: int | None, seed: int | None, sound: str | None, preset: str,
-           print_config: bool, dry_run: bool, address: str | None, in_process: bool) -> None:  # fmt: skip
-    """Render pairs of a reference image and a driving video."""
+def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location | None, driving: Location | None,
+           prompt: str, pairs: Location | None, benchmark: str | None, out: Location, work: Location | None,
+           components: str | None, num_frames: int | None, window_opening: str | None, steps: int | None,
+           seed: int | None, num_seeds: int | None, sound: str | None, preset: str, print_config: bool, dry_run: bool,
+           address: str | None, in_process: bool) -> None:  # fmt: skip
+    """Render pairs of a reference image and a driving video.
+
+    A run that was interrupted is resumed by the same command: nothing that is finished is computed again.
+    """
     from ...datasets.benchmarks.reader import list_pairs
     from ...pipelines.render import job
     from .. import presets
@@ -203,7 +222,8 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
     if not print_config and (len(given) != 1 or (image is None) != (driving is None)):
         raise click.UsageError("pass --image and --driving, or --pairs, or --benchmark")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
-                         window_opening=window_opening, num_inference_steps=steps, seed=seed, sound=sound)  # fmt: skip
+                         window_opening=window_opening, num_inference_steps=steps, seed=seed, num_seeds=num_seeds,
+                         sound=sound)  # fmt: skip
 
     source: dict[str, Any] = {}
 
@@ -212,14 +232,19 @@ def render(checkpoint: Location, image: Location | None, driving: Location | Non
             return list_pairs(benchmark) if dry_run else benchmark_pairs(benchmark, source)
         return job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]
 
+    named = {} if print_config else job.name_checkpoints(checkpoints)
     if prepare(run, print_config=print_config, dry_run=dry_run,
-               plan=lambda: job.plan(run.render, wanted(), checkpoint, out)):  # fmt: skip
+               plan=lambda: job.plan(run.render, wanted(), named, out, work)):  # fmt: skip
         return
     engine = engine_at(out, in_process, address)
     rows = wanted()  # first, as it tells the benchmark
-    finish(
-        out / "renders",
-        lambda: job.run(run.render, checkpoint=checkpoint, pairs=rows, out=out, engine=engine, **source),
+    given: dict[str, Any] = {"pairs": rows, "out": out, "engine": engine, **({"work": work} if work else {}), **source}
+    if named.keys() == {""}:
+        finish(out / "renders", lambda: job.run(run.render, checkpoint=named[""], **given))
+        return
+    finish_all(
+        {name: job.folder_of(out, name) / "renders" for name in named},
+        lambda: job.run_checkpoints(run.render, checkpoints=named, **given),
     )
 
 

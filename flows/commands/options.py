@@ -15,6 +15,7 @@ import click
 from ... import SteadyDancerError
 
 if TYPE_CHECKING:
+    from ...datasets.artifact import Artifact
     from ...datasets.storage import Location
     from ...pipelines.runtime.runner import Engine
     from ..presets import Run
@@ -231,14 +232,28 @@ def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:
     Raises:
         SteadyDancerError: no row is usable; the message has all reasons.
     """
+    finish_all({"": folder}, lambda: {"": job()})
+
+
+def finish_all(folders: dict[str, Location], job: Callable[[], dict[str, dict[str, Any]]]) -> None:
+    """Run a job of several artifacts, by name, and print for each the counts of its verdicts with all reasons.
+
+    Raises:
+        SteadyDancerError: an artifact has no usable row; the message has all reasons.
+    """
     from ...datasets.artifact import Artifact
+
+    artifacts = {name: Artifact(folder) for name, folder in folders.items()}
+    before = {name: artifact.record() for name, artifact in artifacts.items() if artifact.committed}
+    for name, record in job().items():
+        _print_outcome(artifacts[name], record, before.get(name))
+
+
+def _print_outcome(artifact: Artifact, record: dict[str, Any], before: dict[str, Any] | None) -> None:
     from ...pipelines.common.outcomes import closing_lines, format_counts, require_usable
     from ...pipelines.runtime.after_commit import after_commit
 
-    artifact = Artifact(folder)
-    before = artifact.record() if artifact.committed else None
-    record = job()
-    counts = record["counts"]
+    folder, counts = artifact.path, record["counts"]
     # A finished evaluation may get a new version.
     click.echo(f"{folder}: {format_counts(counts)}{' (already finished; nothing to do)' if record == before else ''}")
     require_usable(artifact, counts)

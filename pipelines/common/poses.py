@@ -1,6 +1,7 @@
 """Keypoints of a file: from its sidecar, otherwise from a pose estimator."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def find_poses(
     read_frames: Callable[[], Frames],
     pose_model: str,
     estimator: PoseEstimator | None,
+    keep: Callable[[Floats64, Callable[[], list[PoseTrack]]], list[PoseTrack]] | None = None,
 ) -> tuple[str | None, int | None, list[PoseTrack]]:
     """Find the keypoints of the people in a video (or in an image: one frame).
 
@@ -48,6 +50,8 @@ def find_poses(
         read_frames: returns the frames at these times; called only if an estimator is needed.
         pose_model: `auto`, `supplied` or an estimator's name; a name ignores sidecars.
         estimator: result of `load_pose_estimator`.
+        keep: called with the times and a function that makes the estimate; returns the estimate, made now or earlier.
+            None: it is made now.
 
     Returns:
         (source of the keypoints, number of people or None if it cannot count, tracks with the main person first);
@@ -62,8 +66,13 @@ def find_poses(
         return SUPPLIED, len(seen), [PoseTrack(person, confidence=None) for person in seen]
     if estimator is None:
         return None, None, []
-    tracks = estimator.estimate(read_frames())
+    estimate = partial(_estimate, estimator, read_frames)
+    tracks = estimate() if keep is None else keep(times_s, estimate)
     return estimator.name, len(tracks) if estimator.counts_people else None, tracks
+
+
+def _estimate(estimator: PoseEstimator, read_frames: Callable[[], Frames]) -> list[PoseTrack]:
+    return estimator.estimate(read_frames())
 
 
 def _supplied_poses(path: Path, times_s: Floats64) -> list[PoseSequence] | None:

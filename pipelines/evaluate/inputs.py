@@ -124,6 +124,7 @@ def _rendered_video(row: Row, artifact: Artifact, method: str) -> Row:
     return {
         "id": row["id"],
         "method": method,
+        **({} if row.get("seed_index") is None else {"seed": row["seed_index"]}),
         "video": str(artifact.path.absolute() / row["video"]) if row["video"] else None,
         "image": row["image"],
         "driving": row["driving"],

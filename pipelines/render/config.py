@@ -50,6 +50,9 @@ class RenderConfig(BaseModel):
     flow_shift: float = Field(5.0, gt=0, description="shift of the sigma grid (release; 3.0 for 480p areas)")
     negative_prompt: str | None = Field(None, description="null: the pipeline's default")
     seed: int = Field(106060, ge=0, lt=2**64, description="seed of noise and negative pose (release's README)")
+    num_seeds: int = Field(
+        1, ge=1, le=1000, description="videos per pair: the seed of the pair, and those that follow it"
+    )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="dtype of transformer and encoders"
     )
@@ -75,7 +78,12 @@ class RenderConfig(BaseModel):
     pose_model: str = Field(
         "auto", description="`blazepose`, `dwpose`, `animal`, `supplied`, or `auto`: supplied, else the best available"
     )
-    num_gpus: float = Field(0.0, ge=0, description="GPUs per rendering worker; 0 renders on the CPU")
+    num_gpus: float = Field(
+        0.0,
+        ge=0,
+        description="GPUs of one worker of each kind: up to 1, encoding, denoising and writing share it as .1, .8, .1; "
+        "with more, one worker does all three; 0 renders on the CPU",
+    )
     packet_size: int = Field(1, ge=1, description="pairs per packet, the unit of retry")
 
     @model_validator(mode="after")

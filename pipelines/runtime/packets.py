@@ -1,9 +1,9 @@
 """Packets of rows, and the worker that runs stages on them, in this process or in a Ray actor."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -15,6 +15,14 @@ from .stage import Stage, run_stages, stage_fault
 Item = dict[str, Any]
 """A packet in progress: its id, the ids of its rows, the rows, seconds by stage, and the error that stopped it."""
 WritePacket = Callable[[Packet, list[Row]], None]
+
+
+class Parts(Protocol):
+    """An artifact, or several as one: what has a part is done."""
+
+    def remaining(self, packets: Sequence[Packet]) -> list[Packet]:
+        """Return the packets without a part, in order."""
+        ...
 
 
 @dataclass(frozen=True)

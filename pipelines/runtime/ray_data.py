@@ -4,13 +4,13 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from typing import Any
 
 from ... import SteadyDancerError
-from ...datasets.artifact import Artifact, Packet
-from .packets import Item, Job, JobStopped, PacketWorker, item_of
-from .stage import Stage, StageFault
+from ...datasets.artifact import Packet
+from .packets import Item, Job, JobStopped, PacketWorker, Parts, item_of
+from .pools import has_pools, make_pools
+from .stage import StageFault
 
 # Size of the rows in Ray at one time: 10,000 packets of sources. Workers restart for the next wave, which costs about a
 # minute every few hours.
@@ -55,7 +55,7 @@ def _restore_error(words: str) -> Exception:
     return kinds[kind](*arguments)
 
 
-def ray_results(job: Job, artifact: Artifact, packets: list[Packet]) -> Iterator[Item]:
+def ray_results(job: Job, artifact: Parts, packets: list[Packet]) -> Iterator[Item]:
     """Yield results as they arrive. Packets of a worker that died (killed, out of memory, library crash) run again.
 
     Packets of the same block that it had finished do not run again; only their timings are lost.
@@ -111,34 +111,20 @@ def _ray_dataset(job: Job, items: list[Item]) -> Any:
     from ray.util.annotations import RayDeprecationWarning
 
     warnings.filterwarnings("ignore", category=RayDeprecationWarning, message="`ray_remote_args`")
-    # Stages with the same resources are fused into one worker, so that rows are not sent between workers.
-    groups = [list(group) for _, group in groupby(job.stages, key=lambda stage: (stage.num_cpus, stage.num_gpus))]
-    most_workers = [_most_workers(group[0], len(items)) for group in groups]
-    num_blocks = min(len(items), BLOCKS_A_WORKER * max(most_workers))
-    dataset: Any = ray.data.from_items(items, override_num_blocks=num_blocks)
-    for index, group in enumerate(groups):
+    pools = make_pools(job.stages, len(items), ray.cluster_resources())
+    # Pools hand on blocks: with one packet each, a pool waits for no more than a packet.
+    blocks = len(items) if has_pools(job.stages) else BLOCKS_A_WORKER * max(pool.most for pool in pools)
+    dataset: Any = ray.data.from_items(items, override_num_blocks=min(len(items), blocks))
+    for index, pool in enumerate(pools):
+        is_last = index == len(pools) - 1
         dataset = dataset.map(
             RayPacketWorker,
-            fn_constructor_args=(group, job.config, job.schema, job.write_packet if index == len(groups) - 1 else None),
-            num_cpus=group[0].num_cpus,
-            num_gpus=group[0].num_gpus,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1,
-                max_size=most_workers[index],
-                # Start all workers at once instead of as work piles up; with two groups, one would take all resources.
-                initial_size=most_workers[index] if len(groups) == 1 else 1,
-            ),
+            fn_constructor_args=(pool.stages, job.config, job.schema, job.write_packet if is_last else None),
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most, initial_size=pool.first),
             # Ray would restart a dead actor without limit, and sometimes cannot (its arguments may be lost with it).
             # Before Ray 2.64 the argument has no other name, so Ray warns.
             max_restarts=0,
         )
     return dataset
-
-
-def _most_workers(stage: Stage, num_packets: int) -> int:
-    """Return how many workers of a stage fit on the cluster, at most one per packet."""
-    import ray
-
-    kind, share = ("GPU", stage.num_gpus) if stage.num_gpus else ("CPU", max(stage.num_cpus, 1e-3))
-    fits = ray.cluster_resources().get(kind, 0) / share
-    return max(1, min(num_packets, int(fits)))

@@ -18,11 +18,12 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from ...datasets.artifact import Artifact, Packet
+from ...datasets.artifact import Packet
 from .packets import Item as Item
 from .packets import Job as Job
 from .packets import JobStopped as JobStopped
-from .packets import PacketWorker, item_of
+from .packets import PacketWorker, Parts, item_of
+from .pools import needed_gpus
 from .stage import StageFault
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Engine:
     command: str = ""
 
 
-def run_packets(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine) -> dict[str, float]:
+def run_packets(job: Job, artifact: Parts, packets: list[Packet], engine: Engine) -> dict[str, float]:
     """Run the packets that have no part in `artifact` yet; return the seconds of each stage, summed over workers.
 
     Raises:
@@ -64,8 +65,8 @@ def run_packets(job: Job, artifact: Artifact, packets: list[Packet], engine: Eng
 
 
 @contextlib.contextmanager
-def _results(job: Job, artifact: Artifact, packets: list[Packet], engine: Engine) -> Iterator[Iterable[Item]]:
-    num_gpus = max(stage.num_gpus for stage in job.stages)
+def _results(job: Job, artifact: Parts, packets: list[Packet], engine: Engine) -> Iterator[Iterable[Item]]:
+    num_gpus = needed_gpus(job.stages)
     if engine.in_process:
         if num_gpus:
             import torch

@@ -52,6 +52,9 @@ class Stage:
         adds: columns it writes.
         load: `(config) -> tools`, called once per worker: models and other expensive objects.
         num_cpus, num_gpus: resources of one worker while it runs; fractions are allowed.
+        pool: name of the workers that run it. Pools run side by side, each on another packet; consecutive stages with
+            the same pool share workers. Empty: stages with the same resources share workers.
+        is_bottleneck: whether more workers of the pool make the job faster; the others need only keep up.
         meter: running totals of this process (`{name: number}`); their increase during the stage is reported with its
             seconds.
     """
@@ -63,6 +66,8 @@ class Stage:
     load: Callable[[Any], Any] | None = None
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    pool: str = ""
+    is_bottleneck: bool = False
     meter: Callable[[], dict[str, float]] | None = None
 
     def apply(self, row: Row, config: Any, tools: Any = None) -> list[Row]:

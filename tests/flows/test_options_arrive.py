@@ -44,6 +44,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
     jobs = (cache_job, curate_job, evaluate_job, export_job, refilter_job, render_job, train_job, forget_job)
     for job in jobs:
         monkeypatch.setattr(job, "run", run)
+    monkeypatch.setattr(render_job, "run_checkpoints", run)
     monkeypatch.setattr(repair_job, "repair", run)
     monkeypatch.setattr(convert, "convert", run)
     monkeypatch.setattr(Artifact, "committed", False)
@@ -81,6 +82,8 @@ CONFIGURED: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {
             "4",
             "--seed",
             "0",
+            "--num-seeds",
+            "3",
             "--sound",
             "keep",
             "--window-opening",
@@ -91,6 +94,7 @@ CONFIGURED: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {
             "num_frames": 9,
             "num_inference_steps": 4,
             "seed": 0,
+            "num_seeds": 3,
             "sound": "keep",
             "window_opening": "tail",
         },
@@ -127,6 +131,12 @@ def test_inputs_of_a_job_are_those_that_were_given(begun: list[Any], tmp_path: P
     pairs = [render_job.pair(image, driving, "she turns")]
     assert reported == {"checkpoint": Path("/k"), "pairs": pairs, "out": tmp_path / "o"}
     assert pairs[0]["prompt"] == "she turns"
+    words = ("--checkpoint", "ours=/k", "--checkpoint", "/run/checkpoint", "--work", tmp_path / "w")
+    _, reported = arguments_of(begun, "render", *words, "--image", image, "--driving", driving, *there)
+    assert reported == {
+        "checkpoints": {"ours": Path("/k"), "run": Path("/run/checkpoint")},
+        "pairs": [render_job.pair(image, driving)], "out": tmp_path / "o", "work": tmp_path / "w",
+    }  # fmt: skip
     _, reported = arguments_of(begun, "evaluate", "--renders", "/r", "--truth", "/t", *there)
     assert reported == {"renders": Path("/r"), "truth": Path("/t"), "out": tmp_path / "o"}
     words = ("--videos", "ours=/r", "--videos", "/a/b=c", "--benchmark", "x-dance", "--scores", f"ours={image}")

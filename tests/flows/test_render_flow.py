@@ -51,6 +51,31 @@ def test_a_benchmark_and_other_methods_reach_both_jobs(
     assert scores == [ScoreFile("theirs", tmp_path / "judge.csv")] and given["published"] == (out,)
 
 
+def test_several_checkpoints_are_methods_of_one_evaluation(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = {"counts": {"ok": 1}, "seconds": {"total": 1.0}}
+
+    def finish(run: Any, *arguments: Any) -> dict[str, Any]:
+        given["render"] = arguments
+        return {"early": record, "late": record}
+
+    monkeypatch.setattr(tasks, "render", finish)
+    out = tmp_path / "o"
+    records = render.render_evaluation.fn(
+        ["early=a", "late/checkpoint"], "o", preset="tiny", pairs="p.csv", videos=["v"]
+    )
+    trained = {"early": tmp_path / "a", "late": tmp_path / "late/checkpoint"}
+    assert given["render"] == (trained, tmp_path / "p.csv", out, None, False, None)
+    renders, _, folder, *_, videos, _ = given["evaluate"]
+    assert (renders, folder) == (None, out)
+    assert videos == [Source("early", out / "early"), Source("late", out / "late"), Source(None, tmp_path / "v")]
+    assert records["renders"].keys() == {"early", "late"}
+    with pytest.raises(SteadyDancerError, match=r"are both called a: pass --checkpoint NAME="):
+        render.render_evaluation.fn(["x/a", "y/a"], "o", preset="tiny", pairs="p.csv")
+
+
 @pytest.mark.parametrize("words", [{}, {"pairs": "p.csv", "benchmark": "x-dance"}])
 def test_pairs_or_a_benchmark_is_rendered_and_not_both(given: dict[str, Any], words: dict[str, str]) -> None:
     with pytest.raises(SteadyDancerError, match="set pairs or benchmark, one of them"):

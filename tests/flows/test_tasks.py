@@ -180,21 +180,21 @@ def test_every_option_of_a_job_is_given_by_its_task_or_by_the_configuration() ->
         "curate": {"clips", "out"},
         "cache": {"clips", "out"},
         "train": {"latents", "stage", "base", "from_checkpoint", "out"},
-        "render": {"checkpoint", "pairs", "benchmark", "out"},
+        "render": {"checkpoints", "pairs", "benchmark", "out"},
         "evaluate": {"renders", "truth", "benchmark", "videos", "scores", "out"},
     }
     by_configuration = {
         "curate": {"num_frames", "exclude", "trust"},
         "cache": {"components", "captioner"},
         "train": {"steps", "seed", "num_workers", "bundle"},
-        "render": {"components", "num_frames", "steps", "seed", "sound"},
+        "render": {"components", "num_frames", "steps", "seed", "num_seeds", "sound"},
         "evaluate": {"protocol", "metrics"},
     }
     not_in_flows = {
         "curate": {"parent"},
         "cache": set[str](),
         "train": {"fork", "tflops", "gpu_memory_gb"},
-        "render": {"image", "driving", "prompt"},  # one pair; flows take a table
+        "render": {"image", "driving", "prompt", "work"},  # one pair; flows take a table, and work in OUT
         "evaluate": {"list_metrics"},
     }
     everywhere = {"preset", "print_config", "dry_run", "address", "in_process", "help"}

@@ -13,7 +13,8 @@ from steadydancer.datasets.schema import Row
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest, json_digest
 from steadydancer.models.checkpoints.folders import part_digest
-from steadydancer.pipelines.render import job, steps
+from steadydancer.pipelines.render import denoise, job, steps
+from steadydancer.pipelines.render import task as task_module
 from steadydancer.pipelines.render.config import FROZEN, RenderConfig
 from steadydancer.pipelines.runtime.runner import Engine
 from steadydancer.pipelines.runtime.stage import BadClip, Stage
@@ -77,14 +78,14 @@ def test_workers_are_told_the_pairs_the_model_and_where_to_write(
     assert given == {row["id"]: row for row in pairs_of(folder)}
     (task,) = {id(task): task for _, task in recorded_calls}.values()
     digests = {name: part_digest(folder / "parts", name) for name in FROZEN}
-    assert task == steps.RenderTask(
-        CONFIG,
+    place = steps.CheckpointTask(
         str(folder / "checkpoint"),
         str(folder / "parts"),
         {"checkpoint": content_digest(folder / "checkpoint"), **digests},
         str(folder / "out/renders"),
     )
-    assert next(iter(task.digests)) == "checkpoint"  # the network's is the one that a file's comment names
+    assert task == steps.RenderTask(CONFIG, {"": place}, str(folder / "out/work"))
+    assert next(iter(place.digests)) == "checkpoint"  # the network's is the one that a file's comment names
 
 
 def test_the_record_says_what_was_made_of_what_and_the_console_what_is_odd(
@@ -169,7 +170,7 @@ def test_packets_of_some_pairs_are_made_once(folder: Path, recorded_calls: list[
 @pytest.mark.parametrize(
     ("gpus", "dtype", "parked"), [(0, "float32", False), (0.5, "bfloat16", True), (1, "float16", False)]
 )
-def test_a_worker_loads_the_network_from_the_checkpoint_and_the_rest_from_the_components(
+def test_workers_load_the_network_from_the_checkpoint_and_the_rest_from_the_components(
     monkeypatch: pytest.MonkeyPatch, gpus: float, dtype: str, parked: bool
 ) -> None:
     loaded: list[Any] = []
@@ -182,29 +183,46 @@ def test_a_worker_loads_the_network_from_the_checkpoint_and_the_rest_from_the_co
     def pipeline(**parts: str) -> Any:
         return SimpleNamespace(**parts, set_progress_bar_config=lambda disable: done.append(disable))
 
-    monkeypatch.setattr(steps, "load_components", load_components)
-    monkeypatch.setattr(steps, "SteadyDancerPipeline", pipeline)
-    monkeypatch.setattr(steps, "park_context_projections", lambda network, device: done.append((network, device)))
-    monkeypatch.setattr(steps, "load_pose_estimator", lambda name: f"estimator {name}")
-    update = {"num_gpus": gpus, "dtype": dtype, "park_context_projections": parked, "pose_model": "dwpose"}
+    for module in (task_module, denoise):
+        monkeypatch.setattr(module, "load_components", load_components)
+    monkeypatch.setattr(denoise, "SteadyDancerPipeline", pipeline)
+    monkeypatch.setattr(denoise, "park_context_projections", lambda network, device: done.append((network, device)))
+    update = {"num_gpus": gpus, "dtype": dtype, "park_context_projections": parked}
     config = CONFIG.model_copy(update=update)
-    tools = steps.load_tools(steps.RenderTask(config, "/c", "/p", {}, "/out"))
+    places = {name: steps.CheckpointTask(f"/{name}", f"/p{name}", {"vae": "same"}, "/out") for name in "ab"}
+    task = steps.RenderTask(config, places, "/work")
+    denoiser = denoise.Denoiser(task)
+    assert loaded == []  # until a pair needs it
+    made = denoiser.of("a")
     device = "cuda" if gpus else "cpu"
     number = getattr(torch, dtype)
-    assert loaded == [("/c", ("transformer",), number, device), ("/p", FROZEN, number, device)]
-    assert tools.pipeline.transformer == "transformer of /c" and tools.pipeline.vae == "vae of /p"
-    assert tools.estimator == "estimator dwpose"
-    assert done == [*([("transformer of /c", "cpu")] if parked else []), True]
+    assert loaded == [("/a", ("transformer",), number, device), ("/pa", ("scheduler",), number, device)]
+    assert (made.transformer, made.scheduler, made.vae) == ("transformer of /a", "scheduler of /pa", None)
+    assert done == [*([("transformer of /a", "cpu")] if parked else []), True]
+    assert denoiser.of("a") is made and denoiser.of("b").transformer == "transformer of /b"
+    loaded.clear()
+    components = task_module.Components(task)
+    for place in places.values():
+        assert components.get(place, "vae") == "vae of /pa"  # of the same content
+    assert components.get(places["b"], "text_encoder") == "text_encoder of /pb"
+    assert loaded == [("/pa", ("vae",), number, device), ("/pb", ("text_encoder",), number, device)]
 
 
-def test_the_stage_asks_for_the_configured_gpus() -> None:
-    (stage,) = steps.stages(CONFIG.model_copy(update={"num_gpus": 0.25}))
-    assert (stage.name, stage.num_gpus, stage.function, stage.load) == (
-        "render", 0.25, steps.render_pair, steps.load_tools,
-    )  # fmt: skip
-    written = {"video", "pose_model", "aligned", "pose_start_frame", "sound", "height", "width", "num_frames"}
-    assert set(stage.adds) == written | {"verdict", "detail"}
-    assert set(stage.reads) | set(stage.adds) | {"reason"} == set(steps.SCHEMA.names)
+@pytest.mark.parametrize(
+    ("gpus", "shares", "pools"),
+    [
+        (0, [0, 0, 0, 0], ["motion", "encode", "denoise", "write"]),
+        (1, [0, 0.1, 0.8, 0.1], ["motion", "encode", "denoise", "write"]),
+        (0.5, [0, 0.05, 0.4, 0.05], ["motion", "encode", "denoise", "write"]),
+        (2, [0, 2, 2, 2], ["motion", "denoise", "denoise", "denoise"]),
+    ],
+)
+def test_stages_share_the_configured_gpus(gpus: float, shares: list[float], pools: list[str]) -> None:
+    made = steps.stages(CONFIG.model_copy(update={"num_gpus": gpus}))
+    assert [stage.name for stage in made] == ["motion", "encode", "denoise", "write"]
+    assert [stage.num_gpus for stage in made] == shares and [stage.pool for stage in made] == pools
+    columns = {name for stage in made for name in (*stage.reads, *stage.adds)}
+    assert columns | {"reason", "seed_index", "licence", "consent"} == set(steps.WORK.names)
 
 
 def test_where_the_components_are_is_said_by_the_configuration_then_the_checkpoint_then_its_record(
@@ -238,7 +256,7 @@ def test_the_settings_are_those_of_the_release_unless_they_are_given() -> None:
         "drawing_area_px": 1024 * 576, "num_inference_steps": 40, "guidance_scale": 5.0, "pose_guidance_scale": 1.0,
         "pose_guidance_interval": (0.1, 0.4), "pose_guidance_unit": "step", "negative_pose_shift": False,
         "solver": "unipc", "flow_shift": 5.0,
-        "negative_prompt": None, "seed": 106060, "dtype": "bfloat16", "park_context_projections": False,
+        "negative_prompt": None, "seed": 106060, "num_seeds": 1, "dtype": "bfloat16", "park_context_projections": False,
         "driving_fps": None, "fps": 16, "crf": 18, "chroma": "4:2:0", "sound": "none", "main_person_only": False,
         "on_missing_reference": "keep", "pose_model": "auto", "num_gpus": 0.0, "packet_size": 1,
     }  # fmt: skip

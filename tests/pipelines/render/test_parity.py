@@ -15,14 +15,14 @@ from steadydancer.datasets.schema import Row
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import toy_pose
 from steadydancer.datasets.video import decode, encode
-from steadydancer.models import pipeline as module
 from steadydancer.models.components import tiny_components
 from steadydancer.models.pipeline import SteadyDancerPipeline
 from steadydancer.models.pipeline_inputs import DrivingError, InputError
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
-from steadydancer.pipelines.render import job, steps
+from steadydancer.pipelines.render import job
 from steadydancer.pipelines.render.config import RenderConfig
+from steadydancer.pipelines.render.write import PIPELINE_ARGUMENTS
 from steadydancer.pipelines.runtime.stage import BadClip
 
 FPS, NUM_FRAMES, HEIGHT, WIDTH = 24, 13, 60, 90
@@ -83,23 +83,15 @@ def small_side(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def by_command(
-    pair: Row, pipeline: SteadyDancerPipeline, estimator: Looker, config: RenderConfig, monkeypatch: pytest.MonkeyPatch
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """(frames as they go to the encoder, the record's settings) of the render job's own step."""
-    written: list[Any] = []
+@pytest.fixture
+def by_command(with_networks: Any) -> Any:
+    """(frames as they go to the encoder, the record's settings) of the render job's own stages."""
 
-    def write_video(frames: Any, path: Path, record: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        written.extend([np.concatenate(list(frames)), record["settings"]])
-        num_frames, height, width, _ = written[0].shape
-        return {"video": {"height": height, "width": width, "num_frames": num_frames}}
+    def render(pair: Row, pipeline: SteadyDancerPipeline, estimator: Looker, config: RenderConfig) -> Any:
+        frames, record = with_networks(pair, config, pipeline, estimator)
+        return frames, record["settings"]
 
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "write_video", write_video)
-        task = steps.RenderTask(config, "", "", {"checkpoint": "c0"}, str(Path(pair["image"]).parent))
-        steps.render_pair(pair, task, steps.RenderTools(pipeline, estimator))
-    frames, settings = written
-    return frames, settings
+    return render
 
 
 def by_python(pair: Row, pipeline: SteadyDancerPipeline, estimator: Looker, config: RenderConfig, **given: Any) -> Any:
@@ -111,7 +103,7 @@ def by_python(pair: Row, pipeline: SteadyDancerPipeline, estimator: Looker, conf
         pose_estimator=estimator,
         main_person_only=config.main_person_only,
         on_missing_reference=config.on_missing_reference,
-        **{name: getattr(config, name) for name in steps.PIPELINE_ARGUMENTS},
+        **{name: getattr(config, name) for name in PIPELINE_ARGUMENTS},
         generator=torch.Generator().manual_seed(config.seed),
         output_type="uint8",
     ).frames[0]
@@ -131,49 +123,49 @@ CASES: dict[str, tuple[Looker, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_command_and_the_pipeline_give_the_same_frames(
-    pair: Row, pipeline: SteadyDancerPipeline, case: str, monkeypatch: pytest.MonkeyPatch
+    pair: Row, pipeline: SteadyDancerPipeline, case: str, by_command: Any
 ) -> None:
     estimator, update = CASES[case]
     config = CONFIG.model_copy(update=update)
-    frames, settings = by_command(pair, pipeline, estimator, config, monkeypatch)
+    frames, settings = by_command(pair, pipeline, estimator, config)
     np.testing.assert_array_equal(frames, by_python(pair, pipeline, estimator, config))
     assert settings["on_missing_reference"] == "keep"
     assert settings["aligned"] is (case != "an image with nobody in it")
     # The people are seen in the frames.
     all_of_three = config.model_copy(update={"main_person_only": False})
-    other, _ = by_command(pair, pipeline, Looker(3), all_of_three, monkeypatch)
+    other, _ = by_command(pair, pipeline, Looker(3), all_of_three)
     assert not np.array_equal(frames, other)
 
 
 def test_frames_that_an_estimator_need_not_see_smaller_may_be_given_as_they_are(
-    pair: Row, pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch
+    pair: Row, pipeline: SteadyDancerPipeline, by_command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driving_poses, "POSE_SIDE_PX", WIDTH)
     clip = decode(pair["driving"], np.arange(NUM_FRAMES) / FPS)
-    frames, _ = by_command(pair, pipeline, Looker(2), CONFIG, monkeypatch)
+    frames, _ = by_command(pair, pipeline, Looker(2), CONFIG)
     np.testing.assert_array_equal(frames, by_python(pair, pipeline, Looker(2), CONFIG, driving_video=clip))
 
 
 def test_what_one_refuses_the_other_refuses(
-    pair: Row, pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch
+    pair: Row, pipeline: SteadyDancerPipeline, by_command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing = CONFIG.model_copy(update={"on_missing_reference": "raise"})
     for estimator, config in ((Looker(hidden=range(18)), refusing), (Looker(late=NUM_FRAMES), CONFIG)):
         with pytest.raises(BadClip, match="no_pose"):
-            by_command(pair, pipeline, estimator, config, monkeypatch)
+            by_command(pair, pipeline, estimator, config)
         with pytest.raises(DrivingError):
             by_python(pair, pipeline, estimator, config)
 
 
 @pytest.mark.parametrize(("length", "num_frames"), [(4, 5), (3, None)])
 def test_both_refuse_a_file_that_is_too_short(
-    pipeline: SteadyDancerPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, num_frames: int | None
+    pipeline: SteadyDancerPipeline, tmp_path: Path, by_command: Any, length: int, num_frames: int | None
 ) -> None:
     cv2.imwrite(str(tmp_path / "me.png"), np.zeros((70, 50, 3), np.uint8))
     encode(np.zeros((length, HEIGHT, WIDTH, 3), np.uint8), tmp_path / "short.mp4", FPS)
     short = job.pair(tmp_path / "me.png", tmp_path / "short.mp4", "A dancer.", "one")
     config = CONFIG.model_copy(update={"num_frames": num_frames})
     with pytest.raises(BadClip, match=f"has {length} frames, but 5 are needed"):
-        by_command(short, pipeline, Looker(), config, monkeypatch)
+        by_command(short, pipeline, Looker(), config)
     with pytest.raises(InputError, match=f"short.mp4 has {length} frames, but 5 are needed"):
         by_python(short, pipeline, Looker(), config)

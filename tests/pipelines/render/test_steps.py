@@ -1,7 +1,6 @@
 """What one pair becomes on its way to the pipeline: picture, poses, words and settings, each where it belongs."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -18,8 +17,11 @@ from steadydancer.datasets.video.sound import Sound
 from steadydancer.models import pipeline_inputs
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.pose_condition import released_aspect
-from steadydancer.pipelines.render import job, sound, steps
+from steadydancer.models.render_record import input_digest
+from steadydancer.pipelines.render import job, sound
 from steadydancer.pipelines.render.config import RenderConfig
+from steadydancer.pipelines.render.motion import sidecar_notes
+from steadydancer.pipelines.render.task import SCHEMA
 from steadydancer.pipelines.runtime.stage import BadClip
 
 HEIGHT, WIDTH, FPS, NUM_FRAMES = 96, 64, 24, 13
@@ -31,14 +33,6 @@ CONFIG = RenderConfig(
     pose_guidance_unit="timestep", negative_pose_shift=True, solver="dpm++", flow_shift=3.0, negative_prompt="stills",
     seed=11, fps=12, crf=23, chroma="4:4:4", pose_model="supplied",
 )  # fmt: skip
-
-
-class Recorder:
-    """Stands for the pipeline: keeps what it is told and writes nothing."""
-
-    def render_to(self, video: Path, image: np.ndarray, people: Any, prompt: str, **settings: Any) -> dict[str, Any]:
-        self.video, self.image, self.people, self.prompt, self.settings = video, image, people, prompt, settings
-        return {"video": {"height": 48, "width": 64, "num_frames": len(people[0])}}
 
 
 class SlowDancer:
@@ -89,12 +83,14 @@ def supply(folder: Path, *people: PoseSequence) -> None:
     save_supplied_pose(folder / "dance.mp4", list(people), FPS)
 
 
-def render(pair: Row, config: RenderConfig = CONFIG, estimator: Any = None) -> tuple[Row, Recorder]:
-    tools: Any = SimpleNamespace(pipeline=Recorder(), estimator=estimator)
-    task = steps.RenderTask(config, "", "", {"checkpoint": "c0", "vae": "f1"}, str(Path(pair["image"]).parent / "out"))
-    row = steps.render_pair(pair, task, tools)
-    assert isinstance(row, dict)
-    return row, tools.pipeline
+@pytest.fixture
+def render(without_networks: Any) -> Any:
+    """Function (pair, config, estimator) → (row, what reaches the pipeline and the writer)."""
+
+    def run(pair: Row, config: RenderConfig = CONFIG, estimator: Any = None) -> Any:
+        return without_networks(pair, config, estimator)
+
+    return run
 
 
 def as_stored(*people: PoseSequence) -> list[PoseSequence]:
@@ -113,31 +109,44 @@ def aligned(people: list[PoseSequence]) -> list[PoseSequence]:
     return align_people_to_reference(people, reference, WIDTH / HEIGHT, released_aspect(*IMAGE_SIZE))
 
 
-def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Row) -> None:
+def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Row, render: Any) -> None:
     row, reported = render(pair)
     assert reported.video.name == "one.mp4" and reported.video.parent.name == "out"
     assert reported.prompt == "A dancer."
     assert reported.image[0, 0].tolist() == [10, 220, 90] and reported.image[77, 111].tolist() == [200, 100, 20]
     assert reported.image.shape == (*IMAGE_SIZE, 3)
     assert_same(reported.people, aligned([as_stored(dance())[0][:9]]))
-    assert reported.settings == {
+    assert {name: reported.settings[name] for name in ("fps", "crf", "chroma", "sound", "seed", "model")} == {
+        "fps": 12, "crf": 23, "chroma": "4:4:4", "sound": None, "seed": 11, "model": {"checkpoint": "c0", "vae": "f1"},
+    }  # fmt: skip
+    assert reported.settings["inputs"] == {
+        "pose_video": input_digest(reported.people),
+        "image": content_digest(pair["image"]),
+        "driving": content_digest(pair["driving"]),
+    }
+    assert reported.settings["settings"] == {
+        "prompt": "A dancer.", "height": None, "width": None, "pose_estimator": None,
         "num_frames": 9, "window_frames": 17, "window_overlap": 8, "window_opening": "none",
         "max_area_px": 64 * 48, "drawing_area_px": 96 * 64,
         "num_inference_steps": 3, "guidance_scale": 4.5, "pose_guidance_scale": 0.5,
-        "pose_guidance_interval": (0.2, 0.7), "pose_guidance_unit": "timestep", "negative_pose_shift": True,
-        "solver": "dpm++", "flow_shift": 3.0, "negative_prompt": "stills", "seed": 11, "fps": 12,
-        "crf": 23, "chroma": "4:4:4",
-        "sound": None, "model": {"checkpoint": "c0", "vae": "f1"},
-        "inputs": {"image": content_digest(pair["image"]), "driving": content_digest(pair["driving"])},
-        "more_settings": {
-            "pose_model": "supplied", "main_person_only": False, "on_missing_reference": "keep",
-            "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],
-            "sound": None, "image_changes": [], "config": CONFIG.model_dump(mode="json"),
-        },
+        "pose_guidance_interval": [0.2, 0.7], "pose_guidance_unit": "timestep", "negative_pose_shift": True,
+        "solver": "dpm++", "flow_shift": 3.0, "negative_prompt": "stills", "fps": 12, "dtype": "bfloat16",
+        "pose_model": "supplied", "main_person_only": False, "on_missing_reference": "keep",
+        "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],
+        "sound": None, "image_changes": [], "config": CONFIG.model_dump(mode="json"),
     }  # fmt: skip
-    assert row == pair | {
+    finished = pair | {
         "video": "one.mp4", "pose_model": "supplied", "aligned": True, "pose_start_frame": 0, "sound": None,
-        "height": 48, "width": 64, "num_frames": 9, "verdict": "ok", "detail": None,
+        "height": 48, "width": 64, "num_frames": 9, "verdict": "ok", "detail": None, "seed": 11, "seed_index": None,
+    }  # fmt: skip
+    assert {name: row[name] for name in SCHEMA.names if name in row} == finished
+
+
+def test_a_row_says_seed_licence_and_consent_and_so_does_the_record(pair: Row, render: Any) -> None:
+    row, reported = render(pair | {"seed": 5, "licence": "CC-BY", "consent": "yes"})
+    assert (row["seed"], row["licence"], row["consent"], reported.settings["seed"]) == (5, "CC-BY", "yes", 5)
+    assert {name: reported.settings["settings"][name] for name in ("licence", "consent")} == {
+        "licence": "CC-BY", "consent": "yes",
     }  # fmt: skip
 
 
@@ -154,7 +163,7 @@ def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Ro
     ],
 )
 def test_the_driving_video_is_taken_frame_by_frame_or_at_a_rate(
-    pair: Row, driving_fps: float | None, num_frames: int | None, shown: list[int]
+    pair: Row, render: Any, driving_fps: float | None, num_frames: int | None, shown: list[int]
 ) -> None:
     config = CONFIG.model_copy(update={"driving_fps": driving_fps, "num_frames": num_frames})
     row, reported = render(pair, config)
@@ -175,14 +184,16 @@ def test_the_driving_video_is_taken_frame_by_frame_or_at_a_rate(
     assert greys[: len(shown)] == shown
 
 
-def test_a_rate_that_gives_too_few_frames_says_so(pair: Row) -> None:
+def test_a_rate_that_gives_too_few_frames_says_so(pair: Row, render: Any) -> None:
     with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 7 frames, but 9 are needed"):
         render(pair, CONFIG.model_copy(update={"driving_fps": 12.0}))
     with pytest.raises(BadClip, match=r"too_short: .*dance.mp4 has 3 frames, but 5 are needed"):
         render(pair, CONFIG.model_copy(update={"driving_fps": 4.0, "num_frames": None}))
 
 
-def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recorded(pair: Row, tmp_path: Path) -> None:
+def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recorded(
+    pair: Row, render: Any, tmp_path: Path
+) -> None:
     supply(tmp_path, late(dance(), 4), dance(8))
     row, reported = render(pair)
     main, other = as_stored(dance(), dance(8))
@@ -193,8 +204,8 @@ def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recor
     unit = np.array([released_aspect(*IMAGE_SIZE), 1])
     apart = (other.body[2, 1] - main.body[4, 1]) * [WIDTH / HEIGHT, 1]
     np.testing.assert_allclose((reported.people[1].body[2, 1] - expected[0].body[0, 1]) * unit, apart, atol=1e-6)
-    assert reported.settings["more_settings"]["pose_start_frame"] == row["pose_start_frame"] == 4
-    assert reported.settings["more_settings"]["num_people"] == 2
+    assert reported.settings["settings"]["pose_start_frame"] == row["pose_start_frame"] == 4
+    assert reported.settings["settings"]["num_people"] == 2
     assert (row["verdict"], row["aligned"]) == ("ok", True)
     assert "before frame 4: earlier frames copy the pose of that frame" in row["detail"]
 
@@ -202,7 +213,7 @@ def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recor
     assert_same(reported.people, expected)
 
 
-def test_who_is_not_seen_in_the_rendered_frames_is_refused(pair: Row, tmp_path: Path) -> None:
+def test_who_is_not_seen_in_the_rendered_frames_is_refused(pair: Row, render: Any, tmp_path: Path) -> None:
     supply(tmp_path, late(dance(), 9))
     with pytest.raises(BadClip, match="no_pose: .*dance.mp4: no person found"):
         render(pair)
@@ -217,14 +228,14 @@ def test_who_is_not_seen_in_the_rendered_frames_is_refused(pair: Row, tmp_path: 
 
 @pytest.mark.parametrize("seen", [[], [0, 14, 15]])
 def test_an_image_without_a_usable_person_is_told(
-    pair: Row, tmp_path: Path, seen: list[int], caplog: pytest.LogCaptureFixture
+    pair: Row, render: Any, tmp_path: Path, seen: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     visible = np.zeros((1, 18), bool)
     visible[:, seen] = True
     save_supplied_pose(tmp_path / "me.png", [PoseSequence(reference_pose().body, visible, reference_pose().hands)], FPS)
     row, reported = render(pair)
     assert_same(reported.people, [as_stored(dance())[0][:9]])
-    assert reported.settings["more_settings"]["aligned"] is row["aligned"] is False
+    assert reported.settings["settings"]["aligned"] is row["aligned"] is False
     assert row["detail"] == "no pose found in the image: the driving pose is used without alignment"
     with pytest.raises(BadClip, match=r"no_pose: .*supplied found no person .*in the reference image"):
         render(pair, CONFIG.model_copy(update={"on_missing_reference": "raise"}))
@@ -236,7 +247,7 @@ def test_an_image_without_a_usable_person_is_told(
 
 @pytest.mark.parametrize("first", [0, 3])
 def test_the_python_pipeline_chooses_what_the_command_chooses(
-    pair: Row, first: int, caplog: pytest.LogCaptureFixture
+    pair: Row, render: Any, first: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     Path(pair["driving"]).with_name("dance.pose.safetensors").unlink()
     Path(pair["image"]).with_name("me.pose.safetensors").unlink()
@@ -245,7 +256,7 @@ def test_the_python_pipeline_chooses_what_the_command_chooses(
     _, driven = pipeline_inputs.prepare_motion(reported.image, None, frames, SlowDancer(first), 9)
     assert driven is not None
     assert_same(driven.people, reported.people)
-    assert driven.start_frame == reported.settings["more_settings"]["pose_start_frame"] == first
+    assert driven.start_frame == reported.settings["settings"]["pose_start_frame"] == first
     assert [record.message.split(":")[0] for record in caplog.records] == (
         ["the driving video does not fully show the person before frame 3"] if first else []
     )
@@ -270,7 +281,7 @@ def loud(seconds: float) -> Sound:
     ],
 )
 def test_the_sound_of_the_rendered_span_goes_with_the_picture(
-    pair: Row, driving_fps: float | None, fps: int, words: str, begins_s: float
+    pair: Row, render: Any, driving_fps: float | None, fps: int, words: str, begins_s: float
 ) -> None:
     frames = np.zeros((NUM_FRAMES + 2, HEIGHT, WIDTH, 3), np.uint8)
     encode(frames, pair["driving"], FPS, sound=loud(0.6))
@@ -284,12 +295,12 @@ def test_the_sound_of_the_rendered_span_goes_with_the_picture(
             assert heard[0] / 48000 == pytest.approx(begins_s, abs=0.06)  # a window of the stretching
         else:
             assert len(heard) == 0 or heard[0] / 48000 > begins_s - 0.06
-        assert row["sound"] == reported.settings["more_settings"]["sound"] == words
+        assert row["sound"] == reported.settings["settings"]["sound"] == words
         assert row["detail"] is None
 
 
 def test_sound_is_left_out_unless_asked_for_and_a_video_without_any_says_so(
-    pair: Row, monkeypatch: pytest.MonkeyPatch
+    pair: Row, render: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode(np.zeros((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8), pair["driving"], FPS, sound=loud(0.6))
     _, reported = render(pair)
@@ -311,7 +322,7 @@ def test_sound_is_left_out_unless_asked_for_and_a_video_without_any_says_so(
 
 
 def test_an_estimator_is_shown_the_driving_video_no_larger_than_it_needs_and_the_image_as_it_is(
-    pair: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: Row, render: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("dance", "me"):
         (tmp_path / f"{name}.pose.safetensors").unlink()
@@ -326,7 +337,7 @@ def test_keypoints_beside_the_files_that_may_be_anothers_are_told(tmp_path: Path
     for name in ("a.png", "a.mp4", "a.mov", "a.pose.safetensors", "b.png", "b.pose.safetensors", "b.txt"):
         (tmp_path / name).write_text("")
     row = {"image": str(tmp_path / "a.png"), "driving": str(tmp_path / "a.mp4")}
-    of_image, of_video = steps._sidecar_notes(row, RenderConfig())
+    of_image, of_video = sidecar_notes(row, RenderConfig())
     assert of_image == (
         "a.pose.safetensors was ignored: it belongs to the video of that name; "
         "to assign it to this file, name it a.png.pose.safetensors"
@@ -335,5 +346,5 @@ def test_keypoints_beside_the_files_that_may_be_anothers_are_told(tmp_path: Path
         "a.pose.safetensors was ignored: several files in the folder are named a; to assign it to this file, name it "
         "a.mp4.pose.safetensors"
     )
-    assert steps._sidecar_notes(row, RenderConfig(pose_model="dwpose")) == []  # which looks at no sidecar
-    assert steps._sidecar_notes(row | {"image": str(tmp_path / "b.png")}, RenderConfig()) == [of_video]
+    assert sidecar_notes(row, RenderConfig(pose_model="dwpose")) == []  # which looks at no sidecar
+    assert sidecar_notes(row | {"image": str(tmp_path / "b.png")}, RenderConfig()) == [of_video]

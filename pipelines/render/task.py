@@ -1,0 +1,81 @@
+"""What the stages of a rendering job share: the job as workers see it, its rows, and the results they hand on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from ...datasets.storage.result_store import ResultStore
+from ...models.components import load_components
+from .config import RenderConfig
+
+# Rows of the renders.
+_FIELDS: list[tuple[str, pa.DataType]] = [
+    *((name, pa.string()) for name in ("id", "image", "driving", "prompt", "video", "pose_model")),
+    *((name, pa.int32()) for name in ("height", "width", "num_frames")),
+    ("aligned", pa.bool_()),
+    ("sound", pa.string()),  # note on the driving video's sound; null: not requested
+    ("pose_start_frame", pa.int32()),  # alignment is measured here, earlier frames repeat its pose; null: not aligned
+    ("seed", pa.uint64()),
+    ("seed_index", pa.int32()),  # number of the seed among those of the pair, from 0; null: the pair has one
+    *((name, pa.string()) for name in ("licence", "consent", "verdict", "reason", "detail")),
+]
+SCHEMA = pa.schema(_FIELDS)
+
+# Columns that only the stages use: names of results in the work folder, digests, and notes.
+_BETWEEN_STAGES = ("checkpoint", "image_digest", "driving_digest", "changes", "notes", "motion", "encoded", "latents")
+WORK = pa.schema([*_FIELDS, ("key", pa.string()), *((name, pa.string()) for name in _BETWEEN_STAGES)])
+
+
+@dataclass(frozen=True)
+class CheckpointTask:
+    """A checkpoint to render with: its place, that of VAE and encoders, all digests, and the folder of its videos.
+
+    Paths are local or on a store. The digest of the network comes first.
+    """
+
+    checkpoint: str
+    components: str
+    digests: dict[str, str]
+    out: str
+
+
+@dataclass(frozen=True)
+class RenderTask:
+    """Input of a worker: the configuration, the checkpoints by name, and the folder of the results."""
+
+    config: RenderConfig
+    checkpoints: dict[str, CheckpointTask]
+    work: str
+
+    @property
+    def device(self) -> str:
+        """Where networks run."""
+        return "cuda" if self.config.num_gpus else "cpu"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of transformer and encoders."""
+        return getattr(torch, self.config.dtype)  # type: ignore[no-any-return]
+
+    @property
+    def store(self) -> ResultStore:
+        """Results of the stages."""
+        return ResultStore(self.work)
+
+
+class Components:
+    """Networks of a worker, loaded when first needed; checkpoints with the same components share them."""
+
+    def __init__(self, task: RenderTask) -> None:
+        self.task = task
+        self.loaded: dict[tuple[str, str], Any] = {}
+
+    def get(self, place: CheckpointTask, name: str) -> Any:
+        """Return a component by name."""
+        key = name, place.digests.get(name, place.components)
+        if key not in self.loaded:
+            parts = load_components(place.components, (name,), self.task.dtype, self.task.device)
+            self.loaded[key] = parts[name]
+        return self.loaded[key]
