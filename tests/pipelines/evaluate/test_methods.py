@@ -427,3 +427,13 @@ def test_every_metric_has_a_row_and_every_null_a_reason(folders: Path, judges: P
             assert (row["value"] is None) == bool(row["reason"]) and row["reason"] != "not_computed", row
     assert rows["near", "a", "pck_10"]["reason"] == "weights_missing"
     assert rebuild_report(tmp_path / "out") == tmp_path / "out" / "report.html"
+
+
+def test_seeds_of_a_rendering_job_are_seeds_of_its_method(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path / "renders")
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "image": "i", "driving": "d", "verdict": "ok", "video": f"a-{k}.mp4", "seed_index": k} for k in (0, 1)
+    ]  # fmt: skip
+    rows.append({"id": "a", "image": "i", "driving": "d", "verdict": "ok", "video": "a.mp4", "seed_index": None})
+    keys = [evaluate_inputs._key(evaluate_inputs._rendered_video(row, artifact, "ours"), True) for row in rows]
+    assert keys == ["ours/a#0", "ours/a#1", "ours/a"]
