@@ -432,8 +432,8 @@ def test_every_metric_has_a_row_and_every_null_a_reason(folders: Path, judges: P
 def test_seeds_of_a_rendering_job_are_seeds_of_its_method(tmp_path: Path) -> None:
     artifact = Artifact(tmp_path / "renders")
     rows: list[dict[str, Any]] = [
-        {"id": "a", "image": "i", "driving": "d", "verdict": "ok", "video": f"a-{k}.mp4", "seed_index": k} for k in (0, 1)
+        {"id": "a", "image": "i", "driving": "d", "verdict": "ok", "video": f"a-{k}.mp4", "seed_index": k}
+        for k in (0, 1, None)
     ]  # fmt: skip
-    rows.append({"id": "a", "image": "i", "driving": "d", "verdict": "ok", "video": "a.mp4", "seed_index": None})
     keys = [evaluate_inputs._key(evaluate_inputs._rendered_video(row, artifact, "ours"), True) for row in rows]
     assert keys == ["ours/a#0", "ours/a#1", "ours/a"]
