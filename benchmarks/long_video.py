@@ -2,7 +2,8 @@
 
 Prints JSON lines. `seam`: the mean change between frames where a window starts or ends, over the median change
 elsewhere, for overlapping windows and for windows without overlap. `memory`: peak memory of a process that samples,
-decodes and writes a video of several windows, above what it had loaded before. `decoding`: chunked against whole
+decodes and writes a video of several windows, above what it had loaded before, with each opening of later windows
+(`models/window_openings.py`). `decoding`: chunked against whole
 decoding. Random weights show that the window fusion adds no seam, not that the windows of a trained network agree.
 """
 
@@ -26,39 +27,44 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="height and width of the video in pixels")
     parser.add_argument("--windows", type=int, nargs="+", default=[2, 10], help="numbers of windows for peak memory")
     parser.add_argument("--seeds", type=int, default=2, help="number of videos for seams")
+    parser.add_argument("--openings", nargs="+", default=["reference", "tail", "none"], help="for peak memory")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
-        print(json.dumps(peak(options.side, options.peak_of)))
+        print(json.dumps(peak(options.side, options.peak_of, options.openings[0])))
         return
-    peaks = [measured_apart(options.side, num_windows) for num_windows in options.windows]
-    for row in peaks:
-        print(json.dumps(row), flush=True)
-    growth = {name: round(peaks[-1][name] / peaks[0][name], 4) for name in ("peak_mb", "above_loaded_mb")}
-    print(json.dumps({"memory": "last over first", **growth}), flush=True)
+    for opening in options.openings:
+        peaks = [measured_apart(options.side, num_windows, opening) for num_windows in options.windows]
+        for row in peaks:
+            print(json.dumps(row), flush=True)
+        names = ("peak_mb", "above_loaded_mb", "beside_latents_mb")
+        growth = {name: round(peaks[-1][name] / peaks[0][name], 4) for name in names}
+        print(json.dumps({"memory": "last over first", "opening": opening, **growth}), flush=True)
     for overlap in (20, 0):
         print(json.dumps(seam(options.side, overlap, options.seeds)), flush=True)
     print(json.dumps(decoding(options.side)))
 
 
-def measured_apart(side: int, num_windows: int) -> dict[str, Any]:
+def measured_apart(side: int, num_windows: int, opening: str) -> dict[str, Any]:
     """Run `peak` in a separate process, because peak memory never decreases."""
-    command = [sys.executable, __file__, "--side", str(side), "--peak-of", str(num_windows)]
+    command = [sys.executable, __file__, "--side", str(side), "--peak-of", str(num_windows), "--openings", opening]
     # Otherwise glibc may keep up to 250 MB of freed memory, which hides the true peak.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return dict(json.loads(answer.splitlines()[-1]))
 
 
-def peak(side: int, num_windows: int) -> dict[str, Any]:
+def peak(side: int, num_windows: int, opening: str) -> dict[str, Any]:
     """Measure the peak memory of rendering `num_windows` windows to a file."""
     pipeline, call = tiny_call(side, num_frames=1 + 80 + 60 * (num_windows - 1))
     before = high_water_mb()
     with tempfile.TemporaryDirectory() as folder:
-        pipeline.render_to(Path(folder) / "video.mp4", **call, seed=0, num_inference_steps=2)
+        pipeline.render_to(Path(folder) / "video.mp4", **call, seed=0, num_inference_steps=2, window_opening=opening)
     above = high_water_mb() - before
-    return {"memory": "peak", "windows": num_windows, "num_frames": call["num_frames"],
-            "peak_mb": round(high_water_mb()), "above_loaded_mb": round(above, 1)}  # fmt: skip
+    latents = 16 * (1 + call["num_frames"] // 4) * (side // 8) ** 2 * 4 / 2**20
+    return {"memory": "peak", "opening": opening, "windows": num_windows, "num_frames": call["num_frames"],
+            "peak_mb": round(high_water_mb()), "above_loaded_mb": round(above, 1),
+            "beside_latents_mb": round(above - latents, 1)}  # fmt: skip
 
 
 def high_water_mb() -> float:

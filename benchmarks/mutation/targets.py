@@ -13,6 +13,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     ),
     "models/pose_modulation.py": ("models/test_pose_modulation.py", "models/test_ablations.py"),
     "models/long_video.py": ("models/test_long_video.py",),
+    "models/window_openings.py": ("models/test_window_openings.py",),
+    "models/metrics/window_seams.py": ("models/metrics/test_window_seams.py",),
     "datasets/sampler.py": ("datasets/test_sampler.py",),
     "datasets/skeleton.py": ("datasets/test_skeleton*.py",),
     "datasets/skeleton_drawing.py": ("datasets/test_skeleton*.py",),

@@ -1,5 +1,6 @@
 """What each opening shows the network, and what a known flow makes of it."""
 
+import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from types import SimpleNamespace
@@ -10,13 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from steadydancer.datasets.arrays import Frames
+from steadydancer.models import encoders
 from steadydancer.models.components import tiny_components
 from steadydancer.models.conditions import Conditions
 from steadydancer.models.encoders import decode_latents, encode_image_condition, encode_video
 from steadydancer.models.flow_matching import NUM_TRAIN_TIMESTEPS
-from steadydancer.models.long_video import FusedVelocity, Window, WindowOpening, plan_windows, window_key
+from steadydancer.models.guidance import branch_velocity
+from steadydancer.models.long_video import (
+    FusedVelocity,
+    Window,
+    WindowOpening,
+    free_noise,
+    plan_windows,
+    window_key,
+)
 from steadydancer.models.metrics import pixel_steps
 from steadydancer.models.pipeline import SteadyDancerPipeline
 from steadydancer.models.sampling import denoise, released_scheduler
@@ -286,6 +298,26 @@ def test_each_opening_makes_another_video_and_the_default_opens_with_the_referen
     assert torch.equal(bits["tail"][:, :, :3], bits["reference"][:, :, :3]) is False  # windows are not fused
 
 
+def test_the_reference_opening_is_the_plain_fusion_of_clips_that_open_with_the_image(
+    pipeline: SteadyDancerPipeline,
+) -> None:
+    short: dict[str, Any] = {"num_frames": 21, "window_frames": 13, "window_overlap": 4}
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    encoded = pipeline.encode_inputs(image, smooth_video(), "a dance", height=SIDE, width=SIDE, **short)
+    windows = plan_windows(*short.values())
+    clips = [encode_video(pipeline.vae, smooth_video()[own_frames(window)])[None] for window in windows]
+    assert all(torch.equal(clip, given) for clip, given in zip(clips, encoded.pose_latents, strict=True))
+    others = (encoded.image_embeds, encoded.pose_image_embeds, encoded.prompt_embeds)
+    branches: dict[Any, Conditions] = {
+        window_key("conditional", k): Conditions(encoded.image_latents, clip, *others) for k, clip in enumerate(clips)
+    }
+    generator = torch.Generator().manual_seed(0)
+    noise = free_noise(torch.randn(1, 16, 4, 4, 4, generator=generator), windows, generator)
+    velocity = FusedVelocity(branch_velocity(pipeline.transformer, branches), windows)
+    expected = denoise(velocity, noise, num_inference_steps=2, **QUIET)
+    assert torch.equal(call(pipeline, window_opening="reference", num_inference_steps=2, **short), expected)
+
+
 def test_an_interrupted_video_has_noise_where_no_window_was_sampled(pipeline: SteadyDancerPipeline) -> None:
     seen: list[int] = []
 
@@ -301,3 +333,52 @@ def test_an_interrupted_video_has_noise_where_no_window_was_sampled(pipeline: St
     assert not (out[:, :, :4] == noise).any()
     assert torch.equal(out[:, :, 4:].sort(dim=2).values, noise[:, :, 1:3].sort(dim=2).values)
     assert len(call(pipeline, window_opening="tail", **short)[0]) == 16 and pipeline.interrupt is False
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of tensors that are made inside and live at once; exact, where a process' memory is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor) and (key := (storage := tensor.untyped_storage())._cdata) not in self.known:
+                self.known.add(key)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self.forget, key, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return out
+
+
+def peaks(pipeline: SteadyDancerPipeline, num_windows: int, opening: WindowOpening) -> tuple[int, int]:
+    """Peak memory of sampling and of decoding beside the latents that are returned and the frames, in bytes."""
+    num_frames = 21 + 12 * (num_windows - 1)
+    image, pose = np.zeros((SIDE, SIDE, 3), np.uint8), smooth_video(num_frames)
+    size = {"num_frames": num_frames, "height": SIDE, "width": SIDE}
+    encoded = pipeline.encode_inputs(image, pose, window_opening=opening, **size, **WINDOWS)
+    assert len(encoded.windows) == num_windows
+    with PeakMemory() as sampling:
+        latents = pipeline(encoded=encoded, num_inference_steps=2, output_type="latent", **QUIET).frames
+    with PeakMemory() as decoding:
+        for chunk in pipeline.decode_chunks(latents[0]):
+            assert chunk.isfinite().all()
+            del chunk
+    return sampling.peak - latents.nbytes, decoding.peak
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_memory_beside_latents_and_frames_does_not_grow_with_the_windows(
+    pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch, opening: WindowOpening
+) -> None:
+    monkeypatch.setattr(encoders, "MAX_LATENTS_AT_ONCE", 0)  # as for pictures that are not tiny
+    of_two, of_ten = (peaks(pipeline, num_windows, opening) for num_windows in (2, 10))
+    assert of_ten == pytest.approx(of_two, rel=0.05)
