@@ -98,8 +98,10 @@ class EncodedInputs:
                 return [on_device(each) for each in value]
             return moved.setdefault(id(value), value.to(device))
 
-        names = ("image_latents", "image_embeds", "pose_latents", "pose_image_embeds", "prompt_embeds")
-        names += ("negative_prompt_embeds", "negative_pose_latents")
+        names = (
+            *("image_latents", "image_embeds", "pose_latents", "pose_image_embeds", "prompt_embeds"),
+            *("negative_prompt_embeds", "negative_pose_latents"),
+        )
         return replace(self, **{name: on_device(getattr(self, name)) for name in names})
 
 

@@ -238,13 +238,15 @@ def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location
         return
     engine = engine_at(out, in_process, address)
     rows = wanted()  # first, as it tells the benchmark
-    given: dict[str, Any] = {"pairs": rows, "out": out, "engine": engine, **({"work": work} if work else {}), **source}
+    inputs: dict[str, Any] = {"pairs": rows, "out": out, "engine": engine, **source}
+    if work:
+        inputs["work"] = work
     if named.keys() == {""}:
-        finish(out / "renders", lambda: job.run(run.render, checkpoint=named[""], **given))
+        finish(out / "renders", lambda: job.run(run.render, checkpoint=named[""], **inputs))
         return
     finish_all(
         {name: job.folder_of(out, name) / "renders" for name in named},
-        lambda: job.run_checkpoints(run.render, checkpoints=named, **given),
+        lambda: job.run_checkpoints(run.render, checkpoints=named, **inputs),
     )
 
 

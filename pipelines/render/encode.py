@@ -125,9 +125,9 @@ def _encode(pair: _Pair, store: ResultStore, keys: dict[str, str], components: C
     place = pair.place
 
     def text() -> Result:
-        networks = (components.get(place, name) for name in ("text_encoder", "tokenizer"))
+        encoder, tokenizer = (components.get(place, name) for name in ("text_encoder", "tokenizer"))
         texts = [pair.row["prompt"] or "", _negative_prompt(pair.config)]
-        prompt, negative = encoders.encode_prompt(*networks, texts)
+        prompt, negative = encoders.encode_prompt(encoder, tokenizer, texts)
         return tensor_result({"prompt": prompt, "negative": negative})
 
     def image() -> Result:
@@ -141,8 +141,8 @@ def _encode(pair: _Pair, store: ResultStore, keys: dict[str, str], components: C
         )
 
     def pose() -> Result:
-        networks = (components.get(place, name) for name in ("vae", "image_encoder"))
-        latents, embeds = encode_pose_windows(*networks, pair.people, pair.image, pair.windows, *pair.size)
+        vae, tower = (components.get(place, name) for name in ("vae", "image_encoder"))
+        latents, embeds = encode_pose_windows(vae, tower, pair.people, pair.image, pair.windows, *pair.size)
         return tensor_result({"embeds": embeds, **_numbered(latents)})
 
     def negative_pose() -> Result:

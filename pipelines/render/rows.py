@@ -70,4 +70,4 @@ def largest_first(keys: Sequence[tuple[str, ...]], rows: Mapping[str, Row], size
     Videos of one size follow one another, so that what a GPU has compiled and reserved for a size is used again; and
     no long video begins when the others are nearly finished.
     """
-    return sorted(range(len(keys)), key=lambda k: (-max(sizes[rows[key]["id"]] for key in keys[k]), k))
+    return sorted(range(len(keys)), key=lambda k: (-max(sizes.get(rows[key]["id"], 0) for key in keys[k]), k))

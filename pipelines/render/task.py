@@ -57,7 +57,8 @@ class RenderTask:
     @property
     def dtype(self) -> torch.dtype:
         """Number type of transformer and encoders."""
-        return getattr(torch, self.config.dtype)  # type: ignore[no-any-return]
+        dtype: torch.dtype = getattr(torch, self.config.dtype)
+        return dtype
 
     @property
     def store(self) -> ResultStore:

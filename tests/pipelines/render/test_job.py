@@ -155,6 +155,15 @@ def test_what_the_version_before_half_made_is_refused_by_the_rules_name(
     assert len(recorded_calls) == 3
 
 
+def test_a_job_killed_before_its_record_only_writes_the_record(
+    folder: Path, recorded_calls: list[tuple[Row, Any]]
+) -> None:
+    record = run(folder)
+    (folder / "out/renders/run.json").unlink()
+    again = run(folder)
+    assert again["counts"] == record["counts"] and len(recorded_calls) == 3
+
+
 def test_packets_of_some_pairs_are_made_once(folder: Path, recorded_calls: list[tuple[Row, Any]]) -> None:
     config = CONFIG.model_copy(update={"packet_size": 2})
     run(folder, config)
