@@ -96,7 +96,7 @@ def group_offload_device(module: nn.Module) -> torch.device | None:
 
 def float32_modules(model: Any) -> tuple[str, ...]:
     """Return the parts of parameter names that `from_pretrained` keeps in float32, whichever dtype is requested."""
-    return tuple(model._keep_in_fp32_modules or ())
+    return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
 
 
 def encode_at_once(vae: Any, pixels: Tensor) -> Tensor:

@@ -233,8 +233,10 @@ def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location
         return job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]
 
     named = {} if print_config else job.name_checkpoints(checkpoints)
-    if prepare(run, print_config=print_config, dry_run=dry_run,
-               plan=lambda: job.plan(run.render, wanted(), named, out, work)):  # fmt: skip
+    plan = job.plan(run.render, wanted(), named, out, work) if dry_run and not print_config else {}
+    if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: plan):
+        if (refusals := job.refusals(plan)) and address is None:  # a cluster has other GPUs
+            raise SteadyDancerError("\n".join(refusals))
         return
     engine = engine_at(out, in_process, address)
     rows = wanted()  # first, as it tells the benchmark

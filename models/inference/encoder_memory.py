@@ -1,17 +1,15 @@
 """Memory and operations of encoding a clip, counted on the meta device without allocating or computing anything."""
 
 import json
-import weakref
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from .live_bytes import LiveBytes
 
 
 def encoding_bytes(num_frames: int, height: int, width: int, vae_config: Mapping[str, Any] | None = None) -> int:
@@ -42,7 +40,7 @@ def encoding_flops(num_frames: int, height: int, width: int, vae_config: Mapping
 
 @lru_cache(maxsize=64)
 def _encoding_bytes(num_frames: int, height: int, width: int, vae_config: str) -> int:
-    with torch.device("meta"), torch.no_grad(), _LiveBytes() as live_bytes:
+    with torch.device("meta"), torch.no_grad(), LiveBytes() as live_bytes:
         _vae(vae_config).encode(torch.empty(1, 3, num_frames, height, width))
     return live_bytes.peak
 
@@ -56,24 +54,3 @@ def _encoding_flops(num_frames: int, height: int, width: int, vae_config: str) -
 
 def _vae(config: str) -> Any:
     return AutoencoderKLWan.from_config(json.loads(config))
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all live tensors that operations in its context have created, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        results = operation(*args, **(kwargs or {}))
-        for result in tree_leaves(results):
-            storage = result.untyped_storage() if isinstance(result, Tensor) else None
-            if storage is not None and storage._cdata not in self._sizes:
-                self._sizes[storage._cdata] = storage.nbytes()
-                weakref.finalize(storage, self._sizes.pop, storage._cdata)
-                self.peak = max(self.peak, sum(self._sizes.values()))
-        return results

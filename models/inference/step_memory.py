@@ -97,7 +97,8 @@ def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Ten
     """Return (key, value) of the image tokens and of the text, each [B, L, heads, D / heads]."""
     image, text = context[:, :-TEXT_LENGTH], context[:, -TEXT_LENGTH:]
     parked = next(attn.to_k.parameters()).device
-    if parked.type == "meta" and not _is_offloaded(attn.to_k):
+    # A network that is only counted is on meta with all of its inputs.
+    if parked.type == "meta" != context.device.type and not _is_offloaded(attn.to_k):
         raise ValueError(
             "the key and value projections of the context were released to 'meta' after another sampling loop: "
             "load the transformer again, or park them on 'cpu'"

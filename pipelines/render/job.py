@@ -23,13 +23,14 @@ from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
 from .artifacts import RenderArtifacts, split_key
 from .config import FROZEN, RenderConfig
+from .preflight import gpu_memory
 from .rows import consent_counts, largest_first, rows_of, sizes_of
 
 if TYPE_CHECKING:
     from .task import CheckpointTask
 
-__all__ = ["components_of", "folder_of", "name_checkpoints", "num_windows", "pair", "plan", "read_pairs", "run",
-           "run_checkpoints"]  # fmt: skip
+__all__ = ["components_of", "folder_of", "name_checkpoints", "num_windows", "pair", "plan", "read_pairs", "refusals",
+           "run", "run_checkpoints"]  # fmt: skip
 
 WORK_FOLDER = "work"
 # Folders of OUT that are not a checkpoint's.
@@ -90,7 +91,15 @@ def _planned(config: RenderConfig, checkpoint: Location, out: Location, packets:
         "stage": record.get("stage"),
         "components": components,
         "components_here": parts_are_local(components),
+        "gpu_memory": gpu_memory(config, str(trained.path), components),
     }
+
+
+def refusals(plan: Mapping[str, Any]) -> list[str]:
+    """Return why this machine cannot run what `plan` describes, one sentence for each reason."""
+    planned = [plan, *plan.get("checkpoints", {}).values()]
+    found = ((each.get("gpu_memory") or {}).get("refusal") for each in planned)
+    return list(dict.fromkeys(sentence for sentence in found if sentence))
 
 
 def num_windows(config: RenderConfig) -> int | None:

@@ -17,11 +17,13 @@ from torch.overrides import TorchFunctionMode
 
 from ....datasets.shards import Bucket
 from ....models.inference.encoder_memory import encoding_bytes
+from ....models.inference.live_bytes import LiveBytes
 from ..config import TrainConfig
 from ..flops import CONTEXT_TOKENS, Network, empty_network, num_branches, num_tokens
 
 # DeepSpeed's defaults, in elements: maximum size of a gradient bucket and of gathered parameters.
 _BUCKET, _LIVE_PARAMETERS = 5 * 10**8, 10**9
+SUB_GROUP = 10**9  # elements that ZeRO-3 updates at a time; ZeRO-2 updates all at once
 
 
 def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[str, int]:
@@ -32,7 +34,8 @@ def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[st
     shards the frozen teacher. Training needs 16 bytes per weight in bfloat16.
 
     Returns:
-        Bytes by content. `total` is their sum, or `loading` if larger: before sharding, the GPU has the full network.
+        Bytes by content. `total` is their sum, or `update` or `loading` if larger: in the optimizer update there are no
+        activations, but float32 gradients and AdamW's temporaries; before sharding, the GPU has the full network.
     """
     ranks, item = max(config.num_workers, 1), _bytes(config)
     weights = whole = item * (network.parameters + network.adapters)
@@ -59,7 +62,21 @@ def gpu_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[st
         "pose_encoder": encoding_bytes(*bucket, network.vae_config) if encodes else 0,
     }
     loading = max(whole, weights + state + item * network.teacher)
-    return {**parts, "loading": loading, "total": max(sum(parts.values()), loading)}
+    step = sum(parts.values())
+    update = step - parts["kept_activations"] - parts["one_block"] + _update_bytes(config, network)
+    return {**parts, "update": update, "loading": loading, "total": max(step, update, loading)}
+
+
+def _update_bytes(config: TrainConfig, network: Network) -> int:
+    """Compute the bytes that an update adds: gradients cast to float32, and AdamW's temporaries of the same size.
+
+    The gradients in the compute dtype are freed as they are cast, in ZeRO-3 one sub-group after the other.
+    """
+    if config.offload_optimizer:
+        return 0
+    own = network.trained // max(config.num_workers, 1)
+    together = min(SUB_GROUP, own) if config.zero_stage == 3 else own
+    return (8 - _bytes(config)) * together
 
 
 def host_memory(config: TrainConfig, network: Network, bucket: Bucket) -> dict[str, int]:
@@ -113,19 +130,20 @@ def _bytes(config: TrainConfig) -> int:
 
 
 def activations(config: TrainConfig, network: Network, bucket: Bucket) -> tuple[int, int]:
-    """Compute the bytes that one clip's forward pass saves for the backward pass: (all blocks, the recomputed block).
+    """Compute the bytes of one clip's activations: (saved by all blocks for the backward pass, live in one block).
 
     With `gradient_checkpointing` a block saves only its input (with `keep_attention_outputs` also the output of
-    self-attention), and one block at a time is recomputed; without it every block saves all activations.
+    self-attention), and one block at a time is recomputed; without it every block saves all activations. In the
+    backward pass of that one block, gradients of its activations are live as well.
     """
     tokens, item = num_tokens(network, bucket), _bytes(config)
-    block = _kept_by_a_block(config, network, tokens)
+    block, peak = _block_activations(config, network, tokens)
     if not config.gradient_checkpointing:
-        return network.num_layers * block, 0
+        return network.num_layers * block, peak - block
     saved = tokens * network.width * item
     if config.keep_attention_outputs:  # the output, and one float32 per head
         saved += tokens * (network.width * item + 4 * network.arguments["num_attention_heads"])
-    return network.num_layers * saved, block
+    return network.num_layers * saved, peak
 
 
 class _FlashAttention(torch.autograd.Function):
@@ -139,7 +157,7 @@ class _FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        raise NotImplementedError
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
 
 @contextmanager
@@ -163,34 +181,48 @@ class _CountedAttention(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _kept_by_a_block(config: TrainConfig, network: Network, tokens: int) -> int:
-    """Count the bytes that one block's forward pass saves for its backward pass, on the meta device."""
+def _block_activations(config: TrainConfig, network: Network, tokens: int) -> tuple[int, int]:
+    """Count the bytes that one block saves for its backward pass, and the peak of both passes, on the meta device."""
     lora = config.model_dump(include={"lora_rank", "lora_alpha", "lora_targets"})
     same = TrainConfig(stage=config.stage, dtype=config.dtype, **lora)
     return _counted(same, json.dumps(network.arguments), network.width, tokens)
 
 
 @lru_cache(maxsize=64)
-def _counted(config: TrainConfig, arguments_json: str, width: int, tokens: int) -> int:
+def _counted(config: TrainConfig, arguments_json: str, width: int, tokens: int) -> tuple[int, int]:
     arguments = json.loads(arguments_json)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     saved: dict[int, torch.UntypedStorage] = {}  # keep a reference, so that addresses are not reused
 
     def count_storage(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:  # a linear layer saves a transposed view of its weight
             saved[storage._cdata] = storage
         return tensor
 
-    with _own_linear(), torch.device("meta"):
+    with _own_linear(), torch.device("meta"), _CountedAttention():
         model = empty_network({**arguments, "num_layers": 1}, config)
         block = model.blocks[0].to(dtype)
+        weights = {weight.untyped_storage()._cdata for weight in block.parameters()}
         head = arguments["attention_head_dim"]
         tokens_in = torch.empty(1, tokens, width, dtype=dtype, requires_grad=True)
         context = torch.empty(1, CONTEXT_TOKENS, width, dtype=dtype)
         time = torch.empty(1, 6, width, dtype=dtype)
         rotary = tuple(torch.empty(1, tokens, 1, head) for _ in range(2))
-        with _CountedAttention(), torch.autograd.graph.saved_tensors_hooks(count_storage, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(count_storage, lambda tensor: tensor):
             out = block(tokens_in, context, time, rotary)
         assert out.shape == tokens_in.shape
-    return sum(storage.nbytes() for storage in saved.values())
+        kept = sum(storage.nbytes() for storage in saved.values())
+        del out
+        saved.clear()
+        for weight in block.parameters():
+            if weight.requires_grad:  # gradients of weights are counted with the optimizer
+                weight.register_post_accumulate_grad_hook(_drop_gradient)
+        with LiveBytes() as live:
+            out = block(tokens_in, context, time, rotary)
+            out.backward(torch.empty_like(out))
+    return kept, live.peak
+
+
+def _drop_gradient(weight: Tensor) -> None:
+    weight.grad = None

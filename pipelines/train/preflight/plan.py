@@ -200,9 +200,8 @@ def _too_little_gpu_memory(
 
 
 def _breakdown(parts: dict[str, int]) -> str:
-    return ", ".join(
-        f"{name} {size / _GB:.1f}" for name, size in parts.items() if name not in ("total", "loading") and size
-    )
+    totals = ("total", "update", "loading")
+    return ", ".join(f"{name} {size / _GB:.1f}" for name, size in parts.items() if name not in totals and size)
 
 
 def _too_little_host_memory(parts: dict[str, int], available: int) -> Iterator[str]:

@@ -53,7 +53,7 @@ def _summary(plan: dict[str, Any]) -> str:
 def _memory_table(title: str, parts: dict[str, int] | None, available: int | None) -> str:
     if parts is None:
         return ""
-    totals = {"loading": "while loading", "total": "total"}
+    totals = {"update": "in the optimizer update", "loading": "while loading", "total": "total"}
     rows = [
         (name.replace("_", " "), f"{size / _GB:.1f}") for name, size in parts.items() if size and name not in totals
     ]

@@ -57,12 +57,12 @@ def test_the_network_that_is_counted_is_the_variant_that_the_stage_trains():
 
 
 def test_the_memory_of_the_released_shapes_is_what_is_known_of_it(networks):
-    """LoRA 55 to 60 GB (weights 32.8, block inputs 15, one block); all parameters 16 bytes each, 262 GB."""
+    """LoRA 60 to 64 GB (weights 32.8, block inputs 15, one block); all parameters 16 bytes each, 262 GB."""
     lora = footprint.gpu_memory(TrainConfig(stage=1), networks[1], CLIP)
     assert lora["kept_activations"] == pytest.approx(15.0e9, rel=0.01)
     adapters = 2 * networks[1].adapters
     assert lora["weights"] - adapters == pytest.approx(32.8e9, rel=0.01)
-    assert 55e9 < lora["weights"] - adapters + lora["kept_activations"] + lora["one_block"] < 60e9
+    assert 60e9 < lora["weights"] - adapters + lora["kept_activations"] + lora["one_block"] < 64e9
 
     alone = footprint.gpu_memory(TrainConfig(stage=2, num_workers=1, global_batch_size=1), networks[2], CLIP)
     assert alone["weights"] + alone["gradients_and_optimizer"] == pytest.approx(262e9, rel=0.01)
@@ -120,7 +120,9 @@ def test_zero_stages_and_offload_move_what_they_are_said_to_move(networks):
     assert parts(zero_stage=2)["weights"] == pytest.approx(8 * parts(zero_stage=3)["weights"], rel=1e-6)
     assert parts(zero_stage=2)["gradients_and_optimizer"] == parts(zero_stage=3)["gradients_and_optimizer"]
     assert parts(offload_optimizer=True)["gradients_and_optimizer"] == 0
-    assert parts(gradient_checkpointing=False)["kept_activations"] == pytest.approx(40 * 2 * parts()["one_block"])
+    everything = parts(gradient_checkpointing=False)
+    # What a block saves, and what is live beside it in its backward pass, are the peak of a recomputed block.
+    assert everything["kept_activations"] / 80 + everything["one_block"] == parts()["one_block"]
     kept, twice = parts()["kept_activations"], parts(keep_attention_outputs=True)["kept_activations"]
     assert twice == pytest.approx(2 * kept, rel=0.03)
     assert parts(global_batch_size=16)["kept_activations"] == 2 * kept
@@ -131,12 +133,12 @@ def test_stage_two_fits_on_eight_gpus_of_80_gb(networks):
     config = TrainConfig(stage=2, offload_optimizer=True)
     parts = footprint.gpu_memory(config, networks[2], CLIP)
     assert parts["teacher"] == networks[2].teacher * 2 // 8
-    assert parts["total"] == pytest.approx(58.7e9, rel=0.01)
+    assert parts["total"] == pytest.approx(61.4e9, rel=0.01)
     assert not list(preflight._too_little_gpu_memory(config, networks[2], CLIP, int(80e9)))
     (refusal,) = preflight._too_little_gpu_memory(
         TrainConfig(stage=2, offload_optimizer=True, shard_teacher=False), networks[2], CLIP, int(80e9)
     )
-    assert "needs 87 GB per GPU" in refusal and "shard_teacher (59 GB)" in refusal
+    assert "needs 90 GB per GPU" in refusal and "shard_teacher (61 GB)" in refusal
 
     # Block inputs on the hosts: 2 branches × 40 blocks × 377 MB leave, but for two of them.
     less = TrainConfig(stage=2, offload_optimizer=True, offload_activations=True)
@@ -151,12 +153,12 @@ def test_stage_two_fits_on_eight_gpus_of_80_gb(networks):
 def test_a_step_that_does_not_fit_names_what_would_help(networks):
     config = TrainConfig(stage=1, gradient_checkpointing=False)
     (refusal,) = preflight._too_little_gpu_memory(config, networks[1], CLIP, int(80e9))
-    assert refusal.startswith("gpu_memory: a step needs 497 GB per GPU")
-    assert "try gradient_checkpointing (64 GB), zero_stage 3 (" in refusal
+    assert refusal.startswith("gpu_memory: a step needs 475 GB per GPU")
+    assert "try gradient_checkpointing (66 GB), zero_stage 3 (" in refusal
     assert not list(preflight._too_little_gpu_memory(TrainConfig(stage=1), networks[1], CLIP, int(80e9)))
     assert not list(preflight._too_little_gpu_memory(config, networks[1], CLIP, None))
     for way, needed in forecast.memory_reductions(config, networks[1], CLIP):
-        assert needed < 497e9, way
+        assert needed < 475e9, way
 
 
 def test_every_way_to_spread_a_step_is_laid_out(networks):
@@ -226,9 +228,9 @@ def test_a_plan_is_put_down_for_a_person(networks):
         "while loading ",
     ):
         assert line in reported, line
-    assert "58.7 of 80.0" in next(line for line in reported.splitlines() if line.startswith("total"))
+    assert "61.4 of 80.0" in next(line for line in reported.splitlines() if line.startswith("total"))
     own = next(line for line in reported.splitlines() if "set, fits" in line)
-    assert own.startswith("3, on the hosts, block inputs ") and "58.7" in own
+    assert own.startswith("3, on the hosts, block inputs ") and "61.4" in own
 
 
 def test_what_a_block_keeps_is_what_torch_keeps(monkeypatch):
@@ -256,9 +258,12 @@ def test_what_a_block_keeps_is_what_torch_keeps(monkeypatch):
     block = SteadyDancerTransformer3DModel(**sizes).blocks[0]
     kept = {}
 
+    weights = {weight.untyped_storage().data_ptr() for weight in block.parameters()}
+
     def pack(tensor):
-        if not isinstance(tensor, torch.nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # held: no other gets its address
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held: no other gets its address
         return tensor
 
     tokens = torch.randn(1, 100, 32, requires_grad=True)
@@ -270,7 +275,7 @@ def test_what_a_block_keeps_is_what_torch_keeps(monkeypatch):
     with monkeypatch.context() as patched:
         left = lambda tokens, weight, bias=None: Wasteful.apply(tokens, weight, bias)  # noqa: E731
         patched.setattr(torch.nn.functional, "linear", left)
-        assert footprint._kept_by_a_block(config, network, 100) == sum(map(len, kept.values()))
+        assert footprint._block_activations(config, network, 100)[0] == sum(map(len, kept.values()))
         assert torch.nn.functional.linear is left
 
 

@@ -1,0 +1,115 @@
+"""Memory of the GPU that renders, forecast before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...datasets.storage import is_address
+from ..common.components import parts_are_local
+from .config import RenderConfig
+
+if TYPE_CHECKING:
+    from ...models.preflight.rendering import Component
+    from ...models.preflight.sizes import Clip, Sizes
+
+_GB = 1e9
+_SIDE_PX = 16  # sides of a video are multiples of it
+
+
+def gpu_memory(config: RenderConfig, checkpoint: str, components: str) -> dict[str, Any] | None:
+    """Compute the peak bytes of a rendering GPU for a video of the largest size; None on a CPU.
+
+    Args:
+        config: the job's settings.
+        checkpoint: folder of the transformer.
+        components: folder of the encoders and the autoencoder. What is not on this machine is taken for Wan 2.1 14B.
+
+    Returns:
+        `bytes` by worker, and their `total` on one GPU; `gpu_bytes`, the memory of this machine's GPU, None without
+        one; `refusal`, a sentence if that is too little, else None; `sizes_assumed`, networks taken for Wan's.
+    """
+    if not config.num_gpus:
+        return None
+    import torch
+
+    sizes, assumed = _sizes(checkpoint, components)
+    needed = worker_bytes(config, sizes)
+    available = int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+    refusal = None if available is None else too_little(needed, available, config)
+    return {"bytes": needed, "gpu_bytes": available, "refusal": refusal, "sizes_assumed": assumed}
+
+
+def worker_bytes(config: RenderConfig, sizes: Sizes) -> dict[str, int]:
+    """Compute the peak bytes of each kind of worker on a GPU, and their `total`.
+
+    Up to one GPU, the workers for encoding, denoising and writing are processes that share it, with an autoencoder in
+    two of them, and may reach their peaks at the same time. With more, one worker does all three in turn.
+    """
+    import torch
+
+    from ...models.preflight.rendering import Savings, rendering_memory
+
+    dtype, clip = getattr(torch, config.dtype), largest_clip(config)
+
+    def phases(*resident: Component) -> dict[str, int]:
+        savings = Savings(parked_projections=config.park_context_projections, resident=resident)
+        return rendering_memory(sizes, clip, dtype, savings)
+
+    if config.num_gpus > 1:
+        total = phases("text_encoder", "image_encoder", "vae", "transformer")["total"]
+        return {"render": total, "total": total}
+    encoding = phases("text_encoder", "image_encoder", "vae")
+    workers = {
+        "encode": max(encoding[phase] for phase in ("encode_text", "encode_image", "encode_video")),
+        "denoise": phases("transformer")["denoise"],
+        "write": phases("vae")["decode_video"],
+    }
+    sets = max(int(1 / config.num_gpus), 1)  # with half a GPU, two workers of each kind share it
+    return {**workers, "total": sets * sum(workers.values())}
+
+
+def too_little(needed: dict[str, int], available: int, config: RenderConfig) -> str | None:
+    """Return one sentence if the GPU is too small: what is needed, for which workers, and what would help."""
+    if needed["total"] <= available:
+        return None
+    workers = ", ".join(f"{name} {size / _GB:.1f}" for name, size in needed.items() if name != "total")
+    ways = [] if config.park_context_projections else ["park_context_projections"]
+    return (
+        f"gpu_memory: rendering needs {needed['total'] / _GB:.1f} GB of GPU memory ({workers}), but the GPU has "
+        f"{available / _GB:.1f} GB: try {', '.join([*ways, 'a smaller max_area_px', 'fewer window_frames'])}"
+    )
+
+
+def largest_clip(config: RenderConfig) -> Clip:
+    """Return the size of a window: memory does not depend on how its area is split into height and width."""
+    from ...models.preflight.sizes import Clip
+
+    frames = min(config.num_frames or config.window_frames, config.window_frames)
+    height = int(config.max_area_px**0.5) // _SIDE_PX * _SIDE_PX
+    width = config.max_area_px // height // _SIDE_PX * _SIDE_PX
+    return Clip(frames, height, width)
+
+
+def _sizes(checkpoint: str, components: str) -> tuple[Sizes, list[str]]:
+    """Read the sizes of the networks from their configurations; return also the names of those that were assumed."""
+    from ...models.checkpoints import folders
+    from ...models.checkpoints.transformer_files import transformer_config
+    from ...models.preflight.sizes import Sizes
+
+    known: dict[str, dict[str, Any]] = {}
+    if not is_address(checkpoint):
+        path = Path(checkpoint)
+        known["transformer"] = _own(transformer_config(folders.part_path(path, "transformer") or path))
+    folder = folders.resolve_folder(components) if parts_are_local(components) else None
+    for name in ("text_encoder", "image_encoder", "vae"):
+        part = folder and folders.part_path(folder, name)
+        if part and (part / "config.json").is_file():
+            known[name] = _own(json.loads((part / "config.json").read_text()))
+    assumed = [name for name in ("transformer", "text_encoder", "image_encoder", "vae") if name not in known]
+    return Sizes(**known), assumed
+
+
+def _own(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if not name.startswith("_")}
