@@ -118,6 +118,8 @@ CASES: dict[str, tuple[Looker, dict[str, Any]]] = {
     "an image with nobody in it": (Looker(hidden=range(18)), {}),
     "another rate, in windows": (Looker(), {"num_frames": 9, "window_frames": 5, "window_overlap": 0,
                                             "driving_fps": 20.0}),
+    "windows that open with the tail": (Looker(), {"num_frames": 9, "window_frames": 5, "window_overlap": 0,
+                                                   "window_opening": "tail"}),
 }  # fmt: skip
 
 
