@@ -88,6 +88,12 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/render/config.py": ("pipelines/render/test_*.py", "flows/test_presets.py"),
     "pipelines/render/job.py": ("pipelines/render/test_*.py",),
     "pipelines/render/steps.py": ("pipelines/render/test_*.py",),
+    **{
+        f"pipelines/render/{name}.py": ("pipelines/render/test_*.py",)
+        for name in ("artifacts", "denoise", "encode", "motion", "rows", "write")
+    },
+    "datasets/storage/result_store.py": ("datasets/storage/test_result_store.py",),
+    "pipelines/runtime/pools.py": ("pipelines/runtime/test_pools.py",),
     "pipelines/render/sound.py": ("pipelines/render/test_steps.py",),
     "pipelines/train/gallery/render.py": ("pipelines/train/gallery/test_render.py",),
     "pipelines/train/data/pose_simulation.py": (
