@@ -28,7 +28,8 @@ def seam_jump(frames: Frames, seams: Sequence[int]) -> float:
     Returns:
         NaN without seams or without motion elsewhere.
     """
-    steps, at_seams = pixel_steps(frames), np.zeros(max(len(frames) - 1, 0), bool)
+    steps = pixel_steps(frames)
+    at_seams = np.zeros(len(steps), bool)
     at_seams[[seam - 1 for seam in seams]] = True
     inside = steps[1:][~at_seams[1:]]
     if not at_seams.any() or not len(inside) or not (median := float(np.median(inside))) > 0:
