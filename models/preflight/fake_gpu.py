@@ -86,7 +86,7 @@ def _replaced_weights() -> Iterator[None]:
             setattr(module, name, convert(buffer))
         return module
 
-    torchs, nn.Module._apply = nn.Module._apply, apply  # type: ignore[method-assign, assignment]
+    torchs, nn.Module._apply = nn.Module._apply, apply  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ...models.preflight.sizes import Clip, Sizes
 
 _GB = 1e9
+_NETWORKS = ("transformer", "text_encoder", "image_encoder", "vae")
 _SIDE_PX = 16  # sides of a video are multiples of it
 
 
@@ -103,12 +104,14 @@ def _sizes(checkpoint: str, components: str) -> tuple[Sizes, list[str]]:
         path = Path(checkpoint)
         known["transformer"] = _own(transformer_config(folders.part_path(path, "transformer") or path))
     folder = folders.resolve_folder(components) if parts_are_local(components) else None
-    for name in ("text_encoder", "image_encoder", "vae"):
+    for name in _NETWORKS[1:]:
         part = folder and folders.part_path(folder, name)
         if part and (part / "config.json").is_file():
             known[name] = _own(json.loads((part / "config.json").read_text()))
-    assumed = [name for name in ("transformer", "text_encoder", "image_encoder", "vae") if name not in known]
-    return Sizes(**known), assumed
+    assumed = [name for name in _NETWORKS if name not in known]
+    empty: dict[str, Any] = {}
+    transformer, text, image, vae = (known.get(name, empty) for name in _NETWORKS)
+    return Sizes(transformer, text, image, vae), assumed
 
 
 def _own(config: dict[str, Any]) -> dict[str, Any]:
