@@ -144,6 +144,11 @@ def load_components(
     return parts
 
 
+def load_network(source: str | Location, dtype: torch.dtype | None, device: str | torch.device) -> Any:
+    """Load the transformer alone as `load_components` does; a `partial` of it can be sent to other processes."""
+    return load_components(source, ("transformer",), dtype, device)["transformer"]
+
+
 def _load_part(name: str, path: Path, dtype: torch.dtype | None, kind: Kind | None, device: str | torch.device) -> Any:
     # The class is never imported by a name in a file, because that could run foreign code.
     if name == "transformer":

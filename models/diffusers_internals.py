@@ -7,22 +7,25 @@ installed release lacks or has changed. Attributes that diffusers lets a subclas
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.hooks.context_parallel import apply_context_parallel
 from diffusers.hooks.faster_cache import FasterCacheBlockHook, FasterCacheDenoiserHook
-from diffusers.hooks.group_offloading import _get_group_onload_device
+from diffusers.hooks.group_offloading import GroupOffloadingHook, _get_group_onload_device
 from diffusers.hooks.hooks import CacheContext, StateManager
 from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastHook
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
-from diffusers.models._modeling_parallel import ContextParallelInput
+from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput, ParallelConfig
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from diffusers.models.modeling_utils import no_init_weights
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, WanTransformerBlock
 from peft.utils.other import get_pattern_key
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 __all__ = [
     "LORA_ADAPTER_METADATA_KEY",
@@ -33,6 +36,7 @@ __all__ = [
     "StateManager",
     "WanAttention",
     "WanAttnProcessor",
+    "WanTransformerBlock",
     "accelerate_hooks",
     "cache_hooks",
     "convert_wan_vae_to_diffusers",
@@ -43,8 +47,12 @@ __all__ = [
     "float32_modules",
     "get_pattern_key",
     "group_offload_device",
+    "group_offload_unit",
+    "has_step_cache",
     "no_init_weights",
+    "register_block",
     "reset_step_caches",
+    "split_tokens",
 ]
 
 # Imported names and the modules that use them:
@@ -54,6 +62,7 @@ __all__ = [
 # LORA_ADAPTER_METADATA_KEY         header key of an exported adapter's configuration (`lora/adapters`)
 # LORA_WEIGHT_NAME_SAFE             file name that diffusers' LoRA loader looks for (`lora/adapters`, `lora/loading`)
 # WanAttention, WanAttnProcessor    cross-attention that keeps keys and values between steps (`inference/step_memory`)
+# WanTransformerBlock               block that takes a list of guidance branches (`inference/branch_attention`)
 # convert_wan_vae_to_diffusers      key map of Wan's official autoencoder (`checkpoints/official_encoder_key_maps`)
 # dispatch_attention_fn             attention with the backend that the user selected (`inference/step_memory`)
 # get_pattern_key                   matches a layer's name with PEFT's alpha and rank patterns (`lora/scale`)
@@ -81,6 +90,11 @@ def cache_hooks(module: nn.Module) -> Iterator[Any]:
         yield from registry.hooks.values() if registry else ()
 
 
+def has_step_cache(module: nn.Module) -> bool:
+    """Return whether one of diffusers' step caches is enabled, by `enable_cache` or by its own function."""
+    return any(hook._is_stateful for hook in cache_hooks(module))
+
+
 def reset_step_caches(transformer: Any) -> None:
     """Clear what diffusers' step caches keep from earlier sampling loops; `disable_cache` would turn them off."""
     transformer._reset_stateful_cache()
@@ -92,6 +106,41 @@ def group_offload_device(module: nn.Module) -> torch.device | None:
         return _get_group_onload_device(module)
     except ValueError:  # raised without group offload
         return None
+
+
+def group_offload_unit(transformer: Any) -> Literal["block", "layer"] | None:
+    """Return what diffusers' group offload moves for a transformer: whole blocks, or layers inside; None without it."""
+    if group_offload_device(transformer) is None:
+        return None
+    block = transformer.blocks[0]
+    registry = getattr(block, "_diffusers_hook", None)
+    hooks = registry.hooks.values() if registry else ()
+    moved = [hook.group.modules for hook in hooks if isinstance(hook, GroupOffloadingHook)]
+    return "block" if any(block in modules for modules in moved) else "layer"
+
+
+def register_block(block: type[nn.Module]) -> None:
+    """Tell diffusers' step caches that a block returns its tokens, as Wan's own does, which they know by its class."""
+    TransformerBlockRegistry.register(
+        model_class=block, metadata=TransformerBlockMetadata(return_hidden_states_index=0)
+    )
+
+
+def split_tokens(transformer: Any, num_processes: int, device: torch.device) -> None:
+    """Split the tokens of a transformer among the processes of the default group, by Ulysses attention.
+
+    It does what `enable_parallelism` does, on the given device; diffusers takes the machine's accelerators for granted
+    and divides by their number.
+    """
+    mesh = init_device_mesh(device.type, (1, num_processes), mesh_dim_names=("ring", "ulysses"))
+    of_context = ContextParallelConfig(ulysses_degree=num_processes)
+    config = ParallelConfig(context_parallel_config=of_context)
+    config.setup(distributed.get_rank(), num_processes, device, mesh=mesh)
+    transformer._parallel_config = config
+    for module in transformer.modules():
+        if isinstance(module, WanAttention):
+            module.processor._parallel_config = config
+    apply_context_parallel(transformer, of_context, transformer._cp_plan)
 
 
 def float32_modules(model: Any) -> tuple[str, ...]:

@@ -6,13 +6,14 @@ perturbed pose).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from .conditions import Conditions
 from .diffusers_internals import reset_step_caches
+from .inference.branch_evaluation import BranchEvaluation, BranchInputs, must_be_sequential, require_no_step_cache
 from .inference.step_memory import share_memory
 
 Branch = Literal["conditional", "negative_text", "negative_pose"]
@@ -70,26 +71,85 @@ def branch_conditions(
     }
 
 
+def evaluate(
+    velocity: BranchVelocity, latents: Tensor, timestep: Tensor, branches: Sequence[Branch]
+) -> dict[Branch, Tensor]:
+    """Return the velocity of each branch: by one call of `velocity.many`, if it has that, else by a call for each."""
+    many = getattr(velocity, "many", None)
+    if many is None:
+        return {branch: velocity(latents, timestep, branch) for branch in branches}
+    velocities: dict[Branch, Tensor] = many(latents, timestep, branches)
+    return velocities
+
+
 def branch_velocity(
-    transformer: Any, branches: Mapping[Branch, Conditions], use_step_memory: bool = True
+    transformer: Any,
+    branches: Mapping[Branch, Conditions],
+    use_step_memory: bool = True,
+    branch_evaluation: BranchEvaluation = "interleaved",
 ) -> BranchVelocity:
     """Wrap a `SteadyDancerTransformer3DModel` for `denoise`: (latents, timestep [B], branch) -> velocity.
 
     Use it for one sampling loop. Values that do not depend on the step are computed at their first use and kept
     (`step_memory`); `use_step_memory=False` computes them in every step, to the same bits. Each branch has its own
     context in diffusers' step caches.
-    """
-    memories = share_memory(branches) if use_step_memory else {}
-    reset_step_caches(transformer)  # entries of an earlier sampling loop must not be reused
 
-    def velocity(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
-        with transformer.cache_context(branch):
-            return transformer(
+    Args:
+        transformer: the network.
+        branches: the conditions of each branch.
+        use_step_memory: whether values are kept between steps.
+        branch_evaluation: how the branches of a step are evaluated, see `inference.branch_evaluation`. "sequential" and
+            "interleaved" give the same bits; with a step cache, or weights that are offloaded layer by layer,
+            "interleaved" works as "sequential".
+
+    Raises:
+        ValueError: "batched" with a step cache.
+    """
+    return TransformerVelocity(transformer, branches, use_step_memory, branch_evaluation)
+
+
+class TransformerVelocity:
+    """The network and the conditions of its branches as a velocity; made by `branch_velocity`."""
+
+    def __init__(
+        self,
+        transformer: Any,
+        branches: Mapping[Branch, Conditions],
+        use_step_memory: bool,
+        branch_evaluation: BranchEvaluation,
+    ) -> None:
+        if branch_evaluation not in get_args(BranchEvaluation):
+            options = ", ".join(get_args(BranchEvaluation))
+            raise ValueError(f"branch_evaluation must be one of {options}, not {branch_evaluation!r}")
+        if branch_evaluation == "batched":
+            require_no_step_cache(transformer)
+        self._transformer, self._branches, self._way = transformer, branches, branch_evaluation
+        self._memories = share_memory(branches) if use_step_memory else {}
+        reset_step_caches(transformer)  # entries of an earlier sampling loop must not be reused
+
+    def __call__(self, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        """Return the velocity of one branch, of the shape of `latents` [B,16,T,H,W]."""
+        with self._transformer.cache_context(branch):
+            velocity: Tensor = self._transformer(
                 latents,
                 timestep,
-                **branches[branch].model_arguments(),
-                step_memory=memories.get(branch),
+                **self._branches[branch].model_arguments(),
+                step_memory=self._memories.get(branch),
                 return_dict=False,
             )[0]
+        return velocity
 
-    return velocity
+    def many(self, latents: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> dict[Branch, Tensor]:
+        """Return the velocity of each branch."""
+        batched = self._way == "batched"
+        if batched:
+            require_no_step_cache(self._transformer)
+        elif len(branches) == 1 or self._way == "sequential" or must_be_sequential(self._transformer):
+            return {branch: self(latents, timestep, branch) for branch in branches}
+        conditions = [self._branches[branch] for branch in branches]
+        inputs = BranchInputs(conditions, [self._memories.get(branch) for branch in branches], batched)
+        # The conditions of one branch are passed as well, since `forward` requires them; `branches` takes their place.
+        velocities = self._transformer(
+            latents, timestep, **conditions[0].model_arguments(), branches=inputs, return_dict=False
+        )
+        return dict(zip(branches, velocities, strict=True))

@@ -17,7 +17,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .guidance import Branch, BranchVelocity
+from .guidance import Branch, BranchVelocity, evaluate
 from .pipeline_inputs import InputError
 
 WindowOpening = Literal["reference", "tail", "none"]  # explained in `window_openings`
@@ -176,9 +176,16 @@ class FusedVelocity:
 
     def __call__(self, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         """Return the fused velocity, float32, for the video's latents [B,16,T,H,W]."""
-        fused = torch.zeros_like(latents, dtype=torch.float32)
+        return self.many(latents, timestep, [branch])[branch]
+
+    def many(self, latents: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> dict[Branch, Tensor]:
+        """Return the fused velocity of each branch; the branches of a window are evaluated together (`evaluate`)."""
+        fused = {branch: torch.zeros_like(latents, dtype=torch.float32) for branch in branches}
         for index, window in enumerate(self._windows):
             frames = window.latent_frames.to(latents.device)
-            velocity = self._velocity(latents[:, :, frames], timestep, window_key(branch, index)).float()
-            fused[:, :, frames] += velocity * window.weights.to(latents.device)[:, None, None]
+            weights = window.weights.to(latents.device)[:, None, None]
+            keys = [window_key(branch, index) for branch in branches]
+            velocities = evaluate(self._velocity, latents[:, :, frames], timestep, keys)
+            for branch, key in zip(branches, keys, strict=True):
+                fused[branch][:, :, frames] += velocities[key].float() * weights
         return fused

@@ -30,8 +30,9 @@ from .components import check_vae_config, load_components
 from .conditions import Conditions, with_frame_mask
 from .encoded_inputs import EncodedInputs, encode_negative_windows, encode_pose_windows
 from .encoders import decode_chunks, encode_image_condition, to_frames
-from .guidance import BranchVelocity, branch_conditions, branch_velocity
+from .guidance import BranchVelocity, branch_velocity
 from .image_encoder import OpenCLIPImageEncoder
+from .inference.branch_evaluation import BranchEvaluation
 from .long_video import (
     WINDOW_FRAMES,
     WINDOW_OVERLAP,
@@ -41,7 +42,6 @@ from .long_video import (
     draw_noise,
     free_noise,
     plan_windows,
-    window_key,
 )
 from .negative_pose import Perturbation
 from .pipeline_inputs import (
@@ -60,6 +60,7 @@ from .pose_condition import RELEASED_DRAWING_AREA_PX
 from .render_record import model_digests, video_record
 from .sampling import PoseGuidanceUnit, Solver, guided_velocity, released_scheduler
 from .transformer import SteadyDancerTransformer3DModel
+from .video_velocity import VideosVelocity, all_branches
 from .window_openings import Continuation, denoise_in_turn
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -130,6 +131,8 @@ class SteadyDancerPipeline(DiffusionPipeline):
     _num_timesteps: Any = 0
     _current_timestep: Any = None
     _interrupt: Any = False
+    branch_evaluation: BranchEvaluation = "interleaved"  # how the guidance branches of a step are evaluated
+    process_group: Any = None  # a `ParallelGroup` that evaluates with this process; None: this process alone
     _driving_poses: Any = None  # alignment of the last call's driving video, for the record
     model_cpu_offload_seq: Any = "text_encoder->image_encoder->transformer->vae"
 
@@ -555,29 +558,11 @@ class SteadyDancerPipeline(DiffusionPipeline):
         continuation: Continuation | None,
     ) -> BranchVelocity:
         """Wrap the transformer and the conditions of all branches for `denoise`: windows fused, videos stacked."""
-        branches: dict[Any, Conditions] = {}
-        for video in range(num_videos):
-            negative = negative_pose_latents[video % len(negative_pose_latents)]
-            for index, (positive, negative_latents) in enumerate(zip(conditions, negative, strict=True)):
-                by_branch = branch_conditions(positive, negative_prompt_embeds, negative_latents)
-                branches |= {_video_key(window_key(branch, index), video): each for branch, each in by_branch.items()}
-        velocity = branch_velocity(self.transformer, branches)
-
-        def video_velocity(video: int) -> BranchVelocity:
-            def window_velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
-                return velocity(latents, timestep, _video_key(branch, video))
-
-            if continuation is not None:
-                return continuation.fuse(window_velocity)
-            return window_velocity if len(conditions) == 1 else FusedVelocity(window_velocity, windows)
-
-        videos = [video_velocity(video) for video in range(num_videos)]
-
-        def batch_velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
-            samples = zip(videos, latents.split(1), timestep.split(1), strict=True)
-            return torch.cat([velocity_of(noisy, time, branch) for velocity_of, noisy, time in samples])
-
-        return batch_velocity
+        branches = all_branches(conditions, negative_prompt_embeds, negative_pose_latents, num_videos)
+        make = branch_velocity if self.process_group is None else self.process_group.branch_velocity
+        velocity = make(self.transformer, branches, branch_evaluation=self.branch_evaluation)
+        fuse = partial(FusedVelocity, windows=windows) if len(conditions) > 1 else None
+        return VideosVelocity(velocity, num_videos, fuse if continuation is None else continuation.fuse)
 
     def decode_latents(self, latents: Tensor, output_type: str = "np") -> Any:
         """Decode latents [n, 16, T, h, w] to frames of the given type, see `SteadyDancerOutput`."""
@@ -839,11 +824,6 @@ class SteadyDancerPipeline(DiffusionPipeline):
             more_settings=more_settings,
         )
         return write_video(frames, path, record, fps, sound, crf=crf, chroma=chroma)
-
-
-def _video_key(branch: Any, video: int) -> Any:
-    """Return the name of a guidance branch of video `video`; in the first video, the branch's own name."""
-    return f"{branch} of video {video}" if video else branch
 
 
 def _check_folder(folder: Path, names: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from .flow_matching import NUM_TRAIN_TIMESTEPS, sigma_grid, unshifted_sigmas
-from .guidance import Branch, BranchVelocity, guide, in_pose_guidance_interval, needed_branches
+from .guidance import BranchVelocity, evaluate, guide, in_pose_guidance_interval, needed_branches
 
 Solver = Literal["unipc", "dpm++"]
 PoseGuidanceUnit = Literal["step", "timestep"]
@@ -112,12 +112,7 @@ def guided_velocity(
     pose_guided = in_pose_guidance_interval(share, pose_guidance_interval)
     branches = needed_branches(guidance_scale, pose_guidance_scale, pose_guided)
     times = timestep.to(latents.device).expand(latents.shape[0])
-    many = getattr(velocity, "many", None)
-    velocities: dict[Branch, Tensor]
-    if many is None:
-        velocities = {branch: velocity(latents, times, branch).float() for branch in branches}
-    else:
-        velocities = {branch: v.float() for branch, v in many(latents, times, branches).items()}
+    velocities = {branch: v.float() for branch, v in evaluate(velocity, latents, times, branches).items()}
     guided = guide(velocities, guidance_scale, pose_guidance_scale)
     if not guided.isfinite().all():
         broken = [branch for branch, v in velocities.items() if not v.isfinite().all()]

@@ -44,8 +44,10 @@ from .condition_reconciliation import (
     pad_text,
     reference_image_channels,
 )
-from .conditions import MASK_CHANNELS
+from .conditions import MASK_CHANNELS, Conditions
 from .diffusers_internals import ContextParallelInput
+from .inference.branch_attention import BranchBlock, SelfAttention
+from .inference.branch_evaluation import BranchInputs, evaluate_together
 from .inference.step_caches import separate_contexts, with_attention_names
 from .inference.step_memory import BlockContext, CrossAttention, StepMemory, compute_once
 from .initialisation import state_from_wan
@@ -78,6 +80,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
       (pose features are added after every block).
     """
 
+    _repeated_blocks = ["BranchBlock"]  # noqa: RUF012
+    _no_split_modules = ["BranchBlock"]  # noqa: RUF012
     _cp_plan: dict[str, Any] = WanTransformer3DModel._cp_plan
     _keep_in_fp32_modules = [*WanTransformer3DModel._keep_in_fp32_modules, "pose_modulation"]  # noqa: RUF012
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
@@ -172,7 +176,9 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         elif pose_fusion == "concatenation":
             del self.patch_embedding  # not used: the video has its own embedding, which the image reference shares
         for block in self.blocks:
+            block.attn1.set_processor(SelfAttention())
             block.attn2.set_processor(CrossAttention())
+            block.__class__ = BranchBlock  # the same block, which also takes a list of branches
 
     @property
     def pose_module_names(self) -> tuple[str, ...]:
@@ -268,7 +274,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         return_dict: bool = True,
         step_memory: StepMemory | None = None,
         alignment_seeds: Sequence[int] | None = None,
-    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        branches: BranchInputs | None = None,
+    ) -> Transformer2DModelOutput | tuple[Tensor, ...]:
         """Return the velocity ε − x0 at the noisy latents: sample [B,16,T,H,W].
 
         Args:
@@ -286,79 +293,125 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             step_memory: for sampling loops, without gradients. The first call stores values that do not depend on
                 `hidden_states` and `timestep`, later calls reuse them; their conditions must be the same.
             alignment_seeds: in training with `alignment_dropout`, B numbers that seed the samples' dropout masks.
+            branches: guidance branches to evaluate together, see `branch_evaluation`; returns one sample each, and the
+                other conditions and `step_memory` are not read.
         """
         if step_memory is not None and torch.is_grad_enabled():
             raise ValueError("step_memory keeps results without their gradients: call under torch.no_grad()")
-        num_frames, height, width = hidden_states.shape[2:]
         _, patch_height, patch_width = self.config.patch_size
+        height, width = hidden_states.shape[3:]
         if height % patch_height or width % patch_width:
             raise ValueError(
                 f"height and width of the latents must be multiples of {patch_height} and {patch_width}, not "
                 f"{height} and {width}"
             )
-        memory = StepMemory() if step_memory is None else step_memory
-        # One dtype for the tokens: latents (float32 in the sampler) and pose modules may have others.
-        dtype = self.blocks[0].attn1.norm_q.weight.dtype
-        num_reference_frames = NUM_REFERENCE_FRAMES if self.config.condition_augmentation else 0
-
-        # Only the shape is read: the grid of the video and its reference frames.
-        frames = hidden_states[:, :, :1].expand(-1, -1, num_frames + num_reference_frames, -1, -1)
-        rotary_emb = compute_once(memory.grid, "rotary_emb", lambda: self.rope(frames))
-        fused_pose = compute_once(memory.pose, "fused_pose", lambda: self.pose_modulation.fuse(pose_latents))
-        pose = concatenate_poses(fused_pose, self.pose_modulation.align(hidden_states, fused_pose, alignment_seeds))
-        pose_features = self.pose_adapter(pose, num_reference_frames) if self.config.pose_fusion == "adapter" else None
-        tokens = self._embed_patches(
-            hidden_states, image_latents, pose_latents, pose, reference_latents, reference_pose_latents
+        if branches is not None:
+            return evaluate_together(self, hidden_states, timestep, branches)
+        conditions = Conditions(
+            image_latents,
+            pose_latents,
+            encoder_hidden_states_image,
+            encoder_hidden_states_pose_image,
+            encoder_hidden_states,
+            reference_latents,
+            reference_pose_latents,
         )
-        tokens = tokens.to(dtype).flatten(2).transpose(1, 2).contiguous()
-        # Skip the text embedding once every block has cached its cross-attention keys and values.
-        known = "blocks" in memory.context
-        prompt = encoder_hidden_states[:, :0] if known else pad_text(encoder_hidden_states)
-        temb, timestep_proj, text, _ = self.condition_embedder(timestep, prompt.to(dtype))
-        timestep_proj = timestep_proj.unflatten(1, (6, -1))
-
-        def contexts() -> list[Tensor | BlockContext]:
-            images = image_tokens(
-                self.condition_embedder.image_embedder,
-                encoder_hidden_states_image.to(dtype),
-                encoder_hidden_states_pose_image.to(dtype) if self.config.condition_augmentation else None,
-                self.config.image_feature_fusion,
-            )
-            context = torch.cat([images, text], dim=1)
-            return [context if step_memory is None else BlockContext(context) for _ in self.blocks]
-
-        known_contexts = compute_once(memory.context, "blocks", contexts)
-        for i, (block, context) in enumerate(zip(self.blocks, known_contexts, strict=True)):
+        rotary_emb = self.rotary_tables(hidden_states, step_memory)
+        tokens, pose_features = self.embed_tokens(hidden_states, conditions, step_memory, alignment_seeds)
+        temb, timestep_proj, contexts = self.embed_context(timestep, conditions, step_memory)
+        for i, (block, context) in enumerate(zip(self.blocks, contexts, strict=True)):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, tokens, context, timestep_proj, rotary_emb)
             else:
                 tokens = block(tokens, context, timestep_proj, rotary_emb)
-            tokens = self._inject(i, tokens, pose_features)
-
-        shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).to(tokens.device).chunk(2, dim=1)
-        tokens = self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
-        sample = self._unpatchify(tokens, height, width)[:, :, :num_frames]
+            tokens = self.inject_pose(i, tokens, pose_features)
+        sample = self.to_sample(tokens, temb, hidden_states)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
-    def _embed_patches(
+    @property
+    def _num_reference_frames(self) -> int:
+        return NUM_REFERENCE_FRAMES if self.config.condition_augmentation else 0
+
+    @property
+    def _dtype_of_tokens(self) -> torch.dtype:
+        # One dtype for the tokens: latents (float32 in the sampler) and pose modules may have others.
+        dtype: torch.dtype = self.blocks[0].attn1.norm_q.weight.dtype
+        return dtype
+
+    def num_tokens(self, latents: Tensor) -> int:
+        """Return the number of tokens of a clip and its reference frames; of latents [B,16,T,H,W] the shape is read."""
+        _, patch_height, patch_width = self.config.patch_size
+        num_frames, height, width = latents.shape[2:]
+        return (num_frames + self._num_reference_frames) * (height // patch_height) * (width // patch_width)
+
+    def rotary_tables(self, hidden_states: Tensor, memory: StepMemory | None) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines for the tokens of the video and its reference frames."""
+        num_frames = hidden_states.shape[2] + self._num_reference_frames
+        frames = hidden_states[:, :, :1].expand(-1, -1, num_frames, -1, -1)  # only the shape is read
+        return compute_once({} if memory is None else memory.grid, "rotary_emb", lambda: self.rope(frames))
+
+    def embed_tokens(
         self,
         hidden_states: Tensor,
-        image_latents: Tensor,
-        pose_latents: Tensor,
-        pose: Tensor,
-        reference_latents: Tensor | None,
-        reference_pose_latents: Tensor | None,
-    ) -> Tensor:
+        conditions: Conditions,
+        memory: StepMemory | None,
+        alignment_seeds: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens [B,N,D] of the video and its reference frames, and the adapter's pose features, if any."""
+        fused_pose = compute_once(
+            {} if memory is None else memory.pose,
+            "fused_pose",
+            lambda: self.pose_modulation.fuse(conditions.pose_latents),
+        )
+        pose = concatenate_poses(fused_pose, self.pose_modulation.align(hidden_states, fused_pose, alignment_seeds))
+        adapts = self.config.pose_fusion == "adapter"
+        pose_features = self.pose_adapter(pose, self._num_reference_frames) if adapts else None
+        tokens = self._embed_patches(hidden_states, conditions, pose)
+        return tokens.to(self._dtype_of_tokens).flatten(2).transpose(1, 2).contiguous(), pose_features
+
+    def embed_context(
+        self, timestep: Tensor, conditions: Conditions, memory: StepMemory | None
+    ) -> tuple[Tensor, Tensor, list[Tensor | BlockContext]]:
+        """Return the embedded time [B,D], its projection [B,6,D], and the cross-attention's context for each block."""
+        dtype = self._dtype_of_tokens
+        # Skip the text embedding once every block has cached its cross-attention keys and values.
+        known = memory is not None and "blocks" in memory.context
+        prompt = conditions.prompt_embeds[:, :0] if known else pad_text(conditions.prompt_embeds)
+        temb, timestep_proj, text, _ = self.condition_embedder(timestep, prompt.to(dtype))
+
+        def contexts() -> list[Tensor | BlockContext]:
+            images = image_tokens(
+                self.condition_embedder.image_embedder,
+                conditions.image_embeds.to(dtype),
+                conditions.pose_image_embeds.to(dtype) if self.config.condition_augmentation else None,
+                self.config.image_feature_fusion,
+            )
+            context = torch.cat([images, text], dim=1)
+            return [context if memory is None else BlockContext(context) for _ in self.blocks]
+
+        known_contexts = compute_once({} if memory is None else memory.context, "blocks", contexts)
+        return temb, timestep_proj.unflatten(1, (6, -1)), known_contexts
+
+    def to_sample(self, tokens: Tensor, temb: Tensor, hidden_states: Tensor) -> Tensor:
+        """Return the velocity [B,16,T,H,W] from the last block's tokens; of `hidden_states` only the shape is read."""
+        num_frames, height, width = hidden_states.shape[2:]
+        shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).to(tokens.device).chunk(2, dim=1)
+        tokens = self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
+        return self._unpatchify(tokens, height, width)[:, :, :num_frames]
+
+    def _embed_patches(self, hidden_states: Tensor, conditions: Conditions, pose: Tensor) -> Tensor:
         """Eq. 4: embed the video and the reference frames as tokens [B,D,T+2,H/2,W/2] (T without augmentation).
 
         `pose` [B,32,T,H,W]: p* and p† of Eq. 5, or p* alone, 16 channels.
         """
+        image_latents = conditions.image_latents
+        reference_latents, reference_pose_latents = conditions.reference_latents, conditions.reference_pose_latents
         if not self.config.condition_augmentation:
             return self._embed_frames(hidden_states, image_latents, pose)
         if reference_latents is None:
             reference_latents = image_latents[:, MASK_CHANNELS:, :1]
         if reference_pose_latents is None:
-            reference_pose_latents = pose_latents[:, :, :1]
+            reference_pose_latents = conditions.pose_latents[:, :, :1]
         if self.config.reference_embedding == "shared":
             return self._embed_frames(
                 *append_reference_latents(hidden_states, image_latents, pose, reference_latents, reference_pose_latents)
@@ -380,7 +433,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             return add_pose(video, _embed(self.pose_patch_embedding, pose))
         return video
 
-    def _inject(self, index: int, tokens: Tensor, pose_features: Tensor | None) -> Tensor:
+    def inject_pose(self, index: int, tokens: Tensor, pose_features: Tensor | None) -> Tensor:
         """Add the adapter's pose features after the block `index`; without an adapter, return the tokens unchanged."""
         return tokens if pose_features is None else self.pose_adapter.inject(index, tokens, pose_features)
 

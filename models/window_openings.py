@@ -33,7 +33,7 @@ from torch import Tensor
 
 from .conditions import MASK_CHANNELS, Conditions
 from .encoders import to_frames
-from .guidance import Branch, BranchVelocity
+from .guidance import Branch, BranchVelocity, evaluate
 from .long_video import Window, WindowOpening
 from .pipeline_inputs import InputError
 from .sampling import released_scheduler
@@ -89,12 +89,27 @@ class Continuation:
 
     def fuse(self, velocity: BranchVelocity) -> BranchVelocity:
         """Return `velocity`, which is v_k, fused with what is known."""
+        return _Continued(self, velocity)
 
-        def continued(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
-            finished = (latents - self._known) / self._sigmas[timestep[0].item()]
-            return self._share * velocity(latents, timestep, branch).float() + (1 - self._share) * finished
+    def with_known(self, velocity: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """Return v [B,16,T,h,w], float32, of v_k -> `velocity` and x -> `latents`, of the same shape."""
+        finished = (latents - self._known) / self._sigmas[timestep[0].item()]
+        return self._share * velocity.float() + (1 - self._share) * finished
 
-        return continued
+
+class _Continued:
+    """The velocity of a window, fused with what is known; its branches are evaluated together."""
+
+    def __init__(self, continuation: Continuation, velocity: BranchVelocity) -> None:
+        self._continuation, self._velocity = continuation, velocity
+
+    def __call__(self, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        return self.many(latents, timestep, [branch])[branch]
+
+    def many(self, latents: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> dict[Branch, Tensor]:
+        velocities = evaluate(self._velocity, latents, timestep, branches)
+        fuse = self._continuation.with_known
+        return {branch: fuse(velocity, latents, timestep) for branch, velocity in velocities.items()}
 
 
 def own_share(window: Window, before: Window) -> Tensor:

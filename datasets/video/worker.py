@@ -10,7 +10,6 @@ reused: new memory for each clip would cost a tenth of the decoding time and wou
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import mmap
 import os
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ..child_processes import exit_with_parent
 from .info import VideoError, VideoIndex
 from .reader import Pictures, VideoReader
 from .sound_samples import decode_sound
@@ -96,7 +96,7 @@ def serve(control_descriptor: int, lifeline: int) -> None:
         control_descriptor: socket for requests and answers.
         lifeline: read end of an unused pipe whose write end only the parent has open.
     """
-    _exit_with_parent(lifeline)
+    exit_with_parent(lifeline)
     _contain_crashes()
     control = socket.socket(fileno=control_descriptor)
     reader = VideoReader(lambda seconds: _send(control, {"expects_s": seconds}))
@@ -157,18 +157,6 @@ def _send(control: socket.socket, message: dict[str, Any], descriptor: int | Non
     data = json.dumps(message).encode()
     socket.send_fds(control, [LENGTH.pack(len(data))], [] if descriptor is None else [descriptor])
     control.sendall(data)
-
-
-def _exit_with_parent(lifeline: int) -> None:
-    """Let the kernel end this process when the write end of the pipe closes, even if a codec hangs with the GIL held.
-
-    SIGIO ends a process by default. (A parent-death signal would be sent when the starting *thread* ends.)
-    """
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
-    with contextlib.suppress(BlockingIOError):
-        os.read(lifeline, 1)  # end of file: the parent has already exited
-        os._exit(0)
 
 
 def _contain_crashes() -> None:

@@ -193,6 +193,12 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     help="Opening of later windows of a long video: the reference image, the last picture before the window (windows "
     "are then sampled one after another), or nothing.",
 )
+@click.option(
+    "--parallel",
+    type=click.Choice(["guidance", "context"]),
+    help="Sample each video in several processes: guidance, by branches; or context, by parts of the tokens.",
+)
+@click.option("--num-processes", type=int, help="Processes of --parallel, with a GPU each, or on the CPU.")
 @click.option("--steps", type=int, help="Sampling steps.")
 @click.option("--seed", type=int, help="Seed of the noise, for pairs whose table has none.")
 @click.option("--num-seeds", type=int, help="Videos per pair: its seed, and those that follow it.")
@@ -207,9 +213,10 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @in_process_option
 def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location | None, driving: Location | None,
            prompt: str, pairs: Location | None, benchmark: str | None, out: Location, work: Location | None,
-           components: str | None, num_frames: int | None, window_opening: str | None, steps: int | None,
-           seed: int | None, num_seeds: int | None, sound: str | None, preset: str, print_config: bool, dry_run: bool,
-           address: str | None, in_process: bool) -> None:  # fmt: skip
+           components: str | None, num_frames: int | None, window_opening: str | None, parallel: str | None,
+           num_processes: int | None, steps: int | None, seed: int | None, num_seeds: int | None, sound: str | None,
+           preset: str, print_config: bool, dry_run: bool, address: str | None,
+           in_process: bool) -> None:  # fmt: skip
     """Render pairs of a reference image and a driving video.
 
     A run that was interrupted is resumed by the same command: nothing that is finished is computed again.
@@ -222,8 +229,8 @@ def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location
     if not print_config and (len(given) != 1 or (image is None) != (driving is None)):
         raise click.UsageError("pass --image and --driving, or --pairs, or --benchmark")
     run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
-                         window_opening=window_opening, num_inference_steps=steps, seed=seed, num_seeds=num_seeds,
-                         sound=sound)  # fmt: skip
+                         window_opening=window_opening, parallel=parallel, num_processes=num_processes,
+                         num_inference_steps=steps, seed=seed, num_seeds=num_seeds, sound=sound)  # fmt: skip
 
     source: dict[str, Any] = {}
 

@@ -6,7 +6,7 @@ block, and the rotary tables. Nothing is approximated: the bits are the same as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -47,7 +47,7 @@ def share_memory(branches: Mapping[Any, Conditions]) -> dict[Any, StepMemory]:
         branch: StepMemory(
             pose=cache_of(conditions.pose_latents),
             context=cache_of(conditions.prompt_embeds, conditions.image_embeds, conditions.pose_image_embeds),
-            grid=grids.setdefault(conditions.pose_latents.shape, {}),
+            grid=grids.setdefault(conditions.pose_latents.shape[2:], {}),
         )
         for branch, conditions in branches.items()
     }
@@ -68,29 +68,51 @@ class BlockContext:
         self.keys_values: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
 
+class JoinedContext:
+    """The contexts of several guidance branches for a batch of them, in the order of the batch."""
+
+    def __init__(self, parts: Sequence[BlockContext]) -> None:
+        self.parts = parts
+
+
 class CrossAttention(WanAttnProcessor):
-    """Wan's cross-attention to image and text; as context it also accepts a `BlockContext`."""
+    """Wan's cross-attention to image and text; as context it also accepts a `BlockContext` or a `JoinedContext`."""
 
     def __call__(
         self,
         attn: WanAttention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | BlockContext | None = None,
+        encoder_hidden_states: Tensor | BlockContext | JoinedContext | None = None,
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Compute the cross-attention of hidden_states [B,N,D] to the context; returns [B,N,D]."""
-        if not isinstance(encoder_hidden_states, BlockContext):
+        if isinstance(encoder_hidden_states, JoinedContext):
+            of_parts = [_known(attn, part, hidden_states.device) for part in encoder_hidden_states.parts]
+            keys_values = [
+                (torch.cat([part[i][0] for part in of_parts]), torch.cat([part[i][1] for part in of_parts]))
+                for i in range(2)
+            ]
+        elif isinstance(encoder_hidden_states, BlockContext):
+            keys_values = [*_known(attn, encoder_hidden_states, hidden_states.device)]
+        else:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        known = encoder_hidden_states
-        if known.keys_values is None:
-            known.keys_values = _keys_values(attn, known.context.to(hidden_states.device))
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         of_image, of_text = (
             dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2, 3).type_as(query)
-            for key, value in known.keys_values
+            for key, value in keys_values
         )
         return attn.to_out[1](attn.to_out[0](of_text + of_image))
+
+
+KeysValues = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _known(attn: WanAttention, context: BlockContext, device: torch.device) -> KeysValues:
+    """Return the keys and values of a context; the first call computes them."""
+    if context.keys_values is None:
+        context.keys_values = _keys_values(attn, context.context.to(device))
+    return context.keys_values
 
 
 def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

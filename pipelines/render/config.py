@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...datasets.video.writer import Chroma
+from ...models.parallel.processes import check_processes
 
 FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
 
@@ -56,6 +57,17 @@ class RenderConfig(BaseModel):
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="dtype of transformer and encoders"
     )
+    branch_evaluation: Literal["sequential", "interleaved", "batched"] = Field(
+        "interleaved",
+        description="guidance branches of a step: one after another, together block by block (same bits, less time), "
+        "or in one batch (the last bits may differ)",
+    )
+    parallel: Literal["guidance", "context"] | None = Field(
+        None, description="how several processes sample a video: by guidance branches or by tokens; null: one process"
+    )
+    num_processes: int = Field(
+        1, ge=1, description="processes that sample a video, with a GPU each unless `num_gpus` is 0; see `parallel`"
+    )
     park_context_projections: bool = Field(
         False, description="keep the context's key and value projections on the CPU: 26 % less GPU memory for weights"
     )
@@ -81,8 +93,8 @@ class RenderConfig(BaseModel):
     num_gpus: float = Field(
         0.0,
         ge=0,
-        description="GPUs of one worker of each kind: up to 1, encoding, denoising and writing share it as .1, .8, .1; "
-        "with more, one worker does all three; 0 renders on the CPU",
+        description="GPUs of one worker of each kind, or with `parallel` of each process: up to 1, encoding, denoising "
+        "and writing share it as .1, .8, .1; with more, one worker does all three; 0 renders on the CPU",
     )
     packet_size: int = Field(1, ge=1, description="pairs per packet, the unit of retry")
 
@@ -96,7 +108,17 @@ class RenderConfig(BaseModel):
                 f"window_overlap must be a multiple of 4 below window_frames - 1 ({self.window_frames - 1}), "
                 f"got {self.window_overlap}"
             )
+        check_processes(self.parallel, self.num_processes)
+        if self.parallel is not None and self.num_gpus not in (0, 1):
+            raise ValueError(
+                f"with `parallel`, num_gpus must be 0 or 1, the GPUs of each process, not {self.num_gpus:g}"
+            )
         low, high = self.pose_guidance_interval
         if not 0 <= low < high <= 1:
             raise ValueError(f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, got {(low, high)}")
         return self
+
+    @property
+    def gpus_per_worker(self) -> float:
+        """GPUs of one worker of each kind, for all of its processes."""
+        return self.num_gpus * self.num_processes

@@ -1,6 +1,7 @@
 """The stage `denoise`: sample the latents of a video from its encoded inputs."""
 
 import json
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from ...datasets.schema import Row
 from ...datasets.storage.result_store import Result
 from ...models.components import load_components
 from ...models.inference.step_memory import park_context_projections
+from ...models.parallel.group import ParallelGroup
 from ...models.pipeline import SteadyDancerPipeline
 from ...models.pipeline_inputs import InputError
 from ..runtime.stage import BadClip
@@ -35,19 +37,43 @@ class Denoiser:
     def of(self, name: str) -> SteadyDancerPipeline:
         """Return the pipeline of a checkpoint, without encoders and autoencoder."""
         if self.pipeline is None or self.name != name:
+            if self.pipeline is not None and self.pipeline.process_group is not None:
+                self.pipeline.process_group.close()
             self.pipeline = None  # frees its memory first
             self.pipeline, self.name = load_denoiser(self.task, self.task.checkpoints[name]), name
         return self.pipeline
 
 
 def load_denoiser(task: RenderTask, place: CheckpointTask) -> SteadyDancerPipeline:
+    """Load the pipeline of a checkpoint; with `parallel`, start the other processes, which load it at the same time."""
+    group = None
+    if task.config.parallel is not None:
+        load = partial(_load_network, task, place)
+        group = ParallelGroup(task.config.parallel, task.config.num_processes, load, task.device)
+    try:
+        pipeline = _load_pipeline(task, place, task.device)
+    except BaseException:
+        if group is not None:
+            group.close()
+        raise
+    pipeline.process_group = group
+    return pipeline
+
+
+def _load_network(task: RenderTask, place: CheckpointTask, device: torch.device) -> Any:
+    """Load the network alone, prepared as that of `load_denoiser`, on the device of another process."""
+    return _load_pipeline(task, place, device).transformer
+
+
+def _load_pipeline(task: RenderTask, place: CheckpointTask, device: str | torch.device) -> SteadyDancerPipeline:
     """Load transformer and scheduler of a checkpoint; the VAE only if windows open with pictures that it makes."""
-    trained = load_components(place.checkpoint, ("transformer",), task.dtype, task.device)
-    scheduler = load_components(place.components, ("scheduler",), task.dtype, task.device)
+    trained = load_components(place.checkpoint, ("transformer",), task.dtype, device)
+    scheduler = load_components(place.components, ("scheduler",), task.dtype, device)
     parts: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "image_encoder"))
     if task.config.window_opening == "tail":
-        parts |= load_components(place.components, ("vae",), task.dtype, task.device)
+        parts |= load_components(place.components, ("vae",), task.dtype, device)
     pipeline = SteadyDancerPipeline(**trained, **parts, **scheduler)
+    pipeline.branch_evaluation = task.config.branch_evaluation
     if task.config.park_context_projections:
         park_context_projections(pipeline.transformer, "cpu")
     pipeline.set_progress_bar_config(disable=True)

@@ -15,12 +15,12 @@ ENCODE_SHARE, DENOISE_SHARE, WRITE_SHARE = 0.1, 0.8, 0.1
 
 
 def stages(config: RenderConfig) -> list[Stage]:
-    """Return the stages; together, one worker of each needs `num_gpus` GPUs.
+    """Return the stages; together, one worker of each needs `gpus_per_worker` GPUs.
 
     Up to one GPU, encoding, denoising and writing have workers of their own that share it. With several GPUs per
     worker, one worker does all three on the same GPUs.
     """
-    gpus = config.num_gpus
+    gpus = config.gpus_per_worker
     shares = (ENCODE_SHARE, DENOISE_SHARE, WRITE_SHARE) if gpus <= 1 else (1, 1, 1)
     pools = ("encode", "denoise", "write") if gpus <= 1 else ("denoise",) * 3
     encode, denoise, write = (round(gpus * share, 4) for share in shares)

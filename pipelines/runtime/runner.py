@@ -113,7 +113,7 @@ def _require_gpus(job: Job, wanted: float, available: float) -> None:
     if wanted > available:
         raise JobStopped(
             f"{job.name} needs {wanted:g} GPU per worker, but this machine has {available:g}: pass --address of a "
-            f"cluster with GPUs, or a preset whose {job.name}.num_gpus is 0 (tiny)"
+            f"cluster with GPUs, ask for fewer, or use a preset whose {job.name}.num_gpus is 0 (tiny)"
         )
 
 

@@ -88,6 +88,10 @@ CONFIGURED: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {
             "keep",
             "--window-opening",
             "tail",
+            "--parallel",
+            "context",
+            "--num-processes",
+            "2",
         ),
         {
             "components": "/wan",
@@ -97,6 +101,8 @@ CONFIGURED: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {
             "num_seeds": 3,
             "sound": "keep",
             "window_opening": "tail",
+            "parallel": "context",
+            "num_processes": 2,
         },
     ),
     ("evaluate", "evaluate"): (

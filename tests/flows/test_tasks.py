@@ -187,7 +187,17 @@ def test_every_option_of_a_job_is_given_by_its_task_or_by_the_configuration() ->
         "curate": {"num_frames", "exclude", "trust"},
         "cache": {"components", "captioner"},
         "train": {"steps", "seed", "num_workers", "bundle"},
-        "render": {"components", "num_frames", "window_opening", "steps", "seed", "num_seeds", "sound"},
+        "render": {
+            "components",
+            "num_frames",
+            "window_opening",
+            "steps",
+            "seed",
+            "num_seeds",
+            "sound",
+            "parallel",
+            "num_processes",
+        },
         "evaluate": {"protocol", "metrics"},
     }
     not_in_flows = {

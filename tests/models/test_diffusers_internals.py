@@ -5,6 +5,7 @@ the release in `pyproject.toml`.
 """
 
 import ast
+import copy
 import importlib
 import importlib.metadata
 import inspect
@@ -37,15 +38,25 @@ IMPORTED = [
 # By name, since each is called with some of them by name.
 PARAMETERS = {
     "CacheContext": "name step_index num_inference_steps timestep sigma",
+    "ContextParallelConfig": "ring_degree ulysses_degree convert_to_fp32 rotate_method mesh ulysses_anything "
+    "ring_anything _rank _world_size _device _mesh _flattened_mesh _ring_mesh _ulysses_mesh "
+    "_ring_local_rank _ulysses_local_rank",
     "ContextParallelInput": "split_dim expected_dims split_output",
     "FasterCacheBlockHook": None,  # only told from other hooks, as the next two
     "FasterCacheDenoiserHook": None,
+    "GroupOffloadingHook": None,
+    "ParallelConfig": "context_parallel_config tensor_parallel_config _rank _world_size _device _mesh",
     "PyramidAttentionBroadcastHook": None,
     "StateManager": "state_cls init_args init_kwargs",
+    "TransformerBlockMetadata": "return_hidden_states_index return_encoder_hidden_states_index "
+    "hidden_states_argument_name encoder_hidden_states_argument_name _cls _cached_parameter_indices",
+    "TransformerBlockRegistry": "",
     "WanAttention": "dim heads dim_head eps dropout added_kv_proj_dim cross_attention_dim_head processor "
     "is_cross_attention",
     "WanAttnProcessor": "",
+    "WanTransformerBlock": "dim ffn_dim num_heads qk_norm cross_attn_norm eps added_kv_proj_dim",
     "_get_group_onload_device": "module",
+    "apply_context_parallel": "module parallel_config plan",
     "convert_wan_vae_to_diffusers": "checkpoint kwargs",
     "dispatch_attention_fn": "query key value attn_mask dropout_p is_causal scale enable_gqa attention_kwargs backend "
     "parallel_config",
@@ -204,6 +215,35 @@ def test_group_offload_tells_its_device(internals: Any) -> None:
     assert internals.group_offload_device(layer) is None
     apply_group_offloading(layer, onload_device=torch.device("cpu"), offload_type="leaf_level")
     assert internals.group_offload_device(layer) == torch.device("cpu")
+
+
+def test_group_offload_tells_whether_it_moves_blocks_or_layers(internals: Any, wan: WanTransformer3DModel) -> None:
+    cpu = torch.device("cpu")
+    assert internals.group_offload_unit(wan) is None
+    by_layer = copy.deepcopy(wan)
+    apply_group_offloading(by_layer, cpu, cpu, "leaf_level")
+    assert internals.group_offload_unit(by_layer) == "layer"
+    apply_group_offloading(wan, cpu, cpu, "block_level", num_blocks_per_group=2)
+    assert internals.group_offload_unit(wan) == "block"
+
+
+def test_step_caches_are_told_from_other_hooks(internals: Any, wan: WanTransformer3DModel) -> None:
+    wan.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    assert [*internals.cache_hooks(wan)] and not internals.has_step_cache(wan)
+    enable_broadcast(wan)
+    assert internals.has_step_cache(wan)
+
+
+def test_a_registered_block_is_known_to_step_caches_by_its_tokens(internals: Any) -> None:
+    class Block(nn.Module):
+        def forward(self, hidden_states: torch.Tensor, other: int) -> torch.Tensor:
+            return hidden_states
+
+    internals.register_block(Block)
+    known = internals.TransformerBlockRegistry.get(Block)
+    assert (known.return_hidden_states_index, known.return_encoder_hidden_states_index) == (0, None)
+    tokens = torch.zeros(1)
+    assert known._get_parameter_from_args_kwargs("hidden_states", (tokens, 1)) is tokens
 
 
 def test_what_is_kept_in_float32_is_what_loading_keeps(

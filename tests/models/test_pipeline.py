@@ -241,6 +241,7 @@ def test_the_negative_pose_is_asked_in_its_interval_only_and_differs_only_in_the
         return forward(*args, **arguments)
 
     monkeypatch.setattr(pipeline.transformer, "forward", recorded)
+    monkeypatch.setattr(pipeline, "branch_evaluation", "sequential")  # a call for each branch
     run(pipeline, num_inference_steps=5, negative_pose_video=np.zeros((5, 64, 36, 3), np.uint8))
     assert len(calls) == 2 * 5 + 1  # 0.1 < 1/5 < 0.4, and 2/5 is not below 0.4
     positive, negative_text, negative_pose = calls[2:5]
@@ -409,8 +410,8 @@ def test_a_velocity_that_is_no_number_stops_at_its_step_and_leaves_no_file(
 
     def broken(latents: torch.Tensor, timestep: torch.Tensor, *args: Any, **arguments: Any) -> Any:
         times.append(timestep.item())
-        (velocity,) = forward(latents, timestep, *args, **arguments)
-        return (velocity * (float("nan") if len(set(times)) == 2 else 1),)
+        velocities = forward(latents, timestep, *args, **arguments)
+        return tuple(velocity * (float("nan") if len(set(times)) == 2 else 1) for velocity in velocities)
 
     monkeypatch.setattr(pipeline.transformer, "forward", broken)
     with pytest.raises(FloatingPointError, match="step 1 of 3"):
@@ -467,6 +468,7 @@ def test_a_callback_of_diffusers_replaces_latents_and_prompts(pipeline: SteadyDa
 def test_a_callback_may_turn_the_guidance_off(pipeline: SteadyDancerPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, calls = pipeline.transformer.forward, []
     monkeypatch.setattr(pipeline.transformer, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    monkeypatch.setattr(pipeline, "branch_evaluation", "sequential")  # a call for each branch
 
     def off(pipe: Any, step: int, timestep: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
         pipe._guidance_scale = 1.0

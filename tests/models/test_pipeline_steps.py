@@ -42,7 +42,7 @@ class Counted(SteadyDancerPipeline):
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "branch_velocity", lambda transformer, branches: velocity)
+    monkeypatch.setattr(pipeline, "branch_velocity", lambda transformer, branches, **_: velocity)
 
 
 def velocity(latents: torch.Tensor, timestep: torch.Tensor, branch: str) -> torch.Tensor:

@@ -289,7 +289,7 @@ def test_a_network_that_knows_the_answer_renders_the_clip_itself(world, monkeypa
     clip, _ = gallery_render._clip(key, data, torch.device("cpu"), 0)
     reported: list[dict] = []
 
-    def oracle(transformer, branches):
+    def oracle(transformer, branches, **_):
         reported.append(branches)
         return lambda latents, timestep, branch: (latents - clip.latents) / (timestep.view(-1, 1, 1, 1, 1) / 1000)
 
