@@ -20,7 +20,7 @@ from steadydancer.pipelines.runtime.runner import Engine, Job, run_packets
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(3600)]
 
-PAIRS, DENOISE_S = 50, 2.0
+PAIRS, DENOISE_S = 50, 4.0  # so long that the start of the workers is a small part
 SECONDS = {"motion": 0.6, "encode": 0.5, "denoise": DENOISE_S, "write": 0.7}
 
 
