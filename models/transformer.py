@@ -6,6 +6,7 @@ name this module in `model_index.json`: it cannot be moved or renamed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
 from .checkpoints.key_maps import POSE_MODULE_NAMES
+from .checkpoints.quantisation import has_scales
 from .checkpoints.transformer_files import (
     check_complete,
     checkpoint_shapes,
@@ -216,6 +218,26 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             model = cls(**{**config, **kwargs})
         model.load_state_dict(state_from_wan(model, base, copy), assign=True)
         return model
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any
+    ) -> SteadyDancerTransformer3DModel:
+        """Load as diffusers does; a folder with quantised weights (`checkpoints.quantisation`) keeps them quantised.
+
+        Of such a folder, only the arguments `subfolder` and `torch_dtype` or `dtype` are used.
+
+        Raises:
+            ValueError: `device_map` for quantised weights.
+            CheckpointError: quantised weights are damaged.
+        """
+        folder = Path(pretrained_model_name_or_path or "") / (kwargs.get("subfolder") or "")
+        if not (folder.is_dir() and has_scales(folder)):
+            loaded: SteadyDancerTransformer3DModel = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            return loaded
+        if kwargs.get("device_map") is not None:
+            raise ValueError(f"device_map cannot be used with the quantised weights of {folder}: move the loaded model")
+        return cls.from_single_file(folder, torch_dtype=kwargs.get("torch_dtype") or kwargs.get("dtype"))
 
     @classmethod
     def from_single_file(

@@ -225,6 +225,7 @@ DOCUMENTED = {
         "diffusers",
         "diffusers.callbacks",
         "diffusers.configuration_utils",
+        "diffusers.hooks",
         "diffusers.models.modeling_outputs",
         "diffusers.pipelines.pipeline_utils",
         "diffusers.utils",

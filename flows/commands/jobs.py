@@ -186,6 +186,12 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @click.option(
     "--components", type=NAME, help="Wan 2.1 I2V folder or hub id. Default: the one in the checkpoint's record."
 )
+@click.option(
+    "--mode",
+    help="exact, fast, fast:THRESHOLD (step cache), fast:distilled (4 steps, with --distilled-lora), low_memory or "
+    "low_memory:BLOCKS (that stay on the GPU).",
+)
+@click.option("--distilled-lora", type=NAME, help="Few-step LoRA for --mode fast:distilled: file, or OWNER/NAME/FILE.")
 @click.option("--num-frames", type=int, help="Frames to render, 4k + 1.")
 @click.option(
     "--window-opening",
@@ -213,10 +219,10 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
 @in_process_option
 def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location | None, driving: Location | None,
            prompt: str, pairs: Location | None, benchmark: str | None, out: Location, work: Location | None,
-           components: str | None, num_frames: int | None, window_opening: str | None, parallel: str | None,
-           num_processes: int | None, steps: int | None, seed: int | None, num_seeds: int | None, sound: str | None,
-           preset: str, print_config: bool, dry_run: bool, address: str | None,
-           in_process: bool) -> None:  # fmt: skip
+           components: str | None, mode: str | None, distilled_lora: str | None, num_frames: int | None,
+           window_opening: str | None, parallel: str | None, num_processes: int | None, steps: int | None,
+           seed: int | None, num_seeds: int | None, sound: str | None, preset: str, print_config: bool, dry_run: bool,
+           address: str | None, in_process: bool) -> None:  # fmt: skip
     """Render pairs of a reference image and a driving video.
 
     A run that was interrupted is resumed by the same command: nothing that is finished is computed again.
@@ -228,9 +234,14 @@ def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location
     given = [one for one in (image, pairs, benchmark) if one is not None]
     if not print_config and (len(given) != 1 or (image is None) != (driving is None)):
         raise click.UsageError("pass --image and --driving, or --pairs, or --benchmark")
-    run = presets.change(presets.load(preset), "render", components=components, num_frames=num_frames,
-                         window_opening=window_opening, parallel=parallel, num_processes=num_processes,
+    run = presets.change(presets.load(preset), "render", components=components, mode=mode,
+                         distilled_lora=distilled_lora, num_frames=num_frames, window_opening=window_opening,
+                         parallel=parallel, num_processes=num_processes,
                          num_inference_steps=steps, seed=seed, num_seeds=num_seeds, sound=sound)  # fmt: skip
+    if steps not in (None, run.render.num_inference_steps):  # the default, which a mode takes as not set
+        raise click.UsageError(
+            f"--mode {mode} samples in {run.render.num_inference_steps} steps, not in {steps}: leave out --steps"
+        )
 
     source: dict[str, Any] = {}
 
@@ -240,7 +251,7 @@ def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location
         return job.read_pairs(pairs) if pairs else [job.pair(image or "", driving or "", prompt)]
 
     named = {} if print_config else job.name_checkpoints(checkpoints)
-    plan = job.plan(run.render, wanted(), named, out, work) if dry_run and not print_config else {}
+    plan = job.plan(run.render, wanted(), named, out, work, address) if dry_run and not print_config else {}
     if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: plan):
         if (refusals := job.refusals(plan)) and address is None:  # a cluster has other GPUs
             raise SteadyDancerError("\n".join(refusals))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ class Conversion:
         metadata: metadata for the headers of weight files.
         texts: JSON files and their contents.
         copies: files copied unchanged, with their sources.
+        reports: JSON files whose contents are known once the weights are written.
     """
 
     sources: list[Path] = field(default_factory=list)
@@ -34,6 +35,7 @@ class Conversion:
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     texts: dict[str, Any] = field(default_factory=dict)
     copies: dict[str, Path] = field(default_factory=dict)
+    reports: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:

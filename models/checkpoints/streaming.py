@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from .files import CheckpointError, StoredTensor
 from .key_maps import Shape
@@ -17,17 +18,25 @@ CHUNK_BYTES = 1 << 20
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+class ComputedTensor(Protocol):
+    """A tensor whose bytes are computed while they are written."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the bytes in pieces."""
+        ...
+
+
 @dataclass(frozen=True)
 class OutputTensor:
     """A tensor to write.
 
     Attributes:
-        source: location of its elements, or their bytes.
+        source: location of its elements, their bytes, or what computes these.
         shape: its shape in the file, with as many elements as `source`.
         dtype: its dtype in the file, in safetensors' spelling.
     """
 
-    source: StoredTensor | bytes
+    source: StoredTensor | bytes | ComputedTensor
     shape: Shape
     dtype: str
 
@@ -106,8 +115,8 @@ def write_safetensors(
     return digest.hexdigest()
 
 
-def read_tensor_bytes(stored: StoredTensor) -> Iterator[bytes]:
-    """Yield the bytes of a tensor in chunks of a megabyte; read, not mapped, so that they do not stay in memory.
+def read_tensor_bytes(stored: StoredTensor, chunk_bytes: int | None = None) -> Iterator[bytes]:
+    """Yield the bytes of a tensor in chunks, of a megabyte by default; read, not mapped, so that none stay in memory.
 
     Raises:
         CheckpointError: the file was truncated during reading.
@@ -115,7 +124,7 @@ def read_tensor_bytes(stored: StoredTensor) -> Iterator[bytes]:
     left, offset = stored.num_bytes, stored.offset
     with stored.file.open("rb", buffering=0) as file:
         while left:
-            chunk = os.pread(file.fileno(), min(left, CHUNK_BYTES), offset)
+            chunk = os.pread(file.fileno(), min(left, chunk_bytes or CHUNK_BYTES), offset)
             if not chunk:
                 raise CheckpointError(f"{stored.file} was truncated during reading")
             chunk = chunk[: len(chunk) - len(chunk) % item_bytes(stored.dtype)] or chunk
@@ -137,6 +146,8 @@ def total_bytes(groups: Iterable[Mapping[str, OutputTensor]]) -> int:
 def _chunks(tensor: OutputTensor) -> Iterator[bytes]:
     if isinstance(tensor.source, bytes):
         yield tensor.source
+    elif not isinstance(tensor.source, StoredTensor):
+        yield from tensor.source.chunks()
     elif tensor.source.dtype == tensor.dtype:
         yield from read_tensor_bytes(tensor.source)
     else:

@@ -7,7 +7,7 @@ class.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from .key_maps import (
     renamed_from_official,
     renamed_to_official,
 )
+from .quantisation import SCALE, scale_name, split_scales
 from .unsupported_models import POSE_KEYS, reject_unsupported_models
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ class TransformerFile:
         kind: plain Wan image-to-video, or SteadyDancer.
         layout: naming of the tensors.
         config: constructor arguments of the class for `kind`.
+        scales: scale of each quantised weight, by our name; empty for unquantised weights (`quantisation`).
     """
 
     checkpoint: Checkpoint
     kind: Kind
     layout: Layout
     config: Mapping[str, Any]
+    scales: Mapping[str, StoredTensor] = field(default_factory=dict)
 
     @property
     def names(self) -> dict[str, str]:
@@ -79,7 +82,7 @@ def read_transformer(
     Raises:
         CheckpointError: it cannot be read, or is another model.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint, scales = split_scales(open_checkpoint(source))
     reject_unsupported_models(checkpoint)
     layout = _layout(checkpoint)
     # The naive baseline (pose latents added to the image's) differs from plain Wan only in its configuration.
@@ -94,7 +97,7 @@ def read_transformer(
             else f"{source} is a plain Wan 2.1 I2V checkpoint without pose modules, but SteadyDancer weights are "
             "expected: pass it as --base, or initialise from it with `SteadyDancerTransformer3DModel.from_wan`."
         )
-    return TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads))
+    return TransformerFile(checkpoint, found, layout, _constructor(checkpoint, layout, num_attention_heads), scales)
 
 
 def check_complete(opened: TransformerFile, wanted: Mapping[str, Shape]) -> None:
@@ -114,7 +117,7 @@ def transformer_config(source: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, or is another model.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint, _ = split_scales(open_checkpoint(source))
     reject_unsupported_models(checkpoint)
     return _constructor(checkpoint, _layout(checkpoint), None)
 
@@ -124,24 +127,51 @@ def load_weights(
 ) -> Any:
     """Load a checkpoint's tensors into a network and set eval mode; copy only if dtype or device change.
 
+    Quantised weights stay quantised, in layers that dequantise them when they are used.
+
     Args:
         model: network with `opened.config`, without weights.
         opened: a complete checkpoint.
         dtype: as for `transformer_loading.load_transformer`.
         device: device of the weights, which are moved one at a time.
+
+    Raises:
+        CheckpointError: a scale of a quantised weight is not a positive number.
     """
     import torch
 
     tensors = opened.checkpoint.load()
-    state = {}
+    state = _load_quantised(model, opened, tensors, device)
     for key, ours in opened.names.items():
         tensor = tensors.pop(key)
+        if ours in opened.scales:
+            continue
         wanted = _dtype(model, ours, tensor.dtype, dtype)
         state[ours] = tensor.reshape(plain_shape(key, tensor.shape) if opened.layout == "official" else tensor.shape)
         state[ours] = state[ours].to(device, wanted if tensor.is_floating_point() else tensor.dtype)
     with torch.no_grad():
         model.load_state_dict(state, assign=True)
     return model.to(device).eval()
+
+
+def _load_quantised(model: Any, opened: TransformerFile, tensors: dict[str, Any], device: Any) -> dict[str, Any]:
+    """Take the quantised weights out of `tensors` and return them with their scales; replace their layers."""
+    if not opened.scales:
+        return {}
+    from ..quantised_linear import use_quantised_layers
+
+    use_quantised_layers(model, opened.scales)
+    scales = {scale_name(name): tensor for name, tensor in opened.scales.items()}
+    state = {}
+    for name, scale in replace(opened.checkpoint, tensors=scales).load().items():
+        if not (scale.isfinite() & (scale > 0)).all():
+            raise CheckpointError(
+                f"{opened.checkpoint.source} is damaged: {name} has values that are not positive numbers; convert the "
+                "unquantised checkpoint again"
+            )
+        weight = name.removesuffix(SCALE) + "weight"
+        state |= {name: scale.to(device), weight: tensors[weight].to(device)}
+    return state
 
 
 def checkpoint_shapes(model: Any, layout: Layout) -> dict[str, Shape]:

@@ -26,8 +26,10 @@ from ...datasets.storage.files import is_not_empty
 from ..checkpoints.conversion_output import Conversion, LoraLayout, Target
 from ..checkpoints.files import CheckpointError
 from ..checkpoints.folders import ComponentsError, resolve_folder
+from ..checkpoints.quantisation import Quantisation
 from ..checkpoints.streaming import parse_size, write_safetensors
 from .plan import plan_conversion
+from .quantise import REPORT
 
 _MARGIN_BYTES = 64 << 20
 
@@ -61,6 +63,7 @@ def convert(
     dtype: str | None = None,
     shard_size: str = "5GB",
     lora_layout: LoraLayout = "diffusers",
+    kind: Quantisation | None = None,
     source_name: str | None = None,
     advance: Callable[[int, int], object] = lambda num_bytes, total: None,
 ) -> dict[str, Any]:
@@ -73,6 +76,7 @@ def convert(
         dtype: as for `plan_conversion`.
         shard_size: maximum size of a file, such as "5GB".
         lora_layout: as for `plan_conversion`.
+        kind: as for `plan_conversion`; `quantisation.json` has the error of each weight, the record their summary.
         source_name: name of the source in the record, if it was fetched from elsewhere.
         advance: called with the bytes read or written since the last call, and the total.
 
@@ -82,7 +86,7 @@ def convert(
         OSError: the disk cannot be written.
     """
     names = (source_name or str(source.absolute()), str(to.absolute()))
-    settings = (target, dtype, shard_size, lora_layout, advance)
+    settings = (target, dtype, shard_size, lora_layout, kind, advance)
     local = working_folder(to)
     if local == to:
         return _convert_locally(source, local, names, *settings)
@@ -114,15 +118,17 @@ def _convert_locally(
     dtype: str | None,
     shard_size: str,
     lora_layout: LoraLayout,
+    kind: Quantisation | None,
     advance: Callable[[int, int], object],
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    plan = plan_conversion(source, target, dtype, parse_size(shard_size), lora_layout)
+    plan = plan_conversion(source, target, dtype, parse_size(shard_size), lora_layout, kind)
     _check_replaceable(to)
     total = plan.num_bytes + sum(file.stat().st_size for file in plan.sources)
     digest = _source_digest(plan, lambda num_bytes: advance(num_bytes, total))
     settings: dict[str, Any] = {"as": target, "dtype": dtype, "shard_bytes": parse_size(shard_size)}
     settings |= {"lora_layout": lora_layout} if target == "lora" else {}
+    settings["quantise"] = kind
     if (to / RECORD).is_file():
         return _finished(to, {**settings, "digest": digest})
     free = shutil.disk_usage(_existing_parent(to.absolute())).free
@@ -148,6 +154,7 @@ def _convert_locally(
             "digest": _folder_digest(digests, "transformer/" if target == "diffusers" else ""),
             "num_tensors": plan.num_tensors,
             "num_bytes": plan.num_bytes,
+            **({"quantisation": plan.reports[REPORT]()["summary"]} if kind else {}),
             "code_version": __version__,
             "seconds": round(time.perf_counter() - start, 3),
         }
@@ -158,14 +165,20 @@ def _convert_locally(
 
 
 def describe(
-    source: Path, to: Location, target: Target, dtype: str | None, shard_size: str, lora_layout: LoraLayout
+    source: Path,
+    to: Location,
+    target: Target,
+    dtype: str | None,
+    shard_size: str,
+    lora_layout: LoraLayout,
+    kind: Quantisation | None = None,
 ) -> dict[str, Any]:
     """Describe the files that `convert` would write, from headers alone.
 
     Raises:
         CheckpointError: as for `convert`.
     """
-    plan = plan_conversion(source, target, dtype, parse_size(shard_size), lora_layout)
+    plan = plan_conversion(source, target, dtype, parse_size(shard_size), lora_layout, kind)
     _check_replaceable(to)
     sizes = {name: sum(tensor.num_bytes for tensor in shard.values()) for name, shard in plan.shards.items()}
     return {
@@ -176,7 +189,7 @@ def describe(
         "num_tensors": plan.num_tensors,
         "num_bytes": plan.num_bytes,
         "free_bytes": shutil.disk_usage(_existing_parent(working_folder(to).absolute())).free,
-        "files": {**sizes, **dict.fromkeys([*plan.texts, *plan.copies])},
+        "files": {**sizes, **dict.fromkeys([*plan.texts, *plan.copies, *plan.reports])},
     }
 
 
@@ -187,7 +200,7 @@ def _write(plan: Conversion, folder: Path, advance: Callable[[int], object]) -> 
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     for name, tensors in plan.shards.items():
         digests[name] = write_safetensors(folder / name, tensors, plan.metadata.get(name, {}), advance)
-    for name, value in plan.texts.items():
+    for name, value in (*plan.texts.items(), *((name, report()) for name, report in plan.reports.items())):
         write_json(folder / name, value)
         digests[name] = content_digest(folder / name)
     for name, file in plan.copies.items():

@@ -12,16 +12,23 @@ from ..checkpoints.conversion_output import DTYPES, Conversion, LoraLayout, Targ
 from ..checkpoints.files import CheckpointError, StoredTensor
 from ..checkpoints.folders import part_path
 from ..checkpoints.key_maps import config_from_official, official_shape, renamed_to_official
+from ..checkpoints.quantisation import Quantisation, require_unquantised
 from ..checkpoints.streaming import OutputTensor, unchanged
 from ..checkpoints.transformer_files import TransformerFile
 from ..lora.export import plan_lora
 from ..transformer_loading import empty_transformer, open_transformer
+from .quantise import REPORT, ErrorReport, quantised_outputs
 
 WEIGHTS = "diffusion_pytorch_model"
 
 
 def plan_conversion(
-    source: Path, target: Target, dtype: str | None, shard_bytes: int, lora_layout: LoraLayout = "diffusers"
+    source: Path,
+    target: Target,
+    dtype: str | None,
+    shard_bytes: int,
+    lora_layout: LoraLayout = "diffusers",
+    kind: Quantisation | None = None,
 ) -> Conversion:
     """Plan the conversion of a checkpoint.
 
@@ -32,10 +39,15 @@ def plan_conversion(
         dtype: dtype of the transformer's or adapter's weights, such as "bfloat16"; None keeps the stored dtype.
         shard_bytes: maximum size of a file.
         lora_layout: names of the adapter's tensors, for "lora".
+        kind: quantise the linear layers of the blocks, "int8" or "fp8"; for "diffusers" only.
 
     Raises:
         CheckpointError: the source is unreadable or incomplete, or cannot be converted to `target`.
     """
+    if kind is not None and target != "diffusers":
+        raise CheckpointError(
+            f"Quantised weights are written in diffusers' layout only: use --as diffusers, not {target}"
+        )
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError(f"Unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     if not source.exists():
@@ -48,6 +60,7 @@ def plan_conversion(
     if path is None:
         raise CheckpointError(f"{source} contains no transformer: expected a folder transformer/ or safetensors files")
     plan = Conversion()
+    require_unquantised(path, "converted")
     opened = open_transformer(path)
     plan.sources += opened.checkpoint.files
     tensors = {name: output_tensor(place, shape, dtype) for name, (place, shape) in opened.stored().items()}
@@ -61,6 +74,10 @@ def plan_conversion(
         plan.add_weights(WEIGHTS, _official(tensors, source), shard_bytes, has_index=True)
         plan.texts["config.json"] = official_config(opened, config)
         return plan
+    if kind is not None:
+        report = ErrorReport(kind)
+        tensors = quantised_outputs(tensors, kind, report)
+        plan.reports[REPORT] = report.to_json
     plan.add_weights(f"transformer/{WEIGHTS}", tensors, shard_bytes, has_index=False)
     plan.texts["transformer/config.json"] = config
     is_dancer = opened.kind == "steadydancer"

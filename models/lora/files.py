@@ -237,6 +237,7 @@ def _strength(
 def weight_names(transformer: Any) -> list[str]:
     """List the names of a transformer's weights without its adapters."""
     names = [name for name, _ in transformer.named_parameters() if ".lora_" not in name]
+    names += [name for name, _ in transformer.named_buffers() if name.endswith(".weight")]  # quantised ones
     return [name.replace(".base_layer.", ".") for name in names]
 
 

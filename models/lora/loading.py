@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...datasets.storage import is_address, local_folder, location
 from ..checkpoints.files import CheckpointError, check_tensors, open_checkpoint, weight_files
 from ..diffusers_internals import LORA_WEIGHT_NAME_SAFE
+from ..quantised_linear import QuantisedLinear
 from .export import POSE_MODULES_FILE
 from .files import LoraTensors, base_layer, get_weight, read_lora, weight_names
 from .scale import ADAPTER_MODEL
 
-__all__ = ["LoraTensors", "load_lora", "read_lora"]
+__all__ = ["LoraTensors", "find_adapter", "load_lora", "read_lora", "resolve_adapter"]
 
 
 def load_lora(transformer: Any, source: str | Path, adapter_name: str | None = None, scale: float = 1.0) -> LoraTensors:
@@ -46,9 +48,10 @@ def load_lora(transformer: Any, source: str | Path, adapter_name: str | None = N
         CheckpointError: the file is damaged, not a LoRA, of an unsupported kind, or for another model.
     """
     source = Path(source)
-    tensors = read_lora(transformer, _file(source) if source.is_dir() else source)
+    tensors = read_lora(transformer, find_adapter(source))
     if source.is_dir() and (source / POSE_MODULES_FILE).is_file():
         tensors.replaced |= _read_pose_modules(transformer, source / POSE_MODULES_FILE)
+    _check_changeable(transformer, source, tensors)
     adapter: dict[str, Tensor] = {}
     for name, (down, up, strength) in tensors.pairs.items():
         layer = name.removesuffix(".weight")
@@ -71,8 +74,26 @@ def load_lora(transformer: Any, source: str | Path, adapter_name: str | None = N
     return tensors
 
 
-def _file(folder: Path) -> Path:
-    """Find the adapter in a folder: the file named as in diffusers or PEFT, or the only file."""
+def _check_changeable(transformer: Any, source: Path, tensors: LoraTensors) -> None:
+    """Check that no tensor of a LoRA must be added to, or replace, a quantised weight; pairs remain beside it."""
+    changed = [name for name in (*tensors.deltas, *tensors.products, *tensors.replaced) if name.endswith(".weight")]
+    for name in changed:
+        layer = base_layer(transformer.get_submodule(name.removesuffix(".weight")))
+        if isinstance(layer, QuantisedLinear):
+            raise CheckpointError(
+                f"{source} changes {name} itself, which is quantised: load it into the checkpoint that was quantised"
+            )
+
+
+def find_adapter(source: Path) -> Path:
+    """Return the file of an adapter: `source`, or in a folder the file named as in diffusers or PEFT, or the only one.
+
+    Raises:
+        CheckpointError: the folder contains no such file, or several.
+    """
+    if not source.is_dir():
+        return source
+    folder = source
     for name in (LORA_WEIGHT_NAME_SAFE, ADAPTER_MODEL):
         if (folder / name).is_file():
             return folder / name
@@ -86,6 +107,33 @@ def _file(folder: Path) -> Path:
         f"{folder} contains neither {LORA_WEIGHT_NAME_SAFE} nor {ADAPTER_MODEL} nor a single safetensors file "
         f"({names}): pass the path of one file"
     )
+
+
+def resolve_adapter(source: str) -> Path:
+    """Return the local file or folder of a LoRA: a path, an address on a store, or OWNER/NAME/FILE on the hub.
+
+    Raises:
+        CheckpointError: there is no such file, and the hub does not have it.
+    """
+    place = location(source)
+    if place.is_dir():
+        return local_folder(place, ["*.safetensors", "*.json"])
+    if place.is_file():
+        return local_folder(place.parent, [place.name]) / place.name
+    parts = source.split("/", 2)
+    if is_address(source) or len(parts) != 3 or not source.endswith(".safetensors"):
+        raise CheckpointError(
+            f"the LoRA {source} does not exist: pass a safetensors file, or OWNER/NAME/FILE on the hub"
+        )
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2]))
+    except Exception as error:  # the hub client raises its own errors and those of requests, httpx and the system
+        raise CheckpointError(
+            f"the LoRA {source} is not a file and cannot be downloaded from the model hub ({type(error).__name__}): "
+            "pass a local safetensors file"
+        ) from error
 
 
 def _add(weight: Tensor, delta: Tensor) -> None:

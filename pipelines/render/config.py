@@ -1,10 +1,11 @@
 """Configuration of a rendering job."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...datasets.video.writer import Chroma
+from ...models.modes import Mode, get_mode
 from ...models.parallel.processes import check_processes
 
 FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
@@ -17,6 +18,14 @@ class RenderConfig(BaseModel):
 
     components: str | None = Field(
         None, description="folder or hub id of the VAE and encoders; null: those in the checkpoint's record"
+    )
+    mode: str = Field(
+        "exact",
+        description="`exact`, `fast`, `fast:THRESHOLD`, `fast:distilled`, `low_memory` or `low_memory:BLOCKS`; changes "
+        "only settings that are at their default",
+    )
+    distilled_lora: str | None = Field(
+        None, description="few-step LoRA for mode `fast:distilled`: a file, folder, or OWNER/NAME/FILE on the hub"
     )
     num_frames: int | None = Field(
         81, ge=5, description="frames to render, 4k + 1 (paper); null: as many as the driving video has"
@@ -98,6 +107,33 @@ class RenderConfig(BaseModel):
     )
     packet_size: int = Field(1, ge=1, description="pairs per packet, the unit of retry")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_settings_of_mode(cls, given: Any) -> Any:
+        """Set the fields that the mode changes; one that differs from its default is kept."""
+        if not isinstance(given, dict) or not isinstance(given.get("mode", ""), str):
+            return given
+        settings = get_mode(given.get("mode", cls.model_fields["mode"].default)).settings
+        at_default = {
+            name: value for name, value in settings.items()
+            if given.get(name, cls.model_fields[name].default) == cls.model_fields[name].default
+        }  # fmt: skip
+        return {**given, **at_default}
+
+    @property
+    def rendering_mode(self) -> Mode:
+        """What `mode` changes."""
+        return get_mode(self.mode)
+
+    @property
+    def kept_settings(self) -> dict[str, Any]:
+        """Fields that the mode would change, but which were set to something else: their values."""
+        return {
+            name: getattr(self, name)
+            for name, value in self.rendering_mode.settings.items()
+            if getattr(self, name) != value
+        }
+
     @model_validator(mode="after")
     def _check(self) -> "RenderConfig":
         for name, frames in (("num_frames", self.num_frames), ("window_frames", self.window_frames)):
@@ -113,6 +149,13 @@ class RenderConfig(BaseModel):
             raise ValueError(
                 f"with `parallel`, num_gpus must be 0 or 1, the GPUs of each process, not {self.num_gpus:g}"
             )
+        if self.rendering_mode.cache_threshold is not None:
+            if self.branch_evaluation == "batched":
+                raise ValueError(f"mode {self.mode} decides for each guidance branch: use another branch_evaluation")
+            if self.parallel == "context":
+                raise ValueError(
+                    f"mode {self.mode} decides by all tokens, of which each process has a part: use parallel 'guidance'"
+                )
         low, high = self.pose_guidance_interval
         if not 0 <= low < high <= 1:
             raise ValueError(f"pose_guidance_interval must be (low, high) with 0 <= low < high <= 1, got {(low, high)}")

@@ -15,6 +15,7 @@ from ...models.parallel.group import ParallelGroup
 from ...models.pipeline import SteadyDancerPipeline
 from ...models.pipeline_inputs import InputError
 from ..runtime.stage import BadClip
+from . import mode
 from .encode import read_encoded
 from .results import tensor_result
 from .task import CheckpointTask, RenderTask
@@ -67,13 +68,16 @@ def _load_network(task: RenderTask, place: CheckpointTask, device: torch.device)
 
 def _load_pipeline(task: RenderTask, place: CheckpointTask, device: str | torch.device) -> SteadyDancerPipeline:
     """Load transformer and scheduler of a checkpoint; the VAE only if windows open with pictures that it makes."""
-    trained = load_components(place.checkpoint, ("transformer",), task.dtype, device)
+    trained = load_components(
+        place.checkpoint, ("transformer",), task.dtype, mode.device_to_load_on(task.config, device)
+    )
     scheduler = load_components(place.components, ("scheduler",), task.dtype, device)
     parts: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "image_encoder"))
     if task.config.window_opening == "tail":
         parts |= load_components(place.components, ("vae",), task.dtype, device)
     pipeline = SteadyDancerPipeline(**trained, **parts, **scheduler)
     pipeline.branch_evaluation = task.config.branch_evaluation
+    mode.apply(task.config, pipeline, place.checkpoint, device)
     if task.config.park_context_projections:
         park_context_projections(pipeline.transformer, "cpu")
     pipeline.set_progress_bar_config(disable=True)

@@ -61,8 +61,8 @@ def encode_pair(row: Row, task: RenderTask, components: Components) -> Row:
     pair, store = _read(row, task), task.store
     keys = _keys(pair, store)
     sampling = task.config.model_dump(mode="json", exclude=_NOT_SAMPLED)
-    latents = store.key("latents", inputs=keys, checkpoint=next(iter(pair.place.digests.values())), seed=row["seed"],
-                        config=sampling, **pair.where)  # fmt: skip
+    network = {"checkpoint": next(iter(pair.place.digests.values())), "lora": pair.place.digests.get("distilled_lora")}
+    latents = store.key("latents", inputs=keys, **network, seed=row["seed"], config=sampling, **pair.where)
     if store.get(latents) is None:
         _encode(pair, store, keys, components)
     encoded = {"keys": keys, "height": pair.height, "width": pair.width, "num_frames": len(pair.people[0])}

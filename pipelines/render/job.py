@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,12 @@ from ...datasets.schema import Row
 from ...datasets.storage import Location, location
 from ...datasets.storage.digests import content_digest, json_digest
 from ...datasets.storage.result_store import ResultStore
+from ...models.mode_requirements import this_machine
 from ..common.components import find_parts, part_digests, parts_are_local
 from ..common.older_versions import absent_fields
 from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
+from . import mode
 from .artifacts import RenderArtifacts, split_key
 from .config import FROZEN, RenderConfig
 from .preflight import gpu_memory
@@ -53,18 +55,25 @@ def plan(
     checkpoint: Location | Mapping[str, Location],
     out: Location,
     work: Location | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Describe what `run` would do; window counts are None if a video's length depends on its driving video.
 
-    Takes one checkpoint, or several by name.
+    Takes one checkpoint, or several by name. With the `address` of a cluster, its machines are unknown, and the mode is
+    checked for the checkpoints only.
+
+    Raises:
+        ModeError: the mode cannot run.
     """
     require_unique(pairs)
     low, high = config.pose_guidance_interval
     steps, windows = config.num_inference_steps, num_windows(config)
-    evaluations = 2 * steps + sum(low < i / steps < high for i in range(steps))
+    text_guided, pose_guided = config.guidance_scale != 1, config.pose_guidance_scale != 0
+    evaluations = (1 + text_guided) * steps + pose_guided * sum(low < i / steps < high for i in range(steps))
     rows = rows_of(pairs, config)
     packets = plan_packets(rows, config.packet_size)
     given = checkpoint if isinstance(checkpoint, Mapping) else {"": checkpoint}
+    _check_mode(config, given.values(), address)
     by_name = {name: _planned(config, place, folder_of(out, name), packets) for name, place in given.items()}
     refused = sum(row.get("verdict") is not None for row in rows.values())
     return {
@@ -76,6 +85,7 @@ def plan(
         "kept_results": ResultStore(work or out / WORK_FOLDER).counts(),
         "windows_a_video": windows,
         "evaluations_a_video": windows and windows * evaluations,
+        "mode": mode.describe(config),
     }
 
 
@@ -184,9 +194,11 @@ def run_checkpoints(
     Raises:
         ArtifactError: a checkpoint is not finished, a folder was started with different settings, or it is in use.
         ComponentsError: the VAE or an encoder is missing.
+        ModeError: the machine or the checkpoint cannot run the mode.
         JobStopped: the code or the machine failed.
     """
     require_unique(pairs)
+    _check_mode(config, checkpoints.values(), engine.address)
     opened = {name: _open(config, place, folder_of(out, name)) for name, place in checkpoints.items()}
     with exclusive(out):
         settings = config.model_dump(mode="json", exclude={"packet_size", "num_gpus", "components"})
@@ -222,6 +234,14 @@ def run_checkpoints(
                 }
             )
         return records
+
+
+def _check_mode(config: RenderConfig, checkpoints: Iterable[Location], address: str | None) -> None:
+    """Check that the mode can run with all checkpoints, and on this machine unless a cluster renders."""
+    mode.report_kept(config)
+    machine = None if address else this_machine(config.num_gpus)
+    for checkpoint in checkpoints:
+        mode.check(config, find_artifact(checkpoint, "checkpoint").path, machine)
 
 
 @dataclass(frozen=True)
@@ -260,7 +280,8 @@ def _open(config: RenderConfig, checkpoint: Location, out: Location) -> _Opened:
     trained = find_artifact(checkpoint, "checkpoint")
     parts = find_parts(components_of(config, trained.path, trained.record()), FROZEN)
     rules = versions("pictures", "driving_poses", "sidecars")
-    return _Opened(trained.path, str(parts), part_digests(parts, FROZEN), Artifact(out / "renders"), rules)
+    frozen = {**part_digests(parts, FROZEN), **mode.lora_digests(config)}
+    return _Opened(trained.path, str(parts), frozen, Artifact(out / "renders"), rules)
 
 
 def _render(

@@ -50,12 +50,19 @@ def worker_bytes(config: RenderConfig, sizes: Sizes) -> dict[str, int]:
     """
     import torch
 
+    from ...models.mode_parts import ENCODERS
     from ...models.preflight.rendering import Savings, rendering_memory
 
-    dtype, clip = getattr(torch, config.dtype), largest_clip(config)
+    dtype, clip, mode = getattr(torch, config.dtype), largest_clip(config), config.rendering_mode
 
     def phases(*resident: Component) -> dict[str, int]:
-        savings = Savings(parked_projections=config.park_context_projections, resident=resident)
+        savings = Savings(
+            parked_projections=config.park_context_projections,
+            storage_dtype=mode.storage_dtype and getattr(torch, mode.storage_dtype),
+            # A block that computes, and the one that is loaded meanwhile.
+            blocks_on_gpu=mode.num_resident_blocks + 2 if mode.offloads else None,
+            resident=tuple(name for name in resident if not mode.offloads or name not in ENCODERS),
+        )
         return rendering_memory(sizes, clip, dtype, savings)
 
     if config.num_gpus > 1:
@@ -77,6 +84,7 @@ def too_little(needed: dict[str, int], available: int, config: RenderConfig) -> 
         return None
     workers = ", ".join(f"{name} {size / _GB:.1f}" for name, size in needed.items() if name != "total")
     ways = [] if config.park_context_projections else ["park_context_projections"]
+    ways += [] if config.rendering_mode.offloads else ["mode low_memory"]
     return (
         f"gpu_memory: rendering needs {needed['total'] / _GB:.1f} GB of GPU memory ({workers}), but the GPU has "
         f"{available / _GB:.1f} GB: try {', '.join([*ways, 'a smaller max_area_px', 'fewer window_frames'])}"

@@ -8,6 +8,7 @@ import torch
 
 from ...datasets.storage.result_store import ResultStore
 from ...models.components import load_components
+from . import mode
 from .config import RenderConfig
 
 # Rows of the renders.
@@ -77,6 +78,7 @@ class Components:
         """Return a component by name."""
         key = name, place.digests.get(name, place.components)
         if key not in self.loaded:
-            parts = load_components(place.components, (name,), self.task.dtype, self.task.device)
-            self.loaded[key] = parts[name]
+            device = mode.device_to_load_on(self.task.config, self.task.device, name)
+            parts = load_components(place.components, (name,), self.task.dtype, device)
+            self.loaded[key] = mode.place(self.task.config, self.task.device, name, parts[name])
         return self.loaded[key]

@@ -89,6 +89,7 @@ def record_of(
             "sound": sound_note,
             "image_changes": json.loads(row["changes"]),
             **terms,
+            "mode": config.rendering_mode.to_record(),
             "config": config.model_dump(mode="json"),
         },
     )

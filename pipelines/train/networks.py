@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ...datasets.storage import Location
+from ...models.checkpoints.files import CheckpointError
 from ...models.checkpoints.transformer_files import Kind
 from ...models.components import load_components
 from ...models.conditions import Conditions
@@ -25,6 +26,7 @@ from ...models.objectives import (
     steadydancer_velocity,
     wan_velocity,
 )
+from ...models.quantised_linear import has_quantised_layers
 from .config import NETWORK_FIELDS, TrainConfig
 from .data.pose_simulation import PoseSimulation
 from .memory_optimizations import checkpoint_blocks, shard_frozen
@@ -59,8 +61,20 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
 
 
 def _load(source: str | Location, kind: Kind, config: TrainConfig, device: torch.device) -> Any:
-    """Load a transformer in the stage's dtype directly to the device, without a copy in host memory."""
-    return load_components(source, ["transformer"], dtype=torch_dtype(config), device=device, kind=kind)["transformer"]
+    """Load a transformer in the stage's dtype directly to the device, without a copy in host memory.
+
+    Raises:
+        CheckpointError: its weights are quantised, or it cannot be loaded.
+    """
+    network = load_components(source, ["transformer"], dtype=torch_dtype(config), device=device, kind=kind)[
+        "transformer"
+    ]
+    if has_quantised_layers(network):
+        raise CheckpointError(
+            f"{source} has quantised weights, which can be rendered with but not trained: pass the checkpoint that it "
+            "was converted from"
+        )
+    return network
 
 
 def _set_alignment_dropout(student: Any, probability: float) -> None:

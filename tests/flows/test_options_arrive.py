@@ -74,26 +74,14 @@ CONFIGURED: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     ("render", "render"): (
         (
-            "--components",
-            "/wan",
-            "--num-frames",
-            "9",
-            "--steps",
-            "4",
-            "--seed",
-            "0",
-            "--num-seeds",
-            "3",
-            "--sound",
-            "keep",
-            "--window-opening",
-            "tail",
-            "--parallel",
-            "context",
-            "--num-processes",
-            "2",
+            *("--components", "/wan", "--num-frames", "9", "--steps", "4", "--seed", "0", "--sound", "keep"),
+            *("--window-opening", "tail", "--num-seeds", "3", "--parallel", "context"),
+            *("--num-processes", "2"),
+            *("--mode", "low_memory:2", "--distilled-lora", "/few"),
         ),
         {
+            "mode": "low_memory:2",
+            "distilled_lora": "/few",
             "components": "/wan",
             "num_frames": 9,
             "num_inference_steps": 4,
@@ -208,12 +196,15 @@ def test_a_conversion_is_of_the_form_that_was_asked_for(begun: list[Any], tmp_pa
     words = ("convert", "--from", tmp_path / "w.safetensors", "--to", tmp_path / "o")
     arguments, reported = arguments_of(begun, *words)
     assert arguments == (tmp_path / "w.safetensors", tmp_path / "o", "diffusers")
-    assert reported == {"dtype": None, "shard_size": "5GB", "lora_layout": "diffusers", "source_name": None}
+    defaults = {"dtype": None, "shard_size": "5GB", "lora_layout": "diffusers", "kind": None, "source_name": None}
+    assert reported == defaults
     arguments, reported = arguments_of(
         begun, *words, "--as", "lora", "--dtype", "float16", "--shard-size", "1GiB", "--layout", "comfyui"
     )
     assert arguments[2] == "lora"
-    assert reported == {"dtype": "float16", "shard_size": "1GiB", "lora_layout": "comfyui", "source_name": None}
+    assert reported == {**defaults, "dtype": "float16", "shard_size": "1GiB", "lora_layout": "comfyui"}
+    _, reported = arguments_of(begun, *words, "--quantise", "int8")
+    assert reported == {**defaults, "kind": "int8"}
 
 
 BEFORE = CurateConfig.model_validate(

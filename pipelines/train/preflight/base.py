@@ -52,13 +52,19 @@ def constructor_arguments(source: Location | str, fetch: bool) -> dict[str, Any]
 
     With `fetch` off, only `config.json` of a remote base is read. Without one in diffusers' format the result is empty,
     which means Wan 14B, the size of all bases in the catalogue.
+
+    Raises:
+        CheckpointError: the weights are quantised, or unreadable.
     """
+    from ....models.checkpoints.quantisation import require_unquantised
     from ....models.checkpoints.transformer_files import transformer_config
 
     if not fetch and _is_remote(str(source)):
         return _remote_arguments(str(source))
     folder = folders.resolve_folder(str(source), ("transformer",))
-    return transformer_config(folders.part_path(folder, "transformer") or folder)
+    path = folders.part_path(folder, "transformer") or folder
+    require_unquantised(path, "trained")
+    return transformer_config(path)
 
 
 def vae_config(config: TrainConfig, source: Location | str, fetch: bool) -> dict[str, Any]:

@@ -260,11 +260,12 @@ def test_windows_are_counted(update: dict[str, Any], windows: int | None) -> Non
 def test_the_settings_are_those_of_the_release_unless_they_are_given() -> None:
     """A row of the table a setting: who changes one says so here."""
     assert RenderConfig().model_dump() == {
-        "components": None, "num_frames": 81, "window_frames": 81, "window_overlap": 20,
-        "window_opening": "reference", "max_area_px": 1024 * 576,
+        "components": None, "mode": "exact", "distilled_lora": None, "num_frames": 81, "window_frames": 81,
+        "window_overlap": 20, "window_opening": "reference", "max_area_px": 1024 * 576,
         "drawing_area_px": 1024 * 576, "num_inference_steps": 40, "guidance_scale": 5.0, "pose_guidance_scale": 1.0,
         "pose_guidance_interval": (0.1, 0.4), "pose_guidance_unit": "step", "negative_pose_shift": False,
         "solver": "unipc", "flow_shift": 5.0,
+        "branch_evaluation": "interleaved", "parallel": None, "num_processes": 1,
         "negative_prompt": None, "seed": 106060, "num_seeds": 1, "dtype": "bfloat16", "park_context_projections": False,
         "driving_fps": None, "fps": 16, "crf": 18, "chroma": "4:2:0", "sound": "none", "main_person_only": False,
         "on_missing_reference": "keep", "pose_model": "auto", "num_gpus": 0.0, "packet_size": 1,

@@ -4,6 +4,7 @@ import pytest
 
 from steadydancer.models.components import save_components, tiny_components
 from steadydancer.models.preflight.networks import weight_bytes
+from steadydancer.models.preflight.sizes import Sizes
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.render import job, preflight
 from steadydancer.pipelines.render.config import RenderConfig
@@ -72,3 +73,15 @@ def test_a_window_of_the_configured_area_is_what_is_counted():
     assert clip.num_frames == 81
     assert clip.height % 16 == clip.width % 16 == 0
     assert 0.97 * 1024 * 576 < clip.height * clip.width <= 1024 * 576
+
+
+def test_low_memory_is_forecast_with_its_savings():
+    """At 14B: stored in float8 and loaded block by block, the transformer's worker needs less than a third."""
+    config = RenderConfig(num_gpus=1)
+    exact = preflight.worker_bytes(config, Sizes())
+    low = preflight.worker_bytes(config.model_copy(update={"mode": "low_memory"}), Sizes())
+    kept = preflight.worker_bytes(config.model_copy(update={"mode": "low_memory:10"}), Sizes())
+    assert low["denoise"] < kept["denoise"] < exact["denoise"] and low["denoise"] < exact["denoise"] / 3
+    assert low["encode"] < exact["encode"] and low["write"] == exact["write"]
+    assert "mode low_memory" in str(preflight.too_little(exact, 1, config))
+    assert "low_memory" not in str(preflight.too_little(low, 1, config.model_copy(update={"mode": "low_memory"})))

@@ -15,6 +15,7 @@ from steadydancer.datasets.toydance import save_supplied_pose, toy_pose
 from steadydancer.datasets.video import VideoError, encode
 from steadydancer.datasets.video.sound import Sound
 from steadydancer.models import pipeline_inputs
+from steadydancer.models.modes import get_mode
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.models.pose_condition import released_aspect
 from steadydancer.models.render_record import input_digest
@@ -133,7 +134,8 @@ def test_all_that_a_pair_and_its_configuration_say_reaches_the_pipeline(pair: Ro
         "solver": "dpm++", "flow_shift": 3.0, "negative_prompt": "stills", "fps": 12, "dtype": "bfloat16",
         "pose_model": "supplied", "main_person_only": False, "on_missing_reference": "keep",
         "num_people": 1, "aligned": True, "pose_start_frame": 0, "supposed_lengths": [],
-        "sound": None, "image_changes": [], "config": CONFIG.model_dump(mode="json"),
+        "sound": None, "image_changes": [], "mode": get_mode("exact").to_record(),
+        "config": CONFIG.model_dump(mode="json"),
     }  # fmt: skip
     finished = pair | {
         "video": "one.mp4", "pose_model": "supplied", "aligned": True, "pose_start_frame": 0, "sound": None,
