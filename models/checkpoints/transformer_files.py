@@ -162,7 +162,7 @@ def _load_quantised(model: Any, opened: TransformerFile, tensors: dict[str, Any]
 
     use_quantised_layers(model, opened.scales)
     scales = {scale_name(name): tensor for name, tensor in opened.scales.items()}
-    state = {}
+    state: dict[str, Any] = {}
     for name, scale in replace(opened.checkpoint, tensors=scales).load().items():
         if not (scale.isfinite() & (scale > 0)).all():
             raise CheckpointError(
