@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ class BranchBlock(WanTransformerBlock):
     ) -> Tensor | list[Tensor]:
         """Compute tokens [B,N,D]; of a list of them, with a context and rotary tables for each."""
         if isinstance(hidden_states, list):
-            branches = zip(hidden_states, encoder_hidden_states, rotary_emb, strict=True)
+            contexts, all_tables = cast(Sequence[Context], encoder_hidden_states), cast(Sequence[Tables], rotary_emb)
+            branches = zip(hidden_states, contexts, all_tables, strict=True)
             return [super(BranchBlock, self).forward(x, context, temb, tables) for x, context, tables in branches]
         tokens: Tensor = super().forward(hidden_states, encoder_hidden_states, temb, rotary_emb)
         return tokens

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..condition_reconciliation import TEXT_LENGTH
 from ..diffusers_internals import WanAttention, dispatch_attention_fn
-from .step_memory import BlockContext, CrossAttention
+from .step_memory import BlockContext, CrossAttention, JoinedContext
 
 
 def merge_text_padding(transformer: Any) -> None:
@@ -34,7 +34,7 @@ class MergedPadding(CrossAttention):
         self,
         attn: WanAttention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | BlockContext | None = None,
+        encoder_hidden_states: Tensor | BlockContext | JoinedContext | None = None,
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
