@@ -30,10 +30,11 @@ from .processes import Parallel, check_processes
 from .velocity import enable_context_parallelism, parallel_velocity, process_group
 from .worker import BRANCHES, EVALUATE, FAILED, PREPARE, Loader, on_device, receive, send
 
-# Code of the other processes. They import modules from the paths of this process only.
+# Code of the other processes. They import modules from the paths of this process only, and can end while they do.
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from steadydancer.models.parallel.worker import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
+    "from steadydancer.datasets.child_processes import exit_with_parent; exit_with_parent(int(sys.argv[3])); "
+    "from steadydancer.models.parallel.worker import serve; serve(int(sys.argv[2]))"
 )
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...datasets.child_processes import exit_with_parent
 from ..conditions import Conditions
 from ..guidance import Branch, BranchVelocity, evaluate
 from .processes import Parallel
@@ -53,14 +52,8 @@ def on_device(branches: Mapping[Branch, Conditions], device: torch.device | str)
     }
 
 
-def serve(descriptor: int, lifeline: int) -> None:
-    """Evaluate what the parent evaluates, until it closes the connection or ends.
-
-    Args:
-        descriptor: of the socket for messages.
-        lifeline: read end of an unused pipe whose write end only the parent has open.
-    """
-    exit_with_parent(lifeline)
+def serve(descriptor: int) -> None:
+    """Evaluate what the parent evaluates, until it closes the connection; `descriptor` is that of its socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     connection = Connection(descriptor)
     try:
