@@ -59,6 +59,7 @@ def test_other_schemes_and_credentials_are_refused_for_every_path(call: Any, tmp
 # Options and arguments of free text that name no place. What is new is put here, or given a type that knows places.
 WORDS = {
     "--metrics",
+    "--mode",
     "--method",
     "name",
     "--preset",

@@ -197,6 +197,8 @@ def test_every_option_of_a_job_is_given_by_its_task_or_by_the_configuration() ->
             "sound",
             "parallel",
             "num_processes",
+            "mode",
+            "distilled_lora",
         },
         "evaluate": {"protocol", "metrics"},
     }

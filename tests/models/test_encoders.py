@@ -198,13 +198,18 @@ def decoded(components: dict[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor
     return components["vae"], latents, whole
 
 
+def assert_same(pieces: torch.Tensor, whole: torch.Tensor) -> None:
+    """Equal up to rounding: on some CPUs oneDNN chooses another convolution for another number of frames."""
+    torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("chunk_frames", [1, 3, 9])
-def test_decoded_in_pieces_a_video_has_the_same_bits(decoded: Any, chunk_frames: int) -> None:
+def test_decoded_in_pieces_a_video_is_the_same(decoded: Any, chunk_frames: int) -> None:
     vae, latents, whole = decoded
     pieces = list(encoders.decode_chunks(vae, latents, chunk_frames))
     assert pieces[0].shape[1] == 4 * chunk_frames - 3
     assert len(pieces) == 9 // chunk_frames
-    assert torch.equal(torch.cat(pieces, dim=1), whole)
+    assert_same(torch.cat(pieces, dim=1), whole)
 
 
 def test_pieces_are_seamless_because_the_decoder_remembers(decoded: Any) -> None:
@@ -217,7 +222,7 @@ def test_pieces_are_seamless_because_the_decoder_remembers(decoded: Any) -> None
     assert first.shape[1] == 13
     encoders.encode_video(vae, np.zeros((5, 32, 32, 3), np.uint8))
     encoders.decode_pixels(vae, latents[:, :1])
-    assert torch.equal(torch.cat([first, *pieces], dim=1), whole)
+    assert_same(torch.cat([first, *pieces], dim=1), whole)
     assert "clear_cache" not in vars(vae)
 
 

@@ -66,7 +66,7 @@ def encoder_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def velocity(transformer: Any, branches: dict[Any, Any]) -> Any:
+def velocity(transformer: Any, branches: dict[Any, Any], **_: Any) -> Any:
     transformer.append(branches)
     return lambda latents, timestep, branch: torch.zeros_like(latents)
 

@@ -161,7 +161,7 @@ class _FlashAttention(torch.autograd.Function):
 
 
 @contextmanager
-def _own_linear() -> Iterator[None]:
+def torch_linear() -> Iterator[None]:
     """Use torch's linear layer in the block: ZeRO-3 replaces it globally by one that saves other tensors."""
     replaced, nn.functional.linear = nn.functional.linear, torch._C._nn.linear
     try:
@@ -200,7 +200,7 @@ def _counted(config: TrainConfig, arguments_json: str, width: int, tokens: int) 
             saved[storage._cdata] = storage
         return tensor
 
-    with _own_linear(), torch.device("meta"), _CountedAttention():
+    with torch_linear(), torch.device("meta"), _CountedAttention():
         model = empty_network({**arguments, "num_layers": 1}, config)
         block = model.blocks[0].to(dtype)
         weights = {weight.untyped_storage()._cdata for weight in block.parameters()}

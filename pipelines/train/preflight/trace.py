@@ -31,7 +31,7 @@ from ..config import TrainConfig
 from ..flops import Network
 from ..memory_optimizations import checkpoint_blocks
 from ..networks import engine_velocity, torch_dtype
-from .footprint import SUB_GROUP
+from .footprint import SUB_GROUP, torch_linear
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def trace_step(config: TrainConfig, network: Network, bucket: Bucket) -> StepTra
         bucket: pixel frames, height and width of a clip.
     """
     dtype = torch_dtype(config)
-    with fake_gpu() as gpu:
+    with torch_linear(), fake_gpu() as gpu:
         student, objective = _student(gpu, config, network, dtype), _objective(gpu, config, network, dtype)
         master = None if config.offload_optimizer else _Master(student, config)
         batch = _batch(gpu, config, network, bucket)

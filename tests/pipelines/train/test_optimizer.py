@@ -113,7 +113,7 @@ def test_muon_has_a_learning_rate_of_its_own():
         engine = open_engine(network(), told)
         take_steps(engine, samples())
         weights = full_weights(engine)
-        assert distance(weights, twin("float32", muon_rate=3e-2)[0]) < 2e-5
+        assert distance(weights, twin("float32", muon_rate=3e-2)[0]) < 6e-5  # three times the rate
         assert distance(weights, twin("float32")[0]) > 1e-2
         engine.destroy()
 
