@@ -296,7 +296,8 @@ def _render(
     from .steps import WORK, RenderTask, stages
 
     ResultStore(work).remove_leftovers()
-    rows, own = rows_of(pairs, config), plan_packets(rows_of(pairs, config), config.packet_size)
+    rows = rows_of(pairs, config)
+    own = plan_packets(rows, config.packet_size)
     wanted = [pair for pair in pairs if pair.get("consent") != "no"]
     sizes = sizes_of(wanted, config) if artifacts.remaining(artifacts.packets(own)) else {}
     order = largest_first([packet.ids for packet in own], rows, sizes)
