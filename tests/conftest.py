@@ -56,6 +56,17 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: the order of sums depends on their number, and a group of processes divides them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     """Capture log lines also after a flow has run in this process, because Prefect stops their propagation."""
     monkeypatch.setattr(logging.getLogger("steadydancer"), "propagate", True)

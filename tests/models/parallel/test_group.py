@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from steadydancer.models.video_velocity import VideosVelocity, all_branches
 GRID = (4, 4, 6)
 SETTINGS: dict[str, Any] = {"num_inference_steps": 4, "pose_guidance_interval": (0.1, 0.6)}
 PATIENCE_S = 60
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     model.save_pretrained(folder / "transformer")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """A group on the CPU divides the threads of this process among its processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def normal(seed: int, *shape: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,7 @@ from steadydancer.models.toydance.clips import MIXTURE, clip_pool, difficulty_of
 from steadydancer.models.toydance.fitting import MatrixOptimizer, fit, schedule
 
 SETTINGS: dict[str, Any] = {"steps": 7, "learning_rate": 1e-2, "evaluate_every": 3, "save_every": 2}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the command that fits: the order of sums depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network() -> nn.Module:

@@ -1,6 +1,5 @@
 """Several processes that sample a video: what is refused, what workers get, and that the latents are the same."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,6 @@ from steadydancer.pipelines.render.task import CheckpointTask, RenderTask
 from steadydancer.pipelines.runtime.pools import needed_gpus
 
 GRID = (2, 4, 6)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """A group divides the threads of this process among its processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
