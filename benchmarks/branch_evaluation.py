@@ -1,9 +1,11 @@
 """The guidance branches of a step evaluated in each way, compared with one after another: time and bits.
 
-Random weights, 10 steps with full guidance (22 evaluations). In one process and one thread, the ways alternate and CPU
-time is compared, which other programs on the machine change little. With `--processes`, process groups follow: their
-wall time, which says something on an idle machine only. Prints one JSON line per way. `--weight-moves` counts how often
-a block's weights are brought when blocks are offloaded one by one.
+Random weights, 10 steps with full guidance (22 evaluations); `--steps 40` has the released 91. In one process and one
+thread, the ways alternate and CPU time is compared, which other programs on the machine change little. `nothing kept`
+computes in every evaluation what does not depend on the step; of the parameters, `parameters_given_up` are idle
+otherwise. With `--processes`, process groups follow: their wall time, which says something on an idle machine only.
+Prints one JSON line per way. `--weight-moves` counts how often a block's weights are brought when blocks are offloaded
+one by one.
 """
 
 import argparse
@@ -23,40 +25,25 @@ from diffusers.hooks.group_offloading import ModuleGroup
 from torch import Tensor
 
 from steadydancer.models.components import load_network, tiny_components
-from steadydancer.models.conditions import Conditions, with_frame_mask
-from steadydancer.models.guidance import Branch, branch_conditions, branch_velocity
+from steadydancer.models.guidance import branch_velocity
 from steadydancer.models.inference.branch_evaluation import BranchEvaluation
+from steadydancer.models.inference.step_memory import CONTEXT_PROJECTIONS
 from steadydancer.models.parallel.group import ParallelGroup
 from steadydancer.models.parallel.processes import Parallel
+from steadydancer.models.preflight.inputs import branch_inputs
 from steadydancer.models.sampling import denoise
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
-STEPS = 10
 GROUPS: tuple[tuple[Parallel, int], ...] = (("guidance", 2), ("guidance", 3), ("context", 2))
 
 
-def branch_inputs(config: Any, clip: tuple[int, ...], normal: Callable[..., Tensor]) -> dict[Branch, Conditions]:
-    """Return random conditions of the three branches."""
-    conditions = Conditions(
-        image_latents=with_frame_mask(normal(*clip)),
-        pose_latents=normal(*clip),
-        image_embeds=normal(257, config.image_dim),
-        pose_image_embeds=normal(257, config.image_dim),
-        prompt_embeds=normal(20, config.text_dim),
-    )
-    return branch_conditions(conditions, normal(40, config.text_dim), normal(*clip))
-
-
-def sampler(model: Any, side: int, num_frames: int) -> Callable[[Any], Tensor]:
+def sampler(model: Any, side: int, num_frames: int, num_steps: int) -> Callable[[Any], Tensor]:
     """Return a function that samples latents of num_frames × side × side with a maker of velocities."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(1, *shape, generator=generator)
-
-    clip = (16, num_frames, side, side)
-    branches, noise = branch_inputs(model.config, clip, normal), normal(*clip)
-    return lambda make: denoise(make(model, branches), noise, num_inference_steps=STEPS)
+    normal = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    grid, config = (num_frames, side, side), model.config
+    branches = branch_inputs(normal, grid, config.image_dim, config.text_dim, num_tokens=(20, 40))
+    noise = normal(1, 16, *grid)
+    return lambda make: denoise(make(model, branches), noise, num_inference_steps=num_steps)
 
 
 def report(way: str, video: Tensor, expected: Tensor, **more: Any) -> None:
@@ -66,15 +53,16 @@ def report(way: str, video: Tensor, expected: Tensor, **more: Any) -> None:
     print(json.dumps({"benchmark": "branch_evaluation", "way": way, **bits, **more}), flush=True)
 
 
-def compare_ways(sample: Callable[[Any], Tensor], rounds: int) -> Tensor:
-    """Measure the three ways in this process; return the video of "sequential"."""
-    ways = get_args(BranchEvaluation)
+def compare_ways(model: Any, sample: Callable[[Any], Tensor], rounds: int) -> Tensor:
+    """Measure the three ways in this process, and "sequential" without a memory; return the video of "sequential"."""
+    ways = {way: partial(branch_velocity, branch_evaluation=way) for way in get_args(BranchEvaluation)}
+    ways["nothing kept"] = partial(branch_velocity, branch_evaluation="sequential", use_step_memory=False)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     videos: dict[str, Tensor] = {}
     for round_ in range(rounds + 1):
-        for way in ways:
+        for way, make in ways.items():
             start = time.process_time()
-            videos[way] = sample(partial(branch_velocity, branch_evaluation=way))
+            videos[way] = sample(make)
             if round_:  # the first one warms up
                 seconds[way].append(time.process_time() - start)
     for way in ways:
@@ -82,11 +70,20 @@ def compare_ways(sample: Callable[[Any], Tensor], rounds: int) -> Tensor:
             "ratio_of_fastest": round(min(seconds[way]) / min(seconds["sequential"]), 3),
             "ratio_of_medians": round(median(seconds[way]) / median(seconds["sequential"]), 3),
         }
-        report(way, videos[way], videos["sequential"], rounds=rounds, cpu_s=round(min(seconds[way]), 3), **ratios)
+        more = {"parameters_given_up": idle_share(model)} if way == "nothing kept" else {}
+        cpu_s = round(min(seconds[way]), 3)
+        report(way, videos[way], videos["sequential"], rounds=rounds, cpu_s=cpu_s, **ratios, **more)
     return videos["sequential"]
 
 
-def compare_groups(model: Any, sample: Callable[[Any], Tensor], expected: Tensor) -> None:
+def idle_share(model: Any) -> float:
+    """Return the share of parameters that are not used once every context has its keys and values."""
+    projections = (getattr(block.attn2, name, None) for block in model.blocks for name in CONTEXT_PROJECTIONS)
+    idle = sum(weight.numel() for each in projections if each is not None for weight in each.parameters())
+    return round(idle / sum(weight.numel() for weight in model.parameters()), 3)
+
+
+def compare_groups(model: Any, sample: Callable[[Any], Tensor], expected: Tensor, num_steps: int) -> None:
     """Measure process groups on the CPU against this process alone."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(Path(folder) / "transformer")
@@ -94,7 +91,7 @@ def compare_groups(model: Any, sample: Callable[[Any], Tensor], expected: Tensor
             alone = load_network(folder, None, "cpu")
             with ParallelGroup(parallel, num_processes, partial(load_network, folder, None)) as group:
                 make = partial(group.branch_velocity, branch_evaluation="interleaved")
-                run = sampler(alone, *expected.shape[:1:-2])
+                run = sampler(alone, expected.shape[-1], expected.shape[2], num_steps)
                 run(make)
                 start = time.perf_counter()
                 video = run(make)
@@ -127,15 +124,16 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=8, help="height and width of the latents")
     parser.add_argument("--frames", type=int, default=6, help="latent frames")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10, help="of the sampler")
     parser.add_argument("--processes", action="store_true", help="also groups of two and three processes")
     parser.add_argument("--weight-moves", action="store_true", help="also blocks that are offloaded")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = SteadyDancerTransformer3DModel.from_wan(tiny_components(seed=0)["transformer"]).eval()
-    sample = sampler(model, options.side, options.frames)
-    expected = compare_ways(sample, options.rounds)
+    sample = sampler(model, options.side, options.frames, options.steps)
+    expected = compare_ways(model, sample, options.rounds)
     if options.processes:
-        compare_groups(model, sample, expected)
+        compare_groups(model, sample, expected, options.steps)
     if options.weight_moves:
         count_moves(model, sample, expected)
 

@@ -42,6 +42,7 @@ __all__ = [
     "convert_wan_vae_to_diffusers",
     "decode_at_once",
     "decode_chunk",
+    "decode_piece",
     "dispatch_attention_fn",
     "encode_at_once",
     "float32_modules",
@@ -222,6 +223,20 @@ def decode_chunk(
             shortcut.remove()
         vars(vae).pop("clear_cache", None)
         vae.clear_cache()
+    return sample, feature_cache or []
+
+
+def decode_piece(vae: Any, latents: Tensor, feature_cache: list[Any] | None) -> tuple[Tensor, list[Any]]:
+    """Decode a piece of a video frame by frame, as `decode` does, but without clamping.
+
+    Arguments and results are those of `decode_chunk`. In tiles, pieces are blended before they are clamped.
+    """
+    vae.clear_cache()
+    if feature_cache is not None:
+        vae._feat_map = feature_cache
+    sample = torch.cat([decode_at_once(vae, frame) for frame in latents.split(1, dim=2)], dim=2)
+    feature_cache = vae._feat_map
+    vae.clear_cache()
     return sample, feature_cache or []
 
 

@@ -19,10 +19,12 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..datasets.arrays import Frames
 from .diffusers_internals import decode_chunk, encode_at_once
 from .image_encoder import OpenCLIPImageEncoder
+from .inference.autoencoder_tiles import Caches, decode_tiles
 from .inference.offload import execution_device
 
 MAX_TOKENS = 512
 MAX_LATENTS_AT_ONCE = 4096  # of each channel: 113 frames of 192 × 192 pixels
+TILED_FRAMES = 21  # latent frames that are decoded at once in tiles: 81 frames, a window
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -85,9 +87,12 @@ def decode_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int | No
     """Decode as `decode_pixels`, in chunks [3, n, H, W] of `chunk_frames` latent frames each, to the same bits.
 
     The decoder is causal: the feature cache of its convolutions is passed from chunk to chunk, so there are no seams
-    and memory use does not grow with the length. A tiled decoder caches per tile and yields a single chunk. None: 4
-    frames, or all at once if they are few and small, on a CPU; that differs by rounding.
+    and memory use does not grow with the length. None: 4 frames; of a tiled decoder, whose bits are diffusers' own, 21;
+    or all at once if they are few and small, on a CPU; that differs by rounding.
     """
+    if vae.use_tiling and latents.shape[1] > (chunk_frames or TILED_FRAMES) and _can_tile_chunks(vae):
+        yield from _decode_tiled_chunks(vae, latents, chunk_frames or TILED_FRAMES)
+        return
     at_once = chunk_frames is None and _fits_at_once(vae, latents.shape[1], latents.shape[2] * latents.shape[3])
     mean, std = _latent_statistics(vae)
     feature_cache = None
@@ -95,6 +100,22 @@ def decode_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int | No
         raw = chunk.to(execution_device(vae), torch.float32) * std + mean
         pixels, feature_cache = decode_chunk(vae, raw[None].to(vae.dtype), feature_cache, at_once)
         yield pixels[0].float().clamp(-1, 1)
+
+
+def _decode_tiled_chunks(vae: AutoencoderKLWan, latents: Tensor, chunk_frames: int) -> Iterator[Tensor]:
+    mean, std = _latent_statistics(vae)
+    caches: Caches = {}
+    chunks = latents.split(chunk_frames, dim=1)
+    for index, chunk in enumerate(chunks):
+        raw = chunk.to(execution_device(vae), torch.float32) * std + mean
+        pixels = decode_tiles(vae, raw[None].to(vae.dtype), caches, keeps_caches=index < len(chunks) - 1)
+        yield pixels[0].float()
+
+
+def _can_tile_chunks(vae: AutoencoderKLWan) -> bool:
+    """Return whether tiles can be decoded chunk by chunk: weights stay on the device, and pixels are not patches."""
+    is_wan = isinstance(vae, AutoencoderKLWan)
+    return is_wan and vae.config.patch_size is None and execution_device(vae) == vae.device
 
 
 def _fits_at_once(vae: AutoencoderKLWan, num_latent_frames: int, latent_area: int) -> bool:

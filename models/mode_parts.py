@@ -1,4 +1,4 @@
-"""Parts that modes of rendering are made of: few-step LoRA, float8 storage, step cache, offload, compiled blocks."""
+"""Parts that modes of rendering are made of: few-step LoRA, float8 storage, step cache, offload, tiles, compilation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import FirstBlockCacheConfig
@@ -16,7 +16,7 @@ from torch import nn
 from .lora.loading import load_lora
 from .quantised_linear import has_quantised_layers
 
-ENCODERS = ("text_encoder", "image_encoder")
+ENCODERS: tuple[Literal["text_encoder", "image_encoder"], ...] = ("text_encoder", "image_encoder")
 
 
 def add_distilled_lora(transformer: Any, file: str | Path) -> str:
@@ -57,8 +57,9 @@ def cache_first_block(transformer: Any, threshold: float) -> None:
 def offload(pipeline: Any, device: str | torch.device, num_resident_blocks: int) -> dict[str, Any] | None:
     """Keep weights in host memory and load them to a GPU when they are used, the next ones during computing.
 
-    The transformer is loaded block by block, the encoders layer by layer. The autoencoder, half a gigabyte, is moved
-    to the GPU.
+    The transformer is loaded block by block, and computes the context's keys and values in every step: they take twice
+    the memory of the blocks that are there. The encoders are loaded layer by layer. The autoencoder, half a gigabyte,
+    is moved to the GPU.
 
     Args:
         pipeline: with its components on the CPU; components that it lacks are skipped.
@@ -71,6 +72,7 @@ def offload(pipeline: Any, device: str | torch.device, num_resident_blocks: int)
     if torch.device(device).type == "cpu":
         return None
     swap_blocks(pipeline.transformer, torch.device(device), num_resident_blocks, use_stream=True)
+    pipeline.transformer.keeps_keys_and_values = False
     for name in ENCODERS:
         offload_layers(getattr(pipeline, name, None), device)
     if isinstance(pipeline.vae, nn.Module):
@@ -99,6 +101,17 @@ def swap_blocks(transformer: Any, device: torch.device, num_resident_blocks: int
     transformer.blocks = blocks
     for block in blocks[:num_resident_blocks]:
         block.to(device)
+
+
+def tile(vae: Any) -> bool:
+    """Encode and decode in overlapping tiles of 256 pixels, which diffusers blends; return whether it is possible.
+
+    The result is not the same: attention sees one tile, and convolutions meet a border at its sides.
+    """
+    can_tile = hasattr(vae, "enable_tiling")
+    if can_tile:
+        vae.enable_tiling()
+    return can_tile
 
 
 def compile_blocks(transformer: Any, device: str | torch.device) -> bool:

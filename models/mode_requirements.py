@@ -44,10 +44,19 @@ def this_machine(num_gpus: float) -> Machine:
     return Machine(
         device=device,
         gpu_memory_bytes=min(memories) if has_gpu and memories else None,
-        host_memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        host_memory_bytes=host_memory_bytes(),
         has_gpu=has_gpu,
         stores_float8=_stores_float8(device if has_gpu else "cpu"),
     )
+
+
+def host_memory_bytes() -> int:
+    """Return the memory of this machine, or the limit of its container."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    cgroup = Path("/sys/fs/cgroup/memory.max")
+    if cgroup.exists() and (limit := cgroup.read_text().strip()).isdigit():
+        limits.append(int(limit))
+    return min(limits)
 
 
 def _stores_float8(device: str) -> bool:

@@ -3,7 +3,8 @@
     exact                 nothing is approximated; the default
     fast, fast:THRESHOLD  blocks are skipped while the first one changes little (First Block Cache)
     fast:distilled        a few-step LoRA such as LightX2V's: 4 steps without guidance
-    low_memory[:BLOCKS]   weights stored in float8 and, on a GPU, loaded block by block; BLOCKS of them stay there
+    low_memory[:BLOCKS]   weights stored in float8 and, on a GPU, loaded block by block; BLOCKS of them stay there; one
+                          guidance branch after another, and a tiled autoencoder
 
 A mode changes only settings that are at their default: what a preset, a file or an option sets differently wins, and
 the job reports it. This module imports torch only when a mode is applied.
@@ -47,6 +48,7 @@ class Mode:
         offloads: whether, on a GPU, weights stay in host memory and are loaded when they are used.
         num_resident_blocks: blocks that stay on the GPU when the others are offloaded.
         compiles_blocks: whether blocks are compiled, on a GPU.
+        tiles_autoencoder: whether pictures above 256 pixels a side are encoded and decoded in overlapping tiles.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Mode:
     offloads: bool = False
     num_resident_blocks: int = 0
     compiles_blocks: bool = False
+    tiles_autoencoder: bool = False
 
     def to_record(self) -> dict[str, Any]:
         """Return all fields in JSON's types."""
@@ -81,7 +84,16 @@ def get_mode(text: str) -> Mode:
         # Not compiled: each step decides on the host whether the other blocks run.
         return Mode(text, cache_threshold=threshold)
     if name == "low_memory" and (text == name or strength.isdecimal()):
-        return Mode(text, storage_dtype="float8_e4m3fn", offloads=True, num_resident_blocks=int(strength or 0))
+        # Branches together would keep two more clips of tokens; loading blocks for each is hidden behind computing.
+        settings = {"branch_evaluation": "sequential"}
+        return Mode(
+            text,
+            settings,
+            storage_dtype="float8_e4m3fn",
+            offloads=True,
+            num_resident_blocks=int(strength or 0),
+            tiles_autoencoder=True,
+        )
     raise ModeError(f"unknown mode {text!r}: use {_SPELLINGS}")
 
 
@@ -119,6 +131,8 @@ def apply_mode(
         applied["first_block_cache"] = mode.cache_threshold
     if mode.offloads:
         applied["offload"] = mode_parts.offload(pipeline, device, mode.num_resident_blocks)
+    if mode.tiles_autoencoder and pipeline.vae is not None:
+        applied["tiled_autoencoder"] = mode_parts.tile(pipeline.vae)
     if mode.compiles_blocks:
         applied["compiled_blocks"] = mode_parts.compile_blocks(transformer, device)
     return applied

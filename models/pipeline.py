@@ -1,9 +1,8 @@
 """SteadyDancer as a diffusers pipeline: make a video from an image, a motion and a prompt."""
 
 import inspect
-import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,9 @@ from ..datasets.provenance import write_video
 from ..datasets.video.sound import Sound
 from ..datasets.video.writer import Chroma
 from . import encoders
-from .call_checks import check_encoded, check_encoding, check_sampling
-from .checkpoints.folders import NAMES, ComponentsError, require_parts, resolve_folder
-from .components import check_vae_config, load_components
+from .call_checks import check_encoded, check_sampling
+from .checkpoints.folders import NAMES, resolve_folder
+from .components import load_components
 from .conditions import Conditions, with_frame_mask
 from .encoded_inputs import EncodedInputs, encode_negative_windows, encode_pose_windows
 from .encoders import decode_chunks, encode_image_condition, to_frames
@@ -41,19 +40,16 @@ from .long_video import (
     WindowOpening,
     draw_noise,
     free_noise,
-    plan_windows,
 )
 from .negative_pose import Perturbation
+from .pipeline_encoding import ENCODING_ARGUMENTS, draw_and_encode
+from .pipeline_folder import check_folder
 from .pipeline_inputs import (
     Clip,
     DrivingVideo,
     InputError,
     OnMissingReference,
     as_motion,
-    as_reference,
-    num_frames_of,
-    prepare_motion,
-    video_size,
 )
 from .pose.estimator import PoseEstimator
 from .pose_condition import RELEASED_DRAWING_AREA_PX
@@ -65,20 +61,6 @@ from .window_openings import Continuation, denoise_in_turn
 
 Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
-# Arguments of a call that `encode_inputs` uses, besides `latents`.
-ENCODING_ARGUMENTS = (
-    *("image", "pose_video", "prompt", "negative_prompt", "driving_video", "driving_fps", "pose_estimator"),
-    *("main_person_only", "on_missing_reference", "negative_pose_video", "height", "width", "max_area_px"),
-    *("drawing_area_px", "num_frames", "window_frames", "window_overlap", "window_opening"),
-    *(
-        "pose_guidance_scale",
-        "negative_pose_shift",
-        "num_videos_per_prompt",
-        "generator",
-        "prompt_embeds",
-        "negative_prompt_embeds",
-    ),
-)
 # Wan's own default for image to video; a pipeline may be saved with another one.
 WAN_NEGATIVE_PROMPT = (
     "镜头晃动，色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"
@@ -184,7 +166,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None)
         if not (folder / "model_index.json").is_file():
             return cls(**load_components(folder, needed, dtype, kind="steadydancer"), **kwargs)
-        _check_folder(folder, needed)
+        check_folder(folder, needed)
         by_part = (dtype if isinstance(dtype, dict) else {"default": dtype}) | {"vae": torch.float32}
         return super().from_pretrained(folder, **{"dtype": by_part, "use_safetensors": True} | kwargs)
 
@@ -306,97 +288,9 @@ class SteadyDancerPipeline(DiffusionPipeline):
         call = inspect.signature(self.__call__).bind(*args, **kwargs)
         call.apply_defaults()
         arguments = {name: call.arguments[name] for name in ENCODING_ARGUMENTS}
-        _, encoded = self._draw_and_encode(**arguments, latents=call.arguments["latents"])
+        _, encoded = draw_and_encode(self, **arguments, latents=call.arguments["latents"])
         self.maybe_free_model_hooks()
         return replace(encoded, negative_pose_latents=()) if arguments["pose_guidance_scale"] == 0 else encoded
-
-    def _draw_and_encode(
-        self,
-        *,
-        image: Any,
-        pose_video: Clip | None,
-        prompt: str,
-        negative_prompt: str | None,
-        driving_video: DrivingVideo | None,
-        driving_fps: float | None,
-        pose_estimator: PoseEstimator | None,
-        main_person_only: bool,
-        on_missing_reference: OnMissingReference,
-        negative_pose_video: Clip | None,
-        height: int | None,
-        width: int | None,
-        max_area_px: int,
-        drawing_area_px: int,
-        num_frames: int | None,
-        window_frames: int,
-        window_overlap: int,
-        window_opening: WindowOpening,
-        pose_guidance_scale: float,
-        negative_pose_shift: bool,
-        num_videos_per_prompt: int,
-        generator: Generators,
-        latents: Tensor | None,
-        prompt_embeds: Tensor | None,
-        negative_prompt_embeds: Tensor | None,
-    ) -> tuple[Tensor, EncodedInputs]:
-        """Return the noise of a call and its encoded inputs."""
-        # 1. Check the inputs
-        image = as_reference(image)
-        height, width = video_size(image, height, width, max_area_px)
-        check_encoding(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            num_frames=num_frames,
-            drawing_area_px=drawing_area_px,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            transformer=self.transformer,
-            has_text_encoder=self.text_encoder is not None,
-        )
-
-        # 2. Find and align the motion, and cut it into windows
-        motion, self._driving_poses = prepare_motion(
-            image,
-            pose_video,
-            driving_video,
-            pose_estimator,
-            num_frames,
-            driving_fps=driving_fps,
-            main_person_only=main_person_only,
-            on_missing_reference=on_missing_reference,
-        )
-        num_frames = num_frames_of(motion)
-        windows = plan_windows(num_frames, window_frames, window_overlap, window_opening)
-
-        # 3. Draw the noise, then the negative pose
-        latents = self.prepare_latents(num_videos_per_prompt, windows, height, width, generator, latents)
-        negatives = self.prepare_negative_motion(
-            num_videos_per_prompt, num_frames, generator, negative_pose_video, pose_guidance_scale, negative_pose_shift
-        )
-
-        # 4. Encode the conditions
-        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
-            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
-        )
-        image_latents = self.prepare_image_latents(image, len(windows[0].pixel_frames), height, width)
-        image_embeds = self.encode_image(image)
-        pose_latents, pose_image_embeds, negative_pose_latents = self.encode_pose(
-            motion, negatives, image, windows, height, width, drawing_area_px
-        )
-        encoded = EncodedInputs(
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            windows=windows,
-            image_latents=image_latents,
-            image_embeds=image_embeds,
-            pose_latents=pose_latents,
-            pose_image_embeds=pose_image_embeds,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            negative_pose_latents=negative_pose_latents,
-        )
-        return latents, encoded
 
     def prepare_latents(
         self,
@@ -710,7 +604,7 @@ class SteadyDancerPipeline(DiffusionPipeline):
         # 2. Draw the noise, and encode all other inputs
         arguments = {name: value for name, value in locals().items() if name in ENCODING_ARGUMENTS}
         if encoded is None:
-            latents, encoded = self._draw_and_encode(**arguments, latents=latents)
+            latents, encoded = draw_and_encode(self, **arguments, latents=latents)
             negative_poses = encoded.negative_pose_latents
         else:
             check_encoded(arguments)
@@ -824,22 +718,3 @@ class SteadyDancerPipeline(DiffusionPipeline):
             more_settings=more_settings,
         )
         return write_video(frames, path, record, fps, sound, crf=crf, chroma=chroma)
-
-
-def _check_folder(folder: Path, names: Collection[str]) -> None:
-    """Check that a folder in diffusers' layout has the components `names` and a SteadyDancer; loads nothing.
-
-    Raises:
-        ComponentsError: a component is missing, or the transformer or the autoencoder is another model.
-    """
-    require_parts(folder, names)
-    config = folder / "transformer" / "config.json"
-    kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
-    if "transformer" in names and kind != "SteadyDancerTransformer3DModel":
-        raise ComponentsError(
-            f"{folder / 'transformer'} contains {f'a {kind}' if kind else 'no config.json'}, not a "
-            "SteadyDancerTransformer3DModel: pass the folder of a trained or converted SteadyDancer model, or "
-            "initialise one from Wan with `SteadyDancerTransformer3DModel.from_wan`."
-        )
-    if "vae" in names:
-        check_vae_config(folder / "vae")

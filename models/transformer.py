@@ -92,6 +92,8 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         "pose_adapter",
     ]
 
+    keeps_keys_and_values = True  # of the context, in a step memory: 1.3 GB at 14B; False computes them in each step
+
     @register_to_config
     def __init__(
         self,
@@ -409,7 +411,9 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
                 self.config.image_feature_fusion,
             )
             context = torch.cat([images, text], dim=1)
-            return [context if memory is None else BlockContext(context) for _ in self.blocks]
+            if memory is None:
+                return [context for _ in self.blocks]
+            return [BlockContext(context, self.keeps_keys_and_values) for _ in self.blocks]
 
         known_contexts = compute_once({} if memory is None else memory.context, "blocks", contexts)
         return temb, timestep_proj.unflatten(1, (6, -1)), known_contexts

@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,25 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("components")
     save_components(tiny_components(seed=0), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_pipeline() -> Any:
+    """A pipeline of tiny components whose transformer, of one layer, sees the pose."""
+    import torch
+
+    from steadydancer.models.components import tiny_components
+    from steadydancer.models.pipeline import SteadyDancerPipeline
+    from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+
+    parts = tiny_components(seed=0, transformer={"num_layers": 1})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = SteadyDancerTransformer3DModel.from_wan(parts.pop("transformer")).eval()
+        transformer.patch_embedding_fuse.weight.data.normal_(std=0.3)  # a new network does not see the pose
+    made = SteadyDancerPipeline(transformer=transformer, **parts)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -19,22 +20,25 @@ Context = Tensor | BlockContext | JoinedContext
 class SharedTables:
     """Rotary tables for branches whose tokens are equal until the first cross-attention.
 
-    The first self-attention of such branches is computed once: for the first of them, or in a batch for the sample
-    `first[k]` of each group k, whose output every sample s of the batch takes from group `group[s]`.
+    The first self-attention of such branches is computed once: for the first of them, and kept until the last of
+    `uses`; or in a batch for the sample `first[k]` of each group k, whose output every sample s of the batch takes from
+    group `group[s]`.
     """
 
     tables: tuple[Tensor, Tensor]
     first: Tensor | None = None
     group: Tensor | None = None
+    uses: int = 1
     output: Tensor | None = None
 
     def attend(self, processor: SelfAttention, attn: WanAttention, hidden_states: Tensor) -> Tensor:
         """Return the self-attention's output for hidden_states [B,N,D]; the first call of all computes it."""
         if self.group is not None:
             return processor(attn, hidden_states[self.first], rotary_emb=self.tables)[self.group]
-        if self.output is None:
-            self.output = processor(attn, hidden_states, rotary_emb=self.tables)
-        return self.output
+        output = processor(attn, hidden_states, rotary_emb=self.tables) if self.output is None else self.output
+        self.uses -= 1
+        self.output = output if self.uses else None
+        return output
 
 
 Tables = tuple[Tensor, Tensor] | SharedTables
@@ -57,24 +61,36 @@ class SelfAttention(WanAttnProcessor):
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
 
 
+@dataclass(eq=False)
+class BranchTokens:
+    """The tokens [B,N,D] of each guidance branch; blocks replace them one by one.
+
+    So a block's input is freed as soon as its output is there: at 14B a branch has half a gigabyte of tokens. Hooks
+    hand this object on as it is, where they would copy a list and keep all inputs with it.
+    """
+
+    tokens: list[Tensor]
+
+
 class BranchBlock(WanTransformerBlock):
-    """Wan's block; it also takes one list entry per guidance branch, which it computes one after another.
+    """Wan's block; it also takes the tokens of several guidance branches, which it computes one after another.
 
     A hook that brings the block's weights for a call (group offload) then brings them once for all branches.
     """
 
     def forward(
         self,
-        hidden_states: Tensor | Sequence[Tensor],
+        hidden_states: Tensor | BranchTokens,
         encoder_hidden_states: Context | Sequence[Context],
         temb: Tensor,
         rotary_emb: Tables | Sequence[Tables],
-    ) -> Tensor | list[Tensor]:
-        """Compute tokens [B,N,D]; of a list of them, with a context and rotary tables for each."""
-        if isinstance(hidden_states, list):
+    ) -> Tensor | BranchTokens:
+        """Compute tokens [B,N,D]; of several branches in place, with a context and rotary tables for each."""
+        if isinstance(hidden_states, BranchTokens):
             contexts, all_tables = cast(Sequence[Context], encoder_hidden_states), cast(Sequence[Tables], rotary_emb)
-            branches = zip(hidden_states, contexts, all_tables, strict=True)
-            return [super(BranchBlock, self).forward(x, context, temb, tables) for x, context, tables in branches]
+            for k, (context, tables) in enumerate(zip(contexts, all_tables, strict=True)):
+                hidden_states.tokens[k] = super().forward(hidden_states.tokens[k], context, temb, tables)
+            return hidden_states
         tokens: Tensor = super().forward(hidden_states, encoder_hidden_states, temb, rotary_emb)
         return tokens
 
@@ -92,8 +108,9 @@ def share_tables(
     if len(set(groups)) == len(groups):
         return [tables] * (len(groups) if batch_size is None else 1)
     if batch_size is None:
-        shared = {group: SharedTables(tables) for group in groups}
-        return [shared[group] for group in groups]
+        uses = Counter(groups)
+        shared = {group: SharedTables(tables, uses=number) for group, number in uses.items() if number > 1}
+        return [shared.get(group, tables) for group in groups]
     samples = torch.arange(batch_size)
     leaders = [*dict.fromkeys(groups)]
     first = torch.cat([groups.index(leader) * batch_size + samples for leader in leaders])

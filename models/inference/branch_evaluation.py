@@ -4,7 +4,8 @@ Three ways, `BranchEvaluation`:
 
 - "sequential": a forward for each branch;
 - "interleaved": one forward, in which each block computes all branches before the next block begins. Weights that a
-  hook brings for a block (group offload) are brought once per step. The bits are those of "sequential";
+  hook brings for a block (group offload) are brought once per step; without such a hook, only branches that share work
+  are in one forward. The bits are those of "sequential";
 - "batched": one forward of a batch of all branches; other kernels, so the last bits may differ.
 
 What branches have in common is computed once: the rotary tables and the embedded time, and where their images and poses
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from ..conditions import Conditions
 from ..diffusers_internals import group_offload_unit, has_step_cache
-from .branch_attention import BranchBlock, Context, SelfAttention, Tables, share_tables
+from .branch_attention import BranchBlock, BranchTokens, Context, SelfAttention, Tables, share_tables
 from .step_memory import BlockContext, JoinedContext, StepMemory
 
 BranchEvaluation = Literal["sequential", "interleaved", "batched"]
@@ -69,41 +70,45 @@ def evaluate_together(
         branches: their conditions, each with batch size B.
     """
     tables = transformer.rotary_tables(hidden_states, branches.memories[0])
-    groups, embedded = _embed(transformer, hidden_states, branches)
-    tokens = [embedded[group][0] for group in groups]
-    features = [embedded[group][1] for group in groups]
+    groups, running, features = _embed(transformer, hidden_states, branches)
     temb, timestep_proj, contexts = _contexts(transformer, timestep, branches)
     shareable = isinstance(transformer.blocks[0].attn1.processor, SelfAttention)
     first_groups = groups if shareable else [*range(len(groups))]
     if branches.batched:
         num_branches, batch_size = len(groups), len(hidden_states)
-        first_tables = share_tables(tables, first_groups, batch_size, tokens[0].device)
+        first_tables = share_tables(tables, first_groups, batch_size, running.tokens[0].device)
         joined = [_join([of_branch[i] for of_branch in contexts]) for i in range(len(transformer.blocks))]
         rows = timestep_proj.repeat(num_branches, 1, 1)
         feature = None if features[0] is None else torch.cat([one for one in features if one is not None])
-        (out,) = _run_blocks(transformer, [torch.cat(tokens)], [joined], rows, tables, first_tables, [feature])
-        sample = transformer.to_sample(out, temb.repeat(num_branches, 1), hidden_states)
+        running.tokens = [torch.cat(running.tokens)]
+        _run_blocks(transformer, running, [joined], rows, tables, first_tables, [feature])
+        sample = transformer.to_sample(running.tokens.pop(), temb.repeat(num_branches, 1), hidden_states)
         return tuple(sample.split(batch_size))
-    first_tables = share_tables(tables, first_groups, None, tokens[0].device)
-    outs = _run_blocks(transformer, tokens, contexts, timestep_proj, tables, first_tables, features)
-    return tuple(transformer.to_sample(out, temb, hidden_states) for out in outs)
+    first_tables = share_tables(tables, first_groups, None, running.tokens[0].device)
+    _run_blocks(transformer, running, contexts, timestep_proj, tables, first_tables, features)
+    return tuple(transformer.to_sample(running.tokens.pop(0), temb, hidden_states) for _ in groups)
+
+
+def shared_inputs(conditions: Conditions) -> tuple[int, ...]:
+    """Return the identities of the tensors on which tokens depend until the first cross-attention."""
+    read = (conditions.image_latents, conditions.pose_latents, conditions.reference_latents,
+            conditions.reference_pose_latents)  # fmt: skip
+    return tuple(map(id, read))
 
 
 def _embed(
     transformer: Any, hidden_states: Tensor, branches: BranchInputs
-) -> tuple[list[int], dict[int, tuple[Tensor, Tensor | None]]]:
-    """Return each branch's group, and the tokens and pose features of each group; equal conditions are one group."""
+) -> tuple[list[int], BranchTokens, list[Tensor | None]]:
+    """Return the group, tokens and pose features of each branch; those with equal conditions are one group."""
     known: dict[tuple[int, ...], int] = {}
     groups: list[int] = []
     embedded: dict[int, tuple[Tensor, Tensor | None]] = {}
     for conditions, memory in zip(branches.conditions, branches.memories, strict=True):
-        read = (conditions.image_latents, conditions.pose_latents, conditions.reference_latents,
-                conditions.reference_pose_latents)  # fmt: skip
-        group = known.setdefault(tuple(map(id, read)), len(known))
+        group = known.setdefault(shared_inputs(conditions), len(known))
         groups.append(group)
         if group not in embedded:
             embedded[group] = transformer.embed_tokens(hidden_states, conditions, memory)
-    return groups, embedded
+    return groups, BranchTokens([embedded[group][0] for group in groups]), [embedded[group][1] for group in groups]
 
 
 def _contexts(
@@ -131,25 +136,24 @@ def _join(contexts: list[Tensor | BlockContext]) -> Context:
 
 def _run_blocks(
     transformer: Any,
-    tokens: list[Tensor],
+    running: BranchTokens,
     contexts: Sequence[Sequence[Context]],
     timestep_proj: Tensor,
     tables: tuple[Tensor, Tensor],
     first_tables: list[Tables],
     features: Sequence[Tensor | None],
-) -> list[Tensor]:
-    """Run all blocks, each over all entries of `tokens` before the next block begins."""
+) -> None:
+    """Run all blocks on the tokens, in place, each over all branches before the next block begins."""
     in_one_call = group_offload_unit(transformer) == "block"
     for i, block in enumerate(transformer.blocks):
-        block_tables: list[Tables] = first_tables if i == 0 else [tables] * len(tokens)
+        block_tables: list[Tables] = first_tables if i == 0 else [tables] * len(features)
         block_contexts = [of_branch[i] for of_branch in contexts]
         if in_one_call:
-            tokens = block(tokens, block_contexts, timestep_proj, block_tables)
-        else:
-            given = zip(tokens, block_contexts, block_tables, strict=True)
-            tokens = [block(x, context, timestep_proj, rotary) for x, context, rotary in given]
-        tokens = [transformer.inject_pose(i, x, of_x) for x, of_x in zip(tokens, features, strict=True)]
-    return tokens
+            block(running, block_contexts, timestep_proj, block_tables)
+        for k, (context, rotary) in enumerate(zip(block_contexts, block_tables, strict=True)):
+            if not in_one_call:
+                running.tokens[k] = block(running.tokens[k], context, timestep_proj, rotary)
+            running.tokens[k] = transformer.inject_pose(i, running.tokens[k], features[k])
 
 
 def _is_parallel(transformer: Any) -> bool:

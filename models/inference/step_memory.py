@@ -61,10 +61,15 @@ def compute_once(cache: dict[str, Any], name: str, compute: Callable[[], Result]
 
 
 class BlockContext:
-    """The context [B, 257 + 512, D] of one block's cross-attention, with its keys and values once computed."""
+    """The context [B, 257 + 512, D] of one block's cross-attention, with its keys and values once computed.
 
-    def __init__(self, context: Tensor) -> None:
-        self.context = context
+    Args:
+        context: image and text tokens.
+        keeps: whether keys and values are kept; else each use computes them, to the same bits.
+    """
+
+    def __init__(self, context: Tensor, keeps: bool = True) -> None:
+        self.context, self.keeps = context, keeps
         self.keys_values: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
 
@@ -110,9 +115,12 @@ KeysValues = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def _known(attn: WanAttention, context: BlockContext, device: torch.device) -> KeysValues:
     """Return the keys and values of a context; the first call computes them."""
-    if context.keys_values is None:
-        context.keys_values = _keys_values(attn, context.context.to(device))
-    return context.keys_values
+    if context.keys_values is not None:
+        return context.keys_values
+    computed = _keys_values(attn, context.context.to(device))
+    if context.keeps:
+        context.keys_values = computed
+    return computed
 
 
 def _keys_values(attn: WanAttention, context: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -149,8 +157,7 @@ def park_context_projections(transformer: Any, device: torch.device | str) -> No
 
     Use it with sampling loops that have a step memory (`branch_velocity`): keys and values are computed once, so a
     block needs its projections only at the first step and fetches them then. `device` "cpu" keeps them there. "meta"
-    releases
-    them: after that, only contexts with known keys and values can be used.
+    releases them: after that, only contexts with known keys and values can be used.
     """
     for block in transformer.blocks:
         _move_projections(block.attn2, torch.device(device))

@@ -46,6 +46,7 @@ class ParallelGroup:
     """Processes that evaluate the velocity together with this one, process 0.
 
     Set `pipeline.process_group` to it. The processes start at once and load their network while this one loads its own.
+    On the CPU they share the threads of this one until the group is closed.
 
     Args:
         parallel: how they share the work: by "guidance" branches, or by "context", the tokens.
@@ -69,12 +70,17 @@ class ParallelGroup:
         self._joined: Any = None
         num_threads = max(1, torch.get_num_threads() // num_processes) if device_type == "cpu" else 1
         if device_type == "cpu":
+            self._resources.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(num_threads)  # the same for all: kernels may round by the number of threads
-        for rank in range(1, num_processes):
-            self._start()
-            send(self._connections[-1], PREPARE, parallel, str(self._store), rank, num_processes,
-                 _device(device_type, rank), num_threads, load)  # fmt: skip
         atexit.register(self.close)
+        try:
+            for rank in range(1, num_processes):
+                self._start()
+                send(self._connections[-1], PREPARE, parallel, str(self._store), rank, num_processes,
+                     _device(device_type, rank), num_threads, load)  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def _store(self) -> Path:
@@ -114,7 +120,7 @@ class ParallelGroup:
             raise
 
     def close(self) -> None:
-        """End the other processes."""
+        """End the other processes, and give this one its threads back."""
         atexit.unregister(self.close)
         for process in self._processes:
             process.kill()

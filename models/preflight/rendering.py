@@ -9,28 +9,30 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKLWan
 
-from ..condition_reconciliation import TEXT_LENGTH
-from ..encoders import decode_chunks
-from ..image_encoder import OpenCLIPImageEncoder
-from ..inference.encoder_memory import encoding_bytes
+from ..inference.branch_evaluation import BranchEvaluation, BranchInputs
 from ..inference.live_bytes import FusedAttention, LiveBytes
-from ..inference.step_memory import CONTEXT_PROJECTIONS, StepMemory
+from ..inference.step_memory import CONTEXT_PROJECTIONS, share_memory
 from ..transformer import SteadyDancerTransformer3DModel
+from .encoders import (
+    decoding_working_bytes,
+    encoder_bytes,
+    encoding_working_bytes,
+    image_working_bytes,
+    layer_bytes,
+    text_working_bytes,
+)
+from .inputs import branch_inputs
 from .networks import empty_network, weight_bytes
 from .sizes import Clip, Sizes
 
 Component = Literal["text_encoder", "image_encoder", "vae", "transformer"]
 COMPONENTS: tuple[Component, ...] = ("text_encoder", "image_encoder", "vae", "transformer")
-_NUM_CONTEXTS = 2  # the prompt and the negative prompt; the negative pose has the prompt's
 _MAX_BRANCHES = 3
-_COUNTED_FRAMES = 9  # the autoencoder takes 1, then 4 at a time: its peak is reached in the second group
-_DECODED_AT_ONCE = 4  # latent frames, as in `decode_chunks`
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,22 @@ class Savings:
         storage_dtype: dtype in which diffusers' layerwise casting stores the blocks' weights; None: the compute dtype.
         blocks_on_gpu: blocks that are on the GPU at a time under group offload or block swap, those in transfer
             included; None: all.
-        batched_branches: guidance branches that are evaluated in one batch; 1: one after the other.
+        branch_evaluation: how the guidance branches of a step are evaluated.
+        num_branches: guidance branches that this GPU evaluates, at most three.
+        keeps_keys_values: whether the context's keys and values are kept between steps.
+        layerwise: components whose weights are loaded layer by layer when they are used.
+        tiled: the autoencoder encodes and decodes in tiles.
         resident: components whose weights are on the GPU all the time.
     """
 
     parked_projections: bool = False
     storage_dtype: torch.dtype | None = None
     blocks_on_gpu: int | None = None
-    batched_branches: int = 1
+    branch_evaluation: BranchEvaluation = "interleaved"
+    num_branches: int = _MAX_BRANCHES
+    keeps_keys_values: bool = True
+    layerwise: Sequence[Component] = ()
+    tiled: bool = False
     resident: Sequence[Component] = COMPONENTS
 
 
@@ -67,11 +77,11 @@ def rendering_memory(
     savings = savings or Savings()
     weights = component_bytes(sizes, dtype, savings)
     phases: dict[str, tuple[Component, int]] = {
-        "encode_text": ("text_encoder", _text_working_bytes(sizes, dtype)),
-        "encode_image": ("image_encoder", _image_working_bytes(sizes, dtype)),
-        "encode_video": ("vae", _encoding_working_bytes(sizes, clip)),
+        "encode_text": ("text_encoder", text_working_bytes(sizes, dtype)),
+        "encode_image": ("image_encoder", image_working_bytes(sizes, dtype)),
+        "encode_video": ("vae", encoding_working_bytes(sizes, clip, savings.tiled)),
         "denoise": ("transformer", denoising_working_bytes(sizes, clip, dtype, savings)),
-        "decode_video": ("vae", _decoding_working_bytes(sizes, clip)),
+        "decode_video": ("vae", decoding_working_bytes(sizes, clip, savings.tiled)),
     }
     peaks = {}
     for phase, (component, working) in phases.items():
@@ -83,129 +93,81 @@ def rendering_memory(
 
 def component_bytes(sizes: Sizes, dtype: torch.dtype, savings: Savings) -> dict[Component, int]:
     """Compute the bytes of each component's weights on the GPU."""
-    text, image, vae = _encoder_bytes(sizes, dtype)
-    fixed, block, parked, stored = _transformer_bytes(sizes.transformer_json, dtype, savings.storage_dtype)
+    text, image, vae = encoder_bytes(sizes, dtype)
+    text_layers, image_layers = layer_bytes(sizes, dtype)
+    fixed, parked, stored, cast = _transformer_bytes(sizes.transformer_json, dtype, savings.storage_dtype)
     num_layers = int(json.loads(sizes.transformer_json)["num_layers"])
     kept = stored - (parked if savings.parked_projections else 0)
     here = num_layers if savings.blocks_on_gpu is None else min(savings.blocks_on_gpu, num_layers)
     return {
-        "text_encoder": text,
-        "image_encoder": image,
+        "text_encoder": text_layers if "text_encoder" in savings.layerwise else text,
+        "image_encoder": image_layers if "image_encoder" in savings.layerwise else image,
         "vae": vae,
-        "transformer": fixed + here * kept + (block - stored if stored != block else 0),
+        "transformer": fixed + here * kept + cast,
     }
-
-
-@lru_cache(maxsize=64)
-def _encoder_bytes(sizes: Sizes, dtype: torch.dtype) -> tuple[int, int, int]:
-    encoders = _text_encoder(sizes, dtype), _image_encoder(sizes, dtype), _vae(sizes)
-    text, image, vae = map(weight_bytes, encoders)
-    return text, image, vae
 
 
 def denoising_working_bytes(sizes: Sizes, clip: Clip, dtype: torch.dtype, savings: Savings) -> int:
     """Compute the bytes of a sampling loop beside the weights: one forward pass, keys and values, conditions."""
-    activations, keys_values = _forward_bytes(sizes.transformer_json, clip, dtype, savings.batched_branches)
+    # Interleaved are the two branches with the same pose, or all where blocks are loaded for a step.
+    together = 2 if savings.blocks_on_gpu is None else _MAX_BRANCHES
+    at_once = {"sequential": 1, "interleaved": together, "batched": _MAX_BRANCHES}[savings.branch_evaluation]
+    evaluated = min(at_once, savings.num_branches)
+    activations, keys_values = _forward_bytes(
+        sizes.transformer_json, clip, dtype, evaluated, savings.branch_evaluation == "batched"
+    )
     num_layers = int(json.loads(sizes.transformer_json)["num_layers"])
+    # The prompt and the negative prompt; the negative pose has the prompt's. Those of one block are in the forward.
+    contexts = min(savings.num_branches, 2)
+    more_keys_values = contexts * num_layers - min(evaluated, 2) if savings.keeps_keys_values else 0
     frames, height, width = clip.latent_grid
     latents = frames * height * width * 4
     # Image latents with mask, two pose clips, the latents; per branch a velocity; the solver's two predictions, its
     # last sample and what a step makes.
     kept = (20 + 2 * 16 + 16 + _MAX_BRANCHES * 16 + 5 * 16) * latents
-    parked = _transformer_bytes(sizes.transformer_json, dtype, savings.storage_dtype)[2]
+    parked = _transformer_bytes(sizes.transformer_json, dtype, savings.storage_dtype)[1]
     fetched = parked if savings.parked_projections else 0
-    return activations + (_NUM_CONTEXTS * num_layers - savings.batched_branches) * keys_values + kept + fetched
+    return activations + more_keys_values * keys_values + kept + fetched
 
 
 @lru_cache(maxsize=64)
 def _transformer_bytes(
     arguments_json: str, dtype: torch.dtype, storage_dtype: torch.dtype | None
 ) -> tuple[int, int, int, int]:
-    """Count the bytes outside of the blocks, of a block, of its context projections, and of a block as stored."""
+    """Count the bytes outside of the blocks, of a block's context projections, of a block, and of a layer when cast."""
     model = _one_block(arguments_json, dtype)
     block = model.blocks[0]
-    computed = weight_bytes(block)
+    cast = 0
     if storage_dtype is not None:
         model.enable_layerwise_casting(storage_dtype=storage_dtype, compute_dtype=dtype)
+        stored_so = [each.numel() for each in block.parameters() if each.dtype is storage_dtype]
+        cast = max(stored_so, default=0) * dtype.itemsize  # one layer at a time, beside its stored weights
     stored, fixed = weight_bytes(block), weight_bytes(model) - weight_bytes(block)
     named = (getattr(block.attn2, name, None) for name in CONTEXT_PROJECTIONS)
     parked = sum(weight_bytes(projection) for projection in named if projection is not None)
-    return fixed, computed, parked, stored
+    return fixed, parked, stored, cast
 
 
 @lru_cache(maxsize=64)
-def _forward_bytes(arguments_json: str, clip: Clip, dtype: torch.dtype, batch_size: int) -> tuple[int, int]:
+def _forward_bytes(
+    arguments_json: str, clip: Clip, dtype: torch.dtype, num_branches: int, batched: bool
+) -> tuple[int, int]:
     """Count the peak bytes of a forward pass with one block and a new step memory, and a block's keys and values."""
     model, grid = _one_block(arguments_json, dtype), clip.latent_grid
-    config, memory = model.config, StepMemory()
-
-    def empty(*shape: int, its: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.empty(batch_size, *shape, dtype=its, device="meta")
-
-    image = empty(257, config.image_dim)
-    given = {
-        "encoder_hidden_states": empty(TEXT_LENGTH, config.text_dim, its=dtype),
-        "encoder_hidden_states_image": image,
-        "encoder_hidden_states_pose_image": image,
-        "image_latents": empty(20, *grid),
-        "pose_latents": empty(16, *grid),
-    }
-    noise, timestep = empty(16, *grid), torch.full((batch_size,), 500, device="meta")
+    make = partial(torch.empty, device="meta")
+    branches = branch_inputs(make, grid, model.config.image_dim, model.config.text_dim, dtype=dtype)
+    memories = share_memory(branches)
+    names = [*branches][:num_branches]
+    conditions = [branches[name] for name in names]
+    inputs = BranchInputs(conditions, [memories[name] for name in names], batched)
+    noise, timestep = torch.empty(1, 16, *grid, device="meta"), torch.full((1,), 500, device="meta")
+    arguments = conditions[0].model_arguments()
     with torch.device("meta"), torch.no_grad(), FusedAttention(), LiveBytes() as live:
-        model(noise, timestep, **given, step_memory=memory, return_dict=False)
-    (context,) = memory.context["blocks"]
-    return live.peak, sum(tensor.nbytes for pair in context.keys_values or () for tensor in pair) // batch_size
+        model(noise, timestep, **arguments, branches=inputs, return_dict=False)
+    (context,) = memories[names[0]].context["blocks"]
+    return live.peak, sum(tensor.nbytes for pair in context.keys_values or () for tensor in pair)
 
 
 def _one_block(arguments_json: str, dtype: torch.dtype) -> Any:
     arguments = {**json.loads(arguments_json), "num_layers": 1}
     return empty_network(lambda: SteadyDancerTransformer3DModel(**arguments), dtype, "meta")
-
-
-def _text_encoder(sizes: Sizes, dtype: torch.dtype) -> Any:
-    # transformers keeps some weights in float32 beside float16 ones only.
-    return empty_network(sizes.make_text_encoder, dtype, "meta", keep_float32=dtype is torch.float16)
-
-
-def _image_encoder(sizes: Sizes, dtype: torch.dtype) -> Any:
-    return empty_network(lambda: OpenCLIPImageEncoder(**sizes.image_encoder), dtype, "meta")
-
-
-def _vae(sizes: Sizes) -> Any:
-    return empty_network(lambda: AutoencoderKLWan(**sizes.vae), torch.float32, "meta")
-
-
-@lru_cache(maxsize=64)
-def _text_working_bytes(sizes: Sizes, dtype: torch.dtype, num_prompts: int = 2) -> int:
-    one_layer = Sizes(text_encoder={**sizes.text_encoder, "num_layers": 1})
-    model = _text_encoder(one_layer, dtype)
-    ids = torch.zeros(num_prompts, sizes.text_tokens, dtype=torch.int64, device="meta")
-    with torch.device("meta"), torch.no_grad(), FusedAttention(), LiveBytes() as live:
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return live.peak
-
-
-@lru_cache(maxsize=64)
-def _image_working_bytes(sizes: Sizes, dtype: torch.dtype) -> int:
-    model = _image_encoder(sizes, dtype)
-    side = model.config.image_size
-    with torch.device("meta"), torch.no_grad(), FusedAttention(), LiveBytes() as live:
-        model(torch.empty(1, 3, side, side, dtype=dtype))
-    return live.peak
-
-
-@lru_cache(maxsize=64)
-def _encoding_working_bytes(sizes: Sizes, clip: Clip) -> int:
-    counted = min(clip.num_frames, _COUNTED_FRAMES)
-    least = encoding_bytes(counted, clip.height, clip.width, sizes.vae) - _encoder_bytes(sizes, torch.float32)[2]
-    return least + (clip.num_frames - counted) * 3 * clip.height * clip.width * 4
-
-
-@lru_cache(maxsize=64)
-def _decoding_working_bytes(sizes: Sizes, clip: Clip) -> int:
-    frames, height, width = clip.latent_grid
-    vae, latents = _vae(sizes), torch.empty(16, min(frames, 2 * _DECODED_AT_ONCE), height, width, device="meta")
-    with torch.device("meta"), torch.no_grad(), FusedAttention(), LiveBytes() as live:
-        for _ in decode_chunks(vae, latents):
-            pass
-    return live.peak

@@ -15,14 +15,16 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from ..conditions import Conditions, with_frame_mask
+from ..conditions import Conditions
 from ..encoders import decode_chunks, encode_image, encode_image_condition, encode_video
-from ..guidance import branch_conditions, branch_velocity
+from ..guidance import Branch, branch_velocity
 from ..image_encoder import OpenCLIPImageEncoder
+from ..inference.branch_evaluation import BranchEvaluation
 from ..inference.step_memory import park_context_projections
 from ..sampling import denoise
 from ..transformer import SteadyDancerTransformer3DModel
 from .fake_gpu import CUDA, FakeGpu, fake_gpu
+from .inputs import branch_inputs
 from .sizes import Clip, Sizes
 
 _NUM_STEPS = 3  # the solver keeps its last two predictions: more steps keep no more
@@ -48,10 +50,10 @@ def trace_image_encoder(sizes: Sizes, dtype: torch.dtype = torch.bfloat16) -> in
         return gpu.peak_bytes
 
 
-def trace_encoding(sizes: Sizes, clip: Clip) -> int:
+def trace_encoding(sizes: Sizes, clip: Clip, *, tiled: bool = False) -> int:
     """Return the peak bytes of encoding the pose clip and the image condition, with the autoencoder's weights."""
     with _traced() as gpu:
-        vae = _vae(gpu, sizes)
+        vae = _vae(gpu, sizes, tiled)
         frames = np.zeros((clip.num_frames, clip.height, clip.width, 3), np.uint8)
         latents = encode_video(vae, frames), encode_image_condition(vae, frames[0], clip.num_frames)
         for each in latents:
@@ -59,10 +61,10 @@ def trace_encoding(sizes: Sizes, clip: Clip) -> int:
         return gpu.peak_bytes
 
 
-def trace_decoding(sizes: Sizes, clip: Clip) -> int:
+def trace_decoding(sizes: Sizes, clip: Clip, *, tiled: bool = False) -> int:
     """Return the peak bytes of decoding a video in chunks that leave the GPU, with the autoencoder's weights."""
     with _traced() as gpu:
-        vae = _vae(gpu, sizes)
+        vae = _vae(gpu, sizes, tiled)
         num_frames = 0
         for pixels in decode_chunks(vae, gpu.normal(16, *clip.latent_grid)):
             _require(pixels, (3, pixels.shape[1], clip.height, clip.width), torch.float32)
@@ -77,13 +79,21 @@ def trace_forward(sizes: Sizes, clip: Clip, dtype: torch.dtype = torch.bfloat16)
     with _traced() as gpu:
         model = _transformer(gpu, sizes, dtype)
         timestep = torch.full((1,), 500, device=CUDA)
-        arguments = random_conditions(gpu, sizes, clip, dtype).model_arguments()
+        arguments = _branches(gpu, sizes, clip, dtype)["conditional"].model_arguments()
         out = model(gpu.normal(1, 16, *clip.latent_grid), timestep, **arguments, return_dict=False)[0]
         _require(out, (1, 16, *clip.latent_grid), dtype)
         return gpu.peak_bytes
 
 
-def trace_denoising(sizes: Sizes, clip: Clip, dtype: torch.dtype = torch.bfloat16, *, parked: bool = False) -> int:
+def trace_denoising(
+    sizes: Sizes,
+    clip: Clip,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    parked: bool = False,
+    branch_evaluation: BranchEvaluation = "interleaved",
+    keeps_keys_values: bool = True,
+) -> int:
     """Return the peak bytes of a sampling loop with all three branches and the step memory, with the weights.
 
     Args:
@@ -91,18 +101,19 @@ def trace_denoising(sizes: Sizes, clip: Clip, dtype: torch.dtype = torch.bfloat1
         clip: of the video.
         dtype: of the transformer.
         parked: keep the context's key and value projections on the CPU, see `park_context_projections`.
+        branch_evaluation: how the branches of a step are evaluated.
+        keeps_keys_values: keep the context's keys and values between steps.
     """
     with _traced() as gpu:
         model = _transformer(gpu, sizes, dtype)
+        model.keeps_keys_and_values = keeps_keys_values
         if parked:
             park_context_projections(model, "cpu")
             gpu.reset_peak()  # the whole network was there while it was loaded
         grid = (1, 16, *clip.latent_grid)
-        negative_prompt = gpu.normal(1, sizes.text_tokens, sizes.transformer["text_dim"], dtype=dtype)
-        conditions = random_conditions(gpu, sizes, clip, dtype)
-        branches = branch_conditions(conditions, negative_prompt, gpu.normal(*grid))
+        branches = _branches(gpu, sizes, clip, dtype)
         video = denoise(
-            branch_velocity(model, branches),
+            branch_velocity(model, branches, branch_evaluation=branch_evaluation),
             gpu.normal(*grid),
             num_inference_steps=_NUM_STEPS,
             pose_guidance_interval=(0.1, 0.9),
@@ -111,15 +122,15 @@ def trace_denoising(sizes: Sizes, clip: Clip, dtype: torch.dtype = torch.bfloat1
         return gpu.peak_bytes
 
 
-def random_conditions(gpu: FakeGpu, sizes: Sizes, clip: Clip, dtype: torch.dtype) -> Conditions:
-    """Make fake conditions in the dtypes in which the encoders return them."""
-    grid, width = (1, 16, *clip.latent_grid), sizes.transformer["image_dim"]
-    return Conditions(
-        image_latents=with_frame_mask(gpu.normal(*grid)),
-        pose_latents=gpu.normal(*grid),
-        image_embeds=gpu.normal(1, sizes.image_tokens, width),
-        pose_image_embeds=gpu.normal(1, sizes.image_tokens, width),
-        prompt_embeds=gpu.normal(1, sizes.text_tokens, sizes.transformer["text_dim"], dtype=dtype),
+def _branches(gpu: FakeGpu, sizes: Sizes, clip: Clip, dtype: torch.dtype) -> dict[Branch, Conditions]:
+    return branch_inputs(
+        gpu.normal,
+        clip.latent_grid,
+        sizes.transformer["image_dim"],
+        sizes.transformer["text_dim"],
+        dtype=dtype,
+        num_tokens=(sizes.text_tokens, sizes.text_tokens),
+        num_image_tokens=sizes.image_tokens,
     )
 
 
@@ -129,8 +140,11 @@ def _traced() -> Iterator[FakeGpu]:
         yield gpu
 
 
-def _vae(gpu: FakeGpu, sizes: Sizes) -> Any:
-    return gpu.network(lambda: AutoencoderKLWan(**sizes.vae), torch.float32)
+def _vae(gpu: FakeGpu, sizes: Sizes, tiled: bool) -> Any:
+    vae = gpu.network(lambda: AutoencoderKLWan(**sizes.vae), torch.float32)
+    if tiled:
+        vae.enable_tiling()
+    return vae
 
 
 def _transformer(gpu: FakeGpu, sizes: Sizes, dtype: torch.dtype) -> Any:

@@ -7,6 +7,7 @@ import json
 import lzma
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +130,33 @@ def golden_modules(request: pytest.FixtureRequest, golden_network: Golden) -> Go
 
 @pytest.fixture
 def tiny_model() -> Callable[..., Any]:
-    """`tiny_model(seed=0, **changes)`: our network with random weights."""
+    """`tiny_model(seed=0, std=None, **changes)`: our network with random weights.
+
+    With `std`, all of them are drawn anew: the pose's embedding, an adapter and the projections begin small or at zero.
+    """
     # Imported in the fixture, so that `test_diffusers_internals.py` runs where the network cannot be imported.
     from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
-    def make(seed: int = 0, **changes: Any) -> SteadyDancerTransformer3DModel:
+    def make(seed: int = 0, std: float | None = None, **changes: Any) -> SteadyDancerTransformer3DModel:
         torch.manual_seed(seed)
-        return SteadyDancerTransformer3DModel(**{**TINY_TRANSFORMER, **changes}).eval()
+        model = SteadyDancerTransformer3DModel(**{**TINY_TRANSFORMER, **changes}).eval()
+        if std is not None:
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=std)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def tiny_branches() -> Callable[..., dict[Any, Any]]:
+    """`tiny_branches(grid, seed=1)`: random conditions of the three guidance branches for `tiny_model`."""
+    from steadydancer.models.preflight.inputs import branch_inputs
+
+    def make(grid: tuple[int, int, int], seed: int = 1) -> dict[Any, Any]:
+        normal = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
+        sizes = (TINY_TRANSFORMER[name] for name in ("image_dim", "text_dim"))
+        return {**branch_inputs(normal, grid, *sizes, num_tokens=(5, 9))}
 
     return make
 

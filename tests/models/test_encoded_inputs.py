@@ -7,27 +7,18 @@ import pytest
 import torch
 
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.models.components import tiny_components
 from steadydancer.models.encoded_inputs import EncodedInputs
 from steadydancer.models.pipeline import SteadyDancerPipeline
 from steadydancer.models.pipeline_inputs import InputError
-from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 32, 3), dtype=np.uint8)
 SHAPE: dict[str, Any] = {"height": 48, "width": 32, "num_frames": 9, "drawing_area_px": 64 * 64}
 SETTINGS: dict[str, Any] = {"num_inference_steps": 4, "output_type": "latent", "return_dict": False}
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> SteadyDancerPipeline:
-    parts = tiny_components(seed=0, transformer={"num_layers": 1})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformer = SteadyDancerTransformer3DModel.from_wan(parts.pop("transformer")).eval()
-        transformer.patch_embedding_fuse.weight.data.normal_(std=0.3)  # a new network does not see the pose
-    made = SteadyDancerPipeline(transformer=transformer, **parts)
-    made.set_progress_bar_config(disable=True)
-    return made
+@pytest.fixture
+def pipeline(small_pipeline: SteadyDancerPipeline) -> SteadyDancerPipeline:
+    return small_pipeline
 
 
 def pose() -> PoseSequence:

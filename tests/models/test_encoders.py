@@ -226,15 +226,18 @@ def test_pieces_are_seamless_because_the_decoder_remembers(decoded: Any) -> None
     assert "clear_cache" not in vars(vae)
 
 
-def test_a_tiled_decoder_gives_one_piece(decoded: Any) -> None:
+def test_tiles_in_pieces_have_the_bits_of_diffusers_tiles(decoded: Any) -> None:
     vae, latents, _ = decoded
-    latents = latents[:, :2].repeat(1, 1, 4, 1)
+    latents = latents[:, :3].repeat(1, 1, 4, 3)
     tiles = {"min_height": 32, "min_width": 32, "stride_height": 24, "stride_width": 24}
     kept = {name: getattr(vae, f"tile_sample_{name}") for name in tiles}
     vae.enable_tiling(**{f"tile_sample_{name}": pixels for name, pixels in tiles.items()})
     try:
-        (piece,) = encoders.decode_chunks(vae, latents, chunk_frames=1)
+        pieces = list(encoders.decode_chunks(vae, latents, chunk_frames=1))
+        piece = torch.cat(pieces, dim=1)
+        assert [each.shape[1] for each in pieces] == [1, 4, 4]
         assert torch.equal(piece, encoders.decode_pixels(vae, latents))
+        assert latents.shape[1] < encoders.TILED_FRAMES  # so that diffusers decodes the whole
     finally:
         vae.use_tiling = False
         vars(vae).update({f"tile_sample_{name}": pixels for name, pixels in kept.items()})

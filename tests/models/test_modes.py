@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 
 from steadydancer.models import mode_parts
@@ -41,6 +42,12 @@ def answer(model: Any, seed: int = 1, **more: Any) -> torch.Tensor:
     return result.float()
 
 
+LOW_MEMORY: dict[str, Any] = {
+    "settings": {"branch_evaluation": "sequential"}, "storage_dtype": "float8_e4m3fn", "offloads": True,
+    "tiles_autoencoder": True,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "mode"),
     [
@@ -56,8 +63,8 @@ def answer(model: Any, seed: int = 1, **more: Any) -> torch.Tensor:
                 compiles_blocks=True,
             ),
         ),
-        ("low_memory", Mode("low_memory", storage_dtype="float8_e4m3fn", offloads=True)),
-        ("low_memory:7", Mode("low_memory:7", storage_dtype="float8_e4m3fn", offloads=True, num_resident_blocks=7)),
+        ("low_memory", Mode("low_memory", **LOW_MEMORY)),
+        ("low_memory:7", Mode("low_memory:7", num_resident_blocks=7, **LOW_MEMORY)),
     ],
 )
 def test_a_name_and_its_strength_are_one_mode(text: str, mode: Mode) -> None:
@@ -127,6 +134,28 @@ def test_swapped_blocks_give_the_same_bits_and_only_residents_stay(
     memory = StepMemory()
     for remembered in (None, memory, memory):
         assert torch.equal(answer(model, step_memory=remembered), expected)
+
+
+def test_offload_keeps_no_keys_and_values_and_tiles_the_autoencoder(
+    tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU; the CPU stands for it, where group offload moves nothing."""
+    swap = mode_parts.swap_blocks
+    on_cpu = torch.device("cpu")
+    monkeypatch.setattr(mode_parts, "swap_blocks", lambda model, device, number, use_stream: swap(
+        model, on_cpu, number, use_stream=False
+    ))  # fmt: skip
+    model, vae = tiny_model(), AutoencoderKLWan(base_dim=8, dim_mult=[1, 1, 2, 2], num_res_blocks=1)
+    monkeypatch.setattr(vae, "to", lambda device: vae)
+    mode = dataclasses.replace(get_mode("low_memory"), storage_dtype=None)
+    memory = StepMemory()
+    expected = answer(model)
+    pipeline: Any = SimpleNamespace(transformer=model, vae=vae)
+    applied = apply_mode(pipeline, mode, device="cuda")
+    assert applied["offload"]["num_resident_blocks"] == 0 and applied["tiled_autoencoder"] and vae.use_tiling
+    for _ in range(2):
+        assert torch.equal(answer(model, step_memory=memory), expected)
+    assert [context.keys_values for context in memory.context["blocks"]] == [None, None]
 
 
 def lora_file(folder: Path, model: Any) -> tuple[Path, torch.Tensor]:

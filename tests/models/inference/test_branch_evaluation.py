@@ -117,9 +117,10 @@ def test_what_branches_share_is_computed_once() -> None:
     }.items():
         module.register_forward_hook(lambda *_, name=name: calls.update([name]))
     video(model, "interleaved")
-    # Two poses in two of the steps. The first step embeds the time with each of the two texts, which it keeps.
+    # Two poses in two of the steps, one after another, as they share nothing. The first step embeds the time with each
+    # of the two texts, which it keeps.
     assert calls == {
-        "alignment": STEPS + 2, "patches": STEPS + 2, "first self-attention": STEPS + 2, "time": STEPS + 1,
+        "alignment": STEPS + 2, "patches": STEPS + 2, "first self-attention": STEPS + 2, "time": STEPS + 1 + 2,
         "second self-attention": 2 * STEPS + 2, "first cross-attention": 2 * STEPS + 2, "keys": 2,
     }  # fmt: skip
 

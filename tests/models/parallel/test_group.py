@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from steadydancer.models.components import load_network
-from steadydancer.models.conditions import Conditions, with_frame_mask
 from steadydancer.models.guidance import branch_velocity
 from steadydancer.models.long_video import FusedVelocity, plan_windows
 from steadydancer.models.parallel.group import ParallelError, ParallelGroup, check_devices
 from steadydancer.models.parallel.processes import Parallel
 from steadydancer.models.parallel.worker import on_device
 from steadydancer.models.sampling import denoise
-from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.models.video_velocity import VideosVelocity, all_branches
 
 GRID = (4, 4, 6)
@@ -30,41 +29,34 @@ PATIENCE_S = 60
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def checkpoint(tmp_path: Path, tiny_model: Callable[..., Any]) -> Path:
     """A folder with the transformer of a pipeline."""
-    torch.manual_seed(0)
-    model = SteadyDancerTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2, image_dim=8
-    )
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model.save_pretrained(folder / "transformer")
-    return folder
+    tiny_model().save_pretrained(tmp_path / "transformer")
+    return tmp_path
+
+
+@pytest.fixture
+def video(tiny_branches: Callable[..., Any]) -> Callable[..., Tensor]:
+    """`video(make, model, num_windows=1, **changes)`: latents sampled with a maker of velocities."""
+    branches = tiny_branches(GRID)
+    first, negative_text = branches["conditional"], branches["negative_text"].prompt_embeds
+
+    def sample(make: Any, model: Any, num_windows: int = 1, **changes: Any) -> Tensor:
+        windows = plan_windows(13 + 8 * (num_windows - 1), 13, 4)
+        assert len(windows) == num_windows
+        later = [first.replace(pose_latents=normal(20 + k, 16, *GRID)) for k in range(1, num_windows)]
+        negative = [normal(30 + k, 16, *GRID) for k in range(num_windows)]
+        of_all = all_branches([first, *later], negative_text, [negative], 1)
+        fuse = partial(FusedVelocity, windows=windows) if num_windows > 1 else None
+        velocity = VideosVelocity(make(model, of_all, branch_evaluation="interleaved"), 1, fuse)
+        return denoise(velocity, normal(8, 16, windows[-1].stop, *GRID[1:]), **SETTINGS | changes)
+
+    return sample
 
 
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def conditions_of(num_windows: int) -> list[Conditions]:
-    first = Conditions(
-        image_latents=with_frame_mask(normal(1, 16, *GRID)),
-        pose_latents=normal(2, 16, *GRID),
-        image_embeds=normal(3, 257, 8),
-        pose_image_embeds=normal(4, 257, 8),
-        prompt_embeds=normal(5, 5, 16),
-    )
-    return [first, *(first.replace(pose_latents=normal(20 + k, 16, *GRID)) for k in range(1, num_windows))]
-
-
-def video(make: Any, model: Any, num_windows: int = 1, **changes: Any) -> Tensor:
-    windows = plan_windows(13 + 8 * (num_windows - 1), 13, 4)
-    assert len(windows) == num_windows
-    negative = [normal(30 + k, 16, *GRID) for k in range(num_windows)]
-    branches = all_branches(conditions_of(num_windows), normal(6, 9, 16), [negative], 1)
-    fuse = partial(FusedVelocity, windows=windows) if num_windows > 1 else None
-    velocity = VideosVelocity(make(model, branches, branch_evaluation="interleaved"), 1, fuse)
-    return denoise(velocity, normal(8, 16, windows[-1].stop, *GRID[1:]), **SETTINGS | changes)
 
 
 def loader(checkpoint: Path) -> Any:
@@ -87,7 +79,7 @@ def ended(pids: list[int]) -> bool:
 
 @pytest.mark.parametrize("parallel", ["guidance", "context"])
 def test_a_group_gives_the_bits_of_one_process_for_one_video_after_another(
-    checkpoint: Path, parallel: Parallel
+    checkpoint: Path, parallel: Parallel, video: Callable[..., Tensor]
 ) -> None:
     model = load_network(checkpoint, None, "cpu")
     expected = {num_windows: video(branch_velocity, model, num_windows) for num_windows in (1, 2)}
@@ -102,6 +94,17 @@ def test_a_group_gives_the_bits_of_one_process_for_one_video_after_another(
     assert ended(pids) and not distributed.is_initialized()
 
 
+def test_a_group_takes_threads_on_the_cpu_and_gives_them_back(checkpoint: Path) -> None:
+    torch.set_num_threads(4)  # `one_thread` sets what was before
+    with ParallelGroup("guidance", 2, loader(checkpoint)) as group:
+        assert torch.get_num_threads() == 2
+        group.close()
+        assert torch.get_num_threads() == 4
+    with pytest.raises(TypeError):  # what cannot be sent ends the process that was started for it
+        ParallelGroup("guidance", 2, (_ for _ in ()))  # type: ignore[arg-type]
+    assert torch.get_num_threads() == 4
+
+
 def test_a_process_that_cannot_load_says_why(tmp_path: Path) -> None:
     with ParallelGroup("guidance", 2, loader(tmp_path)) as group:
         with pytest.raises(ParallelError, match="did not start: ComponentsError: .*transformer"):
@@ -109,7 +112,7 @@ def test_a_process_that_cannot_load_says_why(tmp_path: Path) -> None:
         assert group.pids == []
 
 
-def test_a_process_that_is_killed_ends_the_run_with_a_sentence(checkpoint: Path) -> None:
+def test_a_process_that_is_killed_ends_the_run_with_a_sentence(checkpoint: Path, video: Callable[..., Tensor]) -> None:
     model = load_network(checkpoint, None, "cpu")
     with ParallelGroup("guidance", 2, loader(checkpoint)) as group:
 
@@ -123,7 +126,7 @@ def test_a_process_that_is_killed_ends_the_run_with_a_sentence(checkpoint: Path)
             video(group.branch_velocity, model)
 
 
-def test_an_error_of_this_process_ends_the_others(checkpoint: Path) -> None:
+def test_an_error_of_this_process_ends_the_others(checkpoint: Path, video: Callable[..., Tensor]) -> None:
     model = load_network(checkpoint, None, "cpu")
     with ParallelGroup("guidance", 2, loader(checkpoint)) as group:
         pids = group.pids
@@ -169,10 +172,8 @@ def test_more_processes_than_gpus_are_refused_before_anything_starts(monkeypatch
     check_devices(2, "cuda")
 
 
-def test_tensors_that_branches_share_stay_shared_on_another_device() -> None:
-    (conditions,) = conditions_of(1)
-    branches = all_branches([conditions], normal(6, 9, 16), [[normal(30, 16, *GRID)]], 1)
-    moved = on_device(branches, "meta")
+def test_tensors_that_branches_share_stay_shared_on_another_device(tiny_branches: Callable[..., Any]) -> None:
+    moved = on_device(tiny_branches(GRID), "meta")
     assert moved["conditional"].pose_latents is moved["negative_text"].pose_latents
     assert moved["conditional"].prompt_embeds is moved["negative_pose"].prompt_embeds
     assert moved["conditional"].prompt_embeds.is_meta and moved["conditional"].reference_latents is None

@@ -1,6 +1,7 @@
 """Velocities of several processes, forked from this one, since imports would take longer than a test."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import torch
 from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 from torch import Tensor, multiprocessing
 
-from steadydancer.models.conditions import Conditions, with_frame_mask
-from steadydancer.models.guidance import Branch, branch_conditions, branch_velocity, evaluate
+from steadydancer.models.guidance import Branch, branch_velocity, evaluate
 from steadydancer.models.parallel.processes import Parallel, check_processes
 from steadydancer.models.parallel.velocity import (
     GuidanceParallelVelocity,
@@ -25,38 +25,21 @@ BRANCHES: tuple[Branch, ...] = ("conditional", "negative_text", "negative_pose")
 STEPS = 6  # of which the pose guides two
 GRID = (4, 4, 6)  # latent frames, height, width
 PATIENCE_S = 100
-TINY: dict[str, Any] = {
-    "num_attention_heads": 6,
-    "attention_head_dim": 12,
-    "text_dim": 16,
-    "freq_dim": 16,
-    "ffn_dim": 32,
-    "num_layers": 2,
-    "image_dim": 8,
-}
-
-
-def tiny_model(**changes: Any) -> SteadyDancerTransformer3DModel:
-    torch.manual_seed(0)
-    model = SteadyDancerTransformer3DModel(**{**TINY, **changes}).eval()
-    for parameter in model.parameters():  # an adapter begins at zero
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model
 
 
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def inputs(grid: tuple[int, int, int] = GRID) -> dict[Branch, Conditions]:
-    conditions = Conditions(
-        image_latents=with_frame_mask(normal(1, 16, *grid)),
-        pose_latents=normal(2, 16, *grid),
-        image_embeds=normal(3, 257, 8),
-        pose_image_embeds=normal(4, 257, 8),
-        prompt_embeds=normal(5, 5, 16),
-    )
-    return branch_conditions(conditions, normal(6, 9, 16), normal(7, 16, *grid))
+@pytest.fixture
+def model_of(tiny_model: Callable[..., Any]) -> Callable[..., Any]:
+    """`model_of(**changes)`: a network with six heads, which two and three processes can share."""
+    return partial(tiny_model, std=0.2, num_attention_heads=6)
+
+
+@pytest.fixture
+def branches(tiny_branches: Callable[..., Any]) -> Any:
+    return tiny_branches(GRID)
 
 
 def video(velocity: Any, **options: Any) -> Tensor:
@@ -93,41 +76,45 @@ def counted(model: SteadyDancerTransformer3DModel) -> list[int]:
 
 @pytest.mark.parametrize(("num_processes", "evaluations"), [(2, [8, 6]), (3, [6, 6, 2])])
 def test_processes_with_a_branch_each_give_the_bits_of_one(
-    tmp_path: Path, num_processes: int, evaluations: list[int]
+    tmp_path: Path, num_processes: int, evaluations: list[int], model_of: Callable[..., Any], branches: Any
 ) -> None:
     """Fourteen evaluations: with two processes, the first also has the negative pose."""
 
     def task(rank: int) -> tuple[bool, bool, int]:
-        model = tiny_model()
-        expected = video(branch_velocity(model, inputs()))
+        model = model_of()
+        expected = video(branch_velocity(model, branches))
         num_tokens = counted(model)
-        same = torch.equal(video(parallel_velocity("guidance", model, inputs())), expected)
+        same = torch.equal(video(parallel_velocity("guidance", model, branches)), expected)
         num_evaluations = len(num_tokens)
-        one_by_one = parallel_velocity("guidance", model, inputs(), "sequential")
+        one_by_one = parallel_velocity("guidance", model, branches, "sequential")
         return same, torch.equal(video(one_by_one), expected), num_evaluations
 
     assert run_group(num_processes, tmp_path, task) == [(True, True, number) for number in evaluations]
 
 
-def test_a_branch_stays_with_its_process_so_that_step_caches_work(tmp_path: Path) -> None:
+def test_a_branch_stays_with_its_process_so_that_step_caches_work(
+    tmp_path: Path, model_of: Callable[..., Any], branches: Any
+) -> None:
     def task(rank: int) -> tuple[bool, bool]:
-        model = tiny_model()
-        exact = video(branch_velocity(model, inputs()))
+        model = model_of()
+        exact = video(branch_velocity(model, branches))
         model.enable_cache(TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1))
-        expected = video(branch_velocity(model, inputs()))
+        expected = video(branch_velocity(model, branches))
         return torch.equal(expected, exact), torch.equal(
-            video(parallel_velocity("guidance", model, inputs())), expected
+            video(parallel_velocity("guidance", model, branches)), expected
         )
 
     assert run_group(2, tmp_path, task) == [(False, True)] * 2
 
 
 @pytest.mark.parametrize("guidance", [{"guidance_scale": 1.0}, {"guidance_scale": 1.0, "pose_guidance_scale": 0.0}])
-def test_processes_without_a_branch_get_the_result_too(tmp_path: Path, guidance: dict[str, float]) -> None:
+def test_processes_without_a_branch_get_the_result_too(
+    tmp_path: Path, guidance: dict[str, float], model_of: Callable[..., Any], branches: Any
+) -> None:
     def task(rank: int) -> bool:
-        model = tiny_model()
-        expected = video(branch_velocity(model, inputs()), **guidance)
-        return torch.equal(video(parallel_velocity("guidance", model, inputs()), **guidance), expected)
+        model = model_of()
+        expected = video(branch_velocity(model, branches), **guidance)
+        return torch.equal(video(parallel_velocity("guidance", model, branches), **guidance), expected)
 
     assert run_group(3, tmp_path, task) == [True] * 3
 
@@ -145,7 +132,9 @@ def test_results_in_bfloat16_are_exchanged_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
-def test_processes_that_share_the_tokens_give_the_bits_of_one(tmp_path: Path, num_processes: int) -> None:
+def test_processes_that_share_the_tokens_give_the_bits_of_one(
+    tmp_path: Path, num_processes: int, model_of: Callable[..., Any], branches: Any
+) -> None:
     networks: dict[str, dict[str, Any]] = {
         "joined by channels": {}, "injected": {"pose_fusion": "adapter"},
         "without references": {"condition_augmentation": False},
@@ -154,13 +143,13 @@ def test_processes_that_share_the_tokens_give_the_bits_of_one(tmp_path: Path, nu
     def task(rank: int) -> dict[str, tuple[list[bool], int]]:
         found = {}
         for name, changes in networks.items():
-            model = tiny_model(**changes)
-            expected = video(branch_velocity(model, inputs()))
-            in_a_batch = video(branch_velocity(model, inputs(), branch_evaluation="batched"))
+            model = model_of(**changes)
+            expected = video(branch_velocity(model, branches))
+            in_a_batch = video(branch_velocity(model, branches, branch_evaluation="batched"))
             enable_context_parallelism(model)
             num_tokens = counted(model)
             ways = {"sequential": expected, "interleaved": expected, "batched": in_a_batch}
-            same = [torch.equal(video(parallel_velocity("context", model, inputs(), way)), video_of_one)
+            same = [torch.equal(video(parallel_velocity("context", model, branches, way)), video_of_one)
                     for way, video_of_one in ways.items()]  # fmt: skip
             found[name] = same, num_tokens[0]
         return found
@@ -171,19 +160,21 @@ def test_processes_that_share_the_tokens_give_the_bits_of_one(tmp_path: Path, nu
     assert run_group(num_processes, tmp_path, task) == [expected] * num_processes
 
 
-def test_what_cannot_be_split_or_agreed_on_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_split_or_agreed_on_is_refused(
+    tmp_path: Path, model_of: Callable[..., Any], branches: Any, tiny_branches: Callable[..., Any]
+) -> None:
     def words(call: Callable[[], Any]) -> str:
         with pytest.raises(ValueError) as refused:
             call()
         return str(refused.value)
 
     def task(rank: int) -> list[str]:
-        found = [words(lambda: enable_context_parallelism(tiny_model(num_attention_heads=3)))]
-        model = tiny_model()
+        found = [words(lambda: enable_context_parallelism(model_of(num_attention_heads=3)))]
+        model = model_of()
         enable_context_parallelism(model)
-        found.append(words(lambda: parallel_velocity("context", model, inputs((3, 2, 6)))))
+        found.append(words(lambda: parallel_velocity("context", model, tiny_branches((3, 2, 6)))))
         model.enable_cache(FirstBlockCacheConfig(threshold=0.2))
-        found.append(words(lambda: parallel_velocity("context", model, inputs())))
+        found.append(words(lambda: parallel_velocity("context", model, branches)))
         return found
 
     of_heads, of_tokens, of_caches = run_group(2, tmp_path, task)[1]
@@ -216,12 +207,12 @@ def test_numbers_of_processes_that_fit() -> None:
 
 
 @torch.no_grad()
-def test_a_group_of_one_evaluates_alone(tmp_path: Path) -> None:
-    model = tiny_model()
+def test_a_group_of_one_evaluates_alone(tmp_path: Path, model_of: Callable[..., Any], branches: Any) -> None:
+    model = model_of()
     latents, time = normal(8, 16, *GRID), torch.tensor([500.0])
-    expected = evaluate(branch_velocity(model, inputs()), latents, time, BRANCHES)
+    expected = evaluate(branch_velocity(model, branches), latents, time, BRANCHES)
     with process_group(tmp_path / "store", 0, 1, torch.device("cpu")):
-        velocity = parallel_velocity("guidance", model, inputs())
+        velocity = parallel_velocity("guidance", model, branches)
         found = evaluate(velocity, latents, time, BRANCHES)
         assert torch.equal(velocity(latents, time, "negative_pose"), expected["negative_pose"])
     assert all(torch.equal(found[branch], expected[branch]) for branch in BRANCHES)

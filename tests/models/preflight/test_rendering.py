@@ -51,6 +51,31 @@ def test_float16_and_parked_projections_take_what_torchs_tracker_counts():
     assert parked < phases(SHALLOW, CLIP)["denoise"]
 
 
+@pytest.mark.parametrize("changes", [
+    {"branch_evaluation": "sequential"}, {"branch_evaluation": "batched"}, {"keeps_keys_values": False},
+])  # fmt: skip
+def test_ways_of_evaluating_branches_take_what_torchs_tracker_counts(changes):
+    forecast = rendering_memory(SHALLOW, CLIP, savings=Savings(resident=(), **changes))["denoise"]
+    assert within_ten_percent(forecast, traces.trace_denoising(SHALLOW, CLIP, **changes))
+
+
+def test_tiles_take_what_torchs_tracker_counts():
+    clip = Clip(9, 320, 384)
+    forecast = rendering_memory(SHALLOW, clip, savings=Savings(resident=(), tiled=True))
+    assert within_ten_percent(forecast["encode_video"], traces.trace_encoding(SHALLOW, clip, tiled=True))
+    assert within_ten_percent(forecast["decode_video"], traces.trace_decoding(SHALLOW, clip, tiled=True))
+    small = Clip(9, 256, 256)  # no side is above a tile's
+    whole = rendering_memory(SHALLOW, small, savings=Savings(resident=()))
+    assert rendering_memory(SHALLOW, small, savings=Savings(resident=(), tiled=True)) == whole
+
+
+def test_layers_of_an_encoder_that_are_loaded_one_by_one_are_counted_alone():
+    layerwise = rendering_memory(Sizes(), Clip(), savings=Savings(resident=(), layerwise=("text_encoder",)))
+    vocabulary = 256_384 * 4096 * 2
+    assert vocabulary < layerwise["text_encoder_weights"] < 1.1 * vocabulary
+    assert layerwise["image_encoder_weights"] == rendering_memory(Sizes(), Clip())["image_encoder_weights"]
+
+
 def test_what_is_known_of_the_released_networks():
     memory = rendering_memory(Sizes(), Clip())
     assert memory["transformer_weights"] == pytest.approx(2 * 16_396_718_736, rel=0.005)
@@ -72,8 +97,18 @@ def test_each_saving_saves_and_a_batch_of_branches_costs():
         return rendering_memory(Sizes(), Clip(), savings=dataclasses.replace(default, **changes))["denoise"]
 
     assert denoising(storage_dtype=torch.float8_e4m3fn) < 0.65 * denoising()
-    assert denoising(blocks_on_gpu=2) < denoising(blocks_on_gpu=20) < denoising(blocks_on_gpu=40) == denoising()
-    assert denoising(batched_branches=3) > denoising()
+    tokens = 23 * 64 * 36 * 5120 * 2  # of one branch, bfloat16
+    one_by_one = denoising(branch_evaluation="sequential")
+    two, twenty, all_blocks = (denoising(branch_evaluation="sequential", blocks_on_gpu=n) for n in (2, 20, 40))
+    assert two < twenty < all_blocks == one_by_one
+    assert denoising(branch_evaluation="batched") > denoising() > one_by_one
+    assert denoising() - one_by_one == pytest.approx(tokens, rel=0.1)
+    loaded = {"blocks_on_gpu": 2}
+    all_three = denoising(**loaded) - denoising(branch_evaluation="sequential", **loaded)
+    assert all_three == pytest.approx(2 * tokens, rel=0.1)
+    assert denoising(num_branches=1) < one_by_one  # no keys and values of a negative prompt
+    keys_values = (257 + 512) * 5120 * 2 * 2
+    assert denoising() - denoising(keeps_keys_values=False) == pytest.approx(2 * 40 * keys_values, rel=0.05)
     larger = rendering_memory(Sizes(), Clip(81, 1280, 720), savings=default)
     assert larger["denoise"] > denoising()
 
