@@ -16,9 +16,10 @@ from .commands.convert import convert
 from .commands.demo import demo
 from .commands.export import export
 from .commands.forget import forget
-from .commands.jobs import cache, curate, evaluate, render, train
+from .commands.jobs import cache, curate, evaluate, train
 from .commands.latents import repair, verify
 from .commands.pick import pick
+from .commands.render import render
 from .commands.selection import refilter
 from .commands.weights import weights
 

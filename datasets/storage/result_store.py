@@ -1,7 +1,8 @@
 """Results of networks, kept by content: one file per result, named by the digest of all that determines it.
 
 A result has arrays and a JSON value: a safetensors file, or without arrays a JSON file. Each file has a digest of its
-content. A damaged file counts as missing and is written again; nothing is ever unpickled.
+content, and those of the files from which it was made, so that the results of a file can be removed with it. A damaged
+file counts as missing and is written again; nothing is ever unpickled.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ Array = np.ndarray[Any, Any]
 _log = logging.getLogger(__name__)
 
 _TENSORS, _VALUE = ".safetensors", ".json"
-_CONTENT = "content"
+_CONTENT, _FILES = "content", "made_from"
+_LENGTH_BYTES = 8  # of a safetensors header's length
 _OLD_S = 24 * 3600  # an unfinished file of this age is of a process that was killed
 
 
@@ -41,10 +43,12 @@ class Result:
     Attributes:
         arrays: arrays by name.
         value: JSON value.
+        made_from: digests of the files that it was made from; None: not known.
     """
 
     arrays: Mapping[str, Array] = field(default_factory=dict)
     value: Any = None
+    made_from: Iterable[str] | None = None
 
 
 class ResultStore:
@@ -80,26 +84,34 @@ class ResultStore:
                 _log.warning("%s is damaged (%s) and is computed again", place, error)
         return None
 
-    def put(self, key: str, arrays: Mapping[str, Array] | None = None, value: Any = None) -> None:
+    def put(
+        self,
+        key: str,
+        arrays: Mapping[str, Array] | None = None,
+        value: Any = None,
+        made_from: Iterable[str] | None = None,
+    ) -> None:
         """Write a result atomically."""
         kept = _contiguous(arrays or {})
         place = self._file(key, _TENSORS if kept else _VALUE)
         if isinstance(place, Path):
             place.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        content = {"value": text, "digest": _digest(kept, text)}
+        text, files = _text(value), _sorted(made_from)
+        content = {"value": text, "digest": _digest(kept, text, files)} | ({} if files is None else {_FILES: files})
         with atomic_write(place) as aside:
             if kept:
                 save_file(kept, aside, metadata={_CONTENT: json.dumps(content)})  # one entry: several have no order
             else:
                 aside.write_text(json.dumps(content), encoding="utf-8")
 
-    def put_by_content(self, kind: str, arrays: Mapping[str, Array], value: Any = None) -> str:
-        """Keep a result under the digest of its content; return its key."""
-        kept = _contiguous(arrays)
-        key = f"{kind}/{_digest(kept, json.dumps(value, ensure_ascii=False, allow_nan=False))}"
+    def put_by_content(
+        self, kind: str, arrays: Mapping[str, Array], value: Any = None, made_from: Iterable[str] | None = None
+    ) -> str:
+        """Keep a result under the digest of its content and of what it was made from; return its key."""
+        kept, files = _contiguous(arrays), _sorted(made_from)
+        key = f"{kind}/{_digest(kept, _text(value), files)}"
         if self.get(key) is None:
-            self.put(key, kept, value)
+            self.put(key, kept, value, files)
         return key
 
     def get_or_compute(self, key: str, compute: Callable[[], Result]) -> Result:
@@ -114,15 +126,21 @@ class ResultStore:
             found = self.get(key)
             if found is None:
                 found = compute()
-                self.put(key, found.arrays, found.value)
+                self.put(key, found.arrays, found.value, found.made_from)
         return found
 
     def counts(self) -> dict[str, int]:
         """Return the number of results of each kind."""
-        if not self.folder.is_dir():
-            return {}
-        files = [file for file in files_below(self.folder) if file.suffix in (_TENSORS, _VALUE)]
-        return dict(sorted(Counter(file.parent.name for file in files if not file.name.startswith(".")).items()))
+        return dict(sorted(Counter(file.parent.name for file in self._files()).items()))
+
+    def made_from(self, files: Collection[str]) -> list[Location]:
+        """Return the results that were made from one of these files, and those of which it is not known or readable.
+
+        Args:
+            files: their digests.
+        """
+        wanted = frozenset(files)
+        return [place for place in self._files() if (known := _made_from(place)) is None or wanted & known]
 
     def remove_leftovers(self) -> None:
         """Remove unfinished files of processes that were killed a day ago or earlier."""
@@ -132,6 +150,12 @@ class ResultStore:
             with contextlib.suppress(OSError):
                 if file.is_file() and time.time() - file.stat().st_mtime > _OLD_S:
                     file.unlink()
+
+    def _files(self) -> list[Location]:
+        if not self.folder.is_dir():
+            return []
+        files = files_below(self.folder)
+        return [file for file in files if file.suffix in (_TENSORS, _VALUE) and not file.name.startswith(".")]
 
     def _file(self, key: str, suffix: str) -> Location:
         return self.folder / f"{key}{suffix}"
@@ -164,22 +188,49 @@ def _read(place: Location) -> Result:
         ValueError: its content has another digest.
         KeyError, TypeError, SafetensorError: it does not have the format.
     """
-    arrays: dict[str, Array] = {}
     with opened(place) as file:
         data = file.read()
-    if place.suffix == _VALUE:
-        content = json.loads(data)
-    else:
-        arrays = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        content = json.loads(header["__metadata__"][_CONTENT])
-    if _digest(arrays, content["value"]) != content["digest"]:
+    arrays: dict[str, Array] = {} if place.suffix == _VALUE else load(data)
+    content = _content(place, data)
+    if _digest(arrays, content["value"], content.get(_FILES)) != content["digest"]:
         raise ValueError("its digest is not that of its content")
-    return Result(arrays, json.loads(content["value"]))
+    return Result(arrays, json.loads(content["value"]), content.get(_FILES))
 
 
-def _digest(arrays: Mapping[str, Array], text: str) -> str:
+def _made_from(place: Location) -> frozenset[str] | None:
+    """Return the digests of the files that a result was made from; None if it does not say, or cannot be read."""
+    try:
+        with opened(place) as file:
+            data = file.read(_LENGTH_BYTES)
+            data += file.read(-1 if place.suffix == _VALUE else int.from_bytes(data, "little"))
+        files = _content(place, data).get(_FILES)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return None if files is None else frozenset(files)
+
+
+def _content(place: Location, data: bytes) -> dict[str, Any]:
+    """Return the JSON entry of a file, of which the tensors need not be there."""
+    if place.suffix == _VALUE:
+        content: dict[str, Any] = json.loads(data)
+        return content
+    header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")])
+    content = json.loads(header["__metadata__"][_CONTENT])
+    return content
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _sorted(made_from: Iterable[str] | None) -> list[str] | None:
+    return None if made_from is None else sorted(set(made_from))
+
+
+def _digest(arrays: Mapping[str, Array], text: str, files: Collection[str] | None = None) -> str:
     total = hashlib.sha256(text.encode())
+    if files is not None:
+        total.update(json.dumps([*files]).encode())
     for name in sorted(arrays):
         array = arrays[name]
         total.update(f"{name} {array.dtype} {list(array.shape)}\n".encode())

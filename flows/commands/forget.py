@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     multiple=True,
     help="OUT/export of `export`; repeat for each export of these clips.",
 )
+@click.option(
+    "--work",
+    "works",
+    type=FOLDER,
+    multiple=True,
+    help="OUT/work of `render`, or its --work: also delete what was kept of the source there; repeatable.",
+)
 @click.option("--out", type=OUT, required=True, help="Write the new versions: OUT/clips, OUT/measured, OUT/latents, …")
 @click.option(
     "--reason",
@@ -41,22 +48,23 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, written and replaced, and stop.")
 @click.option("--yes", is_flag=True, help="Delete the replaced versions without asking.")
 def forget(source: str, clips: tuple[Location, ...], latents: tuple[Location, ...], exports: tuple[Location, ...],
-           out: Location, reason: str, with_copies: bool, dry_run: bool, yes: bool) -> None:  # fmt: skip
-    """Remove SOURCE from manifests, shards and exports.
+           works: tuple[Location, ...], out: Location, reason: str, with_copies: bool, dry_run: bool,
+           yes: bool) -> None:  # fmt: skip
+    """Remove SOURCE from manifests, shards, exports and the kept results of rendering jobs.
 
     SOURCE is a source_id or a prefix of it, the path of the file as it was curated, or an origin. New versions without
-    it are written and read back; then, if you confirm, the old versions are deleted. The source file, and weights
-    trained on it, are not changed. If interrupted, run the same command again to resume.
+    it are written and read back; then, if you confirm, the old versions are deleted. The source file, videos rendered
+    with it, and weights trained on it, are not changed. If interrupted, run the same command again to resume.
     """
     from ...pipelines.forget import job
 
-    request = job.Request(source, list(clips), out, list(latents), list(exports), reason, with_copies)
+    request = job.Request(source, list(clips), out, list(latents), list(exports), reason, with_copies, list(works))
     if dry_run:
         click.echo(json.dumps(job.plan(request), indent=2))
         return
     record = job.run(request)
     _print_record(record)
-    places = "\n".join(f"  {one['path']}" for one in record["superseded"])
+    places = "\n".join(f"  {place}" for place in [*(one["path"] for one in record["superseded"]), *works])
     if yes or (sys.stdin.isatty() and click.confirm(f"{places}\nstill contain the source. Delete them?")):
         _print_leftovers(job.delete_superseded(record))
     else:

@@ -21,6 +21,7 @@ from ...datasets.clips import Clips
 from ...datasets.storage import Location, location
 from ...datasets.storage.digests import json_digest
 from ...datasets.storage.files import files_in, folders_in, remove_folder
+from ...datasets.storage.result_store import ResultStore
 from .search import Matches, find_selections, find_source
 from .versions import clips_version, export_version, latents_version, rows_version
 
@@ -40,6 +41,7 @@ class Request:
         exports: exports of these clips.
         reason: reason for the tombstone.
         with_copies: also forget other sources with the same content.
+        works: folders of kept results of rendering jobs (`render --work`).
     """
 
     source: str
@@ -49,11 +51,13 @@ class Request:
     exports: list[Location] = field(default_factory=list)
     reason: str = "asked for"
     with_copies: bool = False
+    works: list[Location] = field(default_factory=list)
 
     def digest(self) -> str:
         """Compute a digest that identifies the request without naming the source."""
         places = [[str(place.absolute()) for place in kind] for kind in (self.clips, self.latents, self.exports)]
-        return json_digest([self.source, places, self.with_copies])
+        works = [[str(place.absolute()) for place in self.works]] if self.works else []
+        return json_digest([self.source, places, self.with_copies, *works])
 
 
 def plan(request: Request) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def plan(request: Request) -> dict[str, Any]:
         "makes": [str(new) for _, new in _targets(request, affected)],
         "holds_nothing_of_it": [str(place) for place in [*request.latents, *request.exports] if place not in affected],
         "superseded": [str(old) for old, _ in _targets(request, affected)] + [str(curations[0].measured.path)],
+        "kept_results": {str(place): len(ResultStore(place).made_from(found.ids)) for place in request.works},
     }
 
 
@@ -119,6 +124,7 @@ def run(request: Request) -> dict[str, Any]:
                 "copies": {"forgotten" if request.with_copies else "kept": found.copies},
                 "made": [str(new.absolute()) for _, new in targets],
                 "superseded": [*superseded, {"path": str(curations[0].measured.path.absolute()), "digest": None}],
+                "works": [str(place.absolute()) for place in request.works],
                 "counts": found.counts,
                 "seconds": {"total": time.perf_counter() - start},
             }
@@ -206,6 +212,9 @@ def _updated_record(record: dict[str, Any], found: Matches, tombstones: list[dic
 def delete_superseded(record: dict[str, Any]) -> list[str]:
     """Delete the versions that a finished removal replaced; return the other files in their folders. Resumable.
 
+    Of the kept results of rendering jobs, those that were made from the source are deleted, and those that do not say
+    what they were made from: a job computes them again.
+
     Args:
         record: record of `OUT/forgotten`.
 
@@ -229,6 +238,10 @@ def delete_superseded(record: dict[str, Any]) -> list[str]:
             for page in PAGES if place.name == "clips" else ():
                 (place.parent / page).unlink(missing_ok=True)
             remove_folder(place, RECORD if digest else PLAN)
+    for work in map(location, record.get("works", [])):
+        with exclusive(work.parent):
+            for result in ResultStore(work).made_from(record["forgotten"]):
+                result.unlink(missing_ok=True)
     return _remaining_files([place for place, _ in places])
 
 

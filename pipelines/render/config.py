@@ -9,6 +9,9 @@ from ...models.modes import Mode, get_mode
 from ...models.parallel.processes import check_processes
 
 FROZEN = ("vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
+# Fields that state where and in which portions a job runs, and not what it makes.
+WORKERS = ("motion_workers", "encode_workers", "write_workers")
+RESOURCES = ("num_gpus", "packet_size", *WORKERS)
 
 
 class RenderConfig(BaseModel):
@@ -103,7 +106,17 @@ class RenderConfig(BaseModel):
         0.0,
         ge=0,
         description="GPUs of one worker of each kind, or with `parallel` of each process: up to 1, encoding, denoising "
-        "and writing share it as .1, .8, .1; with more, one worker does all three; 0 renders on the CPU",
+        "and writing share it as .1, .8, .1; with more, or a mode that offloads, one worker does all three; 0 renders "
+        "on the CPU",
+    )
+    motion_workers: int | None = Field(
+        None, ge=1, description="workers that find poses; null: on a machine with GPUs, as many as those that denoise"
+    )
+    encode_workers: int | None = Field(
+        None, ge=1, description="workers that encode, of the share of a GPU in `num_gpus`; null: one for eight GPUs"
+    )
+    write_workers: int | None = Field(
+        None, ge=1, description="workers that decode and write, of the share in `num_gpus`; null: one for eight GPUs"
     )
     packet_size: int = Field(1, ge=1, description="pairs per packet, the unit of retry")
 
@@ -165,3 +178,8 @@ class RenderConfig(BaseModel):
     def gpus_per_worker(self) -> float:
         """GPUs of one worker of each kind, for all of its processes."""
         return self.num_gpus * self.num_processes
+
+    @property
+    def works_in_turn(self) -> bool:
+        """Whether one worker encodes, denoises and writes on its GPUs: several of them, or too little memory of one."""
+        return self.gpus_per_worker > 1 or (self.num_gpus > 0 and self.rendering_mode.offloads)

@@ -16,7 +16,7 @@ from ...models.pipeline import SteadyDancerPipeline
 from ...models.pipeline_inputs import InputError
 from ..runtime.stage import BadClip
 from . import mode
-from .encode import read_encoded
+from .encode import files_of, read_encoded
 from .results import tensor_result
 from .task import CheckpointTask, RenderTask
 
@@ -38,11 +38,15 @@ class Denoiser:
     def of(self, name: str) -> SteadyDancerPipeline:
         """Return the pipeline of a checkpoint, without encoders and autoencoder."""
         if self.pipeline is None or self.name != name:
-            if self.pipeline is not None and self.pipeline.process_group is not None:
-                self.pipeline.process_group.close()
-            self.pipeline = None  # frees its memory first
+            self.close()  # frees its memory first
             self.pipeline, self.name = load_denoiser(self.task, self.task.checkpoints[name]), name
         return self.pipeline
+
+    def close(self) -> None:
+        """Give up the network, and end the processes that sample with this one."""
+        if self.pipeline is not None and self.pipeline.process_group is not None:
+            self.pipeline.process_group.close()
+        self.pipeline = None
 
 
 def load_denoiser(task: RenderTask, place: CheckpointTask) -> SteadyDancerPipeline:
@@ -88,7 +92,7 @@ def denoise_pair(row: Row, task: RenderTask, denoiser: Denoiser) -> Row:
     """Sample the latents of a pair, unless they are in the work folder."""
 
     def compute() -> Result:
-        return tensor_result({"latents": sample(row, task, denoiser)})
+        return tensor_result({"latents": sample(row, task, denoiser)}, files_of(row))
 
     task.store.get_or_compute(row["latents"], compute)
     return row

@@ -23,14 +23,14 @@ from ...models.pipeline import WAN_NEGATIVE_PROMPT
 from ...models.pipeline_inputs import InputError, as_motion, num_frames_of, video_size
 from ..runtime.local_files import on_local_copies
 from ..runtime.stage import BadClip
-from .config import RenderConfig
+from .config import RESOURCES, RenderConfig
 from .motion import read_image, read_motion
 from .results import require_result, tensor_result, tensors_of
 from .task import CheckpointTask, Components, RenderTask
 
 # Configuration fields that do not change the latents: sampling does not see them.
 _NOT_SAMPLED = {
-    *("components", "seed", "num_seeds", "fps", "crf", "chroma", "sound", "num_gpus", "packet_size"),
+    *("components", "seed", "num_seeds", "fps", "crf", "chroma", "sound", *RESOURCES),
     *("num_frames", "driving_fps", "main_person_only", "on_missing_reference", "pose_model", "negative_prompt"),
 }
 
@@ -94,6 +94,8 @@ def _keys(pair: _Pair, store: ResultStore) -> dict[str, str]:
     spans = [[window.start, window.stop, window.opening] for window in pair.windows]
     image = {"image": row["image_digest"], "rules": versions("pictures")}
     vae = {"vae": digests.get("vae"), "device": pair.where["device"]}  # always float32
+    if config.rendering_mode.tiles_autoencoder:
+        vae["tiles"] = "of 256 px, 192 apart"
     tower = {"image_encoder": digests.get("image_encoder"), **pair.where}
     texts = [row["prompt"] or "", _negative_prompt(config)]
     text_parts = {name: digests.get(name) for name in ("text_encoder", "tokenizer")}
@@ -122,42 +124,46 @@ def _negative_prompt(config: RenderConfig) -> str:
 
 
 def _encode(pair: _Pair, store: ResultStore, keys: dict[str, str], components: Components) -> None:
-    place = pair.place
+    place, files = pair.place, files_of(pair.row)
 
     def text() -> Result:
         encoder, tokenizer = (components.get(place, name) for name in ("text_encoder", "tokenizer"))
         texts = [pair.row["prompt"] or "", _negative_prompt(pair.config)]
         prompt, negative = encoders.encode_prompt(encoder, tokenizer, texts)
-        return tensor_result({"prompt": prompt, "negative": negative})
+        return tensor_result({"prompt": prompt, "negative": negative}, ())
 
     def image() -> Result:
-        return tensor_result({"embeds": encoders.encode_image(components.get(place, "image_encoder"), pair.image)})
+        embeds = encoders.encode_image(components.get(place, "image_encoder"), pair.image)
+        return tensor_result({"embeds": embeds}, files[:1])
 
     def image_condition() -> Result:
         frames = len(pair.windows[0].pixel_frames)
         vae = components.get(place, "vae")
-        return tensor_result(
-            {"latents": encoders.encode_image_condition(vae, pair.image, frames, pair.height, pair.width)}
-        )
+        latents = encoders.encode_image_condition(vae, pair.image, frames, pair.height, pair.width)
+        return tensor_result({"latents": latents}, files[:1])
 
     def pose() -> Result:
         vae, tower = (components.get(place, name) for name in ("vae", "image_encoder"))
         latents, embeds = encode_pose_windows(vae, tower, pair.people, pair.image, pair.windows, *pair.size)
-        return tensor_result({"embeds": embeds, **_numbered(latents)})
+        return tensor_result({"embeds": embeds, **_numbered(latents)}, files)
 
     def negative_pose() -> Result:
         generator = torch.Generator("cpu").manual_seed(pair.row["seed"])
         draw_noise(pair.windows, pair.height, pair.width, generator)  # a call draws the noise first
         drawn = Perturbation.draw(len(pair.people[0]), generator, pair.config.negative_pose_shift)
         vae = components.get(place, "vae")
-        return tensor_result(
-            _numbered(encode_negative_windows(vae, pair.people, drawn, pair.image, pair.windows, *pair.size))
-        )
+        latents = encode_negative_windows(vae, pair.people, drawn, pair.image, pair.windows, *pair.size)
+        return tensor_result(_numbered(latents), files)
 
     computed = {"text": text, "image": image, "image_condition": image_condition, "pose": pose,
                 "negative_pose": negative_pose}  # fmt: skip
     for name, key in keys.items():
         store.get_or_compute(key, computed[name])
+
+
+def files_of(row: Row) -> list[str]:
+    """Return the digests of a pair's image and driving video."""
+    return [row["image_digest"], row["driving_digest"]]
 
 
 def _numbered(tensors: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -85,12 +85,14 @@ def device_to_load_on(config: RenderConfig, device: Device, name: str = "transfo
 
 
 def place(config: RenderConfig, device: Device, name: str, part: Any) -> Any:
-    """Return a component loaded on `device_to_load_on`; the mode may offload an encoder, which keeps its bits."""
-    if config.rendering_mode.offloads:
-        from ...models.mode_parts import ENCODERS, offload_layers
+    """Return a component loaded on `device_to_load_on`, as the mode uses it: encoders offloaded, autoencoder tiled."""
+    from ...models import mode_parts
 
-        if name in ENCODERS:
-            offload_layers(part, device)
+    mode = config.rendering_mode
+    if mode.offloads and name in mode_parts.ENCODERS:
+        mode_parts.offload_layers(part, device)
+    if mode.tiles_autoencoder and name == "vae":
+        mode_parts.tile(part)
     return part
 
 

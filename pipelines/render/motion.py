@@ -67,7 +67,7 @@ def find_motion(row: Row, task: RenderTask, tools: MotionTools) -> Row:
         **{f"{name}_digest": digest(name) for name in ("image", "driving")},
         "changes": json.dumps(list(changes)),
         "notes": json.dumps(sidecar_notes(row, config)),
-        "motion": store.put_by_content("motion", pack_people(driven.people), value),
+        "motion": store.put_by_content("motion", pack_people(driven.people), value, map(digest, ("image", "driving"))),
         "pose_model": model,
         "aligned": driven.aligned,
         "pose_start_frame": driven.start_frame,
@@ -161,7 +161,7 @@ def _kept_tracks(
         arrays = pack_people([track.pose for track in tracks])
         confidences = {f"{k}.confidence": track.confidence for k, track in enumerate(tracks)}
         arrays |= {name: one for name, one in confidences.items() if one is not None}
-        return Result(arrays, {"num_people": len(tracks)})
+        return Result(arrays, {"num_people": len(tracks)}, [digest()])
 
     found = store.get_or_compute(key, compute)
     people = unpack_people(found.arrays)

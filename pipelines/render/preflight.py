@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def worker_bytes(config: RenderConfig, sizes: Sizes) -> dict[str, int]:
     """Compute the peak bytes of each kind of worker on a GPU, and their `total`.
 
     Up to one GPU, the workers for encoding, denoising and writing are processes that share it, with an autoencoder in
-    two of them, and may reach their peaks at the same time. With more, one worker does all three in turn.
+    two of them, and may reach their peaks at the same time. With more, or if the mode offloads, one worker does all
+    three in turn. Of several processes that sample a video, the first is counted, which has the most.
     """
     import torch
 
@@ -54,6 +56,9 @@ def worker_bytes(config: RenderConfig, sizes: Sizes) -> dict[str, int]:
     from ...models.preflight.rendering import Savings, rendering_memory
 
     dtype, clip, mode = getattr(torch, config.dtype), largest_clip(config), config.rendering_mode
+    num_branches = 1 + (config.guidance_scale != 1) + (config.pose_guidance_scale != 0)
+    of_each = config.num_processes if config.parallel == "guidance" else 1
+    layerwise = ENCODERS if mode.offloads else ()
 
     def phases(*resident: Component) -> dict[str, int]:
         savings = Savings(
@@ -61,11 +66,17 @@ def worker_bytes(config: RenderConfig, sizes: Sizes) -> dict[str, int]:
             storage_dtype=mode.storage_dtype and getattr(torch, mode.storage_dtype),
             # A block that computes, and the one that is loaded meanwhile.
             blocks_on_gpu=mode.num_resident_blocks + 2 if mode.offloads else None,
-            resident=tuple(name for name in resident if not mode.offloads or name not in ENCODERS),
+            # A step cache decides for one branch after another.
+            branch_evaluation=config.branch_evaluation if mode.cache_threshold is None else "sequential",
+            num_branches=ceil(num_branches / of_each),
+            keeps_keys_values=not mode.offloads,
+            layerwise=layerwise,
+            tiled=mode.tiles_autoencoder,
+            resident=tuple(name for name in resident if name not in layerwise),
         )
         return rendering_memory(sizes, clip, dtype, savings)
 
-    if config.num_gpus > 1:
+    if config.works_in_turn:
         total = phases("text_encoder", "image_encoder", "vae", "transformer")["total"]
         return {"render": total, "total": total}
     encoding = phases("text_encoder", "image_encoder", "vae")

@@ -1,6 +1,6 @@
 """Tensors in kept results, whose files hold arrays: types that arrays lack are kept by their bits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -12,8 +12,13 @@ _BITS = {torch.bfloat16: torch.int16, torch.float8_e4m3fn: torch.int8, torch.flo
 _BY_NAME = {str(kind).removeprefix("torch."): kind for kind in _BITS}
 
 
-def tensor_result(tensors: Mapping[str, Tensor]) -> Result:
-    """Return a result of tensors on any device; `tensors_of` returns the same values on the CPU."""
+def tensor_result(tensors: Mapping[str, Tensor], made_from: Iterable[str]) -> Result:
+    """Return a result of tensors on any device; `tensors_of` returns the same values on the CPU.
+
+    Args:
+        tensors: by name.
+        made_from: digests of the files of people that they were made from.
+    """
     arrays: dict[str, Array] = {}
     for name, tensor in tensors.items():
         kept, bits = tensor.detach().cpu().contiguous(), _BITS.get(tensor.dtype)
@@ -21,7 +26,7 @@ def tensor_result(tensors: Mapping[str, Tensor]) -> Result:
             arrays[f"{name}:{str(kept.dtype).removeprefix('torch.')}"] = kept.view(bits).numpy()
         else:
             arrays[name] = kept.numpy()
-    return Result(arrays)
+    return Result(arrays, made_from=made_from)
 
 
 def tensors_of(result: Result) -> dict[str, Tensor]:

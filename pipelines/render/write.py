@@ -15,6 +15,7 @@ from ...models.encoders import decode_chunks, to_frames
 from ...models.pipeline import WAN_NEGATIVE_PROMPT, SteadyDancerPipeline
 from ...models.render_record import video_record
 from ..runtime.local_files import on_local_copies
+from .config import WORKERS
 from .denoise import SAMPLING_ARGUMENTS
 from .motion import read_motion
 from .results import require_result, tensors_of
@@ -90,7 +91,7 @@ def record_of(
             "image_changes": json.loads(row["changes"]),
             **terms,
             "mode": config.rendering_mode.to_record(),
-            "config": config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json", exclude=set(WORKERS)),
         },
     )
 

@@ -73,10 +73,22 @@ class PacketWorker:
         self.stages, self.config, self.schema, self.write_packet = stages, config, schema, write_packet
         self.tools: list[Any] | None = None
 
+    def close(self) -> None:
+        """Close the tools that can be closed, such as those that started processes of their own."""
+        for tool in self.tools or ():
+            if hasattr(tool, "close"):
+                tool.close()
+        self.tools = None
+
     def __call__(self, item: Item) -> Item:
         """Run one packet; `rows` is an Arrow stream of the schema, in and out."""
         if self.tools is None:
-            self.tools = [stage.load_tools(self.config) for stage in self.stages]
+            # Stages with the same `load` share what it returns: a worker holds a network once.
+            loaded: dict[Any, Any] = {}
+            for stage in self.stages:
+                if stage.load not in loaded:
+                    loaded[stage.load] = stage.load_tools(self.config)
+            self.tools = [loaded[stage.load] for stage in self.stages]
         rows, seconds = run_stages(self.stages, from_ipc(item["rows"]), self.config, self.tools)
         out = {**item, "seconds": json.dumps({**json.loads(item["seconds"]), **seconds})}
         if self.write_packet is None:

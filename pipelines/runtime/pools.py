@@ -28,7 +28,8 @@ def make_pools(stages: list[Stage], num_packets: int, cluster: Mapping[str, floa
 
     Without named pools, stages with the same resources are fused into one worker, so that rows are not sent between
     workers. Named pools run side by side, so all of them fit at once: on a machine with fewer CPUs than pools, each
-    worker takes a share of one.
+    worker takes a share of one. A pool has the `num_workers` of its first stage, if that states them; otherwise the
+    bottleneck has what fits beside the others.
     """
     groups = [list(group) for _, group in groupby(stages, lambda one: (one.pool, one.num_cpus, one.num_gpus))]
     if not has_pools(stages):
@@ -39,20 +40,20 @@ def make_pools(stages: list[Stage], num_packets: int, cluster: Mapping[str, floa
             for group, most in zip(groups, fitting, strict=True)
         ]
     cpus, gpus = cluster.get("CPU", 1.0), cluster.get("GPU", 0.0)
-    scale = min(1.0, cpus / sum(group[0].num_cpus for group in groups))
     bottleneck = max(groups, key=lambda group: any(one.is_bottleneck for one in group))
-    others = [group[0] for group in groups if group is not bottleneck]
-    workers = _bottleneck_workers(bottleneck[0], others, cpus, gpus)
-    spare = cpus - sum(one.num_cpus for one in others) - workers * bottleneck[0].num_cpus
+    helpers = [(group[0], _helpers(group[0], gpus)) for group in groups if group is not bottleneck]
+    taken = sum(one.num_cpus * count for one, count in helpers)
+    scale = min(1.0, cpus / (taken + bottleneck[0].num_cpus))
+    workers = bottleneck[0].num_workers or _bottleneck_workers(bottleneck[0], helpers, cpus, gpus)
+    spare = cpus - taken - workers * bottleneck[0].num_cpus
     sizes = []
     for group in groups:
         if group is bottleneck:
             size = workers
-        elif group[0].num_gpus:
-            size = ceil(gpus / GPUS_A_HELPER)
         else:
-            more = min(workers - 1, floor(spare)) if bottleneck[0].num_gpus else 0
-            size = 1 + max(0, more)
+            size = _helpers(group[0], gpus)
+            if bottleneck[0].num_gpus and not group[0].num_gpus and group[0].num_workers is None:
+                size += max(0, min(workers - 1, floor(spare)))
         sizes.append(max(1, min(size, num_packets)))
     return [
         Pool(group, group[0].num_cpus * scale, group[0].num_gpus, size, size, size)
@@ -65,21 +66,32 @@ def has_pools(stages: list[Stage]) -> bool:
     return any(stage.pool for stage in stages)
 
 
-def needed_gpus(stages: list[Stage]) -> float:
-    """Return the GPUs that a job needs at least: one worker of each pool if they run side by side."""
+def needed_gpus(stages: list[Stage], in_process: bool = False) -> float:
+    """Return the GPUs that a job needs at least: those of all pools if they run side by side.
+
+    A pool has one worker, or the `num_workers` that its first stage states; in one process, one.
+    """
     if not has_pools(stages):
         return max(stage.num_gpus for stage in stages)
-    return round(sum({(stage.pool, stage.num_gpus): stage.num_gpus for stage in stages}.values()), 4)
+    first = {(stage.pool, stage.num_gpus): stage for stage in reversed(stages)}
+    return round(sum(stage.num_gpus * (1 if in_process else stage.num_workers or 1) for stage in first.values()), 4)
 
 
-def _bottleneck_workers(stage: Stage, others: list[Stage], cpus: float, gpus: float) -> int:
-    by_cpu = floor((cpus - sum(one.num_cpus for one in others)) / max(stage.num_cpus, _EPSILON) + _EPSILON)
+def _helpers(stage: Stage, gpus: float) -> int:
+    """Return the workers of a pool that is not the bottleneck."""
+    return stage.num_workers or (max(1, ceil(gpus / GPUS_A_HELPER)) if stage.num_gpus else 1)
+
+
+def _bottleneck_workers(stage: Stage, helpers: list[tuple[Stage, int]], cpus: float, gpus: float) -> int:
+    taken = sum(one.num_cpus * count for one, count in helpers)
+    by_cpu = floor((cpus - taken) / max(stage.num_cpus, _EPSILON) + _EPSILON)
     if not stage.num_gpus:
         return max(1, by_cpu)
     if stage.num_gpus >= 1:
         by_gpu = floor(gpus / stage.num_gpus + _EPSILON)
-    else:  # beside one of each other pool on every GPU, wherever Ray puts them
-        by_gpu = floor(gpus) * floor((1 - sum(one.num_gpus for one in others)) / stage.num_gpus + _EPSILON)
+    else:  # beside its share of each other pool on every GPU, wherever Ray puts them
+        of_helpers = sum(one.num_gpus * ceil(count / max(gpus, 1)) for one, count in helpers)
+        by_gpu = floor(gpus) * floor((1 - of_helpers) / stage.num_gpus + _EPSILON)
     return max(1, min(by_cpu, by_gpu))
 
 

@@ -66,15 +66,15 @@ def run_packets(job: Job, artifact: Parts, packets: list[Packet], engine: Engine
 
 @contextlib.contextmanager
 def _results(job: Job, artifact: Parts, packets: list[Packet], engine: Engine) -> Iterator[Iterable[Item]]:
-    num_gpus = needed_gpus(job.stages)
+    num_gpus = needed_gpus(job.stages, engine.in_process)
     if engine.in_process:
         if num_gpus:
             import torch
 
             _require_gpus(job, num_gpus, torch.cuda.device_count())
-        yield map(
-            PacketWorker(job.stages, job.config, job.schema, job.write_packet), (item_of(job, one) for one in packets)
-        )
+        worker = PacketWorker(job.stages, job.config, job.schema, job.write_packet)
+        with contextlib.closing(worker):
+            yield map(worker, (item_of(job, one) for one in packets))
         return
     with contextlib.ExitStack() as stack:
         _enter_ray(job, engine, stack)

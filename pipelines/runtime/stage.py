@@ -54,6 +54,7 @@ class Stage:
         num_cpus, num_gpus: resources of one worker while it runs; fractions are allowed.
         pool: name of the workers that run it. Pools run side by side, each on another packet; consecutive stages with
             the same pool share workers. Empty: stages with the same resources share workers.
+        num_workers: workers of its pool; None: decided by the pool's resources and the machine.
         is_bottleneck: whether more workers of the pool make the job faster; the others need only keep up.
         meter: running totals of this process (`{name: number}`); their increase during the stage is reported with its
             seconds.
@@ -67,6 +68,7 @@ class Stage:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     pool: str = ""
+    num_workers: int | None = None
     is_bottleneck: bool = False
     meter: Callable[[], dict[str, float]] | None = None
 

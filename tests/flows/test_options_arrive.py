@@ -81,6 +81,7 @@ CONFIGURED: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {
         ),
         {
             "mode": "low_memory:2",
+            "branch_evaluation": "sequential",  # of the mode
             "distilled_lora": "/few",
             "components": "/wan",
             "num_frames": 9,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from ....datasets.sampler import StepSampler
 from ....datasets.shards import Bucket
 from ....datasets.storage import Location
 from ....datasets.storage.digests import json_digest
+from ....models.mode_requirements import host_memory_bytes
 from ..config import TrainConfig
 from ..data.split import split
 from ..metrics.trackers import missing_tracker
@@ -165,7 +165,9 @@ def _refusals(
         gpu_bytes = _gpu_bytes(address, gpu_memory_gb)
         yield from _too_little_gpu_memory(config, network, _largest(inputs), gpu_bytes)
         if address is None:  # not on a CPU: there all memory is host memory
-            yield from _too_little_host_memory(footprint.host_memory(config, network, _largest(inputs)), _host_bytes())
+            yield from _too_little_host_memory(
+                footprint.host_memory(config, network, _largest(inputs)), host_memory_bytes()
+            )
     yield from disk.space_refusals(on_disk, out)
 
 
@@ -229,12 +231,3 @@ def _gpu_bytes(address: str | None, gpu_memory_gb: float | None) -> int | None:
     if address is None and torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
     return None
-
-
-def _host_bytes() -> int:
-    """Return the memory of this machine, or the limit of its container."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    cgroup = Path("/sys/fs/cgroup/memory.max")
-    if cgroup.exists() and (limit := cgroup.read_text().strip()).isdigit():
-        limits.append(json.loads(limit))
-    return min(limits)

@@ -44,6 +44,27 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path, arrays: dict[str, np
     assert file.read_bytes() == first
 
 
+@pytest.mark.parametrize("arrays", [ARRAYS, {}], ids=["arrays", "plain data"])
+def test_results_are_found_by_the_files_that_they_were_made_from(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    store = ResultStore(tmp_path)
+    store.put("pose/1", arrays, VALUE, ["b", "a", "a"])
+    store.put("pose/2", arrays, VALUE, ["b"])
+    store.put("text/3", arrays, VALUE, ())
+    assert_same(store.get("pose/1"), arrays)
+    (found,) = [store.get("pose/1")]
+    assert found is not None and found.made_from == ["a", "b"]
+
+    def names(*files: str) -> list[str]:
+        return sorted(place.stem for place in store.made_from(files))
+
+    assert (names("a"), names("b"), names("a", "b"), names("c")) == (["1"], ["1", "2"], ["1", "2"], [])
+    store.put("older/4", arrays, VALUE)
+    (tmp_path / "older/5.safetensors").write_bytes(b"\x05")
+    assert names("c") == ["4", "5"]  # nobody knows what they were made from
+    keys = {store.put_by_content("motion", ARRAYS, VALUE, files) for files in (None, (), ["a"], ["b"])}
+    assert len(keys) == 4 and store.put_by_content("motion", ARRAYS, VALUE, ["a"]) in keys
+
+
 def test_views_are_written_as_their_values(tmp_path: Path) -> None:
     store, whole = ResultStore(tmp_path), np.arange(6.0).reshape(2, 3)
     store.put("k/1", {"turned": whole.T, "part": whole[:, 1]})

@@ -12,6 +12,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest, json_digest
+from steadydancer.models import mode_parts
 from steadydancer.models.checkpoints.folders import part_digest
 from steadydancer.pipelines.render import denoise, job, steps
 from steadydancer.pipelines.render import task as task_module
@@ -98,7 +99,8 @@ def test_the_record_says_what_was_made_of_what_and_the_console_what_is_odd(
     digested = [
         [row, *(name and content_digest(folder / name) for name in files[row["id"]])] for row in pairs_of(folder)
     ]
-    settings = CONFIG.model_dump(mode="json", exclude={"packet_size", "num_gpus", "components"})
+    where = {"packet_size", "num_gpus", "components", "motion_workers", "encode_workers", "write_workers"}
+    settings = CONFIG.model_dump(mode="json", exclude=where)
     assert record.pop("inputs") == {
         "checkpoint": str(folder / "checkpoint"),
         "digest": content_digest(folder / "checkpoint"),
@@ -135,7 +137,8 @@ def test_a_setting_that_changes_is_another_job_and_how_many_gpus_is_not(
     folder: Path, recorded_calls: list[tuple[Row, Any]], field: str, value: Any
 ) -> None:
     record = run(folder)
-    assert run(folder, CONFIG.model_copy(update={"num_gpus": 0.5, "components": str(folder / "parts")})) == record
+    elsewhere = {"num_gpus": 0.5, "components": str(folder / "parts"), "encode_workers": 2}
+    assert run(folder, CONFIG.model_copy(update=elsewhere)) == record
     with pytest.raises(ArtifactError, match=f"config.{field}: "):
         run(folder, CONFIG.model_copy(update={field: value}))
 
@@ -184,6 +187,7 @@ def test_workers_load_the_network_from_the_checkpoint_and_the_rest_from_the_comp
 ) -> None:
     loaded: list[Any] = []
     done: list[Any] = []
+    compiled: list[Any] = []
 
     def load_components(place: str, names: Any, dtype: Any, device: str) -> dict[str, str]:
         loaded.append((place, tuple(names), dtype, device))
@@ -196,6 +200,8 @@ def test_workers_load_the_network_from_the_checkpoint_and_the_rest_from_the_comp
         monkeypatch.setattr(module, "load_components", load_components)
     monkeypatch.setattr(denoise, "SteadyDancerPipeline", pipeline)
     monkeypatch.setattr(denoise, "park_context_projections", lambda network, device: done.append((network, device)))
+    # It compiles where a GPU computes, see `models/test_modes`.
+    monkeypatch.setattr(mode_parts, "compile_blocks", lambda network, place: compiled.append((network, place)))
     update = {"num_gpus": gpus, "dtype": dtype, "park_context_projections": parked}
     config = CONFIG.model_copy(update=update)
     places = {name: steps.CheckpointTask(f"/{name}", f"/p{name}", {"vae": "same"}, "/out") for name in "ab"}
@@ -208,6 +214,7 @@ def test_workers_load_the_network_from_the_checkpoint_and_the_rest_from_the_comp
     assert loaded == [("/a", ("transformer",), number, device), ("/pa", ("scheduler",), number, device)]
     assert (made.transformer, made.scheduler, made.vae) == ("transformer of /a", "scheduler of /pa", None)
     assert done == [*([("transformer of /a", "cpu")] if parked else []), True]
+    assert compiled == [("transformer of /a", device)]
     assert denoiser.of("a") is made and denoiser.of("b").transformer == "transformer of /b"
     loaded.clear()
     components = task_module.Components(task)
@@ -230,6 +237,9 @@ def test_stages_share_the_configured_gpus(gpus: float, shares: list[float], pool
     made = steps.stages(CONFIG.model_copy(update={"num_gpus": gpus}))
     assert [stage.name for stage in made] == ["motion", "encode", "denoise", "write"]
     assert [stage.num_gpus for stage in made] == shares and [stage.pool for stage in made] == pools
+    in_turn = steps.stages(CONFIG.model_copy(update={"num_gpus": gpus, "mode": "low_memory", "write_workers": 3}))
+    assert {stage.pool for stage in in_turn[1:]} == ({"denoise"} if gpus else {"encode", "denoise", "write"})
+    assert [stage.num_workers for stage in in_turn] == [None, None, None, None if gpus else 3]
     columns = {name for stage in made for name in (*stage.reads, *stage.adds)}
     assert columns | {"reason", "seed_index", "licence", "consent"} == set(steps.WORK.names)
 
@@ -269,4 +279,5 @@ def test_the_settings_are_those_of_the_release_unless_they_are_given() -> None:
         "negative_prompt": None, "seed": 106060, "num_seeds": 1, "dtype": "bfloat16", "park_context_projections": False,
         "driving_fps": None, "fps": 16, "crf": 18, "chroma": "4:2:0", "sound": "none", "main_person_only": False,
         "on_missing_reference": "keep", "pose_model": "auto", "num_gpus": 0.0, "packet_size": 1,
+        "motion_workers": None, "encode_workers": None, "write_workers": None,
     }  # fmt: skip

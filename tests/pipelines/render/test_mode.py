@@ -62,8 +62,10 @@ def test_a_mode_sets_what_is_at_its_default_and_keeps_the_rest() -> None:
         assert RenderConfig.model_validate(config.model_dump()) == config
         assert RenderConfig.model_validate_json(config.model_dump_json()) == config
     assert RenderConfig() == RenderConfig(mode="exact")
-    for mode in ("exact", "fast", "low_memory"):
+    for mode in ("exact", "fast"):
         assert RenderConfig(mode=mode).model_dump(exclude={"mode"}) == RenderConfig().model_dump(exclude={"mode"})
+    assert RenderConfig(mode="low_memory").branch_evaluation == "sequential"
+    assert RenderConfig(mode="low_memory", branch_evaluation="batched").branch_evaluation == "batched"
     with pytest.raises(ValueError, match="unknown mode 'quick'"):
         RenderConfig(mode="quick")
     with pytest.raises(ValueError, match="mode fast:0.2 decides for each guidance branch"):

@@ -1,5 +1,6 @@
 """Several processes that sample a video: what is refused, what workers get, and that the latents are the same."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from steadydancer.models.components import save_components, tiny_components
-from steadydancer.models.conditions import Conditions, with_frame_mask
+from steadydancer.models.preflight.inputs import branch_inputs
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.render.denoise import Denoiser
@@ -20,24 +21,16 @@ from steadydancer.pipelines.runtime.pools import needed_gpus
 GRID = (2, 4, 6)
 
 
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
-
-
 @torch.no_grad()
 def sampled(denoiser: Denoiser, name: str) -> Tensor:
     pipeline = denoiser.of(name)
     config = pipeline.transformer.config
-    conditions = Conditions(
-        image_latents=with_frame_mask(normal(1, 16, *GRID)),
-        pose_latents=normal(2, 16, *GRID),
-        image_embeds=normal(3, 257, config.image_dim),
-        pose_image_embeds=normal(4, 257, config.image_dim),
-        prompt_embeds=normal(5, 5, config.text_dim),
-    )
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(1))
+    branches = branch_inputs(draw, GRID, config.image_dim, config.text_dim, num_tokens=(5, 9))
+    conditions, negative_text, negative_pose = branches.values()
     settings: dict[str, Any] = {"num_inference_steps": 3, "flow_shift": 5.0, "guidance_scale": 5.0}
     return pipeline.denoise(
-        normal(6, 16, *GRID), [conditions], normal(7, 9, config.text_dim), [[normal(8, 16, *GRID)]],
+        draw(1, 16, *GRID), [conditions], negative_text.prompt_embeds, [[negative_pose.pose_latents]],
         pose_guidance_scale=1.0, **settings,
     )  # fmt: skip
 
@@ -65,8 +58,9 @@ def test_a_worker_samples_the_same_latents_with_another_process_and_changes_the_
         assert len(group.pids) == 1
         assert together.of("two").process_group is not group and group.pids == []
     finally:
-        if together.pipeline is not None:
-            together.pipeline.process_group.close()
+        last = together.of("two").process_group
+        together.close()
+    assert last.pids == [] and together.pipeline is None and torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,9 @@ from steadydancer.datasets.schema import Row
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.toydance import toy_pose
 from steadydancer.datasets.video import decode, encode
-from steadydancer.models.components import tiny_components
 from steadydancer.models.pipeline import SteadyDancerPipeline
 from steadydancer.models.pipeline_inputs import DrivingError, InputError
 from steadydancer.models.pose.track import PoseTrack
-from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.render import job
 from steadydancer.pipelines.render.config import RenderConfig
 from steadydancer.pipelines.render.write import PIPELINE_ARGUMENTS
@@ -56,16 +54,9 @@ class Looker:
         return tracks
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> SteadyDancerPipeline:
-    parts = tiny_components(seed=0, transformer={"num_layers": 1})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformer = SteadyDancerTransformer3DModel.from_wan(parts.pop("transformer")).eval()
-        transformer.patch_embedding_fuse.weight.data.normal_(std=0.3)  # a new network does not see the pose
-    made = SteadyDancerPipeline(transformer=transformer, **parts)
-    made.set_progress_bar_config(disable=True)
-    return made
+@pytest.fixture
+def pipeline(small_pipeline: SteadyDancerPipeline) -> SteadyDancerPipeline:
+    return small_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.skeleton import PoseSequence
 from steadydancer.datasets.storage import result_store
+from steadydancer.datasets.storage.digests import content_digest
 from steadydancer.datasets.storage.result_store import ResultStore
 from steadydancer.datasets.toydance import toy_pose
 from steadydancer.models import encoders
@@ -193,6 +194,15 @@ def test_seeds_and_checkpoints_share_what_is_estimated_and_encoded(
         ("one", 0): 7, ("one", 1): 8, ("two", 0): CONFIG.seed, ("two", 1): CONFIG.seed + 1,
     }  # fmt: skip
     assert len({(tmp_path / "out/other/renders" / row["video"]).read_bytes() for row in rows}) == 4
+    # What is kept says which files it was made from.
+    store = ResultStore(tmp_path / "out/work")
+    of_grey = Counter(place.parent.name for place in store.made_from([content_digest(tmp_path / "grey.png")]))
+    assert of_grey == {
+        "poses": 1, "motion": 1, "image": 1, "image_condition": 1, "pose": 1, "negative_pose": 2, "latents": 4,
+    }  # fmt: skip
+    of_dance = Counter(place.parent.name for place in store.made_from([content_digest(driving)]))
+    assert of_dance == {"poses": 1, "motion": 2, "pose": 2, "negative_pose": 4, "latents": 8}
+    assert store.made_from(["another"]) == []
     # Another run with the kept results changes the coding of the videos, and computes nothing.
     calls.clear()
     again = config.model_copy(update={"crf": 30})
@@ -248,6 +258,7 @@ def test_a_pair_whose_sampling_fails_is_recorded_and_the_others_render(
                 raise FloatingPointError("step 0: the velocity is not finite")
             return pipeline(generator=generator, **given)
 
+        call.process_group = None  # type: ignore[attr-defined]
         return call
 
     monkeypatch.setattr(denoise, "load_denoiser", failing)

@@ -1,5 +1,6 @@
 """How stages become pools of workers on a machine of a given size; see test_runner and render/test_on_ray for Ray."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,6 +44,18 @@ def test_pools_fit_at_once_and_the_bottleneck_has_the_rest(
     assert {pool.num_cpus for pool in pools} == {cpus}
     assert sum(pool.num_cpus * pool.most for pool in pools) <= cluster["CPU"]
     assert sum(pool.num_gpus * pool.most for pool in pools) <= cluster.get("GPU", 0) + 1e-9
+
+
+def test_a_pool_has_the_workers_that_its_stage_states() -> None:
+    made = stages(0.1, 0.8, 0.1)
+    made[1], made[0] = replace(made[1], num_workers=2), replace(made[0], num_workers=3)
+    pools = make_pools(made, 100, {"CPU": 16, "GPU": 4})
+    assert [pool.most for pool in pools] == [3, 2, 4, 1]
+    assert needed_gpus(made) == 1.1 and needed_gpus(made, in_process=True) == 1.0
+    on_cpu = [replace(stage, num_gpus=0.0) for stage in made]
+    assert [pool.most for pool in make_pools(on_cpu, 100, {"CPU": 16})] == [3, 2, 10, 1]
+    (shares,) = {pool.num_cpus for pool in make_pools(on_cpu, 100, {"CPU": 2})}
+    assert shares == pytest.approx(2 / 7)  # all seven fit on two
 
 
 def test_a_pool_has_no_more_workers_than_there_are_packets() -> None:
